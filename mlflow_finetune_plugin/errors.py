@@ -1,0 +1,46 @@
+"""Every error a user can cause, one family. Standard library only.
+
+A message says what is wrong, where, and how to fix it. Leaf errors also subclass the standard exception that a
+caller without this package would catch.
+"""
+
+
+class FinetuneError(Exception):
+    """What went wrong, where, and the fix, in one message meant for the person who started the run."""
+
+
+class ConfigError(FinetuneError, ValueError):
+    """The recipe, the ``-P`` overrides or the backend config do not make a run. Holds every fault found, not the first."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        head = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{head} in the configuration:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+class DataError(FinetuneError, ValueError):
+    """A data file cannot be read, or holds no row to train on."""
+
+
+class BaseModelError(FinetuneError, ValueError):
+    """The base model is missing, incomplete, not causal, unsafe to load, or does not fit the request."""
+
+
+class MissingExtraError(FinetuneError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+class TrackingError(FinetuneError, ConnectionError):
+    """The tracking server or registry cannot be reached, or refuses the request."""
+
+
+class ProjectError(FinetuneError, ValueError):
+    """The project folder, git URI or MLproject file cannot be used."""
+
+
+class TrainingError(FinetuneError, RuntimeError):
+    """Training ran and its result cannot be trusted: loss not finite, out of memory, an adapter that did not move."""
+
+
+class ReloadError(FinetuneError, RuntimeError):
+    """The logged model does not give back the trained model's answers."""
