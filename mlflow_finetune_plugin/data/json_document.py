@@ -1,0 +1,107 @@
+"""A JSON document that holds rows, read one row at a time with the line it starts on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mlflow_finetune_plugin.errors import DataError
+
+EXCERPT_CHARS = 60
+
+
+def excerpt(text: str, at: int = 0) -> str:
+    """The text around position ``at``, quoted and short enough for an error message."""
+    start = max(0, at - EXCERPT_CHARS // 2)
+    piece = text[start : start + EXCERPT_CHARS].strip()
+    return repr(("..." if start else "") + piece + ("..." if start + EXCERPT_CHARS < len(text) else ""))
+
+
+class JsonDocument:
+    """A cursor over one JSON text that knows where each list item starts."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path, self._text, self._at = path, text, 0
+        self._decoder = json.JSONDecoder()
+        self._first = True
+        self._in_object = False
+
+    def enter_row_list(self) -> None:
+        """Stand just behind the ``[`` of the list that holds the rows."""
+        if self._peek() == "[":
+            self._at += 1
+            return
+        if self._peek() != "{":
+            self._refuse(f"the document is {excerpt(self._text)}, not a list of objects")
+        self._at += 1
+        keys: list[str] = []
+        while self._peek() != "}":
+            key = self.value()
+            self._expect(":")
+            if key == "data" and self._peek() == "[":
+                self._at += 1
+                self._in_object = True
+                return
+            keys.append(str(key))
+            self.value()
+            if self._peek() != "}":
+                self._expect(",")
+        self._at += 1
+        if self._peek() == "{":
+            raise DataError(f"{self._path}: holds one object after another; fix: end its name with .jsonl")
+        self._refuse(f"the document is one object with the keys {', '.join(keys[:10]) or 'none'}")
+
+    def next_item(self) -> int | None:
+        """Where the next row starts, or None behind the last one."""
+        if self._peek() == "]":
+            self._at += 1
+            return None
+        if not self._first:
+            self._expect(",")
+            self._peek()
+        self._first = False
+        return self._at
+
+    def value(self) -> Any:
+        self._peek()
+        try:
+            found, self._at = self._decoder.raw_decode(self._text, self._at)
+        except json.JSONDecodeError as error:
+            self._fail(error.msg, error.pos)
+        except (ValueError, RecursionError) as error:
+            self._fail(str(error), self._at)
+        return found
+
+    def finish(self) -> None:
+        """Read what stands behind the row list, so that a document that is cut off or doubled there is noticed."""
+        if self._in_object:
+            while self._peek() != "}":
+                self._expect(",")
+                self.value()
+                self._expect(":")
+                self.value()
+            self._at += 1
+        if self._peek():
+            self._fail("extra data behind the document", self._at)
+
+    def _peek(self) -> str:
+        while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
+            self._at += 1
+        return self._text[self._at : self._at + 1]
+
+    def _expect(self, character: str) -> None:
+        if self._peek() != character:
+            self._fail(f"expected {character!r}", self._at)
+        self._at += 1
+
+    def _fail(self, message: str, at: int) -> NoReturn:
+        line = self._text.count("\n", 0, at) + 1
+        rest = self._text[at:].strip()
+        cut_off = not rest or message.startswith("Unterminated string")
+        what = "the file looks cut off" if cut_off else "invalid JSON"
+        fix = "write it again" if cut_off else "correct that line"
+        raise DataError(f"{self._path}, line {line}: {what}: {message}: {excerpt(self._text, at)}; fix: {fix}")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise DataError(f'{self._path}: {what}; fix: a list of objects, or {{"data": [objects]}}')
