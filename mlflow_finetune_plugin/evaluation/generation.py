@@ -1,0 +1,224 @@
+"""Greedy answers and the log-probabilities of given answers, batched, equal to what one row at a time would give.
+
+Rows are sorted by length, so that a batch holds little padding, and results come back in the caller's order. Answers
+pad on the left (generation continues on the right); scored rows pad on the right, where causal attention never looks,
+so that no model needs position ids for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, PreTrainedModel
+
+from mlflow_finetune_plugin.errors import FinetuneError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BATCH_TOKENS = 16384
+"""Tokens of a batch with its padding; at 8B parameters with grouped-query attention about 2 GiB of key-value cache."""
+
+_LOGITS_PER_BATCH = 2**28
+"""Logits held at once: 1 GiB in float32. A single row may need more."""
+
+
+@torch.inference_mode()
+def greedy_answers(
+    model: torch.nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop_token_ids: Collection[int],
+    pad_token_id: int,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[list[int]]:
+    """The likeliest next token, again and again, per prompt; the first stop token and what follows it are cut off.
+
+    Whatever sampling or penalties the model's own generation config asks for do not apply. An answer ends where the
+    model's context ends, as on a server; if that leaves a row less than ``max_new_tokens``, a warning says how many
+    rows and how little. A prompt that fills the whole context is an error before anything is generated.
+    ``on_progress(done, total)`` is called after each batch.
+    """
+    room = _room_for_answers(model, prompts, max_new_tokens)
+    settings = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=sorted(stop_token_ids) or None,
+        pad_token_id=pad_token_id,
+    )
+    answers: list[list[int]] = [[] for _ in prompts]
+    done = 0
+    with _own_generation_config_aside(model):
+        for rows in _answer_batches(prompts, room, batch_tokens, may_pad=not _virtual_tokens(model)):
+            settings.max_new_tokens = room[rows[0]]
+            ids, mask = _padded([prompts[row] for row in rows], pad_token_id, side="left")  # (batch, seq)
+            output = model.generate(
+                input_ids=ids.to(_device(model)), attention_mask=mask.to(_device(model)), generation_config=settings
+            )
+            for row, tokens in zip(rows, output[:, ids.shape[1] :].tolist(), strict=True):
+                answers[row] = _until_stop(tokens, stop_token_ids)
+            done += len(rows)
+            if on_progress is not None:
+                on_progress(done, len(prompts))
+    return answers
+
+
+@torch.inference_mode()
+def completion_log_probs(
+    model: torch.nn.Module,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    pad_token_id: int,
+    batch_tokens: int = DEFAULT_BATCH_TOKENS,
+) -> list[np.ndarray]:
+    """Log-probability in nats of each completion token given the prompt and the tokens before it, float32 per row.
+
+    Logits are computed for the columns that some completion of the batch needs, and turned into float32
+    log-probabilities one row at a time: (batch, seq, vocab) never exists in float32.
+    """
+    context = context_length(model)
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        if not prompt:
+            raise FinetuneError(
+                f"row {row} has an empty prompt, so nothing predicts its first token; fix: start with BOS"
+            )
+        if context is not None and len(prompt) + len(completion) > context:
+            raise FinetuneError(
+                f"row {row} has {len(prompt)} prompt and {len(completion)} completion tokens, the model's context is "
+                f"{context}; fix: shorten the row"
+            )
+    results: list[np.ndarray] = [np.empty(0, dtype=np.float32) for _ in prompts]
+    vocabulary = model.get_output_embeddings().weight.shape[0]
+    for rows in _scoring_batches(prompts, completions, batch_tokens, _LOGITS_PER_BATCH // vocabulary):
+        ids, mask = _padded([[*prompts[row], *completions[row]] for row in rows], pad_token_id, side="right")
+        first = min(len(prompts[row]) for row in rows) - 1  # the column whose logits predict the first completion token
+        logits = _last_logits(model, ids, mask, keep=ids.shape[1] - first)  # (batch, seq - first, vocab)
+        for logits_of_row, row in zip(logits, rows, strict=True):
+            start = len(prompts[row]) - 1 - first
+            targets = torch.tensor(completions[row], dtype=torch.long, device=logits.device)
+            log_probs = logits_of_row[start : start + len(targets)].float().log_softmax(dim=-1)  # (completion, vocab)
+            results[row] = log_probs.gather(1, targets[:, None])[:, 0].cpu().numpy()
+    return results
+
+
+def context_length(model: torch.nn.Module) -> int | None:
+    """Tokens that prompt and answer share, None where the architecture names no limit."""
+    limit = getattr(_transformer(model).config.get_text_config(), "max_position_embeddings", None)
+    return None if limit is None else int(limit) - _virtual_tokens(model)
+
+
+def _room_for_answers(model: torch.nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:
+    """New tokens that each row may have."""
+    if max_new_tokens < 1:
+        raise FinetuneError(f"max_new_tokens is {max_new_tokens}; fix: ask for at least 1")
+    context = context_length(model)
+    room = []
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise FinetuneError(f"row {row} has an empty prompt; fix: a prompt holds at least one token")
+        if context is not None and len(prompt) >= context:
+            raise FinetuneError(
+                f"row {row}: a prompt of {len(prompt)} tokens leaves no room for an answer in the model's context of "
+                f"{context}; fix: shorten or leave out the row"
+            )
+        room.append(max_new_tokens if context is None else min(max_new_tokens, context - len(prompt)))
+    capped = [tokens for tokens in room if tokens < max_new_tokens]
+    if capped:
+        logger.warning(
+            "%d of %d prompts leave less than max_new_tokens=%d in the model's context of %d (the longest leaves %d): "
+            "their answers end there; fix: shorten the prompts or lower max_new_tokens",
+            *(len(capped), len(prompts), max_new_tokens, context, min(capped)),
+        )
+    return room
+
+
+def _answer_batches(
+    prompts: Sequence[Sequence[int]], room: Sequence[int], batch_tokens: int, *, may_pad: bool
+) -> Iterator[list[int]]:
+    """Row numbers per batch, longest first, so that a batch too big for memory fails at the start; equal room within."""
+    batch: list[int] = []
+    for row in sorted(range(len(prompts)), key=lambda row: -len(prompts[row])):
+        if batch:
+            length = len(prompts[batch[0]])
+            is_mixed = room[row] != room[batch[0]] or (not may_pad and len(prompts[row]) != length)
+            if is_mixed or (len(batch) + 1) * (length + room[batch[0]]) > batch_tokens:
+                yield batch
+                batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _scoring_batches(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], batch_tokens: int, batch_logit_columns: int
+) -> Iterator[list[int]]:
+    """Row numbers per batch, longest prompts first; bounds both the tokens and the columns of logits that it needs."""
+    batch: list[int] = []
+    width = 0
+    for row in sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), -len(completions[row]))):
+        new_width = max(width, len(prompts[row]) + len(completions[row]))
+        size = len(batch) + 1
+        if batch and (
+            size * new_width > batch_tokens or size * (new_width - len(prompts[row]) + 1) > batch_logit_columns
+        ):
+            yield batch
+            batch, new_width = [], len(prompts[row]) + len(completions[row])
+        batch.append(row)
+        width = new_width
+    if batch:
+        yield batch
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_token_id: int, side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    ids = pad_sequence(tensors, batch_first=True, padding_value=pad_token_id, padding_side=side)
+    mask = pad_sequence([torch.ones_like(row) for row in tensors], batch_first=True, padding_side=side)
+    return ids, mask
+
+
+def _last_logits(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
+    """Logits of the last ``keep`` columns; architectures without ``logits_to_keep`` compute them all first."""
+    transformer = _transformer(model)
+    options = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(transformer.forward).parameters else {}
+    output = model(input_ids=ids.to(_device(model)), attention_mask=mask.to(_device(model)), use_cache=False, **options)
+    return output.logits[:, -keep:]
+
+
+def _until_stop(tokens: list[int], stop_token_ids: Collection[int]) -> list[int]:
+    return next((tokens[:i] for i, token in enumerate(tokens) if token in stop_token_ids), tokens)
+
+
+def _device(model: torch.nn.Module) -> torch.device:
+    """Where the input ids go, also for a model spread over devices."""
+    return model.get_input_embeddings().weight.device
+
+
+def _transformer(model: torch.nn.Module) -> PreTrainedModel:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _virtual_tokens(model: torch.nn.Module) -> int:
+    """Tokens that a prompt-learning adapter puts before the row; PEFT gives padding after them wrong positions."""
+    config = getattr(model, "active_peft_config", None)
+    return config.num_virtual_tokens if config is not None and config.is_prompt_learning else 0
+
+
+@contextmanager
+def _own_generation_config_aside(model: torch.nn.Module) -> Iterator[None]:
+    """``generate`` fills what a given config leaves open from the model's own, so that one steps aside meanwhile."""
+    transformer = _transformer(model)
+    own = transformer.generation_config
+    transformer.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        transformer.generation_config = own
