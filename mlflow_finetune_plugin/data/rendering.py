@@ -1,0 +1,413 @@
+"""Conversations to token ids and loss masks, so that training sees exactly what inference will see.
+
+For an assistant turn, inference shows the model ``ids(P)``: the tokens of P, the conversation before that turn rendered
+with the generation prompt. The model then has to write the rest, R, of the rendering F of the conversation up to and
+including the turn, until its end-of-turn token. So an example is ``ids(P)`` without loss, then the tokens of R with
+loss up to and including the end-of-turn token, then what the template puts behind it (a line break, say) without loss.
+
+*What the template puts between the generation prompt and the answer* (Qwen3 writes an empty think block there) is part
+of R and carries loss: a server renders P without it, so the model has to write it itself. ``answer_prefix`` names it,
+for whoever compares generated text with a reference.
+
+*Several turns* are one example when that changes nothing, that is when P and F of every turn are prefixes of the whole
+rendering, as text and as tokens. Otherwise (Qwen3 strips think blocks from earlier turns) the conversation is unrolled:
+one example per assistant turn, each with loss on its last turn only.
+
+*Tokens at the border.* F is tokenised as one text. Where ``ids(P)`` is not how those tokens begin (a token straddles the
+border, or P's trailing blanks are cut differently at the end of a text), P and R are tokenised apart, provided that the
+joined tokens still decode to the same text; otherwise the row is a fault.
+
+*A template whose P is not a prefix of F* has no defined answer: what is served would differ from what is trained.
+Such rows are the fault "template breaks the prefix".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jinja2
+
+from mlflow_finetune_plugin.data.layouts import NO_ASSISTANT_TURN, RowFault
+from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.types import Message
+
+DEFAULT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'assistant' -%}{{ message['content'] + eos_token }}"
+    "{%- else -%}{{ message['content'] + '\\n' }}{%- endif -%}"
+    "{%- endfor -%}"
+)
+"""For base models without a chat template: a line per question, then the answer and the end-of-sequence token."""
+
+BREAKS_PREFIX = "template breaks the prefix"
+DROPS_CONTENT = "template drops content"
+REFUSES = "template refuses"
+STRADDLES = "tokens straddle the answer's start"
+STOP_INSIDE = "stop token inside the answer"
+NO_END_OF_TURN = "no end-of-turn token"
+
+_PROBE_ANSWER = "pear"
+_PROBE: list[Message] = [{"role": "user", "content": "Name a fruit."}, {"role": "assistant", "content": _PROBE_ANSWER}]
+_CACHED_WINDOW_CHARS = 200
+_CACHED_WINDOWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training sequence. ``loss_mask[i]`` is 1 where token ``i`` is to be learnt."""
+
+    input_ids: list[int]
+    loss_mask: list[int]
+    is_boundary_split: bool = False
+
+    def last_turn(self) -> tuple[int, int]:
+        """Where the last assistant turn starts and ends in ``input_ids``, the end-of-turn token included."""
+        end = len(self.loss_mask)
+        while end and not self.loss_mask[end - 1]:
+            end -= 1
+        start = end
+        while start and self.loss_mask[start - 1]:
+            start -= 1
+        return start, end
+
+
+@dataclass(slots=True)
+class _Turn:
+    prompt: str  # P
+    full: str  # F
+
+
+@dataclass(slots=True)
+class _Border:
+    """An answer's first token, the token behind its turn, and the window before it with that window's first token."""
+
+    first: int
+    limit: int
+    anchor: int
+    window: str
+
+
+@dataclass(slots=True)
+class _Piece:
+    """One text to tokenise, with the (start, end) of each answer in it, in characters."""
+
+    text: str
+    spans: list[tuple[int, int]]
+
+
+class ChatRenderer:
+    """A tokenizer and a frozen chat template."""
+
+    def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise BaseModelError(
+                f"the tokenizer {type(tokenizer).__name__} is a slow one, which cannot say where its tokens come from; "
+                "fix: use a base model that ships tokenizer.json"
+            )
+        if tokenizer.eos_token_id is None:
+            raise BaseModelError(
+                "the tokenizer has no eos_token, so answers could not end; fix: set tokenizer.eos_token"
+            )
+        self.tokenizer = tokenizer
+        self.template_source: Literal["given", "tokenizer", "default"]
+        self.chat_template, self.template_source = _template(tokenizer, chat_template)
+        self._anchors = _anchors(tokenizer)
+        self._windows: dict[str, list[int]] = {}
+        self._probe()
+        self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys((self.end_of_turn_token_id, tokenizer.eos_token_id)))
+        self._stop_texts = tuple(tokenizer.convert_ids_to_tokens(list(self.stop_token_ids)))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about this template, for the data report."""
+        found = []
+        if self.appends_eos:
+            token = self.tokenizer.eos_token
+            found.append(f"the template ends an answer with no stop token; {token} is appended to each, with loss")
+        if self.answer_prefix:
+            found.append(f"the template writes {self.answer_prefix!r} before each answer; it carries loss")
+        if "strftime_now" in self.chat_template:
+            found.append("the template holds the current date, so prompts change from day to day")
+        return tuple(found)
+
+    def encode(self, messages: Sequence[Message]) -> list[Example]:
+        """The examples of one conversation; ``RowFault`` when it cannot be rendered faithfully."""
+        (encoded,) = self.encode_batch([messages])
+        if isinstance(encoded, RowFault):
+            raise encoded
+        return encoded
+
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """What inference shows the model for ``messages``, which end with a user turn."""
+        rendered = self._render([list(messages)], generation_prompt=True)[0]
+        if isinstance(rendered, RowFault):
+            raise rendered
+        return list(self._tokenize([rendered])["input_ids"][0])
+
+    def encode_batch(self, conversations: Sequence[Sequence[Message]]) -> list[list[Example] | RowFault]:
+        """``encode`` for many; more than one example per conversation means that it was unrolled."""
+        planned = [self._plan(turns) for turns in self._render_turns(conversations)]
+        encoded = self._encode_pieces(planned)
+        again = [i for i, result in enumerate(encoded) if result is None]
+        if again:  # several turns that are joint as text and not as tokens
+            unrolled = [self._unrolled(turns) for turns in self._render_turns([conversations[i] for i in again])]
+            for i, result in zip(again, self._encode_pieces(unrolled), strict=True):
+                encoded[i] = result
+        return [RowFault(STRADDLES) if result is None else result for result in encoded]
+
+    # rendering -------------------------------------------------------------------------------------------------------
+
+    def _render(self, conversations: list[list[Message]], *, generation_prompt: bool) -> list[str | RowFault]:
+        options = {"tokenize": False, "add_generation_prompt": generation_prompt, "chat_template": self.chat_template}
+        try:
+            return list(self.tokenizer.apply_chat_template(conversations, **options)) if conversations else []
+        except jinja2.TemplateError as error:
+            if len(conversations) == 1:
+                return [RowFault(REFUSES, str(error))]
+        return [self._render([one], generation_prompt=generation_prompt)[0] for one in conversations]
+
+    def _render_turns(self, conversations: Sequence[Sequence[Message]]) -> list[list[_Turn] | RowFault]:
+        """(P, F) of every assistant turn; the last F is the whole conversation."""
+        prompts: list[list[Message]] = []
+        fulls: list[list[Message]] = []
+        for messages in conversations:
+            ends = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+            prompts += [list(messages[:i]) for i in ends]
+            fulls += [list(messages[: i + 1]) for i in ends]
+        rendered = iter(
+            zip(
+                self._render(prompts, generation_prompt=True),
+                self._render(fulls, generation_prompt=False),
+                fulls,
+                strict=True,
+            )
+        )
+        result: list[list[_Turn] | RowFault] = []
+        for messages in conversations:
+            mine = [next(rendered) for message in messages if message["role"] == "assistant"]
+            result.append(_checked_turns(mine, self._stop_texts))
+        return result
+
+    def _plan(self, turns: list[_Turn] | RowFault) -> list[_Piece] | RowFault:
+        if isinstance(turns, RowFault) or len(turns) == 1 or self.appends_eos:
+            return self._unrolled(turns)
+        whole = turns[-1].full
+        if all(whole.startswith(turn.full) for turn in turns):
+            return [_Piece(whole, [(len(turn.prompt), len(turn.full)) for turn in turns])]
+        return self._unrolled(turns)
+
+    def _unrolled(self, turns: list[_Turn] | RowFault) -> list[_Piece] | RowFault:
+        if isinstance(turns, RowFault):
+            return turns
+        pieces = []
+        for turn in turns:
+            text = turn.full
+            if self.appends_eos and self._tail and text.endswith(self._tail):
+                text = text[: len(text) - len(self._tail) + len(self._tail.rstrip())]
+            pieces.append(_Piece(text, [(len(turn.prompt), len(text))]))
+        return pieces
+
+    # tokens ----------------------------------------------------------------------------------------------------------
+
+    def _tokenize(self, texts: list[str]) -> Any:
+        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+
+    def _encode_pieces(self, planned: list[list[_Piece] | RowFault]) -> list[list[Example] | RowFault | None]:
+        """Per conversation its examples or its fault; None when a joint piece has to be unrolled."""
+        pieces = [piece for plan in planned if not isinstance(plan, RowFault) for piece in plan]
+        batch = self._tokenize([piece.text for piece in pieces]) if pieces else None
+        ids = batch["input_ids"] if batch else []
+        encodings = batch.encodings if batch else []
+        borders = [self._borders(p, i, e) for p, i, e in zip(pieces, ids, encodings, strict=True)]
+        self._fill_windows([border.window for found in borders for border in found])
+        made = iter([self._example(*args) for args in zip(pieces, ids, borders, strict=True)])
+        self._forget_windows()
+        return [plan if isinstance(plan, RowFault) else _joined([next(made) for _ in plan]) for plan in planned]
+
+    def _borders(self, piece: _Piece, ids: list[int], encoding: Any) -> list[_Border]:
+        """Where each answer stands among the tokens.
+
+        Tokenizers cut a text at added tokens first and treat the parts alone, so ``ids(P)`` are how ``ids`` begin
+        exactly when the window, from the last added token before the answer on, tokenises to the same ids alone.
+        """
+        found = []
+        for start, end in piece.spans:
+            first = _token_at(encoding, start, len(ids))
+            anchor = first - 1
+            while anchor > 0 and ids[anchor] not in self._anchors:
+                anchor -= 1
+            begin = encoding.token_to_chars(anchor)[0] if anchor > 0 else 0
+            anchor = anchor if begin else 0
+            limit = _token_at(encoding, end, len(ids)) if end < len(piece.text) else len(ids)
+            found.append(_Border(first, limit, anchor, piece.text[begin:start]))
+        return found
+
+    def _fill_windows(self, windows: list[str]) -> None:
+        missing = [window for window in dict.fromkeys(windows) if window not in self._windows]
+        if missing:
+            self._windows.update(zip(missing, self._tokenize(missing)["input_ids"], strict=True))
+
+    def _forget_windows(self) -> None:
+        """Keep only what comes again: templates with added tokens have the same short window in every row."""
+        if len(self._windows) > _CACHED_WINDOWS:
+            self._windows = {}
+        for window in [window for window in self._windows if len(window) > _CACHED_WINDOW_CHARS]:
+            del self._windows[window]
+
+    def _example(self, piece: _Piece, ids: list[int], borders: list[_Border]) -> Example | RowFault | None:
+        """None when ``piece`` holds several answers and has to be unrolled."""
+        is_split = any(self._windows[border.window] != ids[border.anchor : border.first] for border in borders)
+        if is_split and len(piece.spans) > 1:
+            return None
+        spans = [(border.first, border.limit) for border in borders]
+        if is_split:
+            start = piece.spans[0][0]
+            apart = self._tokenize_apart(piece.text[:start], piece.text[start:], self._decode(ids))
+            if apart is None:
+                return RowFault(STRADDLES, repr(piece.text[max(0, start - 20) : start + 20]))
+            prompt, answer = apart
+            ids = prompt + answer
+            spans = [(len(prompt), len(ids))]
+        if self.appends_eos:
+            ids = [*ids, self.tokenizer.eos_token_id]
+            spans = [(spans[0][0], len(ids))]
+        return self._masked(ids, spans, is_split)
+
+    def _tokenize_apart(self, prompt: str, rest: str, whole: str) -> tuple[list[int], list[int]] | None:
+        """Ids of ``prompt`` and of ``rest`` that together decode to ``whole``; None where there are none.
+
+        Sentencepiece-like tokenizers put a blank before every text, so ``rest`` is also tried behind a line break.
+        """
+        alone, answer, line_break, behind = self._tokenize([prompt, rest, "\n", "\n" + rest])["input_ids"]
+        if self._decode(alone + answer) == whole:
+            return alone, answer
+        answer = behind[len(line_break) :]
+        if behind[: len(line_break)] == line_break and self._decode(alone + answer) == whole:
+            return alone, answer
+        return None
+
+    def _masked(self, ids: list[int], spans: list[tuple[int, int]], is_split: bool) -> Example | RowFault:
+        mask = [0] * len(ids)
+        for start, limit in spans:
+            if self.end_of_turn_token_id not in ids[start:limit]:
+                return RowFault(NO_END_OF_TURN)
+            end = ids.index(self.end_of_turn_token_id, start, limit) + 1
+            mask[start:end] = [1] * (end - start)
+        return Example(ids, mask, is_split)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    # the probe -------------------------------------------------------------------------------------------------------
+
+    def _probe(self) -> None:
+        """Learn from one small conversation how this template opens and ends an answer."""
+        full = self._render([_PROBE], generation_prompt=False)[0]
+        prompt = self._render([_PROBE[:1]], generation_prompt=True)[0]
+        for rendered in (full, prompt):
+            if isinstance(rendered, RowFault):
+                raise BaseModelError(
+                    f"the chat template ({self.template_source}) refuses one question and one answer: "
+                    f"{rendered.detail}; fix: give another chat template"
+                )
+        at = str(full).rfind(_PROBE_ANSWER)
+        if at < 0:
+            raise BaseModelError(
+                f"the chat template ({self.template_source}) does not write the assistant's words; "
+                "fix: give another chat template"
+            )
+        behind = at + len(_PROBE_ANSWER)
+        self._tail = str(full)[behind:]
+        self.answer_prefix = str(full)[len(str(prompt)) : at] if str(full).startswith(str(prompt)) else ""
+        batch = self._tokenize([str(full)])
+        ids, encoding = batch["input_ids"][0], batch.encodings[0]
+        written = {i: self.tokenizer.convert_ids_to_tokens(i) for i in self._anchors}
+        stops = {i for i, token in written.items() if token.strip()} | {self.tokenizer.eos_token_id}
+        tail = [token for i, token in enumerate(ids) if encoding.token_to_chars(i)[0] >= behind]
+        found = next((token for token in tail if token in stops), None)
+        self.appends_eos = found is None
+        self.end_of_turn_token_id: int = self.tokenizer.eos_token_id if found is None else found
+
+
+def _template(tokenizer: Any, given: str | None) -> tuple[str, Literal["given", "tokenizer", "default"]]:
+    if given is not None:
+        return given, "given"
+    if tokenizer.chat_template:
+        try:
+            return tokenizer.get_chat_template(), "tokenizer"
+        except ValueError as error:
+            raise BaseModelError(
+                f"the tokenizer has several chat templates and none is called default ({error}); fix: give one"
+            ) from error
+    plain = tokenizer("a")["input_ids"]
+    prepends_bos = tokenizer.bos_token_id is not None and plain[:1] == [tokenizer.bos_token_id]
+    return ("{{ bos_token }}" if prepends_bos else "") + DEFAULT_TEMPLATE, "default"
+
+
+def _anchors(tokenizer: Any) -> frozenset[int]:
+    """Ids of the added tokens, at which a text is cut; not the unknown token, which also stands for other text."""
+    return frozenset(set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id})
+
+
+def _token_at(encoding: Any, position: int, tokens: int) -> int:
+    """The token that holds the character at ``position``, or the next one where none does (offsets may be trimmed)."""
+    found = encoding.char_to_token(position)
+    if found is not None:
+        return int(found)
+    return next((i for i in range(tokens) if encoding.token_to_chars(i)[0] >= position), tokens)
+
+
+def _checked_turns(
+    rendered: list[tuple[str | RowFault, str | RowFault, list[Message]]], stop_texts: tuple[str, ...]
+) -> list[_Turn] | RowFault:
+    if not rendered:
+        return RowFault(NO_ASSISTANT_TURN)
+    turns = []
+    for prompt, full, messages in rendered:
+        answer = messages[-1]["content"]
+        for result in (prompt, full):
+            if isinstance(result, RowFault):
+                return result
+        prompt, full = str(prompt), str(full)
+        if not full.startswith(prompt):
+            at = next((i for i, (p, f) in enumerate(zip(prompt, full, strict=False)) if p != f), len(full))
+            shown = f"{prompt[max(0, at - 10) : at + 30]!r} became {full[max(0, at - 10) : at + 30]!r}"
+            return RowFault(BREAKS_PREFIX, shown)
+        if not _ends_with_answer(full, len(prompt), answer):
+            return RowFault(DROPS_CONTENT, "assistant")
+        for stop in stop_texts:
+            if stop in answer:
+                return RowFault(STOP_INSIDE, stop)
+        turns.append(_Turn(prompt, full))
+    for message in rendered[-1][2][:-1]:
+        if message["role"] != "assistant" and not _holds(turns[-1].prompt, message["content"]):
+            return RowFault(DROPS_CONTENT, message["role"])
+    return turns
+
+
+def _holds(text: str, content: str) -> bool:
+    """Whether ``content`` stands in ``text``; a template may trim and re-space it."""
+    return content.strip() in text or _squeezed(content) in _squeezed(text)
+
+
+def _ends_with_answer(full: str, prompt_chars: int, answer: str) -> bool:
+    """Whether the answer stands behind the prompt, or runs into it (``<think>`` of an answer may be in the prompt)."""
+    if answer.strip() in full[prompt_chars:]:
+        return True
+    at = _squeezed(full).rfind(_squeezed(answer))
+    return at >= 0 and at + len(_squeezed(answer)) > len(_squeezed(full[:prompt_chars]))
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _joined(made: list[Example | RowFault | None]) -> list[Example] | RowFault | None:
+    """A conversation's examples, or the first fault among them, or None when it has to be unrolled."""
+    fault = next((example for example in made if isinstance(example, RowFault)), None)
+    if fault is not None:
+        return fault
+    examples = [example for example in made if isinstance(example, Example)]
+    return examples if len(examples) == len(made) else None
