@@ -8,8 +8,7 @@ hold the true gain is measured by ``benchmarks/interval_coverage.py``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,8 +21,6 @@ from mlflow_finetune_plugin.types import Interval
 Array = NDArray[np.float64]
 Score = Callable[[Array], Array]
 """Maps summed statistics (..., k) to scores (...)."""
-
-BootstrapMethod = Literal["percentile", "expanded", "bca"]
 
 _WEIGHTS_PER_CHUNK = 2**21
 """Bootstrap weights held at once: 16 MiB of float64."""
@@ -61,38 +58,23 @@ def paired_bootstrap_interval(
     seed: int,
     n_resamples: int = 2000,
     confidence: float = 0.95,
-    method: BootstrapMethod = "expanded",
 ) -> Interval:
     """Interval of the gain in ``score`` from additive statistics per row, (n, k) on each side; positive: adapter better.
 
-    ``expanded``, the default, is the percentile interval with its tails moved out by what Student's t and n/(n-1)
-    ask for (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", The American Statistician 69, 371-386):
-    the plain percentile interval is too short on few rows. ``bca`` is Efron 1987. One row has no spread, so its
-    interval is unbounded; rows that all gain the same give an interval of no width, and ``method`` says so.
+    The percentile interval with its tails moved out by what Student's t and n/(n-1) ask for (Hesterberg 2015, "What
+    Teachers Should Know About the Bootstrap", The American Statistician 69, 371-386), because the plain one is too
+    short on few rows; the benchmark compares it with that one and with BCa. One row has no spread, so its interval is
+    unbounded. Rows that all gain the same give an interval of no width, and ``method`` says so.
     """
     base, adapter = _paired(base_statistics, adapter_statistics)
-    sign = 1.0 if higher_is_better else -1.0
-
-    def gain(base_sums: Array, adapter_sums: Array) -> Array:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return sign * (np.asarray(score(adapter_sums)) - np.asarray(score(base_sums)))
-
+    gain = _gain(score, higher_is_better)
     value = float(gain(base.sum(axis=0), adapter.sum(axis=0)))
     if not math.isfinite(value):
-        raise FinetuneError("the score of all rows together is not a number; fix: see that the rows hold any tokens")
+        raise FinetuneError(f"the gain over all {len(base)} rows is {value}; fix: see that the rows hold tokens")
     if len(base) == 1:
-        return Interval(value=value, low=-math.inf, high=math.inf, method="none: one row has no spread")
-    resampled = np.concatenate(
-        [gain(weights @ base, weights @ adapter) for weights in _resample_weights(len(base), n_resamples, seed)]
-    )
-    if method == "bca":
-        without_row = gain(base.sum(axis=0) - base, adapter.sum(axis=0) - adapter)
-        low, high = _bca_levels(value, resampled, without_row, confidence)
-        return _from_levels(value, resampled, low, high, "BCa bootstrap", n_resamples)
-    low, high = _expanded_levels(len(base), confidence) if method == "expanded" else _plain_levels(confidence)
-    return _from_levels(
-        value, resampled, low, high, f"{method} percentile bootstrap".removeprefix("percentile "), n_resamples
-    )
+        return _unbounded(value)
+    resampled = resampled_gains(base, adapter, gain, seed, n_resamples)
+    return _expanded_percentile(value, resampled, len(base), confidence, "expanded percentile bootstrap")
 
 
 def paired_recompute_interval(
@@ -103,11 +85,10 @@ def paired_recompute_interval(
     if not math.isfinite(value):
         raise FinetuneError(f"the gain over all {rows} rows is {value}; fix: see that the metric returns numbers")
     if rows == 1:
-        return Interval(value=value, low=-math.inf, high=math.inf, method="none: one row has no spread")
+        return _unbounded(value)
     rng = np.random.default_rng(seed)
     resampled = np.array([gain(rng.integers(rows, size=rows)) for _ in range(n_resamples)])
-    low, high = _expanded_levels(rows, confidence)
-    return _from_levels(value, resampled, low, high, "expanded percentile bootstrap, recomputed", n_resamples)
+    return _expanded_percentile(value, resampled, rows, confidence, "expanded percentile bootstrap, recomputed")
 
 
 def mean_interval(base_sums: ArrayLike, adapter_sums: ArrayLike, seed: int = 0, n_resamples: int = 2000) -> Interval:
@@ -119,6 +100,29 @@ def mean_interval(base_sums: ArrayLike, adapter_sums: ArrayLike, seed: int = 0, 
     return paired_bootstrap_interval(
         base_sums, adapter_sums, _ratio, higher_is_better=True, seed=seed, n_resamples=n_resamples
     )
+
+
+def resampled_gains(
+    base: Array, adapter: Array, gain: Callable[[Array, Array], Array], seed: int, n_resamples: int
+) -> Array:
+    """``gain(base_sums, adapter_sums)`` on resamples that draw the same rows for both sides, (n_resamples,)."""
+    rows = len(base)
+    rng = np.random.default_rng(seed)
+    per_chunk = max(1, _WEIGHTS_PER_CHUNK // rows)
+    gains = []
+    for start in range(0, n_resamples, per_chunk):
+        size = min(per_chunk, n_resamples - start)
+        drawn = rng.integers(rows, size=(size, rows)) + rows * np.arange(size)[:, None]
+        # how often each resample draws each row: multinomial, but counting is faster than numpy's multinomial
+        weights = np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
+        gains.append(gain(weights @ base, weights @ adapter))
+    return np.concatenate(gains)
+
+
+def expanded_levels(rows: int, confidence: float) -> tuple[float, float]:
+    """Quantile levels of Hesterberg's expanded percentile interval."""
+    reach = math.sqrt(rows / (rows - 1)) * float(t.ppf((1 + confidence) / 2, rows - 1))
+    return float(norm.cdf(-reach)), float(norm.cdf(reach))
 
 
 def _ratio(sums: Array) -> Array:
@@ -156,44 +160,29 @@ def _tango_statistic(gained: int, lost: int, rows: int, delta: float) -> float:
     return distance / math.sqrt(variance)
 
 
-def _resample_weights(rows: int, n_resamples: int, seed: int) -> Iterator[Array]:
-    """How often each resample draws each row, (resamples in this chunk, rows): multinomial, by counting drawn rows."""
-    rng = np.random.default_rng(seed)
-    per_chunk = max(1, _WEIGHTS_PER_CHUNK // rows)
-    for start in range(0, n_resamples, per_chunk):
-        size = min(per_chunk, n_resamples - start)
-        drawn = rng.integers(rows, size=(size, rows)) + rows * np.arange(size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
+def _gain(score: Score, higher_is_better: bool) -> Callable[[Array, Array], Array]:
+    sign = 1.0 if higher_is_better else -1.0
+
+    def gain(base_sums: Array, adapter_sums: Array) -> Array:
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # a sum of zero tokens is reported below
+            return np.asarray(sign * (score(adapter_sums) - score(base_sums)))
+
+    return gain
 
 
-def _plain_levels(confidence: float) -> tuple[float, float]:
-    return (1 - confidence) / 2, (1 + confidence) / 2
+def _unbounded(value: float) -> Interval:
+    return Interval(value=value, low=-math.inf, high=math.inf, method="none: one row has no spread")
 
 
-def _expanded_levels(rows: int, confidence: float) -> tuple[float, float]:
-    reach = math.sqrt(rows / (rows - 1)) * float(t.ppf((1 + confidence) / 2, rows - 1))
-    return float(norm.cdf(-reach)), float(norm.cdf(reach))
-
-
-def _bca_levels(value: float, resampled: Array, without_row: Array, confidence: float) -> tuple[float, float]:
-    below = (np.sum(resampled < value) + np.sum(resampled == value) / 2) / len(resampled)
-    bias = float(norm.ppf(np.clip(below, 1 / len(resampled), 1 - 1 / len(resampled))))
-    deviation = without_row.mean() - without_row
-    spread = float((deviation**2).sum() ** 1.5)
-    acceleration = float((deviation**3).sum()) / (6 * spread) if spread > 0 else 0.0
-    z = bias + norm.ppf(np.array(_plain_levels(confidence)))
-    low, high = norm.cdf(bias + z / (1 - acceleration * z))
-    return float(low), float(high)
-
-
-def _from_levels(value: float, resampled: Array, low: float, high: float, method: str, n_resamples: int) -> Interval:
+def _expanded_percentile(value: float, resampled: Array, rows: int, confidence: float, method: str) -> Interval:
     broken = int((~np.isfinite(resampled)).sum())
     if broken:
         raise FinetuneError(
-            f"the score is not a number on {broken} of {n_resamples} bootstrap resamples; fix: leave out rows without tokens"
+            f"the gain is not a number on {broken} of {len(resampled)} bootstrap resamples; "
+            "fix: leave out rows without tokens"
         )
-    bounds = np.quantile(resampled, [low, high])
-    spread = "" if np.ptp(resampled) > 0 else ", no variation between rows"
+    low, high = np.quantile(resampled, expanded_levels(rows, confidence))
+    spread = "" if np.ptp(resampled) > 1e-12 * max(1.0, abs(value)) else ", no variation between rows"
     return Interval(
-        value=value, low=float(bounds[0]), high=float(bounds[1]), method=f"{method}, {n_resamples} resamples{spread}"
+        value=value, low=float(low), high=float(high), method=f"{method}, {len(resampled)} resamples{spread}"
     )

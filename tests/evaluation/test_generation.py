@@ -4,9 +4,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs, greedy_answers
-from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
 
 def prompts_of_mixed_length(count=12, longest=20):
