@@ -1,0 +1,178 @@
+"""What happened to the data, row by row counted: the record behind the ``data`` line of a run. Standard library only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any
+
+MAX_LINES = 20
+"""Line numbers kept per reason; the counts are always whole."""
+
+_BIN_EDGES = (0, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+_QUANTILES = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+
+
+@dataclass(frozen=True)
+class SkipCount:
+    """How many rows of one file were left out for one reason, and the first of them."""
+
+    reason: str
+    rows: int
+    lines: tuple[int, ...]
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """One data file. ``kept`` counts rows that became training or evaluation rows, before weighting."""
+
+    name: str
+    task: str
+    role: str
+    layout: str
+    rows_read: int
+    kept: int
+    skipped: tuple[SkipCount, ...]
+    weight: float = 1.0
+    rows_after_weight: int = 0
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """Token counts and the lengths of examples, in tokens."""
+
+    examples: int
+    tokens: int
+    loss_tokens: int
+    length_histogram: tuple[tuple[int, int, int], ...]
+    length_quantiles: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """The whole data set. Row counts are rows of the files; one row is several examples when it was unrolled."""
+
+    files: tuple[FileReport, ...]
+    train_rows: int
+    eval_rows: int
+    eval_split: str
+    train: TokenReport
+    eval: TokenReport
+    max_length: int
+    overlength: str
+    over_length: int
+    truncated: int
+    truncated_end_of_turn: int
+    truncated_answer: int
+    duplicates: int
+    contradictions: int
+    eval_duplicates: int
+    leaked_prompts: int
+    leaked_rows: int
+    unrolled: int
+    boundary_splits: int
+    template_source: str
+    template_digest: str
+    answer_prefix: str
+    end_of_turn_token: str
+    stop_tokens: tuple[str, ...]
+    digest: str
+    eval_digest: str
+    notes: tuple[str, ...]
+    mask_samples: tuple[tuple[dict[str, Any], ...], ...] = field(repr=False)
+
+    @property
+    def kept(self) -> int:
+        return sum(file.kept for file in self.files)
+
+    @property
+    def skipped(self) -> int:
+        return sum(skip.rows for file in self.files for skip in file.skipped)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is odd and does not stop the run, each with its remedy."""
+        found = []
+        if self.leaked_rows:
+            found.append(f"{self.leaked_rows} eval rows stand in train word for word; fix: take them out of one side")
+        if self.leaked_prompts:
+            found.append(
+                f"{self.leaked_prompts} of {self.eval_rows} eval prompts occur in train; "
+                "fix: take them out, or read the metrics as optimistic"
+            )
+        if self.contradictions:
+            found.append(f"{self.contradictions} prompts have more than one answer; fix: keep the right one of each")
+        if self.truncated_end_of_turn:
+            found.append(
+                f"{self.truncated_end_of_turn} examples lost their end-of-turn token to max_length {self.max_length}; "
+                "fix: raise training.max_length, or data.overlength: drop"
+            )
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON types, for the report artifact."""
+        return {
+            **_json(asdict(self)),
+            "kept": self.kept,
+            "skipped": self.skipped,
+            "warnings": list(self.warnings),
+            "summary": self.summary(),
+        }
+
+    def summary(self) -> str:
+        """One line for the console."""
+        reasons: Counter[str] = Counter()
+        for file in self.files:
+            for skip in file.skipped:
+                reasons[skip.reason] += skip.rows
+        why = ", ".join(f"{rows:,} {reason}" for reason, rows in reasons.most_common())
+        tokens = self.train.tokens + self.eval.tokens
+        share = round(100 * (self.train.loss_tokens + self.eval.loss_tokens) / tokens) if tokens else 0
+        return (
+            f"data  {self.kept:,} kept, {self.skipped:,} skipped{f' ({why})' if why else ''}, "
+            f"{_count(self.duplicates, 'duplicate')}, {self.over_length:,} over length; "
+            f"{share} % of {tokens:,} tokens carry loss"
+        )
+
+
+def token_report(lengths: Mapping[int, int], loss_tokens: int) -> TokenReport:
+    """Totals, histogram as (from, below, examples) and quantiles of ``lengths``: how many examples have each length."""
+    histogram = []
+    for low, high in pairwise(_BIN_EDGES):
+        within = sum(count for length, count in lengths.items() if low <= length < high)
+        if within:
+            histogram.append((low, high, within))
+    beyond = sum(count for length, count in lengths.items() if length >= _BIN_EDGES[-1])
+    if beyond:
+        histogram.append((_BIN_EDGES[-1], max(lengths) + 1, beyond))
+    return TokenReport(
+        examples=sum(lengths.values()),
+        tokens=sum(length * count for length, count in lengths.items()),
+        loss_tokens=loss_tokens,
+        length_histogram=tuple(histogram),
+        length_quantiles={name: _quantile(lengths, share) for name, share in _QUANTILES.items()},
+    )
+
+
+def _quantile(lengths: Mapping[int, int], share: float) -> int:
+    """The shortest length that at least ``share`` of the examples do not exceed; 0 without examples."""
+    wanted = share * sum(lengths.values())
+    seen = 0
+    for length in sorted(lengths):
+        seen += lengths[length]
+        if seen >= wanted:
+            return length
+    return 0
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _json(inner) for key, inner in value.items()}
+    return [_json(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,112 @@
+"""Token ids and labels in an Arrow stream file, written in batches, with a digest over all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from mlflow_finetune_plugin.data.rendering import Example
+from mlflow_finetune_plugin.data.report import TokenReport, token_report
+from mlflow_finetune_plugin.data.split import hash_prompt, hash_text, sorted_hashes
+from mlflow_finetune_plugin.types import Message
+
+IGNORED_LABEL = -100
+"""The label that torch's cross entropy, and so every trainer, leaves out."""
+
+_DIGEST_CHARS = 36  # the longest that MLflow takes
+_SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("task", pa.string())])
+
+
+class TokenFile:
+    """One side, train or eval, while it is written: a context that puts the file in place when nothing failed."""
+
+    def __init__(self, path: Path, template_digest: str) -> None:
+        self.path = path
+        self._part = path.with_name(path.name + ".part")  # an earlier file may still be memory-mapped
+        self._sha = hashlib.sha256(template_digest.encode())
+        self._lengths: Counter[int] = Counter()
+        self._loss_tokens = 0
+        self._rows, self._prompts, self._answers = array("Q"), array("Q"), array("Q")
+
+    def __enter__(self) -> Self:
+        self._sink = pa.OSFile(str(self._part), "wb")
+        self._writer = pa.ipc.new_stream(self._sink, _SCHEMA)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._writer.close()
+        self._sink.close()
+        if kind is None:
+            os.replace(self._part, self.path)
+        else:
+            self._part.unlink()
+
+    @property
+    def rows(self) -> int:
+        return len(self._rows)
+
+    @property
+    def examples(self) -> int:
+        return sum(self._lengths.values())
+
+    def note_row(self, messages: Sequence[Message], row_hash: int) -> None:
+        """Remember a row's hashes, for ``duplicates``, ``contradictions`` and ``leaks_into``."""
+        self._rows.append(row_hash)
+        self._prompts.append(hash_prompt(messages[:-1]))
+        self._answers.append(hash_text(messages[-1]["content"]))
+
+    def write(self, examples: Sequence[Example], tasks: Sequence[str]) -> None:
+        if not examples:
+            return
+        ids = [np.asarray(example.input_ids, dtype=np.int32) for example in examples]
+        masks = [np.asarray(example.loss_mask, dtype=np.uint8) for example in examples]
+        for one, mask in zip(ids, masks, strict=True):
+            self._sha.update(len(one).to_bytes(4, "little") + one.astype("<i4", copy=False).tobytes() + mask.tobytes())
+            self._lengths[len(one)] += 1
+        flat_ids, flat_mask = np.concatenate(ids), np.concatenate(masks)
+        self._loss_tokens += int(flat_mask.sum())
+        offsets = pa.array(np.cumsum([0, *(len(one) for one in ids)], dtype=np.int32))
+        labels = np.where(flat_mask, flat_ids, np.int32(IGNORED_LABEL))
+        columns = [
+            pa.ListArray.from_arrays(offsets, pa.array(flat_ids)),
+            pa.ListArray.from_arrays(offsets, pa.array(labels)),
+            pa.array(tasks, type=pa.string()),
+        ]
+        self._writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+
+    def dataset(self) -> datasets.Dataset:
+        """The written file, memory-mapped."""
+        return datasets.Dataset.from_file(str(self.path))
+
+    def digest(self) -> str:
+        """sha256 over the template and, in order, the ids and loss masks of all examples."""
+        return self._sha.hexdigest()[:_DIGEST_CHARS]
+
+    def token_report(self) -> TokenReport:
+        return token_report(self._lengths, self._loss_tokens)
+
+    def duplicates(self) -> int:
+        """Rows that stand before, word for word."""
+        return self.rows - len(np.unique(sorted_hashes(self._rows)))
+
+    def contradictions(self) -> int:
+        """Prompts that stand with more than one answer."""
+        both = np.stack([np.frombuffer(hashes, dtype=np.uint64) for hashes in (self._prompts, self._answers)])
+        prompts = np.unique(both, axis=1)[0]
+        _, answers = np.unique(prompts, return_counts=True)
+        return int((answers > 1).sum())
+
+    def leaks_into(self, other: TokenFile) -> tuple[int, int]:
+        """How many of these rows' prompts, and how many of these rows word for word, stand in ``other``."""
+        prompts = np.isin(sorted_hashes(self._prompts), sorted_hashes(other._prompts))
+        rows = np.isin(sorted_hashes(self._rows), sorted_hashes(other._rows))
+        return int(prompts.sum()), int(rows.sum())
