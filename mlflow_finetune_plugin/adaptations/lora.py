@@ -1,0 +1,149 @@
+"""LoRA: low-rank updates beside frozen weights (Hu et al. 2021, arXiv 2106.09685), on PEFT.
+
+With its relatives that share the structure: rsLoRA (arXiv 2312.03732), DoRA (arXiv 2402.09353), the initialisations
+PiSSA (arXiv 2404.02948), OLoRA (arXiv 2406.01775) and orthogonal, and LoRA+'s higher learning rate for B
+(arXiv 2402.12354). PiSSA and OLoRA change the base they start from; their result is saved as plain LoRA of twice the
+rank, which is exact, so that it loads on the untouched base and vLLM takes it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from mlflow_finetune_plugin.auto import BaseFacts, Reasons
+from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.settings import Auto, Section
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+_BASE_CHANGING_INITS = ("pissa", "olora")
+
+
+class Options(Section):
+    """LoRA's own options, named as in peft.LoraConfig without the ``lora_`` prefix."""
+
+    rank: int | Auto = Field("auto", description="Rank of the update; auto: 32, at most the smallest layer.", json_schema_extra={"minimum": 1})
+    alpha: float | Auto = Field("auto", description="Scale: the update is multiplied by alpha/rank (alpha/sqrt(rank) with rslora); auto: 32.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the update's input.")
+    target_modules: str | list[str] = Field(
+        "all-linear", description="all-linear, module name endings, or one regular expression; the output head is never adapted."
+    )
+    rslora: bool = Field(False, description="Scale by alpha/sqrt(rank) (rsLoRA).")
+    dora: bool = Field(False, description="Learn magnitude and direction apart (DoRA); vLLM serves it only after conversion.")
+    init: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = Field("default", description="How A and B start.")
+    loraplus_ratio: float | None = Field(None, gt=0, description="LoRA+: learning rate of B over that of A; the paper uses 16.")
+    bias: Literal["none"] = Field("none", description="Biases stay frozen; vLLM refuses trained ones.")
+
+
+def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
+    """Replaces ``auto`` and refuses what this base cannot take."""
+    shapes = _target_shapes(options, base)
+    smallest = min(min(shape) for shape in shapes.values())
+    rank = options.rank
+    if rank == "auto":
+        rank = min(32, smallest)
+        reasons["options.rank"] = f"{rank}: 32 holds what most single tasks need (Thinking Machines 2025; TRL's guide)" + (
+            f", the smallest adapted layer allows {smallest}" if rank < 32 else ""
+        )
+    if rank < 1 or rank > smallest:
+        name = next(name for name, shape in shapes.items() if min(shape) == smallest)
+        raise BaseModelError(
+            f"options.rank = {rank}: must be between 1 and {smallest}, the smaller side of {name} {tuple(shapes[name])}; "
+            "fix: lower the rank, or leave that layer out of options.target_modules"
+        )
+    alpha = options.alpha
+    if alpha == "auto":
+        alpha = 32.0
+        reasons["options.alpha"] = "32: with it the best learning rate hardly depends on the rank (Thinking Machines 2025)"
+    if alpha <= 0:
+        raise BaseModelError(f"options.alpha = {alpha}: must be above 0")
+    return options.model_copy(update={"rank": rank, "alpha": float(alpha)})
+
+
+def learning_rate(base: BaseFacts) -> tuple[float, str]:
+    """The ``auto`` learning rate and its reason.
+
+    Tinker's published fit for LoRA: 5e-5 x 10 x (2000 / hidden size) ** p with p = 0.781 for Llama, 0.0775 for Qwen.
+    Below hidden size 512 the fit was never measured; 2e-3 is what learnt best on models of 64 to 128 (benchmarks/).
+    """
+    if base.model_type.startswith("qwen"):
+        power, source = 0.0775, "Tinker's LoRA fit for Qwen"
+    elif base.model_type in ("llama", "mistral", "smollm3"):
+        power, source = 0.781, "Tinker's LoRA fit for Llama"
+    else:
+        return (2e-3, "measured on tiny models") if base.hidden_size < 512 else (2e-4, "TRL's LoRA default; no fit published for this family")
+    rate = 5e-4 * (2000 / base.hidden_size) ** power
+    if base.hidden_size < 512:
+        return 2e-3, "measured on tiny models; below hidden size 512 no fit is published"
+    return float(f"{rate:.2g}"), source
+
+
+def serving(options: Options) -> str:
+    """How the result can be served: vLLM takes plain LoRA; DoRA must be converted first (vllm/lora/peft_helper.py)."""
+    return "convertible" if options.dora else "vllm"
+
+
+def apply(model: PreTrainedModel, options: Options, *, seed: int, folder: Path) -> PeftModel:
+    """Wraps the base. For PiSSA and OLoRA the start is kept in ``folder``, to be subtracted when saving."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
+
+    set_seed(seed)
+    config = LoraConfig(
+        r=int(options.rank),
+        lora_alpha=float(options.alpha),  # type: ignore[arg-type]
+        lora_dropout=options.dropout,
+        target_modules=options.target_modules,
+        use_rslora=options.rslora,
+        use_dora=options.dora,
+        init_lora_weights=True if options.init == "default" else options.init,
+        task_type="CAUSAL_LM",
+    )
+    wrapped = get_peft_model(model, config)
+    if options.init in _BASE_CHANGING_INITS:
+        wrapped.peft_config["default"].init_lora_weights = True
+        wrapped.save_pretrained(folder / "start", safe_serialization=True)
+        wrapped.peft_config["default"].init_lora_weights = options.init
+    return wrapped  # type: ignore[return-value]
+
+
+def optimizer(model: PeftModel, options: Options, *, optimizer_class: type, optimizer_kwargs: Mapping[str, Any]) -> Any | None:
+    """LoRA+'s optimiser, or None for the trainer's own."""
+    if options.loraplus_ratio is None:
+        return None
+    from peft.optimizers import create_loraplus_optimizer
+
+    arguments = dict(optimizer_kwargs)
+    rate = arguments.pop("lr")
+    return create_loraplus_optimizer(model, optimizer_class, lr=rate, loraplus_lr_ratio=options.loraplus_ratio, **arguments)
+
+
+def save(model: PeftModel, options: Options, folder: Path, *, start: Path) -> None:
+    """Writes ``adapter_config.json`` and ``adapter_model.safetensors`` that load on the untouched base."""
+    if options.init in _BASE_CHANGING_INITS:
+        model.save_pretrained(folder, safe_serialization=True, path_initial_model_for_weight_conversion=str(start / "start"))
+    else:
+        model.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)
+    shutil.rmtree(start / "start", ignore_errors=True)
+
+
+def _target_shapes(options: Options, base: BaseFacts) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the layers that would be adapted. Raises BaseModelError when there is none."""
+    targets = options.target_modules
+    chosen = {name: shape for name, shape in base.linear_shapes.items() if base.is_target(name, targets)}
+    if not chosen:
+        endings = sorted({name.rsplit(".", 1)[-1] for name in base.linear_shapes})
+        raise BaseModelError(f"options.target_modules = {targets!r}: matches no layer of this base; its layers end in: {', '.join(endings)}")
+    unmatched = [t for t in targets if not any(base.is_target(name, [t]) for name in base.linear_shapes)] if isinstance(targets, list) else []
+    if unmatched:
+        endings = sorted({name.rsplit(".", 1)[-1] for name in base.linear_shapes})
+        raise BaseModelError(f"options.target_modules: {', '.join(unmatched)} matches no layer of this base; its layers end in: {', '.join(endings)}")
+    return chosen

@@ -1,0 +1,147 @@
+"""The front door: MLflow's project backend ``finetune``. The only room that knows MLflow Projects.
+
+``mlflow run`` never waits for a plugin and returns 0 whatever happens; so from the command line ``run`` itself waits,
+streams and fails. From Python it returns at once and ``wait()`` works.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+from mlflow.exceptions import ExecutionException
+from mlflow.projects.backend.abstract_backend import AbstractBackend
+from mlflow.projects.submitted_run import SubmittedRun
+
+from mlflow_finetune_plugin.errors import FinetuneError
+from mlflow_finetune_plugin.jobs import JobFolder
+from mlflow_finetune_plugin.submission import Submission, submit
+from mlflow_finetune_plugin.watching import Watcher
+
+CANCEL_PATIENCE_S = 60.0
+_STATUSES_AT_REST = ("FINISHED", "FAILED", "KILLED")
+
+
+class FinetuneRun(SubmittedRun):
+    """A run under supervision. Its status is the supervisor's word, whoever holds this object."""
+
+    def __init__(self, run_id: str, folder: JobFolder, tracking_uri: str) -> None:
+        self._run_id = run_id
+        self.folder = folder
+        self._tracking_uri = tracking_uri
+
+    @property
+    def run_id(self) -> str:
+        return self._run_id
+
+    def wait(self) -> bool:
+        """Streams progress to stderr until the run has ended; True when it finished well."""
+        Watcher(self.folder, sys.stderr).until_outcome()
+        return self.get_status() == "FINISHED"
+
+    def get_status(self) -> str:
+        """RUNNING, FINISHED, FAILED or KILLED."""
+        outcome = self.folder.read("outcome")
+        if outcome is not None:
+            return str(outcome["status"])
+        from mlflow import MlflowClient
+
+        return str(MlflowClient(self._tracking_uri).get_run(self._run_id).info.status)
+
+    def reason(self) -> str:
+        """Why the run ended as it did; empty while it runs."""
+        outcome = self.folder.read("outcome")
+        return str(outcome["reason"]) if outcome else ""
+
+    def cancel(self) -> None:
+        """Stops the run and waits until it says KILLED (or what it had become before)."""
+        self.request_cancel("cancel() was called")
+        deadline = time.monotonic() + CANCEL_PATIENCE_S
+        while self.folder.read("outcome") is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def request_cancel(self, by: str) -> None:
+        """Asks the supervisor, which looks ten times a second, to stop the run; returns at once."""
+        if self.folder.read("outcome") is not None:
+            return
+        self.folder.request_cancel(by)
+
+
+class FinetuneBackend(AbstractBackend):
+    """``mlflow run PROJECT -b finetune -e lora -P ...``"""
+
+    def run(
+        self,
+        project_uri: str,
+        entry_point: str,
+        params: Mapping[str, str],
+        version: str | None,
+        backend_config: Mapping[str, Any],
+        tracking_uri: str,
+        experiment_id: str,
+    ) -> FinetuneRun:
+        """Checks, starts and, from the command line, waits. Raises ExecutionException with one clear message."""
+        cli = _command_line()
+        submission = Submission(
+            project_uri=project_uri,
+            entry_point=entry_point,
+            parameters=dict(params),
+            version=version,
+            backend_config=dict(backend_config),
+            tracking_uri=tracking_uri,
+            experiment_id=str(experiment_id),
+            run_name=(cli or {}).get("run_name"),
+            run_id=(cli or {}).get("run_id"),
+        )
+        try:
+            job = submit(submission)
+        except FinetuneError as error:
+            raise ExecutionException(str(error)) from None
+        run = FinetuneRun(job.run_id, job.folder, tracking_uri)
+        if cli is None:
+            return run
+        print(f"  run      {run.run_id}", file=sys.stderr, flush=True)
+        if job.detach:
+            print(f"  detached; follow it in MLflow or with: tail -f {job.folder.report}", file=sys.stderr)
+            return run
+        wait_in_foreground(run)
+        return run
+
+
+def wait_in_foreground(run: FinetuneRun) -> None:
+    """Waits as a shell command does: Ctrl-C and SIGTERM cancel the run, a failure is an ExecutionException."""
+
+    def on_terminate(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, on_terminate)
+    try:
+        finished = run.wait()
+    except (KeyboardInterrupt, SystemExit) as interruption:
+        by = "Ctrl-C" if isinstance(interruption, KeyboardInterrupt) else "mlflow run received SIGTERM"
+        print(f"\n  stopping the run ({by}) ...", file=sys.stderr, flush=True)
+        run.request_cancel(by)
+        run.cancel()
+        print(f"  {run.get_status()}: {run.reason()}", file=sys.stderr, flush=True)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    outcome = run.folder.read("outcome") or {}
+    if outcome and not outcome["recorded"]:
+        print("  note     the tracking server is away; the supervisor goes on until it has written the status", file=sys.stderr)
+    if not finished:
+        raise ExecutionException(f"Run (ID '{run.run_id}') {run.get_status()}: {run.reason() or 'no supervisor is left; see mlflow-finetune doctor'}")
+
+
+def _command_line() -> dict[str, Any] | None:
+    """The parameters of ``mlflow run``, or None when called from Python."""
+    import click
+
+    context = click.get_current_context(silent=True)
+    if context is None or not context.command_path.endswith("run"):
+        return None
+    return dict(context.params)

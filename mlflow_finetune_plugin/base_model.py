@@ -1,0 +1,162 @@
+"""The base model: found, checked, described and loaded. Weights are read last, when all else is known to fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from mlflow_finetune_plugin.auto import BaseFacts, Reasons
+from mlflow_finetune_plugin.base_files import check_base_files, context_length, local_folder
+from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.settings import BaseModelSettings
+
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*"]
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model whose files are on this disk. ``revision`` is the commit of a hub model."""
+
+    name: str
+    folder: Path
+    revision: str | None
+    dtype: torch.dtype
+    quantization: str | None
+    trust_remote_code: bool
+
+    @property
+    def precision(self) -> str:
+        """How the weights are held in training, for example ``bfloat16`` or ``bfloat16+nf4``."""
+        name = str(self.dtype).removeprefix("torch.")
+        return f"{name}+{self.quantization}" if self.quantization else name
+
+
+def find_base_model(settings: BaseModelSettings, reasons: Reasons) -> BaseModel:
+    """Finds the files (downloads a hub model), checks them and decides the precision. Raises BaseModelError."""
+    folder = local_folder(settings.name)
+    revision = None
+    if folder is None:
+        folder = _download(settings)
+        revision = folder.name
+    config = check_base_files(folder, trust_remote_code=settings.trust_remote_code)
+    return BaseModel(
+        name=settings.name,
+        folder=folder,
+        revision=revision,
+        dtype=_dtype(settings.dtype, config, reasons),
+        quantization=settings.quantization,
+        trust_remote_code=settings.trust_remote_code,
+    )
+
+
+def device() -> torch.device:
+    """CUDA when there, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
+    """The base's tokenizer; a missing padding token becomes the end-of-sequence token (padding never carries loss)."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=base.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(f"{base.folder}: the tokenizer cannot be loaded: {_one_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def describe(base: BaseModel) -> BaseFacts:
+    """Sizes and linear layers, from the architecture on the meta device: no weight is read, no memory taken."""
+    config = _config(base)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=base.trust_remote_code)
+    except ValueError as error:
+        raise BaseModelError(f"{base.folder}: not a causal language model that transformers knows: {_one_line(error)}") from error
+    head = model.get_output_embeddings()
+    shapes = {
+        name: tuple(module.weight.shape)
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
+    }
+    text = config.get_text_config()
+    return BaseFacts(
+        model_type=str(config.model_type),
+        hidden_size=int(text.hidden_size),
+        context_length=context_length(config.to_dict()),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        linear_shapes=shapes,
+    )
+
+
+def load_base_model(base: BaseModel) -> PreTrainedModel:
+    """The weights, on the training device, in the chosen precision. Raises BaseModelError for weights that do not fit."""
+    arguments: dict[str, Any] = {"dtype": base.dtype, "trust_remote_code": base.trust_remote_code, "use_safetensors": True}
+    if base.quantization is not None:
+        arguments["quantization_config"] = quantization_config(base)
+        arguments["device_map"] = {"": device()}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(base.folder, output_loading_info=True, **arguments)
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise BaseModelError(f"{base.folder}: the weights cannot be loaded: {_one_line(error)}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise BaseModelError(f"{base.folder}: {len(missing)} weights are missing from the files ({', '.join(missing[:3])}); fix: download the model again")
+    return model if base.quantization else model.to(device())  # type: ignore[no-any-return]
+
+
+def quantization_config(base: BaseModel) -> Any:
+    """bitsandbytes as in QLoRA (arXiv 2305.14314): nf4 with double quantisation, or int8."""
+    from transformers import BitsAndBytesConfig
+
+    if base.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=base.dtype
+    )
+
+
+def _config(base: BaseModel) -> Any:
+    try:
+        return AutoConfig.from_pretrained(base.folder, trust_remote_code=base.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"{base.folder}: config.json cannot be used: {_one_line(error)}") from error
+
+
+def _dtype(wanted: str, config: dict[str, Any], reasons: Reasons) -> torch.dtype:
+    if wanted != "auto":
+        return getattr(torch, wanted)  # type: ignore[no-any-return]
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported() and stored != "float32":
+        reasons["base_model.dtype"] = "bfloat16: the GPU has it and the base was stored in half precision"
+        return torch.bfloat16
+    reasons["base_model.dtype"] = "float32: " + ("the base was stored so" if stored == "float32" else "no GPU with bfloat16")
+    return torch.float32
+
+
+def _download(settings: BaseModelSettings) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return Path(snapshot_download(settings.name, revision=settings.revision, allow_patterns=_HUB_FILES))
+    except RevisionNotFoundError as error:
+        raise BaseModelError(f"base_model.revision = {settings.revision!r}: no such revision of {settings.name}") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise BaseModelError(f"base_model.name = {settings.name!r}: no such folder here and no such model on the hub (or no right to it)") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise BaseModelError(
+            f"base_model.name = {settings.name!r}: no such folder here, not in the local hub cache, and the hub cannot be reached; "
+            f"fix: give a local folder, or download it where there is a network ({_one_line(error)[:200]})"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

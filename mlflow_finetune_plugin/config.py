@@ -1,0 +1,411 @@
+"""Recipe file + ``-P`` overrides + entry point -> one frozen RunConfig, with all faults in one answer.
+
+An override names a leaf by its own name when only one section has it (``rank``, ``learning_rate``), or dotted
+(``training.learning_rate``). ``base_model``, ``data``, ``eval_data`` and ``register`` on ``-P`` set the leaf that a
+person means: ``base_model.name``, ``data.train``, ``data.eval``, ``register.name``. Paths in ``-P`` are relative to the
+caller's directory, paths in the file to the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from mlflow_finetune_plugin.entry_points import entry_point as find_entry_point
+from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.evaluation.metric_modules import check_metric_name
+from mlflow_finetune_plugin.methods import load_method, method_names
+from mlflow_finetune_plugin.settings import (
+    BaseModelSettings,
+    DataFileSettings,
+    DataSettings,
+    EvalSettings,
+    RegisterSettings,
+    Section,
+    TrainingSettings,
+)
+from mlflow_finetune_plugin.yaml_source import Document, KeyPath, load_document, parse_value
+
+RECIPE_FILE = "finetune.yaml"
+SECTIONS: dict[str, type[Section]] = {
+    "base_model": BaseModelSettings,
+    "data": DataSettings,
+    "training": TrainingSettings,
+    "eval": EvalSettings,
+    "register": RegisterSettings,
+}
+_SHORTHANDS: dict[str, KeyPath] = {
+    "base_model": ("base_model", "name"),
+    "data": ("data", "train"),
+    "eval_data": ("data", "eval"),
+    "register": ("register", "name"),
+    "adaptation": ("adaptation",),
+    "objective": ("objective",),
+}
+_NAME_PROBLEMS = re.compile(r"[/:@%\"'\\\x00-\x1f]")
+
+
+class RunConfig(Section):
+    """Everything a run is told to do. Method options are kept apart: the adaptation's and the objective's."""
+
+    entry_point: str
+    adaptation: str
+    objective: str
+    base_model: BaseModelSettings = Field(default_factory=BaseModelSettings)
+    data: DataSettings
+    options: dict[str, Any] = Field(default_factory=dict)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    eval: EvalSettings = Field(default_factory=EvalSettings)
+    register_as: RegisterSettings | None = Field(None, alias="register")
+
+    def adaptation_options(self) -> Any:
+        """The adaptation's own ``Options``, from the share of ``options`` that is its."""
+        return _options_of(load_method("adaptation", self.adaptation), self.options)
+
+    def objective_options(self) -> Any:
+        """The objective's own ``Options``."""
+        return _options_of(load_method("objective", self.objective), self.options)
+
+
+def load_config(project: Path, entry_point: str, overrides: Mapping[str, str], *, caller: Path) -> RunConfig:
+    """Reads ``finetune.yaml`` in the project (if there), applies the overrides and checks everything.
+
+    Raises ConfigError listing every fault, each with its place, key, value and nearest name.
+    """
+    verb = find_entry_point(entry_point)
+    recipe = project / RECIPE_FILE
+    document = load_document(recipe) if recipe.exists() else Document({}, {})
+    problems: list[str] = []
+    origin = _Origins(recipe, document)
+    values = _file_values(document, origin, problems)
+    values = {"adaptation": verb.adaptation, "objective": verb.objective, **values}
+    given = _parse_overrides(overrides, problems)
+    for path, value in given:
+        if path in (("adaptation",), ("objective",)):
+            values[path[0]] = value
+    methods = _methods(values, problems)
+    option_fields = _option_fields(methods)
+    _apply_overrides(values, given, overrides, option_fields, caller, origin, problems)
+    if not isinstance(values.get("data"), dict) or "train" not in values["data"]:
+        problems.append(f"no training data; fix: add data.train to {RECIPE_FILE} or -P data=FILE")
+    config = _validate(values, entry_point, option_fields, methods, origin, problems)
+    if config is not None:
+        problems += _semantic_problems(config, origin)
+    if problems or config is None:
+        raise ConfigError(problems)
+    return config
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of ``finetune.yaml``, with the options of every known method, for editors."""
+    modules = [load_method(kind, name) for kind in ("adaptation", "objective") for name in method_names(kind)]
+    fields: dict[str, Any] = {}
+    for module in modules:
+        for name, info in module.Options.model_fields.items():
+            fields.setdefault(name, (info.annotation, info))
+    options = create_model("Options", __base__=Section, **fields)
+    recipe = create_model(
+        "Recipe",
+        __base__=Section,
+        adaptation=(str, Field("lora", description="Replaces the entry point's adaptation.")),
+        objective=(str, Field("sft", description="Replaces the entry point's objective.")),
+        base_model=(str | BaseModelSettings, Field("embedded", description="Name, or {name, revision, dtype, quantization}.")),
+        data=(DataSettings, Field(description="What is learnt from, and what is held out.")),
+        options=(options, Field(default_factory=options, description="The adaptation's and the objective's own options.")),
+        training=(TrainingSettings, Field(default_factory=TrainingSettings)),
+        eval=(EvalSettings, Field(default_factory=EvalSettings)),
+        register=(str | RegisterSettings | None, Field(None, description="Name, or {name}.")),
+    )
+    schema = recipe.model_json_schema(by_alias=True)
+    files = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/DataFileSettings"}]}
+    train = schema["$defs"]["DataSettings"]["properties"]["train"]
+    train.pop("type", None), train.pop("items", None), train.pop("minItems", None)
+    train["anyOf"] = [*files["anyOf"], {"type": "array", "items": files, "minItems": 1}]
+    held_out = schema["$defs"]["DataSettings"]["properties"]["eval"]
+    held_out["anyOf"] = [*train["anyOf"], {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, {"type": "null"}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "finetune.yaml", **schema, "title": "finetune.yaml"}
+
+
+class _Origins:
+    """Where each leaf came from, for messages: ``finetune.yaml:7`` or ``-P rank``."""
+
+    def __init__(self, recipe: Path, document: Document) -> None:
+        self._recipe = recipe.name
+        self._lines = document.lines
+        self._overridden: dict[KeyPath, str] = {}
+
+    def override(self, path: KeyPath, name: str) -> None:
+        self._overridden[path] = f"-P {name}"
+
+    def of(self, path: KeyPath) -> str:
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._overridden:
+                return self._overridden[path[:length]]
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._lines:
+                return f"{self._recipe}:{self._lines[path[:length]]}"
+        return self._recipe
+
+
+def _file_values(document: Document, origin: _Origins, problems: list[str]) -> dict[str, Any]:
+    known = [*SECTIONS, "options", "adaptation", "objective"]
+    values: dict[str, Any] = {}
+    for key, value in document.values.items():
+        if key not in known:
+            problems.append(_unknown_key(origin.of((key,)), str(key), value, known))
+        elif key == "base_model" and isinstance(value, str):
+            values[key] = {"name": value}
+        elif key == "register" and isinstance(value, str):
+            values[key] = {"name": value}
+        elif key == "data" and (isinstance(value, (str, list))):
+            values[key] = {"train": value}
+        elif value is not None:
+            values[key] = value
+    return values
+
+
+def _parse_overrides(overrides: Mapping[str, str], problems: list[str]) -> list[tuple[KeyPath, Any]]:
+    """Key paths where the name alone decides; bare leaf names stay one element and are placed later."""
+    return [(_SHORTHANDS.get(name, tuple(name.split("."))), parse_value(text)) for name, text in overrides.items()]
+
+
+def _methods(values: Mapping[str, Any], problems: list[str]) -> dict[str, ModuleType]:
+    found: dict[str, ModuleType] = {}
+    for kind in ("adaptation", "objective"):
+        try:
+            found[kind] = load_method(kind, str(values[kind]))
+        except ConfigError as error:
+            problems += error.problems
+    return found
+
+
+def _option_fields(methods: Mapping[str, ModuleType]) -> dict[str, str]:
+    return {name: kind for kind, module in methods.items() for name in module.Options.model_fields}
+
+
+def _apply_overrides(
+    values: dict[str, Any],
+    given: list[tuple[KeyPath, Any]],
+    overrides: Mapping[str, str],
+    option_fields: Mapping[str, str],
+    caller: Path,
+    origin: _Origins,
+    problems: list[str],
+) -> None:
+    leaves = _leaves(option_fields)
+    for (path, value), name in zip(given, overrides, strict=True):
+        if path in (("adaptation",), ("objective",)):
+            origin.override(path, name)
+            continue
+        place = _place(path, name, value, leaves, problems)
+        if place is None:
+            continue
+        section = values.setdefault(str(place[0]), {})
+        if not isinstance(section, dict):
+            problems.append(f"-P {name}: section {place[0]} is not a mapping, so its leaf {place[1]} cannot be set")
+            continue
+        values[str(place[0])] = {**section, str(place[1]): _caller_paths(place, value, caller)}
+        origin.override(place, name)
+
+
+def _leaves(option_fields: Mapping[str, str]) -> dict[str, list[KeyPath]]:
+    leaves: dict[str, list[KeyPath]] = {}
+    for section, model in SECTIONS.items():
+        for name in model.model_fields:
+            leaves.setdefault(name, []).append((section, name))
+    for name in option_fields:
+        leaves.setdefault(name, []).append(("options", name))
+    return leaves
+
+
+def _place(path: KeyPath, name: str, value: Any, leaves: Mapping[str, list[KeyPath]], problems: list[str]) -> KeyPath | None:
+    if len(path) == 2 and path in [place for places in leaves.values() for place in places]:
+        return path
+    if len(path) == 1 and len(leaves.get(str(path[0]), [])) == 1:
+        return leaves[str(path[0])][0]
+    if len(path) == 1 and str(path[0]) in leaves:
+        choices = ", ".join(".".join(map(str, place)) for place in leaves[str(path[0])])
+        problems.append(f"-P {name} = {value!r}: the name stands in several sections; fix: say which: {choices}")
+        return None
+    dotted = [".".join(map(str, place)) for places in leaves.values() for place in places]
+    choices_ = [*_SHORTHANDS, *leaves] if len(path) == 1 else dotted
+    problems.append(_unknown_key(f"-P {name}", name, value, choices_))
+    return None
+
+
+def _caller_paths(place: KeyPath, value: Any, caller: Path) -> Any:
+    """Relative paths on ``-P`` mean the caller's directory."""
+    if place in (("data", "train"), ("data", "eval")):
+        return _map_paths(value, caller)
+    if place in (("eval", "forgetting"), ("data", "chat_template")) and isinstance(value, str):
+        return str(caller / value)
+    if place == ("eval", "metrics"):
+        metrics = value if isinstance(value, list) else [part.strip() for part in str(value).split(",")] if value != "auto" else value
+        return [str(caller / m) if str(m).endswith(".py") else m for m in metrics] if isinstance(metrics, list) else metrics
+    if place == ("base_model", "name") and isinstance(value, str) and (caller / value).is_dir():
+        return str((caller / value).resolve())
+    return value
+
+
+def _map_paths(value: Any, folder: Path) -> Any:
+    if isinstance(value, str):
+        return str(folder / value)
+    if isinstance(value, list):
+        return [_map_paths(item, folder) for item in value]
+    if isinstance(value, dict) and isinstance(value.get("path"), str):
+        return {**value, "path": str(folder / value["path"])}
+    return value
+
+
+def _validate(
+    values: dict[str, Any],
+    entry_point: str,
+    option_fields: Mapping[str, str],
+    methods: Mapping[str, ModuleType],
+    origin: _Origins,
+    problems: list[str],
+) -> RunConfig | None:
+    """Validates section by section, so that one broken section does not hide the faults of the next."""
+    options = values.get("options", {})
+    ready = len(methods) == 2
+    if not isinstance(options, dict):
+        problems.append(f"{origin.of(('options',))}: options = {options!r}: expected a mapping")
+        ready = False
+    elif ready:
+        for key in [key for key in options if key not in option_fields]:
+            problems.append(_unknown_key(origin.of(("options", key)), f"options.{key}", options[key], [f"options.{n}" for n in option_fields]))
+        for kind, module in methods.items():
+            share = {key: value for key, value in options.items() if option_fields.get(key) == kind}
+            ready &= _valid(module.Options, share, ("options",), origin, problems) is not None
+    sections: dict[str, Any] = {}
+    for name, model in SECTIONS.items():
+        if name not in values:
+            continue
+        if name == "data" and "train" not in (values[name] if isinstance(values[name], dict) else {}):
+            continue
+        sections[name] = _valid(model, values[name], (name,), origin, problems)
+    if problems or not ready or any(section is None for section in sections.values()) or "data" not in sections:
+        return None
+    return RunConfig(entry_point=entry_point, adaptation=values["adaptation"], objective=values["objective"], options=options, **sections)
+
+
+def _valid(model: type[BaseModel], value: Any, path: KeyPath, origin: _Origins, problems: list[str]) -> BaseModel | None:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        seen: set[KeyPath] = set()
+        for fault in error.errors():
+            where = _without_union_tags((*path, *fault["loc"]), model, len(path))
+            if where in seen:
+                continue
+            seen.add(where)
+            problems.append(_fault_line(fault, where, model, origin))
+        return None
+
+
+def _without_union_tags(where: KeyPath, model: type[BaseModel], depth: int) -> KeyPath:
+    """pydantic adds the union's member to the location; a reader of YAML knows only keys and indices."""
+    kept: list[str | int] = list(where[: depth + 1])
+    for part in where[depth + 1 :]:
+        if isinstance(part, int) or part in DataFileSettings.model_fields or (len(kept) > depth + 1 and isinstance(kept[-1], int)):
+            kept.append(part)
+    return tuple(kept)
+
+
+def _fault_line(fault: Any, where: KeyPath, model: type[BaseModel], origin: _Origins) -> str:
+    key = ".".join(map(str, where))
+    place = origin.of(where)
+    if fault["type"] == "extra_forbidden":
+        nested = DataFileSettings.model_fields if len(where) > 2 else model.model_fields
+        prefix = ".".join(map(str, where[:-1]))
+        return _unknown_key(place, key, fault["input"], [f"{prefix}.{name}" for name in nested])
+    if fault["type"] == "missing":
+        return f"{place}: {key} is missing"
+    info = model.model_fields.get(str(where[1])) if len(where) > 1 else None
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    if info is not None and len(where) == 2:
+        message = f"expected {_expected(info)}"
+        if not fault["type"].endswith(("_type", "_parsing", "literal_error")):
+            message += f" ({fault['msg'][0].lower() + fault['msg'][1:]})"
+    return f"{place}: {key} = {fault['input']!r}: {message}"
+
+
+def _expected(info: Any) -> str:
+    text = str(info.annotation)
+    for pattern, plain in (
+        (r"typing\.Annotated\[(\w+), [^\]]*\]", r"\1"),
+        (r"typing\.(Literal|Optional|Union)", r"\1"),
+        (r"Literal\[([^\]]*)\]", r"\1"),
+        (r"<class '(\w+)'>", r"\1"),
+        (r"typing\.Annotated\[(.*), FieldInfo.*", r"\1"),
+        (r"mlflow_finetune_plugin\.settings\.", ""),
+        (r", BeforeValidator\(.*?\)", ""),
+    ):
+        text = re.sub(pattern, plain, text)
+    return text.replace("NoneType", "nothing")
+
+
+def _unknown_key(place: str, key: str, value: Any, choices: list[str]) -> str:
+    near = difflib.get_close_matches(key, choices, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(choices)}"
+    return f"{place}: unknown key {key} (= {value!r}); {hint}"
+
+
+def _semantic_problems(config: RunConfig, origin: _Origins) -> list[str]:
+    problems: list[str] = []
+    if config.register_as is not None:
+        problems += [f"{origin.of(('register', 'name'))}: {fault}" for fault in register_name_problems(config.register_as.name)]
+    if config.eval.metrics != "auto":
+        for index, metric in enumerate(config.eval.metrics):
+            try:
+                check_metric_name(metric)
+            except ConfigError as error:
+                problems += [f"{origin.of(('eval', 'metrics', index))}: {fault}" for fault in error.problems]
+    return problems
+
+
+def register_name_problems(name: str) -> list[str]:
+    """Why MLflow's registry, or the serving names ``NAME@ALIAS`` and ``NAME/VERSION``, could not carry this name."""
+    if name == "base" or name.endswith(".promoting"):
+        return [f"register.name = {name!r}: the name is reserved; fix: choose another"]
+    if name != name.strip() or not name.strip("."):
+        return [f"register.name = {name!r}: starts or ends with a blank, or is only dots; fix: remove them"]
+    if found := _NAME_PROBLEMS.search(name):
+        return [f"register.name = {name!r}: may not contain {found.group()!r}; fix: use letters, digits, '-', '_' and '.'"]
+    return []
+
+
+def _options_of(module: ModuleType, options: Mapping[str, Any]) -> Any:
+    return module.Options.model_validate({key: value for key, value in options.items() if key in module.Options.model_fields})
+
+
+def resolve_paths(config: RunConfig, project: Path) -> RunConfig:
+    """The same config with every path absolute; paths of the file are relative to the project folder."""
+    data = config.data.model_copy(
+        update={
+            "train": _absolute_files(config.data.train, project),
+            "eval": _absolute_files(config.data.eval, project) if isinstance(config.data.eval, list) else config.data.eval,
+            "chat_template": str(project / config.data.chat_template) if config.data.chat_template else None,
+        }
+    )
+    metrics = config.eval.metrics
+    held_out = config.eval.model_copy(
+        update={
+            "forgetting": str(project / config.eval.forgetting) if config.eval.forgetting else config.eval.forgetting,
+            "metrics": metrics if metrics == "auto" else [str(project / m) if m.endswith(".py") else m for m in metrics],
+        }
+    )
+    base = config.base_model
+    if base.name != "embedded" and (project / base.name).is_dir():
+        base = base.model_copy(update={"name": str((project / base.name).resolve())})
+    return config.model_copy(update={"data": data, "eval": held_out, "base_model": base})
+
+
+def _absolute_files(files: list[DataFileSettings], project: Path) -> list[DataFileSettings]:
+    return [file.model_copy(update={"path": str((project / file.path).resolve())}) for file in files]

@@ -1,0 +1,33 @@
+"""The verbs: an entry point is a named pair of an adaptation and an objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.methods import unknown
+
+
+@dataclass(frozen=True)
+class EntryPoint:
+    """What ``-e NAME`` stands for; ``-P adaptation=`` and ``-P objective=`` change the pair."""
+
+    name: str
+    adaptation: str
+    objective: str
+    summary: str
+
+
+ENTRY_POINTS: dict[str, EntryPoint] = {
+    point.name: point
+    for point in (EntryPoint("lora", "lora", "sft", "low-rank adapters on the base's linear layers, from answers to imitate"),)
+}
+
+
+def entry_point(name: str) -> EntryPoint:
+    """The pair behind a name. ``main``, MLflow's default when ``-e`` is missing, is answered with the choices."""
+    if name in ENTRY_POINTS:
+        return ENTRY_POINTS[name]
+    if name == "main":
+        raise ConfigError([f"no entry point given; fix: add -e with one of: {', '.join(ENTRY_POINTS)}"])
+    raise ConfigError([unknown("entry point", name, list(ENTRY_POINTS))])

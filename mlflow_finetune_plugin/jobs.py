@@ -1,0 +1,139 @@
+"""A job folder: what the command, the supervisor and the worker of one run tell each other, as files.
+
+``job.json``      what to do; written once by the command
+``run.json``      the MLflow run, once it exists; written by the command
+``state.json``    who is alive: supervisor, worker
+``report.jsonl``  what the worker says, one event a line (report.py)
+``worker.log``    what the worker prints
+``cancel``        exists once somebody asked to stop
+``outcome.json``  the last word: status, reason, and whether the tracking server has it
+
+Every file is written whole and renamed into place, so a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+def jobs_home() -> Path:
+    """Where job folders live: $MLFLOW_FINETUNE_HOME, else the XDG state folder."""
+    if home := os.environ.get("MLFLOW_FINETUNE_HOME"):
+        return Path(home).expanduser()
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "mlflow-finetune"
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """Paths and atomic reads and writes of one job."""
+
+    path: Path
+
+    @classmethod
+    def create(cls) -> JobFolder:
+        """A new, empty job folder that only this user can read."""
+        path = jobs_home() / "jobs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
+        path.mkdir(parents=True, mode=0o700)
+        return cls(path)
+
+    @classmethod
+    def all(cls) -> list[JobFolder]:
+        """Every job folder of this user, oldest first."""
+        root = jobs_home() / "jobs"
+        return [cls(path) for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.jsonl"
+
+    @property
+    def worker_log(self) -> Path:
+        return self.path / "worker.log"
+
+    @property
+    def supervisor_log(self) -> Path:
+        return self.path / "supervisor.log"
+
+    @property
+    def work(self) -> Path:
+        """The worker's scratch space."""
+        return self.path / "work"
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The contents of one of the JSON files, or None while it does not exist."""
+        try:
+            value: dict[str, Any] = json.loads((self.path / f"{name}.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        return value
+
+    def write(self, name: str, value: dict[str, Any]) -> None:
+        """Writes one of the JSON files whole."""
+        target = self.path / f"{name}.json"
+        draft = self.path / f".{name}.{os.getpid()}.tmp"
+        with draft.open("w", encoding="utf-8") as stream:
+            json.dump(value, stream, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(target)
+
+    def request_cancel(self, by: str) -> None:
+        (self.path / "cancel").write_text(by, encoding="utf-8")
+
+    def cancel_requested_by(self) -> str | None:
+        """Who asked to stop, or None."""
+        try:
+            return (self.path / "cancel").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process that cannot be mistaken for a later one with the same number."""
+
+    pid: int
+    started: float
+    host: str
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId:
+        return cls(pid, psutil.Process(pid).create_time(), socket.gethostname())
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any] | None) -> ProcessId | None:
+        return cls(int(value["pid"]), float(value["started"]), str(value["host"])) if value else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"pid": self.pid, "started": self.started, "host": self.host}
+
+    def is_alive(self) -> bool:
+        """True while the very same process runs on this host; a zombie is dead."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            return abs(process.create_time() - self.started) < 0.5 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+
+def supervisor_alive(folder: JobFolder) -> bool:
+    """True while a supervisor of this job runs on this host."""
+    state = folder.read("state") or {}
+    owner = ProcessId.from_json(state.get("supervisor"))
+    return owner is not None and owner.is_alive()

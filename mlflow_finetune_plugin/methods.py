@@ -1,0 +1,63 @@
+"""Finds adaptations and objectives: every file in ``adaptations/`` and ``objectives/``, and third parties' entry points.
+
+A method is a module with a docstring naming its source and a frozen ``Options`` section; what else it must offer is
+written in ARCHITECTURE.md (rooms "adaptations" and "objectives"). A broken third-party method is an error that names it,
+raised when that method is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import pkgutil
+from types import ModuleType
+from typing import Literal
+
+from mlflow_finetune_plugin.errors import ConfigError
+
+Kind = Literal["adaptation", "objective"]
+_PACKAGES: dict[Kind, str] = {
+    "adaptation": "mlflow_finetune_plugin.adaptations",
+    "objective": "mlflow_finetune_plugin.objectives",
+}
+
+
+def method_names(kind: Kind) -> list[str]:
+    """All names that can be used for this axis, built-in first, each once."""
+    package = importlib.import_module(_PACKAGES[kind])
+    built_in = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
+    foreign = [point.name for point in _entry_points(kind)]
+    return built_in + [name for name in foreign if name not in built_in]
+
+
+def load_method(kind: Kind, name: str) -> ModuleType:
+    """The module of a method. Raises ConfigError for an unknown name or one that cannot be imported."""
+    package = importlib.import_module(_PACKAGES[kind])
+    if name in {module.name for module in pkgutil.iter_modules(package.__path__)} and not name.startswith("_"):
+        return importlib.import_module(f"{_PACKAGES[kind]}.{name}")
+    for point in _entry_points(kind):
+        if point.name == name:
+            return _load_foreign(kind, point)
+    raise ConfigError([unknown(kind, name, method_names(kind))])
+
+
+def unknown(what: str, value: str, choices: list[str]) -> str:
+    """One line for a name that is none of the choices, with the nearest one."""
+    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"no {what} '{value}'; {hint}fix: pick one of: {', '.join(choices)}"
+
+
+def _entry_points(kind: Kind) -> importlib.metadata.EntryPoints:
+    return importlib.metadata.entry_points(group=f"mlflow_finetune.{kind}s")
+
+
+def _load_foreign(kind: Kind, point: importlib.metadata.EntryPoint) -> ModuleType:
+    try:
+        module = point.load()
+    except Exception as error:
+        raise ConfigError([f"{kind} '{point.name}' from {point.value} cannot be imported: {type(error).__name__}: {error}"]) from error
+    if not isinstance(module, ModuleType) or not hasattr(module, "Options"):
+        raise ConfigError([f"{kind} '{point.name}' from {point.value} is not a module with an Options section"])
+    return module

@@ -1,0 +1,26 @@
+"""Supervised fine-tuning: imitate the assistant's answers, on TRL's SFTTrainer.
+
+Loss falls on the assistant's tokens only, its end-of-turn token included (data/rendering.py builds the labels), and is
+normalised by the number of such tokens over the whole effective batch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mlflow_finetune_plugin.settings import Section
+
+
+class Options(Section):
+    """SFT's own options, named as in trl.SFTConfig."""
+
+    loss_type: Literal["nll", "dft"] = Field("nll", description="nll, or dft: Dynamic Fine-Tuning (arXiv 2508.05629).")
+
+
+def trainer_class_and_config(options: Options) -> tuple[type, type, dict[str, object]]:
+    """TRL's trainer and config, and the arguments that make it take our token ids and labels as they are."""
+    from trl import SFTConfig, SFTTrainer
+
+    return SFTTrainer, SFTConfig, {"loss_type": options.loss_type, "max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}

@@ -1,0 +1,205 @@
+"""The story of a run: plan -> data -> train -> model -> proof -> registry."""
+
+from __future__ import annotations
+
+import gc
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from mlflow_finetune_plugin import base_model
+from mlflow_finetune_plugin.adapter_model import (
+    LoggedAdapter,
+    Reference,
+    check_adapter_file,
+    check_adapter_moved,
+    check_reload,
+    log_adapter,
+    make_reference,
+    probe_log_probs,
+    reload_adapter,
+)
+from mlflow_finetune_plugin.config import RunConfig
+from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, PreparedData, prepare
+from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
+from mlflow_finetune_plugin.evaluation.proof import prove
+from mlflow_finetune_plugin.methods import load_method
+from mlflow_finetune_plugin.plan import Plan, make_plan, settle
+from mlflow_finetune_plugin.patience import with_patience
+from mlflow_finetune_plugin.records import (
+    Identity,
+    model_card,
+    record_model,
+    record_plan,
+    record_proof,
+    record_training,
+    summary,
+    version_description,
+)
+from mlflow_finetune_plugin.registry import CHALLENGER, register_adapter
+from mlflow_finetune_plugin.report import Report
+from mlflow_finetune_plugin.settings import DataFileSettings
+from mlflow_finetune_plugin.training.trainer import TrainingResult, train
+from mlflow_finetune_plugin.types import EvalReport
+from mlflow_finetune_plugin.weights_digest import base_digest
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run lives: its MLflow run and its scratch folder."""
+
+    run_id: str
+    tracking_uri: str
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An adapter on disk, what it took, and what it said in training precision."""
+
+    adapter: Path
+    result: TrainingResult
+    reference: Reference
+
+
+def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
+    """Turns a base model and data into a proven, registered adapter. Returns the run's last word."""
+    plan = make_plan(config)
+    with ThreadPoolExecutor(1) as aside:
+        digest = aside.submit(base_digest, plan.base.folder)  # reads every byte of the base: beside the rest
+        data = prepare(data_request(plan), plan.renderer, place.folder)
+        plan = settle(plan, train_rows=len(data.train), eval_rows=data.eval_rows, layouts=[file.layout for file in data.report.files])
+        record_plan(plan, data, place.folder, report)
+        trained = train_adapter(plan, data, place.folder, report)
+    record_training(trained.result, place.folder, report)
+    identity = Identity.of(plan, data, digest.result(), trained.adapter)
+    logged, model = log_and_reload(plan, data, trained, identity, place, report)
+    proof = prove_adapter(plan, data, model, report)
+    record_proof(proof, logged, trained.result.steps, place.folder, report)
+    return conclude(plan, identity, logged, proof, place, report)
+
+
+def data_request(plan: Plan) -> DataRequest:
+    """The data section in the words of the data room."""
+    data = plan.config.data
+    return DataRequest(
+        train=_files(data.train),
+        eval=_files(data.eval) if isinstance(data.eval, list) else data.eval,
+        layout=data.layout,
+        columns=data.columns,
+        overlength=data.overlength,
+        max_length=plan.max_length,
+        max_eval_rows=plan.config.eval.max_rows,
+        seed=plan.config.training.seed,
+    )
+
+
+def train_adapter(plan: Plan, data: PreparedData, folder: Path, report: Report) -> Trained:
+    """Loads the weights, trains, and leaves the adapter in ``folder/adapter``; the model's memory is free afterwards."""
+    config, tokenizer = plan.config, plan.renderer.tokenizer
+    adaptation, objective = load_method("adaptation", config.adaptation), load_method("objective", config.objective)
+    base = base_model.load_base_model(plan.base)
+    base_side = probe_log_probs(base, tokenizer, data.eval_rows)
+    model = adaptation.apply(base, plan.adaptation_options, seed=config.training.seed, folder=folder)
+    result = train(
+        model,
+        tokenizer,
+        train_rows=data.train,
+        eval_rows=data.eval_dataset,
+        settings=config.training,
+        adaptation=adaptation,
+        adaptation_options=plan.adaptation_options,
+        objective=objective,
+        objective_options=config.objective_options(),
+        folder=folder,
+        report=report,
+    )
+    adapter_side = probe_log_probs(model, tokenizer, data.eval_rows)
+    adaptation.save(model, plan.adaptation_options, folder / "adapter", start=folder)
+    check_adapter_file(folder / "adapter")
+    reference = make_reference(tokenizer, data.eval_rows, precision=plan.base.precision, base=base_side, adapter=adapter_side)
+    check_adapter_moved(reference)
+    return Trained(folder / "adapter", result, reference)
+
+
+def log_and_reload(
+    plan: Plan, data: PreparedData, trained: Trained, identity: Identity, place: Place, report: Report
+) -> tuple[LoggedAdapter, PeftModel]:
+    """Logs the adapter, loads it back as anybody would, and compares it with what was trained."""
+    import mlflow
+
+    _free_memory()
+    mlflow.set_tracking_uri(place.tracking_uri)
+    plan.renderer.tokenizer.chat_template = plan.renderer.chat_template
+    logged = with_patience(
+        lambda: log_adapter(
+            trained.adapter,
+            plan.renderer.tokenizer,
+            run_id=place.run_id,
+            name=plan.config.register_as.name if plan.config.register_as else "adapter",
+            base=plan.base,
+            card=model_card(plan, identity),
+            reference=trained.reference,
+            folder=place.folder,
+            step=trained.result.steps,
+            tags=identity.tags(),
+        ),
+        report,
+    )
+    model, tokenizer = with_patience(lambda: reload_adapter(logged.uri), report)
+    error = check_reload(model, tokenizer, trained.reference, data.eval_rows)
+    record_model(logged, error, trained.result.steps, report)
+    return logged, model
+
+
+def prove_adapter(plan: Plan, data: PreparedData, model: PeftModel, report: Report) -> EvalReport:
+    """Base and adapter answer the held-out rows; both are measured on text that the adapter was not trained on."""
+    settings = plan.config.eval
+    texts = [] if settings.forgetting is False else read_texts(settings.forgetting or DEFAULT_TEXT)
+    return prove(
+        model,
+        plan.renderer.tokenizer,
+        data.eval_rows,
+        metrics=list(settings.metrics),
+        max_new_tokens=int(settings.max_new_tokens),
+        stop_token_ids=plan.renderer.stop_token_ids,
+        forgetting_texts=texts,
+        seed=plan.config.training.seed,
+        on_progress=lambda side, done, total: report.progress(done, total, f"answers of the {side}", stage="proof"),
+    )
+
+
+def conclude(plan: Plan, identity: Identity, logged: LoggedAdapter, proof: EvalReport, place: Place, report: Report) -> dict[str, Any]:
+    """Registers the model when the config names one, and sums the run up in a line."""
+    from mlflow import MlflowClient
+
+    uri = logged.uri
+    if plan.config.register_as is not None:
+        name = plan.config.register_as.name
+        version = with_patience(
+            lambda: register_adapter(
+                MlflowClient(), logged.uri, name, tags=identity.tags(), description=version_description(plan, proof)
+            ),
+            report,
+        )
+        uri = version.uri
+        report.stage("model", f"{uri}, alias {CHALLENGER}")
+    else:
+        report.stage("model", f"{uri} (not registered: no register.name)")
+    report.tags(identity.tags())
+    return {"model_uri": uri, "model_id": logged.model_id, "summary": summary(proof, uri)}
+
+
+def _files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:
+    return tuple(DataFile(Path(file.path), file.task or Path(file.path).name.split(".")[0], file.weight) for file in files)
+
+
+def _free_memory() -> None:
+    """The trained model and its optimiser are out of scope; give their memory back before the next copy is loaded."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,93 @@
+"""Decides everything before any weight is read: the base, its precision, the method's options, every ``auto``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlflow_finetune_plugin import base_model
+from mlflow_finetune_plugin.auto import BaseFacts, Reasons, resolve_max_length, resolve_training
+from mlflow_finetune_plugin.base_model import BaseModel
+from mlflow_finetune_plugin.config import RunConfig
+from mlflow_finetune_plugin.data.rendering import ChatRenderer
+from mlflow_finetune_plugin.methods import load_method
+from mlflow_finetune_plugin.types import EvalRow
+
+_CLASSIFICATION_METRICS = ["exact_match", "f1", "perplexity"]
+_SHORT_ANSWER_METRICS = ["exact_match", "token_f1", "perplexity"]
+_LONG_ANSWER_METRICS = ["rougeL", "chrf", "perplexity"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided, and why. ``config`` holds no ``auto`` any more once ``settle`` has seen the data."""
+
+    config: RunConfig
+    base: BaseModel
+    facts: BaseFacts
+    adaptation_options: Any
+    renderer: ChatRenderer
+    max_length: int
+    reasons: Reasons
+
+    @property
+    def serving(self) -> str:
+        """vllm, convertible, merge or transformers."""
+        return str(load_method("adaptation", self.config.adaptation).serving(self.adaptation_options))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of both methods, resolved."""
+        return {**self.adaptation_options.model_dump(), **self.config.objective_options().model_dump()}
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """Checks the request against the base's files and shapes. Raises BaseModelError for what cannot be trained."""
+    reasons: Reasons = {}
+    base = base_model.find_base_model(config.base_model, reasons)
+    facts = base_model.describe(base)
+    adaptation = load_method("adaptation", config.adaptation)
+    options = adaptation.resolve(config.adaptation_options(), facts, reasons)
+    max_length = resolve_max_length(config.training, facts, reasons)
+    template = Path(config.data.chat_template).read_text(encoding="utf-8") if config.data.chat_template else None
+    renderer = ChatRenderer(base_model.load_tokenizer(base), template)
+    return Plan(config, base, facts, options, renderer, max_length, reasons)
+
+
+def settle(plan: Plan, *, train_rows: int, eval_rows: list[EvalRow], layouts: list[str]) -> Plan:
+    """Resolves what depends on the data."""
+    config, reasons = plan.config, dict(plan.reasons)
+    adaptation = load_method("adaptation", config.adaptation)
+    on_gpu = torch.cuda.is_available()
+    training = resolve_training(
+        config.training,
+        learning_rate=adaptation.learning_rate(plan.facts),
+        rows=train_rows,
+        on_gpu=on_gpu,
+        has_bf16=on_gpu and torch.cuda.is_bf16_supported(),
+        half_precision_base=plan.base.dtype != torch.float32,
+        max_length=plan.max_length,
+        reasons=reasons,
+    )
+    update: dict[str, Any] = {}
+    if config.eval.metrics == "auto":
+        update["metrics"], why = _metrics(eval_rows, layouts)
+        reasons["eval.metrics"] = f"{', '.join(update['metrics'])}: {why}"
+    if config.eval.max_new_tokens == "auto":
+        longest = max(len(row.completion_ids) for row in eval_rows)
+        update["max_new_tokens"] = min(longest + 8, 1024)
+        reasons["eval.max_new_tokens"] = f"{update['max_new_tokens']}: the longest reference has {longest} tokens"
+    held_out = config.eval.model_copy(update=update)
+    return replace(plan, config=config.model_copy(update={"training": training, "eval": held_out}), reasons=reasons)
+
+
+def _metrics(rows: list[EvalRow], layouts: list[str]) -> tuple[list[str], str]:
+    if layouts and all(layout.startswith("label") for layout in layouts):
+        return _CLASSIFICATION_METRICS, "answers are labels"
+    words = sorted(len(row.reference.split()) for row in rows)
+    if words[len(words) // 2] <= 8:
+        return _SHORT_ANSWER_METRICS, "half of the references have at most 8 words"
+    return _LONG_ANSWER_METRICS, "references are sentences"

@@ -1,0 +1,134 @@
+"""The logged adapter as an MLflow model. This file travels inside the model and needs nothing of mlflow-finetune.
+
+    model = mlflow.pyfunc.load_model("models:/my-bot@challenger")
+    model.predict(["How do I reset my password?"])
+    model.predict([{"messages": [{"role": "user", "content": "..."}]}], params={"max_new_tokens": 64})
+
+The base model is found, in this order: ``model_config={"base_model": FOLDER_OR_HUB_NAME}``, the folder used in training,
+the hub name and revision. Its content digest must be that of training (``model_config={"verify_base": False}`` skips
+reading the weights twice), and it is quantised as in training.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.pyfunc import PythonModel
+
+
+class FinetunedModel(PythonModel):
+    """Base, adapter, tokenizer and chat template as they were trained together. ``model`` is a PeftModel."""
+
+    def load_context(self, context: Any) -> None:
+        """Loads everything. Raises FileNotFoundError for a base that cannot be found, ValueError for another base."""
+        from peft import PeftModel
+        from transformers import AutoTokenizer
+
+        settings = context.model_config or {}
+        self.card = json.loads(Path(context.artifacts["card"]).read_text(encoding="utf-8"))
+        base = _base_folder(self.card["base_model"], settings.get("base_model"))
+        if settings.get("verify_base", True):
+            _verify(base, self.card["base_model"]["digest"])
+        self.tokenizer = AutoTokenizer.from_pretrained(context.artifacts["tokenizer"])
+        self.model = PeftModel.from_pretrained(_load_base(base, self.card["base_model"]), context.artifacts["adapter"])
+        self.model.eval()
+
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[str]:
+        """Answers, one per row. Rows are texts, ``{"prompt": text}`` or ``{"messages": [...]}``; a DataFrame works too.
+
+        ``params``: max_new_tokens, temperature (0 = the likeliest token, the default), top_p, batch_size.
+        """
+        options = {"max_new_tokens": self.card["max_new_tokens"], "temperature": 0.0, "top_p": 1.0, "batch_size": 16, **(params or {})}
+        prompts = [self._prompt_ids(messages) for messages in _conversations(model_input)]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        answers = [""] * len(prompts)
+        for start in range(0, len(order), int(options["batch_size"])):
+            rows = order[start : start + int(options["batch_size"])]
+            for row, answer in zip(rows, self._generate([prompts[row] for row in rows], options), strict=True):
+                answers[row] = answer
+        return answers
+
+    def _prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _generate(self, prompts: list[list[int]], options: dict[str, Any]) -> list[str]:
+        import torch
+        from transformers import GenerationConfig
+
+        width = max(map(len, prompts))
+        pad = self.tokenizer.pad_token_id
+        device = self.model.device
+        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)  # (batch, seq)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)  # (batch, seq)
+        sampled = float(options["temperature"]) > 0
+        settings = GenerationConfig(
+            max_new_tokens=int(options["max_new_tokens"]),
+            do_sample=sampled,
+            eos_token_id=self.card["stop_token_ids"],
+            pad_token_id=pad,
+            **({"temperature": float(options["temperature"]), "top_p": float(options["top_p"])} if sampled else {}),
+        )
+        with torch.inference_mode():
+            output = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+        return [self.tokenizer.decode(_until_stop(row, self.card["stop_token_ids"]), skip_special_tokens=True).strip() for row in output[:, width:].tolist()]
+
+
+def _until_stop(tokens: list[int], stops: list[int]) -> list[int]:
+    return tokens[: next((i for i, token in enumerate(tokens) if token in stops), len(tokens))]
+
+
+def _conversations(model_input: Any) -> list[list[dict[str, str]]]:
+    rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
+    conversations = []
+    for row in [rows] if isinstance(rows, (str, dict)) else rows:
+        if isinstance(row, str):
+            conversations.append([{"role": "user", "content": row}])
+        elif isinstance(row.get("messages"), (list, tuple)) or hasattr(row.get("messages"), "tolist"):
+            conversations.append([dict(message) for message in row["messages"]])
+        elif isinstance(row.get("prompt"), str):
+            conversations.append([{"role": "user", "content": row["prompt"]}])
+        else:
+            raise ValueError(f"a row needs `prompt` (text) or `messages` (list of role and content); got {sorted(row)}")
+    return conversations
+
+
+def _base_folder(base: dict[str, Any], override: str | None) -> Path:
+    name = override or base["name"]
+    for candidate in [override] if override else [base["folder"], base["name"]]:
+        if candidate and Path(candidate).is_dir():
+            return Path(candidate)
+    if name == "embedded" or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"the base model {name!r} is not here; fix: mlflow.pyfunc.load_model(uri, model_config={{'base_model': FOLDER}})")
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, revision=None if override else base["revision"]))
+
+
+def _verify(folder: Path, expected: str) -> None:
+    from weights_digest import base_digest
+
+    found = base_digest(folder)
+    if found != expected:
+        raise ValueError(f"{folder} is another base model: its digest is {found[:12]}, the adapter was trained on {expected[:12]}; fix: give that base as model_config={{'base_model': FOLDER}}")
+
+
+def _load_base(folder: Path, base: dict[str, Any]) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    arguments: dict[str, Any] = {"dtype": getattr(torch, base["dtype"]), "trust_remote_code": base["trust_remote_code"], "use_safetensors": True}
+    if base["quantization"] == "nf4":
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=arguments["dtype"]
+        )
+    elif base["quantization"] == "int8":
+        arguments["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    if base["quantization"]:
+        return AutoModelForCausalLM.from_pretrained(folder, device_map={"": device}, **arguments)
+    return AutoModelForCausalLM.from_pretrained(folder, **arguments).to(device)
+
+
+mlflow.models.set_model(FinetunedModel())

@@ -1,0 +1,200 @@
+"""What a run tells MLflow: params, metrics, artifacts, tags, and the lines a person reads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow_finetune_plugin import __version__
+from mlflow_finetune_plugin.adapter_model import LoggedAdapter
+from mlflow_finetune_plugin.base_model import device
+from mlflow_finetune_plugin.data.preparation import PreparedData
+from mlflow_finetune_plugin.evaluation.plots import plot_gain, plot_loss
+from mlflow_finetune_plugin.plan import Plan
+from mlflow_finetune_plugin.report import Report
+from mlflow_finetune_plugin.training.trainer import TrainingResult
+from mlflow_finetune_plugin.types import EvalReport, MetricResult
+from mlflow_finetune_plugin.weights_digest import folder_digest
+
+_TABLE = "proof/rows.json"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a version is made of: digests and names, the tags that lineage and serving rely on."""
+
+    adaptation: str
+    objective: str
+    base_model: str
+    base_digest: str
+    data_digest: str
+    adapter_digest: str
+    serving: str
+
+    @classmethod
+    def of(cls, plan: Plan, data: PreparedData, base_digest: str, adapter: Path) -> Identity:
+        return cls(
+            adaptation=plan.config.adaptation,
+            objective=plan.config.objective,
+            base_model=plan.base.name,
+            base_digest=base_digest,
+            data_digest=data.digest,
+            adapter_digest=folder_digest(adapter),
+            serving=plan.serving,
+        )
+
+    def tags(self) -> dict[str, str]:
+        """``finetune.<field>`` for every field."""
+        return {f"finetune.{name}": value for name, value in vars(self).items()}
+
+
+def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) -> None:
+    """The resolved config, whole as an artifact and flat as params, with the reason of every chosen value; the data report."""
+    config = {**plan.config.model_dump(mode="json", by_alias=True), "options": plan.options, "reasons": plan.reasons}
+    report.params(_flat({key: value for key, value in config.items() if key != "reasons"}))
+    _artifact(report, folder / "config.json", json.dumps(config, indent=1, ensure_ascii=False), "finetune")
+    _artifact(report, folder / "data_report.json", json.dumps(data.report.to_json(), indent=1, ensure_ascii=False), "finetune")
+    report.datasets(
+        [
+            {"name": plan.config.data.train[0].task or Path(plan.config.data.train[0].path).name, "context": "train", "digest": data.digest, **_source(plan, data)},
+            {"name": "held-out", "context": "eval", "digest": data.eval_digest, **_source(plan, data)},
+        ]
+    )
+    report.tags({"finetune.base_model": plan.base.name, "finetune.adaptation": plan.config.adaptation, "finetune.objective": plan.config.objective})
+    training = plan.config.training
+    report.stage(
+        "plan",
+        f"{plan.config.adaptation} x {plan.config.objective} on {plan.base.name} ({plan.facts.parameters / 1e6:,.1f}M parameters, {plan.base.precision}, {device().type}); "
+        f"learning rate {training.learning_rate:g}, batch {training.per_device_train_batch_size} x {training.gradient_accumulation_steps}; served by {plan.serving}",
+    )
+    summary_line = data.report.summary()
+    report.stage("data", summary_line.removeprefix("data").strip())
+    for warning in data.report.warnings:
+        report.note(warning)
+
+
+def record_training(result: TrainingResult, folder: Path, report: Report) -> None:
+    """The loss curve as a picture, and what training took."""
+    report.metrics({"train/seconds": result.seconds, "train/total_tokens": float(result.tokens)}, step=result.steps)
+    figure = plot_loss(result.losses, result.eval_losses)
+    figure.savefig(folder / "loss.png", dpi=120)
+    report.artifact(folder / "loss.png", "plots")
+    report.stage(
+        "train", f"{result.steps} steps in {result.seconds:.1f} s, {result.tokens / max(result.seconds, 1e-9):,.0f} tokens/s; loss {result.losses[0][1]:.3f} -> {result.losses[-1][1]:.3f}"
+    )
+
+
+def record_model(logged: LoggedAdapter, error: float, step: int, report: Report) -> None:
+    """The reload check's figure."""
+    report.metrics({"reload/max_nats": error}, step=step, model_id=logged.model_id)
+
+
+def record_proof(proof: EvalReport, logged: LoggedAdapter, step: int, folder: Path, report: Report) -> None:
+    """Metrics on the run and on the logged model, the rows as a table, the gains as a picture."""
+    report.metrics(proof_metrics(proof), step=step, model_id=logged.model_id)
+    columns = list(proof.rows[0])
+    table = {"columns": columns, "data": [[row[column] for column in columns] for row in proof.rows]}
+    _artifact(report, folder / "rows.json", json.dumps(table, ensure_ascii=False), "proof")
+    report.tags({"mlflow.loggedArtifacts": json.dumps([{"path": _TABLE, "type": "table"}])})
+    figure = plot_gain(proof)
+    figure.savefig(folder / "gain.png", dpi=120)
+    report.artifact(folder / "gain.png", "plots")
+    for line in proof_lines(proof):
+        report.stage("proof", line)
+
+
+def proof_metrics(proof: EvalReport) -> dict[str, float]:
+    """``eval/base/M``, ``eval/adapter/M``, ``eval/gain/M``, ``eval/gain_low/M``, ``eval/gain_high/M``, ``forgetting/...``."""
+    values: dict[str, float] = {"eval/rows": float(len(proof.rows))}
+    for metric in proof.metrics:
+        values |= {
+            f"eval/base/{metric.name}": metric.base,
+            f"eval/adapter/{metric.name}": metric.adapter,
+            f"eval/gain/{metric.name}": metric.gain.value,
+            f"eval/gain_low/{metric.name}": metric.gain.low,
+            f"eval/gain_high/{metric.name}": metric.gain.high,
+        }
+    if proof.forgetting is not None:
+        values |= {
+            "forgetting/nats_per_token": proof.forgetting.value,
+            "forgetting/nats_per_token_low": proof.forgetting.low,
+            "forgetting/nats_per_token_high": proof.forgetting.high,
+        }
+    return values
+
+
+def proof_lines(proof: EvalReport) -> list[str]:
+    """One line a metric, as shown in the terminal and in the version's description."""
+    lines = [_metric_line(metric) for metric in proof.metrics]
+    if proof.forgetting is not None:
+        lines.append(f"forgetting {proof.forgetting.value:+.3f} nats per token ({proof.forgetting.low:+.3f}..{proof.forgetting.high:+.3f})")
+    return lines
+
+
+def _metric_line(metric: MetricResult) -> str:
+    gain = metric.gain
+    return (
+        f"{metric.name} {metric.base:.3g} -> {metric.adapter:.3g} on {metric.rows} held-out rows "
+        f"(95 % CI of the gain {gain.low:+.3g}..{gain.high:+.3g})"
+    )
+
+
+def summary(proof: EvalReport, uri: str) -> str:
+    """The run in one line."""
+    return f"{_metric_line(proof.metrics[0])}; {uri}"
+
+
+def version_description(plan: Plan, proof: EvalReport) -> str:
+    """What the registry page shows under the version."""
+    head = f"{plan.config.adaptation} x {plan.config.objective} on {plan.base.name}"
+    return "\n".join([head, "", *(f"- {line}" for line in proof_lines(proof))])
+
+
+def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
+    """What travels in the model as ``finetune.json``: enough to load it, serve it and know what it is."""
+    base = plan.base
+    return {
+        "mlflow_finetune": __version__,
+        "base_model": {
+            "name": base.name,
+            "folder": str(base.folder),
+            "revision": base.revision,
+            "digest": identity.base_digest,
+            "dtype": str(base.dtype).removeprefix("torch."),
+            "quantization": base.quantization,
+            "trust_remote_code": base.trust_remote_code,
+        },
+        "adaptation": identity.adaptation,
+        "objective": identity.objective,
+        "options": plan.options,
+        "serving": identity.serving,
+        "data_digest": identity.data_digest,
+        "adapter_digest": identity.adapter_digest,
+        "stop_token_ids": list(plan.renderer.stop_token_ids),
+        "chat_template_source": plan.renderer.template_source,
+        "max_new_tokens": int(plan.config.eval.max_new_tokens),
+        "max_length": plan.max_length,
+    }
+
+
+def _source(plan: Plan, data: PreparedData) -> dict[str, str]:
+    return {
+        "source": json.dumps({"files": [file.path for file in plan.config.data.train]}),
+        "profile": json.dumps({"train_rows": len(data.train), "eval_rows": len(data.eval_rows)}),
+    }
+
+
+def _artifact(report: Report, path: Path, text: str, folder: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    report.artifact(path, folder)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted keys; lists as JSON; what is not set is left out."""
+    if isinstance(value, dict):
+        return {key: item for name, part in value.items() for key, item in _flat(part, f"{prefix}.{name}" if prefix else str(name)).items()}
+    if value is None:
+        return {}
+    return {prefix: json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value}

@@ -1,0 +1,39 @@
+"""The registry's side of a proven adapter: a version, its alias and its tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlflow import MlflowClient, register_model
+from mlflow.exceptions import MlflowException
+
+from mlflow_finetune_plugin.errors import TrackingError
+
+CHALLENGER = "challenger"
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A model version."""
+
+    name: str
+    version: str
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+
+def register_adapter(client: MlflowClient, model_uri: str, name: str, *, tags: Mapping[str, str], description: str) -> RegisteredVersion:
+    """A new version of ``name`` under the alias challenger; the alias moves only when the version is whole.
+
+    Raises TrackingError when the registry refuses.
+    """
+    try:
+        version = register_model(model_uri, name, tags=dict(tags))
+        client.update_model_version(name, version.version, description=description)
+        client.set_registered_model_alias(name, CHALLENGER, version.version)
+    except MlflowException as error:
+        raise TrackingError(f"the registry refused {name!r}: {' '.join(str(error).split())[:400]}") from error
+    return RegisteredVersion(name, str(version.version))

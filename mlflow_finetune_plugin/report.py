@@ -1,0 +1,88 @@
+"""What a worker says while it works: JSON lines in one file, read by the supervisor and by whoever watches.
+
+The worker never waits for the tracking server while it trains: it writes here, the supervisor carries the news over.
+Events: stage, note, progress, metrics, params, tags, artifact, datasets, error, result.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class Report:
+    """The worker's side: every call appends one line, written in one piece."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def event(self, kind: str, **values: Any) -> None:
+        line = json.dumps({"event": kind, "time_ms": int(time.time() * 1000), **values}, ensure_ascii=False)
+        data = (line + "\n").encode()
+        written = os.write(self._fd, data)
+        if written != len(data):
+            raise OSError(28, "disk full while writing the worker's report")
+
+    def stage(self, name: str, text: str = "") -> None:
+        """A chapter begins (plan, data, train, proof, model), or says its one line."""
+        self.event("stage", name=name, text=text)
+
+    def note(self, text: str) -> None:
+        """A warning meant for the person who watches."""
+        self.event("note", text=text)
+
+    def progress(self, done: int, total: int, unit: str, **figures: float) -> None:
+        self.event("progress", done=done, total=total, unit=unit, **figures)
+
+    def metrics(self, values: Mapping[str, float], *, step: int = 0, model_id: str | None = None) -> None:
+        """Metrics for the run (and the logged model). A NaN or infinity is kept as text, JSON has none."""
+        safe = {key: (value if math.isfinite(value) else repr(float(value))) for key, value in values.items()}
+        self.event("metrics", values=safe, step=step, model_id=model_id)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        self.event("params", values={key: str(value) for key, value in values.items()})
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self.event("tags", values=dict(values))
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """A file to be uploaded to the run under ``folder``; it must stay where it is until the run has ended."""
+        self.event("artifact", path=str(path), folder=folder)
+
+    def datasets(self, inputs: Sequence[Mapping[str, str]]) -> None:
+        """Dataset inputs: name, digest, source, context, profile."""
+        self.event("datasets", inputs=[dict(entry) for entry in inputs])
+
+    def error(self, reason: str, traceback: str = "") -> None:
+        self.event("error", reason=reason, traceback=traceback)
+
+    def result(self, **values: Any) -> None:
+        """The worker's last word when all went well; without it the run counts as failed."""
+        self.event("result", **values)
+
+
+class ReportReader:
+    """The reader's side: whole lines that came since the last call."""
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self._path = path
+        self.offset = offset
+
+    def new_events(self) -> Iterator[dict[str, Any]]:
+        """Yields events not seen yet; ``offset`` stands behind each event as it is yielded. Half a line waits for its end."""
+        try:
+            stream = self._path.open("rb")
+        except FileNotFoundError:
+            return
+        with stream:
+            stream.seek(self.offset)
+            for line in stream:
+                if not line.endswith(b"\n"):
+                    return
+                self.offset += len(line)
+                yield json.loads(line)

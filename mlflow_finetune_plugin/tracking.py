@@ -1,0 +1,171 @@
+"""The run as MLflow holds it: what the supervisor writes there, and how failures of the tracking server are told apart.
+
+A server that is away is waited for; a request that the server refuses will be refused again, so it is noted and left.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+STATUS_TAG = "finetune.status_reason"
+HEARTBEAT_TAG = "finetune.heartbeat"
+ATTEMPT_TAG = "finetune.attempt"
+JOB_TAG = "finetune.job"
+HOST_TAG = "finetune.host"
+HEARTBEAT_EVERY_S = 20.0
+HEARTBEAT_EXPIRES_S = 300.0
+_REFUSALS = {
+    "INVALID_PARAMETER_VALUE",
+    "BAD_REQUEST",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "RESOURCE_LIMIT_EXCEEDED",
+    "PERMISSION_DENIED",
+    "INVALID_STATE",
+    "FEATURE_DISABLED",
+    "NOT_IMPLEMENTED",
+}
+_PARAM_LIMIT = 6000
+_TAG_LIMIT = 5000
+
+
+def is_refusal(error: Exception) -> bool:
+    """True when asking again cannot help; everything else may be an outage."""
+    return getattr(error, "error_code", None) in _REFUSALS
+
+
+def client_for(tracking_uri: str) -> MlflowClient:
+    """A client whose calls fail within seconds, so that its caller decides how long to wait."""
+    import os
+
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri)
+
+
+class RunRecord:
+    """One run and the attempt that may write to it."""
+
+    def __init__(self, client: MlflowClient, run_id: str, attempt: int) -> None:
+        self._client = client
+        self.run_id = run_id
+        self._attempt = attempt
+
+    def is_mine(self) -> bool:
+        """False once a later attempt owns the run: then this writer must be silent."""
+        tags = self._client.get_run(self.run_id).data.tags
+        return int(tags.get(ATTEMPT_TAG, self._attempt)) == self._attempt
+
+    def heartbeat(self) -> None:
+        self._client.set_tag(self.run_id, HEARTBEAT_TAG, str(int(time.time())))
+
+    def apply(self, event: dict[str, Any]) -> None:
+        """Carries one event of the worker's report over. Events that are only for watchers are passed by."""
+        handler = getattr(self, f"_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+    def finish(self, status: str, reason: str, files: Iterable[tuple[Path, str]]) -> None:
+        """Writes the end: reason, logs, status; the status last, so that a finished run is complete."""
+        if not self.is_mine():
+            logger.warning("run %s belongs to a later attempt; its status is left alone", self.run_id)
+            return
+        self._client.set_tag(self.run_id, STATUS_TAG, reason[:_TAG_LIMIT])
+        for path, folder in files:
+            try:
+                self._client.log_artifact(self.run_id, str(path), folder)
+            except Exception as error:
+                if not (is_refusal(error) or isinstance(error, OSError)):
+                    raise
+                logger.warning("%s could not be uploaded: %s", path, error)
+        self._client.set_terminated(self.run_id, status)
+
+    def _metrics(self, event: dict[str, Any]) -> None:
+        from mlflow.entities import Metric
+
+        model_id = event.get("model_id")
+        metrics = [
+            Metric(key, float(value), event["time_ms"], event["step"], model_id=model_id, run_id=self.run_id)
+            for key, value in event["values"].items()
+        ]
+        self._client.log_batch(self.run_id, metrics=metrics)
+
+    def _params(self, event: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        items = [Param(key, _shortened(value, _PARAM_LIMIT)) for key, value in event["values"].items()]
+        for start in range(0, len(items), 100):
+            self._client.log_batch(self.run_id, params=items[start : start + 100])
+
+    def _tags(self, event: dict[str, Any]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.run_id, tags=[RunTag(key, _shortened(value, _TAG_LIMIT)) for key, value in event["values"].items()])
+
+    def _artifact(self, event: dict[str, Any]) -> None:
+        self._client.log_artifact(self.run_id, event["path"], event["folder"] or None)
+
+    def _datasets(self, event: dict[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        self._client.log_inputs(
+            self.run_id,
+            datasets=[
+                DatasetInput(
+                    Dataset(
+                        name=entry["name"],
+                        digest=entry["digest"],
+                        source_type="local",
+                        source=entry["source"],
+                        profile=entry["profile"],
+                    ),
+                    tags=[InputTag("mlflow.data.context", entry["context"])],
+                )
+                for entry in event["inputs"]
+            ],
+        )
+
+
+def _shortened(value: str, limit: int) -> str:
+    return value if len(value) <= limit else value[: limit - 40] + " ... (whole in finetune/config.json)"
+
+
+def reap_expired(client: MlflowClient, experiment_ids: list[str], *, now_s: float, act: bool = True) -> list[tuple[str, str]]:
+    """Runs of ours that still say RUNNING though their heartbeat stopped: marked FAILED when ``act``.
+
+    Returns (run id, what is wrong). A run whose host is this one is left to its job folder, which knows more.
+    """
+    import socket
+
+    found: list[tuple[str, str]] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            experiment_ids,
+            filter_string=f"attributes.status = 'RUNNING' and tags.`{HEARTBEAT_TAG}` != ''",
+            max_results=200,
+            page_token=token,
+        )
+        for run in page:
+            age_s = now_s - float(run.data.tags[HEARTBEAT_TAG])
+            if age_s < HEARTBEAT_EXPIRES_S or run.data.tags.get(HOST_TAG) == socket.gethostname():
+                continue
+            reason = f"no sign of life from {run.data.tags.get(HOST_TAG, 'its host')} for {age_s / 60:.0f} minutes: the host or its network died"
+            if act:
+                client.set_tag(run.info.run_id, STATUS_TAG, reason)
+                client.set_terminated(run.info.run_id, "FAILED")
+            found.append((run.info.run_id, reason))
+        token = page.token
+        if not token:
+            return found

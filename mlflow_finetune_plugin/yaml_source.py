@@ -1,0 +1,91 @@
+"""YAML that remembers where each key stands, with YAML 1.2 numbers and booleans.
+
+PyYAML follows YAML 1.1, where ``1e-4`` is text and ``no`` is False. A recipe means what its reader thinks it means, so
+floats follow the YAML 1.2 core schema, booleans are only true and false, and a repeated key is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlflow_finetune_plugin.errors import ConfigError
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed recipe: plain values and, for every key path, its line number (from 1)."""
+
+    values: dict[str, Any]
+    lines: dict[KeyPath, int] = field(repr=False)
+
+
+class _Loader(yaml.SafeLoader):
+    pass
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in pairs if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+def parse_value(text: str) -> Any:
+    """The value of one ``-P name=text``. Text that is no YAML (an unbalanced bracket, say) stays text."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return text
+
+
+def load_document(path: Path) -> Document:
+    """Reads a recipe file. Raises ConfigError for what is not a UTF-8 YAML mapping with unique keys."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); fix: save it as UTF-8"]) from error
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError([f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}"]) from error
+    if values is None:
+        return Document({}, {})
+    if not isinstance(values, dict):
+        raise ConfigError([f"{path}: expected keys such as base_model and data, found {type(values).__name__}"])
+    lines: dict[KeyPath, int] = {}
+    repeated: list[str] = []
+    _walk(root, (), lines, repeated)
+    if repeated:
+        raise ConfigError([f"{path}:{entry}: the key stands twice; fix: keep one" for entry in repeated])
+    return Document(values, lines)
+
+
+def _walk(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], repeated: list[str]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, key.value)
+            if here in lines:
+                repeated.append(f"{key.start_mark.line + 1}: {'.'.join(map(str, here))}")
+            lines[here] = key.start_mark.line + 1
+            _walk(value, here, lines, repeated)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*path, index)] = value.start_mark.line + 1
+            _walk(value, (*path, index), lines, repeated)
