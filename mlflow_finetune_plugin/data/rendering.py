@@ -235,14 +235,19 @@ class ChatRenderer:
         found = []
         for start, end in piece.spans:
             first = _token_at(encoding, start, len(ids))
-            anchor = first - 1
-            while anchor > 0 and ids[anchor] not in self._anchors:
-                anchor -= 1
-            begin = encoding.token_to_chars(anchor)[0] if anchor > 0 else 0
-            anchor = anchor if begin else 0
+            anchor, begin = self._anchor(piece.text, ids, encoding, first)
             limit = _token_at(encoding, end, len(ids)) if end < len(piece.text) else len(ids)
             found.append(_Border(first, limit, anchor, piece.text[begin:start]))
         return found
+
+    def _anchor(self, text: str, ids: list[int], encoding: Any, first: int) -> tuple[int, int]:
+        """The last added token before ``first`` and where it starts in ``text``; the text's start where there is none."""
+        for token in range(first - 1, 0, -1):
+            if ids[token] in self._anchors:
+                begin, end = encoding.token_to_chars(token)
+                if begin and text[begin:end].strip() == self._anchors[ids[token]]:
+                    return token, begin
+        return 0, 0
 
     def _fill_windows(self, windows: list[str]) -> None:
         missing = [window for window in dict.fromkeys(windows) if window not in self._windows]
@@ -278,14 +283,15 @@ class ChatRenderer:
     def _tokenize_apart(self, prompt: str, rest: str, whole: str) -> tuple[list[int], list[int]] | None:
         """Ids of ``prompt`` and of ``rest`` that together decode to ``whole``; None where there are none.
 
-        Sentencepiece-like tokenizers put a blank before every text, so ``rest`` is also tried behind a line break.
+        Sentencepiece-like tokenizers put a blank before every text, so ``rest`` is also tried behind a character
+        that is then taken away, unless that character has become one token with what follows.
         """
-        alone, answer, line_break, behind = self._tokenize([prompt, rest, "\n", "\n" + rest])["input_ids"]
-        if self._decode(alone + answer) == whole:
-            return alone, answer
-        answer = behind[len(line_break) :]
-        if behind[: len(line_break)] == line_break and self._decode(alone + answer) == whole:
-            return alone, answer
+        leads = ("", "\n", "0", "a")
+        alone, *tried = self._tokenize([prompt, *leads, *(lead + rest for lead in leads)])["input_ids"]
+        for lead, both in zip(tried[: len(leads)], tried[len(leads) :], strict=True):
+            answer = both[len(lead) :]
+            if both[: len(lead)] == lead and self._decode(alone + answer) == whole:
+                return alone, answer
         return None
 
     def _masked(self, ids: list[int], spans: list[tuple[int, int]], is_split: bool) -> Example | RowFault:
@@ -323,8 +329,7 @@ class ChatRenderer:
         self.answer_prefix = str(full)[len(str(prompt)) : at] if str(full).startswith(str(prompt)) else ""
         batch = self._tokenize([str(full)])
         ids, encoding = batch["input_ids"][0], batch.encodings[0]
-        written = {i: self.tokenizer.convert_ids_to_tokens(i) for i in self._anchors}
-        stops = {i for i, token in written.items() if token.strip()} | {self.tokenizer.eos_token_id}
+        stops = {i for i, token in self._anchors.items() if token} | {self.tokenizer.eos_token_id}
         tail = [token for i, token in enumerate(ids) if encoding.token_to_chars(i)[0] >= behind]
         found = next((token for token in tail if token in stops), None)
         self.appends_eos = found is None
@@ -346,9 +351,9 @@ def _template(tokenizer: Any, given: str | None) -> tuple[str, Literal["given", 
     return ("{{ bos_token }}" if prepends_bos else "") + DEFAULT_TEMPLATE, "default"
 
 
-def _anchors(tokenizer: Any) -> frozenset[int]:
-    """Ids of the added tokens, at which a text is cut; not the unknown token, which also stands for other text."""
-    return frozenset(set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id})
+def _anchors(tokenizer: Any) -> dict[int, str]:
+    """Ids and words of the added tokens, at which a text is cut; their ids alone may also stand for other text."""
+    return {i: token.content.strip() for i, token in tokenizer.added_tokens_decoder.items()}
 
 
 def _token_at(encoding: Any, position: int, tokens: int) -> int:
