@@ -1,2 +1,174 @@
-"""mlflow-finetune"""
-def main(): ...
+"""``mlflow-finetune``: run, methods, init, schema, doctor. The only room that prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from mlflow_finetune_plugin import __version__
+from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
+from mlflow_finetune_plugin.methods import unknown
+from mlflow_finetune_plugin.run_command import RunArguments, add_run_arguments, run_arguments
+
+PACKAGE = Path(__file__).parent
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; a fault of the user's is one message on stderr and exit code 2, a failed run exit code 1."""
+    parser = _parser()
+    namespace = parser.parse_args(argv)
+    try:
+        return int(namespace.command(namespace))
+    except FinetuneError as error:
+        print(f"mlflow-finetune: {error}", file=sys.stderr)
+        return 2
+
+
+def recipes_folder() -> Path:
+    """The packaged recipes: inside an installed package, beside it in a checkout."""
+    inside = PACKAGE / "recipes"
+    return inside if inside.is_dir() else PACKAGE.parent / "recipes"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mlflow-finetune", description="Fine-tune open language models inside MLflow.")
+    parser.add_argument("--version", action="version", version=f"mlflow-finetune {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="train, prove, log and register: the same as mlflow run PROJECT -b finetune")
+    add_run_arguments(run)
+    run.set_defaults(command=_run)
+
+    methods = commands.add_parser("methods", help="list entry points, adaptations and objectives with their options")
+    methods.set_defaults(command=_methods)
+
+    init = commands.add_parser("init", help="start a project of your own from a packaged recipe")
+    init.add_argument("name", help="folder to create; its name becomes the registered model's name")
+    init.add_argument("--recipe", default="quickstart", help="packaged recipe to copy (default: quickstart)")
+    init.set_defaults(command=_init)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of finetune.yaml, for editors")
+    schema.set_defaults(command=_schema)
+
+    doctor = commands.add_parser("doctor", help="check the installation, the device and runs left behind")
+    doctor.add_argument("--reap", action="store_true", help="end runs whose process or host died")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _run(namespace: argparse.Namespace) -> int:
+    import os
+
+    import mlflow
+    from mlflow.exceptions import ExecutionException
+
+    from mlflow_finetune_plugin.backend import FinetuneRun, wait_in_foreground
+    from mlflow_finetune_plugin.submission import Submission, submit
+
+    arguments = run_arguments(namespace)
+    tracking_uri = mlflow.get_tracking_uri()
+    job = submit(
+        Submission(
+            project_uri=arguments.project,
+            entry_point=arguments.entry_point,
+            parameters=arguments.parameters,
+            version=arguments.version,
+            backend_config=_backend_config(arguments.backend_config),
+            tracking_uri=tracking_uri,
+            experiment_id=_experiment_id(arguments),
+            run_name=arguments.run_name,
+            run_id=os.environ.get("MLFLOW_RUN_ID"),  # set when an MLproject's command calls us: then the run exists
+        )
+    )
+    print(f"  run      {job.run_id}", file=sys.stderr, flush=True)
+    if job.detach:
+        print(job.run_id)
+        return 0
+    try:
+        wait_in_foreground(FinetuneRun(job.run_id, job.folder, tracking_uri))
+    except ExecutionException as error:
+        print(f"mlflow-finetune: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _backend_config(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    source = Path(text).read_text(encoding="utf-8") if text.endswith(".json") and Path(text).is_file() else text
+    try:
+        value = json.loads(source)
+    except ValueError as error:
+        raise ConfigError([f"-c {text}: not JSON: {error}"]) from error
+    if not isinstance(value, dict):
+        raise ConfigError([f"-c {text}: expected a JSON object"])
+    return value
+
+
+def _experiment_id(arguments: RunArguments) -> str:
+    """The experiment as ``mlflow run`` chooses it. Raises TrackingError when the server cannot say."""
+    import os
+
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking.fluent import _get_experiment_id
+
+    from mlflow_finetune_plugin.errors import TrackingError
+
+    try:
+        if arguments.experiment_name is None:
+            return str(os.environ.get("MLFLOW_EXPERIMENT_ID") or _get_experiment_id())
+        client = mlflow.MlflowClient()
+        experiment = client.get_experiment_by_name(arguments.experiment_name)
+        return str(experiment.experiment_id if experiment else client.create_experiment(arguments.experiment_name))
+    except MlflowException as error:
+        raise TrackingError(f"tracking server {mlflow.get_tracking_uri()}: {' '.join(str(error).split())[:400]}") from error
+
+
+def _methods(namespace: argparse.Namespace) -> int:
+    from mlflow_finetune_plugin.reference import methods_text
+
+    print(methods_text())
+    return 0
+
+
+def _init(namespace: argparse.Namespace) -> int:
+    recipes = {path.parent.name: path.parent for path in sorted(recipes_folder().glob("*/finetune.yaml"))}
+    if namespace.recipe not in recipes:
+        raise ConfigError([unknown("recipe", namespace.recipe, list(recipes))])
+    target = Path(namespace.name)
+    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
+        raise ConfigError([f"{target}: exists and is not empty; fix: choose another name"])
+    source = recipes[namespace.recipe]
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "make_data.py"))
+    recipe = target / "finetune.yaml"
+    text = recipe.read_text(encoding="utf-8")
+    recipe.write_text(text.replace(f"name: {namespace.recipe}", f"name: {target.name}"), encoding="utf-8")
+    print(f"{target}: a copy of the recipe {namespace.recipe}. Put your rows into {target}/data, then:\n  mlflow run {target} -b finetune -e lora")
+    return 0
+
+
+def _schema(namespace: argparse.Namespace) -> int:
+    from mlflow_finetune_plugin.reference import json_schema
+
+    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+    return 0
+
+
+def _doctor(namespace: argparse.Namespace) -> int:
+    from mlflow_finetune_plugin.doctor import examine
+
+    healthy = True
+    for finding in examine(reap=namespace.reap):
+        healthy &= finding.is_good
+        print(f"{'ok  ' if finding.is_good else 'FIX '} {finding.text}")
+    return 0 if healthy else 1
+
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,12 +15,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import BaseModel, Field, ValidationError
 
 from mlflow_finetune_plugin.entry_points import entry_point as find_entry_point
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.evaluation.metric_modules import check_metric_name
-from mlflow_finetune_plugin.methods import load_method, method_names
+from mlflow_finetune_plugin.expected import expected
+from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.settings import (
     BaseModelSettings,
     DataFileSettings,
@@ -100,36 +101,6 @@ def load_config(project: Path, entry_point: str, overrides: Mapping[str, str], *
     if problems or config is None:
         raise ConfigError(problems)
     return config
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of ``finetune.yaml``, with the options of every known method, for editors."""
-    modules = [load_method(kind, name) for kind in ("adaptation", "objective") for name in method_names(kind)]
-    fields: dict[str, Any] = {}
-    for module in modules:
-        for name, info in module.Options.model_fields.items():
-            fields.setdefault(name, (info.annotation, info))
-    options = create_model("Options", __base__=Section, **fields)
-    recipe = create_model(
-        "Recipe",
-        __base__=Section,
-        adaptation=(str, Field("lora", description="Replaces the entry point's adaptation.")),
-        objective=(str, Field("sft", description="Replaces the entry point's objective.")),
-        base_model=(str | BaseModelSettings, Field("embedded", description="Name, or {name, revision, dtype, quantization}.")),
-        data=(DataSettings, Field(description="What is learnt from, and what is held out.")),
-        options=(options, Field(default_factory=options, description="The adaptation's and the objective's own options.")),
-        training=(TrainingSettings, Field(default_factory=TrainingSettings)),
-        eval=(EvalSettings, Field(default_factory=EvalSettings)),
-        register=(str | RegisterSettings | None, Field(None, description="Name, or {name}.")),
-    )
-    schema = recipe.model_json_schema(by_alias=True)
-    files = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/DataFileSettings"}]}
-    train = schema["$defs"]["DataSettings"]["properties"]["train"]
-    train.pop("type", None), train.pop("items", None), train.pop("minItems", None)
-    train["anyOf"] = [*files["anyOf"], {"type": "array", "items": files, "minItems": 1}]
-    held_out = schema["$defs"]["DataSettings"]["properties"]["eval"]
-    held_out["anyOf"] = [*train["anyOf"], {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}, {"type": "null"}]
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "finetune.yaml", **schema, "title": "finetune.yaml"}
 
 
 class _Origins:
@@ -330,25 +301,10 @@ def _fault_line(fault: Any, where: KeyPath, model: type[BaseModel], origin: _Ori
     info = model.model_fields.get(str(where[1])) if len(where) > 1 else None
     message = fault["msg"][0].lower() + fault["msg"][1:]
     if info is not None and len(where) == 2:
-        message = f"expected {_expected(info)}"
+        message = f"expected {expected(model, str(where[1]))}"
         if not fault["type"].endswith(("_type", "_parsing", "literal_error")):
             message += f" ({fault['msg'][0].lower() + fault['msg'][1:]})"
     return f"{place}: {key} = {fault['input']!r}: {message}"
-
-
-def _expected(info: Any) -> str:
-    text = str(info.annotation)
-    for pattern, plain in (
-        (r"typing\.Annotated\[(\w+), [^\]]*\]", r"\1"),
-        (r"typing\.(Literal|Optional|Union)", r"\1"),
-        (r"Literal\[([^\]]*)\]", r"\1"),
-        (r"<class '(\w+)'>", r"\1"),
-        (r"typing\.Annotated\[(.*), FieldInfo.*", r"\1"),
-        (r"mlflow_finetune_plugin\.settings\.", ""),
-        (r", BeforeValidator\(.*?\)", ""),
-    ):
-        text = re.sub(pattern, plain, text)
-    return text.replace("NoneType", "nothing")
 
 
 def _unknown_key(place: str, key: str, value: Any, choices: list[str]) -> str:

@@ -6,7 +6,6 @@ for the run's id before it touches anything. When the run cannot be created, the
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -23,7 +22,7 @@ from mlflow_finetune_plugin.base_files import check_base_files, local_folder
 from mlflow_finetune_plugin.config import RunConfig, load_config, resolve_paths
 from mlflow_finetune_plugin.data.layouts import detect_layout
 from mlflow_finetune_plugin.data.sources import peek
-from mlflow_finetune_plugin.entry_points import ENTRY_POINTS
+from mlflow_finetune_plugin.doctor import adopt_orphans
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError, TrackingError
 from mlflow_finetune_plugin.jobs import JobFolder, ProcessId
 from mlflow_finetune_plugin.methods import unknown
@@ -82,6 +81,7 @@ def submit(request: Submission) -> SubmittedJob:
     Raises a FinetuneError, with nothing left behind, when the request cannot become a run.
     """
     settings = _backend_settings(request.backend_config)
+    adopt_orphans()
     folder = JobFolder.create()
     try:
         project = open_project(request.project_uri, request.version, folder.path / "project")
@@ -289,8 +289,3 @@ def _without_secrets(uri: str) -> str:
     """A tracking URI without the user and password that it may carry."""
     head, separator, tail = uri.partition("://")
     return head + separator + tail.rpartition("@")[2]
-
-
-def dump_request(config: RunConfig) -> str:
-    """The request as JSON text, for people and for the schema test."""
-    return json.dumps(config.model_dump(mode="json", by_alias=True), indent=1, ensure_ascii=False)
