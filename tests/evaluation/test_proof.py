@@ -1,0 +1,154 @@
+import json
+import math
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from mlflow_finetune_plugin.errors import ConfigError, DataError, FinetuneError
+from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED
+from mlflow_finetune_plugin.evaluation.proof import prove
+from mlflow_finetune_plugin.types import EvalRow
+
+STOP = 1
+WORDS = ["<pad>", "</s>", "<s>", *(f"w{i}" for i in range(94))]
+QUESTIONS = ["w1 w2 w3", "w4", "w5 w6", "w7 w8 w9 w10", "w11 w12", "w13"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", bos_token="<s>")
+
+
+def row(tokenizer, question, answer, line):
+    return EvalRow(
+        messages=({"role": "system", "content": "s"}, {"role": "user", "content": question}),
+        prompt_ids=(2, *tokenizer.encode(question, add_special_tokens=False)),
+        completion_ids=(*tokenizer.encode(answer, add_special_tokens=False), STOP),
+        reference=answer,
+        task="copy",
+        source="eval.jsonl",
+        line=line,
+    )
+
+
+@pytest.fixture
+def rows(tokenizer):
+    return [row(tokenizer, question, f"w{20 + i}", i) for i, question in enumerate(QUESTIONS)]
+
+
+@pytest.fixture
+def adapted(llama, rows):
+    """A LoRA that has learnt to answer each question with its reference, on a base that has not."""
+    torch.manual_seed(0)
+    config = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(llama, config).train()
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-2)
+    for _ in range(60):
+        for example in rows:
+            ids = torch.tensor([[*example.prompt_ids, *example.completion_ids]])
+            labels = ids.clone()
+            labels[0, : len(example.prompt_ids)] = -100
+            model(ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+def prove_on(model, tokenizer, rows, **changes):
+    arguments = {"metrics": ["exact_match"], "max_new_tokens": 4, "stop_token_ids": [STOP], "forgetting_texts": []}
+    return prove(model, tokenizer, rows, **{**arguments, **changes})
+
+
+def test_adapter_that_learnt_the_answers_is_proven_better(adapted, tokenizer, rows):
+    texts = ["w30 w31 w32", "w33 w34", "w35 w36 w37 w38"]
+    report = prove_on(adapted, tokenizer, rows, metrics=PACKAGED, forgetting_texts=texts)
+    results = {result.name: result for result in report.metrics}
+    assert (results["exact_match"].base, results["exact_match"].adapter) == (0.0, 1.0)
+    assert results["exact_match"].gain.low > 0
+    assert results["exact_match"].gain.method == "Tango 1998 score"
+    assert results["perplexity"].gain.value == results["perplexity"].base - results["perplexity"].adapter > 0
+    assert all(result.rows == 6 for result in report.metrics)
+    assert report.forgetting.value > 0.1  # sixty steps on six rows spoil the rest
+    json.dumps(report.rows)
+
+
+def test_every_row_is_on_record(adapted, tokenizer, rows):
+    report = prove_on(adapted, tokenizer, rows, metrics=["exact_match", "perplexity", "bleu", "token_f1"])
+    assert report.forgetting is None
+    record = report.rows[3]
+    assert {key: record[key] for key in ("task", "source", "line", "prompt", "reference", "adapter_answer")} == {
+        "task": "copy",
+        "source": "eval.jsonl",
+        "line": 3,
+        "prompt": "w7 w8 w9 w10",
+        "reference": "w23",
+        "adapter_answer": "w23",
+    }
+    assert (record["base_exact_match"], record["adapter_exact_match"], record["adapter_token_f1"]) == (0.0, 1.0, 1.0)
+    assert record["base_nats_per_token"] > record["adapter_nats_per_token"] > 0
+    assert "base_bleu" not in record  # a corpus score has no rows
+    mean_nats = sum(r["adapter_nats_per_token"] for r in report.rows) / 6  # all rows have two tokens
+    assert report.metrics[1].adapter == pytest.approx(math.exp(mean_nats))
+
+
+def test_base_side_is_the_model_without_its_adapter(adapted, tokenizer, rows):
+    report = prove_on(adapted, tokenizer, rows)
+    bare = adapted.unload().eval()
+    for record, example in zip(report.rows, rows, strict=True):
+        ids = torch.tensor([example.prompt_ids])
+        with torch.no_grad():
+            first = int(bare(ids).logits[0, -1].argmax())
+        assert record["base_answer"].split()[:1] == tokenizer.decode([first], skip_special_tokens=True).split()
+
+
+def test_fresh_adapter_gains_and_forgets_nothing(llama, tokenizer, rows):
+    model = get_peft_model(llama, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    report = prove_on(model, tokenizer, rows, metrics=PACKAGED, forgetting_texts=["w30 w31", "w32 w33"])
+    assert all(result.gain.value == 0 for result in report.metrics)
+    assert report.forgetting.value == 0
+    assert not model.training
+
+
+def test_users_metric_is_bootstrapped_by_recomputing(adapted, tokenizer, rows, tmp_path):
+    path = tmp_path / "long_answers.py"
+    path.write_text(
+        "import datasets, evaluate\n"
+        "class LongAnswers(evaluate.Metric):\n"
+        "    higher_is_better = False\n"
+        "    def _info(self):\n"
+        "        text = datasets.Value('string')\n"
+        "        features = datasets.Features({'predictions': text, 'references': text})\n"
+        "        return evaluate.MetricInfo(description='', citation='', features=features)\n"
+        "    def _compute(self, predictions, references):\n"
+        "        return {'long_answers': sum(len(p.split()) for p in predictions) / len(predictions)}\n"
+    )
+    [result] = prove_on(adapted, tokenizer, rows, metrics=[str(path)]).metrics
+    assert result.name == "long_answers"
+    assert result.adapter == 1.0
+    assert result.gain.value == pytest.approx(result.base - 1.0)
+    assert result.gain.low <= result.gain.value <= result.gain.high
+    assert result.gain.method.startswith("expanded percentile bootstrap, recomputed, 500 resamples")
+
+
+def test_progress_names_the_side(adapted, tokenizer, rows):
+    seen = []
+    prove_on(adapted, tokenizer, rows, on_progress=lambda *step: seen.append(step))
+    assert seen == [("base", 6, 6), ("adapter", 6, 6)]
+
+
+def test_faults_show_before_anything_is_generated(adapted, tokenizer, rows):
+    def refuse(*_arguments, **_options):
+        raise AssertionError("generated")
+
+    adapted.generate = refuse
+    with pytest.raises(DataError, match="no held-out rows"):
+        prove_on(adapted, tokenizer, [])
+    with pytest.raises(FinetuneError, match="no metric 'belu' .did you mean 'bleu'"):
+        prove_on(adapted, tokenizer, rows, metrics=["belu"])
+    with pytest.raises(ConfigError, match="metric 'bleu' is listed twice"):
+        prove_on(adapted, tokenizer, rows, metrics=["bleu", "bleu"])
