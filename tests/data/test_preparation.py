@@ -1,0 +1,370 @@
+import dataclasses
+import json
+import resource
+
+import pytest
+
+from mlflow_finetune_plugin.data import preparation
+from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
+from mlflow_finetune_plugin.data.rendering import ChatRenderer
+from mlflow_finetune_plugin.errors import DataError
+
+
+@pytest.fixture
+def renderer(byte_tokenizer):
+    return ChatRenderer(byte_tokenizer)
+
+
+def jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def pairs(count, start=0):
+    return [{"prompt": f"What is {i}?", "completion": f"It is {i}."} for i in range(start, start + count)]
+
+
+def request(train, eval=0.2, **options):
+    files = train if isinstance(train, tuple) else (DataFile(train, "task"),)
+    options.setdefault("overlength", "error")
+    options.setdefault("max_length", 512)
+    options.setdefault("max_eval_rows", None)
+    options.setdefault("seed", 0)
+    options.setdefault("columns", {})
+    return DataRequest(files, eval, layout="auto", **options)
+
+
+def train_texts(prepared, tokenizer):
+    return [tokenizer.decode(ids) for ids in prepared.train["input_ids"]]
+
+
+# what comes out ------------------------------------------------------------------------------------------------------
+
+
+def test_rows_become_ids_and_labels_by_hand(tmp_path, renderer, byte_tokenizer):
+    train = jsonl(tmp_path / "train.jsonl", [{"prompt": "Why?", "completion": "yes"}])
+    held_out = jsonl(tmp_path / "eval.jsonl", [{"prompt": "Who?", "completion": "a fox"}])
+    prepared = prepare(request(train, (DataFile(held_out, "asked"),)), renderer, tmp_path / "out")
+    question, answer = byte_tokenizer("Why?\n")["input_ids"], byte_tokenizer("yes<|endoftext|>")["input_ids"]
+    assert prepared.train[:] == {
+        "input_ids": [question + answer],
+        "labels": [[-100] * len(question) + answer],
+        "task": ["task"],
+    }
+    (row,) = prepared.eval_rows
+    assert row.messages == ({"role": "user", "content": "Who?"},)
+    assert row.prompt_ids == tuple(byte_tokenizer("Who?\n")["input_ids"])
+    assert row.completion_ids == tuple(byte_tokenizer("a fox<|endoftext|>")["input_ids"])
+    assert (row.reference, row.task, row.source, row.line) == ("a fox", "asked", "eval.jsonl", 1)
+    assert prepared.eval_dataset["task"] == ["asked"]
+    assert str(prepared.train.features["input_ids"]) == "List(Value('int32'))"
+    assert str(prepared.train.features["labels"]) == "List(Value('int32'))"
+
+
+def test_report_counts_every_row_by_hand(tmp_path, renderer):
+    rows = [
+        {"prompt": "What is 1?", "completion": "one"},
+        {"prompt": "What is 2?", "completion": ""},
+        {"prompt": "What is 1?", "completion": "one"},
+        {"prompt": None, "completion": "x"},
+        {"prompt": "WHAT is  1?", "completion": "uno"},
+        {"prompt": "What is 6?", "completion": ""},
+        {"prompt": "What is 7?", "completion": "seven"},
+    ]
+    train = jsonl(tmp_path / "train.jsonl", rows)
+    held_out = jsonl(tmp_path / "eval.jsonl", [rows[0], {"prompt": "what is 7?", "completion": "7"}, *pairs(2, 50)])
+    report = prepare(request(train, (DataFile(held_out, "t"),)), renderer, tmp_path / "out").report
+    assert (report.train_rows, report.eval_rows, report.kept, report.skipped) == (4, 4, 8, 3)
+    file = report.files[0]
+    assert (file.name, file.layout, file.rows_read, file.kept) == (
+        *("train.jsonl", "prompt_completion: prompt -> completion", 7, 4),
+    )
+    assert [(skip.reason, skip.rows, skip.lines) for skip in file.skipped] == [
+        ("empty completion", 2, (2, 6)),
+        ("null field", 1, (4,)),
+    ]
+    assert (report.duplicates, report.contradictions, report.leaked_prompts, report.leaked_rows) == (1, 1, 2, 1)
+    assert report.summary().startswith(
+        "data  8 kept, 3 skipped (2 empty completion, 1 null field), 1 duplicate, 0 over length; "
+    )
+    assert len(report.warnings) == 3
+    assert str(tmp_path) not in json.dumps(report.to_json())
+
+
+def test_mask_samples_show_what_carries_loss(tmp_path, renderer):
+    report = prepare(request(jsonl(tmp_path / "a.jsonl", pairs(20))), renderer, tmp_path / "out").report
+    assert len(report.mask_samples) == 5
+    question, answer = report.mask_samples[0]
+    assert question["text"].startswith("What is ")
+    assert (question["carries_loss"], answer["carries_loss"]) == (False, True)
+    assert answer["text"].endswith(".<|endoftext|>")
+
+
+def test_multi_turn_rows_are_evaluated_on_their_last_turn(tmp_path, byte_tokenizer, chat_template):
+    turns = [{"role": role, "content": f"{role} {i}"} for i in range(2) for role in ("user", "assistant")]
+    train = jsonl(tmp_path / "a.jsonl", [{"messages": turns}])
+    renderer = ChatRenderer(byte_tokenizer, chat_template("qwen3"))
+    prepared = prepare(request(train, (DataFile(train, "t"),)), renderer, tmp_path / "out")
+    (row,) = prepared.eval_rows
+    assert list(row.messages) == turns[:3]
+    assert row.reference == "assistant 1"
+    assert list(row.prompt_ids) == renderer.encode_prompt(turns[:3])
+    assert byte_tokenizer.decode(row.completion_ids) == "<think>\n\n</think>\n\nassistant 1<|im_end|>"
+    assert (len(prepared.train), prepared.report.train_rows, prepared.report.unrolled) == (2, 1, 2)
+
+
+def test_progress_tells_rows_done(tmp_path, renderer, monkeypatch):
+    monkeypatch.setattr(preparation, "BATCH_ROWS", 8)
+    told = []
+    prepare(request(jsonl(tmp_path / "a.jsonl", pairs(20))), renderer, tmp_path / "out", told.append)
+    assert told == [8, 16, 20]
+
+
+# digests -------------------------------------------------------------------------------------------------------------
+
+
+def test_digest_does_not_depend_on_the_batch_size(tmp_path, renderer, monkeypatch):
+    train = jsonl(tmp_path / "a.jsonl", pairs(50))
+    digests = set()
+    for rows in (1, 7, 1000):
+        monkeypatch.setattr(preparation, "BATCH_ROWS", rows)
+        prepared = prepare(request(train), renderer, tmp_path / f"out{rows}")
+        digests.add((prepared.digest, prepared.eval_digest))
+    assert len(digests) == 1
+    assert all(len(digest) == 36 for digest in digests.pop())
+
+
+def test_digest_changes_with_any_row_their_order_and_the_template(tmp_path, byte_tokenizer, renderer, chat_template):
+    held_out = (DataFile(jsonl(tmp_path / "eval.jsonl", pairs(1, 900)), "t"),)
+
+    def digest(rows, by=renderer):
+        return prepare(request(jsonl(tmp_path / "a.jsonl", rows), held_out), by, tmp_path / "out").digest
+
+    rows = pairs(5)
+    changed = [*rows[:4], {**rows[4], "completion": "It is 5."}]
+    chatml = ChatRenderer(byte_tokenizer, chat_template("qwen2_5"))
+    assert len({digest(rows), digest(rows[::-1]), digest(rows[:4]), digest(changed), digest(rows, chatml)}) == 5
+    assert digest(rows) == digest(pairs(5))
+
+
+# the split -----------------------------------------------------------------------------------------------------------
+
+
+def test_fraction_is_exact_seeded_and_keeps_duplicates_together(tmp_path, renderer):
+    rows = pairs(100) + pairs(100)
+    train = jsonl(tmp_path / "a.jsonl", rows)
+    first = prepare(request(train, 0.2), renderer, tmp_path / "one")
+    again = prepare(request(train, 0.2), renderer, tmp_path / "two")
+    other = prepare(request(train, 0.2, seed=1), renderer, tmp_path / "three")
+    assert (len(first.eval_rows), len(first.train)) == (40, 160)
+    assert first.report.leaked_rows == 0
+    assert [row.line for row in first.eval_rows] == [row.line for row in again.eval_rows]
+    assert [row.line for row in first.eval_rows] != [row.line for row in other.eval_rows]
+
+
+def test_default_holds_out_a_tenth_and_says_so(tmp_path, renderer):
+    prepared = prepare(request(jsonl(tmp_path / "a.jsonl", pairs(50)), None), renderer, tmp_path / "out")
+    assert len(prepared.eval_rows) == 5
+    assert prepared.report.eval_split == (
+        "by default 0.1 of the rows of train, at most 500: 5 of 50 rows, by a hash with seed 0"
+    )
+
+
+def test_max_eval_rows_of_a_fraction_leaves_the_rest_in_train(tmp_path, renderer):
+    prepared = prepare(
+        request(jsonl(tmp_path / "a.jsonl", pairs(50)), 0.5, max_eval_rows=3), renderer, tmp_path / "out"
+    )
+    assert (len(prepared.eval_rows), len(prepared.train)) == (3, 47)
+
+
+def test_max_eval_rows_of_a_file_samples_all_over_it(tmp_path, renderer):
+    held_out = DataFile(jsonl(tmp_path / "eval.jsonl", pairs(200, 500)), "t")
+    prepared = prepare(
+        request(jsonl(tmp_path / "a.jsonl", pairs(5)), (held_out,), max_eval_rows=20), renderer, tmp_path / "out"
+    )
+    lines = [row.line for row in prepared.eval_rows]
+    assert len(lines) == 20
+    assert max(lines) > 100
+    (skip,) = prepared.report.files[1].skipped
+    assert (skip.reason, skip.rows) == ("over max_eval_rows", 180)
+
+
+# weights -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("weight", "low", "high"), [(3.0, 300, 300), (0.5, 35, 65), (2.5, 235, 265)])
+def test_weight_repeats_rows_and_takes_a_seeded_share(tmp_path, renderer, weight, low, high):
+    held_out = (DataFile(jsonl(tmp_path / "eval.jsonl", pairs(1, 900)), "t"),)
+    files = (DataFile(jsonl(tmp_path / "a.jsonl", pairs(100)), "t", weight),)
+    prepared = prepare(request(files, held_out), renderer, tmp_path / "out")
+    assert low <= len(prepared.train) <= high
+    file = prepared.report.files[0]
+    assert (file.weight, file.kept, file.rows_after_weight) == (weight, 100, len(prepared.train))
+    assert prepared.report.duplicates == 0
+    assert prepare(request(files, held_out), renderer, tmp_path / "two").digest == prepared.digest
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
+def test_weight_has_to_be_positive(tmp_path, renderer, weight):
+    files = (DataFile(jsonl(tmp_path / "a.jsonl", pairs(5)), "t", weight),)
+    with pytest.raises(DataError, match="is not a positive number"):
+        prepare(request(files), renderer, tmp_path / "out")
+
+
+# rows that are too long ----------------------------------------------------------------------------------------------
+
+LONG = [*pairs(3), {"prompt": "Why?", "completion": "yes " * 100}, {"prompt": "yes " * 100, "completion": "no"}]
+
+
+def held_out(tmp_path):
+    return (DataFile(jsonl(tmp_path / "eval.jsonl", pairs(1, 900)), "t"),)
+
+
+def test_overlength_error_counts_all_and_names_lines_and_fix(tmp_path, renderer):
+    train = jsonl(tmp_path / "a.jsonl", LONG)
+    with pytest.raises(DataError) as caught:
+        prepare(request(train, held_out(tmp_path), max_length=32), renderer, tmp_path / "out")
+    message = str(caught.value)
+    assert "2 rows are longer than max_length 32 tokens: a.jsonl line 4 (" in message
+    assert "data.overlength: drop (or truncate), or training.max_length: " in message
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_overlength_drop_is_counted(tmp_path, renderer):
+    train = jsonl(tmp_path / "a.jsonl", LONG)
+    report = prepare(
+        request(train, held_out(tmp_path), max_length=32, overlength="drop"), renderer, tmp_path / "out"
+    ).report
+    assert (report.train_rows, report.over_length, report.files[0].skipped[0].lines) == (3, 2, (4, 5))
+
+
+def test_overlength_truncate_says_what_was_lost(tmp_path, renderer):
+    train = jsonl(tmp_path / "a.jsonl", LONG)
+    prepared = prepare(
+        request(train, held_out(tmp_path), max_length=32, overlength="truncate"), renderer, tmp_path / "out"
+    )
+    report = prepared.report
+    assert [len(ids) for ids in prepared.train["input_ids"]][3] == 32
+    assert (report.over_length, report.truncated, report.truncated_end_of_turn, report.truncated_answer) == (2, 2, 2, 1)
+    assert [(skip.reason, skip.lines) for skip in report.files[0].skipped] == [("no loss token left", (5,))]
+    assert any("lost their end-of-turn token" in warning for warning in report.warnings)
+
+
+# nothing usable ------------------------------------------------------------------------------------------------------
+
+
+def test_no_usable_row_gives_reasons_and_lines(tmp_path, renderer):
+    train = jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "completion": ""}] * 3)
+    with pytest.raises(DataError, match=r"no row to train on: a\.jsonl: 3 empty completion .* in line 1, 2, 3"):
+        prepare(request(train, held_out(tmp_path)), renderer, tmp_path / "out")
+
+
+def test_no_usable_eval_row(tmp_path, renderer):
+    bad = jsonl(tmp_path / "bad.jsonl", [{"prompt": None, "completion": "x"}])
+    with pytest.raises(DataError, match="no row to evaluate on: bad.jsonl: 1 null field"):
+        prepare(request(jsonl(tmp_path / "a.jsonl", pairs(3)), (DataFile(bad, "t"),)), renderer, tmp_path / "out")
+
+
+def test_one_row_cannot_be_split(tmp_path, renderer):
+    with pytest.raises(DataError, match="1 usable rows in train do not leave one to hold out"):
+        prepare(request(jsonl(tmp_path / "a.jsonl", pairs(1))), renderer, tmp_path / "out")
+
+
+def test_broken_file_is_found_before_anything_is_written(tmp_path, renderer):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "p", "completion": "c"}\n{"prompt": "p", "comp')
+    with pytest.raises(DataError, match="line 2: the last line looks cut off"):
+        prepare(request(tmp_path / "a.jsonl"), renderer, tmp_path / "out")
+
+
+def test_unknown_layout_names_the_file(tmp_path, renderer):
+    with pytest.raises(DataError, match=r"a\.jsonl: cannot tell the layout from the columns x"):
+        prepare(request(jsonl(tmp_path / "a.jsonl", [{"x": 1}])), renderer, tmp_path / "out")
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, 1.5, -0.1])
+def test_eval_fraction_lies_between_0_and_1(tmp_path, renderer, fraction):
+    with pytest.raises(DataError, match="is not a fraction between 0 and 1"):
+        prepare(request(jsonl(tmp_path / "a.jsonl", pairs(5)), fraction), renderer, tmp_path / "out")
+
+
+# size, and real data -------------------------------------------------------------------------------------------------
+
+
+def test_an_earlier_result_stays_readable_when_its_folder_is_written_again(tmp_path, renderer):
+    train = jsonl(tmp_path / "a.jsonl", pairs(50))
+    earlier = prepare(request(train), renderer, tmp_path / "out")
+    before = earlier.train[:]
+    prepare(request(jsonl(tmp_path / "b.jsonl", pairs(2))), renderer, tmp_path / "out")
+    assert earlier.train[:] == before
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path, renderer, monkeypatch):
+    """24 bytes of hashes a row are allowed, its tokens are not: 6,000 rows of 480 tokens take 23 MB as two int32."""
+    monkeypatch.setattr(preparation, "BATCH_ROWS", 100)
+
+    def peak_mib(name, count):
+        rows = [{"prompt": f"{i} " + "Why? " * 80, "completion": "yes " * 80} for i in range(count)]
+        prepared = prepare(request(jsonl(tmp_path / name, rows), max_eval_rows=10), renderer, tmp_path / "out")
+        assert prepared.report.train.tokens > 470 * (count - 10)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    before = peak_mib("small.jsonl", 500)
+    assert peak_mib("large.jsonl", 6_000) - before < 12
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "rows"),
+    [
+        ("banking77/train.csv.gz", "label: text -> category", 10_003),
+        ("banking77/test.csv", "label: text -> category", 3_080),
+        ("chat_messages_demo/conversations.jsonl", "messages: messages", 128),
+        ("soda_chat_subset/derived_messages.jsonl", "messages: messages", 704),
+        ("gsm8k/test.jsonl.gz", "prompt_completion: question -> answer", 1_319),
+    ],
+)
+def test_real_data_is_read_recognised_and_encoded(tmp_path, dataset_folder, real_tokenizer, name, layout, rows):
+    asked = request(dataset_folder / name, None, overlength="drop", max_length=400)
+    report = prepare(asked, ChatRenderer(real_tokenizer), tmp_path / "out").report
+    (file,) = report.files
+    assert (file.layout, file.rows_read) == (layout, rows)
+    left_out = {skip.reason for skip in file.skipped}
+    assert left_out <= {"over length"}
+    assert file.kept + sum(skip.rows for skip in file.skipped) == rows
+    assert file.kept > rows // 2
+    assert 0 < report.train.loss_tokens < report.train.tokens
+
+
+def test_real_data_without_a_flat_layout_is_refused_with_its_columns(tmp_path, dataset_folder, renderer):
+    train = dataset_folder / "self_instruct" / "seed_tasks.jsonl"
+    with pytest.raises(DataError, match="columns id, name, instruction, instances, is_classification"):
+        prepare(request(train), renderer, tmp_path / "out")
+    with pytest.raises(DataError, match="one object with the keys metadata, examples"):
+        prepare(request(dataset_folder / "instruction_induction" / "execute" / "sum.json"), renderer, tmp_path / "out")
+
+
+def test_self_instruct_is_read_when_its_tasks_are_named(tmp_path, dataset_folder, renderer):
+    """The rows' name as the answer to the instruction: any two text columns can be named."""
+    train = dataset_folder / "self_instruct" / "user_oriented_instructions.jsonl"
+    columns = {"prompt": "instruction", "completion": "motivation_app"}
+    prepared = prepare(request(train, columns=columns), renderer, tmp_path / "out")
+    assert prepared.report.kept == 252
+
+
+def test_trl_takes_the_data_as_it_is(tmp_path, renderer, byte_tokenizer):
+    """The collator of trl pads ids and labels and changes neither."""
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    prepared = prepare(request(jsonl(tmp_path / "a.jsonl", pairs(20))), renderer, tmp_path / "out")
+    examples = [{key: prepared.train[i][key] for key in ("input_ids", "labels")} for i in range(2)]
+    batch = DataCollatorForLanguageModeling(pad_token_id=0)(examples)
+    for i, example in enumerate(examples):
+        length = len(example["input_ids"])
+        assert batch["input_ids"][i, :length].tolist() == example["input_ids"]
+        assert batch["labels"][i, :length].tolist() == example["labels"]
+        assert set(batch["labels"][i, length:].tolist()) <= {-100}
+
+
+def test_report_is_plain_json(tmp_path, renderer):
+    report = prepare(request(jsonl(tmp_path / "a.jsonl", pairs(20))), renderer, tmp_path / "out").report
+    assert json.loads(json.dumps(report.to_json())) == report.to_json()
+    assert dataclasses.is_dataclass(report)

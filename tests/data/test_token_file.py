@@ -1,0 +1,44 @@
+import pytest
+
+from mlflow_finetune_plugin.data.rendering import Example
+from mlflow_finetune_plugin.data.split import hash_row
+from mlflow_finetune_plugin.data.token_file import TokenFile
+
+
+def digest(folder, examples, template="t"):
+    with TokenFile(folder / "x.arrow", template) as file:
+        file.write(examples, ["task"] * len(examples))
+    return file.digest()
+
+
+def test_digest_sees_every_bit(tmp_path):
+    base = [Example([1, 2, 3], [0, 1, 1]), Example([4], [1])]
+    changed = [
+        [Example([1, 2, 3], [0, 0, 1]), Example([4], [1])],  # one bit of a mask
+        [Example([1, 2, 7], [0, 1, 1]), Example([4], [1])],  # one token
+        [Example([1, 2, 3, 4], [0, 1, 1, 1])],  # the same tokens, joined
+        [Example([4], [1]), Example([1, 2, 3], [0, 1, 1])],  # another order
+    ]
+    digests = {digest(tmp_path, examples) for examples in [base, *changed]} | {digest(tmp_path, base, "other")}
+    assert len(digests) == 6
+    assert digest(tmp_path, base) in digests
+
+
+def test_nothing_is_left_behind_when_writing_fails(tmp_path):
+    with pytest.raises(RuntimeError, match="in between"), TokenFile(tmp_path / "x.arrow", "t") as file:
+        file.write([Example([1], [1])], ["task"])
+        raise RuntimeError("in between")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_stand_twice_contradict_and_leak(tmp_path):
+    def rows(file, *said):
+        for prompt, answer in said:
+            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+            file.note_row(messages, hash_row(messages, 0))
+
+    train, held_out = TokenFile(tmp_path / "a.arrow", "t"), TokenFile(tmp_path / "b.arrow", "t")
+    rows(train, ("Why?", "yes"), ("Why?", "yes"), ("why? ", "no"), ("Who?", "a fox"), ("WHO?", "a fox"))
+    rows(held_out, ("who?", "a fox"), ("Why?", "yes"), ("Where?", "here"))
+    assert (train.duplicates(), train.contradictions()) == (1, 1)
+    assert held_out.leaks_into(train) == (2, 1)
