@@ -50,7 +50,9 @@ class LoggedAdapter:
     uri: str
 
 
-def probe_log_probs(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[EvalRow]) -> list[np.ndarray]:
+def probe_log_probs(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[EvalRow]
+) -> list[np.ndarray]:
     """Nats per token of the first held-out answers, one array per probe."""
     model.eval()
     chosen = rows[:PROBES]
@@ -63,7 +65,12 @@ def probe_log_probs(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTok
 
 
 def make_reference(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[EvalRow], *, precision: str, base: list[np.ndarray], adapter: list[np.ndarray]
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[EvalRow],
+    *,
+    precision: str,
+    base: list[np.ndarray],
+    adapter: list[np.ndarray],
 ) -> Reference:
     """Puts texts, token ids and both sides' log-probabilities together."""
     probes = [
@@ -86,15 +93,21 @@ def check_adapter_file(folder: Path) -> None:
         bad = [name for name in names if not torch.isfinite(weights.get_tensor(name)).all()]
         acts = any(bool(weights.get_tensor(name).any()) for name in names if "lora_A" not in name)
     if bad:
-        raise TrainingError(f"the trained adapter holds NaN or infinite weights ({len(bad)} of {len(names)} tensors, first {bad[0]}); fix: lower training.learning_rate")
+        raise TrainingError(
+            f"the trained adapter holds NaN or infinite weights ({len(bad)} of {len(names)} tensors, first {bad[0]}); fix: lower training.learning_rate"
+        )
     if not acts:
-        raise TrainingError("training left the adapter at its start: every output is the base's; fix: more steps or a higher learning rate")
+        raise TrainingError(
+            "training left the adapter at its start: every output is the base's; fix: more steps or a higher learning rate"
+        )
 
 
 def check_adapter_moved(reference: Reference) -> None:
     """Refuses an adapter whose every probe is bit-identical to the base's."""
     if np.array_equal(reference.log_probs("adapter"), reference.log_probs("base")):
-        raise TrainingError("the trained adapter answers exactly as the base does, to the last bit; fix: more steps or a higher learning rate")
+        raise TrainingError(
+            "the trained adapter answers exactly as the base does, to the last bit; fix: more steps or a higher learning rate"
+        )
 
 
 def log_adapter(
@@ -150,7 +163,9 @@ def reload_adapter(uri: str) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     return loaded.model, loaded.tokenizer
 
 
-def check_reload(model: PeftModel, tokenizer: PreTrainedTokenizerBase, reference: Reference, rows: Sequence[EvalRow]) -> float:
+def check_reload(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, reference: Reference, rows: Sequence[EvalRow]
+) -> float:
     """Compares the loaded model with the trained one, adapter and base; returns the largest difference in nats.
 
     Raises ReloadError beyond the precision's tolerance.
@@ -162,7 +177,9 @@ def check_reload(model: PeftModel, tokenizer: PreTrainedTokenizerBase, reference
     error = float(np.max(np.abs(differences)))
     dtype = reference.precision.split("+")[0]
     if not math.isfinite(error) or error > _RELOAD_TOLERANCE[dtype]:
-        raise ReloadError(f"the loaded model differs from the trained one by {error:.2g} nats on a token (allowed {_RELOAD_TOLERANCE[dtype]:g} in {dtype})")
+        raise ReloadError(
+            f"the loaded model differs from the trained one by {error:.2g} nats on a token (allowed {_RELOAD_TOLERANCE[dtype]:g} in {dtype})"
+        )
     return error
 
 
@@ -172,7 +189,9 @@ def _signature(max_new_tokens: int) -> Any:
     from mlflow.types.schema import Array, Object, Property
 
     message = Object([Property("role", DataType.string), Property("content", DataType.string)])
-    inputs = Schema([ColSpec(DataType.string, "prompt", required=False), ColSpec(Array(message), "messages", required=False)])
+    inputs = Schema(
+        [ColSpec(DataType.string, "prompt", required=False), ColSpec(Array(message), "messages", required=False)]
+    )
     params = ParamSchema(
         [
             ParamSpec("max_new_tokens", DataType.long, max_new_tokens),

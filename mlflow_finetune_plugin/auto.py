@@ -31,7 +31,9 @@ class BaseFacts:
             try:
                 return re.fullmatch(targets, name) is not None
             except re.error as error:
-                raise BaseModelError(f"options.target_modules = {targets!r}: not a regular expression: {error}") from error
+                raise BaseModelError(
+                    f"options.target_modules = {targets!r}: not a regular expression: {error}"
+                ) from error
         return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
@@ -40,10 +42,14 @@ def resolve_max_length(training: TrainingSettings, base: BaseFacts, reasons: Rea
     context = base.context_length
     if training.max_length == "auto":
         chosen = min(2048, context) if context else 2048
-        reasons["training.max_length"] = f"{chosen}: " + ("the base's whole context" if chosen == context else "2048, longer rows are rare in tuning data")
+        reasons["training.max_length"] = f"{chosen}: " + (
+            "the base's whole context" if chosen == context else "2048, longer rows are rare in tuning data"
+        )
         return chosen
     if context is not None and training.max_length > context:
-        raise BaseModelError(f"training.max_length = {training.max_length}: beyond the base's {context} positions; fix: at most {context}")
+        raise BaseModelError(
+            f"training.max_length = {training.max_length}: beyond the base's {context} positions; fix: at most {context}"
+        )
     return training.max_length
 
 
@@ -69,18 +75,36 @@ def resolve_training(
             update[key] = getattr(training, key)
 
     choose("learning_rate", *learning_rate)
-    choose("per_device_train_batch_size", min(16 if not on_gpu else 8, rows), "fits small memories; the effective batch is what matters")
+    choose(
+        "per_device_train_batch_size",
+        min(16 if not on_gpu else 8, rows),
+        "fits small memories; the effective batch is what matters",
+    )
     per_device = int(update["per_device_train_batch_size"])  # type: ignore[call-overload]
-    choose("gradient_accumulation_steps", max(1, min(16 // per_device, ceil(rows / per_device))), "effective batch of about 16, LoRA loses from large ones")
+    choose(
+        "gradient_accumulation_steps",
+        max(1, min(16 // per_device, ceil(rows / per_device))),
+        "effective batch of about 16, LoRA loses from large ones",
+    )
     steps_per_epoch = ceil(rows / (per_device * int(update["gradient_accumulation_steps"])))  # type: ignore[call-overload]
     if training.max_steps is not None:
         choose("num_train_epochs", float(ceil(training.max_steps / steps_per_epoch)), "max_steps decides")
         steps = training.max_steps
     else:
-        choose("num_train_epochs", float(min(3, max(1, ceil(200 / steps_per_epoch)))), "up to 3 passes until about 200 optimiser steps")
+        choose(
+            "num_train_epochs",
+            float(min(3, max(1, ceil(200 / steps_per_epoch)))),
+            "up to 3 passes until about 200 optimiser steps",
+        )
         steps = ceil(steps_per_epoch * float(update["num_train_epochs"]))  # type: ignore[arg-type]
     choose("warmup_steps", float(ceil(0.05 * steps)), f"5 % of {steps} optimiser steps")
-    choose("gradient_checkpointing", on_gpu, "saves memory on a GPU" if on_gpu else "a CPU has memory and needs the time")
-    choose("bf16", on_gpu and has_bf16 and half_precision_base, "the GPU has it" if on_gpu and has_bf16 else "no GPU with bfloat16")
+    choose(
+        "gradient_checkpointing", on_gpu, "saves memory on a GPU" if on_gpu else "a CPU has memory and needs the time"
+    )
+    choose(
+        "bf16",
+        on_gpu and has_bf16 and half_precision_base,
+        "the GPU has it" if on_gpu and has_bf16 else "no GPU with bfloat16",
+    )
     choose("logging_steps", max(1, steps // 100), "about 100 points in the charts")
     return training.model_copy(update=update)

@@ -132,9 +132,14 @@ def wait_in_foreground(run: FinetuneRun) -> None:
         signal.signal(signal.SIGTERM, previous)
     outcome = run.folder.read("outcome") or {}
     if outcome and not outcome["recorded"]:
-        print("  note     the tracking server is away; the supervisor goes on until it has written the status", file=sys.stderr)
+        print(
+            "  note     the tracking server is away; the supervisor goes on until it has written the status",
+            file=sys.stderr,
+        )
     if not finished:
-        raise ExecutionException(f"Run (ID '{run.run_id}') {run.get_status()}: {run.reason() or 'no supervisor is left; see mlflow-finetune doctor'}")
+        raise ExecutionException(
+            f"Run (ID '{run.run_id}') {run.get_status()}: {run.reason() or 'no supervisor is left; see mlflow-finetune doctor'}"
+        )
 
 
 def _command_line() -> dict[str, Any] | None:

@@ -29,7 +29,9 @@ def local_folder(name: str) -> Path | None:
         return path.resolve()
     looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists()
     if looks_local:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [], n=1)
+        near = difflib.get_close_matches(
+            path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else [], n=1
+        )
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         what = "is a file, not a model folder" if path.exists() else "does not exist"
         raise BaseModelError(f"base_model.name = {name!r}: {what}{hint}")
@@ -46,18 +48,24 @@ def check_base_files(folder: Path, *, trust_remote_code: bool, max_length: int |
     architectures = [str(name) for name in config.get("architectures") or []]
     if config.get("is_encoder_decoder") or (architectures and not any(_is_causal(name) for name in architectures)):
         kind = ", ".join(architectures) or "an encoder-decoder"
-        raise BaseModelError(f"{folder}: not a causal language model ({kind}); fix: choose a base whose architecture ends in ForCausalLM")
+        raise BaseModelError(
+            f"{folder}: not a causal language model ({kind}); fix: choose a base whose architecture ends in ForCausalLM"
+        )
     if config.get("auto_map") and not trust_remote_code:
         raise BaseModelError(
             f"{folder}: the model wants to run its own Python code ({', '.join(sorted(config['auto_map']))}); "
             "fix: read that code, then set base_model.trust_remote_code: true"
         )
     if not any((folder / name).exists() for name in _TOKENIZER_FILES):
-        raise BaseModelError(f"{folder}: no tokenizer ({', '.join(_TOKENIZER_FILES[:3])}, ...); fix: save the base's tokenizer into the folder")
+        raise BaseModelError(
+            f"{folder}: no tokenizer ({', '.join(_TOKENIZER_FILES[:3])}, ...); fix: save the base's tokenizer into the folder"
+        )
     _check_weights(folder)
     positions = context_length(config)
     if max_length is not None and positions is not None and max_length > positions:
-        raise BaseModelError(f"training.max_length = {max_length}: beyond the base's {positions} positions; fix: at most {positions}")
+        raise BaseModelError(
+            f"training.max_length = {max_length}: beyond the base's {positions} positions; fix: at most {positions}"
+        )
     return config
 
 
@@ -73,7 +81,11 @@ def context_length(config: dict[str, Any]) -> int | None:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
-        adapter = " (it holds a PEFT adapter: fix: name the adapter's base instead)" if (folder / "adapter_config.json").exists() else ""
+        adapter = (
+            " (it holds a PEFT adapter: fix: name the adapter's base instead)"
+            if (folder / "adapter_config.json").exists()
+            else ""
+        )
         raise BaseModelError(f"{folder}: no config.json, so this is no model folder{adapter}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -92,7 +104,9 @@ def _check_weights(folder: Path) -> None:
     files = weight_files(folder)
     missing = [path.name for path in files if not path.exists()]
     if missing:
-        raise BaseModelError(f"{folder}: the weight index names files that are not there: {', '.join(missing[:3])}; fix: download the model again")
+        raise BaseModelError(
+            f"{folder}: the weight index names files that are not there: {', '.join(missing[:3])}; fix: download the model again"
+        )
     if files:
         for path in files:
             _check_header(path)

@@ -77,7 +77,9 @@ def describe(base: BaseModel) -> BaseFacts:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=base.trust_remote_code)
     except ValueError as error:
-        raise BaseModelError(f"{base.folder}: not a causal language model that transformers knows: {_one_line(error)}") from error
+        raise BaseModelError(
+            f"{base.folder}: not a causal language model that transformers knows: {_one_line(error)}"
+        ) from error
     head = model.get_output_embeddings()
     shapes = {
         name: tuple(module.weight.shape)
@@ -96,7 +98,11 @@ def describe(base: BaseModel) -> BaseFacts:
 
 def load_base_model(base: BaseModel) -> PreTrainedModel:
     """The weights, on the training device, in the chosen precision. Raises BaseModelError for weights that do not fit."""
-    arguments: dict[str, Any] = {"dtype": base.dtype, "trust_remote_code": base.trust_remote_code, "use_safetensors": True}
+    arguments: dict[str, Any] = {
+        "dtype": base.dtype,
+        "trust_remote_code": base.trust_remote_code,
+        "use_safetensors": True,
+    }
     if base.quantization is not None:
         arguments["quantization_config"] = quantization_config(base)
         arguments["device_map"] = {"": device()}
@@ -108,12 +114,14 @@ def load_base_model(base: BaseModel) -> PreTrainedModel:
         raise BaseModelError(f"{base.folder}: the weights cannot be loaded: {_one_line(error)}") from error
     missing = sorted(info["missing_keys"])
     if missing:
-        raise BaseModelError(f"{base.folder}: {len(missing)} weights are missing from the files ({', '.join(missing[:3])}); fix: download the model again")
+        raise BaseModelError(
+            f"{base.folder}: {len(missing)} weights are missing from the files ({', '.join(missing[:3])}); fix: download the model again"
+        )
     return model if base.quantization else model.to(device())  # type: ignore[no-any-return]
 
 
 def quantization_config(base: BaseModel) -> Any:
-    """bitsandbytes as in QLoRA (arXiv 2305.14314): nf4 with double quantisation, or int8."""
+    """Bitsandbytes as in QLoRA (arXiv 2305.14314): nf4 with double quantisation, or int8."""
     from transformers import BitsAndBytesConfig
 
     if base.quantization == "int8":
@@ -137,20 +145,32 @@ def _dtype(wanted: str, config: dict[str, Any], reasons: Reasons) -> torch.dtype
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported() and stored != "float32":
         reasons["base_model.dtype"] = "bfloat16: the GPU has it and the base was stored in half precision"
         return torch.bfloat16
-    reasons["base_model.dtype"] = "float32: " + ("the base was stored so" if stored == "float32" else "no GPU with bfloat16")
+    reasons["base_model.dtype"] = "float32: " + (
+        "the base was stored so" if stored == "float32" else "no GPU with bfloat16"
+    )
     return torch.float32
 
 
 def _download(settings: BaseModelSettings) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(settings.name, revision=settings.revision, allow_patterns=_HUB_FILES))
     except RevisionNotFoundError as error:
-        raise BaseModelError(f"base_model.revision = {settings.revision!r}: no such revision of {settings.name}") from error
+        raise BaseModelError(
+            f"base_model.revision = {settings.revision!r}: no such revision of {settings.name}"
+        ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
-        raise BaseModelError(f"base_model.name = {settings.name!r}: no such folder here and no such model on the hub (or no right to it)") from error
+        raise BaseModelError(
+            f"base_model.name = {settings.name!r}: no such folder here and no such model on the hub (or no right to it)"
+        ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise BaseModelError(
             f"base_model.name = {settings.name!r}: no such folder here, not in the local hub cache, and the hub cannot be reached; "

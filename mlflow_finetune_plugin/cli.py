@@ -35,7 +35,9 @@ def recipes_folder() -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mlflow-finetune", description="Fine-tune open language models inside MLflow.")
+    parser = argparse.ArgumentParser(
+        prog="mlflow-finetune", description="Fine-tune open language models inside MLflow."
+    )
     parser.add_argument("--version", action="version", version=f"mlflow-finetune {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -126,7 +128,9 @@ def _experiment_id(arguments: RunArguments) -> str:
         experiment = client.get_experiment_by_name(arguments.experiment_name)
         return str(experiment.experiment_id if experiment else client.create_experiment(arguments.experiment_name))
     except MlflowException as error:
-        raise TrackingError(f"tracking server {mlflow.get_tracking_uri()}: {' '.join(str(error).split())[:400]}") from error
+        raise TrackingError(
+            f"tracking server {mlflow.get_tracking_uri()}: {' '.join(str(error).split())[:400]}"
+        ) from error
 
 
 def _methods(namespace: argparse.Namespace) -> int:
@@ -148,7 +152,9 @@ def _init(namespace: argparse.Namespace) -> int:
     recipe = target / "finetune.yaml"
     text = recipe.read_text(encoding="utf-8")
     recipe.write_text(text.replace(f"name: {namespace.recipe}", f"name: {target.name}"), encoding="utf-8")
-    print(f"{target}: a copy of the recipe {namespace.recipe}. Put your rows into {target}/data, then:\n  mlflow run {target} -b finetune -e lora")
+    print(
+        f"{target}: a copy of the recipe {namespace.recipe}. Put your rows into {target}/data, then:\n  mlflow run {target} -b finetune -e lora"
+    )
     return 0
 
 
@@ -167,7 +173,6 @@ def _doctor(namespace: argparse.Namespace) -> int:
         healthy &= finding.is_good
         print(f"{'ok  ' if finding.is_good else 'FIX '} {finding.text}")
     return 0 if healthy else 1
-
 
 
 if __name__ == "__main__":

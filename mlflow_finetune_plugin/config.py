@@ -130,9 +130,7 @@ def _file_values(document: Document, origin: _Origins, problems: list[str]) -> d
     for key, value in document.values.items():
         if key not in known:
             problems.append(_unknown_key(origin.of((key,)), str(key), value, known))
-        elif key == "base_model" and isinstance(value, str):
-            values[key] = {"name": value}
-        elif key == "register" and isinstance(value, str):
+        elif (key == "base_model" and isinstance(value, str)) or (key == "register" and isinstance(value, str)):
             values[key] = {"name": value}
         elif key == "data" and (isinstance(value, (str, list))):
             values[key] = {"train": value}
@@ -195,7 +193,9 @@ def _leaves(option_fields: Mapping[str, str]) -> dict[str, list[KeyPath]]:
     return leaves
 
 
-def _place(path: KeyPath, name: str, value: Any, leaves: Mapping[str, list[KeyPath]], problems: list[str]) -> KeyPath | None:
+def _place(
+    path: KeyPath, name: str, value: Any, leaves: Mapping[str, list[KeyPath]], problems: list[str]
+) -> KeyPath | None:
     if len(path) == 2 and path in [place for places in leaves.values() for place in places]:
         return path
     if len(path) == 1 and len(leaves.get(str(path[0]), [])) == 1:
@@ -217,8 +217,18 @@ def _caller_paths(place: KeyPath, value: Any, caller: Path) -> Any:
     if place in (("eval", "forgetting"), ("data", "chat_template")) and isinstance(value, str):
         return str(caller / value)
     if place == ("eval", "metrics"):
-        metrics = value if isinstance(value, list) else [part.strip() for part in str(value).split(",")] if value != "auto" else value
-        return [str(caller / m) if str(m).endswith(".py") else m for m in metrics] if isinstance(metrics, list) else metrics
+        metrics = (
+            value
+            if isinstance(value, list)
+            else [part.strip() for part in str(value).split(",")]
+            if value != "auto"
+            else value
+        )
+        return (
+            [str(caller / m) if str(m).endswith(".py") else m for m in metrics]
+            if isinstance(metrics, list)
+            else metrics
+        )
     if place == ("base_model", "name") and isinstance(value, str) and (caller / value).is_dir():
         return str((caller / value).resolve())
     return value
@@ -250,7 +260,11 @@ def _validate(
         ready = False
     elif ready:
         for key in [key for key in options if key not in option_fields]:
-            problems.append(_unknown_key(origin.of(("options", key)), f"options.{key}", options[key], [f"options.{n}" for n in option_fields]))
+            problems.append(
+                _unknown_key(
+                    origin.of(("options", key)), f"options.{key}", options[key], [f"options.{n}" for n in option_fields]
+                )
+            )
         for kind, module in methods.items():
             share = {key: value for key, value in options.items() if option_fields.get(key) == kind}
             ready &= _valid(module.Options, share, ("options",), origin, problems) is not None
@@ -263,10 +277,18 @@ def _validate(
         sections[name] = _valid(model, values[name], (name,), origin, problems)
     if problems or not ready or any(section is None for section in sections.values()) or "data" not in sections:
         return None
-    return RunConfig(entry_point=entry_point, adaptation=values["adaptation"], objective=values["objective"], options=options, **sections)
+    return RunConfig(
+        entry_point=entry_point,
+        adaptation=values["adaptation"],
+        objective=values["objective"],
+        options=options,
+        **sections,
+    )
 
 
-def _valid(model: type[BaseModel], value: Any, path: KeyPath, origin: _Origins, problems: list[str]) -> BaseModel | None:
+def _valid(
+    model: type[BaseModel], value: Any, path: KeyPath, origin: _Origins, problems: list[str]
+) -> BaseModel | None:
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -281,10 +303,14 @@ def _valid(model: type[BaseModel], value: Any, path: KeyPath, origin: _Origins, 
 
 
 def _without_union_tags(where: KeyPath, model: type[BaseModel], depth: int) -> KeyPath:
-    """pydantic adds the union's member to the location; a reader of YAML knows only keys and indices."""
+    """Pydantic adds the union's member to the location; a reader of YAML knows only keys and indices."""
     kept: list[str | int] = list(where[: depth + 1])
     for part in where[depth + 1 :]:
-        if isinstance(part, int) or part in DataFileSettings.model_fields or (len(kept) > depth + 1 and isinstance(kept[-1], int)):
+        if (
+            isinstance(part, int)
+            or part in DataFileSettings.model_fields
+            or (len(kept) > depth + 1 and isinstance(kept[-1], int))
+        ):
             kept.append(part)
     return tuple(kept)
 
@@ -316,7 +342,9 @@ def _unknown_key(place: str, key: str, value: Any, choices: list[str]) -> str:
 def _semantic_problems(config: RunConfig, origin: _Origins) -> list[str]:
     problems: list[str] = []
     if config.register_as is not None:
-        problems += [f"{origin.of(('register', 'name'))}: {fault}" for fault in register_name_problems(config.register_as.name)]
+        problems += [
+            f"{origin.of(('register', 'name'))}: {fault}" for fault in register_name_problems(config.register_as.name)
+        ]
     if config.eval.metrics != "auto":
         for index, metric in enumerate(config.eval.metrics):
             try:
@@ -333,12 +361,16 @@ def register_name_problems(name: str) -> list[str]:
     if name != name.strip() or not name.strip("."):
         return [f"register.name = {name!r}: starts or ends with a blank, or is only dots; fix: remove them"]
     if found := _NAME_PROBLEMS.search(name):
-        return [f"register.name = {name!r}: may not contain {found.group()!r}; fix: use letters, digits, '-', '_' and '.'"]
+        return [
+            f"register.name = {name!r}: may not contain {found.group()!r}; fix: use letters, digits, '-', '_' and '.'"
+        ]
     return []
 
 
 def _options_of(module: ModuleType, options: Mapping[str, Any]) -> Any:
-    return module.Options.model_validate({key: value for key, value in options.items() if key in module.Options.model_fields})
+    return module.Options.model_validate(
+        {key: value for key, value in options.items() if key in module.Options.model_fields}
+    )
 
 
 def resolve_paths(config: RunConfig, project: Path) -> RunConfig:
@@ -346,7 +378,9 @@ def resolve_paths(config: RunConfig, project: Path) -> RunConfig:
     data = config.data.model_copy(
         update={
             "train": _absolute_files(config.data.train, project),
-            "eval": _absolute_files(config.data.eval, project) if isinstance(config.data.eval, list) else config.data.eval,
+            "eval": _absolute_files(config.data.eval, project)
+            if isinstance(config.data.eval, list)
+            else config.data.eval,
             "chat_template": str(project / config.data.chat_template) if config.data.chat_template else None,
         }
     )
@@ -354,7 +388,9 @@ def resolve_paths(config: RunConfig, project: Path) -> RunConfig:
     held_out = config.eval.model_copy(
         update={
             "forgetting": str(project / config.eval.forgetting) if config.eval.forgetting else config.eval.forgetting,
-            "metrics": metrics if metrics == "auto" else [str(project / m) if m.endswith(".py") else m for m in metrics],
+            "metrics": metrics
+            if metrics == "auto"
+            else [str(project / m) if m.endswith(".py") else m for m in metrics],
         }
     )
     base = config.base_model

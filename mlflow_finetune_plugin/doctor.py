@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from mlflow_finetune_plugin.jobs import JobFolder, jobs_home, supervisor_alive
 from mlflow_finetune_plugin.supervisor import start_supervisor
 
-TESTED = {"mlflow": "3.17", "torch": "2.13", "transformers": "5.19", "peft": "0.21", "trl": "1.16", "datasets": "5.2", "evaluate": "0.4"}
+TESTED = {
+    "mlflow": "3.17",
+    "torch": "2.13",
+    "transformers": "5.19",
+    "peft": "0.21",
+    "trl": "1.16",
+    "datasets": "5.2",
+    "evaluate": "0.4",
+}
 KEEP_FOLDERS_S = 7 * 24 * 3600.0
 _REAP_PATIENCE_S = 60.0
 
@@ -48,7 +56,9 @@ def _packages() -> Iterator[Finding]:
     except importlib.metadata.PackageNotFoundError:
         return
     if tuple(int(part) for part in vllm.split(".")[:2] if part.isdigit()) < (0, 33):
-        yield Finding(False, f"vllm {vllm} has known security advisories (GHSA-5r3c-5x4v-8gjh and older); fix: vllm >= 0.33")
+        yield Finding(
+            False, f"vllm {vllm} has known security advisories (GHSA-5r3c-5x4v-8gjh and older); fix: vllm >= 0.33"
+        )
 
 
 def _device() -> Finding:
@@ -56,7 +66,10 @@ def _device() -> Finding:
     code = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else f'no GPU, {torch.get_num_threads()} CPU threads')"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if answer.returncode != 0:
-        return Finding(False, f"torch cannot be imported: {answer.stderr.strip().splitlines()[-1] if answer.stderr.strip() else 'no message'}")
+        return Finding(
+            False,
+            f"torch cannot be imported: {answer.stderr.strip().splitlines()[-1] if answer.stderr.strip() else 'no message'}",
+        )
     return Finding(True, f"trains on: {answer.stdout.strip()}")
 
 
@@ -85,7 +98,12 @@ def _jobs(*, reap: bool) -> Iterator[Finding]:
             time.sleep(0.2)
         outcome = folder.read("outcome")
         done = outcome is not None and outcome["recorded"]
-        yield Finding(done, f"run {run_id}: {outcome['status']}: {outcome['reason']}" if outcome else f"run {run_id}: a new supervisor watches its worker")
+        yield Finding(
+            done,
+            f"run {run_id}: {outcome['status']}: {outcome['reason']}"
+            if outcome
+            else f"run {run_id}: a new supervisor watches its worker",
+        )
 
 
 def _tracking(*, reap: bool) -> Iterator[Finding]:
@@ -104,7 +122,9 @@ def _tracking(*, reap: bool) -> Iterator[Finding]:
     if not dead:
         yield Finding(True, f"tracking server {uri}: no run without a sign of life")
     for run_id, reason in dead:
-        yield Finding(reap, f"run {run_id}: {reason}; " + ("marked FAILED" if reap else "fix: mlflow-finetune doctor --reap"))
+        yield Finding(
+            reap, f"run {run_id}: {reason}; " + ("marked FAILED" if reap else "fix: mlflow-finetune doctor --reap")
+        )
 
 
 def adopt_orphans() -> list[JobFolder]:
@@ -129,5 +149,3 @@ def remove_old_folders(*, now_s: float) -> int:
     for folder in old:
         shutil.rmtree(folder.path, ignore_errors=True)
     return len(old)
-
-

@@ -20,7 +20,9 @@ class EntryPoint:
 
 ENTRY_POINTS: dict[str, EntryPoint] = {
     point.name: point
-    for point in (EntryPoint("lora", "lora", "sft", "low-rank adapters on the base's linear layers, from answers to imitate"),)
+    for point in (
+        EntryPoint("lora", "lora", "sft", "low-rank adapters on the base's linear layers, from answers to imitate"),
+    )
 }
 
 

@@ -57,7 +57,9 @@ def _load_foreign(kind: Kind, point: importlib.metadata.EntryPoint) -> ModuleTyp
     try:
         module = point.load()
     except Exception as error:
-        raise ConfigError([f"{kind} '{point.name}' from {point.value} cannot be imported: {type(error).__name__}: {error}"]) from error
+        raise ConfigError(
+            [f"{kind} '{point.name}' from {point.value} cannot be imported: {type(error).__name__}: {error}"]
+        ) from error
     if not isinstance(module, ModuleType) or not hasattr(module, "Options"):
         raise ConfigError([f"{kind} '{point.name}' from {point.value} is not a module with an Options section"])
     return module

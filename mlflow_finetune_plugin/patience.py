@@ -30,14 +30,20 @@ def with_patience(action: Callable[[], Result], report: Report, *, patience_s: f
         try:
             return action()
         except FinetuneError as error:
-            if not isinstance(error.__cause__, MlflowException) or is_refusal(error.__cause__) or time.monotonic() > deadline:
+            if (
+                not isinstance(error.__cause__, MlflowException)
+                or is_refusal(error.__cause__)
+                or time.monotonic() > deadline
+            ):
                 raise
             reason: Exception = error
         except (MlflowException, ConnectionError, TimeoutError) as error:
             if is_refusal(error):
                 raise TrackingError(f"the tracking server refused: {_one_line(error)}") from error
             if time.monotonic() > deadline:
-                raise TrackingError(f"the tracking server was away for {patience_s / 60:.0f} minutes: {_one_line(error)}") from error
+                raise TrackingError(
+                    f"the tracking server was away for {patience_s / 60:.0f} minutes: {_one_line(error)}"
+                ) from error
             reason = error
         logger.warning("tracking server away: %s", _one_line(reason))
         if wait_s == 1.0:

@@ -28,8 +28,8 @@ from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, Prepa
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.evaluation.proof import prove
 from mlflow_finetune_plugin.methods import load_method
-from mlflow_finetune_plugin.plan import Plan, make_plan, settle
 from mlflow_finetune_plugin.patience import with_patience
+from mlflow_finetune_plugin.plan import Plan, make_plan, settle
 from mlflow_finetune_plugin.records import (
     Identity,
     model_card,
@@ -72,7 +72,12 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     with ThreadPoolExecutor(1) as aside:
         digest = aside.submit(base_digest, plan.base.folder)  # reads every byte of the base: beside the rest
         data = prepare(data_request(plan), plan.renderer, place.folder)
-        plan = settle(plan, train_rows=len(data.train), eval_rows=data.eval_rows, layouts=[file.layout for file in data.report.files])
+        plan = settle(
+            plan,
+            train_rows=len(data.train),
+            eval_rows=data.eval_rows,
+            layouts=[file.layout for file in data.report.files],
+        )
         record_plan(plan, data, place.folder, report)
         trained = train_adapter(plan, data, place.folder, report)
     record_training(trained.result, place.folder, report)
@@ -121,7 +126,9 @@ def train_adapter(plan: Plan, data: PreparedData, folder: Path, report: Report) 
     adapter_side = probe_log_probs(model, tokenizer, data.eval_rows)
     adaptation.save(model, plan.adaptation_options, folder / "adapter", start=folder)
     check_adapter_file(folder / "adapter")
-    reference = make_reference(tokenizer, data.eval_rows, precision=plan.base.precision, base=base_side, adapter=adapter_side)
+    reference = make_reference(
+        tokenizer, data.eval_rows, precision=plan.base.precision, base=base_side, adapter=adapter_side
+    )
     check_adapter_moved(reference)
     return Trained(folder / "adapter", result, reference)
 
@@ -173,7 +180,9 @@ def prove_adapter(plan: Plan, data: PreparedData, model: PeftModel, report: Repo
     )
 
 
-def conclude(plan: Plan, identity: Identity, logged: LoggedAdapter, proof: EvalReport, place: Place, report: Report) -> dict[str, Any]:
+def conclude(
+    plan: Plan, identity: Identity, logged: LoggedAdapter, proof: EvalReport, place: Place, report: Report
+) -> dict[str, Any]:
     """Registers the model when the config names one, and sums the run up in a line."""
     from mlflow import MlflowClient
 
@@ -195,7 +204,9 @@ def conclude(plan: Plan, identity: Identity, logged: LoggedAdapter, proof: EvalR
 
 
 def _files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:
-    return tuple(DataFile(Path(file.path), file.task or Path(file.path).name.split(".")[0], file.weight) for file in files)
+    return tuple(
+        DataFile(Path(file.path), file.task or Path(file.path).name.split(".")[0], file.weight) for file in files
+    )
 
 
 def _free_memory() -> None:

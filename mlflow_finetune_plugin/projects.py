@@ -64,7 +64,9 @@ def open_project(uri: str, version: str | None, fetch_into: Path) -> ProjectFold
         except (ExecutionException, MlflowException) as error:
             raise ProjectError(f"project {uri!r}: {error}") from error
         except Exception as error:  # GitPython's own family, importable only where git is installed
-            raise ProjectError(f"project {uri!r}: git could not fetch it: {' '.join(str(error).split())[:400]}") from error
+            raise ProjectError(
+                f"project {uri!r}: git could not fetch it: {' '.join(str(error).split())[:400]}"
+            ) from error
         root = fetch_into
     else:
         root = local.resolve()
@@ -85,7 +87,9 @@ def _git_facts(path: Path, version: str | None) -> tuple[str | None, str | None,
     return get_git_commit(str(path)), get_git_repo_url(str(path)), branch
 
 
-def mlproject_entry(folder: Path, entry_point: str, parameters: Mapping[str, str]) -> OwnCommand | FinetuneCommand | None:
+def mlproject_entry(
+    folder: Path, entry_point: str, parameters: Mapping[str, str]
+) -> OwnCommand | FinetuneCommand | None:
     """What the folder's MLproject says of an entry point; None when it does not define it. Raises ProjectError."""
     from mlflow.exceptions import ExecutionException, MlflowException
     from mlflow.projects import _project_spec
@@ -101,13 +105,17 @@ def mlproject_entry(folder: Path, entry_point: str, parameters: Mapping[str, str
             raise ProjectError(f"{folder}/MLproject: entry point {entry_point!r} has no command")
         if shlex.split(entry.command)[: len(OWN_COMMAND)] == list(OWN_COMMAND):
             final, extra = _parameters(entry, parameters)
-            arguments = shlex.split(entry.command.format(**{k: shlex.quote(v) for k, v in final.items()}))[len(OWN_COMMAND) :]
-            return FinetuneCommand((*arguments, *(part for key, value in extra.items() for part in ("-P", f"{key}={value}"))))
+            arguments = shlex.split(entry.command.format(**{k: shlex.quote(v) for k, v in final.items()}))[
+                len(OWN_COMMAND) :
+            ]
+            return FinetuneCommand(
+                (*arguments, *(part for key, value in extra.items() for part in ("-P", f"{key}={value}")))
+            )
         command = entry.compute_command(dict(parameters), None)
         final, extra = _parameters(entry, parameters)
     except (ExecutionException, MlflowException, KeyError, ValueError) as error:
         raise ProjectError(f"{folder}/MLproject, entry point {entry_point!r}: {error}") from error
-    return OwnCommand(f"cd {shlex.quote(str(folder))} && {command}", {**final, **extra})
+    return OwnCommand(command, {**final, **extra})
 
 
 def _parameters(entry: object, given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

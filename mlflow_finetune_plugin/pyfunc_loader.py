@@ -39,7 +39,13 @@ class FinetunedModel(PythonModel):
 
         ``params``: max_new_tokens, temperature (0 = the likeliest token, the default), top_p, batch_size.
         """
-        options = {"max_new_tokens": self.card["max_new_tokens"], "temperature": 0.0, "top_p": 1.0, "batch_size": 16, **(params or {})}
+        options = {
+            "max_new_tokens": self.card["max_new_tokens"],
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "batch_size": 16,
+            **(params or {}),
+        }
         prompts = [self._prompt_ids(messages) for messages in _conversations(model_input)]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         answers = [""] * len(prompts)
@@ -72,7 +78,10 @@ class FinetunedModel(PythonModel):
         )
         with torch.inference_mode():
             output = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-        return [self.tokenizer.decode(_until_stop(row, self.card["stop_token_ids"]), skip_special_tokens=True).strip() for row in output[:, width:].tolist()]
+        return [
+            self.tokenizer.decode(_until_stop(row, self.card["stop_token_ids"]), skip_special_tokens=True).strip()
+            for row in output[:, width:].tolist()
+        ]
 
 
 def _until_stop(tokens: list[int], stops: list[int]) -> list[int]:
@@ -100,7 +109,9 @@ def _base_folder(base: dict[str, Any], override: str | None) -> Path:
         if candidate and Path(candidate).is_dir():
             return Path(candidate)
     if name == "embedded" or name.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"the base model {name!r} is not here; fix: mlflow.pyfunc.load_model(uri, model_config={{'base_model': FOLDER}})")
+        raise FileNotFoundError(
+            f"the base model {name!r} is not here; fix: mlflow.pyfunc.load_model(uri, model_config={{'base_model': FOLDER}})"
+        )
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(name, revision=None if override else base["revision"]))
@@ -111,7 +122,9 @@ def _verify(folder: Path, expected: str) -> None:
 
     found = base_digest(folder)
     if found != expected:
-        raise ValueError(f"{folder} is another base model: its digest is {found[:12]}, the adapter was trained on {expected[:12]}; fix: give that base as model_config={{'base_model': FOLDER}}")
+        raise ValueError(
+            f"{folder} is another base model: its digest is {found[:12]}, the adapter was trained on {expected[:12]}; fix: give that base as model_config={{'base_model': FOLDER}}"
+        )
 
 
 def _load_base(folder: Path, base: dict[str, Any]) -> Any:
@@ -119,10 +132,17 @@ def _load_base(folder: Path, base: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    arguments: dict[str, Any] = {"dtype": getattr(torch, base["dtype"]), "trust_remote_code": base["trust_remote_code"], "use_safetensors": True}
+    arguments: dict[str, Any] = {
+        "dtype": getattr(torch, base["dtype"]),
+        "trust_remote_code": base["trust_remote_code"],
+        "use_safetensors": True,
+    }
     if base["quantization"] == "nf4":
         arguments["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=arguments["dtype"]
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=arguments["dtype"],
         )
     elif base["quantization"] == "int8":
         arguments["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)

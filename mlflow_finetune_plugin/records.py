@@ -55,14 +55,27 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
     config = {**plan.config.model_dump(mode="json", by_alias=True), "options": plan.options, "reasons": plan.reasons}
     report.params(_flat({key: value for key, value in config.items() if key != "reasons"}))
     _artifact(report, folder / "config.json", json.dumps(config, indent=1, ensure_ascii=False), "finetune")
-    _artifact(report, folder / "data_report.json", json.dumps(data.report.to_json(), indent=1, ensure_ascii=False), "finetune")
+    _artifact(
+        report, folder / "data_report.json", json.dumps(data.report.to_json(), indent=1, ensure_ascii=False), "finetune"
+    )
     report.datasets(
         [
-            {"name": plan.config.data.train[0].task or Path(plan.config.data.train[0].path).name, "context": "train", "digest": data.digest, **_source(plan, data)},
+            {
+                "name": plan.config.data.train[0].task or Path(plan.config.data.train[0].path).name,
+                "context": "train",
+                "digest": data.digest,
+                **_source(plan, data),
+            },
             {"name": "held-out", "context": "eval", "digest": data.eval_digest, **_source(plan, data)},
         ]
     )
-    report.tags({"finetune.base_model": plan.base.name, "finetune.adaptation": plan.config.adaptation, "finetune.objective": plan.config.objective})
+    report.tags(
+        {
+            "finetune.base_model": plan.base.name,
+            "finetune.adaptation": plan.config.adaptation,
+            "finetune.objective": plan.config.objective,
+        }
+    )
     training = plan.config.training
     report.stage(
         "plan",
@@ -82,7 +95,8 @@ def record_training(result: TrainingResult, folder: Path, report: Report) -> Non
     figure.savefig(folder / "loss.png", dpi=120)
     report.artifact(folder / "loss.png", "plots")
     report.stage(
-        "train", f"{result.steps} steps in {result.seconds:.1f} s, {result.tokens / max(result.seconds, 1e-9):,.0f} tokens/s; loss {result.losses[0][1]:.3f} -> {result.losses[-1][1]:.3f}"
+        "train",
+        f"{result.steps} steps in {result.seconds:.1f} s, {result.tokens / max(result.seconds, 1e-9):,.0f} tokens/s; loss {result.losses[0][1]:.3f} -> {result.losses[-1][1]:.3f}",
     )
 
 
@@ -129,7 +143,9 @@ def proof_lines(proof: EvalReport) -> list[str]:
     """One line a metric, as shown in the terminal and in the version's description."""
     lines = [_metric_line(metric) for metric in proof.metrics]
     if proof.forgetting is not None:
-        lines.append(f"forgetting {proof.forgetting.value:+.3f} nats per token ({proof.forgetting.low:+.3f}..{proof.forgetting.high:+.3f})")
+        lines.append(
+            f"forgetting {proof.forgetting.value:+.3f} nats per token ({proof.forgetting.low:+.3f}..{proof.forgetting.high:+.3f})"
+        )
     return lines
 
 
@@ -194,7 +210,11 @@ def _artifact(report: Report, path: Path, text: str, folder: str) -> None:
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested sections as dotted keys; lists as JSON; what is not set is left out."""
     if isinstance(value, dict):
-        return {key: item for name, part in value.items() for key, item in _flat(part, f"{prefix}.{name}" if prefix else str(name)).items()}
+        return {
+            key: item
+            for name, part in value.items()
+            for key, item in _flat(part, f"{prefix}.{name}" if prefix else str(name)).items()
+        }
     if value is None:
         return {}
     return {prefix: json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value}

@@ -25,7 +25,9 @@ class RegisteredVersion:
         return f"models:/{self.name}/{self.version}"
 
 
-def register_adapter(client: MlflowClient, model_uri: str, name: str, *, tags: Mapping[str, str], description: str) -> RegisteredVersion:
+def register_adapter(
+    client: MlflowClient, model_uri: str, name: str, *, tags: Mapping[str, str], description: str
+) -> RegisteredVersion:
     """A new version of ``name`` under the alias challenger; the alias moves only when the version is whole.
 
     Raises TrackingError when the registry refuses.

@@ -31,9 +31,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments, named as in ``mlflow run``."""
     parser.add_argument("project", nargs="?", default=".", help="project folder or git URI, default: this folder")
     parser.add_argument("-e", "--entry-point", default="main", help="lora, ...; see: mlflow-finetune methods")
-    parser.add_argument("-P", "--param-list", action="append", default=[], metavar="NAME=VALUE", help="override a leaf of finetune.yaml")
+    parser.add_argument(
+        "-P", "--param-list", action="append", default=[], metavar="NAME=VALUE", help="override a leaf of finetune.yaml"
+    )
     parser.add_argument("-v", "--version", default=None, help="git commit, tag or branch")
-    parser.add_argument("-c", "--backend-config", default=None, metavar="JSON", help='for example \'{"detach": true}\'')
+    parser.add_argument("-c", "--backend-config", default=None, metavar="JSON", help="for example '{\"detach\": true}'")
     parser.add_argument("--experiment-name", default=None)
     parser.add_argument("--run-name", default=None)
 

@@ -21,7 +21,9 @@ class Section(BaseModel):
 class BaseModelSettings(Section):
     """The model to start from."""
 
-    name: str = Field("embedded", min_length=1, description="Hub name, local folder, or `embedded` (the packaged tiny model).")
+    name: str = Field(
+        "embedded", min_length=1, description="Hub name, local folder, or `embedded` (the packaged tiny model)."
+    )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Precision of the base weights; auto: bfloat16 on a GPU that has it, else float32."
@@ -66,9 +68,15 @@ class DataSettings(Section):
     layout: Literal["auto", "prompt_completion", "messages", "sharegpt", "alpaca", "label"] = Field(
         "auto", description="How rows are laid out; auto recognises it and shows the guess."
     )
-    columns: dict[str, str] = Field(default_factory=dict, description="Role -> column, e.g. {prompt: text, completion: intent}.")
-    overlength: Literal["error", "drop", "truncate"] = Field("error", description="What happens to rows over max_length.")
-    chat_template: str | None = Field(None, description="Jinja file; default: the base's own, else the packaged plain one.")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="Role -> column, e.g. {prompt: text, completion: intent}."
+    )
+    overlength: Literal["error", "drop", "truncate"] = Field(
+        "error", description="What happens to rows over max_length."
+    )
+    chat_template: str | None = Field(
+        None, description="Jinja file; default: the base's own, else the packaged plain one."
+    )
 
 
 class TrainingSettings(Section):
@@ -77,25 +85,45 @@ class TrainingSettings(Section):
     num_train_epochs: Annotated[float, Field(gt=0)] | Auto = Field("auto", description="Passes over the data.")
     max_steps: int | None = Field(None, gt=0, description="Optimiser steps; overrides num_train_epochs.")
     learning_rate: Annotated[float, Field(gt=0)] | Auto = Field("auto", description="Peak learning rate.")
-    per_device_train_batch_size: Annotated[int, Field(gt=0)] | Auto = Field("auto", description="Rows per device and micro-step.")
-    gradient_accumulation_steps: Annotated[int, Field(gt=0)] | Auto = Field("auto", description="Micro-steps per optimiser step.")
-    max_length: Annotated[int, Field(gt=1)] | Auto = Field("auto", description="Tokens a row may have; auto: the model's context, at most 2048.")
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "cosine_with_min_lr"] = Field(
-        "linear", description="Course of the learning rate."
+    per_device_train_batch_size: Annotated[int, Field(gt=0)] | Auto = Field(
+        "auto", description="Rows per device and micro-step."
     )
-    warmup_steps: Annotated[float, Field(ge=0)] | Auto = Field("auto", description="Steps of warm-up; below 1 a share of all steps; auto: 5 %.")
+    gradient_accumulation_steps: Annotated[int, Field(gt=0)] | Auto = Field(
+        "auto", description="Micro-steps per optimiser step."
+    )
+    max_length: Annotated[int, Field(gt=1)] | Auto = Field(
+        "auto", description="Tokens a row may have; auto: the model's context, at most 2048."
+    )
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "constant", "constant_with_warmup", "polynomial", "cosine_with_min_lr"
+    ] = Field("linear", description="Course of the learning rate.")
+    warmup_steps: Annotated[float, Field(ge=0)] | Auto = Field(
+        "auto", description="Steps of warm-up; below 1 a share of all steps; auto: 5 %."
+    )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     max_grad_norm: float = Field(1.0, ge=0, description="Gradient clipping; 0 is none.")
-    optim: str = Field("adamw_torch", min_length=1, description="A name from transformers.training_args.OptimizerNames.")
+    optim: str = Field(
+        "adamw_torch", min_length=1, description="A name from transformers.training_args.OptimizerNames."
+    )
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's beta1.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's beta2.")
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's epsilon.")
     label_smoothing_factor: float = Field(0.0, ge=0, lt=1, description="Label smoothing.")
-    neftune_noise_alpha: float | None = Field(None, gt=0, description="NEFTune noise on the embeddings (arXiv 2310.05914).")
-    gradient_checkpointing: bool | Auto = Field("auto", description="Recompute activations; auto: on for a GPU, off for a CPU.")
-    bf16: bool | Auto = Field("auto", description="bfloat16 autocast; auto: on where the GPU has it and the base is not float32.")
-    logging_steps: Annotated[int, Field(gt=0)] | Auto = Field("auto", description="Steps between logged metrics; auto: about 100 points.")
-    eval_steps: Annotated[int, Field(gt=0)] | None = Field(None, description="Steps between evaluations of the held-out loss; default: none.")
+    neftune_noise_alpha: float | None = Field(
+        None, gt=0, description="NEFTune noise on the embeddings (arXiv 2310.05914)."
+    )
+    gradient_checkpointing: bool | Auto = Field(
+        "auto", description="Recompute activations; auto: on for a GPU, off for a CPU."
+    )
+    bf16: bool | Auto = Field(
+        "auto", description="bfloat16 autocast; auto: on where the GPU has it and the base is not float32."
+    )
+    logging_steps: Annotated[int, Field(gt=0)] | Auto = Field(
+        "auto", description="Steps between logged metrics; auto: about 100 points."
+    )
+    eval_steps: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="Steps between evaluations of the held-out loss; default: none."
+    )
     dataloader_num_workers: int = Field(0, ge=0, description="Processes that collate batches.")
     seed: int = Field(0, ge=0, description="Seed of data order, initialisation and dropout.")
 
@@ -104,9 +132,12 @@ class EvalSettings(Section):
     """The proof: base against adapter on held-out rows."""
 
     metrics: Annotated[list[str], Field(min_length=1)] | Auto = Field(
-        "auto", description="exact_match, accuracy, f1, token_f1, rougeL, bleu, chrf, perplexity, or a path to a metric file."
+        "auto",
+        description="exact_match, accuracy, f1, token_f1, rougeL, bleu, chrf, perplexity, or a path to a metric file.",
     )
-    max_new_tokens: Annotated[int, Field(gt=0)] | Auto = Field("auto", description="Length of answers; auto: the longest reference.")
+    max_new_tokens: Annotated[int, Field(gt=0)] | Auto = Field(
+        "auto", description="Length of answers; auto: the longest reference."
+    )
     max_rows: int | None = Field(None, gt=0, description="Held-out rows to use; default: all.")
     forgetting: str | Literal[False] | None = Field(
         None, description="Text that the adapter was not trained on; default: a packaged text; false: not measured."
@@ -116,4 +147,6 @@ class EvalSettings(Section):
 class RegisterSettings(Section):
     """Where the proven adapter is registered."""
 
-    name: str = Field(min_length=1, max_length=200, description="Registered model; a new version gets the alias challenger.")
+    name: str = Field(
+        min_length=1, max_length=200, description="Registered model; a new version gets the alias challenger."
+    )

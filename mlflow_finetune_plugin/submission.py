@@ -26,7 +26,14 @@ from mlflow_finetune_plugin.doctor import adopt_orphans
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError, TrackingError
 from mlflow_finetune_plugin.jobs import JobFolder, ProcessId
 from mlflow_finetune_plugin.methods import unknown
-from mlflow_finetune_plugin.projects import FinetuneCommand, OwnCommand, ProjectFolder, caller_folder, mlproject_entry, open_project
+from mlflow_finetune_plugin.projects import (
+    FinetuneCommand,
+    OwnCommand,
+    ProjectFolder,
+    caller_folder,
+    mlproject_entry,
+    open_project,
+)
 from mlflow_finetune_plugin.run_command import parse_run_arguments
 from mlflow_finetune_plugin.settings import Section
 from mlflow_finetune_plugin.supervisor import start_supervisor
@@ -101,7 +108,11 @@ def submit(request: Submission) -> SubmittedJob:
 def _backend_settings(backend_config: dict[str, Any]) -> BackendSettings:
     manager = backend_config.get("ENV_MANAGER")
     if manager not in (None, "local"):
-        raise ConfigError([f"--env-manager {manager}: this backend trains in the environment it runs in, whose torch matches the GPU; fix: --env-manager local"])
+        raise ConfigError(
+            [
+                f"--env-manager {manager}: this backend trains in the environment it runs in, whose torch matches the GPU; fix: --env-manager local"
+            ]
+        )
     given = {key: value for key, value in backend_config.items() if key not in _MLFLOW_KEYS}
     try:
         settings = BackendSettings.model_validate(given)
@@ -118,7 +129,9 @@ def _backend_settings(backend_config: dict[str, Any]) -> BackendSettings:
     return settings
 
 
-def _follow_mlproject(request: Submission, project: ProjectFolder, entry: FinetuneCommand) -> tuple[Submission, ProjectFolder]:
+def _follow_mlproject(
+    request: Submission, project: ProjectFolder, entry: FinetuneCommand
+) -> tuple[Submission, ProjectFolder]:
     """An MLproject whose command is ``mlflow-finetune run DIR -e NAME -P ...`` is a preset of ours."""
     arguments = parse_run_arguments(list(entry.arguments))
     path = (project.path / arguments.project).resolve()
@@ -132,7 +145,7 @@ def _submit_training(request: Submission, folder: JobFolder, project: ProjectFol
     check_before_spend(config)
     folder.write("config", config.model_dump(mode="json", by_alias=True))
     command = [sys.executable, "-m", "mlflow_finetune_plugin.worker", str(folder.path)]
-    _write_job(request, folder, "train", command, {})
+    _write_job(request, folder, "train", command, {}, cwd=request.caller)
     supervisor = start_supervisor(folder)
     try:
         run_id = _create_run(request, folder, project)
@@ -153,7 +166,7 @@ def _submit_command(request: Submission, folder: JobFolder, project: ProjectFold
         MlflowClient(request.tracking_uri).log_batch(run_id, params=[Param(k, v) for k, v in entry.parameters.items()])
     folder.write("run", {"run_id": run_id})
     environment = {"MLFLOW_RUN_ID": run_id}
-    _write_job(request, folder, "command", [os.environ.get("SHELL", "bash"), "-c", entry.command], environment)
+    _write_job(request, folder, "command", ["bash", "-c", entry.command], environment, cwd=project.path)
     start_supervisor(folder)
     return run_id
 
@@ -172,7 +185,10 @@ def check_before_spend(config: RunConfig) -> None:
             detect_layout([row for _, row in peek(path)], config.data.columns or None, config.data.layout)
         except FinetuneError as error:
             problems.append(_with_path(str(error), path))
-    for label, name in (("data.chat_template", config.data.chat_template), ("eval.forgetting", config.eval.forgetting or None)):
+    for label, name in (
+        ("data.chat_template", config.data.chat_template),
+        ("eval.forgetting", config.eval.forgetting or None),
+    ):
         if name is not None and not Path(name).is_file():
             problems.append(f"{label} = {name}: no such file")
     if problems:
@@ -185,7 +201,9 @@ def _check_base(config: RunConfig, problems: list[str]) -> None:
         folder = local_folder(base.name)
         if folder is not None:
             length = config.training.max_length
-            check_base_files(folder, trust_remote_code=base.trust_remote_code, max_length=None if length == "auto" else length)
+            check_base_files(
+                folder, trust_remote_code=base.trust_remote_code, max_length=None if length == "auto" else length
+            )
     except FinetuneError as error:
         problems.append(str(error))
 
@@ -199,13 +217,15 @@ def _with_path(message: str, path: Path) -> str:
     return message if path.name in message else f"{path}: {message}"
 
 
-def _write_job(request: Submission, folder: JobFolder, kind: str, command: list[str], environment: dict[str, str]) -> None:
+def _write_job(
+    request: Submission, folder: JobFolder, kind: str, command: list[str], environment: dict[str, str], *, cwd: Path
+) -> None:
     folder.write(
         "job",
         {
             "kind": kind,
             "command": command,
-            "cwd": str(request.caller),
+            "cwd": str(cwd),
             "environment": {
                 **TELEMETRY_OFF,
                 "MLFLOW_TRACKING_URI": request.tracking_uri,

@@ -164,7 +164,9 @@ class Supervisor:
             return None
         client = client_for(self.job["tracking_uri"])
         try:
-            runs = client.search_runs([self.job["experiment_id"]], f"tags.`{JOB_TAG}` = '{self.folder.id}'", max_results=1)
+            runs = client.search_runs(
+                [self.job["experiment_id"]], f"tags.`{JOB_TAG}` = '{self.folder.id}'", max_results=1
+            )
         except Exception as error:
             logger.warning("cannot look for this job's run: %s: %s", type(error).__name__, error)
             return None
@@ -178,7 +180,9 @@ class Supervisor:
             self._carry_over()
             self._retry_wait_s = 1.0
         except Exception as error:
-            logger.warning("tracking server: %s: %s; next try in %.0f s", type(error).__name__, error, self._retry_wait_s)
+            logger.warning(
+                "tracking server: %s: %s; next try in %.0f s", type(error).__name__, error, self._retry_wait_s
+            )
             self._retry_at = time.monotonic() + self._retry_wait_s
             self._retry_wait_s = min(60.0, 2 * self._retry_wait_s)
 
@@ -224,7 +228,11 @@ class Supervisor:
         if code in (-signal.SIGTERM, -signal.SIGINT):
             return Outcome("KILLED", f"the worker received {signal.Signals(-code).name}")
         if code == -signal.SIGKILL:
-            by = "the kernel, out of memory" if _oom_kills() > self._oom_kills else "SIGKILL (by hand, or by the kernel's out-of-memory killer)"
+            by = (
+                "the kernel, out of memory"
+                if _oom_kills() > self._oom_kills
+                else "SIGKILL (by hand, or by the kernel's out-of-memory killer)"
+            )
             return Outcome("FAILED", f"the worker was killed by {by}")
         if code is not None and code < 0:
             return Outcome("FAILED", f"the worker crashed with {signal.Signals(-code).name}")
@@ -261,7 +269,10 @@ class Supervisor:
 
     def _write_outcome(self, outcome: Outcome, *, recorded: bool) -> None:
         try:
-            self.folder.write("outcome", {"status": outcome.status, "reason": outcome.reason, "recorded": recorded, "result": self._result})
+            self.folder.write(
+                "outcome",
+                {"status": outcome.status, "reason": outcome.reason, "recorded": recorded, "result": self._result},
+            )
         except OSError as error:
             logger.error("outcome.json cannot be written: %s", error)
 
@@ -335,7 +346,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     folder = JobFolder(arguments.folder)
     alive = _fork_sentinel(folder, arguments.adopt)
-    logging.basicConfig(filename=folder.supervisor_log, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.basicConfig(
+        filename=folder.supervisor_log, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
     supervisor = Supervisor(folder)
     try:
         supervisor.supervise(adopt=arguments.adopt > 0)
@@ -350,7 +363,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def start_supervisor(folder: JobFolder, *, adopt: bool = False) -> int:
     """Starts a supervisor in a session of its own and returns its process id."""
-    command = [sys.executable, "-m", "mlflow_finetune_plugin.supervisor", str(folder.path), *(["--adopt", "1"] if adopt else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow_finetune_plugin.supervisor",
+        str(folder.path),
+        *(["--adopt", "1"] if adopt else []),
+    ]
     with folder.supervisor_log.open("ab") as log:
         process = subprocess.Popen(
             command,

@@ -111,7 +111,9 @@ class RunRecord:
     def _tags(self, event: dict[str, Any]) -> None:
         from mlflow.entities import RunTag
 
-        self._client.log_batch(self.run_id, tags=[RunTag(key, _shortened(value, _TAG_LIMIT)) for key, value in event["values"].items()])
+        self._client.log_batch(
+            self.run_id, tags=[RunTag(key, _shortened(value, _TAG_LIMIT)) for key, value in event["values"].items()]
+        )
 
     def _artifact(self, event: dict[str, Any]) -> None:
         self._client.log_artifact(self.run_id, event["path"], event["folder"] or None)
@@ -141,7 +143,9 @@ def _shortened(value: str, limit: int) -> str:
     return value if len(value) <= limit else value[: limit - 40] + " ... (whole in finetune/config.json)"
 
 
-def reap_expired(client: MlflowClient, experiment_ids: list[str], *, now_s: float, act: bool = True) -> list[tuple[str, str]]:
+def reap_expired(
+    client: MlflowClient, experiment_ids: list[str], *, now_s: float, act: bool = True
+) -> list[tuple[str, str]]:
     """Runs of ours that still say RUNNING though their heartbeat stopped: marked FAILED when ``act``.
 
     Returns (run id, what is wrong). A run whose host is this one is left to its job folder, which knows more.

@@ -52,13 +52,20 @@ class Watcher:
                 self._line(f"  note     {event['text']}")
 
     def _show_progress(self, event: dict[str, Any]) -> None:
-        figures = {key: value for key, value in event.items() if key not in ("event", "time_ms", "done", "total", "unit", "stage")}
+        figures = {
+            key: value
+            for key, value in event.items()
+            if key not in ("event", "time_ms", "done", "total", "unit", "stage")
+        }
         if self._out.isatty():
             self._show_bar(event, figures)
         elif time.monotonic() >= self._next_line or event["done"] == event["total"]:
             self._next_line = time.monotonic() + LINE_EVERY_S
             text = ", ".join(f"{key} {_number(value)}" for key, value in figures.items())
-            self._line(f"  {event.get('stage', 'train'):<8} {event['done']}/{event['total']} {event['unit']}" + (f", {text}" if text else ""))
+            self._line(
+                f"  {event.get('stage', 'train'):<8} {event['done']}/{event['total']} {event['unit']}"
+                + (f", {text}" if text else "")
+            )
 
     def _show_bar(self, event: dict[str, Any], figures: dict[str, float]) -> None:
         from tqdm import tqdm
@@ -70,7 +77,9 @@ class Watcher:
             layout = "{desc}{percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt} {unit} {postfix} left {remaining}"
             self._bar = tqdm(total=event["total"], desc=title, unit=event["unit"], file=self._out, bar_format=layout)
         self._bar.total = event["total"]
-        self._bar.set_postfix({key: _number(value) for key, value in figures.items() if key != "seconds_left"}, refresh=False)
+        self._bar.set_postfix(
+            {key: _number(value) for key, value in figures.items() if key != "seconds_left"}, refresh=False
+        )
         self._bar.update(event["done"] - self._bar.n)
         if event["done"] >= event["total"]:
             self._close_bar()

@@ -66,11 +66,15 @@ def reason_of(error: BaseException) -> str:
 
     text = " ".join(str(error).split())[:1000]
     if isinstance(error, torch.OutOfMemoryError):
-        return f"out of GPU memory; fix: lower training.per_device_train_batch_size or training.max_length ({text[:300]})"
+        return (
+            f"out of GPU memory; fix: lower training.per_device_train_batch_size or training.max_length ({text[:300]})"
+        )
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "Cannot allocate memory" in text:
         return f"out of memory; fix: lower training.per_device_train_batch_size or training.max_length ({text[:300]})"
     if isinstance(error, OSError) and error.errno in _DISK_FULL_ERRORS:
-        return f"disk full: {error.filename or os.environ.get('MLFLOW_FINETUNE_HOME', 'the job folder')}; fix: free space"
+        return (
+            f"disk full: {error.filename or os.environ.get('MLFLOW_FINETUNE_HOME', 'the job folder')}; fix: free space"
+        )
     if isinstance(error, FinetuneError):
         return text
     return f"{type(error).__name__}: {text}"

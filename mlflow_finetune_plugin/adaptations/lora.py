@@ -29,16 +29,29 @@ _BASE_CHANGING_INITS = ("pissa", "olora")
 class Options(Section):
     """LoRA's own options, named as in peft.LoraConfig without the ``lora_`` prefix."""
 
-    rank: int | Auto = Field("auto", description="Rank of the update; auto: 32, at most the smallest layer.", json_schema_extra={"minimum": 1})
-    alpha: float | Auto = Field("auto", description="Scale: the update is multiplied by alpha/rank (alpha/sqrt(rank) with rslora); auto: 32.")
+    rank: int | Auto = Field(
+        "auto",
+        description="Rank of the update; auto: 32, at most the smallest layer.",
+        json_schema_extra={"minimum": 1},
+    )
+    alpha: float | Auto = Field(
+        "auto", description="Scale: the update is multiplied by alpha/rank (alpha/sqrt(rank) with rslora); auto: 32."
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the update's input.")
     target_modules: str | list[str] = Field(
-        "all-linear", description="all-linear, module name endings, or one regular expression; the output head is never adapted."
+        "all-linear",
+        description="all-linear, module name endings, or one regular expression; the output head is never adapted.",
     )
     rslora: bool = Field(False, description="Scale by alpha/sqrt(rank) (rsLoRA).")
-    dora: bool = Field(False, description="Learn magnitude and direction apart (DoRA); vLLM serves it only after conversion.")
-    init: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = Field("default", description="How A and B start.")
-    loraplus_ratio: float | None = Field(None, gt=0, description="LoRA+: learning rate of B over that of A; the paper uses 16.")
+    dora: bool = Field(
+        False, description="Learn magnitude and direction apart (DoRA); vLLM serves it only after conversion."
+    )
+    init: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = Field(
+        "default", description="How A and B start."
+    )
+    loraplus_ratio: float | None = Field(
+        None, gt=0, description="LoRA+: learning rate of B over that of A; the paper uses 16."
+    )
     bias: Literal["none"] = Field("none", description="Biases stay frozen; vLLM refuses trained ones.")
 
 
@@ -49,8 +62,9 @@ def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
     rank = options.rank
     if rank == "auto":
         rank = min(32, smallest)
-        reasons["options.rank"] = f"{rank}: 32 holds what most single tasks need (Thinking Machines 2025; TRL's guide)" + (
-            f", the smallest adapted layer allows {smallest}" if rank < 32 else ""
+        reasons["options.rank"] = (
+            f"{rank}: 32 holds what most single tasks need (Thinking Machines 2025; TRL's guide)"
+            + (f", the smallest adapted layer allows {smallest}" if rank < 32 else "")
         )
     if rank < 1 or rank > smallest:
         name = next(name for name, shape in shapes.items() if min(shape) == smallest)
@@ -61,7 +75,9 @@ def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
     alpha = options.alpha
     if alpha == "auto":
         alpha = 32.0
-        reasons["options.alpha"] = "32: with it the best learning rate hardly depends on the rank (Thinking Machines 2025)"
+        reasons["options.alpha"] = (
+            "32: with it the best learning rate hardly depends on the rank (Thinking Machines 2025)"
+        )
     if alpha <= 0:
         raise BaseModelError(f"options.alpha = {alpha}: must be above 0")
     return options.model_copy(update={"rank": rank, "alpha": float(alpha)})
@@ -78,7 +94,11 @@ def learning_rate(base: BaseFacts) -> tuple[float, str]:
     elif base.model_type in ("llama", "mistral", "smollm3"):
         power, source = 0.781, "Tinker's LoRA fit for Llama"
     else:
-        return (2e-3, "measured on tiny models") if base.hidden_size < 512 else (2e-4, "TRL's LoRA default; no fit published for this family")
+        return (
+            (2e-3, "measured on tiny models")
+            if base.hidden_size < 512
+            else (2e-4, "TRL's LoRA default; no fit published for this family")
+        )
     rate = 5e-4 * (2000 / base.hidden_size) ** power
     if base.hidden_size < 512:
         return 2e-3, "measured on tiny models; below hidden size 512 no fit is published"
@@ -114,7 +134,9 @@ def apply(model: PreTrainedModel, options: Options, *, seed: int, folder: Path) 
     return wrapped  # type: ignore[return-value]
 
 
-def optimizer(model: PeftModel, options: Options, *, optimizer_class: type, optimizer_kwargs: Mapping[str, Any]) -> Any | None:
+def optimizer(
+    model: PeftModel, options: Options, *, optimizer_class: type, optimizer_kwargs: Mapping[str, Any]
+) -> Any | None:
     """LoRA+'s optimiser, or None for the trainer's own."""
     if options.loraplus_ratio is None:
         return None
@@ -122,13 +144,17 @@ def optimizer(model: PeftModel, options: Options, *, optimizer_class: type, opti
 
     arguments = dict(optimizer_kwargs)
     rate = arguments.pop("lr")
-    return create_loraplus_optimizer(model, optimizer_class, lr=rate, loraplus_lr_ratio=options.loraplus_ratio, **arguments)
+    return create_loraplus_optimizer(
+        model, optimizer_class, lr=rate, loraplus_lr_ratio=options.loraplus_ratio, **arguments
+    )
 
 
 def save(model: PeftModel, options: Options, folder: Path, *, start: Path) -> None:
     """Writes ``adapter_config.json`` and ``adapter_model.safetensors`` that load on the untouched base."""
     if options.init in _BASE_CHANGING_INITS:
-        model.save_pretrained(folder, safe_serialization=True, path_initial_model_for_weight_conversion=str(start / "start"))
+        model.save_pretrained(
+            folder, safe_serialization=True, path_initial_model_for_weight_conversion=str(start / "start")
+        )
     else:
         model.save_pretrained(folder, safe_serialization=True)
     (folder / "README.md").unlink(missing_ok=True)
@@ -141,9 +167,17 @@ def _target_shapes(options: Options, base: BaseFacts) -> dict[str, tuple[int, ..
     chosen = {name: shape for name, shape in base.linear_shapes.items() if base.is_target(name, targets)}
     if not chosen:
         endings = sorted({name.rsplit(".", 1)[-1] for name in base.linear_shapes})
-        raise BaseModelError(f"options.target_modules = {targets!r}: matches no layer of this base; its layers end in: {', '.join(endings)}")
-    unmatched = [t for t in targets if not any(base.is_target(name, [t]) for name in base.linear_shapes)] if isinstance(targets, list) else []
+        raise BaseModelError(
+            f"options.target_modules = {targets!r}: matches no layer of this base; its layers end in: {', '.join(endings)}"
+        )
+    unmatched = (
+        [t for t in targets if not any(base.is_target(name, [t]) for name in base.linear_shapes)]
+        if isinstance(targets, list)
+        else []
+    )
     if unmatched:
         endings = sorted({name.rsplit(".", 1)[-1] for name in base.linear_shapes})
-        raise BaseModelError(f"options.target_modules: {', '.join(unmatched)} matches no layer of this base; its layers end in: {', '.join(endings)}")
+        raise BaseModelError(
+            f"options.target_modules: {', '.join(unmatched)} matches no layer of this base; its layers end in: {', '.join(endings)}"
+        )
     return chosen

@@ -23,4 +23,8 @@ def trainer_class_and_config(options: Options) -> tuple[type, type, dict[str, ob
     """TRL's trainer and config, and the arguments that make it take our token ids and labels as they are."""
     from trl import SFTConfig, SFTTrainer
 
-    return SFTTrainer, SFTConfig, {"loss_type": options.loss_type, "max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    return (
+        SFTTrainer,
+        SFTConfig,
+        {"loss_type": options.loss_type, "max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}},
+    )

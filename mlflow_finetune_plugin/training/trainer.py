@@ -87,13 +87,19 @@ def _arguments(settings: TrainingSettings, folder: Path, *, evaluates: bool) -> 
         "dataloader_pin_memory": on_gpu,
     }
     if evaluates and settings.eval_steps is not None:
-        arguments |= {"eval_strategy": "steps", "eval_steps": settings.eval_steps, "per_device_eval_batch_size": settings.per_device_train_batch_size}
+        arguments |= {
+            "eval_strategy": "steps",
+            "eval_steps": settings.eval_steps,
+            "per_device_eval_batch_size": settings.per_device_train_batch_size,
+        }
     if settings.gradient_checkpointing:
         arguments["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
     return arguments
 
 
-def _optimizer(model: PeftModel, arguments: TrainingArguments, trainer_class: Any, adaptation: ModuleType, options: Any) -> Any | None:
+def _optimizer(
+    model: PeftModel, arguments: TrainingArguments, trainer_class: Any, adaptation: ModuleType, options: Any
+) -> Any | None:
     make = getattr(adaptation, "optimizer", None)
     if make is None:
         return None
@@ -117,7 +123,9 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
     tokens: int = 0
     _mark: tuple[float, int, int] = (0.0, 0, 0)  # time, tokens, step at the last log
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         self._mark = (time.monotonic(), 0, 0)
         self.report.progress(0, state.max_steps, "steps", stage="train")
 
@@ -126,7 +134,12 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
             self.report.event("first_step")
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
     ) -> None:
         figures = {key: float(value) for key, value in (logs or {}).items() if isinstance(value, (int, float))}
         if "loss" in figures:
@@ -143,7 +156,11 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
         self._mark = (now, self.tokens, step)
         seconds = max(now - then, 1e-9)
         rate = (self.tokens - tokens_then) / seconds
-        kept = {f"train/{key}": figures[key] for key in ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "epoch") if key in figures}
+        kept = {
+            f"train/{key}": figures[key]
+            for key in ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "epoch")
+            if key in figures
+        }
         self.report.metrics({**kept, "train/tokens_per_second": rate, "train/tokens": float(self.tokens)}, step=step)
         if not math.isfinite(loss) or not math.isfinite(figures.get("grad_norm", 0.0)):
             raise TrainingError(
@@ -152,4 +169,6 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
             )
         self.losses.append((step, loss))
         left = (state.max_steps - step) * seconds / max(1, step - step_then)
-        self.report.progress(step, state.max_steps, "steps", stage="train", loss=loss, tokens_per_s=rate, seconds_left=left)
+        self.report.progress(
+            step, state.max_steps, "steps", stage="train", loss=loss, tokens_per_s=rate, seconds_left=left
+        )

@@ -1,0 +1,44 @@
+# A fresh machine needs `make demo` and `make test`; everything else follows from them.
+# UV_FIND_LINKS follows PIP_FIND_LINKS, so that a local CPU build of torch is found by uv as by pip.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ifdef PIP_FIND_LINKS
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+endif
+# without a local build, uv picks the torch that fits the machine's GPU, or the CPU one
+TORCH_BACKEND := $(if $(UV_FIND_LINKS),,--torch-backend=auto)
+INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --overrides overrides.txt $(TORCH_BACKEND)
+EXTRAS ?= train,dev
+TESTS ?= tests
+
+.PHONY: setup setup-serve-cpu demo test lint docs clean
+
+setup: $(VENV)/.ready
+$(VENV)/.ready: pyproject.toml setup.cfg constraints.txt overrides.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q uv
+	$(INSTALL) -e '.[$(EXTRAS)]'
+	touch $@
+
+setup-serve-cpu: setup
+	$(INSTALL) -e '.[$(EXTRAS),serve-cpu]'
+
+demo: setup
+	$(BIN)/python recipes/quickstart/demo.py
+
+test: setup
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+docs: setup
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .demo

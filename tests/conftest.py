@@ -1,0 +1,191 @@
+"""Shared ground of the tests: real data folders, a fresh MLflow store per test, and the real commands as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared" / "data"
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip("the shared data folder is not beside this checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow SQLite store with its tables made once; tests copy it."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    code = "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]); mlflow.search_experiments()"
+    subprocess.run([sys.executable, "-c", code, f"sqlite:///{path}"], check=True, cwd=path.parent)
+    return path
+
+
+@dataclass
+class Workplace:
+    """A folder with its own MLflow store and its own job folders, and the commands a user has."""
+
+    path: Path
+    tracking_uri: str
+    environment: dict[str, str]
+
+    @property
+    def home(self) -> Path:
+        return Path(self.environment["MLFLOW_FINETUNE_HOME"])
+
+    def start(self, arguments: Sequence[str], **more: str) -> subprocess.Popen[str]:
+        """A command in a process group of its own, so that a test can send it what a terminal would."""
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=self.path,
+            env={**self.environment, **more},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, arguments: Sequence[str], timeout_s: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=self.path,
+            env={**self.environment, **more},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def mlflow_run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return self.run(["mlflow", "run", *arguments, "-b", "finetune"], **more)
+
+    def start_mlflow_run(self, *arguments: str, **more: str) -> subprocess.Popen[str]:
+        return self.start(["mlflow", "run", *arguments, "-b", "finetune"], **more)
+
+    def cli(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return self.run(["mlflow_finetune_plugin.cli", *arguments], **more)
+
+    def job(self, timeout_s: float = 60) -> Path:
+        """The newest job folder, once its worker runs."""
+
+        def newest() -> Path | None:
+            folders = sorted((self.home / "jobs").iterdir()) if (self.home / "jobs").is_dir() else []
+            return folders[-1] if folders and (folders[-1] / "state.json").exists() and (folders[-1] / "run.json").exists() else None
+
+        return wait_for(newest, timeout_s, "a job with a worker and a run")
+
+    def client(self):  # type: ignore[no-untyped-def]
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.tracking_uri)
+
+    def only_run(self):  # type: ignore[no-untyped-def]
+        client = self.client()
+        runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        assert len(runs) == 1, [run.info.run_id for run in runs]
+        return runs[0]
+
+    def ended_run(self, timeout_s: float = 60):  # type: ignore[no-untyped-def]
+        """The only run, once it no longer says RUNNING."""
+
+        def ended():  # type: ignore[no-untyped-def]
+            run = self.only_run()
+            return run if run.info.status != "RUNNING" else None
+
+        return wait_for(ended, timeout_s, "the run's last word")
+
+
+
+def wait_for(probe, timeout_s: float, what: str):  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = probe()
+        if found is not None and found is not False:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"no {what} within {timeout_s} s")
+        time.sleep(0.1)
+
+
+def pids(job: Path) -> dict[str, int]:
+    state = json.loads((job / "state.json").read_text())
+    return {name: value["pid"] for name, value in state.items() if value}
+
+
+def is_alive(pid: int) -> bool:
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, empty_store: Path) -> Iterator[Workplace]:
+    store = tmp_path / "mlflow.db"
+    shutil.copy(empty_store, store)
+    place = make_workplace(tmp_path, f"sqlite:///{store}")
+    yield place
+    stop_jobs(place)
+
+
+def make_workplace(path: Path, tracking_uri: str) -> Workplace:
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": tracking_uri,
+        "MLFLOW_FINETUNE_HOME": str(path / "home"),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return Workplace(path, tracking_uri, environment)
+
+
+def stop_jobs(place: Workplace) -> None:
+    """Nothing that a test started outlives it."""
+    jobs = place.home / "jobs"
+    for state in jobs.glob("*/state.json") if jobs.is_dir() else []:
+        for pid in reversed(pids(state.parent).values()):
+            try:
+                os.killpg(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        (state.parent / "job.json").unlink(missing_ok=True)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@pytest.fixture
+def own_project(tmp_path: Path) -> Callable[[str], Path]:
+    """A project whose MLproject runs a command of its own: the life cycle without the seconds of torch."""
+
+    def make(command: str) -> Path:
+        folder = tmp_path / "own"
+        folder.mkdir(exist_ok=True)
+        (folder / "MLproject").write_text(f"name: own\nentry_points:\n  main:\n    command: {json.dumps(command)}\n")
+        return folder
+
+    return make

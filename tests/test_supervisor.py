@@ -1,0 +1,243 @@
+"""A run's status is true whatever dies. Real processes, real signals, real MLflow; the worker is a plain command."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import free_port, is_alive, make_workplace, pids, stop_jobs, wait_for
+
+REASON = "finetune.status_reason"
+
+
+def test_command_that_succeeds_finishes_the_run(workplace, own_project):
+    result = workplace.mlflow_run(str(own_project("echo hello from the project")))
+    assert result.returncode == 0, result.stdout
+    run = workplace.only_run()
+    assert run.info.status == "FINISHED"
+    log = workplace.client().download_artifacts(run.info.run_id, "logs/worker.log", str(workplace.path))
+    assert "hello from the project" in Path(log).read_text()
+
+
+def test_command_that_fails_fails_the_run_and_the_shell(workplace, own_project):
+    result = workplace.mlflow_run(str(own_project("echo last words; exit 7")))
+    assert result.returncode == 1
+    run = workplace.only_run()
+    assert run.info.status == "FAILED"
+    assert "exit code 7" in run.data.tags[REASON]
+    assert "last words" in run.data.tags[REASON]
+    assert run.data.tags[REASON] in result.stdout
+
+
+def test_ctrl_c_kills_the_run_and_its_children(workplace, own_project):
+    process = workplace.start_mlflow_run(str(own_project("sleep 300 & echo $! > child.pid; wait")))
+    job = workplace.job()
+    child = int(wait_for(lambda: _text(workplace.path / "own" / "child.pid"), 20, "child"))
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    run = workplace.only_run()
+    assert run.info.status == "KILLED", output
+    assert "Ctrl-C" in run.data.tags[REASON]
+    assert not is_alive(child)
+    assert not is_alive(pids(job)["worker"])
+
+
+def test_sigterm_to_mlflow_run_kills_the_run(workplace, own_project):
+    process = workplace.start_mlflow_run(str(own_project("sleep 300")))
+    job = workplace.job()
+    _until_waiting(process, job)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert workplace.only_run().info.status == "KILLED"
+
+
+@pytest.mark.parametrize(
+    ("victim", "number", "status", "reason"),
+    [
+        ("worker", signal.SIGTERM, "KILLED", "SIGTERM"),
+        ("worker", signal.SIGKILL, "FAILED", "killed"),
+        ("worker", signal.SIGSEGV, "FAILED", "SIGSEGV"),
+        ("supervisor", signal.SIGTERM, "KILLED", "supervisor received SIGTERM"),
+    ],
+)
+def test_signal_ends_the_run_with_its_true_status(workplace, own_project, victim, number, status, reason):
+    process = workplace.start_mlflow_run(str(own_project("exec sleep 300")))
+    job = workplace.job()
+    os.kill(pids(job)[victim], number)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    run = workplace.ended_run()
+    assert run.info.status == status
+    assert reason in run.data.tags[REASON]
+
+
+def test_kill_9_of_the_supervisor_lets_the_worker_finish(workplace, own_project):
+    process = workplace.start_mlflow_run(str(own_project("sleep 12; echo done > done.txt")))
+    job = workplace.job()
+    before = pids(job)
+    os.kill(before["supervisor"], signal.SIGKILL)
+    after = wait_for(lambda: pids(job) if pids(job)["supervisor"] != before["supervisor"] else None, 20, "successor")
+    assert after["worker"] == before["worker"]
+    output, _ = process.communicate(timeout=60)
+    run = workplace.ended_run()
+    # a command says nothing but its exit code, and only its own parent hears that: the status is the honest FAILED
+    assert run.info.status == "FAILED"
+    assert "no supervisor watched" in run.data.tags[REASON]
+    assert process.returncode == 1, output
+
+
+def test_kill_9_of_mlflow_run_lets_the_run_finish(workplace, own_project):
+    process = workplace.start_mlflow_run(str(own_project("sleep 3")))
+    workplace.job()
+    process.kill()
+    process.communicate(timeout=20)
+    assert workplace.ended_run().info.status == "FINISHED"
+
+
+def test_everything_dead_is_found_by_doctor(workplace, own_project):
+    process = workplace.start_mlflow_run(str(own_project("exec sleep 300")))
+    job = workplace.job()
+    _kill_sentinel_and_all(job, process)
+    assert workplace.only_run().info.status == "RUNNING"
+    found = workplace.cli("doctor")
+    assert found.returncode == 1
+    assert "its supervisor died" in found.stdout
+    reaped = workplace.cli("doctor", "--reap")
+    run = workplace.ended_run()
+    assert run.info.status == "FAILED"
+    assert "vanished" in run.data.tags[REASON]
+    assert run.info.run_id in reaped.stdout
+
+
+def test_next_run_ends_the_dead_one(workplace, own_project):
+    process = workplace.start_mlflow_run(str(own_project("exec sleep 300")))
+    job = workplace.job()
+    dead = json.loads((job / "run.json").read_text())["run_id"]
+    _kill_sentinel_and_all(job, process)
+    assert workplace.mlflow_run(str(own_project("true"))).returncode == 0
+    wait_for(lambda: workplace.client().get_run(dead).info.status == "FAILED", 30, "the dead run's end")
+
+
+def test_detached_run_returns_at_once_and_finishes(workplace, own_project):
+    result = workplace.mlflow_run(str(own_project("sleep 4; echo over")), "-c", '{"detach": true}')
+    assert result.returncode == 0
+    assert workplace.only_run().info.status == "RUNNING"
+    assert workplace.only_run().info.run_id in result.stdout
+    assert workplace.ended_run().info.status == "FINISHED"
+
+
+def test_worker_that_ignores_sigterm_is_killed(workplace, own_project):
+    process = workplace.start_mlflow_run(str(own_project("trap '' TERM; while true; do sleep 1; done")))
+    job = workplace.job()
+    _until_waiting(process, job)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert workplace.only_run().info.status == "KILLED"
+    assert not is_alive(pids(job)["worker"])
+
+
+@pytest.fixture
+def server(tmp_path: Path, empty_store: Path) -> Iterator[Server]:
+    found = Server(tmp_path, empty_store)
+    found.start()
+    yield found
+    found.stop()
+
+
+class Server:
+    """A real ``mlflow server`` on loopback that can go and come back."""
+
+    def __init__(self, path: Path, empty_store: Path) -> None:
+        self.path = path
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        shutil.copy(empty_store, path / "server.db")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        store = f"sqlite:///{self.path / 'server.db'}"
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(self.port), "--workers", "1"]
+        log = (self.path / "server.log").open("ab")
+        self._process = subprocess.Popen(
+            [*command, "--artifacts-destination", str(self.path / "artifacts")],
+            cwd=self.path,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        wait_for(self._answers, 90, "tracking server")
+
+    def _answers(self) -> bool:
+        import urllib.request
+
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+def test_server_gone_and_back_gets_the_last_word(tmp_path, server, own_project):
+    workplace = make_workplace(tmp_path, server.uri)
+    process = workplace.start_mlflow_run(str(own_project("sleep 5; echo through the outage; exit 3")))
+    workplace.job()
+    server.stop()
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "exit code 3" in output
+    assert "tracking server is away" in output
+    server.start()
+    run = workplace.ended_run(timeout_s=150)
+    assert run.info.status == "FAILED"
+    assert "exit code 3" in run.data.tags[REASON]
+    stop_jobs(workplace)
+
+
+def test_unreachable_server_is_one_clear_error_and_leaves_nothing(workplace, own_project):
+    place = make_workplace(workplace.path, f"http://127.0.0.1:{free_port()}")
+    result = place.mlflow_run(
+        str(own_project("true")), "--experiment-id", "0", MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT="2"
+    )
+    assert result.returncode == 1
+    assert "tracking server" in result.stdout
+    assert "Traceback" not in result.stdout
+    assert not any((place.home / "jobs").iterdir())
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text().strip() or None if path.exists() else None
+
+
+def _until_waiting(process: subprocess.Popen[str], job: Path) -> None:
+    """A moment for ``mlflow run`` to get from the run's creation into its wait."""
+    wait_for(lambda: (job / "run.json").exists(), 20, "run")
+    time.sleep(1.0)
+    assert process.poll() is None
+
+
+def _kill_sentinel_and_all(job: Path, process: subprocess.Popen[str]) -> None:
+    """What a power cut does: command, sentinel, supervisor and worker at once."""
+    import psutil
+
+    victims = pids(job)
+    sentinels = [p.pid for p in psutil.process_iter(["cmdline"]) if str(job) in " ".join(p.info["cmdline"] or [])]
+    for pid in [process.pid, *[p for p in sentinels if p != victims["supervisor"]], victims["supervisor"], victims["worker"]]:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=20)
+    wait_for(lambda: not any(is_alive(pid) for pid in victims.values()), 10, "death")
