@@ -8,19 +8,18 @@ caller's directory, paths in the file to the file.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
 from mlflow_finetune_plugin.entry_points import entry_point as find_entry_point
-from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
 from mlflow_finetune_plugin.evaluation.metric_modules import check_metric_name
-from mlflow_finetune_plugin.expected import expected
+from mlflow_finetune_plugin.faults import Origins, unknown_key, validated
 from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.settings import (
     BaseModelSettings,
@@ -83,7 +82,7 @@ def load_config(project: Path, entry_point: str, overrides: Mapping[str, str], *
     recipe = project / RECIPE_FILE
     document = load_document(recipe) if recipe.exists() else Document({}, {})
     problems: list[str] = []
-    origin = _Origins(recipe, document)
+    origin = Origins(recipe, document)
     values = _file_values(document, origin, problems)
     values = {"adaptation": verb.adaptation, "objective": verb.objective, **values}
     given = _parse_overrides(overrides, problems)
@@ -96,40 +95,17 @@ def load_config(project: Path, entry_point: str, overrides: Mapping[str, str], *
     if not isinstance(values.get("data"), dict) or "train" not in values["data"]:
         problems.append(f"no training data; fix: add data.train to {RECIPE_FILE} or -P data=FILE")
     config = _validate(values, entry_point, option_fields, methods, origin, problems)
-    if config is not None:
-        problems += _semantic_problems(config, origin)
     if problems or config is None:
         raise ConfigError(problems)
     return config
 
 
-class _Origins:
-    """Where each leaf came from, for messages: ``finetune.yaml:7`` or ``-P rank``."""
-
-    def __init__(self, recipe: Path, document: Document) -> None:
-        self._recipe = recipe.name
-        self._lines = document.lines
-        self._overridden: dict[KeyPath, str] = {}
-
-    def override(self, path: KeyPath, name: str) -> None:
-        self._overridden[path] = f"-P {name}"
-
-    def of(self, path: KeyPath) -> str:
-        for length in range(len(path), 0, -1):
-            if path[:length] in self._overridden:
-                return self._overridden[path[:length]]
-        for length in range(len(path), 0, -1):
-            if path[:length] in self._lines:
-                return f"{self._recipe}:{self._lines[path[:length]]}"
-        return self._recipe
-
-
-def _file_values(document: Document, origin: _Origins, problems: list[str]) -> dict[str, Any]:
+def _file_values(document: Document, origin: Origins, problems: list[str]) -> dict[str, Any]:
     known = [*SECTIONS, "options", "adaptation", "objective"]
     values: dict[str, Any] = {}
     for key, value in document.values.items():
         if key not in known:
-            problems.append(_unknown_key(origin.of((key,)), str(key), value, known))
+            problems.append(unknown_key(origin.of((key,)), str(key), value, known))
         elif (key == "base_model" and isinstance(value, str)) or (key == "register" and isinstance(value, str)):
             values[key] = {"name": value}
         elif key == "data" and (isinstance(value, (str, list))):
@@ -164,7 +140,7 @@ def _apply_overrides(
     overrides: Mapping[str, str],
     option_fields: Mapping[str, str],
     caller: Path,
-    origin: _Origins,
+    origin: Origins,
     problems: list[str],
 ) -> None:
     leaves = _leaves(option_fields)
@@ -206,7 +182,7 @@ def _place(
         return None
     dotted = [".".join(map(str, place)) for places in leaves.values() for place in places]
     choices_ = [*_SHORTHANDS, *leaves] if len(path) == 1 else dotted
-    problems.append(_unknown_key(f"-P {name}", name, value, choices_))
+    problems.append(unknown_key(f"-P {name}", name, value, choices_))
     return None
 
 
@@ -249,7 +225,7 @@ def _validate(
     entry_point: str,
     option_fields: Mapping[str, str],
     methods: Mapping[str, ModuleType],
-    origin: _Origins,
+    origin: Origins,
     problems: list[str],
 ) -> RunConfig | None:
     """Validates section by section, so that one broken section does not hide the faults of the next."""
@@ -261,20 +237,21 @@ def _validate(
     elif ready:
         for key in [key for key in options if key not in option_fields]:
             problems.append(
-                _unknown_key(
+                unknown_key(
                     origin.of(("options", key)), f"options.{key}", options[key], [f"options.{n}" for n in option_fields]
                 )
             )
         for kind, module in methods.items():
             share = {key: value for key, value in options.items() if option_fields.get(key) == kind}
-            ready &= _valid(module.Options, share, ("options",), origin, problems) is not None
+            ready &= validated(module.Options, share, ("options",), origin, problems) is not None
     sections: dict[str, Any] = {}
     for name, model in SECTIONS.items():
         if name not in values:
             continue
         if name == "data" and "train" not in (values[name] if isinstance(values[name], dict) else {}):
             continue
-        sections[name] = _valid(model, values[name], (name,), origin, problems)
+        sections[name] = validated(model, values[name], (name,), origin, problems)
+    problems += _semantic_problems(sections, origin)
     if problems or not ready or any(section is None for section in sections.values()) or "data" not in sections:
         return None
     return RunConfig(
@@ -286,71 +263,18 @@ def _validate(
     )
 
 
-def _valid(
-    model: type[BaseModel], value: Any, path: KeyPath, origin: _Origins, problems: list[str]
-) -> BaseModel | None:
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        seen: set[KeyPath] = set()
-        for fault in error.errors():
-            where = _without_union_tags((*path, *fault["loc"]), model, len(path))
-            if where in seen:
-                continue
-            seen.add(where)
-            problems.append(_fault_line(fault, where, model, origin))
-        return None
-
-
-def _without_union_tags(where: KeyPath, model: type[BaseModel], depth: int) -> KeyPath:
-    """Pydantic adds the union's member to the location; a reader of YAML knows only keys and indices."""
-    kept: list[str | int] = list(where[: depth + 1])
-    for part in where[depth + 1 :]:
-        if (
-            isinstance(part, int)
-            or part in DataFileSettings.model_fields
-            or (len(kept) > depth + 1 and isinstance(kept[-1], int))
-        ):
-            kept.append(part)
-    return tuple(kept)
-
-
-def _fault_line(fault: Any, where: KeyPath, model: type[BaseModel], origin: _Origins) -> str:
-    key = ".".join(map(str, where))
-    place = origin.of(where)
-    if fault["type"] == "extra_forbidden":
-        nested = DataFileSettings.model_fields if len(where) > 2 else model.model_fields
-        prefix = ".".join(map(str, where[:-1]))
-        return _unknown_key(place, key, fault["input"], [f"{prefix}.{name}" for name in nested])
-    if fault["type"] == "missing":
-        return f"{place}: {key} is missing"
-    info = model.model_fields.get(str(where[1])) if len(where) > 1 else None
-    message = fault["msg"][0].lower() + fault["msg"][1:]
-    if info is not None and len(where) == 2:
-        message = f"expected {expected(model, str(where[1]))}"
-        if not fault["type"].endswith(("_type", "_parsing", "literal_error")):
-            message += f" ({fault['msg'][0].lower() + fault['msg'][1:]})"
-    return f"{place}: {key} = {fault['input']!r}: {message}"
-
-
-def _unknown_key(place: str, key: str, value: Any, choices: list[str]) -> str:
-    near = difflib.get_close_matches(key, choices, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(choices)}"
-    return f"{place}: unknown key {key} (= {value!r}); {hint}"
-
-
-def _semantic_problems(config: RunConfig, origin: _Origins) -> list[str]:
+def _semantic_problems(sections: Mapping[str, Any], origin: Origins) -> list[str]:
+    """Faults that types do not tell, of the sections that are otherwise well formed."""
     problems: list[str] = []
-    if config.register_as is not None:
-        problems += [
-            f"{origin.of(('register', 'name'))}: {fault}" for fault in register_name_problems(config.register_as.name)
-        ]
-    if config.eval.metrics != "auto":
-        for index, metric in enumerate(config.eval.metrics):
-            try:
+    register, held_out = sections.get("register"), sections.get("eval")
+    if register is not None:
+        problems += [f"{origin.of(('register', 'name'))}: {fault}" for fault in register_name_problems(register.name)]
+    for index, metric in enumerate(held_out.metrics if held_out is not None and held_out.metrics != "auto" else []):
+        try:
+            if not metric.endswith(".py"):  # files are looked for once paths are absolute
                 check_metric_name(metric)
-            except ConfigError as error:
-                problems += [f"{origin.of(('eval', 'metrics', index))}: {fault}" for fault in error.problems]
+        except FinetuneError as error:
+            problems.append(f"{origin.of(('eval', 'metrics', index))}: {error}")
     return problems
 
 

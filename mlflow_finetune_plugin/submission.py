@@ -191,6 +191,9 @@ def check_before_spend(config: RunConfig) -> None:
     ):
         if name is not None and not Path(name).is_file():
             problems.append(f"{label} = {name}: no such file")
+    for metric in config.eval.metrics if config.eval.metrics != "auto" else []:
+        if metric.endswith(".py") and not Path(metric).is_file():
+            problems.append(f"eval.metrics = {metric}: no such file")
     if problems:
         raise ConfigError(problems)
 

@@ -1,0 +1,87 @@
+"""Faults of a recipe as lines a person can act on: place, key, value, what was expected or the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from mlflow_finetune_plugin.expected import expected
+from mlflow_finetune_plugin.settings import DataFileSettings
+from mlflow_finetune_plugin.yaml_source import Document, KeyPath
+
+
+class Origins:
+    """Where each leaf came from, for messages: ``finetune.yaml:7`` or ``-P rank``."""
+
+    def __init__(self, recipe: Path, document: Document) -> None:
+        self._recipe = recipe.name
+        self._lines = document.lines
+        self._overridden: dict[KeyPath, str] = {}
+
+    def override(self, path: KeyPath, name: str) -> None:
+        self._overridden[path] = f"-P {name}"
+
+    def of(self, path: KeyPath) -> str:
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._overridden:
+                return self._overridden[path[:length]]
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._lines:
+                return f"{self._recipe}:{self._lines[path[:length]]}"
+        return self._recipe
+
+
+def validated(
+    model: type[BaseModel], value: Any, path: KeyPath, origin: Origins, problems: list[str]
+) -> BaseModel | None:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        seen: set[KeyPath] = set()
+        for fault in error.errors():
+            where = _without_union_tags((*path, *fault["loc"]), model, len(path))
+            if where in seen:
+                continue
+            seen.add(where)
+            problems.append(_fault_line(fault, where, model, origin))
+        return None
+
+
+def _without_union_tags(where: KeyPath, model: type[BaseModel], depth: int) -> KeyPath:
+    """Pydantic adds the union's member to the location; a reader of YAML knows only keys and indices."""
+    kept: list[str | int] = list(where[: depth + 1])
+    for part in where[depth + 1 :]:
+        if (
+            isinstance(part, int)
+            or part in DataFileSettings.model_fields
+            or (len(kept) > depth + 1 and isinstance(kept[-1], int))
+        ):
+            kept.append(part)
+    return tuple(kept)
+
+
+def _fault_line(fault: Any, where: KeyPath, model: type[BaseModel], origin: Origins) -> str:
+    key = ".".join(map(str, where))
+    place = origin.of(where)
+    if fault["type"] == "extra_forbidden":
+        nested = DataFileSettings.model_fields if len(where) > 2 else model.model_fields
+        prefix = ".".join(map(str, where[:-1]))
+        return unknown_key(place, key, fault["input"], [f"{prefix}.{name}" for name in nested])
+    if fault["type"] == "missing":
+        return f"{place}: {key} is missing"
+    info = model.model_fields.get(str(where[1])) if len(where) > 1 else None
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    if info is not None and len(where) == 2:
+        message = f"expected {expected(model, str(where[1]))}"
+        if not fault["type"].endswith(("_type", "_parsing", "literal_error")):
+            message += f" ({fault['msg'][0].lower() + fault['msg'][1:]})"
+    return f"{place}: {key} = {fault['input']!r}: {message}"
+
+
+def unknown_key(place: str, key: str, value: Any, choices: list[str]) -> str:
+    near = difflib.get_close_matches(key, choices, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(choices)}"
+    return f"{place}: unknown key {key} (= {value!r}); {hint}"
