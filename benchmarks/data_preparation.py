@@ -1,0 +1,179 @@
+"""Rows per second and peak memory of ``prepare`` beside a bare batched ``datasets.map`` that only tokenises.
+
+    python benchmarks/data_preparation.py [--rows 100000] [--tokenizer FOLDER]
+
+The rows are question and answer lines drawn from a small vocabulary with a fixed seed. The bare side renders with the
+same template by string concatenation and tokenises the whole text: no mask, no checks, no report, no digest, no split.
+Each side runs in a process of its own, so that the peak is its own. Without ``--tokenizer`` a byte-level BPE is trained
+on the spot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WORDS = [
+    "the",
+    "card",
+    "payment",
+    "transfer",
+    "account",
+    "limit",
+    "money",
+    "bank",
+    "fee",
+    "charge",
+    "why",
+    "how",
+    "when",
+    "where",
+    "is",
+    "my",
+    "was",
+    "not",
+    "yet",
+    "arrived",
+    "been",
+    "declined",
+    "pending",
+    "top",
+    "up",
+    "cash",
+    "machine",
+    "exchange",
+    "rate",
+    "support",
+    "please",
+    "help",
+    "still",
+    "waiting",
+    "number",
+    "pin",
+    "app",
+    "phone",
+    "lost",
+]
+
+
+def write_rows(path: Path, rows: int) -> None:
+    dice = random.Random(0)
+    with path.open("w") as file:
+        for i in range(rows):
+            prompt = " ".join(dice.choices(WORDS, k=dice.randint(8, 60)))
+            completion = " ".join(dice.choices(WORDS, k=dice.randint(4, 60)))
+            file.write(json.dumps({"prompt": f"{i} {prompt}?", "completion": completion}) + "\n")
+
+
+def load_tokenizer(folder: str | None):
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    if folder:
+        return AutoTokenizer.from_pretrained(folder)
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    dice = random.Random(1)
+    tokenizer.train_from_iterator((" ".join(dice.choices(WORDS, k=50)) for _ in range(500)), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+
+
+def run_prepare(path: Path, folder: Path, tokenizer) -> int:
+    from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
+    from mlflow_finetune_plugin.data.rendering import ChatRenderer
+
+    request = DataRequest(
+        train=(DataFile(path, "default"),),
+        eval=None,
+        layout="auto",
+        columns={},
+        overlength="error",
+        max_length=4096,
+        max_eval_rows=None,
+        seed=0,
+    )
+    report = prepare(request, ChatRenderer(tokenizer), folder).report
+    return report.train.tokens + report.eval.tokens
+
+
+def run_bare_map(path: Path, folder: Path, tokenizer) -> int:
+    import datasets
+
+    datasets.disable_progress_bars()
+    rows = datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=str(folder))
+    eos = tokenizer.eos_token
+
+    def tokenize(batch):
+        texts = [f"{p}\n{c}{eos}" for p, c in zip(batch["prompt"], batch["completion"], strict=True)]
+        return {"input_ids": tokenizer(texts, add_special_tokens=False)["input_ids"]}
+
+    mapped = rows.map(tokenize, batched=True, batch_size=1000, remove_columns=rows.column_names)
+    return sum(len(ids) for batch in mapped.iter(1000) for ids in batch["input_ids"])
+
+
+SIDES = {"prepare": run_prepare, "bare datasets.map": run_bare_map}
+
+
+def measure(side: str, path: Path, tokenizer_folder: str | None) -> dict[str, float]:
+    import datasets  # noqa: F401  the same imports on both sides, so that the peaks can be compared
+
+    import mlflow_finetune_plugin.data.preparation  # noqa: F401
+
+    tokenizer = load_tokenizer(tokenizer_folder)
+    before_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        cpu = time.process_time()
+        tokens = SIDES[side](path, Path(folder), tokenizer)
+        took_s = time.perf_counter() - start
+        cpu_s = time.process_time() - cpu
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": took_s, "cpu_s": cpu_s, "tokens": tokens, "peak_mib": peak_mib, "before_mib": before_mib}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--tokenizer", help="folder of a tokenizer; a byte-level BPE is trained without")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--path", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        print(json.dumps(measure(options.side, Path(options.path), options.tokenizer)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        print(
+            f"{'side':<18} {'rows':>8} {'seconds':>8} {'CPU s':>7} {'rows/s':>8} {'tokens/s':>10} {'peak MiB':>9} {'of it data':>10}"
+        )
+        for rows in (options.rows // 10, options.rows):
+            path = Path(folder) / f"{rows}.jsonl"
+            write_rows(path, rows)
+            for side in SIDES:
+                command = [sys.executable, __file__, "--side", side, "--path", str(path)]
+                command += ["--tokenizer", options.tokenizer] if options.tokenizer else []
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                got = json.loads(done.stdout.splitlines()[-1])
+                grown = got["peak_mib"] - got["before_mib"]
+                print(
+                    f"{side:<18} {rows:>8,} {got['seconds']:>8.1f} {got['cpu_s']:>7.1f} {rows / got['seconds']:>8,.0f} "
+                    f"{got['tokens'] / got['seconds']:>10,.0f} {got['peak_mib']:>9,.0f} {grown:>10,.0f}"
+                )
+
+
+if __name__ == "__main__":
+    main()
