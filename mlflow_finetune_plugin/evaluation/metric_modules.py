@@ -87,13 +87,7 @@ def load_metric(name_or_path: str) -> MetricModule:
     """Load a packaged metric by name, or the user's own by the path of its ``.py`` file; no network either way."""
     check_metric_name(name_or_path)
     path = _FOLDER / f"{name_or_path}.py" if name_or_path in PACKAGED else Path(name_or_path).resolve()
-    try:
-        import evaluate
-    except ImportError as error:
-        raise MissingExtraError(
-            f"metric {name_or_path!r} needs the package {error.name!r}; fix: pip install 'mlflow-finetune[train]'"
-        ) from error
-    metric = evaluate.load(str(path), keep_in_memory=True)
+    metric = _load_module(name_or_path, path)
     has_row_statistics = hasattr(metric, "row_statistics")
     if has_row_statistics and not hasattr(metric, "score"):
         raise FinetuneError(
@@ -108,6 +102,22 @@ def load_metric(name_or_path: str) -> MetricModule:
         reads_likelihoods=bool(getattr(metric, "reads_likelihoods", False)),
         has_row_statistics=has_row_statistics,
     )
+
+
+def _load_module(name_or_path: str, path: Path) -> Any:
+    try:
+        import evaluate
+
+        return evaluate.load(str(path), keep_in_memory=True)
+    except ImportError as error:
+        if name_or_path in PACKAGED:
+            raise MissingExtraError(
+                f"metric {name_or_path!r} misses a package: {error}; fix: pip install 'mlflow-finetune[train]'"
+            ) from error
+        raise FinetuneError(
+            f"metric file {name_or_path!r} cannot be imported: {error}; fix: install what it imports, and write one "
+            "import per line (evaluate's scanner does not understand 'import a, b')"
+        ) from error
 
 
 def _single_value(name: str, result: Mapping[str, Any]) -> float:

@@ -9,6 +9,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 STORIES = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "models" / "stories260k-hd64"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Matrices this small gain nothing from a second thread, and on a busy machine its waiting costs a lot."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def random_llama():
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -39,6 +48,12 @@ def trained_stories():
 @pytest.fixture(params=[random_llama, random_gpt2, trained_stories], ids=lambda build: build.__name__)
 def model(request):
     return request.param()
+
+
+@pytest.fixture(scope="session")
+def build_llama():
+    """For tests that need the same weights twice."""
+    return random_llama
 
 
 @pytest.fixture

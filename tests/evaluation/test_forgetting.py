@@ -1,6 +1,5 @@
 import gzip
 
-import numpy as np
 import pytest
 import torch
 
@@ -80,4 +79,4 @@ def test_long_text_is_scored_in_windows_and_nothing_is_dropped(stories):
     [[nats, tokens]] = text_nats(model, tokenizer, [text], max_length=64)
     [[whole_nats, whole_tokens]] = text_nats(model, tokenizer, [text], max_length=512)
     assert tokens == whole_tokens == len(tokenizer.encode(text, add_special_tokens=False)) == 480
-    assert np.isfinite(nats) and nats > whole_nats > 0  # less context predicts this repetition worse
+    assert nats == pytest.approx(whole_nats, rel=0.05)  # the context differs, the text does not

@@ -96,3 +96,10 @@ def test_users_row_statistics_are_used_and_checked(tmp_path, user_metric):
     assert metric.score(metric.row_statistics(["a"], ["b"])).tolist() == [0.5]
     with pytest.raises(FinetuneError, match=r"gave shape \(1, 2\) for 2 rows"):
         metric.row_statistics(["a", "b"], ["a", "b"])
+
+
+def test_users_file_that_cannot_be_imported_is_named(tmp_path):
+    path = tmp_path / "needy.py"
+    path.write_text("import a_package_that_nobody_has\n" + USER_METRIC.replace("RESULT", "{}"))
+    with pytest.raises(FinetuneError, match=r"needy.py' cannot be imported: .*a_package_that_nobody_has"):
+        load_metric(str(path))

@@ -12,7 +12,25 @@ from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED, load_metr
 
 TEXT_METRICS = sorted(set(PACKAGED) - {"perplexity"})
 
-WORDS = ["the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "log", ".", ",", "!", "Über", "Straße", "猫", "zwölf"]
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "under",
+    "mat",
+    "log",
+    ".",
+    ",",
+    "!",
+    "Über",
+    "Straße",
+    "猫",
+    "zwölf",
+]
 
 
 def random_texts(seed, count=60):

@@ -5,9 +5,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from mlflow_finetune_plugin.errors import ConfigError, DataError, FinetuneError
+from mlflow_finetune_plugin.evaluation.forgetting import text_nats
 from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED
 from mlflow_finetune_plugin.evaluation.proof import prove
 from mlflow_finetune_plugin.types import EvalRow
@@ -36,24 +38,24 @@ def row(tokenizer, question, answer, line):
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rows(tokenizer):
     return [row(tokenizer, question, f"w{20 + i}", i) for i, question in enumerate(QUESTIONS)]
 
 
-@pytest.fixture
-def adapted(llama, rows):
+@pytest.fixture(scope="module")
+def adapted(build_llama, rows):
     """A LoRA that has learnt to answer each question with its reference, on a base that has not."""
     torch.manual_seed(0)
-    config = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(llama, config).train()
+    model = get_peft_model(build_llama(), LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")).train()
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=2e-2)
+    ids = [torch.tensor([*row.prompt_ids, *row.completion_ids]) for row in rows]
+    labels = [torch.tensor([-100] * len(row.prompt_ids) + [*row.completion_ids]) for row in rows]
     for _ in range(60):
-        for example in rows:
-            ids = torch.tensor([[*example.prompt_ids, *example.completion_ids]])
-            labels = ids.clone()
-            labels[0, : len(example.prompt_ids)] = -100
-            model(ids, labels=labels).loss.backward()
+        loss = model(
+            pad_sequence(ids, batch_first=True), labels=pad_sequence(labels, batch_first=True, padding_value=-100)
+        ).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     return model
@@ -65,21 +67,27 @@ def prove_on(model, tokenizer, rows, **changes):
 
 
 def test_adapter_that_learnt_the_answers_is_proven_better(adapted, tokenizer, rows):
-    texts = ["w30 w31 w32", "w33 w34", "w35 w36 w37 w38"]
-    report = prove_on(adapted, tokenizer, rows, metrics=PACKAGED, forgetting_texts=texts)
+    report = prove_on(adapted, tokenizer, rows, metrics=PACKAGED)
     results = {result.name: result for result in report.metrics}
     assert (results["exact_match"].base, results["exact_match"].adapter) == (0.0, 1.0)
     assert results["exact_match"].gain.low > 0
     assert results["exact_match"].gain.method == "Tango 1998 score"
     assert results["perplexity"].gain.value == results["perplexity"].base - results["perplexity"].adapter > 0
     assert all(result.rows == 6 for result in report.metrics)
-    assert report.forgetting.value > 0.1  # sixty steps on six rows spoil the rest
+    assert report.forgetting is None
     json.dumps(report.rows)
+
+
+def test_forgetting_is_the_growth_in_nats_per_token(adapted, build_llama, tokenizer, rows):
+    texts = ["w30 w31 w32", "w33 w34", "w35 w36 w37 w38"]
+    forgetting = prove_on(adapted, tokenizer, rows, forgetting_texts=texts).forgetting
+    base, adapter = (text_nats(model, tokenizer, texts, max_length=64) for model in (build_llama().eval(), adapted))
+    assert base[:, 1].tolist() == [3, 2, 4]
+    assert forgetting.value == pytest.approx((adapter[:, 0].sum() - base[:, 0].sum()) / 9, abs=1e-5)
 
 
 def test_every_row_is_on_record(adapted, tokenizer, rows):
     report = prove_on(adapted, tokenizer, rows, metrics=["exact_match", "perplexity", "bleu", "token_f1"])
-    assert report.forgetting is None
     record = report.rows[3]
     assert {key: record[key] for key in ("task", "source", "line", "prompt", "reference", "adapter_answer")} == {
         "task": "copy",
@@ -96,9 +104,9 @@ def test_every_row_is_on_record(adapted, tokenizer, rows):
     assert report.metrics[1].adapter == pytest.approx(math.exp(mean_nats))
 
 
-def test_base_side_is_the_model_without_its_adapter(adapted, tokenizer, rows):
+def test_base_side_is_the_model_without_its_adapter(adapted, build_llama, tokenizer, rows):
     report = prove_on(adapted, tokenizer, rows)
-    bare = adapted.unload().eval()
+    bare = build_llama()
     for record, example in zip(report.rows, rows, strict=True):
         ids = torch.tensor([example.prompt_ids])
         with torch.no_grad():
@@ -117,7 +125,8 @@ def test_fresh_adapter_gains_and_forgets_nothing(llama, tokenizer, rows):
 def test_users_metric_is_bootstrapped_by_recomputing(adapted, tokenizer, rows, tmp_path):
     path = tmp_path / "long_answers.py"
     path.write_text(
-        "import datasets, evaluate\n"
+        "import datasets\n"
+        "import evaluate\n"
         "class LongAnswers(evaluate.Metric):\n"
         "    higher_is_better = False\n"
         "    def _info(self):\n"
@@ -141,14 +150,14 @@ def test_progress_names_the_side(adapted, tokenizer, rows):
     assert seen == [("base", 6, 6), ("adapter", 6, 6)]
 
 
-def test_faults_show_before_anything_is_generated(adapted, tokenizer, rows):
+def test_faults_show_before_anything_is_generated(adapted, tokenizer, rows, monkeypatch):
     def refuse(*_arguments, **_options):
         raise AssertionError("generated")
 
-    adapted.generate = refuse
+    monkeypatch.setattr(adapted, "generate", refuse)
     with pytest.raises(DataError, match="no held-out rows"):
         prove_on(adapted, tokenizer, [])
-    with pytest.raises(FinetuneError, match="no metric 'belu' .did you mean 'bleu'"):
+    with pytest.raises(FinetuneError, match=r"no metric 'belu' .did you mean 'bleu'"):
         prove_on(adapted, tokenizer, rows, metrics=["belu"])
     with pytest.raises(ConfigError, match="metric 'bleu' is listed twice"):
         prove_on(adapted, tokenizer, rows, metrics=["bleu", "bleu"])

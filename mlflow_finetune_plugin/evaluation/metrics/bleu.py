@@ -1,6 +1,7 @@
 """Corpus BLEU as sacrebleu computes it by default: 13a tokens, up to four words, exponential smoothing (Papineni et al.
 2002, https://aclanthology.org/P02-1040/; Post 2018, https://aclanthology.org/W18-6319/). It needs texts: a corpus
-whose answers all have fewer than four words scores 0."""
+whose answers all have fewer than four words scores 0.
+"""
 
 import datasets
 import evaluate

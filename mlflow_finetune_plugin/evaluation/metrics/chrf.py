@@ -1,5 +1,6 @@
 """chrF: F-score (recall weighs twice) of character n-grams up to six, as sacrebleu computes it by default (Popović
-2015, https://aclanthology.org/W15-3049/). Works for every script and for short answers."""
+2015, https://aclanthology.org/W15-3049/). Works for every script and for short answers.
+"""
 
 import datasets
 import evaluate

@@ -1,5 +1,6 @@
 """Exact match: the answer equals the reference, outer whitespace aside. Source: SQuAD's exact match without its
-normalisation (Rajpurkar et al. 2016, https://arxiv.org/abs/1606.05250)."""
+normalisation (Rajpurkar et al. 2016, https://arxiv.org/abs/1606.05250).
+"""
 
 import datasets
 import evaluate

@@ -1,8 +1,8 @@
 """ROUGE-L: F-measure of the longest common subsequence of words (Lin 2004, https://aclanthology.org/W04-1013/), through
 the rouge-score package without stemming. Its tokenizer keeps the letters a-z and digits only: text in other scripts
-scores 0, use chrf there."""
+scores 0, use chrf there.
+"""
 
-# ruff: noqa: N999 - the field writes ROUGE-L as rougeL
 import datasets
 import evaluate
 import numpy as np

@@ -1,6 +1,7 @@
 """Token F1: overlap of the answer's and the reference's words after SQuAD's normalisation (lower case, no punctuation,
 no English articles), as in SQuAD's evaluation script (Rajpurkar et al. 2016, https://arxiv.org/abs/1606.05250; empty
-answers as in SQuAD 2.0, https://rajpurkar.github.io/SQuAD-explorer/)."""
+answers as in SQuAD 2.0, https://rajpurkar.github.io/SQuAD-explorer/).
+"""
 
 import collections
 import re
