@@ -300,8 +300,8 @@ def _is_number(text: str) -> bool:
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
     try:
-        import pyarrow  # type: ignore[import-untyped]
-        import pyarrow.parquet  # type: ignore[import-untyped]
+        import pyarrow
+        import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError(f"{path}: Parquet needs pyarrow; fix: pip install 'mlflow-finetune[train]'") from error
     number = 0

@@ -261,7 +261,7 @@ def test_no_usable_row_gives_reasons_and_lines(tmp_path, renderer):
 
 def test_no_usable_eval_row(tmp_path, renderer):
     bad = jsonl(tmp_path / "bad.jsonl", [{"prompt": None, "completion": "x"}])
-    with pytest.raises(DataError, match="no row to evaluate on: bad.jsonl: 1 null field"):
+    with pytest.raises(DataError, match=r"no row to evaluate on: bad\.jsonl: 1 null field"):
         prepare(request(jsonl(tmp_path / "a.jsonl", pairs(3)), (DataFile(bad, "t"),)), renderer, tmp_path / "out")
 
 

@@ -110,7 +110,7 @@ def test_missing_file_suggests_the_nearest_name(tmp_path):
 
 
 def test_missing_folder_is_named(tmp_path):
-    with pytest.raises(DataError, match="the folder .*nowhere does not exist either"):
+    with pytest.raises(DataError, match=r"the folder .*nowhere does not exist either"):
         read_rows(tmp_path / "nowhere" / "a.jsonl")
 
 

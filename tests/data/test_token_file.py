@@ -25,9 +25,13 @@ def test_digest_sees_every_bit(tmp_path):
 
 
 def test_nothing_is_left_behind_when_writing_fails(tmp_path):
-    with pytest.raises(RuntimeError, match="in between"), TokenFile(tmp_path / "x.arrow", "t") as file:
-        file.write([Example([1], [1])], ["task"])
-        raise RuntimeError("in between")
+    def write_and_fail():
+        with TokenFile(tmp_path / "x.arrow", "t") as file:
+            file.write([Example([1], [1])], ["task"])
+            raise RuntimeError("in between")
+
+    with pytest.raises(RuntimeError, match="in between"):
+        write_and_fail()
     assert list(tmp_path.iterdir()) == []
 
 
