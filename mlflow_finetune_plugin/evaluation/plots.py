@@ -30,7 +30,7 @@ def plot_gain(report: EvalReport) -> Figure:
     if report.forgetting is not None:
         entries.append(("forgetting", "nats per token, more is worse", report.forgetting, False))
     figure = _figure(width=7.5, height=0.9 + 0.95 * len(entries))
-    axes = figure.subplots(len(entries), 1, squeeze=False)[:, 0] if entries else []
+    axes: list[Axes] = list(figure.subplots(len(entries), 1, squeeze=False)[:, 0]) if entries else []
     for ax, (label, unit, interval, higher_is_better) in zip(axes, entries, strict=True):
         _draw_interval(ax, label, unit, interval, higher_is_better)
     rows = report.metrics[0].rows if report.metrics else len(report.rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,21 +71,21 @@ def prove(
                 max_new_tokens=max_new_tokens,
                 stop_token_ids=stop_token_ids,
                 forgetting_texts=forgetting_texts,
-                on_progress=None
-                if on_progress is None
-                else lambda done, total, name=name: on_progress(name, done, total),
+                on_progress=None if on_progress is None else partial(on_progress, name),
             )
     base, adapter = sides["base"], sides["adapter"]
-    records = [_record(row) for row in rows]
-    for name, side in sides.items():
-        for record, row, answer, nats in zip(records, rows, side.answers, side.nats, strict=True):
-            record[f"{name}_answer"] = answer
-            record[f"{name}_nats_per_token"] = float(nats / len(row.completion_ids))
-    results = [_compare(module, rows, base, adapter, records, seed) for module in modules]
+    compared = [_compare(module, rows, base, adapter, seed) for module in modules]
     forgetting = None
     if base.text_nats is not None and adapter.text_nats is not None:
         forgetting = mean_interval(base.text_nats, adapter.text_nats, seed=seed)
-    return EvalReport(metrics=tuple(results), forgetting=forgetting, rows=tuple(records))
+    columns = {name: values for _, row_scores in compared for name, values in row_scores.items()}
+    return EvalReport(
+        metrics=tuple(result for result, _ in compared),
+        forgetting=forgetting,
+        rows=tuple(
+            _record(row, i, sides) | {name: values[i] for name, values in columns.items()} for i, row in enumerate(rows)
+        ),
+    )
 
 
 def _load_metrics(names: Sequence[str]) -> list[MetricModule]:
@@ -127,46 +128,51 @@ def _measure(
     )
 
 
-def _record(row: EvalRow) -> dict[str, Any]:
+def _record(row: EvalRow, number: int, sides: dict[str, _Side]) -> dict[str, Any]:
     questions = [message["content"] for message in row.messages if message["role"] == "user"]
-    return {
+    record: dict[str, Any] = {
         "task": row.task,
         "source": row.source,
         "line": row.line,
         "prompt": questions[-1] if questions else "",
         "reference": row.reference,
     }
+    for name, side in sides.items():
+        record[f"{name}_answer"] = side.answers[number]
+        record[f"{name}_nats_per_token"] = float(side.nats[number] / len(row.completion_ids))
+    return record
 
 
 def _compare(
-    module: MetricModule,
-    rows: Sequence[EvalRow],
-    base: _Side,
-    adapter: _Side,
-    records: list[dict[str, Any]],
-    seed: int,
-) -> MetricResult:
+    module: MetricModule, rows: Sequence[EvalRow], base: _Side, adapter: _Side, seed: int
+) -> tuple[MetricResult, dict[str, list[float]]]:
+    """The metric's result, and its score per row and side where one row alone has a score."""
+    references: list[Any] = [row.reference for row in rows]
+    base_predictions: list[Any] = base.answers
+    adapter_predictions: list[Any] = adapter.answers
     if module.reads_likelihoods:
-        references: list[Any] = [float(len(row.completion_ids)) for row in rows]
-        predictions: tuple[list[Any], list[Any]] = (base.nats.tolist(), adapter.nats.tolist())
-    else:
-        references = [row.reference for row in rows]
-        predictions = (base.answers, adapter.answers)
-    if not module.has_row_statistics:
-        base_value, adapter_value = (module.compute(side, references) for side in predictions)
-        gain = _recomputed_gain(module, predictions, references, seed)
-    else:
-        statistics = [module.row_statistics(side, references) for side in predictions]  # each (rows, k)
-        base_value, adapter_value = (float(module.score(side.sum(axis=0))) for side in statistics)
+        references = [float(len(row.completion_ids)) for row in rows]
+        base_predictions, adapter_predictions = base.nats.tolist(), adapter.nats.tolist()
+    row_scores: dict[str, list[float]] = {}
+    if module.has_row_statistics:
+        base_statistics = module.row_statistics(base_predictions, references)  # (rows, k)
+        adapter_statistics = module.row_statistics(adapter_predictions, references)  # (rows, k)
+        base_value = float(module.score(base_statistics.sum(axis=0)))
+        adapter_value = float(module.score(adapter_statistics.sum(axis=0)))
         if module.is_binary:
-            gain = paired_binary_interval(*(module.score(side) for side in statistics))
+            gain = paired_binary_interval(module.score(base_statistics), module.score(adapter_statistics))
         else:
-            gain = paired_bootstrap_interval(*statistics, module.score, module.higher_is_better, seed)
+            gain = paired_bootstrap_interval(
+                base_statistics, adapter_statistics, module.score, module.higher_is_better, seed
+            )
         if module.scores_single_rows:
-            for name, side in zip(("base", "adapter"), statistics, strict=True):
-                for record, value in zip(records, module.score(side).tolist(), strict=True):
-                    record[f"{name}_{module.name}"] = value
-    return MetricResult(
+            row_scores[f"base_{module.name}"] = module.score(base_statistics).tolist()
+            row_scores[f"adapter_{module.name}"] = module.score(adapter_statistics).tolist()
+    else:
+        base_value = module.compute(base_predictions, references)
+        adapter_value = module.compute(adapter_predictions, references)
+        gain = _recomputed_gain(module, base_predictions, adapter_predictions, references, seed)
+    result = MetricResult(
         name=module.name,
         base=base_value,
         adapter=adapter_value,
@@ -174,16 +180,17 @@ def _compare(
         higher_is_better=module.higher_is_better,
         rows=len(rows),
     )
+    return result, row_scores
 
 
 def _recomputed_gain(
-    module: MetricModule, predictions: tuple[list[Any], list[Any]], references: list[Any], seed: int
+    module: MetricModule, base: list[Any], adapter: list[Any], references: list[Any], seed: int
 ) -> Interval:
     sign = 1.0 if module.higher_is_better else -1.0
 
-    def value(side: list[Any], indices: np.ndarray) -> float:
-        return module.compute([side[i] for i in indices], [references[i] for i in indices])
+    def value(side: list[Any], rows: np.ndarray) -> float:
+        return module.compute([side[i] for i in rows], [references[i] for i in rows])
 
     return paired_recompute_interval(
-        lambda indices: sign * (value(predictions[1], indices) - value(predictions[0], indices)), len(references), seed
+        lambda rows: sign * (value(adapter, rows) - value(base, rows)), len(references), seed
     )
