@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SEED = 20261121
-TRAIN_ROWS_PER_LABEL = 180
+TRAIN_ROWS_PER_LABEL = 200
 TEST_ROWS = 200
 
 
@@ -52,6 +52,18 @@ TRAIN_REQUESTS = {
         "I would like a copy of the invoice from {month}.",
         "The payment for order {order} was taken two times.",
         "I want to change the card that you charge every month.",
+        "The bill for order {order} is too high.",
+        "You charged {amount} dollars too much.",
+        "My card was charged on {day}, but I bought nothing.",
+        "I cannot find the receipt for order {order}.",
+        "Explain the charge of {amount} dollars on my card, please.",
+        "The tax on my invoice is not right.",
+        "My payment failed, but the bank took the money.",
+        "What does the {amount} dollars on the invoice stand for?",
+        "Why was I billed again in {month}?",
+        "I was billed {amount} dollars instead of less.",
+        "The invoice has the wrong name on it.",
+        "I need the bill from {month} for my tax.",
     ],
     "delivery": [
         "My parcel has not arrived yet.",
@@ -70,6 +82,18 @@ TRAIN_REQUESTS = {
         "The package was left outside in the rain by the driver.",
         "Do you ship to {city}?",
         "Nobody was home when the courier rang on {day}.",
+        "I waited for the driver all {day}.",
+        "The order should be here since {day}.",
+        "When does the courier arrive in {city}?",
+        "Has my order been sent?",
+        "My {item} was to come on {day}, but it is not here.",
+        "The driver took my parcel back to {city}.",
+        "The delivery of order {order} is late.",
+        "It is {day} and the package is still not here.",
+        "Where is the courier with my parcel?",
+        "The tracking says the {item} arrived, but it did not.",
+        "Is the {item} on its way?",
+        "My neighbour in {city} got my package.",
     ],
     "returns": [
         "I want to send the {item} back.",
@@ -88,6 +112,18 @@ TRAIN_REQUESTS = {
         "I changed my mind and want to give the {item} back.",
         "The {item} has a scratch, please replace it.",
         "Is the return of a {colour} {item} free?",
+        "This {item} does not fit, I need a bigger one.",
+        "I got the wrong {item}, please exchange it.",
+        "The {item} came damaged, can I return it?",
+        "The {colour} {item} is broken, I want a new one.",
+        "I would rather have a {colour} {item}, can I swap it?",
+        "Can you exchange a {item} with a scratch?",
+        "When do I get the refund for the {item} I sent back?",
+        "I do not like the {item} and want to return it.",
+        "Do you take back a used {item}?",
+        "Is it possible to swap a {item} for a {item2}?",
+        "Where do I send the broken {item}?",
+        "The {item} is too big, I want a smaller one.",
     ],
     "account": [
         "I forgot my password.",
@@ -106,6 +142,18 @@ TRAIN_REQUESTS = {
         "How do I turn on the login code for my account?",
         "I moved to {city} and want to update my profile.",
         "I need to reset my password again.",
+        "My login does not work.",
+        "The code to log in is not accepted.",
+        "Where do I find my profile?",
+        "Can I use another email address for my account?",
+        "A stranger changed my password.",
+        "Please unlock my account.",
+        "The login code never reaches me.",
+        "I lost my {device} and cannot get the login code.",
+        "I want to delete my account and profile.",
+        "Somebody knows my password, what now?",
+        "The phone number of my account is old.",
+        "It is not possible to sign in since {day}.",
     ],
     "technical": [
         "The app crashes when I open it.",
@@ -124,6 +172,18 @@ TRAIN_REQUESTS = {
         "The website shows a blank screen in my browser.",
         "The sound in the app is broken since {day}.",
         "My {device} cannot connect to the server.",
+        "The page does not load.",
+        "Your app gives error {order} and then closes.",
+        "The website does not open on my {device}.",
+        "The app is slow and shows an error.",
+        "Your page is slow since {day}.",
+        "All buttons on the page are broken.",
+        "A bug makes the app freeze.",
+        "After I press play, the video freezes.",
+        "The screen of the app is blank.",
+        "Your website does not work in any browser.",
+        "Since the update there is no sound.",
+        "My {device} shows error {order} in the app.",
     ],
     "cancellation": [
         "I want to cancel my subscription.",
@@ -142,6 +202,18 @@ TRAIN_REQUESTS = {
         "Cancel everything I ordered on {day}.",
         "What is the notice period to end the contract?",
         "I am leaving, so please end my plan.",
+        "I have to end my subscription.",
+        "We want to end the contract.",
+        "I decided to quit the plan.",
+        "Stop the free trial, please.",
+        "Is it possible to end my plan in {month}?",
+        "Can I cancel the free trial?",
+        "Order {order} is a mistake, please stop it.",
+        "Cancel my membership in {month}.",
+        "I will not renew my contract.",
+        "I do not want the {item} anymore, cancel my order.",
+        "Please cancel the plan before {month}.",
+        "My membership should stop in {month}.",
     ],
 }
 
@@ -220,17 +292,9 @@ TRAIN_OPENERS = [
     "Good evening. ",
     "Quick question: ",
 ]
-TRAIN_CLOSERS = [
-    "",
-    "",
-    "",
-    " Thanks.",
-    " Please help.",
-    " Can you check?",
-    " Thank you!",
-    " Best wishes, Anna",
-    " It is urgent.",
-]
+TRAIN_OPENERS += ["Good day, ", "Dear shop: ", "Please help me. "]
+TRAIN_CLOSERS = ["", "", "", " Thanks.", " Please help.", " Can you check?", " Thank you!", " Best wishes, Anna"]
+TRAIN_CLOSERS += [" It is urgent.", " What should I do?", " I hope to hear from you.", " Yours, Ben"]
 TEST_OPENERS = ["", "", "Good morning, ", "Hey, ", "Excuse me. ", "To whom it may concern: "]
 TEST_CLOSERS = ["", "", " What can I do?", " Many thanks.", " Kind regards, Tom", " I hope you can help me."]
 
@@ -253,7 +317,7 @@ def message(requests: list[str], openers: list[str], closers: list[str], rng: ra
     if opener.endswith(", ") and not re.match(r"I\b|[A-Z][a-z]+day\b", request):
         request = request[0].lower() + request[1:]
     text = opener + request + closer
-    return text.lower() if rng.random() < 0.15 else text
+    return text.lower() if rng.random() < 0.25 else text
 
 
 def rows(requests: dict[str, list[str]], counts: dict[str, int], openers, closers, rng: random.Random) -> list[dict]:
