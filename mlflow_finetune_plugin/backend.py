@@ -66,9 +66,8 @@ class FinetuneRun(SubmittedRun):
 
     def request_cancel(self, by: str) -> None:
         """Asks the supervisor, which looks ten times a second, to stop the run; returns at once."""
-        if self.folder.read("outcome") is not None:
-            return
-        self.folder.request_cancel(by)
+        if self.folder.read("outcome") is None and self.folder.cancel_requested_by() is None:
+            self.folder.request_cancel(by)
 
 
 class FinetuneBackend(AbstractBackend):

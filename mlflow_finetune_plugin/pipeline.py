@@ -175,6 +175,7 @@ def prove_adapter(plan: Plan, data: PreparedData, model: PeftModel, report: Repo
         max_new_tokens=int(settings.max_new_tokens),
         stop_token_ids=plan.renderer.stop_token_ids,
         forgetting_texts=texts,
+        answer_prefix=plan.renderer.answer_prefix,
         seed=plan.config.training.seed,
         on_progress=lambda side, done, total: report.progress(done, total, f"answers of the {side}", stage="proof"),
     )

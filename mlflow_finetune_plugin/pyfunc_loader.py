@@ -34,7 +34,9 @@ class FinetunedModel(PythonModel):
         self.model = PeftModel.from_pretrained(_load_base(base, self.card["base_model"]), context.artifacts["adapter"])
         self.model.eval()
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[str]:
+    def predict(
+        self, context, model_input, params=None
+    ):  # no type hints: MLflow would check them instead of the signature
         """Answers, one per row. Rows are texts, ``{"prompt": text}`` or ``{"messages": [...]}``; a DataFrame works too.
 
         ``params``: max_new_tokens, temperature (0 = the likeliest token, the default), top_p, batch_size.
@@ -78,10 +80,12 @@ class FinetunedModel(PythonModel):
         )
         with torch.inference_mode():
             output = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-        return [
-            self.tokenizer.decode(_until_stop(row, self.card["stop_token_ids"]), skip_special_tokens=True).strip()
-            for row in output[:, width:].tolist()
-        ]
+        return [self._text(row) for row in output[:, width:].tolist()]
+
+    def _text(self, tokens: list[int]) -> str:
+        """An answer without its stop token and without what the chat template writes before every answer."""
+        text = self.tokenizer.decode(_until_stop(tokens, self.card["stop_token_ids"]), skip_special_tokens=True)
+        return text.strip().removeprefix(self.card["answer_prefix"]).strip()
 
 
 def _until_stop(tokens: list[int], stops: list[int]) -> list[int]:

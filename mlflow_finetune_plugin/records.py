@@ -11,7 +11,6 @@ from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.adapter_model import LoggedAdapter
 from mlflow_finetune_plugin.base_model import device
 from mlflow_finetune_plugin.data.preparation import PreparedData
-from mlflow_finetune_plugin.evaluation.plots import plot_gain, plot_loss
 from mlflow_finetune_plugin.plan import Plan
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.training.trainer import TrainingResult
@@ -91,6 +90,8 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
 def record_training(result: TrainingResult, folder: Path, report: Report) -> None:
     """The loss curve as a picture, and what training took."""
     report.metrics({"train/seconds": result.seconds, "train/total_tokens": float(result.tokens)}, step=result.steps)
+    from mlflow_finetune_plugin.evaluation.plots import plot_loss  # matplotlib is not paid for before the first step
+
     figure = plot_loss(result.losses, result.eval_losses)
     figure.savefig(folder / "loss.png", dpi=120)
     report.artifact(folder / "loss.png", "plots")
@@ -112,6 +113,8 @@ def record_proof(proof: EvalReport, logged: LoggedAdapter, step: int, folder: Pa
     table = {"columns": columns, "data": [[row[column] for column in columns] for row in proof.rows]}
     _artifact(report, folder / "rows.json", json.dumps(table, ensure_ascii=False), "proof")
     report.tags({"mlflow.loggedArtifacts": json.dumps([{"path": _TABLE, "type": "table"}])})
+    from mlflow_finetune_plugin.evaluation.plots import plot_gain
+
     figure = plot_gain(proof)
     figure.savefig(folder / "gain.png", dpi=120)
     report.artifact(folder / "gain.png", "plots")
@@ -189,6 +192,7 @@ def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
         "data_digest": identity.data_digest,
         "adapter_digest": identity.adapter_digest,
         "stop_token_ids": list(plan.renderer.stop_token_ids),
+        "answer_prefix": plan.renderer.answer_prefix.strip(),
         "chat_template_source": plan.renderer.template_source,
         "max_new_tokens": int(plan.config.eval.max_new_tokens),
         "max_length": plan.max_length,

@@ -49,12 +49,14 @@ def prove(
     max_new_tokens: int,
     stop_token_ids: Collection[int],
     forgetting_texts: Sequence[str],
+    answer_prefix: str = "",
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> EvalReport:
     """Compare the adapter with its base, which is the same model with the adapter disabled.
 
-    ``metrics`` are packaged names or paths of metric files. Without ``forgetting_texts`` the report has no
+    ``answer_prefix`` is what the chat template writes before each answer (an empty think block, say): the model has
+    learnt to write it, and it is no part of the answer. ``metrics`` are packaged names or paths of metric files. Without ``forgetting_texts`` the report has no
     forgetting. The model is left in evaluation mode.
     """
     if not rows:
@@ -71,6 +73,7 @@ def prove(
                 max_new_tokens=max_new_tokens,
                 stop_token_ids=stop_token_ids,
                 forgetting_texts=forgetting_texts,
+                answer_prefix=answer_prefix.strip(),
                 on_progress=None if on_progress is None else partial(on_progress, name),
             )
     base, adapter = sides["base"], sides["adapter"]
@@ -107,6 +110,7 @@ def _measure(
     max_new_tokens: int,
     stop_token_ids: Collection[int],
     forgetting_texts: Sequence[str],
+    answer_prefix: str,
     on_progress: Callable[[int, int], None] | None,
 ) -> _Side:
     pad_token_id = tokenizer.pad_token_id or 0  # padding is masked, any id does
@@ -122,7 +126,10 @@ def _measure(
     log_probs = completion_log_probs(model, prompts, [row.completion_ids for row in rows], pad_token_id=pad_token_id)
     max_length = min(FORGETTING_LENGTH, context_length(model) or FORGETTING_LENGTH)
     return _Side(
-        answers=[tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers],
+        answers=[
+            tokenizer.decode(answer, skip_special_tokens=True).strip().removeprefix(answer_prefix).strip()
+            for answer in answers
+        ],
         nats=np.array([-values.sum(dtype=np.float64) for values in log_probs]),
         text_nats=text_nats(model, tokenizer, forgetting_texts, max_length=max_length) if forgetting_texts else None,
     )

@@ -1,0 +1,92 @@
+"""The wheel is whole: installed away from the checkout it runs the quickstart's main job."""
+
+from __future__ import annotations
+
+import configparser
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY, make_workplace
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+    for name in filter(None, tracked):
+        if (REPOSITORY / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((REPOSITORY / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(folder), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
+def test_wheel_holds_every_package_and_its_data(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    packages = {
+        path.parent.relative_to(REPOSITORY).as_posix()
+        for path in REPOSITORY.glob("mlflow_finetune_plugin/**/*.py")
+        if "__pycache__" not in path.parts
+    }
+    for package in packages:
+        assert any(name.startswith(f"{package}/") for name in names), package
+    for needed in (
+        "mlflow_finetune_plugin/py.typed",
+        "mlflow_finetune_plugin/embedded/model.safetensors",
+        "mlflow_finetune_plugin/evaluation/forgetting.txt",
+        "mlflow_finetune_plugin/evaluation/metrics/exact_match.py",
+        "mlflow_finetune_plugin/recipes/quickstart/finetune.yaml",
+        "mlflow_finetune_plugin/recipes/quickstart/MLproject",
+        "mlflow_finetune_plugin/recipes/quickstart/data/train.jsonl",
+    ):
+        assert needed in names
+
+
+def test_wheel_has_its_entry_points(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (name,) = [entry for entry in archive.namelist() if entry.endswith("entry_points.txt")]
+    found = configparser.ConfigParser()
+    found.read_string(archive.read(name).decode())
+    assert found["mlflow.project_backend"]["finetune"] == "mlflow_finetune_plugin.backend:FinetuneBackend"
+    assert found["console_scripts"]["mlflow-finetune"] == "mlflow_finetune_plugin.cli:main"
+
+
+def test_version_is_told_once_and_alike():
+    import mlflow_finetune_plugin
+
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert project["version"] == mlflow_finetune_plugin.__version__
+
+
+@pytest.mark.slow
+def test_installed_wheel_runs_the_quickstart_outside_the_checkout(wheel, tmp_path, empty_store):
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
+    subprocess.run(install, check=True)
+    place = make_workplace(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    place.environment["PYTHONPATH"] = str(site)
+    where = place.run(["site"], PYTHONPATH=str(site))  # a first look that the folder is on the path
+    assert str(site) in where.stdout
+    made = place.run(["mlflow_finetune_plugin.cli", "init", "my-bot"])
+    assert made.returncode == 0, made.stdout
+    code = "import mlflow_finetune_plugin as m; print(m.__file__)"
+    told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=place.environment, capture_output=True, text=True)
+    assert told.stdout.strip().startswith(str(site))
+    result = place.mlflow_run("my-bot", "-e", "lora", "-P", "max_steps=60", "-P", "max_rows=40")
+    assert result.returncode == 0, result.stdout
+    version = place.client().get_model_version_by_alias("my-bot", "challenger")
+    run = place.client().get_run(version.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["eval/adapter/exact_match"] > run.data.metrics["eval/base/exact_match"]
