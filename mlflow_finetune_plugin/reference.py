@@ -102,7 +102,7 @@ def json_schema() -> dict[str, Any]:
         ),
         training=(TrainingSettings, Field(default_factory=TrainingSettings, description="How training runs.")),
         eval=(EvalSettings, Field(default_factory=EvalSettings, description="The proof.")),
-        register=(str | RegisterSettings | None, Field(None, description="Name, or {name}.")),
+        register_as=(str | RegisterSettings | None, Field(None, alias="register", description="Name, or {name}.")),
     )
     schema = recipe.model_json_schema()
     _accept_plain_paths(schema["$defs"]["DataSettings"]["properties"])

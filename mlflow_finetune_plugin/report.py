@@ -36,8 +36,9 @@ class Report:
         """A warning meant for the person who watches."""
         self.event("note", text=text)
 
-    def progress(self, done: int, total: int, unit: str, **figures: float) -> None:
-        self.event("progress", done=done, total=total, unit=unit, **figures)
+    def progress(self, done: int, total: int, unit: str, *, stage: str, **figures: float) -> None:
+        """How far a stage is, in ``unit``; ``figures`` (loss, tokens_per_s, seconds_left) are shown beside it."""
+        self.event("progress", done=done, total=total, unit=unit, stage=stage, **figures)
 
     def metrics(self, values: Mapping[str, float], *, step: int = 0, model_id: str | None = None) -> None:
         """Metrics for the run (and the logged model). A NaN or infinity is kept as text, JSON has none."""

@@ -63,14 +63,14 @@ class Watcher:
             self._next_line = time.monotonic() + LINE_EVERY_S
             text = ", ".join(f"{key} {_number(value)}" for key, value in figures.items())
             self._line(
-                f"  {event.get('stage', 'train'):<8} {event['done']}/{event['total']} {event['unit']}"
+                f"  {event['stage']:<8} {event['done']}/{event['total']} {event['unit']}"
                 + (f", {text}" if text else "")
             )
 
     def _show_bar(self, event: dict[str, Any], figures: dict[str, float]) -> None:
         from tqdm import tqdm
 
-        title = f"  {event.get('stage', 'train'):<8}"
+        title = f"  {event['stage']:<8}"
         if self._bar is not None and self._bar.desc != f"{title}: ":
             self._close_bar()
         if self._bar is None:

@@ -71,7 +71,7 @@ def load_document(path: Path) -> Document:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError([f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}"]) from error
-    if values is None:
+    if root is None or values is None:
         return Document({}, {})
     if not isinstance(values, dict):
         raise ConfigError([f"{path}: expected keys such as base_model and data, found {type(values).__name__}"])

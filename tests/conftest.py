@@ -89,7 +89,11 @@ class Workplace:
 
         def newest() -> Path | None:
             folders = sorted((self.home / "jobs").iterdir()) if (self.home / "jobs").is_dir() else []
-            return folders[-1] if folders and (folders[-1] / "state.json").exists() and (folders[-1] / "run.json").exists() else None
+            return (
+                folders[-1]
+                if folders and (folders[-1] / "state.json").exists() and (folders[-1] / "run.json").exists()
+                else None
+            )
 
         return wait_for(newest, timeout_s, "a job with a worker and a run")
 
@@ -112,7 +116,6 @@ class Workplace:
             return run if run.info.status != "RUNNING" else None
 
         return wait_for(ended, timeout_s, "the run's last word")
-
 
 
 def wait_for(probe, timeout_s: float, what: str):  # type: ignore[no-untyped-def]

@@ -73,7 +73,18 @@ def test_version_is_told_once_and_alike():
 @pytest.mark.slow
 def test_installed_wheel_runs_the_quickstart_outside_the_checkout(wheel, tmp_path, empty_store):
     site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(site),
+        str(wheel),
+    ]
     subprocess.run(install, check=True)
     place = make_workplace(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
     place.environment["PYTHONPATH"] = str(site)
@@ -82,7 +93,9 @@ def test_installed_wheel_runs_the_quickstart_outside_the_checkout(wheel, tmp_pat
     made = place.run(["mlflow_finetune_plugin.cli", "init", "my-bot"])
     assert made.returncode == 0, made.stdout
     code = "import mlflow_finetune_plugin as m; print(m.__file__)"
-    told = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=place.environment, capture_output=True, text=True)
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=place.environment, capture_output=True, text=True, check=True
+    )
     assert told.stdout.strip().startswith(str(site))
     result = place.mlflow_run("my-bot", "-e", "lora", "-P", "max_steps=60", "-P", "max_rows=40")
     assert result.returncode == 0, result.stdout

@@ -166,7 +166,18 @@ class Server:
 
     def start(self) -> None:
         store = f"sqlite:///{self.path / 'server.db'}"
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(self.port), "--workers", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--backend-store-uri",
+            store,
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+        ]
         log = (self.path / "server.log").open("ab")
         self._process = subprocess.Popen(
             [*command, "--artifacts-destination", str(self.path / "artifacts")],
@@ -212,7 +223,11 @@ def test_server_gone_and_back_gets_the_last_word(tmp_path, server, own_project):
 def test_unreachable_server_is_one_clear_error_and_leaves_nothing(workplace, own_project):
     place = make_workplace(workplace.path, f"http://127.0.0.1:{free_port()}")
     result = place.mlflow_run(
-        str(own_project("true")), "--experiment-id", "0", MLFLOW_HTTP_REQUEST_MAX_RETRIES="1", MLFLOW_HTTP_REQUEST_TIMEOUT="2"
+        str(own_project("true")),
+        "--experiment-id",
+        "0",
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="1",
+        MLFLOW_HTTP_REQUEST_TIMEOUT="2",
     )
     assert result.returncode == 1
     assert "tracking server" in result.stdout
@@ -226,7 +241,7 @@ def _text(path: Path) -> str | None:
 
 def _until_waiting(process: subprocess.Popen[str], job: Path) -> None:
     """A moment for ``mlflow run`` to get from the run's creation into its wait."""
-    wait_for(lambda: (job / "run.json").exists(), 20, "run")
+    wait_for((job / "run.json").exists, 20, "run")
     time.sleep(1.0)
     assert process.poll() is None
 
@@ -237,7 +252,12 @@ def _kill_sentinel_and_all(job: Path, process: subprocess.Popen[str]) -> None:
 
     victims = pids(job)
     sentinels = [p.pid for p in psutil.process_iter(["cmdline"]) if str(job) in " ".join(p.info["cmdline"] or [])]
-    for pid in [process.pid, *[p for p in sentinels if p != victims["supervisor"]], victims["supervisor"], victims["worker"]]:
+    for pid in [
+        process.pid,
+        *[p for p in sentinels if p != victims["supervisor"]],
+        victims["supervisor"],
+        victims["worker"],
+    ]:
         os.kill(pid, signal.SIGKILL)
     process.communicate(timeout=20)
     wait_for(lambda: not any(is_alive(pid) for pid in victims.values()), 10, "death")

@@ -52,16 +52,14 @@ class Options(Section):
     loraplus_ratio: float | None = Field(
         None, gt=0, description="LoRA+: learning rate of B over that of A; the paper uses 16."
     )
-    bias: Literal["none"] = Field("none", description="Biases stay frozen; vLLM refuses trained ones.")
 
 
 def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
     """Replaces ``auto`` and refuses what this base cannot take."""
     shapes = _target_shapes(options, base)
     smallest = min(min(shape) for shape in shapes.values())
-    rank = options.rank
-    if rank == "auto":
-        rank = min(32, smallest)
+    rank = min(32, smallest) if options.rank == "auto" else options.rank
+    if options.rank == "auto":
         reasons["options.rank"] = (
             f"{rank}: 32 holds what most single tasks need (Thinking Machines 2025; TRL's guide)"
             + (f", the smallest adapted layer allows {smallest}" if rank < 32 else "")
