@@ -18,15 +18,16 @@ from mlflow_finetune_plugin.adapter_model import (
     check_adapter_file,
     check_adapter_moved,
     check_reload,
+    check_weights_changed,
     log_adapter,
     make_reference,
     probe_log_probs,
     reload_adapter,
+    trainable_weights,
 )
 from mlflow_finetune_plugin.config import RunConfig
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, PreparedData, prepare
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
-from mlflow_finetune_plugin.evaluation.proof import prove
 from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.patience import with_patience
 from mlflow_finetune_plugin.plan import Plan, make_plan, settle
@@ -110,6 +111,7 @@ def train_adapter(plan: Plan, data: PreparedData, folder: Path, report: Report) 
     base = base_model.load_base_model(plan.base)
     base_side = probe_log_probs(base, tokenizer, data.eval_rows)
     model = adaptation.apply(base, plan.adaptation_options, seed=config.training.seed, folder=folder)
+    start = trainable_weights(model)
     result = train(
         model,
         tokenizer,
@@ -123,6 +125,7 @@ def train_adapter(plan: Plan, data: PreparedData, folder: Path, report: Report) 
         folder=folder,
         report=report,
     )
+    check_weights_changed(model, start)
     adapter_side = probe_log_probs(model, tokenizer, data.eval_rows)
     adaptation.save(model, plan.adaptation_options, folder / "adapter", start=folder)
     check_adapter_file(folder / "adapter")
@@ -165,6 +168,8 @@ def log_and_reload(
 
 def prove_adapter(plan: Plan, data: PreparedData, model: PeftModel, report: Report) -> EvalReport:
     """Base and adapter answer the held-out rows; both are measured on text that the adapter was not trained on."""
+    from mlflow_finetune_plugin.evaluation.proof import prove  # scipy is not paid for before the first step
+
     settings = plan.config.eval
     texts = [] if settings.forgetting is False else read_texts(settings.forgetting or DEFAULT_TEXT)
     return prove(

@@ -7,9 +7,22 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 Auto = Literal["auto"]
+
+_LONGEST_PATH_BYTES = 4095  # Linux PATH_MAX
+
+
+def _is_local(path: str) -> str:
+    if "://" in path or path.startswith(("runs:/", "models:/")):
+        raise ValueError("is a URL, and only files of this machine are read; fix: download it and name the file")
+    if "\0" in path or len(path.encode(errors="replace")) > _LONGEST_PATH_BYTES:
+        raise ValueError("cannot be a file name; fix: name an existing file")
+    return path
+
+
+LocalFile = Annotated[str, AfterValidator(_is_local)]
 
 
 class Section(BaseModel):
@@ -35,7 +48,9 @@ class BaseModelSettings(Section):
 class DataFileSettings(Section):
     """One data file of a mixture."""
 
-    path: str = Field(min_length=1, description="File; in the recipe relative to the recipe, in -P to the caller.")
+    path: LocalFile = Field(
+        min_length=1, description="File; in the recipe relative to the recipe, in -P to the caller."
+    )
     task: str | None = Field(None, description="Name of the task; default: the file's stem.")
     weight: float = Field(1.0, gt=0, description="How often its rows are drawn, 1 = each once per epoch.")
 
@@ -74,7 +89,7 @@ class DataSettings(Section):
     overlength: Literal["error", "drop", "truncate"] = Field(
         "error", description="What happens to rows over max_length."
     )
-    chat_template: str | None = Field(
+    chat_template: LocalFile | None = Field(
         None, description="Jinja file; default: the base's own, else the packaged plain one."
     )
 
@@ -102,8 +117,18 @@ class TrainingSettings(Section):
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay.")
     max_grad_norm: float = Field(1.0, ge=0, description="Gradient clipping; 0 is none.")
-    optim: str = Field(
-        "adamw_torch", min_length=1, description="A name from transformers.training_args.OptimizerNames."
+    optim: Literal[
+        "adamw_torch",
+        "adamw_torch_fused",
+        "adafactor",
+        "sgd",
+        "adamw_8bit",
+        "paged_adamw_8bit",
+        "paged_adamw_32bit",
+        "lion_32bit",
+        "paged_lion_8bit",
+    ] = Field(
+        "adamw_torch", description="Optimiser, by its name in transformers; the 8 and 32 bit ones are bitsandbytes'."
     )
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's beta1.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's beta2.")
@@ -131,7 +156,7 @@ class TrainingSettings(Section):
 class EvalSettings(Section):
     """The proof: base against adapter on held-out rows."""
 
-    metrics: Annotated[list[str], Field(min_length=1)] | Auto = Field(
+    metrics: Annotated[list[LocalFile], Field(min_length=1)] | Auto = Field(
         "auto",
         description="exact_match, accuracy, f1, token_f1, rougeL, bleu, chrf, perplexity, or a path to a metric file.",
     )
@@ -139,7 +164,7 @@ class EvalSettings(Section):
         "auto", description="Length of answers; auto: the longest reference."
     )
     max_rows: int | None = Field(None, gt=0, description="Held-out rows to use; default: all.")
-    forgetting: str | Literal[False] | None = Field(
+    forgetting: LocalFile | Literal[False] | None = Field(
         None, description="Text that the adapter was not trained on; default: a packaged text; false: not measured."
     )
 
