@@ -86,6 +86,23 @@ def make_reference(
     return Reference(precision, probes)
 
 
+def trainable_weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    """Copies, on the CPU, of what training may change."""
+    return {
+        name: parameter.detach().to("cpu", copy=True)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def check_weights_changed(model: PeftModel, start: Mapping[str, torch.Tensor]) -> None:
+    """Refuses a training that left every weight as it was. Raises TrainingError."""
+    if all(torch.equal(weights, start[name]) for name, weights in trainable_weights(model).items()):
+        raise TrainingError(
+            "training left the adapter bit for bit at its start; fix: more steps or a higher learning rate"
+        )
+
+
 def check_adapter_file(folder: Path) -> None:
     """Refuses an adapter with a NaN, an infinity, or only zeros where it acts. Raises TrainingError."""
     with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
