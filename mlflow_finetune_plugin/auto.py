@@ -15,13 +15,19 @@ Reasons = dict[str, str]
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """What choices depend on: the base's family, sizes and linear layers (name -> weight shape, output head left out)."""
+    """What choices depend on: the base's family, sizes and linear layers (name -> weight shape, output head left out).
+
+    ``other_modules`` are the names of all that is no such layer: the head, embeddings, norms, containers.
+    """
 
     model_type: str
     hidden_size: int
     context_length: int | None
     parameters: int
     linear_shapes: dict[str, tuple[int, ...]] = field(repr=False)
+    other_modules: tuple[str, ...] = field(default=(), repr=False)
+    head: str | None = None
+    has_stacked_experts: bool = False
 
     def is_target(self, name: str, targets: str | list[str]) -> bool:
         """PEFT's matching rule: all-linear, a full-match regular expression, or name endings."""
@@ -97,14 +103,19 @@ def resolve_training(
             "up to 3 passes until about 200 optimiser steps",
         )
         steps = ceil(steps_per_epoch * float(update["num_train_epochs"]))  # type: ignore[arg-type]
-    choose("warmup_steps", float(ceil(0.05 * steps)), f"5 % of {steps} optimiser steps")
+    # the first step of a warm-up has learning rate 0, so the only step of a run cannot be one
+    choose("warmup_steps", float(min(ceil(0.05 * steps), steps - 1)), f"5 % of {steps} optimiser steps")
     choose(
         "gradient_checkpointing", on_gpu, "saves memory on a GPU" if on_gpu else "a CPU has memory and needs the time"
     )
     choose(
         "bf16",
         on_gpu and has_bf16 and half_precision_base,
-        "the GPU has it" if on_gpu and has_bf16 else "no GPU with bfloat16",
+        "no GPU with bfloat16"
+        if not (on_gpu and has_bf16)
+        else "the GPU has it"
+        if half_precision_base
+        else "the base is held in float32",
     )
     choose("logging_steps", max(1, steps // 100), "about 100 points in the charts")
     return training.model_copy(update=update)

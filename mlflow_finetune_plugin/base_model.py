@@ -81,9 +81,10 @@ def describe(base: BaseModel) -> BaseFacts:
             f"{base.folder}: not a causal language model that transformers knows: {_one_line(error)}"
         ) from error
     head = model.get_output_embeddings()
+    modules = {name: module for name, module in model.named_modules() if name}
     shapes = {
         name: tuple(module.weight.shape)
-        for name, module in model.named_modules()
+        for name, module in modules.items()
         if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
     }
     text = config.get_text_config()
@@ -93,6 +94,11 @@ def describe(base: BaseModel) -> BaseFacts:
         context_length=context_length(config.to_dict()),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         linear_shapes=shapes,
+        other_modules=tuple(name for name in modules if name not in shapes),
+        head=next((name for name, module in modules.items() if module is head), None),
+        has_stacked_experts=any(
+            parameter.ndim == 3 and name.split(".")[-2] == "experts" for name, parameter in model.named_parameters()
+        ),
     )
 
 
@@ -117,7 +123,21 @@ def load_base_model(base: BaseModel) -> PreTrainedModel:
         raise BaseModelError(
             f"{base.folder}: {len(missing)} weights are missing from the files ({', '.join(missing[:3])}); fix: download the model again"
         )
-    return model if base.quantization else model.to(device())  # type: ignore[no-any-return]
+    if base.quantization is None:
+        return model.to(device())  # type: ignore[no-any-return]
+    keep_4bit_layout(model)
+    return model  # type: ignore[no-any-return]
+
+
+def keep_4bit_layout(model: PreTrainedModel) -> None:
+    """Stops bitsandbytes from repacking 4-bit layers at their first inference on a CPU with AVX512-BF16.
+
+    The packed layers have no backward pass, so training after any evaluation would silently lose its gradients; they
+    round the scales to bfloat16, and they refuse widths that are no multiple of 32 (bitsandbytes 0.50, nn/modules.py).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def quantization_config(base: BaseModel) -> Any:

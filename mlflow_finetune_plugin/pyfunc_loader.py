@@ -32,6 +32,7 @@ class FinetunedModel(PythonModel):
             _verify(base, self.card["base_model"]["digest"])
         self.tokenizer = AutoTokenizer.from_pretrained(context.artifacts["tokenizer"])
         self.model = PeftModel.from_pretrained(_load_base(base, self.card["base_model"]), context.artifacts["adapter"])
+        self.model.get_base_model().generation_config = _no_generation_config()
         self.model.eval()
 
     def predict(
@@ -76,7 +77,11 @@ class FinetunedModel(PythonModel):
             do_sample=sampled,
             eos_token_id=self.card["stop_token_ids"],
             pad_token_id=pad,
-            **({"temperature": float(options["temperature"]), "top_p": float(options["top_p"])} if sampled else {}),
+            **(
+                {"temperature": float(options["temperature"]), "top_p": float(options["top_p"]), "top_k": 0}
+                if sampled
+                else {}
+            ),
         )
         with torch.inference_mode():
             output = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
@@ -86,6 +91,13 @@ class FinetunedModel(PythonModel):
         """An answer without its stop token and without what the chat template writes before every answer."""
         text = self.tokenizer.decode(_until_stop(tokens, self.card["stop_token_ids"]), skip_special_tokens=True)
         return text.strip().removeprefix(self.card["answer_prefix"]).strip()
+
+
+def _no_generation_config() -> Any:
+    """What the base's own config asks for (sampling, penalties) would fill whatever a call leaves open."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig()
 
 
 def _until_stop(tokens: list[int], stops: list[int]) -> list[int]:
@@ -151,7 +163,11 @@ def _load_base(folder: Path, base: dict[str, Any]) -> Any:
     elif base["quantization"] == "int8":
         arguments["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     if base["quantization"]:
-        return AutoModelForCausalLM.from_pretrained(folder, device_map={"": device}, **arguments)
+        model = AutoModelForCausalLM.from_pretrained(folder, device_map={"": device}, **arguments)
+        for module in model.modules():  # as in training: bitsandbytes would repack, and round, at the first inference
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+        return model
     return AutoModelForCausalLM.from_pretrained(folder, **arguments).to(device)
 
 
