@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _BASE_CHANGING_INITS = ("pissa", "olora")
+# names that PEFT takes for experts or routers of a mixture (peft.utils.transformers_weight_conversion)
+_EXPERT_LAYERS = frozenset({"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"})
 
 
 class Options(Section):
@@ -56,6 +58,8 @@ class Options(Section):
 
 def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
     """Replaces ``auto`` and refuses what this base cannot take."""
+    _check_combination(options)
+    options = _without_experts(options, base, reasons)
     shapes = _target_shapes(options, base)
     smallest = min(min(shape) for shape in shapes.values())
     rank = min(32, smallest) if options.rank == "auto" else options.rank
@@ -78,6 +82,10 @@ def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
         )
     if alpha <= 0:
         raise BaseModelError(f"options.alpha = {alpha}: must be above 0")
+    if options.init == "orthogonal" and rank % 2:
+        raise BaseModelError(
+            f"options.rank = {rank}: init orthogonal needs an even rank; fix: {rank + 1} or {rank - 1}"
+        )
     return options.model_copy(update={"rank": rank, "alpha": float(alpha)})
 
 
@@ -112,7 +120,19 @@ def apply(model: PreTrainedModel, options: Options, *, seed: int, folder: Path) 
     """Wraps the base. For PiSSA and OLoRA the start is kept in ``folder``, to be subtracted when saving."""
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
+    from transformers.pytorch_utils import Conv1D
 
+    if options.init in _BASE_CHANGING_INITS and getattr(model, "hf_quantizer", None) is not None:
+        raise BaseModelError(
+            f"options.init = {options.init!r}: changes the base's weights, which a quantised base cannot hold; "
+            "fix: options.init: default, or no base_model.quantization"
+        )
+    has_conv1d = any(isinstance(module, Conv1D) for module in model.modules())
+    if options.init == "olora" and has_conv1d:
+        raise BaseModelError(
+            f"options.init = 'olora': PEFT cannot start so from the transposed layers of {model.config.model_type}; "
+            "fix: options.init: pissa or default"
+        )
     set_seed(seed)
     config = LoraConfig(
         r=int(options.rank),
@@ -123,6 +143,7 @@ def apply(model: PreTrainedModel, options: Options, *, seed: int, folder: Path) 
         use_dora=options.dora,
         init_lora_weights=True if options.init == "default" else options.init,
         task_type="CAUSAL_LM",
+        fan_in_fan_out=has_conv1d,
     )
     wrapped = get_peft_model(model, config)
     if options.init in _BASE_CHANGING_INITS:
@@ -133,7 +154,12 @@ def apply(model: PreTrainedModel, options: Options, *, seed: int, folder: Path) 
 
 
 def optimizer(
-    model: PeftModel, options: Options, *, optimizer_class: type, optimizer_kwargs: Mapping[str, Any]
+    model: PeftModel,
+    options: Options,
+    *,
+    optimizer_class: type,
+    optimizer_kwargs: Mapping[str, Any],
+    weight_decay: float,
 ) -> Any | None:
     """LoRA+'s optimiser, or None for the trainer's own."""
     if options.loraplus_ratio is None:
@@ -143,7 +169,12 @@ def optimizer(
     arguments = dict(optimizer_kwargs)
     rate = arguments.pop("lr")
     return create_loraplus_optimizer(
-        model, optimizer_class, lr=rate, loraplus_lr_ratio=options.loraplus_ratio, **arguments
+        model,
+        optimizer_class,
+        lr=rate,
+        loraplus_lr_ratio=options.loraplus_ratio,
+        loraplus_weight_decay=weight_decay,
+        **arguments,
     )
 
 
@@ -159,23 +190,62 @@ def save(model: PeftModel, options: Options, folder: Path, *, start: Path) -> No
     shutil.rmtree(start / "start", ignore_errors=True)
 
 
+def _check_combination(options: Options) -> None:
+    if options.dora and options.init in _BASE_CHANGING_INITS:
+        raise BaseModelError(
+            f"options.dora with options.init = {options.init!r}: DoRA's magnitude cannot be brought back to the "
+            "untouched base; fix: leave one of them out"
+        )
+
+
+def _without_experts(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
+    """For a mixture of experts whose experts are stacked in one tensor, all-linear is spelt out.
+
+    PEFT reads all-linear there as experts and router too, each expert at a rank of its own choice; what vLLM makes of
+    a router's adapter is an error. So only the layers that are linear layers are adapted, and that is said.
+    """
+    if not base.has_stacked_experts or options.target_modules != "all-linear":
+        return options
+    endings = sorted({name.rsplit(".", 1)[-1] for name in base.linear_shapes} - _EXPERT_LAYERS)
+    reasons["options.target_modules"] = (
+        f"{', '.join(endings)}: the experts are stacked in one tensor and stay as they are, so does the router"
+    )
+    return options.model_copy(update={"target_modules": endings})
+
+
 def _target_shapes(options: Options, base: BaseFacts) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the layers that would be adapted. Raises BaseModelError when there is none."""
     targets = options.target_modules
     chosen = {name: shape for name, shape in base.linear_shapes.items() if base.is_target(name, targets)}
-    if not chosen:
-        endings = sorted({name.rsplit(".", 1)[-1] for name in base.linear_shapes})
-        raise BaseModelError(
-            f"options.target_modules = {targets!r}: matches no layer of this base; its layers end in: {', '.join(endings)}"
-        )
     unmatched = (
         [t for t in targets if not any(base.is_target(name, [t]) for name in base.linear_shapes)]
         if isinstance(targets, list)
         else []
     )
-    if unmatched:
-        endings = sorted({name.rsplit(".", 1)[-1] for name in base.linear_shapes})
+    if unmatched or not chosen:
+        asked = ", ".join(unmatched) if unmatched else repr(targets)
+        head = (
+            f" ({base.head} is the output head, which is never adapted)"
+            if base.head is not None and base.is_target(base.head, unmatched or targets)
+            else ""
+        )
         raise BaseModelError(
-            f"options.target_modules: {', '.join(unmatched)} matches no layer of this base; its layers end in: {', '.join(endings)}"
+            f"options.target_modules: {asked} matches no layer of this base{head}; fix: choose from its layers: {_endings(base)}"
+        )
+    others = [name for name in base.other_modules if targets != "all-linear" and base.is_target(name, targets)]
+    if others:
+        raise BaseModelError(
+            f"options.target_modules = {targets!r}: also matches {others[0]}, which is no linear layer"
+            f"{' but the output head' if others[0] == base.head else ''}; fix: match only from: {_endings(base)}"
+        )
+    experts = sorted({name.rsplit(".", 1)[-1] for name in chosen} & _EXPERT_LAYERS)
+    if base.has_stacked_experts and experts:
+        raise BaseModelError(
+            f"options.target_modules = {targets!r}: {', '.join(experts)} would also adapt the stacked experts; "
+            "fix: leave them out"
         )
     return chosen
+
+
+def _endings(base: BaseFacts) -> str:
+    return ", ".join(sorted({name.rsplit(".", 1)[-1] for name in base.linear_shapes}))
