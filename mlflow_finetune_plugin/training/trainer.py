@@ -60,6 +60,10 @@ def train(
     trainer.remove_callback(_printer())
     started = time.monotonic()
     output = trainer.train()
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # whoever asks the model next gets no autocast
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # TRL trains adapters on a quantised base in bfloat16; loaded back they are float32
+            parameter.data = parameter.data.float()
     return TrainingResult(
         losses=watcher.losses,
         eval_losses=watcher.eval_losses,
@@ -104,7 +108,13 @@ def _optimizer(
     if make is None:
         return None
     optimizer_class, keywords = trainer_class.get_optimizer_cls_and_kwargs(arguments, model)
-    return make(model, options, optimizer_class=optimizer_class, optimizer_kwargs=keywords)
+    return make(
+        model,
+        options,
+        optimizer_class=optimizer_class,
+        optimizer_kwargs=keywords,
+        weight_decay=arguments.weight_decay,
+    )
 
 
 def _printer() -> type[TrainerCallback]:
@@ -132,6 +142,8 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step == 1:
             self.report.event("first_step")
+        if state.global_step == state.max_steps:
+            control.should_log = True  # else the last steps are missing from the curve and from the token count
 
     def on_log(
         self,
@@ -146,6 +158,8 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
             self._on_train_log(state, figures)
         elif "eval_loss" in figures:
             self.eval_losses.append((state.global_step, figures["eval_loss"]))
+            then, tokens, step = self._mark
+            self._mark = (then + figures.get("eval_runtime", 0.0), tokens, step)  # no time of training
             self.report.metrics({"eval_loss": figures["eval_loss"]}, step=state.global_step)
 
     def _on_train_log(self, state: TrainerState, figures: dict[str, float]) -> None:
@@ -164,7 +178,7 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
         self.report.metrics({**kept, "train/tokens_per_second": rate, "train/tokens": float(self.tokens)}, step=step)
         if not math.isfinite(loss) or not math.isfinite(figures.get("grad_norm", 0.0)):
             raise TrainingError(
-                f"the loss is {loss} and the gradient norm {figures.get('grad_norm')} at step {step}; "
+                f"the loss is {loss} and the gradient norm {figures.get('grad_norm')} {_span(step_then, step)}; "
                 "fix: lower training.learning_rate, or train in float32"
             )
         self.losses.append((step, loss))
@@ -172,3 +186,7 @@ class _Watcher(TrainerCallback):  # type: ignore[misc]
         self.report.progress(
             step, state.max_steps, "steps", stage="train", loss=loss, tokens_per_s=rate, seconds_left=left
         )
+
+
+def _span(after: int, to: int) -> str:
+    return f"at step {to}" if to - after == 1 else f"between steps {after + 1} and {to}"
