@@ -19,6 +19,10 @@ from mlflow_finetune_plugin.types import EvalRow
 _CLASSIFICATION_METRICS = ["exact_match", "f1", "perplexity"]
 _SHORT_ANSWER_METRICS = ["exact_match", "token_f1", "perplexity"]
 _LONG_ANSWER_METRICS = ["rougeL", "chrf", "perplexity"]
+# model types whose class in vLLM 0.32 is no SupportsLoRA (vllm/model_executor/models): it would refuse every adapter
+_FAMILIES_WITHOUT_VLLM_LORA = frozenset(
+    ("bloom", "dbrx", "falcon", "falcon_mamba", "gpt2", "gptj", "mamba", "mamba2", "orion", "stablelm", "zamba2")
+)
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,9 @@ class Plan:
 
     @property
     def serving(self) -> str:
-        """vllm, convertible, merge or transformers."""
-        return str(load_method("adaptation", self.config.adaptation).serving(self.adaptation_options))
+        """vllm, convertible, merge or transformers. vLLM has no LoRA layers for some families: those stay with transformers."""
+        wanted = str(load_method("adaptation", self.config.adaptation).serving(self.adaptation_options))
+        return "transformers" if self.facts.model_type in _FAMILIES_WITHOUT_VLLM_LORA else wanted
 
     @property
     def options(self) -> dict[str, Any]:
