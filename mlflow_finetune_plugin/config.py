@@ -8,6 +8,7 @@ caller's directory, paths in the file to the file.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 
 from pydantic import Field
 
+from mlflow_finetune_plugin.base_files import EMBEDDED
 from mlflow_finetune_plugin.entry_points import entry_point as find_entry_point
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
 from mlflow_finetune_plugin.evaluation.metric_modules import check_metric_name
-from mlflow_finetune_plugin.faults import Origins, unknown_key, validated
+from mlflow_finetune_plugin.faults import Origins, shown, unknown_key, validated
 from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.settings import (
     BaseModelSettings,
@@ -73,14 +75,22 @@ class RunConfig(Section):
         return _options_of(load_method("objective", self.objective), self.options)
 
 
-def load_config(project: Path, entry_point: str, overrides: Mapping[str, str], *, caller: Path) -> RunConfig:
+def load_config(
+    project: Path,
+    entry_point: str,
+    overrides: Mapping[str, str],
+    *,
+    caller: Path,
+    folders: Mapping[str, Path] | None = None,
+) -> RunConfig:
     """Reads ``finetune.yaml`` in the project (if there), applies the overrides and checks everything.
 
-    Raises ConfigError listing every fault, each with its place, key, value and nearest name.
+    ``folders`` names overrides whose relative paths start elsewhere than in ``caller``: those that an MLproject fills
+    in. Raises ConfigError listing every fault, each with its place, key, value and nearest name.
     """
     verb = find_entry_point(entry_point)
     recipe = project / RECIPE_FILE
-    document = load_document(recipe) if recipe.exists() else Document({}, {})
+    document = load_document(recipe) if os.path.lexists(recipe) else Document({}, {})
     problems: list[str] = []
     origin = Origins(recipe, document)
     values = _file_values(document, origin, problems)
@@ -91,13 +101,18 @@ def load_config(project: Path, entry_point: str, overrides: Mapping[str, str], *
             values[path[0]] = value
     methods = _methods(values, problems)
     option_fields = _option_fields(methods)
-    _apply_overrides(values, given, overrides, option_fields, caller, origin, problems)
+    _apply_overrides(values, given, overrides, option_fields, dict(folders or {}), caller, origin, problems)
     if not isinstance(values.get("data"), dict) or "train" not in values["data"]:
-        problems.append(f"no training data; fix: add data.train to {RECIPE_FILE} or -P data=FILE")
+        problems.append(f"no training data; fix: add data.train to {RECIPE_FILE} or -P data=FILE{_misnamed(project)}")
     config = _validate(values, entry_point, option_fields, methods, origin, problems)
     if problems or config is None:
         raise ConfigError(problems)
     return config
+
+
+def _misnamed(project: Path) -> str:
+    others = [name for name in ("finetune.yml", "Finetune.yaml", "finetune.json") if (project / name).exists()]
+    return f" ({project / others[0]} is not read; fix: rename it to {RECIPE_FILE})" if others else ""
 
 
 def _file_values(document: Document, origin: Origins, problems: list[str]) -> dict[str, Any]:
@@ -139,11 +154,13 @@ def _apply_overrides(
     given: list[tuple[KeyPath, Any]],
     overrides: Mapping[str, str],
     option_fields: Mapping[str, str],
+    folders: Mapping[str, Path],
     caller: Path,
     origin: Origins,
     problems: list[str],
 ) -> None:
     leaves = _leaves(option_fields)
+    seen: dict[KeyPath, str] = {}
     for (path, value), name in zip(given, overrides, strict=True):
         if path in (("adaptation",), ("objective",)):
             origin.override(path, name)
@@ -151,12 +168,23 @@ def _apply_overrides(
         place = _place(path, name, value, leaves, problems)
         if place is None:
             continue
+        if place in seen:
+            problems.append(f"-P {name}: sets {'.'.join(map(str, place))}, as does -P {seen[place]}; fix: give one")
+            continue
+        seen[place] = name
         section = values.setdefault(str(place[0]), {})
         if not isinstance(section, dict):
             problems.append(f"-P {name}: section {place[0]} is not a mapping, so its leaf {place[1]} cannot be set")
             continue
-        values[str(place[0])] = {**section, str(place[1]): _caller_paths(place, value, caller)}
+        if _is_text(place) and isinstance(value, (bool, int, float)):  # a revision 7e12, a model called 2024
+            value = overrides[name]
+        values[str(place[0])] = {**section, str(place[1]): _caller_paths(place, value, folders.get(name, caller))}
         origin.override(place, name)
+
+
+def _is_text(place: KeyPath) -> bool:
+    model = SECTIONS.get(str(place[0]))
+    return model is not None and model.model_fields[str(place[1])].annotation in (str, str | None)
 
 
 def _leaves(option_fields: Mapping[str, str]) -> dict[str, list[KeyPath]]:
@@ -178,7 +206,7 @@ def _place(
         return leaves[str(path[0])][0]
     if len(path) == 1 and str(path[0]) in leaves:
         choices = ", ".join(".".join(map(str, place)) for place in leaves[str(path[0])])
-        problems.append(f"-P {name} = {value!r}: the name stands in several sections; fix: say which: {choices}")
+        problems.append(f"-P {name} = {shown(value)}: the name stands in several sections; fix: say which: {choices}")
         return None
     dotted = [".".join(map(str, place)) for places in leaves.values() for place in places]
     choices_ = [*_SHORTHANDS, *leaves] if len(path) == 1 else dotted
@@ -191,7 +219,7 @@ def _caller_paths(place: KeyPath, value: Any, caller: Path) -> Any:
     if place in (("data", "train"), ("data", "eval")):
         return _map_paths(value, caller)
     if place in (("eval", "forgetting"), ("data", "chat_template")) and isinstance(value, str):
-        return str(caller / value)
+        return _from(caller, value)
     if place == ("eval", "metrics"):
         metrics = (
             value
@@ -201,23 +229,35 @@ def _caller_paths(place: KeyPath, value: Any, caller: Path) -> Any:
             else value
         )
         return (
-            [str(caller / m) if str(m).endswith(".py") else m for m in metrics]
+            [_from(caller, m) if str(m).endswith(".py") else m for m in metrics]
             if isinstance(metrics, list)
             else metrics
         )
-    if place == ("base_model", "name") and isinstance(value, str) and (caller / value).is_dir():
-        return str((caller / value).resolve())
+    if place == ("base_model", "name") and isinstance(value, str):
+        return _base_from(caller, value)
     return value
 
 
 def _map_paths(value: Any, folder: Path) -> Any:
     if isinstance(value, str):
-        return str(folder / value)
+        return _from(folder, value)
     if isinstance(value, list):
         return [_map_paths(item, folder) for item in value]
     if isinstance(value, dict) and isinstance(value.get("path"), str):
-        return {**value, "path": str(folder / value["path"])}
+        return {**value, "path": _from(folder, value["path"])}
     return value
+
+
+def _from(folder: Path, path: str) -> str:
+    """The path as seen from ``folder``; a URL stays what it is, so that it can be refused by its own name."""
+    return path if "://" in path else str(folder / os.path.expanduser(path))
+
+
+def _base_from(folder: Path, name: str) -> str:
+    """A base model's folder as seen from ``folder``; a hub name stays what it is."""
+    path = os.path.join(folder, os.path.expanduser(name))
+    is_folder = name != EMBEDDED and (name.startswith((".", "~")) or os.path.isdir(path))
+    return os.path.realpath(path) if is_folder else name
 
 
 def _validate(
@@ -232,7 +272,7 @@ def _validate(
     options = values.get("options", {})
     ready = len(methods) == 2
     if not isinstance(options, dict):
-        problems.append(f"{origin.of(('options',))}: options = {options!r}: expected a mapping")
+        problems.append(f"{origin.of(('options',))}: options = {shown(options)}: expected a mapping")
         ready = False
     elif ready:
         for key in [key for key in options if key not in option_fields]:
@@ -283,10 +323,10 @@ def register_name_problems(name: str) -> list[str]:
     if name == "base" or name.endswith(".promoting"):
         return [f"register.name = {name!r}: the name is reserved; fix: choose another"]
     if name != name.strip() or not name.strip("."):
-        return [f"register.name = {name!r}: starts or ends with a blank, or is only dots; fix: remove them"]
+        return [f"register.name = {shown(name)}: starts or ends with a blank, or is only dots; fix: remove them"]
     if found := _NAME_PROBLEMS.search(name):
         return [
-            f"register.name = {name!r}: may not contain {found.group()!r}; fix: use letters, digits, '-', '_' and '.'"
+            f"register.name = {shown(name)}: may not contain {found.group()!r}; fix: use letters, digits, '-', '_' and '.'"
         ]
     return []
 
@@ -305,23 +345,21 @@ def resolve_paths(config: RunConfig, project: Path) -> RunConfig:
             "eval": _absolute_files(config.data.eval, project)
             if isinstance(config.data.eval, list)
             else config.data.eval,
-            "chat_template": str(project / config.data.chat_template) if config.data.chat_template else None,
+            "chat_template": _from(project, config.data.chat_template) if config.data.chat_template else None,
         }
     )
     metrics = config.eval.metrics
     held_out = config.eval.model_copy(
         update={
-            "forgetting": str(project / config.eval.forgetting) if config.eval.forgetting else config.eval.forgetting,
+            "forgetting": _from(project, config.eval.forgetting) if config.eval.forgetting else config.eval.forgetting,
             "metrics": metrics
             if metrics == "auto"
-            else [str(project / m) if m.endswith(".py") else m for m in metrics],
+            else [_from(project, m) if m.endswith(".py") else m for m in metrics],
         }
     )
-    base = config.base_model
-    if base.name != "embedded" and (project / base.name).is_dir():
-        base = base.model_copy(update={"name": str((project / base.name).resolve())})
+    base = config.base_model.model_copy(update={"name": _base_from(project, config.base_model.name)})
     return config.model_copy(update={"data": data, "eval": held_out, "base_model": base})
 
 
 def _absolute_files(files: list[DataFileSettings], project: Path) -> list[DataFileSettings]:
-    return [file.model_copy(update={"path": str((project / file.path).resolve())}) for file in files]
+    return [file.model_copy(update={"path": _from(project, file.path)}) for file in files]

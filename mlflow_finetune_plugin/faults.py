@@ -12,6 +12,8 @@ from mlflow_finetune_plugin.expected import expected
 from mlflow_finetune_plugin.settings import DataFileSettings
 from mlflow_finetune_plugin.yaml_source import Document, KeyPath
 
+_LONGEST_SHOWN = 120
+
 
 class Origins:
     """Where each leaf came from, for messages: ``finetune.yaml:7`` or ``-P rank``."""
@@ -22,7 +24,7 @@ class Origins:
         self._overridden: dict[KeyPath, str] = {}
 
     def override(self, path: KeyPath, name: str) -> None:
-        self._overridden[path] = f"-P {name}"
+        self._overridden[path] = f"-P {name[:_LONGEST_SHOWN]}"
 
     def of(self, path: KeyPath) -> str:
         for length in range(len(path), 0, -1):
@@ -40,13 +42,12 @@ def validated(
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        seen: set[KeyPath] = set()
+        faults: dict[KeyPath, Any] = {}
         for fault in error.errors():
-            where = _without_union_tags((*path, *fault["loc"]), model, len(path))
-            if where in seen:
-                continue
-            seen.add(where)
-            problems.append(_fault_line(fault, where, model, origin))
+            faults.setdefault(_without_union_tags((*path, *fault["loc"]), model, len(path)), fault)
+        for where, fault in faults.items():
+            if not any(len(other) > len(where) and other[: len(where)] == where for other in faults):
+                problems.append(_fault_line(fault, where, model, origin))
         return None
 
 
@@ -74,14 +75,24 @@ def _fault_line(fault: Any, where: KeyPath, model: type[BaseModel], origin: Orig
         return f"{place}: {key} is missing"
     info = model.model_fields.get(str(where[1])) if len(where) > 1 else None
     message = fault["msg"][0].lower() + fault["msg"][1:]
-    if info is not None and len(where) == 2:
+    if fault["type"] == "value_error":
+        message = fault["msg"].removeprefix("Value error, ")
+    elif len(where) == 1:
+        message = f"expected keys such as {', '.join(list(model.model_fields)[:3])}"
+    elif info is not None and len(where) == 2:
         message = f"expected {expected(model, str(where[1]))}"
         if not fault["type"].endswith(("_type", "_parsing", "literal_error")):
             message += f" ({fault['msg'][0].lower() + fault['msg'][1:]})"
-    return f"{place}: {key} = {fault['input']!r}: {message}"
+    return f"{place}: {key} = {shown(fault['input'])}: {message}"
 
 
 def unknown_key(place: str, key: str, value: Any, choices: list[str]) -> str:
-    near = difflib.get_close_matches(key, choices, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key[:_LONGEST_SHOWN], choices, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(choices)}"
-    return f"{place}: unknown key {key} (= {value!r}); {hint}"
+    return f"{place}: unknown key {key[:_LONGEST_SHOWN]} (= {shown(value)}); {hint}"
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: enough to recognise it by, however long it is."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}... ({len(text):,} characters)"

@@ -44,6 +44,7 @@ def load_method(kind: Kind, name: str) -> ModuleType:
 
 def unknown(what: str, value: str, choices: list[str]) -> str:
     """One line for a name that is none of the choices, with the nearest one."""
+    value = value[:120]
     near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"no {what} '{value}'; {hint}fix: pick one of: {', '.join(choices)}"

@@ -1,7 +1,8 @@
 """YAML that remembers where each key stands, with YAML 1.2 numbers and booleans.
 
 PyYAML follows YAML 1.1, where ``1e-4`` is text and ``no`` is False. A recipe means what its reader thinks it means, so
-floats follow the YAML 1.2 core schema, booleans are only true and false, and a repeated key is an error.
+numbers follow the YAML 1.2 core schema, booleans are only true and false, nothing is a date, and a repeated key is an
+error.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ class _Loader(yaml.SafeLoader):
     pass
 
 
+_LEFT_OUT = {f"tag:yaml.org,2002:{name}" for name in ("float", "bool", "int", "timestamp")}
 _Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in pairs if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool")
-    ]
+    first: [(tag, pattern) for tag, pattern in pairs if tag not in _LEFT_OUT]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(  # before the floats, which would fit too
+    "tag:yaml.org,2002:int", re.compile(r"^([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
@@ -46,11 +49,26 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    """PyYAML's own reads 010 as octal."""
+    text = str(loader.construct_scalar(node))
+    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)  # ValueError: "!!int x"; RecursionError: a thousand brackets
+_LONGEST_VALUE = 20_000  # PyYAML's time and depth grow with the text, and a value on a command line is short
+
+
 def parse_value(text: str) -> Any:
     """The value of one ``-P name=text``. Text that is no YAML (an unbalanced bracket, say) stays text."""
+    if len(text) > _LONGEST_VALUE:
+        return text
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
+            return text  # a value that refers to itself has no end
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+    except _NOT_YAML:
         return text
 
 
@@ -63,11 +81,11 @@ def load_document(path: Path) -> Document:
             [f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); fix: save it as UTF-8"]
         ) from error
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}; fix: give a readable YAML file"]) from error
     try:
         root = yaml.compose(text, Loader=_Loader)
         values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError([f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}"]) from error
@@ -77,7 +95,10 @@ def load_document(path: Path) -> Document:
         raise ConfigError([f"{path}: expected keys such as base_model and data, found {type(values).__name__}"])
     lines: dict[KeyPath, int] = {}
     repeated: list[str] = []
-    _walk(root, (), lines, repeated)
+    try:
+        _walk(root, (), lines, repeated)
+    except RecursionError as error:
+        raise ConfigError([f"{path}: an anchor (&name) holds itself; fix: write the value out"]) from error
     if repeated:
         raise ConfigError([f"{path}:{entry}: the key stands twice; fix: keep one" for entry in repeated])
     return Document(values, lines)
