@@ -6,6 +6,7 @@ streams and fails. From Python it returns at once and ``wait()`` works.
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -88,7 +89,7 @@ class FinetuneBackend(AbstractBackend):
         submission = Submission(
             project_uri=project_uri,
             entry_point=entry_point,
-            parameters=dict(params),
+            parameters={str(name): _as_text(value) for name, value in params.items()},
             version=version,
             backend_config=dict(backend_config),
             tracking_uri=tracking_uri,
@@ -100,7 +101,7 @@ class FinetuneBackend(AbstractBackend):
             job = submit(submission)
         except FinetuneError as error:
             raise ExecutionException(str(error)) from None
-        run = FinetuneRun(job.run_id, job.folder, tracking_uri)
+        run = FinetuneRun(job.run_id, job.folder, job.tracking_uri)
         if cli is None:
             return run
         print(f"  run      {run.run_id}", file=sys.stderr, flush=True)
@@ -141,11 +142,17 @@ def wait_in_foreground(run: FinetuneRun) -> None:
         )
 
 
+def _as_text(value: Any) -> str:
+    """A parameter as it would stand behind -P; from Python it may come as a number, a list or None."""
+    return json.dumps(value) if value is None or isinstance(value, (list, dict)) else str(value)
+
+
 def _command_line() -> dict[str, Any] | None:
-    """The parameters of ``mlflow run``, or None when called from Python."""
+    """The parameters of ``mlflow run``, or None when called from Python (also from somebody's own click command)."""
     import click
 
     context = click.get_current_context(silent=True)
-    if context is None or not context.command_path.endswith("run"):
+    own = getattr(sys.modules.get("mlflow.cli"), "run", None)
+    if context is None or own is None or context.command is not own:
         return None
     return dict(context.params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow_finetune_plugin.errors import ConfigError
@@ -26,10 +27,14 @@ ENTRY_POINTS: dict[str, EntryPoint] = {
 }
 
 
-def entry_point(name: str) -> EntryPoint:
-    """The pair behind a name. ``main``, MLflow's default when ``-e`` is missing, is answered with the choices."""
+def entry_point(name: str, *, beside: Sequence[str] = ()) -> EntryPoint:
+    """The pair behind a name. ``main``, MLflow's default when ``-e`` is missing, is answered with the choices.
+
+    ``beside`` names what else could have been meant: the entry points of the project's own MLproject.
+    """
     if name in ENTRY_POINTS:
         return ENTRY_POINTS[name]
+    choices = [*ENTRY_POINTS, *(other for other in beside if other not in ENTRY_POINTS)]
     if name == "main":
-        raise ConfigError([f"no entry point given; fix: add -e with one of: {', '.join(ENTRY_POINTS)}"])
-    raise ConfigError([unknown("entry point", name, list(ENTRY_POINTS))])
+        raise ConfigError([f"no entry point given; fix: add -e with one of: {', '.join(choices)}"])
+    raise ConfigError([unknown("entry point", name, choices)])

@@ -1,4 +1,4 @@
-"""A project: a local folder, or a git URI with ``#subdir`` and a version, and what its MLproject says.
+"""A project: a local folder, or a git URI with ``#subdir`` and a version.
 
 Stock MLflow checks a version out inside the folder it is given; here a version is always fetched into a folder of the
 job, so nobody's checkout moves.
@@ -6,17 +6,22 @@ job, so nobody's checkout moves.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mlflow_finetune_plugin.errors import ProjectError
 
-OWN_COMMAND = ("mlflow-finetune", "run")
-_GIT_URI = re.compile(r"^(?:[A-Za-z][A-Za-z0-9+.-]*://|[^/\s]+@[^/\s]+:)")  # https://..., ssh://..., git@host:path
+if TYPE_CHECKING:
+    import git
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_SSH_SHORTHAND = re.compile(r"^[^/\s]+@[^/\s]+:")  # git@host:path
+_GIT_SCHEMES = ("http", "https", "ssh", "git", "git+ssh")
 
 
 @dataclass(frozen=True)
@@ -30,100 +35,166 @@ class ProjectFolder:
     branch: str | None
 
 
-@dataclass(frozen=True)
-class OwnCommand:
-    """An MLproject entry point that is somebody's own program."""
-
-    command: str
-    parameters: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class FinetuneCommand:
-    """An MLproject entry point that calls ``mlflow-finetune run``: its arguments, parameters filled in."""
-
-    arguments: tuple[str, ...]
-
-
 def open_project(uri: str, version: str | None, fetch_into: Path) -> ProjectFolder:
     """The project folder behind a URI; git projects are fetched into ``fetch_into``. Raises ProjectError."""
-    from mlflow.exceptions import ExecutionException, MlflowException
-    from mlflow.projects import utils
-
-    location, subfolder = utils._parse_subdirectory(uri)
-    local = Path(utils._parse_file_uri(location)).expanduser()
-    remote = bool(_GIT_URI.match(location)) and not location.startswith("file://")
-    if not remote and not local.exists():
-        raise ProjectError(f"project {uri!r}: no such folder; fix: give a project folder or a git URI")
-    if not remote and not local.is_dir():
-        raise ProjectError(f"project {uri!r}: not a folder; fix: give the folder that holds finetune.yaml")
-    if remote or version is not None:
-        try:
-            fetch_into.mkdir(parents=True, exist_ok=True)
-            utils._fetch_git_repo(location if remote else str(local.resolve()), version, str(fetch_into))
-        except (ExecutionException, MlflowException) as error:
-            raise ProjectError(f"project {uri!r}: {error}") from error
-        except Exception as error:  # GitPython's own family, importable only where git is installed
-            raise ProjectError(
-                f"project {uri!r}: git could not fetch it: {' '.join(str(error).split())[:400]}"
-            ) from error
-        root = fetch_into
-    else:
-        root = local.resolve()
-    path = root / subfolder if subfolder else root
-    if not path.is_dir():
-        raise ProjectError(f"project {uri!r}: the repository has no folder {subfolder!r}")
-    commit, repository, branch = _git_facts(path, version)
-    return ProjectFolder(path, uri if remote else str(path), commit, location if remote else repository, branch)
+    location, subfolder = _split(uri)
+    if _is_remote(location):
+        return _remote_project(location, subfolder, version, fetch_into)
+    local = Path(os.path.expanduser(_without_file_scheme(location)))
+    if not os.path.exists(local):
+        raise ProjectError(
+            f"project {_shown(uri)}: no such folder{_nearest(local)}; fix: give a project folder or a git URI"
+        )
+    if not local.is_dir():
+        hint = "unpack it and give" if local.suffix == ".zip" else "give"
+        raise ProjectError(f"project {_shown(uri)}: not a folder; fix: {hint} the folder that holds finetune.yaml")
+    if version is None and not _is_bare_repository(local):
+        return _folder_project(local.resolve(), subfolder, uri)
+    return _version_of_local(local.resolve(), subfolder, version, fetch_into, uri)
 
 
-def _git_facts(path: Path, version: str | None) -> tuple[str | None, str | None, str | None]:
-    if not any((parent / ".git").exists() for parent in (path, *path.parents)):
-        return None, None, None
-    from mlflow.projects import utils
+def _split(uri: str) -> tuple[str, str]:
+    """Location and subfolder of ``LOCATION#SUBFOLDER``; a folder whose own name holds a # is itself."""
+    if os.path.isdir(uri):
+        return uri, ""
+    location, _, subfolder = uri.strip("'\"").partition("#")
+    if Path(subfolder).is_absolute() or ".." in Path(subfolder).parts:
+        raise ProjectError(f"project {_shown(uri)}: #{subfolder} leaves the project; fix: name a folder inside it")
+    return location, subfolder
+
+
+def _is_remote(location: str) -> bool:
+    scheme = _SCHEME.match(location)
+    if scheme is None:
+        return bool(_SSH_SHORTHAND.match(location)) and not os.path.exists(location)
+    if scheme[1] == "file":
+        return False
+    if scheme[1] not in _GIT_SCHEMES or location.endswith(".zip"):
+        raise ProjectError(
+            f"project {_shown(location)}: neither a folder nor a git URI ({', '.join(_GIT_SCHEMES)}); fix: clone or download it, and give the folder"
+        )
+    return True
+
+
+def _without_file_scheme(location: str) -> str:
+    return unquote(urlsplit(location).path) if location.startswith("file://") else location
+
+
+def _folder_project(root: Path, subfolder: str, uri: str) -> ProjectFolder:
     from mlflow.utils.git_utils import get_git_commit, get_git_repo_url
 
-    branch = version if utils._is_valid_branch_name(str(path), version) else None
-    return get_git_commit(str(path)), get_git_repo_url(str(path)), branch
+    path = _subfolder(root, subfolder, uri)
+    if not any((parent / ".git").exists() for parent in (path, *path.parents)):
+        return ProjectFolder(path, str(path), None, None, None)
+    return ProjectFolder(path, str(path), get_git_commit(str(path)), get_git_repo_url(str(path)), None)
 
 
-def mlproject_entry(
-    folder: Path, entry_point: str, parameters: Mapping[str, str]
-) -> OwnCommand | FinetuneCommand | None:
-    """What the folder's MLproject says of an entry point; None when it does not define it. Raises ProjectError."""
-    from mlflow.exceptions import ExecutionException, MlflowException
-    from mlflow.projects import _project_spec
+def _version_of_local(local: Path, subfolder: str, version: str | None, fetch_into: Path, uri: str) -> ProjectFolder:
+    """A commit of a repository on this disk, cloned elsewhere: the caller's checkout does not move."""
+    from mlflow.utils.git_utils import get_git_repo_url
 
-    if _project_spec._find_mlproject(str(folder)) is None:
-        return None
+    git = _git()
     try:
-        project = _project_spec.load_project(str(folder))
-        entry = (project._entry_points or {}).get(entry_point)
-        if entry is None:
-            return None
-        if not isinstance(entry.command, str):
-            raise ProjectError(f"{folder}/MLproject: entry point {entry_point!r} has no command")
-        if shlex.split(entry.command)[: len(OWN_COMMAND)] == list(OWN_COMMAND):
-            final, extra = _parameters(entry, parameters)
-            arguments = shlex.split(entry.command.format(**{k: shlex.quote(v) for k, v in final.items()}))[
-                len(OWN_COMMAND) :
-            ]
-            return FinetuneCommand(
-                (*arguments, *(part for key, value in extra.items() for part in ("-P", f"{key}={value}")))
-            )
-        command = entry.compute_command(dict(parameters), None)
-        final, extra = _parameters(entry, parameters)
-    except (ExecutionException, MlflowException, KeyError, ValueError) as error:
-        raise ProjectError(f"{folder}/MLproject, entry point {entry_point!r}: {error}") from error
-    return OwnCommand(command, {**final, **extra})
+        repository = git.Repo(local, search_parent_directories=True)
+    except git.exc.InvalidGitRepositoryError:
+        raise ProjectError(
+            f"project {_shown(uri)}: --version {version} given, but the folder is in no git repository; fix: leave --version out"
+        ) from None
+    top = Path(repository.working_tree_dir or repository.git_dir).resolve()
+    commit = _resolved(repository, version, uri)
+    try:
+        clone = git.Repo.clone_from(str(top), str(fetch_into), no_checkout=True)
+        clone.git.checkout("--detach", commit)
+        clone.git.submodule("update", "--init", "--recursive")
+    except git.exc.GitError as error:
+        raise ProjectError(f"project {_shown(uri)}: git could not fetch {version}: {_git_says(error)}") from error
+    inside = local.relative_to(top) if local.is_relative_to(top) else Path()
+    return ProjectFolder(
+        path=_subfolder(fetch_into, str(inside / subfolder), uri),
+        source=str(local / subfolder),
+        commit=commit,
+        repository=get_git_repo_url(str(top)) or str(top),
+        branch=version if version in [head.name for head in repository.heads] else None,
+    )
 
 
-def _parameters(entry: object, given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Declared parameters with defaults filled in, and undeclared ones; unquoted, unlike stock MLflow's."""
-    entry._validate_parameters(given)  # type: ignore[attr-defined]
-    declared = entry.parameters  # type: ignore[attr-defined]
-    final = {name: str(given.get(name, parameter.default)) for name, parameter in declared.items()}
-    return final, {name: value for name, value in given.items() if name not in declared}
+def _resolved(repository: git.Repo, version: str | None, uri: str) -> str:
+    git = _git()
+    for name in (version, f"origin/{version}") if version else ("HEAD",):
+        try:
+            return str(repository.git.rev_parse("--verify", "--end-of-options", f"{name}^{{commit}}"))
+        except git.exc.GitCommandError:
+            continue
+    known = [reference.name for reference in repository.references]
+    near = difflib.get_close_matches(str(version), known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; branches and tags: {', '.join(known[:8]) or 'none'}"
+    raise ProjectError(f"project {_shown(uri)}: no commit, tag or branch {version!r}{hint}")
+
+
+def _remote_project(location: str, subfolder: str, version: str | None, fetch_into: Path) -> ProjectFolder:
+    from mlflow.exceptions import ExecutionException
+    from mlflow.projects import utils
+
+    git, public = _git(), _without_user(location)
+    fetch_into.mkdir(parents=True, exist_ok=True)
+    try:
+        utils._fetch_git_repo(location, version, str(fetch_into))
+    except (ExecutionException, git.exc.GitError) as error:
+        said = _git_says(error).replace(location, public)
+        raise ProjectError(f"project {_shown(public)}: git could not fetch it: {said}") from None
+    clone = git.Repo(fetch_into)
+    return ProjectFolder(
+        path=_subfolder(fetch_into, subfolder, public),
+        source=f"{public}#{subfolder}" if subfolder else public,
+        commit=clone.head.commit.hexsha,
+        repository=public,
+        branch=version if version in [head.name for head in clone.heads] else None,
+    )
+
+
+def _git() -> Any:
+    """GitPython, whose import fails where the git program is missing."""
+    try:
+        import git
+    except ImportError as error:
+        raise ProjectError("a git project needs the program git; fix: install git") from error
+    return git
+
+
+def _git_says(error: Exception) -> str:
+    """What git wrote to stderr, in one line."""
+    text = " ".join(str(error).split())
+    return text.rpartition("stderr:")[2].strip(" '")[:400] or text[:400]
+
+
+def _subfolder(root: Path, subfolder: str, uri: str) -> Path:
+    path = root / subfolder
+    if not path.is_dir():
+        raise ProjectError(f"project {_shown(uri)}: it has no folder {subfolder!r}{_nearest(path)}")
+    return path
+
+
+def _is_bare_repository(folder: Path) -> bool:
+    return (folder / "HEAD").is_file() and (folder / "objects").is_dir() and (folder / "refs").is_dir()
+
+
+def _nearest(path: Path) -> str:
+    folders = [p.name for p in path.parent.iterdir() if p.is_dir()] if os.path.isdir(path.parent) else []
+    near = difflib.get_close_matches(path.name, folders, n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
+
+
+def _without_user(uri: str) -> str:
+    """A git URI without the user and password that it may carry; git@host:path stays."""
+    parts = urlsplit(uri)
+    if not parts.scheme or "@" not in parts.netloc or parts.scheme.endswith("ssh"):
+        return uri
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _shown(uri: str) -> str:
+    uri = _without_user(uri)
+    return repr(uri if len(uri) <= 300 else f"{uri[:300]}...")
 
 
 def caller_folder() -> Path:

@@ -6,38 +6,39 @@ for the run's id before it touches anything. When the run cannot be created, the
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import shutil
+import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pydantic import Field, ValidationError
 
 from mlflow_finetune_plugin import __version__
-from mlflow_finetune_plugin.base_files import check_base_files, local_folder
-from mlflow_finetune_plugin.config import RunConfig, load_config, resolve_paths
-from mlflow_finetune_plugin.data.layouts import detect_layout
-from mlflow_finetune_plugin.data.sources import peek
-from mlflow_finetune_plugin.doctor import adopt_orphans
-from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError, TrackingError
-from mlflow_finetune_plugin.jobs import JobFolder, ProcessId
+from mlflow_finetune_plugin.config import load_config, resolve_paths
+from mlflow_finetune_plugin.doctor import adopt_orphans, remove_old_folders
+from mlflow_finetune_plugin.entry_points import entry_point as find_entry_point
+from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, ProjectError, TrackingError
+from mlflow_finetune_plugin.expected import expected
+from mlflow_finetune_plugin.faults import shown
+from mlflow_finetune_plugin.jobs import JobFolder, ProcessId, jobs_home
 from mlflow_finetune_plugin.methods import unknown
-from mlflow_finetune_plugin.projects import (
-    FinetuneCommand,
-    OwnCommand,
-    ProjectFolder,
-    caller_folder,
-    mlproject_entry,
-    open_project,
-)
-from mlflow_finetune_plugin.run_command import parse_run_arguments
+from mlflow_finetune_plugin.mlproject import FinetuneCommand, OwnCommand, entry_names, mlproject_entry
+from mlflow_finetune_plugin.preflight import check_before_spend
+from mlflow_finetune_plugin.projects import ProjectFolder, caller_folder, open_project
 from mlflow_finetune_plugin.settings import Section
 from mlflow_finetune_plugin.supervisor import start_supervisor
-from mlflow_finetune_plugin.tracking import ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, JOB_TAG
+from mlflow_finetune_plugin.tracking import ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, JOB_TAG, STATUS_TAG, RunRecord
+
+logger = logging.getLogger(__name__)
 
 _MLFLOW_KEYS = ("ENV_MANAGER", "SYNCHRONOUS", "DOCKER_ARGS", "STORAGE_DIR", "build_image", "docker_auth")
 TELEMETRY_OFF = {
@@ -47,7 +48,6 @@ TELEMETRY_OFF = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
-_TRAIN_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "evaluate")
 
 
 class BackendSettings(Section):
@@ -71,6 +71,8 @@ class Submission:
     run_name: str | None = None
     run_id: str | None = None
     caller: Path = field(default_factory=caller_folder)
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    """Parameters whose relative paths start elsewhere than in ``caller``."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class SubmittedJob:
     run_id: str
     folder: JobFolder
     detach: bool
+    tracking_uri: str
 
 
 def submit(request: Submission) -> SubmittedJob:
@@ -88,21 +91,53 @@ def submit(request: Submission) -> SubmittedJob:
     Raises a FinetuneError, with nothing left behind, when the request cannot become a run.
     """
     settings = _backend_settings(request.backend_config)
-    adopt_orphans()
-    folder = JobFolder.create()
+    request = replace(request, tracking_uri=_absolute(request.tracking_uri, request.caller))
     try:
-        project = open_project(request.project_uri, request.version, folder.path / "project")
-        entry = mlproject_entry(project.path, request.entry_point, request.parameters)
-        if isinstance(entry, OwnCommand):
-            run_id = _submit_command(request, folder, project, entry)
-        else:
-            if isinstance(entry, FinetuneCommand):
-                request, project = _follow_mlproject(request, project, entry)
-            run_id = _submit_training(request, folder, project)
+        adopt_orphans()
+        remove_old_folders(now_s=time.time())
+        folder = JobFolder.create()
+    except OSError as error:
+        raise FinetuneError(
+            f"job folders in {jobs_home()}: {error.strerror or error}; fix: set MLFLOW_FINETUNE_HOME to a folder that you can write to"
+        ) from error
+    try:
+        run_id = _submit_into(folder, request)
+    except OSError as error:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        if isinstance(error, FinetuneError):
+            raise
+        raise FinetuneError(f"{error.filename or folder.path}: {error.strerror or error}") from error
     except BaseException:
         shutil.rmtree(folder.path, ignore_errors=True)
         raise
-    return SubmittedJob(run_id, folder, settings.detach)
+    return SubmittedJob(run_id, folder, settings.detach, request.tracking_uri)
+
+
+def _submit_into(folder: JobFolder, request: Submission) -> str:
+    project = open_project(request.project_uri, request.version, folder.path / "project")
+    entry = mlproject_entry(project.path, request.entry_point, request.parameters)
+    if isinstance(entry, OwnCommand):
+        return _submit_command(request, folder, project, entry)
+    if isinstance(entry, FinetuneCommand):
+        request, project = _follow_mlproject(request, project, entry)
+    else:
+        find_entry_point(request.entry_point, beside=entry_names(project.path))
+    return _submit_training(request, folder, project)
+
+
+_SQLITE_FILE = re.compile(r"^(sqlite(?:\+\w+)?:///)(?!/)([^?]+)(.*)$", re.DOTALL)
+
+
+def _absolute(tracking_uri: str, caller: Path) -> str:
+    """A store on this disk as every process of the run must name it, wherever that process stands."""
+    if tracking_uri in ("sqlite://", "sqlite:///:memory:"):
+        raise TrackingError(
+            f"tracking URI {tracking_uri}: lives in the memory of one process, and a run has several; fix: name a file or a server"
+        )
+    if found := _SQLITE_FILE.match(tracking_uri):
+        return f"{found[1]}{caller / found[2]}{found[3]}"
+    is_folder = tracking_uri and ":" not in tracking_uri and tracking_uri not in ("databricks", "uc", "databricks-uc")
+    return str(caller / tracking_uri) if is_folder else tracking_uri
 
 
 def _backend_settings(backend_config: dict[str, Any]) -> BackendSettings:
@@ -120,7 +155,12 @@ def _backend_settings(backend_config: dict[str, Any]) -> BackendSettings:
         known = list(BackendSettings.model_fields)
         raise ConfigError(
             [
-                f"-c {'.'.join(map(str, fault['loc']))} = {fault['input']!r}: {fault['msg'].lower()}; known: {', '.join(known)} (hyperparameters go to -P)"
+                f"-c {'.'.join(map(str, fault['loc']))} = {shown(fault['input'])}: "
+                + (
+                    f"unknown key; known: {', '.join(known)}; fix: hyperparameters go to -P"
+                    if fault["type"] == "extra_forbidden"
+                    else f"expected {expected(BackendSettings, str(fault['loc'][0]))}"
+                )
                 for fault in error.errors()
             ]
         ) from None
@@ -133,14 +173,26 @@ def _follow_mlproject(
     request: Submission, project: ProjectFolder, entry: FinetuneCommand
 ) -> tuple[Submission, ProjectFolder]:
     """An MLproject whose command is ``mlflow-finetune run DIR -e NAME -P ...`` is a preset of ours."""
-    arguments = parse_run_arguments(list(entry.arguments))
+    arguments = entry.arguments
     path = (project.path / arguments.project).resolve()
-    request = replace(request, entry_point=arguments.entry_point, parameters=arguments.parameters)
+    if not path.is_dir():
+        raise ProjectError(
+            f"{project.path}/MLproject, entry point {request.entry_point!r}: no folder {path}; fix: correct its command"
+        )
+    request = replace(
+        request,
+        entry_point=arguments.entry_point,
+        parameters=arguments.parameters,
+        folders={name: project.path for name in arguments.parameters if name not in entry.from_caller},
+        run_name=request.run_name or arguments.run_name,
+    )
     return request, replace(project, path=path)
 
 
 def _submit_training(request: Submission, folder: JobFolder, project: ProjectFolder) -> str:
-    config = load_config(project.path, request.entry_point, request.parameters, caller=request.caller)
+    config = load_config(
+        project.path, request.entry_point, request.parameters, caller=request.caller, folders=request.folders
+    )
     config = resolve_paths(config, project.path)
     check_before_spend(config)
     folder.write("config", config.model_dump(mode="json", by_alias=True))
@@ -149,75 +201,68 @@ def _submit_training(request: Submission, folder: JobFolder, project: ProjectFol
     supervisor = start_supervisor(folder)
     try:
         run_id = _create_run(request, folder, project)
-    except BaseException:
-        _abandon(folder, supervisor)
+        folder.write("run", {"run_id": run_id})
+    except BaseException as error:
+        _abandon(supervisor)
+        _end_run(request, folder, error)
         raise
-    folder.write("run", {"run_id": run_id})
     return run_id
 
 
 def _submit_command(request: Submission, folder: JobFolder, project: ProjectFolder, entry: OwnCommand) -> str:
     """A project's own program: the run exists first, because the program expects its id in the environment."""
-    run_id = _create_run(request, folder, project)
-    if entry.parameters:
-        from mlflow import MlflowClient
-        from mlflow.entities import Param
-
-        MlflowClient(request.tracking_uri).log_batch(run_id, params=[Param(k, v) for k, v in entry.parameters.items()])
-    folder.write("run", {"run_id": run_id})
-    environment = {"MLFLOW_RUN_ID": run_id}
-    _write_job(request, folder, "command", ["bash", "-c", entry.command], environment, cwd=project.path)
-    start_supervisor(folder)
+    _check_param_names(entry.parameters)
+    try:
+        run_id = _create_run(request, folder, project)
+        _log_params(request, run_id, entry.parameters)
+        folder.write("run", {"run_id": run_id})
+        environment = {"MLFLOW_RUN_ID": run_id}
+        _write_job(request, folder, "command", ["bash", "-c", entry.command], environment, cwd=project.path)
+        start_supervisor(folder)
+    except BaseException as error:
+        _end_run(request, folder, error)
+        raise
     return run_id
 
 
-def check_before_spend(config: RunConfig) -> None:
-    """What can be known without torch: installed packages, the base's files, the head of every data file."""
-    import importlib.util
+def _check_param_names(parameters: Mapping[str, str]) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.validation import _validate_param_name
 
-    missing = [name for name in _TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(f"training needs {', '.join(missing)}; fix: pip install 'mlflow-finetune[train]'")
-    problems: list[str] = []
-    _check_base(config, problems)
-    for path in _data_paths(config):
+    for name in parameters:
         try:
-            detect_layout([row for _, row in peek(path)], config.data.columns or None, config.data.layout)
-        except FinetuneError as error:
-            problems.append(_with_path(str(error), path))
-    for label, name in (
-        ("data.chat_template", config.data.chat_template),
-        ("eval.forgetting", config.eval.forgetting or None),
-    ):
-        if name is not None and not Path(name).is_file():
-            problems.append(f"{label} = {name}: no such file")
-    for metric in config.eval.metrics if config.eval.metrics != "auto" else []:
-        if metric.endswith(".py") and not Path(metric).is_file():
-            problems.append(f"eval.metrics = {metric}: no such file")
-    if problems:
-        raise ConfigError(problems)
+            _validate_param_name(name)
+        except MlflowException as error:
+            raise ConfigError(
+                [f"-P {name[:120]}: MLflow takes no parameter of this name: {_one_line(error)}"]
+            ) from None
 
 
-def _check_base(config: RunConfig, problems: list[str]) -> None:
-    base = config.base_model
+def _log_params(request: Submission, run_id: str, parameters: Mapping[str, str]) -> None:
+    from mlflow import MlflowClient
+
     try:
-        folder = local_folder(base.name)
-        if folder is not None:
-            length = config.training.max_length
-            check_base_files(
-                folder, trust_remote_code=base.trust_remote_code, max_length=None if length == "auto" else length
-            )
-    except FinetuneError as error:
-        problems.append(str(error))
+        record = RunRecord(MlflowClient(request.tracking_uri), run_id, attempt=1)
+        record.apply({"event": "params", "values": dict(parameters)})
+    except Exception as error:  # whatever a tracking store raises, the person is told what it said
+        raise _tracking_error(request, error) from error
 
 
-def _data_paths(config: RunConfig) -> list[Path]:
-    held_out = config.data.eval if isinstance(config.data.eval, list) else []
-    return [Path(file.path) for file in [*config.data.train, *held_out]]
+def _end_run(request: Submission, folder: JobFolder, error: BaseException) -> None:
+    """A run that was created, but whose work was not started, says so. A server that is away had no run to create."""
+    if isinstance(error, TrackingError):
+        return
+    from mlflow import MlflowClient
 
-
-def _with_path(message: str, path: Path) -> str:
-    return message if path.name in message else f"{path}: {message}"
+    client = MlflowClient(request.tracking_uri)
+    status = "FAILED" if isinstance(error, Exception) else "KILLED"
+    try:
+        runs = client.search_runs([request.experiment_id], f"tags.`{JOB_TAG}` = '{folder.id}'")
+        for run in runs:
+            client.set_tag(run.info.run_id, STATUS_TAG, f"not started: {type(error).__name__}: {_one_line(error)}")
+            client.set_terminated(run.info.run_id, status)
+    except Exception as refusal:
+        logger.error("the run of %s may still say RUNNING: %s: %s", folder.id, type(refusal).__name__, refusal)
 
 
 def _write_job(
@@ -248,7 +293,7 @@ def _create_run(request: Submission, folder: JobFolder, project: ProjectFolder) 
     """The MLflow run with the tags that stock MLflow sets, and ours. Raises TrackingError."""
     import mlflow
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
+    from mlflow.tracking.context.default_context import _get_user
     from mlflow.utils import mlflow_tags as tags
     from mlflow.utils.string_utils import is_string_type
 
@@ -259,7 +304,7 @@ def _create_run(request: Submission, folder: JobFolder, project: ProjectFolder) 
         tags.MLFLOW_PROJECT_ENTRY_POINT: request.entry_point,
         tags.MLFLOW_PROJECT_BACKEND: "finetune",
         tags.MLFLOW_PROJECT_ENV: "local",
-        tags.MLFLOW_USER: _user(),
+        tags.MLFLOW_USER: _get_user(),
         tags.MLFLOW_GIT_COMMIT: project.commit,
         tags.MLFLOW_GIT_REPO_URL: project.repository,
         tags.MLFLOW_GIT_BRANCH: project.branch,
@@ -270,41 +315,36 @@ def _create_run(request: Submission, folder: JobFolder, project: ProjectFolder) 
         HEARTBEAT_TAG: str(int(time.time())),
     }
     present = {key: value for key, value in values.items() if is_string_type(value)}
-    client = MlflowClient(request.tracking_uri)
     try:
+        client = MlflowClient(request.tracking_uri)
         if request.run_id is not None:
             for key, value in present.items():
                 client.set_tag(request.run_id, key, value)
             client.update_run(request.run_id, status="RUNNING")
             return request.run_id
         run = client.create_run(request.experiment_id, tags=present, run_name=request.run_name)
-    except MlflowException as error:
-        raise TrackingError(f"tracking server {_without_secrets(request.tracking_uri)}: {_one_line(error)}") from error
+    except Exception as error:  # whatever a tracking store raises, the person is told what it said
+        raise _tracking_error(request, error) from error
     return str(run.info.run_id)
 
 
-def _abandon(folder: JobFolder, supervisor: int) -> None:
-    """Stops a worker whose run could not be created, and waits until it is gone, so that its folder can be removed."""
-    folder.request_cancel("the run could not be created")
-    state = folder.read("state")
-    deadline = time.monotonic() + 5
-    while state is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-        state = folder.read("state")
-    worker = ProcessId.from_json((state or {}).get("worker"))
-    if worker is not None and worker.is_alive():
-        os.killpg(worker.pid, 9)
-    while ProcessId.of(supervisor).is_alive() and time.monotonic() < deadline + 10:
-        time.sleep(0.05)
+def _tracking_error(request: Submission, error: Exception) -> TrackingError:
+    return TrackingError(f"tracking server {_without_secrets(request.tracking_uri)}: {_one_line(error)}")
 
 
-def _user() -> str:
-    import getpass
+def _abandon(supervisor: int) -> None:
+    """Ends a supervisor, its sentinel and its worker at once. It is stopped first, so that it starts nobody meanwhile."""
+    try:
+        os.kill(supervisor, signal.SIGSTOP)
+        for child in psutil.Process(supervisor).children(recursive=True):
+            child.kill()
+        os.kill(supervisor, signal.SIGKILL)
+        psutil.Process(supervisor).wait(10)
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        logger.debug("supervisor %s had already ended", supervisor)
 
-    return getpass.getuser()
 
-
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500]
 
 

@@ -1,0 +1,89 @@
+"""What can be known before any spend and without torch: packages, the base's files, the head of every file named."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from pathlib import Path
+
+from mlflow_finetune_plugin.base_files import check_base_files, check_hub_name, local_folder
+from mlflow_finetune_plugin.config import RunConfig
+from mlflow_finetune_plugin.data.layouts import detect_layout
+from mlflow_finetune_plugin.data.sources import peek
+from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError
+from mlflow_finetune_plugin.faults import shown
+
+_TRAIN_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "evaluate")
+_HEAD_BYTES = 65536
+
+
+def check_before_spend(config: RunConfig) -> None:
+    """Raises ConfigError with everything that is wrong, or MissingExtraError."""
+    import importlib.util
+
+    missing = [name for name in _TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"training needs {', '.join(missing)}; fix: pip install 'mlflow-finetune[train]'")
+    problems: list[str] = []
+    _check_base(config, problems)
+    for path in _data_paths(config):
+        try:
+            detect_layout([row for _, row in peek(path)], config.data.columns or None, config.data.layout)
+        except FinetuneError as error:
+            problems.append(_with_path(str(error), path))
+    for label, name in (
+        ("data.chat_template", config.data.chat_template),
+        ("eval.forgetting", config.eval.forgetting or None),
+    ):
+        if name is not None and (fault := _text_file_fault(name)):
+            problems.append(f"{label} = {name}: {fault}")
+    for metric in config.eval.metrics if config.eval.metrics != "auto" else []:
+        if metric.endswith(".py") and (fault := _text_file_fault(metric)):
+            problems.append(f"eval.metrics = {metric}: {fault}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_base(config: RunConfig, problems: list[str]) -> None:
+    base = config.base_model
+    try:
+        folder = local_folder(base.name)
+        if folder is None:
+            check_hub_name(base.name)
+        else:
+            if base.revision is not None:
+                problems.append(
+                    f"base_model.revision = {shown(base.revision)}: a folder on this disk has no revisions; fix: leave it out"
+                )
+            length = config.training.max_length
+            check_base_files(
+                folder, trust_remote_code=base.trust_remote_code, max_length=None if length == "auto" else length
+            )
+    except FinetuneError as error:
+        problems.append(str(error))
+
+
+def _text_file_fault(name: str) -> str | None:
+    """Why this is no text file with something in it; None when it is. Its head is enough to tell."""
+    if os.path.isdir(name):
+        return "is a folder; fix: name a file in it"
+    if not os.path.exists(name):
+        return "no such file; fix: check the path"
+    try:
+        with open(name, "rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}; fix: check its permissions"
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 text (byte {error.start}); fix: save it as UTF-8"
+    return None if head.strip() else "is empty; fix: check what wrote it"
+
+
+def _data_paths(config: RunConfig) -> list[Path]:
+    held_out = config.data.eval if isinstance(config.data.eval, list) else []
+    return [Path(file.path) for file in [*config.data.train, *held_out]]
+
+
+def _with_path(message: str, path: Path) -> str:
+    return message if path.name in message else f"{path}: {message}"
