@@ -136,16 +136,24 @@ def adopt_orphans() -> list[JobFolder]:
 
 
 def remove_old_folders(*, now_s: float) -> int:
-    """Removes job folders whose run ended a week ago and is recorded. Returns how many."""
+    """Removes job folders whose run ended a week ago and is recorded, or that never had one. Returns how many."""
     import shutil
 
     old = [
         folder
         for folder in JobFolder.all()
-        if not supervisor_alive(folder)
-        and (folder.read("outcome") or {}).get("recorded")
-        and now_s - os.path.getmtime(folder.path / "outcome.json") > KEEP_FOLDERS_S
+        if now_s - _changed_s(folder) > KEEP_FOLDERS_S
+        and not _is_unfinished(folder)
+        and not supervisor_alive(folder)
     ]
     for folder in old:
         shutil.rmtree(folder.path, ignore_errors=True)
     return len(old)
+
+
+def _changed_s(folder: JobFolder) -> float:
+    """When something was last made in the folder; now, if another command has just removed it."""
+    try:
+        return os.path.getmtime(folder.path)
+    except FileNotFoundError:
+        return time.time()

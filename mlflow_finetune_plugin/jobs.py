@@ -28,9 +28,9 @@ import psutil
 def jobs_home() -> Path:
     """Where job folders live: $MLFLOW_FINETUNE_HOME, else the XDG state folder."""
     if home := os.environ.get("MLFLOW_FINETUNE_HOME"):
-        return Path(home).expanduser()
+        return Path(home).expanduser().absolute()
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "mlflow-finetune"
+    return Path(state).absolute() / "mlflow-finetune"
 
 
 @dataclass(frozen=True)

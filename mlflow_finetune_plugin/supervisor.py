@@ -370,10 +370,11 @@ def start_supervisor(folder: JobFolder, *, adopt: bool = False) -> int:
         str(folder.path),
         *(["--adopt", "1"] if adopt else []),
     ]
+    cwd = (folder.read("job") or {}).get("cwd", folder.path)
     with folder.supervisor_log.open("ab") as log:
         process = subprocess.Popen(
             command,
-            cwd=str((folder.read("job") or {}).get("cwd", folder.path)),
+            cwd=cwd if os.path.isdir(cwd) else folder.path,  # an orphan's own folder may be gone
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,

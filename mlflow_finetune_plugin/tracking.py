@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow_finetune_plugin.jobs import jobs_home
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -148,7 +150,7 @@ def reap_expired(
 ) -> list[tuple[str, str]]:
     """Runs of ours that still say RUNNING though their heartbeat stopped: marked FAILED when ``act``.
 
-    Returns (run id, what is wrong). A run whose host is this one is left to its job folder, which knows more.
+    Returns (run id, what is wrong). A run of this host is left to its job folder, which knows more, while that is there.
     """
     import socket
 
@@ -163,7 +165,9 @@ def reap_expired(
         )
         for run in page:
             age_s = now_s - float(run.data.tags[HEARTBEAT_TAG])
-            if age_s < HEARTBEAT_EXPIRES_S or run.data.tags.get(HOST_TAG) == socket.gethostname():
+            if age_s < HEARTBEAT_EXPIRES_S or (
+                run.data.tags.get(HOST_TAG) == socket.gethostname() and _has_folder(run)
+            ):
                 continue
             reason = f"no sign of life from {run.data.tags.get(HOST_TAG, 'its host')} for {age_s / 60:.0f} minutes: the host or its network died"
             if act:
@@ -173,3 +177,7 @@ def reap_expired(
         token = page.token
         if not token:
             return found
+
+
+def _has_folder(run: Any) -> bool:
+    return (jobs_home() / "jobs" / run.data.tags.get(JOB_TAG, "-")).is_dir()
