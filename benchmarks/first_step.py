@@ -45,7 +45,12 @@ def bare(folder: Path, environment: dict[str, str]) -> float:
     out = folder / "bare"
     shutil.rmtree(out, ignore_errors=True)
     started = time.time()
-    command = [sys.executable, str(ROOT / "benchmarks" / "bare_trl.py"), str(EMBEDDED), str(RECIPE / "data/train.jsonl")]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "bare_trl.py"),
+        str(EMBEDDED),
+        str(RECIPE / "data/train.jsonl"),
+    ]
     subprocess.run(
         [*command, str(out), "--steps", "2"],
         cwd=folder,
@@ -69,7 +74,10 @@ def main() -> None:
             "HF_HUB_OFFLINE": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
-        ours(folder, environment), bare(folder, environment)  # one warm-up each: byte code, file cache, the store's tables
+        (
+            ours(folder, environment),
+            bare(folder, environment),
+        )  # one warm-up each: byte code, file cache, the store's tables
         pairs = [(ours(folder, environment), bare(folder, environment)) for _ in range(runs)]
     print(f"{runs} pairs, seconds from process start to the end of the first optimiser step\n")
     print("| | min | median | max |\n|---|---|---|---|")
