@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; a fault of the user's is one message on stderr and exit code 2, a failed run exit code 1."""
+    """Runs one command. Exit code 2 and one message on stderr for a fault of the user's, 1 for a failed run, 130 for Ctrl-C."""
     parser = _parser()
     namespace = parser.parse_args(argv)
     try:
@@ -26,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     except FinetuneError as error:
         print(f"mlflow-finetune: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130  # as shells say it; what was stopped has been told already
 
 
 def recipes_folder() -> Path:
@@ -72,7 +74,6 @@ def _run(namespace: argparse.Namespace) -> int:
     from mlflow_finetune_plugin.submission import Submission, submit
 
     arguments = run_arguments(namespace)
-    tracking_uri = mlflow.get_tracking_uri()
     job = submit(
         Submission(
             project_uri=arguments.project,
@@ -80,7 +81,7 @@ def _run(namespace: argparse.Namespace) -> int:
             parameters=arguments.parameters,
             version=arguments.version,
             backend_config=_backend_config(arguments.backend_config),
-            tracking_uri=tracking_uri,
+            tracking_uri=mlflow.get_tracking_uri(),
             experiment_id=_experiment_id(arguments),
             run_name=arguments.run_name,
             run_id=os.environ.get("MLFLOW_RUN_ID"),  # set when an MLproject's command calls us: then the run exists
@@ -91,7 +92,7 @@ def _run(namespace: argparse.Namespace) -> int:
         print(job.run_id)
         return 0
     try:
-        wait_in_foreground(FinetuneRun(job.run_id, job.folder, tracking_uri))
+        wait_in_foreground(FinetuneRun(job.run_id, job.folder, job.tracking_uri))
     except ExecutionException as error:
         print(f"mlflow-finetune: {error}", file=sys.stderr)
         return 1
@@ -101,13 +102,14 @@ def _run(namespace: argparse.Namespace) -> int:
 def _backend_config(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
-    source = Path(text).read_text(encoding="utf-8") if text.endswith(".json") and Path(text).is_file() else text
     try:
-        value = json.loads(source)
+        value = json.loads(Path(text).read_text(encoding="utf-8") if text.endswith(".json") else text)
+    except OSError as error:
+        raise ConfigError([f"-c {text}: cannot be read: {error.strerror}; fix: name a JSON file"]) from error
     except ValueError as error:
-        raise ConfigError([f"-c {text}: not JSON: {error}"]) from error
+        raise ConfigError([f"-c {text}: not JSON: {error}; fix: for example -c '{{\"detach\": true}}'"]) from error
     if not isinstance(value, dict):
-        raise ConfigError([f"-c {text}: expected a JSON object"])
+        raise ConfigError([f"-c {text}: expected a JSON object; fix: for example -c '{{\"detach\": true}}'"])
     return value
 
 
@@ -116,10 +118,10 @@ def _experiment_id(arguments: RunArguments) -> str:
     import os
 
     import mlflow
-    from mlflow.exceptions import MlflowException
     from mlflow.tracking.fluent import _get_experiment_id
 
     from mlflow_finetune_plugin.errors import TrackingError
+    from mlflow_finetune_plugin.tracking import without_secrets
 
     try:
         if arguments.experiment_name is None:
@@ -127,9 +129,9 @@ def _experiment_id(arguments: RunArguments) -> str:
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(arguments.experiment_name)
         return str(experiment.experiment_id if experiment else client.create_experiment(arguments.experiment_name))
-    except MlflowException as error:
+    except Exception as error:  # whatever a tracking store raises, the person is told what it said
         raise TrackingError(
-            f"tracking server {mlflow.get_tracking_uri()}: {' '.join(str(error).split())[:400]}"
+            without_secrets(f"tracking server {mlflow.get_tracking_uri()}: {' '.join(str(error).split())[:400]}")
         ) from error
 
 
@@ -141,17 +143,24 @@ def _methods(namespace: argparse.Namespace) -> int:
 
 
 def _init(namespace: argparse.Namespace) -> int:
+    from mlflow_finetune_plugin.config import register_name_problems
+    from mlflow_finetune_plugin.yaml_source import parse_value
+
     recipes = {path.parent.name: path.parent for path in sorted(recipes_folder().glob("*/finetune.yaml"))}
     if namespace.recipe not in recipes:
         raise ConfigError([unknown("recipe", namespace.recipe, list(recipes))])
     target = Path(namespace.name)
+    name = target.absolute().name
+    if faults := register_name_problems(name):
+        raise ConfigError(faults)
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise ConfigError([f"{target}: exists and is not empty; fix: choose another name"])
     source = recipes[namespace.recipe]
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "make_data.py"))
     recipe = target / "finetune.yaml"
     text = recipe.read_text(encoding="utf-8")
-    recipe.write_text(text.replace(f"name: {namespace.recipe}", f"name: {target.name}"), encoding="utf-8")
+    written = name if parse_value(name) == name else json.dumps(name)  # a folder called 2024 is no number
+    recipe.write_text(text.replace(f"name: {namespace.recipe}", f"name: {written}"), encoding="utf-8")
     print(
         f"{target}: a copy of the recipe {namespace.recipe}. Put your rows into {target}/data, then:\n  mlflow run {target} -b finetune -e lora"
     )

@@ -109,15 +109,15 @@ def _jobs(*, reap: bool) -> Iterator[Finding]:
 def _tracking(*, reap: bool) -> Iterator[Finding]:
     import mlflow
 
-    from mlflow_finetune_plugin.tracking import client_for, reap_expired
+    from mlflow_finetune_plugin.tracking import client_for, reap_expired, without_secrets
 
-    uri = mlflow.get_tracking_uri()
-    client = client_for(uri)
+    uri = without_secrets(mlflow.get_tracking_uri())
     try:
+        client = client_for(mlflow.get_tracking_uri())
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         dead = reap_expired(client, experiments, now_s=time.time(), act=reap)
     except Exception as error:
-        yield Finding(False, f"tracking server {uri}: {' '.join(str(error).split())[:300]}")
+        yield Finding(False, without_secrets(f"tracking server {uri}: {' '.join(str(error).split())[:300]}"))
         return
     if not dead:
         yield Finding(True, f"tracking server {uri}: no run without a sign of life")
@@ -142,9 +142,7 @@ def remove_old_folders(*, now_s: float) -> int:
     old = [
         folder
         for folder in JobFolder.all()
-        if now_s - _changed_s(folder) > KEEP_FOLDERS_S
-        and not _is_unfinished(folder)
-        and not supervisor_alive(folder)
+        if now_s - _changed_s(folder) > KEEP_FOLDERS_S and not _is_unfinished(folder) and not supervisor_alive(folder)
     ]
     for folder in old:
         shutil.rmtree(folder.path, ignore_errors=True)

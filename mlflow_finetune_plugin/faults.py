@@ -89,7 +89,7 @@ def _fault_line(fault: Any, where: KeyPath, model: type[BaseModel], origin: Orig
 def unknown_key(place: str, key: str, value: Any, choices: list[str]) -> str:
     near = difflib.get_close_matches(key[:_LONGEST_SHOWN], choices, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(choices)}"
-    return f"{place}: unknown key {key[:_LONGEST_SHOWN]} (= {shown(value)}); {hint}"
+    return f"{place[:_LONGEST_SHOWN]}: unknown key {key[:_LONGEST_SHOWN]} (= {shown(value)}); {hint}"
 
 
 def shown(value: Any) -> str:

@@ -36,7 +36,15 @@ from mlflow_finetune_plugin.preflight import check_before_spend
 from mlflow_finetune_plugin.projects import ProjectFolder, caller_folder, open_project
 from mlflow_finetune_plugin.settings import Section
 from mlflow_finetune_plugin.supervisor import start_supervisor
-from mlflow_finetune_plugin.tracking import ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, JOB_TAG, STATUS_TAG, RunRecord
+from mlflow_finetune_plugin.tracking import (
+    ATTEMPT_TAG,
+    HEARTBEAT_TAG,
+    HOST_TAG,
+    JOB_TAG,
+    STATUS_TAG,
+    RunRecord,
+    without_secrets,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -329,7 +337,7 @@ def _create_run(request: Submission, folder: JobFolder, project: ProjectFolder) 
 
 
 def _tracking_error(request: Submission, error: Exception) -> TrackingError:
-    return TrackingError(f"tracking server {_without_secrets(request.tracking_uri)}: {_one_line(error)}")
+    return TrackingError(without_secrets(f"tracking server {request.tracking_uri}: {_one_line(error)}"))
 
 
 def _abandon(supervisor: int) -> None:
@@ -346,9 +354,3 @@ def _abandon(supervisor: int) -> None:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500]
-
-
-def _without_secrets(uri: str) -> str:
-    """A tracking URI without the user and password that it may carry."""
-    head, separator, tail = uri.partition("://")
-    return head + separator + tail.rpartition("@")[2]

@@ -6,6 +6,7 @@ A server that is away is waited for; a request that the server refuses will be r
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -54,6 +55,11 @@ def client_for(tracking_uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri)
+
+
+def without_secrets(text: str) -> str:
+    """A tracking URI, or a message that holds one, without the user and password that it may carry."""
+    return re.sub(r"://[^/\s]*@", "://", text)
 
 
 class RunRecord:
