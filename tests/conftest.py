@@ -18,6 +18,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared" / "data"
+ROWS = [{"prompt": f"say {number}", "completion": f"{number}"} for number in range(20)]
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -150,6 +151,21 @@ def workplace(tmp_path: Path, empty_store: Path) -> Iterator[Workplace]:
     place = make_workplace(tmp_path, f"sqlite:///{store}")
     yield place
     stop_jobs(place)
+
+
+@pytest.fixture
+def desk(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """The workplace as this process's own: its store, its job folders, its directory, with good data in it."""
+    for name in ("MLFLOW_FINETUNE_HOME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.setenv(name, workplace.environment[name])
+    monkeypatch.chdir(workplace.path)
+    write_rows(workplace.path / "train.jsonl", ROWS)
+    return workplace
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def make_workplace(path: Path, tracking_uri: str) -> Workplace:
