@@ -163,7 +163,7 @@ def log_adapter(
             "reference": str(folder / "reference.json"),
         },
         signature=_signature(int(card["max_new_tokens"])),
-        model_config={"base_model": None, "verify_base": True},
+        model_config={"base_model": base.name, "verify_base": True},
         pip_requirements=_requirements(quantized=base.quantization is not None),
     )
     return LoggedAdapter(info.model_id, f"models:/{info.model_id}")

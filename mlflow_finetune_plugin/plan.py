@@ -14,6 +14,7 @@ from mlflow_finetune_plugin.base_model import BaseModel
 from mlflow_finetune_plugin.config import RunConfig
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
 from mlflow_finetune_plugin.methods import load_method
+from mlflow_finetune_plugin.settings import DataSettings
 from mlflow_finetune_plugin.types import EvalRow
 
 _CLASSIFICATION_METRICS = ["exact_match", "f1", "perplexity"]
@@ -27,7 +28,11 @@ _FAMILIES_WITHOUT_VLLM_LORA = frozenset(
 
 @dataclass(frozen=True)
 class Plan:
-    """What was decided, and why. ``config`` holds no ``auto`` any more once ``settle`` has seen the data."""
+    """What was decided, and why.
+
+    Once ``settle`` has seen the data, ``config`` holds no ``auto`` any more, but for ``data.layout`` of a mixture whose
+    files have different layouts: the reason then lists them.
+    """
 
     config: RunConfig
     base: BaseModel
@@ -85,8 +90,24 @@ def settle(plan: Plan, *, train_rows: int, eval_rows: list[EvalRow], layouts: li
         longest = max(len(row.completion_ids) for row in eval_rows)
         update["max_new_tokens"] = min(longest + 8, 1024)
         reasons["eval.max_new_tokens"] = f"{update['max_new_tokens']}: the longest reference has {longest} tokens"
-    held_out = config.eval.model_copy(update=update)
-    return replace(plan, config=config.model_copy(update={"training": training, "eval": held_out}), reasons=reasons)
+    sections = {
+        "base_model": config.base_model.model_copy(update={"dtype": str(plan.base.dtype).removeprefix("torch.")}),
+        "data": _with_layout(config.data, layouts, reasons),
+        "training": training,
+        "eval": config.eval.model_copy(update=update),
+    }
+    return replace(plan, config=config.model_copy(update=sections), reasons=reasons)
+
+
+def _with_layout(data: DataSettings, layouts: list[str], reasons: Reasons) -> DataSettings:
+    """``layouts`` is what was recognised, one per file, for example ``label: text -> intent``."""
+    if data.layout != "auto":
+        return data
+    names = {layout.partition(":")[0] for layout in layouts}
+    reasons["data.layout"] = (
+        f"{', '.join(sorted(names))}: recognised by the columns, {'; '.join(dict.fromkeys(layouts))}"
+    )
+    return data.model_copy(update={"layout": names.pop()}) if len(names) == 1 else data
 
 
 def _metrics(rows: list[EvalRow], layouts: list[str]) -> tuple[list[str], str]:

@@ -27,7 +27,8 @@ class FinetunedModel(PythonModel):
 
         settings = context.model_config or {}
         self.card = json.loads(Path(context.artifacts["card"]).read_text(encoding="utf-8"))
-        base = _base_folder(self.card["base_model"], settings.get("base_model"))
+        given = settings.get("base_model")
+        base = _base_folder(self.card["base_model"], None if given == self.card["base_model"]["name"] else given)
         if settings.get("verify_base", True):
             _verify(base, self.card["base_model"]["digest"])
         self.tokenizer = AutoTokenizer.from_pretrained(context.artifacts["tokenizer"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mlflow_finetune_plugin.base_model import device
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.plan import Plan
 from mlflow_finetune_plugin.report import Report
+from mlflow_finetune_plugin.settings import DataFileSettings
 from mlflow_finetune_plugin.training.trainer import TrainingResult
 from mlflow_finetune_plugin.types import EvalReport, MetricResult
 from mlflow_finetune_plugin.weights_digest import folder_digest
@@ -57,15 +59,16 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
     _artifact(
         report, folder / "data_report.json", json.dumps(data.report.to_json(), indent=1, ensure_ascii=False), "finetune"
     )
+    held_out = plan.config.data.eval if isinstance(plan.config.data.eval, list) else plan.config.data.train
     report.datasets(
         [
             {
                 "name": plan.config.data.train[0].task or Path(plan.config.data.train[0].path).name,
                 "context": "train",
                 "digest": data.digest,
-                **_source(plan, data),
+                **_source(plan.config.data.train, data),
             },
-            {"name": "held-out", "context": "eval", "digest": data.eval_digest, **_source(plan, data)},
+            {"name": "held-out", "context": "eval", "digest": data.eval_digest, **_source(held_out, data)},
         ]
     )
     report.tags(
@@ -199,9 +202,9 @@ def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
     }
 
 
-def _source(plan: Plan, data: PreparedData) -> dict[str, str]:
+def _source(files: Sequence[DataFileSettings], data: PreparedData) -> dict[str, str]:
     return {
-        "source": json.dumps({"files": [file.path for file in plan.config.data.train]}),
+        "source": json.dumps({"files": [file.path for file in files]}),
         "profile": json.dumps({"train_rows": len(data.train), "eval_rows": len(data.eval_rows)}),
     }
 

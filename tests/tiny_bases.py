@@ -1,0 +1,107 @@
+"""Base models of many architectures: two layers, random weights, saved as a user would have them on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+_TEXT = [
+    "my parcel has not come, where is it?",
+    "i want to end my contract in june",
+    "can you exchange a kettle with a scratch?",
+    "delivery cancellation returns payment",
+    "the quick brown fox jumps over the lazy dog 0123456789",
+]
+_SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
+
+_SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+}
+_FAMILIES: dict[str, dict[str, object]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 16},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma2": {"tie_word_embeddings": True, "sliding_window": 16, "query_pre_attn_scalar": 8},
+    "gemma3_text": {"tie_word_embeddings": True, "sliding_window": 16, "query_pre_attn_scalar": 8},
+    "phi3": {"tie_word_embeddings": False},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    "gpt_neox": {},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": False},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "decoder_sparse_step": 1},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+}
+FAMILIES = tuple(_FAMILIES)
+
+CHATML = (
+    "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+)
+
+
+def tiny_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 300 tokens: every text can be written."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=_SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(_TEXT, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="<|im_end|>" if chat_template and "im_end" in chat_template else "</s>",
+        pad_token="<pad>",
+        chat_template=chat_template,
+    )
+
+
+def tiny_base(
+    folder: Path, family: str = "llama", *, dtype: torch.dtype = torch.float32, shard: str = "50GB", **changes: object
+) -> Path:
+    """Saves a random model of this family with its tokenizer; ``changes`` override its config."""
+    template = changes.pop("chat_template", CHATML)
+    tokenizer = tiny_tokenizer(template)  # type: ignore[arg-type]
+    arguments: dict[str, object] = {
+        **(_SIZES if family != "gpt2" else {}),
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "initializer_range": 0.2,  # wide enough that answers differ between prompts
+        **_FAMILIES[family],
+        **changes,
+    }
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family](**arguments)).to(dtype)
+    model.save_pretrained(folder, max_shard_size=shard)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_rows(folder: Path, rows: int = 24) -> tuple[Path, Path]:
+    """Train and held-out files: the complaint's noun decides its label."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = {"parcel": "delivery", "contract": "cancellation", "kettle": "returns", "bill": "payment"}
+
+    def line(i: int) -> str:
+        noun, label = list(labels.items())[i % len(labels)]
+        return json.dumps({"prompt": f"a word about my {noun}, number {i}", "completion": label})
+
+    train, held_out = folder / "train.jsonl", folder / "test.jsonl"
+    train.write_text("\n".join(line(i) for i in range(rows)) + "\n")
+    held_out.write_text("\n".join(line(i) for i in range(100, 112)) + "\n")
+    return train, held_out
