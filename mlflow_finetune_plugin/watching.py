@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -24,6 +25,7 @@ class Watcher:
         self._out = out
         self._reader = ReportReader(folder.report)
         self._bar: tqdm[Any] | None = None
+        self._bar_title = ""
         self._next_line = 0.0
 
     def until_outcome(self) -> dict[str, Any] | None:
@@ -70,17 +72,25 @@ class Watcher:
     def _show_bar(self, event: dict[str, Any], figures: dict[str, float]) -> None:
         from tqdm import tqdm
 
-        title = f"  {event['stage']:<8}"
-        if self._bar is not None and self._bar.desc != f"{title}: ":
+        title = f"{event['stage']} {event['unit']}"
+        if self._bar is not None and self._bar_title != title:
             self._close_bar()
         if self._bar is None:
-            layout = "{desc}{percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt} {unit} {postfix} left {remaining}"
-            self._bar = tqdm(total=event["total"], desc=title, unit=event["unit"], file=self._out, bar_format=layout)
-        self._bar.total = event["total"]
-        self._bar.set_postfix(
-            {key: _number(value) for key, value in figures.items() if key != "seconds_left"}, refresh=False
-        )
-        self._bar.update(event["done"] - self._bar.n)
+            self._bar_title = title
+            self._bar = tqdm(
+                total=event["total"],
+                desc=f"  {event['stage']:<8} ",
+                file=self._out,
+                ncols=min(100, shutil.get_terminal_size().columns),
+                nrows=shutil.get_terminal_size().lines,  # tqdm hides its bar on a terminal that does not tell its height
+                bar_format="{desc}{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}",
+            )
+        left = figures.pop("seconds_left", None)
+        shown = [f"{key} {_number(value)}" for key, value in figures.items()]
+        shown += [f"{tqdm.format_interval(left)} left"] if left is not None else []
+        self._bar.set_postfix_str(", ".join([event["unit"], *shown]) if shown else event["unit"], refresh=False)
+        self._bar.n = event["done"]
+        self._bar.refresh()
         if event["done"] >= event["total"]:
             self._close_bar()
 
