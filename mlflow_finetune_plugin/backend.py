@@ -78,9 +78,9 @@ class FinetuneBackend(AbstractBackend):
         self,
         project_uri: str,
         entry_point: str,
-        params: Mapping[str, str],
+        params: Mapping[str, Any] | None,
         version: str | None,
-        backend_config: Mapping[str, Any],
+        backend_config: Mapping[str, Any] | None,
         tracking_uri: str,
         experiment_id: str,
     ) -> FinetuneRun:
@@ -89,9 +89,9 @@ class FinetuneBackend(AbstractBackend):
         submission = Submission(
             project_uri=project_uri,
             entry_point=entry_point,
-            parameters={str(name): _as_text(value) for name, value in params.items()},
+            parameters={str(name): _as_text(value) for name, value in (params or {}).items()},
             version=version,
-            backend_config=dict(backend_config),
+            backend_config=dict(backend_config or {}),
             tracking_uri=tracking_uri,
             experiment_id=str(experiment_id),
             run_name=(cli or {}).get("run_name"),
