@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -13,11 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROWS, Workplace, free_port, write_rows
+from conftest import ROWS, Workplace, free_port, wait_for, write_rows
 
 from mlflow_finetune_plugin.backend import FinetuneRun
+from mlflow_finetune_plugin.doctor import remove_old_folders
 from mlflow_finetune_plugin.errors import FinetuneError
+from mlflow_finetune_plugin.jobs import JobFolder
 from mlflow_finetune_plugin.submission import Submission, SubmittedJob, submit
+from mlflow_finetune_plugin.tracking import reap_expired
 
 DATA = {"data": "train.jsonl"}
 
@@ -251,8 +255,6 @@ def test_unusable_tracking_store_is_one_error_without_secrets(refused, monkeypat
 
 def test_run_that_cannot_be_handed_over_does_not_stay_running(desk, ask, own_project, monkeypatch):
     """The disk is full just after the run was created: the folder refuses the file that would name it."""
-    from mlflow_finetune_plugin.jobs import JobFolder
-
     real = JobFolder.write
 
     def full(self: JobFolder, name: str, value: dict[str, object]) -> None:
@@ -386,6 +388,50 @@ def test_project_path_with_spaces_and_unicode(desk, ask):
     job = ask({}, project_uri=str(folder), entry_point="main")
     assert FinetuneRun(job.run_id, job.folder, job.tracking_uri).wait()
     assert (folder / "here.txt").read_text().strip() == str(folder)
+
+
+# what died earlier -----------------------------------------------------------------------------------------------
+
+
+def dead_job(desk: Workplace, cwd: Path) -> tuple[JobFolder, str]:
+    """A job as a power cut leaves it: its run says RUNNING and nobody is alive."""
+    run = desk.client().create_run("0", tags={"finetune.attempt": "1"})
+    folder = JobFolder.create()
+    job = {"kind": "command", "command": ["true"], "cwd": str(cwd), "environment": {}, "attempt": 1}
+    folder.write("job", {**job, "tracking_uri": desk.tracking_uri, "experiment_id": "0", "started_by": None})
+    folder.write("run", {"run_id": run.info.run_id})
+    folder.write("state", {"supervisor": None, "worker": None})
+    return folder, run.info.run_id
+
+
+def test_dead_job_whose_folder_is_gone_hinders_nobody(desk, ask):
+    _, run_id = dead_job(desk, desk.path / "gone")
+    with pytest.raises(FinetuneError, match="no entry point 'x'"):
+        ask(entry_point="x")
+    wait_for(lambda: desk.client().get_run(run_id).info.status == "FAILED", 60, "the dead run's end")
+
+
+def test_old_folders_go_and_unfinished_ones_stay(desk):
+    unfinished, _ = dead_job(desk, desk.path)
+    finished, _ = dead_job(desk, desk.path)
+    finished.write("outcome", {"status": "FINISHED", "reason": "", "recorded": True, "result": None})
+    never_ran, young = JobFolder.create(), JobFolder.create()
+    week_ago = time.time() - 8 * 24 * 3600
+    for folder in (unfinished, finished, never_ran):
+        os.utime(folder.path, (week_ago, week_ago))
+    assert remove_old_folders(now_s=time.time()) == 2
+    assert {folder.id for folder in JobFolder.all()} == {unfinished.id, young.id}
+
+
+def test_run_of_this_host_without_a_job_folder_is_reaped(desk):
+    client, host = desk.client(), socket.gethostname()
+    folder = JobFolder.create()
+    tags = {"finetune.heartbeat": "1", "finetune.host": host}
+    lost = client.create_run("0", tags={**tags, "finetune.job": "20200101-000000-00000000"}).info.run_id
+    kept = client.create_run("0", tags={**tags, "finetune.job": folder.id}).info.run_id
+    assert [run_id for run_id, _ in reap_expired(client, ["0"], now_s=time.time())] == [lost]
+    assert client.get_run(lost).info.status == "FAILED"
+    assert client.get_run(kept).info.status == "RUNNING"
 
 
 def children() -> list[str]:
