@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mlflow_finetune_plugin.base_model import BaseModel
@@ -175,7 +175,7 @@ def reload_adapter(uri: str) -> tuple[PeftModel, PreTrainedTokenizerBase]:
 
     try:
         loaded = mlflow.pyfunc.load_model(uri).unwrap_python_model()
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise ReloadError(f"the logged model {uri} cannot be loaded back: {type(error).__name__}: {error}") from error
     return loaded.model, loaded.tokenizer
 
@@ -201,14 +201,10 @@ def check_reload(
 
 
 def _signature(max_new_tokens: int) -> Any:
+    """Params and output. No input columns: with them MLflow drops the texts of ``predict(["..."])`` as an unknown column."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-    from mlflow.types.schema import Array, Object, Property
 
-    message = Object([Property("role", DataType.string), Property("content", DataType.string)])
-    inputs = Schema(
-        [ColSpec(DataType.string, "prompt", required=False), ColSpec(Array(message), "messages", required=False)]
-    )
     params = ParamSchema(
         [
             ParamSpec("max_new_tokens", DataType.long, max_new_tokens),
@@ -217,7 +213,7 @@ def _signature(max_new_tokens: int) -> Any:
             ParamSpec("batch_size", DataType.long, 16),
         ]
     )
-    return ModelSignature(inputs=inputs, outputs=Schema([ColSpec(DataType.string)]), params=params)
+    return ModelSignature(outputs=Schema([ColSpec(DataType.string)]), params=params)
 
 
 def _requirements(*, quantized: bool) -> list[str]:

@@ -106,11 +106,13 @@ def _until_stop(tokens: list[int], stops: list[int]) -> list[int]:
 
 
 def _conversations(model_input: Any) -> list[list[dict[str, str]]]:
-    rows = model_input.to_dict("records") if hasattr(model_input, "to_dict") else model_input
+    rows = model_input.to_dict("records") if hasattr(model_input, "columns") else model_input
     conversations = []
     for row in [rows] if isinstance(rows, (str, dict)) else rows:
         if isinstance(row, str):
             conversations.append([{"role": "user", "content": row}])
+        elif not isinstance(row, dict):
+            raise ValueError(f"a row is a text, or a dict with `prompt` or `messages`; got {type(row).__name__}")
         elif isinstance(row.get("messages"), (list, tuple)) or hasattr(row.get("messages"), "tolist"):
             conversations.append([dict(message) for message in row["messages"]])
         elif isinstance(row.get("prompt"), str):
