@@ -23,6 +23,7 @@ def with_patience(action: Callable[[], Result], report: Report, *, patience_s: f
     Raises TrackingError after ``patience_s``.
     """
     from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException  # of an artifact store behind HTTP; no ConnectionError of Python's
 
     deadline = time.monotonic() + patience_s
     wait_s = 1.0
@@ -37,7 +38,7 @@ def with_patience(action: Callable[[], Result], report: Report, *, patience_s: f
             ):
                 raise
             reason: Exception = error
-        except (MlflowException, ConnectionError, TimeoutError) as error:
+        except (MlflowException, RequestException, ConnectionError, TimeoutError) as error:
             if is_refusal(error):
                 raise TrackingError(f"the tracking server refused: {_one_line(error)}") from error
             if time.monotonic() > deadline:

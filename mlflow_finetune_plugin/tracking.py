@@ -37,12 +37,16 @@ _REFUSALS = {
     "FEATURE_DISABLED",
     "NOT_IMPLEMENTED",
 }
+_PASSING_STATUS = (408, 425, 429)  # timeout, too early, too many requests
 _PARAM_LIMIT = 6000
 _TAG_LIMIT = 5000
 
 
 def is_refusal(error: Exception) -> bool:
     """True when asking again cannot help; everything else may be an outage."""
+    status = getattr(getattr(error, "response", None), "status_code", None)  # of an artifact store behind HTTP
+    if isinstance(status, int):
+        return 400 <= status < 500 and status not in _PASSING_STATUS
     return getattr(error, "error_code", None) in _REFUSALS
 
 
@@ -176,13 +180,14 @@ def reap_expired(
             ):
                 continue
             reason = f"no sign of life from {run.data.tags.get(HOST_TAG, 'its host')} for {age_s / 60:.0f} minutes: the host or its network died"
-            if act:
-                client.set_tag(run.info.run_id, STATUS_TAG, reason)
-                client.set_terminated(run.info.run_id, "FAILED")
             found.append((run.info.run_id, reason))
         token = page.token
         if not token:
-            return found
+            break
+    for run_id, reason in found if act else []:  # after the last page: pages are counted among those that run
+        client.set_tag(run_id, STATUS_TAG, reason)
+        client.set_terminated(run_id, "FAILED")
+    return found
 
 
 def _has_folder(run: Any) -> bool:
