@@ -185,7 +185,7 @@ def test_sharded_base(tmp_path, empty_store):
 @pytest.mark.parametrize(
     ("settings", "precision"),
     [({}, "float32"), ({"dtype": "bfloat16"}, "bfloat16"), ({"dtype": "float16"}, "float16")],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_half_precision_base(settings, precision, tmp_path, empty_store):
     base = tiny_base(tmp_path / "base", "qwen3", dtype=torch.bfloat16)
