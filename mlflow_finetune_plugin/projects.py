@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -26,13 +26,21 @@ _GIT_SCHEMES = ("http", "https", "ssh", "git", "git+ssh")
 
 @dataclass(frozen=True)
 class ProjectFolder:
-    """A project on disk and where it came from."""
+    """A project on disk and where it came from. What git says is known of fetched projects; ``with_lineage`` asks it."""
 
     path: Path
     source: str
-    commit: str | None
-    repository: str | None
-    branch: str | None
+    commit: str | None = None
+    repository: str | None = None
+    branch: str | None = None
+
+    def with_lineage(self) -> ProjectFolder:
+        """The same folder with its commit and repository, if it lies in one. Importing git takes 0.1 s: asked last."""
+        if self.commit or not any((parent / ".git").exists() for parent in (self.path, *self.path.parents)):
+            return self
+        from mlflow.utils.git_utils import get_git_commit, get_git_repo_url
+
+        return replace(self, commit=get_git_commit(str(self.path)), repository=get_git_repo_url(str(self.path)))
 
 
 def open_project(uri: str, version: str | None, fetch_into: Path) -> ProjectFolder:
@@ -81,12 +89,8 @@ def _without_file_scheme(location: str) -> str:
 
 
 def _folder_project(root: Path, subfolder: str, uri: str) -> ProjectFolder:
-    from mlflow.utils.git_utils import get_git_commit, get_git_repo_url
-
     path = _subfolder(root, subfolder, uri)
-    if not any((parent / ".git").exists() for parent in (path, *path.parents)):
-        return ProjectFolder(path, str(path), None, None, None)
-    return ProjectFolder(path, str(path), get_git_commit(str(path)), get_git_repo_url(str(path)), None)
+    return ProjectFolder(path, str(path))
 
 
 def _version_of_local(local: Path, subfolder: str, version: str | None, fetch_into: Path, uri: str) -> ProjectFolder:

@@ -306,6 +306,7 @@ def _create_run(request: Submission, folder: JobFolder, project: ProjectFolder) 
     from mlflow.utils.string_utils import is_string_type
 
     parent = mlflow.active_run()
+    project = project.with_lineage()
     values = {
         tags.MLFLOW_SOURCE_NAME: project.source,
         tags.MLFLOW_SOURCE_TYPE: "PROJECT",
