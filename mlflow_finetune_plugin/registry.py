@@ -38,7 +38,9 @@ def register_adapter(
     from mlflow.exceptions import MlflowException
 
     try:
-        version = _version_of(client, model_uri, name) or register_model(model_uri, name, tags=dict(tags))
+        version = _version_of(client, model_uri, name) or register_model(model_uri, name)
+        for key, value in tags.items():
+            client.set_model_version_tag(name, version.version, key, value)
         client.update_model_version(name, version.version, description=description)
         client.set_registered_model_alias(name, CHALLENGER, version.version)
     except MlflowException as error:
@@ -48,5 +50,4 @@ def register_adapter(
 
 def _version_of(client: MlflowClient, model_uri: str, name: str) -> ModelVersion | None:
     """A version that an earlier try, cut off by an outage, left behind."""
-    model_id = model_uri.removeprefix("models:/")
-    return next((v for v in client.search_model_versions(f"name = '{name}'") if v.model_id == model_id), None)
+    return next((v for v in client.search_model_versions(f"name = '{name}'") if v.source == model_uri), None)
