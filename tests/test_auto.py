@@ -1,0 +1,129 @@
+"""``auto`` becomes numbers: by hand for small cases, with a reason that is true."""
+
+import pytest
+
+from mlflow_finetune_plugin.auto import BaseFacts, resolve_max_length, resolve_training
+from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.settings import TrainingSettings
+
+
+def facts(context: int | None = 512) -> BaseFacts:
+    return BaseFacts("llama", 64, context, 1000, {"model.layers.0.q_proj": (64, 64), "model.layers.0.fc": (8, 64)})
+
+
+def resolved(rows: int = 1000, *, gpu: bool = False, has_bf16: bool = False, half: bool = False, **given: object):  # type: ignore[no-untyped-def]
+    reasons: dict[str, str] = {}
+    settings = resolve_training(
+        TrainingSettings(**given),
+        learning_rate=(2e-4, "a table says so"),
+        rows=rows,
+        on_gpu=gpu,
+        has_bf16=has_bf16,
+        half_precision_base=half,
+        max_length=128,
+        reasons=reasons,
+    )
+    return settings, reasons
+
+
+def test_nothing_stays_auto_and_each_choice_has_its_reason():
+    settings, reasons = resolved()
+    values = settings.model_dump()
+    assert "auto" not in values.values()
+    autos = {key for key, value in TrainingSettings().model_dump().items() if value == "auto"} - {"max_length"}
+    assert {key.removeprefix("training.") for key in reasons} == autos
+    for key in autos:
+        assert reasons[f"training.{key}"].startswith(f"{values[key]}: ")
+    assert reasons["training.learning_rate"] == "0.0002: a table says so"
+
+
+def test_what_is_given_is_kept_without_a_reason():
+    given = {
+        "num_train_epochs": 7.0,
+        "learning_rate": 1e-3,
+        "per_device_train_batch_size": 3,
+        "gradient_accumulation_steps": 5,
+        "warmup_steps": 2.0,
+        "gradient_checkpointing": True,
+        "bf16": True,
+        "logging_steps": 9,
+    }
+    settings, reasons = resolved(**given)
+    assert reasons == {}
+    assert settings.model_dump().items() >= given.items()
+
+
+@pytest.mark.parametrize(
+    ("rows", "gpu", "given", "expected"),
+    [
+        # rows: (batch, accumulation, epochs, warm-up, logging)
+        (1000, False, {}, (16, 1, 3.0, 10.0, 1)),  # 63 steps an epoch, 189 in all, 5 % is 9.45
+        (1000, True, {}, (8, 2, 3.0, 10.0, 1)),
+        (5, False, {}, (5, 1, 3.0, 1.0, 1)),  # 1 step an epoch
+        (1, False, {}, (1, 1, 3.0, 1.0, 1)),
+        (100_000, False, {}, (16, 1, 1.0, 313.0, 62)),  # 6250 steps, one pass
+        (1000, False, {"max_steps": 1}, (16, 1, 1.0, 0.0, 1)),  # the only step is no warm-up, whose rate is 0
+        (1000, False, {"max_steps": 100}, (16, 1, 2.0, 5.0, 1)),  # 63 steps an epoch
+        (40, False, {"per_device_train_batch_size": 4}, (4, 4, 3.0, 1.0, 1)),
+        (40, False, {"per_device_train_batch_size": 64}, (64, 1, 3.0, 1.0, 1)),
+        (3, False, {"per_device_train_batch_size": 1}, (1, 3, 3.0, 1.0, 1)),  # accumulation never beyond the rows
+    ],
+)
+def test_sizes_by_hand(rows, gpu, given, expected):
+    settings, _ = resolved(rows, gpu=gpu, **given)
+    found = (
+        settings.per_device_train_batch_size,
+        settings.gradient_accumulation_steps,
+        settings.num_train_epochs,
+        settings.warmup_steps,
+        settings.logging_steps,
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("gpu", "bf16", "half", "value", "why"),
+    [
+        (False, False, False, False, "no GPU with bfloat16"),
+        (False, False, True, False, "no GPU with bfloat16"),
+        (True, False, True, False, "no GPU with bfloat16"),
+        (True, True, False, False, "the base is held in float32"),
+        (True, True, True, True, "the GPU has it"),
+    ],
+)
+def test_bf16_and_its_true_reason(gpu, bf16, half, value, why):
+    settings, reasons = resolved(gpu=gpu, has_bf16=bf16, half=half)
+    assert settings.bf16 is value
+    assert reasons["training.bf16"] == f"{value}: {why}"
+
+
+@pytest.mark.parametrize(("context", "expected"), [(512, 512), (2048, 2048), (131_072, 2048), (None, 2048)])
+def test_max_length_is_the_context_up_to_2048(context, expected):
+    reasons: dict[str, str] = {}
+    assert resolve_max_length(TrainingSettings(), facts(context), reasons) == expected
+    assert reasons["training.max_length"].startswith(f"{expected}: ")
+
+
+def test_max_length_beyond_the_context_is_refused():
+    with pytest.raises(BaseModelError, match="training.max_length = 513: beyond the base's 512 positions"):
+        resolve_max_length(TrainingSettings(max_length=513), facts(), {})
+    assert resolve_max_length(TrainingSettings(max_length=512), facts(), {}) == 512
+    assert resolve_max_length(TrainingSettings(max_length=9999), facts(None), {}) == 9999
+
+
+@pytest.mark.parametrize(
+    ("targets", "matches"),
+    [
+        ("all-linear", True),
+        (["q_proj"], True),
+        (["layers.0.q_proj"], True),
+        (["model.layers.0.q_proj"], True),
+        (["proj"], False),
+        ([], False),
+        (r".*q_proj", True),
+        (r"q_proj", False),
+        (r".*\.(q|v)_proj", True),
+    ],
+)
+def test_names_match_as_in_peft(targets, matches):
+    assert facts().is_target("model.layers.0.q_proj", targets) is matches
