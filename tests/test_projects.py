@@ -78,7 +78,7 @@ def test_subfolder_of_a_repository(tmp_path, repository, uri, version):
     found = open_project(uri.format(repository.path), version, tmp_path / "fetched")
     assert found.path.name == "sub"
     assert found.source == str(repository.path / "sub")
-    assert found.commit == (repository.first if version else repository.git("rev-parse", "HEAD"))
+    assert found.with_lineage().commit == (repository.first if version else repository.git("rev-parse", "HEAD"))
     assert ("echo one" in (found.path / "MLproject").read_text()) == (version == "v1")
 
 
@@ -86,7 +86,7 @@ def test_local_repository_tells_where_it_was_cloned_from_without_secrets(tmp_pat
     repository.git("remote", "add", "origin", "https://me:secret@example.org/bot.git")
     for version in (None, "v1"):
         found = open_project(str(repository.path), version, tmp_path / f"fetched-{version}")
-        assert found.repository == "https://example.org/bot.git"
+        assert found.with_lineage().repository == "https://example.org/bot.git"
 
 
 def test_bare_repository_is_fetched(tmp_path, repository):
