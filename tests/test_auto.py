@@ -105,7 +105,7 @@ def test_max_length_is_the_context_up_to_2048(context, expected):
 
 
 def test_max_length_beyond_the_context_is_refused():
-    with pytest.raises(BaseModelError, match="training.max_length = 513: beyond the base's 512 positions"):
+    with pytest.raises(BaseModelError, match=r"training\.max_length = 513: beyond the base's 512 positions"):
         resolve_max_length(TrainingSettings(max_length=513), facts(), {})
     assert resolve_max_length(TrainingSettings(max_length=512), facts(), {}) == 512
     assert resolve_max_length(TrainingSettings(max_length=9999), facts(None), {}) == 9999
