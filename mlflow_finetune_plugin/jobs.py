@@ -2,7 +2,9 @@
 
 ``job.json``      what to do; written once by the command
 ``run.json``      the MLflow run, once it exists; written by the command
+``starting.json`` who answers for the job until its supervisor has said that it lives
 ``state.json``    who is alive: supervisor, worker
+``supervisor.lock`` held by the one supervisor, for as long as it lives
 ``report.jsonl``  what the worker says, one event a line (report.py)
 ``worker.log``    what the worker prints
 ``cancel``        exists once somebody asked to stop
@@ -13,6 +15,7 @@ Every file is written whole and renamed into place, so a reader never sees half 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -91,6 +94,20 @@ class JobFolder:
             os.fsync(stream.fileno())
         draft.replace(target)
 
+    def answer_for(self, pid: int) -> None:
+        """Says which process the job is in the hands of, before its supervisor can say so itself."""
+        self.write("starting", {"supervisor": ProcessId.of(pid).to_json()})
+
+    def claim(self) -> int | None:
+        """The one supervisor's lock, as an open file; None when another process holds it. The kernel frees it at death."""
+        lock = os.open(self.path / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        return lock
+
     def request_cancel(self, by: str) -> None:
         (self.path / "cancel").write_text(by, encoding="utf-8")
 
@@ -133,7 +150,6 @@ class ProcessId:
 
 
 def supervisor_alive(folder: JobFolder) -> bool:
-    """True while a supervisor of this job runs on this host."""
-    state = folder.read("state") or {}
-    owner = ProcessId.from_json(state.get("supervisor"))
-    return owner is not None and owner.is_alive()
+    """True while a supervisor of this job runs on this host, or is being started."""
+    owners = [ProcessId.from_json((folder.read(name) or {}).get("supervisor")) for name in ("state", "starting")]
+    return any(owner is not None and owner.is_alive() for owner in owners)

@@ -104,6 +104,7 @@ def submit(request: Submission) -> SubmittedJob:
         adopt_orphans()
         remove_old_folders(now_s=time.time())
         folder = JobFolder.create()
+        folder.answer_for(os.getpid())
     except OSError as error:
         raise FinetuneError(
             f"job folders in {jobs_home()}: {error.strerror or error}; fix: set MLFLOW_FINETUNE_HOME to a folder that you can write to"
@@ -223,9 +224,9 @@ def _submit_command(request: Submission, folder: JobFolder, project: ProjectFold
     try:
         run_id = _create_run(request, folder, project)
         _log_params(request, run_id, entry.parameters)
-        folder.write("run", {"run_id": run_id})
         environment = {"MLFLOW_RUN_ID": run_id}
         _write_job(request, folder, "command", ["bash", "-c", entry.command], environment, cwd=project.path)
+        folder.write("run", {"run_id": run_id})
         start_supervisor(folder)
     except BaseException as error:
         _end_run(request, folder, error)

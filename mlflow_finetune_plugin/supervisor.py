@@ -321,12 +321,13 @@ def _last_line(path: Path) -> str:
     return lines[-1][:500] if lines else "(nothing)"
 
 
-def _fork_sentinel(folder: JobFolder, generation: int) -> int:
+def _fork_sentinel(folder: JobFolder, generation: int, lock: int) -> int:
     """Forks a process that replaces this supervisor if it dies without saying so. Returns the pipe that keeps it calm."""
     quiet, alive = os.pipe()
     if os.fork() == 0:
         os.setsid()
         os.close(alive)
+        os.close(lock)  # the lock dies with the supervisor, not with its sentinel
         farewell = os.read(quiet, 1)
         if farewell:
             os._exit(0)
@@ -345,7 +346,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--adopt", type=int, default=0, metavar="N")
     arguments = parser.parse_args(argv)
     folder = JobFolder(arguments.folder)
-    alive = _fork_sentinel(folder, arguments.adopt)
+    lock = folder.claim()
+    if lock is None:
+        return 0  # two commands found the same orphan; the other's supervisor has it
+    alive = _fork_sentinel(folder, arguments.adopt, lock)
     logging.basicConfig(
         filename=folder.supervisor_log, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -380,6 +384,11 @@ def start_supervisor(folder: JobFolder, *, adopt: bool = False) -> int:
             stderr=log,
             start_new_session=True,
         )
+    try:
+        folder.answer_for(process.pid)
+    except OSError:
+        process.kill()  # it has started nobody yet
+        raise
     return process.pid
 
 
