@@ -50,7 +50,7 @@ _SHORTHANDS: dict[str, KeyPath] = {
     "adaptation": ("adaptation",),
     "objective": ("objective",),
 }
-_NAME_PROBLEMS = re.compile(r"[/:@%\"'\\\x00-\x1f]")
+_NAME_PROBLEMS = re.compile(r"[/:@%#?\"'\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class RunConfig(Section):

@@ -30,7 +30,7 @@ def _words(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
         return f"list of {_words(schema.get('items', {}), definitions)}"
     if schema.get("type") == "object":
         return "mapping"
-    bounds = [f"{word} {schema[name]:g}" for name, word in _BOUNDS.items() if name in schema]
+    bounds = [f"{word} {schema[name]:.10g}" for name, word in _BOUNDS.items() if name in schema]
     return " ".join([_TYPES.get(str(schema.get("type")), "value"), " and ".join(bounds)]).strip()
 
 

@@ -79,6 +79,8 @@ def _fault_line(fault: Any, where: KeyPath, model: type[BaseModel], origin: Orig
         message = fault["msg"].removeprefix("Value error, ")
     elif len(where) == 1:
         message = f"expected keys such as {', '.join(list(model.model_fields)[:3])}"
+    elif fault["type"] == "model_type":
+        message = f"expected a path or {{{', '.join(DataFileSettings.model_fields)}}}"
     elif info is not None and len(where) == 2:
         message = f"expected {expected(model, str(where[1]))}"
         if not fault["type"].endswith(("_type", "_parsing", "literal_error")):

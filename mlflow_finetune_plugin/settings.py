@@ -28,7 +28,7 @@ LocalFile = Annotated[str, AfterValidator(_is_local)]
 class Section(BaseModel):
     """Frozen, strict, closed: a key that is not declared is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class BaseModelSettings(Section):
@@ -150,7 +150,7 @@ class TrainingSettings(Section):
         None, description="Steps between evaluations of the held-out loss; default: none."
     )
     dataloader_num_workers: int = Field(0, ge=0, description="Processes that collate batches.")
-    seed: int = Field(0, ge=0, description="Seed of data order, initialisation and dropout.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of data order, initialisation and dropout.")
 
 
 class EvalSettings(Section):

@@ -17,7 +17,7 @@ import pytest
 from conftest import ROWS, Workplace, free_port, wait_for, write_rows
 
 from mlflow_finetune_plugin.backend import FinetuneRun
-from mlflow_finetune_plugin.doctor import remove_old_folders
+from mlflow_finetune_plugin.doctor import adopt_orphans, remove_old_folders
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.jobs import JobFolder
 from mlflow_finetune_plugin.submission import Submission, SubmittedJob, submit
@@ -108,6 +108,11 @@ def test_unknown_entry_point_or_backend_config_is_refused(refused, more, parts):
         ({"adaptation": "lorra"}, ["no adaptation 'lorra'", "did you mean lora?"]),
         ({"metrics": "exact_mtch"}, ["no metric 'exact_mtch'", "did you mean 'exact_match'?"]),
         ({"register": "a/b"}, ["register.name = 'a/b'", "may not contain '/'"]),
+        ({"register": "a#b"}, ["register.name = 'a#b'", "may not contain '#'"]),
+        ({"learning_rate": ".inf"}, ["training.learning_rate = inf", "expected number above 0"]),
+        ({"learning_rate": "1e999"}, ["training.learning_rate = inf", "expected number above 0"]),
+        ({"seed": str(2**32)}, ["training.seed = 4294967296", "below 4294967296"]),
+        ({"data": "[train.jsonl, 3]"}, ["data.train.1 = 3", "expected a path or {path, task, weight}"]),
         ({"register": "base"}, ["register.name = 'base'", "reserved"]),
         ({"max_length": "100000"}, ["training.max_length = 100000", "positions", "fix: at most"]),
         ({"base_model": "embedded", "revision": "main"}, ["base_model.revision = 'main'", "has no revisions"]),
@@ -388,6 +393,30 @@ def test_project_path_with_spaces_and_unicode(desk, ask):
     job = ask({}, project_uri=str(folder), entry_point="main")
     assert FinetuneRun(job.run_id, job.folder, job.tracking_uri).wait()
     assert (folder / "here.txt").read_text().strip() == str(folder)
+
+
+def test_runs_that_start_one_after_another_do_not_adopt_each_other(desk, ask, own_project):
+    """A supervisor needs a second to say that it lives; the next command must not take its job for an orphan."""
+    project = str(own_project("sleep 2"))
+    jobs = [ask({}, project_uri=project, entry_point="main") for _ in range(3)]
+    assert adopt_orphans() == []
+    assert [command for command in children() if "--adopt" in command] == []
+    for job in jobs:
+        assert FinetuneRun(job.run_id, job.folder, job.tracking_uri).wait(), job.folder.read("outcome")
+
+
+def test_second_supervisor_of_a_job_leaves_at_once(desk, ask, own_project):
+    job = ask({}, project_uri=str(own_project("sleep 8")), entry_point="main")
+    wait_for(lambda: job.folder.read("state"), 60, "supervisor")
+    second = subprocess.run(
+        [sys.executable, "-m", "mlflow_finetune_plugin.supervisor", str(job.folder.path), "--adopt", "1"],
+        env=desk.environment,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode == 0
+    assert job.folder.read("outcome") is None
+    assert FinetuneRun(job.run_id, job.folder, job.tracking_uri).wait()
 
 
 # what died earlier -----------------------------------------------------------------------------------------------
