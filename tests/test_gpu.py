@@ -1,0 +1,45 @@
+"""What only a GPU can show. Not yet run on one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import REPOSITORY
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+QUICKSTART = str(REPOSITORY / "recipes" / "quickstart")
+
+
+def test_quickstart_trains_on_the_gpu(workplace):
+    result = workplace.mlflow_run(QUICKSTART, "-e", "lora", "-P", "max_steps=60", "-P", "max_rows=40")
+    assert result.returncode == 0, result.stdout
+    assert "cuda" in result.stdout
+    run = workplace.only_run()
+    assert run.data.metrics["eval/adapter/exact_match"] > run.data.metrics["eval/base/exact_match"]
+    assert run.data.metrics["reload/max_nats"] < 1e-3
+
+
+def test_half_precision_base_is_trained_and_reloaded(workplace):
+    result = workplace.mlflow_run(
+        QUICKSTART, "-e", "lora", "-P", "dtype=bfloat16", "-P", "max_steps=60", "-P", "max_rows=40"
+    )
+    assert result.returncode == 0, result.stdout
+    assert workplace.only_run().data.params["training.bf16"] == "True"
+
+
+def test_four_bit_base_is_trained_and_reloaded(workplace):
+    result = workplace.mlflow_run(
+        QUICKSTART, "-e", "lora", "-P", "quantization=nf4", "-P", "max_steps=20", "-P", "max_rows=20"
+    )
+    assert result.returncode == 0, result.stdout
+
+
+def test_out_of_gpu_memory_is_told_with_its_remedy(workplace):
+    result = workplace.mlflow_run(
+        QUICKSTART, "-e", "lora", "-P", "max_steps=2", PYTORCH_CUDA_ALLOC_CONF="per_process_memory_fraction:0.00001"
+    )
+    assert result.returncode == 1
+    assert "out of GPU memory" in workplace.only_run().data.tags["finetune.status_reason"]
