@@ -71,7 +71,7 @@ def test_patience_ends(waits, report):
 
 def test_refusal_is_not_repeated(waits, report):
     server = Server(MlflowException("not yours", PERMISSION_DENIED))
-    with pytest.raises(TrackingError, match="refused: .*not yours"):
+    with pytest.raises(TrackingError, match=r"refused: .*not yours"):
         with_patience(server, report)
     assert server.calls == 1
 
