@@ -10,7 +10,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -97,8 +98,10 @@ class FinetuneBackend(AbstractBackend):
             run_name=(cli or {}).get("run_name"),
             run_id=(cli or {}).get("run_id"),
         )
+        held: list[int] = []
         try:
-            job = submit(submission)
+            with _interruptions_held(held) if cli is not None else nullcontext():
+                job = submit(submission)
         except FinetuneError as error:
             raise ExecutionException(str(error)) from None
         run = FinetuneRun(job.run_id, job.folder, job.tracking_uri)
@@ -108,18 +111,39 @@ class FinetuneBackend(AbstractBackend):
         if job.detach:
             print(f"  detached; follow it in MLflow or with: tail -f {job.folder.report}", file=sys.stderr)
             return run
-        wait_in_foreground(run)
+        wait_in_foreground(run, held)
         return run
 
 
-def wait_in_foreground(run: FinetuneRun) -> None:
-    """Waits as a shell command does: Ctrl-C and SIGTERM cancel the run, a failure is an ExecutionException."""
+@contextmanager
+def _interruptions_held(held: list[int]) -> Iterator[None]:
+    """Keeps the first Ctrl-C or SIGTERM until the run that is being created can be cancelled; a second one acts at once."""
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if held:
+            raise KeyboardInterrupt
+        held.append(number)
+
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wait_in_foreground(run: FinetuneRun, held: Sequence[int] = ()) -> None:
+    """Waits as a shell command does: Ctrl-C and SIGTERM (also those ``held``) cancel the run, a failure is an error."""
 
     def on_terminate(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
     previous = signal.signal(signal.SIGTERM, on_terminate)
     try:
+        if signal.SIGINT in held:
+            raise KeyboardInterrupt
+        if held:
+            on_terminate(held[0], None)
         finished = run.wait()
     except (KeyboardInterrupt, SystemExit) as interruption:
         by = "Ctrl-C" if isinstance(interruption, KeyboardInterrupt) else "mlflow run received SIGTERM"
