@@ -100,7 +100,7 @@ class FinetuneBackend(AbstractBackend):
         )
         held: list[int] = []
         try:
-            with _interruptions_held(held) if cli is not None else nullcontext():
+            with interruptions_held(held) if cli is not None else nullcontext():
                 job = submit(submission)
         except FinetuneError as error:
             raise ExecutionException(str(error)) from None
@@ -116,7 +116,7 @@ class FinetuneBackend(AbstractBackend):
 
 
 @contextmanager
-def _interruptions_held(held: list[int]) -> Iterator[None]:
+def interruptions_held(held: list[int]) -> Iterator[None]:
     """Keeps the first Ctrl-C or SIGTERM until the run that is being created can be cancelled; a second one acts at once."""
 
     def hold(number: int, frame: FrameType | None) -> None:

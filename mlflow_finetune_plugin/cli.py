@@ -70,29 +70,30 @@ def _run(namespace: argparse.Namespace) -> int:
     import mlflow
     from mlflow.exceptions import ExecutionException
 
-    from mlflow_finetune_plugin.backend import FinetuneRun, wait_in_foreground
+    from mlflow_finetune_plugin.backend import FinetuneRun, interruptions_held, wait_in_foreground
     from mlflow_finetune_plugin.submission import Submission, submit
 
     arguments = run_arguments(namespace)
-    job = submit(
-        Submission(
-            project_uri=arguments.project,
-            entry_point=arguments.entry_point,
-            parameters=arguments.parameters,
-            version=arguments.version,
-            backend_config=_backend_config(arguments.backend_config),
-            tracking_uri=mlflow.get_tracking_uri(),
-            experiment_id=_experiment_id(arguments),
-            run_name=arguments.run_name,
-            run_id=os.environ.get("MLFLOW_RUN_ID"),  # set when an MLproject's command calls us: then the run exists
-        )
+    submission = Submission(
+        project_uri=arguments.project,
+        entry_point=arguments.entry_point,
+        parameters=arguments.parameters,
+        version=arguments.version,
+        backend_config=_backend_config(arguments.backend_config),
+        tracking_uri=mlflow.get_tracking_uri(),
+        experiment_id=_experiment_id(arguments),
+        run_name=arguments.run_name,
+        run_id=os.environ.get("MLFLOW_RUN_ID"),  # set when an MLproject's command calls us: then the run exists
     )
+    held: list[int] = []
+    with interruptions_held(held):
+        job = submit(submission)
     print(f"  run      {job.run_id}", file=sys.stderr, flush=True)
     if job.detach:
         print(job.run_id)
         return 0
     try:
-        wait_in_foreground(FinetuneRun(job.run_id, job.folder, job.tracking_uri))
+        wait_in_foreground(FinetuneRun(job.run_id, job.folder, job.tracking_uri), held)
     except ExecutionException as error:
         print(f"mlflow-finetune: {error}", file=sys.stderr)
         return 1

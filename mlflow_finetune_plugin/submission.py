@@ -221,14 +221,17 @@ def _submit_training(request: Submission, folder: JobFolder, project: ProjectFol
 def _submit_command(request: Submission, folder: JobFolder, project: ProjectFolder, entry: OwnCommand) -> str:
     """A project's own program: the run exists first, because the program expects its id in the environment."""
     _check_param_names(entry.parameters)
+    supervisor: int | None = None
     try:
         run_id = _create_run(request, folder, project)
         _log_params(request, run_id, entry.parameters)
         environment = {"MLFLOW_RUN_ID": run_id}
         _write_job(request, folder, "command", ["bash", "-c", entry.command], environment, cwd=project.path)
         folder.write("run", {"run_id": run_id})
-        start_supervisor(folder)
+        supervisor = start_supervisor(folder)
     except BaseException as error:
+        if supervisor is not None:
+            _abandon(supervisor)
         _end_run(request, folder, error)
         raise
     return run_id

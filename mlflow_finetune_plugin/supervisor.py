@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.1
 TERMINATION_GRACE_S = 15.0
 LAST_WORD_PATIENCE_S = 7 * 24 * 3600.0
+REST_PATIENCE_S = 600.0
 MOST_SUPERVISORS = 20  # a job whose supervisors keep dying is left to `doctor`
 DISK_FULL_EXIT = 74  # sysexits.h EX_IOERR: the worker could not even write its report
 
@@ -62,6 +64,7 @@ class Supervisor:
         self._next_heartbeat = 0.0
         self._retry_at = 0.0
         self._retry_wait_s = 1.0
+        self._run_is_unknown = False
 
     def supervise(self, *, adopt: bool) -> None:
         """The whole life. Returns when MLflow has the last word, or when there never was a run."""
@@ -72,11 +75,13 @@ class Supervisor:
         _import_mlflow()
         code = self._follow_worker()
         self._end_process_group()
-        if not self._has_run():
+        if not self._run_was_created():
             logger.info("no run was created; nothing to record")
             return
         outcome = self._judge(code)
         self._conclude(outcome)
+        if outcome.status == "FINISHED":
+            shutil.rmtree(self.folder.work, ignore_errors=True)  # MLflow has all of it; of other runs it may be wanted
 
     def _start_or_adopt(self, adopt: bool) -> None:
         state = self.folder.read("state") or {}
@@ -158,11 +163,23 @@ class Supervisor:
                 self._record = RunRecord(client_for(self.job["tracking_uri"]), run_id, int(self.job["attempt"]))
         return self._record is not None
 
+    def _run_was_created(self) -> bool:
+        """A worker can end before its run exists: whether it will is known once the command has said so or is gone."""
+        deadline = time.monotonic() + LAST_WORD_PATIENCE_S
+        while not self._has_run():
+            if self._command_is_gone() and not self._has_run() and not self._run_is_unknown:
+                return False
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(1.0 if self._run_is_unknown else POLL_S)
+        return True
+
     def _find_run_by_job(self) -> str | None:
         """The command can die between creating the run and telling us: the run then carries the job's name."""
         if not self._command_is_gone():
             return None
         client = client_for(self.job["tracking_uri"])
+        self._run_is_unknown = True
         try:
             runs = client.search_runs(
                 [self.job["experiment_id"]], f"tags.`{JOB_TAG}` = '{self.folder.id}'", max_results=1
@@ -170,6 +187,7 @@ class Supervisor:
         except Exception as error:
             logger.warning("cannot look for this job's run: %s: %s", type(error).__name__, error)
             return None
+        self._run_is_unknown = False
         return runs[0].info.run_id if runs else None
 
     def _relay(self) -> None:
@@ -246,15 +264,20 @@ class Supervisor:
         return Outcome("FAILED", f"the worker ended with exit code {code}; its last line: {last}")
 
     def _conclude(self, outcome: Outcome) -> None:
-        """Tells the watchers, then MLflow, for as long as it takes."""
-        deadline = time.monotonic() + LAST_WORD_PATIENCE_S
+        """Tells the watchers, then MLflow, for as long as it takes.
+
+        The status does not wait for ever for an event or a log file that cannot be carried over for a reason nobody
+        foresaw: after ten minutes it is written without them.
+        """
+        started = time.monotonic()
         first_failure = True
         wait_s = 1.0
         while True:
+            is_patient = time.monotonic() - started < REST_PATIENCE_S
             try:
-                self._carry_over()
+                self._carry_over_rest(must=is_patient)
                 assert self._record is not None
-                self._record.finish(outcome.status, outcome.reason, self._log_files())
+                self._record.finish(outcome.status, outcome.reason, self._log_files(), must_upload=is_patient)
                 self._write_outcome(outcome, recorded=True)
                 return
             except Exception as error:
@@ -262,10 +285,18 @@ class Supervisor:
                 if first_failure:
                     self._write_outcome(outcome, recorded=False)
                     first_failure = False
-                if time.monotonic() > deadline:
+                if time.monotonic() - started > LAST_WORD_PATIENCE_S:
                     return
                 time.sleep(wait_s)
                 wait_s = min(60.0, 2 * wait_s)
+
+    def _carry_over_rest(self, *, must: bool) -> None:
+        try:
+            self._carry_over()
+        except Exception as error:
+            if must:
+                raise
+            logger.error("the rest of the report is left out: %s: %s", type(error).__name__, error)
 
     def _write_outcome(self, outcome: Outcome, *, recorded: bool) -> None:
         try:
@@ -289,7 +320,7 @@ class Supervisor:
 
 
 def keep_house(job: dict[str, Any]) -> None:
-    """What a finished supervisor does for others: ends runs whose host died, removes old job folders."""
+    """What a finished supervisor does for others: ends runs of the experiment whose host died."""
     try:
         for run_id, reason in reap_expired(client_for(job["tracking_uri"]), [job["experiment_id"]], now_s=time.time()):
             logger.info("run %s marked FAILED: %s", run_id, reason)

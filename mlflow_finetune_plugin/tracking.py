@@ -88,8 +88,11 @@ class RunRecord:
         if handler is not None:
             handler(event)
 
-    def finish(self, status: str, reason: str, files: Iterable[tuple[Path, str]]) -> None:
-        """Writes the end: reason, logs, status; the status last, so that a finished run is complete."""
+    def finish(self, status: str, reason: str, files: Iterable[tuple[Path, str]], *, must_upload: bool = True) -> None:
+        """Writes the end: reason, logs, status; the status last, so that a finished run is complete.
+
+        With ``must_upload`` a log file that cannot be uploaded now, for a reason that may pass, is an error.
+        """
         if not self.is_mine():
             logger.warning("run %s belongs to a later attempt; its status is left alone", self.run_id)
             return
@@ -98,7 +101,7 @@ class RunRecord:
             try:
                 self._client.log_artifact(self.run_id, str(path), folder)
             except Exception as error:
-                if not (is_refusal(error) or isinstance(error, OSError)):
+                if must_upload and not (is_refusal(error) or isinstance(error, OSError)):
                     raise
                 logger.warning("%s could not be uploaded: %s", path, error)
         self._client.set_terminated(self.run_id, status)

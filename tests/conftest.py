@@ -198,6 +198,64 @@ def free_port() -> int:
 
 
 @pytest.fixture
+def server(tmp_path: Path, empty_store: Path) -> Iterator[Server]:
+    found = Server(tmp_path, empty_store)
+    found.start()
+    yield found
+    found.stop()
+
+
+class Server:
+    """A real ``mlflow server`` on loopback that can go and come back."""
+
+    def __init__(self, path: Path, empty_store: Path) -> None:
+        self.path = path
+        self.port = free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        shutil.copy(empty_store, path / "server.db")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        store = f"sqlite:///{self.path / 'server.db'}"
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--backend-store-uri",
+            store,
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+        ]
+        log = (self.path / "server.log").open("ab")
+        self._process = subprocess.Popen(
+            [*command, "--artifacts-destination", str(self.path / "artifacts")],
+            cwd=self.path,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        wait_for(self._answers, 90, "tracking server")
+
+    def _answers(self) -> bool:
+        import urllib.request
+
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def stop(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
 def own_project(tmp_path: Path) -> Callable[[str], Path]:
     """A project whose MLproject runs a command of its own: the life cycle without the seconds of torch."""
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import free_port, is_alive, make_workplace, pids, stop_jobs, wait_for
+
+from mlflow_finetune_plugin import supervisor
+from mlflow_finetune_plugin.jobs import JobFolder, ProcessId
 
 REASON = "finetune.status_reason"
 
@@ -146,64 +146,6 @@ def test_worker_that_ignores_sigterm_is_killed(workplace, own_project):
     assert not is_alive(pids(job)["worker"])
 
 
-@pytest.fixture
-def server(tmp_path: Path, empty_store: Path) -> Iterator[Server]:
-    found = Server(tmp_path, empty_store)
-    found.start()
-    yield found
-    found.stop()
-
-
-class Server:
-    """A real ``mlflow server`` on loopback that can go and come back."""
-
-    def __init__(self, path: Path, empty_store: Path) -> None:
-        self.path = path
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        shutil.copy(empty_store, path / "server.db")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        store = f"sqlite:///{self.path / 'server.db'}"
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--backend-store-uri",
-            store,
-            "--port",
-            str(self.port),
-            "--workers",
-            "1",
-        ]
-        log = (self.path / "server.log").open("ab")
-        self._process = subprocess.Popen(
-            [*command, "--artifacts-destination", str(self.path / "artifacts")],
-            cwd=self.path,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        wait_for(self._answers, 90, "tracking server")
-
-    def _answers(self) -> bool:
-        import urllib.request
-
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    def stop(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
 def test_server_gone_and_back_gets_the_last_word(tmp_path, server, own_project):
     workplace = make_workplace(tmp_path, server.uri)
     process = workplace.start_mlflow_run(str(own_project("sleep 5; echo through the outage; exit 3")))
@@ -218,6 +160,47 @@ def test_server_gone_and_back_gets_the_last_word(tmp_path, server, own_project):
     assert run.info.status == "FAILED"
     assert "exit code 3" in run.data.tags[REASON]
     stop_jobs(workplace)
+
+
+def job_of_this_process(desk, command: str) -> JobFolder:
+    """A job as ``submit`` writes it, before its run exists."""
+    folder = JobFolder.create()
+    job = {
+        "kind": "train",
+        "command": ["bash", "-c", command],
+        "cwd": str(desk.path),
+        "environment": {},
+        "tracking_uri": desk.tracking_uri,
+        "experiment_id": "0",
+        "attempt": 1,
+        "started_by": ProcessId.of(os.getpid()).to_json(),
+    }
+    folder.write("job", job)
+    return folder
+
+
+def test_worker_that_dies_before_its_run_exists_fails_the_run(desk):
+    folder = job_of_this_process(desk, "echo too early; exit 3")
+    supervisor.start_supervisor(folder)
+    state = wait_for(lambda: folder.read("state"), 20, "worker")
+    wait_for(lambda: not is_alive(state["worker"]["pid"]), 20, "the worker's death")
+    time.sleep(1.0)
+    run_id = desk.client().create_run("0").info.run_id
+    folder.write("run", {"run_id": run_id})
+    run = desk.ended_run()
+    assert run.info.status == "FAILED"
+    assert "too early" in run.data.tags[REASON]
+
+
+def test_event_that_can_never_be_carried_over_does_not_hold_the_status(desk, monkeypatch):
+    folder = job_of_this_process(desk, "exit 3")
+    folder.write("run", {"run_id": desk.client().create_run("0").info.run_id})
+    folder.report.write_text(json.dumps({"event": "metrics", "time": 0, "values": "not a table"}) + "\n")
+    monkeypatch.setattr(supervisor, "REST_PATIENCE_S", 0.0)
+    monkeypatch.setattr(supervisor.signal, "signal", lambda *_: None)
+    supervisor.Supervisor(folder).supervise(adopt=False)
+    assert desk.only_run().info.status == "FAILED"
+    assert folder.read("outcome")["recorded"] is True
 
 
 def test_unreachable_server_is_one_clear_error_and_leaves_nothing(workplace, own_project):

@@ -58,6 +58,31 @@ def test_kill_9_of_the_supervisor_lets_a_training_finish_well(workplace):
     ] == 150  # nothing that the first supervisor had not carried over is lost
 
 
+def test_training_outlives_an_outage_of_its_tracking_server(tmp_path, server):
+    workplace = make_workplace(tmp_path, server.uri)
+    arguments = ["-P", "max_steps=60", "-P", "max_rows=40", "-P", "register=outlasting"]
+    process = workplace.start_mlflow_run(QUICKSTART, "-e", "lora", *arguments)
+    job = training_job(workplace)
+    server.stop()
+    wait_for(
+        lambda: '"proof' in (job / "report.jsonl").read_text() or '"step": 60' in (job / "report.jsonl").read_text(),
+        200,
+        "the training's end",
+    )
+    server.start()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    run = workplace.ended_run()
+    assert run.info.status == "FINISHED"
+    history = workplace.client().get_metric_history(run.info.run_id, "train/loss")
+    steps = [metric.step for metric in history]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 60
+    version = workplace.client().get_model_version_by_alias("outlasting", "challenger")
+    assert version.run_id == run.info.run_id
+    stop_jobs(workplace)
+
+
 def test_loss_that_is_no_number_fails_the_run(workplace):
     result = workplace.mlflow_run(
         QUICKSTART, "-e", "lora", "-P", "learning_rate=1e30", "-P", "max_grad_norm=0", "-P", "max_rows=20"
