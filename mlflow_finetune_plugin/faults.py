@@ -83,7 +83,9 @@ def _fault_line(fault: Any, where: KeyPath, model: type[BaseModel], origin: Orig
         message = f"expected a path or {{{', '.join(DataFileSettings.model_fields)}}}"
     elif info is not None and len(where) == 2:
         message = f"expected {expected(model, str(where[1]))}"
-        if not fault["type"].endswith(("_type", "_parsing", "literal_error")):
+        if not fault["type"].endswith(
+            ("_type", "_parsing", "literal_error", "greater_than", "greater_than_equal", "less_than", "less_than_equal")
+        ):
             message += f" ({fault['msg'][0].lower() + fault['msg'][1:]})"
     return f"{place}: {key} = {shown(fault['input'])}: {message}"
 

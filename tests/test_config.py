@@ -87,7 +87,7 @@ def test_all_faults_come_in_one_answer(tmp_path):
         ("finetune.yaml:1", "base_model.dtpye", "did you mean base_model.dtype?"),
         ("finetune.yaml:2", "data.train.0.wieght", "did you mean data.train.0.weight?"),
         ("finetune.yaml:2", "data.eval = 1.5", "number above 0 and below 1"),
-        ("finetune.yaml:3", "options.rank = '16'", "expected integer or auto"),
+        ("finetune.yaml:3", "options.rank = '16'", "expected integer at least 1 or auto"),
         ("finetune.yaml:3", "options.aplha (= 3)", "did you mean options.alpha?"),
         ("finetune.yaml:4", "training.learning_rate = 'fast'", "expected number above 0 or auto"),
         ("finetune.yaml:4", "training.num_train_epochs = True", "expected number"),
@@ -100,6 +100,19 @@ def test_all_faults_come_in_one_answer(tmp_path):
     for place, key, hint in expected:
         assert any(line.startswith(place) and key in line and hint in line for line in found), (place, key, hint, found)
     assert len(found) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "hint"),
+    [
+        ("rank", "0", "expected integer at least 1 or auto"),
+        ("rank", "-4", "expected integer at least 1 or auto"),
+        ("alpha", "0", "expected number above 0 or auto"),
+    ],
+)
+def test_numbers_that_no_model_can_take_are_refused_before_any_spend(tmp_path, key, value, hint):
+    (found,) = problems(tmp_path, {"data": "a.jsonl", key: value})
+    assert found.endswith(f"options.{key} = {value}: {hint}")
 
 
 @pytest.mark.parametrize("name", ["base", "a/b", "a:b", "bot@champion", "bot.promoting", " bot", ".."])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -31,12 +31,10 @@ _EXPERT_LAYERS = frozenset({"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "d
 class Options(Section):
     """LoRA's own options, named as in peft.LoraConfig without the ``lora_`` prefix."""
 
-    rank: int | Auto = Field(
-        "auto",
-        description="Rank of the update; auto: 32, at most the smallest layer.",
-        json_schema_extra={"minimum": 1},
+    rank: Annotated[int, Field(ge=1)] | Auto = Field(
+        "auto", description="Rank of the update; auto: 32, at most the smallest layer."
     )
-    alpha: float | Auto = Field(
+    alpha: Annotated[float, Field(gt=0)] | Auto = Field(
         "auto", description="Scale: the update is multiplied by alpha/rank (alpha/sqrt(rank) with rslora); auto: 32."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the update's input.")
@@ -68,10 +66,10 @@ def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
             f"{rank}: 32 holds what most single tasks need (Thinking Machines 2025; TRL's guide)"
             + (f", the smallest adapted layer allows {smallest}" if rank < 32 else "")
         )
-    if rank < 1 or rank > smallest:
+    if rank > smallest:
         name = next(name for name, shape in shapes.items() if min(shape) == smallest)
         raise BaseModelError(
-            f"options.rank = {rank}: must be between 1 and {smallest}, the smaller side of {name} {tuple(shapes[name])}; "
+            f"options.rank = {rank}: must be at most {smallest}, the smaller side of {name} {tuple(shapes[name])}; "
             "fix: lower the rank, or leave that layer out of options.target_modules"
         )
     alpha = options.alpha
@@ -80,8 +78,6 @@ def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
         reasons["options.alpha"] = (
             "32: with it the best learning rate hardly depends on the rank (Thinking Machines 2025)"
         )
-    if alpha <= 0:
-        raise BaseModelError(f"options.alpha = {alpha}: must be above 0")
     if options.init == "orthogonal" and rank % 2:
         raise BaseModelError(
             f"options.rank = {rank}: init orthogonal needs an even rank; fix: {rank + 1} or {rank - 1}"
