@@ -1,11 +1,12 @@
-"""The quickstart over several seeds through ``mlflow run``: base, adapter, interval, forgetting, whole wall time.
+"""The quickstart over seeds and learning rates through ``mlflow run``: base, adapter, interval, forgetting, wall time.
 
-python benchmarks/quickstart_seeds.py [--seeds 0 1 2 3 4]
+python benchmarks/quickstart_seeds.py [--seeds 0 1 2 3 4] [--learning-rates auto]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -21,9 +22,13 @@ RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    print("| seed | base | adapter | gain (95 % CI) | forgetting, nats per token | train s | whole command s |")
-    print("|---|---|---|---|---|---|---|")
-    for seed in parser.parse_args().seeds:
+    parser.add_argument("--learning-rates", nargs="+", default=["auto"])
+    arguments = parser.parse_args()
+    print(
+        "| learning rate | seed | base | adapter | gain (95 % CI) | forgetting, nats per token | train s | whole command s |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for rate, seed in itertools.product(arguments.learning_rates, arguments.seeds):
         with tempfile.TemporaryDirectory() as folder:
             store = f"sqlite:///{folder}/mlflow.db"
             environment = {**os.environ, "MLFLOW_TRACKING_URI": store, "MLFLOW_FINETUNE_HOME": f"{folder}/home"}
@@ -39,13 +44,15 @@ def main() -> None:
                 "lora",
                 "-P",
                 f"seed={seed}",
+                "-P",
+                f"learning_rate={rate}",
             ]
             started = time.monotonic()
             subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
             wall = time.monotonic() - started
             m = MlflowClient(store).search_runs(["0"])[0].data.metrics
         print(
-            f"| {seed} | {m['eval/base/exact_match']:.3f} | {m['eval/adapter/exact_match']:.3f} | "
+            f"| {rate} | {seed} | {m['eval/base/exact_match']:.3f} | {m['eval/adapter/exact_match']:.3f} | "
             f"{m['eval/gain/exact_match']:+.3f} ({m['eval/gain_low/exact_match']:+.3f}..{m['eval/gain_high/exact_match']:+.3f}) | "
             f"{m['forgetting/nats_per_token']:+.3f} | {m['train/seconds']:.0f} | {wall:.0f} |",
             flush=True,

@@ -89,7 +89,8 @@ def learning_rate(base: BaseFacts) -> tuple[float, str]:
     """The ``auto`` learning rate and its reason.
 
     Tinker's published fit for LoRA: 5e-5 x 10 x (2000 / hidden size) ** p with p = 0.781 for Llama, 0.0775 for Qwen.
-    Below hidden size 512 the fit was never measured; 2e-3 is what learnt best on models of 64 to 128 (benchmarks/).
+    Below hidden size 512 the fit was never measured; there 2e-3 learnt best on the embedded base without forgetting much
+    (benchmarks/results/learning_rate.md).
     """
     if base.model_type.startswith("qwen"):
         power, source = 0.0775, "Tinker's LoRA fit for Qwen"
