@@ -1,9 +1,6 @@
 """Recipe file + ``-P`` overrides + entry point -> one frozen RunConfig, with all faults in one answer.
 
-An override names a leaf by its own name when only one section has it (``rank``, ``learning_rate``), or dotted
-(``training.learning_rate``). ``base_model``, ``data``, ``eval_data`` and ``register`` on ``-P`` set the leaf that a
-person means: ``base_model.name``, ``data.train``, ``data.eval``, ``register.name``. Paths in ``-P`` are relative to the
-caller's directory, paths in the file to the file.
+Paths in ``-P`` are relative to the caller's directory, paths in the file to the file.
 """
 
 from __future__ import annotations
@@ -17,22 +14,33 @@ from typing import Any
 
 from pydantic import Field
 
-from mlflow_finetune_plugin.base_files import EMBEDDED
+from mlflow_finetune_plugin.entry_points import ENTRY_POINTS, Operation
 from mlflow_finetune_plugin.entry_points import entry_point as find_entry_point
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
 from mlflow_finetune_plugin.evaluation.metric_modules import check_metric_name
 from mlflow_finetune_plugin.faults import Origins, shown, unknown_key, validated
 from mlflow_finetune_plugin.methods import load_method
+from mlflow_finetune_plugin.overrides import (
+    Where,
+    apply_overrides,
+    apply_top_level,
+    base_from,
+    leaves_of,
+    parse_overrides,
+    path_from,
+    path_of,
+)
 from mlflow_finetune_plugin.settings import (
     BaseModelSettings,
     DataFileSettings,
     DataSettings,
     EvalSettings,
+    HeldOutSettings,
     RegisterSettings,
     Section,
     TrainingSettings,
 )
-from mlflow_finetune_plugin.yaml_source import Document, KeyPath, load_document, parse_value
+from mlflow_finetune_plugin.yaml_source import Document, load_document
 
 RECIPE_FILE = "finetune.yaml"
 SECTIONS: dict[str, type[Section]] = {
@@ -42,14 +50,7 @@ SECTIONS: dict[str, type[Section]] = {
     "eval": EvalSettings,
     "register": RegisterSettings,
 }
-_SHORTHANDS: dict[str, KeyPath] = {
-    "base_model": ("base_model", "name"),
-    "data": ("data", "train"),
-    "eval_data": ("data", "eval"),
-    "register": ("register", "name"),
-    "adaptation": ("adaptation",),
-    "objective": ("objective",),
-}
+EVALUATION_SECTIONS: dict[str, type[Section]] = {"data": HeldOutSettings, "eval": EvalSettings}
 _NAME_PROBLEMS = re.compile(r"[/:@%#?\"'\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -65,6 +66,7 @@ class RunConfig(Section):
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     eval: EvalSettings = Field(default_factory=EvalSettings)
     register_as: RegisterSettings | None = Field(None, alias="register")
+    resume: str | None = None
 
     def adaptation_options(self) -> Any:
         """The adaptation's own ``Options``, from the share of ``options`` that is its."""
@@ -73,6 +75,16 @@ class RunConfig(Section):
     def objective_options(self) -> Any:
         """The objective's own ``Options``."""
         return _options_of(load_method("objective", self.objective), self.options)
+
+
+class EvaluationConfig(Section):
+    """What ``-e evaluate`` is told to do. ``base_model`` says where the base is now, when it has moved."""
+
+    entry_point: str
+    model: str
+    base_model: str | None = None
+    data: HeldOutSettings
+    eval: EvalSettings = Field(default_factory=EvalSettings)
 
 
 def load_config(
@@ -89,25 +101,67 @@ def load_config(
     in. Raises ConfigError listing every fault, each with its place, key, value and nearest name.
     """
     verb = find_entry_point(entry_point)
-    recipe = project / RECIPE_FILE
-    document = load_document(recipe) if os.path.lexists(recipe) else Document({}, {})
+    if isinstance(verb, Operation):
+        raise ConfigError([f"entry point {entry_point!r} trains nothing; fix: {', '.join(ENTRY_POINTS)}"])
     problems: list[str] = []
-    origin = Origins(recipe, document)
-    values = _file_values(document, origin, problems)
+    values, origin = _read_recipe(project, problems)
     values = {"adaptation": verb.adaptation, "objective": verb.objective, **values}
-    given = _parse_overrides(overrides, problems)
-    for path, value in given:
-        if path in (("adaptation",), ("objective",)):
-            values[path[0]] = value
+    given = parse_overrides(overrides)
+    apply_top_level(values, given, ("adaptation", "objective", "resume"), overrides, origin, problems)
     methods = _methods(values, problems)
     option_fields = _option_fields(methods)
-    _apply_overrides(values, given, overrides, option_fields, dict(folders or {}), caller, origin, problems)
+    where = Where(caller, dict(folders or {}))
+    apply_overrides(values, given, overrides, leaves_of(SECTIONS, option_fields), SECTIONS, where, origin, problems)
     if not isinstance(values.get("data"), dict) or "train" not in values["data"]:
         problems.append(f"no training data; fix: add data.train to {RECIPE_FILE} or -P data=FILE{_misnamed(project)}")
     config = _validate(values, entry_point, option_fields, methods, origin, problems)
     if problems or config is None:
         raise ConfigError(problems)
     return config
+
+
+def load_evaluation_config(
+    project: Path,
+    entry_point: str,
+    overrides: Mapping[str, str],
+    *,
+    caller: Path,
+    folders: Mapping[str, Path] | None = None,
+) -> EvaluationConfig:
+    """As ``load_config``, of an operation: only the recipe's sections ``data`` and ``eval`` are read."""
+    problems: list[str] = []
+    values, origin = _read_recipe(project, problems)
+    values = {key: value for key, value in values.items() if key in EVALUATION_SECTIONS}
+    given = parse_overrides(overrides)
+    base = next((value for path, value in given if path == ("base_model", "name")), None)
+    given = [(path, value) for path, value in given if path != ("base_model", "name")]
+    overrides = {name: text for name, text in overrides.items() if path_of(name) != ("base_model", "name")}
+    apply_top_level(values, given, ("model",), overrides, origin, problems)
+    where = Where(caller, dict(folders or {}))
+    apply_overrides(
+        values, given, overrides, leaves_of(EVALUATION_SECTIONS, {}), EVALUATION_SECTIONS, where, origin, problems
+    )
+    if not isinstance(values.get("model"), str):
+        problems.append("no model; fix: -P model=models:/NAME/VERSION")
+    sections: dict[str, Any] = {
+        name: validated(model, values[name], (name,), origin, problems)
+        for name, model in EVALUATION_SECTIONS.items()
+        if name in values
+    }
+    if not isinstance(getattr(sections.get("data"), "eval", None), list) and not problems:
+        problems.append("no held-out rows; fix: -P eval_data=FILE")
+    problems += _semantic_problems(sections, origin)
+    if problems:
+        raise ConfigError(problems)
+    name = base_from(caller, str(base)) if base is not None else None
+    return EvaluationConfig(entry_point=entry_point, model=values["model"], base_model=name, **sections)
+
+
+def _read_recipe(project: Path, problems: list[str]) -> tuple[dict[str, Any], Origins]:
+    recipe = project / RECIPE_FILE
+    document = load_document(recipe) if os.path.lexists(recipe) else Document({}, {})
+    origin = Origins(recipe, document)
+    return _file_values(document, origin, problems), origin
 
 
 def _misnamed(project: Path) -> str:
@@ -130,11 +184,6 @@ def _file_values(document: Document, origin: Origins, problems: list[str]) -> di
     return values
 
 
-def _parse_overrides(overrides: Mapping[str, str], problems: list[str]) -> list[tuple[KeyPath, Any]]:
-    """Key paths where the name alone decides; bare leaf names stay one element and are placed later."""
-    return [(_SHORTHANDS.get(name, tuple(name.split("."))), parse_value(text)) for name, text in overrides.items()]
-
-
 def _methods(values: Mapping[str, Any], problems: list[str]) -> dict[str, ModuleType]:
     found: dict[str, ModuleType] = {}
     for kind in ("adaptation", "objective"):
@@ -147,117 +196,6 @@ def _methods(values: Mapping[str, Any], problems: list[str]) -> dict[str, Module
 
 def _option_fields(methods: Mapping[str, ModuleType]) -> dict[str, str]:
     return {name: kind for kind, module in methods.items() for name in module.Options.model_fields}
-
-
-def _apply_overrides(
-    values: dict[str, Any],
-    given: list[tuple[KeyPath, Any]],
-    overrides: Mapping[str, str],
-    option_fields: Mapping[str, str],
-    folders: Mapping[str, Path],
-    caller: Path,
-    origin: Origins,
-    problems: list[str],
-) -> None:
-    leaves = _leaves(option_fields)
-    seen: dict[KeyPath, str] = {}
-    for (path, value), name in zip(given, overrides, strict=True):
-        if path in (("adaptation",), ("objective",)):
-            origin.override(path, name)
-            continue
-        place = _place(path, name, value, leaves, problems)
-        if place is None:
-            continue
-        if place in seen:
-            problems.append(f"-P {name}: sets {'.'.join(map(str, place))}, as does -P {seen[place]}; fix: give one")
-            continue
-        seen[place] = name
-        section = values.setdefault(str(place[0]), {})
-        if not isinstance(section, dict):
-            problems.append(f"-P {name}: section {place[0]} is not a mapping, so its leaf {place[1]} cannot be set")
-            continue
-        if _is_text(place) and isinstance(value, (bool, int, float)):  # a revision 7e12, a model called 2024
-            value = overrides[name]
-        values[str(place[0])] = {**section, str(place[1]): _caller_paths(place, value, folders.get(name, caller))}
-        origin.override(place, name)
-
-
-def _is_text(place: KeyPath) -> bool:
-    model = SECTIONS.get(str(place[0]))
-    return model is not None and model.model_fields[str(place[1])].annotation in (str, str | None)
-
-
-def _leaves(option_fields: Mapping[str, str]) -> dict[str, list[KeyPath]]:
-    leaves: dict[str, list[KeyPath]] = {}
-    for section, model in SECTIONS.items():
-        for name in model.model_fields:
-            leaves.setdefault(name, []).append((section, name))
-    for name in option_fields:
-        leaves.setdefault(name, []).append(("options", name))
-    return leaves
-
-
-def _place(
-    path: KeyPath, name: str, value: Any, leaves: Mapping[str, list[KeyPath]], problems: list[str]
-) -> KeyPath | None:
-    if len(path) == 2 and path in [place for places in leaves.values() for place in places]:
-        return path
-    if len(path) == 1 and len(leaves.get(str(path[0]), [])) == 1:
-        return leaves[str(path[0])][0]
-    if len(path) == 1 and str(path[0]) in leaves:
-        choices = ", ".join(".".join(map(str, place)) for place in leaves[str(path[0])])
-        problems.append(f"-P {name} = {shown(value)}: the name stands in several sections; fix: say which: {choices}")
-        return None
-    dotted = [".".join(map(str, place)) for places in leaves.values() for place in places]
-    choices_ = [*_SHORTHANDS, *leaves] if len(path) == 1 else dotted
-    problems.append(unknown_key(f"-P {name}", name, value, choices_))
-    return None
-
-
-def _caller_paths(place: KeyPath, value: Any, caller: Path) -> Any:
-    """Relative paths on ``-P`` mean the caller's directory."""
-    if place in (("data", "train"), ("data", "eval")):
-        return _map_paths(value, caller)
-    if place in (("eval", "forgetting"), ("data", "chat_template")) and isinstance(value, str):
-        return _from(caller, value)
-    if place == ("eval", "metrics"):
-        metrics = (
-            value
-            if isinstance(value, list)
-            else [part.strip() for part in str(value).split(",")]
-            if value != "auto"
-            else value
-        )
-        return (
-            [_from(caller, m) if str(m).endswith(".py") else m for m in metrics]
-            if isinstance(metrics, list)
-            else metrics
-        )
-    if place == ("base_model", "name") and isinstance(value, str):
-        return _base_from(caller, value)
-    return value
-
-
-def _map_paths(value: Any, folder: Path) -> Any:
-    if isinstance(value, str):
-        return _from(folder, value)
-    if isinstance(value, list):
-        return [_map_paths(item, folder) for item in value]
-    if isinstance(value, dict) and isinstance(value.get("path"), str):
-        return {**value, "path": _from(folder, value["path"])}
-    return value
-
-
-def _from(folder: Path, path: str) -> str:
-    """The path as seen from ``folder``; a URL stays what it is, so that it can be refused by its own name."""
-    return path if "://" in path else str(folder / os.path.expanduser(path))
-
-
-def _base_from(folder: Path, name: str) -> str:
-    """A base model's folder as seen from ``folder``; a hub name stays what it is."""
-    path = os.path.join(folder, os.path.expanduser(name))
-    is_folder = name != EMBEDDED and (name.startswith((".", "~")) or os.path.isdir(path))
-    return os.path.realpath(path) if is_folder else name
 
 
 def _validate(
@@ -298,6 +236,7 @@ def _validate(
         entry_point=entry_point,
         adaptation=values["adaptation"],
         objective=values["objective"],
+        resume=values.get("resume"),
         options=options,
         **sections,
     )
@@ -339,27 +278,34 @@ def _options_of(module: ModuleType, options: Mapping[str, Any]) -> Any:
 
 def resolve_paths(config: RunConfig, project: Path) -> RunConfig:
     """The same config with every path absolute; paths of the file are relative to the project folder."""
-    data = config.data.model_copy(
-        update={
-            "train": _absolute_files(config.data.train, project),
-            "eval": _absolute_files(config.data.eval, project)
-            if isinstance(config.data.eval, list)
-            else config.data.eval,
-            "chat_template": _from(project, config.data.chat_template) if config.data.chat_template else None,
-        }
-    )
-    metrics = config.eval.metrics
-    held_out = config.eval.model_copy(
-        update={
-            "forgetting": _from(project, config.eval.forgetting) if config.eval.forgetting else config.eval.forgetting,
-            "metrics": metrics
-            if metrics == "auto"
-            else [_from(project, m) if m.endswith(".py") else m for m in metrics],
-        }
-    )
-    base = config.base_model.model_copy(update={"name": _base_from(project, config.base_model.name)})
+    base = config.base_model.model_copy(update={"name": base_from(project, config.base_model.name)})
+    data, held_out = _absolute_data(config.data, project), _absolute_eval(config.eval, project)
     return config.model_copy(update={"data": data, "eval": held_out, "base_model": base})
 
 
+def resolve_evaluation_paths(config: EvaluationConfig, project: Path) -> EvaluationConfig:
+    """As ``resolve_paths``."""
+    data, held_out = _absolute_data(config.data, project), _absolute_eval(config.eval, project)
+    return config.model_copy(update={"data": data, "eval": held_out})
+
+
+def _absolute_data(data: DataSettings, project: Path) -> DataSettings:
+    return data.model_copy(
+        update={
+            "train": _absolute_files(data.train, project) if data.train else data.train,
+            "eval": _absolute_files(data.eval, project) if isinstance(data.eval, list) else data.eval,
+            "chat_template": path_from(project, data.chat_template) if data.chat_template else None,
+        }
+    )
+
+
+def _absolute_eval(settings: EvalSettings, project: Path) -> EvalSettings:
+    metrics = settings.metrics
+    if metrics != "auto":
+        metrics = [path_from(project, m) if m.endswith(".py") else m for m in metrics]
+    forgetting = path_from(project, settings.forgetting) if settings.forgetting else settings.forgetting
+    return settings.model_copy(update={"forgetting": forgetting, "metrics": metrics})
+
+
 def _absolute_files(files: list[DataFileSettings], project: Path) -> list[DataFileSettings]:
-    return [file.model_copy(update={"path": _from(project, file.path)}) for file in files]
+    return [file.model_copy(update={"path": path_from(project, file.path)}) for file in files]

@@ -1,4 +1,4 @@
-"""The verbs: an entry point is a named pair of an adaptation and an objective."""
+"""The verbs: an entry point is a named pair of an adaptation and an objective, or an operation on what was trained."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ class EntryPoint:
     summary: str
 
 
+@dataclass(frozen=True)
+class Operation:
+    """What ``-e NAME`` stands for when nothing is trained; ``parameters`` are the ``-P`` that only it has."""
+
+    name: str
+    summary: str
+    parameters: dict[str, str]
+
+
 ENTRY_POINTS: dict[str, EntryPoint] = {
     point.name: point
     for point in (
@@ -26,15 +35,29 @@ ENTRY_POINTS: dict[str, EntryPoint] = {
     )
 }
 
+OPERATIONS: dict[str, Operation] = {
+    operation.name: operation
+    for operation in (
+        Operation(
+            "evaluate",
+            "the proof again, of a registered adapter on other held-out rows",
+            {"model": "models:/NAME/VERSION or models:/NAME@ALIAS"},
+        ),
+    )
+}
 
-def entry_point(name: str, *, beside: Sequence[str] = ()) -> EntryPoint:
-    """The pair behind a name. ``main``, MLflow's default when ``-e`` is missing, is answered with the choices.
+
+def entry_point(name: str, *, beside: Sequence[str] = ()) -> EntryPoint | Operation:
+    """The pair or the operation behind a name. ``main``, MLflow's default when ``-e`` is missing, is answered with the choices.
 
     ``beside`` names what else could have been meant: the entry points of the project's own MLproject.
     """
     if name in ENTRY_POINTS:
         return ENTRY_POINTS[name]
-    choices = [*ENTRY_POINTS, *(other for other in beside if other not in ENTRY_POINTS)]
+    if name in OPERATIONS:
+        return OPERATIONS[name]
+    known = [*ENTRY_POINTS, *OPERATIONS]
+    choices = [*known, *(other for other in beside if other not in known)]
     if name == "main":
         raise ConfigError([f"no entry point given; fix: add -e with one of: {', '.join(choices)}"])
     raise ConfigError([unknown("entry point", name, choices)])

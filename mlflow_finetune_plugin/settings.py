@@ -93,6 +93,18 @@ class DataSettings(Section):
         None, description="Jinja file; default: the base's own, else the packaged plain one."
     )
 
+    mixing: Literal["proportional", "equal", "temperature"] = Field(
+        "proportional",
+        description="How often each task is drawn: as often as it has rows, all alike, or rows ** (1 / mixing_temperature).",
+    )
+    mixing_temperature: float = Field(2.0, ge=1, description="Of mixing: temperature; 1 is proportional.")
+
+
+class HeldOutSettings(DataSettings):
+    """What an adapter is evaluated on; what it was trained on is not read."""
+
+    train: Files | None = Field(None, description="Not read by evaluate.")  # type: ignore[assignment]
+
 
 class TrainingSettings(Section):
     """How training runs; names and meanings as in transformers.TrainingArguments and trl.SFTConfig."""
@@ -166,6 +178,10 @@ class EvalSettings(Section):
     max_rows: int | None = Field(None, gt=0, description="Held-out rows to use; default: all.")
     forgetting: LocalFile | Literal[False] | None = Field(
         None, description="Text that the adapter was not trained on; default: a packaged text; false: not measured."
+    )
+    single_task_references: bool = Field(
+        False,
+        description="Of a mixture of tasks: also train one adapter per task, and show what the mixture costs each.",
     )
 
 
