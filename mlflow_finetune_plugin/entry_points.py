@@ -32,6 +32,11 @@ ENTRY_POINTS: dict[str, EntryPoint] = {
     point.name: point
     for point in (
         EntryPoint("lora", "lora", "sft", "low-rank adapters on the base's linear layers, from answers to imitate"),
+        EntryPoint("qlora", "qlora", "sft", "the same on a base held in 4 bits"),
+        EntryPoint(
+            "adapters", "bottleneck", "sft", "small networks behind attention and feed-forward; or -P adaptation=ia3"
+        ),
+        EntryPoint("multitask", "lora", "sft", "one adapter from a mixture of tasks"),
     )
 }
 

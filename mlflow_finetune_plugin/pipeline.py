@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import gc
+import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 
-from mlflow_finetune_plugin import base_model
+from mlflow_finetune_plugin import base_model, single_tasks
 from mlflow_finetune_plugin.adapter_model import (
     LoggedAdapter,
     Reference,
@@ -26,6 +27,7 @@ from mlflow_finetune_plugin.adapter_model import (
     trainable_weights,
 )
 from mlflow_finetune_plugin.config import RunConfig
+from mlflow_finetune_plugin.data.mixture import Mixture, mix
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, PreparedData, prepare
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.methods import load_method
@@ -34,6 +36,8 @@ from mlflow_finetune_plugin.plan import Plan, make_plan, settle
 from mlflow_finetune_plugin.records import (
     Identity,
     model_card,
+    record_interference,
+    record_mixture,
     record_model,
     record_plan,
     record_proof,
@@ -73,20 +77,35 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     with ThreadPoolExecutor(1) as aside:
         digest = aside.submit(base_digest, plan.base.folder)  # reads every byte of the base: beside the rest
         data = prepare(data_request(plan), plan.renderer, place.folder)
+        mixture = mix_tasks(plan, data)
+        data = replace(data, train=data.train.select(mixture.indices)) if not mixture.is_unchanged else data
         plan = settle(
             plan,
             train_rows=len(data.train),
+            longest_row=data.report.train.length_quantiles["max"],
             eval_rows=data.eval_rows,
             layouts=[file.layout for file in data.report.files],
         )
         record_plan(plan, data, place.folder, report)
+        record_mixture(mixture, plan.config.data.mixing, place.folder, report)
         trained = train_adapter(plan, data, place.folder, report)
     record_training(trained.result, place.folder, report)
     identity = Identity.of(plan, data, digest.result(), trained.adapter)
     logged, model = log_and_reload(plan, data, trained, identity, place, report)
     proof = prove_adapter(plan, data, model, report)
     record_proof(proof, logged, trained.result.steps, place.folder, report)
+    del model
+    if plan.config.eval.single_task_references and proof.tasks:
+        costs = single_tasks.costs_of_mixing(plan, data, proof, place.folder, report, train=_train_aside)
+        record_interference(costs, place.folder, report)
     return conclude(plan, identity, logged, proof, place, report)
+
+
+def mix_tasks(plan: Plan, data: PreparedData) -> Mixture:
+    """Which rows are drawn how often, by the config's mixing."""
+    settings = plan.config.data
+    tasks = data.train.data.column("task").to_pylist()
+    return mix(tasks, settings.mixing, settings.mixing_temperature, plan.config.training.seed)
 
 
 def data_request(plan: Plan) -> DataRequest:
@@ -128,7 +147,7 @@ def train_adapter(plan: Plan, data: PreparedData, folder: Path, report: Report) 
     check_weights_changed(model, start)
     adapter_side = probe_log_probs(model, tokenizer, data.eval_rows)
     adaptation.save(model, plan.adaptation_options, folder / "adapter", start=folder)
-    check_adapter_file(folder / "adapter")
+    check_adapter_file(folder / "adapter", adaptation)
     reference = make_reference(
         tokenizer, data.eval_rows, precision=plan.base.precision, base=base_side, adapter=adapter_side
     )
@@ -207,6 +226,14 @@ def conclude(
         report.stage("model", f"{uri} (not registered: no register.name)")
     report.tags(identity.tags())
     return {"model_uri": uri, "model_id": logged.model_id, "summary": summary(proof, uri)}
+
+
+def _train_aside(plan: Plan, data: PreparedData, folder: Path) -> Path:
+    """Another adapter with the run's settings, of which the run's report says nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    adapter = train_adapter(plan, data, folder, Report(Path(os.devnull))).adapter
+    _free_memory()
+    return adapter
 
 
 def _files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:

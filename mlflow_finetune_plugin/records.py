@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.adapter_model import LoggedAdapter
 from mlflow_finetune_plugin.base_model import device
+from mlflow_finetune_plugin.data.mixture import Mixture
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.plan import Plan
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.settings import DataFileSettings
 from mlflow_finetune_plugin.training.trainer import TrainingResult
-from mlflow_finetune_plugin.types import EvalReport, MetricResult
+from mlflow_finetune_plugin.types import EvalReport, Interval, MetricResult
 from mlflow_finetune_plugin.weights_digest import folder_digest
 
 _TABLE = "proof/rows.json"
@@ -90,6 +92,22 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
         report.note(warning)
 
 
+def record_mixture(mixture: Mixture, mixing: str, folder: Path, report: Report) -> None:
+    """How often each task is drawn, when there are several."""
+    if len(mixture.tasks) < 2:
+        return
+    shares = [{"task": share.task, "rows": share.rows, "drawn": share.drawn} for share in mixture.tasks]
+    _artifact(report, folder / "mixture.json", json.dumps(shares, indent=1, ensure_ascii=False), "finetune")
+    report.stage(
+        "data",
+        f"{len(shares)} tasks, mixing {mixing}: "
+        + ", ".join(
+            f"{share.task} {share.rows:,}{'' if share.rows == share.drawn else f' -> {share.drawn:,}'}"
+            for share in mixture.tasks
+        ),
+    )
+
+
 def record_training(result: TrainingResult, folder: Path, report: Report) -> None:
     """The loss curve as a picture, and what training took."""
     report.metrics({"train/seconds": result.seconds, "train/total_tokens": float(result.tokens)}, step=result.steps)
@@ -116,26 +134,60 @@ def record_proof(proof: EvalReport, logged: LoggedAdapter, step: int, folder: Pa
     table = {"columns": columns, "data": [[row[column] for column in columns] for row in proof.rows]}
     _artifact(report, folder / "rows.json", json.dumps(table, ensure_ascii=False), "proof")
     report.tags({"mlflow.loggedArtifacts": json.dumps([{"path": _TABLE, "type": "table"}])})
-    from mlflow_finetune_plugin.evaluation.plots import plot_gain
+    from mlflow_finetune_plugin.evaluation.plots import plot_gain, plot_tasks
 
     figure = plot_gain(proof)
     figure.savefig(folder / "gain.png", dpi=120)
     report.artifact(folder / "gain.png", "plots")
+    if proof.tasks:
+        figure = plot_tasks({task: results[0] for task, results in proof.tasks.items()}, "adapter against base")
+        figure.savefig(folder / "tasks.png", dpi=120)
+        report.artifact(folder / "tasks.png", "plots")
     for line in proof_lines(proof):
         report.stage("proof", line)
 
 
+def record_interference(costs: Mapping[str, tuple[MetricResult, ...]], folder: Path, report: Report) -> None:
+    """``interference/<metric>/<task>``: the mixture's adapter minus the task's own, below 0 where the mixture costs."""
+    if not costs:
+        return
+    values: dict[str, float] = {}
+    table = []
+    for task, results in costs.items():
+        for result in results:
+            values |= _gains(f"interference/{result.name}/{_metric_part(task)}", result.gain)
+            table.append(
+                [task, result.name, result.base, result.adapter, result.gain.value, result.gain.low, result.gain.high]
+            )
+    report.metrics(values)
+    columns = ["task", "metric", "single_task", "mixture", "gain", "gain_low", "gain_high"]
+    text = json.dumps({"columns": columns, "data": table}, ensure_ascii=False)
+    _artifact(report, folder / "interference.json", text, "proof")
+    from mlflow_finetune_plugin.evaluation.plots import plot_tasks
+
+    figure = plot_tasks({task: results[0] for task, results in costs.items()}, "mixture against single-task adapters")
+    figure.savefig(folder / "interference.png", dpi=120)
+    report.artifact(folder / "interference.png", "plots")
+    for task, results in costs.items():
+        first = results[0]
+        report.stage(
+            "proof",
+            f"{task} alone {first.name} {first.base:.3g}, in the mixture {first.adapter:.3g} "
+            f"(95 % CI of the difference {first.gain.low:+.3g}..{first.gain.high:+.3g})",
+        )
+
+
 def proof_metrics(proof: EvalReport) -> dict[str, float]:
-    """``eval/base/M``, ``eval/adapter/M``, ``eval/gain/M``, ``eval/gain_low/M``, ``eval/gain_high/M``, ``forgetting/...``."""
+    """``eval/base/M``, ``eval/adapter/M``, ``eval/gain/M``, ``eval/gain_low/M``, ``eval/gain_high/M``, ``forgetting/...``.
+
+    With several tasks each again as ``eval/base/M/TASK`` and so on.
+    """
     values: dict[str, float] = {"eval/rows": float(len(proof.rows))}
     for metric in proof.metrics:
-        values |= {
-            f"eval/base/{metric.name}": metric.base,
-            f"eval/adapter/{metric.name}": metric.adapter,
-            f"eval/gain/{metric.name}": metric.gain.value,
-            f"eval/gain_low/{metric.name}": metric.gain.low,
-            f"eval/gain_high/{metric.name}": metric.gain.high,
-        }
+        values |= _sides_and_gain(metric, "")
+    for task, results in proof.tasks.items():
+        for metric in results:
+            values |= _sides_and_gain(metric, f"/{_metric_part(task)}")
     if proof.forgetting is not None:
         values |= {
             "forgetting/nats_per_token": proof.forgetting.value,
@@ -145,9 +197,29 @@ def proof_metrics(proof: EvalReport) -> dict[str, float]:
     return values
 
 
+def _sides_and_gain(metric: MetricResult, task: str) -> dict[str, float]:
+    return {
+        f"eval/base/{metric.name}{task}": metric.base,
+        f"eval/adapter/{metric.name}{task}": metric.adapter,
+        f"eval/gain/{metric.name}{task}": metric.gain.value,
+        f"eval/gain_low/{metric.name}{task}": metric.gain.low,
+        f"eval/gain_high/{metric.name}{task}": metric.gain.high,
+    }
+
+
+def _gains(name: str, gain: Interval) -> dict[str, float]:
+    return {name: gain.value, f"{name}_low": gain.low, f"{name}_high": gain.high}
+
+
+def _metric_part(task: str) -> str:
+    """A task's name as a part of a metric's name, where MLflow takes only some characters."""
+    return re.sub(r"[^\w\-. ]", "_", task, flags=re.ASCII).strip(". ") or "_"
+
+
 def proof_lines(proof: EvalReport) -> list[str]:
     """One line a metric, as shown in the terminal and in the version's description."""
     lines = [_metric_line(metric) for metric in proof.metrics]
+    lines += [f"{task}: {_metric_line(results[0])}" for task, results in proof.tasks.items()]
     if proof.forgetting is not None:
         lines.append(
             f"forgetting {proof.forgetting.value:+.3f} nats per token ({proof.forgetting.low:+.3f}..{proof.forgetting.high:+.3f})"

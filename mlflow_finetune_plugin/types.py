@@ -60,8 +60,12 @@ class MetricResult:
 
 @dataclass(frozen=True)
 class EvalReport:
-    """The proof: metrics with paired intervals, forgetting in nats per token, one record per held-out row."""
+    """The proof: metrics with paired intervals, forgetting in nats per token, one record per held-out row.
+
+    ``tasks`` holds the metrics of each task's own rows, when there are several.
+    """
 
     metrics: tuple[MetricResult, ...]
     forgetting: Interval | None
     rows: tuple[dict[str, Any], ...] = field(repr=False)
+    tasks: dict[str, tuple[MetricResult, ...]] = field(default_factory=dict)

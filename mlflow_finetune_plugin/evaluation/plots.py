@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mlflow_finetune_plugin.types import EvalReport, Interval
+from mlflow_finetune_plugin.types import EvalReport, Interval, MetricResult
 
 _BETTER, _WORSE, _UNDECIDED = "#1a7f37", "#b42318", "#57606a"
 _TRAIN, _EVAL = "#0969da", "#bc4c00"
@@ -35,6 +35,29 @@ def plot_gain(report: EvalReport) -> Figure:
         _draw_interval(ax, label, unit, interval, higher_is_better)
     rows = report.metrics[0].rows if report.metrics else len(report.rows)
     figure.suptitle(f"Adapter against base, 95 % intervals, held-out rows: {rows:,}", fontsize=11)
+    return figure
+
+
+def plot_tasks(results: Mapping[str, MetricResult], what: str) -> Figure:
+    """One row per task on one scale: the gain of one metric with its 95 % interval; ``what`` says of what over what."""
+    figure = _figure(width=7.5, height=1.4 + 0.36 * len(results))
+    ax = figure.subplots()
+    ax.axvline(0, color="black", linewidth=1)
+    for place, result in enumerate(results.values()):
+        low, high = min(result.gain.low, result.gain.value), max(result.gain.high, result.gain.value)
+        reach = [[result.gain.value - low], [high - result.gain.value]]
+        color = _color(result.gain, higher_is_better=True)
+        ax.errorbar(
+            [result.gain.value], [place], xerr=reach, fmt="o", color=color, capsize=4, elinewidth=2, markersize=6
+        )
+    labels = [f"{task}  {r.base:.3g} → {r.adapter:.3g}" for task, r in results.items()]
+    ax.set_yticks(range(len(results)), labels, fontsize=8)
+    ax.invert_yaxis()
+    name = next(iter(results.values())).name
+    ax.set_xlabel(f"{name}: {_gain_label(name)}", fontsize=8)
+    ax.grid(axis="x", alpha=0.25)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    figure.suptitle(f"Task by task, {what}, 95 % intervals", fontsize=11)
     return figure
 
 

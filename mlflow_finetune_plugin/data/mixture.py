@@ -1,0 +1,63 @@
+"""How often each task's rows are drawn: a data set of several tasks as indices into its rows.
+
+Proportional leaves the rows as they are. The others keep the number of rows and give task i the share
+n_i ** (1 / T) / sum_j n_j ** (1 / T) of them (T is the temperature, arXiv 1910.10683 section 3.5.2; equal is T to
+infinity): whole copies of the task's rows, and a seeded sample of them for the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class TaskShare:
+    """One task before and after mixing, in rows."""
+
+    task: str
+    rows: int
+    drawn: int
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """``indices`` into the data set's rows, in their order, a row as often as it is drawn; int64 (drawn rows,)."""
+
+    indices: np.ndarray
+    tasks: tuple[TaskShare, ...]
+
+    @property
+    def is_unchanged(self) -> bool:
+        return all(share.rows == share.drawn for share in self.tasks)
+
+
+def mix(tasks: Sequence[str], mixing: str, temperature: float, seed: int) -> Mixture:
+    """``tasks`` names the task of every row; ``mixing`` is proportional, equal or temperature."""
+    names, of_row, counts = np.unique(
+        np.asarray(tasks, dtype=object).astype(str), return_inverse=True, return_counts=True
+    )
+    exponent = {"proportional": 1.0, "equal": 0.0, "temperature": 1.0 / temperature}[mixing]
+    drawn = counts if exponent == 1.0 else _shares(counts, exponent)
+    random = np.random.default_rng(seed)
+    times = np.zeros(len(of_row), dtype=np.int64)
+    for task, (count, wanted) in enumerate(zip(counts, drawn, strict=True)):
+        rows = np.flatnonzero(of_row == task)
+        times[rows] = wanted // count
+        times[random.choice(rows, size=wanted % count, replace=False)] += 1
+    shares = zip(names, counts, drawn, strict=True)
+    return Mixture(
+        np.repeat(np.arange(len(times)), times), tuple(TaskShare(str(name), int(n), int(d)) for name, n, d in shares)
+    )
+
+
+def _shares(counts: np.ndarray, exponent: float) -> np.ndarray:
+    """Rows to draw of each task: they add up to all rows, and every task keeps at least one."""
+    weights = counts.astype(np.float64) ** exponent
+    exact = weights / weights.sum() * counts.sum()
+    drawn = np.maximum(1, np.floor(exact).astype(np.int64))
+    for task in np.argsort(drawn - exact, kind="stable")[: max(0, int(counts.sum() - drawn.sum()))]:
+        drawn[task] += 1
+    return drawn

@@ -1,0 +1,46 @@
+"""Shares against the formula, on counts that do not divide evenly."""
+
+import numpy as np
+import pytest
+
+from mlflow_finetune_plugin.data.mixture import mix
+
+TASKS = ["small"] * 10 + ["large"] * 1000 + ["middle"] * 90
+
+
+def drawn(mixture):
+    return {share.task: share.drawn for share in mixture.tasks}
+
+
+def test_proportional_leaves_every_row_as_it_is():
+    mixture = mix(TASKS, "proportional", 2.0, seed=0)
+    assert mixture.is_unchanged
+    assert mixture.indices.tolist() == list(range(1100))
+
+
+def test_equal_draws_every_task_alike_and_keeps_the_number_of_rows():
+    mixture = mix(TASKS, "equal", 2.0, seed=0)
+    assert sorted(drawn(mixture).values()) == [366, 367, 367]
+    assert len(mixture.indices) == 1100
+    times = np.bincount(mixture.indices, minlength=1100)
+    assert set(times[:10]) <= {36, 37}  # whole copies, and a sample for the rest
+    assert set(times[10:1010]) == {0, 1}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0, 100.0])
+def test_temperature_follows_the_formula(temperature):
+    counts = {"large": 1000, "middle": 90, "small": 10}
+    weights = {task: count ** (1 / temperature) for task, count in counts.items()}
+    for task, rows in drawn(mix(TASKS, "temperature", temperature, seed=0)).items():
+        assert abs(rows - 1100 * weights[task] / sum(weights.values())) <= 1
+
+
+def test_drawing_is_seeded_and_in_order():
+    first, again, other = (mix(TASKS, "equal", 2.0, seed=seed).indices for seed in (1, 1, 2))
+    assert first.tolist() == again.tolist() != other.tolist()
+    assert (np.diff(first) >= 0).all()
+
+
+def test_every_task_is_drawn_at_least_once():
+    tasks = ["rare"] + ["common"] * 100_000
+    assert drawn(mix(tasks, "temperature", 1.01, seed=0))["rare"] >= 1

@@ -1,0 +1,44 @@
+"""A real mixture of two tasks through the pipeline: shares, per-task metrics, and what the mixture costs."""
+
+import json
+
+import pytest
+from pipeline_runs import config_for, run_pipeline
+from tiny_bases import tiny_base
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_tasks_are_mixed_proven_apart_and_compared_with_adapters_of_their_own(tmp_path, empty_store):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for task, count in (("colours", 40), ("counting", 8)):
+        lines = [json.dumps({"prompt": f"{task} {i}?", "completion": f"{task[:3]} {i % 3}"}) for i in range(count)]
+        (folder / f"{task}.jsonl").write_text("\n".join(lines))
+        (folder / f"{task}.test.jsonl").write_text("\n".join(lines[:6]))
+    files = ("colours", "counting")
+    config = config_for(
+        tmp_path,
+        tiny_base(tmp_path / "base"),
+        entry_point="multitask",
+        data={
+            "train": [{"path": str(folder / f"{task}.jsonl"), "task": task} for task in files],
+            "eval": [{"path": str(folder / f"{task}.test.jsonl"), "task": task} for task in files],
+            "mixing": "equal",
+        },
+        eval={"single_task_references": True},
+    )
+    ran = run_pipeline(tmp_path / "run", empty_store, config)
+    shares = json.loads(ran.artifact("finetune/mixture.json").read_text())
+    assert shares == [{"task": "colours", "rows": 40, "drawn": 24}, {"task": "counting", "rows": 8, "drawn": 24}]
+    metrics = ran.run.data.metrics
+    for task in files:
+        gain = metrics[f"eval/adapter/exact_match/{task}"] - metrics[f"eval/base/exact_match/{task}"]
+        assert metrics[f"eval/gain/exact_match/{task}"] == pytest.approx(gain)
+        low, high = (metrics[f"interference/perplexity/{task}_{end}"] for end in ("low", "high"))
+        assert low <= metrics[f"interference/perplexity/{task}"] <= high
+        assert metrics[f"interference/perplexity/{task}"] != 0  # another adapter than the mixture's
+    table = json.loads(ran.artifact("proof/interference.json").read_text())
+    assert {row[0] for row in table["data"]} == set(files)
+    assert {"tasks.png", "interference.png"} <= {path.name for path in ran.artifact("plots").iterdir()}
+    assert len(ran.client.search_model_versions("name='bot'")) == 1  # the references are not registered
