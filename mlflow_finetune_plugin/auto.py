@@ -59,6 +59,35 @@ def resolve_max_length(training: TrainingSettings, base: BaseFacts, reasons: Rea
     return training.max_length
 
 
+PACKS = frozenset(
+    ["gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "opt", "phi3", "qwen2", "qwen3", "qwen3_moe"]
+)
+"""Model types whose packed rows were found to answer as the rows alone do (tests/training/test_packing.py)."""
+
+
+def resolve_batching(
+    training: TrainingSettings, base: BaseFacts, *, is_per_token: bool, longest_row: int, reasons: Reasons
+) -> dict[str, object]:
+    """``batching`` and ``max_batch_tokens``. ``is_per_token``: the adaptation changes each token's way alone, so rows can be packed."""
+    batching = training.batching
+    if batching == "auto":
+        batching, why = (
+            ("grouped", "the adaptation adds tokens of its own to each row")
+            if not is_per_token
+            else ("packed", "no padding, and attention ends at each row's borders")
+            if base.model_type in PACKS
+            else ("grouped", f"packing was not tried with {base.model_type}")
+        )
+        reasons["training.batching"] = f"{batching}: {why}"
+    tokens = training.max_batch_tokens
+    if tokens == "auto":
+        tokens = int(training.per_device_train_batch_size) * longest_row
+        reasons["training.max_batch_tokens"] = (
+            f"{tokens}: {training.per_device_train_batch_size} rows of the longest, {longest_row} tokens"
+        )
+    return {"batching": batching, "max_batch_tokens": tokens}
+
+
 def resolve_training(
     training: TrainingSettings,
     *,

@@ -93,7 +93,7 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     identity = Identity.of(plan, data, digest.result(), trained.adapter)
     logged, model = log_and_reload(plan, data, trained, identity, place, report)
     proof = prove_adapter(plan, data, model, report)
-    record_proof(proof, logged, trained.result.steps, place.folder, report)
+    record_proof(proof, logged.model_id, trained.result.steps, place.folder, report)
     del model
     if plan.config.eval.single_task_references and proof.tasks:
         costs = single_tasks.costs_of_mixing(plan, data, proof, place.folder, report, train=_train_aside)
@@ -112,8 +112,8 @@ def data_request(plan: Plan) -> DataRequest:
     """The data section in the words of the data room."""
     data = plan.config.data
     return DataRequest(
-        train=_files(data.train),
-        eval=_files(data.eval) if isinstance(data.eval, list) else data.eval,
+        train=data_files(data.train),
+        eval=data_files(data.eval) if isinstance(data.eval, list) else data.eval,
         layout=data.layout,
         columns=data.columns,
         overlength=data.overlength,
@@ -236,7 +236,8 @@ def _train_aside(plan: Plan, data: PreparedData, folder: Path) -> Path:
     return adapter
 
 
-def _files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:
+def data_files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:
+    """The config's files in the words of the data room; a task is named by its file where nothing else is said."""
     return tuple(
         DataFile(Path(file.path), file.task or Path(file.path).name.split(".")[0], file.weight) for file in files
     )

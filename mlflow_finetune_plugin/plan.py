@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from mlflow_finetune_plugin import base_model
-from mlflow_finetune_plugin.auto import BaseFacts, Reasons, resolve_max_length, resolve_training
+from mlflow_finetune_plugin.auto import BaseFacts, Reasons, resolve_batching, resolve_max_length, resolve_training
 from mlflow_finetune_plugin.base_model import BaseModel
 from mlflow_finetune_plugin.config import RunConfig
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
 from mlflow_finetune_plugin.methods import load_method
-from mlflow_finetune_plugin.settings import DataSettings
+from mlflow_finetune_plugin.settings import DataSettings, EvalSettings
 from mlflow_finetune_plugin.types import EvalRow
 
 _CLASSIFICATION_METRICS = ["exact_match", "f1", "perplexity"]
@@ -60,6 +60,8 @@ def make_plan(config: RunConfig) -> Plan:
     base = base_model.find_base_model(config.base_model, reasons)
     facts = base_model.describe(base)
     adaptation = load_method("adaptation", config.adaptation)
+    if base.quantization is not None and base.quantization == getattr(adaptation, "QUANTIZATION", None):
+        reasons["base_model.quantization"] = f"{base.quantization}: what {config.adaptation} holds a base in"
     options = adaptation.resolve(config.adaptation_options(), facts, reasons)
     max_length = resolve_max_length(config.training, facts, reasons)
     template = Path(config.data.chat_template).read_text(encoding="utf-8") if config.data.chat_template else None
@@ -67,7 +69,7 @@ def make_plan(config: RunConfig) -> Plan:
     return Plan(config, base, facts, options, renderer, max_length, reasons)
 
 
-def settle(plan: Plan, *, train_rows: int, eval_rows: list[EvalRow], layouts: list[str]) -> Plan:
+def settle(plan: Plan, *, train_rows: int, longest_row: int, eval_rows: list[EvalRow], layouts: list[str]) -> Plan:
     """Resolves what depends on the data."""
     config, reasons = plan.config, dict(plan.reasons)
     adaptation = load_method("adaptation", config.adaptation)
@@ -82,21 +84,34 @@ def settle(plan: Plan, *, train_rows: int, eval_rows: list[EvalRow], layouts: li
         max_length=plan.max_length,
         reasons=reasons,
     )
-    update: dict[str, Any] = {}
-    if config.eval.metrics == "auto":
-        update["metrics"], why = _metrics(eval_rows, layouts)
-        reasons["eval.metrics"] = f"{', '.join(update['metrics'])}: {why}"
-    if config.eval.max_new_tokens == "auto":
-        longest = max(len(row.completion_ids) for row in eval_rows)
-        update["max_new_tokens"] = min(longest + 8, 1024)
-        reasons["eval.max_new_tokens"] = f"{update['max_new_tokens']}: the longest reference has {longest} tokens"
+    is_per_token = not getattr(adaptation, "ADDS_TOKENS", False)
+    training = training.model_copy(
+        update=resolve_batching(
+            training, plan.facts, is_per_token=is_per_token, longest_row=longest_row, reasons=reasons
+        )
+    )
     sections = {
         "base_model": config.base_model.model_copy(update={"dtype": str(plan.base.dtype).removeprefix("torch.")}),
         "data": _with_layout(config.data, layouts, reasons),
         "training": training,
-        "eval": config.eval.model_copy(update=update),
+        "eval": settle_eval(config.eval, eval_rows, layouts, reasons),
     }
     return replace(plan, config=config.model_copy(update=sections), reasons=reasons)
+
+
+def settle_eval(
+    settings: EvalSettings, eval_rows: list[EvalRow], layouts: list[str], reasons: Reasons
+) -> EvalSettings:
+    """Metrics and the length of answers, by what the held-out rows are."""
+    update: dict[str, Any] = {}
+    if settings.metrics == "auto":
+        update["metrics"], why = _metrics(eval_rows, layouts)
+        reasons["eval.metrics"] = f"{', '.join(update['metrics'])}: {why}"
+    if settings.max_new_tokens == "auto":
+        longest = max(len(row.completion_ids) for row in eval_rows)
+        update["max_new_tokens"] = min(longest + 8, 1024)
+        reasons["eval.max_new_tokens"] = f"{update['max_new_tokens']}: the longest reference has {longest} tokens"
+    return settings.model_copy(update=update)
 
 
 def _with_layout(data: DataSettings, layouts: list[str], reasons: Reasons) -> DataSettings:

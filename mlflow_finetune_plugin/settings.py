@@ -118,6 +118,14 @@ class TrainingSettings(Section):
     gradient_accumulation_steps: Annotated[int, Field(gt=0)] | Auto = Field(
         "auto", description="Micro-steps per optimiser step."
     )
+    batching: Literal["padded", "grouped", "packed"] | Auto = Field(
+        "auto",
+        description="How the rows of a step share a pass: padded, grouped by length, or packed end to end without leaks.",
+    )
+    max_batch_tokens: Annotated[int, Field(gt=0)] | Auto = Field(
+        "auto",
+        description="Tokens of a micro-batch (grouped, packed); auto: per_device_train_batch_size rows of the longest.",
+    )
     max_length: Annotated[int, Field(gt=1)] | Auto = Field(
         "auto", description="Tokens a row may have; auto: the model's context, at most 2048."
     )

@@ -66,6 +66,8 @@ def run(
         "per_device_train_batch_size": len(rows),
         "gradient_accumulation_steps": 1,
         "max_length": 128,
+        "batching": "packed",
+        "max_batch_tokens": 512,
         "warmup_steps": 0.0,
         "gradient_checkpointing": False,
         "bf16": False,

@@ -1,0 +1,204 @@
+"""Training on conversations of mixed length: ours and TRL's SFTTrainer with its defaults, side by side.
+
+    python benchmarks/mixed_lengths.py CONVERSATIONS [--steps 20] [--batch 8] [--repeats 2] [--batching packed grouped padded]
+
+CONVERSATIONS is any file the project reads. Both sides start from the same random 25M-parameter Llama in float32 with the same
+LoRA, and get the same token ids, labels, rows a step, optimiser, learning rate and seed, without gradient checkpointing. The
+sides take turns; the median is shown. Held-out loss is computed by one naive function, a row at a time. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import datasets
+import torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from mlflow_finetune_plugin.adaptations import lora
+from mlflow_finetune_plugin.data.layouts import conversation, detect_layout
+from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
+from mlflow_finetune_plugin.data.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.sources import peek, read_rows
+from mlflow_finetune_plugin.objectives import sft
+from mlflow_finetune_plugin.report import Report
+from mlflow_finetune_plugin.settings import TrainingSettings
+from mlflow_finetune_plugin.training.trainer import train
+
+CHATML = (
+    "{%- for message in messages -%}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+)
+RATE, RANK = 2e-4, 16
+
+
+def tokenizer_for(path: Path) -> PreTrainedTokenizerFast:
+    layout = detect_layout([row for _, row in peek(path)])
+    texts = [m["content"] for _, row in read_rows(path) for m in conversation(layout, row).messages]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=8192, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="<|im_end|>", pad_token="<pad>", chat_template=CHATML
+    )
+
+
+def adapted_model(tokenizer: PreTrainedTokenizerFast) -> torch.nn.Module:
+    set_seed(0)
+    shape = LlamaConfig(
+        vocab_size=8192,
+        hidden_size=384,
+        intermediate_size=1024,
+        num_hidden_layers=10,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    adapter = LoraConfig(r=RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(LlamaForCausalLM(shape), adapter)
+
+
+def ours(model, tokenizer, rows, batching: str, arguments: argparse.Namespace, folder: Path) -> tuple[float, float]:
+    settings = TrainingSettings(
+        num_train_epochs=1.0,
+        max_steps=arguments.steps,
+        learning_rate=RATE,
+        per_device_train_batch_size=arguments.batch,
+        gradient_accumulation_steps=1,
+        batching=batching,
+        max_batch_tokens=arguments.max_batch_tokens or arguments.batch * max(len(ids) for ids in rows["input_ids"]),
+        max_length=4096,
+        warmup_steps=0.0,
+        gradient_checkpointing=False,
+        bf16=False,
+        logging_steps=arguments.steps,
+    )
+    result = train(
+        model,
+        tokenizer,
+        train_rows=rows,
+        eval_rows=None,
+        settings=settings,
+        adaptation=lora,
+        adaptation_options=lora.Options(rank=RANK, alpha=32.0),
+        objective=sft,
+        objective_options=sft.Options(),
+        folder=folder,
+        report=Report(folder / "report.jsonl"),
+    )
+    return result.seconds, result.losses[-1][1]
+
+
+def trl(model, tokenizer, rows, arguments: argparse.Namespace, folder: Path) -> tuple[float, float]:
+    config = SFTConfig(
+        output_dir=str(folder),
+        max_steps=arguments.steps,
+        learning_rate=RATE,
+        per_device_train_batch_size=arguments.batch,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,
+        gradient_checkpointing=False,
+        seed=0,
+        data_seed=0,
+        save_strategy="no",
+        report_to="none",
+        logging_steps=arguments.steps,
+        logging_first_step=True,
+        disable_tqdm=True,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    trainer = SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
+    started = time.monotonic()
+    trainer.train()
+    seconds = time.monotonic() - started
+    return seconds, next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry)
+
+
+@torch.inference_mode()
+def held_out_loss(model, rows: datasets.Dataset) -> float:
+    """Nats per loss token."""
+    model.eval()
+    total, count = 0.0, 0
+    for row in rows:
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+        logits = model(input_ids=ids.to(model.device)).logits[0, :-1].float().cpu()
+        total += float(torch.nn.functional.cross_entropy(logits, labels[1:], reduction="sum", ignore_index=-100))
+        count += int((labels[1:] != -100).sum())
+    return total / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("conversations", type=Path)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--max-batch-tokens", type=int)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--batching", nargs="+", default=["packed", "grouped", "padded"])
+    arguments = parser.parse_args()
+    tokenizer = tokenizer_for(arguments.conversations)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sides = ["TRL defaults", *arguments.batching]
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    losses: dict[str, tuple[float, float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        request = DataRequest(
+            train=(DataFile(arguments.conversations, "chat", 1.0),),
+            eval=0.1,
+            layout="auto",
+            columns={},
+            overlength="drop",
+            max_length=4096,
+            max_eval_rows=50,
+            seed=0,
+        )
+        data = prepare(request, ChatRenderer(tokenizer, None), folder)
+        rows = data.train.select_columns(["input_ids", "labels"])
+        for repeat in range(arguments.repeats):
+            for side in sides:
+                model = adapted_model(tokenizer).to(device)
+                place = folder / f"{side}-{repeat}".replace(" ", "-")
+                place.mkdir()
+                took, loss = (
+                    trl(model, tokenizer, rows, arguments, place)
+                    if side == "TRL defaults"
+                    else ours(model, tokenizer, rows, side, arguments, place)
+                )
+                seconds[side].append(took)
+                losses[side] = loss, held_out_loss(model, data.eval_dataset)
+    tokens = data.report.train
+    drawn = min(1.0, arguments.steps * arguments.batch / len(rows))
+    lengths = data.report.train.length_quantiles
+    print(
+        f"{arguments.conversations.parent.name}: {len(rows)} rows of {lengths['min']} to {lengths['max']} tokens (median {lengths['p50']}), "
+        f"{100 * tokens.loss_tokens / tokens.tokens:.0f} % carry loss; {arguments.steps} steps of {arguments.batch} rows, {device}, {torch.get_num_threads()} threads\n"
+    )
+    print("| | seconds | loss tokens/s | against TRL | last mean loss | held-out loss |\n|---|---|---|---|---|---|")
+    for side in sides:
+        median = statistics.median(seconds[side])
+        rate = tokens.loss_tokens * drawn / median
+        ratio = statistics.median(seconds["TRL defaults"]) / median
+        print(f"| {side} | {median:.1f} | {rate:,.0f} | {ratio:.2f} | {losses[side][0]:.5f} | {losses[side][1]:.5f} |")
+
+
+if __name__ == "__main__":
+    main()

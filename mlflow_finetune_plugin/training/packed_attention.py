@@ -1,0 +1,97 @@
+"""Attention over rows that lie end to end in one sequence: each row on its own, so nothing can leak across a border.
+
+Needs no mask of tokens x tokens and computes nothing beyond a row. Registered in transformers under ``packed_sdpa``;
+flash attention kernels, which know row borders themselves, are left as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AttentionInterface
+
+PACKED_SDPA = "packed_sdpa"
+
+
+def packed_sdpa(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    row_lengths: Sequence[int],
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention inside each row. query, key, value: (1, heads, tokens, head size); returns (1, tokens, heads, head size)."""
+    if attention_mask is not None or kwargs.get("s_aux") is not None:
+        raise NotImplementedError("packed attention knows causal rows only, without masks of their own or sinks")
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    lengths = list(row_lengths)
+    rows = zip(query.split(lengths, dim=2), key.split(lengths, dim=2), value.split(lengths, dim=2), strict=True)
+    outputs = []
+    for q, k, v in rows:
+        window = _window(q.shape[2], sliding_window, q.device)
+        if softcap is not None:
+            outputs.append(_softcapped(q, k, v, scaling, dropout, window, softcap))
+        else:
+            outputs.append(
+                torch.nn.functional.scaled_dot_product_attention(
+                    q, k, v, attn_mask=window, is_causal=window is None, dropout_p=dropout, scale=scaling
+                )
+            )
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _window(length: int, size: int | None, device: torch.device) -> torch.Tensor | None:
+    """Which keys (second) a query (first) sees, when the window is shorter than the row."""
+    if size is None or length <= size:
+        return None
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+    return (distance >= 0) & (distance < size)
+
+
+def _softcapped(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    dropout: float,
+    window: torch.Tensor | None,
+    softcap: float,
+) -> torch.Tensor:
+    """Gemma 2's attention, which no fused kernel of torch computes."""
+    length = query.shape[2]
+    allowed = torch.ones(length, length, dtype=torch.bool, device=query.device).tril() if window is None else window
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = (torch.tanh(scores / softcap) * softcap).masked_fill(~allowed, torch.finfo(scores.dtype).min)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    return torch.nn.functional.dropout(weights, p=dropout) @ value
+
+
+AttentionInterface.register(PACKED_SDPA, packed_sdpa)
+
+
+@contextmanager
+def packed_attention(model: PeftModel) -> Iterator[None]:
+    """Lets the model attend inside packed rows; afterwards it attends as before."""
+    base = model.get_base_model()
+    before = base.config._attn_implementation
+    if str(before).startswith("flash"):
+        yield
+        return
+    base.set_attn_implementation(PACKED_SDPA)
+    try:
+        yield
+    finally:
+        base.set_attn_implementation(before)

@@ -1,0 +1,148 @@
+"""Which rows share a forward pass, and how: every token of an effective batch is computed once, padding as little as can be.
+
+A *micro-batch* is what one forward and backward pass sees. The rows of an optimiser step are drawn by the trainer; here
+they are only divided, so the step's loss and gradient do not depend on the division (`tests/training/test_packing.py`).
+
+``padded``  rows in the order drawn, ``rows`` at a time, padded to the longest of them
+``grouped`` rows of like length together, padded, up to ``tokens``
+``packed``  rows laid end to end in one sequence of up to ``tokens``; attention ends at each row's borders
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, Literal
+
+import torch
+
+from mlflow_finetune_plugin.data.token_file import IGNORED_LABEL
+
+Batching = Literal["padded", "grouped", "packed"]
+Row = tuple[torch.Tensor, torch.Tensor]
+"""Token ids and labels of one example, both (tokens,); the label of a position is its own token."""
+
+
+@dataclass(frozen=True)
+class MicroBatches:
+    """How the rows of a step are divided: at most ``rows`` (padded) or ``tokens``, padding included, at a time."""
+
+    batching: Batching
+    rows: int
+    tokens: int
+
+    def divide(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices of the rows, one list a micro-batch. A row beyond ``tokens`` is alone in its own."""
+        if self.batching == "padded":
+            return [
+                list(range(start, min(start + self.rows, len(lengths)))) for start in range(0, len(lengths), self.rows)
+            ]
+        order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+        return (
+            _grouped(order, lengths, self.tokens)
+            if self.batching == "grouped"
+            else _packed(order, lengths, self.tokens)
+        )
+
+    def halved(self, lengths: Sequence[int]) -> MicroBatches | None:
+        """Micro-batches half as large as the largest of these rows; None when every row is alone already."""
+        divided = self.divide(lengths)
+        if all(len(part) == 1 for part in divided):
+            return None
+        largest = max(self.size(part, lengths) for part in divided)
+        rows = max(len(part) for part in divided)
+        return replace(self, rows=max(1, rows // 2), tokens=max(1, largest // 2))
+
+    def size(self, part: Sequence[int], lengths: Sequence[int]) -> int:
+        """Tokens that a micro-batch computes, padding included."""
+        own = [lengths[i] for i in part]
+        return sum(own) if self.batching == "packed" else len(own) * max(own)
+
+
+def _grouped(order: list[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    parts: list[list[int]] = []
+    for i in order:  # longest first, so the first of a part decides its width
+        if parts and (len(parts[-1]) + 1) * lengths[parts[-1][0]] <= tokens:
+            parts[-1].append(i)
+        else:
+            parts.append([i])
+    return parts
+
+
+def _packed(order: list[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """First fit, longest first: at most 11/9 of the fewest parts that are possible (Johnson 1973)."""
+    parts: list[list[int]] = []
+    free: list[int] = []
+    for i in order:
+        place = next((place for place, room in enumerate(free) if room >= lengths[i]), None)
+        if place is None:
+            parts.append([i])
+            free.append(tokens - lengths[i])
+        else:
+            parts[place].append(i)
+            free[place] -= lengths[i]
+    return parts
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch: ``inputs`` for the model, ``labels`` as its tokens, and what is scored.
+
+    The logits of token ``keep[i]``, counted over the flattened batch, predict ``targets[i]``.
+    """
+
+    inputs: dict[str, Any]
+    labels: torch.Tensor
+    keep: torch.Tensor
+    targets: torch.Tensor
+    is_packed: bool
+
+
+def pad(rows: Sequence[Row], pad_token_id: int) -> Batch:
+    """``input_ids`` and ``attention_mask``, (rows, longest), padded on the right."""
+    ids = [row[0] for row in rows]
+    labels = _padded([_scored_only(row[1]) for row in rows], IGNORED_LABEL)
+    inputs = {
+        "input_ids": _padded(ids, pad_token_id),
+        "attention_mask": _padded([torch.ones_like(one) for one in ids], 0),
+    }
+    return _batch(inputs, labels, is_packed=False)
+
+
+def pack(rows: Sequence[Row]) -> Batch:
+    """One sequence: ``input_ids`` and ``position_ids`` (1, tokens), positions from 0 in each row.
+
+    ``cu_seq_lens_q``/``k`` and ``max_length_q``/``k`` are what flash attention wants of it, ``row_lengths`` what
+    ``packed_attention`` wants.
+    """
+    ids = torch.cat([row[0] for row in rows])
+    lengths = [len(row[0]) for row in rows]
+    borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=ids.device)
+    inputs = {
+        "input_ids": ids[None],
+        "position_ids": torch.cat([torch.arange(length, device=ids.device) for length in lengths])[None],
+        "cu_seq_lens_q": borders,
+        "cu_seq_lens_k": borders,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+        "row_lengths": tuple(lengths),
+    }
+    return _batch(inputs, torch.cat([_scored_only(row[1]) for row in rows])[None], is_packed=True)
+
+
+def _batch(inputs: dict[str, Any], labels: torch.Tensor, *, is_packed: bool) -> Batch:
+    flat = labels.flatten()
+    scored = (flat != IGNORED_LABEL).nonzero().flatten()
+    return Batch(inputs, labels, scored - 1, flat[scored], is_packed)
+
+
+def _scored_only(labels: torch.Tensor) -> torch.Tensor:
+    """A row's first label is never scored: its predictor would be the row before."""
+    labels = labels.clone()
+    labels[0] = IGNORED_LABEL
+    return labels
+
+
+def _padded(parts: list[torch.Tensor], value: int) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=value)

@@ -1,0 +1,91 @@
+"""The trainer's callback that tells a run's report what happens."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mlflow_finetune_plugin.errors import TrainingError
+from mlflow_finetune_plugin.report import Report
+from mlflow_finetune_plugin.training.packing import MicroBatches
+
+
+@dataclass
+class Watcher(TrainerCallback):  # type: ignore[misc]
+    """Tells the report what happens, and stops a training whose loss is no longer a number."""
+
+    report: Report
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    eval_losses: list[tuple[int, float]] = field(default_factory=list)
+    tokens: int = 0
+    halvings: int = 0
+    _mark: tuple[float, int, int] = (0.0, 0, 0)  # time, tokens, step at the last log
+
+    def on_smaller_micro_batches(self, smaller: MicroBatches) -> None:
+        """Says that memory was short, and what was done about it."""
+        size = f"{smaller.rows} rows" if smaller.batching == "padded" else f"{smaller.tokens} tokens"
+        self.report.note(f"out of memory: the step starts again with micro-batches of {size}, the same rows a step")
+        self.report.tags({"finetune.micro_batch": size})
+        self.halvings += 1
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._mark = (time.monotonic(), 0, 0)
+        self.report.progress(0, state.max_steps, "steps", stage="train")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step == 1:
+            self.report.event("first_step")
+        if state.global_step == state.max_steps:
+            control.should_log = True  # else the last steps are missing from the curve and from the token count
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        figures = {key: float(value) for key, value in (logs or {}).items() if isinstance(value, (int, float))}
+        if "loss" in figures:
+            self._on_train_log(state, figures)
+        elif "eval_loss" in figures:
+            self.eval_losses.append((state.global_step, figures["eval_loss"]))
+            then, tokens, step = self._mark
+            self._mark = (then + figures.get("eval_runtime", 0.0), tokens, step)  # no time of training
+            self.report.metrics({"eval_loss": figures["eval_loss"]}, step=state.global_step)
+
+    def _on_train_log(self, state: TrainerState, figures: dict[str, float]) -> None:
+        step, loss = state.global_step, figures["loss"]
+        self.tokens = int(figures.get("num_tokens", self.tokens))
+        now = time.monotonic()
+        then, tokens_then, step_then = self._mark
+        self._mark = (now, self.tokens, step)
+        seconds = max(now - then, 1e-9)
+        rate = (self.tokens - tokens_then) / seconds
+        kept = {
+            f"train/{key}": figures[key]
+            for key in ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "epoch")
+            if key in figures
+        }
+        self.report.metrics({**kept, "train/tokens_per_second": rate, "train/tokens": float(self.tokens)}, step=step)
+        if not math.isfinite(loss) or not math.isfinite(figures.get("grad_norm", 0.0)):
+            raise TrainingError(
+                f"the loss is {loss} and the gradient norm {figures.get('grad_norm')} {_span(step_then, step)}; "
+                "fix: lower training.learning_rate, or train in float32"
+            )
+        self.losses.append((step, loss))
+        left = (state.max_steps - step) * seconds / max(1, step - step_then)
+        self.report.progress(
+            step, state.max_steps, "steps", stage="train", loss=loss, tokens_per_s=rate, seconds_left=left
+        )
+
+
+def _span(after: int, to: int) -> str:
+    return f"at step {to}" if to - after == 1 else f"between steps {after + 1} and {to}"
