@@ -7,17 +7,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from mlflow_finetune_plugin.base_model import BaseModel
 from mlflow_finetune_plugin.errors import ReloadError, TrainingError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
+from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.types import EvalRow
 
 PROBES = 16
@@ -103,20 +106,25 @@ def check_weights_changed(model: PeftModel, start: Mapping[str, torch.Tensor]) -
         )
 
 
-def check_adapter_file(folder: Path) -> None:
-    """Refuses an adapter with a NaN, an infinity, or only zeros where it acts. Raises TrainingError."""
-    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
-        names = list(weights.keys())
-        bad = [name for name in names if not torch.isfinite(weights.get_tensor(name)).all()]
-        acts = any(bool(weights.get_tensor(name).any()) for name in names if "lora_A" not in name)
+def check_adapter_file(folder: Path, adaptation: ModuleType) -> None:
+    """Refuses an adapter with a NaN, an infinity, or weights that change nothing. Raises TrainingError.
+
+    What changes nothing is the adaptation's to say (``acts``): B = 0 in LoRA, factors of one in IA3; else all zeros.
+    """
+    weights = load_file(folder / "adapter_model.safetensors")
+    bad = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise TrainingError(
-            f"the trained adapter holds NaN or infinite weights ({len(bad)} of {len(names)} tensors, first {bad[0]}); fix: lower training.learning_rate"
+            f"the trained adapter holds NaN or infinite weights ({len(bad)} of {len(weights)} tensors, first {bad[0]}); fix: lower training.learning_rate"
         )
-    if not acts:
+    if not getattr(adaptation, "acts", _is_not_zero)(weights):
         raise TrainingError(
             "training left the adapter at its start: every output is the base's; fix: more steps or a higher learning rate"
         )
+
+
+def _is_not_zero(weights: Mapping[str, torch.Tensor]) -> bool:
+    return any(bool(tensor.any()) for tensor in weights.values())
 
 
 def check_adapter_moved(reference: Reference) -> None:
@@ -144,6 +152,8 @@ def log_adapter(
     import mlflow
     from mlflow.models import Model
 
+    code = [Path(file) for file in getattr(load_method("adaptation", str(card["adaptation"])), "MODEL_CODE", ())]
+    card = {**card, "imports": [file.stem for file in code]}
     tokenizer.save_pretrained(folder / "tokenizer")
     (folder / "finetune.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
     (folder / "reference.json").write_text(reference.to_json(), encoding="utf-8")
@@ -155,7 +165,7 @@ def log_adapter(
         step=step,
         tags=dict(tags),
         python_model=str(_LOADER),
-        code_paths=[str(_CODE)],
+        code_paths=[str(_CODE), *map(str, code)],
         artifacts={
             "adapter": str(adapter),
             "tokenizer": str(folder / "tokenizer"),

@@ -5,6 +5,7 @@ Paths in ``-P`` are relative to the caller's directory, paths in the file to the
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from mlflow_finetune_plugin.entry_points import entry_point as find_entry_point
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
 from mlflow_finetune_plugin.evaluation.metric_modules import check_metric_name
 from mlflow_finetune_plugin.faults import Origins, shown, unknown_key, validated
-from mlflow_finetune_plugin.methods import load_method
+from mlflow_finetune_plugin.methods import built_in_methods, load_method
 from mlflow_finetune_plugin.overrides import (
     Where,
     apply_overrides,
@@ -41,6 +42,8 @@ from mlflow_finetune_plugin.settings import (
     TrainingSettings,
 )
 from mlflow_finetune_plugin.yaml_source import Document, load_document
+
+logger = logging.getLogger(__name__)
 
 RECIPE_FILE = "finetune.yaml"
 SECTIONS: dict[str, type[Section]] = {
@@ -213,6 +216,7 @@ def _validate(
         problems.append(f"{origin.of(('options',))}: options = {shown(options)}: expected a mapping")
         ready = False
     elif ready:
+        options = _without_other_methods(options, option_fields, origin)
         for key in [key for key in options if key not in option_fields]:
             problems.append(
                 unknown_key(
@@ -230,6 +234,10 @@ def _validate(
             continue
         sections[name] = validated(model, values[name], (name,), origin, problems)
     problems += _semantic_problems(sections, origin)
+    if ready:
+        sections["base_model"] = _with_quantization(
+            sections, methods["adaptation"], values["adaptation"], origin, problems
+        )
     if problems or not ready or any(section is None for section in sections.values()) or "data" not in sections:
         return None
     return RunConfig(
@@ -240,6 +248,38 @@ def _validate(
         options=options,
         **sections,
     )
+
+
+def _without_other_methods(
+    options: dict[str, Any], option_fields: Mapping[str, str], origin: Origins
+) -> dict[str, Any]:
+    """One recipe serves several entry points: what its file says to another method is left out, and that is said."""
+    others = [key for key in options if key not in option_fields and origin.is_of_file(("options", key))]
+    known = {
+        field: f"{kind} {name}"
+        for kind in (("adaptation", "objective") if others else ())
+        for name in built_in_methods(kind)
+        for field in load_method(kind, name).Options.model_fields
+    }
+    for key in [key for key in others if key in known]:
+        place = origin.of(("options", key))
+        logger.warning("%s: options.%s is not read: it is an option of the %s", place, key, known[key])
+    return {key: value for key, value in options.items() if key not in others or key not in known}
+
+
+def _with_quantization(
+    sections: Mapping[str, Any], adaptation: ModuleType, name: str, origin: Origins, problems: list[str]
+) -> Any:
+    """The base as the adaptation wants it held where the recipe does not say: what the module calls ``QUANTIZATION``."""
+    base, wanted = sections.get("base_model", BaseModelSettings()), getattr(adaptation, "QUANTIZATION", None)
+    if base is None or wanted is None or base.quantization is not None:
+        return base
+    if "quantization" in base.model_fields_set:
+        problems.append(
+            f"{origin.of(('base_model', 'quantization'))}: base_model.quantization = None: {name} trains on a quantised base; "
+            "fix: leave it out, or -P adaptation=lora"
+        )
+    return base.model_copy(update={"quantization": wanted})
 
 
 def _semantic_problems(sections: Mapping[str, Any], origin: Origins) -> list[str]:

@@ -26,6 +26,10 @@ class Origins:
     def override(self, path: KeyPath, name: str) -> None:
         self._overridden[path] = f"-P {name[:_LONGEST_SHOWN]}"
 
+    def is_of_file(self, path: KeyPath) -> bool:
+        """Whether the recipe says it, and no ``-P``."""
+        return path in self._lines and path not in self._overridden
+
     def of(self, path: KeyPath) -> str:
         for length in range(len(path), 0, -1):
             if path[:length] in self._overridden:

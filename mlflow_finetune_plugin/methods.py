@@ -25,16 +25,20 @@ _PACKAGES: dict[Kind, str] = {
 
 def method_names(kind: Kind) -> list[str]:
     """All names that can be used for this axis, built-in first, each once."""
-    package = importlib.import_module(_PACKAGES[kind])
-    built_in = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
+    built_in = built_in_methods(kind)
     foreign = [point.name for point in _entry_points(kind)]
     return built_in + [name for name in foreign if name not in built_in]
 
 
+def built_in_methods(kind: Kind) -> list[str]:
+    """The names that come with this package."""
+    package = importlib.import_module(_PACKAGES[kind])
+    return [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
+
+
 def load_method(kind: Kind, name: str) -> ModuleType:
     """The module of a method. Raises ConfigError for an unknown name or one that cannot be imported."""
-    package = importlib.import_module(_PACKAGES[kind])
-    if name in {module.name for module in pkgutil.iter_modules(package.__path__)} and not name.startswith("_"):
+    if name in built_in_methods(kind):
         return importlib.import_module(f"{_PACKAGES[kind]}.{name}")
     for point in _entry_points(kind):
         if point.name == name:

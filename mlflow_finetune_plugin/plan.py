@@ -99,9 +99,7 @@ def settle(plan: Plan, *, train_rows: int, longest_row: int, eval_rows: list[Eva
     return replace(plan, config=config.model_copy(update=sections), reasons=reasons)
 
 
-def settle_eval(
-    settings: EvalSettings, eval_rows: list[EvalRow], layouts: list[str], reasons: Reasons
-) -> EvalSettings:
+def settle_eval(settings: EvalSettings, eval_rows: list[EvalRow], layouts: list[str], reasons: Reasons) -> EvalSettings:
     """Metrics and the length of answers, by what the held-out rows are."""
     update: dict[str, Any] = {}
     if settings.metrics == "auto":

@@ -9,6 +9,7 @@ the hub name and revision. Its content digest must be that of training (``model_
 reading the weights twice), and it is quantised as in training.
 """
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class FinetunedModel(PythonModel):
         base = _base_folder(self.card["base_model"], None if given == self.card["base_model"]["name"] else given)
         if settings.get("verify_base", True):
             _verify(base, self.card["base_model"]["digest"])
+        for name in self.card.get("imports", []):  # files beside this one that teach PEFT the adapter's method
+            importlib.import_module(name)
         self.tokenizer = AutoTokenizer.from_pretrained(context.artifacts["tokenizer"])
         self.model = PeftModel.from_pretrained(_load_base(base, self.card["base_model"]), context.artifacts["adapter"])
         self.model.get_base_model().generation_config = _no_generation_config()

@@ -1,0 +1,105 @@
+"""Where attention and feed-forward stand in the decoder blocks of a base, from its modules' names. No weights, no torch."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mlflow_finetune_plugin.auto import BaseFacts
+from mlflow_finetune_plugin.errors import BaseModelError
+
+_BLOCK = re.compile(r"(.+?\.\d+)\.(.+)")
+# the last linear layer of a feed-forward, by the names that transformers' decoders give it
+DOWN_PROJECTIONS = frozenset(
+    ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out", "w2", "wo", "linear_2", "ff_out", "output_linear")
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One decoder block: full names of its attention and feed-forward modules.
+
+    The feed-forward is the block's last linear layer where the block itself holds its layers (OPT).
+    """
+
+    name: str
+    attention: tuple[str, ...]
+    feedforward: str
+
+    def inside(self, name: str) -> str:
+        """A module's name as seen from the block: ``self_attn.k_proj``."""
+        return name.removeprefix(f"{self.name}.")
+
+
+def decoder_blocks(base: BaseFacts, *, otherwise: str) -> list[Block]:
+    """Every decoder block in order. Raises BaseModelError, naming what was seen and the fix ``otherwise``."""
+    children: dict[str, dict[str, None]] = defaultdict(dict)
+    for name in sorted([*base.linear_shapes, *base.other_modules], key=_natural):
+        if found := _BLOCK.fullmatch(name):
+            children[found[1]][found[2].split(".")[0]] = None
+    stacks = {name.rpartition(".")[0] for name, parts in children.items() if _attention(base, name, parts)}
+    names = [name for name in children if name.rpartition(".")[0] in stacks]
+    if not names:
+        raise BaseModelError(f"no decoder block with an attention is seen in this {base.model_type}; fix: {otherwise}")
+    return [_block(base, name, list(children[name]), otherwise) for name in names]
+
+
+def linears_in(base: BaseFacts, module: str) -> list[str]:
+    """The linear layers of a module, or the module itself where it is one."""
+    return [name for name in base.linear_shapes if name == module or name.startswith(f"{module}.")]
+
+
+def endings(base: BaseFacts, blocks: Iterable[Block], names: Iterable[str]) -> list[str]:
+    """The shortest way to name these modules to PEFT: their endings inside a block, if those match nothing else."""
+    names = list(names)
+    short = sorted({block.inside(name) for block in blocks for name in names if name.startswith(f"{block.name}.")})
+    matched = {name for name in [*base.linear_shapes, *base.other_modules] if base.is_target(name, short)}
+    return short if matched == set(names) else names
+
+
+def check_given(base: BaseFacts, option: str, given: list[str], choices: Iterable[str]) -> None:
+    """Refuses a name that no module of the base ends with. Raises BaseModelError with the choices."""
+    choices = list(choices)
+    unmatched = [name for name in given if not any(base.is_target(module, [name]) for module in choices)]
+    if unmatched or not given:
+        known = sorted({name.rsplit(".", 1)[-1] for name in choices if not name.rsplit(".", 1)[-1].isdigit()})
+        raise BaseModelError(
+            f"options.{option}: {', '.join(unmatched) or 'an empty list'} matches no module of this base that can be chosen; "
+            f"fix: choose from: {', '.join(known)}"
+        )
+
+
+def _block(base: BaseFacts, name: str, parts: list[str], otherwise: str) -> Block:
+    attention = _attention(base, name, parts)
+    others = [part for part in parts if part not in attention]
+    direct = [part for part in others if f"{name}.{part}" in base.linear_shapes]
+    containers = [part for part in others if part not in direct and _has_layers(base, f"{name}.{part}")]
+    feedforward = containers or [part for part in direct if part in DOWN_PROJECTIONS]
+    if not attention or len(feedforward) != 1 or (containers and direct):
+        seen = ", ".join(parts)
+        missing = "attention" if not attention else "feed-forward"
+        raise BaseModelError(
+            f"the {missing} of {name} cannot be told among its parts ({seen}) in this {base.model_type}; fix: {otherwise}"
+        )
+    return Block(name, tuple(f"{name}.{part}" for part in attention), f"{name}.{feedforward[0]}")
+
+
+def _attention(base: BaseFacts, block: str, parts: Iterable[str]) -> list[str]:
+    """The parts that are attentions of this width: a vision tower beside the decoder has another."""
+    return [
+        part
+        for part in parts
+        if ("attn" in part.lower() or "attention" in part.lower())
+        and any(base.hidden_size in base.linear_shapes[name] for name in linears_in(base, f"{block}.{part}"))
+    ]
+
+
+def _has_layers(base: BaseFacts, module: str) -> bool:
+    return bool(linears_in(base, module)) or f"{module}.experts" in base.other_modules
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts layers.2 before layers.10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]

@@ -1,0 +1,137 @@
+"""Bottleneck adapters: small two-layer networks behind attention and feed-forward of every block, on PEFT.
+
+Houlsby et al. 2019 (arXiv 1902.00751) put one behind both, Pfeiffer et al. 2020 (arXiv 2005.00247) behind the
+feed-forward only. Each starts as the identity and is computed after the module, so neither can be merged.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
+from mlflow_finetune_plugin.adaptations._blocks import check_given, decoder_blocks, endings
+from mlflow_finetune_plugin.auto import BaseFacts, Reasons
+from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.settings import Auto, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+MODEL_CODE = (Path(__file__).parent / "_bottleneck_tuner.py",)
+"""Files that travel in every logged model and are imported before its adapter is loaded."""
+
+_OTHERWISE = "name the modules in options.after_modules, or take -P adaptation=lora"
+# these add the residual inside their attention or feed-forward, so behind the module is behind the residual
+_RESIDUAL_INSIDE = frozenset(("bloom", "mpt"))
+
+
+class Options(Section):
+    """Options of bottleneck adapters."""
+
+    placement: Literal["houlsby", "pfeiffer"] = Field(
+        "houlsby", description="houlsby: behind attention and feed-forward; pfeiffer: behind the feed-forward only."
+    )
+    reduction_factor: Annotated[float, Field(ge=1)] | Auto = Field(
+        "auto", description="Hidden size over bottleneck size; auto: 16, less where that leaves a bottleneck below 8."
+    )
+    activation: Literal["relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu"] = Field(
+        "relu", description="Between the two projections."
+    )
+    after_modules: list[str] | Auto = Field(
+        "auto",
+        description="Endings of the modules that have an adapter behind them; auto: by placement, in every block.",
+    )
+
+
+def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
+    """Replaces ``auto`` and refuses what this base cannot take."""
+    factor = options.reduction_factor
+    if factor == "auto":
+        factor = min(16.0, max(1.0, base.hidden_size / 8))
+        reasons["options.reduction_factor"] = f"{factor}: " + (
+            "the best on average over tasks (arXiv 2005.00247)" if factor == 16 else "leaves a bottleneck of 8"
+        )
+    elif factor > base.hidden_size:
+        raise BaseModelError(
+            f"options.reduction_factor = {factor:g}: leaves no bottleneck of hidden size {base.hidden_size}; "
+            f"fix: at most {base.hidden_size}"
+        )
+    return options.model_copy(
+        update={"reduction_factor": float(factor), "after_modules": _after_modules(options, base, reasons)}
+    )
+
+
+def learning_rate(base: BaseFacts) -> tuple[float, str]:
+    """The ``auto`` learning rate and its reason."""
+    if base.hidden_size < 512:
+        return 2e-3, "measured on tiny models (benchmarks/results/adaptation_rates.md)"
+    return 3e-4, "that of bottleneck adapters on LLaMA 7B and 13B (LLM-Adapters, arXiv 2304.01933)"
+
+
+def serving(options: Options) -> str:
+    """VLLM has no layers for it, and an activation cannot be merged."""
+    return "transformers"
+
+
+def acts(weights: Mapping[str, Any]) -> bool:
+    """Whether the saved tensors change anything: without an up-projection the adapter is the identity."""
+    return any(bool(tensor.any()) for name, tensor in weights.items() if "bottleneck_up" in name)
+
+
+def apply(model: PreTrainedModel, options: Options, *, seed: int, folder: Path) -> PeftModel:
+    """Wraps the base; its answers are bit for bit those of the base until training."""
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    from mlflow_finetune_plugin.adaptations._bottleneck_tuner import BottleneckConfig
+
+    set_seed(seed)
+    hidden_size = int(model.config.get_text_config().hidden_size)
+    config = BottleneckConfig(
+        target_modules=list(options.after_modules),
+        hidden_size=hidden_size,
+        bottleneck_size=max(1, int(hidden_size / float(options.reduction_factor))),
+        activation=options.activation,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)  # type: ignore[no-any-return]
+
+
+def save(model: PeftModel, options: Options, folder: Path, *, start: Path) -> None:
+    """Writes PEFT's two files."""
+    write_adapter(model, folder)
+
+
+def _after_modules(options: Options, base: BaseFacts, reasons: Reasons) -> list[str]:
+    if options.after_modules != "auto":
+        _check_width(base, options.after_modules)
+        return options.after_modules
+    if base.model_type in _RESIDUAL_INSIDE:
+        raise BaseModelError(
+            f"{base.model_type} adds the residual inside its modules, where no adapter can stand before it; fix: {_OTHERWISE}"
+        )
+    blocks = decoder_blocks(base, otherwise=_OTHERWISE)
+    attention = [name for block in blocks for name in block.attention] if options.placement == "houlsby" else []
+    found = endings(base, blocks, [*attention, *(block.feedforward for block in blocks)])
+    reasons["options.after_modules"] = f"{', '.join(found)}: {options.placement}, found in {len(blocks)} blocks"
+    return found
+
+
+def _check_width(base: BaseFacts, given: list[str]) -> None:
+    modules = [name for name in [*base.linear_shapes, *base.other_modules] if name != base.head]
+    check_given(base, "after_modules", given, modules)
+    narrow = [
+        f"{name} {tuple(shape)}"
+        for name, shape in base.linear_shapes.items()
+        if base.is_target(name, given) and base.hidden_size not in shape
+    ]
+    if narrow:
+        raise BaseModelError(
+            f"options.after_modules: {narrow[0]} does not give the hidden size {base.hidden_size}; fix: leave it out"
+        )

@@ -1,0 +1,150 @@
+"""IA3: learned factors on keys, values and the feed-forward's inner activations (Liu et al. 2022, arXiv 2205.05638), on PEFT.
+
+One vector a layer, so few parameters; every factor starts at one. Where queries, keys and values come from one fused
+layer, its whole output is scaled. Experts that are stacked in one tensor are left as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
+from mlflow_finetune_plugin.adaptations._blocks import (
+    DOWN_PROJECTIONS,
+    Block,
+    check_given,
+    decoder_blocks,
+    endings,
+    linears_in,
+)
+from mlflow_finetune_plugin.auto import BaseFacts, Reasons
+from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.settings import Auto, Section
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+_KEYS = frozenset(("k_proj", "key", "key_proj", "wk", "k_lin"))
+_VALUES = frozenset(("v_proj", "value", "value_proj", "wv", "v_lin"))
+_FUSED = frozenset(
+    ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "qkv", "att_proj", "kv_proj", "kv_b_proj")
+)
+_OTHERWISE = "name the layers in options.key_value_modules and options.feedforward_modules, or take -P adaptation=lora"
+
+
+class Options(Section):
+    """Options of IA3."""
+
+    key_value_modules: list[str] | Auto = Field(
+        "auto", description="Endings of the linear layers whose output is scaled; auto: keys and values of every block."
+    )
+    feedforward_modules: list[str] | Auto = Field(
+        "auto",
+        description="Endings of the linear layers whose input is scaled; auto: the feed-forward's last, [] is none.",
+    )
+
+
+def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
+    """Replaces ``auto`` and refuses what this base cannot take."""
+    update = {
+        "key_value_modules": options.key_value_modules,
+        "feedforward_modules": options.feedforward_modules,
+    }
+    for option, value in update.items():
+        if value != "auto" and (value or option == "key_value_modules"):
+            check_given(base, option, value, base.linear_shapes)
+    blocks = decoder_blocks(base, otherwise=_OTHERWISE) if "auto" in update.values() else []
+    if options.key_value_modules == "auto":
+        found = endings(base, blocks, [name for block in blocks for name in _keys_and_values(base, block)])
+        update["key_value_modules"] = found
+        reasons["options.key_value_modules"] = f"{', '.join(found)}: keys and values in {len(blocks)} blocks" + (
+            ", with the queries, which are fused with them" if _is_fused(found) else ""
+        )
+    if options.feedforward_modules == "auto":
+        found = endings(base, blocks, [name for block in blocks for name in _down_projections(base, block)])
+        update["feedforward_modules"] = found
+        reasons["options.feedforward_modules"] = (
+            f"{', '.join(found)}: the last layer of every feed-forward"
+            if found
+            else "none: the experts are stacked in one tensor and stay as they are"
+        )
+    _check_disjoint(base, update["key_value_modules"], update["feedforward_modules"])
+    return options.model_copy(update=update)
+
+
+def learning_rate(base: BaseFacts) -> tuple[float, str]:
+    """The ``auto`` learning rate and its reason. LoRA's is far too low: the factors start at one and move slowly."""
+    if base.hidden_size < 512:
+        return 2e-2, "measured on tiny models (benchmarks/results/adaptation_rates.md)"
+    return 5e-3, "PEFT's tuned IA3 on Llama 3.2 3B: 45.5 % on GSM8K instead of 31.1 % at 1e-4 (method_comparison)"
+
+
+def serving(options: Options) -> str:
+    """VLLM has no layers for it."""
+    return "transformers"
+
+
+def acts(weights: Mapping[str, Any]) -> bool:
+    """Whether the saved factors change anything: those that are all one do not."""
+    return any(bool((tensor != 1).any()) for tensor in weights.values())
+
+
+def apply(model: PreTrainedModel, options: Options, *, seed: int, folder: Path) -> PeftModel:
+    """Wraps the base; its answers are the base's until training. ``seed`` decides nothing: every factor starts at one."""
+    from peft import IA3Config, get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    config = IA3Config(
+        target_modules=[*options.key_value_modules, *options.feedforward_modules],
+        feedforward_modules=list(options.feedforward_modules),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)  # type: ignore[no-any-return]
+
+
+def save(model: PeftModel, options: Options, folder: Path, *, start: Path) -> None:
+    """Writes PEFT's two files."""
+    write_adapter(model, folder)
+
+
+def _keys_and_values(base: BaseFacts, block: Block) -> list[str]:
+    layers = [name for module in block.attention for name in linears_in(base, module)]
+    keys, values, fused = (
+        [name for name in layers if name.rsplit(".", 1)[-1] in kind] for kind in (_KEYS, _VALUES, _FUSED)
+    )
+    if not fused and not (keys and values):
+        seen = ", ".join(block.inside(name) for name in layers)
+        raise BaseModelError(
+            f"keys and values of {block.name} cannot be told among its layers ({seen}) in this {base.model_type}; fix: {_OTHERWISE}"
+        )
+    return [*keys, *values, *fused]
+
+
+def _down_projections(base: BaseFacts, block: Block) -> list[str]:
+    layers = linears_in(base, block.feedforward)
+    found = [name for name in layers if name.rsplit(".", 1)[-1] in DOWN_PROJECTIONS]
+    if not found and not base.has_stacked_experts:
+        seen = ", ".join(block.inside(name) for name in layers)
+        raise BaseModelError(
+            f"the last layer of {block.feedforward} cannot be told among its layers ({seen}) in this {base.model_type}; fix: {_OTHERWISE}"
+        )
+    return found
+
+
+def _is_fused(found: list[str]) -> bool:
+    return any(name.rsplit(".", 1)[-1] in _FUSED for name in found)
+
+
+def _check_disjoint(base: BaseFacts, key_values: Any, feedforward: Any) -> None:
+    both = [n for n in base.linear_shapes if base.is_target(n, key_values) and base.is_target(n, feedforward)]
+    if both:
+        raise BaseModelError(
+            f"{both[0]} is named by options.key_value_modules and options.feedforward_modules; fix: leave it out of one of them"
+        )

@@ -1,0 +1,35 @@
+"""QLoRA: LoRA on a base held in 4 bits (Dettmers et al. 2023, arXiv 2305.14314), on PEFT and bitsandbytes.
+
+The base is quantised to nf4 with double quantisation, or to int8 (``base_model.quantization: int8``); it is quantised in
+the same way wherever the adapter is loaded. All that LoRA can do is done here, but for the starts that change the base.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mlflow_finetune_plugin.adaptations import _low_rank
+from mlflow_finetune_plugin.adaptations._low_rank import acts, apply, optimizer, resolve, save, serving
+from mlflow_finetune_plugin.auto import BaseFacts
+
+__all__ = ["QUANTIZATION", "Options", "acts", "apply", "learning_rate", "optimizer", "resolve", "save", "serving"]
+
+QUANTIZATION = "nf4"
+"""What ``base_model.quantization`` is when the recipe does not say."""
+
+
+class Options(_low_rank.Options):
+    """LoRA's options; ``init`` without the starts that a quantised base cannot hold."""
+
+    init: Literal["default", "gaussian", "orthogonal"] = Field("default", description="How A and B start.")
+
+
+def learning_rate(base: BaseFacts) -> tuple[float, str]:
+    """The ``auto`` learning rate and its reason: the paper's (table 9), measured below hidden size 512."""
+    if base.hidden_size < 512:
+        return 2e-3, "measured on tiny models; the paper's smallest base has 7B parameters"
+    if base.parameters > 20e9:
+        return 1e-4, "QLoRA's for 33B and 65B (arXiv 2305.14314, table 9)"
+    return 2e-4, "QLoRA's for 7B and 13B (arXiv 2305.14314, table 9)"

@@ -1,0 +1,192 @@
+"""What every adaptation must keep, on every architecture: it trains, loads back as it was, and leaves the base alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from peft import PeftModel
+from pipeline_runs import Ran, config_for, run_pipeline
+from safetensors.torch import load_file, save_file
+from tiny_bases import FAMILIES, tiny_base
+
+from mlflow_finetune_plugin import base_model
+from mlflow_finetune_plugin.adapter_model import check_adapter_file, reload_adapter
+from mlflow_finetune_plugin.config import RunConfig
+from mlflow_finetune_plugin.errors import TrainingError
+from mlflow_finetune_plugin.methods import load_method, method_names
+from mlflow_finetune_plugin.settings import BaseModelSettings
+
+ADAPTATIONS = method_names("adaptation")
+# each adaptation's smallest options, and a learning rate at which three steps show
+SMALL = {"lora": ({"rank": 4}, 2e-3), "qlora": ({"rank": 4}, 2e-3), "bottleneck": ({}, 1e-2), "ia3": ({}, 5e-2)}
+# stock MLflow, in a process that cannot import this project
+STRANGER = """
+import json, sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "mlflow_finetune_plugin":
+            raise ImportError("blocked: " + name)
+sys.meta_path.insert(0, Blocker())
+import torch; torch.set_num_threads(1)
+import mlflow
+model = mlflow.pyfunc.load_model(sys.argv[1])
+answers = model.predict(json.loads(sys.argv[2]))
+assert "mlflow_finetune_plugin" not in sys.modules
+print("ANSWERS" + json.dumps(list(answers)))
+"""
+
+
+def small_config(folder: Path, base: str | Path, adaptation: str, **sections) -> RunConfig:
+    options, rate = SMALL[adaptation]
+    quantization = getattr(load_method("adaptation", adaptation), "QUANTIZATION", None)
+    sections = {
+        "adaptation": adaptation,
+        "base_model": {"name": str(base), "quantization": quantization},
+        "training": {"learning_rate": rate},
+        **sections,
+    }
+    config = config_for(folder, base, **sections)
+    return config.model_copy(update={"options": {**options, **sections.get("options", {})}})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, empty_store):
+    """One run of each adaptation on a tiny Llama, made when first asked for."""
+    made: dict[str, Ran] = {}
+
+    def get(adaptation: str) -> Ran:
+        if adaptation not in made:
+            folder = tmp_path_factory.mktemp(adaptation)
+            config = small_config(folder, tiny_base(folder / "base"), adaptation, training={"max_steps": 6})
+            made[adaptation] = run_pipeline(folder / "run", empty_store, config)
+        return made[adaptation]
+
+    return get
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains_and_loads_back(adaptation, family, tmp_path, empty_store):
+    if adaptation == "lora":
+        pytest.skip("in test_pipeline.py")
+    config = small_config(tmp_path, tiny_base(tmp_path / "base", family), adaptation)
+    ran = run_pipeline(tmp_path / "run", empty_store, config)
+    assert ran.reload_error() < 1e-5
+    losses = [m.value for m in ran.client.get_metric_history(ran.run_id, "train/loss")]
+    assert losses[-1] < losses[0]
+    assert ran.run.data.metrics["eval/gain/perplexity"] > 0
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_stock_mlflow_loads_it_where_this_package_cannot_be_imported(adaptation, runs):
+    ran = runs(adaptation)
+    model = mlflow.artifacts.download_artifacts(ran.result["model_uri"], tracking_uri=ran.tracking_uri)
+    rows = json.loads(ran.artifact("proof/rows.json").read_text())
+    proven = [dict(zip(rows["columns"], row, strict=True)) for row in rows["data"]]
+    process = subprocess.run(
+        [sys.executable, "-c", STRANGER, model, json.dumps([row["prompt"] for row in proven])],
+        cwd="/",
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    line = next(line for line in process.stdout.splitlines() if line.startswith("ANSWERS"))
+    assert json.loads(line.removeprefix("ANSWERS")) == [row["adapter_answer"] for row in proven]
+    assert {path.name for path in Path(model).glob("code/*.py")} == {
+        "weights_digest.py",
+        *(file.name for file in getattr(load_method("adaptation", adaptation), "MODEL_CODE", ())),
+    }
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_base_is_bit_for_bit_itself_with_the_adapter_off(adaptation, runs):
+    ran = runs(adaptation)
+    mlflow.set_tracking_uri(ran.tracking_uri)
+    model, _ = reload_adapter(ran.result["model_uri"])
+    settings = BaseModelSettings(**ran.config.base_model.model_dump())
+    base = base_model.load_base_model(base_model.find_base_model(settings, {})).eval()
+    ids = torch.arange(3, 40).reshape(1, -1)
+    with torch.inference_mode():
+        alone = base(ids).logits
+        with model.disable_adapter():
+            assert torch.equal(model(ids).logits, alone)
+        assert not torch.equal(model(ids).logits, alone)
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_start_is_the_base_and_the_base_is_frozen(adaptation, runs, tmp_path):
+    config, module = runs(adaptation).config, load_method("adaptation", adaptation)
+    found = base_model.find_base_model(config.base_model, {})
+    options = module.resolve(config.adaptation_options(), base_model.describe(found), {})
+    base = base_model.load_base_model(found).eval()
+    ids = torch.arange(3, 40).reshape(1, -1)
+    with torch.inference_mode():
+        alone = base(ids).logits
+    before = {id(parameter) for parameter in base.parameters()}
+    model = module.apply(base, options, seed=0, folder=tmp_path).eval()
+    with torch.inference_mode():
+        assert torch.equal(model(ids).logits, alone)
+    assert all(not p.requires_grad for p in model.parameters() if id(p) in before)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    assert trainable
+    assert {p.dtype for p in trainable} == {torch.float32}
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_adapter_at_its_start_is_refused_and_the_trained_one_is_not(adaptation, runs, tmp_path):
+    ran, module = runs(adaptation), load_method("adaptation", adaptation)
+    check_adapter_file(ran.work / "adapter", module)
+    found = base_model.find_base_model(ran.config.base_model, {})
+    options = module.resolve(ran.config.adaptation_options(), base_model.describe(found), {})
+    model = module.apply(base_model.load_base_model(found), options, seed=0, folder=tmp_path)
+    module.save(model, options, tmp_path / "saved", start=tmp_path)
+    with pytest.raises(TrainingError, match="at its start"):
+        check_adapter_file(tmp_path / "saved", module)
+    weights = load_file(ran.work / "adapter" / "adapter_model.safetensors")
+    first = next(iter(weights))
+    save_file({**weights, first: weights[first] * float("nan")}, tmp_path / "saved" / "adapter_model.safetensors")
+    with pytest.raises(TrainingError, match="NaN or infinite"):
+        check_adapter_file(tmp_path / "saved", module)
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+def test_adapter_folder_is_pefts_and_the_same_in_every_process(adaptation, runs):
+    folder = runs(adaptation).work / "adapter"
+    assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    config = json.loads((folder / "adapter_config.json").read_text())
+    names = config["target_modules"]
+    assert names == sorted(names)
+    base = base_model.load_base_model(base_model.find_base_model(runs(adaptation).config.base_model, {}))
+    plain = PeftModel.from_pretrained(base, folder)
+    saved = load_file(folder / "adapter_model.safetensors")
+    loaded = {name.replace(".default", ""): tensor for name, tensor in plain.state_dict().items()}
+    assert saved
+    for name, tensor in saved.items():
+        assert torch.equal(loaded[name], tensor), name
+
+
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
+@pytest.mark.parametrize("objective", method_names("objective"))
+def test_every_pair_has_options_and_a_learning_rate_with_its_reason(adaptation, objective, tmp_path):
+    base = tiny_base(tmp_path / "base")
+    config = small_config(tmp_path, base, adaptation, objective=objective)
+    facts = base_model.describe(base_model.find_base_model(config.base_model, {}))
+    reasons: dict[str, str] = {}
+    module = load_method("adaptation", adaptation)
+    resolved = module.resolve(module.Options(), facts, reasons)
+    autos = [name for name, value in module.Options().model_dump().items() if value == "auto"]
+    assert "auto" not in resolved.model_dump().values()
+    assert {f"options.{name}" for name in autos} <= set(reasons)
+    for width in (64, 4096):
+        rate, why = module.learning_rate(type(facts)("llama", width, 2048, 7 * 10**9, {"a": (1, 1)}))
+        assert 1e-5 < rate < 0.1
+        assert why
+    assert module.serving(resolved) in ("vllm", "convertible", "merge", "transformers")
