@@ -28,6 +28,7 @@ class BaseFacts:
     other_modules: tuple[str, ...] = field(default=(), repr=False)
     head: str | None = None
     has_stacked_experts: bool = False
+    has_transposed_layers: bool = False  # shapes are (in, out) as in GPT-2, else (out, in)
 
     def is_target(self, name: str, targets: str | list[str]) -> bool:
         """PEFT's matching rule: all-linear, a full-match regular expression, or name endings."""
@@ -146,5 +147,6 @@ def resolve_training(
         if half_precision_base
         else "the base is held in float32",
     )
+    choose("save_steps", max(1, ceil(steps / 4)), "about 4 checkpoints a run")
     choose("logging_steps", max(1, steps // 100), "about 100 points in the charts")
     return training.model_copy(update=update)

@@ -169,6 +169,19 @@ class TrainingSettings(Section):
     eval_steps: Annotated[int, Field(gt=0)] | None = Field(
         None, description="Steps between evaluations of the held-out loss; default: none."
     )
+    save_steps: Annotated[int, Field(gt=0)] | Auto | None = Field(
+        "auto", description="Steps between checkpoints, from which a run can be resumed; auto: about 4 a run."
+    )
+    save_total_limit: int = Field(2, ge=1, description="Checkpoints that are kept.")
+    load_best_model_at_end: bool = Field(
+        False, description="Keep the weights that were best on the held-out rows, not the last; needs eval_steps."
+    )
+    metric_for_best_model: Literal["eval_loss", "eval_mean_token_accuracy"] = Field(
+        "eval_loss", description="What best means."
+    )
+    early_stopping_patience: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="End training after so many evaluations without a new best; needs eval_steps."
+    )
     dataloader_num_workers: int = Field(0, ge=0, description="Processes that collate batches.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of data order, initialisation and dropout.")
 

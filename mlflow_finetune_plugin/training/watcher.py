@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,11 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     eval_losses: list[tuple[int, float]] = field(default_factory=list)
     tokens: int = 0
     halvings: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when the process was asked to end: the step that runs is finished and saved."""
+    _events: list[dict[str, Any]] = field(default_factory=list)
+    _started: float = 0.0
+    _seconds_before: float = 0.0
     _mark: tuple[float, int, int] = (0.0, 0, 0)  # time, tokens, step at the last log
 
     def on_smaller_micro_batches(self, smaller: MicroBatches) -> None:
@@ -36,13 +42,53 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._mark = (time.monotonic(), 0, 0)
+        self._started = time.monotonic()
         self.report.progress(0, state.max_steps, "steps", stage="train")
+
+    def state(self) -> dict[str, Any]:
+        """What a later attempt needs to go on telling the same story."""
+        return {
+            "losses": self.losses,
+            "eval_losses": self.eval_losses,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "halvings": self.halvings,
+            "events": self._events,
+        }
+
+    def restore(self, values: dict[str, Any], state: TrainerState) -> None:
+        """As it was when a checkpoint was saved; what was measured until then is told again, with its own time.
+
+        Whoever carries the report over leaves out what MLflow has already.
+        """
+        self.losses = [(int(step), float(loss)) for step, loss in values["losses"]]
+        self.eval_losses = [(int(step), float(loss)) for step, loss in values["eval_losses"]]
+        self.tokens, self.halvings = int(values["tokens"]), int(values["halvings"])
+        self._seconds_before = float(values["seconds"])
+        self._events = list(values["events"])
+        self._mark = (time.monotonic(), self.tokens, state.global_step)
+        for event in self._events:
+            self.report.event("metrics", **event)
+        self.report.progress(state.global_step, state.max_steps, "steps", stage="train")
+
+    @property
+    def seconds(self) -> float:
+        """Of training, all attempts together, as far as they were saved."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def _metrics(self, values: dict[str, float], step: int) -> None:
+        safe = {key: value if math.isfinite(value) else repr(value) for key, value in values.items()}
+        event = {"time_ms": int(time.time() * 1000), "values": safe, "step": step, "model_id": None}
+        self._events.append(event)
+        self.report.event("metrics", **event)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step == 1:
             self.report.event("first_step")
         if state.global_step == state.max_steps:
             control.should_log = True  # else the last steps are missing from the curve and from the token count
+        if self.stop.is_set():
+            control.should_save = control.should_training_stop = True
 
     def on_log(
         self,
@@ -59,7 +105,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             self.eval_losses.append((state.global_step, figures["eval_loss"]))
             then, tokens, step = self._mark
             self._mark = (then + figures.get("eval_runtime", 0.0), tokens, step)  # no time of training
-            self.report.metrics({"eval_loss": figures["eval_loss"]}, step=state.global_step)
+            kept = {key: figures[key] for key in ("eval_loss", "eval_mean_token_accuracy") if key in figures}
+            self._metrics(kept, state.global_step)
 
     def _on_train_log(self, state: TrainerState, figures: dict[str, float]) -> None:
         step, loss = state.global_step, figures["loss"]
@@ -74,7 +121,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             for key in ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "epoch")
             if key in figures
         }
-        self.report.metrics({**kept, "train/tokens_per_second": rate, "train/tokens": float(self.tokens)}, step=step)
+        self._metrics({**kept, "train/tokens_per_second": rate, "train/tokens": float(self.tokens)}, step)
         if not math.isfinite(loss) or not math.isfinite(figures.get("grad_norm", 0.0)):
             raise TrainingError(
                 f"the loss is {loss} and the gradient norm {figures.get('grad_norm')} {_span(step_then, step)}; "

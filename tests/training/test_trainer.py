@@ -6,97 +6,17 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from tiny_bases import tiny_base
+from training.trained import IGNORED, LENGTHS, adapted, events, logged, rows_of, run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mlflow_finetune_plugin.adaptations import lora
 from mlflow_finetune_plugin.errors import TrainingError
-from mlflow_finetune_plugin.objectives import sft
-from mlflow_finetune_plugin.report import Report, ReportReader
-from mlflow_finetune_plugin.settings import TrainingSettings
-from mlflow_finetune_plugin.training.trainer import TrainingResult, train
-
-IGNORED = -100
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base"))
-
-
-def adapted(base: Path) -> torch.nn.Module:
-    """A LoRA whose B is not zero, so that every weight has a gradient."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.mul_(0.05)
-    return model
-
-
-def rows_of(lengths: list[tuple[int, int]]) -> datasets.Dataset:
-    """(prompt, answer) lengths; loss on the answer only."""
-    generator = torch.Generator().manual_seed(7)
-    ids = [torch.randint(7, 299, (p + a,), generator=generator).tolist() for p, a in lengths]
-    labels = [[IGNORED] * p + row[p:] for row, (p, _) in zip(ids, lengths, strict=True)]
-    return datasets.Dataset.from_dict({"input_ids": ids, "labels": labels, "task": ["t"] * len(ids)})
-
-
-LENGTHS = [(5, 3), (9, 1), (2, 7), (12, 4), (3, 3), (8, 2), (4, 9), (6, 5)]
-
-
-def run(
-    base: Path,
-    folder: Path,
-    *,
-    rows: datasets.Dataset,
-    eval_rows: datasets.Dataset | None = None,
-    model: torch.nn.Module | None = None,
-    options: lora.Options | None = None,
-    **settings: object,
-) -> tuple[TrainingResult, torch.nn.Module]:
-    model = model or adapted(base)
-    values = {
-        "num_train_epochs": 1.0,
-        "learning_rate": 1e-3,
-        "per_device_train_batch_size": len(rows),
-        "gradient_accumulation_steps": 1,
-        "max_length": 128,
-        "batching": "packed",
-        "max_batch_tokens": 512,
-        "warmup_steps": 0.0,
-        "gradient_checkpointing": False,
-        "bf16": False,
-        "logging_steps": 1,
-        **settings,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    result = train(
-        model,
-        AutoTokenizer.from_pretrained(base),
-        train_rows=rows,
-        eval_rows=eval_rows,
-        settings=TrainingSettings(**values),
-        adaptation=lora,
-        adaptation_options=options or lora.Options(rank=4, alpha=8.0),
-        objective=sft,
-        objective_options=sft.Options(),
-        folder=folder,
-        report=Report(folder / "report.jsonl"),
-    )
-    return result, model
-
-
-def events(folder: Path, kind: str) -> list[dict]:
-    return [event for event in ReportReader(folder / "report.jsonl").new_events() if event["event"] == kind]
-
-
-def logged(folder: Path, name: str) -> list[tuple[int, float]]:
-    return [(e["step"], float(e["values"][name])) for e in events(folder, "metrics") if name in e["values"]]
 
 
 def naive_loss(model: torch.nn.Module, rows: datasets.Dataset) -> torch.Tensor:
