@@ -36,6 +36,7 @@ from mlflow_finetune_plugin.plan import Plan, make_plan, settle
 from mlflow_finetune_plugin.records import (
     Identity,
     model_card,
+    plan_params,
     record_interference,
     record_mixture,
     record_model,
@@ -47,7 +48,17 @@ from mlflow_finetune_plugin.records import (
 )
 from mlflow_finetune_plugin.registry import CHALLENGER, register_adapter
 from mlflow_finetune_plugin.report import Report
+from mlflow_finetune_plugin.resumption import (
+    FOLDER,
+    check_same,
+    find_checkpoint,
+    fingerprint,
+    record_drift,
+    uploads,
+)
 from mlflow_finetune_plugin.settings import DataFileSettings
+from mlflow_finetune_plugin.training.checkpoints import Checkpoint
+from mlflow_finetune_plugin.training.saving import Saves
 from mlflow_finetune_plugin.training.trainer import TrainingResult, train
 from mlflow_finetune_plugin.types import EvalReport
 from mlflow_finetune_plugin.weights_digest import base_digest
@@ -86,9 +97,12 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
             eval_rows=data.eval_rows,
             layouts=[file.layout for file in data.report.files],
         )
+        if config.resume is not None:
+            record_drift(plan_params(plan), place.tracking_uri, place.run_id, place.folder, report)
         record_plan(plan, data, place.folder, report)
         record_mixture(mixture, plan.config.data.mixing, place.folder, report)
-        trained = train_adapter(plan, data, place.folder, report)
+        saves, checkpoint = checkpoints(plan, data, digest.result(), place, report)
+        trained = train_adapter(plan, data, place.folder, report, saves=saves, checkpoint=checkpoint)
     record_training(trained.result, place.folder, report)
     identity = Identity.of(plan, data, digest.result(), trained.adapter)
     logged, model = log_and_reload(plan, data, trained, identity, place, report)
@@ -123,7 +137,32 @@ def data_request(plan: Plan) -> DataRequest:
     )
 
 
-def train_adapter(plan: Plan, data: PreparedData, folder: Path, report: Report) -> Trained:
+def checkpoints(
+    plan: Plan, data: PreparedData, base_digest: str, place: Place, report: Report
+) -> tuple[Saves | None, Checkpoint | None]:
+    """How this attempt saves, and where it goes on. Raises ConfigError when what must not change has changed."""
+    now = fingerprint(plan, data, base_digest)
+    checkpoint = None
+    if plan.config.resume is not None:
+        checkpoint = find_checkpoint(place.run_id, place.tracking_uri, place.folder, report)
+        if checkpoint is not None:
+            check_same(checkpoint, now)
+    training = plan.config.training
+    if training.save_steps is None:
+        return None, checkpoint
+    upload = uploads(report, training.save_total_limit)
+    return Saves(place.folder / FOLDER, training.save_total_limit, now, upload), checkpoint
+
+
+def train_adapter(
+    plan: Plan,
+    data: PreparedData,
+    folder: Path,
+    report: Report,
+    *,
+    saves: Saves | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Trained:
     """Loads the weights, trains, and leaves the adapter in ``folder/adapter``; the model's memory is free afterwards."""
     config, tokenizer = plan.config, plan.renderer.tokenizer
     adaptation, objective = load_method("adaptation", config.adaptation), load_method("objective", config.objective)
@@ -143,6 +182,8 @@ def train_adapter(plan: Plan, data: PreparedData, folder: Path, report: Report) 
         objective_options=config.objective_options(),
         folder=folder,
         report=report,
+        saves=saves,
+        checkpoint=checkpoint,
     )
     check_weights_changed(model, start)
     adapter_side = probe_log_probs(model, tokenizer, data.eval_rows)

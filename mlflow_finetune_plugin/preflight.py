@@ -7,11 +7,12 @@ import os
 from pathlib import Path
 
 from mlflow_finetune_plugin.base_files import check_base_files, check_hub_name, local_folder
-from mlflow_finetune_plugin.config import RunConfig
+from mlflow_finetune_plugin.config import EvaluationConfig, RunConfig
 from mlflow_finetune_plugin.data.layouts import detect_layout
 from mlflow_finetune_plugin.data.sources import peek
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError
 from mlflow_finetune_plugin.faults import shown
+from mlflow_finetune_plugin.settings import DataSettings, EvalSettings
 
 _TRAIN_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "evaluate")
 _HEAD_BYTES = 65536
@@ -19,29 +20,51 @@ _HEAD_BYTES = 65536
 
 def check_before_spend(config: RunConfig) -> None:
     """Raises ConfigError with everything that is wrong, or MissingExtraError."""
-    import importlib.util
-
-    missing = [name for name in _TRAIN_PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(f"training needs {', '.join(missing)}; fix: pip install 'mlflow-finetune[train]'")
+    quantised = config.base_model.quantization is not None or config.training.optim.endswith(("8bit", "32bit"))
+    needed = (*_TRAIN_PACKAGES, *(("bitsandbytes",) if quantised else ()))
+    _check_packages("training", *needed)
     problems: list[str] = []
     _check_base(config, problems)
-    for path in _data_paths(config):
-        try:
-            detect_layout([row for _, row in peek(path)], config.data.columns or None, config.data.layout)
-        except FinetuneError as error:
-            problems.append(_with_path(str(error), path))
-    for label, name in (
-        ("data.chat_template", config.data.chat_template),
-        ("eval.forgetting", config.eval.forgetting or None),
-    ):
-        if name is not None and (fault := _text_file_fault(name)):
-            problems.append(f"{label} = {name}: {fault}")
-    for metric in config.eval.metrics if config.eval.metrics != "auto" else []:
-        if metric.endswith(".py") and (fault := _text_file_fault(metric)):
-            problems.append(f"eval.metrics = {metric}: {fault}")
+    _check_data(config.data, problems)
+    _check_eval(config.eval, problems)
     if problems:
         raise ConfigError(problems)
+
+
+def check_evaluation_before_spend(config: EvaluationConfig) -> None:
+    """As ``check_before_spend``."""
+    _check_packages("evaluating", *_TRAIN_PACKAGES)
+    problems: list[str] = []
+    _check_data(config.data, problems)
+    _check_eval(config.eval, problems)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_packages(what: str, *names: str) -> None:
+    import importlib.util
+
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"{what} needs {', '.join(missing)}; fix: pip install 'mlflow-finetune[train]'")
+
+
+def _check_data(data: DataSettings, problems: list[str]) -> None:
+    for path in _data_paths(data):
+        try:
+            detect_layout([row for _, row in peek(path)], data.columns or None, data.layout)
+        except FinetuneError as error:
+            problems.append(_with_path(str(error), path))
+    if data.chat_template is not None and (fault := _text_file_fault(data.chat_template)):
+        problems.append(f"data.chat_template = {data.chat_template}: {fault}")
+
+
+def _check_eval(settings: EvalSettings, problems: list[str]) -> None:
+    if settings.forgetting and (fault := _text_file_fault(settings.forgetting)):
+        problems.append(f"eval.forgetting = {settings.forgetting}: {fault}")
+    for metric in settings.metrics if settings.metrics != "auto" else []:
+        if metric.endswith(".py") and (fault := _text_file_fault(metric)):
+            problems.append(f"eval.metrics = {metric}: {fault}")
 
 
 def _check_base(config: RunConfig, problems: list[str]) -> None:
@@ -80,9 +103,9 @@ def _text_file_fault(name: str) -> str | None:
     return None if head.strip() else "is empty; fix: check what wrote it"
 
 
-def _data_paths(config: RunConfig) -> list[Path]:
-    held_out = config.data.eval if isinstance(config.data.eval, list) else []
-    return [Path(file.path) for file in [*config.data.train, *held_out]]
+def _data_paths(data: DataSettings) -> list[Path]:
+    held_out = data.eval if isinstance(data.eval, list) else []
+    return [Path(file.path) for file in [*(data.train or []), *held_out]]
 
 
 def _with_path(message: str, path: Path) -> str:

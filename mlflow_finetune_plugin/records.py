@@ -11,7 +11,9 @@ from typing import Any
 
 from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.adapter_model import LoggedAdapter
+from mlflow_finetune_plugin.auto import Reasons
 from mlflow_finetune_plugin.base_model import device
+from mlflow_finetune_plugin.config import EvaluationConfig
 from mlflow_finetune_plugin.data.mixture import Mixture
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.plan import Plan
@@ -53,10 +55,16 @@ class Identity:
         return {f"finetune.{name}": value for name, value in vars(self).items()}
 
 
+def plan_params(plan: Plan) -> dict[str, Any]:
+    """The resolved config, flat, as params are logged; which run is resumed is no param of that run."""
+    config = {**plan.config.model_dump(mode="json", by_alias=True, exclude={"resume"}), "options": plan.options}
+    return _flat(config)
+
+
 def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) -> None:
     """The resolved config, whole as an artifact and flat as params, with the reason of every chosen value; the data report."""
     config = {**plan.config.model_dump(mode="json", by_alias=True), "options": plan.options, "reasons": plan.reasons}
-    report.params(_flat({key: value for key, value in config.items() if key != "reasons"}))
+    report.params(plan_params(plan))
     _artifact(report, folder / "config.json", json.dumps(config, indent=1, ensure_ascii=False), "finetune")
     _artifact(
         report, folder / "data_report.json", json.dumps(data.report.to_json(), indent=1, ensure_ascii=False), "finetune"
@@ -88,6 +96,39 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
     )
     summary_line = data.report.summary()
     report.stage("data", summary_line.removeprefix("data").strip())
+    for warning in data.report.warnings:
+        report.note(warning)
+
+
+def record_evaluation(
+    config: EvaluationConfig,
+    card: Mapping[str, Any],
+    data: PreparedData,
+    reasons: Reasons,
+    folder: Path,
+    report: Report,
+) -> None:
+    """What is evaluated on what: config with reasons, data report, the held-out rows as a dataset input, lineage tags."""
+    values = {**config.model_dump(mode="json"), "reasons": reasons}
+    report.params(_flat({key: value for key, value in values.items() if key != "reasons"}))
+    _artifact(report, folder / "config.json", json.dumps(values, indent=1, ensure_ascii=False), "finetune")
+    text = json.dumps(data.report.to_json(), indent=1, ensure_ascii=False)
+    _artifact(report, folder / "data_report.json", text, "finetune")
+    assert isinstance(config.data.eval, list)
+    source = _source(config.data.eval, data)
+    report.datasets([{"name": "held-out", "context": "eval", "digest": data.eval_digest, **source}])
+    report.tags(
+        {
+            "finetune.evaluated_model": config.model,
+            "finetune.base_model": str(card["base_model"]["name"]),
+            "finetune.adaptation": str(card["adaptation"]),
+            "finetune.objective": str(card["objective"]),
+            "finetune.adapter_digest": str(card["adapter_digest"]),
+            "finetune.trained_on_digest": str(card["data_digest"]),
+            "finetune.data_digest": data.eval_digest,
+        }
+    )
+    report.stage("data", data.report.summary().removeprefix("data").strip())
     for warning in data.report.warnings:
         report.note(warning)
 
@@ -127,9 +168,9 @@ def record_model(logged: LoggedAdapter, error: float, step: int, report: Report)
     report.metrics({"reload/max_nats": error}, step=step, model_id=logged.model_id)
 
 
-def record_proof(proof: EvalReport, logged: LoggedAdapter, step: int, folder: Path, report: Report) -> None:
+def record_proof(proof: EvalReport, model_id: str | None, step: int, folder: Path, report: Report) -> None:
     """Metrics on the run and on the logged model, the rows as a table, the gains as a picture."""
-    report.metrics(proof_metrics(proof), step=step, model_id=logged.model_id)
+    report.metrics(proof_metrics(proof), step=step, model_id=model_id)
     columns = list(proof.rows[0])
     table = {"columns": columns, "data": [[row[column] for column in columns] for row in proof.rows]}
     _artifact(report, folder / "rows.json", json.dumps(table, ensure_ascii=False), "proof")

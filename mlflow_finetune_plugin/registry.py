@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlflow_finetune_plugin.errors import TrackingError
+from mlflow_finetune_plugin.errors import ConfigError, TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,6 +46,42 @@ def register_adapter(
     except MlflowException as error:
         raise TrackingError(f"the registry refused {name!r}: {' '.join(str(error).split())[:400]}") from error
     return RegisteredVersion(name, str(version.version))
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A logged adapter: ``uri`` names a version (or a logged model) that can no longer change."""
+
+    uri: str
+    model_id: str | None
+
+
+def find_model(client: MlflowClient, uri: str) -> FoundModel:
+    """Resolves ``models:/NAME/VERSION``, ``models:/NAME@ALIAS`` or ``models:/m-...``. Raises ConfigError, TrackingError."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.utils.models import _parse_model_uri
+
+    try:
+        asked = _parse_model_uri(uri)
+    except MlflowException as error:
+        raise ConfigError(
+            [f"-P model = {uri}: not a model URI; fix: models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-ID"]
+        ) from error
+    try:
+        if asked.model_id is not None:
+            return FoundModel(f"models:/{client.get_logged_model(asked.model_id).model_id}", asked.model_id)
+        if asked.alias is not None:
+            version = client.get_model_version_by_alias(asked.name, asked.alias)
+        elif asked.version is not None:
+            version = client.get_model_version(asked.name, str(asked.version))
+        else:
+            raise ConfigError([f"-P model = {uri}: names no version; fix: models:/NAME/VERSION or models:/NAME@ALIAS"])
+    except MlflowException as error:
+        said = " ".join(str(error).split())[:300]
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise ConfigError([f"-P model = {uri}: {said}; fix: a version that the registry has"]) from error
+        raise TrackingError(f"the registry cannot be asked for {uri}: {said}") from error
+    return FoundModel(f"models:/{version.name}/{version.version}", version.model_id)
 
 
 def _version_of(client: MlflowClient, model_uri: str, name: str) -> ModelVersion | None:

@@ -23,8 +23,16 @@ import psutil
 from pydantic import Field, ValidationError
 
 from mlflow_finetune_plugin import __version__
-from mlflow_finetune_plugin.config import load_config, resolve_paths
+from mlflow_finetune_plugin.attempts import next_attempt
+from mlflow_finetune_plugin.config import (
+    RunConfig,
+    load_config,
+    load_evaluation_config,
+    resolve_evaluation_paths,
+    resolve_paths,
+)
 from mlflow_finetune_plugin.doctor import adopt_orphans, remove_old_folders
+from mlflow_finetune_plugin.entry_points import OPERATIONS
 from mlflow_finetune_plugin.entry_points import entry_point as find_entry_point
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, ProjectError, TrackingError
 from mlflow_finetune_plugin.expected import expected
@@ -32,8 +40,9 @@ from mlflow_finetune_plugin.faults import shown
 from mlflow_finetune_plugin.jobs import JobFolder, ProcessId, jobs_home
 from mlflow_finetune_plugin.methods import unknown
 from mlflow_finetune_plugin.mlproject import FinetuneCommand, OwnCommand, entry_names, mlproject_entry
-from mlflow_finetune_plugin.preflight import check_before_spend
+from mlflow_finetune_plugin.preflight import check_before_spend, check_evaluation_before_spend
 from mlflow_finetune_plugin.projects import ProjectFolder, caller_folder, open_project
+from mlflow_finetune_plugin.registry import find_model
 from mlflow_finetune_plugin.settings import Section
 from mlflow_finetune_plugin.supervisor import start_supervisor
 from mlflow_finetune_plugin.tracking import (
@@ -78,6 +87,7 @@ class Submission:
     experiment_id: str
     run_name: str | None = None
     run_id: str | None = None
+    attempt: int = 1
     caller: Path = field(default_factory=caller_folder)
     folders: Mapping[str, Path] = field(default_factory=dict)
     """Parameters whose relative paths start elsewhere than in ``caller``."""
@@ -131,6 +141,8 @@ def _submit_into(folder: JobFolder, request: Submission) -> str:
         request, project = _follow_mlproject(request, project, entry)
     else:
         find_entry_point(request.entry_point, beside=entry_names(project.path))
+    if request.entry_point in OPERATIONS:
+        return _submit_evaluation(request, folder, project)
     return _submit_training(request, folder, project)
 
 
@@ -204,9 +216,50 @@ def _submit_training(request: Submission, folder: JobFolder, project: ProjectFol
     )
     config = resolve_paths(config, project.path)
     check_before_spend(config)
+    if config.resume is not None:
+        request = _go_on_with(config, request)
     folder.write("config", config.model_dump(mode="json", by_alias=True))
+    return _start_worker(request, folder, project, "train")
+
+
+def _go_on_with(config: RunConfig, request: Submission) -> Submission:
+    """The request as the next attempt of the run that the config names."""
+    from mlflow import MlflowClient
+
+    try:
+        attempt = next_attempt(
+            MlflowClient(request.tracking_uri),
+            str(config.resume),
+            adaptation=config.adaptation,
+            objective=config.objective,
+        )
+    except FinetuneError:
+        raise
+    except Exception as error:  # whatever a tracking store raises, the person is told what it said
+        raise _tracking_error(request, error) from error
+    return replace(request, run_id=attempt.run_id, attempt=attempt.number, experiment_id=attempt.experiment_id)
+
+
+def _submit_evaluation(request: Submission, folder: JobFolder, project: ProjectFolder) -> str:
+    from mlflow import MlflowClient
+
+    config = load_evaluation_config(
+        project.path, request.entry_point, request.parameters, caller=request.caller, folders=request.folders
+    )
+    config = resolve_evaluation_paths(config, project.path)
+    check_evaluation_before_spend(config)
+    try:
+        found = find_model(MlflowClient(request.tracking_uri), config.model)
+    except TrackingError as error:
+        raise _tracking_error(request, error) from error
+    folder.write("config", config.model_copy(update={"model": found.uri}).model_dump(mode="json"))
+    return _start_worker(request, folder, project, "evaluate")
+
+
+def _start_worker(request: Submission, folder: JobFolder, project: ProjectFolder, kind: str) -> str:
+    """Starts the worker under its supervisor, then creates the run, for which the worker waits."""
     command = [sys.executable, "-m", "mlflow_finetune_plugin.worker", str(folder.path)]
-    _write_job(request, folder, "train", command, {}, cwd=request.caller)
+    _write_job(request, folder, kind, command, {}, cwd=request.caller)
     supervisor = start_supervisor(folder)
     try:
         run_id = _create_run(request, folder, project)
@@ -294,7 +347,7 @@ def _write_job(
             },
             "tracking_uri": request.tracking_uri,
             "experiment_id": request.experiment_id,
-            "attempt": 1,
+            "attempt": request.attempt,
             "started_by": ProcessId.of(os.getpid()).to_json(),
             "version": __version__,
         },
@@ -324,7 +377,8 @@ def _create_run(request: Submission, folder: JobFolder, project: ProjectFolder) 
         tags.MLFLOW_PARENT_RUN_ID: parent.info.run_id if parent else None,
         JOB_TAG: folder.id,
         HOST_TAG: socket.gethostname(),
-        ATTEMPT_TAG: "1",
+        ATTEMPT_TAG: str(request.attempt),
+        STATUS_TAG: f"attempt {request.attempt} runs" if request.attempt > 1 else None,
         HEARTBEAT_TAG: str(int(time.time())),
     }
     present = {key: value for key, value in values.items() if is_string_type(value)}

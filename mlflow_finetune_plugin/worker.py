@@ -12,8 +12,9 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
-from mlflow_finetune_plugin.config import RunConfig
+from mlflow_finetune_plugin.config import EvaluationConfig, RunConfig
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.jobs import JobFolder
 from mlflow_finetune_plugin.report import Report
@@ -44,12 +45,23 @@ def main(argv: list[str] | None = None) -> int:
 
 def _work(folder: JobFolder, report: Report) -> None:
     job = folder.read("job") or {}
+    if job.get("kind") == "evaluate":
+        _evaluate(folder, job, report)
+        return
     config = RunConfig.model_validate(folder.read("config"))
     _leave_out_bitsandbytes(config)
     from mlflow_finetune_plugin import pipeline  # torch and all that is heavy, while the command creates the run
 
     place = pipeline.Place(run_id=_run_id(folder), tracking_uri=job["tracking_uri"], folder=folder.work)
     report.result(**pipeline.run(config, place, report))
+
+
+def _evaluate(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
+    config = EvaluationConfig.model_validate(folder.read("config"))
+    from mlflow_finetune_plugin import evaluate, pipeline
+
+    place = pipeline.Place(run_id=_run_id(folder), tracking_uri=job["tracking_uri"], folder=folder.work)
+    report.result(**evaluate.run(config, place, report))
 
 
 def _leave_out_bitsandbytes(config: RunConfig) -> None:

@@ -46,7 +46,10 @@ class DataFile:
 
 @dataclass(frozen=True)
 class DataRequest:
-    """What to prepare. ``eval``: files, a fraction of train's rows, or None for a tenth, at most 500 rows."""
+    """What to prepare. ``eval``: files, a fraction of train's rows, or None for a tenth, at most 500 rows.
+
+    ``train`` may be empty where only held-out files are wanted.
+    """
 
     train: tuple[DataFile, ...]
     eval: tuple[DataFile, ...] | float | None
@@ -87,7 +90,7 @@ def prepare(
 
 
 def _check_request(request: DataRequest) -> None:
-    if not request.train:
+    if not request.train and not isinstance(request.eval, tuple):
         raise DataError("no data file to train on; fix: data.train: FILE")
     for file in (*request.train, *(request.eval if isinstance(request.eval, tuple) else ())):
         if not (math.isfinite(file.weight) and file.weight > 0):
@@ -307,7 +310,7 @@ class _Preparation:
     def check_usable(self) -> None:
         if self._over_length:
             raise DataError(self._over_length_message())
-        if not self.train.examples:
+        if self._request.train and not self.train.examples:
             raise DataError(f"no row to train on: {self._why_skipped()}")
         if not self.eval_rows:
             if isinstance(self._request.eval, tuple):

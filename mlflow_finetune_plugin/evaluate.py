@@ -1,0 +1,89 @@
+"""``-e evaluate``: the proof again, of a logged adapter, on held-out rows that it may never have met.
+
+The rows are rendered with the template that travels in the model, the base is the one it was trained on (checked by
+its digest), and the metrics are linked to the model as well as to this run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from safetensors import SafetensorError
+
+from mlflow_finetune_plugin.auto import Reasons
+from mlflow_finetune_plugin.config import EvaluationConfig
+from mlflow_finetune_plugin.data.preparation import DataRequest, prepare
+from mlflow_finetune_plugin.data.rendering import ChatRenderer
+from mlflow_finetune_plugin.errors import ReloadError
+from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
+from mlflow_finetune_plugin.evaluation.proof import prove
+from mlflow_finetune_plugin.patience import with_patience
+from mlflow_finetune_plugin.pipeline import Place, data_files
+from mlflow_finetune_plugin.plan import settle_eval
+from mlflow_finetune_plugin.records import record_evaluation, record_proof, summary
+from mlflow_finetune_plugin.registry import find_model
+from mlflow_finetune_plugin.report import Report
+
+SEED = 0
+"""Of the row sample and of the bootstrap: the same rows give the same intervals."""
+
+
+def run(config: EvaluationConfig, place: Place, report: Report) -> dict[str, Any]:
+    """Base and adapter answer the rows. Returns the run's last word."""
+    import mlflow
+    from mlflow import MlflowClient
+
+    mlflow.set_tracking_uri(place.tracking_uri)
+    found = with_patience(lambda: find_model(MlflowClient(), config.model), report)
+    report.stage("model", found.uri)
+    loaded = with_patience(lambda: _load(found.uri, config.base_model), report)
+    renderer = ChatRenderer(loaded.tokenizer, None)
+    data = prepare(_request(config, loaded.card), renderer, place.folder)
+    reasons: Reasons = {}
+    settings = settle_eval(config.eval, data.eval_rows, [file.layout for file in data.report.files], reasons)
+    config = config.model_copy(update={"model": found.uri, "eval": settings})
+    record_evaluation(config, loaded.card, data, reasons, place.folder, report)
+    texts = [] if settings.forgetting is False else read_texts(settings.forgetting or DEFAULT_TEXT)
+    proof = prove(
+        loaded.model,
+        loaded.tokenizer,
+        data.eval_rows,
+        metrics=list(settings.metrics),
+        max_new_tokens=int(settings.max_new_tokens),
+        stop_token_ids=loaded.card["stop_token_ids"],
+        forgetting_texts=texts,
+        answer_prefix=loaded.card["answer_prefix"],
+        seed=SEED,
+        on_progress=lambda side, done, total: report.progress(done, total, f"answers of the {side}", stage="proof"),
+    )
+    record_proof(proof, found.model_id, 0, place.folder, report)
+    return {"model_uri": found.uri, "model_id": found.model_id, "summary": summary(proof, found.uri)}
+
+
+def _load(uri: str, base_model: str | None) -> Any:
+    """The logged model as anybody would load it: ``model``, ``tokenizer`` and ``card``. Raises ReloadError."""
+    import mlflow
+
+    moved = {"base_model": base_model} if base_model is not None else None
+    try:
+        loaded = mlflow.pyfunc.load_model(uri, model_config=moved).unwrap_python_model()
+    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
+        raise ReloadError(f"{uri} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(getattr(loaded, "card", None), dict):
+        raise ReloadError(f"{uri} is no model of mlflow-finetune; fix: name a version that one of its runs registered")
+    return loaded
+
+
+def _request(config: EvaluationConfig, card: dict[str, Any]) -> DataRequest:
+    held_out = config.data.eval
+    assert isinstance(held_out, list)
+    return DataRequest(
+        train=(),
+        eval=data_files(held_out),
+        layout=config.data.layout,
+        columns=config.data.columns,
+        overlength=config.data.overlength,
+        max_length=int(card["max_length"]),
+        max_eval_rows=config.eval.max_rows,
+        seed=SEED,
+    )

@@ -1,0 +1,63 @@
+"""``-e evaluate`` through the real command, on a version that a real run registered."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+QUICKSTART = REPOSITORY / "recipes" / "quickstart"
+TEST_ROWS = QUICKSTART / "data" / "test.jsonl"
+pytestmark = pytest.mark.slow
+
+
+def evaluate(workplace, *arguments):
+    return workplace.mlflow_run(str(workplace.path), "-e", "evaluate", *arguments)
+
+
+def test_evaluation_of_a_registered_version_says_what_its_own_run_said(workplace):
+    same = ["-P", "eval.max_rows=40", "-P", "metrics=exact_match,perplexity"]
+    trained = workplace.mlflow_run(str(QUICKSTART), "-e", "lora", "-P", "max_steps=60", *same)
+    assert trained.returncode == 0, trained.stdout
+    before = workplace.only_run()
+    rows = [json.loads(row) for row in Path(TEST_ROWS).read_text().splitlines()]
+    held_out = workplace.path / XX
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = evaluate(workplace, "-P", "model=models:/quickstart@challenger", "-P", "eval_data=new.jsonl", *same)
+    assert result.returncode == 0, result.stdout
+    client = workplace.client()
+    (run,) = [r for r in client.search_runs(["0"]) if r.info.run_id != before.info.run_id]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["model"] == "models:/quickstart/1"
+    assert run.data.tags["finetune.evaluated_model"] == "models:/quickstart/1"
+    assert run.data.tags["finetune.trained_on_digest"] == before.data.tags["finetune.data_digest"]
+    (held_out_input,) = run.inputs.dataset_inputs
+    assert held_out_input.dataset.digest == run.data.tags["finetune.data_digest"]
+    found = {name: value for name, value in run.data.metrics.items() if name.startswith(("eval/", "forgetting/"))}
+    told = {name: value for name, value in before.data.metrics.items() if name.startswith(("eval/", "forgetting/"))}
+    assert found["eval/rows"] == told["eval/rows"] == 40
+    assert found == pytest.approx(told, abs=1e-4)
+    model = client.get_logged_model(client.get_model_version("quickstart", "1").model_id)
+    assert {metric.run_id for metric in model.metrics} == {before.info.run_id, run.info.run_id}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-P", "eval_data=new.jsonl"], "no model; fix: -P model=models:/NAME/VERSION"),
+        (["-P", "model=models:/bot/1"], "no held-out rows; fix: -P eval_data=FILE"),
+        (["-P", "model=models:/bot/1", "-P", "eval_data=new.jsonl"], "models:/bot/1"),
+        (["-P", "model=bot", "-P", "eval_data=new.jsonl"], "not a model URI"),
+        (["-P", "model=models:/bot", "-P", "eval_data=new.jsonl"], "Logged model with ID 'bot' not found"),
+        (["-P", "model=models:/bot/1", "-P", "eval_data=gone.jsonl"], "no such file"),
+        (["-P", "model=models:/bot/1", "-P", "eval_data=new.jsonl", "-P", "rank=3"], "-P rank"),
+        (["-P", "model=models:/bot/1", "-P", "eval_data=new.jsonl", "-P", "resume=1"], "is not for this entry point"),
+    ],
+)
+def test_bad_requests_are_refused_before_any_run(workplace, arguments, message):
+    (workplace.path / "new.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    result = evaluate(workplace, *arguments)
+    assert result.returncode == 1
+    assert message in result.stdout
+    assert "Traceback" not in result.stdout
+    assert not workplace.client().search_runs(["0"])
