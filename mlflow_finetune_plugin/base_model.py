@@ -96,6 +96,7 @@ def describe(base: BaseModel) -> BaseFacts:
         linear_shapes=shapes,
         other_modules=tuple(name for name in modules if name not in shapes),
         head=next((name for name, module in modules.items() if module is head), None),
+        has_transposed_layers=any(isinstance(module, Conv1D) for module in modules.values()),
         has_stacked_experts=any(
             parameter.ndim == 3 and name.split(".")[-2] == "experts" for name, parameter in model.named_parameters()
         ),

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny_bases import tiny_base
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from mlflow_finetune_plugin.adaptations import lora
 from mlflow_finetune_plugin.adapter_model import (
     Reference,
     check_adapter_file,
@@ -246,10 +247,10 @@ def test_reload_check_sees_a_base_that_is_not_the_one(ran, model_folder, held_ou
 )
 def test_adapter_file_that_cannot_act_is_refused(ran, change, message, tmp_path):
     folder = shutil.copytree(ran.work / "adapter", tmp_path / "adapter")
-    check_adapter_file(folder)
+    check_adapter_file(folder, lora)
     save_file(change(load_file(folder / "adapter_model.safetensors")), folder / "adapter_model.safetensors")
     with pytest.raises(TrainingError, match=message):
-        check_adapter_file(folder)
+        check_adapter_file(folder, lora)
 
 
 def test_adapter_that_answers_as_the_base_is_refused():

@@ -120,6 +120,14 @@ class BottleneckModel(BaseTuner):
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """PEFT's own expects a ``weight``, which an attention has not."""
+        setattr(parent, child_name, new_module)
+        device = next(child.parameters()).device
+        if isinstance(new_module, BottleneckLayer) and device.type != "meta":
+            new_module.bottleneck_down.to(device)
+            new_module.bottleneck_up.to(device)
+
     def _check_merge_allowed(self) -> None:
         raise ValueError("a bottleneck adapter has an activation inside and cannot be merged into the base's weights")
 

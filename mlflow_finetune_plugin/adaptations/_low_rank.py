@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 BASE_CHANGING_INITS = ("pissa", "olora")
-LARGEST_VLLM_RANK = 512  # the last of vLLM's max_lora_rank: 1, 8, 16, 32, 64, 128, 256, 320, 512
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 # names that PEFT takes for experts or routers of a mixture (peft.utils.transformers_weight_conversion)
 _EXPERT_LAYERS = frozenset({"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"})
 
@@ -82,15 +82,23 @@ def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
 
 
 def serving(options: Options) -> str:
-    """How the result can be served: vllm, convertible (DoRA, to plain LoRA) or merge (a rank beyond vLLM's ceilings).
-
-    vLLM's own rules, for the adapters that these options are saved as (vllm/lora/peft_helper.py, config/lora.py, 0.32).
-    """
+    """How the result can be served: vllm; convertible, which DoRA is to plain LoRA; merge, for a rank beyond vLLM's."""
     if options.dora:
         return "convertible"
-    rank = 1 if options.rank == "auto" else options.rank
-    saved_rank = 2 * rank if options.init in BASE_CHANGING_INITS else rank
-    return "vllm" if saved_rank <= LARGEST_VLLM_RANK else "merge"
+    return "vllm" if vllm_max_lora_rank(options) is not None else "merge"
+
+
+def vllm_max_lora_rank(options: Options) -> int | None:
+    """The smallest ``--max-lora-rank`` under which vLLM takes the saved adapter, None where it takes it under none.
+
+    vLLM's rules for what these options are saved as (vllm 0.32, lora/peft_helper.py and config/lora.py): no DoRA; every
+    start is fine, since those that change the base are saved as plain LoRA of twice the rank.
+    """
+    if options.dora:
+        return None
+    rank = 32 if options.rank == "auto" else options.rank
+    saved = 2 * rank if options.init in BASE_CHANGING_INITS else rank
+    return next((ceiling for ceiling in VLLM_RANKS if saved <= ceiling), None)
 
 
 def acts(weights: Mapping[str, Any]) -> bool:
@@ -108,6 +116,11 @@ def apply(model: PreTrainedModel, options: Options, *, seed: int, folder: Path) 
         raise BaseModelError(
             f"options.init = {options.init!r}: changes the base's weights, which a quantised base cannot hold; "
             "fix: options.init: default, or no base_model.quantization"
+        )
+    if options.dora and getattr(model, "is_loaded_in_8bit", False) and model.device.type == "cpu":
+        raise BaseModelError(
+            "options.dora on an int8 base: has no backward pass on a CPU (bitsandbytes 0.50); "
+            "fix: base_model.quantization: nf4, or no dora"
         )
     has_conv1d = any(isinstance(module, Conv1D) for module in model.modules())
     if options.init == "olora" and has_conv1d:

@@ -38,7 +38,7 @@ class Options(Section):
         "houlsby", description="houlsby: behind attention and feed-forward; pfeiffer: behind the feed-forward only."
     )
     reduction_factor: Annotated[float, Field(ge=1)] | Auto = Field(
-        "auto", description="Hidden size over bottleneck size; auto: 16, less where that leaves a bottleneck below 8."
+        "auto", description="Hidden size over bottleneck size; auto: 16, less where that leaves a bottleneck below 32."
     )
     activation: Literal["relu", "gelu", "silu", "tanh", "sigmoid", "leaky_relu"] = Field(
         "relu", description="Between the two projections."
@@ -53,9 +53,11 @@ def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
     """Replaces ``auto`` and refuses what this base cannot take."""
     factor = options.reduction_factor
     if factor == "auto":
-        factor = min(16.0, max(1.0, base.hidden_size / 8))
+        factor = min(16.0, max(1.0, base.hidden_size / 32))
         reasons["options.reduction_factor"] = f"{factor}: " + (
-            "the best on average over tasks (arXiv 2005.00247)" if factor == 16 else "leaves a bottleneck of 8"
+            "that of the papers' search (arXiv 2005.00247)"
+            if factor == 16
+            else f"leaves a bottleneck of {int(base.hidden_size / factor)}, below which tiny models learn little"
         )
     elif factor > base.hidden_size:
         raise BaseModelError(
@@ -129,7 +131,7 @@ def _check_width(base: BaseFacts, given: list[str]) -> None:
     narrow = [
         f"{name} {tuple(shape)}"
         for name, shape in base.linear_shapes.items()
-        if base.is_target(name, given) and base.hidden_size not in shape
+        if base.is_target(name, given) and shape[1 if base.has_transposed_layers else 0] != base.hidden_size
     ]
     if narrow:
         raise BaseModelError(

@@ -1,9 +1,11 @@
 """LoRA and its relatives: each trains, is saved as adapters that load on the untouched base, and refuses what it cannot do."""
 
+import itertools
 import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from tiny_bases import tiny_base
 from transformers import AutoModelForCausalLM
 
 from mlflow_finetune_plugin import base_model
-from mlflow_finetune_plugin.adaptations import lora
+from mlflow_finetune_plugin.adaptations import _low_rank, lora, qlora
 from mlflow_finetune_plugin.adaptations.lora import Options
 from mlflow_finetune_plugin.auto import BaseFacts
 from mlflow_finetune_plugin.errors import BaseModelError
@@ -84,23 +86,38 @@ def test_every_option_trains_and_loads_on_the_untouched_base(options, llama, tmp
         )
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"rslora": True}, {"dora": True}, *({"init": init} for init in ("gaussian", "orthogonal", "pissa", "olora"))],
-    ids=str,
-)
-def test_vllm_takes_what_is_declared_so_and_nothing_else(options, llama, tmp_path):
-    helper_module = pytest.importorskip("vllm.lora.peft_helper")
-    resolved = lora.resolve(Options(rank=4, **options), facts_of(llama), {})
-    model = lora.apply(base_model.load_base_model(found(llama)), resolved, seed=0, folder=tmp_path)
-    lora.save(model, resolved, tmp_path / "adapter", start=tmp_path)
-    helper = helper_module.PEFTHelper.from_local_dir(str(tmp_path / "adapter"), max_position_embeddings=128)
-    limits = SimpleNamespace(max_lora_rank=64)
-    if lora.serving(resolved) == "vllm":
-        helper.validate_legal(limits)
-    else:
-        with pytest.raises(ValueError, match="DoRA"):
-            helper.validate_legal(limits)
+@pytest.mark.parametrize("module", [lora, qlora], ids=["lora", "qlora"])
+def test_vllm_takes_what_is_declared_so_and_nothing_else(module, llama, tmp_path):
+    """Over the whole grid of options, against vLLM's own check of the files that are written."""
+    helper = pytest.importorskip("vllm.lora.peft_helper", reason="needs the extra serve or serve-cpu").PEFTHelper
+    ceilings = get_args(pytest.importorskip("vllm.config.lora").MaxLoRARanks)
+    assert ceilings == _low_rank.VLLM_RANKS
+    inits = get_args(module.Options.model_fields["init"].annotation)
+    seen = set()
+    for init, dora, rslora in itertools.product(inits, (False, True), (False, True)):
+        if dora and init in ("pissa", "olora"):
+            continue  # refused by resolve
+        options = module.resolve(module.Options(rank=4, init=init, dora=dora, rslora=rslora), facts_of(llama), {})
+        folder = tmp_path / f"{init}-{dora}-{rslora}"
+        model = module.apply(base_model.load_base_model(found(llama)), options, seed=0, folder=folder)
+        module.save(model, options, folder / "adapter", start=folder)
+        saved = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+        for rank in (1, 4, 8, 9, 128, 256, 257, 300, 320, 321, 512, 513):
+            asked = options.model_copy(update={"rank": rank})
+            config = {**saved, "r": rank * saved["r"] // 4}
+            taken = [c for c in ceilings if vllm_takes(helper, config, c)]
+            assert _low_rank.vllm_max_lora_rank(asked) == (taken[0] if taken else None), asked
+            assert (module.serving(asked) == "vllm") is bool(taken)
+            seen.add(module.serving(asked))
+    assert seen == {"vllm", "convertible", "merge"}
+
+
+def vllm_takes(helper, config: dict, max_lora_rank: int) -> bool:
+    try:
+        helper.from_dict(config).validate_legal(SimpleNamespace(max_lora_rank=max_lora_rank))
+    except ValueError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "opt", "gpt_neox", "gemma2", "qwen3_moe", "mixtral"])
@@ -257,6 +274,9 @@ def test_served_by():
     assert lora.serving(Options()) == "vllm"
     assert lora.serving(Options(rslora=True, init="pissa")) == "vllm"
     assert lora.serving(Options(dora=True)) == "convertible"
+    assert lora.serving(Options(rank=512)) == "vllm"
+    assert lora.serving(Options(rank=513)) == "merge"
+    assert lora.serving(Options(rank=257, init="pissa")) == "merge"  # saved with rank 514
 
 
 def test_saved_adapter_leaves_no_start_behind(llama, tmp_path):

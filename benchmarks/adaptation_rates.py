@@ -1,0 +1,65 @@
+"""Which learning rate suits which adaptation: the quickstart's recipe through the pipeline, once per rate and seed.
+
+python benchmarks/adaptation_rates.py bottleneck 5e-4 1e-3 2e-3 [--seeds 0 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import tempfile
+from pathlib import Path
+
+RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
+
+
+def run(folder: Path, adaptation: str, rate: str, seed: int) -> dict[str, float]:
+    """One run; the last value of every metric it reported."""
+    from mlflow import MlflowClient
+
+    from mlflow_finetune_plugin import pipeline
+    from mlflow_finetune_plugin.config import load_config, resolve_paths
+    from mlflow_finetune_plugin.report import Report, ReportReader
+
+    given = {"adaptation": adaptation, "learning_rate": rate, "seed": str(seed)}
+    config = resolve_paths(load_config(RECIPE, "lora", given, caller=folder), RECIPE)
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("rates", artifact_location=str(folder / "artifacts"))
+    (folder / "work").mkdir()
+    report = Report(folder / "report.jsonl")
+    run_id = client.create_run(experiment).info.run_id
+    pipeline.run(config.model_copy(update={"register_as": None}), pipeline.Place(run_id, uri, folder / "work"), report)
+    values: dict[str, float] = {}
+    for event in ReportReader(folder / "report.jsonl").new_events():
+        values |= event.get("values", {}) if event["event"] == "metrics" else {}
+    return values
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("adaptation")
+    parser.add_argument("rates", nargs="+")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments = parser.parse_args()
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1"}
+    print(
+        "| adaptation | learning rate | seed | adapter | gain (95 % CI) | forgetting, nats per token | last loss | train s |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for rate, seed in itertools.product(arguments.rates, arguments.seeds):
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
+            m = run(Path(folder), arguments.adaptation, rate, seed)
+        low, high = m["eval/gain_low/exact_match"], m["eval/gain_high/exact_match"]
+        print(
+            f"| {arguments.adaptation} | {rate} | {seed} | {m['eval/adapter/exact_match']:.3f} | "
+            f"{m['eval/gain/exact_match']:+.3f} ({low:+.3f}..{high:+.3f}) | {m['forgetting/nats_per_token']:+.3f} | "
+            f"{m['train/loss']:.4f} | {m['train/seconds']:.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
