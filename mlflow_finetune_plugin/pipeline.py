@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +102,7 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
             record_drift(plan_params(plan), place.tracking_uri, place.run_id, place.folder, report)
         record_plan(plan, data, place.folder, report)
         record_mixture(mixture, plan.config.data.mixing, place.folder, report)
-        saves, checkpoint = checkpoints(plan, data, digest.result(), place, report)
+        saves, checkpoint = checkpoints(plan, data, digest.result, place, report)
         trained = train_adapter(plan, data, place.folder, report, saves=saves, checkpoint=checkpoint)
     record_training(trained.result, place.folder, report)
     identity = Identity.of(plan, data, digest.result(), trained.adapter)
@@ -138,15 +139,18 @@ def data_request(plan: Plan) -> DataRequest:
 
 
 def checkpoints(
-    plan: Plan, data: PreparedData, base_digest: str, place: Place, report: Report
+    plan: Plan, data: PreparedData, base_digest: Callable[[], str], place: Place, report: Report
 ) -> tuple[Saves | None, Checkpoint | None]:
     """How this attempt saves, and where it goes on. Raises ConfigError when what must not change has changed."""
-    now = fingerprint(plan, data, base_digest)
+
+    def now() -> dict[str, Any]:
+        return fingerprint(plan, data, base_digest())
+
     checkpoint = None
     if plan.config.resume is not None:
         checkpoint = find_checkpoint(place.run_id, place.tracking_uri, place.folder, report)
         if checkpoint is not None:
-            check_same(checkpoint, now)
+            check_same(checkpoint, now())
     training = plan.config.training
     if training.save_steps is None:
         return None, checkpoint

@@ -65,6 +65,7 @@ class Supervisor:
         self._retry_at = 0.0
         self._retry_wait_s = 1.0
         self._run_is_unknown = False
+        self._is_superseded = False
 
     def supervise(self, *, adopt: bool) -> None:
         """The whole life. Returns when MLflow has the last word, or when there never was a run."""
@@ -207,6 +208,11 @@ class Supervisor:
     def _carry_over(self) -> None:
         assert self._record is not None
         if time.monotonic() >= self._next_heartbeat:
+            if not self._record.is_mine():
+                self._is_superseded = True
+                self._request_stop("a later attempt has taken over the run")
+            if self._is_superseded:
+                return
             self._record.heartbeat()
             self._next_heartbeat = time.monotonic() + HEARTBEAT_EVERY_S
         done = self._reader.offset

@@ -73,6 +73,7 @@ class RunRecord:
         self._client = client
         self.run_id = run_id
         self._attempt = attempt
+        self._steps_known: dict[str, set[int]] = {}
 
     def is_mine(self) -> bool:
         """False once a later attempt owns the run: then this writer must be silent."""
@@ -113,13 +114,28 @@ class RunRecord:
         metrics = [
             Metric(key, float(value), event["time_ms"], event["step"], model_id=model_id, run_id=self.run_id)
             for key, value in event["values"].items()
+            if model_id is not None or event["step"] not in self._steps_of_earlier_attempts(key)
         ]
-        self._client.log_batch(self.run_id, metrics=metrics)
+        if metrics:
+            self._client.log_batch(self.run_id, metrics=metrics)
+
+    def _steps_of_earlier_attempts(self, key: str) -> set[int]:
+        """A resumed run makes steps again that were logged before it died: they stay as they were logged."""
+        if self._attempt == 1:
+            return set()
+        if key not in self._steps_known:
+            self._steps_known[key] = {metric.step for metric in self._client.get_metric_history(self.run_id, key)}
+        return self._steps_known[key]
 
     def _params(self, event: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
-        items = [Param(key, _shortened(value, _PARAM_LIMIT)) for key, value in event["values"].items()]
+        known = (
+            self._client.get_run(self.run_id).data.params if self._attempt > 1 else {}
+        )  # MLflow keeps the first value
+        items = [
+            Param(key, _shortened(value, _PARAM_LIMIT)) for key, value in event["values"].items() if key not in known
+        ]
         for start in range(0, len(items), 100):
             self._client.log_batch(self.run_id, params=items[start : start + 100])
 
@@ -131,7 +147,8 @@ class RunRecord:
         )
 
     def _artifact(self, event: dict[str, Any]) -> None:
-        self._client.log_artifact(self.run_id, event["path"], event["folder"] or None)
+        log = self._client.log_artifacts if Path(event["path"]).is_dir() else self._client.log_artifact
+        log(self.run_id, event["path"], event["folder"] or None)
 
     def _datasets(self, event: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -29,7 +29,8 @@ class Saves:
 
     root: Path
     save_total_limit: int
-    fingerprint: Mapping[str, Any]
+    fingerprint: Callable[[], Mapping[str, Any]]
+    """Asked for when something is saved: it takes reading the whole base."""
     on_saved: Callable[[Checkpoint, torch.nn.Module], None]
 
 
@@ -70,7 +71,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
     def _seal(self, draft: Path) -> None:
         assert self.saves is not None
         root = self.saves.root
-        saved = seal(draft, root / draft.name, step=self.state.global_step, fingerprint=self.saves.fingerprint)
+        saved = seal(draft, root / draft.name, step=self.state.global_step, fingerprint=self.saves.fingerprint())
         self.saves.on_saved(saved, self.model)
         remove_old(root, limit=self.saves.save_total_limit)
 
@@ -78,6 +79,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
         """What a Trainer forgets when it stops: sums since the last log, and what was counted."""
         values: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS if hasattr(self, name)}
         values["tr_loss"] = float(self._tr_loss)
+        values["learning_rate"] = self.args.learning_rate
         if hasattr(self, "_metrics"):
             values["metrics"] = {mode: dict(lists) for mode, lists in self._metrics.items()}
         if hasattr(self, "_counts"):
@@ -114,9 +116,22 @@ class Restorer(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer.restore_progress(self.values["trainer"])
+        _rescale(kwargs, args.learning_rate / self.values["trainer"]["learning_rate"])
         self.trainer.watcher.restore(self.values["watcher"], state)
         if self.trainer.best is not None and "best" in self.values:
             self.trainer.best.restore(self.values["best"], self.folder)
+
+
+def _rescale(parts: Mapping[str, Any], ratio: float) -> None:
+    """A learning rate that was changed between attempts takes effect, where the saved optimiser and schedule hold the old one."""
+    optimizer, schedule = parts.get("optimizer"), parts.get("lr_scheduler")
+    if ratio == 1.0 or optimizer is None or schedule is None:
+        return
+    for group in optimizer.param_groups:
+        group["lr"] *= ratio
+        if "initial_lr" in group:
+            group["initial_lr"] *= ratio
+    schedule.base_lrs = [rate * ratio for rate in schedule.base_lrs]
 
 
 def saving(trainer_class: type) -> type:
