@@ -22,7 +22,8 @@ from mlflow import MlflowClient
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mlflow_finetune_plugin.data.layouts import conversation, detect_layout
+from mlflow_finetune_plugin.data.conversations import conversation
+from mlflow_finetune_plugin.data.layouts import detect_layout
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
 from mlflow_finetune_plugin.data.sources import peek, read_rows
 from mlflow_finetune_plugin.evaluation.generation import greedy_answers

@@ -23,7 +23,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from trl import SFTConfig, SFTTrainer
 
 from mlflow_finetune_plugin.adaptations import lora
-from mlflow_finetune_plugin.data.layouts import conversation, detect_layout
+from mlflow_finetune_plugin.data.conversations import conversation
+from mlflow_finetune_plugin.data.layouts import detect_layout
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
 from mlflow_finetune_plugin.data.sources import peek, read_rows

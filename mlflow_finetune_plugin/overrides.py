@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_finetune_plugin.base_files import EMBEDDED
+from mlflow_finetune_plugin.data.locations import is_remote
 from mlflow_finetune_plugin.faults import Origins, shown, unknown_key
 from mlflow_finetune_plugin.settings import Section
 from mlflow_finetune_plugin.yaml_source import KeyPath, parse_value
@@ -164,8 +165,8 @@ def _map_paths(value: Any, folder: Path) -> Any:
 
 
 def path_from(folder: Path, path: str) -> str:
-    """The path as seen from ``folder``; a URL stays what it is, so that it can be refused by its own name."""
-    return path if "://" in path else str(folder / os.path.expanduser(path))
+    """The path as seen from ``folder``; what is no path of this machine stays what it is, to be fetched or refused by its name."""
+    return path if "://" in path or is_remote(path) else str(folder / os.path.expanduser(path))
 
 
 def base_from(folder: Path, name: str) -> str:

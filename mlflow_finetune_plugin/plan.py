@@ -19,6 +19,7 @@ from mlflow_finetune_plugin.types import EvalRow
 
 _CLASSIFICATION_METRICS = ["exact_match", "f1", "perplexity"]
 _SHORT_ANSWER_METRICS = ["exact_match", "token_f1", "perplexity"]
+_SAMPLE_TOKENS = 64
 _LONG_ANSWER_METRICS = ["rougeL", "chrf", "perplexity"]
 # model types whose class in vLLM 0.32 is no SupportsLoRA (vllm/model_executor/models): it would refuse every adapter
 _FAMILIES_WITHOUT_VLLM_LORA = frozenset(
@@ -65,7 +66,7 @@ def make_plan(config: RunConfig) -> Plan:
     options = adaptation.resolve(config.adaptation_options(), facts, reasons)
     max_length = resolve_max_length(config.training, facts, reasons)
     template = Path(config.data.chat_template).read_text(encoding="utf-8") if config.data.chat_template else None
-    renderer = ChatRenderer(base_model.load_tokenizer(base), template)
+    renderer = ChatRenderer(base_model.load_tokenizer(base), template, weights=base.folder)
     return Plan(config, base, facts, options, renderer, max_length, reasons)
 
 
@@ -107,8 +108,14 @@ def settle_eval(settings: EvalSettings, eval_rows: list[EvalRow], layouts: list[
         reasons["eval.metrics"] = f"{', '.join(update['metrics'])}: {why}"
     if settings.max_new_tokens == "auto":
         longest = max(len(row.completion_ids) for row in eval_rows)
-        update["max_new_tokens"] = min(longest + 8, 1024)
-        reasons["eval.max_new_tokens"] = f"{update['max_new_tokens']}: the longest reference has {longest} tokens"
+        is_sample = _are_texts(layouts)
+        update["max_new_tokens"] = min(longest + 8, _SAMPLE_TOKENS if is_sample else 1024)
+        why = (
+            "a sample, which no metric of plain text reads"
+            if is_sample
+            else f"the longest reference has {longest} tokens"
+        )
+        reasons["eval.max_new_tokens"] = f"{update['max_new_tokens']}: {why}"
     return settings.model_copy(update=update)
 
 
@@ -123,7 +130,13 @@ def _with_layout(data: DataSettings, layouts: list[str], reasons: Reasons) -> Da
     return data.model_copy(update={"layout": names.pop()}) if len(names) == 1 else data
 
 
+def _are_texts(layouts: list[str]) -> bool:
+    return bool(layouts) and all(layout.startswith("text:") for layout in layouts)
+
+
 def _metrics(rows: list[EvalRow], layouts: list[str]) -> tuple[list[str], str]:
+    if _are_texts(layouts):
+        return ["perplexity"], "plain text has no answers to compare"
     if layouts and all(layout.startswith("label") for layout in layouts):
         return _CLASSIFICATION_METRICS, "answers are labels"
     words = sorted(len(row.reference.split()) for row in rows)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mlflow_finetune_plugin.base_files import check_base_files, check_hub_name, local_folder
 from mlflow_finetune_plugin.config import EvaluationConfig, RunConfig
-from mlflow_finetune_plugin.data.layouts import detect_layout
+from mlflow_finetune_plugin.data.layouts import check_learnable, detect_layout
+from mlflow_finetune_plugin.data.locations import check_location, is_remote
 from mlflow_finetune_plugin.data.sources import peek
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError
 from mlflow_finetune_plugin.faults import shown
@@ -52,7 +53,10 @@ def _check_packages(what: str, *names: str) -> None:
 def _check_data(data: DataSettings, problems: list[str]) -> None:
     for path in _data_paths(data):
         try:
-            detect_layout([row for _, row in peek(path)], data.columns or None, data.layout)
+            check_location(str(path))
+            if not is_remote(str(path)):  # what lies elsewhere is read by the worker, which fetches it
+                rows = [row for _, row in peek(path)]
+                check_learnable(detect_layout(rows, data.columns or None, data.layout))
         except FinetuneError as error:
             problems.append(_with_path(str(error), path))
     if data.chat_template is not None and (fault := _text_file_fault(data.chat_template)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -42,23 +43,28 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_arguments(namespace: argparse.Namespace) -> RunArguments:
     """The parsed arguments as a record. Raises ConfigError for a -P that is not NAME=VALUE or stands twice."""
+    return RunArguments(
+        project=namespace.project,
+        entry_point=namespace.entry_point,
+        parameters=run_parameters(namespace.param_list),
+        version=namespace.version,
+        backend_config=namespace.backend_config,
+        experiment_name=namespace.experiment_name,
+        run_name=namespace.run_name,
+    )
+
+
+def run_parameters(items: Sequence[str]) -> dict[str, str]:
+    """``NAME=VALUE`` words as a mapping. Raises ConfigError for one that is none, or stands twice."""
     parameters: dict[str, str] = {}
-    for item in namespace.param_list:
+    for item in items:
         name, separator, value = item.partition("=")
         if not separator or not name:
             raise ConfigError([f"-P {item}: expected NAME=VALUE"])
         if name in parameters:
             raise ConfigError([f"-P {name}: given twice"])
         parameters[name] = value
-    return RunArguments(
-        project=namespace.project,
-        entry_point=namespace.entry_point,
-        parameters=parameters,
-        version=namespace.version,
-        backend_config=namespace.backend_config,
-        experiment_name=namespace.experiment_name,
-        run_name=namespace.run_name,
-    )
+    return parameters
 
 
 def parse_run_arguments(arguments: list[str]) -> RunArguments:

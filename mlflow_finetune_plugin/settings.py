@@ -22,7 +22,12 @@ def _is_local(path: str) -> str:
     return path
 
 
+def _is_data(path: str) -> str:
+    return path if path.startswith(("hf:", "runs:/", "models:/")) else _is_local(path)
+
+
 LocalFile = Annotated[str, AfterValidator(_is_local)]
+DataLocation = Annotated[str, AfterValidator(_is_data)]
 
 
 class Section(BaseModel):
@@ -48,8 +53,9 @@ class BaseModelSettings(Section):
 class DataFileSettings(Section):
     """One data file of a mixture."""
 
-    path: LocalFile = Field(
-        min_length=1, description="File; in the recipe relative to the recipe, in -P to the caller."
+    path: DataLocation = Field(
+        min_length=1,
+        description="File (in the recipe relative to the recipe, in -P to the caller), hf:NAME[:CONFIG]:SPLIT, runs:/RUN_ID/PATH or models:/NAME/VERSION/PATH.",
     )
     task: str | None = Field(None, description="Name of the task; default: the file's stem.")
     weight: float = Field(1.0, gt=0, description="How often its rows are drawn, 1 = each once per epoch.")
@@ -80,14 +86,14 @@ class DataSettings(Section):
         Annotated[list[DataFileSettings], Field(min_length=1)] | Annotated[float, Field(gt=0, lt=1)] | None,
         BeforeValidator(_as_files_or_fraction),
     ] = Field(None, description="Held-out files, or a fraction of train; default: 10 % of train, at most 500 rows.")
-    layout: Literal["auto", "prompt_completion", "messages", "sharegpt", "alpaca", "label"] = Field(
-        "auto", description="How rows are laid out; auto recognises it and shows the guess."
+    layout: Literal["auto", "prompt_completion", "messages", "sharegpt", "alpaca", "label", "instances", "text"] = (
+        Field("auto", description="How rows are laid out; auto recognises it and shows the guess.")
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="Role -> column, e.g. {prompt: text, completion: intent}."
     )
-    overlength: Literal["error", "drop", "truncate"] = Field(
-        "error", description="What happens to rows over max_length."
+    overlength: Literal["error", "drop", "truncate", "split"] = Field(
+        "error", description="What happens to rows over max_length; split: plain text in pieces, other rows an error."
     )
     chat_template: LocalFile | None = Field(
         None, description="Jinja file; default: the base's own, else the packaged plain one."

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 from mlflow_finetune_plugin.errors import DataError
 
 EXCERPT_CHARS = 60
+_ROW_KEYS = ("data", "examples", "rows")
+"""Keys of a document that may hold its rows: a list of them, or an object of them (``{"1": row, "2": row}``)."""
 
 
 def excerpt(text: str, at: int = 0) -> str:
@@ -26,9 +28,10 @@ class JsonDocument:
         self._decoder = json.JSONDecoder()
         self._first = True
         self._in_object = False
+        self._closing = "]"
 
     def enter_row_list(self) -> None:
-        """Stand just behind the ``[`` of the list that holds the rows."""
+        """Stand just behind the ``[`` of the list that holds the rows, or the ``{`` of rows that are numbered by keys."""
         if self._peek() == "[":
             self._at += 1
             return
@@ -39,7 +42,8 @@ class JsonDocument:
         while self._peek() != "}":
             key = self.value()
             self._expect(":")
-            if key == "data" and self._peek() == "[":
+            if key in _ROW_KEYS and self._peek() in ("[", "{"):
+                self._closing = "]" if self._peek() == "[" else "}"
                 self._at += 1
                 self._in_object = True
                 return
@@ -54,13 +58,17 @@ class JsonDocument:
 
     def next_item(self) -> int | None:
         """Where the next row starts, or None behind the last one."""
-        if self._peek() == "]":
+        if self._peek() == self._closing:
             self._at += 1
             return None
         if not self._first:
             self._expect(",")
             self._peek()
         self._first = False
+        if self._closing == "}":
+            self.value()
+            self._expect(":")
+            self._peek()
         return self._at
 
     def value(self) -> Any:

@@ -1,61 +1,74 @@
 """Data files to what a trainer reads: token ids and labels in a memory-mapped Arrow file, with a report and a digest.
 
-Rows are read, rendered and written in batches, so memory does not grow with the rows but for 24 bytes each (hashes, for
-duplicates and leakage) and the held-out rows. Nothing is reordered, and every row that is left out is counted with its
-reason and line.
+Two steps: every file is read and checked once, its conversations go to a spool on disk (reading.py); then the spool is
+encoded batch by batch, on a thread, since the tokenizer works outside Python's lock, while the batch before is counted and
+written. Own memory does not grow with the rows but for 8 bytes each and the held-out rows. Nothing is reordered, and every
+row that is left out is counted with its reason and line.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from array import array
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
 
-from mlflow_finetune_plugin.data.layouts import Layout, RowFault, conversation, detect_layout
+from mlflow_finetune_plugin.data.checks import (
+    CONTRADICTIONS,
+    DUPLICATES,
+    EVAL_DUPLICATES,
+    LEAKED_PROMPTS,
+    LEAKED_ROWS,
+    RowSet,
+    count_of,
+    encoding_findings,
+    label_findings,
+    row_findings,
+)
+from mlflow_finetune_plugin.data.conversations import is_document
+from mlflow_finetune_plugin.data.overlength import OVER_LENGTH, Fitting, fitted
+from mlflow_finetune_plugin.data.reading import DataFile, Reader, ReadFile, place
 from mlflow_finetune_plugin.data.rendering import ChatRenderer, Example
-from mlflow_finetune_plugin.data.report import MAX_LINES, DataReport, FileReport, SkipCount
-from mlflow_finetune_plugin.data.sources import peek, read_rows
-from mlflow_finetune_plugin.data.split import Split, hash_row, hash_text, sample_of_eval, split_of_train
+from mlflow_finetune_plugin.data.report import DataReport, Finding, LabelReport
+from mlflow_finetune_plugin.data.row_faults import RowFault
+from mlflow_finetune_plugin.data.split import Split, hash_text, sample_of_eval, split_of_train
+from mlflow_finetune_plugin.data.spool import Spool, SpooledRow
+from mlflow_finetune_plugin.data.tally import Labels, Tally
 from mlflow_finetune_plugin.data.token_file import TokenFile
 from mlflow_finetune_plugin.errors import DataError
-from mlflow_finetune_plugin.types import EvalRow, Message
+from mlflow_finetune_plugin.types import EvalRow
 
-BATCH_ROWS = 1000
-NO_LOSS_TOKEN = "no loss token left"
-OVER_LENGTH = "over length"
+__all__ = ["DataFile", "DataRequest", "PreparedData", "prepare"]
+
 OVER_EVAL_LIMIT = "over max_eval_rows"
 
 _MASK_SAMPLES = 5
+_AHEAD = 2  # batches that may be encoded before they are written
+_SHOWN_LABELS = 200
+_SHOWN_TOKENS = 80
 
-
-@dataclass(frozen=True)
-class DataFile:
-    """A file and the task its rows belong to; ``weight`` 2 uses each row twice, 0.5 a seeded half of the rows."""
-
-    path: Path
-    task: str
-    weight: float = 1.0
+Side = Literal["train", "eval"]
+Encoded = list[list[Example] | RowFault]
 
 
 @dataclass(frozen=True)
 class DataRequest:
     """What to prepare. ``eval``: files, a fraction of train's rows, or None for a tenth, at most 500 rows.
 
-    ``train`` may be empty where only held-out files are wanted.
+    ``train`` may be empty where only held-out files are wanted. ``overlength: split`` is for plain text alone.
     """
 
     train: tuple[DataFile, ...]
     eval: tuple[DataFile, ...] | float | None
     layout: str
     columns: Mapping[str, str]
-    overlength: Literal["error", "drop", "truncate"]
+    overlength: Literal["error", "drop", "truncate", "split"]
     max_length: int
     max_eval_rows: int | None
     seed: int
@@ -79,231 +92,143 @@ def prepare(
     """Read, check, render and write; ``on_progress`` gets the number of rows done so far."""
     _check_request(request)
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Preparation(request, renderer, folder, on_progress or (lambda rows: None))
-    with run.train, run.eval:
-        for file in request.train:
-            run.read(file, "train")
-        for file in request.eval if isinstance(request.eval, tuple) else ():
-            run.read(file, "eval")
-        run.check_usable()
+    with Spool(folder / "rows.spool") as spool:
+        reader = Reader(spool, request.columns, request.layout, request.seed, folder / "fetched")
+        files = [reader.read(file, "train") for file in request.train]
+        files += [reader.read(file, "eval") for file in _eval_files(request)]
+        run = _Preparation(request, renderer, folder, _split(request, reader), on_progress or (lambda rows: None))
+        with run.train, run.eval:
+            for file in files:
+                run.encode(file, spool)
+            run.check_usable()
     return run.result()
+
+
+def _eval_files(request: DataRequest) -> tuple[DataFile, ...]:
+    return request.eval if isinstance(request.eval, tuple) else ()
 
 
 def _check_request(request: DataRequest) -> None:
     if not request.train and not isinstance(request.eval, tuple):
         raise DataError("no data file to train on; fix: data.train: FILE")
-    for file in (*request.train, *(request.eval if isinstance(request.eval, tuple) else ())):
+    for file in (*request.train, *_eval_files(request)):
         if not (math.isfinite(file.weight) and file.weight > 0):
             raise DataError(f"{file.path}: weight {file.weight} is not a positive number; fix: leave the file out")
     if isinstance(request.eval, float | int) and not 0 < request.eval < 1:
         raise DataError(f"data.eval: {request.eval} is not a fraction between 0 and 1; fix: 0.1, or a file")
 
 
-def _split(request: DataRequest) -> Split:
-    """From a first reading, which also finds broken files before any work is done."""
-    hashes = array("Q")
+def _split(request: DataRequest, reader: Reader) -> Split:
     if isinstance(request.eval, tuple):
-        for file in request.eval:
-            hashes.extend(hash_text(_place(file, line), request.seed) for line, _ in read_rows(file.path))
-        return sample_of_eval(hashes, request.max_eval_rows, request.seed)
-    for file in request.train:
-        layout = _layout(file, request)
-        for _, row in read_rows(file.path):
-            try:
-                hashes.append(hash_row(conversation(layout, row).messages, request.seed))
-            except RowFault:
-                continue  # counted with its reason when the row is read to be encoded
-    return split_of_train(hashes, request.eval, request.max_eval_rows, request.seed)
-
-
-def _place(file: DataFile, line: int) -> str:
-    return f"{file.path.name} {file.task} {line}"
-
-
-def _layout(file: DataFile, request: DataRequest) -> Layout:
-    try:
-        return detect_layout((row for _, row in peek(file.path)), request.columns, request.layout)
-    except DataError as error:
-        if str(file.path) in str(error):
-            raise
-        raise DataError(f"{file.path}: {error}") from error
-
-
-# one file ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    line: int
-    messages: tuple[Message, ...]
-    hash: int
-    side: Literal["train", "eval"]
-
-
-@dataclass
-class _FileCount:
-    """What happened to the rows of one file so far."""
-
-    file: DataFile
-    role: str
-    layout: Layout
-    rows_read: int = 0
-    kept: int = 0
-    rows_after_weight: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    lines: dict[str, list[int]] = field(default_factory=dict)
-    details: dict[str, str] = field(default_factory=dict)
-
-    def skip(self, line: int, reason: str, detail: str = "") -> None:
-        self.reasons[reason] += 1
-        lines = self.lines.setdefault(reason, [])
-        if len(lines) < MAX_LINES:
-            lines.append(line)
-        self.details.setdefault(reason, detail)
-
-    def report(self) -> FileReport:
-        skipped = tuple(
-            SkipCount(reason, rows, tuple(self.lines[reason]), self.details[reason])
-            for reason, rows in self.reasons.most_common()
-        )
-        return FileReport(
-            name=_shown_path(self.file.path),
-            task=self.file.task,
-            role=self.role,
-            layout=str(self.layout),
-            rows_read=self.rows_read,
-            kept=self.kept,
-            skipped=skipped,
-            weight=self.file.weight,
-            rows_after_weight=self.rows_after_weight,
-        )
-
-
-def _shown_path(path: Path) -> str:
-    """The path as it was given, or only the name of an absolute one: reports are shared, home folders are not."""
-    return path.name if path.is_absolute() else str(path)
+        return sample_of_eval(reader.place_hashes, request.max_eval_rows, request.seed)
+    return split_of_train(reader.row_hashes, request.eval, request.max_eval_rows, request.seed)
 
 
 class _Preparation:
     """The state of one ``prepare``: both sides, the counts per file, the faults that stop it at the end."""
 
     def __init__(
-        self, request: DataRequest, renderer: ChatRenderer, folder: Path, on_progress: Callable[[int], None]
+        self,
+        request: DataRequest,
+        renderer: ChatRenderer,
+        folder: Path,
+        split: Split,
+        on_progress: Callable[[int], None],
     ) -> None:
-        self._request, self._renderer, self._on_progress = request, renderer, on_progress
+        self._request, self._renderer, self._split, self._on_progress = request, renderer, split, on_progress
         self.template_digest = hashlib.sha256(renderer.chat_template.encode()).hexdigest()
         self.train = TokenFile(folder / "train.arrow", self.template_digest)
         self.eval = TokenFile(folder / "eval.arrow", self.template_digest)
         self.eval_rows: list[EvalRow] = []
-        self._files: list[_FileCount] = []
+        self._tallies: list[Tally] = []
         self._rows_done = 0
         self._counts: Counter[str] = Counter()
         self._over_length: list[tuple[str, int, int]] = []
         self._samples: dict[int, list[Example]] = {}
-        self._split = _split(request)
+        self._labels = Labels()
 
-    def read(self, file: DataFile, role: Literal["train", "eval"]) -> None:
-        count = _FileCount(file, role, _layout(file, self._request))
-        self._files.append(count)
-        batch: list[_Row] = []
-        for line, row in read_rows(file.path):
-            count.rows_read += 1
-            try:
-                made = self._row(file, role, line, conversation(count.layout, row).messages)
-            except RowFault as fault:
-                count.skip(line, fault.reason, fault.detail)
-                continue
-            batch.append(made)
-            if len(batch) == BATCH_ROWS:
-                self._encode(batch, count)
-                batch = []
-        self._encode(batch, count)
+    def encode(self, file: ReadFile, spool: Spool) -> None:
+        """Encode one file's rows and write them to their side."""
+        self._tallies.append(file.tally)
+        chosen = (self._chosen(file, batch) for batch in spool.batches(file.start, file.end))
+        for rows, encoded in _ahead(chosen, self._renderer):
+            self._write(file, rows, encoded)
 
-    def _row(self, file: DataFile, role: Literal["train", "eval"], line: int, messages: tuple[Message, ...]) -> _Row:
-        row_hash = hash_row(messages, self._request.seed)
-        if role == "eval":
-            if not self._split.holds_out(hash_text(_place(file, line), self._request.seed)):
-                raise RowFault(OVER_EVAL_LIMIT)
-            return _Row(line, messages, row_hash, "eval")
-        to_eval = not isinstance(self._request.eval, tuple) and self._split.holds_out(row_hash)
-        return _Row(line, messages, row_hash, "eval" if to_eval else "train")
-
-    def _encode(self, batch: list[_Row], count: _FileCount) -> None:
-        written: dict[str, list[Example]] = {"train": [], "eval": []}
-        encoded = self._renderer.encode_batch([row.messages for row in batch])
-        for row, result in zip(batch, encoded, strict=True):
-            if isinstance(result, RowFault):
-                count.skip(row.line, result.reason, result.detail)
+    def _chosen(self, file: ReadFile, batch: list[SpooledRow]) -> list[tuple[SpooledRow, Side]]:
+        """Each row with its side; rows of an eval file that its limit leaves out are counted."""
+        held_out = self._split.holds_out
+        if file.tally.role == "train":
+            splits = not isinstance(self._request.eval, tuple)
+            return [(row, "eval" if splits and held_out(row.row_hash) else "train") for row in batch]
+        kept: list[tuple[SpooledRow, Side]] = []
+        for row in batch:
+            if held_out(hash_text(place(file.file, row.line), self._request.seed)):
+                kept.append((row, "eval"))
             else:
-                written[row.side] += self._keep(row, result, count)
-        for side, examples in ((self.train, written["train"]), (self.eval, written["eval"])):
-            side.write(examples, [count.file.task] * len(examples))
-        self._rows_done += len(batch)
-        self._on_progress(self._rows_done)
-
-    def _keep(self, row: _Row, examples: list[Example], count: _FileCount) -> list[Example]:
-        """The examples to write for one row, as often as its weight says; none when the row is left out."""
-        whole = examples[-1]
-        examples = self._fitted(row, examples, count)
-        if not examples:
-            return []
-        count.kept += 1
-        self._counts["unrolled"] += len(examples) > 1
-        self._counts["boundary_splits"] += sum(example.is_boundary_split for example in examples)
-        side = self.train if row.side == "train" else self.eval
-        side.note_row(row.messages, row.hash)
-        if row.side == "eval":
-            self.eval_rows.append(_eval_row(row, whole, count.file))
-            count.rows_after_weight += 1
-            return examples
-        samples = self._samples.setdefault(len(self._files), [])
-        if len(samples) < _MASK_SAMPLES:
-            samples.append(examples[-1])
-        times = self._copies(row, count.file)
-        count.rows_after_weight += times
-        return examples * times
-
-    def _fitted(self, row: _Row, examples: list[Example], count: _FileCount) -> list[Example]:
-        """The examples as they are when all fit into max_length, else what ``overlength`` says."""
-        limit = self._request.max_length
-        longest = max(len(example.input_ids) for example in examples)
-        if longest <= limit:
-            return examples
-        self._counts["over_length"] += 1
-        if self._request.overlength == "truncate":
-            return self._truncated(row, examples, count)
-        count.skip(row.line, OVER_LENGTH, f"{longest} tokens")
-        if self._request.overlength == "error":
-            self._over_length.append((_shown_path(count.file.path), row.line, longest))
-        return []
-
-    def _truncated(self, row: _Row, examples: list[Example], count: _FileCount) -> list[Example]:
-        limit = self._request.max_length
-        kept = []
-        for example in examples:
-            if len(example.input_ids) <= limit:
-                kept.append(example)
-                continue
-            start, end = example.last_turn()
-            cut = Example(example.input_ids[:limit], example.loss_mask[:limit], example.is_boundary_split)
-            self._counts["truncated"] += 1
-            self._counts["truncated_end_of_turn"] += end > limit
-            self._counts["truncated_answer"] += start >= limit
-            if any(cut.loss_mask):
-                kept.append(cut)
-        prompt_fills_it = examples[-1].last_turn()[0] >= limit  # no room to generate an answer
-        if not kept or (row.side == "eval" and prompt_fills_it):
-            count.skip(row.line, NO_LOSS_TOKEN)
-            return []
+                file.tally.skip(row.line, OVER_EVAL_LIMIT)
         return kept
 
-    def _copies(self, row: _Row, file: DataFile) -> int:
+    def _write(self, file: ReadFile, rows: list[tuple[SpooledRow, Side]], encoded: Encoded) -> None:
+        written: dict[Side, list[Example]] = {"train": [], "eval": []}
+        for (row, side), result in zip(rows, encoded, strict=True):
+            if isinstance(result, RowFault):
+                file.tally.skip(row.line, result.reason, result.detail, row.messages)
+            else:
+                written[side] += self._keep(file, row, side, result, len(written[side]))
+        for token_file, examples in ((self.train, written["train"]), (self.eval, written["eval"])):
+            token_file.write(examples, [file.file.task] * len(examples))
+        self._rows_done += len(rows)
+        self._on_progress(self._rows_done)
+
+    def _keep(
+        self, file: ReadFile, row: SpooledRow, side: Side, examples: list[Example], waiting: int
+    ) -> list[Example]:
+        """The examples to write for one row, as often as its weight says; none when the row is left out."""
+        whole, tally = examples[-1], file.tally
+        fit = fitted(examples, self._request.max_length, self._request.overlength, row.messages, side == "eval")
+        self._count(file, row, fit)
+        examples = fit.examples
+        if not examples:
+            return []
+        tally.kept += 1
+        tally.look_at(row.line, row.messages)
+        self._counts["unrolled"] += len(examples) > 1
+        self._counts["boundary_splits"] += sum([example.is_boundary_split for example in examples])
+        token_file = self.train if side == "train" else self.eval
+        token_file.index.note(
+            *(row.messages, row.own_hash),
+            line=row.line,
+            file=len(self._tallies) - 1,
+            example=token_file.examples + waiting,
+        )
+        if tally.layout.name == "label":
+            self._labels.note(side, row.messages[-1]["content"], f"{tally.name} line {row.line}")
+        if side == "eval":
+            pieces = examples if is_document(row.messages) else [whole]
+            self.eval_rows += [_eval_row(row, piece, file.file) for piece in pieces]
+            tally.rows_after_weight += 1
+            return examples
+        samples = self._samples.setdefault(len(self._tallies), [])
+        if len(samples) < _MASK_SAMPLES:
+            samples.append(examples[-1])
+        times = self._copies(row, file.file)
+        tally.rows_after_weight += times
+        return examples * times
+
+    def _count(self, file: ReadFile, row: SpooledRow, fit: Fitting) -> None:
+        self._counts.update(fit.counts)
+        if fit.reason is not None:
+            file.tally.skip(row.line, fit.reason, fit.detail, row.messages)
+        if fit.reason == OVER_LENGTH and self._request.overlength in ("error", "split"):
+            self._over_length.append((file.tally.name, row.line, fit.longest))
+
+    def _copies(self, row: SpooledRow, file: DataFile) -> int:
         """How often a row is used: the weight's whole part, and once more for a seeded share of the rows."""
         whole = int(file.weight)
         rest = file.weight - whole
         if not rest:
             return whole
-        return whole + (hash_text(_place(file, row.line), self._request.seed) < rest * 2**64)
+        return whole + (hash_text(place(file, row.line), self._request.seed) < rest * 2**64)
 
     # the end ---------------------------------------------------------------------------------------------------------
 
@@ -333,11 +258,11 @@ class _Preparation:
 
     def _why_skipped(self) -> str:
         said = []
-        for count in self._files:
+        for count in self._tallies:
             for skip in count.report().skipped:
                 lines = ", ".join(map(str, skip.lines[:5]))
                 detail = f" ({skip.detail})" if skip.detail else ""
-                said.append(f"{_shown_path(count.file.path)}: {skip.rows} {skip.reason}{detail} in line {lines}")
+                said.append(f"{count.name}: {skip.rows} {skip.reason}{detail} in line {lines}")
         return ("; ".join(said) or "the weights leave none") + "; fix: correct the rows, data.columns or data.layout"
 
     def result(self) -> PreparedData:
@@ -353,9 +278,9 @@ class _Preparation:
 
     def _report(self) -> DataReport:
         renderer, tokenizer = self._renderer, self._renderer.tokenizer
-        leaked_prompts, leaked_rows = self.eval.leaks_into(self.train)
+        findings = self._findings()
         return DataReport(
-            files=tuple(count.report() for count in self._files),
+            files=tuple(count.report() for count in self._tallies),
             train_rows=self.train.rows,
             eval_rows=len(self.eval_rows),
             eval_split=self._split.description,
@@ -367,11 +292,11 @@ class _Preparation:
             truncated=self._counts["truncated"],
             truncated_end_of_turn=self._counts["truncated_end_of_turn"],
             truncated_answer=self._counts["truncated_answer"],
-            duplicates=self.train.duplicates(),
-            contradictions=self.train.contradictions(),
-            eval_duplicates=self.eval.duplicates(),
-            leaked_prompts=leaked_prompts,
-            leaked_rows=leaked_rows,
+            duplicates=count_of(findings, DUPLICATES),
+            contradictions=count_of(findings, CONTRADICTIONS),
+            eval_duplicates=count_of(findings, EVAL_DUPLICATES),
+            leaked_prompts=count_of(findings, LEAKED_PROMPTS),
+            leaked_rows=count_of(findings, LEAKED_ROWS),
             unrolled=self._counts["unrolled"],
             boundary_splits=self._counts["boundary_splits"],
             template_source=renderer.template_source,
@@ -381,12 +306,81 @@ class _Preparation:
             stop_tokens=tuple(str(tokenizer.convert_ids_to_tokens(token)) for token in renderer.stop_token_ids),
             digest=self.train.digest(),
             eval_digest=self.eval.digest(),
-            notes=renderer.notes,
+            notes=(*renderer.notes, *self._notes()),
             mask_samples=tuple(_segments(example, tokenizer) for example in _across(self._samples)),
+            findings=tuple(findings),
+            labels=_label_report(self._labels),
         )
 
+    def _findings(self) -> list[Finding]:
+        train, held_out = (
+            RowSet.of(side.index, self._place, _Shower(side.dataset(), self._renderer.tokenizer))
+            for side in (self.train, self.eval)
+        )
+        found = [*row_findings(train, held_out), *label_findings(self._labels), *encoding_findings(self._tallies)]
+        found += self._stop_findings()
+        for side in (self.train, self.eval):
+            side.index.remove()
+        return found
 
-def _eval_row(row: _Row, example: Example, file: DataFile) -> EvalRow:
+    def _stop_findings(self) -> list[Finding]:
+        reason = self._renderer.unlearnt_end_of_turn
+        if reason is None:
+            return []
+        token = self._renderer.tokenizer.convert_ids_to_tokens(self._renderer.end_of_turn_token_id)
+        said = f"train examples end with {token}, which the base has hardly seen: {reason}; the adapter may never stop"
+        fix = "choose a base, or a chat template, that ends turns with a token it was trained on"
+        return [Finding("untrained end-of-turn token", self.train.examples, said, (), str(token), fix)]
+
+    def _place(self, file: int, line: int) -> str:
+        return f"{self._tallies[file].name} line {line}"
+
+    def _notes(self) -> Iterator[str]:
+        developers = sum(tally.developer_turns for tally in self._tallies)
+        if developers:
+            yield f"{developers:,} developer turns were read as system turns"
+        several = sum(tally.conversations - tally.rows_read for tally in self._tallies)
+        if several:
+            yield f"rows with several answers gave {several:,} conversations more than there are rows"
+        if any(tally.layout.name == "text" for tally in self._tallies):
+            yield "plain text goes around the chat template: all its tokens but the first carry loss, and so does the end token"
+
+
+class _Shower:
+    """The head of one example as text."""
+
+    def __init__(self, examples: datasets.Dataset, tokenizer: Any) -> None:
+        self._examples, self._tokenizer = examples, tokenizer
+
+    def __call__(self, example: int) -> str:
+        ids = self._examples[example]["input_ids"]
+        text = str(self._tokenizer.decode(ids[:_SHOWN_TOKENS]))
+        return text + ("..." if len(ids) > _SHOWN_TOKENS else "")
+
+
+def _ahead(
+    batches: Iterable[list[tuple[SpooledRow, Side]]], renderer: ChatRenderer
+) -> Iterator[tuple[list[tuple[SpooledRow, Side]], Encoded]]:
+    """Each batch with what it encodes to, in order, encoded on a thread of its own a little ahead of who reads."""
+    waiting: deque[tuple[list[tuple[SpooledRow, Side]], Future[Encoded]]] = deque()
+    with ThreadPoolExecutor(1) as thread:
+        for batch in batches:
+            waiting.append((batch, thread.submit(renderer.encode_batch, [row.messages for row, _ in batch])))
+            if len(waiting) > _AHEAD:
+                rows, encoded = waiting.popleft()
+                yield rows, encoded.result()
+        while waiting:
+            rows, encoded = waiting.popleft()
+            yield rows, encoded.result()
+
+
+def _label_report(labels: Labels) -> LabelReport | None:
+    if not labels.train and not labels.eval:
+        return None
+    return LabelReport(tuple(labels.train.most_common(_SHOWN_LABELS)), tuple(labels.eval.most_common(_SHOWN_LABELS)))
+
+
+def _eval_row(row: SpooledRow, example: Example, file: DataFile) -> EvalRow:
     """The last assistant turn is the reference; what stands before it is the prompt."""
     start, end = example.last_turn()
     return EvalRow(
@@ -395,7 +389,7 @@ def _eval_row(row: _Row, example: Example, file: DataFile) -> EvalRow:
         completion_ids=tuple(example.input_ids[start:end]),
         reference=row.messages[-1]["content"],
         task=file.task,
-        source=_shown_path(file.path),
+        source=file.shown,
         line=row.line,
     )
 

@@ -17,35 +17,30 @@ one example per assistant turn, each with loss on its last turn only.
 border, or P's trailing blanks are cut differently at the end of a text), P and R are tokenised apart, provided that the
 joined tokens still decode to the same text; otherwise the row is a fault.
 
-*A template whose P is not a prefix of F* has no defined answer: what is served would differ from what is trained.
-Such rows are the fault "template breaks the prefix".
+*A document* (a lone assistant turn) goes around the template: its tokens and the end-of-sequence token, all with loss but
+the first token, which nothing predicts: the beginning-of-sequence token where the tokenizer writes one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-import jinja2
-
-from mlflow_finetune_plugin.data.layouts import NO_ASSISTANT_TURN, RowFault
+from mlflow_finetune_plugin.data.conversations import is_document
+from mlflow_finetune_plugin.data.pretokens import cut_before, cuts_at_blanks
+from mlflow_finetune_plugin.data.row_faults import RowFault
+from mlflow_finetune_plugin.data.stop_token import untrained_reason
+from mlflow_finetune_plugin.data.templates import Template, prepends_bos
+from mlflow_finetune_plugin.data.turns import STOP_INSIDE, Turn, checked_turns
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.types import Message
 
-DEFAULT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'assistant' -%}{{ message['content'] + eos_token }}"
-    "{%- else -%}{{ message['content'] + '\\n' }}{%- endif -%}"
-    "{%- endfor -%}"
-)
-"""For base models without a chat template: a line per question, then the answer and the end-of-sequence token."""
-
-BREAKS_PREFIX = "template breaks the prefix"
-DROPS_CONTENT = "template drops content"
-REFUSES = "template refuses"
 STRADDLES = "tokens straddle the answer's start"
-STOP_INSIDE = "stop token inside the answer"
+FROM_THE_END = -1
+"""The anchor of a window whose first token follows from how many tokens it has."""
+
 NO_END_OF_TURN = "no end-of-turn token"
 
 _PROBE_ANSWER = "pear"
@@ -74,12 +69,6 @@ class Example:
 
 
 @dataclass(slots=True)
-class _Turn:
-    prompt: str  # P
-    full: str  # F
-
-
-@dataclass(slots=True)
 class _Border:
     """An answer's first token, the token behind its turn, and the window before it with that window's first token."""
 
@@ -100,7 +89,8 @@ class _Piece:
 class ChatRenderer:
     """A tokenizer and a frozen chat template."""
 
-    def __init__(self, tokenizer: Any, chat_template: str | None = None) -> None:
+    def __init__(self, tokenizer: Any, chat_template: str | None = None, *, weights: Path | None = None) -> None:
+        """``weights``: the base's folder, whose output embedding tells whether the end-of-turn token was ever learnt."""
         if not getattr(tokenizer, "is_fast", False):
             raise BaseModelError(
                 f"the tokenizer {type(tokenizer).__name__} is a slow one, which cannot say where its tokens come from; "
@@ -111,12 +101,15 @@ class ChatRenderer:
                 "the tokenizer has no eos_token, so answers could not end; fix: set tokenizer.eos_token"
             )
         self.tokenizer = tokenizer
-        self.template_source: Literal["given", "tokenizer", "default"]
-        self.chat_template, self.template_source = _template(tokenizer, chat_template)
+        self._template = Template(tokenizer, chat_template)
+        self.chat_template, self.template_source = self._template.text, self._template.source
+        self._cuts_at_blanks = cuts_at_blanks(tokenizer)
+        self._document_start = [tokenizer.bos_token_id] if prepends_bos(tokenizer) else []
         self._anchors = _anchors(tokenizer)
         self._windows: dict[str, list[int]] = {}
         self._probe()
         self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys((self.end_of_turn_token_id, tokenizer.eos_token_id)))
+        self.unlearnt_end_of_turn = untrained_reason(weights, self.end_of_turn_token_id) if weights else None
         self._stop_texts = tuple(tokenizer.convert_ids_to_tokens(list(self.stop_token_ids)))
 
     @property
@@ -141,13 +134,29 @@ class ChatRenderer:
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """What inference shows the model for ``messages``, which end with a user turn."""
-        rendered = self._render([list(messages)], generation_prompt=True)[0]
+        rendered = self._template.render([list(messages)], generation_prompt=True)[0]
         if isinstance(rendered, RowFault):
             raise rendered
-        return list(self._tokenize([rendered])["input_ids"][0])
+        return list(self._tokenize([rendered])[0].ids)
 
     def encode_batch(self, conversations: Sequence[Sequence[Message]]) -> list[list[Example] | RowFault]:
         """``encode`` for many; more than one example per conversation means that it was unrolled."""
+        if not any(map(is_document, conversations)):
+            return self._encode_chats(conversations)
+        chats = iter(self._encode_chats([messages for messages in conversations if not is_document(messages)]))
+        texts = [messages[0]["content"] for messages in conversations if is_document(messages)]
+        documents = iter(self._encode_documents(texts))
+        return [next(documents) if is_document(messages) else next(chats) for messages in conversations]
+
+    def _encode_documents(self, texts: list[str]) -> list[list[Example] | RowFault]:
+        made: list[list[Example] | RowFault] = []
+        for text, encoding in zip(texts, self._tokenize(texts), strict=True):
+            inside = next((stop for stop in self._stop_texts if stop in text), None)
+            ids = [*self._document_start, *encoding.ids, self.tokenizer.eos_token_id]
+            made.append(RowFault(STOP_INSIDE, inside) if inside else [Example(ids, [0] + [1] * (len(ids) - 1))])
+        return made
+
+    def _encode_chats(self, conversations: Sequence[Sequence[Message]]) -> list[list[Example] | RowFault]:
         planned = [self._plan(turns) for turns in self._render_turns(conversations)]
         encoded = self._encode_pieces(planned)
         again = [i for i, result in enumerate(encoded) if result is None]
@@ -159,16 +168,7 @@ class ChatRenderer:
 
     # rendering -------------------------------------------------------------------------------------------------------
 
-    def _render(self, conversations: list[list[Message]], *, generation_prompt: bool) -> list[str | RowFault]:
-        options = {"tokenize": False, "add_generation_prompt": generation_prompt, "chat_template": self.chat_template}
-        try:
-            return list(self.tokenizer.apply_chat_template(conversations, **options)) if conversations else []
-        except jinja2.TemplateError as error:
-            if len(conversations) == 1:
-                return [RowFault(REFUSES, str(error))]
-        return [self._render([one], generation_prompt=generation_prompt)[0] for one in conversations]
-
-    def _render_turns(self, conversations: Sequence[Sequence[Message]]) -> list[list[_Turn] | RowFault]:
+    def _render_turns(self, conversations: Sequence[Sequence[Message]]) -> list[list[Turn] | RowFault]:
         """(P, F) of every assistant turn; the last F is the whole conversation."""
         prompts: list[list[Message]] = []
         fulls: list[list[Message]] = []
@@ -178,19 +178,19 @@ class ChatRenderer:
             fulls += [list(messages[: i + 1]) for i in ends]
         rendered = iter(
             zip(
-                self._render(prompts, generation_prompt=True),
-                self._render(fulls, generation_prompt=False),
+                self._template.render(prompts, generation_prompt=True),
+                self._template.render(fulls, generation_prompt=False),
                 fulls,
                 strict=True,
             )
         )
-        result: list[list[_Turn] | RowFault] = []
+        result: list[list[Turn] | RowFault] = []
         for messages in conversations:
             mine = [next(rendered) for message in messages if message["role"] == "assistant"]
-            result.append(_checked_turns(mine, self._stop_texts))
+            result.append(checked_turns(mine, self._stop_texts))
         return result
 
-    def _plan(self, turns: list[_Turn] | RowFault) -> list[_Piece] | RowFault:
+    def _plan(self, turns: list[Turn] | RowFault) -> list[_Piece] | RowFault:
         if isinstance(turns, RowFault) or len(turns) == 1 or self.appends_eos:
             return self._unrolled(turns)
         whole = turns[-1].full
@@ -198,7 +198,7 @@ class ChatRenderer:
             return [_Piece(whole, [(len(turn.prompt), len(turn.full)) for turn in turns])]
         return self._unrolled(turns)
 
-    def _unrolled(self, turns: list[_Turn] | RowFault) -> list[_Piece] | RowFault:
+    def _unrolled(self, turns: list[Turn] | RowFault) -> list[_Piece] | RowFault:
         if isinstance(turns, RowFault):
             return turns
         pieces = []
@@ -211,15 +211,22 @@ class ChatRenderer:
 
     # tokens ----------------------------------------------------------------------------------------------------------
 
-    def _tokenize(self, texts: list[str]) -> Any:
-        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    def _tokenize(self, texts: list[str]) -> list[Any]:
+        """An encoding (ids, offsets) per text, without special tokens of the tokenizer's own."""
+        if not texts:
+            return []
+        return list(
+            self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False).encodings
+        )
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenize(texts)]
 
     def _encode_pieces(self, planned: list[list[_Piece] | RowFault]) -> list[list[Example] | RowFault | None]:
         """Per conversation its examples or its fault; None when a joint piece has to be unrolled."""
         pieces = [piece for plan in planned if not isinstance(plan, RowFault) for piece in plan]
-        batch = self._tokenize([piece.text for piece in pieces]) if pieces else None
-        ids = batch["input_ids"] if batch else []
-        encodings = batch.encodings if batch else []
+        encodings = self._tokenize([piece.text for piece in pieces])
+        ids = [encoding.ids for encoding in encodings]
         borders = [self._borders(p, i, e) for p, i, e in zip(pieces, ids, encodings, strict=True)]
         self._fill_windows([border.window for found in borders for border in found])
         made = iter([self._example(*args) for args in zip(pieces, ids, borders, strict=True)])
@@ -231,11 +238,16 @@ class ChatRenderer:
 
         Tokenizers cut a text at added tokens first and treat the parts alone, so ``ids(P)`` are how ``ids`` begin
         exactly when the window, from the last added token before the answer on, tokenises to the same ids alone.
+        The same holds for the last blank at which this tokenizer always cuts (pretokens.py). Where that piece begins
+        among the tokens need not be known: a text that ends with its only such blank does not repeat itself.
         """
         found = []
         for start, end in piece.spans:
             first = _token_at(encoding, start, len(ids))
-            anchor, begin = self._anchor(piece.text, ids, encoding, first)
+            begin = cut_before(piece.text, start) if self._cuts_at_blanks else 0
+            anchor = FROM_THE_END
+            if not begin:
+                anchor, begin = self._anchor(piece.text, ids, encoding, first)
             limit = _token_at(encoding, end, len(ids)) if end < len(piece.text) else len(ids)
             found.append(_Border(first, limit, anchor, piece.text[begin:start]))
         return found
@@ -252,7 +264,7 @@ class ChatRenderer:
     def _fill_windows(self, windows: list[str]) -> None:
         missing = [window for window in dict.fromkeys(windows) if window not in self._windows]
         if missing:
-            self._windows.update(zip(missing, self._tokenize(missing)["input_ids"], strict=True))
+            self._windows.update(zip(missing, self._ids(missing), strict=True))
 
     def _forget_windows(self) -> None:
         """Keep only what comes again: templates with added tokens have the same short window in every row."""
@@ -263,7 +275,7 @@ class ChatRenderer:
 
     def _example(self, piece: _Piece, ids: list[int], borders: list[_Border]) -> Example | RowFault | None:
         """None when ``piece`` holds several answers and has to be unrolled."""
-        is_split = any(self._windows[border.window] != ids[border.anchor : border.first] for border in borders)
+        is_split = not all(self._is_clean(border, ids) for border in borders)
         if is_split and len(piece.spans) > 1:
             return None
         spans = [(border.first, border.limit) for border in borders]
@@ -280,6 +292,11 @@ class ChatRenderer:
             spans = [(spans[0][0], len(ids))]
         return self._masked(ids, spans, is_split)
 
+    def _is_clean(self, border: _Border, ids: list[int]) -> bool:
+        window = self._windows[border.window]
+        anchor = border.first - len(window) if border.anchor == FROM_THE_END else border.anchor
+        return anchor >= 0 and window == ids[anchor : border.first]
+
     def _tokenize_apart(self, prompt: str, rest: str, whole: str) -> tuple[list[int], list[int]] | None:
         """Ids of ``prompt`` and of ``rest`` that together decode to ``whole``; None where there are none.
 
@@ -287,7 +304,7 @@ class ChatRenderer:
         that is then taken away, unless that character has become one token with what follows.
         """
         leads = ("", "\n", "0", "a")
-        alone, *tried = self._tokenize([prompt, *leads, *(lead + rest for lead in leads)])["input_ids"]
+        alone, *tried = self._ids([prompt, *leads, *(lead + rest for lead in leads)])
         for lead, both in zip(tried[: len(leads)], tried[len(leads) :], strict=True):
             answer = both[len(lead) :]
             if both[: len(lead)] == lead and self._decode(alone + answer) == whole:
@@ -310,8 +327,8 @@ class ChatRenderer:
 
     def _probe(self) -> None:
         """Learn from one small conversation how this template opens and ends an answer."""
-        full = self._render([_PROBE], generation_prompt=False)[0]
-        prompt = self._render([_PROBE[:1]], generation_prompt=True)[0]
+        full = self._template.render([_PROBE], generation_prompt=False)[0]
+        prompt = self._template.render([_PROBE[:1]], generation_prompt=True)[0]
         for rendered in (full, prompt):
             if isinstance(rendered, RowFault):
                 raise BaseModelError(
@@ -327,28 +344,13 @@ class ChatRenderer:
         behind = at + len(_PROBE_ANSWER)
         self._tail = str(full)[behind:]
         self.answer_prefix = str(full)[len(str(prompt)) : at] if str(full).startswith(str(prompt)) else ""
-        batch = self._tokenize([str(full)])
-        ids, encoding = batch["input_ids"][0], batch.encodings[0]
+        (encoding,) = self._tokenize([str(full)])
+        ids = encoding.ids
         stops = {i for i, token in self._anchors.items() if token} | {self.tokenizer.eos_token_id}
         tail = [token for i, token in enumerate(ids) if encoding.token_to_chars(i)[0] >= behind]
         found = next((token for token in tail if token in stops), None)
         self.appends_eos = found is None
         self.end_of_turn_token_id: int = self.tokenizer.eos_token_id if found is None else found
-
-
-def _template(tokenizer: Any, given: str | None) -> tuple[str, Literal["given", "tokenizer", "default"]]:
-    if given is not None:
-        return given, "given"
-    if tokenizer.chat_template:
-        try:
-            return tokenizer.get_chat_template(), "tokenizer"
-        except ValueError as error:
-            raise BaseModelError(
-                f"the tokenizer has several chat templates and none is called default ({error}); fix: give one"
-            ) from error
-    plain = tokenizer("a")["input_ids"]
-    prepends_bos = tokenizer.bos_token_id is not None and plain[:1] == [tokenizer.bos_token_id]
-    return ("{{ bos_token }}" if prepends_bos else "") + DEFAULT_TEMPLATE, "default"
 
 
 def _anchors(tokenizer: Any) -> dict[int, str]:
@@ -362,51 +364,6 @@ def _token_at(encoding: Any, position: int, tokens: int) -> int:
     if found is not None:
         return int(found)
     return next((i for i in range(tokens) if encoding.token_to_chars(i)[0] >= position), tokens)
-
-
-def _checked_turns(
-    rendered: list[tuple[str | RowFault, str | RowFault, list[Message]]], stop_texts: tuple[str, ...]
-) -> list[_Turn] | RowFault:
-    if not rendered:
-        return RowFault(NO_ASSISTANT_TURN)
-    turns = []
-    for prompt, full, messages in rendered:
-        answer = messages[-1]["content"]
-        for result in (prompt, full):
-            if isinstance(result, RowFault):
-                return result
-        prompt, full = str(prompt), str(full)
-        if not full.startswith(prompt):
-            at = next((i for i, (p, f) in enumerate(zip(prompt, full, strict=False)) if p != f), len(full))
-            shown = f"{prompt[max(0, at - 10) : at + 30]!r} became {full[max(0, at - 10) : at + 30]!r}"
-            return RowFault(BREAKS_PREFIX, shown)
-        if not _ends_with_answer(full, len(prompt), answer):
-            return RowFault(DROPS_CONTENT, "assistant")
-        for stop in stop_texts:
-            if stop in answer:
-                return RowFault(STOP_INSIDE, stop)
-        turns.append(_Turn(prompt, full))
-    for message in rendered[-1][2][:-1]:
-        if message["role"] != "assistant" and not _holds(turns[-1].prompt, message["content"]):
-            return RowFault(DROPS_CONTENT, message["role"])
-    return turns
-
-
-def _holds(text: str, content: str) -> bool:
-    """Whether ``content`` stands in ``text``; a template may trim and re-space it."""
-    return content.strip() in text or _squeezed(content) in _squeezed(text)
-
-
-def _ends_with_answer(full: str, prompt_chars: int, answer: str) -> bool:
-    """Whether the answer stands behind the prompt, or runs into it (``<think>`` of an answer may be in the prompt)."""
-    if answer.strip() in full[prompt_chars:]:
-        return True
-    at = _squeezed(full).rfind(_squeezed(answer))
-    return at >= 0 and at + len(_squeezed(answer)) > len(_squeezed(full[:prompt_chars]))
-
-
-def _squeezed(text: str) -> str:
-    return "".join(text.split())
 
 
 def _joined(made: list[Example | RowFault | None]) -> list[Example] | RowFault | None:

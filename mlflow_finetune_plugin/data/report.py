@@ -23,6 +23,7 @@ class SkipCount:
     rows: int
     lines: tuple[int, ...]
     detail: str = ""
+    example: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,33 @@ class FileReport:
     skipped: tuple[SkipCount, ...]
     weight: float = 1.0
     rows_after_weight: int = 0
+    conversations: int = 0
+    """What the rows hold: more than ``rows_read`` where a row has several answers. Each is kept or skipped."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found in rows that are kept: how often, where first, one example, the remedy."""
+
+    check: str
+    count: int
+    text: str
+    places: tuple[str, ...]
+    example: str
+    fix: str
+    is_warning: bool = True
+
+    def __str__(self) -> str:
+        where = f" ({', '.join(self.places[:3])}{', ...' if len(self.places) > 3 else ''})" if self.places else ""
+        return f"{self.count:,} {self.text}{where}; fix: {self.fix}"
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """Labels of the label layout with their rows, most frequent first."""
+
+    train: tuple[tuple[str, int], ...]
+    eval: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -83,6 +111,8 @@ class DataReport:
     eval_digest: str
     notes: tuple[str, ...]
     mask_samples: tuple[tuple[dict[str, Any], ...], ...] = field(repr=False)
+    findings: tuple[Finding, ...] = ()
+    labels: LabelReport | None = None
 
     @property
     def kept(self) -> int:
@@ -95,19 +125,15 @@ class DataReport:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is odd and does not stop the run, each with its remedy."""
-        found = []
-        if self.leaked_rows:
-            found.append(f"{self.leaked_rows} eval rows stand in train word for word; fix: take them out of one side")
-        if self.leaked_prompts:
-            found.append(
-                f"{self.leaked_prompts} of {self.eval_rows} eval prompts occur in train; "
-                "fix: take them out, or read the metrics as optimistic"
-            )
-        if self.contradictions:
-            found.append(f"{self.contradictions} prompts have more than one answer; fix: keep the right one of each")
+        found = [str(finding) for finding in self.findings if finding.is_warning]
         if self.truncated_end_of_turn:
             found.append(
                 f"{self.truncated_end_of_turn} examples lost their end-of-turn token to max_length {self.max_length}; "
+                "fix: raise training.max_length, or data.overlength: drop"
+            )
+        if self.truncated_answer:
+            found.append(
+                f"{self.truncated_answer} answers vanished behind max_length {self.max_length}; "
                 "fix: raise training.max_length, or data.overlength: drop"
             )
         return tuple(found)

@@ -1,13 +1,12 @@
-"""Rows out of files, one at a time, each with the line it starts on.
+"""Rows out of files and saved data sets, one at a time, each with the line it starts on.
 
 Nothing is repaired: a file that is cut off, mixed up or in another encoding is a ``DataError`` that says where and how
-to fix it, because a row that goes missing here is a row that nobody counts. Standard library only; pyarrow is imported
-when a Parquet file is opened.
+to fix it, because a row that goes missing here is a row that nobody counts. Standard library only; pyarrow is
+imported when a Parquet or Arrow file is opened, ``datasets`` when a data set of the hub is.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
 import gzip
 import json
@@ -17,24 +16,27 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mlflow_finetune_plugin.data.json_document import EXCERPT_CHARS, JsonDocument, excerpt
-from mlflow_finetune_plugin.errors import DataError, MissingExtraError
+from mlflow_finetune_plugin.data import arrow_files
+from mlflow_finetune_plugin.data.delimited import csv_rows
+from mlflow_finetune_plugin.data.json_document import JsonDocument, excerpt
+from mlflow_finetune_plugin.data.locations import HUB, hub_dataset
+from mlflow_finetune_plugin.data.text_documents import text_rows
+from mlflow_finetune_plugin.errors import DataError
 
 Row = dict[str, Any]
 _Reader = Callable[[Path, Iterator[tuple[int, str]]], Iterator[tuple[int, Row]]]
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 """What ``read_rows`` reads; each text format also with ``.gz`` behind it."""
 
+_BINARY = (".parquet", ".arrow")
+
 _HEAD_BYTES = 8192
-_PARQUET_BATCH = 1000
-_LONGEST_CSV_FIELD = 2**31 - 1  # the csv module's own limit is 128 KiB, shorter than one long document
-_LONGEST_HEADER_NAME = 64
 _SIGNATURES = {
     b"\x1f\x8b": "gzip data; fix: end its name with .gz",
     b"PK\x03\x04": "a zip archive (or a spreadsheet); fix: unpack it, or export it as CSV",
     b"PAR1": "a Parquet file; fix: end its name with .parquet",
-    b"ARROW1": "an Arrow file; fix: export it as Parquet or JSONL",
+    b"ARROW1": "an Arrow file; fix: end its name with .arrow",
     b"\x28\xb5\x2f\xfd": "zstd data; fix: decompress it, or compress with gzip",
     b"BZh": "bzip2 data; fix: decompress it, or compress with gzip",
     b"\xfd7zXZ": "xz data; fix: decompress it, or compress with gzip",
@@ -43,16 +45,22 @@ _UTF16_FIX = "fix: iconv -f {name} -t UTF-8 FILE > NEW"
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Stream (line the row starts on, row); for Parquet, which has no lines, the row's number from 1.
+    """Stream (line the row starts on, row); for Parquet and Arrow, which have no lines, the row's number from 1.
 
     Whether the file exists and has a readable name is checked at the call; everything else as rows are asked for.
+    ``hf:`` names are looked up in the hub or its cache, folders are what ``datasets.save_to_disk`` wrote.
     """
+    if str(path).startswith(HUB):
+        return _rows_or_empty(path, arrow_files.hub_rows(hub_dataset(str(path))))
     path = Path(path)
+    if arrow_files.is_saved_dataset(path):
+        return _rows_or_empty(path, arrow_files.saved_rows(path))
     kind, is_gzip = _kind(path)
     _check_is_file(path)
-    if kind == ".parquet":
-        return _rows_or_empty(path, _parquet_rows(path))
-    readers: dict[str, _Reader] = {".json": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows}
+    if kind in _BINARY:
+        read = arrow_files.parquet_rows if kind == ".parquet" else arrow_files.arrow_rows
+        return _rows_or_empty(path, read(path))
+    readers: dict[str, _Reader] = {".json": _json_rows, ".csv": csv_rows, ".tsv": csv_rows, ".txt": text_rows}
     return _rows_or_empty(path, _text_rows(path, is_gzip, readers.get(kind, _jsonl_rows)))
 
 
@@ -62,10 +70,12 @@ def peek(path: Path, n: int = 50) -> list[tuple[int, Row]]:
 
 
 def _kind(path: Path) -> tuple[str, bool]:
+    if path.is_dir():
+        _check_is_file(path)
     name = path.name.lower()
     is_gzip = name.endswith(".gz")
     suffix = Path(name.removesuffix(".gz")).suffix
-    if suffix not in SUFFIXES or (suffix == ".parquet" and is_gzip):
+    if suffix not in SUFFIXES or (suffix in _BINARY and is_gzip):
         known = ", ".join(SUFFIXES)
         raise DataError(
             f"{path}: cannot tell the format from the name; fix: end the name with one of {known} "
@@ -76,13 +86,16 @@ def _kind(path: Path) -> tuple[str, bool]:
 
 def _check_is_file(path: Path) -> None:
     if path.is_dir():
+        arrow_files.check_is_no_dataset_dict(path)
         inside = sorted(p.name for p in path.iterdir() if p.is_file())
         hint = f"one of: {', '.join(inside[:5])}" if inside else "it holds no files"
         raise DataError(f"{path}: is a directory, a data file is wanted; fix: name a file in it ({hint})")
     if not path.exists():
         raise DataError(f"{path}: no such file; {_nearest_file(path)}")
     if not path.is_file():
-        raise DataError(f"{path}: is not a regular file, and it has to be read twice; fix: write its content to a file")
+        raise DataError(
+            f"{path}: is not a regular file, and the head of the data is read first; fix: write its content to a file"
+        )
 
 
 def _nearest_file(path: Path) -> str:
@@ -232,86 +245,3 @@ def _json_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[i
             )
         yield line, row
     document.finish()
-
-
-# CSV and TSV ---------------------------------------------------------------------------------------------------------
-
-
-def _csv_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Row]]:
-    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CSV_FIELD))
-    tabs = path.name.lower().removesuffix(".gz").endswith(".tsv")
-    reader = csv.reader((text for _, text in lines), delimiter="\t" if tabs else ",", strict=True)
-    header: list[str] | None = None
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(_csv_fault(path, line, error)) from error
-        if not cells:
-            continue
-        if header is None:
-            header = _checked_header(path, line, cells, tabs)
-        elif len(cells) != len(header):
-            raise DataError(
-                f"{path}, line {line}: {len(cells)} fields where the header has {len(header)} "
-                f"({', '.join(header)}): {excerpt(', '.join(cells))}; "
-                "fix: quote fields that hold the separator, and leave no field out"
-            )
-        else:
-            yield line, dict(zip(header, cells, strict=True))
-
-
-def _csv_fault(path: Path, line: int, error: csv.Error) -> str:
-    if "unexpected end of data" in str(error):
-        return (
-            f"{path}, line {line}: a quote opened in this row is never closed, the file looks cut off; "
-            'fix: close it, or double a quote that belongs to the text ("")'
-        )
-    return f'{path}, line {line}: {error}; fix: quote the field and double the quotes inside it ("")'
-
-
-def _checked_header(path: Path, line: int, names: list[str], tabs: bool) -> list[str]:
-    shown = ", ".join(repr(name[:EXCERPT_CHARS]) for name in names)
-    if not tabs and len(names) == 1 and any(separator in names[0] for separator in ";\t|"):
-        raise DataError(f"{path}, line {line}: one column {shown}; fix: separate with commas, or use .tsv for tabs")
-    looks_like_values = [n for n in names if len(n) > _LONGEST_HEADER_NAME or "\n" in n or _is_number(n)]
-    if looks_like_values:
-        raise DataError(
-            f"{path}, line {line}: no header: {shown} look like values; fix: put the column names in the first line"
-        )
-    doubles = sorted({name for name in names if names.count(name) > 1})
-    if doubles:
-        raise DataError(
-            f"{path}, line {line}: column name {doubles[0]!r} stands {names.count(doubles[0])} times; "
-            "fix: give each column its own name"
-        )
-    return names
-
-
-def _is_number(text: str) -> bool:
-    return text.strip().removeprefix("-").replace(".", "", 1).isdigit()
-
-
-# Parquet -------------------------------------------------------------------------------------------------------------
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError(f"{path}: Parquet needs pyarrow; fix: pip install 'mlflow-finetune[train]'") from error
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_PARQUET_BATCH):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        where = f", row {number + 1}" if number else ""
-        said = str(error).splitlines()[0]
-        raise DataError(f"{path}{where}: is not a sound Parquet file: {said}; fix: write or copy it again") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from array import array
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,7 @@ import pyarrow as pa
 
 from mlflow_finetune_plugin.data.rendering import Example
 from mlflow_finetune_plugin.data.report import TokenReport, token_report
-from mlflow_finetune_plugin.data.split import hash_prompt, hash_text, sorted_hashes
-from mlflow_finetune_plugin.types import Message
+from mlflow_finetune_plugin.data.row_index import RowIndex
 
 IGNORED_LABEL = -100
 """The label that torch's cross entropy, and so every trainer, leaves out."""
@@ -35,7 +33,8 @@ class TokenFile:
         self._sha = hashlib.sha256(template_digest.encode())
         self._lengths: Counter[int] = Counter()
         self._loss_tokens = 0
-        self._rows, self._prompts, self._answers = array("Q"), array("Q"), array("Q")
+        self.examples = 0
+        self.index = RowIndex(path.with_name(path.stem + ".rows"))
 
     def __enter__(self) -> Self:
         self._sink = pa.OSFile(str(self._part), "wb")
@@ -49,24 +48,16 @@ class TokenFile:
             os.replace(self._part, self.path)
         else:
             self._part.unlink()
+            self.index.remove()
 
     @property
     def rows(self) -> int:
-        return len(self._rows)
-
-    @property
-    def examples(self) -> int:
-        return sum(self._lengths.values())
-
-    def note_row(self, messages: Sequence[Message], row_hash: int) -> None:
-        """Remember a row's hashes, for ``duplicates``, ``contradictions`` and ``leaks_into``."""
-        self._rows.append(row_hash)
-        self._prompts.append(hash_prompt(messages[:-1]))
-        self._answers.append(hash_text(messages[-1]["content"]))
+        return self.index.size
 
     def write(self, examples: Sequence[Example], tasks: Sequence[str]) -> None:
         if not examples:
             return
+        self.examples += len(examples)
         ids = [np.asarray(example.input_ids, dtype=np.int32) for example in examples]
         masks = [np.asarray(example.loss_mask, dtype=np.uint8) for example in examples]
         for one, mask in zip(ids, masks, strict=True):
@@ -93,20 +84,3 @@ class TokenFile:
 
     def token_report(self) -> TokenReport:
         return token_report(self._lengths, self._loss_tokens)
-
-    def duplicates(self) -> int:
-        """Rows that stand before, word for word."""
-        return self.rows - len(np.unique(sorted_hashes(self._rows)))
-
-    def contradictions(self) -> int:
-        """Prompts that stand with more than one answer."""
-        both = np.stack([np.frombuffer(hashes, dtype=np.uint64) for hashes in (self._prompts, self._answers)])
-        prompts = np.unique(both, axis=1)[0]
-        _, answers = np.unique(prompts, return_counts=True)
-        return int((answers > 1).sum())
-
-    def leaks_into(self, other: TokenFile) -> tuple[int, int]:
-        """How many of these rows' prompts, and how many of these rows word for word, stand in ``other``."""
-        prompts = np.isin(sorted_hashes(self._prompts), sorted_hashes(other._prompts))
-        rows = np.isin(sorted_hashes(self._rows), sorted_hashes(other._rows))
-        return int(prompts.sum()), int(rows.sum())

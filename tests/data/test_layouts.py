@@ -1,6 +1,8 @@
 import pytest
 
-from mlflow_finetune_plugin.data.layouts import Layout, RowFault, conversation, detect_layout
+from mlflow_finetune_plugin.data.conversations import conversation
+from mlflow_finetune_plugin.data.layouts import Layout, detect_layout
+from mlflow_finetune_plugin.data.row_faults import RowFault
 from mlflow_finetune_plugin.errors import DataError
 
 USER, ASSISTANT, SYSTEM = ({"role": role, "content": role[0]} for role in ("user", "assistant", "system"))

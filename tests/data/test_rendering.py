@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from mlflow_finetune_plugin.data.layouts import RowFault
-from mlflow_finetune_plugin.data.rendering import DEFAULT_TEMPLATE, ChatRenderer
+from mlflow_finetune_plugin.data.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.row_faults import RowFault
+from mlflow_finetune_plugin.data.templates import DEFAULT_TEMPLATE
 from mlflow_finetune_plugin.errors import BaseModelError
 
 SINGLE = [{"role": "user", "content": "Name a fruit."}, {"role": "assistant", "content": "A pear."}]

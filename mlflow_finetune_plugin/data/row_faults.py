@@ -1,0 +1,24 @@
+"""Why one row cannot be trained on: short fixed reasons, so that the faults of a file can be counted."""
+
+from __future__ import annotations
+
+EMPTY_PROMPT = "empty prompt"
+EMPTY_COMPLETION = "empty completion"
+EMPTY_TEXT = "empty text"
+NULL_FIELD = "null field"
+MISSING_FIELD = "missing field"
+WRONG_TYPE = "wrong type"
+BROKEN_UNICODE = "broken unicode"
+NO_ASSISTANT_TURN = "no assistant turn"
+ROLES_OUT_OF_ORDER = "roles out of order"
+ENDS_WITH_USER_TURN = "ends with a user turn"
+UNSUPPORTED_ROLE = "unsupported role"
+UNSUPPORTED_FIELD = "unsupported field"
+
+
+class RowFault(Exception):
+    """``reason`` is counted, ``detail`` is for whoever looks at that row."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(f"{reason}: {detail}" if detail else reason)

@@ -1,0 +1,70 @@
+"""The chat template that is used, and conversations rendered with it as text."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jinja2
+
+from mlflow_finetune_plugin.data.row_faults import RowFault
+from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.types import Message
+
+DEFAULT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'assistant' -%}{{ message['content'] + eos_token }}"
+    "{%- else -%}{{ message['content'] + '\\n' }}{%- endif -%}"
+    "{%- endfor -%}"
+)
+"""For base models without a chat template: a line per question, then the answer and the end-of-sequence token."""
+
+REFUSES = "template refuses"
+
+_BOS = "{{ bos_token }}"
+
+
+class Template:
+    """A frozen chat template over a tokenizer's special tokens; ``source`` says whose it is."""
+
+    def __init__(self, tokenizer: Any, given: str | None) -> None:
+        self._tokenizer = tokenizer
+        self.source: Literal["given", "tokenizer", "default"]
+        self.text, self.source = _template(tokenizer, given)
+        self._is_default = self.text in (DEFAULT_TEMPLATE, _BOS + DEFAULT_TEMPLATE)
+
+    def render(self, conversations: list[list[Message]], *, generation_prompt: bool) -> list[str | RowFault]:
+        """One text per conversation; ``RowFault`` where the template refuses it."""
+        if self._is_default:
+            return [self._render_default(messages) for messages in conversations]
+        options = {"tokenize": False, "add_generation_prompt": generation_prompt, "chat_template": self.text}
+        try:
+            return list(self._tokenizer.apply_chat_template(conversations, **options)) if conversations else []
+        except jinja2.TemplateError as error:
+            if len(conversations) == 1:
+                return [RowFault(REFUSES, str(error))]
+        return [self.render([one], generation_prompt=generation_prompt)[0] for one in conversations]
+
+    def _render_default(self, messages: list[Message]) -> str:
+        """What Jinja makes of DEFAULT_TEMPLATE, ten times as fast; the generation prompt adds nothing to it."""
+        ends = {"assistant": self._tokenizer.eos_token}
+        bos = self._tokenizer.bos_token if self.text.startswith(_BOS) else ""
+        return bos + "".join([message["content"] + ends.get(message["role"], "\n") for message in messages])
+
+
+def _template(tokenizer: Any, given: str | None) -> tuple[str, Literal["given", "tokenizer", "default"]]:
+    if given is not None:
+        return given, "given"
+    if tokenizer.chat_template:
+        try:
+            return tokenizer.get_chat_template(), "tokenizer"
+        except ValueError as error:
+            raise BaseModelError(
+                f"the tokenizer has several chat templates and none is called default ({error}); fix: give one"
+            ) from error
+    return (_BOS if prepends_bos(tokenizer) else "") + DEFAULT_TEMPLATE, "default"
+
+
+def prepends_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer itself starts a text with its bos_token."""
+    plain = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and plain[:1] == [tokenizer.bos_token_id]
