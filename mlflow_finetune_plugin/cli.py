@@ -12,7 +12,7 @@ from typing import Any
 from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
 from mlflow_finetune_plugin.methods import unknown
-from mlflow_finetune_plugin.run_command import RunArguments, add_run_arguments, run_arguments
+from mlflow_finetune_plugin.run_command import RunArguments, add_run_arguments, run_arguments, run_parameters
 
 PACKAGE = Path(__file__).parent
 
@@ -57,6 +57,20 @@ def _parser() -> argparse.ArgumentParser:
 
     schema = commands.add_parser("schema", help="print the JSON Schema of finetune.yaml, for editors")
     schema.set_defaults(command=_schema)
+
+    export = commands.add_parser("export", help="write a registered adapter as a plain model, merged into its base")
+    export.add_argument("model", help="models:/NAME/VERSION or models:/NAME@ALIAS")
+    export.add_argument("--merged", required=True, metavar="DIR", help="new folder for the merged model")
+    export.add_argument("--base-model", default=None, help="where the base is now, when it has moved")
+    export.set_defaults(command=_export)
+
+    data = commands.add_parser("data", help="show what a run would make of its data, without a run")
+    data.add_argument("source", nargs="?", default=".", help="project folder, or a data file or name; default: this folder")
+    data.add_argument("-e", "--entry-point", default="lora", help="entry point whose defaults apply (default: lora)")
+    data.add_argument("-P", "--param-list", action="append", default=[], metavar="NAME=VALUE", help="as of run")
+    data.add_argument("--html", type=Path, default=None, metavar="PATH", help="also write the report as a page")
+    data.add_argument("--json", type=Path, default=None, metavar="PATH", help="also write the report as JSON")
+    data.set_defaults(command=_data)
 
     doctor = commands.add_parser("doctor", help="check the installation, the device and runs left behind")
     doctor.add_argument("--reap", action="store_true", help="end runs whose process or host died")
@@ -172,6 +186,31 @@ def _schema(namespace: argparse.Namespace) -> int:
     from mlflow_finetune_plugin.reference import json_schema
 
     print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
+    return 0
+
+
+def _export(namespace: argparse.Namespace) -> int:
+    from mlflow import MlflowClient
+
+    from mlflow_finetune_plugin.registry import find_model
+
+    found = find_model(MlflowClient(), namespace.model)
+    from mlflow_finetune_plugin.export import export_merged
+
+    merged = export_merged(found.uri, Path(namespace.merged).expanduser(), namespace.base_model)
+    print(
+        f"{found.uri} merged into {merged.folder}; its log-probabilities differ from the adapter's by at most "
+        f"{merged.max_nats:.2g} nats over {merged.tokens} tokens"
+    )
+    return 0
+
+
+def _data(namespace: argparse.Namespace) -> int:
+    from mlflow_finetune_plugin.data_command import DataCommand, examine_data
+
+    parameters = run_parameters(namespace.param_list)
+    command = DataCommand(namespace.source, namespace.entry_point, parameters, namespace.html, namespace.json)
+    print(examine_data(command, Path.cwd()))
     return 0
 
 

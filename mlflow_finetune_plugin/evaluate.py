@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from safetensors import SafetensorError
-
 from mlflow_finetune_plugin.auto import Reasons
 from mlflow_finetune_plugin.config import EvaluationConfig
 from mlflow_finetune_plugin.data.preparation import DataRequest, prepare
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
-from mlflow_finetune_plugin.errors import ReloadError
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.evaluation.proof import prove
+from mlflow_finetune_plugin.logged_model import load_logged
 from mlflow_finetune_plugin.patience import with_patience
 from mlflow_finetune_plugin.pipeline import Place, data_files
 from mlflow_finetune_plugin.plan import settle_eval
@@ -36,7 +34,7 @@ def run(config: EvaluationConfig, place: Place, report: Report) -> dict[str, Any
     mlflow.set_tracking_uri(place.tracking_uri)
     found = with_patience(lambda: find_model(MlflowClient(), config.model), report)
     report.stage("model", found.uri)
-    loaded = with_patience(lambda: _load(found.uri, config.base_model), report)
+    loaded = with_patience(lambda: load_logged(found.uri, config.base_model), report)
     renderer = ChatRenderer(loaded.tokenizer, None)
     data = prepare(_request(config, loaded.card), renderer, place.folder)
     reasons: Reasons = {}
@@ -58,20 +56,6 @@ def run(config: EvaluationConfig, place: Place, report: Report) -> dict[str, Any
     )
     record_proof(proof, found.model_id, 0, place.folder, report)
     return {"model_uri": found.uri, "model_id": found.model_id, "summary": summary(proof, found.uri)}
-
-
-def _load(uri: str, base_model: str | None) -> Any:
-    """The logged model as anybody would load it: ``model``, ``tokenizer`` and ``card``. Raises ReloadError."""
-    import mlflow
-
-    moved = {"base_model": base_model} if base_model is not None else None
-    try:
-        loaded = mlflow.pyfunc.load_model(uri, model_config=moved).unwrap_python_model()
-    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
-        raise ReloadError(f"{uri} cannot be loaded: {type(error).__name__}: {error}") from error
-    if not isinstance(getattr(loaded, "card", None), dict):
-        raise ReloadError(f"{uri} is no model of mlflow-finetune; fix: name a version that one of its runs registered")
-    return loaded
 
 
 def _request(config: EvaluationConfig, card: dict[str, Any]) -> DataRequest:

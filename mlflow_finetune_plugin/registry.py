@@ -65,7 +65,7 @@ def find_model(client: MlflowClient, uri: str) -> FoundModel:
         asked = _parse_model_uri(uri)
     except MlflowException as error:
         raise ConfigError(
-            [f"-P model = {uri}: not a model URI; fix: models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-ID"]
+            [f"model = {uri}: not a model URI; fix: models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-ID"]
         ) from error
     try:
         if asked.model_id is not None:
@@ -75,11 +75,11 @@ def find_model(client: MlflowClient, uri: str) -> FoundModel:
         elif asked.version is not None:
             version = client.get_model_version(asked.name, str(asked.version))
         else:
-            raise ConfigError([f"-P model = {uri}: names no version; fix: models:/NAME/VERSION or models:/NAME@ALIAS"])
+            raise ConfigError([f"model = {uri}: names no version; fix: models:/NAME/VERSION or models:/NAME@ALIAS"])
     except MlflowException as error:
         said = " ".join(str(error).split())[:300]
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise ConfigError([f"-P model = {uri}: {said}; fix: a version that the registry has"]) from error
+            raise ConfigError([f"model = {uri}: {said}; fix: a version that the registry has"]) from error
         raise TrackingError(f"the registry cannot be asked for {uri}: {said}") from error
     return FoundModel(f"models:/{version.name}/{version.version}", version.model_id)
 

@@ -21,7 +21,7 @@ def test_evaluation_of_a_registered_version_says_what_its_own_run_said(workplace
     assert trained.returncode == 0, trained.stdout
     before = workplace.only_run()
     rows = [json.loads(row) for row in Path(TEST_ROWS).read_text().splitlines()]
-    held_out = workplace.path / XX
+    held_out = workplace.path / "test.jsonl"
     held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = evaluate(workplace, "-P", "model=models:/quickstart@challenger", "-P", "eval_data=new.jsonl", *same)
     assert result.returncode == 0, result.stdout

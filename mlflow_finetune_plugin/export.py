@@ -1,0 +1,98 @@
+"""A registered adapter merged into its base: plain weights that any tool loads, proven to answer as the adapter did.
+
+A quantised base is first brought back to full weights, those that the adapter was trained on: merged into the original
+ones the adapter would meet weights that it never saw.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from mlflow_finetune_plugin.base_model import device
+from mlflow_finetune_plugin.errors import ConfigError, ReloadError
+from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
+from mlflow_finetune_plugin.logged_model import LoggedModel, load_logged
+
+# of a log-probability: merging rounds the sum of two matrices once more, in the base's precision
+_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
+
+
+@dataclass(frozen=True)
+class Merged:
+    """Where the merged model lies, and the largest difference to the adapter's log-probabilities, in nats per token."""
+
+    folder: Path
+    max_nats: float
+    tokens: int
+
+
+def export_merged(uri: str, folder: Path, base_model: str | None = None) -> Merged:
+    """Writes safetensors, tokenizer, chat template and generation config to ``folder``, which must be new or empty.
+
+    What is compared is the folder, loaded back. Raises ConfigError for an adaptation that cannot be merged, ReloadError
+    when the merged model answers differently; nothing is left in ``folder`` then.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError([f"--merged {folder}: is not empty; fix: name a new folder"])
+    logged = load_logged(uri, base_model)
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        dtype = str(logged.card["base_model"]["dtype"])
+        merged = _merge(logged)
+        merged.generation_config = GenerationConfig(
+            eos_token_id=logged.card["stop_token_ids"], pad_token_id=logged.tokenizer.pad_token_id
+        )
+        merged.save_pretrained(part, safe_serialization=True)
+        logged.tokenizer.save_pretrained(part)
+        difference, tokens = _difference(part, logged, dtype)
+        if not difference <= _TOLERANCE[dtype]:
+            raise ReloadError(
+                f"the merged model differs from the adapter by {difference:.2g} nats on a token "
+                f"(allowed {_TOLERANCE[dtype]:g} in {dtype}); fix: serve the adapter beside its base"
+            )
+        if folder.exists():
+            folder.rmdir()
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Merged(folder, difference, tokens)
+
+
+def _merge(logged: LoggedModel) -> Any:
+    """The base with the adapter's update added to its weights."""
+    model = logged.model
+    if not hasattr(model.base_model, "merge_and_unload"):
+        raise ConfigError(
+            [
+                f"adaptation {logged.card['adaptation']}: is no change of weights, so it cannot be merged; fix: --merged only for lora, qlora, ia3"
+            ]
+        )
+    if logged.card["base_model"]["quantization"]:
+        dtype = getattr(torch, logged.card["base_model"]["dtype"])
+        base = model.unload().dequantize().to(dtype)
+        model = PeftModel.from_pretrained(base, logged.adapter)
+    return model.merge_and_unload(safe_merge=True)
+
+
+def _difference(folder: Path, logged: LoggedModel, dtype: str) -> tuple[float, int]:
+    """Largest difference to the reference log-probabilities of the adapter, and over how many tokens."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device()).eval()
+    probes = logged.reference["probes"]
+    found = completion_log_probs(
+        model,
+        [probe["prompt_ids"] for probe in probes],
+        [probe["completion_ids"] for probe in probes],
+        pad_token_id=int(logged.tokenizer.pad_token_id or 0),
+    )
+    told = np.concatenate([np.asarray(probe["adapter_log_probs"], dtype=np.float32) for probe in probes])
+    return float(np.max(np.abs(np.concatenate(found) - told))), len(told)

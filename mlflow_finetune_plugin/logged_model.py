@@ -1,0 +1,41 @@
+"""A logged adapter, loaded as anybody would load it, with the card that says what it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
+
+from mlflow_finetune_plugin.errors import ReloadError
+
+
+@dataclass(frozen=True)
+class LoggedModel:
+    """Base and adapter, tokenizer, and what travels in the model: ``finetune.json``, ``reference.json``, the adapter."""
+
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    card: dict[str, Any]
+    reference: dict[str, Any]
+    adapter: Path
+
+
+def load_logged(uri: str, base_model: str | None = None) -> LoggedModel:
+    """``base_model`` says where the base is now, when it has moved. Raises ReloadError."""
+    import mlflow
+
+    moved = {"base_model": base_model} if base_model is not None else None
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(uri))
+        loaded = mlflow.pyfunc.load_model(str(folder), model_config=moved).unwrap_python_model()
+    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
+        raise ReloadError(f"{uri} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(getattr(loaded, "card", None), dict):
+        raise ReloadError(f"{uri} is no model of mlflow-finetune; fix: name a version that one of its runs registered")
+    reference = json.loads((folder / "artifacts" / "reference.json").read_text(encoding="utf-8"))
+    return LoggedModel(loaded.model, loaded.tokenizer, loaded.card, reference, folder / "artifacts" / "adapter")
