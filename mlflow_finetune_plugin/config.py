@@ -286,6 +286,13 @@ def _semantic_problems(sections: Mapping[str, Any], origin: Origins) -> list[str
     """Faults that types do not tell, of the sections that are otherwise well formed."""
     problems: list[str] = []
     register, held_out = sections.get("register"), sections.get("eval")
+    training = sections.get("training")
+    if training is not None and training.eval_steps is None:
+        problems += [
+            f"{origin.of(('training', key))}: training.{key} needs held-out losses to compare; fix: set training.eval_steps"
+            for key in ("load_best_model_at_end", "early_stopping_patience")
+            if getattr(training, key)
+        ]
     if register is not None:
         problems += [f"{origin.of(('register', 'name'))}: {fault}" for fault in register_name_problems(register.name)]
     for index, metric in enumerate(held_out.metrics if held_out is not None and held_out.metrics != "auto" else []):

@@ -27,6 +27,7 @@ from mlflow_finetune_plugin.adapter_model import (
     reload_adapter,
     trainable_weights,
 )
+from mlflow_finetune_plugin.checkpoint_models import keeps_models, log_checkpoint_models
 from mlflow_finetune_plugin.config import RunConfig
 from mlflow_finetune_plugin.data.mixture import Mixture, mix
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, PreparedData, prepare
@@ -107,6 +108,8 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     record_training(trained.result, place.folder, report)
     identity = Identity.of(plan, data, digest.result(), trained.adapter)
     logged, model = log_and_reload(plan, data, trained, identity, place, report)
+    kept_step = trained.result.best_step or trained.result.steps
+    log_checkpoint_models(plan, data, digest.result(), place.run_id, place.folder, kept_step, report)
     proof = prove_adapter(plan, data, model, report)
     record_proof(proof, logged.model_id, trained.result.steps, place.folder, report)
     del model
@@ -155,7 +158,15 @@ def checkpoints(
     if training.save_steps is None:
         return None, checkpoint
     upload = uploads(report, training.save_total_limit)
-    return Saves(place.folder / FOLDER, training.save_total_limit, now, upload), checkpoint
+    keep = keeps_models(
+        load_method("adaptation", plan.config.adaptation), plan.adaptation_options, place.folder, report
+    )
+
+    def on_saved(saved: Checkpoint, model: torch.nn.Module) -> None:
+        upload(saved, model)
+        keep(saved, model)
+
+    return Saves(place.folder / FOLDER, training.save_total_limit, now, on_saved), checkpoint
 
 
 def train_adapter(
@@ -219,7 +230,7 @@ def log_and_reload(
             card=model_card(plan, identity),
             reference=trained.reference,
             folder=place.folder,
-            step=trained.result.steps,
+            step=trained.result.best_step or trained.result.steps,
             tags=identity.tags(),
         ),
         report,

@@ -72,6 +72,14 @@ def kill_after(place: Workplace, step: int, before: set[Path], process) -> None:
     process.communicate(timeout=90)
 
 
+def failed_run(place: Workplace, other: str) -> str:
+    """The id of the only run besides ``other``, once it says FAILED."""
+    client = place.client()
+    (run,) = [run for run in client.search_runs(["0"]) if run.info.run_id != other]
+    wait_for(lambda: client.get_run(run.info.run_id).info.status == "FAILED", 60, "the attempt's last word")
+    return str(run.info.run_id)
+
+
 def history(place: Workplace, run_id: str, key: str) -> list[tuple[int, float]]:
     return [(metric.step, metric.value) for metric in place.client().get_metric_history(run_id, key)]
 
@@ -88,6 +96,7 @@ def adapter_bytes(place: Workplace, run_id: str) -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_three_kills_change_nothing(trainee):
     whole = trainee.mlflow_run(*arguments())
     assert whole.returncode == 0, whole.stdout
@@ -98,11 +107,7 @@ def test_three_kills_change_nothing(trainee):
         more = {"resume": run_id} if run_id else {}
         before = set((trainee.home / "jobs").iterdir())
         kill_after(trainee, step, before, trainee.start_mlflow_run(*arguments(**more)))
-        client = trainee.client()
-        runs = [run for run in client.search_runs(["0"]) if run.info.run_id != expected]
-        assert len(runs) == 1
-        run_id = runs[0].info.run_id
-        wait_for(lambda: client.get_run(run_id).info.status == "FAILED", 60, "the attempt's last word")
+        run_id = failed_run(trainee, expected)
     torn = max((path for path in (trainee.home / "jobs").glob("*/work/checkpoints/*")), key=lambda p: int(p.name[11:]))
     (torn / "optimizer.pt").write_bytes(b"torn")
     last = trainee.mlflow_run(*arguments(resume=run_id, max_new_tokens=3))

@@ -46,12 +46,12 @@ class MicroBatches:
         )
 
     def halved(self, lengths: Sequence[int]) -> MicroBatches | None:
-        """Micro-batches half as large as the largest of these rows; None when every row is alone already."""
-        divided = self.divide(lengths)
-        if all(len(part) == 1 for part in divided):
+        """Half of the largest micro-batch that rows share; None when every row is alone already."""
+        shared = [part for part in self.divide(lengths) if len(part) > 1]
+        if not shared:
             return None
-        largest = max(self.size(part, lengths) for part in divided)
-        rows = max(len(part) for part in divided)
+        largest = max(self.size(part, lengths) for part in shared)
+        rows = max(len(part) for part in shared)
         return replace(self, rows=max(1, rows // 2), tokens=max(1, largest // 2))
 
     def size(self, part: Sequence[int], lengths: Sequence[int]) -> int:

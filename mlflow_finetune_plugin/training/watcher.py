@@ -121,7 +121,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             for key in ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "epoch")
             if key in figures
         }
-        self._metrics({**kept, "train/tokens_per_second": rate, "train/tokens": float(self.tokens)}, step)
+        kept |= {"train/tokens_per_second": rate, "train/tokens": float(self.tokens)}
+        self._metrics(kept | ({"train/halvings": float(self.halvings)} if self.halvings else {}), step)
         if not math.isfinite(loss) or not math.isfinite(figures.get("grad_norm", 0.0)):
             raise TrainingError(
                 f"the loss is {loss} and the gradient norm {figures.get('grad_norm')} {_span(step_then, step)}; "

@@ -3,11 +3,10 @@
 import math
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from tiny_bases import tiny_base
-from training.trained import IGNORED, LENGTHS, adapted, events, logged, rows_of, run
+from training.trained import LENGTHS, adapted, events, logged, naive_loss, naive_norm, rows_of, run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mlflow_finetune_plugin.adaptations import lora
@@ -17,23 +16,6 @@ from mlflow_finetune_plugin.errors import TrainingError
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base"))
-
-
-def naive_loss(model: torch.nn.Module, rows: datasets.Dataset) -> torch.Tensor:
-    """Mean over all answer tokens of all rows, one row at a time, no padding, no library loss."""
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    for row in rows:
-        ids, labels = torch.tensor([row["input_ids"]]), row["labels"]
-        log_probs = torch.log_softmax(model(ids).logits[0].double(), dim=-1)
-        for position, label in enumerate(labels):
-            if label != IGNORED:
-                total = total - log_probs[position - 1, label]
-                count += 1
-    return total / count
-
-
-def naive_norm(model: torch.nn.Module) -> float:
-    return math.sqrt(sum(float(p.grad.double().pow(2).sum()) for p in model.parameters() if p.grad is not None))
 
 
 def test_first_loss_and_gradient_are_the_naive_ones(base, tmp_path):
