@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from mlflow_finetune_plugin.errors import DataError
 
 EXCERPT_CHARS = 60
-_ROW_KEYS = ("data", "examples", "rows")
+_ROW_KEYS = ("data", "examples")
 """Keys of a document that may hold its rows: a list of them, or an object of them (``{"1": row, "2": row}``)."""
 
 

@@ -161,7 +161,7 @@ def _readings(
 
 def _in_order(shape: _Shape, columns: dict[str, str]) -> dict[str, str]:
     """Parts in the order in which they are read, so that a printed layout reads like the prompt."""
-    order = ["system", "history", *(p for p in shape.parts if p != shape.answer), "input", *shape.parts]
+    order = ["system", "history", "prompt", *(p for p in shape.parts if p != shape.answer), "input", *shape.parts]
     return {part: columns[part] for part in dict.fromkeys(order) if part in columns}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mlflow_finetune_plugin.data.conversations import is_document
 from mlflow_finetune_plugin.data.rendering import Example
@@ -22,7 +22,7 @@ class Fitting:
     longest: int
     reason: str | None = None
     detail: str = ""
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] | None = None
 
 
 def fitted(examples: list[Example], limit: int, overlength: str, messages: Sequence[Message], is_eval: bool) -> Fitting:

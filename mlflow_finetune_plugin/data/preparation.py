@@ -216,7 +216,8 @@ class _Preparation:
         return examples * times
 
     def _count(self, file: ReadFile, row: SpooledRow, fit: Fitting) -> None:
-        self._counts.update(fit.counts)
+        if fit.counts:
+            self._counts.update(fit.counts)
         if fit.reason is not None:
             file.tally.skip(row.line, fit.reason, fit.detail, row.messages)
         if fit.reason == OVER_LENGTH and self._request.overlength in ("error", "split"):

@@ -33,7 +33,7 @@ from mlflow_finetune_plugin.data.pretokens import cut_before, cuts_at_blanks
 from mlflow_finetune_plugin.data.row_faults import RowFault
 from mlflow_finetune_plugin.data.stop_token import untrained_reason
 from mlflow_finetune_plugin.data.templates import Template, prepends_bos
-from mlflow_finetune_plugin.data.turns import STOP_INSIDE, Turn, checked_turns
+from mlflow_finetune_plugin.data.turns import STOP_INSIDE, Turn, checked_turns, default_turns
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.types import Message
 
@@ -106,6 +106,7 @@ class ChatRenderer:
         self._cuts_at_blanks = cuts_at_blanks(tokenizer)
         self._document_start = [tokenizer.bos_token_id] if prepends_bos(tokenizer) else []
         self._anchors = _anchors(tokenizer)
+        self._is_plain = self._is_backend_alone()
         self._windows: dict[str, list[int]] = {}
         self._probe()
         self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys((self.end_of_turn_token_id, tokenizer.eos_token_id)))
@@ -170,6 +171,8 @@ class ChatRenderer:
 
     def _render_turns(self, conversations: Sequence[Sequence[Message]]) -> list[list[Turn] | RowFault]:
         """(P, F) of every assistant turn; the last F is the whole conversation."""
+        if self._template.is_default:
+            return [default_turns(messages, self._template, self._stop_texts) for messages in conversations]
         prompts: list[list[Message]] = []
         fulls: list[list[Message]] = []
         for messages in conversations:
@@ -215,9 +218,20 @@ class ChatRenderer:
         """An encoding (ids, offsets) per text, without special tokens of the tokenizer's own."""
         if not texts:
             return []
-        return list(
-            self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False).encodings
-        )
+        if self._is_plain and self.tokenizer.backend_tokenizer.padding is None:
+            return list(self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False))
+        return list(self._call(texts).encodings)
+
+    def _is_backend_alone(self) -> bool:
+        """Whether transformers adds nothing to what the tokenizer below it does: then the detour is left out."""
+        probe = [" A\n b\u00e9 <x>  42", _PROBE_ANSWER]
+        self.tokenizer.backend_tokenizer.no_padding()
+        self.tokenizer.backend_tokenizer.no_truncation()
+        alone = self.tokenizer.backend_tokenizer.encode_batch(probe, add_special_tokens=False)
+        return [one.ids for one in alone] == [one.ids for one in self._call(probe).encodings]
+
+    def _call(self, texts: list[str]) -> Any:
+        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._tokenize(texts)]
@@ -314,9 +328,10 @@ class ChatRenderer:
     def _masked(self, ids: list[int], spans: list[tuple[int, int]], is_split: bool) -> Example | RowFault:
         mask = [0] * len(ids)
         for start, limit in spans:
-            if self.end_of_turn_token_id not in ids[start:limit]:
+            try:
+                end = ids.index(self.end_of_turn_token_id, start, limit) + 1
+            except ValueError:
                 return RowFault(NO_END_OF_TURN)
-            end = ids.index(self.end_of_turn_token_id, start, limit) + 1
             mask[start:end] = [1] * (end - start)
         return Example(ids, mask, is_split)
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from mlflow_finetune_plugin.data.conversations import is_document
-from mlflow_finetune_plugin.data.split import hash_prompt, hash_text
 from mlflow_finetune_plugin.types import Message
 
 _RECORD = np.dtype(
     [("row", "<u8"), ("prompt", "<u8"), ("answer", "<u8"), ("line", "<u4"), ("file", "<u2"), ("example", "<u4")]
 )
 _BUFFERED_ROWS = 10_000
+_ALL_BITS = 2**64 - 1
 
 
 class RowIndex:
@@ -30,7 +30,7 @@ class RowIndex:
     def note(
         self, messages: Sequence[Message], row_hash: int, *, line: int = 0, file: int = 0, example: int = 0
     ) -> None:
-        answer = hash_text(" ".join(messages[-1]["content"].lower().split()))
+        answer = _normalised_hash(messages[-1]["content"])
         prompt = answer if is_document(messages) else hash_prompt(messages[:-1])
         self._rows.append((row_hash, prompt, answer, line, file, example))
         self.size += 1
@@ -52,6 +52,17 @@ class RowIndex:
             with self._path.open("ab") as stream:
                 stream.write(np.array(self._rows, dtype=_RECORD).tobytes())
         self._rows = []
+
+
+def hash_prompt(messages: Sequence[Message]) -> int:
+    """64 bits of a prompt without what a copy may differ in: case and blanks. Of this process only, like Python's hash."""
+    if len(messages) == 1:
+        return _normalised_hash(messages[0]["content"])
+    return hash(tuple([(m["role"], _normalised_hash(m["content"])) for m in messages])) & _ALL_BITS
+
+
+def _normalised_hash(text: str) -> int:
+    return hash(" ".join(text.lower().split())) & _ALL_BITS
 
 
 def normalised(records: np.ndarray) -> np.ndarray:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 
 import numpy as np
 
@@ -67,16 +67,11 @@ def _lowest(hashes: np.ndarray, wanted: int, *, leave_one: bool) -> tuple[int, i
 
 def hash_text(text: str, seed: int = 0) -> int:
     """64 bits of ``text``; the same on every machine and in every process."""
-    digest = hashlib.blake2b(text.encode(), digest_size=8, key=str(seed).encode())
+    digest = hashlib.blake2b(text.encode(), digest_size=8, key=b"%d" % seed)
     return int.from_bytes(digest.digest(), "little")
 
 
 def hash_row(messages: Sequence[Message], seed: int) -> int:
     """64 bits of a conversation's words: equal for exact duplicates."""
-    words = [[message["role"], message["content"]] for message in messages]
-    return hash_text(json.dumps(words, ensure_ascii=False), seed)
-
-
-def hash_prompt(messages: Sequence[Message]) -> int:
-    """64 bits of a prompt without what a copy may differ in: case and blanks."""
-    return hash_text("\x1e".join(f"{m['role']} {' '.join(m['content'].lower().split())}" for m in messages))
+    turns = [f'["{message["role"]}", {encode_basestring(message["content"])}]' for message in messages]
+    return hash_text(f"[{', '.join(turns)}]", seed)  # what json.dumps writes of [[role, content], ...]

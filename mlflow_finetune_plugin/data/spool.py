@@ -45,7 +45,8 @@ class Spool:
     def finish(self) -> None:
         """Write what is still held; also between two files, so that a batch is of one file."""
         if self._rows:
-            marshal.dump([tuple(row) for row in self._rows], self._stream)
+            frame = marshal.dumps([tuple(row) for row in self._rows], 2)  # version 2 looks for no shared objects
+            self._stream.write(len(frame).to_bytes(8, "little") + frame)
         self._rows, self._chars = [], 0
 
     def position(self) -> int:
@@ -55,5 +56,6 @@ class Spool:
         """What was written between two positions, in order, batch by batch."""
         self._stream.seek(start)
         while self._stream.tell() < end:
-            batch: list[Any] = marshal.load(self._stream)
+            size = int.from_bytes(self._stream.read(8), "little")
+            batch: list[Any] = marshal.loads(self._stream.read(size))
             yield [SpooledRow(*row) for row in batch]

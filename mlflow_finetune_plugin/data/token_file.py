@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Self
 
@@ -58,14 +59,17 @@ class TokenFile:
         if not examples:
             return
         self.examples += len(examples)
-        ids = [np.asarray(example.input_ids, dtype=np.int32) for example in examples]
-        masks = [np.asarray(example.loss_mask, dtype=np.uint8) for example in examples]
-        for one, mask in zip(ids, masks, strict=True):
-            self._sha.update(len(one).to_bytes(4, "little") + one.astype("<i4", copy=False).tobytes() + mask.tobytes())
-            self._lengths[len(one)] += 1
-        flat_ids, flat_mask = np.concatenate(ids), np.concatenate(masks)
+        masks = [bytes(example.loss_mask) for example in examples]
+        lengths = [len(mask) for mask in masks]
+        self._lengths.update(lengths)
+        ends = np.cumsum([0, *lengths], dtype=np.int32)
+        flat_ids = np.fromiter(
+            chain.from_iterable([example.input_ids for example in examples]), np.int32, int(ends[-1])
+        )
+        flat_mask = np.frombuffer(b"".join(masks), dtype=np.uint8)
+        self._sha.update(b"".join(_digested(flat_ids.astype("<i4", copy=False).tobytes(), masks)))
         self._loss_tokens += int(flat_mask.sum())
-        offsets = pa.array(np.cumsum([0, *(len(one) for one in ids)], dtype=np.int32))
+        offsets = pa.array(ends)
         labels = np.where(flat_mask, flat_ids, np.int32(IGNORED_LABEL))
         columns = [
             pa.ListArray.from_arrays(offsets, pa.array(flat_ids)),
@@ -84,3 +88,14 @@ class TokenFile:
 
     def token_report(self) -> TokenReport:
         return token_report(self._lengths, self._loss_tokens)
+
+
+def _digested(ids: bytes, masks: Sequence[bytes]) -> Iterator[bytes]:
+    """Of each example its length (4 bytes), its ids (4 bytes each) and its mask (1 byte each), little endian."""
+    start = 0
+    for mask in masks:
+        end = start + 4 * len(mask)
+        yield len(mask).to_bytes(4, "little")
+        yield ids[start:end]
+        yield mask
+        start = end

@@ -6,9 +6,11 @@ it. A template whose P is not a prefix of F has no defined answer: what is serve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow_finetune_plugin.data.row_faults import NO_ASSISTANT_TURN, RowFault
+from mlflow_finetune_plugin.data.templates import Template
 from mlflow_finetune_plugin.types import Message
 
 BREAKS_PREFIX = "template breaks the prefix"
@@ -68,3 +70,19 @@ def _ends_with_answer(full: str, prompt_chars: int, answer: str) -> bool:
 
 def _squeezed(text: str) -> str:
     return "".join(text.split())
+
+
+def default_turns(
+    messages: Sequence[Message], template: Template, stop_texts: tuple[str, ...]
+) -> list[Turn] | RowFault:
+    """The turns under the packaged template, which keeps every word and every prefix: only stop tokens are looked for."""
+    text, turns = template.bos, []
+    for message in messages:
+        before, text = text, text + template.render_turn(message)
+        if message["role"] == "assistant":
+            answer = message["content"]
+            for stop in stop_texts:
+                if stop in answer:
+                    return RowFault(STOP_INSIDE, stop)
+            turns.append(Turn(before, text))
+    return turns or RowFault(NO_ASSISTANT_TURN)

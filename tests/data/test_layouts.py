@@ -1,8 +1,7 @@
 import pytest
 
 from mlflow_finetune_plugin.data.conversations import conversation
-from mlflow_finetune_plugin.data.layouts import Layout, detect_layout
-from mlflow_finetune_plugin.data.row_faults import RowFault
+from mlflow_finetune_plugin.data.layouts import Layout, check_learnable, detect_layout
 from mlflow_finetune_plugin.errors import DataError
 
 USER, ASSISTANT, SYSTEM = ({"role": role, "content": role[0]} for role in ("user", "assistant", "system"))
@@ -10,12 +9,6 @@ USER, ASSISTANT, SYSTEM = ({"role": role, "content": role[0]} for role in ("user
 
 def said(layout, row):
     return [(message["role"], message["content"]) for message in conversation(layout, row).messages]
-
-
-def reason(row, layout=None):
-    with pytest.raises(RowFault) as caught:
-        conversation(layout or Layout("messages", {"messages": "messages"}), row)
-    return caught.value.reason
 
 
 # the guess -----------------------------------------------------------------------------------------------------------
@@ -83,6 +76,13 @@ def reason(row, layout=None):
         ({"text": "t", "category": "c"}, "label: text -> category", [("user", "t"), ("assistant", "c")]),
         ({"utterance": "t", "intent": "c", "id": 7}, "label: utterance -> intent", [("user", "t"), ("assistant", "c")]),
         ({"review": "t", "sentiment": 1}, "label: review -> sentiment", [("user", "t"), ("assistant", "1")]),
+        ({"text": "t"}, "text: text", [("assistant", "t")]),
+        ({"text": "t", "url": "u", "id": 7}, "text: text", [("assistant", "t")]),
+        (
+            {"id": 1, "instruction": "i", "instances": [{"input": "x", "output": "o"}]},
+            "instances: instruction -> instances",
+            [("user", "i\n\nx"), ("assistant", "o")],
+        ),
     ],
 )
 def test_layout_is_guessed_shown_and_used(row, shown, turns):
@@ -121,7 +121,8 @@ def test_a_named_layout_settles_what_the_columns_leave_open():
             {},
             ["columns foo, bar", "data.columns: {prompt: ..., completion: ...}", "alpaca: instruction"],
         ),
-        ({"text": "only text"}, {}, ["cannot tell the layout from the columns text", "data.layout"]),
+        ({"text": "t", "mood": "m"}, {}, ["cannot tell the layout from the columns text, mood", "data.layout"]),
+        ({"text": None, "url": "u"}, {}, ["the column text holds no text in the first rows"]),
         (
             {"text": "t", "label": 1, "label_text": "x"},
             {},
@@ -132,7 +133,6 @@ def test_a_named_layout_settles_what_the_columns_leave_open():
             {},
             ["2 ways", "{prompt: prompt, completion: completion}"],
         ),
-        ({"prompt": "p", "chosen": "c", "rejected": "r"}, {}, ["preference pairs"]),
         ({"my card is late": 1, "card": 2}, {}, ["is the first line of the file its header?"]),
         ({"a": 1}, {"layout": "alpacca"}, ["no layout 'alpacca'", "pick one of: auto, messages, sharegpt"]),
         ({"a": 1}, {"layout": "messages"}, ["messages: messages|conversations|conversation"]),
@@ -146,93 +146,31 @@ def test_what_cannot_be_guessed_names_columns_layouts_and_fix(row, options, word
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-# one row -------------------------------------------------------------------------------------------------------------
-
-PAIR = Layout("prompt_completion", {"prompt": "prompt", "completion": "completion"})
-LABEL = Layout("label", {"text": "text", "label": "label"})
-ALPACA = Layout("alpaca", {"history": "history", "instruction": "instruction", "output": "output"})
-
-
-def test_texts_are_taken_verbatim():
-    assert said(PAIR, {"prompt": " p\n", "completion": " c "}) == [("user", " p\n"), ("assistant", " c ")]
-
-
 @pytest.mark.parametrize(
-    ("label", "text"), [("x", "x"), (3, "3"), (0, "0"), (True, "true"), (False, "false"), (2.0, "2"), ("007", "007")]
-)
-def test_labels_become_text(label, text):
-    assert said(LABEL, {"text": "t", "label": label})[1] == ("assistant", text)
-
-
-@pytest.mark.parametrize(
-    ("layout", "row", "expected"),
+    ("row", "shown", "fix"),
     [
-        (PAIR, {"prompt": " \n", "completion": "c"}, "empty prompt"),
-        (PAIR, {"prompt": "p", "completion": ""}, "empty completion"),
-        (PAIR, {"prompt": None, "completion": "c"}, "null field"),
-        (PAIR, {"prompt": "p"}, "missing field"),
-        (PAIR, {"prompt": "p", "completion": 7}, "wrong type"),
-        (PAIR, {"prompt": ["p"], "completion": "c"}, "wrong type"),
-        (PAIR, {"prompt": "p", "completion": "half \ud83d a pair"}, "broken unicode"),
-        (LABEL, {"text": "t", "label": None}, "null field"),
-        (LABEL, {"text": "t", "label": float("nan")}, "null field"),
-        (LABEL, {"text": "t", "label": 0.5}, "wrong type"),
-        (LABEL, {"text": "t", "label": ["a", "b"]}, "wrong type"),
-        (LABEL, {"text": "t", "label": ""}, "empty completion"),
-        (ALPACA, {"instruction": "i", "output": "o", "history": [["only user"]]}, "wrong type"),
-        (ALPACA, {"instruction": "i", "output": "o", "history": [["u", ""]]}, "empty completion"),
+        (
+            {"prompt": "p", "chosen": "c", "rejected": "r"},
+            "preference: prompt, chosen, rejected",
+            "data.columns: {prompt: prompt, completion: chosen}",
+        ),
+        (
+            {"chosen": [USER, ASSISTANT], "rejected": [USER, ASSISTANT]},
+            "preference: chosen, rejected",
+            "data.columns: {messages: chosen}",
+        ),
     ],
 )
-def test_fault_of_a_flat_row(layout, row, expected):
-    assert reason(row, layout) == expected
+def test_preference_pairs_are_recognised_and_the_way_to_imitate_them_is_told(row, shown, fix):
+    layout = detect_layout([row])
+    assert str(layout) == shown
+    with pytest.raises(DataError, match="the objective sft learns from answers") as caught:
+        check_learnable(layout)
+    assert fix in str(caught.value)
+    columns = dict(pair.split(": ") for pair in fix.removeprefix("data.columns: {").removesuffix("}").split(", "))
+    check_learnable(detect_layout([row], columns))
 
 
-@pytest.mark.parametrize(
-    ("turns", "expected"),
-    [
-        ([], "no assistant turn"),
-        ([USER], "no assistant turn"),
-        ([USER, ASSISTANT, USER], "ends with a user turn"),
-        ([USER, USER, ASSISTANT], "roles out of order"),
-        ([USER, ASSISTANT, ASSISTANT], "roles out of order"),
-        ([ASSISTANT, USER, ASSISTANT], "roles out of order"),
-        ([SYSTEM, ASSISTANT], "roles out of order"),
-        ([USER, SYSTEM, ASSISTANT], "roles out of order"),
-        ([USER, {"role": "tool", "content": "x"}, ASSISTANT], "unsupported role"),
-        ([USER, {"role": "assistant", "content": "x", "tool_calls": [{}]}], "unsupported role"),
-        ([USER, {"role": "assistant", "content": "x", "weight": 0}], "unsupported field"),
-        ([USER, {"role": "assistant", "content": "x", "reasoning_content": "hm"}], "unsupported field"),
-        ([USER, {"role": "assistant", "content": None}], "null field"),
-        ([USER, {"role": "assistant"}], "missing field"),
-        ([USER, {"role": "assistant", "content": ""}], "empty completion"),
-        ([{"role": "user", "content": ""}, ASSISTANT], "empty prompt"),
-        ([USER, {"role": "assistant", "content": [{"type": "text", "text": "x"}]}], "wrong type"),
-        (["hello", ASSISTANT], "wrong type"),
-        ("hello", "wrong type"),
-        (None, "null field"),
-    ],
-)
-def test_fault_of_a_conversation(turns, expected):
-    assert reason({"messages": turns}) == expected
-
-
-def test_conversation_made_with_tools_is_refused():
-    assert reason({"messages": [USER, ASSISTANT], "tools": [{"name": "f"}]}) == "unsupported field"
-
-
-def test_developer_is_system():
-    row = {"messages": [{"role": "developer", "content": "d"}, USER, ASSISTANT]}
-    assert said(Layout("messages", {"messages": "messages"}), row)[0] == ("system", "d")
-
-
-def test_sharegpt_faults():
-    layout = Layout("sharegpt", {"conversations": "conversations"})
-    human, gpt = {"from": "human", "value": "h"}, {"from": "gpt", "value": "g"}
-    assert reason({"conversations": [gpt, human, gpt]}, layout) == "roles out of order"
-    assert reason({"conversations": [human, {"from": "observation", "value": "o"}, gpt]}, layout) == "unsupported role"
-    assert reason({"conversations": [human, {"from": "gpt"}]}, layout) == "missing field"
-
-
-def test_fault_says_what_stood_there():
-    with pytest.raises(RowFault, match="wrong type: completion is int 7, not text"):
-        conversation(PAIR, {"prompt": "p", "completion": 7})
+def test_label_beside_a_text_makes_it_no_document():
+    assert str(detect_layout([{"text": "t", "label": "l"}])) == "label: text -> label"
+    assert str(detect_layout([{"body": "t", "label": "l"}], {"text": "body"}, "text")) == "text: body"

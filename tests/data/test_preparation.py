@@ -251,6 +251,79 @@ def test_overlength_truncate_says_what_was_lost(tmp_path, renderer):
     assert any("lost their end-of-turn token" in warning for warning in report.warnings)
 
 
+# plain text, several answers -----------------------------------------------------------------------------------------
+
+
+def documents(count):
+    return [{"text": f"Fox number {i} jumps over the lazy dog. " * 6} for i in range(count)]
+
+
+def test_document_carries_loss_on_all_but_its_first_token(tmp_path, renderer, llama2_tokenizer, byte_tokenizer):
+    train = jsonl(tmp_path / "a.jsonl", [{"text": "Hello there!"}, {"text": "The fox."}])
+    held_out = (DataFile(jsonl(tmp_path / "b.jsonl", [{"text": "The dog."}]), "t"),)
+    prepared = prepare(request(train, held_out), renderer, tmp_path / "out")
+    ids = byte_tokenizer("Hello there!")["input_ids"] + [byte_tokenizer.eos_token_id]
+    assert prepared.train[0]["input_ids"] == ids
+    assert prepared.train[0]["labels"] == [-100, *ids[1:]]
+    (row,) = prepared.eval_rows
+    assert (row.messages, row.reference) == ((), "The dog.")
+    assert [*row.prompt_ids, *row.completion_ids] == [
+        *byte_tokenizer("The dog.")["input_ids"],
+        byte_tokenizer.eos_token_id,
+    ]
+    assert len(row.prompt_ids) == 1
+    with_bos = prepare(request(train, held_out), ChatRenderer(llama2_tokenizer), tmp_path / "bos")
+    assert with_bos.eval_rows[0].prompt_ids == (llama2_tokenizer.bos_token_id,)
+
+
+def test_long_documents_are_split_without_losing_a_token(tmp_path, renderer):
+    train = jsonl(tmp_path / "a.jsonl", documents(20))
+    whole = prepare(request(train, 0.2), renderer, tmp_path / "whole")
+    pieces = prepare(request(train, 0.2, max_length=16, overlength="split"), renderer, tmp_path / "pieces")
+    assert max(map(len, pieces.train["input_ids"])) == 16
+    assert pieces.report.train.loss_tokens == whole.report.train.loss_tokens
+    assert pieces.report.eval.loss_tokens == whole.report.eval.loss_tokens
+    learnt = [token for labels in pieces.train["labels"] for token in labels if token != -100]
+    assert learnt == [token for labels in whole.train["labels"] for token in labels if token != -100]
+    assert len(pieces.eval_rows) == len(pieces.eval_dataset) > pieces.report.eval_rows - 1
+    assert sum(len(row.completion_ids) for row in pieces.eval_rows) == pieces.report.eval.loss_tokens
+
+
+def test_split_is_for_plain_text_alone(tmp_path, renderer):
+    asked = request(jsonl(tmp_path / "a.jsonl", LONG), held_out(tmp_path), max_length=32, overlength="split")
+    with pytest.raises(DataError, match="2 rows are longer than max_length 32"):
+        prepare(asked, renderer, tmp_path / "out")
+
+
+def test_answers_of_one_row_stay_on_one_side(tmp_path, renderer):
+    rows = [{"prompt": f"Name {i}", "completion": [f"{i}", f"{i}!", f"{i}?"]} for i in range(40)]
+    prepared = prepare(request(jsonl(tmp_path / "a.jsonl", rows), 0.25), renderer, tmp_path / "out")
+    (file,) = prepared.report.files
+    assert (file.rows_read, file.conversations, file.kept) == (40, 120, 120)
+    assert (len(prepared.eval_rows), len(prepared.train)) == (30, 90)
+    assert (prepared.report.leaked_prompts, prepared.report.duplicates) == (0, 0)
+
+
+def test_preference_pairs_are_refused_by_name(tmp_path, renderer):
+    train = jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": "c", "rejected": "r"}])
+    with pytest.raises(
+        DataError, match=r"a\.jsonl: preference: prompt, chosen, rejected: the objective sft learns from answers"
+    ):
+        prepare(request(train), renderer, tmp_path / "out")
+
+
+def test_skipped_rows_and_findings_show_an_example(tmp_path, renderer):
+    rows = [{"prompt": "Why?", "completion": ""}, *pairs(9), {"prompt": "What is 3?", "completion": "It is 3."}]
+    prepared = prepare(request(jsonl(tmp_path / "a.jsonl", rows), held_out(tmp_path)), renderer, tmp_path / "out")
+    (skip,) = prepared.report.files[0].skipped
+    assert skip.example == '{"prompt": "Why?", "completion": ""}'
+    (finding,) = prepared.report.findings
+    assert (finding.check, finding.places, finding.example) == (
+        *("duplicates", ("a.jsonl line 11",), "What is 3?\nIt is 3.<|endoftext|>"),
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["eval.arrow", "train.arrow"]
+
+
 # nothing usable ------------------------------------------------------------------------------------------------------
 
 
@@ -343,12 +416,23 @@ def test_real_data_is_read_recognised_and_encoded(tmp_path, dataset_folder, real
     assert 0 < report.train.loss_tokens < report.train.tokens
 
 
-def test_real_data_without_a_flat_layout_is_refused_with_its_columns(tmp_path, dataset_folder, renderer):
-    train = dataset_folder / "self_instruct" / "seed_tasks.jsonl"
-    with pytest.raises(DataError, match="columns id, name, instruction, instances, is_classification"):
-        prepare(request(train), renderer, tmp_path / "out")
-    with pytest.raises(DataError, match="one object with the keys metadata, examples"):
-        prepare(request(dataset_folder / "instruction_induction" / "execute" / "sum.json"), renderer, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("name", "layout", "rows", "conversations"),
+    [
+        ("self_instruct/seed_tasks.jsonl", "instances: instruction -> instances", 175, 175),
+        ("self_instruct/user_oriented_instructions.jsonl", "instances: instruction -> instances", 252, 252),
+        ("instruction_induction/execute/sum.json", "prompt_completion: input -> output", 100, 100),
+        ("instruction_induction/execute/rhymes.json", "prompt_completion: input -> output", 100, 100),
+        ("plain_text/c4_demo.jsonl.gz", "text: text", 300, 300),
+        ("tinystories_sample/tinystories_train_first_2MiB.txt.gz", "text: text", 2317, 2317),
+        ("plain_text/wiki_demo.txt.gz", "text: text", 30, 30),
+    ],
+)
+def test_nested_numbered_and_plain_data_is_read(tmp_path, dataset_folder, renderer, name, layout, rows, conversations):
+    asked = request(dataset_folder / name, None, overlength="drop", max_length=2048)
+    (file,) = prepare(asked, renderer, tmp_path / "out").report.files
+    assert (file.layout, file.rows_read, file.conversations) == (layout, rows, conversations)
+    assert file.kept + sum(skip.rows for skip in file.skipped) == conversations
 
 
 def test_self_instruct_is_read_when_its_tasks_are_named(tmp_path, dataset_folder, renderer):

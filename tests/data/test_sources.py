@@ -43,6 +43,11 @@ def test_json_object_gives_the_rows_of_its_data_key(tmp_path):
     assert list(read_rows(path)) == [(2, {"a": 1}), (2, {"a": 2})]
 
 
+def test_json_object_of_numbered_rows(tmp_path):
+    path = write(tmp_path, "a.json", '{"metadata": {"n": 2},\n "examples": {\n  "1": {"a": 1},\n  "2": {"a": 2}}}')
+    assert list(read_rows(path)) == [(3, {"a": 1}), (4, {"a": 2})]
+
+
 def test_csv_fields_over_several_lines_keep_the_line_of_their_start(tmp_path):
     path = write(tmp_path, "a.csv", 'text,label\n"one\ntwo, ""three""",x\n\nfour,y\n')
     assert list(read_rows(path)) == [
@@ -121,7 +126,7 @@ def test_directory_lists_the_files_in_it(tmp_path):
         read_rows(tmp_path / "d.jsonl")
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a", "a.gz", "a.parquet.gz", "a.xlsx"])
+@pytest.mark.parametrize("name", ["a.md", "a", "a.gz", "a.parquet.gz", "a.xlsx"])
 def test_unknown_suffix_names_the_known_ones(tmp_path, name):
     with pytest.raises(DataError, match=r"cannot tell the format.*\.jsonl, \.ndjson, \.json, \.csv, \.tsv, \.parquet"):
         read_rows(write(tmp_path, name, "x"))

@@ -1,8 +1,9 @@
+import json
 from array import array
 
 import pytest
 
-from mlflow_finetune_plugin.data.split import hash_prompt, hash_row, hash_text, sample_of_eval, split_of_train
+from mlflow_finetune_plugin.data.split import hash_row, hash_text, sample_of_eval, split_of_train
 
 
 def held_out(split, hashes):
@@ -50,6 +51,10 @@ def test_hashes_are_the_same_everywhere():
     assert hash_text("a") == 0x147D86E9ADC26E82
     assert hash_text("a", 0) != hash_text("a", 1)
     row = [{"role": "user", "content": "Why  NOT?"}, {"role": "assistant", "content": "yes"}]
-    same_prompt = [{"role": "user", "content": " why not?\n"}]
-    assert hash_prompt(row[:1]) == hash_prompt(same_prompt)
     assert hash_row(row, 0) != hash_row([row[0], {"role": "assistant", "content": "Yes"}], 0)
+
+
+def test_row_hash_is_that_of_its_json():
+    row = [{"role": "user", "content": 'a "b"\n\\ \u00e9\t\x01'}, {"role": "assistant", "content": "c"}]
+    written = json.dumps([[m["role"], m["content"]] for m in row], ensure_ascii=False)
+    assert hash_row(row, 3) == hash_text(written, 3)

@@ -1,7 +1,6 @@
 import pytest
 
 from mlflow_finetune_plugin.data.rendering import Example
-from mlflow_finetune_plugin.data.split import hash_row
 from mlflow_finetune_plugin.data.token_file import TokenFile
 
 
@@ -33,16 +32,3 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path):
     with pytest.raises(RuntimeError, match="in between"):
         write_and_fail()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_rows_that_stand_twice_contradict_and_leak(tmp_path):
-    def rows(file, *said):
-        for prompt, answer in said:
-            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-            file.note_row(messages, hash_row(messages, 0))
-
-    train, held_out = TokenFile(tmp_path / "a.arrow", "t"), TokenFile(tmp_path / "b.arrow", "t")
-    rows(train, ("Why?", "yes"), ("Why?", "yes"), ("why? ", "no"), ("Who?", "a fox"), ("WHO?", "a fox"))
-    rows(held_out, ("who?", "a fox"), ("Why?", "yes"), ("Where?", "here"))
-    assert (train.duplicates(), train.contradictions()) == (1, 1)
-    assert held_out.leaks_into(train) == (2, 1)

@@ -1,0 +1,62 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mlflow_finetune_plugin.base_files import EMBEDDED_FOLDER
+from mlflow_finetune_plugin.data.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.stop_token import untrained_reason
+
+
+def saved(folder, rows, name="lm_head.weight"):
+    save_file({name: rows}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def rows():
+    return torch.randn(400, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_row_that_is_like_no_other_was_trained(tmp_path, rows):
+    assert untrained_reason(saved(tmp_path, rows), 7) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_row_that_others_share_was_not(tmp_path, rows, dtype):
+    rows[[7, 8, 9, 300]] = rows[7] + 0.001 * torch.randn(4, 32)
+    folder = saved(tmp_path, rows.to(dtype))
+    assert "is the same as that of 3 other tokens" in untrained_reason(folder, 7)
+    assert untrained_reason(folder, 10) is None
+
+
+def test_row_that_never_grew_or_is_missing_was_not(tmp_path, rows):
+    rows[5] = rows[5] * 0.01
+    rows[6] = 0
+    folder = saved(tmp_path, rows, "model.embed_tokens.weight")
+    assert "has norm" in untrained_reason(folder, 5)
+    assert "all zeros" in untrained_reason(folder, 6)
+    assert "has no row in model.embed_tokens.weight (400 rows)" in untrained_reason(folder, 400)
+
+
+def test_folder_without_weights_says_nothing(tmp_path):
+    assert untrained_reason(tmp_path, 0) is None
+
+
+@pytest.mark.parametrize("model", ["stories260k-hd64", "tinystories-656k-hd64"])
+def test_shipped_end_tokens_were_trained(shared_data, model):
+    from transformers import AutoTokenizer
+
+    folder = shared_data / "models" / model
+    assert ChatRenderer(AutoTokenizer.from_pretrained(folder), weights=folder).unlearnt_end_of_turn is None
+    embedded = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
+    assert ChatRenderer(embedded, weights=EMBEDDED_FOLDER).unlearnt_end_of_turn is None
+
+
+def test_the_trap_of_the_toy_stories_is_found(shared_data):
+    """In the original release </s> was never trained."""
+    from transformers import AutoTokenizer
+
+    folder = shared_data / "models" / "stories260k-hd64"
+    renderer = ChatRenderer(AutoTokenizer.from_pretrained(folder, eos_token="</s>"), weights=folder)
+    assert renderer.tokenizer.convert_ids_to_tokens(renderer.end_of_turn_token_id) == "</s>"
+    assert "is the same as that of" in renderer.unlearnt_end_of_turn
