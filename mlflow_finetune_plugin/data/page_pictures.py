@@ -26,10 +26,11 @@ def columns(bins: Sequence[tuple[str, int]], kind: str, name: str) -> str:
 
 def bars(rows: Sequence[tuple[str, int, int]]) -> str:
     """Two bars per (label, train, eval), each side on its own scale."""
-    most = [max([row[side] for row in rows] + [1]) for side in (1, 2)]
+    most = [max([1, *(row[1] for row in rows)]), max([1, *(row[2] for row in rows)])]
     room = _WIDTH - _NAMES - 70
     drawn = []
-    for i, (label, *counts) in enumerate(rows):
+    for i, (label, *both) in enumerate(rows):
+        counts = [int(count) for count in both]
         y = i * _ROW
         short = label if len(label) <= 30 else label[:29] + "…"
         drawn.append(
