@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import datasets
 
@@ -37,6 +37,7 @@ from mlflow_finetune_plugin.data.reading import DataFile, Reader, ReadFile, plac
 from mlflow_finetune_plugin.data.rendering import ChatRenderer, Example
 from mlflow_finetune_plugin.data.report import DataReport, Finding, LabelReport
 from mlflow_finetune_plugin.data.row_faults import RowFault
+from mlflow_finetune_plugin.data.samples import MASK_SAMPLES, Shower, across, segments
 from mlflow_finetune_plugin.data.split import Split, hash_text, sample_of_eval, split_of_train
 from mlflow_finetune_plugin.data.spool import Spool, SpooledRow
 from mlflow_finetune_plugin.data.tally import Labels, Tally
@@ -48,10 +49,8 @@ __all__ = ["DataFile", "DataRequest", "PreparedData", "prepare"]
 
 OVER_EVAL_LIMIT = "over max_eval_rows"
 
-_MASK_SAMPLES = 5
 _AHEAD = 2  # batches that may be encoded before they are written
 _SHOWN_LABELS = 200
-_SHOWN_TOKENS = 80
 
 Side = Literal["train", "eval"]
 Encoded = list[list[Example] | RowFault]
@@ -209,7 +208,7 @@ class _Preparation:
             tally.rows_after_weight += 1
             return examples
         samples = self._samples.setdefault(len(self._tallies), [])
-        if len(samples) < _MASK_SAMPLES:
+        if len(samples) < MASK_SAMPLES:
             samples.append(examples[-1])
         times = self._copies(row, file.file)
         tally.rows_after_weight += times
@@ -308,14 +307,14 @@ class _Preparation:
             digest=self.train.digest(),
             eval_digest=self.eval.digest(),
             notes=(*renderer.notes, *self._notes()),
-            mask_samples=tuple(_segments(example, tokenizer) for example in _across(self._samples)),
+            mask_samples=tuple(segments(example, tokenizer) for example in across(self._samples)),
             findings=tuple(findings),
             labels=_label_report(self._labels),
         )
 
     def _findings(self) -> list[Finding]:
         train, held_out = (
-            RowSet.of(side.index, self._place, _Shower(side.dataset(), self._renderer.tokenizer))
+            RowSet.of(side.index, self._place, Shower(side.dataset(), self._renderer.tokenizer))
             for side in (self.train, self.eval)
         )
         found = [*row_findings(train, held_out), *label_findings(self._labels), *encoding_findings(self._tallies)]
@@ -345,18 +344,6 @@ class _Preparation:
             yield f"rows with several answers gave {several:,} conversations more than there are rows"
         if any(tally.layout.name == "text" for tally in self._tallies):
             yield "plain text goes around the chat template: all its tokens but the first carry loss, and so does the end token"
-
-
-class _Shower:
-    """The head of one example as text."""
-
-    def __init__(self, examples: datasets.Dataset, tokenizer: Any) -> None:
-        self._examples, self._tokenizer = examples, tokenizer
-
-    def __call__(self, example: int) -> str:
-        ids = self._examples[example]["input_ids"]
-        text = str(self._tokenizer.decode(ids[:_SHOWN_TOKENS]))
-        return text + ("..." if len(ids) > _SHOWN_TOKENS else "")
 
 
 def _ahead(
@@ -392,20 +379,4 @@ def _eval_row(row: SpooledRow, example: Example, file: DataFile) -> EvalRow:
         task=file.task,
         source=file.shown,
         line=row.line,
-    )
-
-
-def _across(samples: Mapping[int, list[Example]]) -> Iterator[Example]:
-    """A few examples, one of each file before a second one of any."""
-    rounds = [examples[i] for i in range(_MASK_SAMPLES) for examples in samples.values() if i < len(examples)]
-    yield from rounds[:_MASK_SAMPLES]
-
-
-def _segments(example: Example, tokenizer: Any) -> tuple[dict[str, object], ...]:
-    """The example as decoded text, cut where loss begins and ends."""
-    cuts = [0, *(i for i in range(1, len(example.input_ids)) if example.loss_mask[i] != example.loss_mask[i - 1])]
-    ends = [*cuts[1:], len(example.input_ids)]
-    return tuple(
-        {"text": tokenizer.decode(example.input_ids[a:b]), "carries_loss": bool(example.loss_mask[a])}
-        for a, b in zip(cuts, ends, strict=True)
     )
