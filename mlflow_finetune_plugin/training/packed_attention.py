@@ -1,7 +1,7 @@
 """Attention over rows that lie end to end in one sequence: each row on its own, so nothing can leak across a border.
 
-Needs no mask of tokens x tokens and computes nothing beyond a row. Registered in transformers under ``packed_sdpa``;
-flash attention kernels, which know row borders themselves, are left as they are.
+Needs no mask of tokens x tokens and computes nothing beyond a row. Registered in transformers under the names in
+``PACKED``; flash attention kernels, which know row borders themselves, are left as they are.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import torch
 from peft import PeftModel
 from transformers import AttentionInterface
 
-PACKED_SDPA = "packed_sdpa"
+from mlflow_finetune_plugin.errors import TrainingError
+
+PACKED = {"sdpa": "packed_sdpa", "eager": "packed_eager"}
+"""The model's own attention -> ours, which answers as it does: transformers' sdpa leaves soft capping out, eager does not."""
 
 
-def packed_sdpa(
+def packed_rows(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -42,7 +45,7 @@ def packed_sdpa(
     outputs = []
     for q, k, v in rows:
         window = _window(q.shape[2], sliding_window, q.device)
-        if softcap is not None:
+        if softcap is not None and module.config._attn_implementation == PACKED["eager"]:
             outputs.append(_softcapped(q, k, v, scaling, dropout, window, softcap))
         else:
             outputs.append(
@@ -79,7 +82,8 @@ def _softcapped(
     return torch.nn.functional.dropout(weights, p=dropout) @ value
 
 
-AttentionInterface.register(PACKED_SDPA, packed_sdpa)
+for name in PACKED.values():
+    AttentionInterface.register(name, packed_rows)
 
 
 @contextmanager
@@ -90,7 +94,9 @@ def packed_attention(model: PeftModel) -> Iterator[None]:
     if str(before).startswith("flash"):
         yield
         return
-    base.set_attn_implementation(PACKED_SDPA)
+    if before not in PACKED:
+        raise TrainingError(f"attention {before!r} cannot be packed; fix: training.batching: grouped")
+    base.set_attn_implementation(PACKED[before])
     try:
         yield
     finally:
