@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,9 +65,7 @@ def log_checkpoint_models(
         if step == kept_step:
             continue
         identity = Identity.of(plan, data, base_digest, path / "adapter")
-        logged = with_patience(
-            lambda path=path, step=step, identity=identity: _log(plan, identity, path, step, run_id), report
-        )
+        logged = with_patience(partial(_log, plan, identity, path, step, run_id), report)
         score = json.loads((path / _SCORE).read_text(encoding="utf-8"))
         report.metrics({"checkpoint/eval_loss": score["eval_loss"]}, step=step, model_id=logged.model_id)
 

@@ -165,7 +165,7 @@ class MicroBatchTrainer(SFTTrainer):
         seconds = time.monotonic() - started
         metrics = {f"{metric_key_prefix}_loss": total / max(1, count), f"{metric_key_prefix}_runtime": seconds}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _evaluated_sums(self, dataset: Any) -> tuple[float, int]:

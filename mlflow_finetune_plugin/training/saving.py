@@ -40,6 +40,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
     saves: Saves | None = None
     watcher: Watcher
     best: BestWeights | None = None
+    micro_batches: MicroBatches
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """What is trained, under its own names and in its own precision: PEFT's format may round or rename."""
@@ -84,7 +85,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
             values["metrics"] = {mode: dict(lists) for mode, lists in self._metrics.items()}
         if hasattr(self, "_counts"):
             values["counts"] = asdict(self._counts["train"])
-        if hasattr(self, "micro_batches"):
+        if isinstance(getattr(self, "micro_batches", None), MicroBatches):
             values["micro_batches"] = asdict(self.micro_batches)
         return values
 

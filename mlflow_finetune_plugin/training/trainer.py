@@ -175,69 +175,7 @@ def _trainer(
 
 
 def _micro_batches(settings: TrainingSettings) -> MicroBatches:
-    return MicroBatches(
-        settings.batching, rows=int(settings.per_device_train_batch_size), tokens=int(settings.max_batch_tokens)
-    )
-
-
-def _arguments(settings: TrainingSettings, folder: Path, *, evaluates: bool, divides: bool) -> dict[str, Any]:
-    """The training section in the words of transformers.TrainingArguments.
-
-    A trainer that ``divides`` takes all rows of an optimiser step at once.
-    """
-    given = settings.model_dump(exclude=_OURS)
-    if divides:
-        rows = int(settings.per_device_train_batch_size) * int(settings.gradient_accumulation_steps)
-        given |= {"per_device_train_batch_size": rows, "gradient_accumulation_steps": 1}
-    on_gpu = torch.cuda.is_available()
-    arguments = {
-        **given,
-        "max_steps": settings.max_steps or -1,
-        "output_dir": str(folder / "trainer"),
-        "save_strategy": "no" if settings.save_steps is None else "steps",
-        "save_steps": settings.save_steps or 500,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "logging_nan_inf_filter": False,
-        "logging_first_step": True,
-        "use_cpu": not on_gpu,
-        "data_seed": settings.seed,
-        "dataloader_pin_memory": on_gpu,
-    }
-    if evaluates:
-        arguments |= {
-            "eval_strategy": "steps",
-            "eval_steps": settings.eval_steps,
-            "per_device_eval_batch_size": given["per_device_train_batch_size"],
-        }
-    if settings.gradient_checkpointing:
-        arguments["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
-    return arguments
-
-
-def _optimizer(
-    model: PeftModel, arguments: TrainingArguments, trainer_class: Any, adaptation: ModuleType, options: Any
-) -> Any | None:
-    make = getattr(adaptation, "optimizer", None)
-    if make is None:
-        return None
-    optimizer_class, keywords = trainer_class.get_optimizer_cls_and_kwargs(arguments, model)
-    return make(
-        model,
-        options,
-        optimizer_class=optimizer_class,
-        optimizer_kwargs=keywords,
-        weight_decay=arguments.weight_decay,
-    )
-
-
-def _printer() -> type[TrainerCallback]:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback
-
-
-def _micro_batches(settings: TrainingSettings) -> MicroBatches:
+    assert settings.batching != "auto"  # resolved by the plan
     return MicroBatches(
         settings.batching, rows=int(settings.per_device_train_batch_size), tokens=int(settings.max_batch_tokens)
     )

@@ -105,8 +105,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             self.eval_losses.append((state.global_step, figures["eval_loss"]))
             then, tokens, step = self._mark
             self._mark = (then + figures.get("eval_runtime", 0.0), tokens, step)  # no time of training
-            kept = {key: figures[key] for key in ("eval_loss", "eval_mean_token_accuracy") if key in figures}
-            self._metrics(kept, state.global_step)
+            shown = ("eval_loss", "eval_mean_token_accuracy")
+            self._metrics({key: value for key, value in figures.items() if key in shown}, state.global_step)
 
     def _on_train_log(self, state: TrainerState, figures: dict[str, float]) -> None:
         step, loss = state.global_step, figures["loss"]
