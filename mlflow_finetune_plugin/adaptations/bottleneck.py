@@ -72,7 +72,7 @@ def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
 def learning_rate(base: BaseFacts) -> tuple[float, str]:
     """The ``auto`` learning rate and its reason."""
     if base.hidden_size < 512:
-        return 2e-3, "measured on tiny models (benchmarks/results/adaptation_rates.md)"
+        return 1e-3, "measured on tiny models (benchmarks/results/adaptation_rates.md)"
     return 3e-4, "that of bottleneck adapters on LLaMA 7B and 13B (LLM-Adapters, arXiv 2304.01933)"
 
 

@@ -55,8 +55,8 @@ def small_config(folder: Path, base: str | Path, adaptation: str, **sections) ->
     sections = {
         "adaptation": adaptation,
         "base_model": {"name": str(base), "quantization": quantization},
-        "training": {"learning_rate": rate},
         **sections,
+        "training": {"learning_rate": rate, "save_steps": None, **sections.get("training", {})},
     }
     config = config_for(folder, base, **sections)
     return config.model_copy(update={"options": {**options, **sections.get("options", {})}})

@@ -76,6 +76,7 @@ def test_run_trains_on_the_quantised_base_and_says_so(quantization, tmp_path, em
     sections = {
         "adaptation": "qlora",
         "base_model": {"name": str(base), "quantization": quantization},
+        "training": {"save_steps": None},
         "options": {"dora": quantization == "nf4", "rslora": True, "init": "gaussian"},
     }
     ran = run_pipeline(tmp_path / "run", empty_store, config_for(tmp_path, base, **sections))
