@@ -1,6 +1,6 @@
 """Which learning rate suits which adaptation: the quickstart's recipe through the pipeline, once per rate and seed.
 
-python benchmarks/adaptation_rates.py bottleneck 5e-4 1e-3 2e-3 [--seeds 0 1]
+python benchmarks/adaptation_rates.py bottleneck 5e-4 1e-3 2e-3 [--seeds 0 1] [-P reduction_factor=16]
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 
 
-def run(folder: Path, adaptation: str, rate: str, seed: int) -> dict[str, float]:
+def run(folder: Path, given: dict[str, str]) -> dict[str, float]:
     """One run; the last value of every metric it reported."""
     from mlflow import MlflowClient
 
@@ -23,7 +23,6 @@ def run(folder: Path, adaptation: str, rate: str, seed: int) -> dict[str, float]
     from mlflow_finetune_plugin.config import load_config, resolve_paths
     from mlflow_finetune_plugin.report import Report, ReportReader
 
-    given = {"adaptation": adaptation, "learning_rate": rate, "seed": str(seed)}
     config = resolve_paths(load_config(RECIPE, "lora", given, caller=folder), RECIPE)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(uri)
@@ -43,7 +42,9 @@ def main() -> None:
     parser.add_argument("adaptation")
     parser.add_argument("rates", nargs="+")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("-P", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
+    more = dict(parameter.split("=", 1) for parameter in arguments.P)
     os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1"}
     print(
         "| adaptation | learning rate | seed | adapter | gain (95 % CI) | forgetting, nats per token | last loss | train s |"
@@ -51,7 +52,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     for rate, seed in itertools.product(arguments.rates, arguments.seeds):
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(None):
-            m = run(Path(folder), arguments.adaptation, rate, seed)
+            m = run(
+                Path(folder), {"adaptation": arguments.adaptation, "learning_rate": rate, "seed": str(seed), **more}
+            )
         low, high = m["eval/gain_low/exact_match"], m["eval/gain_high/exact_match"]
         print(
             f"| {arguments.adaptation} | {rate} | {seed} | {m['eval/adapter/exact_match']:.3f} | "

@@ -53,12 +53,7 @@ def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
     """Replaces ``auto`` and refuses what this base cannot take."""
     factor = options.reduction_factor
     if factor == "auto":
-        factor = min(16.0, max(1.0, base.hidden_size / 32))
-        reasons["options.reduction_factor"] = f"{factor}: " + (
-            "that of the papers' search (arXiv 2005.00247)"
-            if factor == 16
-            else f"leaves a bottleneck of {int(base.hidden_size / factor)}, below which tiny models learn little"
-        )
+        factor = _reduction_factor(base, reasons)
     elif factor > base.hidden_size:
         raise BaseModelError(
             f"options.reduction_factor = {factor:g}: leaves no bottleneck of hidden size {base.hidden_size}; "
@@ -108,6 +103,16 @@ def apply(model: PreTrainedModel, options: Options, *, seed: int, folder: Path) 
 def save(model: PeftModel, options: Options, folder: Path, *, start: Path) -> None:
     """Writes PEFT's two files."""
     write_adapter(model, folder)
+
+
+def _reduction_factor(base: BaseFacts, reasons: Reasons) -> float:
+    factor = min(16.0, max(1.0, base.hidden_size / 32))
+    reasons["options.reduction_factor"] = f"{factor}: " + (
+        "that of the papers' search (arXiv 2005.00247)"
+        if factor == 16
+        else f"leaves a bottleneck of {int(base.hidden_size / factor)}, below which tiny models learn little"
+    )
+    return factor
 
 
 def _after_modules(options: Options, base: BaseFacts, reasons: Reasons) -> list[str]:
