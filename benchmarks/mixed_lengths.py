@@ -98,6 +98,7 @@ def ours(model, tokenizer, rows, batching: str, arguments: argparse.Namespace, f
         gradient_checkpointing=False,
         bf16=False,
         logging_steps=arguments.steps,
+        save_steps=None,
     )
     started = time.monotonic(), time.process_time()
     result = train(
