@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(command=_export)
 
     data = commands.add_parser("data", help="show what a run would make of its data, without a run")
-    data.add_argument("source", nargs="?", default=".", help="project folder, or a data file or name; default: this folder")
+    data.add_argument(
+        "source", nargs="?", default=".", help="project folder, or a data file or name; default: this folder"
+    )
     data.add_argument("-e", "--entry-point", default="lora", help="entry point whose defaults apply (default: lora)")
     data.add_argument("-P", "--param-list", action="append", default=[], metavar="NAME=VALUE", help="as of run")
     data.add_argument("--html", type=Path, default=None, metavar="PATH", help="also write the report as a page")

@@ -77,3 +77,13 @@ def test_artifact_that_is_not_there_is_told(run_id, tmp_path):
         local_copy(f"runs:/{run_id}/sets/nothing.jsonl", tmp_path / "got")
     with pytest.raises(DataError, match="cannot be fetched from sqlite"):
         local_copy("models:/no-such-model/1/data.jsonl", tmp_path / "got")
+
+
+def test_recipe_and_override_keep_names_of_elsewhere(tmp_path):
+    from mlflow_finetune_plugin.config import load_config, resolve_paths
+
+    (tmp_path / "finetune.yaml").write_text("data: {train: [rows.jsonl, 'hf:ours/labels:train']}\n")
+    given = {"eval_data": "runs:/abc/sets/test.jsonl"}
+    config = resolve_paths(load_config(tmp_path, "lora", given, caller=tmp_path / "elsewhere"), tmp_path)
+    assert [file.path for file in config.data.train] == [str(tmp_path / "rows.jsonl"), "hf:ours/labels:train"]
+    assert [file.path for file in config.data.eval] == ["runs:/abc/sets/test.jsonl"]
