@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlflow_finetune_plugin.auto import BaseFacts, resolve_max_length, resolve_training
+from mlflow_finetune_plugin.auto import PACKS, BaseFacts, resolve_batching, resolve_max_length, resolve_training
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.settings import TrainingSettings
 
@@ -23,7 +23,26 @@ def resolved(rows: int = 1000, *, gpu: bool = False, has_bf16: bool = False, hal
         max_length=128,
         reasons=reasons,
     )
-    return settings, reasons
+    batching = resolve_batching(settings, facts(), is_per_token=True, longest_row=50, reasons=reasons)
+    return settings.model_copy(update=batching), reasons
+
+
+@pytest.mark.parametrize(
+    ("model_type", "is_per_token", "batching", "why"),
+    [
+        ("llama", True, "packed", "attention ends at each row's borders"),
+        ("llama", False, "grouped", "adds tokens of its own"),
+        ("mamba", True, "grouped", "packing was not tried with mamba"),
+    ],
+)
+def test_rows_are_packed_where_that_was_tried(model_type, is_per_token, batching, why):
+    reasons: dict[str, str] = {}
+    training = TrainingSettings(per_device_train_batch_size=4)
+    base = BaseFacts(model_type, 64, 512, 1000, {})
+    chosen = resolve_batching(training, base, is_per_token=is_per_token, longest_row=50, reasons=reasons)
+    assert chosen == {"batching": batching, "max_batch_tokens": 200}
+    assert why in reasons["training.batching"]
+    assert ("mamba" in PACKS) is False
 
 
 def test_nothing_stays_auto_and_each_choice_has_its_reason():
@@ -47,6 +66,9 @@ def test_what_is_given_is_kept_without_a_reason():
         "gradient_checkpointing": True,
         "bf16": True,
         "logging_steps": 9,
+        "batching": "padded",
+        "max_batch_tokens": 100,
+        "save_steps": 9,
     }
     settings, reasons = resolved(**given)
     assert reasons == {}

@@ -132,7 +132,8 @@ def test_three_kills_change_nothing(trainee):
 def test_cancelled_run_goes_on_elsewhere_from_its_artifacts(trainee):
     process = trainee.start_mlflow_run(*arguments(save_steps=1000, max_steps=400))
     job = trainee.job()
-    wait_for(lambda: "train/loss" in (job / "report.jsonl").read_text(), 240, "steps")
+    report = job / "report.jsonl"
+    wait_for(lambda: report.exists() and "train/loss" in report.read_text(), 240, "steps")
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=90)
     run = trainee.ended_run()
