@@ -218,8 +218,9 @@ class ChatRenderer:
         """An encoding (ids, offsets) per text, without special tokens of the tokenizer's own."""
         if not texts:
             return []
-        if self._is_plain and self.tokenizer.backend_tokenizer.padding is None:
-            return list(self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False))
+        backend = self.tokenizer.backend_tokenizer
+        if self._is_plain and backend.padding is None and backend.truncation is None:
+            return list(backend.encode_batch(texts, add_special_tokens=False))
         return list(self._call(texts).encodings)
 
     def _is_backend_alone(self) -> bool:

@@ -18,7 +18,7 @@ def test_documents_are_learnt_and_proven_by_perplexity(tmp_path, empty_store, do
     base = tiny_base(tmp_path / "base")
     data = {"train": [{"path": str(documents)}], "eval": 0.2, "overlength": "split"}
     held_out = {"metrics": "auto", "max_new_tokens": "auto"}
-    training = {"max_steps": 3, "learning_rate": 2e-2, "max_length": 64}
+    training = {"max_steps": 3, "learning_rate": 2e-2, "max_length": 64, "save_steps": None}
     config = config_for(tmp_path, base, data=data, eval=held_out, training=training)
     ran = run_pipeline(tmp_path / "run", empty_store, config)
     metrics = ran.run.data.metrics
