@@ -128,6 +128,11 @@ class BottleneckModel(BaseTuner):
             new_module.bottleneck_down.to(device)
             new_module.bottleneck_up.to(device)
 
+    @property
+    def merge_and_unload(self) -> Any:
+        """Not there: whoever asks with ``hasattr`` learns that nothing can be merged."""
+        raise AttributeError("merge_and_unload")
+
     def _check_merge_allowed(self) -> None:
         raise ValueError("a bottleneck adapter has an activation inside and cannot be merged into the base's weights")
 

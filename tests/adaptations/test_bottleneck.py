@@ -158,8 +158,9 @@ def test_adapters_are_switched_added_and_taken_off_as_pefts_own(llama, tmp_path)
         model.delete_adapter("third")
         with model.disable_adapter():
             assert torch.equal(model(IDS).logits, alone)
+        assert not hasattr(model.base_model, "merge_and_unload")
         with pytest.raises(ValueError, match="cannot be merged"):
-            model.merge_and_unload()
+            model.merge_adapter()
         assert torch.equal(model.unload()(IDS).logits, alone)
 
 
