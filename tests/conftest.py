@@ -22,7 +22,9 @@ ROWS = [{"prompt": f"say {number}", "completion": f"{number}"} for number in ran
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models gain nothing from more, and lose all on cores that others use
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # tiny models gain nothing from more, and lose all on cores that others use
 
 
 @pytest.fixture(scope="session")
