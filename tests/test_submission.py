@@ -96,11 +96,11 @@ def test_unknown_entry_point_or_backend_config_is_refused(refused, more, parts):
     ("parameters", "parts"),
     [
         ({"rnk": "3"}, ["-P rnk: unknown key rnk (= 3)", "did you mean rank?"]),
-        ({"rank": "big"}, ["-P rank: options.rank = 'big'", "expected integer or auto"]),
-        ({"rank": "1\n2"}, ["options.rank = '1 2'", "expected integer or auto"]),
+        ({"rank": "big"}, ["-P rank: options.rank = 'big'", "expected integer at least 1 or auto"]),
+        ({"rank": "1\n2"}, ["options.rank = '1 2'", "expected integer at least 1 or auto"]),
         ({"rank": "9" * 100_000}, ["options.rank = '999", "(100,002 characters)"]),
         ({"rank": "!!int abc"}, ["options.rank = '!!int abc'"]),
-        ({"rank": ""}, ["options.rank = None", "expected integer or auto"]),
+        ({"rank": ""}, ["options.rank = None", "expected integer at least 1 or auto"]),
         ({"k" * 9000: "1"}, ["-P kkk", "unknown key kkk"]),
         ({"learning_rate": "-1"}, ["training.learning_rate = -1", "above 0"]),
         ({"training": "3"}, ["-P training: unknown key training"]),
@@ -305,7 +305,7 @@ def test_relative_store_means_the_callers_in_every_process(desk, ask, own_projec
     ("parameters", "parts"),
     [
         ({"data": "blank.jsonl"}, ["blank.jsonl"]),
-        ({"data": "train.jsonl", "rank": "4096"}, ["options.rank = 4096", "must be between 1 and"]),
+        ({"data": "train.jsonl", "rank": "4096"}, ["options.rank = 4096", "must be at most"]),
         ({"data": "train.jsonl", "target_modules": "[nothing]"}, ["options.target_modules", "matches no layer"]),
         ({"data": "long.jsonl"}, ["long.jsonl", "max_length"]),
     ],
