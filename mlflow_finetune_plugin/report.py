@@ -1,7 +1,7 @@
 """What a worker says while it works: JSON lines in one file, read by the supervisor and by whoever watches.
 
 The worker never waits for the tracking server while it trains: it writes here, the supervisor carries the news over.
-Events: stage, note, progress, metrics, params, tags, artifact, datasets, error, result.
+Events: stage, note, progress, metrics, params, tags, artifact, checkpoint, datasets, error, result.
 """
 
 from __future__ import annotations

@@ -126,8 +126,8 @@ def uploads(report: Report, limit: int) -> Callable[[Checkpoint, torch.nn.Module
 
     def upload(checkpoint: Checkpoint, model: torch.nn.Module) -> None:
         nonlocal count
-        report.artifact(checkpoint.folder, f"{ARTIFACTS}/slot-{count % max(2, limit)}")
-        report.event("checkpoint", step=checkpoint.step)
+        slot = f"{ARTIFACTS}/slot-{count % max(2, limit)}"
+        report.event("checkpoint", step=checkpoint.step, path=str(checkpoint.folder), folder=slot)
         count += 1
 
     return upload

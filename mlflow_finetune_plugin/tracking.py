@@ -147,8 +147,15 @@ class RunRecord:
         )
 
     def _artifact(self, event: dict[str, Any]) -> None:
-        log = self._client.log_artifacts if Path(event["path"]).is_dir() else self._client.log_artifact
-        log(self.run_id, event["path"], event["folder"] or None)
+        self._client.log_artifact(self.run_id, event["path"], event["folder"] or None)
+
+    def _checkpoint(self, event: dict[str, Any]) -> None:
+        """A folder that gives way to later ones: when it has, or does meanwhile, a later one is on its way."""
+        try:
+            if Path(event["path"]).is_dir():
+                self._client.log_artifacts(self.run_id, event["path"], event["folder"])
+        except FileNotFoundError as error:
+            logger.info("the checkpoint of step %s gave way to a later one: %s", event["step"], error)
 
     def _datasets(self, event: dict[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
