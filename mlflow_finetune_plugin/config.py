@@ -258,7 +258,7 @@ def _without_other_methods(
     known = {
         field: f"{kind} {name}"
         for kind in (("adaptation", "objective") if others else ())
-        for name in built_in_methods(kind)
+        for name in reversed(built_in_methods(kind))
         for field in load_method(kind, name).Options.model_fields
     }
     for key in [key for key in others if key in known]:
