@@ -282,7 +282,7 @@ class _Preparation:
         return DataReport(
             files=tuple(count.report() for count in self._tallies),
             train_rows=self.train.rows,
-            eval_rows=len(self.eval_rows),
+            eval_rows=self.eval.rows,
             eval_split=self._split.description,
             train=self.train.token_report(),
             eval=self.eval.token_report(),
