@@ -207,3 +207,17 @@ def test_later_attempt_adds_what_is_missing_and_doubles_nothing(client):
     points = sorted((m.step, m.value) for m in client.get_metric_history(run_id, "train/loss"))
     assert points == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.5)]
     assert client.get_run(run_id).data.params == {"rank": "4", "alpha": "16"}
+
+
+def test_checkpoints_take_turns_in_the_artifacts_and_one_that_is_gone_is_passed_by(client, tmp_path):
+    run_id = run_of(client)
+    record = RunRecord(client, run_id, attempt=1)
+    for step in (1, 2, 3, 4):
+        folder = tmp_path / f"checkpoint-{step}"
+        if step != 4:
+            folder.mkdir()
+            (folder / "manifest.json").write_text(str(step))
+        slot = f"checkpoints/slot-{(step - 1) % 2}"
+        record.apply({"event": "checkpoint", "step": step, "path": str(folder), "folder": slot})
+    kept = [Path(client.download_artifacts(run_id, f"checkpoints/slot-{i}/manifest.json")).read_text() for i in (0, 1)]
+    assert kept == ["3", "2"]
