@@ -61,7 +61,20 @@ def resolve_max_length(training: TrainingSettings, base: BaseFacts, reasons: Rea
 
 
 PACKS = frozenset(
-    ["gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "mixtral", "opt", "phi3", "qwen2", "qwen3", "qwen3_moe"]
+    [
+        "gemma2",
+        "gemma3_text",
+        "gpt2",
+        "gpt_neox",
+        "llama",
+        "mistral",
+        "mixtral",
+        "opt",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+    ]
 )
 """Model types whose packed rows were found to answer as the rows alone do (tests/training/test_packing.py)."""
 
