@@ -16,7 +16,8 @@ def evaluate(workplace, *arguments):
 
 
 def test_evaluation_of_a_registered_version_says_what_its_own_run_said(workplace):
-    same = ["-P", "eval.max_rows=40", "-P", "metrics=exact_match,perplexity"]
+    text = QUICKSTART / "data" / "general.txt"
+    same = ["-P", "eval.max_rows=40", "-P", "metrics=exact_match,perplexity", "-P", f"forgetting={text}"]
     trained = workplace.mlflow_run(str(QUICKSTART), "-e", "lora", "-P", "max_steps=60", *same)
     assert trained.returncode == 0, trained.stdout
     before = workplace.only_run()
