@@ -81,7 +81,9 @@ def find_model(client: MlflowClient, uri: str) -> FoundModel:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise ConfigError([f"model = {uri}: {said}; fix: a version that the registry has"]) from error
         raise TrackingError(f"the registry cannot be asked for {uri}: {said}") from error
-    return FoundModel(f"models:/{version.name}/{version.version}", version.model_id)
+    source = str(version.source)
+    model_id = version.model_id or (source.removeprefix("models:/") if source.startswith("models:/m-") else None)
+    return FoundModel(f"models:/{version.name}/{version.version}", model_id)
 
 
 def _version_of(client: MlflowClient, model_uri: str, name: str) -> ModelVersion | None:

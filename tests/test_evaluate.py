@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
+from mlflow_finetune_plugin.registry import find_model
+
 QUICKSTART = REPOSITORY / "recipes" / "quickstart"
 TEST_ROWS = QUICKSTART / "data" / "test.jsonl"
 pytestmark = pytest.mark.slow
@@ -24,7 +26,7 @@ def test_evaluation_of_a_registered_version_says_what_its_own_run_said(workplace
     rows = [json.loads(row) for row in Path(TEST_ROWS).read_text().splitlines()]
     held_out = workplace.path / "test.jsonl"
     held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = evaluate(workplace, "-P", "model=models:/quickstart@challenger", "-P", "eval_data=new.jsonl", *same)
+    result = evaluate(workplace, "-P", "model=models:/quickstart@challenger", "-P", "eval_data=test.jsonl", *same)
     assert result.returncode == 0, result.stdout
     client = workplace.client()
     (run,) = [r for r in client.search_runs(["0"]) if r.info.run_id != before.info.run_id]
@@ -38,7 +40,8 @@ def test_evaluation_of_a_registered_version_says_what_its_own_run_said(workplace
     told = {name: value for name, value in before.data.metrics.items() if name.startswith(("eval/", "forgetting/"))}
     assert found["eval/rows"] == told["eval/rows"] == 40
     assert found == pytest.approx(told, abs=1e-4)
-    model = client.get_logged_model(client.get_model_version("quickstart", "1").model_id)
+    found = find_model(client, "models:/quickstart@challenger")
+    model = client.get_logged_model(found.model_id)
     assert {metric.run_id for metric in model.metrics} == {before.info.run_id, run.info.run_id}
 
 
