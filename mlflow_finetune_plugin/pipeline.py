@@ -29,7 +29,7 @@ from mlflow_finetune_plugin.adapter_model import (
 )
 from mlflow_finetune_plugin.checkpoint_models import keeps_models, log_checkpoint_models
 from mlflow_finetune_plugin.config import RunConfig
-from mlflow_finetune_plugin.data.mixture import Mixture, mix
+from mlflow_finetune_plugin.data.mixture import Mixture, mix, tasks_of
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, PreparedData, prepare
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.methods import load_method
@@ -122,8 +122,7 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
 def mix_tasks(plan: Plan, data: PreparedData) -> Mixture:
     """Which rows are drawn how often, by the config's mixing."""
     settings = plan.config.data
-    tasks = data.train.data.column("task").to_pylist()
-    return mix(tasks, settings.mixing, settings.mixing_temperature, plan.config.training.seed)
+    return mix(tasks_of(data.train), settings.mixing, settings.mixing_temperature, plan.config.training.seed)
 
 
 def data_request(plan: Plan) -> DataRequest:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from peft import PeftModel
 
 from mlflow_finetune_plugin.base_model import load_base_model
+from mlflow_finetune_plugin.data.mixture import rows_of
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.evaluation.comparison import Side
 from mlflow_finetune_plugin.evaluation.interference import interference
@@ -29,16 +29,15 @@ def costs_of_mixing(
 
     These adapters are neither logged nor registered.
     """
-    of_row = np.asarray(data.train.data.column("task").to_pylist())
     singles: dict[str, Side] = {}
     for number, task in enumerate(proof.tasks):
-        own = np.flatnonzero(of_row == task)
+        own = rows_of(data.train, task)
         if not len(own):
             report.note(f"task {task} has no row to train on, so no single-task adapter to compare with")
             continue
         report.progress(number, len(proof.tasks), f"single-task adapters (now {task})", stage="proof")
         rows = [row for row in data.eval_rows if row.task == task]
-        only = replace(data, train=data.train.select(own), eval_rows=rows)
+        only = replace(data, train=own, eval_rows=rows)
         adapter = train(plan, only, folder / "single_tasks" / str(number))
         singles[task] = _answers(plan, adapter, rows)
     return interference(

@@ -1,11 +1,13 @@
 """Shares against the formula, on counts that do not divide evenly."""
 
+import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from mlflow_finetune_plugin.data.mixture import mix
+from mlflow_finetune_plugin.data.mixture import mix, rows_of, tasks_of
 
-TASKS = ["small"] * 10 + ["large"] * 1000 + ["middle"] * 90
+TASKS = pa.array(["small"] * 10 + ["large"] * 1000 + ["middle"] * 90).dictionary_encode()
 
 
 def drawn(mixture):
@@ -42,5 +44,18 @@ def test_drawing_is_seeded_and_in_order():
 
 
 def test_every_task_is_drawn_at_least_once():
-    tasks = ["rare"] + ["common"] * 100_000
+    tasks = pa.array(["rare"] + ["common"] * 100_000).dictionary_encode()
     assert drawn(mix(tasks, "temperature", 1.01, seed=0))["rare"] >= 1
+
+
+def test_rows_of_a_task_are_those_of_the_mixture_as_it_was_drawn():
+    names = ["a"] * 40 + ["b"] * 8
+    rows = datasets.Dataset.from_dict({"row": list(range(48)), "task": names})
+    mixture = mix(tasks_of(rows), "equal", 2.0, seed=0)
+    drawn_rows = rows.select(mixture.indices)
+    alone = {task: rows_of(drawn_rows, task) for task in ("a", "b")}
+    assert {task: len(own) for task, own in alone.items()} == {"a": 24, "b": 24}
+    for task, own in alone.items():
+        assert set(own["task"]) == {task}
+        assert own["row"] == [row for row in drawn_rows["row"] if names[row] == task]
+    assert len(rows_of(drawn_rows, "c")) == 0
