@@ -1,4 +1,4 @@
-"""``mlflow-finetune``: run, methods, init, schema, doctor. The only room that prints."""
+"""``mlflow-finetune``: run, data, export, methods, init, schema, doctor. The only room that prints."""
 
 from __future__ import annotations
 

@@ -98,7 +98,6 @@ class DataSettings(Section):
     chat_template: LocalFile | None = Field(
         None, description="Jinja file; default: the base's own, else the packaged plain one."
     )
-
     mixing: Literal["proportional", "equal", "temperature"] = Field(
         "proportional",
         description="How often each task is drawn: as often as it has rows, all alike, or rows ** (1 / mixing_temperature).",

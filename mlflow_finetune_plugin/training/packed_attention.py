@@ -36,7 +36,10 @@ def packed_rows(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each row. query, key, value: (1, heads, tokens, head size); returns (1, tokens, heads, head size)."""
     if attention_mask is not None or kwargs.get("s_aux") is not None:
-        raise NotImplementedError("packed attention knows causal rows only, without masks of their own or sinks")
+        raise TrainingError(
+            "this model's attention has masks of its own or sinks, which packed rows do not know; "
+            "fix: training.batching: grouped"
+        )
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
