@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from budget import our_settings, trl_config
+
 RATE, RANK = 1e-3, 16
 ADAPTATIONS = ("lora", "qlora", "ia3", "bottleneck")
 MIB = 1024
@@ -65,7 +67,7 @@ def ours(name: str, folder: Path, arguments: argparse.Namespace, work: Path) -> 
     from mlflow_finetune_plugin.methods import load_method
     from mlflow_finetune_plugin.objectives import sft
     from mlflow_finetune_plugin.report import Report
-    from mlflow_finetune_plugin.settings import BaseModelSettings, TrainingSettings
+    from mlflow_finetune_plugin.settings import BaseModelSettings
     from mlflow_finetune_plugin.training.trainer import train
 
     adaptation = load_method("adaptation", name)
@@ -74,20 +76,13 @@ def ours(name: str, folder: Path, arguments: argparse.Namespace, work: Path) -> 
     wanted = {"rank": RANK, "alpha": 32.0} if "rank" in adaptation.Options.model_fields else {}
     options = adaptation.resolve(adaptation.Options(**wanted), base_model.describe(base), {})
     model = adaptation.apply(base_model.load_base_model(base), options, seed=0, folder=work)
-    training = TrainingSettings(
-        num_train_epochs=1.0,
-        max_steps=arguments.steps,
-        learning_rate=RATE,
-        per_device_train_batch_size=arguments.batch,
-        gradient_accumulation_steps=1,
+    training = our_settings(
+        rate=RATE,
+        steps=arguments.steps,
+        batch=arguments.batch,
         batching="padded",
         max_batch_tokens=arguments.batch * arguments.length,
         max_length=arguments.length,
-        warmup_steps=0.0,
-        gradient_checkpointing=False,
-        bf16=False,
-        logging_steps=arguments.steps,
-        save_steps=None,
     )
     started = time.monotonic()
     train(
@@ -111,7 +106,7 @@ def plain(name: str, folder: Path, arguments: argparse.Namespace, work: Path) ->
     import torch
     from peft import IA3Config, LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
     keywords: dict[str, Any] = {"dtype": torch.float32}
     if name == "qlora":
@@ -123,22 +118,7 @@ def plain(name: str, folder: Path, arguments: argparse.Namespace, work: Path) ->
         )
     model = AutoModelForCausalLM.from_pretrained(folder, **keywords)
     low_rank = LoraConfig(r=RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    config = SFTConfig(
-        output_dir=str(work),
-        max_steps=arguments.steps,
-        learning_rate=RATE,
-        per_device_train_batch_size=arguments.batch,
-        use_cpu=not torch.cuda.is_available(),
-        bf16=False,
-        gradient_checkpointing=False,
-        seed=0,
-        save_strategy="no",
-        report_to="none",
-        logging_steps=arguments.steps,
-        disable_tqdm=True,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
+    config = trl_config(work, rate=RATE, steps=arguments.steps, batch=arguments.batch)
     started = time.monotonic()
     trainer = SFTTrainer(
         model=model,

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import datasets
 import torch
+from budget import our_settings, trl_config
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
 from mlflow_finetune_plugin.adaptations import lora
 from mlflow_finetune_plugin.data.conversations import conversation
@@ -30,7 +31,6 @@ from mlflow_finetune_plugin.data.rendering import ChatRenderer
 from mlflow_finetune_plugin.data.sources import peek, read_rows
 from mlflow_finetune_plugin.objectives import sft
 from mlflow_finetune_plugin.report import Report
-from mlflow_finetune_plugin.settings import TrainingSettings
 from mlflow_finetune_plugin.training.trainer import train
 
 CHATML = (
@@ -85,20 +85,13 @@ def adapted_model(tokenizer: PreTrainedTokenizerFast) -> torch.nn.Module:
 
 
 def ours(model, tokenizer, rows, batching: str, arguments: argparse.Namespace, folder: Path) -> tuple[Times, float]:
-    settings = TrainingSettings(
-        num_train_epochs=1.0,
-        max_steps=arguments.steps,
-        learning_rate=RATE,
-        per_device_train_batch_size=arguments.batch,
-        gradient_accumulation_steps=1,
+    settings = our_settings(
+        rate=RATE,
+        steps=arguments.steps,
+        batch=arguments.batch,
         batching=batching,
         max_batch_tokens=arguments.max_batch_tokens or arguments.batch * max(len(ids) for ids in rows["input_ids"]),
         max_length=4096,
-        warmup_steps=0.0,
-        gradient_checkpointing=False,
-        bf16=False,
-        logging_steps=arguments.steps,
-        save_steps=None,
     )
     started = time.monotonic(), time.process_time()
     result = train(
@@ -118,24 +111,7 @@ def ours(model, tokenizer, rows, batching: str, arguments: argparse.Namespace, f
 
 
 def trl(model, tokenizer, rows, arguments: argparse.Namespace, folder: Path) -> tuple[Times, float]:
-    config = SFTConfig(
-        output_dir=str(folder),
-        max_steps=arguments.steps,
-        learning_rate=RATE,
-        per_device_train_batch_size=arguments.batch,
-        use_cpu=not torch.cuda.is_available(),
-        bf16=False,
-        gradient_checkpointing=False,
-        seed=0,
-        data_seed=0,
-        save_strategy="no",
-        report_to="none",
-        logging_steps=arguments.steps,
-        logging_first_step=True,
-        disable_tqdm=True,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
+    config = trl_config(folder, rate=RATE, steps=arguments.steps, batch=arguments.batch)
     started = time.monotonic(), time.process_time()
     trainer = SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
     trainer.train()
