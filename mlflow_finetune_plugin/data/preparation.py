@@ -42,6 +42,7 @@ from mlflow_finetune_plugin.data.split import Split, hash_text, sample_of_eval, 
 from mlflow_finetune_plugin.data.spool import Spool, SpooledRow
 from mlflow_finetune_plugin.data.tally import Labels, Tally
 from mlflow_finetune_plugin.data.token_file import TokenFile
+from mlflow_finetune_plugin.data.token_findings import token_findings
 from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.types import EvalRow
 
@@ -318,19 +319,10 @@ class _Preparation:
             for side in (self.train, self.eval)
         )
         found = [*row_findings(train, held_out), *label_findings(self._labels), *encoding_findings(self._tallies)]
-        found += self._stop_findings()
+        found += token_findings(self._renderer, self.train)
         for side in (self.train, self.eval):
             side.index.remove()
         return found
-
-    def _stop_findings(self) -> list[Finding]:
-        reason = self._renderer.unlearnt_end_of_turn
-        if reason is None:
-            return []
-        token = self._renderer.tokenizer.convert_ids_to_tokens(self._renderer.end_of_turn_token_id)
-        said = f"train examples end with {token}, which the base has hardly seen: {reason}; the adapter may never stop"
-        fix = "choose a base, or a chat template, that ends turns with a token it was trained on"
-        return [Finding("untrained end-of-turn token", self.train.examples, said, (), str(token), fix)]
 
     def _place(self, file: int, line: int) -> str:
         return f"{self._tallies[file].name} line {line}"

@@ -31,7 +31,7 @@ from typing import Any
 from mlflow_finetune_plugin.data.conversations import is_document
 from mlflow_finetune_plugin.data.pretokens import cut_before, cuts_at_blanks
 from mlflow_finetune_plugin.data.row_faults import RowFault
-from mlflow_finetune_plugin.data.stop_token import untrained_reason
+from mlflow_finetune_plugin.data.trained_tokens import untrained_reason
 from mlflow_finetune_plugin.data.templates import Template, prepends_bos
 from mlflow_finetune_plugin.data.turns import STOP_INSIDE, Turn, checked_turns, default_turns
 from mlflow_finetune_plugin.errors import BaseModelError
@@ -90,7 +90,8 @@ class ChatRenderer:
     """A tokenizer and a frozen chat template."""
 
     def __init__(self, tokenizer: Any, chat_template: str | None = None, *, weights: Path | None = None) -> None:
-        """``weights``: the base's folder, whose output embedding tells whether the end-of-turn token was ever learnt."""
+        """``weights``: the base's folder, whose output embedding tells which tokens were ever learnt."""
+        self.weights = weights
         if not getattr(tokenizer, "is_fast", False):
             raise BaseModelError(
                 f"the tokenizer {type(tokenizer).__name__} is a slow one, which cannot say where its tokens come from; "

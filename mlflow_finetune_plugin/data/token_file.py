@@ -33,7 +33,7 @@ class TokenFile:
         self._part = path.with_name(path.name + ".part")  # an earlier file may still be memory-mapped
         self._sha = hashlib.sha256(template_digest.encode())
         self._lengths: Counter[int] = Counter()
-        self._loss_tokens = 0
+        self._learnt = np.zeros(0, dtype=np.int64)  # token id -> how often it carries loss
         self.examples = 0
         self.index = RowIndex(path.with_name(path.stem + ".rows"))
 
@@ -68,7 +68,7 @@ class TokenFile:
         )
         flat_mask = np.frombuffer(b"".join(masks), dtype=np.uint8)
         self._sha.update(b"".join(_digested(flat_ids.astype("<i4", copy=False).tobytes(), masks)))
-        self._loss_tokens += int(flat_mask.sum())
+        self._count_learnt(flat_ids[flat_mask != 0])
         offsets = pa.array(ends)
         labels = np.where(flat_mask, flat_ids, np.int32(IGNORED_LABEL))
         columns = [
@@ -87,7 +87,16 @@ class TokenFile:
         return self._sha.hexdigest()[:_DIGEST_CHARS]
 
     def token_report(self) -> TokenReport:
-        return token_report(self._lengths, self._loss_tokens)
+        return token_report(self._lengths, int(self._learnt.sum()))
+
+    def learnt_tokens(self) -> np.ndarray:
+        """How often each token id carries loss, (highest id + 1,)."""
+        return self._learnt
+
+    def _count_learnt(self, ids: np.ndarray) -> None:
+        counts = np.bincount(ids, minlength=len(self._learnt))
+        counts[: len(self._learnt)] += self._learnt
+        self._learnt = counts
 
 
 def _digested(ids: bytes, masks: Sequence[bytes]) -> Iterator[bytes]:
