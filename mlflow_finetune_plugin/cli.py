@@ -174,14 +174,18 @@ def _init(namespace: argparse.Namespace) -> int:
         raise ConfigError([f"{target}: exists and is not empty; fix: choose another name"])
     source = recipes[namespace.recipe]
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "make_data.py"))
-    recipe = target / "finetune.yaml"
-    text = recipe.read_text(encoding="utf-8")
     written = name if parse_value(name) == name else json.dumps(name)  # a folder called 2024 is no number
-    recipe.write_text(text.replace(f"name: {namespace.recipe}", f"name: {written}"), encoding="utf-8")
-    print(
-        f"{target}: a copy of the recipe {namespace.recipe}. Put your rows into {target}/data, then:\n  mlflow run {target} -b finetune -e lora"
-    )
+    for recipe in target.rglob("finetune.yaml"):
+        text = recipe.read_text(encoding="utf-8")
+        recipe.write_text(text.replace(f"name: {namespace.recipe}", f"name: {written}"), encoding="utf-8")
+    print(f"{target}: a copy of the recipe {namespace.recipe}. Put your rows into {target}/data, then:")
+    print(f"  {_command_of(target).replace('run .', f'run {target}')}")
     return 0
+
+
+def _command_of(recipe: Path) -> str:
+    """Every packaged recipe's first line is a comment with its command."""
+    return (recipe / "finetune.yaml").read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
 def _schema(namespace: argparse.Namespace) -> int:

@@ -63,6 +63,14 @@ def test_init_copies_a_recipe_under_a_new_name(say, desk):
     assert not list((desk.path / "my-bot").rglob("*.pyc"))
 
 
+def test_init_copies_any_recipe_with_its_command_and_its_variant_for_gpus(say, desk):
+    code, out, _ = say("init", "extract", "--recipe", "structured_extraction")
+    assert code == 0
+    assert "mlflow run extract -b finetune -e qlora" in out
+    for folder in ("extract", "extract/gpu"):
+        assert load_config(desk.path / folder, "qlora", {}, caller=desk.path).register_as.name == "extract"
+
+
 @pytest.mark.parametrize("name", ["2024", "true", "ü.bot", "new/deep/bot"])
 def test_init_writes_a_name_that_reads_back(say, desk, name):
     assert say("init", name)[0] == 0

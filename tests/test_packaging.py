@@ -50,6 +50,8 @@ def test_wheel_holds_every_package_and_its_data(wheel):
         "mlflow_finetune_plugin/recipes/quickstart/finetune.yaml",
         "mlflow_finetune_plugin/recipes/quickstart/MLproject",
         "mlflow_finetune_plugin/recipes/quickstart/data/train.jsonl",
+        "mlflow_finetune_plugin/recipes/structured_extraction/field_f1.py",
+        "mlflow_finetune_plugin/recipes/structured_extraction/gpu/finetune.yaml",
     ):
         assert needed in names
 

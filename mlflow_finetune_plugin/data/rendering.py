@@ -31,8 +31,8 @@ from typing import Any
 from mlflow_finetune_plugin.data.conversations import is_document
 from mlflow_finetune_plugin.data.pretokens import cut_before, cuts_at_blanks
 from mlflow_finetune_plugin.data.row_faults import RowFault
-from mlflow_finetune_plugin.data.trained_tokens import untrained_reason
 from mlflow_finetune_plugin.data.templates import Template, prepends_bos
+from mlflow_finetune_plugin.data.trained_tokens import untrained_reason
 from mlflow_finetune_plugin.data.turns import STOP_INSIDE, Turn, checked_turns, default_turns
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.types import Message

@@ -1,0 +1,79 @@
+"""Every recipe does on the embedded base what its README says, and its variant for GPUs is a config that reads."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+from pipeline_runs import run_pipeline
+
+from mlflow_finetune_plugin.config import load_config
+
+RECIPES = REPOSITORY / "recipes"
+NAMES = sorted(path.parent.name for path in RECIPES.glob("*/finetune.yaml"))
+GAINS = {
+    "house_style": {"exact_match": 0.3, "rougeL": 0.5},
+    "several_tasks": {"exact_match": 0.4},
+    "structured_extraction": {"exact_match": 0.3, "field_f1": 0.7},
+    "domain_text": {"perplexity": 500.0},
+}
+"""What the lower end of each gain's interval must pass; far below what was measured, far above chance."""
+
+
+def entry_point(folder):
+    """Of the command in the first line."""
+    first = (folder / "finetune.yaml").read_text(encoding="utf-8").splitlines()[0]
+    found = re.fullmatch(r"# mlflow run \. -b finetune -e (\w+)", first)
+    assert found, first
+    return found[1]
+
+
+def test_each_entry_point_that_trains_has_a_recipe():
+    assert {entry_point(RECIPES / name) for name in NAMES} == {"lora", "qlora", "adapters", "multitask"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_variant_for_gpus_is_the_same_recipe_on_a_hub_model(name):
+    folder = RECIPES / name
+    offline, on_gpu = (
+        load_config(place, entry_point(place), {}, caller=REPOSITORY) for place in (folder, folder / "gpu")
+    )
+    assert offline.base_model.name == "embedded"
+    assert "/" in on_gpu.base_model.name
+    assert on_gpu.adaptation == offline.adaptation
+    assert [file.task for file in on_gpu.data.train] == [file.task for file in offline.data.train]
+    for file in on_gpu.data.train:
+        assert (folder / "gpu" / file.path).resolve().is_file()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_data_is_what_its_script_writes(name, tmp_path):
+    """Rewriting gives the same bytes: whoever changes the script must rewrite the data."""
+    source = RECIPES / name
+    copy = tmp_path / name
+    (copy / "data").mkdir(parents=True)
+    (copy / "make_data.py").write_bytes((source / "make_data.py").read_bytes())
+    subprocess.run([sys.executable, str(copy / "make_data.py")], check=True, cwd=tmp_path)
+    written = sorted((copy / "data").iterdir())
+    assert written
+    for file in written:
+        assert file.read_bytes() == (source / "data" / file.name).read_bytes(), file.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(GAINS))
+def test_recipe_teaches_what_it_says(name, tmp_path, empty_store, monkeypatch):
+    folder = RECIPES / name
+    monkeypatch.chdir(folder)  # as the worker of a run
+    config = load_config(folder, entry_point(folder), {}, caller=REPOSITORY)
+    ran = run_pipeline(tmp_path / name, empty_store, config)
+    metrics = ran.run.data.metrics
+    for metric, least in GAINS[name].items():
+        assert metrics[f"eval/gain_low/{metric}"] > least
+    report = json.loads(ran.artifact("finetune/data_report.json").read_text())
+    assert report["warnings"] == []
+    assert ran.result["model_uri"] == f"models:/{name}/1"
