@@ -18,6 +18,7 @@ from pathlib import Path
 import datasets
 import torch
 from budget import our_settings, trl_config
+from held_out import held_out_loss
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
@@ -116,19 +117,6 @@ def trl(model, tokenizer, rows, arguments: argparse.Namespace, folder: Path) -> 
     trainer = SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=tokenizer)
     trainer.train()
     return _since(started), next(entry["loss"] for entry in reversed(trainer.state.log_history) if "loss" in entry)
-
-
-@torch.inference_mode()
-def held_out_loss(model, rows: datasets.Dataset) -> float:
-    """Nats per loss token."""
-    model.eval()
-    total, count = 0.0, 0
-    for row in rows:
-        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
-        logits = model(input_ids=ids.to(model.device)).logits[0, :-1].float().cpu()
-        total += float(torch.nn.functional.cross_entropy(logits, labels[1:], reduction="sum", ignore_index=-100))
-        count += int((labels[1:] != -100).sum())
-    return total / count
 
 
 def main() -> None:
