@@ -58,8 +58,7 @@ def _config(command: DataCommand, caller: Path, empty: Path) -> RunConfig:
 
 def _report(config: RunConfig, folder: Path) -> DataReport:
     from mlflow_finetune_plugin.data.preparation import prepare
-    from mlflow_finetune_plugin.pipeline import data_request
-    from mlflow_finetune_plugin.plan import make_plan
+    from mlflow_finetune_plugin.plan import data_request, make_plan
 
     plan = make_plan(config)
     return prepare(data_request(plan), plan.renderer, folder / "data").report

@@ -16,8 +16,8 @@ from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_text
 from mlflow_finetune_plugin.evaluation.proof import prove
 from mlflow_finetune_plugin.logged_model import load_logged
 from mlflow_finetune_plugin.patience import with_patience
-from mlflow_finetune_plugin.pipeline import Place, data_files
-from mlflow_finetune_plugin.plan import settle_eval
+from mlflow_finetune_plugin.pipeline import Place
+from mlflow_finetune_plugin.plan import data_files, settle_eval
 from mlflow_finetune_plugin.records import record_evaluation, record_proof, summary
 from mlflow_finetune_plugin.registry import find_model
 from mlflow_finetune_plugin.report import Report

@@ -30,11 +30,11 @@ from mlflow_finetune_plugin.adapter_model import (
 from mlflow_finetune_plugin.checkpoint_models import keeps_models, log_checkpoint_models
 from mlflow_finetune_plugin.config import RunConfig
 from mlflow_finetune_plugin.data.mixture import Mixture, mix, tasks_of
-from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, PreparedData, prepare
+from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.patience import with_patience
-from mlflow_finetune_plugin.plan import Plan, make_plan, settle
+from mlflow_finetune_plugin.plan import Plan, data_request, make_plan, settle
 from mlflow_finetune_plugin.records import (
     Identity,
     model_card,
@@ -58,7 +58,6 @@ from mlflow_finetune_plugin.resumption import (
     record_drift,
     uploads,
 )
-from mlflow_finetune_plugin.settings import DataFileSettings
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.saving import Saves
 from mlflow_finetune_plugin.training.trainer import TrainingResult, train
@@ -123,21 +122,6 @@ def mix_tasks(plan: Plan, data: PreparedData) -> Mixture:
     """Which rows are drawn how often, by the config's mixing."""
     settings = plan.config.data
     return mix(tasks_of(data.train), settings.mixing, settings.mixing_temperature, plan.config.training.seed)
-
-
-def data_request(plan: Plan) -> DataRequest:
-    """The data section in the words of the data room."""
-    data = plan.config.data
-    return DataRequest(
-        train=data_files(data.train),
-        eval=data_files(data.eval) if isinstance(data.eval, list) else data.eval,
-        layout=data.layout,
-        columns=data.columns,
-        overlength=data.overlength,
-        max_length=plan.max_length,
-        max_eval_rows=plan.config.eval.max_rows,
-        seed=plan.config.training.seed,
-    )
 
 
 def checkpoints(
@@ -289,13 +273,6 @@ def _train_aside(plan: Plan, data: PreparedData, folder: Path) -> Path:
     adapter = train_adapter(plan, data, folder, Report(Path(os.devnull))).adapter
     _free_memory()
     return adapter
-
-
-def data_files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:
-    """The config's files in the words of the data room; a task is named by its file where nothing else is said."""
-    return tuple(
-        DataFile(Path(file.path), file.task or Path(file.path).name.split(".")[0], file.weight) for file in files
-    )
 
 
 def _free_memory() -> None:

@@ -12,9 +12,10 @@ from mlflow_finetune_plugin import base_model
 from mlflow_finetune_plugin.auto import BaseFacts, Reasons, resolve_batching, resolve_max_length, resolve_training
 from mlflow_finetune_plugin.base_model import BaseModel
 from mlflow_finetune_plugin.config import RunConfig
+from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
 from mlflow_finetune_plugin.methods import load_method
-from mlflow_finetune_plugin.settings import DataSettings, EvalSettings
+from mlflow_finetune_plugin.settings import DataFileSettings, DataSettings, EvalSettings
 from mlflow_finetune_plugin.types import EvalRow
 
 _CLASSIFICATION_METRICS = ["exact_match", "f1", "perplexity"]
@@ -68,6 +69,28 @@ def make_plan(config: RunConfig) -> Plan:
     template = Path(config.data.chat_template).read_text(encoding="utf-8") if config.data.chat_template else None
     renderer = ChatRenderer(base_model.load_tokenizer(base), template, weights=base.folder)
     return Plan(config, base, facts, options, renderer, max_length, reasons)
+
+
+def data_request(plan: Plan) -> DataRequest:
+    """The data section in the words of the data room."""
+    data = plan.config.data
+    return DataRequest(
+        train=data_files(data.train),
+        eval=data_files(data.eval) if isinstance(data.eval, list) else data.eval,
+        layout=data.layout,
+        columns=data.columns,
+        overlength=data.overlength,
+        max_length=plan.max_length,
+        max_eval_rows=plan.config.eval.max_rows,
+        seed=plan.config.training.seed,
+    )
+
+
+def data_files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:
+    """The config's files in the words of the data room; a task is named by its file where nothing else is said."""
+    return tuple(
+        DataFile(Path(file.path), file.task or Path(file.path).name.split(".")[0], file.weight) for file in files
+    )
 
 
 def settle(plan: Plan, *, train_rows: int, longest_row: int, eval_rows: list[EvalRow], layouts: list[str]) -> Plan:
