@@ -15,7 +15,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import datasets
 import torch
 from budget import our_settings, trl_config
 from held_out import held_out_loss

@@ -55,7 +55,9 @@ def ours(arguments: argparse.Namespace, folder: Path) -> tuple[Any, RunConfig]:
     sys.stderr.write(result.stdout)
     client = MlflowClient()
     run = client.search_runs(["0"], order_by=["attributes.start_time DESC"], max_results=1)[0]
-    config = json.loads(Path(client.download_artifacts(run.info.run_id, "finetune/config.json", str(folder))).read_text())
+    config = json.loads(
+        Path(client.download_artifacts(run.info.run_id, "finetune/config.json", str(folder))).read_text()
+    )
     config.pop("reasons")
     return run, RunConfig.model_validate(config)
 
@@ -140,7 +142,9 @@ def main() -> None:
             raise SystemExit("the two sides would not train on the same tokens")
         mixture = pipeline.mix_tasks(decided, data)
         rows = data.train.select(mixture.indices)
-        (version,) = MlflowClient().search_logged_models(["0"], filter_string=f"source_run_id = '{run.info.run_id}'")[:1]
+        (version,) = MlflowClient().search_logged_models(["0"], filter_string=f"source_run_id = '{run.info.run_id}'")[
+            :1
+        ]
         mine = mlflow.pyfunc.load_model(version.model_uri).unwrap_python_model().model
         losses = {"ours": held_out_loss(mine, data.eval_dataset)}
         with mine.disable_adapter():

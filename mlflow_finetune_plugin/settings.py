@@ -59,6 +59,11 @@ class DataFileSettings(Section):
     )
     task: str | None = Field(None, description="Name of the task; default: the file's stem.")
     weight: float = Field(1.0, gt=0, description="How often its rows are drawn, 1 = each once per epoch.")
+    instruction: str | None = Field(
+        None,
+        min_length=1,
+        description="Written before the first user turn of each row, where the rows alone do not say what is asked.",
+    )
 
 
 def _as_files(value: Any) -> Any:

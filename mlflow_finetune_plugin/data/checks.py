@@ -68,6 +68,7 @@ def row_findings(train: RowSet, held_out: RowSet) -> list[Finding]:
     exact = _repeated(train.records["row"])
     near = np.setdiff1d(_repeated(normalised(train.records)), exact)
     contradicting, prompts = _contradicting(train.records)
+    shared_by_files = _prompts_of_several_files(train.records[contradicting])
     leaked = _shared(held_out.records["row"], train.records["row"])
     leaked_near = np.setdiff1d(_shared(normalised(held_out.records), normalised(train.records)), leaked)
     leaked_prompts = _shared(held_out.records["prompt"], train.records["prompt"])
@@ -77,8 +78,11 @@ def row_findings(train: RowSet, held_out: RowSet) -> list[Finding]:
         train.finding(
             CONTRADICTIONS,
             contradicting,
-            "prompts have more than one answer",
-            "keep the right one of each",
+            "prompts have more than one answer"
+            + (f", {shared_by_files:,} of them in different files" if shared_by_files else ""),
+            "give each file an instruction, if they ask different things of the same text"
+            if shared_by_files
+            else "keep the right one of each",
             count=prompts,
         ),
         held_out.finding(
@@ -118,6 +122,11 @@ def _contradicting(records: np.ndarray) -> tuple[np.ndarray, int]:
     differs = (prompts[1:] == prompts[:-1]) & (answers[1:] != answers[:-1])
     bad = np.unique(prompts[1:][differs])
     return np.flatnonzero(np.isin(records["prompt"], bad)) if len(bad) else np.empty(0, dtype=np.int64), len(bad)
+
+
+def _prompts_of_several_files(records: np.ndarray) -> int:
+    places = np.unique(records[["prompt", "file"]])
+    return int((np.unique(places["prompt"], return_counts=True)[1] > 1).sum())
 
 
 def _shared(mine: np.ndarray, other: np.ndarray) -> np.ndarray:

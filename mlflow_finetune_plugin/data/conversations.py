@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow_finetune_plugin.data.layouts import Layout
@@ -62,6 +62,16 @@ def conversation(layout: Layout, row: Mapping[str, Any]) -> Conversation:
     """The one conversation of a row that holds one."""
     (found,) = conversations(layout, row)
     return found
+
+
+def instructed(conversation: Conversation, instruction: str | None) -> Conversation:
+    """The conversation with ``instruction`` and a blank line before its first user turn."""
+    if instruction is None:
+        return conversation
+    messages = list(conversation.messages)
+    first = next(place for place, message in enumerate(messages) if message["role"] == "user")
+    messages[first] = {**messages[first], "content": f"{instruction}\n\n{messages[first]['content']}"}
+    return replace(conversation, messages=tuple(messages))
 
 
 def _conversation(layout: Layout, row: Mapping[str, Any]) -> Conversation:

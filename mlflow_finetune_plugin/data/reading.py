@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mlflow_finetune_plugin.data.conversations import conversations
-from mlflow_finetune_plugin.data.layouts import Layout, check_learnable, detect_layout
+from mlflow_finetune_plugin.data.conversations import conversations, instructed
+from mlflow_finetune_plugin.data.layouts import TEXT, Layout, check_learnable, detect_layout
 from mlflow_finetune_plugin.data.locations import is_remote, local_copy, shown
 from mlflow_finetune_plugin.data.row_faults import RowFault
 from mlflow_finetune_plugin.data.sources import peek, read_rows
@@ -23,12 +23,14 @@ from mlflow_finetune_plugin.errors import DataError
 class DataFile:
     """A file and the task its rows belong to; ``weight`` 2 uses each row twice, 0.5 a seeded half of the rows.
 
-    ``path`` may also name a data set of the hub or an MLflow artifact (locations.py).
+    ``path`` may also name a data set of the hub or an MLflow artifact (locations.py). ``instruction`` is written before the
+    first user turn of each row, with a blank line between, as alpaca's is.
     """
 
     path: Path
     task: str
     weight: float = 1.0
+    instruction: str | None = None
 
     @property
     def shown(self) -> str:
@@ -73,15 +75,15 @@ class Reader:
             if role == "eval":
                 self.place_hashes.append(hash_text(place(file, line), self._seed))
             try:
-                self._spool_row(line, row, tally, role)
+                self._spool_row(line, row, tally, file.instruction, role)
             except RowFault as fault:
                 tally.conversations += 1
                 tally.skip(line, fault.reason, fault.detail, row)
         self._spool.finish()
         return ReadFile(file, tally, start, self._spool.position())
 
-    def _spool_row(self, line: int, row: Mapping[str, Any], tally: Tally, role: str) -> None:
-        found = conversations(tally.layout, row)
+    def _spool_row(self, line: int, row: Mapping[str, Any], tally: Tally, instruction: str | None, role: str) -> None:
+        found = [instructed(conversation, instruction) for conversation in conversations(tally.layout, row)]
         row_hash = hash_row(found[0].messages, self._seed)
         if role == "train":
             self.row_hashes.append(row_hash)
@@ -97,6 +99,8 @@ class Reader:
         try:
             layout = detect_layout((row for _, row in peek(local)), self._columns, self._layout)
             check_learnable(layout)
+            if file.instruction is not None and layout.name == TEXT:
+                raise DataError("plain text has no turn to write an instruction before; fix: leave it out of data")
         except DataError as error:
             if str(local) in str(error):
                 raise
