@@ -212,11 +212,17 @@ def _export(namespace: argparse.Namespace) -> int:
 
 
 def _data(namespace: argparse.Namespace) -> int:
+    from mlflow_finetune_plugin.data.report import UnusableDataError
+    from mlflow_finetune_plugin.data.report_text import report_text
     from mlflow_finetune_plugin.data_command import DataCommand, examine_data
 
     parameters = run_parameters(namespace.param_list)
     command = DataCommand(namespace.source, namespace.entry_point, parameters, namespace.html, namespace.json)
-    print(examine_data(command, Path.cwd()))
+    try:
+        print(examine_data(command, Path.cwd()))
+    except UnusableDataError as error:
+        print(report_text(error.report))
+        raise
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlflow_finetune_plugin.config import RECIPE_FILE, RunConfig, load_config, resolve_paths
 from mlflow_finetune_plugin.data.arrow_files import is_saved_dataset
-from mlflow_finetune_plugin.data.report import DataReport
+from mlflow_finetune_plugin.data.report import DataReport, UnusableDataError
 from mlflow_finetune_plugin.data.report_text import report_text
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.preflight import check_before_spend
@@ -28,21 +28,32 @@ class DataCommand:
 
 
 def examine_data(command: DataCommand, caller: Path) -> str:
-    """The report as text. Raises ConfigError or DataError for data that could not be trained on."""
+    """The report as text, and the files that were asked for.
+
+    Raises ConfigError, DataError, and UnusableDataError after its report was written.
+    """
     for path in (command.html, command.json):
         if path is not None and not (caller / path).absolute().parent.is_dir():
             raise ConfigError([f"{path}: its folder does not exist; fix: create it"])
     with tempfile.TemporaryDirectory(prefix="mlflow-finetune-") as folder:
         config = _config(command, caller, Path(folder))
         check_before_spend(config)
-        report = _report(config, Path(folder))
+        try:
+            report = _report(config, Path(folder))
+        except UnusableDataError as error:
+            _write(command, error.report, caller)
+            raise
+    _write(command, report, caller)
+    return report_text(report)
+
+
+def _write(command: DataCommand, report: DataReport, caller: Path) -> None:
     if command.json is not None:
         (caller / command.json).write_text(json.dumps(report.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
     if command.html is not None:
         from mlflow_finetune_plugin.data.page import report_page
 
         (caller / command.html).write_text(report_page(report, f"Data of {command.source}"), encoding="utf-8")
-    return report_text(report)
 
 
 def _config(command: DataCommand, caller: Path, empty: Path) -> RunConfig:

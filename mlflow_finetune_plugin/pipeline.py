@@ -31,6 +31,7 @@ from mlflow_finetune_plugin.checkpoint_models import keeps_models, log_checkpoin
 from mlflow_finetune_plugin.config import RunConfig
 from mlflow_finetune_plugin.data.mixture import Mixture, mix, tasks_of
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
+from mlflow_finetune_plugin.data.report import UnusableDataError
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.patience import with_patience
@@ -39,6 +40,7 @@ from mlflow_finetune_plugin.records import (
     Identity,
     model_card,
     plan_params,
+    record_data,
     record_interference,
     record_mixture,
     record_model,
@@ -88,7 +90,7 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     plan = make_plan(config)
     with ThreadPoolExecutor(1) as aside:
         digest = aside.submit(base_digest, plan.base.folder)  # reads every byte of the base: beside the rest
-        data = prepare(data_request(plan), plan.renderer, place.folder)
+        data = prepare_data(plan, place.folder, report)
         mixture = mix_tasks(plan, data)
         data = replace(data, train=data.train.select(mixture.indices)) if not mixture.is_unchanged else data
         plan = settle(
@@ -116,6 +118,15 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
         costs = single_tasks.costs_of_mixing(plan, data, proof, place.folder, report, train=_train_aside)
         record_interference(costs, place.folder, report)
     return conclude(plan, identity, logged, proof, place, report)
+
+
+def prepare_data(plan: Plan, folder: Path, report: Report) -> PreparedData:
+    """The data as tokens; where it cannot be trained on, its report is logged before the error goes on."""
+    try:
+        return prepare(data_request(plan), plan.renderer, folder)
+    except UnusableDataError as error:
+        record_data(error.report, folder, report)
+        raise
 
 
 def mix_tasks(plan: Plan, data: PreparedData) -> Mixture:

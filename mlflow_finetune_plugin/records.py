@@ -17,6 +17,7 @@ from mlflow_finetune_plugin.config import EvaluationConfig
 from mlflow_finetune_plugin.data.mixture import Mixture
 from mlflow_finetune_plugin.data.page import report_page
 from mlflow_finetune_plugin.data.preparation import PreparedData
+from mlflow_finetune_plugin.data.report import DataReport
 from mlflow_finetune_plugin.plan import Plan
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.settings import DataFileSettings
@@ -67,7 +68,7 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
     config = {**plan.config.model_dump(mode="json", by_alias=True), "options": plan.options, "reasons": plan.reasons}
     report.params(plan_params(plan))
     _artifact(report, folder / "config.json", json.dumps(config, indent=1, ensure_ascii=False), "finetune")
-    _record_data(data, folder, report)
+    record_data(data.report, folder, report)
     held_out = plan.config.data.eval if isinstance(plan.config.data.eval, list) else plan.config.data.train
     report.datasets(
         [
@@ -111,7 +112,7 @@ def record_evaluation(
     values = {**config.model_dump(mode="json"), "reasons": reasons}
     report.params(_flat({key: value for key, value in values.items() if key != "reasons"}))
     _artifact(report, folder / "config.json", json.dumps(values, indent=1, ensure_ascii=False), "finetune")
-    _record_data(data, folder, report)
+    record_data(data.report, folder, report)
     assert isinstance(config.data.eval, list)
     source = _source(config.data.eval, data)
     report.datasets([{"name": "held-out", "context": "eval", "digest": data.eval_digest, **source}])
@@ -313,10 +314,11 @@ def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
     }
 
 
-def _record_data(data: PreparedData, folder: Path, report: Report) -> None:
-    text = json.dumps(data.report.to_json(), indent=1, ensure_ascii=False)
+def record_data(found: DataReport, folder: Path, report: Report) -> None:
+    """The data report as JSON and as a page, of data that cannot be trained on too."""
+    text = json.dumps(found.to_json(), indent=1, ensure_ascii=False)
     _artifact(report, folder / "data_report.json", text, "finetune")
-    _artifact(report, folder / "data_report.html", report_page(data.report), "finetune")
+    _artifact(report, folder / "data_report.html", report_page(found), "finetune")
 
 
 def _source(files: Sequence[DataFileSettings], data: PreparedData) -> dict[str, str]:

@@ -30,12 +30,14 @@ def test_file_is_reported_as_text_page_and_json(workplace, rows):
     assert not jobs.is_dir() or not list(jobs.iterdir())
 
 
-def test_unusable_data_ends_with_2_and_one_message(rows, monkeypatch, capsys):
+def test_unusable_data_ends_with_2_and_shows_the_report_all_the_same(rows, monkeypatch, capsys):
     monkeypatch.chdir(rows.parent)
-    assert main(["data", "rows.jsonl", "-P", "max_length=8"]) == 2
+    assert main(["data", "rows.jsonl", "-P", "max_length=8", "--html", "page.html"]) == 2
     said = capsys.readouterr()
-    assert said.out == ""
     assert "30 rows are longer than max_length 8 tokens: rows.jsonl line 1" in said.err
+    assert "30 over length" in said.out
+    assert "1 empty completion (completion), line 31" in said.out
+    assert "empty completion" in (rows.parent / "page.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -320,6 +320,8 @@ def test_what_the_worker_finds_fails_the_run_with_the_reason(desk, ask, paramete
     found = desk.client().get_run(job.run_id)
     assert found.info.status == "FAILED"
     assert_tells(found.data.tags["finetune.status_reason"], *parts)
+    reports = [file.path for file in desk.client().list_artifacts(job.run_id, "finetune")]
+    assert ("finetune/data_report.html" in reports) == (parameters["data"] != "train.jsonl")
 
 
 # the whole command --------------------------------------------------------------------------------------------------

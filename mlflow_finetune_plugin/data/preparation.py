@@ -35,7 +35,7 @@ from mlflow_finetune_plugin.data.conversations import is_document
 from mlflow_finetune_plugin.data.overlength import OVER_LENGTH, Fitting, fitted
 from mlflow_finetune_plugin.data.reading import DataFile, Reader, ReadFile, place
 from mlflow_finetune_plugin.data.rendering import ChatRenderer, Example
-from mlflow_finetune_plugin.data.report import DataReport, Finding, LabelReport
+from mlflow_finetune_plugin.data.report import DataReport, Finding, LabelReport, UnusableDataError
 from mlflow_finetune_plugin.data.row_faults import RowFault
 from mlflow_finetune_plugin.data.samples import MASK_SAMPLES, Shower, across, segments
 from mlflow_finetune_plugin.data.split import Split, hash_text, sample_of_eval, split_of_train
@@ -89,7 +89,10 @@ class PreparedData:
 def prepare(
     request: DataRequest, renderer: ChatRenderer, folder: Path, on_progress: Callable[[int], None] | None = None
 ) -> PreparedData:
-    """Read, check, render and write; ``on_progress`` gets the number of rows done so far."""
+    """Read, check, render and write; ``on_progress`` gets the number of rows done so far.
+
+    Raises UnusableDataError, which holds the report, when no row is left to train or to evaluate on, or rows are too long.
+    """
     _check_request(request)
     folder.mkdir(parents=True, exist_ok=True)
     with Spool(folder / "rows.spool") as spool:
@@ -100,7 +103,6 @@ def prepare(
         with run.train, run.eval:
             for file in files:
                 run.encode(file, spool)
-            run.check_usable()
     return run.result()
 
 
@@ -233,18 +235,20 @@ class _Preparation:
 
     # the end ---------------------------------------------------------------------------------------------------------
 
-    def check_usable(self) -> None:
+    def _fault(self) -> str | None:
+        """Why there is nothing to train on, if so."""
         if self._over_length:
-            raise DataError(self._over_length_message())
+            return self._over_length_message()
         if self._request.train and not self.train.examples:
-            raise DataError(f"no row to train on: {self._why_skipped()}")
-        if not self.eval_rows:
-            if isinstance(self._request.eval, tuple):
-                raise DataError(f"no row to evaluate on: {self._why_skipped()}")
-            raise DataError(
-                f"no row to evaluate on: {self.train.rows} usable rows in train do not leave one to hold out; "
-                "fix: give data.eval a file, or add rows"
-            )
+            return f"no row to train on: {self._why_skipped()}"
+        if self.eval_rows:
+            return None
+        if isinstance(self._request.eval, tuple):
+            return f"no row to evaluate on: {self._why_skipped()}"
+        return (
+            f"no row to evaluate on: {self.train.rows} usable rows in train do not leave one to hold out; "
+            "fix: give data.eval a file, or add rows"
+        )
 
     def _over_length_message(self) -> str:
         found = self._over_length
@@ -267,7 +271,11 @@ class _Preparation:
         return ("; ".join(said) or "the weights leave none") + "; fix: correct the rows, data.columns or data.layout"
 
     def result(self) -> PreparedData:
-        report = self._report()
+        report, fault = self._report(), self._fault()
+        if fault is not None:
+            self.train.path.unlink()
+            self.eval.path.unlink()
+            raise UnusableDataError(fault, report)
         return PreparedData(
             train=self.train.dataset(),
             eval_rows=self.eval_rows,

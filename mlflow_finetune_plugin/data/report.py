@@ -1,4 +1,4 @@
-"""What happened to the data, row by row counted: the record behind the ``data`` line of a run. Standard library only."""
+"""What happened to the data, row by row counted: the record behind the ``data`` line of a run. No heavy imports."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
+
+from mlflow_finetune_plugin.errors import DataError
 
 MAX_LINES = 20
 """Line numbers kept per reason; the counts are always whole."""
@@ -162,6 +164,14 @@ class DataReport:
             f"{_count(self.duplicates, 'duplicate')}, {self.over_length:,} over length; "
             f"{share} % of {tokens:,} tokens carry loss"
         )
+
+
+class UnusableDataError(DataError):
+    """The rows were read and cannot be trained on as the config says; ``report`` shows them all."""
+
+    def __init__(self, message: str, report: DataReport) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 def token_report(lengths: Mapping[int, int], loss_tokens: int) -> TokenReport:
