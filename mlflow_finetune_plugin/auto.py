@@ -107,6 +107,7 @@ def resolve_training(
     *,
     learning_rate: tuple[float, str],
     rows: int,
+    processes: int = 1,
     on_gpu: bool,
     has_bf16: bool,
     half_precision_base: bool,
@@ -124,18 +125,19 @@ def resolve_training(
             update[key] = getattr(training, key)
 
     choose("learning_rate", *learning_rate)
+    shared = "" if processes == 1 else f", shared by {processes} processes"
     choose(
         "per_device_train_batch_size",
-        min(16 if not on_gpu else 8, rows),
-        "fits small memories; the effective batch is what matters",
+        max(1, min(16 if not on_gpu else 8, 16 // processes, ceil(rows / processes))),
+        f"fits small memories; the effective batch is what matters{shared}",
     )
-    per_device = int(update["per_device_train_batch_size"])  # type: ignore[call-overload]
+    at_once = int(update["per_device_train_batch_size"]) * processes  # type: ignore[call-overload]
     choose(
         "gradient_accumulation_steps",
-        max(1, min(16 // per_device, ceil(rows / per_device))),
-        "effective batch of about 16, LoRA loses from large ones",
+        max(1, min(16 // at_once, ceil(rows / at_once))),
+        f"effective batch of about 16, LoRA loses from large ones{shared}",
     )
-    steps_per_epoch = ceil(rows / (per_device * int(update["gradient_accumulation_steps"])))  # type: ignore[call-overload]
+    steps_per_epoch = ceil(rows / (at_once * int(update["gradient_accumulation_steps"])))  # type: ignore[call-overload]
     if training.max_steps is not None:
         choose("num_train_epochs", float(ceil(training.max_steps / steps_per_epoch)), "max_steps decides")
         steps = training.max_steps

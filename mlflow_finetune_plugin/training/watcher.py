@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mlflow_finetune_plugin.errors import TrainingError
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.training.packing import MicroBatches
+from mlflow_finetune_plugin.training.processes import ALONE, Processes
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     """Tells the report what happens, and stops a training whose loss is no longer a number."""
 
     report: Report
+    processes: Processes = ALONE
     losses: list[tuple[int, float]] = field(default_factory=list)
     eval_losses: list[tuple[int, float]] = field(default_factory=list)
     tokens: int = 0
@@ -87,7 +89,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             self.report.event("first_step")
         if state.global_step == state.max_steps:
             control.should_log = True  # else the last steps are missing from the curve and from the token count
-        if self.stop.is_set():
+        if self.processes.any(self.stop.is_set()):
             control.should_save = control.should_training_stop = True
 
     def on_log(
