@@ -90,6 +90,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         if state.global_step == state.max_steps:
             control.should_log = True  # else the last steps are missing from the curve and from the token count
         if self.processes.any(self.stop.is_set()):
+            self.stop.set()
             control.should_save = control.should_training_stop = True
 
     def on_log(
