@@ -82,7 +82,7 @@ def train(
     trainer, packs = _trainer(model, tokenizer, train_rows, eval_rows, settings, method, folder, watcher, best)
     watcher = trainer.watcher
     trainer.saves = saves
-    can_stop = saves is not None or not processes.is_first
+    can_stop = saves is not None or (not processes.is_first and settings.save_steps is not None)
     if checkpoint is not None:
         trainer.add_callback(Restorer(trainer, checkpoint))
     with packed_attention(model) if packs else nullcontext(), stoppable(watcher.stop if can_stop else None):
