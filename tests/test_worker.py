@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Workplace, make_workplace, pids, stop_jobs, wait_for
+from conftest import REPOSITORY, Workplace, is_alive, make_workplace, pids, stop_jobs, wait_for
 
 from mlflow_finetune_plugin.worker import reason_of
 
@@ -56,6 +56,33 @@ def test_kill_9_of_the_supervisor_lets_a_training_finish_well(workplace):
     assert [metric.step for metric in history][
         -1
     ] == 150  # nothing that the first supervisor had not carried over is lost
+
+
+def test_kill_9_of_one_of_two_processes_fails_the_run_and_one_goes_on(workplace):
+    arguments = [QUICKSTART, "-e", "lora", "-P", "max_rows=20", "-P", "save_steps=4"]
+    two = ["-c", '{"processes_per_node": 2}']
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("two processes need two cores")
+    batch, effective = ("-P", "per_device_train_batch_size=8"), ("-P", "per_device_train_batch_size=16")
+    process = workplace.start_mlflow_run(*arguments, *batch, "-P", "max_steps=2000", *two)
+    job = training_job(workplace)
+    wait_for(lambda: list((job / "work").glob("checkpoints/checkpoint-*")) or None, 60, "a checkpoint")
+    processes = pids(job)
+    os.kill(processes["worker-1"], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    run = workplace.ended_run()
+    assert run.info.status == "FAILED"
+    assert "process 1 of 2 of the worker was killed by SIGKILL" in run.data.tags[REASON]
+    assert run.data.tags["finetune.processes"] == "2"
+    assert not any(is_alive(pid) for pid in processes.values())
+    step = max(int(path.name.removeprefix("checkpoint-")) for path in (job / "work").glob("checkpoints/checkpoint-*"))
+    more = [*effective, "-P", f"max_steps={step + 2}", "-P", f"resume={run.info.run_id}"]
+    resumed = workplace.mlflow_run(*arguments, *more)
+    assert resumed.returncode == 0, resumed.stdout
+    assert "processes: went on with 1 instead of 2" in resumed.stdout
+    losses = workplace.client().get_metric_history(run.info.run_id, "train/loss")
+    assert losses[-1].step == step + 2
 
 
 def test_training_outlives_an_outage_of_its_tracking_server(tmp_path, server):
