@@ -112,7 +112,12 @@ def settle(plan: Plan, *, train_rows: int, longest_row: int, eval_rows: list[Eva
         )
     )
     sections = {
-        "base_model": config.base_model.model_copy(update={"dtype": str(plan.base.dtype).removeprefix("torch.")}),
+        "base_model": config.base_model.model_copy(
+            update={
+                "dtype": str(plan.base.dtype).removeprefix("torch."),
+                "attn_implementation": plan.base.attn_implementation,
+            }
+        ),
         "data": _with_layout(config.data, layouts, reasons),
         "training": training,
         "eval": settle_eval(config.eval, eval_rows, layouts, reasons),

@@ -299,6 +299,7 @@ def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
             "digest": identity.base_digest,
             "dtype": str(base.dtype).removeprefix("torch."),
             "quantization": base.quantization,
+            "attn_implementation": base.attn_implementation,
             "trust_remote_code": base.trust_remote_code,
         },
         "adaptation": identity.adaptation,
