@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from mlflow_finetune_plugin import __version__
-from mlflow_finetune_plugin.attempts import next_attempt
+from mlflow_finetune_plugin.attempts import claim, next_attempt
 from mlflow_finetune_plugin.backend_settings import BackendSettings, backend_settings
 from mlflow_finetune_plugin.config import (
     RunConfig,
@@ -362,11 +362,15 @@ def _create_run(request: Submission, folder: JobFolder, project: ProjectFolder) 
     try:
         client = MlflowClient(request.tracking_uri)
         if request.run_id is not None:
+            if request.attempt > 1:
+                claim(client, request.run_id, request.attempt, folder.id)
             for key, value in present.items():
                 client.set_tag(request.run_id, key, value)
             client.update_run(request.run_id, status="RUNNING")
             return request.run_id
         run = client.create_run(request.experiment_id, tags=present, run_name=request.run_name)
+    except ConfigError:
+        raise
     except Exception as error:  # whatever a tracking store raises, the person is told what it said
         raise _tracking_error(request, error) from error
     return str(run.info.run_id)
