@@ -187,7 +187,7 @@ def _dtype(wanted: str, config: dict[str, Any], reasons: Reasons) -> torch.dtype
     if wanted != "auto":
         return getattr(torch, wanted)  # type: ignore[no-any-return]
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    if torch.cuda.is_available() and torch.cuda.is_bf16_supported() and stored != "float32":
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) and stored != "float32":
         reasons["base_model.dtype"] = "bfloat16: the GPU has it and the base was stored in half precision"
         return torch.bfloat16
     reasons["base_model.dtype"] = "float32: " + (

@@ -100,7 +100,7 @@ def settle(plan: Plan, *, train_rows: int, longest_row: int, eval_rows: list[Eva
         rows=train_rows,
         processes=plan.processes,
         on_gpu=on_gpu,
-        has_bf16=on_gpu and torch.cuda.is_bf16_supported(),
+        has_bf16=on_gpu and torch.cuda.is_bf16_supported(including_emulation=False),
         half_precision_base=plan.base.dtype != torch.float32,
         max_length=plan.max_length,
         reasons=reasons,
