@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -14,6 +15,8 @@ from mlflow_finetune_plugin.errors import TrainingError
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.training.packing import MicroBatches
 from mlflow_finetune_plugin.training.processes import ALONE, Processes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -36,7 +39,9 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def on_smaller_micro_batches(self, smaller: MicroBatches) -> None:
         """Says that memory was short, and what was done about it."""
         size = f"{smaller.rows} rows" if smaller.batching == "padded" else f"{smaller.tokens} tokens"
-        self.report.note(f"out of memory: the step starts again with micro-batches of {size}, the same rows a step")
+        told = f"out of memory: the step starts again with micro-batches of {size}, the same rows a step"
+        logger.warning("process %s of %s: %s", self.processes.rank, self.processes.count, told)
+        self.report.note(told)
         self.report.tags({"finetune.micro_batch": size})
         self.halvings += 1
 
