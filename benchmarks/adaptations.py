@@ -64,7 +64,7 @@ def rows(arguments: argparse.Namespace) -> Any:
 def ours(name: str, folder: Path, arguments: argparse.Namespace, work: Path) -> float:
     """Seconds that the project's own pieces take to train; ends with the adapter in memory."""
     from mlflow_finetune_plugin import base_model
-    from mlflow_finetune_plugin.methods import load_method
+    from mlflow_finetune_plugin.methods import Method, load_method
     from mlflow_finetune_plugin.objectives import sft
     from mlflow_finetune_plugin.report import Report
     from mlflow_finetune_plugin.settings import BaseModelSettings
@@ -91,10 +91,7 @@ def ours(name: str, folder: Path, arguments: argparse.Namespace, work: Path) -> 
         train_rows=rows(arguments),
         eval_rows=None,
         settings=training,
-        adaptation=adaptation,
-        adaptation_options=options,
-        objective=sft,
-        objective_options=sft.Options(),
+        method=Method(adaptation, options, sft, sft.Options()),
         folder=work,
         report=Report(work / "report.jsonl"),
     )

@@ -29,6 +29,7 @@ from mlflow_finetune_plugin.data.layouts import detect_layout
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
 from mlflow_finetune_plugin.data.sources import peek, read_rows
+from mlflow_finetune_plugin.methods import Method
 from mlflow_finetune_plugin.objectives import sft
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.training.trainer import train
@@ -100,10 +101,7 @@ def ours(model, tokenizer, rows, batching: str, arguments: argparse.Namespace, f
         train_rows=rows,
         eval_rows=None,
         settings=settings,
-        adaptation=lora,
-        adaptation_options=lora.Options(rank=RANK, alpha=32.0),
-        objective=sft,
-        objective_options=sft.Options(),
+        method=Method(lora, lora.Options(rank=RANK, alpha=32.0), sft, sft.Options()),
         folder=folder,
         report=Report(folder / "report.jsonl"),
     )

@@ -1,4 +1,8 @@
-"""A run's next attempt: may this run be resumed now, and by which number will its writers know each other?"""
+"""A run's next attempt: may this run be resumed now, and by which number will its writers know each other?
+
+Each number is given out once: who takes it writes a param of the run, and params are what a tracking store never
+overwrites. Of two commands that resume the same run at the same moment one finds the other's name there.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,8 @@ from mlflow_finetune_plugin.tracking import ATTEMPT_TAG, HEARTBEAT_EXPIRES_S, HE
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+CLAIM = "finetune.attempt_owner."
+"""And the attempt's number: the param that says which job makes it."""
 WINDING_UP_S = 60.0
 """How long a supervisor whose worker has died is given to write its last word."""
 
@@ -54,7 +60,63 @@ def next_attempt(client: MlflowClient, run_id: str, *, adaptation: str, objectiv
             )
     if run.info.status == "RUNNING":
         _check_dead(run)
-    return NextAttempt(run_id, int(tags[ATTEMPT_TAG]) + 1, run.info.experiment_id)
+    number = int(tags[ATTEMPT_TAG]) + 1
+    while (owner := run.data.params.get(f"{CLAIM}{number}")) is not None:
+        _check_gone(run_id, Owner.from_text(owner))
+        number += 1
+    return NextAttempt(run_id, number, run.info.experiment_id)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who makes an attempt."""
+
+    host: str
+    job: str
+    since_s: int
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.job} {self.since_s}"
+
+    @classmethod
+    def from_text(cls, text: str) -> Owner:
+        host, job, since = text.rsplit(" ", 2)
+        return cls(host, job, int(since))
+
+
+def claim(client: MlflowClient, run_id: str, number: int, job: str) -> None:
+    """Takes the attempt for this job. Raises ConfigError when another job has it; what a tracking store raises is passed on."""
+    from mlflow.exceptions import MlflowException
+
+    mine, name = Owner(socket.gethostname(), job, int(time.time())), f"{CLAIM}{number}"
+    refusal: MlflowException | None = None
+    try:
+        client.log_param(run_id, name, str(mine))
+    except MlflowException as error:
+        refusal = error
+    owner = client.get_run(run_id).data.params.get(name)
+    if owner is not None and owner != str(mine):
+        raise _held(run_id, Owner.from_text(owner))
+    if refusal is not None:
+        raise refusal
+
+
+def _check_gone(run_id: str, owner: Owner) -> None:
+    """An attempt that was taken but never began: its command died, or begins it at this moment."""
+    folder = JobFolder(jobs_home() / "jobs" / owner.job)
+    if owner.host == socket.gethostname() and folder.path.is_dir():
+        if supervisor_alive(folder):
+            raise _held(run_id, owner)
+    elif time.time() - owner.since_s < HEARTBEAT_EXPIRES_S:
+        raise _held(run_id, owner)
+
+
+def _held(run_id: str, owner: Owner) -> ConfigError:
+    return _refusal(
+        run_id,
+        f"{owner.host} (job {owner.job}) has begun to resume it {max(0, time.time() - owner.since_s):.0f} s ago; fix: wait for "
+        "that attempt, or cancel it first",
+    )
 
 
 def _check_dead(run: Any) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from mlflow_finetune_plugin.auto import BaseFacts, Reasons
+from mlflow_finetune_plugin.auto import AttentionFacts, BaseFacts, Reasons, resolve_attention
 from mlflow_finetune_plugin.base_files import check_base_files, context_length, local_folder
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.settings import BaseModelSettings
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*"]
+_FLASH_CHECKS = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class BaseModel:
     dtype: torch.dtype
     quantization: str | None
     trust_remote_code: bool
+    attn_implementation: str = "sdpa"
 
     @property
     def precision(self) -> str:
@@ -44,13 +48,32 @@ def find_base_model(settings: BaseModelSettings, reasons: Reasons) -> BaseModel:
         folder = _download(settings)
         revision = folder.name
     config = check_base_files(folder, trust_remote_code=settings.trust_remote_code)
-    return BaseModel(
+    base = BaseModel(
         name=settings.name,
         folder=folder,
         revision=revision,
         dtype=_dtype(settings.dtype, config, reasons),
         quantization=settings.quantization,
         trust_remote_code=settings.trust_remote_code,
+    )
+    kernel = resolve_attention(settings.attn_implementation, attention_facts(base), reasons)
+    return replace(base, attn_implementation=kernel)
+
+
+def attention_facts(base: BaseModel) -> AttentionFacts:
+    """What this base, this machine and the packages installed here say of attention kernels."""
+    config = _config(base)
+    text = config.get_text_config()
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)  # None for code that comes with the model
+    heads = getattr(text, "num_attention_heads", None) or 1
+    return AttentionFacts(
+        model_type=str(config.model_type),
+        soft_caps=getattr(text, "attn_logit_softcapping", None) is not None,
+        head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        supports_sdpa=bool(getattr(model_class, "_supports_sdpa", True)),
+        half_precision=base.dtype in (torch.bfloat16, torch.float16),
+        capability=torch.cuda.get_device_capability() if torch.cuda.is_available() else None,
+        installed=frozenset(kernel for kernel, is_here in _FLASH_CHECKS.items() if is_here()),
     )
 
 
@@ -109,6 +132,7 @@ def load_base_model(base: BaseModel) -> PreTrainedModel:
         "dtype": base.dtype,
         "trust_remote_code": base.trust_remote_code,
         "use_safetensors": True,
+        "attn_implementation": base.attn_implementation,
     }
     if base.quantization is not None:
         arguments["quantization_config"] = quantization_config(base)
@@ -163,7 +187,7 @@ def _dtype(wanted: str, config: dict[str, Any], reasons: Reasons) -> torch.dtype
     if wanted != "auto":
         return getattr(torch, wanted)  # type: ignore[no-any-return]
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    if torch.cuda.is_available() and torch.cuda.is_bf16_supported() and stored != "float32":
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) and stored != "float32":
         reasons["base_model.dtype"] = "bfloat16: the GPU has it and the base was stored in half precision"
         return torch.bfloat16
     reasons["base_model.dtype"] = "float32: " + (

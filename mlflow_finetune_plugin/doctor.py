@@ -63,7 +63,7 @@ def _packages() -> Iterator[Finding]:
 
 def _device() -> Finding:
     """Asked in a process of its own: importing torch here would cost every other check its seconds."""
-    code = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else f'no GPU, {torch.get_num_threads()} CPU threads')"
+    code = "import torch; n = torch.cuda.device_count(); print(f'{torch.cuda.get_device_name()}, {n} visible' if n else f'no GPU, {torch.get_num_threads()} CPU threads')"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         return Finding(

@@ -88,7 +88,9 @@ def _merge(logged: LoggedModel) -> Any:
 
 def _difference(folder: Path, logged: LoggedModel, dtype: str) -> tuple[float, int]:
     """Largest difference to the reference log-probabilities of the adapter, and over how many tokens."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device()).eval()
+    kernel = logged.model.config._attn_implementation
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation=kernel)
+    model = model.to(device()).eval()
     probes = logged.reference["probes"]
     found = completion_log_probs(
         model,

@@ -3,7 +3,8 @@
 ``job.json``      what to do; written once by the command
 ``run.json``      the MLflow run, once it exists; written by the command
 ``starting.json`` who answers for the job until its supervisor has said that it lives
-``state.json``    who is alive: supervisor, worker
+``state.json``    who is alive: supervisor, worker, and worker-1 and so on when several processes train
+``done-1.json``   that such a process has done its share
 ``supervisor.lock`` held by the one supervisor, for as long as it lives
 ``report.jsonl``  what the worker says, one event a line (report.py)
 ``worker.log``    what the worker prints

@@ -11,8 +11,9 @@ import difflib
 import importlib
 import importlib.metadata
 import pkgutil
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from mlflow_finetune_plugin.errors import ConfigError
 
@@ -21,6 +22,16 @@ _PACKAGES: dict[Kind, str] = {
     "adaptation": "mlflow_finetune_plugin.adaptations",
     "objective": "mlflow_finetune_plugin.objectives",
 }
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a training does: an adaptation and an objective, each with its resolved options."""
+
+    adaptation: ModuleType
+    adaptation_options: Any
+    objective: ModuleType
+    objective_options: Any
 
 
 def method_names(kind: Kind) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from mlflow_finetune_plugin import base_model, single_tasks
+from mlflow_finetune_plugin import base_model, followers, single_tasks
 from mlflow_finetune_plugin.adapter_model import (
     LoggedAdapter,
     Reference,
@@ -33,7 +33,6 @@ from mlflow_finetune_plugin.data.mixture import Mixture, mix, tasks_of
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
 from mlflow_finetune_plugin.data.report import UnusableDataError
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
-from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.patience import with_patience
 from mlflow_finetune_plugin.plan import Plan, data_request, make_plan, settle
 from mlflow_finetune_plugin.records import (
@@ -61,6 +60,7 @@ from mlflow_finetune_plugin.resumption import (
     uploads,
 )
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
+from mlflow_finetune_plugin.training.processes import joined
 from mlflow_finetune_plugin.training.saving import Saves
 from mlflow_finetune_plugin.training.trainer import TrainingResult, train
 from mlflow_finetune_plugin.types import EvalReport
@@ -74,6 +74,8 @@ class Place:
     run_id: str
     tracking_uri: str
     folder: Path
+    processes: int = 1
+    """How many share the training; this one is the first of them."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Trained:
 
 def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     """Turns a base model and data into a proven, registered adapter. Returns the run's last word."""
-    plan = make_plan(config)
+    plan = make_plan(config, processes=place.processes)
     with ThreadPoolExecutor(1) as aside:
         digest = aside.submit(base_digest, plan.base.folder)  # reads every byte of the base: beside the rest
         data = prepare_data(plan, place.folder, report)
@@ -152,9 +154,7 @@ def checkpoints(
     if training.save_steps is None:
         return None, checkpoint
     upload = uploads(report, training.save_total_limit)
-    keep = keeps_models(
-        load_method("adaptation", plan.config.adaptation), plan.adaptation_options, place.folder, report
-    )
+    keep = keeps_models(plan.method.adaptation, plan.adaptation_options, place.folder, report)
 
     def on_saved(saved: Checkpoint, model: torch.nn.Module) -> None:
         upload(saved, model)
@@ -173,27 +173,28 @@ def train_adapter(
     checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Loads the weights, trains, and leaves the adapter in ``folder/adapter``; the model's memory is free afterwards."""
-    config, tokenizer = plan.config, plan.renderer.tokenizer
-    adaptation, objective = load_method("adaptation", config.adaptation), load_method("objective", config.objective)
+    config, tokenizer, method = plan.config, plan.renderer.tokenizer, plan.method
+    adaptation = method.adaptation
+    if plan.processes > 1:
+        followers.hand_over(plan, data, checkpoint, folder)
     base = base_model.load_base_model(plan.base)
     base_side = probe_log_probs(base, tokenizer, data.eval_rows)
     model = adaptation.apply(base, plan.adaptation_options, seed=config.training.seed, folder=folder)
     start = trainable_weights(model)
-    result = train(
-        model,
-        tokenizer,
-        train_rows=data.train,
-        eval_rows=data.eval_dataset,
-        settings=config.training,
-        adaptation=adaptation,
-        adaptation_options=plan.adaptation_options,
-        objective=objective,
-        objective_options=config.objective_options(),
-        folder=folder,
-        report=report,
-        saves=saves,
-        checkpoint=checkpoint,
-    )
+    with joined(0, plan.processes, followers.meeting_place(folder)) as processes:
+        result = train(
+            model,
+            tokenizer,
+            train_rows=data.train,
+            eval_rows=data.eval_dataset,
+            settings=config.training,
+            method=method,
+            folder=folder,
+            report=report,
+            saves=saves,
+            checkpoint=checkpoint,
+            processes=processes,
+        )
     check_weights_changed(model, start)
     adapter_side = probe_log_probs(model, tokenizer, data.eval_rows)
     adaptation.save(model, plan.adaptation_options, folder / "adapter", start=folder)
@@ -281,7 +282,7 @@ def conclude(
 def _train_aside(plan: Plan, data: PreparedData, folder: Path) -> Path:
     """Another adapter with the run's settings, of which the run's report says nothing."""
     folder.mkdir(parents=True, exist_ok=True)
-    adapter = train_adapter(plan, data, folder, Report(Path(os.devnull))).adapter
+    adapter = train_adapter(followers.alone(plan), data, folder, Report(Path(os.devnull))).adapter
     _free_memory()
     return adapter
 

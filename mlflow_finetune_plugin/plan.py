@@ -14,7 +14,7 @@ from mlflow_finetune_plugin.base_model import BaseModel
 from mlflow_finetune_plugin.config import RunConfig
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
-from mlflow_finetune_plugin.methods import load_method
+from mlflow_finetune_plugin.methods import Method, load_method
 from mlflow_finetune_plugin.settings import DataFileSettings, DataSettings, EvalSettings
 from mlflow_finetune_plugin.types import EvalRow
 
@@ -43,6 +43,8 @@ class Plan:
     renderer: ChatRenderer
     max_length: int
     reasons: Reasons
+    processes: int = 1
+    """How many share a step."""
 
     @property
     def serving(self) -> str:
@@ -51,12 +53,29 @@ class Plan:
         return "transformers" if self.facts.model_type in _FAMILIES_WITHOUT_VLLM_LORA else wanted
 
     @property
+    def method(self) -> Method:
+        """Both methods with their options."""
+        config = self.config
+        return Method(
+            load_method("adaptation", config.adaptation),
+            self.adaptation_options,
+            load_method("objective", config.objective),
+            config.objective_options(),
+        )
+
+    @property
+    def rows_a_step(self) -> int:
+        """The effective batch; once settled."""
+        training = self.config.training
+        return int(training.per_device_train_batch_size) * int(training.gradient_accumulation_steps) * self.processes
+
+    @property
     def options(self) -> dict[str, Any]:
         """The options of both methods, resolved."""
         return {**self.adaptation_options.model_dump(), **self.config.objective_options().model_dump()}
 
 
-def make_plan(config: RunConfig) -> Plan:
+def make_plan(config: RunConfig, *, processes: int = 1) -> Plan:
     """Checks the request against the base's files and shapes. Raises BaseModelError for what cannot be trained."""
     reasons: Reasons = {}
     base = base_model.find_base_model(config.base_model, reasons)
@@ -68,7 +87,7 @@ def make_plan(config: RunConfig) -> Plan:
     max_length = resolve_max_length(config.training, facts, reasons)
     template = Path(config.data.chat_template).read_text(encoding="utf-8") if config.data.chat_template else None
     renderer = ChatRenderer(base_model.load_tokenizer(base), template, weights=base.folder)
-    return Plan(config, base, facts, options, renderer, max_length, reasons)
+    return Plan(config, base, facts, options, renderer, max_length, reasons, processes)
 
 
 def data_request(plan: Plan) -> DataRequest:
@@ -103,8 +122,9 @@ def settle(plan: Plan, *, train_rows: int, longest_row: int, eval_rows: list[Eva
         config.training,
         learning_rate=adaptation.learning_rate(plan.facts),
         rows=train_rows,
+        processes=plan.processes,
         on_gpu=on_gpu,
-        has_bf16=on_gpu and torch.cuda.is_bf16_supported(),
+        has_bf16=on_gpu and torch.cuda.is_bf16_supported(including_emulation=False),
         half_precision_base=plan.base.dtype != torch.float32,
         max_length=plan.max_length,
         reasons=reasons,
@@ -116,7 +136,12 @@ def settle(plan: Plan, *, train_rows: int, longest_row: int, eval_rows: list[Eva
         )
     )
     sections = {
-        "base_model": config.base_model.model_copy(update={"dtype": str(plan.base.dtype).removeprefix("torch.")}),
+        "base_model": config.base_model.model_copy(
+            update={
+                "dtype": str(plan.base.dtype).removeprefix("torch."),
+                "attn_implementation": plan.base.attn_implementation,
+            }
+        ),
         "data": _with_layout(config.data, layouts, reasons),
         "training": training,
         "eval": settle_eval(config.eval, eval_rows, layouts, reasons),

@@ -6,6 +6,7 @@ import codecs
 import os
 from pathlib import Path
 
+from mlflow_finetune_plugin.auto import FLASH_PACKAGES
 from mlflow_finetune_plugin.base_files import check_base_files, check_hub_name, local_folder
 from mlflow_finetune_plugin.config import EvaluationConfig, RunConfig
 from mlflow_finetune_plugin.data.layouts import check_learnable, detect_layout
@@ -50,6 +51,16 @@ def _check_packages(what: str, *names: str) -> None:
         raise MissingExtraError(f"{what} needs {', '.join(missing)}; fix: pip install 'mlflow-finetune[train]'")
 
 
+def _is_installed(distribution: str) -> bool:
+    import importlib.metadata
+
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def _check_data(data: DataSettings, problems: list[str]) -> None:
     for path in _data_paths(data):
         try:
@@ -73,6 +84,12 @@ def _check_eval(settings: EvalSettings, problems: list[str]) -> None:
 
 def _check_base(config: RunConfig, problems: list[str]) -> None:
     base = config.base_model
+    package = FLASH_PACKAGES.get(base.attn_implementation)
+    if package is not None and not _is_installed(package):
+        problems.append(
+            f"base_model.attn_implementation = {shown(base.attn_implementation)}: the package {package} is not installed; "
+            "fix: install it, or leave it to auto"
+        )
     try:
         folder = local_folder(base.name)
         if folder is None:

@@ -149,6 +149,17 @@ def _verify(folder: Path, expected: str) -> None:
         )
 
 
+def _attention(folder: Path, trained_with: str | None, device: str) -> str | None:
+    """The kernel of training; where it is a flash kernel and not here, the one that computes the same without it."""
+    from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+    checks = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+    if trained_with not in checks or (device == "cuda" and checks[trained_with]()):
+        return trained_with
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return "eager" if config.get("attn_logit_softcapping") else "sdpa"
+
+
 def _load_base(folder: Path, base: dict[str, Any]) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -158,6 +169,7 @@ def _load_base(folder: Path, base: dict[str, Any]) -> Any:
         "dtype": getattr(torch, base["dtype"]),
         "trust_remote_code": base["trust_remote_code"],
         "use_safetensors": True,
+        "attn_implementation": _attention(folder, base.get("attn_implementation"), device),
     }
     if base["quantization"] == "nf4":
         arguments["quantization_config"] = BitsAndBytesConfig(

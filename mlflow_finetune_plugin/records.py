@@ -86,13 +86,15 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
             "finetune.base_model": plan.base.name,
             "finetune.adaptation": plan.config.adaptation,
             "finetune.objective": plan.config.objective,
+            "finetune.processes": str(plan.processes),
         }
     )
     training = plan.config.training
+    shared = "" if plan.processes == 1 else f" x {plan.processes} processes"
     report.stage(
         "plan",
         f"{plan.config.adaptation} x {plan.config.objective} on {plan.base.name} ({plan.facts.parameters / 1e6:,.1f}M parameters, {plan.base.precision}, {device().type}); "
-        f"learning rate {training.learning_rate:g}, batch {training.per_device_train_batch_size} x {training.gradient_accumulation_steps}; served by {plan.serving}",
+        f"learning rate {training.learning_rate:g}, batch {training.per_device_train_batch_size} x {training.gradient_accumulation_steps}{shared}; served by {plan.serving}",
     )
     summary_line = data.report.summary()
     report.stage("data", summary_line.removeprefix("data").strip())
@@ -298,6 +300,7 @@ def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
             "digest": identity.base_digest,
             "dtype": str(base.dtype).removeprefix("torch."),
             "quantization": base.quantization,
+            "attn_implementation": base.attn_implementation,
             "trust_remote_code": base.trust_remote_code,
         },
         "adaptation": identity.adaptation,

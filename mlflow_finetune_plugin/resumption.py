@@ -42,7 +42,7 @@ def fingerprint(plan: Plan, data: PreparedData, base_digest: str) -> dict[str, A
         "objective": config.objective,
         "options": plan.options,
         "training.seed": training.seed,
-        "rows a step": int(training.per_device_train_batch_size) * int(training.gradient_accumulation_steps),
+        "rows a step": plan.rows_a_step,
         "optimiser": [
             training.optim,
             training.adam_beta1,

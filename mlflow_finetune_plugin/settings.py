@@ -47,6 +47,10 @@ class BaseModelSettings(Section):
         "auto", description="Precision of the base weights; auto: bfloat16 on a GPU that has it, else float32."
     )
     quantization: Literal["nf4", "int8"] | None = Field(None, description="Quantise the base with bitsandbytes.")
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = Field(
+        "auto",
+        description="Attention kernel, by its name in transformers; auto: flash attention where it is installed and the GPU takes it, eager for soft capping, else sdpa.",
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
 
 

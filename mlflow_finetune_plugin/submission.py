@@ -14,16 +14,16 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import Field, ValidationError
 
 from mlflow_finetune_plugin import __version__
-from mlflow_finetune_plugin.attempts import next_attempt
+from mlflow_finetune_plugin.attempts import claim, next_attempt
+from mlflow_finetune_plugin.backend_settings import BackendSettings, backend_settings
 from mlflow_finetune_plugin.config import (
     RunConfig,
     load_config,
@@ -35,15 +35,12 @@ from mlflow_finetune_plugin.doctor import adopt_orphans, remove_old_folders
 from mlflow_finetune_plugin.entry_points import OPERATIONS
 from mlflow_finetune_plugin.entry_points import entry_point as find_entry_point
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, ProjectError, TrackingError
-from mlflow_finetune_plugin.expected import expected
-from mlflow_finetune_plugin.faults import shown
 from mlflow_finetune_plugin.jobs import JobFolder, ProcessId, jobs_home
-from mlflow_finetune_plugin.methods import unknown
+from mlflow_finetune_plugin.launchers import local
 from mlflow_finetune_plugin.mlproject import FinetuneCommand, OwnCommand, entry_names, mlproject_entry
 from mlflow_finetune_plugin.preflight import check_before_spend, check_evaluation_before_spend
 from mlflow_finetune_plugin.projects import ProjectFolder, caller_folder, open_project
 from mlflow_finetune_plugin.registry import find_model
-from mlflow_finetune_plugin.settings import Section
 from mlflow_finetune_plugin.supervisor import start_supervisor
 from mlflow_finetune_plugin.tracking import (
     ATTEMPT_TAG,
@@ -57,7 +54,6 @@ from mlflow_finetune_plugin.tracking import (
 
 logger = logging.getLogger(__name__)
 
-_MLFLOW_KEYS = ("ENV_MANAGER", "SYNCHRONOUS", "DOCKER_ARGS", "STORAGE_DIR", "build_image", "docker_auth")
 TELEMETRY_OFF = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -65,13 +61,6 @@ TELEMETRY_OFF = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
-
-
-class BackendSettings(Section):
-    """What ``-c`` may hold: infrastructure only, never hyperparameters."""
-
-    launcher: str = Field("local", description="How workers are started: local.")
-    detach: bool = Field(False, description="Return at once with the run id instead of waiting.")
 
 
 @dataclass(frozen=True)
@@ -108,7 +97,7 @@ def submit(request: Submission) -> SubmittedJob:
 
     Raises a FinetuneError, with nothing left behind, when the request cannot become a run.
     """
-    settings = _backend_settings(request.backend_config)
+    settings = backend_settings(request.backend_config)
     request = replace(request, tracking_uri=_absolute(request.tracking_uri, request.caller))
     try:
         adopt_orphans()
@@ -120,7 +109,7 @@ def submit(request: Submission) -> SubmittedJob:
             f"job folders in {jobs_home()}: {error.strerror or error}; fix: set MLFLOW_FINETUNE_HOME to a folder that you can write to"
         ) from error
     try:
-        run_id = _submit_into(folder, request)
+        run_id = _submit_into(folder, request, settings)
     except OSError as error:
         shutil.rmtree(folder.path, ignore_errors=True)
         if isinstance(error, FinetuneError):
@@ -132,18 +121,20 @@ def submit(request: Submission) -> SubmittedJob:
     return SubmittedJob(run_id, folder, settings.detach, request.tracking_uri)
 
 
-def _submit_into(folder: JobFolder, request: Submission) -> str:
+def _submit_into(folder: JobFolder, request: Submission, settings: BackendSettings) -> str:
     project = open_project(request.project_uri, request.version, folder.path / "project")
     entry = mlproject_entry(project.path, request.entry_point, request.parameters)
     if isinstance(entry, OwnCommand):
+        settings.refuse_processes("a project's own command starts its processes itself")
         return _submit_command(request, folder, project, entry)
     if isinstance(entry, FinetuneCommand):
         request, project = _follow_mlproject(request, project, entry)
     else:
         find_entry_point(request.entry_point, beside=entry_names(project.path))
     if request.entry_point in OPERATIONS:
+        settings.refuse_processes(f"{request.entry_point} runs in one process")
         return _submit_evaluation(request, folder, project)
-    return _submit_training(request, folder, project)
+    return _submit_training(request, folder, project, settings)
 
 
 _SQLITE_FILE = re.compile(r"^(sqlite(?:\+\w+)?:///)(?!/)([^?]+)(.*)$", re.DOTALL)
@@ -159,35 +150,6 @@ def _absolute(tracking_uri: str, caller: Path) -> str:
         return f"{found[1]}{caller / found[2]}{found[3]}"
     is_folder = tracking_uri and ":" not in tracking_uri and tracking_uri not in ("databricks", "uc", "databricks-uc")
     return str(caller / tracking_uri) if is_folder else tracking_uri
-
-
-def _backend_settings(backend_config: dict[str, Any]) -> BackendSettings:
-    manager = backend_config.get("ENV_MANAGER")
-    if manager not in (None, "local"):
-        raise ConfigError(
-            [
-                f"--env-manager {manager}: this backend trains in the environment it runs in, whose torch matches the GPU; fix: --env-manager local"
-            ]
-        )
-    given = {key: value for key, value in backend_config.items() if key not in _MLFLOW_KEYS}
-    try:
-        settings = BackendSettings.model_validate(given)
-    except ValidationError as error:
-        known = list(BackendSettings.model_fields)
-        raise ConfigError(
-            [
-                f"-c {'.'.join(map(str, fault['loc']))} = {shown(fault['input'])}: "
-                + (
-                    f"unknown key; known: {', '.join(known)}; fix: hyperparameters go to -P"
-                    if fault["type"] == "extra_forbidden"
-                    else f"expected {expected(BackendSettings, str(fault['loc'][0]))}"
-                )
-                for fault in error.errors()
-            ]
-        ) from None
-    if settings.launcher != "local":
-        raise ConfigError([unknown("launcher", settings.launcher, ["local"])])
-    return settings
 
 
 def _follow_mlproject(
@@ -210,16 +172,17 @@ def _follow_mlproject(
     return request, replace(project, path=path)
 
 
-def _submit_training(request: Submission, folder: JobFolder, project: ProjectFolder) -> str:
+def _submit_training(request: Submission, folder: JobFolder, project: ProjectFolder, settings: BackendSettings) -> str:
     config = load_config(
         project.path, request.entry_point, request.parameters, caller=request.caller, folders=request.folders
     )
     config = resolve_paths(config, project.path)
     check_before_spend(config)
+    processes = local.environments(gpus_per_node=settings.gpus_per_node, processes_per_node=settings.processes_per_node)
     if config.resume is not None:
         request = _go_on_with(config, request)
     folder.write("config", config.model_dump(mode="json", by_alias=True))
-    return _start_worker(request, folder, project, "train")
+    return _start_worker(request, folder, project, "train", processes)
 
 
 def _go_on_with(config: RunConfig, request: Submission) -> Submission:
@@ -256,10 +219,16 @@ def _submit_evaluation(request: Submission, folder: JobFolder, project: ProjectF
     return _start_worker(request, folder, project, "evaluate")
 
 
-def _start_worker(request: Submission, folder: JobFolder, project: ProjectFolder, kind: str) -> str:
+def _start_worker(
+    request: Submission,
+    folder: JobFolder,
+    project: ProjectFolder,
+    kind: str,
+    processes: Sequence[Mapping[str, str]] = ({},),
+) -> str:
     """Starts the worker under its supervisor, then creates the run, for which the worker waits."""
     command = [sys.executable, "-m", "mlflow_finetune_plugin.worker", str(folder.path)]
-    _write_job(request, folder, kind, command, {}, cwd=request.caller)
+    _write_job(request, folder, kind, command, {}, cwd=request.caller, processes=processes)
     supervisor = start_supervisor(folder)
     try:
         run_id = _create_run(request, folder, project)
@@ -331,7 +300,14 @@ def _end_run(request: Submission, folder: JobFolder, error: BaseException) -> No
 
 
 def _write_job(
-    request: Submission, folder: JobFolder, kind: str, command: list[str], environment: dict[str, str], *, cwd: Path
+    request: Submission,
+    folder: JobFolder,
+    kind: str,
+    command: list[str],
+    environment: dict[str, str],
+    *,
+    cwd: Path,
+    processes: Sequence[Mapping[str, str]] = ({},),
 ) -> None:
     folder.write(
         "job",
@@ -345,6 +321,7 @@ def _write_job(
                 "MLFLOW_EXPERIMENT_ID": request.experiment_id,
                 **environment,
             },
+            "processes": [dict(own) for own in processes],
             "tracking_uri": request.tracking_uri,
             "experiment_id": request.experiment_id,
             "attempt": request.attempt,
@@ -385,11 +362,15 @@ def _create_run(request: Submission, folder: JobFolder, project: ProjectFolder) 
     try:
         client = MlflowClient(request.tracking_uri)
         if request.run_id is not None:
+            if request.attempt > 1:
+                claim(client, request.run_id, request.attempt, folder.id)
             for key, value in present.items():
                 client.set_tag(request.run_id, key, value)
             client.update_run(request.run_id, status="RUNNING")
             return request.run_id
         run = client.create_run(request.experiment_id, tags=present, run_name=request.run_name)
+    except ConfigError:
+        raise
     except Exception as error:  # whatever a tracking store raises, the person is told what it said
         raise _tracking_error(request, error) from error
     return str(run.info.run_id)

@@ -24,14 +24,13 @@ from types import FrameType
 from typing import Any
 
 from mlflow_finetune_plugin.jobs import JobFolder, ProcessId
-from mlflow_finetune_plugin.launchers import local
 from mlflow_finetune_plugin.report import ReportReader
 from mlflow_finetune_plugin.tracking import HEARTBEAT_EVERY_S, JOB_TAG, RunRecord, client_for, is_refusal, reap_expired
+from mlflow_finetune_plugin.workers import TERMINATION_GRACE_S, Ending, Workers
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.1
-TERMINATION_GRACE_S = 15.0
 LAST_WORD_PATIENCE_S = 7 * 24 * 3600.0
 REST_PATIENCE_S = 600.0
 MOST_SUPERVISORS = 20  # a job whose supervisors keep dying is left to `doctor`
@@ -52,8 +51,7 @@ class Supervisor:
     def __init__(self, folder: JobFolder) -> None:
         self.folder = folder
         self.job = folder.read("job") or {}
-        self._worker: subprocess.Popen[bytes] | None = None
-        self._worker_id: ProcessId | None = None
+        self._workers = Workers(folder)
         self._reader = ReportReader(folder.report)
         self._record: RunRecord | None = None
         self._error: dict[str, Any] | None = None
@@ -74,35 +72,24 @@ class Supervisor:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._start_or_adopt(adopt)
         _import_mlflow()
-        code = self._follow_worker()
-        self._end_process_group()
+        ending = self._follow_workers()
+        self._workers.signal(signal.SIGKILL)
         if not self._run_was_created():
             logger.info("no run was created; nothing to record")
             return
-        outcome = self._judge(code)
+        outcome = self._judge(ending)
         self._conclude(outcome)
         if outcome.status == "FINISHED":
             shutil.rmtree(self.folder.work, ignore_errors=True)  # MLflow has all of it; of other runs it may be wanted
 
     def _start_or_adopt(self, adopt: bool) -> None:
-        state = self.folder.read("state") or {}
         if adopt:
-            self._worker_id = ProcessId.from_json(state.get("worker"))
+            self._workers.adopt(self.folder.read("state") or {})
         else:
             self.folder.work.mkdir(exist_ok=True)
-            self._worker = local.start(
-                self.job["command"],
-                cwd=Path(self.job["cwd"]),
-                environment=self.job["environment"],
-                log=self.folder.worker_log,
-            )
-            self._worker_id = ProcessId.of(self._worker.pid)
+            self._workers.start(self.job)
         self.folder.write(
-            "state",
-            {
-                "supervisor": ProcessId.of(os.getpid()).to_json(),
-                "worker": self._worker_id.to_json() if self._worker_id else None,
-            },
+            "state", {"supervisor": ProcessId.of(os.getpid()).to_json(), "worker": None, **self._workers.to_json()}
         )
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -112,24 +99,16 @@ class Supervisor:
         if self._stop_requested_by is None:
             self._stop_requested_by = by
             self._stop_since = time.monotonic()
-            self._signal_worker(signal.SIGTERM)
+            self._workers.signal(signal.SIGTERM)
 
-    def _signal_worker(self, number: int) -> None:
-        if self._worker_id is None:
-            return
-        try:
-            os.killpg(self._worker_id.pid, number)
-        except ProcessLookupError:
-            logger.debug("worker group %s is already gone", self._worker_id.pid)
-
-    def _follow_worker(self) -> int | None:
-        """Waits for the worker's end, relaying meanwhile. Returns its exit code, None when it was adopted."""
+    def _follow_workers(self) -> Ending:
+        """Waits for the workers' end, relaying meanwhile."""
         while True:
             self._check_stop()
-            alive, code = self._worker_state()
+            ending = self._workers.ending(is_stopping=self._stop_requested_by is not None)
             self._relay()
-            if not alive:
-                return code
+            if ending is not None:
+                return ending
             time.sleep(POLL_S)
 
     def _check_stop(self) -> None:
@@ -140,17 +119,7 @@ class Supervisor:
             if asked is not None:
                 self._request_stop(asked)
         elif self._stop_since is not None and time.monotonic() - self._stop_since > TERMINATION_GRACE_S:
-            self._signal_worker(signal.SIGKILL)
-
-    def _worker_state(self) -> tuple[bool, int | None]:
-        if self._worker is not None:
-            code = self._worker.poll()
-            return code is None, code
-        return self._worker_id is not None and self._worker_id.is_alive(), None
-
-    def _end_process_group(self) -> None:
-        """Data loaders and ranks that outlived the worker hold memory: end them."""
-        self._signal_worker(signal.SIGKILL)
+            self._workers.signal(signal.SIGKILL)
 
     def _command_is_gone(self) -> bool:
         command = ProcessId.from_json(self.job.get("started_by"))
@@ -231,11 +200,11 @@ class Supervisor:
 
     def _keep_last_words(self, event: dict[str, Any]) -> None:
         if event["event"] == "error":
-            self._error = event
+            self._error = self._error or event  # of several processes the first knows the reason
         elif event["event"] == "result":
             self._result = event
 
-    def _judge(self, code: int | None) -> Outcome:
+    def _judge(self, ending: Ending) -> Outcome:
         for event in ReportReader(self.folder.report).new_events():
             self._keep_last_words(event)
         if self._result is not None:
@@ -244,30 +213,30 @@ class Supervisor:
             return Outcome("KILLED", f"cancelled: {self._stop_requested_by}")
         if self._error is not None:
             return Outcome("FAILED", self._error["reason"])
-        if self.job["kind"] == "command" and code == 0:
+        if self.job["kind"] == "command" and ending.code == 0:
             return Outcome("FINISHED", "the project's own command ended with exit code 0")
-        return self._judge_exit(code)
+        return self._judge_exit(ending.code, ending.who)
 
-    def _judge_exit(self, code: int | None) -> Outcome:
+    def _judge_exit(self, code: int | None, who: str) -> Outcome:
         if code in (-signal.SIGTERM, -signal.SIGINT):
-            return Outcome("KILLED", f"the worker received {signal.Signals(-code).name}")
+            return Outcome("KILLED", f"{who} received {signal.Signals(-code).name}")
         if code == -signal.SIGKILL:
             by = (
                 "the kernel, out of memory"
                 if _oom_kills() > self._oom_kills
                 else "SIGKILL (by hand, or by the kernel's out-of-memory killer)"
             )
-            return Outcome("FAILED", f"the worker was killed by {by}")
+            return Outcome("FAILED", f"{who} was killed by {by}")
         if code is not None and code < 0:
-            return Outcome("FAILED", f"the worker crashed with {signal.Signals(-code).name}")
+            return Outcome("FAILED", f"{who} crashed with {signal.Signals(-code).name}")
         if code == DISK_FULL_EXIT:
-            return Outcome("FAILED", f"disk full: the worker could not write to {self.folder.path}")
+            return Outcome("FAILED", f"disk full: {who} could not write to {self.folder.path}")
         last = _last_line(self.folder.worker_log)
         if code is None:
-            return Outcome("FAILED", f"the worker vanished while no supervisor watched; its last line: {last}")
+            return Outcome("FAILED", f"{who} vanished while no supervisor watched; its last line: {last}")
         if code == 0:
-            return Outcome("FAILED", f"the worker ended without a result; its last line: {last}")
-        return Outcome("FAILED", f"the worker ended with exit code {code}; its last line: {last}")
+            return Outcome("FAILED", f"{who} ended without a result; its last line: {last}")
+        return Outcome("FAILED", f"{who} ended with exit code {code}; its last line: {last}")
 
     def _conclude(self, outcome: Outcome) -> None:
         """Tells the watchers, then MLflow, for as long as it takes.

@@ -1,7 +1,8 @@
-"""The training process: ``python -m mlflow_finetune_plugin.worker JOB_FOLDER``.
+"""The training process: ``python -m mlflow_finetune_plugin.worker JOB_FOLDER [RANK]``.
 
 Starts before the MLflow run exists and spends that time importing. Everything it says goes to the job's report; how it
-ends is told by an ``error`` or ``result`` event and the exit code, and judged by the supervisor.
+ends is told by an ``error`` or ``result`` event and the exit code, and judged by the supervisor. A ``RANK`` above 0
+only trains, together with the process that has none.
 """
 
 from __future__ import annotations
@@ -19,19 +20,27 @@ from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.jobs import JobFolder
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.supervisor import DISK_FULL_EXIT
+from mlflow_finetune_plugin.workers import PEER_LOST_EXIT, done_name
 
 _DISK_FULL_ERRORS = (28, 122)  # ENOSPC, EDQUOT
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one job. Returns 0 when the report holds a result."""
-    folder = JobFolder(Path((sys.argv[1:] if argv is None else argv)[0]))
+    """Runs one job, or its share of one. Returns 0 when the report holds a result, or the share is done."""
+    path, *more = sys.argv[1:] if argv is None else argv
+    folder, rank = JobFolder(Path(path)), int(more[0]) if more else 0
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stdout)
     try:
         report = Report(folder.report)
         try:
-            _work(folder, report)
+            if rank:
+                _share(folder, rank)
+            else:
+                _work(folder, report)
         except Exception as error:
+            if _is_lost_peer(error):
+                print(f"process {rank}: {type(error).__name__}: {error}", flush=True)
+                return PEER_LOST_EXIT
             trace = traceback.format_exc()
             print(trace, flush=True)
             report.error(reason_of(error), trace)
@@ -43,6 +52,21 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _is_lost_peer(error: Exception) -> bool:
+    """The process that is gone has told the reason, or its exit code does."""
+    from mlflow_finetune_plugin.training.processes import PeerLostError
+
+    return isinstance(error, PeerLostError)
+
+
+def _share(folder: JobFolder, rank: int) -> None:
+    _leave_out_bitsandbytes(RunConfig.model_validate(folder.read("config")))
+    from mlflow_finetune_plugin import followers
+
+    followers.follow(folder, rank)
+    folder.write(done_name(rank), {})
+
+
 def _work(folder: JobFolder, report: Report) -> None:
     job = folder.read("job") or {}
     if job.get("kind") == "evaluate":
@@ -52,7 +76,12 @@ def _work(folder: JobFolder, report: Report) -> None:
     _leave_out_bitsandbytes(config)
     from mlflow_finetune_plugin import pipeline  # torch and all that is heavy, while the command creates the run
 
-    place = pipeline.Place(run_id=_run_id(folder), tracking_uri=job["tracking_uri"], folder=folder.work)
+    place = pipeline.Place(
+        run_id=_run_id(folder),
+        tracking_uri=job["tracking_uri"],
+        folder=folder.work,
+        processes=len(job.get("processes") or [{}]),
+    )
     report.result(**pipeline.run(config, place, report))
 
 

@@ -2,7 +2,15 @@
 
 import pytest
 
-from mlflow_finetune_plugin.auto import PACKS, BaseFacts, resolve_batching, resolve_max_length, resolve_training
+from mlflow_finetune_plugin.auto import (
+    PACKS,
+    AttentionFacts,
+    BaseFacts,
+    resolve_attention,
+    resolve_batching,
+    resolve_max_length,
+    resolve_training,
+)
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.settings import TrainingSettings
 
@@ -11,12 +19,21 @@ def facts(context: int | None = 512) -> BaseFacts:
     return BaseFacts("llama", 64, context, 1000, {"model.layers.0.q_proj": (64, 64), "model.layers.0.fc": (8, 64)})
 
 
-def resolved(rows: int = 1000, *, gpu: bool = False, has_bf16: bool = False, half: bool = False, **given: object):  # type: ignore[no-untyped-def]
+def resolved(
+    rows: int = 1000,
+    *,
+    gpu: bool = False,
+    has_bf16: bool = False,
+    half: bool = False,
+    processes: int = 1,
+    **given: object,
+):  # type: ignore[no-untyped-def]
     reasons: dict[str, str] = {}
     settings = resolve_training(
         TrainingSettings(**given),
         learning_rate=(2e-4, "a table says so"),
         rows=rows,
+        processes=processes,
         on_gpu=gpu,
         has_bf16=has_bf16,
         half_precision_base=half,
@@ -149,3 +166,71 @@ def test_max_length_beyond_the_context_is_refused():
 )
 def test_names_match_as_in_peft(targets, matches):
     assert facts().is_target("model.layers.0.q_proj", targets) is matches
+
+
+def attention(**facts):
+    given = {
+        "model_type": "llama",
+        "soft_caps": False,
+        "head_size": 128,
+        "supports_sdpa": True,
+        "half_precision": True,
+        "capability": (9, 0),
+        "installed": frozenset(["flash_attention_2", "flash_attention_3"]),
+    }
+    return AttentionFacts(**{**given, **facts})
+
+
+@pytest.mark.parametrize(
+    ("facts", "kernel", "why"),
+    [
+        ({}, "flash_attention_3", "installed"),
+        ({"capability": (8, 6)}, "flash_attention_2", "installed"),
+        ({"capability": (7, 5)}, "sdpa", "needs a GPU of compute capability 8.0"),
+        ({"capability": None}, "sdpa", "no CUDA GPU for flash attention"),
+        ({"installed": frozenset()}, "sdpa", "flash_attention_2 flash-attn is not installed"),
+        ({"half_precision": False}, "sdpa", "needs base_model.dtype"),
+        ({"head_size": 320}, "sdpa", "this base has 320"),
+        ({"model_type": "unheard_of"}, "sdpa", "not tried with unheard_of"),
+        ({"soft_caps": True}, "flash_attention_3", "installed"),
+        ({"soft_caps": True, "capability": None}, "eager", "caps its attention scores softly"),
+        ({"supports_sdpa": False, "capability": None}, "eager", "no other for llama"),
+    ],
+)
+def test_attention_kernel_is_chosen_with_its_reason(facts, kernel, why):
+    reasons: dict[str, str] = {}
+    assert resolve_attention("auto", attention(**facts), reasons) == kernel
+    assert why in reasons["base_model.attn_implementation"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "facts", "why"),
+    [
+        ("flash_attention_2", {"installed": frozenset()}, "flash-attn is not installed; fix: auto"),
+        ("flash_attention_3", {"capability": (8, 0)}, "compute capability 9.0; fix"),
+        ("flash_attention_2", {"capability": None}, "needs a CUDA GPU; fix"),
+        ("sdpa", {"soft_caps": True}, "soft capping, so it would be another model; fix: eager"),
+        ("sdpa", {"supports_sdpa": False}, "transformers has none for llama; fix: eager"),
+    ],
+)
+def test_attention_kernel_that_does_not_fit_is_refused(wanted, facts, why):
+    with pytest.raises(BaseModelError, match=why):
+        resolve_attention(wanted, attention(**facts), {})
+
+
+def test_attention_kernel_that_was_asked_for_is_taken():
+    for wanted in ("sdpa", "eager", "flash_attention_2"):
+        reasons: dict[str, str] = {}
+        assert resolve_attention(wanted, attention(), reasons) == wanted
+        assert not reasons
+
+
+@pytest.mark.parametrize(("rows", "processes"), [(1000, 1), (1000, 2), (1000, 4), (1000, 8), (10, 2), (3, 8)])
+def test_effective_batch_does_not_depend_on_how_many_share_it(rows, processes):
+    (alone, _), (shared, _) = resolved(rows, gpu=True), resolved(rows, gpu=True, processes=processes)
+    batch = [
+        s.per_device_train_batch_size * s.gradient_accumulation_steps * n for s, n in ((alone, 1), (shared, processes))
+    ]
+    if rows >= 10:
+        assert min(batch[0], rows) == min(batch[1], rows)
+    assert (shared.num_train_epochs, shared.warmup_steps) == (alone.num_train_epochs, alone.warmup_steps) or rows < 10

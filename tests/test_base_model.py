@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_bases import FAMILIES, tiny_base
 from transformers.pytorch_utils import Conv1D
 
-from mlflow_finetune_plugin import base_model
+from mlflow_finetune_plugin import base_model, pyfunc_loader
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.settings import BaseModelSettings
 
@@ -156,3 +157,33 @@ def test_copy_has_the_same_digest_and_a_changed_byte_another(llama, tmp_path):
     raw[-1] ^= 1
     (copy / "model.safetensors").write_bytes(raw)
     assert base_digest(copy) != base_digest(llama)
+
+
+def test_soft_capping_is_computed_or_the_kernel_refused(tmp_path):
+    folder = tiny_base(tmp_path / "gemma2", "gemma2", attn_logit_softcapping=2.0)
+    base = find(folder)
+    assert base.attn_implementation == "eager"
+    with pytest.raises(BaseModelError, match="soft capping, so it would be another model; fix: eager"):
+        find(folder, attn_implementation="sdpa")
+    ids = torch.arange(10, 30)[None]
+    with torch.inference_mode():
+        capped = base_model.load_base_model(base)(ids).logits
+        uncapped = base_model.load_base_model(replace(base, attn_implementation="sdpa"))(ids).logits
+    assert (capped - uncapped).abs().max() > 0.01
+
+
+def test_kernel_is_what_the_model_is_loaded_with(llama):
+    assert base_model.load_base_model(find(llama)).config._attn_implementation == "sdpa"
+    eager = find(llama, attn_implementation="eager")
+    assert base_model.load_base_model(eager).config._attn_implementation == "eager"
+    with pytest.raises(BaseModelError, match="needs a CUDA GPU; fix: auto"):
+        find(llama, attn_implementation="flash_attention_2")
+
+
+@pytest.mark.parametrize(("family", "kernel"), [("llama", "sdpa"), ("gemma2", "eager")])
+def test_model_trained_with_a_flash_kernel_loads_without_it(family, kernel, tmp_path):
+    folder = tiny_base(tmp_path / "base", family)
+    card = {"dtype": "float32", "trust_remote_code": False, "quantization": None}
+    model = pyfunc_loader._load_base(folder, {**card, "attn_implementation": "flash_attention_2"})
+    assert model.config._attn_implementation == kernel
+    assert pyfunc_loader._load_base(folder, card).config._attn_implementation == "sdpa"  # as models before had it

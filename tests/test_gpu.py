@@ -6,6 +6,8 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
+from mlflow_finetune_plugin.training import packed_attention
+
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
@@ -43,3 +45,42 @@ def test_out_of_gpu_memory_is_told_with_its_remedy(workplace):
     )
     assert result.returncode == 1
     assert "out of GPU memory" in workplace.only_run().data.tags["finetune.status_reason"]
+
+
+@pytest.mark.parametrize(("window", "heads"), [(None, 4), (None, 2), (16, 2)])
+def test_one_call_for_packed_rows_equals_row_by_row(window, heads, monkeypatch):
+    lengths = [9, 40, 1, 70]
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def states(count: int) -> torch.Tensor:
+        shape = (1, count, sum(lengths), 64)
+        return torch.randn(shape, generator=generator, device="cuda", dtype=torch.bfloat16).requires_grad_()
+
+    inputs = [states(4), states(heads), states(heads)]
+    borders = torch.tensor([0, 9, 49, 50, 120], dtype=torch.int32, device="cuda")
+
+    def computed() -> list[torch.Tensor]:
+        output, _ = packed_attention.packed_rows(
+            _Module(), *inputs, None, row_lengths=lengths, sliding_window=window, cu_seq_lens_q=borders
+        )
+        return [output, *torch.autograd.grad(output.float().square().sum(), inputs)]
+
+    assert packed_attention._takes_varlen(inputs[0])
+    at_once = computed()
+    monkeypatch.setattr(packed_attention, "varlen_attn", None)
+    for one, other in zip(at_once, computed(), strict=True):
+        torch.testing.assert_close(one.float(), other.float(), atol=2e-2, rtol=2e-2)
+
+
+class _Module(torch.nn.Module):
+    class config:
+        _attn_implementation = "packed_sdpa"
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_share_a_training(workplace):
+    result = workplace.mlflow_run(
+        QUICKSTART, "-e", "lora", "-P", "max_steps=60", "-P", "max_rows=40", "-c", '{"gpus_per_node": 2}'
+    )
+    assert result.returncode == 0, result.stdout
+    assert "x 2 processes" in result.stdout

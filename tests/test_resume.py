@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 from conftest import Workplace, pids, wait_for, write_rows
 from mlflow.entities import Metric
 
-from mlflow_finetune_plugin.attempts import next_attempt
+from mlflow_finetune_plugin.attempts import CLAIM, Owner, claim, next_attempt
 from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.jobs import JobFolder
 from mlflow_finetune_plugin.tracking import ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, RunRecord
 
 ARGUMENTS = {
@@ -221,3 +225,47 @@ def test_checkpoints_take_turns_in_the_artifacts_and_one_that_is_gone_is_passed_
         record.apply({"event": "checkpoint", "step": step, "path": str(folder), "folder": slot})
     kept = [Path(client.download_artifacts(run_id, f"checkpoints/slot-{i}/manifest.json")).read_text() for i in (0, 1)]
     assert kept == ["3", "2"]
+
+
+def race_for(runs: list[str], tracking_uri: str, number: int, start: float) -> list[bool]:
+    """Which of the runs this process got."""
+    from mlflow import MlflowClient
+
+    own = MlflowClient(tracking_uri)
+    won = []
+    for place, run_id in enumerate(runs):
+        time.sleep(max(0.0, start + 0.3 * place - time.time()))
+        try:
+            claim(own, run_id, 3, f"job-{number}")
+            won.append(True)
+        except ConfigError:
+            won.append(False)
+    return won
+
+
+def test_of_racing_commands_exactly_one_gets_the_attempt(desk, client):
+    runs = [run_of(client) for _ in range(10)]
+    start = time.time() + 2
+    with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
+        outcomes = [pool.submit(race_for, runs, desk.tracking_uri, number, start) for number in range(4)]
+        won = [outcome.result(60) for outcome in outcomes]
+    for place, run_id in enumerate(runs):
+        (winner,) = [number for number in range(4) if won[number][place]]
+        assert Owner.from_text(client.get_run(run_id).data.params[f"{CLAIM}3"]).job == f"job-{winner}"
+
+
+def test_attempt_that_somebody_has_begun_is_refused_until_that_one_is_dead(desk, client):
+    run_id = run_of(client)
+    folder = JobFolder.create()
+    folder.answer_for(os.getpid())
+    claim(client, run_id, 3, folder.id)
+    with pytest.raises(ConfigError, match=f"{socket.gethostname()} \\(job {folder.id}\\) has begun to resume it"):
+        attempt(client, run_id)
+    (folder.path / "starting.json").unlink()
+    assert attempt(client, run_id).number == 4
+    client.log_param(run_id, f"{CLAIM}4", str(Owner("another-host", "job", int(time.time()) - 10)))
+    with pytest.raises(ConfigError, match=r"another-host .* 10 s ago; fix: wait"):
+        attempt(client, run_id)
+    other = run_of(client)
+    client.log_param(other, f"{CLAIM}3", str(Owner("another-host", "job", int(time.time()) - 400)))
+    assert attempt(client, other).number == 4

@@ -473,3 +473,16 @@ def children() -> list[str]:
         if process.status() != psutil.STATUS_ZOMBIE:
             found.append(" ".join(process.cmdline()))
     return found
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"gpus_per_node": 99}, "-c gpus_per_node = 99: .* visible here; fix: at most that many"),
+        ({"processes_per_node": 10_000}, "-c processes_per_node = 10000: .*; fix: "),
+        ({"processes_per_node": 0}, "-c processes_per_node = 0: expected integer above 0"),
+        ({"processes": 2}, "-c processes = 2: unknown key; known: launcher, detach, gpus_per_node, processes_per_node"),
+    ],
+)
+def test_processes_that_cannot_be_had_are_refused(refused, config, why):
+    assert re.search(why, refused(backend_config=config))

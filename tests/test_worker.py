@@ -10,13 +10,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Workplace, make_workplace, pids, stop_jobs, wait_for
+from conftest import REPOSITORY, Workplace, is_alive, make_workplace, pids, stop_jobs, wait_for
 
 from mlflow_finetune_plugin.worker import reason_of
 
 QUICKSTART = str(REPOSITORY / "recipes" / "quickstart")
 REASON = "finetune.status_reason"
+TWO_PROCESSES = ("-c", '{"processes_per_node": 2}')
 pytestmark = pytest.mark.slow
+needs_two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
 
 
 def training_job(workplace: Workplace) -> Path:
@@ -44,18 +46,37 @@ def test_kill_9_of_a_training_worker_fails_the_run(workplace):
     assert not workplace.client().search_registered_models()
 
 
-def test_kill_9_of_the_supervisor_lets_a_training_finish_well(workplace):
-    process = workplace.start_mlflow_run(QUICKSTART, "-e", "lora", "-P", "max_steps=150", "-P", "max_rows=20")
+@needs_two_cores
+def test_kill_9_of_the_supervisor_lets_a_training_of_two_processes_finish_well(workplace):
+    arguments = ("-P", "max_steps=150", "-P", "max_rows=20", "-P", "per_device_train_batch_size=8", *TWO_PROCESSES)
+    process = workplace.start_mlflow_run(QUICKSTART, "-e", "lora", *arguments)
     job = training_job(workplace)
     os.kill(pids(job)["supervisor"], signal.SIGKILL)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
+    assert "batch 8 x 1 x 2 processes" in output
+    assert not any(is_alive(pids(job)[name]) for name in ("worker", "worker-1"))
     run = workplace.ended_run()
     assert run.info.status == "FINISHED"
     history = workplace.client().get_metric_history(run.info.run_id, "train/loss")
     assert [metric.step for metric in history][
         -1
     ] == 150  # nothing that the first supervisor had not carried over is lost
+
+
+@needs_two_cores
+def test_kill_9_of_one_of_two_processes_fails_the_run_with_both(workplace):
+    process = workplace.start_mlflow_run(QUICKSTART, "-e", "lora", "-P", "max_steps=2000", *TWO_PROCESSES)
+    job = training_job(workplace)
+    processes = pids(job)
+    os.kill(processes["worker-1"], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    run = workplace.ended_run()
+    assert run.info.status == "FAILED"
+    assert "process 1 of 2 of the worker was killed by SIGKILL" in run.data.tags[REASON]
+    assert run.data.tags["finetune.processes"] == "2"
+    assert not any(is_alive(pid) for pid in processes.values())
 
 
 def test_training_outlives_an_outage_of_its_tracking_server(tmp_path, server):

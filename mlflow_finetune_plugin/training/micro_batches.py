@@ -1,7 +1,7 @@
 """TRL's SFTTrainer whose optimiser step divides its rows by itself: without padding waste, and smaller when memory is short.
 
-One batch of the data loader holds all rows that this process gives to an optimiser step. Loss and gradient are sums over
-micro-batches, normalised by the loss tokens of the whole step, over all processes.
+One batch of the data loader holds all rows of an optimiser step, of all processes; each computes its share of them. Loss
+and gradient are sums over micro-batches, normalised by the loss tokens of the whole step, and summed over processes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,39 +20,70 @@ from mlflow_finetune_plugin.data.token_file import IGNORED_LABEL
 from mlflow_finetune_plugin.errors import TrainingError
 from mlflow_finetune_plugin.training.memory import is_out_of_memory
 from mlflow_finetune_plugin.training.packing import Batch, MicroBatches, Row, pack, pad
+from mlflow_finetune_plugin.training.processes import ALONE, Processes, checksum, random_state, set_random_state
 
 
 class MicroBatchTrainer(SFTTrainer):
-    """Trains on dividable steps. ``per_device_train_batch_size`` counts all rows of a step on this device."""
+    """Trains on dividable steps. ``per_device_train_batch_size`` counts all rows of a step, of all processes."""
 
     def __init__(
-        self, *, micro_batches: MicroBatches, on_smaller: Callable[[MicroBatches], None], **arguments: Any
+        self,
+        *,
+        micro_batches: MicroBatches,
+        on_smaller: Callable[[MicroBatches], None],
+        processes: Processes = ALONE,
+        **arguments: Any,
     ) -> None:
         super().__init__(data_collator=as_rows, **arguments)
         self.micro_batches = micro_batches
+        self.processes = processes
         self.tokens_seen = 0
         self.loss_tokens_seen = 0
         self._counts = {"train": _Counts(), "eval": _Counts()}
         self._step_items: torch.Tensor | int = 1
+        self._step_rows = 1
         self._on_smaller = on_smaller
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int = 1
     ) -> torch.Tensor:
-        """The step's loss, with its gradient accumulated. Out of memory it starts the step again with smaller micro-batches."""
+        """The step's loss, over all processes, with its gradient accumulated."""
         rows: list[Row] = self._prepare_inputs(inputs)["rows"]
+        if self.processes.count > 1:
+            self.processes.check_same(checksum(ids for ids, _ in rows), "the rows of a step")
+        own = [rows[i] for i in self.processes.share([len(ids) for ids, _ in rows])]
+        self._step_rows = len(rows)
+        before = self._counts["train"]
+        self._counts["train"] = _Counts()
+        with self.processes.own_random_numbers(self.args.device, seed=self.args.seed, step=self.state.global_step):
+            loss = self._own_part(model, own, num_items_in_batch)
+        if self.processes.count > 1:
+            self.processes.sum_gradients(model.parameters())
+            loss = torch.tensor(self._summed("train", float(loss)), device=loss.device)
+        self._counts["train"].add(before)
+        return loss
+
+    def _summed(self, mode: str, loss: float) -> float:
+        """The loss of all processes; the counts become those of all."""
+        counts = self._counts[mode]
+        loss, *numbers = self.processes.sums([loss, counts.right, counts.scored, counts.tokens])
+        self._counts[mode] = _Counts(*map(int, numbers))
+        return loss
+
+    def _own_part(self, model: torch.nn.Module, rows: list[Row], num_items: torch.Tensor | int) -> torch.Tensor:
+        """The loss of these rows, which are a process's share. Out of memory it starts again with smaller micro-batches; no other notices."""
         lengths = [len(ids) for ids, _ in rows]
         while True:
-            state, counts = _random_state(self.args.device), replace(self._counts["train"])
+            state, counts = random_state(self.args.device), replace(self._counts["train"])
             failure = ""
             try:
-                return self._accumulate(model, rows, lengths, num_items_in_batch)
+                return self._accumulate(model, rows, lengths, num_items)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 failure = " ".join(str(error).split())[:300]
             self._make_smaller(model, lengths, failure)  # behind the handler: the traceback holds the activations
-            _set_random_state(self.args.device, state)
+            set_random_state(self.args.device, state)
             self._counts["train"] = counts
 
     def _make_smaller(self, model: torch.nn.Module, lengths: Sequence[int], failure: str) -> None:
@@ -62,11 +92,6 @@ class MicroBatchTrainer(SFTTrainer):
             raise TrainingError(
                 f"out of memory with a single row of {max(lengths)} tokens at a time; fix: lower training.max_length, "
                 f"set training.gradient_checkpointing, or quantise the base with base_model.quantization ({failure})"
-            )
-        if self.accelerator.num_processes > 1:
-            raise TrainingError(
-                "out of memory on one of several devices, which cannot start the step again alone; "
-                f"fix: lower training.per_device_train_batch_size ({failure})"
             )
         model.zero_grad()
         gc.collect()
@@ -83,12 +108,10 @@ class MicroBatchTrainer(SFTTrainer):
         self.current_gradient_accumulation_steps = len(parts)
         self._step_items = num_items
         total = torch.zeros((), device=self.args.device)
-        for place, part in enumerate(parts):
-            is_last = place == len(parts) - 1
-            with nullcontext() if is_last else self.accelerator.no_sync(model):
-                with self.compute_loss_context_manager():
-                    loss = self._loss(model, [rows[i] for i in part], num_items)
-                self.accelerator.backward(loss)
+        for part in parts:
+            with self.compute_loss_context_manager():
+                loss = self._loss(model, [rows[i] for i in part], num_items)
+            self.accelerator.backward(loss)
             total += loss.detach()
         return total
 
@@ -102,7 +125,7 @@ class MicroBatchTrainer(SFTTrainer):
         else:
             loss = self._loss_of_fused_head(model, batch)
         self._counts[self._mode].tokens += sum(len(ids) for ids, _ in rows)
-        return loss / num_items * self.accelerator.num_processes  # DDP averages over processes, num_items counts all
+        return loss / num_items
 
     def _loss_of_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """As TRL's, on logits of the scored tokens only: without Triton its fused head computes those of all tokens."""
@@ -111,7 +134,7 @@ class MicroBatchTrainer(SFTTrainer):
         else:
             logits = model(**batch.inputs, use_cache=False).logits.flatten(0, 1)[batch.keep]
         logits = logits.float()  # (scored tokens, vocabulary)
-        self._counts[self._mode].add(logits.detach().argmax(-1) == batch.targets)
+        self._counts[self._mode].score(logits.detach().argmax(-1) == batch.targets)
         if self.args.loss_type == "dft":
             return _dft(-functional.cross_entropy(logits, batch.targets, reduction="none"))
         smoothing = self.args.label_smoothing_factor
@@ -121,11 +144,12 @@ class MicroBatchTrainer(SFTTrainer):
         more = {"output_router_logits": True} if self.aux_loss_enabled else {}
         outputs = model(**batch.inputs, **more, labels=batch.labels, fused_lm_head=True, use_cache=False)
         log_probs = outputs.log_probs[outputs.label_mask]  # (scored tokens,)
-        self._counts[self._mode].add(outputs.is_top1[outputs.label_mask])
+        self._counts[self._mode].score(outputs.is_top1[outputs.label_mask])
         loss = _dft(log_probs) if self.args.loss_type == "dft" else -log_probs.sum()
         if self.aux_loss_enabled and self._mode == "train":  # a mean over the micro-batch, averaged over the step's
-            weight = self.router_aux_loss_coef / self.current_gradient_accumulation_steps
-            loss = loss + weight * outputs.aux_loss * self._step_items / self.accelerator.num_processes
+            sharers = min(self.processes.count, self._step_rows)
+            weight = self.router_aux_loss_coef / self.current_gradient_accumulation_steps / sharers
+            loss = loss + weight * outputs.aux_loss * self._step_items
         return loss
 
     @property
@@ -135,21 +159,18 @@ class MicroBatchTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds accuracy and tokens since the last log, of all processes."""
         counts = self._counts[self._mode]
-        sums = torch.tensor([counts.right, counts.scored, counts.tokens], dtype=torch.float64)
-        right, scored, tokens = self.accelerator.reduce(sums.to(self.args.device)).tolist()
         self._counts[self._mode] = _Counts()
         if self._mode == "train":
-            self.tokens_seen += int(tokens)
-            self.loss_tokens_seen += int(scored)
-        own = {"mean_token_accuracy": right / max(1.0, scored), "num_tokens": float(self.tokens_seen)}
+            self.tokens_seen += counts.tokens
+            self.loss_tokens_seen += counts.scored
+        own = {"mean_token_accuracy": counts.right / max(1, counts.scored), "num_tokens": float(self.tokens_seen)}
         logs.update({f"eval_{key}": value for key, value in own.items()} if self._mode == "eval" else own)
         super().log(logs, start_time)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
-        """Loss tokens of the step, over all processes."""
-        own = sum(loss_tokens(labels) for batch in batch_samples for _, labels in batch["rows"])
-        count = torch.tensor(own, device=device)
-        return self.accelerator.gather(count).sum() if self.accelerator.num_processes > 1 else count
+        """Loss tokens of the step, of all processes: each has drawn all of its rows."""
+        count = sum(loss_tokens(labels) for batch in batch_samples for _, labels in batch["rows"])
+        return torch.tensor(count, device=device)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: Trainer's estimate wants one tensor of token ids."""
@@ -169,7 +190,7 @@ class MicroBatchTrainer(SFTTrainer):
         return metrics
 
     def _evaluated_sums(self, dataset: Any) -> tuple[float, int]:
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        processes, rank = self.processes.count, self.processes.rank
         step = self.args.per_device_eval_batch_size
         total, count = 0.0, 0
         for start in range(0, len(dataset), step):
@@ -179,25 +200,27 @@ class MicroBatchTrainer(SFTTrainer):
             for part in self.micro_batches.divide([len(ids) for ids, _ in rows])[rank::processes]:
                 chosen = [rows[i] for i in part]
                 with torch.no_grad(), self.compute_loss_context_manager():
-                    total += float(self._loss(self.model, chosen, 1)) / processes
+                    total += float(self._loss(self.model, chosen, 1))
                 count += sum(loss_tokens(labels) for _, labels in chosen)
-        sums = self.accelerator.reduce(
-            torch.tensor([total, float(count)], dtype=torch.float64, device=self.args.device)
-        )
-        return float(sums[0]), int(sums[1])
+        return self._summed("eval", total), int(self.processes.sums([count])[0])
 
 
 @dataclass
 class _Counts:
-    """Since the last log, of this process."""
+    """Since the last log, of all processes; while a step is computed, of this one."""
 
     right: int = 0
     scored: int = 0
     tokens: int = 0
 
-    def add(self, right: torch.Tensor) -> None:
+    def score(self, right: torch.Tensor) -> None:
         self.right += int(right.sum())
         self.scored += right.numel()
+
+    def add(self, other: _Counts) -> None:
+        self.right += other.right
+        self.scored += other.scored
+        self.tokens += other.tokens
 
 
 def _dft(log_probs: torch.Tensor) -> torch.Tensor:
@@ -213,13 +236,3 @@ def as_rows(features: Sequence[dict[str, Any]]) -> dict[str, list[Row]]:
 def loss_tokens(labels: torch.Tensor) -> int:
     """How many labels are scored: the first never is, nothing predicts it."""
     return int((labels[1:] != IGNORED_LABEL).sum())
-
-
-def _random_state(device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def _set_random_state(device: torch.device, state: tuple[torch.Tensor, torch.Tensor | None]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)

@@ -1,13 +1,15 @@
 """Attention over rows that lie end to end in one sequence: each row on its own, so nothing can leak across a border.
 
 Needs no mask of tokens x tokens and computes nothing beyond a row. Registered in transformers under the names in
-``PACKED``; flash attention kernels, which know row borders themselves, are left as they are.
+``PACKED``; flash attention kernels, which know row borders themselves, are left as they are. In half precision on a GPU
+torch's own kernel of this kind computes all rows in one call, elsewhere they are computed one by one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -15,6 +17,13 @@ from peft import PeftModel
 from transformers import AttentionInterface
 
 from mlflow_finetune_plugin.errors import TrainingError
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # before torch 2.10
+    varlen_attn = None
+if varlen_attn is not None and not {"window_size", "enable_gqa"} <= set(signature(varlen_attn).parameters):
+    varlen_attn = None  # its first versions have neither
 
 PACKED = {"sdpa": "packed_sdpa", "eager": "packed_eager"}
 """The model's own attention -> ours, which answers as it does: transformers' sdpa leaves soft capping out, eager does not."""
@@ -40,6 +49,9 @@ def packed_rows(
             "this model's attention has masks of its own or sinks, which packed rows do not know; "
             "fix: training.batching: grouped"
         )
+    caps = softcap is not None and module.config._attn_implementation == PACKED["eager"]
+    if not caps and dropout == 0.0 and _takes_varlen(query):
+        return _in_one_call(query, key, value, kwargs["cu_seq_lens_q"], max(row_lengths), scaling, sliding_window), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -48,7 +60,7 @@ def packed_rows(
     outputs = []
     for q, k, v in rows:
         window = _window(q.shape[2], sliding_window, q.device)
-        if softcap is not None and module.config._attn_implementation == PACKED["eager"]:
+        if caps and softcap is not None:
             outputs.append(_softcapped(q, k, v, scaling, dropout, window, softcap))
         else:
             outputs.append(
@@ -57,6 +69,32 @@ def packed_rows(
                 )
             )
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _takes_varlen(query: torch.Tensor) -> bool:
+    """What torch.nn.attention.varlen asks for: half precision, Ampere or later, heads of at most 256 in steps of 8."""
+    if not query.is_cuda or varlen_attn is None or query.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    size = query.shape[-1]
+    return size <= 256 and size % 8 == 0 and torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
+def _in_one_call(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    borders: torch.Tensor,
+    longest: int,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> torch.Tensor:
+    """(1, heads, tokens, head size) -> (1, tokens, heads, head size); ``borders``: where rows begin, and the end."""
+    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # (tokens, heads, head size)
+    reach = -1 if sliding_window is None else sliding_window - 1
+    output = varlen_attn(
+        q, k, v, borders, borders, longest, longest, scale=scaling, window_size=(reach, 0), enable_gqa=True
+    )
+    return output[None]  # type: ignore[no-any-return]
 
 
 def _window(length: int, size: int | None, device: torch.device) -> torch.Tensor | None:

@@ -81,6 +81,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
         values: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS if hasattr(self, name)}
         values["tr_loss"] = float(self._tr_loss)
         values["learning_rate"] = self.args.learning_rate
+        values["processes"] = self.watcher.processes.count
         if hasattr(self, "_metrics"):
             values["metrics"] = {mode: dict(lists) for mode, lists in self._metrics.items()}
         if hasattr(self, "_counts"):
@@ -119,8 +120,15 @@ class Restorer(TrainerCallback):  # type: ignore[misc]
         self.trainer.restore_progress(self.values["trainer"])
         _rescale(kwargs, args.learning_rate / self.values["trainer"]["learning_rate"])
         self.trainer.watcher.restore(self.values["watcher"], state)
+        self._say_processes(self.values["trainer"].get("processes", 1), self.trainer.watcher.processes.count)
         if self.trainer.best is not None and "best" in self.values:
             self.trainer.best.restore(self.values["best"], self.folder)
+
+    def _say_processes(self, before: int, now: int) -> None:
+        if before != now:
+            self.trainer.watcher.report.note(
+                f"processes: went on with {now} instead of {before}; the rows of each step are the same, what dropout draws is not"
+            )
 
 
 def _rescale(parts: Mapping[str, Any], ratio: float) -> None:

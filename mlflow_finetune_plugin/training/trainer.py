@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import datasets
@@ -14,6 +13,8 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
+from mlflow_finetune_plugin.errors import TrainingError
+from mlflow_finetune_plugin.methods import Method
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.settings import TrainingSettings
 from mlflow_finetune_plugin.training.best import BestWeights
@@ -21,6 +22,7 @@ from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.micro_batches import MicroBatchTrainer
 from mlflow_finetune_plugin.training.packed_attention import packed_attention
 from mlflow_finetune_plugin.training.packing import MicroBatches
+from mlflow_finetune_plugin.training.processes import ALONE, Processes, checksum
 from mlflow_finetune_plugin.training.saving import Restorer, Saves, SavingTrainer, saving
 from mlflow_finetune_plugin.training.stopping import stoppable
 from mlflow_finetune_plugin.training.watcher import Watcher
@@ -61,42 +63,34 @@ def train(
     train_rows: datasets.Dataset,
     eval_rows: datasets.Dataset | None,
     settings: TrainingSettings,
-    adaptation: ModuleType,
-    adaptation_options: Any,
-    objective: ModuleType,
-    objective_options: Any,
+    method: Method,
     folder: Path,
     report: Report,
     saves: Saves | None = None,
     checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
 ) -> TrainingResult:
     """Trains the adapter in place, from ``checkpoint`` on when there is one, saving as ``saves`` says.
 
+    Of several ``processes`` each calls this with the same model, rows and settings, and has the same model at the end.
     Raises TrainingError when the loss is no longer a number. Asked to end by SIGTERM, it saves after the step that runs,
     and the process ends as it was asked to.
     """
-    trainer, packs = _trainer(
-        model,
-        tokenizer,
-        train_rows,
-        eval_rows,
-        settings,
-        adaptation,
-        adaptation_options,
-        objective,
-        objective_options,
-        folder,
-        report,
-    )
+    _check_same_weights(model, processes, "the weights at the start of training")
+    best = _best(settings, folder, report, processes, evaluates=eval_rows is not None)
+    watcher = Watcher(report, processes)
+    trainer, packs = _trainer(model, tokenizer, train_rows, eval_rows, settings, method, folder, watcher, best)
     watcher = trainer.watcher
     trainer.saves = saves
+    can_stop = saves is not None or (not processes.is_first and settings.save_steps is not None)
     if checkpoint is not None:
         trainer.add_callback(Restorer(trainer, checkpoint))
-    with packed_attention(model) if packs else nullcontext(), stoppable(watcher.stop if saves else None):
+    with packed_attention(model) if packs else nullcontext(), stoppable(watcher.stop if can_stop else None):
         steps = _run(trainer, checkpoint)
-    if settings.load_best_model_at_end and trainer.best is not None and trainer.best.score is not None:
-        restore_weights(model, trainer.best.folder)
-        report.note(f"the weights of step {trainer.best.step} are kept: {trainer.best.metric} {trainer.best.score:.4g}")
+    _check_same_weights(model, processes, "the weights at the end of training")
+    if processes.is_first and settings.load_best_model_at_end and best is not None and best.score is not None:
+        restore_weights(model, best.folder)
+        report.note(f"the weights of step {best.step} are kept: {best.metric} {best.score:.4g}")
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # whoever asks the model next gets no autocast
     for parameter in model.parameters():
         if parameter.requires_grad:  # TRL trains adapters on a quantised base in bfloat16; loaded back they are float32
@@ -107,7 +101,7 @@ def train(
         steps=steps,
         tokens=watcher.tokens,
         seconds=watcher.seconds,
-        best_step=trainer.best.step if settings.load_best_model_at_end and trainer.best is not None else None,
+        best_step=best.step if settings.load_best_model_at_end and best is not None else None,
     )
 
 
@@ -131,34 +125,30 @@ def _trainer(
     train_rows: datasets.Dataset,
     eval_rows: datasets.Dataset | None,
     settings: TrainingSettings,
-    adaptation: ModuleType,
-    adaptation_options: Any,
-    objective: ModuleType,
-    objective_options: Any,
+    method: Method,
     folder: Path,
-    report: Report,
+    watcher: Watcher,
+    best: BestWeights | None,
 ) -> tuple[Any, bool]:
     """The objective's trainer, ours where we have a better one, and whether it packs rows."""
-    trainer_class, config_class, extra = objective.trainer_class_and_config(objective_options)
+    processes = watcher.processes
+    trainer_class, config_class, extra = method.objective.trainer_class_and_config(method.objective_options)
     divides = issubclass(trainer_class, SFTTrainer)
-    evaluates = eval_rows is not None and settings.eval_steps is not None
-    arguments = config_class(**_arguments(settings, folder, evaluates=evaluates, divides=divides), **extra)
-    watcher = Watcher(report)
-    callbacks: list[TrainerCallback] = [watcher]
-    best = None
-    if evaluates and (settings.load_best_model_at_end or settings.early_stopping_patience is not None):
-        best = BestWeights(
-            folder / "trainer",
-            metric=settings.metric_for_best_model,
-            patience=settings.early_stopping_patience,
-            report=report,
-            writes=settings.load_best_model_at_end,
+    if processes.count > 1 and not divides:
+        raise TrainingError(
+            f"{trainer_class.__name__} cannot divide a step among {processes.count} processes; "
+            "fix: one process (-c '{\"gpus_per_node\": 1}')"
         )
-        callbacks.append(best)
+    evaluates = eval_rows is not None and settings.eval_steps is not None
+    arguments = config_class(**_arguments(settings, folder, processes, evaluates=evaluates, divides=divides), **extra)
     own: dict[str, Any] = {}
     if divides:
         trainer_class = MicroBatchTrainer
-        own = {"micro_batches": _micro_batches(settings), "on_smaller": watcher.on_smaller_micro_batches}
+        own = {
+            "micro_batches": _micro_batches(settings),
+            "on_smaller": watcher.on_smaller_micro_batches,
+            "processes": processes,
+        }
     trainer = saving(trainer_class)(
         **own,
         model=model,
@@ -166,12 +156,32 @@ def _trainer(
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        callbacks=callbacks,
-        optimizers=(_optimizer(model, arguments, trainer_class, adaptation, adaptation_options), None),
+        callbacks=[watcher, *([best] if best is not None else [])],
+        optimizers=(_optimizer(model, arguments, trainer_class, method), None),
     )
     trainer.remove_callback(_printer())
     trainer.watcher, trainer.best = watcher, best
     return trainer, divides and settings.batching == "packed"
+
+
+def _best(
+    settings: TrainingSettings, folder: Path, report: Report, processes: Processes, *, evaluates: bool
+) -> BestWeights | None:
+    wanted = settings.load_best_model_at_end or settings.early_stopping_patience is not None
+    if not (evaluates and settings.eval_steps is not None and wanted):
+        return None
+    return BestWeights(
+        folder / "trainer",
+        metric=settings.metric_for_best_model,
+        patience=settings.early_stopping_patience,
+        report=report,
+        writes=settings.load_best_model_at_end and processes.is_first,
+    )
+
+
+def _check_same_weights(model: PeftModel, processes: Processes, what: str) -> None:
+    if processes.count > 1:
+        processes.check_same(checksum(p for p in model.parameters() if p.requires_grad), what)
 
 
 def _micro_batches(settings: TrainingSettings) -> MicroBatches:
@@ -181,15 +191,17 @@ def _micro_batches(settings: TrainingSettings) -> MicroBatches:
     )
 
 
-def _arguments(settings: TrainingSettings, folder: Path, *, evaluates: bool, divides: bool) -> dict[str, Any]:
+def _arguments(
+    settings: TrainingSettings, folder: Path, processes: Processes, *, evaluates: bool, divides: bool
+) -> dict[str, Any]:
     """The training section in the words of transformers.TrainingArguments.
 
-    A trainer that ``divides`` takes all rows of an optimiser step at once.
+    A trainer that ``divides`` takes all rows of an optimiser step at once, of all processes.
     """
     given = settings.model_dump(exclude=_OURS)
     if divides:
         rows = int(settings.per_device_train_batch_size) * int(settings.gradient_accumulation_steps)
-        given |= {"per_device_train_batch_size": rows, "gradient_accumulation_steps": 1}
+        given |= {"per_device_train_batch_size": rows * processes.count, "gradient_accumulation_steps": 1}
     on_gpu = torch.cuda.is_available()
     arguments = {
         **given,
@@ -216,16 +228,14 @@ def _arguments(settings: TrainingSettings, folder: Path, *, evaluates: bool, div
     return arguments
 
 
-def _optimizer(
-    model: PeftModel, arguments: TrainingArguments, trainer_class: Any, adaptation: ModuleType, options: Any
-) -> Any | None:
-    make = getattr(adaptation, "optimizer", None)
+def _optimizer(model: PeftModel, arguments: TrainingArguments, trainer_class: Any, method: Method) -> Any | None:
+    make = getattr(method.adaptation, "optimizer", None)
     if make is None:
         return None
     optimizer_class, keywords = trainer_class.get_optimizer_cls_and_kwargs(arguments, model)
     return make(
         model,
-        options,
+        method.adaptation_options,
         optimizer_class=optimizer_class,
         optimizer_kwargs=keywords,
         weight_decay=arguments.weight_decay,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -13,6 +14,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mlflow_finetune_plugin.errors import TrainingError
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.training.packing import MicroBatches
+from mlflow_finetune_plugin.training.processes import ALONE, Processes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -20,6 +24,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     """Tells the report what happens, and stops a training whose loss is no longer a number."""
 
     report: Report
+    processes: Processes = ALONE
     losses: list[tuple[int, float]] = field(default_factory=list)
     eval_losses: list[tuple[int, float]] = field(default_factory=list)
     tokens: int = 0
@@ -34,7 +39,9 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def on_smaller_micro_batches(self, smaller: MicroBatches) -> None:
         """Says that memory was short, and what was done about it."""
         size = f"{smaller.rows} rows" if smaller.batching == "padded" else f"{smaller.tokens} tokens"
-        self.report.note(f"out of memory: the step starts again with micro-batches of {size}, the same rows a step")
+        told = f"out of memory: the step starts again with micro-batches of {size}, the same rows a step"
+        logger.warning("process %s of %s: %s", self.processes.rank, self.processes.count, told)
+        self.report.note(told)
         self.report.tags({"finetune.micro_batch": size})
         self.halvings += 1
 
@@ -87,7 +94,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             self.report.event("first_step")
         if state.global_step == state.max_steps:
             control.should_log = True  # else the last steps are missing from the curve and from the token count
-        if self.stop.is_set():
+        if self.processes.any(self.stop.is_set()):
+            self.stop.set()
             control.should_save = control.should_training_stop = True
 
     def on_log(

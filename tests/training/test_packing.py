@@ -1,6 +1,7 @@
 """Rows that share a pass: divided as asked, each blind to the others, and no different in loss and gradient from rows alone."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from mlflow_finetune_plugin.auto import PACKS
 from mlflow_finetune_plugin.objectives import sft
+from mlflow_finetune_plugin.training import packed_attention as packed_attention_module
 from mlflow_finetune_plugin.training.packed_attention import packed_attention
 from mlflow_finetune_plugin.training.packing import MicroBatches, pack, pad
 
@@ -161,3 +163,25 @@ def test_gradient_checkpointing_knows_the_packed_rows(base, tmp_path):
     _, recomputed = run(base, tmp_path / "b", rows=rows_of(LENGTHS), gradient_checkpointing=True, **options)
     for (name, a), (_, b) in zip(plain.named_parameters(), recomputed.named_parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0, msg=name)
+
+
+@pytest.mark.skipif(packed_attention_module.varlen_attn is None, reason="this torch has no varlen_attn that takes all")
+def test_call_for_all_rows_at_once_has_the_shape_of_the_rows(monkeypatch):
+    """On tensors without data: the kernel itself needs a GPU (tests/test_gpu.py), its signature does not."""
+    monkeypatch.setattr(packed_attention_module, "_takes_varlen", lambda query: True)
+    query, key, value = (
+        torch.empty(1, heads, 50, 64, device="meta", dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2)
+    )
+    borders = torch.empty(4, dtype=torch.int32, device="meta")
+    output, _ = packed_attention_module.packed_rows(
+        _Attention("packed_sdpa"), query, key, value, None, row_lengths=(9, 40, 1), cu_seq_lens_q=borders
+    )
+    gradients = torch.autograd.grad(output.sum(), (query, key, value))
+    assert output.shape == (1, 50, 4, 64)
+    assert [gradient.shape for gradient in gradients] == [query.shape, key.shape, value.shape]
+
+
+class _Attention(torch.nn.Module):
+    def __init__(self, kernel: str) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(_attn_implementation=kernel)

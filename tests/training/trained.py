@@ -9,10 +9,12 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mlflow_finetune_plugin.adaptations import lora
+from mlflow_finetune_plugin.methods import Method
 from mlflow_finetune_plugin.objectives import sft
 from mlflow_finetune_plugin.report import Report, ReportReader
 from mlflow_finetune_plugin.settings import TrainingSettings
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
+from mlflow_finetune_plugin.training.processes import ALONE, Processes
 from mlflow_finetune_plugin.training.saving import Saves
 from mlflow_finetune_plugin.training.trainer import TrainingResult, train
 
@@ -55,6 +57,7 @@ def run(
     objective_options: sft.Options | None = None,
     saves: Saves | None = None,
     checkpoint: Checkpoint | None = None,
+    processes: Processes = ALONE,
     **settings: object,
 ) -> tuple[TrainingResult, torch.nn.Module]:
     model = model or adapted(base)
@@ -80,14 +83,12 @@ def run(
         train_rows=rows,
         eval_rows=eval_rows,
         settings=TrainingSettings(**values),
-        adaptation=lora,
-        adaptation_options=options or lora.Options(rank=4, alpha=8.0),
-        objective=sft,
-        objective_options=objective_options or sft.Options(),
+        method=Method(lora, options or lora.Options(rank=4, alpha=8.0), sft, objective_options or sft.Options()),
         folder=folder,
         report=Report(folder / "report.jsonl"),
         saves=saves,
         checkpoint=checkpoint,
+        processes=processes,
     )
     return result, model
 
