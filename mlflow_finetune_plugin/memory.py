@@ -68,7 +68,9 @@ class MemoryParts:
         return {**asdict(self), "training": self.training, "total": self.total, "peak_phase": self.peak_phase}
 
 
-def weight_bytes(parameters: int, linear_shapes: Mapping[str, tuple[int, ...]], dtype: str, quantization: str | None) -> int:
+def weight_bytes(
+    parameters: int, linear_shapes: Mapping[str, tuple[int, ...]], dtype: str, quantization: str | None
+) -> int:
     """The base's weights: bitsandbytes quantises linear layers; embeddings, norms and the output head stay as they are."""
     if quantization is None:
         return parameters * DTYPE_BYTES[dtype]

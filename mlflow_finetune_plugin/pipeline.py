@@ -32,6 +32,7 @@ from mlflow_finetune_plugin.config import RunConfig
 from mlflow_finetune_plugin.data.mixture import Mixture, mix, tasks_of
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
+from mlflow_finetune_plugin.forecast import foresee, refuse_what_does_not_fit
 from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.patience import with_patience
 from mlflow_finetune_plugin.plan import Plan, data_request, make_plan, settle
@@ -39,6 +40,7 @@ from mlflow_finetune_plugin.records import (
     Identity,
     model_card,
     plan_params,
+    record_forecast,
     record_interference,
     record_mixture,
     record_model,
@@ -59,6 +61,7 @@ from mlflow_finetune_plugin.resumption import (
     uploads,
 )
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
+from mlflow_finetune_plugin.training.peak_memory import PeakMemory
 from mlflow_finetune_plugin.training.saving import Saves
 from mlflow_finetune_plugin.training.trainer import TrainingResult, train
 from mlflow_finetune_plugin.types import EvalReport
@@ -98,13 +101,17 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
             eval_rows=data.eval_rows,
             layouts=[file.layout for file in data.report.files],
         )
+        plan, forecast = foresee(plan, data)
         if config.resume is not None:
             record_drift(plan_params(plan), place.tracking_uri, place.run_id, place.folder, report)
         record_plan(plan, data, place.folder, report)
+        record_forecast(forecast, place.folder, report)
+        refuse_what_does_not_fit(forecast)
         record_mixture(mixture, plan.config.data.mixing, place.folder, report)
         saves, checkpoint = checkpoints(plan, data, digest.result, place, report)
-        trained = train_adapter(plan, data, place.folder, report, saves=saves, checkpoint=checkpoint)
-    record_training(trained.result, place.folder, report)
+        with PeakMemory() as peak:
+            trained = train_adapter(plan, data, place.folder, report, saves=saves, checkpoint=checkpoint)
+    record_training(trained.result, peak.bytes, place.folder, report)
     identity = Identity.of(plan, data, digest.result(), trained.adapter)
     logged, model = log_and_reload(plan, data, trained, identity, place, report)
     kept_step = trained.result.best_step or trained.result.steps

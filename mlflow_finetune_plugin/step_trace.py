@@ -6,12 +6,14 @@ architecture, an adaptation or gradient checkpointing. What a kernel allocates i
 
 from __future__ import annotations
 
+import inspect
 import random
 import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -21,10 +23,9 @@ import torch
 from peft import PeftModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 from mlflow_finetune_plugin.base_model import BaseModel, empty_model
-from mlflow_finetune_plugin.errors import PlanError
 
 _TRACED = "traced"
 _CHECKPOINTING = {"use_reentrant": False}
@@ -51,22 +52,28 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepTrace:
-    """Bytes of what lives beside the weights at the worst moment (gradients left out), and floating point operations."""
+    """Bytes beside the weights at the worst moment (new gradients left out), and what is computed.
+
+    ``flops``: two per multiplication in matrix products, attention without its causal half; ``bytes_written`` by all
+    operations; ``operations``: how many.
+    """
 
     peak_bytes: int
     saved_bytes: int
     flops: int
+    bytes_written: int
+    operations: int
 
 
 @dataclass(frozen=True)
 class AdaptedModel:
-    """The model without weights, and the bytes of its parts as training holds them."""
+    """The model without weights; ``trainable`` parameters in ``tensors``, and the bytes in which training holds them."""
 
     model: PeftModel
     trainable: int
     trainable_bytes: int
-    largest_trainable: int
-    """Parameters of the largest trainable tensor."""
+    tensors: int
+    vocabulary: int
 
     def trace(self, batch: MicroBatch, *, checkpointing: bool, accumulates: bool) -> StepTrace:
         """Forward and backward of one micro-batch; ``accumulates``: the gradients of earlier ones are there already."""
@@ -84,14 +91,33 @@ class AdaptedModel:
             loss.backward()
         grads = 0 if accumulates else sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
         model.zero_grad(set_to_none=True)
-        return StepTrace(max(0, tracker.peak - grads), saved, tracker.flops)
+        return tracker.result(saved, grads)
+
+    def trace_answers(self, rows: int, row_tokens: int, columns: int) -> int:
+        """Bytes beside the weights when ``rows`` are read into the cache and ``columns`` of logits come out, without gradients."""
+        self.model.eval()
+        tracker = _Allocations([*self.model.parameters(), *self.model.buffers()])
+        with torch.device("meta"), torch.no_grad(), tracker:
+            ids = torch.zeros((rows, row_tokens), dtype=torch.long)
+            keep = {"logits_to_keep": columns} if self._keeps else {}
+            output = self.model(input_ids=ids, use_cache=True, **keep)
+            one = output.logits[:1].float().log_softmax(-1)
+        del output, one
+        return tracker.peak
+
+    @property
+    def _keeps(self) -> bool:
+        return "logits_to_keep" in inspect.signature(self.model.get_base_model().forward).parameters
 
 
 def adapted_model(base: BaseModel, adaptation: ModuleType, options: Any, *, seed: int) -> AdaptedModel:
     """The adaptation applied to the base's shapes. Random states of the process are left as they were."""
     traced = getattr(adaptation, "weightless", lambda same: same)(options)
     with _random_states_kept(), tempfile.TemporaryDirectory(prefix="mlflow-finetune-") as folder:
-        model = adaptation.apply(empty_model(base), traced, seed=seed, folder=Path(folder))
+        empty = empty_model(base)
+        if base.quantization == "int8":
+            _keep_inputs(empty)
+        model = adaptation.apply(empty, traced, seed=seed, folder=Path(folder))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if base.quantization is not None:  # as TRL does
         for parameter in trained:
@@ -101,7 +127,8 @@ def adapted_model(base: BaseModel, adaptation: ModuleType, options: Any, *, seed
         model,
         trainable=sum(parameter.numel() for parameter in trained),
         trainable_bytes=sum(parameter.nbytes for parameter in trained),
-        largest_trainable=max(parameter.numel() for parameter in trained),
+        tensors=len(trained),
+        vocabulary=int(model.get_output_embeddings().weight.shape[0]),
     )
 
 
@@ -110,7 +137,10 @@ def _loss(model: PeftModel, batch: MicroBatch) -> torch.Tensor:
     shape = (1, batch.tokens) if batch.packs else (batch.rows, batch.row_tokens)
     inputs: dict[str, Any] = {"input_ids": torch.zeros(shape, dtype=torch.long), "use_cache": False}
     if batch.packs:
-        inputs |= {"position_ids": torch.zeros(shape, dtype=torch.long), "row_lengths": (batch.row_tokens,) * batch.rows}
+        inputs |= {
+            "position_ids": torch.zeros(shape, dtype=torch.long),
+            "row_lengths": (batch.row_tokens,) * batch.rows,
+        }
     if batch.loss == "fused":
         labels = torch.zeros(shape, dtype=torch.long)
         return -model(**inputs, labels=labels, fused_lm_head=True).log_probs.sum()
@@ -122,6 +152,24 @@ def _loss(model: PeftModel, batch: MicroBatch) -> torch.Tensor:
     logits = logits.float()
     logits.detach().argmax(-1)
     return torch.nn.functional.cross_entropy(logits, torch.zeros(batch.scored, dtype=torch.long), reduction="sum")
+
+
+def _keep_inputs(model: PreTrainedModel) -> None:
+    """Linear layers as bitsandbytes' int8 ones: they hold on to their input until backward (MatMul8bitLt, ctx.tensors)."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings():
+            module.forward = partial(_InputKept.apply, module)
+
+
+class _InputKept(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        ctx.module, ctx.x = module, x
+        return torch.nn.functional.linear(x, module.weight, module.bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, torch.Tensor]:
+        return None, gradient @ ctx.module.weight
 
 
 def _attend_traceably(model: PeftModel) -> None:
@@ -153,11 +201,14 @@ def _attention(
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     lengths = list(row_lengths) or [query.shape[2]]
     rows = zip(query.split(lengths, dim=2), key.split(lengths, dim=2), value.split(lengths, dim=2), strict=True)
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return torch.cat([kernel(q, k, v, 0.0, True)[0] for q, k, v in rows], dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat([_FLASH(q, k, v, 0.0, True)[0] for q, k, v in rows], dim=2).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(_TRACED, _attention)
+
+_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_ATTENTION_PRODUCTS = {_FLASH: 2, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: 5}
+"""Matrix products of tokens x tokens x head size in a fused kernel, forward and backward, which makes the scores again."""
 
 
 class _Allocations(TorchDispatchMode):
@@ -165,15 +216,22 @@ class _Allocations(TorchDispatchMode):
 
     def __init__(self, known: list[torch.Tensor]) -> None:
         super().__init__()
-        self.live = self.peak = self.flops = 0
+        self.live = self.peak = self.flops = self.written = self.operations = 0
         self._sizes: dict[int, int] = {tensor.untyped_storage()._cdata: 0 for tensor in known}
         self._known = known  # kept alive, so that no address is used again
 
+    def result(self, saved: int, gradients: int) -> StepTrace:
+        return StepTrace(max(0, self.peak - gradients), saved, self.flops, self.written, self.operations)
+
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        count = flop_registry.get(function._overloadpacket)
-        if count is not None:
-            self.flops += int(count(*args, **(kwargs or {}), out_val=result))
+        self.operations += 1
+        packet = function._overloadpacket
+        if packet in flop_registry:
+            self.flops += int(flop_registry[packet](*args, **(kwargs or {}), out_val=result))
+        elif packet in _ATTENTION_PRODUCTS:
+            query = args[_ATTENTION_PRODUCTS[packet] // 5]  # the backward's first argument is the output's gradient
+            self.flops += 2 * _ATTENTION_PRODUCTS[packet] * query.numel() * query.shape[-2]
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, torch.Tensor):
                 self._note(tensor.untyped_storage())
@@ -185,6 +243,7 @@ class _Allocations(TorchDispatchMode):
             return
         self._sizes[key] = storage.nbytes()
         self.live += storage.nbytes()
+        self.written += storage.nbytes()
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._free, key)
 
@@ -194,10 +253,10 @@ class _Allocations(TorchDispatchMode):
 
 @contextmanager
 def _random_states_kept() -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:
             yield
         finally:
             random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+            np.random.set_state(numpy)
