@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -22,10 +21,8 @@ from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.micro_batch_shapes import RowLengths, Shapes, shapes_of
 from mlflow_finetune_plugin.plan import Plan
 from mlflow_finetune_plugin.settings import TrainingSettings
-from mlflow_finetune_plugin.step_trace import AdaptedModel, adapted_model
+from mlflow_finetune_plugin.step_trace import AdaptedModel, UntraceableError, adapted_model
 from mlflow_finetune_plugin.throughput import Rates, device_rates, step_seconds
-
-logger = logging.getLogger(__name__)
 
 TIGHT = 0.85
 """Above this share of the room a run is called tight: the prediction may be a sixth too low."""
@@ -100,8 +97,18 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def foresee(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast]:
-    """The settled plan, its micro-batch made smaller where that was ``auto`` and is needed, and its forecast."""
+def foresee(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast | None, str]:
+    """The settled plan, its micro-batch made smaller where that was ``auto`` and is needed, and its forecast.
+
+    Without a forecast the text says why: an architecture that cannot be run without its weights.
+    """
+    try:
+        return (*_foresee(plan, data), "")
+    except UntraceableError as error:
+        return plan, None, f"memory and time are not predicted: {plan.facts.model_type} cannot be traced ({error})"
+
+
+def _foresee(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast]:
     foresight = _Foresight(plan, data)
     training = plan.config.training
     parts, shapes = foresight.parts(training)
@@ -115,9 +122,9 @@ def foresee(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast]:
     return plan, forecast
 
 
-def refuse_what_does_not_fit(forecast: Forecast) -> None:
+def refuse_what_does_not_fit(forecast: Forecast | None) -> None:
     """Raises PlanError."""
-    if forecast.verdict == "does not fit":
+    if forecast is not None and forecast.verdict == "does not fit":
         raise PlanError(forecast.refusal())
 
 
@@ -268,7 +275,7 @@ def _alternatives(plan: Plan, foresight: _Foresight) -> Iterator[str]:
     smallest = training
     for smallest in _halvings(plan, only_auto=False):
         parts, _ = foresight.parts(smallest)
-        if foresight_fits(foresight, parts):
+        if _fits(foresight, parts):
             yield _told(_micro(smallest), parts)
             break
     options: list[tuple[str, TrainingSettings, str | None]] = []
@@ -293,14 +300,14 @@ def _alternatives(plan: Plan, foresight: _Foresight) -> Iterator[str]:
     fitting = []
     for text, settings, quantization in options:
         parts, _ = foresight.parts(settings, quantization)
-        if foresight_fits(foresight, parts):
+        if _fits(foresight, parts):
             fitting.append(_told(text, parts))
     yield from fitting[:2]
     if not fitting and (shorter := _shorter(foresight, checkpointed)) is not None:
         yield shorter
 
 
-def foresight_fits(foresight: _Foresight, parts: MemoryParts) -> bool:
+def _fits(foresight: _Foresight, parts: MemoryParts) -> bool:
     """Whether that would not even be tight."""
     return parts.total <= TIGHT * foresight.room.bytes
 
@@ -312,7 +319,7 @@ def _shorter(foresight: _Foresight, training: TrainingSettings) -> str | None:
         length //= 2
         settings = training.model_copy(update={"max_length": length, "max_batch_tokens": length})
         parts, _ = foresight.parts(settings)
-        if foresight_fits(foresight, parts):
+        if _fits(foresight, parts):
             return _told(
                 f"training.max_length: {length} (data.overlength: drop) with {_micro(settings)} and training.gradient_checkpointing: true",
                 parts,

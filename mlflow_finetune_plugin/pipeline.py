@@ -101,11 +101,11 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
             eval_rows=data.eval_rows,
             layouts=[file.layout for file in data.report.files],
         )
-        plan, forecast = foresee(plan, data)
+        plan, forecast, why_not = foresee(plan, data)
         if config.resume is not None:
             record_drift(plan_params(plan), place.tracking_uri, place.run_id, place.folder, report)
         record_plan(plan, data, place.folder, report)
-        record_forecast(forecast, place.folder, report)
+        record_forecast(forecast, why_not, place.folder, report)
         refuse_what_does_not_fit(forecast)
         record_mixture(mixture, plan.config.data.mixing, place.folder, report)
         saves, checkpoint = checkpoints(plan, data, digest.result, place, report)

@@ -149,8 +149,11 @@ def record_mixture(mixture: Mixture, mixing: str, folder: Path, report: Report) 
     )
 
 
-def record_forecast(forecast: Forecast, folder: Path, report: Report) -> None:
+def record_forecast(forecast: Forecast | None, why_not: str, folder: Path, report: Report) -> None:
     """``plan/memory_mib`` (training, as ``train/peak_memory_mib`` measures it), ``plan/train_seconds``, the parts as an artifact."""
+    if forecast is None:
+        report.note(why_not)
+        return
     _artifact(report, folder / "plan.json", json.dumps(forecast.to_json(), indent=1), "finetune")
     report.metrics(
         {"plan/memory_mib": mib(forecast.memory.training_and_loading), "plan/train_seconds": forecast.seconds}

@@ -85,7 +85,7 @@ class AdaptedModel:
             parameter.grad = torch.empty_like(parameter) if accumulates and parameter.requires_grad else None
         known = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters() if p.grad is not None)]
         tracker = _Allocations(known)
-        with torch.device("meta"), tracker:
+        with _told_if_impossible(), tracker:
             loss = _loss(model, batch)
             saved = tracker.live
             loss.backward()
@@ -97,8 +97,8 @@ class AdaptedModel:
         """Bytes beside the weights when ``rows`` are read into the cache and ``columns`` of logits come out, without gradients."""
         self.model.eval()
         tracker = _Allocations([*self.model.parameters(), *self.model.buffers()])
-        with torch.device("meta"), torch.no_grad(), tracker:
-            ids = torch.zeros((rows, row_tokens), dtype=torch.long)
+        with _told_if_impossible(), torch.no_grad(), tracker:
+            ids = torch.zeros((rows, row_tokens), dtype=torch.long, device="meta")
             keep = {"logits_to_keep": columns} if self._keeps else {}
             output = self.model(input_ids=ids, use_cache=True, **keep)
             one = output.logits[:1].float().log_softmax(-1)
@@ -113,7 +113,7 @@ class AdaptedModel:
 def adapted_model(base: BaseModel, adaptation: ModuleType, options: Any, *, seed: int) -> AdaptedModel:
     """The adaptation applied to the base's shapes. Random states of the process are left as they were."""
     traced = getattr(adaptation, "weightless", lambda same: same)(options)
-    with _random_states_kept(), tempfile.TemporaryDirectory(prefix="mlflow-finetune-") as folder:
+    with _random_states_kept(), tempfile.TemporaryDirectory(prefix="mlflow-finetune-") as folder, torch.device("meta"):
         empty = empty_model(base)
         if base.quantization == "int8":
             _keep_inputs(empty)
@@ -135,23 +135,25 @@ def adapted_model(base: BaseModel, adaptation: ModuleType, options: Any, *, seed
 def _loss(model: PeftModel, batch: MicroBatch) -> torch.Tensor:
     """As training/micro_batches.py computes it."""
     shape = (1, batch.tokens) if batch.packs else (batch.rows, batch.row_tokens)
-    inputs: dict[str, Any] = {"input_ids": torch.zeros(shape, dtype=torch.long), "use_cache": False}
+    inputs: dict[str, Any] = {"input_ids": torch.zeros(shape, dtype=torch.long, device="meta"), "use_cache": False}
     if batch.packs:
         inputs |= {
-            "position_ids": torch.zeros(shape, dtype=torch.long),
+            "position_ids": torch.zeros(shape, dtype=torch.long, device="meta"),
             "row_lengths": (batch.row_tokens,) * batch.rows,
         }
     if batch.loss == "fused":
-        labels = torch.zeros(shape, dtype=torch.long)
+        labels = torch.zeros(shape, dtype=torch.long, device="meta")
         return -model(**inputs, labels=labels, fused_lm_head=True).log_probs.sum()
-    keep = torch.zeros(batch.scored, dtype=torch.long)
+    keep = torch.zeros(batch.scored, dtype=torch.long, device="meta")
     if batch.loss == "logits":
         logits = model(**inputs, logits_to_keep=keep).logits[0]
     else:
         logits = model(**inputs).logits.flatten(0, 1)[keep]
     logits = logits.float()
     logits.detach().argmax(-1)
-    return torch.nn.functional.cross_entropy(logits, torch.zeros(batch.scored, dtype=torch.long), reduction="sum")
+    return torch.nn.functional.cross_entropy(
+        logits, torch.zeros(batch.scored, dtype=torch.long, device="meta"), reduction="sum"
+    )
 
 
 def _keep_inputs(model: PreTrainedModel) -> None:
@@ -176,7 +178,8 @@ def _attend_traceably(model: PeftModel) -> None:
     from trl.trainer.utils import add_fused_lm_head
 
     base = model.get_base_model()
-    add_fused_lm_head(base)
+    add_fused_lm_head(base, outputs=("log_probs", "is_top1", "entropy"))
+    base.config.pad_token_id = None  # with it some models look for padding in the ids, which are not there
     if base.config._attn_implementation == "sdpa":
         base.set_attn_implementation(_TRACED)
 
@@ -210,6 +213,31 @@ _FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _ATTENTION_PRODUCTS = {_FLASH: 2, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: 5}
 """Matrix products of tokens x tokens x head size in a fused kernel, forward and backward, which makes the scores again."""
 
+_GROUPED = torch.ops.aten._grouped_mm.default
+
+
+def _grouped_product(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    offs: torch.Tensor | None = None,
+    bias: None = None,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """The shape of the experts' products; torch's own meta kernel knows bfloat16 only."""
+    shape = {
+        (2, 2): lambda: (offs.shape[0], a.shape[0], b.shape[1]),  # type: ignore[union-attr]
+        (2, 3): lambda: (a.shape[0], b.shape[2]),
+        (3, 2): lambda: (a.shape[1], b.shape[1]),
+        (3, 3): lambda: (a.shape[0], a.shape[1], b.shape[2]),
+    }[a.ndim, b.ndim]()
+    return a.new_empty(shape, dtype=out_dtype or a.dtype)
+
+
+def _grouped_flops(a: torch.Tensor, b: torch.Tensor) -> int:
+    """Each row of ``a`` meets one expert."""
+    inner = a.shape[-1]
+    return 2 * inner * (a.shape[0] * b.shape[-1] if a.ndim == 2 else a.shape[-2] * b.shape[-1])
+
 
 class _Allocations(TorchDispatchMode):
     """Counts the bytes of every storage from its birth to its death, and the operations of matrix products."""
@@ -224,11 +252,13 @@ class _Allocations(TorchDispatchMode):
         return StepTrace(max(0, self.peak - gradients), saved, self.flops, self.written, self.operations)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
+        result = (_grouped_product if function is _GROUPED else function)(*args, **(kwargs or {}))
         self.operations += 1
         packet = function._overloadpacket
         if packet in flop_registry:
             self.flops += int(flop_registry[packet](*args, **(kwargs or {}), out_val=result))
+        elif function is _GROUPED:
+            self.flops += _grouped_flops(args[0], args[1])
         elif packet in _ATTENTION_PRODUCTS:
             query = args[_ATTENTION_PRODUCTS[packet] // 5]  # the backward's first argument is the output's gradient
             self.flops += 2 * _ATTENTION_PRODUCTS[packet] * query.numel() * query.shape[-2]
@@ -249,6 +279,23 @@ class _Allocations(TorchDispatchMode):
 
     def _free(self, key: int) -> None:
         self.live -= self._sizes.pop(key)
+
+
+class UntraceableError(Exception):
+    """A model decides by the values of its tensors, or uses an operation without a meta kernel."""
+
+
+@contextmanager
+def _told_if_impossible() -> Iterator[None]:
+    is_autocast_enabled = torch.is_autocast_enabled
+    # TRL's fused head asks it of its tensors' device, and torch has no answer for meta
+    torch.is_autocast_enabled = lambda device="cpu": device != "meta" and is_autocast_enabled(device)
+    try:
+        yield
+    except Exception as error:  # the code of any architecture runs here, on tensors it was not written for
+        raise UntraceableError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+    finally:
+        torch.is_autocast_enabled = is_autocast_enabled
 
 
 @contextmanager
