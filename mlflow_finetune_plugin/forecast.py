@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import psutil
 import torch
 
 from mlflow_finetune_plugin.auto import Reasons
@@ -28,9 +27,9 @@ TIGHT = 0.85
 """Above this share of the room a run is called tight: the prediction may be a sixth too low."""
 REFUSED = 1.2
 """Above this share of the room a run is refused: beyond what the prediction was ever found to be too high."""
-_PROCESS = 600 * MIB
+_PROCESS = 610 * MIB
 """Python, torch, transformers, TRL, PEFT and MLflow in a worker without a GPU (Linux, torch 2.13)."""
-_PROCESS_QUANTISED = 650 * MIB
+_PROCESS_QUANTISED = 655 * MIB
 _OPTIMIZER_OPERATIONS = 14  # a trainable tensor, single-tensor AdamW
 
 
@@ -153,7 +152,7 @@ class _Foresight:
         quantization = base.quantization if quantization == "as planned" else quantization
         dtype = str(base.dtype).removeprefix("torch.")
         weights = weight_bytes(self.plan.facts.parameters, self.plan.facts.linear_shapes, dtype, quantization)
-        process = 0 if self.on_gpu else self._process(quantization)
+        process = 0 if self.on_gpu else _PROCESS if quantization is None else _PROCESS_QUANTISED
         traces = [
             model.trace(batch, checkpointing=bool(training.gradient_checkpointing), accumulates=shapes.per_step > 1)
             for batch in shapes.largest
@@ -175,9 +174,6 @@ class _Foresight:
             ),
             shapes,
         )
-
-    def _process(self, quantization: str | None) -> int:
-        return max(_PROCESS if quantization is None else _PROCESS_QUANTISED, psutil.Process().memory_info().rss)
 
     @cached_property
     def _proof(self) -> int:

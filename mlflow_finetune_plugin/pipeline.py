@@ -6,7 +6,7 @@ import gc
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,12 @@ from mlflow_finetune_plugin.adapter_model import (
 )
 from mlflow_finetune_plugin.checkpoint_models import keeps_models, log_checkpoint_models
 from mlflow_finetune_plugin.config import RunConfig
-from mlflow_finetune_plugin.data.mixture import Mixture, mix, tasks_of
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.forecast import foresee, refuse_what_does_not_fit
 from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.patience import with_patience
-from mlflow_finetune_plugin.plan import Plan, data_request, make_plan, settle
+from mlflow_finetune_plugin.plan import Plan, data_request, make_plan, mix_tasks, settle_on
 from mlflow_finetune_plugin.records import (
     Identity,
     model_card,
@@ -89,25 +88,17 @@ class Trained:
 def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     """Turns a base model and data into a proven, registered adapter. Returns the run's last word."""
     plan = make_plan(config)
+    data = prepare(data_request(plan), plan.renderer, place.folder)
+    mixture, data = mix_tasks(plan, data)
+    plan, forecast, why_not = foresee(settle_on(plan, data), data)
+    if config.resume is not None:
+        record_drift(plan_params(plan), place.tracking_uri, place.run_id, place.folder, report)
+    record_plan(plan, data, place.folder, report)
+    record_forecast(forecast, why_not, place.folder, report)
+    record_mixture(mixture, plan.config.data.mixing, place.folder, report)
+    refuse_what_does_not_fit(forecast)
     with ThreadPoolExecutor(1) as aside:
         digest = aside.submit(base_digest, plan.base.folder)  # reads every byte of the base: beside the rest
-        data = prepare(data_request(plan), plan.renderer, place.folder)
-        mixture = mix_tasks(plan, data)
-        data = replace(data, train=data.train.select(mixture.indices)) if not mixture.is_unchanged else data
-        plan = settle(
-            plan,
-            train_rows=len(data.train),
-            longest_row=data.report.train.length_quantiles["max"],
-            eval_rows=data.eval_rows,
-            layouts=[file.layout for file in data.report.files],
-        )
-        plan, forecast, why_not = foresee(plan, data)
-        if config.resume is not None:
-            record_drift(plan_params(plan), place.tracking_uri, place.run_id, place.folder, report)
-        record_plan(plan, data, place.folder, report)
-        record_forecast(forecast, why_not, place.folder, report)
-        refuse_what_does_not_fit(forecast)
-        record_mixture(mixture, plan.config.data.mixing, place.folder, report)
         saves, checkpoint = checkpoints(plan, data, digest.result, place, report)
         with PeakMemory() as peak:
             trained = train_adapter(plan, data, place.folder, report, saves=saves, checkpoint=checkpoint)
@@ -123,12 +114,6 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
         costs = single_tasks.costs_of_mixing(plan, data, proof, place.folder, report, train=_train_aside)
         record_interference(costs, place.folder, report)
     return conclude(plan, identity, logged, proof, place, report)
-
-
-def mix_tasks(plan: Plan, data: PreparedData) -> Mixture:
-    """Which rows are drawn how often, by the config's mixing."""
-    settings = plan.config.data
-    return mix(tasks_of(data.train), settings.mixing, settings.mixing_temperature, plan.config.training.seed)
 
 
 def checkpoints(
