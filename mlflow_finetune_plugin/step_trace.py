@@ -264,6 +264,8 @@ class _Allocations(TorchDispatchMode):
             self.flops += 2 * _ATTENTION_PRODUCTS[packet] * query.numel() * query.shape[-2]
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, torch.Tensor):
+                if function._schema.is_mutable:
+                    self.written += tensor.nbytes
                 self._note(tensor.untyped_storage())
         return result
 
