@@ -210,7 +210,7 @@ class _Foresight:
         a_step = step_seconds(
             rates,
             flops=trace.flops * shapes.per_step,
-            bytes_written=trace.bytes_written * shapes.per_step + 3 * parts.optimizer,
+            bytes_moved=trace.bytes_moved * shapes.per_step + 3 * parts.optimizer,
             operations=trace.operations * shapes.per_step + of_optimizer,
         )
         flops = float(trace.flops * shapes.per_step * shapes.steps)

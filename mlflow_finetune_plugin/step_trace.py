@@ -54,14 +54,14 @@ class MicroBatch:
 class StepTrace:
     """Bytes beside the weights at the worst moment (new gradients left out), and what is computed.
 
-    ``flops``: two per multiplication in matrix products, attention without its causal half; ``bytes_written`` by all
-    operations; ``operations``: how many.
+    ``flops``: two per multiplication in matrix products, attention without its causal half; ``bytes_moved``: what
+    operations write, or read where that is more; ``operations``: how many.
     """
 
     peak_bytes: int
     saved_bytes: int
     flops: int
-    bytes_written: int
+    bytes_moved: int
     operations: int
 
 
@@ -244,43 +244,56 @@ class _Allocations(TorchDispatchMode):
 
     def __init__(self, known: list[torch.Tensor]) -> None:
         super().__init__()
-        self.live = self.peak = self.flops = self.written = self.operations = 0
+        self.live = self.peak = self.flops = self.moved = self.operations = 0
         self._sizes: dict[int, int] = {tensor.untyped_storage()._cdata: 0 for tensor in known}
         self._known = known  # kept alive, so that no address is used again
 
     def result(self, saved: int, gradients: int) -> StepTrace:
-        return StepTrace(max(0, self.peak - gradients), saved, self.flops, self.written, self.operations)
+        return StepTrace(max(0, self.peak - gradients), saved, self.flops, self.moved, self.operations)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = (_grouped_product if function is _GROUPED else function)(*args, **(kwargs or {}))
         self.operations += 1
-        packet = function._overloadpacket
-        if packet in flop_registry:
-            self.flops += int(flop_registry[packet](*args, **(kwargs or {}), out_val=result))
-        elif function is _GROUPED:
-            self.flops += _grouped_flops(args[0], args[1])
-        elif packet in _ATTENTION_PRODUCTS:
-            query = args[_ATTENTION_PRODUCTS[packet] // 5]  # the backward's first argument is the output's gradient
-            self.flops += 2 * _ATTENTION_PRODUCTS[packet] * query.numel() * query.shape[-2]
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, torch.Tensor):
-                if function._schema.is_mutable:
-                    self.written += tensor.nbytes
-                self._note(tensor.untyped_storage())
+        products = self._products(function, args, kwargs or {}, result)
+        self.flops += products
+        outputs = [tensor for tensor in _flat(result) if isinstance(tensor, torch.Tensor)]
+        is_new = [self._note(tensor.untyped_storage()) for tensor in outputs]
+        if any(is_new) or function._schema.is_mutable:
+            written = sum(tensor.nbytes for tensor in outputs)
+            read = 0 if products else max((arg.nbytes for arg in args if isinstance(arg, torch.Tensor)), default=0)
+            self.moved += max(written, read)
         return result
 
-    def _note(self, storage: torch.UntypedStorage) -> None:
+    @staticmethod
+    def _products(function: Any, args: Any, kwargs: Any, result: Any) -> int:
+        """Two per multiplication of a matrix product; 0 for every other operation."""
+        packet = function._overloadpacket
+        if packet in flop_registry:
+            return int(flop_registry[packet](*args, **kwargs, out_val=result))
+        if function is _GROUPED:
+            return _grouped_flops(args[0], args[1])
+        if packet not in _ATTENTION_PRODUCTS:
+            return 0
+        query = args[_ATTENTION_PRODUCTS[packet] // 5]  # the backward's first argument is the output's gradient
+        return int(2 * _ATTENTION_PRODUCTS[packet] * query.numel() * query.shape[-2])
+
+    def _note(self, storage: torch.UntypedStorage) -> bool:
+        """Whether it is new."""
         key = storage._cdata
         if key in self._sizes:
-            return
+            return False
         self._sizes[key] = storage.nbytes()
         self.live += storage.nbytes()
-        self.written += storage.nbytes()
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self._free, key)
+        return True
 
     def _free(self, key: int) -> None:
         self.live -= self._sizes.pop(key)
+
+
+def _flat(result: Any) -> tuple[Any, ...] | list[Any]:
+    return result if isinstance(result, tuple | list) else (result,)
 
 
 class UntraceableError(Exception):

@@ -39,9 +39,9 @@ class Rates:
     measured: str
 
 
-def step_seconds(rates: Rates, *, flops: float, bytes_written: float, operations: float) -> float:
+def step_seconds(rates: Rates, *, flops: float, bytes_moved: float, operations: float) -> float:
     """Predicted seconds of work with these counts."""
-    work = (flops / rates.flops + bytes_written / rates.bytes) / EFFICIENCY
+    work = (flops / rates.flops + bytes_moved / rates.bytes) / EFFICIENCY
     calls = operations * rates.operation_s * OPERATION_COST
     return max(work, calls) if rates.device != "cpu" else work + calls
 
