@@ -5,7 +5,7 @@
 Bases are random Llamas, rows are random digits. A shape is planned as a run plans it (forecast.py), then trained as a run trains
 it (pipeline.train_adapter), with the worker's allocation. Memory is the process's peak resident size from the first weight read
 to the last step. Time is the wall clock of the training loop without its first step's start-up; others' work on the cores shows
-in it. Prints a Markdown table; `ratio` is predicted over measured, `above process` leaves out what Python and its libraries hold.
+in it. Prints a Markdown table; `ratio` is predicted over measured, `above process` leaves out what Python and its libraries hold before the first weight.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def all_measured(shapes: Sequence[Shape], *, threads: int) -> Iterator[tuple[Sha
 
 
 def _row(name: str, found: dict[str, float]) -> str:
-    above = (found["predicted"] - found["process"]) / max(1.0, found["measured"] - found["process"])
+    above = found["predicted_growth"] / found["measured_growth"]
     return (
         f"| {name} | {found['predicted']:,.0f} | {found['measured']:,.0f} | {found['predicted'] / found['measured']:.2f} "
         f"| {above:.2f} | {found['predicted_s']:.1f} | {found['measured_s']:.1f} | {found['predicted_s'] / found['measured_s']:.2f} |"
@@ -138,6 +138,7 @@ def _import_what_all_need(*, quantised: bool) -> None:
 
 
 def _run(shape: Shape, folder: Path, threads: int) -> dict[str, float]:
+    import psutil
     import torch
 
     torch.set_num_threads(threads)
@@ -155,12 +156,14 @@ def _run(shape: Shape, folder: Path, threads: int) -> dict[str, float]:
     plan, forecast, why_not = foresee(settle_on(plan, data), data)
     if forecast is None:
         raise RuntimeError(why_not)
+    before = psutil.Process().memory_info().rss
     with PeakMemory() as peak:
         trained = pipeline.train_adapter(plan, data, folder, Report(folder / "report.jsonl"))
     return {
         "predicted": forecast.memory.training_and_loading / 2**20,
         "measured": peak.bytes / 2**20,
-        "process": forecast.memory.process / 2**20,
+        "predicted_growth": (forecast.memory.training_and_loading - forecast.memory.process) / 2**20,
+        "measured_growth": (peak.bytes - before) / 2**20,
         "predicted_s": forecast.seconds,
         "measured_s": trained.result.seconds,
     }
