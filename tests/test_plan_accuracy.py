@@ -49,7 +49,6 @@ def test_memory_is_predicted_for_eight_shapes(tmp_path):
     ratios = {one["name"]: round(one["predicted"] / one["measured"], 3) for one in found}
     assert len(ratios) == 8
     assert all(TOLERANCE[0] < ratio < TOLERANCE[1] for ratio in ratios.values()), ratios
-    # what Python and its libraries hold must not be all that is right
+    # what Python and its libraries hold must not be all that is right; pages of code that training touches first count here
     growth = {one["name"]: round(one["predicted_growth"] / one["measured_growth"], 3) for one in found}
-    print(ratios, growth)
-    assert all(0.7 < ratio < 1.4 for ratio in growth.values()), growth
+    assert all(0.6 < ratio < 1.3 for ratio in growth.values()), growth
