@@ -95,14 +95,8 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
 
 def describe(base: BaseModel) -> BaseFacts:
     """Sizes and linear layers, from the architecture on the meta device: no weight is read, no memory taken."""
-    config = _config(base)
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=base.trust_remote_code)
-    except ValueError as error:
-        raise BaseModelError(
-            f"{base.folder}: not a causal language model that transformers knows: {_one_line(error)}"
-        ) from error
+    model = empty_model(base)
+    config = model.config
     head = model.get_output_embeddings()
     modules = {name: module for name, module in model.named_modules() if name}
     shapes = {
@@ -124,6 +118,20 @@ def describe(base: BaseModel) -> BaseFacts:
             parameter.ndim == 3 and name.split(".")[-2] == "experts" for name, parameter in model.named_parameters()
         ),
     )
+
+
+def empty_model(base: BaseModel) -> PreTrainedModel:
+    """The architecture on the meta device, in the base's precision but never quantised: no weight is read, no memory taken."""
+    config = _config(base)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(  # type: ignore[no-any-return]
+                config, trust_remote_code=base.trust_remote_code, dtype=base.dtype
+            )
+    except ValueError as error:
+        raise BaseModelError(
+            f"{base.folder}: not a causal language model that transformers knows: {_one_line(error)}"
+        ) from error
 
 
 def load_base_model(base: BaseModel) -> PreTrainedModel:

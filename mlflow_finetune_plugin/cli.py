@@ -1,4 +1,4 @@
-"""``mlflow-finetune``: run, data, export, methods, init, schema, doctor. The only room that prints."""
+"""``mlflow-finetune``: run, plan, data, export, methods, init, schema, doctor. The only room that prints."""
 
 from __future__ import annotations
 
@@ -73,6 +73,15 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--html", type=Path, default=None, metavar="PATH", help="also write the report as a page")
     data.add_argument("--json", type=Path, default=None, metavar="PATH", help="also write the report as JSON")
     data.set_defaults(command=_data)
+
+    plan = commands.add_parser(
+        "plan", help="predict memory and time of a run, without a run; exit code 2 when it does not fit"
+    )
+    plan.add_argument("project", nargs="?", default=".", help="project folder; default: this folder")
+    plan.add_argument("-e", "--entry-point", default="lora", help="as of run (default: lora)")
+    plan.add_argument("-P", "--param-list", action="append", default=[], metavar="NAME=VALUE", help="as of run")
+    plan.add_argument("--json", action="store_true", help="print JSON: bytes, seconds, reasons")
+    plan.set_defaults(command=_plan)
 
     doctor = commands.add_parser("doctor", help="check the installation, the device and runs left behind")
     doctor.add_argument("--reap", action="store_true", help="end runs whose process or host died")
@@ -224,6 +233,15 @@ def _data(namespace: argparse.Namespace) -> int:
         print(report_text(error.report))
         raise
     return 0
+
+
+def _plan(namespace: argparse.Namespace) -> int:
+    from mlflow_finetune_plugin.plan_command import PlanCommand, foresee_run
+
+    command = PlanCommand(namespace.project, namespace.entry_point, run_parameters(namespace.param_list))
+    foreseen = foresee_run(command, Path.cwd())
+    print(json.dumps(foreseen.to_json(), indent=1, ensure_ascii=False) if namespace.json else foreseen.text())
+    return foreseen.exit_code
 
 
 def _doctor(namespace: argparse.Namespace) -> int:

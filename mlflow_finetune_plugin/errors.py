@@ -26,6 +26,10 @@ class BaseModelError(FinetuneError, ValueError):
     """The base model is missing, incomplete, not causal, unsafe to load, or does not fit the request."""
 
 
+class PlanError(FinetuneError, ValueError):
+    """What is asked for cannot be had on this machine, by the plan's prediction; nothing was spent."""
+
+
 class MissingExtraError(FinetuneError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
 

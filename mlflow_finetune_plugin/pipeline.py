@@ -6,7 +6,7 @@ import gc
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,18 @@ from mlflow_finetune_plugin.adapter_model import (
 )
 from mlflow_finetune_plugin.checkpoint_models import keeps_models, log_checkpoint_models
 from mlflow_finetune_plugin.config import RunConfig
-from mlflow_finetune_plugin.data.mixture import Mixture, mix, tasks_of
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
 from mlflow_finetune_plugin.data.report import UnusableDataError
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
+from mlflow_finetune_plugin.forecast import foresee, refuse_what_does_not_fit
 from mlflow_finetune_plugin.patience import with_patience
-from mlflow_finetune_plugin.plan import Plan, data_request, make_plan, settle
+from mlflow_finetune_plugin.plan import Plan, data_request, make_plan, mix_tasks, settle_on
 from mlflow_finetune_plugin.records import (
     Identity,
     model_card,
     plan_params,
     record_data,
+    record_forecast,
     record_interference,
     record_mixture,
     record_model,
@@ -60,6 +61,7 @@ from mlflow_finetune_plugin.resumption import (
     uploads,
 )
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
+from mlflow_finetune_plugin.training.peak_memory import PeakMemory
 from mlflow_finetune_plugin.training.processes import joined
 from mlflow_finetune_plugin.training.saving import Saves
 from mlflow_finetune_plugin.training.trainer import TrainingResult, train
@@ -90,25 +92,21 @@ class Trained:
 def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     """Turns a base model and data into a proven, registered adapter. Returns the run's last word."""
     plan = make_plan(config, processes=place.processes)
+    data = prepare_data(plan, place.folder, report)
+    mixture, data = mix_tasks(plan, data)
+    plan, forecast, why_not = foresee(settle_on(plan, data), data)
+    if config.resume is not None:
+        record_drift(plan_params(plan), place.tracking_uri, place.run_id, place.folder, report)
+    record_plan(plan, data, place.folder, report)
+    record_forecast(forecast, why_not, place.folder, report)
+    record_mixture(mixture, plan.config.data.mixing, place.folder, report)
+    refuse_what_does_not_fit(forecast)
     with ThreadPoolExecutor(1) as aside:
         digest = aside.submit(base_digest, plan.base.folder)  # reads every byte of the base: beside the rest
-        data = prepare_data(plan, place.folder, report)
-        mixture = mix_tasks(plan, data)
-        data = replace(data, train=data.train.select(mixture.indices)) if not mixture.is_unchanged else data
-        plan = settle(
-            plan,
-            train_rows=len(data.train),
-            longest_row=data.report.train.length_quantiles["max"],
-            eval_rows=data.eval_rows,
-            layouts=[file.layout for file in data.report.files],
-        )
-        if config.resume is not None:
-            record_drift(plan_params(plan), place.tracking_uri, place.run_id, place.folder, report)
-        record_plan(plan, data, place.folder, report)
-        record_mixture(mixture, plan.config.data.mixing, place.folder, report)
         saves, checkpoint = checkpoints(plan, data, digest.result, place, report)
-        trained = train_adapter(plan, data, place.folder, report, saves=saves, checkpoint=checkpoint)
-    record_training(trained.result, place.folder, report)
+        with PeakMemory() as peak:
+            trained = train_adapter(plan, data, place.folder, report, saves=saves, checkpoint=checkpoint)
+    record_training(trained.result, peak.bytes, place.folder, report)
     identity = Identity.of(plan, data, digest.result(), trained.adapter)
     logged, model = log_and_reload(plan, data, trained, identity, place, report)
     kept_step = trained.result.best_step or trained.result.steps
@@ -129,12 +127,6 @@ def prepare_data(plan: Plan, folder: Path, report: Report) -> PreparedData:
     except UnusableDataError as error:
         record_data(error.report, folder, report)
         raise
-
-
-def mix_tasks(plan: Plan, data: PreparedData) -> Mixture:
-    """Which rows are drawn how often, by the config's mixing."""
-    settings = plan.config.data
-    return mix(tasks_of(data.train), settings.mixing, settings.mixing_temperature, plan.config.training.seed)
 
 
 def checkpoints(

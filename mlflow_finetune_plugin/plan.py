@@ -12,7 +12,8 @@ from mlflow_finetune_plugin import base_model
 from mlflow_finetune_plugin.auto import BaseFacts, Reasons, resolve_batching, resolve_max_length, resolve_training
 from mlflow_finetune_plugin.base_model import BaseModel
 from mlflow_finetune_plugin.config import RunConfig
-from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest
+from mlflow_finetune_plugin.data.mixture import Mixture, mix, tasks_of
+from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, PreparedData
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
 from mlflow_finetune_plugin.methods import Method, load_method
 from mlflow_finetune_plugin.settings import DataFileSettings, DataSettings, EvalSettings
@@ -26,6 +27,13 @@ _LONG_ANSWER_METRICS = ["rougeL", "chrf", "perplexity"]
 _FAMILIES_WITHOUT_VLLM_LORA = frozenset(
     ("bloom", "dbrx", "falcon", "falcon_mamba", "gpt2", "gptj", "mamba", "mamba2", "orion", "stablelm", "zamba2")
 )
+
+_SERVING_REASONS = {
+    "vllm": "vLLM loads the adapter beside its base",
+    "convertible": "vLLM takes it once it is converted to plain LoRA",
+    "merge": "the rank is beyond vLLM's largest; merged into the base (mlflow-finetune export --merged) any engine serves it",
+    "transformers": "vLLM has no layers for {adaptation} on {family}",
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,18 @@ class Plan:
         return int(training.per_device_train_batch_size) * int(training.gradient_accumulation_steps) * self.processes
 
     @property
+    def serving_reason(self) -> str:
+        """Why it is served so."""
+        return _SERVING_REASONS[self.serving].format(family=self.facts.model_type, adaptation=self.config.adaptation)
+
+    @property
+    def serving_flags(self) -> list[str]:
+        """What vLLM has to be started with, its default of 16 for the rank aside."""
+        ceiling = getattr(load_method("adaptation", self.config.adaptation), "vllm_max_lora_rank", None)
+        rank = ceiling(self.adaptation_options) if ceiling is not None and self.serving == "vllm" else None
+        return [] if rank is None else ["--enable-lora", "--max-lora-rank", str(rank)]
+
+    @property
     def options(self) -> dict[str, Any]:
         """The options of both methods, resolved."""
         return {**self.adaptation_options.model_dump(), **self.config.objective_options().model_dump()}
@@ -110,6 +130,24 @@ def data_files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:
     return tuple(
         DataFile(Path(file.path), file.task or Path(file.path).name.split(".")[0], file.weight, file.instruction)
         for file in files
+    )
+
+
+def mix_tasks(plan: Plan, data: PreparedData) -> tuple[Mixture, PreparedData]:
+    """Which rows are drawn how often, by the config's mixing, and the data drawn so."""
+    settings = plan.config.data
+    mixture = mix(tasks_of(data.train), settings.mixing, settings.mixing_temperature, plan.config.training.seed)
+    return mixture, data if mixture.is_unchanged else replace(data, train=data.train.select(mixture.indices))
+
+
+def settle_on(plan: Plan, data: PreparedData) -> Plan:
+    """Resolves what depends on the data."""
+    return settle(
+        plan,
+        train_rows=len(data.train),
+        longest_row=data.report.train.length_quantiles["max"],
+        eval_rows=data.eval_rows,
+        layouts=[file.layout for file in data.report.files],
     )
 
 

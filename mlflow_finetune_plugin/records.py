@@ -18,6 +18,8 @@ from mlflow_finetune_plugin.data.mixture import Mixture
 from mlflow_finetune_plugin.data.page import report_page
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.data.report import DataReport
+from mlflow_finetune_plugin.forecast import Forecast
+from mlflow_finetune_plugin.memory import mib
 from mlflow_finetune_plugin.plan import Plan
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.settings import DataFileSettings
@@ -150,9 +152,24 @@ def record_mixture(mixture: Mixture, mixing: str, folder: Path, report: Report) 
     )
 
 
-def record_training(result: TrainingResult, folder: Path, report: Report) -> None:
+def record_forecast(forecast: Forecast | None, why_not: str, folder: Path, report: Report) -> None:
+    """``plan/memory_mib`` (training, as ``train/peak_memory_mib`` measures it), ``plan/train_seconds``, the parts as an artifact."""
+    if forecast is None:
+        report.note(why_not)
+        return
+    _artifact(report, folder / "plan.json", json.dumps(forecast.to_json(), indent=1), "finetune")
+    report.metrics(
+        {"plan/memory_mib": mib(forecast.memory.training_and_loading), "plan/train_seconds": forecast.seconds}
+    )
+    report.stage("plan", forecast.line())
+    if forecast.verdict == "tight":
+        report.note("memory is tight by the prediction: steps are made in smaller parts if it runs out")
+
+
+def record_training(result: TrainingResult, peak_bytes: int, folder: Path, report: Report) -> None:
     """The loss curve as a picture, and what training took."""
-    report.metrics({"train/seconds": result.seconds, "train/total_tokens": float(result.tokens)}, step=result.steps)
+    took = {"train/seconds": result.seconds, "train/peak_memory_mib": mib(peak_bytes)}
+    report.metrics({**took, "train/total_tokens": float(result.tokens)}, step=result.steps)
     from mlflow_finetune_plugin.evaluation.plots import plot_loss  # matplotlib is not paid for before the first step
 
     figure = plot_loss(result.losses, result.eval_losses)

@@ -84,3 +84,11 @@ def test_two_gpus_share_a_training(workplace):
     )
     assert result.returncode == 0, result.stdout
     assert "x 2 processes" in result.stdout
+
+
+def test_memory_on_the_gpu_is_predicted(workplace):
+    result = workplace.mlflow_run(QUICKSTART, "-e", "lora", "-P", "max_steps=20", "-P", "max_rows=20")
+    assert result.returncode == 0, result.stdout
+    metrics = workplace.only_run().data.metrics
+    # the allocator reserves in blocks of 2 MiB and more, which is much for so small a base
+    assert 0.3 < metrics["plan/memory_mib"] / metrics["train/peak_memory_mib"] < 1.5

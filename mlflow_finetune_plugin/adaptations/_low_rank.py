@@ -101,6 +101,11 @@ def vllm_max_lora_rank(options: Options) -> int | None:
     return next((ceiling for ceiling in VLLM_RANKS if saved <= ceiling), None)
 
 
+def weightless(options: Options) -> Options:
+    """Options of the same shapes whose start needs no weights to be read, for a model that has none."""
+    return options.model_copy(update={"init": "default"})
+
+
 def acts(weights: Mapping[str, Any]) -> bool:
     """Whether the saved tensors change anything: B starts at zero, so an update with B = 0 is none."""
     return any(bool(tensor.any()) for name, tensor in weights.items() if "lora_B" in name)

@@ -8,10 +8,31 @@ rank, which is exact, so that it loads on the untouched base and vLLM takes it.
 
 from __future__ import annotations
 
-from mlflow_finetune_plugin.adaptations._low_rank import Options, acts, apply, optimizer, resolve, save, serving
+from mlflow_finetune_plugin.adaptations._low_rank import (
+    Options,
+    acts,
+    apply,
+    optimizer,
+    resolve,
+    save,
+    serving,
+    vllm_max_lora_rank,
+    weightless,
+)
 from mlflow_finetune_plugin.auto import BaseFacts
 
-__all__ = ["Options", "acts", "apply", "learning_rate", "optimizer", "resolve", "save", "serving"]
+__all__ = [
+    "Options",
+    "acts",
+    "apply",
+    "learning_rate",
+    "optimizer",
+    "resolve",
+    "save",
+    "serving",
+    "vllm_max_lora_rank",
+    "weightless",
+]
 
 
 def learning_rate(base: BaseFacts) -> tuple[float, str]:

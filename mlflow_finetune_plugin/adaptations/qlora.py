@@ -11,10 +11,31 @@ from typing import Literal
 from pydantic import Field
 
 from mlflow_finetune_plugin.adaptations import _low_rank
-from mlflow_finetune_plugin.adaptations._low_rank import acts, apply, optimizer, resolve, save, serving
+from mlflow_finetune_plugin.adaptations._low_rank import (
+    acts,
+    apply,
+    optimizer,
+    resolve,
+    save,
+    serving,
+    vllm_max_lora_rank,
+    weightless,
+)
 from mlflow_finetune_plugin.auto import BaseFacts
 
-__all__ = ["QUANTIZATION", "Options", "acts", "apply", "learning_rate", "optimizer", "resolve", "save", "serving"]
+__all__ = [
+    "QUANTIZATION",
+    "Options",
+    "acts",
+    "apply",
+    "learning_rate",
+    "optimizer",
+    "resolve",
+    "save",
+    "serving",
+    "vllm_max_lora_rank",
+    "weightless",
+]
 
 QUANTIZATION = "nf4"
 """What ``base_model.quantization`` is when the recipe does not say."""

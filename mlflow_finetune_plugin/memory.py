@@ -1,0 +1,101 @@
+"""Predicted memory: arithmetic over counts and shapes, and what this machine has left. No torch at the top.
+
+What one micro-batch takes beside the weights is traced, not calculated (step_trace.py); this file adds what can be
+counted: weights in their precision, the adapter, its gradients and the optimiser's states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+MIB = 2**20
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""A parameter in nf4 with double quantisation: 4 bits, an 8 bit scale per 64, a float32 per 256 scales (arXiv 2305.14314)."""
+
+_STATE_BYTES = {
+    "adamw_torch": None,
+    "adamw_torch_fused": None,
+    "adafactor": 0.05,  # one number per row and column
+    "sgd": 0.0,
+    "adamw_8bit": 2 + 8 / 256,
+    "paged_adamw_8bit": 2 + 8 / 256,
+    "paged_adamw_32bit": 8.0,
+    "lion_32bit": 4.0,
+    "paged_lion_8bit": 1 + 4 / 256,
+}
+"""Bytes of optimiser state per trainable parameter; None: twice the parameter's own bytes."""
+
+
+@dataclass(frozen=True)
+class MemoryParts:
+    """Bytes at the worst moment of training; ``loading`` and ``proof`` are the other phases' own worst moments."""
+
+    process: int
+    base_weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    micro_batch: int
+    loading: int
+    proof: int
+
+    @property
+    def training(self) -> int:
+        """The peak while training."""
+        return self.process + self.base_weights + self.adapter + self.gradients + self.optimizer + self.micro_batch
+
+    @property
+    def training_and_loading(self) -> int:
+        """What ``train/peak_memory_mib`` measures: from the first weight read to the last step."""
+        return max(self.training, self.loading)
+
+    @property
+    def total(self) -> int:
+        """The peak of the whole run."""
+        return max(self.training, self.loading, self.proof)
+
+    @property
+    def peak_phase(self) -> str:
+        """Which phase the total comes from."""
+        phases = {"training": self.training, "loading": self.loading, "proof": self.proof}
+        return max(phases, key=lambda name: phases[name])
+
+    def to_json(self) -> dict[str, int | str]:
+        """Every part and the sums, in bytes."""
+        return {**asdict(self), "training": self.training, "total": self.total, "peak_phase": self.peak_phase}
+
+
+def weight_bytes(
+    parameters: int, linear_shapes: Mapping[str, tuple[int, ...]], dtype: str, quantization: str | None
+) -> int:
+    """The base's weights: bitsandbytes quantises linear layers; embeddings, norms and the output head stay as they are."""
+    if quantization is None:
+        return parameters * DTYPE_BYTES[dtype]
+    counts = [(_product(shape), shape[0]) for shape in linear_shapes.values()]
+    linear = sum(count for count, _ in counts)
+    if quantization == "nf4":
+        held = linear * NF4_BYTES + len(counts) * 4 * (256 + 16)
+    else:
+        held = linear + sum(4 * rows for _, rows in counts)
+    return int(held) + (parameters - linear) * DTYPE_BYTES[dtype]
+
+
+def optimizer_bytes(optim: str, trainable: int, trainable_bytes: int) -> int:
+    """The optimiser's states of all trainable parameters."""
+    per_parameter = _STATE_BYTES[optim]
+    return 2 * trainable_bytes if per_parameter is None else int(trainable * per_parameter)
+
+
+def mib(size: float) -> float:
+    """Bytes as MiB."""
+    return size / MIB
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    result = 1
+    for side in shape:
+        result *= side
+    return result

@@ -1,0 +1,103 @@
+"""Predicted time: what a traced step computes, over what this device was measured to do.
+
+Three figures of the device, taken in about half a second and kept for a week in the jobs home: matrix products at the
+model's hidden size, memory traffic, and the time that a small operation takes. A step's seconds are their sum on a CPU;
+on a GPU small operations are queued beside the work, so the larger of both counts.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import torch
+
+from mlflow_finetune_plugin.jobs import jobs_home
+
+_VALID = timedelta(days=7)
+_PROBE_S = 0.08
+_ROWS = 512
+OPERATION_COST = 4.0
+"""Small operations inside a model cost so many times a bare one: modules, autograd, PEFT. Measured (benchmarks/plan_accuracy.py)."""
+EFFICIENCY = 0.8
+"""Share of the probe's rates that training reaches. Measured on CPUs (benchmarks/plan_accuracy.py); not yet on a GPU."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """``flops`` and ``bytes`` a second, ``operation_s`` seconds per small operation, and when that was measured (ISO)."""
+
+    flops: float
+    bytes: float
+    operation_s: float
+    device: str
+    measured: str
+
+
+def step_seconds(rates: Rates, *, flops: float, bytes_moved: float, operations: float) -> float:
+    """Predicted seconds of work with these counts."""
+    work = (flops / rates.flops + bytes_moved / rates.bytes) / EFFICIENCY
+    calls = operations * rates.operation_s * OPERATION_COST
+    return max(work, calls) if rates.device != "cpu" else work + calls
+
+
+def device_rates(hidden_size: int, dtype: torch.dtype) -> Rates:
+    """Rates of this device at this width and precision, measured now or, on this host, within the last week."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu{torch.get_num_threads()}"
+    path = jobs_home() / "rates" / f"{socket.gethostname()}-{name}-{hidden_size}-{dtype}.json".replace(" ", "_")
+    kept = _kept(path)
+    if kept is not None:
+        return kept
+    rates = _measure(hidden_size, dtype, device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{time.monotonic_ns()}")
+    draft.write_text(json.dumps(asdict(rates)), encoding="utf-8")
+    draft.replace(path)
+    return rates
+
+
+def _kept(path: Path) -> Rates | None:
+    try:
+        rates = Rates(**json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):  # none yet, or of another version
+        return None
+    return rates if datetime.now() - datetime.fromisoformat(rates.measured) < _VALID else None
+
+
+def _measure(hidden_size: int, dtype: torch.dtype, device: torch.device) -> Rates:
+    a = torch.ones(_ROWS, hidden_size, dtype=dtype, device=device)
+    b = torch.ones(hidden_size, hidden_size, dtype=dtype, device=device)
+    out = torch.empty(_ROWS, hidden_size, dtype=dtype, device=device)
+    block = torch.ones(2**22, dtype=torch.float32, device=device)
+    small = torch.ones(8, device=device)
+    with torch.inference_mode():
+        product = _seconds(lambda: torch.mm(a, b, out=out), device)
+        copy = _seconds(lambda: block.add(1.0), device)
+        call = _seconds(lambda: small.add(1.0), device)
+    return Rates(
+        flops=2 * _ROWS * hidden_size * hidden_size / product,
+        bytes=block.nbytes / copy,
+        operation_s=call,
+        device=device.type,
+        measured=datetime.now().isoformat(timespec="seconds"),
+    )
+
+
+def _seconds(act: Callable[[], object], device: torch.device) -> float:
+    """The best of several rounds: what disturbs a machine only makes it slower."""
+    act()
+    best, started = float("inf"), time.perf_counter()
+    while time.perf_counter() - started < _PROBE_S:
+        since = time.perf_counter()
+        for _ in range(4):
+            act()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, (time.perf_counter() - since) / 4)
+    return best
