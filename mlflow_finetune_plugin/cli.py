@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command. Exit code 2 and one message on stderr for a fault of the user's, 1 for a failed run, 130 for Ctrl-C."""
     parser = _parser()
     namespace = parser.parse_args(argv)
+    # on CPUs bitsandbytes warns of a faster kernel at its import, which PEFT causes whether or not anything is quantised
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return int(namespace.command(namespace))
     except FinetuneError as error:
