@@ -1,25 +1,19 @@
 """Predicted time: what a traced step computes, over what this device was measured to do.
 
-Three figures of the device, taken in about half a second and kept for a week in the jobs home: matrix products at the
-model's hidden size, memory traffic, and the time that a small operation takes. A step's seconds are their sum on a CPU;
+Three figures of the device, taken in a third of a second whenever they are needed, so that other work on it counts:
+matrix products at the model's hidden size, memory traffic, and the time that a small operation takes. A step's seconds are their sum on a CPU;
 on a GPU small operations are queued beside the work, so the larger of both counts.
 """
 
 from __future__ import annotations
 
-import json
-import socket
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
-from pathlib import Path
+from dataclasses import dataclass
+from datetime import datetime
 
 import torch
 
-from mlflow_finetune_plugin.jobs import jobs_home
-
-_VALID = timedelta(days=7)
 _PROBE_S = 0.08
 _ROWS = 512
 OPERATION_COST = 4.0
@@ -47,30 +41,8 @@ def step_seconds(rates: Rates, *, flops: float, bytes_moved: float, operations: 
 
 
 def device_rates(hidden_size: int, dtype: torch.dtype) -> Rates:
-    """Rates of this device at this width and precision, measured now or, on this host, within the last week."""
+    """Rates of this device at this width and precision, measured now."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu{torch.get_num_threads()}"
-    path = jobs_home() / "rates" / f"{socket.gethostname()}-{name}-{hidden_size}-{dtype}.json".replace(" ", "_")
-    kept = _kept(path)
-    if kept is not None:
-        return kept
-    rates = _measure(hidden_size, dtype, device)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{time.monotonic_ns()}")
-    draft.write_text(json.dumps(asdict(rates)), encoding="utf-8")
-    draft.replace(path)
-    return rates
-
-
-def _kept(path: Path) -> Rates | None:
-    try:
-        rates = Rates(**json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):  # none yet, or of another version
-        return None
-    return rates if datetime.now() - datetime.fromisoformat(rates.measured) < _VALID else None
-
-
-def _measure(hidden_size: int, dtype: torch.dtype, device: torch.device) -> Rates:
     a = torch.ones(_ROWS, hidden_size, dtype=dtype, device=device)
     b = torch.ones(hidden_size, hidden_size, dtype=dtype, device=device)
     out = torch.empty(_ROWS, hidden_size, dtype=dtype, device=device)

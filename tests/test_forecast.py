@@ -40,7 +40,7 @@ def foreseen(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast]:
 
 
 def room(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
-    monkeypatch.setattr(forecast, "memory_room", lambda: MemoryRoom(int(size), "a test's limit"))
+    monkeypatch.setattr(forecast, "memory_room", lambda *_: MemoryRoom(int(size), "a test's limit"))
 
 
 def test_where_there_is_room_nothing_is_changed(tmp_path, base):

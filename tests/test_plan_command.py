@@ -56,7 +56,7 @@ def test_every_entry_point_is_planned(project, entry_point, capsys):
 
 
 def test_what_does_not_fit_ends_with_2_and_says_what_would(project, monkeypatch, capsys):
-    monkeypatch.setattr(forecast, "memory_room", lambda: MemoryRoom(2**20, "a test's limit"))
+    monkeypatch.setattr(forecast, "memory_room", lambda *_: MemoryRoom(2**20, "a test's limit"))
     assert main(["plan", "bot"]) == 2
     assert "fit      does not fit" in capsys.readouterr().out
 
