@@ -145,7 +145,7 @@ def _run(shape: Shape, folder: Path, threads: int) -> dict[str, float]:
     from mlflow_finetune_plugin import pipeline
     from mlflow_finetune_plugin.config import RunConfig
     from mlflow_finetune_plugin.data.preparation import prepare
-    from mlflow_finetune_plugin.forecast import foresee
+    from mlflow_finetune_plugin.forecasting.forecast import foresee
     from mlflow_finetune_plugin.plan import data_request, make_plan, settle_on
     from mlflow_finetune_plugin.report import Report
     from mlflow_finetune_plugin.training.peak_memory import PeakMemory

@@ -32,7 +32,7 @@ from mlflow_finetune_plugin.config import RunConfig
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
 from mlflow_finetune_plugin.data.report import UnusableDataError
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
-from mlflow_finetune_plugin.forecast import foresee, refuse_what_does_not_fit
+from mlflow_finetune_plugin.forecasting.forecast import foresee, refuse_what_does_not_fit
 from mlflow_finetune_plugin.patience import with_patience
 from mlflow_finetune_plugin.plan import Plan, data_request, make_plan, mix_tasks, settle_on
 from mlflow_finetune_plugin.records import (

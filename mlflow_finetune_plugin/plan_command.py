@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin.allocation import hold_large_blocks_apart
 from mlflow_finetune_plugin.config import RunConfig, load_config, resolve_paths
 from mlflow_finetune_plugin.errors import ConfigError
-from mlflow_finetune_plugin.memory import mib
+from mlflow_finetune_plugin.forecasting.memory import mib
 from mlflow_finetune_plugin.preflight import check_before_spend
 
 if TYPE_CHECKING:
-    from mlflow_finetune_plugin.forecast import Forecast
+    from mlflow_finetune_plugin.forecasting.forecast import Forecast
     from mlflow_finetune_plugin.plan import Plan
 
 
@@ -89,7 +89,7 @@ def foresee_run(command: PlanCommand, caller: Path) -> ForeseenRun:
     check_before_spend(config)
     hold_large_blocks_apart()  # as the worker does: the rates that are measured depend on it
     from mlflow_finetune_plugin.data.preparation import prepare
-    from mlflow_finetune_plugin.forecast import foresee
+    from mlflow_finetune_plugin.forecasting.forecast import foresee
     from mlflow_finetune_plugin.plan import data_request, make_plan, mix_tasks, settle_on
 
     plan = make_plan(config)
@@ -131,6 +131,6 @@ def _forecast_lines(forecast: Forecast, step_rows: int) -> list[str]:
 
 
 def _duration(seconds: float) -> str:
-    from mlflow_finetune_plugin.forecast import duration
+    from mlflow_finetune_plugin.forecasting.forecast import duration
 
     return duration(seconds)

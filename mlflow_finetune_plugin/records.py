@@ -18,8 +18,8 @@ from mlflow_finetune_plugin.data.mixture import Mixture
 from mlflow_finetune_plugin.data.page import report_page
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.data.report import DataReport
-from mlflow_finetune_plugin.forecast import Forecast
-from mlflow_finetune_plugin.memory import mib
+from mlflow_finetune_plugin.forecasting.forecast import Forecast
+from mlflow_finetune_plugin.forecasting.memory import mib
 from mlflow_finetune_plugin.plan import Plan
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.settings import DataFileSettings

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tiny_bases import tiny_base, write_rows
 
-from mlflow_finetune_plugin import forecast
 from mlflow_finetune_plugin.cli import main
-from mlflow_finetune_plugin.memory_room import MemoryRoom
+from mlflow_finetune_plugin.forecasting import forecast
+from mlflow_finetune_plugin.forecasting.memory_room import MemoryRoom
 
 
 @pytest.fixture

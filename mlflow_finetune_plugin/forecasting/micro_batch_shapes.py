@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.compute as pc
 
 from mlflow_finetune_plugin.data.token_file import IGNORED_LABEL
+from mlflow_finetune_plugin.forecasting.step_trace import MicroBatch
 from mlflow_finetune_plugin.settings import TrainingSettings
-from mlflow_finetune_plugin.step_trace import MicroBatch
 from mlflow_finetune_plugin.training.packing import MicroBatches
 from mlflow_finetune_plugin.training.processes import Processes
 

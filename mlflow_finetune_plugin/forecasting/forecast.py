@@ -14,14 +14,14 @@ from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.errors import PlanError
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.evaluation.generation import DEFAULT_BATCH_TOKENS
-from mlflow_finetune_plugin.memory import MIB, MemoryParts, mib, optimizer_bytes, weight_bytes
-from mlflow_finetune_plugin.memory_room import MemoryRoom, memory_room
+from mlflow_finetune_plugin.forecasting.memory import MIB, MemoryParts, mib, optimizer_bytes, weight_bytes
+from mlflow_finetune_plugin.forecasting.memory_room import MemoryRoom, memory_room
+from mlflow_finetune_plugin.forecasting.micro_batch_shapes import RowLengths, Shapes, shapes_of
+from mlflow_finetune_plugin.forecasting.step_trace import AdaptedModel, UntraceableError, adapted_model
+from mlflow_finetune_plugin.forecasting.throughput import Rates, device_rates, step_seconds
 from mlflow_finetune_plugin.methods import load_method
-from mlflow_finetune_plugin.micro_batch_shapes import RowLengths, Shapes, shapes_of
 from mlflow_finetune_plugin.plan import Plan
 from mlflow_finetune_plugin.settings import TrainingSettings
-from mlflow_finetune_plugin.step_trace import AdaptedModel, UntraceableError, adapted_model
-from mlflow_finetune_plugin.throughput import Rates, device_rates, step_seconds
 
 TIGHT = 0.85
 """Above this share of the room a run is called tight: the prediction may be a sixth too low."""

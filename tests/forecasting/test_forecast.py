@@ -9,13 +9,14 @@ import pytest
 from pipeline_runs import config_for, run_pipeline
 from tiny_bases import tiny_base
 
-from mlflow_finetune_plugin import base_model, forecast
+from mlflow_finetune_plugin import base_model
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
 from mlflow_finetune_plugin.errors import PlanError
-from mlflow_finetune_plugin.forecast import Forecast, duration, foresee, refuse_what_does_not_fit
-from mlflow_finetune_plugin.memory import MIB
-from mlflow_finetune_plugin.memory_room import MemoryRoom
-from mlflow_finetune_plugin.micro_batch_shapes import RowLengths, shapes_of
+from mlflow_finetune_plugin.forecasting import forecast
+from mlflow_finetune_plugin.forecasting.forecast import Forecast, duration, foresee, refuse_what_does_not_fit
+from mlflow_finetune_plugin.forecasting.memory import MIB
+from mlflow_finetune_plugin.forecasting.memory_room import MemoryRoom
+from mlflow_finetune_plugin.forecasting.micro_batch_shapes import RowLengths, shapes_of
 from mlflow_finetune_plugin.plan import Plan, data_request, make_plan, settle_on
 from mlflow_finetune_plugin.settings import TrainingSettings
 

@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pytest
 
-from mlflow_finetune_plugin.micro_batch_shapes import RowLengths, shapes_of, steps_of
+from mlflow_finetune_plugin.forecasting.micro_batch_shapes import RowLengths, shapes_of, steps_of
 from mlflow_finetune_plugin.settings import TrainingSettings
 
 

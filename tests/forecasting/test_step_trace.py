@@ -9,9 +9,9 @@ from tiny_bases import FAMILIES, tiny_base
 
 from mlflow_finetune_plugin.auto import Reasons
 from mlflow_finetune_plugin.base_model import describe, find_base_model
+from mlflow_finetune_plugin.forecasting.step_trace import AdaptedModel, MicroBatch, UntraceableError, adapted_model
 from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.settings import BaseModelSettings
-from mlflow_finetune_plugin.step_trace import AdaptedModel, MicroBatch, UntraceableError, adapted_model
 
 PACKED = MicroBatch(rows=4, row_tokens=16, scored=8, packs=True, loss="logits")
 

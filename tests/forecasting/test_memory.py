@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlflow_finetune_plugin.memory import MIB, MemoryParts, mib, optimizer_bytes, weight_bytes
+from mlflow_finetune_plugin.forecasting.memory import MIB, MemoryParts, mib, optimizer_bytes, weight_bytes
 
 SHAPES = {"q_proj": (64, 128), "fc": (256, 64)}  # 8192 + 16384 = 24576 parameters
 

@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 import torch
 
-from mlflow_finetune_plugin.throughput import EFFICIENCY, OPERATION_COST, Rates, device_rates, step_seconds
+from mlflow_finetune_plugin.forecasting.throughput import EFFICIENCY, OPERATION_COST, Rates, device_rates, step_seconds
 
 RATES = Rates(flops=100.0, bytes=10.0, operation_s=0.5, device="cpu", measured="2026-01-01T00:00:00")
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import psutil
 
-from mlflow_finetune_plugin.memory_room import _cgroup_free, host_room
+from mlflow_finetune_plugin.forecasting.memory_room import _cgroup_free, host_room
 
 PROGRAM = """
 import json, resource
 import psutil
-from mlflow_finetune_plugin.memory_room import host_room
+from mlflow_finetune_plugin.forecasting.memory_room import host_room
 vms = psutil.Process().memory_info().vms
 resource.setrlimit(resource.RLIMIT_AS, (vms + 64 * 2**20, resource.RLIM_INFINITY))
 room = host_room()
