@@ -80,7 +80,6 @@ def train(
     best = _best(settings, folder, report, processes, evaluates=eval_rows is not None)
     watcher = Watcher(report, processes)
     trainer, packs = _trainer(model, tokenizer, train_rows, eval_rows, settings, method, folder, watcher, best)
-    watcher = trainer.watcher
     trainer.saves = saves
     can_stop = saves is not None or (not processes.is_first and settings.save_steps is not None)
     if checkpoint is not None:

@@ -82,7 +82,7 @@ def test_parquet_rows_are_numbered(tmp_path):
     [("a.jsonl.gz", '{"a": "é"}\n'), ("a.json.gz", '[{"a": "é"}]'), ("a.csv.gz", "a\né\n"), ("a.tsv.gz", "a\né\n")],
 )
 def test_text_formats_are_read_through_gzip(tmp_path, name, content):
-    path = write(tmp_path, name, gzip.compress(content.encode()))
+    path = write(tmp_path, name, gzip.compress(content.encode(), mtime=0))
     assert [row for _, row in read_rows(path)] == [{"a": "é"}]
 
 
@@ -141,7 +141,7 @@ def test_unknown_suffix_names_the_known_ones(tmp_path, name):
         ("a.json", "[]", "holds no rows"),
         ("a.csv", "", "is empty"),
         ("a.csv", "text,label\n", "holds no rows"),
-        ("a.jsonl.gz", gzip.compress(b""), "is empty"),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0), "is empty"),
         ("a.jsonl", '{"a": 1}\n{"a": 2}\n{"a": "hal', "line 3: the last line looks cut off"),
         ("a.jsonl", '{"a": 1}\n{"a": 2\n{"a": 3}\n', "line 2: invalid JSON: Expecting"),
         ("a.jsonl", '{"a": 1}\n[1, 2]\n', "line 2: the row is a list, not an object: '[1, 2]'"),
@@ -177,11 +177,15 @@ def test_unknown_suffix_names_the_known_ones(tmp_path, name):
         ("a.csv", "text,label\na,b\n".encode("utf-16-le"), "looks like UTF-16 without a byte order mark"),
         ("a.csv", b"text,label\na\x00b,c\n", "line 2: NUL byte at byte 12"),
         ("a.jsonl", bytes(range(256)) * 4, "binary content"),
-        ("a.jsonl", gzip.compress(b'{"a": 1}'), "binary content: it is gzip data; fix: end its name with .gz"),
+        ("a.jsonl", gzip.compress(b'{"a": 1}', mtime=0), "binary content: it is gzip data; fix: end its name with .gz"),
         ("a.csv", b"PAR1" + b"\x00" * 20, "it is a Parquet file; fix: end its name with .parquet"),
         ("a.csv", b"PK\x03\x04 etc", "a zip archive"),
         ("a.jsonl.gz", b'{"a": 1}\n', "is not a sound gzip file"),
-        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 500)[:-9], "the gzip data ends too early, it looks cut off"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"a": 1}\n' * 500, mtime=0)[:-9],
+            "the gzip data ends too early, it looks cut off",
+        ),
         ("a.parquet", b"PAR1 but not really", "is not a sound Parquet file"),
     ],
 )
