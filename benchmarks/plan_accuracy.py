@@ -37,6 +37,7 @@ class Shape:
     layers: int = 4
     vocabulary: int = 8000
     words: int = 60
+    answers: str = "delivery"
     rows: int = 48
     adaptation: str = "lora"
     quantization: str | None = None
@@ -52,6 +53,7 @@ SHAPES = (
         "rows of 1,000 tokens", words=500, training={"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     ),
     Shape("vocabulary 64,000", vocabulary=64_000),
+    Shape("long answers, vocabulary 32,000", vocabulary=32_000, words=20, answers="delivery " * 60),
     Shape("batch 32", training={"per_device_train_batch_size": 32}, rows=72),
     Shape(
         "4 x 4 accumulated", training={"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}, words=200
@@ -197,7 +199,7 @@ def _write_base_apart(shape: Shape, folder: Path) -> None:
 def _config(shape: Shape, folder: Path) -> dict[str, Any]:
     dice = random.Random(0)
     rows = [
-        {"prompt": " ".join(str(dice.randint(0, 9)) for _ in range(shape.words)), "completion": "delivery"}
+        {"prompt": " ".join(str(dice.randint(0, 9)) for _ in range(shape.words)), "completion": shape.answers}
         for _ in range(shape.rows)
     ]
     path = folder / "train.jsonl"
