@@ -32,7 +32,10 @@ _SCORE = "score.json"
 def keeps_models(
     adaptation: ModuleType, options: Any, folder: Path, report: Report
 ) -> Callable[[Checkpoint, torch.nn.Module], None]:
-    """Writes the adapter of each checkpoint that was evaluated at its own step to ``folder/checkpoint_models/STEP``."""
+    """Writes the adapter of each checkpoint that was evaluated at its own step to ``folder/checkpoint_models/STEP``.
+
+    It is given the checkpoint's draft.
+    """
     told = False
 
     def keep(checkpoint: Checkpoint, model: torch.nn.Module) -> None:

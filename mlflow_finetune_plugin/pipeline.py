@@ -147,12 +147,7 @@ def checkpoints(
         return None, checkpoint
     upload = uploads(report, training.save_total_limit)
     keep = keeps_models(plan.method.adaptation, plan.adaptation_options, place.folder, report)
-
-    def on_saved(saved: Checkpoint, model: torch.nn.Module) -> None:
-        upload(saved, model)
-        keep(saved, model)
-
-    return Saves(place.folder / FOLDER, training.save_total_limit, now, on_saved), checkpoint
+    return Saves(place.folder / FOLDER, training.save_total_limit, now, upload, keep), checkpoint
 
 
 def train_adapter(

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.jobs import JobFolder
@@ -120,11 +118,11 @@ def _is_of(job: JobFolder, run_id: str) -> bool:
     return (job.read("run") or {}).get("run_id") == run_id
 
 
-def uploads(report: Report, limit: int) -> Callable[[Checkpoint, torch.nn.Module], None]:
+def uploads(report: Report, limit: int) -> Callable[[Checkpoint], None]:
     """Sends each checkpoint to the run's artifacts, in turn over the one before last: what is stored does not grow."""
     count = 0
 
-    def upload(checkpoint: Checkpoint, model: torch.nn.Module) -> None:
+    def upload(checkpoint: Checkpoint) -> None:
         nonlocal count
         slot = f"{ARTIFACTS}/slot-{count % max(2, limit)}"
         report.event("checkpoint", step=checkpoint.step, path=str(checkpoint.folder), folder=slot)

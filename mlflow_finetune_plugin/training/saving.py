@@ -31,7 +31,9 @@ class Saves:
     save_total_limit: int
     fingerprint: Callable[[], Mapping[str, Any]]
     """Asked for when something is saved: it takes reading the whole base."""
-    on_saved: Callable[[Checkpoint, torch.nn.Module], None]
+    on_saved: Callable[[Checkpoint], None]
+    before_saved: Callable[[Checkpoint, torch.nn.Module], None] = lambda draft, model: None
+    """What belongs to a checkpoint and lies elsewhere: written before the checkpoint counts, so that no kill can part them."""
 
 
 class SavingTrainer(Trainer):  # type: ignore[misc]
@@ -72,8 +74,9 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
     def _seal(self, draft: Path) -> None:
         assert self.saves is not None
         root = self.saves.root
+        self.saves.before_saved(Checkpoint(draft, self.state.global_step, {}), self.model)
         saved = seal(draft, root / draft.name, step=self.state.global_step, fingerprint=self.saves.fingerprint())
-        self.saves.on_saved(saved, self.model)
+        self.saves.on_saved(saved)
         remove_old(root, limit=self.saves.save_total_limit)
 
     def _progress(self) -> dict[str, Any]:

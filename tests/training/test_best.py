@@ -33,7 +33,7 @@ def overfitted(base, folder, checkpoint=None, **settings):
         rows=rows_of(LENGTHS),
         eval_rows=rows_of(HELD_OUT),
         model=adapted(base),
-        saves=Saves(folder / "checkpoints", 9, dict, lambda saved, model: None),
+        saves=Saves(folder / "checkpoints", 9, dict, lambda saved: None),
         checkpoint=checkpoint,
         **{**values, **settings},
     )

@@ -44,7 +44,7 @@ def trained_by(
         if prepare is not None:
             prepare(processes, MicroBatchTrainer)
         own = folder / str(processes.rank)
-        saves = Saves(own / "checkpoints", 9, dict, lambda saved, model: None) if save_steps else None
+        saves = Saves(own / "checkpoints", 9, dict, lambda saved: None) if save_steps else None
         model = adapted(base, dropout)
         run(
             base,

@@ -21,7 +21,7 @@ def base(tmp_path_factory) -> Path:
 
 
 def saves(folder: Path, limit: int = 99) -> Saves:
-    return Saves(folder / "checkpoints", limit, lambda: {"data": "abc"}, lambda checkpoint, model: None)
+    return Saves(folder / "checkpoints", limit, lambda: {"data": "abc"}, lambda checkpoint: None)
 
 
 def trained(base: Path, folder: Path, checkpoint: Checkpoint | None = None, **settings):
