@@ -3,7 +3,7 @@
     python benchmarks/plan_accuracy.py [--only NAME ...] [--threads 2]
 
 Bases are random Llamas, rows are random digits. A shape is planned as a run plans it (forecast.py), then trained as a run trains
-it (pipeline.train_adapter), with the worker's allocation. Memory is the process's peak resident size from the first weight read
+it (pipeline.train_adapter), with the huge pages that a worker asks for. Memory is the process's peak resident size from the first weight read
 to the last step. Time is the wall clock of the training loop without its first step's start-up; others' work on the cores shows
 in it. Prints a Markdown table; `ratio` is predicted over measured, `above process` leaves out what Python and its libraries hold before the first weight.
 """
@@ -23,7 +23,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from mlflow_finetune_plugin.allocation import hold_large_blocks_apart
+from mlflow_finetune_plugin.allocation import ask_for_huge_pages
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
@@ -127,7 +127,7 @@ def measured(shape: Shape, *, threads: int) -> dict[str, float]:
 
 def _import_what_all_need(*, quantised: bool) -> None:
     """Once for all the processes that are forked. PEFT and TRL look for bitsandbytes when they are imported."""
-    hold_large_blocks_apart()
+    ask_for_huge_pages()
     import datasets  # noqa: F401
     import mlflow  # noqa: F401
     import tiny_bases  # noqa: F401

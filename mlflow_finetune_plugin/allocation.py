@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 
-_M_MMAP_THRESHOLD = -3  # malloc.h
-_BLOCK_BYTES = 2**20
 
+def ask_for_huge_pages() -> None:
+    """Has torch align large blocks to huge pages, which glibc 2.36 packs far better than blocks aligned to 64 bytes.
 
-def hold_large_blocks_apart() -> bool:
-    """Lets glibc map every block of 1 MiB and more by itself, so that it goes back when it is freed. False without glibc.
-
-    glibc cannot use the hole of an aligned block for another of the same size: held in its heap, a step's tensors took
-    up to 2.4 times their size (2,921 MiB for 1,218; glibc 2.36, 2026-11-21). Huge pages, where the kernel lends them on
-    request, make up for most of the time that fresh pages cost. A setting of the user's own stands.
+    A step of 25M parameters held 1,315 MiB instead of 1,737, one of 1,000-token rows 1,267 instead of 1,495, in the same time
+    (2026-11-21). Mapping every block of 1 MiB by itself would hold still less, and take 1.6 times as long. A setting of the user's own stands.
     """
-    if "MALLOC_MMAP_THRESHOLD_" in os.environ:
-        return True
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch's own switch, read at its first allocation
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return False
-    return bool(mallopt(_M_MMAP_THRESHOLD, _BLOCK_BYTES))

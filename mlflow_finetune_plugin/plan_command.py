@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.allocation import hold_large_blocks_apart
+from mlflow_finetune_plugin.allocation import ask_for_huge_pages
 from mlflow_finetune_plugin.config import RunConfig, load_config, resolve_paths
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.forecasting.memory import mib
@@ -87,7 +87,7 @@ def foresee_run(command: PlanCommand, caller: Path) -> ForeseenRun:
     """Checks as a run does, prepares the data in a temporary folder, and predicts. Raises as a run would before training."""
     config = _config(command, caller)
     check_before_spend(config)
-    hold_large_blocks_apart()  # as the worker does: the rates that are measured depend on it
+    ask_for_huge_pages()  # as the worker does: the rates that are measured depend on it
     from mlflow_finetune_plugin.data.preparation import prepare
     from mlflow_finetune_plugin.forecasting.forecast import foresee
     from mlflow_finetune_plugin.plan import data_request, make_plan, mix_tasks, settle_on

@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from mlflow_finetune_plugin.allocation import hold_large_blocks_apart
+from mlflow_finetune_plugin.allocation import ask_for_huge_pages
 from mlflow_finetune_plugin.config import EvaluationConfig, RunConfig
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.jobs import JobFolder
@@ -75,7 +75,7 @@ def _work(folder: JobFolder, report: Report) -> None:
         return
     config = RunConfig.model_validate(folder.read("config"))
     _leave_out_bitsandbytes(config)
-    hold_large_blocks_apart()
+    ask_for_huge_pages()
     from mlflow_finetune_plugin import pipeline  # torch and all that is heavy, while the command creates the run
 
     place = pipeline.Place(

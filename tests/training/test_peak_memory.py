@@ -1,5 +1,6 @@
 """A peak that is over when it is asked for is still seen."""
 
+import os
 import sys
 import time
 
@@ -7,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from mlflow_finetune_plugin.allocation import hold_large_blocks_apart
+from mlflow_finetune_plugin.allocation import ask_for_huge_pages
 from mlflow_finetune_plugin.training import peak_memory
 from mlflow_finetune_plugin.training.peak_memory import PeakMemory
 
@@ -39,8 +40,10 @@ def test_where_the_kernel_keeps_no_peak_a_thread_looks(monkeypatch):
     assert 190 < grown() < 230
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's switch")
-def test_large_blocks_are_held_apart(monkeypatch):
-    assert hold_large_blocks_apart()
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "4194304")
-    assert hold_large_blocks_apart()
+def test_huge_pages_are_asked_for_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    ask_for_huge_pages()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    ask_for_huge_pages()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
