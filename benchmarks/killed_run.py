@@ -37,10 +37,10 @@ def command(arguments: argparse.Namespace, *more: str) -> list[str]:
     return base + parameters
 
 
-def kill_at(step: int, jobs: Path, process: subprocess.Popen[str]) -> int:
-    """kill -9 to the worker of the newest job once it saved a step beyond ``step``; returns that step."""
+def kill_at(step: int, jobs: Path, before: set[Path], process: subprocess.Popen[str]) -> int:
+    """kill -9 to the worker of the job that is not in ``before`` once it saved a step beyond ``step``; returns that step."""
     while process.poll() is None:
-        for job in sorted(jobs.iterdir(), key=lambda path: path.stat().st_ctime)[-1:] if jobs.is_dir() else ():
+        for job in set(jobs.iterdir()) - before:
             report = job / "report.jsonl"
             lines = report.read_text().splitlines() if report.exists() else []
             saved = [json.loads(line)["step"] for line in lines if '"event": "checkpoint"' in line]
@@ -80,7 +80,9 @@ def main() -> int:
         subprocess.run(command(arguments), cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
         (whole,) = client.search_runs(["0"])
         step, resumed, killed = 0, [], []
+        jobs = folder / "home" / "jobs"
         for _ in range(arguments.kills):
+            before = set(jobs.iterdir())
             process = subprocess.Popen(
                 command(arguments, *resumed),
                 cwd=folder,
@@ -88,7 +90,7 @@ def main() -> int:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            step = kill_at(step, folder / "home" / "jobs", process)
+            step = kill_at(step, jobs, before, process)
             killed.append(step)
             (run,) = [run for run in client.search_runs(["0"]) if run.info.run_id != whole.info.run_id]
             while client.get_run(run.info.run_id).info.status == "RUNNING":
