@@ -19,6 +19,8 @@ _ROUNDS = 8
 _ROWS = 512
 OPERATION_COST = 3.5
 """Small operations inside a model cost so many times a bare one: modules, autograd, PEFT. Measured (benchmarks/plan_accuracy.py)."""
+FRESH_MEMORY = 2.5
+"""On a CPU a step writes to memory that the kernel hands out and clears first. Measured (benchmarks/plan_accuracy.py)."""
 EFFICIENCY = 0.9
 """Share of the probe's rates that training reaches. Measured on CPUs (benchmarks/plan_accuracy.py); not yet on a GPU."""
 
@@ -47,15 +49,16 @@ def device_rates(hidden_size: int, dtype: torch.dtype) -> Rates:
     a = torch.ones(_ROWS, hidden_size, dtype=dtype, device=device)
     b = torch.ones(hidden_size, hidden_size, dtype=dtype, device=device)
     out = torch.empty(_ROWS, hidden_size, dtype=dtype, device=device)
-    block = torch.ones(2**22, dtype=torch.float32, device=device)
+    block = torch.ones(2**24, dtype=torch.float32, device=device)  # beyond any cache
+    written = torch.empty_like(block)
     small = torch.ones(8, device=device)
     with torch.inference_mode():
         product = _seconds(lambda: torch.mm(a, b, out=out), device, at_once=4)
-        copy = _seconds(lambda: block.add(1.0), device, at_once=1)  # a new block each time, as in training
+        copy = _seconds(lambda: torch.add(block, 1.0, out=written), device, at_once=1)
         call = _seconds(lambda: small.add(1.0), device, at_once=64)
     return Rates(
         flops=2 * _ROWS * hidden_size * hidden_size / product,
-        bytes=block.nbytes / copy,
+        bytes=block.nbytes / copy / (FRESH_MEMORY if device.type == "cpu" else 1),
         operation_s=call,
         device=device.type,
         measured=datetime.now().isoformat(timespec="seconds"),
