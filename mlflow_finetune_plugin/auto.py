@@ -226,12 +226,14 @@ def resolve_training(
     choose(
         "bf16",
         on_gpu and has_bf16 and half_precision_base,
-        "no GPU with bfloat16"
-        if not (on_gpu and has_bf16)
-        else "the GPU has it"
-        if half_precision_base
-        else "the base is held in float32",
+        _why_bf16(on_gpu and has_bf16, half_precision_base),
     )
     choose("save_steps", max(1, ceil(steps / 4)), "about 4 checkpoints a run")
     choose("logging_steps", max(1, steps // 100), "about 100 points in the charts")
     return training.model_copy(update=update)
+
+
+def _why_bf16(has_bf16: bool, half_precision_base: bool) -> str:
+    if not has_bf16:
+        return "no GPU with bfloat16"
+    return "the GPU has it" if half_precision_base else "the base is held in float32"

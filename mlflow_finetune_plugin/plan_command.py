@@ -12,6 +12,7 @@ from mlflow_finetune_plugin.allocation import ask_for_huge_pages
 from mlflow_finetune_plugin.config import RunConfig, load_config, resolve_paths
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.forecasting.memory import mib
+from mlflow_finetune_plugin.launchers.local import environments
 from mlflow_finetune_plugin.preflight import check_before_spend
 
 if TYPE_CHECKING:
@@ -65,7 +66,6 @@ class ForeseenRun:
     def text(self) -> str:
         """What a person reads."""
         plan = self.plan
-        training = plan.config.training
         lines = [
             f"plan     {plan.config.adaptation} x {plan.config.objective} on {plan.base.name} "
             f"({plan.facts.parameters / 1e6:,.1f}M parameters, {plan.base.precision})",
@@ -74,9 +74,7 @@ class ForeseenRun:
         if self.forecast is None:
             lines.append(f"memory   {self.why_not}")
         else:
-            lines += _forecast_lines(
-                self.forecast, int(training.gradient_accumulation_steps) * int(training.per_device_train_batch_size)
-            )
+            lines += _forecast_lines(self.forecast, plan.rows_a_step)
         flags = f" {' '.join(plan.serving_flags)}" if plan.serving_flags else ""
         lines.append(f"serving  {plan.serving}{flags}: {plan.serving_reason}")
         lines += [f"auto     {key} = {reason}" for key, reason in sorted(plan.reasons.items())]
@@ -92,7 +90,7 @@ def foresee_run(command: PlanCommand, caller: Path) -> ForeseenRun:
     from mlflow_finetune_plugin.forecasting.forecast import foresee
     from mlflow_finetune_plugin.plan import data_request, make_plan, mix_tasks, settle_on
 
-    plan = make_plan(config)
+    plan = make_plan(config, processes=len(environments()))  # as a run without -c
     with tempfile.TemporaryDirectory(prefix="mlflow-finetune-") as folder:
         data = prepare(data_request(plan), plan.renderer, Path(folder))
         _, data = mix_tasks(plan, data)

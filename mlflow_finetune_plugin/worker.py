@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     path, *more = sys.argv[1:] if argv is None else argv
     folder, rank = JobFolder(Path(path)), int(more[0]) if more else 0
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stdout)
+    ask_for_huge_pages()
     try:
         report = Report(folder.report)
         try:
@@ -75,7 +76,6 @@ def _work(folder: JobFolder, report: Report) -> None:
         return
     config = RunConfig.model_validate(folder.read("config"))
     _leave_out_bitsandbytes(config)
-    ask_for_huge_pages()
     from mlflow_finetune_plugin import pipeline  # torch and all that is heavy, while the command creates the run
 
     place = pipeline.Place(

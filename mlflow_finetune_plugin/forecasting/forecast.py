@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import torch
@@ -159,7 +160,7 @@ class _Foresight:
             model.trace(batch, checkpointing=bool(training.gradient_checkpointing), accumulates=shapes.per_step > 1)
             for batch in shapes.largest
         ]
-        largest_layer = max((_product(shape) for shape in self.plan.facts.linear_shapes.values()), default=0)
+        largest_layer = max((prod(shape) for shape in self.plan.facts.linear_shapes.values()), default=0)
         unpacked = largest_layer * base.dtype.itemsize if quantization is not None else 0
         adapter = model.trainable_bytes * (1 if self.on_gpu else 2)  # on a CPU the copy of its start lies there too
         held = process + weights
@@ -336,10 +337,3 @@ def _micro(training: TrainingSettings) -> str:
 
 def _told(change: str, parts: MemoryParts) -> str:
     return f"{change} ({mib(parts.total):,.0f} MiB)"
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    result = 1
-    for side in shape:
-        result *= side
-    return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 
 MIB = 2**20
 
@@ -74,7 +75,7 @@ def weight_bytes(
     """The base's weights: bitsandbytes quantises linear layers; embeddings, norms and the output head stay as they are."""
     if quantization is None:
         return parameters * DTYPE_BYTES[dtype]
-    counts = [(_product(shape), shape[0]) for shape in linear_shapes.values()]
+    counts = [(prod(shape), shape[0]) for shape in linear_shapes.values()]
     linear = sum(count for count, _ in counts)
     if quantization == "nf4":
         held = linear * NF4_BYTES + len(counts) * 4 * (256 + 16)
@@ -92,10 +93,3 @@ def optimizer_bytes(optim: str, trainable: int, trainable_bytes: int) -> int:
 def mib(size: float) -> float:
     """Bytes as MiB."""
     return size / MIB
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    result = 1
-    for side in shape:
-        result *= side
-    return result
