@@ -1,8 +1,8 @@
 """Data files to what a trainer reads: token ids and labels in a memory-mapped Arrow file, with a report and a digest.
 
-Two steps: every file is read and checked once, its conversations go to a spool on disk (reading.py); then the spool is
-encoded batch by batch, on a thread, since the tokenizer works outside Python's lock, while the batch before is counted and
-written. Own memory does not grow with the rows but for 8 bytes each and the held-out rows. Nothing is reordered, and every
+Two steps: every file is read and checked once, its conversations are encoded on all cores and go to a spool on disk
+(reading.py, encoding_pool.py); then, since only now it is known which rows are held out, the spool is counted and written side
+by side. Own memory does not grow with the rows but for 8 bytes each and the held-out rows. Nothing is reordered, and every
 row that is left out is counted with its reason and line.
 """
 
@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import datasets
+import numpy as np
 
+from mlflow_finetune_plugin.data.batch_encoder import BatchEncoder
 from mlflow_finetune_plugin.data.checks import (
     CONTRADICTIONS,
     DUPLICATES,
@@ -32,29 +33,25 @@ from mlflow_finetune_plugin.data.checks import (
     row_findings,
 )
 from mlflow_finetune_plugin.data.conversations import is_document
+from mlflow_finetune_plugin.data.encoded import EncodedBatch
 from mlflow_finetune_plugin.data.overlength import OVER_LENGTH, Fitting, fitted
 from mlflow_finetune_plugin.data.reading import DataFile, Reader, ReadFile, place
 from mlflow_finetune_plugin.data.rendering import ChatRenderer, Example
 from mlflow_finetune_plugin.data.report import DataReport, Finding, LabelReport, UnusableDataError
-from mlflow_finetune_plugin.data.row_faults import RowFault
 from mlflow_finetune_plugin.data.samples import MASK_SAMPLES, Shower, across, segments
 from mlflow_finetune_plugin.data.split import Split, hash_text, sample_of_eval, split_of_train
-from mlflow_finetune_plugin.data.spool import Spool, SpooledRow
+from mlflow_finetune_plugin.data.spool import Spool, SpooledBatch
 from mlflow_finetune_plugin.data.tally import Labels, Tally
 from mlflow_finetune_plugin.data.token_file import TokenFile
 from mlflow_finetune_plugin.data.token_findings import token_findings
 from mlflow_finetune_plugin.errors import DataError
-from mlflow_finetune_plugin.types import EvalRow
+from mlflow_finetune_plugin.types import EvalRow, Message
 
 __all__ = ["DataFile", "DataRequest", "PreparedData", "prepare"]
 
 OVER_EVAL_LIMIT = "over max_eval_rows"
 
-_AHEAD = 2  # batches that may be encoded before they are written
 _SHOWN_LABELS = 200
-
-Side = Literal["train", "eval"]
-Encoded = list[list[Example] | RowFault]
 
 
 @dataclass(frozen=True)
@@ -89,20 +86,29 @@ class PreparedData:
 def prepare(
     request: DataRequest, renderer: ChatRenderer, folder: Path, on_progress: Callable[[int], None] | None = None
 ) -> PreparedData:
-    """Read, check, render and write; ``on_progress`` gets the number of rows done so far.
+    """Read, check, render and write; ``on_progress`` gets the number of conversations encoded so far.
 
     Raises UnusableDataError, which holds the report, when no row is left to train or to evaluate on, or rows are too long.
     """
     _check_request(request)
     folder.mkdir(parents=True, exist_ok=True)
     with Spool(folder / "rows.spool") as spool:
-        reader = Reader(spool, request.columns, request.layout, request.seed, folder / "fetched")
-        files = [reader.read(file, "train") for file in request.train]
-        files += [reader.read(file, "eval") for file in _eval_files(request)]
-        run = _Preparation(request, renderer, folder, _split(request, reader), on_progress or (lambda rows: None))
+        reader = Reader(
+            spool,
+            BatchEncoder(renderer, request.seed),
+            request.columns,
+            request.layout,
+            request.seed,
+            folder / "fetched",
+            on_progress or (lambda rows: None),
+        )
+        with reader:
+            files = [reader.read(file, "train") for file in request.train]
+            files += [reader.read(file, "eval") for file in _eval_files(request)]
+        run = _Preparation(request, renderer, folder, _split(request, reader))
         with run.train, run.eval:
             for file in files:
-                run.encode(file, spool)
+                run.write(file, spool)
     return run.result()
 
 
@@ -135,103 +141,111 @@ class _Preparation:
         renderer: ChatRenderer,
         folder: Path,
         split: Split,
-        on_progress: Callable[[int], None],
     ) -> None:
-        self._request, self._renderer, self._split, self._on_progress = request, renderer, split, on_progress
+        self._request, self._renderer, self._split = request, renderer, split
         self.template_digest = hashlib.sha256(renderer.chat_template.encode()).hexdigest()
         self.train = TokenFile(folder / "train.arrow", self.template_digest)
         self.eval = TokenFile(folder / "eval.arrow", self.template_digest)
         self.eval_rows: list[EvalRow] = []
         self._tallies: list[Tally] = []
-        self._rows_done = 0
         self._counts: Counter[str] = Counter()
         self._over_length: list[tuple[str, int, int]] = []
         self._samples: dict[int, list[Example]] = {}
         self._labels = Labels()
 
-    def encode(self, file: ReadFile, spool: Spool) -> None:
-        """Encode one file's rows and write them to their side."""
+    def write(self, file: ReadFile, spool: Spool) -> None:
+        """Count one file's rows and write them to their side."""
         self._tallies.append(file.tally)
-        chosen = (self._chosen(file, batch) for batch in spool.batches(file.start, file.end))
-        for rows, encoded in _ahead(chosen, self._renderer):
-            self._write(file, rows, encoded)
+        for batch in spool.batches(file.start, file.end):
+            self._write(file, batch)
 
-    def _chosen(self, file: ReadFile, batch: list[SpooledRow]) -> list[tuple[SpooledRow, Side]]:
-        """Each row with its side; rows of an eval file that its limit leaves out are counted."""
-        held_out = self._split.holds_out
+    def _write(self, file: ReadFile, batch: SpooledBatch) -> None:
+        whole = batch.encoded
+        is_chosen, is_eval = self._sides(file, batch)
+        for row, reason, detail in whole.faults:
+            if is_chosen[row]:
+                file.tally.skip(int(whole.lines[row]), reason, detail, batch.conversations[row])
+        encoded = self._fitted(file, batch, is_chosen, is_eval)
+        is_kept = is_chosen & (encoded.counts > 0)
+        kept = np.flatnonzero(is_kept)
+        self._count(file, batch, encoded, is_kept, is_eval)
+        held_out, trained = kept[is_eval[kept]], kept[~is_eval[kept]]
+        file.tally.rows_after_weight += len(held_out)
+        self._put(self.eval, file, encoded, held_out, np.ones(len(held_out), dtype=np.int64))
+        for row in held_out.tolist():
+            pieces = encoded.examples(row) if is_document(batch.conversations[row]) else whole.examples(row)[-1:]
+            line, messages = int(whole.lines[row]), batch.conversations[row]
+            self.eval_rows += [_eval_row(line, messages, piece, file.file) for piece in pieces]
+        samples = self._samples.setdefault(len(self._tallies), [])
+        samples += [encoded.examples(row)[-1] for row in trained[: MASK_SAMPLES - len(samples)].tolist()]
+        copies = self._copies(encoded.lines[trained], file.file)
+        file.tally.rows_after_weight += int(copies.sum())
+        self._put(self.train, file, encoded, trained, copies)
+
+    def _sides(self, file: ReadFile, batch: SpooledBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each row is used at all, and whether it is held out; rows of an eval file beyond its limit are counted."""
+        encoded = batch.encoded
+        every = np.ones(len(encoded), dtype=np.bool_)
         if file.tally.role == "train":
             splits = not isinstance(self._request.eval, tuple)
-            return [(row, "eval" if splits and held_out(row.row_hash) else "train") for row in batch]
-        kept: list[tuple[SpooledRow, Side]] = []
-        for row in batch:
-            if held_out(hash_text(place(file.file, row.line), self._request.seed)):
-                kept.append((row, "eval"))
-            else:
-                file.tally.skip(row.line, OVER_EVAL_LIMIT)
-        return kept
+            return every, self._split.held_out(encoded.row_hashes) if splits else ~every
+        places = [hash_text(place(file.file, line), self._request.seed) for line in encoded.lines.tolist()]
+        is_chosen = self._split.held_out(np.array(places, dtype=np.uint64))
+        for line in encoded.lines[~is_chosen].tolist():
+            file.tally.skip(line, OVER_EVAL_LIMIT)
+        return is_chosen, every
 
-    def _write(self, file: ReadFile, rows: list[tuple[SpooledRow, Side]], encoded: Encoded) -> None:
-        written: dict[Side, list[Example]] = {"train": [], "eval": []}
-        for (row, side), result in zip(rows, encoded, strict=True):
-            if isinstance(result, RowFault):
-                file.tally.skip(row.line, result.reason, result.detail, row.messages)
-            else:
-                written[side] += self._keep(file, row, side, result, len(written[side]))
-        for token_file, examples in ((self.train, written["train"]), (self.eval, written["eval"])):
-            token_file.write(examples, [file.file.task] * len(examples))
-        self._rows_done += len(rows)
-        self._on_progress(self._rows_done)
+    def _fitted(self, file: ReadFile, batch: SpooledBatch, is_chosen: np.ndarray, is_eval: np.ndarray) -> EncodedBatch:
+        """With what ``overlength`` leaves of the rows that are longer than max_length; what was done is counted."""
+        encoded, limit, changed = batch.encoded, self._request.max_length, {}
+        for row in np.flatnonzero(is_chosen & (encoded.longest > limit)).tolist():
+            messages, line = batch.conversations[row], int(encoded.lines[row])
+            fit = fitted(encoded.examples(row), limit, self._request.overlength, messages, bool(is_eval[row]))
+            self._note_fit(file, line, messages, fit)
+            changed[row] = fit.examples
+        return encoded.with_examples(changed) if changed else encoded
 
-    def _keep(
-        self, file: ReadFile, row: SpooledRow, side: Side, examples: list[Example], waiting: int
-    ) -> list[Example]:
-        """The examples to write for one row, as often as its weight says; none when the row is left out."""
-        whole, tally = examples[-1], file.tally
-        fit = fitted(examples, self._request.max_length, self._request.overlength, row.messages, side == "eval")
-        self._count(file, row, fit)
-        examples = fit.examples
-        if not examples:
-            return []
-        tally.kept += 1
-        tally.look_at(row.line, row.messages)
-        self._counts["unrolled"] += len(examples) > 1
-        self._counts["boundary_splits"] += sum([example.is_boundary_split for example in examples])
-        token_file = self.train if side == "train" else self.eval
-        token_file.index.note(
-            *(row.messages, row.own_hash),
-            line=row.line,
-            file=len(self._tallies) - 1,
-            example=token_file.examples + waiting,
-        )
-        if tally.layout.name == "label":
-            self._labels.note(side, row.messages[-1]["content"], f"{tally.name} line {row.line}")
-        if side == "eval":
-            pieces = examples if is_document(row.messages) else [whole]
-            self.eval_rows += [_eval_row(row, piece, file.file) for piece in pieces]
-            tally.rows_after_weight += 1
-            return examples
-        samples = self._samples.setdefault(len(self._tallies), [])
-        if len(samples) < MASK_SAMPLES:
-            samples.append(examples[-1])
-        times = self._copies(row, file.file)
-        tally.rows_after_weight += times
-        return examples * times
-
-    def _count(self, file: ReadFile, row: SpooledRow, fit: Fitting) -> None:
-        if fit.counts:
-            self._counts.update(fit.counts)
+    def _note_fit(self, file: ReadFile, line: int, messages: Sequence[Message], fit: Fitting) -> None:
+        self._counts.update(fit.counts or {})
         if fit.reason is not None:
-            file.tally.skip(row.line, fit.reason, fit.detail, row.messages)
+            file.tally.skip(line, fit.reason, fit.detail, messages)
         if fit.reason == OVER_LENGTH and self._request.overlength in ("error", "split"):
-            self._over_length.append((file.tally.name, row.line, fit.longest))
+            self._over_length.append((file.tally.name, line, fit.longest))
 
-    def _copies(self, row: SpooledRow, file: DataFile) -> int:
-        """How often a row is used: the weight's whole part, and once more for a seeded share of the rows."""
+    def _count(
+        self, file: ReadFile, batch: SpooledBatch, encoded: EncodedBatch, is_kept: np.ndarray, is_eval: np.ndarray
+    ) -> None:
+        tally = file.tally
+        tally.kept += int(is_kept.sum())
+        for row, fault, excerpt in encoded.odd:
+            if is_kept[row]:
+                tally.note_odd(int(encoded.lines[row]), fault, excerpt)
+        self._counts["unrolled"] += int((encoded.counts[is_kept] > 1).sum())
+        self._counts["boundary_splits"] += int(encoded.tokens.is_split[np.repeat(is_kept, encoded.counts)].sum())
+        if tally.layout.name == "label":
+            for row in np.flatnonzero(is_kept).tolist():
+                side, label = "eval" if is_eval[row] else "train", batch.conversations[row][-1]["content"]
+                self._labels.note(side, label, f"{tally.name} line {int(encoded.lines[row])}")
+
+    def _put(
+        self, side: TokenFile, file: ReadFile, encoded: EncodedBatch, rows: np.ndarray, copies: np.ndarray
+    ) -> None:
+        """Writes each of ``rows`` as often as ``copies`` says."""
+        sizes = encoded.counts[rows] * copies
+        side.index.add(encoded, rows, file=len(self._tallies) - 1, examples=side.examples + np.cumsum(sizes) - sizes)
+        spans = zip(encoded.starts[rows].tolist(), encoded.counts[rows].tolist(), copies.tolist(), strict=True)
+        numbers = [number for start, count, times in spans for number in [*range(start, start + count)] * times]
+        side.write(encoded.tokens.take(np.array(numbers, dtype=np.int64)), file.file.task)
+
+    def _copies(self, lines: np.ndarray, file: DataFile) -> np.ndarray:
+        """How often each row is used: the weight's whole part, and once more for a seeded share of the rows."""
         whole = int(file.weight)
         rest = file.weight - whole
-        if not rest:
-            return whole
-        return whole + (hash_text(place(file, row.line), self._request.seed) < rest * 2**64)
+        copies = np.full(len(lines), whole, dtype=np.int64)
+        if rest:
+            hashes = [hash_text(place(file, line), self._request.seed) for line in lines.tolist()]
+            copies += np.array([found < rest * 2**64 for found in hashes], dtype=np.int64)
+        return copies
 
     # the end ---------------------------------------------------------------------------------------------------------
 
@@ -346,37 +360,21 @@ class _Preparation:
             yield "plain text goes around the chat template: all its tokens but the first carry loss, and so does the end token"
 
 
-def _ahead(
-    batches: Iterable[list[tuple[SpooledRow, Side]]], renderer: ChatRenderer
-) -> Iterator[tuple[list[tuple[SpooledRow, Side]], Encoded]]:
-    """Each batch with what it encodes to, in order, encoded on a thread of its own a little ahead of who reads."""
-    waiting: deque[tuple[list[tuple[SpooledRow, Side]], Future[Encoded]]] = deque()
-    with ThreadPoolExecutor(1) as thread:
-        for batch in batches:
-            waiting.append((batch, thread.submit(renderer.encode_batch, [row.messages for row, _ in batch])))
-            if len(waiting) > _AHEAD:
-                rows, encoded = waiting.popleft()
-                yield rows, encoded.result()
-        while waiting:
-            rows, encoded = waiting.popleft()
-            yield rows, encoded.result()
-
-
 def _label_report(labels: Labels) -> LabelReport | None:
     if not labels.train and not labels.eval:
         return None
     return LabelReport(tuple(labels.train.most_common(_SHOWN_LABELS)), tuple(labels.eval.most_common(_SHOWN_LABELS)))
 
 
-def _eval_row(row: SpooledRow, example: Example, file: DataFile) -> EvalRow:
+def _eval_row(line: int, messages: tuple[Message, ...], example: Example, file: DataFile) -> EvalRow:
     """The last assistant turn is the reference; what stands before it is the prompt."""
     start, end = example.last_turn()
     return EvalRow(
-        messages=row.messages[:-1],
+        messages=messages[:-1],
         prompt_ids=tuple(example.input_ids[:start]),
         completion_ids=tuple(example.input_ids[start:end]),
-        reference=row.messages[-1]["content"],
+        reference=messages[-1]["content"],
         task=file.task,
         source=file.shown,
-        line=row.line,
+        line=line,
     )

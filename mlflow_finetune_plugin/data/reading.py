@@ -1,22 +1,30 @@
-"""The first of two steps: data files to checked conversations on disk, every row that is none counted with its line."""
+"""The first of two steps: data files to encoded conversations on disk, every row that is none counted with its line."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
+from mlflow_finetune_plugin.data.batch_encoder import BatchEncoder, Conversations, is_first_of_line, to_frame
 from mlflow_finetune_plugin.data.conversations import conversations, instructed
+from mlflow_finetune_plugin.data.encoded import EncodedBatch
+from mlflow_finetune_plugin.data.encoding_pool import EncodingPool
 from mlflow_finetune_plugin.data.layouts import TEXT, Layout, check_learnable, detect_layout
 from mlflow_finetune_plugin.data.locations import is_remote, local_copy, shown
 from mlflow_finetune_plugin.data.row_faults import RowFault
 from mlflow_finetune_plugin.data.sources import peek, read_rows
-from mlflow_finetune_plugin.data.split import hash_row, hash_text
-from mlflow_finetune_plugin.data.spool import Spool, SpooledRow
+from mlflow_finetune_plugin.data.split import hash_text
+from mlflow_finetune_plugin.data.spool import Spool
 from mlflow_finetune_plugin.data.tally import Tally
 from mlflow_finetune_plugin.errors import DataError
+from mlflow_finetune_plugin.types import Message
+
+BATCH_ROWS = 1000
+_BATCH_CHARS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -49,12 +57,34 @@ class ReadFile:
 
 
 class Reader:
-    """Reads files one after the other and collects the hashes that the split is made from."""
+    """Reads files one after the other and collects the hashes that the split is made from. A context manager."""
 
-    def __init__(self, spool: Spool, columns: Mapping[str, str], layout: str, seed: int, folder: Path) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        encoder: BatchEncoder,
+        columns: Mapping[str, str],
+        layout: str,
+        seed: int,
+        folder: Path,
+        on_progress: Callable[[int], None],
+    ) -> None:
         self._spool, self._columns, self._layout, self._seed, self._folder = spool, columns, layout, seed, folder
+        self._pool = EncodingPool(encoder, self._collect)
+        self._batch = _Batch()
+        self._role: Literal["train", "eval"] = "train"
+        self._rows_done, self._on_progress = 0, on_progress
         self.row_hashes = array("Q")
         self.place_hashes = array("Q")
+
+    def __enter__(self) -> Self:
+        self._pool.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.__exit__(kind, error, trace)
 
     def read(self, file: DataFile, role: Literal["train", "eval"]) -> ReadFile:
         """Raises DataError for a file that cannot be read or understood, by the name that was asked for."""
@@ -69,31 +99,41 @@ class Reader:
     def _read(self, file: DataFile, local: Path, role: Literal["train", "eval"]) -> ReadFile:
         layout = self._layout_of(file, local)
         tally = Tally(file.shown, file.task, file.weight, role, layout)
-        start = self._spool.position()
+        start, self._role = self._spool.position(), role
         for line, row in read_rows(local):
             tally.rows_read += 1
             if role == "eval":
                 self.place_hashes.append(hash_text(place(file, line), self._seed))
             try:
-                self._spool_row(line, row, tally, file.instruction, role)
+                self._add(line, row, tally, file.instruction)
             except RowFault as fault:
                 tally.conversations += 1
                 tally.skip(line, fault.reason, fault.detail, row)
-        self._spool.finish()
+        self._submit()
+        self._pool.drain()
         return ReadFile(file, tally, start, self._spool.position())
 
-    def _spool_row(self, line: int, row: Mapping[str, Any], tally: Tally, instruction: str | None, role: str) -> None:
-        found = [instructed(conversation, instruction) for conversation in conversations(tally.layout, row)]
-        row_hash = hash_row(found[0].messages, self._seed)
-        if role == "train":
-            self.row_hashes.append(row_hash)
-        for number, conversation in enumerate(found):
+    def _add(self, line: int, row: Mapping[str, Any], tally: Tally, instruction: str | None) -> None:
+        for conversation in [
+            instructed(conversation, instruction) for conversation in conversations(tally.layout, row)
+        ]:
             tally.conversations += 1
             tally.developer_turns += conversation.developer_turns
-            messages = conversation.messages
-            own_hash = hash_row(messages, self._seed) if number else row_hash
-            chars = sum([len(message["content"]) for message in messages])
-            self._spool.add(SpooledRow(line, messages, row_hash, own_hash), chars)
+            self._batch.add(line, conversation.messages)
+        if self._batch.is_full():
+            self._submit()
+
+    def _submit(self) -> None:
+        if self._batch.lines:
+            self._pool.submit(to_frame(self._batch.lines, self._batch.conversations))
+            self._batch = _Batch()
+
+    def _collect(self, frame: bytes, encoded: EncodedBatch) -> None:
+        self._spool.add(frame, encoded)
+        if self._role == "train":
+            self.row_hashes.frombytes(encoded.row_hashes[is_first_of_line(encoded.lines)].tobytes())
+        self._rows_done += len(encoded)
+        self._on_progress(self._rows_done)
 
     def _layout_of(self, file: DataFile, local: Path) -> Layout:
         try:
@@ -106,6 +146,23 @@ class Reader:
                 raise
             raise DataError(f"{file.path}: {error}") from error
         return layout
+
+
+class _Batch:
+    """Rows of one file until they are worth encoding; the conversations of a line are never parted."""
+
+    def __init__(self) -> None:
+        self.lines: list[int] = []
+        self.conversations: Conversations = []
+        self._chars = 0
+
+    def add(self, line: int, messages: tuple[Message, ...]) -> None:
+        self.lines.append(line)
+        self.conversations.append(messages)
+        self._chars += sum([len(message["content"]) for message in messages])
+
+    def is_full(self) -> bool:
+        return len(self.lines) >= BATCH_ROWS or self._chars >= _BATCH_CHARS
 
 
 def place(file: DataFile, line: int) -> str:

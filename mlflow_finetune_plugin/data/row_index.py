@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlflow_finetune_plugin.data.conversations import is_document
-from mlflow_finetune_plugin.types import Message
+from mlflow_finetune_plugin.data.encoded import EncodedBatch
 
 _RECORD = np.dtype(
     [("row", "<u8"), ("prompt", "<u8"), ("answer", "<u8"), ("line", "<u4"), ("file", "<u2"), ("example", "<u4")]
 )
-_BUFFERED_ROWS = 10_000
-_ALL_BITS = 2**64 - 1
 
 
 class RowIndex:
@@ -23,46 +19,28 @@ class RowIndex:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._rows: list[tuple[int, ...]] = []
         self.size = 0
         path.unlink(missing_ok=True)
 
-    def note(
-        self, messages: Sequence[Message], row_hash: int, *, line: int = 0, file: int = 0, example: int = 0
-    ) -> None:
-        answer = _normalised_hash(messages[-1]["content"])
-        prompt = answer if is_document(messages) else hash_prompt(messages[:-1])
-        self._rows.append((row_hash, prompt, answer, line, file, example))
-        self.size += 1
-        if len(self._rows) >= _BUFFERED_ROWS:
-            self._write()
+    def add(self, batch: EncodedBatch, rows: np.ndarray, *, file: int, examples: np.ndarray) -> None:
+        """``rows``: which of the batch; ``examples``: of each its first in the token file."""
+        records = np.empty(len(rows), dtype=_RECORD)
+        records["row"] = batch.own_hashes[rows]
+        records["prompt"] = batch.prompt_hashes[rows]
+        records["answer"] = batch.answer_hashes[rows]
+        records["line"], records["file"], records["example"] = batch.lines[rows], file, examples
+        with self._path.open("ab") as stream:
+            stream.write(records.tobytes())
+        self.size += len(rows)
 
     def records(self) -> np.ndarray:
         """All rows in order, memory-mapped; dtype with the fields row, prompt, answer, line, file and example."""
-        self._write()
         if not self.size:
             return np.empty(0, dtype=_RECORD)
         return np.memmap(self._path, dtype=_RECORD, mode="r", shape=(self.size,))
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)
-
-    def _write(self) -> None:
-        if self._rows:
-            with self._path.open("ab") as stream:
-                stream.write(np.array(self._rows, dtype=_RECORD).tobytes())
-        self._rows = []
-
-
-def hash_prompt(messages: Sequence[Message]) -> int:
-    """64 bits of a prompt without what a copy may differ in: case and blanks. Of this process only, like Python's hash."""
-    if len(messages) == 1:
-        return _normalised_hash(messages[0]["content"])
-    return hash(tuple([(m["role"], _normalised_hash(m["content"])) for m in messages])) & _ALL_BITS
-
-
-def _normalised_hash(text: str) -> int:
-    return hash(" ".join(text.lower().split())) & _ALL_BITS
 
 
 def normalised(records: np.ndarray) -> np.ndarray:

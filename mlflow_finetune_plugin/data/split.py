@@ -24,8 +24,11 @@ class Split:
     below: int
     description: str
 
-    def holds_out(self, row_hash: int) -> bool:
-        return row_hash < self.below
+    def held_out(self, hashes: np.ndarray) -> np.ndarray:
+        """Whether each of these rows is held out; bool, as long as ``hashes``."""
+        if self.below >= _EVERYTHING:
+            return np.ones(len(hashes), dtype=np.bool_)
+        return hashes < np.uint64(self.below)
 
 
 def split_of_train(row_hashes: array[int], fraction: float | None, max_rows: int | None, seed: int) -> Split:

@@ -1,32 +1,34 @@
-"""Rows that were read and checked, on disk until they are encoded: a file is parsed once, whatever its format."""
+"""Batches that were read and encoded, on disk until it is known which rows are held out."""
 
 from __future__ import annotations
 
-import marshal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Self
 
-BATCH_ROWS = 1000
-_BATCH_CHARS = 2_000_000
+from mlflow_finetune_plugin.data.batch_encoder import Conversations, from_frame
+from mlflow_finetune_plugin.data.encoded import EncodedBatch
 
 
-class SpooledRow(NamedTuple):
-    """One conversation of a row. ``row_hash`` is that of the row's first conversation: a row stays on one side."""
+class SpooledBatch:
+    """An encoded batch and, when somebody asks, the conversations it came from."""
 
-    line: int
-    messages: tuple[dict[str, str], ...]
-    row_hash: int
-    own_hash: int
+    def __init__(self, frame: bytes, encoded: EncodedBatch) -> None:
+        self._frame, self.encoded = frame, encoded
+        self._conversations: Conversations | None = None
+
+    @property
+    def conversations(self) -> Conversations:
+        if self._conversations is None:
+            _, self._conversations = from_frame(self._frame)
+        return self._conversations
 
 
 class Spool:
-    """One file's rows; a context that removes them from disk."""
+    """A context that removes its file in the end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._rows: list[SpooledRow] = []
-        self._chars = 0
 
     def __enter__(self) -> Self:
         self._stream = self._path.open("w+b")
@@ -36,26 +38,20 @@ class Spool:
         self._stream.close()
         self._path.unlink()
 
-    def add(self, row: SpooledRow, chars: int) -> None:
-        self._rows.append(row)
-        self._chars += chars
-        if len(self._rows) >= BATCH_ROWS or self._chars >= _BATCH_CHARS:
-            self.finish()
-
-    def finish(self) -> None:
-        """Write what is still held; also between two files, so that a batch is of one file."""
-        if self._rows:
-            frame = marshal.dumps([tuple(row) for row in self._rows], 2)  # version 2 looks for no shared objects
-            self._stream.write(len(frame).to_bytes(8, "little") + frame)
-        self._rows, self._chars = [], 0
+    def add(self, frame: bytes, encoded: EncodedBatch) -> None:
+        for part in (frame, encoded.to_bytes()):
+            self._stream.write(len(part).to_bytes(8, "little"))
+            self._stream.write(part)
 
     def position(self) -> int:
         return self._stream.tell()
 
-    def batches(self, start: int, end: int) -> Iterator[list[SpooledRow]]:
-        """What was written between two positions, in order, batch by batch."""
+    def batches(self, start: int, end: int) -> Iterator[SpooledBatch]:
+        """What was written between two positions, in order."""
         self._stream.seek(start)
         while self._stream.tell() < end:
-            size = int.from_bytes(self._stream.read(8), "little")
-            batch: list[Any] = marshal.loads(self._stream.read(size))
-            yield [SpooledRow(*row) for row in batch]
+            frame = self._read()
+            yield SpooledBatch(frame, EncodedBatch.from_bytes(self._read()))
+
+    def _read(self) -> bytes:
+        return self._stream.read(int.from_bytes(self._stream.read(8), "little"))

@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mlflow_finetune_plugin.data.encoding_faults import encoding_faults
 from mlflow_finetune_plugin.data.layouts import Layout
 from mlflow_finetune_plugin.data.report import MAX_LINES, FileReport, SkipCount
-from mlflow_finetune_plugin.types import Message
 
 _EXAMPLE_CHARS = 200
 _MAX_LABELS = 10_000
@@ -49,20 +47,15 @@ class Tally:
             self.details[reason] = detail
             self.examples[reason] = _excerpt(row)
 
-    def look_at(self, line: int, messages: tuple[Message, ...]) -> None:
-        """Count encoding faults of a row that is kept."""
-        for message in messages:
-            text = message["content"]
-            if text.isprintable() and text.isascii():  # most texts, at the speed of C
-                continue
-            for fault, excerpt in encoding_faults(text):
-                lines = self.odd_lines.setdefault(fault, [])
-                if lines and lines[-1] == line:
-                    continue
-                self.odd[fault] += 1
-                self.odd_examples.setdefault(fault, excerpt)
-                if len(lines) < MAX_LINES:
-                    lines.append(line)
+    def note_odd(self, line: int, fault: str, excerpt: str) -> None:
+        """Count an encoding fault of a row that is kept; once a line."""
+        lines = self.odd_lines.setdefault(fault, [])
+        if lines and lines[-1] == line:
+            return
+        self.odd[fault] += 1
+        self.odd_examples.setdefault(fault, excerpt)
+        if len(lines) < MAX_LINES:
+            lines.append(line)
 
     def report(self) -> FileReport:
         skipped = tuple(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +13,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from mlflow_finetune_plugin.data.rendering import Example
+from mlflow_finetune_plugin.data.encoded import TokenBatch
 from mlflow_finetune_plugin.data.report import TokenReport, token_report
 from mlflow_finetune_plugin.data.row_index import RowIndex
 
@@ -55,26 +54,19 @@ class TokenFile:
     def rows(self) -> int:
         return self.index.size
 
-    def write(self, examples: Sequence[Example], tasks: Sequence[str]) -> None:
-        if not examples:
+    def write(self, batch: TokenBatch, task: str) -> None:
+        if not len(batch):
             return
-        self.examples += len(examples)
-        masks = [bytes(example.loss_mask) for example in examples]
-        lengths = [len(mask) for mask in masks]
-        self._lengths.update(lengths)
-        ends = np.cumsum([0, *lengths], dtype=np.int32)
-        flat_ids = np.fromiter(
-            chain.from_iterable([example.input_ids for example in examples]), np.int32, int(ends[-1])
-        )
-        flat_mask = np.frombuffer(b"".join(masks), dtype=np.uint8)
-        self._sha.update(b"".join(_digested(flat_ids.astype("<i4", copy=False).tobytes(), masks)))
-        self._count_learnt(flat_ids[flat_mask != 0])
-        offsets = pa.array(ends)
-        labels = np.where(flat_mask, flat_ids, np.int32(IGNORED_LABEL))
+        self.examples += len(batch)
+        self._lengths.update(batch.lengths.tolist())
+        self._sha.update(b"".join(_digested(batch)))
+        self._count_learnt(batch.ids[batch.mask != 0])
+        offsets = pa.array(batch.offsets.astype(np.int32))
+        labels = np.where(batch.mask, batch.ids, np.int32(IGNORED_LABEL))
         columns = [
-            pa.ListArray.from_arrays(offsets, pa.array(flat_ids)),
+            pa.ListArray.from_arrays(offsets, pa.array(batch.ids)),
             pa.ListArray.from_arrays(offsets, pa.array(labels)),
-            pa.array(tasks, type=pa.string()),
+            pa.array([task] * len(batch), type=pa.string()),
         ]
         self._writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
 
@@ -99,12 +91,12 @@ class TokenFile:
         self._learnt = counts
 
 
-def _digested(ids: bytes, masks: Sequence[bytes]) -> Iterator[bytes]:
+def _digested(batch: TokenBatch) -> Iterator[bytes]:
     """Of each example its length (4 bytes), its ids (4 bytes each) and its mask (1 byte each), little endian."""
-    start = 0
-    for mask in masks:
-        end = start + 4 * len(mask)
-        yield len(mask).to_bytes(4, "little")
-        yield ids[start:end]
-        yield mask
+    ids, mask, start = batch.ids.astype("<i4", copy=False).tobytes(), batch.mask.tobytes(), 0
+    for length in batch.lengths.tolist():
+        end = start + length
+        yield length.to_bytes(4, "little")
+        yield ids[4 * start : 4 * end]
+        yield mask[start:end]
         start = end
