@@ -23,13 +23,13 @@ the first token, which nothing predicts: the beginning-of-sequence token where t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlflow_finetune_plugin.data.answer_tokens import Answer, AnswerFinder, Piece
 from mlflow_finetune_plugin.data.conversations import is_document
-from mlflow_finetune_plugin.data.pretokens import cut_before, cuts_at_blanks
 from mlflow_finetune_plugin.data.row_faults import RowFault
 from mlflow_finetune_plugin.data.templates import Template, prepends_bos
 from mlflow_finetune_plugin.data.trained_tokens import untrained_reason
@@ -38,14 +38,10 @@ from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.types import Message
 
 STRADDLES = "tokens straddle the answer's start"
-_UNKNOWN = -1
-
 NO_END_OF_TURN = "no end-of-turn token"
 
 _PROBE_ANSWER = "pear"
 _PROBE: list[Message] = [{"role": "user", "content": "Name a fruit."}, {"role": "assistant", "content": _PROBE_ANSWER}]
-_CACHED_WINDOW_CHARS = 200
-_CACHED_WINDOWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +63,6 @@ class Example:
         return start, end
 
 
-@dataclass(slots=True)
-class _Border:
-    """Where an answer stands among the tokens of its piece.
-
-    ``window`` is the text before it from a certain cut on, ``anchor`` that cut's token and ``first`` the answer's own;
-    one of the two may be unknown, since the tokens of the window lie between them. ``limit`` is the token behind the turn.
-    """
-
-    window: str
-    anchor: int
-    first: int
-    limit: int
-
-
-@dataclass(slots=True)
-class _Piece:
-    """One text to tokenise, with the (start, end) of each answer in it, in characters."""
-
-    text: str
-    spans: list[tuple[int, int]]
-
-
 class ChatRenderer:
     """A tokenizer and a frozen chat template."""
 
@@ -107,11 +81,8 @@ class ChatRenderer:
         self.tokenizer = tokenizer
         self._template = Template(tokenizer, chat_template)
         self.chat_template, self.template_source = self._template.text, self._template.source
-        self._cuts_at_blanks = cuts_at_blanks(tokenizer)
         self._document_start = [tokenizer.bos_token_id] if prepends_bos(tokenizer) else []
-        self._anchors = _anchors(tokenizer)
-        self._is_plain = self._is_backend_alone()
-        self._windows: dict[str, list[int]] = {}
+        self._finder = AnswerFinder(tokenizer)
         self._probe()
         self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys((self.end_of_turn_token_id, tokenizer.eos_token_id)))
         self.unlearnt_end_of_turn = untrained_reason(weights, self.end_of_turn_token_id) if weights else None
@@ -142,7 +113,7 @@ class ChatRenderer:
         rendered = self._template.render([list(messages)], generation_prompt=True)[0]
         if isinstance(rendered, RowFault):
             raise rendered
-        return list(self._tokenize([rendered])[0].ids)
+        return list(self._finder.encodings([rendered])[0].ids)
 
     def encode_batch(self, conversations: Sequence[Sequence[Message]]) -> list[list[Example] | RowFault]:
         """``encode`` for many; more than one example per conversation means that it was unrolled."""
@@ -155,7 +126,7 @@ class ChatRenderer:
 
     def _encode_documents(self, texts: list[str]) -> list[list[Example] | RowFault]:
         made: list[list[Example] | RowFault] = []
-        for text, tokens in zip(texts, self._ids(texts), strict=True):
+        for text, tokens in zip(texts, self._finder.ids(texts), strict=True):
             inside = next((stop for stop in self._stop_texts if stop in text), None)
             ids = [*self._document_start, *tokens, self.tokenizer.eos_token_id]
             made.append(RowFault(STOP_INSIDE, inside) if inside else [Example(ids, [0] + [1] * (len(ids) - 1))])
@@ -197,15 +168,15 @@ class ChatRenderer:
             result.append(checked_turns(mine, self._stop_texts))
         return result
 
-    def _plan(self, turns: list[Turn] | RowFault) -> list[_Piece] | RowFault:
+    def _plan(self, turns: list[Turn] | RowFault) -> list[Piece] | RowFault:
         if isinstance(turns, RowFault) or len(turns) == 1 or self.appends_eos:
             return self._unrolled(turns)
         whole = turns[-1].full
         if all(whole.startswith(turn.full) for turn in turns):
-            return [_Piece(whole, [(len(turn.prompt), len(turn.full)) for turn in turns])]
+            return [Piece(whole, [(len(turn.prompt), len(turn.full)) for turn in turns])]
         return self._unrolled(turns)
 
-    def _unrolled(self, turns: list[Turn] | RowFault) -> list[_Piece] | RowFault:
+    def _unrolled(self, turns: list[Turn] | RowFault) -> list[Piece] | RowFault:
         if isinstance(turns, RowFault):
             return turns
         pieces = []
@@ -213,136 +184,24 @@ class ChatRenderer:
             text = turn.full
             if self.appends_eos and self._tail and text.endswith(self._tail):
                 text = text[: len(text) - len(self._tail) + len(self._tail.rstrip())]
-            pieces.append(_Piece(text, [(len(turn.prompt), len(text))]))
+            pieces.append(Piece(text, [(len(turn.prompt), len(text))]))
         return pieces
 
     # tokens ----------------------------------------------------------------------------------------------------------
 
-    def _tokenize(self, texts: list[str]) -> list[Any]:
-        """An encoding (ids, offsets) per text, without special tokens of the tokenizer's own."""
-        if not texts:
-            return []
-        if self._is_backend_enough():
-            return list(self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False))
-        return list(self._call(texts).encodings)
-
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        """The same without offsets, which cost a quarter of the time."""
-        if texts and self._is_backend_enough():
-            encodings = self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            return [encoding.ids for encoding in encodings]
-        return [encoding.ids for encoding in self._tokenize(texts)]
-
-    def _is_backend_enough(self) -> bool:
-        backend = self.tokenizer.backend_tokenizer
-        return self._is_plain and backend.padding is None and backend.truncation is None
-
-    def _is_backend_alone(self) -> bool:
-        """Whether transformers adds nothing to what the tokenizer below it does: then the detour is left out."""
-        probe = [" A\n b\u00e9 <x>  42", _PROBE_ANSWER]
-        self.tokenizer.backend_tokenizer.no_padding()
-        self.tokenizer.backend_tokenizer.no_truncation()
-        alone = self.tokenizer.backend_tokenizer.encode_batch(probe, add_special_tokens=False)
-        return [one.ids for one in alone] == [one.ids for one in self._call(probe).encodings]
-
-    def _call(self, texts: list[str]) -> Any:
-        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-
-    def _encode_pieces(self, planned: list[list[_Piece] | RowFault]) -> list[list[Example] | RowFault | None]:
+    def _encode_pieces(self, planned: list[list[Piece] | RowFault]) -> list[list[Example] | RowFault | None]:
         """Per conversation its examples or its fault; None when a joint piece has to be unrolled."""
         pieces = [piece for plan in planned if not isinstance(plan, RowFault) for piece in plan]
-        cuts = [self._cuts(piece) for piece in pieces]
-        located = self._located_by_cuts([(p, c) for p, c in zip(pieces, cuts, strict=True) if c])
-        others = self._located_by_offsets([p for p, c in zip(pieces, cuts, strict=True) if not c])
-        found = [next(located) if c else next(others) for c in cuts]
-        self._fill_windows([border.window for _, borders in found for border in borders])
-        made = iter([self._example(piece, *ids) for piece, ids in zip(pieces, found, strict=True)])
-        self._forget_windows()
+        located = self._finder.locate(pieces)
+        made = iter([self._example(piece, *found) for piece, found in zip(pieces, located, strict=True)])
         return [plan if isinstance(plan, RowFault) else _joined([next(made) for _ in plan]) for plan in planned]
 
-    def _cuts(self, piece: _Piece) -> list[int]:
-        """Per answer a blank before it at which the tokenizer cuts for certain; empty where one of them has none.
-
-        Only where the end-of-turn token is then known to be the next one: the turn ends the text, or as the template ends turns.
-        """
-        if not self._cuts_at_blanks:
-            return []
-        cuts, before = [], 0
-        for start, end in piece.spans:
-            cut = cut_before(piece.text, start)
-            ends_here = end == len(piece.text) or (not self.appends_eos and piece.text.endswith(self._tail, start, end))
-            if not cut or cut < before or not ends_here:
-                return []
-            cuts.append(cut)
-            before = end
-        return cuts
-
-    def _located_by_cuts(self, pieces: list[tuple[_Piece, list[int]]]) -> Iterator[tuple[list[int], list[_Border]]]:
-        """Ids and borders of pieces that are tokenised part by part, since parts give what the whole would (pretokens.py)."""
-        parts = [
-            piece.text[a:b] for piece, cuts in pieces for a, b in zip([0, *cuts], [*cuts, len(piece.text)], strict=True)
-        ]
-        tokens = iter(self._ids(parts))
-        for piece, cuts in pieces:
-            ids, borders = next(tokens), []
-            for cut, (start, _) in zip(cuts, piece.spans, strict=True):
-                anchor = len(ids)
-                ids = ids + next(tokens)
-                borders.append(_Border(piece.text[cut:start], anchor, _UNKNOWN, len(ids)))
-            yield ids, borders
-
-    def _located_by_offsets(self, pieces: list[_Piece]) -> Iterator[tuple[list[int], list[_Border]]]:
-        for piece, encoding in zip(pieces, self._tokenize([piece.text for piece in pieces]), strict=True):
-            ids = encoding.ids
-            yield ids, self._borders(piece, ids, encoding)
-
-    def _borders(self, piece: _Piece, ids: list[int], encoding: Any) -> list[_Border]:
-        """Where each answer stands among the tokens.
-
-        Tokenizers cut a text at added tokens first and treat the parts alone, so ``ids(P)`` are how ``ids`` begin
-        exactly when the window, from the last added token before the answer on, tokenises to the same ids alone.
-        The same holds for the last blank at which this tokenizer always cuts (pretokens.py). Where that piece begins
-        among the tokens need not be known: a text that ends with its only such blank does not repeat itself.
-        """
-        found = []
-        for start, end in piece.spans:
-            first = _token_at(encoding, start, len(ids))
-            begin = cut_before(piece.text, start) if self._cuts_at_blanks else 0
-            anchor = _UNKNOWN
-            if not begin:
-                anchor, begin = self._anchor(piece.text, ids, encoding, first)
-            limit = _token_at(encoding, end, len(ids)) if end < len(piece.text) else len(ids)
-            found.append(_Border(piece.text[begin:start], anchor, first, limit))
-        return found
-
-    def _anchor(self, text: str, ids: list[int], encoding: Any, first: int) -> tuple[int, int]:
-        """The last added token before ``first`` and where it starts in ``text``; the text's start where there is none."""
-        for token in range(first - 1, 0, -1):
-            if ids[token] in self._anchors:
-                begin, end = encoding.token_to_chars(token)
-                if begin and text[begin:end].strip() == self._anchors[ids[token]]:
-                    return token, begin
-        return 0, 0
-
-    def _fill_windows(self, windows: list[str]) -> None:
-        missing = [window for window in dict.fromkeys(windows) if window not in self._windows]
-        if missing:
-            self._windows.update(zip(missing, self._ids(missing), strict=True))
-
-    def _forget_windows(self) -> None:
-        """Keep only what comes again: templates with added tokens have the same short window in every row."""
-        if len(self._windows) > _CACHED_WINDOWS:
-            self._windows = {}
-        for window in [window for window in self._windows if len(window) > _CACHED_WINDOW_CHARS]:
-            del self._windows[window]
-
-    def _example(self, piece: _Piece, ids: list[int], borders: list[_Border]) -> Example | RowFault | None:
+    def _example(self, piece: Piece, ids: list[int], answers: list[Answer]) -> Example | RowFault | None:
         """None when ``piece`` holds several answers and has to be unrolled."""
-        firsts = [self._first(border, ids) for border in borders]
-        is_split = None in firsts
+        spans = [(answer.first, answer.limit) for answer in answers if answer.first is not None]
+        is_split = len(spans) < len(answers)
         if is_split and len(piece.spans) > 1:
             return None
-        spans = [(first or 0, border.limit) for first, border in zip(firsts, borders, strict=True)]
         if is_split:
             start = piece.spans[0][0]
             apart = self._tokenize_apart(piece.text[:start], piece.text[start:], self._decode(ids))
@@ -356,13 +215,6 @@ class ChatRenderer:
             spans = [(spans[0][0], len(ids))]
         return self._masked(ids, spans, is_split)
 
-    def _first(self, border: _Border, ids: list[int]) -> int | None:
-        """The answer's first token where the tokens before it are those of the window alone, else None."""
-        window = self._windows[border.window]
-        first = border.anchor + len(window) if border.first == _UNKNOWN else border.first
-        anchor = first - len(window) if border.anchor == _UNKNOWN else border.anchor
-        return first if anchor >= 0 and window == ids[anchor:first] else None
-
     def _tokenize_apart(self, prompt: str, rest: str, whole: str) -> tuple[list[int], list[int]] | None:
         """Ids of ``prompt`` and of ``rest`` that together decode to ``whole``; None where there are none.
 
@@ -370,7 +222,7 @@ class ChatRenderer:
         that is then taken away, unless that character has become one token with what follows.
         """
         leads = ("", "\n", "0", "a")
-        alone, *tried = self._ids([prompt, *leads, *(lead + rest for lead in leads)])
+        alone, *tried = self._finder.ids([prompt, *leads, *(lead + rest for lead in leads)])
         for lead, both in zip(tried[: len(leads)], tried[len(leads) :], strict=True):
             answer = both[len(lead) :]
             if both[: len(lead)] == lead and self._decode(alone + answer) == whole:
@@ -411,26 +263,14 @@ class ChatRenderer:
         behind = at + len(_PROBE_ANSWER)
         self._tail = str(full)[behind:]
         self.answer_prefix = str(full)[len(str(prompt)) : at] if str(full).startswith(str(prompt)) else ""
-        (encoding,) = self._tokenize([str(full)])
+        (encoding,) = self._finder.encodings([str(full)])
         ids = encoding.ids
-        stops = {i for i, token in self._anchors.items() if token} | {self.tokenizer.eos_token_id}
+        stops = {i for i, token in self._finder.added_tokens.items() if token} | {self.tokenizer.eos_token_id}
         tail = [token for i, token in enumerate(ids) if encoding.token_to_chars(i)[0] >= behind]
         found = next((token for token in tail if token in stops), None)
         self.appends_eos = found is None
         self.end_of_turn_token_id: int = self.tokenizer.eos_token_id if found is None else found
-
-
-def _anchors(tokenizer: Any) -> dict[int, str]:
-    """Ids and words of the added tokens, at which a text is cut; their ids alone may also stand for other text."""
-    return {i: token.content.strip() for i, token in tokenizer.added_tokens_decoder.items()}
-
-
-def _token_at(encoding: Any, position: int, tokens: int) -> int:
-    """The token that holds the character at ``position``, or the next one where none does (offsets may be trimmed)."""
-    found = encoding.char_to_token(position)
-    if found is not None:
-        return int(found)
-    return next((i for i in range(tokens) if encoding.token_to_chars(i)[0] >= position), tokens)
+        self._finder.turn_end = None if found is None else self._tail
 
 
 def _joined(made: list[Example | RowFault | None]) -> list[Example] | RowFault | None:

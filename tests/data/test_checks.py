@@ -1,19 +1,28 @@
+import numpy as np
 import pytest
 
+from mlflow_finetune_plugin.data.batch_encoder import BatchEncoder, to_frame
 from mlflow_finetune_plugin.data.checks import RowSet, encoding_findings, label_findings, row_findings
 from mlflow_finetune_plugin.data.layouts import Layout
+from mlflow_finetune_plugin.data.rendering import ChatRenderer
 from mlflow_finetune_plugin.data.row_index import RowIndex
-from mlflow_finetune_plugin.data.split import hash_row
 from mlflow_finetune_plugin.data.tally import Labels, Tally
 
 
 @pytest.fixture
-def rows(tmp_path):
+def encode(byte_tokenizer):
+    encoder = BatchEncoder(ChatRenderer(byte_tokenizer), 0)
+    return lambda conversations: encoder(to_frame(list(range(1, len(conversations) + 1)), conversations))
+
+
+@pytest.fixture
+def rows(tmp_path, encode):
     def make(name, *said):
         index = RowIndex(tmp_path / name)
-        for line, (prompt, answer) in enumerate(said, start=1):
-            messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-            index.note(messages, hash_row(messages, 0), line=line, file=0, example=line - 1)
+        turns = [({"role": "user", "content": q}, {"role": "assistant", "content": a}) for q, a in said]
+        if turns:
+            every = np.arange(len(turns))
+            index.add(encode(turns), every, file=0, examples=every)
         return RowSet.of(index, lambda file, line: f"{name}:{line}", lambda example: f"{name} example {example}")
 
     return make
@@ -46,11 +55,10 @@ def test_clean_rows_give_no_finding(rows):
     assert row_findings(rows("c"), rows("d", ("r", "c"))) == []
 
 
-def test_documents_are_compared_whole(tmp_path):
+def test_documents_are_compared_whole(tmp_path, encode):
     index, other = RowIndex(tmp_path / "x"), RowIndex(tmp_path / "y")
-    for number, text in enumerate(["One day.", "Two days.", "one  day."]):
-        messages = [{"role": "assistant", "content": text}]
-        index.note(messages, hash_row(messages, 0), line=number + 1)
+    documents = [({"role": "assistant", "content": text},) for text in ("One day.", "Two days.", "one  day.")]
+    index.add(encode(documents), np.arange(3), file=0, examples=np.arange(3))
     sets = [RowSet.of(one, lambda file, line: str(line), str) for one in (index, other)]
     assert found(row_findings(*sets)) == {"near duplicates": (1, ("3",))}
 
@@ -67,17 +75,19 @@ def test_rare_and_unseen_labels():
     assert "'often' (20) as 'rare' (1)" in str(imbalance)
 
 
-def test_encoding_faults_are_counted_per_row_with_lines():
+def test_encoding_faults_are_counted_per_row_with_lines(encode):
     tally = Tally("a.csv", "t", 1.0, "train", Layout("text", {"text": "text"}))
-    texts = {
-        1: "fine caf\u00e9",
-        2: "caf\u00c3\u00a9 and \u00e2\u20ac\u2122s",
-        3: "lost \ufffd",
-        4: "bell \x07 and \ufffd",
-        5: "tab\tand\nline",
-    }
-    for line, text in texts.items():
-        tally.look_at(line, ({"role": "user", "content": text}, {"role": "assistant", "content": text}))
+    texts = [
+        "fine caf\u00e9",
+        "caf\u00c3\u00a9 and \u00e2\u20ac\u2122s",
+        "lost \ufffd",
+        "bell \x07 and \ufffd",
+        "tab\tand\nline",
+    ]
+    batch = encode([({"role": "user", "content": text}, {"role": "assistant", "content": text}) for text in texts])
+    for row, fault, excerpt in batch.odd:
+        tally.note_odd(row + 1, fault, excerpt)
+        tally.note_odd(row + 1, fault, excerpt)  # a second conversation of the same line
     assert found(encoding_findings([tally])) == {
         "mojibake": (1, ("a.csv line 2",)),
         "replacement character": (2, ("a.csv line 3", "a.csv line 4")),

@@ -2,9 +2,10 @@ import dataclasses
 import json
 from pathlib import Path
 
+import psutil
 import pytest
 
-from mlflow_finetune_plugin.data import spool
+from mlflow_finetune_plugin.data import reading
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
 from mlflow_finetune_plugin.errors import DataError
@@ -115,7 +116,7 @@ def test_multi_turn_rows_are_evaluated_on_their_last_turn(tmp_path, byte_tokeniz
 
 
 def test_progress_tells_rows_done(tmp_path, renderer, monkeypatch):
-    monkeypatch.setattr(spool, "BATCH_ROWS", 8)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 8)
     told = []
     prepare(request(jsonl(tmp_path / "a.jsonl", pairs(20))), renderer, tmp_path / "out", told.append)
     assert told == [8, 16, 20]
@@ -128,7 +129,7 @@ def test_digest_does_not_depend_on_the_batch_size(tmp_path, renderer, monkeypatc
     train = jsonl(tmp_path / "a.jsonl", pairs(50))
     digests = set()
     for rows in (1, 7, 1000):
-        monkeypatch.setattr(spool, "BATCH_ROWS", rows)
+        monkeypatch.setattr(reading, "BATCH_ROWS", rows)
         prepared = prepare(request(train), renderer, tmp_path / f"out{rows}")
         digests.add((prepared.digest, prepared.eval_digest))
     assert len(digests) == 1
@@ -373,14 +374,15 @@ def test_an_earlier_result_stays_readable_when_its_folder_is_written_again(tmp_p
 
 
 def own_memory_mib():
-    """Without the pages of mapped files, which the kernel takes back when it needs them."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon:")]
-    return int(line.split()[1]) / 1024
+    """Without the pages of mapped files, which the kernel takes back; with the children's, shared pages once."""
+    children = [child.pid for child in psutil.Process().children()]
+    said = [Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() for pid in ("self", *children)]
+    return sum(int(line.split()[1]) for lines in said for line in lines if line.startswith("Pss_Anon:")) / 1024
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path, renderer, monkeypatch):
     """24 bytes of hashes a row are allowed, its tokens are not: 12,000 rows of 480 tokens take 46 MB as two int32."""
-    monkeypatch.setattr(spool, "BATCH_ROWS", 100)
+    monkeypatch.setattr(reading, "BATCH_ROWS", 100)
 
     def peak_mib(name, count):
         seen = []

@@ -1,5 +1,6 @@
 """The cut at blanks, against the tokenizer itself: the ids of a text are those of its two parts."""
 
+import copy
 import random
 
 import pytest
@@ -56,15 +57,32 @@ def test_added_token_with_a_blank_forbids_the_cut(byte_tokenizer):
     assert not cuts_at_blanks(odd)
 
 
-def test_shortcut_changes_no_example(gpt2_tokenizer):
-    fast, slow = ChatRenderer(gpt2_tokenizer), ChatRenderer(gpt2_tokenizer)
-    slow._cuts_at_blanks, slow._is_plain = False, False
+CHATML = (
+    "{%- for message in messages -%}<|im_start|>{{ message['role'] + '\\n' + message['content'] }}<|im_end|>{{ '\\n' }}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}<|im_start|>assistant{{ '\\n' }}{%- endif -%}"
+)
+
+
+LEAVES_SOME_OPEN = CHATML.replace("<|im_end|>", "{{ '' if 'open' in message['content'] else '<|im_end|>' }}", 1)
+
+
+@pytest.mark.parametrize("template", [None, CHATML, LEAVES_SOME_OPEN])
+@pytest.mark.parametrize("turns", [1, 3])
+def test_shortcut_changes_no_example(gpt2_tokenizer, turns, template):
+    tokenizer = copy.deepcopy(gpt2_tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    fast, slow = (ChatRenderer(tokenizer, template) for _ in range(2))
+    slow._finder.cuts_at_blanks, slow._finder.is_plain = False, False
     dice = random.Random(1)
+    pieces = [*PIECES[:-1], " <|im_end|>", "<|im_start|>user\n", "open "]
     rows = []
     for _ in range(500):
-        asked, answer = ("".join(dice.choice(PIECES[:-1]) for _ in range(dice.randint(1, 9))) + end for end in "x.")
-        rows.append([{"role": "user", "content": asked}, {"role": "assistant", "content": answer}])
-    assert fast.encode_batch(rows) == slow.encode_batch(rows)
+        said = ["".join(dice.choice(pieces) for _ in range(dice.randint(1, 9))) + "." for _ in range(2 * turns)]
+        rows.append([{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)])
+    by_cuts, by_offsets = ([str(one) for one in side.encode_batch(rows)] for side in (fast, slow))
+    assert by_cuts == by_offsets
+    assert sum("Example(" in one for one in by_cuts) > 50
+    assert any("no end-of-turn token" in one for one in by_cuts) == (template == LEAVES_SOME_OPEN)
 
 
 def test_last_blank_behind_a_letter():

@@ -1,13 +1,15 @@
 import json
 from array import array
 
+import numpy as np
 import pytest
 
 from mlflow_finetune_plugin.data.split import hash_row, hash_text, sample_of_eval, split_of_train
 
 
 def held_out(split, hashes):
-    return [value for value in hashes if split.holds_out(value)]
+    found = np.array(hashes, dtype=np.uint64)
+    return found[split.held_out(found)].tolist()
 
 
 def test_lowest_hashes_are_held_out():

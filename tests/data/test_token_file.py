@@ -1,12 +1,13 @@
 import pytest
 
+from mlflow_finetune_plugin.data.encoded import TokenBatch
 from mlflow_finetune_plugin.data.rendering import Example
 from mlflow_finetune_plugin.data.token_file import TokenFile
 
 
 def digest(folder, examples, template="t"):
     with TokenFile(folder / "x.arrow", template) as file:
-        file.write(examples, ["task"] * len(examples))
+        file.write(TokenBatch.of(examples), "task")
     return file.digest()
 
 
@@ -26,7 +27,7 @@ def test_digest_sees_every_bit(tmp_path):
 def test_nothing_is_left_behind_when_writing_fails(tmp_path):
     def write_and_fail():
         with TokenFile(tmp_path / "x.arrow", "t") as file:
-            file.write([Example([1], [1])], ["task"])
+            file.write(TokenBatch.of([Example([1], [1])]), "task")
             raise RuntimeError("in between")
 
     with pytest.raises(RuntimeError, match="in between"):
