@@ -52,3 +52,7 @@ class ReloadError(FinetuneError, RuntimeError):
 
 class StoreError(FinetuneError, OSError):
     """An adapter cannot be put into, or taken from, the store of served adapters."""
+
+
+class ServingError(FinetuneError, RuntimeError):
+    """A version cannot be served, or an engine does not do what it was asked."""

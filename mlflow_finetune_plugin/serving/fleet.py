@@ -1,0 +1,205 @@
+"""The engines, and which adapters they hold: started when a version needs them, loaded, certified, drained, unloaded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from mlflow_finetune_plugin.errors import ServingError
+from mlflow_finetune_plugin.serving.certificate import Certificate, certify
+from mlflow_finetune_plugin.serving.engine import Engine
+from mlflow_finetune_plugin.serving.engine_commands import EngineLimits, EngineSpec, choose_engine, rank_limit
+from mlflow_finetune_plugin.serving.versions import EngineKey, Version
+
+logger = logging.getLogger(__name__)
+
+MAX_LOADED = 64
+
+
+@dataclass(eq=False)
+class Resident:
+    """A version with its engine. ``pins``: how many aliases mean it; ``in_flight``: answers that are being given."""
+
+    version: Version
+    engine: Engine
+    pins: int = 0
+    in_flight: int = 0
+    last_used: int = 0
+    loaded_in: int | None = None
+    certified_in: int | None = None
+    certificate: Certificate | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def name(self) -> str:
+        return self.version.served_name
+
+    @property
+    def is_loaded(self) -> bool:
+        return self.loaded_in is not None and self.loaded_in == self.engine.generation and self.engine.state == "ready"
+
+    @property
+    def is_ready(self) -> bool:
+        """Loaded, and certified by the engine that runs now."""
+        return self.is_loaded and self.certified_in == self.engine.generation
+
+
+class Fleet:
+    """``find_base``: where a version's base lies on this machine; ``on_certificate``: told of each new one."""
+
+    def __init__(
+        self,
+        asked_engine: str,
+        limits: EngineLimits,
+        folder: Path,
+        find_base: Callable[[Version], Path],
+        on_certificate: Callable[[Version, Certificate], Awaitable[None]],
+        *,
+        max_loaded: int = MAX_LOADED,
+    ) -> None:
+        self._asked, self._limits, self._folder, self._find_base = asked_engine, limits, folder, find_base
+        self._on_certificate, self._max_loaded = on_certificate, max_loaded
+        self.engines: dict[tuple[str, EngineKey], Engine] = {}
+        self.residents: dict[str, Resident] = {}
+        self._clock = 0
+        self._starting = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # what the router asks for ----------------------------------------------------------------------------------------
+
+    async def admit(self, version: Version) -> Resident:
+        """The version loaded into its engine and certified. Raises ServingError when it must not serve."""
+        resident = self.residents.get(version.served_name)
+        if resident is None:
+            engine = await self._engine_for(version)
+            resident = self.residents.setdefault(version.served_name, Resident(version, engine))
+        if resident.version is not version:
+            version.adapter.release()
+        self._clock += 1
+        resident.last_used = self._clock
+        try:
+            await self._make_ready(resident)
+        except ServingError:
+            if not resident.pins and not resident.in_flight:
+                await self._drop(resident)
+            raise
+        return resident
+
+    @asynccontextmanager
+    async def using(self, resident: Resident) -> AsyncIterator[Engine]:
+        """While this lasts the version is not unloaded; it is loaded again where the engine was restarted."""
+        resident.in_flight += 1
+        self._clock += 1
+        resident.last_used = self._clock
+        try:
+            if resident.engine.state != "ready":
+                raise ServingError(f"the engine of {resident.name} is {resident.engine.state}; fix: ask again in a while")
+            if not resident.is_ready:
+                if self.residents.get(resident.name) is not resident:
+                    raise ServingError(f"{resident.name} was unloaded a moment ago; fix: ask again")
+                await self._make_ready(resident)
+            yield resident.engine
+        finally:
+            resident.in_flight -= 1
+
+    async def forget_unused(self) -> None:
+        """Unload what no alias means and nobody uses, beyond the most recently used ones."""
+        idle = [one for one in self.residents.values() if not one.pins and not one.in_flight and not one.lock.locked()]
+        idle.sort(key=lambda one: one.last_used)
+        for resident in idle[: max(0, len(self.residents) - self._max_loaded)]:
+            await self._drop(resident)
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(engine.stop() for engine in self.engines.values()))
+        for resident in self.residents.values():
+            resident.version.adapter.release()
+
+    # engines ---------------------------------------------------------------------------------------------------------
+
+    async def _engine_for(self, version: Version) -> Engine:
+        kind, reason = await asyncio.to_thread(choose_engine, self._asked, version)
+        async with self._starting:
+            engine = self.engines.get((kind, version.engine_key))
+            if engine is None:
+                base = await asyncio.to_thread(self._find_base, version)
+                folder = self._folder / f"{kind}-{version.engine_key.base_digest[:12]}-{len(self.engines)}"
+                spec = self._spec(kind, version, base)
+                engine = Engine(spec, folder, partial(self._engine_is_ready, kind, version.engine_key))
+                self.engines[kind, version.engine_key] = engine
+                logger.info("engine_chosen kind=%s version=%s reason=%s", kind, version.served_name, reason)
+                engine.start()
+        rank = version.rank
+        if kind == "vllm" and rank is not None and rank > engine.spec.max_rank:
+            raise ServingError(
+                f"{version.model}/{version.number}: rank {rank} is above the {engine.spec.max_rank} that its engine was "
+                f"started for; fix: --max-rank {rank}"
+            )
+        return engine
+
+    def _engine_is_ready(self, kind: str, key: EngineKey) -> None:
+        """After a restart: what aliases mean is loaded and certified again before somebody asks for it."""
+        for resident in self.residents.values():
+            if resident.engine is self.engines.get((kind, key)) and resident.pins:
+                task = asyncio.create_task(self._make_ready_again(resident))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _make_ready_again(self, resident: Resident) -> None:
+        try:
+            await self._make_ready(resident)
+        except ServingError as error:
+            logger.error("reload_failed version=%s fault=%s", resident.name, error)
+
+    def _spec(self, kind: str, version: Version, base: Path) -> EngineSpec:
+        card = version.base
+        return EngineSpec(
+            kind=kind,
+            key=version.engine_key,
+            base_name=base_name(card["name"]),
+            base=base,
+            tokenizer=version.tokenizer,
+            attn_implementation=card.get("attn_implementation"),
+            trust_remote_code=bool(card["trust_remote_code"]),
+            max_rank=rank_limit(version.rank, self._limits.max_rank),
+            limits=self._limits,
+        )
+
+    # adapters --------------------------------------------------------------------------------------------------------
+
+    async def _make_ready(self, resident: Resident) -> None:
+        async with resident.lock:
+            await resident.engine.wait_ready()
+            generation = resident.engine.generation
+            if resident.loaded_in != generation:
+                await resident.engine.load(resident.name, resident.version.adapter.folder)
+                resident.loaded_in = generation
+            if resident.certified_in == generation:
+                return
+            version = f"{resident.version.model}/{resident.version.number}"
+            found = await certify(resident.engine, resident.name, resident.version.reference, version=version)
+            resident.certificate = found
+            await self._on_certificate(resident.version, found)
+            if not found.passed:
+                raise ServingError(f"{version} must not serve: {found.reason}")
+            resident.certified_in = generation
+
+    async def _drop(self, resident: Resident) -> None:
+        """Out of the engine and out of the store's hold; a failed unload is told, and the slot goes with the engine."""
+        self.residents.pop(resident.name, None)
+        if resident.is_loaded:
+            try:
+                await resident.engine.unload(resident.name)
+            except ServingError as error:
+                logger.warning("unload_failed version=%s fault=%s", resident.name, error)
+        resident.version.adapter.release()
+        logger.info("unloaded version=%s", resident.name)
+
+
+def base_name(name: str) -> str:
+    """What a base is called in requests: its hub name, or the name of its folder."""
+    return Path(name).name if name.startswith((".", "/", "~")) else name

@@ -1,0 +1,273 @@
+"""Follows the registry: each alias means a version that is loaded and certified, and moves only to another such version.
+
+On a change the new version is fetched, verified, loaded, certified; then the alias is flipped in one step. Answers that began
+with the old version end with it. When anything fails, the last version that was good stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, ServingError, StoreError, TrackingError
+from mlflow_finetune_plugin.serving.catalog import Catalog, CatalogModel, Snapshot
+from mlflow_finetune_plugin.serving.fleet import Fleet, Resident
+from mlflow_finetune_plugin.serving.names import Asked
+from mlflow_finetune_plugin.serving.traffic import SHADOW_TAG, SPLIT_TAG, Traffic, read_traffic
+from mlflow_finetune_plugin.serving.versions import Fetcher, Version
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_RETRY_S = 60.0
+_UNKNOWN_S = 10.0
+_MOST_UNKNOWN = 1000
+_FETCHES = 2
+
+
+class UnknownModelError(ServingError):
+    """Nobody serves that name."""
+
+
+class NotReadyError(ServingError):
+    """The name is right, and its version cannot answer now."""
+
+
+@dataclass(eq=False)
+class Target:
+    """An alias. ``wanted``: the version that the registry names; ``resident``: the one that answers."""
+
+    model: str
+    alias: str
+    wanted: str
+    resident: Resident | None = None
+    fault: str | None = None
+    failures: int = 0
+    retry_at: float = 0.0
+    moving: asyncio.Task[None] | None = None
+
+    @property
+    def serves(self) -> str | None:
+        return self.resident.version.number if self.resident is not None else None
+
+
+@dataclass
+class Health:
+    """Of the registry: when it last answered, and what was wrong since."""
+
+    asked_at: float | None = None
+    fault: str | None = None
+    traffic_problems: tuple[str, ...] = ()
+    swaps: int = 0
+    failed_swaps: int = 0
+    listeners: list[Callable[[Target], None]] = field(default_factory=list)
+
+
+class Follower:
+    """``poll_s``: how long an alias may lag behind the registry when nothing wakes the follower earlier."""
+
+    def __init__(self, catalog: Catalog, fetcher: Fetcher, fleet: Fleet, folder: Path, *, poll_s: float = 1.0) -> None:
+        self._catalog, self._fetcher, self._fleet = catalog, fetcher, fleet
+        self._memory, self._poll_s = folder / "aliases.json", poll_s
+        self._fetches = asyncio.Semaphore(_FETCHES)
+        self._wake = asyncio.Event()
+        self._loading: dict[tuple[str, str], asyncio.Task[Resident]] = {}
+        self._unknown: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
+        self.snapshot: Snapshot = {}
+        self.targets: dict[tuple[str, str], Target] = {}
+        self.health = Health()
+
+    # the registry ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until cancelled. What was good when it last ran is served at once where the registry cannot be asked."""
+        while True:
+            started = time.monotonic()
+            await self.look()
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), max(0.0, self._poll_s - (time.monotonic() - started)))
+            except TimeoutError:
+                continue
+
+    def wake(self) -> None:
+        """Look now: something has changed."""
+        self._wake.set()
+
+    async def look(self) -> None:
+        """One look at the registry, and what follows from it; the moves themselves go on by themselves."""
+        try:
+            snapshot = await asyncio.to_thread(self._catalog.look)
+        except (TrackingError, ConfigError) as error:
+            if self.health.fault is None:
+                logger.error("registry_lost fault=%s", error)
+            self.health.fault = str(error)
+            snapshot = self.snapshot or self._remembered()
+        else:
+            if self.health.fault is not None:
+                logger.info("registry_back")
+            self.health.fault, self.health.asked_at = None, time.time()
+            if snapshot != self.snapshot:
+                self._remember(snapshot)
+        self.snapshot = snapshot
+        self.health.traffic_problems = tuple(
+            f"{name}: {problem}" for name, model in snapshot.items() for problem in model.traffic.problems
+        )
+        self._follow(snapshot)
+
+    def _follow(self, snapshot: Snapshot) -> None:
+        wanted = {(name, alias): number for name, model in snapshot.items() for alias, number in model.aliases.items()}
+        for place in [place for place in self.targets if place not in wanted]:
+            target = self.targets.pop(place)
+            if target.moving is not None:
+                target.moving.cancel()
+            self._unpin(target)
+            logger.info("alias_gone model=%s alias=%s", *place)
+        for (model, alias), number in wanted.items():
+            target = self.targets.setdefault((model, alias), Target(model, alias, number))
+            if target.wanted != number:
+                target.wanted, target.failures, target.retry_at = number, 0, 0.0
+                if target.moving is not None:
+                    target.moving.cancel()
+                    target.moving = None
+            if target.serves == number:
+                target.fault = None
+            elif target.moving is None and time.monotonic() >= target.retry_at:
+                target.moving = asyncio.create_task(self._move(target, number))
+
+    async def _move(self, target: Target, number: str) -> None:
+        started = time.monotonic()
+        try:
+            resident = await self._load(target.model, number)
+        except FinetuneError as error:
+            target.failures += 1
+            target.retry_at = time.monotonic() + min(_LONGEST_RETRY_S, 2.0 ** (target.failures - 1))
+            if target.fault != str(error):
+                logger.error("swap_failed model=%s alias=%s version=%s fault=%s", target.model, target.alias, number, error)
+            target.fault = str(error)
+            self.health.failed_swaps += 1
+        else:
+            before = target.serves
+            resident.pins += 1
+            self._unpin(target)
+            target.resident, target.fault, target.failures = resident, None, 0
+            self.health.swaps += before is not None
+            took_ms = 1000 * (time.monotonic() - started)
+            logger.info(
+                "swapped model=%s alias=%s from=%s to=%s took_ms=%.0f", target.model, target.alias, before, number, took_ms
+            )
+            for listener in self.health.listeners:
+                listener(target)
+            await self._fleet.forget_unused()
+        finally:
+            if target.moving is asyncio.current_task():
+                target.moving = None
+
+    def _unpin(self, target: Target) -> None:
+        if target.resident is not None:
+            target.resident.pins -= 1
+            target.resident = None
+
+    async def _load(self, model: str, number: str) -> Resident:
+        """One loading per version at a time, whoever asks."""
+        task = self._loading.get((model, number))
+        if task is None:
+            task = asyncio.create_task(self._fetch_and_admit(model, number))
+            self._loading[model, number] = task
+            task.add_done_callback(lambda done: self._forget_loading(model, number, done))
+        return await asyncio.shield(task)
+
+    def _forget_loading(self, model: str, number: str, done: asyncio.Task[Resident]) -> None:
+        self._loading.pop((model, number), None)
+        if not done.cancelled():
+            done.exception()  # seen: who waited was told, and perhaps nobody waits any more
+
+    async def _fetch_and_admit(self, model: str, number: str) -> Resident:
+        found = self._resident(model, number)
+        if found is not None:
+            return found
+        async with self._fetches:
+            version: Version = await asyncio.to_thread(self._fetcher.fetch, model, number)
+        return await self._fleet.admit(version)
+
+    def _resident(self, model: str, number: str) -> Resident | None:
+        """One that is ready to answer."""
+        for resident in self._fleet.residents.values():
+            version = resident.version
+            if (version.model, version.number) == (model, number) and resident.is_ready:
+                return resident
+        return None
+
+    # what requests ask for -------------------------------------------------------------------------------------------
+
+    async def find(self, asked: Asked, user: str | None) -> tuple[Resident, str | None]:
+        """Who answers, and under which alias. Raises UnknownModelError, NotReadyError."""
+        if asked.version is not None:
+            return await self._version(asked.model, asked.version), None
+        model = self.snapshot.get(asked.model)
+        if model is None:
+            raise NotReadyError(f"the registry has not told about {asked.model!r} yet")
+        alias = asked.alias if asked.alias is not None else model.traffic.choose(asked.model, model.aliases, user)
+        if alias is None:
+            raise UnknownModelError(f"{asked.model!r} has no alias that serves; fix: set champion, or ask for a version")
+        target = self.targets.get((asked.model, alias))
+        if target is None:
+            raise UnknownModelError(f"{asked.model!r} has no alias {alias!r}; it has: {', '.join(sorted(model.aliases)) or 'none'}")
+        if target.resident is None:
+            raise NotReadyError(f"{asked.model}@{alias} is not ready: {target.fault or 'it is being loaded'}")
+        return target.resident, alias
+
+    async def _version(self, model: str, number: str) -> Resident:
+        found = self._resident(model, number)
+        if found is not None:
+            return found
+        until, said = self._unknown.get((model, number), (0.0, ""))
+        if time.monotonic() < until:
+            raise UnknownModelError(said)
+        try:
+            return await self._load(model, number)
+        except (TrackingError, StoreError) as error:
+            raise NotReadyError(f"{model}/{number} cannot be had now: {error}") from error
+        except ServingError as error:
+            self._unknown[model, number] = (time.monotonic() + _UNKNOWN_S, str(error))
+            while len(self._unknown) > _MOST_UNKNOWN:
+                self._unknown.popitem(last=False)
+            raise UnknownModelError(str(error)) from error
+
+    def served_models(self) -> frozenset[str]:
+        return frozenset(self._catalog.models)
+
+    # memory ----------------------------------------------------------------------------------------------------------
+
+    def _remember(self, snapshot: Snapshot) -> None:
+        """For a start while the registry is away."""
+        known = {name: {"aliases": dict(model.aliases), "traffic": _tags(model.traffic)} for name, model in snapshot.items()}
+        draft = self._memory.with_name(f".{self._memory.name}.{os.getpid()}")
+        try:
+            self._memory.parent.mkdir(parents=True, exist_ok=True)
+            draft.write_text(json.dumps(known), encoding="utf-8")
+            os.replace(draft, self._memory)
+        except OSError as error:
+            logger.warning("aliases_not_remembered fault=%s", error)
+
+    def _remembered(self) -> Snapshot:
+        try:
+            known: Mapping[str, dict[str, dict[str, str]]] = json.loads(self._memory.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        return {
+            name: CatalogModel(model["aliases"], read_traffic(model["traffic"]))
+            for name, model in known.items()
+            if name in self._catalog.models
+        }
+
+
+def _tags(traffic: Traffic) -> dict[str, str]:
+    said = {SPLIT_TAG: traffic.split, SHADOW_TAG: traffic.shadow}
+    return {tag: ", ".join(f"{alias}={weight!r}" for alias, weight in weights.items()) for tag, weights in said.items()}

@@ -1,0 +1,113 @@
+"""What a client may ask: OpenAI's fields and the sampling fields that vLLM adds, nothing that reaches into an engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_SAMPLING = frozenset(
+    ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "n", "presence_penalty", "frequency_penalty")
+) | frozenset(("repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos", "logit_bias", "logprobs"))
+_COMMON = _SAMPLING | {"model", "stream", "stream_options", "user", "metadata", "store", "service_tier"}
+_NOT_FOR_ENGINES = ("metadata", "store", "service_tier", "user")  # for OpenAI's own house-keeping
+
+FIELDS: Mapping[str, frozenset[str]] = {
+    "/v1/chat/completions": _COMMON
+    | {"messages", "max_completion_tokens", "top_logprobs", "response_format", "tools", "tool_choice", "parallel_tool_calls"},
+    "/v1/completions": _COMMON | {"prompt", "echo", "suffix", "best_of"},
+}
+"""By route, what may stand in a body."""
+
+_MOST_CHOICES = 16
+
+
+@dataclass(frozen=True)
+class RequestError(Exception):
+    """An answer of OpenAI's form: HTTP status, code, message, and the field it is about."""
+
+    status: int
+    message: str
+    code: str
+    param: str | None = None
+    retry_after_s: float | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+    def to_json(self) -> dict[str, Any]:
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": self.message, "type": kind, "code": self.code, "param": self.param}}
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A checked body. ``wants_usage``: whether the client asked for the usage event of a stream."""
+
+    route: str
+    model: str
+    user: str | None
+    is_stream: bool
+    wants_usage: bool
+    body: dict[str, Any]
+
+    def for_engine(self, served_name: str, stop_token_ids: list[int]) -> dict[str, Any]:
+        """The body as an engine gets it. A base's own answers end where its tokenizer says (``stop_token_ids`` empty)."""
+        body = {key: value for key, value in self.body.items() if key not in _NOT_FOR_ENGINES}
+        body["model"] = served_name
+        if stop_token_ids and not body.get("ignore_eos"):
+            body["stop_token_ids"] = list(dict.fromkeys([*stop_token_ids, *(body.get("stop_token_ids") or [])]))
+        if self.is_stream:
+            body["stream_options"] = {"include_usage": True}  # for the metrics; the event goes on only if it was asked for
+        return body
+
+
+def read_request(route: str, raw: bytes) -> Asking:
+    """Raises RequestError for a body that is no JSON object, has a field that is not for clients, or names no model."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, f"the body is no JSON: {error}", "invalid_json") from error
+    if not isinstance(body, dict):
+        raise RequestError(400, "the body is no JSON object", "invalid_json")
+    unknown = sorted(str(key)[:60] for key in body.keys() - FIELDS[route])
+    if unknown:
+        raise RequestError(400, f"unknown field {unknown[0]!r}; fix: leave it out", "unknown_field", unknown[0])
+    body = {key: value for key, value in body.items() if value is not None}
+    model, user = body.get("model"), body.get("user")
+    if not isinstance(model, str) or not model:
+        raise RequestError(400, "no model; fix: one of GET /v1/models", "missing_model", "model")
+    if user is not None and not isinstance(user, str):
+        raise RequestError(400, "user is no text", "invalid_type", "user")
+    choices = body.get("n", 1)
+    if not isinstance(choices, int) or not 1 <= choices <= _MOST_CHOICES:
+        raise RequestError(400, f"n is not between 1 and {_MOST_CHOICES}", "invalid_value", "n")
+    options = body.get("stream_options")
+    if options is not None and (not isinstance(options, dict) or options.keys() - {"include_usage"}):
+        raise RequestError(400, "stream_options takes include_usage alone", "unknown_field", "stream_options")
+    if route == "/v1/chat/completions":
+        _check_messages(body.get("messages"))
+    return Asking(
+        route=route,
+        model=model,
+        user=user,
+        is_stream=body.get("stream") is True,
+        wants_usage=bool(options and options.get("include_usage")),
+        body=body,
+    )
+
+
+def _check_messages(messages: Any) -> None:
+    """Text alone: pictures and sounds are named by URLs or files, which an engine would open."""
+    if not isinstance(messages, list) or not messages:
+        raise RequestError(400, "messages is no list of turns", "invalid_type", "messages")
+    for turn in messages:
+        if not isinstance(turn, dict):
+            raise RequestError(400, "a turn is no object with role and content", "invalid_type", "messages")
+        content = turn.get("content")
+        parts = content if isinstance(content, list) else []
+        for part in parts:
+            if not isinstance(part, dict) or part.get("type") != "text" or part.keys() - {"type", "text"}:
+                kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+                raise RequestError(400, f"content of type {kind!r:.40} is not served, text is", "unsupported_content", "messages")

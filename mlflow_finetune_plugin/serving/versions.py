@@ -1,0 +1,226 @@
+"""A version of the registry on this disk: fetched once, verified, its adapter held in the store for as long as it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow_finetune_plugin.errors import ServingError, StoreError, TrackingError
+from mlflow_finetune_plugin.serving.names import served_name
+from mlflow_finetune_plugin.serving.store import AdapterStore, HeldAdapter
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_NEEDED = ("base_model", "adaptation", "serving", "adapter_digest", "stop_token_ids", "max_length")
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """What versions must share to be served by one engine."""
+
+    base_digest: str
+    dtype: str
+    quantization: str | None
+    tokenizer_digest: str
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version, ready to be loaded. ``card`` and ``reference`` are finetune.json and reference.json of the model."""
+
+    model: str
+    number: str
+    card: dict[str, Any]
+    reference: dict[str, Any]
+    tokenizer: Path
+    tokenizer_digest: str
+    adapter: HeldAdapter
+
+    @property
+    def served_name(self) -> str:
+        return served_name(self.model, self.number, self.adapter.digest)
+
+    @property
+    def base(self) -> dict[str, Any]:
+        return dict(self.card["base_model"])
+
+    @property
+    def engine_key(self) -> EngineKey:
+        base = self.base
+        return EngineKey(str(base["digest"]), str(base["dtype"]), base["quantization"], self.tokenizer_digest)
+
+    @property
+    def rank(self) -> int | None:
+        """The highest rank of its low-rank updates; None where it has none."""
+        config = json.loads((self.adapter.folder / "adapter_config.json").read_text(encoding="utf-8"))
+        ranks = [config.get("r"), *dict(config.get("rank_pattern") or {}).values()]
+        return max((rank for rank in ranks if isinstance(rank, int)), default=None)
+
+
+class Fetcher:
+    """Gets versions from the registry into the store; blocks."""
+
+    def __init__(self, client: MlflowClient, store: AdapterStore) -> None:
+        self._client, self._store = client, store
+
+    def fetch(self, model: str, number: str) -> Version:
+        """Raises TrackingError when the registry or the artifacts cannot be had, ServingError for what is no servable version,
+        StoreError for an adapter that is not what its digest says, or no room.
+        """
+        record = self._store.root / "versions" / f"{_sha(model, number)}.json"
+        try:
+            source, digest = self._ask(model, number)
+        except TrackingError:
+            known = self._from_disk(record, model, number, None)
+            if known is None:
+                raise
+            return known  # versions do not change: what was fetched and verified once is good without the registry
+        return self._from_disk(record, model, number, source) or self._from_registry(
+            record, model, number, source, digest
+        )
+
+    def _ask(self, model: str, number: str) -> tuple[str, str | None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._client.get_model_version(model, number)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise ServingError(f"{model}/{number}: the registry has no such version") from error
+            raise TrackingError(f"the registry cannot be asked for {model}/{number}: {_short(error)}") from error
+        except Exception as error:  # a store whose database or network is gone
+            raise TrackingError(f"the registry cannot be asked for {model}/{number}: {_short(error)}") from error
+        if found.status != "READY":
+            raise ServingError(f"{model}/{number}: is {found.status} in the registry, not READY")
+        return str(found.source), dict(found.tags).get("finetune.adapter_digest")
+
+    def _from_disk(self, record: Path, model: str, number: str, source: str | None) -> Version | None:
+        """A version that was verified before; None when any of it is not here, or ``source`` says that it is another one."""
+        if not record.is_file():
+            return None
+        known = json.loads(record.read_text(encoding="utf-8"))
+        tokenizer = self._tokenizer_folder(known["tokenizer_digest"])
+        if not tokenizer.is_dir() or (source is not None and source != known["source"]):
+            return None
+        held = self._store.hold(known["card"]["adapter_digest"])
+        if held is None:
+            return None
+        return Version(model, number, known["card"], known["reference"], tokenizer, known["tokenizer_digest"], held)
+
+    def _from_registry(self, record: Path, model: str, number: str, source: str, digest: str | None) -> Version:
+        name = f"{model}/{number}"
+        drafts = self._store.root / "drafts"
+        try:
+            drafts.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(dir=drafts))
+        except OSError as error:
+            raise StoreError(f"the adapter store {self._store.root} cannot be written: {error.strerror}") from error
+        try:
+            artifacts = _download(f"models:/{name}", folder, name) / "artifacts"
+            card, reference = (_json(artifacts / file, name) for file in ("finetune.json", "reference.json"))
+            _check_card(card, digest, name)
+            held = self._store.add(artifacts / "adapter", str(card["adapter_digest"]))
+            try:
+                tokenizer_digest = _tokenizer_digest(artifacts / "tokenizer", name)
+                tokenizer = self._keep_tokenizer(artifacts / "tokenizer", tokenizer_digest)
+                known = {"source": source, "card": card, "reference": reference, "tokenizer_digest": tokenizer_digest}
+                _write(record, known)
+            except BaseException:
+                held.release()
+                raise
+        except OSError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{name} cannot be kept in {self._store.root}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return Version(model, number, card, reference, tokenizer, tokenizer_digest, held)
+
+    def _tokenizer_folder(self, digest: str) -> Path:
+        return self._store.root / "tokenizers" / digest
+
+    def _keep_tokenizer(self, source: Path, digest: str) -> Path:
+        """Whole or not at all; an engine may be reading the one that is there."""
+        kept = self._tokenizer_folder(digest)
+        if not kept.is_dir():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=kept.parent))
+            for path in source.iterdir():
+                if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file() and not path.is_symlink():
+                    shutil.copyfile(path, draft / path.name)
+            try:
+                draft.rename(kept)
+            except OSError:
+                shutil.rmtree(draft, ignore_errors=True)
+                if not kept.is_dir():  # not just another process that was quicker
+                    raise
+        return kept
+
+
+def _download(uri: str, folder: Path, name: str) -> Path:
+    import mlflow
+
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    except Exception as error:  # each artifact store has errors of its own
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+            raise
+        raise TrackingError(f"the artifacts of {name} cannot be had: {_short(error)}") from error
+
+
+def _json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ServingError(
+            f"{name}: has no {path.name}, so it is no model of mlflow-finetune; fix: name one that its runs registered"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise ServingError(f"{name}: {path.name} cannot be read: {error}; fix: register it again") from error
+    if not isinstance(found, dict):
+        raise ServingError(f"{name}: {path.name} holds no object; fix: register it again")
+    return found
+
+
+def _check_card(card: dict[str, Any], digest: str | None, name: str) -> None:
+    missing = [key for key in _NEEDED if key not in card]
+    if missing:
+        raise ServingError(f"{name}: finetune.json lacks {', '.join(missing)}; fix: register it again")
+    if digest is not None and digest != card["adapter_digest"]:
+        raise ServingError(
+            f"{name}: its tag finetune.adapter_digest says {digest[:12]}, its card {str(card['adapter_digest'])[:12]}; "
+            "fix: find out who changed it, then register it again"
+        )
+
+
+def _tokenizer_digest(folder: Path, name: str) -> str:
+    """Of what decides which token ids a conversation becomes."""
+    template = next((file for file in ("chat_template.jinja", "tokenizer_config.json") if (folder / file).is_file()), None)
+    if template is None or not (folder / "tokenizer.json").is_file():
+        raise ServingError(f"{name}: its tokenizer is not whole; fix: register it again")
+    total = hashlib.sha256()
+    for file in ("tokenizer.json", template):
+        total.update(file.encode() + b"\0" + (folder / file).read_bytes() + b"\0")
+    return total.hexdigest()
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(draft, path)
+
+
+def _sha(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
