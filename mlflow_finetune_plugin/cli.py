@@ -1,4 +1,4 @@
-"""``mlflow-finetune``: run, plan, data, export, methods, init, schema, doctor. The only room that prints."""
+"""``mlflow-finetune``: run, plan, data, export, serve, keys, methods, init, schema, doctor."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
 from mlflow_finetune_plugin.methods import unknown
 from mlflow_finetune_plugin.run_command import RunArguments, add_run_arguments, run_arguments, run_parameters
+from mlflow_finetune_plugin.serve_command import add_keys_arguments, add_serve_arguments, serve
 
 PACKAGE = Path(__file__).parent
 
@@ -85,6 +86,15 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("-P", "--param-list", action="append", default=[], metavar="NAME=VALUE", help="as of run")
     plan.add_argument("--json", action="store_true", help="print JSON: bytes, seconds, reasons")
     plan.set_defaults(command=_plan)
+
+    serving = commands.add_parser(
+        "serve", help="answer OpenAI's API with registered models, following their aliases live"
+    )
+    add_serve_arguments(serving)
+    serving.set_defaults(command=serve)
+
+    keys = commands.add_parser("keys", help="API keys for serve")
+    add_keys_arguments(keys)
 
     doctor = commands.add_parser("doctor", help="check the installation, the device and runs left behind")
     doctor.add_argument("--reap", action="store_true", help="end runs whose process or host died")

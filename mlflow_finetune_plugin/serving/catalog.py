@@ -54,7 +54,11 @@ class Catalog:
         near = difflib.get_close_matches(name, names, n=1)
         if near:
             return f"; did you mean {near[0]!r}?"
-        return f"; it has: {', '.join(names[:8])}" if names else "; fix: register one, mlflow run PROJECT -b finetune -e lora"
+        return (
+            f"; it has: {', '.join(names[:8])}"
+            if names
+            else "; fix: register one, mlflow run PROJECT -b finetune -e lora"
+        )
 
 
 def _short(error: Exception) -> str:

@@ -62,7 +62,7 @@ async def certify(engine: Engine, served_name: str, reference: dict[str, Any], *
     base = _flat(await _log_probs(engine, engine.spec.base_name, probes))
     rendered, wrong_prompt = await _rendered(engine, served_name, probes)
     precision = str(reference["precision"])
-    dtype = precision.split("+")[0]
+    dtype = precision.split("+", maxsplit=1)[0]
     base_error = _largest(base - told["base"])
     adapter_error = _largest(adapter - told["adapter"])
     tolerance = max(_FLOOR[dtype], _TIMES_THE_BASE * base_error)
@@ -115,7 +115,13 @@ async def _rendered(engine: Engine, name: str, probes: Sequence[dict[str, Any]])
     """How many prompts the engine was asked to render, and the first that came out differently."""
     asked = [probe for probe in probes if probe.get("messages")][:2]
     for probe in asked:
-        body = {"model": name, "messages": probe["messages"], "max_tokens": 1, "temperature": 0, "return_token_ids": True}
+        body = {
+            "model": name,
+            "messages": probe["messages"],
+            "max_tokens": 1,
+            "temperature": 0,
+            "return_token_ids": True,
+        }
         ids = (await engine.complete(body, "/v1/chat/completions")).get("prompt_token_ids")
         if ids != probe["prompt_ids"]:
             return len(asked), f"{str(probe['prompt'])[:60]!r} has other token ids"

@@ -80,7 +80,9 @@ class Engine:
         finally:
             waiting.cancel()
         if not self._ready.is_set():
-            raise ServingError(f"the {self.spec.kind} engine is not ready: {self.fault or self.state}; its log: {self.log}")
+            raise ServingError(
+                f"the {self.spec.kind} engine is not ready: {self.fault or self.state}; its log: {self.log}"
+            )
 
     async def stop(self) -> None:
         """Lets it finish what it is answering, then ends it."""
@@ -132,7 +134,9 @@ class Engine:
                 pause = 1.0
                 code = await self._process.wait() if self._process is not None else None
                 self.fault = f"it ended with code {code}: {self._tail()}"
-                logger.error("engine_died kind=%s code=%s after_s=%.0f", self.spec.kind, code, time.monotonic() - started)
+                logger.error(
+                    "engine_died kind=%s code=%s after_s=%.0f", self.spec.kind, code, time.monotonic() - started
+                )
             self._ready.clear()
             self.state = "down"
             await self._end()

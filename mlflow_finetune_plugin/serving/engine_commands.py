@@ -82,7 +82,7 @@ def _why_not_vllm(version: Version) -> str | None:
 
 
 def rank_limit(rank: int | None, asked: int | None) -> int:
-    """vLLM's --max-lora-rank: what was asked for, else the smallest from 16 on that holds ``rank``."""
+    """VLLM's --max-lora-rank: what was asked for, else the smallest from 16 on that holds ``rank``."""
     return next(limit for limit in _RANKS if limit >= max(asked or rank or 16, 16 if asked is None else asked))
 
 

@@ -98,7 +98,9 @@ class Fleet:
         resident.last_used = self._clock
         try:
             if resident.engine.state != "ready":
-                raise ServingError(f"the engine of {resident.name} is {resident.engine.state}; fix: ask again in a while")
+                raise ServingError(
+                    f"the engine of {resident.name} is {resident.engine.state}; fix: ask again in a while"
+                )
             if not resident.is_ready:
                 if self.residents.get(resident.name) is not resident:
                     raise ServingError(f"{resident.name} was unloaded a moment ago; fix: ask again")

@@ -149,7 +149,9 @@ class Follower:
             target.failures += 1
             target.retry_at = time.monotonic() + min(_LONGEST_RETRY_S, 2.0 ** (target.failures - 1))
             if target.fault != str(error):
-                logger.error("swap_failed model=%s alias=%s version=%s fault=%s", target.model, target.alias, number, error)
+                logger.error(
+                    "swap_failed model=%s alias=%s version=%s fault=%s", target.model, target.alias, number, error
+                )
             target.fault = str(error)
             self.health.failed_swaps += 1
         else:
@@ -160,7 +162,12 @@ class Follower:
             self.health.swaps += before is not None
             took_ms = 1000 * (time.monotonic() - started)
             logger.info(
-                "swapped model=%s alias=%s from=%s to=%s took_ms=%.0f", target.model, target.alias, before, number, took_ms
+                "swapped model=%s alias=%s from=%s to=%s took_ms=%.0f",
+                target.model,
+                target.alias,
+                before,
+                number,
+                took_ms,
             )
             for listener in self.health.listeners:
                 listener(target)
@@ -215,10 +222,14 @@ class Follower:
             raise NotReadyError(f"the registry has not told about {asked.model!r} yet")
         alias = asked.alias if asked.alias is not None else model.traffic.choose(asked.model, model.aliases, user)
         if alias is None:
-            raise UnknownModelError(f"{asked.model!r} has no alias that serves; fix: set champion, or ask for a version")
+            raise UnknownModelError(
+                f"{asked.model!r} has no alias that serves; fix: set champion, or ask for a version"
+            )
         target = self.targets.get((asked.model, alias))
         if target is None:
-            raise UnknownModelError(f"{asked.model!r} has no alias {alias!r}; it has: {', '.join(sorted(model.aliases)) or 'none'}")
+            raise UnknownModelError(
+                f"{asked.model!r} has no alias {alias!r}; it has: {', '.join(sorted(model.aliases)) or 'none'}"
+            )
         if target.resident is None:
             raise NotReadyError(f"{asked.model}@{alias} is not ready: {target.fault or 'it is being loaded'}")
         return target.resident, alias
@@ -247,7 +258,9 @@ class Follower:
 
     def _remember(self, snapshot: Snapshot) -> None:
         """For a start while the registry is away."""
-        known = {name: {"aliases": dict(model.aliases), "traffic": _tags(model.traffic)} for name, model in snapshot.items()}
+        known = {
+            name: {"aliases": dict(model.aliases), "traffic": _tags(model.traffic)} for name, model in snapshot.items()
+        }
         draft = self._memory.with_name(f".{self._memory.name}.{os.getpid()}")
         try:
             self._memory.parent.mkdir(parents=True, exist_ok=True)

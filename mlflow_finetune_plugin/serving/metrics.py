@@ -31,7 +31,9 @@ class Metrics:
         self.in_flight = Gauge("in_flight", "Answers being given", _VERSION, **made)
         self.resident = Gauge("resident", "1 while a version is loaded and certified", (*_VERSION, "engine"), **made)
         self.serving = Gauge("alias_version", "The version that answers under an alias", ("model", "alias"), **made)
-        self.behind = Gauge("alias_behind", "1 while an alias still answers with an earlier version", ("model", "alias"), **made)
+        self.behind = Gauge(
+            "alias_behind", "1 while an alias still answers with an earlier version", ("model", "alias"), **made
+        )
         self.swaps = Gauge("swaps", "Aliases that moved since the start", **made)
         self.failed_swaps = Gauge("failed_swaps", "Moves that failed since the start", **made)
         self.registry_up = Gauge("registry_up", "1 while the registry answers", **made)

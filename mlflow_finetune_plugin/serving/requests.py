@@ -8,18 +8,38 @@ from dataclasses import dataclass
 from typing import Any
 
 _SAMPLING = frozenset(
-    ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "n", "presence_penalty", "frequency_penalty")
+    (
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "seed",
+        "stop",
+        "n",
+        "presence_penalty",
+        "frequency_penalty",
+    )
 ) | frozenset(("repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos", "logit_bias", "logprobs"))
 _COMMON = _SAMPLING | {"model", "stream", "stream_options", "user", "metadata", "store", "service_tier"}
 _NOT_FOR_ENGINES = ("metadata", "store", "service_tier", "user")  # for OpenAI's own house-keeping
 
 FIELDS: Mapping[str, frozenset[str]] = {
     "/v1/chat/completions": _COMMON
-    | {"messages", "max_completion_tokens", "top_logprobs", "response_format", "tools", "tool_choice", "parallel_tool_calls"},
+    | {
+        "messages",
+        "max_completion_tokens",
+        "top_logprobs",
+        "response_format",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+    },
     "/v1/completions": _COMMON | {"prompt", "echo", "suffix", "best_of"},
 }
 """By route, what may stand in a body."""
 
+_TURN_FIELDS = frozenset(("role", "content", "name", "tool_calls", "tool_call_id", "refusal"))
 _MOST_CHOICES = 16
 
 
@@ -59,7 +79,9 @@ class Asking:
         if stop_token_ids and not body.get("ignore_eos"):
             body["stop_token_ids"] = list(dict.fromkeys([*stop_token_ids, *(body.get("stop_token_ids") or [])]))
         if self.is_stream:
-            body["stream_options"] = {"include_usage": True}  # for the metrics; the event goes on only if it was asked for
+            body["stream_options"] = {
+                "include_usage": True
+            }  # for the metrics; the event goes on only if it was asked for
         return body
 
 
@@ -105,9 +127,14 @@ def _check_messages(messages: Any) -> None:
     for turn in messages:
         if not isinstance(turn, dict):
             raise RequestError(400, "a turn is no object with role and content", "invalid_type", "messages")
+        unknown = sorted(str(key)[:60] for key in turn.keys() - _TURN_FIELDS)
+        if unknown:
+            raise RequestError(400, f"unknown field {unknown[0]!r} in a turn", "unknown_field", "messages")
         content = turn.get("content")
         parts = content if isinstance(content, list) else []
         for part in parts:
             if not isinstance(part, dict) or part.get("type") != "text" or part.keys() - {"type", "text"}:
                 kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-                raise RequestError(400, f"content of type {kind!r:.40} is not served, text is", "unsupported_content", "messages")
+                raise RequestError(
+                    400, f"content of type {kind!r:.40} is not served, text is", "unsupported_content", "messages"
+                )

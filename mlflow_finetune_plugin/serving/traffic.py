@@ -65,7 +65,9 @@ def _weights(tags: Mapping[str, str], tag: str, problems: list[str], *, lone: fl
         try:
             found[alias.strip()] = _weight(weight) if equals else lone
         except ValueError:
-            problems.append(f"{tag} = {tags[tag]!r}: {weight.strip()!r} is no weight; fix: {CHAMPION}=90, {CHALLENGER}=10")
+            problems.append(
+                f"{tag} = {tags[tag]!r}: {weight.strip()!r} is no weight; fix: {CHAMPION}=90, {CHALLENGER}=10"
+            )
             return {}
     return found
 

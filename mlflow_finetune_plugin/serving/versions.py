@@ -202,7 +202,9 @@ def _check_card(card: dict[str, Any], digest: str | None, name: str) -> None:
 
 def _tokenizer_digest(folder: Path, name: str) -> str:
     """Of what decides which token ids a conversation becomes."""
-    template = next((file for file in ("chat_template.jinja", "tokenizer_config.json") if (folder / file).is_file()), None)
+    template = next(
+        (file for file in ("chat_template.jinja", "tokenizer_config.json") if (folder / file).is_file()), None
+    )
     if template is None or not (folder / "tokenizer.json").is_file():
         raise ServingError(f"{name}: its tokenizer is not whole; fix: register it again")
     total = hashlib.sha256()

@@ -1,0 +1,179 @@
+"""Everything together: follower, engines, router, and the server that listens; started and ended as one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from mlflow_finetune_plugin.errors import ConfigError, TrackingError
+from mlflow_finetune_plugin.serving.bases import Bases
+from mlflow_finetune_plugin.serving.catalog import Catalog
+from mlflow_finetune_plugin.serving.certificate import Certificate
+from mlflow_finetune_plugin.serving.engine_commands import AUTO, ENGINES, EngineLimits
+from mlflow_finetune_plugin.serving.fleet import Fleet
+from mlflow_finetune_plugin.serving.follower import Follower
+from mlflow_finetune_plugin.serving.keys import Keys
+from mlflow_finetune_plugin.serving.metrics import Metrics
+from mlflow_finetune_plugin.serving.router import Router, RouterSettings
+from mlflow_finetune_plugin.serving.store import AdapterStore
+from mlflow_finetune_plugin.serving.versions import Fetcher, Version
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+_DRAIN_S = 30
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """What ``mlflow-finetune serve`` and the deployments target can be told. ``max_store``: bytes of adapters on disk."""
+
+    models: tuple[str, ...]
+    store: Path
+    engine: str = AUTO
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_key_file: Path | None = None
+    poll_s: float = 1.0
+    base_models: tuple[Path, ...] = ()
+    max_store: int | None = None
+    max_body: int = 1_000_000
+    webhook_secret: str | None = field(default=None, repr=False)
+    limits: EngineLimits = field(default_factory=EngineLimits)
+
+
+def check_settings(settings: ServiceSettings) -> None:
+    """All faults that need no registry, at once. Raises ConfigError."""
+    faults = []
+    if not settings.models:
+        faults.append("no model to serve; fix: mlflow-finetune serve NAME")
+    for name in settings.models:
+        if name == "base" or "@" in name or "/" in name:
+            faults.append(
+                f"{name!r} is no name of a registered model; fix: the name alone, aliases are served by themselves"
+            )
+    if settings.engine not in ENGINES:
+        faults.append(f"engine {settings.engine!r}; fix: one of {', '.join(ENGINES)}")
+    if settings.api_key_file is None and not _is_loopback(settings.host):
+        faults.append(
+            f"host {settings.host}: without API keys only this machine may ask; fix: --api-key-file FILE "
+            "(mlflow-finetune keys add FILE NAME makes one), or --host 127.0.0.1"
+        )
+    if not 0 <= settings.port < 65536:
+        faults.append(f"port {settings.port}; fix: a number up to 65535")
+    if not settings.poll_s > 0:
+        faults.append(f"poll {settings.poll_s}; fix: seconds, more than 0")
+    for folder in settings.base_models:
+        if not (folder / "config.json").is_file():
+            faults.append(f"base model {folder}: holds no config.json; fix: the folder of a model")
+    if faults:
+        raise ConfigError(faults)
+
+
+class Service:
+    """``run`` until a signal; then no new request is taken, running answers are finished, engines are ended."""
+
+    def __init__(self, settings: ServiceSettings, client: MlflowClient) -> None:
+        check_settings(settings)
+        self.settings, self._client = settings, client
+        keys = Keys(settings.api_key_file) if settings.api_key_file is not None else None
+        store = AdapterStore(settings.store, settings.max_store)
+        self.fleet = Fleet(
+            settings.engine,
+            settings.limits,
+            settings.store / "engines" / str(os.getpid()),
+            Bases(settings.base_models).find,
+            self._note_certificate,
+        )
+        self.catalog = Catalog(client, settings.models)
+        self.follower = Follower(
+            self.catalog, Fetcher(client, store), self.fleet, settings.store, poll_s=settings.poll_s
+        )
+        self.metrics = Metrics()
+        router_settings = RouterSettings(settings.max_body, settings.webhook_secret)
+        self.router = Router(self.follower, self.fleet, keys, self.metrics, router_settings)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def check_models(self) -> None:
+        """Refuses names that the registry does not know. A registry that cannot be asked is waited for. Raises ConfigError."""
+        try:
+            self.catalog.look()
+        except TrackingError as error:
+            logger.warning("registry_away fault=%s", error)
+
+    async def run(self) -> None:
+        """Raises OSError when the port is taken."""
+        config = uvicorn.Config(
+            self.router.app,
+            host=self.settings.host,
+            port=self.settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=_DRAIN_S,
+            timeout_keep_alive=75,
+            h11_max_incomplete_event_size=64 * 1024,
+            lifespan="off",
+        )
+        server = uvicorn.Server(config)
+        following = asyncio.create_task(self.follower.run())
+        following.add_done_callback(lambda task: _end_with(task, server))
+        try:
+            await server.serve()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            await self.fleet.stop()
+
+    async def _note_certificate(self, version: Version, found: Certificate) -> None:
+        """A tag and an artifact of the version's run; that the registry cannot take them keeps nobody from serving."""
+        task = asyncio.create_task(asyncio.to_thread(self._write_certificate, version, found))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _write_certificate(self, version: Version, found: Certificate) -> None:
+        from mlflow.exceptions import MlflowException
+
+        tag = f"finetune.certificate.{found.engine}"
+        try:
+            registered = self._client.get_model_version(version.model, version.number)
+            if dict(registered.tags).get(tag) == found.summary:
+                return
+            self._client.set_model_version_tag(version.model, version.number, tag, found.summary)
+            if registered.run_id:
+                file = f"certificates/{version.model}-{version.number}-{found.engine}.json"
+                self._client.log_text(registered.run_id, found.to_json(), file)
+        except (MlflowException, OSError) as error:
+            logger.warning("certificate_not_written version=%s fault=%s", version.served_name, error)
+
+
+def _end_with(task: asyncio.Task[None], server: uvicorn.Server) -> None:
+    """A follower that breaks is a fault of the program: better no service than one that follows nothing."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.critical("follower_broken", exc_info=task.exception())
+        server.should_exit = True
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False
+
+
+def ignore_hangup() -> None:
+    """A service outlives the shell that started it."""
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
