@@ -48,3 +48,7 @@ class TrainingError(FinetuneError, RuntimeError):
 
 class ReloadError(FinetuneError, RuntimeError):
     """The logged model does not give back the trained model's answers."""
+
+
+class StoreError(FinetuneError, OSError):
+    """An adapter cannot be put into, or taken from, the store of served adapters."""
