@@ -10,7 +10,7 @@ from typing import Any
 
 from mlflow_finetune_plugin.serving.embedded.protocol import ChatRequest, CompletionRequest
 from mlflow_finetune_plugin.serving.embedded.sampling import TokenLogprob
-from mlflow_finetune_plugin.serving.embedded.sequences import Update
+from mlflow_finetune_plugin.serving.embedded.sequences import Update, joined
 
 Json = dict[str, Any]
 Decode = Callable[[int], str]
@@ -22,7 +22,6 @@ class Choice:
 
     index: int
     prompt: list[int]
-    text: str = ""
     text_offset: int = 0
     is_started: bool = False
     updates: list[Update] = field(default_factory=list)
@@ -30,18 +29,6 @@ class Choice:
     @property
     def tokens(self) -> int:
         return sum(len(update.token_ids) for update in self.updates)
-
-    def whole(self) -> Update:
-        """All updates as one."""
-        last = self.updates[-1]
-        return Update(
-            text="".join(update.text for update in self.updates),
-            token_ids=[token for update in self.updates for token in update.token_ids],
-            logprobs=[told for update in self.updates for told in update.logprobs],
-            prompt_logprobs=self.updates[0].prompt_logprobs,
-            finish_reason=last.finish_reason,
-            stop_reason=last.stop_reason,
-        )
 
 
 class Answer:
@@ -127,7 +114,7 @@ class Answer:
         return chunk
 
     def _whole_choice(self, choice: Choice) -> Json:
-        update = choice.whole()
+        update = joined(choice.updates)
         body: Json = {"index": choice.index}
         if self._is_chat:
             body["message"] = {"role": "assistant", "content": update.text}

@@ -191,7 +191,13 @@ class Engine:
         sampling = request.sampling(max_tokens=request.answer_tokens(limit - len(prompt)))
         return [
             Sequence(
-                tree, prompt, sampling, tokenizer=self._decoder, stop_token_ids=self._stop_token_ids, choice=choice
+                tree,
+                prompt,
+                sampling,
+                tokenizer=self._decoder,
+                stop_token_ids=self._stop_token_ids,
+                choice=choice,
+                is_streamed=bool(request.stream),
             )
             for choice in range(request.choices)
         ]

@@ -83,7 +83,8 @@ class Scheduler:
                 left = [*self._waiting, *(sequence for group in self._groups for sequence in group.sequences)]
                 self._waiting.clear()
                 self._groups.clear()
-            self._post([(sequence, Update(error=reason)) for sequence in left])
+            if left:
+                self._post([(sequence, Update(error=reason)) for sequence in left])
 
     def _wait(self) -> bool:
         """Sleeps while there is nothing to do; False when it is time to end."""
@@ -98,7 +99,9 @@ class Scheduler:
         for group in list(self._groups):
             updates += self._step(group)
         self._groups = [group for group in self._groups if group.sequences]
-        self._post(updates)
+        told = [(sequence, said) for sequence, update in updates if (said := sequence.tell(update)) is not None]
+        if told:
+            self._post(told)
 
     def _drop_cancelled(self) -> None:
         with self._changed:

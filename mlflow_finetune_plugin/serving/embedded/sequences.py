@@ -41,8 +41,24 @@ class Update:
         return self.finish_reason is not None or self.error is not None
 
 
+def joined(updates: Listing[Update]) -> Update:
+    """All updates of an answer as one."""
+    return Update(
+        text="".join(update.text for update in updates),
+        token_ids=[token for update in updates for token in update.token_ids],
+        logprobs=[told for update in updates for told in update.logprobs],
+        prompt_logprobs=updates[0].prompt_logprobs,
+        finish_reason=updates[-1].finish_reason,
+        stop_reason=updates[-1].stop_reason,
+        error=updates[-1].error,
+    )
+
+
 class Sequence:
-    """A prompt and the answer to it so far. Holds its tree, so that unloading the adapter does not end it."""
+    """A prompt and the answer to it so far. Holds its tree, so that unloading the adapter does not end it.
+
+    ``is_streamed``: whether every update is told, or one at the end, which spares the event loop the steps between.
+    """
 
     def __init__(
         self,
@@ -53,10 +69,13 @@ class Sequence:
         tokenizer: Any,
         stop_token_ids: frozenset[int],
         choice: int = 0,
+        is_streamed: bool = True,
     ) -> None:
         self.tree, self.prompt, self.sampling = tree, prompt, sampling
         self.answer: list[int] = []
         self.is_cancelled = False
+        self._is_streamed = is_streamed
+        self._untold: list[Update] = []
         self._ends = frozenset() if sampling.ignore_eos else stop_token_ids
         self._generator = make_generator(sampling.seed, choice, tree.device)
         self._text = Detokenizer(tokenizer, prompt, skip_special_tokens=sampling.skip_special_tokens)
@@ -66,6 +85,13 @@ class Sequence:
     def length(self) -> int:
         """Tokens in the cache: all but the last of the answer, which the next step reads."""
         return self.tree.virtual_tokens + len(self.prompt) + len(self.answer) - 1
+
+    def tell(self, update: Update) -> Update | None:
+        """What is to be told now."""
+        if self._is_streamed:
+            return update
+        self._untold.append(update)
+        return joined(self._untold) if update.is_last else None
 
     def prefill(self) -> tuple[Update, DynamicCache]:
         """Reads the prompt and answers with the first token."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 KEY = "test-key"
-EMBEDDED = Path(__file__).resolve().parents[3] / "mlflow_finetune_plugin" / "embedded"
+EMBEDDED = Path(__file__).resolve().parents[1] / "mlflow_finetune_plugin" / "embedded"
 
 
 @dataclass
