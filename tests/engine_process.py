@@ -69,6 +69,22 @@ class EngineProcess:
     def stream(self, path: str, **body: Any) -> Stream:
         return Stream(*self._send("POST", path, {"stream": True, **body}, KEY))
 
+    def send(self, path: str, **body: Any) -> http.client.HTTPConnection:
+        """Asks, and does not wait for the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("POST", path, json.dumps(body), {"Authorization": f"Bearer {KEY}"})
+        return connection
+
+    def wait_until_closed(self, timeout_s: float = 5) -> None:
+        """Until no new connection is accepted."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            try:
+                self.load()
+            except ConnectionError:
+                return
+        raise AssertionError("the engine still accepts connections")
+
     def load(self) -> int:
         return int(self.ask("GET", "/load").json["server_load"])
 
@@ -117,11 +133,11 @@ def write_config(folder: Path, **settings: Any) -> Path:
     return path
 
 
-def start(config: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(config: Path, log: Path, **environment: str) -> subprocess.Popen[bytes]:
     with log.open("wb") as out:
         return subprocess.Popen(
             [sys.executable, "-m", "mlflow_finetune_plugin.serving.embedded", str(config)],
-            env={**os.environ, "FINETUNE_ENGINE_KEY": KEY},
+            env={**os.environ, "FINETUNE_ENGINE_KEY": KEY, **environment},
             stdout=out,
             stderr=subprocess.STDOUT,
         )
@@ -136,7 +152,8 @@ def engine(folder: Path, **settings: Any) -> Iterator[EngineProcess]:
     try:
         _wait_until_ready(running)
         yield running
-        running.terminate()
+        if running.process.poll() is None:
+            running.terminate()
         assert running.process.wait(timeout=40) == 0, log.read_text()
     finally:
         running.process.kill()
