@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
@@ -53,6 +54,8 @@ def _serve(settings: EngineSettings, key: str) -> None:
     from mlflow_finetune_plugin.serving.embedded.server import build_app
 
     app: Any = build_app(Engine(settings, load(settings)), key)
+    gc.collect()
+    gc.freeze()  # what is here now stays: looking through it again would halt every answer for 0.4 s
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=_KEEP_ALIVE_S
     )
