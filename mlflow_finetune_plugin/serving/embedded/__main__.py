@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
-from mlflow_finetune_plugin.serving.embedded.settings import EngineSettings, read_key, read_settings
+from mlflow_finetune_plugin.serving.embedded.settings import EngineSettings, check_files, read_key, read_settings
 
 _GRACE_S = 30
 _KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that none is closed under a request
@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _serve(settings: EngineSettings, key: str) -> None:
+    check_files(settings)
     listener = _bound(settings)  # before the weights are read: a port that is taken is told at once
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its int8 layers warn at every product
     from mlflow_finetune_plugin.serving.embedded.engine import Engine

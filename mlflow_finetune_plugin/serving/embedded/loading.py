@@ -27,9 +27,6 @@ class LoadedBase:
 
 def load(settings: EngineSettings) -> LoadedBase:
     """Raises BaseModelError for files that are not there or do not fit."""
-    for folder in (settings.model, settings.tokenizer):
-        if not folder.is_dir():
-            raise BaseModelError(f"{folder}: no such folder; fix: give the folders of the base and of its tokenizer")
     base = BaseModel(
         name=str(settings.model),
         folder=settings.model,

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.base_files import check_base_files, context_length
+from mlflow_finetune_plugin.errors import BaseModelError, ConfigError
 
 KEY_VARIABLE = "FINETUNE_ENGINE_KEY"
 
@@ -42,6 +43,18 @@ def read_settings(path: Path) -> EngineSettings:
         raise ConfigError(
             [f"{path}: {'.'.join(map(str, fault['loc'])) or 'the file'}: {fault['msg']}" for fault in error.errors()]
         ) from error
+
+
+def check_files(settings: EngineSettings) -> None:
+    """What can be known of base and tokenizer without torch. Raises BaseModelError."""
+    for folder in (settings.model, settings.tokenizer):
+        if not folder.is_dir():
+            raise BaseModelError(f"{folder}: no such folder; fix: give the folders of the base and of its tokenizer")
+    positions = context_length(check_base_files(settings.model, trust_remote_code=settings.trust_remote_code))
+    if positions is not None and settings.max_model_len > positions:
+        raise BaseModelError(
+            f"max_model_len = {settings.max_model_len}: {settings.model} has {positions} positions; fix: at most {positions}"
+        )
 
 
 def read_key() -> str:

@@ -110,8 +110,13 @@ class Base:
         private = self._overwritten(config, keys)
         try:
             peft_model = PeftModel.from_pretrained(self._copy(private=private), str(path), config=config)
+            read = peft_model.load_adapter(str(path), peft_model.active_adapter)  # again, for what it says of the names
         except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, OSError) as error:
             raise StoreError(f"{path}: PEFT cannot put this adapter on the base: {error}") from error
+        unknown = [] if config.is_prompt_learning else read.unexpected_keys  # PEFT reads a prompt apart, and strictly
+        for fault, names in (("missing", read.missing_keys), ("unknown", unknown)):
+            if names:  # PEFT would go on with fresh weights
+                raise StoreError(f"{path}: {len(names)} weights are {fault} ({names[0]}); fix: save the adapter again")
         peft_model.requires_grad_(False).eval()
         return Tree(peft_model.get_base_model(), peft_model=peft_model, path=path)
 

@@ -247,6 +247,8 @@ def test_a_start_that_cannot_succeed_says_why_at_once(running: EngineProcess, tm
     taken = write_config(tmp_path, port=running.port)
     assert f"127.0.0.1:{running.port}: cannot be listened on" in words(taken)
     assert "FINETUNE_ENGINE_KEY is empty" in words(write_config(tmp_path), FINETUNE_ENGINE_KEY="")
+    assert "no such folder" in words(write_config(tmp_path, model=tmp_path / "gone"))
+    assert "max_model_len = 513" in words(write_config(tmp_path, max_model_len=513))
     config = write_config(tmp_path)
     config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float8", "colour": 1}))
     told = words(config)

@@ -138,6 +138,19 @@ def test_only_safetensors_are_read(tmp_path: Path) -> None:
         Base(load_model(EMBEDDED)).grow(folder)
 
 
+@pytest.mark.parametrize("fault", ["missing", "unknown"])
+def test_adapter_whose_weights_do_not_fit_is_not_served_with_fresh_ones(fault: str, tmp_path: Path) -> None:
+    folder = save_adapter("lora", EMBEDDED, tmp_path / "lora")
+    weights = load_file(folder / "adapter_model.safetensors")
+    name = sorted(weights)[0]
+    tensor = weights.pop(name) if fault == "missing" else weights[name].clone()
+    if fault == "unknown":
+        weights[name.replace("layers.0", "layers.99")] = tensor
+    save_file(weights, folder / "adapter_model.safetensors")
+    with pytest.raises(StoreError, match=f"1 weights are {fault}"):
+        Base(load_model(EMBEDDED)).grow(folder)
+
+
 def test_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     other = tiny_base(tmp_path / "other", "llama")
     folder = save_adapter("lora", other, tmp_path / "lora")
