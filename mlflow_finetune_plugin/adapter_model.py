@@ -78,6 +78,7 @@ def make_reference(
     """Puts texts, token ids and both sides' log-probabilities together."""
     probes = [
         {
+            "messages": [dict(message) for message in row.messages],
             "prompt": tokenizer.decode(row.prompt_ids),
             "prompt_ids": list(row.prompt_ids),
             "completion_ids": list(row.completion_ids),

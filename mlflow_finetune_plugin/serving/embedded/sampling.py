@@ -1,0 +1,125 @@
+"""The next token from a row of logits: penalties, temperature, min_p, top_k, top_p, in vLLM's order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+GREEDY_BELOW = 1e-5
+"""Temperatures below it mean the likeliest token, as in vLLM."""
+
+_MOST_NEGATIVE = -9999.0  # what OpenAI's clients are given for minus infinity, which JSON has not
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one answer is made. ``logprobs`` and ``prompt_logprobs``: how many of the likeliest are told with each token."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the likeliest token of the bare logits is all that is asked for."""
+        return (
+            self.temperature < GREEDY_BELOW
+            and self.presence_penalty == self.frequency_penalty == 0
+            and self.repetition_penalty == 1
+        )
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Nats, and the place among all tokens, 1 for the likeliest."""
+
+    token_id: int
+    logprob: float
+    rank: int
+
+
+def make_generator(seed: int | None, choice: int, device: torch.device) -> torch.Generator:
+    """A source of randomness for one answer alone, so that nothing else that runs changes it."""
+    generator = torch.Generator(device=device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed((seed + choice) % 2**63)
+    return generator
+
+
+def choose(
+    logits: torch.Tensor, sampling: Sampling, generator: torch.Generator, *, prompt: list[int], answer: list[int]
+) -> int:
+    """A token for ``logits`` (vocab,), float32 without NaN."""
+    logits = _penalised(logits, sampling, prompt, answer)
+    if sampling.temperature < GREEDY_BELOW:
+        return int(logits.argmax())
+    probabilities = _restricted(logits / sampling.temperature, sampling).softmax(dim=-1)
+    return int(torch.multinomial(probabilities, 1, generator=generator))
+
+
+def _penalised(logits: torch.Tensor, sampling: Sampling, prompt: list[int], answer: list[int]) -> torch.Tensor:
+    if sampling.repetition_penalty != 1:
+        seen = torch.tensor(sorted({*prompt, *answer}), device=logits.device)
+        rows = logits[seen]
+        factor = sampling.repetition_penalty
+        logits = logits.index_put((seen,), torch.where(rows > 0, rows / factor, rows * factor))
+    if answer and (sampling.frequency_penalty != 0 or sampling.presence_penalty != 0):
+        tokens, counts = torch.tensor(answer, device=logits.device).unique(return_counts=True)
+        taken = counts * sampling.frequency_penalty + sampling.presence_penalty
+        logits = logits.index_put((tokens,), logits[tokens] - taken)
+    return logits
+
+
+def _restricted(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Minus infinity where min_p, top_k and top_p leave a token out; the likeliest always stays."""
+    if sampling.min_p > 0:
+        probabilities = logits.softmax(dim=-1)
+        logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.max(), -torch.inf)
+    if 0 < sampling.top_k < len(logits):
+        logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], -torch.inf)
+    if sampling.top_p < 1:
+        values, order = logits.sort(descending=True)
+        before = values.softmax(dim=-1).cumsum(dim=-1) - values.softmax(dim=-1)  # mass of what is likelier
+        outside = before >= sampling.top_p
+        outside[0] = False
+        logits = logits.masked_fill(torch.zeros_like(outside).scatter(0, order, outside), -torch.inf)
+    return logits
+
+
+def told_logprobs(logits: torch.Tensor, tokens: list[int], top: int) -> list[list[TokenLogprob]]:
+    """For each row of ``logits`` (rows, vocab): its token first, then the ``top`` likeliest without repeating it."""
+    log_probs = logits.float().log_softmax(dim=-1)  # (rows, vocab)
+    chosen = torch.tensor(tokens, device=logits.device)[:, None]
+    values = log_probs.gather(1, chosen)  # (rows, 1)
+    ranks = (log_probs > values).sum(dim=-1) + 1
+    likeliest = log_probs.topk(min(top, log_probs.shape[-1]), dim=-1)
+    rows = zip(
+        *(tokens, values[:, 0].tolist(), ranks.tolist(), likeliest.indices.tolist(), likeliest.values.tolist()),
+        strict=True,
+    )
+    return [
+        [
+            TokenLogprob(token, max(value, _MOST_NEGATIVE), rank),
+            *(
+                TokenLogprob(other, max(other_value, _MOST_NEGATIVE), place)
+                for place, (other, other_value) in enumerate(zip(others, other_values, strict=True), start=1)
+                if other != token
+            ),
+        ]
+        for token, value, rank, others, other_values in rows
+    ]

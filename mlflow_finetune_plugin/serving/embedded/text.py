@@ -1,0 +1,74 @@
+"""Tokens to text, piece by piece: no half characters, no stop text let through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_CONTEXT = 16  # prompt tokens before the answer, so that its first word keeps the space it begins with
+_LONGEST_CONTEXT = 64
+_LONGEST_WAIT = 16  # a character has at most four bytes: tokens that still make none by then never will
+_INCOMPLETE = "\ufffd"
+
+
+class Detokenizer:
+    """The text of an answer as it grows. What it gives, joined, is the answer's text after its prompt."""
+
+    def __init__(self, tokenizer: Any, prompt: Sequence[int], *, skip_special_tokens: bool) -> None:
+        self._tokenizer, self._skip = tokenizer, skip_special_tokens
+        self._ids = list(prompt[-_CONTEXT:])  # what was told last, then what was not told yet
+        self._told = len(self._ids)
+        self._told_text = self._decode(self._ids)
+
+    def feed(self, token: int) -> str:
+        """The text that this token completes; empty while a character is unfinished."""
+        self._ids.append(token)
+        text = self._decode(self._ids)
+        if text.endswith(_INCOMPLETE) and len(self._ids) - self._told < _LONGEST_WAIT:
+            return ""
+        return self._tell(text)
+
+    def finish(self) -> str:
+        """What is left of an answer that ends within a character."""
+        return self._tell(self._decode(self._ids)) if len(self._ids) > self._told else ""
+
+    def _tell(self, text: str) -> str:
+        new = text[len(self._told_text) :]
+        if new or len(self._ids) > _LONGEST_CONTEXT:  # tokens without text are no context: a word would lose its space
+            self._ids = self._ids[self._told :]
+        self._told, self._told_text = len(self._ids), self._decode(self._ids)
+        return new
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=self._skip)  # type: ignore[no-any-return]
+
+
+class StopTexts:
+    """Lets text through up to the first stop text. What may be the beginning of one is held back until it is known."""
+
+    def __init__(self, stops: Iterable[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.found: str | None = None
+
+    def feed(self, text: str) -> str:
+        """The text that can be told. After it ``found`` is the stop text that was met, if any."""
+        text = self._held + text
+        places = [(text.find(stop), stop) for stop in self._stops if stop in text]
+        if places:
+            place, self.found = min(places)
+            self._held = ""
+            return text[:place]
+        held = self._possible_start(text)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def finish(self) -> str:
+        """What was held back and turned out to be no stop text."""
+        held, self._held = self._held, ""
+        return held
+
+    def _possible_start(self, text: str) -> int:
+        """Characters at the end that some stop text begins with."""
+        longest = min(max(map(len, self._stops), default=1) - 1, len(text))
+        return next((n for n in range(longest, 0, -1) if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)

@@ -1,0 +1,199 @@
+"""One base in memory, and for every adapter a tree of modules of its own over the same weights.
+
+PEFT puts its layers into a tree and switches adapters in place. Here nothing is switched: each adapter has its tree, so
+adapters of any method stand side by side, are loaded while others answer, and are gone when the last sequence that
+uses them has ended. A tree costs its Python objects and the adapter's own weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import importlib
+import inspect
+import logging
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, PeftType
+from safetensors import SafetensorError, safe_open
+from transformers import DynamicCache, PreTrainedModel
+
+from mlflow_finetune_plugin.errors import StoreError
+from mlflow_finetune_plugin.methods import load_method, method_names
+
+logger = logging.getLogger(__name__)
+
+_PROMPT_METHODS = (PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.PREFIX_TUNING)
+# what these compute hangs on more than the tokens: a task number, a second pass, an invocation inside the prompt
+_UNSERVED_METHODS = frozenset(("XLORA", "POLY", "ADAPTION_PROMPT", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE"))
+_BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+class Tree:
+    """The base, or the base with one adapter. ``path`` is the adapter's folder."""
+
+    def __init__(
+        self, model: PreTrainedModel, *, peft_model: PeftModel | None = None, path: Path | None = None
+    ) -> None:
+        self.model, self.path = model, path
+        self._prompt_model = peft_model if peft_model and peft_model.active_peft_config.is_prompt_learning else None
+        self.virtual_tokens: int = self._prompt_model.active_peft_config.num_virtual_tokens if self._prompt_model else 0
+        parameters = inspect.signature(model.forward).parameters
+        self._has_positions = "position_ids" in parameters
+        self._keeps_logits = "logits_to_keep" in parameters
+        # LLM.int8() picks its outlier columns from all rows together: rows of one batch would change each other
+        self.may_batch = self._has_positions and not getattr(model, "is_loaded_in_8bit", False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Ids below it have an embedding."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    def start(self, ids: list[int], *, keep: int) -> tuple[torch.Tensor, DynamicCache]:
+        """Reads a prompt, behind the adapter's virtual tokens if it has any; logits (keep, vocab) and the cache."""
+        inputs = torch.tensor([ids], device=self.device)  # (1, seq)
+        if self._prompt_model is None:
+            return self._read(DynamicCache(config=self.model.config), keep, input_ids=inputs)
+        prompt = self._prompt_model.get_prompt(batch_size=1)
+        if not isinstance(prompt, torch.Tensor):  # prefix tuning: keys and values
+            return self._read(prompt, keep, input_ids=inputs)
+        embedded = self.model.get_input_embeddings()(inputs)
+        embedded = torch.cat([prompt.to(embedded.dtype), embedded], dim=1)  # (1, virtual + seq, hidden)
+        return self._read(DynamicCache(config=self.model.config), keep, inputs_embeds=embedded)
+
+    def resume(self, cache: DynamicCache, ids: list[int], *, keep: int) -> torch.Tensor:
+        """Reads further tokens of one sequence; logits (keep, vocab)."""
+        return self._read(cache, keep, input_ids=torch.tensor([ids], device=self.device))[0]
+
+    def step(self, cache: DynamicCache, tokens: list[int], lengths: list[int]) -> torch.Tensor:
+        """One token of every row behind its ``lengths`` cached ones, which are padded on the left; logits (rows, vocab)."""
+        inputs = torch.tensor([[token] for token in tokens], device=self.device)  # (rows, 1)
+        more: dict[str, Any] = {}
+        width = max(lengths)
+        if self._has_positions:
+            more["position_ids"] = torch.tensor([[length] for length in lengths], device=self.device)
+        if min(lengths) < width:
+            column = torch.arange(width + 1, device=self.device)
+            padding = torch.tensor([width - length for length in lengths], device=self.device)
+            more["attention_mask"] = (column[None, :] >= padding[:, None]).long()  # (rows, width + 1)
+        output = self.model(input_ids=inputs, past_key_values=cache, use_cache=True, **more)
+        return output.logits[:, -1].float()  # type: ignore[no-any-return]
+
+    def _read(self, cache: DynamicCache, keep: int, **inputs: Any) -> tuple[torch.Tensor, DynamicCache]:
+        more = {"logits_to_keep": keep} if self._keeps_logits else {}
+        output = self.model(past_key_values=cache, use_cache=True, **inputs, **more)
+        return output.logits[0, -keep:], cache
+
+
+class Base:
+    """The weights, loaded once. ``tree`` answers as the base; ``grow`` makes the tree of an adapter."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        learn_methods()
+        model.requires_grad_(False).eval()
+        with torch.inference_mode():  # bitsandbytes moves its int8 statistics out of the weights at the first forward
+            model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.get_input_embeddings().weight.device))
+        self._template = model  # never run again, so that it can be copied while its copies run
+        self.tree = Tree(self._copy(private=()))
+
+    def grow(self, path: Path) -> Tree:
+        """The tree of the adapter in a folder. Raises StoreError for what is no adapter of this base."""
+        config, keys = _read_adapter(path)
+        private = self._overwritten(config, keys)
+        try:
+            peft_model = PeftModel.from_pretrained(self._copy(private=private), str(path), config=config)
+            read = peft_model.load_adapter(str(path), peft_model.active_adapter)  # again, for what it says of the names
+        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise StoreError(f"{path}: PEFT cannot put this adapter on the base: {error}") from error
+        unknown = [] if config.is_prompt_learning else read.unexpected_keys  # PEFT reads a prompt apart, and strictly
+        for fault, names in (("missing", read.missing_keys), ("unknown", unknown)):
+            if names:  # PEFT would go on with fresh weights
+                raise StoreError(f"{path}: {len(names)} weights are {fault} ({names[0]}); fix: save the adapter again")
+        peft_model.requires_grad_(False).eval()
+        return Tree(peft_model.get_base_model(), peft_model=peft_model, path=path)
+
+    def _copy(self, *, private: Collection[int]) -> PreTrainedModel:
+        shared = {id(value): value for value in _held_values(self._template) if id(value) not in private}
+        return copy.deepcopy(self._template, shared)
+
+    def _overwritten(self, config: PeftConfig, keys: Collection[str]) -> set[int]:
+        """Ids of the weights that loading this adapter writes to: its tree gets copies of them."""
+        if str(getattr(config, "init_lora_weights", "")).startswith(_BASE_CHANGING_INITS):
+            logger.warning(
+                "%s starts by changing the base's weights: this adapter holds a copy of them all; fix: save it converted to plain LoRA",
+                config.init_lora_weights,
+            )
+            return {id(value) for value in _held_values(self._template)}
+        kept_apart = tuple(getattr(config, "modules_to_save", None) or ())  # PEFT copies these itself
+        written = {key.removeprefix("base_model.model.").replace(".base_layer.", ".") for key in keys}
+        named = (
+            self._template.named_parameters(remove_duplicate=False),
+            self._template.named_buffers(remove_duplicate=False),
+        )
+        return {
+            id(tensor)
+            for tensors in named
+            for name, tensor in tensors
+            if name in written and not name.rpartition(".")[0].endswith(kept_apart or ("\0",))
+        }
+
+
+def learn_methods() -> None:
+    """Imports the files with which our own and third parties' methods enter themselves into PEFT."""
+    for name in method_names("adaptation"):
+        module = load_method("adaptation", name)
+        for file in getattr(module, "MODEL_CODE", ()):
+            importlib.import_module(f"{module.__package__}.{Path(file).stem}")
+
+
+def collect_dropped_trees() -> None:
+    """Frees unloaded adapters whose objects refer to each other, instead of when Python happens to look.
+
+    Whoever serves calls ``gc.freeze()`` once the base is loaded: otherwise this looks through all of torch, 0.4 s in
+    which no other thread runs.
+    """
+    gc.collect()
+
+
+def _held_values(model: torch.nn.Module) -> Iterator[Any]:
+    """Every tensor that some module holds, and bitsandbytes' states of quantisation, which hold tensors of their own."""
+    for module in model.modules():
+        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
+            if isinstance(value, torch.Tensor) or type(value).__name__ == "QuantState":
+                yield value
+            elif type(value).__name__ == "MatmulLtState":  # its layer writes to it: the tensors inside are shared
+                yield from (inner for inner in vars(value).values() if isinstance(inner, torch.Tensor))
+
+
+def _read_adapter(path: Path) -> tuple[PeftConfig, list[str]]:
+    """Config, and the names of the saved tensors."""
+    weights = path / "adapter_model.safetensors"
+    if not (path / "adapter_config.json").is_file() or not weights.is_file():
+        raise FileNotFoundError(
+            f"{path}: no adapter found; fix: a folder with adapter_config.json and adapter_model.safetensors"
+        )
+    try:
+        config = PeftConfig.from_pretrained(str(path))
+        with safe_open(weights, framework="pt") as file:
+            keys = list(file.keys())
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise StoreError(f"{path}: not an adapter that PEFT can read: {error}") from error
+    method = str(getattr(config.peft_type, "value", config.peft_type))
+    if method in _UNSERVED_METHODS or getattr(config, "alora_invocation_tokens", None):
+        raise StoreError(
+            f"{path}: the embedded engine cannot serve {method} adapters of this kind; fix: use plain LoRA"
+        )
+    if config.is_prompt_learning and config.peft_type not in _PROMPT_METHODS:
+        raise StoreError(
+            f"{path}: the embedded engine cannot serve {method}; fix: prompt tuning, p-tuning or prefix tuning"
+        )
+    config.inference_mode = True
+    return config, keys
