@@ -46,8 +46,9 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 def serve(namespace: argparse.Namespace) -> int:
     """Until Ctrl-C or SIGTERM, which let running answers end. Webhooks need FINETUNE_WEBHOOK_SECRET. Raises ConfigError."""
-    for name, value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}.items():
-        os.environ.setdefault(name, value)  # a look at a registry that is away must end before the next one
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a look at a registry that is away must end
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         from mlflow_finetune_plugin.serving.engine_commands import EngineLimits
         from mlflow_finetune_plugin.serving.service import Service, ServiceSettings, ignore_hangup

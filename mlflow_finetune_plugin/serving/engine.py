@@ -148,7 +148,9 @@ class Engine:
         self.state = "starting"
         self.folder.mkdir(parents=True, exist_ok=True)
         command = COMMANDS[self.spec.kind](self.spec, HOST, self._port, self._key, self.folder)
-        with self.log.open("ab") as log:
+        if self.log.exists():
+            self.log.replace(self.log.with_suffix(".log.1"))  # of the start before
+        with self.log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *command.arguments,
                 env={**os.environ, **command.environment},

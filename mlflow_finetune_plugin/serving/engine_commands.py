@@ -126,13 +126,23 @@ def transformers_command(spec: EngineSpec, host: str, port: int, key: str, folde
         "trust_remote_code": spec.trust_remote_code,
         "host": host,
         "port": port,
-        "max_model_len": spec.limits.max_model_len,
+        "max_model_len": spec.limits.max_model_len or positions(spec.base),
         "max_num_seqs": spec.limits.max_num_seqs,
     }
     path = folder / "engine.json"
     path.write_text(json.dumps(settings), encoding="utf-8")
     arguments = [sys.executable, "-m", "mlflow_finetune_plugin.serving.embedded", str(path)]
     return Command(arguments, {"FINETUNE_ENGINE_KEY": key})
+
+
+def positions(base: Path) -> int:
+    """How many tokens a base was made for. Raises ServingError when its config does not say."""
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    found = {**config, **dict(config.get("text_config") or {})}
+    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
+        if isinstance(found.get(name), int):
+            return int(found[name])
+    raise ServingError(f"{base}/config.json does not say how many tokens it takes; fix: --max-model-len")
 
 
 COMMANDS: Mapping[str, Callable[[EngineSpec, str, int, str, Path], Command]] = {

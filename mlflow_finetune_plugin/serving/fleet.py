@@ -116,6 +116,10 @@ class Fleet:
         for resident in idle[: max(0, len(self.residents) - self._max_loaded)]:
             await self._drop(resident)
 
+    def faults(self) -> list[str]:
+        """What is wrong with engines that are not ready."""
+        return [f"engine {one.spec.kind}: {one.fault}" for one in self.engines.values() if one.fault is not None]
+
     async def stop(self) -> None:
         await asyncio.gather(*(engine.stop() for engine in self.engines.values()))
         for resident in self.residents.values():

@@ -231,7 +231,8 @@ class Follower:
                 f"{asked.model!r} has no alias {alias!r}; it has: {', '.join(sorted(model.aliases)) or 'none'}"
             )
         if target.resident is None:
-            raise NotReadyError(f"{asked.model}@{alias} is not ready: {target.fault or 'it is being loaded'}")
+            why = target.fault or "; ".join(self._fleet.faults()) or "it is being loaded"
+            raise NotReadyError(f"{asked.model}@{alias} is not ready: {why}")
         return target.resident, alias
 
     async def _version(self, model: str, number: str) -> Resident:

@@ -328,7 +328,7 @@ class Router:
         ready = [one for one in targets if one.resident is not None and one.resident.is_ready]
         behind = [one for one in targets if one.serves != one.wanted]
         health = self._follower.health
-        faults = [health.fault, *health.traffic_problems, *(e.fault for e in self._fleet.engines.values())]
+        faults = [health.fault, *health.traffic_problems, *self._fleet.faults()]
         is_whole = len(ready) == len(targets) and not behind and not any(faults) and bool(targets)
         status = "ready" if is_whole else "degraded" if ready else "not ready"
         told = {
@@ -339,7 +339,13 @@ class Router:
                 for t in targets
             ],
             "engines": [
-                {"engine": e.spec.kind, "base": e.spec.base_name, "state": e.state, "restarts": e.restarts}
+                {
+                    "engine": e.spec.kind,
+                    "base": e.spec.base_name,
+                    "state": e.state,
+                    "restarts": e.restarts,
+                    "fault": e.fault,
+                }
                 for e in self._fleet.engines.values()
             ],
         }
