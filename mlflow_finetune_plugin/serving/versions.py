@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
 
 from mlflow_finetune_plugin.errors import ServingError, StoreError, TrackingError
 from mlflow_finetune_plugin.serving.names import served_name
@@ -55,6 +58,13 @@ class Version:
     def engine_key(self) -> EngineKey:
         base = self.base
         return EngineKey(str(base["digest"]), str(base["dtype"]), base["quantization"], self.tokenizer_digest)
+
+    @property
+    def target_modules(self) -> tuple[str, ...]:
+        """The last names of the layers that the adapter changes, from its weights."""
+        with safe_open(self.adapter.folder / "adapter_model.safetensors", "np") as weights:
+            layers = {re.split(r"\.lora_|\.ia3_|\.bottleneck", name)[0] for name in weights.keys()}
+        return tuple(sorted({layer.rsplit(".", 1)[-1] for layer in layers}))
 
     @property
     def rank(self) -> int | None:
