@@ -1,0 +1,101 @@
+"""Registered versions without a training: adapters with random weights, their references told by Transformers and PEFT."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from tiny_adapters import load_model, save_adapter
+from transformers import AutoTokenizer
+
+from mlflow_finetune_plugin.adapter_model import log_adapter, make_reference, probe_log_probs
+from mlflow_finetune_plugin.base_files import EMBEDDED_FOLDER
+from mlflow_finetune_plugin.data.rendering import ChatRenderer
+from mlflow_finetune_plugin.registry import register_adapter
+from mlflow_finetune_plugin.types import EvalRow
+from mlflow_finetune_plugin.weights_digest import base_digest, folder_digest
+
+QUESTIONS = (
+    "where is my card?",
+    "how do I cancel the order 77?",
+    "is the shop open on Sunday?",
+    "I want my money back",
+)
+ANSWERS = ("card", "cancellation", "opening hours", "refund please")
+
+
+class VersionMaker:
+    """Registers versions of models on one base."""
+
+    def __init__(self, tracking_uri: str, base: Path = EMBEDDED_FOLDER, name: str = "embedded") -> None:
+        mlflow.set_tracking_uri(tracking_uri)
+        mlflow.set_registry_uri(tracking_uri)
+        self.client = MlflowClient(tracking_uri)
+        self.base, self.name = base, name
+        self.tokenizer = AutoTokenizer.from_pretrained(base)
+        renderer = ChatRenderer(self.tokenizer)
+        if not self.tokenizer.chat_template:
+            self.tokenizer.chat_template = renderer.chat_template
+        self.stops = list(renderer.stop_token_ids)
+        self.rows = []
+        for question, answer in zip(QUESTIONS, ANSWERS, strict=True):
+            messages = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
+            (example,) = renderer.encode(messages)
+            start, end = example.last_turn()
+            ids = example.input_ids
+            self.rows.append(EvalRow(messages[:-1], tuple(ids[:start]), tuple(ids[start:end]), answer, "t", "f", 1))
+        self.plain = load_model(base)
+        self._base_log_probs = probe_log_probs(self.plain, self.tokenizer, self.rows)
+        self.digest = base_digest(base)
+
+    def make(self, model: str, *, seed: int, kind: str = "lora", serving: str = "vllm", **settings: Any) -> str:
+        """A new version, alias challenger on it; its number."""
+        from peft import PeftModel
+
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            adapter = save_adapter(kind, self.base, folder / "adapter", seed=seed, **settings)
+            for extra in adapter.glob("*.md"):
+                extra.unlink()
+            adapted = PeftModel.from_pretrained(load_model(self.base), str(adapter)).eval()
+            log_probs = probe_log_probs(adapted, self.tokenizer, self.rows)
+            reference = make_reference(
+                self.tokenizer, self.rows, precision="float32", base=self._base_log_probs, adapter=log_probs
+            )
+            run = self.client.create_run(self._experiment())
+            digest = folder_digest(adapter)
+            base = {"name": self.name, "folder": str(self.base), "revision": None, "digest": self.digest}
+            base |= {"dtype": "float32", "quantization": None, "attn_implementation": None, "trust_remote_code": False}
+            card = {
+                "base_model": base,
+                "adaptation": kind if kind in ("lora", "ia3", "bottleneck") else "lora",
+                "serving": serving,
+                "adapter_digest": digest,
+                "stop_token_ids": self.stops,
+                "answer_prefix": "",
+                "max_new_tokens": 32,
+                "max_length": 256,
+            }
+            logged = log_adapter(
+                adapter,
+                self.tokenizer,
+                run_id=run.info.run_id,
+                name="model",
+                base=SimpleNamespace(name=self.name, quantization=None),
+                card=card,
+                reference=reference,
+                folder=folder,
+                step=1,
+                tags={},
+            )
+            self.client.set_terminated(run.info.run_id)
+            tags = {"finetune.adapter_digest": digest}
+            return register_adapter(self.client, logged.uri, model, tags=tags, description="").version
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name("served")
+        return found.experiment_id if found is not None else self.client.create_experiment("served")

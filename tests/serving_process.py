@@ -1,0 +1,95 @@
+"""``mlflow-finetune serve`` as its users have it: a process, spoken to over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+READY_S = 240
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class ServingProcess:
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+    store: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def get(self, path: str) -> tuple[int, Any]:
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+    def status(self) -> str:
+        """``ready``, ``degraded`` or ``not ready``; ``silent`` while nobody listens."""
+        try:
+            return str(self.get("/readyz")[1]["status"])
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return "silent"
+
+    def wait_for(self, *statuses: str, seconds: float = READY_S) -> str:
+        deadline = time.monotonic() + seconds
+        while (found := self.status()) not in statuses:
+            said = self.log.read_text()[-3000:]
+            assert self.process.poll() is None, f"it ended with {self.process.returncode}: {said}"
+            assert time.monotonic() < deadline, f"{found} after {seconds} s: {said}"
+            time.sleep(0.1)
+        return found
+
+    def end(self, sent: int = signal.SIGTERM, seconds: float = 60) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(sent)
+        return self.process.wait(seconds)
+
+
+def start_serving(folder: Path, tracking_uri: str, *arguments: str, **environment: str) -> ServingProcess:
+    port = free_port()
+    log = folder / f"serving-{port}.log"
+    store = folder / "store"
+    command = [sys.executable, "-m", "mlflow_finetune_plugin.cli", "serve", *arguments]
+    command += ["--port", str(port)] + ([] if "--store" in arguments else ["--store", str(store)])
+    own = {"MLFLOW_TRACKING_URI": tracking_uri, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=out, cwd=folder, env={**os.environ, **own, **environment}
+        )
+    return ServingProcess(process, port, log, store)
+
+
+@contextmanager
+def serving(folder: Path, tracking_uri: str, *arguments: str, **environment: str) -> Iterator[ServingProcess]:
+    """Ready when it begins, ended when it is over."""
+    service = start_serving(folder, tracking_uri, *arguments, **environment)
+    try:
+        service.wait_for("ready")
+        yield service
+    finally:
+        try:
+            service.end()
+        finally:
+            service.process.kill()
+            service.process.wait()
