@@ -34,7 +34,7 @@ class VersionMaker:
     def __init__(self, tracking_uri: str, base: Path = EMBEDDED_FOLDER, name: str = "embedded") -> None:
         mlflow.set_tracking_uri(tracking_uri)
         mlflow.set_registry_uri(tracking_uri)
-        self.client = MlflowClient(tracking_uri)
+        self.uri, self.client = tracking_uri, MlflowClient(tracking_uri)
         self.base, self.name = base, name
         self.tokenizer = AutoTokenizer.from_pretrained(base)
         renderer = ChatRenderer(self.tokenizer)
