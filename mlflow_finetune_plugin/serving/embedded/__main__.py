@@ -25,7 +25,9 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m mlflow_finetune_plugin.serving.embedded CONFIG.json", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when all answers have ended
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("mlflow_finetune_plugin", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         _serve(read_settings(Path(arguments[0])), read_key())
     except FinetuneError as error:
