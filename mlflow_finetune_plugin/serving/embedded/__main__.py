@@ -7,8 +7,6 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +19,15 @@ _GRACE_S = 30
 _KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that none is closed under a request
 
 
-class _Server(uvicorn.Server):
-    """Ends with 0 at SIGTERM, where uvicorn's own would raise the signal again after everything is done."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.handle_exit)
-        yield
-
-
 def main(arguments: list[str]) -> int:
     """Exit status: 0 after SIGTERM, 1 for what the message on stderr says, 2 for a wrong call."""
     if len(arguments) != 1:
         print("usage: python -m mlflow_finetune_plugin.serving.embedded CONFIG.json", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when all answers have ended
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("mlflow_finetune_plugin", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
     try:
         _serve(read_settings(Path(arguments[0])), read_key())
     except FinetuneError as error:
@@ -60,7 +50,7 @@ def _serve(settings: EngineSettings, key: str) -> None:
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=_KEEP_ALIVE_S
     )
-    _Server(config).run(sockets=[listener])
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _bound(settings: EngineSettings) -> socket.socket:

@@ -142,7 +142,11 @@ class Sequence:
 
 
 class Group:
-    """Sequences of one tree whose next tokens are computed together, each from its own keys and values."""
+    """Sequences of one tree whose next tokens are computed together, each from its own keys and values.
+
+    Products of several rows may round otherwise than those of one, as on every server that batches: in float32 about
+    1e-6 of a logit, in half precision enough that two nearly equal tokens may change places.
+    """
 
     def __init__(self, sequence: Sequence, cache: DynamicCache) -> None:
         self.tree = sequence.tree

@@ -21,7 +21,7 @@ from peft import PeftConfig, PeftModel, PeftType
 from safetensors import SafetensorError, safe_open
 from transformers import DynamicCache, PreTrainedModel
 
-from mlflow_finetune_plugin.errors import StoreError
+from mlflow_finetune_plugin.errors import ConfigError, StoreError
 from mlflow_finetune_plugin.methods import load_method, method_names
 
 logger = logging.getLogger(__name__)
@@ -149,9 +149,12 @@ class Base:
 def learn_methods() -> None:
     """Imports the files with which our own and third parties' methods enter themselves into PEFT."""
     for name in method_names("adaptation"):
-        module = load_method("adaptation", name)
-        for file in getattr(module, "MODEL_CODE", ()):
-            importlib.import_module(f"{module.__package__}.{Path(file).stem}")
+        try:
+            module = load_method("adaptation", name)
+            for file in getattr(module, "MODEL_CODE", ()):
+                importlib.import_module(".".join(filter(None, (module.__package__, Path(file).stem))))
+        except (ConfigError, ImportError) as error:
+            logger.warning("adapters of the method %s will be refused: %s", name, error)
 
 
 def collect_dropped_trees() -> None:

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tiny_bases import FAMILIES, tiny_base
 from transformers import AutoTokenizer
 
 from mlflow_finetune_plugin.evaluation.generation import greedy_answers
+from mlflow_finetune_plugin.serving.embedded import sequences
 from mlflow_finetune_plugin.serving.embedded.sampling import Sampling
 from mlflow_finetune_plugin.serving.embedded.scheduler import Scheduler
 from mlflow_finetune_plugin.serving.embedded.sequences import Sequence, Update
@@ -93,6 +95,24 @@ def test_rows_of_any_architecture_decoded_together_say_what_generate_says(family
     assert answers == expected
 
 
+def test_prompt_logprobs_of_a_prompt_read_in_parts(tree: Tree, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = [40, 80, 522, 317, 5, 6, 7]
+
+    def told(running: Decoding) -> list[Any]:
+        running.scheduler.submit([sequence := running.sequence(prompt, prompt_logprobs=1, max_tokens=3)])
+        (update,) = running.last_words([sequence])
+        places = update.prompt_logprobs or []
+        return [[], *([token.logprob for token in place] for place in places[1:]), update.token_ids]
+
+    with decoding(tree, tokenizer) as running:
+        whole = told(running)
+        monkeypatch.setattr(sequences, "_LOGITS_AT_ONCE", 3 * 1024)  # three rows of the vocabulary
+        in_parts = told(running)
+    assert len(whole) == len(prompt) + 1
+    for part, expected in zip(in_parts, whole, strict=True):
+        assert part == pytest.approx(expected, abs=1e-4)
+
+
 def test_those_beyond_the_limit_wait_in_order(tree: Tree, tokenizer: Any) -> None:
     with decoding(tree, tokenizer, max_sequences=1) as running:
         sequences = [running.sequence([40 + i], max_tokens=5, ignore_eos=True) for i in range(4)]
@@ -131,11 +151,19 @@ def test_cancelled_sequences_end_and_make_room(tree: Tree, tokenizer: Any) -> No
     with decoding(tree, tokenizer, max_sequences=1) as running:
         running.scheduler.submit([endless := running.sequence([40], max_tokens=10**6, ignore_eos=True)])
         running.scheduler.submit([waiting := running.sequence([41]), last := running.sequence([42])])
+        wait_until(lambda: len(endless.answer) > 5)
         running.scheduler.cancel([endless, waiting])
         assert running.last_words([last])[0].finish_reason is not None
         assert running.told.empty()
         assert waiting.answer == []
         assert running.scheduler.unfinished == 0
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def fail_on_poison(tree: Tree, error: BaseException) -> None:
@@ -200,8 +228,15 @@ def _lose(dead: threading.Event, ids: torch.Tensor) -> None:
         raise RuntimeError("device lost")
 
 
-def test_an_adapter_with_nan_ends_its_rows_with_an_error(tree: Tree, tokenizer: Any) -> None:
+@pytest.mark.parametrize("good_steps", [0, 3])
+def test_nan_ends_an_answer_with_an_error(good_steps: int, tree: Tree, tokenizer: Any) -> None:
+    steps = iter(range(good_steps))
+
+    def spoil(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return output if next(steps, None) is not None else output * float("nan")
+
+    tree.model.get_output_embeddings().register_forward_hook(spoil)
     with decoding(tree, tokenizer) as running:
-        tree.model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: output * float("nan"))
-        running.scheduler.submit([sequence := running.sequence([40])])
+        running.scheduler.submit([sequence := running.sequence([40], ignore_eos=True)])
         assert "NaN" in str(running.last_words([sequence])[0].error)
+    assert len(sequence.answer) == good_steps
