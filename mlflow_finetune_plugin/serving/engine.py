@@ -86,11 +86,12 @@ class Engine:
 
     async def stop(self) -> None:
         """Lets it finish what it is answering, then ends it."""
+        answers = self.state == "ready"
         self.state = "stopped"
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        await self._end()
+        await self._end(_DRAIN_S if answers else 0.0)  # while it starts, vLLM is deaf to signals
         self._ready.clear()
         await self.client.aclose()
 
@@ -139,7 +140,7 @@ class Engine:
                 )
             self._ready.clear()
             self.state = "down"
-            await self._end()
+            await self._end(0.0)
             await asyncio.sleep(pause)
             pause = min(_LONGEST_BACKOFF_S, 2 * pause)
             self.restarts += 1
@@ -186,18 +187,19 @@ class Engine:
         for extra in ({}, {"prompt_logprobs": 0}):
             await self.complete({**body, **extra})
 
-    async def _end(self) -> None:
+    async def _end(self, drain_s: float) -> None:
+        """Itself and its own processes, after it had ``drain_s`` to finish what it is answering."""
         process = self._process
         if process is None:
             return
-        if process.returncode is None:
+        if process.returncode is None and drain_s:
             process.send_signal(signal.SIGTERM)
             try:
-                await asyncio.wait_for(process.wait(), _DRAIN_S)
+                await asyncio.wait_for(process.wait(), drain_s)
             except TimeoutError:
                 logger.warning("engine_killed kind=%s", self.spec.kind)
         try:
-            os.killpg(process.pid, signal.SIGKILL)  # its own processes too, also when it died before them
+            os.killpg(process.pid, signal.SIGKILL)  # also when it died before its own processes
         except ProcessLookupError:
             return  # all of them are gone
         await process.wait()

@@ -119,7 +119,7 @@ def target_modules(base: Path, version: Version) -> tuple[str, ...]:
     for path in weight_files(base):
         with safe_open(path, "np") as weights:
             found |= {
-                name.split(".")[-2] for name in weights.keys() if name.endswith(".weight") and "." in name
+                name.split(".")[-2] for name in list(weights.keys()) if name.endswith(".weight") and "." in name
             } & _LINEAR
     return tuple(sorted(found))
 

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,7 +127,10 @@ class Service:
             h11_max_incomplete_event_size=64 * 1024,
             lifespan="off",
         )
-        server = uvicorn.Server(config)
+        server = _Server(config)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, server.end)
         following = asyncio.create_task(self.follower.run())
         following.add_done_callback(lambda task: _end_with(task, server))
         try:
@@ -156,6 +160,19 @@ class Service:
                 self._client.log_text(registered.run_id, found.to_json(), file)
         except (MlflowException, OSError) as error:
             logger.warning("certificate_not_written version=%s fault=%s", version.served_name, error)
+
+
+class _Server(uvicorn.Server):
+    """Signals are the service's: uvicorn raises them again when it has ended, before engines could be."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def end(self) -> None:
+        """First: let answers end. Again: do not wait for them."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def _end_with(task: asyncio.Task[None], server: uvicorn.Server) -> None:

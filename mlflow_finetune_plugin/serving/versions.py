@@ -63,7 +63,7 @@ class Version:
     def target_modules(self) -> tuple[str, ...]:
         """The last names of the layers that the adapter changes, from its weights."""
         with safe_open(self.adapter.folder / "adapter_model.safetensors", "np") as weights:
-            layers = {re.split(r"\.lora_|\.ia3_|\.bottleneck", name)[0] for name in weights.keys()}
+            layers = {re.split(r"\.lora_|\.ia3_|\.bottleneck", name)[0] for name in list(weights.keys())}
         return tuple(sorted({layer.rsplit(".", 1)[-1] for layer in layers}))
 
     @property

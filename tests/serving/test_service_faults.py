@@ -1,0 +1,329 @@
+"""Faults that must lose nothing, each on real parts: engines killed, registries that go, stores that fill, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from served_models import QUESTIONS, VersionMaker
+from serving_process import serving, start_serving
+
+CHAT = "/v1/chat/completions"
+ENGINE = ("--engine", "transformers", "--poll", "0.2")
+
+
+def body(model, **more):
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": QUESTIONS[0]}],
+        "temperature": 0,
+        "max_tokens": 8,
+        **more,
+    }
+
+
+def wait_until(found, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return result
+
+
+def ask(service, model, **more):
+    return httpx.post(service.url + CHAT, json=body(model, **more), timeout=60)
+
+
+def engine_of(service):
+    """The process of its engine."""
+    (found,) = [p for p in psutil.Process(service.process.pid).children() if "embedded" in " ".join(p.cmdline())]
+    return found
+
+
+def test_an_engine_killed_while_streaming(tmp_path, registry):
+    """The client gets an error event, the engine comes back, the next request is answered."""
+    with serving(tmp_path, registry.uri, "bot", *ENGINE) as service:
+        with httpx.stream(
+            "POST",
+            service.url + CHAT,
+            json=body("bot@champion", stream=True, max_tokens=220, ignore_eos=True),
+            timeout=60,
+        ) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            engine_of(service).kill()
+            rest = [line for line in lines if line]
+        assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "engine_lost"
+        assert "data: [DONE]" not in rest
+        refused = wait_until(lambda: (a := ask(service, "bot@champion")).status_code in (502, 503) and a)
+        assert refused.headers["retry-after"]
+        service.wait_for("ready")
+        after = ask(service, "bot@champion")
+        assert (after.status_code, after.headers["x-finetune-version"]) == (200, "1")
+        assert service.get("/readyz")[1]["engines"][0]["restarts"] == 1
+
+
+def test_an_engine_that_is_never_ready_is_told(tmp_path, registry):
+    service = start_serving(tmp_path, registry.uri, "bot", *ENGINE, "--max-model-len", "100000000")
+    try:
+        fault = wait_until(
+            lambda: (
+                service.status() == "not ready"
+                and service.get("/readyz")[1]["engines"]
+                and service.get("/readyz")[1]["engines"][0]["fault"]
+            )
+        )
+        assert "while starting" in fault
+        answer = ask(service, "bot@champion")
+        assert answer.status_code == 503
+        assert "while starting" in answer.json()["error"]["message"]
+    finally:
+        assert service.end() == 0
+
+
+def test_a_registry_that_is_away_at_the_start_and_later(tmp_path, server):
+    """What was good stays; a start without the registry serves what was good before; it follows again when it is back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        maker = VersionMaker(server.uri)
+        for seed in (1, 2):
+            maker.make("bot", seed=seed)
+        maker.client.set_registered_model_alias("bot", "champion", "1")
+    server.stop()
+    service = start_serving(tmp_path, server.uri, "bot", *ENGINE, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    try:
+        wait_until(lambda: service.status() == "not ready")
+        assert "cannot be asked" in wait_until(lambda: service.get("/readyz")[1]["registry"]["fault"])
+        server.start()
+        service.wait_for("ready")
+        server.stop()
+        service.wait_for("degraded")
+        assert ask(service, "bot@champion").headers["x-finetune-version"] == "1"
+        assert "finetune_registry_up 0.0" in httpx.get(service.url + "/metrics").text
+        server.start()
+        service.wait_for("ready")
+        maker.client.set_registered_model_alias("bot", "champion", "2")
+        wait_until(lambda: ask(service, "bot@champion").headers["x-finetune-version"] == "2")
+        assert service.end() == 0
+        server.stop()
+        service = start_serving(tmp_path, server.uri, "bot", *ENGINE, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+        service.wait_for("degraded")
+        wait_until(lambda: ask(service, "bot@champion").headers.get("x-finetune-version") == "2")
+    finally:
+        service.end()
+
+
+def test_a_model_that_the_registry_does_not_have_is_no_start(tmp_path, registry):
+    service = start_serving(tmp_path, registry.uri, "bott")
+    assert service.process.wait(60) == 2
+    assert "bott: the registry has no such model; did you mean 'bot'?" in service.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("bot@champion",), "is no name of a registered model"),
+        (("base",), "is no name of a registered model"),
+        (("bot", "--host", "0.0.0.0"), "without API keys only this machine may ask"),
+        (("bot", "--api-key-file", "absent.yaml"), "cannot be read"),
+        (("bot", "--base-model", "/nowhere"), "holds no config.json"),
+    ],
+)
+def test_bad_settings_are_one_message(tmp_path, registry, arguments, said):
+    service = start_serving(tmp_path, registry.uri, *arguments)
+    assert service.process.wait(60) == 2
+    assert said in service.log.read_text()
+    assert "Traceback" not in service.log.read_text()
+
+
+def test_a_port_that_is_taken_is_told(tmp_path, registry):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow_finetune_plugin.cli",
+            "serve",
+            "bot",
+            "--port",
+            str(taken.getsockname()[1]),
+        ]
+        own = {**os.environ, "MLFLOW_TRACKING_URI": registry.uri}
+        done = subprocess.run(
+            [*command, "--store", str(tmp_path / "s")], env=own, capture_output=True, text=True, timeout=90
+        )
+    assert done.returncode == 2
+    assert "cannot be listened on; fix: --port" in done.stderr
+
+
+def test_sigterm_under_load_lets_answers_end(tmp_path, registry):
+    with serving(tmp_path, registry.uri, "bot", *ENGINE) as service:
+        engine = engine_of(service)
+        told = []
+
+        def stream():
+            with httpx.stream(
+                "POST",
+                service.url + CHAT,
+                json=body("bot@champion", stream=True, max_tokens=200, ignore_eos=True),
+                timeout=60,
+            ) as answer:
+                told.append([line for line in answer.iter_lines() if line])
+
+        threads = [threading.Thread(target=stream) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        wait_until(
+            lambda: httpx.get(service.url + "/metrics").text.count('finetune_in_flight{model="bot",version="1"} 4.0')
+        )
+        assert service.end() == 0
+        for thread in threads:
+            thread.join()
+        assert [lines[-1] for lines in told] == ["data: [DONE]"] * 4
+        assert not engine.is_running()
+
+
+def test_a_killed_router_leaves_no_engine(tmp_path, registry):
+    with serving(tmp_path, registry.uri, "bot", *ENGINE) as service:
+        engine = engine_of(service)
+        os.kill(service.process.pid, signal.SIGKILL)
+        psutil.wait_procs([engine], timeout=40)
+        assert not engine.is_running()
+
+
+def test_two_routers_on_one_store(tmp_path, registry):
+    with (
+        serving(tmp_path, registry.uri, "bot", *ENGINE) as first,
+        serving(tmp_path, registry.uri, "bot", *ENGINE) as second,
+    ):
+        assert first.store == second.store
+        texts = {ask(one, "bot@champion").json()["choices"][0]["message"]["content"] for one in (first, second)}
+        assert len(texts) == 1
+        assert first.end() == 0
+        assert ask(second, "bot@champion").status_code == 200
+
+
+def test_a_store_that_is_full(tmp_path, registry):
+    """What is served stays served; the version that found no room is told, and comes when there is room."""
+    one = sum(path.stat().st_size for path in _adapter(registry, "1").iterdir())
+    number = registry.make("bot", seed=77)
+    registry.client.set_registered_model_alias("bot", "challenger", "1")
+    with serving(tmp_path, registry.uri, "bot", *ENGINE, "--max-store", str(one + one // 2)) as service:
+        registry.client.set_registered_model_alias("bot", "challenger", number)
+        service.wait_for("degraded")
+        fault = wait_until(
+            lambda: [a["fault"] for a in service.get("/readyz")[1]["aliases"] if a["alias"] == "challenger"][0]
+        )
+        assert "may hold" in fault
+        assert ask(service, "bot@challenger").headers["x-finetune-version"] == "1"
+        registry.client.set_registered_model_alias("bot", "champion", number)
+        assert ask(service, "bot@champion").status_code == 200
+    registry.client.set_registered_model_alias("bot", "champion", "1")
+    registry.client.set_registered_model_alias("bot", "challenger", "2")
+
+
+@pytest.mark.parametrize("fault", ["corrupt", "pickled", "renamed", "half", "swapped"])
+def test_seeded_faults_never_serve(tmp_path, registry, fault):
+    """Digest and card agree with the bad files here: it is the store or the certificate that has to see it."""
+    number = registry.make("bot", seed=5)
+    _break(registry, number, fault)
+    registry.client.set_registered_model_alias("bot", "challenger", number)
+    try:
+        service = start_serving(tmp_path, registry.uri, "bot", *ENGINE)
+        try:
+            service.wait_for("degraded")
+            told = lambda: {a["alias"]: a for a in service.get("/readyz")[1]["aliases"]}["challenger"]  # noqa: E731
+            assert wait_until(lambda: told()["fault"])
+            assert told()["serves"] is None
+            assert ask(service, "bot@challenger").status_code == 503
+            assert ask(service, "bot@champion").status_code == 200
+        finally:
+            service.end()
+    finally:
+        registry.client.set_registered_model_alias("bot", "challenger", "2")
+
+
+def _artifacts(registry, number: str) -> Path:
+    source = registry.client.get_model_version("bot", number).source
+    model = registry.client.get_logged_model(source.removeprefix("models:/"))
+    return Path(model.artifact_location.removeprefix("file://")) / "artifacts"
+
+
+def _adapter(registry, number: str) -> Path:
+    return _artifacts(registry, number) / "adapter"
+
+
+def _break(registry, number: str, fault: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from mlflow_finetune_plugin.weights_digest import folder_digest
+
+    adapter = _adapter(registry, number)
+    weights = adapter / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    if fault == "corrupt":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif fault == "pickled":
+        weights.rename(adapter / "adapter_model.bin")
+    elif fault == "renamed":
+        save_file({name.replace("layers.", "layerz."): tensor for name, tensor in tensors.items()}, weights)
+    elif fault == "half":
+        save_file({n: t * 0 if ".layers.1." in n or ".layers.2." in n else t for n, t in tensors.items()}, weights)
+    elif fault == "swapped":
+        shutil.copy(_adapter(registry, "1") / "adapter_model.safetensors", weights)
+    card_file = _artifacts(registry, number) / "finetune.json"
+    card = json.loads(card_file.read_text())
+    card["adapter_digest"] = folder_digest(adapter)
+    card_file.write_text(json.dumps(card))
+    registry.client.set_model_version_tag("bot", number, "finetune.adapter_digest", card["adapter_digest"])
+
+
+def test_keys_are_asked_for(tmp_path, registry):
+    from mlflow_finetune_plugin.serving.keys import add_key
+
+    file = tmp_path / "keys.yaml"
+    key = add_key(file, "alice")
+    file.write_text(file.read_text() + "    requests_per_minute: 2\n")
+    with serving(tmp_path, registry.uri, "bot", *ENGINE, "--api-key-file", str(file)) as service:
+        for given in (None, "Bearer wrong", "Bearer", f"Basic {key}", key):
+            answer = httpx.post(service.url + CHAT, json=body("bot"), headers={"authorization": given} if given else {})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert httpx.get(service.url + "/v1/models").status_code == 401
+        own = {"authorization": f"Bearer {key}"}
+        codes = [httpx.post(service.url + CHAT, json=body("bot"), headers=own, timeout=60) for _ in range(3)]
+        assert [answer.status_code for answer in codes] == [200, 200, 429]
+        assert 1 <= int(codes[-1].headers["retry-after"]) <= 30
+        assert "alice" in service.log.read_text()
+        assert key not in service.log.read_text()
+
+
+def test_a_true_webhook_makes_it_look_at_once(tmp_path, registry):
+    from mlflow.webhooks.delivery import _generate_hmac_signature
+
+    arguments = ("--engine", "transformers", "--poll", "600")
+    with serving(tmp_path, registry.uri, "bot", *arguments, FINETUNE_WEBHOOK_SECRET="s") as service:
+        registry.client.set_registered_model_alias("bot", "hooked", "1")
+        try:
+            assert ask(service, "bot@hooked").status_code == 404
+            stamp = str(int(time.time()))
+            signature = _generate_hmac_signature("s", "d", stamp, "{}")
+            headers = {"X-MLflow-Signature": signature, "X-MLflow-Timestamp": stamp, "X-MLflow-Delivery-Id": "d"}
+            forged = {**headers, "X-MLflow-Signature": "v1,AAAA"}
+            assert httpx.post(service.url + "/webhooks/mlflow", content=b"{}", headers=forged).status_code == 401
+            assert httpx.post(service.url + "/webhooks/mlflow", content=b"{}", headers=headers).status_code == 204
+            wait_until(lambda: ask(service, "bot@hooked").status_code == 200, seconds=10)
+        finally:
+            registry.client.delete_registered_model_alias("bot", "hooked")
