@@ -64,7 +64,13 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="write a registered adapter as a plain model, merged into its base")
     export.add_argument("model", help="models:/NAME/VERSION or models:/NAME@ALIAS")
-    export.add_argument("--merged", required=True, metavar="DIR", help="new folder for the merged model")
+    ways = export.add_mutually_exclusive_group(required=True)
+    ways.add_argument("--merged", metavar="DIR", help="new folder for the merged model")
+    ways.add_argument("--lora", metavar="DIR", help="new folder for plain LoRA, from DoRA or IA3, cut to --rank")
+    export.add_argument("--rank", type=int, default=32, help="of --lora (default: 32)")
+    export.add_argument(
+        "--max-nats", type=float, default=0.05, help="how far a token may be off with --lora (default: 0.05)"
+    )
     export.add_argument("--base-model", default=None, help="where the base is now, when it has moved")
     export.set_defaults(command=_export)
 
@@ -223,6 +229,17 @@ def _export(namespace: argparse.Namespace) -> int:
     from mlflow_finetune_plugin.registry import find_model
 
     found = find_model(MlflowClient(), namespace.model)
+    if namespace.lora is not None:
+        from mlflow_finetune_plugin.conversion import export_lora
+
+        folder = Path(namespace.lora).expanduser()
+        made = export_lora(found.uri, folder, namespace.rank, namespace.base_model, max_nats=namespace.max_nats)
+        print(
+            f"{found.uri} as LoRA of rank {made.rank} in {made.folder}: {made.layers} layers, {made.kept:.1%} of their updates; "
+            f"its log-probabilities differ from the adapter's by at most {made.max_nats:.2g} nats over {made.tokens} tokens "
+            f"({made.mean_nats:.2g} in the mean)"
+        )
+        return 0
     from mlflow_finetune_plugin.export import export_merged
 
     merged = export_merged(found.uri, Path(namespace.merged).expanduser(), namespace.base_model)

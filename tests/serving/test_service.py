@@ -188,7 +188,7 @@ def test_a_version_that_must_not_serve_leaves_the_last_good_one(client, registry
     try:
         fault_of = lambda: next(
             (a["fault"] for a in service.get("/readyz")[1]["aliases"] if a["alias"] == "tried"), None
-        )  # noqa: E731
+        )
         assert re.search(said, wait_until(fault_of))
         assert service.get("/readyz")[1]["status"] == "degraded"
         assert client.post(CHAT, json=body("bot@tried")).headers["x-finetune-version"] == "1"

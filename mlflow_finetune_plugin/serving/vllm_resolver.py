@@ -1,0 +1,130 @@
+"""For anyone's ``vllm serve --enable-lora``: ``model="my-bot/7"`` loads that version from the MLflow registry.
+
+vLLM loads this module through the entry-point group ``vllm.general_plugins``, in each of its processes. Nothing happens unless
+FINETUNE_RESOLVER_MODELS names the models that may be loaded (``my-bot,other-bot``); VLLM_ALLOW_RUNTIME_LORA_UPDATING has to be
+on for vLLM to ask at all. Versions only: vLLM keeps what a name meant for ever, so an alias would go stale without a sign.
+The adapter comes from the content-addressed store (FINETUNE_RESOLVER_STORE), verified against its digest, and must have been
+trained on the base that is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from mlflow_finetune_plugin.errors import FinetuneError, ServingError
+from mlflow_finetune_plugin.serving.names import Asked, parse
+from mlflow_finetune_plugin.serving.store import AdapterStore
+from mlflow_finetune_plugin.serving.versions import Fetcher, Version
+from mlflow_finetune_plugin.weights_digest import base_digest
+
+logger = logging.getLogger(__name__)
+
+MODELS_VARIABLE = "FINETUNE_RESOLVER_MODELS"
+STORE_VARIABLE = "FINETUNE_RESOLVER_STORE"
+TIMEOUT_VARIABLE = "FINETUNE_RESOLVER_TIMEOUT"
+_NAME = "mlflow-finetune"
+_TIMEOUT_S = 60.0
+_UNKNOWN_S = 30.0
+_MOST_UNKNOWN = 1000
+
+
+def register() -> None:
+    """The entry point. May be called again; does nothing where no model is allowed."""
+    models = frozenset(filter(None, (name.strip() for name in os.environ.get(MODELS_VARIABLE, "").split(","))))
+    if not models:
+        return
+    from vllm.lora.resolver import LoRAResolverRegistry
+
+    if _NAME not in LoRAResolverRegistry.get_supported_resolvers():
+        store = Path(os.environ.get(STORE_VARIABLE) or "~/.cache/mlflow-finetune/resolver").expanduser()
+        timeout_s = float(os.environ.get(TIMEOUT_VARIABLE) or _TIMEOUT_S)
+        LoRAResolverRegistry.register_resolver(_NAME, _resolver(VersionFinder(models, store), timeout_s))
+
+
+class VersionFinder:
+    """Names to verified adapters on this disk; without vLLM, so that it can be tested without one. Blocks."""
+
+    def __init__(self, models: frozenset[str], store: Path) -> None:
+        self._models, self._store = models, AdapterStore(store.resolve())
+        self._found: dict[str, Version] = {}
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+        self._bases: dict[str, str] = {}
+
+    def find(self, base: str, name: str) -> Version | None:
+        """None for a name that is none of ours; what is refused is logged with its reason and not tried again for a while."""
+        asked = parse(name, self._models)
+        if asked is None or asked.version is None:
+            return None
+        if name in self._found:
+            return self._found[name]
+        if time.monotonic() < self._unknown.get(name, 0.0):
+            return None
+        try:
+            found = self._fetch(base, asked)
+        except FinetuneError as error:
+            logger.warning("adapter %s is not loaded: %s", name, error)
+            self._unknown[name] = time.monotonic() + _UNKNOWN_S
+            while len(self._unknown) > _MOST_UNKNOWN:
+                self._unknown.popitem(last=False)
+            return None
+        self._found[name] = found
+        return found
+
+    def _fetch(self, base: str, asked: Asked) -> Version:
+        from mlflow import MlflowClient
+
+        assert asked.version is not None
+        version = Fetcher(MlflowClient(), self._store).fetch(asked.model, asked.version)
+        try:
+            if version.card["serving"] != "vllm":
+                raise ServingError(f"vLLM does not serve {version.card['adaptation']} with these options")
+            if self._digest(base) != version.base["digest"]:
+                raise ServingError(
+                    f"it was trained on {version.base['name']} ({str(version.base['digest'])[:12]}), {base} is served"
+                )
+        except BaseException:
+            version.adapter.release()
+            raise
+        return version
+
+    def _digest(self, base: str) -> str:
+        """Of the base that is served: a folder, or what the hub's cache holds under its name."""
+        if base not in self._bases:
+            folder = Path(base)
+            if not folder.is_dir():
+                from huggingface_hub import snapshot_download
+
+                folder = Path(snapshot_download(base, local_files_only=True))
+            self._bases[base] = base_digest(folder)
+        return self._bases[base]
+
+
+def _resolver(finder: VersionFinder, timeout_s: float) -> Any:
+    from vllm.lora.request import LoRARequest
+    from vllm.lora.resolver import LoRAResolver
+
+    class RegistryResolver(LoRAResolver):
+        """One fetch at a time; the event loop goes on meanwhile."""
+
+        def __init__(self) -> None:
+            self._one = asyncio.Lock()
+
+        async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
+            try:
+                async with asyncio.timeout(timeout_s), self._one:
+                    found = await asyncio.to_thread(finder.find, base_model_name, lora_name)
+            except TimeoutError:
+                logger.warning("adapter %s is not loaded: the registry took more than %.0f s", lora_name, timeout_s)
+                return None
+            if found is None:
+                return None
+            number = int(found.adapter.digest[:7], 16) + 1  # vLLM gives its own; it has to be above 0
+            return LoRARequest(lora_name=lora_name, lora_int_id=number, lora_path=str(found.adapter.folder))
+
+    return RegistryResolver()

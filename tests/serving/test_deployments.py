@@ -1,0 +1,129 @@
+"""MLflow's deployments commands and client, on real services that outlive the shell that made them."""
+
+import json
+import os
+import subprocess
+import sys
+
+import mlflow
+import pandas as pd
+import psutil
+import pytest
+from mlflow.deployments import get_deploy_client
+from mlflow.exceptions import MlflowException
+from served_models import QUESTIONS
+
+from mlflow_finetune_plugin.serving.deployments import _model_id
+
+
+@pytest.fixture
+def own(tmp_path, registry, monkeypatch):
+    """The environment of a user who has deployed nothing yet."""
+    values = {"MLFLOW_FINETUNE_HOME": str(tmp_path / "home"), "MLFLOW_TRACKING_URI": registry.uri}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    mlflow.set_tracking_uri(registry.uri)
+    yield {**os.environ, **values}
+    client = get_deploy_client("finetune")
+    for deployment in client.list_deployments():
+        client.delete_deployment(deployment["name"])
+
+
+def command(own, *arguments):
+    words = [sys.executable, "-m", "mlflow", "deployments", *arguments]
+    return subprocess.run(words, env=own, capture_output=True, text=True, timeout=300, check=False)
+
+
+CREATE = ("create", "-t", "finetune", "-m", "models:/bot@champion", "-C", "engine=transformers", "-C", "poll=0.2")
+
+
+def test_a_deployment_lives_through_every_verb(own, tmp_path, registry):
+    created = command(own, *CREATE, "--name", "prod", "-C", f"store={tmp_path / 'store'}")
+    assert created.returncode == 0, created.stdout + created.stderr
+    assert "finetune deployment prod is created" in created.stdout
+    listed = command(own, "list", "-t", "finetune")
+    assert "prod" in listed.stdout
+    client = get_deploy_client("finetune")
+    told = client.get_deployment("prod")
+    assert (told["status"], told["model"], told["flavor"]) == ("ready", "bot@champion", "finetune")
+    again = command(own, *CREATE, "--name", "prod")
+    assert again.returncode != 0
+    assert "is there already" in again.stdout + again.stderr
+
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps([{"prompt": question, "temperature": 0, "max_tokens": 8} for question in QUESTIONS]))
+    predicted = command(own, "predict", "-t", "finetune", "--name", "prod", "-I", str(rows))
+    assert predicted.returncode == 0, predicted.stderr
+    answers = json.loads(predicted.stdout)["predictions"]
+    assert [answer["version"] for answer in answers] == ["1"] * 4
+    frame = client.predict("prod", pd.DataFrame({"prompt": list(QUESTIONS), "temperature": 0, "max_tokens": 8}))
+    assert frame["predictions"] == answers
+    chunks = list(client.predict_stream("prod", {"prompt": QUESTIONS[0], "temperature": 0, "max_tokens": 8}))
+    text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    assert text == answers[0]["answer"]
+
+    before = psutil.Process(
+        json.loads((tmp_path / "home" / "deployments" / "prod" / "deployment.json").read_text())["pid"]
+    )
+    updated = command(own, "update", "-t", "finetune", "--name", "prod", "-m", "models:/bot/2")
+    assert updated.returncode == 0, updated.stderr
+    assert not before.is_running()
+    assert client.predict("prod", [QUESTIONS[0]])["predictions"][0]["version"] == "2"
+    assert client.get_deployment("prod")["config"]["engine"] == "transformers"
+
+    deleted = command(own, "delete", "-t", "finetune", "--name", "prod")
+    assert deleted.returncode == 0, deleted.stderr
+    assert client.list_deployments() == []
+    with pytest.raises(MlflowException, match="no deployment 'prod'"):
+        client.get_deployment("prod")
+    client.delete_deployment("prod")
+
+
+def test_a_dead_service_is_told_as_dead(own, tmp_path):
+    client = get_deploy_client("finetune")
+    client.create_deployment(
+        "prod", "models:/bot/1", config={"engine": "transformers", "store": str(tmp_path / "store")}
+    )
+    state = json.loads((tmp_path / "home" / "deployments" / "prod" / "deployment.json").read_text())
+    psutil.Process(state["pid"]).kill()
+    psutil.Process(state["pid"]).wait(20)
+    assert client.get_deployment("prod")["status"] == "dead"
+
+
+def test_help_tells_the_options(own):
+    told = command(own, "help", "-t", "finetune")
+    assert told.returncode == 0
+    for word in ("models:/NAME@ALIAS", "engine", "api_key_file", "max_rank"):
+        assert word in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("uri", "config", "said"),
+    [
+        ("models:/nobody@champion", {}, "the registry has no such model"),
+        ("models:/bot/99", {}, "no such version"),
+        ("models:/bot@nobody", {}, "has no alias 'nobody'"),
+        ("runs:/1/model", {}, "no model URI"),
+        ("models:/bot/1", {"prot": "1"}, "unknown option 'prot'"),
+        ("models:/bot/1", {"engine": "tgi"}, "invalid choice|engine"),
+        ("models:/bot/1", {"host": "0.0.0.0"}, "without API keys only this machine may ask"),
+    ],
+)
+def test_what_cannot_be_deployed_is_told_and_leaves_nothing(own, tmp_path, uri, config, said):
+    client = get_deploy_client("finetune")
+    given = {"engine": "transformers", "store": str(tmp_path / "store"), **config}
+    with pytest.raises(MlflowException, match=said):
+        client.create_deployment("prod", uri, config=given)
+    assert client.list_deployments() == []
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a b", "x" * 101])
+def test_names_cannot_leave_their_folder(own, name):
+    with pytest.raises(MlflowException, match="fix: letters, digits"):
+        get_deploy_client("finetune").create_deployment(name, "models:/bot/1")
+
+
+def test_model_uris():
+    assert _model_id("models:/bot@champion") == "bot@champion"
+    assert _model_id("models:/bot/3") == "bot/3"
+    assert _model_id("models:/bot") == "bot"

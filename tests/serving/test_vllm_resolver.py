@@ -1,0 +1,130 @@
+"""Names that somebody's vLLM is asked for: found in the registry, or refused, without vLLM itself."""
+
+import os
+import sys
+import time
+
+import pytest
+from serving_process import free_port
+
+from mlflow_finetune_plugin.base_files import EMBEDDED_FOLDER
+from mlflow_finetune_plugin.serving import vllm_resolver
+from mlflow_finetune_plugin.serving.vllm_resolver import VersionFinder
+from mlflow_finetune_plugin.weights_digest import folder_digest
+
+BASE = str(EMBEDDED_FOLDER)
+
+
+@pytest.fixture
+def finder(tmp_path, registry, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
+    return VersionFinder(frozenset(("bot",)), tmp_path / "store")
+
+
+def test_a_version_is_found_verified_and_inside_the_store(finder, registry, tmp_path):
+    found = finder.find(BASE, "bot/1")
+    assert found.adapter.folder.resolve().is_relative_to((tmp_path / "store").resolve())
+    assert (
+        folder_digest(found.adapter.folder)
+        == registry.client.get_model_version("bot", "1").tags["finetune.adapter_digest"]
+    )
+    assert finder.find(BASE, "bot/1") is found
+
+
+@pytest.mark.parametrize(
+    "name", ["bot", "bot@champion", "other/1", "bot/99", "bot/../../etc", "../bot/1", "/etc/passwd", "bot/1/x", ""]
+)
+def test_nothing_else_is(finder, name):
+    assert finder.find(BASE, name) is None
+
+
+def test_another_base_is_refused(finder, tmp_path):
+    from tiny_bases import tiny_base
+
+    assert finder.find(str(tiny_base(tmp_path / "other", "llama")), "bot/1") is None
+
+
+def test_what_was_refused_is_not_asked_for_again_at_once(finder, registry, monkeypatch):
+    assert finder.find(BASE, "bot/98") is None
+    monkeypatch.setattr(vllm_resolver, "Fetcher", None)  # asking again would break
+    started = time.monotonic()
+    assert all(finder.find(BASE, "bot/98") is None for _ in range(1000))
+    assert time.monotonic() - started < 1
+
+
+def test_ten_thousand_names_leave_no_trace(finder, monkeypatch):
+    for number in range(10_000):
+        assert finder.find(BASE, f"nobody-{number}/1") is None
+    assert not finder._unknown
+
+
+def test_nothing_is_registered_unless_models_are_named(monkeypatch):
+    monkeypatch.delenv("FINETUNE_RESOLVER_MODELS", raising=False)
+    vllm_resolver.register()
+    assert "vllm" not in sys.modules
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_anyones_vllm_loads_a_version_on_first_use(tmp_path, registry):
+    """The real server, its real plugin loading, a name that it has never seen."""
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    import json
+    import subprocess
+    import urllib.error
+    import urllib.request
+
+    port = free_port()
+    own = {
+        "MLFLOW_TRACKING_URI": registry.uri,
+        "FINETUNE_RESOLVER_MODELS": "bot",
+        "FINETUNE_RESOLVER_STORE": str(tmp_path / "store"),
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", BASE, "--served-model-name", BASE]
+    command += [
+        "--enable-lora",
+        "--max-lora-rank",
+        "16",
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+        "--dtype",
+        "float32",
+    ]
+
+    def ask(model):
+        body = json.dumps({"model": model, "prompt": "where is my card?\n", "max_tokens": 8, "temperature": 0}).encode()
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/completions", body, {"content-type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                return answer.status, json.loads(answer.read())["choices"][0]["text"]
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    with (tmp_path / "vllm.log").open("wb") as log:
+        process = subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 300
+        while True:
+            assert process.poll() is None, (tmp_path / "vllm.log").read_text()[-3000:]
+            assert time.monotonic() < deadline
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+                break
+            except OSError:
+                time.sleep(1)
+        answers = {model: ask(model) for model in (BASE, "bot/1", "bot/2")}
+        assert {status for status, _ in answers.values()} == {200}
+        assert len({text for _, text in answers.values()}) == 3
+        assert ask("bot/99")[0] == 404
+        assert ask("../bot/1")[0] == 404
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait()
