@@ -388,6 +388,7 @@ def _read(name: str) -> Deployment:
 
 
 def _rows(inputs: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]]
     if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):
         rows = inputs.to_dict("records")
     elif isinstance(inputs, dict):

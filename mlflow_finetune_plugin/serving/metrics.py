@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -16,29 +17,31 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        made = {"registry": self.registry, "namespace": "finetune"}
-        self.requests = Counter("requests", "Answers begun", (*_VERSION, "route", "shadow"), **made)
-        self.errors = Counter("errors", "Answers that failed", (*_VERSION, "reason"), **made)
-        self.refused = Counter("refused", "Requests that no version saw", ("reason",), **made)
-        self.first = Histogram(
-            "time_to_first_token_seconds", "Request to first bytes of the answer", _VERSION, buckets=_FIRST_S, **made
+        counter = partial(Counter, registry=self.registry, namespace="finetune")
+        gauge = partial(Gauge, registry=self.registry, namespace="finetune")
+        histogram = partial(Histogram, registry=self.registry, namespace="finetune")
+        self.requests = counter("requests", "Answers begun", (*_VERSION, "route", "shadow"))
+        self.errors = counter("errors", "Answers that failed", (*_VERSION, "reason"))
+        self.refused = counter("refused", "Requests that no version saw", ("reason",))
+        self.first = histogram(
+            "time_to_first_token_seconds", "Request to first bytes of the answer", _VERSION, buckets=_FIRST_S
         )
-        self.between = Histogram(
-            "inter_token_seconds", "Between two events of a stream", _VERSION, buckets=_NEXT_S, **made
+        self.between = histogram(
+            "inter_token_seconds", "Between two events of a stream", _VERSION, buckets=_NEXT_S
         )
-        self.prompt_tokens = Counter("prompt_tokens", "Tokens of prompts", _VERSION, **made)
-        self.completion_tokens = Counter("completion_tokens", "Tokens of answers", _VERSION, **made)
-        self.in_flight = Gauge("in_flight", "Answers being given", _VERSION, **made)
-        self.resident = Gauge("resident", "1 while a version is loaded and certified", (*_VERSION, "engine"), **made)
-        self.serving = Gauge("alias_version", "The version that answers under an alias", ("model", "alias"), **made)
-        self.behind = Gauge(
-            "alias_behind", "1 while an alias still answers with an earlier version", ("model", "alias"), **made
+        self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts", _VERSION)
+        self.completion_tokens = counter("completion_tokens", "Tokens of answers", _VERSION)
+        self.in_flight = gauge("in_flight", "Answers being given", _VERSION)
+        self.resident = gauge("resident", "1 while a version is loaded and certified", (*_VERSION, "engine"))
+        self.serving = gauge("alias_version", "The version that answers under an alias", ("model", "alias"))
+        self.behind = gauge(
+            "alias_behind", "1 while an alias still answers with an earlier version", ("model", "alias")
         )
-        self.swaps = Gauge("swaps", "Aliases that moved since the start", **made)
-        self.failed_swaps = Gauge("failed_swaps", "Moves that failed since the start", **made)
-        self.registry_up = Gauge("registry_up", "1 while the registry answers", **made)
-        self.engine_up = Gauge("engine_up", "1 while an engine is ready", ("engine", "base"), **made)
-        self.restarts = Gauge("engine_restarts", "Starts of an engine after its first", ("engine", "base"), **made)
+        self.swaps = gauge("swaps", "Aliases that moved since the start")
+        self.failed_swaps = gauge("failed_swaps", "Moves that failed since the start")
+        self.registry_up = gauge("registry_up", "1 while the registry answers")
+        self.engine_up = gauge("engine_up", "1 while an engine is ready", ("engine", "base"))
+        self.restarts = gauge("engine_restarts", "Starts of an engine after its first", ("engine", "base"))
 
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -66,7 +66,9 @@ class AdapterStore:
         held = self._open(digest)
         if held is None and self._folder(digest).is_dir():
             with self._alone():
-                held = self._open(digest) or self._drop(digest)
+                held = self._open(digest)
+                if held is None:
+                    self._drop(digest)
         return held
 
     def add(self, source: Path, digest: str) -> HeldAdapter:

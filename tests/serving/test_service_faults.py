@@ -163,7 +163,7 @@ def test_a_port_that_is_taken_is_told(tmp_path, registry):
         ]
         own = {**os.environ, "MLFLOW_TRACKING_URI": registry.uri}
         done = subprocess.run(
-            [*command, "--store", str(tmp_path / "s")], env=own, capture_output=True, text=True, timeout=90
+            [*command, "--store", str(tmp_path / "s")], env=own, capture_output=True, text=True, timeout=90, check=False
         )
     assert done.returncode == 2
     assert "cannot be listened on; fix: --port" in done.stderr
@@ -225,7 +225,7 @@ def test_a_store_that_is_full(tmp_path, registry):
         registry.client.set_registered_model_alias("bot", "challenger", number)
         service.wait_for("degraded")
         fault = wait_until(
-            lambda: [a["fault"] for a in service.get("/readyz")[1]["aliases"] if a["alias"] == "challenger"][0]
+            lambda: next(a["fault"] for a in service.get("/readyz")[1]["aliases"] if a["alias"] == "challenger")
         )
         assert "may hold" in fault
         assert ask(service, "bot@challenger").headers["x-finetune-version"] == "1"
