@@ -6,6 +6,7 @@ its digest), and the metrics are linked to the model as well as to this run.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mlflow_finetune_plugin.auto import Reasons
@@ -21,6 +22,7 @@ from mlflow_finetune_plugin.plan import data_files, settle_eval
 from mlflow_finetune_plugin.records import record_evaluation, record_proof, summary
 from mlflow_finetune_plugin.registry import find_model
 from mlflow_finetune_plugin.report import Report
+from mlflow_finetune_plugin.trained_rows import told_of_trained_rows
 
 SEED = 0
 """Of the row sample and of the bootstrap: the same rows give the same intervals."""
@@ -37,6 +39,9 @@ def run(config: EvaluationConfig, place: Place, report: Report) -> dict[str, Any
     loaded = with_patience(lambda: load_logged(found.uri, config.base_model), report)
     renderer = ChatRenderer(loaded.tokenizer, None)
     data = prepare(_request(config, loaded.card), renderer, place.folder)
+    seen = place.folder / "trained"
+    told = told_of_trained_rows(data.report, data.eval_rows, MlflowClient(), found.model_id, seen, report)
+    data = replace(data, report=told)
     reasons: Reasons = {}
     settings = settle_eval(config.eval, data.eval_rows, [file.layout for file in data.report.files], reasons)
     config = config.model_copy(update={"model": found.uri, "eval": settings})
@@ -54,8 +59,9 @@ def run(config: EvaluationConfig, place: Place, report: Report) -> dict[str, Any
         seed=SEED,
         on_progress=lambda side, done, total: report.progress(done, total, f"answers of the {side}", stage="proof"),
     )
-    record_proof(proof, found.model_id, 0, place.folder, report)
-    return {"model_uri": found.uri, "model_id": found.model_id, "summary": summary(proof, found.uri)}
+    kind = "given"  # the recipe's word for them is held-out; whether they were is in the data report
+    record_proof(proof, found.model_id, 0, place.folder, report, rows=kind)
+    return {"model_uri": found.uri, "model_id": found.model_id, "summary": summary(proof, found.uri, rows=kind)}
 
 
 def _request(config: EvaluationConfig, card: dict[str, Any]) -> DataRequest:

@@ -25,6 +25,7 @@ _SHORTHANDS: dict[str, KeyPath] = {
     "eval_data": ("data", "eval"),
     "register": ("register", "name"),
 }
+_MAPPINGS: tuple[KeyPath, ...] = (("data", "columns"),)
 _TOP_LEVEL = ("adaptation", "objective", "resume", "model")
 """Keys of ``-P`` that belong to no section."""
 
@@ -91,9 +92,12 @@ def apply_overrides(
             continue
         if _is_text(place, sections) and isinstance(value, (bool, int, float)):  # a revision 7e12, a model called 2024
             value = overrides[name]
+        if len(place) == 3:
+            before = section.get(str(place[1]))
+            value = {**(before if isinstance(before, dict) else {}), str(place[2]): value}
         values[str(place[0])] = {
             **section,
-            str(place[1]): _caller_paths(place, value, where.folders.get(name, where.caller)),
+            str(place[1]): _caller_paths(place[:2], value, where.folders.get(name, where.caller)),
         }
         origin.override(place, name)
 
@@ -116,7 +120,10 @@ def leaves_of(sections: Mapping[str, type[Section]], option_fields: Mapping[str,
 def _place(
     path: KeyPath, name: str, value: Any, leaves: Mapping[str, list[KeyPath]], problems: list[str]
 ) -> KeyPath | None:
-    if len(path) == 2 and path in [place for places in leaves.values() for place in places]:
+    known = [place for places in leaves.values() for place in places]
+    if len(path) == 2 and path in known:
+        return path
+    if path[:-1] in _MAPPINGS and path[:-1] in known:  # one part of a leaf that is a mapping
         return path
     if len(path) == 1 and len(leaves.get(str(path[0]), [])) == 1:
         return leaves[str(path[0])][0]

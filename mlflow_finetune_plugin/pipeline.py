@@ -33,6 +33,7 @@ from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
 from mlflow_finetune_plugin.data.report import UnusableDataError
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.forecasting.forecast import foresee, refuse_what_does_not_fit
+from mlflow_finetune_plugin.forecasting.micro_batch_shapes import steps_of
 from mlflow_finetune_plugin.patience import with_patience
 from mlflow_finetune_plugin.plan import Plan, data_request, make_plan, mix_tasks, settle_on
 from mlflow_finetune_plugin.records import (
@@ -54,12 +55,14 @@ from mlflow_finetune_plugin.registry import CHALLENGER, register_adapter
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.resumption import (
     FOLDER,
+    check_not_past,
     check_same,
     find_checkpoint,
     fingerprint,
     record_drift,
     uploads,
 )
+from mlflow_finetune_plugin.trained_rows import record_trained_rows
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.peak_memory import PeakMemory
 from mlflow_finetune_plugin.training.processes import joined
@@ -98,6 +101,7 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     if config.resume is not None:
         record_drift(plan_params(plan), place.tracking_uri, place.run_id, place.folder, report)
     record_plan(plan, data, place.folder, report)
+    record_trained_rows(data.trained_rows, plan.config.training.seed, place.folder, report)
     record_forecast(forecast, why_not, place.folder, report)
     record_mixture(mixture, plan.config.data.mixing, place.folder, report)
     refuse_what_does_not_fit(forecast)
@@ -142,6 +146,7 @@ def checkpoints(
         checkpoint = find_checkpoint(place.run_id, place.tracking_uri, place.folder, report)
         if checkpoint is not None:
             check_same(checkpoint, now())
+            check_not_past(checkpoint, steps_of(plan.config.training, len(data.train), plan.processes))
     training = plan.config.training
     if training.save_steps is None:
         return None, checkpoint

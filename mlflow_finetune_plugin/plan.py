@@ -128,7 +128,14 @@ def data_request(plan: Plan) -> DataRequest:
 def data_files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:
     """The config's files in the words of the data room; a task is named by its file where nothing else is said."""
     return tuple(
-        DataFile(Path(file.path), file.task or Path(file.path).name.split(".")[0], file.weight, file.instruction)
+        DataFile(
+            Path(file.path),
+            file.task or Path(file.path).name.split(".")[0],
+            file.weight,
+            file.instruction,
+            file.layout,
+            file.columns,
+        )
         for file in files
     )
 

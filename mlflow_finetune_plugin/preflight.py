@@ -14,7 +14,7 @@ from mlflow_finetune_plugin.data.locations import check_location, is_remote
 from mlflow_finetune_plugin.data.sources import peek
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError
 from mlflow_finetune_plugin.faults import shown
-from mlflow_finetune_plugin.settings import DataSettings, EvalSettings
+from mlflow_finetune_plugin.settings import DataFileSettings, DataSettings, EvalSettings
 
 _TRAIN_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "evaluate")
 _HEAD_BYTES = 65536
@@ -27,7 +27,7 @@ def check_before_spend(config: RunConfig) -> None:
     _check_packages("training", *needed)
     problems: list[str] = []
     _check_base(config, problems)
-    _check_data(config.data, problems)
+    _check_data(config.data, [*config.data.train, *_held_out(config.data)], problems)
     _check_eval(config.eval, problems)
     if problems:
         raise ConfigError(problems)
@@ -37,7 +37,7 @@ def check_evaluation_before_spend(config: EvaluationConfig) -> None:
     """As ``check_before_spend``."""
     _check_packages("evaluating", *_TRAIN_PACKAGES)
     problems: list[str] = []
-    _check_data(config.data, problems)
+    _check_data(config.data, _held_out(config.data), problems)
     _check_eval(config.eval, problems)
     if problems:
         raise ConfigError(problems)
@@ -61,13 +61,15 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def _check_data(data: DataSettings, problems: list[str]) -> None:
-    for path in _data_paths(data):
+def _check_data(data: DataSettings, files: list[DataFileSettings], problems: list[str]) -> None:
+    for file in files:
+        path = Path(file.path)
+        columns = data.columns if file.columns is None else file.columns
         try:
             check_location(str(path))
             if not is_remote(str(path)):  # what lies elsewhere is read by the worker, which fetches it
                 rows = [row for _, row in peek(path)]
-                check_learnable(detect_layout(rows, data.columns or None, data.layout))
+                check_learnable(detect_layout(rows, columns or None, file.layout or data.layout))
         except FinetuneError as error:
             problems.append(_with_path(str(error), path))
     if data.chat_template is not None and (fault := _text_file_fault(data.chat_template)):
@@ -124,9 +126,8 @@ def _text_file_fault(name: str) -> str | None:
     return None if head.strip() else "is empty; fix: check what wrote it"
 
 
-def _data_paths(data: DataSettings) -> list[Path]:
-    held_out = data.eval if isinstance(data.eval, list) else []
-    return [Path(file.path) for file in [*(data.train or []), *held_out]]
+def _held_out(data: DataSettings) -> list[DataFileSettings]:
+    return data.eval if isinstance(data.eval, list) else []
 
 
 def _with_path(message: str, path: Path) -> str:

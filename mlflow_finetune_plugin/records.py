@@ -28,6 +28,7 @@ from mlflow_finetune_plugin.types import EvalReport, Interval, MetricResult
 from mlflow_finetune_plugin.weights_digest import folder_digest
 
 _TABLE = "proof/rows.json"
+HELD_OUT = "held-out"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
     report.stage(
         "plan",
         f"{plan.config.adaptation} x {plan.config.objective} on {plan.base.name} ({plan.facts.parameters / 1e6:,.1f}M parameters, {plan.base.precision}, {device().type}); "
-        f"learning rate {training.learning_rate:g}, batch {training.per_device_train_batch_size} x {training.gradient_accumulation_steps}{shared}; served by {plan.serving}",
+        f"learning rate {training.learning_rate:g}, batch {training.per_device_train_batch_size} x {training.gradient_accumulation_steps}{shared}; to be served by {plan.serving}",
     )
     summary_line = data.report.summary()
     report.stage("data", summary_line.removeprefix("data").strip())
@@ -186,8 +187,10 @@ def record_model(logged: LoggedAdapter, error: float, step: int, report: Report)
     report.metrics({"reload/max_nats": error}, step=step, model_id=logged.model_id)
 
 
-def record_proof(proof: EvalReport, model_id: str | None, step: int, folder: Path, report: Report) -> None:
-    """Metrics on the run and on the logged model, the rows as a table, the gains as a picture."""
+def record_proof(
+    proof: EvalReport, model_id: str | None, step: int, folder: Path, report: Report, *, rows: str = HELD_OUT
+) -> None:
+    """Metrics on the run and on the logged model, the rows as a table, the gains as a picture; ``rows``: what they are."""
     report.metrics(proof_metrics(proof), step=step, model_id=model_id)
     columns = list(proof.rows[0])
     table = {"columns": columns, "data": [[row[column] for column in columns] for row in proof.rows]}
@@ -202,7 +205,7 @@ def record_proof(proof: EvalReport, model_id: str | None, step: int, folder: Pat
         figure = plot_tasks({task: results[0] for task, results in proof.tasks.items()}, "adapter against base")
         figure.savefig(folder / "tasks.png", dpi=120)
         report.artifact(folder / "tasks.png", "plots")
-    for line in proof_lines(proof):
+    for line in proof_lines(proof, rows=rows):
         report.stage("proof", line)
 
 
@@ -275,10 +278,10 @@ def _metric_part(task: str) -> str:
     return re.sub(r"[^\w\-. ]", "_", task, flags=re.ASCII).strip(". ") or "_"
 
 
-def proof_lines(proof: EvalReport) -> list[str]:
+def proof_lines(proof: EvalReport, *, rows: str = HELD_OUT) -> list[str]:
     """One line a metric, as shown in the terminal and in the version's description."""
-    lines = [_metric_line(metric) for metric in proof.metrics]
-    lines += [f"{task}: {_metric_line(results[0])}" for task, results in proof.tasks.items()]
+    lines = [_metric_line(metric, rows) for metric in proof.metrics]
+    lines += [f"{task}: {_metric_line(results[0], rows)}" for task, results in proof.tasks.items()]
     if proof.forgetting is not None:
         lines.append(
             f"forgetting {proof.forgetting.value:+.3f} nats per token ({proof.forgetting.low:+.3f}..{proof.forgetting.high:+.3f})"
@@ -286,17 +289,17 @@ def proof_lines(proof: EvalReport) -> list[str]:
     return lines
 
 
-def _metric_line(metric: MetricResult) -> str:
+def _metric_line(metric: MetricResult, rows: str) -> str:
     gain = metric.gain
     return (
-        f"{metric.name} {metric.base:.3g} -> {metric.adapter:.3g} on {metric.rows} held-out rows "
+        f"{metric.name} {metric.base:.3g} -> {metric.adapter:.3g} on {metric.rows} {rows} rows "
         f"(95 % CI of the gain {gain.low:+.3g}..{gain.high:+.3g})"
     )
 
 
-def summary(proof: EvalReport, uri: str) -> str:
+def summary(proof: EvalReport, uri: str, *, rows: str = HELD_OUT) -> str:
     """The run in one line."""
-    return f"{_metric_line(proof.metrics[0])}; {uri}"
+    return f"{_metric_line(proof.metrics[0], rows)}; {uri}"
 
 
 def version_description(plan: Plan, proof: EvalReport) -> str:

@@ -54,15 +54,36 @@ def fingerprint(plan: Plan, data: PreparedData, base_digest: str) -> dict[str, A
 
 def check_same(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
     """Raises ConfigError naming all that is no longer as it was."""
-    changed = [name for name, value in now.items() if checkpoint.fingerprint.get(name) != value]
+    before = checkpoint.fingerprint
+    changed = [
+        leaf for name in now if before.get(name) != now[name] for leaf in _leaves(name, before.get(name), now[name])
+    ]
     if changed:
         raise ConfigError(
             [
-                f"-P resume: {name} was {_short(checkpoint.fingerprint.get(name))} and is {_short(now[name])}; "
-                "fix: the same as before, or a new run"
-                for name in changed
+                f"-P resume: {name} was {_short(was)} and is {_short(is_now)}; fix: the same as before, or a new run"
+                for name, was, is_now in changed
             ]
         )
+
+
+def check_not_past(checkpoint: Checkpoint, steps: int) -> None:
+    """Raises ConfigError when the checkpoint is past the end of the training that is asked for now."""
+    if checkpoint.step > steps:
+        raise ConfigError(
+            [
+                f"-P resume: the run's checkpoint is after step {checkpoint.step:,}, and this asks for {steps:,} steps in all; "
+                "fix: more of training.num_train_epochs or max_steps, or a new run"
+            ]
+        )
+
+
+def _leaves(name: str, was: Any, is_now: Any) -> list[tuple[str, Any, Any]]:
+    """What differs within a section, or the whole where it is none."""
+    if not (isinstance(was, Mapping) and isinstance(is_now, Mapping)):
+        return [(name, was, is_now)]
+    both = {**was, **is_now}
+    return [(f"{name}.{key}", was.get(key), is_now.get(key)) for key in both if was.get(key) != is_now.get(key)]
 
 
 def find_checkpoint(run_id: str, tracking_uri: str, folder: Path, report: Report) -> Checkpoint | None:

@@ -54,6 +54,9 @@ class BaseModelSettings(Section):
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the model.")
 
 
+Layout = Literal["auto", "prompt_completion", "messages", "sharegpt", "alpaca", "label", "instances", "text"]
+
+
 class DataFileSettings(Section):
     """One data file of a mixture."""
 
@@ -68,6 +71,8 @@ class DataFileSettings(Section):
         min_length=1,
         description="Written before the first user turn of each row, where the rows alone do not say what is asked.",
     )
+    layout: Layout | None = Field(None, description="How its rows are laid out; default: data.layout.")
+    columns: dict[str, str] | None = Field(None, description="Role -> column in this file; default: data.columns.")
 
 
 def _as_files(value: Any) -> Any:
@@ -95,9 +100,7 @@ class DataSettings(Section):
         Annotated[list[DataFileSettings], Field(min_length=1)] | Annotated[float, Field(gt=0, lt=1)] | None,
         BeforeValidator(_as_files_or_fraction),
     ] = Field(None, description="Held-out files, or a fraction of train; default: 10 % of train, at most 500 rows.")
-    layout: Literal["auto", "prompt_completion", "messages", "sharegpt", "alpaca", "label", "instances", "text"] = (
-        Field("auto", description="How rows are laid out; auto recognises it and shows the guess.")
-    )
+    layout: Layout = Field("auto", description="How rows are laid out; auto recognises it and shows the guess.")
     columns: dict[str, str] = Field(
         default_factory=dict, description="Role -> column, e.g. {prompt: text, completion: intent}."
     )

@@ -55,6 +55,13 @@ def test_override_beats_the_file_and_keeps_its_neighbours(tmp_path):
     assert (config.base_model.name, config.base_model.dtype) == ("other", "float32")
 
 
+def test_one_column_can_be_named_without_the_others(tmp_path):
+    project = recipe(tmp_path, "data: {train: a.csv, columns: {prompt: question, system: rules}}\n")
+    config = load(project, {"data.columns.prompt": "body", "data.columns.completion": "reply"})
+    assert config.data.columns == {"prompt": "body", "system": "rules", "completion": "reply"}
+    assert "data.columns" in problems(project, {"data.columns.prompt.x": "body"})[0]
+
+
 def test_override_values_are_yaml(tmp_path):
     config = load(tmp_path, {"data": "[a.jsonl, {path: b.jsonl, task: two, weight: 2.0}]", "forgetting": "false"})
     assert [(file.task, file.weight) for file in config.data.train] == [(None, 1.0), ("two", 2.0)]

@@ -37,7 +37,7 @@ def first(tmp_path_factory, empty_store) -> Ran:
 def test_the_story_is_told_in_order(first):
     assert list(dict.fromkeys(first.stages())) == ["plan", "data", "train", "proof", "model"]
     lines = {event["name"]: event["text"] for event in first.events("stage")}
-    assert lines["data"].startswith("36 kept, 0 skipped")  # 24 to train on and 12 held out
+    assert lines["data"].startswith("36 kept (24 to train on, 12 to evaluate on), 0 skipped")
     assert lines["train"].startswith("6 steps in ")
     assert lines["model"] == "models:/bot/1, alias challenger"
     assert first.result["summary"].endswith("models:/bot/1")

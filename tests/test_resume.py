@@ -152,7 +152,10 @@ def test_cancelled_run_goes_on_elsewhere_from_its_artifacts(trainee):
     elsewhere = {"MLFLOW_FINETUNE_HOME": str(trainee.path / "another-host")}
     refused = trainee.mlflow_run(*arguments(resume=run.info.run_id, max_steps=step + 2, rank=8), **elsewhere)
     assert refused.returncode == 1
-    assert "-P resume: options was" in refused.stdout
+    assert "-P resume: options.rank was 4 and is 8; fix: the same as before" in refused.stdout
+    past = trainee.mlflow_run(*arguments(resume=run.info.run_id, max_steps=step - 1), **elsewhere)
+    assert past.returncode == 1
+    assert f"is after step {step}, and this asks for {step - 1} steps in all" in past.stdout
     result = trainee.mlflow_run(*arguments(resume=run.info.run_id, max_steps=step + 2), **elsewhere)
     assert result.returncode == 0, result.stdout
     assert f"resumed after step {step}, from the artifacts of the run" in result.stdout

@@ -73,7 +73,10 @@ class DataRequest:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """``train`` and ``eval_dataset`` hold input_ids, labels (-100 where no loss) and task; not to be prepared again."""
+    """``train`` and ``eval_dataset`` hold input_ids, labels (-100 where no loss) and task; not to be prepared again.
+
+    ``trained_rows``: the distinct hashes of train's conversations by ``hash_row`` and the request's seed, uint64, sorted.
+    """
 
     train: datasets.Dataset
     eval_rows: list[EvalRow]
@@ -81,6 +84,7 @@ class PreparedData:
     report: DataReport
     digest: str
     eval_digest: str
+    trained_rows: np.ndarray
 
 
 def prepare(
@@ -285,6 +289,7 @@ class _Preparation:
         return ("; ".join(said) or "the weights leave none") + "; fix: correct the rows, data.columns or data.layout"
 
     def result(self) -> PreparedData:
+        trained_rows = np.unique(self.train.index.records()["row"])
         report, fault = self._report(), self._fault()
         if fault is not None:
             self.train.path.unlink()
@@ -297,6 +302,7 @@ class _Preparation:
             report=report,
             digest=report.digest,
             eval_digest=report.eval_digest,
+            trained_rows=trained_rows,
         )
 
     def _report(self) -> DataReport:

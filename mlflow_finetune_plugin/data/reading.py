@@ -32,13 +32,15 @@ class DataFile:
     """A file and the task its rows belong to; ``weight`` 2 uses each row twice, 0.5 a seeded half of the rows.
 
     ``path`` may also name a data set of the hub or an MLflow artifact (locations.py). ``instruction`` is written before the
-    first user turn of each row, with a blank line between, as alpaca's is.
+    first user turn of each row, with a blank line between, as alpaca's is. ``layout`` and ``columns``: None takes the request's.
     """
 
     path: Path
     task: str
     weight: float = 1.0
     instruction: str | None = None
+    layout: str | None = None
+    columns: Mapping[str, str] | None = None
 
     @property
     def shown(self) -> str:
@@ -137,7 +139,8 @@ class Reader:
 
     def _layout_of(self, file: DataFile, local: Path) -> Layout:
         try:
-            layout = detect_layout((row for _, row in peek(local)), self._columns, self._layout)
+            columns = self._columns if file.columns is None else file.columns
+            layout = detect_layout((row for _, row in peek(local)), columns, file.layout or self._layout)
             check_learnable(layout)
             if file.instruction is not None and layout.name == TEXT:
                 raise DataError("plain text has no turn to write an instruction before; fix: leave it out of data")

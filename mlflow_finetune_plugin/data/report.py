@@ -150,6 +150,10 @@ class DataReport:
             "summary": self.summary(),
         }
 
+    def _sides(self) -> str:
+        """How many of the rows kept are learnt and how many are held out."""
+        return f"{self.train_rows:,} to train on, {self.eval_rows:,} to evaluate on"
+
     def summary(self) -> str:
         """One line for the console."""
         reasons: Counter[str] = Counter()
@@ -160,7 +164,7 @@ class DataReport:
         tokens = self.train.tokens + self.eval.tokens
         share = round(100 * (self.train.loss_tokens + self.eval.loss_tokens) / tokens) if tokens else 0
         return (
-            f"data  {self.kept:,} kept, {self.skipped:,} skipped{f' ({why})' if why else ''}, "
+            f"data  {self.kept:,} kept ({self._sides()}), {self.skipped:,} skipped{f' ({why})' if why else ''}, "
             f"{_count(self.duplicates, 'duplicate')}, {self.over_length:,} over length; "
             f"{share} % of {tokens:,} tokens carry loss"
         )

@@ -8,11 +8,13 @@ do not move their rows.
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from mlflow_finetune_plugin.weights_digest import weight_files
 
@@ -25,27 +27,45 @@ _SMALL_NORM = 1 / 3
 _SAMPLE_ROWS = 1024
 
 
+@dataclass(frozen=True)
+class _Embedding:
+    """The output embedding as it lies in its file, mapped for reading alone: a mapping that may be written to, as
+    safetensors makes it, has to fit into memory even when it is never written.
+    """
+
+    name: str
+    weights: np.ndarray  # (tokens, hidden), as stored
+    is_bfloat16: bool
+
+    def __len__(self) -> int:
+        return int(self.weights.shape[0])
+
+    def rows(self, chosen: slice | np.ndarray) -> torch.Tensor:
+        """float32, (chosen, hidden)."""
+        found = np.asarray(self.weights[chosen])
+        if self.is_bfloat16:
+            found = (found.astype(np.uint32) << 16).view(np.float32)
+        return torch.from_numpy(found.astype(np.float32))
+
+
 def untrained_reason(folder: Path, token_id: int) -> str | None:
     """Why the base has hardly seen ``token_id``; None where nothing says so, or the folder holds no such weights."""
     found = _output_embedding(folder)
     if found is None:
         return None
-    path, name = found
-    with safe_open(path, "pt") as weights:
-        rows = weights.get_slice(name)
-        count = rows.get_shape()[0]
-        if token_id >= count:
-            return f"it has no row in {name} ({count:,} rows)"
-        row = rows[token_id : token_id + 1].float()[0]  # (hidden,)
-        norm = float(row.norm())
-        if not norm > 0:
-            return f"its row of {name} is all zeros"
-        same, norms = 0, []
-        for start in range(0, count, _BLOCK_ROWS):
-            block = rows[start : start + _BLOCK_ROWS].float()  # (rows, hidden)
-            lengths = block.norm(dim=1)
-            norms.append(lengths)
-            same += int(((block @ row) > _SAME_COSINE * norm * lengths).sum())
+    name, count = found.name, len(found)
+    if token_id >= count:
+        return f"it has no row in {name} ({count:,} rows)"
+    row = found.rows(slice(token_id, token_id + 1))[0]  # (hidden,)
+    norm = float(row.norm())
+    if not norm > 0:
+        return f"its row of {name} is all zeros"
+    same, norms = 0, []
+    for start in range(0, count, _BLOCK_ROWS):
+        block = found.rows(slice(start, start + _BLOCK_ROWS))  # (rows, hidden)
+        lengths = block.norm(dim=1)
+        norms.append(lengths)
+        same += int(((block @ row) > _SAME_COSINE * norm * lengths).sum())
     median = float(torch.cat(norms).median())
     if same - 1 >= _SAME_ROWS:
         return f"its row of {name} is the same as that of {same - 1:,} other tokens (cosine over {_SAME_COSINE})"
@@ -62,34 +82,47 @@ def untrained_tokens(folder: Path, token_ids: np.ndarray) -> np.ndarray:
     found = _output_embedding(folder)
     if found is None or not len(token_ids):
         return token_ids[:0]
-    path, name = found
-    with safe_open(path, "pt") as weights:
-        rows = weights.get_slice(name)
-        count = rows.get_shape()[0]
-        sample = np.unique(np.linspace(0, count - 1, min(count, _SAMPLE_ROWS)).astype(np.int64))
-        others = torch.cat([rows[int(i) : int(i) + 1] for i in sample]).float()  # (sample, hidden)
-        median = float(others.norm(dim=1).median())
-        others = torch.nn.functional.normalize(others, dim=1)
-        unseen = [token_ids[token_ids >= count]]
-        for start in range(0, count, _BLOCK_ROWS):
-            own = token_ids[(token_ids >= start) & (token_ids < min(count, start + _BLOCK_ROWS))]
-            if not len(own):
-                continue
-            block = rows[start : start + _BLOCK_ROWS][torch.from_numpy(own - start)].float()  # (own, hidden)
-            norms = block.norm(dim=1, keepdim=True)
-            alike = (block @ others.T > _SAME_COSINE * norms).sum(dim=1).numpy() - np.isin(own, sample)
-            unseen.append(own[(alike >= _SAME_ROWS) | (norms[:, 0] < _SMALL_NORM * median).numpy()])
+    count = len(found)
+    sample = np.unique(np.linspace(0, count - 1, min(count, _SAMPLE_ROWS)).astype(np.int64))
+    others = found.rows(sample)  # (sample, hidden)
+    median = float(others.norm(dim=1).median())
+    others = torch.nn.functional.normalize(others, dim=1)
+    unseen = [token_ids[token_ids >= count]]
+    for start in range(0, count, _BLOCK_ROWS):
+        own = token_ids[(token_ids >= start) & (token_ids < min(count, start + _BLOCK_ROWS))]
+        if not len(own):
+            continue
+        block = found.rows(own)  # (own, hidden)
+        norms = block.norm(dim=1, keepdim=True)
+        alike = (block @ others.T > _SAME_COSINE * norms).sum(dim=1).numpy() - np.isin(own, sample)
+        unseen.append(own[(alike >= _SAME_ROWS) | (norms[:, 0] < _SMALL_NORM * median).numpy()])
     return np.sort(np.concatenate(unseen))
 
 
-def _output_embedding(folder: Path) -> tuple[Path, str] | None:
-    """The file and name of the output embedding; the input embedding where both are one."""
-    names: dict[str, Path] = {}
+def _output_embedding(folder: Path) -> _Embedding | None:
+    """The output embedding; the input embedding where both are one; None where there is none, or its numbers are of another kind."""
+    entries: dict[str, tuple[Path, int, dict[str, Any]]] = {}
     for path in weight_files(folder):
-        with safe_open(path, "pt") as weights:
-            names.update(dict.fromkeys(weights.keys(), path))
+        start, header = _header(path)
+        entries.update({name: (path, start, entry) for name, entry in header.items() if name != "__metadata__"})
     for endings in (_OUTPUTS, _INPUTS):
-        for name, path in names.items():
+        for name, (path, start, entry) in entries.items():
             if name.endswith(endings):
-                return path, name
+                return _mapped(name, path, start, entry)
     return None
+
+
+def _mapped(name: str, path: Path, start: int, entry: dict[str, Any]) -> _Embedding | None:
+    kinds = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F64": "<f8"}
+    if entry["dtype"] not in kinds:
+        return None
+    offset = start + int(entry["data_offsets"][0])
+    weights = np.memmap(path, dtype=kinds[entry["dtype"]], mode="r", offset=offset, shape=tuple(entry["shape"]))
+    return _Embedding(name, weights, entry["dtype"] == "BF16")
+
+
+def _header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the numbers of a safetensors file start, and what it says of each tensor."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        return 8 + length, dict(json.loads(stream.read(length)))

@@ -26,9 +26,7 @@ class Metrics:
         self.first = histogram(
             "time_to_first_token_seconds", "Request to first bytes of the answer", _VERSION, buckets=_FIRST_S
         )
-        self.between = histogram(
-            "inter_token_seconds", "Between two events of a stream", _VERSION, buckets=_NEXT_S
-        )
+        self.between = histogram("inter_token_seconds", "Between two events of a stream", _VERSION, buckets=_NEXT_S)
         self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts", _VERSION)
         self.completion_tokens = counter("completion_tokens", "Tokens of answers", _VERSION)
         self.in_flight = gauge("in_flight", "Answers being given", _VERSION)

@@ -8,6 +8,7 @@ import pytest
 from mlflow_finetune_plugin.data import reading
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.split import hash_row
 from mlflow_finetune_plugin.errors import DataError
 
 
@@ -87,7 +88,7 @@ def test_report_counts_every_row_by_hand(tmp_path, renderer):
     ]
     assert (report.duplicates, report.contradictions, report.leaked_prompts, report.leaked_rows) == (1, 1, 2, 1)
     assert report.summary().startswith(
-        "data  8 kept, 3 skipped (2 empty completion, 1 null field), 1 duplicate, 0 over length; "
+        "data  8 kept (4 to train on, 4 to evaluate on), 3 skipped (2 empty completion, 1 null field), 1 duplicate, 0 over length; "
     )
     assert len(report.warnings) == 3
     assert str(tmp_path) not in json.dumps(report.to_json())
@@ -303,6 +304,31 @@ def test_answers_of_one_row_stay_on_one_side(tmp_path, renderer):
     assert (file.rows_read, file.conversations, file.kept) == (40, 120, 120)
     assert (len(prepared.eval_rows), len(prepared.train)) == (30, 90)
     assert (prepared.report.leaked_prompts, prepared.report.duplicates) == (0, 0)
+
+
+def test_each_file_may_have_columns_of_its_own(tmp_path, renderer):
+    csv = tmp_path / "tickets.csv"
+    csv.write_text("body,reply,id\n" + "".join(f"question {i},answer {i},{i}\n" for i in range(6)))
+    chat = jsonl(tmp_path / "chat.jsonl", pairs(5))
+    files = (DataFile(csv, "t", columns={"prompt": "body", "completion": "reply"}), DataFile(chat, "c"))
+    asked = dataclasses.replace(request(chat), train=files)
+    report = prepare(asked, renderer, tmp_path / "out").report
+    assert [(file.layout, file.kept) for file in report.files] == [
+        ("prompt_completion: body -> reply", 6),
+        ("prompt_completion: prompt -> completion", 5),
+    ]
+
+
+def test_trained_rows_are_known_by_their_hashes(tmp_path, renderer):
+    prepared = prepare(request(jsonl(tmp_path / "a.jsonl", pairs(20) + pairs(2))), renderer, tmp_path / "out")
+    held_out = {row.reference for row in prepared.eval_rows}
+    turns = [
+        ({"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]})
+        for row in pairs(20)
+    ]
+    expected = {hash_row(both, 0) for both in turns if both[1]["content"] not in held_out}
+    assert set(prepared.trained_rows.tolist()) == expected
+    assert len(prepared.trained_rows) == len(expected)
 
 
 def test_preference_pairs_are_refused_by_name(tmp_path, renderer):

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,22 @@ def test_row_that_others_share_was_not(tmp_path, rows, dtype):
     folder = saved(tmp_path, rows.to(dtype))
     assert "is the same as that of 3 other tokens" in untrained_reason(folder, 7)
     assert untrained_reason(folder, 10) is None
+
+
+def test_file_larger_than_memory_is_looked_at(tmp_path, rows):
+    """A sparse file of 4 TB: what is mapped for reading alone takes no memory, whatever the file's size."""
+    rows[[7, 8, 9]] = rows[7].clone()
+    start = 4 * 2**40
+    entries = {"a.weight": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, start]}}
+    entries["lm_head.weight"] = {"dtype": "F32", "shape": [400, 32], "data_offsets": [start, start + rows.numel() * 4]}
+    header = json.dumps(entries).encode()
+    path = tmp_path / "model.safetensors"
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.seek(start, 1)
+        file.write(rows.numpy().tobytes())
+    assert "is the same as that of 2 other tokens" in untrained_reason(tmp_path, 7)
+    assert untrained_tokens(tmp_path, np.array([6, 7, 8])).tolist() == [7, 8]
 
 
 def test_row_that_never_grew_or_is_missing_was_not(tmp_path, rows):
