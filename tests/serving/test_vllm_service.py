@@ -1,0 +1,139 @@
+"""The same service on a real vLLM: answers, swaps, certificates under load, a rank too high, an engine that is killed."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import time
+
+import httpx
+import psutil
+import pytest
+from served_models import QUESTIONS
+from serving_process import serving
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+pytest.importorskip("vllm", reason="vLLM is not installed")
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory, registry):
+    folder = tmp_path_factory.mktemp("vllm")
+    with serving(folder, registry.uri, "bot", "--engine", "vllm", "--poll", "0.2", "--max-cpu-loras", "4") as started:
+        yield started
+
+
+def body(model, **more):
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": QUESTIONS[0]}],
+        "temperature": 0,
+        "max_tokens": 8,
+        **more,
+    }
+
+
+def ask(service, model, **more):
+    return httpx.post(service.url + CHAT, json=body(model, **more), timeout=60)
+
+
+def wait_until(found, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return result
+
+
+def test_vllm_says_what_mlflow_loads(service, registry):
+    import mlflow
+
+    loaded = mlflow.pyfunc.load_model("models:/bot/2")
+    expected = list(loaded.predict(list(QUESTIONS), params={"max_new_tokens": 8}))
+    answers = [
+        httpx.post(
+            service.url + CHAT, json={**body("bot/2"), "messages": [{"role": "user", "content": question}]}, timeout=60
+        )
+        for question in QUESTIONS
+    ]
+    assert [answer.json()["choices"][0]["message"]["content"].strip() for answer in answers] == expected
+    assert {answer.headers["x-finetune-version"] for answer in answers} == {"2"}
+    texts = {ask(service, name).json()["choices"][0]["message"]["content"] for name in ("base", "bot/1", "bot/2")}
+    assert len(texts) == 3
+    certificate = registry.client.get_model_version("bot", "1").tags["finetune.certificate.vllm"]
+    assert certificate.startswith("passed (vllm, ")
+
+
+def test_new_versions_are_certified_while_others_answer(service, registry):
+    """More versions than vLLM keeps in memory, each certified beside requests that go on: none of them fails."""
+    registry.client.set_registered_model_alias("bot", "moving", "1")
+    wait_until(lambda: ask(service, "bot@moving").status_code == 200)
+    stop, faults, seen = [], [], set()
+
+    def load(number):
+        while not stop:
+            answer = ask(service, "bot@moving", stream=number % 2 == 0)
+            if answer.status_code != 200 or (number % 2 == 0 and "[DONE]" not in answer.text):
+                faults.append(answer.text)
+            seen.add(answer.headers.get("x-finetune-version"))
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        running = [threads.submit(load, number) for number in range(4)]
+        try:
+            versions = [registry.make("bot", seed=50 + n) for n in range(6)]
+            for version in versions:
+                registry.client.set_registered_model_alias("bot", "moving", version)
+                wait_until(
+                    lambda version=version: ask(service, "bot@moving").headers.get("x-finetune-version") == version
+                )
+        finally:
+            stop.append(True)
+        for one in running:
+            one.result()
+    registry.client.set_registered_model_alias("bot", "challenger", "2")
+    registry.client.delete_registered_model_alias("bot", "moving")
+    assert not faults
+    assert set(versions) <= seen
+
+
+def test_a_rank_above_the_limit_is_told(service, registry):
+    version = registry.make("bot", seed=60, r=64)
+    try:
+        fault = wait_until(lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}["challenger"])
+        assert "rank 64 is above the 16 that its engine was started for; fix: --max-rank 64" in fault
+        assert ask(service, "bot@challenger").headers["x-finetune-version"] == "2"
+        assert ask(service, f"bot/{version}").status_code == 404
+    finally:
+        registry.client.set_registered_model_alias("bot", "challenger", "2")
+
+
+def test_a_method_that_vllm_refuses_is_told(service, registry):
+    registry.make("bot", seed=61, kind="ia3", serving="convertible")
+    try:
+        fault = wait_until(lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}["challenger"])
+        assert "engine vllm cannot serve it" in fault
+    finally:
+        registry.client.set_registered_model_alias("bot", "challenger", "2")
+    service.wait_for("ready")
+
+
+def test_a_killed_vllm_comes_back_and_leaves_no_process(service):
+    family = psutil.Process(service.process.pid).children(recursive=True)
+    (engine,) = [p for p in psutil.Process(service.process.pid).children() if "api_server" in " ".join(p.cmdline())]
+    request = body("bot@champion", stream=True, max_tokens=200, ignore_eos=True)
+    with httpx.stream("POST", service.url + CHAT, json=request, timeout=60) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        engine.kill()
+        rest = [line for line in lines if line]
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "engine_lost"
+    service.wait_for("ready")
+    assert ask(service, "bot@champion").headers["x-finetune-version"] == "1"
+    _, alive = psutil.wait_procs([p for p in family if p.pid != service.process.pid], timeout=20)
+    assert not alive
+    family = psutil.Process(service.process.pid).children(recursive=True)
+    assert service.end() == 0
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
