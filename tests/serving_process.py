@@ -72,7 +72,8 @@ def start_serving(folder: Path, tracking_uri: str, *arguments: str, **environmen
     store = folder / "store"
     command = [sys.executable, "-m", "mlflow_finetune_plugin.cli", "serve", *arguments]
     command += ["--port", str(port)] + ([] if "--store" in arguments else ["--store", str(store)])
-    own = {"MLFLOW_TRACKING_URI": tracking_uri, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    own = {"MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_REGISTRY_URI": tracking_uri}
+    own |= {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, stdout=out, stderr=out, cwd=folder, env={**os.environ, **own, **environment}

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import httpx
+import mlflow
 import psutil
 import pytest
 from served_models import QUESTIONS, VersionMaker
@@ -93,12 +94,15 @@ def test_an_engine_that_is_never_ready_is_told(tmp_path, registry):
 
 def test_a_registry_that_is_away_at_the_start_and_later(tmp_path, server):
     """What was good stays; a start without the registry serves what was good before; it follows again when it is back."""
+    before = mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         maker = VersionMaker(server.uri)
         for seed in (1, 2):
             maker.make("bot", seed=seed)
         maker.client.set_registered_model_alias("bot", "champion", "1")
+    mlflow.set_tracking_uri(before)
+    mlflow.set_registry_uri(before)
     server.stop()
     service = start_serving(tmp_path, server.uri, "bot", *ENGINE, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     try:
