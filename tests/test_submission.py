@@ -112,7 +112,10 @@ def test_unknown_entry_point_or_backend_config_is_refused(refused, more, parts):
         ({"learning_rate": ".inf"}, ["training.learning_rate = inf", "expected number above 0"]),
         ({"learning_rate": "1e999"}, ["training.learning_rate = inf", "expected number above 0"]),
         ({"seed": str(2**32)}, ["training.seed = 4294967296", "below 4294967296"]),
-        ({"data": "[train.jsonl, 3]"}, ["data.train.1 = 3", "expected a path or {path, task, weight, instruction, layout, columns}"]),
+        (
+            {"data": "[train.jsonl, 3]"},
+            ["data.train.1 = 3", "expected a path or {path, task, weight, instruction, layout, columns}"],
+        ),
         ({"register": "base"}, ["register.name = 'base'", "reserved"]),
         ({"max_length": "100000"}, ["training.max_length = 100000", "positions", "fix: at most"]),
         ({"base_model": "embedded", "revision": "main"}, ["base_model.revision = 'main'", "has no revisions"]),

@@ -1,6 +1,7 @@
 """Names that somebody's vLLM is asked for: found in the registry, or refused, without vLLM itself."""
 
 import os
+import subprocess
 import sys
 import time
 
@@ -58,10 +59,10 @@ def test_ten_thousand_names_leave_no_trace(finder, monkeypatch):
     assert not finder._unknown
 
 
-def test_nothing_is_registered_unless_models_are_named(monkeypatch):
-    monkeypatch.delenv("FINETUNE_RESOLVER_MODELS", raising=False)
-    vllm_resolver.register()
-    assert "vllm" not in sys.modules
+def test_nothing_is_loaded_unless_models_are_named():
+    code = "import sys; from mlflow_finetune_plugin.serving import vllm_resolver as r; r.register(); assert 'vllm' not in sys.modules"
+    own = {name: value for name, value in os.environ.items() if name != "FINETUNE_RESOLVER_MODELS"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=own)
 
 
 @pytest.mark.vllm
@@ -70,7 +71,6 @@ def test_anyones_vllm_loads_a_version_on_first_use(tmp_path, registry):
     """The real server, its real plugin loading, a name that it has never seen."""
     pytest.importorskip("vllm", reason="vLLM is not installed")
     import json
-    import subprocess
     import urllib.error
     import urllib.request
 

@@ -107,6 +107,7 @@ def test_a_rank_above_the_limit_is_told(service, registry):
         assert ask(service, f"bot/{version}").status_code == 404
     finally:
         registry.client.set_registered_model_alias("bot", "challenger", "2")
+    service.wait_for("ready")
 
 
 def test_a_method_that_vllm_refuses_is_told(service, registry):
@@ -129,6 +130,7 @@ def test_a_killed_vllm_comes_back_and_leaves_no_process(service):
         engine.kill()
         rest = [line for line in lines if line]
     assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "engine_lost"
+    wait_until(lambda: ask(service, "bot@champion").status_code in (502, 503))
     service.wait_for("ready")
     assert ask(service, "bot@champion").headers["x-finetune-version"] == "1"
     _, alive = psutil.wait_procs([p for p in family if p.pid != service.process.pid], timeout=20)
