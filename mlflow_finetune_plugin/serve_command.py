@@ -29,6 +29,9 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
         "--base-model", type=Path, action="append", default=[], metavar="DIR", help="where a base is now"
     )
     parser.add_argument("--max-body", type=int, default=1_000_000, metavar="BYTES", help="of a request (default: 1 MB)")
+    parser.add_argument(
+        "--max-loaded", type=int, default=64, help="versions in engines, unless more are meant by aliases"
+    )
     parser.add_argument("--max-loras", type=int, default=4, help="adapters in one batch of vLLM (default: 4)")
     parser.add_argument(
         "--max-cpu-loras", type=int, default=16, help="adapters that vLLM keeps in memory (default: 16)"
@@ -76,6 +79,7 @@ def serve(namespace: argparse.Namespace) -> int:
         base_models=tuple(path.resolve() for path in namespace.base_model),
         max_store=namespace.max_store,
         max_body=namespace.max_body,
+        max_loaded=namespace.max_loaded,
         webhook_secret=os.environ.get("FINETUNE_WEBHOOK_SECRET") or None,
         limits=limits,
     )

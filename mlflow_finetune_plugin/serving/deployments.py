@@ -42,6 +42,7 @@ _OPTIONS = {
     "max_store": "bytes of all adapters",
     "base_model": "folder where the base is now",
     "max_body": "bytes of a request",
+    "max_loaded": "versions in engines, unless more are meant by aliases",
     "max_loras": "adapters in one batch of vLLM",
     "max_cpu_loras": "adapters that vLLM keeps in memory",
     "max_rank": "of later versions",

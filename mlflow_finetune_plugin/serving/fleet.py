@@ -116,9 +116,13 @@ class Fleet:
         finally:
             resident.in_flight -= 1
 
-    async def forget_unused(self) -> None:
-        """Unload what no alias means and nobody uses, beyond the most recently used ones."""
-        idle = [one for one in self.residents.values() if not one.pins and not one.in_flight and not one.lock.locked()]
+    async def forget_unused(self, but: Resident | None = None) -> None:
+        """Unload what no alias means and nobody uses, beyond the most recently used ones; not ``but``, which is about to be."""
+        idle = [
+            one
+            for one in self.residents.values()
+            if one is not but and not one.pins and not one.in_flight and not one.lock.locked()
+        ]
         idle.sort(key=lambda one: one.last_used)
         for resident in idle[: max(0, len(self.residents) - self._max_loaded)]:
             await self._drop(resident)

@@ -243,7 +243,9 @@ class Follower:
         if time.monotonic() < until:
             raise UnknownModelError(said)
         try:
-            return await self._load(model, number)
+            resident = await self._load(model, number)
+            await self._fleet.forget_unused(but=resident)
+            return resident
         except (TrackingError, StoreError) as error:
             raise NotReadyError(f"{model}/{number} cannot be had now: {error}") from error
         except ServingError as error:

@@ -20,7 +20,7 @@ from mlflow_finetune_plugin.serving.bases import Bases
 from mlflow_finetune_plugin.serving.catalog import Catalog
 from mlflow_finetune_plugin.serving.certificate import Certificate
 from mlflow_finetune_plugin.serving.engine_commands import AUTO, ENGINES, EngineLimits
-from mlflow_finetune_plugin.serving.fleet import Fleet
+from mlflow_finetune_plugin.serving.fleet import MAX_LOADED, Fleet
 from mlflow_finetune_plugin.serving.follower import Follower
 from mlflow_finetune_plugin.serving.keys import Keys
 from mlflow_finetune_plugin.serving.metrics import Metrics
@@ -50,6 +50,7 @@ class ServiceSettings:
     base_models: tuple[Path, ...] = ()
     max_store: int | None = None
     max_body: int = 1_000_000
+    max_loaded: int = MAX_LOADED
     webhook_secret: str | None = field(default=None, repr=False)
     limits: EngineLimits = field(default_factory=EngineLimits)
 
@@ -96,6 +97,7 @@ class Service:
             settings.store / "engines" / str(os.getpid()),
             Bases(settings.base_models).find,
             self._note_certificate,
+            max_loaded=settings.max_loaded,
         )
         self.catalog = Catalog(client, settings.models)
         self.follower = Follower(

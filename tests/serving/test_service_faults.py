@@ -208,6 +208,23 @@ def test_a_killed_router_leaves_no_engine(tmp_path, registry):
         assert not engine.is_running()
 
 
+def test_versions_asked_for_by_number_do_not_pile_up(tmp_path, registry):
+    """Beyond the limit the least recently used goes, unless an alias means it; asked for again it comes back."""
+    versions = ["1", "2", *(registry.make("bot", seed=80 + n) for n in range(4))]
+    registry.client.set_registered_model_alias("bot", "challenger", "2")
+    with serving(tmp_path, registry.uri, "bot", *ENGINE, "--max-loaded", "3") as service:
+        texts = {}
+        for _ in range(2):
+            for version in versions:
+                answer = ask(service, f"bot/{version}")
+                assert answer.headers["x-finetune-version"] == version
+                said = answer.json()["choices"][0]["message"]["content"]
+                assert texts.setdefault(version, said) == said
+                listed = [m["id"] for m in service.get("/v1/models")[1]["data"] if "/" in m["id"]]
+                assert len(listed) <= 3
+                assert {"bot/1", "bot/2"} <= set(listed)
+
+
 def test_two_routers_on_one_store(tmp_path, registry):
     with (
         serving(tmp_path, registry.uri, "bot", *ENGINE) as first,
