@@ -32,8 +32,7 @@ class VersionMaker:
     """Registers versions of models on one base."""
 
     def __init__(self, tracking_uri: str, base: Path = EMBEDDED_FOLDER, name: str = "embedded") -> None:
-        mlflow.set_tracking_uri(tracking_uri)
-        mlflow.set_registry_uri(tracking_uri)
+        mlflow.set_tracking_uri(tracking_uri)  # the registry follows it, unless somebody has set that for good
         self.uri, self.client = tracking_uri, MlflowClient(tracking_uri)
         self.base, self.name = base, name
         self.tokenizer = AutoTokenizer.from_pretrained(base)

@@ -26,7 +26,11 @@ def encode(byte_tokenizer):
 
 @pytest.fixture(autouse=True)
 def _two_processes(monkeypatch):
+    """And none of them is left behind."""
     monkeypatch.setattr(encoding_pool, "_cores", lambda: 2)
+    before = set(psutil.Process().children())
+    yield
+    assert set(psutil.Process().children()) <= before
 
 
 def frames(count):
@@ -62,7 +66,6 @@ def test_batches_come_back_in_order_as_encoded_here(encode, monkeypatch, count, 
     found = collected(encode, given)
     assert [frame for frame, _ in found] == given
     assert [told(batch) for _, batch in found] == [told(encode(frame)) for frame in given]
-    assert not psutil.Process().children()
 
 
 @forks
@@ -97,7 +100,6 @@ def test_an_error_reaches_who_reads_and_leaves_no_process(encode, bad):
 
     with pytest.raises(ValueError, match="no such token"):
         collected(failing, frames(60))
-    assert not psutil.Process().children()
 
 
 @forks

@@ -17,7 +17,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Ite
     """``bot``: versions 1 and 2, champion on 1, challenger on 2."""
     folder = tmp_path_factory.mktemp("registry")
     shutil.copy(empty_store, folder / "mlflow.db")
-    before, before_registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    before = mlflow.get_tracking_uri()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         maker = VersionMaker(f"sqlite:///{folder}/mlflow.db")
@@ -26,7 +26,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Ite
         maker.client.set_registered_model_alias("bot", "champion", "1")
         yield maker
     mlflow.set_tracking_uri(before)
-    mlflow.set_registry_uri(before_registry)
 
 
 @pytest.fixture(scope="module")

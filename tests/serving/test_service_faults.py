@@ -102,7 +102,6 @@ def test_a_registry_that_is_away_at_the_start_and_later(tmp_path, server):
             maker.make("bot", seed=seed)
         maker.client.set_registered_model_alias("bot", "champion", "1")
     mlflow.set_tracking_uri(before)
-    mlflow.set_registry_uri(before)
     server.stop()
     service = start_serving(tmp_path, server.uri, "bot", *ENGINE, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     try:
