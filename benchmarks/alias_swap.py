@@ -4,8 +4,10 @@
 
 Registers that many versions with random weights on the packaged base, serves them, asks each version by number once for what
 it says greedily, then moves the alias again and again while requests come at a fixed rate, every other one streamed. An
-answer is wrong when its words are not those of the version that its receipt names, or when it names one that the alias no
-longer meant when the request was sent, poll interval and swap included (that time is what is measured as `flip`).
+answer is late when its receipt names a version that the alias no longer meant when the request was sent (until the flip, which
+is measured, the old one may answer). Its words are compared with what its version said alone: where they differ, they are
+another version's, or they part at a token whose runner-up was within 0.01 nats, which the company in a batch may turn round
+(a tie), or they are unexplained.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 QUESTION = [{"role": "user", "content": "where is my card?"}]
 TOKENS = 16
+TIE_NATS = 0.01
 
 
 @dataclass
@@ -38,6 +41,24 @@ class Told:
     version: str | None
     text: str
     fault: str | None
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a version says greedily when it is asked alone: its tokens' texts, and how far each is ahead of the next, in nats."""
+
+    text: str
+    tokens: tuple[str, ...]
+    leads: tuple[float, ...]
+
+    def lead_where_it_parts(self, other: str) -> float:
+        """The lead of the first token that is not in ``other`` any more."""
+        at = 0
+        for token, lead in zip(self.tokens, self.leads, strict=True):
+            if not other.startswith(token, at):
+                return lead
+            at += len(token)
+        return 0.0 if at >= len(other) else self.leads[-1]
 
 
 @dataclass
@@ -74,16 +95,24 @@ async def ask(client: httpx.AsyncClient, model: str, *, stream: bool) -> Told:
     return Told(sent, first or done, done, version, "".join(parts), fault)
 
 
+async def say(client: httpx.AsyncClient, model: str) -> Said:
+    body = {"model": model, "messages": QUESTION, "temperature": 0, "max_tokens": TOKENS}
+    answer = await client.post("/v1/chat/completions", json={**body, "logprobs": True, "top_logprobs": 2})
+    answer.raise_for_status()
+    choice = answer.json()["choices"][0]
+    content = choice["logprobs"]["content"]
+    leads = [token["top_logprobs"][0]["logprob"] - token["top_logprobs"][1]["logprob"] for token in content]
+    return Said(choice["message"]["content"] or "", tuple(token["token"] for token in content), tuple(leads))
+
+
 async def measure(
     url: str, model: str, versions: list[str], swaps: int, rate: float, move
-) -> tuple[Moves, dict[str, str]]:
+) -> tuple[Moves, dict[str, Said]]:
     limits = httpx.Limits(max_connections=200)
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
         said = {}
         for version in versions:
-            told = await ask(client, f"{model}/{version}", stream=False)
-            assert told.fault is None, told.fault
-            said[version] = told.text
+            said[version] = await say(client, f"{model}/{version}")
         moves, running, stop = Moves(), set(), asyncio.Event()
 
         async def load() -> None:
@@ -112,21 +141,21 @@ async def measure(
     return moves, said
 
 
-def report(moves: Moves, said: dict[str, str], poll_s: float) -> dict[str, float]:
+def report(moves: Moves, said: dict[str, Said], poll_s: float) -> dict[str, float]:
     failed = [told.fault for told in moves.answered if told.fault is not None]
-    wrong = []
+    counts = dict.fromkeys(("late", "another_version", "tie", "unexplained"), 0)
     flips = []
     for number, (moved, version) in enumerate(moves.moved):
         mine = [told for told in moves.answered if told.version == version and told.sent >= moved]
         flips.append(min(told.first for told in mine) - moved)
-        before = {version, moves.moved[number - 1][1]} if number else {version, "1"}
         until = moves.moved[number + 1][0] if number + 1 < len(moves.moved) else float("inf")
+        turned = min(told.done for told in mine)
+        allowed = {version, moves.moved[number - 1][1] if number else "1"}
         inside = [told for told in moves.answered if moved <= told.sent < until and told.fault is None]
-        turned = min((told.done for told in mine), default=moved)
-        for told in inside:
-            is_late = told.sent > turned and told.version != version
-            if told.version not in before or is_late or told.text != said[told.version]:
-                wrong.append((told.version, before))
+        counts["late"] += sum(t.version not in ({version} if t.sent > turned else allowed) for t in inside)
+    for told in moves.answered:
+        if told.fault is None and told.version is not None and told.text != said[told.version].text:
+            counts[_why(told, said)] += 1
     times = [1000 * (told.done - told.sent) for told in moves.answered]
     flips.sort()
     for fault in failed[:5]:
@@ -134,14 +163,22 @@ def report(moves: Moves, said: dict[str, str], poll_s: float) -> dict[str, float
     return {
         "requests": len(moves.answered),
         "failed": len(failed),
-        "wrong": len(wrong),
-        "different_answers": len(set(said.values())),
+        **counts,
+        "different_answers": len({one.text for one in said.values()}),
         "flip_p50_s": statistics.median(flips),
         "flip_p99_s": flips[min(len(flips) - 1, int(0.99 * len(flips)))],
         "flip_max_s": flips[-1],
         "goal_s": poll_s + 1,
         "answer_p50_ms": statistics.median(times),
     }
+
+
+def _why(told: Told, said: dict[str, Said]) -> str:
+    """Whose words they are, if not those that its version said alone."""
+    assert told.version is not None
+    if any(told.text == one.text for version, one in said.items() if version != told.version):
+        return "another_version"
+    return "tie" if said[told.version].lead_where_it_parts(told.text) < TIE_NATS else "unexplained"
 
 
 def main() -> None:
