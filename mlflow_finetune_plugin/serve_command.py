@@ -86,22 +86,13 @@ def serve(namespace: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     ignore_hangup()
-    return asyncio.run(_serve(settings, MlflowClient(), Service))
-
-
-async def _serve(settings: object, client: object, make: type) -> int:
-    service = make(settings, client)
-    await asyncio.to_thread(service.check_models)
-    print(
-        f"  serving  {', '.join(service.settings.models)} at http://{service.settings.host}:{service.settings.port}/v1",
-        file=sys.stderr,
-    )
+    service = Service(settings, MlflowClient())
+    service.check_models()
+    print(f"  serving  {', '.join(settings.models)} at http://{settings.host}:{settings.port}/v1", file=sys.stderr)
     try:
-        await service.run()
+        asyncio.run(service.run())
     except SystemExit as error:  # uvicorn's way to say that it cannot listen
-        raise ConfigError(
-            [f"port {service.settings.port} of {service.settings.host} cannot be listened on; fix: --port"]
-        ) from error
+        raise ConfigError([f"port {settings.port} of {settings.host} cannot be listened on; fix: --port"]) from error
     return 0
 
 

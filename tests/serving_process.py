@@ -11,13 +11,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import httpx
+from served_models import QUESTIONS
 
 READY_S = 240
+CHAT = "/v1/chat/completions"
+T = TypeVar("T")
 
 
 def free_port() -> int:
@@ -94,3 +99,22 @@ def serving(folder: Path, tracking_uri: str, *arguments: str, **environment: str
         finally:
             service.process.kill()
             service.process.wait()
+
+
+def body(model: str, question: str = QUESTIONS[0], **more: Any) -> dict[str, Any]:
+    """A chat request whose answer is the same every time."""
+    messages = [{"role": "user", "content": question}]
+    return {"model": model, "messages": messages, "temperature": 0, "max_tokens": 8, **more}
+
+
+def ask(service: ServingProcess, model: str, **more: Any) -> httpx.Response:
+    return httpx.post(service.url + CHAT, json=body(model, **more), timeout=60)
+
+
+def wait_until(found: Callable[[], T], seconds: float = 120) -> T:
+    """The first true thing that ``found`` gives."""
+    deadline = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return result

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow_finetune_plugin.base_files import context_length
 from mlflow_finetune_plugin.errors import MissingExtraError, ServingError
 from mlflow_finetune_plugin.serving.versions import EngineKey, Version
 from mlflow_finetune_plugin.weights_digest import weight_files
@@ -165,7 +166,7 @@ def transformers_command(spec: EngineSpec, host: str, port: int, key: str, folde
         "trust_remote_code": spec.trust_remote_code,
         "host": host,
         "port": port,
-        "max_model_len": spec.limits.max_model_len or positions(spec.base),
+        "max_model_len": spec.limits.max_model_len or _positions(spec.base),
         "max_num_seqs": spec.limits.max_num_seqs,
     }
     path = folder / "engine.json"
@@ -174,14 +175,12 @@ def transformers_command(spec: EngineSpec, host: str, port: int, key: str, folde
     return Command(arguments, {"FINETUNE_ENGINE_KEY": key})
 
 
-def positions(base: Path) -> int:
+def _positions(base: Path) -> int:
     """How many tokens a base was made for. Raises ServingError when its config does not say."""
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    found = {**config, **dict(config.get("text_config") or {})}
-    for name in ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length"):
-        if isinstance(found.get(name), int):
-            return int(found[name])
-    raise ServingError(f"{base}/config.json does not say how many tokens it takes; fix: --max-model-len")
+    found = context_length(json.loads((base / "config.json").read_text(encoding="utf-8")))
+    if found is None:
+        raise ServingError(f"{base}/config.json does not say how many tokens it takes; fix: --max-model-len")
+    return found
 
 
 COMMANDS: Mapping[str, Callable[[EngineSpec, str, int, str, Path], Command]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,7 +65,7 @@ class Fleet:
         limits: EngineLimits,
         folder: Path,
         find_base: Callable[[Version], Path],
-        on_certificate: Callable[[Version, Certificate], Awaitable[None]],
+        on_certificate: Callable[[Version, Certificate], None],
         *,
         max_loaded: int = MAX_LOADED,
     ) -> None:
@@ -201,7 +201,7 @@ class Fleet:
             version = f"{resident.version.model}/{resident.version.number}"
             found = await certify(resident.engine, resident.name, resident.version.reference, version=version)
             resident.certificate = found
-            await self._on_certificate(resident.version, found)
+            self._on_certificate(resident.version, found)
             if not found.passed:
                 raise ServingError(f"{version} must not serve: {found.reason}")
             resident.certified_in = generation

@@ -12,8 +12,8 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, ServingError, StoreError, TrackingError
@@ -66,7 +66,6 @@ class Health:
     traffic_problems: tuple[str, ...] = ()
     swaps: int = 0
     failed_swaps: int = 0
-    listeners: list[Callable[[Target], None]] = field(default_factory=list)
 
 
 class Follower:
@@ -169,8 +168,6 @@ class Follower:
                 number,
                 took_ms,
             )
-            for listener in self.health.listeners:
-                listener(target)
             await self._fleet.forget_unused()
         finally:
             if target.moving is asyncio.current_task():

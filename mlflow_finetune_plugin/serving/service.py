@@ -116,7 +116,7 @@ class Service:
             logger.warning("registry_away fault=%s", error)
 
     async def run(self) -> None:
-        """Raises OSError when the port is taken."""
+        """Raises SystemExit, uvicorn's own way, when the port is taken."""
         config = uvicorn.Config(
             self.router.app,
             host=self.settings.host,
@@ -142,7 +142,7 @@ class Service:
             await asyncio.gather(following, return_exceptions=True)
             await self.fleet.stop()
 
-    async def _note_certificate(self, version: Version, found: Certificate) -> None:
+    def _note_certificate(self, version: Version, found: Certificate) -> None:
         """A tag and an artifact of the version's run; that the registry cannot take them keeps nobody from serving."""
         task = asyncio.create_task(asyncio.to_thread(self._write_certificate, version, found))
         self._tasks.add(task)

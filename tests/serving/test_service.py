@@ -14,34 +14,15 @@ import mlflow
 import psutil
 import pytest
 from served_models import QUESTIONS
+from serving_process import CHAT, body, wait_until
 
 from mlflow_finetune_plugin.serving.store import AdapterStore
-
-CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture
 def client(service):
     with httpx.Client(base_url=service.url, timeout=60) as made:
         yield made
-
-
-def body(model, question=QUESTIONS[0], **more):
-    return {
-        "model": model,
-        "messages": [{"role": "user", "content": question}],
-        "temperature": 0,
-        "max_tokens": 8,
-        **more,
-    }
-
-
-def wait_until(found, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return result
 
 
 # who answers ---------------------------------------------------------------------------------------------------------

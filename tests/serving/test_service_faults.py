@@ -16,33 +16,10 @@ import httpx
 import mlflow
 import psutil
 import pytest
-from served_models import QUESTIONS, VersionMaker
-from serving_process import serving, start_serving
+from served_models import VersionMaker
+from serving_process import CHAT, ask, body, serving, start_serving, wait_until
 
-CHAT = "/v1/chat/completions"
 ENGINE = ("--engine", "transformers", "--poll", "0.2")
-
-
-def body(model, **more):
-    return {
-        "model": model,
-        "messages": [{"role": "user", "content": QUESTIONS[0]}],
-        "temperature": 0,
-        "max_tokens": 8,
-        **more,
-    }
-
-
-def wait_until(found, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return result
-
-
-def ask(service, model, **more):
-    return httpx.post(service.url + CHAT, json=body(model, **more), timeout=60)
 
 
 def engine_of(service):

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-import time
 
 import httpx
 import psutil
 import pytest
 from served_models import QUESTIONS
-from serving_process import serving
+from serving_process import CHAT, ask, body, serving, wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 pytest.importorskip("vllm", reason="vLLM is not installed")
-
-CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture(scope="module")
@@ -23,28 +20,6 @@ def service(tmp_path_factory, registry):
     folder = tmp_path_factory.mktemp("vllm")
     with serving(folder, registry.uri, "bot", "--engine", "vllm", "--poll", "0.2", "--max-cpu-loras", "4") as started:
         yield started
-
-
-def body(model, **more):
-    return {
-        "model": model,
-        "messages": [{"role": "user", "content": QUESTIONS[0]}],
-        "temperature": 0,
-        "max_tokens": 8,
-        **more,
-    }
-
-
-def ask(service, model, **more):
-    return httpx.post(service.url + CHAT, json=body(model, **more), timeout=60)
-
-
-def wait_until(found, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return result
 
 
 def test_vllm_says_what_mlflow_loads(service, registry):
