@@ -127,6 +127,10 @@ class Fleet:
         for resident in idle[: max(0, len(self.residents) - self._max_loaded)]:
             await self._drop(resident)
 
+    @property
+    def has_one_base(self) -> bool:
+        return len({engine.spec.key.base_digest for engine in self.engines.values()}) == 1
+
     def faults(self) -> list[str]:
         """What is wrong with engines that are not ready."""
         return [f"engine {one.spec.kind}: {one.fault}" for one in self.engines.values() if one.fault is not None]

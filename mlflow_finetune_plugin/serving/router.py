@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -34,13 +33,13 @@ from mlflow_finetune_plugin.serving.keys import Key, Keys
 from mlflow_finetune_plugin.serving.metrics import Metrics, Watch
 from mlflow_finetune_plugin.serving.names import header_value, parse
 from mlflow_finetune_plugin.serving.requests import Asking, RequestError, read_request
+from mlflow_finetune_plugin.serving.status import BASE, Status
 from mlflow_finetune_plugin.serving.webhooks import is_true_webhook
 
 logger = logging.getLogger(__name__)
 
 _SHADOWS = 4
 _RETRY_S = 5
-BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -79,14 +78,14 @@ class Router:
         self._follower, self._fleet, self._keys = follower, fleet, keys
         self._metrics, self._settings = metrics, settings
         self._shadows: set[asyncio.Task[None]] = set()
-        self.created = int(time.time())
+        self._status = status = Status(follower, fleet, metrics)
         routes = [
             Route("/v1/models", self._guarded(self._models), methods=["GET"]),
             Route("/v1/chat/completions", self._guarded(self._answer), methods=["POST"]),
             Route("/v1/completions", self._guarded(self._answer), methods=["POST"]),
-            Route("/healthz", self._healthz, methods=["GET"]),
-            Route("/readyz", self._readyz, methods=["GET"]),
-            Route("/metrics", self._metrics_page, methods=["GET"]),
+            Route("/healthz", status.healthz, methods=["GET"]),
+            Route("/readyz", status.readyz, methods=["GET"]),
+            Route("/metrics", status.metrics, methods=["GET"]),
             Route("/webhooks/mlflow", self._webhook, methods=["POST"]),
         ]
         self.app = Starlette(routes=routes)
@@ -229,7 +228,7 @@ class Router:
     def _base(self, model_id: str) -> Engine | None:
         """The engine behind a base's own name; behind ``base`` where all engines have one base."""
         engines = list(self._fleet.engines.values())
-        if model_id == BASE and len({engine.spec.key.base_digest for engine in engines}) == 1:
+        if model_id == BASE and self._fleet.has_one_base:
             return _first_ready(engines)
         return _first_ready([engine for engine in engines if engine.spec.base_name == model_id])
 
@@ -298,79 +297,10 @@ class Router:
         finally:
             watch.finish(failed)
 
-    # what there is ---------------------------------------------------------------------------------------------------
-
     async def _models(self, request: Request, request_id: str, key: Key | None) -> Response:
-        engines = list(self._fleet.engines.values())
-        ids = dict.fromkeys(engine.spec.base_name for engine in engines)
-        if len({engine.spec.key.base_digest for engine in engines}) == 1:
-            ids[BASE] = None
-        for name, model in self._follower.snapshot.items():
-            if model.traffic.choose(name, model.aliases, None) is not None:
-                ids[name] = None
-            ids |= dict.fromkeys(
-                f"{name}@{alias}"
-                for alias in model.aliases
-                if (target := self._follower.targets.get((name, alias))) is not None and target.resident is not None
-            )
-        ids |= dict.fromkeys(
-            f"{one.version.model}/{one.version.number}" for one in self._fleet.residents.values() if one.is_ready
-        )
-        data = [{"id": name, "object": "model", "created": self.created, "owned_by": "mlflow-finetune"} for name in ids]
-        return JSONResponse({"object": "list", "data": data}, headers={"x-finetune-request-id": request_id})
+        return JSONResponse(self._status.models(), headers={"x-finetune-request-id": request_id})
 
-    async def _healthz(self, request: Request) -> Response:
-        return JSONResponse({"status": "alive"})
-
-    async def _readyz(self, request: Request) -> Response:
-        """200 while something can be answered; ``degraded`` says that not everything is as the registry has it."""
-        targets = list(self._follower.targets.values())
-        ready = [one for one in targets if one.resident is not None and one.resident.is_ready]
-        behind = [one for one in targets if one.serves != one.wanted]
-        health = self._follower.health
-        faults = [health.fault, *health.traffic_problems, *self._fleet.faults()]
-        is_whole = len(ready) == len(targets) and not behind and not any(faults) and bool(targets)
-        status = "ready" if is_whole else "degraded" if ready else "not ready"
-        told = {
-            "status": status,
-            "registry": {"fault": health.fault, "asked_at": health.asked_at, "traffic": list(health.traffic_problems)},
-            "aliases": [
-                {"model": t.model, "alias": t.alias, "serves": t.serves, "wanted": t.wanted, "fault": t.fault}
-                for t in targets
-            ],
-            "engines": [
-                {
-                    "engine": e.spec.kind,
-                    "base": e.spec.base_name,
-                    "state": e.state,
-                    "restarts": e.restarts,
-                    "fault": e.fault,
-                }
-                for e in self._fleet.engines.values()
-            ],
-        }
-        return JSONResponse(told, 200 if ready else 503)
-
-    async def _metrics_page(self, request: Request) -> Response:
-        self._take_stock()
-        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
-
-    def _take_stock(self) -> None:
-        metrics, health = self._metrics, self._follower.health
-        metrics.registry_up.set(health.fault is None and health.asked_at is not None)
-        metrics.swaps.set(health.swaps)
-        metrics.failed_swaps.set(health.failed_swaps)
-        for gauge in (metrics.resident, metrics.serving, metrics.behind):
-            gauge.clear()
-        for one in self._fleet.residents.values():
-            metrics.resident.labels(one.version.model, one.version.number, one.engine.spec.kind).set(one.is_ready)
-        for target in self._follower.targets.values():
-            metrics.behind.labels(target.model, target.alias).set(target.serves != target.wanted)
-            if target.serves is not None:
-                metrics.serving.labels(target.model, target.alias).set(int(target.serves))
-        for engine in self._fleet.engines.values():
-            metrics.engine_up.labels(engine.spec.kind, engine.spec.base_name).set(engine.state == "ready")
-            metrics.restarts.labels(engine.spec.kind, engine.spec.base_name).set(engine.restarts)
+    # webhooks --------------------------------------------------------------------------------------------------------
 
     async def _webhook(self, request: Request) -> Response:
         secret = self._settings.webhook_secret
