@@ -62,17 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="print the JSON Schema of finetune.yaml, for editors")
     schema.set_defaults(command=_schema)
 
-    export = commands.add_parser("export", help="write a registered adapter as a plain model, merged into its base")
-    export.add_argument("model", help="models:/NAME/VERSION or models:/NAME@ALIAS")
-    ways = export.add_mutually_exclusive_group(required=True)
-    ways.add_argument("--merged", metavar="DIR", help="new folder for the merged model")
-    ways.add_argument("--lora", metavar="DIR", help="new folder for plain LoRA, from DoRA or IA3, cut to --rank")
-    export.add_argument("--rank", type=int, default=32, help="of --lora (default: 32)")
-    export.add_argument(
-        "--max-nats", type=float, default=0.05, help="how far a token may be off with --lora (default: 0.05)"
-    )
-    export.add_argument("--base-model", default=None, help="where the base is now, when it has moved")
-    export.set_defaults(command=_export)
+    _add_export(commands)
 
     data = commands.add_parser("data", help="show what a run would make of its data, without a run")
     data.add_argument(
@@ -106,6 +96,20 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--reap", action="store_true", help="end runs whose process or host died")
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser("export", help="write a registered adapter as a plain model, merged into its base")
+    export.add_argument("model", help="models:/NAME/VERSION or models:/NAME@ALIAS")
+    ways = export.add_mutually_exclusive_group(required=True)
+    ways.add_argument("--merged", metavar="DIR", help="new folder for the merged model")
+    ways.add_argument("--lora", metavar="DIR", help="new folder for plain LoRA, from DoRA or IA3, cut to --rank")
+    export.add_argument("--rank", type=int, default=32, help="of --lora (default: 32)")
+    export.add_argument(
+        "--max-nats", type=float, default=0.05, help="how far a token may be off with --lora (default: 0.05)"
+    )
+    export.add_argument("--base-model", default=None, help="where the base is now, when it has moved")
+    export.set_defaults(command=_export)
 
 
 def _run(namespace: argparse.Namespace) -> int:

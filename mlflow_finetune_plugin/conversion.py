@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -23,8 +22,7 @@ from safetensors.torch import save_file
 from transformers.pytorch_utils import Conv1D
 
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError
-from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
-from mlflow_finetune_plugin.logged_model import LoggedModel, load_logged
+from mlflow_finetune_plugin.logged_model import LoggedModel, differences, load_logged, on_full_weights
 
 MAX_NATS = 0.05
 """The policy when none is given: how far a token's log-probability may be from the adapter's own."""
@@ -64,16 +62,14 @@ def export_lora(
     part.mkdir(parents=True)
     try:
         base, layers, kept = _write(logged, part, rank)
-        found = _measured(base, part, logged)
-        told = _told(logged)
-        differences = np.abs(found - told)
-        largest, mean = float(differences.max()), float(differences.mean())
+        found = differences(PeftModel.from_pretrained(base, part).eval(), logged)
+        largest, mean = float(found.max()), float(found.mean())
         if not largest <= max_nats:
             raise ReloadError(
                 f"as LoRA of rank {rank} it differs from the adapter by {largest:.2g} nats on a token (allowed {max_nats:g}; "
                 f"the rank holds {kept:.1%} of the update); fix: a higher --rank, or a higher --max-nats"
             )
-        result = Converted(folder, rank, layers, kept, largest, mean, len(told))
+        result = Converted(folder, rank, layers, kept, largest, mean, len(found))
         (part / "conversion.json").write_text(
             json.dumps(
                 {**asdict(result), "folder": None, "from": uri, "adaptation": logged.card["adaptation"]}, indent=1
@@ -90,12 +86,7 @@ def export_lora(
 
 def _write(logged: LoggedModel, folder: Path, rank: int) -> tuple[Any, int, float]:
     """The base without its adapter, how many layers were converted, and how much of their updates the rank holds."""
-    model = logged.model
-    if logged.card["base_model"]["quantization"]:
-        dtype = getattr(torch, logged.card["base_model"]["dtype"])
-        base = model.unload().dequantize().to(dtype)
-        model = PeftModel.from_pretrained(base, logged.adapter)
-    model.eval()
+    model = on_full_weights(logged).eval()
     tensors: dict[str, torch.Tensor] = {}
     whole = held = 0.0
     layers = 0
@@ -158,21 +149,3 @@ def _padded(matrix: torch.Tensor, rank: int, axis: int) -> torch.Tensor:
     shape = list(matrix.shape)
     shape[axis] = missing
     return torch.cat([matrix, matrix.new_zeros(shape)], dim=axis)
-
-
-def _measured(base: Any, folder: Path, logged: LoggedModel) -> np.ndarray:
-    """Log-probabilities of the probes by what was written, loaded as anybody would."""
-    model = PeftModel.from_pretrained(base, folder).eval()
-    probes = logged.reference["probes"]
-    found = completion_log_probs(
-        model,
-        [probe["prompt_ids"] for probe in probes],
-        [probe["completion_ids"] for probe in probes],
-        pad_token_id=int(logged.tokenizer.pad_token_id or 0),
-    )
-    return np.concatenate(found)
-
-
-def _told(logged: LoggedModel) -> np.ndarray:
-    probes = logged.reference["probes"]
-    return np.concatenate([np.asarray(probe["adapter_log_probs"], dtype=np.float32) for probe in probes])

@@ -12,15 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from mlflow_finetune_plugin.base_model import device
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError
-from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
-from mlflow_finetune_plugin.logged_model import LoggedModel, load_logged
+from mlflow_finetune_plugin.logged_model import LoggedModel, differences, load_logged, on_full_weights
 
 # of a log-probability: merging rounds the sum of two matrices once more, in the base's precision
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
@@ -72,18 +69,13 @@ def export_merged(uri: str, folder: Path, base_model: str | None = None) -> Merg
 
 def _merge(logged: LoggedModel) -> Any:
     """The base with the adapter's update added to its weights."""
-    model = logged.model
-    if not hasattr(model.base_model, "merge_and_unload"):
+    if not hasattr(logged.model.base_model, "merge_and_unload"):
         raise ConfigError(
             [
                 f"adaptation {logged.card['adaptation']}: is no change of weights, so it cannot be merged; fix: --merged only for lora, qlora, ia3"
             ]
         )
-    if logged.card["base_model"]["quantization"]:
-        dtype = getattr(torch, logged.card["base_model"]["dtype"])
-        base = model.unload().dequantize().to(dtype)
-        model = PeftModel.from_pretrained(base, logged.adapter)
-    return model.merge_and_unload(safe_merge=True)
+    return on_full_weights(logged).merge_and_unload(safe_merge=True)
 
 
 def _difference(folder: Path, logged: LoggedModel, dtype: str) -> tuple[float, int]:
@@ -91,12 +83,5 @@ def _difference(folder: Path, logged: LoggedModel, dtype: str) -> tuple[float, i
     kernel = logged.model.config._attn_implementation
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation=kernel)
     model = model.to(device()).eval()
-    probes = logged.reference["probes"]
-    found = completion_log_probs(
-        model,
-        [probe["prompt_ids"] for probe in probes],
-        [probe["completion_ids"] for probe in probes],
-        pad_token_id=int(logged.tokenizer.pad_token_id or 0),
-    )
-    told = np.concatenate([np.asarray(probe["adapter_log_probs"], dtype=np.float32) for probe in probes])
-    return float(np.max(np.abs(np.concatenate(found) - told))), len(told)
+    found = differences(model, logged)
+    return float(found.max()), len(found)

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from mlflow_finetune_plugin.errors import ReloadError
+from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
 
 
 @dataclass(frozen=True)
@@ -39,3 +42,25 @@ def load_logged(uri: str, base_model: str | None = None) -> LoggedModel:
         raise ReloadError(f"{uri} is no model of mlflow-finetune; fix: name a version that one of its runs registered")
     reference = json.loads((folder / "artifacts" / "reference.json").read_text(encoding="utf-8"))
     return LoggedModel(loaded.model, loaded.tokenizer, loaded.card, reference, folder / "artifacts" / "adapter")
+
+
+def on_full_weights(logged: LoggedModel) -> PeftModel:
+    """The adapter on weights that are not quantised: those that a quantised base stands for, which training saw."""
+    if not logged.card["base_model"]["quantization"]:
+        return logged.model
+    base = logged.model.unload().dequantize().to(getattr(torch, logged.card["base_model"]["dtype"]))
+    return PeftModel.from_pretrained(base, logged.adapter)
+
+
+def differences(model: Any, logged: LoggedModel) -> np.ndarray:
+    """How far ``model`` is from what the trained adapter said of its probes: absolute nats, one per answer token."""
+    probes = logged.reference["probes"]
+    found = completion_log_probs(
+        model,
+        [probe["prompt_ids"] for probe in probes],
+        [probe["completion_ids"] for probe in probes],
+        pad_token_id=int(logged.tokenizer.pad_token_id or 0),
+    )
+    told = np.concatenate([np.asarray(probe["adapter_log_probs"], dtype=np.float32) for probe in probes])
+    away: np.ndarray = np.abs(np.concatenate(found) - told)
+    return away

@@ -45,7 +45,7 @@ class Engine:
         self.restarts = 0
         self._ready_s = ready_s
         self._key = secrets.token_urlsafe(32)
-        self._port = _free_port()
+        self._port = free_port()
         self._process: asyncio.subprocess.Process | None = None
         self._ready = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -212,7 +212,7 @@ class Engine:
             return "no log"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

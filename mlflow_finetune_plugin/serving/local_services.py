@@ -1,0 +1,187 @@
+"""A service of this machine as a file and a process: what the deployments target starts, finds again and ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+
+from mlflow_finetune_plugin.jobs import jobs_home
+from mlflow_finetune_plugin.serving.engine import free_port
+
+FLAVOR = "finetune"
+KEY_VARIABLE = "MLFLOW_FINETUNE_API_KEY"
+_READY_S = 900.0
+_END_S = 90.0
+
+
+@dataclass
+class Deployment:
+    """One service. ``started``: the process's own start time, so that another one with its number is not taken for it."""
+
+    name: str
+    model_uri: str
+    model: str
+    host: str
+    port: int
+    pid: int
+    started: float
+    tracking_uri: str
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host if self.host not in ('0.0.0.0', '::') else '127.0.0.1'}:{self.port}"
+
+    @property
+    def process(self) -> psutil.Process | None:
+        try:
+            found = psutil.Process(self.pid)
+            return (
+                found
+                if abs(found.create_time() - self.started) < 1 and found.status() != psutil.STATUS_ZOMBIE
+                else None
+            )
+        except psutil.NoSuchProcess:
+            return None
+
+    def told(self) -> dict[str, Any]:
+        """As MLflow's commands show it."""
+        return {
+            "name": self.name,
+            "flavor": FLAVOR,
+            "model_uri": self.model_uri,
+            "model": self.model,
+            "url": self.url + "/v1",
+            "status": self.status(),
+            "config": self.settings,
+        }
+
+    def status(self) -> str:
+        """``ready``, ``degraded``, ``not ready``, or ``dead`` where its process is gone."""
+        if self.process is None:
+            return "dead"
+        try:
+            return str(httpx.get(self.url + "/readyz", timeout=5, trust_env=False).json()["status"])
+        except httpx.HTTPError:
+            return "not ready"
+
+
+def start(name: str, model_uri: str, model: str, settings: dict[str, str]) -> Deployment:
+    import mlflow
+
+    folder = folder_of(name)
+    settings = {**settings}
+    host = settings.get("host", "127.0.0.1")
+    port = int(settings.get("port") or free_port())
+    log = folder / "service.log"
+    own = {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_REGISTRY_URI": mlflow.get_registry_uri()}
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            serve_command(model, {**settings, "port": str(port)}),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env={**os.environ, **own},
+            start_new_session=True,
+        )
+    started = psutil.Process(process.pid).create_time()
+    made = Deployment(name, model_uri, model, host, port, process.pid, started, own["MLFLOW_TRACKING_URI"], settings)
+    (folder / "deployment.json").write_text(json.dumps(asdict(made)), encoding="utf-8")
+    try:
+        _wait_for_answer(made, process, log, float(settings.get("timeout", _READY_S)))
+    except BaseException:
+        end(made)
+        raise
+    return made
+
+
+def serve_command(model: str, settings: Mapping[str, str]) -> list[str]:
+    """What serves the registered model behind ``NAME``, ``NAME@ALIAS`` or ``NAME/VERSION``."""
+    registered = model.partition("@")[0].partition("/")[0]
+    options = [(f"--{name.replace('_', '-')}", value) for name, value in settings.items() if name != "timeout"]
+    command = [sys.executable, "-m", "mlflow_finetune_plugin.cli", "serve", registered]
+    return [*command, *(word for option in options for word in option)]
+
+
+def _wait_for_answer(made: Deployment, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    said = "it does not listen yet"
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise MlflowException(f"deployment {made.name!r} ended with code {process.returncode}: {_tail(log)}")
+        try:
+            body = {"model": made.model, "messages": [{"role": "user", "content": "?"}], "max_tokens": 1}
+            answer = httpx.post(
+                made.url + "/v1/chat/completions", json=body, headers=headers(), timeout=60, trust_env=False
+            )
+        except httpx.HTTPError:
+            time.sleep(0.2)
+            continue
+        if answer.status_code == 200:
+            return
+        said = str(answer.json()["error"]["message"])
+        if answer.status_code in (401, 404) and "has not told" not in said:
+            break
+        time.sleep(0.2)
+    raise MlflowException(f"deployment {made.name!r} gives no answer: {said}")
+
+
+def end(deployment: Deployment) -> None:
+    process = deployment.process
+    if process is None:
+        return
+    process.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs([process], timeout=_END_S)
+    for one in alive:
+        one.kill()
+        psutil.wait_procs([one], timeout=10)
+
+
+def _tail(log: Path) -> str:
+    return " ".join(log.read_text(encoding="utf-8", errors="replace")[-1500:].split())
+
+
+def deployments_root() -> Path:
+    return jobs_home() / "deployments"
+
+
+def folder_of(name: str) -> Path:
+    check_name(name)
+    return deployments_root() / name
+
+
+def read(name: str) -> Deployment:
+    try:
+        return Deployment(**json.loads((folder_of(name) / "deployment.json").read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise MlflowException(
+            f"no deployment {name!r}; fix: mlflow deployments list -t finetune", RESOURCE_DOES_NOT_EXIST
+        ) from error
+
+
+def check_name(name: str) -> None:
+    if (
+        not name
+        or len(name) > 100
+        or not all(c.isascii() and (c.isalnum() or c in "._-") for c in name)
+        or name[0] == "."
+    ):
+        raise MlflowException(f"name {name[:100]!r}; fix: letters, digits, . _ -", INVALID_PARAMETER_VALUE)
+
+
+def headers() -> dict[str, str]:
+    key = os.environ.get(KEY_VARIABLE)
+    return {"Authorization": f"Bearer {key}"} if key else {}
