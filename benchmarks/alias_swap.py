@@ -62,10 +62,17 @@ class Said:
 
 
 @dataclass
-class Moves:
-    """(seconds, version) of each move, and of the first answer that began with that version."""
+class Move:
+    """``asked`` and ``moved``: when the registry was told, and when it had answered that."""
 
-    moved: list[tuple[float, str]] = field(default_factory=list)
+    asked: float
+    moved: float
+    version: str
+
+
+@dataclass
+class Moves:
+    moved: list[Move] = field(default_factory=list)
     answered: list[Told] = field(default_factory=list)
 
 
@@ -127,9 +134,10 @@ async def measure(
         loading, dice, now = asyncio.create_task(load()), random.Random(0), versions[0]
         for _ in range(swaps):
             now = dice.choice([version for version in versions if version != now])
+            asked = time.perf_counter()
             await asyncio.to_thread(move, now)
             moved = time.perf_counter()
-            moves.moved.append((moved, now))
+            moves.moved.append(Move(asked, moved, now))
             while not any(t.version == now and t.sent >= moved for t in moves.answered):
                 if time.perf_counter() - moved > 60:
                     raise SystemExit(f"no answer from version {now} within a minute")
@@ -145,14 +153,18 @@ def report(moves: Moves, said: dict[str, Said], poll_s: float) -> dict[str, floa
     failed = [told.fault for told in moves.answered if told.fault is not None]
     counts = dict.fromkeys(("late", "another_version", "tie", "unexplained"), 0)
     flips = []
-    for number, (moved, version) in enumerate(moves.moved):
-        mine = [told for told in moves.answered if told.version == version and told.sent >= moved]
-        flips.append(min(told.first for told in mine) - moved)
-        until = moves.moved[number + 1][0] if number + 1 < len(moves.moved) else float("inf")
+    following = [*moves.moved[1:], Move(float("inf"), float("inf"), "")]
+    before = ["1", *(move.version for move in moves.moved)]
+    for move, after, previous in zip(moves.moved, following, before, strict=False):
+        mine = [told for told in moves.answered if told.version == move.version and told.sent >= move.moved]
+        flips.append(min(told.first for told in mine) - move.asked)
         turned = min(told.done for told in mine)
-        allowed = {version, moves.moved[number - 1][1] if number else "1"}
-        inside = [told for told in moves.answered if moved <= told.sent < until and told.fault is None]
-        counts["late"] += sum(t.version not in ({version} if t.sent > turned else allowed) for t in inside)
+        for told in moves.answered:
+            if move.moved <= told.sent < after.moved and told.fault is None:
+                allowed = {move.version}
+                allowed |= {previous} if told.sent <= turned else set()
+                allowed |= {after.version} if told.done >= after.asked else set()
+                counts["late"] += told.version not in allowed
     for told in moves.answered:
         if told.fault is None and told.version is not None and told.text != said[told.version].text:
             counts[_why(told, said)] += 1

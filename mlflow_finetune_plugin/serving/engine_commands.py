@@ -37,6 +37,7 @@ _LINEAR |= {
     "dense_4h_to_h",
 }
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as --max-lora-rank
+_FEW_CORES = 4
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,22 @@ def vllm_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path)
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
         # the router loads what it has verified; a resolver inside would load by name alone
         "VLLM_PLUGINS": os.environ.get("VLLM_PLUGINS", ""),
+        **_few_cores(),
     }
     return Command(arguments, environment)
+
+
+def _few_cores() -> dict[str, str]:
+    """On a CPU with few cores: vLLM's worker inside its engine process, on all cores but one.
+
+    Left alone, vLLM binds a worker of its own to a core, and it and the engine each poll for a second after every step; with two
+    cores they take them from the router and from each other (benchmarks/results/serving.md).
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if _has_cuda_vllm() or cores > _FEW_CORES:
+        return {}
+    wanted = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(max(1, cores - 1))}
+    return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
 def transformers_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path) -> Command:
