@@ -30,6 +30,10 @@ class PlanError(FinetuneError, ValueError):
     """What is asked for cannot be had on this machine, by the plan's prediction; nothing was spent."""
 
 
+class GateError(FinetuneError, ValueError):
+    """The evidence or the policy of a promotion is broken: not numbers, not the same rows, nothing that could pass."""
+
+
 class MissingExtraError(FinetuneError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
 
