@@ -174,9 +174,7 @@ def studentised_means(sums: Array, value: float | Array, units: int) -> Array:
         return np.asarray(distance / _standard_errors(sums, units))
 
 
-def bootstrap_t_bounds(
-    value: float | Array, spread: float | Array, t: Array, confidence: float
-) -> tuple[Array, Array]:
+def bootstrap_t_bounds(value: float | Array, spread: float | Array, t: Array, confidence: float) -> tuple[Array, Array]:
     """``value`` minus the outer quantiles of ``t`` (resamples, samples), in standard errors; (samples,) each."""
     tail = (1 - confidence) / 2
     upper = np.quantile(np.where(np.isnan(t), np.inf, t), 1 - tail, axis=0, method="higher")
