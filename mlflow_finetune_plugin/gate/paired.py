@@ -24,6 +24,8 @@ Array = NDArray[np.float64]
 SHOWN_IDS = 3
 """Row ids named in a message."""
 
+FARTHEST_FORECAST_ROWS = 1_000_000
+
 
 @dataclass(frozen=True)
 class PairedRows:
@@ -50,14 +52,14 @@ class PairedRows:
         clusters: Mapping[str, Hashable] | None = None,
     ) -> PairedRows:
         """From scores by row id. Raises GateError unless both sides, and ``clusters``, have the very same row ids."""
-        for name, ids in (("champion", champion.keys()), ("clusters", None if clusters is None else clusters.keys())):
-            if ids is None or ids == candidate.keys():
-                continue
-            odd = sorted(ids ^ candidate.keys())
-            raise GateError(
-                f"{len(odd)} rows are not on both sides (candidate: {len(candidate)}, {name}: {len(ids)}), the first: "
-                f"{', '.join(odd[:SHOWN_IDS])}; fix: evaluate both models on the same rows"
-            )
+        others = {"champion": set(champion)} | ({} if clusters is None else {"clusters": set(clusters)})
+        for name, others_ids in others.items():
+            odd = sorted(others_ids ^ set(candidate))
+            if odd:
+                raise GateError(
+                    f"{len(odd)} rows are not on both sides (candidate: {len(candidate)}, {name}: {len(others_ids)}), "
+                    f"the first: {', '.join(odd[:SHOWN_IDS])}; fix: evaluate both models on the same rows"
+                )
         ids = tuple(candidate)
         return cls(
             row_ids=ids,
@@ -158,9 +160,13 @@ def cluster_statistics(x: Array, w: Array, clusters: Sequence[Hashable] | None) 
     """Per cluster the additive [x, w, xx, xw, ww] that a studentised ratio of sums needs, (clusters, 5)."""
     if clusters is not None:
         places = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
-        index = np.array([places[name] for name in clusters])
-        x, w = np.bincount(index, x, len(places)), np.bincount(index, w, len(places))
+        index = np.array([places[name] for name in clusters], dtype=np.intp)
+        x, w = _sums(x, index, len(places)), _sums(w, index, len(places))
     return np.stack([x, w, x * x, x * w, w * w], axis=-1)
+
+
+def _sums(values: Array, index: NDArray[np.intp], size: int) -> Array:
+    return np.asarray(np.bincount(index, values, size), dtype=np.float64)
 
 
 def studentised_means(sums: Array, value: float | Array, units: int) -> Array:
@@ -228,3 +234,17 @@ def non_inferiority(harm: Interval, margin: float) -> Literal["shown", "refuted"
     if harm.high <= margin:
         return "shown"
     return "refuted" if harm.low > margin else "open"
+
+
+def rows_still_needed(interval: Interval, rows: int, bound: float) -> int | None:
+    """How many more rows would likely bring the whole interval to one side of ``bound``. An estimate.
+
+    Takes the difference seen for the true one and lets the distance of the end in question shrink with the root of the
+    rows. None where that end is unbounded, the difference is on the bound, or it would take more than a million rows.
+    """
+    distance = abs(interval.value - bound)
+    reach = interval.value - interval.low if interval.value > bound else interval.high - interval.value
+    if distance == 0 or not math.isfinite(reach):
+        return None
+    in_all = rows * (reach / distance) ** 2
+    return None if in_all > FARTHEST_FORECAST_ROWS else max(1, math.ceil(in_all) - rows)

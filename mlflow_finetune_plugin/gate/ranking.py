@@ -101,7 +101,9 @@ def rank(
     drawn = np.random.default_rng(seed).multinomial(
         len(per_voter), np.full(len(per_voter), 1 / len(per_voter)), n_resamples
     )
-    spread = _strengths(np.tensordot(drawn, per_voter, axes=1), groups, max(prior_votes, _TOLERANCE))
+    spread = _strengths(
+        np.asarray(np.tensordot(drawn, per_voter, axes=1), np.float64), groups, max(prior_votes, _TOLERANCE)
+    )
     tail = (1 - confidence) / 2
     lows, highs = np.quantile(spread, [tail, 1 - tail], axis=0)
     if len(per_voter) == 1:

@@ -138,7 +138,7 @@ def scores_still_needed(
 
 def log_factors(scores: Array, stakes: Stakes, mean: float = 0.5) -> Array:
     """Log of what each score (...,) does to the capital at each stake when betting on "above ``mean``", (..., 64)."""
-    return np.log1p(stakes.shares * (scores[..., None] / mean - 1))
+    return np.asarray(np.log1p(stakes.shares * (scores[..., None] / mean - 1)))
 
 
 def _scores(scores: Sequence[float] | Array) -> Array:
@@ -163,7 +163,7 @@ def _mixed(log_capitals: Array, stakes: Stakes) -> Array:
 
 
 def _capped_exp(log_capital: Array) -> Array:
-    return np.exp(np.minimum(log_capital, 700.0))  # near the largest float64, for JSON and plots
+    return np.asarray(np.exp(np.minimum(log_capital, 700.0)))  # near the largest float64, for JSON and plots
 
 
 def _first_at(log_capital: Array, limit: float, minimum: int) -> int | None:

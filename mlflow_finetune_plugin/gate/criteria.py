@@ -1,0 +1,212 @@
+"""One finding per criterion of a policy: what was asked, what was seen, what follows, and what would settle it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mlflow_finetune_plugin.gate.error_budget import candidate_alpha
+from mlflow_finetune_plugin.gate.evidence import Evidence, Forgetting, Gain, Latency, Regression, Votes
+from mlflow_finetune_plugin.gate.paired import (
+    PairedRows,
+    mcnemar_p,
+    mean_interval,
+    non_inferiority,
+    paired_interval,
+    rows_still_needed,
+)
+from mlflow_finetune_plugin.gate.policy import (
+    ForgettingPolicy,
+    GainPolicy,
+    LatencyPolicy,
+    RegressionPolicy,
+    VotesPolicy,
+)
+from mlflow_finetune_plugin.gate.sequential import VOTE_STAKES, VOTER_STAKES, betting_test, scores_still_needed
+from mlflow_finetune_plugin.gate.votes import decisive_scores, tally, voter_scores
+from mlflow_finetune_plugin.types import Interval
+
+FindingOutcome = Literal["pass", "hold", "reject", "noted"]
+JsonScalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``noted`` neither helps nor hinders. ``still_needed`` estimates, on hold, how many more of
+    ``still_needed_unit`` would likely decide if they are like those seen; None: no estimate.
+    """
+
+    name: str
+    outcome: FindingOutcome
+    reason: str
+    bound: float | None = None
+    interval: Interval | None = None
+    still_needed: int | None = None
+    still_needed_unit: Literal["rows", "voters", "decisive votes"] | None = None
+    details: Mapping[str, JsonScalar] = field(default_factory=dict)
+
+
+def judge_gain(policy: GainPolicy, evidence: Evidence) -> Finding:
+    """Passes when the lower end of the 95 % paired interval is at or above ``at_least``, rejects when the upper end is
+    below it. The interval is good for one look: judging again on more rows takes another chance of 2.5 %.
+    """
+    over = policy.over if evidence.has_champion else "base"
+    wanted = f"{policy.metric or 'a metric'} over the {over}"
+    gain = evidence.gain
+    if gain is None:
+        return _missing("gain", f"the gain in {wanted} was not measured", policy.at_least)
+    if gain.over != over or policy.metric not in (None, gain.metric):
+        told = f"the policy asks for the gain in {wanted}, measured was {gain.metric} over the {gain.over}"
+        return _missing("gain", told, policy.at_least)
+    interval, rows, details = _gain_interval(gain)
+    seen = f"gain in {gain.metric} over the {over} {_shown(interval)}"
+    bound = policy.at_least
+    if interval.low >= bound:
+        return Finding("gain", "pass", f"{seen}: at least {bound:g}", bound, interval, details=details)
+    if interval.high < bound:
+        return Finding("gain", "reject", f"{seen}: all of it below {bound:g}", bound, interval, details=details)
+    needed = None if rows is None else rows_still_needed(interval, rows, bound)
+    reason = f"{seen}: reaches below {bound:g}{_more(needed, 'rows')}"
+    return Finding("gain", "hold", reason, bound, interval, needed, "rows", details)
+
+
+def judge_forgetting(policy: ForgettingPolicy, measured: Forgetting | Interval | None) -> Finding:
+    """Non-inferiority: passes when the upper end of the 95 % interval is at or below ``at_most`` nats per token."""
+    if measured is None:
+        return _missing("forgetting", "forgetting was not measured", policy.at_most)
+    if isinstance(measured, Interval):
+        interval, rows = measured, None
+    else:
+        interval, rows = _forgetting_interval(measured), len(measured.row_ids)
+    seen = f"forgetting {_shown(interval)} nats per token"
+    answer = non_inferiority(interval, policy.at_most)
+    if answer == "shown":
+        return Finding("forgetting", "pass", f"{seen}: at most {policy.at_most:g}", policy.at_most, interval)
+    if answer == "refuted":
+        return Finding("forgetting", "reject", f"{seen}: all of it above {policy.at_most:g}", policy.at_most, interval)
+    needed = None if rows is None else rows_still_needed(interval, rows, policy.at_most)
+    reason = f"{seen}: reaches above {policy.at_most:g}{_more(needed, 'rows')}"
+    return Finding("forgetting", "hold", reason, policy.at_most, interval, needed, "rows")
+
+
+def judge_votes(policy: VotesPolicy, evidence: Votes | None) -> Finding:
+    """Passes or rejects at the first crossing of 1/alpha by the capital that bets on better or on worse.
+
+    ``bound`` is 1/2, ``interval`` the confidence sequence of the mean score at 1 - 2 alpha. Undecided votes hold when
+    they are required, else they are noted.
+    """
+    undecided: FindingOutcome = "hold" if policy.required else "noted"
+    unit: Literal["voters", "decisive votes"] = "voters" if policy.unit == "voter" else "decisive votes"
+    if evidence is None or not evidence.votes:
+        return Finding("votes", undecided, "nobody has voted", 0.5, still_needed_unit=unit)
+    alpha = policy.alpha
+    if evidence.candidate_number is not None:
+        alpha = candidate_alpha(alpha, evidence.candidate_number)
+    counts = tally(evidence.votes)
+    details: dict[str, JsonScalar] = {
+        "unit": policy.unit,
+        "alpha": alpha,
+        "wins": counts.candidate,
+        "losses": counts.champion,
+        "ties": counts.tie,
+        "both_bad": counts.both_bad,
+        "voters": counts.voters,
+    }
+    if policy.unit == "voter":
+        found = voter_scores(evidence.votes, per_voter=policy.per_voter)
+        scores, stakes, whose = found.scores, VOTER_STAKES, "voters"
+        details |= {"waiting_voters": found.waiting, "unfinished_voters": found.unfinished}
+    else:
+        scores = decisive_scores(evidence.votes, per_voter=policy.per_voter)
+        stakes, whose = VOTE_STAKES, "decisive votes, true of these voters only"
+    test = betting_test(scores, stakes, alpha=alpha, minimum=policy.minimum)
+    details |= {
+        "counted": len(scores),
+        "e_better": float(test.e_better[-1]),
+        "e_worse": float(test.e_worse[-1]),
+        "boundary": test.boundary,
+    }
+    seen = f"mean score {_shown(test.mean)} of {len(scores)} {whose}"
+    if test.worse_at is not None:
+        reason = f"{seen}: worse than the champion, shown after {test.worse_at}"
+        return Finding("votes", "reject", reason, 0.5, test.mean, details=details)
+    if test.better_at is not None:
+        reason = f"{seen}: better than the champion, shown after {test.better_at}"
+        return Finding("votes", "pass", reason, 0.5, test.mean, details=details)
+    needed = scores_still_needed(scores, stakes, alpha=alpha, minimum=policy.minimum)
+    evidence_now = f"evidence {max(test.e_better[-1], test.e_worse[-1]):.3g} of {test.boundary:.3g}"
+    reason = f"{seen}: undecided, {evidence_now}, at least {policy.minimum} count{_more(needed, unit)}"
+    return Finding("votes", undecided, reason, 0.5, test.mean, needed, unit, details)
+
+
+def judge_latency(policy: LatencyPolicy, evidence: Evidence) -> list[Finding]:
+    """One finding per bound. Without a champion there is nothing to be slower than, which is noted."""
+    found = []
+    if policy.p95_ms is not None:
+        found.append(_slow("latency p95", evidence.latency, policy.p95_ms, "the budget"))
+    if policy.over_champion is None:
+        return found
+    name, latency = "latency over champion", evidence.latency
+    if not evidence.has_champion:
+        return [*found, Finding(name, "noted", "there is no champion to be slower than")]
+    if latency is not None and latency.champion_p95_ms is None:
+        return [*found, _missing(name, "the champion's latency was not measured", None)]
+    times = policy.over_champion
+    most_ms = times * latency.champion_p95_ms if latency is not None and latency.champion_p95_ms is not None else None
+    return [*found, _slow(name, latency, most_ms, f"{times:g} times the champion's")]
+
+
+def judge_regression(policy: RegressionPolicy, measured: tuple[Regression, ...]) -> Finding:
+    """A plain bound: these rows are the population, so there is no interval and no hold but for lack of a score."""
+    name = f"regression {policy.metric} on {policy.data}"
+    score = next((r.score for r in measured if (r.data, r.metric) == (policy.data, policy.metric)), None)
+    if score is None:
+        return _missing(name, f"{policy.metric} on {policy.data} was not measured", policy.at_least)
+    passes = score >= policy.at_least
+    compared = "at least" if passes else "below"
+    reason = f"{policy.metric} on {policy.data} is {score:g}: {compared} {policy.at_least:g}"
+    return Finding(name, "pass" if passes else "reject", reason, policy.at_least, details={"score": score})
+
+
+def _gain_interval(gain: Gain) -> tuple[Interval, int | None, dict[str, JsonScalar]]:
+    if isinstance(gain.measured, Interval):
+        return gain.measured, None, {}
+    rows = gain.measured
+    details: dict[str, JsonScalar] = {"rows": len(rows.row_ids)}
+    if rows.is_binary:
+        details["mcnemar_p"] = mcnemar_p(rows)
+    if not gain.higher_is_better:
+        rows = PairedRows(rows.row_ids, rows.champion, rows.candidate, rows.clusters)
+    return paired_interval(rows), len(rows.row_ids), details
+
+
+def _forgetting_interval(measured: Forgetting) -> Interval:
+    return mean_interval(measured.nats_per_token, weights=measured.tokens, clusters=measured.clusters)
+
+
+def _slow(name: str, latency: Latency | None, most_ms: float | None, what: str) -> Finding:
+    if latency is None or most_ms is None:
+        return _missing(name, "latency was not measured", most_ms)
+    passes = latency.candidate_p95_ms <= most_ms
+    compared = "within" if passes else "above"
+    reason = f"p95 {latency.candidate_p95_ms:g} ms: {compared} {what}, {most_ms:g} ms"
+    details: dict[str, JsonScalar] = {
+        "candidate_p95_ms": latency.candidate_p95_ms,
+        "champion_p95_ms": latency.champion_p95_ms,
+    }
+    return Finding(name, "pass" if passes else "reject", reason, most_ms, details=details)
+
+
+def _missing(name: str, reason: str, bound: float | None) -> Finding:
+    return Finding(name, "hold", f"{reason}; fix: measure it", bound)
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval.value:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
+
+
+def _more(needed: int | None, unit: str) -> str:
+    if needed is None:
+        return "; how many more would decide cannot be told yet"
+    return f"; about {needed:,} more {unit} like these would likely decide"

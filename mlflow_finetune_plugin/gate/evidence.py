@@ -1,0 +1,125 @@
+"""What was measured of a candidate. Numbers that are none are refused here, so that a verdict never rests on one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Literal
+
+from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.gate.paired import PairedRows, check_rows
+from mlflow_finetune_plugin.gate.votes import Vote
+from mlflow_finetune_plugin.types import Interval
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The candidate against ``over`` under ``metric``.
+
+    ``measured`` is the score per row on both sides, in the metric's own direction; or, for metrics without a score per
+    row, a 95 % interval of the gain, positive = the candidate is better. Raises GateError for an interval of no numbers.
+    """
+
+    metric: str
+    over: Literal["champion", "base"]
+    measured: PairedRows | Interval
+    higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.measured, Interval):
+            _check_interval(self.measured, f"gain in {self.metric}")
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """Per text the candidate's minus the base's nats per token (rows,), positive = worse, and the text's tokens.
+
+    With ``tokens`` every token weighs the same, as in the evaluation; without, every text. Raises GateError for broken
+    rows (``check_rows``) and for texts without tokens.
+    """
+
+    row_ids: tuple[str, ...]
+    nats_per_token: tuple[float, ...]
+    tokens: tuple[float, ...] | None = None
+    clusters: tuple[Hashable, ...] | None = None
+
+    def __post_init__(self) -> None:
+        columns = {"nats_per_token": self.nats_per_token}
+        check_rows(self.row_ids, columns | ({} if self.tokens is None else {"tokens": self.tokens}), self.clusters)
+        if self.tokens is not None and min(self.tokens) <= 0:
+            raise GateError("a forgetting text has no tokens; fix: leave it out")
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Votes between candidate and champion in the order cast, each ``vote_id`` once.
+
+    ``candidate_number`` counts the candidates that ever stood for votes under this policy, from 1, and makes them share
+    the policy's alpha (``error_budget``); None: the whole alpha is this candidate's. Raises GateError for a number
+    below 1.
+    """
+
+    votes: tuple[Vote, ...]
+    candidate_number: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.candidate_number is not None and self.candidate_number < 1:
+            raise GateError(f"candidate number {self.candidate_number}; fix: count candidates from 1")
+
+
+@dataclass(frozen=True)
+class Latency:
+    """95th percentiles in milliseconds. Raises GateError for a latency that is not a number above 0."""
+
+    candidate_p95_ms: float
+    champion_p95_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for side, value in (("candidate", self.candidate_p95_ms), ("champion", self.champion_p95_ms)):
+            if value is not None and not 0 < value < math.inf:
+                raise GateError(f"the {side}'s p95 is {value} ms; fix: give a measured latency, or none at all")
+
+
+@dataclass(frozen=True)
+class Regression:
+    """The candidate's own score on one file. Raises GateError for a score that is not finite."""
+
+    data: str
+    metric: str
+    score: float
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.score):
+            raise GateError(f"{self.metric} on {self.data} is {self.score}; fix: find out why there is no number")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known of a candidate; None or absent: not measured. ``has_champion``: there is one to replace.
+
+    ``forgetting`` may be a 95 % interval in nats per token where the rows are not kept. Raises GateError for an interval
+    of no numbers and for a regression file measured twice under one metric.
+    """
+
+    has_champion: bool
+    gain: Gain | None = None
+    forgetting: Forgetting | Interval | None = None
+    votes: Votes | None = None
+    latency: Latency | None = None
+    regressions: tuple[Regression, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.forgetting, Interval):
+            _check_interval(self.forgetting, "forgetting")
+        named = [(r.data, r.metric) for r in self.regressions]
+        if len(set(named)) != len(named):
+            raise GateError("a regression file is measured twice under one metric; fix: give one score")
+
+
+def _check_interval(interval: Interval, name: str) -> None:
+    if not math.isfinite(interval.value) or not interval.low <= interval.value <= interval.high:
+        raise GateError(
+            f"the interval of {name} is {interval.low} to {interval.high} around {interval.value}; "
+            "fix: find out why the evaluation gave no number"
+        )

@@ -1,0 +1,126 @@
+"""What a candidate must show to become champion, written before the evidence: the ``gate`` section of a recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mlflow_finetune_plugin.settings import DataLocation, Section
+
+HIGHEST_SCORES = {"accuracy": 1.0, "exact_match": 1.0, "f1": 1.0, "rougeL": 1.0, "token_f1": 1.0}
+"""Packaged metrics whose best score is 1, so that a bound beyond it can be refused when it is written."""
+
+_RULES = 1
+"""Goes up when the same policy and evidence may give another verdict, so that digests tell the two apart."""
+
+
+class GainPolicy(Section):
+    """The metric's gain over the champion; over the base as long as there is no champion."""
+
+    metric: str | None = Field(None, min_length=1, description="Metric by its name; default: the evaluation's first.")
+    over: Literal["champion", "base"] = Field(
+        "champion", description="What the candidate is compared with; champion means the base while there is none."
+    )
+    at_least: float = Field(
+        0.0, description="Bound on the lower end of the 95 % paired interval of the gain, in the metric's unit."
+    )
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> GainPolicy:
+        best = HIGHEST_SCORES.get(self.metric or "")
+        if best is not None and self.at_least >= best:
+            raise ValueError(
+                f"no candidate can pass: the lower end of a gain in {self.metric} is always below {best:g}; "
+                f"fix: put at_least below {best:g} (now {self.at_least:g})"
+            )
+        return self
+
+
+class ForgettingPolicy(Section):
+    """What the candidate may lose on general text that it was not trained on."""
+
+    at_most: float = Field(
+        0.05, description="Bound on the upper end of the 95 % interval of forgetting, in nats per token."
+    )
+
+
+class VotesPolicy(Section):
+    """Whether people prefer the candidate, by a test that may be looked at after every vote."""
+
+    alpha: float = Field(
+        0.05, ge=1e-6, lt=0.5, description="Chance of ever promoting a candidate that is not preferred."
+    )
+    unit: Literal["voter", "vote"] = Field(
+        "voter", description="What is counted: voter speaks of people like these, vote of these voters only."
+    )
+    minimum: int = Field(10, ge=1, le=10_000, description="Voters (unit voter) or decisive votes needed to decide.")
+    per_voter: int = Field(
+        5, ge=1, le=1000, description="Votes of one voter that count, the first ones; a voter's share of a verdict."
+    )
+    required: bool = Field(False, description="Hold until the votes decide; else they can only reject.")
+
+
+class LatencyPolicy(Section):
+    """How slow the candidate may be, by its 95th percentile."""
+
+    p95_ms: float | None = Field(None, gt=0, description="At most this many milliseconds.")
+    over_champion: float | None = Field(None, gt=0, description="At most this many times the champion's.")
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> LatencyPolicy:
+        if self.p95_ms is None and self.over_champion is None:
+            raise ValueError("asks nothing; fix: give p95_ms, over_champion, or leave latency out")
+        return self
+
+
+class RegressionPolicy(Section):
+    """Rows that must not get worse, however few: a plain bound on the candidate's own score."""
+
+    data: DataLocation = Field(min_length=1, description="Data file of the rows.")
+    metric: str = Field(min_length=1, description="Metric by its name.")
+    at_least: float = Field(1.0, description="Least score of the candidate.")
+
+    @model_validator(mode="after")
+    def _can_be_reached(self) -> RegressionPolicy:
+        best = HIGHEST_SCORES.get(self.metric)
+        if best is not None and self.at_least > best:
+            raise ValueError(
+                f"no candidate can pass: {self.metric} is at most {best:g}; fix: lower at_least (now {self.at_least:g})"
+            )
+        return self
+
+
+class GatePolicy(Section):
+    """All that is asked of a candidate. With nothing written: a gain whose interval is not below 0."""
+
+    gain: GainPolicy | None = Field(
+        default_factory=GainPolicy, description="Gain in a metric; null: none is asked for."
+    )
+    forgetting: ForgettingPolicy | None = Field(None, description="Bound on forgetting; default: none.")
+    votes: VotesPolicy | None = Field(None, description="Test of the votes; default: votes are not read.")
+    latency: LatencyPolicy | None = Field(None, description="Latency budget; default: none.")
+    regressions: list[RegressionPolicy] = Field(
+        default_factory=list, description="Data on which the candidate must keep a score."
+    )
+
+    @model_validator(mode="after")
+    def _decides(self) -> GatePolicy:
+        asks = [self.gain, self.forgetting, self.latency, *self.regressions]
+        if not any(asks) and not (self.votes and self.votes.required):
+            raise ValueError(
+                "asks nothing that a candidate must show, so it would promote any; "
+                "fix: leave gain in, or ask for forgetting, latency, regressions or required votes"
+            )
+        named = [(r.data, r.metric) for r in self.regressions]
+        twice = next((pair for pair in named if named.count(pair) > 1), None)
+        if twice is not None:
+            raise ValueError(f"regressions names {twice[1]} on {twice[0]} twice; fix: keep one of them")
+        return self
+
+    def digest(self) -> str:
+        """sha256 (hex) of the policy with its defaults filled in, equal for equal meaning, whatever the order of keys."""
+        content = {"rules": _RULES, "gate": self.model_dump(mode="json")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,91 @@
+"""Policy and evidence in, verdict out: promote, hold or reject, with a finding per criterion."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mlflow_finetune_plugin.gate.criteria import (
+    Finding,
+    judge_forgetting,
+    judge_gain,
+    judge_latency,
+    judge_regression,
+    judge_votes,
+)
+from mlflow_finetune_plugin.gate.evidence import Evidence
+from mlflow_finetune_plugin.gate.policy import GatePolicy
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome, and per criterion why; ``policy_digest`` is the sha256 of what was asked."""
+
+    outcome: Literal["promote", "hold", "reject"]
+    findings: tuple[Finding, ...]
+    policy_digest: str
+
+    @property
+    def reason(self) -> str:
+        """Why in one line: the findings that made the outcome."""
+        decisive = {"promote": "pass"}.get(self.outcome, self.outcome)
+        told = "; ".join(f"{f.name}: {f.reason}" for f in self.findings if f.outcome == decisive)
+        return told or "nothing that the policy asks for could be judged"
+
+    def to_json(self) -> str:
+        """RFC 8259, sorted keys; an end of an interval that is unbounded is null."""
+        content = {
+            "outcome": self.outcome,
+            "reason": self.reason,
+            "policy_digest": self.policy_digest,
+            "findings": [_finding(finding) for finding in self.findings],
+        }
+        return json.dumps(content, sort_keys=True, allow_nan=False)
+
+
+def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
+    """Reject if any criterion is shown to be missed, else hold if any is open or was not measured, else promote.
+
+    A promotion needs every criterion, so criteria do not add up their errors: the chance of promoting a candidate that
+    misses one is at most that one's (intersection-union test: Berger 1982, Technometrics 24, 295-300). For gain and
+    forgetting that is 2.5 % per look, for votes alpha over all looks.
+    """
+    findings: list[Finding] = []
+    if policy.gain is not None:
+        findings.append(judge_gain(policy.gain, evidence))
+    if policy.forgetting is not None:
+        findings.append(judge_forgetting(policy.forgetting, evidence.forgetting))
+    if policy.votes is not None:
+        findings.append(judge_votes(policy.votes, evidence.votes))
+    if policy.latency is not None:
+        findings += judge_latency(policy.latency, evidence)
+    findings += [judge_regression(regression, evidence.regressions) for regression in policy.regressions]
+    outcomes = {finding.outcome for finding in findings}
+    outcome: Literal["promote", "hold", "reject"] = "hold"
+    if "reject" in outcomes:
+        outcome = "reject"
+    elif "hold" not in outcomes and "pass" in outcomes:
+        outcome = "promote"
+    return Verdict(outcome, tuple(findings), policy.digest())
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    interval = finding.interval
+    return {
+        "name": finding.name,
+        "outcome": finding.outcome,
+        "reason": finding.reason,
+        "bound": finding.bound,
+        "estimate": None if interval is None else interval.value,
+        "interval": None if interval is None else [_bounded(interval.low), _bounded(interval.high)],
+        "method": None if interval is None else interval.method,
+        "still_needed": finding.still_needed,
+        "still_needed_unit": finding.still_needed_unit,
+        "details": dict(finding.details),
+    }
+
+
+def _bounded(end: float) -> float | None:
+    return end if math.isfinite(end) else None

@@ -1,0 +1,309 @@
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+
+from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.gate.evidence import Evidence, Forgetting, Gain, Latency, Regression, Votes
+from mlflow_finetune_plugin.gate.paired import PairedRows
+from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.gate.verdict import judge
+from mlflow_finetune_plugin.gate.votes import Vote
+from mlflow_finetune_plugin.types import Interval
+
+
+def policy(**sections):
+    return GatePolicy.model_validate(sections)
+
+
+def gain(won, lost, rows=300, over="champion", metric="exact_match", **more):
+    """Rows of 0 and 1 of which the candidate gains ``won`` and loses ``lost``."""
+    candidate = [1.0] * won + [0.0] * (rows - won)
+    champion = [0.0] * won + [1.0] * lost + [0.0] * (rows - won - lost)
+    return Gain(metric, over, PairedRows(ids(rows), tuple(candidate), tuple(champion)), **more)
+
+
+def ids(rows):
+    return tuple(str(i) for i in range(rows))
+
+
+def forgetting(mean, rows=300, spread=0.1):
+    noise = np.random.default_rng(0).normal(0, spread, rows)
+    return Forgetting(ids(rows), tuple(mean + noise - noise.mean()))
+
+
+def votes(voters, each, number=None):
+    """``each`` is what one voter votes, e.g. "wwwlt"."""
+    choices = {"w": "candidate", "l": "champion", "t": "tie", "b": "both_bad"}
+    return Votes(tuple(Vote(str(v), choices[c]) for v in range(voters) for c in each), number)
+
+
+GOOD = gain(30, 5)
+GAIN_OFF = {"gain": None}
+
+
+def only(verdict):
+    (finding,) = verdict.findings
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "at_least", "outcome"),
+    [
+        (30, 5, 0.0, "promote"),
+        (10, 8, 0.0, "hold"),
+        (5, 30, 0.0, "reject"),
+        (30, 5, 0.06, "hold"),
+        (30, 5, 0.2, "reject"),
+    ],
+)
+def test_gain_alone_decides_by_its_interval(won, lost, at_least, outcome):
+    verdict = judge(policy(gain={"at_least": at_least}), Evidence(True, gain=gain(won, lost)))
+    assert verdict.outcome == outcome
+    finding = only(verdict)
+    assert finding.outcome == {"promote": "pass"}.get(outcome, outcome)
+    assert finding.interval.value == pytest.approx((won - lost) / 300)
+    assert finding.bound == at_least
+    assert (finding.still_needed is not None) == (outcome == "hold")
+
+
+def test_lower_end_exactly_on_the_bound_passes():
+    edge = Gain("m", "champion", Interval(0.2, 0.1, 0.3, ""))
+    assert judge(policy(gain={"at_least": 0.1}), Evidence(True, gain=edge)).outcome == "promote"
+    assert judge(policy(gain={"at_least": 0.3}), Evidence(True, gain=edge)).outcome == "hold"
+
+
+def test_held_gain_says_how_many_rows_would_decide():
+    few = gain(12, 6, rows=100)  # 0.06, not yet sure
+    finding = only(judge(GatePolicy(), Evidence(True, gain=few)))
+    assert finding.outcome == "hold"
+    assert f"about {finding.still_needed:,} more rows" in finding.reason
+    times = (100 + finding.still_needed) / 100
+    more = gain(round(12 * times * 1.05), round(6 * times), rows=round(100 * times))
+    assert judge(GatePolicy(), Evidence(True, gain=more)).outcome == "promote"
+
+
+def test_same_answers_everywhere_never_promote():
+    assert judge(GatePolicy(), Evidence(True, gain=gain(0, 0))).outcome == "hold"
+    same = Gain("token_f1", "champion", PairedRows(ids(300), (0.4,) * 300, (0.4,) * 300))
+    verdict = judge(GatePolicy(), Evidence(True, gain=same))
+    assert verdict.outcome == "hold"
+    assert json.loads(verdict.to_json())["findings"][0]["interval"] == [None, None]
+
+
+def test_where_less_is_better_the_candidate_gains_by_less():
+    rng = np.random.default_rng(1)
+    champion = rng.normal(3, 0.5, 300)
+    rows = PairedRows(ids(300), tuple(champion - rng.gamma(2, 0.1, 300)), tuple(champion))
+    assert judge(GatePolicy(), Evidence(True, gain=Gain("nats", "champion", rows, False))).outcome == "promote"
+    assert judge(GatePolicy(), Evidence(True, gain=Gain("nats", "champion", rows, True))).outcome == "reject"
+
+
+@pytest.mark.parametrize(
+    ("has_champion", "over", "asked", "outcome"),
+    [
+        (True, "champion", "champion", "promote"),
+        (True, "base", "champion", "hold"),
+        (False, "base", "champion", "promote"),
+        (False, "champion", "champion", "hold"),
+        (True, "base", "base", "promote"),
+        (True, "champion", "base", "hold"),
+    ],
+)
+def test_gain_is_over_what_was_asked_and_over_the_base_without_a_champion(has_champion, over, asked, outcome):
+    verdict = judge(policy(gain={"over": asked}), Evidence(has_champion, gain=gain(30, 5, over=over)))
+    assert verdict.outcome == outcome
+    if outcome == "hold":
+        assert f"measured was exact_match over the {over}" in verdict.reason
+
+
+def test_gain_in_another_metric_holds():
+    assert judge(policy(gain={"metric": "token_f1"}), Evidence(True, gain=GOOD)).outcome == "hold"
+    assert judge(policy(gain={"metric": "exact_match"}), Evidence(True, gain=GOOD)).outcome == "promote"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {**GAIN_OFF, "forgetting": {}},
+        {**GAIN_OFF, "votes": {"required": True}},
+        {**GAIN_OFF, "latency": {"p95_ms": 800}},
+        {**GAIN_OFF, "latency": {"over_champion": 1.2}},
+        {**GAIN_OFF, "regressions": [{"data": "a.jsonl", "metric": "exact_match"}]},
+    ],
+)
+def test_missing_evidence_holds(asked):
+    verdict = judge(policy(**asked), Evidence(True))
+    assert verdict.outcome == "hold"
+    assert only(verdict).outcome == "hold"
+    assert only(verdict).reason
+
+
+@pytest.mark.parametrize(("mean", "outcome"), [(0.03, "promote"), (0.05, "hold"), (0.08, "reject"), (-0.2, "promote")])
+def test_forgetting_decides_by_its_upper_end(mean, outcome):
+    verdict = judge(policy(**GAIN_OFF, forgetting={"at_most": 0.05}), Evidence(True, forgetting=forgetting(mean)))
+    assert verdict.outcome == outcome
+
+
+def test_forgetting_weighs_tokens_and_may_come_as_an_interval():
+    texts = Forgetting(("a", "b", "c"), (0.0, 0.3, 0.1), tokens=(10.0, 10.0, 80.0))
+    finding = only(judge(policy(**GAIN_OFF, forgetting={}), Evidence(True, forgetting=texts)))
+    assert finding.interval.value == pytest.approx(0.11)
+    known = Interval(0.01, 0.0, 0.02, "from the run")
+    assert judge(policy(**GAIN_OFF, forgetting={}), Evidence(True, forgetting=known)).outcome == "promote"
+
+
+@pytest.mark.parametrize(
+    ("each", "required", "outcome", "finding_outcome"),
+    [
+        ("wwwwl", True, "promote", "pass"),
+        ("wwwwl", False, "promote", "pass"),
+        ("wlwlt", True, "hold", "hold"),
+        ("wlwlt", False, "promote", "noted"),
+        ("lllwl", True, "reject", "reject"),
+        ("lllwl", False, "reject", "reject"),
+        ("ttbbt", True, "hold", "hold"),
+    ],
+)
+def test_votes_by_voter(each, required, outcome, finding_outcome):
+    asked = policy(votes={"required": required})
+    verdict = judge(asked, Evidence(True, gain=GOOD, votes=votes(20, each)))
+    assert verdict.outcome == outcome
+    assert verdict.findings[1].outcome == finding_outcome
+    assert verdict.findings[1].details["counted"] == 20
+
+
+@pytest.mark.parametrize("given", [None, Votes(())])
+@pytest.mark.parametrize(("required", "outcome"), [(True, "hold"), (False, "promote")])
+def test_no_vote_holds_only_where_votes_are_required(given, required, outcome):
+    verdict = judge(policy(votes={"required": required}), Evidence(True, gain=GOOD, votes=given))
+    assert verdict.outcome == outcome
+    assert verdict.findings[1].reason == "nobody has voted"
+
+
+def test_fewer_voters_than_the_minimum_hold_and_say_how_many_more():
+    asked = policy(**GAIN_OFF, votes={"required": True})
+    finding = only(judge(asked, Evidence(True, votes=votes(9, "wwwww"))))
+    assert (finding.outcome, finding.still_needed, finding.still_needed_unit) == ("hold", 1, "voters")
+    assert only(judge(asked, Evidence(True, votes=votes(10, "wwwww")))).outcome == "pass"
+
+
+def test_one_eager_voter_is_one_voter():
+    asked = policy(**GAIN_OFF, votes={"required": True, "minimum": 1})
+    assert judge(asked, Evidence(True, votes=votes(1, "w" * 500))).outcome == "hold"
+    by_vote = policy(**GAIN_OFF, votes={"required": True, "minimum": 1, "unit": "vote", "per_voter": 500})
+    verdict = judge(by_vote, Evidence(True, votes=votes(1, "w" * 500)))
+    assert verdict.outcome == "promote"
+    assert "true of these voters only" in verdict.reason
+
+
+def test_vote_unit_counts_decisive_votes_under_the_cap():
+    asked = policy(**GAIN_OFF, votes={"unit": "vote", "required": True, "per_voter": 2})
+    finding = only(judge(asked, Evidence(True, votes=votes(30, "twbww"))))
+    assert finding.details["counted"] == 60
+    assert (finding.details["ties"], finding.details["both_bad"], finding.details["wins"]) == (30, 30, 90)
+    assert finding.outcome == "pass"
+
+
+def test_later_candidates_share_the_error_rate():
+    asked = policy(**GAIN_OFF, votes={"required": True})
+    alone, first, tenth = (
+        only(judge(asked, Evidence(True, votes=votes(12, "wwwlw", number)))) for number in (None, 1, 10)
+    )
+    assert alone.details["alpha"] == 0.05
+    assert first.details["alpha"] == pytest.approx(0.03039636)
+    assert (alone.outcome, tenth.outcome) == ("pass", "hold")
+
+
+def test_latency_has_two_bounds():
+    asked = policy(**GAIN_OFF, latency={"p95_ms": 800, "over_champion": 1.2})
+    outcomes = {
+        (candidate, champion): [
+            f.outcome for f in judge(asked, Evidence(True, latency=Latency(candidate, champion))).findings
+        ]
+        for candidate, champion in ((600, 500), (601, 500), (801, 800), (600, None))
+    }
+    assert list(outcomes.values()) == [["pass", "pass"], ["pass", "reject"], ["reject", "pass"], ["pass", "hold"]]
+
+
+def test_first_candidate_has_no_champion_to_be_slower_than():
+    asked = policy(latency={"over_champion": 1.2})
+    verdict = judge(asked, Evidence(False, gain=gain(30, 5, over="base"), latency=Latency(600)))
+    assert verdict.outcome == "promote"
+    assert verdict.findings[1].outcome == "noted"
+    alone = judge(policy(**GAIN_OFF, latency={"over_champion": 1.2}), Evidence(False, latency=Latency(600)))
+    assert alone.outcome == "hold"
+    assert alone.reason == "nothing that the policy asks for could be judged"
+
+
+def test_regression_below_its_bound_rejects():
+    asked = policy(
+        regressions=[{"data": "a.jsonl", "metric": "exact_match"}, {"data": "b.jsonl", "metric": "exact_match"}]
+    )
+    good = (Regression("a.jsonl", "exact_match", 1.0), Regression("b.jsonl", "exact_match", 1.0))
+    assert judge(asked, Evidence(True, gain=GOOD, regressions=good)).outcome == "promote"
+    bad = (good[0], Regression("b.jsonl", "exact_match", 0.99))
+    assert judge(asked, Evidence(True, gain=GOOD, regressions=bad)).outcome == "reject"
+    assert judge(asked, Evidence(True, gain=GOOD, regressions=good[:1])).outcome == "hold"
+
+
+def test_a_rejection_outweighs_what_is_open():
+    asked = policy(forgetting={}, latency={"p95_ms": 800})
+    verdict = judge(asked, Evidence(True, gain=GOOD, latency=Latency(900)))
+    assert [f.outcome for f in verdict.findings] == ["pass", "hold", "reject"]
+    assert verdict.outcome == "reject"
+    assert verdict.reason == "latency p95: p95 900 ms: above the budget, 800 ms"
+
+
+def test_verdict_is_json_with_its_policy():
+    asked = policy(votes={}, latency={"p95_ms": 800})
+    verdict = judge(asked, Evidence(True, gain=GOOD, votes=votes(20, "wwwwl"), latency=Latency(700)))
+    told = json.loads(verdict.to_json(), parse_constant=pytest.fail)
+    assert (told["outcome"], told["policy_digest"]) == ("promote", asked.digest())
+    assert [f["name"] for f in told["findings"]] == ["gain", "votes", "latency p95"]
+    assert told["findings"][0]["estimate"] == pytest.approx(25 / 300)
+    assert told["findings"][0]["details"]["mcnemar_p"] < 0.001
+    assert told["findings"][1]["details"]["boundary"] == pytest.approx(20)
+    assert (
+        verdict.to_json()
+        == judge(asked, Evidence(True, gain=GOOD, votes=votes(20, "wwwwl"), latency=Latency(700))).to_json()
+    )
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda: Gain("m", "champion", Interval(math.nan, 0, 1, "")),
+        lambda: Gain("m", "champion", Interval(0.5, math.nan, 1, "")),
+        lambda: Evidence(True, forgetting=Interval(0.5, 0, math.nan, "")),
+        lambda: Forgetting(("a",), (math.nan,)),
+        lambda: Forgetting(("a", "b"), (0.1, 0.2), tokens=(5.0, 0.0)),
+        lambda: Forgetting((), ()),
+        lambda: Latency(math.nan),
+        lambda: Latency(100, math.inf),
+        lambda: Latency(0),
+        lambda: Regression("a", "m", math.nan),
+        lambda: Votes((), 0),
+        lambda: Evidence(True, regressions=(Regression("a", "m", 1.0), Regression("a", "m", 0.5))),
+    ],
+)
+def test_numbers_that_are_none_are_refused(broken):
+    with pytest.raises(GateError, match="fix:") as caught:
+        broken()
+    assert isinstance(caught.value, ValueError)
+
+
+def test_ten_thousand_votes_are_decided_in_a_blink():
+    rng = np.random.default_rng(2)
+    drawn = zip(rng.integers(2000, size=10_000), rng.choice(["candidate", "champion"], size=10_000), strict=True)
+    cast = tuple(Vote(str(voter), str(choice)) for voter, choice in drawn)
+    for unit in ("voter", "vote"):
+        start = time.process_time()
+        judge(
+            policy(**GAIN_OFF, votes={"unit": unit, "required": True, "per_voter": 100}),
+            Evidence(True, votes=Votes(cast)),
+        )
+        assert time.process_time() - start < 0.6  # the benchmark holds it to 0.1 on an idle core
