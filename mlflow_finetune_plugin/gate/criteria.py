@@ -117,6 +117,7 @@ def judge_votes(policy: VotesPolicy, evidence: Votes | None) -> Finding:
         found = voter_scores(evidence.votes, per_voter=policy.per_voter)
         scores, stakes, whose = found.scores, VOTER_STAKES, "voters"
         details |= {"waiting_voters": found.waiting, "unfinished_voters": found.unfinished}
+        details |= {"left_after_win": found.left_after_win, "left_after_loss": found.left_after_loss}
     else:
         scores = decisive_scores(evidence.votes, per_voter=policy.per_voter)
         stakes, whose = VOTE_STAKES, "decisive votes, true of these voters only"

@@ -144,7 +144,7 @@ def mean_interval(
     value = float(x @ w / w.sum())
     if len(statistics) == 1:
         return Interval(value, -math.inf, math.inf, f"none: one {'row' if clusters is None else 'cluster'}, no spread")
-    spread = float(_standard_errors(statistics.sum(axis=0), len(statistics)))
+    spread = float(standard_errors(statistics.sum(axis=0), len(statistics)))
     if spread <= 1e-9 * max(abs(value), 1e-300):
         return Interval(value, -math.inf, math.inf, "none: all differences are equal, no spread")
 
@@ -177,7 +177,7 @@ def studentised_means(sums: Array, value: float | Array, units: int) -> Array:
     """
     distance = sums[..., 0] / sums[..., 1] - value
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(distance / _standard_errors(sums, units))
+        return np.asarray(distance / standard_errors(sums, units))
 
 
 def bootstrap_t_bounds(value: float | Array, spread: float | Array, t: Array, confidence: float) -> tuple[Array, Array]:
@@ -198,10 +198,10 @@ def clustered_standard_error(values: Sequence[float] | Array, clusters: Sequence
     x = np.asarray(values, dtype=np.float64)
     check_rows([str(i) for i in range(len(x))], {"values": x.tolist()}, clusters)
     statistics = cluster_statistics(x, np.ones_like(x), clusters)
-    return math.inf if len(statistics) == 1 else float(_standard_errors(statistics.sum(axis=0), len(statistics)))
+    return math.inf if len(statistics) == 1 else float(standard_errors(statistics.sum(axis=0), len(statistics)))
 
 
-def _standard_errors(sums: Array, units: int) -> Array:
+def standard_errors(sums: Array, units: int) -> Array:
     """Linearised standard error of sum(x) / sum(w) from [x, w, xx, xw, ww] sums (..., 5)."""
     x, w, xx, xw, ww = np.moveaxis(sums, -1, 0)
     mean = x / w

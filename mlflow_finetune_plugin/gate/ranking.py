@@ -81,7 +81,7 @@ def rank(
     The likelihood has a maximum only where no set of models won all its comparisons with the rest (Ford 1957, American
     Mathematical Monthly 64, 28-33), which resamples of few voters miss even where the data do not. So each model also
     draws ``prior_votes`` comparisons with an average model (half a vote each way by default; Caron and Doucet 2012,
-    JCGS 21, 174-196, section 2); a note says where only that bounds a strength. Models that no chain of comparisons
+    JCGS 21, 174-196, section 2); where only that bounds a strength, its interval is open on that side and a note says so. Models that no chain of comparisons
     links are ranked in groups apart.
 
     Raises GateError for no comparison, and for ``prior_votes=0`` (plain maximum likelihood, for which no interval over
@@ -95,6 +95,13 @@ def rank(
     per_voter = _points_per_voter(comparisons, names)  # (voters, models, models)
     points = per_voter.sum(axis=0)
     groups, notes = _groups(points, names)
+    winners = [_winners(points, group) for group in groups]
+    notes += [
+        f"one-sided: nobody else took a point from {', '.join(names[i] for i in sorted(won))}, "
+        "so only the prior bounds how far ahead"
+        for won in winners
+        if won
+    ]
     if prior_votes == 0 and notes:
         raise GateError(f"no maximum likelihood: {'; '.join(notes)}; fix: give prior_votes above 0")
     strengths = _strengths(points[None], groups, prior_votes)[0]
@@ -106,6 +113,9 @@ def rank(
     )
     tail = (1 - confidence) / 2
     lows, highs = np.quantile(spread, [tail, 1 - tail], axis=0)
+    for group, won in zip(groups, winners, strict=True):
+        if won:
+            highs[sorted(won)], lows[sorted(set(group) - won)] = math.inf, -math.inf
     if len(per_voter) == 1:
         notes.append("one voter has no spread, so no strength has an interval")
         lows, highs = np.full_like(lows, -math.inf), np.full_like(highs, math.inf)
@@ -135,21 +145,24 @@ def _points_per_voter(comparisons: Sequence[Comparison], names: list[str]) -> Ar
 
 
 def _groups(points: Array, names: list[str]) -> tuple[list[list[int]], list[str]]:
-    """Models linked by comparisons, and what the comparisons leave open."""
+    """Models linked by comparisons, and a note where that is not all of them."""
     _, linked = connected_components(points > 0, directed=True, connection="weak")
-    _, level = connected_components(points > 0, directed=True, connection="strong")
     groups = [np.flatnonzero(linked == g).tolist() for g in range(linked.max() + 1)]
-    notes = []
-    if len(groups) > 1:
-        listed = " | ".join(", ".join(names[i] for i in group) for group in groups)
-        notes.append(f"no comparison links these groups, so their strengths cannot be compared: {listed}")
-    for group in groups:
-        if len(set(level[group])) > 1:
-            sets = [{i for i in group if level[i] == part} for part in dict.fromkeys(level[group])]
-            winners = next(s for s in sets if not points[np.ix_(sorted(set(group) - s), sorted(s))].any())
-            told = ", ".join(names[i] for i in sorted(winners))
-            notes.append(f"one-sided: nobody else took a point from {told}, so only the prior bounds how far ahead")
-    return groups, notes
+    if len(groups) == 1:
+        return groups, []
+    listed = " | ".join(", ".join(names[i] for i in group) for group in groups)
+    return groups, [f"no comparison links these groups, so their strengths cannot be compared: {listed}"]
+
+
+def _winners(points: Array, group: list[int]) -> set[int]:
+    """The models of the group that lost no point to the rest of it; empty where there are none."""
+    _, level = connected_components(points > 0, directed=True, connection="strong")
+    for part in dict.fromkeys(level[group]):
+        inside = {i for i in group if level[i] == part}
+        outside = sorted(set(group) - inside)
+        if outside and not points[np.ix_(outside, sorted(inside))].any():
+            return inside
+    return set()
 
 
 def _strengths(points: Array, groups: list[list[int]], prior_votes: float) -> Array:

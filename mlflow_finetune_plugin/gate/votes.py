@@ -54,12 +54,16 @@ class VoterScores:
     """What ``voter_scores`` found.
 
     ``scores`` (voters,) in [0, 1] of the voters that count, in order of their first votes; ``waiting`` voters have
-    begun and do not count yet; ``unfinished`` of those that count were closed before their last vote.
+    begun and do not count yet; ``unfinished`` of those that count were closed before their last vote, of whom
+    ``left_after_win`` and ``left_after_loss`` had decided so in their last vote: where these two are far apart although
+    the score is not, voters stay or leave by what they prefer, and ``voter_scores`` promises nothing.
     """
 
     scores: Array
     waiting: int
     unfinished: int
+    left_after_win: int
+    left_after_loss: int
 
 
 def tally(votes: Sequence[Vote]) -> Tally:
@@ -114,7 +118,7 @@ def voter_scores(votes: Sequence[Vote], *, per_voter: int, patience: int = PATIE
     stopped martingale over k (a plain mean of the votes cast would not be: leaving at the first win makes it .69);
     (b) voters who differ, the mean of their means being 1/2, as long as how many votes count does not depend on what the
     voter prefers, as when all cast k. Not satisfied where voters who like the candidate stay longer; then only
-    ``per_voter=1`` is safe, so ``unfinished`` is reported.
+    ``per_voter=1`` is safe, so those who left are reported (``VoterScores``).
 
     Raises GateError for a cap or a patience below 1.
     """
@@ -136,10 +140,13 @@ def voter_scores(votes: Sequence[Vote], *, per_voter: int, patience: int = PATIE
                 closed.add(vote.voter)
     counted = next((i for i, voter in enumerate(begun) if voter not in closed), len(begun))
     scores = [0.5 + (sum(cast[voter]) - 0.5 * len(cast[voter])) / per_voter for voter in begun[:counted]]
+    last = [cast[voter][-1] for voter in begun[:counted] if len(cast[voter]) < per_voter]
     return VoterScores(
         scores=np.array(scores, dtype=np.float64),
         waiting=len(begun) - counted,
-        unfinished=sum(len(cast[voter]) < per_voter for voter in begun[:counted]),
+        unfinished=len(last),
+        left_after_win=last.count(1.0),
+        left_after_loss=last.count(0.0),
     )
 
 

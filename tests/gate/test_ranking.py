@@ -110,6 +110,8 @@ def test_one_sided_votes_are_finite_and_said():
     )
     assert found.models[0].name == "a"
     assert all(math.isfinite(m.strength.value) for m in found.models)
+    assert [math.isinf(m.strength.high) for m in found.models] == [True, False, False]
+    assert [math.isinf(m.strength.low) for m in found.models] == [False, True, True]
     assert found.notes == ("one-sided: nobody else took a point from a, so only the prior bounds how far ahead",)
     with pytest.raises(GateError, match="no maximum likelihood: one-sided"):
         rank([Comparison("v", "a", "b", 1)], prior_votes=0)

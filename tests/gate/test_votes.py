@@ -47,7 +47,7 @@ def test_voters_count_in_the_order_of_their_first_votes():
 def test_voter_who_stays_away_is_closed_and_missing_votes_weigh_as_ties():
     found = voter_scores(votes("aw bl bl cw"), per_voter=2, patience=2)
     assert found.scores.tolist() == [0.75, 0.0]
-    assert (found.waiting, found.unfinished) == (1, 1)
+    assert (found.waiting, found.unfinished, found.left_after_win, found.left_after_loss) == (1, 1, 1, 0)
     assert voter_scores(votes("aw bl bl cw aw"), per_voter=2, patience=2).scores.tolist() == [0.75, 0.0]  # too late
 
 
@@ -72,7 +72,8 @@ def test_leaving_after_a_win_gains_nothing():
                 break
     found = voter_scores(log, per_voter=5)
     assert found.scores.mean() == pytest.approx(0.5, abs=0.01)
-    assert found.unfinished > 3700
+    assert found.unfinished == found.left_after_win > 3700
+    assert found.left_after_loss == 0
 
 
 def test_no_vote_is_no_score():
