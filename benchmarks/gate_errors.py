@@ -67,14 +67,14 @@ def voters(taste: Taste, votes: int = 5, ties: float = 0.0) -> Draw:
     return draw
 
 
-def leavers(taste: Taste, leaves_at: int, chance: float, votes: int = 5) -> Draw:
-    """Voters who leave with ``chance`` after a vote of outcome ``leaves_at``; what they do not cast weighs as a tie."""
+def leavers(taste: Taste, leaves_at: int, chance: float, votes: int = 5, missing: int = 1) -> Draw:
+    """Voters who leave with ``chance`` after a vote of outcome ``leaves_at``; a vote not cast has ``missing`` half points."""
 
     def draw(rng: np.random.Generator, sims: int) -> np.ndarray:
-        share, points, stays = taste(rng, sims), np.full(sims, votes), np.ones(sims, bool)
+        share, points, stays = taste(rng, sims), np.zeros(sims, int), np.ones(sims, bool)
         for _ in range(votes):
             won = rng.random(sims) < share
-            points += np.where(stays, np.where(won, 1, -1), 0)
+            points += np.where(stays, 2 * won, missing)
             stays &= (won != leaves_at) | (rng.random(sims) >= chance)
         return points
 
@@ -175,6 +175,7 @@ def print_false_promotions(sims: int) -> None:
         "all undecided, leave at the first win": (leavers(fair, 1, 1.0), 5),
         "all undecided, leave at the first loss": (leavers(fair, 0, 1.0), 5),
         "outside the promise: Beta(2, 2), every second one leaves after a loss": (leavers(beta2, 0, 0.5), 5),
+        "the same, votes not cast weighed as lost": (leavers(beta2, 0, 0.5, missing=0), 5),
         "the same with per_voter 1": (leavers(beta2, 0, 0.5, votes=1), 1),
     }
     for name, (draw, votes) in cases.items():

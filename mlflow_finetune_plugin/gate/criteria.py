@@ -118,6 +118,8 @@ def judge_votes(policy: VotesPolicy, evidence: Votes | None) -> Finding:
         scores, stakes, whose = found.scores, VOTER_STAKES, "voters"
         details |= {"waiting_voters": found.waiting, "unfinished_voters": found.unfinished}
         details |= {"left_after_win": found.left_after_win, "left_after_loss": found.left_after_loss}
+        lowest = betting_test(found.lowest_scores, VOTER_STAKES, alpha=alpha)
+        details |= {"e_better_if_missing_votes_were_lost": float(lowest.e_better[-1])}
     else:
         scores = decisive_scores(evidence.votes, per_voter=policy.per_voter)
         stakes, whose = VOTE_STAKES, "decisive votes, true of these voters only"

@@ -81,8 +81,8 @@ def rank(
     The likelihood has a maximum only where no set of models won all its comparisons with the rest (Ford 1957, American
     Mathematical Monthly 64, 28-33), which resamples of few voters miss even where the data do not. So each model also
     draws ``prior_votes`` comparisons with an average model (half a vote each way by default; Caron and Doucet 2012,
-    JCGS 21, 174-196, section 2); where only that bounds a strength, its interval is open on that side and a note says so. Models that no chain of comparisons
-    links are ranked in groups apart.
+    JCGS 21, 174-196, section 2); where only that bounds a strength, its interval is open on that side and a note says
+    so. Models that no chain of comparisons links are ranked in groups apart.
 
     Raises GateError for no comparison, and for ``prior_votes=0`` (plain maximum likelihood, for which no interval over
     voters need exist) where the maximum does not exist.
@@ -105,12 +105,7 @@ def rank(
     if prior_votes == 0 and notes:
         raise GateError(f"no maximum likelihood: {'; '.join(notes)}; fix: give prior_votes above 0")
     strengths = _strengths(points[None], groups, prior_votes)[0]
-    drawn = np.random.default_rng(seed).multinomial(
-        len(per_voter), np.full(len(per_voter), 1 / len(per_voter)), n_resamples
-    )
-    spread = _strengths(
-        np.asarray(np.tensordot(drawn, per_voter, axes=1), np.float64), groups, max(prior_votes, _TOLERANCE)
-    )
+    spread = _resampled_strengths(per_voter, groups, max(prior_votes, _TOLERANCE), seed, n_resamples)
     tail = (1 - confidence) / 2
     lows, highs = np.quantile(spread, [tail, 1 - tail], axis=0)
     for group, won in zip(groups, winners, strict=True):
@@ -155,14 +150,24 @@ def _groups(points: Array, names: list[str]) -> tuple[list[list[int]], list[str]
 
 
 def _winners(points: Array, group: list[int]) -> set[int]:
-    """The models of the group that lost no point to the rest of it; empty where there are none."""
+    """The models of the group from whose equals (linked by points both ways) the rest took no point."""
     _, level = connected_components(points > 0, directed=True, connection="strong")
+    winners: set[int] = set()
     for part in dict.fromkeys(level[group]):
         inside = {i for i in group if level[i] == part}
         outside = sorted(set(group) - inside)
         if outside and not points[np.ix_(outside, sorted(inside))].any():
-            return inside
-    return set()
+            winners |= inside
+    return winners
+
+
+def _resampled_strengths(
+    per_voter: Array, groups: list[list[int]], prior_votes: float, seed: int, n_resamples: int
+) -> Array:
+    voters = len(per_voter)
+    drawn = np.random.default_rng(seed).multinomial(voters, np.full(voters, 1 / voters), n_resamples)
+    points = np.asarray(np.tensordot(drawn, per_voter, axes=1), dtype=np.float64)
+    return _strengths(points, groups, prior_votes)
 
 
 def _strengths(points: Array, groups: list[list[int]], prior_votes: float) -> Array:

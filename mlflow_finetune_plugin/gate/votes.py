@@ -53,13 +53,15 @@ class Tally:
 class VoterScores:
     """What ``voter_scores`` found.
 
-    ``scores`` (voters,) in [0, 1] of the voters that count, in order of their first votes; ``waiting`` voters have
+    ``scores`` (voters,) in [0, 1] of the voters that count, in order of their first votes; ``lowest_scores`` (voters,)
+    are theirs if every vote not cast were the champion's, which no leaving can flatter; ``waiting`` voters have
     begun and do not count yet; ``unfinished`` of those that count were closed before their last vote, of whom
     ``left_after_win`` and ``left_after_loss`` had decided so in their last vote: where these two are far apart although
     the score is not, voters stay or leave by what they prefer, and ``voter_scores`` promises nothing.
     """
 
     scores: Array
+    lowest_scores: Array
     waiting: int
     unfinished: int
     left_after_win: int
@@ -116,9 +118,11 @@ def voter_scores(votes: Sequence[Vote], *, per_voter: int, patience: int = PATIE
     Which worlds satisfy the hypothesis, when voters neither see each other's votes nor come because of them:
     (a) votes of mean 1/2 given the voter's own past, even where a voter leaves because of an outcome: X - 1/2 is then a
     stopped martingale over k (a plain mean of the votes cast would not be: leaving at the first win makes it .69);
-    (b) voters who differ, the mean of their means being 1/2, as long as how many votes count does not depend on what the
-    voter prefers, as when all cast k. Not satisfied where voters who like the candidate stay longer; then only
-    ``per_voter=1`` is safe, so those who left are reported (``VoterScores``).
+    (b) voters who differ, the mean of their means being 1/2, as long as how many votes count does not depend on what
+    the voter prefers, as when all cast k. Not satisfied where voters who like the candidate stay longer. In a blind
+    comparison a vote for either side looks the same to its voter, so there is little reason to; but ``lowest_scores``
+    satisfy it whatever makes voters leave, being nowhere above the scores of the k votes they would have cast, and so
+    does ``per_voter=1``, which no leaving touches.
 
     Raises GateError for a cap or a patience below 1.
     """
@@ -143,6 +147,7 @@ def voter_scores(votes: Sequence[Vote], *, per_voter: int, patience: int = PATIE
     last = [cast[voter][-1] for voter in begun[:counted] if len(cast[voter]) < per_voter]
     return VoterScores(
         scores=np.array(scores, dtype=np.float64),
+        lowest_scores=np.array([sum(cast[voter]) / per_voter for voter in begun[:counted]], dtype=np.float64),
         waiting=len(begun) - counted,
         unfinished=len(last),
         left_after_win=last.count(1.0),

@@ -11,6 +11,7 @@ from mlflow_finetune_plugin.gate.paired import (
     mean_interval,
     non_inferiority,
     paired_interval,
+    rows_still_needed,
 )
 from mlflow_finetune_plugin.types import Interval
 
@@ -184,3 +185,19 @@ def test_non_inferiority_compares_the_interval_with_the_margin(low, high, answer
 def test_margin_must_be_a_number():
     with pytest.raises(GateError, match="the margin is nan"):
         non_inferiority(Interval(0.0, 0.0, 0.0, ""), math.nan)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "bound", "needed"),
+    [
+        (-0.1, 0.2, 0.0, 300),  # the lower end is twice as far as it may be: four times the rows
+        (-0.1, 0.9, 0.0, 300),  # the other end has no say
+        (-0.9, 0.3, 0.2, 300),  # below the bound the upper end counts
+        (0.0, 0.2, 0.0, 1),
+        (-math.inf, 0.2, 0.0, None),
+        (-0.1, 0.2, 0.1, None),
+        (-0.1, 0.2, 0.0999, None),  # over a million rows
+    ],
+)
+def test_rows_still_needed_grow_with_the_square(low, high, bound, needed):
+    assert rows_still_needed(Interval(0.1, low, high, ""), 100, bound) == needed

@@ -191,6 +191,14 @@ def test_fewer_voters_than_the_minimum_hold_and_say_how_many_more():
     assert only(judge(asked, Evidence(True, votes=votes(10, "wwwww")))).outcome == "pass"
 
 
+def test_voters_who_left_are_told_and_what_if_they_had_lost():
+    finding = only(judge(policy(**GAIN_OFF, votes={"required": True}), Evidence(True, votes=votes(40, "ww"))))
+    assert finding.outcome == "pass"
+    assert (finding.details["unfinished_voters"], finding.details["left_after_win"]) == (35, 35)
+    assert finding.details["waiting_voters"] == 5
+    assert finding.details["e_better_if_missing_votes_were_lost"] < 20 < finding.details["e_better"]
+
+
 def test_one_eager_voter_is_one_voter():
     asked = policy(**GAIN_OFF, votes={"required": True, "minimum": 1})
     assert judge(asked, Evidence(True, votes=votes(1, "w" * 500))).outcome == "hold"

@@ -76,6 +76,27 @@ def test_leaving_after_a_win_gains_nothing():
     assert found.left_after_loss == 0
 
 
+def test_lowest_scores_take_every_missing_vote_for_lost():
+    found = voter_scores(votes("aw bw bt cl dw"), per_voter=2, patience=1)
+    assert found.scores.tolist() == [0.75, 0.75, 0.25]
+    assert found.lowest_scores.tolist() == [0.5, 0.75, 0.0]
+
+
+def test_leaving_after_a_loss_flatters_the_scores_but_not_the_lowest():
+    rng = np.random.default_rng(2)
+    log = []
+    for voter in range(4000):
+        share = rng.beta(2, 2)
+        for _ in range(5):
+            won = rng.random() < share
+            log.append(Vote(str(voter), "candidate" if won else "champion"))
+            if not won and rng.random() < 0.5:
+                break
+    found = voter_scores(log, per_voter=5)
+    assert found.scores.mean() > 0.53
+    assert found.lowest_scores.mean() < 0.5
+
+
 def test_no_vote_is_no_score():
     assert len(decisive_scores([], per_voter=1)) == len(voter_scores([], per_voter=1).scores) == 0
 
