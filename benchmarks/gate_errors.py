@@ -16,18 +16,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from interval_coverage import text_population, token_f1_population
+from gate_coverage import print_coverage
 from scipy.stats import binom, t
 
-from mlflow_finetune_plugin.evaluation.intervals import expanded_levels, paired_binary_interval
 from mlflow_finetune_plugin.gate.error_budget import candidate_alpha
 from mlflow_finetune_plugin.gate.evidence import Evidence, Votes
-from mlflow_finetune_plugin.gate.paired import (
-    bootstrap_t_bounds,
-    cluster_statistics,
-    standard_errors,
-    studentised_means,
-)
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.ranking import Comparison, rank
 from mlflow_finetune_plugin.gate.sequential import (
@@ -257,72 +250,6 @@ def print_forecasts(sims: int) -> None:
             f"{middle:.0f} more; truly {np.median(needed):.0f} more; the estimate was enough in {enough:.0%}",
             flush=True,
         )
-
-
-def print_coverage(sims: int, resamples: int = 1000, block: int = 500) -> None:
-    print("\n## How often the 95 % paired intervals hold the truth (above: the whole interval lies above it)\n")
-    print(
-        "| rows | n | bootstrap-t | above | below | expanded percentile | above | below |\n|---|---|---|---|---|---|---|---|"
-    )
-
-    def f1(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        base, adapter = token_f1_population(rng)
-        return adapter[:, 0] - base[:, 0], base[:, 1]
-
-    def forgetting(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        base, adapter = text_population(rng)
-        return adapter[:, 0] - base[:, 0], base[:, 1]
-
-    def skewed(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        return rng.lognormal(0, 1, size=100_000) - 1, np.ones(100_000)
-
-    def clustered(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        values = rng.gamma(1.0, size=(100_000, 1)) + rng.normal(0, 0.5, size=(100_000, 5))
-        return values.sum(axis=1), np.full(100_000, 5.0)  # one entry per cluster
-
-    cases = {
-        "token F1": (f1, 1),
-        "forgetting, nats per token": (forgetting, 1),
-        "skewed (lognormal)": (skewed, 1),
-        "clusters of 5, skewed": (clustered, 5),
-    }
-    for name, (make, size) in cases.items():
-        x, w = make(np.random.default_rng(0))
-        truth, table = x.sum() / w.sum(), cluster_statistics(x, w, None)
-        for rows in (30, 100, 300, 1000):
-            units, rng, misses = rows // size, np.random.default_rng([rows, 7]), np.zeros(4)
-            for _ in range(sims // block):
-                sample = table[rng.integers(len(x), size=(block, units))]  # (block, units, 5)
-                drawn = rng.multinomial(units, np.full(units, 1 / units), size=resamples).astype(float)
-                sums = np.tensordot(drawn, sample, axes=(1, 1))  # (resamples, block, 5)
-                whole = sample.sum(axis=1)
-                value = whole[:, 0] / whole[:, 1]
-                spread = standard_errors(whole, units)
-                low, high = bootstrap_t_bounds(value, spread, studentised_means(sums, value, units), 0.95)
-                plain = np.quantile(sums[..., 0] / sums[..., 1], expanded_levels(units, 0.95), axis=0)
-                misses += [
-                    (low > truth).sum(),
-                    (high < truth).sum(),
-                    (plain[0] > truth).sum(),
-                    (plain[1] < truth).sum(),
-                ]
-            a, b, c, d = misses / (sims // block * block)
-            print(
-                f"| {name} | {rows} | {1 - a - b:.1%} | {a:.1%} | {b:.1%} | {1 - c - d:.1%} | {c:.1%} | {d:.1%} |",
-                flush=True,
-            )
-    print("\n| rows of 0 and 1: share gained, share lost | n | Tango | above | below |\n|---|---|---|---|---|")
-    for gained, lost in ((0.45, 0.05), (0.1, 0.1), (0.27, 0.25), (0.05, 0.02)):
-        for rows in (30, 100, 300, 1000):
-            cells = np.random.default_rng(rows).multinomial(rows, [gained, lost, 1 - gained - lost], size=sims)[:, :2]
-            tables, counts = np.unique(cells, axis=0, return_counts=True)
-            found = [
-                paired_binary_interval([0] * g + [1] * b + [0] * (rows - g - b), [1] * g + [0] * (rows - g))
-                for g, b in tables
-            ]
-            above = np.average([i.low > gained - lost for i in found], weights=counts)
-            below = np.average([i.high < gained - lost for i in found], weights=counts)
-            print(f"| {gained}, {lost} | {rows} | {1 - above - below:.1%} | {above:.1%} | {below:.1%} |", flush=True)
 
 
 def print_times() -> None:

@@ -18,7 +18,8 @@ class Gain:
     """The candidate against ``over`` under ``metric``.
 
     ``measured`` is the score per row on both sides, in the metric's own direction; or, for metrics without a score per
-    row, a 95 % interval of the gain, positive = the candidate is better. Raises GateError for an interval of no numbers.
+    row, a 95 % interval of the gain, positive = the candidate is better. Raises GateError for an interval without
+    numbers.
     """
 
     metric: str
@@ -98,8 +99,8 @@ class Regression:
 class Evidence:
     """All that is known of a candidate; None or absent: not measured. ``has_champion``: there is one to replace.
 
-    ``forgetting`` may be a 95 % interval in nats per token where the rows are not kept. Raises GateError for an interval
-    of no numbers and for a regression file measured twice under one metric.
+    ``forgetting`` may be a 95 % interval in nats per token where the rows are not kept. Raises GateError for an
+    interval without numbers and for a regression file measured twice under one metric.
     """
 
     has_champion: bool

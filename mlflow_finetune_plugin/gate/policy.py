@@ -121,6 +121,6 @@ class GatePolicy(Section):
         return self
 
     def digest(self) -> str:
-        """sha256 (hex) of the policy with its defaults filled in, equal for equal meaning, whatever the order of keys."""
+        """sha256 (hex) of the policy with its defaults filled in: equal meaning, equal digest, in any order of keys."""
         content = {"rules": _RULES, "gate": self.model_dump(mode="json")}
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

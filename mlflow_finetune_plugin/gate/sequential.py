@@ -35,7 +35,7 @@ _CELLS = 64
 
 @dataclass(frozen=True)
 class Stakes:
-    """Shares of the capital put on a score, in (0, 1), (64,), and how the starting capital is spread over them, (64,)."""
+    """Shares of the capital put on a score, in (0, 1), and the log of how the first capital is spread over them; (64,)."""
 
     shares: Array
     log_weights: Array
@@ -84,13 +84,10 @@ def betting_test(scores: Sequence[float] | Array, stakes: Stakes, *, alpha: floa
     is a test that knows nothing. Raises GateError for scores outside [0, 1] or not finite, an alpha outside (0, 1/2)
     and a minimum below 1.
     """
-    x = _scores(scores)
-    if not 0 < alpha < 0.5:
-        raise GateError(f"an alpha of {alpha} is no error rate of a test; fix: give one between 0 and 0.5, e.g. 0.05")
+    x, limit = _scores(scores), _limit(alpha)
     if minimum < 1:
         raise GateError(f"a minimum of {minimum} scores; fix: give 1 or more")
     better, worse = _log_capitals(x, stakes), _log_capitals(1 - x, stakes)
-    limit = -math.log(alpha)
     return SequentialTest(
         mean=confidence_sequence(x, stakes, alpha=alpha),
         e_better=_capped_exp(better),
@@ -102,21 +99,16 @@ def betting_test(scores: Sequence[float] | Array, stakes: Stakes, *, alpha: floa
 
 
 def confidence_sequence(scores: Sequence[float] | Array, stakes: Stakes, *, alpha: float) -> Interval:
-    """The means in [0, 1] against which neither gambler owns 1/alpha by now: confidence 1 - 2 alpha at all times at once.
+    """The means in [0, 1] against which neither gambler owns 1/alpha by now: confidence 1 - 2 alpha, valid at all times.
 
     The capital against a mean m is the product of 1 + stake (x / m - 1); it falls in m, so each end is a root (section
     4, Theorem 3, with one-sided capitals). No score: [0, 1] around 1/2. Raises as ``betting_test``.
     """
-    x = _scores(scores)
+    x, limit = _scores(scores), _limit(alpha)
     method = f"betting, {1 - 2 * alpha:.4g} at all times"
     if len(x) == 0:
         return Interval(0.5, 0.0, 1.0, method)
-    return Interval(
-        float(x.mean()),
-        _lower_end(x, stakes, -math.log(alpha)),
-        1 - _lower_end(1 - x, stakes, -math.log(alpha)),
-        method,
-    )
+    return Interval(float(x.mean()), _lower_end(x, stakes, limit), 1 - _lower_end(1 - x, stakes, limit), method)
 
 
 def scores_still_needed(
@@ -125,14 +117,14 @@ def scores_still_needed(
     """How many more scores would likely bring a capital to 1/alpha, if they fall as those so far. An estimate.
 
     Lets each stake's capital grow on at its mean log growth so far, without luck; few scores make a rough estimate. In
-    ``benchmarks/gate_errors.py`` it is enough in about three of four cases. 0 where the boundary is reached now, None where it would take more
-    than ``FARTHEST_FORECAST`` scores in all, or there are none to go by. Raises as ``betting_test``.
+    ``benchmarks/gate_errors.py`` it is enough in about three of four cases. 0 where the boundary is reached now, None
+    where it would take more than ``FARTHEST_FORECAST`` scores in all, or there are none to go by. Raises as
+    ``betting_test``.
     """
-    x = _scores(scores)
+    x, limit = _scores(scores), _limit(alpha)
     if len(x) == 0:
         return None
-    needed = [_scores_in_all(growth, len(x), stakes, -math.log(alpha)) for growth in _growths(x, stakes)]
-    in_all = min(needed)
+    in_all = min(_scores_in_all(growth, len(x), stakes, limit) for growth in _growths(x, stakes))
     return None if in_all > FARTHEST_FORECAST else max(in_all, minimum) - len(x)
 
 
@@ -146,6 +138,13 @@ def _scores(scores: Sequence[float] | Array) -> Array:
     if not (np.isfinite(x) & (x >= 0) & (x <= 1)).all():
         raise GateError("a score is not a number from 0 to 1; fix: give 1 for a win, 0.5 for a tie, 0 for a loss")
     return x
+
+
+def _limit(alpha: float) -> float:
+    """Log of the boundary 1/alpha."""
+    if not 0 < alpha < 0.5:
+        raise GateError(f"an alpha of {alpha} is no error rate of a test; fix: give one between 0 and 0.5, e.g. 0.05")
+    return -math.log(alpha)
 
 
 def _log_capitals(x: Array, stakes: Stakes) -> Array:

@@ -84,7 +84,7 @@ def decisive_scores(votes: Sequence[Vote], *, per_voter: int) -> Array:
 
     Ties and ``both_bad`` are left out: given that a vote is decisive, the hypothesis "it is as likely the champion's"
     says the same whatever decides which votes are (the sign test: Dixon and Mood 1946, JASA 41, 557-566). The cap
-    looks at earlier votes only, so a bet placed under it was placed before the vote. Shape (decisive votes that count,).
+    looks at earlier votes only, so a bet placed under it was placed before the vote. Shape (votes that count,).
     """
     _check_cap(per_voter)
     seen: Counter[str] = Counter()

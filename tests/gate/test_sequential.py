@@ -165,3 +165,9 @@ def test_scores_that_are_none_are_refused(scores):
 def test_impossible_tests_are_refused(alpha, minimum):
     with pytest.raises(GateError, match="fix:"):
         betting_test([1.0], VOTE_STAKES, alpha=alpha, minimum=minimum)
+
+
+@pytest.mark.parametrize("function", [confidence_sequence, scores_still_needed])
+def test_impossible_error_rates_are_refused(function):
+    with pytest.raises(GateError, match="an alpha of 0.7 is no error rate"):
+        function([1.0], VOTE_STAKES, alpha=0.7)
