@@ -87,8 +87,10 @@ def block_misses(table: np.ndarray, truth: float, units: int, rng: np.random.Gen
     whole = sample.sum(axis=1)
     value = whole[:, 0] / whole[:, 1]
     t = studentised_means(sums, value, units)
+    with np.errstate(invalid="ignore"):  # a sample without spread: nan lies on neither side, as an unbounded interval
+        studentised = bootstrap_t_bounds(value, standard_errors(whole, units), t, 0.95)
     pairs = (
-        bootstrap_t_bounds(value, standard_errors(whole, units), t, 0.95),
+        studentised,
         np.quantile(sums[..., 0] / sums[..., 1], expanded_levels(units, 0.95), axis=0),
     )
     return np.array([[(low > truth).sum(), (high < truth).sum()] for low, high in pairs], dtype=float)
