@@ -126,7 +126,7 @@ def mean_interval(
 
     Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 12.5; clusters are drawn whole (Davison and
     Hinkley 1997, "Bootstrap Methods and their Application", section 3.8), and each resample is studentised with its
-    own clustered standard error (Miller 2024, arXiv 2411.00640, section 2.2; ``clustered_standard_error``). Chosen over
+    own clustered standard error (Miller 2024, arXiv 2411.00640; ``clustered_standard_error``). Chosen over
     the percentile interval of the evaluation because its misses are even on both sides when rows are skewed, and a
     gate looks at one side. ``weights`` (rows,), e.g. tokens, make it a ratio of sums.
 
@@ -139,17 +139,17 @@ def mean_interval(
     check_rows([str(i) for i in range(len(x))], {"values": x.tolist(), "weights": w.tolist()}, clusters)
     if (w <= 0).any():
         raise GateError("a weight is not positive; fix: leave out rows without tokens")
-    statistics = cluster_statistics(x * w, w, clusters)  # (clusters, 5)
-    units = "rows" if clusters is None else f"{len(statistics)} clusters"
     value = float(x @ w / w.sum())
+    statistics = cluster_statistics((x - value) * w, w, clusters)  # (clusters, 5), centred against rounding
+    units = "rows" if clusters is None else f"{len(statistics)} clusters"
     if len(statistics) == 1:
         return Interval(value, -math.inf, math.inf, f"none: one {'row' if clusters is None else 'cluster'}, no spread")
     spread = float(standard_errors(statistics.sum(axis=0), len(statistics)))
-    if spread <= 1e-9 * max(abs(value), 1e-300):
-        return Interval(value, -math.inf, math.inf, "none: all differences are equal, no spread")
+    if spread <= 1e-13 * float(np.abs(x).max()):  # rounding
+        return Interval(value, -math.inf, math.inf, f"none: all {units} differ alike, no spread")
 
     def studentised(sums: Array, _: Array) -> Array:
-        return studentised_means(sums, value, len(statistics))
+        return studentised_means(sums, 0.0, len(statistics))
 
     t = resampled_gains(statistics, statistics[:, :0], studentised, seed, n_resamples)
     low, high = bootstrap_t_bounds(value, spread, t[:, None], confidence)
@@ -191,8 +191,8 @@ def bootstrap_t_bounds(value: float | Array, spread: float | Array, t: Array, co
 def clustered_standard_error(values: Sequence[float] | Array, clusters: Sequence[Hashable] | None = None) -> float:
     """Standard error of the mean of ``values`` (rows,) whose clusters are independent, in the unit of ``values``.
 
-    Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640, section 2.2: the square root of the products of
-    deviations summed within clusters, over the number of rows; here times sqrt(G / (G - 1)) for G clusters, which
+    Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640, clustered standard errors: the square root of the
+    products of deviations summed within clusters, over the number of rows; here times sqrt(G / (G - 1)) for G clusters, which
     without clusters is the common s / sqrt(n). Infinite for one cluster. Raises GateError as ``mean_interval`` does.
     """
     x = np.asarray(values, dtype=np.float64)

@@ -120,14 +120,26 @@ def test_candidate_and_champion_change_places():
     [
         ([0.4], None, "one row"),
         ([0.4, 0.1], ["a", "a"], "one cluster"),
-        ([0.1, 0.1, 0.1], None, "all differences are equal"),
-        ([0.0, 0.0, 0.0], None, "all differences are equal"),
+        ([0.1, 0.1, 0.1], None, "all rows differ alike"),
+        ([0.0, 0.0, 0.0], None, "all rows differ alike"),
     ],
 )
 def test_no_spread_is_no_certainty(values, clusters, reason):
     interval = mean_interval(values, clusters=clusters)
     assert (interval.low, interval.high) == (-math.inf, math.inf)
     assert reason in interval.method
+
+
+def test_clusters_that_differ_alike_are_no_certainty():
+    interval = mean_interval([0.0, 2.0, 0.0, 2.0], clusters=list("aabb"))
+    assert (interval.low, interval.high) == (-math.inf, math.inf)
+    assert "all 2 clusters differ alike" in interval.method
+
+
+def test_a_large_mean_does_not_drown_a_small_spread():
+    noise = np.random.default_rng(6).normal(0, 1e-6, 200)
+    near, far = mean_interval(noise), mean_interval(noise + 1000)
+    assert (far.low - 1000, far.high - 1000) == pytest.approx((near.low, near.high), abs=1e-9)
 
 
 def test_two_rows_that_differ_bound_nothing_above():

@@ -17,7 +17,7 @@ WINS = [
     [4, 4, 5, 6, 6, 0, 6],
     [2, 4, 1, 3, 1, 7, 0],
 ]
-# section 10.6.2: strengths over Baltimore
+# section 10.6: strengths over Baltimore
 PUBLISHED = (1.581, 1.436, 1.294, 1.248, 1.108, 0.684, 0.0)
 
 
