@@ -126,8 +126,8 @@ def mean_interval(
 
     Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 12.5; clusters are drawn whole (Davison and
     Hinkley 1997, "Bootstrap Methods and their Application", section 3.8), and each resample is studentised with its
-    own clustered standard error (Miller 2024, arXiv 2411.00640; ``clustered_standard_error``). Chosen over
-    the percentile interval of the evaluation because its misses are even on both sides when rows are skewed, and a
+    own clustered standard error (Miller 2024, arXiv 2411.00640; ``clustered_standard_error``). Chosen over the
+    percentile interval of the evaluation because its misses are more even on both sides when rows are skewed, and a
     gate looks at one side. ``weights`` (rows,), e.g. tokens, make it a ratio of sums.
 
     One row or cluster has no spread, nor have rows that all differ alike: the interval is then unbounded, and
