@@ -108,6 +108,13 @@ def test_weights_make_a_ratio_of_sums():
     assert (doubled.low, doubled.high) == pytest.approx((interval.low, interval.high))
 
 
+def test_a_weighted_row_is_a_cluster_of_equal_rows():
+    values, weights = np.random.default_rng(7).random(25), np.arange(25) % 4 + 1
+    weighed = mean_interval(values, weights=weights.astype(float))
+    repeated = mean_interval(np.repeat(values, weights), clusters=np.repeat(np.arange(25), weights).tolist())
+    assert (weighed.value, weighed.low, weighed.high) == pytest.approx((repeated.value, repeated.low, repeated.high))
+
+
 def test_candidate_and_champion_change_places():
     rng = np.random.default_rng(4)
     a, b = rng.random(50), rng.random(50)
@@ -122,6 +129,7 @@ def test_candidate_and_champion_change_places():
         ([0.4, 0.1], ["a", "a"], "one cluster"),
         ([0.1, 0.1, 0.1], None, "all rows differ alike"),
         ([0.0, 0.0, 0.0], None, "all rows differ alike"),
+        ([0.7 - 0.6, 0.5 - 0.4, 0.3 - 0.2], None, "all rows differ alike"),
     ],
 )
 def test_no_spread_is_no_certainty(values, clusters, reason):

@@ -117,6 +117,12 @@ def test_one_sided_votes_are_finite_and_said():
         rank([Comparison("v", "a", "b", 1)], prior_votes=0)
 
 
+def test_two_unbeaten_models_are_both_open_above():
+    found = rank([Comparison(str(i), x, "c", 1) for i in range(5) for x in ("a", "b")])
+    assert {m.name: math.isinf(m.strength.high) for m in found.models} == {"a": True, "b": True, "c": False}
+    assert "took a point from a, b," in found.notes[0]
+
+
 def test_one_voter_has_no_interval():
     found = rank([Comparison("v", "a", "b", 1), Comparison("v", "b", "a", 1)])
     assert (found.models[0].strength.low, found.models[0].strength.high) == (-math.inf, math.inf)
