@@ -129,7 +129,7 @@ def test_candidate_and_champion_change_places():
         ([0.4, 0.1], ["a", "a"], "one cluster"),
         ([0.1, 0.1, 0.1], None, "all rows differ alike"),
         ([0.0, 0.0, 0.0], None, "all rows differ alike"),
-        ([0.7 - 0.6, 0.5 - 0.4, 0.3 - 0.2], None, "all rows differ alike"),
+        ([0.3 - 0.2, 1.1 - 1.0, 0.1], None, "all rows differ alike"),
     ],
 )
 def test_no_spread_is_no_certainty(values, clusters, reason):
