@@ -32,7 +32,10 @@ State = Literal["starting", "ready", "down", "stopped"]
 
 
 class Engine:
-    """``generation`` counts starts: what was loaded into an earlier one is gone. ``on_ready`` is told of each."""
+    """``generation`` counts starts: what was loaded into an earlier one is gone. ``on_ready`` is told of each.
+
+    ``noise``: (generation, nats) of its base asked again; certificates keep it here.
+    """
 
     def __init__(
         self, spec: EngineSpec, folder: Path, on_ready: Callable[[], None] | None = None, *, ready_s: float = _READY_S
@@ -43,6 +46,7 @@ class Engine:
         self.generation = 0
         self.fault: str | None = None
         self.restarts = 0
+        self.noise: tuple[int, float] | None = None
         self._ready_s = ready_s
         self._key = secrets.token_urlsafe(32)
         self._port = free_port()

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from mlflow_finetune_plugin.errors import ServingError
-from mlflow_finetune_plugin.serving.certificate import Certificate, certify
+from mlflow_finetune_plugin.serving.certificate import Certificate, certify, still_holds
 from mlflow_finetune_plugin.serving.engine import Engine
 from mlflow_finetune_plugin.serving.engine_commands import (
     VLLM,
@@ -57,7 +57,10 @@ class Resident:
 
 
 class Fleet:
-    """``find_base``: where a version's base lies on this machine; ``on_certificate``: told of each new one."""
+    """``find_base``: where a version's base lies on this machine; ``on_certificate``: told of each new one.
+
+    ``dtype``: of all engines, where it is not to be each base's own.
+    """
 
     def __init__(
         self,
@@ -67,12 +70,15 @@ class Fleet:
         find_base: Callable[[Version], Path],
         on_certificate: Callable[[Version, Certificate], None],
         *,
+        dtype: str | None = None,
         max_loaded: int = MAX_LOADED,
     ) -> None:
+        self._dtype = dtype
         self._asked, self._limits, self._folder, self._find_base = asked_engine, limits, folder, find_base
         self._on_certificate, self._max_loaded = on_certificate, max_loaded
         self.engines: dict[tuple[str, EngineKey], Engine] = {}
         self.residents: dict[str, Resident] = {}
+        self._certified: dict[str, tuple[Engine, int, Certificate]] = {}
         self._clock = 0
         self._starting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -144,14 +150,15 @@ class Fleet:
 
     async def _engine_for(self, version: Version) -> Engine:
         kind, reason = await asyncio.to_thread(choose_engine, self._asked, version)
+        key = version.engine_key(self._dtype)
         async with self._starting:
-            engine = self.engines.get((kind, version.engine_key))
+            engine = self.engines.get((kind, key))
             if engine is None:
                 base = await asyncio.to_thread(self._find_base, version)
-                folder = self._folder / f"{kind}-{version.engine_key.base_digest[:12]}-{len(self.engines)}"
-                spec = await asyncio.to_thread(self._spec, kind, version, base)
-                engine = Engine(spec, folder, partial(self._engine_is_ready, kind, version.engine_key))
-                self.engines[kind, version.engine_key] = engine
+                folder = self._folder / f"{kind}-{key.base_digest[:12]}-{len(self.engines)}"
+                spec = await asyncio.to_thread(self._spec, kind, key, version, base)
+                engine = Engine(spec, folder, partial(self._engine_is_ready, kind, key))
+                self.engines[kind, key] = engine
                 logger.info("engine_chosen kind=%s version=%s reason=%s", kind, version.served_name, reason)
                 engine.start()
         rank = version.rank
@@ -176,11 +183,11 @@ class Fleet:
         except ServingError as error:
             logger.error("reload_failed version=%s fault=%s", resident.name, error)
 
-    def _spec(self, kind: str, version: Version, base: Path) -> EngineSpec:
+    def _spec(self, kind: str, key: EngineKey, version: Version, base: Path) -> EngineSpec:
         card = version.base
         return EngineSpec(
             kind=kind,
-            key=version.engine_key,
+            key=key,
             base_name=base_name(card["name"]),
             base=base,
             tokenizer=version.tokenizer,
@@ -202,13 +209,23 @@ class Fleet:
                 resident.loaded_in = generation
             if resident.certified_in == generation:
                 return
-            version = f"{resident.version.model}/{resident.version.number}"
-            found = await certify(resident.engine, resident.name, resident.version.reference, version=version)
-            resident.certificate = found
-            self._on_certificate(resident.version, found)
-            if not found.passed:
-                raise ServingError(f"{version} must not serve: {found.reason}")
+            resident.certificate = await self._certify(resident, generation)
             resident.certified_in = generation
+
+    async def _certify(self, resident: Resident, generation: int) -> Certificate:
+        """Of one that this engine has certified since it started, and that was unloaded since, one probe is asked again."""
+        reference, version = resident.version.reference, f"{resident.version.model}/{resident.version.number}"
+        known = self._certified.get(resident.name)
+        if known is not None and known[:2] == (resident.engine, generation):
+            if await still_holds(known[2], resident.engine, resident.name, reference):
+                return known[2]
+            logger.error("certificate_broken version=%s", resident.name)
+        found = await certify(resident.engine, resident.name, reference, version=version)
+        self._on_certificate(resident.version, found)
+        if not found.passed:
+            raise ServingError(f"{version} must not serve: {found.reason}")
+        self._certified[resident.name] = (resident.engine, generation, found)
+        return found
 
     async def _drop(self, resident: Resident) -> None:
         """Out of the engine and out of the store's hold; a failed unload is told, and the slot goes with the engine."""

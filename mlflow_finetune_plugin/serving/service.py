@@ -18,7 +18,7 @@ import uvicorn
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError
 from mlflow_finetune_plugin.serving.bases import Bases
 from mlflow_finetune_plugin.serving.catalog import Catalog
-from mlflow_finetune_plugin.serving.certificate import Certificate
+from mlflow_finetune_plugin.serving.certificate import DTYPES, Certificate
 from mlflow_finetune_plugin.serving.engine_commands import AUTO, ENGINES, EngineLimits
 from mlflow_finetune_plugin.serving.fleet import MAX_LOADED, Fleet
 from mlflow_finetune_plugin.serving.follower import Follower
@@ -43,6 +43,7 @@ class ServiceSettings:
     models: tuple[str, ...]
     store: Path
     engine: str = AUTO
+    dtype: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     api_key_file: Path | None = None
@@ -67,6 +68,8 @@ def check_settings(settings: ServiceSettings) -> None:
             )
     if settings.engine not in ENGINES:
         faults.append(f"engine {settings.engine!r}; fix: one of {', '.join(ENGINES)}")
+    if settings.dtype not in (None, *DTYPES):
+        faults.append(f"dtype {settings.dtype!r}; fix: one of {', '.join(DTYPES)}, or leave it out")
     if settings.api_key_file is None and not _is_loopback(settings.host):
         faults.append(
             f"host {settings.host}: without API keys only this machine may ask; fix: --api-key-file FILE "
@@ -97,6 +100,7 @@ class Service:
             settings.store / "engines" / str(os.getpid()),
             Bases(settings.base_models).find,
             self._note_certificate,
+            dtype=settings.dtype,
             max_loaded=settings.max_loaded,
         )
         self.catalog = Catalog(client, settings.models)
@@ -151,14 +155,15 @@ class Service:
     def _write_certificate(self, version: Version, found: Certificate) -> None:
         from mlflow.exceptions import MlflowException
 
-        tag = f"finetune.certificate.{found.engine}"
+        served = f"{found.engine}.{found.precision.replace('+', '-')}"
+        tag = f"finetune.certificate.{served}"
         try:
             registered = self._client.get_model_version(version.model, version.number)
             if dict(registered.tags).get(tag) == found.summary:
                 return
             self._client.set_model_version_tag(version.model, version.number, tag, found.summary)
             if registered.run_id:
-                file = f"certificates/{version.model}-{version.number}-{found.engine}.json"
+                file = f"certificates/{version.model}-{version.number}-{served}.json"
                 self._client.log_text(registered.run_id, found.to_json(), file)
         except (MlflowException, OSError) as error:
             logger.warning("certificate_not_written version=%s fault=%s", version.served_name, error)

@@ -33,6 +33,11 @@ class EngineKey:
     quantization: str | None
     tokenizer_digest: str
 
+    @property
+    def precision(self) -> str:
+        """As references name it: ``bfloat16``, or ``bfloat16+nf4``."""
+        return f"{self.dtype}+{self.quantization}" if self.quantization else self.dtype
+
 
 @dataclass(frozen=True)
 class Version:
@@ -54,10 +59,15 @@ class Version:
     def base(self) -> dict[str, Any]:
         return dict(self.card["base_model"])
 
-    @property
-    def engine_key(self) -> EngineKey:
+    def engine_key(self, dtype: str | None = None) -> EngineKey:
+        """``dtype``: of serving; None serves in the base's own. Raises ServingError for another one of a quantised base."""
         base = self.base
-        return EngineKey(str(base["digest"]), str(base["dtype"]), base["quantization"], self.tokenizer_digest)
+        if dtype not in (None, base["dtype"]) and base["quantization"]:
+            raise ServingError(
+                f"{self.model}/{self.number}: its base in {base['quantization']} is served as it was trained, in "
+                f"{base['dtype']}, not in {dtype}; fix: leave --dtype out"
+            )
+        return EngineKey(str(base["digest"]), dtype or str(base["dtype"]), base["quantization"], self.tokenizer_digest)
 
     @property
     def target_modules(self) -> tuple[str, ...]:

@@ -232,7 +232,7 @@ def test_a_store_that_is_full(tmp_path, registry):
     registry.client.set_registered_model_alias("bot", "challenger", "2")
 
 
-@pytest.mark.parametrize("fault", ["corrupt", "pickled", "renamed", "half", "swapped"])
+@pytest.mark.parametrize("fault", ["corrupt", "pickled", "renamed", "half", "swapped", "template"])
 def test_seeded_faults_never_serve(tmp_path, registry, fault):
     """Digest and card agree with the bad files here: it is the store or the certificate that has to see it."""
     number = registry.make("bot", seed=5)
@@ -251,6 +251,28 @@ def test_seeded_faults_never_serve(tmp_path, registry, fault):
             service.end()
     finally:
         registry.client.set_registered_model_alias("bot", "challenger", "2")
+
+
+def test_a_precision_is_served_where_the_worker_has_told_of_it(tmp_path, registry):
+    """In bfloat16: the version that was registered for it answers, one that was not is told, one that is off is refused."""
+    both = ("float32", "bfloat16")
+    told = registry.make("half", seed=1, precisions=both, max_gap=10.0)
+    untold = registry.make("half", seed=2)
+    strict = registry.make("half", seed=3, precisions=both, max_gap=1e-6)
+    registry.client.set_registered_model_alias("half", "champion", told)
+    registry.client.set_registered_model_alias("half", "untold", untold)
+    registry.client.set_registered_model_alias("half", "challenger", strict)
+    with serving(tmp_path, registry.uri, "half", "--engine", "transformers", "--dtype", "bfloat16") as service:
+        assert ask(service, "half@champion").status_code == 200
+        said = {a["alias"]: str(a["fault"]) for a in service.get("/readyz")[1]["aliases"]}
+        assert "its reference is for float32" in said["untold"]
+        assert "in bfloat16 the adapter says other things than it was trained to" in said["challenger"]
+        assert ask(service, "half@challenger").status_code == 503
+        tag = "finetune.certificate.transformers.bfloat16"
+        found = wait_until(lambda: registry.client.get_model_version("half", told).tags.get(tag))
+        assert found.startswith("passed (transformers, ")
+    with serving(tmp_path, registry.uri, "half", "--engine", "transformers") as service:
+        assert ask(service, "half@challenger").status_code == 200, "in training's own precision nothing is off"
 
 
 def _artifacts(registry, number: str) -> Path:
@@ -279,6 +301,9 @@ def _break(registry, number: str, fault: str) -> None:
         save_file({name.replace("layers.", "layerz."): tensor for name, tensor in tensors.items()}, weights)
     elif fault == "half":
         save_file({n: t * 0 if ".layers.1." in n or ".layers.2." in n else t for n, t in tensors.items()}, weights)
+    elif fault == "template":
+        template = _artifacts(registry, number) / "tokenizer" / "chat_template.jinja"
+        template.write_text(template.read_text().replace("user", "usr"))
     elif fault == "swapped":
         shutil.copy(_adapter(registry, "1") / "adapter_model.safetensors", weights)
     card_file = _artifacts(registry, number) / "finetune.json"

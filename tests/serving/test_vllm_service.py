@@ -37,7 +37,7 @@ def test_vllm_says_what_mlflow_loads(service, registry):
     assert {answer.headers["x-finetune-version"] for answer in answers} == {"2"}
     texts = {ask(service, name).json()["choices"][0]["message"]["content"] for name in ("base", "bot/1", "bot/2")}
     assert len(texts) == 3
-    certificate = registry.client.get_model_version("bot", "1").tags["finetune.certificate.vllm"]
+    certificate = registry.client.get_model_version("bot", "1").tags["finetune.certificate.vllm.float32"]
     assert certificate.startswith("passed (vllm, ")
 
 
