@@ -255,23 +255,26 @@ def test_seeded_faults_never_serve(tmp_path, registry, fault):
 
 def test_a_precision_is_served_where_the_worker_has_told_of_it(tmp_path, registry):
     """In bfloat16: the version that was registered for it answers, one that was not is told, one that is off is refused."""
+    (tmp_path / "again").mkdir()
     both = ("float32", "bfloat16")
     told = registry.make("half", seed=1, precisions=both, max_gap=10.0)
     untold = registry.make("half", seed=2)
     strict = registry.make("half", seed=3, precisions=both, max_gap=1e-6)
     registry.client.set_registered_model_alias("half", "champion", told)
-    registry.client.set_registered_model_alias("half", "untold", untold)
-    registry.client.set_registered_model_alias("half", "challenger", strict)
+    registry.client.delete_registered_model_alias("half", "challenger")
     with serving(tmp_path, registry.uri, "half", "--engine", "transformers", "--dtype", "bfloat16") as service:
         assert ask(service, "half@champion").status_code == 200
-        said = {a["alias"]: str(a["fault"]) for a in service.get("/readyz")[1]["aliases"]}
+        registry.client.set_registered_model_alias("half", "untold", untold)
+        registry.client.set_registered_model_alias("half", "challenger", strict)
+        faults = lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}  # noqa: E731
+        said = wait_until(lambda: faults() if all(map(faults().get, ("untold", "challenger"))) else None)
         assert "its reference is for float32" in said["untold"]
         assert "in bfloat16 the adapter says other things than it was trained to" in said["challenger"]
         assert ask(service, "half@challenger").status_code == 503
         tag = "finetune.certificate.transformers.bfloat16"
         found = wait_until(lambda: registry.client.get_model_version("half", told).tags.get(tag))
         assert found.startswith("passed (transformers, ")
-    with serving(tmp_path, registry.uri, "half", "--engine", "transformers") as service:
+    with serving(tmp_path / "again", registry.uri, "half", "--engine", "transformers") as service:
         assert ask(service, "half@challenger").status_code == 200, "in training's own precision nothing is off"
 
 
