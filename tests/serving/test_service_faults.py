@@ -17,7 +17,7 @@ import mlflow
 import psutil
 import pytest
 from served_models import VersionMaker
-from serving_process import CHAT, ask, body, serving, start_serving, wait_until
+from serving_process import CHAT, ask, body, marked, serving, start_serving, wait_until
 
 ENGINE = ("--engine", "transformers", "--poll", "0.2")
 
@@ -176,12 +176,23 @@ def test_sigterm_under_load_lets_answers_end(tmp_path, registry):
         assert not engine.is_running()
 
 
-def test_a_killed_router_leaves_no_engine(tmp_path, registry):
-    with serving(tmp_path, registry.uri, "bot", *ENGINE) as service:
-        engine = engine_of(service)
-        os.kill(service.process.pid, signal.SIGKILL)
-        psutil.wait_procs([engine], timeout=40)
-        assert not engine.is_running()
+def test_a_killed_router_leaves_nothing(tmp_path, registry):
+    """Neither while its engine starts, nor while that answers."""
+    mark = str(tmp_path)
+    service = start_serving(tmp_path, registry.uri, "bot", *ENGINE, FINETUNE_TEST=mark)
+    try:
+        wait_until(lambda: len(marked(mark)) >= 3)  # the router, the engine, what watches them
+        service.process.kill()
+        service.process.wait()
+        wait_until(lambda: not marked(mark), seconds=15)
+    finally:
+        service.process.kill()
+    with serving(tmp_path, registry.uri, "bot", *ENGINE, FINETUNE_TEST=mark) as service:
+        request = body("bot@champion", stream=True, max_tokens=220, ignore_eos=True)
+        with httpx.stream("POST", service.url + CHAT, json=request, timeout=60) as answer:
+            next(answer.iter_lines())
+            os.kill(service.process.pid, signal.SIGKILL)
+            wait_until(lambda: len(marked(mark)) == 0, seconds=15)
 
 
 def test_versions_asked_for_by_number_do_not_pile_up(tmp_path, registry):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import time
 
 import httpx
 import psutil
 import pytest
 from served_models import QUESTIONS
-from serving_process import CHAT, ask, body, serving, wait_until
+from serving_process import CHAT, ask, body, marked, serving, start_serving, wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 pytest.importorskip("vllm", reason="vLLM is not installed")
@@ -114,3 +115,33 @@ def test_a_killed_vllm_comes_back_and_leaves_no_process(service):
     assert service.end() == 0
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
+
+
+@pytest.mark.parametrize("worker_apart", ["0", "1"])
+@pytest.mark.parametrize("after_s", [0.5, 6.0])
+def test_a_router_killed_while_vllm_starts_leaves_nothing(tmp_path, registry, after_s, worker_apart):
+    """vLLM is deaf to SIGTERM then, and where it has a process for its worker, that does not end with it."""
+    mark = str(tmp_path)
+    own = {"FINETUNE_TEST": mark, "VLLM_ENABLE_V1_MULTIPROCESSING": worker_apart}
+    service = start_serving(tmp_path, registry.uri, "bot", "--engine", "vllm", **own)
+    try:
+        wait_until(lambda: any("api_server" in " ".join(process.cmdline()) for process in marked(mark)))
+        time.sleep(after_s)
+        assert service.status() in ("silent", "not ready")
+        service.process.kill()
+        service.process.wait()
+        wait_until(lambda: not marked(mark), seconds=15)
+    finally:
+        for process in marked(mark):
+            process.kill()
+
+
+def test_a_router_killed_while_vllm_answers_leaves_nothing(tmp_path, registry):
+    mark = str(tmp_path)
+    own = {"FINETUNE_TEST": mark, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with serving(tmp_path, registry.uri, "bot", "--engine", "vllm", **own) as service:
+        request = body("bot@champion", stream=True, max_tokens=200, ignore_eos=True)
+        with httpx.stream("POST", service.url + CHAT, json=request, timeout=60) as answer:
+            next(answer.iter_lines())
+            service.process.kill()
+            wait_until(lambda: not marked(mark), seconds=15)
