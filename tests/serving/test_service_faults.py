@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -212,6 +214,27 @@ def test_versions_asked_for_by_number_do_not_pile_up(tmp_path, registry):
                 assert {"bot/1", "bot/2"} <= set(listed)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits another process")
+def test_a_full_disk_keeps_what_is_served(tmp_path, registry):
+    """No file can be written whole: the alias stays on its version and the fault is told; with room again it moves."""
+    with serving(tmp_path, registry.uri, "bot", *ENGINE) as service:
+        before = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (20_000, before[1]))
+        version = registry.make("bot", seed=90)
+        try:
+            fault = wait_until(
+                lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}["challenger"]
+            )
+            assert "File too large" in fault
+            assert service.status() == "degraded"
+            assert ask(service, "bot@challenger").headers["x-finetune-version"] == "2"
+            resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, before)
+            wait_until(lambda: ask(service, "bot@challenger").headers["x-finetune-version"] == version)
+            service.wait_for("ready")
+        finally:
+            registry.client.set_registered_model_alias("bot", "challenger", "2")
+
+
 def test_two_routers_on_one_store(tmp_path, registry):
     with (
         serving(tmp_path, registry.uri, "bot", *ENGINE) as first,
@@ -316,6 +339,10 @@ def test_keys_are_asked_for(tmp_path, registry):
         assert 1 <= int(codes[-1].headers["retry-after"]) <= 30
         assert "alice" in service.log.read_text()
         assert key not in service.log.read_text()
+        yesterday = datetime.now(UTC).date() - timedelta(days=1)
+        file.write_text(file.read_text().replace("requests_per_minute: 2", f"expires: {yesterday}"))
+        late = httpx.post(service.url + CHAT, json=body("bot"), headers=own)
+        assert (late.status_code, late.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
 def test_a_true_webhook_makes_it_look_at_once(tmp_path, registry):
