@@ -10,7 +10,9 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow.exceptions import MlflowException
+from pipeline_runs import config_for, run_pipeline
 from served_models import VersionMaker
+from tiny_bases import tiny_base
 
 from mlflow_finetune_plugin import cli, converted_version
 from mlflow_finetune_plugin.converted_version import register_converted
@@ -173,6 +175,30 @@ def test_a_failure_leaves_nothing(maker, original, tmp_path, monkeypatch, moment
         register_converted(maker.client, original, RANK, name="new", folder=tmp_path / "out", max_nats=10)
     assert state(maker, run_id) == before
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", [{}, {"quantization": "nf4"}], ids=["float32", "nf4"])
+def test_what_was_trained_is_converted(tmp_path, empty_store, base):
+    """A real DoRA run; on a quantised base the version is proven on that base, as it will be served."""
+    from mlflow import MlflowClient
+
+    before = mlflow.get_tracking_uri()
+    config = config_for(tmp_path, tiny_base(tmp_path / "base"), base_model=base, options={"rank": 4, "dora": True})
+    ran = run_pipeline(tmp_path / "run", empty_store, config)
+    mlflow.set_tracking_uri(ran.tracking_uri)
+    try:
+        client = MlflowClient()
+        done = register_converted(client, find_model(client, "models:/bot/1"), 32, max_nats=0.05)
+        assert (done.version.uri, done.is_new_run) == ("models:/bot/2", False)
+        logged = load_logged("models:/bot/2")
+        assert differences(logged.model, logged).max() < 1e-4
+        record = logged.card["converted_from"]
+        assert (record["serving"], record["options"]["dora"], logged.card["options"]) == ("convertible", True, {})
+        assert logged.card["base_model"]["quantization"] == base.get("quantization")
+        assert logged.card["objective"] == "sft"
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def test_what_is_no_change_of_weights_is_refused(maker):
