@@ -47,8 +47,8 @@ def _watch(group: int) -> None:
             time.sleep(0.05)
             os.killpg(group, 0)
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # all of them are gone
+    except (ProcessLookupError, PermissionError):
+        pass  # all of them are gone; macOS refuses where only zombies are left
     os._exit(0)
 
 
