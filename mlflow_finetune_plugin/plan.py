@@ -59,7 +59,7 @@ class Plan:
     def serving(self) -> str:
         """vllm, convertible, merge or transformers. vLLM has no LoRA layers for some families: those stay with transformers."""
         wanted = str(load_method("adaptation", self.config.adaptation).serving(self.adaptation_options))
-        return "transformers" if self.facts.model_type in _FAMILIES_WITHOUT_VLLM_LORA else wanted
+        return wanted if takes_adapters(self.facts.model_type) else "transformers"
 
     @property
     def method(self) -> Method:
@@ -106,6 +106,11 @@ class Plan:
     def options(self) -> dict[str, Any]:
         """The options of both methods, resolved."""
         return {**self.adaptation_options.model_dump(), **self.config.objective_options().model_dump()}
+
+
+def takes_adapters(model_type: str) -> bool:
+    """Whether vLLM serves adapters, plain LoRA at least, on bases of this family."""
+    return model_type not in _FAMILIES_WITHOUT_VLLM_LORA
 
 
 def make_plan(config: RunConfig, *, processes: int = 1) -> Plan:

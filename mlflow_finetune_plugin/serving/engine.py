@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import contextlib
 import logging
 import os
 import secrets
@@ -27,6 +27,7 @@ _READY_S = 900.0
 _LONGEST_BACKOFF_S = 30.0
 _DRAIN_S = 40.0
 _LOG_TAIL = 2000
+_LEASH = (sys.executable, "-m", "mlflow_finetune_plugin.serving.leash")
 
 State = Literal["starting", "ready", "down", "stopped"]
 
@@ -51,6 +52,7 @@ class Engine:
         self._key = secrets.token_urlsafe(32)
         self._port = free_port()
         self._process: asyncio.subprocess.Process | None = None
+        self._leash: int | None = None
         self._ready = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self.client = httpx.AsyncClient(
@@ -155,16 +157,20 @@ class Engine:
         command = COMMANDS[self.spec.kind](self.spec, HOST, self._port, self._key, self.folder)
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.1"))  # of the start before
-        with self.log.open("wb") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *command.arguments,
-                env={**os.environ, **command.environment},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_die_with_parent(os.getpid()),
-            )
+        read_end, self._leash = os.pipe()  # held until `_end`; the kernel lets go of it when the router is killed
+        try:
+            with self.log.open("wb") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    *_LEASH,
+                    *command.arguments,
+                    env={**os.environ, **command.environment},
+                    stdin=read_end,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        finally:
+            os.close(read_end)
         deadline = time.monotonic() + self._ready_s
         while not await self._is_healthy():
             if self._process.returncode is not None:
@@ -194,19 +200,19 @@ class Engine:
     async def _end(self, drain_s: float) -> None:
         """Itself and its own processes, after it had ``drain_s`` to finish what it is answering."""
         process = self._process
-        if process is None:
-            return
-        if process.returncode is None and drain_s:
+        if process is not None and process.returncode is None and drain_s:
             process.send_signal(signal.SIGTERM)
             try:
                 await asyncio.wait_for(process.wait(), drain_s)
             except TimeoutError:
                 logger.warning("engine_killed kind=%s", self.spec.kind)
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # also when it died before its own processes
-        except ProcessLookupError:
-            return  # all of them are gone
-        await process.wait()
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):  # all of them are gone
+                os.killpg(process.pid, signal.SIGKILL)  # also when it died before its own processes
+                await process.wait()
+        if self._leash is not None:
+            os.close(self._leash)
+            self._leash = None
 
     def _tail(self) -> str:
         """The last words of its log, in one line."""
@@ -220,17 +226,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
-
-
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
-    """On Linux the kernel ends the engine when the router is killed; elsewhere it stays until it is ended by hand."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def begin() -> None:
-        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return begin

@@ -80,7 +80,10 @@ def choose_engine(asked: str, version: Version) -> tuple[str, str]:
         return TRANSFORMERS, "asked for"
     if asked == VLLM and fault is not None:
         kind = MissingExtraError if not _has_vllm() else ServingError
-        raise kind(f"{version.model}/{version.number}: engine vllm cannot serve it: {fault}; fix: --engine auto")
+        fix = "--engine auto"
+        if kind is ServingError and _is_convertible(version):
+            fix = f"mlflow-finetune export models:/{version.model}/{version.number} --register makes plain LoRA of it, or {fix}"
+        raise kind(f"{version.model}/{version.number}: engine vllm cannot serve it: {fault}; fix: {fix}")
     if fault is not None:
         return TRANSFORMERS, fault
     return VLLM, "asked for" if asked == VLLM else "vLLM is installed and serves this adaptation as it is"
@@ -102,6 +105,11 @@ def _why_not_vllm(version: Version) -> str | None:
     if version.rank is not None and version.rank > _RANKS[-1]:
         return f"rank {version.rank} is above the {_RANKS[-1]} that vLLM takes"
     return None
+
+
+def _is_convertible(version: Version) -> bool:
+    """DoRA, a rank beyond vLLM's, and IA3 are changes of weights, which LoRA approximates."""
+    return version.card["serving"] in ("convertible", "merge") or version.card["adaptation"] == "ia3"
 
 
 def rank_limit(rank: int | None, asked: int | None) -> int:

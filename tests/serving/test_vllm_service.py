@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 from served_models import QUESTIONS
-from serving_process import CHAT, ask, body, serving, wait_until
+from serving_process import CHAT, ask, body, marked, serving, start_serving, wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 pytest.importorskip("vllm", reason="vLLM is not installed")
@@ -85,11 +85,34 @@ def test_a_rank_above_the_limit_is_told(service, registry):
     service.wait_for("ready")
 
 
-def test_a_method_that_vllm_refuses_is_told(service, registry):
-    registry.make("bot", seed=61, kind="ia3", serving="convertible")
+def test_what_vllm_refuses_is_served_once_it_is_converted(service, registry):
+    """DoRA: the fault names the command; what that registers is certified and says what Transformers says with it."""
+    import mlflow
+
+    from mlflow_finetune_plugin.converted_version import register_converted
+    from mlflow_finetune_plugin.registry import find_model
+
+    refused = registry.make("bot", seed=61, kind="dora", serving="convertible")
     try:
         fault = wait_until(lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}["challenger"])
         assert "engine vllm cannot serve it" in fault
+        assert f"fix: mlflow-finetune export models:/bot/{refused} --register" in fault
+        found = find_model(registry.client, f"models:/bot/{refused}")
+        version = register_converted(registry.client, found, 16, max_nats=10).version.version
+        wait_until(lambda: ask(service, "bot@challenger").headers.get("x-finetune-version") == version)
+        tags = wait_until(
+            lambda: (
+                "finetune.certificate.vllm" in (t := registry.client.get_model_version("bot", version).tags) and dict(t)
+            )
+        )
+        assert tags["finetune.certificate.vllm"].startswith("passed (vllm, ")
+        expected = mlflow.pyfunc.load_model(f"models:/bot/{version}").predict(
+            list(QUESTIONS), params={"max_new_tokens": 8}
+        )
+        messages = [[{"role": "user", "content": question}] for question in QUESTIONS]
+        answers = [ask(service, f"bot/{version}", messages=asked) for asked in messages]
+        assert [a.json()["choices"][0]["message"]["content"].strip() for a in answers] == list(expected)
+        assert len(service.get("/readyz")[1]["engines"]) == 1
     finally:
         registry.client.set_registered_model_alias("bot", "challenger", "2")
     service.wait_for("ready")
@@ -114,3 +137,32 @@ def test_a_killed_vllm_comes_back_and_leaves_no_process(service):
     assert service.end() == 0
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
+
+
+@pytest.mark.parametrize("worker_apart", ["0", "1"])
+@pytest.mark.parametrize("said", ["", "Initializing a V1 LLM engine"])
+def test_a_router_killed_while_vllm_starts_leaves_nothing(tmp_path, registry, said, worker_apart):
+    """Before vLLM has said a word, and while it makes its engine, deaf to SIGTERM, maybe with a worker apart."""
+    mark = str(tmp_path)
+    own = {"FINETUNE_TEST": mark, "VLLM_ENABLE_V1_MULTIPROCESSING": worker_apart}
+    service = start_serving(tmp_path, registry.uri, "bot", "--engine", "vllm", **own)
+    try:
+        wait_until(lambda: any(said in log.read_text() for log in service.store.glob("engines/*/*/engine.log")))
+        assert service.status() in ("silent", "not ready")
+        service.process.kill()
+        service.process.wait()
+        wait_until(lambda: not marked(mark), seconds=15)
+    finally:
+        for process in marked(mark):
+            process.kill()
+
+
+def test_a_router_killed_while_vllm_answers_leaves_nothing(tmp_path, registry):
+    mark = str(tmp_path)
+    own = {"FINETUNE_TEST": mark, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with serving(tmp_path, registry.uri, "bot", "--engine", "vllm", **own) as service:
+        request = body("bot@champion", stream=True, max_tokens=200, ignore_eos=True)
+        with httpx.stream("POST", service.url + CHAT, json=request, timeout=60) as answer:
+            next(answer.iter_lines())
+            service.process.kill()
+            wait_until(lambda: not marked(mark), seconds=15)
