@@ -32,6 +32,7 @@ from mlflow_finetune_plugin.conversion import MAX_NATS, Converted, export_lora
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError, TrackingError
 from mlflow_finetune_plugin.logged_model import LoggedModel, differences, load_logged
 from mlflow_finetune_plugin.plan import takes_adapters
+from mlflow_finetune_plugin.precisions import served_as
 from mlflow_finetune_plugin.registry import (
     FoundModel,
     RegisteredVersion,
@@ -39,6 +40,7 @@ from mlflow_finetune_plugin.registry import (
     is_registered,
     register_adapter,
 )
+from mlflow_finetune_plugin.settings import MAX_PRECISION_GAP
 from mlflow_finetune_plugin.types import EvalRow
 from mlflow_finetune_plugin.weights_digest import folder_digest
 
@@ -171,12 +173,21 @@ def _reference(original: LoggedModel, adapter: Path, max_nats: float) -> tuple[R
             f"as LoRA on its {told['precision']} base it differs from the adapter by {largest:.2g} nats on a token "
             f"(allowed {max_nats:g}); fix: a higher --rank, or a higher --max-nats"
         )
+    adapted = probe_log_probs(model, original.tokenizer, rows)
+    known = told.get("served_as") or {str(told["precision"]): {"max_gap": MAX_PRECISION_GAP}}
+    pad = int(original.tokenizer.pad_token_id or 0)
     reference = make_reference(
         original.tokenizer,
         rows,
         precision=str(told["precision"]),
         base=[torch.tensor(probe["base_log_probs"]).numpy() for probe in told["probes"]],
-        adapter=probe_log_probs(model, original.tokenizer, rows),
+        adapter=adapted,
+        served_as={
+            precision: served_as(
+                model, rows, precision, trained=adapted, pad_token_id=pad, max_gap=float(before["max_gap"])
+            )
+            for precision, before in known.items()
+        },
     )
     check_adapter_moved(reference)
     return reference, rows

@@ -94,10 +94,10 @@ def _cast(model: PeftModel, dtype: torch.dtype) -> Iterator[PeftModel]:
                 parameter.data = parameter.data.to(dtype)
         yield cast
         return
-    kept = {  # the adapter alone is held in another precision
+    kept = {  # the adapter, and what quantisation held in another precision for training
         name: parameter.data
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and parameter.dtype != dtype
+        if parameter.is_floating_point() and parameter.dtype != dtype
     }
     try:
         for name, parameter in model.named_parameters():

@@ -26,6 +26,7 @@ _FLOOR = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.01}
 _TIMES_THE_BASE = 3.0
 _TIMES_THE_NOISE = 10.0
 DTYPES = tuple(_FLOOR)
+SIDES = ("base", "adapter")
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,17 @@ def _probes(reference: dict[str, Any], version: str) -> list[dict[str, Any]]:
 
 
 def _told(reference: dict[str, Any], precision: str, version: str) -> _Told:
-    told = dict(reference.get("served_as") or {}).get(precision)
+    known = reference.get("served_as")
+    if known is None and reference.get("precision") == precision:  # as the package first wrote it: training's alone
+        base, adapter = (_flat([probe[f"{side}_log_probs"] for probe in reference["probes"]]) for side in SIDES)
+        return _Told(base, adapter, noise=0.0, gap=0.0, max_gap=0.0)
+    told = (known or {}).get(precision)
     if told is None:
-        known = ", ".join(dict(reference.get("served_as") or {})) or "no precision"
         raise ServingError(
-            f"{version}: it may not be served in {precision}, its reference is for {known}; fix: --dtype auto, or train it "
+            f"{version}: it may not be served in {precision}, its reference is for {', '.join(known or ()) or 'no other'}; fix: --dtype auto, or train it "
             "with register.precisions"
         )
-    base, adapter = (_flat(told[f"{side}_log_probs"]) for side in ("base", "adapter"))
+    base, adapter = (_flat(told[f"{side}_log_probs"]) for side in SIDES)
     return _Told(base, adapter, float(told["noise"]), float(told["gap"]), float(told["max_gap"]))
 
 

@@ -75,7 +75,7 @@ def test_an_unknown_precision_of_serving_is_told(tmp_path, fetcher):
         version = fetcher.fetch("bot", "1")
         resident = await fleet.admit(version)
         reference = {**version.reference, "served_as": {}}
-        with pytest.raises(ServingError, match=r"may not be served in float32.*for no precision"):
+        with pytest.raises(ServingError, match=r"may not be served in float32.*for no other"):
             await certify(resident.engine, resident.name, reference, version="bot/1")
 
     _run(tmp_path, [], work)
