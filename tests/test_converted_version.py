@@ -115,7 +115,7 @@ def test_one_engine_serves_both(maker, original, tmp_path):
     done = register_converted(maker.client, original, RANK, max_nats=10)
     fetcher = Fetcher(maker.client, AdapterStore(tmp_path / "store", None))
     first, second = (fetcher.fetch("bot", number) for number in ("1", done.version.version))
-    assert first.engine_key == second.engine_key
+    assert first.engine_key() == second.engine_key()
     assert second.rank == RANK
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mlflow_finetune_plugin.base_files import context_length
 from mlflow_finetune_plugin.errors import MissingExtraError, ServingError
+from mlflow_finetune_plugin.serving import vllm_cpu_lora
 from mlflow_finetune_plugin.serving.versions import EngineKey, Version
 from mlflow_finetune_plugin.weights_digest import weight_files
 
@@ -157,8 +158,8 @@ def vllm_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path)
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
-        # the router loads what it has verified; a resolver inside would load by name alone
-        "VLLM_PLUGINS": os.environ.get("VLLM_PLUGINS", ""),
+        # not the resolver: the router loads what it has verified, and that would load by name alone
+        "VLLM_PLUGINS": ",".join(filter(None, [os.environ.get("VLLM_PLUGINS"), vllm_cpu_lora.NAME])),
         **_few_cores(),
     }
     return Command(arguments, environment)

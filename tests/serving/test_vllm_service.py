@@ -73,6 +73,27 @@ def test_new_versions_are_certified_while_others_answer(service, registry):
     assert set(versions) <= seen
 
 
+def test_the_base_stays_the_base_while_every_slot_is_taken(service, registry):
+    """vLLM's CPU operators give rows without an adapter that of the last slot, unless they are told not to."""
+    numbers = [registry.make("bot", seed=seed) for seed in (81, 82, 83, 84)]
+    registry.client.set_registered_model_alias("bot", "challenger", "2")
+    names = ["base", *(f"bot/{number}" for number in numbers)]
+    alone = {
+        name: [ask(service, name, question=q).json()["choices"][0]["message"]["content"] for q in QUESTIONS]
+        for name in names
+    }
+    assert len({tuple(said) for said in alone.values()}) == len(names)
+
+    def again(place):
+        name, question = names[place % len(names)], QUESTIONS[place % len(QUESTIONS)]
+        said = ask(service, name, question=question).json()["choices"][0]["message"]["content"]
+        return name, said == alone[name][place % len(QUESTIONS)]
+
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        found = list(pool.map(again, range(200)))
+    assert not [name for name, same in found if not same]
+
+
 def test_a_rank_above_the_limit_is_told(service, registry):
     version = registry.make("bot", seed=60, r=64)
     try:
@@ -102,10 +123,11 @@ def test_what_vllm_refuses_is_served_once_it_is_converted(service, registry):
         wait_until(lambda: ask(service, "bot@challenger").headers.get("x-finetune-version") == version)
         tags = wait_until(
             lambda: (
-                "finetune.certificate.vllm" in (t := registry.client.get_model_version("bot", version).tags) and dict(t)
+                "finetune.certificate.vllm.float32" in (t := registry.client.get_model_version("bot", version).tags)
+                and dict(t)
             )
         )
-        assert tags["finetune.certificate.vllm"].startswith("passed (vllm, ")
+        assert tags["finetune.certificate.vllm.float32"].startswith("passed (vllm, ")
         expected = mlflow.pyfunc.load_model(f"models:/bot/{version}").predict(
             list(QUESTIONS), params={"max_new_tokens": 8}
         )
@@ -129,8 +151,8 @@ def test_a_killed_vllm_comes_back_and_leaves_no_process(service):
         rest = [line for line in lines if line]
     assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "engine_lost"
     wait_until(lambda: ask(service, "bot@champion").status_code in (502, 503))
-    service.wait_for("ready")
-    assert ask(service, "bot@champion").headers["x-finetune-version"] == "1"
+    answer = wait_until(lambda: answer if (answer := ask(service, "bot@champion")).status_code == 200 else None)
+    assert answer.headers["x-finetune-version"] == "1"
     _, alive = psutil.wait_procs([p for p in family if p.pid != service.process.pid], timeout=20)
     assert not alive
     family = psutil.Process(service.process.pid).children(recursive=True)
@@ -144,7 +166,7 @@ def test_a_killed_vllm_comes_back_and_leaves_no_process(service):
 def test_a_router_killed_while_vllm_starts_leaves_nothing(tmp_path, registry, said, worker_apart):
     """Before vLLM has said a word, and while it makes its engine, deaf to SIGTERM, maybe with a worker apart."""
     mark = str(tmp_path)
-    own = {"FINETUNE_TEST": mark, "VLLM_ENABLE_V1_MULTIPROCESSING": worker_apart}
+    own = {"FINETUNE_TEST": mark, "VLLM_ENABLE_V1_MULTIPROCESSING": worker_apart, "VLLM_LOGGING_LEVEL": "INFO"}
     service = start_serving(tmp_path, registry.uri, "bot", "--engine", "vllm", **own)
     try:
         wait_until(lambda: any(said in log.read_text() for log in service.store.glob("engines/*/*/engine.log")))
