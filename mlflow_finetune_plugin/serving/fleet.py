@@ -96,10 +96,13 @@ class Fleet:
         self._clock += 1
         resident.last_used = self._clock
         try:
-            await self._make_ready(resident)
+            resident.in_flight += 1  # so that nobody unloads it now
+            try:
+                await self._make_ready(resident)
+            finally:
+                resident.in_flight -= 1
         except ServingError:
-            if not resident.pins and not resident.in_flight:
-                await self._drop(resident)
+            await self._drop(resident)
             raise
         return resident
 
@@ -121,6 +124,12 @@ class Fleet:
             yield resident.engine
         finally:
             resident.in_flight -= 1
+
+    def forget_unused_soon(self, but: Resident | None = None) -> None:
+        """Nobody who asks waits for what others do not need any more."""
+        task = asyncio.create_task(self.forget_unused(but))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def forget_unused(self, but: Resident | None = None) -> None:
         """Unload what no alias means and nobody uses, beyond the most recently used ones; not ``but``, which is about to be."""
@@ -228,15 +237,21 @@ class Fleet:
         return found
 
     async def _drop(self, resident: Resident) -> None:
-        """Out of the engine and out of the store's hold; a failed unload is told, and the slot goes with the engine."""
-        self.residents.pop(resident.name, None)
-        if resident.is_loaded:
-            try:
-                await resident.engine.unload(resident.name)
-            except ServingError as error:
-                logger.warning("unload_failed version=%s fault=%s", resident.name, error)
-        resident.version.adapter.release()
-        logger.info("unloaded version=%s", resident.name)
+        """Out of the engine and out of the store's hold, unless somebody asks for it meanwhile; a failed unload is told."""
+        async with resident.lock:
+            if self.residents.get(resident.name) is not resident or resident.pins or resident.in_flight:
+                return
+            if resident.is_loaded:
+                try:
+                    await resident.engine.unload(resident.name)
+                except ServingError as error:
+                    logger.warning("unload_failed version=%s fault=%s", resident.name, error)
+            resident.loaded_in = resident.certified_in = None
+            if resident.pins or resident.in_flight:
+                return  # who waits for the lock now loads it again
+            self.residents.pop(resident.name, None)
+            resident.version.adapter.release()
+            logger.info("unloaded version=%s", resident.name)
 
 
 def base_name(name: str) -> str:

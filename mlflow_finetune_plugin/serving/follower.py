@@ -168,7 +168,7 @@ class Follower:
                 number,
                 took_ms,
             )
-            await self._fleet.forget_unused()
+            self._fleet.forget_unused_soon()
         finally:
             if target.moving is asyncio.current_task():
                 target.moving = None
@@ -241,7 +241,7 @@ class Follower:
             raise UnknownModelError(said)
         try:
             resident = await self._load(model, number)
-            await self._fleet.forget_unused(but=resident)
+            self._fleet.forget_unused_soon(but=resident)
             return resident
         except (TrackingError, StoreError) as error:
             raise NotReadyError(f"{model}/{number} cannot be had now: {error}") from error

@@ -51,6 +51,26 @@ def test_a_version_loaded_again_is_not_certified_from_the_beginning(tmp_path, fe
     assert [number for number, _ in told] == ["1"]
 
 
+def test_asked_for_while_it_is_unloaded(tmp_path, fetcher):
+    """Whoever comes while a version is being unloaded gets it, loaded; its files are held exactly while it is there."""
+
+    async def work(fleet):
+        first = await fleet.admit(fetcher.fetch("bot", "1"))
+        for _ in range(20):
+            version = fetcher.fetch("bot", "1")
+            _, resident = await asyncio.gather(fleet.forget_unused(), fleet.admit(version))
+            async with fleet.using(resident) as engine:
+                body = {"model": resident.name, "prompt": "a", "max_tokens": 1}
+                assert (await engine.complete(body))["choices"]
+        await asyncio.gather(*(fleet.forget_unused() for _ in range(3)))
+        assert not fleet.residents
+        with pytest.raises(ServingError, match="unloaded a moment ago"):
+            async with fleet.using(first):
+                pass
+
+    _run(tmp_path, [], work)
+
+
 def test_other_weights_under_its_name_do_not_hold(tmp_path, fetcher):
     """As if an engine had not loaded what it was told to: the probe says so, and the whole certificate does."""
 
