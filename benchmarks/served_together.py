@@ -22,6 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from mlflow_finetune_plugin.reference import mlproject
+
 QUICKSTART = Path(__file__).resolve().parents[1] / "recipes" / "quickstart"
 INSTRUCTION = "What does the customer want? "
 
@@ -31,16 +33,16 @@ def train(project: Path, scratch: Path, *parameters: str) -> None:
     command = [str(mlflow), "run", str(project), "-b", "finetune", "-e", "lora", *parameters]
     started = time.perf_counter()
     done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
-    if done.returncode:
+    if done.returncode or "alias challenger" not in done.stdout + done.stderr:
         raise SystemExit(done.stdout[-3000:] + done.stderr[-3000:])
     lines = [line.strip() for line in done.stdout.splitlines() + done.stderr.splitlines()]
     print(f"trained {project.name} in {time.perf_counter() - started:.0f} s")
-    print(*(f"  {line}" for line in lines if line.startswith(("gain", "proof", "done", "registered"))), sep="\n")
+    print(*(f"  {line}" for line in lines if "exact_match" in line or "alias challenger" in line), sep="\n")
 
 
 def banking_project(source: Path, base: Path, folder: Path, max_steps: int) -> Path:
     folder.mkdir()
-    (folder / "MLproject").write_text('name: banking77\nentry_points:\n  lora:\n    command: "true"\n')
+    (folder / "MLproject").write_text(mlproject("banking77"))
     (folder / "finetune.yaml").write_text(
         f"base_model: {base}\n"
         f"data:\n  train: {{path: {source / 'train.csv.gz'}, instruction: '{INSTRUCTION}'}}\n"
