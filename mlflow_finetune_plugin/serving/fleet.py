@@ -21,6 +21,7 @@ from mlflow_finetune_plugin.serving.engine_commands import (
     rank_limit,
     target_modules,
 )
+from mlflow_finetune_plugin.serving.tied_weights import readable_by_vllm
 from mlflow_finetune_plugin.serving.versions import EngineKey, Version
 
 logger = logging.getLogger(__name__)
@@ -165,6 +166,8 @@ class Fleet:
             if engine is None:
                 base = await asyncio.to_thread(self._find_base, version)
                 folder = self._folder / f"{kind}-{key.base_digest[:12]}-{len(self.engines)}"
+                if kind == VLLM:
+                    base = await asyncio.to_thread(readable_by_vllm, base, folder / "base")
                 spec = await asyncio.to_thread(self._spec, kind, key, version, base)
                 engine = Engine(spec, folder, partial(self._engine_is_ready, kind, key))
                 self.engines[kind, key] = engine
