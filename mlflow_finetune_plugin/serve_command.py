@@ -32,6 +32,9 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base-model", type=Path, action="append", default=[], metavar="DIR", help="where a base is now"
     )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="let bases and tokenizers run Python code that they bring"
+    )
     parser.add_argument("--max-body", type=int, default=1_000_000, metavar="BYTES", help="of a request (default: 1 MB)")
     parser.add_argument(
         "--max-loaded", type=int, default=64, help="versions in engines, unless more are meant by aliases"
@@ -85,6 +88,7 @@ def serve(namespace: argparse.Namespace) -> int:
         max_store=namespace.max_store,
         max_body=namespace.max_body,
         max_loaded=namespace.max_loaded,
+        trust_remote_code=namespace.trust_remote_code,
         webhook_secret=os.environ.get("FINETUNE_WEBHOOK_SECRET") or None,
         limits=limits,
     )

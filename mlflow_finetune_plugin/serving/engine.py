@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import httpx
 
-from mlflow_finetune_plugin.errors import ServingError
+from mlflow_finetune_plugin.errors import EngineError, ServingError
 from mlflow_finetune_plugin.serving.engine_commands import COMMANDS, EngineSpec
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Engine:
         finally:
             waiting.cancel()
         if not self._ready.is_set():
-            raise ServingError(
+            raise EngineError(
                 f"the {self.spec.kind} engine is not ready: {self.fault or self.state}; its log: {self.log}"
             )
 
@@ -120,7 +120,7 @@ class Engine:
         try:
             answer = await self.client.post(route, json=body, timeout=300.0)
         except httpx.HTTPError as error:
-            raise ServingError(f"the {self.spec.kind} engine {what}: {type(error).__name__}: {error}") from error
+            raise EngineError(f"the {self.spec.kind} engine {what}: {type(error).__name__}: {error}") from error
         if answer.status_code != 200:
             raise ServingError(f"the {self.spec.kind} engine {what}: {answer.status_code} {answer.text[:500]}")
         return answer
@@ -134,7 +134,7 @@ class Engine:
             started = time.monotonic()
             try:
                 await self._start_once()
-            except ServingError as error:
+            except (ServingError, OSError) as error:
                 self.fault = str(error)
                 logger.error("engine_failed kind=%s fault=%s", self.spec.kind, error)
             else:

@@ -37,7 +37,7 @@ _LINEAR |= {
     "dense_h_to_4h",
     "dense_4h_to_h",
 }
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as --max-lora-rank
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as --max-lora-rank
 _FEW_CORES = 4
 
 
@@ -103,8 +103,8 @@ def _why_not_vllm(version: Version) -> str | None:
     outside = [name for name in version.target_modules if name in _OUTER]
     if outside:
         return f"with an adapter on {outside[0]} vLLM cannot tell the log-probabilities that certificates are made of"
-    if version.rank is not None and version.rank > _RANKS[-1]:
-        return f"rank {version.rank} is above the {_RANKS[-1]} that vLLM takes"
+    if version.rank is not None and version.rank > RANKS[-1]:
+        return f"rank {version.rank} is above the {RANKS[-1]} that vLLM takes"
     return None
 
 
@@ -115,7 +115,13 @@ def _is_convertible(version: Version) -> bool:
 
 def rank_limit(rank: int | None, asked: int | None) -> int:
     """VLLM's --max-lora-rank: what was asked for, else the smallest from 16 on that holds ``rank``."""
-    return next(limit for limit in _RANKS if limit >= max(asked or rank or 16, 16 if asked is None else asked))
+    wanted = max(16, rank or 16) if asked is None else asked
+    found = next((limit for limit in RANKS if limit >= wanted), None)
+    if found is None:
+        raise ServingError(
+            f"rank {wanted} is above the {RANKS[-1]} that vLLM takes; fix: --max-rank {RANKS[-1]}, or less"
+        )
+    return found
 
 
 def target_modules(base: Path, version: Version) -> tuple[str, ...]:
@@ -196,7 +202,7 @@ def transformers_command(spec: EngineSpec, host: str, port: int, key: str, folde
     path = folder / "engine.json"
     path.write_text(json.dumps(settings), encoding="utf-8")
     arguments = [sys.executable, "-m", "mlflow_finetune_plugin.serving.embedded", str(path)]
-    return Command(arguments, {"FINETUNE_ENGINE_KEY": key})
+    return Command(arguments, {"FINETUNE_ENGINE_KEY": key, "HF_HUB_OFFLINE": "1"})
 
 
 def _positions(base: Path) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from mlflow_finetune_plugin.errors import ServingError
+from mlflow_finetune_plugin.errors import EngineError, ServingError
 from mlflow_finetune_plugin.serving.certificate import Certificate, certify, still_holds
 from mlflow_finetune_plugin.serving.engine import Engine
 from mlflow_finetune_plugin.serving.engine_commands import (
@@ -72,9 +72,10 @@ class Fleet:
         on_certificate: Callable[[Version, Certificate], None],
         *,
         dtype: str | None = None,
+        trust_remote_code: bool = False,
         max_loaded: int = MAX_LOADED,
     ) -> None:
-        self._dtype = dtype
+        self._dtype, self._trust_remote_code = dtype, trust_remote_code
         self._asked, self._limits, self._folder, self._find_base = asked_engine, limits, folder, find_base
         self._on_certificate, self._max_loaded = on_certificate, max_loaded
         self.engines: dict[tuple[str, EngineKey], Engine] = {}
@@ -90,7 +91,11 @@ class Fleet:
         """The version loaded into its engine and certified. Raises ServingError when it must not serve."""
         resident = self.residents.get(version.served_name)
         if resident is None:
-            engine = await self._engine_for(version)
+            try:
+                engine = await self._engine_for(version)
+            except BaseException:
+                version.adapter.release()  # nobody will
+                raise
             resident = self.residents.setdefault(version.served_name, Resident(version, engine))
         if resident.version is not version:
             version.adapter.release()
@@ -115,7 +120,7 @@ class Fleet:
         resident.last_used = self._clock
         try:
             if resident.engine.state != "ready":
-                raise ServingError(
+                raise EngineError(
                     f"the engine of {resident.name} is {resident.engine.state}; fix: ask again in a while"
                 )
             if not resident.is_ready:
@@ -161,6 +166,21 @@ class Fleet:
     async def _engine_for(self, version: Version) -> Engine:
         kind, reason = await asyncio.to_thread(choose_engine, self._asked, version)
         key = version.engine_key(self._dtype)
+        if version.base["trust_remote_code"] and not self._trust_remote_code:
+            raise ServingError(
+                f"{version.model}/{version.number}: its base runs Python code that it brings; fix: --trust-remote-code, when you do"
+            )
+        engine = self.engines.get((kind, key)) or await self._start(kind, key, version, reason)
+        rank = version.rank
+        if kind == VLLM and rank is not None and rank > engine.spec.max_rank:
+            raise ServingError(
+                f"{version.model}/{version.number}: rank {rank} is above the {engine.spec.max_rank} that its engine was "
+                f"started for; fix: --max-rank {rank}"
+            )
+        return engine
+
+    async def _start(self, kind: str, key: EngineKey, version: Version, reason: str) -> Engine:
+        """One at a time: two versions may need the same one. Finding a base may take minutes."""
         async with self._starting:
             engine = self.engines.get((kind, key))
             if engine is None:
@@ -173,12 +193,6 @@ class Fleet:
                 self.engines[kind, key] = engine
                 logger.info("engine_chosen kind=%s version=%s reason=%s", kind, version.served_name, reason)
                 engine.start()
-        rank = version.rank
-        if kind == VLLM and rank is not None and rank > engine.spec.max_rank:
-            raise ServingError(
-                f"{version.model}/{version.number}: rank {rank} is above the {engine.spec.max_rank} that its engine was "
-                f"started for; fix: --max-rank {rank}"
-            )
         return engine
 
     def _engine_is_ready(self, kind: str, key: EngineKey) -> None:
@@ -205,7 +219,7 @@ class Fleet:
             tokenizer=version.tokenizer,
             attn_implementation=card.get("attn_implementation"),
             trust_remote_code=bool(card["trust_remote_code"]),
-            max_rank=rank_limit(version.rank, self._limits.max_rank),
+            max_rank=rank_limit(version.rank, self._limits.max_rank) if kind == VLLM else 0,
             target_modules=target_modules(base, version) if kind == VLLM else (),
             limits=self._limits,
         )
@@ -244,12 +258,13 @@ class Fleet:
         async with resident.lock:
             if self.residents.get(resident.name) is not resident or resident.pins or resident.in_flight:
                 return
-            if resident.is_loaded:
+            was_loaded = resident.is_loaded
+            resident.loaded_in = resident.certified_in = None  # first: who asks from now on waits for the lock
+            if was_loaded:
                 try:
                     await resident.engine.unload(resident.name)
                 except ServingError as error:
                     logger.warning("unload_failed version=%s fault=%s", resident.name, error)
-            resident.loaded_in = resident.certified_in = None
             if resident.pins or resident.in_flight:
                 return  # who waits for the lock now loads it again
             self.residents.pop(resident.name, None)

@@ -19,7 +19,7 @@ from mlflow_finetune_plugin.errors import ConfigError, TrackingError
 from mlflow_finetune_plugin.serving.bases import Bases
 from mlflow_finetune_plugin.serving.catalog import Catalog
 from mlflow_finetune_plugin.serving.certificate import DTYPES, Certificate
-from mlflow_finetune_plugin.serving.engine_commands import AUTO, ENGINES, EngineLimits
+from mlflow_finetune_plugin.serving.engine_commands import AUTO, ENGINES, RANKS, EngineLimits
 from mlflow_finetune_plugin.serving.fleet import MAX_LOADED, Fleet
 from mlflow_finetune_plugin.serving.follower import Follower
 from mlflow_finetune_plugin.serving.keys import Keys
@@ -52,6 +52,7 @@ class ServiceSettings:
     max_store: int | None = None
     max_body: int = 1_000_000
     max_loaded: int = MAX_LOADED
+    trust_remote_code: bool = False
     webhook_secret: str | None = field(default=None, repr=False)
     limits: EngineLimits = field(default_factory=EngineLimits)
 
@@ -77,6 +78,9 @@ def check_settings(settings: ServiceSettings) -> None:
         )
     if not 0 <= settings.port < 65536:
         faults.append(f"port {settings.port}; fix: a number up to 65535")
+    rank = settings.limits.max_rank
+    if rank is not None and not 1 <= rank <= RANKS[-1]:
+        faults.append(f"max rank {rank}; fix: a number up to {RANKS[-1]}")
     if not settings.poll_s > 0:
         faults.append(f"poll {settings.poll_s}; fix: seconds, more than 0")
     for folder in settings.base_models:
@@ -101,6 +105,7 @@ class Service:
             Bases(settings.base_models).find,
             self._note_certificate,
             dtype=settings.dtype,
+            trust_remote_code=settings.trust_remote_code,
             max_loaded=settings.max_loaded,
         )
         self.catalog = Catalog(client, settings.models)
@@ -145,6 +150,8 @@ class Service:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
             await self.fleet.stop()
+        if not following.cancelled():
+            following.result()  # a follower that broke is no good end
 
     def _note_certificate(self, version: Version, found: Certificate) -> None:
         """A tag and an artifact of the version's run; that the registry cannot take them keeps nobody from serving."""

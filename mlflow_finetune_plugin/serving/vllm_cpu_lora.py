@@ -8,12 +8,15 @@ through the entry-point group ``vllm.general_plugins``; with its own repair it w
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 NAME = "mlflow_finetune_cpu_lora"
 _PLACES = ("vllm.lora.ops.torch_ops.lora_ops", "vllm.lora.ops.torch_ops", "vllm.lora.punica_wrapper.punica_cpu")
@@ -22,9 +25,13 @@ _OPERATOR = "bgmv_shrink"
 
 def register() -> None:
     """The entry point. May be called again."""
-    from vllm.lora.ops.torch_ops import lora_ops
+    try:
+        from vllm.lora.ops.torch_ops import lora_ops
 
-    repaired = lora_ops.bgmv_shrink
+        repaired = lora_ops.bgmv_shrink
+    except (ImportError, AttributeError) as error:  # another vLLM: it must start all the same
+        logger.warning("vLLM's CPU operators are not those that mlflow-finetune repairs: %s", error)
+        return
     if not hasattr(repaired, "skips_rows_without_adapter"):
         repaired = skipping(repaired)
     for place in _PLACES:

@@ -1,6 +1,7 @@
 """Versions in a real engine: certified when first loaded, asked one probe when loaded again, and judged by their own reference."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -97,5 +98,39 @@ def test_an_unknown_precision_of_serving_is_told(tmp_path, fetcher):
         reference = {**version.reference, "served_as": {}}
         with pytest.raises(ServingError, match=r"may not be served in float32.*for no other"):
             await certify(resident.engine, resident.name, reference, version="bot/1")
+
+    _run(tmp_path, [], work)
+
+
+def test_a_version_that_finds_no_engine_is_let_go(tmp_path, registry):
+    """Nobody would release it later: its files could never be evicted, and each try would keep a file open."""
+    store = AdapterStore(tmp_path / "store")
+    fetcher = Fetcher(registry.client, store)
+
+    def nowhere(version):
+        raise ServingError("its base is not here")
+
+    async def work():
+        fleet = Fleet(TRANSFORMERS, EngineLimits(), tmp_path, nowhere, lambda v, c: None)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(5):
+            with pytest.raises(ServingError, match="not here"):
+                await fleet.admit(fetcher.fetch("bot", "1"))
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before
+        await fleet.stop()
+
+    asyncio.run(work())
+
+
+def test_a_request_waits_for_the_unloading_of_what_it_needs(tmp_path, fetcher):
+    """It has been told who answers; by the time it asks, that one is being unloaded."""
+
+    async def work(fleet):
+        resident = await fleet.admit(fetcher.fetch("bot", "1"))
+        leaving = asyncio.create_task(fleet.forget_unused())
+        await asyncio.sleep(0)
+        async with fleet.using(resident) as engine:
+            assert (await engine.complete({"model": resident.name, "prompt": "a", "max_tokens": 1}))["choices"]
+        await leaving
 
     _run(tmp_path, [], work)
