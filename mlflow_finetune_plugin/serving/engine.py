@@ -153,6 +153,8 @@ class Engine:
 
     async def _start_once(self) -> None:
         self.state = "starting"
+        self._port = free_port()  # the last one may be taken by now
+        self.client.base_url = f"http://{HOST}:{self._port}"
         self.folder.mkdir(parents=True, exist_ok=True)
         command = COMMANDS[self.spec.kind](self.spec, HOST, self._port, self._key, self.folder)
         if self.log.exists():
@@ -210,6 +212,7 @@ class Engine:
             with contextlib.suppress(ProcessLookupError):  # all of them are gone
                 os.killpg(process.pid, signal.SIGKILL)  # also when it died before its own processes
                 await process.wait()
+        self._process = None  # its number may be another's by the next time
         if self._leash is not None:
             os.close(self._leash)
             self._leash = None
