@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +21,7 @@ from mlflow_finetune_plugin.base_model import BaseModel
 from mlflow_finetune_plugin.errors import ReloadError, TrainingError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
 from mlflow_finetune_plugin.methods import load_method
+from mlflow_finetune_plugin.precisions import ServedAs
 from mlflow_finetune_plugin.types import EvalRow
 
 PROBES = 16
@@ -32,13 +33,18 @@ _RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 2e-2}
 
 @dataclass(frozen=True)
 class Reference:
-    """What base and adapter said of known texts, for whoever must prove later that the same model answers."""
+    """What base and adapter said of known texts, for whoever must prove later that the same model answers.
+
+    The probes hold what they said in training's ``precision``; ``served_as`` what they say in each precision of serving.
+    """
 
     precision: str
     probes: list[dict[str, Any]]
+    served_as: Mapping[str, ServedAs] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        return json.dumps({"precision": self.precision, "probes": self.probes}, ensure_ascii=False)
+        served = {precision: told.told() for precision, told in self.served_as.items()}
+        return json.dumps({"precision": self.precision, "probes": self.probes, "served_as": served}, ensure_ascii=False)
 
     def log_probs(self, side: str) -> np.ndarray:
         """All log-probabilities of one side (``base`` or ``adapter``), in a row."""
@@ -74,6 +80,7 @@ def make_reference(
     precision: str,
     base: list[np.ndarray],
     adapter: list[np.ndarray],
+    served_as: Mapping[str, ServedAs] | None = None,
 ) -> Reference:
     """Puts texts, token ids and both sides' log-probabilities together."""
     probes = [
@@ -87,7 +94,7 @@ def make_reference(
         }
         for row, base_side, adapter_side in zip(rows, base, adapter, strict=False)
     ]
-    return Reference(precision, probes)
+    return Reference(precision, probes, served_as or {})
 
 
 def trainable_weights(model: PeftModel) -> dict[str, torch.Tensor]:

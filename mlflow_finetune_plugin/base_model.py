@@ -18,7 +18,7 @@ from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.settings import BaseModelSettings
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*"]
-_FLASH_CHECKS = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+FLASH_KERNELS = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,13 @@ def attention_facts(base: BaseModel) -> AttentionFacts:
         supports_sdpa=bool(getattr(model_class, "_supports_sdpa", True)),
         half_precision=base.dtype in (torch.bfloat16, torch.float16),
         capability=torch.cuda.get_device_capability() if torch.cuda.is_available() else None,
-        installed=frozenset(kernel for kernel, is_here in _FLASH_CHECKS.items() if is_here()),
+        installed=installed_flash_kernels(),
     )
+
+
+def installed_flash_kernels() -> frozenset[str]:
+    """By the names of ``attn_implementation``; whether the GPU takes them is another question."""
+    return frozenset(kernel for kernel, is_here in FLASH_KERNELS.items() if is_here())
 
 
 def device() -> torch.device:

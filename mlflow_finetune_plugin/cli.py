@@ -8,13 +8,17 @@ import logging
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
 from mlflow_finetune_plugin.methods import unknown
+from mlflow_finetune_plugin.registry import CHALLENGER, FoundModel, find_model
 from mlflow_finetune_plugin.run_command import RunArguments, add_run_arguments, run_arguments, run_parameters
 from mlflow_finetune_plugin.serve_command import add_keys_arguments, add_serve_arguments, serve
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 PACKAGE = Path(__file__).parent
 
@@ -99,14 +103,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_export(commands: Any) -> None:
-    export = commands.add_parser("export", help="write a registered adapter as a plain model, merged into its base")
+    export = commands.add_parser(
+        "export",
+        help="make a registered adapter a plain model merged into its base, or plain LoRA, also as a new version",
+    )
     export.add_argument("model", help="models:/NAME/VERSION or models:/NAME@ALIAS")
-    ways = export.add_mutually_exclusive_group(required=True)
+    ways = export.add_mutually_exclusive_group()
     ways.add_argument("--merged", metavar="DIR", help="new folder for the merged model")
     ways.add_argument("--lora", metavar="DIR", help="new folder for plain LoRA, from DoRA or IA3, cut to --rank")
-    export.add_argument("--rank", type=int, default=32, help="of --lora (default: 32)")
     export.add_argument(
-        "--max-nats", type=float, default=0.05, help="how far a token may be off with --lora (default: 0.05)"
+        "--register",
+        nargs="?",
+        const="",
+        metavar="NAME",
+        help="the plain LoRA as a new version, of the same registered model or of NAME; --lora DIR may then be left out",
+    )
+    export.add_argument("--rank", type=int, default=32, help="of the plain LoRA (default: 32)")
+    export.add_argument(
+        "--max-nats", type=float, default=0.05, help="how far a token may be off as plain LoRA (default: 0.05)"
     )
     export.add_argument("--base-model", default=None, help="where the base is now, when it has moved")
     export.set_defaults(command=_export)
@@ -230,26 +244,53 @@ def _schema(namespace: argparse.Namespace) -> int:
 def _export(namespace: argparse.Namespace) -> int:
     from mlflow import MlflowClient
 
-    from mlflow_finetune_plugin.registry import find_model
-
-    found = find_model(MlflowClient(), namespace.model)
-    if namespace.lora is not None:
-        from mlflow_finetune_plugin.conversion import export_lora
-
-        folder = Path(namespace.lora).expanduser()
-        made = export_lora(found.uri, folder, namespace.rank, namespace.base_model, max_nats=namespace.max_nats)
-        print(
-            f"{found.uri} as LoRA of rank {made.rank} in {made.folder}: {made.layers} layers, {made.kept:.1%} of their updates; "
-            f"its log-probabilities differ from the adapter's by at most {made.max_nats:.2g} nats over {made.tokens} tokens "
-            f"({made.mean_nats:.2g} in the mean)"
-        )
-        return 0
+    if namespace.merged is not None and namespace.register is not None:
+        raise ConfigError(["--register: is for plain LoRA, --merged is none; fix: leave one of them out"])
+    if namespace.merged is None and namespace.lora is None and namespace.register is None:
+        raise ConfigError(["nothing to make; fix: --merged DIR, --lora DIR or --register"])
+    client = MlflowClient()
+    found = find_model(client, namespace.model)
+    if namespace.merged is None:
+        return _export_lora(namespace, client, found)
     from mlflow_finetune_plugin.export import export_merged
 
     merged = export_merged(found.uri, Path(namespace.merged).expanduser(), namespace.base_model)
     print(
         f"{found.uri} merged into {merged.folder}; its log-probabilities differ from the adapter's by at most "
         f"{merged.max_nats:.2g} nats over {merged.tokens} tokens"
+    )
+    return 0
+
+
+def _export_lora(namespace: argparse.Namespace, client: MlflowClient, found: FoundModel) -> int:
+    folder = Path(namespace.lora).expanduser() if namespace.lora is not None else None
+    rank, base_model, max_nats = namespace.rank, namespace.base_model, namespace.max_nats
+    registered = ""
+    if namespace.register is not None:
+        from mlflow_finetune_plugin.converted_version import register_converted
+
+        done = register_converted(
+            client,
+            found,
+            rank,
+            name=namespace.register or None,
+            folder=folder,
+            base_model=base_model,
+            max_nats=max_nats,
+        )
+        made = done.made
+        run = f"a new run {done.run_id}, for its own is gone" if done.is_new_run else f"run {done.run_id}"
+        registered = f", registered as {done.version.uri} (alias {CHALLENGER}) in {run}"
+    else:
+        from mlflow_finetune_plugin.conversion import export_lora
+
+        assert folder is not None
+        made = export_lora(found.uri, folder, rank, base_model, max_nats=max_nats)
+    place = f" in {folder}" if folder is not None else ""
+    print(
+        f"{found.uri} as LoRA of rank {made.rank}{place}{registered}: {made.layers} layers, {made.kept:.1%} of their updates; "
+        f"its log-probabilities differ from the adapter's by at most {made.max_nats:.2g} nats over {made.tokens} tokens "
+        f"({made.mean_nats:.2g} in the mean)"
     )
     return 0
 

@@ -60,3 +60,7 @@ class StoreError(FinetuneError, OSError):
 
 class ServingError(FinetuneError, RuntimeError):
     """A version cannot be served, or an engine does not do what it was asked."""
+
+
+class EngineError(ServingError):
+    """An engine cannot be asked now: it starts, or has died. It is no fault of a version."""

@@ -15,6 +15,7 @@ from peft import PeftModel
 
 from mlflow_finetune_plugin import base_model, followers, single_tasks
 from mlflow_finetune_plugin.adapter_model import (
+    PROBES,
     LoggedAdapter,
     Reference,
     check_adapter_file,
@@ -36,6 +37,7 @@ from mlflow_finetune_plugin.forecasting.forecast import foresee, refuse_what_doe
 from mlflow_finetune_plugin.forecasting.micro_batch_shapes import steps_of
 from mlflow_finetune_plugin.patience import with_patience
 from mlflow_finetune_plugin.plan import Plan, data_request, make_plan, mix_tasks, settle_on
+from mlflow_finetune_plugin.precisions import served_as
 from mlflow_finetune_plugin.records import (
     Identity,
     model_card,
@@ -191,8 +193,24 @@ def train_adapter(
     adapter_side = probe_log_probs(model, tokenizer, data.eval_rows)
     adaptation.save(model, plan.adaptation_options, folder / "adapter", start=folder)
     check_adapter_file(folder / "adapter", adaptation)
+    served = {
+        precision: served_as(
+            model,
+            data.eval_rows[:PROBES],
+            precision,
+            trained=adapter_side,
+            pad_token_id=int(tokenizer.pad_token_id or 0),
+            max_gap=plan.max_precision_gap,
+        )
+        for precision in plan.serving_precisions
+    }
     reference = make_reference(
-        tokenizer, data.eval_rows, precision=plan.base.precision, base=base_side, adapter=adapter_side
+        tokenizer,
+        data.eval_rows,
+        precision=plan.base.precision,
+        base=base_side,
+        adapter=adapter_side,
+        served_as=served,
     )
     check_adapter_moved(reference)
     return Trained(folder / "adapter", result, reference)
@@ -224,7 +242,7 @@ def log_and_reload(
     )
     model, tokenizer = with_patience(lambda: reload_adapter(logged.uri), report)
     error = check_reload(model, tokenizer, trained.reference, data.eval_rows)
-    record_model(logged, error, trained.result.steps, report)
+    record_model(logged, error, trained.reference, trained.result.steps, report)
     return logged, model
 
 

@@ -15,8 +15,9 @@ from mlflow_finetune_plugin.config import RunConfig
 from mlflow_finetune_plugin.data.mixture import Mixture, mix, tasks_of
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, PreparedData
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
+from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.methods import Method, load_method
-from mlflow_finetune_plugin.settings import DataFileSettings, DataSettings, EvalSettings
+from mlflow_finetune_plugin.settings import MAX_PRECISION_GAP, DataFileSettings, DataSettings, EvalSettings
 from mlflow_finetune_plugin.types import EvalRow
 
 _CLASSIFICATION_METRICS = ["exact_match", "f1", "perplexity"]
@@ -58,7 +59,7 @@ class Plan:
     def serving(self) -> str:
         """vllm, convertible, merge or transformers. vLLM has no LoRA layers for some families: those stay with transformers."""
         wanted = str(load_method("adaptation", self.config.adaptation).serving(self.adaptation_options))
-        return "transformers" if self.facts.model_type in _FAMILIES_WITHOUT_VLLM_LORA else wanted
+        return wanted if takes_adapters(self.facts.model_type) else "transformers"
 
     @property
     def method(self) -> Method:
@@ -70,6 +71,18 @@ class Plan:
             load_method("objective", config.objective),
             config.objective_options(),
         )
+
+    @property
+    def serving_precisions(self) -> list[str]:
+        """The base's own, and what the recipe asks for besides."""
+        further = self.config.register_as.precisions if self.config.register_as is not None else []
+        return list(dict.fromkeys([self.base.precision, *further]))
+
+    @property
+    def max_precision_gap(self) -> float:
+        """Nats on a token."""
+        register = self.config.register_as
+        return MAX_PRECISION_GAP if register is None else register.max_precision_gap
 
     @property
     def rows_a_step(self) -> int:
@@ -95,10 +108,16 @@ class Plan:
         return {**self.adaptation_options.model_dump(), **self.config.objective_options().model_dump()}
 
 
+def takes_adapters(model_type: str) -> bool:
+    """Whether vLLM serves adapters, plain LoRA at least, on bases of this family."""
+    return model_type not in _FAMILIES_WITHOUT_VLLM_LORA
+
+
 def make_plan(config: RunConfig, *, processes: int = 1) -> Plan:
     """Checks the request against the base's files and shapes. Raises BaseModelError for what cannot be trained."""
     reasons: Reasons = {}
     base = base_model.find_base_model(config.base_model, reasons)
+    _check_precisions(config, base)
     facts = base_model.describe(base)
     adaptation = load_method("adaptation", config.adaptation)
     if base.quantization is not None and base.quantization == getattr(adaptation, "QUANTIZATION", None):
@@ -108,6 +127,17 @@ def make_plan(config: RunConfig, *, processes: int = 1) -> Plan:
     template = Path(config.data.chat_template).read_text(encoding="utf-8") if config.data.chat_template else None
     renderer = ChatRenderer(base_model.load_tokenizer(base), template, weights=base.folder)
     return Plan(config, base, facts, options, renderer, max_length, reasons, processes)
+
+
+def _check_precisions(config: RunConfig, base: base_model.BaseModel) -> None:
+    further = config.register_as.precisions if config.register_as is not None else []
+    if further and base.quantization is not None:
+        raise ConfigError(
+            [
+                f"register.precisions: {', '.join(further)}: a base in {base.quantization} is served as it was trained; "
+                "fix: leave precisions out"
+            ]
+        )
 
 
 def data_request(plan: Plan) -> DataRequest:

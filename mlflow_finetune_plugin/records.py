@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_finetune_plugin import __version__
-from mlflow_finetune_plugin.adapter_model import LoggedAdapter
+from mlflow_finetune_plugin.adapter_model import LoggedAdapter, Reference
 from mlflow_finetune_plugin.auto import Reasons
 from mlflow_finetune_plugin.base_model import device
 from mlflow_finetune_plugin.config import EvaluationConfig
@@ -182,9 +182,19 @@ def record_training(result: TrainingResult, peak_bytes: int, folder: Path, repor
     )
 
 
-def record_model(logged: LoggedAdapter, error: float, step: int, report: Report) -> None:
-    """The reload check's figure."""
-    report.metrics({"reload/max_nats": error}, step=step, model_id=logged.model_id)
+def record_model(logged: LoggedAdapter, error: float, reference: Reference, step: int, report: Report) -> None:
+    """The reload check's figure, and how each precision of serving stands to training's; a gap that will not serve is told."""
+    figures = {"reload/max_nats": error}
+    for precision, told in reference.served_as.items():
+        place = f"precision/{precision.replace('+', '-')}"
+        figures |= {f"{place}/gap_nats": told.gap, f"{place}/noise_nats": told.noise}
+        if not told.gap <= told.max_gap:
+            report.stage(
+                "serving",
+                f"in {precision} the adapter is {told.gap:.2g} nats from what it was trained to say "
+                f"(register.max_precision_gap {told.max_gap:g}): it will not be served so",
+            )
+    report.metrics(figures, step=step, model_id=logged.model_id)
 
 
 def record_proof(

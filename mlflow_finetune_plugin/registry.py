@@ -48,6 +48,18 @@ def register_adapter(
     return RegisteredVersion(name, str(version.version))
 
 
+def is_registered(client: MlflowClient, name: str) -> bool:
+    """Whether the registry has a model of this name, with or without versions."""
+    return bool(client.search_registered_models(f"name = '{name}'"))
+
+
+def forget_version(client: MlflowClient, model_uri: str, name: str) -> None:
+    """Deletes the version that a failed ``register_adapter`` may have left."""
+    version = _version_of(client, model_uri, name)
+    if version is not None:
+        client.delete_model_version(name, version.version)
+
+
 @dataclass(frozen=True)
 class FoundModel:
     """A logged adapter: ``uri`` names a version (or a logged model) that can no longer change."""

@@ -11,12 +11,16 @@ from pathlib import Path
 
 from mlflow_finetune_plugin.errors import ConfigError, MissingExtraError
 
+_DTYPES = ("float32", "bfloat16", "float16")
 _STORE = "~/.cache/mlflow-finetune/serving"
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="NAME", help="registered models; their aliases are followed live")
     parser.add_argument("--engine", default="auto", choices=("auto", "vllm", "transformers"), help="default: auto")
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", *_DTYPES), help="of the engines (default: auto, each base's own)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1; another needs --api-key-file")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
     parser.add_argument("--api-key-file", type=Path, default=None, metavar="FILE", help="who may ask; see `keys`")
@@ -27,6 +31,9 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-store", type=int, default=None, metavar="BYTES", help="of all adapters in the store")
     parser.add_argument(
         "--base-model", type=Path, action="append", default=[], metavar="DIR", help="where a base is now"
+    )
+    parser.add_argument(
+        "--trust-remote-code", action="store_true", help="let bases and tokenizers run Python code that they bring"
     )
     parser.add_argument("--max-body", type=int, default=1_000_000, metavar="BYTES", help="of a request (default: 1 MB)")
     parser.add_argument(
@@ -72,6 +79,7 @@ def serve(namespace: argparse.Namespace) -> int:
         models=tuple(dict.fromkeys(namespace.models)),
         store=(namespace.store or Path(_STORE).expanduser()).resolve(),
         engine=namespace.engine,
+        dtype=None if namespace.dtype == "auto" else namespace.dtype,
         host=namespace.host,
         port=namespace.port,
         api_key_file=namespace.api_key_file,
@@ -80,6 +88,7 @@ def serve(namespace: argparse.Namespace) -> int:
         max_store=namespace.max_store,
         max_body=namespace.max_body,
         max_loaded=namespace.max_loaded,
+        trust_remote_code=namespace.trust_remote_code,
         webhook_secret=os.environ.get("FINETUNE_WEBHOOK_SECRET") or None,
         limits=limits,
     )

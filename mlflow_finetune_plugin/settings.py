@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 Auto = Literal["auto"]
 
+MAX_PRECISION_GAP = 0.5
 _LONGEST_PATH_BYTES = 4095  # Linux PATH_MAX
 
 
@@ -228,4 +229,13 @@ class RegisterSettings(Section):
 
     name: str = Field(
         min_length=1, max_length=200, description="Registered model; a new version gets the alias challenger."
+    )
+    precisions: list[Literal["float32", "bfloat16", "float16"]] = Field(
+        default_factory=list,
+        description="Further precisions in which it may be served (serve --dtype); the base's own always is one.",
+    )
+    max_precision_gap: float = Field(
+        MAX_PRECISION_GAP,
+        gt=0,
+        description="Nats on a token that the adapter may be from itself as it was trained, in a precision of serving.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,9 @@ from transformers import AutoTokenizer
 from mlflow_finetune_plugin.adapter_model import log_adapter, make_reference, probe_log_probs
 from mlflow_finetune_plugin.base_files import EMBEDDED_FOLDER
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
+from mlflow_finetune_plugin.precisions import served_as
 from mlflow_finetune_plugin.registry import register_adapter
+from mlflow_finetune_plugin.settings import MAX_PRECISION_GAP
 from mlflow_finetune_plugin.types import EvalRow
 from mlflow_finetune_plugin.weights_digest import base_digest, folder_digest
 
@@ -51,7 +54,17 @@ class VersionMaker:
         self._base_log_probs = probe_log_probs(self.plain, self.tokenizer, self.rows)
         self.digest = base_digest(base)
 
-    def make(self, model: str, *, seed: int, kind: str = "lora", serving: str = "vllm", **settings: Any) -> str:
+    def make(
+        self,
+        model: str,
+        *,
+        seed: int,
+        kind: str = "lora",
+        serving: str = "vllm",
+        precisions: Sequence[str] = ("float32",),
+        max_gap: float = MAX_PRECISION_GAP,
+        **settings: Any,
+    ) -> str:
         """A new version, alias challenger on it; its number."""
         from peft import PeftModel
 
@@ -62,8 +75,19 @@ class VersionMaker:
                 extra.unlink()
             adapted = PeftModel.from_pretrained(load_model(self.base), str(adapter)).eval()
             log_probs = probe_log_probs(adapted, self.tokenizer, self.rows)
+            pad = int(self.tokenizer.pad_token_id or 0)
             reference = make_reference(
-                self.tokenizer, self.rows, precision="float32", base=self._base_log_probs, adapter=log_probs
+                self.tokenizer,
+                self.rows,
+                precision="float32",
+                base=self._base_log_probs,
+                adapter=log_probs,
+                served_as={
+                    precision: served_as(
+                        adapted, self.rows, precision, trained=log_probs, pad_token_id=pad, max_gap=max_gap
+                    )
+                    for precision in precisions
+                },
             )
             run = self.client.create_run(self._experiment())
             digest = folder_digest(adapter)

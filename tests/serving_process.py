@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import psutil
 from served_models import QUESTIONS
 
 READY_S = 240
@@ -118,3 +119,15 @@ def wait_until(found: Callable[[], T], seconds: float = 120) -> T:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     return result
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """All that live of those started with ``FINETUNE_TEST=mark`` in their environment, whoever their parent is now."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("FINETUNE_TEST") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found

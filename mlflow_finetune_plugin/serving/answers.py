@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _USAGE = b'"choices":[]'
 _DONE = b"data: [DONE]"
+_END = b"\n\n"
+_ERROR = b'data: {"error"'
 
 Told = Callable[[str | None], None]
 """Told once, when an answer is over: why it failed, or None."""
@@ -102,10 +104,10 @@ class StreamedAnswer(Response):
     async def _write(self, send: Send) -> str | None:
         """Returns why it failed, if it did."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        failed, is_done = None, False
+        failed, is_done, is_broken = None, False, False
         try:
             async for chunk in self._chunks():
-                is_done = is_done or _DONE in chunk
+                is_done, is_broken = is_done or _DONE in chunk, is_broken or _ERROR in chunk
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except httpx.HTTPError as error:
             failed = f"{type(error).__name__}"
@@ -127,10 +129,17 @@ class StreamedAnswer(Response):
                 }
             )
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-        return "engine_lost" if failed is not None else None
+        if failed is not None:
+            return "engine_lost"
+        return "engine_error" if is_broken else None
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        async for chunk in self._upstream.aiter_raw():
+        unfinished = b""
+        async for read in self._upstream.aiter_raw():
+            chunk, end, unfinished = (unfinished + read).rpartition(
+                _END
+            )  # whole events: a slow client's come in pieces
+            chunk += end
             if not chunk:
                 continue
             if _USAGE in chunk:
@@ -139,6 +148,8 @@ class StreamedAnswer(Response):
                 self._watch.event()
             if chunk:
                 yield chunk
+        if unfinished:
+            yield unfinished
 
     def _without_usage(self, chunk: bytes) -> bytes:
         events = chunk.split(b"\n\n")

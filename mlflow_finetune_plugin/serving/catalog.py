@@ -35,6 +35,17 @@ class Catalog:
         """Asks the registry; blocks. Raises TrackingError when it cannot be asked, ConfigError for a model it does not have."""
         return {name: self._model(name) for name in self.models}
 
+    def look_at_each(self) -> tuple[dict[str, CatalogModel], dict[str, str]]:
+        """What the registry says of each model, and the faults of those that it says nothing of; blocks."""
+        found: dict[str, CatalogModel] = {}
+        faults: dict[str, str] = {}
+        for name in self.models:
+            try:
+                found[name] = self._model(name)
+            except (TrackingError, ConfigError) as error:
+                faults[name] = str(error)
+        return found, faults
+
     def _model(self, name: str) -> CatalogModel:
         from mlflow.exceptions import MlflowException
 
@@ -50,7 +61,12 @@ class Catalog:
         return CatalogModel(aliases, read_traffic(dict(found.tags)))
 
     def _nearest(self, name: str) -> str:
-        names = [model.name for model in self._client.search_registered_models(max_results=200)]
+        from mlflow.exceptions import MlflowException
+
+        try:
+            names = [model.name for model in self._client.search_registered_models(max_results=200)]
+        except MlflowException:  # it has just said that there is no such model: what else there is, it need not tell
+            return "; fix: the name of a registered model"
         near = difflib.get_close_matches(name, names, n=1)
         if near:
             return f"; did you mean {near[0]!r}?"

@@ -34,6 +34,7 @@ from mlflow_finetune_plugin.serving.local_services import (
 
 _OPTIONS = {
     "engine": "auto, vllm or transformers",
+    "dtype": "of the engines; default auto, each base's own",
     "host": "default 127.0.0.1; another needs api_key_file",
     "port": "default: a free one",
     "api_key_file": "who may ask; predict then takes its key from " + KEY_VARIABLE,

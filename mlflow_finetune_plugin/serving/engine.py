@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import contextlib
 import logging
 import os
 import secrets
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import httpx
 
-from mlflow_finetune_plugin.errors import ServingError
+from mlflow_finetune_plugin.errors import EngineError, ServingError
 from mlflow_finetune_plugin.serving.engine_commands import COMMANDS, EngineSpec
 
 logger = logging.getLogger(__name__)
@@ -27,12 +27,16 @@ _READY_S = 900.0
 _LONGEST_BACKOFF_S = 30.0
 _DRAIN_S = 40.0
 _LOG_TAIL = 2000
+_LEASH = (sys.executable, "-m", "mlflow_finetune_plugin.serving.leash")
 
 State = Literal["starting", "ready", "down", "stopped"]
 
 
 class Engine:
-    """``generation`` counts starts: what was loaded into an earlier one is gone. ``on_ready`` is told of each."""
+    """``generation`` counts starts: what was loaded into an earlier one is gone. ``on_ready`` is told of each.
+
+    ``noise``: (generation, nats) of its base asked again; certificates keep it here.
+    """
 
     def __init__(
         self, spec: EngineSpec, folder: Path, on_ready: Callable[[], None] | None = None, *, ready_s: float = _READY_S
@@ -43,10 +47,12 @@ class Engine:
         self.generation = 0
         self.fault: str | None = None
         self.restarts = 0
+        self.noise: tuple[int, float] | None = None
         self._ready_s = ready_s
         self._key = secrets.token_urlsafe(32)
         self._port = free_port()
         self._process: asyncio.subprocess.Process | None = None
+        self._leash: int | None = None
         self._ready = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self.client = httpx.AsyncClient(
@@ -80,7 +86,7 @@ class Engine:
         finally:
             waiting.cancel()
         if not self._ready.is_set():
-            raise ServingError(
+            raise EngineError(
                 f"the {self.spec.kind} engine is not ready: {self.fault or self.state}; its log: {self.log}"
             )
 
@@ -114,7 +120,7 @@ class Engine:
         try:
             answer = await self.client.post(route, json=body, timeout=300.0)
         except httpx.HTTPError as error:
-            raise ServingError(f"the {self.spec.kind} engine {what}: {type(error).__name__}: {error}") from error
+            raise EngineError(f"the {self.spec.kind} engine {what}: {type(error).__name__}: {error}") from error
         if answer.status_code != 200:
             raise ServingError(f"the {self.spec.kind} engine {what}: {answer.status_code} {answer.text[:500]}")
         return answer
@@ -128,7 +134,7 @@ class Engine:
             started = time.monotonic()
             try:
                 await self._start_once()
-            except ServingError as error:
+            except (ServingError, OSError) as error:
                 self.fault = str(error)
                 logger.error("engine_failed kind=%s fault=%s", self.spec.kind, error)
             else:
@@ -147,20 +153,26 @@ class Engine:
 
     async def _start_once(self) -> None:
         self.state = "starting"
+        self._port = free_port()  # the last one may be taken by now
+        self.client.base_url = f"http://{HOST}:{self._port}"
         self.folder.mkdir(parents=True, exist_ok=True)
         command = COMMANDS[self.spec.kind](self.spec, HOST, self._port, self._key, self.folder)
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.1"))  # of the start before
-        with self.log.open("wb") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *command.arguments,
-                env={**os.environ, **command.environment},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_die_with_parent(os.getpid()),
-            )
+        read_end, self._leash = os.pipe()  # held until `_end`; the kernel lets go of it when the router is killed
+        try:
+            with self.log.open("wb") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    *_LEASH,
+                    *command.arguments,
+                    env={**os.environ, **command.environment},
+                    stdin=read_end,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        finally:
+            os.close(read_end)
         deadline = time.monotonic() + self._ready_s
         while not await self._is_healthy():
             if self._process.returncode is not None:
@@ -190,19 +202,20 @@ class Engine:
     async def _end(self, drain_s: float) -> None:
         """Itself and its own processes, after it had ``drain_s`` to finish what it is answering."""
         process = self._process
-        if process is None:
-            return
-        if process.returncode is None and drain_s:
+        if process is not None and process.returncode is None and drain_s:
             process.send_signal(signal.SIGTERM)
             try:
                 await asyncio.wait_for(process.wait(), drain_s)
             except TimeoutError:
                 logger.warning("engine_killed kind=%s", self.spec.kind)
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # also when it died before its own processes
-        except ProcessLookupError:
-            return  # all of them are gone
-        await process.wait()
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):  # all of them are gone
+                os.killpg(process.pid, signal.SIGKILL)  # also when it died before its own processes
+                await process.wait()
+        self._process = None  # its number may be another's by the next time
+        if self._leash is not None:
+            os.close(self._leash)
+            self._leash = None
 
     def _tail(self) -> str:
         """The last words of its log, in one line."""
@@ -216,17 +229,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
-
-
-def _die_with_parent(parent: int) -> Callable[[], None] | None:
-    """On Linux the kernel ends the engine when the router is killed; elsewhere it stays until it is ended by hand."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl
-
-    def begin() -> None:
-        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return begin

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mlflow_finetune_plugin.base_files import context_length
 from mlflow_finetune_plugin.errors import MissingExtraError, ServingError
+from mlflow_finetune_plugin.serving import vllm_cpu_lora
 from mlflow_finetune_plugin.serving.versions import EngineKey, Version
 from mlflow_finetune_plugin.weights_digest import weight_files
 
@@ -36,7 +37,7 @@ _LINEAR |= {
     "dense_h_to_4h",
     "dense_4h_to_h",
 }
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as --max-lora-rank
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as --max-lora-rank
 _FEW_CORES = 4
 
 
@@ -80,7 +81,10 @@ def choose_engine(asked: str, version: Version) -> tuple[str, str]:
         return TRANSFORMERS, "asked for"
     if asked == VLLM and fault is not None:
         kind = MissingExtraError if not _has_vllm() else ServingError
-        raise kind(f"{version.model}/{version.number}: engine vllm cannot serve it: {fault}; fix: --engine auto")
+        fix = "--engine auto"
+        if kind is ServingError and _is_convertible(version):
+            fix = f"mlflow-finetune export models:/{version.model}/{version.number} --register makes plain LoRA of it, or {fix}"
+        raise kind(f"{version.model}/{version.number}: engine vllm cannot serve it: {fault}; fix: {fix}")
     if fault is not None:
         return TRANSFORMERS, fault
     return VLLM, "asked for" if asked == VLLM else "vLLM is installed and serves this adaptation as it is"
@@ -99,14 +103,25 @@ def _why_not_vllm(version: Version) -> str | None:
     outside = [name for name in version.target_modules if name in _OUTER]
     if outside:
         return f"with an adapter on {outside[0]} vLLM cannot tell the log-probabilities that certificates are made of"
-    if version.rank is not None and version.rank > _RANKS[-1]:
-        return f"rank {version.rank} is above the {_RANKS[-1]} that vLLM takes"
+    if version.rank is not None and version.rank > RANKS[-1]:
+        return f"rank {version.rank} is above the {RANKS[-1]} that vLLM takes"
     return None
+
+
+def _is_convertible(version: Version) -> bool:
+    """DoRA, a rank beyond vLLM's, and IA3 are changes of weights, which LoRA approximates."""
+    return version.card["serving"] in ("convertible", "merge") or version.card["adaptation"] == "ia3"
 
 
 def rank_limit(rank: int | None, asked: int | None) -> int:
     """VLLM's --max-lora-rank: what was asked for, else the smallest from 16 on that holds ``rank``."""
-    return next(limit for limit in _RANKS if limit >= max(asked or rank or 16, 16 if asked is None else asked))
+    wanted = max(16, rank or 16) if asked is None else asked
+    found = next((limit for limit in RANKS if limit >= wanted), None)
+    if found is None:
+        raise ServingError(
+            f"rank {wanted} is above the {RANKS[-1]} that vLLM takes; fix: --max-rank {RANKS[-1]}, or less"
+        )
+    return found
 
 
 def target_modules(base: Path, version: Version) -> tuple[str, ...]:
@@ -149,8 +164,8 @@ def vllm_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path)
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
-        # the router loads what it has verified; a resolver inside would load by name alone
-        "VLLM_PLUGINS": os.environ.get("VLLM_PLUGINS", ""),
+        # not the resolver: the router loads what it has verified, and that would load by name alone
+        "VLLM_PLUGINS": ",".join(filter(None, [os.environ.get("VLLM_PLUGINS"), vllm_cpu_lora.NAME])),
         **_few_cores(),
     }
     return Command(arguments, environment)
@@ -187,7 +202,7 @@ def transformers_command(spec: EngineSpec, host: str, port: int, key: str, folde
     path = folder / "engine.json"
     path.write_text(json.dumps(settings), encoding="utf-8")
     arguments = [sys.executable, "-m", "mlflow_finetune_plugin.serving.embedded", str(path)]
-    return Command(arguments, {"FINETUNE_ENGINE_KEY": key})
+    return Command(arguments, {"FINETUNE_ENGINE_KEY": key, "HF_HUB_OFFLINE": "1"})
 
 
 def _positions(base: Path) -> int:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from mlflow_finetune_plugin.errors import ServingError
-from mlflow_finetune_plugin.serving.certificate import Certificate, certify
+from mlflow_finetune_plugin.errors import EngineError, ServingError
+from mlflow_finetune_plugin.serving.certificate import Certificate, certify, still_holds
 from mlflow_finetune_plugin.serving.engine import Engine
 from mlflow_finetune_plugin.serving.engine_commands import (
     VLLM,
@@ -21,6 +21,7 @@ from mlflow_finetune_plugin.serving.engine_commands import (
     rank_limit,
     target_modules,
 )
+from mlflow_finetune_plugin.serving.tied_weights import readable_by_vllm
 from mlflow_finetune_plugin.serving.versions import EngineKey, Version
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,10 @@ class Resident:
 
 
 class Fleet:
-    """``find_base``: where a version's base lies on this machine; ``on_certificate``: told of each new one."""
+    """``find_base``: where a version's base lies on this machine; ``on_certificate``: told of each new one.
+
+    ``dtype``: of all engines, where it is not to be each base's own.
+    """
 
     def __init__(
         self,
@@ -67,12 +71,16 @@ class Fleet:
         find_base: Callable[[Version], Path],
         on_certificate: Callable[[Version, Certificate], None],
         *,
+        dtype: str | None = None,
+        trust_remote_code: bool = False,
         max_loaded: int = MAX_LOADED,
     ) -> None:
+        self._dtype, self._trust_remote_code = dtype, trust_remote_code
         self._asked, self._limits, self._folder, self._find_base = asked_engine, limits, folder, find_base
         self._on_certificate, self._max_loaded = on_certificate, max_loaded
         self.engines: dict[tuple[str, EngineKey], Engine] = {}
         self.residents: dict[str, Resident] = {}
+        self._certified: dict[str, tuple[Engine, int, Certificate]] = {}
         self._clock = 0
         self._starting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,17 +91,24 @@ class Fleet:
         """The version loaded into its engine and certified. Raises ServingError when it must not serve."""
         resident = self.residents.get(version.served_name)
         if resident is None:
-            engine = await self._engine_for(version)
+            try:
+                engine = await self._engine_for(version)
+            except BaseException:
+                version.adapter.release()  # nobody will
+                raise
             resident = self.residents.setdefault(version.served_name, Resident(version, engine))
         if resident.version is not version:
             version.adapter.release()
         self._clock += 1
         resident.last_used = self._clock
         try:
-            await self._make_ready(resident)
+            resident.in_flight += 1  # so that nobody unloads it now
+            try:
+                await self._make_ready(resident)
+            finally:
+                resident.in_flight -= 1
         except ServingError:
-            if not resident.pins and not resident.in_flight:
-                await self._drop(resident)
+            await self._drop(resident)
             raise
         return resident
 
@@ -105,7 +120,7 @@ class Fleet:
         resident.last_used = self._clock
         try:
             if resident.engine.state != "ready":
-                raise ServingError(
+                raise EngineError(
                     f"the engine of {resident.name} is {resident.engine.state}; fix: ask again in a while"
                 )
             if not resident.is_ready:
@@ -115,6 +130,12 @@ class Fleet:
             yield resident.engine
         finally:
             resident.in_flight -= 1
+
+    def forget_unused_soon(self, but: Resident | None = None) -> None:
+        """Nobody who asks waits for what others do not need any more."""
+        task = asyncio.create_task(self.forget_unused(but))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def forget_unused(self, but: Resident | None = None) -> None:
         """Unload what no alias means and nobody uses, beyond the most recently used ones; not ``but``, which is about to be."""
@@ -144,22 +165,34 @@ class Fleet:
 
     async def _engine_for(self, version: Version) -> Engine:
         kind, reason = await asyncio.to_thread(choose_engine, self._asked, version)
-        async with self._starting:
-            engine = self.engines.get((kind, version.engine_key))
-            if engine is None:
-                base = await asyncio.to_thread(self._find_base, version)
-                folder = self._folder / f"{kind}-{version.engine_key.base_digest[:12]}-{len(self.engines)}"
-                spec = await asyncio.to_thread(self._spec, kind, version, base)
-                engine = Engine(spec, folder, partial(self._engine_is_ready, kind, version.engine_key))
-                self.engines[kind, version.engine_key] = engine
-                logger.info("engine_chosen kind=%s version=%s reason=%s", kind, version.served_name, reason)
-                engine.start()
+        key = version.engine_key(self._dtype)
+        if version.base["trust_remote_code"] and not self._trust_remote_code:
+            raise ServingError(
+                f"{version.model}/{version.number}: its base runs Python code that it brings; fix: --trust-remote-code, when you do"
+            )
+        engine = self.engines.get((kind, key)) or await self._start(kind, key, version, reason)
         rank = version.rank
         if kind == VLLM and rank is not None and rank > engine.spec.max_rank:
             raise ServingError(
                 f"{version.model}/{version.number}: rank {rank} is above the {engine.spec.max_rank} that its engine was "
                 f"started for; fix: --max-rank {rank}"
             )
+        return engine
+
+    async def _start(self, kind: str, key: EngineKey, version: Version, reason: str) -> Engine:
+        """One at a time: two versions may need the same one. Finding a base may take minutes."""
+        async with self._starting:
+            engine = self.engines.get((kind, key))
+            if engine is None:
+                base = await asyncio.to_thread(self._find_base, version)
+                folder = self._folder / f"{kind}-{key.base_digest[:12]}-{len(self.engines)}"
+                if kind == VLLM:
+                    base = await asyncio.to_thread(readable_by_vllm, base, folder / "base")
+                spec = await asyncio.to_thread(self._spec, kind, key, version, base)
+                engine = Engine(spec, folder, partial(self._engine_is_ready, kind, key))
+                self.engines[kind, key] = engine
+                logger.info("engine_chosen kind=%s version=%s reason=%s", kind, version.served_name, reason)
+                engine.start()
         return engine
 
     def _engine_is_ready(self, kind: str, key: EngineKey) -> None:
@@ -176,17 +209,17 @@ class Fleet:
         except ServingError as error:
             logger.error("reload_failed version=%s fault=%s", resident.name, error)
 
-    def _spec(self, kind: str, version: Version, base: Path) -> EngineSpec:
+    def _spec(self, kind: str, key: EngineKey, version: Version, base: Path) -> EngineSpec:
         card = version.base
         return EngineSpec(
             kind=kind,
-            key=version.engine_key,
+            key=key,
             base_name=base_name(card["name"]),
             base=base,
             tokenizer=version.tokenizer,
             attn_implementation=card.get("attn_implementation"),
             trust_remote_code=bool(card["trust_remote_code"]),
-            max_rank=rank_limit(version.rank, self._limits.max_rank),
+            max_rank=rank_limit(version.rank, self._limits.max_rank) if kind == VLLM else 0,
             target_modules=target_modules(base, version) if kind == VLLM else (),
             limits=self._limits,
         )
@@ -202,24 +235,41 @@ class Fleet:
                 resident.loaded_in = generation
             if resident.certified_in == generation:
                 return
-            version = f"{resident.version.model}/{resident.version.number}"
-            found = await certify(resident.engine, resident.name, resident.version.reference, version=version)
-            resident.certificate = found
-            self._on_certificate(resident.version, found)
-            if not found.passed:
-                raise ServingError(f"{version} must not serve: {found.reason}")
+            resident.certificate = await self._certify(resident, generation)
             resident.certified_in = generation
 
+    async def _certify(self, resident: Resident, generation: int) -> Certificate:
+        """Of one that this engine has certified since it started, and that was unloaded since, one probe is asked again."""
+        reference, version = resident.version.reference, f"{resident.version.model}/{resident.version.number}"
+        known = self._certified.get(resident.name)
+        if known is not None and known[:2] == (resident.engine, generation):
+            if await still_holds(known[2], resident.engine, resident.name, reference):
+                return known[2]
+            logger.error("certificate_broken version=%s", resident.name)
+        found = await certify(resident.engine, resident.name, reference, version=version)
+        self._on_certificate(resident.version, found)
+        if not found.passed:
+            raise ServingError(f"{version} must not serve: {found.reason}")
+        self._certified[resident.name] = (resident.engine, generation, found)
+        return found
+
     async def _drop(self, resident: Resident) -> None:
-        """Out of the engine and out of the store's hold; a failed unload is told, and the slot goes with the engine."""
-        self.residents.pop(resident.name, None)
-        if resident.is_loaded:
-            try:
-                await resident.engine.unload(resident.name)
-            except ServingError as error:
-                logger.warning("unload_failed version=%s fault=%s", resident.name, error)
-        resident.version.adapter.release()
-        logger.info("unloaded version=%s", resident.name)
+        """Out of the engine and out of the store's hold, unless somebody asks for it meanwhile; a failed unload is told."""
+        async with resident.lock:
+            if self.residents.get(resident.name) is not resident or resident.pins or resident.in_flight:
+                return
+            was_loaded = resident.is_loaded
+            resident.loaded_in = resident.certified_in = None  # first: who asks from now on waits for the lock
+            if was_loaded:
+                try:
+                    await resident.engine.unload(resident.name)
+                except ServingError as error:
+                    logger.warning("unload_failed version=%s fault=%s", resident.name, error)
+            if resident.pins or resident.in_flight:
+                return  # who waits for the lock now loads it again
+            self.residents.pop(resident.name, None)
+            resident.version.adapter.release()
+            logger.info("unloaded version=%s", resident.name)
 
 
 def base_name(name: str) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, ServingError, StoreError, TrackingError
+from mlflow_finetune_plugin.errors import EngineError, FinetuneError, ServingError, StoreError
 from mlflow_finetune_plugin.serving.catalog import Catalog, CatalogModel, Snapshot
 from mlflow_finetune_plugin.serving.fleet import Fleet, Resident
 from mlflow_finetune_plugin.serving.names import Asked
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_RETRY_S = 60.0
 _UNKNOWN_S = 10.0
+_LONGEST_LOAD_S = 60.0
 _MOST_UNKNOWN = 1000
 _FETCHES = 2
 
@@ -88,8 +89,8 @@ class Follower:
         """Until cancelled. What was good when it last ran is served at once where the registry cannot be asked."""
         while True:
             started = time.monotonic()
+            self._wake.clear()  # first: what wakes it while it looks is looked at again
             await self.look()
-            self._wake.clear()
             try:
                 await asyncio.wait_for(self._wake.wait(), max(0.0, self._poll_s - (time.monotonic() - started)))
             except TimeoutError:
@@ -101,19 +102,21 @@ class Follower:
 
     async def look(self) -> None:
         """One look at the registry, and what follows from it; the moves themselves go on by themselves."""
-        try:
-            snapshot = await asyncio.to_thread(self._catalog.look)
-        except (TrackingError, ConfigError) as error:
+        found, faults = await asyncio.to_thread(self._catalog.look_at_each)
+        if faults:
             if self.health.fault is None:
-                logger.error("registry_lost fault=%s", error)
-            self.health.fault = str(error)
-            snapshot = self.snapshot or self._remembered()
+                logger.error("registry_lost fault=%s", "; ".join(faults.values()))
+            self.health.fault = "; ".join(faults.values())
+            last_known = {**self._remembered(), **self.snapshot}
+            snapshot = {**{name: last_known[name] for name in faults if name in last_known}, **found}
         else:
             if self.health.fault is not None:
                 logger.info("registry_back")
-            self.health.fault, self.health.asked_at = None, time.time()
-            if snapshot != self.snapshot:
-                self._remember(snapshot)
+            self.health.fault, snapshot = None, found
+        if found:
+            self.health.asked_at = time.time()
+        if snapshot and snapshot != self.snapshot:
+            self._remember(snapshot)
         self.snapshot = snapshot
         self.health.traffic_problems = tuple(
             f"{name}: {problem}" for name, model in snapshot.items() for problem in model.traffic.problems
@@ -144,7 +147,9 @@ class Follower:
         started = time.monotonic()
         try:
             resident = await self._load(target.model, number)
-        except FinetuneError as error:
+        except Exception as error:
+            if not isinstance(error, FinetuneError):
+                logger.exception("swap_broken model=%s alias=%s version=%s", target.model, target.alias, number)
             target.failures += 1
             target.retry_at = time.monotonic() + min(_LONGEST_RETRY_S, 2.0 ** (target.failures - 1))
             if target.fault != str(error):
@@ -168,7 +173,7 @@ class Follower:
                 number,
                 took_ms,
             )
-            await self._fleet.forget_unused()
+            self._fleet.forget_unused_soon()
         finally:
             if target.moving is asyncio.current_task():
                 target.moving = None
@@ -240,16 +245,20 @@ class Follower:
         if time.monotonic() < until:
             raise UnknownModelError(said)
         try:
-            resident = await self._load(model, number)
-            await self._fleet.forget_unused(but=resident)
+            resident = await asyncio.wait_for(self._load(model, number), _LONGEST_LOAD_S)
+            self._fleet.forget_unused_soon(but=resident)
             return resident
-        except (TrackingError, StoreError) as error:
+        except TimeoutError as error:
+            raise NotReadyError(f"{model}/{number} is being loaded; fix: ask again in a while") from error
+        except (EngineError, StoreError) as error:
             raise NotReadyError(f"{model}/{number} cannot be had now: {error}") from error
         except ServingError as error:
             self._unknown[model, number] = (time.monotonic() + _UNKNOWN_S, str(error))
             while len(self._unknown) > _MOST_UNKNOWN:
                 self._unknown.popitem(last=False)
             raise UnknownModelError(str(error)) from error
+        except FinetuneError as error:
+            raise NotReadyError(f"{model}/{number} cannot be had now: {error}") from error
 
     def served_models(self) -> frozenset[str]:
         return frozenset(self._catalog.models)
@@ -272,13 +281,16 @@ class Follower:
     def _remembered(self) -> Snapshot:
         try:
             known: Mapping[str, dict[str, dict[str, str]]] = json.loads(self._memory.read_text(encoding="utf-8"))
+            return {
+                name: CatalogModel(dict(model["aliases"]), read_traffic(dict(model["traffic"])))
+                for name, model in known.items()
+                if name in self._catalog.models
+            }
         except FileNotFoundError:
             return {}
-        return {
-            name: CatalogModel(model["aliases"], read_traffic(model["traffic"]))
-            for name, model in known.items()
-            if name in self._catalog.models
-        }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            logger.warning("aliases_forgotten file=%s fault=%s", self._memory, error)
+            return {}
 
 
 def _tags(traffic: Traffic) -> dict[str, str]:

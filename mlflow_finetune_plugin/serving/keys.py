@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
+import logging
 import secrets
 import time
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from typing import Any
 import yaml
 
 from mlflow_finetune_plugin.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 _PREFIX = "mf-"
 
@@ -66,7 +70,8 @@ class Keys:
         return bucket.take(key.requests_per_minute, time.monotonic())
 
     def _read(self) -> None:
-        """Last known good: a file that cannot be understood changes nothing, and ``fault`` says why."""
+        """Last known good: a file that cannot be understood changes nothing; ``fault`` says why, and so does the log, once."""
+        before = self.fault
         try:
             stat = self._path.stat()
             if self._seen == (stat.st_mtime_ns, stat.st_size):
@@ -77,6 +82,8 @@ class Keys:
             self.fault = f"{self._path}: cannot be read: {error.strerror}"
         except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
             self.fault = f"{self._path}: is no key file: {' '.join(str(error).split())}; fix: mlflow-finetune keys add {self._path} NAME"
+        if self.fault is not None and self.fault != before:
+            logger.error("keys_not_read fault=%s", self.fault)
 
 
 def add_key(path: Path, name: str) -> str:
@@ -85,7 +92,7 @@ def add_key(path: Path, name: str) -> str:
     if any(key.name == name for key in keys):
         raise ConfigError([f"{path}: has a key named {name!r}; fix: another name, or take that entry out"])
     made = _PREFIX + secrets.token_urlsafe(32)
-    entry = f"  - name: {name}\n    sha256: {hashlib.sha256(made.encode()).hexdigest()}\n"
+    entry = f"  - name: {json.dumps(name)}\n    sha256: {hashlib.sha256(made.encode()).hexdigest()}\n"
     before = path.read_text(encoding="utf-8") if keys else "keys:\n"
     path.touch(mode=0o600)
     path.write_text(before if before.endswith("\n") else before + "\n", encoding="utf-8")

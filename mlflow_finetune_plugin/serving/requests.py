@@ -88,11 +88,12 @@ class Asking:
 def read_request(route: str, raw: bytes) -> Asking:
     """Raises RequestError for a body that is no JSON object, has a field that is not for clients, or names no model."""
     try:
-        body = json.loads(raw)
+        body = json.loads(raw, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is no JSON: {error}", "invalid_json") from error
     if not isinstance(body, dict):
         raise RequestError(400, "the body is no JSON object", "invalid_json")
+    _check_encodable(body)
     unknown = sorted(str(key)[:60] for key in body.keys() - FIELDS[route])
     if unknown:
         raise RequestError(400, f"unknown field {unknown[0]!r}; fix: leave it out", "unknown_field", unknown[0])
@@ -102,9 +103,9 @@ def read_request(route: str, raw: bytes) -> Asking:
         raise RequestError(400, "no model; fix: one of GET /v1/models", "missing_model", "model")
     if user is not None and not isinstance(user, str):
         raise RequestError(400, "user is no text", "invalid_type", "user")
-    choices = body.get("n", 1)
-    if not isinstance(choices, int) or not 1 <= choices <= _MOST_CHOICES:
-        raise RequestError(400, f"n is not between 1 and {_MOST_CHOICES}", "invalid_value", "n")
+    if not isinstance(body.get("stream", False), bool):
+        raise RequestError(400, "stream is neither true nor false", "invalid_type", "stream")
+    _check_choices(body)
     options = body.get("stream_options")
     if options is not None and (not isinstance(options, dict) or options.keys() - {"include_usage"}):
         raise RequestError(400, "stream_options takes include_usage alone", "unknown_field", "stream_options")
@@ -118,6 +119,35 @@ def read_request(route: str, raw: bytes) -> Asking:
         wants_usage=bool(options and options.get("include_usage")),
         body=body,
     )
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _check_encodable(body: Any) -> None:
+    """JSON may hold half a surrogate pair or a number too large for a float: nobody can pass these on."""
+    try:
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, "the body holds half a character, or a number that is none", "invalid_json") from error
+
+
+def _check_choices(body: Mapping[str, Any]) -> None:
+    """One request gets at most so many answers, over all of its prompts."""
+    prompt = body.get("prompt")
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    for field in ("n", "best_of"):
+        count = body.get(field, 1)
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_CHOICES:
+            raise RequestError(400, f"{field} is not between 1 and {_MOST_CHOICES}", "invalid_value", field)
+        if prompts * count > _MOST_CHOICES:
+            raise RequestError(
+                400,
+                f"more than {_MOST_CHOICES} answers in one request; fix: several requests",
+                "invalid_value",
+                "prompt",
+            )
 
 
 def _check_messages(messages: Any) -> None:

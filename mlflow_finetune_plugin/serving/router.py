@@ -101,6 +101,9 @@ class Router:
                 return await handle(request, request_id, self._key(request))
             except RequestError as error:
                 return self._refusal(error, request_id)
+            except Exception:
+                logger.exception("request_broken id=%s", request_id)
+                return self._refusal(RequestError(500, "the router failed", "internal_error"), request_id)
 
         return guarded
 

@@ -18,8 +18,8 @@ import uvicorn
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError
 from mlflow_finetune_plugin.serving.bases import Bases
 from mlflow_finetune_plugin.serving.catalog import Catalog
-from mlflow_finetune_plugin.serving.certificate import Certificate
-from mlflow_finetune_plugin.serving.engine_commands import AUTO, ENGINES, EngineLimits
+from mlflow_finetune_plugin.serving.certificate import DTYPES, Certificate
+from mlflow_finetune_plugin.serving.engine_commands import AUTO, ENGINES, RANKS, EngineLimits
 from mlflow_finetune_plugin.serving.fleet import MAX_LOADED, Fleet
 from mlflow_finetune_plugin.serving.follower import Follower
 from mlflow_finetune_plugin.serving.keys import Keys
@@ -43,6 +43,7 @@ class ServiceSettings:
     models: tuple[str, ...]
     store: Path
     engine: str = AUTO
+    dtype: str | None = None
     host: str = "127.0.0.1"
     port: int = 8000
     api_key_file: Path | None = None
@@ -51,6 +52,7 @@ class ServiceSettings:
     max_store: int | None = None
     max_body: int = 1_000_000
     max_loaded: int = MAX_LOADED
+    trust_remote_code: bool = False
     webhook_secret: str | None = field(default=None, repr=False)
     limits: EngineLimits = field(default_factory=EngineLimits)
 
@@ -67,6 +69,8 @@ def check_settings(settings: ServiceSettings) -> None:
             )
     if settings.engine not in ENGINES:
         faults.append(f"engine {settings.engine!r}; fix: one of {', '.join(ENGINES)}")
+    if settings.dtype not in (None, *DTYPES):
+        faults.append(f"dtype {settings.dtype!r}; fix: one of {', '.join(DTYPES)}, or leave it out")
     if settings.api_key_file is None and not _is_loopback(settings.host):
         faults.append(
             f"host {settings.host}: without API keys only this machine may ask; fix: --api-key-file FILE "
@@ -74,6 +78,9 @@ def check_settings(settings: ServiceSettings) -> None:
         )
     if not 0 <= settings.port < 65536:
         faults.append(f"port {settings.port}; fix: a number up to 65535")
+    rank = settings.limits.max_rank
+    if rank is not None and not 1 <= rank <= RANKS[-1]:
+        faults.append(f"max rank {rank}; fix: a number up to {RANKS[-1]}")
     if not settings.poll_s > 0:
         faults.append(f"poll {settings.poll_s}; fix: seconds, more than 0")
     for folder in settings.base_models:
@@ -97,6 +104,8 @@ class Service:
             settings.store / "engines" / str(os.getpid()),
             Bases(settings.base_models).find,
             self._note_certificate,
+            dtype=settings.dtype,
+            trust_remote_code=settings.trust_remote_code,
             max_loaded=settings.max_loaded,
         )
         self.catalog = Catalog(client, settings.models)
@@ -141,6 +150,8 @@ class Service:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
             await self.fleet.stop()
+        if not following.cancelled():
+            following.result()  # a follower that broke is no good end
 
     def _note_certificate(self, version: Version, found: Certificate) -> None:
         """A tag and an artifact of the version's run; that the registry cannot take them keeps nobody from serving."""
@@ -151,14 +162,15 @@ class Service:
     def _write_certificate(self, version: Version, found: Certificate) -> None:
         from mlflow.exceptions import MlflowException
 
-        tag = f"finetune.certificate.{found.engine}"
+        served = f"{found.engine}.{found.precision.replace('+', '-')}"
+        tag = f"finetune.certificate.{served}"
         try:
             registered = self._client.get_model_version(version.model, version.number)
             if dict(registered.tags).get(tag) == found.summary:
                 return
             self._client.set_model_version_tag(version.model, version.number, tag, found.summary)
             if registered.run_id:
-                file = f"certificates/{version.model}-{version.number}-{found.engine}.json"
+                file = f"certificates/{version.model}-{version.number}-{served}.json"
                 self._client.log_text(registered.run_id, found.to_json(), file)
         except (MlflowException, OSError) as error:
             logger.warning("certificate_not_written version=%s fault=%s", version.served_name, error)

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,11 @@ class EngineKey:
     quantization: str | None
     tokenizer_digest: str
 
+    @property
+    def precision(self) -> str:
+        """As references name it: ``bfloat16``, or ``bfloat16+nf4``."""
+        return f"{self.dtype}+{self.quantization}" if self.quantization else self.dtype
+
 
 @dataclass(frozen=True)
 class Version:
@@ -54,10 +60,15 @@ class Version:
     def base(self) -> dict[str, Any]:
         return dict(self.card["base_model"])
 
-    @property
-    def engine_key(self) -> EngineKey:
+    def engine_key(self, dtype: str | None = None) -> EngineKey:
+        """``dtype``: of serving; None serves in the base's own. Raises ServingError for another one of a quantised base."""
         base = self.base
-        return EngineKey(str(base["digest"]), str(base["dtype"]), base["quantization"], self.tokenizer_digest)
+        if dtype not in (None, base["dtype"]) and base["quantization"]:
+            raise ServingError(
+                f"{self.model}/{self.number}: its base in {base['quantization']} is served as it was trained, in "
+                f"{base['dtype']}, not in {dtype}; fix: leave --dtype out"
+            )
+        return EngineKey(str(base["digest"]), dtype or str(base["dtype"]), base["quantization"], self.tokenizer_digest)
 
     @property
     def target_modules(self) -> tuple[str, ...]:
@@ -75,10 +86,14 @@ class Version:
 
 
 class Fetcher:
-    """Gets versions from the registry into the store; blocks."""
+    """Gets versions from the registry into the store; blocks.
 
-    def __init__(self, client: MlflowClient, store: AdapterStore) -> None:
-        self._client, self._store = client, store
+    Versions do not change, but may be deleted: for ``fresh_s`` after the registry has said what one is, it is not asked again.
+    """
+
+    def __init__(self, client: MlflowClient, store: AdapterStore, *, fresh_s: float = 60.0) -> None:
+        self._client, self._store, self._fresh_s = client, store, fresh_s
+        self._told: dict[tuple[str, str], tuple[float, str, str | None]] = {}
 
     def fetch(self, model: str, number: str) -> Version:
         """Raises TrackingError when the registry or the artifacts cannot be had, ServingError for what is no servable version,
@@ -86,7 +101,7 @@ class Fetcher:
         """
         record = self._store.root / "versions" / f"{_sha(model, number)}.json"
         try:
-            source, digest = self._ask(model, number)
+            source, digest = self._source(model, number)
         except TrackingError:
             known = self._from_disk(record, model, number, None)
             if known is None:
@@ -95,6 +110,15 @@ class Fetcher:
         return self._from_disk(record, model, number, source) or self._from_registry(
             record, model, number, source, digest
         )
+
+    def _source(self, model: str, number: str) -> tuple[str, str | None]:
+        known = self._told.get((model, number))
+        if known is not None and time.monotonic() - known[0] < self._fresh_s:
+            return known[1:]
+        self._told.pop((model, number), None)
+        source, digest = self._ask(model, number)
+        self._told[model, number] = (time.monotonic(), source, digest)
+        return source, digest
 
     def _ask(self, model: str, number: str) -> tuple[str, str | None]:
         from mlflow.exceptions import MlflowException

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_finetune_plugin.data.rendering import ChatRenderer
+
 SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 CORPUS = [
@@ -132,3 +134,8 @@ def dataset_folder():
 def chat_template():
     """The text of a chat template that trl ships, by name."""
     return template_text
+
+
+@pytest.fixture
+def renderer(byte_tokenizer):
+    return ChatRenderer(byte_tokenizer)

@@ -351,11 +351,13 @@ def test_logs_hold_no_word_of_a_prompt_or_answer(client, service):
 
 def test_certificates_are_written_where_the_version_is(registry, service):
     found = registry.client.get_model_version("bot", "1")
-    assert found.tags["finetune.certificate.transformers"].startswith("passed (transformers, ")
-    path = "certificates/bot-1-transformers.json"
+    assert found.tags["finetune.certificate.transformers.float32"].startswith("passed (transformers, ")
+    path = "certificates/bot-1-transformers.float32.json"
     told = json.loads(mlflow.artifacts.load_text(f"runs:/{found.run_id}/{path}")) if found.run_id else None
     assert told["passed"]
     assert told["adapter_error"] < 1e-4 < told["effect"]
+    assert 0 <= told["noise"] < 1e-4
+    assert (told["gap"], told["precision"]) == (0.0, "float32")
 
 
 def test_only_served_adapters_are_held(registry, service, client):

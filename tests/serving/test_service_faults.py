@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -17,7 +19,7 @@ import mlflow
 import psutil
 import pytest
 from served_models import VersionMaker
-from serving_process import CHAT, ask, body, serving, start_serving, wait_until
+from serving_process import CHAT, ask, body, marked, serving, start_serving, wait_until
 
 ENGINE = ("--engine", "transformers", "--poll", "0.2")
 
@@ -176,12 +178,23 @@ def test_sigterm_under_load_lets_answers_end(tmp_path, registry):
         assert not engine.is_running()
 
 
-def test_a_killed_router_leaves_no_engine(tmp_path, registry):
-    with serving(tmp_path, registry.uri, "bot", *ENGINE) as service:
-        engine = engine_of(service)
-        os.kill(service.process.pid, signal.SIGKILL)
-        psutil.wait_procs([engine], timeout=40)
-        assert not engine.is_running()
+def test_a_killed_router_leaves_nothing(tmp_path, registry):
+    """Neither while its engine starts, nor while that answers."""
+    mark = str(tmp_path)
+    service = start_serving(tmp_path, registry.uri, "bot", *ENGINE, FINETUNE_TEST=mark)
+    try:
+        wait_until(lambda: len(marked(mark)) >= 3)  # the router, the engine, what watches them
+        service.process.kill()
+        service.process.wait()
+        wait_until(lambda: not marked(mark), seconds=15)
+    finally:
+        service.process.kill()
+    with serving(tmp_path, registry.uri, "bot", *ENGINE, FINETUNE_TEST=mark) as service:
+        request = body("bot@champion", stream=True, max_tokens=220, ignore_eos=True)
+        with httpx.stream("POST", service.url + CHAT, json=request, timeout=60) as answer:
+            next(answer.iter_lines())
+            os.kill(service.process.pid, signal.SIGKILL)
+            wait_until(lambda: len(marked(mark)) == 0, seconds=15)
 
 
 def test_versions_asked_for_by_number_do_not_pile_up(tmp_path, registry):
@@ -199,6 +212,27 @@ def test_versions_asked_for_by_number_do_not_pile_up(tmp_path, registry):
                 listed = [m["id"] for m in service.get("/v1/models")[1]["data"] if "/" in m["id"]]
                 assert len(listed) <= 3
                 assert {"bot/1", "bot/2"} <= set(listed)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits another process")
+def test_a_full_disk_keeps_what_is_served(tmp_path, registry):
+    """No file can be written whole: the alias stays on its version and the fault is told; with room again it moves."""
+    with serving(tmp_path, registry.uri, "bot", *ENGINE) as service:
+        before = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (20_000, before[1]))
+        version = registry.make("bot", seed=90)
+        try:
+            fault = wait_until(
+                lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}["challenger"]
+            )
+            assert "File too large" in fault
+            assert service.status() == "degraded"
+            assert ask(service, "bot@challenger").headers["x-finetune-version"] == "2"
+            resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, before)
+            wait_until(lambda: ask(service, "bot@challenger").headers["x-finetune-version"] == version)
+            service.wait_for("ready")
+        finally:
+            registry.client.set_registered_model_alias("bot", "challenger", "2")
 
 
 def test_two_routers_on_one_store(tmp_path, registry):
@@ -232,7 +266,7 @@ def test_a_store_that_is_full(tmp_path, registry):
     registry.client.set_registered_model_alias("bot", "challenger", "2")
 
 
-@pytest.mark.parametrize("fault", ["corrupt", "pickled", "renamed", "half", "swapped"])
+@pytest.mark.parametrize("fault", ["corrupt", "pickled", "renamed", "half", "swapped", "template"])
 def test_seeded_faults_never_serve(tmp_path, registry, fault):
     """Digest and card agree with the bad files here: it is the store or the certificate that has to see it."""
     number = registry.make("bot", seed=5)
@@ -251,6 +285,31 @@ def test_seeded_faults_never_serve(tmp_path, registry, fault):
             service.end()
     finally:
         registry.client.set_registered_model_alias("bot", "challenger", "2")
+
+
+def test_a_precision_is_served_where_the_worker_has_told_of_it(tmp_path, registry):
+    """In bfloat16: the version that was registered for it answers, one that was not is told, one that is off is refused."""
+    (tmp_path / "again").mkdir()
+    both = ("float32", "bfloat16")
+    told = registry.make("half", seed=1, precisions=both, max_gap=10.0)
+    untold = registry.make("half", seed=2)
+    strict = registry.make("half", seed=3, precisions=both, max_gap=1e-6)
+    registry.client.set_registered_model_alias("half", "champion", told)
+    registry.client.delete_registered_model_alias("half", "challenger")
+    with serving(tmp_path, registry.uri, "half", "--engine", "transformers", "--dtype", "bfloat16") as service:
+        assert ask(service, "half@champion").status_code == 200
+        registry.client.set_registered_model_alias("half", "untold", untold)
+        registry.client.set_registered_model_alias("half", "challenger", strict)
+        faults = lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}  # noqa: E731
+        said = wait_until(lambda: faults() if all(map(faults().get, ("untold", "challenger"))) else None)
+        assert "its reference is for float32" in said["untold"]
+        assert "in bfloat16 the adapter says other things than it was trained to" in said["challenger"]
+        assert ask(service, "half@challenger").status_code == 503
+        tag = "finetune.certificate.transformers.bfloat16"
+        found = wait_until(lambda: registry.client.get_model_version("half", told).tags.get(tag))
+        assert found.startswith("passed (transformers, ")
+    with serving(tmp_path / "again", registry.uri, "half", "--engine", "transformers") as service:
+        assert ask(service, "half@challenger").status_code == 200, "in training's own precision nothing is off"
 
 
 def _artifacts(registry, number: str) -> Path:
@@ -279,6 +338,9 @@ def _break(registry, number: str, fault: str) -> None:
         save_file({name.replace("layers.", "layerz."): tensor for name, tensor in tensors.items()}, weights)
     elif fault == "half":
         save_file({n: t * 0 if ".layers.1." in n or ".layers.2." in n else t for n, t in tensors.items()}, weights)
+    elif fault == "template":
+        template = _artifacts(registry, number) / "tokenizer" / "chat_template.jinja"
+        template.write_text(template.read_text().replace("user", "usr"))
     elif fault == "swapped":
         shutil.copy(_adapter(registry, "1") / "adapter_model.safetensors", weights)
     card_file = _artifacts(registry, number) / "finetune.json"
@@ -305,6 +367,10 @@ def test_keys_are_asked_for(tmp_path, registry):
         assert 1 <= int(codes[-1].headers["retry-after"]) <= 30
         assert "alice" in service.log.read_text()
         assert key not in service.log.read_text()
+        yesterday = datetime.now(UTC).date() - timedelta(days=1)
+        file.write_text(file.read_text().replace("requests_per_minute: 2", f"expires: {yesterday}"))
+        late = httpx.post(service.url + CHAT, json=body("bot"), headers=own)
+        assert (late.status_code, late.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
 def test_a_true_webhook_makes_it_look_at_once(tmp_path, registry):

@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 from served_models import QUESTIONS
-from serving_process import CHAT, ask, body, serving, wait_until
+from serving_process import CHAT, ask, body, marked, serving, start_serving, wait_until
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 pytest.importorskip("vllm", reason="vLLM is not installed")
@@ -37,7 +37,7 @@ def test_vllm_says_what_mlflow_loads(service, registry):
     assert {answer.headers["x-finetune-version"] for answer in answers} == {"2"}
     texts = {ask(service, name).json()["choices"][0]["message"]["content"] for name in ("base", "bot/1", "bot/2")}
     assert len(texts) == 3
-    certificate = registry.client.get_model_version("bot", "1").tags["finetune.certificate.vllm"]
+    certificate = registry.client.get_model_version("bot", "1").tags["finetune.certificate.vllm.float32"]
     assert certificate.startswith("passed (vllm, ")
 
 
@@ -73,6 +73,27 @@ def test_new_versions_are_certified_while_others_answer(service, registry):
     assert set(versions) <= seen
 
 
+def test_the_base_stays_the_base_while_every_slot_is_taken(service, registry):
+    """vLLM's CPU operators give rows without an adapter that of the last slot, unless they are told not to."""
+    numbers = [registry.make("bot", seed=seed) for seed in (81, 82, 83, 84)]
+    registry.client.set_registered_model_alias("bot", "challenger", "2")
+    names = ["base", *(f"bot/{number}" for number in numbers)]
+    alone = {
+        name: [ask(service, name, question=q).json()["choices"][0]["message"]["content"] for q in QUESTIONS]
+        for name in names
+    }
+    assert len({tuple(said) for said in alone.values()}) == len(names)
+
+    def again(place):
+        name, question = names[place % len(names)], QUESTIONS[place % len(QUESTIONS)]
+        said = ask(service, name, question=question).json()["choices"][0]["message"]["content"]
+        return name, said == alone[name][place % len(QUESTIONS)]
+
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        found = list(pool.map(again, range(200)))
+    assert not [name for name, same in found if not same]
+
+
 def test_a_rank_above_the_limit_is_told(service, registry):
     version = registry.make("bot", seed=60, r=64)
     try:
@@ -85,11 +106,35 @@ def test_a_rank_above_the_limit_is_told(service, registry):
     service.wait_for("ready")
 
 
-def test_a_method_that_vllm_refuses_is_told(service, registry):
-    registry.make("bot", seed=61, kind="ia3", serving="convertible")
+def test_what_vllm_refuses_is_served_once_it_is_converted(service, registry):
+    """DoRA: the fault names the command; what that registers is certified and says what Transformers says with it."""
+    import mlflow
+
+    from mlflow_finetune_plugin.converted_version import register_converted
+    from mlflow_finetune_plugin.registry import find_model
+
+    refused = registry.make("bot", seed=61, kind="dora", serving="convertible")
     try:
         fault = wait_until(lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}["challenger"])
         assert "engine vllm cannot serve it" in fault
+        assert f"fix: mlflow-finetune export models:/bot/{refused} --register" in fault
+        found = find_model(registry.client, f"models:/bot/{refused}")
+        version = register_converted(registry.client, found, 16, max_nats=10).version.version
+        wait_until(lambda: ask(service, "bot@challenger").headers.get("x-finetune-version") == version)
+        tags = wait_until(
+            lambda: (
+                "finetune.certificate.vllm.float32" in (t := registry.client.get_model_version("bot", version).tags)
+                and dict(t)
+            )
+        )
+        assert tags["finetune.certificate.vllm.float32"].startswith("passed (vllm, ")
+        expected = mlflow.pyfunc.load_model(f"models:/bot/{version}").predict(
+            list(QUESTIONS), params={"max_new_tokens": 8}
+        )
+        messages = [[{"role": "user", "content": question}] for question in QUESTIONS]
+        answers = [ask(service, f"bot/{version}", messages=asked) for asked in messages]
+        assert [a.json()["choices"][0]["message"]["content"].strip() for a in answers] == list(expected)
+        assert len(service.get("/readyz")[1]["engines"]) == 1
     finally:
         registry.client.set_registered_model_alias("bot", "challenger", "2")
     service.wait_for("ready")
@@ -106,11 +151,40 @@ def test_a_killed_vllm_comes_back_and_leaves_no_process(service):
         rest = [line for line in lines if line]
     assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "engine_lost"
     wait_until(lambda: ask(service, "bot@champion").status_code in (502, 503))
-    service.wait_for("ready")
-    assert ask(service, "bot@champion").headers["x-finetune-version"] == "1"
+    answer = wait_until(lambda: answer if (answer := ask(service, "bot@champion")).status_code == 200 else None)
+    assert answer.headers["x-finetune-version"] == "1"
     _, alive = psutil.wait_procs([p for p in family if p.pid != service.process.pid], timeout=20)
     assert not alive
     family = psutil.Process(service.process.pid).children(recursive=True)
     assert service.end() == 0
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive
+
+
+@pytest.mark.parametrize("worker_apart", ["0", "1"])
+@pytest.mark.parametrize("said", ["", "Initializing a V1 LLM engine"])
+def test_a_router_killed_while_vllm_starts_leaves_nothing(tmp_path, registry, said, worker_apart):
+    """Before vLLM has said a word, and while it makes its engine, deaf to SIGTERM, maybe with a worker apart."""
+    mark = str(tmp_path)
+    own = {"FINETUNE_TEST": mark, "VLLM_ENABLE_V1_MULTIPROCESSING": worker_apart, "VLLM_LOGGING_LEVEL": "INFO"}
+    service = start_serving(tmp_path, registry.uri, "bot", "--engine", "vllm", **own)
+    try:
+        wait_until(lambda: any(said in log.read_text() for log in service.store.glob("engines/*/*/engine.log")))
+        assert service.status() in ("silent", "not ready")
+        service.process.kill()
+        service.process.wait()
+        wait_until(lambda: not marked(mark), seconds=15)
+    finally:
+        for process in marked(mark):
+            process.kill()
+
+
+def test_a_router_killed_while_vllm_answers_leaves_nothing(tmp_path, registry):
+    mark = str(tmp_path)
+    own = {"FINETUNE_TEST": mark, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with serving(tmp_path, registry.uri, "bot", "--engine", "vllm", **own) as service:
+        request = body("bot@champion", stream=True, max_tokens=200, ignore_eos=True)
+        with httpx.stream("POST", service.url + CHAT, json=request, timeout=60) as answer:
+            next(answer.iter_lines())
+            service.process.kill()
+            wait_until(lambda: not marked(mark), seconds=15)

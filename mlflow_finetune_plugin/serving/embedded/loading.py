@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from mlflow_finetune_plugin.base_model import BaseModel, load_base_model
+from mlflow_finetune_plugin.base_model import FLASH_KERNELS, BaseModel, installed_flash_kernels, load_base_model
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.serving.embedded.settings import EngineSettings
-
-_FLASH_CHECKS = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def load(settings: EngineSettings) -> LoadedBase:
 def _kernel(settings: EngineSettings) -> str:
     """The kernel of training; where it is a flash kernel and not here, the one that computes the same without it."""
     wanted = settings.attn_implementation or "sdpa"
-    if wanted not in _FLASH_CHECKS or (torch.cuda.is_available() and _FLASH_CHECKS[wanted]()):
+    if wanted not in FLASH_KERNELS or (torch.cuda.is_available() and wanted in installed_flash_kernels()):
         return wanted
     config = json.loads((settings.model / "config.json").read_text(encoding="utf-8"))
     return "eager" if config.get("attn_logit_softcapping") else "sdpa"

@@ -117,6 +117,12 @@ class Base:
         for fault, names in (("missing", read.missing_keys), ("unknown", unknown)):
             if names:  # PEFT would go on with fresh weights
                 raise StoreError(f"{path}: {len(names)} weights are {fault} ({names[0]}); fix: save the adapter again")
+        shared = {id(value) for value in _held_values(self._template)}
+        for (
+            parameter
+        ) in peft_model.parameters():  # all of an engine is in one precision; PEFT keeps adapters in float32
+            if id(parameter) not in shared and parameter.is_floating_point():
+                parameter.data = parameter.data.to(self._template.dtype)
         peft_model.requires_grad_(False).eval()
         return Tree(peft_model.get_base_model(), peft_model=peft_model, path=path)
 

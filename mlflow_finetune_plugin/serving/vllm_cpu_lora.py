@@ -1,0 +1,58 @@
+"""On CPUs vLLM 0.32 gives a request for the base the adapter of the last slot, whenever other requests in the batch have one.
+
+Rows without an adapter carry the index -1, which its GPU kernels skip and its CPU operators take for the last slot
+(vllm-project/vllm pull requests 48421 and 49656, open in November 2026). So the first operator, which brings a row down to an
+adapter's rank, gives zeros for such rows here: what follows then adds nothing. vLLM loads this module in each of its processes,
+through the entry-point group ``vllm.general_plugins``; with its own repair it would change nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+NAME = "mlflow_finetune_cpu_lora"
+_PLACES = ("vllm.lora.ops.torch_ops.lora_ops", "vllm.lora.ops.torch_ops", "vllm.lora.punica_wrapper.punica_cpu")
+_OPERATOR = "bgmv_shrink"
+
+
+def register() -> None:
+    """The entry point. May be called again."""
+    try:
+        from vllm.lora.ops.torch_ops import lora_ops
+
+        repaired = lora_ops.bgmv_shrink
+    except (ImportError, AttributeError) as error:  # another vLLM: it must start all the same
+        logger.warning("vLLM's CPU operators are not those that mlflow-finetune repairs: %s", error)
+        return
+    if not hasattr(repaired, "skips_rows_without_adapter"):
+        repaired = skipping(repaired)
+    for place in _PLACES:
+        module = sys.modules.get(place)
+        if hasattr(module, _OPERATOR):
+            setattr(module, _OPERATOR, repaired)
+
+
+def skipping(shrink: Callable[..., None]) -> Callable[..., None]:
+    """``shrink`` with zeros in the output's rows whose index is negative."""
+
+    def skipping_shrink(
+        inputs: torch.Tensor,  # (rows, hidden)
+        lora_b_weights: torch.Tensor,  # (slots, 1, rank, hidden)
+        output_tensor: torch.Tensor,  # (rows, rank)
+        lora_indices_tensor: torch.Tensor,  # (rows,)
+        *more: Any,
+        **named: Any,
+    ) -> None:
+        shrink(inputs, lora_b_weights, output_tensor, lora_indices_tensor, *more, **named)
+        output_tensor.masked_fill_((lora_indices_tensor < 0).unsqueeze(-1), 0.0)
+
+    skipping_shrink.skips_rows_without_adapter = True  # type: ignore[attr-defined]
+    return skipping_shrink

@@ -1,0 +1,64 @@
+"""Data that cannot be trained on: each fault is told with its files, lines and what to do."""
+
+import pytest
+from data_requests import held_out, jsonl, pairs, request
+
+from mlflow_finetune_plugin.data.preparation import DataFile, prepare
+from mlflow_finetune_plugin.errors import DataError
+
+
+def test_preference_pairs_are_refused_by_name(tmp_path, renderer):
+    train = jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": "c", "rejected": "r"}])
+    with pytest.raises(
+        DataError, match=r"a\.jsonl: preference: prompt, chosen, rejected: the objective sft learns from answers"
+    ):
+        prepare(request(train), renderer, tmp_path / "out")
+
+
+def test_skipped_rows_and_findings_show_an_example(tmp_path, renderer):
+    rows = [{"prompt": "Why?", "completion": ""}, *pairs(9), {"prompt": "What is 3?", "completion": "It is 3."}]
+    prepared = prepare(request(jsonl(tmp_path / "a.jsonl", rows), held_out(tmp_path)), renderer, tmp_path / "out")
+    (skip,) = prepared.report.files[0].skipped
+    assert skip.example == '{"prompt": "Why?", "completion": ""}'
+    (finding,) = prepared.report.findings
+    assert (finding.check, finding.places, finding.example) == (
+        *("duplicates", ("a.jsonl line 11",), "What is 3?\nIt is 3.<|endoftext|>"),
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["eval.arrow", "train.arrow"]
+
+
+# nothing usable ------------------------------------------------------------------------------------------------------
+
+
+def test_no_usable_row_gives_reasons_and_lines(tmp_path, renderer):
+    train = jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "completion": ""}] * 3)
+    with pytest.raises(DataError, match=r"no row to train on: a\.jsonl: 3 empty completion .* in line 1, 2, 3"):
+        prepare(request(train, held_out(tmp_path)), renderer, tmp_path / "out")
+
+
+def test_no_usable_eval_row(tmp_path, renderer):
+    bad = jsonl(tmp_path / "bad.jsonl", [{"prompt": None, "completion": "x"}])
+    with pytest.raises(DataError, match=r"no row to evaluate on: bad\.jsonl: 1 null field"):
+        prepare(request(jsonl(tmp_path / "a.jsonl", pairs(3)), (DataFile(bad, "t"),)), renderer, tmp_path / "out")
+
+
+def test_one_row_cannot_be_split(tmp_path, renderer):
+    with pytest.raises(DataError, match="1 usable rows in train do not leave one to hold out"):
+        prepare(request(jsonl(tmp_path / "a.jsonl", pairs(1))), renderer, tmp_path / "out")
+
+
+def test_broken_file_is_found_before_anything_is_written(tmp_path, renderer):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "p", "completion": "c"}\n{"prompt": "p", "comp')
+    with pytest.raises(DataError, match="line 2: the last line looks cut off"):
+        prepare(request(tmp_path / "a.jsonl"), renderer, tmp_path / "out")
+
+
+def test_unknown_layout_names_the_file(tmp_path, renderer):
+    with pytest.raises(DataError, match=r"a\.jsonl: cannot tell the layout from the columns x"):
+        prepare(request(jsonl(tmp_path / "a.jsonl", [{"x": 1}])), renderer, tmp_path / "out")
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, 1.5, -0.1])
+def test_eval_fraction_lies_between_0_and_1(tmp_path, renderer, fraction):
+    with pytest.raises(DataError, match="is not a fraction between 0 and 1"):
+        prepare(request(jsonl(tmp_path / "a.jsonl", pairs(5)), fraction), renderer, tmp_path / "out")

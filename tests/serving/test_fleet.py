@@ -1,0 +1,136 @@
+"""Versions in a real engine: certified when first loaded, asked one probe when loaded again, and judged by their own reference."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from mlflow_finetune_plugin.errors import ServingError
+from mlflow_finetune_plugin.serving.bases import Bases
+from mlflow_finetune_plugin.serving.certificate import certify, still_holds
+from mlflow_finetune_plugin.serving.engine_commands import TRANSFORMERS, EngineLimits
+from mlflow_finetune_plugin.serving.fleet import Fleet
+from mlflow_finetune_plugin.serving.store import AdapterStore
+from mlflow_finetune_plugin.serving.versions import Fetcher
+
+
+@pytest.fixture
+def fetcher(tmp_path, registry) -> Fetcher:
+    return Fetcher(registry.client, AdapterStore(tmp_path / "store"))
+
+
+def _run(tmp_path, told, work):
+    async def all_of_it():
+        fleet = Fleet(
+            TRANSFORMERS,
+            EngineLimits(),
+            tmp_path,
+            Bases(()).find,
+            lambda v, c: told.append((v.number, c)),
+            max_loaded=0,
+        )
+        try:
+            await work(fleet)
+        finally:
+            await fleet.stop()
+
+    asyncio.run(all_of_it())
+
+
+def test_a_version_loaded_again_is_not_certified_from_the_beginning(tmp_path, fetcher):
+    told = []
+
+    async def work(fleet):
+        for _ in range(3):
+            resident = await fleet.admit(fetcher.fetch("bot", "1"))
+            assert resident.is_ready
+            assert resident.certificate.passed
+            await fleet.forget_unused()
+            assert not fleet.residents
+
+    _run(tmp_path, told, work)
+    assert [number for number, _ in told] == ["1"]
+
+
+def test_asked_for_while_it_is_unloaded(tmp_path, fetcher):
+    """Whoever comes while a version is being unloaded gets it, loaded; its files are held exactly while it is there."""
+
+    async def work(fleet):
+        first = await fleet.admit(fetcher.fetch("bot", "1"))
+        for _ in range(20):
+            version = fetcher.fetch("bot", "1")
+            _, resident = await asyncio.gather(fleet.forget_unused(), fleet.admit(version))
+            async with fleet.using(resident) as engine:
+                body = {"model": resident.name, "prompt": "a", "max_tokens": 1}
+                assert (await engine.complete(body))["choices"]
+        await asyncio.gather(*(fleet.forget_unused() for _ in range(3)))
+        assert not fleet.residents
+        with pytest.raises(ServingError, match="unloaded a moment ago"):
+            async with fleet.using(first):
+                pass
+
+    _run(tmp_path, [], work)
+
+
+def test_other_weights_under_its_name_do_not_hold(tmp_path, fetcher):
+    """As if an engine had not loaded what it was told to: the probe says so, and the whole certificate does."""
+
+    async def work(fleet):
+        first, second = fetcher.fetch("bot", "1"), fetcher.fetch("bot", "2")
+        resident = await fleet.admit(first)
+        engine, found = resident.engine, resident.certificate
+        assert await still_holds(found, engine, resident.name, first.reference)
+        await engine.unload(resident.name)
+        await engine.load(resident.name, second.adapter.folder)
+        assert not await still_holds(found, engine, resident.name, first.reference)
+        again = await certify(engine, resident.name, first.reference, version="bot/1")
+        assert not again.passed
+        assert "not the adapter that was trained" in again.reason
+        second.adapter.release()
+
+    _run(tmp_path, [], work)
+
+
+def test_an_unknown_precision_of_serving_is_told(tmp_path, fetcher):
+    async def work(fleet):
+        version = fetcher.fetch("bot", "1")
+        resident = await fleet.admit(version)
+        reference = {**version.reference, "served_as": {}}
+        with pytest.raises(ServingError, match=r"may not be served in float32.*for no other"):
+            await certify(resident.engine, resident.name, reference, version="bot/1")
+
+    _run(tmp_path, [], work)
+
+
+def test_a_version_that_finds_no_engine_is_let_go(tmp_path, registry):
+    """Nobody would release it later: its files could never be evicted, and each try would keep a file open."""
+    store = AdapterStore(tmp_path / "store")
+    fetcher = Fetcher(registry.client, store)
+
+    def nowhere(version):
+        raise ServingError("its base is not here")
+
+    async def work():
+        fleet = Fleet(TRANSFORMERS, EngineLimits(), tmp_path, nowhere, lambda v, c: None)
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(5):
+            with pytest.raises(ServingError, match="not here"):
+                await fleet.admit(fetcher.fetch("bot", "1"))
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before
+        await fleet.stop()
+
+    asyncio.run(work())
+
+
+def test_a_request_waits_for_the_unloading_of_what_it_needs(tmp_path, fetcher):
+    """It has been told who answers; by the time it asks, that one is being unloaded."""
+
+    async def work(fleet):
+        resident = await fleet.admit(fetcher.fetch("bot", "1"))
+        leaving = asyncio.create_task(fleet.forget_unused())
+        await asyncio.sleep(0)
+        async with fleet.using(resident) as engine:
+            assert (await engine.complete({"model": resident.name, "prompt": "a", "max_tokens": 1}))["choices"]
+        await leaving
+
+    _run(tmp_path, [], work)
