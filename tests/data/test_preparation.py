@@ -311,9 +311,16 @@ def test_an_earlier_result_stays_readable_when_its_folder_is_written_again(tmp_p
 
 def own_memory_mib():
     """Without the pages of mapped files, which the kernel takes back; with the children's, shared pages once."""
-    children = [child.pid for child in psutil.Process().children()]
-    said = [Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() for pid in ("self", *children)]
-    return sum(int(line.split()[1]) for lines in said for line in lines if line.startswith("Pss_Anon:")) / 1024
+    return sum(anonymous_kib(process.pid) for process in [psutil.Process(), *psutil.Process().children()]) / 1024
+
+
+def anonymous_kib(pid):
+    """0 for a process that has ended since it was listed."""
+    try:
+        said = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) for line in said.splitlines() if line.startswith("Pss_Anon:"))
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path, renderer, monkeypatch):
