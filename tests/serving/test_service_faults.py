@@ -101,8 +101,27 @@ def test_a_registry_that_is_away_at_the_start_and_later(tmp_path, server):
         service = start_serving(tmp_path, server.uri, "bot", *ENGINE, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
         service.wait_for("degraded")
         wait_until(lambda: ask(service, "bot@champion").headers.get("x-finetune-version") == "2")
+        assert service.end() == 0
+        (service.store / "aliases.json").write_text('{"bot": [1]}')
+        service = start_serving(tmp_path, server.uri, "bot", *ENGINE, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+        service.wait_for("not ready")
+        wait_until(lambda: "aliases_forgotten" in service.log.read_text())
     finally:
         service.end()
+
+
+def test_a_model_that_is_gone_leaves_the_others_moving(tmp_path, registry):
+    for name in ("gone", "stays"):
+        first, second = (registry.make(name, seed=seed) for seed in (1, 2))
+        registry.client.delete_registered_model_alias(name, "challenger")
+        registry.client.set_registered_model_alias(name, "champion", first)
+    with serving(tmp_path, registry.uri, "gone", "stays", *ENGINE) as service:
+        registry.client.delete_registered_model("gone")
+        service.wait_for("degraded")
+        assert "no such model" in service.get("/readyz")[1]["registry"]["fault"]
+        registry.client.set_registered_model_alias("stays", "champion", second)
+        wait_until(lambda: ask(service, "stays@champion").headers["x-finetune-version"] == second)
+        assert ask(service, "gone@champion").headers["x-finetune-version"] == first, "the last that was good"
 
 
 def test_a_model_that_the_registry_does_not_have_is_no_start(tmp_path, registry):
@@ -382,11 +401,19 @@ def test_keys_are_asked_for(tmp_path, registry):
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
         assert httpx.get(service.url + "/v1/models").status_code == 401
         own = {"authorization": f"Bearer {key}"}
+        assert httpx.get(service.url + "/readyz").json() == {"status": "ready"}
+        assert httpx.get(service.url + "/readyz", headers=own).json()["aliases"]
         codes = [httpx.post(service.url + CHAT, json=body("bot"), headers=own, timeout=60) for _ in range(3)]
         assert [answer.status_code for answer in codes] == [200, 200, 429]
         assert 1 <= int(codes[-1].headers["retry-after"]) <= 30
         assert "alice" in service.log.read_text()
         assert key not in service.log.read_text()
+        good = file.read_text()
+        file.write_text("keys: 3")
+        still = httpx.post(service.url + CHAT, json=body("bot"), headers=own)
+        assert still.status_code == 429, "what was good last still is"
+        assert "keys_not_read" in service.log.read_text()
+        file.write_text(good)
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
         file.write_text(file.read_text().replace("requests_per_minute: 2", f"expires: {yesterday}"))
         late = httpx.post(service.url + CHAT, json=body("bot"), headers=own)
