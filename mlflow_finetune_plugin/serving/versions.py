@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
-from mlflow_finetune_plugin.errors import ServingError, StoreError, TrackingError
+from mlflow_finetune_plugin.errors import ServingError, StoreError, TrackingError, in_short
 from mlflow_finetune_plugin.serving.card import check_card, check_reference
 from mlflow_finetune_plugin.serving.names import served_name
 from mlflow_finetune_plugin.serving.store import AdapterStore, HeldAdapter
@@ -152,9 +152,9 @@ class Fetcher:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise ServingError(f"{model}/{number}: the registry has no such version") from error
-            raise TrackingError(f"the registry cannot be asked for {model}/{number}: {_short(error)}") from error
+            raise TrackingError(f"the registry cannot be asked for {model}/{number}: {in_short(error)}") from error
         except Exception as error:  # a store whose database or network is gone
-            raise TrackingError(f"the registry cannot be asked for {model}/{number}: {_short(error)}") from error
+            raise TrackingError(f"the registry cannot be asked for {model}/{number}: {in_short(error)}") from error
         if found.status != "READY":
             raise ServingError(f"{model}/{number}: is {found.status} in the registry, not READY")
         return str(found.source), dict(found.tags).get("finetune.adapter_digest")
@@ -238,7 +238,7 @@ def _download(uri: str, folder: Path, name: str) -> Path:
     except Exception as error:  # each artifact store has errors of its own
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
             raise
-        raise TrackingError(f"the artifacts of {name} cannot be had: {_short(error)}") from error
+        raise TrackingError(f"the artifacts of {name} cannot be had: {in_short(error)}") from error
 
 
 def _json(path: Path, name: str) -> dict[str, Any]:
@@ -277,7 +277,3 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _sha(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
