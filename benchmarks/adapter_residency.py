@@ -10,17 +10,15 @@ slots; each client keeps to one adapter, the number of adapters is what differs,
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import os
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import httpx
+from serving_registry import engine_options, scratch_registry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -70,27 +68,21 @@ def first_tokens(url: str, versions: list[str]) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engine", default="vllm", choices=("vllm", "transformers"))
+    parser = engine_options(__doc__)
     parser.add_argument("--versions", type=int, default=12)
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--rank", type=int, default=16)
     options = parser.parse_args()
-    from served_models import VersionMaker
     from serving_process import serving
 
-    with tempfile.TemporaryDirectory() as scratch:
-        os.chdir(scratch)
-        uri = f"sqlite:///{scratch}/mlflow.db"
-        maker = VersionMaker(uri)
-        versions = [maker.make("bot", seed=seed, r=options.rank) for seed in range(options.versions + 1)]
-        maker.client.set_registered_model_alias("bot", "champion", versions[0])
-        maker.client.delete_registered_model_alias("bot", "challenger")
+    with scratch_registry(options.versions + 1, r=options.rank) as registry:
+        versions = registry.versions
+        served = (registry.folder, registry.uri, "bot", "--engine", options.engine)
         slots = ["--max-loras", str(options.slots), "--max-cpu-loras", str(options.slots)]
         print(f"engine {options.engine}, rank {options.rank}, milliseconds to the first token")
-        with serving(Path(scratch), uri, "bot", "--engine", options.engine, "--max-loaded", "2") as service:
+        with serving(*served, "--max-loaded", "2") as service:
             for name, values in first_tokens(service.url, versions[1:]).items():
                 ordered = sorted(values)
                 print(
@@ -104,7 +96,7 @@ def main() -> None:
             f"{clients} adapters": [f"bot/{version}" for version in versions[:clients]],
         }
         print(f"{clients} clients, {options.slots} slots, chunks a second (median of {options.repeats})")
-        with serving(Path(scratch), uri, "bot", "--engine", options.engine, *slots) as service:
+        with serving(*served, *slots) as service:
             rates: dict[str, list[float]] = {name: [] for name in sides}
             for number in range(options.repeats + 1):
                 for name, models in sides.items():

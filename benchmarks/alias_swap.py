@@ -12,19 +12,17 @@ another version's, or they part at a token whose runner-up was within 0.01 nats,
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
-import os
 import random
 import statistics
 import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from serving_registry import engine_options, scratch_registry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -194,35 +192,26 @@ def _why(told: Told, said: dict[str, Said]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engine", default="vllm", choices=("vllm", "transformers"))
+    parser = engine_options(__doc__)
     parser.add_argument("--versions", type=int, default=20)
     parser.add_argument("--swaps", type=int, default=100)
     parser.add_argument("--rate", type=float, default=20.0)
     parser.add_argument("--poll", type=float, default=1.0)
     parser.add_argument("--max-cpu-loras", type=int, default=8)
     options = parser.parse_args()
-    from mlflow import MlflowClient
-    from served_models import VersionMaker
     from serving_process import serving
 
-    with tempfile.TemporaryDirectory() as scratch:
-        uri = f"sqlite:///{scratch}/mlflow.db"
-        os.chdir(scratch)
-        maker = VersionMaker(uri)
-        versions = [maker.make("swap", seed=seed) for seed in range(options.versions)]
-        client = MlflowClient(uri)
-        client.set_registered_model_alias("swap", "champion", versions[0])
+    with scratch_registry(options.versions) as registry:
         extra = ["--poll", str(options.poll), "--max-cpu-loras", str(options.max_cpu_loras)]
-        with serving(Path(scratch), uri, "swap", "--engine", options.engine, *extra) as service:
+        with serving(registry.folder, registry.uri, "bot", "--engine", options.engine, *extra) as service:
             moves, said = asyncio.run(
                 measure(
                     service.url,
-                    "swap",
-                    versions,
+                    "bot",
+                    registry.versions,
                     options.swaps,
                     options.rate,
-                    lambda version: client.set_registered_model_alias("swap", "champion", version),
+                    lambda version: registry.client.set_registered_model_alias("bot", "champion", version),
                 )
             )
         figures = report(moves, said, options.poll)

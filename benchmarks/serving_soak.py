@@ -8,23 +8,22 @@ line fitted to the second half of the readings.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
 import random
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import httpx
 import numpy as np
 import psutil
+from serving_registry import engine_options, scratch_registry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 ROUTE = "/v1/chat/completions"
 EVERY_S = 10.0
+POOL = 100 * 2**20
 
 
 async def load(url: str, models: list[str], clients: int, until: float) -> tuple[int, list[str]]:
@@ -52,15 +51,26 @@ async def load(url: str, models: list[str], clients: int, until: float) -> tuple
     return answers, faults
 
 
-def sizes(router: psutil.Process) -> tuple[float, float]:
-    """MiB of the router and of what it started."""
-    return tuple(  # type: ignore[return-value]
-        sum(process.memory_full_info().uss for process in group) / 2**20
-        for group in ([router], router.children(recursive=True))
-    )
+def sizes(router: psutil.Process) -> tuple[float, float, float]:
+    """MiB of its own that the router holds, what it started, and of the latter what lies in mappings of POOL and more."""
+    engine = router.children(recursive=True)
+    own, engines = (sum(p.memory_full_info().uss for p in group) / 2**20 for group in ([router], engine))
+    return own, engines, sum(pools(process.pid) for process in engine)
 
 
-async def watch(router: psutil.Process, until: float, started: float) -> list[tuple[float, float, float]]:
+def pools(pid: int) -> float:
+    """MiB in memory of a process's large anonymous mappings: vLLM's key-value cache, which it takes whole at its start."""
+    found, large = 0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Size":
+            large = int(value.split()[0]) * 1024 >= POOL
+        elif name == "Anonymous" and large:
+            found += int(value.split()[0])
+    return found / 1024
+
+
+async def watch(router: psutil.Process, until: float, started: float) -> list[tuple[float, float, float, float]]:
     rows = []
     while time.monotonic() < until:
         rows.append((time.monotonic() - started, *await asyncio.to_thread(sizes, router)))
@@ -75,31 +85,26 @@ async def measure(url: str, models: list[str], clients: int, minutes: float, rou
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--engine", default="vllm", choices=("vllm", "transformers"))
+    parser = engine_options(__doc__)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--versions", type=int, default=6)
     options = parser.parse_args()
-    from served_models import VersionMaker
     from serving_process import serving
 
-    with tempfile.TemporaryDirectory() as scratch:
-        os.chdir(scratch)
-        uri = f"sqlite:///{scratch}/mlflow.db"
-        maker = VersionMaker(uri)
-        versions = [maker.make("bot", seed=seed) for seed in range(options.versions)]
-        maker.client.set_registered_model_alias("bot", "champion", versions[0])
-        models = ["base", "bot@champion", *(f"bot/{version}" for version in versions)]
-        with serving(Path(scratch), uri, "bot", "--engine", options.engine) as service:
+    with scratch_registry(options.versions) as registry:
+        models = ["base", "bot@champion", *(f"bot/{version}" for version in registry.versions)]
+        with serving(registry.folder, registry.uri, "bot", "--engine", options.engine) as service:
             router = psutil.Process(service.process.pid)
             (answers, faults), rows = asyncio.run(
                 measure(service.url, models, options.clients, options.minutes, router)
             )
-    table = np.array(rows)  # (readings, 3): seconds, router, engine
+    table = np.array(rows)  # (readings, 4): seconds, router, engine, pools
+    table = np.column_stack([table[:, :3], table[:, 2] - table[:, 3], table[:, 3]])
     print(f"engine {options.engine}, {options.clients} clients, {options.minutes:g} minutes: {answers:,} answers")
     print(f"  failed {len(faults)}", *faults[:3], sep="\n  " if faults else "")
-    for column, name in ((1, "router"), (2, "engine")):
+    columns = ("router", "engine", "engine without its pools", "pools")
+    for column, name in enumerate(columns, start=1):
         late = table[len(table) // 2 :]
         slope = np.polyfit(late[:, 0] / 60, late[:, column], 1)[0]
         points = [table[round(share * (len(table) - 1)), column] for share in (0, 0.1, 0.5, 1)]

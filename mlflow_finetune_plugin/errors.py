@@ -64,3 +64,8 @@ class ServingError(FinetuneError, RuntimeError):
 
 class EngineError(ServingError):
     """An engine cannot be asked now: it starts, or has died. It is no fault of a version."""
+
+
+def in_short(error: Exception) -> str:
+    """Somebody else's error in one line of at most 300 characters."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -26,7 +26,7 @@ from typing import Any
 from mlflow_finetune_plugin.jobs import JobFolder, ProcessId
 from mlflow_finetune_plugin.report import ReportReader
 from mlflow_finetune_plugin.tracking import HEARTBEAT_EVERY_S, JOB_TAG, RunRecord, client_for, is_refusal, reap_expired
-from mlflow_finetune_plugin.workers import TERMINATION_GRACE_S, Ending, Workers
+from mlflow_finetune_plugin.workers import TERMINATION_GRACE_S, Ending, Workers, oom_kills
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Supervisor:
         self._result: dict[str, Any] | None = None
         self._stop_requested_by: str | None = None
         self._stop_since: float | None = None
-        self._oom_kills = _oom_kills()
+        self._oom_kills = oom_kills()
         self._next_heartbeat = 0.0
         self._retry_at = 0.0
         self._retry_wait_s = 1.0
@@ -223,7 +223,7 @@ class Supervisor:
         if code == -signal.SIGKILL:
             by = (
                 "the kernel, out of memory"
-                if _oom_kills() > self._oom_kills
+                if oom_kills() > self._oom_kills
                 else "SIGKILL (by hand, or by the kernel's out-of-memory killer)"
             )
             return Outcome("FAILED", f"{who} was killed by {by}")
@@ -306,15 +306,6 @@ def keep_house(job: dict[str, Any]) -> None:
 def _import_mlflow() -> None:
     """Takes seconds; done while the worker imports its own."""
     import mlflow  # noqa: F401
-
-
-def _oom_kills() -> int:
-    """How often the kernel killed for memory in this control group; 0 where that is not told."""
-    try:
-        text = Path("/sys/fs/cgroup/memory.events").read_text(encoding="ascii")
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
 
 
 def _last_line(path: Path) -> str:

@@ -151,3 +151,12 @@ def done_name(rank: int) -> str:
 
 def _name(rank: int) -> str:
     return f"worker-{rank}" if rank else "worker"
+
+
+def oom_kills() -> int:
+    """How often the kernel killed for memory in this control group; 0 where that is not told."""
+    try:
+        text = Path("/sys/fs/cgroup/memory.events").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)

@@ -74,35 +74,10 @@ class VersionMaker:
             for extra in adapter.glob("*.md"):
                 extra.unlink()
             adapted = PeftModel.from_pretrained(load_model(self.base), str(adapter)).eval()
-            log_probs = probe_log_probs(adapted, self.tokenizer, self.rows)
-            pad = int(self.tokenizer.pad_token_id or 0)
-            reference = make_reference(
-                self.tokenizer,
-                self.rows,
-                precision="float32",
-                base=self._base_log_probs,
-                adapter=log_probs,
-                served_as={
-                    precision: served_as(
-                        adapted, self.rows, precision, trained=log_probs, pad_token_id=pad, max_gap=max_gap
-                    )
-                    for precision in precisions
-                },
-            )
+            reference = self._reference(adapted, precisions, max_gap)
             run = self.client.create_run(self._experiment())
             digest = folder_digest(adapter)
-            base = {"name": self.name, "folder": str(self.base), "revision": None, "digest": self.digest}
-            base |= {"dtype": "float32", "quantization": None, "attn_implementation": None, "trust_remote_code": False}
-            card = {
-                "base_model": base,
-                "adaptation": kind if kind in ("lora", "ia3", "bottleneck") else "lora",
-                "serving": serving,
-                "adapter_digest": digest,
-                "stop_token_ids": self.stops,
-                "answer_prefix": "",
-                "max_new_tokens": 32,
-                "max_length": 256,
-            }
+            card = self._card(kind, serving, digest)
             logged = log_adapter(
                 adapter,
                 self.tokenizer,
@@ -118,6 +93,37 @@ class VersionMaker:
             self.client.set_terminated(run.info.run_id)
             tags = {"finetune.adapter_digest": digest}
             return register_adapter(self.client, logged.uri, model, tags=tags, description="").version
+
+    def _reference(self, adapted: Any, precisions: Sequence[str], max_gap: float) -> Any:
+        log_probs = probe_log_probs(adapted, self.tokenizer, self.rows)
+        pad = int(self.tokenizer.pad_token_id or 0)
+        return make_reference(
+            self.tokenizer,
+            self.rows,
+            precision="float32",
+            base=self._base_log_probs,
+            adapter=log_probs,
+            served_as={
+                precision: served_as(
+                    adapted, self.rows, precision, trained=log_probs, pad_token_id=pad, max_gap=max_gap
+                )
+                for precision in precisions
+            },
+        )
+
+    def _card(self, kind: str, serving: str, digest: str) -> dict[str, Any]:
+        base = {"name": self.name, "folder": str(self.base), "revision": None, "digest": self.digest}
+        base |= {"dtype": "float32", "quantization": None, "attn_implementation": None, "trust_remote_code": False}
+        return {
+            "base_model": base,
+            "adaptation": kind if kind in ("lora", "ia3", "bottleneck") else "lora",
+            "serving": serving,
+            "adapter_digest": digest,
+            "stop_token_ids": self.stops,
+            "answer_prefix": "",
+            "max_new_tokens": 32,
+            "max_length": 256,
+        }
 
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name("served")

@@ -49,7 +49,6 @@ async def whole_answer(
     finally:
         for task in waiting:
             task.cancel()
-    watch.event()
     if answer.status_code == 200:
         watch.usage(answer.json().get("usage"))
     return answer.status_code, answer.content

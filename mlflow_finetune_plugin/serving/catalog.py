@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlflow_finetune_plugin.errors import ConfigError, TrackingError
+from mlflow_finetune_plugin.errors import ConfigError, TrackingError, in_short
 from mlflow_finetune_plugin.serving.traffic import Traffic, read_traffic
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class Catalog:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise ConfigError([f"{name}: the registry has no such model{self._nearest(name)}"]) from error
-            raise TrackingError(f"the registry cannot be asked for {name!r}: {_short(error)}") from error
+            raise TrackingError(f"the registry cannot be asked for {name!r}: {in_short(error)}") from error
         except Exception as error:  # what a store raises when its database or network is gone
-            raise TrackingError(f"the registry cannot be asked for {name!r}: {_short(error)}") from error
+            raise TrackingError(f"the registry cannot be asked for {name!r}: {in_short(error)}") from error
         aliases = {alias: str(version) for alias, version in dict(found.aliases).items()}
         return CatalogModel(aliases, read_traffic(dict(found.tags)))
 
@@ -75,7 +75,3 @@ class Catalog:
             if names
             else "; fix: register one, mlflow run PROJECT -b finetune -e lora"
         )
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

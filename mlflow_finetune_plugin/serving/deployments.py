@@ -22,6 +22,7 @@ from mlflow_finetune_plugin.serving.local_services import (
     FLAVOR,
     KEY_VARIABLE,
     Deployment,
+    alone,
     check_name,
     deployments_root,
     end,
@@ -94,19 +95,19 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
         check_name(name)
         model = _model_id(model_uri)
         settings = _settings(config)
-        folder = folder_of(name)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError as error:
-            raise MlflowException(
-                f"deployment {name!r} is there already; fix: another name, or update or delete it",
-                RESOURCE_ALREADY_EXISTS,
-            ) from error
-        try:
-            return start(name, model_uri, model, settings).told()
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        with alone(name):
+            folder = folder_of(name)
+            if (folder / "deployment.json").exists():
+                raise MlflowException(
+                    f"deployment {name!r} is there already; fix: another name, or update or delete it",
+                    RESOURCE_ALREADY_EXISTS,
+                )
+            folder.mkdir(parents=True, exist_ok=True)  # it is there where an earlier create was killed
+            try:
+                return start(name, model_uri, model, settings).told()
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
 
     def update_deployment(
         self,
@@ -116,23 +117,28 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
         config: Mapping[str, Any] | None = None,
         endpoint: str | None = None,
     ) -> dict[str, Any]:
-        """Starts it again with what has changed. An alias that moves needs no update: it is followed."""
+        """Starts it again with what has changed; as it was, where that gives no answer. An alias that moves needs no update."""
         _check_flavor(flavor)
-        before = read(name)
-        uri = model_uri or before.model_uri
-        settings = {**before.settings, **_settings(config)}
-        model = _model_id(uri)
-        end(before)
-        return {**start(name, uri, model, settings).told(), "flavor": FLAVOR}
+        with alone(name):
+            before = read(name)
+            uri = model_uri or before.model_uri
+            settings = {**before.settings, **_settings(config)}
+            model = _model_id(uri)
+            end(before)
+            try:
+                return {**start(name, uri, model, settings).told(), "flavor": FLAVOR}
+            except MlflowException as error:
+                start(name, before.model_uri, before.model, before.settings)
+                raise MlflowException(f"{error.message}; it serves {before.model_uri} again, as before") from error
 
     def delete_deployment(
         self, name: str, config: Mapping[str, Any] | None = None, endpoint: str | None = None
     ) -> None:
         """Lets running answers end. Deleting what is not there is no error, as MLflow asks for it."""
-        if not (folder_of(name) / "deployment.json").exists():
-            return
-        end(read(name))
-        shutil.rmtree(folder_of(name))
+        with alone(name):
+            if (folder_of(name) / "deployment.json").exists():
+                end(read(name))
+                shutil.rmtree(folder_of(name))
 
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         root = deployments_root()

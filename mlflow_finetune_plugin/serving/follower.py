@@ -26,9 +26,9 @@ from mlflow_finetune_plugin.serving.versions import Fetcher, Version
 logger = logging.getLogger(__name__)
 
 _LONGEST_RETRY_S = 60.0
-_UNKNOWN_S = 10.0
+_REFUSED_S = 10.0
 _LONGEST_LOAD_S = 60.0
-_MOST_UNKNOWN = 1000
+_MOST_REFUSED = 1000
 _FETCHES = 2
 
 
@@ -75,10 +75,10 @@ class Follower:
     def __init__(self, catalog: Catalog, fetcher: Fetcher, fleet: Fleet, folder: Path, *, poll_s: float = 1.0) -> None:
         self._catalog, self._fetcher, self._fleet = catalog, fetcher, fleet
         self._memory, self._poll_s = folder / "aliases.json", poll_s
-        self._fetches = asyncio.Semaphore(_FETCHES)
+        self._fetches = {is_move: asyncio.Semaphore(_FETCHES) for is_move in (True, False)}
         self._wake = asyncio.Event()
-        self._loading: dict[tuple[str, str], asyncio.Task[Resident]] = {}
-        self._unknown: OrderedDict[tuple[str, str], tuple[float, str]] = OrderedDict()
+        self._loading: dict[tuple[str, str, bool], asyncio.Task[Resident]] = {}
+        self._refused: OrderedDict[tuple[str, str], tuple[float, UnknownModelError | NotReadyError]] = OrderedDict()
         self.snapshot: Snapshot = {}
         self.targets: dict[tuple[str, str], Target] = {}
         self.health = Health()
@@ -146,7 +146,7 @@ class Follower:
     async def _move(self, target: Target, number: str) -> None:
         started = time.monotonic()
         try:
-            resident = await self._load(target.model, number)
+            resident = await self._load(target.model, number, is_move=True)
         except Exception as error:
             if not isinstance(error, FinetuneError):
                 logger.exception("swap_broken model=%s alias=%s version=%s", target.model, target.alias, number)
@@ -183,25 +183,26 @@ class Follower:
             target.resident.pins -= 1
             target.resident = None
 
-    async def _load(self, model: str, number: str) -> Resident:
-        """One loading per version at a time, whoever asks."""
-        task = self._loading.get((model, number))
+    async def _load(self, model: str, number: str, *, is_move: bool) -> Resident:
+        """One loading per version at a time, whoever asks; a move never stands behind what requests ask for."""
+        place = (model, number, is_move)
+        task = self._loading.get(place)
         if task is None:
-            task = asyncio.create_task(self._fetch_and_admit(model, number))
-            self._loading[model, number] = task
-            task.add_done_callback(lambda done: self._forget_loading(model, number, done))
+            task = asyncio.create_task(self._fetch_and_admit(*place))
+            self._loading[place] = task
+            task.add_done_callback(lambda done: self._forget_loading(place, done))
         return await asyncio.shield(task)
 
-    def _forget_loading(self, model: str, number: str, done: asyncio.Task[Resident]) -> None:
-        self._loading.pop((model, number), None)
+    def _forget_loading(self, place: tuple[str, str, bool], done: asyncio.Task[Resident]) -> None:
+        self._loading.pop(place, None)
         if not done.cancelled():
             done.exception()  # seen: who waited was told, and perhaps nobody waits any more
 
-    async def _fetch_and_admit(self, model: str, number: str) -> Resident:
+    async def _fetch_and_admit(self, model: str, number: str, is_move: bool) -> Resident:
         found = self._resident(model, number)
         if found is not None:
             return found
-        async with self._fetches:
+        async with self._fetches[is_move]:
             version: Version = await asyncio.to_thread(self._fetcher.fetch, model, number)
         return await self._fleet.admit(version)
 
@@ -241,24 +242,32 @@ class Follower:
         found = self._resident(model, number)
         if found is not None:
             return found
-        until, said = self._unknown.get((model, number), (0.0, ""))
-        if time.monotonic() < until:
-            raise UnknownModelError(said)
+        until, refusal = self._refused.get((model, number), (0.0, None))
+        if refusal is not None and time.monotonic() < until:
+            raise type(refusal)(str(refusal))
         try:
-            resident = await asyncio.wait_for(self._load(model, number), _LONGEST_LOAD_S)
+            resident = await asyncio.wait_for(self._load(model, number, is_move=False), _LONGEST_LOAD_S)
             self._fleet.forget_unused_soon(but=resident)
             return resident
         except TimeoutError as error:
             raise NotReadyError(f"{model}/{number} is being loaded; fix: ask again in a while") from error
-        except (EngineError, StoreError) as error:
+        except StoreError as error:  # not what its digest says, or no room: asking at once would download it again
+            raise self._refuse(model, number, NotReadyError(f"{model}/{number} cannot be had: {error}")) from error
+        except EngineError as error:
             raise NotReadyError(f"{model}/{number} cannot be had now: {error}") from error
         except ServingError as error:
-            self._unknown[model, number] = (time.monotonic() + _UNKNOWN_S, str(error))
-            while len(self._unknown) > _MOST_UNKNOWN:
-                self._unknown.popitem(last=False)
-            raise UnknownModelError(str(error)) from error
+            raise self._refuse(model, number, UnknownModelError(str(error))) from error
         except FinetuneError as error:
             raise NotReadyError(f"{model}/{number} cannot be had now: {error}") from error
+
+    def _refuse(
+        self, model: str, number: str, refusal: UnknownModelError | NotReadyError
+    ) -> UnknownModelError | NotReadyError:
+        """Remembers it for a while; returns it."""
+        self._refused[model, number] = (time.monotonic() + _REFUSED_S, refusal)
+        while len(self._refused) > _MOST_REFUSED:
+            self._refused.popitem(last=False)
+        return refusal
 
     def served_models(self) -> frozenset[str]:
         return frozenset(self._catalog.models)

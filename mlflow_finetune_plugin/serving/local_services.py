@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_CONFLICT, RESOURCE_DOES_NOT_EXIST
 
 from mlflow_finetune_plugin.jobs import jobs_home
 from mlflow_finetune_plugin.serving.engine import free_port
@@ -77,6 +79,22 @@ class Deployment:
             return str(httpx.get(self.url + "/readyz", timeout=5, trust_env=False).json()["status"])
         except httpx.HTTPError:
             return "not ready"
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """One process changes a deployment at a time. Raises MlflowException while another does."""
+    check_name(name)
+    deployments_root().mkdir(parents=True, exist_ok=True)
+    with (deployments_root() / f".{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MlflowException(
+                f"deployment {name!r} is being created, updated or deleted by another process; fix: wait for it",
+                RESOURCE_CONFLICT,
+            ) from error
+        yield
 
 
 def start(name: str, model_uri: str, model: str, settings: dict[str, str]) -> Deployment:

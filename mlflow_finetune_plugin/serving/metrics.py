@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 _VERSION = ("model", "version")
 _FIRST_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_WHOLE_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2, 3, 5, 8, 12, 20, 30, 60, 120)
 _NEXT_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 
 
@@ -24,7 +25,10 @@ class Metrics:
         self.errors = counter("errors", "Answers that failed", (*_VERSION, "reason"))
         self.refused = counter("refused", "Requests that no version saw", ("reason",))
         self.first = histogram(
-            "time_to_first_token_seconds", "Request to first bytes of the answer", _VERSION, buckets=_FIRST_S
+            "time_to_first_token_seconds", "Request to first event of a stream", _VERSION, buckets=_FIRST_S
+        )
+        self.whole = histogram(
+            "answer_seconds", "Request to the end of an answer that did not fail", _VERSION, buckets=_WHOLE_S
         )
         self.between = histogram("inter_token_seconds", "Between two events of a stream", _VERSION, buckets=_NEXT_S)
         self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts", _VERSION)
@@ -57,7 +61,7 @@ class Watch:
         metrics.in_flight.labels(*self._labels).inc()
 
     def event(self) -> None:
-        """Bytes of the answer have come."""
+        """Bytes of a stream have come."""
         now = time.perf_counter()
         if self.first_ms is None:
             self.first_ms = 1000 * (now - self._started)
@@ -77,6 +81,9 @@ class Watch:
         self._metrics.in_flight.labels(*self._labels).dec()
         self._metrics.prompt_tokens.labels(*self._labels).inc(self.prompt_tokens)
         self._metrics.completion_tokens.labels(*self._labels).inc(self.completion_tokens)
+        took_s = time.perf_counter() - self._started
         if failed is not None:
             self._metrics.errors.labels(*self._labels, failed).inc()
-        return 1000 * (time.perf_counter() - self._started)
+        else:
+            self._metrics.whole.labels(*self._labels).observe(took_s)
+        return 1000 * took_s

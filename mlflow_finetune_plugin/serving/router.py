@@ -84,7 +84,7 @@ class Router:
             Route("/v1/chat/completions", self._guarded(self._answer), methods=["POST"]),
             Route("/v1/completions", self._guarded(self._answer), methods=["POST"]),
             Route("/healthz", status.healthz, methods=["GET"]),
-            Route("/readyz", status.readyz, methods=["GET"]),
+            Route("/readyz", self._readyz, methods=["GET"]),
             Route("/metrics", status.metrics, methods=["GET"]),
             Route("/webhooks/mlflow", self._webhook, methods=["POST"]),
         ]
@@ -110,8 +110,7 @@ class Router:
     def _key(self, request: Request) -> Key | None:
         if self._keys is None:
             return None
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        key = self._keys.find(given.strip() if scheme.lower() == "bearer" else None)
+        key = self._keys.find(_bearer(request))
         if key is None:
             raise RequestError(401, "no valid API key; fix: Authorization: Bearer KEY", "invalid_api_key")
         wait_s = self._keys.wait_s(key)
@@ -214,10 +213,10 @@ class Router:
         return StreamedAnswer(upstream, stack, watch, told, wants_usage=asking.wants_usage, headers=headers)
 
     async def _find(self, asking: Asking) -> _Speaker:
-        base = self._base(asking.model)
+        asked = parse(asking.model, self._follower.served_models())
+        base = self._base(asking.model) if asked is None else None  # a registered model's name goes before a base's
         if base is not None:
             return _Speaker(base, base.spec.base_name, base.spec.base_name, BASE, "", [], None)
-        asked = parse(asking.model, self._follower.served_models())
         if asked is None:
             raise _unknown(asking.model, "no such model here")
         try:
@@ -300,6 +299,11 @@ class Router:
         finally:
             watch.finish(failed)
 
+    async def _readyz(self, request: Request) -> Response:
+        """Where keys are asked for, faults, which name folders and addresses, are for those who have one."""
+        is_told = self._keys is None or self._keys.find(_bearer(request)) is not None
+        return self._status.readyz(in_full=is_told)
+
     async def _models(self, request: Request, request_id: str, key: Key | None) -> Response:
         return JSONResponse(self._status.models(), headers={"x-finetune-request-id": request_id})
 
@@ -330,6 +334,11 @@ def _speaker(resident: Resident, alias: str | None) -> _Speaker:
         resident=resident,
         alias=alias,
     )
+
+
+def _bearer(request: Request) -> str | None:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else None
 
 
 def _first_ready(engines: list[Engine]) -> Engine | None:

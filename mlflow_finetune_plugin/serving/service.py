@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from mlflow_finetune_plugin.serving.metrics import Metrics
 from mlflow_finetune_plugin.serving.router import Router, RouterSettings
 from mlflow_finetune_plugin.serving.store import AdapterStore
 from mlflow_finetune_plugin.serving.versions import Fetcher, Version
+from mlflow_finetune_plugin.serving.workplace import Workplace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -98,10 +98,11 @@ class Service:
         self.settings, self._client = settings, client
         keys = Keys(settings.api_key_file) if settings.api_key_file is not None else None
         store = AdapterStore(settings.store, settings.max_store)
+        self._workplace = Workplace(settings.store)
         self.fleet = Fleet(
             settings.engine,
             settings.limits,
-            settings.store / "engines" / str(os.getpid()),
+            self._workplace.folder / "engines",
             Bases(settings.base_models).find,
             self._note_certificate,
             dtype=settings.dtype,
@@ -110,7 +111,7 @@ class Service:
         )
         self.catalog = Catalog(client, settings.models)
         self.follower = Follower(
-            self.catalog, Fetcher(client, store), self.fleet, settings.store, poll_s=settings.poll_s
+            self.catalog, Fetcher(client, store, self._workplace), self.fleet, settings.store, poll_s=settings.poll_s
         )
         self.metrics = Metrics()
         router_settings = RouterSettings(settings.max_body, settings.webhook_secret)
@@ -150,6 +151,7 @@ class Service:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
             await self.fleet.stop()
+            self._workplace.remove()
         if not following.cancelled():
             following.result()  # a follower that broke is no good end
 

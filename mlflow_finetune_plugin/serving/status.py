@@ -47,15 +47,22 @@ class Status:
     async def healthz(self, request: Request) -> Response:
         return JSONResponse({"status": "alive"})
 
-    async def readyz(self, request: Request) -> Response:
-        """200 while something can be answered; ``degraded`` says that not everything is as the registry has it."""
+    def readyz(self, *, in_full: bool) -> Response:
+        """200 while something can be answered; ``degraded`` says that not everything is as the registry has it.
+
+        A model without an alias asks for nothing: its versions answer by their numbers.
+        """
         targets = list(self._follower.targets.values())
         ready = [one for one in targets if one.resident is not None and one.resident.is_ready]
         behind = [one for one in targets if one.serves != one.wanted]
         health = self._follower.health
         faults = [health.fault, *health.traffic_problems, *self._fleet.faults()]
-        is_whole = len(ready) == len(targets) and not behind and not any(faults) and bool(targets)
+        is_known = bool(targets) or (bool(self._follower.snapshot) and health.fault is None)
+        is_whole = len(ready) == len(targets) and not behind and not any(faults) and is_known
         status = "ready" if is_whole else "degraded" if ready else "not ready"
+        code = 200 if ready or is_whole else 503
+        if not in_full:
+            return JSONResponse({"status": status}, code)
         told = {
             "status": status,
             "registry": {"fault": health.fault, "asked_at": health.asked_at, "traffic": list(health.traffic_problems)},
@@ -74,7 +81,7 @@ class Status:
                 for e in self._fleet.engines.values()
             ],
         }
-        return JSONResponse(told, 200 if ready else 503)
+        return JSONResponse(told, code)
 
     async def metrics(self, request: Request) -> Response:
         self._take_stock()

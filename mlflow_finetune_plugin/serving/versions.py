@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,32 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
-from mlflow_finetune_plugin.errors import ServingError, StoreError, TrackingError
+from mlflow_finetune_plugin.errors import ServingError, StoreError, TrackingError, in_short
+from mlflow_finetune_plugin.serving.card import check_card, check_reference
 from mlflow_finetune_plugin.serving.names import served_name
 from mlflow_finetune_plugin.serving.store import AdapterStore, HeldAdapter
+from mlflow_finetune_plugin.serving.workplace import Workplace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_NEEDED = ("base_model", "adaptation", "serving", "adapter_digest", "stop_token_ids", "max_length")
+logger = logging.getLogger(__name__)
+
+_SHA = re.compile(r"[0-9a-f]{64}")
+_NOT_FOR_CHATS = (
+    "is_local",
+    "local_files_only",
+    "max_length",
+    "model_max_length",
+    "name_or_path",
+    "pad_to_multiple_of",
+    "padding_side",
+    "stride",
+    "tokenizer_file",
+    "truncation_side",
+    "truncation_strategy",
+)
+"""Settings of a tokenizer that change no token id of a conversation, and differ from one training to the next."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +97,12 @@ class Version:
 
     @property
     def rank(self) -> int | None:
-        """The highest rank of its low-rank updates; None where it has none."""
-        config = json.loads((self.adapter.folder / "adapter_config.json").read_text(encoding="utf-8"))
-        ranks = [config.get("r"), *dict(config.get("rank_pattern") or {}).values()]
+        """The highest rank of its low-rank updates; None where it has none. Raises ServingError for a config that is none."""
+        config = _json(self.adapter.folder / "adapter_config.json", f"{self.model}/{self.number}")
+        pattern = config.get("rank_pattern") or {}
+        if not isinstance(pattern, dict):
+            raise ServingError(f"{self.model}/{self.number}: its rank_pattern is no object; fix: register it again")
+        ranks = [config.get("r"), *pattern.values()]
         return max((rank for rank in ranks if isinstance(rank, int)), default=None)
 
 
@@ -91,8 +112,11 @@ class Fetcher:
     Versions do not change, but may be deleted: for ``fresh_s`` after the registry has said what one is, it is not asked again.
     """
 
-    def __init__(self, client: MlflowClient, store: AdapterStore, *, fresh_s: float = 60.0) -> None:
+    def __init__(
+        self, client: MlflowClient, store: AdapterStore, workplace: Workplace | None = None, *, fresh_s: float = 60.0
+    ) -> None:
         self._client, self._store, self._fresh_s = client, store, fresh_s
+        self._workplace = workplace if workplace is not None else Workplace(store.root)
         self._told: dict[tuple[str, str], tuple[float, str, str | None]] = {}
 
     def fetch(self, model: str, number: str) -> Version:
@@ -128,38 +152,46 @@ class Fetcher:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise ServingError(f"{model}/{number}: the registry has no such version") from error
-            raise TrackingError(f"the registry cannot be asked for {model}/{number}: {_short(error)}") from error
+            raise TrackingError(f"the registry cannot be asked for {model}/{number}: {in_short(error)}") from error
         except Exception as error:  # a store whose database or network is gone
-            raise TrackingError(f"the registry cannot be asked for {model}/{number}: {_short(error)}") from error
+            raise TrackingError(f"the registry cannot be asked for {model}/{number}: {in_short(error)}") from error
         if found.status != "READY":
             raise ServingError(f"{model}/{number}: is {found.status} in the registry, not READY")
         return str(found.source), dict(found.tags).get("finetune.adapter_digest")
 
     def _from_disk(self, record: Path, model: str, number: str, source: str | None) -> Version | None:
         """A version that was verified before; None when any of it is not here, or ``source`` says that it is another one."""
-        if not record.is_file():
+        try:
+            known = json.loads(record.read_text(encoding="utf-8"))
+            card, reference, digest = known["card"], known["reference"], str(known["tokenizer_digest"])
+            check_card(card, f"{model}/{number}")
+            if not _SHA.fullmatch(digest):
+                raise ValueError("its tokenizer has no digest")
+            is_other = source is not None and source != known["source"]
+        except FileNotFoundError:
             return None
-        known = json.loads(record.read_text(encoding="utf-8"))
-        tokenizer = self._tokenizer_folder(known["tokenizer_digest"])
-        if not tokenizer.is_dir() or (source is not None and source != known["source"]):
+        except (OSError, ValueError, KeyError, TypeError, ServingError) as error:
+            logger.warning("record_unreadable file=%s fault=%s", record, error)  # it is fetched again
             return None
-        held = self._store.hold(known["card"]["adapter_digest"])
-        if held is None:
+        tokenizer = self._tokenizer_folder(digest)
+        if is_other or not tokenizer.is_dir():
             return None
-        return Version(model, number, known["card"], known["reference"], tokenizer, known["tokenizer_digest"], held)
+        held = self._store.hold(card["adapter_digest"])
+        return None if held is None else Version(model, number, card, reference, tokenizer, digest, held)
 
     def _from_registry(self, record: Path, model: str, number: str, source: str, digest: str | None) -> Version:
         name = f"{model}/{number}"
-        drafts = self._store.root / "drafts"
-        try:
-            drafts.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(dir=drafts))
-        except OSError as error:
-            raise StoreError(f"the adapter store {self._store.root} cannot be written: {error.strerror}") from error
+        folder = self._workplace.draft()
         try:
             artifacts = _download(f"models:/{name}", folder, name) / "artifacts"
             card, reference = (_json(artifacts / file, name) for file in ("finetune.json", "reference.json"))
-            _check_card(card, digest, name)
+            check_card(card, name)
+            check_reference(reference, name)
+            if digest is not None and digest != card["adapter_digest"]:
+                raise ServingError(
+                    f"{name}: its tag finetune.adapter_digest says {digest[:12]}, its card {card['adapter_digest'][:12]}; "
+                    "fix: find out who changed it, then register it again"
+                )
             held = self._store.add(artifacts / "adapter", str(card["adapter_digest"]))
             try:
                 tokenizer_digest = _tokenizer_digest(artifacts / "tokenizer", name)
@@ -185,7 +217,7 @@ class Fetcher:
         kept = self._tokenizer_folder(digest)
         if not kept.is_dir():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix=".draft-", dir=kept.parent))
+            draft = self._workplace.draft()
             for path in source.iterdir():
                 if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file() and not path.is_symlink():
                     shutil.copyfile(path, draft / path.name)
@@ -206,7 +238,7 @@ def _download(uri: str, folder: Path, name: str) -> Path:
     except Exception as error:  # each artifact store has errors of its own
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
             raise
-        raise TrackingError(f"the artifacts of {name} cannot be had: {_short(error)}") from error
+        raise TrackingError(f"the artifacts of {name} cannot be had: {in_short(error)}") from error
 
 
 def _json(path: Path, name: str) -> dict[str, Any]:
@@ -223,27 +255,16 @@ def _json(path: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def _check_card(card: dict[str, Any], digest: str | None, name: str) -> None:
-    missing = [key for key in _NEEDED if key not in card]
-    if missing:
-        raise ServingError(f"{name}: finetune.json lacks {', '.join(missing)}; fix: register it again")
-    if digest is not None and digest != card["adapter_digest"]:
-        raise ServingError(
-            f"{name}: its tag finetune.adapter_digest says {digest[:12]}, its card {str(card['adapter_digest'])[:12]}; "
-            "fix: find out who changed it, then register it again"
-        )
-
-
 def _tokenizer_digest(folder: Path, name: str) -> str:
     """Of what decides which token ids a conversation becomes."""
-    template = next(
-        (file for file in ("chat_template.jinja", "tokenizer_config.json") if (folder / file).is_file()), None
-    )
-    if template is None or not (folder / "tokenizer.json").is_file():
+    settings = _json(folder / "tokenizer_config.json", name)
+    template = folder / "chat_template.jinja"
+    if not (template.is_file() or settings.get("chat_template")) or not (folder / "tokenizer.json").is_file():
         raise ServingError(f"{name}: its tokenizer is not whole; fix: register it again")
-    total = hashlib.sha256()
-    for file in ("tokenizer.json", template):
-        total.update(file.encode() + b"\0" + (folder / file).read_bytes() + b"\0")
+    telling = {key: value for key, value in settings.items() if key not in _NOT_FOR_CHATS}
+    total = hashlib.sha256(json.dumps(telling, sort_keys=True).encode())
+    for path in (folder / "tokenizer.json", template):
+        total.update(b"\0" + path.name.encode() + b"\0" + (path.read_bytes() if path.is_file() else b""))
     return total.hexdigest()
 
 
@@ -256,7 +277,3 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 def _sha(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

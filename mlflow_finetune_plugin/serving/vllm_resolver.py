@@ -99,29 +99,57 @@ class VersionFinder:
             folder = Path(base)
             if not folder.is_dir():
                 from huggingface_hub import snapshot_download
+                from huggingface_hub.errors import LocalEntryNotFoundError
 
-                folder = Path(snapshot_download(base, local_files_only=True))
+                try:
+                    folder = Path(snapshot_download(base, local_files_only=True))
+                except (LocalEntryNotFoundError, OSError) as error:
+                    raise ServingError(
+                        f"the base {base} that is served is not in the hub's cache, so it cannot be told whether it is the "
+                        "adapter's; fix: serve it from a folder"
+                    ) from error
             self._bases[base] = base_digest(folder)
         return self._bases[base]
+
+
+class PatientFinder:
+    """One fetch at a time, each waited for no longer than ``timeout_s``; the event loop goes on meanwhile.
+
+    A fetch that takes longer goes on alone: who asks for that version again waits for the same one.
+    """
+
+    def __init__(self, finder: VersionFinder, timeout_s: float) -> None:
+        self._finder, self._timeout_s = finder, timeout_s
+        self._one = asyncio.Lock()
+        self._running: dict[tuple[str, str], asyncio.Task[Version | None]] = {}
+
+    async def find(self, base: str, name: str) -> Version | None:
+        """None for a name that is none of ours, that is refused, or that is not here in time."""
+        task = self._running.get((base, name))
+        if task is None:
+            task = asyncio.create_task(self._find(base, name))
+            self._running[base, name] = task
+            task.add_done_callback(lambda done: self._running.pop((base, name), None))
+        try:
+            return await asyncio.wait_for(asyncio.shield(task), self._timeout_s)
+        except TimeoutError:
+            logger.warning("adapter %s is not loaded: the registry took more than %.0f s", name, self._timeout_s)
+            return None
+
+    async def _find(self, base: str, name: str) -> Version | None:
+        async with self._one:
+            return await asyncio.to_thread(self._finder.find, base, name)
 
 
 def _resolver(finder: VersionFinder, timeout_s: float) -> Any:
     from vllm.lora.request import LoRARequest
     from vllm.lora.resolver import LoRAResolver
 
+    patient = PatientFinder(finder, timeout_s)
+
     class RegistryResolver(LoRAResolver):
-        """One fetch at a time; the event loop goes on meanwhile."""
-
-        def __init__(self) -> None:
-            self._one = asyncio.Lock()
-
         async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
-            try:
-                async with asyncio.timeout(timeout_s), self._one:
-                    found = await asyncio.to_thread(finder.find, base_model_name, lora_name)
-            except TimeoutError:
-                logger.warning("adapter %s is not loaded: the registry took more than %.0f s", lora_name, timeout_s)
-                return None
+            found = await patient.find(base_model_name, lora_name)
             if found is None:
                 return None
             number = int(found.adapter.digest[:7], 16) + 1  # vLLM gives its own; it has to be above 0

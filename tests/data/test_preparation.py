@@ -1,8 +1,6 @@
 import dataclasses
 import json
-from pathlib import Path
 
-import psutil
 import pytest
 from data_requests import held_out, jsonl, pairs, request
 
@@ -298,7 +296,7 @@ def test_trained_rows_are_known_by_their_hashes(tmp_path, renderer):
     assert len(prepared.trained_rows) == len(expected)
 
 
-# size, and real data -------------------------------------------------------------------------------------------------
+# real data -------------------------------------------------------------------------------------------------------
 
 
 def test_an_earlier_result_stays_readable_when_its_folder_is_written_again(tmp_path, renderer):
@@ -307,29 +305,6 @@ def test_an_earlier_result_stays_readable_when_its_folder_is_written_again(tmp_p
     before = earlier.train[:]
     prepare(request(jsonl(tmp_path / "b.jsonl", pairs(2))), renderer, tmp_path / "out")
     assert earlier.train[:] == before
-
-
-def own_memory_mib():
-    """Without the pages of mapped files, which the kernel takes back; with the children's, shared pages once."""
-    children = [child.pid for child in psutil.Process().children()]
-    said = [Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() for pid in ("self", *children)]
-    return sum(int(line.split()[1]) for lines in said for line in lines if line.startswith("Pss_Anon:")) / 1024
-
-
-def test_memory_does_not_grow_with_the_rows(tmp_path, renderer, monkeypatch):
-    """24 bytes of hashes a row are allowed, its tokens are not: 12,000 rows of 480 tokens take 46 MB as two int32."""
-    monkeypatch.setattr(reading, "BATCH_ROWS", 100)
-
-    def peak_mib(name, count):
-        seen = []
-        rows = ({"prompt": f"{i} " + "Why? " * 80, "completion": "yes " * 80} for i in range(count))
-        asked = request(jsonl(tmp_path / name, rows), max_eval_rows=10)
-        prepared = prepare(asked, renderer, tmp_path / "out", lambda rows: seen.append(own_memory_mib()))
-        assert prepared.report.train.tokens > 470 * (count - 10)
-        return max(*seen, own_memory_mib())
-
-    before = peak_mib("small.jsonl", 500)
-    assert peak_mib("large.jsonl", 12_000) - before < 16
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from served_models import QUESTIONS
 
 from mlflow_finetune_plugin.serving.deployments import _model_id
+from mlflow_finetune_plugin.serving.local_services import alone
 
 
 @pytest.fixture
@@ -71,6 +72,11 @@ def test_a_deployment_lives_through_every_verb(own, tmp_path, registry):
     assert client.predict("prod", [QUESTIONS[0]])["predictions"][0]["version"] == "2"
     assert client.get_deployment("prod")["config"]["engine"] == "transformers"
 
+    failing = command(own, "update", "-t", "finetune", "--name", "prod", "-m", "models:/bot/9999")
+    assert failing.returncode != 0
+    assert "it serves models:/bot/2 again, as before" in failing.stdout + failing.stderr
+    assert client.predict("prod", [QUESTIONS[0]])["predictions"][0]["version"] == "2"
+
     deleted = command(own, "delete", "-t", "finetune", "--name", "prod")
     assert deleted.returncode == 0, deleted.stderr
     assert client.list_deployments() == []
@@ -81,6 +87,9 @@ def test_a_deployment_lives_through_every_verb(own, tmp_path, registry):
 
 def test_a_dead_service_is_told_as_dead(own, tmp_path):
     client = get_deploy_client("finetune")
+    (tmp_path / "home" / "deployments" / "prod").mkdir(parents=True)  # as a create that was killed leaves it
+    with alone("prod"), pytest.raises(MlflowException, match="by another process"):
+        client.create_deployment("prod", "models:/bot/1")
     client.create_deployment(
         "prod", "models:/bot/1", config={"engine": "transformers", "store": str(tmp_path / "store")}
     )

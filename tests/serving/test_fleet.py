@@ -1,6 +1,7 @@
 """Versions in a real engine: certified when first loaded, asked one probe when loaded again, and judged by their own reference."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,7 @@ def test_a_version_that_finds_no_engine_is_let_go(tmp_path, registry):
 
     async def work():
         fleet = Fleet(TRANSFORMERS, EngineLimits(), tmp_path, nowhere, lambda v, c: None)
+        fetcher.fetch("bot", "1").adapter.release()  # what a process holds once, it holds now
         before = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(5):
             with pytest.raises(ServingError, match="not here"):
@@ -120,6 +122,17 @@ def test_a_version_that_finds_no_engine_is_let_go(tmp_path, registry):
         await fleet.stop()
 
     asyncio.run(work())
+
+
+def test_code_of_a_base_is_run_by_who_asks_for_it_alone(tmp_path, fetcher):
+    async def work(fleet):
+        version = fetcher.fetch("bot", "1")
+        own_code = {**version.card, "base_model": {**version.base, "trust_remote_code": True}}
+        with pytest.raises(ServingError, match="--trust-remote-code"):
+            await fleet.admit(dataclasses.replace(version, card=own_code))
+        assert not fleet.engines
+
+    _run(tmp_path, [], work)
 
 
 def test_a_request_waits_for_the_unloading_of_what_it_needs(tmp_path, fetcher):

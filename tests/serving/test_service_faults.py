@@ -101,8 +101,27 @@ def test_a_registry_that_is_away_at_the_start_and_later(tmp_path, server):
         service = start_serving(tmp_path, server.uri, "bot", *ENGINE, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
         service.wait_for("degraded")
         wait_until(lambda: ask(service, "bot@champion").headers.get("x-finetune-version") == "2")
+        assert service.end() == 0
+        (service.store / "aliases.json").write_text('{"bot": [1]}')
+        service = start_serving(tmp_path, server.uri, "bot", *ENGINE, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+        service.wait_for("not ready")
+        wait_until(lambda: "aliases_forgotten" in service.log.read_text())
     finally:
         service.end()
+
+
+def test_a_model_that_is_gone_leaves_the_others_moving(tmp_path, registry):
+    for name in ("gone", "stays"):
+        first, second = (registry.make(name, seed=seed) for seed in (1, 2))
+        registry.client.delete_registered_model_alias(name, "challenger")
+        registry.client.set_registered_model_alias(name, "champion", first)
+    with serving(tmp_path, registry.uri, "gone", "stays", *ENGINE) as service:
+        registry.client.delete_registered_model("gone")
+        service.wait_for("degraded")
+        assert "no such model" in service.get("/readyz")[1]["registry"]["fault"]
+        registry.client.set_registered_model_alias("stays", "champion", second)
+        wait_until(lambda: ask(service, "stays@champion").headers["x-finetune-version"] == second)
+        assert ask(service, "gone@champion").headers["x-finetune-version"] == first, "the last that was good"
 
 
 def test_a_model_that_the_registry_does_not_have_is_no_start(tmp_path, registry):
@@ -266,25 +285,43 @@ def test_a_store_that_is_full(tmp_path, registry):
     registry.client.set_registered_model_alias("bot", "challenger", "2")
 
 
-@pytest.mark.parametrize("fault", ["corrupt", "pickled", "renamed", "half", "swapped", "template"])
-def test_seeded_faults_never_serve(tmp_path, registry, fault):
+SEEDED_FAULTS = {
+    "corrupt": "no safetensors file",
+    "pickled": "should not be there, or are missing",
+    "renamed": "20 weights are missing",
+    "half": "it is not the adapter that was trained, or not whole",
+    "swapped": "it is not the adapter that was trained, or not whole",
+    "template": "the engine renders conversations in another way",
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_seeded_faults_never_serve(tmp_path, registry, dtype):
     """Digest and card agree with the bad files here: it is the store or the certificate that has to see it."""
-    number = registry.make("bot", seed=5)
-    _break(registry, number, fault)
-    registry.client.set_registered_model_alias("bot", "challenger", number)
+    model, both = f"faulty-{dtype}", {"precisions": ("float32", "bfloat16"), "max_gap": 10.0}
+    good = registry.make(model, seed=1, **both)
+    registry.client.set_registered_model_alias(model, "champion", good)
+    registry.client.delete_registered_model_alias(model, "challenger")
+    for fault in SEEDED_FAULTS:
+        number = registry.make(model, seed=5, **both)
+        _break(registry, number, fault, model=model, good=good)
+        registry.client.set_registered_model_alias(model, fault, number)
+    registry.client.delete_registered_model_alias(model, "challenger")
+    service = start_serving(tmp_path, registry.uri, model, *ENGINE, "--dtype", dtype)
+
+    def told():
+        return {alias["alias"]: alias for alias in service.get("/readyz")[1]["aliases"]}
+
     try:
-        service = start_serving(tmp_path, registry.uri, "bot", *ENGINE)
-        try:
-            service.wait_for("degraded")
-            told = lambda: {a["alias"]: a for a in service.get("/readyz")[1]["aliases"]}["challenger"]  # noqa: E731
-            assert wait_until(lambda: told()["fault"])
-            assert told()["serves"] is None
-            assert ask(service, "bot@challenger").status_code == 503
-            assert ask(service, "bot@champion").status_code == 200
-        finally:
-            service.end()
+        service.wait_for("degraded")
+        wait_until(lambda: all(told()[fault]["fault"] for fault in SEEDED_FAULTS))
+        for fault, said in SEEDED_FAULTS.items():
+            assert said in told()[fault]["fault"]
+            assert told()[fault]["serves"] is None
+            assert ask(service, f"{model}@{fault}").status_code == 503
+        assert ask(service, f"{model}@champion").status_code == 200
     finally:
-        registry.client.set_registered_model_alias("bot", "challenger", "2")
+        service.end()
 
 
 def test_a_precision_is_served_where_the_worker_has_told_of_it(tmp_path, registry):
@@ -312,22 +349,22 @@ def test_a_precision_is_served_where_the_worker_has_told_of_it(tmp_path, registr
         assert ask(service, "half@challenger").status_code == 200, "in training's own precision nothing is off"
 
 
-def _artifacts(registry, number: str) -> Path:
-    source = registry.client.get_model_version("bot", number).source
+def _artifacts(registry, number: str, model: str = "bot") -> Path:
+    source = registry.client.get_model_version(model, number).source
     model = registry.client.get_logged_model(source.removeprefix("models:/"))
     return Path(model.artifact_location.removeprefix("file://")) / "artifacts"
 
 
-def _adapter(registry, number: str) -> Path:
-    return _artifacts(registry, number) / "adapter"
+def _adapter(registry, number: str, model: str = "bot") -> Path:
+    return _artifacts(registry, number, model) / "adapter"
 
 
-def _break(registry, number: str, fault: str) -> None:
+def _break(registry, number: str, fault: str, *, model: str, good: str) -> None:
     from safetensors.torch import load_file, save_file
 
     from mlflow_finetune_plugin.weights_digest import folder_digest
 
-    adapter = _adapter(registry, number)
+    adapter = _adapter(registry, number, model)
     weights = adapter / "adapter_model.safetensors"
     tensors = load_file(weights)
     if fault == "corrupt":
@@ -339,15 +376,17 @@ def _break(registry, number: str, fault: str) -> None:
     elif fault == "half":
         save_file({n: t * 0 if ".layers.1." in n or ".layers.2." in n else t for n, t in tensors.items()}, weights)
     elif fault == "template":
-        template = _artifacts(registry, number) / "tokenizer" / "chat_template.jinja"
-        template.write_text(template.read_text().replace("user", "usr"))
+        template = _artifacts(registry, number, model) / "tokenizer" / "chat_template.jinja"
+        other = template.read_text().replace("message['role']", "message['role'] + ':'")
+        assert other != template.read_text()
+        template.write_text(other)
     elif fault == "swapped":
-        shutil.copy(_adapter(registry, "1") / "adapter_model.safetensors", weights)
-    card_file = _artifacts(registry, number) / "finetune.json"
+        shutil.copy(_adapter(registry, good, model) / "adapter_model.safetensors", weights)
+    card_file = _artifacts(registry, number, model) / "finetune.json"
     card = json.loads(card_file.read_text())
     card["adapter_digest"] = folder_digest(adapter)
     card_file.write_text(json.dumps(card))
-    registry.client.set_model_version_tag("bot", number, "finetune.adapter_digest", card["adapter_digest"])
+    registry.client.set_model_version_tag(model, number, "finetune.adapter_digest", card["adapter_digest"])
 
 
 def test_keys_are_asked_for(tmp_path, registry):
@@ -362,11 +401,19 @@ def test_keys_are_asked_for(tmp_path, registry):
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
         assert httpx.get(service.url + "/v1/models").status_code == 401
         own = {"authorization": f"Bearer {key}"}
+        assert httpx.get(service.url + "/readyz").json() == {"status": "ready"}
+        assert httpx.get(service.url + "/readyz", headers=own).json()["aliases"]
         codes = [httpx.post(service.url + CHAT, json=body("bot"), headers=own, timeout=60) for _ in range(3)]
         assert [answer.status_code for answer in codes] == [200, 200, 429]
         assert 1 <= int(codes[-1].headers["retry-after"]) <= 30
         assert "alice" in service.log.read_text()
         assert key not in service.log.read_text()
+        good = file.read_text()
+        file.write_text("keys: 3")
+        still = httpx.post(service.url + CHAT, json=body("bot"), headers=own)
+        assert still.status_code == 429, "what was good last still is"
+        assert "keys_not_read" in service.log.read_text()
+        file.write_text(good)
         yesterday = datetime.now(UTC).date() - timedelta(days=1)
         file.write_text(file.read_text().replace("requests_per_minute: 2", f"expires: {yesterday}"))
         late = httpx.post(service.url + CHAT, json=body("bot"), headers=own)

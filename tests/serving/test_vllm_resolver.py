@@ -1,8 +1,10 @@
 """Names that somebody's vLLM is asked for: found in the registry, or refused, without vLLM itself."""
 
+import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -10,7 +12,7 @@ from serving_process import free_port
 
 from mlflow_finetune_plugin.base_files import EMBEDDED_FOLDER
 from mlflow_finetune_plugin.serving import vllm_resolver
-from mlflow_finetune_plugin.serving.vllm_resolver import VersionFinder
+from mlflow_finetune_plugin.serving.vllm_resolver import PatientFinder, VersionFinder
 from mlflow_finetune_plugin.weights_digest import folder_digest
 
 BASE = str(EMBEDDED_FOLDER)
@@ -51,6 +53,38 @@ def test_what_was_refused_is_not_asked_for_again_at_once(finder, registry, monke
     started = time.monotonic()
     assert all(finder.find(BASE, "bot/98") is None for _ in range(1000))
     assert time.monotonic() - started < 1
+
+
+def test_a_fetch_that_takes_too_long_is_waited_for_by_the_next_who_asks(finder):
+    """And no second one is begun beside it."""
+    release, asked = threading.Event(), []
+    find = finder.find
+
+    def slow(base, name):
+        asked.append(name)
+        assert release.wait(30)
+        return find(base, name)
+
+    finder.find = slow
+
+    async def work():
+        patient = PatientFinder(finder, timeout_s=0.2)
+        assert await patient.find(BASE, "bot/1") is None
+        assert await patient.find(BASE, "bot/1") is None
+        release.set()
+        while (found := await patient.find(BASE, "bot/1")) is None:
+            continue
+        return found
+
+    found = asyncio.run(work())
+    assert (found.model, found.number) == ("bot", "1")
+    assert asked == ["bot/1"] * len(asked)
+    assert len(asked) <= 2, "the one that took long, and perhaps one after it had ended"
+
+
+def test_a_base_that_cannot_be_looked_at_is_refused(finder, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert finder.find("somebody/no-such-base", "bot/1") is None
 
 
 def test_ten_thousand_names_leave_no_trace(finder, monkeypatch):

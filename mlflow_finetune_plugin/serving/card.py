@@ -1,0 +1,92 @@
+"""What a version says of itself, finetune.json and reference.json, checked: a registry may hold what other people wrote."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from mlflow_finetune_plugin.errors import ServingError
+
+Digest = Annotated[str, StringConstraints(pattern=re.compile(r"^[0-9a-f]{64}$"))]
+Ids = list[Annotated[int, Field(ge=0)]]
+
+
+class _Part(BaseModel):
+    """Strict in what is read, silent about what is not: later versions write more."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class _Base(_Part):
+    name: str = Field(min_length=1)
+    folder: str
+    digest: Digest
+    dtype: Literal["float32", "bfloat16", "float16"]
+    quantization: str | None
+    trust_remote_code: bool
+    revision: str | None = None
+    attn_implementation: str | None = None
+
+
+class _Card(_Part):
+    base_model: _Base
+    adaptation: str
+    serving: str
+    adapter_digest: Digest
+    stop_token_ids: Ids
+    max_length: int = Field(gt=0)
+
+
+class _Probe(_Part):
+    prompt_ids: Ids = Field(min_length=1)
+    completion_ids: Ids = Field(min_length=1)
+    messages: list[dict[str, Any]] | None = None
+    base_log_probs: list[float] | None = None
+    adapter_log_probs: list[float] | None = None
+
+
+class _ServedAs(_Part):
+    base_log_probs: list[list[float]]
+    adapter_log_probs: list[list[float]]
+    noise: float
+    gap: float
+    max_gap: float
+
+
+class _Reference(_Part):
+    precision: str
+    probes: list[_Probe] = Field(min_length=1)
+    served_as: dict[str, _ServedAs] | None = None
+
+
+Content = TypeVar("Content", bound=_Part)
+
+
+def check_card(card: dict[str, Any], name: str) -> None:
+    """Raises ServingError, of the first thing that is wrong with finetune.json."""
+    _check(_Card, card, "finetune.json", name)
+
+
+def check_reference(reference: dict[str, Any], name: str) -> None:
+    """Raises ServingError, of the first thing that is wrong with reference.json: log-probabilities for each token of each probe."""
+    found = _check(_Reference, reference, "reference.json", name)
+    lengths = [len(probe.completion_ids) for probe in found.probes]
+    if found.served_as is None:
+        sides = [[probe.base_log_probs or [] for probe in found.probes]]
+        sides.append([probe.adapter_log_probs or [] for probe in found.probes])
+    else:
+        told = found.served_as.values()
+        sides = [side for one in told for side in (one.base_log_probs, one.adapter_log_probs)]
+    if any([len(row) for row in side] != lengths for side in sides):
+        raise ServingError(f"{name}: reference.json tells not of every token of its probes; fix: register it again")
+
+
+def _check(kind: type[Content], content: dict[str, Any], file: str, name: str) -> Content:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ServingError(f"{name}: {file}: {place}: {first['msg'].lower()}; fix: register it again") from error

@@ -1,0 +1,90 @@
+"""Scratch folders under a store, one a process: held while it lives, swept by the next one when it is dead."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlflow_finetune_plugin.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Workplace:
+    """``STORE/work/...`` of this process, made when it is first asked for.
+
+    A lock on the folder's file says that its process lives, and goes with it however it ends: numbers of processes come again,
+    and mean nothing on another host that shares the disk.
+    """
+
+    store: Path
+    _made: Path | None = None
+    _lock: int | None = field(default=None, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        """Raises StoreError when the disk takes none."""
+        if self._made is None:
+            root = self.store / "work"
+            try:
+                root.mkdir(parents=True, exist_ok=True)
+                sweep(root)
+                made = root / f"{os.getpid()}-{secrets.token_hex(4)}"
+                self._lock = os.open(_lock_of(made), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                fcntl.flock(self._lock, fcntl.LOCK_SH)  # before there is a folder that others could think dead
+                made.mkdir(0o700)
+            except OSError as error:
+                raise StoreError(f"the adapter store {self.store} cannot be written: {error.strerror}") from error
+            self._made = made
+        return self._made
+
+    def draft(self) -> Path:
+        """A new empty folder for what is to be moved into its place when it is whole."""
+        try:
+            return Path(tempfile.mkdtemp(prefix="draft-", dir=self.folder))
+        except OSError as error:
+            raise StoreError(f"the adapter store {self.store} cannot be written: {error.strerror}") from error
+
+    def remove(self) -> None:
+        """At the end of the process."""
+        if self._made is not None and self._lock is not None:
+            _remove(self._made)
+            os.close(self._lock)
+            self._made = self._lock = None
+
+
+def sweep(root: Path) -> None:
+    """Removes the folders of processes that are dead."""
+    for folder in root.iterdir():
+        if not folder.is_dir():
+            continue
+        try:
+            lock = os.open(_lock_of(folder), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # another process has just swept it
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            logger.info("swept folder=%s", folder)
+            _remove(folder)
+        finally:
+            os.close(lock)
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_suffix(".lock")
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+        _lock_of(folder).unlink(missing_ok=True)

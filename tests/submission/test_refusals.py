@@ -1,0 +1,172 @@
+"""A bad request is one clear error, says what, where and how to fix it, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROWS, write_rows
+from submission_requests import DATA, assert_nothing_left, assert_tells
+
+# entry point, parameters, backend config --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        ({"entry_point": "lorra"}, ["no entry point 'lorra'", "did you mean lora?", "pick one of: lora"]),
+        ({"entry_point": "main"}, ["no entry point given", "add -e with one of: lora"]),
+        ({"entry_point": "x" * 5000}, ["no entry point 'xxx", "pick one of"]),
+        ({"backend_config": {"ENV_MANAGER": "virtualenv"}}, ["--env-manager virtualenv", "whose torch", "local"]),
+        ({"backend_config": {"ENV_MANAGER": "conda"}}, ["--env-manager conda", "fix: --env-manager local"]),
+        ({"backend_config": {"ENV_MANAGER": "uv"}}, ["--env-manager uv", "fix: --env-manager local"]),
+        ({"backend_config": {"lancher": "local"}}, ["-c lancher = 'local'", "known: launcher, detach"]),
+        ({"backend_config": {"launcher": "slurm"}}, ["no launcher 'slurm'", "pick one of: local"]),
+        ({"backend_config": {"rank": 8}}, ["-c rank = 8", "hyperparameters go to -P"]),
+        ({"backend_config": {"detach": "yes"}}, ["-c detach = 'yes'", "expected true or false"]),
+    ],
+)
+def test_unknown_entry_point_or_backend_config_is_refused(refused, more, parts):
+    assert_tells(refused(**more), *parts)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "parts"),
+    [
+        ({"rnk": "3"}, ["-P rnk: unknown key rnk (= 3)", "did you mean rank?"]),
+        ({"rank": "big"}, ["-P rank: options.rank = 'big'", "expected integer at least 1 or auto"]),
+        ({"rank": "1\n2"}, ["options.rank = '1 2'", "expected integer at least 1 or auto"]),
+        ({"rank": "9" * 100_000}, ["options.rank = '999", "(100,002 characters)"]),
+        ({"rank": "!!int abc"}, ["options.rank = '!!int abc'"]),
+        ({"rank": ""}, ["options.rank = None", "expected integer at least 1 or auto"]),
+        ({"k" * 9000: "1"}, ["-P kkk", "unknown key kkk"]),
+        ({"learning_rate": "-1"}, ["training.learning_rate = -1", "above 0"]),
+        ({"training": "3"}, ["-P training: unknown key training"]),
+        ({"rank": "8", "options.rank": "16"}, ["-P options.rank: sets options.rank, as does -P rank"]),
+        ({"adaptation": "lorra"}, ["no adaptation 'lorra'", "did you mean lora?"]),
+        ({"metrics": "exact_mtch"}, ["no metric 'exact_mtch'", "did you mean 'exact_match'?"]),
+        ({"register": "a/b"}, ["register.name = 'a/b'", "may not contain '/'"]),
+        ({"register": "a#b"}, ["register.name = 'a#b'", "may not contain '#'"]),
+        ({"learning_rate": ".inf"}, ["training.learning_rate = inf", "expected number above 0"]),
+        ({"learning_rate": "1e999"}, ["training.learning_rate = inf", "expected number above 0"]),
+        ({"seed": str(2**32)}, ["training.seed = 4294967296", "below 4294967296"]),
+        (
+            {"data": "[train.jsonl, 3]"},
+            ["data.train.1 = 3", "expected a path or {path, task, weight, instruction, layout, columns}"],
+        ),
+        ({"register": "base"}, ["register.name = 'base'", "reserved"]),
+        ({"max_length": "100000"}, ["training.max_length = 100000", "positions", "fix: at most"]),
+        ({"base_model": "embedded", "revision": "main"}, ["base_model.revision = 'main'", "has no revisions"]),
+    ],
+)
+def test_wrong_parameter_is_refused(refused, parameters, parts):
+    assert_tells(refused({**DATA, **parameters}), *parts)
+
+
+def test_every_fault_comes_in_one_message(refused):
+    message = refused({"data": "trian.jsonl", "base_model": "./nope", "forgetting": "nope.txt", "chat_template": "."})
+    assert_tells(message, "4 problems", "trian.jsonl", "./nope".lstrip("./"), "nope.txt: no such file", "is a folder")
+
+
+@pytest.mark.parametrize("name", ["2024", "7e12", "0123", "true", "2024-01-31"])
+def test_text_that_looks_like_a_number_stays_text(desk, ask, name):
+    from mlflow_finetune_plugin.config import load_config
+
+    config = load_config(desk.path, "lora", {**DATA, "register": name, "revision": name}, caller=desk.path)
+    assert (config.register_as.name, config.base_model.revision) == (name, name)
+
+
+# files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        ("trian.jsonl", ["trian.jsonl: no such file", "did you mean", "train.jsonl?"]),
+        ("nowhere/train.jsonl", ["no such file", "does not exist either"]),
+        ("folder.jsonl", ["folder.jsonl: is a directory", "holds no files"]),
+        ("dangling.jsonl", ["dangling.jsonl: no such file"]),
+        ("empty.jsonl", ["empty.jsonl: is empty"]),
+        ("binary.jsonl", ["binary.jsonl: holds binary content"]),
+        ("half.jsonl", ["half.jsonl, line 3: the last line looks cut off"]),
+        ("short.jsonl.gz", ["short.jsonl.gz: the gzip data ends too early"]),
+        ("false.jsonl.gz", ["false.jsonl.gz: is not a sound gzip file"]),
+        ("odd.jsonl", ["odd.jsonl: cannot tell the layout from the columns a, b", "data.columns"]),
+        ("data.bin", ["cannot tell the format from the name", ".jsonl"]),
+        ("s3://bucket/train.jsonl", ["'s3://bucket/train.jsonl': is a URL", "fix: download it"]),
+        ("https://host/train.jsonl", ["'https://host/train.jsonl': is a URL", "fix: download it"]),
+        ("x" * 5000, ["cannot be a file name"]),
+        ("a\0b", ["cannot be a file name"]),
+    ],
+)
+@pytest.mark.parametrize("key", ["data", "eval_data"])
+def test_unusable_data_file_is_refused(desk, refused, key, path, parts):
+    folder = desk.path
+    (folder / "folder.jsonl").mkdir()
+    (folder / "dangling.jsonl").symlink_to("nowhere")
+    (folder / "empty.jsonl").write_text("")
+    (folder / "binary.jsonl").write_bytes(bytes(range(256)) * 20)
+    (folder / "half.jsonl").write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1]) + '\n{"prompt": "ca')
+    (folder / "short.jsonl.gz").write_bytes(gzip.compress(os.urandom(4000).hex().encode())[:-100])
+    (folder / "false.jsonl.gz").write_text("no gzip")
+    write_rows(folder / "odd.jsonl", [{"a": 1, "b": 2}])
+    (folder / "data.bin").write_text("x")
+    message = refused({**DATA, key: path})
+    assert_tells(message, "1 problem", *parts)
+
+
+@pytest.mark.parametrize(
+    ("key", "parts"),
+    [("metrics", ["eval.metrics"]), ("chat_template", ["data.chat_template"]), ("forgetting", ["eval.forgetting"])],
+)
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [("none.py", "no such file"), ("folder.py", "is a folder"), ("empty.py", "is empty"), ("latin.py", "not UTF-8")],
+)
+def test_unusable_side_file_is_refused(desk, refused, key, parts, name, fault):
+    (desk.path / "folder.py").mkdir()
+    (desk.path / "empty.py").write_text(" \n")
+    (desk.path / "latin.py").write_bytes("# Größe".encode("latin-1"))
+    assert_tells(refused({**DATA, key: name}), *parts, name, fault)
+
+
+@pytest.mark.parametrize(
+    ("make", "parts"),
+    [
+        (lambda path: path.mkdir(), ["finetune.yaml: cannot be read: Is a directory"]),
+        (lambda path: path.symlink_to("nowhere"), ["finetune.yaml: cannot be read: No such file"]),
+        (lambda path: path.write_text("data: [a"), ["finetune.yaml:1: not valid YAML"]),
+        (lambda path: path.write_bytes(b"data: \xff"), ["finetune.yaml: not UTF-8"]),
+        (lambda path: path.write_text("data: &a [*a]"), ["an anchor (&name) holds itself"]),
+        (lambda path: path.write_text("training: 3"), ["finetune.yaml:1: training = 3", "expected keys such as"]),
+        (
+            lambda path: path.with_suffix(".yml").write_text("data: x"),
+            ["no training data", "rename it to finetune.yaml"],
+        ),
+    ],
+)
+def test_unusable_recipe_is_refused(desk, refused, make, parts):
+    make(desk.path / "finetune.yaml")
+    assert_tells(refused({}), *parts)
+
+
+def test_missing_extra_is_named(desk):
+    """In a process of its own where ``peft`` cannot be found, as on a machine that never installed it."""
+    code = """
+import importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "peft" else found(name, package)
+from mlflow_finetune_plugin.cli import main
+sys.exit(main(["run", ".", "-e", "lora", "-P", "data=train.jsonl"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=desk.path, env=desk.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "training needs peft; fix: pip install 'mlflow-finetune[train]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert_nothing_left(desk)
