@@ -20,6 +20,7 @@ from mlflow_finetune_plugin.entry_points import entry_point as find_entry_point
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
 from mlflow_finetune_plugin.evaluation.metric_modules import check_metric_name
 from mlflow_finetune_plugin.faults import Origins, shown, unknown_key, validated
+from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.methods import built_in_methods, load_method
 from mlflow_finetune_plugin.overrides import (
     Where,
@@ -31,17 +32,17 @@ from mlflow_finetune_plugin.overrides import (
     path_from,
     path_of,
 )
+from mlflow_finetune_plugin.register_settings import RegisterSettings
 from mlflow_finetune_plugin.settings import (
     BaseModelSettings,
     DataFileSettings,
     DataSettings,
     EvalSettings,
     HeldOutSettings,
-    RegisterSettings,
     Section,
     TrainingSettings,
 )
-from mlflow_finetune_plugin.yaml_source import Document, load_document
+from mlflow_finetune_plugin.yaml_source import Document, KeyPath, load_document
 
 logger = logging.getLogger(__name__)
 
@@ -295,6 +296,17 @@ def _semantic_problems(sections: Mapping[str, Any], origin: Origins) -> list[str
         ]
     if register is not None:
         problems += [f"{origin.of(('register', 'name'))}: {fault}" for fault in register_name_problems(register.name)]
+    gate = register.gate if register is not None else None
+    for place, metric in _gate_metrics(gate):
+        try:
+            check_metric_name(metric)
+        except FinetuneError as error:
+            problems.append(f"{origin.of(('register', 'gate', *place))}: {error}")
+    if gate is not None and gate.forgetting is not None and held_out is not None and held_out.forgetting is False:
+        problems.append(
+            f"{origin.of(('register', 'gate', 'forgetting'))}: no version can pass: eval.forgetting is off; "
+            "fix: leave one of the two out"
+        )
     for index, metric in enumerate(held_out.metrics if held_out is not None and held_out.metrics != "auto" else []):
         try:
             if not metric.endswith(".py"):  # files are looked for once paths are absolute
@@ -302,6 +314,16 @@ def _semantic_problems(sections: Mapping[str, Any], origin: Origins) -> list[str
         except FinetuneError as error:
             problems.append(f"{origin.of(('eval', 'metrics', index))}: {error}")
     return problems
+
+
+def _gate_metrics(gate: GatePolicy | None) -> list[tuple[KeyPath, str]]:
+    """Names of metrics in a policy, and where they stand; those of files are looked for among the proof's."""
+    if gate is None:
+        return []
+    named: list[tuple[KeyPath, str]] = [(("regressions", i), one.metric) for i, one in enumerate(gate.regressions)]
+    if gate.gain is not None and gate.gain.metric is not None:
+        named.append((("gain", "metric"), gate.gain.metric))
+    return [(place, metric) for place, metric in named if not metric.endswith(".py")]
 
 
 def register_name_problems(name: str) -> list[str]:
@@ -327,13 +349,23 @@ def resolve_paths(config: RunConfig, project: Path) -> RunConfig:
     """The same config with every path absolute; paths of the file are relative to the project folder."""
     base = config.base_model.model_copy(update={"name": base_from(project, config.base_model.name)})
     data, held_out = _absolute_data(config.data, project), _absolute_eval(config.eval, project)
-    return config.model_copy(update={"data": data, "eval": held_out, "base_model": base})
+    register = _absolute_gate(config.register_as, project)
+    return config.model_copy(update={"data": data, "eval": held_out, "base_model": base, "register_as": register})
 
 
 def resolve_evaluation_paths(config: EvaluationConfig, project: Path) -> EvaluationConfig:
     """As ``resolve_paths``."""
     data, held_out = _absolute_data(config.data, project), _absolute_eval(config.eval, project)
     return config.model_copy(update={"data": data, "eval": held_out})
+
+
+def _absolute_gate(register: RegisterSettings | None, project: Path) -> RegisterSettings | None:
+    if register is None or register.gate is None:
+        return register
+    regressions = [
+        one.model_copy(update={"data": path_from(project, one.data)}) for one in register.gate.regressions
+    ]
+    return register.model_copy(update={"gate": register.gate.model_copy(update={"regressions": regressions})})
 
 
 def _absolute_data(data: DataSettings, project: Path) -> DataSettings:

@@ -44,10 +44,12 @@ from mlflow_finetune_plugin.records import (
     plan_params,
     record_data,
     record_forecast,
+    record_held_out,
     record_interference,
     record_mixture,
     record_model,
     record_plan,
+    record_policy,
     record_proof,
     record_training,
     summary,
@@ -103,6 +105,7 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     if config.resume is not None:
         record_drift(plan_params(plan), place.tracking_uri, place.run_id, place.folder, report)
     record_plan(plan, data, place.folder, report)
+    record_policy(plan.policy, place.folder, report)
     record_trained_rows(data.trained_rows, plan.config.training.seed, place.folder, report)
     record_forecast(forecast, why_not, place.folder, report)
     record_mixture(mixture, plan.config.data.mixing, place.folder, report)
@@ -119,6 +122,7 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     log_checkpoint_models(plan, data, digest.result(), place.run_id, place.folder, kept_step, report)
     proof = prove_adapter(plan, data, model, report)
     record_proof(proof, logged.model_id, trained.result.steps, place.folder, report)
+    record_held_out(data.eval_rows, list(plan.config.eval.metrics), place.folder, report)
     del model
     if plan.config.eval.single_task_references and proof.tasks:
         costs = single_tasks.costs_of_mixing(plan, data, proof, place.folder, report, train=_train_aside)

@@ -16,6 +16,7 @@ from mlflow_finetune_plugin.data.mixture import Mixture, mix, tasks_of
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, PreparedData
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
 from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.methods import Method, load_method
 from mlflow_finetune_plugin.settings import MAX_PRECISION_GAP, DataFileSettings, DataSettings, EvalSettings
 from mlflow_finetune_plugin.types import EvalRow
@@ -83,6 +84,12 @@ class Plan:
         """Nats on a token."""
         register = self.config.register_as
         return MAX_PRECISION_GAP if register is None else register.max_precision_gap
+
+    @property
+    def policy(self) -> GatePolicy:
+        """What a promotion will ask of the version; a gain alone where the recipe does not say."""
+        register = self.config.register_as
+        return register.gate if register is not None and register.gate is not None else GatePolicy()
 
     @property
     def rows_a_step(self) -> int:

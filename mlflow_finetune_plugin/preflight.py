@@ -29,6 +29,7 @@ def check_before_spend(config: RunConfig) -> None:
     _check_base(config, problems)
     _check_data(config.data, [*config.data.train, *_held_out(config.data)], problems)
     _check_eval(config.eval, problems)
+    _check_gate(config, problems)
     if problems:
         raise ConfigError(problems)
 
@@ -82,6 +83,17 @@ def _check_eval(settings: EvalSettings, problems: list[str]) -> None:
     for metric in settings.metrics if settings.metrics != "auto" else []:
         if metric.endswith(".py") and (fault := _text_file_fault(metric)):
             problems.append(f"eval.metrics = {metric}: {fault}")
+
+
+def _check_gate(config: RunConfig, problems: list[str]) -> None:
+    gate = config.register_as.gate if config.register_as is not None else None
+    for regression in gate.regressions if gate is not None else ():
+        path = Path(regression.data)
+        try:
+            check_location(str(path))
+            detect_layout([row for _, row in peek(path)], config.data.columns or None, config.data.layout)
+        except FinetuneError as error:
+            problems.append(f"register.gate.regressions: {_with_path(str(error), path)}")
 
 
 def _check_base(config: RunConfig, problems: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,16 @@ from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.data.report import DataReport
 from mlflow_finetune_plugin.forecasting.forecast import Forecast
 from mlflow_finetune_plugin.forecasting.memory import mib
+from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.plan import Plan
+from mlflow_finetune_plugin.promotion.held_out import FILE as HELD_OUT_FILE
+from mlflow_finetune_plugin.promotion.held_out import FOLDER as HELD_OUT_FOLDER
+from mlflow_finetune_plugin.promotion.held_out import held_out_json
+from mlflow_finetune_plugin.promotion.policies import FOLDER, TAG, write_policy
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.settings import DataFileSettings
 from mlflow_finetune_plugin.training.trainer import TrainingResult
-from mlflow_finetune_plugin.types import EvalReport, Interval, MetricResult
+from mlflow_finetune_plugin.types import EvalReport, EvalRow, Interval, MetricResult
 from mlflow_finetune_plugin.weights_digest import folder_digest
 
 _TABLE = "proof/rows.json"
@@ -151,6 +157,27 @@ def record_mixture(mixture: Mixture, mixing: str, folder: Path, report: Report) 
             for share in mixture.tasks
         ),
     )
+
+
+def record_policy(policy: GatePolicy, folder: Path, report: Report) -> str:
+    """What a promotion will ask, before there is an answer: the policy with its files, its digest as a tag. Returns the digest."""
+    written, files = write_policy(policy)
+    gate = folder / "gate"
+    gate.mkdir(exist_ok=True)
+    for name, path in files.items():
+        shutil.copyfile(path, gate / name)
+        report.artifact(gate / name, FOLDER)
+    _artifact(report, gate / "policy.json", written.to_json(), FOLDER)
+    report.tags({TAG: written.digest})
+    return written.digest
+
+
+def record_held_out(rows: Sequence[EvalRow], metrics: Sequence[str], folder: Path, report: Report) -> None:
+    """The held-out rows whole, so that another version can be asked the same; metric files travel with them."""
+    _artifact(report, folder / HELD_OUT_FILE, held_out_json(rows, metrics), HELD_OUT_FOLDER)
+    for metric in metrics:
+        if metric.endswith(".py"):
+            report.artifact(Path(metric), HELD_OUT_FOLDER)
 
 
 def record_forecast(forecast: Forecast | None, why_not: str, folder: Path, report: Report) -> None:

@@ -11,11 +11,11 @@ from mlflow_finetune_plugin.config import SECTIONS
 from mlflow_finetune_plugin.entry_points import ENTRY_POINTS
 from mlflow_finetune_plugin.expected import expected
 from mlflow_finetune_plugin.methods import Kind, load_method, method_names
+from mlflow_finetune_plugin.register_settings import RegisterSettings
 from mlflow_finetune_plugin.settings import (
     BaseModelSettings,
     DataSettings,
     EvalSettings,
-    RegisterSettings,
     Section,
     TrainingSettings,
 )

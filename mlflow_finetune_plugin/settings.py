@@ -222,20 +222,3 @@ class EvalSettings(Section):
         False,
         description="Of a mixture of tasks: also train one adapter per task, and show what the mixture costs each.",
     )
-
-
-class RegisterSettings(Section):
-    """Where the proven adapter is registered."""
-
-    name: str = Field(
-        min_length=1, max_length=200, description="Registered model; a new version gets the alias challenger."
-    )
-    precisions: list[Literal["float32", "bfloat16", "float16"]] = Field(
-        default_factory=list,
-        description="Further precisions in which it may be served (serve --dtype); the base's own always is one.",
-    )
-    max_precision_gap: float = Field(
-        MAX_PRECISION_GAP,
-        gt=0,
-        description="Nats on a token that the adapter may be from itself as it was trained, in a precision of serving.",
-    )

@@ -1,0 +1,114 @@
+"""Held-out rows as a run keeps them, so that another version can be asked the very same; and what a side answered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.evaluation.comparison import Side
+from mlflow_finetune_plugin.types import EvalRow
+
+FOLDER = "proof"
+FILE = "held_out.json"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """``metrics``: packaged names, or files that lie beside; ``digest`` (sha256, hex) is of the rows alone."""
+
+    rows: tuple[EvalRow, ...]
+    metrics: tuple[str, ...]
+    digest: str
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """One a row: its place, and where it came from."""
+        return tuple(f"{i}:{row.source}:{row.line}" for i, row in enumerate(self.rows))
+
+    @property
+    def clusters(self) -> tuple[str, ...] | None:
+        """Rows with the same question are one draw; None where no two have it."""
+        asked = tuple(json.dumps(row.messages or row.prompt_ids, ensure_ascii=False) for row in self.rows)
+        return asked if len(set(asked)) < len(asked) else None
+
+
+def held_out_json(rows: Sequence[EvalRow], metrics: Sequence[str]) -> str:
+    content = {"metrics": [Path(metric).name for metric in metrics], "rows": [_row(row) for row in rows]}
+    return json.dumps(content, ensure_ascii=False)
+
+
+def read_held_out(text: str, what: str) -> HeldOut:
+    """Raises GateError for what ``held_out_json`` has not written."""
+    try:
+        content: dict[str, Any] = json.loads(text)
+        rows = tuple(_row_of(row) for row in content["rows"])
+        metrics = tuple(str(metric) for metric in content["metrics"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise GateError(f"{what}: holds no held-out rows: {type(error).__name__} {error}; fix: train it again") from error
+    if not rows or not metrics:
+        raise GateError(f"{what}: holds no rows or no metrics; fix: train it again, with held-out rows")
+    return HeldOut(rows, metrics, rows_digest(rows))
+
+
+def rows_digest(rows: Sequence[EvalRow]) -> str:
+    """sha256 (hex) of questions, references and their order."""
+    return hashlib.sha256(json.dumps([_row(row) for row in rows], ensure_ascii=False).encode()).hexdigest()
+
+
+def side_of(table: Mapping[str, Any], name: str, rows: Sequence[EvalRow], what: str) -> Side:
+    """What ``base`` or ``adapter`` answered, from the table of a proof. Raises GateError when it is not of these rows."""
+    columns, data = table.get("columns"), table.get("data")
+    try:
+        told = [dict(zip(columns, row, strict=True)) for row in data]  # type: ignore[arg-type, union-attr]
+        answers = [str(row[f"{name}_answer"]) for row in told]
+        nats = np.array(
+            [
+                float(row[f"{name}_nats_per_token"]) * len(kept.completion_ids)
+                for row, kept in zip(told, rows, strict=True)
+            ]
+        )
+        is_same = all(row["reference"] == kept.reference for row, kept in zip(told, rows, strict=True))
+    except (TypeError, KeyError, ValueError) as error:
+        raise GateError(f"{what}: is no table of these rows: {error}; fix: train it again") from error
+    if not is_same:
+        raise GateError(f"{what}: its references are not those of the held-out rows; fix: find out who changed it")
+    return Side(answers, nats)
+
+
+def side_json(side: Side) -> dict[str, Any]:
+    return {"answers": side.answers, "nats": side.nats.tolist()}
+
+
+def side_from_json(told: Mapping[str, Any]) -> Side:
+    return Side([str(answer) for answer in told["answers"]], np.asarray(told["nats"], dtype=np.float64))
+
+
+def _row(row: EvalRow) -> dict[str, Any]:
+    return {
+        "messages": list(row.messages),
+        "prompt_ids": list(row.prompt_ids),
+        "completion_ids": list(row.completion_ids),
+        "reference": row.reference,
+        "task": row.task,
+        "source": Path(row.source).name,
+        "line": row.line,
+    }
+
+
+def _row_of(told: Mapping[str, Any]) -> EvalRow:
+    return EvalRow(
+        messages=tuple(dict(message) for message in told["messages"]),
+        prompt_ids=tuple(int(i) for i in told["prompt_ids"]),
+        completion_ids=tuple(int(i) for i in told["completion_ids"]),
+        reference=str(told["reference"]),
+        task=str(told["task"]),
+        source=str(told["source"]),
+        line=int(told["line"]),
+    )
