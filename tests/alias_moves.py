@@ -6,6 +6,7 @@ connection with its siblings.
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -70,7 +71,7 @@ def faults_after_settling(client: MlflowClient, name: str) -> list[str]:
         faults.append(f"champion {champion} is not what the newest record says")
     if moves and previous != moves[0].from_version:
         faults.append(f"previous {previous} is not what the newest record says")
-    for later, earlier in zip(moves, moves[1:], strict=False):
+    for later, earlier in itertools.pairwise(moves):
         if later.from_version != earlier.to_version:
             faults.append(f"a record is lost between {earlier.to_version} and {later.from_version}")
     if len({move.id for move in moves}) != len(moves):

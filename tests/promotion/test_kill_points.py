@@ -99,7 +99,7 @@ def cut_off(call: str) -> Callable[[MlflowClient, str], None]:
 
     def prepare(client: MlflowClient, name: str) -> None:
         two_promotions(client, name)
-        calls = record_calls(client)
+        calls = Recorded(client)
         uri = client.tracking_uri
         register_versions(client, f"{name}-rehearsal", 3)
         two_promotions(client, f"{name}-rehearsal")
@@ -111,7 +111,9 @@ def cut_off(call: str) -> Callable[[MlflowClient, str], None]:
     return prepare
 
 
-class record_calls:  # noqa: N801
+class Recorded:
+    """A client that notes which calls are made."""
+
     def __init__(self, client: MlflowClient) -> None:
         self._client = client
         self.made: list[str] = []
