@@ -95,6 +95,9 @@ def _row(record: Record) -> tuple[str, ...]:
 def _client() -> MlflowClient:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is away is told, not waited for
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault(
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
+    )  # MLflow prints links to runs into our output
     from mlflow import MlflowClient
 
     return MlflowClient()

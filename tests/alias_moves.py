@@ -24,7 +24,7 @@ from mlflow_finetune_plugin.promotion.lease import Lease, lease_name
 from mlflow_finetune_plugin.promotion.move import promote_version, roll_back
 from mlflow_finetune_plugin.promotion.settling import settle
 
-SOURCE = "/nowhere"
+SOURCE = "s3://nowhere/adapter"
 """Of the versions: a move must not want their files."""
 Aliases = tuple[str | None, str | None]
 """Champion and previous."""
@@ -58,8 +58,8 @@ def moves_of(client: MlflowClient, name: str) -> list[Record]:
     return [record for record in history(client, name) if record.is_moved]
 
 
-def faults_after_settling(client: MlflowClient, name: str) -> list[str]:
-    """What is wrong with a model that has been settled: nothing may be."""
+def faults_after_settling(client: MlflowClient, name: str, *, runs: int = 100) -> list[str]:
+    """What is wrong with a model that has been settled: nothing may be. Of ``runs`` newest records the runs are looked at."""
     model, moves = client.get_registered_model(name), moves_of(client, name)
     champion, previous = aliases_of(client, name)
     faults = [f"unexplained: {move.from_version} -> {move.to_version}" for move in moves if move.kind == "unexplained"]
@@ -76,7 +76,7 @@ def faults_after_settling(client: MlflowClient, name: str) -> list[str]:
             faults.append(f"a record is lost between {earlier.to_version} and {later.from_version}")
     if len({move.id for move in moves}) != len(moves):
         faults.append("a record is there twice")
-    for move in moves:
+    for move in moves[:runs]:
         if move.run_id is None or client.get_run(move.run_id).info.status != "FINISHED":
             faults.append(f"the record {move.id} has no finished run")
     return faults
@@ -113,14 +113,18 @@ def settle_left(client: Any, name: str) -> None:
     assert settle(client, name) is not None
 
 
-def killed_at(uri: str, at: int, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def killed_at(
+    uri: str, at: int, action: Callable[..., None], arguments: tuple[Any, ...], login: dict[str, str]
+) -> None:
     """A process's whole life."""
+    os.environ.update(login)
     action(Killed(MlflowClient(uri), at), *arguments)
 
 
 def run_killed(uri: str, at: int, action: Callable[..., None], *arguments: Any) -> bool:
     """Whether it was killed; False when it made fewer calls and ended well."""
-    process = processes().Process(target=killed_at, args=(uri, at, action, arguments))
+    login = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_TRACKING_")}
+    process = processes().Process(target=killed_at, args=(uri, at, action, arguments, login))
     process.start()
     process.join(60)
     assert process.exitcode in (0, -signal.SIGKILL), process.exitcode

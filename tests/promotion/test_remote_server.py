@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import httpx
+import mlflow
 import pytest
 from alias_moves import (
     aliases_of,
@@ -26,6 +29,7 @@ from alias_moves import (
 from conftest import Server, wait_for
 from mlflow import MlflowClient
 
+from mlflow_finetune_plugin.cli import main
 from mlflow_finetune_plugin.errors import LeaseError, MoveError
 from mlflow_finetune_plugin.promotion.audit import history, promotions_experiment
 from mlflow_finetune_plugin.promotion.move import promote_version, roll_back
@@ -33,7 +37,7 @@ from mlflow_finetune_plugin.promotion.settling import settle
 
 
 @pytest.mark.slow
-def test_moves_over_rest_are_settled_and_recorded_like_others(server):
+def test_moves_over_rest_are_settled_and_recorded_like_others(server, monkeypatch, capsys):
     client = MlflowClient(server.uri)
     register_versions(client, "bot", 4)
     promote(client, "bot", "1", None)
@@ -48,12 +52,22 @@ def test_moves_over_rest_are_settled_and_recorded_like_others(server):
     for process in together:
         process.join(200)
     assert [process.exitcode for process in together] == [0] * 4
-    roll_back(client, "bot")
     assert faults_after_settling(client, "bot") == []
-    assert len(moves_of(client, "bot")) == 3 + 8 + 1
+    assert len(moves_of(client, "bot")) == 3 + 8
+    assert run_killed(server.uri, 9, take_back, "bot")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    mlflow.set_tracking_uri(server.uri)
+    capsys.readouterr()
+    assert main(["history", "bot", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "was cut off after the alias had moved; it is finished" in err
+    assert [move["kind"] for move in json.loads(out)].count("rollback") == 2
+    assert main(["rollback", "bot"]) == 0
+    assert capsys.readouterr().out.startswith("bot: champion ")
+    assert faults_after_settling(client, "bot") == []
 
 
-PASSWORD = "a long password"  # noqa: S105
+PASSWORD = "a long password"
 
 
 class ServerWithLogin(Server):
@@ -107,21 +121,27 @@ def login_server(tmp_path: Path, empty_store: Path) -> Any:
 @pytest.mark.slow
 def test_the_servers_permissions_hold(login_server, monkeypatch):
     """Who may not edit the model moves nothing and is told; who may edit can do all of it without the right to delete."""
-    from mlflow.server.auth.client import AuthServiceClient
+
+    def admin_asks(route: str, **body: str) -> None:
+        answer = httpx.post(f"{login_server.uri}/api/{route}", json=body, auth=("admin", PASSWORD), timeout=20)
+        assert answer.status_code == 200, answer.text
 
     def become(user: str) -> MlflowClient:
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
         return MlflowClient(login_server.uri)
 
-    client, rights = become("admin"), AuthServiceClient(login_server.uri)
+    client = become("admin")
     register_versions(client, "bot", 4)
     for user in ("ann", "ben", "cid"):
-        rights.create_user(user, PASSWORD)
+        admin_asks("2.0/mlflow/users/create", username=user, password=PASSWORD)
     experiment = promotions_experiment(client, "bot")
-    rights.grant_user_permission("ann", "registered_model", "bot", "EDIT")
-    rights.grant_user_permission("ann", "experiment", experiment, "EDIT")
-    rights.grant_user_permission("cid", "registered_model", "bot", "EDIT")
+    for user, kind, what in (
+        ("ann", "registered_model", "bot"), ("ann", "experiment", experiment), ("cid", "registered_model", "bot"),
+    ):  # fmt: skip
+        admin_asks(
+            "3.0/mlflow/users/permissions/grant", username=user, resource_type=kind, resource_id=what, permission="EDIT"
+        )
 
     client = become("ann")
     promote_version(client, "bot", "1", evidence=evidence(None))
