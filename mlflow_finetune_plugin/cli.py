@@ -1,4 +1,4 @@
-"""``mlflow-finetune``: run, plan, data, export, serve, keys, methods, init, schema, doctor."""
+"""``mlflow-finetune``: run, plan, data, export, serve, keys, rollback, history, methods, init, schema, doctor."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
 from mlflow_finetune_plugin.methods import unknown
+from mlflow_finetune_plugin.promotion_commands import add_history_arguments, add_rollback_arguments
 from mlflow_finetune_plugin.registry import CHALLENGER, FoundModel, find_model
 from mlflow_finetune_plugin.run_command import RunArguments, add_run_arguments, run_arguments, run_parameters
 from mlflow_finetune_plugin.serve_command import add_keys_arguments, add_serve_arguments, serve
@@ -95,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
 
     keys = commands.add_parser("keys", help="API keys for serve")
     add_keys_arguments(keys)
+
+    rollback = commands.add_parser("rollback", help="the previous version becomes champion again; undoes itself")
+    add_rollback_arguments(rollback)
+
+    told = commands.add_parser("history", help="who moved which alias of a registered model, when, on what evidence")
+    add_history_arguments(told)
 
     doctor = commands.add_parser("doctor", help="check the installation, the device and runs left behind")
     doctor.add_argument("--reap", action="store_true", help="end runs whose process or host died")

@@ -34,6 +34,14 @@ class GateError(FinetuneError, ValueError):
     """The evidence or the policy of a promotion is broken: not numbers, not the same rows, nothing that could pass."""
 
 
+class MoveError(FinetuneError, RuntimeError):
+    """An alias is not moved: what the registry holds is not what the move was meant for, or the registry refuses."""
+
+
+class LeaseError(MoveError):
+    """Somebody else moves the aliases of this registered model, or the right to do so was lost."""
+
+
 class MissingExtraError(FinetuneError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
 

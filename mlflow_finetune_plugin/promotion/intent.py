@@ -1,0 +1,82 @@
+"""What a move is about to do, written down before it does it: a tag of the registered model, and what it carries."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from mlflow_finetune_plugin.errors import MoveError
+
+CHAMPION = "champion"
+PREVIOUS = "previous"
+INTENT_TAG = "finetune.move"
+"""Of the registered model, while a move is under way or was cut off."""
+MOVED_TAG = "finetune.moved."
+"""And the alias, of the registered model: the last recorded move of that alias, as ``{"id", "version", "when"}``."""
+UNRECORDED_TAG = "finetune.unrecorded."
+"""And the id of a move, of the registered model: a move whose record could not be written yet, as its Intent."""
+_REASON_LIMIT = 1000
+
+Kind = Literal["promote", "rollback"]
+
+
+@dataclass(frozen=True)
+class MoveEvidence:
+    """Why a version may become champion.
+
+    ``run_id`` is the decision's run, in the experiment ``NAME.promotions``; None lets the move make one. ``champion`` is
+    the version that the candidate was judged against, None where there was none. Digests are sha256, hexadecimal; those
+    of the adapters are of their weights, None where not known.
+    """
+
+    outcome: str
+    policy_digest: str
+    reason: str
+    run_id: str | None = None
+    champion: str | None = None
+    candidate_digest: str | None = None
+    champion_digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Intent:
+    """One move: ``alias`` from a version (None: it did not exist) to another.
+
+    ``previous`` is what the alias previous is to name afterwards, None where it is left alone. ``expected`` is what the
+    last recorded move had left the alias at: where that is not ``from_version``, somebody moved it by hand in between.
+    ``when`` is ISO 8601, UTC.
+    """
+
+    id: str
+    kind: Kind
+    alias: str
+    from_version: str | None
+    to_version: str
+    previous: str | None
+    expected: str | None
+    who: str
+    when: str
+    reason: str
+    evidence: MoveEvidence | None
+
+    def to_json(self) -> str:
+        """Within the 5,000 characters of a registered model's tag in SQL stores: reasons are cut at 1,000."""
+        content = asdict(self)
+        content["reason"] = self.reason[:_REASON_LIMIT]
+        if content["evidence"] is not None:
+            content["evidence"]["reason"] = content["evidence"]["reason"][:_REASON_LIMIT]
+        return json.dumps(content, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Intent:
+        """Raises MoveError for what no move of this package has written."""
+        try:
+            content: dict[str, Any] = json.loads(text)
+            evidence = content.pop("evidence")
+            return cls(**content, evidence=None if evidence is None else MoveEvidence(**evidence))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise MoveError(
+                f"the tag {INTENT_TAG!r} of the registered model holds no move: {text[:200]!r}; fix: see what the aliases "
+                "should name, set them, then delete the tag"
+            ) from error
