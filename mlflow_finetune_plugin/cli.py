@@ -1,4 +1,4 @@
-"""``mlflow-finetune``: run, plan, data, export, serve, keys, rollback, history, methods, init, schema, doctor."""
+"""``mlflow-finetune``: run, plan, data, export, serve, keys, promote, rollback, history, methods, init, schema, doctor."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
 from mlflow_finetune_plugin.methods import unknown
+from mlflow_finetune_plugin.promote_command import add_promote_arguments
 from mlflow_finetune_plugin.promotion_commands import add_history_arguments, add_rollback_arguments
 from mlflow_finetune_plugin.registry import CHALLENGER, FoundModel, find_model
 from mlflow_finetune_plugin.run_command import RunArguments, add_run_arguments, run_arguments, run_parameters
@@ -96,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
 
     keys = commands.add_parser("keys", help="API keys for serve")
     add_keys_arguments(keys)
+
+    promote = commands.add_parser(
+        "promote",
+        help="judge a version by its policy, and move an alias to it: exit code 0 promoted, 3 held, 4 rejected",
+    )
+    add_promote_arguments(promote)
 
     rollback = commands.add_parser("rollback", help="the previous version becomes champion again; undoes itself")
     add_rollback_arguments(rollback)

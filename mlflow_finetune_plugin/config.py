@@ -161,6 +161,21 @@ def load_evaluation_config(
     return EvaluationConfig(entry_point=entry_point, model=values["model"], base_model=name, **sections)
 
 
+def load_policy(project: Path) -> GatePolicy | None:
+    """The policy that a project's recipe holds now, its paths absolute; None where it has none. Raises ConfigError."""
+    problems: list[str] = []
+    values, origin = _read_recipe(project, problems)
+    register = (
+        validated(RegisterSettings, values["register"], ("register",), origin, problems)
+        if "register" in values
+        else None
+    )
+    if problems:
+        raise ConfigError(problems)
+    absolute = _absolute_gate(register, project.absolute()) if register is not None else None
+    return absolute.gate if absolute is not None else None
+
+
 def _read_recipe(project: Path, problems: list[str]) -> tuple[dict[str, Any], Origins]:
     recipe = project / RECIPE_FILE
     document = load_document(recipe) if os.path.lexists(recipe) else Document({}, {})
@@ -362,9 +377,7 @@ def resolve_evaluation_paths(config: EvaluationConfig, project: Path) -> Evaluat
 def _absolute_gate(register: RegisterSettings | None, project: Path) -> RegisterSettings | None:
     if register is None or register.gate is None:
         return register
-    regressions = [
-        one.model_copy(update={"data": path_from(project, one.data)}) for one in register.gate.regressions
-    ]
+    regressions = [one.model_copy(update={"data": path_from(project, one.data)}) for one in register.gate.regressions]
     return register.model_copy(update={"gate": register.gate.model_copy(update={"regressions": regressions})})
 
 

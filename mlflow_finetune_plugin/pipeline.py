@@ -6,7 +6,7 @@ import gc
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_text
 from mlflow_finetune_plugin.forecasting.forecast import foresee, refuse_what_does_not_fit
 from mlflow_finetune_plugin.forecasting.micro_batch_shapes import steps_of
 from mlflow_finetune_plugin.patience import with_patience
-from mlflow_finetune_plugin.plan import Plan, data_request, make_plan, mix_tasks, settle_on
+from mlflow_finetune_plugin.plan import Plan, data_files, data_request, make_plan, mix_tasks, settle_on
 from mlflow_finetune_plugin.precisions import served_as
 from mlflow_finetune_plugin.records import (
     Identity,
@@ -72,7 +72,7 @@ from mlflow_finetune_plugin.training.peak_memory import PeakMemory
 from mlflow_finetune_plugin.training.processes import joined
 from mlflow_finetune_plugin.training.saving import Saves
 from mlflow_finetune_plugin.training.trainer import TrainingResult, train
-from mlflow_finetune_plugin.types import EvalReport
+from mlflow_finetune_plugin.types import EvalReport, EvalRow
 from mlflow_finetune_plugin.weights_digest import base_digest
 
 
@@ -105,7 +105,7 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     if config.resume is not None:
         record_drift(plan_params(plan), place.tracking_uri, place.run_id, place.folder, report)
     record_plan(plan, data, place.folder, report)
-    record_policy(plan.policy, place.folder, report)
+    record_policy(plan.policy, regression_rows(plan, place.folder), place.folder, report)
     record_trained_rows(data.trained_rows, plan.config.training.seed, place.folder, report)
     record_forecast(forecast, why_not, place.folder, report)
     record_mixture(mixture, plan.config.data.mixing, place.folder, report)
@@ -137,6 +137,18 @@ def prepare_data(plan: Plan, folder: Path, report: Report) -> PreparedData:
     except UnusableDataError as error:
         record_data(error.report, folder, report)
         raise
+
+
+def regression_rows(plan: Plan, folder: Path) -> dict[str, list[EvalRow]]:
+    """The rows of each regression file of the policy, read as the held-out rows are."""
+    data = plan.config.data
+    like = data.eval[0] if isinstance(data.eval, list) else data.train[0]
+    found: dict[str, list[EvalRow]] = {}
+    for path in dict.fromkeys(regression.data for regression in plan.policy.regressions):
+        file = like.model_copy(update={"path": path, "task": None, "weight": 1.0})
+        asked = replace(data_request(plan), train=(), eval=data_files([file]), max_eval_rows=None)
+        found[path] = prepare(asked, plan.renderer, folder / "regressions").eval_rows
+    return found
 
 
 def checkpoints(

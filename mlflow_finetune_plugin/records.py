@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ from mlflow_finetune_plugin.promotion.held_out import held_out_json
 from mlflow_finetune_plugin.promotion.policies import FOLDER, TAG, write_policy
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.settings import DataFileSettings
+from mlflow_finetune_plugin.tracking import metric_part
 from mlflow_finetune_plugin.training.trainer import TrainingResult
 from mlflow_finetune_plugin.types import EvalReport, EvalRow, Interval, MetricResult
 from mlflow_finetune_plugin.weights_digest import folder_digest
@@ -159,17 +158,15 @@ def record_mixture(mixture: Mixture, mixing: str, folder: Path, report: Report) 
     )
 
 
-def record_policy(policy: GatePolicy, folder: Path, report: Report) -> str:
-    """What a promotion will ask, before there is an answer: the policy with its files, its digest as a tag. Returns the digest."""
-    written, files = write_policy(policy)
+def record_policy(policy: GatePolicy, rows: Mapping[str, Sequence[EvalRow]], folder: Path, report: Report) -> None:
+    """What a promotion will ask, before there is an answer: the policy, the rows it names, its digest as a tag."""
+    written = write_policy(policy, rows)
     gate = folder / "gate"
     gate.mkdir(exist_ok=True)
-    for name, path in files.items():
-        shutil.copyfile(path, gate / name)
-        report.artifact(gate / name, FOLDER)
+    for path, found in rows.items():
+        _artifact(report, gate / f"{Path(path).name}.json", held_out_json(found, ()), FOLDER)
     _artifact(report, gate / "policy.json", written.to_json(), FOLDER)
     report.tags({TAG: written.digest})
-    return written.digest
 
 
 def record_held_out(rows: Sequence[EvalRow], metrics: Sequence[str], folder: Path, report: Report) -> None:
@@ -254,7 +251,7 @@ def record_interference(costs: Mapping[str, tuple[MetricResult, ...]], folder: P
     table = []
     for task, results in costs.items():
         for result in results:
-            values |= _gains(f"interference/{result.name}/{_metric_part(task)}", result.gain)
+            values |= _gains(f"interference/{result.name}/{metric_part(task)}", result.gain)
             table.append(
                 [task, result.name, result.base, result.adapter, result.gain.value, result.gain.low, result.gain.high]
             )
@@ -286,7 +283,7 @@ def proof_metrics(proof: EvalReport) -> dict[str, float]:
         values |= _sides_and_gain(metric, "")
     for task, results in proof.tasks.items():
         for metric in results:
-            values |= _sides_and_gain(metric, f"/{_metric_part(task)}")
+            values |= _sides_and_gain(metric, f"/{metric_part(task)}")
     if proof.forgetting is not None:
         values |= {
             "forgetting/nats_per_token": proof.forgetting.value,
@@ -308,11 +305,6 @@ def _sides_and_gain(metric: MetricResult, task: str) -> dict[str, float]:
 
 def _gains(name: str, gain: Interval) -> dict[str, float]:
     return {name: gain.value, f"{name}_low": gain.low, f"{name}_high": gain.high}
-
-
-def _metric_part(task: str) -> str:
-    """A task's name as a part of a metric's name, where MLflow takes only some characters."""
-    return re.sub(r"[^\w\-. ]", "_", task, flags=re.ASCII).strip(". ") or "_"
 
 
 def proof_lines(proof: EvalReport, *, rows: str = HELD_OUT) -> list[str]:

@@ -219,3 +219,8 @@ def reap_expired(
 
 def _has_folder(run: Any) -> bool:
     return (jobs_home() / "jobs" / run.data.tags.get(JOB_TAG, "-")).is_dir()
+
+
+def metric_part(task: str) -> str:
+    """A name as a part of a metric's name, where MLflow takes only some characters."""
+    return re.sub(r"[^\w\-. ]", "_", task, flags=re.ASCII).strip(". ") or "_"

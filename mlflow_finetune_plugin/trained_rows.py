@@ -12,7 +12,7 @@ import numpy as np
 
 from mlflow_finetune_plugin.data.checks import LEAKED_ROWS
 from mlflow_finetune_plugin.data.report import MAX_LINES, DataReport, Finding
-from mlflow_finetune_plugin.data.split import hash_row
+from mlflow_finetune_plugin.data.split import hash_eval_row
 from mlflow_finetune_plugin.patience import with_patience
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.types import EvalRow
@@ -44,7 +44,7 @@ def told_of_trained_rows(
             notes=(*found.notes, "whether the adapter was trained on these rows is not known: its run does not tell"),
         )
     hashes, seed = known
-    leaked = [row for row in rows if np.isin(np.uint64(_hash(row, seed)), hashes)]
+    leaked = [row for row in rows if np.isin(np.uint64(hash_eval_row(row, seed)), hashes)]
     if not leaked:
         return found
     finding = Finding(
@@ -56,10 +56,6 @@ def told_of_trained_rows(
         fix="evaluate on rows that were held out",
     )
     return replace(found, leaked_rows=len(leaked), findings=(*found.findings, finding))
-
-
-def _hash(row: EvalRow, seed: int) -> int:
-    return hash_row([*row.messages, {"role": "assistant", "content": row.reference}], seed)
 
 
 def _download(client: MlflowClient, run_id: str, folder: Path, report: Report) -> tuple[np.ndarray, int] | None:

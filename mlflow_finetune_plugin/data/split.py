@@ -10,7 +10,7 @@ from json.encoder import encode_basestring
 
 import numpy as np
 
-from mlflow_finetune_plugin.types import Message
+from mlflow_finetune_plugin.types import EvalRow, Message
 
 DEFAULT_EVAL_FRACTION = 0.1
 DEFAULT_EVAL_ROWS = 500
@@ -78,3 +78,8 @@ def hash_row(messages: Sequence[Message], seed: int) -> int:
     """64 bits of a conversation's words: equal for exact duplicates."""
     turns = [f'["{message["role"]}", {encode_basestring(message["content"])}]' for message in messages]
     return hash_text(f"[{', '.join(turns)}]", seed)  # what json.dumps writes of [[role, content], ...]
+
+
+def hash_eval_row(row: EvalRow, seed: int) -> int:
+    """``hash_row`` of a held-out row as it would have been trained on."""
+    return hash_row([*row.messages, {"role": "assistant", "content": row.reference}], seed)

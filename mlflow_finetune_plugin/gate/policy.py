@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import PurePath
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -23,6 +24,9 @@ class GainPolicy(Section):
     metric: str | None = Field(None, min_length=1, description="Metric by its name; default: the evaluation's first.")
     over: Literal["champion", "base"] = Field(
         "champion", description="What the candidate is compared with; champion means the base while there is none."
+    )
+    through: Literal["model", "serving"] = Field(
+        "model", description="Where the answers come from: the loaded model, or the router that serves both versions."
     )
     at_least: float = Field(
         0.0, description="Bound on the lower end of the 95 % paired interval of the gain, in the metric's unit."
@@ -118,6 +122,11 @@ class GatePolicy(Section):
         twice = next((pair for pair in named if named.count(pair) > 1), None)
         if twice is not None:
             raise ValueError(f"regressions names {twice[1]} on {twice[0]} twice; fix: keep one of them")
+        paths = dict.fromkeys(r.data for r in self.regressions)
+        names = [PurePath(path).name for path in paths]
+        same = next((name for name in names if names.count(name) > 1), None)
+        if same is not None:
+            raise ValueError(f"two regression files are named {same}; fix: rename one of them")
         return self
 
     def digest(self) -> str:

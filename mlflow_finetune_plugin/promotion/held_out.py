@@ -51,9 +51,11 @@ def read_held_out(text: str, what: str) -> HeldOut:
         rows = tuple(_row_of(row) for row in content["rows"])
         metrics = tuple(str(metric) for metric in content["metrics"])
     except (ValueError, KeyError, TypeError) as error:
-        raise GateError(f"{what}: holds no held-out rows: {type(error).__name__} {error}; fix: train it again") from error
-    if not rows or not metrics:
-        raise GateError(f"{what}: holds no rows or no metrics; fix: train it again, with held-out rows")
+        raise GateError(
+            f"{what}: holds no held-out rows: {type(error).__name__} {error}; fix: train it again"
+        ) from error
+    if not rows:
+        raise GateError(f"{what}: holds no rows; fix: train it again, with held-out rows")
     return HeldOut(rows, metrics, rows_digest(rows))
 
 

@@ -1,0 +1,163 @@
+"""``mlflow-finetune promote``: the gate, and the move when it says so."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlflow_finetune_plugin.config import load_policy
+from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.promotion.carrying_out import CarriedOut, carry_out
+from mlflow_finetune_plugin.promotion.collecting import Sources, Speaks, known_sides
+from mlflow_finetune_plugin.promotion.decision import EXIT_CODES, Decision, Standing, decide, stand
+from mlflow_finetune_plugin.promotion.endpoint import Endpoint, ServedVersion, probe_latency
+from mlflow_finetune_plugin.promotion.intent import CHAMPION
+from mlflow_finetune_plugin.promotion.model_state import registry_faults
+from mlflow_finetune_plugin.promotion.policies import WrittenPolicy, policy_now
+from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines
+from mlflow_finetune_plugin.promotion.settling import settle
+from mlflow_finetune_plugin.promotion.versions import ProvenVersion, read_version
+from mlflow_finetune_plugin.registry import CHALLENGER
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+KEY_VARIABLE = "MLFLOW_FINETUNE_API_KEY"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PromoteCommand:
+    """``version``: None takes the challenger; ``policy``: folder of a recipe whose policy is to hold, None takes the one that
+    the candidate was trained under; ``base_model``: where the base is now, when it has moved.
+    """
+
+    name: str
+    version: str | None = None
+    alias: str = CHAMPION
+    policy: Path | None = None
+    accept_new_policy: bool = False
+    base_model: str | None = None
+    endpoint: str | None = None
+    dry_run: bool = False
+
+
+def add_promote_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="registered model")
+    parser.add_argument("--version", default=None, help=f"to judge (default: the {CHALLENGER})")
+    parser.add_argument("--to", default=CHAMPION, metavar="ALIAS", help=f"to move (default: {CHAMPION})")
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help="project whose register.gate holds now, as is or changed",
+    )
+    parser.add_argument(
+        "--accept-new-policy", action="store_true", help="judge by a policy that was changed after the training"
+    )
+    parser.add_argument("--base-model", default=None, help="where the base is now, when it has moved")
+    parser.add_argument(
+        "--endpoint",
+        default=None,
+        metavar="URL",
+        help=f"router (http://.../v1) to time, and to ask where the policy says serving; its key from {KEY_VARIABLE}",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="judge and tell; write and move nothing")
+    parser.add_argument("--json", action="store_true", help="print the whole decision as JSON")
+    parser.set_defaults(command=_promote)
+
+
+def promote(client: MlflowClient, command: PromoteCommand, say: Say) -> tuple[Decision, CarriedOut | None]:
+    """Judges, and moves the alias when the verdict is to promote. ``say`` is told what takes time.
+
+    Raises MoveError, GateError, LeaseError, ConfigError, ReloadError, TrackingError; then nothing was moved.
+    """
+    settled = None if command.dry_run else settle(client, command.name)
+    if settled is not None:
+        say(settled.text)
+    with registry_faults(command.name):
+        standing = stand(
+            client,
+            command.name,
+            command.version,
+            command.alias,
+            given=_policy(client, command),
+            accept_new_policy=command.accept_new_policy,
+        )
+        sources = _sources(client, command, standing, say)
+        decision = decide(standing, sources, say)
+    return decision, None if command.dry_run else carry_out(client, decision, sources)
+
+
+def _policy(client: MlflowClient, command: PromoteCommand) -> WrittenPolicy | None:
+    if command.policy is None:
+        return None
+    policy = load_policy(command.policy)
+    if policy is None:
+        raise ConfigError([f"{command.policy}: its recipe has no register.gate; fix: write one, or leave --policy out"])
+    number = command.version or client.get_registered_model(command.name).aliases.get(CHALLENGER)
+    trained = read_version(client, command.name, str(number)).policy if number is not None else None
+    return policy_now(policy, trained)
+
+
+def _sources(client: MlflowClient, command: PromoteCommand, standing: Standing, say: Say) -> Sources:
+    @cache
+    def speaker(uri: str) -> Speaks:
+        from mlflow_finetune_plugin.promotion.answers import Answerer  # torch is not paid for before it is needed
+
+        return Answerer(uri, command.base_model)
+
+    versions = [standing.candidate, *([standing.champion] if standing.champion is not None else [])]
+    experiment = client.get_experiment_by_name(f"{command.name}.promotions")
+    known = (
+        known_sides(client, experiment.experiment_id, [one.adapter_digest for one in versions]) if experiment else {}
+    )
+    sources = Sources(speaker=lambda version: speaker(version.uri), known=known)
+    rows = standing.candidate.held_out
+    if command.endpoint is None or rows is None:
+        return sources
+    endpoint = Endpoint(command.endpoint, os.environ.get(KEY_VARIABLE))
+    longest = max(len(row.completion_ids) for row in rows.rows) + 8
+
+    def served(version: ProvenVersion) -> ServedVersion:
+        return ServedVersion(endpoint, version, longest)
+
+    sources.served = served
+    if standing.policy.policy.latency is not None:
+        champion = served(standing.champion) if standing.champion is not None else None
+        sources.latency = probe_latency(served(standing.candidate), champion, endpoint, rows.rows, say)
+    return sources
+
+
+def _promote(namespace: argparse.Namespace) -> int:
+    from mlflow import MlflowClient
+
+    command = PromoteCommand(
+        name=namespace.name,
+        version=namespace.version,
+        alias=namespace.to,
+        policy=namespace.policy,
+        accept_new_policy=namespace.accept_new_policy,
+        base_model=namespace.base_model,
+        endpoint=namespace.endpoint,
+        dry_run=namespace.dry_run,
+    )
+    decision, done = promote(MlflowClient(), command, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
+    if namespace.json:
+        print(decision_json(decision))
+    else:
+        print("\n".join(decision_lines(decision)))
+        if done is None:
+            print("  dry run  nothing was written or moved")
+        else:
+            print(f"  report   run {done.run_id}, report.html")
+            if done.move is not None:
+                print(f"  moved    {done.move.text}")
+    return EXIT_CODES[decision.verdict.outcome]

@@ -1,0 +1,55 @@
+"""What a registered version answers: the model loaded as anybody would, on rows that another version was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from mlflow_finetune_plugin.data.rendering import ChatRenderer
+from mlflow_finetune_plugin.evaluation.comparison import Side
+from mlflow_finetune_plugin.evaluation.proof import measure
+from mlflow_finetune_plugin.logged_model import LoggedModel, load_logged
+from mlflow_finetune_plugin.types import EvalRow
+
+OnProgress = Callable[[int, int], None]
+
+
+class Answerer:
+    """``base_model``: where the base is now, when it has moved."""
+
+    def __init__(self, uri: str, base_model: str | None = None) -> None:
+        self._uri, self._base_model = uri, base_model
+
+    def answer(
+        self, rows: Sequence[EvalRow], max_new_tokens: int | None = None, on_progress: OnProgress | None = None
+    ) -> Side:
+        """Greedy answers, and the nats of the reference answers. Raises ReloadError."""
+        loaded = self._loaded
+        return measure(
+            loaded.model.eval(),
+            loaded.tokenizer,
+            [self._rendered(row) for row in rows],
+            max_new_tokens=max_new_tokens or int(loaded.card["max_new_tokens"]),
+            stop_token_ids=loaded.card["stop_token_ids"],
+            answer_prefix=loaded.card["answer_prefix"],
+            on_progress=on_progress,
+        )
+
+    @cached_property
+    def _loaded(self) -> LoggedModel:
+        return load_logged(self._uri, self._base_model)
+
+    @cached_property
+    def _renderer(self) -> ChatRenderer:
+        return ChatRenderer(self._loaded.tokenizer, None)
+
+    def _rendered(self, row: EvalRow) -> EvalRow:
+        """The row with this version's own template and tokens; text without turns keeps its tokens, the base being the same."""
+        if not row.messages:
+            return row
+        turns = (*row.messages, {"role": "assistant", "content": row.reference})
+        (example,) = self._renderer.encode(turns)
+        start, end = example.last_turn()
+        ids = example.input_ids
+        return replace(row, prompt_ids=tuple(ids[:start]), completion_ids=tuple(ids[start:end]))

@@ -1,0 +1,102 @@
+"""A decision becomes a run with its report, and, where it says so, a move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlflow_finetune_plugin.promotion.audit import promotions_experiment, record_decision
+from mlflow_finetune_plugin.promotion.collecting import SIDES_FILE, Sources, sides_json
+from mlflow_finetune_plugin.promotion.decision import Decision
+from mlflow_finetune_plugin.promotion.holder import who_moves
+from mlflow_finetune_plugin.promotion.intent import MoveEvidence
+from mlflow_finetune_plugin.promotion.model_state import registry_faults
+from mlflow_finetune_plugin.promotion.move import promote_version
+from mlflow_finetune_plugin.promotion.report import decision_json, decision_page
+from mlflow_finetune_plugin.promotion.settling import Move
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+VERDICT_TAG = "finetune.verdict"
+"""Of the version: the last verdict on it, and the run that holds its report."""
+_MARK = "\n\nGate: "
+
+
+@dataclass(frozen=True)
+class CarriedOut:
+    """``run_id``: of the decision; ``move``: None where nothing was to be moved."""
+
+    run_id: str
+    move: Move | None
+
+
+def carry_out(client: MlflowClient, decision: Decision, sources: Sources, *, run_id: str | None = None) -> CarriedOut:
+    """``run_id``: a run of the model's promotions that is already there. Raises MoveError, LeaseError, TrackingError;
+    then the report is there and says what the verdict was, and nothing was moved.
+    """
+    name, verdict = decision.name, decision.verdict
+    with registry_faults(name):
+        run_id = run_id or _decision_run(client, decision)
+        client.log_text(run_id, decision_json(decision), "verdict.json")
+        client.log_text(run_id, decision_page(decision), "report.html")
+        if sources.measured:
+            client.log_text(run_id, sides_json(sources.measured), SIDES_FILE)
+        _log_numbers(client, run_id, decision)
+    champion = decision.champion
+    evidence = MoveEvidence(
+        outcome=verdict.outcome,
+        policy_digest=decision.policy.digest,
+        reason=verdict.reason,
+        run_id=run_id,
+        champion=champion.number if champion is not None else None,
+        candidate_digest=decision.candidate.adapter_digest,
+        champion_digest=champion.adapter_digest if champion is not None else None,
+    )
+    number = decision.candidate.number
+    move = None
+    try:
+        if verdict.outcome == "promote":
+            move = promote_version(client, name, number, alias=decision.alias, evidence=evidence)
+        else:
+            with registry_faults(name):
+                record_decision(
+                    client, name, number, alias=decision.alias, evidence=evidence, who=who_moves(), when=decision.when
+                )
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    with registry_faults(name):
+        client.set_terminated(run_id, "FINISHED")
+        _tell_version(client, decision, run_id)
+    return CarriedOut(run_id, move)
+
+
+def _decision_run(client: MlflowClient, decision: Decision) -> str:
+    experiment = promotions_experiment(client, decision.name)
+    over = decision.champion.number if decision.champion is not None else "none"
+    title = f"{decision.alias} {over} -> {decision.candidate.number}: {decision.verdict.outcome}"
+    return str(client.create_run(experiment, run_name=title).info.run_id)
+
+
+def _log_numbers(client: MlflowClient, run_id: str, decision: Decision) -> None:
+    """Each finding's estimate and interval as metrics, so that decisions can be compared in MLflow's own tables."""
+    from mlflow_finetune_plugin.tracking import metric_part
+
+    for finding in decision.verdict.findings:
+        if finding.interval is None:
+            continue
+        for end, value in (
+            ("", finding.interval.value),
+            ("_low", finding.interval.low),
+            ("_high", finding.interval.high),
+        ):
+            client.log_metric(run_id, f"gate/{metric_part(finding.name)}{end}", value)
+
+
+def _tell_version(client: MlflowClient, decision: Decision, run_id: str) -> None:
+    name, number, verdict = decision.name, decision.candidate.number, decision.verdict
+    client.set_model_version_tag(name, number, VERDICT_TAG, f"{verdict.outcome} for {decision.alias}, run {run_id}")
+    before = str(client.get_model_version(name, number).description or "").partition(_MARK)[0]
+    text = f"{before}{_MARK}{verdict.outcome} for {decision.alias}, {verdict.reason} (run {run_id})"
+    client.update_model_version(name, number, description=text)

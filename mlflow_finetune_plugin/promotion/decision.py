@@ -1,0 +1,101 @@
+"""A candidate, the champion, a policy, the evidence and the verdict, and how they come together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mlflow_finetune_plugin.errors import GateError, MoveError
+from mlflow_finetune_plugin.gate.evidence import Evidence
+from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.gate.verdict import Verdict, judge
+from mlflow_finetune_plugin.promotion.audit import now
+from mlflow_finetune_plugin.promotion.collecting import Sources, collect
+from mlflow_finetune_plugin.promotion.model_state import read_model
+from mlflow_finetune_plugin.promotion.policies import WrittenPolicy
+from mlflow_finetune_plugin.promotion.versions import ProvenVersion, check_comparable, read_version
+from mlflow_finetune_plugin.registry import CHALLENGER
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXIT_CODES = {"promote": 0, "hold": 3, "reject": 4}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Who stands against whom, by which policy; nothing is measured yet."""
+
+    name: str
+    alias: str
+    candidate: ProvenVersion
+    champion: ProvenVersion | None
+    policy: WrittenPolicy
+    trained_policy_digest: str | None
+
+    @property
+    def is_policy_changed(self) -> bool:
+        return self.trained_policy_digest not in (None, self.policy.digest)
+
+
+@dataclass(frozen=True)
+class Decision(Standing):
+    """And what came of it. ``when``: ISO 8601, UTC."""
+
+    verdict: Verdict
+    evidence: Evidence = field(repr=False)
+    notes: tuple[str, ...]
+    when: str
+
+
+def stand(
+    client: MlflowClient,
+    name: str,
+    version: str | None,
+    alias: str,
+    *,
+    given: WrittenPolicy | None = None,
+    accept_new_policy: bool = False,
+) -> Standing:
+    """``version``: None takes the challenger. ``given``: a policy of now, e.g. a project's; None takes the candidate's own.
+
+    Raises MoveError for a model, version or pair that cannot be judged, GateError for a policy that was changed and not accepted.
+    """
+    aliases, _ = read_model(client, name)
+    number = version or aliases.get(CHALLENGER)
+    if number is None:
+        raise MoveError(f"{name}: has no alias {CHALLENGER!r}; fix: --version N")
+    champion_number = aliases.get(alias)
+    if number == champion_number:
+        raise MoveError(f"{name}: version {number} is {alias} already; fix: nothing, or name another version")
+    candidate = read_version(client, name, number)
+    champion = read_version(client, name, champion_number) if champion_number is not None else None
+    if champion is not None:
+        check_comparable(candidate, champion)
+    trained = candidate.policy
+    policy = given or trained or WrittenPolicy(GatePolicy())
+    standing = Standing(name, alias, candidate, champion, policy, trained.digest if trained is not None else None)
+    if standing.is_policy_changed and not accept_new_policy:
+        assert trained is not None
+        raise GateError(
+            f"{name}/{number}: the policy has changed since its training wrote it down ({policy.digest[:12]}, was "
+            f"{trained.digest[:12]}): {'; '.join(_changes(trained, policy))}; fix: leave it as it was, or --accept-new-policy"
+        )
+    return standing
+
+
+def decide(standing: Standing, sources: Sources, say: Callable[[str], None]) -> Decision:
+    """Collects what the policy asks for, and judges. Raises what ``collect`` raises."""
+    collected = collect(standing.policy.policy, standing.candidate, standing.champion, sources, say)
+    verdict = judge(standing.policy.policy, collected.evidence)
+    return Decision(**vars(standing), verdict=verdict, evidence=collected.evidence, notes=collected.notes, when=now())
+
+
+def _changes(before: WrittenPolicy, after: WrittenPolicy) -> list[str]:
+    """Each part that differs, as ``key: before -> after``."""
+    old, new = before.policy.model_dump(mode="json"), after.policy.model_dump(mode="json")
+    told = [f"{key}: {old[key]} -> {new[key]}" for key in new if old.get(key) != new[key]]
+    if dict(before.files) != dict(after.files):
+        told.append("the rows of a regression file")
+    return told

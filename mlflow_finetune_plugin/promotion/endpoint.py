@@ -1,0 +1,103 @@
+"""A version as its users have it: asked through a router, believed by its receipts, timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import httpx
+import numpy as np
+
+from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.evaluation.comparison import Side
+from mlflow_finetune_plugin.gate.evidence import Latency
+from mlflow_finetune_plugin.promotion.versions import ProvenVersion
+from mlflow_finetune_plugin.types import EvalRow
+
+PROBE_ROWS = 60
+_WARM = 3
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """``url``: with ``/v1``, of a router of this package that serves the versions; ``key``: None sends none."""
+
+    url: str
+    key: str | None = field(default=None, repr=False)
+
+    def client(self) -> httpx.Client:
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        return httpx.Client(base_url=self.url.rstrip("/") + "/", headers=headers, timeout=120, trust_env=False)
+
+
+class ServedVersion:
+    """One version behind an endpoint. Raises GateError for an answer that another one gave."""
+
+    def __init__(self, endpoint: Endpoint, version: ProvenVersion, max_new_tokens: int) -> None:
+        self._endpoint, self._version, self._max_new_tokens = endpoint, version, max_new_tokens
+
+    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int | None = None) -> Side:
+        """As the router gives them at temperature 0; how likely the references were it does not tell (nan)."""
+        with self._endpoint.client() as client:
+            answers = [self.ask(client, row, max_new_tokens)[0] for row in rows]
+        return Side(answers, np.full(len(answers), np.nan))
+
+    def ask(self, client: httpx.Client, row: EvalRow, max_new_tokens: int | None = None) -> tuple[str, float]:
+        """(answer, milliseconds from the request to its end)."""
+        version = self._version
+        if not row.messages:
+            raise GateError(
+                f"{version.uri}: rows of plain text cannot be asked for as a chat; fix: gain.through: model"
+            )
+        name = f"{version.name}/{version.number}"
+        body = {
+            "model": name,
+            "messages": list(row.messages),
+            "temperature": 0,
+            "max_tokens": max_new_tokens or self._max_new_tokens,
+        }
+        started = time.perf_counter()
+        try:
+            answer = client.post("chat/completions", json=body)
+            took_ms = 1000 * (time.perf_counter() - started)
+            told = answer.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise GateError(
+                f"{name} at {self._endpoint.url}: {type(error).__name__}: {error}; fix: check --endpoint"
+            ) from error
+        if answer.status_code != 200:
+            said = (
+                told.get("error", {}).get("message", answer.text[:200]) if isinstance(told, dict) else answer.text[:200]
+            )
+            raise GateError(f"{name} at {self._endpoint.url}: {answer.status_code}: {said}; fix: serve it there")
+        digest = answer.headers.get("x-finetune-adapter-digest")
+        if digest != version.adapter_digest:
+            raise GateError(
+                f"{name} at {self._endpoint.url}: the answer's receipt is of adapter {str(digest)[:12]}, the registry's is "
+                f"{version.adapter_digest[:12]}; fix: name a router that serves this registry"
+            )
+        return str(told["choices"][0]["message"]["content"]).strip(), took_ms
+
+
+def probe_latency(
+    candidate: ServedVersion,
+    champion: ServedVersion | None,
+    endpoint: Endpoint,
+    rows: Sequence[EvalRow],
+    say: Callable[[str], None],
+) -> Latency:
+    """Both asked the same rows in turns, one request at a time, so that what else goes on there meets both alike."""
+    asked = [rows[i % len(rows)] for i in range(PROBE_ROWS + _WARM)]
+    say(f"timing {PROBE_ROWS} answers of each side at {endpoint.url}")
+    took: tuple[list[float], list[float]] = ([], [])
+    with endpoint.client() as client:
+        for number, row in enumerate(asked):
+            sides = [(candidate, took[0]), *([(champion, took[1])] if champion is not None else [])]
+            for side, times in sides if number % 2 else reversed(sides):
+                _, took_ms = side.ask(client, row)
+                if number >= _WARM:
+                    times.append(took_ms)
+    p95 = [float(np.percentile(times, 95)) if times else None for times in took]
+    assert p95[0] is not None
+    return Latency(p95[0], p95[1])

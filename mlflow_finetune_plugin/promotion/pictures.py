@@ -1,0 +1,84 @@
+"""A verdict in pictures: each interval with its bound, and the path of the votes with its boundary. No display is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from mlflow_finetune_plugin.gate.criteria import Finding
+from mlflow_finetune_plugin.gate.sequential import VOTE_STAKES, VOTER_STAKES, betting_test
+from mlflow_finetune_plugin.gate.votes import Vote, decisive_scores, voter_scores
+
+COLORS = {"pass": "#1a7f37", "reject": "#b42318", "hold": "#9a6700", "noted": "#57606a"}
+
+
+def plot_intervals(findings: Sequence[Finding]) -> Figure | None:
+    """A row per finding that has an interval, on a scale of its own: estimate, 95 % interval, and the bound as a line."""
+    shown = [finding for finding in findings if finding.interval is not None]
+    if not shown:
+        return None
+    figure = _figure(7.5, 0.7 + 0.95 * len(shown))
+    axes: list[Axes] = list(figure.subplots(len(shown), 1, squeeze=False)[:, 0])
+    for ax, finding in zip(axes, shown, strict=True):
+        _draw(ax, finding)
+    return figure
+
+
+def plot_votes(votes: Sequence[Vote], *, unit: str, per_voter: int, alpha: float, minimum: int) -> Figure | None:
+    """The two capitals after every score, on a logarithmic scale, and the boundary that decides."""
+    if unit == "voter":
+        scores, stakes = voter_scores(votes, per_voter=per_voter).scores, VOTER_STAKES
+    else:
+        scores, stakes = decisive_scores(votes, per_voter=per_voter), VOTE_STAKES
+    if not len(scores):
+        return None
+    test = betting_test(scores, stakes, alpha=alpha, minimum=minimum)
+    figure = _figure(7.5, 3.6)
+    ax = figure.subplots()
+    at = range(len(scores) + 1)
+    ax.plot(at, test.e_better, color=COLORS["pass"], linewidth=2, label="candidate better")
+    ax.plot(at, test.e_worse, color=COLORS["reject"], linewidth=2, label="candidate worse")
+    ax.axhline(test.boundary, color="black", linewidth=1, linestyle="--", label=f"decides at {test.boundary:.3g}")
+    if minimum > 1:
+        ax.axvline(minimum, color="#57606a", linewidth=1, linestyle=":", label=f"not before {minimum}")
+    ax.set_yscale("log")
+    ax.set_xlabel("voters, in the order of their first votes" if unit == "voter" else "decisive votes, in order")
+    ax.set_ylabel("evidence (capital of the bet)")
+    ax.legend(frameon=False, fontsize=8)
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _draw(ax: Axes, finding: Finding) -> None:
+    interval = finding.interval
+    assert interval is not None
+    low, high = (end if math.isfinite(end) else interval.value for end in (interval.low, interval.high))
+    color = COLORS[finding.outcome]
+    reach = [[max(interval.value - low, 0)], [max(high - interval.value, 0)]]
+    ax.errorbar([interval.value], [0], xerr=reach, fmt="o", color=color, capsize=5, elinewidth=2, markersize=7)
+    ends = [low, high]
+    if finding.bound is not None:
+        ax.axvline(finding.bound, color="black", linewidth=1)
+        ends.append(finding.bound)
+    span = max(ends) - min(ends) or 1.0
+    ax.set_xlim(min(ends) - 0.08 * span, max(ends) + 0.08 * span)
+    ax.set_ylim(-1, 1)
+    ax.set_yticks([0], [finding.name], fontsize=9)
+    ax.set_title(
+        f"{interval.value:.4g} [{interval.low:.4g}, {interval.high:.4g}]", loc="right", fontsize=9, color=color, pad=3
+    )
+    ax.tick_params(axis="x", labelsize=8)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", alpha=0.25)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

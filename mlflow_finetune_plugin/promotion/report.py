@@ -1,0 +1,105 @@
+"""A decision as people read it: one page that holds its pictures, and JSON that holds all of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from html import escape
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from mlflow_finetune_plugin import __version__
+from mlflow_finetune_plugin.promotion.decision import Decision
+from mlflow_finetune_plugin.promotion.pictures import COLORS, plot_intervals, plot_votes
+
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#1f2328;background:#fff}
+h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse;width:100%}
+td,th{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid #d1d9e0}
+.verdict{display:inline-block;padding:.15rem .6rem;border-radius:.4rem;color:#fff;font-weight:600}
+.soft{color:#59636e}img{max-width:100%}code{font-size:.9em}
+@media(prefers-color-scheme:dark){body{color:#f0f6fc;background:#0d1117}td,th{border-color:#3d444d}.soft{color:#9198a1}img{background:#fff;border-radius:.4rem}}
+"""
+_VERDICTS = {"promote": COLORS["pass"], "hold": COLORS["hold"], "reject": COLORS["reject"]}
+
+
+def decision_json(decision: Decision) -> str:
+    """RFC 8259; everything that the page says."""
+    content: dict[str, Any] = {
+        "mlflow_finetune": __version__,
+        "model": decision.name,
+        "alias": decision.alias,
+        "candidate": {"version": decision.candidate.number, "adapter_digest": decision.candidate.adapter_digest},
+        "champion": None
+        if decision.champion is None
+        else {"version": decision.champion.number, "adapter_digest": decision.champion.adapter_digest},
+        "policy": json.loads(decision.policy.to_json()),
+        "policy_of_training": decision.trained_policy_digest,
+        "policy_is_changed": decision.is_policy_changed,
+        "verdict": json.loads(decision.verdict.to_json()),
+        "notes": list(decision.notes),
+        "decided_at": decision.when,
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def decision_page(decision: Decision) -> str:
+    """One HTML file without scripts or links to elsewhere."""
+    verdict = decision.verdict
+    over = "no champion yet" if decision.champion is None else f"champion: version {decision.champion.number}"
+    title = f"{decision.name} version {decision.candidate.number} for {decision.alias}"
+    badge = f'<span class="verdict" style="background:{_VERDICTS[verdict.outcome]}">{verdict.outcome}</span>'
+    rows = "".join(
+        f'<tr><td>{escape(f.name)}</td><td style="color:{COLORS[f.outcome]}">{f.outcome}</td><td>{escape(f.reason)}</td></tr>'
+        for f in verdict.findings
+    )
+    changed = (
+        "<p><strong>The policy was changed after the training run</strong> that wrote "
+        f"<code>{escape(str(decision.trained_policy_digest)[:12])}</code>, and was accepted by whoever asked.</p>"
+        if decision.is_policy_changed
+        else ""
+    )
+    notes = "".join(f"<li>{escape(note)}</li>" for note in decision.notes)
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)} {badge}</h1>"
+        f'<p>{escape(verdict.reason)}</p><p class="soft">{escape(over)}; decided {escape(decision.when)}; policy '
+        f"<code>{decision.policy.digest[:12]}</code></p>{changed}"
+        f"<h2>Findings</h2><table><tr><th>criterion</th><th>outcome</th><th>why</th></tr>{rows}</table>"
+        f"{_picture('Intervals', plot_intervals(verdict.findings))}{_picture('Votes', _votes(decision))}"
+        f"{f'<h2>Notes</h2><ul>{notes}</ul>' if notes else ''}"
+        f"<h2>Policy</h2><pre>{escape(decision.policy.to_json())}</pre></html>"
+    )
+
+
+def decision_lines(decision: Decision) -> list[str]:
+    """As a terminal shows it."""
+    over = "no champion yet" if decision.champion is None else f"champion is version {decision.champion.number}"
+    lines = [f"{decision.name}: version {decision.candidate.number} for {decision.alias} ({over})"]
+    if decision.is_policy_changed:
+        lines.append(
+            f"  policy   changed since training: {decision.policy.digest[:12]}, was {str(decision.trained_policy_digest)[:12]}"
+        )
+    lines += [f"  note     {note}" for note in decision.notes]
+    lines += [f"  {f.outcome:<8} {f.name}: {f.reason}" for f in decision.verdict.findings]
+    return [*lines, f"  verdict  {decision.verdict.outcome}"]
+
+
+def _votes(decision: Decision) -> Figure | None:
+    policy, evidence = decision.policy.policy.votes, decision.evidence.votes
+    if policy is None or evidence is None:
+        return None
+    finding = next(f for f in decision.verdict.findings if f.name == "votes")
+    alpha = float(finding.details["alpha"] or policy.alpha)
+    return plot_votes(evidence.votes, unit=policy.unit, per_voter=policy.per_voter, alpha=alpha, minimum=policy.minimum)
+
+
+def _picture(heading: str, figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    data = base64.b64encode(content.getvalue()).decode("ascii")
+    return f'<h2>{heading}</h2><img alt="{heading.lower()}" src="data:image/png;base64,{data}">'
