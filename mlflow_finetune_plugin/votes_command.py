@@ -1,0 +1,1 @@
+"""``mlflow-finetune votes``."""
