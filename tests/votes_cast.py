@@ -49,7 +49,8 @@ def register_versions(tracking_uri: str, count: int = 2, model: str = "bot") -> 
     client.create_registered_model(model)
     for number in range(1, count + 1):
         tags = {"finetune.adapter_digest": digest(str(number)), "finetune.base_digest": BASE_DIGEST}
-        client.create_model_version(model, source=f"models:/m-{number:032d}", tags=tags, model_id=None)
+        logged = client.create_logged_model("0", name="adapter")
+        client.create_model_version(model, source=f"models:/{logged.model_id}", tags=tags, model_id=logged.model_id)
     client.set_registered_model_alias(model, "champion", "1")
     if count > 1:
         client.set_registered_model_alias(model, "challenger", "2")
