@@ -22,7 +22,7 @@ from mlflow_finetune_plugin.votes.traces import VoteTraces
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 
 def traces_of(ledger):
