@@ -1,4 +1,4 @@
-"""``mlflow-finetune``: run, plan, data, export, serve, keys, methods, init, schema, doctor."""
+"""``mlflow-finetune``: run, plan, data, export, serve, keys, votes, methods, init, schema, doctor."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mlflow_finetune_plugin.methods import unknown
 from mlflow_finetune_plugin.registry import CHALLENGER, FoundModel, find_model
 from mlflow_finetune_plugin.run_command import RunArguments, add_run_arguments, run_arguments, run_parameters
 from mlflow_finetune_plugin.serve_command import add_keys_arguments, add_serve_arguments, serve
+from mlflow_finetune_plugin.votes_command import add_votes_arguments, votes
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -95,6 +96,10 @@ def _parser() -> argparse.ArgumentParser:
 
     keys = commands.add_parser("keys", help="API keys for serve")
     add_keys_arguments(keys)
+
+    ballots = commands.add_parser("votes", help="show, import, export and delete the votes on a model's versions")
+    add_votes_arguments(ballots)
+    ballots.set_defaults(command=votes)
 
     doctor = commands.add_parser("doctor", help="check the installation, the device and runs left behind")
     doctor.add_argument("--reap", action="store_true", help="end runs whose process or host died")

@@ -41,12 +41,17 @@ def forget_voter(journal: Journal, voter: str, tracking_uri: str | None = None) 
     name = voter.strip()
     if not name:
         raise VoteError("no voter to forget; fix: give a login, a hash of a voter, or 'anonymous'")
-    meant = name if name == ANONYMOUS or _HASH.fullmatch(name) else journal.voter(name)
+    meant = name if is_hash(name) else journal.voter(name)
 
     def is_theirs(feedback: Any) -> bool:
         return bool(feedback.source.source_id == meant)
 
     return _forget(journal, lambda vote: vote.voter == meant, is_theirs, tracking_uri)
+
+
+def is_hash(voter: str) -> bool:
+    """Whether this is how MLflow shows a voter, and no login."""
+    return voter == ANONYMOUS or _HASH.fullmatch(voter) is not None
 
 
 def forget_session(journal: Journal, session: str, tracking_uri: str | None = None) -> Deleted:
