@@ -70,9 +70,10 @@ def votes(namespace: argparse.Namespace) -> int:
         return 0
     if namespace.csv is not None:
         _import(namespace.csv, name)
+    _bring_over(name)
     if namespace.judge is not None:
         _judge(namespace, pair, why_no_pair)
-    _bring_over(name)
+        _bring_over(name)
 
     from mlflow_finetune_plugin.votes.reading import read_votes
     from mlflow_finetune_plugin.votes.report import report_on
@@ -102,7 +103,7 @@ def _check_together(namespace: argparse.Namespace) -> None:
 
 
 def _pair(name: str, between: list[str] | None, aliases: Mapping[str, str]) -> tuple[tuple[str, str] | None, str]:
-    """The versions to compare; or why there are none, where nobody asked for any in particular."""
+    """The versions to compare; or why there are none, where nobody asked for any in particular. Raises ConfigError."""
     from mlflow_finetune_plugin.registry import CHALLENGER
 
     if between is None:
@@ -117,12 +118,18 @@ def _pair(name: str, between: list[str] | None, aliases: Mapping[str, str]) -> t
 
 
 def _version(name: str, asked: str, aliases: Mapping[str, str]) -> str:
+    from mlflow import MlflowClient
+
     from mlflow_finetune_plugin.methods import unknown
+    from mlflow_finetune_plugin.registry import find_model
     from mlflow_finetune_plugin.votes.vote import BASE
 
     if asked in aliases:
         return aliases[asked]
-    if asked == BASE or _VERSION.fullmatch(asked):
+    if asked == BASE:
+        return asked
+    if _VERSION.fullmatch(asked):
+        find_model(MlflowClient(), f"models:/{name}/{asked}")
         return asked
     raise ConfigError([f"--between {asked}: {unknown(f'alias of {name}', asked, [*aliases, BASE])}"])
 
