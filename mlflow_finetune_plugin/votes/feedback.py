@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, get_args
 
 from mlflow_finetune_plugin.errors import VoteError
-from mlflow_finetune_plugin.votes.traces import clean
-from mlflow_finetune_plugin.votes.vote import Choice, Position, Receipt, VoterKind, text_digest, vote_id
+from mlflow_finetune_plugin.votes.vote import Choice, Position, Receipt, VoterKind, clean, text_digest, vote_id
 
 if TYPE_CHECKING:
     from mlflow.entities import Feedback

@@ -21,8 +21,7 @@ from mlflow_finetune_plugin.errors import VoteError
 from mlflow_finetune_plugin.types import Message
 from mlflow_finetune_plugin.votes.journal import Journal
 from mlflow_finetune_plugin.votes.pairs import Pair
-from mlflow_finetune_plugin.votes.traces import clean
-from mlflow_finetune_plugin.votes.vote import CastVote, Choice, Side, Turn
+from mlflow_finetune_plugin.votes.vote import CastVote, Choice, Side, Turn, clean
 
 Verdict = Literal["A", "B", "tie"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin.errors import FinetuneError, TrackingError
 from mlflow_finetune_plugin.tracking import client_for, is_refusal, without_secrets
 from mlflow_finetune_plugin.types import Message
-from mlflow_finetune_plugin.votes.vote import BASE, Receipt, Side, Turn, trace_id_for
+from mlflow_finetune_plugin.votes.vote import BASE, Receipt, Side, Turn, clean, clean_messages, trace_id_for
 
 if TYPE_CHECKING:
     from mlflow.entities import Span, Trace, TraceInfo
@@ -191,11 +191,6 @@ def one_line(error: Exception) -> str:
     return without_secrets(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
-def clean(text: str) -> str:
-    """What any database takes: no NUL, no lone surrogates."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "�")
-
-
 def _tags(turn: Turn, side: Side) -> dict[str, str]:
     tags = {TURN_TAG: turn.turn_id}
     if side.receipt is not None:
@@ -207,11 +202,10 @@ def _span(trace_id: str, turn: Turn, side: Side, cast_at_ms: int) -> Span:
     from mlflow.entities import Span, SpanType
     from mlflow.tracing.constant import SpanAttributeKey
 
-    messages = [{key: clean(str(value)) for key, value in message.items()} for message in turn.messages]
     attributes: dict[str, Any] = {
         SpanAttributeKey.REQUEST_ID: trace_id,
         SpanAttributeKey.SPAN_TYPE: SpanType.CHAT_MODEL,
-        SpanAttributeKey.INPUTS: {"messages": messages},
+        SpanAttributeKey.INPUTS: {"messages": clean_messages(turn.messages)},
         SpanAttributeKey.OUTPUTS: clean(side.answer),
     }
     told: dict[str, Any] = {

@@ -162,8 +162,10 @@ class CastVote:
         return int(self.cast_at.timestamp() * 1000)
 
     def says_the_same(self, other: CastVote) -> bool:
-        """Whether a second sending of the vote changes anything."""
-        return (self.choice, self.reasons, self.comment) == (other.choice, other.reasons, other.comment)
+        """Whether a second sending of the vote changes anything. The other way round, ``left`` is another answer."""
+        shown = [[side.answer_id for side in vote.sides] for vote in (self, other)]
+        same_words = (self.reasons, self.comment) == (other.reasons, other.comment)
+        return shown[0] == shown[1] and self.choice == other.choice and same_words
 
     def to_json(self) -> dict[str, Any]:
         told = asdict(self)
@@ -200,8 +202,20 @@ def trace_id_for(turn_id: str, answer_id: str) -> str:
 
 
 def prompt_digest(messages: Sequence[Message]) -> str:
-    """SHA-256 over the messages as JSON."""
-    return text_digest(json.dumps([dict(message) for message in messages], sort_keys=True))
+    """SHA-256 over the messages as JSON, as a database keeps them."""
+    return text_digest(json.dumps(clean_messages(messages), sort_keys=True))
+
+
+def clean(text: str) -> str:
+    """What any database takes: no NUL, no lone surrogates."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "�")
+
+
+def clean_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    return [
+        {key: clean(value) if isinstance(value, str) else value for key, value in message.items()}
+        for message in messages
+    ]
 
 
 def text_digest(text: str) -> str:

@@ -56,6 +56,15 @@ def test_who_was_left_does_not_make_another_vote(journal):
     assert swapped.vote_id == shown.vote_id
 
 
+def test_the_same_word_for_the_other_answer_is_a_changed_vote(journal):
+    shown = vote(1, "left")
+    swapped = replace(
+        shown, sides=(replace(shown.sides[1], position="left"), replace(shown.sides[0], position="right"))
+    )
+    journal.cast(shown)
+    assert journal.cast(swapped).vote.revision == 2
+
+
 def test_order_is_of_casting_even_when_the_clock_goes_back(journal):
     journal.cast(vote(1, cast_at=NOON))
     journal.cast(vote(2, cast_at=NOON.replace(year=1999)))

@@ -11,12 +11,15 @@ from dataclasses import replace
 import pytest
 import votes_cast
 from conftest import wait_for
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.tracing.client import TracingClient
 from votes_cast import register_versions, vote
 
 from mlflow_finetune_plugin.errors import TrackingError
-from mlflow_finetune_plugin.votes import Journal, Mirror, read_votes
+from mlflow_finetune_plugin.votes import Flushed, Journal, Mirror, read_texts, read_votes
 from mlflow_finetune_plugin.votes.traces import VoteTraces
+from mlflow_finetune_plugin.votes.vote import prompt_digest
 
 
 @pytest.fixture
@@ -99,19 +102,32 @@ def test_a_side_with_a_trace_of_its_own_keeps_it(ledger):
 
 
 def test_text_that_no_database_takes_is_mirrored_readable(ledger):
-    ledger.journal.cast(vote(1, comment="a\0b \ud800", answers=("\0", "\ud83d")))
+    ledger.journal.cast(vote(1, comment="a\0b \ud800", answers=("\0", "\ud83d"), question="why\0?"))
     assert Mirror(ledger.journal).flush().refused == 0
     (read,) = read_votes("bot").votes
     assert read.told.comment == "a�b ?"
+    text = read_texts("bot", [read.told])[read.told.left.trace_id]
+    assert (text.messages[0]["content"], text.answer) == ("why�?", "�")
+    assert prompt_digest(text.messages) == read.told.prompt_digest
 
 
-def test_what_the_server_refuses_is_set_aside_and_told(ledger, caplog):
-    ledger.journal.cast(vote(1, voter="j" * 200, kind="judge"))
-    cast = vote(2)
-    ledger.journal.cast(replace(cast, turn=replace(cast.turn, turn_id="t" * 40)))
+def test_what_the_server_refuses_is_set_aside_and_told_and_holds_up_no_other(ledger, caplog, monkeypatch):
+    write = VoteTraces.write
+
+    def refuse_first(self, turn, *more):
+        if turn.turn_id == "t-1":
+            raise MlflowException("too odd", INVALID_PARAMETER_VALUE)
+        return write(self, turn, *more)
+
+    monkeypatch.setattr(VoteTraces, "write", refuse_first)
+    ledger.journal.cast(vote(1))
+    ledger.journal.cast(vote(2))
     mirror = Mirror(ledger.journal)
-    assert mirror.flush().mirrored == 2
-    assert ledger.journal.refusals(ledger.uri) == {}
+    assert mirror.flush() == Flushed(1, 1)
+    assert "too odd" in ledger.journal.refusals(ledger.uri)[1]
+    assert "refuses 1" in caplog.text
+    assert mirror.pending == 0
+    assert [entry.vote.turn.turn_id for entry in ledger.journal.entries()] == ["t-1", "t-2"]
 
 
 def test_server_away_keeps_votes_in_the_journal_and_says_so(ledger, impatient):
