@@ -1,4 +1,4 @@
-"""``mlflow-finetune``: run, plan, data, export, serve, keys, promote, rollback, history, methods, init, schema, doctor."""
+"""``mlflow-finetune``: run, plan, data, export, serve, keys, votes, promote, rollback, history, methods, init, schema, doctor."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from mlflow_finetune_plugin.promotion_commands import add_history_arguments, add
 from mlflow_finetune_plugin.registry import CHALLENGER, FoundModel, find_model
 from mlflow_finetune_plugin.run_command import RunArguments, add_run_arguments, run_arguments, run_parameters
 from mlflow_finetune_plugin.serve_command import add_keys_arguments, add_serve_arguments, serve
+from mlflow_finetune_plugin.votes_command import add_votes_arguments, votes
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -109,6 +110,10 @@ def _parser() -> argparse.ArgumentParser:
 
     told = commands.add_parser("history", help="who moved which alias of a registered model, when, on what evidence")
     add_history_arguments(told)
+
+    ballots = commands.add_parser("votes", help="show, import, export and delete the votes on a model's versions")
+    add_votes_arguments(ballots)
+    ballots.set_defaults(command=votes)
 
     doctor = commands.add_parser("doctor", help="check the installation, the device and runs left behind")
     doctor.add_argument("--reap", action="store_true", help="end runs whose process or host died")

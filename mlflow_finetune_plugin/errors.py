@@ -74,6 +74,14 @@ class EngineError(ServingError):
     """An engine cannot be asked now: it starts, or has died. It is no fault of a version."""
 
 
+class VoteError(FinetuneError, ValueError):
+    """A vote cannot be cast, imported, judged or read as it is."""
+
+
+class JournalError(FinetuneError, OSError):
+    """The journal of votes on this disk cannot be read or written; a vote that raised it was not cast."""
+
+
 def in_short(error: Exception) -> str:
     """Somebody else's error in one line of at most 300 characters."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,138 @@
+"""What ``mlflow-finetune votes`` shows: one pair of versions, people and each judge apart, as text and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlflow_finetune_plugin.types import Interval
+from mlflow_finetune_plugin.votes.checks import Bias, Summary, agreement, summarise
+from mlflow_finetune_plugin.votes.reading import Reading
+
+
+@dataclass(frozen=True)
+class JudgeSummary:
+    """A judge's votes on the pair, and on how many of the turns that people decided too it preferred the same answer."""
+
+    voter: str
+    summary: Summary
+    agreed: int
+    shared: int
+
+
+@dataclass(frozen=True)
+class VotesReport:
+    """``people`` None: there is no pair to compare, and ``why_no_pair`` says why."""
+
+    reading: Reading
+    people: Summary | None
+    judges: tuple[JudgeSummary, ...]
+    why_no_pair: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Counts, shares in [0, 1] with their intervals, p-values."""
+        return {
+            "model": self.reading.model,
+            "votes": len(self.reading.votes),
+            "not_counted": self.reading.not_counted,
+            "copies": self.reading.copies,
+            "pairs": [{"versions": list(pair), "votes": count} for pair, count in self.reading.pairs().items()],
+            "people": None if self.people is None else _summary_json(self.people),
+            "why_no_pair": self.why_no_pair or None,
+            "judges": [
+                {"voter": judge.voter, "agreed": judge.agreed, "shared": judge.shared, **_summary_json(judge.summary)}
+                for judge in self.judges
+            ],
+        }
+
+    def text(self) -> str:
+        name = self.reading.model
+        counted = sum(vote.fault is None for vote in self.reading.votes)
+        if not self.reading.votes and not self.reading.unreadable:
+            lines = [f"{name}: nobody has voted yet"]
+        else:
+            lines = [f"{name}: {_count(len(self.reading.votes), 'vote')} in MLflow, {counted} count"]
+        lines += [_line("not counted", f"{votes}: {reason}") for reason, votes in self.reading.not_counted.items()]
+        if self.people is None:
+            lines += ["", self.why_no_pair] if self.why_no_pair else []
+            for (one, other), votes in self.reading.pairs().items():
+                lines.append(
+                    _line(f"{one} and {other}", f"{_count(votes, 'vote')}; show them: --between {one} {other}")
+                )
+            return "\n".join(lines)
+        lines += [
+            "",
+            f"{name}: {self.people.candidate} against {self.people.champion}, people",
+            *_summary_lines(self.people),
+        ]
+        for judge in self.judges:
+            lines += [
+                "",
+                f"{judge.voter}, a model, not counted among people",
+                *_summary_lines(judge.summary, is_judge=True),
+            ]
+            if judge.shared:
+                lines.append(_line("agrees", f"with most people on {judge.agreed} of {_count(judge.shared, 'turn')}"))
+        return "\n".join(lines)
+
+
+def report_on(reading: Reading, pair: tuple[str, str] | None, why_no_pair: str = "") -> VotesReport:
+    """``pair``: candidate and champion, by version."""
+    if pair is None:
+        return VotesReport(reading, None, (), why_no_pair)
+    people, judged = (reading.between(*pair, kind) for kind in ("person", "judge"))
+    judges = []
+    for voter in sorted({vote.voter for vote in judged}):
+        votes = [vote for vote in judged if vote.voter == voter]
+        judges.append(JudgeSummary(voter, summarise(votes, *pair), *agreement(people, votes)))
+    return VotesReport(reading, summarise(people, *pair), tuple(judges))
+
+
+def _summary_lines(summary: Summary, *, is_judge: bool = False) -> list[str]:
+    if not summary.votes:
+        return [_line("votes", "none between these two")]
+    by = "" if is_judge else f" by {_count(summary.voters, 'voter')}"
+    decisive = summary.candidate_wins + summary.champion_wins
+    lines = [
+        _line("votes", f"{summary.votes}{by}"),
+        _line(f"{summary.candidate} preferred", str(summary.candidate_wins)),
+        _line(f"{summary.champion} preferred", str(summary.champion_wins)),
+        _line("tie", str(summary.ties)),
+        _line("both bad", str(summary.both_bad)),
+    ]
+    if summary.win_rate is None:
+        lines.append(_line("win rate", "none: no vote prefers a side"))
+    else:
+        share = _share(summary.win_rate)
+        lines.append(_line("win rate", f"{share} of {decisive} decisive votes for {summary.candidate}"))
+    if not is_judge:
+        flood = "; FLOODED: this voter outweighs all others in any count by vote" if summary.is_flooded else ""
+        most = f"{summary.most_votes} of {summary.votes} ({summary.most_share:.1%}), {summary.most_active}"
+        lines.append(_line("most by one", most + flood))
+    lines.append(_line("left answer", _bias(summary.left, "votes prefer a place, not an answer")))
+    lines.append(_line("longer answer", _bias(summary.longer, "votes go by length, or the better ones are longer")))
+    return lines
+
+
+def _bias(bias: Bias | None, meaning: str) -> str:
+    if bias is None:
+        return "nothing to compare"
+    suspect = f"; SUSPECT: {meaning}" if bias.is_suspect else ""
+    return f"won {bias.wins} of {bias.votes}, {_share(bias.share)}, p = {bias.p:.2g}{suspect}"
+
+
+def _share(share: Interval) -> str:
+    return f"{share.value:.1%} (95 % CI {share.low:.1%} to {share.high:.1%})"
+
+
+def _line(name: str, said: str) -> str:
+    return f"  {name:<16} {said}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _summary_json(summary: Summary) -> dict[str, Any]:
+    flags = {"most_share": summary.most_share, "is_flooded": summary.is_flooded, "votes": summary.votes}
+    return {**asdict(summary), **flags}

@@ -1,0 +1,75 @@
+"""Votes and versions for tests: receipts as the router gives them, versions that a registry really has."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from mlflow_finetune_plugin.votes import CastVote, Journal, Receipt, Side, Turn
+
+BASE_DIGEST = "b" * 64
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+
+def digest(version: str) -> str:
+    return f"{version:a>64}"
+
+
+def receipt(version: str, request_id: str, model: str = "bot") -> Receipt:
+    return Receipt(model, version, "" if version == "base" else digest(version), BASE_DIGEST, request_id)
+
+
+def vote(
+    number: int | str,
+    choice: str = "left",
+    *,
+    voter: str = "v-1",
+    left: str = "1",
+    right: str = "2",
+    answers: tuple[str, str] = ("a short answer", "another, longer answer"),
+    question: str | None = None,
+    **more,
+) -> CastVote:
+    """A vote on turn ``t-NUMBER`` between two versions."""
+    turn = Turn(f"t-{number}", f"s-{voter}", ({"role": "user", "content": question or f"question {number}"},))
+    sides = (
+        Side(receipt(left, f"req-{number}-l"), answers[0], None, "left"),
+        Side(receipt(right, f"req-{number}-r"), answers[1], None, "right"),
+    )
+    return CastVote(turn, sides, choice, voter, **{"cast_at": NOON, **more})
+
+
+def register_versions(tracking_uri: str, count: int = 2, model: str = "bot") -> None:
+    """Versions 1 to ``count`` with the tags that training gives them; the first is champion, the second challenger."""
+    client = MlflowClient(tracking_uri, tracking_uri)
+    client.create_registered_model(model)
+    for number in range(1, count + 1):
+        tags = {"finetune.adapter_digest": digest(str(number)), "finetune.base_digest": BASE_DIGEST}
+        logged = client.create_logged_model("0", name="adapter")
+        client.create_model_version(model, source=f"models:/{logged.model_id}", tags=tags, model_id=logged.model_id)
+    client.set_registered_model_alias(model, "champion", "1")
+    if count > 1:
+        client.set_registered_model_alias(model, "challenger", "2")
+
+
+@dataclass
+class Ledger:
+    """A journal and the tracking server that it is mirrored to."""
+
+    journal: Journal
+    uri: str
+
+
+def cast_in_a_loop(folder: str, first: str, count: str) -> None:
+    """Casts votes one after the other and says each one's id once it is acknowledged."""
+    journal = Journal("bot", Path(folder))
+    for number in range(int(first), int(first) + int(count)):
+        print(journal.cast(vote(number, voter=f"v-{number % 7}")).vote.vote_id, flush=True)
+
+
+if __name__ == "__main__":
+    cast_in_a_loop(*sys.argv[1:])
