@@ -172,7 +172,7 @@ def load_policy(project: Path) -> GatePolicy | None:
     )
     if problems:
         raise ConfigError(problems)
-    absolute = _absolute_gate(register, project.absolute()) if register is not None else None
+    absolute = _absolute_gate(register, project.absolute()) if isinstance(register, RegisterSettings) else None
     return absolute.gate if absolute is not None else None
 
 

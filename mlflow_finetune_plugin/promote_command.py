@@ -137,6 +137,7 @@ def _sources(client: MlflowClient, command: PromoteCommand, standing: Standing, 
 
 
 def _promote(namespace: argparse.Namespace) -> int:
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
 
     command = PromoteCommand(

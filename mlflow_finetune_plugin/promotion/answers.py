@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -38,7 +39,12 @@ class Answerer:
 
     @cached_property
     def _loaded(self) -> LoggedModel:
-        return load_logged(self._uri, self._base_model)
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # MLflow's, on how the model was written
+            return load_logged(self._uri, self._base_model)
 
     @cached_property
     def _renderer(self) -> ChatRenderer:

@@ -16,8 +16,8 @@ from mlflow_finetune_plugin.evaluation.metric_modules import MetricModule
 from mlflow_finetune_plugin.gate.evidence import Evidence, Gain, Latency, Regression, Votes
 from mlflow_finetune_plugin.gate.paired import PairedRows
 from mlflow_finetune_plugin.gate.policy import GainPolicy, GatePolicy
+from mlflow_finetune_plugin.latencies import logged_latency
 from mlflow_finetune_plugin.promotion.held_out import HeldOut, side_from_json, side_json, side_of
-from mlflow_finetune_plugin.promotion.latencies import logged_latency
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion
 from mlflow_finetune_plugin.types import EvalRow
 
@@ -237,7 +237,8 @@ def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list
 def _stood(reading: Reading, number: str) -> int:
     """The how-manyeth candidate this is that people voted on, in the order of the first votes; each pair's newer version is one."""
     pairs = (vote.told.versions for vote in reading.votes if vote.fault is None and vote.told.kind == "person")
-    stood = dict.fromkeys(str(max(map(int, pair))) for pair in pairs if all(one.isdigit() for one in pair))
+    numbered = ([int(one) for one in pair if one is not None and one.isdigit()] for pair in pairs)
+    stood = dict.fromkeys(str(max(pair)) for pair in numbered if len(pair) == 2)
     return [*dict.fromkeys([*stood, number])].index(number) + 1
 
 

@@ -74,7 +74,9 @@ class Router:
         keys: Keys | None,
         metrics: Metrics,
         settings: RouterSettings,
+        note_latency: Callable[[str, str, float], None],
     ) -> None:
+        self._note_latency = note_latency
         self._follower, self._fleet, self._keys = follower, fleet, keys
         self._metrics, self._settings = metrics, settings
         self._shadows: set[asyncio.Task[None]] = set()
@@ -249,6 +251,8 @@ class Router:
     ) -> None:
         """The end of an answer, without a word of what was said."""
         took_ms = watch.finish(failed)
+        if failed is None and speaker.resident is not None:
+            self._note_latency(speaker.model, speaker.version, took_ms)
         said = {
             "id": request_id,
             "key": key.name if key is not None else None,

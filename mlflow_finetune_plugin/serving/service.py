@@ -22,6 +22,7 @@ from mlflow_finetune_plugin.serving.engine_commands import AUTO, ENGINES, RANKS,
 from mlflow_finetune_plugin.serving.fleet import MAX_LOADED, Fleet
 from mlflow_finetune_plugin.serving.follower import Follower
 from mlflow_finetune_plugin.serving.keys import Keys
+from mlflow_finetune_plugin.serving.latency_log import LatencyLog
 from mlflow_finetune_plugin.serving.metrics import Metrics
 from mlflow_finetune_plugin.serving.router import Router, RouterSettings
 from mlflow_finetune_plugin.serving.store import AdapterStore
@@ -115,7 +116,8 @@ class Service:
         )
         self.metrics = Metrics()
         router_settings = RouterSettings(settings.max_body, settings.webhook_secret)
-        self.router = Router(self.follower, self.fleet, keys, self.metrics, router_settings)
+        self.latencies = LatencyLog(client, settings.port)
+        self.router = Router(self.follower, self.fleet, keys, self.metrics, router_settings, self.latencies.note)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def check_models(self) -> None:
@@ -144,12 +146,14 @@ class Service:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, server.end)
         following = asyncio.create_task(self.follower.run())
+        telling = asyncio.create_task(self.latencies.run())
         following.add_done_callback(lambda task: _end_with(task, server))
         try:
             await server.serve()
         finally:
             following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            telling.cancel()
+            await asyncio.gather(following, telling, return_exceptions=True)
             await self.fleet.stop()
             self._workplace.remove()
         if not following.cancelled():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -32,6 +32,13 @@ class LatencySummary:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
+
+
+def summary_of(times: Sequence[tuple[float, float]]) -> LatencySummary:
+    """``times``: (epoch seconds of the end, milliseconds), the first the oldest; at least one."""
+    took = sorted(ms for _, ms in times)
+    middle, high = took[len(took) // 2], took[math.ceil(0.95 * len(took)) - 1]
+    return LatencySummary(len(took), round(middle, 1), round(high, 1), round(times[0][0], 1), round(times[-1][0], 1))
 
 
 def logged_latency(tags: Mapping[str, str], what: str, notes: list[str]) -> float | None:
