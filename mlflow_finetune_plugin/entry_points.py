@@ -48,6 +48,17 @@ OPERATIONS: dict[str, Operation] = {
             "the proof again, of a registered adapter on other held-out rows",
             {"model": "models:/NAME/VERSION or models:/NAME@ALIAS"},
         ),
+        Operation(
+            "promote",
+            "the gate: judges a registered version by its policy, and moves the alias when the verdict says so",
+            {
+                "model": "registered model; default: the recipe's register.name",
+                "version": "to judge; default: the challenger",
+                "to": "alias to move; default: champion",
+                "accept_new_policy": "true judges by a recipe's policy that was changed after the training",
+                "endpoint": "router (http://.../v1) to time, and to ask where the policy says serving",
+            },
+        ),
     )
 }
 

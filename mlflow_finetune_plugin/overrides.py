@@ -26,7 +26,7 @@ _SHORTHANDS: dict[str, KeyPath] = {
     "register": ("register", "name"),
 }
 _MAPPINGS: tuple[KeyPath, ...] = (("data", "columns"),)
-_TOP_LEVEL = ("adaptation", "objective", "resume", "model")
+_TOP_LEVEL = ("adaptation", "objective", "resume", "model", "version", "to", "accept_new_policy", "endpoint")
 """Keys of ``-P`` that belong to no section."""
 
 

@@ -44,6 +44,11 @@ def check_evaluation_before_spend(config: EvaluationConfig) -> None:
         raise ConfigError(problems)
 
 
+def check_promotion_before_spend() -> None:
+    """As ``check_before_spend``."""
+    _check_packages("judging", *_TRAIN_PACKAGES)
+
+
 def _check_packages(what: str, *names: str) -> None:
     import importlib.util
 

@@ -9,21 +9,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.config import load_policy
+from mlflow_finetune_plugin.config import PromotionConfig, load_policy
 from mlflow_finetune_plugin.errors import ConfigError
-from mlflow_finetune_plugin.promotion.carrying_out import CarriedOut, carry_out
+from mlflow_finetune_plugin.promotion.carrying_out import VERDICT_TAG, CarriedOut, carry_out
 from mlflow_finetune_plugin.promotion.collecting import Sources, Speaks, known_sides
 from mlflow_finetune_plugin.promotion.decision import EXIT_CODES, Decision, Standing, decide, stand
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint, ServedVersion, probe_latency
 from mlflow_finetune_plugin.promotion.intent import CHAMPION
 from mlflow_finetune_plugin.promotion.model_state import registry_faults
 from mlflow_finetune_plugin.promotion.policies import WrittenPolicy, policy_now
-from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines
+from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines, decision_page
 from mlflow_finetune_plugin.promotion.settling import settle
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion, read_version
 from mlflow_finetune_plugin.registry import CHALLENGER
+from mlflow_finetune_plugin.report import Report
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,6 +73,30 @@ def add_promote_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="judge and tell; write and move nothing")
     parser.add_argument("--json", action="store_true", help="print the whole decision as JSON")
     parser.set_defaults(command=_promote)
+
+
+def run(config: PromotionConfig, client: MlflowClient, folder: Path, report: Report) -> dict[str, Any]:
+    """``-e promote``: the same in a run, which holds the report too. Returns the run's last word."""
+    command = PromoteCommand(
+        name=config.model,
+        version=config.version,
+        alias=config.to,
+        policy=Path(config.policy) if config.policy is not None else None,
+        accept_new_policy=config.accept_new_policy,
+        base_model=config.base_model,
+        endpoint=config.endpoint,
+    )
+    report.params({key: value for key, value in config.model_dump().items() if value is not None})
+    decision, done = promote(client, command, lambda text: report.stage("gate", text))
+    assert done is not None
+    for name, text in (("verdict.json", decision_json(decision)), ("report.html", decision_page(decision))):
+        (folder / name).write_text(text, encoding="utf-8")
+        report.artifact(folder / name, "gate")
+    report.tags({VERDICT_TAG: decision.verdict.outcome, "finetune.promotion_run": done.run_id})
+    for line in decision_lines(decision):
+        report.stage("gate", line.strip())
+    moved = done.move.text if done.move is not None else f"{decision.alias} stays"
+    return {"model_uri": decision.candidate.uri, "summary": f"{decision.verdict.outcome}: {moved}"}
 
 
 def promote(client: MlflowClient, command: PromoteCommand, say: Say) -> tuple[Decision, CarriedOut | None]:

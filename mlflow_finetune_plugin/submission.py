@@ -28,6 +28,7 @@ from mlflow_finetune_plugin.config import (
     RunConfig,
     load_config,
     load_evaluation_config,
+    load_promotion_config,
     resolve_evaluation_paths,
     resolve_paths,
 )
@@ -38,9 +39,14 @@ from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, ProjectErr
 from mlflow_finetune_plugin.jobs import JobFolder, ProcessId, jobs_home
 from mlflow_finetune_plugin.launchers import local
 from mlflow_finetune_plugin.mlproject import FinetuneCommand, OwnCommand, entry_names, mlproject_entry
-from mlflow_finetune_plugin.preflight import check_before_spend, check_evaluation_before_spend
+from mlflow_finetune_plugin.preflight import (
+    check_before_spend,
+    check_evaluation_before_spend,
+    check_promotion_before_spend,
+)
 from mlflow_finetune_plugin.projects import ProjectFolder, caller_folder, open_project
-from mlflow_finetune_plugin.registry import find_model
+from mlflow_finetune_plugin.promotion.model_state import read_model, registry_faults
+from mlflow_finetune_plugin.registry import CHALLENGER, find_model
 from mlflow_finetune_plugin.supervisor import start_supervisor
 from mlflow_finetune_plugin.tracking import (
     ATTEMPT_TAG,
@@ -133,7 +139,8 @@ def _submit_into(folder: JobFolder, request: Submission, settings: BackendSettin
         find_entry_point(request.entry_point, beside=entry_names(project.path))
     if request.entry_point in OPERATIONS:
         settings.refuse_processes(f"{request.entry_point} runs in one process")
-        return _submit_evaluation(request, folder, project)
+        submit_operation = {"evaluate": _submit_evaluation, "promote": _submit_promotion}[request.entry_point]
+        return submit_operation(request, folder, project)
     return _submit_training(request, folder, project, settings)
 
 
@@ -217,6 +224,19 @@ def _submit_evaluation(request: Submission, folder: JobFolder, project: ProjectF
         raise _tracking_error(request, error) from error
     folder.write("config", config.model_copy(update={"model": found.uri}).model_dump(mode="json"))
     return _start_worker(request, folder, project, "evaluate")
+
+
+def _submit_promotion(request: Submission, folder: JobFolder, project: ProjectFolder) -> str:
+    from mlflow import MlflowClient
+
+    config = load_promotion_config(project.path, request.entry_point, request.parameters, caller=request.caller)
+    check_promotion_before_spend()
+    with registry_faults(config.model):
+        aliases, _ = read_model(MlflowClient(request.tracking_uri), config.model)
+    if config.version is None and CHALLENGER not in aliases:
+        raise ConfigError([f"{config.model}: has no alias {CHALLENGER!r}; fix: -P version=N"])
+    folder.write("config", config.model_dump(mode="json"))
+    return _start_worker(request, folder, project, "promote")
 
 
 def _start_worker(

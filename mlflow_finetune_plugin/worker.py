@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_finetune_plugin.allocation import ask_for_huge_pages
-from mlflow_finetune_plugin.config import EvaluationConfig, RunConfig
+from mlflow_finetune_plugin.config import EvaluationConfig, PromotionConfig, RunConfig
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.jobs import JobFolder
 from mlflow_finetune_plugin.report import Report
@@ -74,6 +74,9 @@ def _work(folder: JobFolder, report: Report) -> None:
     if job.get("kind") == "evaluate":
         _evaluate(folder, job, report)
         return
+    if job.get("kind") == "promote":
+        _promote(folder, job, report)
+        return
     config = RunConfig.model_validate(folder.read("config"))
     _leave_out_bitsandbytes(config)
     from mlflow_finetune_plugin import pipeline  # torch and all that is heavy, while the command creates the run
@@ -93,6 +96,18 @@ def _evaluate(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
 
     place = pipeline.Place(run_id=_run_id(folder), tracking_uri=job["tracking_uri"], folder=folder.work)
     report.result(**evaluate.run(config, place, report))
+
+
+def _promote(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
+    import mlflow
+    from mlflow import MlflowClient
+
+    from mlflow_finetune_plugin import promote_command
+
+    config = PromotionConfig.model_validate(folder.read("config"))
+    _run_id(folder)  # it exists before anything is moved
+    mlflow.set_tracking_uri(job["tracking_uri"])
+    report.result(**promote_command.run(config, MlflowClient(), folder.work, report))
 
 
 def _leave_out_bitsandbytes(config: RunConfig) -> None:
