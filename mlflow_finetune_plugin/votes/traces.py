@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 TURN_TAG = "finetune.turn_id"
 MODEL_TAG = "finetune.model"
 VERSION_TAG = "finetune.version"
+LEFT_TAG = "finetune.shown_left"
+"""On every trace whose answer was ever shown left. Each vote has one, so readers need only these, half of all traces."""
 _PREVIEW = 1000  # characters
 _TAG_VALUE = 4000  # characters; MLflow allows 8000 bytes and more, older servers less
 _BATCH = 100
@@ -192,7 +194,7 @@ def one_line(error: Exception) -> str:
 
 
 def _tags(turn: Turn, side: Side) -> dict[str, str]:
-    tags = {TURN_TAG: turn.turn_id}
+    tags = {TURN_TAG: turn.turn_id} | ({LEFT_TAG: "true"} if side.position == "left" else {})
     if side.receipt is not None:
         tags |= {MODEL_TAG: side.receipt.model, VERSION_TAG: side.receipt.version}
     return {key: clean(value)[:_TAG_VALUE] for key, value in tags.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import votes_cast
+from conftest import wait_for
 from votes_cast import NOON, vote
 
 from mlflow_finetune_plugin.errors import JournalError, VoteError
@@ -22,8 +23,8 @@ def journal(tmp_path) -> Journal:
     return Journal("bot", tmp_path / "votes")
 
 
-def start_casting(folder: Path, first: int, count: int) -> subprocess.Popen[str]:
-    command = [sys.executable, votes_cast.__file__, str(folder), str(first), str(count)]
+def start_casting(folder: Path, first: int, count: int, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, votes_cast.__file__, str(folder), str(first), str(count), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -117,12 +118,16 @@ def test_killed_while_casting_keeps_every_acknowledged_vote(journal):
     assert len(kept) - len(told) in (0, 1)  # the one that was written and not told yet
 
 
-def test_two_processes_share_one_journal(journal):
-    processes = [start_casting(journal.folder, first, 30) for first in (0, 20)]  # ten votes come from both
+def test_two_processes_share_one_journal(journal, tmp_path):
+    starter = tmp_path / "go"
+    processes = [start_casting(journal.folder, first, 120, str(starter)) for first in (0, 80)]  # forty come from both
+    wait_for(lambda: len(list(tmp_path.glob("go.ready-*"))) == 2, 60, "two processes about to cast")
+    starter.touch()
     told = [process.communicate()[0].split() for process in processes]
     entries = list(journal.entries())
-    assert [entry.sequence for entry in entries] == list(range(1, 51))
+    assert [entry.sequence for entry in entries] == list(range(1, 201))
     assert {entry.vote.vote_id for entry in entries} == set(told[0]) | set(told[1])
+    assert journal.damaged == journal.torn == 0
 
 
 def test_full_disk_is_told_and_the_vote_is_not_there(journal):

@@ -81,7 +81,7 @@ def test_mirrored_again_after_a_lost_mark_is_one_vote(ledger):
     assert len(traces_of(ledger)) == 6
     reading = read_votes("bot")
     assert len(reading.votes) == 3
-    assert reading.copies == 6
+    assert reading.copies == 3
     assert reading.not_counted == {}
 
 
