@@ -187,7 +187,7 @@ class Journal:
         """
         with self._locked():
             self._catch_up()
-            kept, gone = [], []
+            kept, gone, sequences = [], [], set()
             for raw, sequence in self._lines():
                 line = parse_line(raw)
                 if isinstance(line, Line) and not is_meant(line.vote):
@@ -195,12 +195,23 @@ class Journal:
                     continue
                 if isinstance(line, Line):
                     gone.append(line.vote)
+                    sequences.add(sequence)
                 kept.append(raw if isinstance(line, Forgotten) else written_line(Forgotten(sequence)))
             if gone or self._damaged or self.torn:
                 self._write_whole("votes.jsonl", b"".join(kept))
                 (self.folder / "torn.bin").unlink(missing_ok=True)
+                self._forget_refusals(sequences)
                 logger.warning("journal %s: forgot %d lines and all that was damaged", self.folder, len(gone))
             return gone
+
+    def _forget_refusals(self, sequences: set[int]) -> None:
+        """A server's reason may quote the vote."""
+        path = self.folder / "set_aside.jsonl"
+        if path.exists():
+            lines = path.read_bytes().splitlines(keepends=True)
+            self._write_whole(
+                path.name, b"".join(line for line in lines if json.loads(line)["sequence"] not in sequences)
+            )
 
     # the file ------------------------------------------------------------------------------------------------------------
 

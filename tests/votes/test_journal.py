@@ -161,6 +161,22 @@ def test_forgotten_votes_leave_the_disk_and_the_sequence_stays(journal):
     assert [entry.sequence for entry in other.entries()] == [2, 4]
 
 
+def test_forgetting_leaves_nothing_unreadable_behind(journal):
+    for number in (1, 2, 3):
+        journal.cast(vote(number, voter=f"v-{number}"))
+    journal.set_aside("http://a", 1, "refused: secret")
+    journal.set_aside("http://a", 3, "refused as well")
+    path = journal.folder / "votes.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"damaged secret\n" + lines[2] + b'{"torn secret')
+    after = Journal("bot", journal.folder)
+    after.forget(lambda cast: cast.voter == "v-1")
+    assert [entry.sequence for entry in after.entries()] == [3]
+    assert (after.damaged, after.torn, after.sequence) == (0, 0, 3)
+    assert after.refusals("http://a") == {3: "refused as well"}
+    assert not [file for file in journal.folder.iterdir() if b"secret" in file.read_bytes()]
+
+
 def test_another_process_sees_that_the_file_was_rewritten(journal):
     other = Journal("bot", journal.folder)
     journal.cast(vote(1))

@@ -150,6 +150,7 @@ def test_a_deleted_experiment_is_told(ledger):
     assert Mirror(ledger.journal).pending == 1
 
 
+@pytest.mark.slow
 def test_no_vote_is_lost_or_doubled_when_the_server_goes_and_comes_back(tmp_path, server, caplog, impatient):
     register_versions(server.uri)
     journal = Journal("bot", tmp_path / "votes")
