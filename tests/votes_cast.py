@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,9 +65,12 @@ class Ledger:
     uri: str
 
 
-def cast_in_a_loop(folder: str, first: str, count: str) -> None:
-    """Casts votes one after the other and says each one's id once it is acknowledged."""
+def cast_in_a_loop(folder: str, first: str, count: str, starter: str = "") -> None:
+    """Casts votes one after the other and says each one's id once it is acknowledged; waits for ``starter`` to exist."""
     journal = Journal("bot", Path(folder))
+    while starter and not Path(starter).exists():
+        Path(f"{starter}.ready-{first}").touch()
+        time.sleep(0.001)
     for number in range(int(first), int(first) + int(count)):
         print(journal.cast(vote(number, voter=f"v-{number % 7}")).vote.vote_id, flush=True)
 

@@ -31,6 +31,7 @@ from urllib.parse import quote
 
 from mlflow_finetune_plugin.errors import JournalError
 from mlflow_finetune_plugin.jobs import jobs_home
+from mlflow_finetune_plugin.votes.durable_files import append_synced, sync_folder, write_whole
 from mlflow_finetune_plugin.votes.journal_lines import Forgotten, Line, parse_line, written_line
 from mlflow_finetune_plugin.votes.vote import ANONYMOUS, CastVote
 
@@ -69,7 +70,7 @@ class Journal:
                 self.id = self._made_once("id", lambda: secrets.token_hex(8))
                 self._salt = bytes.fromhex(self._made_once("salt", lambda: secrets.token_hex(32)))
                 self._path.touch(mode=0o600)
-                _sync_folder(self.folder)
+                sync_folder(self.folder)
                 self._catch_up()
         except (OSError, ValueError) as error:
             raise JournalError(
@@ -156,13 +157,13 @@ class Journal:
     def mark_mirrored(self, server: str, sequence: int) -> None:
         """Whole or not at all. A mark that is lost costs a mirroring again, no vote."""
         with self._locked():
-            self._write_whole("mirrored.json", json.dumps({**self._marks(), server: sequence}).encode())
+            write_whole(self.folder / "mirrored.json", json.dumps({**self._marks(), server: sequence}).encode())
 
     def set_aside(self, server: str, sequence: int, reason: str) -> None:
         """Remembers that ``server`` refuses a vote."""
         told = json.dumps({"server": server, "sequence": sequence, "reason": reason}) + "\n"
         with self._locked():
-            _append_synced(self.folder / "set_aside.jsonl", told.encode())
+            append_synced(self.folder / "set_aside.jsonl", told.encode())
 
     def refusals(self, server: str) -> dict[int, str]:
         """The sequences that ``server`` refuses, with its reasons."""
@@ -187,7 +188,7 @@ class Journal:
         """
         with self._locked():
             self._catch_up()
-            kept, gone = [], []
+            kept, gone, sequences = [], [], set()
             for raw, sequence in self._lines():
                 line = parse_line(raw)
                 if isinstance(line, Line) and not is_meant(line.vote):
@@ -195,12 +196,21 @@ class Journal:
                     continue
                 if isinstance(line, Line):
                     gone.append(line.vote)
+                    sequences.add(sequence)
                 kept.append(raw if isinstance(line, Forgotten) else written_line(Forgotten(sequence)))
             if gone or self._damaged or self.torn:
-                self._write_whole("votes.jsonl", b"".join(kept))
+                write_whole(self._path, b"".join(kept))
                 (self.folder / "torn.bin").unlink(missing_ok=True)
+                self._forget_refusals(sequences)
                 logger.warning("journal %s: forgot %d lines and all that was damaged", self.folder, len(gone))
             return gone
+
+    def _forget_refusals(self, sequences: set[int]) -> None:
+        """A server's reason may quote the vote."""
+        path = self.folder / "set_aside.jsonl"
+        if path.exists():
+            lines = path.read_bytes().splitlines(keepends=True)
+            write_whole(path, b"".join(line for line in lines if json.loads(line)["sequence"] not in sequences))
 
     # the file ------------------------------------------------------------------------------------------------------------
 
@@ -277,14 +287,14 @@ class Journal:
         line = Line(sequence, place or sequence, vote)
         raw = written_line(line)
         try:
-            _append_synced(self._path, raw)
+            append_synced(self._path, raw)
         except OSError as error:
             raise JournalError(f"the vote was not cast: {self._path} cannot be written: {error}") from error
         self._index(raw)
         return Entry(sequence, line.place, vote)
 
     def _set_torn_aside(self, raw: bytes) -> None:
-        _append_synced(self.folder / "torn.bin", raw + b"\n")
+        append_synced(self.folder / "torn.bin", raw + b"\n")
         with self._path.open("r+b") as file:
             file.truncate(self._offset)
             os.fsync(file.fileno())
@@ -301,40 +311,5 @@ class Journal:
     def _made_once(self, name: str, make: Callable[[], str]) -> str:
         path = self.folder / name
         if not path.exists():
-            self._write_whole(name, make().encode())
+            write_whole(path, make().encode())
         return path.read_text(encoding="ascii").strip()
-
-    def _write_whole(self, name: str, content: bytes) -> None:
-        draft = self.folder / f".{name}.{os.getpid()}"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, self.folder / name)
-        _sync_folder(self.folder)
-
-
-def _append_synced(path: Path, content: bytes) -> None:
-    """All of it and on the disk, or taken back."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        size = os.fstat(descriptor).st_size
-        try:
-            written = os.write(descriptor, content)
-            if written != len(content):
-                raise OSError(f"{written} of {len(content)} bytes written: the disk is full")
-            os.fsync(descriptor)
-        except OSError:
-            os.ftruncate(descriptor, size)
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

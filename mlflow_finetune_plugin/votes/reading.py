@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin.errors import VoteError
 from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.votes.feedback import FEEDBACK, ToldSide, ToldVote, told_vote
-from mlflow_finetune_plugin.votes.traces import SpokenText, VoteTraces, asked
+from mlflow_finetune_plugin.votes.traces import LEFT_TAG, SpokenText, VoteTraces, asked
 from mlflow_finetune_plugin.votes.vote import BASE, Receipt, VoterKind
 
 if TYPE_CHECKING:
@@ -125,12 +125,16 @@ def _gate_choice(vote: ToldVote, candidate: str) -> Any:
 
 
 def _feedback(traces: VoteTraces, experiment_id: str) -> Iterator[tuple[str, Any]]:
-    """Pages from the oldest, so that what is cast meanwhile moves no page."""
+    """Of the left answers' traces, from the oldest, so that what is cast meanwhile moves no page.
+
+    A vote whose left trace somebody deleted is deleted, although the right one still shows it.
+    """
     token: str | None = None
     while True:
         page = traces.tracing.search_traces(
             locations=[experiment_id],
             max_results=_PAGE,
+            filter_string=f"tag.`{LEFT_TAG}` = 'true'",
             order_by=["timestamp_ms ASC"],
             page_token=token,
             include_spans=False,

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.errors import FinetuneError, TrackingError
-from mlflow_finetune_plugin.tracking import client_for, is_refusal, without_secrets
+from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, TrackingError
+from mlflow_finetune_plugin.registry import find_model
+from mlflow_finetune_plugin.tracking import client_for, without_secrets
 from mlflow_finetune_plugin.types import Message
 from mlflow_finetune_plugin.votes.vote import BASE, Receipt, Side, Turn, clean, clean_messages, trace_id_for
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 TURN_TAG = "finetune.turn_id"
 MODEL_TAG = "finetune.model"
 VERSION_TAG = "finetune.version"
+LEFT_TAG = "finetune.shown_left"
+"""On every trace whose answer was ever shown left. Each vote has one, so readers need only these, half of all traces."""
 _PREVIEW = 1000  # characters
 _TAG_VALUE = 4000  # characters; MLflow allows 8000 bytes and more, older servers less
 _BATCH = 100
@@ -116,16 +119,10 @@ class VoteTraces:
         return self._model_ids[key]
 
     def _ask_model_id(self, model: str, version: str) -> str | None:
-        from mlflow.exceptions import MlflowException
-
         try:
-            found = self.client.get_model_version(model, version)
-        except MlflowException as error:
-            if is_refusal(error):
-                return None
-            raise
-        source = str(found.source)
-        return found.model_id or (source.removeprefix("models:/") if source.startswith("models:/m-") else None)
+            return find_model(self.client, f"models:/{model}/{version}").model_id
+        except ConfigError:
+            return None
 
     def _is_here(self, trace_id: str, experiment_id: str) -> bool:
         from mlflow.exceptions import MlflowException
@@ -192,7 +189,7 @@ def one_line(error: Exception) -> str:
 
 
 def _tags(turn: Turn, side: Side) -> dict[str, str]:
-    tags = {TURN_TAG: turn.turn_id}
+    tags = {TURN_TAG: turn.turn_id} | ({LEFT_TAG: "true"} if side.position == "left" else {})
     if side.receipt is not None:
         tags |= {MODEL_TAG: side.receipt.model, VERSION_TAG: side.receipt.version}
     return {key: clean(value)[:_TAG_VALUE] for key, value in tags.items()}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import votes_cast
+from conftest import wait_for
 from votes_cast import NOON, vote
 
 from mlflow_finetune_plugin.errors import JournalError, VoteError
@@ -22,8 +23,8 @@ def journal(tmp_path) -> Journal:
     return Journal("bot", tmp_path / "votes")
 
 
-def start_casting(folder: Path, first: int, count: int) -> subprocess.Popen[str]:
-    command = [sys.executable, votes_cast.__file__, str(folder), str(first), str(count)]
+def start_casting(folder: Path, first: int, count: int, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, votes_cast.__file__, str(folder), str(first), str(count), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -117,12 +118,16 @@ def test_killed_while_casting_keeps_every_acknowledged_vote(journal):
     assert len(kept) - len(told) in (0, 1)  # the one that was written and not told yet
 
 
-def test_two_processes_share_one_journal(journal):
-    processes = [start_casting(journal.folder, first, 30) for first in (0, 20)]  # ten votes come from both
+def test_two_processes_share_one_journal(journal, tmp_path):
+    starter = tmp_path / "go"
+    processes = [start_casting(journal.folder, first, 120, str(starter)) for first in (0, 80)]  # forty come from both
+    wait_for(lambda: len(list(tmp_path.glob("go.ready-*"))) == 2, 60, "two processes about to cast")
+    starter.touch()
     told = [process.communicate()[0].split() for process in processes]
     entries = list(journal.entries())
-    assert [entry.sequence for entry in entries] == list(range(1, 51))
+    assert [entry.sequence for entry in entries] == list(range(1, 201))
     assert {entry.vote.vote_id for entry in entries} == set(told[0]) | set(told[1])
+    assert journal.damaged == journal.torn == 0
 
 
 def test_full_disk_is_told_and_the_vote_is_not_there(journal):
@@ -154,6 +159,22 @@ def test_forgotten_votes_leave_the_disk_and_the_sequence_stays(journal):
     assert journal.cast(vote(4)).sequence == 4
     other = Journal("bot", journal.folder)
     assert [entry.sequence for entry in other.entries()] == [2, 4]
+
+
+def test_forgetting_leaves_nothing_unreadable_behind(journal):
+    for number in (1, 2, 3):
+        journal.cast(vote(number, voter=f"v-{number}"))
+    journal.set_aside("http://a", 1, "refused: secret")
+    journal.set_aside("http://a", 3, "refused as well")
+    path = journal.folder / "votes.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"damaged secret\n" + lines[2] + b'{"torn secret')
+    after = Journal("bot", journal.folder)
+    after.forget(lambda cast: cast.voter == "v-1")
+    assert [entry.sequence for entry in after.entries()] == [3]
+    assert (after.damaged, after.torn, after.sequence) == (0, 0, 3)
+    assert after.refusals("http://a") == {3: "refused as well"}
+    assert not [file for file in journal.folder.iterdir() if b"secret" in file.read_bytes()]
 
 
 def test_another_process_sees_that_the_file_was_rewritten(journal):

@@ -81,7 +81,7 @@ def test_mirrored_again_after_a_lost_mark_is_one_vote(ledger):
     assert len(traces_of(ledger)) == 6
     reading = read_votes("bot")
     assert len(reading.votes) == 3
-    assert reading.copies == 6
+    assert reading.copies == 3
     assert reading.not_counted == {}
 
 
@@ -150,6 +150,7 @@ def test_a_deleted_experiment_is_told(ledger):
     assert Mirror(ledger.journal).pending == 1
 
 
+@pytest.mark.slow
 def test_no_vote_is_lost_or_doubled_when_the_server_goes_and_comes_back(tmp_path, server, caplog, impatient):
     register_versions(server.uri)
     journal = Journal("bot", tmp_path / "votes")
@@ -158,13 +159,13 @@ def test_no_vote_is_lost_or_doubled_when_the_server_goes_and_comes_back(tmp_path
     try:
         for number in range(10):
             journal.cast(vote(number))
-        wait_for(lambda: mirror.pending < 8, 60, "first votes in MLflow")
+        wait_for(lambda: mirror.pending < 8, 180, "first votes in MLflow")
         server.stop()  # killed, perhaps in the middle of a vote
         for number in range(10, 20):
             journal.cast(vote(number))
         wait_for(lambda: mirror.fault, 30, "the outage told")
         server.start()
-        wait_for(lambda: mirror.pending == 0, 60, "all votes in MLflow")
+        wait_for(lambda: mirror.pending == 0, 180, "all votes in MLflow")
         wait_for(lambda: mirror.fault is None, 10, "the end of the outage")
     finally:
         assert mirror.stop()
@@ -184,6 +185,7 @@ Mirror(Journal("bot", Path(sys.argv[1])), sys.argv[2]).flush()
 """
 
 
+@pytest.mark.slow
 def test_killed_while_mirroring_ends_with_every_vote_once(ledger):
     for number in range(60):
         ledger.journal.cast(vote(number))
@@ -191,7 +193,7 @@ def test_killed_while_mirroring_ends_with_every_vote_once(ledger):
     for _ in range(3):
         before = Mirror(ledger.journal).pending
         process = subprocess.Popen([sys.executable, "-c", MIRRORING, *place])
-        wait_for(lambda before=before: Mirror(ledger.journal).pending < before - 5, 60, "votes in MLflow")
+        wait_for(lambda before=before: Mirror(ledger.journal).pending < before - 5, 180, "votes in MLflow")
         process.send_signal(signal.SIGKILL)
         process.wait()
     Mirror(ledger.journal).flush()

@@ -147,7 +147,8 @@ def test_judges_are_never_pooled_with_people(ledger):
 def test_feedback_that_contradicts_itself_is_told_and_not_counted(ledger, forged):
     mirrored(ledger, vote(1))
     traces = VoteTraces("bot")
-    (trace, _) = traces.tracing.search_traces(locations=[traces.experiment()])
+    left = read_votes("bot").votes[0].told.left.trace_id
+    trace = traces.tracing.get_trace(left)
     (true,) = trace.info.assessments
     changed = Feedback(
         name=true.name,
@@ -168,6 +169,16 @@ def test_a_vote_told_in_two_ways_does_not_count(ledger, tmp_path):
     Journal("bot", other).cast(vote(1, "right"))
     Mirror(Journal("bot", other)).flush()
     assert mirrored(ledger, vote(1, "left")).not_counted == {reasons.TWO_TALES: 1}
+
+
+def test_an_answer_shown_left_here_and_right_there_hides_no_vote(ledger):
+    first, other = vote(1, "left"), vote(2, "left")
+    left = replace(first.sides[0], position="right")
+    shared = replace(first, sides=(other.sides[0], left))  # the first's left answer, right of another one
+    reading = mirrored(ledger, first, shared, vote(1, "right", voter="v-2"))
+    assert len(reading.votes) == 3
+    swapped = (replace(first.sides[1], position="left"), replace(first.sides[0], position="right"))
+    assert len(mirrored(ledger, replace(first, voter="v-3", sides=swapped)).votes) == 4
 
 
 def test_texts_are_read_back(ledger):

@@ -1,0 +1,52 @@
+"""From the router's answers to the gate: a real service, its receipts, the ledger, the registry."""
+
+from __future__ import annotations
+
+import shutil
+
+import mlflow
+import pytest
+from served_models import QUESTIONS, VersionMaker
+from serving_process import serving
+
+from mlflow_finetune_plugin.gate.votes import Vote
+from mlflow_finetune_plugin.registry import find_model
+from mlflow_finetune_plugin.votes import CastVote, Journal, Mirror, gate_votes, read_votes
+from mlflow_finetune_plugin.votes.pairs import ask_pairs
+from mlflow_finetune_plugin.votes.traces import VoteTraces
+
+PROMPTS = [({"role": "user", "content": question},) for question in QUESTIONS]
+
+
+@pytest.mark.slow
+def test_votes_on_served_answers_reach_the_gate(tmp_path, empty_store, monkeypatch):
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    before = mlflow.get_tracking_uri()
+    monkeypatch.chdir(tmp_path)
+    maker = VersionMaker(f"sqlite:///{tmp_path}/mlflow.db")
+    try:
+        for seed in (1, 2):
+            maker.make("bot", seed=seed)
+        with serving(tmp_path, maker.uri, "bot", "--engine", "transformers") as service:
+            url = f"{service.url}/v1"
+            versions = ask_pairs(PROMPTS, url=url, models=("bot/1", "bot@challenger"), max_tokens=8)
+            base = ask_pairs(PROMPTS[:1], url=url, models=("bot/2", "base"), max_tokens=8)
+        assert versions.faults == base.faults == ()
+        journal = Journal("bot", tmp_path / "votes")
+        for pair in (*versions.pairs, *base.pairs):
+            winner = next(side for side in pair.sides if side.receipt is not None and side.receipt.version == "2")
+            journal.cast(CastVote(pair.turn, pair.sides, winner.position, journal.voter("alice")))
+        Mirror(journal, maker.uri).flush()
+        reading = read_votes("bot", maker.uri)
+        assert reading.not_counted == {}
+        alice = journal.voter("alice")
+        assert gate_votes(reading, "2", "1") == (Vote(alice, "candidate"),) * len(QUESTIONS)
+        assert gate_votes(reading, "2", "base") == (Vote(alice, "candidate"),)
+        model_id = find_model(maker.client, "models:/bot/2").model_id
+        assert model_id is not None
+        linked = VoteTraces("bot", maker.uri).tracing.search_traces(
+            locations=[VoteTraces("bot", maker.uri).experiment()], model_id=model_id
+        )
+        assert len(linked) == len(QUESTIONS) + 1
+    finally:
+        mlflow.set_tracking_uri(before)
