@@ -91,19 +91,6 @@ class EvaluationConfig(Section):
     eval: EvalSettings = Field(default_factory=EvalSettings)
 
 
-class PromotionConfig(Section):
-    """What ``-e promote`` is told to do. ``policy``: folder of the recipe whose policy holds now; None takes the version's own."""
-
-    entry_point: str
-    model: str
-    version: str | None = None
-    to: str = "champion"
-    accept_new_policy: bool = False
-    endpoint: str | None = None
-    base_model: str | None = None
-    policy: str | None = None
-
-
 def load_config(
     project: Path,
     entry_point: str,
@@ -121,7 +108,7 @@ def load_config(
     if isinstance(verb, Operation):
         raise ConfigError([f"entry point {entry_point!r} trains nothing; fix: {', '.join(ENTRY_POINTS)}"])
     problems: list[str] = []
-    values, origin = _read_recipe(project, problems)
+    values, origin = read_recipe(project, problems)
     values = {"adaptation": verb.adaptation, "objective": verb.objective, **values}
     given = parse_overrides(overrides)
     apply_top_level(values, given, ("adaptation", "objective", "resume"), overrides, origin, problems)
@@ -147,7 +134,7 @@ def load_evaluation_config(
 ) -> EvaluationConfig:
     """As ``load_config``, of an operation: only the recipe's sections ``data`` and ``eval`` are read."""
     problems: list[str] = []
-    values, origin = _read_recipe(project, problems)
+    values, origin = read_recipe(project, problems)
     values = {key: value for key, value in values.items() if key in EVALUATION_SECTIONS}
     given = parse_overrides(overrides)
     base = next((value for path, value in given if path == ("base_model", "name")), None)
@@ -174,55 +161,7 @@ def load_evaluation_config(
     return EvaluationConfig(entry_point=entry_point, model=values["model"], base_model=name, **sections)
 
 
-def load_promotion_config(
-    project: Path, entry_point: str, overrides: Mapping[str, str], *, caller: Path
-) -> PromotionConfig:
-    """As ``load_config``: of the recipe only ``register`` is read. Raises ConfigError."""
-    problems: list[str] = []
-    values, origin = _read_recipe(project, problems)
-    register = values.get("register")
-    name = register.get("name") if isinstance(register, dict) else None
-    has_policy = isinstance(register, dict) and register.get("gate") is not None
-    known = ("model", "version", "to", "accept_new_policy", "endpoint", "base_model")
-    problems += [
-        unknown_key(f"-P {key}", key, text, list(known)) for key, text in overrides.items() if key not in known
-    ]
-    told = {"model": name, **{key: text for key, text in overrides.items() if key in known}}
-    if told.get("accept_new_policy", "false") not in ("true", "false"):
-        problems.append(f"-P accept_new_policy = {told['accept_new_policy']}: expected true or false")
-    if not isinstance(told["model"], str):
-        problems.append("no registered model; fix: -P model=NAME, or register.name in the recipe")
-    if problems:
-        raise ConfigError(problems)
-    if has_policy:
-        load_policy(project)  # its faults are told before there is a run
-    base = told.pop("base_model", None)
-    accept = told.pop("accept_new_policy", "false") == "true"
-    return PromotionConfig(
-        entry_point=entry_point,
-        accept_new_policy=accept,
-        base_model=base_from(caller, str(base)) if base is not None else None,
-        policy=str(project.absolute()) if has_policy else None,
-        **told,
-    )
-
-
-def load_policy(project: Path) -> GatePolicy | None:
-    """The policy that a project's recipe holds now, its paths absolute; None where it has none. Raises ConfigError."""
-    problems: list[str] = []
-    values, origin = _read_recipe(project, problems)
-    register = (
-        validated(RegisterSettings, values["register"], ("register",), origin, problems)
-        if "register" in values
-        else None
-    )
-    if problems:
-        raise ConfigError(problems)
-    absolute = _absolute_gate(register, project.absolute()) if isinstance(register, RegisterSettings) else None
-    return absolute.gate if absolute is not None else None
-
-
-def _read_recipe(project: Path, problems: list[str]) -> tuple[dict[str, Any], Origins]:
+def read_recipe(project: Path, problems: list[str]) -> tuple[dict[str, Any], Origins]:
     recipe = project / RECIPE_FILE
     document = load_document(recipe) if os.path.lexists(recipe) else Document({}, {})
     origin = Origins(recipe, document)
@@ -410,7 +349,7 @@ def resolve_paths(config: RunConfig, project: Path) -> RunConfig:
     """The same config with every path absolute; paths of the file are relative to the project folder."""
     base = config.base_model.model_copy(update={"name": base_from(project, config.base_model.name)})
     data, held_out = _absolute_data(config.data, project), _absolute_eval(config.eval, project)
-    register = _absolute_gate(config.register_as, project)
+    register = absolute_gate(config.register_as, project)
     return config.model_copy(update={"data": data, "eval": held_out, "base_model": base, "register_as": register})
 
 
@@ -420,7 +359,7 @@ def resolve_evaluation_paths(config: EvaluationConfig, project: Path) -> Evaluat
     return config.model_copy(update={"data": data, "eval": held_out})
 
 
-def _absolute_gate(register: RegisterSettings | None, project: Path) -> RegisterSettings | None:
+def absolute_gate(register: RegisterSettings | None, project: Path) -> RegisterSettings | None:
     if register is None or register.gate is None:
         return register
     regressions = [one.model_copy(update={"data": path_from(project, one.data)}) for one in register.gate.regressions]

@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.config import PromotionConfig, load_policy
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.promotion.carrying_out import VERDICT_TAG, CarriedOut, carry_out
 from mlflow_finetune_plugin.promotion.collecting import Sources, Speaks, known_sides
@@ -23,6 +22,7 @@ from mlflow_finetune_plugin.promotion.policies import WrittenPolicy, policy_now
 from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines, decision_page
 from mlflow_finetune_plugin.promotion.settling import settle
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion, read_version
+from mlflow_finetune_plugin.promotion_config import PromotionConfig, load_policy
 from mlflow_finetune_plugin.registry import CHALLENGER
 from mlflow_finetune_plugin.report import Report
 
@@ -135,7 +135,7 @@ def _policy(client: MlflowClient, command: PromoteCommand) -> WrittenPolicy | No
 def _sources(client: MlflowClient, command: PromoteCommand, standing: Standing, say: Say) -> Sources:
     @cache
     def speaker(uri: str) -> Speaks:
-        from mlflow_finetune_plugin.promotion.answers import Answerer  # torch is not paid for before it is needed
+        from mlflow_finetune_plugin.version_answers import Answerer  # torch is not paid for before it is needed
 
         return Answerer(uri, command.base_model)
 

@@ -28,7 +28,6 @@ from mlflow_finetune_plugin.config import (
     RunConfig,
     load_config,
     load_evaluation_config,
-    load_promotion_config,
     resolve_evaluation_paths,
     resolve_paths,
 )
@@ -46,6 +45,7 @@ from mlflow_finetune_plugin.preflight import (
 )
 from mlflow_finetune_plugin.projects import ProjectFolder, caller_folder, open_project
 from mlflow_finetune_plugin.promotion.model_state import read_model, registry_faults
+from mlflow_finetune_plugin.promotion_config import load_promotion_config
 from mlflow_finetune_plugin.registry import CHALLENGER, find_model
 from mlflow_finetune_plugin.supervisor import start_supervisor
 from mlflow_finetune_plugin.tracking import (

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_finetune_plugin.allocation import ask_for_huge_pages
-from mlflow_finetune_plugin.config import EvaluationConfig, PromotionConfig, RunConfig
+from mlflow_finetune_plugin.config import EvaluationConfig, RunConfig
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.jobs import JobFolder
 from mlflow_finetune_plugin.report import Report
@@ -103,6 +103,7 @@ def _promote(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
     from mlflow import MlflowClient
 
     from mlflow_finetune_plugin import promote_command
+    from mlflow_finetune_plugin.promotion_config import PromotionConfig
 
     config = PromotionConfig.model_validate(folder.read("config"))
     _run_id(folder)  # it exists before anything is moved
