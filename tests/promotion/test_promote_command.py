@@ -25,14 +25,6 @@ from mlflow_finetune_plugin.promotion.model_state import read_model
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}})
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """Migrated once: that takes longer than a test."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def client(tmp_path, monkeypatch, empty_store):
     import mlflow

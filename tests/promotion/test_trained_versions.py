@@ -1,0 +1,75 @@
+"""Versions that real runs trained: what the policy asks is written before the training, and a champion of other rows is asked."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+from conftest import REPOSITORY
+
+from mlflow_finetune_plugin.promotion.audit import history
+from mlflow_finetune_plugin.promotion.versions import read_version
+
+QUICKSTART = REPOSITORY / "recipes" / "quickstart"
+pytestmark = pytest.mark.slow
+
+RECIPE = """
+data: {{train: {data}/train.jsonl, eval: {data}/test.jsonl}}
+options: {{rank: 16}}
+training: {{per_device_train_batch_size: 16, max_steps: 120}}
+eval: {{metrics: [exact_match], max_new_tokens: 8, max_rows: 40, forgetting: false}}
+register:
+  name: bot
+  gate:
+    gain: {{metric: exact_match}}
+    regressions: [{{data: must-pass.jsonl, metric: exact_match, at_least: 0.5}}]
+"""
+
+
+def test_two_versions_of_real_runs(workplace):
+    project = workplace.path / "project"
+    project.mkdir()
+    (project / "finetune.yaml").write_text(RECIPE.format(data=QUICKSTART / "data"))
+    must_pass = (QUICKSTART / "data" / "test.jsonl").read_text().splitlines()[:4]
+    (project / "must-pass.jsonl").write_text("\n".join(must_pass))
+    for more in ([], ["-P", "max_steps=30", "-P", "eval.max_rows=30"]):
+        trained = workplace.mlflow_run(str(project), "-e", "lora", *more)
+        assert trained.returncode == 0, trained.stdout
+    client = workplace.client()
+    first = read_version(client, "bot", "1")
+    assert client.get_run(first.run_id).data.tags["finetune.gate_digest"] == first.policy.digest
+    assert [row.reference for row in first.regression_rows("must-pass.jsonl").rows] == [
+        json.loads(line)["completion"] for line in must_pass
+    ]
+    command = ["mlflow_finetune_plugin.cli", "promote", "bot", "--version", "1"]
+    process = workplace.start(command)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    judged = workplace.mlflow_run(str(project), "-e", "promote")
+    assert judged.returncode == 0, judged.stdout
+    run = client.search_runs(["0"], order_by=["start_time DESC"])[0]
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["finetune.verdict"] in ("hold", "reject"), "a fourth of the steps is no better"
+    record = history(client, "bot")[0]
+    assert (record.from_version, record.to_version, record.is_moved) == ("1", "2", False)
+    assert record.run_id == run.data.tags["finetune.promotion_run"]
+    (told,) = [
+        one
+        for one in json.loads(Path(client.download_artifacts(record.run_id, "sides.json", workplace.path)).read_text())
+        if one["adapter"] == first.adapter_digest
+    ]
+    rows = read_version(client, "bot", "2").held_out.rows
+    mlflow.set_tracking_uri(workplace.tracking_uri)
+    champion = mlflow.pyfunc.load_model("models:/bot/1")
+    questions = [row.messages[-1]["content"] for row in rows]
+    assert told["answers"] == list(champion.predict(questions, params={"max_new_tokens": 8}))
+
+
+def test_a_policy_that_cannot_be_written_costs_no_run(workplace):
+    project = workplace.path / "project"
+    project.mkdir()
+    (project / "finetune.yaml").write_text(RECIPE.format(data=QUICKSTART / "data"))
+    refused = workplace.mlflow_run(str(project), "-e", "lora")
+    assert refused.returncode == 1
+    assert "must-pass.jsonl" in refused.stdout
+    assert workplace.client().search_runs(["0"]) == []
