@@ -30,7 +30,7 @@ from alias_moves import (
     Killed,
     aliases_of,
     evidence,
-    faults_after_settling,
+    faults_in,
     moves_of,
     processes,
     register_versions,
@@ -44,8 +44,8 @@ from mlflow_finetune_plugin.promotion.settling import settle
 
 NAME = "bot"
 VERSIONS = 5
-LONGEST_LIFE_S = 3.0
-MOST_CALLS = 200
+LONGEST_LIFE_S = 4.0
+MOST_CALLS = 300
 
 
 def move_until_killed(uri: str, ledger: str, seed: int, dies_before_call: int | None, ready: Any) -> None:
@@ -148,12 +148,13 @@ def main() -> int:
             counts[f"settled: {'nothing to do' if settled is None else settled.how}"] += 1
             with Lease(client, NAME):
                 pass  # a lease that was left with nothing begun
-            found += faults_after_settling(client, NAME, runs=10)
-            moves = moves_of(client, NAME)[: -before or None]
+            every = moves_of(client, NAME)
+            found += faults_in(client, NAME, every, runs=10)
+            moves = every[:-before]
             promotions = sum(move.kind == "promote" for move in moves)
             if promotions >= options.promotions or found:
                 break
-        found += faults_after_settling(client, NAME, runs=len(moves) + before)
+        found += faults_in(client, NAME, every, runs=len(every))
         told = Path(ledger).read_text().split()
         lost = set(told) - {move.run_id for move in moves}
         print(
