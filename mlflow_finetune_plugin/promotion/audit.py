@@ -182,7 +182,8 @@ def history(client: MlflowClient, name: str) -> list[Record]:
     """
     model = client.get_registered_model(name)
     waiting = [_record(_tags(name, intent, is_moved=True, note=""), None) for intent in unrecorded(model.tags)]
-    records = sorted([*_recorded(client, name), *waiting], key=lambda record: record.when, reverse=True)
+    known = {record.id: record for record in waiting} | _recorded(client, name)
+    records = sorted(known.values(), key=lambda record: record.when, reverse=True)
     told = [] if INTENT_TAG in model.tags else _unexplained_now(model)
     for record in records:
         told.append(record)
@@ -191,10 +192,10 @@ def history(client: MlflowClient, name: str) -> list[Record]:
     return told
 
 
-def _recorded(client: MlflowClient, name: str) -> list[Record]:
+def _recorded(client: MlflowClient, name: str) -> dict[str, Record]:
     experiment = client.get_experiment_by_name(f"{name}.promotions")
     if experiment is None:
-        return []
+        return {}
     found: dict[str, Record] = {}
     token: str | None = None
     while True:
@@ -203,7 +204,7 @@ def _recorded(client: MlflowClient, name: str) -> list[Record]:
         found |= {record.id: record for record in records if record.model == name}
         token = page.token
         if not token:
-            return list(found.values())
+            return found
 
 
 def _unexplained_now(model: RegisteredModel) -> list[Record]:
