@@ -30,7 +30,7 @@ from alias_moves import (
     Killed,
     aliases_of,
     evidence,
-    faults_after_settling,
+    faults_in,
     moves_of,
     processes,
     register_versions,
@@ -44,8 +44,8 @@ from mlflow_finetune_plugin.promotion.settling import settle
 
 NAME = "bot"
 VERSIONS = 5
-LONGEST_LIFE_S = 3.0
-MOST_CALLS = 200
+LONGEST_LIFE_S = 5.0
+MOST_CALLS = 300
 
 
 def move_until_killed(uri: str, ledger: str, seed: int, dies_before_call: int | None, ready: Any) -> None:
@@ -100,8 +100,9 @@ def one_round(uri: str, ledger: str, dice: random.Random, workers: int) -> None:
 def faults_before_settling(client: MlflowClient) -> list[str]:
     """As a kill left it: each alias is where the newest record says, or where the move that was cut off puts it."""
     begun = client.get_registered_model(NAME).tags.get(INTENT_TAG)
-    newest = next(move for move in moves_of(client, NAME) if move.kind != "unexplained")
-    champions, previous = {newest.to_version}, {newest.from_version}
+    experiment = client.get_experiment_by_name(f"{NAME}.promotions").experiment_id
+    newest = client.search_runs([experiment], order_by=["start_time DESC"], max_results=1)[0].data.tags
+    champions, previous = {newest["finetune.move.to"]}, {newest["finetune.move.from"]}
     if begun is not None:
         champions.add(Intent.from_json(begun).to_version)
         previous.add(Intent.from_json(begun).from_version)
@@ -125,6 +126,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--promotions", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument(
+        "--most-minutes", type=float, default=15, help="ends after the round that passes this (default: 15)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     dice, counts, began = random.Random(options.seed), Counter[str](), time.monotonic()
@@ -148,12 +152,14 @@ def main() -> int:
             counts[f"settled: {'nothing to do' if settled is None else settled.how}"] += 1
             with Lease(client, NAME):
                 pass  # a lease that was left with nothing begun
-            found += faults_after_settling(client, NAME, runs=10)
-            moves = moves_of(client, NAME)[: -before or None]
+            every = moves_of(client, NAME)
+            found += faults_in(client, NAME, every, runs=10)
+            moves = every[:-before]
             promotions = sum(move.kind == "promote" for move in moves)
-            if promotions >= options.promotions or found:
+            is_late = time.monotonic() - began > 60 * options.most_minutes
+            if promotions >= options.promotions or found or is_late:
                 break
-        found += faults_after_settling(client, NAME, runs=len(moves) + before)
+        found += faults_in(client, NAME, every, runs=len(every))
         told = Path(ledger).read_text().split()
         lost = set(told) - {move.run_id for move in moves}
         print(

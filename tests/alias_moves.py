@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -58,9 +59,14 @@ def moves_of(client: MlflowClient, name: str) -> list[Record]:
     return [record for record in history(client, name) if record.is_moved]
 
 
-def faults_after_settling(client: MlflowClient, name: str, *, runs: int = 100) -> list[str]:
-    """What is wrong with a model that has been settled: nothing may be. Of ``runs`` newest records the runs are looked at."""
-    model, moves = client.get_registered_model(name), moves_of(client, name)
+def faults_after_settling(client: MlflowClient, name: str) -> list[str]:
+    """What is wrong with a model that has been settled: nothing may be."""
+    return faults_in(client, name, moves_of(client, name))
+
+
+def faults_in(client: MlflowClient, name: str, moves: list[Record], *, runs: int = 100) -> list[str]:
+    """The same, of moves that are read already; of the ``runs`` newest ones the runs are looked at as well."""
+    model = client.get_registered_model(name)
     champion, previous = aliases_of(client, name)
     faults = [f"unexplained: {move.from_version} -> {move.to_version}" for move in moves if move.kind == "unexplained"]
     if INTENT_TAG in model.tags:
@@ -74,12 +80,19 @@ def faults_after_settling(client: MlflowClient, name: str, *, runs: int = 100) -
     for later, earlier in itertools.pairwise(moves):
         if later.from_version != earlier.to_version:
             faults.append(f"a record is lost between {earlier.to_version} and {later.from_version}")
-    if len({move.id for move in moves}) != len(moves):
-        faults.append("a record is there twice")
+    if len(moves) <= runs and (twice := _recorded_twice(client, name)):
+        faults.append(f"recorded twice: {twice}")
     for move in moves[:runs]:
         if move.run_id is None or client.get_run(move.run_id).info.status != "FINISHED":
             faults.append(f"the record {move.id} has no finished run")
     return faults
+
+
+def _recorded_twice(client: MlflowClient, name: str) -> list[str]:
+    experiment = client.get_experiment_by_name(f"{name}.promotions")
+    runs = client.search_runs([experiment.experiment_id], max_results=5000) if experiment is not None else []
+    counts = Counter(run.data.tags["finetune.move.id"] for run in runs if "finetune.move.id" in run.data.tags)
+    return [move for move, count in counts.items() if count > 1]
 
 
 class Killed:

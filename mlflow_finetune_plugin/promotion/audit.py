@@ -14,10 +14,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.errors import MoveError
+from mlflow_finetune_plugin.promotion.holder import who_moves
 from mlflow_finetune_plugin.promotion.intent import (
     CHAMPION,
     INTENT_TAG,
     MOVED_TAG,
+    REASON_LIMIT,
     UNRECORDED_TAG,
     Intent,
     MoveEvidence,
@@ -109,9 +111,9 @@ def check_decision_run(client: MlflowClient, name: str, run_id: str) -> None:
 
 
 def record_decision(
-    client: MlflowClient, name: str, version: str, *, alias: str = CHAMPION, evidence: MoveEvidence, who: str, when: str
+    client: MlflowClient, name: str, version: str, *, alias: str = CHAMPION, evidence: MoveEvidence
 ) -> str:
-    """Records a decision that moves nothing (hold, reject); returns the id of its run. ``when``: ISO 8601, UTC."""
+    """Records a decision that moves nothing (hold, reject); returns the id of its run. What MLflow refuses is passed on."""
     from uuid import uuid4
 
     expected = last_moved(client.get_registered_model(name).tags, alias)
@@ -123,9 +125,9 @@ def record_decision(
         to_version=str(version),
         previous=None,
         expected=expected,
-        who=who,
-        when=when,
-        reason=evidence.reason,
+        who=who_moves(),
+        when=now(),
+        reason=evidence.reason[:REASON_LIMIT],
         evidence=evidence,
     )
     return write_record(client, name, intent, is_moved=False)
@@ -180,7 +182,8 @@ def history(client: MlflowClient, name: str) -> list[Record]:
     """
     model = client.get_registered_model(name)
     waiting = [_record(_tags(name, intent, is_moved=True, note=""), None) for intent in unrecorded(model.tags)]
-    records = sorted([*_recorded(client, name), *waiting], key=lambda record: record.when, reverse=True)
+    known = {record.id: record for record in waiting} | _recorded(client, name)
+    records = sorted(known.values(), key=lambda record: record.when, reverse=True)
     told = [] if INTENT_TAG in model.tags else _unexplained_now(model)
     for record in records:
         told.append(record)
@@ -189,10 +192,10 @@ def history(client: MlflowClient, name: str) -> list[Record]:
     return told
 
 
-def _recorded(client: MlflowClient, name: str) -> list[Record]:
+def _recorded(client: MlflowClient, name: str) -> dict[str, Record]:
     experiment = client.get_experiment_by_name(f"{name}.promotions")
     if experiment is None:
-        return []
+        return {}
     found: dict[str, Record] = {}
     token: str | None = None
     while True:
@@ -201,7 +204,7 @@ def _recorded(client: MlflowClient, name: str) -> list[Record]:
         found |= {record.id: record for record in records if record.model == name}
         token = page.token
         if not token:
-            return list(found.values())
+            return found
 
 
 def _unexplained_now(model: RegisteredModel) -> list[Record]:

@@ -16,7 +16,8 @@ MOVED_TAG = "finetune.moved."
 """And the alias, of the registered model: the last recorded move of that alias, as ``{"id", "version", "when"}``."""
 UNRECORDED_TAG = "finetune.unrecorded."
 """And the id of a move, of the registered model: a move whose record could not be written yet, as its Intent."""
-_REASON_LIMIT = 1000
+REASON_LIMIT = 1000
+"""Characters: an intent has to fit into a registered model's tag, which SQL stores cut or refuse at 5,000."""
 
 Kind = Literal["promote", "rollback"]
 
@@ -61,12 +62,11 @@ class Intent:
     evidence: MoveEvidence | None
 
     def to_json(self) -> str:
-        """Within the 5,000 characters of a registered model's tag in SQL stores: reasons are cut at 1,000."""
+        """A promotion's reason is its evidence's, and written once."""
         content = asdict(self)
-        content["reason"] = self.reason[:_REASON_LIMIT]
         if content["evidence"] is not None:
-            content["evidence"]["reason"] = content["evidence"]["reason"][:_REASON_LIMIT]
-        return json.dumps(content, sort_keys=True)
+            content["evidence"]["reason"] = ""
+        return json.dumps(content, sort_keys=True, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Intent:
@@ -74,7 +74,8 @@ class Intent:
         try:
             content: dict[str, Any] = json.loads(text)
             evidence = content.pop("evidence")
-            return cls(**content, evidence=None if evidence is None else MoveEvidence(**evidence))
+            told = None if evidence is None else MoveEvidence(**{**evidence, "reason": content["reason"]})
+            return cls(**content, evidence=told)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise MoveError(
                 f"the tag {INTENT_TAG!r} of the registered model holds no move: {text[:200]!r}; fix: see what the aliases "

@@ -181,7 +181,10 @@ class Lease:
 
         prefix = f"{self.model}."
         quote = '"' if "'" in prefix else "'"
-        for model in self._client.search_registered_models(f"name LIKE {quote}{prefix}%{quote}"):
+        oldest = self._client.search_registered_models(
+            f"name LIKE {quote}{prefix}%{quote}", max_results=10, order_by=["last_updated_timestamp ASC"]
+        )
+        for model in oldest:
             age_s = time.time() - (model.last_updated_timestamp or model.creation_timestamp) / 1000
             if not model.name.startswith(prefix) or Holder.from_tags(model.tags) is None or age_s < GRAVES_KEPT_S:
                 continue

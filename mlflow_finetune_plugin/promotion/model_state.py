@@ -52,6 +52,11 @@ def registry_faults(name: str) -> Iterator[None]:
                 f"{name}: the server does not let {who_moves()} do this: {said(error)}; fix: EDIT on the registered model "
                 f"{name!r} and leave to create registered models, for the lease"
             ) from error
+        if error.error_code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
+            raise TrackingError(
+                f"{name}: the server asks who you are: {said(error)}; fix: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+                "or MLFLOW_TRACKING_TOKEN"
+            ) from error
         raise TrackingError(
             f"{name}: the registry failed: {said(error)}; fix: call again when it answers, which settles what was begun"
         ) from error

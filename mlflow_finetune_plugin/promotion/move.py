@@ -22,7 +22,15 @@ from uuid import uuid4
 from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.promotion.audit import check_decision_run, last_moved, now
 from mlflow_finetune_plugin.promotion.holder import who_moves
-from mlflow_finetune_plugin.promotion.intent import CHAMPION, INTENT_TAG, PREVIOUS, Intent, Kind, MoveEvidence
+from mlflow_finetune_plugin.promotion.intent import (
+    CHAMPION,
+    INTENT_TAG,
+    PREVIOUS,
+    REASON_LIMIT,
+    Intent,
+    Kind,
+    MoveEvidence,
+)
 from mlflow_finetune_plugin.promotion.lease import Lease
 from mlflow_finetune_plugin.promotion.model_state import named, read_model, registry_faults, version_exists
 from mlflow_finetune_plugin.promotion.settling import Move, Settled, record_and_close, settle_held
@@ -136,7 +144,7 @@ def _intent(
         expected=last_moved(tags, alias),
         who=who_moves(),
         when=now(),
-        reason=reason,
+        reason=reason[:REASON_LIMIT],
         evidence=evidence,
     )
 

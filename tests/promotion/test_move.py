@@ -12,7 +12,8 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_finetune_plugin.errors import LeaseError, MoveError, TrackingError
 from mlflow_finetune_plugin.promotion.audit import history, promotions_experiment, record_decision
-from mlflow_finetune_plugin.promotion.intent import INTENT_TAG, UNRECORDED_TAG, MoveEvidence
+from mlflow_finetune_plugin.promotion.holder import who_moves
+from mlflow_finetune_plugin.promotion.intent import INTENT_TAG, UNRECORDED_TAG, Intent, MoveEvidence
 from mlflow_finetune_plugin.promotion.lease import Lease
 from mlflow_finetune_plugin.promotion.move import promote_version, roll_back
 from mlflow_finetune_plugin.promotion.settling import settle
@@ -194,10 +195,10 @@ def test_deleted_records_make_no_unexplained_moves(moved):
 
 def test_decisions_that_held_are_told_with_the_moves(moved):
     said = MoveEvidence("hold", "d" * 64, "120 rows are too few", champion="2")
-    record_decision(moved, "bot", "3", evidence=said, who="ann@here", when="2099-01-01T00:00:00.000Z")
+    record_decision(moved, "bot", "3", evidence=said)
     newest = history(moved, "bot")[0]
     assert (newest.outcome, newest.is_moved, newest.from_version, newest.to_version) == ("hold", False, "2", "3")
-    assert (newest.who, newest.reason) == ("ann@here", "120 rows are too few")
+    assert (newest.who, newest.reason) == (who_moves(), "120 rows are too few")
     assert aliases_of(moved, "bot") == ("2", "1")
 
 
@@ -271,6 +272,25 @@ def test_a_registry_that_goes_away_within_a_move_is_told_and_the_next_call_settl
     assert settle(moved, "bot").how == "dropped"
     assert aliases_of(moved, "bot") == ("2", "1")
     assert faults_after_settling(moved, "bot") == []
+
+
+def test_an_intent_fits_into_a_tag_however_long_the_reasons_are(moved):
+    long = MoveEvidence("promote", "d" * 64, "größer " * 1000, None, "2", "c" * 64, "a" * 64)
+    with pytest.raises(TrackingError):
+        promote_version(Away(moved, "set_registered_model_alias"), "bot", "3", evidence=long)
+    text = moved.get_registered_model("bot").tags[INTENT_TAG]
+    assert len(text) < 2500
+    assert Intent.from_json(text).evidence.reason == ("größer " * 1000)[:1000]
+    settle(moved, "bot")
+    promote_version(moved, "bot", "3", evidence=long)
+    assert history(moved, "bot")[0].reason.startswith("größer größer")
+
+
+def test_an_intent_that_nobody_wrote_is_told_not_guessed(moved):
+    moved.set_registered_model_tag("bot", INTENT_TAG, "{}")
+    with pytest.raises(MoveError, match=r"'finetune\.move' of the registered model holds no move"):
+        roll_back(moved, "bot")
+    assert aliases_of(moved, "bot") == ("2", "1")
 
 
 def test_a_move_cut_off_and_overtaken_by_hand_stands_as_the_hand_left_it(moved):
