@@ -163,6 +163,7 @@ def _sources(client: MlflowClient, command: PromoteCommand, standing: Standing, 
 
 def _promote(namespace: argparse.Namespace) -> int:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
 
     command = PromoteCommand(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from mlflow_finetune_plugin.promotion.audit import promotions_experiment, record_decision
 from mlflow_finetune_plugin.promotion.collecting import SIDES_FILE, Sources, sides_json
 from mlflow_finetune_plugin.promotion.decision import Decision
-from mlflow_finetune_plugin.promotion.holder import who_moves
 from mlflow_finetune_plugin.promotion.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.model_state import registry_faults
 from mlflow_finetune_plugin.promotion.move import promote_version
@@ -60,9 +59,7 @@ def carry_out(client: MlflowClient, decision: Decision, sources: Sources, *, run
             move = promote_version(client, name, number, alias=decision.alias, evidence=evidence)
         else:
             with registry_faults(name):
-                record_decision(
-                    client, name, number, alias=decision.alias, evidence=evidence, who=who_moves(), when=decision.when
-                )
+                record_decision(client, name, number, alias=decision.alias, evidence=evidence)
     except BaseException:
         client.set_terminated(run_id, "FAILED")
         raise
