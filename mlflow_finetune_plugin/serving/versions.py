@@ -135,6 +135,10 @@ class Fetcher:
             record, model, number, source, digest
         )
 
+    def confirm(self, model: str, number: str) -> None:
+        """Raises ServingError for a version that the registry does not have any more, TrackingError when it cannot be asked."""
+        self._source(model, number)
+
     def _source(self, model: str, number: str) -> tuple[str, str | None]:
         known = self._told.get((model, number))
         if known is not None and time.monotonic() - known[0] < self._fresh_s:

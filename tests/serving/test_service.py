@@ -194,7 +194,7 @@ def test_a_version_that_must_not_serve_leaves_the_last_good_one(client, registry
         ({"model": "bot@../../x"}, 404, "model_not_found"),
         ({"model": "bot\r\nx-injected: 1"}, 404, "model_not_found"),
         ({"model": None}, 400, "missing_model"),
-        ({"model": ["bot"]}, 400, "missing_model"),
+        ({"model": ["bot"]}, 400, "invalid_type"),
         ({"prompt_logprobs": 1}, 400, "unknown_field"),
         ({"lora_path": "/etc"}, 400, "unknown_field"),
         ({"chat_template": "{{ 1 }}"}, 400, "unknown_field"),
@@ -245,13 +245,21 @@ def test_bodies_that_are_no_request(client, raw):
         "/docs",
         "/openapi.json",
         "/v1/chat/completions/../load_lora_adapter",
-        "/v1/models/bot",
+        "/v1/embeddings",
         "/health",
     ],
 )
 def test_other_routes_are_not_there(client, route):
-    assert client.post(route, json={}).status_code in (404, 405)
-    assert client.get(route).status_code in (404, 405)
+    for answer in (client.post(route, json={}), client.get(route)):
+        assert answer.status_code in (404, 405)
+        assert answer.json()["error"]["code"] in ("unknown_route", "model_not_found")
+
+
+def test_one_model_is_told_by_its_id(client):
+    assert client.get("/v1/models/bot@champion").json()["id"] == "bot@champion"
+    assert client.get("/v1/models/bot/2").json()["id"] == "bot/2"
+    unknown = client.get("/v1/models/nobody")
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
 
 
 def test_a_body_of_100_mb_is_refused_before_it_is_read(service):
