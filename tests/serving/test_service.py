@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import time
+from pathlib import Path
 
 import httpx
 import mlflow
@@ -146,23 +147,21 @@ def test_shadow_traffic_is_seen_in_metrics_alone(client, registry):
     ],
 )
 def test_a_version_that_must_not_serve_leaves_the_last_good_one(client, registry, service, fault, said):
-    number = registry.make("bot", seed=40 + len(fault))
-    registry.client.set_registered_model_alias("bot", "challenger", "2")
+    made = registry.client.get_model_version("spare", registry.make("spare", seed=40 + len(fault)))
+    model = registry.client.get_logged_model(made.source.removeprefix("models:/"))
+    card = Path(model.artifact_location.removeprefix("file://")) / "artifacts" / "finetune.json"
+    tags = dict(made.tags)
     if fault == "another digest":
-        registry.client.set_model_version_tag("bot", number, "finetune.adapter_digest", "0" * 64)
+        tags["finetune.adapter_digest"] = "0" * 64
+    elif fault == "no artifacts":
+        card.unlink()
     else:
-        source = registry.client.get_model_version("bot", number)
-        model = registry.client.get_logged_model(source.source.removeprefix("models:/"))
-        from pathlib import Path
-
-        folder = Path(model.artifact_location.removeprefix("file://")) / "artifacts"
-        card = folder / "finetune.json"
-        if fault == "no artifacts":
-            card.unlink()
-        else:
-            told = json.loads(card.read_text())
-            told["base_model"]["digest"] = "1" * 64
-            card.write_text(json.dumps(told))
+        told = json.loads(card.read_text())
+        told["base_model"]["digest"] = "1" * 64
+        card.write_text(json.dumps(told))
+    number = registry.client.create_model_version(
+        "bot", made.source, run_id=made.run_id, tags=tags, model_id=model.model_id
+    ).version
     registry.client.set_registered_model_alias("bot", "tried", "1")
     wait_until(lambda: client.post(CHAT, json=body("bot@tried")).headers.get("x-finetune-version") == "1")
     registry.client.set_registered_model_alias("bot", "tried", number)
