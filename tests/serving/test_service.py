@@ -244,7 +244,6 @@ def test_bodies_that_are_no_request(client, raw):
         "/docs",
         "/openapi.json",
         "/v1/chat/completions/../load_lora_adapter",
-        "/v1/embeddings",
         "/health",
     ],
 )
