@@ -7,7 +7,6 @@ two are apart is a number of its own, the gap.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,19 +85,17 @@ def _largest(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
 
 @contextmanager
 def _cast(model: PeftModel, dtype: torch.dtype) -> Iterator[PeftModel]:
-    """Base and adapter in ``dtype``; the model is bit for bit as before afterwards."""
-    if model.get_base_model().dtype != dtype:
-        cast = copy.deepcopy(model)
-        for parameter in cast.parameters():  # not buffers: engines too keep the angles of positions in float32
-            if parameter.is_floating_point():
-                parameter.data = parameter.data.to(dtype)
-        yield cast
-        return
-    kept = {  # the adapter, and what quantisation held in another precision for training
+    """Base and adapter in ``dtype``, without what training has put around their ``forward``; bit for bit as before afterwards.
+
+    In place: a copy of a trained model would go on running the original, which TRL's fused head and accelerate's autocast hold
+    in closures. Not buffers: engines too keep the angles of positions in float32.
+    """
+    kept = {
         name: parameter.data
         for name, parameter in model.named_parameters()
         if parameter.is_floating_point() and parameter.dtype != dtype
     }
+    wrapped = {module: module.__dict__.pop("forward", None) for module in (model, model.get_base_model())}
     try:
         for name, parameter in model.named_parameters():
             if name in kept:
@@ -108,3 +105,6 @@ def _cast(model: PeftModel, dtype: torch.dtype) -> Iterator[PeftModel]:
         for name, parameter in model.named_parameters():
             if name in kept:
                 parameter.data = kept[name]
+        for module, forward in wrapped.items():
+            if forward is not None:
+                module.__dict__["forward"] = forward

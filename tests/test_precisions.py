@@ -49,6 +49,26 @@ def _assert_unchanged(model: torch.nn.Module, before: dict[str, torch.Tensor]) -
     assert all(after[name].dtype == before[name].dtype and torch.equal(after[name], before[name]) for name in before)
 
 
+def test_a_trained_model_is_cast_not_the_one_that_its_head_holds(tmp_path):
+    """TRL's fused head keeps the forward of the model that it was put on: of a copy, too, it would run the original."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    folder = save_adapter("lora", EMBEDDED_FOLDER, tmp_path / "adapter", seed=3)
+    base = load_model(EMBEDDED_FOLDER)
+    add_fused_lm_head(base)
+    trained = PeftModel.from_pretrained(base, str(folder), is_trainable=True).eval()
+    before, said = _state(trained), _says(trained)
+    found = served_as(trained, ROWS, "bfloat16", trained=said, pad_token_id=0, max_gap=0.5)
+    half = _loaded_in_half(folder)
+    assert all(np.array_equal(a, b) for a, b in zip(found.adapter, _says(half), strict=True))
+    with half.disable_adapter():
+        assert all(np.array_equal(a, b) for a, b in zip(found.base, _says(half), strict=True))
+    assert found.gap > 0
+    _assert_unchanged(trained, before)
+    assert all(np.array_equal(a, b) for a, b in zip(_says(trained), said, strict=True))
+    assert trained.get_base_model().__dict__["forward"] is base.__dict__["forward"]
+
+
 def test_the_own_precision_is_what_was_trained(model):
     before, trained = _state(model), _says(model)
     found = served_as(model, ROWS, "float32", trained=trained, pad_token_id=0, max_gap=0.5)

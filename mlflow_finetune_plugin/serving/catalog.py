@@ -36,14 +36,19 @@ class Catalog:
         return {name: self._model(name) for name in self.models}
 
     def look_at_each(self) -> tuple[dict[str, CatalogModel], dict[str, str]]:
-        """What the registry says of each model, and the faults of those that it says nothing of; blocks."""
+        """What the registry says of each model, and the faults of those that it says nothing of, or does not have; blocks.
+
+        One that it does not have any more was taken out of service: it has no alias.
+        """
         found: dict[str, CatalogModel] = {}
         faults: dict[str, str] = {}
         for name in self.models:
             try:
                 found[name] = self._model(name)
-            except (TrackingError, ConfigError) as error:
+            except TrackingError as error:
                 faults[name] = str(error)
+            except ConfigError as error:
+                faults[name], found[name] = "; ".join(error.problems), CatalogModel({}, Traffic())
         return found, faults
 
     def _model(self, name: str) -> CatalogModel:
@@ -58,7 +63,7 @@ class Catalog:
         except Exception as error:  # what a store raises when its database or network is gone
             raise TrackingError(f"the registry cannot be asked for {name!r}: {in_short(error)}") from error
         aliases = {alias: str(version) for alias, version in dict(found.aliases).items()}
-        return CatalogModel(aliases, read_traffic(dict(found.tags)))
+        return CatalogModel(aliases, read_traffic(dict(found.tags), aliases))
 
     def _nearest(self, name: str) -> str:
         from mlflow.exceptions import MlflowException

@@ -148,6 +148,10 @@ class Fleet:
         for resident in idle[: max(0, len(self.residents) - self._max_loaded)]:
             await self._drop(resident)
 
+    async def withdraw(self, resident: Resident) -> None:
+        """Unload what the registry has no more; answers that are being given end as they began."""
+        await self._drop(resident)
+
     @property
     def has_one_base(self) -> bool:
         return len({engine.spec.key.base_digest for engine in self.engines.values()}) == 1

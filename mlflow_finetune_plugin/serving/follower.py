@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_finetune_plugin.errors import EngineError, FinetuneError, ServingError, StoreError
+from mlflow_finetune_plugin.errors import EngineError, FinetuneError, ServingError, StoreError, TrackingError
 from mlflow_finetune_plugin.serving.catalog import Catalog, CatalogModel, Snapshot
 from mlflow_finetune_plugin.serving.fleet import Fleet, Resident
 from mlflow_finetune_plugin.serving.names import Asked
@@ -240,7 +240,7 @@ class Follower:
 
     async def _version(self, model: str, number: str) -> Resident:
         found = self._resident(model, number)
-        if found is not None:
+        if found is not None and (found.pins or await self._is_there(found)):
             return found
         until, refusal = self._refused.get((model, number), (0.0, None))
         if refusal is not None and time.monotonic() < until:
@@ -259,6 +259,18 @@ class Follower:
             raise self._refuse(model, number, UnknownModelError(str(error))) from error
         except FinetuneError as error:
             raise NotReadyError(f"{model}/{number} cannot be had now: {error}") from error
+
+    async def _is_there(self, resident: Resident) -> bool:
+        """Whether the registry still has a version that no alias vouches for; asked once a minute. One that is gone is unloaded."""
+        version = resident.version
+        try:
+            await asyncio.to_thread(self._fetcher.confirm, version.model, version.number)
+        except TrackingError:
+            return True  # nobody can be asked: what was good before still is
+        except ServingError:
+            await self._fleet.withdraw(resident)
+            return False
+        return True
 
     def _refuse(
         self, model: str, number: str, refusal: UnknownModelError | NotReadyError
@@ -291,7 +303,7 @@ class Follower:
         try:
             known: Mapping[str, dict[str, dict[str, str]]] = json.loads(self._memory.read_text(encoding="utf-8"))
             return {
-                name: CatalogModel(dict(model["aliases"]), read_traffic(dict(model["traffic"])))
+                name: CatalogModel(dict(model["aliases"]), read_traffic(dict(model["traffic"]), dict(model["aliases"])))
                 for name, model in known.items()
                 if name in self._catalog.models
             }

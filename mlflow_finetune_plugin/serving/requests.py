@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow_finetune_plugin.serving.field_types import field_fault
+
 _SAMPLING = frozenset(
     (
         "max_tokens",
@@ -41,6 +43,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
 
 _TURN_FIELDS = frozenset(("role", "content", "name", "tool_calls", "tool_call_id", "refusal"))
 _MOST_CHOICES = 16
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,11 @@ def read_request(route: str, raw: bytes) -> Asking:
         raise RequestError(400, f"unknown field {unknown[0]!r}; fix: leave it out", "unknown_field", unknown[0])
     body = {key: value for key, value in body.items() if value is not None}
     model, user = body.get("model"), body.get("user")
-    if not isinstance(model, str) or not model:
+    fault = field_fault(body)
+    if fault is not None:
+        raise RequestError(400, fault[1], "invalid_type", fault[0])
+    if not model:
         raise RequestError(400, "no model; fix: one of GET /v1/models", "missing_model", "model")
-    if user is not None and not isinstance(user, str):
-        raise RequestError(400, "user is no text", "invalid_type", "user")
-    if not isinstance(body.get("stream", False), bool):
-        raise RequestError(400, "stream is neither true nor false", "invalid_type", "stream")
     _check_choices(body)
     options = body.get("stream_options")
     if options is not None and (not isinstance(options, dict) or options.keys() - {"include_usage"}):
@@ -139,7 +141,7 @@ def _check_choices(body: Mapping[str, Any]) -> None:
     prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
     for field in ("n", "best_of"):
         count = body.get(field, 1)
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST_CHOICES:
+        if not 1 <= count <= _MOST_CHOICES:
             raise RequestError(400, f"{field} is not between 1 and {_MOST_CHOICES}", "invalid_value", field)
         if prompts * count > _MOST_CHOICES:
             raise RequestError(
@@ -152,19 +154,33 @@ def _check_choices(body: Mapping[str, Any]) -> None:
 
 def _check_messages(messages: Any) -> None:
     """Text alone: pictures and sounds are named by URLs or files, which an engine would open."""
-    if not isinstance(messages, list) or not messages:
-        raise RequestError(400, "messages is no list of turns", "invalid_type", "messages")
-    for turn in messages:
-        if not isinstance(turn, dict):
-            raise RequestError(400, "a turn is no object with role and content", "invalid_type", "messages")
-        unknown = sorted(str(key)[:60] for key in turn.keys() - _TURN_FIELDS)
-        if unknown:
-            raise RequestError(400, f"unknown field {unknown[0]!r} in a turn", "unknown_field", "messages")
-        content = turn.get("content")
-        parts = content if isinstance(content, list) else []
-        for part in parts:
-            if not isinstance(part, dict) or part.get("type") != "text" or part.keys() - {"type", "text"}:
-                kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-                raise RequestError(
-                    400, f"content of type {kind!r:.40} is not served, text is", "unsupported_content", "messages"
-                )
+    if not messages:
+        said = 'no messages; fix: [{"role": "user", "content": "..."}]'
+        raise RequestError(400, said, "missing_messages", "messages")
+    for number, turn in enumerate(messages):
+        fault, code = _turn_fault(turn)
+        if fault:
+            raise RequestError(400, f"messages[{number}]: {fault}", code, "messages")
+
+
+def _turn_fault(turn: Any) -> tuple[str, str]:
+    """(what is wrong, code), both empty where nothing is."""
+    if not isinstance(turn, dict):
+        return "is no object with role and content", "invalid_type"
+    unknown = sorted(str(key)[:60] for key in turn.keys() - _TURN_FIELDS)
+    if unknown:
+        return f"unknown field {unknown[0]!r}; fix: leave it out", "unknown_field"
+    role, content = turn.get("role"), turn.get("content")
+    if role not in _ROLES:
+        return f"role = {role!r:.40}: expected one of {', '.join(_ROLES)}", "invalid_value"
+    if content is None and role == "assistant" and turn.get("tool_calls"):
+        return "", ""
+    if not isinstance(content, str) and not (isinstance(content, list) and content):
+        return f"content = {content!r:.40}: expected text, or a list of parts of type text", "invalid_type"
+    for part in content if isinstance(content, list) else []:
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if not isinstance(part, dict) or kind != "text" or part.keys() - {"type", "text"}:
+            return f"content of type {kind!r:.40} is not served, text is", "unsupported_content"
+        if not isinstance(part.get("text"), str):
+            return f"text = {part.get('text')!r:.40}: expected text", "invalid_type"
+    return "", ""

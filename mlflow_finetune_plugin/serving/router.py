@@ -39,6 +39,7 @@ from mlflow_finetune_plugin.serving.webhooks import is_true_webhook
 logger = logging.getLogger(__name__)
 
 _SHADOWS = 4
+_ROUTES = ("GET /v1/models", "POST /v1/chat/completions", "POST /v1/completions")
 _RETRY_S = 5
 
 
@@ -83,6 +84,7 @@ class Router:
         self._status = status = Status(follower, fleet, metrics)
         routes = [
             Route("/v1/models", self._guarded(self._models), methods=["GET"]),
+            Route("/v1/models/{model:path}", self._guarded(self._one_model), methods=["GET"]),
             Route("/v1/chat/completions", self._guarded(self._answer), methods=["POST"]),
             Route("/v1/completions", self._guarded(self._answer), methods=["POST"]),
             Route("/healthz", status.healthz, methods=["GET"]),
@@ -90,7 +92,7 @@ class Router:
             Route("/metrics", status.metrics, methods=["GET"]),
             Route("/webhooks/mlflow", self._webhook, methods=["POST"]),
         ]
-        self.app = Starlette(routes=routes)
+        self.app = Starlette(routes=routes, exception_handlers={404: self._no_route, 405: self._no_route})
 
     # every request of OpenAI's routes --------------------------------------------------------------------------------
 
@@ -310,6 +312,19 @@ class Router:
 
     async def _models(self, request: Request, request_id: str, key: Key | None) -> Response:
         return JSONResponse(self._status.models(), headers={"x-finetune-request-id": request_id})
+
+    async def _one_model(self, request: Request, request_id: str, key: Key | None) -> Response:
+        name = request.path_params["model"]
+        found = next((one for one in self._status.models()["data"] if one["id"] == name), None)
+        if found is None:
+            raise _unknown(name, "no such model here")
+        return JSONResponse(found, headers={"x-finetune-request-id": request_id})
+
+    async def _no_route(self, request: Request, error: Exception) -> Response:
+        """In OpenAI's form, as everything else."""
+        status = getattr(error, "status_code", 404)
+        said = f"{request.method} {request.url.path[:200]}: no such route; fix: one of {', '.join(_ROUTES)}"
+        return self._refusal(RequestError(status, said, "unknown_route"), f"req-{uuid.uuid4().hex}")
 
     # webhooks --------------------------------------------------------------------------------------------------------
 

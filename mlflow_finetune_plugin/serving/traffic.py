@@ -20,6 +20,7 @@ SHADOW_TAG = "finetune.shadow"
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+_EXAMPLES = {SPLIT_TAG: f"{CHAMPION}=90, {CHALLENGER}=10", SHADOW_TAG: f"{CHALLENGER}=0.1"}
 
 
 @dataclass(frozen=True)
@@ -47,27 +48,34 @@ class Traffic:
         return [alias for alias, share in self.shadow.items() if alias in aliases and random.random() < share]
 
 
-def read_traffic(tags: Mapping[str, str]) -> Traffic:
+def read_traffic(tags: Mapping[str, str], aliases: Mapping[str, str]) -> Traffic:
     """What the tags of a registered model say; a tag that is wrong counts as absent and is told in ``problems``."""
     problems: list[str] = []
-    split = _weights(tags, SPLIT_TAG, problems, lone=1.0)
-    shadow = _weights(tags, SHADOW_TAG, problems, lone=1.0)
+    split = _weights(tags, SPLIT_TAG, aliases, problems)
+    if split and not any(split.values()):
+        problems.append(f"{SPLIT_TAG} = {tags[SPLIT_TAG]!r}: all weights are 0; fix: {_EXAMPLES[SPLIT_TAG]}")
+        split = {}
+    shadow = _weights(tags, SHADOW_TAG, aliases, problems)
     if any(share > 1 for share in shadow.values()):
-        problems.append(f"{SHADOW_TAG} = {tags[SHADOW_TAG]!r}: shares are between 0 and 1; fix: {CHALLENGER}=0.1")
+        problems.append(
+            f"{SHADOW_TAG} = {tags[SHADOW_TAG]!r}: shares are between 0 and 1; fix: {_EXAMPLES[SHADOW_TAG]}"
+        )
         shadow = {}
     return Traffic(split, shadow, tuple(problems))
 
 
-def _weights(tags: Mapping[str, str], tag: str, problems: list[str], *, lone: float) -> dict[str, float]:
+def _weights(tags: Mapping[str, str], tag: str, aliases: Mapping[str, str], problems: list[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in tags.get(tag, "").split(","))):
-        alias, equals, weight = part.partition("=")
+        alias, equals, weight = (one.strip() for one in part.partition("="))
         try:
-            found[alias.strip()] = _weight(weight) if equals else lone
+            found[alias] = _weight(weight) if equals else 1.0
         except ValueError:
-            problems.append(
-                f"{tag} = {tags[tag]!r}: {weight.strip()!r} is no weight; fix: {CHAMPION}=90, {CHALLENGER}=10"
-            )
+            problems.append(f"{tag} = {tags[tag]!r}: {weight!r} is no weight; fix: {_EXAMPLES[tag]}")
+            return {}
+        if alias not in aliases:
+            has = ", ".join(sorted(aliases)) or "none"
+            problems.append(f"{tag} = {tags[tag]!r}: no alias {alias!r}, it has: {has}; fix: {_EXAMPLES[tag]}")
             return {}
     return found
 

@@ -127,13 +127,17 @@ class Fetcher:
         try:
             source, digest = self._source(model, number)
         except TrackingError:
-            known = self._from_disk(record, model, number, None)
+            known = self._from_disk(record, model, number, None, None)
             if known is None:
                 raise
             return known  # versions do not change: what was fetched and verified once is good without the registry
-        return self._from_disk(record, model, number, source) or self._from_registry(
+        return self._from_disk(record, model, number, source, digest) or self._from_registry(
             record, model, number, source, digest
         )
+
+    def confirm(self, model: str, number: str) -> None:
+        """Raises ServingError for a version that the registry does not have any more, TrackingError when it cannot be asked."""
+        self._source(model, number)
 
     def _source(self, model: str, number: str) -> tuple[str, str | None]:
         known = self._told.get((model, number))
@@ -159,15 +163,17 @@ class Fetcher:
             raise ServingError(f"{model}/{number}: is {found.status} in the registry, not READY")
         return str(found.source), dict(found.tags).get("finetune.adapter_digest")
 
-    def _from_disk(self, record: Path, model: str, number: str, source: str | None) -> Version | None:
-        """A version that was verified before; None when any of it is not here, or ``source`` says that it is another one."""
+    def _from_disk(
+        self, record: Path, model: str, number: str, source: str | None, tagged: str | None
+    ) -> Version | None:
+        """A version that was verified before; None when any of it is not here, or the registry's words are of another one."""
         try:
             known = json.loads(record.read_text(encoding="utf-8"))
             card, reference, digest = known["card"], known["reference"], str(known["tokenizer_digest"])
             check_card(card, f"{model}/{number}")
             if not _SHA.fullmatch(digest):
                 raise ValueError("its tokenizer has no digest")
-            is_other = source is not None and source != known["source"]
+            is_other = source not in (None, known["source"]) or tagged not in (None, card["adapter_digest"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, ServingError) as error:

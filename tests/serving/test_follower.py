@@ -86,3 +86,19 @@ def test_moves_do_not_stand_behind_requests(tmp_path, registry):
         assert all(isinstance(error, UnknownModelError) for error in found)
 
     following(tmp_path, registry, fetcher, work)
+
+
+def test_a_version_that_the_registry_has_no_more_is_not_served_any_more(tmp_path, registry):
+    number = registry.make("asked", seed=3)
+    fetcher = Fetcher(registry.client, AdapterStore(tmp_path / "store"), fresh_s=0.0)
+
+    async def work(follower):
+        resident, _ = await follower.find(asked(number), None)
+        again, _ = await follower.find(asked(number), None)
+        assert again is resident
+        registry.client.delete_model_version("asked", number)
+        with pytest.raises(UnknownModelError, match="no such version"):
+            await follower.find(asked(number), None)
+        assert not resident.is_loaded
+
+    following(tmp_path, registry, fetcher, work)

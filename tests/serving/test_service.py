@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import time
+from pathlib import Path
 
 import httpx
 import mlflow
@@ -146,23 +147,21 @@ def test_shadow_traffic_is_seen_in_metrics_alone(client, registry):
     ],
 )
 def test_a_version_that_must_not_serve_leaves_the_last_good_one(client, registry, service, fault, said):
-    number = registry.make("bot", seed=40 + len(fault))
-    registry.client.set_registered_model_alias("bot", "challenger", "2")
+    made = registry.client.get_model_version("spare", registry.make("spare", seed=40 + len(fault)))
+    model = registry.client.get_logged_model(made.source.removeprefix("models:/"))
+    card = Path(model.artifact_location.removeprefix("file://")) / "artifacts" / "finetune.json"
+    tags = dict(made.tags)
     if fault == "another digest":
-        registry.client.set_model_version_tag("bot", number, "finetune.adapter_digest", "0" * 64)
+        tags["finetune.adapter_digest"] = "0" * 64
+    elif fault == "no artifacts":
+        card.unlink()
     else:
-        source = registry.client.get_model_version("bot", number)
-        model = registry.client.get_logged_model(source.source.removeprefix("models:/"))
-        from pathlib import Path
-
-        folder = Path(model.artifact_location.removeprefix("file://")) / "artifacts"
-        card = folder / "finetune.json"
-        if fault == "no artifacts":
-            card.unlink()
-        else:
-            told = json.loads(card.read_text())
-            told["base_model"]["digest"] = "1" * 64
-            card.write_text(json.dumps(told))
+        told = json.loads(card.read_text())
+        told["base_model"]["digest"] = "1" * 64
+        card.write_text(json.dumps(told))
+    number = registry.client.create_model_version(
+        "bot", made.source, run_id=made.run_id, tags=tags, model_id=model.model_id
+    ).version
     registry.client.set_registered_model_alias("bot", "tried", "1")
     wait_until(lambda: client.post(CHAT, json=body("bot@tried")).headers.get("x-finetune-version") == "1")
     registry.client.set_registered_model_alias("bot", "tried", number)
@@ -194,7 +193,7 @@ def test_a_version_that_must_not_serve_leaves_the_last_good_one(client, registry
         ({"model": "bot@../../x"}, 404, "model_not_found"),
         ({"model": "bot\r\nx-injected: 1"}, 404, "model_not_found"),
         ({"model": None}, 400, "missing_model"),
-        ({"model": ["bot"]}, 400, "missing_model"),
+        ({"model": ["bot"]}, 400, "invalid_type"),
         ({"prompt_logprobs": 1}, 400, "unknown_field"),
         ({"lora_path": "/etc"}, 400, "unknown_field"),
         ({"chat_template": "{{ 1 }}"}, 400, "unknown_field"),
@@ -245,13 +244,20 @@ def test_bodies_that_are_no_request(client, raw):
         "/docs",
         "/openapi.json",
         "/v1/chat/completions/../load_lora_adapter",
-        "/v1/models/bot",
         "/health",
     ],
 )
 def test_other_routes_are_not_there(client, route):
-    assert client.post(route, json={}).status_code in (404, 405)
-    assert client.get(route).status_code in (404, 405)
+    for answer in (client.post(route, json={}), client.get(route)):
+        assert answer.status_code in (404, 405)
+        assert answer.json()["error"]["code"] in ("unknown_route", "model_not_found")
+
+
+def test_one_model_is_told_by_its_id(client):
+    assert client.get("/v1/models/bot@champion").json()["id"] == "bot@champion"
+    assert client.get("/v1/models/bot/2").json()["id"] == "bot/2"
+    unknown = client.get("/v1/models/nobody")
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
 
 
 def test_a_body_of_100_mb_is_refused_before_it_is_read(service):

@@ -8,23 +8,47 @@ ALIASES = {"champion": "1", "challenger": "2", "canary": "3"}
 
 
 def test_tags_as_written():
-    traffic = read_traffic({"finetune.split": "champion=90, challenger = 10", "finetune.shadow": "canary"})
+    traffic = read_traffic({"finetune.split": "champion=90, challenger = 10", "finetune.shadow": "canary"}, ALIASES)
     assert traffic == Traffic({"champion": 90.0, "challenger": 10.0}, {"canary": 1.0})
-    assert read_traffic({}) == Traffic()
+    assert read_traffic({}, ALIASES) == Traffic()
 
 
 @pytest.mark.parametrize(
     "tag", ["champion=-1", "champion=nan", "champion=inf", "champion=a lot", "champion=1,challenger="]
 )
 def test_a_wrong_tag_is_told_and_counts_as_absent(tag):
-    traffic = read_traffic({"finetune.split": tag})
+    traffic = read_traffic({"finetune.split": tag}, ALIASES)
     assert not traffic.split
     (problem,) = traffic.problems
     assert "is no weight; fix: champion=90, challenger=10" in problem
 
 
+@pytest.mark.parametrize(
+    ("tag", "said"),
+    [
+        ("champion:90, challenger:10", "no alias 'champion:90'"),
+        ("90,10", "no alias '90'"),
+        ("champoin=90", "no alias 'champoin', it has: canary, challenger, champion"),
+        ("@champion=90", "no alias '@champion'"),
+        ("champion=0", "all weights are 0"),
+    ],
+)
+def test_a_split_of_nobody_is_told(tag, said):
+    traffic = read_traffic({"finetune.split": tag}, ALIASES)
+    assert not traffic.split
+    assert said in traffic.problems[0]
+    assert "fix: champion=90, challenger=10" in traffic.problems[0]
+
+
+@pytest.mark.parametrize("tag", ["challenger:0.1", "chalenger=0.1", "challenger=10%"])
+def test_a_shadow_of_nobody_is_told(tag):
+    traffic = read_traffic({"finetune.shadow": tag}, ALIASES)
+    assert not traffic.shadow
+    assert "fix: challenger=0.1" in traffic.problems[0]
+
+
 def test_a_shadow_cannot_be_more_than_every_request():
-    assert read_traffic({"finetune.shadow": "canary=2"}).problems
+    assert read_traffic({"finetune.shadow": "canary=2"}, ALIASES).problems
 
 
 def test_weights_are_kept_over_many_users():
