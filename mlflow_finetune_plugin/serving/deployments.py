@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from mlflow_finetune_plugin.serving.local_services import (
     folder_of,
     headers,
     read,
-    serve_command,
+    run_in_foreground,
     start,
 )
 
@@ -69,14 +68,13 @@ Options (-C NAME=VALUE):
 """
 
 
-def run_local(
-    target: str, name: str, model_uri: str, flavor: str | None = None, config: Mapping[str, Any] | None = None
-) -> None:
-    """Serves in the foreground until Ctrl-C."""
+def run_local(name: str, model_uri: str, flavor: str | None = None, config: Mapping[str, Any] | None = None) -> None:
+    """Serves in the foreground until Ctrl-C or SIGTERM; then ends the process with the service's own exit status."""
+    check_name(name)
     _check_flavor(flavor)
     settings = _settings(config)
     settings.setdefault("port", "8000")
-    raise SystemExit(subprocess.call(serve_command(_model_id(model_uri), settings)))
+    raise SystemExit(run_in_foreground(_model_id(model_uri), settings))
 
 
 class FinetuneDeploymentClient(BaseDeploymentClient):

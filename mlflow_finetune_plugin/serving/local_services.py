@@ -98,14 +98,12 @@ def alone(name: str) -> Iterator[None]:
 
 
 def start(name: str, model_uri: str, model: str, settings: dict[str, str]) -> Deployment:
-    import mlflow
-
     folder = folder_of(name)
     settings = {**settings}
     host = settings.get("host", "127.0.0.1")
     port = int(settings.get("port") or free_port())
     log = folder / "service.log"
-    own = {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_REGISTRY_URI": mlflow.get_registry_uri()}
+    own = _addresses()
     with log.open("ab") as out:
         process = subprocess.Popen(
             serve_command(model, {**settings, "port": str(port)}),
@@ -124,6 +122,32 @@ def start(name: str, model_uri: str, model: str, settings: dict[str, str]) -> De
         end(made)
         raise
     return made
+
+
+def run_in_foreground(model: str, settings: Mapping[str, str]) -> int:
+    """Serves until Ctrl-C, SIGTERM or the terminal's end, each handed on once; returns the service's exit status."""
+    process = subprocess.Popen(
+        serve_command(model, settings),
+        env={**os.environ, **_addresses()},
+        process_group=0,  # a Ctrl-C that reached it by itself too would count as the second, which waits for no answer
+    )
+    handed_on = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
+    before = {
+        number: signal.signal(number, lambda found, _: process.send_signal(handed_on[signal.Signals(found)]))
+        for number in handed_on
+    }
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _addresses() -> dict[str, str]:
+    """The registry of this process, for another one's environment."""
+    import mlflow
+
+    return {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_REGISTRY_URI": mlflow.get_registry_uri()}
 
 
 def serve_command(model: str, settings: Mapping[str, str]) -> list[str]:

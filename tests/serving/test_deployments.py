@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 from mlflow.deployments import get_deploy_client
 from mlflow.exceptions import MlflowException
 from served_models import QUESTIONS
+from serving_process import ServingProcess, ask, free_port
 
 from mlflow_finetune_plugin.serving.deployments import _model_id
 from mlflow_finetune_plugin.serving.local_services import alone
@@ -97,6 +99,26 @@ def test_a_dead_service_is_told_as_dead(own, tmp_path):
     psutil.Process(state["pid"]).kill()
     psutil.Process(state["pid"]).wait(20)
     assert client.get_deployment("prod")["status"] == "dead"
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_run_local_serves_in_the_foreground_until_a_signal(own, tmp_path, sent):
+    port, log = free_port(), tmp_path / "run-local.log"
+    words = ["run-local", "-t", "finetune", "--name", "here", "-m", "models:/bot@champion"]
+    options = ["-C", f"port={port}", "-C", f"store={tmp_path / 'store'}", "-C", "engine=transformers"]
+    with log.open("wb") as out:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "deployments", *words, *options], env=own, stdout=out, stderr=out
+        )
+    local = ServingProcess(started, port, log, tmp_path / "store")
+    try:
+        local.wait_for("ready")
+        (served,) = psutil.Process(started.pid).children()
+        assert ask(local, "bot@champion").headers["x-finetune-version"] == "1"
+        assert local.end(sent) == 0
+        assert not served.is_running()
+    finally:
+        started.kill()
 
 
 def test_help_tells_the_options(own):
