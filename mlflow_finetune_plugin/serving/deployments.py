@@ -6,8 +6,9 @@ What there is stands in files beside the job folders, so any shell of the same u
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ _OPTIONS = {
     "store": "folder of adapters on this disk",
     "max_store": "bytes of all adapters",
     "base_model": "folder where the base is now",
+    "trust_remote_code": "true or false: may bases and tokenizers run Python code that they bring; default false",
     "max_body": "bytes of a request",
     "max_loaded": "versions in engines, unless more are meant by aliases",
     "max_loras": "adapters in one batch of vLLM",
@@ -55,7 +57,7 @@ _OPTIONS = {
 
 def target_help() -> str:
     """What ``mlflow deployments help -t finetune`` prints."""
-    options = "\n".join(f"  {name:<14} {told}" for name, told in _OPTIONS.items())
+    options = "\n".join(f"  {name:<17} {told}" for name, told in _OPTIONS.items())
     return f"""Target finetune: serves models that mlflow-finetune registered, with OpenAI's API, on this machine.
 
 Model URIs: models:/NAME@ALIAS (followed live), models:/NAME/VERSION, models:/NAME (by its split, else champion).
@@ -213,16 +215,40 @@ def _model_id(uri: str) -> str:
 
 
 def _settings(config: Mapping[str, Any] | None) -> dict[str, str]:
-    given = {str(name): str(value) for name, value in (config or {}).items()}
+    given = {
+        str(name): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in (config or {}).items()
+    }
     unknown = sorted(given.keys() - _OPTIONS.keys())
     if unknown:
         raise MlflowException(
             f"unknown option {unknown[0]!r}; fix: one of {', '.join(_OPTIONS)}", INVALID_PARAMETER_VALUE
         )
+    for name, (is_fit, fix) in _VALUES.items():
+        if name in given and not is_fit(given[name]):
+            raise MlflowException(f"{name} {given[name]!r}; fix: -C {name}={fix}", INVALID_PARAMETER_VALUE)
     for name in ("api_key_file", "store", "base_model"):
         if name in given:
             given[name] = str(Path(given[name]).expanduser().resolve())  # the service may stand elsewhere later
     return given
+
+
+def _is_port(given: str) -> bool:
+    return given.isdecimal() and 1 <= int(given) <= 65535
+
+
+def _is_seconds(given: str) -> bool:
+    try:
+        return 0 < float(given) < math.inf
+    except ValueError:
+        return False
+
+
+_VALUES: Mapping[str, tuple[Callable[[str], bool], str]] = {
+    "port": (_is_port, "NUMBER, from 1 to 65535, or leave it out for a free one"),
+    "timeout": (_is_seconds, "SECONDS, more than 0"),
+    "trust_remote_code": (lambda given: given in ("true", "false"), "true or false"),
+}
 
 
 def _check_flavor(flavor: str | None) -> None:

@@ -153,9 +153,14 @@ def _addresses() -> dict[str, str]:
 def serve_command(model: str, settings: Mapping[str, str]) -> list[str]:
     """What serves the registered model behind ``NAME``, ``NAME@ALIAS`` or ``NAME/VERSION``."""
     registered = model.partition("@")[0].partition("/")[0]
-    options = [(f"--{name.replace('_', '-')}", value) for name, value in settings.items() if name != "timeout"]
     command = [sys.executable, "-m", "mlflow_finetune_plugin.cli", "serve", registered]
-    return [*command, *(word for option in options for word in option)]
+    for name, value in settings.items():
+        option = f"--{name.replace('_', '-')}"
+        if name == "trust_remote_code":
+            command += [option] if value == "true" else []
+        elif name != "timeout":
+            command += [option, value]
+    return command
 
 
 def _wait_for_answer(made: Deployment, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:

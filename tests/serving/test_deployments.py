@@ -1,5 +1,6 @@
 """MLflow's deployments commands and client, on real services that outlive the shell that made them."""
 
+import argparse
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ from mlflow.exceptions import MlflowException
 from served_models import QUESTIONS
 from serving_process import ServingProcess, ask, free_port
 
-from mlflow_finetune_plugin.serving.deployments import _model_id
-from mlflow_finetune_plugin.serving.local_services import alone
+from mlflow_finetune_plugin.serve_command import add_serve_arguments
+from mlflow_finetune_plugin.serving.deployments import _model_id, _settings
+from mlflow_finetune_plugin.serving.local_services import alone, serve_command
 
 
 @pytest.fixture
@@ -136,6 +138,11 @@ def test_help_tells_the_options(own):
         ("models:/bot@nobody", {}, "has no alias 'nobody'"),
         ("runs:/1/model", {}, "no model URI"),
         ("models:/bot/1", {"prot": "1"}, "unknown option 'prot'"),
+        ("models:/bot/1", {"port": "abc"}, "port 'abc'; fix: -C port=NUMBER, from 1 to 65535"),
+        ("models:/bot/1", {"port": "65536"}, "port '65536'; fix"),
+        ("models:/bot/1", {"timeout": "abc"}, "timeout 'abc'; fix: -C timeout=SECONDS"),
+        ("models:/bot/1", {"timeout": "nan"}, "timeout 'nan'; fix"),
+        ("models:/bot/1", {"trust_remote_code": "yes"}, "trust_remote_code 'yes'; fix: -C trust_remote_code=true or"),
         ("models:/bot/1", {"engine": "tgi"}, "invalid choice|engine"),
         ("models:/bot/1", {"host": "0.0.0.0"}, "without API keys only this machine may ask"),
     ],
@@ -158,3 +165,12 @@ def test_model_uris():
     assert _model_id("models:/bot@champion") == "bot@champion"
     assert _model_id("models:/bot/3") == "bot/3"
     assert _model_id("models:/bot") == "bot"
+
+
+@pytest.mark.parametrize(("given", "is_flagged"), [("true", True), (True, True), ("false", False), (False, False)])
+def test_code_of_a_base_is_trusted_where_that_is_said(given, is_flagged):
+    words = serve_command("bot@champion", _settings({"trust_remote_code": given, "max_rank": 8}))
+    served = argparse.ArgumentParser()
+    add_serve_arguments(served)
+    namespace = served.parse_args(words[words.index("serve") + 1 :])
+    assert (namespace.trust_remote_code, namespace.max_rank, namespace.models) == (is_flagged, 8, ["bot"])
