@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import sys
+from datetime import date
 from pathlib import Path
 
 from mlflow_finetune_plugin.errors import ConfigError, MissingExtraError
@@ -110,11 +111,31 @@ def add_keys_arguments(parser: argparse.ArgumentParser) -> None:
     add = actions.add_parser("add", help="make a key, write its hash to FILE, print it once")
     add.add_argument("file", type=Path)
     add.add_argument("name", help="whose key it is; shown in logs")
+    add.add_argument(
+        "--requests-per-minute", type=int, default=None, metavar="N", help="what it may ask (default: any number)"
+    )
+    add.add_argument(
+        "--expires", type=_day, default=None, metavar="YYYY-MM-DD", help="its last day, in UTC (default: none)"
+    )
     add.set_defaults(command=_add_key)
+
+
+def _day(given: str) -> date:
+    try:
+        return date.fromisoformat(given)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{given!r} is no day; fix: YYYY-MM-DD, as 2027-01-31") from error
 
 
 def _add_key(namespace: argparse.Namespace) -> int:
     from mlflow_finetune_plugin.serving.keys import add_key
 
-    print(add_key(namespace.file, namespace.name))
+    print(
+        add_key(
+            namespace.file,
+            namespace.name,
+            requests_per_minute=namespace.requests_per_minute,
+            expires=namespace.expires,
+        )
+    )
     return 0
