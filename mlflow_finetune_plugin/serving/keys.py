@@ -1,10 +1,10 @@
 """API keys: named, stored as hashes, each with a rate of its own; the file is read again when it changes.
 
 keys:
-- name: alice
-sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
-requests_per_minute: 60      # optional
-expires: 2027-01-31          # optional, the last day
+  - name: alice
+    sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+    requests_per_minute: 60      # optional
+    expires: 2027-01-31          # optional, the last day, in UTC
 """
 
 from __future__ import annotations

@@ -76,13 +76,13 @@ def test_a_file_that_is_none_is_refused_at_the_start_and_takes_no_key(tmp_path, 
     file = tmp_path / "keys.yaml"
     file.write_text(content)
     for asked in (lambda: Keys(file), lambda: add_key(file, "b")):
-        with pytest.raises(ConfigError, match="is no key file.*; fix: correct or take out what is wrong"):
+        with pytest.raises(ConfigError, match=r"is no key file.*; fix: correct or take out what is wrong"):
             asked()
     assert file.read_text() == content
 
 
 def test_a_file_that_cannot_be_reached_is_told_with_a_way_to_one_that_can(tmp_path):
-    with pytest.raises(ConfigError, match="No such file or directory; fix: mlflow-finetune keys add .* NAME makes it"):
+    with pytest.raises(ConfigError, match=r"No such file or directory; fix: mlflow-finetune keys add .* NAME makes it"):
         Keys(tmp_path / "absent")
     with pytest.raises(ConfigError, match=f"fix: make {tmp_path / 'none'}, a folder"):
         add_key(tmp_path / "none" / "keys.yaml", "a")
@@ -109,7 +109,7 @@ def test_a_key_is_made_with_its_limits_by_the_command(tmp_path, capsys):
     key = Keys(file).find(capsys.readouterr().out.strip())
     assert (key.name, key.requests_per_minute, key.expires) == ("alice", 3.0, last)
     with pytest.raises(
-        ConfigError, match="(?s)2 problems.*requests per minute 0; fix.*expires 2020-01-31: is past; fix"
+        ConfigError, match=r"(?s)2 problems.*requests per minute 0; fix.*expires 2020-01-31: is past; fix"
     ):
         add_key(file, "bob", requests_per_minute=0, expires=date(2020, 1, 31))
     assert main(["keys", "add", str(tmp_path / "none" / "keys.yaml"), "alice"]) == 2
