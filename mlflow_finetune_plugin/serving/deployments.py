@@ -18,12 +18,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_ALREADY_EXISTS
 from mlflow.store.artifact.utils.models import _parse_model_uri
 
+from mlflow_finetune_plugin.serving.engine import free_port
 from mlflow_finetune_plugin.serving.local_services import (
     FLAVOR,
     KEY_VARIABLE,
+    LOOPBACK,
     Deployment,
     alone,
     check_name,
+    check_port,
     deployments_root,
     end,
     folder_of,
@@ -33,6 +36,7 @@ from mlflow_finetune_plugin.serving.local_services import (
     start,
 )
 
+_PORT_S = 15.0  # until a port is free whose process has ended
 _OPTIONS = {
     "engine": "auto, vllm or transformers",
     "dtype": "of the engines; default auto, each base's own",
@@ -104,7 +108,8 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
                 )
             folder.mkdir(parents=True, exist_ok=True)  # it is there where an earlier create was killed
             try:
-                return start(name, model_uri, model, settings).told()
+                port = int(settings.get("port") or free_port())
+                return start(name, model_uri, model, settings, port=port).told()
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -117,18 +122,25 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
         config: Mapping[str, Any] | None = None,
         endpoint: str | None = None,
     ) -> dict[str, Any]:
-        """Starts it again with what has changed; as it was, where that gives no answer. An alias that moves needs no update."""
+        """Starts it again with what has changed, on its port unless another is given; as it was, where that gives no answer.
+
+        An alias that moves needs no update.
+        """
         _check_flavor(flavor)
         with alone(name):
             before = read(name)
             uri = model_uri or before.model_uri
-            settings = {**before.settings, **_settings(config)}
+            given = _settings(config)
+            settings = {**before.settings, **given}
             model = _model_id(uri)
+            port = int(given.get("port") or before.port)
+            if port != before.port:
+                check_port(settings.get("host", LOOPBACK), port)  # while the old one still serves
             end(before)
             try:
-                return {**start(name, uri, model, settings).told(), "flavor": FLAVOR}
+                return start(name, uri, model, settings, port=port, port_wait_s=_PORT_S).told()
             except MlflowException as error:
-                start(name, before.model_uri, before.model, before.settings)
+                start(name, before.model_uri, before.model, before.settings, port=before.port, port_wait_s=_PORT_S)
                 raise MlflowException(f"{error.message}; it serves {before.model_uri} again, as before") from error
 
     def delete_deployment(
@@ -155,7 +167,7 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
 
         One answer per row, with the version that gave it.
         """
-        deployment = read(_named(deployment_name))
+        deployment = read(_named(deployment_name)).answering()
         answers = []
         with httpx.Client(base_url=deployment.url, headers=headers(), timeout=None, trust_env=False) as client:
             for row in _rows(inputs):
@@ -175,7 +187,7 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
     ) -> Iterator[dict[str, Any]]:
         """OpenAI's chunks of one answer."""
-        deployment = read(_named(deployment_name))
+        deployment = read(_named(deployment_name)).answering()
         (row,) = _rows(inputs)
         body = {**_body(deployment, row), "stream": True}
         with (

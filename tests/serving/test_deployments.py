@@ -6,6 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import mlflow
 import pandas as pd
@@ -18,7 +21,37 @@ from serving_process import ServingProcess, ask, free_port
 
 from mlflow_finetune_plugin.serve_command import add_serve_arguments
 from mlflow_finetune_plugin.serving.deployments import _model_id, _settings
-from mlflow_finetune_plugin.serving.local_services import alone, serve_command
+from mlflow_finetune_plugin.serving.local_services import Deployment, _wait_for_answer, alone, serve_command
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """Answers every request of anybody, as if all were well."""
+
+    def do_POST(self):
+        content = json.dumps({"status": "ready", "choices": [{"message": {"content": "a stranger's"}}]}).encode()
+        self.send_response(200)
+        for name, value in {"content-length": len(content), "x-finetune-model": "?", "x-finetune-version": "9"}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST
+
+    def log_message(self, *told):
+        """Nothing."""
+
+
+@contextmanager
+def stranger_at(port):
+    server = ThreadingHTTPServer(("127.0.0.1", port), Stranger)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @pytest.fixture
@@ -73,6 +106,7 @@ def test_a_deployment_lives_through_every_verb(own, tmp_path, registry):
     updated = command(own, "update", "-t", "finetune", "--name", "prod", "-m", "models:/bot/2")
     assert updated.returncode == 0, updated.stderr
     assert not before.is_running()
+    assert client.get_deployment("prod")["url"] == told["url"], "who knows its address keeps it"
     assert client.predict("prod", [QUESTIONS[0]])["predictions"][0]["version"] == "2"
     assert client.get_deployment("prod")["config"]["engine"] == "transformers"
 
@@ -80,6 +114,15 @@ def test_a_deployment_lives_through_every_verb(own, tmp_path, registry):
     assert failing.returncode != 0
     assert "it serves models:/bot/2 again, as before" in failing.stdout + failing.stderr
     assert client.predict("prod", [QUESTIONS[0]])["predictions"][0]["version"] == "2"
+    assert client.get_deployment("prod")["url"] == told["url"]
+
+    serving = json.loads((tmp_path / "home" / "deployments" / "prod" / "deployment.json").read_text())["pid"]
+    with stranger_at(0) as taken:
+        moving = command(own, "update", "-t", "finetune", "--name", "prod", "-C", f"port={taken}")
+    assert moving.returncode != 0
+    assert f"port {taken} of 127.0.0.1 cannot be listened on: Address already in use" in moving.stdout + moving.stderr
+    assert psutil.Process(serving).is_running()
+    assert client.get_deployment("prod")["status"] == "ready"
 
     deleted = command(own, "delete", "-t", "finetune", "--name", "prod")
     assert deleted.returncode == 0, deleted.stderr
@@ -101,6 +144,40 @@ def test_a_dead_service_is_told_as_dead(own, tmp_path):
     psutil.Process(state["pid"]).kill()
     psutil.Process(state["pid"]).wait(20)
     assert client.get_deployment("prod")["status"] == "dead"
+    with stranger_at(state["port"]):
+        assert client.get_deployment("prod")["status"] == "dead"
+        with pytest.raises(MlflowException, match="deployment 'prod' is dead; fix: update or delete it"):
+            client.predict("prod", [QUESTIONS[0]])
+        with pytest.raises(MlflowException, match="is dead"):
+            next(client.predict_stream("prod", QUESTIONS[0]))
+    again = client.update_deployment("prod")
+    assert (again["status"], again["url"]) == ("ready", f"http://127.0.0.1:{state['port']}/v1")
+
+
+def test_a_port_of_somebody_else_is_no_deployment(own, tmp_path):
+    client = get_deploy_client("finetune")
+    given = {"engine": "transformers", "store": str(tmp_path / "store")}
+    with stranger_at(0) as taken:
+        with pytest.raises(MlflowException, match=f"port {taken} of 127.0.0.1 cannot be listened on: Address already"):
+            client.create_deployment("prod", "models:/bot/1", config={**given, "port": str(taken)})
+        assert client.list_deployments() == []
+
+
+def test_an_answer_counts_only_from_the_process_that_was_started(tmp_path):
+    """The port can be taken after it was found free: by one that answers, while the own process does not listen."""
+    silent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        with stranger_at(0) as taken:
+            started = psutil.Process(silent.pid).create_time()
+            made = Deployment("prod", "models:/bot/1", "bot/1", "127.0.0.1", taken, silent.pid, started, "sqlite://")
+            assert made.status() == "not ready"
+            with pytest.raises(MlflowException, match="gives no answer: it does not listen yet"):
+                _wait_for_answer(made, silent, tmp_path / "service.log", timeout_s=1)
+            with pytest.raises(MlflowException, match=f"does not listen at port {taken}; fix"):
+                made.answering()
+    finally:
+        silent.kill()
+        silent.wait()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
