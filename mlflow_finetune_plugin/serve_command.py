@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import logging
 import os
 import sys
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from mlflow_finetune_plugin.serving.service import ServiceSettings
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _STORE = "~/.cache/mlflow-finetune/serving"
@@ -98,12 +103,24 @@ def serve(namespace: argparse.Namespace) -> int:
     ignore_hangup()
     service = Service(settings, MlflowClient())
     service.check_models()
-    print(f"  serving  {', '.join(settings.models)} at http://{settings.host}:{settings.port}/v1", file=sys.stderr)
     try:
-        asyncio.run(service.run())
-    except SystemExit as error:  # uvicorn's way to say that it cannot listen
-        raise ConfigError([f"port {settings.port} of {settings.host} cannot be listened on; fix: --port"]) from error
+        asyncio.run(service.run(lambda: _tell_serving(settings)))
+    except SystemExit as error:  # uvicorn's way to say that it cannot listen, while it handles what kept it
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise ConfigError([_port_fault(settings, error.__context__)]) from error
     return 0
+
+
+def _tell_serving(settings: ServiceSettings) -> None:
+    print(f"  serving  {', '.join(settings.models)} at http://{settings.host}:{settings.port}/v1", file=sys.stderr)
+
+
+def _port_fault(settings: ServiceSettings, error: OSError) -> str:
+    port = f"port {settings.port} of {settings.host} cannot be listened on"
+    if error.errno == errno.EADDRINUSE:
+        return f"{port}: it is in use; fix: --port with another number"
+    return f"{port}: {error}; fix: --port with another number, or --host with an address of this machine"
 
 
 def add_keys_arguments(parser: argparse.ArgumentParser) -> None:
