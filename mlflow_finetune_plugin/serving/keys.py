@@ -97,17 +97,31 @@ def add_key(path: Path, name: str, *, requests_per_minute: int | None = None, ex
     if before is not None and any(key.name == name for key in _parse_or_refuse(path, before)):
         raise ConfigError([f"{path}: has a key named {name!r}; fix: another name, or take that entry out"])
     made = _PREFIX + secrets.token_urlsafe(32)
-    lines = [f"  - name: {json.dumps(name)}", f"    sha256: {hashlib.sha256(made.encode()).hexdigest()}"]
+    lines = [
+        f"  - name: {json.dumps(name, ensure_ascii=False)}",
+        f"    sha256: {hashlib.sha256(made.encode()).hexdigest()}",
+    ]
     lines += [f"    requests_per_minute: {requests_per_minute}"] if requests_per_minute is not None else []
     lines += [f"    expires: {expires.isoformat()}"] if expires is not None else []
     after = "\n".join([(before or "keys:").removesuffix("\n"), *lines, ""])
-    _parse_or_refuse(path, after)  # entries that are indented in another way take none of ours
+    _check_end(path, after, name)
     try:
         path.touch(mode=0o600)
         path.write_text(after, encoding="utf-8")
     except OSError as error:
         raise ConfigError([_unreachable(path, error)]) from error
     return made
+
+
+def _check_end(path: Path, after: str, name: str) -> None:
+    """Refuses a file that is good, and written so that an entry at its end would be none of its keys."""
+    fault = f"{path}: takes no entry at its end; fix: `keys` last in it, each entry indented by two spaces"
+    try:
+        keys = _parse(after)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError([fault]) from error
+    if all(key.name != name for key in keys):
+        raise ConfigError([fault])
 
 
 def _check_limits(requests_per_minute: int | None, expires: date | None) -> None:

@@ -162,6 +162,7 @@ def run_in_foreground(model: str, settings: Mapping[str, str]) -> int:
     """Serves until Ctrl-C, SIGTERM or the terminal's end, each handed on once; returns the service's exit status."""
     process = subprocess.Popen(
         serve_command(model, settings),
+        stdin=subprocess.DEVNULL,
         env={**os.environ, **_addresses()},
         process_group=0,  # a Ctrl-C that reached it by itself too would count as the second, which waits for no answer
     )

@@ -93,13 +93,21 @@ def test_a_file_that_cannot_be_reached_is_told_with_a_way_to_one_that_can(tmp_pa
         add_key(tmp_path / "latin", "a")
 
 
-def test_entries_of_another_indent_are_not_spoilt(tmp_path):
+@pytest.mark.parametrize(
+    "before", [f"keys:\n- name: a\n  sha256: {'a' * 64}\n", f"keys:\n{entry('a', 'b')}\nothers:\n"]
+)
+def test_a_file_written_in_another_way_is_not_spoilt(tmp_path, before):
     file = tmp_path / "keys.yaml"
-    before = f"keys:\n- name: a\n  sha256: {'0' * 64}\n"
     file.write_text(before)
-    with pytest.raises(ConfigError, match="is no key file"):
+    with pytest.raises(ConfigError, match="fix: `keys` last in it, each entry indented by two spaces"):
         add_key(file, "b")
     assert file.read_text() == before
+
+
+def test_any_name_is_found_again(tmp_path):
+    name = 'Zoë "🦊": #1'
+    key = add_key(tmp_path / "keys.yaml", name)
+    assert Keys(tmp_path / "keys.yaml").find(key).name == name
 
 
 def test_a_key_is_made_with_its_limits_by_the_command(tmp_path, capsys):
