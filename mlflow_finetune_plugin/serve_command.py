@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import logging
 import os
 import sys
+from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from mlflow_finetune_plugin.serving.service import ServiceSettings
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _STORE = "~/.cache/mlflow-finetune/serving"
@@ -97,12 +103,24 @@ def serve(namespace: argparse.Namespace) -> int:
     ignore_hangup()
     service = Service(settings, MlflowClient())
     service.check_models()
-    print(f"  serving  {', '.join(settings.models)} at http://{settings.host}:{settings.port}/v1", file=sys.stderr)
     try:
-        asyncio.run(service.run())
-    except SystemExit as error:  # uvicorn's way to say that it cannot listen
-        raise ConfigError([f"port {settings.port} of {settings.host} cannot be listened on; fix: --port"]) from error
+        asyncio.run(service.run(lambda: _tell_serving(settings)))
+    except SystemExit as error:  # uvicorn's way to say that it cannot listen, while it handles what kept it
+        if not isinstance(error.__context__, OSError):
+            raise
+        raise ConfigError([_port_fault(settings, error.__context__)]) from error
     return 0
+
+
+def _tell_serving(settings: ServiceSettings) -> None:
+    print(f"  serving  {', '.join(settings.models)} at http://{settings.host}:{settings.port}/v1", file=sys.stderr)
+
+
+def _port_fault(settings: ServiceSettings, error: OSError) -> str:
+    port = f"port {settings.port} of {settings.host} cannot be listened on"
+    if error.errno == errno.EADDRINUSE:
+        return f"{port}: it is in use; fix: --port with another number"
+    return f"{port}: {error}; fix: --port with another number, or --host with an address of this machine"
 
 
 def add_keys_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,11 +128,31 @@ def add_keys_arguments(parser: argparse.ArgumentParser) -> None:
     add = actions.add_parser("add", help="make a key, write its hash to FILE, print it once")
     add.add_argument("file", type=Path)
     add.add_argument("name", help="whose key it is; shown in logs")
+    add.add_argument(
+        "--requests-per-minute", type=int, default=None, metavar="N", help="what it may ask (default: any number)"
+    )
+    add.add_argument(
+        "--expires", type=_day, default=None, metavar="YYYY-MM-DD", help="its last day, in UTC (default: none)"
+    )
     add.set_defaults(command=_add_key)
+
+
+def _day(given: str) -> date:
+    try:
+        return date.fromisoformat(given)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{given!r} is no day; fix: YYYY-MM-DD, as 2027-01-31") from error
 
 
 def _add_key(namespace: argparse.Namespace) -> int:
     from mlflow_finetune_plugin.serving.keys import add_key
 
-    print(add_key(namespace.file, namespace.name))
+    print(
+        add_key(
+            namespace.file,
+            namespace.name,
+            requests_per_minute=namespace.requests_per_minute,
+            expires=namespace.expires,
+        )
+    )
     return 0

@@ -6,9 +6,9 @@ What there is stands in files beside the job folders, so any shell of the same u
 from __future__ import annotations
 
 import json
+import math
 import shutil
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +18,25 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_ALREADY_EXISTS
 from mlflow.store.artifact.utils.models import _parse_model_uri
 
+from mlflow_finetune_plugin.serving.engine import free_port
 from mlflow_finetune_plugin.serving.local_services import (
     FLAVOR,
     KEY_VARIABLE,
+    LOOPBACK,
     Deployment,
     alone,
     check_name,
+    check_port,
     deployments_root,
     end,
     folder_of,
     headers,
     read,
-    serve_command,
+    run_in_foreground,
     start,
 )
 
+_PORT_S = 15.0  # until a port is free whose process has ended
 _OPTIONS = {
     "engine": "auto, vllm or transformers",
     "dtype": "of the engines; default auto, each base's own",
@@ -43,6 +47,7 @@ _OPTIONS = {
     "store": "folder of adapters on this disk",
     "max_store": "bytes of all adapters",
     "base_model": "folder where the base is now",
+    "trust_remote_code": "true or false: may bases and tokenizers run Python code that they bring; default false",
     "max_body": "bytes of a request",
     "max_loaded": "versions in engines, unless more are meant by aliases",
     "max_loras": "adapters in one batch of vLLM",
@@ -56,7 +61,7 @@ _OPTIONS = {
 
 def target_help() -> str:
     """What ``mlflow deployments help -t finetune`` prints."""
-    options = "\n".join(f"  {name:<14} {told}" for name, told in _OPTIONS.items())
+    options = "\n".join(f"  {name:<17} {told}" for name, told in _OPTIONS.items())
     return f"""Target finetune: serves models that mlflow-finetune registered, with OpenAI's API, on this machine.
 
 Model URIs: models:/NAME@ALIAS (followed live), models:/NAME/VERSION, models:/NAME (by its split, else champion).
@@ -69,14 +74,13 @@ Options (-C NAME=VALUE):
 """
 
 
-def run_local(
-    target: str, name: str, model_uri: str, flavor: str | None = None, config: Mapping[str, Any] | None = None
-) -> None:
-    """Serves in the foreground until Ctrl-C."""
+def run_local(name: str, model_uri: str, flavor: str | None = None, config: Mapping[str, Any] | None = None) -> None:
+    """Serves in the foreground until Ctrl-C or SIGTERM; then ends the process with the service's own exit status."""
+    check_name(name)
     _check_flavor(flavor)
     settings = _settings(config)
     settings.setdefault("port", "8000")
-    raise SystemExit(subprocess.call(serve_command(_model_id(model_uri), settings)))
+    raise SystemExit(run_in_foreground(_model_id(model_uri), settings))
 
 
 class FinetuneDeploymentClient(BaseDeploymentClient):
@@ -104,7 +108,8 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
                 )
             folder.mkdir(parents=True, exist_ok=True)  # it is there where an earlier create was killed
             try:
-                return start(name, model_uri, model, settings).told()
+                port = int(settings.get("port") or free_port())
+                return start(name, model_uri, model, settings, port=port).told()
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -117,18 +122,25 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
         config: Mapping[str, Any] | None = None,
         endpoint: str | None = None,
     ) -> dict[str, Any]:
-        """Starts it again with what has changed; as it was, where that gives no answer. An alias that moves needs no update."""
+        """Starts it again with what has changed, on its port unless another is given; as it was, where that gives no answer.
+
+        An alias that moves needs no update.
+        """
         _check_flavor(flavor)
         with alone(name):
             before = read(name)
             uri = model_uri or before.model_uri
-            settings = {**before.settings, **_settings(config)}
+            given = _settings(config)
+            settings = {**before.settings, **given}
             model = _model_id(uri)
+            port = int(given.get("port") or before.port)
+            if port != before.port:
+                check_port(settings.get("host", LOOPBACK), port)  # while the old one still serves
             end(before)
             try:
-                return {**start(name, uri, model, settings).told(), "flavor": FLAVOR}
+                return start(name, uri, model, settings, port=port, port_wait_s=_PORT_S).told()
             except MlflowException as error:
-                start(name, before.model_uri, before.model, before.settings)
+                start(name, before.model_uri, before.model, before.settings, port=before.port, port_wait_s=_PORT_S)
                 raise MlflowException(f"{error.message}; it serves {before.model_uri} again, as before") from error
 
     def delete_deployment(
@@ -155,7 +167,7 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
 
         One answer per row, with the version that gave it.
         """
-        deployment = read(_named(deployment_name))
+        deployment = read(_named(deployment_name)).answering()
         answers = []
         with httpx.Client(base_url=deployment.url, headers=headers(), timeout=None, trust_env=False) as client:
             for row in _rows(inputs):
@@ -175,7 +187,7 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
     ) -> Iterator[dict[str, Any]]:
         """OpenAI's chunks of one answer."""
-        deployment = read(_named(deployment_name))
+        deployment = read(_named(deployment_name)).answering()
         (row,) = _rows(inputs)
         body = {**_body(deployment, row), "stream": True}
         with (
@@ -215,16 +227,40 @@ def _model_id(uri: str) -> str:
 
 
 def _settings(config: Mapping[str, Any] | None) -> dict[str, str]:
-    given = {str(name): str(value) for name, value in (config or {}).items()}
+    given = {
+        str(name): str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in (config or {}).items()
+    }
     unknown = sorted(given.keys() - _OPTIONS.keys())
     if unknown:
         raise MlflowException(
             f"unknown option {unknown[0]!r}; fix: one of {', '.join(_OPTIONS)}", INVALID_PARAMETER_VALUE
         )
+    for name, (is_fit, fix) in _VALUES.items():
+        if name in given and not is_fit(given[name]):
+            raise MlflowException(f"{name} {given[name]!r}; fix: -C {name}={fix}", INVALID_PARAMETER_VALUE)
     for name in ("api_key_file", "store", "base_model"):
         if name in given:
             given[name] = str(Path(given[name]).expanduser().resolve())  # the service may stand elsewhere later
     return given
+
+
+def _is_port(given: str) -> bool:
+    return given.isdecimal() and 1 <= int(given) <= 65535
+
+
+def _is_seconds(given: str) -> bool:
+    try:
+        return 0 < float(given) < math.inf
+    except ValueError:
+        return False
+
+
+_VALUES: Mapping[str, tuple[Callable[[str], bool], str]] = {
+    "port": (_is_port, "NUMBER, from 1 to 65535, or leave it out for a free one"),
+    "timeout": (_is_seconds, "SECONDS, more than 0"),
+    "trust_remote_code": (lambda given: given in ("true", "false"), "true or false"),
+}
 
 
 def _check_flavor(flavor: str | None) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,15 +19,20 @@ from typing import Any
 import httpx
 import psutil
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_CONFLICT, RESOURCE_DOES_NOT_EXIST
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    INVALID_STATE,
+    RESOURCE_CONFLICT,
+    RESOURCE_DOES_NOT_EXIST,
+)
 
 from mlflow_finetune_plugin.jobs import jobs_home
-from mlflow_finetune_plugin.serving.engine import free_port
 
 FLAVOR = "finetune"
 KEY_VARIABLE = "MLFLOW_FINETUNE_API_KEY"
 _READY_S = 900.0
 _END_S = 90.0
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass
@@ -59,6 +65,30 @@ class Deployment:
         except psutil.NoSuchProcess:
             return None
 
+    @property
+    def listens(self) -> bool:
+        """Is it this deployment's own process that answers at its port, and not whoever came after it?"""
+        process = self.process
+        if process is None:
+            return False
+        try:
+            sockets = process.net_connections(kind="tcp")
+        except psutil.NoSuchProcess:
+            return False
+        return any(s.status == psutil.CONN_LISTEN and s.laddr.port == self.port for s in sockets)
+
+    def answering(self) -> Deployment:
+        """Itself. Raises MlflowException where a request would reach nobody, or somebody else."""
+        if self.process is None:
+            raise MlflowException(f"deployment {self.name!r} is dead; fix: update or delete it", INVALID_STATE)
+        if not self.listens:
+            raise MlflowException(
+                f"deployment {self.name!r} does not listen at port {self.port}; fix: wait until it is ready, "
+                "or update or delete it",
+                INVALID_STATE,
+            )
+        return self
+
     def told(self) -> dict[str, Any]:
         """As MLflow's commands show it."""
         return {
@@ -75,6 +105,8 @@ class Deployment:
         """``ready``, ``degraded``, ``not ready``, or ``dead`` where its process is gone."""
         if self.process is None:
             return "dead"
+        if not self.listens:
+            return "not ready"
         try:
             return str(httpx.get(self.url + "/readyz", timeout=5, trust_env=False).json()["status"])
         except httpx.HTTPError:
@@ -97,15 +129,15 @@ def alone(name: str) -> Iterator[None]:
         yield
 
 
-def start(name: str, model_uri: str, model: str, settings: dict[str, str]) -> Deployment:
-    import mlflow
-
+def start(
+    name: str, model_uri: str, model: str, settings: dict[str, str], *, port: int, port_wait_s: float = 0.0
+) -> Deployment:
+    """Returns when its own process has given an answer. Raises MlflowException, and ends it, where it gives none."""
     folder = folder_of(name)
-    settings = {**settings}
-    host = settings.get("host", "127.0.0.1")
-    port = int(settings.get("port") or free_port())
+    host = settings.get("host", LOOPBACK)
+    check_port(host, port, wait_s=port_wait_s)
     log = folder / "service.log"
-    own = {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_REGISTRY_URI": mlflow.get_registry_uri()}
+    own = _addresses()
     with log.open("ab") as out:
         process = subprocess.Popen(
             serve_command(model, {**settings, "port": str(port)}),
@@ -126,12 +158,44 @@ def start(name: str, model_uri: str, model: str, settings: dict[str, str]) -> De
     return made
 
 
+def run_in_foreground(model: str, settings: Mapping[str, str]) -> int:
+    """Serves until Ctrl-C, SIGTERM or the terminal's end, each handed on once; returns the service's exit status."""
+    process = subprocess.Popen(
+        serve_command(model, settings),
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **_addresses()},
+        process_group=0,  # a Ctrl-C that reached it by itself too would count as the second, which waits for no answer
+    )
+    handed_on = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
+    before = {
+        number: signal.signal(number, lambda found, _: process.send_signal(handed_on[signal.Signals(found)]))
+        for number in handed_on
+    }
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _addresses() -> dict[str, str]:
+    """The registry of this process, for another one's environment."""
+    import mlflow
+
+    return {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_REGISTRY_URI": mlflow.get_registry_uri()}
+
+
 def serve_command(model: str, settings: Mapping[str, str]) -> list[str]:
     """What serves the registered model behind ``NAME``, ``NAME@ALIAS`` or ``NAME/VERSION``."""
     registered = model.partition("@")[0].partition("/")[0]
-    options = [(f"--{name.replace('_', '-')}", value) for name, value in settings.items() if name != "timeout"]
     command = [sys.executable, "-m", "mlflow_finetune_plugin.cli", "serve", registered]
-    return [*command, *(word for option in options for word in option)]
+    for name, value in settings.items():
+        option = f"--{name.replace('_', '-')}"
+        if name == "trust_remote_code":
+            command += [option] if value == "true" else []
+        elif name != "timeout":
+            command += [option, value]
+    return command
 
 
 def _wait_for_answer(made: Deployment, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
@@ -140,6 +204,9 @@ def _wait_for_answer(made: Deployment, process: subprocess.Popen[bytes], log: Pa
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise MlflowException(f"deployment {made.name!r} ended with code {process.returncode}: {_tail(log)}")
+        if not made.listens:
+            time.sleep(0.2)
+            continue
         try:
             body = {"model": made.model, "messages": [{"role": "user", "content": "?"}], "max_tokens": 1}
             answer = httpx.post(
@@ -149,7 +216,9 @@ def _wait_for_answer(made: Deployment, process: subprocess.Popen[bytes], log: Pa
             time.sleep(0.2)
             continue
         if answer.status_code == 200:
-            return
+            if made.listens:
+                return
+            continue
         said = str(answer.json()["error"]["message"])
         if answer.status_code in (401, 404) and "has not told" not in said:
             break
@@ -166,6 +235,31 @@ def end(deployment: Deployment) -> None:
     for one in alive:
         one.kill()
         psutil.wait_procs([one], timeout=10)
+
+
+def check_port(host: str, port: int, *, wait_s: float = 0.0) -> None:
+    """Raises MlflowException where it cannot be listened on, not even after so long."""
+    deadline = time.monotonic() + wait_s
+    while (fault := _port_fault(host, port)) is not None:
+        if time.monotonic() >= deadline:
+            raise MlflowException(
+                f"port {port} of {host} cannot be listened on: {fault}; fix: -C port=NUMBER, a free one",
+                RESOURCE_CONFLICT,
+            )
+        time.sleep(0.2)
+
+
+def _port_fault(host: str, port: int) -> str | None:
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+                )  # as the server does: closed ones may linger
+                probe.bind(address)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _tail(log: Path) -> str:

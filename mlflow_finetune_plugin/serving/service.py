@@ -7,7 +7,8 @@ import contextlib
 import ipaddress
 import logging
 import signal
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ from mlflow_finetune_plugin.serving.router import Router, RouterSettings
 from mlflow_finetune_plugin.serving.store import AdapterStore
 from mlflow_finetune_plugin.serving.versions import Fetcher, Version
 from mlflow_finetune_plugin.serving.workplace import Workplace
+from mlflow_finetune_plugin.tracking import without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,6 +84,18 @@ def check_settings(settings: ServiceSettings) -> None:
     rank = settings.limits.max_rank
     if rank is not None and not 1 <= rank <= RANKS[-1]:
         faults.append(f"max rank {rank}; fix: a number up to {RANKS[-1]}")
+    least_one = {
+        "max store": settings.max_store,
+        "max body": settings.max_body,
+        "max loaded": settings.max_loaded,
+        "max loras": settings.limits.max_loras,
+        "max cpu loras": settings.limits.max_cpu_loras,
+        "max model len": settings.limits.max_model_len,
+        "max num seqs": settings.limits.max_num_seqs,
+    }
+    faults += [
+        f"{name} {value}; fix: a number from 1" for name, value in least_one.items() if value is not None and value < 1
+    ]
     if not settings.poll_s > 0:
         faults.append(f"poll {settings.poll_s}; fix: seconds, more than 0")
     for folder in settings.base_models:
@@ -126,9 +140,16 @@ class Service:
             self.catalog.look()
         except TrackingError as error:
             logger.warning("registry_away fault=%s", error)
+        except ConfigError as error:
+            self._workplace.remove()
+            where = f"(asked: {_registry()}; fix: a name that it has, or MLFLOW_TRACKING_URI of the one that has it)"
+            raise ConfigError([f"{problem} {where}" for problem in error.problems]) from error
+        except BaseException:
+            self._workplace.remove()
+            raise
 
-    async def run(self) -> None:
-        """Raises SystemExit, uvicorn's own way, when the port is taken."""
+    async def run(self, tell_listening: Callable[[], None] = lambda: None) -> None:
+        """``tell_listening`` is called once connections are taken. Raises SystemExit, uvicorn's own way, when the port is taken."""
         config = uvicorn.Config(
             self.router.app,
             host=self.settings.host,
@@ -141,7 +162,7 @@ class Service:
             h11_max_incomplete_event_size=64 * 1024,
             lifespan="off",
         )
-        server = _Server(config)
+        server = _Server(config, tell_listening)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, server.end)
@@ -185,6 +206,15 @@ class Service:
 class _Server(uvicorn.Server):
     """Signals are the service's: uvicorn raises them again when it has ended, before engines could be."""
 
+    def __init__(self, config: uvicorn.Config, tell_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._tell_listening = tell_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._tell_listening()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -200,6 +230,12 @@ def _end_with(task: asyncio.Task[None], server: uvicorn.Server) -> None:
     if not task.cancelled() and task.exception() is not None:
         logger.critical("follower_broken", exc_info=task.exception())
         server.should_exit = True
+
+
+def _registry() -> str:
+    import mlflow
+
+    return without_secrets(mlflow.get_registry_uri())
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,9 +1,14 @@
 """MLflow's deployments commands and client, on real services that outlive the shell that made them."""
 
+import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import mlflow
 import pandas as pd
@@ -12,9 +17,41 @@ import pytest
 from mlflow.deployments import get_deploy_client
 from mlflow.exceptions import MlflowException
 from served_models import QUESTIONS
+from serving_process import ServingProcess, ask, free_port
 
-from mlflow_finetune_plugin.serving.deployments import _model_id
-from mlflow_finetune_plugin.serving.local_services import alone
+from mlflow_finetune_plugin.serve_command import add_serve_arguments
+from mlflow_finetune_plugin.serving.deployments import _model_id, _settings
+from mlflow_finetune_plugin.serving.local_services import Deployment, _wait_for_answer, alone, serve_command
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """Answers every request of anybody, as if all were well."""
+
+    def do_POST(self):
+        content = json.dumps({"status": "ready", "choices": [{"message": {"content": "a stranger's"}}]}).encode()
+        self.send_response(200)
+        for name, value in {"content-length": len(content), "x-finetune-model": "?", "x-finetune-version": "9"}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST
+
+    def log_message(self, *told):
+        """Nothing."""
+
+
+@contextmanager
+def stranger_at(port):
+    server = ThreadingHTTPServer(("127.0.0.1", port), Stranger)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @pytest.fixture
@@ -69,6 +106,7 @@ def test_a_deployment_lives_through_every_verb(own, tmp_path, registry):
     updated = command(own, "update", "-t", "finetune", "--name", "prod", "-m", "models:/bot/2")
     assert updated.returncode == 0, updated.stderr
     assert not before.is_running()
+    assert client.get_deployment("prod")["url"] == told["url"], "who knows its address keeps it"
     assert client.predict("prod", [QUESTIONS[0]])["predictions"][0]["version"] == "2"
     assert client.get_deployment("prod")["config"]["engine"] == "transformers"
 
@@ -76,6 +114,15 @@ def test_a_deployment_lives_through_every_verb(own, tmp_path, registry):
     assert failing.returncode != 0
     assert "it serves models:/bot/2 again, as before" in failing.stdout + failing.stderr
     assert client.predict("prod", [QUESTIONS[0]])["predictions"][0]["version"] == "2"
+    assert client.get_deployment("prod")["url"] == told["url"]
+
+    serving = json.loads((tmp_path / "home" / "deployments" / "prod" / "deployment.json").read_text())["pid"]
+    with stranger_at(0) as taken:
+        moving = command(own, "update", "-t", "finetune", "--name", "prod", "-C", f"port={taken}")
+    assert moving.returncode != 0
+    assert f"port {taken} of 127.0.0.1 cannot be listened on: Address already in use" in moving.stdout + moving.stderr
+    assert psutil.Process(serving).is_running()
+    assert client.get_deployment("prod")["status"] == "ready"
 
     deleted = command(own, "delete", "-t", "finetune", "--name", "prod")
     assert deleted.returncode == 0, deleted.stderr
@@ -97,6 +144,60 @@ def test_a_dead_service_is_told_as_dead(own, tmp_path):
     psutil.Process(state["pid"]).kill()
     psutil.Process(state["pid"]).wait(20)
     assert client.get_deployment("prod")["status"] == "dead"
+    with stranger_at(state["port"]):
+        assert client.get_deployment("prod")["status"] == "dead"
+        with pytest.raises(MlflowException, match="deployment 'prod' is dead; fix: update or delete it"):
+            client.predict("prod", [QUESTIONS[0]])
+        with pytest.raises(MlflowException, match="is dead"):
+            next(client.predict_stream("prod", QUESTIONS[0]))
+    again = client.update_deployment("prod")
+    assert (again["status"], again["url"]) == ("ready", f"http://127.0.0.1:{state['port']}/v1")
+
+
+def test_a_port_of_somebody_else_is_no_deployment(own, tmp_path):
+    client = get_deploy_client("finetune")
+    given = {"engine": "transformers", "store": str(tmp_path / "store")}
+    with stranger_at(0) as taken:
+        with pytest.raises(MlflowException, match=f"port {taken} of 127.0.0.1 cannot be listened on: Address already"):
+            client.create_deployment("prod", "models:/bot/1", config={**given, "port": str(taken)})
+        assert client.list_deployments() == []
+
+
+def test_an_answer_counts_only_from_the_process_that_was_started(tmp_path):
+    """The port can be taken after it was found free: by one that answers, while the own process does not listen."""
+    silent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        with stranger_at(0) as taken:
+            started = psutil.Process(silent.pid).create_time()
+            made = Deployment("prod", "models:/bot/1", "bot/1", "127.0.0.1", taken, silent.pid, started, "sqlite://")
+            assert made.status() == "not ready"
+            with pytest.raises(MlflowException, match="gives no answer: it does not listen yet"):
+                _wait_for_answer(made, silent, tmp_path / "service.log", timeout_s=1)
+            with pytest.raises(MlflowException, match=f"does not listen at port {taken}; fix"):
+                made.answering()
+    finally:
+        silent.kill()
+        silent.wait()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_run_local_serves_in_the_foreground_until_a_signal(own, tmp_path, sent):
+    port, log = free_port(), tmp_path / "run-local.log"
+    words = ["run-local", "-t", "finetune", "--name", "here", "-m", "models:/bot@champion"]
+    options = ["-C", f"port={port}", "-C", f"store={tmp_path / 'store'}", "-C", "engine=transformers"]
+    with log.open("wb") as out:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "deployments", *words, *options], env=own, stdout=out, stderr=out
+        )
+    local = ServingProcess(started, port, log, tmp_path / "store")
+    try:
+        local.wait_for("ready")
+        (served,) = psutil.Process(started.pid).children()
+        assert ask(local, "bot@champion").headers["x-finetune-version"] == "1"
+        assert local.end(sent) == 0
+        assert not served.is_running()
+    finally:
+        started.kill()
 
 
 def test_help_tells_the_options(own):
@@ -114,6 +215,11 @@ def test_help_tells_the_options(own):
         ("models:/bot@nobody", {}, "has no alias 'nobody'"),
         ("runs:/1/model", {}, "no model URI"),
         ("models:/bot/1", {"prot": "1"}, "unknown option 'prot'"),
+        ("models:/bot/1", {"port": "abc"}, "port 'abc'; fix: -C port=NUMBER, from 1 to 65535"),
+        ("models:/bot/1", {"port": "65536"}, "port '65536'; fix"),
+        ("models:/bot/1", {"timeout": "abc"}, "timeout 'abc'; fix: -C timeout=SECONDS"),
+        ("models:/bot/1", {"timeout": "nan"}, "timeout 'nan'; fix"),
+        ("models:/bot/1", {"trust_remote_code": "yes"}, "trust_remote_code 'yes'; fix: -C trust_remote_code=true or"),
         ("models:/bot/1", {"engine": "tgi"}, "invalid choice|engine"),
         ("models:/bot/1", {"host": "0.0.0.0"}, "without API keys only this machine may ask"),
     ],
@@ -136,3 +242,12 @@ def test_model_uris():
     assert _model_id("models:/bot@champion") == "bot@champion"
     assert _model_id("models:/bot/3") == "bot/3"
     assert _model_id("models:/bot") == "bot"
+
+
+@pytest.mark.parametrize(("given", "is_flagged"), [("true", True), (True, True), ("false", False), (False, False)])
+def test_code_of_a_base_is_trusted_where_that_is_said(given, is_flagged):
+    words = serve_command("bot@champion", _settings({"trust_remote_code": given, "max_rank": 8}))
+    served = argparse.ArgumentParser()
+    add_serve_arguments(served)
+    namespace = served.parse_args(words[words.index("serve") + 1 :])
+    assert (namespace.trust_remote_code, namespace.max_rank, namespace.models) == (is_flagged, 8, ["bot"])

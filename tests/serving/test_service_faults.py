@@ -128,7 +128,11 @@ def test_a_model_that_is_gone_is_out_of_service_and_leaves_the_others_moving(tmp
 def test_a_model_that_the_registry_does_not_have_is_no_start(tmp_path, registry):
     service = start_serving(tmp_path, registry.uri, "bott")
     assert service.process.wait(60) == 2
-    assert "bott: the registry has no such model; did you mean 'bot'?" in service.log.read_text()
+    said = service.log.read_text()
+    assert f"bott: the registry has no such model; did you mean 'bot'? (asked: {registry.uri}; fix: " in said
+    assert "or MLFLOW_TRACKING_URI of the one that has it)" in said
+    assert "serving  " not in said
+    assert list((service.store / "work").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -146,6 +150,16 @@ def test_bad_settings_are_one_message(tmp_path, registry, arguments, said):
     assert service.process.wait(60) == 2
     assert said in service.log.read_text()
     assert "Traceback" not in service.log.read_text()
+
+
+def test_numbers_that_are_none_are_told_all_at_once(tmp_path, registry):
+    names = ("store", "body", "loaded", "loras", "cpu-loras", "model-len", "num-seqs")
+    service = start_serving(tmp_path, registry.uri, "bot", *(word for name in names for word in (f"--max-{name}", "0")))
+    assert service.process.wait(60) == 2
+    said = service.log.read_text()
+    assert "7 problems" in said
+    for name in names:
+        assert f"max {name.replace('-', ' ')} 0; fix: a number from 1" in said
 
 
 def test_a_port_that_is_taken_is_told(tmp_path, registry):
@@ -168,7 +182,29 @@ def test_a_port_that_is_taken_is_told(tmp_path, registry):
             [*command, "--store", str(tmp_path / "s")], env=own, capture_output=True, text=True, timeout=90, check=False
         )
     assert done.returncode == 2
-    assert "cannot be listened on; fix: --port" in done.stderr
+    assert "cannot be listened on: it is in use; fix: --port with another number" in done.stderr
+    assert "serving  " not in done.stderr, "it is told once it is true"
+    assert list((tmp_path / "s" / "work").iterdir()) == []
+
+
+def test_an_address_of_another_machine_is_told(tmp_path, registry):
+    from mlflow_finetune_plugin.serving.keys import add_key
+
+    add_key(tmp_path / "keys.yaml", "alice")
+    keys = ("--api-key-file", str(tmp_path / "keys.yaml"))
+    service = start_serving(tmp_path, registry.uri, "bot", "--host", "192.0.2.1", *keys)  # of RFC 5737, nobody's
+    assert service.process.wait(60) == 2
+    assert "or --host with an address of this machine" in service.log.read_text()
+
+
+def test_where_it_serves_is_told_when_it_listens(tmp_path, registry):
+    service = start_serving(tmp_path, registry.uri, "bot", *ENGINE)
+    try:
+        wait_until(lambda: "serving  bot at " in service.log.read_text(), seconds=60)
+        assert service.get("/healthz")[0] == 200
+        assert service.log.read_text().count("serving  bot at ") == 1
+    finally:
+        assert service.end() == 0
 
 
 def test_sigterm_under_load_lets_answers_end(tmp_path, registry):
