@@ -99,6 +99,15 @@ def _parser() -> argparse.ArgumentParser:
     keys = commands.add_parser("keys", help="API keys for serve")
     add_keys_arguments(keys)
 
+    _add_promotion(commands)
+
+    doctor = commands.add_parser("doctor", help="check the installation, the device and runs left behind")
+    doctor.add_argument("--reap", action="store_true", help="end runs whose process or host died")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _add_promotion(commands: Any) -> None:
     promote = commands.add_parser(
         "promote",
         help="judge a version by its policy, and move an alias to it: exit code 0 promoted, 3 held, 4 rejected",
@@ -114,11 +123,6 @@ def _parser() -> argparse.ArgumentParser:
     ballots = commands.add_parser("votes", help="show, import, export and delete the votes on a model's versions")
     add_votes_arguments(ballots)
     ballots.set_defaults(command=votes)
-
-    doctor = commands.add_parser("doctor", help="check the installation, the device and runs left behind")
-    doctor.add_argument("--reap", action="store_true", help="end runs whose process or host died")
-    doctor.set_defaults(command=_doctor)
-    return parser
 
 
 def _add_export(commands: Any) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import signal
 import socket
@@ -55,6 +54,7 @@ from mlflow_finetune_plugin.tracking import (
     JOB_TAG,
     STATUS_TAG,
     RunRecord,
+    absolute_store,
     without_secrets,
 )
 
@@ -104,7 +104,7 @@ def submit(request: Submission) -> SubmittedJob:
     Raises a FinetuneError, with nothing left behind, when the request cannot become a run.
     """
     settings = backend_settings(request.backend_config)
-    request = replace(request, tracking_uri=_absolute(request.tracking_uri, request.caller))
+    request = replace(request, tracking_uri=absolute_store(request.tracking_uri, request.caller))
     try:
         adopt_orphans()
         remove_old_folders(now_s=time.time())
@@ -142,21 +142,6 @@ def _submit_into(folder: JobFolder, request: Submission, settings: BackendSettin
         submit_operation = {"evaluate": _submit_evaluation, "promote": _submit_promotion}[request.entry_point]
         return submit_operation(request, folder, project)
     return _submit_training(request, folder, project, settings)
-
-
-_SQLITE_FILE = re.compile(r"^(sqlite(?:\+\w+)?:///)(?!/)([^?]+)(.*)$", re.DOTALL)
-
-
-def _absolute(tracking_uri: str, caller: Path) -> str:
-    """A store on this disk as every process of the run must name it, wherever that process stands."""
-    if tracking_uri in ("sqlite://", "sqlite:///:memory:"):
-        raise TrackingError(
-            f"tracking URI {tracking_uri}: lives in the memory of one process, and a run has several; fix: name a file or a server"
-        )
-    if found := _SQLITE_FILE.match(tracking_uri):
-        return f"{found[1]}{caller / found[2]}{found[3]}"
-    is_folder = tracking_uri and ":" not in tracking_uri and tracking_uri not in ("databricks", "uc", "databricks-uc")
-    return str(caller / tracking_uri) if is_folder else tracking_uri
 
 
 def _follow_mlproject(

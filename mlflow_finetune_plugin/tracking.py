@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow_finetune_plugin.errors import TrackingError
 from mlflow_finetune_plugin.jobs import jobs_home
 
 if TYPE_CHECKING:
@@ -224,3 +225,18 @@ def _has_folder(run: Any) -> bool:
 def metric_part(task: str) -> str:
     """A name as a part of a metric's name, where MLflow takes only some characters."""
     return re.sub(r"[^\w\-. ]", "_", task, flags=re.ASCII).strip(". ") or "_"
+
+
+_SQLITE_FILE = re.compile(r"^(sqlite(?:\+\w+)?:///)(?!/)([^?]+)(.*)$", re.DOTALL)
+
+
+def absolute_store(tracking_uri: str, caller: Path) -> str:
+    """A store on this disk as every process of the run must name it, wherever that process stands."""
+    if tracking_uri in ("sqlite://", "sqlite:///:memory:"):
+        raise TrackingError(
+            f"tracking URI {tracking_uri}: lives in the memory of one process, and a run has several; fix: name a file or a server"
+        )
+    if found := _SQLITE_FILE.match(tracking_uri):
+        return f"{found[1]}{caller / found[2]}{found[3]}"
+    is_folder = tracking_uri and ":" not in tracking_uri and tracking_uri not in ("databricks", "uc", "databricks-uc")
+    return str(caller / tracking_uri) if is_folder else tracking_uri

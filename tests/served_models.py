@@ -94,6 +94,12 @@ class VersionMaker:
             tags = {"finetune.adapter_digest": digest}
             return register_adapter(self.client, logged.uri, model, tags=tags, description="").version
 
+    def artifacts(self, model: str, number: str) -> Path:
+        """Where a version's files lie."""
+        source = self.client.get_model_version(model, number).source
+        logged = self.client.get_logged_model(source.removeprefix("models:/"))
+        return Path(logged.artifact_location.removeprefix("file://")) / "artifacts"
+
     def _reference(self, adapted: Any, precisions: Sequence[str], max_gap: float) -> Any:
         log_probs = probe_log_probs(adapted, self.tokenizer, self.rows)
         pad = int(self.tokenizer.pad_token_id or 0)

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -48,10 +47,7 @@ def asked(number):
 
 def test_what_was_refused_is_not_downloaded_again_at_once(tmp_path, registry):
     number = registry.make("asked", seed=1)
-    model = registry.client.get_logged_model(
-        registry.client.get_model_version("asked", number).source.removeprefix("models:/")
-    )
-    weights = Path(model.artifact_location.removeprefix("file://")) / "artifacts/adapter/adapter_model.safetensors"
+    weights = registry.artifacts("asked", number) / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     fetcher = WatchedFetcher(registry.client, AdapterStore(tmp_path / "store"))
 

@@ -8,7 +8,6 @@ import json
 import re
 import socket
 import time
-from pathlib import Path
 
 import httpx
 import mlflow
@@ -149,7 +148,7 @@ def test_shadow_traffic_is_seen_in_metrics_alone(client, registry):
 def test_a_version_that_must_not_serve_leaves_the_last_good_one(client, registry, service, fault, said):
     made = registry.client.get_model_version("spare", registry.make("spare", seed=40 + len(fault)))
     model = registry.client.get_logged_model(made.source.removeprefix("models:/"))
-    card = Path(model.artifact_location.removeprefix("file://")) / "artifacts" / "finetune.json"
+    card = registry.artifacts("spare", made.version) / "finetune.json"
     tags = dict(made.tags)
     if fault == "another digest":
         tags["finetune.adapter_digest"] = "0" * 64

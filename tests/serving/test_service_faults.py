@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import httpx
 import mlflow
@@ -305,7 +303,7 @@ def test_two_routers_on_one_store(tmp_path, registry):
 
 def test_a_store_that_is_full(tmp_path, registry):
     """What is served stays served; the version that found no room is told, and comes when there is room."""
-    one = sum(path.stat().st_size for path in _adapter(registry, "1").iterdir())
+    one = sum(path.stat().st_size for path in (registry.artifacts("bot", "1") / "adapter").iterdir())
     number = registry.make("bot", seed=77)
     registry.client.set_registered_model_alias("bot", "challenger", "1")
     with serving(tmp_path, registry.uri, "bot", *ENGINE, "--max-store", str(one + one // 2)) as service:
@@ -320,110 +318,6 @@ def test_a_store_that_is_full(tmp_path, registry):
         assert ask(service, "bot@champion").status_code == 200
     registry.client.set_registered_model_alias("bot", "champion", "1")
     registry.client.set_registered_model_alias("bot", "challenger", "2")
-
-
-SEEDED_FAULTS = {
-    "corrupt": "no safetensors file",
-    "pickled": "should not be there, or are missing",
-    "renamed": "20 weights are missing",
-    "half": "it is not the adapter that was trained, or not whole",
-    "swapped": "it is not the adapter that was trained, or not whole",
-    "template": "the engine renders conversations in another way",
-}
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_seeded_faults_never_serve(tmp_path, registry, dtype):
-    """Digest and card agree with the bad files here: it is the store or the certificate that has to see it."""
-    model, both = f"faulty-{dtype}", {"precisions": ("float32", "bfloat16"), "max_gap": 10.0}
-    good = registry.make(model, seed=1, **both)
-    registry.client.set_registered_model_alias(model, "champion", good)
-    registry.client.delete_registered_model_alias(model, "challenger")
-    for fault in SEEDED_FAULTS:
-        number = registry.make(model, seed=5, **both)
-        _break(registry, number, fault, model=model, good=good)
-        registry.client.set_registered_model_alias(model, fault, number)
-    registry.client.delete_registered_model_alias(model, "challenger")
-    service = start_serving(tmp_path, registry.uri, model, *ENGINE, "--dtype", dtype)
-
-    def told():
-        return {alias["alias"]: alias for alias in service.get("/readyz")[1]["aliases"]}
-
-    try:
-        service.wait_for("degraded")
-        wait_until(lambda: all(told()[fault]["fault"] for fault in SEEDED_FAULTS))
-        for fault, said in SEEDED_FAULTS.items():
-            assert said in told()[fault]["fault"]
-            assert told()[fault]["serves"] is None
-            assert ask(service, f"{model}@{fault}").status_code == 503
-        assert ask(service, f"{model}@champion").status_code == 200
-    finally:
-        service.end()
-
-
-def test_a_precision_is_served_where_the_worker_has_told_of_it(tmp_path, registry):
-    """In bfloat16: the version that was registered for it answers, one that was not is told, one that is off is refused."""
-    (tmp_path / "again").mkdir()
-    both = ("float32", "bfloat16")
-    told = registry.make("half", seed=1, precisions=both, max_gap=10.0)
-    untold = registry.make("half", seed=2)
-    strict = registry.make("half", seed=3, precisions=both, max_gap=1e-6)
-    registry.client.set_registered_model_alias("half", "champion", told)
-    registry.client.delete_registered_model_alias("half", "challenger")
-    with serving(tmp_path, registry.uri, "half", "--engine", "transformers", "--dtype", "bfloat16") as service:
-        assert ask(service, "half@champion").status_code == 200
-        registry.client.set_registered_model_alias("half", "untold", untold)
-        registry.client.set_registered_model_alias("half", "challenger", strict)
-        faults = lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}  # noqa: E731
-        said = wait_until(lambda: faults() if all(map(faults().get, ("untold", "challenger"))) else None)
-        assert "its reference is for float32" in said["untold"]
-        assert "in bfloat16 the adapter says other things than it was trained to" in said["challenger"]
-        assert ask(service, "half@challenger").status_code == 503
-        tag = "finetune.certificate.transformers.bfloat16"
-        found = wait_until(lambda: registry.client.get_model_version("half", told).tags.get(tag))
-        assert found.startswith("passed (transformers, ")
-    with serving(tmp_path / "again", registry.uri, "half", "--engine", "transformers") as service:
-        assert ask(service, "half@challenger").status_code == 200, "in training's own precision nothing is off"
-
-
-def _artifacts(registry, number: str, model: str = "bot") -> Path:
-    source = registry.client.get_model_version(model, number).source
-    model = registry.client.get_logged_model(source.removeprefix("models:/"))
-    return Path(model.artifact_location.removeprefix("file://")) / "artifacts"
-
-
-def _adapter(registry, number: str, model: str = "bot") -> Path:
-    return _artifacts(registry, number, model) / "adapter"
-
-
-def _break(registry, number: str, fault: str, *, model: str, good: str) -> None:
-    from safetensors.torch import load_file, save_file
-
-    from mlflow_finetune_plugin.weights_digest import folder_digest
-
-    adapter = _adapter(registry, number, model)
-    weights = adapter / "adapter_model.safetensors"
-    tensors = load_file(weights)
-    if fault == "corrupt":
-        weights.write_bytes(weights.read_bytes()[:-100])
-    elif fault == "pickled":
-        weights.rename(adapter / "adapter_model.bin")
-    elif fault == "renamed":
-        save_file({name.replace("layers.", "layerz."): tensor for name, tensor in tensors.items()}, weights)
-    elif fault == "half":
-        save_file({n: t * 0 if ".layers.1." in n or ".layers.2." in n else t for n, t in tensors.items()}, weights)
-    elif fault == "template":
-        template = _artifacts(registry, number, model) / "tokenizer" / "chat_template.jinja"
-        other = template.read_text().replace("message['role']", "message['role'] + ':'")
-        assert other != template.read_text()
-        template.write_text(other)
-    elif fault == "swapped":
-        shutil.copy(_adapter(registry, good, model) / "adapter_model.safetensors", weights)
-    card_file = _artifacts(registry, number, model) / "finetune.json"
-    card = json.loads(card_file.read_text())
-    card["adapter_digest"] = folder_digest(adapter)
-    card_file.write_text(json.dumps(card))
-    registry.client.set_model_version_tag(model, number, "finetune.adapter_digest", card["adapter_digest"])
 
 
 def test_keys_are_asked_for(tmp_path, registry):

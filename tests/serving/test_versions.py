@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -51,10 +50,7 @@ def test_a_broken_record_is_fetched_again(tmp_path, registry):
 )
 def test_what_others_wrote_into_a_version_is_refused_in_one_message(tmp_path, registry, file, change, said):
     number = registry.make("broken", seed=1)
-    model = registry.client.get_logged_model(
-        registry.client.get_model_version("broken", number).source.removeprefix("models:/")
-    )
-    path = Path(model.artifact_location.removeprefix("file://")) / "artifacts" / file
+    path = registry.artifacts("broken", number) / file
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ServingError, match=f"^broken/{number}: .*{re.escape(said)}.*fix:"):
         Fetcher(registry.client, AdapterStore(tmp_path / "store")).fetch("broken", number)
