@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +133,7 @@ def _policy(client: MlflowClient, command: PromoteCommand) -> WrittenPolicy | No
 
 
 def _sources(client: MlflowClient, command: PromoteCommand, standing: Standing, say: Say) -> Sources:
-    @cache
+    @lru_cache(maxsize=1)  # one model in memory at a time
     def speaker(uri: str) -> Speaks:
         from mlflow_finetune_plugin.version_answers import Answerer  # torch is not paid for before it is needed
 
@@ -187,4 +187,10 @@ def _promote(namespace: argparse.Namespace) -> int:
             print(f"  report   run {done.run_id}, report.html")
             if done.move is not None:
                 print(f"  moved    {done.move.text}")
+                if done.move.unrecorded is not None:
+                    told = f"the move stands, but its record could not be written: {done.move.unrecorded}"
+                    print(
+                        f"mlflow-finetune: {told}; fix: that, then mlflow-finetune history {command.name}",
+                        file=sys.stderr,
+                    )
     return EXIT_CODES[decision.verdict.outcome]

@@ -55,7 +55,7 @@ class Answerer:
         if not row.messages:
             return row
         turns = (*row.messages, {"role": "assistant", "content": row.reference})
-        (example,) = self._renderer.encode(turns)
+        example = self._renderer.encode(turns)[-1]  # unrolled where the template drops earlier thoughts
         start, end = example.last_turn()
         ids = example.input_ids
         return replace(row, prompt_ids=tuple(ids[:start]), completion_ids=tuple(ids[start:end]))

@@ -16,9 +16,10 @@ class Endpoint:
     def __init__(self, reply):
         self.reply, self.asked, self.headers = reply, [], []
         self.url = f"http://127.0.0.1:{free_port()}/v1"
+        # log_config: uvicorn's own shuts every handler of the process down, and absl's closes what it wrote to: pytest's capture
         app = Starlette(routes=[Route("/v1/chat/completions", self._answer, methods=["POST"])])
         port = int(self.url.split(":")[2].split("/")[0])
-        self._server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="error"))
+        self._server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None))
         self._thread = threading.Thread(target=self._server.run)
 
     async def _answer(self, request):

@@ -40,12 +40,12 @@ def register_proven(
     base: str = "b" * 64,
     policy: GatePolicy | None = None,
     regressions: dict[str, list[EvalRow]] | None = None,
-    trained_on: Sequence[EvalRow] = (),
+    trained_on: Sequence[EvalRow] | None = (),
     metrics: dict[str, float] | None = None,
 ) -> str:
     """A version whose adapter answers the first ``right`` rows rightly, and whose base the first ``base_right``; its number.
 
-    ``regressions``: path -> rows, as the policy names the files.
+    ``regressions``: path -> rows, as the policy names the files; ``trained_on``: None leaves no word of it.
     """
     experiment = client.get_experiment_by_name("proven")
     run = client.create_run(experiment.experiment_id if experiment else client.create_experiment("proven"))
@@ -58,14 +58,17 @@ def register_proven(
             client.log_text(run_id, held_out_json(held_out, ["exact_match"]), "proof/held_out.json")
             client.log_text(run_id, json.dumps(_table(held_out, right, base_right)), "proof/rows.json")
         if policy is not None:
-            client.log_text(run_id, write_policy(policy, regressions or {}).to_json(), f"{policies.FOLDER}/policy.json")
+            written = write_policy(policy, regressions or {})
+            client.log_text(run_id, written.to_json(), f"{policies.FOLDER}/policy.json")
+            client.set_tag(run_id, policies.TAG, written.digest)
         for path, found in (regressions or {}).items():
             client.log_text(run_id, held_out_json(found, ()), f"{policies.FOLDER}/{Path(path).name}.json")
-        hashes = sorted({hash_eval_row(row, 0) for row in trained_on})
-        np.save(folder / "trained_rows.npy", np.array(hashes, dtype=np.uint64))
-        (folder / "trained_rows.json").write_text(json.dumps({"seed": 0, "rows": len(hashes)}))
-        for file in ("trained_rows.npy", "trained_rows.json"):
-            client.log_artifact(run_id, str(folder / file), "finetune")
+        if trained_on is not None:
+            hashes = sorted({hash_eval_row(row, 0) for row in trained_on})
+            np.save(folder / "trained_rows.npy", np.array(hashes, dtype=np.uint64))
+            (folder / "trained_rows.json").write_text(json.dumps({"seed": 0, "rows": len(hashes)}))
+            for file in ("trained_rows.npy", "trained_rows.json"):
+                client.log_artifact(run_id, str(folder / file), "finetune")
     for key, value in (metrics or {}).items():
         client.log_metric(run_id, key, value)
     client.set_terminated(run_id)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlflow_finetune_plugin.errors import in_short
 from mlflow_finetune_plugin.promotion.audit import promotions_experiment, record_decision
-from mlflow_finetune_plugin.promotion.collecting import SIDES_FILE, Sources, sides_json
+from mlflow_finetune_plugin.promotion.collecting import SIDES_FILE, SIDES_TAG, Sources, sides_json
 from mlflow_finetune_plugin.promotion.decision import Decision
 from mlflow_finetune_plugin.promotion.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.model_state import registry_faults
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 VERDICT_TAG = "finetune.verdict"
 """Of the version: the last verdict on it, and the run that holds its report."""
 _MARK = "\n\nGate: "
+_LONGEST_DESCRIPTION = 5000
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,14 +40,37 @@ def carry_out(client: MlflowClient, decision: Decision, sources: Sources, *, run
     """``run_id``: a run of the model's promotions that is already there. Raises MoveError, LeaseError, TrackingError;
     then the report is there and says what the verdict was, and nothing was moved.
     """
-    name, verdict = decision.name, decision.verdict
-    with registry_faults(name):
+    from mlflow.exceptions import MlflowException
+
+    with registry_faults(decision.name):
         run_id = run_id or _decision_run(client, decision)
+    try:
+        _write_report(client, run_id, decision, sources)
+        move = _move(client, run_id, decision)
+    except BaseException:
+        _end(client, run_id, "FAILED")
+        raise
+    _end(client, run_id, "FINISHED")
+    try:
+        _tell_version(client, decision, run_id)
+    except MlflowException as error:  # the decision stands and is recorded; this only points to it
+        logger.warning("the version does not point to its decision %s: %s", run_id, in_short(error))
+    return CarriedOut(run_id, move)
+
+
+def _write_report(client: MlflowClient, run_id: str, decision: Decision, sources: Sources) -> None:
+    with registry_faults(decision.name):
         client.log_text(run_id, decision_json(decision), "verdict.json")
         client.log_text(run_id, decision_page(decision), "report.html")
         if sources.measured:
-            client.log_text(run_id, sides_json(sources.measured), SIDES_FILE)
+            text = sides_json(sources.measured)
+            client.log_text(run_id, text, SIDES_FILE)
+            client.set_tag(run_id, SIDES_TAG, hashlib.sha256(text.encode()).hexdigest())
         _log_numbers(client, run_id, decision)
+
+
+def _move(client: MlflowClient, run_id: str, decision: Decision) -> Move | None:
+    name, verdict = decision.name, decision.verdict
     champion = decision.champion
     evidence = MoveEvidence(
         outcome=verdict.outcome,
@@ -53,20 +82,21 @@ def carry_out(client: MlflowClient, decision: Decision, sources: Sources, *, run
         champion_digest=champion.adapter_digest if champion is not None else None,
     )
     number = decision.candidate.number
-    move = None
-    try:
-        if verdict.outcome == "promote":
-            move = promote_version(client, name, number, alias=decision.alias, evidence=evidence)
-        else:
-            with registry_faults(name):
-                record_decision(client, name, number, alias=decision.alias, evidence=evidence)
-    except BaseException:
-        client.set_terminated(run_id, "FAILED")
-        raise
+    if verdict.outcome == "promote":
+        return promote_version(client, name, number, alias=decision.alias, evidence=evidence)
     with registry_faults(name):
-        client.set_terminated(run_id, "FINISHED")
-        _tell_version(client, decision, run_id)
-    return CarriedOut(run_id, move)
+        record_decision(client, name, number, alias=decision.alias, evidence=evidence)
+    return None
+
+
+def _end(client: MlflowClient, run_id: str, status: str) -> None:
+    """A server that is away now must hide neither what was moved nor why nothing was."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.set_terminated(run_id, status)
+    except MlflowException as error:
+        logger.warning("the decision's run %s could not be ended as %s: %s", run_id, status, in_short(error))
 
 
 def _decision_run(client: MlflowClient, decision: Decision) -> str:
@@ -96,4 +126,4 @@ def _tell_version(client: MlflowClient, decision: Decision, run_id: str) -> None
     client.set_model_version_tag(name, number, VERDICT_TAG, f"{verdict.outcome} for {decision.alias}, run {run_id}")
     before = str(client.get_model_version(name, number).description or "").partition(_MARK)[0]
     text = f"{before}{_MARK}{verdict.outcome} for {decision.alias}, {verdict.reason} (run {run_id})"
-    client.update_model_version(name, number, description=text)
+    client.update_model_version(name, number, description=text[:_LONGEST_DESCRIPTION])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,26 +13,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mlflow_finetune_plugin.data.split import hash_eval_row
-from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.errors import GateError, in_short
 from mlflow_finetune_plugin.evaluation.comparison import Side, compare, load_metrics
-from mlflow_finetune_plugin.evaluation.metric_modules import MetricModule
+from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED, MetricModule
 from mlflow_finetune_plugin.gate.evidence import Evidence, Gain, Latency, Regression, Votes
 from mlflow_finetune_plugin.gate.paired import PairedRows
 from mlflow_finetune_plugin.gate.policy import GainPolicy, GatePolicy
 from mlflow_finetune_plugin.latencies import logged_latency
 from mlflow_finetune_plugin.promotion.held_out import HeldOut, side_from_json, side_json, side_of
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion
-from mlflow_finetune_plugin.types import EvalRow
+from mlflow_finetune_plugin.types import EvalRow, Interval
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from mlflow_finetune_plugin.votes import Reading
 
+logger = logging.getLogger(__name__)
+
+SIDES_TAG = "finetune.sides_digest"
+"""Of a decision's run that has such a file: its sha256."""
 SIDES_FILE = "sides.json"
 """Of a decision's run: what its versions answered, by adapter and rows, so that the next decision need not ask again."""
 
 Note = Callable[[str], None]
+_MORE_TOKENS = 8
+"""An answer may be longer than the longest reference by as many, as in a training run's own proof."""
 
 
 class Speaks(Protocol):
@@ -88,14 +97,21 @@ def known_sides(client: MlflowClient, experiment_id: str, adapters: Sequence[str
             run.data.tags.get("finetune.move.champion_digest"),
         } & set(adapters):
             continue
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                path = Path(client.download_artifacts(run.info.run_id, SIDES_FILE, scratch))
-            except (MlflowException, OSError):
-                continue  # it measured nothing
-            for told in json.loads(path.read_text(encoding="utf-8")):
-                if told["adapter"] in adapters:
-                    found.setdefault((told["adapter"], told["rows"]), side_from_json(told))
+        digest = run.data.tags.get(SIDES_TAG)
+        if digest is None:
+            continue  # it measured nothing
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                text = Path(client.download_artifacts(run.info.run_id, SIDES_FILE, scratch)).read_text(encoding="utf-8")
+            if hashlib.sha256(text.encode()).hexdigest() != digest:
+                raise ValueError("it is not what the decision wrote")
+            sides = {(str(told["adapter"]), str(told["rows"])): side_from_json(told) for told in json.loads(text)}
+        except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("answers of decision %s are asked for again: %s", run.info.run_id, in_short(error))
+            continue
+        for place, side in sides.items():
+            if place[0] in adapters:
+                found.setdefault(place, side)
     return found
 
 
@@ -123,6 +139,9 @@ def _gain(
         return None
     over_champion = policy.over == "champion" and champion is not None
     other = champion if over_champion else None
+    if candidate.trained_rows is None:
+        notes.append(f"{candidate.uri}: what it was trained on is not known, so held-out rows prove nothing")
+        return None
     kept = [
         i for i, is_new in enumerate(_are_unseen(rows.rows, [candidate, *([other] if other else [])], notes)) if is_new
     ]
@@ -154,7 +173,7 @@ def _compared(module: MetricModule, rows: HeldOut, kept: list[int], own: Side, a
     asked = [rows.rows[i] for i in kept]
     result, scores = compare(module, asked, against.at(kept), own.at(kept), seed=0)
     if not scores:
-        return Gain(module.name, over, result.gain, module.higher_is_better)  # type: ignore[arg-type]
+        return Gain(module.name, over, _with_a_width(result.gain), module.higher_is_better)  # type: ignore[arg-type]
     clusters = rows.clusters
     paired = PairedRows(
         row_ids=tuple(rows.ids[i] for i in kept),
@@ -165,12 +184,16 @@ def _compared(module: MetricModule, rows: HeldOut, kept: list[int], own: Side, a
     return Gain(module.name, over, paired, module.higher_is_better)  # type: ignore[arg-type]
 
 
+def _with_a_width(gain: Interval) -> Interval:
+    """Where no resample differs from another nothing was learnt of the spread: the ends are unknown, not where the value is."""
+    return Interval(gain.value, -math.inf, math.inf, gain.method) if gain.low == gain.high else gain
+
+
 def _metric(name: str | None, candidate: ProvenVersion, rows: HeldOut) -> MetricModule:
     """By the name in a policy; a file's own travels with the proof."""
     of_proof = candidate.held_out.metrics if candidate.held_out is not None else rows.metrics
-    wanted = name or of_proof[0]
-    beside = next((file for file in of_proof if file.removesuffix(".py") == wanted.removesuffix(".py")), wanted)
-    (module,) = load_metrics([candidate.metric_file(beside)])
+    wanted = Path(name or of_proof[0]).name
+    (module,) = load_metrics([wanted if wanted in PACKAGED else candidate.metric_file(wanted)])
     return module
 
 
@@ -197,10 +220,13 @@ def _side(version: ProvenVersion, rows: HeldOut, sources: Sources, say: Note) ->
     if version.is_run_s_own and table is not None and own is not None and own.digest == rows.digest:
         return side_of(table, "adapter", rows.rows, f"{version.uri}'s proof")
     for known in (sources.known, sources.measured):
-        if place in known:
+        if place in known and len(known[place].answers) == len(known[place].nats) == len(rows.rows):
             return known[place]
     say(f"asking {version.uri} {len(rows.rows):,} held-out rows")
-    sources.measured[place] = sources.speaker(version).answer(rows.rows)
+    longest = (
+        max(len(row.completion_ids) for row in rows.rows) + _MORE_TOKENS
+    )  # of these rows, whatever it was trained on
+    sources.measured[place] = sources.speaker(version).answer(rows.rows, longest)
     return sources.measured[place]
 
 
@@ -216,7 +242,12 @@ def _regressions(policy: GatePolicy, candidate: ProvenVersion, sources: Sources,
     for regression in policy.regressions:
         rows = candidate.regression_rows(regression.data)
         side = _side(candidate, rows, sources, say)
-        result, _ = compare(_metric(regression.metric, candidate, rows), rows.rows, side, side, seed=0)
+        module = _metric(regression.metric, candidate, rows)
+        if not module.higher_is_better:
+            raise GateError(
+                f"{regression.metric} on {regression.data}: less is better, so at_least asks nothing; fix: another metric"
+            )
+        result, _ = compare(module, rows.rows, side, side, seed=0)
         yield Regression(regression.data, regression.metric, result.adapter)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.verdict import Verdict, judge
 from mlflow_finetune_plugin.promotion.audit import now
 from mlflow_finetune_plugin.promotion.collecting import Sources, collect
+from mlflow_finetune_plugin.promotion.intent import CHAMPION, PREVIOUS
 from mlflow_finetune_plugin.promotion.model_state import read_model
 from mlflow_finetune_plugin.promotion.policies import WrittenPolicy
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion, check_comparable, read_version
@@ -36,7 +38,8 @@ class Standing:
 
     @property
     def is_policy_changed(self) -> bool:
-        return self.trained_policy_digest not in (None, self.policy.digest)
+        """A version whose run wrote none was trained under the gain alone."""
+        return self.policy.digest != (self.trained_policy_digest or WrittenPolicy(GatePolicy()).digest)
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,11 @@ def stand(
     if number is None:
         raise MoveError(f"{name}: has no alias {CHALLENGER!r}; fix: --version N")
     champion_number = aliases.get(alias)
-    if number == champion_number:
-        raise MoveError(f"{name}: version {number} is {alias} already; fix: nothing, or name another version")
+    if alias in (PREVIOUS, "latest") or re.fullmatch(r"[vV]\d+", alias):
+        raise MoveError(f"{name}: no version can be promoted to {alias!r}; fix: --to {CHAMPION}, or another alias")
     candidate = read_version(client, name, number)
+    if candidate.number == champion_number:
+        raise MoveError(f"{name}: version {candidate.number} is {alias} already; fix: nothing, or name another version")
     champion = read_version(client, name, champion_number) if champion_number is not None else None
     if champion is not None:
         check_comparable(candidate, champion)
@@ -77,10 +82,10 @@ def stand(
     policy = given or trained or WrittenPolicy(GatePolicy())
     standing = Standing(name, alias, candidate, champion, policy, trained.digest if trained is not None else None)
     if standing.is_policy_changed and not accept_new_policy:
-        assert trained is not None
+        before = trained or WrittenPolicy(GatePolicy())
         raise GateError(
             f"{name}/{number}: the policy has changed since its training wrote it down ({policy.digest[:12]}, was "
-            f"{trained.digest[:12]}): {'; '.join(_changes(trained, policy))}; fix: leave it as it was, or --accept-new-policy"
+            f"{before.digest[:12]}): {'; '.join(_changes(before, policy))}; fix: leave it as it was, or --accept-new-policy"
         )
     return standing
 

@@ -26,6 +26,12 @@ class Endpoint:
     url: str
     key: str | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        if "@" in self.url.partition("//")[2].partition("/")[0] or not self.url.startswith(("http://", "https://")):
+            raise GateError(
+                "the endpoint is no http(s) URL without a name and password; fix: the key in MLFLOW_FINETUNE_API_KEY"
+            )
+
     def client(self) -> httpx.Client:
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         return httpx.Client(base_url=self.url.rstrip("/") + "/", headers=headers, timeout=120, trust_env=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,9 +56,16 @@ class ProvenVersion:
     def policy(self) -> WrittenPolicy | None:
         """None where the run wrote none."""
         path = self._artifact(f"{policies.FOLDER}/policy.json")
-        return (
-            None if path is None else WrittenPolicy.from_json(path.read_text(encoding="utf-8"), f"{self.uri}'s policy")
-        )
+        tagged = self.run_tags.get(policies.TAG)
+        found = None
+        if path is not None:
+            found = WrittenPolicy.from_json(path.read_text(encoding="utf-8"), f"{self.uri}'s policy")
+        if tagged is not None and (found is None or found.digest != tagged):
+            what = "is gone" if found is None else f"has the digest {found.digest[:12]}"
+            raise GateError(
+                f"{self.uri}: its run says that its policy is {tagged[:12]}, the file {what}; fix: find out who changed it"
+            )
+        return found
 
     @cached_property
     def held_out(self) -> HeldOut | None:
@@ -85,7 +94,7 @@ class ProvenVersion:
         found = [self.metrics.get(f"{_FORGETTING}{end}") for end in ("", "_low", "_high")]
         if not self.is_run_s_own or None in found:
             return None
-        value, low, high = (float(end) for end in found if end is not None)
+        value, low, high = (_unbounded(float(end)) for end in found if end is not None)
         return Interval(value, low, high, method="of the training run's proof")
 
     def regression_rows(self, name: str) -> HeldOut:
@@ -127,6 +136,11 @@ class ProvenVersion:
             raise TrackingError(f"{self.uri}: its proof cannot be read: {in_short(error)}") from error
 
 
+def _unbounded(end: float) -> float:
+    """SQL stores keep an infinite metric as the largest float."""
+    return math.copysign(math.inf, end) if abs(end) >= sys.float_info.max else end
+
+
 def read_version(client: MlflowClient, name: str, number: str) -> ProvenVersion:
     """Raises MoveError for a version that is none, or none of this package's; TrackingError."""
     from mlflow.exceptions import MlflowException
@@ -153,7 +167,7 @@ def read_version(client: MlflowClient, name: str, number: str) -> ProvenVersion:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise TrackingError(f"{name}/{number}: its run cannot be read: {in_short(error)}") from error
             run_id = None
-    return ProvenVersion(name, number, run_id, tags, run_tags, metrics, client)
+    return ProvenVersion(name, str(found.version), run_id, tags, run_tags, metrics, client)
 
 
 def check_comparable(candidate: ProvenVersion, champion: ProvenVersion) -> None:

@@ -50,5 +50,6 @@ class LatencyLog:
                 self._client.set_model_version_tag(model, version, self._tag, told)
             except Exception as error:  # each kind of registry has errors of its own; serving goes on
                 logger.warning("latency_not_written version=%s/%s fault=%s", model, version, in_short(error))
-                return
+                if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+                    return  # it may take them the next time; one that is gone takes none any more
             self._new.discard((model, version))

@@ -20,7 +20,9 @@ from mlflow_finetune_plugin.promotion.audit import history
 from mlflow_finetune_plugin.promotion.carrying_out import carry_out
 from mlflow_finetune_plugin.promotion.collecting import Sources
 from mlflow_finetune_plugin.promotion.decision import decide, stand
+from mlflow_finetune_plugin.promotion.endpoint import Endpoint
 from mlflow_finetune_plugin.promotion.model_state import read_model
+from mlflow_finetune_plugin.promotion.policies import write_policy
 
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}})
 
@@ -123,6 +125,12 @@ def test_without_evidence_that_the_policy_asks_for_it_holds(client):
     assert found == {"gain": "pass", "forgetting": "hold", "votes": "hold", "latency p95": "hold"}
 
 
+def test_who_does_not_tell_what_it_was_trained_on_proves_nothing(client):
+    register_proven(client, "bot", rows(50), right=50, policy=POLICY, trained_on=None)
+    assert promote("bot") == 3
+    assert "what it was trained on is not known" in report_of(client)["notes"][0]
+
+
 def test_no_rows_kept_hold(client):
     register_proven(client, "bot", None, right=0, policy=POLICY)
     assert promote("bot") == 3
@@ -203,9 +211,13 @@ def test_a_champion_of_other_rows_is_asked_once(client):
         decision = decide(standing, sources, lambda text: None)
         return carry_out(client, decision, sources)
 
-    judged()
+    done = judged()
     judged()
     assert times == [40]
+    text = Path(client.download_artifacts(done.run_id, "sides.json", ".")).read_text()
+    client.log_text(done.run_id, text.replace(f'"{WRONG}"', f'"{RIGHT}"', 5), "sides.json")
+    judged()
+    assert times == [40, 40], "what somebody has changed is not believed"
 
 
 # policies ----------------------------------------------------------------------------------------------------------------
@@ -239,6 +251,17 @@ def test_a_policy_that_was_tampered_with_is_refused(client):
     client.log_text(run_id, json.dumps(content), "finetune/gate/policy.json")
     with pytest.raises(GateError, match="find out who changed it"):
         stand(client, "bot", version, "champion")
+    honest = write_policy(GatePolicy.model_validate({"gain": {"at_least": -1.0}}), {})
+    client.log_text(run_id, honest.to_json(), "finetune/gate/policy.json")
+    with pytest.raises(GateError, match="its run says that its policy is"):
+        stand(client, "bot", version, "champion")
+
+
+def test_a_policy_for_a_version_that_wrote_none_is_a_new_one(client, tmp_path):
+    register_proven(client, "bot", rows(50), right=40)
+    (tmp_path / "finetune.yaml").write_text("register: {name: bot, gate: {gain: null, latency: {p95_ms: 1.0e+6}}}")
+    assert promote("bot", "--policy", ".") == 2
+    assert promote("bot", "--policy", ".", "--accept-new-policy") == 3
 
 
 # bad input ---------------------------------------------------------------------------------------------------------------
@@ -254,6 +277,9 @@ def test_what_cannot_be_judged_is_one_message_and_moves_nothing(client, capsys):
         (["nobody"], "no registered model 'nobody'"),
         (["bot", "--version", "99"], "no version 99"),
         (["bot", "--version", first], "is champion already"),
+        (["bot", "--version", f"0{first}"], "is champion already"),
+        (["bot", "--version", "2", "--to", "previous"], "no version can be promoted to 'previous'"),
+        (["bot", "--version", "2", "--to", "v3"], "no version can be promoted to 'v3'"),
         (["bot", "--version", "2"], "hold the same adapter"),
         (["bot", "--version", other], "have not the same base"),
         (["bot", "--version", "4"], "was not registered by mlflow-finetune"),
@@ -265,6 +291,13 @@ def test_what_cannot_be_judged_is_one_message_and_moves_nothing(client, capsys):
         assert "fix:" in told
     assert champion(client) == first
     assert history(client, "bot")[0].kind == "unexplained", "the test set it by hand"
+
+
+def test_an_endpoint_holds_no_secret():
+    for url in ("http://me:secret@here/v1", "here:8000", "file:///etc/passwd"):
+        with pytest.raises(GateError, match="without a name and password") as caught:
+            Endpoint(url)
+        assert "secret" not in str(caught.value)
 
 
 def test_a_dry_run_leaves_no_trace(client, capsys):

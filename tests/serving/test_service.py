@@ -322,7 +322,7 @@ def test_a_slow_client_holds_nobody_up(client, service):
     assert time.monotonic() - started < 20
     with client.stream("POST", CHAT, json=body("bot@champion", **told)) as quick:
         size = len(quick.read())
-    assert in_flight(client) == 1, "the slow one's answer waits for it"
+    wait_until(lambda: in_flight(client) == 1, seconds=10)  # the slow one's answer waits for it
     received, last = 0, b""
     slow.settimeout(30)
     while b"[DONE]" not in last:
