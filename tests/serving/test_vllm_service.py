@@ -169,7 +169,7 @@ def test_a_router_killed_while_vllm_starts_leaves_nothing(tmp_path, registry, sa
     own = {"FINETUNE_TEST": mark, "VLLM_ENABLE_V1_MULTIPROCESSING": worker_apart, "VLLM_LOGGING_LEVEL": "INFO"}
     service = start_serving(tmp_path, registry.uri, "bot", "--engine", "vllm", **own)
     try:
-        wait_until(lambda: any(said in log.read_text() for log in service.store.glob("engines/*/*/engine.log")))
+        wait_until(lambda: any(said in log.read_text() for log in service.store.glob("work/*/engines/*/engine.log")))
         assert service.status() in ("silent", "not ready")
         service.process.kill()
         service.process.wait()
