@@ -32,6 +32,7 @@ from mlflow_finetune_plugin.checkpoint_models import keeps_models, log_checkpoin
 from mlflow_finetune_plugin.config import RunConfig
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
 from mlflow_finetune_plugin.data.report import UnusableDataError
+from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.forecasting.forecast import foresee, refuse_what_does_not_fit
 from mlflow_finetune_plugin.forecasting.micro_batch_shapes import steps_of
@@ -147,7 +148,14 @@ def regression_rows(plan: Plan, folder: Path) -> dict[str, list[EvalRow]]:
     for path in dict.fromkeys(regression.data for regression in plan.policy.regressions):
         file = like.model_copy(update={"path": path, "task": None, "weight": 1.0})
         asked = replace(data_request(plan), train=(), eval=data_files([file]), max_eval_rows=None)
-        found[path] = prepare(asked, plan.renderer, folder / "regressions").eval_rows
+        prepared = prepare(asked, plan.renderer, folder / "regressions")
+        lost = sum(skip.rows for file in prepared.report.files for skip in file.skipped)
+        if lost or not prepared.eval_rows:
+            raise DataError(
+                f"{path}: {lost:,} of its rows cannot be asked, and every row of a regression file has to be; "
+                f"fix: mlflow-finetune data {path} says which and why"
+            )
+        found[path] = prepared.eval_rows
     return found
 
 

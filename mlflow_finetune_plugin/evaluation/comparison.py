@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,17 @@ def load_metrics(names: Sequence[str]) -> list[MetricModule]:
 
 
 def compare(
-    module: MetricModule, rows: Sequence[EvalRow], base: Side, adapter: Side, seed: int
+    module: MetricModule,
+    rows: Sequence[EvalRow],
+    base: Side,
+    adapter: Side,
+    seed: int,
+    clusters: Sequence[Hashable] | None = None,
 ) -> tuple[MetricResult, dict[str, list[float]]]:
     """The metric's result, and its score per row and side where one row alone has a score.
+
+    ``clusters`` names what each row was drawn with; where they are given, the interval of a metric that is no plain score per
+    row resamples them instead of rows.
 
     Raises what a metric file of the user's raises.
     """
@@ -65,7 +73,11 @@ def compare(
             gain = paired_binary_interval(module.score(base_statistics), module.score(adapter_statistics))
         else:
             gain = paired_bootstrap_interval(
-                base_statistics, adapter_statistics, module.score, module.higher_is_better, seed
+                _by_cluster(base_statistics, clusters),
+                _by_cluster(adapter_statistics, clusters),
+                module.score,
+                module.higher_is_better,
+                seed,
             )
         if module.scores_single_rows:
             row_scores[f"base_{module.name}"] = module.score(base_statistics).tolist()
@@ -73,7 +85,7 @@ def compare(
     else:
         base_value = module.compute(base_predictions, references)
         adapter_value = module.compute(adapter_predictions, references)
-        gain = _recomputed_gain(module, base_predictions, adapter_predictions, references, seed)
+        gain = _recomputed_gain(module, base_predictions, adapter_predictions, references, seed, clusters)
     result = MetricResult(
         name=module.name,
         base=base_value,
@@ -101,13 +113,36 @@ def compare_tasks(
 
 
 def _recomputed_gain(
-    module: MetricModule, base: list[Any], adapter: list[Any], references: list[Any], seed: int
+    module: MetricModule,
+    base: list[Any],
+    adapter: list[Any],
+    references: list[Any],
+    seed: int,
+    clusters: Sequence[Hashable] | None,
 ) -> Interval:
     sign = 1.0 if module.higher_is_better else -1.0
+    members = _members(clusters if clusters is not None else range(len(references)))
 
     def value(side: list[Any], rows: np.ndarray) -> float:
         return module.compute([side[i] for i in rows], [references[i] for i in rows])
 
-    return paired_recompute_interval(
-        lambda rows: sign * (value(adapter, rows) - value(base, rows)), len(references), seed
-    )
+    def gain(drawn: np.ndarray) -> float:
+        rows = np.concatenate([members[i] for i in drawn])
+        return sign * (value(adapter, rows) - value(base, rows))
+
+    return paired_recompute_interval(gain, len(members), seed)
+
+
+def _members(clusters: Sequence[Hashable]) -> list[np.ndarray]:
+    """The rows of each cluster, in the order of their first rows."""
+    found: dict[Hashable, list[int]] = {}
+    for row, cluster in enumerate(clusters):
+        found.setdefault(cluster, []).append(row)
+    return [np.array(rows) for rows in found.values()]
+
+
+def _by_cluster(statistics: np.ndarray, clusters: Sequence[Hashable] | None) -> np.ndarray:
+    """(rows, k) -> (clusters, k): a metric of sums is the same of either."""
+    if clusters is None:
+        return statistics
+    return np.array([statistics[rows].sum(axis=0) for rows in _members(clusters)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Literal
 
 from mlflow_finetune_plugin.gate.error_budget import candidate_alpha
@@ -56,7 +57,9 @@ def judge_gain(policy: GainPolicy, evidence: Evidence) -> Finding:
     gain = evidence.gain
     if gain is None:
         return _missing("gain", f"the gain in {wanted} was not measured", policy.at_least)
-    if gain.over != over or policy.metric not in (None, gain.metric):
+    if gain.over != over or (
+        policy.metric is not None and PurePath(policy.metric).name.removesuffix(".py") != gain.metric
+    ):
         told = f"the policy asks for the gain in {wanted}, measured was {gain.metric} over the {gain.over}"
         return _missing("gain", told, policy.at_least)
     interval, rows, details = _gain_interval(gain)

@@ -58,7 +58,11 @@ def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
     if policy.forgetting is not None:
         findings.append(judge_forgetting(policy.forgetting, evidence.forgetting))
     if policy.votes is not None:
-        findings.append(judge_votes(policy.votes, evidence.votes))
+        findings.append(
+            judge_votes(policy.votes, evidence.votes)
+            if evidence.has_champion
+            else Finding("votes", "noted", "there is no champion yet that people could compare it with")
+        )
     if policy.latency is not None:
         findings += judge_latency(policy.latency, evidence)
     findings += [judge_regression(regression, evidence.regressions) for regression in policy.regressions]

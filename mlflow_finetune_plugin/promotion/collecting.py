@@ -171,15 +171,15 @@ def _gain(
 
 def _compared(module: MetricModule, rows: HeldOut, kept: list[int], own: Side, against: Side, over: str) -> Gain:
     asked = [rows.rows[i] for i in kept]
-    result, scores = compare(module, asked, against.at(kept), own.at(kept), seed=0)
+    clusters = [rows.clusters[i] for i in kept] if rows.clusters is not None else None
+    result, scores = compare(module, asked, against.at(kept), own.at(kept), seed=0, clusters=clusters)
     if not scores:
         return Gain(module.name, over, _with_a_width(result.gain), module.higher_is_better)  # type: ignore[arg-type]
-    clusters = rows.clusters
     paired = PairedRows(
         row_ids=tuple(rows.ids[i] for i in kept),
         candidate=tuple(scores[f"adapter_{module.name}"]),
         champion=tuple(scores[f"base_{module.name}"]),
-        clusters=tuple(clusters[i] for i in kept) if clusters is not None else None,
+        clusters=tuple(clusters) if clusters is not None else None,
     )
     return Gain(module.name, over, paired, module.higher_is_better)  # type: ignore[arg-type]
 
@@ -262,15 +262,16 @@ def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list
     if refused:
         notes.append(f"votes that do not count: {', '.join(refused)}")
     votes = gate_votes(reading, candidate.number, champion.number)
-    return Votes(votes, _stood(reading, candidate.number)) if votes else None
+    return Votes(votes, _stood(reading, candidate.number, champion.number)) if votes else None
 
 
-def _stood(reading: Reading, number: str) -> int:
-    """The how-manyeth candidate this is that people voted on, in the order of the first votes; each pair's newer version is one."""
-    pairs = (vote.told.versions for vote in reading.votes if vote.fault is None and vote.told.kind == "person")
-    numbered = ([int(one) for one in pair if one is not None and one.isdigit()] for pair in pairs)
-    stood = dict.fromkeys(str(max(pair)) for pair in numbered if len(pair) == 2)
-    return [*dict.fromkeys([*stood, number])].index(number) + 1
+def _stood(reading: Reading, candidate: str, champion: str) -> int:
+    """The how-manyeth pair this is that people voted on, in the order of the first votes: each pair is a test of its own."""
+    stood = dict.fromkeys(
+        vote.told.versions for vote in reading.votes if vote.fault is None and vote.told.kind == "person"
+    )
+    pair = frozenset({candidate, champion})
+    return [*dict.fromkeys([*stood, pair])].index(pair) + 1
 
 
 def _latency(

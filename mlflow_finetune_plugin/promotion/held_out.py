@@ -34,9 +34,22 @@ class HeldOut:
 
     @property
     def clusters(self) -> tuple[str, ...] | None:
-        """Rows with the same question are one draw; None where no two have it."""
-        asked = tuple(json.dumps(row.messages or row.prompt_ids, ensure_ascii=False) for row in self.rows)
-        return asked if len(set(asked)) < len(asked) else None
+        """Rows with the same question, or cut from the same row of a file, are one draw; None where no two are."""
+        root: dict[str, str] = {}
+
+        def find(key: str) -> str:
+            while root.setdefault(key, key) != key:
+                key = root[key]
+            return key
+
+        keys = []
+        for row in self.rows:
+            place = json.dumps([row.source, row.line])
+            asked = json.dumps(list(row.messages), ensure_ascii=False) if row.messages else place
+            root[find(asked)] = find(place)
+            keys.append(place)
+        found = tuple(find(key) for key in keys)
+        return found if len(set(found)) < len(found) else None
 
 
 def held_out_json(rows: Sequence[EvalRow], metrics: Sequence[str]) -> str:

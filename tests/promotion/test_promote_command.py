@@ -102,6 +102,15 @@ def test_the_report_is_in_mlflow_and_the_version_points_to_it(client):
     assert record.policy_digest == report_of(client)["policy"]["digest"]
 
 
+def test_the_first_needs_no_votes_because_there_is_nobody_to_be_compared_with(client):
+    policy = GatePolicy.model_validate({"gain": {"metric": "exact_match"}, "votes": {"required": True}})
+    first = register_proven(client, "bot", rows(100), right=90, policy=policy)
+    assert promote("bot") == 0
+    assert champion(client) == first
+    register_proven(client, "bot", rows(100), right=99, policy=policy)
+    assert promote("bot") == 3, "now there is"
+
+
 def test_too_few_rows_hold_and_say_how_many_more(client, capsys):
     asked = rows(20)
     first = register_proven(client, "bot", asked, right=10, policy=POLICY)

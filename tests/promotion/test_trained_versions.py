@@ -73,3 +73,17 @@ def test_a_policy_that_cannot_be_written_costs_no_run(workplace):
     assert refused.returncode == 1
     assert "must-pass.jsonl" in refused.stdout
     assert workplace.client().search_runs(["0"]) == []
+
+
+def test_a_must_pass_row_that_cannot_be_asked_ends_the_run_before_the_training(workplace):
+    project = workplace.path / "project"
+    project.mkdir()
+    (project / "finetune.yaml").write_text(RECIPE.format(data=QUICKSTART / "data"))
+    rows = [{"prompt": "where is it?", "completion": "delivery"}, {"prompt": "and now?", "completion": ""}]
+    (project / "must-pass.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ended = workplace.mlflow_run(str(project), "-e", "lora")
+    assert ended.returncode == 1
+    run = workplace.only_run()
+    assert run.info.status == "FAILED"
+    assert "1 of its rows cannot be asked" in run.data.tags["finetune.status_reason"]
+    assert "loss" not in run.data.metrics
