@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Workplace:
-    """``STORE/work/...`` of this process, made when it is first asked for.
+    """The folder under the store's ``work`` that is this process's own, made when it is first asked for.
 
     A lock on the folder's file says that its process lives, and goes with it however it ends: numbers of processes come again,
     and mean nothing on another host that shares the disk.
