@@ -12,22 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.errors import ConfigError
-from mlflow_finetune_plugin.promotion.carrying_out import VERDICT_TAG, CarriedOut, carry_out
-from mlflow_finetune_plugin.promotion.collecting import Sources, Speaks, known_sides
-from mlflow_finetune_plugin.promotion.decision import EXIT_CODES, Decision, Standing, decide, stand
-from mlflow_finetune_plugin.promotion.endpoint import Endpoint, ServedVersion, probe_latency
 from mlflow_finetune_plugin.promotion.intent import CHAMPION
-from mlflow_finetune_plugin.promotion.model_state import registry_faults
-from mlflow_finetune_plugin.promotion.policies import WrittenPolicy, policy_now
-from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines, decision_page
-from mlflow_finetune_plugin.promotion.settling import settle
-from mlflow_finetune_plugin.promotion.versions import ProvenVersion, read_version
-from mlflow_finetune_plugin.promotion_config import PromotionConfig, load_policy
 from mlflow_finetune_plugin.registry import CHALLENGER
-from mlflow_finetune_plugin.report import Report
 
 if TYPE_CHECKING:
+    # scipy and matplotlib stand behind these: three seconds that no other command shall pay
     from mlflow import MlflowClient
+
+    from mlflow_finetune_plugin.promotion.carrying_out import CarriedOut
+    from mlflow_finetune_plugin.promotion.collecting import Sources, Speaks
+    from mlflow_finetune_plugin.promotion.decision import Decision, Standing
+    from mlflow_finetune_plugin.promotion.endpoint import ServedVersion
+    from mlflow_finetune_plugin.promotion.policies import WrittenPolicy
+    from mlflow_finetune_plugin.promotion.versions import ProvenVersion
+    from mlflow_finetune_plugin.promotion_config import PromotionConfig
+    from mlflow_finetune_plugin.report import Report
 
 KEY_VARIABLE = "MLFLOW_FINETUNE_API_KEY"
 Say = Callable[[str], None]
@@ -77,6 +76,9 @@ def add_promote_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(config: PromotionConfig, client: MlflowClient, folder: Path, report: Report) -> dict[str, Any]:
     """``-e promote``: the same in a run, which holds the report too. Returns the run's last word."""
+    from mlflow_finetune_plugin.promotion.carrying_out import VERDICT_TAG
+    from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines, decision_page
+
     command = PromoteCommand(
         name=config.model,
         version=config.version,
@@ -104,6 +106,11 @@ def promote(client: MlflowClient, command: PromoteCommand, say: Say) -> tuple[De
 
     Raises MoveError, GateError, LeaseError, ConfigError, ReloadError, TrackingError; then nothing was moved.
     """
+    from mlflow_finetune_plugin.promotion.carrying_out import carry_out
+    from mlflow_finetune_plugin.promotion.decision import decide, stand
+    from mlflow_finetune_plugin.promotion.model_state import registry_faults
+    from mlflow_finetune_plugin.promotion.settling import settle
+
     settled = None if command.dry_run else settle(client, command.name)
     if settled is not None:
         say(settled.text)
@@ -124,6 +131,10 @@ def promote(client: MlflowClient, command: PromoteCommand, say: Say) -> tuple[De
 def _policy(client: MlflowClient, command: PromoteCommand) -> WrittenPolicy | None:
     if command.policy is None:
         return None
+    from mlflow_finetune_plugin.promotion.policies import policy_now
+    from mlflow_finetune_plugin.promotion.versions import read_version
+    from mlflow_finetune_plugin.promotion_config import load_policy
+
     policy = load_policy(command.policy)
     if policy is None:
         raise ConfigError([f"{command.policy}: its recipe has no register.gate; fix: write one, or leave --policy out"])
@@ -133,6 +144,9 @@ def _policy(client: MlflowClient, command: PromoteCommand) -> WrittenPolicy | No
 
 
 def _sources(client: MlflowClient, command: PromoteCommand, standing: Standing, say: Say) -> Sources:
+    from mlflow_finetune_plugin.promotion.collecting import Sources, known_sides
+    from mlflow_finetune_plugin.promotion.endpoint import Endpoint, ServedVersion, probe_latency
+
     @lru_cache(maxsize=1)  # one model in memory at a time
     def speaker(uri: str) -> Speaks:
         from mlflow_finetune_plugin.version_answers import Answerer  # torch is not paid for before it is needed
@@ -165,6 +179,9 @@ def _promote(namespace: argparse.Namespace) -> int:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
+
+    from mlflow_finetune_plugin.promotion.decision import EXIT_CODES
+    from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines
 
     command = PromoteCommand(
         name=namespace.name,
