@@ -52,13 +52,14 @@ def test_other_bases_are_left_alone(tmp_path):
 
 @pytest.mark.vllm
 @pytest.mark.slow
-def test_vllm_serves_it_and_nothing_is_left_when_the_router_is_killed(output_only, tmp_path, monkeypatch):
+def test_vllm_serves_it_and_nothing_is_left_when_the_router_is_killed(output_only, tmp_path, empty_store, monkeypatch):
     """The certificate compares the base's log-probabilities with those of Transformers: ready means that they agree.
 
     vLLM has its worker apart here, and is answering when its router dies.
     """
     pytest.importorskip("vllm", reason="vLLM is not installed")
     monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     maker = VersionMaker(f"sqlite:///{tmp_path}/mlflow.db", output_only, "output-only")
     maker.client.set_registered_model_alias("tied", "champion", maker.make("tied", seed=1))
     mark = str(tmp_path)

@@ -197,7 +197,7 @@ def test_runs_that_start_one_after_another_do_not_adopt_each_other(desk, ask, ow
 
 
 def test_second_supervisor_of_a_job_leaves_at_once(desk, ask, own_project):
-    job = ask({}, project_uri=str(own_project("sleep 8")), entry_point="main")
+    job = ask({}, project_uri=str(own_project("until [ -e told ]; do sleep 0.1; done")), entry_point="main")
     wait_for(lambda: job.folder.read("state"), 60, "supervisor")
     second = subprocess.run(
         [sys.executable, "-m", "mlflow_finetune_plugin.supervisor", str(job.folder.path), "--adopt", "1"],
@@ -207,6 +207,7 @@ def test_second_supervisor_of_a_job_leaves_at_once(desk, ask, own_project):
     )
     assert second.returncode == 0
     assert job.folder.read("outcome") is None
+    (desk.path / "own" / "told").touch()
     assert FinetuneRun(job.run_id, job.folder, job.tracking_uri).wait()
 
 
