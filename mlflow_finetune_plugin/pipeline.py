@@ -123,7 +123,8 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     log_checkpoint_models(plan, data, digest.result(), place.run_id, place.folder, kept_step, report)
     proof = prove_adapter(plan, data, model, report)
     record_proof(proof, logged.model_id, trained.result.steps, place.folder, report)
-    record_held_out(data.eval_rows, list(plan.config.eval.metrics), place.folder, report)
+    settings = plan.config.eval
+    record_held_out(data.eval_rows, list(settings.metrics), int(settings.max_new_tokens), place.folder, report)
     del model
     if plan.config.eval.single_task_references and proof.tasks:
         costs = single_tasks.costs_of_mixing(plan, data, proof, place.folder, report, train=_train_aside)

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion.carrying_out import VERDICT_TAG, CarriedOut, carry_out
 from mlflow_finetune_plugin.promotion.collecting import Sources, Speaks, known_sides
 from mlflow_finetune_plugin.promotion.decision import EXIT_CODES, Decision, Standing, decide, stand
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint, ServedVersion, probe_latency
 from mlflow_finetune_plugin.promotion.intent import CHAMPION
 from mlflow_finetune_plugin.promotion.model_state import registry_faults
-from mlflow_finetune_plugin.promotion.policies import WrittenPolicy, policy_now
 from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines, decision_page
 from mlflow_finetune_plugin.promotion.settling import settle
-from mlflow_finetune_plugin.promotion.versions import ProvenVersion, read_version
+from mlflow_finetune_plugin.promotion.versions import ProvenVersion
 from mlflow_finetune_plugin.promotion_config import PromotionConfig, load_policy
 from mlflow_finetune_plugin.registry import CHALLENGER
 from mlflow_finetune_plugin.report import Report
@@ -113,7 +113,7 @@ def promote(client: MlflowClient, command: PromoteCommand, say: Say) -> tuple[De
             command.name,
             command.version,
             command.alias,
-            given=_policy(client, command),
+            given=_policy(command),
             accept_new_policy=command.accept_new_policy,
         )
         sources = _sources(client, command, standing, say)
@@ -121,15 +121,13 @@ def promote(client: MlflowClient, command: PromoteCommand, say: Say) -> tuple[De
     return decision, None if command.dry_run else carry_out(client, decision, sources)
 
 
-def _policy(client: MlflowClient, command: PromoteCommand) -> WrittenPolicy | None:
+def _policy(command: PromoteCommand) -> GatePolicy | None:
     if command.policy is None:
         return None
     policy = load_policy(command.policy)
     if policy is None:
         raise ConfigError([f"{command.policy}: its recipe has no register.gate; fix: write one, or leave --policy out"])
-    number = command.version or client.get_registered_model(command.name).aliases.get(CHALLENGER)
-    trained = read_version(client, command.name, str(number)).policy if number is not None else None
-    return policy_now(policy, trained)
+    return policy
 
 
 def _sources(client: MlflowClient, command: PromoteCommand, standing: Standing, say: Say) -> Sources:
@@ -149,15 +147,14 @@ def _sources(client: MlflowClient, command: PromoteCommand, standing: Standing, 
     if command.endpoint is None or rows is None:
         return sources
     endpoint = Endpoint(command.endpoint, os.environ.get(KEY_VARIABLE))
-    longest = max(len(row.completion_ids) for row in rows.rows) + 8
 
     def served(version: ProvenVersion) -> ServedVersion:
-        return ServedVersion(endpoint, version, longest)
+        return ServedVersion(endpoint, version)
 
     sources.served = served
     if standing.policy.policy.latency is not None:
         champion = served(standing.champion) if standing.champion is not None else None
-        sources.latency = probe_latency(served(standing.candidate), champion, endpoint, rows.rows, say)
+        sources.latency = probe_latency(served(standing.candidate), champion, endpoint, rows, say)
     return sources
 
 

@@ -29,7 +29,7 @@ from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.settings import DataFileSettings
 from mlflow_finetune_plugin.tracking import metric_part
 from mlflow_finetune_plugin.training.trainer import TrainingResult
-from mlflow_finetune_plugin.types import EvalReport, EvalRow, Interval, MetricResult
+from mlflow_finetune_plugin.types import EvalReport, EvalRow, Interval, MetricResult, answer_room
 from mlflow_finetune_plugin.weights_digest import folder_digest
 
 _TABLE = "proof/rows.json"
@@ -164,14 +164,16 @@ def record_policy(policy: GatePolicy, rows: Mapping[str, Sequence[EvalRow]], fol
     gate = folder / "gate"
     gate.mkdir(exist_ok=True)
     for path, found in rows.items():
-        _artifact(report, gate / f"{Path(path).name}.json", held_out_json(found, ()), FOLDER)
+        _artifact(report, gate / f"{Path(path).name}.json", held_out_json(found, (), answer_room(found)), FOLDER)
     _artifact(report, gate / "policy.json", written.to_json(), FOLDER)
     report.tags({TAG: written.digest})
 
 
-def record_held_out(rows: Sequence[EvalRow], metrics: Sequence[str], folder: Path, report: Report) -> None:
+def record_held_out(
+    rows: Sequence[EvalRow], metrics: Sequence[str], max_new_tokens: int, folder: Path, report: Report
+) -> None:
     """The held-out rows whole, so that another version can be asked the same; metric files travel with them."""
-    _artifact(report, folder / HELD_OUT_FILE, held_out_json(rows, metrics), HELD_OUT_FOLDER)
+    _artifact(report, folder / HELD_OUT_FILE, held_out_json(rows, metrics, max_new_tokens), HELD_OUT_FOLDER)
     for metric in metrics:
         if metric.endswith(".py"):
             report.artifact(Path(metric), HELD_OUT_FOLDER)

@@ -16,7 +16,7 @@ from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion import policies
 from mlflow_finetune_plugin.promotion.held_out import held_out_json
 from mlflow_finetune_plugin.promotion.policies import write_policy
-from mlflow_finetune_plugin.types import EvalRow
+from mlflow_finetune_plugin.types import EvalRow, answer_room
 
 RIGHT, WRONG = "yes", "no"
 
@@ -55,14 +55,18 @@ def register_proven(
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if held_out is not None:
-            client.log_text(run_id, held_out_json(held_out, ["exact_match"]), "proof/held_out.json")
+            client.log_text(
+                run_id, held_out_json(held_out, ["exact_match"], answer_room(held_out)), "proof/held_out.json"
+            )
             client.log_text(run_id, json.dumps(_table(held_out, right, base_right)), "proof/rows.json")
         if policy is not None:
             written = write_policy(policy, regressions or {})
             client.log_text(run_id, written.to_json(), f"{policies.FOLDER}/policy.json")
             client.set_tag(run_id, policies.TAG, written.digest)
         for path, found in (regressions or {}).items():
-            client.log_text(run_id, held_out_json(found, ()), f"{policies.FOLDER}/{Path(path).name}.json")
+            client.log_text(
+                run_id, held_out_json(found, (), answer_room(found)), f"{policies.FOLDER}/{Path(path).name}.json"
+            )
         if trained_on is not None:
             hashes = sorted({hash_eval_row(row, 0) for row in trained_on})
             np.save(folder / "trained_rows.npy", np.array(hashes, dtype=np.uint64))

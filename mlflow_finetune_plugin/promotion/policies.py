@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion.held_out import rows_digest
-from mlflow_finetune_plugin.types import EvalRow
+from mlflow_finetune_plugin.types import EvalRow, answer_room
 
 FOLDER = "finetune/gate"
 """Of the training run's artifacts: ``policy.json``, and ``NAME.json`` with the rows of each regression file NAME."""
@@ -61,7 +61,9 @@ class WrittenPolicy:
 
 def write_policy(policy: GatePolicy, rows: Mapping[str, Sequence[EvalRow]]) -> WrittenPolicy:
     """The policy of a recipe, with the rows of its regression files by the paths that it has there."""
-    files = {Path(path).name: (_file_digest(path), rows_digest(found)) for path, found in rows.items()}
+    files = {
+        Path(path).name: (_file_digest(path), rows_digest(found, answer_room(found))) for path, found in rows.items()
+    }
     return WrittenPolicy(_with_names(policy), files)
 
 
