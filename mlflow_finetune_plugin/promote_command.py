@@ -25,11 +25,11 @@ from mlflow_finetune_plugin.promotion.versions import ProvenVersion
 from mlflow_finetune_plugin.promotion_config import PromotionConfig, load_policy
 from mlflow_finetune_plugin.registry import CHALLENGER
 from mlflow_finetune_plugin.report import Report
+from mlflow_finetune_plugin.serving.names import ROUTER_KEY
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-KEY_VARIABLE = "MLFLOW_FINETUNE_API_KEY"
 Say = Callable[[str], None]
 
 
@@ -68,7 +68,7 @@ def add_promote_arguments(parser: argparse.ArgumentParser) -> None:
         "--endpoint",
         default=None,
         metavar="URL",
-        help=f"router (http://.../v1) to time, and to ask where the policy says serving; its key from {KEY_VARIABLE}",
+        help=f"router (http://.../v1) to time, and to ask where the policy says serving; its key from {ROUTER_KEY}",
     )
     parser.add_argument("--dry-run", action="store_true", help="judge and tell; write and move nothing")
     parser.add_argument("--json", action="store_true", help="print the whole decision as JSON")
@@ -146,7 +146,7 @@ def _sources(client: MlflowClient, command: PromoteCommand, standing: Standing, 
     rows = standing.candidate.held_out
     if command.endpoint is None or rows is None:
         return sources
-    endpoint = Endpoint(command.endpoint, os.environ.get(KEY_VARIABLE))
+    endpoint = Endpoint(command.endpoint, os.environ.get(ROUTER_KEY))
 
     def served(version: ProvenVersion) -> ServedVersion:
         return ServedVersion(endpoint, version)

@@ -14,6 +14,7 @@ from mlflow_finetune_plugin.evaluation.comparison import Side
 from mlflow_finetune_plugin.gate.evidence import Latency
 from mlflow_finetune_plugin.promotion.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion
+from mlflow_finetune_plugin.serving.names import ROUTER_KEY
 from mlflow_finetune_plugin.types import EvalRow
 
 PROBE_ROWS = 60
@@ -29,9 +30,7 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         if "@" in self.url.partition("//")[2].partition("/")[0] or not self.url.startswith(("http://", "https://")):
-            raise GateError(
-                "the endpoint is no http(s) URL without a name and password; fix: the key in MLFLOW_FINETUNE_API_KEY"
-            )
+            raise GateError(f"the endpoint is no http(s) URL without a name and password; fix: the key in {ROUTER_KEY}")
 
     def client(self) -> httpx.Client:
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}

@@ -21,7 +21,6 @@ from mlflow.store.artifact.utils.models import _parse_model_uri
 from mlflow_finetune_plugin.serving.engine import free_port
 from mlflow_finetune_plugin.serving.local_services import (
     FLAVOR,
-    KEY_VARIABLE,
     LOOPBACK,
     Deployment,
     alone,
@@ -35,6 +34,7 @@ from mlflow_finetune_plugin.serving.local_services import (
     run_in_foreground,
     start,
 )
+from mlflow_finetune_plugin.serving.names import ROUTER_KEY
 
 _PORT_S = 15.0  # until a port is free whose process has ended
 _OPTIONS = {
@@ -42,7 +42,7 @@ _OPTIONS = {
     "dtype": "of the engines; default auto, each base's own",
     "host": "default 127.0.0.1; another needs api_key_file",
     "port": "default: a free one",
-    "api_key_file": "who may ask; predict then takes its key from " + KEY_VARIABLE,
+    "api_key_file": "who may ask; predict then takes its key from " + ROUTER_KEY,
     "poll": "seconds between two looks at the registry",
     "store": "folder of adapters on this disk",
     "max_store": "bytes of all adapters",

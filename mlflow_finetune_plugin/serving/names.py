@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
+ROUTER_KEY = "MLFLOW_FINETUNE_API_KEY"
+"""The environment variable from which whoever asks a router takes its key."""
+
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
 _LONGEST = 600
 
