@@ -212,7 +212,7 @@ def test_a_champion_of_other_rows_is_asked_once(client):
             return Side([WRONG] * len(asked), np.zeros(len(asked)))
 
     def judged():
-        from mlflow_finetune_plugin.promote_command import PromoteCommand, _sources
+        from mlflow_finetune_plugin.promoting import PromoteCommand, _sources
 
         standing = stand(client, "bot", None, "champion")
         sources = _sources(client, PromoteCommand("bot"), standing, lambda text: None)
