@@ -102,7 +102,7 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
     report.stage(
         "plan",
         f"{plan.config.adaptation} x {plan.config.objective} on {plan.base.name} ({plan.facts.parameters / 1e6:,.1f}M parameters, {plan.base.precision}, {device().type}); "
-        f"learning rate {training.learning_rate:g}, batch {training.per_device_train_batch_size} x {training.gradient_accumulation_steps}{shared}; to be served by {plan.serving}",
+        f"learning rate {training.learning_rate:g}, batch {training.per_device_train_batch_size} x {training.gradient_accumulation_steps}{shared}; serving {plan.serving}",
     )
     summary_line = data.report.summary()
     report.stage("data", summary_line.removeprefix("data").strip())

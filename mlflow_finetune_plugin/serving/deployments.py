@@ -256,7 +256,23 @@ def _is_seconds(given: str) -> bool:
         return False
 
 
+def _is_count(given: str) -> bool:
+    return given.isdecimal() and int(given) > 0
+
+
+_COUNTS = (
+    "max_store",
+    "max_body",
+    "max_loaded",
+    "max_loras",
+    "max_cpu_loras",
+    "max_rank",
+    "max_model_len",
+    "max_num_seqs",
+)
 _VALUES: Mapping[str, tuple[Callable[[str], bool], str]] = {
+    **dict.fromkeys(_COUNTS, (_is_count, "NUMBER, from 1")),
+    "poll": (_is_seconds, "SECONDS, more than 0"),
     "port": (_is_port, "NUMBER, from 1 to 65535, or leave it out for a free one"),
     "timeout": (_is_seconds, "SECONDS, more than 0"),
     "trust_remote_code": (lambda given: given in ("true", "false"), "true or false"),

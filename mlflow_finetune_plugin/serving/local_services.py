@@ -27,7 +27,7 @@ from mlflow.protos.databricks_pb2 import (
 )
 
 from mlflow_finetune_plugin.jobs import jobs_home
-from mlflow_finetune_plugin.serving.names import ROUTER_KEY
+from mlflow_finetune_plugin.serving.names import ROUTER_KEY, http_address
 
 FLAVOR = "finetune"
 _READY_S = 900.0
@@ -51,7 +51,7 @@ class Deployment:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host if self.host not in ('0.0.0.0', '::') else '127.0.0.1'}:{self.port}"
+        return http_address(self.host, self.port)
 
     @property
     def process(self) -> psutil.Process | None:
