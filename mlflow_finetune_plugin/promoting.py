@@ -67,6 +67,8 @@ def run(config: PromotionConfig, client: MlflowClient, folder: Path, report: Rep
     for line in decision_lines(decision):
         report.stage("gate", line.strip())
     moved = done.move.text if done.move is not None else f"{decision.alias} stays"
+    if done.move is not None and done.move.unrecorded is not None:
+        moved += f"; its record could not be written: {done.move.unrecorded}"
     return {"model_uri": decision.candidate.uri, "summary": f"{decision.verdict.outcome}: {moved}"}
 
 

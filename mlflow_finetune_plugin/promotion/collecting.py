@@ -194,7 +194,7 @@ def _with_a_width(gain: Interval) -> Interval:
 def _metric(name: str | None, candidate: ProvenVersion, rows: HeldOut) -> MetricModule:
     """By the name in a policy; a file's own travels with the proof."""
     of_proof = candidate.held_out.metrics if candidate.held_out is not None else rows.metrics
-    wanted = Path(name or of_proof[0]).name
+    wanted = Path(name or next(iter(of_proof))).name
     (module,) = load_metrics([wanted if wanted in PACKAGED else candidate.metric_file(wanted)])
     return module
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import httpx
 import numpy as np
 
-from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.errors import GateError, in_short
 from mlflow_finetune_plugin.evaluation.comparison import Side
 from mlflow_finetune_plugin.gate.evidence import Latency
 from mlflow_finetune_plugin.promotion.held_out import HeldOut
@@ -83,7 +83,13 @@ class ServedVersion:
                 f"{name} at {self._endpoint.url}: the answer's receipt is of adapter {str(digest)[:12]}, the registry's is "
                 f"{version.adapter_digest[:12]}; fix: name a router that serves this registry"
             )
-        return str(told["choices"][0]["message"]["content"]).strip(), took_ms
+        try:
+            text = told["choices"][0]["message"]["content"] or ""
+        except (KeyError, IndexError, TypeError) as error:
+            raise GateError(
+                f"{name} at {self._endpoint.url}: its answer is no chat completion: {in_short(error)}"
+            ) from error
+        return str(text).strip(), took_ms
 
 
 def probe_latency(

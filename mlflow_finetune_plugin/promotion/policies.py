@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.promotion.held_out import rows_digest
+from mlflow_finetune_plugin.promotion.held_out import file_digest, rows_digest
 from mlflow_finetune_plugin.types import EvalRow, answer_room
 
 FOLDER = "finetune/gate"
@@ -92,6 +92,6 @@ def _with_names(policy: GatePolicy) -> GatePolicy:
 def _file_digest(path: str) -> str:
     """sha256 (hex). Raises GateError."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise GateError(f"regression file {path}: {error.strerror}; fix: name a file of this machine") from error

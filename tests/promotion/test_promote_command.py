@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow import MlflowClient
-from proven_versions import RIGHT, WRONG, register_proven, rows
+from proven_versions import RIGHT, WRONG, log_believed, register_proven, rows
 
 from mlflow_finetune_plugin.cli import main
 from mlflow_finetune_plugin.errors import GateError, MoveError
@@ -21,6 +21,7 @@ from mlflow_finetune_plugin.promotion.carrying_out import carry_out
 from mlflow_finetune_plugin.promotion.collecting import Sources
 from mlflow_finetune_plugin.promotion.decision import decide, stand
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint
+from mlflow_finetune_plugin.promotion.held_out import FILE, TABLE, TABLE_TAG
 from mlflow_finetune_plugin.promotion.model_state import read_model
 from mlflow_finetune_plugin.promotion.policies import write_policy
 
@@ -322,9 +323,20 @@ def test_answers_that_are_of_other_rows_are_refused(client):
     run_id = client.get_model_version("bot", version).run_id
     table = json.loads(Path(client.download_artifacts(run_id, "proof/rows.json", ".")).read_text())
     table["data"] = table["data"][:-1]
-    client.log_text(run_id, json.dumps(table), "proof/rows.json")
+    log_believed(client, run_id, TABLE_TAG, json.dumps(table), TABLE)
     with pytest.raises(GateError, match="no table of these rows"):
         decide(stand(client, "bot", version, "champion"), Sources(speaker=nobody), lambda text: None)
+
+
+@pytest.mark.parametrize("file", [FILE, TABLE])
+def test_a_proof_that_somebody_changed_is_refused(client, capsys, file):
+    version = register_proven(client, "bot", rows(20), right=10, policy=POLICY)
+    run_id = client.get_model_version("bot", version).run_id
+    text = Path(client.download_artifacts(run_id, f"proof/{file}", ".")).read_text()
+    client.log_text(run_id, f"{text} ", f"proof/{file}")
+    assert promote("bot") == 2
+    assert f"its run says that {file} is" in capsys.readouterr().err
+    assert champion(client) is None
 
 
 def test_a_champion_that_moved_meanwhile_stops_the_move(client):
