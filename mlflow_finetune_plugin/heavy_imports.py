@@ -13,7 +13,8 @@ def without(*packages: str) -> Iterator[None]:
     """No garbage is looked for meanwhile, and ``packages`` are as if not installed: those that are imported only because they are.
 
     Transformers imports scikit-learn (with pandas and scipy) for assisted generation, and scipy for losses of object
-    detection. Without these the embedded engine imports for 10 s instead of 14 (2026-11-22). What is imported already stays.
+    detection: with bitsandbytes and the garbage that is a quarter of the embedded engine's imports (2026-11-22). What is
+    imported already stays.
     """
     hidden = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: Python's own way to say not importable
