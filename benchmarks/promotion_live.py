@@ -14,56 +14,19 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from banking_intents import INTENTS, Rows, banking_rows, reworded, write_rows
+from banking_intents import INTENTS, Rows, banking_rows, reworded
+from trained_versions import MODEL, TOKENS, Kind, Version, finetune, trained
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-MODEL = "my-bot"
-TOKENS = 16
 POLL_S = 1.0
-RECIPE = """
-base_model: {base}
-data: {{train: train.jsonl, eval: held-out.jsonl}}
-training: {{max_steps: {steps}, learning_rate: 5e-3, per_device_train_batch_size: 16, seed: {seed}}}
-eval: {{metrics: [exact_match], max_new_tokens: {tokens}}}
-register:
-  name: {model}
-  gate:
-    gain: {{metric: exact_match, over: champion, at_least: 0.0}}
-    forgetting: {{at_most: {forgetting}}}
-    latency: {{p95_ms: {p95_ms}}}
-    regressions: [{{data: must-pass.jsonl, metric: exact_match, at_least: {must_pass}}}]
-"""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A version to be trained, the share of must-pass.jsonl that its recipe asks for, and the exit code of its judgement."""
-
-    name: str
-    steps: int
-    rows: Sequence[dict[str, str]]
-    must_pass: float
-    exit_code: int
-
-
-@dataclass(frozen=True)
-class Version:
-    kind: Kind
-    number: str
-    command_s: float
-    metrics: dict[str, float]
-    leaks_found: int
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -76,59 +39,6 @@ class Judged:
 
     def finding(self, name: str) -> dict[str, Any]:
         return next(one for one in self.decision["verdict"]["findings"] if one["name"].startswith(name))
-
-
-def command(*arguments: str) -> tuple[int, float, str]:
-    """(exit code, seconds, what it printed)."""
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, check=False)
-    return done.returncode, time.perf_counter() - started, done.stdout + done.stderr
-
-
-def finetune(*arguments: str) -> tuple[int, float, str]:
-    return command("mlflow_finetune_plugin.cli", *arguments)
-
-
-def write_project(folder: Path, kind: Kind, rows: Rows, options: argparse.Namespace) -> Path:
-    from mlflow_finetune_plugin.reference import mlproject
-
-    folder.mkdir(parents=True)
-    (folder / "MLproject").write_text(mlproject(MODEL))
-    (folder / "finetune.yaml").write_text(
-        RECIPE.format(
-            base=options.base.resolve(),
-            steps=kind.steps,
-            seed=options.seed,
-            tokens=TOKENS,
-            model=MODEL,
-            forgetting=options.forgetting,
-            p95_ms=options.p95_ms,
-            must_pass=kind.must_pass,
-        )
-    )
-    write_rows(folder / "train.jsonl", kind.rows)
-    write_rows(folder / "held-out.jsonl", rows.held_out)
-    write_rows(folder / "must-pass.jsonl", rows.must_pass)
-    return folder
-
-
-def train(project: Path, kind: Kind) -> Version:
-    from mlflow import MlflowClient
-
-    code, took_s, said = command("mlflow", "run", str(project), "-b", "finetune", "-e", "lora")
-    if code or "alias challenger" not in said:
-        raise SystemExit(f"{kind.name}: its training ended with {code}\n{said[-4000:]}")
-    client = MlflowClient()
-    number = str(client.get_registered_model(MODEL).aliases["challenger"])
-    found = client.get_model_version(MODEL, number)
-    run = client.get_run(found.run_id)
-    report = json.loads(
-        Path(client.download_artifacts(found.run_id, "finetune/data_report.json", str(project))).read_text()
-    )
-    leaks = sum(one["count"] for one in report["findings"] if "in train" in one["check"])
-    print(f"trained version {number}, {kind.name}, in {took_s:.0f} s")
-    print(*(f"  {line.strip()}" for line in said.splitlines() if line.strip().startswith(("proof", "model"))), sep="\n")
-    return Version(kind, number, took_s, dict(run.data.metrics), leaks, found.tags["finetune.adapter_digest"])
 
 
 def judge(version: Version, url: str, out: Path) -> Judged:
@@ -185,7 +95,7 @@ def story(versions: list[Version], rows: Rows, options: argparse.Namespace, out:
 
 def print_versions(judged: list[Judged], said: dict[tuple[str, int], Any], rows: Rows) -> None:
     print(
-        "| version | trained on | steps | train s | whole command s | leaks that the data report counts | held-out | must-pass | "
+        "| version | trained on | steps | train s | whole run s | leaks that the data report counts | held-out | must-pass | "
         "live questions | forgetting, nats | gain [95 %] | p95 ms | verdict | exit code | seconds to judge |"
     )
     print("|---" * 15 + "|")
@@ -195,7 +105,7 @@ def print_versions(judged: list[Judged], said: dict[tuple[str, int], Any], rows:
         right = [said[version.number, i].text.strip() == row["completion"] for i, row in enumerate(rows.live)]
         print(
             f"| {version.number} | {version.kind.name}, {len(version.kind.rows):,} rows | {version.kind.steps} | "
-            f"{metrics['train/seconds']:.0f} | {version.command_s:.0f} | {version.leaks_found} | "
+            f"{metrics['train/seconds']:.0f} | {version.run_s:.0f} | {version.leaks_found} | "
             f"{metrics['eval/adapter/exact_match']:.3f} | {one.finding('regression')['details']['score']:.3f} | "
             f"{sum(right) / len(right):.3f} | {one.finding('forgetting')['estimate']:+.2f} | "
             f"{gain['estimate']:+.3f} [{gain['interval'][0]:+.3f}, {gain['interval'][1]:+.3f}] | "
@@ -243,6 +153,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("base", type=Path)
     parser.add_argument("--engine", default="transformers", choices=("transformers", "vllm"))
     parser.add_argument("--out", type=Path, default=None, help="gets reports, decisions and the router's log")
+    parser.add_argument(
+        "--store", type=Path, default=None, help="keeps what was trained, to be judged by further calls"
+    )
     parser.add_argument("--steps", type=int, nargs=3, default=(150, 700, 500), metavar=("UNDER", "HONEST", "LEAKED"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--forgetting", type=float, default=6.0, help="the policy's bound, nats per token")
@@ -258,6 +171,7 @@ def main() -> None:
     out = (options.out or Path(tempfile.mkdtemp())).resolve()
     out.mkdir(parents=True, exist_ok=True)
     rows = banking_rows(options.banking77)
+    options.base = options.base.resolve()
     under, honest, leaked = options.steps
     kinds = [
         Kind("under-trained", under, rows.train, 0.2, 0),  # a first version has to be of some use; later ones of more
@@ -269,15 +183,17 @@ def main() -> None:
         f"{len(rows.held_out)} held-out, {len(rows.must_pass)} must-pass, {len(rows.live)} live questions"
     )
     with tempfile.TemporaryDirectory() as scratch:
-        projects = [write_project(Path(scratch, kind.name), kind, rows, options) for kind in kinds]
+        store = (options.store or Path(scratch)).resolve()
+        store.mkdir(parents=True, exist_ok=True)
         os.environ |= {
-            "MLFLOW_TRACKING_URI": f"sqlite:///{scratch}/mlflow.db",
-            "MLFLOW_FINETUNE_HOME": f"{scratch}/home",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
+            "MLFLOW_FINETUNE_HOME": f"{store}/home",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
             "HF_HUB_OFFLINE": "1",
         }
-        os.chdir(scratch)
-        versions = [train(project, kind) for project, kind in zip(projects, kinds, strict=True)]
+        os.chdir(store)
+        versions = trained(store, kinds, rows, options)
         faults = story(versions, rows, options, out)
     print(*(f"FAULT {fault}" for fault in faults[:20]), sep="\n")
     print(f"faults: {len(faults)}; reports, decisions and the router's log: {out}")
