@@ -174,9 +174,9 @@ def main() -> None:
     options.base = options.base.resolve()
     under, honest, leaked = options.steps
     kinds = [
-        Kind("under-trained", under, rows.train, 0.2, 0),  # a first version has to be of some use; later ones of more
-        Kind("honest", honest, rows.train, 0.6, 0),
-        Kind("leaked", leaked, [form for row in rows.held_out for form in reworded(row)], 0.6, 4),
+        Kind("under-trained", under, rows.train, 0.3, 0),  # a first version has to be of some use; later ones of more
+        Kind("honest", honest, rows.train, 0.7, 0),
+        Kind("leaked", leaked, [form for row in rows.held_out for form in reworded(row)], 0.7, 4),
     ]
     print(
         f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {len(INTENTS)} intents: {len(rows.train):,} train, "
