@@ -18,9 +18,10 @@ from mlflow_finetune_plugin.evaluation.comparison import Side, compare, load_met
 from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED, MetricModule
 from mlflow_finetune_plugin.gate.evidence import Evidence, Gain, Latency, Regression, Votes
 from mlflow_finetune_plugin.gate.paired import PairedRows
-from mlflow_finetune_plugin.gate.policy import GainPolicy, GatePolicy
+from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GainPolicy, GatePolicy
 from mlflow_finetune_plugin.latencies import logged_latency
 from mlflow_finetune_plugin.promotion.held_out import HeldOut, side_from_json, side_json, side_of
+from mlflow_finetune_plugin.promotion.missed_rows import tell_missed_rows
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion
 from mlflow_finetune_plugin.types import EvalRow, Interval
 
@@ -79,7 +80,7 @@ def collect(
         forgetting=candidate.forgetting if policy.forgetting is not None else None,
         votes=_votes(candidate, champion, notes) if policy.votes is not None else None,
         latency=_latency(candidate, champion, sources, notes) if policy.latency is not None else None,
-        regressions=tuple(_regressions(policy, candidate, sources, say)),
+        regressions=tuple(_regressions(policy, candidate, sources, say, notes)),
     )
     return Collected(evidence, tuple(notes))
 
@@ -224,7 +225,7 @@ def _side(version: ProvenVersion, rows: HeldOut, sources: Sources, say: Note) ->
     for known in (sources.known, sources.measured):
         if place in known and len(known[place].answers) == len(known[place].nats) == len(rows.rows):
             return known[place]
-    say(f"asking {version.uri} {len(rows.rows):,} held-out rows")
+    say(f"asking {version.uri} {len(rows.rows):,} rows")
     sources.measured[place] = sources.speaker(version).answer(rows.rows, rows.max_new_tokens)
     return sources.measured[place]
 
@@ -237,7 +238,9 @@ def _base_side(candidate: ProvenVersion, rows: HeldOut) -> Side | None:
 # the rest ----------------------------------------------------------------------------------------------------------------
 
 
-def _regressions(policy: GatePolicy, candidate: ProvenVersion, sources: Sources, say: Note) -> Iterator[Regression]:
+def _regressions(
+    policy: GatePolicy, candidate: ProvenVersion, sources: Sources, say: Note, notes: list[str]
+) -> Iterator[Regression]:
     for regression in policy.regressions:
         rows = candidate.regression_rows(regression.data)
         side = _side(candidate, rows, sources, say)
@@ -246,7 +249,10 @@ def _regressions(policy: GatePolicy, candidate: ProvenVersion, sources: Sources,
             raise GateError(
                 f"{regression.metric} on {regression.data}: less is better, so at_least asks nothing; fix: another metric"
             )
-        result, _ = compare(module, rows.rows, side, side, seed=0)
+        result, scores = compare(module, rows.rows, side, side, seed=0)
+        best = HIGHEST_SCORES.get(regression.metric)
+        if scores and best is not None:
+            notes += tell_missed_rows(regression.data, rows.rows, side, scores[f"adapter_{module.name}"], best)
         yield Regression(regression.data, regression.metric, result.adapter)
 
 
