@@ -8,7 +8,10 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 endif
 # without a local build, uv picks the torch that fits the machine's GPU, or the CPU one
 TORCH_BACKEND := $(if $(UV_FIND_LINKS),,--torch-backend=auto)
-INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --overrides overrides.txt $(TORCH_BACKEND)
+# compiled once here: where the environment forbids Python to keep bytecode, each process would compile thousands of files
+INSTALL := $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt --overrides overrides.txt \
+    $(TORCH_BACKEND)
+unexport PYTHONDONTWRITEBYTECODE
 EXTRAS ?= train,dev
 TESTS ?= tests
 # whole files side by side, in the order of tests/conftest.py; JOBS=0 is one process, for a debugger
