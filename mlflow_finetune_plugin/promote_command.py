@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.promotion.carrying_out import VERDICT_TAG, CarriedOut, carry_out
-from mlflow_finetune_plugin.promotion.collecting import Sources, Speaks, known_sides
 from mlflow_finetune_plugin.promotion.decision import EXIT_CODES, Decision, Standing, decide, stand
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint, ServedVersion, probe_latency
 from mlflow_finetune_plugin.promotion.intent import CHAMPION
@@ -21,6 +20,7 @@ from mlflow_finetune_plugin.promotion.model_state import registry_faults
 from mlflow_finetune_plugin.promotion.policies import WrittenPolicy, policy_now
 from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines, decision_page
 from mlflow_finetune_plugin.promotion.settling import settle
+from mlflow_finetune_plugin.promotion.sides import Sources, Speaks, known_sides
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion, read_version
 from mlflow_finetune_plugin.promotion_config import PromotionConfig, load_policy
 from mlflow_finetune_plugin.registry import CHALLENGER

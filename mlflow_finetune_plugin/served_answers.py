@@ -63,10 +63,11 @@ def served(tags: Mapping[str, str], what: str) -> dict[str, ServedSummary]:
     }
 
 
-def logged_latency(tags: Mapping[str, str], what: str, notes: list[str]) -> float | None:
+def logged_latency(tags: Mapping[str, str], what: str, notes: list[str], fix: str = "serve it") -> float | None:
     """The 95th percentile in ms, of the router that gave most answers of late; None where no router told enough.
 
-    Percentiles of several routers cannot be put together, so one's are taken. Raises GateError for a tag that is none.
+    Percentiles of several routers cannot be put together, so one's are taken. ``fix`` goes into the note where there are
+    too few. Raises GateError for a tag that is none.
     """
     found = {name: one.recent for name, one in served(tags, what).items() if one.recent is not None}
     fresh = {name: one for name, one in found.items() if time.time() - one.until <= OLDEST_S}
@@ -75,7 +76,7 @@ def logged_latency(tags: Mapping[str, str], what: str, notes: list[str]) -> floa
         most = max((one.answers for one in fresh.values()), default=0)
         notes.append(
             f"{what}: no router told of {LEAST_ANSWERS} answers of the last {OLDEST_S / 86400:g} days (found {most}); "
-            "fix: serve it, or promote --endpoint URL, which asks for some"
+            f"fix: {fix}"
         )
         return None
     name, best = max(enough.items(), key=lambda item: item[1].answers)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
 from mlflow_finetune_plugin.promotion.audit import promotions_experiment, record_decision
-from mlflow_finetune_plugin.promotion.collecting import SIDES_FILE, SIDES_TAG, Sources, sides_json
 from mlflow_finetune_plugin.promotion.decision import Decision
 from mlflow_finetune_plugin.promotion.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.model_state import registry_faults
 from mlflow_finetune_plugin.promotion.move import promote_version
 from mlflow_finetune_plugin.promotion.report import decision_json, decision_page
 from mlflow_finetune_plugin.promotion.settling import Move
+from mlflow_finetune_plugin.promotion.sides import SIDES_FILE, SIDES_TAG, Sources, sides_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -17,11 +17,11 @@ from mlflow_finetune_plugin.evaluation.comparison import Side
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion.audit import history
 from mlflow_finetune_plugin.promotion.carrying_out import carry_out
-from mlflow_finetune_plugin.promotion.collecting import Sources
 from mlflow_finetune_plugin.promotion.decision import decide, stand
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint
 from mlflow_finetune_plugin.promotion.model_state import read_model
 from mlflow_finetune_plugin.promotion.policies import write_policy
+from mlflow_finetune_plugin.promotion.sides import Sources
 from mlflow_finetune_plugin.served_answers import TAG, ServedSummary, latency_of
 
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}})
