@@ -77,6 +77,9 @@ def _work(folder: JobFolder, report: Report) -> None:
     if job.get("kind") == "promote":
         _promote(folder, job, report)
         return
+    if job.get("kind") == "watch":
+        _watch(folder, job, report)
+        return
     config = RunConfig.model_validate(folder.read("config"))
     _leave_out_bitsandbytes(config)
     from mlflow_finetune_plugin import pipeline  # torch and all that is heavy, while the command creates the run
@@ -109,6 +112,19 @@ def _promote(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
     _run_id(folder)  # it exists before anything is moved
     mlflow.set_tracking_uri(job["tracking_uri"])
     report.result(**promote_command.run(config, MlflowClient(), folder.work, report))
+
+
+def _watch(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
+    import mlflow
+    from mlflow import MlflowClient
+
+    from mlflow_finetune_plugin import watch_command
+    from mlflow_finetune_plugin.watch_config import WatchConfig
+
+    config = WatchConfig.model_validate(folder.read("config"))
+    _run_id(folder)  # it exists before anything is moved
+    mlflow.set_tracking_uri(job["tracking_uri"])
+    report.result(**watch_command.run(config, MlflowClient(), folder.work, report))
 
 
 def _leave_out_bitsandbytes(config: RunConfig) -> None:

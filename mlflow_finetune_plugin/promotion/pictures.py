@@ -12,11 +12,15 @@ from matplotlib.figure import Figure
 from mlflow_finetune_plugin.gate.criteria import Finding
 from mlflow_finetune_plugin.gate.sequential import VOTE_STAKES, VOTER_STAKES, betting_test
 from mlflow_finetune_plugin.gate.votes import Vote, decisive_scores, voter_scores
+from mlflow_finetune_plugin.gate.watch_findings import WatchFinding
 
-COLORS = {"pass": "#1a7f37", "reject": "#b42318", "hold": "#9a6700", "noted": "#57606a"}
+COLORS = {
+    **{"pass": "#1a7f37", "reject": "#b42318", "hold": "#9a6700", "noted": "#57606a"},
+    **{"keep": "#1a7f37", "roll back": "#b42318", "re-tune": "#9a6700", "not measured": "#57606a"},
+}
 
 
-def plot_intervals(findings: Sequence[Finding]) -> Figure | None:
+def plot_intervals(findings: Sequence[Finding | WatchFinding]) -> Figure | None:
     """A row per finding that has an interval, on a scale of its own: estimate, 95 % interval, and the bound as a line."""
     shown = [finding for finding in findings if finding.interval is not None]
     if not shown:
@@ -28,7 +32,9 @@ def plot_intervals(findings: Sequence[Finding]) -> Figure | None:
     return figure
 
 
-def plot_votes(votes: Sequence[Vote], *, unit: str, per_voter: int, alpha: float, minimum: int) -> Figure | None:
+def plot_votes(
+    votes: Sequence[Vote], *, unit: str, per_voter: int, alpha: float, minimum: int, candidate: str = "candidate"
+) -> Figure | None:
     """The two capitals after every score, on a logarithmic scale, and the boundary that decides."""
     if unit == "voter":
         scores, stakes = voter_scores(votes, per_voter=per_voter).scores, VOTER_STAKES
@@ -40,8 +46,8 @@ def plot_votes(votes: Sequence[Vote], *, unit: str, per_voter: int, alpha: float
     figure = _figure(7.5, 3.6)
     ax = figure.subplots()
     at = range(len(scores) + 1)
-    ax.plot(at, test.e_better, color=COLORS["pass"], linewidth=2, label="candidate better")
-    ax.plot(at, test.e_worse, color=COLORS["reject"], linewidth=2, label="candidate worse")
+    ax.plot(at, test.e_better, color=COLORS["pass"], linewidth=2, label=f"{candidate} better")
+    ax.plot(at, test.e_worse, color=COLORS["reject"], linewidth=2, label=f"{candidate} worse")
     ax.axhline(test.boundary, color="black", linewidth=1, linestyle="--", label=f"decides at {test.boundary:.3g}")
     if minimum > 1:
         ax.axvline(minimum, color="#57606a", linewidth=1, linestyle=":", label=f"not before {minimum}")
@@ -54,7 +60,7 @@ def plot_votes(votes: Sequence[Vote], *, unit: str, per_voter: int, alpha: float
     return figure
 
 
-def _draw(ax: Axes, finding: Finding) -> None:
+def _draw(ax: Axes, finding: Finding | WatchFinding) -> None:
     interval = finding.interval
     assert interval is not None
     low, high = (end if math.isfinite(end) else interval.value for end in (interval.low, interval.high))
