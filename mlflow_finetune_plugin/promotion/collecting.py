@@ -80,8 +80,12 @@ def _gain(
         if module.reads_likelihoods:
             raise GateError(f"{module.name} reads likelihoods, which serving does not tell; fix: gain.through: model")
         say(f"asking for {len(rows.rows):,} held-out rows through serving")
-        own = sources.served(candidate).answer(rows.rows)
-        against = sources.served(other).answer(rows.rows) if other is not None else _base_side(candidate, rows)
+        own = sources.served(candidate).answer(rows.rows, rows.max_new_tokens)
+        against = (
+            sources.served(other).answer(rows.rows, rows.max_new_tokens)
+            if other is not None
+            else _base_side(candidate, rows)
+        )
     else:
         own = side_on(candidate, rows, sources, say)
         against = side_on(other, rows, sources, say) if other is not None else _base_side(candidate, rows)

@@ -38,14 +38,12 @@ ADAPTER_TAGS = ("finetune.move.candidate_digest", "finetune.move.champion_digest
 """Of runs that may hold such a file: whose answers."""
 
 Note = Callable[[str], None]
-_MORE_TOKENS = 8
-"""An answer may be longer than the longest reference by as many, as in a training run's own proof."""
 
 
 class Speaks(Protocol):
     """Whoever answers rows as a version does: the model itself, or an endpoint that serves it."""
 
-    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int | None = None) -> Side: ...
+    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int) -> Side: ...
 
 
 @dataclass
@@ -72,10 +70,7 @@ def side_on(version: ProvenVersion, rows: HeldOut, sources: Sources, say: Note) 
         if place in known and len(known[place].answers) == len(known[place].nats) == len(rows.rows):
             return known[place]
     say(f"asking {version.uri} {len(rows.rows):,} held-out rows")
-    longest = (
-        max(len(row.completion_ids) for row in rows.rows) + _MORE_TOKENS
-    )  # of these rows, whatever it was trained on
-    sources.measured[place] = sources.speaker(version).answer(rows.rows, longest)
+    sources.measured[place] = sources.speaker(version).answer(rows.rows, rows.max_new_tokens)
     return sources.measured[place]
 
 
@@ -98,7 +93,7 @@ def are_unseen(rows: Sequence[EvalRow], sides: Sequence[ProvenVersion], notes: l
 def metric_of(name: str | None, candidate: ProvenVersion, rows: HeldOut) -> MetricModule:
     """By the name in a policy; a file's own travels with the proof."""
     of_proof = candidate.held_out.metrics if candidate.held_out is not None else rows.metrics
-    wanted = Path(name or of_proof[0]).name
+    wanted = Path(name or next(iter(of_proof))).name
     (module,) = load_metrics([wanted if wanted in PACKAGED else candidate.metric_file(wanted)])
     return module
 
