@@ -9,6 +9,7 @@ from conftest import REPOSITORY
 
 from mlflow_finetune_plugin.promotion.audit import history
 from mlflow_finetune_plugin.promotion.versions import read_version
+from mlflow_finetune_plugin.served_answers import TAG, ServedSummary
 
 QUICKSTART = REPOSITORY / "recipes" / "quickstart"
 pytestmark = pytest.mark.slow
@@ -67,7 +68,7 @@ def test_two_versions_of_real_runs(workplace):
 
 
 def _watched(workplace, project, client):
-    """The lesser version, made champion by hand, is found out on rows that nobody was trained on, and goes."""
+    """The lesser version, made champion by hand, is asked new rows, and goes for what its router told of it."""
     client.set_registered_model_alias("bot", "champion", "2")
     client.set_registered_model_alias("bot", "previous", "1")
     test_rows = [json.loads(line) for line in (QUICKSTART / "data" / "test.jsonl").read_text().splitlines()]
@@ -80,13 +81,16 @@ def _watched(workplace, project, client):
         .read_text()
         .replace("data: {", "data: {columns: {prompt: question, completion: label}, ")
     )
+    told = ServedSummary(1.0, 200, 60, None).to_json()
+    client.set_model_version_tag("bot", "2", f"{TAG}here-8000", told)
     looked = workplace.cli("watch", "bot", "--data", "new.jsonl", "--policy", "project", "--json")
     assert looked.returncode == 4, looked.stdout
     assert "reading new.jsonl with the template of models:/bot/2" in looked.stdout
     told = json.loads(looked.stdout[looked.stdout.index("{\n") :])
     found = {one["name"]: one for one in told["verdict"]["findings"]}
-    assert found["proof on new rows"]["details"] == {"rows": 60, **found["proof on new rows"]["details"]}
-    assert found["proof on new rows"]["details"]["set_of_rows"] == 2
+    proof = found["proof on new rows"]
+    assert (proof["details"]["rows"], proof["details"]["set_of_rows"]) == (60, 2)
+    assert proof["estimate"] <= 0, "a fourth of the steps is no better"
     assert {found[name]["outcome"] for name in ("drift of data", "drift of nats per token")} <= {"keep", "re-tune"}
     assert found["drift of data"]["details"]["held_out_rows"] == 30
     acted = workplace.mlflow_run(str(project), "-e", "watch", "-P", "act=true")
@@ -96,7 +100,8 @@ def _watched(workplace, project, client):
     assert "asking models:/bot" not in acted.stdout, "the answers are known by now"
     newest = history(client, "bot")[0]
     assert (newest.kind, newest.from_version, newest.to_version) == ("rollback", "2", "1")
-    assert newest.reason.startswith(f"watch, run {run.data.tags['finetune.watch_run']}: proof: gain in exact_match")
+    assert newest.reason.startswith(f"watch, run {run.data.tags['finetune.watch_run']}: ")
+    assert "errors: 60 of 200 answers failed" in newest.reason
 
 
 def test_a_policy_that_cannot_be_written_costs_no_run(workplace):
