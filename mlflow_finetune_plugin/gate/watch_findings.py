@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -55,6 +55,7 @@ def judge_proof(policy: ProofPolicy, proof: Proof | NotMeasured, name: str = "pr
         if not gain.higher_is_better:
             rows = PairedRows(rows.row_ids, rows.champion, rows.candidate, rows.clusters)
         interval = paired_interval(rows, confidence=1 - 2 * part)
+        interval = replace(interval, method=f"{interval.method}, confidence {1 - 2 * part:.4g}")
     seen = f"gain in {gain.metric} over the previous version {_shown(interval)}"
     if interval.high < 0:
         return WatchFinding(name, "roll back", f"{seen}: the previous one is better", 0.0, interval, details)
