@@ -39,6 +39,7 @@ class Told:
     version: str | None
     text: str
     fault: str | None
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,34 +75,46 @@ class Moves:
     answered: list[Told] = field(default_factory=list)
 
 
-async def ask(client: httpx.AsyncClient, model: str, *, stream: bool) -> Told:
-    body = {"model": model, "messages": QUESTION, "temperature": 0, "max_tokens": TOKENS, "stream": stream}
+async def ask(
+    client: httpx.AsyncClient,
+    model: str,
+    *,
+    stream: bool,
+    messages: list[dict[str, str]] = QUESTION,
+    tokens: int = TOKENS,
+) -> Told:
+    body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": tokens, "stream": stream}
     sent = time.perf_counter()
-    first, parts, version, fault = 0.0, [], None, None
+    first, parts, version, digest, fault, ended = 0.0, [], None, None, None, False
     try:
         async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
             version = answer.headers.get("x-finetune-version")
+            digest = answer.headers.get("x-finetune-adapter-digest")
             if answer.status_code != 200:
                 fault = f"{answer.status_code} {(await answer.aread()).decode()[:200]}"
             elif stream:
                 async for line in answer.aiter_lines():
                     first = first or time.perf_counter()
+                    ended = ended or line == "data: [DONE]"
                     if line.startswith("data: {"):
                         event = json.loads(line[6:])
                         if "error" in event:
                             fault = str(event)
                         parts += [choice["delta"].get("content") or "" for choice in event.get("choices", [])]
+                fault = fault or (None if ended else "the stream broke off")
             else:
                 content = json.loads(await answer.aread())
                 parts = [content["choices"][0]["message"]["content"] or ""]
     except httpx.HTTPError as error:
         fault = repr(error)
     done = time.perf_counter()
-    return Told(sent, first or done, done, version, "".join(parts), fault)
+    return Told(sent, first or done, done, version, "".join(parts), fault, digest)
 
 
-async def say(client: httpx.AsyncClient, model: str) -> Said:
-    body = {"model": model, "messages": QUESTION, "temperature": 0, "max_tokens": TOKENS}
+async def say(
+    client: httpx.AsyncClient, model: str, *, messages: list[dict[str, str]] = QUESTION, tokens: int = TOKENS
+) -> Said:
+    body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": tokens}
     answer = await client.post("/v1/chat/completions", json={**body, "logprobs": True, "top_logprobs": 2})
     answer.raise_for_status()
     choice = answer.json()["choices"][0]

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.comparison import Side, compare
 from mlflow_finetune_plugin.gate.evidence import Evidence, Gain, Latency, Regression, Votes
-from mlflow_finetune_plugin.gate.policy import GainPolicy, GatePolicy
+from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GainPolicy, GatePolicy
 from mlflow_finetune_plugin.promotion.held_out import HeldOut, side_of
+from mlflow_finetune_plugin.promotion.missed_rows import tell_missed_rows
 from mlflow_finetune_plugin.promotion.sides import Note, Sources, are_unseen, compared, metric_of, side_on
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion
 from mlflow_finetune_plugin.served_answers import logged_latency
@@ -39,7 +40,7 @@ def collect(
         forgetting=candidate.forgetting if policy.forgetting is not None else None,
         votes=_votes(candidate, champion, notes) if policy.votes is not None else None,
         latency=_latency(candidate, champion, sources, notes) if policy.latency is not None else None,
-        regressions=tuple(_regressions(policy, candidate, sources, say)),
+        regressions=tuple(_regressions(policy, candidate, sources, say, notes)),
     )
     return Collected(evidence, tuple(notes))
 
@@ -103,7 +104,9 @@ def _base_side(candidate: ProvenVersion, rows: HeldOut) -> Side | None:
 # the rest ----------------------------------------------------------------------------------------------------------------
 
 
-def _regressions(policy: GatePolicy, candidate: ProvenVersion, sources: Sources, say: Note) -> Iterator[Regression]:
+def _regressions(
+    policy: GatePolicy, candidate: ProvenVersion, sources: Sources, say: Note, notes: list[str]
+) -> Iterator[Regression]:
     for regression in policy.regressions:
         rows = candidate.regression_rows(regression.data)
         side = side_on(candidate, rows, sources, say)
@@ -112,7 +115,10 @@ def _regressions(policy: GatePolicy, candidate: ProvenVersion, sources: Sources,
             raise GateError(
                 f"{regression.metric} on {regression.data}: less is better, so at_least asks nothing; fix: another metric"
             )
-        result, _ = compare(module, rows.rows, side, side, seed=0)
+        result, scores = compare(module, rows.rows, side, side, seed=0)
+        best = HIGHEST_SCORES.get(regression.metric)
+        if scores and best is not None:
+            notes += tell_missed_rows(regression.data, rows.rows, side, scores[f"adapter_{module.name}"], best)
         yield Regression(regression.data, regression.metric, result.adapter)
 
 

@@ -13,6 +13,7 @@ from mlflow_finetune_plugin.gate.criteria import Finding
 from mlflow_finetune_plugin.gate.sequential import VOTE_STAKES, VOTER_STAKES, betting_test
 from mlflow_finetune_plugin.gate.votes import Vote, decisive_scores, voter_scores
 from mlflow_finetune_plugin.gate.watch_findings import WatchFinding
+from mlflow_finetune_plugin.types import Interval
 
 COLORS = {
     **{"pass": "#1a7f37", "reject": "#b42318", "hold": "#9a6700", "noted": "#57606a"},
@@ -21,14 +22,14 @@ COLORS = {
 
 
 def plot_intervals(findings: Sequence[Finding | WatchFinding]) -> Figure | None:
-    """A row per finding that has an interval, on a scale of its own: estimate, 95 % interval, and the bound as a line."""
-    shown = [finding for finding in findings if finding.interval is not None]
+    """A row per finding with a number, on a scale of its own: estimate, 95 % interval if it has one, the bound as a line."""
+    shown = [(finding, seen) for finding in findings if (seen := _seen(finding)) is not None]
     if not shown:
         return None
     figure = _figure(7.5, 0.7 + 0.95 * len(shown))
     axes: list[Axes] = list(figure.subplots(len(shown), 1, squeeze=False)[:, 0])
-    for ax, finding in zip(axes, shown, strict=True):
-        _draw(ax, finding)
+    for ax, (finding, seen) in zip(axes, shown, strict=True):
+        _draw(ax, finding, seen)
     return figure
 
 
@@ -60,12 +61,18 @@ def plot_votes(
     return figure
 
 
-def _draw(ax: Axes, finding: Finding | WatchFinding) -> None:
-    interval = finding.interval
-    assert interval is not None
+def _seen(finding: Finding | WatchFinding) -> Interval | None:
+    """The interval; a score on rows that are all there are, or a percentile, as one without width; None: there is no number."""
+    if finding.interval is not None:
+        return finding.interval
+    value = finding.details.get("score", finding.details.get("candidate_p95_ms", finding.details.get("p95_ms")))
+    return Interval(value, value, value, method="one number") if isinstance(value, float) else None
+
+
+def _draw(ax: Axes, finding: Finding | WatchFinding, interval: Interval) -> None:
     low, high = (end if math.isfinite(end) else interval.value for end in (interval.low, interval.high))
     color = COLORS[finding.outcome]
-    reach = [[max(interval.value - low, 0)], [max(high - interval.value, 0)]]
+    reach = None if finding.interval is None else [[max(interval.value - low, 0)], [max(high - interval.value, 0)]]
     ax.errorbar([interval.value], [0], xerr=reach, fmt="o", color=color, capsize=5, elinewidth=2, markersize=7)
     ends = [low, high]
     if finding.bound is not None:
@@ -74,12 +81,12 @@ def _draw(ax: Axes, finding: Finding | WatchFinding) -> None:
     span = max(ends) - min(ends) or 1.0
     ax.set_xlim(min(ends) - 0.08 * span, max(ends) + 0.08 * span)
     ax.set_ylim(-1, 1)
-    ax.set_yticks([0], [finding.name], fontsize=9)
-    ax.set_title(
-        f"{interval.value:.4g} [{interval.low:.4g}, {interval.high:.4g}]", loc="right", fontsize=9, color=color, pad=3
-    )
+    ax.set_yticks([])
+    ends_told = "" if finding.interval is None else f" [{interval.low:.4g}, {interval.high:.4g}]"
+    bound = "" if finding.bound is None else f", bound {finding.bound:.4g}"
+    ax.set_title(finding.name, loc="left", fontsize=9, pad=3)
+    ax.set_title(f"{interval.value:.4g}{ends_told}{bound}", loc="right", fontsize=9, color=color, pad=3)
     ax.tick_params(axis="x", labelsize=8)
-    ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", alpha=0.25)
     ax.spines[["top", "right", "left"]].set_visible(False)
 

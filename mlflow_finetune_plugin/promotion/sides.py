@@ -69,7 +69,7 @@ def side_on(version: ProvenVersion, rows: HeldOut, sources: Sources, say: Note) 
     for known in (sources.known, sources.measured):
         if place in known and len(known[place].answers) == len(known[place].nats) == len(rows.rows):
             return known[place]
-    say(f"asking {version.uri} {len(rows.rows):,} held-out rows")
+    say(f"asking {version.uri} {len(rows.rows):,} rows")
     sources.measured[place] = sources.speaker(version).answer(rows.rows, rows.max_new_tokens)
     return sources.measured[place]
 

@@ -196,6 +196,10 @@ def test_a_must_pass_row_that_is_missed_rejects(client, tmp_path):
     decision = decide(standing, Sources(speaker=lambda version: Speaker()), lambda text: None)
     assert decision.verdict.outcome == "reject"
     assert "exact_match on must-pass.jsonl is 0.75: below 1" in decision.verdict.reason
+    assert decision.notes[-2:] == (
+        "must-pass.jsonl: 1 of 4 rows missed:",
+        "must-pass.jsonl line 4: 'question 3?' was answered 'no', not 'yes'",
+    )
 
 
 # what is asked once ------------------------------------------------------------------------------------------------------
