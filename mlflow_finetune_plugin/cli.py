@@ -1,4 +1,4 @@
-"""``mlflow-finetune``: run, plan, data, export, serve, keys, votes, promote, rollback, history, methods, init, schema, doctor."""
+"""``mlflow-finetune``: run, plan, data, export, serve, keys, votes, promote, watch, rollback, history, methods, init, schema, doctor."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from mlflow_finetune_plugin.registry import CHALLENGER, FoundModel, find_model
 from mlflow_finetune_plugin.run_command import RunArguments, add_run_arguments, run_arguments, run_parameters
 from mlflow_finetune_plugin.serve_command import add_keys_arguments, add_serve_arguments, serve
 from mlflow_finetune_plugin.votes_command import add_votes_arguments, votes
+from mlflow_finetune_plugin.watch_command import add_watch_arguments
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -113,6 +114,11 @@ def _add_promotion(commands: Any) -> None:
         help="judge a version by its policy, and move an alias to it: exit code 0 promoted, 3 held, 4 rejected",
     )
     add_promote_arguments(promote)
+
+    watching = commands.add_parser(
+        "watch", help="is the champion still the one to have? exit code 0 keep, 3 re-tune, 4 roll back"
+    )
+    add_watch_arguments(watching)
 
     rollback = commands.add_parser("rollback", help="the previous version becomes champion again; undoes itself")
     add_rollback_arguments(rollback)

@@ -59,6 +59,15 @@ OPERATIONS: dict[str, Operation] = {
                 "endpoint": "router (http://.../v1) to time, and to ask where the policy says serving",
             },
         ),
+        Operation(
+            "watch",
+            "is the champion still the one to have: keep, re-tune or roll back, with the evidence",
+            {
+                "model": "registered model; default: the recipe's register.name",
+                "data": "new rows with answers, for another proof and to see whether they have drifted",
+                "act": "true does roll back, when that is the verdict",
+            },
+        ),
     )
 }
 

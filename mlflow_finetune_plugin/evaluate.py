@@ -11,21 +11,18 @@ from typing import Any
 
 from mlflow_finetune_plugin.auto import Reasons
 from mlflow_finetune_plugin.config import EvaluationConfig
-from mlflow_finetune_plugin.data.preparation import DataRequest, prepare
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.evaluation.proof import prove
+from mlflow_finetune_plugin.given_rows import SEED, given_rows
 from mlflow_finetune_plugin.logged_model import load_logged
 from mlflow_finetune_plugin.patience import with_patience
 from mlflow_finetune_plugin.pipeline import Place
-from mlflow_finetune_plugin.plan import data_files, settle_eval
+from mlflow_finetune_plugin.plan import settle_eval
 from mlflow_finetune_plugin.records import record_evaluation, record_proof, summary
 from mlflow_finetune_plugin.registry import find_model
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.trained_rows import told_of_trained_rows
-
-SEED = 0
-"""Of the row sample and of the bootstrap: the same rows give the same intervals."""
 
 
 def run(config: EvaluationConfig, place: Place, report: Report) -> dict[str, Any]:
@@ -38,7 +35,7 @@ def run(config: EvaluationConfig, place: Place, report: Report) -> dict[str, Any
     report.stage("model", found.uri)
     loaded = with_patience(lambda: load_logged(found.uri, config.base_model), report)
     renderer = ChatRenderer(loaded.tokenizer, None)
-    data = prepare(_request(config, loaded.card), renderer, place.folder)
+    data = given_rows(config, loaded.card, renderer, place.folder)
     seen = place.folder / "trained"
     told = told_of_trained_rows(data.report, data.eval_rows, MlflowClient(), found.model_id, seen, report)
     data = replace(data, report=told)
@@ -62,18 +59,3 @@ def run(config: EvaluationConfig, place: Place, report: Report) -> dict[str, Any
     kind = "given"  # the recipe's word for them is held-out; whether they were is in the data report
     record_proof(proof, found.model_id, 0, place.folder, report, rows=kind)
     return {"model_uri": found.uri, "model_id": found.model_id, "summary": summary(proof, found.uri, rows=kind)}
-
-
-def _request(config: EvaluationConfig, card: dict[str, Any]) -> DataRequest:
-    held_out = config.data.eval
-    assert isinstance(held_out, list)
-    return DataRequest(
-        train=(),
-        eval=data_files(held_out),
-        layout=config.data.layout,
-        columns=config.data.columns,
-        overlength=config.data.overlength,
-        max_length=int(card["max_length"]),
-        max_eval_rows=config.eval.max_rows,
-        seed=SEED,
-    )

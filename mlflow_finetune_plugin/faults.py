@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -57,6 +57,8 @@ def validated(
 
 def _without_union_tags(where: KeyPath, model: type[BaseModel], depth: int) -> KeyPath:
     """Pydantic adds the union's member to the location; a reader of YAML knows only keys and indices."""
+    if len(where) > depth and _section_at(model, where[depth : depth + 1]) not in (None, DataFileSettings):
+        return where  # a section of a section, which is in no union
     kept: list[str | int] = list(where[: depth + 1])
     for part in where[depth + 1 :]:
         if (
@@ -68,25 +70,45 @@ def _without_union_tags(where: KeyPath, model: type[BaseModel], depth: int) -> K
     return tuple(kept)
 
 
+def _section_at(model: type[BaseModel], keys: KeyPath) -> type[BaseModel] | None:
+    """The section that stands under ``keys`` of a section, or in a list there; None where there is none."""
+    for key in keys:
+        if isinstance(key, int):
+            continue
+        info = model.model_fields.get(key)
+        kinds = _kinds(info.annotation) if info is not None else []
+        if len(kinds) != 1:
+            return None
+        model = kinds[0]
+    return model
+
+
+def _kinds(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for part in get_args(annotation) for kind in _kinds(part)]
+
+
 def _fault_line(fault: Any, where: KeyPath, model: type[BaseModel], origin: Origins) -> str:
     key = ".".join(map(str, where))
     place = origin.of(where)
     if fault["type"] == "extra_forbidden":
-        nested = DataFileSettings.model_fields if len(where) > 2 else model.model_fields
+        nested = (_section_at(model, where[1:-1]) or DataFileSettings).model_fields
         prefix = ".".join(map(str, where[:-1]))
         return unknown_key(place, key, fault["input"], [f"{prefix}.{name}" for name in nested])
     if fault["type"] == "missing":
         return f"{place}: {key} is missing"
-    info = model.model_fields.get(str(where[1])) if len(where) > 1 else None
+    own, key_of_own = _section_at(model, where[1:-1]), str(where[-1])
+    info = own.model_fields.get(key_of_own) if own is not None and len(where) > 1 else None
     message = fault["msg"][0].lower() + fault["msg"][1:]
     if fault["type"] == "value_error":
         message = fault["msg"].removeprefix("Value error, ")
     elif len(where) == 1:
         message = f"expected keys such as {', '.join(list(model.model_fields)[:3])}"
-    elif fault["type"] == "model_type":
+    elif fault["type"] == "model_type" and _section_at(model, where[1:]) in (None, DataFileSettings):
         message = f"expected a path or {{{', '.join(DataFileSettings.model_fields)}}}"
-    elif info is not None and len(where) == 2:
-        message = f"expected {expected(model, str(where[1]))}"
+    elif own is not None and info is not None:
+        message = f"expected {expected(own, key_of_own)}"
         if not fault["type"].endswith(
             ("_type", "_parsing", "literal_error", "greater_than", "greater_than_equal", "less_than", "less_than_equal")
         ):

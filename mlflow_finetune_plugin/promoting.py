@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion.carrying_out import VERDICT_TAG, CarriedOut, carry_out
-from mlflow_finetune_plugin.promotion.collecting import Sources, Speaks, known_sides
 from mlflow_finetune_plugin.promotion.decision import Decision, Standing, decide, stand
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint, ServedVersion, probe_latency
 from mlflow_finetune_plugin.promotion.intent import CHAMPION
 from mlflow_finetune_plugin.promotion.model_state import registry_faults
 from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines, decision_page
 from mlflow_finetune_plugin.promotion.settling import settle
+from mlflow_finetune_plugin.promotion.sides import Sources, Speaks, known_sides
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion
 from mlflow_finetune_plugin.promotion_config import PromotionConfig, load_policy
 from mlflow_finetune_plugin.report import Report

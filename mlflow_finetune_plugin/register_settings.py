@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
 from mlflow_finetune_plugin.settings import MAX_PRECISION_GAP, Section
 
 
@@ -27,4 +28,8 @@ class RegisterSettings(Section):
     )
     gate: GatePolicy | None = Field(
         None, description="What a version must show before `promote` moves an alias to it; default: a gain alone."
+    )
+    watch: WatchPolicy | None = Field(
+        None,
+        description="What `watch` asks of the champion, and may be changed at any time; default: the defaults of its keys.",
     )

@@ -21,34 +21,20 @@ import psutil
 from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.attempts import next_attempt
 from mlflow_finetune_plugin.backend_settings import BackendSettings, backend_settings
-from mlflow_finetune_plugin.config import (
-    RunConfig,
-    load_config,
-    load_evaluation_config,
-    resolve_evaluation_paths,
-    resolve_paths,
-)
+from mlflow_finetune_plugin.config import RunConfig, load_config, resolve_paths
 from mlflow_finetune_plugin.doctor import adopt_orphans, remove_old_folders
 from mlflow_finetune_plugin.entry_points import OPERATIONS
 from mlflow_finetune_plugin.entry_points import entry_point as find_entry_point
 from mlflow_finetune_plugin.errors import (
-    ConfigError,
     FinetuneError,
     ProjectError,
-    TrackingError,
 )
 from mlflow_finetune_plugin.jobs import JobFolder, ProcessId, jobs_home
 from mlflow_finetune_plugin.launchers import local
 from mlflow_finetune_plugin.mlproject import FinetuneCommand, OwnCommand, entry_names, mlproject_entry
-from mlflow_finetune_plugin.preflight import (
-    check_before_spend,
-    check_evaluation_before_spend,
-    check_promotion_before_spend,
-)
+from mlflow_finetune_plugin.operations import operation_config
+from mlflow_finetune_plugin.preflight import check_before_spend
 from mlflow_finetune_plugin.projects import ProjectFolder, open_project
-from mlflow_finetune_plugin.promotion.model_state import read_model, registry_faults
-from mlflow_finetune_plugin.promotion_config import load_promotion_config
-from mlflow_finetune_plugin.registry import CHALLENGER, find_model
 from mlflow_finetune_plugin.submitted_run import (
     Submission,
     check_param_names,
@@ -124,8 +110,7 @@ def _submit_into(folder: JobFolder, request: Submission, settings: BackendSettin
         find_entry_point(request.entry_point, beside=entry_names(project.path))
     if request.entry_point in OPERATIONS:
         settings.refuse_processes(f"{request.entry_point} runs in one process")
-        submit_operation = {"evaluate": _submit_evaluation, "promote": _submit_promotion}[request.entry_point]
-        return submit_operation(request, folder, project)
+        return _submit_operation(request, folder, project)
     return _submit_training(request, folder, project, settings)
 
 
@@ -180,33 +165,9 @@ def _go_on_with(config: RunConfig, request: Submission) -> Submission:
     return replace(request, run_id=attempt.run_id, attempt=attempt.number, experiment_id=attempt.experiment_id)
 
 
-def _submit_evaluation(request: Submission, folder: JobFolder, project: ProjectFolder) -> str:
-    from mlflow import MlflowClient
-
-    config = load_evaluation_config(
-        project.path, request.entry_point, request.parameters, caller=request.caller, folders=request.folders
-    )
-    config = resolve_evaluation_paths(config, project.path)
-    check_evaluation_before_spend(config)
-    try:
-        found = find_model(MlflowClient(request.tracking_uri), config.model)
-    except TrackingError as error:
-        raise tracking_error(request, error) from error
-    folder.write("config", config.model_copy(update={"model": found.uri}).model_dump(mode="json"))
-    return _start_worker(request, folder, project, "evaluate")
-
-
-def _submit_promotion(request: Submission, folder: JobFolder, project: ProjectFolder) -> str:
-    from mlflow import MlflowClient
-
-    config = load_promotion_config(project.path, request.entry_point, request.parameters, caller=request.caller)
-    check_promotion_before_spend()
-    with registry_faults(config.model):
-        aliases, _ = read_model(MlflowClient(request.tracking_uri), config.model)
-    if config.version is None and CHALLENGER not in aliases:
-        raise ConfigError([f"{config.model}: has no alias {CHALLENGER!r}; fix: -P version=N"])
-    folder.write("config", config.model_dump(mode="json"))
-    return _start_worker(request, folder, project, "promote")
+def _submit_operation(request: Submission, folder: JobFolder, project: ProjectFolder) -> str:
+    folder.write("config", operation_config(request, project.path))
+    return _start_worker(request, folder, project, request.entry_point)
 
 
 def _start_worker(

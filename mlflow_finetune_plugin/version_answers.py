@@ -6,10 +6,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
+from mlflow_finetune_plugin.config import EvaluationConfig
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
 from mlflow_finetune_plugin.evaluation.comparison import Side
 from mlflow_finetune_plugin.evaluation.proof import measure
+from mlflow_finetune_plugin.given_rows import given_rows
 from mlflow_finetune_plugin.logged_model import LoggedModel, load_logged
 from mlflow_finetune_plugin.types import EvalRow
 
@@ -34,6 +37,10 @@ class Answerer:
             answer_prefix=loaded.card["answer_prefix"],
             on_progress=on_progress,
         )
+
+    def rows(self, config: EvaluationConfig, folder: Path) -> list[EvalRow]:
+        """The rows that somebody gives, with this version's own template and tokens. Raises DataError, ReloadError."""
+        return given_rows(config, self._loaded.card, self._renderer, folder).eval_rows
 
     @cached_property
     def _loaded(self) -> LoggedModel:

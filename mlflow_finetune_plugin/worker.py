@@ -79,6 +79,9 @@ def _work(folder: JobFolder, report: Report) -> None:
     if job.get("kind") == "promote":
         _promote(folder, job, report)
         return
+    if job.get("kind") == "watch":
+        _watch(folder, job, report)
+        return
     config = RunConfig.model_validate(folder.read("config"))
     _leave_out_bitsandbytes(config)
     with without("sklearn"):
@@ -113,6 +116,19 @@ def _promote(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
     _run_id(folder)  # it exists before anything is moved
     mlflow.set_tracking_uri(job["tracking_uri"])
     report.result(**promoting.run(config, MlflowClient(), folder.work, report))
+
+
+def _watch(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
+    import mlflow
+    from mlflow import MlflowClient
+
+    from mlflow_finetune_plugin import looking
+    from mlflow_finetune_plugin.watch_config import WatchConfig
+
+    config = WatchConfig.model_validate(folder.read("config"))
+    _run_id(folder)  # it exists before anything is moved
+    mlflow.set_tracking_uri(job["tracking_uri"])
+    report.result(**looking.run(config, MlflowClient(), folder.work, report))
 
 
 def _leave_out_bitsandbytes(config: RunConfig) -> None:

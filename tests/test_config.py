@@ -157,3 +157,21 @@ def test_yaml_numbers_and_words_mean_what_they_say(tmp_path):
     config = load(recipe(tmp_path, "data: {train: no}\ntraining: {learning_rate: 2e-4, adam_epsilon: 1e-8}\n"))
     assert config.data.train[0].path == "no"
     assert config.training.learning_rate == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        (
+            "gate: {votes: {alfa: 0.2}}",
+            "unknown key register.gate.votes.alfa (= 0.2); did you mean register.gate.votes.alpha?",
+        ),
+        ("gate: {votes: {alpha: 7}}", "register.gate.votes.alpha = 7: expected number at least 1e-06 and below 0.5"),
+        ("gate: {regressions: [{data: x, metrc: y}]}", "register.gate.regressions.0.metric is missing"),
+        ("watch: {drift: []}", "register.watch.drift = []: expected {at_most, nats_at_most, alpha}"),
+        ("watch: 3", "register.watch = 3: expected {proof, errors, vote_drift, drift}"),
+    ],
+)
+def test_a_fault_of_a_section_within_a_section_names_its_key(tmp_path, section, said):
+    (tmp_path / "finetune.yaml").write_text(f"data: train.jsonl\nregister:\n  name: bot\n  {section}\n")
+    assert f"finetune.yaml:4: {said}" in problems(tmp_path)

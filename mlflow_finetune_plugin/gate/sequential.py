@@ -108,7 +108,10 @@ def confidence_sequence(scores: Sequence[float] | Array, stakes: Stakes, *, alph
     method = f"betting, {1 - 2 * alpha:.4g} at all times"
     if len(x) == 0:
         return Interval(0.5, 0.0, 1.0, method)
-    return Interval(float(x.mean()), _lower_end(x, stakes, limit), 1 - _lower_end(1 - x, stakes, limit), method)
+    values, found = np.unique(x, return_counts=True)
+    counts = found.astype(np.float64)
+    low, high = lower_end(values, counts, stakes, limit), 1 - lower_end(1 - values, counts, stakes, limit)
+    return Interval(float(x.mean()), low, high, method)
 
 
 def scores_still_needed(
@@ -131,6 +134,21 @@ def scores_still_needed(
 def log_factors(scores: Array, stakes: Stakes, mean: float = 0.5) -> Array:
     """Log of what each score (...,) does to the capital at each stake when betting on "above ``mean``", (..., 64)."""
     return np.asarray(np.log1p(stakes.shares * (scores[..., None] / mean - 1)))
+
+
+def mixed_log_capital(values: Array, counts: Array, stakes: Stakes, mean: float) -> float:
+    """Log of the capital that bet on "above ``mean``", after ``counts`` scores of each of ``values``, (k,) both."""
+    return float(_mixed(counts @ log_factors(values, stakes, mean), stakes))
+
+
+def lower_end(values: Array, counts: Array, stakes: Stakes, limit: float) -> float:
+    """The mean at which the log of that capital is ``limit``; it falls in the mean."""
+
+    def excess(mean: float) -> float:
+        return mixed_log_capital(values, counts, stakes, mean) - limit
+
+    least = 1e-9
+    return 0.0 if excess(least) < 0 else float(brentq(excess, least, 1.0, xtol=1e-9))
 
 
 def _scores(scores: Sequence[float] | Array) -> Array:
@@ -168,16 +186,6 @@ def _capped_exp(log_capital: Array) -> Array:
 def _first_at(log_capital: Array, limit: float, minimum: int) -> int | None:
     reached = np.flatnonzero(log_capital[minimum:] >= limit)
     return int(reached[0]) + minimum if len(reached) else None
-
-
-def _lower_end(x: Array, stakes: Stakes, limit: float) -> float:
-    values, counts = np.unique(x, return_counts=True)
-
-    def excess(mean: float) -> float:
-        return float(_mixed(counts @ log_factors(values, stakes, mean), stakes)) - limit
-
-    least = 1e-9
-    return 0.0 if excess(least) < 0 else float(brentq(excess, least, 1.0, xtol=1e-9))
 
 
 def _growths(x: Array, stakes: Stakes) -> list[Array]:

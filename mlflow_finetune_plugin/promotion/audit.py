@@ -197,9 +197,10 @@ def _recorded(client: MlflowClient, name: str) -> dict[str, Record]:
     if experiment is None:
         return {}
     found: dict[str, Record] = {}
+    is_record = f"tags.`{_TAG}id` LIKE '%'"  # looks of a watch lie there, too, and are no moves
     token: str | None = None
     while True:
-        page = client.search_runs([experiment.experiment_id], max_results=_PAGE, page_token=token)
+        page = client.search_runs([experiment.experiment_id], is_record, max_results=_PAGE, page_token=token)
         records = [_record(run.data.tags, run.info.run_id) for run in page]
         found |= {record.id: record for record in records if record.model == name}
         token = page.token

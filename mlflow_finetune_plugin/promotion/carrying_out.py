@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
 from mlflow_finetune_plugin.promotion.audit import promotions_experiment, record_decision
-from mlflow_finetune_plugin.promotion.collecting import SIDES_FILE, SIDES_TAG, Sources, sides_json
 from mlflow_finetune_plugin.promotion.decision import Decision
 from mlflow_finetune_plugin.promotion.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.model_state import registry_faults
 from mlflow_finetune_plugin.promotion.move import promote_version
 from mlflow_finetune_plugin.promotion.report import decision_json, decision_page
 from mlflow_finetune_plugin.promotion.settling import Move
+from mlflow_finetune_plugin.promotion.sides import SIDES_FILE, SIDES_TAG, Sources, sides_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,9 +48,9 @@ def carry_out(client: MlflowClient, decision: Decision, sources: Sources, *, run
         _write_report(client, run_id, decision, sources)
         move = _move(client, run_id, decision)
     except BaseException:
-        _end(client, run_id, "FAILED")
+        end_run(client, run_id, "FAILED")
         raise
-    _end(client, run_id, "FINISHED")
+    end_run(client, run_id, "FINISHED")
     try:
         _tell_version(client, decision, run_id)
     except MlflowException as error:  # the decision stands and is recorded; this only points to it
@@ -89,7 +89,7 @@ def _move(client: MlflowClient, run_id: str, decision: Decision) -> Move | None:
     return None
 
 
-def _end(client: MlflowClient, run_id: str, status: str) -> None:
+def end_run(client: MlflowClient, run_id: str, status: str) -> None:
     """A server that is away now must hide neither what was moved nor why nothing was."""
     from mlflow.exceptions import MlflowException
 

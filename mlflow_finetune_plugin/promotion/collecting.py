@@ -2,62 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import math
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mlflow_finetune_plugin.data.split import hash_eval_row
-from mlflow_finetune_plugin.errors import GateError, in_short
-from mlflow_finetune_plugin.evaluation.comparison import Side, compare, load_metrics
-from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED, MetricModule
+from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.evaluation.comparison import Side, compare
 from mlflow_finetune_plugin.gate.evidence import Evidence, Gain, Latency, Regression, Votes
-from mlflow_finetune_plugin.gate.paired import PairedRows
 from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GainPolicy, GatePolicy
-from mlflow_finetune_plugin.latencies import logged_latency
-from mlflow_finetune_plugin.promotion.held_out import HeldOut, side_from_json, side_json, side_of
+from mlflow_finetune_plugin.promotion.held_out import HeldOut, side_of
 from mlflow_finetune_plugin.promotion.missed_rows import tell_missed_rows
+from mlflow_finetune_plugin.promotion.sides import Note, Sources, are_unseen, compared, metric_of, side_on
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion
-from mlflow_finetune_plugin.types import EvalRow, Interval
+from mlflow_finetune_plugin.served_answers import logged_latency
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
     from mlflow_finetune_plugin.votes import Reading
-
-logger = logging.getLogger(__name__)
-
-SIDES_TAG = "finetune.sides_digest"
-"""Of a decision's run that has such a file: its sha256."""
-SIDES_FILE = "sides.json"
-"""Of a decision's run: what its versions answered, by adapter and rows, so that the next decision need not ask again."""
-
-Note = Callable[[str], None]
-
-
-class Speaks(Protocol):
-    """Whoever answers rows as a version does: the model itself, or an endpoint that serves it."""
-
-    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int) -> Side: ...
-
-
-@dataclass
-class Sources:
-    """Where evidence may come from. ``speaker``: of a version, made when something has to be asked of it.
-
-    ``latency``: a probe run's, which goes before the router's; ``known``: sides of earlier decisions, by (adapter, rows).
-    """
-
-    speaker: Callable[[ProvenVersion], Speaks]
-    served: Callable[[ProvenVersion], Speaks] | None = None
-    latency: Latency | None = None
-    known: dict[tuple[str, str], Side] = field(default_factory=dict)
-    measured: dict[tuple[str, str], Side] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,42 +45,6 @@ def collect(
     return Collected(evidence, tuple(notes))
 
 
-def known_sides(client: MlflowClient, experiment_id: str, adapters: Sequence[str]) -> dict[tuple[str, str], Side]:
-    """What the adapters (digests) answered in earlier decisions. Those that cannot be read any more are measured again."""
-    from mlflow.exceptions import MlflowException
-
-    found: dict[tuple[str, str], Side] = {}
-    for run in client.search_runs([experiment_id], max_results=200):
-        if not {
-            run.data.tags.get("finetune.move.candidate_digest"),
-            run.data.tags.get("finetune.move.champion_digest"),
-        } & set(adapters):
-            continue
-        digest = run.data.tags.get(SIDES_TAG)
-        if digest is None:
-            continue  # it measured nothing
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
-                text = Path(client.download_artifacts(run.info.run_id, SIDES_FILE, scratch)).read_text(encoding="utf-8")
-            if hashlib.sha256(text.encode()).hexdigest() != digest:
-                raise ValueError("it is not what the decision wrote")
-            sides = {(str(told["adapter"]), str(told["rows"])): side_from_json(told) for told in json.loads(text)}
-        except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("answers of decision %s are asked for again: %s", run.info.run_id, in_short(error))
-            continue
-        for place, side in sides.items():
-            if place[0] in adapters:
-                found.setdefault(place, side)
-    return found
-
-
-def sides_json(sides: dict[tuple[str, str], Side]) -> str:
-    return json.dumps(
-        [{"adapter": adapter, "rows": rows, **side_json(side)} for (adapter, rows), side in sides.items()],
-        ensure_ascii=False,
-    )
-
-
 # the gain ----------------------------------------------------------------------------------------------------------------
 
 
@@ -142,12 +66,12 @@ def _gain(
         notes.append(f"{candidate.uri}: what it was trained on is not known, so held-out rows prove nothing")
         return None
     kept = [
-        i for i, is_new in enumerate(_are_unseen(rows.rows, [candidate, *([other] if other else [])], notes)) if is_new
+        i for i, is_new in enumerate(are_unseen(rows.rows, [candidate, *([other] if other else [])], notes)) if is_new
     ]
     if not kept:
         notes.append("every held-out row was trained on by one side or the other")
         return None
-    module = _metric(policy.metric, candidate, rows)
+    module = metric_of(policy.metric, candidate, rows)
     if policy.through == "serving":
         if sources.served is None:
             notes.append(
@@ -164,70 +88,12 @@ def _gain(
             else _base_side(candidate, rows)
         )
     else:
-        own = _side(candidate, rows, sources, say)
-        against = _side(other, rows, sources, say) if other is not None else _base_side(candidate, rows)
+        own = side_on(candidate, rows, sources, say)
+        against = side_on(other, rows, sources, say) if other is not None else _base_side(candidate, rows)
     if against is None:
         notes.append(f"{candidate.uri}: its run kept no answers of the base")
         return None
-    return _compared(module, rows, kept, own, against, "champion" if other is not None else "base")
-
-
-def _compared(module: MetricModule, rows: HeldOut, kept: list[int], own: Side, against: Side, over: str) -> Gain:
-    asked = [rows.rows[i] for i in kept]
-    clusters = [rows.clusters[i] for i in kept] if rows.clusters is not None else None
-    result, scores = compare(module, asked, against.at(kept), own.at(kept), seed=0, clusters=clusters)
-    if not scores:
-        return Gain(module.name, over, _with_a_width(result.gain), module.higher_is_better)  # type: ignore[arg-type]
-    paired = PairedRows(
-        row_ids=tuple(rows.ids[i] for i in kept),
-        candidate=tuple(scores[f"adapter_{module.name}"]),
-        champion=tuple(scores[f"base_{module.name}"]),
-        clusters=tuple(clusters) if clusters is not None else None,
-    )
-    return Gain(module.name, over, paired, module.higher_is_better)  # type: ignore[arg-type]
-
-
-def _with_a_width(gain: Interval) -> Interval:
-    """Where no resample differs from another nothing was learnt of the spread: the ends are unknown, not where the value is."""
-    return Interval(gain.value, -math.inf, math.inf, gain.method) if gain.low == gain.high else gain
-
-
-def _metric(name: str | None, candidate: ProvenVersion, rows: HeldOut) -> MetricModule:
-    """By the name in a policy; a file's own travels with the proof."""
-    of_proof = candidate.held_out.metrics if candidate.held_out is not None else rows.metrics
-    wanted = Path(name or next(iter(of_proof))).name
-    (module,) = load_metrics([wanted if wanted in PACKAGED else candidate.metric_file(wanted)])
-    return module
-
-
-def _are_unseen(rows: Sequence[EvalRow], sides: Sequence[ProvenVersion], notes: list[str]) -> list[bool]:
-    """Whether neither side was trained on a row: for what it has learnt by heart a version's answer is no evidence."""
-    unseen = [True] * len(rows)
-    for side in sides:
-        known = side.trained_rows
-        if known is None:
-            notes.append(f"{side.uri}: whether it was trained on these rows is not known, its run does not tell")
-            continue
-        hashes, seed = known
-        seen = [hash_eval_row(row, seed) in hashes for row in rows]
-        if any(seen):
-            notes.append(f"{side.uri} was trained on {sum(seen):,} of {len(rows):,} held-out rows: they are left out")
-        unseen = [is_new and not was_seen for is_new, was_seen in zip(unseen, seen, strict=True)]
-    return unseen
-
-
-def _side(version: ProvenVersion, rows: HeldOut, sources: Sources, say: Note) -> Side:
-    """From its own proof, an earlier decision, or now."""
-    place = (version.adapter_digest, rows.digest)
-    table, own = version.proof_table, version.held_out
-    if version.is_run_s_own and table is not None and own is not None and own.digest == rows.digest:
-        return side_of(table, "adapter", rows.rows, f"{version.uri}'s proof")
-    for known in (sources.known, sources.measured):
-        if place in known and len(known[place].answers) == len(known[place].nats) == len(rows.rows):
-            return known[place]
-    say(f"asking {version.uri} {len(rows.rows):,} rows")
-    sources.measured[place] = sources.speaker(version).answer(rows.rows, rows.max_new_tokens)
-    return sources.measured[place]
+    return compared(module, rows, kept, own, against, "champion" if other is not None else "base")
 
 
 def _base_side(candidate: ProvenVersion, rows: HeldOut) -> Side | None:
@@ -243,8 +109,8 @@ def _regressions(
 ) -> Iterator[Regression]:
     for regression in policy.regressions:
         rows = candidate.regression_rows(regression.data)
-        side = _side(candidate, rows, sources, say)
-        module = _metric(regression.metric, candidate, rows)
+        side = side_on(candidate, rows, sources, say)
+        module = metric_of(regression.metric, candidate, rows)
         if not module.higher_is_better:
             raise GateError(
                 f"{regression.metric} on {regression.data}: less is better, so at_least asks nothing; fix: another metric"
@@ -285,6 +151,7 @@ def _latency(
     if sources.latency is not None:
         notes.append("latency: of a probe run through the endpoint, one request at a time")
         return sources.latency
-    own = logged_latency(candidate.tags, candidate.uri, notes)
-    other = logged_latency(champion.tags, champion.uri, notes) if champion is not None else None
+    fix = "serve it, or promote --endpoint URL, which asks for some"
+    own = logged_latency(candidate.tags, candidate.uri, notes, fix)
+    other = logged_latency(champion.tags, champion.uri, notes, fix) if champion is not None else None
     return None if own is None else Latency(own, other)

@@ -12,10 +12,11 @@ from mlflow_finetune_plugin.gate.evidence import Evidence
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.verdict import Verdict, judge
 from mlflow_finetune_plugin.promotion.audit import now
-from mlflow_finetune_plugin.promotion.collecting import Sources, collect
+from mlflow_finetune_plugin.promotion.collecting import collect
 from mlflow_finetune_plugin.promotion.intent import CHAMPION, PREVIOUS
 from mlflow_finetune_plugin.promotion.model_state import read_model
 from mlflow_finetune_plugin.promotion.policies import WrittenPolicy, policy_now
+from mlflow_finetune_plugin.promotion.sides import Sources
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion, check_comparable, read_version
 from mlflow_finetune_plugin.registry import CHALLENGER
 

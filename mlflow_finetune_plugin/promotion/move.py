@@ -78,9 +78,13 @@ def promote_version(
         return _carry_out(client, lease, intent, settled)
 
 
-def roll_back(client: MlflowClient, name: str, *, reason: str | None = None) -> Move:
+def roll_back(
+    client: MlflowClient, name: str, *, reason: str | None = None, judged: tuple[str, str] | None = None
+) -> Move:
     """Champion to ``previous`` and previous to what was champion, so that the same call undoes it. No gate.
 
+    ``judged``: the (champion, previous) for which somebody found that it should be; None: whoever they are. Where they are
+    others by now nothing is moved.
     A rollback that an earlier call began and that is only finished here is returned as the move: it is not rolled back
     again. Raises MoveError when there is no previous version, LeaseError, TrackingError; then nothing was moved.
     """
@@ -98,6 +102,11 @@ def roll_back(client: MlflowClient, name: str, *, reason: str | None = None) -> 
         if target == found:
             raise MoveError(
                 f"{name}: {CHAMPION} and {PREVIOUS} are both version {target}; fix: set {PREVIOUS} to another"
+            )
+        if judged is not None and judged != (found, target):
+            raise MoveError(
+                f"{name}: {CHAMPION} is {named(found)} and {PREVIOUS} {target} now, not versions {' and '.join(judged)} that were "
+                "judged; fix: judge again"
             )
         _check_version(
             client, name, target, f"named by {PREVIOUS}", f"set {PREVIOUS} to a version that the registry has"

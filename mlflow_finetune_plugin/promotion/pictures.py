@@ -12,12 +12,16 @@ from matplotlib.figure import Figure
 from mlflow_finetune_plugin.gate.criteria import Finding
 from mlflow_finetune_plugin.gate.sequential import VOTE_STAKES, VOTER_STAKES, betting_test
 from mlflow_finetune_plugin.gate.votes import Vote, decisive_scores, voter_scores
+from mlflow_finetune_plugin.gate.watch_findings import WatchFinding
 from mlflow_finetune_plugin.types import Interval
 
-COLORS = {"pass": "#1a7f37", "reject": "#b42318", "hold": "#9a6700", "noted": "#57606a"}
+COLORS = {
+    **{"pass": "#1a7f37", "reject": "#b42318", "hold": "#9a6700", "noted": "#57606a"},
+    **{"keep": "#1a7f37", "roll back": "#b42318", "re-tune": "#9a6700", "not measured": "#57606a"},
+}
 
 
-def plot_intervals(findings: Sequence[Finding]) -> Figure | None:
+def plot_intervals(findings: Sequence[Finding | WatchFinding]) -> Figure | None:
     """A row per finding with a number, on a scale of its own: estimate, 95 % interval if it has one, the bound as a line."""
     shown = [(finding, seen) for finding in findings if (seen := _seen(finding)) is not None]
     if not shown:
@@ -29,7 +33,9 @@ def plot_intervals(findings: Sequence[Finding]) -> Figure | None:
     return figure
 
 
-def plot_votes(votes: Sequence[Vote], *, unit: str, per_voter: int, alpha: float, minimum: int) -> Figure | None:
+def plot_votes(
+    votes: Sequence[Vote], *, unit: str, per_voter: int, alpha: float, minimum: int, candidate: str = "candidate"
+) -> Figure | None:
     """The two capitals after every score, on a logarithmic scale, and the boundary that decides."""
     if unit == "voter":
         scores, stakes = voter_scores(votes, per_voter=per_voter).scores, VOTER_STAKES
@@ -41,8 +47,8 @@ def plot_votes(votes: Sequence[Vote], *, unit: str, per_voter: int, alpha: float
     figure = _figure(7.5, 3.6)
     ax = figure.subplots()
     at = range(len(scores) + 1)
-    ax.plot(at, test.e_better, color=COLORS["pass"], linewidth=2, label="candidate better")
-    ax.plot(at, test.e_worse, color=COLORS["reject"], linewidth=2, label="candidate worse")
+    ax.plot(at, test.e_better, color=COLORS["pass"], linewidth=2, label=f"{candidate} better")
+    ax.plot(at, test.e_worse, color=COLORS["reject"], linewidth=2, label=f"{candidate} worse")
     ax.axhline(test.boundary, color="black", linewidth=1, linestyle="--", label=f"decides at {test.boundary:.3g}")
     if minimum > 1:
         ax.axvline(minimum, color="#57606a", linewidth=1, linestyle=":", label=f"not before {minimum}")
@@ -55,15 +61,15 @@ def plot_votes(votes: Sequence[Vote], *, unit: str, per_voter: int, alpha: float
     return figure
 
 
-def _seen(finding: Finding) -> Interval | None:
+def _seen(finding: Finding | WatchFinding) -> Interval | None:
     """The interval; a score on rows that are all there are, or a percentile, as one without width; None: there is no number."""
     if finding.interval is not None:
         return finding.interval
-    value = finding.details.get("score", finding.details.get("candidate_p95_ms"))
+    value = finding.details.get("score", finding.details.get("candidate_p95_ms", finding.details.get("p95_ms")))
     return Interval(value, value, value, method="one number") if isinstance(value, float) else None
 
 
-def _draw(ax: Axes, finding: Finding, interval: Interval) -> None:
+def _draw(ax: Axes, finding: Finding | WatchFinding, interval: Interval) -> None:
     low, high = (end if math.isfinite(end) else interval.value for end in (interval.low, interval.high))
     color = COLORS[finding.outcome]
     reach = None if finding.interval is None else [[max(interval.value - low, 0)], [max(high - interval.value, 0)]]

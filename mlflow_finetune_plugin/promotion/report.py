@@ -14,7 +14,7 @@ from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.promotion.decision import Decision
 from mlflow_finetune_plugin.promotion.pictures import COLORS, plot_intervals, plot_votes
 
-_STYLE = """
+STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#1f2328;background:#fff}
 h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:collapse;width:100%}
 td,th{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid #d1d9e0}
@@ -64,11 +64,11 @@ def decision_page(decision: Decision) -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in decision.notes)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)} {badge}</h1>"
+        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)} {badge}</h1>"
         f'<p>{escape(verdict.reason)}</p><p class="soft">{escape(over)}; decided {escape(decision.when)}; policy '
         f"<code>{decision.policy.digest[:12]}</code></p>{changed}"
         f"<h2>Findings</h2><table><tr><th>criterion</th><th>outcome</th><th>why</th></tr>{rows}</table>"
-        f"{_picture('Intervals', plot_intervals(verdict.findings))}{_picture('Votes', _votes(decision))}"
+        f"{picture('Intervals', plot_intervals(verdict.findings))}{picture('Votes', _votes(decision))}"
         f"{f'<h2>Notes</h2><ul>{notes}</ul>' if notes else ''}"
         f"<h2>Policy</h2><pre>{escape(decision.policy.to_json())}</pre></html>"
     )
@@ -96,7 +96,8 @@ def _votes(decision: Decision) -> Figure | None:
     return plot_votes(evidence.votes, unit=policy.unit, per_voter=policy.per_voter, alpha=alpha, minimum=policy.minimum)
 
 
-def _picture(heading: str, figure: Figure | None) -> str:
+def picture(heading: str, figure: Figure | None) -> str:
+    """HTML that holds the figure itself; empty where there is none."""
     if figure is None:
         return ""
     content = io.BytesIO()

@@ -111,10 +111,22 @@ def read_texts(model: str, votes: Iterable[ToldVote], tracking_uri: str | None =
         return traces.texts(side.trace_id for vote in votes for side in (vote.left, vote.right))
 
 
-def gate_votes(reading: Reading, candidate: str, champion: str) -> tuple[Vote, ...]:
-    """People's votes between two versions, as the gate takes them. Judges are not people."""
+def gate_votes(
+    reading: Reading,
+    candidate: str,
+    champion: str,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> tuple[Vote, ...]:
+    """People's votes between two versions, as the gate takes them. Judges are not people.
+
+    ``since`` and ``until`` (not itself): by the clock of whoever took the vote, all others are left out.
+    """
     return tuple(
-        Vote(vote.voter, _gate_choice(vote, candidate)) for vote in reading.between(candidate, champion, "person")
+        Vote(vote.voter, _gate_choice(vote, candidate))
+        for vote in reading.between(candidate, champion, "person")
+        if (since is None or vote.cast_at >= since) and (until is None or vote.cast_at < until)
     )
 
 

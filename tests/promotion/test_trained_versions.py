@@ -9,6 +9,7 @@ from conftest import REPOSITORY
 
 from mlflow_finetune_plugin.promotion.audit import history
 from mlflow_finetune_plugin.promotion.versions import read_version
+from mlflow_finetune_plugin.served_answers import TAG, ServedSummary
 
 QUICKSTART = REPOSITORY / "recipes" / "quickstart"
 pytestmark = pytest.mark.slow
@@ -63,6 +64,46 @@ def test_two_versions_of_real_runs(workplace):
     champion = mlflow.pyfunc.load_model("models:/bot/1")
     questions = [row.messages[-1]["content"] for row in rows]
     assert told["answers"] == list(champion.predict(questions, params={"max_new_tokens": 8}))
+    _watched(workplace, project, client)
+
+
+def _watched(workplace, project, client):
+    """The lesser version, made champion by hand, is asked new rows, and goes for what its router told of it."""
+    client.set_registered_model_alias("bot", "champion", "2")
+    client.set_registered_model_alias("bot", "previous", "1")
+    test_rows = [json.loads(line) for line in (QUICKSTART / "data" / "test.jsonl").read_text().splitlines()]
+    new = [{"question": row["prompt"], "label": row["completion"]} for row in test_rows[40:100]]
+    (workplace.path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in new))
+    with (project / "finetune.yaml").open("a") as recipe:
+        recipe.write("  watch: {proof: {alpha: 0.2}}\n")
+    project.joinpath("finetune.yaml").write_text(
+        project.joinpath("finetune.yaml")
+        .read_text()
+        .replace("data: {", "data: {columns: {prompt: question, completion: label}, ")
+    )
+    told = ServedSummary(1.0, 200, 60, None).to_json()
+    client.set_model_version_tag("bot", "2", f"{TAG}here-8000", told)
+    looked = workplace.cli("watch", "bot", "--data", "new.jsonl", "--policy", "project", "--json")
+    assert looked.returncode == 4, looked.stdout
+    assert "reading new.jsonl with the template of models:/bot/2" in looked.stdout
+    told = json.loads(looked.stdout[looked.stdout.index("{\n") :])
+    found = {one["name"]: one for one in told["verdict"]["findings"]}
+    proof = found["proof on new rows"]
+    assert (proof["details"]["rows"], proof["details"]["set_of_rows"]) == (40, 2), (
+        "of 60, as the recipe's eval.max_rows says"
+    )
+    assert proof["estimate"] <= 0, "a fourth of the steps is no better"
+    assert {found[name]["outcome"] for name in ("drift of data", "drift of nats per token")} <= {"keep", "re-tune"}
+    assert found["drift of data"]["details"]["held_out_rows"] == 30
+    acted = workplace.mlflow_run(str(project), "-e", "watch", "-P", "act=true")
+    assert acted.returncode == 0, acted.stdout
+    run = client.search_runs(["0"], order_by=["start_time DESC"])[0]
+    assert run.data.tags["finetune.watch"] == "roll back"
+    assert "asking models:/bot" not in acted.stdout, "the answers are known by now"
+    newest = history(client, "bot")[0]
+    assert (newest.kind, newest.from_version, newest.to_version) == ("rollback", "2", "1")
+    assert newest.reason.startswith(f"watch, run {run.data.tags['finetune.watch_run']}: ")
+    assert "errors: 60 of 200 answers failed" in newest.reason
 
 
 def test_a_policy_that_cannot_be_written_costs_no_run(workplace):

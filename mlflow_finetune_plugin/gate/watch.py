@@ -1,0 +1,96 @@
+"""Is the champion still the one to have? Evidence in; keep, re-tune or roll back out, with a finding per thing watched."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_finetune_plugin.gate.watch_evidence import NewRows, NotMeasured, WatchEvidence
+from mlflow_finetune_plugin.gate.watch_findings import (
+    WatchFinding,
+    WatchOutcome,
+    judge_errors,
+    judge_fall,
+    judge_latency,
+    judge_people,
+    judge_proof,
+    judge_turns,
+)
+from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
+
+
+@dataclass(frozen=True)
+class WatchVerdict:
+    """The outcome, why in one line, and per thing watched what was seen."""
+
+    outcome: WatchOutcome
+    findings: tuple[WatchFinding, ...]
+    reason: str
+
+    def to_json(self) -> str:
+        """RFC 8259, sorted keys; an end of an interval that is unbounded is null."""
+        content = {
+            "outcome": self.outcome,
+            "reason": self.reason,
+            "findings": [_finding(finding) for finding in self.findings],
+        }
+        return json.dumps(content, sort_keys=True, allow_nan=False)
+
+
+def judge_watch(policy: WatchPolicy, evidence: WatchEvidence) -> WatchVerdict:
+    """The worst finding wins: roll back, else re-tune, else keep. What was not measured changes nothing.
+
+    Errors of the findings add up: a champion that is fine in every way is rolled back with a chance of at most the sum of the
+    alphas of proof, errors and votes, however often it is looked at. A latency is held against a bound, without a test. Where
+    there is no version to go back to, what speaks for it asks for a tuning instead, and the reason says so.
+    """
+    findings = [
+        judge_proof(policy.proof, evidence.proof),
+        judge_errors(policy.errors, evidence.failures, evidence.previous_failures),
+        *judge_latency(evidence.gate.latency, evidence.latency),
+        judge_people(evidence.gate, evidence.votes),
+        judge_turns(policy.vote_drift, evidence.turns),
+        *_judge_new_rows(policy, evidence.new_rows),
+    ]
+    outcomes = {finding.outcome for finding in findings}
+    outcome: WatchOutcome = "roll back" if "roll back" in outcomes else "re-tune" if "re-tune" in outcomes else "keep"
+    reason = _reason(outcome, findings)
+    if outcome == "roll back" and isinstance(evidence.previous, NotMeasured):
+        return WatchVerdict("re-tune", tuple(findings), f"it cannot be rolled back, {evidence.previous.why}; {reason}")
+    return WatchVerdict(outcome, tuple(findings), reason)
+
+
+def _judge_new_rows(policy: WatchPolicy, rows: NewRows | None) -> list[WatchFinding]:
+    if rows is None:
+        return []
+    drift = policy.drift
+    return [
+        judge_proof(policy.proof, rows.proof, "proof on new rows"),
+        judge_fall(drift, rows.score_fall, "drift of data", drift.at_most),
+        judge_fall(drift, rows.nats_fall, "drift of nats per token", drift.nats_at_most),
+    ]
+
+
+def _reason(outcome: WatchOutcome, findings: list[WatchFinding]) -> str:
+    told = "; ".join(f"{finding.name}: {finding.reason}" for finding in findings if finding.outcome == outcome)
+    return told or "nothing that is watched could be measured"
+
+
+def _finding(finding: WatchFinding) -> dict[str, Any]:
+    interval = finding.interval
+    return {
+        "name": finding.name,
+        "outcome": finding.outcome,
+        "reason": finding.reason,
+        "bound": finding.bound,
+        "estimate": None if interval is None else interval.value,
+        "interval": None if interval is None else [_bounded(interval.low), _bounded(interval.high)],
+        "method": None if interval is None else interval.method,
+        "details": dict(finding.details),
+    }
+
+
+def _bounded(end: float) -> float | None:
+    return end if math.isfinite(end) else None

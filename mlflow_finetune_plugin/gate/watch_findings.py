@@ -1,0 +1,180 @@
+"""One finding per thing watched: what was seen, and whether the champion may stay for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from mlflow_finetune_plugin.gate.criteria import JsonScalar, judge_votes
+from mlflow_finetune_plugin.gate.error_budget import candidate_alpha
+from mlflow_finetune_plugin.gate.evidence import Latency, Votes
+from mlflow_finetune_plugin.gate.failure_rate import Failures, failure_rate
+from mlflow_finetune_plugin.gate.paired import PairedRows, paired_interval
+from mlflow_finetune_plugin.gate.policy import GatePolicy, LatencyPolicy, VotesPolicy
+from mlflow_finetune_plugin.gate.sequential import VOTE_STAKES, confidence_sequence
+from mlflow_finetune_plugin.gate.unpaired import difference_interval
+from mlflow_finetune_plugin.gate.votes import Vote
+from mlflow_finetune_plugin.gate.watch_evidence import Fall, NotMeasured, Proof, Turns
+from mlflow_finetune_plugin.gate.watch_policy import DriftPolicy, ErrorsPolicy, ProofPolicy, VoteDriftPolicy
+from mlflow_finetune_plugin.types import Interval
+
+WatchOutcome = Literal["keep", "re-tune", "roll back"]
+
+
+@dataclass(frozen=True)
+class WatchFinding:
+    """``not measured`` is no reason to act. ``bound``: what ``interval`` is held against."""
+
+    name: str
+    outcome: WatchOutcome | Literal["not measured"]
+    reason: str
+    bound: float | None = None
+    interval: Interval | None = None
+    details: Mapping[str, JsonScalar] = field(default_factory=dict)
+
+
+def judge_proof(policy: ProofPolicy, proof: Proof | NotMeasured, name: str = "proof") -> WatchFinding:
+    """Rolls back when the previous version is provably better: the upper end of the gain's interval is below 0."""
+    if isinstance(proof, NotMeasured):
+        return _not_measured(name, proof)
+    gain, part = proof.gain, candidate_alpha(policy.alpha, proof.number)
+    rows, details = gain.measured, {"set_of_rows": proof.number, "alpha": part}
+    if isinstance(rows, Interval):
+        if proof.number > 1:  # its confidence is fixed, and was spent on the first set
+            why = (
+                f"{gain.metric} has no score per row, so its interval is good for one set of rows, and this is another"
+            )
+            return _not_measured(name, NotMeasured(why))
+        interval = rows
+    else:
+        details["rows"] = len(rows.row_ids)
+        if not gain.higher_is_better:
+            rows = PairedRows(rows.row_ids, rows.champion, rows.candidate, rows.clusters)
+        interval = paired_interval(rows, confidence=1 - 2 * part)
+        interval = replace(interval, method=f"{interval.method}, confidence {1 - 2 * part:.4g}")
+    seen = f"gain in {gain.metric} over the previous version {_shown(interval)}"
+    if interval.high < 0:
+        return WatchFinding(name, "roll back", f"{seen}: the previous one is better", 0.0, interval, details)
+    told = "better" if interval.low > 0 else "no worse, as far as these rows can tell"
+    return WatchFinding(name, "keep", f"{seen}: {told}", 0.0, interval, details)
+
+
+def judge_errors(
+    policy: ErrorsPolicy, failures: Failures | NotMeasured, previous: Failures | NotMeasured
+) -> WatchFinding:
+    """Rolls back when more than ``at_most`` of the answers fail, unless the previous version's do so, too."""
+    if isinstance(failures, NotMeasured):
+        return _not_measured("errors", failures)
+    found = failure_rate(failures, at_most=policy.at_most, alpha=policy.alpha)
+    details: dict[str, JsonScalar] = {
+        "answers": failures.answers,
+        "failed": failures.failed,
+        "evidence": found.evidence,
+        "boundary": found.boundary,
+    }
+    seen = f"{failures.failed:,} of {failures.answers:,} answers failed, {_shown(found.rate)}"
+    told = partial(WatchFinding, "errors", bound=policy.at_most, interval=found.rate, details=details)
+    if failures.answers < policy.minimum:
+        return told("keep", f"{seen}: decides from {policy.minimum} answers on")
+    if not found.is_above:
+        evidence = f"evidence {found.evidence:.3g} of {found.boundary:.3g}"
+        return told("keep", f"{seen}: not shown to be above {policy.at_most:g}, {evidence}")
+    if isinstance(previous, Failures) and previous.answers >= policy.minimum:
+        other = failure_rate(previous, at_most=policy.at_most, alpha=policy.alpha)
+        if other.is_above:
+            others = f"{previous.failed:,} of {previous.answers:,}"
+            reason = f"{seen}: above {policy.at_most:g}, but so are the previous version's, {others}"
+            return told("keep", f"{reason}: going back would not help; fix: see the engine's log")
+    return told("roll back", f"{seen}: above {policy.at_most:g}")
+
+
+def judge_latency(policy: LatencyPolicy | None, latency: Latency | NotMeasured) -> list[WatchFinding]:
+    """By the champion's own gate policy, the previous version being what it may be slower than. A bound is no test."""
+    if policy is None:
+        return [_not_measured("latency", NotMeasured("the champion's policy asks nothing of it"))]
+    if isinstance(latency, NotMeasured):
+        return [_not_measured("latency", latency)]
+    found = []
+    if policy.p95_ms is not None:
+        found.append(_slow("latency p95", latency, policy.p95_ms, "the budget"))
+    if policy.over_champion is not None and latency.champion_p95_ms is None:
+        found.append(_not_measured("latency over previous", NotMeasured("no router told of the previous version's")))
+    elif policy.over_champion is not None and latency.champion_p95_ms is not None:
+        most_ms, times = policy.over_champion * latency.champion_p95_ms, policy.over_champion
+        found.append(_slow("latency over previous", latency, most_ms, f"{times:g} times the previous version's"))
+    return found
+
+
+def judge_people(gate: GatePolicy, votes: tuple[Vote, ...] | NotMeasured) -> WatchFinding:
+    """Rolls back when people's votes show the previous version to be preferred, by the test of the champion's gate."""
+    if isinstance(votes, NotMeasured):
+        return _not_measured("votes", votes)
+    found = judge_votes(gate.votes or VotesPolicy(), Votes(votes))
+    told = {"pass": "the previous version is preferred", "reject": "the champion is preferred"}
+    seen = found.reason.partition(":")[0]
+    reason = f"{seen} (1: the previous version's): {told.get(found.outcome, 'undecided')}"
+    outcome: WatchOutcome = "roll back" if found.outcome == "pass" else "keep"
+    return WatchFinding("votes", outcome, reason, 0.5, found.interval, found.details)
+
+
+def judge_turns(policy: VoteDriftPolicy, turns: Turns | NotMeasured) -> WatchFinding:
+    """Asks for a tuning when the champion's share of bad turns has risen, by two confidence sequences that do not meet.
+
+    Each is valid at all times, at half of alpha on the side that counts (``sequential.confidence_sequence``): that before
+    ended because votes let it become champion, that after is looked at again and again. So the chance of ever saying so
+    where the share is the same is at most alpha.
+    """
+    name = "drift of votes"
+    if isinstance(turns, NotMeasured):
+        return _not_measured(name, turns)
+    if not turns.before or not turns.after:
+        counted = f"{len(turns.before)} votes before it became champion, {len(turns.after)} since"
+        return _not_measured(name, NotMeasured(counted))
+    before, after = (
+        confidence_sequence(np.array(side), VOTE_STAKES, alpha=policy.alpha / 2) for side in (turns.before, turns.after)
+    )
+    seen = f"lost or both bad in {_shown(after)} of {len(turns.after)} votes, before {_shown(before)} of {len(turns.before)}"
+    details: dict[str, JsonScalar] = {"before": before.value, "before_high": before.high, "alpha": policy.alpha}
+    told = partial(WatchFinding, name, bound=before.high, interval=after, details=details)
+    if after.low > before.high:
+        return told("re-tune", f"{seen}: more often")
+    return told("keep", f"{seen}: no rise is shown")
+
+
+def judge_fall(policy: DriftPolicy, fall: Fall | NotMeasured, name: str, at_most: float) -> WatchFinding:
+    """Asks for a tuning when the lower end of the fall from held-out rows to new ones is above ``at_most``."""
+    if isinstance(fall, NotMeasured):
+        return _not_measured(name, fall)
+    part = candidate_alpha(policy.alpha, fall.number)
+    first, second = (fall.held_out, fall.new) if fall.higher_is_better else (fall.new, fall.held_out)
+    interval = difference_interval(first, second, confidence=1 - 2 * part)
+    details: dict[str, JsonScalar] = {
+        "rows": len(fall.new.values),
+        "held_out_rows": len(fall.held_out.values),
+        "set_of_rows": fall.number,
+        "alpha": part,
+    }
+    seen = f"{fall.metric} is worse by {_shown(interval)} on the new rows"
+    told = partial(WatchFinding, name, bound=at_most, interval=interval, details=details)
+    if interval.low > at_most:
+        return told("re-tune", f"{seen}: all of it above {at_most:g}")
+    return told("keep", f"{seen}: not shown to be above {at_most:g}")
+
+
+def _slow(name: str, latency: Latency, most_ms: float, what: str) -> WatchFinding:
+    is_within = latency.candidate_p95_ms <= most_ms
+    reason = f"p95 {latency.candidate_p95_ms:g} ms: {'within' if is_within else 'above'} {what}, {most_ms:g} ms"
+    details: dict[str, JsonScalar] = {"p95_ms": latency.candidate_p95_ms, "previous_p95_ms": latency.champion_p95_ms}
+    return WatchFinding(name, "keep" if is_within else "roll back", reason, most_ms, details=details)
+
+
+def _not_measured(name: str, missing: NotMeasured) -> WatchFinding:
+    return WatchFinding(name, "not measured", missing.why)
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval.value:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
