@@ -1,0 +1,153 @@
+"""What follows from a look at a canary, a candidate that answers a growing share of the requests: widen, wait, back, or stop.
+
+Harm is looked for at every look: failures by tests that may be looked at as often (``failures``), people's votes by
+theirs, latency by several looks in a row. A canary that does no harm widens when its time is over and it has answered
+enough; one that does not get to answer holds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.gate.criteria import Finding, JsonScalar
+from mlflow_finetune_plugin.gate.failures import Answered, FailureTest, e_above
+
+Action = Literal["widen", "wait", "back", "hold"]
+
+
+@dataclass(frozen=True)
+class CanaryPolicy:
+    """How a canary widens. ``steps``: its shares of the requests in percent; ``step_s``: seconds that each takes at least.
+
+    ``least_answers`` in each step, for which ``patience`` times ``step_s`` are waited. ``alpha``: chance of ever going
+    back because of failures though the candidate fails no more often than the champion and than ``failures_at_most``.
+    ``slow_looks``: new summaries in a row that must be too slow. Raises GateError for what is no policy.
+    """
+
+    steps: tuple[float, ...]
+    step_s: float = 600.0
+    least_answers: int = 100
+    alpha: float = 0.05
+    failures_at_most: float = 0.05
+    slow_looks: int = 3
+    patience: int = 10
+
+    def __post_init__(self) -> None:
+        rising = all(low < high for low, high in zip((0.0, *self.steps), self.steps, strict=False))
+        if not self.steps or not rising or not self.steps[-1] <= 100:
+            told = ",".join(f"{step:g}" for step in self.steps) or "none"
+            raise GateError(f"canary steps {told}; fix: rising percentages above 0 and up to 100, e.g. 5,25,50")
+        if not 0 < self.step_s < math.inf:
+            raise GateError(f"a canary step of {self.step_s:g} s; fix: a duration above 0, e.g. 10m")
+        if self.least_answers < 1:
+            raise GateError(f"least answers {self.least_answers}; fix: a number from 1, or nothing was tried")
+
+    @property
+    def boundary(self) -> float:
+        """Of each of the two tests of failures, which share ``alpha``."""
+        return 2 / self.alpha
+
+
+@dataclass(frozen=True)
+class CanaryLook:
+    """What is known at a look. ``canary``, ``champion``: their answers since the canary began; ``failures``: batch by batch.
+
+    ``step`` counts from 0, ``in_step_s`` and ``step_answers`` (the canary's) since it began. ``latency``: findings of
+    the routers' newest answers, ``slow_looks`` of new ones in a row being too slow. ``votes``: the finding of people's.
+    """
+
+    step: int
+    in_step_s: float
+    step_answers: int
+    canary: Answered
+    champion: Answered
+    failures: FailureTest
+    latency: tuple[Finding, ...] = ()
+    slow_looks: int = 0
+    votes: Finding | None = None
+
+
+@dataclass(frozen=True)
+class CanaryVerdict:
+    """``findings`` say why."""
+
+    action: Action
+    findings: tuple[Finding, ...]
+
+    @property
+    def reason(self) -> str:
+        decisive = {"back": "reject", "hold": "hold"}.get(self.action, "pass")
+        return "; ".join(f"{one.name}: {one.reason}" for one in self.findings if one.outcome == decisive)
+
+
+def judge_canary(policy: CanaryPolicy, look: CanaryLook) -> CanaryVerdict:
+    """Back if anything shows harm; else widen, wait or hold by the step's time and answers."""
+    harms = [_compared(policy, look), _bounded(policy, look), *_slow(policy, look)]
+    if look.votes is not None:
+        harms.append(_as_canary(look.votes, "reject" if look.votes.outcome == "reject" else "noted"))
+    step = _step(policy, look)
+    if any(harm.outcome == "reject" for harm in harms):
+        return CanaryVerdict("back", tuple(harms))
+    actions: dict[str, Action] = {"pass": "widen", "noted": "wait", "hold": "hold"}
+    return CanaryVerdict(actions[step.outcome], (*harms, step))
+
+
+def _compared(policy: CanaryPolicy, look: CanaryLook) -> Finding:
+    evidence = look.failures.e_worse
+    is_worse = evidence >= policy.boundary
+    told = f"{look.canary} answers failed, of the champion's {look.champion}"
+    told += f": evidence of more {evidence:.3g} of {policy.boundary:.3g}"
+    details: dict[str, JsonScalar] = {
+        "answers": look.canary.answers,
+        "failed": look.canary.failed,
+        "champion_answers": look.champion.answers,
+        "champion_failed": look.champion.failed,
+        "e_worse": evidence,
+        "boundary": policy.boundary,
+    }
+    return Finding("canary failures", "reject" if is_worse else "pass", told, details=details)
+
+
+def _bounded(policy: CanaryPolicy, look: CanaryLook) -> Finding:
+    evidence, bound = e_above(look.canary, policy.failures_at_most), policy.failures_at_most
+    told = f"{look.canary} answers failed: evidence of more than {bound:.3g} {evidence:.3g} of {policy.boundary:.3g}"
+    is_above = evidence >= policy.boundary
+    details: dict[str, JsonScalar] = {"e_above": evidence, "boundary": policy.boundary}
+    return Finding("canary failure bound", "reject" if is_above else "pass", told, bound, details=details)
+
+
+def _slow(policy: CanaryPolicy, look: CanaryLook) -> list[Finding]:
+    is_slow = look.slow_looks >= policy.slow_looks
+    found = []
+    for one in look.latency:
+        if one.outcome == "reject" and is_slow:
+            found.append(_as_canary(one, "reject", f", {look.slow_looks} times in a row"))
+        else:
+            found.append(_as_canary(one, "pass" if one.outcome == "pass" else "noted"))
+    return found
+
+
+def _step(policy: CanaryPolicy, look: CanaryLook) -> Finding:
+    share = f"step {look.step + 1} of {len(policy.steps)} ({policy.steps[look.step]:g} %)"
+    told = f"{share}: {look.step_answers:,} answers in {look.in_step_s:.0f} s"
+    if look.in_step_s >= policy.step_s and look.step_answers >= policy.least_answers:
+        return Finding("canary step", "pass", told)
+    wanted = f"{told}, wanted are {policy.least_answers:,} in {policy.step_s:g} s"
+    if look.in_step_s >= policy.patience * policy.step_s:
+        reason = f"{wanted}, and {policy.patience} times as long was waited; fix: more traffic, or --least-answers"
+        return Finding("canary step", "hold", reason)
+    return Finding("canary step", "noted", wanted)
+
+
+def _as_canary(finding: Finding, outcome: Literal["pass", "noted", "reject"], more: str = "") -> Finding:
+    return Finding(
+        f"canary {finding.name}",
+        outcome,
+        f"{finding.reason}{more}",
+        finding.bound,
+        finding.interval,
+        details=finding.details,
+    )

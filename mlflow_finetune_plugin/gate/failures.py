@@ -1,0 +1,91 @@
+"""Tests of failures that may be looked at after every batch of answers: worse than another's, above a bound.
+
+The comparison. Answers come in batches (what one router told between two looks), each with answers of both sides. If the
+candidate fails no more often than the champion, then of a batch's failures a share that is hypergeometric falls to it, or
+less: given both sizes and the number of failures, whatever the rate of failures was in that batch (Fisher 1935, JRSS 98,
+39-82; as a test over strata Cox 1970, "Analysis of Binary Data", 4.3). An outage that hits both sides alike is therefore
+no evidence, which it would be against an assumed rate. With x of the failures the candidate's, a gambler who bets on odds
+w > 1 wins w^x / E[w^X]: 1 in expectation where the odds are even, less where the candidate's are lower, as the law of x
+has a monotone likelihood ratio in the odds. The product over batches, mixed over a grid of odds (Robbins 1970, Annals of
+Mathematical Statistics 41, 1397-1409), reaches 1/alpha with a probability of at most alpha, however often one looks
+(Ville 1939, "Etude critique de la notion de collectif", chapter V). Turner, Ly and Gruenwald 2024 ("Generic E-variables
+for exact sequential k-sample tests that allow for optional stopping", JSPI 230, 106116) give the unconditional one, which
+has to learn the rate first: it wants more answers in five of six cases of ``benchmarks/gate_canary.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+from scipy.stats import hypergeom
+
+from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.gate.sequential import beta_stakes
+
+Array = NDArray[np.float64]
+
+_LOG_ODDS: Array = np.linspace(math.log(1.25), math.log(100), 24)
+"""What is bet on: a candidate whose odds of failing are 1.25 to 100 times the champion's."""
+_BOUND_STAKES = beta_stakes(1, 8)
+"""Against a bound the best stake on a rate p is about p less the bound: small, where few answers fail."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Answers that have ended, and those of them that failed. Raises GateError for counts that are none."""
+
+    answers: int
+    failed: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.failed <= self.answers:
+            raise GateError(f"{self.failed} of {self.answers} answers failed; fix: give 0 <= failed <= answers")
+
+    def __add__(self, other: Answered) -> Answered:
+        return Answered(self.answers + other.answers, self.failed + other.failed)
+
+    def __str__(self) -> str:
+        return f"{self.failed:,} of {self.answers:,}"
+
+
+@dataclass(frozen=True)
+class FailureTest:
+    """The capital at each of the odds bet on, its logarithm (24,); at the start 1 each."""
+
+    log_capitals: Array = field(default_factory=lambda: np.zeros_like(_LOG_ODDS), repr=False)
+
+    @property
+    def e_worse(self) -> float:
+        """Evidence that the candidate fails more often: expected to be at most 1 where it does not."""
+        return float(np.exp(min(logsumexp(self.log_capitals) - math.log(len(self.log_capitals)), 700.0)))
+
+    def after(self, candidate: Answered, champion: Answered) -> FailureTest:
+        """With one more batch; one in which a side gave no answer, or nothing failed, says nothing.
+
+        When a batch ends must not depend on how many of it failed.
+        """
+        failed = candidate.failed + champion.failed
+        if not (candidate.answers and champion.answers and failed):
+            return self
+        answers = candidate.answers + champion.answers
+        share = np.arange(max(0, failed - champion.answers), min(failed, candidate.answers) + 1)
+        log_chances = hypergeom.logpmf(share, answers, failed, candidate.answers)  # (shares,)
+        expected = logsumexp(log_chances + _LOG_ODDS[:, None] * share, axis=1)  # (24,)
+        return FailureTest(self.log_capitals + candidate.failed * _LOG_ODDS - expected)
+
+
+def e_above(answered: Answered, bound: float) -> float:
+    """Evidence that answers fail more often than ``bound``, valid at all times: the betting capital of ``sequential``.
+
+    Raises GateError for a bound outside (0, 1).
+    """
+    if not 0 < bound < 1:
+        raise GateError(f"a bound of {bound} on the share of failures; fix: give one between 0 and 1, e.g. 0.05")
+    shares = _BOUND_STAKES.shares
+    succeeded = answered.answers - answered.failed
+    gains = answered.failed * np.log1p(shares * (1 / bound - 1)) + succeeded * np.log1p(-shares)
+    return float(np.exp(min(logsumexp(gains + _BOUND_STAKES.log_weights), 700.0)))
