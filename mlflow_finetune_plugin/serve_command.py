@@ -32,6 +32,13 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--api-key-file", type=Path, default=None, metavar="FILE", help="who may ask; see `keys`")
     parser.add_argument("--poll", type=float, default=1.0, metavar="SECONDS", help="between two looks (default: 1)")
     parser.add_argument(
+        "--tell-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="between two words to the registry of failures and latencies (default: 60)",
+    )
+    parser.add_argument(
         "--store", type=Path, default=None, metavar="DIR", help=f"adapters on this disk (default: {_STORE})"
     )
     parser.add_argument("--max-store", type=int, default=None, metavar="BYTES", help="of all adapters in the store")
@@ -90,6 +97,7 @@ def serve(namespace: argparse.Namespace) -> int:
         port=namespace.port,
         api_key_file=namespace.api_key_file,
         poll_s=namespace.poll,
+        tell_every_s=namespace.tell_every,
         base_models=tuple(path.resolve() for path in namespace.base_model),
         max_store=namespace.max_store,
         max_body=namespace.max_body,

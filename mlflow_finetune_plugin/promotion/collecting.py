@@ -19,9 +19,9 @@ from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED, MetricMod
 from mlflow_finetune_plugin.gate.evidence import Evidence, Gain, Latency, Regression, Votes
 from mlflow_finetune_plugin.gate.paired import PairedRows
 from mlflow_finetune_plugin.gate.policy import GainPolicy, GatePolicy
-from mlflow_finetune_plugin.latencies import logged_latency
 from mlflow_finetune_plugin.promotion.held_out import HeldOut, side_from_json, side_json, side_of
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion
+from mlflow_finetune_plugin.served_answers import logged_latency
 from mlflow_finetune_plugin.types import EvalRow, Interval
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 from starlette.requests import Request
@@ -25,8 +25,11 @@ _DONE = b"data: [DONE]"
 _END = b"\n\n"
 _ERROR = b'data: {"error"'
 
-Told = Callable[[str | None], None]
-"""Told once, when an answer is over: why it failed, or None."""
+
+class Told(Protocol):
+    """Called once, when an answer is over. ``failed``: why, or None; ``is_refusal``: the engine took no such request."""
+
+    def __call__(self, failed: str | None, *, is_refusal: bool = False) -> None: ...
 
 
 class EngineLostError(ServingError):

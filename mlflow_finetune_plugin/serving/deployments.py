@@ -44,6 +44,7 @@ _OPTIONS = {
     "port": "default: a free one",
     "api_key_file": "who may ask; predict then takes its key from " + KEY_VARIABLE,
     "poll": "seconds between two looks at the registry",
+    "tell_every": "seconds between two words to the registry of failures and latencies; default 60",
     "store": "folder of adapters on this disk",
     "max_store": "bytes of all adapters",
     "base_model": "folder where the base is now",

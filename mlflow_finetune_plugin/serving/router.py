@@ -23,6 +23,7 @@ from mlflow_finetune_plugin.serving.answers import (
     ClientGoneError,
     EngineLostError,
     StreamedAnswer,
+    Told,
     until_gone,
     whole_answer,
 )
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 _SHADOWS = 4
 _ROUTES = ("GET /v1/models", "POST /v1/chat/completions", "POST /v1/completions")
 _RETRY_S = 5
+_NOBODY_S_FAULT = ("client_gone", "cancelled")
+"""Ends of an answer that say nothing of its version or of the engine."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,9 @@ class Router:
         keys: Keys | None,
         metrics: Metrics,
         settings: RouterSettings,
-        note_latency: Callable[[str, str, float], None],
+        note_answer: Callable[[str, str, float | None], None],
     ) -> None:
-        self._note_latency = note_latency
+        self._note_answer = note_answer
         self._follower, self._fleet, self._keys = follower, fleet, keys
         self._metrics, self._settings = metrics, settings
         self._shadows: set[asyncio.Task[None]] = set()
@@ -192,7 +195,7 @@ class Router:
             told("cancelled")
             raise
         await stack.aclose()
-        told(None if status < 500 else "engine_error")
+        _tell_whole(told, status)
         return Response(content, status, {**headers, "content-type": "application/json"})
 
     async def _streamed(
@@ -201,7 +204,7 @@ class Router:
         speaker: _Speaker,
         body: dict[str, Any],
         watch: Watch,
-        told: Callable[[str | None], None],
+        told: Told,
         stack: AsyncExitStack,
         headers: dict[str, str],
     ) -> Response:
@@ -212,7 +215,7 @@ class Router:
         if upstream.status_code != 200:
             content = await upstream.aread()
             await stack.aclose()
-            told(None if upstream.status_code < 500 else "engine_error")
+            _tell_whole(told, upstream.status_code)
             return Response(content, upstream.status_code, {**headers, "content-type": "application/json"})
         return StreamedAnswer(upstream, stack, watch, told, wants_usage=asking.wants_usage, headers=headers)
 
@@ -249,12 +252,20 @@ class Router:
         }
 
     def _tell(
-        self, request_id: str, key: Key | None, speaker: _Speaker, asking: Asking, watch: Watch, failed: str | None
+        self,
+        request_id: str,
+        key: Key | None,
+        speaker: _Speaker,
+        asking: Asking,
+        watch: Watch,
+        failed: str | None,
+        *,
+        is_refusal: bool = False,
     ) -> None:
         """The end of an answer, without a word of what was said."""
         took_ms = watch.finish(failed)
-        if failed is None and speaker.resident is not None:
-            self._note_latency(speaker.model, speaker.version, took_ms)
+        if speaker.resident is not None and not is_refusal and failed not in _NOBODY_S_FAULT:
+            self._note_answer(speaker.model, speaker.version, took_ms if failed is None else None)
         said = {
             "id": request_id,
             "key": key.name if key is not None else None,
@@ -353,6 +364,11 @@ def _speaker(resident: Resident, alias: str | None) -> _Speaker:
         resident=resident,
         alias=alias,
     )
+
+
+def _tell_whole(told: Told, status: int) -> None:
+    """The end of an answer that came in one piece, by the engine's status."""
+    told("engine_error" if status >= 500 else None, is_refusal=400 <= status < 500)
 
 
 def _bearer(request: Request) -> str | None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import math
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -23,9 +24,9 @@ from mlflow_finetune_plugin.serving.engine_commands import AUTO, ENGINES, RANKS,
 from mlflow_finetune_plugin.serving.fleet import MAX_LOADED, Fleet
 from mlflow_finetune_plugin.serving.follower import Follower
 from mlflow_finetune_plugin.serving.keys import Keys
-from mlflow_finetune_plugin.serving.latency_log import LatencyLog
 from mlflow_finetune_plugin.serving.metrics import Metrics
 from mlflow_finetune_plugin.serving.router import Router, RouterSettings
+from mlflow_finetune_plugin.serving.served_log import TELL_EVERY_S, ServedLog
 from mlflow_finetune_plugin.serving.store import AdapterStore
 from mlflow_finetune_plugin.serving.versions import Fetcher, Version
 from mlflow_finetune_plugin.serving.workplace import Workplace
@@ -51,6 +52,7 @@ class ServiceSettings:
     port: int = 8000
     api_key_file: Path | None = None
     poll_s: float = 1.0
+    tell_every_s: float = TELL_EVERY_S
     base_models: tuple[Path, ...] = ()
     max_store: int | None = None
     max_body: int = 1_000_000
@@ -96,8 +98,11 @@ def check_settings(settings: ServiceSettings) -> None:
     faults += [
         f"{name} {value}; fix: a number from 1" for name, value in least_one.items() if value is not None and value < 1
     ]
-    if not settings.poll_s > 0:
-        faults.append(f"poll {settings.poll_s}; fix: seconds, more than 0")
+    faults += [
+        f"{name} {value}; fix: seconds, more than 0"
+        for name, value in {"poll": settings.poll_s, "tell every": settings.tell_every_s}.items()
+        if not 0 < value < math.inf
+    ]
     for folder in settings.base_models:
         if not (folder / "config.json").is_file():
             faults.append(f"base model {folder}: holds no config.json; fix: the folder of a model")
@@ -130,8 +135,8 @@ class Service:
         )
         self.metrics = Metrics()
         router_settings = RouterSettings(settings.max_body, settings.webhook_secret)
-        self.latencies = LatencyLog(client, settings.port)
-        self.router = Router(self.follower, self.fleet, keys, self.metrics, router_settings, self.latencies.note)
+        self.served = ServedLog(client, settings.port, every_s=settings.tell_every_s)
+        self.router = Router(self.follower, self.fleet, keys, self.metrics, router_settings, self.served.note)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def check_models(self) -> None:
@@ -167,7 +172,7 @@ class Service:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, server.end)
         following = asyncio.create_task(self.follower.run())
-        telling = asyncio.create_task(self.latencies.run())
+        telling = asyncio.create_task(self.served.run())
         following.add_done_callback(lambda task: _end_with(task, server))
         try:
             await server.serve()

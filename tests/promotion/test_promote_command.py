@@ -15,7 +15,6 @@ from mlflow_finetune_plugin.cli import main
 from mlflow_finetune_plugin.errors import GateError, MoveError
 from mlflow_finetune_plugin.evaluation.comparison import Side
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.latencies import TAG, summary_of
 from mlflow_finetune_plugin.promotion.audit import history
 from mlflow_finetune_plugin.promotion.carrying_out import carry_out
 from mlflow_finetune_plugin.promotion.collecting import Sources
@@ -23,6 +22,7 @@ from mlflow_finetune_plugin.promotion.decision import decide, stand
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint
 from mlflow_finetune_plugin.promotion.model_state import read_model
 from mlflow_finetune_plugin.promotion.policies import write_policy
+from mlflow_finetune_plugin.served_answers import TAG, ServedSummary, latency_of
 
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}})
 
@@ -157,11 +157,11 @@ def test_forgetting_and_latency_are_read_where_they_are(client):
     )
     times = [(time.time(), 50.0 + i) for i in range(40)]
     for version, factor in ((first, 1.0), (second, 1.1)):
-        told = summary_of([(at, ms * factor) for at, ms in times]).to_json()
+        told = ServedSummary(0.0, 40, 0, latency_of([(at, ms * factor) for at, ms in times])).to_json()
         client.set_model_version_tag("bot", version, f"{TAG}router", told)
     assert promote("bot") == 0
     client.set_registered_model_alias("bot", "champion", first)
-    slow = summary_of([(at, ms * 3) for at, ms in times]).to_json()
+    slow = ServedSummary(0.0, 40, 0, latency_of([(at, ms * 3) for at, ms in times])).to_json()
     client.set_model_version_tag("bot", second, f"{TAG}router", slow)
     assert promote("bot", "--version", second) == 4
 

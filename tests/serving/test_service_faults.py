@@ -19,6 +19,8 @@ import pytest
 from served_models import VersionMaker
 from serving_process import CHAT, ask, body, marked, serving, start_serving, wait_until
 
+from mlflow_finetune_plugin.served_answers import served
+
 ENGINE = ("--engine", "transformers", "--poll", "0.2")
 
 
@@ -49,6 +51,35 @@ def test_an_engine_killed_while_streaming(tmp_path, registry):
         after = ask(service, "bot@champion")
         assert (after.status_code, after.headers["x-finetune-version"]) == (200, "1")
         assert service.get("/readyz")[1]["engines"][0]["restarts"] == 1
+
+
+def test_the_registry_is_told_of_failures_and_of_nothing_that_is_no_version_s_fault(tmp_path, registry):
+    """Each answer once; a client that went away, a request refused, shadow traffic and a base are none of the version's."""
+    number = registry.make("told", seed=5)
+    shadowed = registry.make("told", seed=6)
+    registry.client.set_registered_model_alias("told", "champion", number)
+    registry.client.set_registered_model_tag("told", "finetune.shadow", "challenger")
+    started = time.time()
+    with serving(tmp_path, registry.uri, "told", *ENGINE, "--tell-every", "0.2") as service:
+        told = lambda version: served(registry.client.get_model_version("told", version).tags, version)  # noqa: E731
+        assert [ask(service, name).status_code for name in ("told@champion", "told@champion", "base")] == [200] * 3
+        assert httpx.post(service.url + CHAT, json=body("told@champion", stream=True), timeout=60).status_code == 200
+        assert ask(service, "told@champion", max_tokens=10**6).status_code == 400  # the engine's own refusal
+        endless = body("told@champion", stream=True, max_tokens=220, ignore_eos=True)
+        with httpx.stream("POST", service.url + CHAT, json=endless, timeout=60) as answer:
+            next(answer.iter_lines())
+        wait_until(lambda: 'reason="client_gone"' in httpx.get(service.url + "/metrics").text)
+        with httpx.stream("POST", service.url + CHAT, json=endless, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            engine_of(service).kill()
+            assert "engine_lost" in list(lines)[-2]
+        ((router, found),) = wait_until(lambda: (t := told(number)) and next(iter(t.values())).failed and t).items()
+        assert router.endswith(f"-{service.port}")
+        assert (found.answers, found.failed, found.recent.answers) == (4, 1, 3)
+        assert started <= found.begun <= found.recent.since <= found.recent.until <= time.time()
+        assert 'shadow="true"' in httpx.get(service.url + "/metrics").text
+        assert told(shadowed) == {}
 
 
 def test_an_engine_that_is_never_ready_is_told(tmp_path, registry):
