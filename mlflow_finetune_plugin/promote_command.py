@@ -11,7 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.errors import ConfigError, MoveError
+from mlflow_finetune_plugin.gate.canary import CanaryPolicy
+from mlflow_finetune_plugin.promotion.canary_decision import CanaryTrial
 from mlflow_finetune_plugin.promotion.carrying_out import VERDICT_TAG, CarriedOut, carry_out
 from mlflow_finetune_plugin.promotion.collecting import Sources, Speaks, known_sides
 from mlflow_finetune_plugin.promotion.decision import EXIT_CODES, Decision, Standing, decide, stand
@@ -22,7 +24,7 @@ from mlflow_finetune_plugin.promotion.policies import WrittenPolicy, policy_now
 from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines, decision_page
 from mlflow_finetune_plugin.promotion.settling import settle
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion, read_version
-from mlflow_finetune_plugin.promotion_config import PromotionConfig, load_policy
+from mlflow_finetune_plugin.promotion_config import PromotionConfig, canary_policy, load_policy
 from mlflow_finetune_plugin.registry import CHALLENGER
 from mlflow_finetune_plugin.report import Report
 
@@ -36,7 +38,8 @@ Say = Callable[[str], None]
 @dataclass(frozen=True)
 class PromoteCommand:
     """``version``: None takes the challenger; ``policy``: folder of a recipe whose policy is to hold, None takes the one that
-    the candidate was trained under; ``base_model``: where the base is now, when it has moved.
+    the candidate was trained under; ``base_model``: where the base is now, when it has moved; ``canary``: how the candidate
+    is tried before the move, None moves at once.
     """
 
     name: str
@@ -47,6 +50,7 @@ class PromoteCommand:
     base_model: str | None = None
     endpoint: str | None = None
     dry_run: bool = False
+    canary: CanaryPolicy | None = None
 
 
 def add_promote_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +74,14 @@ def add_promote_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help=f"router (http://.../v1) to time, and to ask where the policy says serving; its key from {KEY_VARIABLE}",
     )
+    parser.add_argument(
+        "--canary",
+        default=None,
+        metavar="PERCENTS",
+        help="when it passes, try it on a growing share of the requests first, e.g. 5,25,50; harm puts the split back",
+    )
+    parser.add_argument("--step", default=None, metavar="DURATION", help="of the canary, at least (default: 10m)")
+    parser.add_argument("--least-answers", default=None, metavar="N", help="of the canary in each step (default: 100)")
     parser.add_argument("--dry-run", action="store_true", help="judge and tell; write and move nothing")
     parser.add_argument("--json", action="store_true", help="print the whole decision as JSON")
     parser.set_defaults(command=_promote)
@@ -85,6 +97,7 @@ def run(config: PromotionConfig, client: MlflowClient, folder: Path, report: Rep
         accept_new_policy=config.accept_new_policy,
         base_model=config.base_model,
         endpoint=config.endpoint,
+        canary=canary_policy(config.canary, config.step, config.least_answers),
     )
     report.params({key: value for key, value in config.model_dump().items() if value is not None})
     decision, done = promote(client, command, lambda text: report.stage("gate", text))
@@ -116,9 +129,24 @@ def promote(client: MlflowClient, command: PromoteCommand, say: Say) -> tuple[De
             given=_policy(client, command),
             accept_new_policy=command.accept_new_policy,
         )
+        trial = _trial(command, standing, say)
         sources = _sources(client, command, standing, say)
         decision = decide(standing, sources, say)
-    return decision, None if command.dry_run else carry_out(client, decision, sources)
+    if command.dry_run:
+        return decision, None
+    done = carry_out(client, decision, sources, trial=trial)
+    return done.decision, done
+
+
+def _trial(command: PromoteCommand, standing: Standing, say: Say) -> CanaryTrial | None:
+    """Told before anything is measured: a canary beside nobody, or for an alias that the split does not serve."""
+    if command.canary is None:
+        return None
+    if standing.alias != CHAMPION:
+        raise MoveError(f"{command.name}: a canary is for {CHAMPION}, not {standing.alias}; fix: leave --canary out")
+    if standing.champion is None:
+        raise MoveError(f"{command.name}: has no {CHAMPION} that could answer the rest; fix: leave --canary out")
+    return CanaryTrial(command.canary, say)
 
 
 def _policy(client: MlflowClient, command: PromoteCommand) -> WrittenPolicy | None:
@@ -175,6 +203,7 @@ def _promote(namespace: argparse.Namespace) -> int:
         base_model=namespace.base_model,
         endpoint=namespace.endpoint,
         dry_run=namespace.dry_run,
+        canary=canary_policy(namespace.canary, namespace.step, namespace.least_answers),
     )
     decision, done = promote(MlflowClient(), command, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
     if namespace.json:
