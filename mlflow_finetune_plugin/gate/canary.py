@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlflow_finetune_plugin.errors import GateError
-from mlflow_finetune_plugin.gate.criteria import Finding, JsonScalar
+from mlflow_finetune_plugin.gate.criteria import Finding, FindingOutcome, JsonScalar
 from mlflow_finetune_plugin.gate.failures import Answered, FailureTest, e_above
 
 Action = Literal["widen", "wait", "back", "hold"]
@@ -23,7 +23,8 @@ class CanaryPolicy:
     """How a canary widens. ``steps``: its shares of the requests in percent; ``step_s``: seconds that each takes at least.
 
     ``least_answers`` in each step, for which ``patience`` times ``step_s`` are waited. ``alpha``: chance of ever going
-    back because of failures though the candidate fails no more often than the champion and than ``failures_at_most``.
+    back because of failures though the candidate fails no more often than the champion and than ``failures_at_most``;
+    while both fail more often than that, it neither widens nor goes back.
     ``slow_looks``: new summaries in a row that must be too slow. Raises GateError for what is no policy.
     """
 
@@ -91,8 +92,16 @@ def judge_canary(policy: CanaryPolicy, look: CanaryLook) -> CanaryVerdict:
     step = _step(policy, look)
     if any(harm.outcome == "reject" for harm in harms):
         return CanaryVerdict("back", tuple(harms))
-    actions: dict[str, Action] = {"pass": "widen", "noted": "wait", "hold": "hold"}
-    return CanaryVerdict(actions[step.outcome], (*harms, step))
+    action: Action = "wait"
+    if look.in_step_s >= policy.patience * policy.step_s and (step.outcome == "hold" or _is_open(harms)):
+        action = "hold"
+    elif step.outcome == "pass" and not _is_open(harms):
+        action = "widen"
+    return CanaryVerdict(action, (*harms, step))
+
+
+def _is_open(harms: list[Finding]) -> bool:
+    return any(harm.outcome == "hold" for harm in harms)
 
 
 def _compared(policy: CanaryPolicy, look: CanaryLook) -> Finding:
@@ -112,11 +121,17 @@ def _compared(policy: CanaryPolicy, look: CanaryLook) -> Finding:
 
 
 def _bounded(policy: CanaryPolicy, look: CanaryLook) -> Finding:
-    evidence, bound = e_above(look.canary, policy.failures_at_most), policy.failures_at_most
+    """What fails on both sides is no fault of the canary's: then nothing widens, and nothing goes back."""
+    bound = policy.failures_at_most
+    evidence, of_champion = e_above(look.canary, bound), e_above(look.champion, bound)
     told = f"{look.canary} answers failed: evidence of more than {bound:.3g} {evidence:.3g} of {policy.boundary:.3g}"
-    is_above = evidence >= policy.boundary
-    details: dict[str, JsonScalar] = {"e_above": evidence, "boundary": policy.boundary}
-    return Finding("canary failure bound", "reject" if is_above else "pass", told, bound, details=details)
+    details: dict[str, JsonScalar] = {"e_above": evidence, "e_above_champion": of_champion, "boundary": policy.boundary}
+    outcome: FindingOutcome = "pass"
+    if evidence >= policy.boundary and of_champion >= policy.boundary:
+        outcome, told = "hold", f"{told}, and as much of the champion's {look.champion}; fix: find out why both fail"
+    elif evidence >= policy.boundary:
+        outcome = "reject"
+    return Finding("canary failure bound", outcome, told, bound, details=details)
 
 
 def _slow(policy: CanaryPolicy, look: CanaryLook) -> list[Finding]:

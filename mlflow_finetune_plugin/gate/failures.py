@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
-from scipy.stats import hypergeom
+from scipy.special import gammaln
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.sequential import beta_stakes
@@ -61,7 +60,7 @@ class FailureTest:
     @property
     def e_worse(self) -> float:
         """Evidence that the candidate fails more often: expected to be at most 1 where it does not."""
-        return float(np.exp(min(logsumexp(self.log_capitals) - math.log(len(self.log_capitals)), 700.0)))
+        return float(np.exp(min(np.logaddexp.reduce(self.log_capitals) - math.log(len(self.log_capitals)), 700.0)))
 
     def after(self, candidate: Answered, champion: Answered) -> FailureTest:
         """With one more batch; one in which a side gave no answer, or nothing failed, says nothing.
@@ -72,9 +71,10 @@ class FailureTest:
         if not (candidate.answers and champion.answers and failed):
             return self
         answers = candidate.answers + champion.answers
-        share = np.arange(max(0, failed - champion.answers), min(failed, candidate.answers) + 1)
-        log_chances = hypergeom.logpmf(share, answers, failed, candidate.answers)  # (shares,)
-        expected = logsumexp(log_chances + _LOG_ODDS[:, None] * share, axis=1)  # (24,)
+        share = np.arange(max(0, failed - champion.answers), min(failed, candidate.answers) + 1, dtype=np.int64)
+        ways = _log_choose(candidate.answers, share) + _log_choose(champion.answers, failed - share)  # (shares,)
+        log_chances = ways - _log_choose(answers, failed)
+        expected = np.logaddexp.reduce(log_chances + _LOG_ODDS[:, None] * share, axis=1)  # (24,)
         return FailureTest(self.log_capitals + candidate.failed * _LOG_ODDS - expected)
 
 
@@ -88,4 +88,8 @@ def e_above(answered: Answered, bound: float) -> float:
     shares = _BOUND_STAKES.shares
     succeeded = answered.answers - answered.failed
     gains = answered.failed * np.log1p(shares * (1 / bound - 1)) + succeeded * np.log1p(-shares)
-    return float(np.exp(min(logsumexp(gains + _BOUND_STAKES.log_weights), 700.0)))
+    return float(np.exp(min(np.logaddexp.reduce(gains + _BOUND_STAKES.log_weights), 700.0)))
+
+
+def _log_choose(n: int, k: NDArray[np.int64] | int) -> Array:
+    return np.asarray(gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1))

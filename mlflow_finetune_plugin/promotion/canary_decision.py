@@ -44,28 +44,28 @@ class CanaryTrial:
 
 @dataclass(frozen=True)
 class Tried:
-    """``decision`` holds the canary's findings and outcome; ``move``: None where nothing was moved."""
+    """``move``: None where nothing was moved; ``interruption``: the signal that ended it, if one did."""
 
-    decision: Decision
+    course: CanaryCourse
     move: Move | None
     interruption: Interruption
 
 
-def carry_out_canary(
+def decide_by_canary(
     client: MlflowClient,
     decision: Decision,
     sources: Sources,
     evidence: MoveEvidence,
     trial: CanaryTrial,
     report: Callable[[Decision], None],
-) -> Tried:
-    """``evidence``: with the decision's run; ``report`` is given the decision as the canary left it, before any move.
+) -> tuple[Decision, Tried]:
+    """The decision with the canary's findings and outcome, which ``report`` is given before any move.
 
-    Raises as ``run_canary`` and ``promote_version``; then the split is put back, if the registry lets us.
+    ``evidence``: with the decision's run. Raises as ``carry_out_canary``.
     """
     champion = decision.champion
     assert champion is not None
-    assert evidence.run_id is not None
+    run_id = str(evidence.run_id)
     plan = CanaryPlan(
         name=decision.name,
         candidate=decision.candidate.number,
@@ -74,25 +74,39 @@ def carry_out_canary(
         evidence=evidence,
         latency=decision.policy.policy.latency,
         votes=lambda: _votes(decision, sources),
-        tell=lambda step, told: _log_step(client, str(evidence.run_id), step, told),
+        tell=lambda step, told: _log_step(client, run_id, step, told),
     )
+
+    def conclude(course: CanaryCourse) -> MoveEvidence:
+        tried = _with_course(decision, course)
+        report(tried)
+        return replace(evidence, outcome=tried.verdict.outcome, reason=tried.verdict.reason)
+
+    tried = carry_out_canary(client, plan, trial.say, conclude)
+    return _with_course(decision, tried.course), tried
+
+
+def carry_out_canary(
+    client: MlflowClient, plan: CanaryPlan, say: Say, conclude: Callable[[CanaryCourse], MoveEvidence]
+) -> Tried:
+    """The canary, then the move or the record that there is none. ``conclude`` gives the evidence for either.
+
+    Raises as ``run_canary`` and ``promote_version``; then the split is put back, if the registry lets us.
+    """
     with Interruption() as interruption:
-        course = run_canary(client, plan, interruption, trial.say)
+        course = run_canary(client, plan, interruption, say)
         try:
-            tried = _with_course(decision, course)
-            report(tried)
-            final = replace(evidence, outcome=tried.verdict.outcome, reason=tried.verdict.reason)
-            move = None
+            evidence, move = conclude(course), None
             if course.outcome == "promote":
-                move = _promote(client, plan, course, final, trial.say)
+                move = _promote(client, plan, course, evidence, say)
             else:
                 with registry_faults(plan.name):
-                    record_canary(client, plan.name, course.state, final)
+                    record_canary(client, plan.name, course.state, evidence)
         except BaseException:
-            leave(client, plan.name, course.state, trial.say, is_closed=True)
+            leave(client, plan.name, course.state, say, is_closed=True)
             raise
-        _close(client, plan.name, course, trial.say)
-    return Tried(tried, move, interruption)
+        _close(client, plan.name, course, say)
+    return Tried(course, move, interruption)
 
 
 def _promote(client: MlflowClient, plan: CanaryPlan, course: CanaryCourse, evidence: MoveEvidence, say: Say) -> Move:

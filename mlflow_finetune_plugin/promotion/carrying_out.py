@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
 from mlflow_finetune_plugin.promotion.audit import promotions_experiment, record_decision
-from mlflow_finetune_plugin.promotion.canary_decision import CanaryTrial, carry_out_canary
+from mlflow_finetune_plugin.promotion.canary_decision import CanaryTrial, decide_by_canary
 from mlflow_finetune_plugin.promotion.collecting import SIDES_FILE, SIDES_TAG, Sources, sides_json
 from mlflow_finetune_plugin.promotion.decision import Decision
 from mlflow_finetune_plugin.promotion.intent import MoveEvidence
@@ -60,8 +60,9 @@ def carry_out(
         _write_report(client, run_id, decision, sources)
         if trial is not None and decision.verdict.outcome == "promote":
             report = partial(_write_report, client, run_id, sources=sources)
-            tried = carry_out_canary(client, decision, sources, _evidence(decision, run_id), trial, report)
-            decision, move, interruption = tried.decision, tried.move, tried.interruption
+            evidence = _evidence(decision, run_id)
+            decision, tried = decide_by_canary(client, decision, sources, evidence, trial, report)
+            move, interruption = tried.move, tried.interruption
         else:
             move = _move(client, run_id, decision)
     except BaseException:

@@ -50,11 +50,19 @@ def test_more_failures_than_the_champion_go_back_even_when_time_is_over():
     assert verdict.reason.startswith("canary failures: 1 of 100 answers failed, of the champion's 20 of 1,900")
 
 
-def test_failures_above_the_bound_go_back_whatever_the_champion_does():
-    verdict = judge_canary(POLICY, replace(GOOD, canary=Answered(100, 20), champion=Answered(1900, 380)))
+def test_failures_above_the_bound_go_back():
+    verdict = judge_canary(POLICY, replace(GOOD, canary=Answered(100, 20)))
     assert verdict.action == "back"
     assert outcomes(verdict)["canary failures"] == "pass"
     assert verdict.reason.startswith("canary failure bound: 20 of 100 answers failed")
+
+
+def test_while_both_sides_fail_it_neither_widens_nor_goes_back():
+    outage = replace(GOOD, canary=Answered(100, 20), champion=Answered(1900, 380))
+    assert judge_canary(POLICY, outage).action == "wait"
+    verdict = judge_canary(POLICY, replace(outage, in_step_s=6000))
+    assert verdict.action == "hold"
+    assert "and as much of the champion's 380 of 1,900; fix: find out why both fail" in verdict.reason
 
 
 def test_slow_answers_go_back_only_when_seen_in_a_row():
