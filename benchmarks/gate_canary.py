@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 import numpy as np
 from scipy.stats import hypergeom
 
-from mlflow_finetune_plugin.gate.canary import CanaryLook, CanaryPolicy, judge_canary
+from mlflow_finetune_plugin.gate.canary import CanaryLook, judge_canary
+from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.failures import Answered, FailureTest, e_above
 
 POLICY = CanaryPolicy((5, 25, 50))

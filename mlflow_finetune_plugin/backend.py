@@ -21,7 +21,8 @@ from mlflow.projects.submitted_run import SubmittedRun
 
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.jobs import JobFolder
-from mlflow_finetune_plugin.submission import Submission, submit
+from mlflow_finetune_plugin.submission import submit
+from mlflow_finetune_plugin.submitted_run import Submission
 from mlflow_finetune_plugin.watching import Watcher
 
 CANCEL_PATIENCE_S = 60.0

@@ -14,7 +14,7 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 
 from mlflow_finetune_plugin.auto import AttentionFacts, BaseFacts, Reasons, resolve_attention
 from mlflow_finetune_plugin.base_files import check_base_files, context_length, local_folder
-from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.errors import BaseModelError, one_line
 from mlflow_finetune_plugin.settings import BaseModelSettings
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*"]
@@ -92,7 +92,7 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=base.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise BaseModelError(f"{base.folder}: the tokenizer cannot be loaded: {_one_line(error)}") from error
+        raise BaseModelError(f"{base.folder}: the tokenizer cannot be loaded: {one_line(error)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer  # type: ignore[no-any-return]
@@ -135,7 +135,7 @@ def empty_model(base: BaseModel) -> PreTrainedModel:
             )
     except ValueError as error:
         raise BaseModelError(
-            f"{base.folder}: not a causal language model that transformers knows: {_one_line(error)}"
+            f"{base.folder}: not a causal language model that transformers knows: {one_line(error)}"
         ) from error
 
 
@@ -155,7 +155,7 @@ def load_base_model(base: BaseModel) -> PreTrainedModel:
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        raise BaseModelError(f"{base.folder}: the weights cannot be loaded: {_one_line(error)}") from error
+        raise BaseModelError(f"{base.folder}: the weights cannot be loaded: {one_line(error)}") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise BaseModelError(
@@ -193,7 +193,7 @@ def _config(base: BaseModel) -> Any:
     try:
         return AutoConfig.from_pretrained(base.folder, trust_remote_code=base.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise BaseModelError(f"{base.folder}: config.json cannot be used: {_one_line(error)}") from error
+        raise BaseModelError(f"{base.folder}: config.json cannot be used: {one_line(error)}") from error
 
 
 def _dtype(wanted: str, config: dict[str, Any], reasons: Reasons) -> torch.dtype:
@@ -232,9 +232,5 @@ def _download(settings: BaseModelSettings) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise BaseModelError(
             f"base_model.name = {settings.name!r}: no such folder here, not in the local hub cache, and the hub cannot be reached; "
-            f"fix: give a local folder, or download it where there is a network ({_one_line(error)[:200]})"
+            f"fix: give a local folder, or download it where there is a network ({one_line(error)[:200]})"
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin import __version__
-from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
+from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, one_line, without_secrets
 from mlflow_finetune_plugin.methods import unknown
 from mlflow_finetune_plugin.promote_command import add_promote_arguments
 from mlflow_finetune_plugin.promotion_commands import add_history_arguments, add_rollback_arguments
@@ -156,7 +156,8 @@ def _run(namespace: argparse.Namespace) -> int:
     from mlflow.exceptions import ExecutionException
 
     from mlflow_finetune_plugin.backend import FinetuneRun, interruptions_held, wait_in_foreground
-    from mlflow_finetune_plugin.submission import Submission, submit
+    from mlflow_finetune_plugin.submission import submit
+    from mlflow_finetune_plugin.submitted_run import Submission
 
     arguments = run_arguments(namespace)
     submission = Submission(
@@ -207,7 +208,6 @@ def _experiment_id(arguments: RunArguments) -> str:
     from mlflow.tracking.fluent import _get_experiment_id
 
     from mlflow_finetune_plugin.errors import TrackingError
-    from mlflow_finetune_plugin.tracking import without_secrets
 
     try:
         if arguments.experiment_name is None:
@@ -217,7 +217,7 @@ def _experiment_id(arguments: RunArguments) -> str:
         return str(experiment.experiment_id if experiment else client.create_experiment(arguments.experiment_name))
     except Exception as error:  # whatever a tracking store raises, the person is told what it said
         raise TrackingError(
-            without_secrets(f"tracking server {mlflow.get_tracking_uri()}: {' '.join(str(error).split())[:400]}")
+            f"tracking server {without_secrets(mlflow.get_tracking_uri())}: {one_line(error)}"
         ) from error
 
 

@@ -109,7 +109,8 @@ def _jobs(*, reap: bool) -> Iterator[Finding]:
 def _tracking(*, reap: bool) -> Iterator[Finding]:
     import mlflow
 
-    from mlflow_finetune_plugin.tracking import client_for, reap_expired, without_secrets
+    from mlflow_finetune_plugin.errors import one_line, without_secrets
+    from mlflow_finetune_plugin.tracking import client_for, reap_expired
 
     uri = without_secrets(mlflow.get_tracking_uri())
     try:
@@ -117,7 +118,7 @@ def _tracking(*, reap: bool) -> Iterator[Finding]:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         dead = reap_expired(client, experiments, now_s=time.time(), act=reap)
     except Exception as error:
-        yield Finding(False, without_secrets(f"tracking server {uri}: {' '.join(str(error).split())[:300]}"))
+        yield Finding(False, f"tracking server {uri}: {one_line(error)}")
         return
     if not dead:
         yield Finding(True, f"tracking server {uri}: no run without a sign of life")

@@ -4,6 +4,8 @@ A message says what is wrong, where, and how to fix it. Leaf errors also subclas
 caller without this package would catch.
 """
 
+import re
+
 
 class FinetuneError(Exception):
     """What went wrong, where, and the fix, in one message meant for the person who started the run."""
@@ -82,6 +84,16 @@ class JournalError(FinetuneError, OSError):
     """The journal of votes on this disk cannot be read or written; a vote that raised it was not cast."""
 
 
-def in_short(error: Exception) -> str:
-    """Somebody else's error in one line of at most 300 characters."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+def in_short(error: BaseException) -> str:
+    """Somebody else's error in a line, with its kind."""
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def one_line(error: BaseException) -> str:
+    """Somebody else's error in a line of at most 400 characters, without the passwords of addresses in it."""
+    return without_secrets(" ".join(str(error).split()))[:400]
+
+
+def without_secrets(text: str) -> str:
+    """An address, or a message that holds some, without the user and password that it may carry."""
+    return re.sub(r"://[^/\s]*@", "://", text)

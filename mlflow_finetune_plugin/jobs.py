@@ -28,6 +28,8 @@ from typing import Any
 
 import psutil
 
+from mlflow_finetune_plugin.durable_files import write_whole
+
 
 def jobs_home() -> Path:
     """Where job folders live: $MLFLOW_FINETUNE_HOME, else the XDG state folder."""
@@ -87,13 +89,7 @@ class JobFolder:
 
     def write(self, name: str, value: dict[str, Any]) -> None:
         """Writes one of the JSON files whole."""
-        target = self.path / f"{name}.json"
-        draft = self.path / f".{name}.{os.getpid()}.tmp"
-        with draft.open("w", encoding="utf-8") as stream:
-            json.dump(value, stream, indent=1)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(target)
+        write_whole(self.path / f"{name}.json", json.dumps(value, indent=1).encode())
 
     def answer_for(self, pid: int) -> None:
         """Says which process the job is in the hands of, before its supervisor can say so itself."""

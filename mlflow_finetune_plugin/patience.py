@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from mlflow_finetune_plugin.errors import FinetuneError, TrackingError
+from mlflow_finetune_plugin.errors import FinetuneError, TrackingError, one_line
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.tracking import is_refusal
 
@@ -40,18 +40,14 @@ def with_patience(action: Callable[[], Result], report: Report, *, patience_s: f
             reason: Exception = error
         except (MlflowException, RequestException, ConnectionError, TimeoutError) as error:
             if is_refusal(error):
-                raise TrackingError(f"the tracking server refused: {_one_line(error)}") from error
+                raise TrackingError(f"the tracking server refused: {one_line(error)}") from error
             if time.monotonic() > deadline:
                 raise TrackingError(
-                    f"the tracking server was away for {patience_s / 60:.0f} minutes: {_one_line(error)}"
+                    f"the tracking server was away for {patience_s / 60:.0f} minutes: {one_line(error)}"
                 ) from error
             reason = error
-        logger.warning("tracking server away: %s", _one_line(reason))
+        logger.warning("tracking server away: %s", one_line(reason))
         if wait_s == 1.0:
             report.note("the tracking server is away; waiting for it")
         time.sleep(wait_s)
         wait_s = min(30.0, 2 * wait_s)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]

@@ -39,18 +39,17 @@ from mlflow_finetune_plugin.forecasting.micro_batch_shapes import steps_of
 from mlflow_finetune_plugin.patience import with_patience
 from mlflow_finetune_plugin.plan import Plan, data_files, data_request, make_plan, mix_tasks, settle_on
 from mlflow_finetune_plugin.precisions import served_as
+from mlflow_finetune_plugin.promotion_records import record_held_out, record_policy, written_policy
 from mlflow_finetune_plugin.records import (
     Identity,
     model_card,
     plan_params,
     record_data,
     record_forecast,
-    record_held_out,
     record_interference,
     record_mixture,
     record_model,
     record_plan,
-    record_policy,
     record_proof,
     record_training,
     summary,
@@ -106,7 +105,10 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     if config.resume is not None:
         record_drift(plan_params(plan), place.tracking_uri, place.run_id, place.folder, report)
     record_plan(plan, data, place.folder, report)
-    record_policy(plan.policy, regression_rows(plan, place.folder), place.folder, report)
+    earlier = None if config.resume is None else written_policy(place.tracking_uri, place.run_id, report)
+    record_policy(plan.policy, regression_rows(plan, place.folder), place.folder, report, earlier=earlier)
+    settings = plan.config.eval
+    record_held_out(data.eval_rows, list(settings.metrics), int(settings.max_new_tokens), place.folder, report)
     record_trained_rows(data.trained_rows, plan.config.training.seed, place.folder, report)
     record_forecast(forecast, why_not, place.folder, report)
     record_mixture(mixture, plan.config.data.mixing, place.folder, report)
@@ -123,7 +125,6 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     log_checkpoint_models(plan, data, digest.result(), place.run_id, place.folder, kept_step, report)
     proof = prove_adapter(plan, data, model, report)
     record_proof(proof, logged.model_id, trained.result.steps, place.folder, report)
-    record_held_out(data.eval_rows, list(plan.config.eval.metrics), place.folder, report)
     del model
     if plan.config.eval.single_task_references and proof.tasks:
         costs = single_tasks.costs_of_mixing(plan, data, proof, place.folder, report, train=_train_aside)

@@ -19,7 +19,7 @@ from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.methods import Method, load_method
 from mlflow_finetune_plugin.settings import MAX_PRECISION_GAP, DataFileSettings, DataSettings, EvalSettings
-from mlflow_finetune_plugin.types import EvalRow
+from mlflow_finetune_plugin.types import EvalRow, answer_room
 
 _CLASSIFICATION_METRICS = ["exact_match", "f1", "perplexity"]
 _SHORT_ANSWER_METRICS = ["exact_match", "token_f1", "perplexity"]
@@ -238,13 +238,13 @@ def settle_eval(settings: EvalSettings, eval_rows: list[EvalRow], layouts: list[
         update["metrics"], why = _metrics(eval_rows, layouts)
         reasons["eval.metrics"] = f"{', '.join(update['metrics'])}: {why}"
     if settings.max_new_tokens == "auto":
-        longest = max(len(row.completion_ids) for row in eval_rows)
+        room = answer_room(eval_rows)
         is_sample = _are_texts(layouts)
-        update["max_new_tokens"] = min(longest + 8, _SAMPLE_TOKENS if is_sample else 1024)
+        update["max_new_tokens"] = min(room, _SAMPLE_TOKENS if is_sample else 1024)
         why = (
             "a sample, which no metric of plain text reads"
             if is_sample
-            else f"the longest reference has {longest} tokens"
+            else f"the longest reference has {room - 8} tokens"
         )
         reasons["eval.max_new_tokens"] = f"{update['max_new_tokens']}: {why}"
     return settings.model_copy(update=update)

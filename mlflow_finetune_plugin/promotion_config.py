@@ -10,7 +10,7 @@ from mlflow_finetune_plugin.config import absolute_gate, read_recipe
 from mlflow_finetune_plugin.durations import seconds_of
 from mlflow_finetune_plugin.errors import ConfigError, GateError
 from mlflow_finetune_plugin.faults import unknown_key, validated
-from mlflow_finetune_plugin.gate.canary import CanaryPolicy
+from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.overrides import base_from
 from mlflow_finetune_plugin.register_settings import RegisterSettings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,20 +20,17 @@ from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.data.report import DataReport
 from mlflow_finetune_plugin.forecasting.forecast import Forecast
 from mlflow_finetune_plugin.forecasting.memory import mib
-from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.plan import Plan
-from mlflow_finetune_plugin.promotion.held_out import FILE as HELD_OUT_FILE
 from mlflow_finetune_plugin.promotion.held_out import FOLDER as HELD_OUT_FOLDER
-from mlflow_finetune_plugin.promotion.held_out import held_out_json
-from mlflow_finetune_plugin.promotion.policies import FOLDER, TAG, write_policy
+from mlflow_finetune_plugin.promotion.held_out import TABLE as HELD_OUT_TABLE
+from mlflow_finetune_plugin.promotion.held_out import TABLE_TAG
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.settings import DataFileSettings
 from mlflow_finetune_plugin.tracking import metric_part
 from mlflow_finetune_plugin.training.trainer import TrainingResult
-from mlflow_finetune_plugin.types import EvalReport, EvalRow, Interval, MetricResult
+from mlflow_finetune_plugin.types import EvalReport, Interval, MetricResult
 from mlflow_finetune_plugin.weights_digest import folder_digest
 
-_TABLE = "proof/rows.json"
 HELD_OUT = "held-out"
 
 
@@ -102,7 +100,7 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
     report.stage(
         "plan",
         f"{plan.config.adaptation} x {plan.config.objective} on {plan.base.name} ({plan.facts.parameters / 1e6:,.1f}M parameters, {plan.base.precision}, {device().type}); "
-        f"learning rate {training.learning_rate:g}, batch {training.per_device_train_batch_size} x {training.gradient_accumulation_steps}{shared}; to be served by {plan.serving}",
+        f"learning rate {training.learning_rate:g}, batch {training.per_device_train_batch_size} x {training.gradient_accumulation_steps}{shared}; serving {plan.serving}",
     )
     summary_line = data.report.summary()
     report.stage("data", summary_line.removeprefix("data").strip())
@@ -158,25 +156,6 @@ def record_mixture(mixture: Mixture, mixing: str, folder: Path, report: Report) 
     )
 
 
-def record_policy(policy: GatePolicy, rows: Mapping[str, Sequence[EvalRow]], folder: Path, report: Report) -> None:
-    """What a promotion will ask, before there is an answer: the policy, the rows it names, its digest as a tag."""
-    written = write_policy(policy, rows)
-    gate = folder / "gate"
-    gate.mkdir(exist_ok=True)
-    for path, found in rows.items():
-        _artifact(report, gate / f"{Path(path).name}.json", held_out_json(found, ()), FOLDER)
-    _artifact(report, gate / "policy.json", written.to_json(), FOLDER)
-    report.tags({TAG: written.digest})
-
-
-def record_held_out(rows: Sequence[EvalRow], metrics: Sequence[str], folder: Path, report: Report) -> None:
-    """The held-out rows whole, so that another version can be asked the same; metric files travel with them."""
-    _artifact(report, folder / HELD_OUT_FILE, held_out_json(rows, metrics), HELD_OUT_FOLDER)
-    for metric in metrics:
-        if metric.endswith(".py"):
-            report.artifact(Path(metric), HELD_OUT_FOLDER)
-
-
 def record_forecast(forecast: Forecast | None, why_not: str, folder: Path, report: Report) -> None:
     """``plan/memory_mib`` (training, as ``train/peak_memory_mib`` measures it), ``plan/train_seconds``, the parts as an artifact."""
     if forecast is None:
@@ -228,8 +207,10 @@ def record_proof(
     report.metrics(proof_metrics(proof), step=step, model_id=model_id)
     columns = list(proof.rows[0])
     table = {"columns": columns, "data": [[row[column] for column in columns] for row in proof.rows]}
-    _artifact(report, folder / "rows.json", json.dumps(table, ensure_ascii=False), "proof")
-    report.tags({"mlflow.loggedArtifacts": json.dumps([{"path": _TABLE, "type": "table"}])})
+    text = json.dumps(table, ensure_ascii=False)
+    _artifact(report, folder / HELD_OUT_TABLE, text, HELD_OUT_FOLDER)
+    logged = json.dumps([{"path": f"{HELD_OUT_FOLDER}/{HELD_OUT_TABLE}", "type": "table"}])
+    report.tags({"mlflow.loggedArtifacts": logged, TABLE_TAG: hashlib.sha256(text.encode()).hexdigest()})
     from mlflow_finetune_plugin.evaluation.plots import plot_gain, plot_tasks
 
     figure = plot_gain(proof)

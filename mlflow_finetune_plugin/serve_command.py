@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import ConfigError, MissingExtraError
+from mlflow_finetune_plugin.serving.names import http_address
 
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.serving.service import ServiceSettings
@@ -121,7 +122,8 @@ def serve(namespace: argparse.Namespace) -> int:
 
 
 def _tell_serving(settings: ServiceSettings) -> None:
-    print(f"  serving  {', '.join(settings.models)} at http://{settings.host}:{settings.port}/v1", file=sys.stderr)
+    address = http_address(settings.host, settings.port)
+    print(f"  serving  {', '.join(settings.models)} at {address}/v1", file=sys.stderr)
 
 
 def _port_fault(settings: ServiceSettings, error: OSError) -> str:

@@ -10,18 +10,16 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from mlflow_finetune_plugin import __version__
-from mlflow_finetune_plugin.attempts import claim, next_attempt
+from mlflow_finetune_plugin.attempts import next_attempt
 from mlflow_finetune_plugin.backend_settings import BackendSettings, backend_settings
 from mlflow_finetune_plugin.config import (
     RunConfig,
@@ -33,7 +31,12 @@ from mlflow_finetune_plugin.config import (
 from mlflow_finetune_plugin.doctor import adopt_orphans, remove_old_folders
 from mlflow_finetune_plugin.entry_points import OPERATIONS
 from mlflow_finetune_plugin.entry_points import entry_point as find_entry_point
-from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, ProjectError, TrackingError
+from mlflow_finetune_plugin.errors import (
+    ConfigError,
+    FinetuneError,
+    ProjectError,
+    TrackingError,
+)
 from mlflow_finetune_plugin.jobs import JobFolder, ProcessId, jobs_home
 from mlflow_finetune_plugin.launchers import local
 from mlflow_finetune_plugin.mlproject import FinetuneCommand, OwnCommand, entry_names, mlproject_entry
@@ -42,20 +45,21 @@ from mlflow_finetune_plugin.preflight import (
     check_evaluation_before_spend,
     check_promotion_before_spend,
 )
-from mlflow_finetune_plugin.projects import ProjectFolder, caller_folder, open_project
+from mlflow_finetune_plugin.projects import ProjectFolder, open_project
 from mlflow_finetune_plugin.promotion.model_state import read_model, registry_faults
 from mlflow_finetune_plugin.promotion_config import load_promotion_config
 from mlflow_finetune_plugin.registry import CHALLENGER, find_model
+from mlflow_finetune_plugin.submitted_run import (
+    Submission,
+    check_param_names,
+    create_run,
+    end_run,
+    log_params,
+    tracking_error,
+)
 from mlflow_finetune_plugin.supervisor import start_supervisor
 from mlflow_finetune_plugin.tracking import (
-    ATTEMPT_TAG,
-    HEARTBEAT_TAG,
-    HOST_TAG,
-    JOB_TAG,
-    STATUS_TAG,
-    RunRecord,
     absolute_store,
-    without_secrets,
 )
 
 logger = logging.getLogger(__name__)
@@ -67,25 +71,6 @@ TELEMETRY_OFF = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
-
-
-@dataclass(frozen=True)
-class Submission:
-    """One request, as MLflow hands it over."""
-
-    project_uri: str
-    entry_point: str
-    parameters: dict[str, str]
-    version: str | None
-    backend_config: dict[str, Any]
-    tracking_uri: str
-    experiment_id: str
-    run_name: str | None = None
-    run_id: str | None = None
-    attempt: int = 1
-    caller: Path = field(default_factory=caller_folder)
-    folders: Mapping[str, Path] = field(default_factory=dict)
-    """Parameters whose relative paths start elsewhere than in ``caller``."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +176,7 @@ def _go_on_with(config: RunConfig, request: Submission) -> Submission:
     except FinetuneError:
         raise
     except Exception as error:  # whatever a tracking store raises, the person is told what it said
-        raise _tracking_error(request, error) from error
+        raise tracking_error(request, error) from error
     return replace(request, run_id=attempt.run_id, attempt=attempt.number, experiment_id=attempt.experiment_id)
 
 
@@ -206,7 +191,7 @@ def _submit_evaluation(request: Submission, folder: JobFolder, project: ProjectF
     try:
         found = find_model(MlflowClient(request.tracking_uri), config.model)
     except TrackingError as error:
-        raise _tracking_error(request, error) from error
+        raise tracking_error(request, error) from error
     folder.write("config", config.model_copy(update={"model": found.uri}).model_dump(mode="json"))
     return _start_worker(request, folder, project, "evaluate")
 
@@ -236,22 +221,22 @@ def _start_worker(
     _write_job(request, folder, kind, command, {}, cwd=request.caller, processes=processes)
     supervisor = start_supervisor(folder)
     try:
-        run_id = _create_run(request, folder, project)
+        run_id = create_run(request, folder, project)
         folder.write("run", {"run_id": run_id})
     except BaseException as error:
         _abandon(supervisor)
-        _end_run(request, folder, error)
+        end_run(request, folder, error)
         raise
     return run_id
 
 
 def _submit_command(request: Submission, folder: JobFolder, project: ProjectFolder, entry: OwnCommand) -> str:
     """A project's own program: the run exists first, because the program expects its id in the environment."""
-    _check_param_names(entry.parameters)
+    check_param_names(entry.parameters)
     supervisor: int | None = None
     try:
-        run_id = _create_run(request, folder, project)
-        _log_params(request, run_id, entry.parameters)
+        run_id = create_run(request, folder, project)
+        log_params(request, run_id, entry.parameters)
         environment = {"MLFLOW_RUN_ID": run_id}
         _write_job(request, folder, "command", ["bash", "-c", entry.command], environment, cwd=project.path)
         folder.write("run", {"run_id": run_id})
@@ -259,49 +244,9 @@ def _submit_command(request: Submission, folder: JobFolder, project: ProjectFold
     except BaseException as error:
         if supervisor is not None:
             _abandon(supervisor)
-        _end_run(request, folder, error)
+        end_run(request, folder, error)
         raise
     return run_id
-
-
-def _check_param_names(parameters: Mapping[str, str]) -> None:
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.validation import _validate_param_name
-
-    for name in parameters:
-        try:
-            _validate_param_name(name)
-        except MlflowException as error:
-            raise ConfigError(
-                [f"-P {name[:120]}: MLflow takes no parameter of this name: {_one_line(error)}"]
-            ) from None
-
-
-def _log_params(request: Submission, run_id: str, parameters: Mapping[str, str]) -> None:
-    from mlflow import MlflowClient
-
-    try:
-        record = RunRecord(MlflowClient(request.tracking_uri), run_id, attempt=1)
-        record.apply({"event": "params", "values": dict(parameters)})
-    except Exception as error:  # whatever a tracking store raises, the person is told what it said
-        raise _tracking_error(request, error) from error
-
-
-def _end_run(request: Submission, folder: JobFolder, error: BaseException) -> None:
-    """A run that was created, but whose work was not started, says so. A server that is away had no run to create."""
-    if isinstance(error, TrackingError):
-        return
-    from mlflow import MlflowClient
-
-    client = MlflowClient(request.tracking_uri)
-    status = "FAILED" if isinstance(error, Exception) else "KILLED"
-    try:
-        runs = client.search_runs([request.experiment_id], f"tags.`{JOB_TAG}` = '{folder.id}'")
-        for run in runs:
-            client.set_tag(run.info.run_id, STATUS_TAG, f"not started: {type(error).__name__}: {_one_line(error)}")
-            client.set_terminated(run.info.run_id, status)
-    except Exception as refusal:
-        logger.error("the run of %s may still say RUNNING: %s: %s", folder.id, type(refusal).__name__, refusal)
 
 
 def _write_job(
@@ -336,55 +281,6 @@ def _write_job(
     )
 
 
-def _create_run(request: Submission, folder: JobFolder, project: ProjectFolder) -> str:
-    """The MLflow run with the tags that stock MLflow sets, and ours. Raises TrackingError."""
-    import mlflow
-    from mlflow import MlflowClient
-    from mlflow.tracking.context.default_context import _get_user
-    from mlflow.utils import mlflow_tags as tags
-    from mlflow.utils.string_utils import is_string_type
-
-    parent = mlflow.active_run()
-    project = project.with_lineage()
-    values = {
-        tags.MLFLOW_SOURCE_NAME: project.source,
-        tags.MLFLOW_SOURCE_TYPE: "PROJECT",
-        tags.MLFLOW_PROJECT_ENTRY_POINT: request.entry_point,
-        tags.MLFLOW_PROJECT_BACKEND: "finetune",
-        tags.MLFLOW_PROJECT_ENV: "local",
-        tags.MLFLOW_USER: _get_user(),
-        tags.MLFLOW_GIT_COMMIT: project.commit,
-        tags.MLFLOW_GIT_REPO_URL: project.repository,
-        tags.MLFLOW_GIT_BRANCH: project.branch,
-        tags.MLFLOW_PARENT_RUN_ID: parent.info.run_id if parent else None,
-        JOB_TAG: folder.id,
-        HOST_TAG: socket.gethostname(),
-        ATTEMPT_TAG: str(request.attempt),
-        STATUS_TAG: f"attempt {request.attempt} runs" if request.attempt > 1 else None,
-        HEARTBEAT_TAG: str(int(time.time())),
-    }
-    present = {key: value for key, value in values.items() if is_string_type(value)}
-    try:
-        client = MlflowClient(request.tracking_uri)
-        if request.run_id is not None:
-            if request.attempt > 1:
-                claim(client, request.run_id, request.attempt, folder.id)
-            for key, value in present.items():
-                client.set_tag(request.run_id, key, value)
-            client.update_run(request.run_id, status="RUNNING")
-            return request.run_id
-        run = client.create_run(request.experiment_id, tags=present, run_name=request.run_name)
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever a tracking store raises, the person is told what it said
-        raise _tracking_error(request, error) from error
-    return str(run.info.run_id)
-
-
-def _tracking_error(request: Submission, error: Exception) -> TrackingError:
-    return TrackingError(without_secrets(f"tracking server {request.tracking_uri}: {_one_line(error)}"))
-
-
 def _abandon(supervisor: int) -> None:
     """Ends a supervisor, its sentinel and its worker at once. It is stopped first, so that it starts nobody meanwhile."""
     try:
@@ -395,7 +291,3 @@ def _abandon(supervisor: int) -> None:
         psutil.Process(supervisor).wait(10)
     except (ProcessLookupError, psutil.NoSuchProcess):
         logger.debug("supervisor %s had already ended", supervisor)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]

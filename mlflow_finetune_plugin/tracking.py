@@ -62,11 +62,6 @@ def client_for(tracking_uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri)
 
 
-def without_secrets(text: str) -> str:
-    """A tracking URI, or a message that holds one, without the user and password that it may carry."""
-    return re.sub(r"://[^/\s]*@", "://", text)
-
-
 class RunRecord:
     """One run and the attempt that may write to it."""
 

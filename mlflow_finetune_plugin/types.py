@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,11 @@ class EvalRow:
     task: str
     source: str
     line: int
+
+
+def answer_room(rows: Sequence[EvalRow]) -> int:
+    """Tokens that an answer may have: the longest reference's, and a few for one that is longer and wrong."""
+    return max(len(row.completion_ids) for row in rows) + 8
 
 
 @dataclass(frozen=True)

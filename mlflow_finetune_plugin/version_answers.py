@@ -22,16 +22,14 @@ class Answerer:
     def __init__(self, uri: str, base_model: str | None = None) -> None:
         self._uri, self._base_model = uri, base_model
 
-    def answer(
-        self, rows: Sequence[EvalRow], max_new_tokens: int | None = None, on_progress: OnProgress | None = None
-    ) -> Side:
+    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int, on_progress: OnProgress | None = None) -> Side:
         """Greedy answers, and the nats of the reference answers. Raises ReloadError."""
         loaded = self._loaded
         return measure(
             loaded.model.eval(),
             loaded.tokenizer,
             [self._rendered(row) for row in rows],
-            max_new_tokens=max_new_tokens or int(loaded.card["max_new_tokens"]),
+            max_new_tokens=max_new_tokens,
             stop_token_ids=loaded.card["stop_token_ids"],
             answer_prefix=loaded.card["answer_prefix"],
             on_progress=on_progress,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError
+from mlflow_finetune_plugin.serving.names import ROUTER_KEY
 
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.votes.forgetting import Deleted
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from mlflow_finetune_plugin.votes.pairs import Pair
     from mlflow_finetune_plugin.votes.reading import Reading
 
-JUDGE_KEY = "FINETUNE_JUDGE_API_KEY"
-ROUTER_KEY = "FINETUNE_API_KEY"
+JUDGE_KEY = "MLFLOW_FINETUNE_JUDGE_API_KEY"
 _VERSION = re.compile(r"[1-9][0-9]*")
 _FAULTS_SHOWN = 10
 

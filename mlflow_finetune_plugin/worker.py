@@ -102,13 +102,13 @@ def _promote(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
     import mlflow
     from mlflow import MlflowClient
 
-    from mlflow_finetune_plugin import promote_command
+    from mlflow_finetune_plugin import promoting
     from mlflow_finetune_plugin.promotion_config import PromotionConfig
 
     config = PromotionConfig.model_validate(folder.read("config"))
     _run_id(folder)  # it exists before anything is moved
     mlflow.set_tracking_uri(job["tracking_uri"])
-    report.result(**promote_command.run(config, MlflowClient(), folder.work, report))
+    report.result(**promoting.run(config, MlflowClient(), folder.work, report))
 
 
 def _leave_out_bitsandbytes(config: RunConfig) -> None:

@@ -11,7 +11,7 @@ from alias_moves import Killed, evidence, faults_in, moves_of, processes, regist
 from mlflow import MlflowClient
 from routers_told import ToldRouter, telling
 
-from mlflow_finetune_plugin.gate.canary import CanaryPolicy
+from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.promotion.audit import history
 from mlflow_finetune_plugin.promotion.canary import CanaryPlan
 from mlflow_finetune_plugin.promotion.canary_decision import carry_out_canary

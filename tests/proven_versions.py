@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ from mlflow import MlflowClient
 from mlflow_finetune_plugin.data.split import hash_eval_row
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion import policies
-from mlflow_finetune_plugin.promotion.held_out import held_out_json
+from mlflow_finetune_plugin.promotion.held_out import FILE, FOLDER, TABLE, TABLE_TAG, held_out_json
+from mlflow_finetune_plugin.promotion.held_out import TAG as HELD_OUT_TAG
 from mlflow_finetune_plugin.promotion.policies import write_policy
-from mlflow_finetune_plugin.types import EvalRow
+from mlflow_finetune_plugin.types import EvalRow, answer_room
 
 RIGHT, WRONG = "yes", "no"
 
@@ -55,14 +57,18 @@ def register_proven(
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if held_out is not None:
-            client.log_text(run_id, held_out_json(held_out, ["exact_match"]), "proof/held_out.json")
-            client.log_text(run_id, json.dumps(_table(held_out, right, base_right)), "proof/rows.json")
+            log_believed(
+                client, run_id, HELD_OUT_TAG, held_out_json(held_out, ["exact_match"], answer_room(held_out)), FILE
+            )
+            log_believed(client, run_id, TABLE_TAG, json.dumps(_table(held_out, right, base_right)), TABLE)
         if policy is not None:
             written = write_policy(policy, regressions or {})
             client.log_text(run_id, written.to_json(), f"{policies.FOLDER}/policy.json")
             client.set_tag(run_id, policies.TAG, written.digest)
         for path, found in (regressions or {}).items():
-            client.log_text(run_id, held_out_json(found, ()), f"{policies.FOLDER}/{Path(path).name}.json")
+            client.log_text(
+                run_id, held_out_json(found, (), answer_room(found)), f"{policies.FOLDER}/{Path(path).name}.json"
+            )
         if trained_on is not None:
             hashes = sorted({hash_eval_row(row, 0) for row in trained_on})
             np.save(folder / "trained_rows.npy", np.array(hashes, dtype=np.uint64))
@@ -87,3 +93,9 @@ def _table(held_out: Sequence[EvalRow], right: int, base_right: int) -> dict[str
     ]
     columns = ["reference", "base_answer", "base_nats_per_token", "adapter_answer", "adapter_nats_per_token"]
     return {"columns": columns, "data": data}
+
+
+def log_believed(client: MlflowClient, run_id: str, tag: str, text: str, file: str) -> None:
+    """A file of a proof, with the digest by which it is known."""
+    client.log_text(run_id, text, f"{FOLDER}/{file}")
+    client.set_tag(run_id, tag, hashlib.sha256(text.encode()).hexdigest())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import jsonschema
 import pytest
@@ -153,3 +155,11 @@ def test_doctor_tells_a_store_that_is_away_without_its_password(desk):
     assert "FIX  tracking server http://127.0.0.1:9" in result.stdout
     assert "secret" not in result.stdout
     assert "Traceback" not in result.stdout
+
+
+def test_a_command_pays_only_for_what_it_needs():
+    """The libraries that some command needs are imported by that command."""
+    heavy = "{'torch', 'transformers', 'mlflow', 'scipy', 'matplotlib', 'pandas', 'datasets'}"
+    code = f"import sys; import mlflow_finetune_plugin.cli; print(*{heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

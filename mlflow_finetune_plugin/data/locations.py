@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_finetune_plugin.errors import DataError
+from mlflow_finetune_plugin.errors import DataError, one_line
 
 HUB = "hf:"
 ARTIFACTS = ("runs:/", "models:/")
@@ -67,7 +67,7 @@ def local_copy(path: str, folder: Path) -> Path:
         found = Path(mlflow.artifacts.download_artifacts(artifact_uri=path, dst_path=str(folder)))
     except (MlflowException, OSError, ValueError) as error:
         raise DataError(
-            f"{path}: cannot be fetched from {_without_password(mlflow.get_tracking_uri())}: {_one_line(error)}; "
+            f"{path}: cannot be fetched from {_without_password(mlflow.get_tracking_uri())}: {one_line(error)}; "
             "fix: check the run or version and the path of the artifact"
         ) from error
     if not os.path.lexists(found):
@@ -82,7 +82,3 @@ def shown(path: str) -> str:
 
 def _without_password(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//", uri)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

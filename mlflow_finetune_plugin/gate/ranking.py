@@ -106,11 +106,7 @@ def rank(
         raise GateError(f"no maximum likelihood: {'; '.join(notes)}; fix: give prior_votes above 0")
     strengths = _strengths(points[None], groups, prior_votes)[0]
     spread = _resampled_strengths(per_voter, groups, max(prior_votes, _TOLERANCE), seed, n_resamples)
-    tail = (1 - confidence) / 2
-    lows, highs = np.quantile(spread, [tail, 1 - tail], axis=0)
-    for group, won in zip(groups, winners, strict=True):
-        if won:
-            highs[sorted(won)], lows[sorted(set(group) - won)] = math.inf, -math.inf
+    lows, highs = _ends(spread, confidence, groups, winners)
     if len(per_voter) == 1:
         notes.append("one voter has no spread, so no strength has an interval")
         lows, highs = np.full_like(lows, -math.inf), np.full_like(highs, math.inf)
@@ -126,6 +122,16 @@ def rank(
         for i in sorted(group, key=lambda i: -strengths[i])
     ]
     return Ranking(tuple(models), tuple(tuple(names[i] for i in group) for group in groups), tuple(notes))
+
+
+def _ends(spread: Array, confidence: float, groups: list[list[int]], winners: list[set[int]]) -> tuple[Array, Array]:
+    """Percentiles of the resamples (resamples, models); open where only the prior bounds a strength."""
+    tail = (1 - confidence) / 2
+    lows, highs = np.quantile(spread, [tail, 1 - tail], axis=0)
+    for group, won in zip(groups, winners, strict=True):
+        if won:
+            highs[sorted(won)], lows[sorted(set(group) - won)] = math.inf, -math.inf
+    return lows, highs
 
 
 def _points_per_voter(comparisons: Sequence[Comparison], names: list[str]) -> Array:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from mlflow_finetune_plugin.errors import MoveError, TrackingError
-from mlflow_finetune_plugin.gate.canary import CanaryLook, CanaryPolicy, CanaryVerdict, judge_canary
+from mlflow_finetune_plugin.gate.canary import CanaryLook, CanaryVerdict, judge_canary
+from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.criteria import Finding, judge_latency
 from mlflow_finetune_plugin.gate.evidence import Evidence
 from mlflow_finetune_plugin.gate.failures import Answered

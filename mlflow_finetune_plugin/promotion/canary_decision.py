@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import FinetuneError, LeaseError, in_short
-from mlflow_finetune_plugin.gate.canary import CanaryPolicy
+from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.criteria import Finding, judge_votes
 from mlflow_finetune_plugin.gate.policy import GatePolicy, VotesPolicy
 from mlflow_finetune_plugin.gate.verdict import Verdict

@@ -13,8 +13,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mlflow_finetune_plugin.errors import MoveError
-from mlflow_finetune_plugin.gate.canary import CanaryPolicy
+from mlflow_finetune_plugin.errors import MoveError, one_line
 from mlflow_finetune_plugin.promotion.audit import last_moved, now, record_of, write_record
 from mlflow_finetune_plugin.promotion.canary_state import (
     ALIVE_TAG,
@@ -28,11 +27,13 @@ from mlflow_finetune_plugin.promotion.canary_state import (
 from mlflow_finetune_plugin.promotion.holder import Holder, who_moves
 from mlflow_finetune_plugin.promotion.intent import CHAMPION, INTENT_TAG, REASON_LIMIT, Intent, MoveEvidence
 from mlflow_finetune_plugin.promotion.lease import Lease
-from mlflow_finetune_plugin.promotion.model_state import named, read_model, registry_faults, said, version_exists
+from mlflow_finetune_plugin.promotion.model_state import named, read_model, registry_faults, version_exists
 from mlflow_finetune_plugin.serving.traffic import SPLIT_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 
 
 def begin_canary(
@@ -173,7 +174,7 @@ def end_for_another(client: MlflowClient, lease: Lease, state: CanaryState, why:
         if state.run_id is not None:
             client.set_terminated(state.run_id, "FINISHED" if is_promoted or outcome == "reject" else "FAILED")
     except (MlflowException, MoveError) as error:
-        told += f"; its record could not be written: {said(error)}"
+        told += f"; its record could not be written: {one_line(error)}"
     close_canary(client, lease, state)
     after = " after its candidate had become champion" if is_promoted else ""
     return f"{name}: {state.text}, was {why}{after}; {told}"

@@ -37,14 +37,12 @@ SIDES_FILE = "sides.json"
 """Of a decision's run: what its versions answered, by adapter and rows, so that the next decision need not ask again."""
 
 Note = Callable[[str], None]
-_MORE_TOKENS = 8
-"""An answer may be longer than the longest reference by as many, as in a training run's own proof."""
 
 
 class Speaks(Protocol):
     """Whoever answers rows as a version does: the model itself, or an endpoint that serves it."""
 
-    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int | None = None) -> Side: ...
+    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int) -> Side: ...
 
 
 @dataclass
@@ -158,8 +156,12 @@ def _gain(
         if module.reads_likelihoods:
             raise GateError(f"{module.name} reads likelihoods, which serving does not tell; fix: gain.through: model")
         say(f"asking for {len(rows.rows):,} held-out rows through serving")
-        own = sources.served(candidate).answer(rows.rows)
-        against = sources.served(other).answer(rows.rows) if other is not None else _base_side(candidate, rows)
+        own = sources.served(candidate).answer(rows.rows, rows.max_new_tokens)
+        against = (
+            sources.served(other).answer(rows.rows, rows.max_new_tokens)
+            if other is not None
+            else _base_side(candidate, rows)
+        )
     else:
         own = _side(candidate, rows, sources, say)
         against = _side(other, rows, sources, say) if other is not None else _base_side(candidate, rows)
@@ -192,7 +194,7 @@ def _with_a_width(gain: Interval) -> Interval:
 def _metric(name: str | None, candidate: ProvenVersion, rows: HeldOut) -> MetricModule:
     """By the name in a policy; a file's own travels with the proof."""
     of_proof = candidate.held_out.metrics if candidate.held_out is not None else rows.metrics
-    wanted = Path(name or of_proof[0]).name
+    wanted = Path(name or next(iter(of_proof))).name
     (module,) = load_metrics([wanted if wanted in PACKAGED else candidate.metric_file(wanted)])
     return module
 
@@ -223,10 +225,7 @@ def _side(version: ProvenVersion, rows: HeldOut, sources: Sources, say: Note) ->
         if place in known and len(known[place].answers) == len(known[place].nats) == len(rows.rows):
             return known[place]
     say(f"asking {version.uri} {len(rows.rows):,} held-out rows")
-    longest = (
-        max(len(row.completion_ids) for row in rows.rows) + _MORE_TOKENS
-    )  # of these rows, whatever it was trained on
-    sources.measured[place] = sources.speaker(version).answer(rows.rows, longest)
+    sources.measured[place] = sources.speaker(version).answer(rows.rows, rows.max_new_tokens)
     return sources.measured[place]
 
 

@@ -15,7 +15,7 @@ from mlflow_finetune_plugin.promotion.audit import now
 from mlflow_finetune_plugin.promotion.collecting import Sources, collect
 from mlflow_finetune_plugin.promotion.intent import CHAMPION, PREVIOUS
 from mlflow_finetune_plugin.promotion.model_state import read_model
-from mlflow_finetune_plugin.promotion.policies import WrittenPolicy
+from mlflow_finetune_plugin.promotion.policies import WrittenPolicy, policy_now
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion, check_comparable, read_version
 from mlflow_finetune_plugin.registry import CHALLENGER
 
@@ -61,7 +61,7 @@ def stand(
     version: str | None,
     alias: str,
     *,
-    given: WrittenPolicy | None = None,
+    given: GatePolicy | None = None,
     accept_new_policy: bool = False,
 ) -> Standing:
     """``version``: None takes the challenger. ``given``: a policy of now, e.g. a project's; None takes the candidate's own.
@@ -82,7 +82,7 @@ def stand(
     if champion is not None:
         check_comparable(candidate, champion)
     trained = candidate.policy
-    policy = given or trained or WrittenPolicy(GatePolicy())
+    policy = policy_now(given, trained) if given is not None else trained or WrittenPolicy(GatePolicy())
     standing = Standing(name, alias, candidate, champion, policy, trained.digest if trained is not None else None)
     if standing.is_policy_changed and not accept_new_policy:
         before = trained or WrittenPolicy(GatePolicy())

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 import httpx
 import numpy as np
 
-from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.errors import GateError, in_short
 from mlflow_finetune_plugin.evaluation.comparison import Side
 from mlflow_finetune_plugin.gate.evidence import Latency
+from mlflow_finetune_plugin.promotion.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion
+from mlflow_finetune_plugin.serving.names import ROUTER_KEY
 from mlflow_finetune_plugin.types import EvalRow
 
 PROBE_ROWS = 60
@@ -28,9 +30,7 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         if "@" in self.url.partition("//")[2].partition("/")[0] or not self.url.startswith(("http://", "https://")):
-            raise GateError(
-                "the endpoint is no http(s) URL without a name and password; fix: the key in MLFLOW_FINETUNE_API_KEY"
-            )
+            raise GateError(f"the endpoint is no http(s) URL without a name and password; fix: the key in {ROUTER_KEY}")
 
     def client(self) -> httpx.Client:
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
@@ -40,16 +40,16 @@ class Endpoint:
 class ServedVersion:
     """One version behind an endpoint. Raises GateError for an answer that another one gave."""
 
-    def __init__(self, endpoint: Endpoint, version: ProvenVersion, max_new_tokens: int) -> None:
-        self._endpoint, self._version, self._max_new_tokens = endpoint, version, max_new_tokens
+    def __init__(self, endpoint: Endpoint, version: ProvenVersion) -> None:
+        self._endpoint, self._version = endpoint, version
 
-    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int | None = None) -> Side:
+    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int) -> Side:
         """As the router gives them at temperature 0; how likely the references were it does not tell (nan)."""
         with self._endpoint.client() as client:
             answers = [self.ask(client, row, max_new_tokens)[0] for row in rows]
         return Side(answers, np.full(len(answers), np.nan))
 
-    def ask(self, client: httpx.Client, row: EvalRow, max_new_tokens: int | None = None) -> tuple[str, float]:
+    def ask(self, client: httpx.Client, row: EvalRow, max_new_tokens: int) -> tuple[str, float]:
         """(answer, milliseconds from the request to its end)."""
         version = self._version
         if not row.messages:
@@ -61,7 +61,7 @@ class ServedVersion:
             "model": name,
             "messages": list(row.messages),
             "temperature": 0,
-            "max_tokens": max_new_tokens or self._max_new_tokens,
+            "max_tokens": max_new_tokens,
         }
         started = time.perf_counter()
         try:
@@ -83,25 +83,31 @@ class ServedVersion:
                 f"{name} at {self._endpoint.url}: the answer's receipt is of adapter {str(digest)[:12]}, the registry's is "
                 f"{version.adapter_digest[:12]}; fix: name a router that serves this registry"
             )
-        return str(told["choices"][0]["message"]["content"]).strip(), took_ms
+        try:
+            text = told["choices"][0]["message"]["content"] or ""
+        except (KeyError, IndexError, TypeError) as error:
+            raise GateError(
+                f"{name} at {self._endpoint.url}: its answer is no chat completion: {in_short(error)}"
+            ) from error
+        return str(text).strip(), took_ms
 
 
 def probe_latency(
     candidate: ServedVersion,
     champion: ServedVersion | None,
     endpoint: Endpoint,
-    rows: Sequence[EvalRow],
+    rows: HeldOut,
     say: Callable[[str], None],
 ) -> Latency:
     """Both asked the same rows in turns, one request at a time, so that what else goes on there meets both alike."""
-    asked = [rows[i % len(rows)] for i in range(PROBE_ROWS + _WARM)]
+    asked = [rows.rows[i % len(rows.rows)] for i in range(PROBE_ROWS + _WARM)]
     say(f"timing {PROBE_ROWS} answers of each side at {endpoint.url}")
     took: tuple[list[float], list[float]] = ([], [])
     with endpoint.client() as client:
         for number, row in enumerate(asked):
             sides = [(candidate, took[0]), *([(champion, took[1])] if champion is not None else [])]
             for side, times in sides if number % 2 else reversed(sides):
-                _, took_ms = side.ask(client, row)
+                _, took_ms = side.ask(client, row, rows.max_new_tokens)
                 if number >= _WARM:
                     times.append(took_ms)
     p95 = [float(np.percentile(times, 95)) if times else None for times in took]

@@ -17,14 +17,23 @@ from mlflow_finetune_plugin.types import EvalRow
 
 FOLDER = "proof"
 FILE = "held_out.json"
+TAG = "finetune.held_out_digest"
+"""Of the run, written before the first step: sha256 of that file, which holds those of the metric files."""
+TABLE = "rows.json"
+TABLE_TAG = "finetune.proof_digest"
+"""Of the run: sha256 of the table of what base and adapter answered."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """``metrics``: packaged names, or files that lie beside; ``digest`` (sha256, hex) is of the rows alone."""
+    """``metrics``: packaged names, or files that lie beside, with their sha256; ``max_new_tokens``: that an answer may have, whoever is asked.
+
+    ``digest`` (sha256, hex) is of all that decides the answers: the rows and the length.
+    """
 
     rows: tuple[EvalRow, ...]
-    metrics: tuple[str, ...]
+    metrics: Mapping[str, str | None]
+    max_new_tokens: int
     digest: str
 
     @property
@@ -52,8 +61,12 @@ class HeldOut:
         return found if len(set(found)) < len(found) else None
 
 
-def held_out_json(rows: Sequence[EvalRow], metrics: Sequence[str]) -> str:
-    content = {"metrics": [Path(metric).name for metric in metrics], "rows": [_row(row) for row in rows]}
+def held_out_json(rows: Sequence[EvalRow], metrics: Sequence[str], max_new_tokens: int) -> str:
+    content = {
+        "metrics": {Path(metric).name: file_digest(metric) if metric.endswith(".py") else None for metric in metrics},
+        "max_new_tokens": max_new_tokens,
+        "rows": [_row(row) for row in rows],
+    }
     return json.dumps(content, ensure_ascii=False)
 
 
@@ -62,19 +75,27 @@ def read_held_out(text: str, what: str) -> HeldOut:
     try:
         content: dict[str, Any] = json.loads(text)
         rows = tuple(_row_of(row) for row in content["rows"])
-        metrics = tuple(str(metric) for metric in content["metrics"])
-    except (ValueError, KeyError, TypeError) as error:
+        metrics = {str(name): str(digest) if digest else None for name, digest in content["metrics"].items()}
+        longest = int(content["max_new_tokens"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise GateError(
             f"{what}: holds no held-out rows: {type(error).__name__} {error}; fix: train it again"
         ) from error
-    if not rows:
-        raise GateError(f"{what}: holds no rows; fix: train it again, with held-out rows")
-    return HeldOut(rows, metrics, rows_digest(rows))
+    if not rows or longest < 1:
+        raise GateError(f"{what}: holds no rows, or no room for answers; fix: train it again, with held-out rows")
+    return HeldOut(rows, metrics, longest, rows_digest(rows, longest))
 
 
-def rows_digest(rows: Sequence[EvalRow]) -> str:
-    """sha256 (hex) of questions, references and their order."""
-    return hashlib.sha256(json.dumps([_row(row) for row in rows], ensure_ascii=False).encode()).hexdigest()
+def rows_digest(rows: Sequence[EvalRow], max_new_tokens: int) -> str:
+    """sha256 (hex) of questions, references and their order, and of how long an answer may be."""
+    content = [max_new_tokens, [_row(row) for row in rows]]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+
+def file_digest(path: str | Path) -> str:
+    """sha256 (hex). Raises OSError."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def side_of(table: Mapping[str, Any], name: str, rows: Sequence[EvalRow], what: str) -> Side:

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.errors import LeaseError
+from mlflow_finetune_plugin.errors import LeaseError, one_line
 from mlflow_finetune_plugin.promotion.holder import Holder, renewal_tag
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Lease:
             self._release()
             self._remove_old_graves()
         except MlflowException as refusal:  # the move is made or has its own error; a lease that is left ends by itself
-            logger.warning("the lease %s could not be given back: %s", self.model, _said(refusal))
+            logger.warning("the lease %s could not be given back: %s", self.model, one_line(refusal))
 
     def check(self) -> None:
         """Directly before every write: raises LeaseError unless the lease is still ours. Renews it at half its time."""
@@ -228,9 +228,3 @@ def _is_taken_or_gone(error: Any) -> bool:
     return error.error_code in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST") or (
         error.error_code == "BAD_REQUEST" and "0 were matched" in str(error)
     )
-
-
-def _said(error: Exception) -> str:
-    from mlflow_finetune_plugin.tracking import without_secrets
-
-    return without_secrets(" ".join(str(error).split())[:300])

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mlflow_finetune_plugin.errors import MoveError, TrackingError
+from mlflow_finetune_plugin.errors import MoveError, TrackingError, one_line
 from mlflow_finetune_plugin.promotion.holder import who_moves
-from mlflow_finetune_plugin.tracking import without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -49,22 +48,18 @@ def registry_faults(name: str) -> Iterator[None]:
     except MlflowException as error:
         if error.error_code == "PERMISSION_DENIED":
             raise MoveError(
-                f"{name}: the server does not let {who_moves()} do this: {said(error)}; fix: EDIT on the registered model "
+                f"{name}: the server does not let {who_moves()} do this: {one_line(error)}; fix: EDIT on the registered model "
                 f"{name!r} and leave to create registered models, for the lease"
             ) from error
         if error.error_code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
             raise TrackingError(
-                f"{name}: the server asks who you are: {said(error)}; fix: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
+                f"{name}: the server asks who you are: {one_line(error)}; fix: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, "
                 "or MLFLOW_TRACKING_TOKEN"
             ) from error
         raise TrackingError(
-            f"{name}: the registry failed: {said(error)}; fix: call again when it answers, which settles what was begun"
+            f"{name}: the registry failed: {one_line(error)}; fix: call again when it answers, which settles what was begun"
         ) from error
 
 
 def named(version: str | None) -> str:
     return "no version" if version is None else f"version {version}"
-
-
-def said(error: Exception) -> str:
-    return without_secrets(" ".join(str(error).split())[:400])

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.promotion.held_out import rows_digest
-from mlflow_finetune_plugin.types import EvalRow
+from mlflow_finetune_plugin.promotion.held_out import file_digest, rows_digest
+from mlflow_finetune_plugin.types import EvalRow, answer_room
 
 FOLDER = "finetune/gate"
 """Of the training run's artifacts: ``policy.json``, and ``NAME.json`` with the rows of each regression file NAME."""
@@ -61,7 +61,9 @@ class WrittenPolicy:
 
 def write_policy(policy: GatePolicy, rows: Mapping[str, Sequence[EvalRow]]) -> WrittenPolicy:
     """The policy of a recipe, with the rows of its regression files by the paths that it has there."""
-    files = {Path(path).name: (_file_digest(path), rows_digest(found)) for path, found in rows.items()}
+    files = {
+        Path(path).name: (_file_digest(path), rows_digest(found, answer_room(found))) for path, found in rows.items()
+    }
     return WrittenPolicy(_with_names(policy), files)
 
 
@@ -90,6 +92,6 @@ def _with_names(policy: GatePolicy) -> GatePolicy:
 def _file_digest(path: str) -> str:
     """sha256 (hex). Raises GateError."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise GateError(f"regression file {path}: {error.strerror}; fix: name a file of this machine") from error

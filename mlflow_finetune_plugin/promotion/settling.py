@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from mlflow_finetune_plugin.errors import MoveError
+from mlflow_finetune_plugin.errors import MoveError, one_line
 from mlflow_finetune_plugin.promotion.audit import unrecorded, write_record
 from mlflow_finetune_plugin.promotion.canary_moves import end_for_another
 from mlflow_finetune_plugin.promotion.canary_state import CANARY_TAG, read_state
@@ -21,7 +21,7 @@ from mlflow_finetune_plugin.promotion.intent import (
     Kind,
 )
 from mlflow_finetune_plugin.promotion.lease import Lease
-from mlflow_finetune_plugin.promotion.model_state import named, read_model, registry_faults, said, version_exists
+from mlflow_finetune_plugin.promotion.model_state import named, read_model, registry_faults, version_exists
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -198,7 +198,7 @@ def _try_to_record(client: MlflowClient, name: str, intent: Intent) -> tuple[str
         run_id = write_record(client, name, intent, is_moved=True)
         _tag_version(client, name, intent)
     except (MlflowException, MoveError) as error:
-        return None, said(error)
+        return None, one_line(error)
     return run_id, None
 
 

@@ -69,15 +69,13 @@ class ProvenVersion:
 
     @cached_property
     def held_out(self) -> HeldOut | None:
-        path = self._artifact(f"{held_out.FOLDER}/{held_out.FILE}")
-        if path is None:
-            return None
-        return held_out.read_held_out(path.read_text(encoding="utf-8"), f"{self.uri}'s {held_out.FILE}")
+        text = self._believed(held_out.FILE, held_out.TAG)
+        return None if text is None else held_out.read_held_out(text, f"{self.uri}'s {held_out.FILE}")
 
     @cached_property
     def proof_table(self) -> Mapping[str, object] | None:
-        path = self._artifact("proof/rows.json")
-        return None if path is None else dict(json.loads(path.read_text(encoding="utf-8")))
+        text = self._believed(held_out.TABLE, held_out.TABLE_TAG)
+        return None if text is None else dict(json.loads(text))
 
     @cached_property
     def trained_rows(self) -> tuple[frozenset[int], int] | None:
@@ -85,8 +83,13 @@ class ProvenVersion:
         hashes, seed = self._artifact("finetune/trained_rows.npy"), self._artifact("finetune/trained_rows.json")
         if hashes is None or seed is None:
             return None
-        told = json.loads(seed.read_text(encoding="utf-8"))
-        return frozenset(int(one) for one in np.load(hashes, allow_pickle=False)), int(told["seed"])
+        try:
+            told = json.loads(seed.read_text(encoding="utf-8"))
+            return frozenset(int(one) for one in np.load(hashes, allow_pickle=False)), int(told["seed"])
+        except (ValueError, TypeError, KeyError, EOFError) as error:
+            raise GateError(
+                f"{self.uri}: what tells the rows that it was trained on is broken: {error}; fix: train it again"
+            ) from error
 
     @property
     def forgetting(self) -> Interval | None:
@@ -115,7 +118,22 @@ class ProvenVersion:
         path = self._artifact(f"{held_out.FOLDER}/{name}")
         if path is None:
             raise GateError(f"{self.uri}: its run holds no metric file {name}; fix: train it again")
+        wanted = self.held_out.metrics.get(name) if self.held_out is not None else None
+        if held_out.file_digest(path) != wanted:
+            raise GateError(f"{self.uri}: {name} is not what its run measured with; fix: find out who changed it")
         return str(path)
+
+    def _believed(self, file: str, tag: str) -> str | None:
+        """A file of the proof, as the run's tag names it; None where it is gone. Raises GateError for another."""
+        path = self._artifact(f"{held_out.FOLDER}/{file}")
+        if path is None:
+            return None
+        tagged, found = self.run_tags.get(tag), held_out.file_digest(path)
+        if tagged != found:
+            raise GateError(
+                f"{self.uri}: its run says that {file} is {str(tagged)[:12]}, it is {found[:12]}; fix: find out who changed it"
+            )
+        return path.read_text(encoding="utf-8")
 
     @cached_property
     def _scratch(self) -> tempfile.TemporaryDirectory[str]:
@@ -123,8 +141,6 @@ class ProvenVersion:
 
     def _artifact(self, path: str) -> Path | None:
         """A file of the run; None where the run, or the file, is gone."""
-        from mlflow.exceptions import MlflowException
-
         if self.run_id is None:
             return None
         try:
@@ -132,7 +148,7 @@ class ProvenVersion:
             if path not in listed:
                 return None
             return Path(self.client.download_artifacts(self.run_id, path, self._scratch.name))
-        except MlflowException as error:
+        except Exception as error:  # each kind of artifact store has errors of its own
             raise TrackingError(f"{self.uri}: its proof cannot be read: {in_short(error)}") from error
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from mlflow_finetune_plugin.base_files import local_folder
 from mlflow_finetune_plugin.errors import BaseModelError, ServingError
 from mlflow_finetune_plugin.serving.versions import Version
 from mlflow_finetune_plugin.weights_digest import base_digest
+
+logger = logging.getLogger(__name__)
 
 
 class Bases:
@@ -19,10 +22,14 @@ class Bases:
 
     def find(self, version: Version) -> Path:
         """Blocks, perhaps for a download. Raises ServingError when no folder holds that base."""
-        base, seen = version.base, []
+        base = version.base
+        seen: list[str] = []
         for folder in self._candidates(base):
             found = self._digest(folder)
             if found == base["digest"]:
+                if seen and folder not in self._moved:
+                    wanted, name = str(base["digest"])[:12], f"{version.model}/{version.number}"
+                    logger.warning("base_model_passed_over version=%s wanted=%s %s", name, wanted, ", ".join(seen))
                 return folder
             seen.append(f"{folder} ({found[:12]})")
         raise ServingError(

@@ -21,7 +21,6 @@ from mlflow.store.artifact.utils.models import _parse_model_uri
 from mlflow_finetune_plugin.serving.engine import free_port
 from mlflow_finetune_plugin.serving.local_services import (
     FLAVOR,
-    KEY_VARIABLE,
     LOOPBACK,
     Deployment,
     alone,
@@ -35,6 +34,7 @@ from mlflow_finetune_plugin.serving.local_services import (
     run_in_foreground,
     start,
 )
+from mlflow_finetune_plugin.serving.names import ROUTER_KEY
 
 _PORT_S = 15.0  # until a port is free whose process has ended
 _OPTIONS = {
@@ -42,7 +42,7 @@ _OPTIONS = {
     "dtype": "of the engines; default auto, each base's own",
     "host": "default 127.0.0.1; another needs api_key_file",
     "port": "default: a free one",
-    "api_key_file": "who may ask; predict then takes its key from " + KEY_VARIABLE,
+    "api_key_file": "who may ask; predict then takes its key from " + ROUTER_KEY,
     "poll": "seconds between two looks at the registry",
     "tell_every": "seconds between two words to the registry of failures and latencies; default 60",
     "store": "folder of adapters on this disk",
@@ -257,7 +257,23 @@ def _is_seconds(given: str) -> bool:
         return False
 
 
+def _is_count(given: str) -> bool:
+    return given.isdecimal() and int(given) > 0
+
+
+_COUNTS = (
+    "max_store",
+    "max_body",
+    "max_loaded",
+    "max_loras",
+    "max_cpu_loras",
+    "max_rank",
+    "max_model_len",
+    "max_num_seqs",
+)
 _VALUES: Mapping[str, tuple[Callable[[str], bool], str]] = {
+    **dict.fromkeys(_COUNTS, (_is_count, "NUMBER, from 1")),
+    "poll": (_is_seconds, "SECONDS, more than 0"),
     "port": (_is_port, "NUMBER, from 1 to 65535, or leave it out for a free one"),
     "timeout": (_is_seconds, "SECONDS, more than 0"),
     "trust_remote_code": (lambda given: given in ("true", "false"), "true or false"),

@@ -27,9 +27,9 @@ from mlflow.protos.databricks_pb2 import (
 )
 
 from mlflow_finetune_plugin.jobs import jobs_home
+from mlflow_finetune_plugin.serving.names import ROUTER_KEY, http_address
 
 FLAVOR = "finetune"
-KEY_VARIABLE = "MLFLOW_FINETUNE_API_KEY"
 _READY_S = 900.0
 _END_S = 90.0
 LOOPBACK = "127.0.0.1"
@@ -51,7 +51,7 @@ class Deployment:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host if self.host not in ('0.0.0.0', '::') else '127.0.0.1'}:{self.port}"
+        return http_address(self.host, self.port)
 
     @property
     def process(self) -> psutil.Process | None:
@@ -295,5 +295,5 @@ def check_name(name: str) -> None:
 
 
 def headers() -> dict[str, str]:
-    key = os.environ.get(KEY_VARIABLE)
+    key = os.environ.get(ROUTER_KEY)
     return {"Authorization": f"Bearer {key}"} if key else {}

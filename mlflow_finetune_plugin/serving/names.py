@@ -6,8 +6,17 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
+ROUTER_KEY = "MLFLOW_FINETUNE_API_KEY"
+"""The environment variable from which whoever asks a router takes its key."""
+
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
 _LONGEST = 600
+
+
+def http_address(host: str, port: int) -> str:
+    """Where a service of this machine that listens on ``host`` can be asked; one on all addresses, on loopback."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @dataclass(frozen=True)

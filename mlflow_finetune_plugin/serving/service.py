@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from mlflow_finetune_plugin.errors import ConfigError, TrackingError
+from mlflow_finetune_plugin.errors import ConfigError, TrackingError, without_secrets
 from mlflow_finetune_plugin.serving.bases import Bases
 from mlflow_finetune_plugin.serving.catalog import Catalog
 from mlflow_finetune_plugin.serving.certificate import DTYPES, Certificate
@@ -30,7 +30,6 @@ from mlflow_finetune_plugin.serving.served_log import TELL_EVERY_S, ServedLog
 from mlflow_finetune_plugin.serving.store import AdapterStore
 from mlflow_finetune_plugin.serving.versions import Fetcher, Version
 from mlflow_finetune_plugin.serving.workplace import Workplace
-from mlflow_finetune_plugin.tracking import without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

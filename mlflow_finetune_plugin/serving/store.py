@@ -22,6 +22,7 @@ from typing import Self
 
 from safetensors import SafetensorError, safe_open
 
+from mlflow_finetune_plugin.durable_files import sync
 from mlflow_finetune_plugin.errors import StoreError
 from mlflow_finetune_plugin.weights_digest import folder_digest
 
@@ -147,10 +148,8 @@ class AdapterStore:
             raise StoreError(f"the adapter store {self.root} cannot be written: {error.strerror}") from error
         try:
             for name in FILES:
-                with (source / name).open("rb") as read, (draft / name).open("wb") as write:
-                    shutil.copyfileobj(read, write)
-                    write.flush()
-                    os.fsync(write.fileno())
+                shutil.copyfile(source / name, draft / name)
+                sync(draft / name)
             fault = _fault(draft, digest)
             if fault is not None:
                 raise StoreError(f"adapter {digest}: changed while it was copied ({fault})")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mlflow_finetune_plugin.durable_files import sync
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
@@ -37,16 +38,16 @@ def seal(draft: Path, target: Path, *, step: int, fingerprint: Mapping[str, Any]
     digests = {}
     for path in sorted(path for path in draft.rglob("*") if path.is_file()):
         digests[path.relative_to(draft).as_posix()] = _digest(path)
-        _sync(path)
+        sync(path)
     manifest = {"step": step, "fingerprint": dict(fingerprint), "files": digests}
     (draft / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    _sync(draft / MANIFEST)
-    _sync(draft)
+    sync(draft / MANIFEST)
+    sync(draft)
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():  # of an attempt that went the same way
         shutil.rmtree(target)
     draft.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
     return Checkpoint(target, step, fingerprint)
 
 
@@ -94,11 +95,3 @@ def remove_old(root: Path, *, limit: int) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from mlflow_finetune_plugin.durable_files import append_synced, sync, write_whole
 from mlflow_finetune_plugin.errors import JournalError
 from mlflow_finetune_plugin.jobs import jobs_home
-from mlflow_finetune_plugin.votes.durable_files import append_synced, sync_folder, write_whole
 from mlflow_finetune_plugin.votes.journal_lines import Forgotten, Line, parse_line, written_line
 from mlflow_finetune_plugin.votes.vote import ANONYMOUS, CastVote
 
@@ -70,7 +70,7 @@ class Journal:
                 self.id = self._made_once("id", lambda: secrets.token_hex(8))
                 self._salt = bytes.fromhex(self._made_once("salt", lambda: secrets.token_hex(32)))
                 self._path.touch(mode=0o600)
-                sync_folder(self.folder)
+                sync(self.folder)
                 self._catch_up()
         except (OSError, ValueError) as error:
             raise JournalError(

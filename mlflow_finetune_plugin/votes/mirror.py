@@ -10,11 +10,11 @@ import logging
 import threading
 from dataclasses import dataclass
 
-from mlflow_finetune_plugin.errors import JournalError, TrackingError
+from mlflow_finetune_plugin.errors import JournalError, TrackingError, in_short
 from mlflow_finetune_plugin.tracking import is_refusal
 from mlflow_finetune_plugin.votes.feedback import FEEDBACK, feedback_of
 from mlflow_finetune_plugin.votes.journal import Entry, Journal
-from mlflow_finetune_plugin.votes.traces import VoteTraces, asked, one_line
+from mlflow_finetune_plugin.votes.traces import VoteTraces, asked
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class Mirror:
             ):  # it went, and its votes with it: begin anew, or say that it is deleted
                 self._experiment_id = None
                 raise
-            return one_line(error)
+            return in_short(error)
         return None
 
     def _overridden(self, trace_id: str, vote_id: str) -> str | None:

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, TrackingError
+from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, TrackingError, in_short, without_secrets
 from mlflow_finetune_plugin.registry import find_model
-from mlflow_finetune_plugin.tracking import client_for, without_secrets
+from mlflow_finetune_plugin.tracking import client_for
 from mlflow_finetune_plugin.types import Message
 from mlflow_finetune_plugin.votes.vote import BASE, Receipt, Side, Turn, clean, clean_messages, trace_id_for
 
@@ -181,11 +181,7 @@ def asked(server: str) -> Iterator[None]:
     except FinetuneError:
         raise
     except Exception as error:  # requests', SQLAlchemy's, MLflow's
-        raise TrackingError(f"the tracking server {server} cannot be asked about votes: {one_line(error)}") from error
-
-
-def one_line(error: Exception) -> str:
-    return without_secrets(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        raise TrackingError(f"the tracking server {server} cannot be asked about votes: {in_short(error)}") from error
 
 
 def _tags(turn: Turn, side: Side) -> dict[str, str]:

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 
 from mlflow_finetune_plugin.errors import GateError
-from mlflow_finetune_plugin.gate.canary import CanaryLook, CanaryPolicy, judge_canary
+from mlflow_finetune_plugin.gate.canary import CanaryLook, judge_canary
+from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.criteria import Finding
 from mlflow_finetune_plugin.gate.failures import Answered, FailureTest
 

@@ -8,20 +8,25 @@ from proven_versions import rows
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.comparison import Side, compare, load_metrics
-from mlflow_finetune_plugin.promotion.held_out import held_out_json, read_held_out, side_of
+from mlflow_finetune_plugin.promotion.held_out import file_digest, held_out_json, read_held_out, side_of
 from mlflow_finetune_plugin.types import EvalRow
 
 
-def test_rows_come_back_as_they_were():
+def test_rows_come_back_as_they_were(tmp_path):
     kept = rows(3)
-    found = read_held_out(held_out_json(kept, ["exact_match", "/somewhere/mine.py"]), "bot/1")
+    mine = tmp_path / "mine.py"
+    mine.write_text("mine")
+    found = read_held_out(held_out_json(kept, ["exact_match", str(mine)], 9), "bot/1")
     assert found.rows == tuple(kept)
-    assert found.metrics == ("exact_match", "mine.py")
-    assert read_held_out(held_out_json(kept, ["f1"]), "bot/1").digest == found.digest, "of the rows alone"
-    assert read_held_out(held_out_json(kept[:2], ["f1"]), "bot/1").digest != found.digest
+    assert found.metrics == {"exact_match": None, "mine.py": file_digest(mine)}
+    assert read_held_out(held_out_json(kept, ["f1"], 9), "bot/1").digest == found.digest, "of the rows alone"
+    assert read_held_out(held_out_json(kept, ["f1"], 10), "bot/1").digest != found.digest, "and of the answers' room"
+    assert read_held_out(held_out_json(kept[:2], ["f1"], 9), "bot/1").digest != found.digest
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": [], "metrics": []}', '{"rows": [{}], "metrics": ["f1"]}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"rows": [], "metrics": [], "max_new_tokens": 1}', '{"rows": [{}], "metrics": ["f1"]}']
+)
 def test_what_is_none_is_refused(text):
     with pytest.raises(GateError, match=r"bot/1.*fix: train it again"):
         read_held_out(text, "bot/1")
@@ -33,7 +38,7 @@ def row(question, source="a.jsonl", line=1):
 
 
 def clusters(*found):
-    return read_held_out(held_out_json(found, ["f1"]), "bot/1").clusters
+    return read_held_out(held_out_json(found, ["f1"], 9), "bot/1").clusters
 
 
 def test_rows_that_share_a_question_or_a_place_are_one_draw():

@@ -119,8 +119,9 @@ def login_server(tmp_path: Path, empty_store: Path) -> Any:
 
 
 @pytest.mark.slow
-def test_the_servers_permissions_hold(login_server, monkeypatch):
-    """Who may not edit the model moves nothing and is told; who may edit can do all of it without the right to delete."""
+@pytest.fixture
+def become(login_server, monkeypatch):
+    """A client of whoever is named: the admin; ann, who may edit all of "bot"; ben, nothing; cid, its model alone."""
 
     def admin_asks(route: str, **body: str) -> None:
         answer = httpx.post(f"{login_server.uri}/api/{route}", json=body, auth=("admin", PASSWORD), timeout=20)
@@ -142,6 +143,11 @@ def test_the_servers_permissions_hold(login_server, monkeypatch):
         admin_asks(
             "3.0/mlflow/users/permissions/grant", username=user, resource_type=kind, resource_id=what, permission="EDIT"
         )
+    return become
+
+
+def test_the_servers_permissions_hold(login_server, become, monkeypatch):
+    """Who may not edit the model moves nothing and is told; who may edit can do all of it without the right to delete."""
 
     client = become("ann")
     promote_version(client, "bot", "1", evidence=evidence(None))

@@ -215,6 +215,7 @@ def test_help_tells_the_options(own):
         ("models:/bot@nobody", {}, "has no alias 'nobody'"),
         ("runs:/1/model", {}, "no model URI"),
         ("models:/bot/1", {"prot": "1"}, "unknown option 'prot'"),
+        ("models:/bot/1", {"max_loras": "abc"}, "max_loras 'abc'; fix: -C max_loras=NUMBER"),
         ("models:/bot/1", {"port": "abc"}, "port 'abc'; fix: -C port=NUMBER, from 1 to 65535"),
         ("models:/bot/1", {"port": "65536"}, "port '65536'; fix"),
         ("models:/bot/1", {"timeout": "abc"}, "timeout 'abc'; fix: -C timeout=SECONDS"),

@@ -1,6 +1,6 @@
 import pytest
 
-from mlflow_finetune_plugin.serving.names import Asked, header_value, parse, served_name
+from mlflow_finetune_plugin.serving.names import Asked, header_value, http_address, parse, served_name
 
 MODELS = frozenset(("bot", "my bot", "a.b-c"))
 
@@ -58,3 +58,14 @@ def test_no_name_can_add_a_header(text):
     assert value.isascii()
     assert value.isprintable()
     assert header_value("my-bot@champion/7 (1)") == "my-bot@champion/7 (1)"
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"), ("0.0.0.0", "http://127.0.0.1:8000"), ("bots.example", "http://bots.example:8000"),
+        ("::1", "http://[::1]:8000"), ("::", "http://[::1]:8000"),
+    ],
+)  # fmt: skip
+def test_an_address_can_be_asked_as_it_is_written(host, address):
+    assert http_address(host, 8000) == address

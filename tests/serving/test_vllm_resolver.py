@@ -119,17 +119,7 @@ def test_anyones_vllm_loads_a_version_on_first_use(tmp_path, registry):
         "VLLM_NO_USAGE_STATS": "1",
     }
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", BASE, "--served-model-name", BASE]
-    command += [
-        "--enable-lora",
-        "--max-lora-rank",
-        "16",
-        "--port",
-        str(port),
-        "--host",
-        "127.0.0.1",
-        "--dtype",
-        "float32",
-    ]
+    command += ["--enable-lora", "--max-lora-rank=16", f"--port={port}", "--host=127.0.0.1", "--dtype=float32"]
 
     def ask(model):
         body = json.dumps({"model": model, "prompt": "where is my card?\n", "max_tokens": 8, "temperature": 0}).encode()
