@@ -1,6 +1,6 @@
 """How often a canary that is no worse is rolled back, and how soon one that fails more often is noticed.
 
-    python benchmarks/gate_canary.py [--sims 4000]
+    python benchmarks/gate_canary.py [--sims 2000]
 
 Each figure comes from so many simulated canaries, looked at after every batch of answers. Compared with the unconditional
 two-sample e-process of Turner, Ly and Gruenwald 2024 (JSPI 230, 106116; plug-in estimates from a Beta(.18, .18) start, as
@@ -40,23 +40,24 @@ def batches(
 
 
 def compared(seen: Iterator[Batch]) -> int | None:
-    test, answers = FailureTest(), 0
-    for own, other in seen:
-        test, answers = test.after(own, other), answers + own.answers
-        if test.e_worse >= BOUNDARY:
-            return answers
-    return None
+    return judged(seen)[0]
 
 
 def both(seen: Iterator[Batch]) -> int | None:
-    """The comparison and the bound, as a canary is judged."""
+    return judged(seen)[1]
+
+
+def judged(seen: Iterator[Batch]) -> tuple[int | None, int | None]:
+    """When the comparison alone goes back, and when a canary as it is judged does: by the comparison or the bound."""
     test, canary, champion = FailureTest(), Answered(0, 0), Answered(0, 0)
+    at: int | None = None
     for own, other in seen:
         test, canary, champion = test.after(own, other), canary + own, champion + other
-        look = CanaryLook(0, 0.0, 0, canary, champion, test)
-        if judge_canary(POLICY, look).action == "back":
-            return canary.answers
-    return None
+        if at is None and judge_canary(POLICY, CanaryLook(0, 0.0, 0, canary, champion, test)).action == "back":
+            at = canary.answers
+        if test.e_worse >= BOUNDARY:
+            return canary.answers, at
+    return None, at
 
 
 def bounded(seen: Iterator[Batch]) -> int | None:
@@ -103,31 +104,34 @@ def share_stopped(sims: int, stops: Stops, make: Callable[[np.random.Generator],
     return [stops(make(np.random.default_rng([7, seed]))) for seed in range(sims)]
 
 
+def told_share(found: list[int | None]) -> str:
+    return f"{np.mean([at is not None for at in found]):.2%}"
+
+
 def false_stops(sims: int) -> None:
     print("\n## No worse: how often it is rolled back all the same\n")
-    print(f"200 batches of 100 answers; promised are at most {POLICY.alpha:.0%} of compared and bound together.\n")
+    print(
+        f"100 batches of 100 answers; promised are at most {POLICY.alpha:.0%} of compared and bound together. The last two"
+    )
+    print(f"columns: {sims // 4:,} canaries.\n")
     print("| failures, split | compared | compared or bound | Turner et al. | Fisher, peeking |\n|---|---|---|---|---|")
-    for rate, share, outage in ((0.01, 0.05, 0), (0.01, 0.25, 0), (0.04, 0.05, 0), (0.04, 0.5, 0), (0.01, 0.25, 0.03)):
+    for rate, share, outage in ((0.01, 0.05, 0), (0.01, 0.25, 0), (0.04, 0.5, 0), (0.01, 0.25, 0.03)):
 
         def make(rng: np.random.Generator, rate=rate, share=share, outage=outage) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
-            return batches(rng, rate, rate, share, 100, 200, outage)
+            return batches(rng, rate, rate, share, 100, 100, outage)
 
-        told = [
-            f"{np.mean([at is not None for at in share_stopped(sims, stops, make)]):.2%}"
-            for stops in (compared, both, turner, peeking)
-        ]
+        found = [judged(make(np.random.default_rng([7, seed]))) for seed in range(sims)]
+        told = [told_share([one[0] for one in found]), told_share([one[1] for one in found])]
+        told += [told_share(share_stopped(sims // 4, stops, make)) for stops in (turner, peeking)]
         more = ", outages of both in 3 % of the batches" if outage else ""
-        print(f"| {rate:.0%} on both sides, {share:.0%}{more} | {' | '.join(told)} |")
-    at_bound = share_stopped(
-        sims, bounded, lambda rng: batches(rng, POLICY.failures_at_most, POLICY.failures_at_most, 0.5, 100, 200)
-    )
-    print(
-        f"\nThe bound alone, at a rate of just {POLICY.failures_at_most:.0%}: {np.mean([a is not None for a in at_bound]):.2%}."
-    )
+        print(f"| {rate:.0%} on both sides, {share:.0%}{more} | {' | '.join(told)} |", flush=True)
+    bound = POLICY.failures_at_most
+    at_bound = share_stopped(sims, bounded, lambda rng: batches(rng, bound, bound, 0.5, 100, 100))
+    print(f"\nThe bound alone, at a rate of just {bound:.0%}: {told_share(at_bound)}.", flush=True)
 
 
 def noticing(sims: int) -> None:
-    print("\n## Worse: how many of its answers until it is rolled back (median, nine in ten)\n")
+    print(f"\n## Worse: how many of its answers until it is rolled back (median, nine in ten; {sims:,} canaries)\n")
     print(
         "| failures of champion, canary; split; batch | compared or bound | compared | Turner et al. |\n|---|---|---|---|"
     )
@@ -150,12 +154,12 @@ def noticing(sims: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--sims", type=int, default=4000)
+    parser.add_argument("--sims", type=int, default=2000)
     sims = parser.parse_args().sims
     began = time.monotonic()
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {sims:,} simulated canaries per figure")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {sims:,} simulated canaries per figure", flush=True)
     false_stops(sims)
-    noticing(min(sims, 1000))
+    noticing(sims // 4)
     print(f"\n{time.monotonic() - began:.0f} s")
 
 
