@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from alias_moves import evidence
 from conftest import wait_for
 from proven_versions import register_proven, rows
 from routers_told import ToldRouter, telling
@@ -18,6 +19,7 @@ from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion.audit import history, now, promotions_experiment
 from mlflow_finetune_plugin.promotion.canary_state import ALIVE_TAG, CANARY_TAG, CanaryState
 from mlflow_finetune_plugin.promotion.intent import INTENT_TAG
+from mlflow_finetune_plugin.promotion.move import promote_version
 from mlflow_finetune_plugin.promotion.settling import settle
 
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}, "latency": {"over_champion": 2.0}})
@@ -194,6 +196,13 @@ def test_a_split_that_somebody_else_sets_ends_it(bot, names_canary, capsys):
     assert is_as_before(client, first, None if names_canary else split)
     assert ("by other means, which stands" in capsys.readouterr().err) is not names_canary
     assert f"{split!r} now, set by other means" in record_of(client)[0].reason
+
+
+def test_a_canary_that_was_ended_meanwhile_moves_nothing(bot):
+    client, _, first, second = bot
+    with pytest.raises(MoveError, match="somebody else ended the canary of version 2; nothing was moved"):
+        promote_version(client, "bot", second, evidence=evidence(first), own_canary="ended")
+    assert is_as_before(client, first)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
