@@ -63,7 +63,7 @@ def test_while_both_sides_fail_it_neither_widens_nor_goes_back():
     assert judge_canary(POLICY, outage).action == "wait"
     verdict = judge_canary(POLICY, replace(outage, in_step_s=6000))
     assert verdict.action == "hold"
-    assert "and as much of the champion's 380 of 1,900; fix: find out why both fail" in verdict.reason
+    assert "and some of the champion's 380 of 1,900; fix: find out why both fail" in verdict.reason
 
 
 def test_slow_answers_go_back_only_when_seen_in_a_row():
