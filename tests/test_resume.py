@@ -97,25 +97,25 @@ def adapter_digests(place: Workplace, run_id: str) -> dict[str, set[str]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_three_kills_change_nothing(trainee):
-    whole = trainee.mlflow_run(*arguments())
+def test_kills_change_nothing(trainee):
+    whole = trainee.finetune_run(*arguments())
     assert whole.returncode == 0, whole.stdout
     expected = trainee.only_run().info.run_id
     jobs = set((trainee.home / "jobs").iterdir())
     run_id = None
-    for step in (4, 12, 20):
+    for step in (4, 14):
         more = {"resume": run_id} if run_id else {}
         before = set((trainee.home / "jobs").iterdir())
-        kill_after(trainee, step, before, trainee.start_mlflow_run(*arguments(**more)))
+        kill_after(trainee, step, before, trainee.start_finetune_run(*arguments(**more)))
         run_id = failed_run(trainee, expected)
     torn = max((path for path in (trainee.home / "jobs").glob("*/work/checkpoints/*")), key=lambda p: int(p.name[11:]))
     (torn / "optimizer.pt").write_bytes(b"torn")
-    last = trainee.mlflow_run(*arguments(resume=run_id, max_new_tokens=3))
+    last = trainee.finetune_run(*arguments(resume=run_id, max_new_tokens=3))
     assert last.returncode == 0, last.stdout
     assert f"torn checkpoint is passed over: {torn}: optimizer.pt" in last.stdout
     assert "changed since the run began: eval.max_new_tokens 2 -> 3" in last.stdout
     run = trainee.client().get_run(run_id)
-    assert (run.info.status, run.data.tags[ATTEMPT_TAG]) == ("FINISHED", "4")
+    assert (run.info.status, run.data.tags[ATTEMPT_TAG]) == ("FINISHED", "3")
     assert run.data.params["eval.max_new_tokens"] == "2"
     assert json.loads(run.data.tags["finetune.param_drift"]) == {"eval.max_new_tokens": ["2", "3"]}
     for key in ("train/loss", "train/grad_norm", "train/learning_rate", "train/tokens", "eval_loss"):
@@ -126,15 +126,15 @@ def test_three_kills_change_nothing(trainee):
         "adapter": 1,
         "checkpoint": 1,
     }
-    assert len(set((trainee.home / "jobs").iterdir()) - jobs) == 4
-    again = trainee.mlflow_run(*arguments(resume=run_id))
-    assert again.returncode == 1
+    assert len(set((trainee.home / "jobs").iterdir()) - jobs) == 3
+    again = trainee.finetune_run(*arguments(resume=run_id))
+    assert again.returncode == 2
     assert "has finished, nothing is left to do" in again.stdout
 
 
 @pytest.mark.slow
 def test_cancelled_run_goes_on_elsewhere_from_its_artifacts(trainee):
-    process = trainee.start_mlflow_run(*arguments(save_steps=1000, max_steps=400))
+    process = trainee.start_finetune_run(*arguments(save_steps=1000, max_steps=400))
     job = trainee.job()
     report = job / "report.jsonl"
     wait_for(lambda: report.exists() and "train/loss" in report.read_text(), 240, "steps")
@@ -150,13 +150,13 @@ def test_cancelled_run_goes_on_elsewhere_from_its_artifacts(trainee):
     assert len(saved) == 1  # what was asked to stop saved itself
     step = saved[0]["step"]
     elsewhere = {"MLFLOW_FINETUNE_HOME": str(trainee.path / "another-host")}
-    refused = trainee.mlflow_run(*arguments(resume=run.info.run_id, max_steps=step + 2, rank=8), **elsewhere)
+    refused = trainee.finetune_run(*arguments(resume=run.info.run_id, max_steps=step + 2, rank=8), **elsewhere)
     assert refused.returncode == 1
     assert "-P resume: options.rank was 4 and is 8; fix: the same as before" in refused.stdout
-    past = trainee.mlflow_run(*arguments(resume=run.info.run_id, max_steps=step - 1), **elsewhere)
+    past = trainee.finetune_run(*arguments(resume=run.info.run_id, max_steps=step - 1), **elsewhere)
     assert past.returncode == 1
     assert f"is after step {step}, and this asks for {step - 1} steps in all" in past.stdout
-    result = trainee.mlflow_run(*arguments(resume=run.info.run_id, max_steps=step + 2), **elsewhere)
+    result = trainee.finetune_run(*arguments(resume=run.info.run_id, max_steps=step + 2), **elsewhere)
     assert result.returncode == 0, result.stdout
     assert f"resumed after step {step}, from the artifacts of the run" in result.stdout
     assert history(trainee, run.info.run_id, "train/tokens")[-1][0] == step + 2

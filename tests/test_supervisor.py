@@ -6,16 +6,23 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from conftest import free_port, is_alive, make_workplace, pids, stop_jobs, wait_for
+from conftest import Workplace, free_port, is_alive, make_workplace, pids, stop_jobs, wait_for
 
-from mlflow_finetune_plugin import supervisor
+from mlflow_finetune_plugin import supervisor, workers
 from mlflow_finetune_plugin.jobs import JobFolder, ProcessId
 
 REASON = "finetune.status_reason"
+UNTIL_TOLD = "until [ -e told ]; do sleep 0.1; done"
+
+
+def tell_to_end(workplace: Workplace) -> None:
+    """What UNTIL_TOLD waits for."""
+    (workplace.path / "own" / "told").touch()
 
 
 def test_command_that_succeeds_finishes_the_run(workplace, own_project):
@@ -71,7 +78,7 @@ def test_sigterm_to_mlflow_run_kills_the_run(workplace, own_project):
     ],
 )
 def test_signal_ends_the_run_with_its_true_status(workplace, own_project, victim, number, status, reason):
-    process = workplace.start_mlflow_run(str(own_project("exec sleep 300")))
+    process = workplace.start_finetune_run(str(own_project("exec sleep 300")))
     job = workplace.job()
     os.kill(pids(job)[victim], number)
     process.communicate(timeout=60)
@@ -82,12 +89,13 @@ def test_signal_ends_the_run_with_its_true_status(workplace, own_project, victim
 
 
 def test_kill_9_of_the_supervisor_lets_the_worker_finish(workplace, own_project):
-    process = workplace.start_mlflow_run(str(own_project("sleep 12; echo done > done.txt")))
+    process = workplace.start_finetune_run(str(own_project(UNTIL_TOLD)))
     job = workplace.job()
     before = pids(job)
     os.kill(before["supervisor"], signal.SIGKILL)
     after = wait_for(lambda: pids(job) if pids(job)["supervisor"] != before["supervisor"] else None, 20, "successor")
     assert after["worker"] == before["worker"]
+    tell_to_end(workplace)
     output, _ = process.communicate(timeout=60)
     run = workplace.ended_run()
     # a command says nothing but its exit code, and only its own parent hears that: the status is the honest FAILED
@@ -97,15 +105,16 @@ def test_kill_9_of_the_supervisor_lets_the_worker_finish(workplace, own_project)
 
 
 def test_kill_9_of_mlflow_run_lets_the_run_finish(workplace, own_project):
-    process = workplace.start_mlflow_run(str(own_project("sleep 3")))
+    process = workplace.start_mlflow_run(str(own_project(UNTIL_TOLD)))
     workplace.job()
     process.kill()
     process.communicate(timeout=20)
+    tell_to_end(workplace)
     assert workplace.ended_run().info.status == "FINISHED"
 
 
 def test_everything_dead_is_found_by_doctor(workplace, own_project):
-    process = workplace.start_mlflow_run(str(own_project("exec sleep 300")))
+    process = workplace.start_finetune_run(str(own_project("exec sleep 300")))
     job = workplace.job()
     _kill_sentinel_and_all(job, process)
     assert workplace.only_run().info.status == "RUNNING"
@@ -120,37 +129,29 @@ def test_everything_dead_is_found_by_doctor(workplace, own_project):
 
 
 def test_next_run_ends_the_dead_one(workplace, own_project):
-    process = workplace.start_mlflow_run(str(own_project("exec sleep 300")))
+    process = workplace.start_finetune_run(str(own_project("exec sleep 300")))
     job = workplace.job()
     dead = json.loads((job / "run.json").read_text())["run_id"]
     _kill_sentinel_and_all(job, process)
-    assert workplace.mlflow_run(str(own_project("true"))).returncode == 0
+    assert workplace.finetune_run(str(own_project("true"))).returncode == 0
     wait_for(lambda: workplace.client().get_run(dead).info.status == "FAILED", 30, "the dead run's end")
 
 
 def test_detached_run_returns_at_once_and_finishes(workplace, own_project):
-    result = workplace.mlflow_run(str(own_project("sleep 4; echo over")), "-c", '{"detach": true}')
+    result = workplace.finetune_run(str(own_project(UNTIL_TOLD)), "-c", '{"detach": true}')
     assert result.returncode == 0
     assert workplace.only_run().info.status == "RUNNING"
     assert workplace.only_run().info.run_id in result.stdout
+    tell_to_end(workplace)
     assert workplace.ended_run().info.status == "FINISHED"
-
-
-def test_worker_that_ignores_sigterm_is_killed(workplace, own_project):
-    process = workplace.start_mlflow_run(str(own_project("trap '' TERM; while true; do sleep 1; done")))
-    job = workplace.job()
-    _until_waiting(process, job)
-    os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
-    assert workplace.only_run().info.status == "KILLED"
-    assert not is_alive(pids(job)["worker"])
 
 
 def test_server_gone_and_back_gets_the_last_word(tmp_path, server, own_project):
     workplace = make_workplace(tmp_path, server.uri)
-    process = workplace.start_mlflow_run(str(own_project("sleep 5; echo through the outage; exit 3")))
+    process = workplace.start_finetune_run(str(own_project(f"{UNTIL_TOLD}; echo through the outage; exit 3")))
     workplace.job()
     server.stop()
+    tell_to_end(workplace)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "exit code 3" in output
@@ -190,6 +191,27 @@ def test_worker_that_dies_before_its_run_exists_fails_the_run(desk):
     run = desk.ended_run()
     assert run.info.status == "FAILED"
     assert "too early" in run.data.tags[REASON]
+
+
+def test_worker_that_ignores_sigterm_is_killed(desk, monkeypatch):
+    folder = job_of_this_process(desk, "trap '' TERM; touch deaf; while true; do sleep 1; done")
+    folder.write("run", {"run_id": desk.client().create_run("0").info.run_id})
+    for module in (supervisor, workers):
+        monkeypatch.setattr(module, "TERMINATION_GRACE_S", 1.0)
+    monkeypatch.setattr(supervisor.signal, "signal", lambda *_: None)
+
+    def stop() -> None:
+        wait_for((desk.path / "deaf").exists, 20, "deaf worker")
+        folder.request_cancel("Ctrl-C")
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    started = time.monotonic()
+    supervisor.Supervisor(folder).supervise(adopt=False)
+    stopping.join()
+    assert time.monotonic() - started > 1
+    assert desk.only_run().info.status == "KILLED"
+    assert not is_alive(pids(folder.path)["worker"])
 
 
 def test_event_that_can_never_be_carried_over_does_not_hold_the_status(desk, monkeypatch):

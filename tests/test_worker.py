@@ -33,7 +33,7 @@ def training_job(workplace: Workplace) -> Path:
 
 
 def test_kill_9_of_a_training_worker_fails_the_run(workplace):
-    process = workplace.start_mlflow_run(QUICKSTART, "-e", "lora", "-P", "num_train_epochs=500")
+    process = workplace.start_finetune_run(QUICKSTART, "-e", "lora", "-P", "num_train_epochs=500")
     job = training_job(workplace)
     os.kill(pids(job)["worker"], signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
@@ -49,7 +49,7 @@ def test_kill_9_of_a_training_worker_fails_the_run(workplace):
 @needs_two_cores
 def test_kill_9_of_the_supervisor_lets_a_training_of_two_processes_finish_well(workplace):
     arguments = ("-P", "max_steps=150", "-P", "max_rows=20", "-P", "per_device_train_batch_size=8", *TWO_PROCESSES)
-    process = workplace.start_mlflow_run(QUICKSTART, "-e", "lora", *arguments)
+    process = workplace.start_finetune_run(QUICKSTART, "-e", "lora", *arguments)
     job = training_job(workplace)
     os.kill(pids(job)["supervisor"], signal.SIGKILL)
     output, _ = process.communicate(timeout=200)
@@ -66,7 +66,7 @@ def test_kill_9_of_the_supervisor_lets_a_training_of_two_processes_finish_well(w
 
 @needs_two_cores
 def test_kill_9_of_one_of_two_processes_fails_the_run_with_both(workplace):
-    process = workplace.start_mlflow_run(QUICKSTART, "-e", "lora", "-P", "max_steps=2000", *TWO_PROCESSES)
+    process = workplace.start_finetune_run(QUICKSTART, "-e", "lora", "-P", "max_steps=2000", *TWO_PROCESSES)
     job = training_job(workplace)
     processes = pids(job)
     os.kill(processes["worker-1"], signal.SIGKILL)
@@ -82,7 +82,7 @@ def test_kill_9_of_one_of_two_processes_fails_the_run_with_both(workplace):
 def test_training_outlives_an_outage_of_its_tracking_server(tmp_path, server):
     workplace = make_workplace(tmp_path, server.uri)
     arguments = ["-P", "max_steps=60", "-P", "max_rows=40", "-P", "register=outlasting"]
-    process = workplace.start_mlflow_run(QUICKSTART, "-e", "lora", *arguments)
+    process = workplace.start_finetune_run(QUICKSTART, "-e", "lora", *arguments)
     job = training_job(workplace)
     server.stop()
     wait_for(
@@ -105,7 +105,7 @@ def test_training_outlives_an_outage_of_its_tracking_server(tmp_path, server):
 
 
 def test_loss_that_is_no_number_fails_the_run(workplace):
-    result = workplace.mlflow_run(
+    result = workplace.finetune_run(
         QUICKSTART, "-e", "lora", "-P", "learning_rate=1e30", "-P", "max_grad_norm=0", "-P", "max_rows=20"
     )
     assert result.returncode == 1
@@ -129,7 +129,7 @@ def test_full_disk_fails_the_run_with_that_reason(tmp_path, empty_store):
         shutil.copy(empty_store, tmp_path / "mlflow.db")
         place = make_workplace(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
         place.environment["MLFLOW_FINETUNE_HOME"] = str(disk)
-        result = place.mlflow_run(QUICKSTART, "-e", "lora", "-P", "num_train_epochs=1", "-P", "max_rows=20")
+        result = place.finetune_run(QUICKSTART, "-e", "lora", "-P", "num_train_epochs=1", "-P", "max_rows=20")
         assert result.returncode == 1
         run = place.ended_run(timeout_s=120)
         assert run.info.status == "FAILED"

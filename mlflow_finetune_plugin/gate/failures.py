@@ -10,7 +10,7 @@ has a monotone likelihood ratio in the odds. The product over batches, mixed ove
 Mathematical Statistics 41, 1397-1409), reaches 1/alpha with a probability of at most alpha, however often one looks
 (Ville 1939, "Etude critique de la notion de collectif", chapter V). Turner, Ly and Gruenwald 2024 ("Generic E-variables
 for exact sequential k-sample tests that allow for optional stopping", JSPI 230, 106116) give the unconditional one, which
-has to learn the rate first: it wants more answers in five of six cases of ``benchmarks/gate_canary.py``.
+has to learn the rates first: it wants more answers in all six cases of ``benchmarks/gate_canary.py``.
 """
 
 from __future__ import annotations

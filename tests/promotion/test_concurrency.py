@@ -40,7 +40,7 @@ def test_one_process_at_a_time_holds_the_lease_also_where_holders_die(workplace,
 
 
 def test_eight_promote_at_once_and_the_history_is_one_chain(workplace):
-    times, client = 3, workplace.client()
+    times, client = 2, workplace.client()
     register_versions(client, "bot", 4)
     promote_version(client, "bot", "1", evidence=evidence(None))
     codes = run_together(promote_in_turn, [(workplace.tracking_uri, "bot", 4, times)] * 8)

@@ -26,7 +26,7 @@ from alias_moves import (
     run_killed,
     take_back,
 )
-from conftest import Server, wait_for
+from conftest import NO_JOBS, Server, wait_for
 from mlflow import MlflowClient
 
 from mlflow_finetune_plugin.cli import main
@@ -88,6 +88,7 @@ class ServerWithLogin(Server):
             f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{path / 'auth.db'}\nadmin_username = admin\n"
             f"admin_password = {PASSWORD}\nauthorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
             "grant_default_workspace_access = true\n"
+            "auth_cache_ttl_seconds = 600\n"  # else each request pays for a slow hash of its password
         )
         command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--port", str(self.port)]
         command += ["--backend-store-uri", f"sqlite:///{path / 'server.db'}", "--workers", "1"]
@@ -100,6 +101,7 @@ class ServerWithLogin(Server):
                 start_new_session=True,
                 env={
                     **os.environ,
+                    **NO_JOBS,
                     "MLFLOW_AUTH_CONFIG_PATH": str(path / "auth.ini"),
                     "MLFLOW_FLASK_SERVER_SECRET_KEY": "not secret here",
                     "PYTHONPATH": os.pathsep.join([str(path / "stand_in"), os.environ.get("PYTHONPATH", "")]),

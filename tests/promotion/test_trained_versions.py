@@ -33,7 +33,7 @@ def test_two_versions_of_real_runs(workplace):
     must_pass = (QUICKSTART / "data" / "test.jsonl").read_text().splitlines()[:4]
     (project / "must-pass.jsonl").write_text("\n".join(must_pass))
     for more in ([], ["-P", "max_steps=30", "-P", "eval.max_rows=30"]):
-        trained = workplace.mlflow_run(str(project), "-e", "lora", *more)
+        trained = workplace.finetune_run(str(project), "-e", "lora", *more)
         assert trained.returncode == 0, trained.stdout
     client = workplace.client()
     first = read_version(client, "bot", "1")
@@ -69,8 +69,8 @@ def test_a_policy_that_cannot_be_written_costs_no_run(workplace):
     project = workplace.path / "project"
     project.mkdir()
     (project / "finetune.yaml").write_text(RECIPE.format(data=QUICKSTART / "data"))
-    refused = workplace.mlflow_run(str(project), "-e", "lora")
-    assert refused.returncode == 1
+    refused = workplace.finetune_run(str(project), "-e", "lora")
+    assert refused.returncode == 2
     assert "must-pass.jsonl" in refused.stdout
     assert workplace.client().search_runs(["0"]) == []
 
@@ -81,7 +81,7 @@ def test_a_must_pass_row_that_cannot_be_asked_ends_the_run_before_the_training(w
     (project / "finetune.yaml").write_text(RECIPE.format(data=QUICKSTART / "data"))
     rows = [{"prompt": "where is it?", "completion": "delivery"}, {"prompt": "and now?", "completion": ""}]
     (project / "must-pass.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    ended = workplace.mlflow_run(str(project), "-e", "lora")
+    ended = workplace.finetune_run(str(project), "-e", "lora")
     assert ended.returncode == 1
     run = workplace.only_run()
     assert run.info.status == "FAILED"

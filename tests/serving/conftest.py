@@ -31,5 +31,6 @@ def registry(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Ite
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, registry: VersionMaker) -> Iterator[ServingProcess]:
     folder = tmp_path_factory.mktemp("service")
-    with serving(folder, registry.uri, "bot", "--engine", "transformers", "--poll", "0.2") as started:
+    arguments = ("--engine", "transformers", "--poll", "0.2")
+    with serving(folder, registry.uri, "bot", *arguments, FINETUNE_TEST=str(folder)) as started:
         yield started

@@ -84,9 +84,8 @@ def test_a_deployment_lives_through_every_verb(own, tmp_path, registry):
     client = get_deploy_client("finetune")
     told = client.get_deployment("prod")
     assert (told["status"], told["model"], told["flavor"]) == ("ready", "bot@champion", "finetune")
-    again = command(own, *CREATE, "--name", "prod")
-    assert again.returncode != 0
-    assert "is there already" in again.stdout + again.stderr
+    with pytest.raises(MlflowException, match="is there already"):
+        client.create_deployment("prod", "models:/bot@champion", config={"engine": "transformers"})
 
     rows = tmp_path / "rows.json"
     rows.write_text(json.dumps([{"prompt": question, "temperature": 0, "max_tokens": 8} for question in QUESTIONS]))
@@ -117,10 +116,8 @@ def test_a_deployment_lives_through_every_verb(own, tmp_path, registry):
     assert client.get_deployment("prod")["url"] == told["url"]
 
     serving = json.loads((tmp_path / "home" / "deployments" / "prod" / "deployment.json").read_text())["pid"]
-    with stranger_at(0) as taken:
-        moving = command(own, "update", "-t", "finetune", "--name", "prod", "-C", f"port={taken}")
-    assert moving.returncode != 0
-    assert f"port {taken} of 127.0.0.1 cannot be listened on: Address already in use" in moving.stdout + moving.stderr
+    with stranger_at(0) as taken, pytest.raises(MlflowException, match=f"port {taken} of 127.0.0.1 .* already in use"):
+        client.update_deployment("prod", config={"port": str(taken)})
     assert psutil.Process(serving).is_running()
     assert client.get_deployment("prod")["status"] == "ready"
 

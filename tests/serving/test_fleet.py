@@ -20,27 +20,37 @@ def fetcher(tmp_path, registry) -> Fetcher:
     return Fetcher(registry.client, AdapterStore(tmp_path / "store"))
 
 
-def _run(tmp_path, told, work):
-    async def all_of_it():
-        fleet = Fleet(
-            TRANSFORMERS,
-            EngineLimits(),
-            tmp_path,
-            Bases(()).find,
-            lambda v, c: told.append((v.number, c)),
-            max_loaded=0,
-        )
-        try:
-            await work(fleet)
-        finally:
-            await fleet.stop()
+class SharedFleet:
+    """A fleet and the loop it lives in; between two tests the loop stands still and nothing is loaded."""
 
-    asyncio.run(all_of_it())
+    def __init__(self, folder, runner):
+        self.told, self.runner = [], runner
+        self.fleet = runner.run(self._made(folder))
+
+    async def _made(self, folder):
+        told = lambda version, certificate: self.told.append(version.number)  # noqa: E731
+        return Fleet(TRANSFORMERS, EngineLimits(), folder, Bases(()).find, told, max_loaded=0)
+
+    def run(self, work):
+        async def then_empty():
+            try:
+                await work(self.fleet)
+            finally:
+                await self.fleet.forget_unused()
+            assert not self.fleet.residents
+
+        self.runner.run(then_empty())
 
 
-def test_a_version_loaded_again_is_not_certified_from_the_beginning(tmp_path, fetcher):
-    told = []
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    with asyncio.Runner() as runner:
+        made = SharedFleet(tmp_path_factory.mktemp("fleet"), runner)
+        yield made
+        runner.run(made.fleet.stop())
 
+
+def test_a_version_loaded_again_is_not_certified_from_the_beginning(shared, fetcher):
     async def work(fleet):
         for _ in range(3):
             resident = await fleet.admit(fetcher.fetch("bot", "1"))
@@ -49,11 +59,12 @@ def test_a_version_loaded_again_is_not_certified_from_the_beginning(tmp_path, fe
             await fleet.forget_unused()
             assert not fleet.residents
 
-    _run(tmp_path, told, work)
-    assert [number for number, _ in told] == ["1"]
+    shared.told.clear()
+    shared.run(work)
+    assert shared.told == ["1"]
 
 
-def test_asked_for_while_it_is_unloaded(tmp_path, fetcher):
+def test_asked_for_while_it_is_unloaded(shared, fetcher):
     """Whoever comes while a version is being unloaded gets it, loaded; its files are held exactly while it is there."""
 
     async def work(fleet):
@@ -70,10 +81,10 @@ def test_asked_for_while_it_is_unloaded(tmp_path, fetcher):
             async with fleet.using(first):
                 pass
 
-    _run(tmp_path, [], work)
+    shared.run(work)
 
 
-def test_other_weights_under_its_name_do_not_hold(tmp_path, fetcher):
+def test_other_weights_under_its_name_do_not_hold(shared, fetcher):
     """As if an engine had not loaded what it was told to: the probe says so, and the whole certificate does."""
 
     async def work(fleet):
@@ -89,10 +100,10 @@ def test_other_weights_under_its_name_do_not_hold(tmp_path, fetcher):
         assert "not the adapter that was trained" in again.reason
         second.adapter.release()
 
-    _run(tmp_path, [], work)
+    shared.run(work)
 
 
-def test_an_unknown_precision_of_serving_is_told(tmp_path, fetcher):
+def test_an_unknown_precision_of_serving_is_told(shared, fetcher):
     async def work(fleet):
         version = fetcher.fetch("bot", "1")
         resident = await fleet.admit(version)
@@ -100,7 +111,7 @@ def test_an_unknown_precision_of_serving_is_told(tmp_path, fetcher):
         with pytest.raises(ServingError, match=r"may not be served in float32.*for no other"):
             await certify(resident.engine, resident.name, reference, version="bot/1")
 
-    _run(tmp_path, [], work)
+    shared.run(work)
 
 
 def test_a_version_that_finds_no_engine_is_let_go(tmp_path, registry):
@@ -124,18 +135,19 @@ def test_a_version_that_finds_no_engine_is_let_go(tmp_path, registry):
     asyncio.run(work())
 
 
-def test_code_of_a_base_is_run_by_who_asks_for_it_alone(tmp_path, fetcher):
+def test_code_of_a_base_is_run_by_who_asks_for_it_alone(shared, fetcher):
     async def work(fleet):
         version = fetcher.fetch("bot", "1")
+        before = list(fleet.engines)
         own_code = {**version.card, "base_model": {**version.base, "trust_remote_code": True}}
         with pytest.raises(ServingError, match="--trust-remote-code"):
             await fleet.admit(dataclasses.replace(version, card=own_code))
-        assert not fleet.engines
+        assert list(fleet.engines) == before
 
-    _run(tmp_path, [], work)
+    shared.run(work)
 
 
-def test_a_request_waits_for_the_unloading_of_what_it_needs(tmp_path, fetcher):
+def test_a_request_waits_for_the_unloading_of_what_it_needs(shared, fetcher):
     """It has been told who answers; by the time it asks, that one is being unloaded."""
 
     async def work(fleet):
@@ -146,4 +158,4 @@ def test_a_request_waits_for_the_unloading_of_what_it_needs(tmp_path, fetcher):
             assert (await engine.complete({"model": resident.name, "prompt": "a", "max_tokens": 1}))["choices"]
         await leaving
 
-    _run(tmp_path, [], work)
+    shared.run(work)

@@ -6,7 +6,7 @@ import json
 import os
 import resource
 import signal
-import subprocess
+import socket
 import sys
 import threading
 import time
@@ -19,6 +19,7 @@ import pytest
 from served_models import VersionMaker
 from serving_process import CHAT, ask, body, marked, serving, start_serving, wait_until
 
+from mlflow_finetune_plugin.cli import main
 from mlflow_finetune_plugin.served_answers import served
 
 ENGINE = ("--engine", "transformers", "--poll", "0.2")
@@ -30,27 +31,22 @@ def engine_of(service):
     return found
 
 
-def test_an_engine_killed_while_streaming(tmp_path, registry):
+def test_an_engine_killed_while_streaming(service):
     """The client gets an error event, the engine comes back, the next request is answered."""
-    with serving(tmp_path, registry.uri, "bot", *ENGINE) as service:
-        with httpx.stream(
-            "POST",
-            service.url + CHAT,
-            json=body("bot@champion", stream=True, max_tokens=220, ignore_eos=True),
-            timeout=60,
-        ) as answer:
-            lines = answer.iter_lines()
-            next(lines)
-            engine_of(service).kill()
-            rest = [line for line in lines if line]
-        assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "engine_lost"
-        assert "data: [DONE]" not in rest
-        refused = wait_until(lambda: (a := ask(service, "bot@champion")).status_code in (502, 503) and a)
-        assert refused.headers["retry-after"]
-        service.wait_for("ready")
-        after = ask(service, "bot@champion")
-        assert (after.status_code, after.headers["x-finetune-version"]) == (200, "1")
-        assert service.get("/readyz")[1]["engines"][0]["restarts"] == 1
+    request = body("bot@champion", stream=True, max_tokens=220, ignore_eos=True)
+    with httpx.stream("POST", service.url + CHAT, json=request, timeout=60) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        engine_of(service).kill()
+        rest = [line for line in lines if line]
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "engine_lost"
+    assert "data: [DONE]" not in rest
+    refused = wait_until(lambda: (a := ask(service, "bot@champion")).status_code in (502, 503) and a)
+    assert refused.headers["retry-after"]
+    service.wait_for("ready")
+    after = ask(service, "bot@champion")
+    assert (after.status_code, after.headers["x-finetune-version"]) == (200, "1")
+    assert service.get("/readyz")[1]["engines"][0]["restarts"] == 1
 
 
 def test_the_registry_is_told_of_failures_and_of_nothing_that_is_no_version_s_fault(tmp_path, registry):
@@ -164,6 +160,23 @@ def test_a_model_that_the_registry_does_not_have_is_no_start(tmp_path, registry)
     assert list((service.store / "work").iterdir()) == []
 
 
+@pytest.fixture
+def refused(tmp_path, registry, monkeypatch, capsys):
+    """What ``serve`` says, run in this process, before it ends with code 2."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # it sets what a process of its own needs
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
+    before = signal.getsignal(signal.SIGHUP)
+
+    def said(*arguments):
+        store = tmp_path / "store"
+        assert main(["serve", *arguments, "--store", str(store)]) == 2
+        assert not (store / "work").exists() or not list((store / "work").iterdir())
+        return capsys.readouterr().err
+
+    yield said
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -174,66 +187,35 @@ def test_a_model_that_the_registry_does_not_have_is_no_start(tmp_path, registry)
         (("bot", "--base-model", "/nowhere"), "holds no config.json"),
     ],
 )
-def test_bad_settings_are_one_message(tmp_path, registry, arguments, said):
-    service = start_serving(tmp_path, registry.uri, *arguments)
-    assert service.process.wait(60) == 2
-    assert said in service.log.read_text()
-    assert "Traceback" not in service.log.read_text()
+def test_bad_settings_are_one_message(refused, arguments, said):
+    message = refused(*arguments)
+    assert said in message
+    assert "serving  " not in message
 
 
-def test_numbers_that_are_none_are_told_all_at_once(tmp_path, registry):
+def test_numbers_that_are_none_are_told_all_at_once(refused):
     names = ("store", "body", "loaded", "loras", "cpu-loras", "model-len", "num-seqs")
-    service = start_serving(tmp_path, registry.uri, "bot", *(word for name in names for word in (f"--max-{name}", "0")))
-    assert service.process.wait(60) == 2
-    said = service.log.read_text()
+    said = refused("bot", *(word for name in names for word in (f"--max-{name}", "0")))
     assert "7 problems" in said
     for name in names:
         assert f"max {name.replace('-', ' ')} 0; fix: a number from 1" in said
 
 
-def test_a_port_that_is_taken_is_told(tmp_path, registry):
-    import socket
-
+def test_a_port_that_is_taken_is_told(refused):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow_finetune_plugin.cli",
-            "serve",
-            "bot",
-            "--port",
-            str(taken.getsockname()[1]),
-        ]
-        own = {**os.environ, "MLFLOW_TRACKING_URI": registry.uri}
-        done = subprocess.run(
-            [*command, "--store", str(tmp_path / "s")], env=own, capture_output=True, text=True, timeout=90, check=False
-        )
-    assert done.returncode == 2
-    assert "cannot be listened on: it is in use; fix: --port with another number" in done.stderr
-    assert "serving  " not in done.stderr, "it is told once it is true"
-    assert list((tmp_path / "s" / "work").iterdir()) == []
+        said = refused("bot", *ENGINE, "--port", str(taken.getsockname()[1]))
+    assert "cannot be listened on: it is in use; fix: --port with another number" in said
+    assert "serving  " not in said, "it is told once it is true"
 
 
-def test_an_address_of_another_machine_is_told(tmp_path, registry):
+def test_an_address_of_another_machine_is_told(tmp_path, refused):
     from mlflow_finetune_plugin.serving.keys import add_key
 
     add_key(tmp_path / "keys.yaml", "alice")
-    keys = ("--api-key-file", str(tmp_path / "keys.yaml"))
-    service = start_serving(tmp_path, registry.uri, "bot", "--host", "192.0.2.1", *keys)  # of RFC 5737, nobody's
-    assert service.process.wait(60) == 2
-    assert "or --host with an address of this machine" in service.log.read_text()
-
-
-def test_where_it_serves_is_told_when_it_listens(tmp_path, registry):
-    service = start_serving(tmp_path, registry.uri, "bot", *ENGINE)
-    try:
-        wait_until(lambda: "serving  bot at " in service.log.read_text(), seconds=60)
-        assert service.get("/healthz")[0] == 200
-        assert service.log.read_text().count("serving  bot at ") == 1
-    finally:
-        assert service.end() == 0
+    said = refused("bot", "--host", "192.0.2.1", "--api-key-file", str(tmp_path / "keys.yaml"))  # of RFC 5737, nobody's
+    assert "or --host with an address of this machine" in said
 
 
 def test_sigterm_under_load_lets_answers_end(tmp_path, registry):
@@ -263,8 +245,7 @@ def test_sigterm_under_load_lets_answers_end(tmp_path, registry):
         assert not engine.is_running()
 
 
-def test_a_killed_router_leaves_nothing(tmp_path, registry):
-    """Neither while its engine starts, nor while that answers."""
+def test_a_router_killed_while_its_engine_starts_leaves_nothing(tmp_path, registry):
     mark = str(tmp_path)
     service = start_serving(tmp_path, registry.uri, "bot", *ENGINE, FINETUNE_TEST=mark)
     try:
@@ -274,12 +255,6 @@ def test_a_killed_router_leaves_nothing(tmp_path, registry):
         wait_until(lambda: not marked(mark), seconds=15)
     finally:
         service.process.kill()
-    with serving(tmp_path, registry.uri, "bot", *ENGINE, FINETUNE_TEST=mark) as service:
-        request = body("bot@champion", stream=True, max_tokens=220, ignore_eos=True)
-        with httpx.stream("POST", service.url + CHAT, json=request, timeout=60) as answer:
-            next(answer.iter_lines())
-            os.kill(service.process.pid, signal.SIGKILL)
-            wait_until(lambda: len(marked(mark)) == 0, seconds=15)
 
 
 def test_versions_asked_for_by_number_do_not_pile_up(tmp_path, registry):
@@ -300,36 +275,30 @@ def test_versions_asked_for_by_number_do_not_pile_up(tmp_path, registry):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits another process")
-def test_a_full_disk_keeps_what_is_served(tmp_path, registry):
+def test_a_full_disk_keeps_what_is_served(service, registry):
     """No file can be written whole: the alias stays on its version and the fault is told; with room again it moves."""
-    with serving(tmp_path, registry.uri, "bot", *ENGINE) as service:
-        before = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (20_000, before[1]))
-        version = registry.make("bot", seed=90)
-        try:
-            fault = wait_until(
-                lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}["challenger"]
-            )
-            assert "File too large" in fault
-            assert service.status() == "degraded"
-            assert ask(service, "bot@challenger").headers["x-finetune-version"] == "2"
-            resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, before)
-            wait_until(lambda: ask(service, "bot@challenger").headers["x-finetune-version"] == version)
-            service.wait_for("ready")
-        finally:
-            registry.client.set_registered_model_alias("bot", "challenger", "2")
+    before = resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, (20_000, before[1]))
+    version = registry.make("bot", seed=90)
+    try:
+        fault = wait_until(lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}["challenger"])
+        assert "File too large" in fault
+        assert service.status() == "degraded"
+        assert ask(service, "bot@challenger").headers["x-finetune-version"] == "2"
+        resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, before)
+        wait_until(lambda: ask(service, "bot@challenger").headers["x-finetune-version"] == version)
+        service.wait_for("ready")
+    finally:
+        registry.client.set_registered_model_alias("bot", "challenger", "2")
 
 
-def test_two_routers_on_one_store(tmp_path, registry):
-    with (
-        serving(tmp_path, registry.uri, "bot", *ENGINE) as first,
-        serving(tmp_path, registry.uri, "bot", *ENGINE) as second,
-    ):
-        assert first.store == second.store
-        texts = {ask(one, "bot@champion").json()["choices"][0]["message"]["content"] for one in (first, second)}
+def test_two_routers_on_one_store(service, registry, tmp_path):
+    with serving(tmp_path, registry.uri, "bot", *ENGINE, "--store", str(service.store)) as second:
+        texts = {ask(one, "bot@champion").json()["choices"][0]["message"]["content"] for one in (service, second)}
         assert len(texts) == 1
-        assert first.end() == 0
-        assert ask(second, "bot@champion").status_code == 200
+        assert second.end() == 0
+    assert ask(service, "bot@champion").status_code == 200
+    assert ask(service, "bot@challenger").status_code == 200
 
 
 def test_a_store_that_is_full(tmp_path, registry):
@@ -382,11 +351,16 @@ def test_keys_are_asked_for(tmp_path, registry):
         assert (late.status_code, late.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
-def test_a_true_webhook_makes_it_look_at_once(tmp_path, registry):
+def test_where_it_serves_is_told_when_it_listens_and_a_true_webhook_makes_it_look_at_once(tmp_path, registry):
     from mlflow.webhooks.delivery import _generate_hmac_signature
 
     arguments = ("--engine", "transformers", "--poll", "600")
-    with serving(tmp_path, registry.uri, "bot", *arguments, FINETUNE_WEBHOOK_SECRET="s") as service:
+    service = start_serving(tmp_path, registry.uri, "bot", *arguments, FINETUNE_WEBHOOK_SECRET="s")
+    try:
+        wait_until(lambda: "serving  bot at " in service.log.read_text(), seconds=60)
+        assert service.get("/healthz")[0] == 200
+        assert service.log.read_text().count("serving  bot at ") == 1
+        service.wait_for("ready")
         registry.client.set_registered_model_alias("bot", "hooked", "1")
         try:
             assert ask(service, "bot@hooked").status_code == 404
@@ -399,3 +373,16 @@ def test_a_true_webhook_makes_it_look_at_once(tmp_path, registry):
             wait_until(lambda: ask(service, "bot@hooked").status_code == 200, seconds=10)
         finally:
             registry.client.delete_registered_model_alias("bot", "hooked")
+    finally:
+        assert service.end() == 0
+
+
+def test_a_router_killed_while_its_engine_answers_leaves_nothing(service):
+    """The last to ask the service that this file shares."""
+    mark = psutil.Process(service.process.pid).environ()["FINETUNE_TEST"]
+    assert len(marked(mark)) >= 3
+    request = body("bot@champion", stream=True, max_tokens=220, ignore_eos=True)
+    with httpx.stream("POST", service.url + CHAT, json=request, timeout=60) as answer:
+        next(answer.iter_lines())
+        service.process.kill()
+        wait_until(lambda: not marked(mark), seconds=15)

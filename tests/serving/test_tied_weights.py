@@ -3,11 +3,12 @@
 import json
 import shutil
 
+import httpx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from served_models import VersionMaker
-from serving_process import ask, serving
+from serving_process import CHAT, ask, body, marked, serving, wait_until
 from transformers import AutoModelForCausalLM
 
 from mlflow_finetune_plugin.base_files import EMBEDDED_FOLDER
@@ -51,11 +52,22 @@ def test_other_bases_are_left_alone(tmp_path):
 
 @pytest.mark.vllm
 @pytest.mark.slow
-def test_vllm_serves_it(output_only, tmp_path, monkeypatch):
-    """The certificate compares the base's log-probabilities with those of Transformers: ready means that they agree."""
+def test_vllm_serves_it_and_nothing_is_left_when_the_router_is_killed(output_only, tmp_path, empty_store, monkeypatch):
+    """The certificate compares the base's log-probabilities with those of Transformers: ready means that they agree.
+
+    vLLM has its worker apart here, and is answering when its router dies.
+    """
     pytest.importorskip("vllm", reason="vLLM is not installed")
     monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     maker = VersionMaker(f"sqlite:///{tmp_path}/mlflow.db", output_only, "output-only")
     maker.client.set_registered_model_alias("tied", "champion", maker.make("tied", seed=1))
-    with serving(tmp_path, maker.uri, "tied", "--engine", "vllm") as service:
+    mark = str(tmp_path)
+    own = {"FINETUNE_TEST": mark, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    with serving(tmp_path, maker.uri, "tied", "--engine", "vllm", **own) as service:
         assert ask(service, "tied@champion").status_code == 200
+        request = body("tied@champion", stream=True, max_tokens=200, ignore_eos=True)
+        with httpx.stream("POST", service.url + CHAT, json=request, timeout=60) as answer:
+            next(answer.iter_lines())
+            service.process.kill()
+            wait_until(lambda: not marked(mark), seconds=15)

@@ -1,14 +1,20 @@
 """Names that somebody's vLLM is asked for: found in the registry, or refused, without vLLM itself."""
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
 
 import pytest
 from serving_process import free_port
+from tiny_adapters import load_model
+from transformers import AutoTokenizer
 
 from mlflow_finetune_plugin.base_files import EMBEDDED_FOLDER
 from mlflow_finetune_plugin.serving import vllm_resolver
@@ -99,56 +105,78 @@ def test_nothing_is_loaded_unless_models_are_named():
     subprocess.run([sys.executable, "-c", code], check=True, env=own)
 
 
-@pytest.mark.vllm
-@pytest.mark.slow
-def test_anyones_vllm_loads_a_version_on_first_use(tmp_path, registry):
-    """The real server, its real plugin loading, a name that it has never seen."""
-    pytest.importorskip("vllm", reason="vLLM is not installed")
-    import json
-    import urllib.error
-    import urllib.request
+@dataclass(frozen=True)
+class Server:
+    """Anyone's vLLM: the real server, its real plugin loading, a base of its own."""
 
-    port = free_port()
+    url: str
+
+    def post(self, route, **body):
+        asked = urllib.request.Request(
+            self.url + route, json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def complete(self, model):
+        return self.post("/v1/completions", model=model, prompt="where is my card?\n", max_tokens=8, temperature=0)
+
+
+@pytest.fixture(scope="module")
+def vllm(tmp_path_factory, registry):
+    pytest.importorskip("vllm", reason="vLLM is not installed")
+    folder, port = tmp_path_factory.mktemp("vllm"), free_port()
     own = {
         "MLFLOW_TRACKING_URI": registry.uri,
         "FINETUNE_RESOLVER_MODELS": "bot",
-        "FINETUNE_RESOLVER_STORE": str(tmp_path / "store"),
+        "FINETUNE_RESOLVER_STORE": str(folder / "store"),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", BASE, "--served-model-name", BASE]
-    command += ["--enable-lora", "--max-lora-rank=16", f"--port={port}", "--host=127.0.0.1", "--dtype=float32"]
-
-    def ask(model):
-        body = json.dumps({"model": model, "prompt": "where is my card?\n", "max_tokens": 8, "temperature": 0}).encode()
-        asked = urllib.request.Request(
-            f"http://127.0.0.1:{port}/v1/completions", body, {"content-type": "application/json"}
-        )
-        try:
-            with urllib.request.urlopen(asked, timeout=60) as answer:
-                return answer.status, json.loads(answer.read())["choices"][0]["text"]
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-    with (tmp_path / "vllm.log").open("wb") as log:
+    command += ["--enable-lora", "--max-lora-rank", "16", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--dtype", "float32", "--enforce-eager"]
+    with (folder / "vllm.log").open("wb") as log:
         process = subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log, start_new_session=True)
     try:
         deadline = time.monotonic() + 300
         while True:
-            assert process.poll() is None, (tmp_path / "vllm.log").read_text()[-3000:]
+            assert process.poll() is None, (folder / "vllm.log").read_text()[-3000:]
             assert time.monotonic() < deadline
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
                 break
             except OSError:
-                time.sleep(1)
-        answers = {model: ask(model) for model in (BASE, "bot/1", "bot/2")}
-        assert {status for status, _ in answers.values()} == {200}
-        assert len({text for _, text in answers.values()}) == 3
-        assert ask("bot/99")[0] == 404
-        assert ask("../bot/1")[0] == 404
+                time.sleep(0.2)
+        yield Server(f"http://127.0.0.1:{port}")
     finally:
         os.killpg(process.pid, 9)
         process.wait()
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_anyones_vllm_loads_a_version_on_first_use(vllm):
+    """Names that it has never seen."""
+    answers = {model: vllm.complete(model) for model in (BASE, "bot/1", "bot/2")}
+    assert {status for status, _ in answers.values()} == {200}
+    assert len({answer["choices"][0]["text"] for _, answer in answers.values()}) == 3
+    assert vllm.complete("bot/99")[0] == 404
+    assert vllm.complete("../bot/1")[0] == 404
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+def test_anyones_vllm_says_of_the_embedded_base_what_transformers_says(vllm):
+    tokenizer, model = AutoTokenizer.from_pretrained(BASE), load_model(EMBEDDED_FOLDER)
+    chat = [{"role": "user", "content": "My name is Anna."}]
+    status, answer = vllm.post("/v1/chat/completions", model=BASE, messages=chat, temperature=0, max_tokens=24)
+    assert status == 200, answer
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    expected = model.generate(**ids, max_new_tokens=24, do_sample=False)[0, ids["input_ids"].shape[1] :]
+    assert answer["choices"][0]["message"]["content"] == tokenizer.decode(expected, skip_special_tokens=True)

@@ -60,6 +60,7 @@ def test_unknown_entry_point_or_backend_config_is_refused(refused, more, parts):
         ),
         ({"register": "base"}, ["register.name = 'base'", "reserved"]),
         ({"max_length": "100000"}, ["training.max_length = 100000", "positions", "fix: at most"]),
+        ({"base_model": "no/such-model"}, ["no/such-model"]),
         ({"base_model": "embedded", "revision": "main"}, ["base_model.revision = 'main'", "has no revisions"]),
     ],
 )
@@ -78,6 +79,23 @@ def test_text_that_looks_like_a_number_stays_text(desk, ask, name):
 
     config = load_config(desk.path, "lora", {**DATA, "register": name, "revision": name}, caller=desk.path)
     assert (config.register_as.name, config.base_model.revision) == (name, name)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "parts"),
+    [
+        ({"eval_data": "train.jsonl"}, ["no model; fix: -P model=models:/NAME/VERSION"]),
+        ({"model": "models:/bot/1"}, ["no held-out rows; fix: -P eval_data=FILE"]),
+        ({"model": "models:/bot/1", "eval_data": "train.jsonl"}, ["models:/bot/1"]),
+        ({"model": "bot", "eval_data": "train.jsonl"}, ["not a model URI"]),
+        ({"model": "models:/bot", "eval_data": "train.jsonl"}, ["Logged model with ID 'bot' not found"]),
+        ({"model": "models:/bot/1", "eval_data": "gone.jsonl"}, ["no such file"]),
+        ({"model": "models:/bot/1", "eval_data": "train.jsonl", "rank": "3"}, ["-P rank"]),
+        ({"model": "models:/bot/1", "eval_data": "train.jsonl", "resume": "1"}, ["is not for this entry point"]),
+    ],
+)
+def test_evaluation_that_cannot_be_made_is_refused(refused, parameters, parts):
+    assert_tells(refused(parameters, entry_point="evaluate"), *parts)
 
 
 # files ------------------------------------------------------------------------------------------------------------

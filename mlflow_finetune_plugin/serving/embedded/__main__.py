@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
+from mlflow_finetune_plugin.heavy_imports import without
 from mlflow_finetune_plugin.serving.embedded.settings import EngineSettings, check_files, read_key, read_settings
 
 _GRACE_S = 30
@@ -40,9 +41,12 @@ def _serve(settings: EngineSettings, key: str) -> None:
     check_files(settings)
     listener = _bound(settings)  # before the weights are read: a port that is taken is told at once
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its int8 layers warn at every product
-    from mlflow_finetune_plugin.serving.embedded.engine import Engine
-    from mlflow_finetune_plugin.serving.embedded.loading import load
-    from mlflow_finetune_plugin.serving.embedded.server import build_app
+    if settings.quantization is None:
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # PEFT would import it because it is installed
+    with without("scipy", "sklearn"):
+        from mlflow_finetune_plugin.serving.embedded.engine import Engine
+        from mlflow_finetune_plugin.serving.embedded.loading import load
+        from mlflow_finetune_plugin.serving.embedded.server import build_app
 
     app: Any = build_app(Engine(settings, load(settings)), key)
     gc.collect()

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from engine_process import EMBEDDED, EngineProcess, engine, start, write_config
@@ -39,6 +40,12 @@ def test_models_are_the_base_and_its_adapters(running: EngineProcess, models: An
     assert listed["data"][1]["root"] == str(models.adapters["lora"])
     assert listed["data"][0]["max_model_len"] == 512
     assert listed["data"][-1]["max_model_len"] == 507  # five virtual tokens
+
+
+def test_what_no_answer_needs_is_not_loaded(running: EngineProcess) -> None:
+    mapped = {part for file in psutil.Process(running.process.pid).memory_maps() for part in Path(file.path).parts}
+    assert "torch" in mapped
+    assert not {"scipy", "sklearn", "pandas", "bitsandbytes", "mlflow"} & mapped
 
 
 def test_nobody_without_the_key_reaches_a_v1_route(running: EngineProcess) -> None:

@@ -1,0 +1,29 @@
+"""Imports of torch and its like in less time. Standard library only."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def without(*packages: str) -> Iterator[None]:
+    """No garbage is looked for meanwhile, and ``packages`` are as if not installed: those that are imported only because they are.
+
+    Transformers imports scikit-learn (with pandas and scipy) for assisted generation, and scipy for losses of object
+    detection: with bitsandbytes and the garbage that is a quarter of the embedded engine's imports (2026-11-22). What is
+    imported already stays.
+    """
+    hidden = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: Python's own way to say not importable
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+        for name in hidden:
+            del sys.modules[name]
