@@ -57,6 +57,9 @@ OPERATIONS: dict[str, Operation] = {
                 "to": "alias to move; default: champion",
                 "accept_new_policy": "true judges by a recipe's policy that was changed after the training",
                 "endpoint": "router (http://.../v1) to time, and to ask where the policy says serving",
+                "canary": "percentages, e.g. 5,25,50: try it on a growing share of the requests before the move",
+                "step": "of the canary, at least, e.g. 10m (default)",
+                "least_answers": "of the canary in each step; default: 100",
             },
         ),
         Operation(

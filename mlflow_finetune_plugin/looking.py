@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin.errors import ConfigError, DataError, MissingExtraError, ReloadError
 from mlflow_finetune_plugin.gate.watch_evidence import NotMeasured
 from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
-from mlflow_finetune_plugin.promotion.carrying_out import CarriedOut
 from mlflow_finetune_plugin.promotion.held_out import HeldOut, rows_digest
-from mlflow_finetune_plugin.promotion.look_run import WATCH_TAG, carry_out_look
+from mlflow_finetune_plugin.promotion.look_run import WATCH_TAG, LookedThrough, carry_out_look
 from mlflow_finetune_plugin.promotion.looks import Look, look
 from mlflow_finetune_plugin.promotion.model_state import registry_faults
 from mlflow_finetune_plugin.promotion.settling import settle
@@ -58,7 +57,7 @@ class Watch:
     _known: dict[tuple[str, str], Side] = field(default_factory=dict)
     _rows: dict[tuple[str, str], HeldOut] = field(default_factory=dict)
 
-    def look(self) -> tuple[Look, CarriedOut]:
+    def look(self) -> tuple[Look, LookedThrough]:
         """Judges, records, and rolls back where it may and the verdict says so.
 
         Raises MoveError, LeaseError, ConfigError, DataError, TrackingError; then nothing was moved.

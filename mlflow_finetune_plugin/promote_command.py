@@ -33,6 +33,14 @@ def add_promote_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help=f"router (http://.../v1) to time, and to ask where the policy says serving; its key from {ROUTER_KEY}",
     )
+    parser.add_argument(
+        "--canary",
+        default=None,
+        metavar="PERCENTS",
+        help="when it passes, try it on a growing share of the requests first, e.g. 5,25,50; harm puts the split back",
+    )
+    parser.add_argument("--step", default=None, metavar="DURATION", help="of the canary, at least (default: 10m)")
+    parser.add_argument("--least-answers", default=None, metavar="N", help="of the canary in each step (default: 100)")
     parser.add_argument("--dry-run", action="store_true", help="judge and tell; write and move nothing")
     parser.add_argument("--json", action="store_true", help="print the whole decision as JSON")
     parser.set_defaults(command=_promote)
@@ -46,6 +54,7 @@ def _promote(namespace: argparse.Namespace) -> int:
     from mlflow_finetune_plugin.promoting import PromoteCommand, promote  # scipy and matplotlib are for who judges
     from mlflow_finetune_plugin.promotion.decision import EXIT_CODES
     from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines
+    from mlflow_finetune_plugin.promotion_config import canary_policy
 
     command = PromoteCommand(
         name=namespace.name,
@@ -56,6 +65,7 @@ def _promote(namespace: argparse.Namespace) -> int:
         base_model=namespace.base_model,
         endpoint=namespace.endpoint,
         dry_run=namespace.dry_run,
+        canary=canary_policy(namespace.canary, namespace.step, namespace.least_answers),
     )
     decision, done = promote(MlflowClient(), command, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
     if namespace.json:

@@ -9,8 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.errors import ConfigError, MoveError
+from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.promotion.canary_decision import CanaryTrial
 from mlflow_finetune_plugin.promotion.carrying_out import VERDICT_TAG, CarriedOut, carry_out
 from mlflow_finetune_plugin.promotion.decision import Decision, Standing, decide, stand
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint, ServedVersion, probe_latency
@@ -20,7 +22,7 @@ from mlflow_finetune_plugin.promotion.report import decision_json, decision_line
 from mlflow_finetune_plugin.promotion.settling import settle
 from mlflow_finetune_plugin.promotion.sides import Sources, Speaks, known_sides
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion
-from mlflow_finetune_plugin.promotion_config import PromotionConfig, load_policy
+from mlflow_finetune_plugin.promotion_config import PromotionConfig, canary_policy, load_policy
 from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.serving.names import ROUTER_KEY
 
@@ -33,7 +35,8 @@ Say = Callable[[str], None]
 @dataclass(frozen=True)
 class PromoteCommand:
     """``version``: None takes the challenger; ``policy``: folder of a recipe whose policy is to hold, None takes the one that
-    the candidate was trained under; ``base_model``: where the base is now, when it has moved.
+    the candidate was trained under; ``base_model``: where the base is now, when it has moved; ``canary``: how the candidate
+    is tried before the move, None moves at once.
     """
 
     name: str
@@ -44,6 +47,7 @@ class PromoteCommand:
     base_model: str | None = None
     endpoint: str | None = None
     dry_run: bool = False
+    canary: CanaryPolicy | None = None
 
 
 def run(config: PromotionConfig, client: MlflowClient, folder: Path, report: Report) -> dict[str, Any]:
@@ -56,6 +60,7 @@ def run(config: PromotionConfig, client: MlflowClient, folder: Path, report: Rep
         accept_new_policy=config.accept_new_policy,
         base_model=config.base_model,
         endpoint=config.endpoint,
+        canary=canary_policy(config.canary, config.step, config.least_answers),
     )
     report.params({key: value for key, value in config.model_dump().items() if value is not None})
     decision, done = promote(client, command, lambda text: report.stage("gate", text))
@@ -89,9 +94,24 @@ def promote(client: MlflowClient, command: PromoteCommand, say: Say) -> tuple[De
             given=_policy(command),
             accept_new_policy=command.accept_new_policy,
         )
+        trial = _trial(command, standing, say)
         sources = _sources(client, command, standing, say)
         decision = decide(standing, sources, say)
-    return decision, None if command.dry_run else carry_out(client, decision, sources)
+    if command.dry_run:
+        return decision, None
+    done = carry_out(client, decision, sources, trial=trial)
+    return done.decision, done
+
+
+def _trial(command: PromoteCommand, standing: Standing, say: Say) -> CanaryTrial | None:
+    """Told before anything is measured: a canary beside nobody, or for an alias that the split does not serve."""
+    if command.canary is None:
+        return None
+    if standing.alias != CHAMPION:
+        raise MoveError(f"{command.name}: a canary is for {CHAMPION}, not {standing.alias}; fix: leave --canary out")
+    if standing.champion is None:
+        raise MoveError(f"{command.name}: has no {CHAMPION} that could answer the rest; fix: leave --canary out")
+    return CanaryTrial(command.canary, say)
 
 
 def _policy(command: PromoteCommand) -> GatePolicy | None:

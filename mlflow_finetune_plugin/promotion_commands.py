@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.promotion.audit import Record, history
+from mlflow_finetune_plugin.promotion.canary_moves import stop_canary
 from mlflow_finetune_plugin.promotion.model_state import read_model, registry_faults
 from mlflow_finetune_plugin.promotion.move import roll_back
 from mlflow_finetune_plugin.promotion.settling import settle
@@ -33,7 +34,13 @@ def add_history_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _roll_back(namespace: argparse.Namespace) -> int:
-    move = roll_back(_client(), namespace.name, reason=namespace.reason)
+    client = _client()
+    ended = stop_canary(client, namespace.name, reason=namespace.reason)
+    if ended is not None:
+        print(ended)
+        print("the champion was not moved; to make the previous version champion, call again")
+        return 0
+    move = roll_back(client, namespace.name, reason=namespace.reason)
     if move.settled is not None:
         print(move.settled.text)
         if move.settled.move is not None and move.settled.kind == "rollback":

@@ -7,16 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_finetune_plugin.config import absolute_gate, read_recipe
-from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.durations import seconds_of
+from mlflow_finetune_plugin.errors import ConfigError, GateError
 from mlflow_finetune_plugin.faults import unknown_key, validated
+from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.overrides import base_from
 from mlflow_finetune_plugin.register_settings import RegisterSettings
 from mlflow_finetune_plugin.settings import Section
 
+_CANARY = ("canary", "step", "least_answers")
+
 
 class PromotionConfig(Section):
-    """What ``-e promote`` is told to do. ``policy``: folder of the recipe whose policy holds now; None takes the version's own."""
+    """What ``-e promote`` is told to do. ``policy``: folder of the recipe whose policy holds now; None takes the version's own.
+
+    ``canary``, ``step``, ``least_answers``: as ``canary_policy`` takes them.
+    """
 
     entry_point: str
     model: str
@@ -26,6 +33,39 @@ class PromotionConfig(Section):
     endpoint: str | None = None
     base_model: str | None = None
     policy: str | None = None
+    canary: str | None = None
+    step: str | None = None
+    least_answers: str | None = None
+
+
+def canary_policy(canary: str | None, step: str | None, least_answers: str | None) -> CanaryPolicy | None:
+    """``5,25,50`` (percent), ``10m`` per step, answers per step; None without a canary. Raises ConfigError."""
+    if canary is None:
+        given = [name for name, text in (("step", step), ("least answers", least_answers)) if text is not None]
+        if given:
+            raise ConfigError([f"{' and '.join(given)} without canary; fix: canary 5,25,50, or leave them out"])
+        return None
+    told: dict[str, Any] = {}
+    problems = []
+    try:
+        told["steps"] = tuple(float(part.strip().removesuffix("%")) for part in canary.split(","))
+    except ValueError:
+        problems.append(f"canary {canary!r}: no percentages; fix: rising ones, e.g. 5,25,50")
+    try:
+        if step is not None:
+            told["step_s"] = seconds_of(step)
+    except ValueError as error:
+        problems.append(f"canary step {error}")
+    if least_answers is not None and not least_answers.isdecimal():
+        problems.append(f"least answers {least_answers!r}; fix: a number from 1")
+    elif least_answers is not None:
+        told["least_answers"] = int(least_answers)
+    if problems:
+        raise ConfigError(problems)
+    try:
+        return CanaryPolicy(**told)
+    except GateError as error:
+        raise ConfigError([str(error)]) from error
 
 
 def load_promotion_config(
@@ -37,13 +77,17 @@ def load_promotion_config(
     register = values.get("register")
     name = register.get("name") if isinstance(register, dict) else None
     has_policy = isinstance(register, dict) and register.get("gate") is not None
-    known = ("model", "version", "to", "accept_new_policy", "endpoint", "base_model")
+    known = ("model", "version", "to", "accept_new_policy", "endpoint", "base_model", *_CANARY)
     problems += [
         unknown_key(f"-P {key}", key, text, list(known)) for key, text in overrides.items() if key not in known
     ]
     told: dict[str, Any] = {"model": name, **{key: text for key, text in overrides.items() if key in known}}
     if told.get("accept_new_policy", "false") not in ("true", "false"):
         problems.append(f"-P accept_new_policy = {told['accept_new_policy']}: expected true or false")
+    try:
+        canary_policy(*(told.get(key) for key in _CANARY))
+    except ConfigError as error:
+        problems += [f"-P {problem}" for problem in error.problems]
     if not isinstance(told["model"], str):
         problems.append("no registered model; fix: -P model=NAME, or register.name in the recipe")
     if problems:

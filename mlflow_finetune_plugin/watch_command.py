@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from typing import TYPE_CHECKING
 
+from mlflow_finetune_plugin.durations import seconds_of
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.watch_schedule import Schedule, repeat
 
 if TYPE_CHECKING:
-    from mlflow_finetune_plugin.promotion.carrying_out import CarriedOut
+    from mlflow_finetune_plugin.promotion.look_run import LookedThrough
     from mlflow_finetune_plugin.promotion.looks import Look
-
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def add_watch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +69,7 @@ def _watch(namespace: argparse.Namespace) -> int:
     return repeat(look_and_tell, Schedule(namespace.every, namespace.times))
 
 
-def _tell(namespace: argparse.Namespace, seen: Look, done: CarriedOut) -> None:
+def _tell(namespace: argparse.Namespace, seen: Look, done: LookedThrough) -> None:
     from mlflow_finetune_plugin.promotion.watch_report import look_json, look_lines
 
     if namespace.json:
@@ -93,8 +91,7 @@ def _tell(namespace: argparse.Namespace, seen: Look, done: CarriedOut) -> None:
 
 
 def _seconds(given: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", given)
-    seconds = float(found[1]) * _UNITS_S[found[2]] if found is not None else 0.0
-    if seconds < 1:
-        raise argparse.ArgumentTypeError(f"{given!r} is no time between looks; fix: a number and s, m, h or d, as 30m")
-    return seconds
+    try:
+        return seconds_of(given)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.evidence import Gain, Latency
-from mlflow_finetune_plugin.gate.failure_rate import Failures
+from mlflow_finetune_plugin.gate.failure_rate import Answered
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.unpaired import Sample
 from mlflow_finetune_plugin.gate.votes import Vote
@@ -79,8 +79,8 @@ class WatchEvidence:
     previous: str | NotMeasured
     gate: GatePolicy
     proof: Proof | NotMeasured
-    failures: Failures | NotMeasured
-    previous_failures: Failures | NotMeasured
+    failures: Answered | NotMeasured
+    previous_failures: Answered | NotMeasured
     latency: Latency | NotMeasured
     votes: tuple[Vote, ...] | NotMeasured
     turns: Turns | NotMeasured

@@ -12,7 +12,7 @@ import numpy as np
 from mlflow_finetune_plugin.gate.criteria import JsonScalar, judge_votes
 from mlflow_finetune_plugin.gate.error_budget import candidate_alpha
 from mlflow_finetune_plugin.gate.evidence import Latency, Votes
-from mlflow_finetune_plugin.gate.failure_rate import Failures, failure_rate
+from mlflow_finetune_plugin.gate.failure_rate import Answered, failure_rate
 from mlflow_finetune_plugin.gate.paired import PairedRows, paired_interval
 from mlflow_finetune_plugin.gate.policy import GatePolicy, LatencyPolicy, VotesPolicy
 from mlflow_finetune_plugin.gate.sequential import VOTE_STAKES, confidence_sequence
@@ -64,7 +64,7 @@ def judge_proof(policy: ProofPolicy, proof: Proof | NotMeasured, name: str = "pr
 
 
 def judge_errors(
-    policy: ErrorsPolicy, failures: Failures | NotMeasured, previous: Failures | NotMeasured
+    policy: ErrorsPolicy, failures: Answered | NotMeasured, previous: Answered | NotMeasured
 ) -> WatchFinding:
     """Rolls back when more than ``at_most`` of the answers fail, unless the previous version's do so, too."""
     if isinstance(failures, NotMeasured):
@@ -83,7 +83,7 @@ def judge_errors(
     if not found.is_above:
         evidence = f"evidence {found.evidence:.3g} of {found.boundary:.3g}"
         return told("keep", f"{seen}: not shown to be above {policy.at_most:g}, {evidence}")
-    if isinstance(previous, Failures) and previous.answers >= policy.minimum:
+    if isinstance(previous, Answered) and previous.answers >= policy.minimum:
         other = failure_rate(previous, at_most=policy.at_most, alpha=policy.alpha)
         if other.is_above:
             others = f"{previous.failed:,} of {previous.answers:,}"

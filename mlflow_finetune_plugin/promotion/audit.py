@@ -164,6 +164,19 @@ def write_record(client: MlflowClient, name: str, intent: Intent, *, is_moved: b
     return str(run.info.run_id)
 
 
+def record_of(client: MlflowClient, run_id: str) -> Record | None:
+    """The record that a decision's run holds; None where it holds none, or is gone."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tags = client.get_run(run_id).data.tags
+    except MlflowException as error:
+        if not _is_gone(error):
+            raise
+        return None
+    return _record(tags, run_id) if f"{_TAG}id" in tags else None
+
+
 def last_moved(tags: Mapping[str, str], alias: str) -> str | None:
     """The version that the last recorded move left the alias at, from the registered model's tags."""
     text = tags.get(f"{MOVED_TAG}{alias}")

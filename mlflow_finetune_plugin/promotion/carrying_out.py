@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
 from mlflow_finetune_plugin.promotion.audit import promotions_experiment, record_decision
+from mlflow_finetune_plugin.promotion.canary_decision import CanaryTrial, decide_by_canary
 from mlflow_finetune_plugin.promotion.decision import Decision
 from mlflow_finetune_plugin.promotion.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.model_state import registry_faults
@@ -30,32 +32,51 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CarriedOut:
-    """``run_id``: of the decision; ``move``: None where nothing was to be moved."""
+    """``run_id``: of the decision; ``move``: None where nothing was to be moved; ``decision``: as a canary left it."""
 
     run_id: str
     move: Move | None
+    decision: Decision
 
 
-def carry_out(client: MlflowClient, decision: Decision, sources: Sources, *, run_id: str | None = None) -> CarriedOut:
-    """``run_id``: a run of the model's promotions that is already there. Raises MoveError, LeaseError, TrackingError;
-    then the report is there and says what the verdict was, and nothing was moved.
+def carry_out(
+    client: MlflowClient,
+    decision: Decision,
+    sources: Sources,
+    *,
+    run_id: str | None = None,
+    trial: CanaryTrial | None = None,
+) -> CarriedOut:
+    """``run_id``: a run of the model's promotions that is already there; ``trial``: the canary before the move. Raises
+    MoveError, LeaseError, TrackingError; then the report is there and says what the verdict was, and nothing was moved.
+    A canary that a signal ended is told and recorded, and then the signal raised again.
     """
     from mlflow.exceptions import MlflowException
 
     with registry_faults(decision.name):
         run_id = run_id or _decision_run(client, decision)
+    interruption = None
     try:
         _write_report(client, run_id, decision, sources)
-        move = _move(client, run_id, decision)
+        if trial is not None and decision.verdict.outcome == "promote":
+            report = partial(_write_report, client, run_id, sources=sources)
+            evidence = _evidence(decision, run_id)
+            decision, tried = decide_by_canary(client, decision, sources, evidence, trial, report)
+            move, interruption = tried.move, tried.interruption
+        else:
+            move = _move(client, run_id, decision)
     except BaseException:
         end_run(client, run_id, "FAILED")
         raise
-    end_run(client, run_id, "FINISHED")
+    is_stopped = move is None and interruption is not None and interruption.signal is not None
+    end_run(client, run_id, "KILLED" if is_stopped else "FINISHED")
     try:
         _tell_version(client, decision, run_id)
     except MlflowException as error:  # the decision stands and is recorded; this only points to it
         logger.warning("the version does not point to its decision %s: %s", run_id, in_short(error))
-    return CarriedOut(run_id, move)
+    if is_stopped and interruption is not None:
+        interruption.raise_again()
+    return CarriedOut(run_id, move, decision)
 
 
 def _write_report(client: MlflowClient, run_id: str, decision: Decision, sources: Sources) -> None:
@@ -70,23 +91,25 @@ def _write_report(client: MlflowClient, run_id: str, decision: Decision, sources
 
 
 def _move(client: MlflowClient, run_id: str, decision: Decision) -> Move | None:
-    name, verdict = decision.name, decision.verdict
+    name, number, evidence = decision.name, decision.candidate.number, _evidence(decision, run_id)
+    if evidence.outcome == "promote":
+        return promote_version(client, name, number, alias=decision.alias, evidence=evidence)
+    with registry_faults(name):
+        record_decision(client, name, number, alias=decision.alias, evidence=evidence)
+    return None
+
+
+def _evidence(decision: Decision, run_id: str) -> MoveEvidence:
     champion = decision.champion
-    evidence = MoveEvidence(
-        outcome=verdict.outcome,
+    return MoveEvidence(
+        outcome=decision.verdict.outcome,
         policy_digest=decision.policy.digest,
-        reason=verdict.reason,
+        reason=decision.verdict.reason,
         run_id=run_id,
         champion=champion.number if champion is not None else None,
         candidate_digest=decision.candidate.adapter_digest,
         champion_digest=champion.adapter_digest if champion is not None else None,
     )
-    number = decision.candidate.number
-    if verdict.outcome == "promote":
-        return promote_version(client, name, number, alias=decision.alias, evidence=evidence)
-    with registry_faults(name):
-        record_decision(client, name, number, alias=decision.alias, evidence=evidence)
-    return None
 
 
 def end_run(client: MlflowClient, run_id: str, status: str) -> None:

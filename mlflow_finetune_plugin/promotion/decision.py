@@ -23,6 +23,8 @@ from mlflow_finetune_plugin.registry import CHALLENGER
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from mlflow_finetune_plugin.promotion.canary_course import CanaryCourse
+
 EXIT_CODES = {"promote": 0, "hold": 3, "reject": 4}
 
 
@@ -45,12 +47,13 @@ class Standing:
 
 @dataclass(frozen=True)
 class Decision(Standing):
-    """And what came of it. ``when``: ISO 8601, UTC."""
+    """And what came of it. ``when``: ISO 8601, UTC; ``canary``: what the candidate went through, None without one."""
 
     verdict: Verdict
     evidence: Evidence = field(repr=False)
     notes: tuple[str, ...]
     when: str
+    canary: CanaryCourse | None = None
 
 
 def stand(

@@ -6,11 +6,12 @@ import hashlib
 import logging
 import math
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
 from mlflow_finetune_plugin.promotion.audit import promotions_experiment
-from mlflow_finetune_plugin.promotion.carrying_out import CarriedOut, end_run
+from mlflow_finetune_plugin.promotion.carrying_out import end_run
 from mlflow_finetune_plugin.promotion.looks import Look
 from mlflow_finetune_plugin.promotion.model_state import registry_faults
 from mlflow_finetune_plugin.promotion.move import roll_back
@@ -30,7 +31,15 @@ _LONGEST_TAG = 1000
 logger = logging.getLogger(__name__)
 
 
-def carry_out_look(client: MlflowClient, look: Look, sources: Sources, *, acts: bool) -> CarriedOut:
+@dataclass(frozen=True)
+class LookedThrough:
+    """``run_id``: of the look; ``move``: None where nothing was moved."""
+
+    run_id: str
+    move: Move | None
+
+
+def carry_out_look(client: MlflowClient, look: Look, sources: Sources, *, acts: bool) -> LookedThrough:
     """``acts``: roll back when the verdict says so. Raises MoveError, LeaseError, TrackingError; then nothing was moved."""
     with registry_faults(look.watched.name):
         run_id = _look_run(client, look)
@@ -42,7 +51,7 @@ def carry_out_look(client: MlflowClient, look: Look, sources: Sources, *, acts: 
         raise
     end_run(client, run_id, "FINISHED")
     _tell_version(client, look, run_id, move)
-    return CarriedOut(run_id, move)
+    return LookedThrough(run_id, move)
 
 
 def _look_run(client: MlflowClient, look: Look) -> str:

@@ -21,6 +21,7 @@ from uuid import uuid4
 
 from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.promotion.audit import check_decision_run, last_moved, now
+from mlflow_finetune_plugin.promotion.canary_state import read_state
 from mlflow_finetune_plugin.promotion.holder import who_moves
 from mlflow_finetune_plugin.promotion.intent import (
     CHAMPION,
@@ -40,13 +41,20 @@ if TYPE_CHECKING:
 
 
 def promote_version(
-    client: MlflowClient, name: str, version: str, *, alias: str = CHAMPION, evidence: MoveEvidence
+    client: MlflowClient,
+    name: str,
+    version: str,
+    *,
+    alias: str = CHAMPION,
+    evidence: MoveEvidence,
+    own_canary: str | None = None,
 ) -> Move:
     """The alias to this version; where the alias is champion, ``previous`` to what was champion.
 
     A move to this version that an earlier call began and that is only finished here is returned as the move. Raises
     MoveError when the verdict is not to promote, the version is gone or has the alias already, or the alias is not where
-    it was when the evidence was judged; LeaseError when somebody else moves aliases now; TrackingError.
+    it was when the evidence was judged, or a canary is under way other than ``own_canary`` (its id); LeaseError when somebody
+    else moves aliases now; TrackingError.
     """
     version = str(version)
     if alias == PREVIOUS:
@@ -56,13 +64,18 @@ def promote_version(
             f"{name}: the verdict on version {version} is {evidence.outcome!r}; fix: more evidence, see its report"
         )
     with registry_faults(name), Lease(client, name) as lease:
-        settled = settle_held(client, lease)
+        settled = settle_held(client, lease, own_canary=own_canary)
         done = settled.move if settled is not None else None
         if done is not None and (done.kind, done.alias, done.to_version) == ("promote", alias, version):
             return replace(done, settled=settled)
         if settled is not None and settled.unrecorded is not None:
             raise MoveError(f"{settled.text}; nothing was moved; fix: that, then call again")
         aliases, tags = read_model(client, name)
+        canary = read_state(tags)
+        if own_canary is not None and (canary is None or canary.id != own_canary):
+            raise MoveError(
+                f"{name}: somebody else ended the canary of version {version}; nothing was moved; fix: see history"
+            )
         found = aliases.get(alias)
         if found == version:
             raise MoveError(f"{name}: version {version} is {alias} already; fix: nothing, or name another version")
@@ -86,17 +99,19 @@ def roll_back(
     ``judged``: the (champion, previous) for which somebody found that it should be; None: whoever they are. Where they are
     others by now nothing is moved.
     A rollback that an earlier call began and that is only finished here is returned as the move: it is not rolled back
-    again. Raises MoveError when there is no previous version, LeaseError, TrackingError; then nothing was moved.
+    again. A canary that is under way is ended first. Raises MoveError when there is no previous version, LeaseError,
+    TrackingError; then nothing was moved.
     """
     with registry_faults(name), Lease(client, name) as lease:
-        settled = settle_held(client, lease)
+        settled = settle_held(client, lease, ends_canary=True)
         if settled is not None and settled.move is not None and settled.move.kind == "rollback":
             return replace(settled.move, settled=settled)
+        ended = f"{settled.text}; " if settled is not None else ""
         aliases, tags = read_model(client, name)
         found, target = aliases.get(CHAMPION), aliases.get(PREVIOUS)
         if target is None:
             raise MoveError(
-                f"{name}: no version has the alias {PREVIOUS!r}, so there is nothing to go back to (it is set by the second "
+                f"{ended}{name}: no version has the alias {PREVIOUS!r}, so there is nothing to go back to (it is set by the second "
                 "promotion, and goes with its version when that is deleted); fix: set the alias to the version to go back to"
             )
         if target == found:

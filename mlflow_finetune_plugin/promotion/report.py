@@ -39,6 +39,7 @@ def decision_json(decision: Decision) -> str:
         "policy_of_training": decision.trained_policy_digest,
         "policy_is_changed": decision.is_policy_changed,
         "verdict": json.loads(decision.verdict.to_json()),
+        "canary": decision.canary.to_json() if decision.canary is not None else None,
         "notes": list(decision.notes),
         "decided_at": decision.when,
     }
@@ -68,6 +69,7 @@ def decision_page(decision: Decision) -> str:
         f'<p>{escape(verdict.reason)}</p><p class="soft">{escape(over)}; decided {escape(decision.when)}; policy '
         f"<code>{decision.policy.digest[:12]}</code></p>{changed}"
         f"<h2>Findings</h2><table><tr><th>criterion</th><th>outcome</th><th>why</th></tr>{rows}</table>"
+        f"{decision.canary.page() if decision.canary is not None else ''}"
         f"{picture('Intervals', plot_intervals(verdict.findings))}{picture('Votes', _votes(decision))}"
         f"{f'<h2>Notes</h2><ul>{notes}</ul>' if notes else ''}"
         f"<h2>Policy</h2><pre>{escape(decision.policy.to_json())}</pre></html>"
@@ -83,6 +85,7 @@ def decision_lines(decision: Decision) -> list[str]:
             f"  policy   changed since training: {decision.policy.digest[:12]}, was {str(decision.trained_policy_digest)[:12]}"
         )
     lines += [f"  note     {note}" for note in decision.notes]
+    lines += [f"  step     {step.text}" for step in (decision.canary.steps if decision.canary is not None else ())]
     lines += [f"  {f.outcome:<8} {f.name}: {f.reason}" for f in decision.verdict.findings]
     return [*lines, f"  verdict  {decision.verdict.outcome}"]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from mlflow_finetune_plugin.errors import MoveError, one_line
 from mlflow_finetune_plugin.promotion.audit import unrecorded, write_record
+from mlflow_finetune_plugin.promotion.canary_moves import end_for_another
+from mlflow_finetune_plugin.promotion.canary_state import CANARY_TAG, read_state
+from mlflow_finetune_plugin.promotion.holder import who_moves
 from mlflow_finetune_plugin.promotion.intent import (
     CHAMPION,
     INTENT_TAG,
@@ -56,11 +59,11 @@ class Settled:
 
     ``how``: finished (it was cut off after the alias had moved, the rest is done), dropped (cut off before, nothing was
     changed), overtaken (cut off, and somebody has moved the alias elsewhere, which stands), recorded (only its record was
-    missing). ``text`` tells a person. ``move`` is there for what was finished. ``unrecorded``: why a record still cannot
+    missing), ended (a canary: the split is put back and its alias away). ``text`` tells a person. ``move`` is there for what was finished. ``unrecorded``: why a record still cannot
     be written, None when none is missing.
     """
 
-    how: Literal["finished", "dropped", "overtaken", "recorded"]
+    how: Literal["finished", "dropped", "overtaken", "recorded", "ended"]
     kind: Kind
     text: str
     move: Move | None = None
@@ -70,18 +73,53 @@ class Settled:
 def settle(client: MlflowClient, name: str) -> Settled | None:
     """Finishes or drops what a call that was cut off had left, and tells; None, without a lease, when nothing was left.
 
-    Raises LeaseError while the move is under way, MoveError when it may not be settled by this user, TrackingError.
+    Raises LeaseError while the move is under way, MoveError while a canary is or when it may not be settled by this user,
+    TrackingError.
     """
     with registry_faults(name):
         _, tags = read_model(client, name)
         if INTENT_TAG not in tags and not unrecorded(tags):
-            return None
+            if CANARY_TAG not in tags:
+                return None
+            _check_dead(name, tags)
         with Lease(client, name) as lease:
             return settle_held(client, lease)
 
 
-def settle_held(client: MlflowClient, lease: Lease) -> Settled | None:
-    """``settle`` for who holds the lease."""
+def settle_held(
+    client: MlflowClient, lease: Lease, *, own_canary: str | None = None, ends_canary: bool = False
+) -> Settled | None:
+    """``settle`` for who holds the lease. ``own_canary``: the id of the caller's own, which stays; ``ends_canary``: any goes."""
+    moved = _settle_move(client, lease)
+    ended = _settle_canary(client, lease, own_canary, ends_canary=ends_canary)
+    if moved is None or ended is None:
+        return moved or ended
+    return replace(moved, text=f"{moved.text}; {ended.text}")
+
+
+def _settle_canary(client: MlflowClient, lease: Lease, own: str | None, *, ends_canary: bool) -> Settled | None:
+    name = lease.name
+    _, tags = read_model(client, name)
+    state = read_state(tags)
+    if state is None or state.id == own:
+        return None
+    if ends_canary:
+        text = end_for_another(client, lease, state, f"ended by a rollback of {who_moves()}", "reject")
+    else:
+        _check_dead(name, tags)
+        text = end_for_another(client, lease, state, "cut off", "hold")
+    return Settled("ended", "promote", text)
+
+
+def _check_dead(name: str, tags: dict[str, str]) -> None:
+    state = read_state(tags)
+    if state is not None and state.is_alive(tags):
+        raise MoveError(
+            f"{name}: {state.text}, is under way; fix: wait for its end, or end it: mlflow-finetune rollback {name}"
+        )
+
+
+def _settle_move(client: MlflowClient, lease: Lease) -> Settled | None:
     name = lease.name
     aliases, tags = read_model(client, name)
     settled = _settle_records(client, name, tags)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
-from mlflow_finetune_plugin.gate.failure_rate import Failures
+from mlflow_finetune_plugin.gate.failure_rate import Answered
 from mlflow_finetune_plugin.served_answers import ServedSummary
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ class Served:
         return Served({name: (one.begun, one.answers, one.failed) for name, one in told.items()}, ended)
 
     @property
-    def failures(self) -> Failures:
+    def failures(self) -> Answered:
         answers, failed = self.ended
         routers = self.routers.values()
-        return Failures(answers + sum(one[1] for one in routers), failed + sum(one[2] for one in routers))
+        return Answered(answers + sum(one[1] for one in routers), failed + sum(one[2] for one in routers))
 
 
 @dataclass(frozen=True)

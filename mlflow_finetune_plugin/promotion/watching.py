@@ -10,7 +10,7 @@ from typing import TypeVar
 from mlflow_finetune_plugin.errors import FinetuneError, GateError, MoveError, TrackingError
 from mlflow_finetune_plugin.evaluation.comparison import compare
 from mlflow_finetune_plugin.gate.evidence import Latency
-from mlflow_finetune_plugin.gate.failure_rate import Failures
+from mlflow_finetune_plugin.gate.failure_rate import Answered
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.gate.unpaired import Sample
 from mlflow_finetune_plugin.gate.votes import Vote
@@ -41,7 +41,7 @@ def look_at(
     notes = list(watched.notes)
     champion, previous = watched.champion, watched.previous
     state, failures = _failures(champion, state)
-    previous_failures: Failures | NotMeasured = NotMeasured("there is no previous version")
+    previous_failures: Answered | NotMeasured = NotMeasured("there is no previous version")
     if isinstance(previous, ProvenVersion):
         state, previous_failures = _failures(previous, state)
     if isinstance(rows, HeldOut):
@@ -172,7 +172,7 @@ def _metric_name(watched: Watched) -> str | None:
 # what routers and people told ------------------------------------------------------------------------------------------------
 
 
-def _failures(version: ProvenVersion, state: WatchState) -> tuple[WatchState, Failures | NotMeasured]:
+def _failures(version: ProvenVersion, state: WatchState) -> tuple[WatchState, Answered | NotMeasured]:
     try:
         told = served(version.tags, version.uri)
     except GateError as error:

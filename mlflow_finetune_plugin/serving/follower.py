@@ -223,7 +223,9 @@ class Follower:
         model = self.snapshot.get(asked.model)
         if model is None:
             raise NotReadyError(f"the registry has not told about {asked.model!r} yet")
-        alias = asked.alias if asked.alias is not None else model.traffic.choose(asked.model, model.aliases, user)
+        alias = asked.alias
+        if alias is None:
+            alias = model.traffic.choose(asked.model, self._answering(asked.model, model.aliases), user)
         if alias is None:
             raise UnknownModelError(
                 f"{asked.model!r} has no alias that serves; fix: set champion, or ask for a version"
@@ -237,6 +239,11 @@ class Follower:
             why = target.fault or "; ".join(self._fleet.faults()) or "it is being loaded"
             raise NotReadyError(f"{asked.model}@{alias} is not ready: {why}")
         return target.resident, alias
+
+    def _answering(self, model: str, aliases: Mapping[str, str]) -> Mapping[str, str]:
+        """The aliases that a split may choose: those that can answer, as long as any can. The others show in /readyz."""
+        ready = {alias for (name, alias), target in self.targets.items() if name == model and target.resident}
+        return {alias: number for alias, number in aliases.items() if alias in ready} or aliases
 
     async def _version(self, model: str, number: str) -> Resident:
         found = self._resident(model, number)

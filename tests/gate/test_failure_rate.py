@@ -7,11 +7,11 @@ import pytest
 from scipy.stats import binom
 
 from mlflow_finetune_plugin.errors import GateError
-from mlflow_finetune_plugin.gate.failure_rate import Failures, failure_rate, rate_stakes
+from mlflow_finetune_plugin.gate.failure_rate import Answered, failure_rate, rate_stakes
 
 
 def rate(failed, answers, at_most=0.01, alpha=0.05):
-    return failure_rate(Failures(answers, failed), at_most=at_most, alpha=alpha)
+    return failure_rate(Answered(answers, failed), at_most=at_most, alpha=alpha)
 
 
 def test_the_capital_is_the_mixture_of_likelihood_ratios():
@@ -56,7 +56,7 @@ def test_no_answer_knows_nothing_and_broken_counts_are_refused():
     assert (empty.rate.low, empty.rate.high, empty.evidence, empty.is_above) == (0.0, 1.0, 1.0, False)
     assert math.isfinite(rate(10**6, 10**6).evidence)
     for answers, failed in ((3, 4), (3, -1)):
-        with pytest.raises(GateError, match="fix: count them again"):
-            Failures(answers, failed)
+        with pytest.raises(GateError, match="fix: give 0 <= failed"):
+            Answered(answers, failed)
     with pytest.raises(GateError, match="cannot be tested"):
         rate(1, 2, alpha=0.5)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.evidence import Gain, Latency
-from mlflow_finetune_plugin.gate.failure_rate import Failures
+from mlflow_finetune_plugin.gate.failure_rate import Answered
 from mlflow_finetune_plugin.gate.paired import PairedRows
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.unpaired import Sample
@@ -66,13 +66,13 @@ def test_what_was_not_measured_is_said_and_moves_nothing():
         ({"proof": proof(30, 2)}, "proof", "keep"),
         ({"proof": proof(10, 12)}, "proof", "keep"),
         ({"proof": proof(30, 2, higher_is_better=False)}, "proof", "roll back"),
-        ({"failures": Failures(1000, 40)}, "errors", "roll back"),
-        ({"failures": Failures(1000, 12)}, "errors", "keep"),
-        ({"failures": Failures(29, 29)}, "errors", "keep"),
-        ({"failures": Failures(30, 30)}, "errors", "roll back"),
-        ({"failures": Failures(1000, 40), "previous_failures": Failures(1000, 40)}, "errors", "keep"),
-        ({"failures": Failures(1000, 40), "previous_failures": Failures(1000, 10)}, "errors", "roll back"),
-        ({"failures": Failures(1000, 40), "previous_failures": Failures(4, 4)}, "errors", "roll back"),
+        ({"failures": Answered(1000, 40)}, "errors", "roll back"),
+        ({"failures": Answered(1000, 12)}, "errors", "keep"),
+        ({"failures": Answered(29, 29)}, "errors", "keep"),
+        ({"failures": Answered(30, 30)}, "errors", "roll back"),
+        ({"failures": Answered(1000, 40), "previous_failures": Answered(1000, 40)}, "errors", "keep"),
+        ({"failures": Answered(1000, 40), "previous_failures": Answered(1000, 10)}, "errors", "roll back"),
+        ({"failures": Answered(1000, 40), "previous_failures": Answered(4, 4)}, "errors", "roll back"),
         ({"latency": Latency(101, 90)}, "latency p95", "roll back"),
         ({"latency": Latency(99, 90)}, "latency p95", "keep"),
         ({"latency": Latency(90, 50)}, "latency over previous", "roll back"),
@@ -111,7 +111,7 @@ def test_new_rows(rows, name, outcome):
 
 def test_the_worst_finding_wins_and_tells_why():
     verdict = judged(
-        gate=GATE, proof=proof(30, 2), failures=Failures(1000, 40), new_rows=NewRows(NOT, fall(290, 200), NOT)
+        gate=GATE, proof=proof(30, 2), failures=Answered(1000, 40), new_rows=NewRows(NOT, fall(290, 200), NOT)
     )
     assert verdict.outcome == "roll back"
     assert verdict.reason.startswith("errors: 40 of 1,000 answers failed")
@@ -120,10 +120,10 @@ def test_the_worst_finding_wins_and_tells_why():
 
 
 def test_without_a_version_to_go_back_to_nothing_is_rolled_back():
-    verdict = judged(previous=NotMeasured("there is no previous version"), failures=Failures(1000, 40))
+    verdict = judged(previous=NotMeasured("there is no previous version"), failures=Answered(1000, 40))
     assert verdict.outcome == "re-tune"
     assert verdict.reason.startswith("it cannot be rolled back, there is no previous version; errors: 40 of 1,000")
-    assert judged(previous=NotMeasured("there is none"), failures=Failures(1000, 1)).outcome == "keep"
+    assert judged(previous=NotMeasured("there is none"), failures=Answered(1000, 1)).outcome == "keep"
 
 
 def test_each_further_set_of_rows_has_a_smaller_share_of_alpha():
@@ -145,7 +145,7 @@ def test_a_latency_that_nobody_asked_for_is_not_measured():
 
 
 def test_json_is_json():
-    told = json.loads(judged(proof=proof(0, 0, rows=1), failures=Failures(100, 0)).to_json())
+    told = json.loads(judged(proof=proof(0, 0, rows=1), failures=Answered(100, 0)).to_json())
     assert told["outcome"] == "keep"
     assert {"name", "outcome", "reason", "bound", "estimate", "interval", "method", "details"} == set(
         told["findings"][0]

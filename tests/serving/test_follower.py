@@ -98,3 +98,30 @@ def test_a_version_that_the_registry_has_no_more_is_not_served_any_more(tmp_path
         assert not resident.is_loaded
 
     following(tmp_path, registry, fetcher, work)
+
+
+def test_a_split_chooses_among_those_that_can_answer(tmp_path, registry):
+    """A canary that is still being loaded, or cannot be, costs nobody an answer."""
+    good, bad = registry.make("asked", seed=4), registry.make("asked", seed=5)
+    weights = registry.artifacts("asked", bad) / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    for alias, number in (("champion", good), ("canary", bad)):
+        registry.client.set_registered_model_alias("asked", alias, number)
+    registry.client.set_registered_model_tag("asked", "finetune.split", "champion=1, canary=99")
+
+    async def work(follower):
+        await follower.look()
+        with pytest.raises(NotReadyError, match=r"asked@c[a-z]+ is not ready"):
+            await follower.find(Asked("asked"), "somebody")
+        champion, canary = (follower.targets["asked", alias] for alias in ("champion", "canary"))
+        async with asyncio.timeout(120):
+            while champion.resident is None or canary.fault is None:
+                await asyncio.sleep(0.05)
+        assert {(await follower.find(Asked("asked"), f"user {n}"))[1] for n in range(20)} == {"champion"}
+        with pytest.raises(NotReadyError, match="asked@canary is not ready"):
+            await follower.find(Asked("asked", "canary"), None)
+
+    try:
+        following(tmp_path, registry, Fetcher(registry.client, AdapterStore(tmp_path / "store")), work)
+    finally:
+        registry.client.delete_registered_model_tag("asked", "finetune.split")

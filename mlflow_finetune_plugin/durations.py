@@ -1,0 +1,17 @@
+"""Durations as people write them: ``90``, ``90s``, ``10m``, ``2h``, ``1d``."""
+
+from __future__ import annotations
+
+import re
+
+_UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
+
+
+def seconds_of(text: str) -> float:
+    """Raises ValueError, with the fix, for what is no duration above 0."""
+    found = _WRITTEN.fullmatch(text.strip())
+    seconds = float(found[1]) * _UNITS_S[found[2]] if found is not None else 0.0
+    if seconds <= 0:
+        raise ValueError(f"{text!r} is no duration; fix: a number with s, m, h or d, e.g. 10m")
+    return seconds

@@ -1,0 +1,136 @@
+"""What follows from a look at a canary, a candidate that answers a growing share of the requests: widen, wait, back, or stop.
+
+Harm is looked for at every look: failures by tests that may be looked at as often (``failures``), people's votes by
+theirs, latency by several looks in a row. A canary that does no harm widens when its time is over and it has answered
+enough; one that does not get to answer holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
+from mlflow_finetune_plugin.gate.criteria import Finding, FindingOutcome, JsonScalar
+from mlflow_finetune_plugin.gate.failure_rate import Answered, e_above
+from mlflow_finetune_plugin.gate.failures import FailureTest
+
+Action = Literal["widen", "wait", "back", "hold"]
+
+
+@dataclass(frozen=True)
+class CanaryLook:
+    """What is known at a look. ``canary``, ``champion``: their answers since the canary began; ``failures``: batch by batch.
+
+    ``step`` counts from 0, ``in_step_s`` and ``step_answers`` (the canary's) since it began. ``latency``: findings of
+    the routers' newest answers, ``slow_looks`` of new ones in a row being too slow. ``votes``: the finding of people's.
+    """
+
+    step: int
+    in_step_s: float
+    step_answers: int
+    canary: Answered
+    champion: Answered
+    failures: FailureTest
+    latency: tuple[Finding, ...] = ()
+    slow_looks: int = 0
+    votes: Finding | None = None
+
+
+@dataclass(frozen=True)
+class CanaryVerdict:
+    """``findings`` say why."""
+
+    action: Action
+    findings: tuple[Finding, ...]
+
+    @property
+    def reason(self) -> str:
+        decisive = {"back": "reject", "hold": "hold"}.get(self.action, "pass")
+        return "; ".join(f"{one.name}: {one.reason}" for one in self.findings if one.outcome == decisive)
+
+
+def judge_canary(policy: CanaryPolicy, look: CanaryLook) -> CanaryVerdict:
+    """Back if anything shows harm; else widen, wait or hold by the step's time and answers."""
+    harms = [_compared(policy, look), _bounded(policy, look), *_slow(policy, look)]
+    if look.votes is not None:
+        harms.append(_as_canary(look.votes, "reject" if look.votes.outcome == "reject" else "noted"))
+    step = _step(policy, look)
+    if any(harm.outcome == "reject" for harm in harms):
+        return CanaryVerdict("back", tuple(harms))
+    action: Action = "wait"
+    if look.in_step_s >= policy.patience * policy.step_s and (step.outcome == "hold" or _is_open(harms)):
+        action = "hold"
+    elif step.outcome == "pass" and not _is_open(harms):
+        action = "widen"
+    return CanaryVerdict(action, (*harms, step))
+
+
+def _is_open(harms: list[Finding]) -> bool:
+    return any(harm.outcome == "hold" for harm in harms)
+
+
+def _compared(policy: CanaryPolicy, look: CanaryLook) -> Finding:
+    evidence = look.failures.e_worse
+    is_worse = evidence >= policy.boundary
+    told = f"{look.canary} answers failed, of the champion's {look.champion}"
+    told += f": evidence of more {evidence:.3g} of {policy.boundary:.3g}"
+    details: dict[str, JsonScalar] = {
+        "answers": look.canary.answers,
+        "failed": look.canary.failed,
+        "champion_answers": look.champion.answers,
+        "champion_failed": look.champion.failed,
+        "e_worse": evidence,
+        "boundary": policy.boundary,
+    }
+    return Finding("canary failures", "reject" if is_worse else "pass", told, details=details)
+
+
+def _bounded(policy: CanaryPolicy, look: CanaryLook) -> Finding:
+    """What fails on both sides is no fault of the canary's: then nothing widens, and nothing goes back. For that any
+    evidence of the champion's is enough, as the burst of an outage passes the two by different margins.
+    """
+    bound = policy.failures_at_most
+    evidence, of_champion = e_above(look.canary, bound), e_above(look.champion, bound)
+    told = f"{look.canary} answers failed: evidence of more than {bound:.3g} {evidence:.3g} of {policy.boundary:.3g}"
+    details: dict[str, JsonScalar] = {"e_above": evidence, "e_above_champion": of_champion, "boundary": policy.boundary}
+    outcome: FindingOutcome = "pass"
+    if evidence >= policy.boundary and of_champion > 1:
+        outcome, told = "hold", f"{told}, and some of the champion's {look.champion}; fix: find out why both fail"
+    elif evidence >= policy.boundary:
+        outcome = "reject"
+    return Finding("canary failure bound", outcome, told, bound, details=details)
+
+
+def _slow(policy: CanaryPolicy, look: CanaryLook) -> list[Finding]:
+    is_slow = look.slow_looks >= policy.slow_looks
+    found = []
+    for one in look.latency:
+        if one.outcome == "reject" and is_slow:
+            found.append(_as_canary(one, "reject", f", {look.slow_looks} times in a row"))
+        else:
+            found.append(_as_canary(one, "pass" if one.outcome == "pass" else "noted"))
+    return found
+
+
+def _step(policy: CanaryPolicy, look: CanaryLook) -> Finding:
+    share = f"step {look.step + 1} of {len(policy.steps)} ({policy.steps[look.step]:g} %)"
+    told = f"{share}: {look.step_answers:,} answers in {look.in_step_s:.0f} s"
+    if look.in_step_s >= policy.step_s and look.step_answers >= policy.least_answers:
+        return Finding("canary step", "pass", told)
+    wanted = f"{told}, wanted are {policy.least_answers:,} in {policy.step_s:g} s"
+    if look.in_step_s >= policy.patience * policy.step_s:
+        reason = f"{wanted}, and {policy.patience} times as long was waited; fix: more traffic, or --least-answers"
+        return Finding("canary step", "hold", reason)
+    return Finding("canary step", "noted", wanted)
+
+
+def _as_canary(finding: Finding, outcome: Literal["pass", "noted", "reject"], more: str = "") -> Finding:
+    return Finding(
+        f"canary {finding.name}",
+        outcome,
+        f"{finding.reason}{more}",
+        finding.bound,
+        finding.interval,
+        details=finding.details,
+    )
