@@ -133,7 +133,7 @@ def story_faults(judged: list[Judged], moved: list[str | None], traffic: Any) ->
     ]
     leaked = judged[-1].decision["verdict"]["findings"]
     rejects = [one["name"] for one in leaked if one["outcome"] == "reject"]
-    if rejects != ["regression exact_match on must-pass.jsonl"]:
+    if rejects != ["must-pass must-pass.jsonl, exact_match"]:
         found.append(f"the leaked version was refused for {rejects}, not for the must-pass file alone")
     if judged[-1].finding("gain")["outcome"] != "pass":
         found.append("the leaked version's gain did not pass, so its leak was no temptation")

@@ -63,25 +63,57 @@ def served(tags: Mapping[str, str], what: str) -> dict[str, ServedSummary]:
     }
 
 
-def logged_latency(tags: Mapping[str, str], what: str, notes: list[str], fix: str = "serve it") -> float | None:
-    """The 95th percentile in ms, of the router that gave most answers of late; None where no router told enough.
+Tagged = tuple[Mapping[str, str], str]
+"""A version's tags, and what to call it in messages."""
 
-    Percentiles of several routers cannot be put together, so one's are taken. ``fix`` goes into the note where there are
-    too few. Raises GateError for a tag that is none.
+
+def logged_latencies(
+    own: Tagged, other: Tagged | None, notes: list[str], fix: str = "serve it"
+) -> tuple[float | None, float | None]:
+    """95th percentiles in ms of both, told by one router, for routers' clocks, loads and machines differ; None: not told.
+
+    Of the routers that told enough of both the one that told most is taken. ``fix`` goes into the note where there are too
+    few. Raises GateError for a tag that is none.
     """
-    found = {name: one.recent for name, one in served(tags, what).items() if one.recent is not None}
+    first = _told_enough(own, notes, fix)
+    if other is None:
+        return _by(first, _most(first), own, notes), None
+    second = _told_enough(other, notes, fix)
+    common = {
+        name: min(first[name], second[name], key=lambda one: one.answers) for name in first.keys() & second.keys()
+    }
+    if first and second and not common:
+        notes.append(
+            f"no router told enough of both {own[1]} and {other[1]}, so they are not compared; fix: serve both by one"
+        )
+    if not common:
+        return _by(first, _most(first), own, notes), None
+    name = _most(common)
+    return _by(first, name, own, notes), _by(second, name, other, notes)
+
+
+def _told_enough(side: Tagged, notes: list[str], fix: str) -> dict[str, LatencySummary]:
+    found = {name: one.recent for name, one in served(*side).items() if one.recent is not None}
     fresh = {name: one for name, one in found.items() if time.time() - one.until <= OLDEST_S}
     enough = {name: one for name, one in fresh.items() if one.answers >= LEAST_ANSWERS}
     if not enough:
         most = max((one.answers for one in fresh.values()), default=0)
         notes.append(
-            f"{what}: no router told of {LEAST_ANSWERS} answers of the last {OLDEST_S / 86400:g} days (found {most}); "
+            f"{side[1]}: no router told of {LEAST_ANSWERS} answers of the last {OLDEST_S / 86400:g} days (found {most}); "
             f"fix: {fix}"
         )
+    return enough
+
+
+def _most(told: Mapping[str, LatencySummary]) -> str | None:
+    return max(told, key=lambda name: told[name].answers, default=None)
+
+
+def _by(told: Mapping[str, LatencySummary], name: str | None, side: Tagged, notes: list[str]) -> float | None:
+    if name is None:
         return None
-    name, best = max(enough.items(), key=lambda item: item[1].answers)
-    notes.append(f"{what}: p95 {best.p95_ms:g} ms of {best.answers:,} answers, told by router {name}")
-    return best.p95_ms
+    notes.append(f"{side[1]}: p95 {told[name].p95_ms:g} ms of {told[name].answers:,} answers, told by router {name}")
+    return told[name].p95_ms
 
 
 def _parse(text: str, what: str) -> ServedSummary:

@@ -6,7 +6,14 @@ import time
 import pytest
 
 from mlflow_finetune_plugin.errors import GateError
-from mlflow_finetune_plugin.served_answers import TAG, LatencySummary, ServedSummary, latency_of, logged_latency, served
+from mlflow_finetune_plugin.served_answers import (
+    TAG,
+    LatencySummary,
+    ServedSummary,
+    latency_of,
+    logged_latencies,
+    served,
+)
 
 NOW = time.time()
 RECENT = LatencySummary(40, 100.0, 200.0, NOW - 60, NOW)
@@ -57,8 +64,23 @@ def test_latency_is_of_the_router_that_gave_most_answers_of_late():
     few = LatencySummary(29, 1.0, 3.0, NOW, NOW)
     tags = {f"{TAG}{n}": ServedSummary(0.0, one.answers, 0, one).to_json() for n, one in enumerate((old, few, RECENT))}
     notes = []
-    assert logged_latency(tags, "models:/bot/1", notes) == 200.0
+    assert logged_latencies((tags, "models:/bot/1"), None, notes) == (200.0, None)
     assert notes == ["models:/bot/1: p95 200 ms of 40 answers, told by router 2"]
     only_failed = {f"{TAG}r": ServedSummary(0.0, 9, 9, None).to_json()}
-    assert logged_latency(only_failed, "models:/bot/1", notes) is None
+    assert logged_latencies((only_failed, "models:/bot/1"), None, notes) == (None, None)
     assert "found 0" in notes[-1]
+
+
+def told_by(**answers):
+    """Tags of routers that told so many answers, each with a p95 of its own."""
+    summaries = {name: LatencySummary(count, 1.0, float(count), NOW, NOW) for name, count in answers.items()}
+    return {f"{TAG}{name}": ServedSummary(0.0, one.answers, 0, one).to_json() for name, one in summaries.items()}
+
+
+def test_two_versions_are_compared_by_one_router():
+    notes = []
+    own, other = told_by(a=900, b=40, c=60), told_by(b=70, c=50)
+    assert logged_latencies((own, "bot/2"), (other, "bot/1"), notes) == (60.0, 50.0), "c told the most of both"
+    assert logged_latencies((own, "bot/2"), (told_by(d=99), "bot/1"), notes) == (900.0, None)
+    assert "no router told enough of both bot/2 and bot/1" in notes[-2]
+    assert logged_latencies((own, "bot/2"), (told_by(a=29), "bot/1"), notes) == (900.0, None)

@@ -63,7 +63,7 @@ def judge_gain(policy: GainPolicy, evidence: Evidence) -> Finding:
         told = f"the policy asks for the gain in {wanted}, measured was {gain.metric} over the {gain.over}"
         return _missing("gain", told, policy.at_least)
     interval, rows, details = _gain_interval(gain)
-    seen = f"gain in {gain.metric} over the {over} {_shown(interval)}"
+    seen = f"{gain.metric} over the {over} {_shown(interval)}{f' on {rows:,} rows' if rows is not None else ''}"
     bound = policy.at_least
     if interval.low >= bound:
         return Finding("gain", "pass", f"{seen}: at least {bound:g}", bound, interval, details=details)
@@ -82,7 +82,7 @@ def judge_forgetting(policy: ForgettingPolicy, measured: Forgetting | Interval |
         interval, rows = measured, None
     else:
         interval, rows = _forgetting_interval(measured), len(measured.row_ids)
-    seen = f"forgetting {_shown(interval)} nats per token"
+    seen = f"{_shown(interval)} nats per token"
     answer = non_inferiority(interval, policy.at_most)
     if answer == "shown":
         return Finding("forgetting", "pass", f"{seen}: at most {policy.at_most:g}", policy.at_most, interval)
@@ -165,13 +165,13 @@ def judge_latency(policy: LatencyPolicy, evidence: Evidence) -> list[Finding]:
 
 def judge_regression(policy: RegressionPolicy, measured: tuple[Regression, ...]) -> Finding:
     """A plain bound: these rows are the population, so there is no interval and no hold but for lack of a score."""
-    name = f"regression {policy.metric} on {policy.data}"
+    name = f"must-pass {policy.data}, {policy.metric}"
     score = next((r.score for r in measured if (r.data, r.metric) == (policy.data, policy.metric)), None)
     if score is None:
         return _missing(name, f"{policy.metric} on {policy.data} was not measured", policy.at_least)
     passes = score >= policy.at_least
     compared = "at least" if passes else "below"
-    reason = f"{policy.metric} on {policy.data} is {score:g}: {compared} {policy.at_least:g}"
+    reason = f"{score:.4g}: {compared} {policy.at_least:g}"
     return Finding(name, "pass" if passes else "reject", reason, policy.at_least, details={"score": score})
 
 
@@ -196,7 +196,7 @@ def _slow(name: str, latency: Latency | None, most_ms: float | None, what: str) 
         return _missing(name, "latency was not measured", most_ms)
     passes = latency.candidate_p95_ms <= most_ms
     compared = "within" if passes else "above"
-    reason = f"p95 {latency.candidate_p95_ms:g} ms: {compared} {what}, {most_ms:g} ms"
+    reason = f"p95 {latency.candidate_p95_ms:.4g} ms: {compared} {what}, {most_ms:.4g} ms"
     details: dict[str, JsonScalar] = {
         "candidate_p95_ms": latency.candidate_p95_ms,
         "champion_p95_ms": latency.champion_p95_ms,

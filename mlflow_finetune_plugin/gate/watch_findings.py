@@ -56,7 +56,7 @@ def judge_proof(policy: ProofPolicy, proof: Proof | NotMeasured, name: str = "pr
             rows = PairedRows(rows.row_ids, rows.champion, rows.candidate, rows.clusters)
         interval = paired_interval(rows, confidence=1 - 2 * part)
         interval = replace(interval, method=f"{interval.method}, confidence {1 - 2 * part:.4g}")
-    seen = f"gain in {gain.metric} over the previous version {_shown(interval)}"
+    seen = f"{gain.metric} over the previous version {_shown(interval)}"
     if interval.high < 0:
         return WatchFinding(name, "roll back", f"{seen}: the previous one is better", 0.0, interval, details)
     told = "better" if interval.low > 0 else "no worse, as far as these rows can tell"

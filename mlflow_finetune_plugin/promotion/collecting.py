@@ -14,7 +14,7 @@ from mlflow_finetune_plugin.promotion.held_out import HeldOut, side_of
 from mlflow_finetune_plugin.promotion.missed_rows import tell_missed_rows
 from mlflow_finetune_plugin.promotion.sides import Note, Sources, are_unseen, compared, metric_of, side_on
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion
-from mlflow_finetune_plugin.served_answers import logged_latency
+from mlflow_finetune_plugin.served_answers import logged_latencies
 
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.votes import Reading
@@ -152,6 +152,6 @@ def _latency(
         notes.append("latency: of a probe run through the endpoint, one request at a time")
         return sources.latency
     fix = "serve it, or promote --endpoint URL, which asks for some"
-    own = logged_latency(candidate.tags, candidate.uri, notes, fix)
-    other = logged_latency(champion.tags, champion.uri, notes, fix) if champion is not None else None
+    beside = (champion.tags, champion.uri) if champion is not None else None
+    own, other = logged_latencies((candidate.tags, candidate.uri), beside, notes, fix)
     return None if own is None else Latency(own, other)

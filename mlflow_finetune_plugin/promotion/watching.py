@@ -20,7 +20,7 @@ from mlflow_finetune_plugin.promotion.sides import Note, Sources, are_unseen, co
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion, check_comparable
 from mlflow_finetune_plugin.promotion.watch_state import WatchState
 from mlflow_finetune_plugin.promotion.watched import Watched
-from mlflow_finetune_plugin.served_answers import logged_latency, served
+from mlflow_finetune_plugin.served_answers import logged_latencies, served
 
 T = TypeVar("T")
 
@@ -188,10 +188,12 @@ def _latency(watched: Watched, notes: list[str]) -> Latency | NotMeasured:
     champion, previous = watched.champion, watched.previous
     if watched.gate.latency is None:
         return NotMeasured("the champion's policy asks nothing of it")
-    own = logged_latency(champion.tags, champion.uri, notes)
+    beside = (previous.tags, previous.uri) if isinstance(previous, ProvenVersion) else None
+    told: list[str] = []
+    own, other = logged_latencies((champion.tags, champion.uri), beside, told)
     if own is None:
-        return NotMeasured(notes.pop())
-    other = logged_latency(previous.tags, previous.uri, notes) if isinstance(previous, ProvenVersion) else None
+        return NotMeasured(told[0])
+    notes += told
     return Latency(own, other)
 
 

@@ -83,7 +83,7 @@ def test_the_first_is_judged_against_its_base_and_later_ones_against_the_champio
         ("reject", first, worse, False),
         ("promote", None, first, True),
     ]
-    assert re.search(r"gain in exact_match over the champion 0\.225 \[", capsys.readouterr().out)
+    assert re.search(r"exact_match over the champion 0\.225 \[", capsys.readouterr().out)
 
 
 def test_the_report_is_in_mlflow_and_the_version_points_to_it(client):
@@ -195,7 +195,7 @@ def test_a_must_pass_row_that_is_missed_rejects(client, tmp_path):
 
     decision = decide(standing, Sources(speaker=lambda version: Speaker()), lambda text: None)
     assert decision.verdict.outcome == "reject"
-    assert "exact_match on must-pass.jsonl is 0.75: below 1" in decision.verdict.reason
+    assert "must-pass must-pass.jsonl, exact_match: 0.75: below 1" in decision.verdict.reason
     assert decision.notes[-2:] == (
         "must-pass.jsonl: 1 of 4 rows missed:",
         "must-pass.jsonl line 4: 'question 3?' was answered 'no', not 'yes'",

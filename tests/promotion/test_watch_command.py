@@ -98,7 +98,7 @@ def test_a_champion_that_is_fine_is_kept_and_the_look_is_in_mlflow(pair, capsys)
     before = history(pair, "bot")
     assert watch() == 0
     said = capsys.readouterr().out
-    assert "keep          proof: gain in exact_match over the previous version 0.4 [" in said
+    assert "keep          proof: exact_match over the previous version 0.4 [" in said
     assert "keep          errors: 4 of 1,000 answers failed" in said
     assert "not measured  votes: nobody has compared versions 2 and 1 since" in said
     run, told = last_look(pair)
