@@ -134,6 +134,10 @@ def killed_at(
     action(Killed(MlflowClient(uri), at), *arguments)
 
 
+AFTER_THE_ALIAS = 10
+"""The call of a rollback in which ``previous`` is set; the alias has moved."""
+
+
 def run_killed(uri: str, at: int, action: Callable[..., None], *arguments: Any) -> bool:
     """Whether it was killed; False when it made fewer calls and ended well."""
     login = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_TRACKING_")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from alias_moves import aliases_of, promote, register_versions, run_killed, take_back
+from alias_moves import AFTER_THE_ALIAS, aliases_of, promote, register_versions, run_killed, take_back
 
 from mlflow_finetune_plugin.cli import main
 from mlflow_finetune_plugin.promotion.audit import promotions_experiment
@@ -78,7 +78,7 @@ def test_history_of_a_model_that_was_never_moved(say, client):
 
 
 def test_history_settles_what_was_cut_off_and_tells_it(say, client, desk):
-    assert run_killed(desk.tracking_uri, 9, take_back, "bot")
+    assert run_killed(desk.tracking_uri, AFTER_THE_ALIAS, take_back, "bot")
     with Lease(client, "bot"):
         code, out, err = say("history", "bot")
         assert code == 0

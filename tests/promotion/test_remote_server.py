@@ -15,6 +15,7 @@ import httpx
 import mlflow
 import pytest
 from alias_moves import (
+    AFTER_THE_ALIAS,
     aliases_of,
     evidence,
     faults_after_settling,
@@ -42,7 +43,7 @@ def test_moves_over_rest_are_settled_and_recorded_like_others(server, monkeypatc
     register_versions(client, "bot", 4)
     promote(client, "bot", "1", None)
     promote(client, "bot", "2", "1")
-    assert run_killed(server.uri, 9, take_back, "bot")  # before `previous` is set
+    assert run_killed(server.uri, AFTER_THE_ALIAS, take_back, "bot")  # before `previous` is set
     assert aliases_of(client, "bot") == ("1", "1")
     assert settle(client, "bot").how == "finished"
     assert aliases_of(client, "bot") == ("1", "2")
@@ -54,7 +55,7 @@ def test_moves_over_rest_are_settled_and_recorded_like_others(server, monkeypatc
     assert [process.exitcode for process in together] == [0] * 4
     assert faults_after_settling(client, "bot") == []
     assert len(moves_of(client, "bot")) == 3 + 4
-    assert run_killed(server.uri, 9, take_back, "bot")
+    assert run_killed(server.uri, AFTER_THE_ALIAS, take_back, "bot")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     mlflow.set_tracking_uri(server.uri)
     capsys.readouterr()
@@ -120,7 +121,6 @@ def login_server(tmp_path: Path, empty_store: Path) -> Any:
         found.stop()
 
 
-@pytest.mark.slow
 @pytest.fixture
 def become(login_server, monkeypatch):
     """A client of whoever is named: the admin; ann, who may edit all of "bot"; ben, nothing; cid, its model alone."""
@@ -148,13 +148,14 @@ def become(login_server, monkeypatch):
     return become
 
 
+@pytest.mark.slow
 def test_the_servers_permissions_hold(login_server, become, monkeypatch):
     """Who may not edit the model moves nothing and is told; who may edit can do all of it without the right to delete."""
 
     client = become("ann")
     promote_version(client, "bot", "1", evidence=evidence(None))
     promote_version(client, "bot", "2", evidence=evidence("1"))
-    assert run_killed(login_server.uri, 9, take_back, "bot")
+    assert run_killed(login_server.uri, AFTER_THE_ALIAS, take_back, "bot")
     assert settle(client, "bot").how == "finished"
     assert aliases_of(client, "bot") == ("1", "2")
     assert history(client, "bot")[0].who.startswith("ann@")
@@ -181,7 +182,7 @@ def test_the_servers_permissions_hold(login_server, become, monkeypatch):
     assert history(client, "bot")[0].who.startswith("cid@")
     assert faults_after_settling(client, "bot") == []
 
-    assert run_killed(login_server.uri, 9, take_back, "bot")  # ann's lease stays
+    assert run_killed(login_server.uri, AFTER_THE_ALIAS, take_back, "bot")  # ann's lease stays
     client = become("cid")
     with pytest.raises(LeaseError, match=r"ann@.* left a lease behind, which you may not end; fix: let ann call again"):
         roll_back(client, "bot")

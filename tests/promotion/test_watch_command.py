@@ -278,4 +278,4 @@ def test_a_model_without_a_champion_is_one_message(client, capsys):
         assert said in capsys.readouterr().err
     with pytest.raises(SystemExit):
         watch("--every", "soon")
-    assert "'soon' is no time between looks" in capsys.readouterr().err
+    assert "'soon' is no duration" in capsys.readouterr().err
