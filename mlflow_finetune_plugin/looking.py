@@ -141,6 +141,8 @@ def run(config: WatchConfig, client: MlflowClient, folder: Path, report: Report)
     for line in look_lines(seen):
         report.stage("watch", line.strip())
     moved = done.move.text if done.move is not None else f"version {seen.watched.champion.number} stays champion"
+    if done.move is not None and done.move.unrecorded is not None:
+        moved += f"; its record could not be written: {done.move.unrecorded}"
     return {"model_uri": seen.watched.champion.uri, "summary": f"{seen.verdict.outcome}: {moved}"}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_finetune_plugin.config import absolute_gate, read_recipe
+from mlflow_finetune_plugin.config import absolute_gate, read_recipe, read_register
 from mlflow_finetune_plugin.durations import seconds_of
 from mlflow_finetune_plugin.errors import ConfigError, GateError
 from mlflow_finetune_plugin.faults import unknown_key, validated
@@ -107,14 +107,19 @@ def load_promotion_config(
 
 def load_policy(project: Path) -> GatePolicy | None:
     """The policy that a project's recipe holds now, its paths absolute; None where it has none. Raises ConfigError."""
+    absolute = absolute_gate(read_register(project), project.absolute())
+    return absolute.gate if absolute is not None else None
+
+
+def read_register(project: Path) -> RegisterSettings | None:
+    """The section ``register`` that a project's recipe holds now; None where it has none. Raises ConfigError."""
     problems: list[str] = []
     values, origin = read_recipe(project, problems)
-    register = (
+    found = (
         validated(RegisterSettings, values["register"], ("register",), origin, problems)
         if "register" in values
         else None
     )
     if problems:
         raise ConfigError(problems)
-    absolute = absolute_gate(register, project.absolute()) if isinstance(register, RegisterSettings) else None
-    return absolute.gate if absolute is not None else None
+    return found if isinstance(found, RegisterSettings) else None

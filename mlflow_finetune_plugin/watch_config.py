@@ -15,11 +15,11 @@ from mlflow_finetune_plugin.config import (
     resolve_evaluation_paths,
 )
 from mlflow_finetune_plugin.errors import ConfigError
-from mlflow_finetune_plugin.faults import unknown_key, validated
+from mlflow_finetune_plugin.faults import unknown_key
 from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
 from mlflow_finetune_plugin.overrides import base_from, path_from
 from mlflow_finetune_plugin.preflight import check_evaluation_before_spend
-from mlflow_finetune_plugin.register_settings import RegisterSettings
+from mlflow_finetune_plugin.promotion_config import read_register
 from mlflow_finetune_plugin.settings import Section
 
 _NO_PROJECT = Path(os.devnull)
@@ -70,16 +70,8 @@ def load_watch_config(project: Path, entry_point: str, overrides: Mapping[str, s
 
 def load_watch_policy(project: Path) -> WatchPolicy | None:
     """The policy that a project's recipe holds now; None where it has none. Raises ConfigError."""
-    problems: list[str] = []
-    values, origin = read_recipe(project, problems)
-    register = (
-        validated(RegisterSettings, values["register"], ("register",), origin, problems)
-        if "register" in values
-        else None
-    )
-    if problems:
-        raise ConfigError(problems)
-    return register.watch if isinstance(register, RegisterSettings) else None
+    register = read_register(project)
+    return register.watch if register is not None else None
 
 
 def rows_config(project: str | None, data: str, *, caller: Path, model: str = "models:/watched/1") -> EvaluationConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from mlflow_finetune_plugin.gate.criteria import (
     judge_votes,
 )
 from mlflow_finetune_plugin.gate.evidence import Evidence
+from mlflow_finetune_plugin.gate.finding_json import finding_json
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 
 
@@ -40,7 +40,7 @@ class Verdict:
             "outcome": self.outcome,
             "reason": self.reason,
             "policy_digest": self.policy_digest,
-            "findings": [_finding(finding) for finding in self.findings],
+            "findings": [{**finding_json(finding), **_needed(finding)} for finding in self.findings],
         }
         return json.dumps(content, sort_keys=True, allow_nan=False)
 
@@ -75,21 +75,5 @@ def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
     return Verdict(outcome, tuple(findings), policy.digest())
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
-    interval = finding.interval
-    return {
-        "name": finding.name,
-        "outcome": finding.outcome,
-        "reason": finding.reason,
-        "bound": finding.bound,
-        "estimate": None if interval is None else interval.value,
-        "interval": None if interval is None else [_bounded(interval.low), _bounded(interval.high)],
-        "method": None if interval is None else interval.method,
-        "still_needed": finding.still_needed,
-        "still_needed_unit": finding.still_needed_unit,
-        "details": dict(finding.details),
-    }
-
-
-def _bounded(end: float) -> float | None:
-    return end if math.isfinite(end) else None
+def _needed(finding: Finding) -> dict[str, Any]:
+    return {"still_needed": finding.still_needed, "still_needed_unit": finding.still_needed_unit}

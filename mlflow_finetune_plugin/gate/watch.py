@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
-from typing import Any
 
+from mlflow_finetune_plugin.gate.finding_json import finding_json
 from mlflow_finetune_plugin.gate.watch_evidence import NewRows, NotMeasured, WatchEvidence
 from mlflow_finetune_plugin.gate.watch_findings import (
     WatchFinding,
@@ -34,7 +33,7 @@ class WatchVerdict:
         content = {
             "outcome": self.outcome,
             "reason": self.reason,
-            "findings": [_finding(finding) for finding in self.findings],
+            "findings": [finding_json(finding) for finding in self.findings],
         }
         return json.dumps(content, sort_keys=True, allow_nan=False)
 
@@ -76,21 +75,3 @@ def _judge_new_rows(policy: WatchPolicy, rows: NewRows | None) -> list[WatchFind
 def _reason(outcome: WatchOutcome, findings: list[WatchFinding]) -> str:
     told = "; ".join(f"{finding.name}: {finding.reason}" for finding in findings if finding.outcome == outcome)
     return told or "nothing that is watched could be measured"
-
-
-def _finding(finding: WatchFinding) -> dict[str, Any]:
-    interval = finding.interval
-    return {
-        "name": finding.name,
-        "outcome": finding.outcome,
-        "reason": finding.reason,
-        "bound": finding.bound,
-        "estimate": None if interval is None else interval.value,
-        "interval": None if interval is None else [_bounded(interval.low), _bounded(interval.high)],
-        "method": None if interval is None else interval.method,
-        "details": dict(finding.details),
-    }
-
-
-def _bounded(end: float) -> float | None:
-    return end if math.isfinite(end) else None
