@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_finetune_plugin.config import absolute_gate, read_recipe, read_register
+from mlflow_finetune_plugin.config import absolute_gate, read_recipe
 from mlflow_finetune_plugin.durations import seconds_of
 from mlflow_finetune_plugin.errors import ConfigError, GateError
 from mlflow_finetune_plugin.faults import unknown_key, validated
