@@ -106,7 +106,7 @@ def print_versions(judged: list[Judged], said: dict[tuple[str, int], Any], rows:
         print(
             f"| {version.number} | {version.kind.name}, {len(version.kind.rows):,} rows | {version.kind.steps} | "
             f"{metrics['train/seconds']:.0f} | {version.run_s:.0f} | {version.leaks_found} | "
-            f"{metrics['eval/adapter/exact_match']:.3f} | {one.finding('regression')['details']['score']:.3f} | "
+            f"{metrics['eval/adapter/exact_match']:.3f} | {one.finding('must-pass')['details']['score']:.3f} | "
             f"{sum(right) / len(right):.3f} | {one.finding('forgetting')['estimate']:+.2f} | "
             f"{gain['estimate']:+.3f} [{gain['interval'][0]:+.3f}, {gain['interval'][1]:+.3f}] | "
             f"{slow['details']['candidate_p95_ms']:.0f} | {one.decision['verdict']['outcome']} | {one.exit_code} | {one.took_s:.0f} |"
