@@ -63,6 +63,8 @@ class Watch:
         Raises MoveError, LeaseError, ConfigError, DataError, TrackingError; then nothing was moved.
         """
         name = self.command.name
+        if self.command.project is None:
+            self.say("judged by the defaults of register.watch; --policy DIR takes a recipe's")
         settled = settle(self.client, name)
         if settled is not None:
             self.say(settled.text)

@@ -13,11 +13,12 @@ from mlflow_finetune_plugin.errors import ConfigError, MoveError
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion.canary_decision import CanaryTrial
+from mlflow_finetune_plugin.promotion.canary_state import read_state
 from mlflow_finetune_plugin.promotion.carrying_out import VERDICT_TAG, CarriedOut, carry_out
 from mlflow_finetune_plugin.promotion.decision import Decision, Standing, decide, stand
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint, ServedVersion, probe_latency
 from mlflow_finetune_plugin.promotion.intent import CHAMPION
-from mlflow_finetune_plugin.promotion.model_state import registry_faults
+from mlflow_finetune_plugin.promotion.model_state import read_model, registry_faults
 from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines, decision_page
 from mlflow_finetune_plugin.promotion.settling import settle
 from mlflow_finetune_plugin.promotion.sides import Sources, Speaks, known_sides
@@ -82,6 +83,8 @@ def promote(client: MlflowClient, command: PromoteCommand, say: Say) -> tuple[De
 
     Raises MoveError, GateError, LeaseError, ConfigError, ReloadError, TrackingError; then nothing was moved.
     """
+    if command.dry_run:
+        _tell_canary(client, command.name, say)
     settled = None if command.dry_run else settle(client, command.name)
     if settled is not None:
         say(settled.text)
@@ -101,6 +104,21 @@ def promote(client: MlflowClient, command: PromoteCommand, say: Say) -> tuple[De
         return decision, None
     done = carry_out(client, decision, sources, trial=trial)
     return done.decision, done
+
+
+def _tell_canary(client: MlflowClient, name: str, say: Say) -> None:
+    """A dry run ends no canary, and does not pass it over."""
+    with registry_faults(name):
+        _, tags = read_model(client, name)
+    state = read_state(tags)
+    if state is None:
+        return
+    if state.is_alive(tags):
+        say(f"{state.text} is under way: promote would be refused until it ends")
+    else:
+        say(
+            f"{state.text} was cut off, and its share of the requests stands: promote, rollback or history puts it back"
+        )
 
 
 def _trial(command: PromoteCommand, standing: Standing, say: Say) -> CanaryTrial | None:

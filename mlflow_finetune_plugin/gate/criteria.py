@@ -32,6 +32,9 @@ FindingOutcome = Literal["pass", "hold", "reject", "noted"]
 JsonScalar = str | int | float | bool | None
 
 
+_TIME_IT = "--endpoint URL times it, or serve it until routers have told of 30 answers"
+
+
 @dataclass(frozen=True)
 class Finding:
     """``noted`` neither helps nor hinders. ``still_needed`` estimates, on hold, how many more of
@@ -157,7 +160,7 @@ def judge_latency(policy: LatencyPolicy, evidence: Evidence) -> list[Finding]:
     if not evidence.has_champion:
         return [*found, Finding(name, "noted", "there is no champion to be slower than")]
     if latency is not None and latency.champion_p95_ms is None:
-        return [*found, _missing(name, "the champion's latency was not measured", None)]
+        return [*found, _missing(name, "the champion's latency was not measured", None, _TIME_IT)]
     times = policy.over_champion
     most_ms = times * latency.champion_p95_ms if latency is not None and latency.champion_p95_ms is not None else None
     return [*found, _slow(name, latency, most_ms, f"{times:g} times the champion's")]
@@ -193,7 +196,7 @@ def _forgetting_interval(measured: Forgetting) -> Interval:
 
 def _slow(name: str, latency: Latency | None, most_ms: float | None, what: str) -> Finding:
     if latency is None or most_ms is None:
-        return _missing(name, "latency was not measured", most_ms)
+        return _missing(name, "latency was not measured", most_ms, _TIME_IT)
     passes = latency.candidate_p95_ms <= most_ms
     compared = "within" if passes else "above"
     reason = f"p95 {latency.candidate_p95_ms:.4g} ms: {compared} {what}, {most_ms:.4g} ms"
@@ -204,8 +207,8 @@ def _slow(name: str, latency: Latency | None, most_ms: float | None, what: str) 
     return Finding(name, "pass" if passes else "reject", reason, most_ms, details=details)
 
 
-def _missing(name: str, reason: str, bound: float | None) -> Finding:
-    return Finding(name, "hold", f"{reason}; fix: measure it", bound)
+def _missing(name: str, reason: str, bound: float | None, fix: str = "measure it") -> Finding:
+    return Finding(name, "hold", f"{reason}; fix: {fix}", bound)
 
 
 def _shown(interval: Interval) -> str:

@@ -160,6 +160,7 @@ class _Canary:
         if now_s - self._told_alive_s >= HEARTBEAT_S:
             keep_alive(self.client, self.plan.name, self.state)
             self._told_alive_s = now_s
+            self._tell_waiting()
         if self.answers.read():
             self._time_answers()
         if now_s - self._asked_votes_s >= _VOTES_S:
@@ -176,6 +177,13 @@ class _Canary:
             self._begin_step()
             return None
         return self._judged(verdict)
+
+    def _tell_waiting(self) -> None:
+        seen, policy = self._seen(), self.plan.policy
+        self.say(
+            f"canary: step {seen.step + 1}: {seen.step_answers:,} of at least {policy.least_answers:,} answers, "
+            f"{seen.in_step_s:.0f} of at least {policy.step_s:.0f} s; gives up after {policy.patience * policy.step_s:.0f} s"
+        )
 
     def _seen(self) -> CanaryLook:
         return CanaryLook(

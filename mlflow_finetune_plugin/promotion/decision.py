@@ -89,7 +89,7 @@ def stand(
         before = trained or WrittenPolicy(GatePolicy())
         raise GateError(
             f"{name}/{number}: the policy has changed since its training wrote it down ({policy.digest[:12]}, was "
-            f"{before.digest[:12]}): {'; '.join(_changes(before, policy))}; fix: leave it as it was, or --accept-new-policy"
+            f"{before.digest[:12]}): {'; '.join(_changes(before, policy))}; fix: leave it as it was, or --accept-new-policy (-P accept_new_policy=true)"
         )
     return standing
 

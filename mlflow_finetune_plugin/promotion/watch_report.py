@@ -69,6 +69,8 @@ def _who(look: Look) -> str:
     since = f" since {watched.since:%Y-%m-%d %H:%M} UTC" if watched.since is not None else ""
     previous = watched.previous
     other = previous.why if isinstance(previous, NotMeasured) else f"previous is version {previous.number}"
+    if watched.no_way_back is not None and not isinstance(previous, NotMeasured):
+        other += ", which was itself rolled back from"
     return f"champion is version {watched.champion.number}{since}, {other}"
 
 

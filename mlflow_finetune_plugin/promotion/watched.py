@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Watched:
-    """``since``: when it became champion, UTC; None where it was made so by hand. ``gate``: its own written policy."""
+    """``since``: when it became champion, UTC; None where it was made so by hand. ``gate``: its own written policy.
+
+    ``no_way_back``: why there is no rolling back to ``previous``; None where it can be.
+    """
 
     name: str
     champion: ProvenVersion
@@ -28,6 +31,7 @@ class Watched:
     since: datetime | None
     gate: GatePolicy
     notes: tuple[str, ...]
+    no_way_back: str | None = None
 
 
 def find_watched(client: MlflowClient, name: str) -> Watched:
@@ -46,19 +50,24 @@ def find_watched(client: MlflowClient, name: str) -> Watched:
     since = datetime.fromisoformat(last["when"]) if str(last.get("version")) == number else None
     previous = _previous(client, name, number, aliases.get(PREVIOUS))
     gate = policy.policy if policy is not None else GatePolicy()
-    return Watched(name, champion, previous, since, gate, tuple(notes))
+    return Watched(name, champion, previous, since, gate, tuple(notes), _no_way_back(previous))
 
 
 def _previous(client: MlflowClient, name: str, champion: str, number: str | None) -> ProvenVersion | NotMeasured:
-    """Not one that was itself rolled back from since it was last promoted: two versions would take turns for ever."""
     if number is None or number == champion:
         return NotMeasured("there is no previous version")
     try:
-        found = read_version(client, name, number)
+        return read_version(client, name, number)
     except MoveError as error:
         return NotMeasured(f"the previous version is none: {error}")
-    rolled_back, promoted = (found.tags.get(f"finetune.{key}", "") for key in ("rolled_back", "promoted"))
-    if rolled_back.partition(" ")[0] > promoted.partition(" ")[0]:  # ISO 8601, UTC, of one length
-        when = rolled_back.partition(" ")[0]
-        return NotMeasured(f"version {number}, the previous one, was itself rolled back from on {when}")
-    return found
+
+
+def _no_way_back(previous: ProvenVersion | NotMeasured) -> str | None:
+    """Not to one that was itself rolled back from since it was last promoted: two versions would take turns for ever."""
+    if isinstance(previous, NotMeasured):
+        return previous.why
+    rolled_back, promoted = (previous.tags.get(f"finetune.{key}", "") for key in ("rolled_back", "promoted"))
+    when = rolled_back.partition(" ")[0]
+    if when > promoted.partition(" ")[0]:  # ISO 8601, UTC, of one length
+        return f"version {previous.number}, the previous one, was itself rolled back from on {when}"
+    return None

@@ -48,7 +48,7 @@ def look_at(
         state = state.with_rows(champion.number, rows.digest)
     votes, turns = _people(watched, notes)
     evidence = WatchEvidence(
-        previous=previous.number if isinstance(previous, ProvenVersion) else previous,
+        previous=_way_back(watched),
         gate=watched.gate,
         proof=_or_why(lambda: _proof(watched, _held_out(champion), 1, sources, say, notes)),
         failures=failures,
@@ -59,6 +59,12 @@ def look_at(
         new_rows=_new_rows(watched, rows, state, sources, say, notes),
     )
     return Seen(evidence, state, tuple(dict.fromkeys(notes)))
+
+
+def _way_back(watched: Watched) -> str | NotMeasured:
+    if watched.no_way_back is not None or isinstance(watched.previous, NotMeasured):
+        return NotMeasured(watched.no_way_back or "there is no previous version")
+    return watched.previous.number
 
 
 def _or_why(measure: Callable[[], T | NotMeasured]) -> T | NotMeasured:

@@ -20,7 +20,7 @@ from mlflow_finetune_plugin.promotion.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.look_run import carry_out_look
 from mlflow_finetune_plugin.promotion.looks import look
 from mlflow_finetune_plugin.promotion.model_state import read_model
-from mlflow_finetune_plugin.promotion.move import promote_version
+from mlflow_finetune_plugin.promotion.move import promote_version, roll_back
 from mlflow_finetune_plugin.promotion.sides import Sources
 from mlflow_finetune_plugin.promotion.watched import find_watched
 from mlflow_finetune_plugin.served_answers import TAG, LatencySummary, ServedSummary
@@ -141,6 +141,16 @@ def test_failures_roll_back_once_and_only_where_told_to(pair, capsys):
     assert (
         "it cannot be rolled back, version 2, the previous one, was itself rolled back from" in capsys.readouterr().out
     )
+
+
+def test_a_champion_that_is_worse_than_one_rolled_back_from_is_no_champion_to_keep(pair, capsys):
+    roll_back(pair, "bot")
+    assert watch("--act") == 3
+    assert findings(pair)["proof"]["outcome"] == "roll back"
+    assert "previous is version 2, which was itself rolled back from" in capsys.readouterr().out
+    assert aliases(pair) == ("1", "2")
+    roll_back(pair, "bot")
+    assert watch() == 0, "the rollback was undone"
 
 
 def test_an_engine_that_fails_for_both_is_no_reason_to_go_back(pair):
