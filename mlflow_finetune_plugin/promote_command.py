@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from mlflow_finetune_plugin.promotion.intent import CHAMPION
 from mlflow_finetune_plugin.registry import CHALLENGER
 from mlflow_finetune_plugin.serving.names import ROUTER_KEY
+from mlflow_finetune_plugin.tracking import command_client
 
 
 def add_promote_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,10 +47,6 @@ def add_promote_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _promote(namespace: argparse.Namespace) -> int:
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    from mlflow import MlflowClient
-
     from mlflow_finetune_plugin.promoting import PromoteCommand, promote  # scipy and matplotlib are for who judges
     from mlflow_finetune_plugin.promotion.decision import EXIT_CODES
     from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines
@@ -67,7 +63,7 @@ def _promote(namespace: argparse.Namespace) -> int:
         dry_run=namespace.dry_run,
         canary=canary_policy(namespace.canary, namespace.step, namespace.least_answers),
     )
-    decision, done = promote(MlflowClient(), command, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
+    decision, done = promote(command_client(), command, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
     if namespace.json:
         print(decision_json(decision))
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -14,9 +13,10 @@ from mlflow_finetune_plugin.promotion.canary_moves import stop_canary
 from mlflow_finetune_plugin.promotion.model_state import read_model, registry_faults
 from mlflow_finetune_plugin.promotion.move import roll_back
 from mlflow_finetune_plugin.promotion.settling import settle
+from mlflow_finetune_plugin.tracking import command_client
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    pass
 
 _HEAD = ("when", "what", "alias", "version", "who", "run", "why")
 
@@ -34,7 +34,7 @@ def add_history_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _roll_back(namespace: argparse.Namespace) -> int:
-    client = _client()
+    client = command_client()
     ended = stop_canary(client, namespace.name, reason=namespace.reason)
     if ended is not None:
         print(ended)
@@ -56,7 +56,7 @@ def _roll_back(namespace: argparse.Namespace) -> int:
 
 
 def _history(namespace: argparse.Namespace) -> int:
-    client = _client()
+    client = command_client()
     try:
         settled = settle(client, namespace.name)
         note = settled.text if settled is not None else None
@@ -97,14 +97,3 @@ def _row(record: Record) -> tuple[str, ...]:
         record.run_id or "-",
         " ".join(record.reason.split()),
     )
-
-
-def _client() -> MlflowClient:
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is away is told, not waited for
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault(
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"
-    )  # MLflow prints links to runs into our output
-    from mlflow import MlflowClient
-
-    return MlflowClient()

@@ -62,6 +62,21 @@ def client_for(tracking_uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri)
 
 
+def command_client() -> MlflowClient:
+    """Where MLflow tracks, for a command at whose end somebody waits: a server that is away is told within seconds, not waited
+    for, and MLflow prints neither links nor bars into what the command says.
+    """
+    import os
+
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    from mlflow import MlflowClient
+
+    return MlflowClient()
+
+
 class RunRecord:
     """One run and the attempt that may write to it."""
 

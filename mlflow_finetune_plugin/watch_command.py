@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.durations import seconds_of
 from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.tracking import command_client
 from mlflow_finetune_plugin.watch_schedule import Schedule, repeat
 
 if TYPE_CHECKING:
@@ -34,12 +34,6 @@ def add_watch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _watch(namespace: argparse.Namespace) -> int:
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a server that is away is told, not waited for
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    from mlflow import MlflowClient
-
     from mlflow_finetune_plugin.looking import (  # scipy and matplotlib are for who judges
         Watch,
         WatchCommand,
@@ -57,7 +51,7 @@ def _watch(namespace: argparse.Namespace) -> int:
     )
     if namespace.times is not None and (namespace.every is None or namespace.times < 1):
         raise ConfigError([f"--times {namespace.times}: counts the looks of --every; fix: both, from 1 on"])
-    watch = Watch(MlflowClient(), command, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
+    watch = Watch(command_client(), command, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
 
     def look_and_tell() -> int:
         seen, done = watch.look()

@@ -32,7 +32,7 @@ FindingOutcome = Literal["pass", "hold", "reject", "noted"]
 JsonScalar = str | int | float | bool | None
 
 
-_TIME_IT = "--endpoint URL times it, or serve it until routers have told of 30 answers"
+_TIME_IT = "--endpoint URL times it, or serve it until a router has told of enough answers"
 
 
 @dataclass(frozen=True)
