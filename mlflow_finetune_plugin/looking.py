@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.errors import ConfigError, DataError, MissingExtraError, ReloadError
+from mlflow_finetune_plugin.errors import ConfigError, DataError, MissingExtraError, MoveError, ReloadError
 from mlflow_finetune_plugin.gate.watch_evidence import NotMeasured
 from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
 from mlflow_finetune_plugin.promotion.held_out import HeldOut, rows_digest
@@ -65,9 +65,12 @@ class Watch:
         name = self.command.name
         if self.command.project is None:
             self.say("judged by the defaults of register.watch; --policy DIR takes a recipe's")
-        settled = settle(self.client, name)
-        if settled is not None:
-            self.say(settled.text)
+        try:
+            settled = settle(self.client, name)
+            if settled is not None:
+                self.say(settled.text)
+        except MoveError as error:  # a canary or a move under way keeps nobody from looking
+            self.say(str(error))
         with registry_faults(name):
             watched = find_watched(self.client, name)
             speaker = lru_cache(maxsize=1)(self._answerer)  # one model in memory at a time, and none between looks
@@ -137,8 +140,7 @@ def run(config: WatchConfig, client: MlflowClient, folder: Path, report: Report)
     report.params({key: value for key, value in config.model_dump().items() if value is not None})
     seen, done = Watch(client, command, lambda text: report.stage("watch", text)).look()
     for name, text in (("verdict.json", look_json(seen)), ("report.html", look_page(seen))):
-        (folder / name).write_text(text, encoding="utf-8")
-        report.artifact(folder / name, "watch")
+        report.text(folder / name, text, "watch")
     report.tags({WATCH_TAG: seen.verdict.outcome, "finetune.watch_run": done.run_id})
     for line in look_lines(seen):
         report.stage("watch", line.strip())

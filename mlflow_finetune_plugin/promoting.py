@@ -67,8 +67,7 @@ def run(config: PromotionConfig, client: MlflowClient, folder: Path, report: Rep
     decision, done = promote(client, command, lambda text: report.stage("gate", text))
     assert done is not None
     for name, text in (("verdict.json", decision_json(decision)), ("report.html", decision_page(decision))):
-        (folder / name).write_text(text, encoding="utf-8")
-        report.artifact(folder / name, "gate")
+        report.text(folder / name, text, "gate")
     report.tags({VERDICT_TAG: decision.verdict.outcome, "finetune.promotion_run": done.run_id})
     for line in decision_lines(decision):
         report.stage("gate", line.strip())

@@ -41,8 +41,8 @@ def record_policy(
     gate = folder / "gate"
     gate.mkdir(exist_ok=True)
     for path, found in rows.items():
-        _write(report, gate / f"{Path(path).name}.json", held_out_json(found, (), answer_room(found)), policies.FOLDER)
-    _write(report, gate / "policy.json", written.to_json(), policies.FOLDER)
+        report.text(gate / f"{Path(path).name}.json", held_out_json(found, (), answer_room(found)), policies.FOLDER)
+    report.text(gate / "policy.json", written.to_json(), policies.FOLDER)
     report.tags({policies.TAG: written.digest})
 
 
@@ -51,13 +51,8 @@ def record_held_out(
 ) -> None:
     """The held-out rows whole, so that another version can be asked the same; metric files travel with them."""
     text = held_out_json(rows, metrics, max_new_tokens)
-    _write(report, folder / held_out.FILE, text, held_out.FOLDER)
+    report.text(folder / held_out.FILE, text, held_out.FOLDER)
     report.tags({held_out.TAG: hashlib.sha256(text.encode()).hexdigest()})
     for metric in metrics:
         if metric.endswith(".py"):
             report.artifact(Path(metric), held_out.FOLDER)
-
-
-def _write(report: Report, path: Path, text: str, folder: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    report.artifact(path, folder)

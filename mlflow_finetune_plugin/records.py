@@ -73,7 +73,7 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
     """The resolved config, whole as an artifact and flat as params, with the reason of every chosen value; the data report."""
     config = {**plan.config.model_dump(mode="json", by_alias=True), "options": plan.options, "reasons": plan.reasons}
     report.params(plan_params(plan))
-    _artifact(report, folder / "config.json", json.dumps(config, indent=1, ensure_ascii=False), "finetune")
+    report.text(folder / "config.json", json.dumps(config, indent=1, ensure_ascii=False), "finetune")
     record_data(data.report, folder, report)
     held_out = plan.config.data.eval if isinstance(plan.config.data.eval, list) else plan.config.data.train
     report.datasets(
@@ -119,7 +119,7 @@ def record_evaluation(
     """What is evaluated on what: config with reasons, data report, the held-out rows as a dataset input, lineage tags."""
     values = {**config.model_dump(mode="json"), "reasons": reasons}
     report.params(_flat({key: value for key, value in values.items() if key != "reasons"}))
-    _artifact(report, folder / "config.json", json.dumps(values, indent=1, ensure_ascii=False), "finetune")
+    report.text(folder / "config.json", json.dumps(values, indent=1, ensure_ascii=False), "finetune")
     record_data(data.report, folder, report)
     assert isinstance(config.data.eval, list)
     source = _source(config.data.eval, data)
@@ -145,7 +145,7 @@ def record_mixture(mixture: Mixture, mixing: str, folder: Path, report: Report) 
     if len(mixture.tasks) < 2:
         return
     shares = [{"task": share.task, "rows": share.rows, "drawn": share.drawn} for share in mixture.tasks]
-    _artifact(report, folder / "mixture.json", json.dumps(shares, indent=1, ensure_ascii=False), "finetune")
+    report.text(folder / "mixture.json", json.dumps(shares, indent=1, ensure_ascii=False), "finetune")
     report.stage(
         "data",
         f"{len(shares)} tasks, mixing {mixing}: "
@@ -161,7 +161,7 @@ def record_forecast(forecast: Forecast | None, why_not: str, folder: Path, repor
     if forecast is None:
         report.note(why_not)
         return
-    _artifact(report, folder / "plan.json", json.dumps(forecast.to_json(), indent=1), "finetune")
+    report.text(folder / "plan.json", json.dumps(forecast.to_json(), indent=1), "finetune")
     report.metrics(
         {"plan/memory_mib": mib(forecast.memory.training_and_loading), "plan/train_seconds": forecast.seconds}
     )
@@ -208,7 +208,7 @@ def record_proof(
     columns = list(proof.rows[0])
     table = {"columns": columns, "data": [[row[column] for column in columns] for row in proof.rows]}
     text = json.dumps(table, ensure_ascii=False)
-    _artifact(report, folder / HELD_OUT_TABLE, text, HELD_OUT_FOLDER)
+    report.text(folder / HELD_OUT_TABLE, text, HELD_OUT_FOLDER)
     logged = json.dumps([{"path": f"{HELD_OUT_FOLDER}/{HELD_OUT_TABLE}", "type": "table"}])
     report.tags({"mlflow.loggedArtifacts": logged, TABLE_TAG: hashlib.sha256(text.encode()).hexdigest()})
     from mlflow_finetune_plugin.evaluation.plots import plot_gain, plot_tasks
@@ -239,7 +239,7 @@ def record_interference(costs: Mapping[str, tuple[MetricResult, ...]], folder: P
     report.metrics(values)
     columns = ["task", "metric", "single_task", "mixture", "gain", "gain_low", "gain_high"]
     text = json.dumps({"columns": columns, "data": table}, ensure_ascii=False)
-    _artifact(report, folder / "interference.json", text, "proof")
+    report.text(folder / "interference.json", text, "proof")
     from mlflow_finetune_plugin.evaluation.plots import plot_tasks
 
     figure = plot_tasks({task: results[0] for task, results in costs.items()}, "mixture against single-task adapters")
@@ -350,8 +350,8 @@ def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
 def record_data(found: DataReport, folder: Path, report: Report) -> None:
     """The data report as JSON and as a page, of data that cannot be trained on too."""
     text = json.dumps(found.to_json(), indent=1, ensure_ascii=False)
-    _artifact(report, folder / "data_report.json", text, "finetune")
-    _artifact(report, folder / "data_report.html", report_page(found), "finetune")
+    report.text(folder / "data_report.json", text, "finetune")
+    report.text(folder / "data_report.html", report_page(found), "finetune")
 
 
 def _source(files: Sequence[DataFileSettings], data: PreparedData) -> dict[str, str]:
@@ -359,11 +359,6 @@ def _source(files: Sequence[DataFileSettings], data: PreparedData) -> dict[str, 
         "source": json.dumps({"files": [file.path for file in files]}),
         "profile": json.dumps({"train_rows": len(data.train), "eval_rows": len(data.eval_rows)}),
     }
-
-
-def _artifact(report: Report, path: Path, text: str, folder: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    report.artifact(path, folder)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

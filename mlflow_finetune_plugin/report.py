@@ -32,6 +32,11 @@ class Report:
         """A chapter begins (plan, data, train, proof, model), or says its one line."""
         self.event("stage", name=name, text=text)
 
+    def text(self, path: Path, text: str, folder: str) -> None:
+        """A text that is written to ``path`` and becomes an artifact in ``folder``."""
+        path.write_text(text, encoding="utf-8")
+        self.artifact(path, folder)
+
     def note(self, text: str) -> None:
         """A warning meant for the person who watches."""
         self.event("note", text=text)

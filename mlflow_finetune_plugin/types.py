@@ -33,16 +33,6 @@ def answer_room(rows: Sequence[EvalRow]) -> int:
 
 
 @dataclass(frozen=True)
-class SkippedRow:
-    """A row that is not trained or evaluated on, and why."""
-
-    source: str
-    line: int
-    reason: str
-    detail: str = ""
-
-
-@dataclass(frozen=True)
 class Interval:
     """A point estimate with its two-sided 95 % interval; ``method`` names how it was computed."""
 

@@ -173,6 +173,7 @@ def test_a_rollback_ends_it_and_others_are_refused_meanwhile(bot, capsys):
         assert said.count(f"a canary of version {second} at 5 %, begun ") == 2
         assert "is under way; fix: wait for its end, or end it: mlflow-finetune rollback bot" in said
         assert main(["history", "bot"]) == 0
+        assert main(["watch", "bot"]) == 0, "the champion can be looked at meanwhile"
         assert main(["rollback", "bot", "--reason", "it swears"]) == 0
         said = capsys.readouterr().out
         assert "split is put back to none" in said
