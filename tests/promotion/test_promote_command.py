@@ -2,13 +2,11 @@
 
 import json
 import re
-import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 from proven_versions import RIGHT, WRONG, log_believed, register_proven, rows
 
 from mlflow_finetune_plugin.cli import main
@@ -26,19 +24,6 @@ from mlflow_finetune_plugin.promotion.sides import Sources
 from mlflow_finetune_plugin.served_answers import TAG, ServedSummary, latency_of
 
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}})
-
-
-@pytest.fixture
-def client(tmp_path, monkeypatch, empty_store):
-    import mlflow
-
-    before = mlflow.get_tracking_uri()
-    monkeypatch.chdir(tmp_path)
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    mlflow.set_tracking_uri(uri)
-    yield MlflowClient(uri)
-    mlflow.set_tracking_uri(before)
 
 
 def promote(*arguments):

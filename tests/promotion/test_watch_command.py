@@ -1,13 +1,11 @@
 """A champion is judged by what MLflow holds of it, again and again, and goes only where it is said to. Real stores, real runs."""
 
 import json
-import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 from proven_versions import register_proven, rows
 from votes_cast import BASE_DIGEST, digest, vote
 
@@ -33,21 +31,6 @@ POLICY = GatePolicy.model_validate(
         "votes": {"per_voter": 1},
     }
 )
-
-
-@pytest.fixture
-def client(tmp_path, monkeypatch, empty_store):
-    import mlflow
-
-    before = mlflow.get_tracking_uri()
-    monkeypatch.chdir(tmp_path)
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    mlflow.set_tracking_uri(uri)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setenv("MLFLOW_FINETUNE_HOME", str(tmp_path / "home"))
-    yield MlflowClient(uri)
-    mlflow.set_tracking_uri(before)
 
 
 def promote(client, version, over):
