@@ -12,7 +12,7 @@ TORCH_BACKEND := $(if $(UV_FIND_LINKS),,--torch-backend=auto)
 INSTALL := $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt --overrides overrides.txt \
     $(TORCH_BACKEND)
 unexport PYTHONDONTWRITEBYTECODE
-EXTRAS ?= train,dev
+EXTRAS ?= train,playground,dev
 TESTS ?= tests
 # whole files side by side, in the order of tests/conftest.py; JOBS=0 is one process, for a debugger
 JOBS ?= 2
