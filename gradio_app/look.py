@@ -22,6 +22,7 @@ CSS = """
 .mf-side dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .mf-chat-0 { border-top: 3px solid var(--mf-a) !important; } .mf-chat-1 { border-top: 3px solid var(--mf-b) !important; }
 .mf-chat-2, .mf-chat-3 { border-top: 3px solid var(--body-text-color-subdued) !important; }
+.mf-chats button[aria-label="Clear"] { display: none; }
 .mf-votes button { min-height: 2.9rem; font-weight: 600; }
 .mf-scroll { overflow-x: auto; } .mf-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 .mf-table th, .mf-table td { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0;
@@ -51,8 +52,9 @@ SCRIPT = """
   const keys = {ArrowLeft: 'mf-vote-left', ArrowRight: 'mf-vote-right', ArrowUp: 'mf-vote-tie', ArrowDown: 'mf-vote-both_bad'};
   document.addEventListener('keydown', event => {
     const place = event.target.closest ? event.target.closest('input, textarea, select, [contenteditable=true], [role=tab], [role=listbox], [role=slider], [role=radio]') : null;
+    const isEmptyPrompt = place && place.matches('#mf-prompt textarea') && !place.value;  // there arrows move nothing
     const id = keys[event.key];
-    if (!id || place || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (!id || (place && !isEmptyPrompt) || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const found = document.getElementById(id);
     const button = found && (found.matches('button') ? found : found.querySelector('button'));
     if (button && !button.disabled && button.offsetParent) { event.preventDefault(); button.click(); }
@@ -68,8 +70,6 @@ SCRIPT = """
     url.searchParams.set('__theme', document.body.classList.contains('dark') ? 'light' : 'dark');
     window.location.href = url.href;
   };
-  // answers have come: whoever was writing need not reach for the mouse to vote by key
-  window.mfLeavePrompt = () => { const box = document.querySelector('#mf-prompt textarea'); if (box && !box.value) box.blur(); };
 })();
 </script>
 """

@@ -53,7 +53,7 @@ class ComparePage:
             self._prompt = gr.Textbox(
                 label="Prompt",
                 placeholder="Ask something. Enter sends, Shift+Enter begins a new line.",
-                lines=2,
+                lines=1,  # with more, Gradio's Enter begins a new line
                 max_lines=12,
                 scale=8,
                 elem_id="mf-prompt",
@@ -153,9 +153,8 @@ class ComparePage:
         ]
         blocks.load(self._load, None, everything, **streams)
         blocks.unload(self._leave)
-        leave_prompt = "() => window.mfLeavePrompt && window.mfLeavePrompt()"
         for event in (self._send.click, self._prompt.submit):
-            event(self._ask, [self._prompt, *asked], everything, **streams).then(None, js=leave_prompt)
+            event(self._ask, [self._prompt, *asked], everything, **streams)
         self._retry.click(self._ask_again, asked, everything, **streams)
         self._stop.click(self._halt, None, None, queue=False, **private)
         self._edit.click(self._take_back, None, everything, **streams)
