@@ -224,12 +224,12 @@ class Playground:
         return found.pop() if len(found) == 1 else None
 
     async def vote(self, session: Session, choice: str, reasons: Sequence[str] = (), comment: str = "") -> CastVote:
-        """On the last turn, and its names are shown. When this returns, the vote is on the disk.
+        """On the last turn; may be changed until its names are shown. When this returns, the vote is on the disk.
 
-        A vote that is changed after the names were shown is kept and marked, and counts for nobody. Raises SessionError,
-        VoteError for what is no vote, and JournalError when it could not be written: then it was not cast.
+        Raises SessionError, VoteError for what is no vote, and JournalError when it could not be written: then it was
+        not cast.
         """
-        turn = session.votable()
+        turn = session.votable(choice)
         model = self.model_of(turn.contenders, await self.served())
         if model is None:
             raise SessionError("Votes are kept per registered model, and these sides have none in common.")
@@ -237,7 +237,7 @@ class Playground:
         if turn.names_itself:
             tags.append(SELF_NAMING)
         cast = await asyncio.to_thread(self._cast, session, turn, model, choice, tuple(tags), comment)
-        turn.vote, turn.are_names_shown = cast, True
+        turn.vote = cast
         return cast
 
     def _cast(
@@ -247,7 +247,7 @@ class Playground:
         left, right = turn.answers
         sides = (Side(left.receipt, left.text, None, "left"), Side(right.receipt, right.text, None, "right"))
         cast = CastVote(
-            turn=Turn(turn.turn_id, session.session_id, turn.messages),
+            turn=Turn(turn.turn_id, session.session_id, turn.messages, turn.prompt.prompt_set),
             sides=sides,
             choice=choice,  # type: ignore[arg-type]  # checked by CastVote
             voter=journal.voter(session.login),

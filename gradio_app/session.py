@@ -159,6 +159,8 @@ class Session:
     def begin(self, prompt: Prompt) -> Asked:
         """A new turn, its sides in their places, its answers to come. Raises SessionError; then nothing has changed."""
         self._check(prompt)
+        if self.last is not None and self.last.vote is not None:
+            self.last.are_names_shown = True  # its vote can be changed no more
         messages = prompt.messages or (*self.context(), {"role": "user", "content": prompt.text})
         order = self._places()
         asked = Asked(
@@ -186,8 +188,11 @@ class Session:
         self.undone.append(taken)
         return taken
 
-    def votable(self) -> Asked:
-        """The turn that a vote now would be on. Raises SessionError with the reason where there is none."""
+    def votable(self, choice: str) -> Asked:
+        """The turn that a vote now would be on. Raises SessionError with the reason where there is none.
+
+        Once names are shown a choice stands: who could change it then would not be blind. Reasons may still be added.
+        """
         turn = self.last
         if turn is None:
             raise SessionError("Ask something first, then vote on the answers.")
@@ -195,6 +200,10 @@ class Session:
             raise SessionError("The answers are still coming. Vote when both are there.")
         if not turn.is_blind:
             raise SessionError("Votes are cast blind. Hide the names and ask again.")
+        if turn.are_names_shown and turn.vote is None:
+            raise SessionError("The names of this turn are shown already, and votes are cast blind. Ask again.")
+        if turn.are_names_shown and turn.vote is not None and turn.vote.choice != choice:
+            raise SessionError("The names are shown, so your vote on this turn stands.")
         if len(turn.answers) != 2:
             raise SessionError("A vote is between two sides. Take the others away.")
         if not turn.can_be_voted_on:
@@ -202,10 +211,12 @@ class Session:
         return turn
 
     def show_names(self) -> Asked:
-        """Of the last turn, which then cannot be voted on blind any more."""
+        """Of the last turn, after its vote, which then stands. Raises SessionError before."""
         turn = self.last
         if turn is None or not turn.is_over:
             raise SessionError("There is no answer yet whose name could be shown.")
+        if turn.vote is None and turn.can_be_voted_on:
+            raise SessionError("Vote first; then the names are shown.")
         turn.are_names_shown = True
         return turn
 

@@ -49,6 +49,7 @@ class ComparePage:
                 choice: gr.Button(label, interactive=False, elem_id=f"mf-vote-{choice}", size="md")
                 for choice, label in _VOTES
             }
+            self._reveal = gr.Button("Show names", interactive=False, elem_id="mf-reveal", size="md")
         with gr.Row():
             self._prompt = gr.Textbox(
                 label="Prompt",
@@ -149,7 +150,7 @@ class ComparePage:
         everything = [
             *(*self._columns, *self._chats, *self._lines, *self._votes.values()),
             *(self._status, self._prompt, self._send, self._stop, self._retry, self._reference, self._difference),
-            *(self._history, self._explain, self._reasons, self._comment),
+            *(self._history, self._explain, self._reasons, self._comment, self._reveal),
         ]
         blocks.load(self._load, None, everything, **streams)
         blocks.unload(self._leave)
@@ -164,6 +165,7 @@ class ComparePage:
             setting.input(self._begin_anew, [self._blind, self._shuffle], everything, **streams)
         for choice, button in self._votes.items():
             button.click(self._voting(choice), [self._reasons, self._comment], everything, **streams)
+        self._reveal.click(self._show_names, None, everything, **streams)
         self._explain.click(self._add_reasons, [self._reasons, self._comment], everything, **streams)
         self._differ.click(self._show_difference, None, self._difference, **streams)
         self._export.click(self._exporting, None, self._exported, **streams).then(
@@ -268,6 +270,14 @@ class ComparePage:
 
         return vote
 
+    async def _show_names(self, request: gr.Request) -> Updates:
+        try:
+            session = await self._session(request)
+            session.show_names()
+        except FinetuneError as error:
+            return {self._status: view.notice(str(error), "warn")}
+        return self._all(session)
+
     async def _add_reasons(self, reasons: list[str], comment: str, request: gr.Request) -> Updates:
         session = await self._session(request)
         if session.last is None or session.last.vote is None:
@@ -280,8 +290,7 @@ class ComparePage:
             await self._playground.vote(session, choice, reasons or [], comment or "")
         except FinetuneError as error:
             return {self._status: view.notice(str(error), "bad")}
-        kept = {self._reasons: gr.skip(), self._comment: gr.skip()}
-        return {**self._all(session), **kept}
+        return self._all(session)
 
     async def _show_difference(self, request: gr.Request) -> str:
         session = self._playground.known(*visitor(request))
@@ -340,6 +349,7 @@ class ComparePage:
             self._retry: gr.Button(interactive=False),
             self._stop: gr.Button(interactive=True),
             self._explain: gr.Button(interactive=False),
+            self._reveal: gr.Button(interactive=False),
             self._reasons: [],
             self._comment: "",
             self._difference: "",
@@ -355,7 +365,7 @@ class ComparePage:
         updates |= {
             line: view.side_line(turn, place) for place, line in enumerate(self._lines[: max(count, len(chats))])
         }
-        can_vote = turn is not None and turn.can_be_voted_on and (turn.vote is not None or turn.hides_names)
+        can_vote = turn is not None and turn.can_be_voted_on and turn.hides_names
         voted = turn.vote.choice if turn is not None and turn.vote is not None else None
         updates |= {
             button: gr.Button(interactive=can_vote, variant="primary" if choice == voted else "secondary")
@@ -374,6 +384,12 @@ class ComparePage:
             self._retry: gr.Button(interactive=turn is not None),
             self._stop: gr.Button(interactive=False),
             self._explain: gr.Button(interactive=voted is not None),
+            self._reveal: gr.Button(
+                interactive=turn is not None
+                and turn.hides_names
+                and turn.is_over
+                and not (turn.can_be_voted_on and voted is None)
+            ),
             self._reference: view.reference_view(turn),
             self._difference: "",
             self._history: view.history_view(session),
