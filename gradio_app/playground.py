@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -60,6 +61,8 @@ class Playground:
         self._sessions: dict[str, Session] = {}
         self._streams: dict[str, _Streams] = {}
         self._ledgers: dict[str, tuple[Journal, Mirror]] = {}
+        self._ledgers_lock = threading.Lock()
+        self._warming: set[asyncio.Task[tuple[Journal, Mirror]]] = set()
 
     # who is served ------------------------------------------------------------------------------------------------
 
@@ -112,7 +115,21 @@ class Playground:
                 max_turns=like.max_turns,
             )
         self._sessions[key] = made
+        self._warm(made)
         return made
+
+    def _warm(self, session: Session) -> None:
+        """Opens the ledger while the person still writes: the first vote need not wait for MLflow."""
+        model = self.model_of(session.contenders, self._served[1]) if self._served is not None else None
+        if model is not None and model not in self._ledgers:
+            task = asyncio.create_task(asyncio.to_thread(self.ledger, model))
+            self._warming.add(task)
+            task.add_done_callback(self._warmed)
+
+    def _warmed(self, task: asyncio.Task[tuple[Journal, Mirror]]) -> None:
+        self._warming.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("ledger_not_opened fault=%s", task.exception())  # the first vote says so to its voter
 
     def known(self, key: str, login: str | None) -> Session | None:
         """The session, where it has begun."""
@@ -260,12 +277,13 @@ class Playground:
 
     def ledger(self, model: str) -> tuple[Journal, Mirror]:
         """Journal and running mirror of a model. Raises JournalError."""
-        if model not in self._ledgers:
-            journal = Journal(model)
-            mirror = Mirror(journal, self._tracking_uri)
-            mirror.start()
-            self._ledgers[model] = (journal, mirror)
-        return self._ledgers[model]
+        with self._ledgers_lock:
+            if model not in self._ledgers:
+                journal = Journal(model)
+                mirror = Mirror(journal, self._tracking_uri)
+                mirror.start()
+                self._ledgers[model] = (journal, mirror)
+            return self._ledgers[model]
 
     async def close(self) -> None:
         """Ends all streams; votes that MLflow does not have yet stay in the journal."""

@@ -134,7 +134,10 @@ class Session:
     max_turns: int = 50
     session_id: str = field(default_factory=lambda: f"play-{uuid.uuid4().hex}")
     turns: list[Asked] = field(default_factory=list)
-    undone: list[Asked] = field(default_factory=list)
+    pending: Prompt | None = None
+    """Taken, and about to be asked."""
+    trouble: str | None = None
+    """Why the last one was not asked after all."""
     used_at: float = field(default_factory=time.monotonic)
     _random: random.Random = field(default_factory=secrets.SystemRandom, repr=False)
     _order: tuple[int, ...] = ()
@@ -155,6 +158,11 @@ class Session:
                 told.append({"role": "user", "content": turn.prompt.text})
                 told.append({"role": "assistant", "content": turn.answers[turn.carried].text})
         return tuple(told)
+
+    def pend(self, prompt: Prompt) -> None:
+        """Takes a prompt to be asked next. Raises SessionError."""
+        self._check(prompt)
+        self.pending = prompt
 
     def begin(self, prompt: Prompt) -> Asked:
         """A new turn, its sides in their places, its answers to come. Raises SessionError; then nothing has changed."""
@@ -184,9 +192,7 @@ class Session:
             raise SessionError("The answers are still coming. Stop them first.")
         if not self.turns:
             raise SessionError("There is nothing to undo.")
-        taken = self.turns.pop()
-        self.undone.append(taken)
-        return taken
+        return self.turns.pop()
 
     def votable(self, choice: str) -> Asked:
         """The turn that a vote now would be on. Raises SessionError with the reason where there is none.

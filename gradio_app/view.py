@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
@@ -98,6 +100,47 @@ def _receipt(answer: Answer) -> list[tuple[str, str]]:
     adapter = f", adapter {receipt.adapter_digest[:12]}" if receipt.adapter_digest else ""
     who = f"{receipt.model}/{receipt.version}{adapter}, base {receipt.base_digest[:12]}"
     return [("receipt", who), ("request", receipt.request_id)]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the page's script lets be pressed; the handlers check again. ``voted``: the choice made."""
+
+    sides: int
+    is_speaking: bool = False
+    can_vote: bool = False
+    voted: str | None = None
+    can_show_names: bool = False
+    has_turn: bool = False
+
+
+def controls(session: Session) -> Controls:
+    """As the session is now."""
+    turn = session.last
+    if turn is None:
+        return Controls(len(session.contenders))
+    voted = turn.vote.choice if turn.vote is not None else None
+    return Controls(
+        sides=max(len(session.contenders), len(turn.answers)),
+        is_speaking=not turn.is_over,
+        can_vote=turn.can_be_voted_on and turn.hides_names,
+        voted=voted,
+        can_show_names=turn.hides_names and turn.is_over and (voted is not None or not turn.can_be_voted_on),
+        has_turn=True,
+    )
+
+
+def state(html: str, found: Controls) -> str:
+    """A notice that carries the controls for the page's script."""
+    return f'<div data-mf="{escape(json.dumps(asdict(found)), quote=True)}">{html}</div>'
+
+
+def status(session: Session) -> str:
+    """What there is to say now."""
+    turn = session.last
+    if turn is None:
+        return welcome(session)
+    return vote_notice(turn, turn.vote) if turn.vote is not None else turn_notice(turn)
 
 
 def welcome(session: Session) -> str:
