@@ -18,7 +18,7 @@ from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.promotion.sides import are_unseen
 from mlflow_finetune_plugin.promotion.versions import read_version
 from mlflow_finetune_plugin.types import Message
-from mlflow_finetune_plugin.votes.vote import LONGEST_PROMPT_SET, prompt_digest
+from mlflow_finetune_plugin.votes.vote import BASE, LONGEST_PROMPT_SET, prompt_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -88,7 +88,7 @@ def held_out_set(client: MlflowClient, model: str, version: str, *, others: Sequ
             "file of prompts"
         )
     notes: list[str] = []
-    sides = [asked, *(read_version(client, model, other) for other in others if other != version)]
+    sides = [asked, *(read_version(client, model, other) for other in others if other not in (version, BASE))]
     unseen = are_unseen(asked.held_out.rows, sides, notes)
     rows = [row for row, is_new in zip(asked.held_out.rows, unseen, strict=True) if is_new]
     questions = [row for row in rows if row.messages]

@@ -41,7 +41,7 @@ def state_html(model: str, standings: Standings | None, read_at: datetime | None
         return f'<p class="mf-state">{told}</p>'
     return (
         f'<div class="mf-fault" role="alert"><b>The votes cannot be read right now.</b> {escape(fault)}'
-        f"<br>Votes cast meanwhile are kept on this host; this page goes on by itself.</div>"
+        f"<br/>Votes cast meanwhile are kept on this host; this page goes on by itself.</div>"
         f'<p class="mf-state">{told}</p>'
     )
 
@@ -179,8 +179,8 @@ def _belief(standing: PairStanding) -> str:
         if judge.shared
     ]
     body = "".join(
-        f'<tr{" class=mf-warns" if warns else ""}><th scope="row">{escape(name)}</th><td>{escape(told)}</td></tr>'
-        for name, told, warns in rows
+        f'<tr class="{mark}"><th scope="row">{escape(name)}</th><td>{escape(told)}</td></tr>'
+        for name, told, mark in ((name, told, "mf-warns" if warns else "mf-fine") for name, told, warns in rows)
     )
     return f'<div class="mf-scroll"><table class="mf-table"><tbody>{body}</tbody></table></div>'
 
