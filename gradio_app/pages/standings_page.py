@@ -89,7 +89,7 @@ CSS = """
 @media (max-width: 520px) {
   .mf-forest thead tr, .mf-forest tbody tr { display: grid; grid-template-columns: 1fr auto; }
   .mf-standings .mf-forest tr > :not([colspan]) { width: auto; }
-  .mf-forest tr > :nth-child(2) { grid-column: 1 / 3; grid-row: 2; }
+  .mf-standings .mf-forest tr > :nth-child(2) { grid-column: 1 / 3; grid-row: 2; padding-top: 0; }
   .mf-forest thead tr > :not(:nth-child(2)) { display: none; }
   .mf-forest tr > [colspan] { grid-column: 1 / 3; }
 }
@@ -115,13 +115,14 @@ class StandingsPage:
         seen = gr.State()
         timer = gr.Timer(self._interval_s, active=False)
         shown = [state, picker, pair, overview, not_counted, seen]
-        quiet: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
+        # not queued: Gradio counts all queued events of the past anew after each, and here are many
+        quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
         tab.select(self._show, [picker, seen], shown, **quiet)
         timer.tick(self._show, [picker, seen], shown, **quiet)
         picker.input(self._show, [picker, seen], shown, **quiet)
-        tab.select(lambda: gr.Timer(active=True), None, timer, queue=False, **quiet)
+        tab.select(lambda: gr.Timer(active=True), None, timer, **quiet)
         if isinstance(tab.parent, gr.Tabs):
-            tab.parent.select(self._is_still_open(tab), None, timer, queue=False, **quiet)
+            tab.parent.select(self._is_still_open(tab), None, timer, **quiet)
         api(self.standings, api_name="standings", concurrency_limit=None)
 
     async def standings(self) -> dict[str, Any]:
