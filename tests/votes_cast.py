@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import mlflow
 from mlflow import MlflowClient
 
-from mlflow_finetune_plugin.votes import CastVote, Journal, Receipt, Side, Turn
+from mlflow_finetune_plugin.votes import CastVote, Entry, Journal, Mirror, Reading, Receipt, Side, Turn
+from mlflow_finetune_plugin.votes.feedback import feedback_of, told_vote
+from mlflow_finetune_plugin.votes.reading import ReadVote
 
 BASE_DIGEST = "b" * 64
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -65,6 +69,31 @@ class Ledger:
 
     journal: Journal
     uri: str
+
+    def cast(self, *votes: CastVote) -> None:
+        """Into the journal and on to the server."""
+        for one in votes:
+            self.journal.cast(one)
+        Mirror(self.journal, self.uri).flush()
+
+
+def ledger_in(folder: Path, empty_store: Path, versions: int = 2) -> Ledger:
+    """A ledger on a store of its own, which nothing in this process knows but by its URI."""
+    shutil.copy(empty_store, folder / "mlflow.db")
+    uri, before = f"sqlite:///{folder / 'mlflow.db'}", mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)  # a store without a server looks up logged models where the process tracks
+    register_versions(uri, versions)
+    mlflow.set_tracking_uri(before)
+    return Ledger(Journal("bot", folder / "votes"), uri)
+
+
+def read(*votes: CastVote) -> Reading:
+    """What MLflow would say of these votes, all of which count."""
+    told = [
+        told_vote(feedback_of(Entry(number, number, one), "j-1", [f"tr-{number}-l", f"tr-{number}-r"])[0])
+        for number, one in enumerate(votes, start=1)
+    ]
+    return Reading("bot", tuple(ReadVote(one, None) for one in told), 0, 0)
 
 
 def cast_in_a_loop(folder: str, first: str, count: str, starter: str = "") -> None:
