@@ -23,6 +23,7 @@ CSS = """
 .mf-loss .mf-side-a { stroke: var(--mf-a, var(--color-accent)); } .mf-loss .mf-side-b { stroke: var(--mf-b, #bc4c00); }
 .mf-loss .mf-dot { fill: var(--background-fill-primary); stroke-width: 2; stroke-dasharray: none; }
 .mf-loss.mf-key { display: inline-block; width: 28px; vertical-align: middle; margin-right: .4rem; }
+@media (max-width: 480px) { .mf-loss text { font-size: 18px; } }
 .mf-legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; margin: .3rem 0 0; padding: 0;
   color: var(--body-text-color-subdued); font-size: .85rem; }
 """

@@ -39,7 +39,7 @@ def verdict_html(version: str, end: PromotionEnd) -> str:
     )
     table = f'<div class="mf-scroll"><table class="mf-table">{table_head(("Criterion", "Outcome", "Why"))}<tbody>{rows}</tbody></table></div>'
     notes = "".join(soft(note) for note in end.notes)
-    said = note_html(f"Version {version}. {head}. {end.reason}", kind)
+    said = note_html(f"Version {version}, {end.when:%Y-%m-%d %H:%M} UTC. {head}. {end.reason}", kind)
     return f'<section class="mf-card" aria-label="Verdict" role="status">{said}{table if rows else ""}{notes}</section>'
 
 

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -58,13 +58,14 @@ class Found:
 @dataclass(frozen=True)
 class PromotionEnd:
     """``reason`` in one sentence or more; ``findings`` are those of the verdict, none for a fault. A fault moved nothing that
-    the next command would not settle.
+    the next command would not settle. ``when`` is UTC.
     """
 
     outcome: Outcome
     reason: str
     findings: tuple[Found, ...] = ()
     notes: tuple[str, ...] = ()
+    when: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 class Promotion:

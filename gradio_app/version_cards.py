@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MOST_VERSIONS = 500
 """That a list shows; older ones are asked for by number."""
 _RUNS_AT_ONCE = 100
+_INFINITE = 1e308
 _CERTIFICATE = "finetune.certificate."
 _CURVES = {"train": "train/loss", "eval": "eval_loss"}
 _NUMBER = re.compile(r"[1-9][0-9]{0,9}")
@@ -239,7 +240,12 @@ def _bounds(metrics: Mapping[str, float], value: str, low: str, high: str) -> Bo
 
 
 def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+    return value if value is not None and _is_number(value) else None
+
+
+def _is_number(value: float) -> bool:
+    """MLflow's SQL stores keep an infinity as the largest number that a float can be."""
+    return math.isfinite(value) and abs(value) < _INFINITE
 
 
 def _served(tag: str, text: str) -> Served:
@@ -279,5 +285,5 @@ def _curve(client: MlflowClient, run_id: str, name: str) -> Curve:
     """One value a step: a resumed run tells the steps since its checkpoint again, and the later word holds."""
     told = sorted(client.get_metric_history(run_id, _CURVES[name]), key=lambda metric: (metric.step, metric.timestamp))
     points = {int(metric.step): float(metric.value) for metric in told}
-    finite = tuple((step, loss) for step, loss in points.items() if math.isfinite(loss))
+    finite = tuple((step, loss) for step, loss in points.items() if _is_number(loss))
     return Curve(name, finite, len(points) - len(finite))

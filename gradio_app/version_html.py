@@ -108,7 +108,8 @@ def _data(version: Version, *, short: bool = False) -> str:
     rows = f"{run.train_rows:,} rows" if run is not None and run.train_rows is not None else ""
     if rows and not short and run is not None and run.eval_rows is not None:
         rows += f" to train on, {run.eval_rows:,} held out"
-    digest = f"<code>{escape(version.data_digest[: 8 if short else 64])}</code>" if version.data_digest else ""
+    whole = escape(version.data_digest or "")
+    digest = f'<code title="{whole}">{whole[: 8 if short else 16]}</code>' if whole else ""
     return ", ".join(filter(None, (rows, digest))) or soft("not known")
 
 

@@ -10,9 +10,9 @@ import gradio as gr
 from gradio_app import data_view
 from gradio_app.data_view import read_training_data
 from gradio_app.html_parts import empty, note_html
+from gradio_app.registry_client import registry_client
 from gradio_app.version_cards import Versions, list_versions
 from mlflow_finetune_plugin.errors import FinetuneError
-from mlflow_finetune_plugin.tracking import command_client
 
 CSS = data_view.CSS
 _AT_ONCE = 200
@@ -51,10 +51,10 @@ class DataPage:
         return await asyncio.to_thread(self._report, picked)
 
     def _list(self) -> Versions:
-        return list_versions(command_client(), self.model, limit=_AT_ONCE)
+        return list_versions(registry_client(), self.model, limit=_AT_ONCE)
 
     def _report(self, number: str) -> str:
         try:
-            return read_training_data(command_client(), self.model, number).to_html()
+            return read_training_data(registry_client(), self.model, number).to_html()
         except FinetuneError as error:
             return note_html(str(error))

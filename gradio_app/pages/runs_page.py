@@ -21,13 +21,13 @@ from gradio_app.moves import (
     plan_promotion,
     plan_rollback,
 )
+from gradio_app.registry_client import registry_client
 from gradio_app.version_cards import Version, Versions, list_versions, read_card
 from gradio_app.version_html import card_html, comparison_html, versions_table
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.promotion.audit import history
 from mlflow_finetune_plugin.promotion.model_state import registry_faults
 from mlflow_finetune_plugin.registry import CHALLENGER
-from mlflow_finetune_plugin.tracking import command_client
 
 CSS = html_parts.CSS + loss_chart.CSS
 _AT_ONCE = 50
@@ -116,11 +116,11 @@ class RunsPage:
             raise gr.Error(str(error), print_exception=False) from error
 
     def _list(self, limit: int) -> Versions:
-        return list_versions(command_client(), self.model, limit=limit)
+        return list_versions(registry_client(), self.model, limit=limit)
 
     def _history(self) -> list[Any]:
         with registry_faults(self.model):
-            return history(command_client(), self.model)
+            return history(registry_client(), self.model)
 
     async def _load(self, limit: int, picked: str | None, other: str | None, request: gr.Request) -> tuple[Any, ...]:
         may = self._may_promote(request)
@@ -169,7 +169,7 @@ class RunsPage:
         return table, await asyncio.to_thread(self._card, picked, other)
 
     def _card(self, picked: str, other: str | None) -> str:
-        client = command_client()
+        client = registry_client()
         try:
             card = read_card(client, self.model, picked)
             if not other or other == picked:
@@ -182,7 +182,7 @@ class RunsPage:
         if not self._may_promote(request):
             return (*_closed(), note_html(_NOT_YOURS))
         try:
-            plan = await asyncio.to_thread(plan_promotion, command_client(), self.model, picked or "")
+            plan = await asyncio.to_thread(plan_promotion, registry_client(), self.model, picked or "")
         except FinetuneError as error:
             return (*_closed(), note_html(str(error), "mf-bad"))
         return (*_asking(plan.text, promotion=plan), "")
@@ -217,7 +217,7 @@ class RunsPage:
         if not self._may_promote(request):
             return (*_closed(), note_html(_NOT_YOURS))
         try:
-            plan = await asyncio.to_thread(plan_rollback, command_client(), self.model)
+            plan = await asyncio.to_thread(plan_rollback, registry_client(), self.model)
         except FinetuneError as error:
             return (*_closed(), note_html(str(error), "mf-bad"))
         return (*_asking(plan.text, rollback=plan), "")
@@ -229,7 +229,7 @@ class RunsPage:
             return (note_html("Nothing was asked for; fix: press Roll back."), *_closed())
         try:
             done = await asyncio.to_thread(
-                carry_out_rollback, command_client(), plan, reason=reason.strip(), person=_person(request)
+                carry_out_rollback, registry_client(), plan, reason=reason.strip(), person=_person(request)
             )
         except FinetuneError as error:
             return (note_html(str(error), "mf-bad"), *_closed())
