@@ -1,4 +1,10 @@
+"""Endpoints whose models are told what to say, and a store of its own for each test that reads or moves what is registered."""
+
+from collections.abc import Iterator
+
 import pytest
+from conftest import Workplace
+from mlflow import MlflowClient
 from streaming_endpoint import router_headers, streaming_endpoint
 
 LONG = "one two three four five six seven eight nine ten " * 4
@@ -34,3 +40,13 @@ def endpoint(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_FINETUNE_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def registry(desk: Workplace) -> Iterator[MlflowClient]:
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(desk.tracking_uri)
+    yield MlflowClient(desk.tracking_uri)
+    mlflow.set_tracking_uri(before)
