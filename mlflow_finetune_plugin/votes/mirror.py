@@ -124,8 +124,9 @@ class Mirror:
         if self._experiment_id is None:
             self._experiment_id = self._traces.experiment_made()
         vote = entry.vote
+        voter = vote.voter if vote.kind == "person" else None
         try:
-            ids = self._traces.write(vote.turn, vote.sides, vote.cast_at_ms, self._experiment_id)
+            ids = self._traces.write(vote.turn, vote.sides, vote.cast_at_ms, self._experiment_id, voter)
             for trace_id, feedback in zip(ids, feedback_of(entry, self._journal.id, ids), strict=True):
                 if vote.revision > 1:
                     feedback.overrides = self._overridden(trace_id, vote.vote_id)
