@@ -22,7 +22,7 @@ from mlflow_finetune_plugin.votes.spoken_answer import (
 from mlflow_finetune_plugin.votes.vote import BASE, Receipt, Side, Turn
 
 if TYPE_CHECKING:
-    from mlflow.entities import Trace, TraceInfo
+    from mlflow.entities import TraceInfo
 
 VOTED_TAG = "finetune.voted"
 """On every trace that was voted on, so that whoever looks for the others need not pass all of them."""
@@ -136,23 +136,17 @@ class VoteTraces:
             self._tag(known, tags)
             return side.trace_id
         answer = SpokenAnswer(side, cast_at_ms, cast_at_ms)
-        trace = self._trace_here(answer.trace_id(turn), experiment_id)
-        if trace is None:
+        trace_id = answer.trace_id(turn)
+        there = self._info_here(trace_id, experiment_id)
+        if there is None:
             self.tracing.start_trace(self._info(turn, answer, experiment_id, voter, tags))
         else:
-            self._tag(trace.info, tags)
-            answer = replace(
-                answer,
-                started_at_ms=trace.info.request_time,
-                ended_at_ms=trace.info.request_time + (trace.info.execution_duration or 0),
-            )
-        if trace is None or not trace.data.spans:
+            self._tag(there, tags)
+            ended_at_ms = there.request_time + (there.execution_duration or 0)
+            answer = replace(answer, started_at_ms=there.request_time, ended_at_ms=ended_at_ms)
+        if there is None or not self.texts([trace_id]):
             self.tracing.log_spans(experiment_id, [root_span(turn, answer)])
-        return answer.trace_id(turn)
-
-    def _trace_here(self, trace_id: str, experiment_id: str) -> Trace | None:
-        found = self.tracing.batch_get_traces([trace_id])
-        return found[0] if found and found[0].info.experiment_id == experiment_id else None
+        return trace_id
 
     def _info_here(self, trace_id: str, experiment_id: str) -> TraceInfo | None:
         from mlflow.exceptions import MlflowException
