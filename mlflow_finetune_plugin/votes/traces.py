@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, TrackingError, in_short, without_secrets
@@ -19,7 +19,7 @@ from mlflow_finetune_plugin.votes.spoken_answer import (
     spoken_text,
     trace_info,
 )
-from mlflow_finetune_plugin.votes.vote import BASE, Receipt, Side, Turn
+from mlflow_finetune_plugin.votes.vote import BASE, Receipt, Side, Turn, trace_id_for
 
 if TYPE_CHECKING:
     from mlflow.entities import TraceInfo
@@ -41,6 +41,16 @@ class SpokenTurn:
     turn: Turn
     answers: tuple[SpokenAnswer, ...]
     voter: str | None = None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A side's trace, and what its span must say if it has none. ``is_ours``: by its id."""
+
+    trace_id: str
+    answer: SpokenAnswer
+    is_ours: bool
+    is_new: bool
 
 
 class VoteTraces:
@@ -101,7 +111,12 @@ class VoteTraces:
 
         What a trace says already stays as it is. One that we make knows no other time than the vote's.
         """
-        return [self._written(turn, side, cast_at_ms, experiment_id, voter) for side in sides]
+        found = [self._found(turn, side, cast_at_ms, experiment_id, voter) for side in sides]
+        whole = self.texts(one.trace_id for one in found if not one.is_new)
+        spans = [root_span(turn, one.answer) for one in found if one.is_ours and one.trace_id not in whole]
+        if spans:
+            self.tracing.log_spans(experiment_id, spans)
+        return [one.trace_id for one in found]
 
     def texts(self, trace_ids: Iterable[str]) -> dict[str, SpokenText]:
         """What the traces say; those that are gone, or say it in no way known here, are left out."""
@@ -129,24 +144,20 @@ class VoteTraces:
         except ConfigError:
             return None
 
-    def _written(self, turn: Turn, side: Side, cast_at_ms: int, experiment_id: str, voter: str | None) -> str:
-        """One side's trace: found and marked as voted on, completed where a crash left it without its span, or made."""
+    def _found(self, turn: Turn, side: Side, cast_at_ms: int, experiment_id: str, voter: str | None) -> _Found:
+        """One side's trace, marked as voted on; after a crash it may be without its span."""
         tags = _vote_tags(turn, side)
-        if side.trace_id is not None and (known := self._info_here(side.trace_id, experiment_id)) is not None:
-            self._tag(known, tags)
-            return side.trace_id
+        ours = trace_id_for(turn.turn_id, side.answer_id)
+        for trace_id in dict.fromkeys((side.trace_id or ours, ours)):
+            there = self._info_here(trace_id, experiment_id)
+            if there is not None:
+                self._tag(there, tags)
+                ended_at_ms = there.request_time + (there.execution_duration or 0)
+                answer = SpokenAnswer(side, there.request_time, ended_at_ms)
+                return _Found(trace_id, answer, is_ours=trace_id == ours, is_new=False)
         answer = SpokenAnswer(side, cast_at_ms, cast_at_ms)
-        trace_id = answer.trace_id(turn)
-        there = self._info_here(trace_id, experiment_id)
-        if there is None:
-            self.tracing.start_trace(self._info(turn, answer, experiment_id, voter, tags))
-        else:
-            self._tag(there, tags)
-            ended_at_ms = there.request_time + (there.execution_duration or 0)
-            answer = replace(answer, started_at_ms=there.request_time, ended_at_ms=ended_at_ms)
-        if there is None or not self.texts([trace_id]):
-            self.tracing.log_spans(experiment_id, [root_span(turn, answer)])
-        return trace_id
+        self.tracing.start_trace(self._info(turn, answer, experiment_id, voter, tags))
+        return _Found(ours, answer, is_ours=True, is_new=True)
 
     def _info_here(self, trace_id: str, experiment_id: str) -> TraceInfo | None:
         from mlflow.exceptions import MlflowException

@@ -1,13 +1,18 @@
 """Votes and turns of a person, of a session, of long ago are gone: in MLflow, on the disk, and they do not come back."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
+import votes_cast
+from mlflow.tracing.client import TracingClient
 from votes_cast import NOON, NOON_MS, spoken, vote
 
 from mlflow_finetune_plugin.errors import VoteError
-from mlflow_finetune_plugin.votes import Mirror, TurnLog, read_texts, read_votes
+from mlflow_finetune_plugin.votes import Flushed, Mirror, TurnLog, read_texts, read_votes
 from mlflow_finetune_plugin.votes.forgetting import (
     Deleted,
     delete_older_than,
@@ -180,6 +185,35 @@ def test_what_waits_in_memory_is_forgotten_too(ledger, forget):
     assert "alice" not in told
 
 
+HOLDING = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[3:]
+from votes_cast import spoken, vote
+from mlflow_finetune_plugin.votes import Journal, TurnLog
+journal = Journal("bot", Path(sys.argv[1]))
+log = TurnLog(journal, sys.argv[2])
+for number, login in enumerate(("alice", "bob")):
+    log.note(vote(number).turn, spoken(vote(number)), journal.voter(login))
+print("noted", flush=True)
+sys.stdin.readline()
+log.start()
+sys.exit(not log.flush(60))
+"""
+
+
+def test_what_another_process_holds_in_memory_is_forgotten_too(ledger):
+    places = [str(ledger.journal.folder), ledger.uri, str(Path(votes_cast.__file__).parent)]
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, *places], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as playground:
+        assert playground.stdout.readline() == "noted\n"
+        forget_voter(ledger.journal, "alice")
+        playground.communicate("write\n")
+    assert playground.returncode == 0
+    assert turns_left() == ["t-1"]
+
+
 def test_a_torn_tombstone_forgets_rather_too_much(ledger):
     log = TurnLog(ledger.journal)
     log.note(vote(1).turn, spoken(vote(1)), "v-1")
@@ -243,3 +277,21 @@ def test_an_old_turn_with_a_young_vote_stays(ledger):
     assert delete_older_than(ledger.journal, 1, now_s=NOON.timestamp() + 2 * 86_400) == Deleted(0, 2, 0)
     assert turns_left() == ["t-1"]
     assert len(read_votes("bot").votes) == 1
+
+
+def test_a_trace_that_another_host_deletes_under_a_vote_is_made_again(ledger, monkeypatch):
+    noted(ledger, vote(1))
+    ledger.journal.cast(vote(1))
+    log_assessment, deleted = TracingClient.log_assessment, []
+
+    def delete_first(self, trace_id, feedback):
+        if not deleted:
+            deleted.append(VoteTraces("bot").client.delete_traces(VoteTraces("bot").experiment(), trace_ids=[trace_id]))
+        return log_assessment(self, trace_id, feedback)
+
+    monkeypatch.setattr(TracingClient, "log_assessment", delete_first)
+    assert Mirror(ledger.journal).flush() == Flushed(mirrored=1, refused=0)
+    assert deleted == [1]
+    (read,) = read_votes("bot").votes
+    assert read.told.choice == "left"
+    assert len(read_texts("bot", [read.told])) == 2
