@@ -12,12 +12,23 @@ from pathlib import Path
 import mlflow
 from mlflow import MlflowClient
 
-from mlflow_finetune_plugin.votes import CastVote, Entry, Journal, Mirror, Reading, Receipt, Side, Turn
+from mlflow_finetune_plugin.votes import (
+    CastVote,
+    Entry,
+    Journal,
+    Mirror,
+    Reading,
+    Receipt,
+    Side,
+    SpokenAnswer,
+    Turn,
+)
 from mlflow_finetune_plugin.votes.feedback import feedback_of, told_vote
 from mlflow_finetune_plugin.votes.reading import ReadVote
 
 BASE_DIGEST = "b" * 64
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+NOON_MS = 1_795_262_400_000
 
 
 def digest(version: str) -> str:
@@ -48,6 +59,15 @@ def vote(
         Side(receipt(right, f"req-{number}-r"), answers[1], None, "right"),
     )
     return CastVote(turn, sides, choice, voter, **{"cast_at": NOON, **more})
+
+
+def spoken(cast: CastVote, **of_the_left) -> tuple[SpokenAnswer, SpokenAnswer]:
+    """Both answers to a vote's turn, as said a minute before noon: the left one in 2.5 s, the right one in 4 s."""
+    left, right = cast.sides
+    return (
+        SpokenAnswer(left, NOON_MS - 60_000, NOON_MS - 57_500, **{"model": "bot@champion", **of_the_left}),
+        SpokenAnswer(right, NOON_MS - 60_000, NOON_MS - 56_000, model="bot@challenger"),
+    )
 
 
 def register_versions(tracking_uri: str, count: int = 2, model: str = "bot") -> None:
