@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -97,26 +98,29 @@ class Attempts:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._at: OrderedDict[str, list[float]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def begin(self, name: str, address: str) -> float:
         """0 and it counts; else the seconds until one of this name from this address may."""
         now = self._clock()
-        wait_s = max(self._wait_s(key, most, now) for key, most in _limits(name, address))
-        if wait_s > 0:
-            return wait_s
-        for key, _ in _limits(name, address):
-            self._at.setdefault(key, []).append(now)
-            self._at.move_to_end(key)
-        while len(self._at) > _MOST_REMEMBERED:
-            self._at.popitem(last=False)
+        with self._lock:
+            wait_s = max(self._wait_s(key, most, now) for key, most in _limits(name, address))
+            if wait_s > 0:
+                return wait_s
+            for key, _ in _limits(name, address):
+                self._at.setdefault(key, []).append(now)
+                self._at.move_to_end(key)
+            while len(self._at) > _MOST_REMEMBERED:
+                self._at.popitem(last=False)
         return 0.0
 
     def succeeded(self, name: str, address: str) -> None:
         """The name's are forgotten; of the address's only this one: somebody's own name clears nobody else's."""
         (of_name, _), (of_address, _) = _limits(name, address)
-        self._at.pop(of_name, None)
-        if attempts := self._at.get(of_address):
-            attempts.pop()
+        with self._lock:
+            self._at.pop(of_name, None)
+            if attempts := self._at.get(of_address):
+                attempts.pop()
 
     def _wait_s(self, key: str, most: int, now: float) -> float:
         recent = [at for at in self._at.get(key, ()) if now - at < _WINDOW_S]
