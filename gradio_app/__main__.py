@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from gradio_app.access import Access
-from gradio_app.server import make_app, private_files, run
+from gradio_app.server import check_address, make_app, private_files, run
 from gradio_app.settings import PlaygroundSettings, check_settings
 from mlflow_finetune_plugin.durations import seconds_of
 from mlflow_finetune_plugin.errors import FinetuneError, MissingExtraError
@@ -32,6 +32,10 @@ def main(argv: list[str] | None = None, page: ModuleType | None = None) -> int:
     try:
         settings = settings_of(namespace)
         check_settings(settings)
+        if namespace.check:
+            Access(settings)
+            check_address(settings)
+            return 0
         _serve(settings, page, is_opened=namespace.open)
     except FinetuneError as error:
         print(f"mlflow-finetune playground: {error}", file=sys.stderr)
@@ -62,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-waiting", type=int, default=PlaygroundSettings.max_waiting)
     made.add_argument("--max-body-bytes", type=int, default=PlaygroundSettings.max_body_bytes)
     made.add_argument("--mcp", action="store_true", help="answer the Model Context Protocol too")
+    made.add_argument("--check", action="store_true", help="look for faults in the arguments, serve nothing")
     made.add_argument("--open", action="store_true", help="open it in the browser, where there is a display")
     return made
 

@@ -43,6 +43,11 @@ QUIET = {
 """What Gradio reads from the environment, whoever has set it: nothing is sent, shared or served beside the page."""
 
 
+def check_address(settings: PlaygroundSettings) -> None:
+    """Raises ConfigError when nobody can listen there."""
+    _listening(settings).close()
+
+
 @contextlib.contextmanager
 def private_files() -> Iterator[Path]:
     """An empty folder of this process alone, in which Gradio keeps its files; gone afterwards.
