@@ -33,10 +33,12 @@ def vote(
     right: str = "2",
     answers: tuple[str, str] = ("a short answer", "another, longer answer"),
     question: str | None = None,
+    prompt_set: str | None = None,
     **more,
 ) -> CastVote:
     """A vote on turn ``t-NUMBER`` between two versions."""
-    turn = Turn(f"t-{number}", f"s-{voter}", ({"role": "user", "content": question or f"question {number}"},))
+    prompt = ({"role": "user", "content": question or f"question {number}"},)
+    turn = Turn(f"t-{number}", f"s-{voter}", prompt, prompt_set)
     sides = (
         Side(receipt(left, f"req-{number}-l"), answers[0], None, "left"),
         Side(receipt(right, f"req-{number}-r"), answers[1], None, "right"),

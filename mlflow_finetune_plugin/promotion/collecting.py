@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.comparison import Side, compare
@@ -15,9 +14,6 @@ from mlflow_finetune_plugin.promotion.missed_rows import tell_missed_rows
 from mlflow_finetune_plugin.promotion.sides import Note, Sources, are_unseen, compared, metric_of, side_on
 from mlflow_finetune_plugin.promotion.versions import ProvenVersion
 from mlflow_finetune_plugin.served_answers import logged_latencies
-
-if TYPE_CHECKING:
-    from mlflow_finetune_plugin.votes import Reading
 
 
 @dataclass(frozen=True)
@@ -133,16 +129,7 @@ def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list
     if refused:
         notes.append(f"votes that do not count: {', '.join(refused)}")
     votes = gate_votes(reading, candidate.number, champion.number)
-    return Votes(votes, _stood(reading, candidate.number, champion.number)) if votes else None
-
-
-def _stood(reading: Reading, candidate: str, champion: str) -> int:
-    """The how-manyeth pair this is that people voted on, in the order of the first votes: each pair is a test of its own."""
-    stood = dict.fromkeys(
-        vote.told.versions for vote in reading.votes if vote.fault is None and vote.told.kind == "person"
-    )
-    pair = frozenset({candidate, champion})
-    return [*dict.fromkeys([*stood, pair])].index(pair) + 1
+    return Votes(votes, reading.pair_number(candidate.number, champion.number)) if votes else None
 
 
 def _latency(

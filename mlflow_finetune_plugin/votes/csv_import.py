@@ -11,6 +11,7 @@ Columns, in any order, the first six required, with a header line, UTF-8:
 ``session``       default: the turn_id
 ``reasons``       tags, separated by ``;``
 ``comment``
+``prompt_set``    name of the set that the prompt was taken from
 ``cast_at``       ISO 8601 with a time zone; default: now
 ``left_model``, ``left_version``, ``left_adapter_digest``, ``left_base_digest``, ``left_request_id``
                   the router's receipt of the left answer; the same with ``right_``. Whole or empty: a vote without two
@@ -35,7 +36,7 @@ from mlflow_finetune_plugin.votes.vote import CastVote, Position, Receipt, Side,
 
 _RECEIPT = tuple(field.name for field in fields(Receipt))
 _REQUIRED = ("turn_id", "left_answer", "right_answer", "choice", "voter")
-_OPTIONAL = ("prompt", "messages", "session", "reasons", "comment", "cast_at")
+_OPTIONAL = ("prompt", "messages", "session", "reasons", "comment", "prompt_set", "cast_at")
 _COLUMNS = (*_REQUIRED, *_OPTIONAL, *(f"{side}_{name}" for side in ("left", "right") for name in _RECEIPT))
 _FAULTS_SHOWN = 50
 
@@ -114,7 +115,8 @@ def _vote(row: Mapping[str, str | None], journal: Journal) -> CastVote:
     if None in row or None in row.values():
         raise VoteError("has more or fewer fields than the header")
     cells = {name: value or "" for name, value in row.items()}
-    turn = Turn(cells["turn_id"], cells.get("session") or cells["turn_id"], _messages(cells))
+    prompt_set = cells.get("prompt_set", "").strip() or None
+    turn = Turn(cells["turn_id"], cells.get("session") or cells["turn_id"], _messages(cells), prompt_set)
     sides = (_side(cells, "left"), _side(cells, "right"))
     reasons = tuple(reason.strip() for reason in cells.get("reasons", "").split(";") if reason.strip())
     return CastVote(

@@ -56,6 +56,7 @@ class ToldVote:
     cast_at: datetime
     reasons: tuple[str, ...]
     comment: str
+    prompt_set: str | None = None
 
     @property
     def winner(self) -> ToldSide | None:
@@ -89,6 +90,8 @@ def feedback_of(entry: Entry, journal: str, trace_ids: list[str]) -> list[Feedba
         "cast_at": vote.cast_at.astimezone(UTC).isoformat(),
         "reasons": json.dumps(vote.reasons),
     }
+    if vote.turn.prompt_set is not None:
+        metadata["prompt_set"] = vote.turn.prompt_set
     for side, trace_id in zip(vote.sides, trace_ids, strict=True):
         receipt = None if side.receipt is None else asdict(side.receipt)
         answer = {"chars": len(side.answer), "answer_digest": text_digest(clean(side.answer))}
@@ -128,6 +131,7 @@ def told_vote(feedback: Any) -> ToldVote:
             cast_at=datetime.fromisoformat(told["cast_at"]),
             reasons=tuple(json.loads(told["reasons"])),
             comment=feedback.rationale or "",
+            prompt_set=told.get("prompt_set"),
         )
         _check(vote, told, feedback)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -47,7 +47,7 @@ def pairs_told(votes: Iterable[ToldVote], texts: Mapping[str, SpokenText]) -> li
         sides = (_told_side(vote.left, left, "left"), _told_side(vote.right, right, "right"))
         if sides[0] is None or sides[1] is None:
             continue
-        turn = Turn(vote.turn_id, vote.session, left.messages)
+        turn = Turn(vote.turn_id, vote.session, left.messages, vote.prompt_set)
         answers = frozenset({vote.left.answer_id, vote.right.answer_id})
         pairs.setdefault((vote.turn_id, answers), Pair(turn, (sides[0], sides[1])))
     return list(pairs.values())

@@ -80,6 +80,17 @@ class Reading:
         )
         return {(pair[0], pair[1]): count for pair, count in found.most_common()}
 
+    def pair_number(self, candidate: str, champion: str) -> int:
+        """The how-manyeth pair this is that people voted on, by their first votes; one that nobody voted on is the next.
+
+        Each pair is a test of its own, and all share one error rate (``gate.error_budget``).
+        """
+        stood = dict.fromkeys(
+            vote.told.versions for vote in self.votes if vote.fault is None and vote.told.kind == "person"
+        )
+        pair = frozenset({candidate, champion})
+        return [*dict.fromkeys([*stood, pair])].index(pair) + 1
+
 
 def read_votes(model: str, tracking_uri: str | None = None) -> Reading:
     """All votes of ``model``. Raises TrackingError when MLflow cannot be asked."""

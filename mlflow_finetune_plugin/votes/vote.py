@@ -26,6 +26,8 @@ ANONYMOUS = "anonymous"
 LONGEST_COMMENT = 4000
 """Characters."""
 MOST_REASONS = 20
+LONGEST_PROMPT_SET = 100
+"""Characters."""
 
 _NAMESPACE = uuid.UUID("6f0f3d0e-8a3d-5c1c-9b57-0d4b6a7f5f10")
 _HEADERS = {
@@ -91,15 +93,25 @@ class Side:
 
 @dataclass(frozen=True)
 class Turn:
-    """What both sides were asked. ``turn_id`` must be unique among all turns; ``messages`` are the whole prompt."""
+    """What both sides were asked. ``turn_id`` must be unique among all turns; ``messages`` are the whole prompt.
+
+    ``prompt_set`` names the set that the prompt was taken from, so that votes can be told apart by it; None: somebody
+    typed it. It says nothing of which turn or vote this is, so no id and no digest depends on it.
+    """
 
     turn_id: str
     session: str
     messages: tuple[Message, ...]
+    prompt_set: str | None = None
 
     def __post_init__(self) -> None:
         if not self.turn_id or not self.session:
             raise VoteError("a turn lacks its turn_id or session; fix: give both")
+        if self.prompt_set is not None and not 0 < len(self.prompt_set) <= LONGEST_PROMPT_SET:
+            raise VoteError(
+                f"turn {self.turn_id}: the name of a prompt set has 1 to {LONGEST_PROMPT_SET} characters, this one "
+                f"{len(self.prompt_set)}; fix: give a short one, or None"
+            )
         if not self.messages or not all(_is_message(message) for message in self.messages):
             raise VoteError(
                 f"turn {self.turn_id}: has no prompt of messages with role and content; fix: give OpenAI messages"
@@ -170,6 +182,8 @@ class CastVote:
     def to_json(self) -> dict[str, Any]:
         told = asdict(self)
         assert self.cast_at is not None
+        if self.turn.prompt_set is None:  # such lines stay as they were before sets had names
+            del told["turn"]["prompt_set"]
         return {**told, "cast_at": self.cast_at.astimezone(UTC).isoformat()}
 
     @classmethod
@@ -183,7 +197,12 @@ class CastVote:
         return cls(
             **{
                 **told,
-                "turn": Turn(turn["turn_id"], turn["session"], tuple(dict(m) for m in turn["messages"])),
+                "turn": Turn(
+                    turn["turn_id"],
+                    turn["session"],
+                    tuple(dict(m) for m in turn["messages"]),
+                    turn.get("prompt_set"),
+                ),
                 "sides": (left, right),
                 "reasons": tuple(told["reasons"]),
                 "cast_at": datetime.fromisoformat(told["cast_at"]),

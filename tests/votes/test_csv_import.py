@@ -121,3 +121,9 @@ def test_latin_1_and_missing_files_are_told(journal, tmp_path):
         import_csv(tmp_path / "latin.csv", journal)
     with pytest.raises(VoteError, match="cannot be read"):
         import_csv(tmp_path / "none.csv", journal)
+
+
+def test_a_prompt_set_is_a_column(journal, tmp_path):
+    rows = [PLAIN | {"prompt_set": "greetings"}, PLAIN | {"turn_id": "t-2", "prompt_set": " "}]
+    import_csv(write(tmp_path / "votes.csv", *rows), journal)
+    assert [entry.vote.turn.prompt_set for entry in journal.entries()] == ["greetings", None]

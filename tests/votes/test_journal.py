@@ -1,5 +1,6 @@
 """The journal: what is acknowledged is there, whatever dies, and what is damaged is told."""
 
+import hashlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from conftest import wait_for
 from votes_cast import NOON, vote
 
 from mlflow_finetune_plugin.errors import JournalError, VoteError
-from mlflow_finetune_plugin.votes import ANONYMOUS, Journal, Receipt
+from mlflow_finetune_plugin.votes import ANONYMOUS, CastVote, Journal, Receipt, Turn
 
 
 @pytest.fixture
@@ -239,3 +240,38 @@ def test_a_receipt_is_read_from_the_headers_of_the_router():
     assert of_base is not None
     del headers["x-finetune-request-id"]
     assert Receipt.from_headers(headers) is None
+
+
+def test_a_prompt_set_travels_with_the_turn_and_changes_no_id(journal):
+    plain = vote(1)
+    named = replace(plain, turn=replace(plain.turn, prompt_set="greetings"))
+    assert named.vote_id == plain.vote_id
+    assert named.turn.prompt_digest == plain.turn.prompt_digest
+    assert CastVote.from_json(named.to_json()) == named
+    assert journal.cast(named).vote.turn.prompt_set == "greetings"
+    assert [entry.vote.turn.prompt_set for entry in journal.entries()] == ["greetings"]
+
+
+def test_a_line_written_before_prompt_sets_had_names_is_read(journal):
+    """A line as it was written then, byte for byte but for its checksum, which is over the rest."""
+    turn = {"messages": [{"content": "hi?", "role": "user"}], "session": "s-1", "turn_id": "t-1"}
+    sides = [
+        {"answer": text, "position": position, "receipt": None, "trace_id": None}
+        for position, text in (("left", "a"), ("right", "b"))
+    ]
+    words = {"choice": "tie", "comment": "", "kind": "person", "reasons": [], "voter": "v-1"}
+    cast = {**words, "cast_at": "2026-11-21T12:00:00+00:00", "revision": 1, "sides": sides, "turn": turn}
+    told = {"place": 1, "sequence": 1, "vote": cast}
+    line = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    whole = {**told, "sha256": hashlib.sha256(line.encode()).hexdigest()}
+    (journal.folder / "votes.jsonl").write_text(json.dumps(whole) + "\n")
+    (entry,) = journal.entries()
+    assert entry.vote.turn.prompt_set is None
+    assert journal.damaged == 0
+    assert json.loads(json.dumps(entry.vote.to_json())) == cast
+
+
+@pytest.mark.parametrize("name", ["", "x" * 101])
+def test_a_prompt_set_has_a_short_name(name):
+    with pytest.raises(VoteError, match="1 to 100 characters"):
+        Turn("t-1", "s-1", ({"role": "user", "content": "hi?"},), name)

@@ -213,3 +213,22 @@ def test_any_host_reads_from_a_server(tmp_path, server):
     assert reading.not_counted == {}
     texts = read_texts("bot", [vote.told for vote in reading.votes], server.uri)
     assert len(texts) == 10
+
+
+def test_a_prompt_set_is_read_from_mlflow_beside_votes_without_one(ledger):
+    reading = mirrored(ledger, vote(1, prompt_set="greetings"), vote(2))
+    assert [read.told.prompt_set for read in reading.votes] == ["greetings", None]
+    assert [read.fault for read in reading.votes] == [None, None]
+
+
+def test_pairs_are_numbered_by_their_first_votes_of_people(ledger):
+    reading = mirrored(
+        ledger,
+        vote(1, left="base", right="2", kind="judge", voter="judge"),
+        vote(2, left="1", right="2"),
+        vote(3, left="1", right="base"),
+        vote(4, left="2", right="1", voter="v-2"),
+    )
+    assert reading.pair_number("2", "1") == 1
+    assert reading.pair_number("1", "base") == 2
+    assert reading.pair_number("2", "base") == 3  # a judge's votes begin no pair, so it would be the next

@@ -1,0 +1,75 @@
+"""Theme, style sheet and the little script of the page. Colours are chosen for contrast of at least 4.5 to 1 in light and dark."""
+
+from __future__ import annotations
+
+CSS = """
+:root { --mf-a: #0b61a4; --mf-b: #a04100; --mf-good: #1a7f37; --mf-bad: #b42318; --mf-warn: #8a5a00;
+  --mf-good-paper: #e6f4ea; --mf-bad-paper: #fdecea; --mf-warn-paper: #fff5d6; }
+.dark { --mf-a: #6cb6ff; --mf-b: #ffab70; --mf-good: #57d06f; --mf-bad: #ff8b80; --mf-warn: #e3b341;
+  --mf-good-paper: #12321d; --mf-bad-paper: #3d1513; --mf-warn-paper: #332701; }
+.gradio-container { max-width: 1500px !important; margin: 0 auto !important; }
+.mf-head { display: flex; align-items: baseline; gap: .8rem; flex-wrap: wrap; padding: .2rem 0 .1rem; }
+.mf-head h1 { font-size: 1.25rem; margin: 0; } .mf-head a { font-size: .9rem; }
+.mf-soft { color: var(--body-text-color-subdued); font-size: .9rem; }
+.mf-notice { min-height: 2.6rem; padding: .55rem .9rem; border-radius: 8px; border: 1px solid var(--border-color-primary);
+  background: var(--background-fill-secondary); color: var(--body-text-color); }
+.mf-good { border-left: 4px solid var(--mf-good); background: var(--mf-good-paper); }
+.mf-warn { border-left: 4px solid var(--mf-warn); background: var(--mf-warn-paper); }
+.mf-bad { border-left: 4px solid var(--mf-bad); background: var(--mf-bad-paper); }
+.mf-side { min-height: 3.4rem; padding: .3rem .2rem; display: flex; gap: .2rem .8rem; flex-wrap: wrap; align-items: baseline; }
+.mf-side dl { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: 0; width: 100%; font-size: .85rem; }
+.mf-side dl div { display: flex; gap: .35rem; } .mf-side dt { color: var(--body-text-color-subdued); }
+.mf-side dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.mf-chat-0 { border-top: 3px solid var(--mf-a) !important; } .mf-chat-1 { border-top: 3px solid var(--mf-b) !important; }
+.mf-chat-2, .mf-chat-3 { border-top: 3px solid var(--body-text-color-subdued) !important; }
+.mf-chats button[aria-label="Clear"] { display: none; }
+.mf-votes button { min-height: 2.9rem; font-weight: 600; }
+.mf-scroll { overflow-x: auto; } .mf-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
+.mf-table th, .mf-table td { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0;
+  border-bottom: 1px solid var(--border-color-primary); color: var(--body-text-color); }
+.mf-diff { display: grid; grid-template-columns: 1fr 1fr; gap: .2rem 1rem; } .mf-diff > p { grid-column: 1 / -1; margin: 0; }
+.mf-diff pre, .mf-reference pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--background-fill-secondary);
+  border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .6rem .8rem; margin: .2rem 0; }
+.mf-diff del { background: var(--mf-bad-paper); color: inherit; text-decoration: line-through; }
+.mf-diff ins { background: var(--mf-good-paper); color: inherit; text-decoration: underline; }
+.mf-foot { text-align: center; margin-top: .6rem; }
+button:focus-visible, textarea:focus-visible, input:focus-visible, a:focus-visible, [role=tab]:focus-visible {
+  outline: 3px solid var(--mf-a) !important; outline-offset: 2px; }
+@media (max-width: 640px) {
+  .gradio-container { padding: .4rem !important; }
+  .mf-chats { flex-wrap: nowrap !important; overflow-x: auto; scroll-snap-type: x mandatory; gap: .5rem !important; }
+  .mf-chats > * { min-width: 86% !important; scroll-snap-align: start; }
+  .mf-votes { position: sticky; bottom: 0; z-index: 5; background: var(--body-background-fill); padding: .3rem 0; flex-wrap: wrap !important; }
+  .mf-votes > * { min-width: 45% !important; }
+  .mf-diff { grid-template-columns: 1fr; }
+}
+@media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
+"""
+
+SCRIPT = """
+<script>
+(() => {
+  const keys = {ArrowLeft: 'mf-vote-left', ArrowRight: 'mf-vote-right', ArrowUp: 'mf-vote-tie', ArrowDown: 'mf-vote-both_bad'};
+  document.addEventListener('keydown', event => {
+    const place = event.target.closest ? event.target.closest('input, textarea, select, [contenteditable=true], [role=tab], [role=listbox], [role=slider], [role=radio]') : null;
+    const isEmptyPrompt = place && place.matches('#mf-prompt textarea') && !place.value;  // there arrows move nothing
+    const id = keys[event.key];
+    if (!id || (place && !isEmptyPrompt) || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    const found = document.getElementById(id);
+    const button = found && (found.matches('button') ? found : found.querySelector('button'));
+    if (button && !button.disabled && button.offsetParent) { event.preventDefault(); button.click(); }
+  });
+  window.mfSave = (name, text) => {
+    const link = document.createElement('a');
+    link.href = URL.createObjectURL(new Blob([text], {type: 'application/json'}));
+    link.download = name; link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  };
+  window.mfTheme = () => {
+    const url = new URL(window.location);
+    url.searchParams.set('__theme', document.body.classList.contains('dark') ? 'light' : 'dark');
+    window.location.href = url.href;
+  };
+})();
+</script>
+"""

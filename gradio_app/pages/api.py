@@ -1,0 +1,99 @@
+"""The same comparison for programs: ``gradio_client`` calls ``/chat``, ``/vote``, ``/export``; one client is one session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import gradio as gr
+
+from gradio_app.client import Sampling
+from gradio_app.pages.compare_page import visitor
+from gradio_app.playground import Playground
+from gradio_app.session import LABELS, Asked, Prompt
+from mlflow_finetune_plugin.errors import FinetuneError
+
+
+class ComparisonApi:
+    """``build`` within the Blocks."""
+
+    def __init__(self, playground: Playground) -> None:
+        self._playground = playground
+
+    def build(self) -> None:
+        gr.api(self.chat, api_name="chat", concurrency_limit=None)
+        gr.api(self.vote, api_name="vote", concurrency_limit=None)
+        gr.api(self.export, api_name="export", concurrency_limit=None)
+
+    async def chat(
+        self,
+        request: gr.Request,
+        prompt: str,
+        system_prompt: str = "",
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        max_tokens: int = 512,
+        seed: int | None = None,
+        new_conversation: bool = False,
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Asks both sides, blind. Yields what has come, again and again, at the pace that a page would show.
+
+        Each is ``{"turn_id", "is_over", "answers": [{"side": "A", "content", "fault"}, ...], "can_vote"}``.
+        """
+        try:
+            session = await self._playground.session(*visitor(request))
+            if new_conversation:
+                session = await self._playground.begin(*visitor(request), like=session)
+            session.system_prompt = system_prompt
+            session.sampling = Sampling(temperature, top_p, max_tokens, seed)
+            turn = None
+            async for turn, texts in self._playground.ask(session, Prompt(prompt)):
+                yield _told(turn, texts, is_over=False)
+            assert turn is not None
+            yield _told(turn, [turn.visible(place) for place in range(len(turn.answers))], is_over=True)
+        except FinetuneError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    async def vote(
+        self, request: gr.Request, choice: str, reasons: list[str] | None = None, comment: str = ""
+    ) -> dict[str, Any]:
+        """On this client's last turn: ``left`` (A), ``right`` (B), ``tie`` or ``both_bad``; returns who was who.
+
+        ``{"vote_id", "revision", "choice", "names": {"A": ..., "B": ...}, "receipts": {...}, "counts"}``; ``counts`` is false
+        where an answer came without a router's receipt, or the vote was changed after the names were shown.
+        """
+        try:
+            session = await self._playground.session(*visitor(request))
+            cast = await self._playground.vote(session, choice, reasons or [], comment)
+        except FinetuneError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        turn = session.last
+        assert turn is not None
+        return {
+            "vote_id": cast.vote_id,
+            "revision": cast.revision,
+            "choice": cast.choice,
+            "names": {LABELS[place]: contender.name for place, contender in enumerate(turn.contenders)},
+            "receipts": {
+                LABELS[place]: None if side.receipt is None else vars(side.receipt)
+                for place, side in enumerate(cast.sides)
+            },
+            "counts": all(side.receipt is not None for side in cast.sides) and not cast.knew_names,
+        }
+
+    async def export(self, request: gr.Request) -> dict[str, Any]:
+        """This client's conversation; what is still blind has no names, receipts or times."""
+        session = self._playground.known(*visitor(request))
+        return session.export() if session is not None else {"turns": []}
+
+
+def _told(turn: Asked, texts: list[str], *, is_over: bool) -> dict[str, Any]:
+    answers = [
+        {
+            "side": LABELS[place],
+            "content": text,
+            "fault": answer.fault if is_over else None,
+        }
+        for place, (answer, text) in enumerate(zip(turn.answers, texts, strict=True))
+    ]
+    return {"turn_id": turn.turn_id, "is_over": is_over, "answers": answers, "can_vote": is_over and turn.can_be_voted_on}

@@ -1,0 +1,277 @@
+"""The playground behind its page: who is served, everybody's sessions, streams, votes. No Gradio here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from gradio_app.client import Endpoint, new_http, receive
+from gradio_app.endpoints import Served, default_sides, look
+from gradio_app.naming import SELF_NAMING
+from gradio_app.pacing import JointPace, OpenPace, Pace
+from gradio_app.session import Asked, Contender, Prompt, Session, SessionError
+from gradio_app.settings import PlaygroundSettings
+from gradio_app.tempo import Tempo
+from mlflow_finetune_plugin.serving.names import ROUTER_KEY
+from mlflow_finetune_plugin.votes import CastVote, Journal, Mirror, Side, Turn
+
+logger = logging.getLogger(__name__)
+
+MOST_STREAMS = 400
+"""Of all sessions at once; who comes then is asked to try again."""
+MOST_SESSIONS = 5_000
+IDLE_S = 2 * 3600.0
+SERVED_FOR_S = 5.0
+REASONS = ("correct", "helpful", "clear", "style", "too long", "made up", "unsafe")
+"""Tags that the page offers beside a vote."""
+
+
+@dataclass
+class _Streams:
+    """What is being received for one session."""
+
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def running(self) -> int:
+        return sum(not task.done() for task in self.tasks)
+
+
+class Playground:
+    """One per app. Everything but ``vote`` and ``__init__`` belongs to the event loop that serves the page."""
+
+    def __init__(self, settings: PlaygroundSettings, tracking_uri: str | None = None) -> None:
+        key = os.environ.get(ROUTER_KEY) or None
+        self.settings = settings
+        self.endpoints = tuple(
+            Endpoint(url.rstrip("/"), key if place == 0 else None) for place, url in enumerate(settings.endpoints)
+        )
+        self.tempo = Tempo()
+        self._tracking_uri = tracking_uri
+        self._http: aiohttp.ClientSession | None = None
+        self._served: tuple[float, Served] | None = None
+        self._looking = asyncio.Lock()
+        self._sessions: dict[str, Session] = {}
+        self._streams: dict[str, _Streams] = {}
+        self._ledgers: dict[str, tuple[Journal, Mirror]] = {}
+
+    # who is served ------------------------------------------------------------------------------------------------
+
+    async def served(self) -> Served:
+        """Asked anew after a few seconds, once for all who wait."""
+        async with self._looking:
+            if self._served is None or time.monotonic() - self._served[0] > SERVED_FOR_S:
+                self._served = (time.monotonic(), await look(self._client(), self.endpoints))
+            return self._served[1]
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._http is None or self._http.closed:
+            self._http = new_http()
+        return self._http
+
+    # sessions -----------------------------------------------------------------------------------------------------
+
+    async def session(self, key: str, login: str | None) -> Session:
+        """The session of a page, or of an API client, by its secret key; begun where there is none. Raises SessionError."""
+        found = self._sessions.get(key)
+        if found is not None and found.login == login:
+            found.used_at = time.monotonic()
+            return found
+        return await self.begin(key, login)
+
+    async def begin(self, key: str, login: str | None, like: Session | None = None) -> Session:
+        """A new session in its place, with the settings of ``like``. Raises SessionError where nobody can be compared."""
+        self._forget_idle()
+        if len(self._sessions) >= MOST_SESSIONS and key not in self._sessions:
+            raise SessionError("Too many people are here at once. Try again in some minutes.")
+        if like is None:
+            served = await self.served()
+            sides = tuple(served.find(name) for name in self.settings.sides)
+            made = Session(
+                contenders=sides or default_sides(served, self.settings.model),
+                login=login,
+                max_prompt_chars=self.settings.max_prompt_chars,
+                max_turns=self.settings.max_turns,
+            )
+        else:
+            made = Session(
+                contenders=like.contenders,
+                login=login,
+                is_blind=like.is_blind,
+                shuffle=like.shuffle,
+                system_prompt=like.system_prompt,
+                sampling=like.sampling,
+                own_samplings=like.own_samplings,
+                max_prompt_chars=like.max_prompt_chars,
+                max_turns=like.max_turns,
+            )
+        self._sessions[key] = made
+        return made
+
+    def known(self, key: str, login: str | None) -> Session | None:
+        """The session, where it has begun."""
+        found = self._sessions.get(key)
+        return found if found is not None and found.login == login else None
+
+    def forget(self, key: str) -> None:
+        """The page was closed: what is being received for it ends."""
+        session = self._sessions.pop(key, None)
+        if session is not None:
+            self.stop(session)
+
+    def _forget_idle(self) -> None:
+        limit = time.monotonic() - IDLE_S
+        for key in [key for key, session in self._sessions.items() if session.used_at < limit]:
+            self.forget(key)
+
+    # answers ------------------------------------------------------------------------------------------------------
+
+    async def ask(self, session: Session, prompt: Prompt) -> AsyncIterator[tuple[Asked, list[str]]]:
+        """The turn, and per position the text to show: again and again until all is said. Raises SessionError before the first.
+
+        All sides are asked at once and received as fast as they come, whoever is shown slower. Who stops listening
+        stops the answers.
+        """
+        streams = self._streams.setdefault(session.session_id, _Streams())
+        sides = len(session.contenders)
+        if streams.running + sides > max(self.settings.max_streams_per_session, sides):
+            raise SessionError("This session has answers under way already. Stop them, or wait.")
+        if sum(found.running for found in self._streams.values()) + sides > MOST_STREAMS:
+            raise SessionError("Many people are asking right now. Try again in a moment.")
+        turn = session.begin(prompt)
+        client = self._client()
+        streams.tasks = [
+            asyncio.create_task(
+                receive(client, side.endpoint, side.model, turn.messages, turn.samplings[place], turn.answers[place])
+            )
+            for place, side in enumerate(turn.contenders)
+        ]
+        pace: Pace = JointPace() if turn.is_blind else OpenPace()
+        self.tempo.begun()
+        try:
+            async for lengths in self._paced(turn, pace, streams.tasks):
+                yield turn, [turn.visible(place, length) for place, length in enumerate(lengths)]
+                self.tempo.told()
+        finally:
+            self.tempo.ended()
+            if not turn.is_over:
+                await self._halt(turn, streams)
+            if not streams.running:
+                self._streams.pop(session.session_id, None)
+            await self._note(session, turn)
+
+    async def _paced(self, turn: Asked, pace: Pace, tasks: Sequence[asyncio.Task[None]]) -> AsyncIterator[list[int]]:
+        before: list[int] | None = None
+        while True:
+            lengths = pace.shown(turn.answers)
+            if any(answer.is_stopped for answer in turn.answers):
+                for answer, length in zip(turn.answers, lengths, strict=True):
+                    answer.cut(length)  # what was not shown would tell, by its length, which side is faster
+                yield lengths
+                return
+            if pace.is_over(turn.answers):
+                yield [answer.length for answer in turn.answers]
+                return
+            if lengths != before:
+                yield lengths
+                before = lengths
+            pending = [task for task in tasks if not task.done()]
+            if pending:
+                await asyncio.wait(pending, timeout=self.tempo.interval_s)
+            else:
+                await asyncio.sleep(self.tempo.interval_s)
+
+    def stop(self, session: Session) -> None:
+        """Ends what is being received; what has come stays."""
+        streams, turn = self._streams.get(session.session_id), session.last
+        if streams is None or turn is None:
+            return
+        for task, answer in zip(streams.tasks, turn.answers, strict=True):
+            if not task.done():
+                answer.is_stopped = True
+                task.cancel()
+
+    async def _halt(self, turn: Asked, streams: _Streams) -> None:
+        for task, answer in zip(streams.tasks, turn.answers, strict=True):
+            answer.is_stopped = answer.is_stopped or not task.done()
+            task.cancel()
+        await asyncio.gather(*streams.tasks, return_exceptions=True)
+        now = time.monotonic()
+        for answer in turn.answers:
+            answer.ended_at = answer.ended_at if answer.ended_at is not None else now  # never began
+
+    async def _note(self, session: Session, turn: Asked) -> None:
+        """Every turn becomes a trace per side."""
+
+    # votes --------------------------------------------------------------------------------------------------------
+
+    def model_of(self, contenders: Sequence[Contender], served: Served) -> str | None:
+        """The registered model whose ledger takes votes between these; None where it cannot be told."""
+        if self.settings.model is not None:
+            return self.settings.model
+        found = {
+            name
+            for contender in contenders
+            for name in served.registered
+            if contender.model.startswith((f"{name}@", f"{name}/"))
+        }
+        return found.pop() if len(found) == 1 else None
+
+    async def vote(self, session: Session, choice: str, reasons: Sequence[str] = (), comment: str = "") -> CastVote:
+        """On the last turn, and its names are shown. When this returns, the vote is on the disk.
+
+        A vote that is changed after the names were shown is kept and marked, and counts for nobody. Raises SessionError,
+        VoteError for what is no vote, and JournalError when it could not be written: then it was not cast.
+        """
+        turn = session.votable()
+        model = self.model_of(turn.contenders, await self.served())
+        if model is None:
+            raise SessionError("Votes are kept per registered model, and these sides have none in common.")
+        tags = [reason for reason in dict.fromkeys(reasons) if reason != SELF_NAMING]
+        if turn.names_itself:
+            tags.append(SELF_NAMING)
+        cast = await asyncio.to_thread(self._cast, session, turn, model, choice, tuple(tags), comment)
+        turn.vote, turn.are_names_shown = cast, True
+        return cast
+
+    def _cast(
+        self, session: Session, turn: Asked, model: str, choice: str, reasons: tuple[str, ...], comment: str
+    ) -> CastVote:
+        journal, mirror = self.ledger(model)
+        left, right = turn.answers
+        sides = (Side(left.receipt, left.text, None, "left"), Side(right.receipt, right.text, None, "right"))
+        cast = CastVote(
+            turn=Turn(turn.turn_id, session.session_id, turn.messages),
+            sides=sides,
+            choice=choice,  # type: ignore[arg-type]  # checked by CastVote
+            voter=journal.voter(session.login),
+            reasons=reasons,
+            comment=comment.strip(),
+        )
+        entry = journal.cast(cast)
+        mirror.wake()
+        return entry.vote
+
+    def ledger(self, model: str) -> tuple[Journal, Mirror]:
+        """Journal and running mirror of a model. Raises JournalError."""
+        if model not in self._ledgers:
+            journal = Journal(model)
+            mirror = Mirror(journal, self._tracking_uri)
+            mirror.start()
+            self._ledgers[model] = (journal, mirror)
+        return self._ledgers[model]
+
+    async def close(self) -> None:
+        """Ends all streams; votes that MLflow does not have yet stay in the journal."""
+        for session in list(self._sessions.values()):
+            self.stop(session)
+        if self._http is not None:
+            await self._http.close()
+        for _, mirror in self._ledgers.values():
+            await asyncio.to_thread(mirror.stop)

@@ -1,0 +1,197 @@
+"""What the compare page says, as HTML and as Markdown messages. Every text that came from elsewhere is escaped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from gradio_app.client import Answer
+from gradio_app.differences import differences
+from gradio_app.naming import SELF_NAMING
+from gradio_app.session import LABELS, Asked, Session
+from mlflow_finetune_plugin.votes import CastVote
+
+CHOICES = {"left": "A is better", "right": "B is better", "tie": "A tie", "both_bad": "Both are bad"}
+_WAITING = "…"
+
+ChatMessages = list[dict[str, Any]]
+
+
+def panels(session: Session, turn: Asked | None, texts: Sequence[str] | None = None) -> list[ChatMessages]:
+    """Per position, what its panel shows: the conversation so far, which is the same on all, and its own answer."""
+    sides = len(session.contenders) if turn is None else len(turn.answers)
+    if turn is None:
+        return [[] for _ in range(sides)]
+    if turn.prompt.messages is not None:
+        shared = [_message(one) for one in turn.messages]
+    else:
+        shared = [_message(one) for one in turn.messages if one["role"] != "system"]
+    told = texts if texts is not None else [turn.visible(place) for place in range(sides)]
+    return [[*shared, {"role": "assistant", "content": _said(turn, place, told[place])}] for place in range(sides)]
+
+
+def _message(one: dict[str, str]) -> dict[str, Any]:
+    role = one["role"] if one["role"] in ("user", "assistant") else "user"
+    text = one["content"] if role == one["role"] else f"*{one['role']}*\n\n{one['content']}"
+    return {"role": role, "content": text}
+
+
+def _said(turn: Asked, place: int, text: str) -> str:
+    answer = turn.answers[place]
+    if not answer.is_over:
+        return text or _WAITING
+    notes = []
+    if answer.fault is not None:
+        notes.append(f"**This side {answer.fault}.**")
+        if answer.fault_detail and not turn.hides_names:
+            notes.append(f"`{answer.fault_detail.replace('`', chr(39))}`")
+    if answer.is_stopped:
+        notes.append("*Stopped.*")
+    if not text and not notes:
+        notes.append("*This side answered with nothing.*")
+    return "\n\n".join(filter(None, [text, *notes]))
+
+
+def side_line(turn: Asked | None, place: int) -> str:
+    """Under a panel: who this is, and what was measured, once that may be known."""
+    if turn is None:
+        return _line(f"Answer {LABELS[place]}", "")
+    if turn.hides_names:
+        said = "its name is shown after your vote" if turn.can_be_voted_on or not turn.is_over else "its name is hidden"
+        return _line(f"Answer {LABELS[place]}", said)
+    answer, contender = turn.answers[place], turn.contenders[place]
+    facts = [*_figures(answer), *_receipt(answer)]
+    shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    return (
+        f'<div class="mf-side"><strong>{escape(contender.name)}</strong>'
+        f'<span class="mf-soft">answer {LABELS[place]}</span><dl>{shown}</dl></div>'
+    )
+
+
+def _line(name: str, said: str) -> str:
+    return f'<div class="mf-side"><strong>{name}</strong><span class="mf-soft">{said}</span></div>'
+
+
+def _figures(answer: Answer) -> list[tuple[str, str]]:
+    told = []
+    if answer.first_token_s is not None:
+        told.append(("first token", f"{answer.first_token_s * 1000:,.0f} ms"))
+    if answer.tokens_per_s is not None:
+        told.append(("speed", f"{answer.tokens_per_s:,.1f} tokens/s"))
+    if answer.completion_tokens is not None:
+        told.append(("tokens", f"{answer.prompt_tokens or 0:,} in, {answer.completion_tokens:,} out"))
+    if answer.finish_reason == "length":
+        told.append(("ended", "at the limit of tokens"))
+    return told
+
+
+def _receipt(answer: Answer) -> list[tuple[str, str]]:
+    receipt = answer.receipt
+    if receipt is None:
+        return [("receipt", "none: votes with this side do not count for a promotion")] if answer.is_over else []
+    adapter = f", adapter {receipt.adapter_digest[:12]}" if receipt.adapter_digest else ""
+    who = f"{receipt.model}/{receipt.version}{adapter}, base {receipt.base_digest[:12]}"
+    return [("receipt", who), ("request", receipt.request_id)]
+
+
+def welcome(session: Session) -> str:
+    """Before the first prompt."""
+    if session.is_blind:
+        count = {2: "Two", 3: "Three", 4: "Four"}.get(len(session.contenders), str(len(session.contenders)))
+        rest = "then say which answer is better. Names are shown after your vote."
+        if len(session.contenders) > 2:
+            rest = "and compare. Votes are between two sides: take the others away to vote."
+        return notice(f"{count} models answer, and you are not told which is which. Ask something, {rest}")
+    return notice("Names are shown, so votes are not taken here. Hide the names to vote blind.")
+
+
+def turn_notice(turn: Asked) -> str:
+    """After the answers."""
+    failed = [LABELS[place] for place, answer in enumerate(turn.answers) if answer.fault is not None]
+    if failed and len(failed) == len(turn.answers):
+        return notice("No side answered. Try again, or look whether the models are served.", "bad")
+    if failed:
+        return notice(f"Side {' and '.join(failed)} did not answer whole; the other did. Retry to compare.", "warn")
+    if any(answer.is_stopped for answer in turn.answers):
+        return notice("Stopped. Retry, or go on with another prompt.")
+    if turn.can_be_voted_on:
+        hint = ""
+        if turn.names_itself:
+            hint = " An answer names a model; a vote on this turn is marked."
+        return notice(f"Which answer is better? Keys: ← A, → B, ↑ a tie, ↓ both bad.{hint}")
+    return notice("")
+
+
+def vote_notice(turn: Asked, cast: CastVote) -> str:
+    """What was voted, who was who, and whether it counts."""
+    who = ", ".join(
+        f"{LABELS[place]} was <strong>{escape(contender.name)}</strong>"
+        for place, contender in enumerate(turn.contenders)
+    )
+    said = f"Your vote: {escape(CHOICES[cast.choice])}. {who}."
+    if cast.revision > 1:
+        said += " You changed it after the names were shown: it is kept, marked so, and does not count."
+    else:
+        said += " You may change it until your next prompt; changed now, it no longer counts, for the names are shown."
+    if SELF_NAMING in cast.reasons:
+        said += " An answer named a model, so the vote is marked."
+    if any(side.receipt is None for side in cast.sides):
+        said += " A side has no receipt of a router, so it is kept but does not count for a promotion."
+    return notice_html(said, "good")
+
+
+def notice(text: str, kind: str = "") -> str:
+    """A line for people; kinds: good, warn, bad."""
+    return notice_html(escape(text), kind)
+
+
+def notice_html(html: str, kind: str = "") -> str:
+    role = "alert" if kind == "bad" else "status"
+    return f'<div class="mf-notice mf-{kind or "plain"}" role="{role}">{html}</div>'
+
+
+def difference_view(turn: Asked | None) -> str:
+    """Both answers with what only one says marked."""
+    if turn is None or len(turn.answers) < 2:
+        return notice("There are no two answers to compare yet.")
+    left, right = differences(turn.visible(0), turn.visible(1))
+    same = " The answers are the same." if turn.visible(0) == turn.visible(1) else ""
+    return (
+        f'<div class="mf-diff" role="group" aria-label="differences word by word"><p class="mf-soft">'
+        f"Marked words are said by one side alone.{same}</p>"
+        f"<div><h4>A</h4><pre>{left}</pre></div><div><h4>B</h4><pre>{right}</pre></div></div>"
+    )
+
+
+def history_view(session: Session) -> str:
+    """The session's turns, newest first; names of turns that still hide them are not told."""
+    if not session.turns:
+        return notice("Nothing has been asked in this session yet.")
+    rows = "".join(_history_row(number, turn) for number, turn in reversed(list(enumerate(session.turns, 1))))
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("#", "prompt", "vote", "A", "B"))
+    return f'<div class="mf-scroll"><table class="mf-table"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _history_row(number: int, turn: Asked) -> str:
+    text = turn.prompt.text if len(turn.prompt.text) <= 120 else turn.prompt.text[:119] + "…"
+    vote = CHOICES[turn.vote.choice] if turn.vote is not None else "-"
+    names = ["hidden" if turn.hides_names else contender.name for contender in turn.contenders[:2]]
+    cells = "".join(f"<td>{escape(cell)}</td>" for cell in (text, vote, *names))
+    return f'<tr><th scope="row">{number}</th>{cells}</tr>'
+
+
+def reference_view(turn: Asked | None) -> str:
+    """The reference answer of a prompt set, once the vote is cast."""
+    if turn is None or turn.prompt.reference is None:
+        return ""
+    if turn.vote is None:
+        return '<p class="mf-soft">A reference answer is shown after your vote.</p>'
+    return f'<details open class="mf-reference"><summary>Reference answer</summary><pre>{escape(turn.prompt.reference)}</pre></details>'
+
+
+def footer(model: str | None) -> str:
+    """What is kept of a conversation."""
+    kept = "Votes are kept with the conversation they are about" if model is not None else "Votes are not kept here"
+    return f'<p class="mf-soft mf-foot">{kept}. Do not enter what must not be kept. {time.strftime("%Y")}</p>'
