@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import os
 import sys
 import webbrowser
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from gradio_app.access import Access
 from gradio_app.server import check_address, make_app, private_files, run
 from gradio_app.settings import PlaygroundSettings, check_settings
 from mlflow_finetune_plugin.durations import seconds_of
-from mlflow_finetune_plugin.errors import FinetuneError, MissingExtraError
+from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError
+
+if TYPE_CHECKING:
+    from gradio import Blocks
 
 _DAY_S = 86_400.0
 
+Page = Callable[[PlaygroundSettings, Access], "tuple[Blocks, Mapping[str, Any]]"]
+"""Gradio's blocks, and how they look: what ``gradio.mount_gradio_app`` takes as theme, css, head and js."""
 
-def main(argv: list[str] | None = None, page: ModuleType | None = None) -> int:
-    """Serves until Ctrl-C or SIGTERM. Exit code 2 and one message for a fault of the user's.
 
-    ``page``: a module with ``build(settings, access)`` and ``LOOK``; the compare page unless told otherwise.
-    """
+def main(argv: list[str] | None = None, page: Page | None = None) -> int:
+    """Serves until Ctrl-C or SIGTERM. Exit code 2 and one message for a fault of the user's. ``page``: another than ours."""
     namespace = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("httpx", "uvicorn.error"):
@@ -97,15 +100,13 @@ def settings_of(namespace: argparse.Namespace) -> PlaygroundSettings:
 
 
 def _days(text: str | None) -> float | None:
-    from mlflow_finetune_plugin.errors import ConfigError
-
     try:
         return seconds_of(text) / _DAY_S if text is not None else None
     except ValueError as error:
         raise ConfigError([f"keep traces {error}"]) from error
 
 
-def _serve(settings: PlaygroundSettings, page: ModuleType | None, *, is_opened: bool) -> None:
+def _serve(settings: PlaygroundSettings, page: Page | None, *, is_opened: bool) -> None:
     access = Access(settings)
 
     def tell_listening(address: str) -> None:
@@ -114,19 +115,22 @@ def _serve(settings: PlaygroundSettings, page: ModuleType | None, *, is_opened: 
             webbrowser.open(address)
 
     with private_files() as cache:
-        page = page or _compare_page()
-        run(make_app(page.build(settings, access), settings, access, cache, page.LOOK), settings, tell_listening)
+        blocks, look = (page or _compare_page)(settings, access)
+        run(make_app(blocks, settings, access, cache, look), settings, tell_listening)
 
 
-def _compare_page() -> ModuleType:
+def _compare_page(settings: PlaygroundSettings, access: Access) -> tuple[Blocks, Mapping[str, Any]]:
+    """Imported here: it imports gradio, which reads what ``private_files`` has set."""
     try:
-        return importlib.import_module("gradio_app.app")  # it imports gradio, which reads what private_files has set
+        from gradio_app import app
+        from gradio_app.playground import Playground
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("gradio_app", "mlflow_finetune_plugin"):
             raise
         raise MissingExtraError(
             f"the playground needs {error.name}; fix: pip install 'mlflow-finetune[playground]'"
         ) from error
+    return app.build(Playground(settings)), {"theme": app.theme(), "css": app.css(), "head": app.head()}
 
 
 def _has_display() -> bool:

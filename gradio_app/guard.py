@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import re
 import secrets
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -32,6 +35,7 @@ VISITOR = "mlflow_finetune.visitor"
 _BODY_S = 30.0
 _MOST_BOUND = 100_000
 _SCRIPT = re.compile(rb"<script(?=[\s>])")
+_INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _BASE = b'<base href="./" />'
 """Says nothing at the root, and ``base-uri 'none'`` has browsers complain of it."""
 _HEADERS = {
@@ -47,7 +51,15 @@ _HEADERS = {
 class Guard:
     """An ASGI application around another: everything that it does not let through is answered here."""
 
-    def __init__(self, app: ASGIApp, settings: PlaygroundSettings, access: Access, cache: Path) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: PlaygroundSettings,
+        access: Access,
+        cache: Path,
+        inline_scripts: Sequence[str] = (),
+    ) -> None:
+        self._inline_scripts = " ".join(inline_scripts)
         self._app, self._settings, self._access, self._cache = app, settings, access, cache
         self._sessions = Sessions(access, settings.port)
         self._login = LoginPages(access, self._sessions)
@@ -59,7 +71,7 @@ class Guard:
         elif scope["type"] == "http":
             nonce = secrets.token_urlsafe(16)
             asked = Asked.of(scope, self._access)
-            outwards = _Outwards(send, nonce, is_page=asked.path == "/")
+            outwards = _Outwards(send, nonce, self._policy(nonce), is_page=asked.path == "/")
             await self._handle(asked, scope, receive, outwards)
         else:
             await send({"type": "websocket.close", "code": 1008})  # the page uses none
@@ -100,6 +112,15 @@ class Guard:
             return PlainTextResponse("nothing is here\n", 404)
         return None
 
+    def _policy(self, nonce: str) -> str:
+        """Scripts that came with the page, and no others; Gradio makes functions of handlers' ``js``: 'unsafe-eval'."""
+        return (
+            f"default-src 'self'; script-src 'self' 'unsafe-eval' 'nonce-{nonce}' {self._inline_scripts}; "
+            "script-src-attr 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+            "font-src 'self' data:; connect-src 'self'; media-src 'self' blob: data:; worker-src 'self' blob:; "
+            "frame-src 'none'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        )
+
     def _is_login(self, asked: Asked) -> bool:
         return self._access.users is not None and asked.path.rstrip("/") in (LOGIN, LOGOUT)
 
@@ -135,8 +156,8 @@ class Guard:
 class _Outwards:
     """``send`` with our headers, without Gradio's permissions for other origins; the page's scripts get their nonce."""
 
-    def __init__(self, send: Send, nonce: str, *, is_page: bool) -> None:
-        self._send, self._nonce, self._is_page = send, nonce.encode(), is_page
+    def __init__(self, send: Send, nonce: str, policy: str, *, is_page: bool) -> None:
+        self._send, self._nonce, self._policy, self._is_page = send, nonce.encode(), policy.encode(), is_page
         self._start: Message | None = None
         self._body = b""
 
@@ -147,7 +168,7 @@ class _Outwards:
                 for name, value in message["headers"]
                 if not name.lower().startswith(b"access-control-") and name.lower() not in _HEADERS
             ]
-            headers = [*kept, *_HEADERS.items(), (b"content-security-policy", _policy(self._nonce))]
+            headers = [*kept, *_HEADERS.items(), (b"content-security-policy", self._policy)]
             message = {**message, "headers": headers}
             if self._is_page and dict(message["headers"]).get(b"content-type", b"").startswith(b"text/html"):
                 self._start = message
@@ -168,14 +189,10 @@ class _Outwards:
         await self._send({"type": "http.response.body", "body": page})
 
 
-def _policy(nonce: bytes) -> bytes:
-    """Scripts that came with the page and no others. Gradio makes functions of a page's own `js=` texts: 'unsafe-eval'."""
-    return (
-        b"default-src 'self'; script-src 'self' 'unsafe-eval' 'nonce-" + nonce + b"'; script-src-attr 'none'; "
-        b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
-        b"media-src 'self' blob: data:; worker-src 'self' blob:; frame-src 'none'; object-src 'none'; "
-        b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    )
+def script_hashes(head: str) -> tuple[str, ...]:
+    """Of the inline scripts in what a page puts into its head: Gradio adds them in the browser, without a nonce."""
+    found = _INLINE_SCRIPT.findall(head)
+    return tuple(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found)
 
 
 async def _body(asked: Asked, receive: Receive, most: int) -> bytes | Response:

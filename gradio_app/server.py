@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from gradio_app.access import Access
-from gradio_app.guard import VISITOR, Guard
+from gradio_app.guard import VISITOR, Guard, script_hashes
 from gradio_app.settings import PlaygroundSettings
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.serving.names import http_address
@@ -69,7 +69,7 @@ def private_files() -> Iterator[Path]:
 def make_app(
     blocks: Blocks, settings: PlaygroundSettings, access: Access, cache: Path, look: Mapping[str, Any]
 ) -> Guard:
-    """``look``: the theme, css and js of the page, as ``gradio.mount_gradio_app`` takes them."""
+    """``look``: the theme, css, head and js of the page, as ``gradio.mount_gradio_app`` takes them."""
     import gradio
     from fastapi import FastAPI
 
@@ -85,7 +85,7 @@ def make_app(
         server_port=settings.port,
         footer_links=[],
         run_history=False,
-        auth_dependency=_name_of_visitor,
+        auth_dependency=None if access.is_open else _name_of_visitor,
         allowed_paths=[],
         blocked_paths=[] if cache.is_relative_to(Path.cwd()) else [str(Path.cwd())],
         show_error=False,
@@ -96,7 +96,7 @@ def make_app(
         mcp_server=settings.has_mcp,
         **look,
     )
-    return Guard(app, settings, access, cache)
+    return Guard(app, settings, access, cache, inline_scripts=script_hashes(look.get("head") or ""))
 
 
 def run(app: Guard, settings: PlaygroundSettings, tell_listening: Callable[[str], None] = lambda address: None) -> None:

