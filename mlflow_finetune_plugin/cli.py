@@ -1,4 +1,4 @@
-"""``mlflow-finetune``: run, plan, data, export, serve, keys, votes, promote, watch, rollback, history, methods, init, schema, doctor."""
+"""``mlflow-finetune``: run, plan, data, export, serve, keys, playground, users, votes, promote, watch, rollback, history, methods, init, schema, doctor."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, one_line, without_secrets
 from mlflow_finetune_plugin.methods import unknown
+from mlflow_finetune_plugin.playground_command import add_playground_arguments, add_users_arguments
 from mlflow_finetune_plugin.promote_command import add_promote_arguments
 from mlflow_finetune_plugin.promotion_commands import add_history_arguments, add_rollback_arguments
 from mlflow_finetune_plugin.registry import CHALLENGER, FoundModel, find_model
@@ -100,12 +101,21 @@ def _parser() -> argparse.ArgumentParser:
     keys = commands.add_parser("keys", help="API keys for serve")
     add_keys_arguments(keys)
 
+    _add_playground(commands)
     _add_promotion(commands)
 
     doctor = commands.add_parser("doctor", help="check the installation, the device and runs left behind")
     doctor.add_argument("--reap", action="store_true", help="end runs whose process or host died")
     doctor.set_defaults(command=_doctor)
     return parser
+
+
+def _add_playground(commands: Any) -> None:
+    playground = commands.add_parser("playground", help="chat with two sides in the browser, blind, and vote")
+    add_playground_arguments(playground)
+
+    users = commands.add_parser("users", help="who may log in to the playground")
+    add_users_arguments(users)
 
 
 def _add_promotion(commands: Any) -> None:

@@ -137,7 +137,7 @@ def start(
     host = settings.get("host", LOOPBACK)
     check_port(host, port, wait_s=port_wait_s)
     log = folder / "service.log"
-    own = _addresses()
+    own = addresses()
     with log.open("ab") as out:
         process = subprocess.Popen(
             serve_command(model, {**settings, "port": str(port)}),
@@ -163,7 +163,7 @@ def run_in_foreground(model: str, settings: Mapping[str, str]) -> int:
     process = subprocess.Popen(
         serve_command(model, settings),
         stdin=subprocess.DEVNULL,
-        env={**os.environ, **_addresses()},
+        env={**os.environ, **addresses()},
         process_group=0,  # a Ctrl-C that reached it by itself too would count as the second, which waits for no answer
     )
     handed_on = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
@@ -178,7 +178,7 @@ def run_in_foreground(model: str, settings: Mapping[str, str]) -> int:
             signal.signal(number, handler)
 
 
-def _addresses() -> dict[str, str]:
+def addresses() -> dict[str, str]:
     """The registry of this process, for another one's environment."""
     import mlflow
 

@@ -1,0 +1,166 @@
+"""The playground as a service: Gradio behind the guard, on one port, until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from gradio_app.access import Access
+from gradio_app.guard import VISITOR, Guard, script_hashes
+from gradio_app.settings import PlaygroundSettings
+from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.serving.names import http_address
+
+if TYPE_CHECKING:
+    from fastapi import Request
+    from gradio import Blocks
+
+_DRAIN_S = 2
+_MOST_FILE_BYTES = 1_000_000
+_THREADS_BESIDE_STREAMS = 8
+QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "GRADIO_SHARE": "False",
+    "GRADIO_SSR_MODE": "False",
+    "GRADIO_MCP_SERVER": "False",
+    "GRADIO_RUN_HISTORY": "False",
+    "GRADIO_ALLOWED_PATHS": "",
+    "GRADIO_ROOT_PATH": "",
+}
+"""What Gradio reads from the environment, whoever has set it: nothing is sent, shared or served beside the page."""
+
+
+def check_address(settings: PlaygroundSettings) -> None:
+    """Raises ConfigError when nobody can listen there."""
+    _listening(settings).close()
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[Path]:
+    """An empty folder of this process alone, in which Gradio keeps its files; gone afterwards.
+
+    Must begin before gradio is imported. Gradio offers to browsers what a handler returns from its temporary folder
+    and from the working directory, so the first becomes this one, and ``make_app`` blocks the second.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="mlflow-finetune-playground-")).resolve()
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    os.environ |= {**QUIET, "GRADIO_TEMP_DIR": str(folder / "cache"), "GRADIO_CACHE_DIR": str(folder / "examples")}
+    (folder / "cache").mkdir()
+    try:
+        yield folder / "cache"
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_app(
+    blocks: Blocks, settings: PlaygroundSettings, access: Access, cache: Path, look: Mapping[str, Any]
+) -> Guard:
+    """``look``: the theme, css, head and js of the page, as ``gradio.mount_gradio_app`` takes them."""
+    import gradio
+    from fastapi import FastAPI
+
+    threads = settings.max_streams + _THREADS_BESIDE_STREAMS
+    blocks.max_threads = threads  # 40 otherwise, and as many streams
+    blocks.queue(max_size=settings.max_waiting, default_concurrency_limit=settings.max_streams)
+    blocks.has_launched = True  # a mounted page is never launched, and Gradio checks no path of a file before that
+    app = gradio.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        blocks,
+        path="/",
+        server_name=settings.host,
+        server_port=settings.port,
+        footer_links=[],
+        run_history=False,
+        auth_dependency=None if access.is_open else _name_of_visitor,
+        allowed_paths=[],
+        blocked_paths=[] if cache.is_relative_to(Path.cwd()) else [str(Path.cwd())],
+        show_error=False,
+        max_file_size=_MOST_FILE_BYTES,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=settings.has_mcp,
+        **look,
+    )
+    return Guard(app, settings, access, cache, inline_scripts=script_hashes(look.get("head") or ""))
+
+
+def run(app: Guard, settings: PlaygroundSettings, tell_listening: Callable[[str], None] = lambda address: None) -> None:
+    """Until SIGINT or SIGTERM; answers under way get two seconds. Raises ConfigError when it cannot listen there."""
+    sock = _listening(settings)
+    address = http_address(settings.host, int(sock.getsockname()[1]))
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # who asks is the socket's peer; what a proxy forwards, the guard reads
+        forwarded_allow_ips=[],
+        timeout_graceful_shutdown=_DRAIN_S,
+        timeout_keep_alive=75,
+        h11_max_incomplete_event_size=64 * 1024,
+        ws="none",
+        lifespan="on",
+    )
+    try:
+        asyncio.run(_serve(_Server(config), sock, lambda: tell_listening(address)))
+    finally:
+        sock.close()
+
+
+class _Server(uvicorn.Server):
+    """Signals are ours: uvicorn raises them again after the end, which would make a good end look like a death."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def end(self) -> None:
+        """First: let answers end. Again: do not wait for them."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+async def _serve(server: _Server, sock: socket.socket, tell_listening: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, server.end)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    if server.started:
+        tell_listening()
+    await serving
+
+
+def _name_of_visitor(request: Request) -> str | None:
+    """What ``gr.Request.username`` says in every handler."""
+    visitor = request.scope.get(VISITOR)
+    return visitor.name if visitor is not None else None
+
+
+def _listening(settings: PlaygroundSettings) -> socket.socket:
+    host = settings.host.strip("[]")
+    where = f"port {settings.port} of {settings.host} cannot be listened on"
+    try:
+        family = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, settings.port), family=family, backlog=1024)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError([f"{where}: it is in use; fix: --port with another number"]) from error
+        fix = "--port with another number, or --host with an address of this machine"
+        raise ConfigError([f"{where}: {error.strerror or error}; fix: {fix}"]) from error

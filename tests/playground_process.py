@@ -1,0 +1,59 @@
+"""``python -m gradio_app`` as its users have it, with a small page of the tests' own: a process, spoken to over HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from conftest import free_port
+
+SMALL_PAGE = Path(__file__).with_name("small_page.py")
+NOBODY = "http://127.0.0.1:9/v1"
+
+
+@dataclass
+class PlaygroundProcess:
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, method: str, path: str, **more) -> httpx.Response:
+        return httpx.request(method, self.url + path, timeout=30, trust_env=False, **more)
+
+    def end(self, sent: int = signal.SIGTERM, seconds: float = 10) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(sent)
+        return self.process.wait(seconds)
+
+
+@contextmanager
+def playground(folder: Path, *arguments: str, **environment: str) -> Iterator[PlaygroundProcess]:
+    """Listens when it begins, ended when it is over."""
+    port = free_port()
+    log = folder / f"playground-{port}.log"
+    command = [sys.executable, str(SMALL_PAGE), "--endpoint", NOBODY, "--port", str(port), *arguments]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder, env={**os.environ, **environment})
+    found = PlaygroundProcess(process, port, log)
+    try:
+        deadline = time.monotonic() + 120
+        while "  playground  http" not in log.read_text():
+            assert process.poll() is None, f"it ended with {process.returncode}: {log.read_text()[-3000:]}"
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.05)
+        yield found
+    finally:
+        process.kill()
+        process.wait()

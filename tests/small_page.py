@@ -1,0 +1,44 @@
+"""A page with all that the guard has to let through and hold off, served as the playground is."""
+
+import asyncio
+import sys
+
+LOOK = {
+    "css": ".mf-x { color: red }",
+    "js": "() => { window.mfLoaded = true; }",
+    "head": "<script>\n  window.mfHead = 'é';\n</script>",
+}
+
+
+def build(settings, access):
+    import gradio as gr
+
+    def who(request: gr.Request):
+        return f"{request.username} {'promotes' if access.may_promote(request.username) else 'watches'}"
+
+    async def count(upto):
+        for number in range(int(upto)):
+            yield str(number)
+            await asyncio.sleep(0.02)
+
+    def say(text, history):
+        return [*history, {"role": "user", "content": text}, {"role": "assistant", "content": text}]
+
+    with gr.Blocks(title="small") as blocks:
+        name = gr.Textbox(label="name", elem_id="name")
+        gr.Button("Who", elem_id="who").click(who, None, name, api_name="who")
+        text = gr.Textbox(label="text", elem_id="text")
+        chat = gr.Chatbot(elem_id="chat")
+        gr.Button("Say", elem_id="say").click(say, [text, chat], chat, api_name="say")
+        gr.Button("Count", elem_id="count").click(count, text, name, api_name="count")
+        gr.Button("Js", elem_id="js").click(None, None, name, js="() => 'from js'")
+        file = gr.File(label="file")
+        gr.Button("Make").click(lambda file: file and str(file), file, name, api_name="file")
+        blocks.load(who, None, name, api_visibility="private")
+    return blocks, LOOK
+
+
+if __name__ == "__main__":
+    from gradio_app.__main__ import main
+
+    sys.exit(main(sys.argv[1:], build))
