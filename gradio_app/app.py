@@ -2,45 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import gradio as gr
 
+from gradio_app import view
 from gradio_app.look import CSS, SCRIPT
+from gradio_app.pages import data_page, runs_page, standings_page
 from gradio_app.pages.api import ComparisonApi
 from gradio_app.pages.compare_page import ComparePage
+from gradio_app.pages.data_page import DataPage
+from gradio_app.pages.runs_page import RunsPage
+from gradio_app.pages.standings_page import StandingsPage
 from gradio_app.playground import Playground
 
 TITLE = "mlflow-finetune playground"
+_NO_MODEL = (
+    "No registered model is known here, so votes are not kept and there are no standings. "
+    "Start the playground with --model NAME, or with an endpoint that serves one."
+)
 
 
-def theme() -> gr.themes.Base:
+def build(playground: Playground, model: str | None, may_promote: Callable[[str | None], bool]) -> gr.Blocks:
+    """``model``: the registered model whose standings, runs and data are shown; ``may_promote`` is asked with the login."""
+    blocks: gr.Blocks = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True)
+    with blocks:
+        ComparisonApi(playground).build()  # first, for the names of its endpoints
+        with gr.Row(elem_classes="mf-head"):
+            gr.HTML(f"<h1>{TITLE}</h1>")
+            theme = gr.Button("Light or dark", size="sm", scale=0, min_width=120, elem_id="mf-theme")
+        theme.click(None, js="() => window.mfTheme()")
+        with gr.Tabs():
+            with gr.Tab("Compare", id="compare"):
+                ComparePage(playground).build(blocks)
+            if model is None:
+                gr.HTML(view.notice(_NO_MODEL, "warn"))
+                return blocks
+            with gr.Tab("Standings", id="standings") as tab:
+                StandingsPage(model).build(tab)
+            with gr.Tab("Runs", id="runs") as tab:
+                RunsPage(model, lambda request: may_promote(request.username)).build(tab)
+            with gr.Tab("Data", id="data") as tab:
+                DataPage(model).build(tab)
+    return blocks
+
+
+def look() -> Mapping[str, Any]:
+    """What ``gradio.mount_gradio_app`` takes as theme, css and head."""
+    css = "\n".join(dict.fromkeys([CSS, standings_page.CSS, runs_page.CSS, data_page.CSS]))
+    return {"theme": _theme(), "css": css, "head": SCRIPT}
+
+
+def _theme() -> gr.themes.Base:
     """Quiet surfaces, system fonts (nothing is fetched from elsewhere), one accent."""
-    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
-    mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
     return gr.themes.Default(
         primary_hue=gr.themes.colors.blue,
         neutral_hue=gr.themes.colors.slate,
         radius_size=gr.themes.sizes.radius_md,
-        font=fonts,
-        font_mono=mono,
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+        font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
+    ).set(  # Gradio's own are below a contrast of 4.5 to 1
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_label_text_color="*neutral_600",
+        block_info_text_color="*neutral_600",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
     )
-
-
-def head() -> str:
-    """What goes into the page's head."""
-    return SCRIPT
-
-
-def css() -> str:
-    """The style sheets of all tabs."""
-    return CSS
-
-
-def build(playground: Playground) -> gr.Blocks:
-    """All of it."""
-    blocks: gr.Blocks = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True)
-    with blocks:
-        ComparisonApi(playground).build()  # first, for the names of its endpoints
-        gr.HTML(f'<div class="mf-head"><h1>{TITLE}</h1></div>')
-        with gr.Tabs(), gr.Tab("Compare", id="compare"):
-            ComparePage(playground).build(blocks)
-    return blocks

@@ -22,6 +22,7 @@ CSS = """
 .mf-side dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .mf-chat-0 { border-top: 3px solid var(--mf-a) !important; } .mf-chat-1 { border-top: 3px solid var(--mf-b) !important; }
 .mf-chat-2, .mf-chat-3 { border-top: 3px solid var(--body-text-color-subdued) !important; }
+.mf-chats .bubble-wrap { padding-top: 1.8rem !important; }
 .mf-chats button[aria-label="Clear"] { display: none; }
 body[data-mf-sides="2"] .mf-column-2, body[data-mf-sides="2"] .mf-column-3, body[data-mf-sides="3"] .mf-column-3,
   body:not([data-mf-sides]) .mf-column-2, body:not([data-mf-sides]) .mf-column-3 { display: none; }
@@ -32,6 +33,7 @@ button[aria-disabled="true"] { opacity: .55; cursor: default; }
 .mf-table th, .mf-table td { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0;
   border-bottom: 1px solid var(--border-color-primary); color: var(--body-text-color); }
 .mf-diff { display: grid; grid-template-columns: 1fr 1fr; gap: .2rem 1rem; } .mf-diff > p { grid-column: 1 / -1; margin: 0; }
+.mf-shared { border: 1px dashed var(--border-color-primary); border-radius: 8px; padding: .4rem .9rem; }
 .mf-diff pre, .mf-reference pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--background-fill-secondary);
   border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .6rem .8rem; margin: .2rem 0; }
 .mf-diff del { background: var(--mf-bad-paper); color: inherit; text-decoration: line-through; }
@@ -57,6 +59,7 @@ SCRIPT = """
   document.addEventListener('keydown', event => {
     const place = event.target.closest ? event.target.closest('input, textarea, select, [contenteditable=true], [role=tab], [role=listbox], [role=slider], [role=radio]') : null;
     const isEmptyPrompt = place && place.matches('#mf-prompt textarea') && !place.value;  // there arrows move nothing
+    if (event.key === 'n' && !place && !event.altKey && !event.ctrlKey && !event.metaKey) { press('mf-next'); return; }
     const id = keys[event.key];
     if (!id || (place && !isEmptyPrompt) || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
     const found = document.getElementById(id);
@@ -64,11 +67,21 @@ SCRIPT = """
     if (button && !button.disabled && button.offsetParent) { event.preventDefault(); button.click(); }
   });
   // one place says what may be pressed: Gradio would build each button anew for it, in every page
+  let lastVoted = null;
+  const press = id => {
+    const place = document.getElementById(id);
+    const button = place && (place.matches('button') ? place : place.querySelector('button'));
+    if (button && !button.disabled) button.click();
+    return Boolean(button && !button.disabled);
+  };
   const apply = () => {
     const found = document.querySelector('#mf-status [data-mf]');
     if (!found) return;
     const told = JSON.parse(found.dataset.mf);
     document.body.dataset.mfSides = told.sides;
+    const auto = document.querySelector('#mf-auto input');
+    if (told.voted !== null && lastVoted === null && auto && auto.checked) setTimeout(() => press('mf-next'), 400);
+    lastVoted = told.voted;
     const set = (id, can) => {
       const place = document.getElementById(id);
       const button = place && (place.matches('button') ? place : place.querySelector('button'));
@@ -80,8 +93,8 @@ SCRIPT = """
       if (button) { button.classList.toggle('mf-voted', told.voted === choice); button.setAttribute('aria-pressed', String(told.voted === choice)); }
     }
     set('mf-reveal', told.can_show_names); set('mf-stop', told.is_speaking); set('mf-explain', told.voted !== null);
-    for (const id of ['mf-send', 'mf-new']) set(id, !told.is_speaking);
-    for (const id of ['mf-retry', 'mf-edit', 'mf-undo', 'mf-differ', 'mf-export']) set(id, told.has_turn && !told.is_speaking);
+    for (const id of ['mf-send', 'mf-new', 'mf-next']) set(id, !told.is_speaking);
+    for (const id of ['mf-retry', 'mf-edit', 'mf-undo', 'mf-differ', 'mf-export', 'mf-share']) set(id, told.has_turn && !told.is_speaking);
   };
   new MutationObserver(apply).observe(document.documentElement, {subtree: true, childList: true, attributes: true, attributeFilter: ['data-mf']});
   window.mfSave = (name, text) => {

@@ -5,27 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 
 from gradio_app.client import Endpoint, new_http, receive
 from gradio_app.endpoints import Served, default_sides, look
+from gradio_app.ledgers import Ledger, Ledgers
 from gradio_app.naming import SELF_NAMING
 from gradio_app.pacing import JointPace, OpenPace, Pace
+from gradio_app.prompt_progress import Progress
+from gradio_app.prompt_sets import PromptSet
+from gradio_app.prompt_walk import PromptWalk, asked_of
 from gradio_app.session import Asked, Contender, Prompt, Session, SessionError
 from gradio_app.settings import PlaygroundSettings
 from gradio_app.tempo import Tempo
+from mlflow_finetune_plugin.errors import JournalError
 from mlflow_finetune_plugin.serving.names import ROUTER_KEY
-from mlflow_finetune_plugin.votes import CastVote, Journal, Mirror, Side, Turn
+from mlflow_finetune_plugin.votes import CastVote, Side, SpokenAnswer, Turn
+from mlflow_finetune_plugin.votes.spoken_answer import STOPPED
 
 logger = logging.getLogger(__name__)
 
-MOST_STREAMS = 400
-"""Of all sessions at once; who comes then is asked to try again."""
 MOST_SESSIONS = 5_000
 IDLE_S = 2 * 3600.0
 SERVED_FOR_S = 5.0
@@ -54,15 +58,14 @@ class Playground:
             Endpoint(url.rstrip("/"), key if place == 0 else None) for place, url in enumerate(settings.endpoints)
         )
         self.tempo = Tempo()
-        self._tracking_uri = tracking_uri
         self._http: aiohttp.ClientSession | None = None
         self._served: tuple[float, Served] | None = None
         self._looking = asyncio.Lock()
         self._sessions: dict[str, Session] = {}
         self._streams: dict[str, _Streams] = {}
-        self._ledgers: dict[str, tuple[Journal, Mirror]] = {}
-        self._ledgers_lock = threading.Lock()
-        self._warming: set[asyncio.Task[tuple[Journal, Mirror]]] = set()
+        self.ledgers = Ledgers(tracking_uri, settings.keep_traces_days)
+        self.walk = PromptWalk(settings.prompt_sets, longest_prompt_chars=settings.max_prompt_chars)
+        self._warming: set[asyncio.Task[Ledger]] = set()
 
     # who is served ------------------------------------------------------------------------------------------------
 
@@ -119,17 +122,9 @@ class Playground:
         return made
 
     def _warm(self, session: Session) -> None:
-        """Opens the ledger while the person still writes: the first vote need not wait for MLflow."""
         model = self.model_of(session.contenders, self._served[1]) if self._served is not None else None
-        if model is not None and model not in self._ledgers:
-            task = asyncio.create_task(asyncio.to_thread(self.ledger, model))
-            self._warming.add(task)
-            task.add_done_callback(self._warmed)
-
-    def _warmed(self, task: asyncio.Task[tuple[Journal, Mirror]]) -> None:
-        self._warming.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("ledger_not_opened fault=%s", task.exception())  # the first vote says so to its voter
+        if model is not None:
+            self.ledgers.warm(model)
 
     def known(self, key: str, login: str | None) -> Session | None:
         """The session, where it has begun."""
@@ -159,7 +154,7 @@ class Playground:
         sides = len(session.contenders)
         if streams.running + sides > max(self.settings.max_streams_per_session, sides):
             raise SessionError("This session has answers under way already. Stop them, or wait.")
-        if sum(found.running for found in self._streams.values()) + sides > MOST_STREAMS:
+        if sum(found.running > 0 for found in self._streams.values()) >= self.settings.max_streams:
             raise SessionError("Many people are asking right now. Try again in a moment.")
         turn = session.begin(prompt)
         client = self._client()
@@ -186,12 +181,13 @@ class Playground:
     async def _paced(self, turn: Asked, pace: Pace, tasks: Sequence[asyncio.Task[None]]) -> AsyncIterator[list[int]]:
         before: list[int] | None = None
         while True:
-            lengths = pace.shown(turn.answers)
             if any(answer.is_stopped for answer in turn.answers):
+                lengths = before or [0] * len(turn.answers)
                 for answer, length in zip(turn.answers, lengths, strict=True):
                     answer.cut(length)  # what was not shown would tell, by its length, which side is faster
                 yield lengths
                 return
+            lengths = pace.shown(turn.answers)
             if pace.is_over(turn.answers):
                 yield [answer.length for answer in turn.answers]
                 return
@@ -224,7 +220,17 @@ class Playground:
             answer.ended_at = answer.ended_at if answer.ended_at is not None else now  # never began
 
     async def _note(self, session: Session, turn: Asked) -> None:
-        """Every turn becomes a trace per side."""
+        """Every turn becomes a trace per side; one whose sides have no registered model in common is nobody's."""
+        model = self.model_of(turn.contenders, self._served[1]) if self._served is not None else None
+        if model is None:
+            return
+        try:
+            ledger = await asyncio.to_thread(self.ledgers.open, model)
+        except JournalError as error:
+            logger.error("turn_not_kept fault=%s", error)
+            return
+        spoken = [_spoken(turn, place) for place in range(len(turn.answers))]
+        ledger.turns.note(_told_turn(session, turn), spoken, ledger.journal.voter(session.login))
 
     # votes --------------------------------------------------------------------------------------------------------
 
@@ -247,9 +253,7 @@ class Playground:
         not cast.
         """
         turn = session.votable(choice)
-        model = self.model_of(turn.contenders, await self.served())
-        if model is None:
-            raise SessionError("Votes are kept per registered model, and these sides have none in common.")
+        model, _ = await self._ledger_of(session)
         tags = [reason for reason in dict.fromkeys(reasons) if reason != SELF_NAMING]
         if turn.names_itself:
             tags.append(SELF_NAMING)
@@ -260,30 +264,66 @@ class Playground:
     def _cast(
         self, session: Session, turn: Asked, model: str, choice: str, reasons: tuple[str, ...], comment: str
     ) -> CastVote:
-        journal, mirror = self.ledger(model)
+        ledger = self.ledgers.open(model)
         left, right = turn.answers
         sides = (Side(left.receipt, left.text, None, "left"), Side(right.receipt, right.text, None, "right"))
         cast = CastVote(
-            turn=Turn(turn.turn_id, session.session_id, turn.messages, turn.prompt.prompt_set),
+            turn=_told_turn(session, turn),
             sides=sides,
             choice=choice,  # type: ignore[arg-type]  # checked by CastVote
-            voter=journal.voter(session.login),
+            voter=ledger.journal.voter(session.login),
             reasons=reasons,
             comment=comment.strip(),
         )
-        entry = journal.cast(cast)
-        mirror.wake()
+        entry = ledger.journal.cast(cast)
+        ledger.mirror.wake()
         return entry.vote
 
-    def ledger(self, model: str) -> tuple[Journal, Mirror]:
-        """Journal and running mirror of a model. Raises JournalError."""
-        with self._ledgers_lock:
-            if model not in self._ledgers:
-                journal = Journal(model)
-                mirror = Mirror(journal, self._tracking_uri)
-                mirror.start()
-                self._ledgers[model] = (journal, mirror)
-            return self._ledgers[model]
+    # prompt sets, links -------------------------------------------------------------------------------------------
+
+    async def next_prompt(self, session: Session, name: str) -> tuple[Prompt, str]:
+        """The next unseen prompt of a set for this voter, and how far they are. Raises SessionError, TrackingError."""
+        prompts, found = await self._progress(session, name)
+        return asked_of(prompts, found), found.sentence
+
+    async def progress_in(self, session: Session, name: str) -> str:
+        """How far this voter is in a set, and what is to be known of it, in words. Raises SessionError, TrackingError."""
+        prompts, found = await self._progress(session, name)
+        repeated = f"{prompts.repeated:,} rows that repeat another are left out" if prompts.repeated else ""
+        return ". ".join(filter(None, [found.sentence, repeated, *prompts.notes]))
+
+    async def _progress(self, session: Session, name: str) -> tuple[PromptSet, Progress]:
+        model, ledger = await self._ledger_of(session)
+        return await asyncio.to_thread(
+            self.walk.progress,
+            name,
+            session.contenders,
+            model,
+            ledger.journal,
+            ledger.judged,
+            session.login,
+            session.session_id,
+        )
+
+    async def share(self, session: Session) -> str:
+        """The token of a link to the conversation as it may be shown now. Raises SessionError, JournalError."""
+        if not session.turns or session.is_speaking:
+            raise SessionError("There is no whole conversation to share yet.")
+        _, ledger = await self._ledger_of(session)
+        voter = ledger.journal.voter(session.login)
+        told = session.export()
+        return await asyncio.to_thread(ledger.shared.save, told, voter=voter, session=session.session_id)
+
+    async def shared(self, session: Session, token: str) -> dict[str, Any] | None:
+        """The conversation behind a link; None where there is none, or none any more."""
+        _, ledger = await self._ledger_of(session)
+        return await asyncio.to_thread(ledger.shared.load, token)
+
+    async def _ledger_of(self, session: Session) -> tuple[str, Ledger]:
+        model = self.model_of(session.contenders, await self.served())
+        if model is None:
+            raise SessionError("These sides have no registered model in common, so nothing of them is kept here.")
+        return model, await asyncio.to_thread(self.ledgers.open, model)
 
     async def close(self) -> None:
         """Ends all streams; votes that MLflow does not have yet stay in the journal."""
@@ -291,5 +331,27 @@ class Playground:
             self.stop(session)
         if self._http is not None:
             await self._http.close()
-        for _, mirror in self._ledgers.values():
-            await asyncio.to_thread(mirror.stop)
+        await self.ledgers.close()
+
+
+def _told_turn(session: Session, turn: Asked) -> Turn:
+    return Turn(turn.turn_id, session.session_id, turn.messages, turn.prompt.prompt_set)
+
+
+def _spoken(turn: Asked, place: int) -> SpokenAnswer:
+    """For its trace. Beyond two sides there are no more positions than right."""
+    answer = turn.answers[place]
+    took_ms = 0 if answer.ended_at is None else int((answer.ended_at - answer.asked_at) * 1000)
+    first_s = answer.first_token_s
+    return SpokenAnswer(
+        side=Side(answer.receipt, answer.text, None, "left" if place == 0 else "right"),
+        started_at_ms=answer.asked_at_ms,
+        ended_at_ms=answer.asked_at_ms + max(0, took_ms),
+        model=turn.contenders[place].model,
+        sampling=turn.samplings[place].to_json(),
+        first_token_ms=None if first_s is None else first_s * 1000,
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.completion_tokens,
+        finish_reason=STOPPED if answer.is_stopped else answer.finish_reason,
+        fault=answer.fault,
+    )

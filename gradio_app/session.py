@@ -54,7 +54,7 @@ class Prompt:
     reference: str | None = None
     prompt_set: str | None = None
     messages: tuple[Message, ...] | None = None
-    """Of a prompt set whose rows are conversations: all of it, instead of the session's own context."""
+    """Of a prompt set: all that is asked, instead of what was said before in the session."""
 
 
 @dataclass
@@ -152,12 +152,19 @@ class Session:
 
     def context(self) -> tuple[Message, ...]:
         """What a next prompt stands after: the system prompt, prompts, and the answers that the conversation went on from."""
-        told: list[Message] = [{"role": "system", "content": self.system_prompt}] if self.system_prompt.strip() else []
+        told = self._system()
         for turn in self.turns:
-            if turn.carried is not None and turn.prompt.messages is None:
+            if turn.carried is None:
+                continue
+            if turn.prompt.messages is not None:  # a prompt of a set begins anew
+                told = list(turn.messages)
+            else:
                 told.append({"role": "user", "content": turn.prompt.text})
-                told.append({"role": "assistant", "content": turn.answers[turn.carried].text})
+            told.append({"role": "assistant", "content": turn.answers[turn.carried].text})
         return tuple(told)
+
+    def _system(self) -> list[Message]:
+        return [{"role": "system", "content": self.system_prompt}] if self.system_prompt.strip() else []
 
     def pend(self, prompt: Prompt) -> None:
         """Takes a prompt to be asked next. Raises SessionError."""
@@ -169,12 +176,17 @@ class Session:
         self._check(prompt)
         if self.last is not None and self.last.vote is not None:
             self.last.are_names_shown = True  # its vote can be changed no more
-        messages = prompt.messages or (*self.context(), {"role": "user", "content": prompt.text})
+        if prompt.messages is None:
+            messages = (*self.context(), {"role": "user", "content": prompt.text})
+        elif prompt.messages[0]["role"] == "system":
+            messages = prompt.messages
+        else:
+            messages = (*self._system(), *prompt.messages)
         order = self._places()
         asked = Asked(
             turn_id=f"turn-{uuid.uuid4().hex}",
             prompt=prompt,
-            messages=tuple(messages),
+            messages=messages,
             contenders=tuple(self.contenders[place] for place in order),
             order=order,
             samplings=tuple(self._sampling(place) for place in order),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
@@ -238,7 +237,33 @@ def reference_view(turn: Asked | None) -> str:
     return f'<details open class="mf-reference"><summary>Reference answer</summary><pre>{escape(turn.prompt.reference)}</pre></details>'
 
 
-def footer(model: str | None) -> str:
-    """What is kept of a conversation."""
-    kept = "Votes are kept with the conversation they are about" if model is not None else "Votes are not kept here"
-    return f'<p class="mf-soft mf-foot">{kept}. Do not enter what must not be kept. {time.strftime("%Y")}</p>'
+def soft(text: str) -> str:
+    """A quiet line."""
+    return f'<p class="mf-soft" role="status">{escape(text)}</p>'
+
+
+def share_notice(token: str) -> str:
+    """The link, which the page's script completes with its own address."""
+    link = f"?shared={escape(token, quote=True)}"
+    return notice_html(
+        f'Whoever may open this page can read this conversation at <a href="{link}" target="_blank" rel="noopener">this link</a>. '
+        "Names that are hidden stay hidden in it."
+    )
+
+
+def shared_view(told: Mapping[str, Any]) -> str:
+    """A conversation that somebody else had, as text: nothing of it is rendered."""
+    turns = "".join(_shared_turn(number, turn) for number, turn in enumerate(told.get("turns", []), 1))
+    return (
+        f'<section class="mf-shared" aria-label="shared conversation"><h3>A shared conversation</h3>{turns}</section>'
+    )
+
+
+def _shared_turn(number: int, turn: Mapping[str, Any]) -> str:
+    asked = str(turn["messages"][-1]["content"])
+    answers = "".join(
+        f"<div><h4>{escape(answer['side'])} {escape(str(answer.get('model') or ''))}</h4><pre>{escape(answer['content'])}</pre></div>"
+        for answer in turn["answers"]
+    )
+    voted = f'<p class="mf-soft">{escape(CHOICES[turn["vote"]])}</p>' if turn.get("vote") else ""
+    return f'<h4>{number}. {escape(asked)}</h4><div class="mf-diff">{answers}</div>{voted}'

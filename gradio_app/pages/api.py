@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from gradio_app.client import Sampling
-from gradio_app.pages.compare_page import visitor
+from gradio_app.pages.visits import visitor
 from gradio_app.playground import Playground
 from gradio_app.session import LABELS, Asked, Prompt
 from mlflow_finetune_plugin.errors import FinetuneError

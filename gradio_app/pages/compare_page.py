@@ -10,11 +10,13 @@ import gradio as gr
 
 from gradio_app import view
 from gradio_app.client import Sampling
+from gradio_app.pages.prompt_set_part import PromptSetPart
+from gradio_app.pages.sides_part import SidesPart
+from gradio_app.pages.visits import Values, visitor
 from gradio_app.playground import REASONS, Playground
 from gradio_app.session import LABELS, MOST_SIDES, Prompt, Session, SessionError
 from mlflow_finetune_plugin.errors import FinetuneError
 
-Values = tuple[Any, ...]
 _VOTES = (
     ("left", "← A is better"),
     ("tie", "↑ A tie"),
@@ -24,9 +26,8 @@ _VOTES = (
 _PLACEHOLDER = "Both answers appear here side by side."
 
 
-def visitor(request: gr.Request) -> tuple[str, str | None]:
-    """The page's secret key, and who has logged in."""
-    return str(request.session_hash), request.username or None
+Asking = tuple[str, float, float, float | None, float | None]
+"""System prompt, temperature, top p, max tokens, seed."""
 
 
 class ComparePage:
@@ -67,12 +68,15 @@ class ComparePage:
             self._new = gr.Button("New conversation", size="sm", elem_id="mf-new")
             self._differ = gr.Button("Differences", size="sm", elem_id="mf-differ")
             self._export = gr.Button("Export", size="sm", elem_id="mf-export")
+            self._share = gr.Button("Share", size="sm", elem_id="mf-share")
+        self._shared = gr.HTML("", elem_id="mf-shared")
         self._reference = gr.HTML("", elem_id="mf-reference")
         self._difference = gr.HTML("", elem_id="mf-difference")
         with gr.Accordion("Why? Reasons and a comment for your vote", open=False):
             self._reasons = gr.CheckboxGroup(list(REASONS), label="Reasons", elem_id="mf-reasons")
             self._comment = gr.Textbox(label="Comment", max_length=4000, lines=2, elem_id="mf-comment")
             self._explain = gr.Button("Add to my vote", size="sm", elem_id="mf-explain")
+        self._prompts = PromptSetPart(self._playground)
         self._build_settings()
         with gr.Accordion("This session", open=False) as self._session_part:
             self._history = gr.HTML(view.notice("Nothing has been asked in this session yet."), elem_id="mf-history")
@@ -118,27 +122,7 @@ class ComparePage:
                 self._top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top p")
                 self._max_tokens = gr.Number(512, label="Max tokens", precision=0, minimum=1, maximum=100_000)
                 self._seed = gr.Number(None, label="Seed (empty: none)", precision=0)
-            self._choose = gr.Button("Choose who meets", size="sm", elem_id="mf-choose")
-            with gr.Column(visible=False) as self._sides_part:
-                gr.HTML(
-                    '<p class="mf-soft">Two sides can be voted on, up to four compared. '
-                    "A side's own settings hold while names are shown; blind, all sides are asked alike.</p>"
-                )
-                self._sides, self._own = [], []
-                for place in range(MOST_SIDES):
-                    with gr.Row():
-                        self._sides.append(
-                            gr.Dropdown([], label=f"Side {place + 1}", elem_id=f"mf-side-choice-{place}", scale=3)
-                        )
-                        self._own.append(
-                            [
-                                gr.Number(None, label="Temperature", minimum=0, maximum=2, min_width=90),
-                                gr.Number(None, label="Top p", minimum=0.05, maximum=1, min_width=90),
-                                gr.Number(None, label="Max tokens", precision=0, minimum=1, min_width=90),
-                                gr.Number(None, label="Seed", precision=0, min_width=90),
-                            ]
-                        )
-                self._apply = gr.Button("Compare these", size="sm", variant="primary", elem_id="mf-apply")
+            self._sides = SidesPart(self._playground)
 
     def _wire(self, blocks: gr.Blocks) -> None:
         """Handlers return values alone, for all outputs: Gradio builds a component anew for every update or skip of one."""
@@ -154,7 +138,7 @@ class ComparePage:
             self._reference,
             self._difference,
         ]
-        blocks.load(self._load, None, page, **private)
+        blocks.load(self._load, None, [self._shared, *page], **private)
         blocks.unload(self._leave)
 
         def speak(clicked: Any) -> Any:
@@ -181,15 +165,27 @@ class ComparePage:
         self._export.click(self._exporting, None, self._exported, **private).then(
             None, self._exported, None, js="text => window.mfSave('conversation.json', text)"
         )
-        choosing = [self._sides_part, *self._sides]
-        self._choose.click(self._show_sides, None, choosing, **private)
-        own = [number for numbers in self._own for number in numbers]
-        self._apply.click(self._compare_these, [*self._sides, *own], [*choosing, *page], **private)
+        self._share.click(self._sharing, None, self._status, **private)
+        self._sides.wire(page, self._doing, private)
+        self._prompts.wire(self._prompt, asked, begun, speak, self._beginning, private)
 
     # handlers -----------------------------------------------------------------------------------------------------
 
     async def _load(self, request: gr.Request) -> Values:
-        return await self._doing(request)
+        page = await self._doing(request)
+        return await self._shared_with(request), *page
+
+    async def _shared_with(self, request: gr.Request) -> str:
+        """The conversation of the link that opened this page, if one did."""
+        token = request.query_params.get("shared")
+        session = self._playground.known(*visitor(request))
+        if not token or session is None:
+            return ""
+        try:
+            told = await self._playground.shared(session, token)
+        except FinetuneError as error:
+            return view.notice(str(error), "warn")
+        return view.shared_view(told) if told is not None else view.notice("This link's conversation is gone.", "warn")
 
     def _leave(self, request: gr.Request) -> None:
         self._playground.forget(visitor(request)[0])
@@ -220,11 +216,10 @@ class ComparePage:
         seed: float | None,
         request: gr.Request,
     ) -> Values:
-        def ready(session: Session) -> None:
-            _set(session, system, temperature, top_p, max_tokens, seed)
-            session.pend(Prompt(prompt or ""))
+        async def find(session: Session) -> Prompt:
+            return Prompt(prompt or "")
 
-        return await self._beginning(request, prompt, ready)
+        return await self._beginning(request, prompt, (system, temperature, top_p, max_tokens, seed), find)
 
     async def _ask_again(
         self,
@@ -236,26 +231,32 @@ class ComparePage:
         seed: float | None,
         request: gr.Request,
     ) -> Values:
-        def ready(session: Session) -> None:
-            _set(session, system, temperature, top_p, max_tokens, seed)
-            session.pend(session.undo().prompt)
+        async def find(session: Session) -> Prompt:
+            return session.undo().prompt
 
-        return await self._beginning(request, prompt, ready, keeps_prompt=True)
+        asked = (system, temperature, top_p, max_tokens, seed)
+        return await self._beginning(request, prompt, asked, find, keeps_prompt=True)
 
     async def _beginning(
-        self, request: gr.Request, prompt: str, ready: Callable[[Session], None], *, keeps_prompt: bool = False
+        self,
+        request: gr.Request,
+        prompt: str,
+        asked: Asking,
+        find: Callable[[Session], Awaitable[Prompt]],
+        *,
+        keeps_prompt: bool = False,
     ) -> Values:
         """What changes at once when a prompt is sent; a prompt that is refused stays where it was written."""
         session: Session | None = None
         try:
             session = await self._session(request)
-            ready(session)
+            _set(session, asked)
+            session.pend(await find(session))
         except FinetuneError as error:
             return prompt, gr.skip(), gr.skip(), *self._side_lines(session), *self._told(session, str(error))
         lines = [view.side_line(None, place) for place in range(MOST_SIDES)]
-        status = view.state(
-            view.notice("The answers are coming …"), view.Controls(is_speaking=True, sides=len(session.contenders))
-        )
+        controls = view.Controls(is_speaking=True, sides=len(session.contenders))
+        status = view.state(view.notice("The answers are coming …"), controls)
         return prompt if keeps_prompt else "", [], "", *lines, status, "", ""
 
     async def _stream_two(self, request: gr.Request) -> AsyncIterator[list[view.ChatMessages]]:
@@ -351,40 +352,12 @@ class ComparePage:
         told = session.export() if session is not None else {"turns": []}
         return json.dumps(told, indent=1, ensure_ascii=False)
 
-    async def _show_sides(self, request: gr.Request) -> list[Any]:
+    async def _sharing(self, request: gr.Request) -> str:
         try:
-            session, served = await self._session(request), await self._playground.served()
-        except FinetuneError:
-            return [gr.Column(visible=True), *(gr.skip() for _ in self._sides)]
-        names = [contender.name for contender in served.contenders]
-        chosen = [contender.name for contender in session.contenders]
-        filled = [*chosen, *[""] * (MOST_SIDES - len(chosen))]
-        return [
-            gr.Column(visible=True),
-            *(
-                gr.Dropdown(choices=names if place < 2 else [("none", ""), *names], value=value)
-                for place, value in enumerate(filled)
-            ),
-        ]
-
-    async def _compare_these(self, request: gr.Request, *values: Any) -> list[Any]:
-        names, numbers = list(values[:MOST_SIDES]), values[MOST_SIDES:]
-
-        async def compare(session: Session) -> Session:
-            served = await self._playground.served()
-            chosen = [(place, served.find(name)) for place, name in enumerate(names) if name]
-            contenders = tuple(contender for _, contender in chosen)
-            if len(contenders) < 2 or len(set(contenders)) < len(contenders):
-                raise SessionError("Choose two to four different sides.")
-            own = [_own_sampling(session.sampling, numbers[4 * place : 4 * place + 4]) for place, _ in chosen]
-            self._playground.stop(session)
-            session.contenders = contenders
-            session.own_samplings = {place: found for place, found in enumerate(own) if found is not None}
-            return await self._playground.begin(*visitor(request), like=session)
-
-        page = await self._doing(request, compare)
-        hidden = [gr.Dropdown(choices=[], value=None) for _ in self._sides]  # blind: no name stays in the page
-        return [gr.Column(visible=False), *hidden, *page]
+            session = await self._session(request)
+            return view.state(view.share_notice(await self._playground.share(session)), view.controls(session))
+        except FinetuneError as error:
+            return view.notice(str(error), "warn")
 
     # what is shown ------------------------------------------------------------------------------------------------
 
@@ -409,25 +382,12 @@ class ComparePage:
         return view.state(said, view.controls(session)), view.reference_view(session.last), ""
 
 
-def _set(
-    session: Session, system: str, temperature: float, top_p: float, max_tokens: float | None, seed: float | None
-) -> None:
+def _set(session: Session, asked: Asking) -> None:
+    system, temperature, top_p, max_tokens, seed = asked
     session.system_prompt = system or ""
     session.sampling = Sampling(
         temperature=float(temperature),
         top_p=float(top_p),
         max_tokens=int(max_tokens) if max_tokens else None,
         seed=int(seed) if seed is not None else None,
-    )
-
-
-def _own_sampling(shared: Sampling, numbers: tuple[Any, ...]) -> Sampling | None:
-    temperature, top_p, max_tokens, seed = numbers
-    if all(number is None for number in numbers):
-        return None
-    return Sampling(
-        temperature=shared.temperature if temperature is None else float(temperature),
-        top_p=shared.top_p if top_p is None else float(top_p),
-        max_tokens=shared.max_tokens if max_tokens is None else int(max_tokens),
-        seed=shared.seed if seed is None else int(seed),
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin.errors import VoteError
 from mlflow_finetune_plugin.votes.feedback import FEEDBACK
 from mlflow_finetune_plugin.votes.journal import Journal
+from mlflow_finetune_plugin.votes.shared import SharedConversations
 from mlflow_finetune_plugin.votes.spoken_answer import told_session
 from mlflow_finetune_plugin.votes.tombstones import Meant, Tombstones
 from mlflow_finetune_plugin.votes.traces import VOTED_TAG, VoteTraces, asked
@@ -152,6 +153,7 @@ def _forget(journal: Journal, meaning: _Meaning, tracking_uri: str | None, searc
     traces = VoteTraces(journal.model, tracking_uri)
     with journal.mirroring(), asked(traces.server):
         Tombstones(journal).add(meaning.in_memory)
+        SharedConversations(journal).purge()
         gone = journal.forget(meaning.in_journal)
         experiment_id = traces.experiment()
         if experiment_id is None:

@@ -212,3 +212,10 @@ def test_a_prompt_of_a_set_may_bring_its_own_conversation():
     ask(of, "before")
     messages = ({"role": "system", "content": "s"}, {"role": "user", "content": "q"})
     assert of.begin(Prompt("q", messages=messages)).messages == messages
+
+
+def test_a_conversation_goes_on_from_a_prompt_of_a_set():
+    of = session(system_prompt="be brief")
+    ask(of, "before")
+    answered(of.begin(Prompt("q", messages=({"role": "user", "content": "q"},))), "same", "same")
+    assert [message["content"] for message in of.begin(Prompt("more")).messages] == ["be brief", "q", "same", "more"]

@@ -1,0 +1,82 @@
+"""Where votes and turns go, per registered model: opened once, kept up by the hour, closed with nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from dataclasses import dataclass
+
+from gradio_app.prompt_progress import JudgedPrompts
+from mlflow_finetune_plugin.errors import FinetuneError
+from mlflow_finetune_plugin.votes import Journal, Mirror, TurnLog
+from mlflow_finetune_plugin.votes.forgetting import delete_unvoted_older_than
+from mlflow_finetune_plugin.votes.shared import SharedConversations
+
+logger = logging.getLogger(__name__)
+
+UPKEEP_S = 3600.0
+_END_S = 5.0
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """On this disk, and from there into MLflow."""
+
+    journal: Journal
+    mirror: Mirror
+    turns: TurnLog
+    judged: JudgedPrompts
+    shared: SharedConversations
+
+
+class Ledgers:
+    """``keep_traces_days``: after which turns without a vote, and shared conversations, are deleted; None: never."""
+
+    def __init__(self, tracking_uri: str | None = None, keep_traces_days: float | None = None) -> None:
+        self._tracking_uri, self._keep_traces_days = tracking_uri, keep_traces_days
+        self._ledgers: dict[str, Ledger] = {}
+        self._lock = threading.Lock()
+        self._ending = threading.Event()
+        self._tasks: set[asyncio.Task[Ledger]] = set()
+
+    def open(self, model: str) -> Ledger:
+        """Its threads begin with the first call. Raises JournalError."""
+        with self._lock:
+            if model not in self._ledgers:
+                journal = Journal(model)
+                mirror, turns = Mirror(journal, self._tracking_uri), TurnLog(journal, self._tracking_uri)
+                ledger = Ledger(journal, mirror, turns, JudgedPrompts(journal), SharedConversations(journal))
+                mirror.start()
+                turns.start()
+                threading.Thread(target=self._keep_up, args=(ledger,), name="upkeep", daemon=True).start()
+                self._ledgers[model] = ledger
+            return self._ledgers[model]
+
+    def warm(self, model: str) -> None:
+        """Opens it while the person still writes: the first vote need not wait for MLflow."""
+        if model not in self._ledgers:
+            task = asyncio.create_task(asyncio.to_thread(self.open, model))
+            self._tasks.add(task)
+            task.add_done_callback(self._warmed)
+
+    def _warmed(self, task: asyncio.Task[Ledger]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("ledger_not_opened fault=%s", task.exception())  # the first vote says so to its voter
+
+    def _keep_up(self, ledger: Ledger) -> None:
+        while not self._ending.is_set():
+            try:
+                ledger.shared.purge(self._keep_traces_days)
+                if self._keep_traces_days is not None:
+                    delete_unvoted_older_than(ledger.journal, self._keep_traces_days, self._tracking_uri)
+            except (FinetuneError, OSError) as error:
+                logger.warning("upkeep of %s is put off by an hour: %s", ledger.journal.model, error)
+            self._ending.wait(UPKEEP_S)
+
+    async def close(self) -> None:
+        """Writes what MLflow takes within some seconds; votes that it does not have then stay in the journal."""
+        self._ending.set()
+        stops = [stop for ledger in self._ledgers.values() for stop in (ledger.turns.stop, ledger.mirror.stop)]
+        await asyncio.gather(*(asyncio.to_thread(stop, _END_S) for stop in stops))
