@@ -67,7 +67,7 @@ class StandingsFeed:
             await asyncio.wait({asyncio.wrap_future(pending)}, timeout=self._patience_s)
         with self._lock:
             if self._reading is not None and time.monotonic() - self._began >= self._patience_s:
-                fault = f"MLflow has not answered for {time.monotonic() - self._began:.0f} seconds"
+                fault = f"MLflow has not answered within {self._patience_s:g} seconds"
                 return Glance(self._glance.standings, self._glance.read_at, fault, self._glance.number)
             return self._glance
 
