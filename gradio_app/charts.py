@@ -7,7 +7,7 @@ classes are styled in ``pages/standings_page.py``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -83,71 +83,96 @@ def path_plot(
 
     ``evidence_for`` and ``evidence_against`` begin before the first score.
     """
+    frame = _frame(evidence_for, evidence_against, boundary, minimum)
     steps = len(evidence_for) - 1
-    longest = max(steps, minimum, 1)
-    lowest = min([0.1, *evidence_for, *evidence_against])
-    low, high = (
-        math.floor(math.log10(max(lowest, 1e-6))),
-        math.ceil(math.log10(max(boundary, *evidence_for, *evidence_against)) + 0.1),
-    )
-    high = max(high, low + 1)
-
-    def height(value: float) -> float:
-        share = (math.log10(max(value, 10.0**low)) - low) / (high - low)
-        return round(_TOP + _HIGH * (1 - share), 1)
-
-    def across(step: float) -> float:
-        return round(_LEFT + _WIDE * step / longest, 2)
-
     said = (
         f"Evidence after {steps} {labels.steps}: {evidence_for[-1]:.3g} that {labels.candidate} is preferred, "
         f"{evidence_against[-1]:.3g} that {labels.champion} is; {boundary:.3g} decides."
     )
-    decades = range(low, high + 1, max(1, math.ceil((high - low) / 5)))
-    grid = "".join(
-        f'<line class="mf-grid" x1="{_LEFT}%" x2="{_LEFT + _WIDE}%" y1="{height(10.0**d)}" y2="{height(10.0**d)}"/>'
-        f'<text x="{_LEFT - 1}%" y="{height(10.0**d) + 4}" text-anchor="end">{10.0**d:g}</text>'
-        for d in decades
-    )
+    sides = (("b", evidence_against), ("a", evidence_for))
     lines = "".join(
-        f'<polyline class="{name}" points="{_points(values, longest, height)}" vector-effect="non-scaling-stroke"/>'
-        for name, values in (("mf-line-b", evidence_against), ("mf-line-a", evidence_for))
+        f'<polyline class="mf-line-{side}" points="{frame.points(values)}" vector-effect="non-scaling-stroke"/>'
+        for side, values in sides
     )
     ends = "".join(
-        f'<circle class="{name}" cx="{across(steps)}%" cy="{height(values[-1])}" r="4"/>'
-        for name, values in (("mf-dot-b", evidence_against), ("mf-dot-a", evidence_for))
-    )
-    least = ""
-    if minimum > 1:
-        least = (
-            f'<line class="mf-least" x1="{across(minimum)}%" x2="{across(minimum)}%" y1="{_TOP}" y2="{_TOP + _HIGH}"/>'
-        )
-    at = height(boundary)
-    scale = "".join(
-        f'<text x="{across(step)}%" y="{_TOP + _HIGH + 16}" text-anchor="{anchor}">{step:,}</text>'
-        for step, anchor in ((0, "middle"), (longest, "end"))
+        f'<circle class="mf-dot-{side}" cx="{frame.across(steps)}%" cy="{frame.height(values[-1])}" r="4"/>'
+        for side, values in sides
     )
     return (
-        f'<figure class="mf-path"><svg role="img" aria-label="{escape(said)}" width="100%" height="{_ALL}">{grid}{least}'
-        f'<line class="mf-boundary" x1="{_LEFT}%" x2="{_LEFT + _WIDE}%" y1="{at}" y2="{at}"/>'
-        f'<text class="mf-decides" x="{_LEFT + 1}%" y="{at - 5}">decides: {boundary:.3g}</text>'
+        f'<figure class="mf-path"><svg role="img" aria-label="{escape(said)}" width="100%" height="{_ALL}">'
+        f"{_grid(frame, labels.steps)}{_bounds(frame, boundary, minimum)}"
         f'<svg x="{_LEFT}%" y="0" width="{_WIDE}%" height="{_ALL}" viewBox="0 0 1000 {_ALL}" '
-        f'preserveAspectRatio="none" overflow="visible">{lines}</svg>{ends}{scale}'
-        f'<text x="{_LEFT + _WIDE / 2}%" y="{_ALL - 4}" text-anchor="middle">{escape(labels.steps)}</text></svg>'
+        f'preserveAspectRatio="none" overflow="visible">{lines}</svg>{ends}</svg>'
         f'<figcaption><span class="mf-key mf-key-a">{escape(labels.candidate)} is preferred</span>'
         f'<span class="mf-key mf-key-b">{escape(labels.champion)} is preferred</span>'
         f"{_least_told(minimum, labels.steps)}</figcaption></figure>"
     )
 
 
-def _points(values: Sequence[float], longest: int, height: Callable[[float], float]) -> str:
-    return " ".join(f"{1000 * i / longest:.1f},{height(values[i])}" for i in thinned(len(values)))
+# a path ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Places within a path: steps 0 to ``longest`` across, powers of ten ``low`` to ``high`` up."""
+
+    longest: int
+    low: int
+    high: int
+
+    def height(self, value: float) -> float:
+        share = (math.log10(max(value, 10.0**self.low)) - self.low) / (self.high - self.low)
+        return round(_TOP + _HIGH * (1 - share), 1)
+
+    def across(self, step: float) -> float:
+        return round(_LEFT + _WIDE * step / self.longest, 2)
+
+    def points(self, values: Sequence[float]) -> str:
+        """Of a line in a picture 1000 wide."""
+        return " ".join(f"{1000 * i / self.longest:.1f},{self.height(values[i])}" for i in thinned(len(values)))
+
+
+def _frame(evidence_for: Sequence[float], evidence_against: Sequence[float], boundary: float, minimum: int) -> _Frame:
+    """From 0.1 or what is lower, but no lower than a millionth, to a little above the boundary or what is higher."""
+    lowest = max(min([0.1, *evidence_for, *evidence_against]), 1e-6)
+    highest = max([boundary, *evidence_for, *evidence_against])
+    low, high = math.floor(math.log10(lowest)), math.ceil(math.log10(highest) + 0.1)
+    return _Frame(max(len(evidence_for) - 1, minimum, 1), low, max(high, low + 1))
+
+
+def _grid(frame: _Frame, steps: str) -> str:
+    decades = range(frame.low, frame.high + 1, max(1, math.ceil((frame.high - frame.low) / 5)))
+    lines = "".join(
+        f'<line class="mf-grid" x1="{_LEFT}%" x2="{_LEFT + _WIDE}%" y1="{frame.height(10.0**d)}" '
+        f'y2="{frame.height(10.0**d)}"/>'
+        f'<text x="{_LEFT - 1}%" y="{frame.height(10.0**d) + 4}" text-anchor="end">{10.0**d:g}</text>'
+        for d in decades
+    )
+    scale = "".join(
+        f'<text x="{frame.across(step)}%" y="{_TOP + _HIGH + 16}" text-anchor="{anchor}">{step:,}</text>'
+        for step, anchor in ((0, "middle"), (frame.longest, "end"))
+    )
+    return f'{lines}{scale}<text x="{_LEFT + _WIDE / 2}%" y="{_ALL - 4}" text-anchor="middle">{escape(steps)}</text>'
+
+
+def _bounds(frame: _Frame, boundary: float, minimum: int) -> str:
+    at, least = frame.height(boundary), ""
+    if minimum > 1:
+        x = frame.across(minimum)
+        least = f'<line class="mf-least" x1="{x}%" x2="{x}%" y1="{_TOP}" y2="{_TOP + _HIGH}"/>'
+    return (
+        f'{least}<line class="mf-boundary" x1="{_LEFT}%" x2="{_LEFT + _WIDE}%" y1="{at}" y2="{at}"/>'
+        f'<text class="mf-decides" x="{_LEFT + 1}%" y="{at - 5}">decides: {boundary:.3g}</text>'
+    )
 
 
 def _least_told(minimum: int, steps: str) -> str:
     if minimum <= 1:
         return ""
     return f'<span class="mf-key mf-key-least">decides not before {minimum:,} {escape(steps)}</span>'
+
+
+# a forest --------------------------------------------------------------------------------------------------------------
 
 
 def _forest_row(row: ForestRow, scale: Scale) -> str:

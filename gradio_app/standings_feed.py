@@ -42,8 +42,9 @@ class Glance:
 class StandingsFeed:
     """Whoever looks sees standings of the last ``interval_s``; of all who look, one causes a reading.
 
-    A reading that takes long is repeated less often, so that MLflow spends at most half of its time on it. While MLflow
-    does not answer, everybody keeps the last standings: nobody waits longer than ``patience_s``.
+    A reading that takes long is repeated less often, so that at most a fifth of the time goes into it, and answers that
+    stream meanwhile are not held up. While MLflow does not answer, everybody keeps the last standings: nobody waits
+    longer than ``patience_s``.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class StandingsFeed:
             await asyncio.wait({asyncio.wrap_future(pending)}, timeout=self._patience_s)
         with self._lock:
             if self._reading is not None and time.monotonic() - self._began >= self._patience_s:
-                fault = f"MLflow has not answered for {time.monotonic() - self._began:.0f} seconds"
+                fault = f"MLflow has not answered within {self._patience_s:g} seconds"
                 return Glance(self._glance.standings, self._glance.read_at, fault, self._glance.number)
             return self._glance
 
@@ -94,8 +95,9 @@ class StandingsFeed:
             else:
                 changed = standings is not last.standings or last.fault is not None
                 self._glance = Glance(standings, datetime.now(UTC), None, last.number + changed)
-            now = time.monotonic()
-            self._due = now + max(self._interval_s - (now - self._began), now - self._began)
+            took_s = time.monotonic() - self._began
+            rest_s = 4 * took_s if fault is None else 0
+            self._due = self._began + max(self._interval_s, took_s + rest_s)
             self._reading = None
         done.set_result(None)
 

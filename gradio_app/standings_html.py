@@ -167,7 +167,10 @@ def _belief(standing: PairStanding) -> str:
     people, agreed = standing.people, standing.agreement
     rows = [("people agree", _agreement(standing), agreed.alpha is not None and agreed.alpha < 0)]
     rows.append(("left answer won", *_bias(people.left, "votes may prefer a place, not an answer")))
-    rows.append(("longer answer won", *_bias(people.longer, "votes may go by length, or the better ones are longer")))
+    better = "shorter" if people.longer is not None and people.longer.share.value < 0.5 else "longer"
+    rows.append(
+        ("longer answer won", *_bias(people.longer, f"votes may go by length, or the better ones are {better}"))
+    )
     if people.votes:
         most = f"{people.most_votes:,} of {people.votes:,} votes ({people.most_share:.0%})"
         rows.append(

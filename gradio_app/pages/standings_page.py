@@ -132,12 +132,12 @@ class StandingsPage:
         return standings_json(standings, read_at=glance.read_at, fault=glance.fault)
 
     async def _show(self, chosen: str | None, seen: list[Any] | None) -> list[Any]:
-        """What changed since this viewer's last look; the line with the time always."""
+        """What changed since this viewer's last look (``seen``): a fault told twice would be read aloud twice."""
         glance = await self.feed.look()
         line = state_html(self.model, glance.standings, glance.read_at, glance.fault)
-        now = [glance.number, chosen]
-        if seen == now or glance.standings is None:
-            return [line, *[gr.skip()] * 4, seen]
+        told, shown = seen or (None, None)
+        if shown == [glance.number, chosen] or glance.standings is None:
+            return [gr.skip() if line == told else line, *[gr.skip()] * 4, [line, shown]]
         standing = glance.standings.pair(_pair(chosen))
         picker = _picker(glance.standings, standing.pair if standing else None)
         empty = NONE_COUNTS if glance.standings.votes else NO_VOTES
@@ -147,7 +147,7 @@ class StandingsPage:
             empty if standing is None else pair_html(standing),
             overview_html(glance.standings),
             not_counted_html(glance.standings),
-            [glance.number, _key(standing.pair) if standing else chosen],
+            [line, [glance.number, _key(standing.pair) if standing else chosen]],
         ]
 
     @staticmethod

@@ -33,10 +33,11 @@ def test_a_pair_is_counted_from_the_candidates_view():
 
 
 def test_judges_stand_beside_people_and_in_no_number_of_theirs():
-    judged = [vote(n, "left", voter="judge:m", kind="judge", left="2", right="1") for n in (1, 7, 8)]
+    by_judge = {"voter": "judge:m", "kind": "judge", "reasons": ("correct",), "prompt_set": "greetings"}
+    judged = [vote(n, "left", left="2", right="1", **by_judge) for n in (1, 7, 8)]
     (standing,) = standings_of(read(*four_votes(), *judged), CHAMPION).pairs
-    assert standing.people.votes == 4
-    assert standing.path.evidence_for == standings_of(read(*four_votes()), CHAMPION).pairs[0].path.evidence_for
+    (of_people,) = standings_of(read(*four_votes()), CHAMPION).pairs
+    assert replace(standing, judges=()) == of_people
     (judge,) = standing.judges
     assert (judge.voter, judge.summary.candidate_wins, judge.agreed, judge.shared) == ("judge:m", 3, 1, 1)
 

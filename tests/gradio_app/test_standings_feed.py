@@ -79,7 +79,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         feed = StandingsFeed("bot", f"http://127.0.0.1:{silent.getsockname()[1]}", patience_s=0.2)
         glances = looks(feed, 3)
-        assert {glance.fault for glance in glances} == {"MLflow has not answered for 0 seconds"}
+        assert {glance.fault for glance in glances} == {"MLflow has not answered within 0.2 seconds"}
         assert feed.readings == 1
 
 

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from xml.etree import ElementTree
 
+import pytest
 from votes_cast import read, vote
 
 from gradio_app.standings import standings_of
@@ -63,3 +64,11 @@ def test_one_pair_needs_no_overview_and_three_versions_a_ranking():
     assert "Ranking" in told
     assert "2 vs 1" in told
     assert "nobody else took a point from" in told
+
+
+@pytest.mark.parametrize(("left", "better"), [("2", "shorter"), ("1", "longer")])
+def test_a_length_that_wins_is_told_by_its_name(left, better):
+    """In these votes the left answer is the shorter one, and version 2 always wins."""
+    won, other = ("left", "1") if left == "2" else ("right", "2")
+    cast = [vote(n, won, voter=f"v-{n}", left=left, right=other) for n in range(20)]
+    assert f"or the better ones are {better}" in text_of(pair_html(standings(*cast).pairs[0]))

@@ -55,9 +55,9 @@ def test_of_a_voter_who_judged_a_prompt_twice_the_first_vote_counts():
         vote(1, "left", voter="ann", question="hi?"),
         vote(2, "right", voter="ann", question="hi?"),
         vote(3, "left", voter="bob", question="hi?"),
-        vote(4, "right", voter="eve", question="hi?"),
+        vote(4, "left", voter="eve", question="hi?"),
     )
-    assert (said.agreeing, said.pairs, said.prompts, said.voters) == (1, 3, 1, 3)
+    assert (said.agreeing, said.pairs, said.prompts, said.voters) == (3, 3, 1, 3)
 
 
 def test_one_voter_alone_agrees_with_nobody():
