@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from gradio_app.html_parts import empty, note_html, outcome_html, soft, table_head
-from gradio_app.moves import PromotionEnd
+from gradio_app.promotions import PromotionEnd
 from mlflow_finetune_plugin.promotion.audit import Record
 
 _MOST_MOVES = 100

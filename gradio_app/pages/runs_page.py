@@ -16,11 +16,11 @@ from gradio_app.move_html import history_html, progress_html, verdict_html
 from gradio_app.moves import (
     PlannedPromotion,
     PlannedRollback,
-    Promotions,
     carry_out_rollback,
     plan_promotion,
     plan_rollback,
 )
+from gradio_app.promotions import Promotions
 from gradio_app.registry_client import registry_client
 from gradio_app.version_cards import MOST_VERSIONS, Version, Versions, list_versions, read_card
 from gradio_app.version_html import card_html, comparison_html, versions_table
@@ -97,7 +97,7 @@ class RunsPage:
         promote.click(self._ask_promotion, picked, [*asking, verdict], **private)
         rollback.click(self._ask_rollback, None, [*asking, verdict], **private)
         no.click(**close)
-        yes_promote.click(self._promote, promotion_asked, [verdict, *asking], **quiet).then(**follow).then(**reload)
+        yes_promote.click(self._promote, promotion_asked, [verdict, *asking], **quiet).then(**reload)
         yes_rollback.click(self._roll_back, [rollback_asked, reason], [verdict, *asking], **private).then(**reload)
         api(self.versions, api_name="versions", api_description="Registered versions, newest first.")
         api(self.history, api_name="history", api_description="Moves of the model's aliases, newest first.")
@@ -193,16 +193,20 @@ class RunsPage:
             return (*_closed(), note_html(str(error), "mf-bad"))
         return (*_asking(plan.text, promotion=plan), "")
 
-    async def _promote(self, plan: PlannedPromotion | None, request: gr.Request) -> tuple[Any, ...]:
+    async def _promote(self, plan: PlannedPromotion | None, request: gr.Request) -> AsyncIterator[tuple[Any, ...]]:
         if not self._may_promote(request):
-            return (note_html(_NOT_YOURS), *_closed())
+            yield (note_html(_NOT_YOURS), *_closed())
+            return
         if plan is None:
-            return (note_html("Nothing was asked for; fix: pick a version and press Promote."), *_closed())
+            yield (note_html("Nothing was asked for; fix: pick a version and press Promote."), *_closed())
+            return
         try:
-            begun = await asyncio.to_thread(self._promotions.begin, plan.model, plan.version, _person(request))
+            await asyncio.to_thread(self._promotions.begin, plan.model, plan.version, _person(request))
         except FinetuneError as error:
-            return (note_html(str(error), "mf-bad"), *_closed())
-        return (progress_html(begun.version, begun.lines, 0), *_closed())
+            yield (note_html(str(error), "mf-bad"), *_closed())
+            return
+        async for said in self._follow():
+            yield (said, *_closed())
 
     async def _follow(self) -> AsyncIterator[Any]:
         """The gate at work, for whoever opens the page meanwhile too, and the verdict when it has come."""

@@ -13,7 +13,8 @@ from conftest import Workplace, is_alive, wait_for
 from mlflow import MlflowClient
 from proven_versions import register_proven, rows
 
-from gradio_app.moves import Promotions, carry_out_rollback, plan_promotion, plan_rollback
+from gradio_app.moves import carry_out_rollback, plan_promotion, plan_rollback
+from gradio_app.promotions import Promotions
 from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.policy import GatePolicy
@@ -92,9 +93,7 @@ def test_a_gate_that_dies_or_takes_too_long_is_a_fault_and_moves_nothing(registr
 
 def begin_and_end(desk: Workplace, number: str, end: str) -> int:
     """The process id of a gate whose app has ended."""
-    code = (
-        f"import os, sys; from gradio_app.moves import Promotions; begun = Promotions().begin('bot', {number!r}, ''); "
-    )
+    code = f"import os, sys; from gradio_app.promotions import Promotions; begun = Promotions().begin('bot', {number!r}, ''); "
     code += f"print(begun._process.pid, flush=True); {end}"
     app = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False, env=desk.environment

@@ -133,6 +133,19 @@ def test_who_has_no_right_moves_nothing_whatever_is_sent(registry, address, righ
     assert first in visitor.text()
 
 
+def test_a_refusal_stays_to_be_read_when_there_was_a_verdict_before(registry, address, rights):
+    first = register_described(registry, "bot", 100)
+    visitor = Visitor(address)
+    visitor.select_tab("Runs")
+    visitor.press("Promote this version")
+    visitor.press("Yes, let the gate judge it")
+    assert champion(registry) == first
+    rights.may = False
+    visitor.press("Yes, let the gate judge it")
+    assert "Promoted" not in visitor.text()
+    assert "for those who have the right to" in visitor.text()
+
+
 def test_programs_read_versions_and_moves_and_cannot_move_anything(registry, address):
     number = register_described(registry, "bot", 100)
     registry.set_registered_model_alias("bot", "champion", number)
