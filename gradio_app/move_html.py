@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from html import escape
 
 from gradio_app.html_parts import empty, note_html, outcome_html, soft, table_head
-from gradio_app.moves import PromotionEnd
+from gradio_app.promotions import PromotionEnd
 from mlflow_finetune_plugin.promotion.audit import Record
 
+_MOST_MOVES = 100
 _ENDS = {
     "promoted": ("mf-good", "Promoted"),
     "held": ("", "Held: nothing was moved"),
@@ -17,18 +18,28 @@ _ENDS = {
 }
 
 
-def history_html(records: Sequence[Record]) -> str:
-    """Newest first."""
+def history_html(records: Sequence[Record], *, is_cut_off: bool = False) -> str:
+    """The newest of them, newest first. ``is_cut_off``: a move was begun, and nobody has settled yet what became of it."""
+    begun = (
+        note_html("A move is under way, or was cut off. The next promotion or rollback settles it first.")
+        if is_cut_off
+        else ""
+    )
     if not records:
-        return empty("No alias has been moved yet.", "Pick a version and promote it: the gate judges it first.")
+        return begun + empty("No alias has been moved yet.", "Pick a version and promote it: the gate judges it first.")
     rows = "".join(
         f"<tr><td>{escape(record.when[:16].replace('T', ' '))}</td><td>{_moved(record)}</td><td>{escape(record.alias)}</td>"
         f"<td>{escape(record.from_version or 'none')} → {escape(record.to_version or 'none')}</td><td>{escape(record.who)}</td>"
         f'<td class="mf-why">{escape(record.reason)}</td></tr>'
-        for record in records
+        for record in records[:_MOST_MOVES]
+    )
+    older = (
+        ""
+        if len(records) <= _MOST_MOVES
+        else f'<p class="mf-soft">{len(records) - _MOST_MOVES:,} older ones are not shown.</p>'
     )
     heads = ("When (UTC)", "What", "Alias", "Version", "Who", "Why")
-    return f'<div class="mf-scroll"><table class="mf-table">{table_head(heads)}<tbody>{rows}</tbody></table></div>'
+    return f'{begun}<div class="mf-scroll"><table class="mf-table">{table_head(heads)}<tbody>{rows}</tbody></table></div>{older}'
 
 
 def verdict_html(version: str, end: PromotionEnd) -> str:

@@ -275,7 +275,7 @@ def _training_run(run: Run) -> TrainingRun:
     return TrainingRun(
         run.info.run_id,
         status,
-        run.data.tags.get(STATUS_TAG),
+        run.data.tags.get(STATUS_TAG) if status != "FINISHED" else None,
         train if isinstance(train, int) else None,
         held_out if isinstance(held_out, int) else None,
     )

@@ -8,7 +8,7 @@ from html import escape
 
 from gradio_app.html_parts import empty, outcome_html, soft, table_head
 from gradio_app.loss_chart import Series, loss_chart
-from gradio_app.version_cards import Bounds, Gain, Version, VersionCard, Versions
+from gradio_app.version_cards import MOST_VERSIONS, Bounds, Gain, Version, VersionCard, Versions
 
 _RUN_GONE = "not known: its run is gone"
 
@@ -22,7 +22,11 @@ def versions_table(versions: Versions, picked: str | None) -> str:
         )
     heads = ("Version", "Method", "Gain over base", "Forgetting", "Gate", "Served", "Data", "Registered")
     body = "".join(_row(version, version.number == picked) for version in versions.rows)
-    more = '<p class="mf-soft">Older versions are there, too: “Show older”.</p>' if versions.has_more else ""
+    more = ""
+    if versions.has_more:
+        is_all = len(versions.rows) >= MOST_VERSIONS
+        remedy = "mlflow's own page lists them" if is_all else "“Show older”"
+        more = f'<p class="mf-soft">There are older versions than these {len(versions.rows)}: {remedy}.</p>'
     return (
         f'<div class="mf-scroll"><table class="mf-table">{table_head(heads)}<tbody>{body}</tbody></table></div>{more}'
     )

@@ -16,17 +16,19 @@ from gradio_app.move_html import history_html, progress_html, verdict_html
 from gradio_app.moves import (
     PlannedPromotion,
     PlannedRollback,
-    Promotions,
     carry_out_rollback,
     plan_promotion,
     plan_rollback,
 )
+from gradio_app.promotions import Promotions
 from gradio_app.registry_client import registry_client
-from gradio_app.version_cards import Version, Versions, list_versions, read_card
+from gradio_app.version_cards import MOST_VERSIONS, Version, Versions, list_versions, read_card
 from gradio_app.version_html import card_html, comparison_html, versions_table
 from mlflow_finetune_plugin.errors import FinetuneError
-from mlflow_finetune_plugin.promotion.audit import history
-from mlflow_finetune_plugin.promotion.model_state import registry_faults
+from mlflow_finetune_plugin.promotion.audit import Record, history
+from mlflow_finetune_plugin.promotion.canary_state import CANARY
+from mlflow_finetune_plugin.promotion.intent import INTENT_TAG, PREVIOUS
+from mlflow_finetune_plugin.promotion.model_state import read_model, registry_faults
 from mlflow_finetune_plugin.registry import CHALLENGER
 
 CSS = html_parts.CSS + loss_chart.CSS
@@ -95,7 +97,7 @@ class RunsPage:
         promote.click(self._ask_promotion, picked, [*asking, verdict], **private)
         rollback.click(self._ask_rollback, None, [*asking, verdict], **private)
         no.click(**close)
-        yes_promote.click(self._promote, promotion_asked, [verdict, *asking], **quiet).then(**follow).then(**reload)
+        yes_promote.click(self._promote, promotion_asked, [verdict, *asking], **quiet).then(**reload)
         yes_rollback.click(self._roll_back, [rollback_asked, reason], [verdict, *asking], **private).then(**reload)
         api(self.versions, api_name="versions", api_description="Registered versions, newest first.")
         api(self.history, api_name="history", api_description="Moves of the model's aliases, newest first.")
@@ -107,7 +109,8 @@ class RunsPage:
 
     async def history(self) -> list[dict[str, Any]]:
         """The fields of ``promotion.audit.Record``."""
-        return [record.to_json() for record in await self._told(self._history)]
+        records, _ = await self._told(self._history)
+        return [record.to_json() for record in records]
 
     async def _told(self, read: Callable[..., Any], *arguments: Any) -> Any:
         try:
@@ -118,14 +121,17 @@ class RunsPage:
     def _list(self, limit: int) -> Versions:
         return list_versions(registry_client(), self.model, limit=limit)
 
-    def _history(self) -> list[Any]:
+    def _history(self) -> tuple[list[Record], bool]:
+        """Reads only: what was cut off is settled by who has the right to move."""
+        client = registry_client()
         with registry_faults(self.model):
-            return history(registry_client(), self.model)
+            _, tags = read_model(client, self.model)
+            return history(client, self.model), INTENT_TAG in tags
 
     async def _load(self, limit: int, picked: str | None, other: str | None, request: gr.Request) -> tuple[Any, ...]:
         may = self._may_promote(request)
         try:
-            versions, records = await asyncio.gather(
+            versions, (records, is_cut_off) = await asyncio.gather(
                 asyncio.to_thread(self._list, limit), asyncio.to_thread(self._history)
             )
         except FinetuneError as error:
@@ -143,16 +149,16 @@ class RunsPage:
         beside = other if other in numbers else ""
         choices = [(_label(version), version.number) for version in versions.rows]
         table, card = await self._show(versions, shown, beside)
-        can_go_back = any("previous" in version.aliases for version in versions.rows) or versions.has_more
+        can_go_back = versions.has_more or any({PREVIOUS, CANARY} & set(version.aliases) for version in versions.rows)
         return (
             versions,
             table,
             gr.update(choices=choices, value=shown),
             gr.update(choices=[("none", ""), *choices], value=beside),
             card,
-            gr.update(visible=versions.has_more),
+            gr.update(visible=versions.has_more and len(versions.rows) < MOST_VERSIONS),
             *_rights(may, bool(numbers), can_go_back),
-            history_html(records),
+            history_html(records, is_cut_off=is_cut_off),
         )
 
     async def _pick(self, versions: Versions | None, other: str | None, event: gr.EventData) -> tuple[Any, ...]:
@@ -187,16 +193,20 @@ class RunsPage:
             return (*_closed(), note_html(str(error), "mf-bad"))
         return (*_asking(plan.text, promotion=plan), "")
 
-    async def _promote(self, plan: PlannedPromotion | None, request: gr.Request) -> tuple[Any, ...]:
+    async def _promote(self, plan: PlannedPromotion | None, request: gr.Request) -> AsyncIterator[tuple[Any, ...]]:
         if not self._may_promote(request):
-            return (note_html(_NOT_YOURS), *_closed())
+            yield (note_html(_NOT_YOURS), *_closed())
+            return
         if plan is None:
-            return (note_html("Nothing was asked for; fix: pick a version and press Promote."), *_closed())
+            yield (note_html("Nothing was asked for; fix: pick a version and press Promote."), *_closed())
+            return
         try:
-            begun = await asyncio.to_thread(self._promotions.begin, plan.model, plan.version, _person(request))
+            await asyncio.to_thread(self._promotions.begin, plan.model, plan.version, _person(request))
         except FinetuneError as error:
-            return (note_html(str(error), "mf-bad"), *_closed())
-        return (progress_html(begun.version, begun.lines, 0), *_closed())
+            yield (note_html(str(error), "mf-bad"), *_closed())
+            return
+        async for said in self._follow():
+            yield (said, *_closed())
 
     async def _follow(self) -> AsyncIterator[Any]:
         """The gate at work, for whoever opens the page meanwhile too, and the verdict when it has come."""

@@ -23,7 +23,7 @@ REPORT_STYLE = """
 .mf-data th { text-align: left; font-weight: 600; }
 .mf-data th, .mf-data td { padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 .mf-data td.n, .mf-data th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.mf-data dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .8rem; margin: 1.4rem 0 0; }
+.mf-data dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr)); gap: .8rem; margin: 1.4rem 0 0; }
 .mf-data dl div { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: .6rem .9rem; }
 .mf-data dt { color: var(--soft); font-size: .85rem; }
 .mf-data dd { margin: 0; font-size: 1.35rem; font-variant-numeric: tabular-nums; }

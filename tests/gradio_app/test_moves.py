@@ -9,15 +9,21 @@ import sys
 
 import pytest
 from alias_moves import promote
-from conftest import is_alive, wait_for
+from conftest import Workplace, is_alive, wait_for
 from mlflow import MlflowClient
 from proven_versions import register_proven, rows
 
-from gradio_app.moves import Promotions, carry_out_rollback, plan_promotion, plan_rollback
+from gradio_app.moves import carry_out_rollback, plan_promotion, plan_rollback
+from gradio_app.promotions import Promotions
 from mlflow_finetune_plugin.errors import MoveError
+from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion.audit import history
+from mlflow_finetune_plugin.promotion.canary_moves import begin_canary
+from mlflow_finetune_plugin.promotion.intent import INTENT_TAG, MoveEvidence
+from mlflow_finetune_plugin.promotion.lease import Lease
 from mlflow_finetune_plugin.promotion.model_state import read_model
+from mlflow_finetune_plugin.serving.traffic import SPLIT_TAG
 
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}})
 
@@ -85,15 +91,49 @@ def test_a_gate_that_dies_or_takes_too_long_is_a_fault_and_moves_nothing(registr
     assert promotions.begin("bot", first, "ann").wait(120).outcome == "promoted", "and the next one goes through"
 
 
-def test_an_app_that_ends_takes_its_gate_along(registry, desk):
-    first = version(registry, 100)
-    code = (
-        "import sys; from gradio_app.moves import Promotions; "
-        f"print(Promotions().begin('bot', {first!r}, '')._process.pid, flush=True); sys.exit(0)"
+def begin_and_end(desk: Workplace, number: str, end: str) -> int:
+    """The process id of a gate whose app has ended."""
+    code = f"import os, sys; from gradio_app.promotions import Promotions; begun = Promotions().begin('bot', {number!r}, ''); "
+    code += f"print(begun._process.pid, flush=True); {end}"
+    app = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=False, env=desk.environment
     )
-    app = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=desk.environment)
-    wait_for(lambda: not is_alive(int(app.stdout)), 10, "end of the gate")
+    return int(app.stdout)
+
+
+def test_an_app_that_ends_takes_its_gate_along(registry, desk):
+    gate = begin_and_end(desk, version(registry, 100), "sys.exit(0)")
+    wait_for(lambda: not is_alive(gate), 10, "end of the gate")
     assert aliases(registry) == (None, None)
+
+
+def test_an_app_that_is_killed_leaves_the_model_whole(registry, desk):
+    first = version(registry, 100)
+    gate = begin_and_end(desk, first, "os.kill(os.getpid(), 9)")
+    wait_for(lambda: not is_alive(gate), 120, "end of the gate")
+    moved = [(record.to_version, record.is_moved) for record in history(registry, "bot")]
+    assert (aliases(registry), moved) in [((None, None), []), ((first, None), [(first, True)])]
+    assert INTENT_TAG not in read_model(registry, "bot")[1]
+
+
+def test_a_rollback_ends_a_canary_first_and_only_that(registry):
+    first, second = (version(registry, right) for right in (100, 160))
+    promote(registry, "bot", first, None)
+    with Lease(registry, "bot") as lease:
+        begin_canary(
+            registry,
+            lease,
+            second,
+            CanaryPolicy(steps=(5.0,)),
+            MoveEvidence("promote", "d" * 64, "gain", champion=first),
+        )
+    plan = plan_rollback(registry, "bot")
+    assert plan.text.startswith(f"The canary of version {second} ends")
+    assert "ended by a rollback of ann via" in carry_out_rollback(registry, plan, reason="slow", person="ann")
+    found, tags = read_model(registry, "bot")
+    assert (found["champion"], "canary" in found, SPLIT_TAG in tags) == (first, False, False)
+    with pytest.raises(MoveError):
+        carry_out_rollback(registry, plan, reason="", person="ann")
 
 
 def test_a_plan_says_what_will_happen(registry):

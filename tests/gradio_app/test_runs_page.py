@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import contextmanager
 
 import gradio as gr
+import mlflow
 import pytest
 from conftest import free_port
 from described_versions import register_described
 from gradio_client import Client
+from mlflow import MlflowClient
 from page_visits import Visitor
 
 from gradio_app.pages import data_page, runs_page
 from gradio_app.pages.data_page import DataPage
 from gradio_app.pages.runs_page import RunsPage
 from mlflow_finetune_plugin.promotion.audit import history
+from mlflow_finetune_plugin.promotion.intent import INTENT_TAG
 from mlflow_finetune_plugin.promotion.model_state import read_model
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -39,6 +43,12 @@ def rights():
 
 @pytest.fixture
 def address(registry, rights):
+    with served(rights) as url:
+        yield url
+
+
+@contextmanager
+def served(rights):
     with gr.Blocks() as page:
         with gr.Tab("Compare"):
             gr.Markdown("two sides")
@@ -48,8 +58,10 @@ def address(registry, rights):
             DataPage("bot").build(data)
     css = runs_page.CSS + data_page.CSS
     page.queue().launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, css=css)
-    yield page.local_url
-    page.close()
+    try:
+        yield page.local_url
+    finally:
+        page.close()
 
 
 def champion(registry):
@@ -121,6 +133,19 @@ def test_who_has_no_right_moves_nothing_whatever_is_sent(registry, address, righ
     assert first in visitor.text()
 
 
+def test_a_refusal_stays_to_be_read_when_there_was_a_verdict_before(registry, address, rights):
+    first = register_described(registry, "bot", 100)
+    visitor = Visitor(address)
+    visitor.select_tab("Runs")
+    visitor.press("Promote this version")
+    visitor.press("Yes, let the gate judge it")
+    assert champion(registry) == first
+    rights.may = False
+    visitor.press("Yes, let the gate judge it")
+    assert "Promoted" not in visitor.text()
+    assert "for those who have the right to" in visitor.text()
+
+
 def test_programs_read_versions_and_moves_and_cannot_move_anything(registry, address):
     number = register_described(registry, "bot", 100)
     registry.set_registered_model_alias("bot", "champion", number)
@@ -150,3 +175,36 @@ def test_a_version_without_a_data_report_says_so(registry, address):
     visitor = Visitor(address)
     visitor.select_tab("Data")
     assert "holds no finetune/data_report.json" in visitor.text()
+
+
+def test_a_tracking_server_that_goes_is_told_and_what_was_shown_stays(server, rights, monkeypatch):
+    for name, value in (("MLFLOW_TRACKING_URI", server.uri), ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")):
+        monkeypatch.setenv(name, value)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(server.uri)
+    try:
+        number = register_described(MlflowClient(server.uri), "bot", 100)
+        with served(rights) as url:
+            visitor = Visitor(url)
+            visitor.select_tab("Runs")
+            assert f'aria-label="Version {number}"' in visitor.page()
+            assert "<polyline" in visitor.page()
+            server.stop()
+            visitor.press("Refresh")
+            assert "The versions cannot be shown now. bot: the registry failed: " in visitor.text()
+            assert f'aria-label="Version {number}"' in visitor.page(), "the card stays"
+            visitor.press("Promote this version")
+            assert "the registry failed" in visitor.text()
+            server.start()
+            visitor.press("Refresh")
+            assert f'data-version="{number}"' in visitor.page()
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def test_a_move_that_was_cut_off_is_said(registry, address):
+    register_described(registry, "bot", 100)
+    registry.set_registered_model_tag("bot", INTENT_TAG, "{}")
+    visitor = Visitor(address)
+    visitor.select_tab("Runs")
+    assert "A move is under way, or was cut off." in visitor.text()

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_the_card_and_the_data_of_a_trained_version_are_whole(workplace):
-    more = ["-P", "max_steps=20", "-P", "eval_strategy=steps", "-P", "eval_steps=10", "-P", "eval.max_rows=20"]
+    more = ["-P", "max_steps=20", "-P", "eval_steps=10", "-P", "eval.max_rows=20"]
     trained = workplace.finetune_run(str(QUICKSTART), "-e", "lora", *more)
     assert trained.returncode == 0, trained.stdout
     client = workplace.client()

@@ -53,7 +53,7 @@ def test_the_newest_come_first_and_only_as_many_as_are_asked_for(registry):
     assert [version.number for version in versions.rows] == ["12", "11", "10", "9", "8"]
     assert versions.has_more
     assert not list_versions(registry, "bot", limit=12).has_more
-    assert "“Show older”" in versions_table(versions, None)
+    assert "older versions than these 5: “Show older”" in versions_table(versions, None)
 
 
 def test_runs_of_several_experiments_are_found_and_those_that_are_gone_are_said(registry):
