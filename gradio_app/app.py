@@ -5,6 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from gradio_app.look import CSS, SCRIPT
+from gradio_app.pages.api import ComparisonApi
 from gradio_app.pages.compare_page import ComparePage
 from gradio_app.playground import Playground
 
@@ -38,6 +39,7 @@ def build(playground: Playground) -> gr.Blocks:
     """All of it."""
     blocks: gr.Blocks = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True)
     with blocks:
+        ComparisonApi(playground).build()  # first, for the names of its endpoints
         gr.HTML(f'<div class="mf-head"><h1>{TITLE}</h1></div>')
         with gr.Tabs(), gr.Tab("Compare", id="compare"):
             ComparePage(playground).build(blocks)

@@ -23,6 +23,10 @@ CSS = """
 .mf-chat-0 { border-top: 3px solid var(--mf-a) !important; } .mf-chat-1 { border-top: 3px solid var(--mf-b) !important; }
 .mf-chat-2, .mf-chat-3 { border-top: 3px solid var(--body-text-color-subdued) !important; }
 .mf-chats button[aria-label="Clear"] { display: none; }
+body[data-mf-sides="2"] .mf-column-2, body[data-mf-sides="2"] .mf-column-3, body[data-mf-sides="3"] .mf-column-3,
+  body:not([data-mf-sides]) .mf-column-2, body:not([data-mf-sides]) .mf-column-3 { display: none; }
+button[aria-disabled="true"] { opacity: .55; cursor: default; }
+.mf-voted { background: var(--mf-a) !important; color: var(--body-background-fill) !important; }
 .mf-votes button { min-height: 2.9rem; font-weight: 600; }
 .mf-scroll { overflow-x: auto; } .mf-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 .mf-table th, .mf-table td { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0;
@@ -59,6 +63,27 @@ SCRIPT = """
     const button = found && (found.matches('button') ? found : found.querySelector('button'));
     if (button && !button.disabled && button.offsetParent) { event.preventDefault(); button.click(); }
   });
+  // one place says what may be pressed: Gradio would build each button anew for it, in every page
+  const apply = () => {
+    const found = document.querySelector('#mf-status [data-mf]');
+    if (!found) return;
+    const told = JSON.parse(found.dataset.mf);
+    document.body.dataset.mfSides = told.sides;
+    const set = (id, can) => {
+      const place = document.getElementById(id);
+      const button = place && (place.matches('button') ? place : place.querySelector('button'));
+      if (button) { button.disabled = !can; button.setAttribute('aria-disabled', String(!can)); }
+      return button;
+    };
+    for (const choice of ['left', 'tie', 'both_bad', 'right']) {
+      const button = set('mf-vote-' + choice, told.can_vote);
+      if (button) { button.classList.toggle('mf-voted', told.voted === choice); button.setAttribute('aria-pressed', String(told.voted === choice)); }
+    }
+    set('mf-reveal', told.can_show_names); set('mf-stop', told.is_speaking); set('mf-explain', told.voted !== null);
+    for (const id of ['mf-send', 'mf-new']) set(id, !told.is_speaking);
+    for (const id of ['mf-retry', 'mf-edit', 'mf-undo', 'mf-differ', 'mf-export']) set(id, told.has_turn && !told.is_speaking);
+  };
+  new MutationObserver(apply).observe(document.documentElement, {subtree: true, childList: true, attributes: true, attributeFilter: ['data-mf']});
   window.mfSave = (name, text) => {
     const link = document.createElement('a');
     link.href = URL.createObjectURL(new Blob([text], {type: 'application/json'}));

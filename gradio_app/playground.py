@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -60,6 +61,8 @@ class Playground:
         self._sessions: dict[str, Session] = {}
         self._streams: dict[str, _Streams] = {}
         self._ledgers: dict[str, tuple[Journal, Mirror]] = {}
+        self._ledgers_lock = threading.Lock()
+        self._warming: set[asyncio.Task[tuple[Journal, Mirror]]] = set()
 
     # who is served ------------------------------------------------------------------------------------------------
 
@@ -112,7 +115,21 @@ class Playground:
                 max_turns=like.max_turns,
             )
         self._sessions[key] = made
+        self._warm(made)
         return made
+
+    def _warm(self, session: Session) -> None:
+        """Opens the ledger while the person still writes: the first vote need not wait for MLflow."""
+        model = self.model_of(session.contenders, self._served[1]) if self._served is not None else None
+        if model is not None and model not in self._ledgers:
+            task = asyncio.create_task(asyncio.to_thread(self.ledger, model))
+            self._warming.add(task)
+            task.add_done_callback(self._warmed)
+
+    def _warmed(self, task: asyncio.Task[tuple[Journal, Mirror]]) -> None:
+        self._warming.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("ledger_not_opened fault=%s", task.exception())  # the first vote says so to its voter
 
     def known(self, key: str, login: str | None) -> Session | None:
         """The session, where it has begun."""
@@ -224,12 +241,12 @@ class Playground:
         return found.pop() if len(found) == 1 else None
 
     async def vote(self, session: Session, choice: str, reasons: Sequence[str] = (), comment: str = "") -> CastVote:
-        """On the last turn, and its names are shown. When this returns, the vote is on the disk.
+        """On the last turn; may be changed until its names are shown. When this returns, the vote is on the disk.
 
-        A vote that is changed after the names were shown is kept and marked, and counts for nobody. Raises SessionError,
-        VoteError for what is no vote, and JournalError when it could not be written: then it was not cast.
+        Raises SessionError, VoteError for what is no vote, and JournalError when it could not be written: then it was
+        not cast.
         """
-        turn = session.votable()
+        turn = session.votable(choice)
         model = self.model_of(turn.contenders, await self.served())
         if model is None:
             raise SessionError("Votes are kept per registered model, and these sides have none in common.")
@@ -237,7 +254,7 @@ class Playground:
         if turn.names_itself:
             tags.append(SELF_NAMING)
         cast = await asyncio.to_thread(self._cast, session, turn, model, choice, tuple(tags), comment)
-        turn.vote, turn.are_names_shown = cast, True
+        turn.vote = cast
         return cast
 
     def _cast(
@@ -247,7 +264,7 @@ class Playground:
         left, right = turn.answers
         sides = (Side(left.receipt, left.text, None, "left"), Side(right.receipt, right.text, None, "right"))
         cast = CastVote(
-            turn=Turn(turn.turn_id, session.session_id, turn.messages),
+            turn=Turn(turn.turn_id, session.session_id, turn.messages, turn.prompt.prompt_set),
             sides=sides,
             choice=choice,  # type: ignore[arg-type]  # checked by CastVote
             voter=journal.voter(session.login),
@@ -260,12 +277,13 @@ class Playground:
 
     def ledger(self, model: str) -> tuple[Journal, Mirror]:
         """Journal and running mirror of a model. Raises JournalError."""
-        if model not in self._ledgers:
-            journal = Journal(model)
-            mirror = Mirror(journal, self._tracking_uri)
-            mirror.start()
-            self._ledgers[model] = (journal, mirror)
-        return self._ledgers[model]
+        with self._ledgers_lock:
+            if model not in self._ledgers:
+                journal = Journal(model)
+                mirror = Mirror(journal, self._tracking_uri)
+                mirror.start()
+                self._ledgers[model] = (journal, mirror)
+            return self._ledgers[model]
 
     async def close(self) -> None:
         """Ends all streams; votes that MLflow does not have yet stay in the journal."""

@@ -134,7 +134,10 @@ class Session:
     max_turns: int = 50
     session_id: str = field(default_factory=lambda: f"play-{uuid.uuid4().hex}")
     turns: list[Asked] = field(default_factory=list)
-    undone: list[Asked] = field(default_factory=list)
+    pending: Prompt | None = None
+    """Taken, and about to be asked."""
+    trouble: str | None = None
+    """Why the last one was not asked after all."""
     used_at: float = field(default_factory=time.monotonic)
     _random: random.Random = field(default_factory=secrets.SystemRandom, repr=False)
     _order: tuple[int, ...] = ()
@@ -156,9 +159,16 @@ class Session:
                 told.append({"role": "assistant", "content": turn.answers[turn.carried].text})
         return tuple(told)
 
+    def pend(self, prompt: Prompt) -> None:
+        """Takes a prompt to be asked next. Raises SessionError."""
+        self._check(prompt)
+        self.pending = prompt
+
     def begin(self, prompt: Prompt) -> Asked:
         """A new turn, its sides in their places, its answers to come. Raises SessionError; then nothing has changed."""
         self._check(prompt)
+        if self.last is not None and self.last.vote is not None:
+            self.last.are_names_shown = True  # its vote can be changed no more
         messages = prompt.messages or (*self.context(), {"role": "user", "content": prompt.text})
         order = self._places()
         asked = Asked(
@@ -182,12 +192,13 @@ class Session:
             raise SessionError("The answers are still coming. Stop them first.")
         if not self.turns:
             raise SessionError("There is nothing to undo.")
-        taken = self.turns.pop()
-        self.undone.append(taken)
-        return taken
+        return self.turns.pop()
 
-    def votable(self) -> Asked:
-        """The turn that a vote now would be on. Raises SessionError with the reason where there is none."""
+    def votable(self, choice: str) -> Asked:
+        """The turn that a vote now would be on. Raises SessionError with the reason where there is none.
+
+        Once names are shown a choice stands: who could change it then would not be blind. Reasons may still be added.
+        """
         turn = self.last
         if turn is None:
             raise SessionError("Ask something first, then vote on the answers.")
@@ -195,6 +206,10 @@ class Session:
             raise SessionError("The answers are still coming. Vote when both are there.")
         if not turn.is_blind:
             raise SessionError("Votes are cast blind. Hide the names and ask again.")
+        if turn.are_names_shown and turn.vote is None:
+            raise SessionError("The names of this turn are shown already, and votes are cast blind. Ask again.")
+        if turn.are_names_shown and turn.vote is not None and turn.vote.choice != choice:
+            raise SessionError("The names are shown, so your vote on this turn stands.")
         if len(turn.answers) != 2:
             raise SessionError("A vote is between two sides. Take the others away.")
         if not turn.can_be_voted_on:
@@ -202,10 +217,12 @@ class Session:
         return turn
 
     def show_names(self) -> Asked:
-        """Of the last turn, which then cannot be voted on blind any more."""
+        """Of the last turn, after its vote, which then stands. Raises SessionError before."""
         turn = self.last
         if turn is None or not turn.is_over:
             raise SessionError("There is no answer yet whose name could be shown.")
+        if turn.vote is None and turn.can_be_voted_on:
+            raise SessionError("Vote first; then the names are shown.")
         turn.are_names_shown = True
         return turn
 

@@ -10,6 +10,8 @@ MOST_S = 1.5
 _SHARE = 0.5
 """Of one core, for telling; the rest receives."""
 _LOOK_S = 0.5
+_LEAST_TOLD = 30
+"""Updates that a look at their cost needs: with fewer, it is the cost of something else that is seen."""
 
 
 class Tempo:
@@ -34,10 +36,13 @@ class Tempo:
         self._told += 1
         now = self._clock()
         at, cpu = self._looked
-        if now - at >= _LOOK_S:
-            used = self._cpu() - cpu
-            self._cost_s = used / self._told
-            self._looked, self._told = (now, self._cpu()), 0
+        if now - at < _LOOK_S:
+            return
+        if self._told >= _LEAST_TOLD:
+            self._cost_s = (self._cpu() - cpu) / self._told
+        elif self._streams * self._cost_s < _SHARE * LEAST_S:
+            self._cost_s = 0.0
+        self._looked, self._told = (now, self._cpu()), 0
 
     @property
     def interval_s(self) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
@@ -59,7 +61,11 @@ def side_line(turn: Asked | None, place: int) -> str:
     if turn is None:
         return _line(f"Answer {LABELS[place]}", "")
     if turn.hides_names:
-        said = "its name is shown after your vote" if turn.can_be_voted_on or not turn.is_over else "its name is hidden"
+        said = (
+            "its name can be shown after your vote"
+            if turn.can_be_voted_on or not turn.is_over
+            else "its name is hidden"
+        )
         return _line(f"Answer {LABELS[place]}", said)
     answer, contender = turn.answers[place], turn.contenders[place]
     facts = [*_figures(answer), *_receipt(answer)]
@@ -96,11 +102,52 @@ def _receipt(answer: Answer) -> list[tuple[str, str]]:
     return [("receipt", who), ("request", receipt.request_id)]
 
 
+@dataclass(frozen=True)
+class Controls:
+    """What the page's script lets be pressed; the handlers check again. ``voted``: the choice made."""
+
+    sides: int
+    is_speaking: bool = False
+    can_vote: bool = False
+    voted: str | None = None
+    can_show_names: bool = False
+    has_turn: bool = False
+
+
+def controls(session: Session) -> Controls:
+    """As the session is now."""
+    turn = session.last
+    if turn is None:
+        return Controls(len(session.contenders))
+    voted = turn.vote.choice if turn.vote is not None else None
+    return Controls(
+        sides=max(len(session.contenders), len(turn.answers)),
+        is_speaking=not turn.is_over,
+        can_vote=turn.can_be_voted_on and turn.hides_names,
+        voted=voted,
+        can_show_names=turn.hides_names and turn.is_over and (voted is not None or not turn.can_be_voted_on),
+        has_turn=True,
+    )
+
+
+def state(html: str, found: Controls) -> str:
+    """A notice that carries the controls for the page's script."""
+    return f'<div data-mf="{escape(json.dumps(asdict(found)), quote=True)}">{html}</div>'
+
+
+def status(session: Session) -> str:
+    """What there is to say now."""
+    turn = session.last
+    if turn is None:
+        return welcome(session)
+    return vote_notice(turn, turn.vote) if turn.vote is not None else turn_notice(turn)
+
+
 def welcome(session: Session) -> str:
     """Before the first prompt."""
     if session.is_blind:
         count = {2: "Two", 3: "Three", 4: "Four"}.get(len(session.contenders), str(len(session.contenders)))
-        rest = "then say which answer is better. Names are shown after your vote."
+        rest = "then say which answer is better. Their names can be shown after your vote."
         if len(session.contenders) > 2:
             rest = "and compare. Votes are between two sides: take the others away to vote."
         return notice(f"{count} models answer, and you are not told which is which. Ask something, {rest}")
@@ -125,16 +172,16 @@ def turn_notice(turn: Asked) -> str:
 
 
 def vote_notice(turn: Asked, cast: CastVote) -> str:
-    """What was voted, who was who, and whether it counts."""
-    who = ", ".join(
-        f"{LABELS[place]} was <strong>{escape(contender.name)}</strong>"
-        for place, contender in enumerate(turn.contenders)
-    )
-    said = f"Your vote: {escape(CHOICES[cast.choice])}. {who}."
-    if cast.revision > 1:
-        said += " You changed it after the names were shown: it is kept, marked so, and does not count."
+    """What was voted, and what it counts; who was who, once that is shown."""
+    said = f"Your vote: {escape(CHOICES[cast.choice])}. "
+    if turn.are_names_shown:
+        said += ", ".join(
+            f"{LABELS[place]} was <strong>{escape(contender.name)}</strong>"
+            for place, contender in enumerate(turn.contenders)
+        )
+        said += ". It stands now; reasons can still be added."
     else:
-        said += " You may change it until your next prompt; changed now, it no longer counts, for the names are shown."
+        said += "Change it as you like, until you show the names or go on with another prompt."
     if SELF_NAMING in cast.reasons:
         said += " An answer named a model, so the vote is marked."
     if any(side.receipt is None for side in cast.sides):

@@ -46,10 +46,13 @@ def add_votes_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--router", metavar="URL", help=f"who answers --judge-prompts; key in {ROUTER_KEY}")
     deleting = parser.add_mutually_exclusive_group()
     deleting.add_argument(
-        "--forget", metavar="VOTER", help="delete a person's votes and traces: a login, a hash, anonymous"
+        "--forget", metavar="VOTER", help="delete a person's votes and conversations: a login, a hash, anonymous"
     )
-    deleting.add_argument("--forget-session", metavar="SESSION", help="delete a session's votes and traces")
+    deleting.add_argument("--forget-session", metavar="SESSION", help="delete a session's turns and votes")
     deleting.add_argument("--delete-older-than", type=float, metavar="DAYS", help="delete older votes and traces")
+    deleting.add_argument(
+        "--delete-unvoted-older-than", type=float, metavar="DAYS", help="delete older traces that nobody voted on"
+    )
 
 
 def votes(namespace: argparse.Namespace) -> int:
@@ -94,7 +97,12 @@ def _check_together(namespace: argparse.Namespace) -> None:
         faults.append("--judge-prompts and --router: belong together; fix: give both")
     if namespace.judge_prompts is not None and namespace.judge is None:
         faults.append("--judge-prompts: is for a judge; fix: --judge URL --judge-model MODEL")
-    deletes = (namespace.forget, namespace.forget_session, namespace.delete_older_than)
+    deletes = (
+        namespace.forget,
+        namespace.forget_session,
+        namespace.delete_older_than,
+        namespace.delete_unvoted_older_than,
+    )
     acts = (namespace.csv, namespace.judge, namespace.export)
     if any(option is not None for option in deletes) and any(option is not None for option in acts):
         faults.append("deleting: goes alone; fix: leave --import, --export and --judge to another command")
@@ -141,7 +149,13 @@ def _journal_here(name: str) -> Journal | None:
 
 
 def _delete(namespace: argparse.Namespace) -> Deleted | None:
-    from mlflow_finetune_plugin.votes.forgetting import delete_older_than, forget_session, forget_voter, is_hash
+    from mlflow_finetune_plugin.votes.forgetting import (
+        delete_older_than,
+        delete_unvoted_older_than,
+        forget_session,
+        forget_voter,
+        is_hash,
+    )
     from mlflow_finetune_plugin.votes.journal import Journal, journal_folder
 
     name = namespace.name
@@ -158,6 +172,8 @@ def _delete(namespace: argparse.Namespace) -> Deleted | None:
         return forget_session(Journal(name), namespace.forget_session)
     if namespace.delete_older_than is not None:
         return delete_older_than(Journal(name), namespace.delete_older_than)
+    if namespace.delete_unvoted_older_than is not None:
+        return delete_unvoted_older_than(Journal(name), namespace.delete_unvoted_older_than)
     return None
 
 

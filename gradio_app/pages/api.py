@@ -21,9 +21,9 @@ class ComparisonApi:
         self._playground = playground
 
     def build(self) -> None:
-        gr.api(self.chat, api_name="chat", concurrency_limit=None)
-        gr.api(self.vote, api_name="vote", concurrency_limit=None)
-        gr.api(self.export, api_name="export", concurrency_limit=None)
+        gr.events.api(self.chat, api_name="chat", concurrency_limit=None)
+        gr.events.api(self.vote, api_name="vote", concurrency_limit=None)
+        gr.events.api(self.export, api_name="export", concurrency_limit=None)
 
     async def chat(
         self,
@@ -55,34 +55,39 @@ class ComparisonApi:
             raise gr.Error(str(error), print_exception=False) from error
 
     async def vote(
-        self, request: gr.Request, choice: str, reasons: list[str] | None = None, comment: str = ""
+        self,
+        request: gr.Request,
+        choice: str,
+        reasons: list[str] | None = None,
+        comment: str = "",
+        show_names: bool = True,
     ) -> dict[str, Any]:
         """On this client's last turn: ``left`` (A), ``right`` (B), ``tie`` or ``both_bad``; returns who was who.
 
-        ``{"vote_id", "revision", "choice", "names": {"A": ..., "B": ...}, "receipts": {...}, "counts"}``; ``counts`` is false
-        where an answer came without a router's receipt, or the vote was changed after the names were shown.
+        ``{"vote_id", "revision", "choice", "has_receipts", "names": {"A": ..., "B": ...}, "receipts": {...}}``. Shown names
+        make the vote stand; with ``show_names`` false it may be changed by another call, and ``names`` and ``receipts`` are
+        None. A vote without both receipts of a router is kept and feeds no promotion.
         """
         try:
             session = await self._playground.session(*visitor(request))
             cast = await self._playground.vote(session, choice, reasons or [], comment)
         except FinetuneError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        turn = session.last
+        turn = session.show_names() if show_names else session.last
         assert turn is not None
+        names = {LABELS[place]: contender.name for place, contender in enumerate(turn.contenders)}
+        receipts = {LABELS[p]: None if s.receipt is None else vars(s.receipt) for p, s in enumerate(cast.sides)}
         return {
             "vote_id": cast.vote_id,
             "revision": cast.revision,
             "choice": cast.choice,
-            "names": {LABELS[place]: contender.name for place, contender in enumerate(turn.contenders)},
-            "receipts": {
-                LABELS[place]: None if side.receipt is None else vars(side.receipt)
-                for place, side in enumerate(cast.sides)
-            },
-            "counts": all(side.receipt is not None for side in cast.sides) and not cast.knew_names,
+            "has_receipts": all(side.receipt is not None for side in cast.sides),
+            "names": names if turn.are_names_shown else None,
+            "receipts": receipts if turn.are_names_shown else None,
         }
 
     async def export(self, request: gr.Request) -> dict[str, Any]:
-        """This client's conversation; what is still blind has no names, receipts or times."""
+        """The conversation of this client; what is still blind has no names, receipts or times."""
         session = self._playground.known(*visitor(request))
         return session.export() if session is not None else {"turns": []}
 
@@ -96,4 +101,9 @@ def _told(turn: Asked, texts: list[str], *, is_over: bool) -> dict[str, Any]:
         }
         for place, (answer, text) in enumerate(zip(turn.answers, texts, strict=True))
     ]
-    return {"turn_id": turn.turn_id, "is_over": is_over, "answers": answers, "can_vote": is_over and turn.can_be_voted_on}
+    return {
+        "turn_id": turn.turn_id,
+        "is_over": is_over,
+        "answers": answers,
+        "can_vote": is_over and turn.can_be_voted_on,
+    }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import gradio as gr
@@ -10,10 +11,10 @@ import gradio as gr
 from gradio_app import view
 from gradio_app.client import Sampling
 from gradio_app.playground import REASONS, Playground
-from gradio_app.session import LABELS, MOST_SIDES, Asked, Prompt, Session, SessionError
+from gradio_app.session import LABELS, MOST_SIDES, Prompt, Session, SessionError
 from mlflow_finetune_plugin.errors import FinetuneError
 
-Updates = dict[Any, Any]
+Values = tuple[Any, ...]
 _VOTES = (
     ("left", "← A is better"),
     ("tie", "↑ A tie"),
@@ -41,14 +42,11 @@ class ComparePage:
         self._status = gr.HTML(view.notice("Looking who answers …"), elem_id="mf-status")
         with gr.Row(elem_classes="mf-chats", equal_height=True):
             columns = [self._side(place) for place in range(MOST_SIDES)]
-        self._columns = [column for column, _, _ in columns]
-        self._chats = [chat for _, chat, _ in columns]
-        self._lines = [line for _, _, line in columns]
+        self._chats = [chat for chat, _ in columns]
+        self._lines = [line for _, line in columns]
         with gr.Row(elem_classes="mf-votes"):
-            self._votes = {
-                choice: gr.Button(label, interactive=False, elem_id=f"mf-vote-{choice}", size="md")
-                for choice, label in _VOTES
-            }
+            self._votes = {choice: gr.Button(label, elem_id=f"mf-vote-{choice}", size="md") for choice, label in _VOTES}
+            self._reveal = gr.Button("Show names", elem_id="mf-reveal", size="md")
         with gr.Row():
             self._prompt = gr.Textbox(
                 label="Prompt",
@@ -61,7 +59,7 @@ class ComparePage:
             )
             with gr.Column(scale=1, min_width=120):
                 self._send = gr.Button("Send", variant="primary", elem_id="mf-send")
-                self._stop = gr.Button("Stop", interactive=False, elem_id="mf-stop")
+                self._stop = gr.Button("Stop", elem_id="mf-stop")
         with gr.Row():
             self._retry = gr.Button("Retry", size="sm", elem_id="mf-retry")
             self._edit = gr.Button("Edit", size="sm", elem_id="mf-edit")
@@ -74,15 +72,15 @@ class ComparePage:
         with gr.Accordion("Why? Reasons and a comment for your vote", open=False):
             self._reasons = gr.CheckboxGroup(list(REASONS), label="Reasons", elem_id="mf-reasons")
             self._comment = gr.Textbox(label="Comment", max_length=4000, lines=2, elem_id="mf-comment")
-            self._explain = gr.Button("Add to my vote", size="sm", interactive=False, elem_id="mf-explain")
+            self._explain = gr.Button("Add to my vote", size="sm", elem_id="mf-explain")
         self._build_settings()
         with gr.Accordion("This session", open=False) as self._session_part:
             self._history = gr.HTML(view.notice("Nothing has been asked in this session yet."), elem_id="mf-history")
         self._exported = gr.Textbox(visible=False)
         self._wire(blocks)
 
-    def _side(self, place: int) -> tuple[gr.Column, gr.Chatbot, gr.HTML]:
-        with gr.Column(visible=place < 2, min_width=280) as column:
+    def _side(self, place: int) -> tuple[gr.Chatbot, gr.HTML]:
+        with gr.Column(min_width=280, elem_classes=f"mf-column mf-column-{place}"):
             chat = gr.Chatbot(
                 label=f"Answer {LABELS[place]}",
                 elem_id=f"mf-chat-{place}",
@@ -97,7 +95,7 @@ class ComparePage:
                 allow_file_downloads=False,
             )
             line = gr.HTML(view.side_line(None, place), elem_id=f"mf-side-{place}")
-        return column, chat, line
+        return chat, line
 
     def _build_settings(self) -> None:
         with gr.Accordion("Settings", open=False):
@@ -143,50 +141,74 @@ class ComparePage:
                 self._apply = gr.Button("Compare these", size="sm", variant="primary", elem_id="mf-apply")
 
     def _wire(self, blocks: gr.Blocks) -> None:
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        streams: dict[str, Any] = {**private, "concurrency_limit": None}
+        """Handlers return values alone, for all outputs: Gradio builds a component anew for every update or skip of one."""
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
         asked = [self._system, self._temperature, self._top_p, self._max_tokens, self._seed]
-        everything = [
-            *(*self._columns, *self._chats, *self._lines, *self._votes.values()),
-            *(self._status, self._prompt, self._send, self._stop, self._retry, self._reference, self._difference),
-            *(self._history, self._explain, self._reasons, self._comment),
+        page = [*self._chats, *self._lines, self._status, self._reference, self._difference, self._history]
+        begun = [
+            self._prompt,
+            self._reasons,
+            self._comment,
+            *self._lines,
+            self._status,
+            self._reference,
+            self._difference,
         ]
-        blocks.load(self._load, None, everything, **streams)
+        blocks.load(self._load, None, page, **private)
         blocks.unload(self._leave)
+
+        def speak(clicked: Any) -> Any:
+            for stream, chats in ((self._stream_two, self._chats[:2]), (self._stream_more, self._chats)):
+                clicked = clicked.then(stream, None, chats, **private)
+            return clicked.then(self._settle, None, page, **private)
+
         for event in (self._send.click, self._prompt.submit):
-            event(self._ask, [self._prompt, *asked], everything, **streams)
-        self._retry.click(self._ask_again, asked, everything, **streams)
+            speak(event(self._ask, [self._prompt, *asked], begun, **private))
+        speak(self._retry.click(self._ask_again, [self._prompt, *asked], begun, **private))
         self._stop.click(self._halt, None, None, queue=False, **private)
-        self._edit.click(self._take_back, None, everything, **streams)
-        self._undo.click(self._take_away, None, everything, **streams)
-        self._new.click(self._begin_anew, [self._blind, self._shuffle], everything, **streams)
-        for setting in (self._blind, self._shuffle):
-            setting.input(self._begin_anew, [self._blind, self._shuffle], everything, **streams)
+        self._edit.click(self._take_back, None, [self._prompt, *page], **private)
+        self._undo.click(self._take_away, None, page, **private)
+        places = [self._blind, self._shuffle]
+        self._new.click(self._begin_anew, places, page, **private)
+        for setting in places:
+            setting.input(self._begin_anew, places, page, **private)
+        words = [self._reasons, self._comment]
         for choice, button in self._votes.items():
-            button.click(self._voting(choice), [self._reasons, self._comment], everything, **streams)
-        self._explain.click(self._add_reasons, [self._reasons, self._comment], everything, **streams)
-        self._differ.click(self._show_difference, None, self._difference, **streams)
-        self._export.click(self._exporting, None, self._exported, **streams).then(
+            button.click(self._voting(choice), words, page, **private)
+        self._explain.click(self._add_reasons, words, page, **private)
+        self._reveal.click(self._show_names, None, page, **private)
+        self._differ.click(self._show_difference, None, self._difference, **private)
+        self._export.click(self._exporting, None, self._exported, **private).then(
             None, self._exported, None, js="text => window.mfSave('conversation.json', text)"
         )
         choosing = [self._sides_part, *self._sides]
-        self._choose.click(self._show_sides, None, choosing, **streams)
+        self._choose.click(self._show_sides, None, choosing, **private)
         own = [number for numbers in self._own for number in numbers]
-        self._apply.click(self._compare_these, [*self._sides, *own], [*choosing, *everything], **streams)
+        self._apply.click(self._compare_these, [*self._sides, *own], [*choosing, *page], **private)
 
     # handlers -----------------------------------------------------------------------------------------------------
 
-    async def _load(self, request: gr.Request) -> Updates:
-        try:
-            return self._all(await self._session(request))
-        except FinetuneError as error:
-            return {self._status: view.notice(str(error), "bad")}
+    async def _load(self, request: gr.Request) -> Values:
+        return await self._doing(request)
 
     def _leave(self, request: gr.Request) -> None:
         self._playground.forget(visitor(request)[0])
 
     async def _session(self, request: gr.Request) -> Session:
         return await self._playground.session(*visitor(request))
+
+    async def _doing(
+        self, request: gr.Request, act: Callable[[Session], Awaitable[Session | None] | None] | None = None
+    ) -> Values:
+        """The page after ``act``; where that cannot be done, the page as it is, and why."""
+        session: Session | None = None
+        try:
+            session = await self._session(request)
+            done = act(session) if act is not None else None
+            other = await done if done is not None else None
+            return self._page(other or session)
+        except FinetuneError as error:
+            return self._page(session, trouble=str(error))
 
     async def _ask(
         self,
@@ -197,187 +219,194 @@ class ComparePage:
         max_tokens: float | None,
         seed: float | None,
         request: gr.Request,
-    ) -> AsyncIterator[Updates]:
-        try:
-            session = await self._session(request)
+    ) -> Values:
+        def ready(session: Session) -> None:
             _set(session, system, temperature, top_p, max_tokens, seed)
-            async for updates in self._speak(session, Prompt(prompt or "")):
-                yield updates
-        except FinetuneError as error:
-            yield {self._status: view.notice(str(error), "warn")}
+            session.pend(Prompt(prompt or ""))
+
+        return await self._beginning(request, prompt, ready)
 
     async def _ask_again(
         self,
+        prompt: str,
         system: str,
         temperature: float,
         top_p: float,
         max_tokens: float | None,
         seed: float | None,
         request: gr.Request,
-    ) -> AsyncIterator[Updates]:
+    ) -> Values:
+        def ready(session: Session) -> None:
+            _set(session, system, temperature, top_p, max_tokens, seed)
+            session.pend(session.undo().prompt)
+
+        return await self._beginning(request, prompt, ready, keeps_prompt=True)
+
+    async def _beginning(
+        self, request: gr.Request, prompt: str, ready: Callable[[Session], None], *, keeps_prompt: bool = False
+    ) -> Values:
+        """What changes at once when a prompt is sent; a prompt that is refused stays where it was written."""
+        session: Session | None = None
         try:
             session = await self._session(request)
-            _set(session, system, temperature, top_p, max_tokens, seed)
-            async for updates in self._speak(session, session.undo().prompt):
-                yield updates
+            ready(session)
         except FinetuneError as error:
-            yield {self._status: view.notice(str(error), "warn")}
+            return prompt, gr.skip(), gr.skip(), *self._side_lines(session), *self._told(session, str(error))
+        lines = [view.side_line(None, place) for place in range(MOST_SIDES)]
+        status = view.state(
+            view.notice("The answers are coming …"), view.Controls(is_speaking=True, sides=len(session.contenders))
+        )
+        return prompt if keeps_prompt else "", [], "", *lines, status, "", ""
 
-    async def _speak(self, session: Session, prompt: Prompt) -> AsyncIterator[Updates]:
-        turn: Asked | None = None
-        async for told, texts in self._playground.ask(session, prompt):
-            shown = dict(zip(self._chats, view.panels(session, told, texts), strict=False))
-            if turn is None:
-                turn = told
-                yield {**self._speaking(session, told), **shown}
-            else:
+    async def _stream_two(self, request: gr.Request) -> AsyncIterator[list[view.ChatMessages]]:
+        session = self._playground.known(*visitor(request))
+        if session is not None and len(session.contenders) == 2:
+            async for shown in self._speaking(session):
                 yield shown
-        yield self._all(session)
+
+    async def _stream_more(self, request: gr.Request) -> AsyncIterator[list[view.ChatMessages]]:
+        session = self._playground.known(*visitor(request))
+        if session is not None and len(session.contenders) > 2:
+            async for shown in self._speaking(session):
+                yield [*shown, *([] for _ in range(MOST_SIDES - len(shown)))]
+
+    async def _speaking(self, session: Session) -> AsyncIterator[list[view.ChatMessages]]:
+        prompt, session.pending = session.pending, None
+        if prompt is None:  # it was refused; that has been told
+            return
+        try:
+            async for turn, texts in self._playground.ask(session, prompt):
+                yield view.panels(session, turn, texts)
+        except SessionError as error:
+            session.trouble = str(error)
+
+    async def _settle(self, request: gr.Request) -> Values:
+        session = self._playground.known(*visitor(request))
+        trouble = None
+        if session is not None:
+            trouble, session.trouble = session.trouble, None
+        return self._page(session, trouble=trouble)
 
     def _halt(self, request: gr.Request) -> None:
         session = self._playground.known(*visitor(request))
         if session is not None:
             self._playground.stop(session)
 
-    async def _take_back(self, request: gr.Request) -> Updates:
-        return await self._undoing(request, into_prompt=True)
+    async def _take_back(self, request: gr.Request) -> Values:
+        taken: list[str] = []
 
-    async def _take_away(self, request: gr.Request) -> Updates:
-        return await self._undoing(request, into_prompt=False)
+        def undo(session: Session) -> None:
+            taken.append(session.undo().prompt.text)
 
-    async def _undoing(self, request: gr.Request, *, into_prompt: bool) -> Updates:
-        try:
-            session = await self._session(request)
-            taken = session.undo()
-        except FinetuneError as error:
-            return {self._status: view.notice(str(error), "warn")}
-        return {**self._all(session), **({self._prompt: taken.prompt.text} if into_prompt else {})}
+        values = await self._doing(request, undo)
+        return taken[0] if taken else "", *values
 
-    async def _begin_anew(self, blind: bool, shuffle: str, request: gr.Request) -> Updates:
-        try:
-            session = await self._session(request)
+    async def _take_away(self, request: gr.Request) -> Values:
+        def undo(session: Session) -> None:
+            session.undo()
+
+        return await self._doing(request, undo)
+
+    async def _begin_anew(self, blind: bool, shuffle: str, request: gr.Request) -> Values:
+        async def begin(session: Session) -> Session:
             self._playground.stop(session)
             session.is_blind, session.shuffle = bool(blind), "session" if shuffle == "session" else "turn"
-            return self._all(await self._playground.begin(*visitor(request), like=session))
-        except FinetuneError as error:
-            return {self._status: view.notice(str(error), "bad")}
+            return await self._playground.begin(*visitor(request), like=session)
+
+        return await self._doing(request, begin)
 
     def _voting(self, choice: str) -> Callable[..., Any]:
-        async def vote(reasons: list[str], comment: str, request: gr.Request) -> Updates:
+        async def cast_vote(reasons: list[str], comment: str, request: gr.Request) -> Values:
             return await self._cast(choice, reasons, comment, request)
 
-        return vote
+        return cast_vote
 
-    async def _add_reasons(self, reasons: list[str], comment: str, request: gr.Request) -> Updates:
-        session = await self._session(request)
-        if session.last is None or session.last.vote is None:
-            return {self._status: view.notice("Vote first; then reasons can be added to it.", "warn")}
-        return await self._cast(session.last.vote.choice, reasons, comment, request)
+    async def _add_reasons(self, reasons: list[str], comment: str, request: gr.Request) -> Values:
+        return await self._cast(None, reasons, comment, request)
 
-    async def _cast(self, choice: str, reasons: list[str], comment: str, request: gr.Request) -> Updates:
-        try:
-            session = await self._session(request)
-            await self._playground.vote(session, choice, reasons or [], comment or "")
-        except FinetuneError as error:
-            return {self._status: view.notice(str(error), "bad")}
-        kept = {self._reasons: gr.skip(), self._comment: gr.skip()}
-        return {**self._all(session), **kept}
+    async def _cast(self, choice: str | None, reasons: list[str], comment: str, request: gr.Request) -> Values:
+        """``choice`` None: the one that was made."""
+
+        async def cast(session: Session) -> None:
+            voted = session.last.vote if session.last is not None else None
+            if choice is None and voted is None:
+                raise SessionError("Vote first; then reasons can be added to it.")
+            made = choice if choice is not None or voted is None else voted.choice
+            await self._playground.vote(session, str(made), reasons or [], comment or "")
+
+        return await self._doing(request, cast)
+
+    async def _show_names(self, request: gr.Request) -> Values:
+        def show(session: Session) -> None:
+            session.show_names()
+
+        return await self._doing(request, show)
 
     async def _show_difference(self, request: gr.Request) -> str:
         session = self._playground.known(*visitor(request))
         return view.difference_view(session.last if session is not None else None)
 
     async def _exporting(self, request: gr.Request) -> str:
-        import json
-
         session = self._playground.known(*visitor(request))
         told = session.export() if session is not None else {"turns": []}
         return json.dumps(told, indent=1, ensure_ascii=False)
 
-    async def _show_sides(self, request: gr.Request) -> Updates:
-        session, served = await self._session(request), await self._playground.served()
-        names = [contender.name for contender in served.contenders]
-        chosen = [contender.name for contender in session.contenders]
-        filled = [*chosen, *[None] * (MOST_SIDES - len(chosen))]
-        dropdowns = {
-            side: gr.Dropdown(choices=names if place < 2 else [("none", ""), *names], value=value)
-            for place, (side, value) in enumerate(zip(self._sides, filled, strict=True))
-        }
-        return {self._sides_part: gr.Column(visible=True), **dropdowns}
-
-    async def _compare_these(self, request: gr.Request, *values: Any) -> Updates:
-        names, numbers = list(values[:MOST_SIDES]), values[MOST_SIDES:]
+    async def _show_sides(self, request: gr.Request) -> list[Any]:
         try:
             session, served = await self._session(request), await self._playground.served()
+        except FinetuneError:
+            return [gr.Column(visible=True), *(gr.skip() for _ in self._sides)]
+        names = [contender.name for contender in served.contenders]
+        chosen = [contender.name for contender in session.contenders]
+        filled = [*chosen, *[""] * (MOST_SIDES - len(chosen))]
+        return [
+            gr.Column(visible=True),
+            *(
+                gr.Dropdown(choices=names if place < 2 else [("none", ""), *names], value=value)
+                for place, value in enumerate(filled)
+            ),
+        ]
+
+    async def _compare_these(self, request: gr.Request, *values: Any) -> list[Any]:
+        names, numbers = list(values[:MOST_SIDES]), values[MOST_SIDES:]
+
+        async def compare(session: Session) -> Session:
+            served = await self._playground.served()
             chosen = [(place, served.find(name)) for place, name in enumerate(names) if name]
             contenders = tuple(contender for _, contender in chosen)
             if len(contenders) < 2 or len(set(contenders)) < len(contenders):
                 raise SessionError("Choose two to four different sides.")
-            own = {
-                number: _own_sampling(session.sampling, numbers[4 * place : 4 * place + 4])
-                for number, (place, _) in enumerate(chosen)
-            }
+            own = [_own_sampling(session.sampling, numbers[4 * place : 4 * place + 4]) for place, _ in chosen]
             self._playground.stop(session)
             session.contenders = contenders
-            session.own_samplings = {place: found for place, found in own.items() if found is not None}
-            made = await self._playground.begin(*visitor(request), like=session)
-        except FinetuneError as error:
-            return {self._status: view.notice(str(error), "bad")}
-        hidden = {side: gr.Dropdown(choices=[], value=None) for side in self._sides}  # blind: no name stays in the page
-        return {self._sides_part: gr.Column(visible=False), **hidden, **self._all(made)}
+            session.own_samplings = {place: found for place, found in enumerate(own) if found is not None}
+            return await self._playground.begin(*visitor(request), like=session)
+
+        page = await self._doing(request, compare)
+        hidden = [gr.Dropdown(choices=[], value=None) for _ in self._sides]  # blind: no name stays in the page
+        return [gr.Column(visible=False), *hidden, *page]
 
     # what is shown ------------------------------------------------------------------------------------------------
 
-    def _speaking(self, session: Session, turn: Asked) -> Updates:
-        count = len(turn.answers)
-        lines = {line: view.side_line(turn, place) for place, line in enumerate(self._lines[:count])}
-        return {
-            **lines,
-            **{button: gr.Button(interactive=False) for button in self._votes.values()},
-            self._status: view.notice("The answers are coming …"),
-            self._prompt: "",
-            self._send: gr.Button(interactive=False),
-            self._retry: gr.Button(interactive=False),
-            self._stop: gr.Button(interactive=True),
-            self._explain: gr.Button(interactive=False),
-            self._reasons: [],
-            self._comment: "",
-            self._difference: "",
-            self._reference: view.reference_view(turn),
-        }
+    def _page(self, session: Session | None, *, trouble: str | None = None) -> Values:
+        """Chats, side lines, status, reference, differences, history: as the session is now."""
+        turn = session.last if session is not None else None
+        chats = view.panels(session, turn) if session is not None else []
+        shown = [chats[place] if place < len(chats) else [] for place in range(MOST_SIDES)]
+        history = view.history_view(session) if session is not None else ""
+        return *shown, *self._side_lines(session), *self._told(session, trouble), history
 
-    def _all(self, session: Session) -> Updates:
-        """The page as the session is now."""
-        turn, count = session.last, len(session.contenders)
-        chats = view.panels(session, turn)
-        updates: Updates = {column: gr.Column(visible=place < count) for place, column in enumerate(self._columns)}
-        updates |= {chat: chats[place] if place < len(chats) else [] for place, chat in enumerate(self._chats)}
-        updates |= {
-            line: view.side_line(turn, place) for place, line in enumerate(self._lines[: max(count, len(chats))])
-        }
-        can_vote = turn is not None and turn.can_be_voted_on and (turn.vote is not None or turn.hides_names)
-        voted = turn.vote.choice if turn is not None and turn.vote is not None else None
-        updates |= {
-            button: gr.Button(interactive=can_vote, variant="primary" if choice == voted else "secondary")
-            for choice, button in self._votes.items()
-        }
-        if turn is None:
-            status = view.welcome(session)
-        elif turn.vote is not None:
-            status = view.vote_notice(turn, turn.vote)
-        else:
-            status = view.turn_notice(turn)
-        return {
-            **updates,
-            self._status: status,
-            self._send: gr.Button(interactive=True),
-            self._retry: gr.Button(interactive=turn is not None),
-            self._stop: gr.Button(interactive=False),
-            self._explain: gr.Button(interactive=voted is not None),
-            self._reference: view.reference_view(turn),
-            self._difference: "",
-            self._history: view.history_view(session),
-        }
+    def _side_lines(self, session: Session | None) -> list[str]:
+        turn = session.last if session is not None else None
+        count = len(turn.answers) if turn is not None else 0
+        return [view.side_line(turn if place < count else None, place) for place in range(MOST_SIDES)]
+
+    def _told(self, session: Session | None, trouble: str | None) -> tuple[str, str, str]:
+        """Status, reference, and no differences."""
+        if session is None:
+            return view.notice(trouble or "This session has ended. Reload the page.", "bad"), "", ""
+        said = view.notice(trouble, "warn") if trouble else view.status(session)
+        return view.state(said, view.controls(session)), view.reference_view(session.last), ""
 
 
 def _set(

@@ -8,39 +8,60 @@ from html import escape
 from mlflow_finetune_plugin.data.page_pictures import bars, columns
 from mlflow_finetune_plugin.data.report import DataReport, FileReport, Finding, SkipCount
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1f2328; --soft: #59636e; --paper: #ffffff; --panel: #f6f8fa; --line: #d1d9e0;
-  --train: #0969da; --eval: #bc4c00; --loss: #1a7f37; --loss-paper: #dafbe1; --warn: #9a6700; --warn-paper: #fff8c5; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --paper: #0d1117; --panel: #151b23;
-  --line: #3d444d; --train: #4493f8; --eval: #f0883e; --loss: #3fb950; --loss-paper: #12361f; --warn: #d29922;
-  --warn-paper: #2f2710; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 62rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 2.6rem 0 .7rem; }
-p { margin: .4rem 0; } .soft, figcaption, th { color: var(--soft); } .soft, figcaption { font-size: .9rem; }
-code, pre { font: .86rem/1.55 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-pre { white-space: pre-wrap; background: var(--panel); border: 1px solid var(--line); border-radius: 8px; margin: .5rem 0;
-  padding: .7rem .9rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th { text-align: left; font-weight: 600; } th, td { padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .8rem; margin: 1.4rem 0 0; }
-dl div { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: .6rem .9rem; }
-dt { color: var(--soft); font-size: .85rem; } dd { margin: 0; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
-.warn { background: var(--warn-paper); border-left: 4px solid var(--warn); border-radius: 0 8px 8px 0; margin: .5rem 0;
-  padding: .5rem .9rem; }
-figure { margin: 1rem 0; } svg { display: block; max-width: 100%; height: auto; } svg text { fill: var(--soft); font-size: 12px; }
-svg .train { fill: var(--train); } svg .eval { fill: var(--eval); } svg .axis { stroke: var(--line); }
-mark { background: var(--loss-paper); color: inherit; border-bottom: 2px solid var(--loss); }
+REPORT_STYLE = """
+.mf-data { color: var(--ink); font-size: 1rem; line-height: 1.55; }
+.mf-data * { box-sizing: border-box; }
+.mf-data h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
+.mf-data h2 { font-size: 1.15rem; font-weight: 700; margin: 2.6rem 0 .7rem; } .mf-data p { margin: .4rem 0; }
+.mf-data .soft, .mf-data figcaption, .mf-data th { color: var(--soft); }
+.mf-data .soft, .mf-data figcaption { font-size: .9rem; }
+.mf-data code, .mf-data pre { font: .86rem/1.55 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
+  overflow-wrap: anywhere; }
+.mf-data pre { white-space: pre-wrap; background: var(--panel); border: 1px solid var(--line); border-radius: 8px;
+  margin: .5rem 0; padding: .7rem .9rem; }
+.mf-data .scroll { overflow-x: auto; } .mf-data table { border-collapse: collapse; width: 100%; font-size: .92rem; }
+.mf-data th { text-align: left; font-weight: 600; }
+.mf-data th, .mf-data td { padding: .4rem .8rem .4rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+.mf-data td.n, .mf-data th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.mf-data dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .8rem; margin: 1.4rem 0 0; }
+.mf-data dl div { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: .6rem .9rem; }
+.mf-data dt { color: var(--soft); font-size: .85rem; }
+.mf-data dd { margin: 0; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
+.mf-data .warn { background: var(--warn-paper); border-left: 4px solid var(--warn); border-radius: 0 8px 8px 0;
+  margin: .5rem 0; padding: .5rem .9rem; }
+.mf-data figure { margin: 1rem 0; } .mf-data svg { display: block; max-width: 100%; height: auto; }
+.mf-data svg text { fill: var(--soft); font-size: 12px; }
+.mf-data svg .train { fill: var(--train); } .mf-data svg .eval { fill: var(--eval); } .mf-data svg .axis { stroke: var(--line); }
+.mf-data mark { background: var(--loss-paper); color: inherit; border-bottom: 2px solid var(--loss); }
 """
+"""Of ``report_fragment``; the colours are the page's: --ink --soft --panel --line --train --eval --loss --loss-paper --warn --warn-paper."""
+LIGHT = """--ink: #1f2328; --soft: #59636e; --panel: #f6f8fa; --line: #d1d9e0; --train: #0969da; --eval: #bc4c00;
+  --loss: #1a7f37; --loss-paper: #dafbe1; --warn: #9a6700; --warn-paper: #fff8c5;"""
+DARK = """--ink: #e6edf3; --soft: #9198a1; --panel: #151b23; --line: #3d444d; --train: #4493f8; --eval: #f0883e;
+  --loss: #3fb950; --loss-paper: #12361f; --warn: #d29922; --warn-paper: #2f2710;"""
+_PAGE_STYLE = f"""
+:root {{ color-scheme: light dark; --paper: #ffffff; {LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ --paper: #0d1117; {DARK} }} }}
+body {{ margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 62rem; background: var(--paper);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }}
+{REPORT_STYLE}"""
 _LIST = 20
 
 
 def report_page(report: DataReport, title: str = "Data report") -> str:
     """The page as HTML; every text of the data is escaped."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_PAGE_STYLE}</style></head>\n<body>\n{report_fragment(report, title)}\n</body></html>\n"
+    )
+
+
+def report_fragment(report: DataReport, title: str | None = None) -> str:
+    """The same for within a page that has ``REPORT_STYLE`` and its colours; None leaves the heading to that page."""
+    heading = f"<h1>{escape(title)}</h1>" if title is not None else ""
     sections = [
-        f"<h1>{escape(title)}</h1><p>{escape(report.summary().removeprefix('data').strip())}</p>",
+        f"{heading}<p>{escape(report.summary().removeprefix('data').strip())}</p>",
         _figures(report),
         _warnings(report),
         _files(report.files),
@@ -51,11 +72,7 @@ def report_page(report: DataReport, title: str = "Data report") -> str:
         _samples(report),
         _footer(report),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n{chr(10).join(filter(None, sections))}\n</body></html>\n"
-    )
+    return f'<article class="mf-data">\n{chr(10).join(filter(None, sections))}\n</article>'
 
 
 def _figures(report: DataReport) -> str:
@@ -164,7 +181,9 @@ def _footer(report: DataReport) -> str:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A head that starts with # is of numbers; a cell that starts with a backquote is shown as code."""
     kinds = [' class="n"' if head.startswith("#") else "" for head in heads]
-    head = "".join(f"<th{kind}>{escape(name.removeprefix('#'))}</th>" for name, kind in zip(heads, kinds, strict=True))
+    head = "".join(
+        f'<th{kind} scope="col">{escape(name.removeprefix("#"))}</th>' for name, kind in zip(heads, kinds, strict=True)
+    )
     body = "".join(
         "<tr>" + "".join(f"<td{kind}>{_cell(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
         for row in rows

@@ -150,6 +150,23 @@ class DataReport:
             "summary": self.summary(),
         }
 
+    @classmethod
+    def from_json(cls, text: str) -> DataReport:
+        """What ``to_json`` gave, also as an earlier version of the package wrote it. Raises DataError for anything else."""
+        from pydantic import TypeAdapter
+
+        try:
+            report: DataReport = TypeAdapter(cls).validate_json(text)
+            told = "max" in report.train.length_quantiles and "max" in report.eval.length_quantiles
+            pieces = [piece for sample in report.mask_samples for piece in sample]
+            if not told or not all({"text", "carries_loss"} <= piece.keys() for piece in pieces):
+                raise ValueError("lengths or samples are not whole")
+        except ValueError as error:
+            raise DataError(
+                f"this is no data report: {' '.join(str(error).split())[:300]}; fix: train it again"
+            ) from error
+        return report
+
     def _sides(self) -> str:
         """How many of the rows kept are learnt and how many are held out."""
         return f"{self.train_rows:,} to train on, {self.eval_rows:,} to evaluate on"

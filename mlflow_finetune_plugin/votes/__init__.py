@@ -1,12 +1,15 @@
-"""The votes ledger: cast into a journal on this disk, mirrored into MLflow, read from there by whoever weighs them."""
+"""The votes ledger: cast into a journal on this disk, mirrored into MLflow beside the turns, read there by whoever weighs."""
 
 from mlflow_finetune_plugin.votes.journal import Entry, Journal, journal_folder
 from mlflow_finetune_plugin.votes.mirror import Flushed, Mirror
 from mlflow_finetune_plugin.votes.reading import Reading, gate_votes, read_texts, read_votes
+from mlflow_finetune_plugin.votes.spoken_answer import STOPPED, SpokenAnswer
+from mlflow_finetune_plugin.votes.turn_log import TurnLog
 from mlflow_finetune_plugin.votes.vote import ANONYMOUS, CastVote, Receipt, Side, Turn
 
 __all__ = [
     "ANONYMOUS",
+    "STOPPED",
     "CastVote",
     "Entry",
     "Flushed",
@@ -15,7 +18,9 @@ __all__ = [
     "Reading",
     "Receipt",
     "Side",
+    "SpokenAnswer",
     "Turn",
+    "TurnLog",
     "gate_votes",
     "journal_folder",
     "read_texts",

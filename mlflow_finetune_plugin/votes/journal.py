@@ -4,6 +4,7 @@
 ``torn.bin``       what a crash left of lines that nobody was told were written
 ``mirrored.json``  per tracking server, up to which sequence it has the votes
 ``set_aside.jsonl`` votes that a tracking server refuses, with its reason; they stay in votes.jsonl
+``forgotten.jsonl`` what was forgotten, as keyed digests, for those who hold turns in memory (``tombstones``)
 ``salt``           32 random bytes behind the voters' hashes; never leaves this folder, mode 0600
 ``id``             which journal this is, among those of several hosts
 
@@ -86,7 +87,11 @@ class Journal:
         name = (login or "").strip()
         if not name:
             return ANONYMOUS
-        return "v-" + hmac.new(self._salt, name.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+        return "v-" + self.keyed_digest(name)[:32]
+
+    def keyed_digest(self, text: str) -> str:
+        """HMAC-SHA-256 under the salt: who has not this folder cannot try names."""
+        return hmac.new(self._salt, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
     def cast(self, vote: CastVote) -> Entry:
         """Writes the vote; when this returns, it is on the disk. The same vote again changes nothing and gives its entry.

@@ -123,13 +123,13 @@ class Mirror:
 
         if self._experiment_id is None:
             self._experiment_id = self._traces.experiment_made()
-        vote = entry.vote
         try:
-            ids = self._traces.write(vote.turn, vote.sides, vote.cast_at_ms, self._experiment_id)
-            for trace_id, feedback in zip(ids, feedback_of(entry, self._journal.id, ids), strict=True):
-                if vote.revision > 1:
-                    feedback.overrides = self._overridden(trace_id, vote.vote_id)
-                self._traces.tracing.log_assessment(trace_id, feedback)
+            try:
+                self._put(entry, self._experiment_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                self._put(entry, self._experiment_id)  # another host deleted a trace before its feedback came: make it
         except MlflowException as error:
             if not is_refusal(error) or error.error_code in _NEEDS_SOMEBODY:
                 raise
@@ -140,6 +140,15 @@ class Mirror:
                 raise
             return in_short(error)
         return None
+
+    def _put(self, entry: Entry, experiment_id: str) -> None:
+        vote = entry.vote
+        voter = vote.voter if vote.kind == "person" else None
+        ids = self._traces.write(vote.turn, vote.sides, vote.cast_at_ms, experiment_id, voter)
+        for trace_id, feedback in zip(ids, feedback_of(entry, self._journal.id, ids), strict=True):
+            if vote.revision > 1:
+                feedback.overrides = self._overridden(trace_id, vote.vote_id)
+            self._traces.tracing.log_assessment(trace_id, feedback)
 
     def _overridden(self, trace_id: str, vote_id: str) -> str | None:
         """The feedback that a change replaces in MLflow's pages; who reads by revision needs no such mark."""

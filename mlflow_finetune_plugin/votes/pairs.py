@@ -15,7 +15,7 @@ import httpx
 from mlflow_finetune_plugin.errors import VoteError
 from mlflow_finetune_plugin.types import Message
 from mlflow_finetune_plugin.votes.feedback import ToldSide, ToldVote
-from mlflow_finetune_plugin.votes.traces import SpokenText
+from mlflow_finetune_plugin.votes.spoken_answer import SpokenText
 from mlflow_finetune_plugin.votes.vote import Position, Receipt, Side, Turn, prompt_digest, text_digest
 
 _FAULTS_SHOWN = 20

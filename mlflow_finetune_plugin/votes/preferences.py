@@ -18,7 +18,7 @@ from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.types import Message
 from mlflow_finetune_plugin.votes.feedback import ToldSide, ToldVote
 from mlflow_finetune_plugin.votes.reading import SAME_VERSION, Reading
-from mlflow_finetune_plugin.votes.traces import SpokenText
+from mlflow_finetune_plugin.votes.spoken_answer import SpokenText
 from mlflow_finetune_plugin.votes.vote import prompt_digest, text_digest
 
 NOT_DECISIVE = "tie or both bad"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin.errors import VoteError
 from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.votes.feedback import FEEDBACK, ToldSide, ToldVote, told_vote
-from mlflow_finetune_plugin.votes.traces import LEFT_TAG, SpokenText, VoteTraces, asked
+from mlflow_finetune_plugin.votes.spoken_answer import LEFT_TAG, SpokenText
+from mlflow_finetune_plugin.votes.traces import VoteTraces, asked
 from mlflow_finetune_plugin.votes.vote import BASE, Receipt, VoterKind
 
 if TYPE_CHECKING:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, TrackingError, in_short, without_secrets
 from mlflow_finetune_plugin.registry import find_model
 from mlflow_finetune_plugin.tracking import client_for
-from mlflow_finetune_plugin.types import Message
-from mlflow_finetune_plugin.votes.vote import BASE, Receipt, Side, Turn, clean, clean_messages, trace_id_for
+from mlflow_finetune_plugin.votes.spoken_answer import (
+    LEFT_TAG,
+    SpokenAnswer,
+    SpokenText,
+    answer_tags,
+    root_span,
+    spoken_text,
+    trace_info,
+)
+from mlflow_finetune_plugin.votes.vote import BASE, Receipt, Side, Turn, trace_id_for
 
 if TYPE_CHECKING:
-    from mlflow.entities import Span, Trace, TraceInfo
+    from mlflow.entities import TraceInfo
 
-TURN_TAG = "finetune.turn_id"
-MODEL_TAG = "finetune.model"
-VERSION_TAG = "finetune.version"
-LEFT_TAG = "finetune.shown_left"
-"""On every trace whose answer was ever shown left. Each vote has one, so readers need only these, half of all traces."""
-_PREVIEW = 1000  # characters
-_TAG_VALUE = 4000  # characters; MLflow allows 8000 bytes and more, older servers less
+VOTED_TAG = "finetune.voted"
+"""On every trace that was voted on, so that whoever looks for the others need not pass all of them."""
 _BATCH = 100
 
 
@@ -34,11 +35,22 @@ def experiment_name(model: str) -> str:
 
 
 @dataclass(frozen=True)
-class SpokenText:
-    """What a trace says was asked and answered."""
+class SpokenTurn:
+    """A turn with its answers. ``voter``: the salted hash of the person whose conversation it is; None: nobody's."""
 
-    messages: tuple[Message, ...]
-    answer: str
+    turn: Turn
+    answers: tuple[SpokenAnswer, ...]
+    voter: str | None = None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A side's trace, and what its span must say if it has none. ``is_ours``: by its id."""
+
+    trace_id: str
+    answer: SpokenAnswer
+    is_ours: bool
+    is_new: bool
 
 
 class VoteTraces:
@@ -82,21 +94,29 @@ class VoteTraces:
                 raise
             return found
 
-    def write(self, turn: Turn, sides: Sequence[Side], cast_at_ms: int, experiment_id: str) -> list[str]:
-        """Traces of the sides, in their order; made by us where a side has none in this experiment. Again: the same ones."""
-        ids, spans = [], []
-        for side in sides:
-            if side.trace_id is not None and self._is_here(side.trace_id, experiment_id):
-                self._tag(side.trace_id, turn, side)
-                ids.append(side.trace_id)
-                continue
-            trace_id = trace_id_for(turn.turn_id, side.answer_id)
-            self.tracing.start_trace(self._info(trace_id, turn, side, cast_at_ms, experiment_id))
-            spans.append(_span(trace_id, turn, side, cast_at_ms))
-            ids.append(trace_id)
+    def record(self, spoken: Sequence[SpokenTurn], experiment_id: str) -> None:
+        """Traces of all answers, in as few requests as MLflow has for it. Again: the same ones, as told last."""
+        spans = []
+        for one in spoken:
+            for answer in one.answers:
+                self.tracing.start_trace(self._info(one.turn, answer, experiment_id, one.voter))
+                spans.append(root_span(one.turn, answer))
         if spans:
             self.tracing.log_spans(experiment_id, spans)
-        return ids
+
+    def write(
+        self, turn: Turn, sides: Sequence[Side], cast_at_ms: int, experiment_id: str, voter: str | None = None
+    ) -> list[str]:
+        """The traces that a vote hangs on, in the order of the sides; made by us where MLflow has none. Again: the same ones.
+
+        What a trace says already stays as it is. One that we make knows no other time than the vote's.
+        """
+        found = [self._found(turn, side, cast_at_ms, experiment_id, voter) for side in sides]
+        whole = self.texts(one.trace_id for one in found if not one.is_new)
+        spans = [root_span(turn, one.answer) for one in found if one.is_ours and one.trace_id not in whole]
+        if spans:
+            self.tracing.log_spans(experiment_id, spans)
+        return [one.trace_id for one in found]
 
     def texts(self, trace_ids: Iterable[str]) -> dict[str, SpokenText]:
         """What the traces say; those that are gone, or say it in no way known here, are left out."""
@@ -124,53 +144,55 @@ class VoteTraces:
         except ConfigError:
             return None
 
-    def _is_here(self, trace_id: str, experiment_id: str) -> bool:
+    def _found(self, turn: Turn, side: Side, cast_at_ms: int, experiment_id: str, voter: str | None) -> _Found:
+        """One side's trace, marked as voted on; after a crash it may be without its span."""
+        tags = _vote_tags(turn, side)
+        ours = trace_id_for(turn.turn_id, side.answer_id)
+        for trace_id in dict.fromkeys((side.trace_id or ours, ours)):
+            there = self._info_here(trace_id, experiment_id)
+            if there is not None:
+                self._tag(there, tags)
+                ended_at_ms = there.request_time + (there.execution_duration or 0)
+                answer = SpokenAnswer(side, there.request_time, ended_at_ms)
+                return _Found(trace_id, answer, is_ours=trace_id == ours, is_new=False)
+        answer = SpokenAnswer(side, cast_at_ms, cast_at_ms)
+        self.tracing.start_trace(self._info(turn, answer, experiment_id, voter, tags))
+        return _Found(ours, answer, is_ours=True, is_new=True)
+
+    def _info_here(self, trace_id: str, experiment_id: str) -> TraceInfo | None:
         from mlflow.exceptions import MlflowException
 
         try:
-            return bool(self.tracing.get_trace_info(trace_id).experiment_id == experiment_id)
+            info = self.tracing.get_trace_info(trace_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
+                return None
             raise
+        return info if info.experiment_id == experiment_id else None
 
-    def _tag(self, trace_id: str, turn: Turn, side: Side) -> None:
-        for key, value in _tags(turn, side).items():
-            self.tracing.set_trace_tag(trace_id, key, value)
+    def _tag(self, info: TraceInfo, tags: dict[str, str]) -> None:
+        for key, value in tags.items():
+            if info.tags.get(key) != value:
+                self.tracing.set_trace_tag(info.trace_id, key, value)
 
-    def _info(self, trace_id: str, turn: Turn, side: Side, cast_at_ms: int, experiment_id: str) -> TraceInfo:
-        from mlflow.entities import TraceInfo, TraceLocation, TraceState
-        from mlflow.tracing.constant import TraceMetadataKey, TraceTagKey
-
-        metadata = {TraceMetadataKey.TRACE_SESSION: clean(turn.session)[:200]}
-        model_id = None if side.receipt is None else self.model_id(side.receipt)
-        if model_id is not None:
-            metadata[TraceMetadataKey.MODEL_ID] = model_id
-        return TraceInfo(
-            trace_id=trace_id,
-            trace_location=TraceLocation.from_experiment_id(experiment_id),
-            request_time=cast_at_ms,
-            state=TraceState.OK,
-            request_preview=clean(turn.messages[-1]["content"])[:_PREVIEW],
-            response_preview=clean(side.answer)[:_PREVIEW],
-            execution_duration=0,
-            trace_metadata=metadata,
-            tags={**_tags(turn, side), TraceTagKey.TRACE_NAME: "answer"},
-        )
+    def _info(
+        self,
+        turn: Turn,
+        answer: SpokenAnswer,
+        experiment_id: str,
+        voter: str | None,
+        tags: dict[str, str] | None = None,
+    ) -> TraceInfo:
+        receipt = answer.side.receipt
+        model_id = None if receipt is None else self.model_id(receipt)
+        info = trace_info(turn, answer, experiment_id=experiment_id, voter=voter, model_id=model_id)
+        info.tags |= tags or {}
+        return info
 
 
-def spoken_text(trace: Trace) -> SpokenText | None:
-    """The prompt and the answer of a trace of ours, or of one whose root span has ``messages`` and an answer."""
-    root = next((span for span in trace.data.spans if span.parent_id is None), None)
-    inputs = root.inputs if root is not None else None
-    messages = inputs.get("messages") if isinstance(inputs, dict) else None
-    answer = root.outputs if root is not None else None
-    if isinstance(answer, dict):  # an OpenAI answer
-        choices = answer.get("choices") or [{}]
-        answer = (choices[0].get("message") or {}).get("content") if isinstance(choices[0], dict) else None
-    if not isinstance(messages, list) or not isinstance(answer, str):
-        return None
-    return SpokenText(tuple(messages), answer)
+def _vote_tags(turn: Turn, side: Side) -> dict[str, str]:
+    left = {LEFT_TAG: "true"} if side.position == "left" else {}
+    return {**answer_tags(turn, side), VOTED_TAG: "true", **left}
 
 
 @contextmanager
@@ -182,34 +204,3 @@ def asked(server: str) -> Iterator[None]:
         raise
     except Exception as error:  # requests', SQLAlchemy's, MLflow's
         raise TrackingError(f"the tracking server {server} cannot be asked about votes: {in_short(error)}") from error
-
-
-def _tags(turn: Turn, side: Side) -> dict[str, str]:
-    tags = {TURN_TAG: turn.turn_id} | ({LEFT_TAG: "true"} if side.position == "left" else {})
-    if side.receipt is not None:
-        tags |= {MODEL_TAG: side.receipt.model, VERSION_TAG: side.receipt.version}
-    return {key: clean(value)[:_TAG_VALUE] for key, value in tags.items()}
-
-
-def _span(trace_id: str, turn: Turn, side: Side, cast_at_ms: int) -> Span:
-    from mlflow.entities import Span, SpanType
-    from mlflow.tracing.constant import SpanAttributeKey
-
-    attributes: dict[str, Any] = {
-        SpanAttributeKey.REQUEST_ID: trace_id,
-        SpanAttributeKey.SPAN_TYPE: SpanType.CHAT_MODEL,
-        SpanAttributeKey.INPUTS: {"messages": clean_messages(turn.messages)},
-        SpanAttributeKey.OUTPUTS: clean(side.answer),
-    }
-    told: dict[str, Any] = {
-        "trace_id": trace_id,
-        "span_id": hashlib.sha256(trace_id.encode()).hexdigest()[:16],
-        "parent_span_id": None,
-        "name": "answer",
-        "start_time_unix_nano": cast_at_ms * 1_000_000,
-        "end_time_unix_nano": cast_at_ms * 1_000_000,
-        "status": {"code": "STATUS_CODE_OK", "message": ""},
-        "events": [],
-        "attributes": {key: json.dumps(value, ensure_ascii=False) for key, value in attributes.items()},
-    }
-    return Span.from_dict(told)

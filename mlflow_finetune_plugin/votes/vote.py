@@ -75,7 +75,8 @@ class Receipt:
 class Side:
     """One of the two answers, as shown. ``receipt`` is None for an endpoint that is not ours.
 
-    ``trace_id`` names a trace of this answer that is in MLflow already; None: the mirror makes one.
+    ``trace_id`` names a trace of this answer that somebody else wrote; None, and where that one is gone: the mirror takes the
+    turn log's, or makes one.
     """
 
     receipt: Receipt | None
@@ -216,7 +217,7 @@ def vote_id(voter: str, turn_id: str, answer_ids: Sequence[str]) -> str:
 
 
 def trace_id_for(turn_id: str, answer_id: str) -> str:
-    """The trace that the mirror makes of an answer; the same again after a crash."""
+    """The trace of an answer, whoever makes it; the same again after a crash."""
     return "tr-" + uuid.uuid5(_NAMESPACE, json.dumps(["trace", turn_id, answer_id])).hex
 
 

@@ -1,12 +1,13 @@
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
+from page_words import Page
 
-from mlflow_finetune_plugin.data.page import report_page
+from mlflow_finetune_plugin.data.page import report_fragment, report_page
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
 from mlflow_finetune_plugin.data.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.report import DataReport
 from mlflow_finetune_plugin.data.report_text import report_text
 
 EVIL = '<script>alert(1)</script> & "quoted"'
@@ -20,26 +21,6 @@ def report(tmp_path, byte_tokenizer):
     path.write_text("\n".join(map(json.dumps, rows)))
     request = DataRequest((DataFile(path, "<i>task"),), 0.2, "auto", {}, "error", 512, None, 0)
     return prepare(request, ChatRenderer(byte_tokenizer), tmp_path / "out").report
-
-
-class Page(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.words, self.marked, self.open = [], [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        while self.open and self.open.pop() != tag:
-            continue
-
-    def handle_data(self, data):
-        self.words.append(data)
-        if "mark" in self.open:
-            self.marked.append(data)
 
 
 def test_text_of_the_data_is_shown_as_text(report):
@@ -58,6 +39,18 @@ def test_page_needs_nothing_from_elsewhere(report):
         r"https?://|url\(|@import|src=\"|href=\"", re.sub(r"<(pre|code|td)[^>]*>.*?</\1>", "", text, flags=re.S)
     )
     assert "prefers-color-scheme: dark" in text
+
+
+def test_a_fragment_is_the_page_without_its_head_and_heading(report):
+    fragment = report_fragment(report)
+    assert fragment.startswith('<article class="mf-data">')
+    assert not {tag for tag, _ in Page(fragment).tags} & {"html", "head", "style", "body", "h1"}
+    inside = fragment.removeprefix('<article class="mf-data">').strip()
+    assert inside in report_page(report).replace("<h1>Data report</h1>", "")
+
+
+def test_a_report_is_read_back_as_it_was_written(report):
+    assert DataReport.from_json(json.dumps(report.to_json())) == report
 
 
 def test_tokens_that_carry_loss_are_marked(report):

@@ -1,13 +1,25 @@
-"""Votes and traces of a person, of a session, of long ago are gone: in MLflow, on the disk, and they do not come back."""
+"""Votes and turns of a person, of a session, of long ago are gone: in MLflow, on the disk, and they do not come back."""
 
+import subprocess
+import sys
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
-from votes_cast import NOON, vote
+import votes_cast
+from mlflow.tracing.client import TracingClient
+from votes_cast import NOON, NOON_MS, spoken, vote
 
 from mlflow_finetune_plugin.errors import VoteError
-from mlflow_finetune_plugin.votes import Mirror, read_votes
-from mlflow_finetune_plugin.votes.forgetting import Deleted, delete_older_than, forget_session, forget_voter
+from mlflow_finetune_plugin.votes import Flushed, Mirror, TurnLog, read_texts, read_votes
+from mlflow_finetune_plugin.votes.forgetting import (
+    Deleted,
+    delete_older_than,
+    delete_unvoted_older_than,
+    forget_session,
+    forget_voter,
+)
 from mlflow_finetune_plugin.votes.traces import VoteTraces
 
 
@@ -94,6 +106,192 @@ def test_nothing_to_forget_where_nobody_voted(ledger):
     for act in (lambda: forget_voter(ledger.journal, " "), lambda: forget_session(ledger.journal, "")):
         with pytest.raises(VoteError, match="fix:"):
             act()
+    assert delete_unvoted_older_than(ledger.journal, 0) == Deleted(0, 0, 0)
     for days in (-1, float("nan")):
         with pytest.raises(VoteError, match="no age"):
             delete_older_than(ledger.journal, days)
+        with pytest.raises(VoteError, match="no age"):
+            delete_unvoted_older_than(ledger.journal, days)
+
+
+# turns that nobody voted on -------------------------------------------------------------------------------------------
+
+
+def noted(ledger, *casts):
+    """Turns as the playground writes them, of the persons who may vote on them later."""
+    log = TurnLog(ledger.journal)
+    log.start()
+    for cast in casts:
+        log.note(cast.turn, spoken(cast), cast.voter)
+    assert log.flush(60)
+    assert log.stop()
+
+
+def turns_left():
+    return sorted({trace.info.tags["finetune.turn_id"] for trace in traces_left()})
+
+
+def test_a_persons_turns_go_with_their_votes_and_others_turns_stay(ledger):
+    alice, bob = ledger.journal.voter("alice"), ledger.journal.voter("bob")
+    noted(ledger, *(vote(number, voter=alice) for number in (1, 2, 3)), vote(4, voter=bob))
+    ledger.journal.cast(vote(1, voter=alice))
+    ledger.journal.cast(vote(2, voter=bob))  # on Alice's turn, shown to him
+    Mirror(ledger.journal).flush()
+    assert forget_voter(ledger.journal, "alice") == Deleted(votes=1, traces=4, feedback=0)
+    assert turns_left() == ["t-2", "t-4"]
+    users = {
+        trace.info.tags["finetune.turn_id"]: trace.info.trace_metadata["mlflow.trace.user"] for trace in traces_left()
+    }
+    assert users == {"t-2": "forgotten", "t-4": bob}
+    kept = [trace.info for trace in traces_left() if trace.info.tags["finetune.turn_id"] == "t-2"]
+    assert {info.request_time for info in kept} == {NOON_MS - 60_000}
+    assert sorted(feedback.value for info in kept for feedback in info.assessments) == ["lost", "won"]
+
+
+def test_a_sessions_turns_go_whether_voted_on_or_not(ledger):
+    noted(ledger, vote(1, voter="v-1"), vote(2, voter="v-1"), vote(3, voter="v-2"))
+    ledger.journal.cast(vote(1, voter="v-1"))
+    Mirror(ledger.journal).flush()
+    assert forget_session(ledger.journal, "s-v-1") == Deleted(1, 4, 0)
+    assert turns_left() == ["t-3"]
+
+
+def test_a_session_with_a_name_longer_than_mlflow_takes_is_no_other(ledger):
+    noted(ledger, vote(1, voter="v" * 190 + "a" * 10), vote(2, voter="v" * 190 + "b" * 10))
+    assert forget_session(ledger.journal, "s-" + "v" * 190 + "a" * 10).traces == 2
+    assert turns_left() == ["t-2"]
+
+
+@pytest.mark.parametrize("forget", ["voter", "session", "age"])
+def test_what_waits_in_memory_is_forgotten_too(ledger, forget):
+    alice = ledger.journal.voter("alice")
+    log = TurnLog(ledger.journal)
+    log.note(vote(1, voter=alice).turn, spoken(vote(1)), alice)
+    log.note(vote(2, voter="v-2").turn, spoken(vote(2)), "v-2")
+    if forget == "voter":
+        forget_voter(ledger.journal, "alice")
+    elif forget == "session":
+        forget_session(ledger.journal, f"s-{alice}")
+    else:
+        delete_older_than(ledger.journal, 0, now_s=NOON.timestamp() - 60)
+    later = [replace(answer, started_at_ms=NOON_MS, ended_at_ms=NOON_MS) for answer in spoken(vote(3))]
+    log.note(vote(3, voter=alice).turn, later, alice)  # she comes back
+    log.start()
+    assert log.flush(60)
+    log.stop()
+    assert turns_left() == (["t-3"] if forget == "age" else ["t-2", "t-3"])
+    told = (ledger.journal.folder / "forgotten.jsonl").read_text()
+    assert alice not in told
+    assert "alice" not in told
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[3:]
+from votes_cast import spoken, vote
+from mlflow_finetune_plugin.votes import Journal, TurnLog
+journal = Journal("bot", Path(sys.argv[1]))
+log = TurnLog(journal, sys.argv[2])
+for number, login in enumerate(("alice", "bob")):
+    log.note(vote(number).turn, spoken(vote(number)), journal.voter(login))
+print("noted", flush=True)
+sys.stdin.readline()
+log.start()
+sys.exit(not log.flush(60))
+"""
+
+
+def test_what_another_process_holds_in_memory_is_forgotten_too(ledger):
+    places = [str(ledger.journal.folder), ledger.uri, str(Path(votes_cast.__file__).parent)]
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, *places], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as playground:
+        assert playground.stdout.readline() == "noted\n"
+        forget_voter(ledger.journal, "alice")
+        playground.communicate("write\n")
+    assert playground.returncode == 0
+    assert turns_left() == ["t-1"]
+
+
+def test_a_torn_tombstone_forgets_rather_too_much(ledger):
+    log = TurnLog(ledger.journal)
+    log.note(vote(1).turn, spoken(vote(1)), "v-1")
+    with (ledger.journal.folder / "forgotten.jsonl").open("a") as file:
+        file.write('{"voter": "12')
+    log.note(vote(2).turn, spoken(vote(2)), "v-2")
+    forget_voter(ledger.journal, "somebody else")
+    log.start()
+    assert log.flush(60)
+    log.stop()
+    assert turns_left() == ["t-2"]
+
+
+def test_turns_nobody_voted_on_go_by_their_age_and_the_others_stay(ledger):
+    noted(ledger, vote("old"), vote("voted"), vote("awaited"), vote("assessed"))
+    log = TurnLog(ledger.journal)
+    young = vote("young")
+    log.note(young.turn, [type(one)(one.side, NOON_MS, NOON_MS + 1) for one in spoken(young)])
+    log.start()
+    log.flush(60)
+    log.stop()
+    ledger.journal.cast(vote("voted"))
+    Mirror(ledger.journal).flush()
+    ledger.journal.cast(vote("awaited"))  # not in MLflow yet
+    traces = VoteTraces("bot")
+    for trace in traces_left():
+        if trace.info.tags["finetune.turn_id"] == "t-assessed":
+            traces.tracing.log_assessment(trace.info.trace_id, assessed())
+    assert delete_unvoted_older_than(ledger.journal, 1, now_s=NOON.timestamp() + 86_390) == Deleted(0, 2, 0)
+    assert turns_left() == ["t-assessed", "t-awaited", "t-voted", "t-young"]
+    assert len(read_votes("bot").votes) == 1
+
+
+def assessed():
+    from mlflow.entities import AssessmentSource, Feedback
+
+    return Feedback(name="tone", value="rude", source=AssessmentSource("HUMAN", "reviewer"))
+
+
+def test_a_vote_on_a_turn_that_is_deleted_already_has_its_traces_made_again(ledger):
+    cast = vote(1)
+    noted(ledger, cast)
+    ids = [trace.info.trace_id for trace in traces_left()]
+    assert delete_unvoted_older_than(ledger.journal, 0).traces == 2
+    sides = tuple(
+        replace(side, trace_id=answer.trace_id(cast.turn))
+        for side, answer in zip(cast.sides, spoken(cast), strict=True)
+    )
+    ledger.journal.cast(replace(cast, sides=sides))
+    Mirror(ledger.journal).flush()
+    (read,) = read_votes("bot").votes
+    assert sorted([read.told.left.trace_id, read.told.right.trace_id]) == sorted(ids)
+    texts = read_texts("bot", [read.told])
+    assert {text.answer for text in texts.values()} == {"a short answer", "another, longer answer"}
+
+
+def test_an_old_turn_with_a_young_vote_stays(ledger):
+    noted(ledger, vote(1), vote(2))
+    ledger.journal.cast(vote(1, cast_at=NOON + timedelta(days=3)))
+    Mirror(ledger.journal).flush()
+    assert delete_older_than(ledger.journal, 1, now_s=NOON.timestamp() + 2 * 86_400) == Deleted(0, 2, 0)
+    assert turns_left() == ["t-1"]
+    assert len(read_votes("bot").votes) == 1
+
+
+def test_a_trace_that_another_host_deletes_under_a_vote_is_made_again(ledger, monkeypatch):
+    noted(ledger, vote(1))
+    ledger.journal.cast(vote(1))
+    log_assessment, deleted = TracingClient.log_assessment, []
+
+    def delete_first(self, trace_id, feedback):
+        if not deleted:
+            deleted.append(VoteTraces("bot").client.delete_traces(VoteTraces("bot").experiment(), trace_ids=[trace_id]))
+        return log_assessment(self, trace_id, feedback)
+
+    monkeypatch.setattr(TracingClient, "log_assessment", delete_first)
+    assert Mirror(ledger.journal).flush() == Flushed(mirrored=1, refused=0)
+    assert deleted == [1]
+    (read,) = read_votes("bot").votes
+    assert read.told.choice == "left"
+    assert len(read_texts("bot", [read.told])) == 2

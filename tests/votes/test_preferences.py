@@ -10,6 +10,7 @@ from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.votes import Mirror, read_texts, read_votes
 from mlflow_finetune_plugin.votes import preferences as made
 from mlflow_finetune_plugin.votes.preferences import exportable, preferences, write_preferences
+from mlflow_finetune_plugin.votes.spoken_answer import SpokenAnswer, root_span
 from mlflow_finetune_plugin.votes.traces import VoteTraces
 
 
@@ -92,10 +93,7 @@ def test_a_text_that_was_changed_since_is_left_out(ledger):
     exported(ledger, vote(1), vote(2))
     traces = VoteTraces("bot")
     other = vote(1, answers=("somebody", "wrote this later"))
-    trace_id = read_votes("bot").votes[0].told.left.trace_id
-    from mlflow_finetune_plugin.votes.traces import _span
-
-    traces.tracing.log_spans(traces.experiment(), [_span(trace_id, other.turn, other.sides[0], 1)])
+    traces.tracing.log_spans(traces.experiment(), [root_span(other.turn, SpokenAnswer(other.sides[0], 1, 1))])
     found = exported(ledger)
     assert found.left_out == {made.NO_TEXT: 1}
 

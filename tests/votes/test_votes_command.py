@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 from chat_endpoint import Endpoint, prefers_longer
-from votes_cast import receipt, vote
+from votes_cast import receipt, spoken, vote
 
 from mlflow_finetune_plugin.cli import main
-from mlflow_finetune_plugin.votes import Mirror
+from mlflow_finetune_plugin.votes import Mirror, TurnLog
 from mlflow_finetune_plugin.votes.traces import VoteTraces
 
 
@@ -168,3 +168,18 @@ def test_forgetting_is_a_command(say, ledger):
     ledger.journal.cast(vote(3))
     assert "deleted 1 lines" in say("bot", "--delete-older-than", "0")[1]
     assert "nobody has voted yet" in say("bot")[1]
+
+
+def test_turns_nobody_voted_on_are_deleted_by_a_command(say, ledger):
+    log = TurnLog(ledger.journal)
+    log.start()
+    for number in (1, 2):
+        log.note(vote(number).turn, spoken(vote(number)), "v-1")
+    assert log.flush(60)
+    log.stop()
+    ledger.journal.cast(vote(1))  # not mirrored yet
+    code, out, _ = say("bot", "--delete-unvoted-older-than", "0")
+    assert code == 0
+    assert "deleted 0 lines of this host's journal, 2 traces and 0 votes" in out
+    assert "bot: 1 vote in MLflow, 1 count" in say("bot")[1]
+    assert say("bot", "--delete-unvoted-older-than", "-1")[0] == 2

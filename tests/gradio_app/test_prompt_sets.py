@@ -1,0 +1,148 @@
+"""A set of prompts: strict about its file, the layouts of training data welcome; held-out rows as a run kept them."""
+
+import json
+
+import pytest
+from proven_versions import register_proven, rows
+from votes_cast import vote
+
+from gradio_app import prompt_sets
+from gradio_app.prompt_sets import held_out_set, read_prompt_set
+from mlflow_finetune_plugin.errors import DataError, GateError, MoveError
+from mlflow_finetune_plugin.tracking import client_for
+from mlflow_finetune_plugin.types import EvalRow
+
+HI = {"role": "user", "content": "hi?"}
+
+
+def write(tmp_path, *lines, name="greetings.jsonl"):
+    path = tmp_path / name
+    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_every_layout_of_a_row(tmp_path):
+    path = write(
+        tmp_path,
+        {"prompt": "hi?"},
+        {"prompt": "why?", "completion": "because", "id": "q-2"},
+        {"messages": [{"role": "system", "content": "be short"}, HI], "reference": "hello", "id": 3},
+        "\n",
+        {"messages": [HI, {"role": "assistant", "content": "hello"}, HI, {"role": "assistant", "content": "again"}]},
+    )
+    found = read_prompt_set(path)
+    assert (found.name, found.repeated) == ("greetings", 0)
+    assert [(prompt.id, prompt.reference) for prompt in found.prompts] == [
+        ("1", None),
+        ("q-2", "because"),
+        ("3", "hello"),
+        ("5", "again"),
+    ]
+    assert found.prompts[0].messages == (HI,)
+    assert found.prompts[3].messages == (HI, {"role": "assistant", "content": "hello"}, HI)
+
+
+def test_a_prompt_has_the_digest_that_its_votes_have(tmp_path):
+    (prompt,) = read_prompt_set(write(tmp_path, {"prompt": "hi?"})).prompts
+    assert prompt.digest == vote(1, question="hi?").turn.prompt_digest
+
+
+def test_a_prompt_twice_is_asked_once(tmp_path):
+    path = write(tmp_path, {"prompt": "hi?", "reference": "a"}, {"prompt": "hi?", "reference": "b"}, {"messages": [HI]})
+    found = read_prompt_set(path)
+    assert ([prompt.reference for prompt in found.prompts], found.repeated) == (["a"], 2)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("{broken\n", "is no JSON"),
+        ("[" * 100_000 + "\n", "is no JSON"),
+        ("[1]\n", "is a list, no row"),
+        ({}, "has neither prompt and messages"),
+        ({"prompt": "hi?", "messages": [HI]}, "has both prompt and messages"),
+        ({"prompt": "hi?", "refrence": "x"}, "no field 'refrence'; fix: keep of prompt, messages, reference"),
+        ({"prompt": " "}, "prompt is no text"),
+        ({"prompt": [HI]}, "prompt is no text"),
+        ({"messages": []}, "messages is no list of messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages is no list of messages"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages is no list of messages"),
+        ({"messages": [{"role": "assistant", "content": "hello"}]}, "nobody asks at the end"),
+        ({"messages": [{"role": "system", "content": "be short"}]}, "nobody asks at the end"),
+        ({"prompt": "hi?", "reference": "a", "completion": "b"}, "has two references, reference and completion"),
+        ({"messages": [HI, {"role": "assistant", "content": "a"}], "reference": "b"}, "has two references"),
+        ({"prompt": "hi?", "reference": 3}, "reference is no text"),
+        ({"prompt": "hi?", "id": True}, "id is no short text"),
+        ({"prompt": "x" * 101}, "the prompt has 101 characters, at most 100 are sent"),
+    ],
+)
+def test_what_is_no_prompt_is_told_with_its_line_and_the_fix(tmp_path, row, said):
+    path = write(tmp_path, {"prompt": "fine"}, "\n", row)
+    with pytest.raises(DataError) as raised:
+        read_prompt_set(path, longest_prompt_chars=100)
+    assert str(raised.value).startswith(f"{path}, line 3: {said}")
+    assert "; fix: " in str(raised.value)
+
+
+def test_what_is_no_file_of_prompts(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="No such file or directory; fix: name a JSON lines file"):
+        read_prompt_set(tmp_path / "missing.jsonl")
+    with pytest.raises(DataError, match="holds no prompt; fix: write one row a line"):
+        read_prompt_set(write(tmp_path, "\n", "  \n"))
+    (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "hi"}\n{"prompt": "caf\xe9"}\n')
+    with pytest.raises(DataError, match="line 2: is not UTF-8; fix: save the file as UTF-8"):
+        read_prompt_set(tmp_path / "latin.jsonl")
+    many = write(tmp_path, *[{"prompt": f"{number}"} for number in range(10_001)])
+    with pytest.raises(DataError, match="line 10001: more than 10,000 prompts; fix: split the file"):
+        read_prompt_set(many)
+    monkeypatch.setattr(prompt_sets, "LARGEST_FILE_BYTES", 1000)
+    with pytest.raises(DataError, match="MiB, at most 0 are read; fix: split the file"):
+        read_prompt_set(many)
+
+
+# held-out rows ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def client(tmp_path, empty_store):
+    return client_for(f"sqlite:///{_store(tmp_path, empty_store)}")
+
+
+def _store(tmp_path, empty_store):
+    path = tmp_path / "mlflow.db"
+    path.write_bytes(empty_store.read_bytes())
+    return path
+
+
+def test_held_out_rows_are_a_set_with_their_references(client):
+    version = register_proven(client, "bot", rows(3), 1)
+    found = held_out_set(client, "bot", version)
+    assert found.name == "held-out rows of version 1"
+    assert [prompt.messages[0]["content"] for prompt in found.prompts] == ["question 0?", "question 1?", "question 2?"]
+    assert [prompt.reference for prompt in found.prompts] == ["yes"] * 3
+    assert found.prompts[2].id == "test.jsonl:3"
+
+
+def test_rows_that_the_other_side_was_trained_on_are_left_out(client):
+    version = register_proven(client, "bot", rows(3), 1)
+    other = register_proven(client, "bot", rows(1), 1, trained_on=rows(2))
+    found = held_out_set(client, "bot", version, others=[other, "base", version])
+    assert [prompt.messages[0]["content"] for prompt in found.prompts] == ["question 2?"]
+    assert found.notes == ("models:/bot/2 was trained on 2 of 3 held-out rows: they are left out",)
+
+
+def test_a_version_without_rows_to_ask_says_so(client):
+    with pytest.raises(DataError, match="models:/bot/1: its training run kept no held-out rows; fix: train with"):
+        held_out_set(client, "bot", register_proven(client, "bot", None, 0))
+    text = EvalRow((), (1,), (2, 3), "a text", "task", "book.txt", 1)
+    with pytest.raises(DataError, match="no held-out row can be asked: they are texts without a question"):
+        held_out_set(client, "bot", register_proven(client, "bot", [text], 0))
+    with pytest.raises(MoveError, match="no version 9"):
+        held_out_set(client, "bot", "9")
+
+
+def test_rows_that_somebody_changed_are_not_asked(client):
+    version = register_proven(client, "bot", rows(3), 1)
+    client.set_tag(client.get_model_version("bot", version).run_id, "finetune.held_out_digest", "0" * 64)
+    with pytest.raises(GateError, match="find out who changed it"):
+        held_out_set(client, "bot", version)
