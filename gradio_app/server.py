@@ -20,7 +20,7 @@ import uvicorn
 from gradio_app.access import Access
 from gradio_app.guard import VISITOR, Guard, script_hashes
 from gradio_app.settings import PlaygroundSettings
-from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.errors import ConfigError, MissingExtraError
 from mlflow_finetune_plugin.serving.names import http_address
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Pa
         mcp_server=settings.has_mcp,
         **page.look,
     )
+    if settings.has_mcp and blocks.mcp_server_obj is None:  # Gradio keeps the reason to itself
+        raise MissingExtraError(f"--mcp: {blocks.mcp_error}; fix: pip install 'gradio[mcp]', or leave --mcp out")
     return Guard(app, settings, access, cache, inline_scripts=script_hashes(page.look.get("head") or ""))
 
 
