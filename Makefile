@@ -17,7 +17,7 @@ TESTS ?= tests
 # whole files side by side, in the order of tests/conftest.py; JOBS=0 is one process, for a debugger
 JOBS ?= 2
 
-.PHONY: setup setup-serve-cpu demo test lint docs clean
+.PHONY: setup setup-serve-cpu demo playground test lint docs clean
 
 setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml setup.cfg constraints.txt overrides.txt
@@ -31,6 +31,10 @@ setup-serve-cpu: setup
 
 demo: setup
 	$(BIN)/python recipes/quickstart/demo.py
+
+# PLAYGROUND holds more of its arguments: make playground PLAYGROUND='--port 7870'
+playground: setup
+	$(BIN)/python recipes/quickstart/playground.py $(PLAYGROUND)
 
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=30 $(TESTS)

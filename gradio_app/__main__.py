@@ -7,26 +7,21 @@ import logging
 import os
 import sys
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from gradio_app.access import Access
-from gradio_app.server import check_address, make_app, private_files, run
+from gradio_app.server import Page, check_address, make_app, private_files, run
 from gradio_app.settings import PlaygroundSettings, check_settings
 from mlflow_finetune_plugin.durations import seconds_of
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError
 
-if TYPE_CHECKING:
-    from gradio import Blocks
-
 _DAY_S = 86_400.0
 
-Page = Callable[[PlaygroundSettings, Access], "tuple[Blocks, Mapping[str, Any]]"]
-"""Gradio's blocks, and how they look: what ``gradio.mount_gradio_app`` takes as theme, css, head and js."""
+PageMaker = Callable[[PlaygroundSettings, Access], Page]
 
 
-def main(argv: list[str] | None = None, page: Page | None = None) -> int:
+def main(argv: list[str] | None = None, page: PageMaker | None = None) -> int:
     """Serves until Ctrl-C or SIGTERM. Exit code 2 and one message for a fault of the user's. ``page``: another than ours."""
     namespace = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
@@ -106,7 +101,7 @@ def _days(text: str | None) -> float | None:
         raise ConfigError([f"keep traces {error}"]) from error
 
 
-def _serve(settings: PlaygroundSettings, page: Page | None, *, is_opened: bool) -> None:
+def _serve(settings: PlaygroundSettings, page: PageMaker | None, *, is_opened: bool) -> None:
     access = Access(settings)
 
     def tell_listening(address: str) -> None:
@@ -115,11 +110,11 @@ def _serve(settings: PlaygroundSettings, page: Page | None, *, is_opened: bool) 
             webbrowser.open(address)
 
     with private_files() as cache:
-        blocks, look = (page or _compare_page)(settings, access)
-        run(make_app(blocks, settings, access, cache, look), settings, tell_listening)
+        made = (page or _compare_page)(settings, access)
+        run(make_app(made, settings, access, cache), settings, tell_listening)
 
 
-def _compare_page(settings: PlaygroundSettings, access: Access) -> tuple[Blocks, Mapping[str, Any]]:
+def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
     """Imported here: it imports gradio, which reads what ``private_files`` has set."""
     try:
         from gradio_app import app
@@ -130,7 +125,9 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> tuple[Blocks,
         raise MissingExtraError(
             f"the playground needs {error.name}; fix: pip install 'mlflow-finetune[playground]'"
         ) from error
-    return app.build(Playground(settings)), {"theme": app.theme(), "css": app.css(), "head": app.head()}
+    playground = Playground(settings)
+    look = {"theme": app.theme(), "css": app.css(), "head": app.head()}
+    return Page(app.build(playground), look, playground.close)
 
 
 def _has_display() -> bool:

@@ -82,9 +82,9 @@ class LoginPages:
             return self._log_out(asked, token)
         if asked.method != "POST":
             return RedirectResponse("/", 303) if self._sessions.visitor(token) else HTMLResponse(_login_page(None))
-        return await self._log_in(asked, body)
+        return await self._log_in(asked, body, token)
 
-    async def _log_in(self, asked: Asked, body: bytes) -> Response:
+    async def _log_in(self, asked: Asked, body: bytes, before: str | None) -> Response:
         fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=20) if len(body) <= _MOST_BODY else {}
         name, password = (fields.get(field, [""])[0] for field in ("username", "password"))
         address = asked.client_address(self._access)
@@ -92,6 +92,7 @@ class LoginPages:
             found = await asyncio.to_thread(self._access.log_in, name, password, address)
         if not isinstance(found, Visitor):
             return _refusal(asked, found)
+        self._sessions.end(before)
         token = self._sessions.begin(found.name)
         if token is None:
             return _refusal(asked, 0.0)

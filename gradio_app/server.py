@@ -10,7 +10,8 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import uvicorn
 from gradio_app.access import Access
 from gradio_app.guard import VISITOR, Guard, script_hashes
 from gradio_app.settings import PlaygroundSettings
-from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.errors import ConfigError, MissingExtraError
 from mlflow_finetune_plugin.serving.names import http_address
 
 if TYPE_CHECKING:
@@ -66,19 +67,35 @@ def private_files() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_app(
-    blocks: Blocks, settings: PlaygroundSettings, access: Access, cache: Path, look: Mapping[str, Any]
-) -> Guard:
-    """``look``: the theme, css, head and js of the page, as ``gradio.mount_gradio_app`` takes them."""
+async def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Page:
+    """``look``: theme, css, head and js, as ``gradio.mount_gradio_app`` takes them. ``close``: awaited at the end."""
+
+    blocks: Blocks
+    look: Mapping[str, Any] = field(default_factory=dict)
+    close: Callable[[], Awaitable[None]] = _nothing
+
+
+def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Path) -> Guard:
+    """The page, behind the guard; ``cache`` is what ``private_files`` gave."""
     import gradio
     from fastapi import FastAPI
 
-    threads = settings.max_streams + _THREADS_BESIDE_STREAMS
-    blocks.max_threads = threads  # 40 otherwise, and as many streams
+    @contextlib.asynccontextmanager
+    async def closes(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await page.close()
+
+    blocks = page.blocks
+    blocks.max_threads = settings.max_streams + _THREADS_BESIDE_STREAMS  # 40 otherwise, and as many streams
     blocks.queue(max_size=settings.max_waiting, default_concurrency_limit=settings.max_streams)
     blocks.has_launched = True  # a mounted page is never launched, and Gradio checks no path of a file before that
     app = gradio.mount_gradio_app(
-        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=closes),
         blocks,
         path="/",
         server_name=settings.host,
@@ -94,9 +111,11 @@ def make_app(
         enable_monitoring=False,
         pwa=False,
         mcp_server=settings.has_mcp,
-        **look,
+        **page.look,
     )
-    return Guard(app, settings, access, cache, inline_scripts=script_hashes(look.get("head") or ""))
+    if settings.has_mcp and blocks.mcp_server_obj is None:  # Gradio keeps the reason to itself
+        raise MissingExtraError(f"--mcp: {blocks.mcp_error}; fix: pip install 'gradio[mcp]', or leave --mcp out")
+    return Guard(app, settings, access, cache, inline_scripts=script_hashes(page.look.get("head") or ""))
 
 
 def run(app: Guard, settings: PlaygroundSettings, tell_listening: Callable[[str], None] = lambda address: None) -> None:

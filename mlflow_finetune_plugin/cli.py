@@ -258,7 +258,8 @@ def _init(namespace: argparse.Namespace) -> int:
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise ConfigError([f"{target}: exists and is not empty; fix: choose another name"])
     source = recipes[namespace.recipe]
-    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "make_data.py"))
+    ours = shutil.ignore_patterns("__pycache__", "make_data.py", "demo.py", "playground.py")
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=ours)
     written = name if parse_value(name) == name else json.dumps(name)  # a folder called 2024 is no number
     for recipe in target.rglob("finetune.yaml"):
         text = recipe.read_text(encoding="utf-8")

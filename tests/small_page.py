@@ -2,6 +2,9 @@
 
 import asyncio
 import sys
+import tempfile
+
+from gradio_app.server import Page
 
 LOOK = {
     "css": ".mf-x { color: red }",
@@ -16,10 +19,24 @@ def build(settings, access):
     def who(request: gr.Request):
         return f"{request.username} {'promotes' if access.may_promote(request.username) else 'watches'}"
 
+    running, most = 0, 0
+
     async def count(upto):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
         for number in range(int(upto)):
             yield str(number)
             await asyncio.sleep(0.02)
+        running -= 1
+
+    def write(text):
+        with tempfile.NamedTemporaryFile("w", suffix=".html", delete=False) as made:
+            made.write(text)
+        return made.name
+
+    async def close():
+        print("the page was closed", file=sys.stderr)
 
     def say(text, history):
         return [*history, {"role": "user", "content": text}, {"role": "assistant", "content": text}]
@@ -34,8 +51,10 @@ def build(settings, access):
         gr.Button("Js", elem_id="js").click(None, None, name, js="() => 'from js'")
         file = gr.File(label="file")
         gr.Button("Make").click(lambda file: file and str(file), file, name, api_name="file")
+        gr.Button("Write").click(write, text, file, api_name="write")
+        gr.Button("Most").click(lambda: most, None, name, api_name="most")
         blocks.load(who, None, name, api_visibility="private")
-    return blocks, LOOK
+    return Page(blocks, LOOK, close)
 
 
 if __name__ == "__main__":

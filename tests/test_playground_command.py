@@ -132,6 +132,22 @@ def test_none_outlives_the_others(command, who, tmp_path):
         assert code == 137
 
 
+def test_somebody_else_s_endpoint_is_enough(command):
+    port = free_port()
+    running = command("playground", "--endpoint", "http://127.0.0.1:9/v1", "--port", str(port))
+    assert running.page() == f"http://127.0.0.1:{port}"
+    assert "serving" not in running.said
+    assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).json() == {"status": "ok"}
+    began = time.monotonic()
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(20) == 0
+    assert time.monotonic() - began < 5
+    running.gone()
+    refused = command("playground", "--endpoint", "http://127.0.0.1:9/v1", "--engine", "vllm")
+    assert refused.process.wait(60) == 2
+    assert "--engine and --store are for serving without --endpoint; fix" in refused.said
+
+
 def test_a_service_that_cannot_start_is_told_and_ends_it(command, tmp_path):
     not_a_folder = tmp_path / "store"
     not_a_folder.write_text("")

@@ -23,18 +23,27 @@ WAIT_S = 300
 
 def main() -> int:
     """Runs the demo and returns the exit code of ``mlflow run``, then of the service."""
+    folder = open_folder()
+    return train(folder) or show_answers(folder)
+
+
+def open_folder() -> Path:
+    """``.demo``, with this process's MLflow in it."""
     folder = Path.cwd() / ".demo"
     folder.mkdir(exist_ok=True)
-    store = f"sqlite:///{folder / 'mlflow.db'}"
     os.environ |= {
-        "MLFLOW_TRACKING_URI": store,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}",
         "MLFLOW_FINETUNE_HOME": str(folder / "home"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
+    return folder
+
+
+def train(folder: Path) -> int:
+    """The quickstart, as its users have it; the exit code of ``mlflow run``."""
     command = [str(Path(sys.executable).parent / "mlflow"), "run", str(RECIPE), "-b", "finetune", "-e", "lora"]
     print("$ mlflow run recipes/quickstart -b finetune -e lora", flush=True)
-    code = subprocess.run(command, cwd=folder, check=False).returncode
-    return code or show_answers(folder)
+    return subprocess.run(command, cwd=folder, check=False).returncode
 
 
 def show_answers(folder: Path) -> int:
