@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import os
 import sys
@@ -118,6 +119,7 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
     """Imported here: it imports gradio, which reads what ``private_files`` has set."""
     try:
         from gradio_app import app
+        from gradio_app.endpoints import registered_model
         from gradio_app.playground import Playground
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("gradio_app", "mlflow_finetune_plugin"):
@@ -126,8 +128,8 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
             f"the playground needs {error.name}; fix: pip install 'mlflow-finetune[playground]'"
         ) from error
     playground = Playground(settings)
-    look = {"theme": app.theme(), "css": app.css(), "head": app.head()}
-    return Page(app.build(playground), look, playground.close)
+    model = settings.model or asyncio.run(registered_model(playground.endpoints))
+    return Page(app.build(playground, model, access.may_promote), app.look(), playground.close)
 
 
 def _has_display() -> bool:

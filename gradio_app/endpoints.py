@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from gradio_app.client import Endpoint
+from gradio_app.client import Endpoint, new_http
 from gradio_app.session import Contender, SessionError
 
 OURS = "mlflow-finetune"
@@ -72,6 +72,13 @@ def default_sides(served: Served, model: str | None) -> tuple[Contender, ...]:
 def _versions(names: dict[str, Contender], model: str) -> list[str]:
     mine = [name for name in names if name.startswith(f"{model}/") and name.rpartition("/")[2].isdigit()]
     return sorted(mine, key=lambda name: -int(name.rpartition("/")[2]))
+
+
+async def registered_model(endpoints: Sequence[Endpoint]) -> str | None:
+    """The one that the endpoints serve now; None where there is none, or more than one."""
+    async with new_http() as http:
+        found = (await look(http, endpoints)).registered
+    return found[0] if len(found) == 1 else None
 
 
 async def _models(http: aiohttp.ClientSession, endpoint: Endpoint) -> tuple[list[tuple[str, str]], str | None]:

@@ -92,7 +92,11 @@ def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Pa
 
     blocks = page.blocks
     blocks.max_threads = settings.max_streams + _THREADS_BESIDE_STREAMS  # 40 otherwise, and as many streams
-    blocks.queue(max_size=settings.max_waiting, default_concurrency_limit=settings.max_streams)
+    blocks.queue(
+        max_size=settings.max_waiting,
+        default_concurrency_limit=settings.max_streams,
+        status_update_rate=10,  # automatic: all who wait are told at each event, which grows with the square of them
+    )
     blocks.has_launched = True  # a mounted page is never launched, and Gradio checks no path of a file before that
     app = gradio.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=closes),
