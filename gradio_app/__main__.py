@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import os
 import sys
@@ -126,8 +127,19 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
             f"the playground needs {error.name}; fix: pip install 'mlflow-finetune[playground]'"
         ) from error
     playground = Playground(settings)
-    look = {"theme": app.theme(), "css": app.css(), "head": app.head()}
-    return Page(app.build(playground), look, playground.close)
+    model = settings.model or asyncio.run(_only_model(settings))
+    return Page(app.build(playground, model, access.may_promote), app.look(), playground.close)
+
+
+async def _only_model(settings: PlaygroundSettings) -> str | None:
+    """Whose standings and runs are shown where nobody said it: the one that the endpoints serve, if it is one."""
+    from gradio_app.client import new_http
+    from gradio_app.endpoints import look
+    from gradio_app.playground import endpoints_of
+
+    async with new_http() as http:
+        registered = (await look(http, endpoints_of(settings))).registered
+    return registered[0] if len(registered) == 1 else None
 
 
 def _has_display() -> bool:
