@@ -121,6 +121,7 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
         from gradio_app import app
         from gradio_app.endpoints import registered_model
         from gradio_app.playground import Playground
+        from gradio_app.promotions import Promotions
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("gradio_app", "mlflow_finetune_plugin"):
             raise
@@ -128,8 +129,36 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
             f"the playground needs {error.name}; fix: pip install 'mlflow-finetune[playground]'"
         ) from error
     playground = Playground(settings)
+<<<<<<< HEAD
     model = settings.model or asyncio.run(registered_model(playground.endpoints))
-    return Page(app.build(playground, model, access.may_promote), app.look(), playground.close)
+    promotions = Promotions()
+
+    async def close() -> None:
+        await asyncio.to_thread(promotions.stop)
+        await playground.close()
+
+    return Page(app.build(playground, model, access.may_promote, promotions), app.look(), close)
+=======
+    model = settings.model or asyncio.run(_only_model(settings))
+    promotions = Promotions()
+
+    async def close() -> None:
+        await asyncio.to_thread(promotions.stop)
+        await playground.close()
+
+    return Page(app.build(playground, model, access.may_promote, promotions), app.look(), close)
+
+
+async def _only_model(settings: PlaygroundSettings) -> str | None:
+    """Whose standings and runs are shown where nobody said it: the one that the endpoints serve, if it is one."""
+    from gradio_app.client import new_http
+    from gradio_app.endpoints import look
+    from gradio_app.playground import endpoints_of
+
+    async with new_http() as http:
+        registered = (await look(http, endpoints_of(settings))).registered
+    return registered[0] if len(registered) == 1 else None
+>>>>>>> pg-access
 
 
 def _has_display() -> bool:

@@ -16,6 +16,7 @@ from gradio_app.pages.data_page import DataPage
 from gradio_app.pages.runs_page import RunsPage
 from gradio_app.pages.standings_page import StandingsPage
 from gradio_app.playground import Playground
+from gradio_app.promotions import Promotions
 
 TITLE = "mlflow-finetune playground"
 _NO_MODEL = (
@@ -24,7 +25,12 @@ _NO_MODEL = (
 )
 
 
-def build(playground: Playground, model: str | None, may_promote: Callable[[str | None], bool]) -> gr.Blocks:
+def build(
+    playground: Playground,
+    model: str | None,
+    may_promote: Callable[[str | None], bool],
+    promotions: Promotions | None = None,
+) -> gr.Blocks:
     """``model``: the registered model whose standings, runs and data are shown; ``may_promote`` is asked with the login."""
     blocks: gr.Blocks = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True)
     with blocks:
@@ -42,7 +48,7 @@ def build(playground: Playground, model: str | None, may_promote: Callable[[str 
             with gr.Tab("Standings", id="standings") as tab:
                 StandingsPage(model).build(tab)
             with gr.Tab("Runs", id="runs") as tab:
-                RunsPage(model, lambda request: may_promote(request.username)).build(tab)
+                RunsPage(model, lambda request: may_promote(request.username), promotions).build(tab)
             with gr.Tab("Data", id="data") as tab:
                 DataPage(model).build(tab)
     return blocks

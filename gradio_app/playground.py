@@ -48,15 +48,18 @@ class _Streams:
         return sum(not task.done() for task in self.tasks)
 
 
+def endpoints_of(settings: PlaygroundSettings) -> tuple[Endpoint, ...]:
+    """The first one gets the key of the environment; the others are somebody else's, and get none."""
+    key = os.environ.get(ROUTER_KEY) or None
+    return tuple(Endpoint(url.rstrip("/"), key if place == 0 else None) for place, url in enumerate(settings.endpoints))
+
+
 class Playground:
     """One per app. Everything but ``vote`` and ``__init__`` belongs to the event loop that serves the page."""
 
     def __init__(self, settings: PlaygroundSettings, tracking_uri: str | None = None) -> None:
-        key = os.environ.get(ROUTER_KEY) or None
         self.settings = settings
-        self.endpoints = tuple(
-            Endpoint(url.rstrip("/"), key if place == 0 else None) for place, url in enumerate(settings.endpoints)
-        )
+        self.endpoints = endpoints_of(settings)
         self.tempo = Tempo()
         self._http: aiohttp.ClientSession | None = None
         self._served: tuple[float, Served] | None = None

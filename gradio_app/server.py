@@ -40,8 +40,12 @@ QUIET = {
     "GRADIO_RUN_HISTORY": "False",
     "GRADIO_ALLOWED_PATHS": "",
     "GRADIO_ROOT_PATH": "",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
 }
-"""What Gradio reads from the environment, whoever has set it: nothing is sent, shared or served beside the page."""
+"""What Gradio reads from the environment, whoever has set it: nothing is sent, shared or served beside the page.
+
+The last one: events between two counts of all past ones, which Gradio makes for a page of its own that is not served here.
+"""
 
 
 def check_address(settings: PlaygroundSettings) -> None:
