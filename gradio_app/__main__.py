@@ -129,7 +129,6 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
             f"the playground needs {error.name}; fix: pip install 'mlflow-finetune[playground]'"
         ) from error
     playground = Playground(settings)
-<<<<<<< HEAD
     model = settings.model or asyncio.run(registered_model(playground.endpoints))
     promotions = Promotions()
 
@@ -138,27 +137,6 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
         await playground.close()
 
     return Page(app.build(playground, model, access.may_promote, promotions), app.look(), close)
-=======
-    model = settings.model or asyncio.run(_only_model(settings))
-    promotions = Promotions()
-
-    async def close() -> None:
-        await asyncio.to_thread(promotions.stop)
-        await playground.close()
-
-    return Page(app.build(playground, model, access.may_promote, promotions), app.look(), close)
-
-
-async def _only_model(settings: PlaygroundSettings) -> str | None:
-    """Whose standings and runs are shown where nobody said it: the one that the endpoints serve, if it is one."""
-    from gradio_app.client import new_http
-    from gradio_app.endpoints import look
-    from gradio_app.playground import endpoints_of
-
-    async with new_http() as http:
-        registered = (await look(http, endpoints_of(settings))).registered
-    return registered[0] if len(registered) == 1 else None
->>>>>>> pg-access
 
 
 def _has_display() -> bool:
