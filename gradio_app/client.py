@@ -20,6 +20,15 @@ SILENCE_S = 120.0
 LONGEST_ANSWER = 400_000
 """Characters; an endpoint that never ends is cut off there."""
 _LONGEST_EVENT = 1 << 20
+_HINTS = {
+    400: "perhaps more was asked than fits; shorten the conversation, or lower max tokens in the settings",
+    401: "it wants a key, or another one",
+    404: "it does not serve this model now",
+    413: "the conversation is too long for it",
+    429: "too many ask it at once; try again in a moment",
+    503: "it is starting, or overloaded; try again in a moment",
+}
+"""In words that name no model: the endpoint's own are shown with the names."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,7 @@ class Sampling:
 
     temperature: float = 0.0
     top_p: float = 1.0
-    max_tokens: int | None = 512
+    max_tokens: int | None = None
     seed: int | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -169,7 +178,9 @@ async def _refusal(response: aiohttp.ClientResponse) -> tuple[str, str]:
         said = str(told["message"] if isinstance(told, dict) else told)
     except (ValueError, KeyError, TypeError):
         said = text
-    return f"refused the request (HTTP {response.status})", " ".join(said.split())[:500]
+    hint = _HINTS.get(response.status)
+    why = f"HTTP {response.status}" + (f": {hint}" if hint is not None else "")
+    return f"refused the request ({why})", " ".join(said.split())[:500]
 
 
 async def _read_events(stream: aiohttp.StreamReader, answer: Answer) -> None:

@@ -32,7 +32,7 @@ class ComparisonApi:
         system_prompt: str = "",
         temperature: float = 0.0,
         top_p: float = 1.0,
-        max_tokens: int = 512,
+        max_tokens: int | None = None,
         seed: int | None = None,
         new_conversation: bool = False,
     ) -> AsyncIterator[dict[str, Any]]:

@@ -120,7 +120,9 @@ class ComparePage:
             with gr.Row():
                 self._temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature")
                 self._top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top p")
-                self._max_tokens = gr.Number(512, label="Max tokens", precision=0, minimum=1, maximum=100_000)
+                self._max_tokens = gr.Number(
+                    None, label="Max tokens (empty: all that fit)", precision=0, minimum=1, maximum=100_000
+                )
                 self._seed = gr.Number(None, label="Seed (empty: none)", precision=0)
             self._sides = SidesPart(self._playground)
 
