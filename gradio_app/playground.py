@@ -285,9 +285,9 @@ class Playground:
     # prompt sets, links -------------------------------------------------------------------------------------------
 
     async def next_prompt(self, session: Session, name: str) -> tuple[Prompt, str]:
-        """The next unseen prompt of a set for this voter, and how far they are. Raises SessionError, TrackingError."""
+        """The next unseen prompt of a set for this voter, and the how-manyeth that is. Raises SessionError, TrackingError."""
         prompts, found = await self._progress(session, name)
-        return asked_of(prompts, found), found.sentence
+        return asked_of(prompts, found), f"Prompt {found.done + 1:,} of {found.total:,}"
 
     async def progress_in(self, session: Session, name: str) -> str:
         """How far this voter is in a set, and what is to be known of it, in words. Raises SessionError, TrackingError."""
