@@ -18,7 +18,6 @@ from gradio_app.ledgers import Ledger, Ledgers
 from gradio_app.naming import SELF_NAMING
 from gradio_app.pacing import JointPace, OpenPace, Pace
 from gradio_app.prompt_progress import Progress
-from gradio_app.prompt_sets import PromptSet
 from gradio_app.prompt_walk import PromptWalk, asked_of
 from gradio_app.session import Asked, Contender, Prompt, Session, SessionError
 from gradio_app.settings import PlaygroundSettings
@@ -26,6 +25,7 @@ from gradio_app.tempo import Tempo
 from mlflow_finetune_plugin.errors import JournalError
 from mlflow_finetune_plugin.serving.names import ROUTER_KEY
 from mlflow_finetune_plugin.votes import CastVote, Side, SpokenAnswer, Turn
+from mlflow_finetune_plugin.votes.prompt_file import PromptSet
 from mlflow_finetune_plugin.votes.spoken_answer import STOPPED
 
 logger = logging.getLogger(__name__)
