@@ -7,7 +7,7 @@ CSS = """
   --mf-good-paper: #e6f4ea; --mf-bad-paper: #fdecea; --mf-warn-paper: #fff5d6; }
 .dark { --mf-a: #6cb6ff; --mf-b: #ffab70; --mf-good: #57d06f; --mf-bad: #ff8b80; --mf-warn: #e3b341;
   --mf-good-paper: #12321d; --mf-bad-paper: #3d1513; --mf-warn-paper: #332701; }
-.gradio-container { max-width: 1500px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1500px !important; margin: 0 auto !important; }
 .mf-head { display: flex; align-items: baseline; gap: .8rem; flex-wrap: wrap; padding: .2rem 0 .1rem; }
 .mf-head h1 { font-size: 1.25rem; margin: 0; } .mf-head a { font-size: .9rem; }
 .mf-soft { color: var(--body-text-color-subdued); font-size: .9rem; }
@@ -16,7 +16,10 @@ CSS = """
 .mf-good { border-left: 4px solid var(--mf-good); background: var(--mf-good-paper); }
 .mf-warn { border-left: 4px solid var(--mf-warn); background: var(--mf-warn-paper); }
 .mf-bad { border-left: 4px solid var(--mf-bad); background: var(--mf-bad-paper); }
-.mf-side { min-height: 3.4rem; padding: .3rem .2rem; display: flex; gap: .2rem .8rem; flex-wrap: wrap; align-items: baseline; }
+#mf-status .mf-notice { height: 4.2rem; overflow-y: auto; align-content: safe center; }
+:is(#mf-shared, #mf-reference, #mf-difference, #mf-link):not(:has([id^=html-] > *)) { display: none; }
+.mf-side { height: 6.6rem; overflow-y: auto; padding: .3rem .2rem; display: flex; gap: .2rem .8rem; flex-wrap: wrap;
+  align-items: baseline; align-content: flex-start; }
 .mf-side dl { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: 0; width: 100%; font-size: .85rem; }
 .mf-side dl div { display: flex; gap: .35rem; } .mf-side dt { color: var(--body-text-color-subdued); }
 .mf-side dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
@@ -27,7 +30,7 @@ CSS = """
 body[data-mf-sides="2"] .mf-column-2, body[data-mf-sides="2"] .mf-column-3, body[data-mf-sides="3"] .mf-column-3,
   body:not([data-mf-sides]) .mf-column-2, body:not([data-mf-sides]) .mf-column-3 { display: none; }
 button[aria-disabled="true"] { opacity: .55; cursor: default; }
-.mf-voted { background: var(--mf-a) !important; color: var(--body-background-fill) !important; }
+.mf-voted { background: var(--mf-a) !important; color: var(--body-background-fill) !important; opacity: 1 !important; }
 .mf-votes button { min-height: 2.9rem; font-weight: 600; }
 .mf-scroll { overflow-x: auto; } .mf-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 .mf-table th, .mf-table td { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0;
@@ -47,6 +50,8 @@ button:focus-visible, textarea:focus-visible, input:focus-visible, a:focus-visib
   .mf-chats > * { min-width: 86% !important; scroll-snap-align: start; }
   .mf-votes { position: sticky; bottom: 0; z-index: 5; background: var(--body-background-fill); padding: .3rem 0; flex-wrap: wrap !important; }
   .mf-votes > * { min-width: 45% !important; }
+  #mf-status .mf-notice { height: 6.2rem; }
+  .mf-side { height: 8.6rem; }
   .mf-diff { grid-template-columns: 1fr; }
 }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
