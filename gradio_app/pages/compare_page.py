@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from gradio_app import view
-from gradio_app.client import Sampling
 from gradio_app.pages.prompt_set_part import PromptSetPart
+from gradio_app.pages.sampling_part import MAX_TOKENS, SEED, number_field, shared_sampling
 from gradio_app.pages.sides_part import SidesPart
 from gradio_app.pages.visits import Values, visitor
 from gradio_app.playground import REASONS, Playground
@@ -26,7 +26,7 @@ _VOTES = (
 _PLACEHOLDER = "Both answers appear here side by side."
 
 
-Asking = tuple[str, float, float, float | None, float | None]
+Asking = tuple[str, float, float, str, str]
 """System prompt, temperature, top p, max tokens, seed."""
 
 
@@ -120,8 +120,8 @@ class ComparePage:
             with gr.Row():
                 self._temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature")
                 self._top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top p")
-                self._max_tokens = gr.Number(512, label="Max tokens", precision=0, minimum=1, maximum=100_000)
-                self._seed = gr.Number(None, label="Seed (empty: none)", precision=0)
+                self._max_tokens = number_field(MAX_TOKENS, "the endpoint's own", "512", elem_id="mf-max-tokens")
+                self._seed = number_field(SEED, "none", elem_id="mf-seed")
             self._sides = SidesPart(self._playground)
 
     def _wire(self, blocks: gr.Blocks) -> None:
@@ -212,8 +212,8 @@ class ComparePage:
         system: str,
         temperature: float,
         top_p: float,
-        max_tokens: float | None,
-        seed: float | None,
+        max_tokens: str,
+        seed: str,
         request: gr.Request,
     ) -> Values:
         async def find(session: Session) -> Prompt:
@@ -227,8 +227,8 @@ class ComparePage:
         system: str,
         temperature: float,
         top_p: float,
-        max_tokens: float | None,
-        seed: float | None,
+        max_tokens: str,
+        seed: str,
         request: gr.Request,
     ) -> Values:
         async def find(session: Session) -> Prompt:
@@ -384,10 +384,5 @@ class ComparePage:
 
 def _set(session: Session, asked: Asking) -> None:
     system, temperature, top_p, max_tokens, seed = asked
+    session.sampling = shared_sampling(temperature, top_p, max_tokens, seed)
     session.system_prompt = system or ""
-    session.sampling = Sampling(
-        temperature=float(temperature),
-        top_p=float(top_p),
-        max_tokens=int(max_tokens) if max_tokens else None,
-        seed=int(seed) if seed is not None else None,
-    )
