@@ -33,8 +33,9 @@ button[aria-disabled="true"] { opacity: .55; cursor: default; }
 .mf-voted { background: var(--mf-a) !important; color: var(--body-background-fill) !important; opacity: 1 !important; }
 .mf-votes button { min-height: 2.9rem; font-weight: 600; }
 .mf-scroll { overflow-x: auto; } .mf-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-.mf-table th, .mf-table td { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0;
-  border-bottom: 1px solid var(--border-color-primary); color: var(--body-text-color); }
+.mf-table :is(th, td) { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0 !important;
+  border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; color: var(--body-text-color); }
+[role=tab][aria-selected=true] { color: var(--mf-a) !important; }
 .mf-diff { display: grid; grid-template-columns: 1fr 1fr; gap: .2rem 1rem; } .mf-diff > p { grid-column: 1 / -1; margin: 0; }
 .mf-shared { border: 1px dashed var(--border-color-primary); border-radius: 8px; padding: .4rem .9rem; }
 .mf-diff pre, .mf-reference pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--background-fill-secondary);
@@ -45,7 +46,11 @@ button[aria-disabled="true"] { opacity: .55; cursor: default; }
 button:focus-visible, textarea:focus-visible, input:focus-visible, a:focus-visible, [role=tab]:focus-visible {
   outline: 3px solid var(--mf-a) !important; outline-offset: 2px; }
 @media (max-width: 640px) {
-  .gradio-container { padding: .4rem !important; }
+  .gradio-container, .gradio-container main { padding: .4rem !important; }
+  .mf-head h1 { font-size: 1.05rem; }
+  .mf-ask { flex-wrap: wrap !important; } .mf-ask > * { min-width: 100% !important; } .mf-send { flex-direction: row !important; }
+  .mf-tools { flex-wrap: wrap !important; gap: .5rem !important; }
+  .mf-tools > * { min-width: 28% !important; flex: 1 1 28%; min-height: 2.4rem; }
   .mf-chats { flex-wrap: nowrap !important; overflow-x: auto; scroll-snap-type: x mandatory; gap: .5rem !important; }
   .mf-chats > * { min-width: 86% !important; scroll-snap-align: start; }
   .mf-votes { position: sticky; bottom: 0; z-index: 5; background: var(--body-background-fill); padding: .3rem 0; flex-wrap: wrap !important; }
@@ -79,11 +84,18 @@ SCRIPT = """
     if (button && !button.disabled) button.click();
     return Boolean(button && !button.disabled);
   };
+  const mark = (found, told) => {
+    for (const [name, value] of Object.entries(found ? told : {})) if (found.getAttribute(name) !== value) found.setAttribute(name, value);
+  };
   const apply = () => {
     const found = document.querySelector('#mf-status [data-mf]');
     if (!found) return;
     const told = JSON.parse(found.dataset.mf);
     document.body.dataset.mfSides = told.sides;
+    // the line above the answers is read out when it changes; two answers at once, word by word, would be noise
+    mark(document.getElementById('mf-status'), {'aria-live': 'polite', 'aria-atomic': 'true'});
+    for (const [place, name] of [...'ABCD'].entries())
+      mark(document.querySelector(`#mf-chat-${place} [role=log]`), {'aria-label': `Answer ${name}`, 'aria-live': 'off', tabindex: '0'});
     const auto = document.querySelector('#mf-auto input');
     if (told.voted !== null && lastVoted === null && auto && auto.checked) setTimeout(() => press('mf-next'), 400);
     lastVoted = told.voted;

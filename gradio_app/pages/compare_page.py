@@ -48,20 +48,20 @@ class ComparePage:
         with gr.Row(elem_classes="mf-votes"):
             self._votes = {choice: gr.Button(label, elem_id=f"mf-vote-{choice}", size="md") for choice, label in _VOTES}
             self._reveal = gr.Button("Show names", elem_id="mf-reveal", size="md")
-        with gr.Row():
+        with gr.Row(elem_classes="mf-ask"):
             self._prompt = gr.Textbox(
-                label="Prompt",
-                placeholder="Ask something. Enter sends, Shift+Enter begins a new line.",
+                label="Prompt (Enter sends, Shift+Enter begins a new line)",
+                placeholder="Ask something.",  # one that fills two lines makes the field grow when it is empty
                 lines=1,  # with more, Gradio's Enter begins a new line
                 max_lines=12,
                 scale=8,
                 elem_id="mf-prompt",
                 autofocus=True,
             )
-            with gr.Column(scale=1, min_width=120):
+            with gr.Column(scale=1, min_width=120, elem_classes="mf-send"):
                 self._send = gr.Button("Send", variant="primary", elem_id="mf-send")
                 self._stop = gr.Button("Stop", elem_id="mf-stop")
-        with gr.Row():
+        with gr.Row(elem_classes="mf-tools"):
             self._retry = gr.Button("Retry", size="sm", elem_id="mf-retry")
             self._edit = gr.Button("Edit", size="sm", elem_id="mf-edit")
             self._undo = gr.Button("Undo", size="sm", elem_id="mf-undo")
@@ -202,6 +202,7 @@ class ComparePage:
             session = await self._session(request)
             done = act(session) if act is not None else None
             other = await done if done is not None else None
+            session.trouble = None
             return self._page(other or session)
         except FinetuneError as error:
             return self._page(session, trouble=str(error))
@@ -252,7 +253,10 @@ class ComparePage:
             session = await self._session(request)
             _set(session, asked)
             session.pend(await find(session))
+            session.trouble = None
         except FinetuneError as error:
+            if session is not None:
+                session.trouble = str(error)  # the steps that follow end with telling it
             return prompt, gr.skip(), gr.skip(), *self._side_lines(session), *self._told(session, str(error))
         lines = [view.side_line(None, place) for place in range(MOST_SIDES)]
         controls = view.Controls(is_speaking=True, sides=len(session.contenders))
@@ -283,10 +287,9 @@ class ComparePage:
 
     async def _settle(self, request: gr.Request) -> Values:
         session = self._playground.known(*visitor(request))
-        trouble = None
-        if session is not None:
-            trouble, session.trouble = session.trouble, None
-        return self._page(session, trouble=trouble)
+        if session is None:  # nobody could be asked: why, is found again
+            return await self._doing(request)
+        return self._page(session, trouble=session.trouble)
 
     def _halt(self, request: gr.Request) -> None:
         session = self._playground.known(*visitor(request))
