@@ -137,7 +137,7 @@ class Session:
     pending: Prompt | None = None
     """Taken, and about to be asked."""
     trouble: str | None = None
-    """Why the last one was not asked after all."""
+    """Why the last one was not asked after all; until something else is done."""
     used_at: float = field(default_factory=time.monotonic)
     _random: random.Random = field(default_factory=secrets.SystemRandom, repr=False)
     _order: tuple[int, ...] = ()

@@ -10,6 +10,7 @@ from typing import Any
 
 from gradio_app.client import Answer
 from gradio_app.differences import differences
+from gradio_app.html_parts import tags_as_text
 from gradio_app.naming import SELF_NAMING
 from gradio_app.session import LABELS, Asked, Session
 from mlflow_finetune_plugin.votes import CastVote
@@ -30,13 +31,16 @@ def panels(session: Session, turn: Asked | None, texts: Sequence[str] | None = N
     else:
         shared = [_message(one) for one in turn.messages if one["role"] != "system"]
     told = texts if texts is not None else [turn.visible(place) for place in range(sides)]
-    return [[*shared, {"role": "assistant", "content": _said(turn, place, told[place])}] for place in range(sides)]
+    return [
+        [*shared, {"role": "assistant", "content": _said(turn, place, tags_as_text(told[place]))}]
+        for place in range(sides)
+    ]
 
 
 def _message(one: dict[str, str]) -> dict[str, Any]:
     role = one["role"] if one["role"] in ("user", "assistant") else "user"
     text = one["content"] if role == one["role"] else f"*{one['role']}*\n\n{one['content']}"
-    return {"role": role, "content": text}
+    return {"role": role, "content": tags_as_text(text)}
 
 
 def _said(turn: Asked, place: int, text: str) -> str:
