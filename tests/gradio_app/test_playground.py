@@ -302,7 +302,7 @@ def test_what_is_left_to_show_can_be_stopped(endpoint, store):
         playground.stop(session)
         return await asyncio.wait_for(task, 0.5)
 
-    turn = run(Playground(settings(endpoint, sides=("fast", "base"))), act)
+    turn = run(Playground(settings(endpoint, sides=("late", "fast"))), act)
     assert turn.is_over
 
 
