@@ -20,7 +20,7 @@ from gradio_app.naming import is_distinctive, masked, names_itself
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.types import Message
 from mlflow_finetune_plugin.votes import CastVote
-from mlflow_finetune_plugin.votes.vote import prompt_digest
+from mlflow_finetune_plugin.votes.vote import clean, prompt_digest
 
 Shuffle = Literal["turn", "session"]
 Named = tuple[str, str]
@@ -58,6 +58,9 @@ class Prompt:
     prompt_set: str | None = None
     messages: tuple[Message, ...] | None = None
     """Of a prompt set: all that is asked, instead of what was said before in the session."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", clean(str(self.text)))
 
 
 @dataclass
@@ -194,7 +197,7 @@ class Session:
         return tuple(told)
 
     def _system(self) -> list[Message]:
-        return [{"role": "system", "content": self.system_prompt}] if self.system_prompt.strip() else []
+        return [{"role": "system", "content": clean(self.system_prompt)}] if self.system_prompt.strip() else []
 
     def pend(self, prompt: Prompt) -> None:
         """Takes a prompt to be asked next. Raises SessionError."""
