@@ -20,6 +20,7 @@ from gradio_app.pacing import JointPace, OpenPace, Pace
 from gradio_app.prompt_progress import Progress
 from gradio_app.prompt_sets import PromptSet
 from gradio_app.prompt_walk import PromptWalk, asked_of
+from gradio_app.registry_client import ask_mlflow
 from gradio_app.session import Asked, Contender, Prompt, Session, SessionError
 from gradio_app.settings import PlaygroundSettings
 from gradio_app.tempo import Tempo
@@ -286,7 +287,7 @@ class Playground:
 
     async def _progress(self, session: Session, name: str) -> tuple[PromptSet, Progress]:
         model, ledger = await self._ledger_of(session)
-        return await asyncio.to_thread(
+        return await ask_mlflow(
             self.walk.progress,
             name,
             session.contenders,

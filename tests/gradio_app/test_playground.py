@@ -1,6 +1,7 @@
 """Sessions, streams and votes over a real endpoint, with a real journal and MLflow behind."""
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from votes_cast import register_versions
 
 from gradio_app import view
 from gradio_app.playground import Playground
+from gradio_app.prompt_walk import HELD_OUT
 from gradio_app.session import Prompt, SessionError
 from gradio_app.settings import PlaygroundSettings
 from mlflow_finetune_plugin.votes import read_votes
@@ -315,3 +317,28 @@ def test_a_new_conversation_ends_the_answers_of_the_one_before(endpoint, store):
         return await asyncio.wait_for(task, 2)
 
     assert run(Playground(settings(endpoint, sides=("endless", "slow"))), act).is_over
+
+
+def test_a_vote_waits_for_nobody_who_waits_for_mlflow(endpoint, store, monkeypatch):
+    """A tracking server that takes a call and never answers holds those who ask for prompts, and no vote."""
+    import mlflow
+
+    async def act(playground):
+        session = await playground.session("key", None)
+        await spoken(playground, session)
+        with socket.create_server(("127.0.0.1", 0), backlog=200) as mute:
+            mlflow.set_tracking_uri(f"http://127.0.0.1:{mute.getsockname()[1]}")
+            asking = [asyncio.create_task(playground.progress_in(session, HELD_OUT)) for _ in range(40)]
+            await asyncio.sleep(0.5)
+            start = time.monotonic()
+            cast = await playground.vote(session, "left")
+            took_s = time.monotonic() - start
+        mlflow.set_tracking_uri(store)
+        await asyncio.gather(*asking, return_exceptions=True)
+        return cast, took_s
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    cast, took_s = run(Playground(settings(endpoint, sides=("bot@champion", "bot@challenger"))), act)
+    assert cast.choice == "left"
+    assert took_s < 1
