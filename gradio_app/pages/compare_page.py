@@ -139,6 +139,7 @@ class ComparePage:
             self._difference,
         ]
         blocks.load(self._load, None, [self._shared, *page], **private)
+        self._blocks = blocks
         blocks.unload(self._leave)
 
         def speak(clicked: Any) -> Any:
@@ -189,6 +190,7 @@ class ComparePage:
 
     def _leave(self, request: gr.Request) -> None:
         self._playground.forget(visitor(request)[0])
+        self._blocks.state_holder.session_data.pop(str(request.session_hash), None)  # Gradio keeps it for ever
 
     async def _session(self, request: gr.Request) -> Session:
         return await self._playground.session(*visitor(request))
