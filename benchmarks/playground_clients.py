@@ -11,65 +11,95 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+from gradio_client.utils import apply_diff
 
-ASK, STREAM = "_ask", "_stream_two"
 SETTINGS = ["", 0.0, 1.0, 512, None]
 """System prompt, temperature, top p, max tokens, seed: as the page sends them."""
+_NOTHING_TO_SAY = ([], "", None)
 
 
 @dataclass
 class Turn:
-    """Seconds since the click. ``updates`` counts what the page was told; ``longest_gap_s`` between two of these."""
+    """Seconds since the click. ``updates`` counts what the page was told; ``longest_gap_s`` between two of these.
+
+    ``changed_s``: when each output changed last; ``shown``: what it is then, for a person who listens.
+    """
 
     first_s: float = 0.0
     took_s: float = 0.0
     updates: int = 0
     longest_gap_s: float = 0.0
     bytes: int = 0
-    raw: list[str] = field(default_factory=list)
+    changed_s: dict[int, float] = field(default_factory=dict)
+    shown: list[Any] = field(default_factory=list)
 
 
 class Person:
-    """One page."""
+    """One page. ``listens``: everything received is kept in ``heard``, as bytes and as what it makes of the page."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str, config: dict[str, Any]) -> None:
+    def __init__(self, http: aiohttp.ClientSession, url: str, config: dict[str, Any], *, listens: bool = False) -> None:
         self._http, self._url = http, url
         self.key = secrets.token_hex(6)
+        self.listens = listens
+        self.heard: list[str] = []
         self._api = url + str(config.get("api_prefix", ""))
         self._functions = {one["api_name"]: one["id"] for one in config["dependencies"]}
         self._headers = {"Origin": url}
 
-    async def ask(self, prompt: str, *, keep: bool = False) -> Turn:
-        """Sends a prompt as the page does and waits until all is said."""
+    async def open(self) -> Turn:
+        """What the page does first."""
+        return await self.call("_load")
+
+    async def ask(self, prompt: str) -> Turn:
+        """Sends a prompt as the page does and waits until all is said; ``shown`` is what the streams made of the chats."""
         start = time.monotonic()
-        await self._call(ASK, [prompt, *SETTINGS], keep=keep)
+        await self.call("_ask", prompt, *SETTINGS)
         begun = time.monotonic() - start
-        turn = await self._call(STREAM, [], keep=keep)
-        await self._call("_stream_more", [], keep=keep)
-        await self._call("_settle", [], keep=keep)
+        turn = await self.call("_stream_two")
+        await self.call("_stream_more")
+        settled = await self.call("_settle")
         turn.first_s, turn.took_s = begun + turn.first_s, time.monotonic() - start
+        turn.changed_s = {place: begun + at for place, at in turn.changed_s.items()}
+        turn.shown = settled.shown
         return turn
 
-    async def call(self, name: str, data: list[Any], *, keep: bool = True) -> Turn:
-        return await self._call(name, data, keep=keep)
+    async def meet(self, *names: str) -> Turn:
+        """Chooses who meets; names that were not offered are refused."""
+        await self.call("_show")
+        return await self.call("_compare", *names, *[""] * (4 - len(names)), *[None] * 16)
 
-    async def _call(self, name: str, data: list[Any], *, keep: bool) -> Turn:
+    async def vote(self, choice: str) -> Turn:
+        return await self.call(self._voting(choice), [], "")
+
+    async def show_names(self) -> Turn:
+        return await self.call("_show_names")
+
+    def _voting(self, choice: str) -> str:
+        """Its buttons stand on the page from left to right; their handlers are one function made four times."""
+        made = ["cast_vote", "cast_vote_1", "cast_vote_2", "cast_vote_3"]
+        return dict(zip(("left", "tie", "both_bad", "right"), made, strict=True))[choice]
+
+    async def call(self, name: str, *data: Any) -> Turn:
         body = {"data": data, "fn_index": self._functions[name], "session_hash": self.key, "trigger_id": None}
         turn, start = Turn(), time.monotonic()
         last = start
         async with self._http.post(f"{self._api}/queue/join", json=body, headers=self._headers) as response:
             response.raise_for_status()
-            await response.read()
-        async for message, size in self._events():
+            joined = await response.text()
+            if self.listens:
+                self.heard.append(joined)
+        async for text in self._events():
+            message = json.loads(text)
             now = time.monotonic()
-            if message["msg"] in ("process_generating", "process_completed"):
-                turn.first_s = turn.first_s or now - start
-                turn.updates += 1
-                turn.longest_gap_s = max(turn.longest_gap_s, now - last)
-                last = now
-            turn.bytes += size
-            if keep:
-                turn.raw.append(json.dumps(message))
+            turn.bytes += len(text)
+            if self.listens:
+                self.heard.append(text.decode())
+            if message["msg"] not in ("process_generating", "process_completed"):
+                continue
+            turn.first_s = turn.first_s or now - start
+            turn.updates += 1
+            turn.longest_gap_s, last = max(turn.longest_gap_s, now - last), now
+            self._take(turn, message, now - start)
             if message["msg"] == "process_completed":
                 if not message["success"]:
                     raise RuntimeError(str(message["output"])[:300])
@@ -77,7 +107,20 @@ class Person:
                 return turn
         raise RuntimeError("the queue's stream ended early")
 
-    async def _events(self) -> AsyncIterator[tuple[dict[str, Any], int]]:
+    def _take(self, turn: Turn, message: dict[str, Any], at: float) -> None:
+        """Later messages of a generator say what is different; the last one repeats it all, or says nothing."""
+        told = message["output"].get("data") or []
+        is_more = message["msg"] == "process_generating" and turn.updates > 1
+        if message["msg"] == "process_generating":
+            turn.changed_s |= {place: at for place, one in enumerate(told) if one not in _NOTHING_TO_SAY}
+        if self.listens:
+            if is_more:
+                told = [apply_diff(old, change) for old, change in zip(turn.shown, told, strict=True)]
+            self.heard.append(json.dumps(told, ensure_ascii=False))
+        if told and (self.listens or not is_more):
+            turn.shown = told
+
+    async def _events(self) -> AsyncIterator[bytes]:
         async with self._http.get(f"{self._api}/queue/data", params={"session_hash": self.key}) as response:
             response.raise_for_status()
             unfinished = b""
@@ -85,13 +128,26 @@ class Person:
                 *events, unfinished = (unfinished + read).split(b"\n\n")
                 for event in events:
                     if event.startswith(b"data:"):
-                        yield json.loads(event[5:]), len(event)
+                        yield event[5:]
+
+
+def new_http() -> aiohttp.ClientSession:
+    """As many connections as there are people."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=600))
 
 
 async def config_of(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     """The page's own."""
     async with http.get(url + "/config") as response:
         return dict(await response.json())
+
+
+async def opened(http: aiohttp.ClientSession, url: str, count: int) -> list[Person]:
+    """So many pages, loaded before anything is asked, as people's are."""
+    config = await config_of(http, url)
+    people = [Person(http, url, config) for _ in range(count)]
+    await asyncio.gather(*(person.open() for person in people))
+    return people
 
 
 async def together(people: list[Person], prompt: str) -> list[Turn]:

@@ -1,7 +1,7 @@
 """An OpenAI API that streams what its models are told to say, at the pace they are told: a process, for many clients at once.
 
 Each model is a script: ``{"text": ..., "tokens": N, "rate": tokens a second, "delay": s, "headers": {...}, "fault": ...}``.
-``text`` is repeated or cut to ``tokens`` words; ``fault``: ``http500``, ``garbage``, ``cut`` (breaks off half way),
+``text`` is repeated or cut to ``tokens`` words; ``piece``: tokens of so many characters instead of words; ``fault``: ``http500``, ``garbage``, ``cut`` (breaks off half way),
 ``silent`` (never says anything), ``error_event``. Run: ``python streaming_endpoint.py PORT SCRIPTS.json``.
 """
 
@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 BASE_DIGEST = "b" * 64
@@ -75,7 +76,7 @@ class StreamingEndpoint:
         await asyncio.sleep(script.get("delay", 0.0))
         if script.get("fault") == "silent":
             await asyncio.sleep(3600)
-        words = list(_words(script["text"], script.get("tokens")))
+        words = list(_words(script["text"], script.get("tokens"), script.get("piece")))
         rate, start = script.get("rate"), time.monotonic()
         for number, word in enumerate(words):
             if rate:
@@ -91,7 +92,7 @@ class StreamingEndpoint:
             if script.get("fault") == "garbage" and number > len(words) / 2:
                 writer.write(_chunk(b"data: {oops\n\n"))
                 break
-            _event(writer, {"choices": [{"index": 0, "delta": {"content": word}}]})
+            writer.write(_word_event(word))
             if writer.transport.is_closing():
                 note["hung_up"] = True
                 raise ConnectionError
@@ -105,9 +106,11 @@ class StreamingEndpoint:
         await writer.drain()
 
 
-def _words(text: str, tokens: int | None) -> Iterator[str]:
+def _words(text: str, tokens: int | None, piece: int | None) -> Iterator[str]:
     words = text.split(" ")
     spaced = [words[0], *(f" {word}" for word in words[1:])]
+    if piece is not None:
+        spaced = [text[place : place + piece] for place in range(0, len(text), piece)]
     return iter(spaced) if tokens is None else itertools.islice(itertools.cycle([*spaced[:1], *spaced[1:]]), tokens)
 
 
@@ -115,8 +118,18 @@ def _chunk(data: bytes) -> bytes:
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
+@lru_cache(maxsize=10_000)
+def _word_event(word: str) -> bytes:
+    """Made once: with many clients this process must not be what is slow."""
+    return _event_chunk({"choices": [{"index": 0, "delta": {"content": word}}]})
+
+
+def _event_chunk(told: dict) -> bytes:
+    return _chunk(b"data: " + json.dumps(told).encode() + b"\n\n")
+
+
 def _event(writer: asyncio.StreamWriter, told: dict) -> None:
-    writer.write(_chunk(b"data: " + json.dumps(told).encode() + b"\n\n"))
+    writer.write(_event_chunk(told))
 
 
 async def _send(writer: asyncio.StreamWriter, code: int, told: object) -> None:
