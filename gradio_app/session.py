@@ -174,8 +174,6 @@ class Session:
     def begin(self, prompt: Prompt) -> Asked:
         """A new turn, its sides in their places, its answers to come. Raises SessionError; then nothing has changed."""
         self._check(prompt)
-        if self.last is not None and self.last.vote is not None:
-            self.last.are_names_shown = True  # its vote can be changed no more
         if prompt.messages is None:
             messages = (*self.context(), {"role": "user", "content": prompt.text})
         elif prompt.messages[0]["role"] == "system":
@@ -229,13 +227,18 @@ class Session:
         return turn
 
     def show_names(self) -> Asked:
-        """Of the last turn, after its vote, which then stands. Raises SessionError before."""
+        """Of the last turn, after its vote, which then stands, and of the turns before it. Raises SessionError before.
+
+        Who answers the next prompt in which place is thrown anew, also where it holds for a conversation.
+        """
         turn = self.last
         if turn is None or not turn.is_over:
             raise SessionError("There is no answer yet whose name could be shown.")
         if turn.vote is None and turn.can_be_voted_on:
             raise SessionError("Vote first; then the names are shown.")
-        turn.are_names_shown = True
+        for shown in self.turns:
+            shown.are_names_shown = shown.vote is not None or not shown.can_be_voted_on or shown.are_names_shown
+        self._order = ()
         return turn
 
     def _check(self, prompt: Prompt) -> None:
