@@ -208,8 +208,6 @@ class Session:
         """A new turn, its sides in their places, its answers to come. Raises SessionError; then nothing has changed."""
         self._check(prompt)
         if self.last is not None:
-            if self.last.vote is not None and self.shuffle == "turn":
-                self.last.are_names_shown = True  # its vote can be changed no more
             self._remember_names(self.last)
         if prompt.messages is None:
             messages = (*self.context(), {"role": "user", "content": prompt.text})
@@ -289,20 +287,18 @@ class Session:
         return turn
 
     def show_names(self) -> Asked:
-        """Of the last turn, after its vote, which then stands. Raises SessionError before.
+        """Of the last turn, after its vote, which then stands, and of the turns before it. Raises SessionError before.
 
-        Where sides keep their places, earlier turns' names are told with it, and the next prompt begins with new places.
+        Who answers the next prompt in which place is thrown anew, also where it holds for a conversation.
         """
         turn = self.last
         if turn is None or not turn.is_over:
             raise SessionError("There is no answer yet whose name could be shown.")
         if turn.vote is None and turn.can_be_voted_on:
             raise SessionError("Vote first; then the names are shown.")
-        turn.are_names_shown = True
-        for earlier in self.turns[:-1]:
-            earlier.are_names_shown = earlier.are_names_shown or earlier.vote is not None
-            self._remember_names(earlier)
-        self._remember_names(turn)
+        for shown in self.turns:
+            shown.are_names_shown = shown.vote is not None or not shown.can_be_voted_on or shown.are_names_shown
+            self._remember_names(shown)
         self._order = ()
         return turn
 

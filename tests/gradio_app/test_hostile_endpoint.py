@@ -172,5 +172,5 @@ def test_receipts_of_who_was_asked_are_taken(asked, model, version):
 def test_a_key_that_the_endpoint_says_is_not_told():
     refusal = json.dumps({"error": {"message": "Incorrect API key provided: sk-secret-1."}}).encode()
     answer = answer_of(refusal, key="sk-secret-1", status=401)
-    assert answer.fault == "refused the request (HTTP 401)"
+    assert answer.fault == "refused the request (HTTP 401: it wants a key, or another one)"
     assert answer.fault_detail == "Incorrect API key provided: …."

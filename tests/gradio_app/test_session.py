@@ -120,14 +120,24 @@ def test_names_are_shown_after_the_vote_only():
     assert not turn.hides_names
 
 
-def test_the_next_prompt_shows_the_names_of_a_turn_that_was_voted_on_and_of_no_other():
-    of = session()
-    first = ask(of)
-    second = ask(of)
+def test_earlier_turns_stay_blind_until_names_are_asked_for_and_places_are_thrown_anew_then():
+    of = session(shuffle="session")
+    ask(of, "first")
     vote(of, "left")
-    ask(of)
-    assert first.hides_names
-    assert not second.hides_names
+    ask(of, "second")
+    ask(of, "third")
+    vote(of, "tie")
+    assert [turn.hides_names for turn in of.turns] == [True, True, True]
+    assert len({turn.order for turn in of.turns}) == 1
+    of.show_names()
+    assert [turn.hides_names for turn in of.turns] == [False, True, False], "the second was not voted on"
+    after = Counter()
+    for _ in range(40):
+        ask(of, "next")
+        vote(of, "left")
+        of.show_names()
+        after[of.last.order] += 1
+    assert len(after) == 2
 
 
 @pytest.mark.parametrize(
