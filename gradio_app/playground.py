@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,7 +100,7 @@ class Playground:
         """A new session in its place, with the settings of ``like``. Raises SessionError where nobody can be compared."""
         self._forget_idle()
         if len(self._sessions) >= MOST_SESSIONS and key not in self._sessions:
-            raise SessionError("Too many people are here at once. Try again in some minutes.")
+            self._forget_one_of(login)
         if like is None:
             served = await self.served()
             sides = tuple(served.find(name) for name in self.settings.sides)
@@ -137,6 +138,15 @@ class Playground:
         limit = time.monotonic() - IDLE_S
         for key in [key for key, session in self._sessions.items() if session.used_at < limit]:
             self.forget(key)
+
+    def _forget_one_of(self, login: str | None) -> None:
+        """For one more of ``login``: the one used longest ago of whoever has most. Raises SessionError where all speak."""
+        count = Counter(session.login for session in self._sessions.values())
+        most = max(count, key=lambda one: (count[one], one == login))
+        idle = [key for key, one in self._sessions.items() if one.login == most and not one.is_speaking]
+        if not idle:
+            raise SessionError("Too many people are here at once. Try again in some minutes.")
+        self.forget(min(idle, key=lambda key: (bool(self._sessions[key].turns), self._sessions[key].used_at)))
 
     # answers ------------------------------------------------------------------------------------------------------
 
@@ -271,6 +281,11 @@ class Playground:
         entry = ledger.journal.cast(cast)
         ledger.mirror.wake()
         return entry.vote
+
+    def open_turns(self) -> frozenset[str]:
+        """Turns with a vote that their person may still change, not knowing the names. May be asked in any thread."""
+        last = [session.last for session in list(self._sessions.values())]
+        return frozenset(turn.turn_id for turn in last if turn is not None and turn.vote and turn.hides_names)
 
     # prompt sets, links -------------------------------------------------------------------------------------------
 

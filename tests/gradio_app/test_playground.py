@@ -342,3 +342,41 @@ def test_a_vote_waits_for_nobody_who_waits_for_mlflow(endpoint, store, monkeypat
     cast, took_s = run(Playground(settings(endpoint, sides=("bot@champion", "bot@challenger"))), act)
     assert cast.choice == "left"
     assert took_s < 1
+
+
+def test_who_opens_sessions_without_end_loses_their_own_and_nobody_else_s(endpoint, store, monkeypatch):
+    async def act(playground):
+        ann = await playground.session("of ann", "ann")
+        await spoken(playground, ann)
+        first = await playground.session("bob 0", "bob")
+        await spoken(playground, first)
+        for number in range(1, 40):
+            await playground.session(f"bob {number}", "bob")
+        assert playground.known("of ann", "ann") is ann
+        assert playground.known("bob 0", "bob") is first  # in which something was said
+        assert playground.known("bob 1", "bob") is None
+        assert playground.known("bob 39", "bob") is not None
+        carol = await playground.session("of carol", "carol")
+        assert playground.known("of carol", "carol") is carol
+
+    monkeypatch.setattr("gradio_app.playground.MOST_SESSIONS", 10)
+    run(Playground(settings(endpoint)), act)
+
+
+def test_the_standings_do_not_tell_who_was_who_while_the_vote_may_be_changed(endpoint, store):
+    from gradio_app.standings_feed import StandingsReader
+
+    async def act(playground):
+        reader = StandingsReader("bot", open_turns=playground.open_turns)
+        session = await playground.session("key", "ann")
+        ledger = playground.ledgers.open("bot")
+        counts = []
+        for after in (lambda: None, session.show_names):
+            await spoken(playground, session)
+            await playground.vote(session, "left")
+            await asyncio.to_thread(wait_for, lambda: ledger.mirror.pending == 0, 30, "the vote in MLflow")
+            after()
+            counts.append((await asyncio.to_thread(reader.read)).votes)
+        return counts
+
+    assert run(Playground(settings(endpoint, sides=("bot@champion", "bot@challenger"))), act) == [0, 2]
