@@ -1,0 +1,194 @@
+"""People's votes on real models, from the browser to the gate: cast blind, kept in MLflow, counted, exported, weighed.
+
+    python benchmarks/playground_votes.py --banking77 FOLDER --base FOLDER [--engine vllm] [--store DIR] [--out DIR]
+
+FOLDER is banking77 with train.csv.gz and test.csv, and a model to train on it. The quickstart and some intents of banking77
+are trained by `mlflow run` (or were, in --store), both served by one `mlflow-finetune serve`, and judged in Chromium by three
+people with a login each, by what the reference answer says: for the side that answers so, a tie where both do, both bad where
+neither does. Then the commands that a user has show what became of the votes. Prints Markdown for results/playground.md, ends
+with 1 where a vote is missing; screenshots go to --out. `--models quickstart --engine transformers` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from playground_browser import Person, browser
+from playground_models import MODELS, Taught, references, trained
+from playground_page import machine, page_process
+from serving_process import serving
+
+from mlflow_finetune_plugin.playground_users import add_user
+
+PASSWORD = "correct horse battery"
+_DRAWN_S = 8.0
+"""In which votes reach the standings, and charts are drawn."""
+PEOPLE = ("ada", "grace", "edsger")
+
+
+@dataclass
+class Judged:
+    """What the script saw and did. ``right``: how often each side's name, once shown, had answered as the reference."""
+
+    model: str
+    choices: Counter[str] = field(default_factory=Counter)
+    turns: int = 0
+    revealed: list[str] = field(default_factory=list)
+    took_s: float = 0.0
+    standings: dict[str, Any] = field(default_factory=dict)
+
+
+def choice_by(reference: str, answers: list[str]) -> str:
+    left, right = (answer == reference for answer in answers)
+    return {(True, False): "left", (False, True): "right", (True, True): "tie"}.get((left, right), "both_bad")
+
+
+def judge(chromium: Any, url: str, taught: Taught, wanted: dict[str, str], votes: int, out: Path) -> Judged:
+    """``votes`` by each person, every other one by key; names are shown after each person's last vote."""
+    found, started = Judged(taught.name), time.perf_counter()
+    for name in PEOPLE:
+        person = Person(chromium, url)
+        person.log_in(name, PASSWORD)
+        person.wait_until_usable()
+        person.limit_tokens(taught.longest)
+        person.unfold("Prompt set")
+        for number in range(votes):
+            person.ask_next()
+            if found.turns == 0:
+                person.picture(out / f"{taught.name}-asked.png")
+            choice = choice_by(wanted[person.asked], person.answers)
+            person.vote(choice, by_key=number % 2 == 1)
+            found.choices[choice] += 1
+            found.turns += 1
+        found.revealed.append(" ".join(person.show_names().split()))
+        person.picture(out / f"{taught.name}-{name}.png", full_page=True)
+        if name == PEOPLE[-1]:
+            person.open_tab("Standings")
+            time.sleep(_DRAWN_S)
+            person.picture(out / f"{taught.name}-standings.png", full_page=True)
+        person.leave()
+    found.took_s = time.perf_counter() - started
+    return found
+
+
+def standings(url: str) -> dict[str, Any]:
+    """As the API tells them to programs."""
+    from gradio_client import Client
+
+    return dict(Client(url, auth=(PEOPLE[0], PASSWORD), verbose=False).predict(api_name="/standings"))
+
+
+def in_mlflow(model: str) -> tuple[int, int]:
+    """(traces with a person's vote, votes on them) as MLflow keeps them."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    traces, votes = 0, 0
+    for trace in client.search_traces(locations=experiments, max_results=500):
+        is_ours = any(model in str(value) for value in {**trace.info.tags, **trace.info.trace_metadata}.values())
+        given = [one for one in trace.info.assessments if one.source.source_type == "HUMAN"] if is_ours else []
+        traces, votes = traces + bool(given), votes + len(given)
+    return traces, votes
+
+
+def command(*arguments: str) -> str:
+    """As a user sees it: the command, its exit code, what it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow_finetune_plugin.cli", *arguments], capture_output=True, text=True, check=False
+    )
+    said = [line for line in (done.stdout + done.stderr).splitlines() if " INFO " not in line and "Warning" not in line]
+    return f"$ mlflow-finetune {' '.join(arguments)}      # exit code {done.returncode}\n" + "\n".join(said)
+
+
+def aftermath(found: Judged, url: str, out: Path) -> list[str]:
+    """Markdown on what became of the votes, and what is wrong with it."""
+    export = out / f"{found.model}-preferences.jsonl"
+    votes = command("votes", found.model, "--between", "1", "base", "--export", str(export))
+    rows = export.read_text(encoding="utf-8").splitlines() if export.exists() else []
+    traces, feedback = in_mlflow(found.model)
+    pair = next(iter(found.standings["pairs"]), None)
+    people = pair["people"] if pair is not None else {}
+    told = {key: people.get(key) for key in ("votes", "candidate_wins", "champion_wins", "ties", "both_bad", "voters")}
+    print(f"\n## {found.model}\n")
+    print(f"- **{found.turns} blind votes** of {len(PEOPLE)} people in {found.took_s:.0f} s: {dict(found.choices)}.")
+    print(f"- Names, once shown: {' / '.join(found.revealed)}")
+    print(f"- **MLflow**: {feedback} pieces of people's feedback on {traces} traces.")
+    print(f"- **Standings** (API): {found.standings['votes']} votes, {found.standings['counted']} counted; {told}.")
+    print(f"- **Exported**: {len(rows)} preference rows for DPO. The first: `{rows[0] if rows else 'none'}`")
+    print(f"\n```\n{votes.replace(str(out) + '/', '')}\n\n{command('promote', found.model, '--dry-run')}\n```")
+    faults = []
+    if found.standings["counted"] != found.turns:
+        faults.append(f"{found.model}: {found.standings['counted']} of {found.turns} votes count in the standings")
+    if traces != 2 * found.turns:
+        faults.append(f"{found.model}: {traces} of {2 * found.turns} traces have feedback")
+    decided = found.choices["left"] + found.choices["right"]
+    if len(rows) > decided or (decided and not rows):
+        faults.append(f"{found.model}: {len(rows)} rows were exported of {decided} decided votes")
+    return faults
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = [one.name for one in MODELS]
+    parser.add_argument("--models", nargs="+", choices=names, default=names)
+    parser.add_argument("--banking77", type=Path, default=None)
+    parser.add_argument("--base", type=Path, default=None, help="that banking77 is trained on")
+    parser.add_argument("--engine", choices=("vllm", "transformers"), default="vllm")
+    parser.add_argument("--votes", type=int, default=5, help="of each of the three people, on each model")
+    parser.add_argument("--steps", type=int, default=700, help="of the training on banking77")
+    parser.add_argument("--store", type=Path, default=None, help="keeps what was trained, for further calls")
+    parser.add_argument("--out", type=Path, default=None, help="gets screenshots and exports")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options, told = parsed(), machine()
+    out = (options.out or Path(tempfile.mkdtemp())).resolve()
+    store = (options.store or Path(tempfile.mkdtemp())).resolve()
+    for folder in (out, store):
+        folder.mkdir(parents=True, exist_ok=True)
+    os.environ |= {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
+        "MLFLOW_FINETUNE_HOME": f"{store}/home",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+    banking77, base = (path.resolve() if path else None for path in (options.banking77, options.base))
+    os.chdir(store)
+    trained(store, options.models, banking77, base, options.steps)
+    print(f"{told}; engine {options.engine}")
+    faults: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch, browser() as chromium:
+        users = Path(scratch) / "users.yaml"
+        for name in PEOPLE:
+            add_user(users, name, PASSWORD)
+        uri = os.environ["MLFLOW_TRACKING_URI"]
+        with serving(Path(scratch), uri, *options.models, "--engine", options.engine) as service:
+            for taught in (one for one in MODELS if one.name in options.models):
+                held_out = next(p for p in (store / taught.name).rglob("*.jsonl") if p.stem in ("test", "held-out"))
+                arguments = ("--endpoint", f"{service.url}/v1", "--model", taught.name, "--auth-file", str(users))
+                with page_process(Path(scratch), *arguments) as app:
+                    found = judge(chromium, app.url, taught, references(held_out), options.votes, out)
+                    found.standings = standings(app.url)
+                faults += aftermath(found, app.url, out)
+    print(*(f"FAULT {fault}" for fault in faults), sep="\n")
+    print(f"\nfaults: {len(faults)}; screenshots: {len(list(out.glob('*.png')))}")
+    if faults:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
