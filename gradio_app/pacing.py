@@ -15,7 +15,7 @@ LONGEST_REST_S = 8.0
 """In which the rest of the longest answer is shown at the latest, once everything has come."""
 _BEHIND_CHARS = 80
 """How far what is shown stays behind what has come: some words, in which the rhythm of single ones is lost."""
-_LEAST_BEHIND_S, _MOST_BEHIND_S = 0.6, 4.0
+_LEAST_BEHIND_S, _MOST_BEHIND_S = 0.6, 2.0
 _AT_ONCE_S = 0.5
 _LEAST_TIMED_S = 0.25
 _RANDOM = secrets.SystemRandom()
@@ -112,7 +112,8 @@ class JointPace:
             self._pace, self._planned_until, self._known = longest / _AT_ONCE_S, now + _AT_ONCE_S, longest
             return
         so_far = joint / max(at - self._began, _LEAST_TIMED_S)
-        behind_s = min(_MOST_BEHIND_S, max(_LEAST_BEHIND_S, _BEHIND_CHARS / max(so_far, 1.0)))
+        wanted_s = min(_MOST_BEHIND_S, _BEHIND_CHARS / max(so_far, 1.0))
+        behind_s = max(_LEAST_BEHIND_S, min(wanted_s, now - self._began))  # little is known at first: look again soon
         chance = 0.3 + 1.4 * self._chance()
         self._pace = (there - self._reached) / behind_s * chance
         if there > joint:  # one has ended, or is not waited for: no faster than so far
