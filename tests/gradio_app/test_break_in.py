@@ -1,20 +1,19 @@
 """The whole playground as a process, and those who want more of it than they may have."""
 
-import asyncio
 import json
-import re
 import signal
-import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 from gradio_client import Client
 from playground_process import REAL_PAGE, playground
 from votes_cast import register_versions
 
+from gradio_app import app
 from gradio_app.pages.visits import visitor
+from gradio_app.playground import Playground
+from gradio_app.settings import PlaygroundSettings
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +47,6 @@ def cast_in(folder):
     return [json.loads(line)["vote"] for line in found]
 
 
-def resident_mb(process):
-    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) / 1024
-
-
 def test_nobody_goes_round_the_queue_or_shares_a_session_that_nobody_named(place):
     for name, data in (("chat", ["hello", "", 0, 1, 9, None, False]), ("export", []), ("vote", ["left", [], "", True])):
         answer = place.ask("POST", f"/gradio_api/run/{name}", json={"data": data})
@@ -76,34 +71,20 @@ def test_a_program_is_told_what_cannot_be_asked(place, asked, why):
         Client(place.url, verbose=False).predict(api_name="/chat", **asked)
 
 
-def test_pages_that_were_opened_and_closed_leave_nothing(place):
+def test_a_page_that_was_closed_leaves_nothing():
     """Gradio keeps a quarter of a megabyte of each for ever."""
+    import gradio as gr
+    from gradio.state_holder import StateHolder
 
-    async def opened_and_closed(count):
-        async with httpx.AsyncClient(base_url=place.url, timeout=60) as client:
-            config = (await client.get("/config")).json()
-            load = next(
-                one["id"] for one in config["dependencies"] if one["targets"] and one["targets"][0][1] == "load"
-            )
-
-            async def one():
-                session = uuid.uuid4().hex
-                async with client.stream("GET", f"/gradio_api/heartbeat/{session}") as beat:
-                    await anext(beat.aiter_raw())
-                    joining = {"data": [], "fn_index": load, "session_hash": session}
-                    await client.post("/gradio_api/queue/join", json=joining)
-                    async with client.stream("GET", f"/gradio_api/queue/data?session_hash={session}") as told:
-                        async for line in told.aiter_lines():
-                            if "process_completed" in line:
-                                break
-
-            for _ in range(count // 10):
-                await asyncio.gather(*(one() for _ in range(10)))
-
-    asyncio.run(opened_and_closed(60))
-    before = resident_mb(place.process)
-    asyncio.run(opened_and_closed(120))
-    assert resident_mb(place.process) - before < 10  # 31 as Gradio does it
+    playground_of_nobody = Playground(PlaygroundSettings(("http://127.0.0.1:9/v1",)))
+    blocks = app.build(playground_of_nobody, None, lambda name: False)
+    holder = StateHolder()
+    holder.set_blocks(blocks)
+    assert holder["mine"].config_values
+    assert holder["other"].config_values
+    leave = next(one.fn for one in blocks.fns.values() if any(event == "unload" for _, event in one.targets))
+    leave(gr.Request(session_hash="mine"))
+    assert list(holder.session_data) == ["other"]
 
 
 def test_a_vote_that_was_acknowledged_outlives_a_kill(tmp_path, endpoint, store):
