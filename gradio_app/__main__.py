@@ -17,6 +17,8 @@ from gradio_app.settings import PlaygroundSettings, check_settings
 from mlflow_finetune_plugin.durations import seconds_of
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError
 
+logger = logging.getLogger(__name__)
+
 _DAY_S = 86_400.0
 
 PageMaker = Callable[[PlaygroundSettings, Access], Page]
@@ -119,7 +121,7 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
     """Imported here: it imports gradio, which reads what ``private_files`` has set."""
     try:
         from gradio_app import app
-        from gradio_app.endpoints import registered_model
+        from gradio_app.endpoints import look_once
         from gradio_app.playground import Playground
         from gradio_app.promotions import Promotions
     except ModuleNotFoundError as error:
@@ -129,7 +131,10 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
             f"the playground needs {error.name}; fix: pip install 'mlflow-finetune[playground]'"
         ) from error
     playground = Playground(settings)
-    model = settings.model or asyncio.run(registered_model(playground.endpoints))
+    served = asyncio.run(look_once(playground.endpoints))
+    for fault in served.faults:
+        logger.warning("%s It is asked again whenever somebody opens the page.", fault)
+    model = settings.model or (served.registered[0] if len(served.registered) == 1 else None)
     promotions = Promotions()
 
     async def close() -> None:

@@ -77,11 +77,10 @@ def _versions(names: dict[str, Contender], model: str) -> list[str]:
     return sorted(mine, key=lambda name: -int(name.rpartition("/")[2]))
 
 
-async def registered_model(endpoints: Sequence[Endpoint]) -> str | None:
-    """The one that the endpoints serve now; None where there is none, or more than one."""
+async def look_once(endpoints: Sequence[Endpoint]) -> Served:
+    """By whoever has no connection of their own yet."""
     async with new_http() as http:
-        found = (await look(http, endpoints)).registered
-    return found[0] if len(found) == 1 else None
+        return await look(http, endpoints)
 
 
 async def _models(http: aiohttp.ClientSession, endpoint: Endpoint) -> tuple[list[tuple[str, str]], str | None]:

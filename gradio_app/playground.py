@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import aiohttp
 
@@ -29,6 +29,7 @@ from mlflow_finetune_plugin.serving.names import ROUTER_KEY
 from mlflow_finetune_plugin.votes import CastVote, Side, SpokenAnswer, Turn
 from mlflow_finetune_plugin.votes.prompt_file import PromptSet
 from mlflow_finetune_plugin.votes.spoken_answer import STOPPED
+from mlflow_finetune_plugin.votes.vote import Choice
 
 logger = logging.getLogger(__name__)
 
@@ -254,6 +255,8 @@ class Playground:
         Raises SessionError, VoteError for what is no vote, and JournalError when it could not be written: then it was
         not cast.
         """
+        if choice not in get_args(Choice):
+            raise SessionError(f"There is no choice {choice!r:.40}; pick one of: {', '.join(get_args(Choice))}.")
         turn = session.votable(choice)
         model, _ = await self._ledger_of(session)
         tags = [reason for reason in dict.fromkeys(reasons) if reason != SELF_NAMING]

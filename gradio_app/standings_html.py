@@ -152,14 +152,15 @@ def _share(rate: Interval | None, decisive: int) -> str:
 def _path_notes(standing: PairStanding) -> list[str]:
     path, notes = standing.path, []
     if standing.terms_note:
-        notes.append(f"Drawn by the default terms: {version_name(standing.pair[0])}: {standing.terms_note}.")
+        who = version_name(standing.pair[0])
+        notes.append(f"{who[0].upper()}{who[1:]}: {standing.terms_note}. The path is drawn by the default terms.")
     if path.pair_number > 1:
         notes.append(
             f"This is pair number {path.pair_number} that people voted on. All pairs share one chance of error, so each "
             "further one needs more evidence."
         )
     if path.waiting and path.scores:
-        notes.append(f"{_count(path.waiting, 'person has', 'people have')} begun and will count once done.")
+        notes.append(f"{path.waiting_for}.")
     return notes
 
 

@@ -11,7 +11,7 @@ from mlflow_finetune_plugin.gate.error_budget import candidate_alpha
 from mlflow_finetune_plugin.gate.evidence import Votes
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.gate.sequential import VOTE_STAKES, VOTER_STAKES, betting_test
-from mlflow_finetune_plugin.gate.votes import Vote, decisive_scores, voter_scores
+from mlflow_finetune_plugin.gate.votes import PATIENCE_VOTERS, Vote, decisive_scores, voter_scores
 
 Outcome = Literal["better", "worse", "undecided"]
 
@@ -23,7 +23,7 @@ class VotePath:
     ``evidence_for`` and ``evidence_against`` are the capitals of the bets on the candidate being better, and worse,
     before the first and after every score; who reaches ``boundary`` first, not before ``minimum`` scores, decides, and
     ``decided_at`` is after which score. ``unit`` is what a score is of; ``waiting`` voters have begun and do not count
-    yet. ``still_needed``: about how many more scores like these would decide; None where that cannot be told.
+    yet, of whom each counts after ``per_voter`` votes. ``still_needed``: about how many more scores like these would decide; None where that cannot be told.
     """
 
     candidate: str
@@ -37,6 +37,7 @@ class VotePath:
     decided_at: int | None
     still_needed: int | None
     waiting: int
+    per_voter: int
     pair_number: int
 
     @property
@@ -51,7 +52,7 @@ class VotePath:
             at = _count(self.decided_at or 0, self.unit_name)
             return f"Decided: {version_name(won)} is preferred to {version_name(lost)}, shown after {at}."
         if not self.scores:
-            return f"Undecided: {self._waiting}." if self.waiting else "Undecided: no vote prefers a side yet."
+            return f"Undecided: {self.waiting_for}." if self.waiting else "Undecided: no vote prefers a side yet."
         highest = max(self.evidence_for[-1], self.evidence_against[-1])
         now = f"Undecided: the evidence stands at {highest:.3g}, and {self.boundary:.3g} decides"
         if self.still_needed is None:
@@ -65,8 +66,10 @@ class VotePath:
         return "voter" if self.unit == "voter" else "decisive vote"
 
     @property
-    def _waiting(self) -> str:
-        return f"{_count(self.waiting, 'voter')} began and will count once done"
+    def waiting_for(self) -> str:
+        """When those who have begun will count: a voter's score must not change once it does."""
+        who = "1 voter counts" if self.waiting == 1 else f"{self.waiting:,} voters count"
+        return f"{who} after {self.per_voter} votes each, or when {PATIENCE_VOTERS} more people have begun"
 
 
 def vote_path(
@@ -95,6 +98,7 @@ def vote_path(
         decided_at=test.worse_at if finding.outcome == "reject" else test.better_at,
         still_needed=finding.still_needed,
         waiting=waiting,
+        per_voter=policy.per_voter,
         pair_number=pair_number,
     )
 

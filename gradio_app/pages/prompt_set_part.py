@@ -28,7 +28,7 @@ class PromptSetPart:
             with gr.Column():
                 self._next = gr.Button("Next prompt (key N)", variant="primary", elem_id="mf-next")
                 self._auto = gr.Checkbox(False, label="Go on by itself after each vote", elem_id="mf-auto")
-            self._progress = gr.HTML(view.soft("Unseen prompts first."), elem_id="mf-progress")
+            self._progress = gr.HTML(view.soft("Prompts that you have not judged come first."), elem_id="mf-progress")
 
     def wire(
         self,
