@@ -98,7 +98,7 @@ def test_a_person_sees_votes_come_in_and_picks_a_pair(playground, browser_page):
     shows(page, "#standings-overview", "Ranking")
     page.get_by_label("Versions compared").click()
     page.get_by_role("option", name="version 3 against version 2 (challenger)").click()
-    shows(page, ".mf-sentence", "2 voters count after 20 votes each, or when 5 more people have begun.")
+    shows(page, ".mf-sentence", "2 voters count after 5 votes each, or when 5 more people have begun.")
     time.sleep(1)
     shows(page, ".mf-sentence", "2 voters began")  # the next ticks keep the pair that was picked
 

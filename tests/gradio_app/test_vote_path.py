@@ -77,7 +77,7 @@ def test_evidence_before_the_minimum_decides_nothing():
 def test_voters_who_are_not_done_wait():
     path = vote_path(votes("++", voters=2), "2", "1", policy=VotesPolicy())
     assert (path.scores, path.waiting) == (0, 2)
-    assert path.sentence == "Undecided: 2 voters count after 20 votes each, or when 5 more people have begun."
+    assert path.sentence == "Undecided: 2 voters count after 5 votes each, or when 5 more people have begun."
 
 
 def test_ties_alone_prefer_no_side():
