@@ -24,7 +24,7 @@ class Recording:
 
     def __init__(self, page) -> None:
         self._finished, self._failed = [], []
-        page.on("requestfinished", self._finished.append)
+        page.on("requestfinished", lambda request: self._finished.append(request))
         page.on("websocket", lambda found: self._failed.append(found.url))
 
     def texts(self) -> list[tuple[str, str]]:
