@@ -9,6 +9,7 @@ from html import escape
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)", re.DOTALL)
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_IMAGE = re.compile(r"(?<!\\)!(?=\[)")
 
 CSS = """
 .mf-scroll { overflow-x: auto; }
@@ -75,6 +76,8 @@ def soft(text: str) -> str:
 def tags_as_text(markdown: str) -> str:
     """Markdown whose HTML is shown as it was written, not rendered: what a model says is no part of the page.
 
+    Images become links: who looks at an answer asks nobody for anything.
+
     Code stays as it is, for there Markdown shows tags by itself. Where this and a renderer differ on what is code, a tag
     is at worst left to the page's sanitizer and its policy, which hold it off too.
     """
@@ -105,6 +108,10 @@ def tags_as_text(markdown: str) -> str:
 def _escaped(prose: str) -> str:
     told, end = [], 0
     for code in _CODE.finditer(prose):
-        told += [_TAG.sub("&lt;", prose[end : code.start()]), code[0]]
+        told += [_as_text(prose[end : code.start()]), code[0]]
         end = code.end()
-    return "".join([*told, _TAG.sub("&lt;", prose[end:])])
+    return "".join([*told, _as_text(prose[end:])])
+
+
+def _as_text(prose: str) -> str:
+    return _IMAGE.sub(r"\\!", _TAG.sub("&lt;", prose))

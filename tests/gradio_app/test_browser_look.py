@@ -83,7 +83,7 @@ def test_on_a_phone_nothing_is_beyond_the_edge_and_every_button_can_be_pressed(s
             inside = button.evaluate("one => Boolean(one.closest('.mf-chats, .mf-scroll'))")
             assert inside or box["x"] + box["width"] <= 375, button.inner_text()
     for tab in ("Standings", "Runs", "Data"):
-        page.page.get_by_role("tab", name=tab).tap()
+        page.open_tab(tab)
         page.page.wait_for_timeout(1500)
         assert not page.is_wider_than_the_window(), tab
 
@@ -105,12 +105,12 @@ def test_every_word_can_be_read_in_light_and_dark(screen, scheme):
 
 def test_the_theme_is_changed_by_its_button(screen):
     page = screen(color_scheme="light")
-    paper = "getComputedStyle(document.body).backgroundColor"
-    light = page.page.evaluate(paper)
+    ink = "getComputedStyle(document.querySelector('h1')).color"
+    light = page.page.evaluate(ink)
     page.page.get_by_role("button", name="Light or dark").click()
     page.page.wait_for_function("document.body.classList.contains('dark')", timeout=SLOW_MS)
     expect(page.status).to_contain_text("models answer", timeout=SLOW_MS)
-    assert page.page.evaluate(paper) != light
+    assert page.page.evaluate(ink) != light
 
 
 def test_everything_is_done_without_a_mouse(screen):

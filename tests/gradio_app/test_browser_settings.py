@@ -14,8 +14,10 @@ def test_settings_reach_both_sides_alike(screen, stand):
     page.page.locator("#mf-system textarea").fill("be brief")
     page.page.get_by_label("number input for Temperature").fill("0.7")
     page.page.get_by_label("number input for Top p").fill("0.9")
-    page.page.get_by_label("Max tokens").first.fill("33")
-    page.page.get_by_label("Seed (empty: none)").fill("7")
+    for field, text in (("max-tokens", "33"), ("seed", "seven")):
+        page.page.locator(f"#mf-{field}").locator("input, textarea").fill(text)
+    page.send_refused("set", "Seed is 'seven'; write a whole number, or nothing.")
+    page.page.locator("#mf-seed").locator("input, textarea").fill("7")
     page.page.keyboard.press("Tab")
     stand.forget()
     page.ask("set")
@@ -25,6 +27,20 @@ def test_settings_reach_both_sides_alike(screen, stand):
         told = {name: asked[name] for name in ("temperature", "top_p", "max_tokens", "seed")}
         assert told == {"temperature": 0.7, "top_p": 0.9, "max_tokens": 33, "seed": 7}
         assert asked["messages"] == [{"role": "system", "content": "be brief"}, {"role": "user", "content": "set"}]
+
+
+def test_fields_that_are_only_looked_at_change_nothing(screen, stand):
+    page = screen()
+    page.open_part("Settings")
+    page.button("choose").click()
+    expect(page.page.locator("#mf-side-choice-0 input")).to_be_visible(timeout=SLOW_MS)
+    stand.forget()
+    page.ask("only looked")
+    assert {"seed", "max_tokens"} & set(stand.asked()[0]) == {"max_tokens"}
+    page.page.locator("#mf-max-tokens").locator("input, textarea").fill("")
+    stand.forget()
+    page.ask("without a limit")
+    assert {"seed", "max_tokens"} & set(stand.asked()[0]) == set()
 
 
 @pytest.mark.parametrize("names", [("base", "bot/1", "fast"), ("base", "bot/1", "fast", "bot@challenger")])

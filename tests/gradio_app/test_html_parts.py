@@ -16,6 +16,7 @@ from gradio_app.html_parts import tags_as_text
         ("```\n<p>", "```\n<p>"),
         ("a `<b> that never ends", "a `&lt;b> that never ends"),
         ("<!-- note --><?xml?>", "&lt;!-- note -->&lt;?xml?>"),
+        ("![p](http://a/b.png) `![q](c)` wow! [d](e)", "\\![p](http://a/b.png) `![q](c)` wow! [d](e)"),
         ("", ""),
     ],
 )
