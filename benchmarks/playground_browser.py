@@ -55,12 +55,12 @@ class Person:
     def ask(self, prompt: str) -> None:
         self.page.fill("#mf-prompt textarea", prompt)
         self.page.keyboard.press("Enter")
-        self.tells("Which answer is better")
+        self.tells("Which answer is better? Keys")
 
     def ask_next(self) -> None:
         """Of the prompt set, whose part has been unfolded."""
         self.page.click("#mf-next")
-        self.tells("Which answer is better")
+        self.tells("Which answer is better? Keys")
 
     def tells(self, text: str) -> None:
         """Waits until the status says so."""
