@@ -46,7 +46,7 @@ def build(
                 gr.HTML(view.notice(_NO_MODEL, "warn"))
                 return blocks
             with gr.Tab("Standings", id="standings") as tab:
-                StandingsPage(model).build(tab)
+                StandingsPage(model, open_turns=playground.open_turns).build(tab)
             with gr.Tab("Runs", id="runs") as tab:
                 RunsPage(model, lambda request: may_promote(request.username), promotions).build(tab)
             with gr.Tab("Data", id="data") as tab:

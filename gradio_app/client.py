@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Sequence
@@ -13,13 +14,26 @@ import aiohttp
 
 from mlflow_finetune_plugin.types import Message
 from mlflow_finetune_plugin.votes import Receipt
+from mlflow_finetune_plugin.votes.vote import BASE
 
 CONNECT_S = 5.0
 SILENCE_S = 120.0
 """How long an endpoint may say nothing before its answer counts as broken off; a first token may wait for a model to load."""
 LONGEST_ANSWER = 400_000
 """Characters; an endpoint that never ends is cut off there."""
+LONGEST_S = 1800.0
+"""An endpoint that keeps the line open and never ends is given up then."""
 _LONGEST_EVENT = 1 << 20
+_MOST_TOKENS = 1 << 40
+_HINTS = {
+    400: "perhaps more was asked than fits; shorten the conversation, or lower max tokens in the settings",
+    401: "it wants a key, or another one",
+    404: "it does not serve this model now",
+    413: "the conversation is too long for it",
+    429: "too many ask it at once; try again in a moment",
+    503: "it is starting, or overloaded; try again in a moment",
+}
+"""In words that name no model: the endpoint's own are shown with the names."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,7 @@ class Sampling:
 
     temperature: float = 0.0
     top_p: float = 1.0
-    max_tokens: int | None = 512
+    max_tokens: int | None = None
     seed: int | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -99,6 +113,7 @@ class Answer:
     def add(self, piece: str) -> None:
         if self.first_at is None:
             self.first_at = time.monotonic()
+        piece = piece.encode("utf-8", "replace").decode()  # no page and no database takes half of a surrogate pair
         self.pieces.append(piece)
         self.length += len(piece)
 
@@ -109,8 +124,13 @@ class Answer:
 
 
 def new_http() -> aiohttp.ClientSession:
-    """One for the whole app: as many connections as there are answers, no proxy of the environment, no cookies."""
+    """One for the whole app: as many connections as there are answers, no proxy of the environment, no cookies.
+
+    Nothing is unpacked: a thousandth of what a bomb unpacks to is already more than an answer.
+    """
     return aiohttp.ClientSession(
+        headers={"Accept-Encoding": "identity"},
+        auto_decompress=False,
         connector=aiohttp.TCPConnector(limit=0, enable_cleanup_closed=False),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -139,16 +159,27 @@ async def receive(
         **sampling.to_json(),
     }
     answer.asked_at, answer.asked_at_ms = time.monotonic(), time.time_ns() // 1_000_000
+    limit = asyncio.timeout(LONGEST_S)
     try:
-        async with http.post(
-            f"{endpoint.url}/chat/completions", json=body, headers=endpoint.headers, allow_redirects=False
-        ) as response:
+        async with (
+            limit,
+            http.post(
+                f"{endpoint.url}/chat/completions", json=body, headers=endpoint.headers, allow_redirects=False
+            ) as response,
+        ):
             if response.status != 200:
                 answer.fault, answer.fault_detail = await _refusal(response)
                 return
             answer.receipt = Receipt.from_headers(response.headers)
+            if answer.receipt is not None and not is_of(answer.receipt, model):
+                answer.fault = "is not who was asked"
+                answer.fault_detail = f"{endpoint.name}: asked {model}, answered {_who(answer.receipt)}"
+                return
             await _read_events(response.content, answer)
     except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError, TimeoutError) as error:
+        if limit.expired():
+            answer.fault = f"was cut off after {LONGEST_S / 60:.0f} minutes"
+            return
         is_silent = answer.first_at is not None or not isinstance(error, aiohttp.ClientConnectorError)
         answer.fault = f"said nothing for {SILENCE_S:.0f} s" if is_silent and _is_read(error) else "cannot be reached"
         answer.fault_detail = f"{endpoint.name}: {type(error).__name__}"
@@ -156,6 +187,23 @@ async def receive(
         answer.fault, answer.fault_detail = "broke off its answer", f"{endpoint.name}: {type(error).__name__}: {error}"
     finally:
         answer.ended_at = time.monotonic()
+        if endpoint.api_key:  # some endpoints say the key that they refuse
+            answer.fault_detail = answer.fault_detail.replace(endpoint.api_key, "…")
+
+
+def is_of(receipt: Receipt, asked: str) -> bool:
+    """Whether this can be the receipt of the model asked; of names that say neither model nor version anything can."""
+    if asked == BASE:
+        return receipt.version == BASE
+    model, at, _ = asked.rpartition("@")
+    if at:  # any version of the model can stand behind an alias
+        return receipt.model == model and receipt.version != BASE
+    model, _, version = asked.rpartition("/")
+    return not (model and version.isdecimal()) or (receipt.model, receipt.version) == (model, version)
+
+
+def _who(receipt: Receipt) -> str:
+    return f"{receipt.model}/{receipt.version}"
 
 
 def _is_read(error: BaseException) -> bool:
@@ -169,7 +217,9 @@ async def _refusal(response: aiohttp.ClientResponse) -> tuple[str, str]:
         said = str(told["message"] if isinstance(told, dict) else told)
     except (ValueError, KeyError, TypeError):
         said = text
-    return f"refused the request (HTTP {response.status})", " ".join(said.split())[:500]
+    hint = _HINTS.get(response.status)
+    why = f"HTTP {response.status}" + (f": {hint}" if hint is not None else "")
+    return f"refused the request ({why})", " ".join(said.split())[:500]
 
 
 async def _read_events(stream: aiohttp.StreamReader, answer: Answer) -> None:
@@ -192,16 +242,21 @@ def _take(data: bytes, answer: Answer) -> bool:
     """Whether this was the last event."""
     if data == b"[DONE]":
         return True
-    told = json.loads(data)
-    if not isinstance(told, dict):
-        raise ValueError("an event that is no object")
+    try:
+        return _take_event(json.loads(data), answer)
+    except (AttributeError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise ValueError(f"an event that is not OpenAI's ({type(error).__name__})") from error
+
+
+def _take_event(told: Any, answer: Answer) -> bool:
     if "error" in told:
         answer.fault, error = "broke off its answer", told["error"]
         answer.fault_detail = str(error.get("message", "") if isinstance(error, dict) else error)[:500]
         return True
     usage = told.get("usage")
     if isinstance(usage, dict):
-        answer.prompt_tokens, answer.completion_tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        answer.prompt_tokens = _count(usage.get("prompt_tokens"))
+        answer.completion_tokens = _count(usage.get("completion_tokens"))
     choices = told.get("choices")
     if choices:
         choice = choices[0]
@@ -211,5 +266,10 @@ def _take(data: bytes, answer: Answer) -> bool:
             if answer.length > LONGEST_ANSWER:
                 answer.fault = f"was cut off after {LONGEST_ANSWER:,} characters"
                 return True
-        answer.finish_reason = choice.get("finish_reason") or answer.finish_reason
+        reason = choice.get("finish_reason")
+        answer.finish_reason = str(reason)[:100] if reason else answer.finish_reason
     return False
+
+
+def _count(told: Any) -> int | None:
+    return told if type(told) is int and 0 <= told < _MOST_TOKENS else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,13 @@ import aiohttp
 
 from gradio_app.client import Endpoint, new_http
 from gradio_app.session import Contender, SessionError
+from mlflow_finetune_plugin.votes.vote import clean
 
 OURS = "mlflow-finetune"
 """``owned_by`` of the models that our router serves."""
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 _MOST = 5000
+_MOST_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -88,10 +91,21 @@ async def _models(http: aiohttp.ClientSession, endpoint: Endpoint) -> tuple[list
         ) as response:
             if response.status != 200:
                 return [], f"{endpoint.name} refuses to list its models (HTTP {response.status})."
-            told = await response.json(content_type=None)
+            told = json.loads(await _read(response.content))
             rows = told["data"][:_MOST]
-            return [(str(row["id"]), str(row.get("owned_by", ""))) for row in rows], None
+            return [(clean(str(row["id"])), str(row.get("owned_by", ""))) for row in rows], None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         return [], f"{endpoint.name} cannot be reached ({type(error).__name__})."
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return [], f"{endpoint.name} answers, but not as OpenAI's API lists models."
+
+
+async def _read(stream: aiohttp.StreamReader) -> bytes:
+    """All of it, up to what a list of models can be. Raises ValueError for more."""
+    parts, size = [], 0
+    async for part in stream.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > _MOST_BYTES:
+            raise ValueError("too long for a list of models")
+    return b"".join(parts)

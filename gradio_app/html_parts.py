@@ -1,9 +1,14 @@
-"""What the runs and data tabs' HTML has in common. All texts are escaped."""
+"""What the tabs' HTML has in common. All texts are escaped."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
+
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
+_CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)", re.DOTALL)
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 CSS = """
 .mf-scroll { overflow-x: auto; }
@@ -65,3 +70,41 @@ def table_head(heads: Sequence[str]) -> str:
 
 def soft(text: str) -> str:
     return f'<span class="mf-soft">{escape(text)}</span>'
+
+
+def tags_as_text(markdown: str) -> str:
+    """Markdown whose HTML is shown as it was written, not rendered: what a model says is no part of the page.
+
+    Code stays as it is, for there Markdown shows tags by itself. Where this and a renderer differ on what is code, a tag
+    is at worst left to the page's sanitizer and its policy, which hold it off too.
+    """
+    told: list[str] = []
+    prose: list[str] = []
+    fence = ""
+
+    def end_prose() -> None:
+        told.append(_escaped("".join(prose)))
+        prose.clear()
+
+    for line in markdown.splitlines(keepends=True):
+        found = _FENCE.match(line)
+        if fence:
+            told.append(line)
+            closes = found is not None and found[1].startswith(fence) and not line[found.end() :].strip()
+            fence = "" if closes else fence
+        elif found is not None and not (found[1][0] == "`" and "`" in line[found.end() :]):
+            end_prose()
+            told.append(line)
+            fence = found[1]
+        else:
+            prose.append(line)
+    end_prose()
+    return "".join(told)
+
+
+def _escaped(prose: str) -> str:
+    told, end = [], 0
+    for code in _CODE.finditer(prose):
+        told += [_TAG.sub("&lt;", prose[end : code.start()]), code[0]]
+        end = code.end()
+    return "".join([*told, _TAG.sub("&lt;", prose[end:])])

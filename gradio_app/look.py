@@ -7,7 +7,7 @@ CSS = """
   --mf-good-paper: #e6f4ea; --mf-bad-paper: #fdecea; --mf-warn-paper: #fff5d6; }
 .dark { --mf-a: #6cb6ff; --mf-b: #ffab70; --mf-good: #57d06f; --mf-bad: #ff8b80; --mf-warn: #e3b341;
   --mf-good-paper: #12321d; --mf-bad-paper: #3d1513; --mf-warn-paper: #332701; }
-.gradio-container { max-width: 1500px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1500px !important; margin: 0 auto !important; }
 .mf-head { display: flex; align-items: baseline; gap: .8rem; flex-wrap: wrap; padding: .2rem 0 .1rem; }
 .mf-head h1 { font-size: 1.25rem; margin: 0; } .mf-head a { font-size: .9rem; }
 .mf-soft { color: var(--body-text-color-subdued); font-size: .9rem; }
@@ -16,7 +16,10 @@ CSS = """
 .mf-good { border-left: 4px solid var(--mf-good); background: var(--mf-good-paper); }
 .mf-warn { border-left: 4px solid var(--mf-warn); background: var(--mf-warn-paper); }
 .mf-bad { border-left: 4px solid var(--mf-bad); background: var(--mf-bad-paper); }
-.mf-side { min-height: 3.4rem; padding: .3rem .2rem; display: flex; gap: .2rem .8rem; flex-wrap: wrap; align-items: baseline; }
+#mf-status .mf-notice { height: 4.2rem; overflow-y: auto; align-content: safe center; }
+:is(#mf-shared, #mf-reference, #mf-difference, #mf-link):not(:has([id^=html-] > *)) { display: none; }
+.mf-side { height: 6.6rem; overflow-y: auto; padding: .3rem .2rem; display: flex; gap: .2rem .8rem; flex-wrap: wrap;
+  align-items: baseline; align-content: flex-start; }
 .mf-side dl { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: 0; width: 100%; font-size: .85rem; }
 .mf-side dl div { display: flex; gap: .35rem; } .mf-side dt { color: var(--body-text-color-subdued); }
 .mf-side dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
@@ -27,11 +30,12 @@ CSS = """
 body[data-mf-sides="2"] .mf-column-2, body[data-mf-sides="2"] .mf-column-3, body[data-mf-sides="3"] .mf-column-3,
   body:not([data-mf-sides]) .mf-column-2, body:not([data-mf-sides]) .mf-column-3 { display: none; }
 button[aria-disabled="true"] { opacity: .55; cursor: default; }
-.mf-voted { background: var(--mf-a) !important; color: var(--body-background-fill) !important; }
+.mf-voted { background: var(--mf-a) !important; color: var(--body-background-fill) !important; opacity: 1 !important; }
 .mf-votes button { min-height: 2.9rem; font-weight: 600; }
 .mf-scroll { overflow-x: auto; } .mf-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-.mf-table th, .mf-table td { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0;
-  border-bottom: 1px solid var(--border-color-primary); color: var(--body-text-color); }
+.mf-table :is(th, td) { text-align: left; vertical-align: top; padding: .35rem .8rem .35rem 0 !important;
+  border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; color: var(--body-text-color); }
+[role=tab][aria-selected=true] { color: var(--mf-a) !important; }
 .mf-diff { display: grid; grid-template-columns: 1fr 1fr; gap: .2rem 1rem; } .mf-diff > p { grid-column: 1 / -1; margin: 0; }
 .mf-shared { border: 1px dashed var(--border-color-primary); border-radius: 8px; padding: .4rem .9rem; }
 .mf-diff pre, .mf-reference pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--background-fill-secondary);
@@ -42,11 +46,17 @@ button[aria-disabled="true"] { opacity: .55; cursor: default; }
 button:focus-visible, textarea:focus-visible, input:focus-visible, a:focus-visible, [role=tab]:focus-visible {
   outline: 3px solid var(--mf-a) !important; outline-offset: 2px; }
 @media (max-width: 640px) {
-  .gradio-container { padding: .4rem !important; }
+  .gradio-container, .gradio-container main { padding: .4rem !important; }
+  .mf-head h1 { font-size: 1.05rem; }
+  .mf-ask { flex-wrap: wrap !important; } .mf-ask > * { min-width: 100% !important; } .mf-send { flex-direction: row !important; }
+  .mf-tools { flex-wrap: wrap !important; gap: .5rem !important; }
+  .mf-tools > * { min-width: 28% !important; flex: 1 1 28%; min-height: 2.4rem; }
   .mf-chats { flex-wrap: nowrap !important; overflow-x: auto; scroll-snap-type: x mandatory; gap: .5rem !important; }
   .mf-chats > * { min-width: 86% !important; scroll-snap-align: start; }
   .mf-votes { position: sticky; bottom: 0; z-index: 5; background: var(--body-background-fill); padding: .3rem 0; flex-wrap: wrap !important; }
   .mf-votes > * { min-width: 45% !important; }
+  #mf-status .mf-notice { height: 6.2rem; }
+  .mf-side { height: 8.6rem; }
   .mf-diff { grid-template-columns: 1fr; }
 }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }
@@ -74,11 +84,18 @@ SCRIPT = """
     if (button && !button.disabled) button.click();
     return Boolean(button && !button.disabled);
   };
+  const mark = (found, told) => {
+    for (const [name, value] of Object.entries(found ? told : {})) if (found.getAttribute(name) !== value) found.setAttribute(name, value);
+  };
   const apply = () => {
     const found = document.querySelector('#mf-status [data-mf]');
     if (!found) return;
     const told = JSON.parse(found.dataset.mf);
     document.body.dataset.mfSides = told.sides;
+    // the line above the answers is read out when it changes; two answers at once, word by word, would be noise
+    mark(document.getElementById('mf-status'), {'aria-live': 'polite', 'aria-atomic': 'true'});
+    for (const [place, name] of [...'ABCD'].entries())
+      mark(document.querySelector(`#mf-chat-${place} [role=log]`), {'aria-label': `Answer ${name}`, 'aria-live': 'off', tabindex: '0'});
     const auto = document.querySelector('#mf-auto input');
     if (told.voted !== null && lastVoted === null && auto && auto.checked) setTimeout(() => press('mf-next'), 400);
     lastVoted = told.voted;

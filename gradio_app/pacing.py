@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -12,6 +13,12 @@ LONGEST_WAIT_S = 15.0
 """For a side that says nothing: after this the others go on alone, for a dead endpoint must not look like a slow one."""
 LONGEST_REST_S = 8.0
 """In which the rest of the longest answer is shown at the latest, once everything has come."""
+_BEHIND_CHARS = 80
+"""How far what is shown stays behind what has come: some words, in which the rhythm of single ones is lost."""
+_LEAST_BEHIND_S, _MOST_BEHIND_S = 0.6, 4.0
+_AT_ONCE_S = 0.5
+_LEAST_TIMED_S = 0.25
+_RANDOM = secrets.SystemRandom()
 
 
 class Pace(Protocol):
@@ -35,41 +42,48 @@ class OpenPace:
 
 
 class JointPace:
-    """One number of characters for all sides: what the slowest of those still speaking has said.
+    """One number of characters for all sides, never more than the slowest of those still speaking has said.
 
     So nobody sees which side is faster: all begin at the same moment and grow alike, and each ends at its own length,
-    which its text shows anyway. When the slowest has ended, what others have said beyond it is not thrown in at once
-    (that would say that they were done before) but shown at the pace so far. A side that has said nothing for
-    ``longest_wait_s`` holds nobody up.
+    which its text shows anyway. What has come is not shown as it comes: the steps would end where the slower side's
+    words end, in the rhythm of its tokens, and half a minute of them says for certain which it is. It is shown evenly,
+    some words behind, at a pace that is set anew now and then, with some chance in it. When the slowest has ended, what
+    others have said beyond it is not thrown in at once (that would say that they were done before) but shown at the
+    pace so far. A side that has said nothing for ``longest_wait_s`` holds nobody up.
     """
 
-    def __init__(self, longest_wait_s: float = LONGEST_WAIT_S, clock: Callable[[], float] = time.monotonic) -> None:
-        self._longest_wait_s, self._clock = longest_wait_s, clock
+    def __init__(
+        self,
+        longest_wait_s: float = LONGEST_WAIT_S,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = _RANDOM.random,
+    ) -> None:
+        self._longest_wait_s, self._clock, self._chance = longest_wait_s, clock, chance
         self._news: list[tuple[int, float]] = []  # per side: its length, and when it grew to it
         self._began: float | None = None
         self._last = clock()
         self._reached = 0.0
+        self._pace = 0.0  # characters a second
+        self._planned_until = 0.0
+        self._known = 0  # characters of each when that was planned
+        self._joint = (0, 0.0)  # what all have said, or said whole, and when they had
 
     def shown(self, answers: Sequence[Answer]) -> list[int]:
         now = self._clock()
         self._note_news(answers, now)
-        speaking = [
-            answer.length
-            for answer, (_, since) in zip(answers, self._news, strict=True)
-            if not answer.is_over and now - since < self._longest_wait_s
-        ]
-        longest = max((answer.length for answer in answers), default=0)
-        reach = float(min(speaking, default=longest))
-        if len(speaking) < len(answers) and self._began is not None:  # somebody has ended: no faster than so far
-            reach = min(reach, self._rested(longest, now))
-        if reach > self._reached:
-            self._began = self._began if self._began is not None else now
-            self._reached = reach
+        there = self._there(answers, now)
+        if there > 0 and self._began is None:
+            self._began = self._last = now
+            self._reached = 1.0  # the first one at once: the wait for it is over
+        self._reached = min(self._reached + self._pace * (now - self._last), max(self._reached, float(self._known)))
         self._last = now
-        return [min(int(self._reached), answer.length) for answer in answers]
+        if self._began is not None and now >= self._planned_until:
+            self._plan(answers, there, now)
+        return [min(int(self._reached + 1e-6), answer.length) for answer in answers]
 
     def is_over(self, answers: Sequence[Answer]) -> bool:
-        return all(answer.is_over for answer in answers) and self._reached >= max(answer.length for answer in answers)
+        longest = max(answer.length for answer in answers)
+        return all(answer.is_over for answer in answers) and self._reached + 1e-6 >= longest
 
     def _note_news(self, answers: Sequence[Answer], now: float) -> None:
         if not self._news:
@@ -77,10 +91,32 @@ class JointPace:
         for index, answer in enumerate(answers):
             if answer.length > self._news[index][0]:
                 self._news[index] = (answer.length, now)
+        joint = min(answer.length for answer in answers)
+        if joint > self._joint[0]:
+            self._joint = (joint, now)
 
-    def _rested(self, longest: int, now: float) -> float:
-        """How far it may have come by now, at its pace so far, or faster where the rest would take too long."""
+    def _there(self, answers: Sequence[Answer], now: float) -> int:
+        speaking = [
+            answer.length
+            for answer, (_, since) in zip(answers, self._news, strict=True)
+            if not answer.is_over and now - since < self._longest_wait_s
+        ]
+        return min(speaking, default=max((answer.length for answer in answers), default=0))
+
+    def _plan(self, answers: Sequence[Answer], there: int, now: float) -> None:
+        """The pace until the next plan: a part of what is there and not shown, so that it never runs dry."""
         assert self._began is not None
-        elapsed = max(self._last - self._began, 1e-3)
-        pace = max(self._reached / elapsed, longest / LONGEST_REST_S)
-        return self._reached + pace * (now - self._last)
+        longest = max(answer.length for answer in answers)
+        joint, at = self._joint
+        if all(answer.is_over for answer in answers) and self._reached == 1:  # it came at once, and nothing was seen
+            self._pace, self._planned_until, self._known = longest / _AT_ONCE_S, now + _AT_ONCE_S, longest
+            return
+        so_far = joint / max(at - self._began, _LEAST_TIMED_S)
+        behind_s = min(_MOST_BEHIND_S, max(_LEAST_BEHIND_S, _BEHIND_CHARS / max(so_far, 1.0)))
+        chance = 0.3 + 1.4 * self._chance()
+        self._pace = (there - self._reached) / behind_s * chance
+        if there > joint:  # one has ended, or is not waited for: no faster than so far
+            self._pace = min(self._pace, max(so_far, longest / LONGEST_REST_S) * chance)
+        if all(answer.is_over for answer in answers):
+            self._pace = max(so_far, longest / LONGEST_REST_S) * chance
+        self._planned_until, self._known = now + behind_s / 2, there

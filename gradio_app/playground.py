@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,14 +19,15 @@ from gradio_app.ledgers import Ledger, Ledgers
 from gradio_app.naming import SELF_NAMING
 from gradio_app.pacing import JointPace, OpenPace, Pace
 from gradio_app.prompt_progress import Progress
-from gradio_app.prompt_sets import PromptSet
 from gradio_app.prompt_walk import PromptWalk, asked_of
+from gradio_app.registry_client import ask_mlflow
 from gradio_app.session import Asked, Contender, Prompt, Session, SessionError
 from gradio_app.settings import PlaygroundSettings
 from gradio_app.tempo import Tempo
 from mlflow_finetune_plugin.errors import JournalError
 from mlflow_finetune_plugin.serving.names import ROUTER_KEY
 from mlflow_finetune_plugin.votes import CastVote, Side, SpokenAnswer, Turn
+from mlflow_finetune_plugin.votes.prompt_file import PromptSet
 from mlflow_finetune_plugin.votes.spoken_answer import STOPPED
 
 logger = logging.getLogger(__name__)
@@ -98,7 +100,7 @@ class Playground:
         """A new session in its place, with the settings of ``like``. Raises SessionError where nobody can be compared."""
         self._forget_idle()
         if len(self._sessions) >= MOST_SESSIONS and key not in self._sessions:
-            raise SessionError("Too many people are here at once. Try again in some minutes.")
+            self._forget_one_of(login)
         if like is None:
             served = await self.served()
             sides = tuple(served.find(name) for name in self.settings.sides)
@@ -109,17 +111,9 @@ class Playground:
                 max_turns=self.settings.max_turns,
             )
         else:
-            made = Session(
-                contenders=like.contenders,
-                login=login,
-                is_blind=like.is_blind,
-                shuffle=like.shuffle,
-                system_prompt=like.system_prompt,
-                sampling=like.sampling,
-                own_samplings=like.own_samplings,
-                max_prompt_chars=like.max_prompt_chars,
-                max_turns=like.max_turns,
-            )
+            made = like.heir(login)
+        if key in self._sessions:
+            self.stop(self._sessions[key])  # nobody sees what it would say
         self._sessions[key] = made
         self._warm(made)
         return made
@@ -145,6 +139,15 @@ class Playground:
         for key in [key for key, session in self._sessions.items() if session.used_at < limit]:
             self.forget(key)
 
+    def _forget_one_of(self, login: str | None) -> None:
+        """For one more of ``login``: the one used longest ago of whoever has most. Raises SessionError where all speak."""
+        count = Counter(session.login for session in self._sessions.values())
+        most = max(count, key=lambda one: (count[one], one == login))
+        idle = [key for key, one in self._sessions.items() if one.login == most and not one.is_speaking]
+        if not idle:
+            raise SessionError("Too many people are here at once. Try again in some minutes.")
+        self.forget(min(idle, key=lambda key: (bool(self._sessions[key].turns), self._sessions[key].used_at)))
+
     # answers ------------------------------------------------------------------------------------------------------
 
     async def ask(self, session: Session, prompt: Prompt) -> AsyncIterator[tuple[Asked, list[str]]]:
@@ -168,13 +171,16 @@ class Playground:
             for place, side in enumerate(turn.contenders)
         ]
         pace: Pace = JointPace() if turn.is_blind else OpenPace()
+        turn.shown = (0,) * sides if turn.is_blind else None
         self.tempo.begun()
         try:
             async for lengths in self._paced(turn, pace, streams.tasks):
+                turn.shown = tuple(lengths) if turn.shown is not None else None
                 yield turn, [turn.visible(place, length) for place, length in enumerate(lengths)]
                 self.tempo.told()
         finally:
             self.tempo.ended()
+            _end(turn, streams.tasks)
             if not turn.is_over:
                 await self._halt(turn, streams)
             if not streams.running:
@@ -185,10 +191,7 @@ class Playground:
         before: list[int] | None = None
         while True:
             if any(answer.is_stopped for answer in turn.answers):
-                lengths = before or [0] * len(turn.answers)
-                for answer, length in zip(turn.answers, lengths, strict=True):
-                    answer.cut(length)  # what was not shown would tell, by its length, which side is faster
-                yield lengths
+                yield [answer.length for answer in turn.answers]
                 return
             lengths = pace.shown(turn.answers)
             if pace.is_over(turn.answers):
@@ -206,12 +209,8 @@ class Playground:
     def stop(self, session: Session) -> None:
         """Ends what is being received; what has come stays."""
         streams, turn = self._streams.get(session.session_id), session.last
-        if streams is None or turn is None:
-            return
-        for task, answer in zip(streams.tasks, turn.answers, strict=True):
-            if not task.done():
-                answer.is_stopped = True
-                task.cancel()
+        if streams is not None and turn is not None:
+            _end(turn, streams.tasks)
 
     async def _halt(self, turn: Asked, streams: _Streams) -> None:
         for task, answer in zip(streams.tasks, turn.answers, strict=True):
@@ -261,7 +260,8 @@ class Playground:
         if turn.names_itself:
             tags.append(SELF_NAMING)
         cast = await asyncio.to_thread(self._cast, session, turn, model, choice, tuple(tags), comment)
-        turn.vote = cast
+        if turn.vote is None or cast.revision >= turn.vote.revision:  # two at once may end in another order
+            turn.vote = cast
         return cast
 
     def _cast(
@@ -282,12 +282,17 @@ class Playground:
         ledger.mirror.wake()
         return entry.vote
 
+    def open_turns(self) -> frozenset[str]:
+        """Turns with a vote that their person may still change, not knowing the names. May be asked in any thread."""
+        last = [session.last for session in list(self._sessions.values())]
+        return frozenset(turn.turn_id for turn in last if turn is not None and turn.vote and turn.hides_names)
+
     # prompt sets, links -------------------------------------------------------------------------------------------
 
     async def next_prompt(self, session: Session, name: str) -> tuple[Prompt, str]:
-        """The next unseen prompt of a set for this voter, and how far they are. Raises SessionError, TrackingError."""
+        """The next unseen prompt of a set for this voter, and the how-manyeth that is. Raises SessionError, TrackingError."""
         prompts, found = await self._progress(session, name)
-        return asked_of(prompts, found), found.sentence
+        return asked_of(prompts, found), f"Prompt {found.done + 1:,} of {found.total:,}"
 
     async def progress_in(self, session: Session, name: str) -> str:
         """How far this voter is in a set, and what is to be known of it, in words. Raises SessionError, TrackingError."""
@@ -297,7 +302,7 @@ class Playground:
 
     async def _progress(self, session: Session, name: str) -> tuple[PromptSet, Progress]:
         model, ledger = await self._ledger_of(session)
-        return await asyncio.to_thread(
+        return await ask_mlflow(
             self.walk.progress,
             name,
             session.contenders,
@@ -335,6 +340,18 @@ class Playground:
         if self._http is not None:
             await self._http.close()
         await self.ledgers.close()
+
+
+def _end(turn: Asked, tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Ends what is being received; blind, forgets what was not shown: its length would say which side is faster."""
+    for place, (task, answer) in enumerate(zip(tasks, turn.answers, strict=True)):
+        is_cut = turn.shown is not None and turn.shown[place] < answer.length
+        if is_cut or not task.done():
+            answer.is_stopped = True
+            task.cancel()
+        if turn.shown is not None and is_cut:
+            answer.cut(turn.shown[place])
+    turn.shown = None
 
 
 def _told_turn(session: Session, turn: Asked) -> Turn:

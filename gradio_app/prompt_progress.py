@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gradio_app.prompt_sets import Prompt, PromptSet
 from mlflow_finetune_plugin.types import Message
 from mlflow_finetune_plugin.votes import ANONYMOUS, CastVote, Journal
+from mlflow_finetune_plugin.votes.prompt_file import Prompt, PromptSet
 from mlflow_finetune_plugin.votes.vote import prompt_digest
 
 

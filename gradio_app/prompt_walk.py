@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gradio_app.held_out_prompts import held_out_set
 from gradio_app.prompt_progress import JudgedPrompts, Progress, progress
-from gradio_app.prompt_sets import PromptSet, held_out_set, read_prompt_set
 from gradio_app.session import Contender, Prompt, SessionError
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.votes import Journal
+from mlflow_finetune_plugin.votes.prompt_file import PromptSet, read_prompt_set
 from mlflow_finetune_plugin.votes.vote import BASE
 
 if TYPE_CHECKING:

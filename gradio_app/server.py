@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _DRAIN_S = 2
 _MOST_FILE_BYTES = 1_000_000
 _THREADS_BESIDE_STREAMS = 8
+_MOST_STATES = 1_000
 _COLLECTED_AFTER = (10_000, 10, 10)
 """Python's own is 700, which a page's opening alone passes a hundred times."""
 _QUEUE_LOOKS_S = 0.005
@@ -104,7 +105,11 @@ def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Pa
     blocks.queue(
         max_size=settings.max_waiting,
         default_concurrency_limit=settings.max_streams,
+        api_open=False,  # otherwise anybody may go round the queue
         status_update_rate=10,  # automatic: all who wait are told at each event, which grows with the square of them
+    )
+    blocks.state_session_capacity = (
+        _MOST_STATES  # 10,000 otherwise, of a quarter of a megabyte each, kept when they end
     )
     blocks._queue.sleep_when_free = _QUEUE_LOOKS_S
     blocks.has_launched = True  # a mounted page is never launched, and Gradio checks no path of a file before that

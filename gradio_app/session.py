@@ -12,7 +12,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gradio_app.client import Answer, Endpoint, Sampling
@@ -20,8 +20,11 @@ from gradio_app.naming import is_distinctive, masked, names_itself
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.types import Message
 from mlflow_finetune_plugin.votes import CastVote
+from mlflow_finetune_plugin.votes.vote import clean, prompt_digest
 
 Shuffle = Literal["turn", "session"]
+Named = tuple[str, str]
+"""An answer that was seen with its name: the digest of what was asked, and the text."""
 LABELS = ("A", "B", "C", "D")
 MOST_SIDES = len(LABELS)
 
@@ -56,6 +59,9 @@ class Prompt:
     messages: tuple[Message, ...] | None = None
     """Of a prompt set: all that is asked, instead of what was said before in the session."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", clean(str(self.text)))
+
 
 @dataclass
 class Asked:
@@ -72,10 +78,24 @@ class Asked:
     coin: int
     vote: CastVote | None = None
     are_names_shown: bool = False
+    shown: tuple[int, ...] | None = None
+    """Characters of each that may be seen by now; None: all that has come. More would say which side is faster."""
+    named: set[Named] = field(default_factory=set)
+    """The session's: answers that its person has seen together with a name."""
 
     @property
     def is_over(self) -> bool:
-        return all(answer.is_over for answer in self.answers)
+        """All has come, and is shown."""
+        return self.shown is None and all(answer.is_over for answer in self.answers)
+
+    @property
+    def is_known_by_name(self) -> bool:
+        """Asked again after its names were shown, an answer that is the same is blind no more."""
+        return self.vote is None and any((self.messages_digest, answer.text) in self.named for answer in self.answers)
+
+    @property
+    def messages_digest(self) -> str:
+        return prompt_digest(self.messages)
 
     @property
     def can_be_voted_on(self) -> bool:
@@ -85,6 +105,7 @@ class Asked:
             and len(self.answers) == 2
             and self.is_over
             and all(answer.fault is None and not answer.is_stopped and answer.length for answer in self.answers)
+            and not self.is_known_by_name
         )
 
     @property
@@ -98,10 +119,21 @@ class Asked:
     def visible(self, position: int, length: int | None = None) -> str:
         """An answer as it may be shown now, up to ``length`` characters; while blind without what names a contender."""
         answer = self.answers[position]
+        if length is None and self.shown is not None:
+            length = self.shown[position]
         text = answer.text if length is None else answer.text[:length]
         if not self.hides_names:
             return text
         return masked(text, self.identities, is_whole=answer.is_over and len(text) == answer.length)
+
+    def visible_messages(self) -> list[Message]:
+        """What was asked, as it may be shown now: an earlier answer may name a contender, too."""
+        if not self.hides_names:
+            return list(self.messages)
+        return [
+            {**one, "content": masked(one["content"], self.identities)} if one["role"] == "assistant" else one
+            for one in self.messages
+        ]
 
     @property
     def names_itself(self) -> bool:
@@ -136,8 +168,9 @@ class Session:
     turns: list[Asked] = field(default_factory=list)
     pending: Prompt | None = None
     """Taken, and about to be asked."""
+    named: set[Named] = field(default_factory=set)
     trouble: str | None = None
-    """Why the last one was not asked after all."""
+    """Why the last one was not asked after all; until something else is done."""
     used_at: float = field(default_factory=time.monotonic)
     _random: random.Random = field(default_factory=secrets.SystemRandom, repr=False)
     _order: tuple[int, ...] = ()
@@ -164,7 +197,7 @@ class Session:
         return tuple(told)
 
     def _system(self) -> list[Message]:
-        return [{"role": "system", "content": self.system_prompt}] if self.system_prompt.strip() else []
+        return [{"role": "system", "content": clean(self.system_prompt)}] if self.system_prompt.strip() else []
 
     def pend(self, prompt: Prompt) -> None:
         """Takes a prompt to be asked next. Raises SessionError."""
@@ -174,8 +207,8 @@ class Session:
     def begin(self, prompt: Prompt) -> Asked:
         """A new turn, its sides in their places, its answers to come. Raises SessionError; then nothing has changed."""
         self._check(prompt)
-        if self.last is not None and self.last.vote is not None:
-            self.last.are_names_shown = True  # its vote can be changed no more
+        if self.last is not None:
+            self._remember_names(self.last)
         if prompt.messages is None:
             messages = (*self.context(), {"role": "user", "content": prompt.text})
         elif prompt.messages[0]["role"] == "system":
@@ -193,6 +226,7 @@ class Session:
             answers=tuple(Answer() for _ in order),
             is_blind=self.is_blind,
             coin=self._random.randrange(12),  # divisible by any number of sides
+            named=self.named,
         )
         self.turns.append(asked)
         self.used_at = time.monotonic()
@@ -204,7 +238,29 @@ class Session:
             raise SessionError("The answers are still coming. Stop them first.")
         if not self.turns:
             raise SessionError("There is nothing to undo.")
-        return self.turns.pop()
+        turn = self.turns.pop()
+        self._remember_names(turn)
+        return turn
+
+    def heir(self, login: str | None) -> Session:
+        """A new conversation of the same person, with the same settings."""
+        for turn in self.turns[-1:]:
+            self._remember_names(turn)
+        return replace(
+            self,
+            login=login,
+            session_id=f"play-{uuid.uuid4().hex}",
+            turns=[],
+            pending=None,
+            trouble=None,
+            used_at=time.monotonic(),
+            _order=(),
+        )
+
+    def _remember_names(self, turn: Asked) -> None:
+        """What the person has seen of a turn together with its names."""
+        if not turn.hides_names:
+            self.named |= {(turn.messages_digest, answer.text) for answer in turn.answers if answer.length}
 
     def votable(self, choice: str) -> Asked:
         """The turn that a vote now would be on. Raises SessionError with the reason where there is none.
@@ -224,18 +280,26 @@ class Session:
             raise SessionError("The names are shown, so your vote on this turn stands.")
         if len(turn.answers) != 2:
             raise SessionError("A vote is between two sides. Take the others away.")
+        if turn.is_known_by_name:
+            raise SessionError("You have seen this answer with its name, so a vote on it is not blind. Ask another.")
         if not turn.can_be_voted_on:
             raise SessionError("One side has not answered whole, so there is nothing fair to vote on. Ask again.")
         return turn
 
     def show_names(self) -> Asked:
-        """Of the last turn, after its vote, which then stands. Raises SessionError before."""
+        """Of the last turn, after its vote, which then stands, and of the turns before it. Raises SessionError before.
+
+        Who answers the next prompt in which place is thrown anew, also where it holds for a conversation.
+        """
         turn = self.last
         if turn is None or not turn.is_over:
             raise SessionError("There is no answer yet whose name could be shown.")
         if turn.vote is None and turn.can_be_voted_on:
             raise SessionError("Vote first; then the names are shown.")
-        turn.are_names_shown = True
+        for shown in self.turns:
+            shown.are_names_shown = shown.vote is not None or not shown.can_be_voted_on or shown.are_names_shown
+            self._remember_names(shown)
+        self._order = ()
         return turn
 
     def _check(self, prompt: Prompt) -> None:
@@ -277,7 +341,7 @@ def exported(turn: Asked) -> dict[str, Any]:
     return {
         "turn_id": turn.turn_id,
         "blind": turn.is_blind,
-        "messages": list(turn.messages),
+        "messages": turn.visible_messages(),
         "reference": turn.prompt.reference if turn.vote is not None else None,
         "vote": None if turn.vote is None else turn.vote.choice,
         "carried_on": None if turn.carried is None else LABELS[turn.carried],

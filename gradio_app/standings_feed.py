@@ -6,8 +6,9 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Callable, Set
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ from mlflow_finetune_plugin.votes.vote import BASE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+OpenTurns = Callable[[], Set[str]]
+"""Turns whose votes may still be changed by who does not know the names: a count that moves with one would tell them."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +52,16 @@ class StandingsFeed:
     """
 
     def __init__(
-        self, model: str, tracking_uri: str | None = None, *, interval_s: float = 5.0, patience_s: float = 4.0
+        self,
+        model: str,
+        tracking_uri: str | None = None,
+        *,
+        interval_s: float = 5.0,
+        patience_s: float = 4.0,
+        open_turns: OpenTurns = frozenset,
     ) -> None:
         self.model = model
-        self._reader = StandingsReader(model, tracking_uri)
+        self._reader = StandingsReader(model, tracking_uri, open_turns)
         self._interval_s, self._patience_s = interval_s, patience_s
         self._lock = threading.Lock()
         self._glance = Glance()
@@ -105,14 +115,16 @@ class StandingsFeed:
 class StandingsReader:
     """Asks MLflow for votes, aliases and terms, and counts anew only where one of them changed; blocks."""
 
-    def __init__(self, model: str, tracking_uri: str | None = None) -> None:
-        self._model, self._tracking_uri = model, tracking_uri
+    def __init__(self, model: str, tracking_uri: str | None = None, open_turns: OpenTurns = frozenset) -> None:
+        self._model, self._tracking_uri, self._open_turns = model, tracking_uri, open_turns
         self._terms: dict[str, VoteTerms] = {}
         self._counted: tuple[Reading, dict[str, str]] | None = None
 
     def read(self, last: Standings | None = None) -> Standings:
         """``last`` itself where nothing has changed since. Raises TrackingError, ConfigError."""
+        undecided = self._open_turns()
         reading = read_votes(self._model, self._tracking_uri)
+        reading = replace(reading, votes=tuple(vote for vote in reading.votes if vote.told.turn_id not in undecided))
         aliases = self._aliases()
         if last is not None and self._counted == (reading, aliases):
             return last

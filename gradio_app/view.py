@@ -10,6 +10,7 @@ from typing import Any
 
 from gradio_app.client import Answer
 from gradio_app.differences import differences
+from gradio_app.html_parts import tags_as_text
 from gradio_app.naming import SELF_NAMING
 from gradio_app.session import LABELS, Asked, Session
 from mlflow_finetune_plugin.votes import CastVote
@@ -25,24 +26,25 @@ def panels(session: Session, turn: Asked | None, texts: Sequence[str] | None = N
     sides = len(session.contenders) if turn is None else len(turn.answers)
     if turn is None:
         return [[] for _ in range(sides)]
-    if turn.prompt.messages is not None:
-        shared = [_message(one) for one in turn.messages]
-    else:
-        shared = [_message(one) for one in turn.messages if one["role"] != "system"]
+    is_whole = turn.prompt.messages is not None
+    shared = [_message(one) for one in turn.visible_messages() if is_whole or one["role"] != "system"]
     told = texts if texts is not None else [turn.visible(place) for place in range(sides)]
-    return [[*shared, {"role": "assistant", "content": _said(turn, place, told[place])}] for place in range(sides)]
+    return [
+        [*shared, {"role": "assistant", "content": _said(turn, place, tags_as_text(told[place]))}]
+        for place in range(sides)
+    ]
 
 
 def _message(one: dict[str, str]) -> dict[str, Any]:
     role = one["role"] if one["role"] in ("user", "assistant") else "user"
     text = one["content"] if role == one["role"] else f"*{one['role']}*\n\n{one['content']}"
-    return {"role": role, "content": text}
+    return {"role": role, "content": tags_as_text(text)}
 
 
 def _said(turn: Asked, place: int, text: str) -> str:
     answer = turn.answers[place]
-    if not answer.is_over:
-        return text or _WAITING
+    if not answer.is_over or (turn.shown is not None and turn.shown[place] < answer.length):
+        return text or _WAITING  # that a side has ended, or failed, is told with its last word
     notes = []
     if answer.fault is not None:
         notes.append(f"**This side {answer.fault}.**")
@@ -50,7 +52,7 @@ def _said(turn: Asked, place: int, text: str) -> str:
             notes.append(f"`{answer.fault_detail.replace('`', chr(39))}`")
     if answer.is_stopped:
         notes.append("*Stopped.*")
-    if not text and not notes:
+    if not answer.length and not notes:
         notes.append("*This side answered with nothing.*")
     return "\n\n".join(filter(None, [text, *notes]))
 

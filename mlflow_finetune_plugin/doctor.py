@@ -24,6 +24,11 @@ TESTED = {
 }
 KEEP_FOLDERS_S = 7 * 24 * 3600.0
 _REAP_PATIENCE_S = 60.0
+FLOORS = (
+    ("vllm", (0, 33), "GHSA-5r3c-5x4v-8gjh and older"),
+    ("gradio", (6, 22), "CVE-2026-59806, CVE-2026-49119 and older"),
+)
+"""Optional packages, the least release without known advisories, and those of the releases before it."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,14 @@ def _packages() -> Iterator[Finding]:
             continue
         same = found == tested or found.startswith(f"{tested}.")
         yield Finding(True, f"{name} {found}" + ("" if same else f" (tested with {tested})"))
-    try:
-        vllm = importlib.metadata.version("vllm")
-    except importlib.metadata.PackageNotFoundError:
-        return
-    if tuple(int(part) for part in vllm.split(".")[:2] if part.isdigit()) < (0, 33):
-        yield Finding(
-            False, f"vllm {vllm} has known security advisories (GHSA-5r3c-5x4v-8gjh and older); fix: vllm >= 0.33"
-        )
+    for name, floor, advisories in FLOORS:
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if tuple(int(part) for part in found.split(".")[:2] if part.isdigit()) < floor:
+            least = ".".join(map(str, floor))
+            yield Finding(False, f"{name} {found} has known security advisories ({advisories}); fix: {name} >= {least}")
 
 
 def _device() -> Finding:

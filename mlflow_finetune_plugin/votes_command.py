@@ -207,7 +207,8 @@ def _judge(namespace: argparse.Namespace, pair: tuple[str, str] | None, why_no_p
 
 
 def _pairs_to_judge(namespace: argparse.Namespace, pair: tuple[str, str]) -> list[Pair]:
-    from mlflow_finetune_plugin.votes.pairs import ask_pairs, pairs_told, read_prompts
+    from mlflow_finetune_plugin.votes.pairs import ask_pairs, pairs_told
+    from mlflow_finetune_plugin.votes.prompt_file import read_prompt_set
     from mlflow_finetune_plugin.votes.reading import read_texts, read_votes
 
     name = namespace.name
@@ -216,7 +217,7 @@ def _pairs_to_judge(namespace: argparse.Namespace, pair: tuple[str, str]) -> lis
         return pairs_told(people, read_texts(name, people))
     models = (_served(name, pair[0]), _served(name, pair[1]))
     asked = ask_pairs(
-        read_prompts(namespace.judge_prompts),
+        [prompt.messages for prompt in read_prompt_set(namespace.judge_prompts).prompts],
         url=namespace.router,
         models=models,
         api_key=os.environ.get(ROUTER_KEY) or None,

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import httpx
 from conftest import free_port
 
 SMALL_PAGE = Path(__file__).with_name("small_page.py")
+REAL_PAGE = ("-m", "gradio_app")
 NOBODY = "http://127.0.0.1:9/v1"
 
 
@@ -39,11 +40,17 @@ class PlaygroundProcess:
 
 
 @contextmanager
-def playground(folder: Path, *arguments: str, **environment: str) -> Iterator[PlaygroundProcess]:
-    """Listens when it begins, ended when it is over."""
+def playground(
+    folder: Path,
+    *arguments: str,
+    endpoint: str = NOBODY,
+    program: Sequence[str] = (str(SMALL_PAGE),),
+    **environment: str,
+) -> Iterator[PlaygroundProcess]:
+    """Listens when it begins, ended when it is over. ``program`` ``REAL_PAGE``: the page that users have."""
     port = free_port()
     log = folder / f"playground-{port}.log"
-    command = [sys.executable, str(SMALL_PAGE), "--endpoint", NOBODY, "--port", str(port), *arguments]
+    command = [sys.executable, *program, "--endpoint", endpoint, "--port", str(port), *arguments]
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder, env={**os.environ, **environment})
     found = PlaygroundProcess(process, port, log)

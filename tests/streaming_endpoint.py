@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -140,26 +140,43 @@ async def _send(writer: asyncio.StreamWriter, code: int, told: object) -> None:
     await writer.drain()
 
 
-@contextmanager
-def streaming_endpoint(scripts: dict[str, dict], folder: Path) -> Iterator[str]:
-    """As a process; its base URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    file = folder / f"scripts-{port}.json"
-    file.write_text(json.dumps(scripts))
-    process = subprocess.Popen([sys.executable, __file__, str(port), str(file)])
-    try:
+class EndpointProcess:
+    """It can go and come back, at the same address."""
+
+    def __init__(self, scripts: Mapping[str, dict], folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self._scripts = folder / f"scripts-{self.port}.json"
+        self._scripts.write_text(json.dumps(scripts))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen([sys.executable, __file__, str(self.port), str(self._scripts)])
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
             time.sleep(0.02)
-        yield f"http://127.0.0.1:{port}/v1"
+        raise AssertionError(f"nobody listens on {self.port}")
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def streaming_endpoint(scripts: Mapping[str, dict], folder: Path) -> Iterator[str]:
+    """As a process; its base URL."""
+    process = EndpointProcess(scripts, folder)
+    process.start()
+    try:
+        yield process.url
     finally:
         process.kill()
-        process.wait()
 
 
 async def _main(port: int, scripts: dict[str, dict]) -> None:

@@ -37,7 +37,8 @@ def test_wheel_holds_every_package_and_its_data(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     packages = {
         path.parent.relative_to(REPOSITORY).as_posix()
-        for path in REPOSITORY.glob("mlflow_finetune_plugin/**/*.py")
+        for root in ("mlflow_finetune_plugin", "gradio_app")
+        for path in (REPOSITORY / root).glob("**/*.py")
         if "__pycache__" not in path.parts
     }
     for package in packages:

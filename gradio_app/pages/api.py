@@ -10,8 +10,10 @@ import gradio as gr
 from gradio_app.client import Sampling
 from gradio_app.pages.visits import visitor
 from gradio_app.playground import Playground
-from gradio_app.session import LABELS, Asked, Prompt
+from gradio_app.session import LABELS, Asked, Prompt, SessionError
 from mlflow_finetune_plugin.errors import FinetuneError
+
+MOST_TEMPERATURE = 2.0
 
 
 class ComparisonApi:
@@ -32,7 +34,7 @@ class ComparisonApi:
         system_prompt: str = "",
         temperature: float = 0.0,
         top_p: float = 1.0,
-        max_tokens: int = 512,
+        max_tokens: int | None = None,
         seed: int | None = None,
         new_conversation: bool = False,
     ) -> AsyncIterator[dict[str, Any]]:
@@ -44,10 +46,10 @@ class ComparisonApi:
             session = await self._playground.session(*visitor(request))
             if new_conversation:
                 session = await self._playground.begin(*visitor(request), like=session)
-            session.system_prompt = system_prompt
-            session.sampling = Sampling(temperature, top_p, max_tokens, seed)
+            session.system_prompt = str(system_prompt or "")
+            session.sampling = _sampling(temperature, top_p, max_tokens, seed)
             turn = None
-            async for turn, texts in self._playground.ask(session, Prompt(prompt)):
+            async for turn, texts in self._playground.ask(session, Prompt(str(prompt or ""))):
                 yield _told(turn, texts, is_over=False)
             assert turn is not None
             yield _told(turn, [turn.visible(place) for place in range(len(turn.answers))], is_over=True)
@@ -90,6 +92,22 @@ class ComparisonApi:
         """The conversation of this client; what is still blind has no names, receipts or times."""
         session = self._playground.known(*visitor(request))
         return session.export() if session is not None else {"turns": []}
+
+
+def _sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) -> Sampling:
+    """A program may send anything. Raises SessionError for what is no number, or none that an endpoint takes."""
+    try:
+        made = Sampling(
+            float(temperature),
+            float(top_p),
+            None if max_tokens is None else int(max_tokens),
+            None if seed is None else int(seed),
+        )
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SessionError("Temperature, top_p, max_tokens and seed are numbers.") from error
+    if not (0 <= made.temperature <= MOST_TEMPERATURE and 0 < made.top_p <= 1 and (made.max_tokens or 1) > 0):
+        raise SessionError("Temperature is 0 to 2, top_p above 0 and up to 1, max_tokens from 1.")
+    return made
 
 
 def _told(turn: Asked, texts: list[str], *, is_over: bool) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 import gradio as gr
 
 from gradio_app import view
-from gradio_app.client import Sampling
 from gradio_app.pages.prompt_set_part import PromptSetPart
+from gradio_app.pages.sampling_part import MAX_TOKENS, SEED, number_field, shared_sampling
 from gradio_app.pages.sides_part import SidesPart
 from gradio_app.pages.visits import Values, visitor
 from gradio_app.playground import REASONS, Playground
@@ -26,7 +26,7 @@ _VOTES = (
 _PLACEHOLDER = "Both answers appear here side by side."
 
 
-Asking = tuple[str, float, float, float | None, float | None]
+Asking = tuple[str, float, float, str, str]
 """System prompt, temperature, top p, max tokens, seed."""
 
 
@@ -48,20 +48,20 @@ class ComparePage:
         with gr.Row(elem_classes="mf-votes"):
             self._votes = {choice: gr.Button(label, elem_id=f"mf-vote-{choice}", size="md") for choice, label in _VOTES}
             self._reveal = gr.Button("Show names", elem_id="mf-reveal", size="md")
-        with gr.Row():
+        with gr.Row(elem_classes="mf-ask"):
             self._prompt = gr.Textbox(
-                label="Prompt",
-                placeholder="Ask something. Enter sends, Shift+Enter begins a new line.",
+                label="Prompt (Enter sends, Shift+Enter begins a new line)",
+                placeholder="Ask something.",  # one that fills two lines makes the field grow when it is empty
                 lines=1,  # with more, Gradio's Enter begins a new line
                 max_lines=12,
                 scale=8,
                 elem_id="mf-prompt",
                 autofocus=True,
             )
-            with gr.Column(scale=1, min_width=120):
+            with gr.Column(scale=1, min_width=120, elem_classes="mf-send"):
                 self._send = gr.Button("Send", variant="primary", elem_id="mf-send")
                 self._stop = gr.Button("Stop", elem_id="mf-stop")
-        with gr.Row():
+        with gr.Row(elem_classes="mf-tools"):
             self._retry = gr.Button("Retry", size="sm", elem_id="mf-retry")
             self._edit = gr.Button("Edit", size="sm", elem_id="mf-edit")
             self._undo = gr.Button("Undo", size="sm", elem_id="mf-undo")
@@ -120,8 +120,8 @@ class ComparePage:
             with gr.Row():
                 self._temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature")
                 self._top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top p")
-                self._max_tokens = gr.Number(512, label="Max tokens", precision=0, minimum=1, maximum=100_000)
-                self._seed = gr.Number(None, label="Seed (empty: none)", precision=0)
+                self._max_tokens = number_field(MAX_TOKENS, "all that fit", elem_id="mf-max-tokens")
+                self._seed = number_field(SEED, "none", elem_id="mf-seed")
             self._sides = SidesPart(self._playground)
 
     def _wire(self, blocks: gr.Blocks) -> None:
@@ -139,6 +139,7 @@ class ComparePage:
             self._difference,
         ]
         blocks.load(self._load, None, [self._shared, *page], **private)
+        self._blocks = blocks
         blocks.unload(self._leave)
 
         def speak(clicked: Any) -> Any:
@@ -189,6 +190,7 @@ class ComparePage:
 
     def _leave(self, request: gr.Request) -> None:
         self._playground.forget(visitor(request)[0])
+        self._blocks.state_holder.session_data.pop(str(request.session_hash), None)  # Gradio keeps it for ever
 
     async def _session(self, request: gr.Request) -> Session:
         return await self._playground.session(*visitor(request))
@@ -202,6 +204,7 @@ class ComparePage:
             session = await self._session(request)
             done = act(session) if act is not None else None
             other = await done if done is not None else None
+            session.trouble = None
             return self._page(other or session)
         except FinetuneError as error:
             return self._page(session, trouble=str(error))
@@ -212,8 +215,8 @@ class ComparePage:
         system: str,
         temperature: float,
         top_p: float,
-        max_tokens: float | None,
-        seed: float | None,
+        max_tokens: str,
+        seed: str,
         request: gr.Request,
     ) -> Values:
         async def find(session: Session) -> Prompt:
@@ -227,8 +230,8 @@ class ComparePage:
         system: str,
         temperature: float,
         top_p: float,
-        max_tokens: float | None,
-        seed: float | None,
+        max_tokens: str,
+        seed: str,
         request: gr.Request,
     ) -> Values:
         async def find(session: Session) -> Prompt:
@@ -252,7 +255,10 @@ class ComparePage:
             session = await self._session(request)
             _set(session, asked)
             session.pend(await find(session))
+            session.trouble = None
         except FinetuneError as error:
+            if session is not None:
+                session.trouble = str(error)  # the steps that follow end with telling it
             return prompt, gr.skip(), gr.skip(), *self._side_lines(session), *self._told(session, str(error))
         lines = [view.side_line(None, place) for place in range(MOST_SIDES)]
         controls = view.Controls(is_speaking=True, sides=len(session.contenders))
@@ -283,10 +289,9 @@ class ComparePage:
 
     async def _settle(self, request: gr.Request) -> Values:
         session = self._playground.known(*visitor(request))
-        trouble = None
-        if session is not None:
-            trouble, session.trouble = session.trouble, None
-        return self._page(session, trouble=trouble)
+        if session is None:  # nobody could be asked: why, is found again
+            return await self._doing(request)
+        return self._page(session, trouble=session.trouble)
 
     def _halt(self, request: gr.Request) -> None:
         session = self._playground.known(*visitor(request))
@@ -384,10 +389,5 @@ class ComparePage:
 
 def _set(session: Session, asked: Asking) -> None:
     system, temperature, top_p, max_tokens, seed = asked
+    session.sampling = shared_sampling(temperature, top_p, max_tokens, seed)
     session.system_prompt = system or ""
-    session.sampling = Sampling(
-        temperature=float(temperature),
-        top_p=float(top_p),
-        max_tokens=int(max_tokens) if max_tokens else None,
-        seed=int(seed) if seed is not None else None,
-    )

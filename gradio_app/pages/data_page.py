@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import gradio as gr
@@ -10,7 +9,7 @@ import gradio as gr
 from gradio_app import data_view
 from gradio_app.data_view import read_training_data
 from gradio_app.html_parts import empty, note_html
-from gradio_app.registry_client import registry_client
+from gradio_app.registry_client import ask_mlflow, registry_client
 from gradio_app.version_cards import Versions, list_versions
 from mlflow_finetune_plugin.errors import FinetuneError
 
@@ -34,7 +33,7 @@ class DataPage:
 
     async def _load(self, picked: str | None) -> tuple[Any, str]:
         try:
-            versions = await asyncio.to_thread(self._list)
+            versions = await ask_mlflow(self._list)
         except FinetuneError as error:
             return gr.skip(), note_html(f"The data cannot be shown now. {error}", "mf-bad")
         if not versions.rows:
@@ -48,7 +47,7 @@ class DataPage:
     async def _show(self, picked: str | None) -> str:
         if not picked:
             return ""
-        return await asyncio.to_thread(self._report, picked)
+        return await ask_mlflow(self._report, picked)
 
     def _list(self) -> Versions:
         return list_versions(registry_client(), self.model, limit=_AT_ONCE)

@@ -50,8 +50,8 @@ class PromptSetPart:
         system: str,
         temperature: float,
         top_p: float,
-        max_tokens: float | None,
-        seed: float | None,
+        max_tokens: str,
+        seed: str,
         request: gr.Request,
     ) -> Values:
         said: list[str] = []

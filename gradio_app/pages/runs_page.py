@@ -21,7 +21,7 @@ from gradio_app.moves import (
     plan_rollback,
 )
 from gradio_app.promotions import Promotions
-from gradio_app.registry_client import registry_client
+from gradio_app.registry_client import ask_mlflow, registry_client
 from gradio_app.version_cards import MOST_VERSIONS, Version, Versions, list_versions, read_card
 from gradio_app.version_html import card_html, comparison_html, versions_table
 from mlflow_finetune_plugin.errors import FinetuneError
@@ -114,7 +114,7 @@ class RunsPage:
 
     async def _told(self, read: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return await asyncio.to_thread(read, *arguments)
+            return await ask_mlflow(read, *arguments)
         except FinetuneError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -132,7 +132,7 @@ class RunsPage:
         may = self._may_promote(request)
         try:
             versions, (records, is_cut_off) = await asyncio.gather(
-                asyncio.to_thread(self._list, limit), asyncio.to_thread(self._history)
+                ask_mlflow(self._list, limit), ask_mlflow(self._history)
             )
         except FinetuneError as error:
             said = note_html(f"The versions cannot be shown now. {error}", "mf-bad")
@@ -172,7 +172,7 @@ class RunsPage:
         table = versions_table(versions, picked) if versions is not None else gr.skip()
         if not picked:
             return table, ""
-        return table, await asyncio.to_thread(self._card, picked, other)
+        return table, await ask_mlflow(self._card, picked, other)
 
     def _card(self, picked: str, other: str | None) -> str:
         client = registry_client()
@@ -188,7 +188,7 @@ class RunsPage:
         if not self._may_promote(request):
             return (*_closed(), note_html(_NOT_YOURS))
         try:
-            plan = await asyncio.to_thread(plan_promotion, registry_client(), self.model, picked or "")
+            plan = await ask_mlflow(lambda: plan_promotion(registry_client(), self.model, picked or ""))
         except FinetuneError as error:
             return (*_closed(), note_html(str(error), "mf-bad"))
         return (*_asking(plan.text, promotion=plan), "")
@@ -227,7 +227,7 @@ class RunsPage:
         if not self._may_promote(request):
             return (*_closed(), note_html(_NOT_YOURS))
         try:
-            plan = await asyncio.to_thread(plan_rollback, registry_client(), self.model)
+            plan = await ask_mlflow(lambda: plan_rollback(registry_client(), self.model))
         except FinetuneError as error:
             return (*_closed(), note_html(str(error), "mf-bad"))
         return (*_asking(plan.text, rollback=plan), "")
@@ -238,8 +238,8 @@ class RunsPage:
         if plan is None:
             return (note_html("Nothing was asked for; fix: press Roll back."), *_closed())
         try:
-            done = await asyncio.to_thread(
-                carry_out_rollback, registry_client(), plan, reason=reason.strip(), person=_person(request)
+            done = await ask_mlflow(
+                lambda: carry_out_rollback(registry_client(), plan, reason=reason.strip(), person=_person(request))
             )
         except FinetuneError as error:
             return (note_html(str(error), "mf-bad"), *_closed())

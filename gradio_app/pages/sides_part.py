@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from gradio_app.client import Sampling
+from gradio_app.pages.sampling_part import OWN, number_field, own_sampling
 from gradio_app.pages.visits import Values, visitor
 from gradio_app.playground import Playground
 from gradio_app.session import MOST_SIDES, Session, SessionError
@@ -40,7 +40,7 @@ class SidesPart:
         self._doing = doing
         choosing = [self._part, *self._sides]
         self._choose.click(self._show, None, choosing, **private)
-        own = [number for numbers in self._own for number in numbers]
+        own = [field for fields in self._own for field in fields]
         self._apply.click(self._compare, [*self._sides, *own], [*choosing, *page], **private)
 
     async def _show(self, request: gr.Request) -> list[Any]:
@@ -61,7 +61,7 @@ class SidesPart:
         ]
 
     async def _compare(self, request: gr.Request, *values: Any) -> list[Any]:
-        names, numbers = list(values[:MOST_SIDES]), values[MOST_SIDES:]
+        names, texts = list(values[:MOST_SIDES]), values[MOST_SIDES:]
 
         async def compare(session: Session) -> Session:
             served = await self._playground.served()
@@ -69,7 +69,7 @@ class SidesPart:
             contenders = tuple(contender for _, contender in chosen)
             if len(contenders) < 2 or len(set(contenders)) < len(contenders):
                 raise SessionError("Choose two to four different sides.")
-            own = [_sampling(session.sampling, numbers[4 * place : 4 * place + 4]) for place, _ in chosen]
+            own = [own_sampling(session.sampling, texts[len(OWN) * place :][: len(OWN)]) for place, _ in chosen]
             self._playground.stop(session)
             session.contenders = contenders
             session.own_samplings = {place: found for place, found in enumerate(own) if found is not None}
@@ -80,23 +80,5 @@ class SidesPart:
         return [gr.Column(visible=False), *hidden, *page]
 
 
-def _own_settings() -> list[gr.Number]:
-    return [
-        gr.Number(None, label="Temperature", minimum=0, maximum=2, min_width=90),
-        gr.Number(None, label="Top p", minimum=0.05, maximum=1, min_width=90),
-        gr.Number(None, label="Max tokens", precision=0, minimum=1, min_width=90),
-        gr.Number(None, label="Seed", precision=0, min_width=90),
-    ]
-
-
-def _sampling(shared: Sampling, numbers: tuple[Any, ...]) -> Sampling | None:
-    """None: nothing of its own."""
-    temperature, top_p, max_tokens, seed = numbers
-    if all(number is None for number in numbers):
-        return None
-    return Sampling(
-        temperature=shared.temperature if temperature is None else float(temperature),
-        top_p=shared.top_p if top_p is None else float(top_p),
-        max_tokens=shared.max_tokens if max_tokens is None else int(max_tokens),
-        seed=shared.seed if seed is None else int(seed),
-    )
+def _own_settings() -> list[gr.Textbox]:
+    return [number_field(label, "as all", min_width=90) for label in OWN]

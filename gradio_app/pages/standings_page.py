@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.events import api
 
 from gradio_app.standings import Pair, Standings
-from gradio_app.standings_feed import StandingsFeed
+from gradio_app.standings_feed import OpenTurns, StandingsFeed
 from gradio_app.standings_html import (
     NO_VOTES,
     NONE_COUNTS,
@@ -97,11 +97,18 @@ CSS = """
 
 
 class StandingsPage:
-    """Shows the votes of ``model`` in MLflow at ``tracking_uri`` (None: where MLflow tracks)."""
+    """Shows the votes of ``model`` in MLflow at ``tracking_uri`` (None: where MLflow tracks), but for ``open_turns``."""
 
-    def __init__(self, model: str, tracking_uri: str | None = None, *, interval_s: float = INTERVAL_S) -> None:
+    def __init__(
+        self,
+        model: str,
+        tracking_uri: str | None = None,
+        *,
+        interval_s: float = INTERVAL_S,
+        open_turns: OpenTurns = frozenset,
+    ) -> None:
         self.model = model
-        self.feed = StandingsFeed(model, tracking_uri, interval_s=interval_s)
+        self.feed = StandingsFeed(model, tracking_uri, interval_s=interval_s, open_turns=open_turns)
         self._interval_s = interval_s
 
     def build(self, tab: gr.Tab) -> None:

@@ -12,4 +12,6 @@ Values = tuple[Any, ...]
 
 def visitor(request: gr.Request) -> tuple[str, str | None]:
     """The page's secret key, and who has logged in."""
+    if request.session_hash is None:  # all who give none would share one conversation
+        raise gr.Error("This needs a session: send a session_hash of your own.", print_exception=False)
     return str(request.session_hash), request.username or None

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import random
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -17,8 +14,6 @@ from mlflow_finetune_plugin.types import Message
 from mlflow_finetune_plugin.votes.feedback import ToldSide, ToldVote
 from mlflow_finetune_plugin.votes.spoken_answer import SpokenText
 from mlflow_finetune_plugin.votes.vote import Position, Receipt, Side, Turn, prompt_digest, text_digest
-
-_FAULTS_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -51,26 +46,6 @@ def pairs_told(votes: Iterable[ToldVote], texts: Mapping[str, SpokenText]) -> li
         answers = frozenset({vote.left.answer_id, vote.right.answer_id})
         pairs.setdefault((vote.turn_id, answers), Pair(turn, (sides[0], sides[1])))
     return list(pairs.values())
-
-
-def read_prompts(path: Path) -> list[tuple[Message, ...]]:
-    """JSON lines with ``prompt`` (a text) or ``messages`` (OpenAI's). Raises VoteError with every fault and its line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise VoteError(f"{path}: cannot be read: {error}; fix: name a JSONL file of prompts") from error
-    prompts, faults = [], []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            prompts.append(_messages(json.loads(line)))
-        except (ValueError, TypeError, VoteError) as error:
-            faults.append(f"  - line {number}: {error}")
-    if faults or not prompts:
-        told = "\n".join(faults[:_FAULTS_SHOWN]) or "  - holds no prompt"
-        raise VoteError(f"{path}: not a file of prompts; fix its {len(faults) or 1} faults:\n{told}")
-    return prompts
 
 
 def ask_pairs(
@@ -108,14 +83,6 @@ def _told_side(side: ToldSide, text: SpokenText, position: Position) -> Side | N
     if text_digest(text.answer) != side.answer_digest:
         return None
     return Side(side.receipt, text.answer, side.trace_id, position)
-
-
-def _messages(told: Any) -> tuple[Message, ...]:
-    if not isinstance(told, dict):
-        raise VoteError("is no JSON object")
-    if isinstance(told.get("prompt"), str) and told["prompt"].strip():
-        return ({"role": "user", "content": told["prompt"]},)
-    return Turn("-", "-", tuple(told.get("messages") or ())).messages
 
 
 def _asked(

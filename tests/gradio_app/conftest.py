@@ -1,10 +1,14 @@
 """Endpoints whose models are told what to say, and a store of its own for each test that reads or moves what is registered."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from compare_screen import CompareScreen
 from conftest import Workplace
 from mlflow import MlflowClient
+from playground_stand import Stand, playground_stand
 from streaming_endpoint import router_headers, streaming_endpoint
 
 LONG = "one two three four five six seven eight nine ten " * 4
@@ -15,6 +19,7 @@ SCRIPTS = {
     "base": {"text": "the base says little", "headers": router_headers("base")},
     "slow": {"text": LONG, "tokens": 30, "rate": 20, "headers": router_headers("3")},
     "fast": {"text": LONG, "tokens": 60, "rate": 400, "headers": router_headers("4")},
+    "steady": {"text": LONG, "tokens": 120, "rate": 30, "headers": router_headers("4")},
     "endless": {"text": LONG, "tokens": 100_000, "rate": 200},
     "late": {"text": "here", "delay": 0.6},
     "boastful": {"text": "I am bot@challenger and nobody else", "rate": 30, "headers": router_headers("2")},
@@ -28,6 +33,23 @@ SCRIPTS = {
         "text": "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> [a](javascript:alert(1))"
     },
 }
+HOSTILE = {
+    "attack": "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'><svg onload='window.hacked = 3'>"
+    "<a href='javascript:window.hacked = 4'>link</a> [link](javascript:window.hacked=5) "
+    "![picture](http://127.0.0.1:9/spy.png) <iframe srcdoc='<script>parent.hacked = 6</script>'></iframe>\n\n"
+    "| a | b |\n|---|---|\n| <b onclick='window.hacked = 7'>c</b> | d |\n\n```html\n</code></pre><script>window.hacked = 10"
+    "</script>\n```\n\n$$\\href{javascript:window.hacked=11}{x}$$ <style>body { display: none }</style> THE END",
+    "breakout": "</div></div></span></p></main></body> <table><tr><td style='position:fixed;inset:0'>cover</td></tr></table>"
+    "<form action='http://127.0.0.1:9/'><input name=p><button>ok</button></form> \x1b[31mred\x1b[0m \u202eright to left"
+    "\u202c שלום عربي \x07\x08 <meta http-equiv=refresh content='0;url=http://127.0.0.1:9/'> "
+    "<details open ontoggle='window.hacked = 12'>d</details><base href='http://127.0.0.1:9/'> THE END",
+    "huge": "x" * 60_000 + " " + "word " * 20_000 + "\n" * 500 + "THE END",
+}
+HOSTILE_SCRIPTS = {name: {"text": text, "headers": router_headers("1")} for name, text in HOSTILE.items()}
+FAR = {"far": {"text": LONG, "tokens": 400, "rate": 100, "headers": router_headers("3")}}
+"""Of the second endpoint, which tests kill."""
+CHROMIUM = shutil.which("chromium")
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +72,50 @@ def registry(desk: Workplace) -> Iterator[MlflowClient]:
     mlflow.set_tracking_uri(desk.tracking_uri)
     yield MlflowClient(desk.tracking_uri)
     mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One for a module, not for all: while it is open Playwright keeps an event loop that ``asyncio.run`` of others refuses."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        found = started.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="session")
+def stand(tmp_path_factory, empty_store) -> Iterator[Stand]:
+    """The real command over every script; champion meets challenger until a test chooses otherwise."""
+    with playground_stand(tmp_path_factory.mktemp("stand"), empty_store, SCRIPTS | HOSTILE_SCRIPTS, FAR) as found:
+        yield found
+
+
+@pytest.fixture
+def screen(browser, stand) -> Iterator[Callable[..., CompareScreen]]:
+    """Opens the page as a new person does, in a browser profile of its own."""
+    contexts, said = [], []
+
+    def open_page(
+        path: str = "/", *, held_off: str | None = None, is_open: bool = True, **profile: Any
+    ) -> CompareScreen:
+        """``held_off``: words of errors that are expected; ``is_open`` false: the page is left for ``open``."""
+        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **profile}))
+        page = contexts[-1].new_page()
+
+        def tell(message: Any) -> None:
+            if held_off is None or held_off not in message.text:
+                said.append(message.text)
+
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda message: tell(message) if message.type == "error" else None)
+        made = CompareScreen(page, stand.url)
+        return made.open(path) if is_open else made
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert said == [], "errors in the page"

@@ -49,7 +49,7 @@ def test_sampling_reaches_the_endpoint_and_what_is_not_set_does_not():
     ("model", "fault", "detail"),
     [
         ("unwell", "refused the request (HTTP 500)", "unwell is not well"),
-        ("nobody", "refused the request (HTTP 404)", "nobody is not well"),
+        ("nobody", "refused the request (HTTP 404: it does not serve this model now)", "nobody is not well"),
         ("cut", "broke off its answer", "ClientPayloadError"),
         ("garbage", "broke off its answer", "JSONDecodeError"),
         ("broken", "broke off its answer", "the engine of broken broke off"),

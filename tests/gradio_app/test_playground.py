@@ -1,13 +1,16 @@
 """Sessions, streams and votes over a real endpoint, with a real journal and MLflow behind."""
 
 import asyncio
+import socket
 import time
 
 import pytest
 from conftest import wait_for
 from votes_cast import register_versions
 
+from gradio_app import view
 from gradio_app.playground import Playground
+from gradio_app.prompt_walk import HELD_OUT
 from gradio_app.session import Prompt, SessionError
 from gradio_app.settings import PlaygroundSettings
 from mlflow_finetune_plugin.votes import read_votes
@@ -255,3 +258,125 @@ def test_a_shared_conversation_is_gone_when_its_person_is_forgotten(endpoint, st
         assert await playground.shared(session, token) is None
 
     run(Playground(settings(endpoint)), act)
+
+
+def test_nothing_says_more_than_is_shown_while_answers_come(endpoint, store):
+    """Export, differences, the page after a refused click: each could tell how far ahead the faster side is."""
+
+    async def act(playground):
+        session = await playground.session("key", None)
+        seen = []
+        async for told, texts in playground.ask(session, Prompt("hello")):
+            exported = [answer["content"] for answer in session.export()["turns"][0]["answers"]]
+            panels = [panel[-1]["content"] for panel in view.panels(session, told)]
+            seen.append((texts, exported, panels, told.answers[0].is_over or told.answers[1].is_over, told.is_over))
+            with pytest.raises(SessionError, match="still coming"):
+                session.votable("left")
+        return seen
+
+    seen = run(Playground(settings(endpoint, sides=("fast", "slow"))), act)
+    assert any(is_one_over for _, _, _, is_one_over, _ in seen)
+    for texts, exported, panels, _, is_over in seen:
+        assert exported == texts
+        assert panels == [text or "…" for text in texts]
+        assert not is_over
+
+
+def test_stopped_both_are_stopped_and_neither_says_which_was_done(endpoint, store):
+    async def act(playground):
+        session = await playground.session("key", None)
+        task = asyncio.create_task(spoken(playground, session))
+        await asyncio.sleep(0.7)  # the fast one has come whole by now
+        playground.stop(session)
+        return await asyncio.wait_for(task, 2)
+
+    turn = run(Playground(settings(endpoint, sides=("fast", "slow"))), act)
+    assert [answer.is_stopped for answer in turn.answers] == [True, True]
+    assert turn.is_over
+
+
+def test_what_is_left_to_show_can_be_stopped(endpoint, store):
+    async def act(playground):
+        session = await playground.session("key", None)
+        task = asyncio.create_task(spoken(playground, session))
+        while not (session.last and all(answer.is_over for answer in session.last.answers)):
+            await asyncio.sleep(0.01)
+        playground.stop(session)
+        return await asyncio.wait_for(task, 0.5)
+
+    turn = run(Playground(settings(endpoint, sides=("late", "fast"))), act)
+    assert turn.is_over
+
+
+def test_a_new_conversation_ends_the_answers_of_the_one_before(endpoint, store):
+    async def act(playground):
+        session = await playground.session("key", None)
+        task = asyncio.create_task(spoken(playground, session))
+        await asyncio.sleep(0.3)
+        await playground.begin("key", None, like=session)
+        return await asyncio.wait_for(task, 2)
+
+    assert run(Playground(settings(endpoint, sides=("endless", "slow"))), act).is_over
+
+
+def test_a_vote_waits_for_nobody_who_waits_for_mlflow(endpoint, store, monkeypatch):
+    """A tracking server that takes a call and never answers holds those who ask for prompts, and no vote."""
+    import mlflow
+
+    async def act(playground):
+        session = await playground.session("key", None)
+        await spoken(playground, session)
+        with socket.create_server(("127.0.0.1", 0), backlog=200) as mute:
+            mlflow.set_tracking_uri(f"http://127.0.0.1:{mute.getsockname()[1]}")
+            asking = [asyncio.create_task(playground.progress_in(session, HELD_OUT)) for _ in range(40)]
+            await asyncio.sleep(0.5)
+            start = time.monotonic()
+            cast = await playground.vote(session, "left")
+            took_s = time.monotonic() - start
+        mlflow.set_tracking_uri(store)
+        await asyncio.gather(*asking, return_exceptions=True)
+        return cast, took_s
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    cast, took_s = run(Playground(settings(endpoint, sides=("bot@champion", "bot@challenger"))), act)
+    assert cast.choice == "left"
+    assert took_s < 1
+
+
+def test_who_opens_sessions_without_end_loses_their_own_and_nobody_else_s(endpoint, store, monkeypatch):
+    async def act(playground):
+        ann = await playground.session("of ann", "ann")
+        await spoken(playground, ann)
+        first = await playground.session("bob 0", "bob")
+        await spoken(playground, first)
+        for number in range(1, 40):
+            await playground.session(f"bob {number}", "bob")
+        assert playground.known("of ann", "ann") is ann
+        assert playground.known("bob 0", "bob") is first  # in which something was said
+        assert playground.known("bob 1", "bob") is None
+        assert playground.known("bob 39", "bob") is not None
+        carol = await playground.session("of carol", "carol")
+        assert playground.known("of carol", "carol") is carol
+
+    monkeypatch.setattr("gradio_app.playground.MOST_SESSIONS", 10)
+    run(Playground(settings(endpoint)), act)
+
+
+def test_the_standings_do_not_tell_who_was_who_while_the_vote_may_be_changed(endpoint, store):
+    from gradio_app.standings_feed import StandingsReader
+
+    async def act(playground):
+        reader = StandingsReader("bot", open_turns=playground.open_turns)
+        session = await playground.session("key", "ann")
+        ledger = playground.ledgers.open("bot")
+        counts = []
+        for after in (lambda: None, session.show_names):
+            await spoken(playground, session)
+            await playground.vote(session, "left")
+            await asyncio.to_thread(wait_for, lambda: ledger.mirror.pending == 0, 30, "the vote in MLflow")
+            after()
+            counts.append((await asyncio.to_thread(reader.read)).votes)
+        return counts
+
+    assert run(Playground(settings(endpoint, sides=("bot@champion", "bot@challenger"))), act) == [0, 2]

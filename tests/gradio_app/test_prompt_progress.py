@@ -6,8 +6,8 @@ import pytest
 from votes_cast import vote
 
 from gradio_app.prompt_progress import JudgedPrompts, progress
-from gradio_app.prompt_sets import Prompt, PromptSet
 from mlflow_finetune_plugin.votes import ANONYMOUS, Journal
+from mlflow_finetune_plugin.votes.prompt_file import Prompt, PromptSet
 
 
 def prompts(*questions):

@@ -120,14 +120,24 @@ def test_names_are_shown_after_the_vote_only():
     assert not turn.hides_names
 
 
-def test_the_next_prompt_shows_the_names_of_a_turn_that_was_voted_on_and_of_no_other():
-    of = session()
-    first = ask(of)
-    second = ask(of)
+def test_earlier_turns_stay_blind_until_names_are_asked_for_and_places_are_thrown_anew_then():
+    of = session(shuffle="session")
+    ask(of, "first")
     vote(of, "left")
-    ask(of)
-    assert first.hides_names
-    assert not second.hides_names
+    ask(of, "second")
+    ask(of, "third")
+    vote(of, "tie")
+    assert [turn.hides_names for turn in of.turns] == [True, True, True]
+    assert len({turn.order for turn in of.turns}) == 1
+    of.show_names()
+    assert [turn.hides_names for turn in of.turns] == [False, True, False], "the second was not voted on"
+    after = Counter()
+    for _ in range(40):
+        ask(of, "next")
+        vote(of, "left")
+        of.show_names()
+        after[of.last.order] += 1
+    assert len(after) == 2
 
 
 @pytest.mark.parametrize(
@@ -219,3 +229,64 @@ def test_a_conversation_goes_on_from_a_prompt_of_a_set():
     ask(of, "before")
     answered(of.begin(Prompt("q", messages=({"role": "user", "content": "q"},))), "same", "same")
     assert [message["content"] for message in of.begin(Prompt("more")).messages] == ["be brief", "q", "same", "more"]
+
+
+def test_places_that_were_told_are_not_kept_for_the_next_prompt():
+    """Sides that keep their places: once one turn is named, so would be all that follow."""
+    of = session(shuffle="session", max_turns=500)
+    kept = ask(of, "one")
+    vote(of, "left")
+    after_vote = ask(of, "two")
+    assert after_vote.order == kept.order
+    assert kept.hides_names  # going on tells nothing
+    vote(of, "right")
+    of.show_names()
+    assert not kept.hides_names
+    orders = set()
+    for number in range(40):
+        orders.add(ask(of, f"three {number}").order)
+        vote(of, "tie")
+        of.show_names()
+    assert orders == {(0, 1), (1, 0)}
+
+
+def test_an_answer_seen_with_its_name_is_not_voted_on_again():
+    of = session()
+    ask(of, "hello", "from one", "from two")
+    vote(of, "left")
+    of.show_names()
+    of.votable("left")  # reasons may be added
+    again = answered(of.begin(of.undo().prompt), "from two", "from one")
+    assert not again.can_be_voted_on
+    with pytest.raises(SessionError, match="seen this answer with its name"):
+        of.votable("left")
+    of = of.heir(None)
+    ask(of, "hello", "from one", "something new")
+    with pytest.raises(SessionError, match="seen this answer with its name"):
+        of.votable("right")
+    ask(of.heir(None), "hello", "new", "newer")
+    of = of.heir(None)
+    ask(of, "another prompt", "from one", "from two")
+    assert of.votable("left")
+
+
+def test_an_answer_seen_while_names_were_open_is_not_voted_on():
+    of = session(is_blind=False)
+    ask(of, "hello", "from one", "from two")
+    of = of.heir(None)
+    of.is_blind = True
+    ask(of, "hello", "from one", "from two")
+    with pytest.raises(SessionError, match="seen this answer with its name"):
+        of.votable("left")
+
+
+def test_earlier_answers_that_name_themselves_stay_masked_while_blind():
+    of = session(shuffle="session")
+    ask(of, "who are you", "I am bot@champion", "I am bot@champion")
+    turn = ask(of, "and now")
+    assert "champion" not in str(turn.visible_messages())
+    assert "champion" in str(turn.messages)
+    assert "champion" not in str(of.export())
+    vote(of, "left")
+    of.show_names()
+    assert "champion" in str(turn.visible_messages())

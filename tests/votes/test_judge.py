@@ -10,7 +10,8 @@ from votes_cast import vote
 from mlflow_finetune_plugin.errors import VoteError
 from mlflow_finetune_plugin.votes import Journal, Mirror, gate_votes, read_texts, read_votes
 from mlflow_finetune_plugin.votes.judge import JudgeSettings, _NoVerdictError, judge, judge_messages, parse_verdict
-from mlflow_finetune_plugin.votes.pairs import Pair, ask_pairs, pairs_told, read_prompts
+from mlflow_finetune_plugin.votes.pairs import Pair, ask_pairs, pairs_told
+from mlflow_finetune_plugin.votes.prompt_file import read_prompt_set
 
 
 def pair(number=1, **more) -> Pair:
@@ -168,7 +169,9 @@ def test_two_models_are_asked_the_same_and_their_receipts_kept(tmp_path):
 
     with Endpoint(reply) as endpoint:
         models = ("bot@challenger", "bot@champion")
-        asked = ask_pairs(read_prompts(prompts), url=endpoint.url, models=models, seed=3)
+        asked = ask_pairs(
+            [one.messages for one in read_prompt_set(prompts).prompts], url=endpoint.url, models=models, seed=3
+        )
     assert len(asked.pairs) == 2
     assert [number for number, _ in asked.faults] == [3]
     for made in asked.pairs:
@@ -177,13 +180,3 @@ def test_two_models_are_asked_the_same_and_their_receipts_kept(tmp_path):
             name = "bot@champion" if side.receipt.version == "1" else "bot@challenger"
             assert side.answer.startswith(f"{name} says")
     assert json.dumps(endpoint.asked[0]["messages"]) == json.dumps(endpoint.asked[1]["messages"])
-
-
-def test_faults_of_a_prompts_file_are_told_all(tmp_path):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text('{"prompt": "one"}\n{"prompt": ""}\nnot json\n[1]\n')
-    with pytest.raises(VoteError, match=r"(?s)3 faults.*line 2.*line 3.*line 4"):
-        read_prompts(prompts)
-    prompts.write_text("\n")
-    with pytest.raises(VoteError, match="holds no prompt"):
-        read_prompts(prompts)

@@ -1,4 +1,4 @@
-"""Prompts to walk through: of a JSON lines file, or the held-out rows of a version's training run. No gradio.
+"""Files of prompts, to walk through or to be judged.
 
 Rows of a file are ``{"prompt": "..."}`` or ``{"messages": [...]}`` (OpenAI's), with ``reference`` or ``completion``, the
 answer wanted, and ``id``, as one likes. The layouts of training data are such rows: where ``messages`` end with the
@@ -12,16 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlflow_finetune_plugin.errors import DataError
-from mlflow_finetune_plugin.promotion.sides import are_unseen
-from mlflow_finetune_plugin.promotion.versions import read_version
 from mlflow_finetune_plugin.types import Message
-from mlflow_finetune_plugin.votes.vote import BASE, LONGEST_PROMPT_SET, prompt_digest
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from mlflow_finetune_plugin.votes.vote import LONGEST_PROMPT_SET, prompt_digest
 
 MOST_PROMPTS = 10_000
 LARGEST_FILE_BYTES = 64 * 2**20
@@ -29,6 +24,7 @@ LONGEST_PROMPT_CHARS = 20_000
 """Of all messages of a prompt together, where nobody says otherwise."""
 
 _FIELDS = ("prompt", "messages", "reference", "completion", "id")
+_FAULTS_SHOWN = 20
 _ROLES = ("system", "user", "assistant")
 _ROW = '{"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]}'
 
@@ -61,47 +57,27 @@ class PromptSet:
 
 
 def read_prompt_set(path: Path, *, longest_prompt_chars: int = LONGEST_PROMPT_CHARS) -> PromptSet:
-    """The set in a file, named as the file without its ending. Raises DataError with the file, the line and the fix."""
-    prompts = []
+    """The set in a file, named as the file without its ending. Raises DataError with the file, each faulty line and the fix."""
+    prompts: list[Prompt] = []
+    faults: list[tuple[int, ValueError]] = []
     for line, text in _lines(path):
         try:
             prompts.append(_prompt(text, line, longest_prompt_chars))
         except ValueError as error:
-            raise DataError(f"{path}, line {line}: {error}") from error
+            faults.append((line, error))
         if len(prompts) > MOST_PROMPTS:
             raise DataError(f"{path}, line {line}: more than {MOST_PROMPTS:,} prompts; fix: split the file")
+    if len(faults) == 1:
+        raise DataError(f"{path}, line {faults[0][0]}: {faults[0][1]}") from faults[0][1]
+    if faults:
+        told = "".join(f"\n  - line {line}: {error}" for line, error in faults[:_FAULTS_SHOWN])
+        raise DataError(f"{path}: {len(faults)} faulty lines:{told}")
     if not prompts:
         raise DataError(f"{path}: holds no prompt; fix: write one row a line: {_ROW}")
-    return _set(path.stem[:LONGEST_PROMPT_SET] or "prompts", prompts)
+    return prompt_set(path.stem[:LONGEST_PROMPT_SET] or "prompts", prompts)
 
 
-def held_out_set(client: MlflowClient, model: str, version: str, *, others: Sequence[str] = ()) -> PromptSet:
-    """The rows that ``version`` was proven on, as its run kept them; rows that it, or ``others``, were trained on are left out.
-
-    Raises DataError where the run kept none that can be asked, GateError where they are not what the run says,
-    MoveError for a version that is none, TrackingError.
-    """
-    asked = read_version(client, model, version)
-    if asked.held_out is None:
-        raise DataError(
-            f"{asked.uri}: its training run kept no held-out rows; fix: train with an eval file or a split, or give a "
-            "file of prompts"
-        )
-    notes: list[str] = []
-    sides = [asked, *(read_version(client, model, other) for other in others if other not in (version, BASE))]
-    unseen = are_unseen(asked.held_out.rows, sides, notes)
-    rows = [row for row, is_new in zip(asked.held_out.rows, unseen, strict=True) if is_new]
-    questions = [row for row in rows if row.messages]
-    if not questions:
-        why = "they are texts without a question" if rows else "every one of them was trained on"
-        raise DataError(f"{asked.uri}: no held-out row can be asked: {why}; fix: give a file of prompts")
-    if len(questions) > MOST_PROMPTS:
-        notes.append(f"{asked.uri}: the first {MOST_PROMPTS:,} of {len(questions):,} held-out rows are asked")
-    prompts = [Prompt(f"{row.source}:{row.line}", row.messages, row.reference) for row in questions[:MOST_PROMPTS]]
-    return _set(f"held-out rows of version {version}", prompts, notes)
-
-
-def _set(name: str, prompts: Iterable[Prompt], notes: Sequence[str] = ()) -> PromptSet:
+def prompt_set(name: str, prompts: Iterable[Prompt], notes: Sequence[str] = ()) -> PromptSet:
     distinct: dict[str, Prompt] = {}
     count = 0
     for prompt in prompts:

@@ -1,16 +1,13 @@
-"""A set of prompts: strict about its file, the layouts of training data welcome; held-out rows as a run kept them."""
+"""A set of prompts: strict about its file, the layouts of training data welcome."""
 
 import json
 
 import pytest
-from proven_versions import register_proven, rows
 from votes_cast import vote
 
-from gradio_app import prompt_sets
-from gradio_app.prompt_sets import held_out_set, read_prompt_set
-from mlflow_finetune_plugin.errors import DataError, GateError, MoveError
-from mlflow_finetune_plugin.tracking import client_for
-from mlflow_finetune_plugin.types import EvalRow
+from mlflow_finetune_plugin.errors import DataError
+from mlflow_finetune_plugin.votes import prompt_file as prompt_sets
+from mlflow_finetune_plugin.votes.prompt_file import read_prompt_set
 
 HI = {"role": "user", "content": "hi?"}
 
@@ -100,49 +97,6 @@ def test_what_is_no_file_of_prompts(tmp_path, monkeypatch):
         read_prompt_set(many)
 
 
-# held-out rows ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def client(tmp_path, empty_store):
-    return client_for(f"sqlite:///{_store(tmp_path, empty_store)}")
-
-
-def _store(tmp_path, empty_store):
-    path = tmp_path / "mlflow.db"
-    path.write_bytes(empty_store.read_bytes())
-    return path
-
-
-def test_held_out_rows_are_a_set_with_their_references(client):
-    version = register_proven(client, "bot", rows(3), 1)
-    found = held_out_set(client, "bot", version)
-    assert found.name == "held-out rows of version 1"
-    assert [prompt.messages[0]["content"] for prompt in found.prompts] == ["question 0?", "question 1?", "question 2?"]
-    assert [prompt.reference for prompt in found.prompts] == ["yes"] * 3
-    assert found.prompts[2].id == "test.jsonl:3"
-
-
-def test_rows_that_the_other_side_was_trained_on_are_left_out(client):
-    version = register_proven(client, "bot", rows(3), 1)
-    other = register_proven(client, "bot", rows(1), 1, trained_on=rows(2))
-    found = held_out_set(client, "bot", version, others=[other, "base", version])
-    assert [prompt.messages[0]["content"] for prompt in found.prompts] == ["question 2?"]
-    assert found.notes == ("models:/bot/2 was trained on 2 of 3 held-out rows: they are left out",)
-
-
-def test_a_version_without_rows_to_ask_says_so(client):
-    with pytest.raises(DataError, match="models:/bot/1: its training run kept no held-out rows; fix: train with"):
-        held_out_set(client, "bot", register_proven(client, "bot", None, 0))
-    text = EvalRow((), (1,), (2, 3), "a text", "task", "book.txt", 1)
-    with pytest.raises(DataError, match="no held-out row can be asked: they are texts without a question"):
-        held_out_set(client, "bot", register_proven(client, "bot", [text], 0))
-    with pytest.raises(MoveError, match="no version 9"):
-        held_out_set(client, "bot", "9")
-
-
-def test_rows_that_somebody_changed_are_not_asked(client):
-    version = register_proven(client, "bot", rows(3), 1)
-    client.set_tag(client.get_model_version("bot", version).run_id, "finetune.held_out_digest", "0" * 64)
-    with pytest.raises(GateError, match="find out who changed it"):
-        held_out_set(client, "bot", version)
+def test_several_faults_are_told_at_once(tmp_path):
+    with pytest.raises(DataError, match=r"(?s)3 faulty lines.*line 2: .*line 3: .*line 4: "):
+        read_prompt_set(write(tmp_path, {"prompt": "one"}, {"prompt": ""}, "not json\n", [1]))

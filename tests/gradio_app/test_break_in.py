@@ -1,0 +1,134 @@
+"""The whole playground as a process, and those who want more of it than they may have."""
+
+import asyncio
+import json
+import re
+import signal
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from gradio_client import Client
+from playground_process import REAL_PAGE, playground
+from votes_cast import register_versions
+
+from gradio_app.pages.visits import visitor
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    import mlflow
+
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    register_versions(uri)
+    mlflow.set_tracking_uri(before)
+    return uri
+
+
+@contextmanager
+def playing(folder, endpoint, store, *arguments):
+    home = str(folder / "home")
+    more = {"MLFLOW_TRACKING_URI": store, "MLFLOW_FINETUNE_HOME": home}
+    with playground(folder, *arguments, endpoint=endpoint, program=REAL_PAGE, **more) as place:
+        yield place
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, endpoint, store):
+    with playing(tmp_path_factory.mktemp("place"), endpoint, store) as found:
+        yield found
+
+
+def cast_in(folder):
+    found = [line for path in Path(folder).glob("home/votes/*/votes.jsonl") for line in path.read_text().splitlines()]
+    return [json.loads(line)["vote"] for line in found]
+
+
+def resident_mb(process):
+    return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) / 1024
+
+
+def test_nobody_goes_round_the_queue_or_shares_a_session_that_nobody_named(place):
+    for name, data in (("chat", ["hello", "", 0, 1, 9, None, False]), ("export", []), ("vote", ["left", [], "", True])):
+        answer = place.ask("POST", f"/gradio_api/run/{name}", json={"data": data})
+        assert answer.status_code == 404, name
+    with pytest.raises(Exception, match="send a session_hash of your own"):
+        visitor(__import__("gradio").Request())
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"prompt": "hi", "temperature": "hot"}, "are numbers"),
+        ({"prompt": "hi", "temperature": 1e308}, "0 to 2"),
+        ({"prompt": "hi", "top_p": 0}, "above 0"),
+        ({"prompt": "hi", "max_tokens": -1}, "from 1"),
+        ({"prompt": None}, "Write a prompt"),
+        ({"prompt": "x" * 20_001}, "up to 20,000 are taken"),
+    ],
+)
+def test_a_program_is_told_what_cannot_be_asked(place, asked, why):
+    with pytest.raises(Exception, match=why):
+        Client(place.url, verbose=False).predict(api_name="/chat", **asked)
+
+
+def test_pages_that_were_opened_and_closed_leave_nothing(place):
+    """Gradio keeps a quarter of a megabyte of each for ever."""
+
+    async def opened_and_closed(count):
+        async with httpx.AsyncClient(base_url=place.url, timeout=60) as client:
+            config = (await client.get("/config")).json()
+            load = next(
+                one["id"] for one in config["dependencies"] if one["targets"] and one["targets"][0][1] == "load"
+            )
+
+            async def one():
+                session = uuid.uuid4().hex
+                async with client.stream("GET", f"/gradio_api/heartbeat/{session}") as beat:
+                    await anext(beat.aiter_raw())
+                    joining = {"data": [], "fn_index": load, "session_hash": session}
+                    await client.post("/gradio_api/queue/join", json=joining)
+                    async with client.stream("GET", f"/gradio_api/queue/data?session_hash={session}") as told:
+                        async for line in told.aiter_lines():
+                            if "process_completed" in line:
+                                break
+
+            for _ in range(count // 10):
+                await asyncio.gather(*(one() for _ in range(10)))
+
+    asyncio.run(opened_and_closed(60))
+    before = resident_mb(place.process)
+    asyncio.run(opened_and_closed(120))
+    assert resident_mb(place.process) - before < 10  # 31 as Gradio does it
+
+
+def test_a_vote_that_was_acknowledged_outlives_a_kill(tmp_path, endpoint, store):
+    with playing(tmp_path, endpoint, store) as first:
+        client = Client(first.url, verbose=False)
+        client.predict(prompt="hello", api_name="/chat")
+        voted = client.predict(choice="left", comment="hé 😀", api_name="/vote")
+        first.end(signal.SIGKILL)
+    assert [(vote["choice"], vote["comment"]) for vote in cast_in(tmp_path)] == [("left", "hé 😀")]
+    with playing(tmp_path, endpoint, store) as second:
+        client = Client(second.url, verbose=False)
+        with pytest.raises(Exception, match="Ask something first"):  # the turn went with the process
+            client.predict(choice="right", api_name="/vote")
+        client.predict(prompt="hello", api_name="/chat")
+        client.predict(choice="tie", api_name="/vote")
+    assert [vote["choice"] for vote in cast_in(tmp_path)] == ["left", "tie"]
+    assert voted["names"]["A"] != voted["names"]["B"]
+
+
+def test_an_unregistered_plain_endpoint_can_be_compared_and_votes_are_refused_with_the_reason(
+    tmp_path, endpoint, store
+):
+    with playing(tmp_path, endpoint, store, "--side", "slow", "--side", "late") as place:
+        client = Client(place.url, verbose=False)
+        told = client.predict(prompt="hello", api_name="/chat")
+        assert told["can_vote"]
+        with pytest.raises(Exception, match="no registered model in common"):
+            client.predict(choice="left", api_name="/vote")

@@ -1,0 +1,75 @@
+"""A blind conversation with models that are really served by the command itself, and a vote that counts in MLflow."""
+
+import importlib.util
+import shutil
+
+import mlflow
+import pytest
+from compare_screen import CompareScreen
+from conftest import wait_for
+from playground_stand import playground_command
+from playwright.sync_api import expect
+from served_models import QUESTIONS, VersionMaker
+
+from mlflow_finetune_plugin.votes import read_votes
+
+VLLM = pytest.param(
+    "vllm",
+    marks=[
+        pytest.mark.vllm,
+        pytest.mark.slow,
+        pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+    ],
+)
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory, empty_store):
+    """``bot``: version 1 is champion, version 2 challenger."""
+    folder = tmp_path_factory.mktemp("registry")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    before = mlflow.get_tracking_uri()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        maker = VersionMaker(f"sqlite:///{folder}/mlflow.db")
+        for seed in (1, 2):
+            maker.make("bot", seed=seed)
+        maker.client.set_registered_model_alias("bot", "champion", "1")
+        yield maker
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("engine", ["transformers", VLLM])
+def test_a_person_talks_to_two_served_versions_blind_and_votes(browser, registry, tmp_path, engine):
+    before = len(read_votes("bot", registry.uri).votes)
+    with playground_command(
+        tmp_path,
+        registry.uri,
+        "--model",
+        "bot",
+        "--engine",
+        engine,
+        "--store",
+        str(tmp_path / "store"),
+        listens_in_s=600,
+    ) as url:
+        page = CompareScreen(browser.new_page(), url).open()
+        for question, choice in zip(QUESTIONS[:2], ("left", "both_bad"), strict=True):
+            page.ask(question)
+            assert all(page.answer(place).inner_text().strip() for place in (0, 1))
+            assert "bot@" not in page.page.content()
+            page.vote(choice)
+        page.show_names()
+        names = {page.side(place).locator("strong").inner_text() for place in (0, 1)}
+        assert names == {"bot@champion", "bot@challenger"}
+        for place in (0, 1):
+            expect(page.side(place)).to_contain_text("tokens/s")
+        found = wait_for(
+            lambda: (votes := read_votes("bot", registry.uri).votes[before:]) and len(votes) == 2 and votes, 60, "votes"
+        )
+        assert [vote.told.choice for vote in found] == ["left", "both_bad"]
+        assert all(vote.fault is None for vote in found)
+        page.page.close()
