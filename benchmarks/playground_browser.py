@@ -45,7 +45,7 @@ class Person:
 
     def limit_tokens(self, count: int) -> None:
         self.unfold("Settings")
-        box = self.page.get_by_label("Max tokens").first
+        box = self.page.locator("#mf-max-tokens").locator("input, textarea").first
         box.fill(str(count))
         box.press("Tab")
 
