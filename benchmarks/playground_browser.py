@@ -45,7 +45,7 @@ class Person:
 
     def limit_tokens(self, count: int) -> None:
         self.unfold("Settings")
-        box = self.page.get_by_label("Max tokens").first
+        box = self.page.locator("#mf-max-tokens").locator("input, textarea").first
         box.fill(str(count))
         box.press("Tab")
 
@@ -55,12 +55,12 @@ class Person:
     def ask(self, prompt: str) -> None:
         self.page.fill("#mf-prompt textarea", prompt)
         self.page.keyboard.press("Enter")
-        self.tells("Which answer is better")
+        self.tells("Which answer is better? Keys")
 
     def ask_next(self) -> None:
         """Of the prompt set, whose part has been unfolded."""
         self.page.click("#mf-next")
-        self.tells("Which answer is better")
+        self.tells("Which answer is better? Keys")
 
     def tells(self, text: str) -> None:
         """Waits until the status says so."""

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 from gradio_client.utils import apply_diff
 
-SETTINGS = ["", 0.0, 1.0, 512, None]
+SETTINGS = ["", 0.0, 1.0, "512", ""]
 """System prompt, temperature, top p, max tokens, seed: as the page sends them."""
 _NOTHING_TO_SAY = ([], "", None)
 
@@ -66,7 +66,7 @@ class Person:
     async def meet(self, *names: str) -> Turn:
         """Chooses who meets; names that were not offered are refused."""
         await self.call("_show")
-        return await self.call("_compare", *names, *[""] * (4 - len(names)), *[None] * 16)
+        return await self.call("_compare", *names, *[""] * (4 - len(names)), *[""] * 16)
 
     async def vote(self, choice: str) -> Turn:
         return await self.call(self._voting(choice), [], "")
