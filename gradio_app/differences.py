@@ -12,15 +12,15 @@ LONGEST = 40_000
 
 
 def differences(left: str, right: str) -> tuple[str, str]:
-    """Both as HTML, every text of theirs escaped; ``<del>`` marks what only the left says, ``<ins>`` what only the right."""
+    """Both as HTML, every text of theirs escaped; ``<mark>`` is around what one alone says: neither is the other's correction."""
     if left == right:
         return html.escape(left), html.escape(right)
     a, b = _WORDS.findall(left[:LONGEST]), _WORDS.findall(right[:LONGEST])
     parts: tuple[list[str], list[str]] = ([], [])
     for tag, a0, a1, b0, b1 in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
-        for side, mark, words in ((0, "del", a[a0:a1]), (1, "ins", b[b0:b1])):
+        for side, words in ((0, a[a0:a1]), (1, b[b0:b1])):
             text = html.escape("".join(words))
-            parts[side].append(text if tag == "equal" or not text else f"<{mark}>{text}</{mark}>")
+            parts[side].append(text if tag == "equal" or not text else f"<mark>{text}</mark>")
     rests = (left[LONGEST:], right[LONGEST:])
     told = ["".join(part) + html.escape(rest) for part, rest in zip(parts, rests, strict=True)]
     return told[0], told[1]

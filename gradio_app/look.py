@@ -40,8 +40,7 @@ button[aria-disabled="true"] { opacity: .55; cursor: default; }
 .mf-shared { border: 1px dashed var(--border-color-primary); border-radius: 8px; padding: .4rem .9rem; }
 .mf-diff pre, .mf-reference pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--background-fill-secondary);
   border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .6rem .8rem; margin: .2rem 0; }
-.mf-diff del { background: var(--mf-bad-paper); color: inherit; text-decoration: line-through; }
-.mf-diff ins { background: var(--mf-good-paper); color: inherit; text-decoration: underline; }
+.mf-diff mark { background: var(--mf-warn-paper); color: inherit; border-bottom: 2px solid var(--mf-warn); }
 .mf-foot { text-align: center; margin-top: .6rem; }
 button:focus-visible, textarea:focus-visible, input:focus-visible, a:focus-visible, [role=tab]:focus-visible {
   outline: 3px solid var(--mf-a) !important; outline-offset: 2px; }
@@ -52,8 +51,8 @@ button:focus-visible, textarea:focus-visible, input:focus-visible, a:focus-visib
   .mf-ask { flex-wrap: wrap !important; } .mf-ask > * { min-width: 100% !important; } .mf-send { flex-direction: row !important; }
   .mf-tools { flex-wrap: wrap !important; gap: .5rem !important; }
   .mf-tools > * { min-width: 28% !important; flex: 1 1 28%; min-height: 2.4rem; }
-  .mf-chats { flex-wrap: nowrap !important; overflow-x: auto; scroll-snap-type: x mandatory; gap: .5rem !important; }
-  .mf-chats > * { min-width: 86% !important; scroll-snap-align: start; }
+  .mf-chats { flex-direction: column !important; gap: .3rem !important; }
+  .mf-chats > * { min-width: 100% !important; } .mf-chats [id^=mf-chat-] { height: 34vh !important; min-height: 200px !important; }
   .mf-votes { position: sticky; bottom: 0; z-index: 5; background: var(--body-background-fill); padding: .3rem 0; flex-wrap: wrap !important; }
   .mf-votes > * { min-width: 45% !important; }
   #mf-status .mf-notice { height: 6.2rem; }
@@ -98,7 +97,7 @@ SCRIPT = """
     for (const [place, name] of [...'ABCD'].entries())
       mark(document.querySelector(`#mf-chat-${place} [role=log]`), {'aria-label': `Answer ${name}`, 'aria-live': 'off', tabindex: '0'});
     const auto = document.querySelector('#mf-auto input');
-    if (told.voted !== null && lastVoted === null && auto && auto.checked) setTimeout(() => press('mf-next'), 400);
+    if (told.voted !== null && lastVoted === null && auto && auto.checked) setTimeout(() => press('mf-next'), 1500);
     lastVoted = told.voted;
     const set = (id, can) => {
       const place = document.getElementById(id);

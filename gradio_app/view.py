@@ -27,7 +27,9 @@ def panels(session: Session, turn: Asked | None, texts: Sequence[str] | None = N
     if turn is None:
         return [[] for _ in range(sides)]
     is_whole = turn.prompt.messages is not None
-    shared = [_message(one) for one in turn.visible_messages() if is_whole or one["role"] != "system"]
+    shared = [
+        _message(one, is_whole=is_whole) for one in turn.visible_messages() if is_whole or one["role"] != "system"
+    ]
     told = texts if texts is not None else [turn.visible(place) for place in range(sides)]
     return [
         [*shared, {"role": "assistant", "content": _said(turn, place, tags_as_text(told[place]))}]
@@ -35,10 +37,12 @@ def panels(session: Session, turn: Asked | None, texts: Sequence[str] | None = N
     ]
 
 
-def _message(one: dict[str, str]) -> dict[str, Any]:
+def _message(one: dict[str, str], *, is_whole: bool) -> dict[str, Any]:
+    """``is_whole``: of a conversation that a prompt set brought; else an earlier answer is one of two, and says so."""
     role = one["role"] if one["role"] in ("user", "assistant") else "user"
     text = one["content"] if role == one["role"] else f"*{one['role']}*\n\n{one['content']}"
-    return {"role": role, "content": tags_as_text(text)}
+    went_on = "\n\n*The conversation went on from this answer.*" if role == "assistant" and not is_whole else ""
+    return {"role": role, "content": tags_as_text(text) + went_on}
 
 
 def _said(turn: Asked, place: int, text: str) -> str:
@@ -168,8 +172,16 @@ def turn_notice(turn: Asked) -> str:
         hint = ""
         if turn.names_itself:
             hint = " An answer names a model; a vote on this turn is marked."
+        elif turn.visible(0) == turn.visible(1):
+            hint = " Both are the same text."
         return notice(f"Which answer is better? Keys: ← A, → B, ↑ a tie, ↓ both bad.{hint}")
-    return notice("")
+    if not turn.is_blind:
+        return notice("Names are shown, so votes are not taken here. Hide the names in the settings to vote blind.")
+    if len(turn.answers) > 2:
+        return notice("Compare them. Votes are between two sides: take the others away to vote.")
+    if turn.is_known_by_name:
+        return notice("You have seen one of these answers with its name, so a vote on it would not be blind. Go on.")
+    return notice("There is nothing fair to vote on here. Retry, or go on with another prompt.")
 
 
 def vote_notice(turn: Asked, cast: CastVote) -> str:

@@ -49,7 +49,7 @@ def test_nothing_that_reaches_the_browser_says_who_answers_before_the_names_are_
         page.vote(CHOICES[number % 4])
         if number == 4:
             page.button("differ").click()
-            page.page.locator("#mf-difference del").wait_for()
+            page.page.locator("#mf-difference mark").first.wait_for()
             page.button("retry").click()
             page.speaking()
             page.answered()

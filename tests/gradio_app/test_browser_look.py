@@ -68,7 +68,7 @@ def test_on_a_phone_nothing_is_beyond_the_edge_and_every_button_can_be_pressed(s
     page.button("reveal").tap()
     expect(page.status).to_contain_text(" was ", timeout=SLOW_MS)
     page.button("differ").tap()
-    expect(page.page.locator("#mf-difference del")).to_be_visible(timeout=SLOW_MS)
+    expect(page.page.locator("#mf-difference mark").first).to_be_visible(timeout=SLOW_MS)
     assert not page.is_wider_than_the_window()
     for title in ("Why?", "Prompt set", "Settings", "This session"):
         page.open_part(title)

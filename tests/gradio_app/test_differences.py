@@ -4,7 +4,7 @@ from gradio_app.differences import differences
 
 
 def test_words_of_one_side_alone_are_marked():
-    assert differences("a red card", "a blue card") == ("a <del>red</del> card", "a <ins>blue</ins> card")
+    assert differences("a red card", "a blue card") == ("a <mark>red</mark> card", "a <mark>blue</mark> card")
 
 
 def test_equal_answers_have_no_marks():
