@@ -21,4 +21,4 @@ def test_answers_are_escaped():
 def test_what_is_beyond_the_longest_comparison_is_still_shown():
     left, _ = differences("a" * 50_000 + "<", "b")
     assert left.endswith("a&lt;")
-    assert left.count("a") == 50_000
+    assert left.replace("<mark>", "").replace("</mark>", "").count("a") == 50_000
