@@ -57,19 +57,24 @@ def test_a_person_talks_to_two_served_versions_blind_and_votes(browser, registry
         listens_in_s=600,
     ) as url:
         page = CompareScreen(browser.new_page(), url).open()
-        for question, choice in zip(QUESTIONS[:2], ("left", "both_bad"), strict=True):
+        cast = []
+        for question, choice in zip(QUESTIONS, ("left", "both_bad", "right", "tie"), strict=True):
             page.ask(question)
-            assert all(page.answer(place).inner_text().strip() for place in (0, 1))
             assert "bot@" not in page.page.content()
-            page.vote(choice)
+            if page.controls["can_vote"]:  # a random adapter may have nothing to say
+                page.vote(choice)
+                cast.append(choice)
+        assert cast, page.page.locator(".mf-chats").inner_text()
         page.show_names()
         names = {page.side(place).locator("strong").inner_text() for place in (0, 1)}
         assert names == {"bot@champion", "bot@challenger"}
         for place in (0, 1):
             expect(page.side(place)).to_contain_text("tokens/s")
         found = wait_for(
-            lambda: (votes := read_votes("bot", registry.uri).votes[before:]) and len(votes) == 2 and votes, 60, "votes"
+            lambda: (votes := read_votes("bot", registry.uri).votes[before:]) and len(votes) == len(cast) and votes,
+            60,
+            "votes",
         )
-        assert [vote.told.choice for vote in found] == ["left", "both_bad"]
+        assert [vote.told.choice for vote in found] == cast
         assert all(vote.fault is None for vote in found)
         page.page.close()
