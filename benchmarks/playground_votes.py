@@ -103,6 +103,16 @@ def in_mlflow(model: str) -> tuple[int, int]:
     return traces, votes
 
 
+def own_base(model: str) -> str:
+    """What the router calls the base of version 1: where it serves several bases, none of them is just `base`."""
+    import mlflow
+
+    from mlflow_finetune_plugin.serving.fleet import base_name
+
+    run_id = mlflow.MlflowClient().get_model_version(model, "1").run_id
+    return base_name(str(mlflow.MlflowClient().get_run(run_id).data.params["base_model"]))
+
+
 def command(*arguments: str) -> str:
     """As a user sees it: the command, its exit code, what it says."""
     done = subprocess.run(
@@ -179,7 +189,8 @@ def main() -> None:
         with serving(Path(scratch), uri, *options.models, "--engine", options.engine) as service:
             for taught in (one for one in MODELS if one.name in options.models):
                 held_out = next(p for p in (store / taught.name).rglob("*.jsonl") if p.stem in ("test", "held-out"))
-                arguments = ("--endpoint", f"{service.url}/v1", "--model", taught.name, "--auth-file", str(users))
+                arguments = ["--endpoint", f"{service.url}/v1", "--model", taught.name, "--auth-file", str(users)]
+                arguments += ["--side", f"{taught.name}@challenger", "--side", own_base(taught.name)]
                 with page_process(Path(scratch), *arguments) as app:
                     found = judge(chromium, app.url, taught, references(held_out), options.votes, out)
                     found.standings = standings(app.url)
