@@ -96,4 +96,9 @@ def trained(store: Path, names: list[str], banking77: Path | None, base: Path | 
 def references(held_out: Path) -> dict[str, str]:
     """The wanted answer by what is asked."""
     rows = map(json.loads, held_out.read_text(encoding="utf-8").splitlines())
-    return {row["prompt"].strip(): row["completion"].strip() for row in rows}
+    return {plain(row["prompt"]): row["completion"].strip() for row in rows}
+
+
+def plain(text: str) -> str:
+    """As a browser shows it: one space where there are several."""
+    return " ".join(text.split())

@@ -25,7 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from playground_browser import Person, browser
-from playground_models import MODELS, Taught, references, trained
+from playground_models import MODELS, Taught, plain, references, trained
 from playground_page import machine, page_process
 from serving_process import serving
 
@@ -67,7 +67,7 @@ def judge(chromium: Any, url: str, taught: Taught, wanted: dict[str, str], votes
             person.ask_next()
             if found.turns == 0:
                 person.picture(out / f"{taught.name}-asked.png")
-            choice = choice_by(wanted[person.asked], person.answers)
+            choice = choice_by(wanted[plain(person.asked)], person.answers)
             person.vote(choice, by_key=number % 2 == 1)
             found.choices[choice] += 1
             found.turns += 1
@@ -89,18 +89,16 @@ def standings(url: str) -> dict[str, Any]:
     return dict(Client(url, auth=(PEOPLE[0], PASSWORD), verbose=False).predict(api_name="/standings"))
 
 
-def in_mlflow(model: str) -> tuple[int, int]:
-    """(traces with a person's vote, votes on them) as MLflow keeps them."""
+def in_mlflow() -> Counter[str]:
+    """Traces with a person's vote, and votes on them, as MLflow keeps them; a base's traces name no registered model."""
     import mlflow
 
-    client = mlflow.MlflowClient()
+    client, found = mlflow.MlflowClient(), Counter({"traces": 0, "votes": 0})
     experiments = [one.experiment_id for one in client.search_experiments()]
-    traces, votes = 0, 0
     for trace in client.search_traces(locations=experiments, max_results=500):
-        is_ours = any(model in str(value) for value in {**trace.info.tags, **trace.info.trace_metadata}.values())
-        given = [one for one in trace.info.assessments if one.source.source_type == "HUMAN"] if is_ours else []
-        traces, votes = traces + bool(given), votes + len(given)
-    return traces, votes
+        given = [one for one in trace.info.assessments if one.source.source_type == "HUMAN"]
+        found += Counter(traces=bool(given), votes=len(given))
+    return found
 
 
 def own_base(model: str) -> str:
@@ -122,12 +120,13 @@ def command(*arguments: str) -> str:
     return f"$ mlflow-finetune {' '.join(arguments)}      # exit code {done.returncode}\n" + "\n".join(said)
 
 
-def aftermath(found: Judged, url: str, out: Path) -> list[str]:
+def aftermath(found: Judged, before: Counter[str], out: Path) -> list[str]:
     """Markdown on what became of the votes, and what is wrong with it."""
     export = out / f"{found.model}-preferences.jsonl"
     votes = command("votes", found.model, "--between", "1", "base", "--export", str(export))
     rows = export.read_text(encoding="utf-8").splitlines() if export.exists() else []
-    traces, feedback = in_mlflow(found.model)
+    kept = in_mlflow()
+    traces, feedback = (kept[name] - before[name] for name in ("traces", "votes"))
     pair = next(iter(found.standings["pairs"]), None)
     people = pair["people"] if pair is not None else {}
     told = {key: people.get(key) for key in ("votes", "candidate_wins", "champion_wins", "ties", "both_bad", "voters")}
@@ -191,10 +190,11 @@ def main() -> None:
                 held_out = next(p for p in (store / taught.name).rglob("*.jsonl") if p.stem in ("test", "held-out"))
                 arguments = ["--endpoint", f"{service.url}/v1", "--model", taught.name, "--auth-file", str(users)]
                 arguments += ["--side", f"{taught.name}@challenger", "--side", own_base(taught.name)]
+                before = in_mlflow()
                 with page_process(Path(scratch), *arguments) as app:
                     found = judge(chromium, app.url, taught, references(held_out), options.votes, out)
                     found.standings = standings(app.url)
-                faults += aftermath(found, app.url, out)
+                faults += aftermath(found, before, out)
     print(*(f"FAULT {fault}" for fault in faults), sep="\n")
     print(f"\nfaults: {len(faults)}; screenshots: {len(list(out.glob('*.png')))}")
     if faults:

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from playground_browser import Person, browser
-from playground_models import references
+from playground_models import plain, references
 from playground_page import page_process
 from playground_votes import choice_by
 from serving_process import serving
@@ -46,7 +46,7 @@ def pictures(url: str, held_out: dict[str, str], folder: Path) -> None:
             person.ask_next()
             if number == VOTES - 1:
                 shoot(person, folder / "compare-blind.png")
-            person.vote(choice_by(held_out[person.asked], person.answers), by_key=False)
+            person.vote(choice_by(held_out[plain(person.asked)], person.answers), by_key=False)
         person.show_names()
         shoot(person, folder / "compare-voted.png")
         for tab in ("Standings", "Runs"):
