@@ -57,6 +57,8 @@ def test_a_person_talks_to_two_served_versions_blind_and_votes(browser, registry
         listens_in_s=600,
     ) as url:
         page = CompareScreen(browser.new_page(), url).open()
+        page.open_part("Settings")
+        page.page.locator("#mf-max-tokens").locator("input, textarea").fill("32")  # these models have little room
         cast = []
         for question, choice in zip(QUESTIONS, ("left", "both_bad", "right", "tie"), strict=True):
             page.ask(question)
