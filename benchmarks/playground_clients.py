@@ -55,8 +55,7 @@ class Person:
         start = time.monotonic()
         await self.call("_ask", prompt, *SETTINGS)
         begun = time.monotonic() - start
-        turn = await self.call("_stream_two")
-        await self.call("_stream_more")
+        turn = await self.call("_stream")
         settled = await self.call("_settle")
         turn.first_s, turn.took_s = begun + turn.first_s, time.monotonic() - start
         turn.changed_s = {place: begun + at for place, at in turn.changed_s.items()}

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 
@@ -17,6 +18,8 @@ OURS = "mlflow-finetune"
 """``owned_by`` of the models that our router serves."""
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 _MOST = 5000
+_Listed = tuple[str, str, str | None, str | None]
+"""Name, owner, root, parent."""
 _MOST_BYTES = 4_000_000
 
 
@@ -44,9 +47,9 @@ async def look(http: aiohttp.ClientSession, endpoints: Sequence[Endpoint]) -> Se
     contenders: list[Contender] = []
     registered: dict[str, None] = {}
     for place, (endpoint, (models, _)) in enumerate(zip(endpoints, found, strict=True)):
-        for model, owner in models:
+        for model, owner, root, parent in models:
             name = model if place == 0 else f"{model} [{endpoint.name}]"
-            contenders.append(Contender(model, endpoint, name))
+            contenders.append(Contender(model, endpoint, name, root, parent))
             if owner == OURS and "@" in model:
                 registered[model.rpartition("@")[0]] = None
             elif owner == OURS and "/" in model and model.rpartition("/")[2].isdigit():
@@ -55,17 +58,24 @@ async def look(http: aiohttp.ClientSession, endpoints: Sequence[Endpoint]) -> Se
 
 
 def default_sides(served: Served, model: str | None) -> tuple[Contender, ...]:
-    """Challenger against champion; without a champion against the base; of other endpoints the first two.
+    """Challenger against champion; where they are one version, or there is no champion, against its base.
+
+    Of other endpoints the first two.
 
     Raises SessionError where fewer than two can be asked.
     """
     names = {contender.name: contender for contender in served.contenders}
     wanted = model or (served.registered[0] if served.registered else None)
     if wanted is not None:
-        order = [f"{wanted}@challenger", f"{wanted}@champion", "base", *_versions(names, wanted)]
-        sides = [names[name] for name in order if name in names]
-        if {side.name for side in sides[:2]} == {order[0], order[1]} or len(sides) >= 2:
-            return tuple(sides[:2])
+        versions = [f"{wanted}@challenger", f"{wanted}@champion"]
+        parent = next((names[name].parent for name in versions if name in names), None)
+        order = [*versions, *([parent] if parent is not None else []), "base", *_versions(names, wanted)]
+        different: dict[str, Contender] = {}
+        for name in (one for one in order if one in names):
+            different.setdefault(names[name].root or name, names[name])
+        sides = list(different.values())
+        if len(sides) >= 2:
+            return sides[0], sides[1]
     if len(served.contenders) >= 2:
         return served.contenders[:2]
     why = " ".join(served.faults) or "Its endpoint serves fewer than two models."
@@ -83,7 +93,7 @@ async def look_once(endpoints: Sequence[Endpoint]) -> Served:
         return await look(http, endpoints)
 
 
-async def _models(http: aiohttp.ClientSession, endpoint: Endpoint) -> tuple[list[tuple[str, str]], str | None]:
+async def _models(http: aiohttp.ClientSession, endpoint: Endpoint) -> tuple[list[_Listed], str | None]:
     try:
         async with http.get(
             f"{endpoint.url}/models", headers=endpoint.headers, timeout=_TIMEOUT, allow_redirects=False
@@ -92,11 +102,16 @@ async def _models(http: aiohttp.ClientSession, endpoint: Endpoint) -> tuple[list
                 return [], f"{endpoint.name} refuses to list its models (HTTP {response.status})."
             told = json.loads(await _read(response.content))
             rows = told["data"][:_MOST]
-            return [(clean(str(row["id"])), str(row.get("owned_by", ""))) for row in rows], None
+            return [_listed(row) for row in rows], None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         return [], f"{endpoint.name} cannot be reached ({type(error).__name__})."
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return [], f"{endpoint.name} answers, but not as OpenAI's API lists models."
+
+
+def _listed(row: dict[str, Any]) -> _Listed:
+    root, parent = (None if row.get(key) is None else clean(str(row[key])) for key in ("root", "parent"))
+    return clean(str(row["id"])), str(row.get("owned_by", "")), root, parent
 
 
 async def _read(stream: aiohttp.StreamReader) -> bytes:

@@ -35,11 +35,16 @@ class SessionError(FinetuneError, ValueError):
 
 @dataclass(frozen=True)
 class Contender:
-    """A model of an endpoint. ``name`` is what people are told once they may know."""
+    """A model of an endpoint. ``name`` is what people are told once they may know.
+
+    As the endpoint lists them: ``root`` is who really answers, ``parent`` the base below it; None where it does not say.
+    """
 
     model: str
     endpoint: Endpoint
     name: str
+    root: str | None = None
+    parent: str | None = None
 
     @property
     def identities(self) -> set[str]:

@@ -143,9 +143,8 @@ class ComparePage:
         blocks.unload(self._leave)
 
         def speak(clicked: Any) -> Any:
-            for stream, chats in ((self._stream_two, self._chats[:2]), (self._stream_more, self._chats)):
-                clicked = clicked.then(stream, None, chats, **private)
-            return clicked.then(self._settle, None, page, **private)
+            told = clicked.then(self._stream, None, self._chats[:2], **private)
+            return told.then(self._settle, None, page, **private)
 
         for event in (self._send.click, self._prompt.submit):
             speak(event(self._ask, [self._prompt, *asked], begun, **private))
@@ -260,22 +259,14 @@ class ComparePage:
             if session is not None:
                 session.trouble = str(error)  # the steps that follow end with telling it
             return prompt, gr.skip(), gr.skip(), *self._side_lines(session), *self._told(session, str(error))
-        lines = [view.side_line(None, place) for place in range(MOST_SIDES)]
-        controls = view.Controls(is_speaking=True, sides=len(session.contenders))
-        status = view.state(view.notice("The answers are coming …"), controls)
-        return prompt if keeps_prompt else "", [], "", *lines, status, "", ""
+        return prompt if keeps_prompt else "", [], "", *_waiting(session)
 
-    async def _stream_two(self, request: gr.Request) -> AsyncIterator[list[view.ChatMessages]]:
+    async def _stream(self, request: gr.Request) -> AsyncIterator[list[view.ChatMessages]]:
+        """Two sides, with no more outputs than they need: this is what a hundred people wait for at once."""
         session = self._playground.known(*visitor(request))
         if session is not None and len(session.contenders) == 2:
             async for shown in self._speaking(session):
                 yield shown
-
-    async def _stream_more(self, request: gr.Request) -> AsyncIterator[list[view.ChatMessages]]:
-        session = self._playground.known(*visitor(request))
-        if session is not None and len(session.contenders) > 2:
-            async for shown in self._speaking(session):
-                yield [*shown, *([] for _ in range(MOST_SIDES - len(shown)))]
 
     async def _speaking(self, session: Session) -> AsyncIterator[list[view.ChatMessages]]:
         prompt, session.pending = session.pending, None
@@ -287,11 +278,16 @@ class ComparePage:
         except SessionError as error:
             session.trouble = str(error)
 
-    async def _settle(self, request: gr.Request) -> Values:
+    async def _settle(self, request: gr.Request) -> AsyncIterator[Values]:
+        """The page when all is said; three and four sides are heard here first."""
         session = self._playground.known(*visitor(request))
         if session is None:  # nobody could be asked: why, is found again
-            return await self._doing(request)
-        return self._page(session, trouble=session.trouble)
+            yield await self._doing(request)
+            return
+        rest = (*_waiting(session), view.history_view(session))
+        async for shown in self._speaking(session):
+            yield *shown, *([] for _ in range(MOST_SIDES - len(shown))), *rest
+        yield self._page(session, trouble=session.trouble)
 
     def _halt(self, request: gr.Request) -> None:
         session = self._playground.known(*visitor(request))
@@ -391,3 +387,10 @@ def _set(session: Session, asked: Asking) -> None:
     system, temperature, top_p, max_tokens, seed = asked
     session.sampling = shared_sampling(temperature, top_p, max_tokens, seed)
     session.system_prompt = system or ""
+
+
+def _waiting(session: Session) -> Values:
+    """Side lines, status, reference and differences while answers come."""
+    lines = [view.side_line(None, place) for place in range(MOST_SIDES)]
+    controls = view.Controls(is_speaking=True, sides=len(session.contenders))
+    return *lines, view.state(view.notice("The answers are coming …"), controls), "", ""

@@ -8,12 +8,17 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mlflow_finetune_plugin.serving.fleet import Fleet
+from mlflow_finetune_plugin.serving.fleet import Fleet, Resident
 from mlflow_finetune_plugin.serving.follower import Follower
 from mlflow_finetune_plugin.serving.metrics import Metrics
 
 BASE = "base"
 """What the base may be called where all engines have the same."""
+
+
+def _root(resident: Resident) -> dict[str, str]:
+    version = resident.version
+    return {"root": f"{version.model}/{version.number}", "parent": resident.engine.spec.base_name}
 
 
 class Status:
@@ -24,23 +29,21 @@ class Status:
         self._created = int(time.time())
 
     def models(self) -> dict[str, Any]:
-        """OpenAI's list: what can be asked for now."""
-        ids = dict.fromkeys(engine.spec.base_name for engine in self._fleet.engines.values())
+        """OpenAI's list: what can be asked for now; as vLLM's says, ``root`` is the version that answers, ``parent`` its base."""
+        told: dict[str, dict[str, str]] = {engine.spec.base_name: {} for engine in self._fleet.engines.values()}
         if self._fleet.has_one_base:
-            ids[BASE] = None
+            told[BASE] = {"root": next(iter(self._fleet.engines.values())).spec.base_name}
         for name, model in self._follower.snapshot.items():
             if model.traffic.choose(name, model.aliases, None) is not None:
-                ids[name] = None
-            ids |= dict.fromkeys(
-                f"{name}@{alias}"
-                for alias in model.aliases
-                if (target := self._follower.targets.get((name, alias))) is not None and target.resident is not None
-            )
-        ids |= dict.fromkeys(
-            f"{one.version.model}/{one.version.number}" for one in self._fleet.residents.values() if one.is_ready
-        )
+                told.setdefault(name, {})
+            for alias in model.aliases:
+                target = self._follower.targets.get((name, alias))
+                if target is not None and target.resident is not None:
+                    told[f"{name}@{alias}"] = _root(target.resident)
+        told |= {root["root"]: root for one in self._fleet.residents.values() if one.is_ready for root in [_root(one)]}
         data = [
-            {"id": name, "object": "model", "created": self._created, "owned_by": "mlflow-finetune"} for name in ids
+            {"id": name, "object": "model", "created": self._created, "owned_by": "mlflow-finetune", **more}
+            for name, more in told.items()
         ]
         return {"object": "list", "data": data}
 

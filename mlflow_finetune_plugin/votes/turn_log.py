@@ -33,6 +33,7 @@ MOST_CHARS = 100_000_000
 _BATCH = 16  # turns a request; each holds up who wants to forget
 _FIRST_WAIT_S = 0.5
 _MOST_TRIES = 5
+_QUIET_S, _LONGEST_QUIET_WAIT_S = 0.5, 3.0
 _NEEDS_SOMEBODY = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 
 
@@ -64,7 +65,7 @@ class TurnLog:
         self._most_turns, self._most_chars, self._longest_wait_s = most_turns, most_chars, longest_wait_s
         self._experiment_id: str | None = None
         self._notes: deque[_Note] = deque()
-        self._chars = self._tries = 0
+        self._chars = self._tries = self._noted = self._flushing = 0
         self._changed = threading.Condition()
         self._deadline: float | None = None  # set once it is stopping
         self._thread: threading.Thread | None = None
@@ -98,6 +99,7 @@ class TurnLog:
                 return False
             self._is_full = False
             self._notes.append(note)
+            self._noted += 1
             self._chars += chars
             self._changed.notify_all()
         return True
@@ -113,7 +115,12 @@ class TurnLog:
     def flush(self, timeout_s: float) -> bool:
         """Waits until MLflow has all that was noted; False where it does not in that time."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._notes, timeout_s)
+            self._flushing += 1
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(lambda: not self._notes, timeout_s)
+            finally:
+                self._flushing -= 1
 
     def stop(self, timeout_s: float = 10.0) -> bool:
         """Writes what it can in that time and ends; what is left is lost, counted and logged. False where it is in a request."""
@@ -157,10 +164,20 @@ class TurnLog:
         """The oldest, once there are any; none when it is time to end. They stay in their place until they are written."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._notes) or self._deadline is not None)
+            self._wait_for_quiet()
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 return []
             size = 1 if self._tries else _BATCH  # after a failure one by one: one of them may be the reason
             return [self._notes[place] for place in range(min(size, len(self._notes)))]
+
+    def _wait_for_quiet(self) -> None:
+        """Many who ask at once also end at once, and then wait for their pages: their traces need not be written just then."""
+        until = time.monotonic() + _LONGEST_QUIET_WAIT_S
+        while self._deadline is None and not self._flushing and time.monotonic() < until:
+            before = self._noted
+            self._changed.wait(_QUIET_S)
+            if self._noted == before:
+                return
 
     def _pause(self, wait_s: float) -> None:
         with self._changed:
