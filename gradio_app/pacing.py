@@ -30,6 +30,9 @@ class Pace(Protocol):
     def is_over(self, answers: Sequence[Answer]) -> bool:
         """Everything has come, and is shown."""
 
+    def left_s(self, answers: Sequence[Answer]) -> float:
+        """Seconds until everything is shown, once it has come."""
+
 
 class OpenPace:
     """Everything as it comes."""
@@ -39,6 +42,9 @@ class OpenPace:
 
     def is_over(self, answers: Sequence[Answer]) -> bool:
         return all(answer.is_over for answer in answers)
+
+    def left_s(self, answers: Sequence[Answer]) -> float:
+        return 0.0
 
 
 class JointPace:
@@ -77,13 +83,19 @@ class JointPace:
             self._reached = 1.0  # the first one at once: the wait for it is over
         self._reached = min(self._reached + self._pace * (now - self._last), max(self._reached, float(self._known)))
         self._last = now
-        if self._began is not None and now >= self._planned_until:
+        is_new = all(answer.is_over for answer in answers) and self._known < max(answer.length for answer in answers)
+        if self._began is not None and (now >= self._planned_until or is_new):
             self._plan(answers, there, now)
         return [min(int(self._reached + 1e-6), answer.length) for answer in answers]
 
     def is_over(self, answers: Sequence[Answer]) -> bool:
         longest = max(answer.length for answer in answers)
         return all(answer.is_over for answer in answers) and self._reached + 1e-6 >= longest
+
+    def left_s(self, answers: Sequence[Answer]) -> float:
+        """Until the rest is shown, once all has come; 0.0 where that is to be planned yet."""
+        left = max(answer.length for answer in answers) - self._reached
+        return max(0.0, left / self._pace) if self._pace > 0 else 0.0
 
     def _note_news(self, answers: Sequence[Answer], now: float) -> None:
         if not self._news:

@@ -126,7 +126,12 @@ class ComparePage:
 
     def _wire(self, blocks: gr.Blocks) -> None:
         """Handlers return values alone, for all outputs: Gradio builds a component anew for every update or skip of one."""
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+        private: dict[str, Any] = {
+            "api_visibility": "private",
+            "show_progress": "hidden",
+            "concurrency_limit": None,
+            "postprocess": False,  # values are what the page takes already; else each one is a trip to a thread
+        }
         asked = [self._system, self._temperature, self._top_p, self._max_tokens, self._seed]
         page = [*self._chats, *self._lines, self._status, self._reference, self._difference, self._history]
         begun = [
@@ -274,7 +279,7 @@ class ComparePage:
             return
         try:
             async for turn, texts in self._playground.ask(session, prompt):
-                yield view.panels(session, turn, texts)
+                yield [chat_payload(panel) for panel in view.panels(session, turn, texts)]
         except SessionError as error:
             session.trouble = str(error)
 
@@ -366,7 +371,7 @@ class ComparePage:
         """Chats, side lines, status, reference, differences, history: as the session is now."""
         turn = session.last if session is not None else None
         chats = view.panels(session, turn) if session is not None else []
-        shown = [chats[place] if place < len(chats) else [] for place in range(MOST_SIDES)]
+        shown = [chat_payload(chats[place]) if place < len(chats) else [] for place in range(MOST_SIDES)]
         history = view.history_view(session) if session is not None else ""
         return *shown, *self._side_lines(session), *self._told(session, trouble), history
 
@@ -387,6 +392,19 @@ def _set(session: Session, asked: Asking) -> None:
     system, temperature, top_p, max_tokens, seed = asked
     session.sampling = shared_sampling(temperature, top_p, max_tokens, seed)
     session.system_prompt = system or ""
+
+
+def chat_payload(messages: view.ChatMessages) -> list[dict[str, Any]]:
+    """As ``gr.Chatbot`` sends messages to the page; a test holds it against the component's own."""
+    return [
+        {
+            "role": one["role"],
+            "metadata": None,
+            "content": [{"text": one["content"], "type": "text"}],
+            "options": None,
+        }
+        for one in messages
+    ]
 
 
 def _waiting(session: Session) -> Values:
