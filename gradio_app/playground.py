@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import aiohttp
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 MOST_SESSIONS = 5_000
 IDLE_S = 2 * 3600.0
 _LEAST_SLEEP_S = 0.02
+_UNWATCHED_S = 15.0
 SERVED_FOR_S = 5.0
 REASONS = ("correct", "helpful", "clear", "style", "too long", "made up", "unsafe")
 """Tags that the page offers beside a vote."""
@@ -43,9 +44,10 @@ REASONS = ("correct", "helpful", "clear", "style", "too long", "made up", "unsaf
 
 @dataclass
 class _Streams:
-    """What is being received for one session."""
+    """What is being received for one turn. ``unwatched``: that turn, as long as its page has not come for it."""
 
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    tasks: list[asyncio.Task[None]]
+    unwatched: Asked | None
 
     @property
     def running(self) -> int:
@@ -69,10 +71,10 @@ class Playground:
         self._served: tuple[float, Served] | None = None
         self._looking = asyncio.Lock()
         self._sessions: dict[str, Session] = {}
-        self._streams: dict[str, _Streams] = {}
+        self._streams: dict[str, _Streams] = {}  # the last one of each session
         self.ledgers = Ledgers(tracking_uri, settings.keep_traces_days)
         self.walk = PromptWalk(settings.prompt_sets, longest_prompt_chars=settings.max_prompt_chars)
-        self._warming: set[asyncio.Task[Ledger]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
 
     # who is served ------------------------------------------------------------------------------------------------
 
@@ -153,41 +155,70 @@ class Playground:
     # answers ------------------------------------------------------------------------------------------------------
 
     async def ask(self, session: Session, prompt: Prompt) -> AsyncIterator[tuple[Asked, list[str]]]:
-        """The turn, and per position the text to show: again and again until all is said. Raises SessionError before the first.
+        """The turn, and per position the text to show: again and again until all is said. Raises SessionError before the first."""
+        turn = self.start(session, prompt)
+        async for texts in self.watch(session, turn):
+            yield turn, texts
 
-        All sides are asked at once and received as fast as they come, whoever is shown slower. Who stops listening
-        stops the answers.
+    def start(self, session: Session, prompt: Prompt) -> Asked:
+        """Asks all sides at once; they are received as fast as they come. Raises SessionError; then nobody was asked.
+
+        A page that does not ``watch`` within some seconds was closed: then the answers are stopped.
         """
-        streams = self._streams.setdefault(session.session_id, _Streams())
+        before = self._streams.get(session.session_id)
         sides = len(session.contenders)
-        if streams.running + sides > max(self.settings.max_streams_per_session, sides):
+        if (before.running if before is not None else 0) + sides > max(self.settings.max_streams_per_session, sides):
             raise SessionError("This session has answers under way already. Stop them, or wait.")
         if sum(found.running > 0 for found in self._streams.values()) >= self.settings.max_streams:
             raise SessionError("Many people are asking right now. Try again in a moment.")
         turn = session.begin(prompt)
+        turn.shown = (0,) * sides if turn.is_blind else None
         client = self._client()
-        streams.tasks = [
+        tasks = [
             asyncio.create_task(
                 receive(client, side.endpoint, side.model, turn.messages, turn.samplings[place], turn.answers[place])
             )
             for place, side in enumerate(turn.contenders)
         ]
+        self._streams[session.session_id] = _Streams(tasks, turn)
+        asyncio.get_running_loop().call_later(_UNWATCHED_S, self._leave_unwatched, session, turn)
+        return turn
+
+    def unwatched(self, session: Session) -> Asked | None:
+        """The turn that was started and that nobody watches yet."""
+        streams = self._streams.get(session.session_id)
+        return streams.unwatched if streams is not None else None
+
+    async def watch(self, session: Session, turn: Asked) -> AsyncIterator[list[str]]:
+        """Per position the text to show. Who stops listening stops the answers."""
+        streams = self._streams[session.session_id]
+        streams.unwatched = None
         pace: Pace = JointPace() if turn.is_blind else OpenPace()
-        turn.shown = (0,) * sides if turn.is_blind else None
         self.tempo.begun()
         try:
             async for lengths in self._paced(turn, pace, streams.tasks):
                 turn.shown = tuple(lengths) if turn.shown is not None else None
-                yield turn, [turn.visible(place, length) for place, length in enumerate(lengths)]
+                yield [turn.visible(place, length) for place, length in enumerate(lengths)]
                 self.tempo.told()
         finally:
             self.tempo.ended()
-            _end(turn, streams.tasks)
-            if not turn.is_over:
-                await self._halt(turn, streams)
-            if not streams.running:
-                self._streams.pop(session.session_id, None)
-            await self._note(session, turn)
+            await self._close(session, turn, streams)
+
+    def _leave_unwatched(self, session: Session, turn: Asked) -> None:
+        streams = self._streams.get(session.session_id)
+        if streams is not None and streams.unwatched is turn:
+            streams.unwatched = None
+            task = asyncio.create_task(self._close(session, turn, streams))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    async def _close(self, session: Session, turn: Asked, streams: _Streams) -> None:
+        _end(turn, streams.tasks)
+        if not turn.is_over:
+            await self._halt(turn, streams)
+        if not streams.running and self._streams.get(session.session_id) is streams:
+            self._streams.pop(session.session_id)
+        await self._note(session, turn)
 
     async def _paced(self, turn: Asked, pace: Pace, tasks: Sequence[asyncio.Task[None]]) -> AsyncIterator[list[int]]:
         before: list[int] | None = None

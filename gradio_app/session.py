@@ -171,8 +171,6 @@ class Session:
     max_turns: int = 50
     session_id: str = field(default_factory=lambda: f"play-{uuid.uuid4().hex}")
     turns: list[Asked] = field(default_factory=list)
-    pending: Prompt | None = None
-    """Taken, and about to be asked."""
     named: set[Named] = field(default_factory=set)
     trouble: str | None = None
     """Why the last one was not asked after all; until something else is done."""
@@ -203,11 +201,6 @@ class Session:
 
     def _system(self) -> list[Message]:
         return [{"role": "system", "content": clean(self.system_prompt)}] if self.system_prompt.strip() else []
-
-    def pend(self, prompt: Prompt) -> None:
-        """Takes a prompt to be asked next. Raises SessionError."""
-        self._check(prompt)
-        self.pending = prompt
 
     def begin(self, prompt: Prompt) -> Asked:
         """A new turn, its sides in their places, its answers to come. Raises SessionError; then nothing has changed."""
@@ -256,7 +249,6 @@ class Session:
             login=login,
             session_id=f"play-{uuid.uuid4().hex}",
             turns=[],
-            pending=None,
             trouble=None,
             used_at=time.monotonic(),
             _order=(),

@@ -258,7 +258,7 @@ class ComparePage:
         try:
             session = await self._session(request)
             _set(session, asked)
-            session.pend(await find(session))
+            self._playground.start(session, await find(session))
             session.trouble = None
         except FinetuneError as error:
             if session is not None:
@@ -274,14 +274,11 @@ class ComparePage:
                 yield shown
 
     async def _speaking(self, session: Session) -> AsyncIterator[list[view.ChatMessages]]:
-        prompt, session.pending = session.pending, None
-        if prompt is None:  # it was refused; that has been told
+        turn = self._playground.unwatched(session)
+        if turn is None:  # the prompt was refused; that has been told
             return
-        try:
-            async for turn, texts in self._playground.ask(session, prompt):
-                yield [chat_payload(panel) for panel in view.panels(session, turn, texts)]
-        except SessionError as error:
-            session.trouble = str(error)
+        async for texts in self._playground.watch(session, turn):
+            yield [chat_payload(panel) for panel in view.panels(session, turn, texts)]
 
     async def _settle(self, request: gr.Request) -> AsyncIterator[Values]:
         """The page when all is said; three and four sides are heard here first."""

@@ -112,6 +112,7 @@ def test_a_page_that_is_loaded_again_begins_anew_and_its_votes_are_kept(screen, 
     page.ask("before the reload")
     page.vote("left")
     page.page.reload()
+    page.turns = 0
     expect(page.status).to_contain_text("Two models answer", timeout=SLOW_MS)
     expect(page.chat(0)).not_to_contain_text("before the reload")
     page.ask("after the reload")

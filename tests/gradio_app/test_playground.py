@@ -380,3 +380,19 @@ def test_the_standings_do_not_tell_who_was_who_while_the_vote_may_be_changed(end
         return counts
 
     assert run(Playground(settings(endpoint, sides=("bot@champion", "bot@challenger"))), act) == [0, 2]
+
+
+def test_a_page_that_never_comes_for_its_answers_ends_them(endpoint, store, monkeypatch):
+    monkeypatch.setattr("gradio_app.playground._UNWATCHED_S", 0.3)
+
+    async def act(playground):
+        session = await playground.session("key", None)
+        turn = playground.start(session, Prompt("hello"))
+        await asyncio.sleep(0.2)
+        assert not turn.is_over
+        await asyncio.sleep(0.6)
+        assert turn.is_over
+        assert all(answer.is_stopped and answer.length == 0 for answer in turn.answers)  # blind: nothing was shown
+        return await spoken(playground, session, "again")
+
+    assert run(Playground(settings(endpoint, sides=("slow", "base"))), act).can_be_voted_on

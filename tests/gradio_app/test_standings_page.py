@@ -100,7 +100,7 @@ def test_a_person_sees_votes_come_in_and_picks_a_pair(playground, browser_page):
     page.get_by_role("option", name="version 3 against version 2 (challenger)").click()
     shows(page, ".mf-sentence", "2 voters count after 5 votes each, or when 5 more people have begun.")
     time.sleep(1)
-    shows(page, ".mf-sentence", "2 voters began")  # the next ticks keep the pair that was picked
+    shows(page, ".mf-sentence", "2 voters count after")  # the next ticks keep the pair that was picked
 
 
 @pytest.mark.browser
@@ -128,11 +128,11 @@ def test_mlflow_away_leaves_the_last_picture_with_its_time(server, tmp_path, mon
     playground.start()
     with open_page(playground.url) as page:
         page.get_by_role("tab", name="Standings").click()
-        shows(page, ".mf-sentence", "1 voter began")
+        shows(page, ".mf-sentence", "1 voter counts after")
         server.stop()
         shows(page, "#standings-state", "The votes cannot be read right now.")
         shows(page, "#standings-state", "the picture below is of")
-        shows(page, ".mf-sentence", "1 voter began")
+        shows(page, ".mf-sentence", "1 voter counts after")
         server.start()
         shows(page, "#standings-state", "as of")
     playground.app.close()
