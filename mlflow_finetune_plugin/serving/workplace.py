@@ -8,12 +8,15 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow_finetune_plugin.errors import StoreError
 
 logger = logging.getLogger(__name__)
+
+_TRIES = 20
 
 
 @dataclass
@@ -85,6 +88,10 @@ def _lock_of(folder: Path) -> Path:
 
 
 def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    if not folder.exists():
-        _lock_of(folder).unlink(missing_ok=True)
+    """A fetch that was under way may still write into it for a moment."""
+    for _ in range(_TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            _lock_of(folder).unlink(missing_ok=True)
+            return
+        time.sleep(0.1)
