@@ -32,6 +32,7 @@ MOST_CHARS = 100_000_000
 """Characters of prompts and answers held at most; a turn's prompt is the conversation up to it."""
 _BATCH = 16  # turns a request; each holds up who wants to forget
 _FIRST_WAIT_S = 0.5
+_TO_END_S = 1.0  # a thread that waits until the very last wakes then, and needs a moment to end
 _MOST_TRIES = 5
 _QUIET_S, _LONGEST_QUIET_WAIT_S = 0.5, 3.0
 _NEEDS_SOMEBODY = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
@@ -128,7 +129,7 @@ class TurnLog:
             self._deadline = time.monotonic() + timeout_s
             self._changed.notify_all()
         if self._thread is not None:
-            self._thread.join(timeout_s)
+            self._thread.join(timeout_s + _TO_END_S)
         with self._changed:
             left = len(self._notes)
             self.lost += left
