@@ -22,6 +22,7 @@ from gradio_app.access import Access
 from gradio_app.guard import VISITOR, Guard, script_hashes
 from gradio_app.settings import PlaygroundSettings
 from mlflow_finetune_plugin.errors import ConfigError, MissingExtraError
+from mlflow_finetune_plugin.serving.http_server import HttpServer
 from mlflow_finetune_plugin.serving.names import http_address
 
 if TYPE_CHECKING:
@@ -154,36 +155,22 @@ def run(app: Guard, settings: PlaygroundSettings, tell_listening: Callable[[str]
         ws="none",
         lifespan="on",
     )
+
+    def listening() -> None:
+        _spare_the_collector()
+        tell_listening(address)
+
     try:
-        asyncio.run(_serve(_Server(config), sock, lambda: tell_listening(address)))
+        asyncio.run(_serve(HttpServer(config, listening), sock))
     finally:
         sock.close()
 
 
-class _Server(uvicorn.Server):
-    """Signals are ours: uvicorn raises them again after the end, which would make a good end look like a death."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def end(self) -> None:
-        """First: let answers end. Again: do not wait for them."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
-
-
-async def _serve(server: _Server, sock: socket.socket, tell_listening: Callable[[], None]) -> None:
+async def _serve(server: HttpServer, sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, server.end)
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.01)
-    if server.started:
-        _spare_the_collector()
-        tell_listening()
-    await serving
+    await server.serve(sockets=[sock])
 
 
 def _spare_the_collector() -> None:

@@ -8,8 +8,7 @@ import ipaddress
 import logging
 import math
 import signal
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from mlflow_finetune_plugin.serving.certificate import DTYPES, Certificate
 from mlflow_finetune_plugin.serving.engine_commands import AUTO, ENGINES, RANKS, EngineLimits
 from mlflow_finetune_plugin.serving.fleet import MAX_LOADED, Fleet
 from mlflow_finetune_plugin.serving.follower import Follower
+from mlflow_finetune_plugin.serving.http_server import HttpServer
 from mlflow_finetune_plugin.serving.keys import Keys
 from mlflow_finetune_plugin.serving.metrics import Metrics
 from mlflow_finetune_plugin.serving.router import Router, RouterSettings
@@ -166,7 +166,7 @@ class Service:
             h11_max_incomplete_event_size=64 * 1024,
             lifespan="off",
         )
-        server = _Server(config, tell_listening)
+        server = HttpServer(config, tell_listening)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, server.end)
@@ -205,28 +205,6 @@ class Service:
                 self._client.log_text(registered.run_id, found.to_json(), file)
         except (MlflowException, OSError) as error:
             logger.warning("certificate_not_written version=%s fault=%s", version.served_name, error)
-
-
-class _Server(uvicorn.Server):
-    """Signals are the service's: uvicorn raises them again when it has ended, before engines could be."""
-
-    def __init__(self, config: uvicorn.Config, tell_listening: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._tell_listening = tell_listening
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._tell_listening()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    def end(self) -> None:
-        """First: let answers end. Again: do not wait for them."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
 
 
 def _end_with(task: asyncio.Task[None], server: uvicorn.Server) -> None:
