@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playground_opening import ARGUMENTS, CHROMIUM, USABLE
+from playground_opening import USABLE
 
 WAIT_MS = 20_000
 KEYS = {"left": "ArrowLeft", "right": "ArrowRight", "tie": "ArrowUp", "both_bad": "ArrowDown"}
-
-
-@contextmanager
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        try:
-            yield found
-        finally:
-            found.close()
 
 
 class Person:

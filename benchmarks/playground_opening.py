@@ -6,16 +6,9 @@ import statistics
 import time
 from typing import Any
 
+from chromium import chromium
 from playground_page import Measured
 
-CHROMIUM = "/usr/bin/chromium"
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 GOAL_S = 2.0
 USABLE = """() => {
   const prompt = document.querySelector('#mf-prompt textarea');
@@ -25,18 +18,14 @@ USABLE = """() => {
 
 def measure(url: str, openings: int) -> list[Measured]:
     """Cold: a browser profile that has never seen the page; warm: the same one again. Nothing else is asked of the app."""
-    from playwright.sync_api import sync_playwright
-
     cold, warm = [], []
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+    with chromium() as browser:
         browser.new_page().goto("about:blank")
         for _ in range(openings):
             context = browser.new_context(viewport={"width": 1280, "height": 900})
             cold.append(opened_s(context, url))
             warm.append(opened_s(context, url))
             context.close()
-        browser.close()
     return [told("cold", cold), told("warm", warm)]
 
 

@@ -24,7 +24,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from playground_browser import Person, browser
+from chromium import chromium
+from playground_browser import Person
 from playground_models import MODELS, Taught, plain, references, trained
 from playground_page import machine, page_process
 from serving_process import serving
@@ -54,11 +55,11 @@ def choice_by(reference: str, answers: list[str]) -> str:
     return {(True, False): "left", (False, True): "right", (True, True): "tie"}.get((left, right), "both_bad")
 
 
-def judge(chromium: Any, url: str, taught: Taught, wanted: dict[str, str], votes: int, out: Path) -> Judged:
+def judge(browser: Any, url: str, taught: Taught, wanted: dict[str, str], votes: int, out: Path) -> Judged:
     """``votes`` by each person, every other one by key; names are shown after each person's last vote."""
     found, started = Judged(taught.name), time.perf_counter()
     for name in PEOPLE:
-        person = Person(chromium, url)
+        person = Person(browser, url)
         person.log_in(name, PASSWORD)
         person.wait_until_usable()
         person.limit_tokens(taught.longest)
@@ -180,7 +181,7 @@ def main() -> None:
     trained(store, options.models, banking77, base, options.steps)
     print(f"{told}; engine {options.engine}")
     faults: list[str] = []
-    with tempfile.TemporaryDirectory() as scratch, browser() as chromium:
+    with tempfile.TemporaryDirectory() as scratch, chromium() as opened:
         users = Path(scratch) / "users.yaml"
         for name in PEOPLE:
             add_user(users, name, PASSWORD)
@@ -192,7 +193,7 @@ def main() -> None:
                 arguments += ["--side", f"{taught.name}@challenger", "--side", own_base(taught.name)]
                 before = in_mlflow()
                 with page_process(Path(scratch), *arguments) as app:
-                    found = judge(chromium, app.url, taught, references(held_out), options.votes, out)
+                    found = judge(opened, app.url, taught, references(held_out), options.votes, out)
                     found.standings = standings(app.url)
                 faults += aftermath(found, before, out)
     print(*(f"FAULT {fault}" for fault in faults), sep="\n")

@@ -19,7 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from playground_browser import Person, browser
+from chromium import chromium
+from playground_browser import Person
 from playground_models import plain, references
 from playground_page import page_process
 from playground_votes import choice_by
@@ -36,8 +37,8 @@ _DRAWN_S = 3.0
 
 
 def pictures(url: str, held_out: dict[str, str], folder: Path) -> None:
-    with browser() as chromium:
-        person = Person(chromium, url)
+    with chromium() as opened:
+        person = Person(opened, url)
         person.wait_until_usable()
         person.limit_tokens(24)
         person.unfold("Settings")
@@ -54,7 +55,7 @@ def pictures(url: str, held_out: dict[str, str], folder: Path) -> None:
             time.sleep(2 * _DRAWN_S)
             shoot(person, folder / f"{tab.lower()}.png")
         person.leave()
-        phone = Person(chromium, url, query="/?__theme=dark", **PHONE)
+        phone = Person(opened, url, query="/?__theme=dark", **PHONE)
         phone.wait_until_usable()
         phone.ask(next(iter(held_out)))
         shoot(phone, folder / "phone-dark.png")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import mlflow
+import pytest
 from mlflow import MlflowClient
 from tiny_adapters import load_model, save_adapter
 from transformers import AutoTokenizer
@@ -134,3 +137,19 @@ class VersionMaker:
     def _experiment(self) -> str:
         found = self.client.get_experiment_by_name("served")
         return found.experiment_id if found is not None else self.client.create_experiment("served")
+
+
+@contextmanager
+def registry_of_bot(folder: Path, empty_store: Path, versions: int = 2) -> Iterator[VersionMaker]:
+    """``bot``: the newest version is challenger; of two, the first is champion."""
+    shutil.copy(empty_store, folder / "mlflow.db")
+    before = mlflow.get_tracking_uri()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        maker = VersionMaker(f"sqlite:///{folder}/mlflow.db")
+        for seed in range(1, versions + 1):
+            maker.make("bot", seed=seed)
+        if versions > 1:
+            maker.client.set_registered_model_alias("bot", "champion", "1")
+        yield maker
+    mlflow.set_tracking_uri(before)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +9,11 @@ import time
 from pathlib import Path
 
 import httpx
-import mlflow
 import psutil
 import pytest
 from conftest import free_port, wait_for
 from gradio_client import Client
-from served_models import VersionMaker
+from served_models import registry_of_bot
 from serving_process import marked
 
 from mlflow_finetune_plugin.cli import _parser
@@ -27,15 +25,8 @@ SECRET = "mf-a-secret-key"
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory, empty_store):
     """``bot``, one version: its challenger."""
-    folder = tmp_path_factory.mktemp("registry")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    before = mlflow.get_tracking_uri()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        maker = VersionMaker(f"sqlite:///{folder}/mlflow.db")
-        maker.make("bot", seed=1)
-        yield maker
-    mlflow.set_tracking_uri(before)
+    with registry_of_bot(tmp_path_factory.mktemp("registry"), empty_store, versions=1) as made:
+        yield made
 
 
 class Command:

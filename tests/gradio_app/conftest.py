@@ -1,10 +1,10 @@
 """Endpoints whose models are told what to say, and a store of its own for each test that reads or moves what is registered."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from chromium import CHROMIUM, chromium
 from compare_screen import CompareScreen
 from conftest import Workplace
 from mlflow import MlflowClient
@@ -48,8 +48,6 @@ HOSTILE = {
 HOSTILE_SCRIPTS = {name: {"text": text, "headers": router_headers("1")} for name, text in HOSTILE.items()}
 FAR = {"far": {"text": LONG, "tokens": 400, "rate": 100, "headers": router_headers("3")}}
 """Of the second endpoint, which tests kill."""
-CHROMIUM = shutil.which("chromium")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
 
 @pytest.fixture(scope="session")
@@ -79,12 +77,8 @@ def browser() -> Iterator[Any]:
     """One for a module, not for all: while it is open Playwright keeps an event loop that ``asyncio.run`` of others refuses."""
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        found = started.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.fixture(scope="session")

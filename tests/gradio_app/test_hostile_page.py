@@ -4,20 +4,13 @@ import re
 
 import pytest
 from playground_process import playground
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from mlflow_finetune_plugin.playground_users import add_user
 
 pytestmark = pytest.mark.browser
 
 HOSTILE = "<img src=x onerror=\"window.hacked='answer'\"><script>window.hacked='script'</script> `code`"
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 INJECT = """() => {
   const box = document.createElement('div');
   box.innerHTML = '<img src="x" onerror="window.hacked = 1"><iframe srcdoc="<script>parent.hacked = 2</script>"></iframe>';
@@ -28,14 +21,6 @@ INJECT = """() => {
   document.body.append(box, script, link);
   link.click();
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as started:
-        found = started.chromium.launch(executable_path="/usr/bin/chromium", args=list(ARGUMENTS))
-        yield found
-        found.close()
 
 
 def test_the_page_works_and_only_its_own_scripts_run(browser, tmp_path):

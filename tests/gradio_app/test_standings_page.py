@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from contextlib import contextmanager
 
@@ -15,7 +14,6 @@ from votes_cast import Ledger, ledger_in, register_versions, vote
 from gradio_app.pages.standings_page import CSS, StandingsPage
 from mlflow_finetune_plugin.votes import Journal
 
-CHROMIUM = shutil.which("chromium")
 SIDES = ":root { --mf-a: #2563eb; --mf-b: #c2410c; --mf-good: #1a7f37; --mf-bad: #b42318; --mf-warn: #9a6700; }"
 
 
@@ -60,23 +58,18 @@ def test_a_program_is_told_the_standings(playground):
 
 
 @contextmanager
-def open_page(url):
-    """At phone width, in Debian's Chromium."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM)
-        page = browser.new_context(viewport={"width": 375, "height": 800}).new_page()
-        page.goto(url)
-        yield page
-        browser.close()
+def open_page(browser, url):
+    """At phone width."""
+    context = browser.new_context(viewport={"width": 375, "height": 800})
+    page = context.new_page()
+    page.goto(url)
+    yield page
+    context.close()
 
 
 @pytest.fixture
-def browser_page(playground):
-    with open_page(playground.url) as page:
+def browser_page(browser, playground):
+    with open_page(browser, playground.url) as page:
         yield page
 
 
@@ -119,14 +112,14 @@ def test_a_closed_tab_asks_for_nothing(playground, browser_page):
 
 
 @pytest.mark.browser
-def test_mlflow_away_leaves_the_last_picture_with_its_time(server, tmp_path, monkeypatch):
+def test_mlflow_away_leaves_the_last_picture_with_its_time(browser, server, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     register_versions(server.uri)
     ledger = Ledger(Journal("bot", tmp_path / "votes"), server.uri)
     ledger.cast(vote(1, left="2", right="1"))
     playground = Playground(ledger)
     playground.start()
-    with open_page(playground.url) as page:
+    with open_page(browser, playground.url) as page:
         page.get_by_role("tab", name="Standings").click()
         shows(page, ".mf-sentence", "1 voter counts after")
         server.stop()
