@@ -28,10 +28,6 @@ class Visitor:
     name: str
     may_promote: bool
 
-    @property
-    def is_anonymous(self) -> bool:
-        return self.name == LOCAL_NAME
-
 
 class Access:
     """What the settings say of who may come in. Raises ConfigError for an auth file that cannot be read."""

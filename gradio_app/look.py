@@ -41,7 +41,6 @@ button[aria-disabled="true"] { opacity: .55; cursor: default; }
 .mf-diff pre, .mf-reference pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--background-fill-secondary);
   border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .6rem .8rem; margin: .2rem 0; }
 .mf-diff mark { background: var(--mf-warn-paper); color: inherit; border-bottom: 2px solid var(--mf-warn); }
-.mf-foot { text-align: center; margin-top: .6rem; }
 button:focus-visible, textarea:focus-visible, input:focus-visible, a:focus-visible, [role=tab]:focus-visible {
   outline: 3px solid var(--mf-a) !important; outline-offset: 2px; }
 @media (max-width: 640px) {

@@ -1,4 +1,4 @@
-"""The playground behind its page: who is served, everybody's sessions, streams, votes. No Gradio here."""
+"""The playground behind its page: who is served, everybody's sessions, votes, prompt sets and links. No Gradio here."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import aiohttp
 
-from gradio_app.client import Endpoint, new_http, receive
+from gradio_app.client import Endpoint, new_http
 from gradio_app.endpoints import Served, default_sides, look
 from gradio_app.ledgers import Ledger, Ledgers
 from gradio_app.naming import SELF_NAMING
-from gradio_app.pacing import JointPace, OpenPace, Pace
 from gradio_app.prompt_progress import Progress
 from gradio_app.prompt_walk import PromptWalk, asked_of
 from gradio_app.registry_client import ask_mlflow
 from gradio_app.session import Asked, Contender, Prompt, Session, SessionError
 from gradio_app.settings import PlaygroundSettings
-from gradio_app.tempo import Tempo
+from gradio_app.streams import Streams
 from mlflow_finetune_plugin.errors import JournalError
 from mlflow_finetune_plugin.serving.names import ROUTER_KEY
 from mlflow_finetune_plugin.votes import CastVote, Side, SpokenAnswer, Turn
@@ -35,29 +33,9 @@ logger = logging.getLogger(__name__)
 
 MOST_SESSIONS = 5_000
 IDLE_S = 2 * 3600.0
-_LEAST_SLEEP_S = 0.02
-_UNWATCHED_S = 15.0
 SERVED_FOR_S = 5.0
 REASONS = ("correct", "helpful", "clear", "style", "too long", "made up", "unsafe")
 """Tags that the page offers beside a vote."""
-
-
-@dataclass
-class _Streams:
-    """What is being received for one turn. ``unwatched``: that turn, as long as its page has not come for it."""
-
-    tasks: list[asyncio.Task[None]]
-    unwatched: Asked | None
-
-    @property
-    def running(self) -> int:
-        return sum(not task.done() for task in self.tasks)
-
-
-def endpoints_of(settings: PlaygroundSettings) -> tuple[Endpoint, ...]:
-    """The first one gets the key of the environment; the others are somebody else's, and get none."""
-    key = os.environ.get(ROUTER_KEY) or None
-    return tuple(Endpoint(url.rstrip("/"), key if place == 0 else None) for place, url in enumerate(settings.endpoints))
 
 
 class Playground:
@@ -65,16 +43,17 @@ class Playground:
 
     def __init__(self, settings: PlaygroundSettings, tracking_uri: str | None = None) -> None:
         self.settings = settings
-        self.endpoints = endpoints_of(settings)
-        self.tempo = Tempo()
+        key = os.environ.get(ROUTER_KEY) or None
+        self.endpoints = tuple(  # the first one gets the key of the environment; the others are somebody else's
+            Endpoint(url.rstrip("/"), key if place == 0 else None) for place, url in enumerate(settings.endpoints)
+        )
+        self.streams = Streams(settings, self._client, self._note)
         self._http: aiohttp.ClientSession | None = None
         self._served: tuple[float, Served] | None = None
         self._looking = asyncio.Lock()
         self._sessions: dict[str, Session] = {}
-        self._streams: dict[str, _Streams] = {}  # the last one of each session
         self.ledgers = Ledgers(tracking_uri, settings.keep_traces_days)
         self.walk = PromptWalk(settings.prompt_sets, longest_prompt_chars=settings.max_prompt_chars)
-        self._leaving: set[asyncio.Task[None]] = set()
 
     # who is served ------------------------------------------------------------------------------------------------
 
@@ -117,7 +96,7 @@ class Playground:
         else:
             made = like.heir(login)
         if key in self._sessions:
-            self.stop(self._sessions[key])  # nobody sees what it would say
+            self.streams.stop(self._sessions[key])  # nobody sees what it would say
         self._sessions[key] = made
         self._warm(made)
         return made
@@ -136,7 +115,7 @@ class Playground:
         """The page was closed: what is being received for it ends."""
         session = self._sessions.pop(key, None)
         if session is not None:
-            self.stop(session)
+            self.streams.stop(session)
 
     def _forget_idle(self) -> None:
         limit = time.monotonic() - IDLE_S
@@ -151,122 +130,6 @@ class Playground:
         if not idle:
             raise SessionError("Too many people are here at once. Try again in some minutes.")
         self.forget(min(idle, key=lambda key: (bool(self._sessions[key].turns), self._sessions[key].used_at)))
-
-    # answers ------------------------------------------------------------------------------------------------------
-
-    async def ask(self, session: Session, prompt: Prompt) -> AsyncIterator[tuple[Asked, list[str]]]:
-        """The turn, and per position the text to show: again and again until all is said. Raises SessionError before the first."""
-        turn = self.start(session, prompt)
-        async for texts in self.watch(session, turn):
-            yield turn, texts
-
-    def start(self, session: Session, prompt: Prompt) -> Asked:
-        """Asks all sides at once; they are received as fast as they come. Raises SessionError; then nobody was asked.
-
-        A page that does not ``watch`` within some seconds was closed: then the answers are stopped.
-        """
-        before = self._streams.get(session.session_id)
-        sides = len(session.contenders)
-        if (before.running if before is not None else 0) + sides > max(self.settings.max_streams_per_session, sides):
-            raise SessionError("This session has answers under way already. Stop them, or wait.")
-        if sum(found.running > 0 for found in self._streams.values()) >= self.settings.max_streams:
-            raise SessionError("Many people are asking right now. Try again in a moment.")
-        turn = session.begin(prompt)
-        turn.shown = (0,) * sides if turn.is_blind else None
-        client = self._client()
-        tasks = [
-            asyncio.create_task(
-                receive(client, side.endpoint, side.model, turn.messages, turn.samplings[place], turn.answers[place])
-            )
-            for place, side in enumerate(turn.contenders)
-        ]
-        self._streams[session.session_id] = _Streams(tasks, turn)
-        asyncio.get_running_loop().call_later(_UNWATCHED_S, self._leave_unwatched, session, turn)
-        return turn
-
-    def unwatched(self, session: Session) -> Asked | None:
-        """The turn that was started and that nobody watches yet."""
-        streams = self._streams.get(session.session_id)
-        return streams.unwatched if streams is not None else None
-
-    async def watch(self, session: Session, turn: Asked) -> AsyncIterator[list[str]]:
-        """Per position the text to show. Who stops listening stops the answers."""
-        streams = self._streams[session.session_id]
-        streams.unwatched = None
-        pace: Pace = JointPace() if turn.is_blind else OpenPace()
-        self.tempo.begun()
-        try:
-            async for lengths in self._paced(turn, pace, streams.tasks):
-                turn.shown = tuple(lengths) if turn.shown is not None else None
-                yield [turn.visible(place, length) for place, length in enumerate(lengths)]
-                self.tempo.told()
-        finally:
-            self.tempo.ended()
-            await self._close(session, turn, streams)
-
-    def _leave_unwatched(self, session: Session, turn: Asked) -> None:
-        streams = self._streams.get(session.session_id)
-        if streams is not None and streams.unwatched is turn:
-            streams.unwatched = None
-            task = asyncio.create_task(self._close(session, turn, streams))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
-
-    async def _close(self, session: Session, turn: Asked, streams: _Streams) -> None:
-        _end(turn, streams.tasks)
-        if not turn.is_over:
-            await self._halt(turn, streams)
-        if not streams.running and self._streams.get(session.session_id) is streams:
-            self._streams.pop(session.session_id)
-        await self._note(session, turn)
-
-    async def _paced(self, turn: Asked, pace: Pace, tasks: Sequence[asyncio.Task[None]]) -> AsyncIterator[list[int]]:
-        before: list[int] | None = None
-        while True:
-            if any(answer.is_stopped for answer in turn.answers):
-                yield [answer.length for answer in turn.answers]
-                return
-            lengths = pace.shown(turn.answers)
-            if pace.is_over(turn.answers):
-                yield [answer.length for answer in turn.answers]
-                return
-            if lengths != before:
-                yield lengths
-                before = lengths
-            pending = [task for task in tasks if not task.done()]
-            if pending:
-                await asyncio.wait(pending, timeout=self.tempo.interval_s)
-            else:
-                left_s = max(_LEAST_SLEEP_S, pace.left_s(turn.answers))  # nobody waits for an update that is due later
-                await asyncio.sleep(min(self.tempo.interval_s, left_s))
-
-    def stop(self, session: Session) -> None:
-        """Ends what is being received; what has come stays."""
-        streams, turn = self._streams.get(session.session_id), session.last
-        if streams is not None and turn is not None:
-            _end(turn, streams.tasks)
-
-    async def _halt(self, turn: Asked, streams: _Streams) -> None:
-        for task, answer in zip(streams.tasks, turn.answers, strict=True):
-            answer.is_stopped = answer.is_stopped or not task.done()
-            task.cancel()
-        await asyncio.gather(*streams.tasks, return_exceptions=True)
-        now = time.monotonic()
-        for answer in turn.answers:
-            answer.ended_at = answer.ended_at if answer.ended_at is not None else now  # never began
-
-    async def _note(self, session: Session, turn: Asked) -> None:
-        """Every turn becomes a trace per side; one whose sides have no registered model in common is nobody's."""
-        model = self.model_of(turn.contenders, self._served[1]) if self._served is not None else None
-        if model is None:
-            return
-        try:
-            ledger = await asyncio.to_thread(self.ledgers.open, model)
-        except JournalError as error:
-            logger.error("turn_not_kept fault=%s", error)
-            return
-        spoken = [_spoken(turn, place) for place in range(len(turn.answers))]
-        ledger.turns.note(_told_turn(session, turn), spoken, ledger.journal.voter(session.login))
 
     # votes --------------------------------------------------------------------------------------------------------
 
@@ -323,6 +186,19 @@ class Playground:
         last = [session.last for session in list(self._sessions.values())]
         return frozenset(turn.turn_id for turn in last if turn is not None and turn.vote and turn.hides_names)
 
+    async def _note(self, session: Session, turn: Asked) -> None:
+        """Every turn becomes a trace per side; one whose sides have no registered model in common is nobody's."""
+        model = self.model_of(turn.contenders, self._served[1]) if self._served is not None else None
+        if model is None:
+            return
+        try:
+            ledger = await asyncio.to_thread(self.ledgers.open, model)
+        except JournalError as error:
+            logger.error("turn_not_kept fault=%s", error)
+            return
+        spoken = [_spoken(turn, place) for place in range(len(turn.answers))]
+        ledger.turns.note(_told_turn(session, turn), spoken, ledger.journal.voter(session.login))
+
     # prompt sets, links -------------------------------------------------------------------------------------------
 
     async def next_prompt(self, session: Session, name: str) -> tuple[Prompt, str]:
@@ -372,22 +248,10 @@ class Playground:
     async def close(self) -> None:
         """Ends all streams; votes that MLflow does not have yet stay in the journal."""
         for session in list(self._sessions.values()):
-            self.stop(session)
+            self.streams.stop(session)
         if self._http is not None:
             await self._http.close()
         await self.ledgers.close()
-
-
-def _end(turn: Asked, tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Ends what is being received; blind, forgets what was not shown: its length would say which side is faster."""
-    for place, (task, answer) in enumerate(zip(tasks, turn.answers, strict=True)):
-        is_cut = turn.shown is not None and turn.shown[place] < answer.length
-        if is_cut or not task.done():
-            answer.is_stopped = True
-            task.cancel()
-        if turn.shown is not None and is_cut:
-            answer.cut(turn.shown[place])
-    turn.shown = None
 
 
 def _told_turn(session: Session, turn: Asked) -> Turn:

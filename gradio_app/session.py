@@ -11,7 +11,6 @@ import random
 import secrets
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -363,8 +362,3 @@ def _exported_answer(turn: Asked, position: int) -> dict[str, Any]:
         "completion_tokens": answer.completion_tokens,
         "fault": answer.fault,
     }
-
-
-def sides_of(contenders: Sequence[Contender]) -> str:
-    """As a title: who meets."""
-    return " and ".join(contender.name for contender in contenders)

@@ -12,6 +12,7 @@ from mlflow_finetune_plugin.errors import ConfigError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _LARGEST_PORT = 65535
+_LEAST_SIDES = 2  # fewer are no comparison
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,12 @@ def check_settings(settings: PlaygroundSettings) -> None:
         "max waiting": settings.max_waiting,
         "max body bytes": settings.max_body_bytes,
     }
-    faults += [f"{name} {value}; fix: a number from 1" for name, value in limits.items() if value < 1]
+    least = {"max streams per session": _LEAST_SIDES}
+    faults += [
+        f"{name} {value}; fix: a number from {least.get(name, 1)}"
+        for name, value in limits.items()
+        if value < least.get(name, 1)
+    ]
     if faults:
         raise ConfigError(faults)
 

@@ -49,7 +49,7 @@ class ComparisonApi:
             session.system_prompt = str(system_prompt or "")
             session.sampling = _sampling(temperature, top_p, max_tokens, seed)
             turn = None
-            async for turn, texts in self._playground.ask(session, Prompt(str(prompt or ""))):
+            async for turn, texts in self._playground.streams.ask(session, Prompt(str(prompt or ""))):
                 yield _told(turn, texts, is_over=False)
             assert turn is not None
             yield _told(turn, [turn.visible(place) for place in range(len(turn.answers))], is_over=True)

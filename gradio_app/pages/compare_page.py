@@ -26,10 +26,6 @@ _VOTES = (
 _PLACEHOLDER = "Both answers appear here side by side."
 
 
-Asking = tuple[str, float, float, str, str]
-"""System prompt, temperature, top p, max tokens, seed."""
-
-
 class ComparePage:
     """``build`` within a tab. Handlers keep no state of their own: it is the session's."""
 
@@ -213,42 +209,23 @@ class ComparePage:
         except FinetuneError as error:
             return self._page(session, trouble=str(error))
 
-    async def _ask(
-        self,
-        prompt: str,
-        system: str,
-        temperature: float,
-        top_p: float,
-        max_tokens: str,
-        seed: str,
-        request: gr.Request,
-    ) -> Values:
+    async def _ask(self, request: gr.Request, prompt: str, *asked: Any) -> Values:
         async def find(session: Session) -> Prompt:
             return Prompt(prompt or "")
 
-        return await self._beginning(request, prompt, (system, temperature, top_p, max_tokens, seed), find)
+        return await self._beginning(request, prompt, asked, find)
 
-    async def _ask_again(
-        self,
-        prompt: str,
-        system: str,
-        temperature: float,
-        top_p: float,
-        max_tokens: str,
-        seed: str,
-        request: gr.Request,
-    ) -> Values:
+    async def _ask_again(self, request: gr.Request, prompt: str, *asked: Any) -> Values:
         async def find(session: Session) -> Prompt:
             return session.undo().prompt
 
-        asked = (system, temperature, top_p, max_tokens, seed)
         return await self._beginning(request, prompt, asked, find, keeps_prompt=True)
 
     async def _beginning(
         self,
         request: gr.Request,
         prompt: str,
-        asked: Asking,
+        asked: Values,
         find: Callable[[Session], Awaitable[Prompt]],
         *,
         keeps_prompt: bool = False,
@@ -258,7 +235,7 @@ class ComparePage:
         try:
             session = await self._session(request)
             _set(session, asked)
-            self._playground.start(session, await find(session))
+            self._playground.streams.start(session, await find(session))
             session.trouble = None
         except FinetuneError as error:
             if session is not None:
@@ -274,10 +251,10 @@ class ComparePage:
                 yield shown
 
     async def _speaking(self, session: Session) -> AsyncIterator[list[view.ChatMessages]]:
-        turn = self._playground.unwatched(session)
+        turn = self._playground.streams.unwatched(session)
         if turn is None:  # the prompt was refused; that has been told
             return
-        async for texts in self._playground.watch(session, turn):
+        async for texts in self._playground.streams.watch(session, turn):
             yield [chat_payload(panel) for panel in view.panels(session, turn, texts)]
 
     async def _settle(self, request: gr.Request) -> AsyncIterator[Values]:
@@ -294,7 +271,7 @@ class ComparePage:
     def _halt(self, request: gr.Request) -> None:
         session = self._playground.known(*visitor(request))
         if session is not None:
-            self._playground.stop(session)
+            self._playground.streams.stop(session)
 
     async def _take_back(self, request: gr.Request) -> Values:
         taken: list[str] = []
@@ -313,7 +290,7 @@ class ComparePage:
 
     async def _begin_anew(self, blind: bool, shuffle: str, request: gr.Request) -> Values:
         async def begin(session: Session) -> Session:
-            self._playground.stop(session)
+            self._playground.streams.stop(session)
             session.is_blind, session.shuffle = bool(blind), "session" if shuffle == "session" else "turn"
             return await self._playground.begin(*visitor(request), like=session)
 
@@ -385,7 +362,8 @@ class ComparePage:
         return view.state(said, view.controls(session)), view.reference_view(session.last), ""
 
 
-def _set(session: Session, asked: Asking) -> None:
+def _set(session: Session, asked: Values) -> None:
+    """``asked``: system prompt, temperature, top p, and, as written, max tokens and seed."""
     system, temperature, top_p, max_tokens, seed = asked
     session.sampling = shared_sampling(temperature, top_p, max_tokens, seed)
     session.system_prompt = system or ""

@@ -43,17 +43,7 @@ class PromptSetPart:
         speak(self._next.click(self._go_on, [self._set, prompt, *asked], [self._progress, *begun], **private))
         self._set.input(self._tell, self._set, self._progress, **private)
 
-    async def _go_on(
-        self,
-        name: str,
-        prompt: str,
-        system: str,
-        temperature: float,
-        top_p: float,
-        max_tokens: str,
-        seed: str,
-        request: gr.Request,
-    ) -> Values:
+    async def _go_on(self, request: gr.Request, name: str, prompt: str, *asked: Any) -> Values:
         said: list[str] = []
 
         async def find(session: Session) -> Prompt:
@@ -61,7 +51,6 @@ class PromptSetPart:
             said.append(sentence)
             return found
 
-        asked = (system, temperature, top_p, max_tokens, seed)
         begun = await self._beginning(request, prompt, asked, find, keeps_prompt=True)
         return view.soft(said[0]) if said else await self._tell(name, request), *begun
 

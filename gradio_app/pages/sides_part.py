@@ -70,7 +70,7 @@ class SidesPart:
             if len(contenders) < 2 or len(set(contenders)) < len(contenders):
                 raise SessionError("Choose two to four different sides.")
             own = [own_sampling(session.sampling, texts[len(OWN) * place :][: len(OWN)]) for place, _ in chosen]
-            self._playground.stop(session)
+            self._playground.streams.stop(session)
             session.contenders = contenders
             session.own_samplings = {place: found for place, found in enumerate(own) if found is not None}
             return await self._playground.begin(*visitor(request), like=session)

@@ -12,7 +12,6 @@ def test_on_this_machine_one_visitor_may_do_all():
     access = Access(PlaygroundSettings(ENDPOINT))
     assert access.is_open
     assert access.visitor(None) == Visitor("local", may_promote=True)
-    assert access.visitor("local").is_anonymous
 
 
 def test_a_user_of_the_file_may_what_the_file_says_now(tmp_path):
@@ -96,6 +95,7 @@ def test_the_right_password_forgives_the_name_and_not_the_address():
         ({"endpoints": ("http://me:secret@host/v1",)}, "endpoint http://host/v1; fix"),
         ({"port": 70000}, "port 70000; fix: a number up to 65535"),
         ({"max_streams": 0}, "max streams 0; fix: a number from 1"),
+        ({"max_streams_per_session": 1}, "max streams per session 1; fix: a number from 2"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_at_the_start(settings, said):

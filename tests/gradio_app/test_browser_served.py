@@ -1,15 +1,13 @@
 """A blind conversation with models that are really served by the command itself, and a vote that counts in MLflow."""
 
 import importlib.util
-import shutil
 
-import mlflow
 import pytest
 from compare_screen import CompareScreen
 from conftest import wait_for
 from playground_stand import playground_command
 from playwright.sync_api import expect
-from served_models import QUESTIONS, VersionMaker
+from served_models import QUESTIONS, registry_of_bot
 
 from mlflow_finetune_plugin.votes import read_votes
 
@@ -28,17 +26,8 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory, empty_store):
     """``bot``: version 1 is champion, version 2 challenger."""
-    folder = tmp_path_factory.mktemp("registry")
-    shutil.copy(empty_store, folder / "mlflow.db")
-    before = mlflow.get_tracking_uri()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        maker = VersionMaker(f"sqlite:///{folder}/mlflow.db")
-        for seed in (1, 2):
-            maker.make("bot", seed=seed)
-        maker.client.set_registered_model_alias("bot", "champion", "1")
-        yield maker
-    mlflow.set_tracking_uri(before)
+    with registry_of_bot(tmp_path_factory.mktemp("registry"), empty_store) as made:
+        yield made
 
 
 @pytest.mark.timeout(900)
@@ -57,8 +46,6 @@ def test_a_person_talks_to_two_served_versions_blind_and_votes(browser, registry
         listens_in_s=600,
     ) as url:
         page = CompareScreen(browser.new_page(), url).open()
-        page.open_part("Settings")
-        page.page.locator("#mf-max-tokens").locator("input, textarea").fill("32")  # these models have little room
         cast = []
         for question, choice in zip(QUESTIONS, ("left", "both_bad", "right", "tie"), strict=True):
             page.ask(question)

@@ -44,7 +44,7 @@ def run(made, act):
 
 
 async def spoken(playground, session, prompt="hello"):
-    async for _ in playground.ask(session, Prompt(prompt)):
+    async for _ in playground.streams.ask(session, Prompt(prompt)):
         continue
     return session.last
 
@@ -66,7 +66,7 @@ def test_the_fast_side_is_received_at_its_own_speed_and_shown_at_the_joint_one(e
         session = await playground.session("key", None)
         seen = []
         start = time.monotonic()
-        async for told, texts in playground.ask(session, Prompt("hello")):
+        async for told, texts in playground.streams.ask(session, Prompt("hello")):
             fast = next(place for place, side in enumerate(told.contenders) if side.name == "fast")
             seen.append((time.monotonic() - start, told.answers[fast].length, len(texts[fast]), len(texts[1 - fast])))
         return seen
@@ -84,7 +84,7 @@ def test_open_a_slow_side_does_not_hold_up_the_other(endpoint, store):
         session = await playground.session("key", None)
         session.is_blind = False
         start = time.monotonic()
-        async for told, texts in playground.ask(session, Prompt("hello")):
+        async for told, texts in playground.streams.ask(session, Prompt("hello")):
             fast = next(place for place, side in enumerate(told.contenders) if side.name == "fast")
             if len(texts[fast]) == told.answers[fast].length > 250:
                 return time.monotonic() - start
@@ -111,7 +111,7 @@ def test_stop_keeps_what_was_shown_and_hangs_up(endpoint, store):
         session = await playground.session("key", None)
         task = asyncio.create_task(spoken(playground, session))
         await asyncio.sleep(0.6)
-        playground.stop(session)
+        playground.streams.stop(session)
         turn = await asyncio.wait_for(task, 2)
         length = [answer.length for answer in turn.answers]
         await asyncio.sleep(0.3)
@@ -127,7 +127,7 @@ def test_stop_keeps_what_was_shown_and_hangs_up(endpoint, store):
 def test_a_listener_who_leaves_ends_the_answers(endpoint, store):
     async def act(playground):
         session = await playground.session("key", None)
-        stream = playground.ask(session, Prompt("hello"))
+        stream = playground.streams.ask(session, Prompt("hello"))
         await anext(stream)
         await stream.aclose()
         return session.last
@@ -183,7 +183,7 @@ def test_an_answer_that_names_itself_marks_the_vote_and_is_masked(endpoint, stor
     async def act(playground):
         session = await playground.session("key", None)
         shown = []
-        async for _, texts in playground.ask(session, Prompt("who are you?")):
+        async for _, texts in playground.streams.ask(session, Prompt("who are you?")):
             shown += texts
         return shown, await playground.vote(session, "left")
 
@@ -224,11 +224,24 @@ def test_too_many_at_once_are_told_so(endpoint, store):
         await asyncio.sleep(0.2)
         with pytest.raises(SessionError, match="Many people are asking"):
             await spoken(playground, two)
-        playground.stop(one)
+        playground.streams.stop(one)
         await task
         await spoken(playground, two)
 
     run(Playground(settings(endpoint, max_streams=1, sides=("late", "base"))), act)
+
+
+def test_a_session_asks_no_more_sides_than_it_may(endpoint, store):
+    async def act(playground):
+        with pytest.raises(SessionError, match=r"3 sides are 3 streams, and this playground allows 2"):
+            await spoken(playground, await playground.session("three", None))
+
+    run(Playground(settings(endpoint, max_streams_per_session=2, sides=("base", "fast", "slow"))), act)
+
+    async def allowed(playground):
+        await spoken(playground, await playground.session("two", None))
+
+    run(Playground(settings(endpoint, max_streams_per_session=2, sides=("base", "fast"))), allowed)
 
 
 def test_a_second_endpoint_s_models_bear_its_name(endpoint, store):
@@ -266,7 +279,7 @@ def test_nothing_says_more_than_is_shown_while_answers_come(endpoint, store):
     async def act(playground):
         session = await playground.session("key", None)
         seen = []
-        async for told, texts in playground.ask(session, Prompt("hello")):
+        async for told, texts in playground.streams.ask(session, Prompt("hello")):
             exported = [answer["content"] for answer in session.export()["turns"][0]["answers"]]
             panels = [panel[-1]["content"] for panel in view.panels(session, told)]
             seen.append((texts, exported, panels, told.answers[0].is_over or told.answers[1].is_over, told.is_over))
@@ -287,7 +300,7 @@ def test_stopped_both_are_stopped_and_neither_says_which_was_done(endpoint, stor
         session = await playground.session("key", None)
         task = asyncio.create_task(spoken(playground, session))
         await asyncio.sleep(0.7)  # the fast one has come whole by now
-        playground.stop(session)
+        playground.streams.stop(session)
         return await asyncio.wait_for(task, 2)
 
     turn = run(Playground(settings(endpoint, sides=("fast", "slow"))), act)
@@ -301,7 +314,7 @@ def test_what_is_left_to_show_can_be_stopped(endpoint, store):
         task = asyncio.create_task(spoken(playground, session))
         while not (session.last and all(answer.is_over for answer in session.last.answers)):
             await asyncio.sleep(0.01)
-        playground.stop(session)
+        playground.streams.stop(session)
         return await asyncio.wait_for(task, 0.5)
 
     turn = run(Playground(settings(endpoint, sides=("late", "fast"))), act)
@@ -383,11 +396,11 @@ def test_the_standings_do_not_tell_who_was_who_while_the_vote_may_be_changed(end
 
 
 def test_a_page_that_never_comes_for_its_answers_ends_them(endpoint, store, monkeypatch):
-    monkeypatch.setattr("gradio_app.playground._UNWATCHED_S", 0.3)
+    monkeypatch.setattr("gradio_app.streams._UNWATCHED_S", 0.3)
 
     async def act(playground):
         session = await playground.session("key", None)
-        turn = playground.start(session, Prompt("hello"))
+        turn = playground.streams.start(session, Prompt("hello"))
         await asyncio.sleep(0.2)
         assert not turn.is_over
         await asyncio.sleep(0.6)
