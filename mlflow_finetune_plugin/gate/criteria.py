@@ -138,10 +138,10 @@ def judge_votes(policy: VotesPolicy, evidence: Votes | None) -> Finding:
     }
     seen = f"mean score {_shown(test.mean)} of {len(scores)} {whose}"
     if test.worse_at is not None:
-        reason = f"{seen}: worse than the champion, shown after {test.worse_at}"
+        reason = f"{seen}: worse than the {evidence.over}, shown after {test.worse_at}"
         return Finding("votes", "reject", reason, 0.5, test.mean, details=details)
     if test.better_at is not None:
-        reason = f"{seen}: better than the champion, shown after {test.better_at}"
+        reason = f"{seen}: better than the {evidence.over}, shown after {test.better_at}"
         return Finding("votes", "pass", reason, 0.5, test.mean, details=details)
     needed = scores_still_needed(scores, stakes, alpha=alpha, minimum=policy.minimum)
     evidence_now = f"evidence {max(test.e_better[-1], test.e_worse[-1]):.3g} of {test.boundary:.3g}"

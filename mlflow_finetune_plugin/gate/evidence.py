@@ -54,7 +54,7 @@ class Forgetting:
 
 @dataclass(frozen=True)
 class Votes:
-    """Votes between candidate and champion in the order cast, each ``vote_id`` once.
+    """Votes between candidate and ``over`` in the order cast, each ``vote_id`` once.
 
     ``candidate_number`` counts the candidates that ever stood for votes under this policy, from 1, and makes them share
     the policy's alpha (``error_budget``); None: the whole alpha is this candidate's. Raises GateError for a number
@@ -63,6 +63,7 @@ class Votes:
 
     votes: tuple[Vote, ...]
     candidate_number: int | None = None
+    over: Literal["champion", "base"] = "champion"
 
     def __post_init__(self) -> None:
         if self.candidate_number is not None and self.candidate_number < 1:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.criteria import (
     Finding,
     judge_forgetting,
@@ -16,7 +17,7 @@ from mlflow_finetune_plugin.gate.criteria import (
 )
 from mlflow_finetune_plugin.gate.evidence import Evidence
 from mlflow_finetune_plugin.gate.finding_json import finding_json
-from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.gate.policy import GatePolicy, VotesPolicy
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,7 @@ def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
     if policy.forgetting is not None:
         findings.append(judge_forgetting(policy.forgetting, evidence.forgetting))
     if policy.votes is not None:
-        findings.append(
-            judge_votes(policy.votes, evidence.votes)
-            if evidence.has_champion
-            else Finding("votes", "noted", "there is no champion yet that people could compare it with")
-        )
+        findings.append(_judged_votes(policy.votes, evidence))
     if policy.latency is not None:
         findings += judge_latency(policy.latency, evidence)
     findings += [judge_regression(regression, evidence.regressions) for regression in policy.regressions]
@@ -73,6 +70,20 @@ def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
     elif "hold" not in outcomes and "pass" in outcomes:
         outcome = "promote"
     return Verdict(outcome, tuple(findings), policy.digest())
+
+
+def _judged_votes(policy: VotesPolicy, evidence: Evidence) -> Finding:
+    """As long as there is no champion, over the base: they may decide, and are not waited for."""
+    votes = evidence.votes
+    if evidence.has_champion:
+        if votes is not None and votes.over != "champion":
+            raise GateError("votes over the base, where there is a champion; fix: those between it and the candidate")
+        return judge_votes(policy, votes)
+    if votes is None or not votes.votes:
+        return Finding("votes", "noted", "there is no champion yet, and nobody has compared it with the base")
+    if votes.over != "base":
+        raise GateError("votes over a champion, where there is none; fix: those between the base and the candidate")
+    return judge_votes(policy.model_copy(update={"required": False}), votes)
 
 
 def _needed(finding: Finding) -> dict[str, Any]:

@@ -119,17 +119,18 @@ def _regressions(
 
 
 def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list[str]) -> Votes | None:
-    if champion is None:
-        notes.append("there is no champion, so no votes between it and the candidate")
-        return None
+    """Over the base as long as there is no champion, as the gain is."""
     from mlflow_finetune_plugin.votes import gate_votes, read_votes
+    from mlflow_finetune_plugin.votes.vote import BASE
 
     reading = read_votes(candidate.name)
     refused = [f"{count:,} {why}" for why, count in reading.not_counted.items()]
     if refused:
         notes.append(f"votes that do not count: {', '.join(refused)}")
-    votes = gate_votes(reading, candidate.number, champion.number)
-    return Votes(votes, reading.pair_number(candidate.number, champion.number)) if votes else None
+    other = BASE if champion is None else champion.number
+    votes = gate_votes(reading, candidate.number, other)
+    number = reading.pair_number(candidate.number, other)
+    return Votes(votes, number, "base" if champion is None else "champion") if votes else None
 
 
 def _latency(

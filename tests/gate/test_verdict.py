@@ -191,6 +191,29 @@ def test_fewer_voters_than_the_minimum_hold_and_say_how_many_more():
     assert only(judge(asked, Evidence(True, votes=votes(10, "wwwww")))).outcome == "pass"
 
 
+@pytest.mark.parametrize(
+    ("cast", "outcome"), [("wwwww", "promote"), ("lllll", "reject"), ("wlwlw", "promote"), ("", "promote")]
+)
+def test_without_a_champion_votes_over_the_base_may_decide_and_are_not_waited_for(cast, outcome):
+    given = Votes(tuple(votes(12, cast).votes), 1, "base") if cast else None
+    asked = policy(votes={"required": True})
+    verdict = judge(asked, Evidence(False, gain=gain(30, 5, over="base"), votes=given))
+    assert verdict.outcome == outcome
+    told = verdict.findings[1]
+    assert (told.outcome == "noted") == (cast in ("", "wlwlw"))
+    if told.outcome != "noted":
+        assert "than the base, shown after" in told.reason
+
+
+def test_votes_over_somebody_else_are_no_evidence():
+    asked = policy(votes={})
+    of_base, of_champion = Votes(votes(1, "w").votes, 1, "base"), votes(1, "w")
+    with pytest.raises(GateError, match="votes over the base, where there is a champion"):
+        judge(asked, Evidence(True, gain=GOOD, votes=of_base))
+    with pytest.raises(GateError, match="votes over a champion, where there is none"):
+        judge(asked, Evidence(False, gain=gain(30, 5, over="base"), votes=of_champion))
+
+
 def test_voters_who_left_are_told_and_what_if_they_had_lost():
     finding = only(judge(policy(**GAIN_OFF, votes={"required": True}), Evidence(True, votes=votes(40, "ww"))))
     assert finding.outcome == "pass"

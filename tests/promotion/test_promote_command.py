@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from proven_versions import RIGHT, WRONG, log_believed, register_proven, rows
+from votes_cast import BASE_DIGEST, digest, vote
 
 from mlflow_finetune_plugin.cli import main
 from mlflow_finetune_plugin.errors import GateError, MoveError
@@ -22,6 +23,7 @@ from mlflow_finetune_plugin.promotion.model_state import read_model
 from mlflow_finetune_plugin.promotion.policies import write_policy
 from mlflow_finetune_plugin.promotion.sides import Sources
 from mlflow_finetune_plugin.served_answers import TAG, ServedSummary, latency_of
+from mlflow_finetune_plugin.votes import Journal, Mirror
 
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}})
 
@@ -95,6 +97,20 @@ def test_the_first_needs_no_votes_because_there_is_nobody_to_be_compared_with(cl
     assert champion(client) == first
     register_proven(client, "bot", rows(100), right=99, policy=policy)
     assert promote("bot") == 3, "now there is"
+
+
+@pytest.mark.parametrize(("choice", "code"), [("left", 0), ("right", 4)])
+def test_the_first_is_weighed_against_its_base_where_people_compared_them(client, tmp_path, capsys, choice, code):
+    policy = GatePolicy.model_validate(
+        {"gain": {"metric": "exact_match"}, "votes": {"per_voter": 1, "minimum": 10, "required": True}}
+    )
+    first = register_proven(client, "bot", rows(100), right=90, policy=policy, adapter=digest("1"), base=BASE_DIGEST)
+    journal = Journal("bot", tmp_path / "journal")
+    for number in range(40):
+        journal.cast(vote(number, choice, voter=f"v-{number}", left=first, right="base"))
+    Mirror(journal).flush()
+    assert promote("bot") == code
+    assert f"{'better' if choice == 'left' else 'worse'} than the base, shown after" in capsys.readouterr().out
 
 
 def test_too_few_rows_hold_and_say_how_many_more(client, capsys):
