@@ -50,7 +50,11 @@ class Person:
 
     def tells(self, text: str) -> None:
         """Waits until the status says so."""
-        self.page.locator("#mf-status", has_text=text).wait_for()
+        try:
+            self.page.locator("#mf-status", has_text=text).wait_for()
+        except Exception as error:
+            said = [self.page.locator(f"#mf-{part}").inner_text() for part in ("status", "chat-0", "chat-1")]
+            raise AssertionError(f"it does not say {text!r}, but: {' / '.join(said)}") from error
 
     @property
     def asked(self) -> str:

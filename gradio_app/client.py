@@ -98,6 +98,12 @@ class Answer:
         return self.ended_at is not None
 
     @property
+    def is_whole(self) -> bool:
+        """Said to its end. Nothing is an answer too, where the model ended it: one that has nothing to say can lose."""
+        has_ended = self.is_over and self.fault is None and not self.is_stopped
+        return has_ended and (self.length > 0 or self.finish_reason is not None)
+
+    @property
     def first_token_s(self) -> float | None:
         """From the request to the first piece of text."""
         return None if self.first_at is None else self.first_at - self.asked_at

@@ -108,7 +108,7 @@ class Asked:
             self.is_blind
             and len(self.answers) == 2
             and self.is_over
-            and all(answer.fault is None and not answer.is_stopped and answer.length for answer in self.answers)
+            and all(answer.is_whole for answer in self.answers)
             and not self.is_known_by_name
         )
 
@@ -256,7 +256,7 @@ class Session:
     def _remember_names(self, turn: Asked) -> None:
         """What the person has seen of a turn together with its names."""
         if not turn.hides_names:
-            self.named |= {(turn.messages_digest, answer.text) for answer in turn.answers if answer.length}
+            self.named |= {(turn.messages_digest, answer.text) for answer in turn.answers if answer.length or answer.is_whole}
 
     def votable(self, choice: str) -> Asked:
         """The turn that a vote now would be on. Raises SessionError with the reason where there is none.

@@ -60,7 +60,6 @@ def test_an_answer_without_end_or_spaces_stays_in_its_panel(screen):
         ("cut", "broke off its answer"),
         ("garbage", "broke off its answer"),
         ("broken", "broke off its answer"),
-        ("empty", "answered with nothing"),
     ],
 )
 def test_a_side_that_breaks_is_told_on_its_side_alone(screen, name, said):
@@ -75,6 +74,16 @@ def test_a_side_that_breaks_is_told_on_its_side_alone(screen, name, said):
     page.button("reveal").click()
     expect(page.side(0).locator("strong")).not_to_have_text("Answer A", timeout=SLOW_MS)
     assert {page.side(place).locator("strong").inner_text() for place in (0, 1)} == {name, "base"}
+
+
+def test_a_side_that_has_nothing_to_say_can_lose(screen):
+    page = screen()
+    page.compare("empty", "base")
+    page.ask("have you anything to say?")
+    silent = next(place for place in (0, 1) if "answered with nothing" in page.answer(place).inner_text())
+    page.vote("right" if silent == 0 else "left")
+    page.show_names()
+    assert page.side(silent).locator("strong").inner_text() == "empty"
 
 
 def test_an_endpoint_that_dies_while_it_answers_holds_nobody_up_and_comes_back(screen, stand):

@@ -50,10 +50,8 @@ def test_a_person_talks_to_two_served_versions_blind_and_votes(browser, registry
         for question, choice in zip(QUESTIONS, ("left", "both_bad", "right", "tie"), strict=True):
             page.ask(question)
             assert "bot@" not in page.page.content()
-            if page.controls["can_vote"]:  # a random adapter may have nothing to say
-                page.vote(choice)
-                cast.append(choice)
-        assert cast, page.page.locator(".mf-chats").inner_text()
+            page.vote(choice)
+            cast.append(choice)
         page.show_names()
         names = {page.side(place).locator("strong").inner_text() for place in (0, 1)}
         assert names == {"bot@champion", "bot@challenger"}

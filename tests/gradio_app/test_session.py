@@ -159,6 +159,20 @@ def test_there_is_no_vote_on_what_is_not_fair(spoil, why):
         of.votable("left")
 
 
+def test_a_model_that_ended_without_a_word_has_answered_and_one_whose_end_nobody_told_has_not():
+    of = session()
+    silent = ask(of, "hello", "", "right text")
+    with pytest.raises(SessionError, match="not answered whole"):
+        of.votable("right")
+    silent.answers[0].finish_reason = "stop"
+    vote(of, "right")
+    of.show_names()
+    of.undo()
+    again = ask(of, "hello", "", "another text")
+    again.answers[0].finish_reason = "stop"
+    assert again.is_known_by_name, "its silence was seen with its name"
+
+
 def test_three_sides_are_compared_and_not_voted_on():
     of = session(ONE, TWO, THREE)
     ask(of, "hello", "a", "b", "c")
