@@ -256,7 +256,9 @@ class Session:
     def _remember_names(self, turn: Asked) -> None:
         """What the person has seen of a turn together with its names."""
         if not turn.hides_names:
-            self.named |= {(turn.messages_digest, answer.text) for answer in turn.answers if answer.length or answer.is_whole}
+            self.named |= {
+                (turn.messages_digest, answer.text) for answer in turn.answers if answer.length or answer.is_whole
+            }
 
     def votable(self, choice: str) -> Asked:
         """The turn that a vote now would be on. Raises SessionError with the reason where there is none.
