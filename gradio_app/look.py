@@ -18,7 +18,7 @@ CSS = """
 .mf-bad { border-left: 4px solid var(--mf-bad); background: var(--mf-bad-paper); }
 #mf-status .mf-notice { height: 4.2rem; overflow-y: auto; align-content: safe center; }
 :is(#mf-shared, #mf-reference, #mf-difference, #mf-link):not(:has([id^=html-] > *)) { display: none; }
-.mf-side { height: 6.6rem; overflow-y: auto; padding: .3rem .2rem; display: flex; gap: .2rem .8rem; flex-wrap: wrap;
+.mf-side { height: 7.8rem; overflow-y: auto; padding: .3rem .2rem; display: flex; gap: .2rem .8rem; flex-wrap: wrap;
   align-items: baseline; align-content: flex-start; }
 .mf-side dl { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: 0; width: 100%; font-size: .85rem; }
 .mf-side dl div { display: flex; gap: .35rem; } .mf-side dt { color: var(--body-text-color-subdued); }
@@ -74,6 +74,10 @@ SCRIPT = """
     const found = document.getElementById(id);
     const button = found && (found.matches('button') ? found : found.querySelector('button'));
     if (button && !button.disabled && button.offsetParent) { event.preventDefault(); button.click(); }
+  });
+  // a set is opened below the answers: they are what one wants to see next
+  document.addEventListener('click', event => {
+    if (event.target.closest && event.target.closest('#mf-next')) document.getElementById('mf-status').scrollIntoView({block: 'nearest'});
   });
   // one place says what may be pressed: Gradio would build each button anew for it, in every page
   let lastVoted = null;

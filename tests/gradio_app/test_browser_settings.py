@@ -96,7 +96,9 @@ def test_a_set_is_walked_by_itself_with_references_after_the_vote(screen, stand)
     page.page.get_by_label("Go on by itself after each vote").check()
     page.page.locator("#mf-auto").press("Tab")
     seen = []
+    expect(page.status).not_to_be_in_viewport()
     page.button("next").click()
+    expect(page.status).to_be_in_viewport(ratio=0.9)
     for place in range(len(PROMPTS)):
         page.speaking()
         page.answered()
