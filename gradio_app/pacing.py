@@ -132,4 +132,6 @@ class JointPace:
             self._pace = min(self._pace, max(so_far, longest / LONGEST_REST_S) * chance)
         if all(answer.is_over for answer in answers):
             self._pace = max(so_far, longest / LONGEST_REST_S) * chance
+            if joint == longest:  # as long as each other, and nobody has more to say
+                self._pace = max(self._pace, (longest - self._reached) / _AT_ONCE_S)
         self._planned_until, self._known = now + behind_s / 2, there

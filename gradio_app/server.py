@@ -161,7 +161,8 @@ def run(app: Guard, settings: PlaygroundSettings, tell_listening: Callable[[str]
         tell_listening(address)
 
     try:
-        asyncio.run(_serve(HttpServer(config, listening), sock))
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_serve(HttpServer(config, listening), sock))
     finally:
         sock.close()
 

@@ -13,9 +13,10 @@ from gradio_app.client import receive
 from gradio_app.pacing import JointPace, OpenPace, Pace
 from gradio_app.session import Asked, Prompt, Session, SessionError
 from gradio_app.settings import PlaygroundSettings
-from gradio_app.tempo import Tempo
+from gradio_app.tempo import LEAST_S, Tempo
 
 _LEAST_SLEEP_S = 0.02
+_LOOK_S = 0.25
 _UNWATCHED_S = 15.0
 
 
@@ -116,7 +117,9 @@ class Streams:
         await self._over(session, turn)
 
     async def _paced(self, turn: Asked, pace: Pace, tasks: Sequence[asyncio.Task[None]]) -> AsyncIterator[list[int]]:
+        """The pace looks often, for it goes by what it sees; a page is told as often as there is time for it."""
         before: list[int] | None = None
+        next_s = 0.0
         while True:
             if any(answer.is_stopped for answer in turn.answers):
                 yield [answer.length for answer in turn.answers]
@@ -125,15 +128,17 @@ class Streams:
             if pace.is_over(turn.answers):
                 yield [answer.length for answer in turn.answers]
                 return
-            if lengths != before:
+            if lengths != before and time.monotonic() >= next_s:
                 yield lengths
                 before = lengths
+                next_s = time.monotonic() + self._tempo.interval_s
+            early_s = next_s - time.monotonic()
+            wait_s = min(_LOOK_S, early_s if early_s > 0 else LEAST_S)
             pending = [task for task in tasks if not task.done()]
             if pending:
-                await asyncio.wait(pending, timeout=self._tempo.interval_s)
-            else:
-                left_s = max(_LEAST_SLEEP_S, pace.left_s(turn.answers))  # nobody waits for an update that is due later
-                await asyncio.sleep(min(self._tempo.interval_s, left_s))
+                await asyncio.wait(pending, timeout=wait_s)
+            else:  # nobody waits for an update that is due later
+                await asyncio.sleep(min(wait_s, max(_LEAST_SLEEP_S, pace.left_s(turn.answers))))
 
     def stop(self, session: Session) -> None:
         """Ends what is being received; what has come stays."""
