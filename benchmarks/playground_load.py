@@ -35,6 +35,8 @@ from votes_cast import register_versions
 TEXT = "Here is **bold** and `code`, and what else a model says: the quick brown fox jumps over the lazy dog. "
 TOKENS, RATE = 500, 100
 GOAL_S, SKEW_GOAL_MS, SLOWED_GOAL = 7.0, 20.0, 0.05
+CHAT = ("hello", "", 0.0, 1.0, 512, None, False)
+"""What /chat takes: prompt, system prompt, temperature, top p, max tokens, seed, whether it is a new conversation."""
 LONG = {"text": TEXT, "tokens": TOKENS, "rate": RATE}
 SHORT = {"text": TEXT, "tokens": 10, "rate": 400}
 FAST = {"text": TEXT, "tokens": 200, "rate": RATE}
@@ -48,7 +50,7 @@ SCRIPTS: dict[str, dict] = {
     "equal": FAST | {"headers": router_headers("2")},
     "slow": FAST | {"tokens": 25, "rate": RATE / 10, "headers": router_headers("2")},
 }
-PARTS = ("opening", "crowd", "skew", "slow", "blind")
+PARTS = ("opening", "crowd", "programs", "skew", "slow", "blind")
 _TRACES_S = 3.0
 """Rest between two measurements, in which MLflow gets the traces of the one before."""
 
@@ -69,17 +71,31 @@ async def crowd(http: aiohttp.ClientSession, app: PageProcess, endpoint: str, cl
     return found
 
 
-def _crowd_row(count: int, turns: list[Turn], cpu_s: float, raw: list[float]) -> Measured:
+async def programs(http: aiohttp.ClientSession, app: PageProcess, clients: list[int]) -> list[Measured]:
+    """All call /chat at once, each for the first time: nothing was opened before."""
+    found = []
+    for count in clients:
+        config = await config_of(http, app.url)
+        people = [Person(http, app.url, config) for _ in range(count)]
+        before = app.cpu_s
+        turns = await asyncio.gather(*(person.call("chat", *CHAT) for person in people))
+        found.append(_crowd_row(count, turns, app.cpu_s - before, None, "programs at /chat"))
+        await asyncio.sleep(_TRACES_S)
+    return found
+
+
+def _crowd_row(count: int, turns: list[Turn], cpu_s: float, raw: list[float] | None, who: str = "people") -> Measured:
     took = [turn.took_s for turn in turns]
     updates = [turn.updates for turn in turns]
     value = (
         f"max {max(took):.2f} s, median {statistics.median(took):.2f} s; first words after "
         f"{statistics.median(turn.first_s for turn in turns):.2f} s; {statistics.median(updates):.0f} updates a person "
-        f"(least {min(updates)}), longest gap {max(turn.longest_gap_s for turn in turns):.2f} s; app {cpu_s:.1f} CPU s; "
-        f"raw stream max {max(raw):.2f} s, median {statistics.median(raw):.2f} s"
+        f"(least {min(updates)}), longest gap {max(turn.longest_gap_s for turn in turns):.2f} s; app {cpu_s:.1f} CPU s"
     )
+    if raw is not None:
+        value += f"; raw stream max {max(raw):.2f} s, median {statistics.median(raw):.2f} s"
     return Measured(
-        f"{count} people, two sides, {TOKENS} tokens at {RATE}/s", value, f"{GOAL_S:g} s", max(took) <= GOAL_S
+        f"{count} {who}, two sides, {TOKENS} tokens at {RATE}/s", value, f"{GOAL_S:g} s", max(took) <= GOAL_S
     )
 
 
@@ -174,6 +190,11 @@ def _received_s(shown: list[Any]) -> float:
     return first_ms / 1000 + (tokens - 1) / speed
 
 
+async def calling(app: PageProcess, clients: list[int]) -> list[Measured]:
+    async with new_http() as http:
+        return await programs(http, app, clients)
+
+
 async def by_programs(app: PageProcess, endpoint: str, options: argparse.Namespace) -> list[Measured]:
     found: list[Measured] = []
     async with new_http() as http:
@@ -219,6 +240,9 @@ def main() -> None:
             if "opening" in options.parts:
                 with page_process(folder, *arguments) as app:
                     found += playground_opening.measure(app.url, options.openings)
+            if "programs" in options.parts:
+                with page_process(folder, *arguments, "--side", "left", "--side", "right") as app:
+                    found += asyncio.run(calling(app, options.clients))
             with page_process(folder, *arguments) as app:
                 found += asyncio.run(by_programs(app, endpoint, options))
     print(f"{told}; took {time.monotonic() - started:.0f} s\n\n{table(found)}")

@@ -26,7 +26,7 @@ from mlflow_finetune_plugin.serving.http_server import HttpServer
 from mlflow_finetune_plugin.serving.names import http_address
 
 if TYPE_CHECKING:
-    from fastapi import Request
+    from fastapi import FastAPI, Request
     from gradio import Blocks
 
 _DRAIN_S = 2
@@ -93,11 +93,11 @@ class Page:
 
 def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Path) -> Guard:
     """The page, behind the guard; ``cache`` is what ``private_files`` gave."""
+    import fastapi
     import gradio
-    from fastapi import FastAPI
 
     @contextlib.asynccontextmanager
-    async def closes(_: FastAPI) -> AsyncIterator[None]:
+    async def closes(_: fastapi.FastAPI) -> AsyncIterator[None]:
         yield
         await page.close()
 
@@ -109,13 +109,11 @@ def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Pa
         api_open=False,  # otherwise anybody may go round the queue
         status_update_rate=10,  # automatic: all who wait are told at each event, which grows with the square of them
     )
-    blocks.state_session_capacity = (
-        _MOST_STATES  # 10,000 otherwise, of a quarter of a megabyte each, kept when they end
-    )
+    blocks.state_session_capacity = _MOST_STATES  # 10,000 otherwise, kept when they end
     blocks._queue.sleep_when_free = _QUEUE_LOOKS_S
     blocks.has_launched = True  # a mounted page is never launched, and Gradio checks no path of a file before that
     app = gradio.mount_gradio_app(
-        FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=closes),
+        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=closes),
         blocks,
         path="/",
         server_name=settings.host,
@@ -133,9 +131,22 @@ def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Pa
         mcp_server=settings.has_mcp,
         **page.look,
     )
+    _open_pages_quickly(app, blocks)
     if settings.has_mcp and blocks.mcp_server_obj is None:  # Gradio keeps the reason to itself
         raise MissingExtraError(f"--mcp: {blocks.mcp_error}; fix: pip install 'gradio[mcp]', or leave --mcp out")
     return Guard(app, settings, access, cache, inline_scripts=script_hashes(page.look.get("head") or ""))
+
+
+def _open_pages_quickly(app: FastAPI, blocks: Blocks) -> None:
+    from gradio.routes import App
+    from starlette.routing import Mount
+
+    from gradio_app.page_states import PageStates
+
+    states = PageStates()
+    states.set_blocks(blocks)
+    (mounted,) = (route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
+    mounted.state_holder = states
 
 
 def run(app: Guard, settings: PlaygroundSettings, tell_listening: Callable[[str], None] = lambda address: None) -> None:
