@@ -135,6 +135,8 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
     for fault in served.faults:
         logger.warning("%s It is asked again whenever somebody opens the page.", fault)
     model = settings.model or (served.registered[0] if len(served.registered) == 1 else None)
+    if model is not None:
+        playground.ledgers.open_early(model)
     promotions = Promotions()
 
     async def close() -> None:

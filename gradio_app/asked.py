@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -11,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from gradio_app.access import Access
-from gradio_app.settings import LOOPBACK_NAMES, PlaygroundSettings
+from gradio_app.settings import LOOPBACK_NAMES, PlaygroundSettings, is_loopback
 
 API = "/gradio_api"
 LOGIN, LOGOUT = "/login", "/logout"
@@ -26,6 +27,7 @@ _FILE = f"{API}/file="
 _MCP = f"{API}/mcp"
 _FORWARDED = ("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "forwarded")
 _SAFE = ("GET", "HEAD")
+_NAMED_BY_CONTENT = re.compile(r"/assets/[\w.-]+-[\w-]{8,10}\.(?:js|css|svg|ttf|woff2?)")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,16 @@ class Asked:
             peer,
             peer is not None and access.is_trusted_proxy(peer),
         )
+
+    @property
+    def is_named_by_content(self) -> bool:
+        """A file of Gradio's page whose name is made of what is in it: another content has another name."""
+        return self.method in _SAFE and _NAMED_BY_CONTENT.fullmatch(self.path) is not None
+
+    @property
+    def is_near(self) -> bool:
+        """From this machine, where a file is read sooner than it is packed and unpacked."""
+        return self.peer is not None and not self.is_proxied and is_loopback(self.peer)
 
     @property
     def is_secure(self) -> bool:
@@ -122,7 +134,7 @@ def is_offered(asked: Asked, cache: Path, *, has_mcp: bool) -> bool:
 def forwarded_headers(asked: Asked, user_header: str | None) -> list[tuple[bytes, bytes]]:
     """The headers that Gradio may see: what only a proxy may say, from nobody else."""
     dropped = {"x-gradio-server", user_header or "", *(() if asked.is_proxied else _FORWARDED)}
-    if asked.path == "/":
+    if asked.path == "/" or asked.is_near:
         dropped.add("accept-encoding")  # the page is changed on its way out
     return [(name, value) for name, value in asked.headers.raw if name.decode("latin-1").lower() not in dropped]
 

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import orjson
 
 from mlflow_finetune_plugin.types import Message
 from mlflow_finetune_plugin.votes import Receipt
@@ -219,7 +220,7 @@ def _is_read(error: BaseException) -> bool:
 async def _refusal(response: aiohttp.ClientResponse) -> tuple[str, str]:
     text = (await response.content.read(20_000)).decode("utf-8", "replace")
     try:
-        told = json.loads(text)["error"]
+        told = _read_json(text.encode())["error"]
         said = str(told["message"] if isinstance(told, dict) else told)
     except (ValueError, KeyError, TypeError):
         said = text
@@ -249,9 +250,17 @@ def _take(data: bytes, answer: Answer) -> bool:
     if data == b"[DONE]":
         return True
     try:
-        return _take_event(json.loads(data), answer)
+        return _take_event(_read_json(data), answer)
     except (AttributeError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise ValueError(f"an event that is not OpenAI's ({type(error).__name__})") from error
+
+
+def _read_json(data: bytes) -> Any:
+    """Quickly; what is not strictly JSON, such as half of a surrogate pair, as Python takes it. Raises ValueError."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return json.loads(data)
 
 
 def _take_event(told: Any, answer: Answer) -> bool:

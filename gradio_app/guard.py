@@ -36,6 +36,7 @@ _BODY_S = 30.0
 _MOST_BOUND = 100_000
 _SCRIPT = re.compile(rb"<script(?=[\s>])")
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_FOUND = (200, 206, 304)
 _BASE = b'<base href="./" />'
 """Says nothing at the root, and ``base-uri 'none'`` has browsers complain of it."""
 _HEADERS = {
@@ -71,7 +72,7 @@ class Guard:
         elif scope["type"] == "http":
             nonce = secrets.token_urlsafe(16)
             asked = Asked.of(scope, self._access)
-            outwards = _Outwards(send, nonce, self._policy(nonce), is_page=asked.path == "/")
+            outwards = _Outwards(send, nonce, self._policy(nonce), asked)
             await self._handle(asked, scope, receive, outwards)
         else:
             await send({"type": "websocket.close", "code": 1008})  # the page uses none
@@ -156,8 +157,9 @@ class Guard:
 class _Outwards:
     """``send`` with our headers, without Gradio's permissions for other origins; the page's scripts get their nonce."""
 
-    def __init__(self, send: Send, nonce: str, policy: str, *, is_page: bool) -> None:
-        self._send, self._nonce, self._policy, self._is_page = send, nonce.encode(), policy.encode(), is_page
+    def __init__(self, send: Send, nonce: str, policy: str, asked: Asked) -> None:
+        self._send, self._nonce, self._policy = send, nonce.encode(), policy.encode()
+        self._is_page, self._is_named_by_content = asked.path == "/", asked.is_named_by_content
         self._start: Message | None = None
         self._body = b""
 
@@ -169,6 +171,8 @@ class _Outwards:
                 if not name.lower().startswith(b"access-control-") and name.lower() not in _HEADERS
             ]
             headers = [*kept, *_HEADERS.items(), (b"content-security-policy", self._policy)]
+            if self._is_named_by_content and message["status"] in _FOUND:
+                headers.append((b"cache-control", b"private, max-age=31536000, immutable"))
             message = {**message, "headers": headers}
             if self._is_page and dict(message["headers"]).get(b"content-type", b"").startswith(b"text/html"):
                 self._start = message

@@ -53,6 +53,13 @@ class Ledgers:
                 self._ledgers[model] = ledger
             return self._ledgers[model]
 
+    def open_early(self, model: str) -> None:
+        """Before anybody comes, for it takes a second of the processor. A fault is told to the first who votes, too."""
+        try:
+            self.open(model)
+        except (FinetuneError, OSError) as error:
+            logger.error("ledger_not_opened fault=%s", error)
+
     def warm(self, model: str) -> None:
         """Opens it while the person still writes: the first vote need not wait for MLflow."""
         if model not in self._ledgers:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gradio import Blocks
 
 
-class PageState(SessionState):
+class PageState(SessionState):  # type: ignore[misc]
     """Of one page. What tells how a component looks is shared with other pages, so it is replaced and never changed."""
 
     def opened_again(self) -> PageState:
@@ -35,7 +35,7 @@ class PageState(SessionState):
             super()._update_value_in_config(key, value)
 
 
-class PageStates(StateHolder):
+class PageStates(StateHolder):  # type: ignore[misc]
     """Of all pages: Gradio's own holder, whose pages are quickly opened."""
 
     def set_blocks(self, blocks: Blocks) -> None:

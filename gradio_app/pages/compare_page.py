@@ -147,9 +147,10 @@ class ComparePage:
             told = clicked.then(self._stream, None, self._chats[:2], **private)
             return told.then(self._settle, None, page, **private)
 
+        raw = {**private, "preprocess": False}  # each value is a trip to a thread, too; the handlers take any
         for event in (self._send.click, self._prompt.submit):
-            speak(event(self._ask, [self._prompt, *asked], begun, **private))
-        speak(self._retry.click(self._ask_again, [self._prompt, *asked], begun, **private))
+            speak(event(self._ask, [self._prompt, *asked], begun, **raw))
+        speak(self._retry.click(self._ask_again, [self._prompt, *asked], begun, **raw))
         self._stop.click(self._halt, None, None, queue=False, **private)
         self._edit.click(self._take_back, None, [self._prompt, *page], **private)
         self._undo.click(self._take_away, None, page, **private)
@@ -209,13 +210,13 @@ class ComparePage:
         except FinetuneError as error:
             return self._page(session, trouble=str(error))
 
-    async def _ask(self, request: gr.Request, prompt: str, *asked: Any) -> Values:
+    async def _ask(self, request: gr.Request, prompt: Any, *asked: Any) -> Values:
         async def find(session: Session) -> Prompt:
-            return Prompt(prompt or "")
+            return Prompt(str(prompt or ""))
 
         return await self._beginning(request, prompt, asked, find)
 
-    async def _ask_again(self, request: gr.Request, prompt: str, *asked: Any) -> Values:
+    async def _ask_again(self, request: gr.Request, prompt: Any, *asked: Any) -> Values:
         async def find(session: Session) -> Prompt:
             return session.undo().prompt
 
@@ -224,7 +225,7 @@ class ComparePage:
     async def _beginning(
         self,
         request: gr.Request,
-        prompt: str,
+        prompt: Any,
         asked: Values,
         find: Callable[[Session], Awaitable[Prompt]],
         *,
@@ -366,7 +367,7 @@ def _set(session: Session, asked: Values) -> None:
     """``asked``: system prompt, temperature, top p, and, as written, max tokens and seed."""
     system, temperature, top_p, max_tokens, seed = asked
     session.sampling = shared_sampling(temperature, top_p, max_tokens, seed)
-    session.system_prompt = system or ""
+    session.system_prompt = str(system or "")
 
 
 def chat_payload(messages: view.ChatMessages) -> list[dict[str, Any]]:

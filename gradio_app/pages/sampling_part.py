@@ -48,13 +48,13 @@ def number_of(label: str, text: str | None) -> float | int | None:
     return number
 
 
-def shared_sampling(temperature: float, top_p: float, max_tokens: str | None, seed: str | None) -> Sampling:
-    """Raises SessionError."""
+def shared_sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) -> Sampling:
+    """Of whatever a page sent. Raises SessionError."""
     return Sampling(
-        temperature=float(temperature),
-        top_p=float(top_p),
-        max_tokens=_whole(MAX_TOKENS, max_tokens),
-        seed=_whole(SEED, seed),
+        temperature=_slid("Temperature", temperature),
+        top_p=_slid("Top p", top_p),
+        max_tokens=_whole(MAX_TOKENS, None if max_tokens is None else str(max_tokens)),
+        seed=_whole(SEED, None if seed is None else str(seed)),
     )
 
 
@@ -71,6 +71,13 @@ def own_sampling(shared: Sampling, texts: Sequence[str | None]) -> Sampling | No
         max_tokens=shared.max_tokens if max_tokens is None else max_tokens,
         seed=shared.seed if seed is None else seed,
     )
+
+
+def _slid(label: str, value: Any) -> float:
+    found = number_of(label, str(value))
+    if found is None:
+        raise SessionError(f"{label} is empty; write a number.")
+    return float(found)
 
 
 def _whole(label: str, text: str | None) -> int | None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import time
 from importlib import metadata
@@ -232,6 +233,17 @@ def test_every_answer_carries_the_headers(page):
         assert "server" not in headers
     one, other = (page.ask("GET", "/").headers["content-security-policy"] for _ in range(2))
     assert one != other
+
+
+def test_files_that_are_named_by_their_content_are_kept_by_browsers_and_nothing_else_is(page):
+    text = page.ask("GET", "/").text
+    asset = re.search(r"/assets/index-[\w-]+\.js", text).group()
+    headers = {"Accept-Encoding": "br, gzip"}
+    kept = page.ask("GET", asset, headers=headers)
+    assert "immutable" in kept.headers["cache-control"]
+    assert "content-encoding" not in kept.headers, "on one machine packing costs more than it saves"
+    for path in ("/", "/config", "/theme.css", "/assets/nothing-12345678.js", "/healthz"):
+        assert "immutable" not in page.ask("GET", path).headers.get("cache-control", "")
 
 
 def test_a_stranger_sees_the_login_page_and_nothing_else(locked):

@@ -14,6 +14,24 @@ def test_what_is_empty_is_not_asked_for():
     assert shared_sampling(0.7, 0.9, " 33 ", "-7") == Sampling(0.7, 0.9, 33, -7)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        (None, 1, "", ""),
+        ({"a": 1}, 1, "", ""),
+        (3, 1, "", ""),
+        (float("nan"), 1, "", ""),
+        (0, [], "", ""),
+        (0, 1, {}, ""),
+        (0, 1, 1.5, ""),
+        (0, 1, "", ["7"]),
+    ],
+)
+def test_whatever_a_page_sends_is_a_setting_or_is_refused_in_words(asked):
+    with pytest.raises(SessionError, match="write a"):
+        shared_sampling(*asked)
+
+
 def test_a_side_s_own_settings_stand_before_the_shared_ones():
     assert own_sampling(SHARED, ["", None, " ", ""]) is None
     assert own_sampling(SHARED, ["0", "", "", ""]) == Sampling(0.0, 0.8, 64, 3)
