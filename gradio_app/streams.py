@@ -117,9 +117,13 @@ class Streams:
         await self._over(session, turn)
 
     async def _paced(self, turn: Asked, pace: Pace, tasks: Sequence[asyncio.Task[None]]) -> AsyncIterator[list[int]]:
-        """The pace looks often, for it goes by what it sees; a page is told as often as there is time for it."""
+        """The pace looks often, for it goes by what it sees; a page is told as often as there is time for it.
+
+        That a side has ended is told at once, but not while blind: the moment would say which.
+        """
         before: list[int] | None = None
-        next_s = 0.0
+        next_s, ended = 0.0, 0
+        wakes = asyncio.ALL_COMPLETED if turn.is_blind else asyncio.FIRST_COMPLETED
         while True:
             if any(answer.is_stopped for answer in turn.answers):
                 yield [answer.length for answer in turn.answers]
@@ -128,15 +132,16 @@ class Streams:
             if pace.is_over(turn.answers):
                 yield [answer.length for answer in turn.answers]
                 return
-            if lengths != before and time.monotonic() >= next_s:
+            has_ended = not turn.is_blind and sum(task.done() for task in tasks) > ended
+            if lengths != before and (has_ended or time.monotonic() >= next_s):
                 yield lengths
-                before = lengths
+                before, ended = lengths, sum(task.done() for task in tasks)
                 next_s = time.monotonic() + self._tempo.interval_s
             early_s = next_s - time.monotonic()
             wait_s = min(_LOOK_S, early_s if early_s > 0 else LEAST_S)
             pending = [task for task in tasks if not task.done()]
             if pending:
-                await asyncio.wait(pending, timeout=wait_s)
+                await asyncio.wait(pending, timeout=wait_s, return_when=wakes)
             else:  # nobody waits for an update that is due later
                 await asyncio.sleep(min(wait_s, max(_LEAST_SLEEP_S, pace.left_s(turn.answers))))
 
