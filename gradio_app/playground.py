@@ -76,6 +76,7 @@ class Playground:
         found = self._sessions.get(key)
         if found is not None and found.login == login:
             found.used_at = time.monotonic()
+            self._model_kept(found)
             return found
         return await self.begin(key, login)
 
@@ -102,9 +103,16 @@ class Playground:
         return made
 
     def _warm(self, session: Session) -> None:
-        model = self.model_of(session.contenders, self._served[1]) if self._served is not None else None
-        if model is not None:
+        if (model := self._model_kept(session)) is not None:
             self.ledgers.warm(model)
+
+    def _model_kept(self, session: Session) -> str | None:
+        """Whose ledger takes this session's votes; the session knows whether there is one before anybody votes."""
+        if self._served is None:
+            return None
+        model = self.model_of(session.contenders, self._served[1])
+        session.keeps_votes = model is not None
+        return model
 
     def known(self, key: str, login: str | None) -> Session | None:
         """The session, where it has begun."""

@@ -80,6 +80,8 @@ class Asked:
     answers: tuple[Answer, ...]
     is_blind: bool
     coin: int
+    keeps_votes: bool = True
+    """Whether there is a ledger that takes votes between these."""
     vote: CastVote | None = None
     are_names_shown: bool = False
     shown: tuple[int, ...] | None = None
@@ -109,6 +111,7 @@ class Asked:
             and len(self.answers) == 2
             and self.is_over
             and all(answer.is_whole for answer in self.answers)
+            and self.keeps_votes
             and not self.is_known_by_name
         )
 
@@ -168,6 +171,7 @@ class Session:
     """Per contender, where sides are asked differently; only while names are open."""
     max_prompt_chars: int = 20_000
     max_turns: int = 50
+    keeps_votes: bool = True
     session_id: str = field(default_factory=lambda: f"play-{uuid.uuid4().hex}")
     turns: list[Asked] = field(default_factory=list)
     named: set[Named] = field(default_factory=set)
@@ -223,6 +227,7 @@ class Session:
             answers=tuple(Answer() for _ in order),
             is_blind=self.is_blind,
             coin=self._random.randrange(12),  # divisible by any number of sides
+            keeps_votes=self.keeps_votes,
             named=self.named,
         )
         self.turns.append(asked)
@@ -278,6 +283,8 @@ class Session:
             raise SessionError("The names are shown, so your vote on this turn stands.")
         if len(turn.answers) != 2:
             raise SessionError("A vote is between two sides. Take the others away.")
+        if not turn.keeps_votes:
+            raise SessionError("These sides have no registered model in common, so votes on them are not kept.")
         if turn.is_known_by_name:
             raise SessionError("You have seen this answer with its name, so a vote on it is not blind. Ask another.")
         if not turn.can_be_voted_on:

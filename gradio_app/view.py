@@ -17,6 +17,7 @@ from mlflow_finetune_plugin.votes import CastVote
 
 CHOICES = {"left": "A is better", "right": "B is better", "tie": "A tie", "both_bad": "Both are bad"}
 _WAITING = "…"
+_NOT_KEPT = "Votes on them are not kept: they have no registered model in common. Their names can be shown at any time."
 
 ChatMessages = list[dict[str, Any]]
 
@@ -155,6 +156,8 @@ def welcome(session: Session) -> str:
         rest = "then say which answer is better. Their names can be shown after your vote."
         if len(session.contenders) > 2:
             rest = "and compare. Votes are between two sides: take the others away to vote."
+        elif not session.keeps_votes:
+            rest = f"and compare. {_NOT_KEPT}"
         return notice(f"{count} models answer, and you are not told which is which. Ask something, {rest}")
     return notice("Names are shown, so votes are not taken here. Hide the names to vote blind.")
 
@@ -179,6 +182,8 @@ def turn_notice(turn: Asked) -> str:
         return notice("Names are shown, so votes are not taken here. Hide the names in the settings to vote blind.")
     if len(turn.answers) > 2:
         return notice("Compare them. Votes are between two sides: take the others away to vote.")
+    if not turn.keeps_votes:
+        return notice(f"Compare them. {_NOT_KEPT}")
     if turn.is_known_by_name:
         return notice("You have seen one of these answers with its name, so a vote on it would not be blind. Go on.")
     return notice("There is nothing fair to vote on here. Retry, or go on with another prompt.")

@@ -62,6 +62,7 @@ class SidesPart:
 
     async def _compare(self, request: gr.Request, *values: Any) -> list[Any]:
         names, texts = list(values[:MOST_SIDES]), values[MOST_SIDES:]
+        made: list[Session] = []
 
         async def compare(session: Session) -> Session:
             served = await self._playground.served()
@@ -73,9 +74,12 @@ class SidesPart:
             self._playground.streams.stop(session)
             session.contenders = contenders
             session.own_samplings = {place: found for place, found in enumerate(own) if found is not None}
-            return await self._playground.begin(*visitor(request), like=session)
+            made.append(await self._playground.begin(*visitor(request), like=session))
+            return made[0]
 
         page = await self._doing(request, compare)
+        if not made:  # what was refused stays to be mended
+            return [*(gr.skip() for _ in (self._part, *self._sides)), *page]
         hidden = [gr.Dropdown(choices=[], value=None) for _ in self._sides]  # blind: no name stays in the page
         return [gr.Column(visible=False), *hidden, *page]
 

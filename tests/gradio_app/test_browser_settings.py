@@ -90,6 +90,21 @@ def test_names_of_the_choice_leave_the_page_with_it(screen):
     assert "bot@ch" not in page.page.content()
 
 
+def test_a_choice_of_sides_that_is_refused_stays_to_be_mended(screen):
+    page = screen()
+    page.open_part("Settings")
+    page.button("choose").click()
+    page.choose("side-choice-0", "base")
+    page.choose("side-choice-1", "base")
+    page.button("apply").click()
+    expect(page.status).to_contain_text("Choose two to four different sides.", timeout=SLOW_MS)
+    expect(page.page.locator("#mf-side-choice-1 input")).to_have_value("base")
+    page.choose("side-choice-1", "bot@champion")
+    page.button("apply").click()
+    expect(page.page.locator("#mf-side-choice-1")).to_be_hidden(timeout=SLOW_MS)
+    expect(page.status).to_contain_text("Two models answer")
+
+
 def test_a_set_is_walked_by_itself_with_references_after_the_vote(screen, stand):
     page = screen()
     page.open_part("Prompt set")

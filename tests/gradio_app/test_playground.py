@@ -408,4 +408,4 @@ def test_a_page_that_never_comes_for_its_answers_ends_them(endpoint, store, monk
         assert all(answer.is_stopped and answer.length == 0 for answer in turn.answers)  # blind: nothing was shown
         return await spoken(playground, session, "again")
 
-    assert run(Playground(settings(endpoint, sides=("slow", "base"))), act).can_be_voted_on
+    assert run(Playground(settings(endpoint, sides=("slow", "base"))), act).is_over

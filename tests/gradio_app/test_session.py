@@ -173,6 +173,16 @@ def test_a_model_that_ended_without_a_word_has_answered_and_one_whose_end_nobody
     assert again.is_known_by_name, "its silence was seen with its name"
 
 
+def test_where_nobody_keeps_votes_that_is_known_before_one_is_cast():
+    of = session(keeps_votes=False)
+    turn = ask(of)
+    assert not turn.can_be_voted_on
+    with pytest.raises(SessionError, match="no registered model in common"):
+        of.votable("left")
+    of.show_names()
+    assert not turn.hides_names
+
+
 def test_three_sides_are_compared_and_not_voted_on():
     of = session(ONE, TWO, THREE)
     ask(of, "hello", "a", "b", "c")
