@@ -66,7 +66,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--max-streams", type=int, default=PlaygroundSettings.max_streams)
     made.add_argument("--max-waiting", type=int, default=PlaygroundSettings.max_waiting)
     made.add_argument("--max-body-bytes", type=int, default=PlaygroundSettings.max_body_bytes)
-    made.add_argument("--mcp", action="store_true", help="answer the Model Context Protocol too")
+    made.add_argument(
+        "--mcp",
+        action="store_true",
+        help="answer the Model Context Protocol too; all its programs share one conversation",
+    )
     made.add_argument("--check", action="store_true", help="look for faults in the arguments, serve nothing")
     made.add_argument("--open", action="store_true", help="open it in the browser, where there is a display")
     return made

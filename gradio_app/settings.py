@@ -111,6 +111,8 @@ def _access_faults(settings: PlaygroundSettings) -> list[str]:
         )
     if settings.user_header is not None and not settings.user_header.replace("-", "").isalnum():
         faults.append(f"user header {settings.user_header!r}; fix: a header's name, such as X-Forwarded-User")
+    if settings.has_mcp and (settings.auth_file is not None or settings.user_header is not None):
+        faults.append("mcp with a login: Gradio's MCP server asks its own page without one; fix: leave one of them out")
     if settings.promoters and settings.user_header is None:
         faults.append("promoters without a user header; fix: an auth file's users get it by users add --may-promote")
     for address in settings.trusted_proxies:

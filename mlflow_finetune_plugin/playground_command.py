@@ -63,7 +63,11 @@ def add_playground_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store", type=Path, default=None, metavar="DIR", help="without --endpoint: adapters on this disk, as of serve"
     )
-    parser.add_argument("--mcp", action="store_true", help="answer the Model Context Protocol too")
+    parser.add_argument(
+        "--mcp",
+        action="store_true",
+        help="answer the Model Context Protocol too; all its programs share one conversation",
+    )
     parser.add_argument("--open", action="store_true", help="open the page in the browser, where there is a display")
     parser.set_defaults(command=_playground)
 

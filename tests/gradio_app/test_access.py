@@ -91,6 +91,7 @@ def test_the_right_password_forgives_the_name_and_not_the_address():
         ({"user_header": "X User:"}, "fix: a header's name"),
         ({"promoters": ("alice",)}, "promoters without a user header"),
         ({"user_header": "X-User", "trusted_proxies": ("proxy.local",)}, "trusted proxy 'proxy.local'; fix: an IP"),
+        ({"has_mcp": True, "user_header": "X-User"}, "mcp with a login: "),
         ({"endpoints": ()}, "no endpoint; fix: --endpoint"),
         ({"endpoints": ("http://me:secret@host/v1",)}, "endpoint http://host/v1; fix"),
         ({"port": 70000}, "port 70000; fix: a number up to 65535"),
