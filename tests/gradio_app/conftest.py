@@ -1,6 +1,10 @@
 """Endpoints whose models are told what to say, and a store of its own for each test that reads or moves what is registered."""
 
+import os
+import re
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +13,10 @@ from compare_screen import CompareScreen
 from conftest import Workplace
 from mlflow import MlflowClient
 from playground_stand import Stand, playground_stand
+from playwright.sync_api import Error
 from streaming_endpoint import router_headers, streaming_endpoint
 
+SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(tempfile.gettempdir()) / "mlflow-finetune-screenshots")
 LONG = "one two three four five six seven eight nine ten " * 4
 SCRIPTS = {
     "bot@champion": {"text": LONG + "so says the first", "headers": router_headers("1")},
@@ -79,6 +85,23 @@ def browser() -> Iterator[Any]:
         pytest.skip("chromium is not installed")
     with chromium() as found:
         yield found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """What every open page looks like at the end of its test, for people to look at, outside the repository."""
+    report = yield
+    opened = getattr(item, "funcargs", {}).get("browser")
+    if call.when == "call" and opened is not None:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        pages = [page for context in opened.contexts for page in context.pages if not page.is_closed()]
+        for number, page in enumerate(pages):
+            name = re.sub(r"[^\w-]+", "-", item.name)[:100]
+            try:
+                page.screenshot(path=SCREENSHOTS / f"{item.path.stem}-{name}-{number}.png", timeout=5_000)
+            except Error as error:
+                report.sections.append(("screenshot", str(error)))
+    return report
 
 
 @pytest.fixture(scope="session")
