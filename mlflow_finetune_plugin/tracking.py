@@ -17,6 +17,7 @@ from mlflow_finetune_plugin.jobs import jobs_home
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.tracing.client import TracingClient
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,21 @@ def client_for(tracking_uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri)
+
+
+def tracing_client_for(tracking_uri: str) -> TracingClient:
+    """MLflow's own looks for the files of a trace (one without spans may have some) where the process tracks, and fails
+    where it was asked to look at another server.
+    """
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.tracing.client import TracingClient
+    from mlflow.tracing.utils.artifact_utils import get_artifact_uri_for_trace
+
+    class OfThatServer(TracingClient):  # type: ignore[misc]
+        def _get_artifact_repo_for_trace(self, trace_info: Any) -> Any:
+            return get_artifact_repository(get_artifact_uri_for_trace(trace_info), tracking_uri=self.tracking_uri)
+
+    return OfThatServer(tracking_uri)
 
 
 def command_client() -> MlflowClient:

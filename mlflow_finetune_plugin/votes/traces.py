@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, TrackingError, in_short, without_secrets
 from mlflow_finetune_plugin.registry import find_model
-from mlflow_finetune_plugin.tracking import client_for
+from mlflow_finetune_plugin.tracking import client_for, tracing_client_for
 from mlflow_finetune_plugin.votes.spoken_answer import (
     LEFT_TAG,
     SpokenAnswer,
@@ -58,13 +58,12 @@ class VoteTraces:
 
     def __init__(self, model: str, tracking_uri: str | None = None) -> None:
         import mlflow
-        from mlflow.tracing.client import TracingClient
 
         self.uri = tracking_uri or mlflow.get_tracking_uri()
         self.server = without_secrets(self.uri)
         self.model = model
         self.client = client_for(self.uri)
-        self.tracing = TracingClient(self.uri)
+        self.tracing = tracing_client_for(self.uri)
         self._model_ids: dict[tuple[str, str], str | None] = {}
 
     def experiment(self) -> str | None:

@@ -98,7 +98,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         for number, page in enumerate(pages):
             name = re.sub(r"[^\w-]+", "-", item.name)[:100]
             try:
-                page.screenshot(path=SCREENSHOTS / f"{item.path.stem}-{name}-{number}.png", full_page=True, timeout=5_000)
+                page.screenshot(
+                    path=SCREENSHOTS / f"{item.path.stem}-{name}-{number}.png", full_page=True, timeout=5_000
+                )
             except Error as error:
                 report.sections.append(("screenshot", str(error)))
     return report

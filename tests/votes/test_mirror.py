@@ -150,6 +150,21 @@ def test_a_deleted_experiment_is_told(ledger):
     assert Mirror(ledger.journal).pending == 1
 
 
+def test_a_trace_that_a_crash_left_without_its_text_is_completed_on_a_server_where_the_process_does_not_track(
+    tmp_path, server, monkeypatch
+):
+    register_versions(server.uri)
+    traces, cast = VoteTraces("bot", server.uri), vote(1)
+    with monkeypatch.context() as crash:
+        crash.setattr(traces.tracing, "log_spans", lambda *_: None)
+        ids = traces.write(cast.turn, cast.sides, cast.cast_at_ms, traces.experiment_made())
+    assert traces.texts(ids) == {}
+    journal = Journal("bot", tmp_path / "votes")
+    journal.cast(cast)
+    assert Mirror(journal, server.uri).flush() == Flushed(1, 0)
+    assert [text.answer for text in traces.texts(ids).values()] == ["a short answer", "another, longer answer"]
+
+
 @pytest.mark.slow
 def test_no_vote_is_lost_or_doubled_when_the_server_goes_and_comes_back(tmp_path, server, caplog, impatient):
     register_versions(server.uri)
