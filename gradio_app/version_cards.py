@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.errors import MoveError
-from mlflow_finetune_plugin.promotion.carrying_out import VERDICT_TAG
+from mlflow_finetune_plugin.promotion.audit import VERDICT_TAG
 from mlflow_finetune_plugin.promotion.model_state import read_model, registry_faults
 from mlflow_finetune_plugin.tracking import STATUS_TAG
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin.errors import ConfigError, MoveError
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.promotion.audit import VERDICT_TAG
 from mlflow_finetune_plugin.promotion.canary_decision import CanaryTrial
 from mlflow_finetune_plugin.promotion.canary_state import read_state
-from mlflow_finetune_plugin.promotion.carrying_out import VERDICT_TAG, CarriedOut, carry_out
+from mlflow_finetune_plugin.promotion.carrying_out import CarriedOut, carry_out
 from mlflow_finetune_plugin.promotion.decision import Decision, Standing, decide, stand
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint, ServedVersion, probe_latency
 from mlflow_finetune_plugin.promotion.intent import CHAMPION

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MODEL_TAG = "finetune.promotions_of"
 """Of the experiment: the registered model whose decisions it holds."""
+VERDICT_TAG = "finetune.verdict"
+"""Of the version: the last verdict on it, and the run that holds its report."""
 _TAG = "finetune.move."
 _PAGE = 500
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
-from mlflow_finetune_plugin.promotion.audit import promotions_experiment, record_decision
+from mlflow_finetune_plugin.promotion.audit import VERDICT_TAG, promotions_experiment, record_decision
 from mlflow_finetune_plugin.promotion.canary_decision import CanaryTrial, decide_by_canary
 from mlflow_finetune_plugin.promotion.decision import Decision
 from mlflow_finetune_plugin.promotion.intent import MoveEvidence
@@ -22,8 +22,6 @@ from mlflow_finetune_plugin.promotion.sides import SIDES_FILE, SIDES_TAG, Source
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-VERDICT_TAG = "finetune.verdict"
-"""Of the version: the last verdict on it, and the run that holds its report."""
 _MARK = "\n\nGate: "
 _LONGEST_DESCRIPTION = 5000
 
