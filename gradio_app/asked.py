@@ -12,7 +12,8 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from gradio_app.access import Access
-from gradio_app.settings import LOOPBACK_NAMES, PlaygroundSettings, is_loopback
+from gradio_app.settings import LOOPBACK_NAMES, PlaygroundSettings
+from mlflow_finetune_plugin.serving.names import is_loopback
 
 API = "/gradio_api"
 LOGIN, LOGOUT = "/login", "/logout"
@@ -134,8 +135,8 @@ def is_offered(asked: Asked, cache: Path, *, has_mcp: bool) -> bool:
 def forwarded_headers(asked: Asked, user_header: str | None) -> list[tuple[bytes, bytes]]:
     """The headers that Gradio may see: what only a proxy may say, from nobody else."""
     dropped = {"x-gradio-server", user_header or "", *(() if asked.is_proxied else _FORWARDED)}
-    if asked.path == "/" or asked.is_near:
-        dropped.add("accept-encoding")  # the page is changed on its way out
+    if asked.path == "/" or asked.is_near:  # the page is changed on its way out; for this machine nothing is packed
+        dropped.add("accept-encoding")
     return [(name, value) for name, value in asked.headers.raw if name.decode("latin-1").lower() not in dropped]
 
 

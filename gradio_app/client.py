@@ -220,7 +220,7 @@ def _is_read(error: BaseException) -> bool:
 async def _refusal(response: aiohttp.ClientResponse) -> tuple[str, str]:
     text = (await response.content.read(20_000)).decode("utf-8", "replace")
     try:
-        told = _read_json(text.encode())["error"]
+        told = json.loads(text)["error"]
         said = str(told["message"] if isinstance(told, dict) else told)
     except (ValueError, KeyError, TypeError):
         said = text

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 UPKEEP_S = 3600.0
 _END_S = 5.0
+_EARLY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Ledgers:
         self._tasks: set[asyncio.Task[Ledger]] = set()
 
     def open(self, model: str) -> Ledger:
-        """Its threads begin with the first call. Raises JournalError."""
+        """Its threads begin with the first call. Raises JournalError, TrackingError for a store that MLflow cannot open."""
         with self._lock:
             if model not in self._ledgers:
                 journal = Journal(model)
@@ -54,11 +55,16 @@ class Ledgers:
             return self._ledgers[model]
 
     def open_early(self, model: str) -> None:
-        """Before anybody comes, for it takes a second of the processor. A fault is told to the first who votes, too."""
+        """Before anybody comes, for it takes a second of the processor. A store that is away holds up nobody for long."""
+        opening = threading.Thread(target=self._open_early, args=(model,), name="ledger", daemon=True)
+        opening.start()
+        opening.join(_EARLY_S)
+
+    def _open_early(self, model: str) -> None:
         try:
             self.open(model)
         except (FinetuneError, OSError) as error:
-            logger.error("ledger_not_opened fault=%s", error)
+            logger.error("ledger_not_opened fault=%s", error)  # the first vote says so to its voter
 
     def warm(self, model: str) -> None:
         """Opens it while the person still writes: the first vote need not wait for MLflow."""

@@ -22,7 +22,7 @@ from gradio_app.registry_client import ask_mlflow
 from gradio_app.session import Asked, Contender, Prompt, Session, SessionError
 from gradio_app.settings import PlaygroundSettings
 from gradio_app.streams import Streams
-from mlflow_finetune_plugin.errors import JournalError
+from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.serving.names import ROUTER_KEY
 from mlflow_finetune_plugin.votes import CastVote, Side, SpokenAnswer, Turn
 from mlflow_finetune_plugin.votes.prompt_file import PromptSet
@@ -110,8 +110,12 @@ class Playground:
         """Whose ledger takes this session's votes; the session knows whether there is one before anybody votes."""
         if self._served is None:
             return None
-        model = self.model_of(session.contenders, self._served[1])
-        session.keeps_votes = model is not None
+        served = self._served[1]
+        model = self.model_of(session.contenders, served)
+        if (
+            model is not None or not served.faults
+        ):  # an endpoint that is away tells no names, and is not forgotten for it
+            session.keeps_votes = model is not None
         return model
 
     def known(self, key: str, login: str | None) -> Session | None:
@@ -201,7 +205,7 @@ class Playground:
             return
         try:
             ledger = await asyncio.to_thread(self.ledgers.open, model)
-        except JournalError as error:
+        except FinetuneError as error:
             logger.error("turn_not_kept fault=%s", error)
             return
         spoken = [_spoken(turn, place) for place in range(len(turn.answers))]

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.serving.names import is_loopback
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _LARGEST_PORT = 65535
@@ -49,15 +50,6 @@ class PlaygroundSettings:
     @property
     def is_loopback(self) -> bool:
         return is_loopback(self.host)
-
-
-def is_loopback(host: str) -> bool:
-    if host.lower() in LOOPBACK_NAMES:
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def check_settings(settings: PlaygroundSettings) -> None:

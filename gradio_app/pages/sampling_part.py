@@ -29,9 +29,9 @@ def number_field(label: str, empty: str, value: str = "", **more: Any) -> gr.Tex
     return gr.Textbox(value, label=label, placeholder=empty, max_length=40, lines=1, html_attributes=mode, **more)
 
 
-def number_of(label: str, text: str | None) -> float | int | None:
-    """What is written in the field of that label; None where it is empty. Raises SessionError."""
-    written = (text or "").strip()
+def number_of(label: str, text: Any) -> float | int | None:
+    """What is written in the field of that label; None where it is empty. A program may send anything. Raises SessionError."""
+    written = "" if text is None else str(text).strip()
     if not written:
         return None
     lowest, highest, is_whole = _BOUNDS[label]
@@ -53,8 +53,8 @@ def shared_sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) ->
     return Sampling(
         temperature=_slid("Temperature", temperature),
         top_p=_slid("Top p", top_p),
-        max_tokens=_whole(MAX_TOKENS, None if max_tokens is None else str(max_tokens)),
-        seed=_whole(SEED, None if seed is None else str(seed)),
+        max_tokens=_whole(MAX_TOKENS, max_tokens),
+        seed=_whole(SEED, seed),
     )
 
 
@@ -74,12 +74,12 @@ def own_sampling(shared: Sampling, texts: Sequence[str | None]) -> Sampling | No
 
 
 def _slid(label: str, value: Any) -> float:
-    found = number_of(label, str(value))
+    found = number_of(label, value)
     if found is None:
         raise SessionError(f"{label} is empty; write a number.")
     return float(found)
 
 
-def _whole(label: str, text: str | None) -> int | None:
+def _whole(label: str, text: Any) -> int | None:
     number = number_of(label, text)
     return None if number is None else int(number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -11,6 +13,15 @@ ROUTER_KEY = "MLFLOW_FINETUNE_API_KEY"
 
 _VERSION = re.compile(r"[1-9][0-9]{0,9}")
 _LONGEST = 600
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address, with or without brackets, means this machine alone."""
+    if host.lower() == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    return False
 
 
 def http_address(host: str, port: int) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
 import logging
 import math
 import signal
@@ -25,6 +23,7 @@ from mlflow_finetune_plugin.serving.follower import Follower
 from mlflow_finetune_plugin.serving.http_server import HttpServer
 from mlflow_finetune_plugin.serving.keys import Keys
 from mlflow_finetune_plugin.serving.metrics import Metrics
+from mlflow_finetune_plugin.serving.names import is_loopback
 from mlflow_finetune_plugin.serving.router import Router, RouterSettings
 from mlflow_finetune_plugin.serving.served_log import TELL_EVERY_S, ServedLog
 from mlflow_finetune_plugin.serving.store import AdapterStore
@@ -75,7 +74,7 @@ def check_settings(settings: ServiceSettings) -> None:
         faults.append(f"engine {settings.engine!r}; fix: one of {', '.join(ENGINES)}")
     if settings.dtype not in (None, *DTYPES):
         faults.append(f"dtype {settings.dtype!r}; fix: one of {', '.join(DTYPES)}, or leave it out")
-    if settings.api_key_file is None and not _is_loopback(settings.host):
+    if settings.api_key_file is None and not is_loopback(settings.host):
         faults.append(
             f"host {settings.host}: without API keys only this machine may ask; fix: --api-key-file FILE "
             "(mlflow-finetune keys add FILE NAME makes one), or --host 127.0.0.1"
@@ -218,14 +217,6 @@ def _registry() -> str:
     import mlflow
 
     return without_secrets(mlflow.get_registry_uri())
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False
 
 
 def ignore_hangup() -> None:

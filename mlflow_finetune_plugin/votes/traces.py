@@ -54,7 +54,7 @@ class _Found:
 
 
 class VoteTraces:
-    """The traces of one model's votes on one tracking server. Raises what MLflow raises."""
+    """The traces of one model's votes on one tracking server. Raises what MLflow raises; TrackingError where it cannot begin."""
 
     def __init__(self, model: str, tracking_uri: str | None = None) -> None:
         import mlflow
@@ -62,8 +62,9 @@ class VoteTraces:
         self.uri = tracking_uri or mlflow.get_tracking_uri()
         self.server = without_secrets(self.uri)
         self.model = model
-        self.client = client_for(self.uri)
-        self.tracing = tracing_client_for(self.uri)
+        with asked(self.server):  # a database is opened here
+            self.client = client_for(self.uri)
+            self.tracing = tracing_client_for(self.uri)
         self._model_ids: dict[tuple[str, str], str | None] = {}
 
     def experiment(self) -> str | None:

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from playground_stand import Stand, playground_stand
 from playwright.sync_api import Error
 from streaming_endpoint import router_headers, streaming_endpoint
+from votes_cast import register_versions
 
 SCREENSHOTS = Path(os.environ.get("SCREENSHOTS") or Path(tempfile.gettempdir()) / "mlflow-finetune-screenshots")
 LONG = "one two three four five six seven eight nine ten " * 4
@@ -26,6 +27,7 @@ SCRIPTS = {
     "slow": {"text": LONG, "tokens": 30, "rate": 20, "headers": router_headers("3")},
     "fast": {"text": LONG, "tokens": 60, "rate": 400, "headers": router_headers("4")},
     "steady": {"text": LONG, "tokens": 120, "rate": 30, "headers": router_headers("4")},
+    "even": {"text": LONG, "tokens": 120, "rate": 30, "headers": router_headers("3")},
     "endless": {"text": LONG, "tokens": 100_000, "rate": 200},
     "late": {"text": "here", "delay": 0.6},
     "boastful": {"text": "I am bot@challenger and nobody else", "rate": 30, "headers": router_headers("2")},
@@ -54,6 +56,19 @@ HOSTILE = {
 HOSTILE_SCRIPTS = {name: {"text": text, "headers": router_headers("1")} for name, text in HOSTILE.items()}
 FAR = {"far": {"text": LONG, "tokens": 400, "rate": 100, "headers": router_headers("3")}}
 """Of the second endpoint, which tests kill."""
+
+
+@pytest.fixture
+def store(desk, monkeypatch):
+    """Where MLflow tracks, with two registered versions of bot."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", desk.tracking_uri)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(desk.tracking_uri)
+    register_versions(desk.tracking_uri)
+    yield desk.tracking_uri
+    mlflow.set_tracking_uri(before)
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,16 @@ def test_the_page_has_every_tab_of_the_model_that_is_served(started, workplace):
     assert "Unclosed" not in log.read_text()
 
 
+def test_a_store_that_cannot_be_opened_keeps_nobody_from_the_page_and_is_told_to_who_votes(started, workplace):
+    workplace.environment["MLFLOW_TRACKING_URI"] = "gopher://here"
+    _, url, log = started("--model", "bot")
+    assert "ledger_not_opened" in log.read_text()
+    client = Client(url, verbose=False)
+    assert client.predict(prompt="hello", api_name="/chat")["can_vote"]
+    with pytest.raises(Exception, match="gopher://here cannot be asked about votes"):
+        client.predict(choice="left", api_name="/vote")
+
+
 def test_with_an_auth_file_the_page_needs_a_login(started, workplace):
     file = workplace.path / "users.yaml"
     add_user(file, "alice", "correct horse")
