@@ -20,8 +20,8 @@ def run(folder: Path, given: dict[str, str]) -> dict[str, float]:
     from mlflow import MlflowClient
 
     from mlflow_finetune_plugin import pipeline
-    from mlflow_finetune_plugin.config import load_config, resolve_paths
-    from mlflow_finetune_plugin.report import Report, ReportReader
+    from mlflow_finetune_plugin.config.run_config import load_config, resolve_paths
+    from mlflow_finetune_plugin.jobs.report import Report, ReportReader
 
     config = resolve_paths(load_config(RECIPE, "lora", given, caller=folder), RECIPE)
     uri = f"sqlite:///{folder / 'mlflow.db'}"

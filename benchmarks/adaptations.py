@@ -31,7 +31,7 @@ def make_base(folder: Path) -> None:
     """Random weights with the packaged tokenizer, as a user would have them on disk."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
 
-    from mlflow_finetune_plugin.base_files import local_folder
+    from mlflow_finetune_plugin.base_models.files import local_folder
 
     tokenizer = AutoTokenizer.from_pretrained(local_folder("embedded"))
     set_seed(0)
@@ -63,19 +63,19 @@ def rows(arguments: argparse.Namespace) -> Any:
 
 def ours(name: str, folder: Path, arguments: argparse.Namespace, work: Path) -> float:
     """Seconds that the project's own pieces take to train; ends with the adapter in memory."""
-    from mlflow_finetune_plugin import base_model
+    from mlflow_finetune_plugin.base_models import loading
+    from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
+    from mlflow_finetune_plugin.jobs.report import Report
     from mlflow_finetune_plugin.methods import Method, load_method
     from mlflow_finetune_plugin.objectives import sft
-    from mlflow_finetune_plugin.report import Report
-    from mlflow_finetune_plugin.settings import BaseModelSettings
     from mlflow_finetune_plugin.training.trainer import train
 
     adaptation = load_method("adaptation", name)
     settings = BaseModelSettings(name=str(folder), quantization=getattr(adaptation, "QUANTIZATION", None))
-    base = base_model.find_base_model(settings, {})
+    base = loading.find_base_model(settings, {})
     wanted = {"rank": RANK, "alpha": 32.0} if "rank" in adaptation.Options.model_fields else {}
-    options = adaptation.resolve(adaptation.Options(**wanted), base_model.describe(base), {})
-    model = adaptation.apply(base_model.load_base_model(base), options, seed=0, folder=work)
+    options = adaptation.resolve(adaptation.Options(**wanted), loading.describe(base), {})
+    model = adaptation.apply(loading.load_base_model(base), options, seed=0, folder=work)
     training = our_settings(
         rate=RATE,
         steps=arguments.steps,
@@ -87,7 +87,7 @@ def ours(name: str, folder: Path, arguments: argparse.Namespace, work: Path) -> 
     started = time.monotonic()
     train(
         model,
-        base_model.load_tokenizer(base),
+        loading.load_tokenizer(base),
         train_rows=rows(arguments),
         eval_rows=None,
         settings=training,

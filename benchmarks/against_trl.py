@@ -22,10 +22,10 @@ from mlflow import MlflowClient
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mlflow_finetune_plugin.data.conversations import conversation
-from mlflow_finetune_plugin.data.layouts import detect_layout
-from mlflow_finetune_plugin.data.rendering import ChatRenderer
-from mlflow_finetune_plugin.data.sources import peek, read_rows
+from mlflow_finetune_plugin.data.conversations.conversations import conversation
+from mlflow_finetune_plugin.data.conversations.layouts import detect_layout
+from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
+from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
 from mlflow_finetune_plugin.evaluation.generation import greedy_answers
 from mlflow_finetune_plugin.evaluation.intervals import paired_binary_interval
 

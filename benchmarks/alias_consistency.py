@@ -25,6 +25,7 @@ from typing import Any
 from mlflow import MlflowClient
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 from alias_moves import (
     Killed,
@@ -37,10 +38,10 @@ from alias_moves import (
 )
 
 from mlflow_finetune_plugin.errors import MoveError
-from mlflow_finetune_plugin.promotion.intent import INTENT_TAG, Intent
-from mlflow_finetune_plugin.promotion.lease import Lease, lease_name
-from mlflow_finetune_plugin.promotion.move import promote_version, roll_back
-from mlflow_finetune_plugin.promotion.settling import settle
+from mlflow_finetune_plugin.promotion.moves.intent import INTENT_TAG, Intent
+from mlflow_finetune_plugin.promotion.moves.lease import Lease, lease_name
+from mlflow_finetune_plugin.promotion.moves.move import promote_version, roll_back
+from mlflow_finetune_plugin.promotion.moves.settlement import settle
 
 NAME = "bot"
 VERSIONS = 5

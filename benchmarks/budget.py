@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mlflow_finetune_plugin.settings import TrainingSettings
+from mlflow_finetune_plugin.config.sections import TrainingSettings
 
 
 def our_settings(*, rate: float, steps: int, batch: int, **more: Any) -> TrainingSettings:

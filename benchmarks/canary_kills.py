@@ -19,6 +19,7 @@ import mlflow
 from mlflow import MlflowClient
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 from canary_processes import faults_after_settling, faults_left_by_kill, kill_canary, prepare
 

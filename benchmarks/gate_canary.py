@@ -19,8 +19,8 @@ from scipy.stats import hypergeom
 
 from mlflow_finetune_plugin.gate.canary import CanaryLook, judge_canary
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
-from mlflow_finetune_plugin.gate.failure_rate import Answered, e_above
-from mlflow_finetune_plugin.gate.failures import FailureTest
+from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered, e_above
+from mlflow_finetune_plugin.gate.statistics.failures import FailureTest
 
 POLICY = CanaryPolicy((5, 25, 50))
 BOUNDARY = POLICY.boundary

@@ -14,7 +14,7 @@ import numpy as np
 from interval_coverage import text_population, token_f1_population
 
 from mlflow_finetune_plugin.evaluation.intervals import expanded_levels, paired_binary_interval
-from mlflow_finetune_plugin.gate.paired import (
+from mlflow_finetune_plugin.gate.statistics.paired import (
     bootstrap_t_bounds,
     cluster_statistics,
     standard_errors,

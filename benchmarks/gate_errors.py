@@ -19,11 +19,11 @@ import numpy as np
 from gate_coverage import print_coverage
 from scipy.stats import binom, t
 
-from mlflow_finetune_plugin.gate.error_budget import candidate_alpha
 from mlflow_finetune_plugin.gate.evidence import Evidence, Votes
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.gate.ranking import Comparison, rank
-from mlflow_finetune_plugin.gate.sequential import (
+from mlflow_finetune_plugin.gate.statistics.error_budget import candidate_alpha
+from mlflow_finetune_plugin.gate.statistics.ranking import Comparison, rank
+from mlflow_finetune_plugin.gate.statistics.sequential import (
     VOTE_STAKES,
     VOTER_STAKES,
     Stakes,

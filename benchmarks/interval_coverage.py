@@ -15,7 +15,11 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import norm
 
-from mlflow_finetune_plugin.evaluation.intervals import expanded_levels, paired_binary_interval, resampled_gains
+from mlflow_finetune_plugin.evaluation.intervals import (
+    expanded_levels,
+    paired_binary_interval,
+    resampled_gains,
+)
 from mlflow_finetune_plugin.evaluation.metric_modules import load_metric
 
 SIZES = (10, 30, 100, 300, 1000)

@@ -24,14 +24,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from trl import SFTTrainer
 
 from mlflow_finetune_plugin.adaptations import lora
-from mlflow_finetune_plugin.data.conversations import conversation
-from mlflow_finetune_plugin.data.layouts import detect_layout
+from mlflow_finetune_plugin.data.conversations.conversations import conversation
+from mlflow_finetune_plugin.data.conversations.layouts import detect_layout
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
-from mlflow_finetune_plugin.data.rendering import ChatRenderer
-from mlflow_finetune_plugin.data.sources import peek, read_rows
+from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
+from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.methods import Method
 from mlflow_finetune_plugin.objectives import sft
-from mlflow_finetune_plugin.report import Report
 from mlflow_finetune_plugin.training.trainer import train
 
 CHATML = (

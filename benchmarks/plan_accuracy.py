@@ -23,9 +23,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from mlflow_finetune_plugin.allocation import ask_for_huge_pages
+from mlflow_finetune_plugin.startup import ask_for_huge_pages
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
 
 @dataclass(frozen=True)
@@ -145,12 +146,12 @@ def _run(shape: Shape, folder: Path, threads: int) -> dict[str, float]:
 
     torch.set_num_threads(threads)
     from mlflow_finetune_plugin import pipeline
-    from mlflow_finetune_plugin.config import RunConfig
+    from mlflow_finetune_plugin.config.run_config import RunConfig
     from mlflow_finetune_plugin.data.preparation import prepare
-    from mlflow_finetune_plugin.forecasting.forecast import foresee
-    from mlflow_finetune_plugin.plan import data_request, make_plan, settle_on
-    from mlflow_finetune_plugin.report import Report
-    from mlflow_finetune_plugin.training.peak_memory import PeakMemory
+    from mlflow_finetune_plugin.jobs.report import Report
+    from mlflow_finetune_plugin.planning.forecast import foresee
+    from mlflow_finetune_plugin.planning.plan import data_request, make_plan, settle_on
+    from mlflow_finetune_plugin.training.memory import PeakMemory
 
     _write_base_apart(shape, folder)
     plan = make_plan(RunConfig.model_validate(_config(shape, folder)))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from banking_intents import banking_rows, write_rows
 
-from mlflow_finetune_plugin.reference import mlproject
+from mlflow_finetune_plugin.config.reference import mlproject
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "recipes" / "quickstart"
 GATE = """

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "gradio_app")]
+sys.path[:0] = [str(TESTS), str(TESTS / "gradio_app" / "chat")]
 
 SPEEDS = ((20, 200), (50, 55), (3, 30), (10, 100))
 

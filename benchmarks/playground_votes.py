@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 from chromium import chromium
 from playground_browser import Person
@@ -30,7 +31,7 @@ from playground_models import MODELS, Taught, plain, references, trained
 from playground_page import machine, page_process
 from serving_process import serving
 
-from mlflow_finetune_plugin.playground_users import add_user
+from mlflow_finetune_plugin.credentials.users import add_user
 
 PASSWORD = "correct horse battery"
 _DRAWN_S = 8.0
@@ -106,7 +107,7 @@ def own_base(model: str) -> str:
     """What the router calls the base of version 1: where it serves several bases, none of them is just `base`."""
     import mlflow
 
-    from mlflow_finetune_plugin.serving.fleet import base_name
+    from mlflow_finetune_plugin.serving.engines.fleet import base_name
 
     run_id = mlflow.MlflowClient().get_model_version(model, "1").run_id
     return base_name(str(mlflow.MlflowClient().get_run(run_id).data.params["base_model"]))

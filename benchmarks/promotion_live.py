@@ -25,6 +25,7 @@ from banking_intents import INTENTS, Rows, banking_rows, reworded
 from trained_versions import MODEL, TOKENS, Kind, Version, finetune, trained
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 POLL_S = 1.0
 

@@ -28,10 +28,11 @@ from peft import IA3Config, LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
 
-from mlflow_finetune_plugin import pipeline, plan
-from mlflow_finetune_plugin.config import RunConfig
+from mlflow_finetune_plugin import pipeline
+from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
 from mlflow_finetune_plugin.evaluation.generation import greedy_answers
+from mlflow_finetune_plugin.planning import plan
 
 HEAD = (
     "| project | entry point | base | held-out nats per token: base | ours | plain TRL/PEFT | exact match: ours | plain |"

@@ -23,6 +23,7 @@ import httpx
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 QUESTION = [{"role": "user", "content": "where is my card?"}]
 ROUTE = "/v1/chat/completions"

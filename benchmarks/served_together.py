@@ -21,8 +21,9 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
-from mlflow_finetune_plugin.reference import mlproject
+from mlflow_finetune_plugin.config.reference import mlproject
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "recipes" / "quickstart"
 INSTRUCTION = "What does the customer want? "

@@ -20,6 +20,7 @@ import psutil
 from serving_registry import engine_options, scratch_registry
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 ROUTE = "/v1/chat/completions"
 EVERY_S = 10.0

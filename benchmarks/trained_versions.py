@@ -65,7 +65,7 @@ def finetune(*arguments: str) -> tuple[int, float, str]:
 
 
 def write_project(folder: Path, kind: Kind, rows: Rows, options: argparse.Namespace) -> Path:
-    from mlflow_finetune_plugin.reference import mlproject
+    from mlflow_finetune_plugin.config.reference import mlproject
 
     folder.mkdir(parents=True)
     (folder / "MLproject").write_text(mlproject(MODEL))

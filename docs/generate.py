@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from mlflow_finetune_plugin.reference import json_schema, methods_table, mlproject, reference_markdown
+from mlflow_finetune_plugin.config.reference import json_schema, methods_table, mlproject, reference_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 _TABLE = re.compile(r"(<!-- methods -->\n).*?(\n<!-- /methods -->)", re.DOTALL)

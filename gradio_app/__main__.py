@@ -11,10 +11,10 @@ import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
-from gradio_app.access import Access
-from gradio_app.server import Page, check_address, make_app, private_files, run
 from gradio_app.settings import PlaygroundSettings, check_settings
-from mlflow_finetune_plugin.durations import seconds_of
+from gradio_app.web.access import Access
+from gradio_app.web.server import Page, check_address, make_app, private_files, run
+from mlflow_finetune_plugin.config.durations import seconds_of
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError
 
 logger = logging.getLogger(__name__)
@@ -125,9 +125,9 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
     """Imported here: it imports gradio, which reads what ``private_files`` has set."""
     try:
         from gradio_app import app
-        from gradio_app.endpoints import look_once
+        from gradio_app.chat.endpoints import look_once
         from gradio_app.playground import Playground
-        from gradio_app.promotions import Promotions
+        from gradio_app.versions.promotion import Promotions
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("gradio_app", "mlflow_finetune_plugin"):
             raise

@@ -7,16 +7,16 @@ from typing import Any
 
 import gradio as gr
 
-from gradio_app import view
-from gradio_app.look import CSS, SCRIPT
-from gradio_app.pages import data_page, runs_page, standings_page
+from gradio_app.chat import html as view
+from gradio_app.pages import data, runs, standings
 from gradio_app.pages.api import ComparisonApi
-from gradio_app.pages.compare_page import ComparePage
-from gradio_app.pages.data_page import DataPage
-from gradio_app.pages.runs_page import RunsPage
-from gradio_app.pages.standings_page import StandingsPage
+from gradio_app.pages.compare import ComparePage
+from gradio_app.pages.data import DataPage
+from gradio_app.pages.runs import RunsPage
+from gradio_app.pages.standings import StandingsPage
+from gradio_app.pages.theme import CSS, SCRIPT
 from gradio_app.playground import Playground
-from gradio_app.promotions import Promotions
+from gradio_app.versions.promotion import Promotions
 
 TITLE = "mlflow-finetune playground"
 _NO_MODEL = (
@@ -56,7 +56,7 @@ def build(
 
 def look() -> Mapping[str, Any]:
     """What ``gradio.mount_gradio_app`` takes as theme, css and head."""
-    css = "\n".join(dict.fromkeys([CSS, standings_page.CSS, runs_page.CSS, data_page.CSS]))
+    css = "\n".join(dict.fromkeys([CSS, standings.CSS, runs.CSS, data.CSS]))
     return {"theme": _theme(), "css": css, "head": SCRIPT}
 
 

@@ -7,11 +7,11 @@ import logging
 import threading
 from dataclasses import dataclass
 
-from gradio_app.prompt_progress import JudgedPrompts
+from gradio_app.prompts.progress import JudgedPrompts
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.votes import Journal, Mirror, TurnLog
-from mlflow_finetune_plugin.votes.forgetting import delete_unvoted_older_than
-from mlflow_finetune_plugin.votes.shared import SharedConversations
+from mlflow_finetune_plugin.votes.deletion import delete_unvoted_older_than
+from mlflow_finetune_plugin.votes.journal.shared_links import SharedConversations
 
 logger = logging.getLogger(__name__)
 

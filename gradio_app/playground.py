@@ -12,22 +12,22 @@ from typing import Any, get_args
 
 import aiohttp
 
-from gradio_app.client import Endpoint, new_http
-from gradio_app.endpoints import Served, default_sides, look
+from gradio_app.chat.client import Endpoint, new_http
+from gradio_app.chat.endpoints import Served, default_sides, look
+from gradio_app.chat.naming import SELF_NAMING
+from gradio_app.chat.session import Asked, Contender, Prompt, Session, SessionError
+from gradio_app.chat.streams import Streams
 from gradio_app.ledgers import Ledger, Ledgers
-from gradio_app.naming import SELF_NAMING
-from gradio_app.prompt_progress import Progress
-from gradio_app.prompt_walk import PromptWalk, asked_of
+from gradio_app.prompts.progress import Progress
+from gradio_app.prompts.walk import PromptWalk, asked_of
 from gradio_app.registry_client import ask_mlflow
-from gradio_app.session import Asked, Contender, Prompt, Session, SessionError
 from gradio_app.settings import PlaygroundSettings
-from gradio_app.streams import Streams
+from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import FinetuneError
-from mlflow_finetune_plugin.serving.names import ROUTER_KEY
 from mlflow_finetune_plugin.votes import CastVote, Side, SpokenAnswer, Turn
+from mlflow_finetune_plugin.votes.journal.vote import Choice
+from mlflow_finetune_plugin.votes.mlflow.spoken_answer import STOPPED
 from mlflow_finetune_plugin.votes.prompt_file import PromptSet
-from mlflow_finetune_plugin.votes.spoken_answer import STOPPED
-from mlflow_finetune_plugin.votes.vote import Choice
 
 logger = logging.getLogger(__name__)
 

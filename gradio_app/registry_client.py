@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_finetune_plugin.errors import TrackingError
-from mlflow_finetune_plugin.tracking import command_client
+from mlflow_finetune_plugin.store.clients import command_client
 
 Arguments = ParamSpec("Arguments")
 Told = TypeVar("Told")

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mlflow_finetune_plugin.errors import ConfigError
-from mlflow_finetune_plugin.serving.names import is_loopback
+from mlflow_finetune_plugin.serving.versions.names import is_loopback
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _LARGEST_PORT = 65535

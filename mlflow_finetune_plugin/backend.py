@@ -20,10 +20,10 @@ from mlflow.projects.backend.abstract_backend import AbstractBackend
 from mlflow.projects.submitted_run import SubmittedRun
 
 from mlflow_finetune_plugin.errors import FinetuneError
-from mlflow_finetune_plugin.jobs import JobFolder
-from mlflow_finetune_plugin.submission import submit
-from mlflow_finetune_plugin.submitted_run import Submission
-from mlflow_finetune_plugin.watching import Watcher
+from mlflow_finetune_plugin.jobs.folder import JobFolder
+from mlflow_finetune_plugin.jobs.progress import Watcher
+from mlflow_finetune_plugin.submission.mlflow_run import Submission
+from mlflow_finetune_plugin.submission.submit import submit
 
 CANCEL_PATIENCE_S = 60.0
 _STATUSES_AT_REST = ("FINISHED", "FAILED", "KILLED")

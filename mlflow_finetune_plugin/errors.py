@@ -4,6 +4,7 @@ A message says what is wrong, where, and how to fix it. Leaf errors also subclas
 caller without this package would catch.
 """
 
+import difflib
 import re
 
 
@@ -97,3 +98,11 @@ def one_line(error: BaseException) -> str:
 def without_secrets(text: str) -> str:
     """An address, or a message that holds some, without the user and password that it may carry."""
     return re.sub(r"://[^/\s]*@", "://", text)
+
+
+def unknown(what: str, value: str, choices: list[str]) -> str:
+    """One line for a name that is none of the choices, with the nearest one."""
+    value = value[:120]
+    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"no {what} '{value}'; {hint}fix: pick one of: {', '.join(choices)}"

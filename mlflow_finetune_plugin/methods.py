@@ -7,7 +7,6 @@ raised when that method is asked for.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.metadata
 import pkgutil
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
-from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.errors import ConfigError, unknown
 
 Kind = Literal["adaptation", "objective"]
 _PACKAGES: dict[Kind, str] = {
@@ -55,14 +54,6 @@ def load_method(kind: Kind, name: str) -> ModuleType:
         if point.name == name:
             return _load_foreign(kind, point)
     raise ConfigError([unknown(kind, name, method_names(kind))])
-
-
-def unknown(what: str, value: str, choices: list[str]) -> str:
-    """One line for a name that is none of the choices, with the nearest one."""
-    value = value[:120]
-    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return f"no {what} '{value}'; {hint}fix: pick one of: {', '.join(choices)}"
 
 
 def _entry_points(kind: Kind) -> importlib.metadata.EntryPoints:

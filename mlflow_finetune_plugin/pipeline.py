@@ -13,8 +13,16 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from mlflow_finetune_plugin import base_model, followers, single_tasks
-from mlflow_finetune_plugin.adapter_model import (
+from mlflow_finetune_plugin.base_models import loading
+from mlflow_finetune_plugin.config.data_files import data_files
+from mlflow_finetune_plugin.config.run_config import RunConfig
+from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
+from mlflow_finetune_plugin.data.report.report import UnusableDataError
+from mlflow_finetune_plugin.errors import DataError
+from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
+from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow
+from mlflow_finetune_plugin.jobs.report import Report
+from mlflow_finetune_plugin.logged_models.adapter import (
     PROBES,
     LoggedAdapter,
     Reference,
@@ -28,19 +36,16 @@ from mlflow_finetune_plugin.adapter_model import (
     reload_adapter,
     trainable_weights,
 )
-from mlflow_finetune_plugin.checkpoint_models import keeps_models, log_checkpoint_models
-from mlflow_finetune_plugin.config import RunConfig
-from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
-from mlflow_finetune_plugin.data.report import UnusableDataError
-from mlflow_finetune_plugin.errors import DataError
-from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
-from mlflow_finetune_plugin.forecasting.forecast import foresee, refuse_what_does_not_fit
-from mlflow_finetune_plugin.forecasting.micro_batch_shapes import steps_of
-from mlflow_finetune_plugin.patience import with_patience
-from mlflow_finetune_plugin.plan import Plan, data_files, data_request, make_plan, mix_tasks, settle_on
-from mlflow_finetune_plugin.precisions import served_as
-from mlflow_finetune_plugin.promotion_records import record_held_out, record_policy, written_policy
-from mlflow_finetune_plugin.records import (
+from mlflow_finetune_plugin.logged_models.precisions import served_as
+from mlflow_finetune_plugin.planning.forecast import foresee, refuse_what_does_not_fit
+from mlflow_finetune_plugin.planning.micro_batch_shapes import steps_of
+from mlflow_finetune_plugin.planning.plan import Plan, data_request, make_plan, mix_tasks, settle_on
+from mlflow_finetune_plugin.stages import followers, single_task_references
+from mlflow_finetune_plugin.stages.checkpoint_models import keeps_models, log_checkpoint_models
+from mlflow_finetune_plugin.stages.gate_records import record_held_out, record_policy, written_policy
+from mlflow_finetune_plugin.stages.outages import with_patience
+from mlflow_finetune_plugin.stages.place import Place
+from mlflow_finetune_plugin.stages.records import (
     Identity,
     model_card,
     plan_params,
@@ -55,9 +60,7 @@ from mlflow_finetune_plugin.records import (
     summary,
     version_description,
 )
-from mlflow_finetune_plugin.registry import CHALLENGER, register_adapter
-from mlflow_finetune_plugin.report import Report
-from mlflow_finetune_plugin.resumption import (
+from mlflow_finetune_plugin.stages.resume import (
     FOLDER,
     check_not_past,
     check_same,
@@ -66,25 +69,14 @@ from mlflow_finetune_plugin.resumption import (
     record_drift,
     uploads,
 )
-from mlflow_finetune_plugin.trained_rows import record_trained_rows
+from mlflow_finetune_plugin.stages.trained_rows import record_trained_rows
+from mlflow_finetune_plugin.store.registry import CHALLENGER, register_adapter
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
-from mlflow_finetune_plugin.training.peak_memory import PeakMemory
+from mlflow_finetune_plugin.training.memory import PeakMemory
 from mlflow_finetune_plugin.training.processes import joined
 from mlflow_finetune_plugin.training.saving import Saves
 from mlflow_finetune_plugin.training.trainer import TrainingResult, train
-from mlflow_finetune_plugin.types import EvalReport, EvalRow
 from mlflow_finetune_plugin.weights_digest import base_digest
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a run lives: its MLflow run and its scratch folder."""
-
-    run_id: str
-    tracking_uri: str
-    folder: Path
-    processes: int = 1
-    """How many share the training; this one is the first of them."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +119,7 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     record_proof(proof, logged.model_id, trained.result.steps, place.folder, report)
     del model
     if plan.config.eval.single_task_references and proof.tasks:
-        costs = single_tasks.costs_of_mixing(plan, data, proof, place.folder, report, train=_train_aside)
+        costs = single_task_references.costs_of_mixing(plan, data, proof, place.folder, report, train=_train_aside)
         record_interference(costs, place.folder, report)
     return conclude(plan, identity, logged, proof, place, report)
 
@@ -196,7 +188,7 @@ def train_adapter(
     adaptation = method.adaptation
     if plan.processes > 1:
         followers.hand_over(plan, data, checkpoint, folder)
-    base = base_model.load_base_model(plan.base)
+    base = loading.load_base_model(plan.base)
     base_side = probe_log_probs(base, tokenizer, data.eval_rows)
     model = adaptation.apply(base, plan.adaptation_options, seed=config.training.seed, folder=folder)
     start = trainable_weights(model)

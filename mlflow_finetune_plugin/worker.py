@@ -15,14 +15,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from mlflow_finetune_plugin.allocation import ask_for_huge_pages
-from mlflow_finetune_plugin.config import EvaluationConfig, RunConfig
+from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
+from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.errors import FinetuneError
-from mlflow_finetune_plugin.heavy_imports import without
-from mlflow_finetune_plugin.jobs import JobFolder
-from mlflow_finetune_plugin.report import Report
-from mlflow_finetune_plugin.supervisor import DISK_FULL_EXIT
-from mlflow_finetune_plugin.workers import PEER_LOST_EXIT, done_name
+from mlflow_finetune_plugin.jobs.folder import JobFolder
+from mlflow_finetune_plugin.jobs.report import Report
+from mlflow_finetune_plugin.jobs.supervisor import DISK_FULL_EXIT
+from mlflow_finetune_plugin.jobs.workers import PEER_LOST_EXIT, done_name
+from mlflow_finetune_plugin.startup import ask_for_huge_pages, without
 
 _DISK_FULL_ERRORS = (28, 122)  # ENOSPC, EDQUOT
 
@@ -65,7 +65,7 @@ def _is_lost_peer(error: Exception) -> bool:
 def _share(folder: JobFolder, rank: int) -> None:
     _leave_out_bitsandbytes(RunConfig.model_validate(folder.read("config")))
     with without("sklearn"):
-        from mlflow_finetune_plugin import followers
+        from mlflow_finetune_plugin.stages import followers
 
     followers.follow(folder, rank)
     folder.write(done_name(rank), {})
@@ -85,9 +85,12 @@ def _work(folder: JobFolder, report: Report) -> None:
     config = RunConfig.model_validate(folder.read("config"))
     _leave_out_bitsandbytes(config)
     with without("sklearn"):
-        from mlflow_finetune_plugin import pipeline  # torch and all that is heavy, while the command creates the run
+        from mlflow_finetune_plugin import pipeline
+        from mlflow_finetune_plugin.stages.place import (
+            Place,  # torch and all that is heavy, while the command creates the run
+        )
 
-    place = pipeline.Place(
+    place = Place(
         run_id=_run_id(folder),
         tracking_uri=job["tracking_uri"],
         folder=folder.work,
@@ -99,9 +102,10 @@ def _work(folder: JobFolder, report: Report) -> None:
 def _evaluate(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
     config = EvaluationConfig.model_validate(folder.read("config"))
     with without("sklearn"):
-        from mlflow_finetune_plugin import evaluate, pipeline
+        from mlflow_finetune_plugin.stages import evaluate
+        from mlflow_finetune_plugin.stages.place import Place
 
-    place = pipeline.Place(run_id=_run_id(folder), tracking_uri=job["tracking_uri"], folder=folder.work)
+    place = Place(run_id=_run_id(folder), tracking_uri=job["tracking_uri"], folder=folder.work)
     report.result(**evaluate.run(config, place, report))
 
 
@@ -109,26 +113,26 @@ def _promote(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
     import mlflow
     from mlflow import MlflowClient
 
-    from mlflow_finetune_plugin import promoting
-    from mlflow_finetune_plugin.promotion_config import PromotionConfig
+    from mlflow_finetune_plugin.promotion import promote
+    from mlflow_finetune_plugin.promotion.config import PromotionConfig
 
     config = PromotionConfig.model_validate(folder.read("config"))
     _run_id(folder)  # it exists before anything is moved
     mlflow.set_tracking_uri(job["tracking_uri"])
-    report.result(**promoting.run(config, MlflowClient(), folder.work, report))
+    report.result(**promote.run(config, MlflowClient(), folder.work, report))
 
 
 def _watch(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
     import mlflow
     from mlflow import MlflowClient
 
-    from mlflow_finetune_plugin import looking
-    from mlflow_finetune_plugin.watch_config import WatchConfig
+    from mlflow_finetune_plugin.watch import watch
+    from mlflow_finetune_plugin.watch.config import WatchConfig
 
     config = WatchConfig.model_validate(folder.read("config"))
     _run_id(folder)  # it exists before anything is moved
     mlflow.set_tracking_uri(job["tracking_uri"])
-    report.result(**looking.run(config, MlflowClient(), folder.work, report))
+    report.result(**watch.run(config, MlflowClient(), folder.work, report))
 
 
 def _leave_out_bitsandbytes(config: RunConfig) -> None:

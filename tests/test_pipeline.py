@@ -13,9 +13,10 @@ from pipeline_runs import Ran, config_for, run_pipeline
 from safetensors.torch import load_file
 from tiny_bases import FAMILIES, tiny_base
 
-from mlflow_finetune_plugin import base_model, pipeline
+from mlflow_finetune_plugin import pipeline
+from mlflow_finetune_plugin.base_models import loading
 from mlflow_finetune_plugin.errors import TrainingError
-from mlflow_finetune_plugin.report import Report
+from mlflow_finetune_plugin.jobs.report import Report
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -227,7 +228,7 @@ def test_quantised_base_trains_and_is_quantised_again(quantization, family, tmp_
 def test_quantised_base_refuses_a_start_that_changes_it(init, tmp_path, empty_store):
     base = tiny_base(tmp_path / "base")
     config = config_for(tmp_path, base, base_model={"name": str(base), "quantization": "nf4"}, options={"init": init})
-    with pytest.raises(base_model.BaseModelError, match="quantised base"):
+    with pytest.raises(loading.BaseModelError, match="quantised base"):
         run_pipeline(tmp_path / "run", empty_store, config)
 
 
@@ -289,7 +290,7 @@ def test_first_model_is_free_before_the_second_is_loaded(tmp_path, empty_store, 
     """The GPU must never hold the trained model, its optimiser and the reloaded model at once."""
     loaded: list[weakref.ref[torch.nn.Module]] = []
     alive_at_reload: list[int] = []
-    load, reload = base_model.load_base_model, pipeline.reload_adapter
+    load, reload = loading.load_base_model, pipeline.reload_adapter
 
     def remembering_load(base):
         model = load(base)
@@ -301,7 +302,7 @@ def test_first_model_is_free_before_the_second_is_loaded(tmp_path, empty_store, 
         alive_at_reload.append(sum(ref() is not None for ref in loaded))
         return reload(uri)
 
-    monkeypatch.setattr(base_model, "load_base_model", remembering_load)
+    monkeypatch.setattr(loading, "load_base_model", remembering_load)
     monkeypatch.setattr(pipeline, "reload_adapter", counting_reload)
     gc.disable()  # only the pipeline's own collection may free it
     try:

@@ -11,7 +11,7 @@ import pytest
 from conftest import REPOSITORY
 from pipeline_runs import run_pipeline
 
-from mlflow_finetune_plugin.config import load_config
+from mlflow_finetune_plugin.config.run_config import load_config
 
 RECIPES = REPOSITORY / "recipes"
 NAMES = sorted(path.parent.name for path in RECIPES.glob("*/finetune.yaml"))

@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from gradio_app.client import Sampling
+from gradio_app.chat.client import Sampling
+from gradio_app.chat.session import LABELS, Asked, Prompt, SessionError
 from gradio_app.pages.visits import visitor
 from gradio_app.playground import Playground
-from gradio_app.session import LABELS, Asked, Prompt, SessionError
 from mlflow_finetune_plugin.errors import FinetuneError
 
 MOST_TEMPERATURE = 2.0

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mlflow_finetune_plugin.auto import BaseFacts
+from mlflow_finetune_plugin.base_models.facts import BaseFacts
 from mlflow_finetune_plugin.errors import BaseModelError
 
 _BLOCK = re.compile(r"(.+?\.\d+)\.(.+)")

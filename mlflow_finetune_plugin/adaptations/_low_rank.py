@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
-from mlflow_finetune_plugin.auto import BaseFacts, Reasons
+from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
 from mlflow_finetune_plugin.errors import BaseModelError
-from mlflow_finetune_plugin.settings import Auto, Section
+from mlflow_finetune_plugin.section import Auto, Section
 
 if TYPE_CHECKING:
     from peft import PeftModel

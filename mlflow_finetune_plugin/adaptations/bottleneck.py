@@ -13,9 +13,9 @@ from pydantic import Field
 
 from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
 from mlflow_finetune_plugin.adaptations._blocks import check_given, decoder_blocks, endings
-from mlflow_finetune_plugin.auto import BaseFacts, Reasons
+from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
 from mlflow_finetune_plugin.errors import BaseModelError
-from mlflow_finetune_plugin.settings import Auto, Section
+from mlflow_finetune_plugin.section import Auto, Section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,9 +20,9 @@ from mlflow_finetune_plugin.adaptations._blocks import (
     endings,
     linears_in,
 )
-from mlflow_finetune_plugin.auto import BaseFacts, Reasons
+from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
 from mlflow_finetune_plugin.errors import BaseModelError
-from mlflow_finetune_plugin.settings import Auto, Section
+from mlflow_finetune_plugin.section import Auto, Section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

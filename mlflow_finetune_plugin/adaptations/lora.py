@@ -19,7 +19,7 @@ from mlflow_finetune_plugin.adaptations._low_rank import (
     vllm_max_lora_rank,
     weightless,
 )
-from mlflow_finetune_plugin.auto import BaseFacts
+from mlflow_finetune_plugin.base_models.facts import BaseFacts
 
 __all__ = [
     "Options",

@@ -19,8 +19,10 @@ from typing import Literal
 import datasets
 import numpy as np
 
-from mlflow_finetune_plugin.data.batch_encoder import BatchEncoder
-from mlflow_finetune_plugin.data.checks import (
+from mlflow_finetune_plugin.data.conversations.conversations import is_document
+from mlflow_finetune_plugin.data.conversations.split import Split, hash_text, sample_of_eval, split_of_train
+from mlflow_finetune_plugin.data.reading import DataFile, Reader, ReadFile, place
+from mlflow_finetune_plugin.data.report.checks import (
     CONTRADICTIONS,
     DUPLICATES,
     EVAL_DUPLICATES,
@@ -31,21 +33,19 @@ from mlflow_finetune_plugin.data.checks import (
     encoding_findings,
     label_findings,
     row_findings,
+    token_findings,
 )
-from mlflow_finetune_plugin.data.conversations import is_document
-from mlflow_finetune_plugin.data.encoded import EncodedBatch
-from mlflow_finetune_plugin.data.overlength import OVER_LENGTH, Fitting, fitted
-from mlflow_finetune_plugin.data.reading import DataFile, Reader, ReadFile, place
-from mlflow_finetune_plugin.data.rendering import ChatRenderer, Example
-from mlflow_finetune_plugin.data.report import DataReport, Finding, LabelReport, UnusableDataError
-from mlflow_finetune_plugin.data.samples import MASK_SAMPLES, Shower, across, segments
-from mlflow_finetune_plugin.data.split import Split, hash_text, sample_of_eval, split_of_train
-from mlflow_finetune_plugin.data.spool import Spool, SpooledBatch
-from mlflow_finetune_plugin.data.tally import Labels, Tally
-from mlflow_finetune_plugin.data.token_file import TokenFile
-from mlflow_finetune_plugin.data.token_findings import token_findings
+from mlflow_finetune_plugin.data.report.report import DataReport, Finding, LabelReport, UnusableDataError
+from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, Shower, across, segments
+from mlflow_finetune_plugin.data.report.tally import Labels, Tally
+from mlflow_finetune_plugin.data.tokens.batch_encoder import BatchEncoder
+from mlflow_finetune_plugin.data.tokens.encoded import EncodedBatch
+from mlflow_finetune_plugin.data.tokens.overlength import OVER_LENGTH, Fitting, fitted
+from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer, Example
+from mlflow_finetune_plugin.data.tokens.spool import Spool, SpooledBatch
+from mlflow_finetune_plugin.data.tokens.token_file import TokenFile
 from mlflow_finetune_plugin.errors import DataError
-from mlflow_finetune_plugin.types import EvalRow, Message
+from mlflow_finetune_plugin.evaluation.results import EvalRow, Message
 
 __all__ = ["DataFile", "DataRequest", "PreparedData", "prepare"]
 

@@ -9,19 +9,24 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from mlflow_finetune_plugin.data.batch_encoder import BatchEncoder, Conversations, is_first_of_line, to_frame
-from mlflow_finetune_plugin.data.conversations import conversations, instructed
-from mlflow_finetune_plugin.data.encoded import EncodedBatch
-from mlflow_finetune_plugin.data.encoding_pool import EncodingPool
-from mlflow_finetune_plugin.data.layouts import TEXT, Layout, check_learnable, detect_layout
-from mlflow_finetune_plugin.data.locations import is_remote, local_copy, shown
-from mlflow_finetune_plugin.data.row_faults import RowFault
-from mlflow_finetune_plugin.data.sources import peek, read_rows
-from mlflow_finetune_plugin.data.split import hash_text
-from mlflow_finetune_plugin.data.spool import Spool
-from mlflow_finetune_plugin.data.tally import Tally
+from mlflow_finetune_plugin.data.conversations.conversations import conversations, instructed
+from mlflow_finetune_plugin.data.conversations.layouts import TEXT, Layout, check_learnable, detect_layout
+from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
+from mlflow_finetune_plugin.data.conversations.split import hash_text
+from mlflow_finetune_plugin.data.report.tally import Tally
+from mlflow_finetune_plugin.data.sources.locations import is_remote, local_copy, shown
+from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
+from mlflow_finetune_plugin.data.tokens.batch_encoder import (
+    BatchEncoder,
+    Conversations,
+    is_first_of_line,
+    to_frame,
+)
+from mlflow_finetune_plugin.data.tokens.encoded import EncodedBatch
+from mlflow_finetune_plugin.data.tokens.encoding_pool import EncodingPool
+from mlflow_finetune_plugin.data.tokens.spool import Spool
 from mlflow_finetune_plugin.errors import DataError
-from mlflow_finetune_plugin.types import Message
+from mlflow_finetune_plugin.evaluation.results import Message
 
 BATCH_ROWS = 1000
 _BATCH_CHARS = 2_000_000

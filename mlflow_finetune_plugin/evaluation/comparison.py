@@ -15,7 +15,7 @@ from mlflow_finetune_plugin.evaluation.intervals import (
     paired_recompute_interval,
 )
 from mlflow_finetune_plugin.evaluation.metric_modules import MetricModule, load_metric
-from mlflow_finetune_plugin.types import EvalRow, Interval, MetricResult
+from mlflow_finetune_plugin.evaluation.results import EvalRow, Interval, MetricResult
 
 
 @dataclass(frozen=True)

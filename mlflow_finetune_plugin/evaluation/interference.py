@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mlflow_finetune_plugin.evaluation.comparison import Side, compare, load_metrics
-from mlflow_finetune_plugin.types import EvalReport, EvalRow, MetricResult
+from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow, MetricResult
 
 
 def interference(

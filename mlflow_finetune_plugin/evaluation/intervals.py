@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm, t
 
 from mlflow_finetune_plugin.errors import FinetuneError
-from mlflow_finetune_plugin.types import Interval
+from mlflow_finetune_plugin.evaluation.results import Interval
 
 Array = NDArray[np.float64]
 Score = Callable[[Array], Array]

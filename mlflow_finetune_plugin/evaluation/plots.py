@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mlflow_finetune_plugin.types import EvalReport, Interval, MetricResult
+from mlflow_finetune_plugin.evaluation.results import EvalReport, Interval, MetricResult
 
 _BETTER, _WORSE, _UNDECIDED = "#1a7f37", "#b42318", "#57606a"
 _TRAIN, _EVAL = "#0969da", "#bc4c00"

@@ -16,7 +16,7 @@ from mlflow_finetune_plugin.evaluation.comparison import Side, compare, compare_
 from mlflow_finetune_plugin.evaluation.forgetting import text_nats
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs, context_length, greedy_answers
 from mlflow_finetune_plugin.evaluation.intervals import mean_interval
-from mlflow_finetune_plugin.types import EvalReport, EvalRow
+from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow
 
 FORGETTING_LENGTH = 1024
 """Longest window of forgetting text in tokens: enough context for general prose, little enough memory for any vocabulary."""

@@ -12,8 +12,8 @@ from typing import Literal
 
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.criteria import Finding, FindingOutcome, JsonScalar
-from mlflow_finetune_plugin.gate.failure_rate import Answered, e_above
-from mlflow_finetune_plugin.gate.failures import FailureTest
+from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered, e_above
+from mlflow_finetune_plugin.gate.statistics.failures import FailureTest
 
 Action = Literal["widen", "wait", "back", "hold"]
 

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Literal
+from typing import Any, Literal, Protocol
 
-from mlflow_finetune_plugin.gate.error_budget import candidate_alpha
+from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.evidence import Evidence, Forgetting, Gain, Latency, Regression, Votes
-from mlflow_finetune_plugin.gate.paired import (
-    PairedRows,
-    mcnemar_p,
-    mean_interval,
-    non_inferiority,
-    paired_interval,
-    rows_still_needed,
-)
 from mlflow_finetune_plugin.gate.policy import (
     ForgettingPolicy,
     GainPolicy,
@@ -24,9 +17,22 @@ from mlflow_finetune_plugin.gate.policy import (
     RegressionPolicy,
     VotesPolicy,
 )
-from mlflow_finetune_plugin.gate.sequential import VOTE_STAKES, VOTER_STAKES, betting_test, scores_still_needed
+from mlflow_finetune_plugin.gate.statistics.error_budget import candidate_alpha
+from mlflow_finetune_plugin.gate.statistics.paired import (
+    PairedRows,
+    mcnemar_p,
+    mean_interval,
+    non_inferiority,
+    paired_interval,
+    rows_still_needed,
+)
+from mlflow_finetune_plugin.gate.statistics.sequential import (
+    VOTE_STAKES,
+    VOTER_STAKES,
+    betting_test,
+    scores_still_needed,
+)
 from mlflow_finetune_plugin.gate.votes import decisive_scores, tally, voter_scores
-from mlflow_finetune_plugin.types import Interval
 
 FindingOutcome = Literal["pass", "hold", "reject", "noted"]
 JsonScalar = str | int | float | bool | None
@@ -219,3 +225,38 @@ def _more(needed: int | None, unit: str) -> str:
     if needed is None:
         return "; how many more would decide cannot be told yet"
     return f"; about {needed:,} more {unit} like these would likely decide"
+
+
+class Told(Protocol):
+    """What findings of the gate and of the watch have in common."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def outcome(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def bound(self) -> float | None: ...
+    @property
+    def interval(self) -> Interval | None: ...
+    @property
+    def details(self) -> Mapping[str, Any]: ...
+
+
+def finding_json(finding: Told) -> dict[str, Any]:
+    interval = finding.interval
+    return {
+        "name": finding.name,
+        "outcome": finding.outcome,
+        "reason": finding.reason,
+        "bound": finding.bound,
+        "estimate": None if interval is None else interval.value,
+        "interval": None if interval is None else [_bounded(interval.low), _bounded(interval.high)],
+        "method": None if interval is None else interval.method,
+        "details": dict(finding.details),
+    }
+
+
+def _bounded(end: float) -> float | None:
+    return end if math.isfinite(end) else None

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlflow_finetune_plugin.errors import GateError
-from mlflow_finetune_plugin.gate.paired import PairedRows, check_rows
+from mlflow_finetune_plugin.evaluation.results import Interval
+from mlflow_finetune_plugin.gate.statistics.paired import PairedRows, check_rows
 from mlflow_finetune_plugin.gate.votes import Vote
-from mlflow_finetune_plugin.types import Interval
 
 
 @dataclass(frozen=True)

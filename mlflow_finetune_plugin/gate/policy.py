@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from mlflow_finetune_plugin.settings import DataLocation, Section
+from mlflow_finetune_plugin.section import DataLocation, Section
 
 HIGHEST_SCORES = {"accuracy": 1.0, "exact_match": 1.0, "f1": 1.0, "rougeL": 1.0, "token_f1": 1.0}
 """Packaged metrics whose best score is 1, so that a bound beyond it can be refused when it is written."""

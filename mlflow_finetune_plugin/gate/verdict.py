@@ -9,6 +9,7 @@ from typing import Any, Literal
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.criteria import (
     Finding,
+    finding_json,
     judge_forgetting,
     judge_gain,
     judge_latency,
@@ -16,7 +17,6 @@ from mlflow_finetune_plugin.gate.criteria import (
     judge_votes,
 )
 from mlflow_finetune_plugin.gate.evidence import Evidence
-from mlflow_finetune_plugin.gate.finding_json import finding_json
 from mlflow_finetune_plugin.gate.policy import GatePolicy, VotesPolicy
 
 

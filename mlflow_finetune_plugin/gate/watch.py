@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from mlflow_finetune_plugin.gate.finding_json import finding_json
+from mlflow_finetune_plugin.gate.criteria import finding_json
 from mlflow_finetune_plugin.gate.watch_evidence import NewRows, NotMeasured, WatchEvidence
 from mlflow_finetune_plugin.gate.watch_findings import (
     WatchFinding,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.evidence import Gain, Latency
-from mlflow_finetune_plugin.gate.failure_rate import Answered
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.gate.unpaired import Sample
+from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
+from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
 from mlflow_finetune_plugin.gate.votes import Vote
 
 

@@ -9,18 +9,18 @@ from typing import Literal
 
 import numpy as np
 
+from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.criteria import JsonScalar, judge_votes
-from mlflow_finetune_plugin.gate.error_budget import candidate_alpha
 from mlflow_finetune_plugin.gate.evidence import Latency, Votes
-from mlflow_finetune_plugin.gate.failure_rate import Answered, failure_rate
-from mlflow_finetune_plugin.gate.paired import PairedRows, paired_interval
 from mlflow_finetune_plugin.gate.policy import GatePolicy, LatencyPolicy, VotesPolicy
-from mlflow_finetune_plugin.gate.sequential import VOTE_STAKES, confidence_sequence
-from mlflow_finetune_plugin.gate.unpaired import difference_interval
+from mlflow_finetune_plugin.gate.statistics.error_budget import candidate_alpha
+from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered, failure_rate
+from mlflow_finetune_plugin.gate.statistics.paired import PairedRows, paired_interval
+from mlflow_finetune_plugin.gate.statistics.sequential import VOTE_STAKES, confidence_sequence
+from mlflow_finetune_plugin.gate.statistics.unpaired import difference_interval
 from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.gate.watch_evidence import Fall, NotMeasured, Proof, Turns
 from mlflow_finetune_plugin.gate.watch_policy import DriftPolicy, ErrorsPolicy, ProofPolicy, VoteDriftPolicy
-from mlflow_finetune_plugin.types import Interval
 
 WatchOutcome = Literal["keep", "re-tune", "roll back"]
 

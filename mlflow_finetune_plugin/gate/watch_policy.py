@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mlflow_finetune_plugin.settings import Section
+from mlflow_finetune_plugin.section import Section
 
 
 class ProofPolicy(Section):

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mlflow_finetune_plugin.settings import Section
+from mlflow_finetune_plugin.section import Section
 
 
 class Options(Section):

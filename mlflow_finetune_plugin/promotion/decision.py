@@ -11,19 +11,19 @@ from mlflow_finetune_plugin.errors import GateError, MoveError
 from mlflow_finetune_plugin.gate.evidence import Evidence
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.verdict import Verdict, judge
-from mlflow_finetune_plugin.promotion.audit import now
-from mlflow_finetune_plugin.promotion.collecting import collect
-from mlflow_finetune_plugin.promotion.intent import CHAMPION, PREVIOUS
-from mlflow_finetune_plugin.promotion.model_state import read_model
-from mlflow_finetune_plugin.promotion.policies import WrittenPolicy, policy_now
-from mlflow_finetune_plugin.promotion.sides import Sources
-from mlflow_finetune_plugin.promotion.versions import ProvenVersion, check_comparable, read_version
-from mlflow_finetune_plugin.registry import CHALLENGER
+from mlflow_finetune_plugin.promotion.answers import Sources
+from mlflow_finetune_plugin.promotion.collect import collect
+from mlflow_finetune_plugin.promotion.moves.audit import now
+from mlflow_finetune_plugin.promotion.moves.intent import CHAMPION, PREVIOUS
+from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion, check_comparable, read_version
+from mlflow_finetune_plugin.promotion.written_policy import WrittenPolicy, policy_now
+from mlflow_finetune_plugin.store.registered_model import read_model
+from mlflow_finetune_plugin.store.registry import CHALLENGER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from mlflow_finetune_plugin.promotion.canary_course import CanaryCourse
+    from mlflow_finetune_plugin.promotion.canary.course import CanaryCourse
 
 EXIT_CODES = {"promote": 0, "hold": 3, "reject": 4}
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import httpx
 import numpy as np
 
+from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import GateError, in_short
 from mlflow_finetune_plugin.evaluation.comparison import Side
+from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.gate.evidence import Latency
 from mlflow_finetune_plugin.promotion.held_out import HeldOut
-from mlflow_finetune_plugin.promotion.versions import ProvenVersion
-from mlflow_finetune_plugin.serving.names import ROUTER_KEY
-from mlflow_finetune_plugin.types import EvalRow
+from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
 
 PROBE_ROWS = 60
 _WARM = 3

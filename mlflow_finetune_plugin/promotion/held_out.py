@@ -13,7 +13,7 @@ import numpy as np
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.comparison import Side
-from mlflow_finetune_plugin.types import EvalRow
+from mlflow_finetune_plugin.evaluation.results import EvalRow
 
 FOLDER = "proof"
 FILE = "held_out.json"

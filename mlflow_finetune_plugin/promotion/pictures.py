@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.criteria import Finding
-from mlflow_finetune_plugin.gate.sequential import VOTE_STAKES, VOTER_STAKES, betting_test
+from mlflow_finetune_plugin.gate.statistics.sequential import VOTE_STAKES, VOTER_STAKES, betting_test
 from mlflow_finetune_plugin.gate.votes import Vote, decisive_scores, voter_scores
 from mlflow_finetune_plugin.gate.watch_findings import WatchFinding
-from mlflow_finetune_plugin.types import Interval
 
 COLORS = {
     **{"pass": "#1a7f37", "reject": "#b42318", "hold": "#9a6700", "noted": "#57606a"},

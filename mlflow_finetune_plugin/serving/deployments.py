@@ -18,7 +18,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_ALREADY_EXISTS
 from mlflow.store.artifact.utils.models import _parse_model_uri
 
-from mlflow_finetune_plugin.serving.engine import free_port
+from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
+from mlflow_finetune_plugin.serving.engines.engine import free_port
 from mlflow_finetune_plugin.serving.local_services import (
     FLAVOR,
     LOOPBACK,
@@ -34,7 +35,6 @@ from mlflow_finetune_plugin.serving.local_services import (
     run_in_foreground,
     start,
 )
-from mlflow_finetune_plugin.serving.names import ROUTER_KEY
 
 _PORT_S = 15.0  # until a port is free whose process has ended
 _OPTIONS = {

@@ -26,8 +26,9 @@ from mlflow.protos.databricks_pb2 import (
     RESOURCE_DOES_NOT_EXIST,
 )
 
-from mlflow_finetune_plugin.jobs import jobs_home
-from mlflow_finetune_plugin.serving.names import ROUTER_KEY, http_address
+from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
+from mlflow_finetune_plugin.jobs.folder import jobs_home
+from mlflow_finetune_plugin.serving.versions.names import http_address
 
 FLAVOR = "finetune"
 _READY_S = 900.0

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from mlflow_finetune_plugin.credentials.api_keys import Keys
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError, without_secrets
-from mlflow_finetune_plugin.serving.bases import Bases
-from mlflow_finetune_plugin.serving.catalog import Catalog
-from mlflow_finetune_plugin.serving.certificate import DTYPES, Certificate
-from mlflow_finetune_plugin.serving.engine_commands import AUTO, ENGINES, RANKS, EngineLimits
-from mlflow_finetune_plugin.serving.fleet import MAX_LOADED, Fleet
-from mlflow_finetune_plugin.serving.follower import Follower
+from mlflow_finetune_plugin.serving.engines.certificate import DTYPES, Certificate
+from mlflow_finetune_plugin.serving.engines.commands import AUTO, ENGINES, RANKS, EngineLimits
+from mlflow_finetune_plugin.serving.engines.fleet import MAX_LOADED, Fleet
 from mlflow_finetune_plugin.serving.http_server import HttpServer
-from mlflow_finetune_plugin.serving.keys import Keys
-from mlflow_finetune_plugin.serving.metrics import Metrics
-from mlflow_finetune_plugin.serving.names import is_loopback
-from mlflow_finetune_plugin.serving.router import Router, RouterSettings
-from mlflow_finetune_plugin.serving.served_log import TELL_EVERY_S, ServedLog
-from mlflow_finetune_plugin.serving.store import AdapterStore
-from mlflow_finetune_plugin.serving.versions import Fetcher, Version
-from mlflow_finetune_plugin.serving.workplace import Workplace
+from mlflow_finetune_plugin.serving.router.follower import Follower
+from mlflow_finetune_plugin.serving.router.metrics import Metrics
+from mlflow_finetune_plugin.serving.router.router import Router, RouterSettings
+from mlflow_finetune_plugin.serving.router.served_log import TELL_EVERY_S, ServedLog
+from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
+from mlflow_finetune_plugin.serving.versions.bases import Bases
+from mlflow_finetune_plugin.serving.versions.catalog import Catalog
+from mlflow_finetune_plugin.serving.versions.fetching import Fetcher, Version
+from mlflow_finetune_plugin.serving.versions.names import is_loopback
+from mlflow_finetune_plugin.serving.versions.scratch import Workplace
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_finetune_plugin.errors import FinetuneError, ServingError
-from mlflow_finetune_plugin.serving.names import Asked, parse
-from mlflow_finetune_plugin.serving.store import AdapterStore
-from mlflow_finetune_plugin.serving.versions import Fetcher, Version
+from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
+from mlflow_finetune_plugin.serving.versions.fetching import Fetcher, Version
+from mlflow_finetune_plugin.serving.versions.names import Asked, parse
 from mlflow_finetune_plugin.weights_digest import base_digest
 
 logger = logging.getLogger(__name__)

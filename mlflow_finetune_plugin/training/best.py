@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mlflow_finetune_plugin.report import Report
+from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.training.weights import WEIGHTS, trained_weights
 
 BEST = "best"

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 from trl import SFTTrainer
 
-from mlflow_finetune_plugin.data.token_file import IGNORED_LABEL
+from mlflow_finetune_plugin.data.tokens.token_file import IGNORED_LABEL
 from mlflow_finetune_plugin.errors import TrainingError
 from mlflow_finetune_plugin.training.memory import is_out_of_memory
 from mlflow_finetune_plugin.training.packing import Batch, MicroBatches, Row, pack, pad

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from mlflow_finetune_plugin.data.token_file import IGNORED_LABEL
+from mlflow_finetune_plugin.data.tokens.token_file import IGNORED_LABEL
 
 Batching = Literal["padded", "grouped", "packed"]
 Row = tuple[torch.Tensor, torch.Tensor]

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from mlflow_finetune_plugin.training.best import BEST, BestWeights
 from mlflow_finetune_plugin.training.checkpoints import PREFIX, Checkpoint, remove_old, seal
 from mlflow_finetune_plugin.training.packing import MicroBatches
-from mlflow_finetune_plugin.training.watcher import Watcher
+from mlflow_finetune_plugin.training.reporter import Watcher
 from mlflow_finetune_plugin.training.weights import WEIGHTS, restore_weights, trained_weights
 
 PROGRESS = "progress.json"

@@ -13,19 +13,19 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
+from mlflow_finetune_plugin.config.sections import TrainingSettings
 from mlflow_finetune_plugin.errors import TrainingError
+from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.methods import Method
-from mlflow_finetune_plugin.report import Report
-from mlflow_finetune_plugin.settings import TrainingSettings
 from mlflow_finetune_plugin.training.best import BestWeights
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.micro_batches import MicroBatchTrainer
 from mlflow_finetune_plugin.training.packed_attention import packed_attention
 from mlflow_finetune_plugin.training.packing import MicroBatches
 from mlflow_finetune_plugin.training.processes import ALONE, Processes, checksum
+from mlflow_finetune_plugin.training.reporter import Watcher
 from mlflow_finetune_plugin.training.saving import Restorer, Saves, SavingTrainer, saving
 from mlflow_finetune_plugin.training.stopping import stoppable
-from mlflow_finetune_plugin.training.watcher import Watcher
 from mlflow_finetune_plugin.training.weights import restore_weights
 
 _OURS = {

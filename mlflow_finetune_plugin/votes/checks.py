@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlflow_finetune_plugin.gate.proportions import binomial_p, wilson_interval
-from mlflow_finetune_plugin.types import Interval
-from mlflow_finetune_plugin.votes.feedback import ToldVote
+from mlflow_finetune_plugin.evaluation.results import Interval
+from mlflow_finetune_plugin.gate.statistics.proportions import binomial_p, wilson_interval
+from mlflow_finetune_plugin.votes.mlflow.feedback import ToldVote
 
 SUSPECT_P = 0.01
 """Below this p-value a bias is worth a word. A look, not a test: nothing is decided by it."""

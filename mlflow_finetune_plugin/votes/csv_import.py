@@ -30,9 +30,9 @@ from datetime import datetime
 from pathlib import Path
 
 from mlflow_finetune_plugin.errors import VoteError
-from mlflow_finetune_plugin.types import Message
-from mlflow_finetune_plugin.votes.journal import Journal
-from mlflow_finetune_plugin.votes.vote import CastVote, Position, Receipt, Side, Turn
+from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.votes.journal.journal import Journal
+from mlflow_finetune_plugin.votes.journal.vote import CastVote, Position, Receipt, Side, Turn
 
 _RECEIPT = tuple(field.name for field in fields(Receipt))
 _REQUIRED = ("turn_id", "left_answer", "right_answer", "choice", "voter")

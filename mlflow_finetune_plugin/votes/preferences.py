@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_finetune_plugin.errors import DataError
-from mlflow_finetune_plugin.types import Message
-from mlflow_finetune_plugin.votes.feedback import ToldSide, ToldVote
-from mlflow_finetune_plugin.votes.reading import SAME_VERSION, Reading
-from mlflow_finetune_plugin.votes.spoken_answer import SpokenText
-from mlflow_finetune_plugin.votes.vote import prompt_digest, text_digest
+from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.votes.journal.vote import prompt_digest, text_digest
+from mlflow_finetune_plugin.votes.mlflow.feedback import ToldSide, ToldVote
+from mlflow_finetune_plugin.votes.mlflow.reading import SAME_VERSION, Reading
+from mlflow_finetune_plugin.votes.mlflow.spoken_answer import SpokenText
 
 NOT_DECISIVE = "tie or both bad"
 EVENLY_SPLIT = "as many voters for one answer as for the other"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_finetune_plugin.errors import DataError
-from mlflow_finetune_plugin.types import Message
-from mlflow_finetune_plugin.votes.vote import LONGEST_PROMPT_SET, prompt_digest
+from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.votes.journal.vote import LONGEST_PROMPT_SET, prompt_digest
 
 MOST_PROMPTS = 10_000
 LARGEST_FILE_BYTES = 64 * 2**20

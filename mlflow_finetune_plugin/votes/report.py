@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlflow_finetune_plugin.types import Interval
+from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.votes.checks import Bias, Summary, agreement, summarise
-from mlflow_finetune_plugin.votes.reading import Reading
+from mlflow_finetune_plugin.votes.mlflow.reading import Reading
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 import pytest
 from tiny_bases import tiny_base
 
-from mlflow_finetune_plugin import base_model
 from mlflow_finetune_plugin.adaptations._blocks import decoder_blocks, endings
-from mlflow_finetune_plugin.auto import BaseFacts
+from mlflow_finetune_plugin.base_models import loading
+from mlflow_finetune_plugin.base_models.facts import BaseFacts
+from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.errors import BaseModelError
-from mlflow_finetune_plugin.settings import BaseModelSettings
 
 
 def facts(linears: dict[str, tuple[int, ...]], others: tuple[str, ...] = (), **more) -> BaseFacts:
@@ -28,7 +28,7 @@ def facts(linears: dict[str, tuple[int, ...]], others: tuple[str, ...] = (), **m
 )
 def test_blocks_of_known_families(family, attention, feedforward, tmp_path):
     folder = tiny_base(tmp_path / "base", family)
-    base = base_model.describe(base_model.find_base_model(BaseModelSettings(name=str(folder)), {}))
+    base = loading.describe(loading.find_base_model(BaseModelSettings(name=str(folder)), {}))
     blocks = decoder_blocks(base, otherwise="")
     assert len(blocks) == 2
     assert blocks[1].attention == (attention,)

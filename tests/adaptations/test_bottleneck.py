@@ -11,12 +11,12 @@ import torch
 from peft import PeftModel
 from tiny_bases import tiny_base
 
-from mlflow_finetune_plugin import base_model
 from mlflow_finetune_plugin.adaptations import _bottleneck_tuner, bottleneck
 from mlflow_finetune_plugin.adaptations.bottleneck import Options
-from mlflow_finetune_plugin.auto import BaseFacts
+from mlflow_finetune_plugin.base_models import loading
+from mlflow_finetune_plugin.base_models.facts import BaseFacts
+from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.errors import BaseModelError
-from mlflow_finetune_plugin.settings import BaseModelSettings
 
 IDS = torch.arange(3, 43).reshape(2, 20)
 
@@ -26,19 +26,17 @@ def llama(tmp_path_factory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("llama"))
 
 
-def found(folder: Path, **settings) -> base_model.BaseModel:
-    return base_model.find_base_model(BaseModelSettings(name=str(folder), **settings), {})
+def found(folder: Path, **settings) -> loading.BaseModel:
+    return loading.find_base_model(BaseModelSettings(name=str(folder), **settings), {})
 
 
 def facts_of(folder: Path) -> BaseFacts:
-    return base_model.describe(found(folder))
+    return loading.describe(found(folder))
 
 
 def wrapped(folder: Path, *, settings: dict | None = None, **options) -> PeftModel:
     resolved = bottleneck.resolve(Options(**options), facts_of(folder), {})
-    return bottleneck.apply(
-        base_model.load_base_model(found(folder, **(settings or {}))), resolved, seed=0, folder=folder
-    )
+    return bottleneck.apply(loading.load_base_model(found(folder, **(settings or {}))), resolved, seed=0, folder=folder)
 
 
 def moved(model: PeftModel) -> PeftModel:
@@ -82,7 +80,7 @@ def test_module_that_travels_stands_alone(llama, tmp_path):
     sys.modules["travelled_tuner"] = travelled = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(travelled)
-        again = PeftModel.from_pretrained(base_model.load_base_model(found(llama)), tmp_path / "adapter").eval()
+        again = PeftModel.from_pretrained(loading.load_base_model(found(llama)), tmp_path / "adapter").eval()
         assert isinstance(again.peft_config["default"], travelled.BottleneckConfig)
         with torch.inference_mode():
             assert torch.equal(again(IDS).logits, said)
@@ -100,7 +98,7 @@ def test_output_follows_the_papers_formula(placement, places, llama):
     model = moved(wrapped(llama, placement=placement))
     assert adapted_names(model) == {f"model.layers.{i}.{place}" for i in range(2) for place in places}
     weights = dict(model.named_parameters())
-    plain = base_model.load_base_model(found(llama)).eval()
+    plain = loading.load_base_model(found(llama)).eval()
 
     def by_hand(name):
         def hook(module, args, output):
@@ -136,7 +134,7 @@ def test_activation_survives_saving(activation, llama, tmp_path):
     model = moved(wrapped(llama, activation=activation))
     bottleneck.save(model, Options(), tmp_path / "adapter", start=tmp_path)
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["activation"] == activation
-    again = PeftModel.from_pretrained(base_model.load_base_model(found(llama)), tmp_path / "adapter").eval()
+    again = PeftModel.from_pretrained(loading.load_base_model(found(llama)), tmp_path / "adapter").eval()
     with torch.inference_mode():
         assert torch.equal(again(IDS).logits, model(IDS).logits)
         if activation != "relu":
@@ -145,7 +143,7 @@ def test_activation_survives_saving(activation, llama, tmp_path):
 
 def test_adapters_are_switched_added_and_taken_off_as_pefts_own(llama, tmp_path):
     model = moved(wrapped(llama))
-    base = base_model.load_base_model(found(llama)).eval()
+    base = loading.load_base_model(found(llama)).eval()
     with torch.inference_mode():
         first, alone = model(IDS).logits, base(IDS).logits
         model.save_pretrained(tmp_path / "first")
@@ -190,7 +188,7 @@ def test_base_of_any_precision_trains_its_adapters_in_float32(settings, llama, t
         trained = model(IDS, labels=IDS)
     assert trained.loss < first
     model.save_pretrained(tmp_path / "adapter")
-    again = PeftModel.from_pretrained(base_model.load_base_model(found(llama, **settings)), tmp_path / "adapter").eval()
+    again = PeftModel.from_pretrained(loading.load_base_model(found(llama, **settings)), tmp_path / "adapter").eval()
     with torch.inference_mode():
         assert torch.equal(again(IDS).logits, trained.logits)
 

@@ -15,12 +15,12 @@ from pipeline_runs import Ran, config_for, run_pipeline
 from safetensors.torch import load_file, save_file
 from tiny_bases import FAMILIES, tiny_base
 
-from mlflow_finetune_plugin import base_model
-from mlflow_finetune_plugin.adapter_model import check_adapter_file, reload_adapter
-from mlflow_finetune_plugin.config import RunConfig
+from mlflow_finetune_plugin.base_models import loading
+from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
+from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.errors import TrainingError
+from mlflow_finetune_plugin.logged_models.adapter import check_adapter_file, reload_adapter
 from mlflow_finetune_plugin.methods import load_method, method_names
-from mlflow_finetune_plugin.settings import BaseModelSettings
 
 ADAPTATIONS = method_names("adaptation")
 # each adaptation's smallest options, and a learning rate at which three steps show
@@ -95,9 +95,9 @@ def test_run_gives_back_what_was_trained(adaptation, family, tmp_path, empty_sto
 def test_every_family_learns_and_loads_back(adaptation, family, tmp_path):
     """Without the pipeline: wrapped, one optimiser step that lowers the loss, saved, loaded by PEFT on a fresh base."""
     config, module = small_config(tmp_path, tiny_base(tmp_path / "base", family), adaptation), loaded(adaptation)
-    found = base_model.find_base_model(config.base_model, {})
-    options = module.resolve(config.adaptation_options(), base_model.describe(found), {})
-    model = module.apply(base_model.load_base_model(found), options, seed=0, folder=tmp_path)
+    found = loading.find_base_model(config.base_model, {})
+    options = module.resolve(config.adaptation_options(), loading.describe(found), {})
+    model = module.apply(loading.load_base_model(found), options, seed=0, folder=tmp_path)
     ids = torch.arange(3, 43).reshape(2, 20)
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     first = model(ids, labels=ids).loss
@@ -110,7 +110,7 @@ def test_every_family_learns_and_loads_back(adaptation, family, tmp_path):
         trained = model(ids, labels=ids)
     assert trained.loss < first
     module.save(model, options, tmp_path / "saved", start=tmp_path)
-    again = PeftModel.from_pretrained(base_model.load_base_model(found), tmp_path / "saved").eval()
+    again = PeftModel.from_pretrained(loading.load_base_model(found), tmp_path / "saved").eval()
     with torch.inference_mode():
         torch.testing.assert_close(again(ids).logits, trained.logits, atol=1e-6, rtol=0)
 
@@ -148,7 +148,7 @@ def test_base_is_bit_for_bit_itself_with_the_adapter_off(adaptation, runs):
     mlflow.set_tracking_uri(ran.tracking_uri)
     model, _ = reload_adapter(ran.result["model_uri"])
     settings = BaseModelSettings(**ran.config.base_model.model_dump())
-    base = base_model.load_base_model(base_model.find_base_model(settings, {})).eval()
+    base = loading.load_base_model(loading.find_base_model(settings, {})).eval()
     ids = torch.arange(3, 40).reshape(1, -1)
     with torch.inference_mode():
         alone = base(ids).logits
@@ -160,9 +160,9 @@ def test_base_is_bit_for_bit_itself_with_the_adapter_off(adaptation, runs):
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
 def test_start_is_the_base_and_the_base_is_frozen(adaptation, runs, tmp_path):
     config, module = runs(adaptation).config, loaded(adaptation)
-    found = base_model.find_base_model(config.base_model, {})
-    options = module.resolve(config.adaptation_options(), base_model.describe(found), {})
-    base = base_model.load_base_model(found).eval()
+    found = loading.find_base_model(config.base_model, {})
+    options = module.resolve(config.adaptation_options(), loading.describe(found), {})
+    base = loading.load_base_model(found).eval()
     ids = torch.arange(3, 40).reshape(1, -1)
     with torch.inference_mode():
         alone = base(ids).logits
@@ -180,9 +180,9 @@ def test_start_is_the_base_and_the_base_is_frozen(adaptation, runs, tmp_path):
 def test_adapter_at_its_start_is_refused_and_the_trained_one_is_not(adaptation, runs, tmp_path):
     ran, module = runs(adaptation), loaded(adaptation)
     check_adapter_file(ran.work / "adapter", module)
-    found = base_model.find_base_model(ran.config.base_model, {})
-    options = module.resolve(ran.config.adaptation_options(), base_model.describe(found), {})
-    model = module.apply(base_model.load_base_model(found), options, seed=0, folder=tmp_path)
+    found = loading.find_base_model(ran.config.base_model, {})
+    options = module.resolve(ran.config.adaptation_options(), loading.describe(found), {})
+    model = module.apply(loading.load_base_model(found), options, seed=0, folder=tmp_path)
     module.save(model, options, tmp_path / "saved", start=tmp_path)
     with pytest.raises(TrainingError, match="at its start"):
         check_adapter_file(tmp_path / "saved", module)
@@ -200,7 +200,7 @@ def test_adapter_folder_is_pefts_and_the_same_in_every_process(adaptation, runs)
     config = json.loads((folder / "adapter_config.json").read_text())
     names = config["target_modules"]
     assert names == sorted(names)
-    base = base_model.load_base_model(base_model.find_base_model(runs(adaptation).config.base_model, {}))
+    base = loading.load_base_model(loading.find_base_model(runs(adaptation).config.base_model, {}))
     plain = PeftModel.from_pretrained(base, folder)
     saved = load_file(folder / "adapter_model.safetensors")
     loaded = {name.replace(".default", ""): tensor for name, tensor in plain.state_dict().items()}
@@ -214,7 +214,7 @@ def test_adapter_folder_is_pefts_and_the_same_in_every_process(adaptation, runs)
 def test_every_pair_has_options_and_a_learning_rate_with_its_reason(adaptation, objective, tmp_path):
     base = tiny_base(tmp_path / "base")
     config = small_config(tmp_path, base, adaptation, objective=objective)
-    facts = base_model.describe(base_model.find_base_model(config.base_model, {}))
+    facts = loading.describe(loading.find_base_model(config.base_model, {}))
     reasons: dict[str, str] = {}
     module = loaded(adaptation)
     resolved = module.resolve(module.Options(), facts, reasons)

@@ -7,12 +7,12 @@ import torch
 from peft import PeftModel
 from tiny_bases import tiny_base
 
-from mlflow_finetune_plugin import base_model
 from mlflow_finetune_plugin.adaptations import ia3
 from mlflow_finetune_plugin.adaptations.ia3 import Options
-from mlflow_finetune_plugin.auto import BaseFacts
+from mlflow_finetune_plugin.base_models import loading
+from mlflow_finetune_plugin.base_models.facts import BaseFacts
+from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.errors import BaseModelError
-from mlflow_finetune_plugin.settings import BaseModelSettings
 
 IDS = torch.arange(3, 43).reshape(2, 20)
 
@@ -22,17 +22,17 @@ def llama(tmp_path_factory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("llama"))
 
 
-def found(folder: Path) -> base_model.BaseModel:
-    return base_model.find_base_model(BaseModelSettings(name=str(folder)), {})
+def found(folder: Path) -> loading.BaseModel:
+    return loading.find_base_model(BaseModelSettings(name=str(folder)), {})
 
 
 def facts_of(folder: Path) -> BaseFacts:
-    return base_model.describe(found(folder))
+    return loading.describe(found(folder))
 
 
 def wrapped(folder: Path, **options) -> PeftModel:
     resolved = ia3.resolve(Options(**options), facts_of(folder), {})
-    return ia3.apply(base_model.load_base_model(found(folder)), resolved, seed=0, folder=folder)
+    return ia3.apply(loading.load_base_model(found(folder)), resolved, seed=0, folder=folder)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_factors_stand_where_the_paper_puts_them(family, key_values, feedforward
     assert resolved.feedforward_modules == feedforward
     assert ("fused" in reasons["options.key_value_modules"]) is (family in ("gpt2", "gpt_neox", "phi3"))
     assert ("stacked" in reasons["options.feedforward_modules"]) is (family == "mixtral")
-    model = ia3.apply(base_model.load_base_model(found(folder)), resolved, seed=0, folder=folder)
+    model = ia3.apply(loading.load_base_model(found(folder)), resolved, seed=0, folder=folder)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == parameters
 
 
@@ -69,7 +69,7 @@ def test_output_follows_the_papers_formula(llama):
             if parameter.requires_grad:
                 parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
                 factors[name.removeprefix("base_model.model.").removesuffix(".ia3_l.default")] = parameter.flatten()
-    plain = base_model.load_base_model(found(llama)).eval()
+    plain = loading.load_base_model(found(llama)).eval()
     assert len(factors) == 6
     for name, factor in factors.items():
         layer = plain.get_submodule(name)

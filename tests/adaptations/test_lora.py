@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from tiny_bases import tiny_base
 from transformers import AutoModelForCausalLM
 
-from mlflow_finetune_plugin import base_model
 from mlflow_finetune_plugin.adaptations import _low_rank, lora, qlora
 from mlflow_finetune_plugin.adaptations.lora import Options
-from mlflow_finetune_plugin.auto import BaseFacts
+from mlflow_finetune_plugin.base_models import loading
+from mlflow_finetune_plugin.base_models.facts import BaseFacts
+from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
-from mlflow_finetune_plugin.settings import BaseModelSettings
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +30,17 @@ def llama(tmp_path_factory) -> Path:
 
 
 def facts_of(folder: Path) -> BaseFacts:
-    return base_model.describe(found(folder))
+    return loading.describe(found(folder))
 
 
-def found(folder: Path) -> base_model.BaseModel:
-    return base_model.find_base_model(BaseModelSettings(name=str(folder)), {})
+def found(folder: Path) -> loading.BaseModel:
+    return loading.find_base_model(BaseModelSettings(name=str(folder)), {})
 
 
 def wrapped(folder: Path, tmp_path: Path, **options: object) -> PeftModel:
     resolved = lora.resolve(Options(**options), facts_of(folder), {})
     torch.manual_seed(0)
-    return lora.apply(base_model.load_base_model(found(folder)), resolved, seed=0, folder=tmp_path)
+    return lora.apply(loading.load_base_model(found(folder)), resolved, seed=0, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_vllm_takes_what_is_declared_so_and_nothing_else(module, llama, tmp_path
             continue  # refused by resolve
         options = module.resolve(module.Options(rank=4, init=init, dora=dora, rslora=rslora), facts_of(llama), {})
         folder = tmp_path / f"{init}-{dora}-{rslora}"
-        model = module.apply(base_model.load_base_model(found(llama)), options, seed=0, folder=folder)
+        model = module.apply(loading.load_base_model(found(llama)), options, seed=0, folder=folder)
         module.save(model, options, folder / "adapter", start=folder)
         saved = json.loads((folder / "adapter" / "adapter_config.json").read_text())
         for rank in (1, 4, 8, 9, 128, 256, 257, 300, 320, 321, 512, 513):
@@ -151,7 +151,7 @@ def test_scale_is_alpha_over_rank_or_its_root(llama, tmp_path):
 def test_every_start_is_the_base(init, llama, tmp_path):
     ids = torch.arange(3, 20)[None]
     with torch.inference_mode():
-        before = base_model.load_base_model(found(llama)).eval()(ids).logits
+        before = loading.load_base_model(found(llama)).eval()(ids).logits
         after = wrapped(llama, tmp_path, rank=4, init=init).eval()(ids).logits
     # orthogonal starts A and B in subspaces that cancel; pissa and olora move a part of the base into the adapter
     torch.testing.assert_close(after, before, atol=2e-5, rtol=0)
@@ -281,7 +281,7 @@ def test_served_by():
 
 def test_saved_adapter_leaves_no_start_behind(llama, tmp_path):
     options = lora.resolve(Options(rank=4, init="pissa"), facts_of(llama), {})
-    model = lora.apply(base_model.load_base_model(found(llama)), options, seed=0, folder=tmp_path)
+    model = lora.apply(loading.load_base_model(found(llama)), options, seed=0, folder=tmp_path)
     assert (tmp_path / "start").is_dir()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

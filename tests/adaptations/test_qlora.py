@@ -8,13 +8,13 @@ from pipeline_runs import config_for, run_pipeline
 from tiny_bases import tiny_base
 from transformers import AutoModelForCausalLM
 
-from mlflow_finetune_plugin import base_model
 from mlflow_finetune_plugin.adaptations import lora, qlora
-from mlflow_finetune_plugin.auto import BaseFacts
-from mlflow_finetune_plugin.config import load_config
+from mlflow_finetune_plugin.base_models import loading
+from mlflow_finetune_plugin.base_models.facts import BaseFacts
+from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
+from mlflow_finetune_plugin.config.run_config import load_config
 from mlflow_finetune_plugin.errors import BaseModelError, ConfigError, MissingExtraError
-from mlflow_finetune_plugin.preflight import check_before_spend
-from mlflow_finetune_plugin.settings import BaseModelSettings
+from mlflow_finetune_plugin.planning.preflight import check_before_spend
 
 
 def config(tmp_path, entry_point="qlora", **overrides: str):
@@ -89,8 +89,8 @@ def test_run_trains_on_the_quantised_base_and_says_so(quantization, tmp_path, em
     assert ("base_model.quantization" in reasons) is (quantization == "nf4")
     assert f"float32+{quantization}" in next(e["text"] for e in ran.events("stage") if e["name"] == "plan")
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
-    held = base_model.load_base_model(
-        base_model.find_base_model(BaseModelSettings(name=str(base), quantization=quantization), {})
+    held = loading.load_base_model(
+        loading.find_base_model(BaseModelSettings(name=str(base), quantization=quantization), {})
     ).eval()
     ids = torch.arange(3, 40).reshape(1, -1)
     with torch.inference_mode():
@@ -100,12 +100,10 @@ def test_run_trains_on_the_quantised_base_and_says_so(quantization, tmp_path, em
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has the backward pass")
 def test_dora_on_int8_is_refused_on_a_cpu(tmp_path):
-    found = base_model.find_base_model(
-        BaseModelSettings(name=str(tiny_base(tmp_path / "base")), quantization="int8"), {}
-    )
-    options = qlora.resolve(qlora.Options(rank=4, dora=True), base_model.describe(found), {})
+    found = loading.find_base_model(BaseModelSettings(name=str(tiny_base(tmp_path / "base")), quantization="int8"), {})
+    options = qlora.resolve(qlora.Options(rank=4, dora=True), loading.describe(found), {})
     with pytest.raises(BaseModelError, match="int8 base"):
-        qlora.apply(base_model.load_base_model(found), options, seed=0, folder=tmp_path)
+        qlora.apply(loading.load_base_model(found), options, seed=0, folder=tmp_path)
 
 
 def test_options_are_loras_but_for_the_starts():

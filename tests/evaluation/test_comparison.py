@@ -5,7 +5,7 @@ import pytest
 
 from mlflow_finetune_plugin.evaluation.comparison import Side, compare_tasks, load_metrics
 from mlflow_finetune_plugin.evaluation.interference import interference
-from mlflow_finetune_plugin.types import EvalReport, EvalRow
+from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow
 
 
 def rows(tasks):

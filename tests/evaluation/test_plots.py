@@ -3,7 +3,7 @@ import math
 import pytest
 
 from mlflow_finetune_plugin.evaluation.plots import plot_gain, plot_loss
-from mlflow_finetune_plugin.types import EvalReport, Interval, MetricResult
+from mlflow_finetune_plugin.evaluation.results import EvalReport, Interval, MetricResult
 
 
 def result(name, gain, rows=400, higher_is_better=True):

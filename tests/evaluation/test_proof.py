@@ -12,7 +12,7 @@ from mlflow_finetune_plugin.errors import ConfigError, DataError, FinetuneError
 from mlflow_finetune_plugin.evaluation.forgetting import text_nats
 from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED
 from mlflow_finetune_plugin.evaluation.proof import prove
-from mlflow_finetune_plugin.types import EvalRow
+from mlflow_finetune_plugin.evaluation.results import EvalRow
 
 STOP = 1
 WORDS = ["<pad>", "</s>", "<s>", *(f"w{i}" for i in range(94))]

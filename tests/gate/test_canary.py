@@ -6,8 +6,8 @@ from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.canary import CanaryLook, judge_canary
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.criteria import Finding
-from mlflow_finetune_plugin.gate.failure_rate import Answered
-from mlflow_finetune_plugin.gate.failures import FailureTest
+from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
+from mlflow_finetune_plugin.gate.statistics.failures import FailureTest
 
 POLICY = CanaryPolicy((5, 25, 50), step_s=600, least_answers=100)
 GOOD = CanaryLook(

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.evidence import Evidence, Forgetting, Gain, Latency, Regression, Votes
-from mlflow_finetune_plugin.gate.paired import PairedRows
 from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.gate.statistics.paired import PairedRows
 from mlflow_finetune_plugin.gate.verdict import judge
 from mlflow_finetune_plugin.gate.votes import Vote
-from mlflow_finetune_plugin.types import Interval
 
 
 def policy(**sections):

@@ -9,16 +9,16 @@ import pytest
 from pydantic import ValidationError
 
 from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.evidence import Gain, Latency
-from mlflow_finetune_plugin.gate.failure_rate import Answered
-from mlflow_finetune_plugin.gate.paired import PairedRows
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.gate.unpaired import Sample
+from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
+from mlflow_finetune_plugin.gate.statistics.paired import PairedRows
+from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
 from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.gate.watch import judge_watch
 from mlflow_finetune_plugin.gate.watch_evidence import Fall, NewRows, NotMeasured, Proof, Turns, WatchEvidence
 from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
-from mlflow_finetune_plugin.types import Interval
 
 NOT = NotMeasured("nobody looked")
 NOTHING = WatchEvidence("1", GatePolicy(), NOT, NOT, NOT, NOT, NOT, NOT)

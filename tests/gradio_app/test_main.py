@@ -11,7 +11,7 @@ import pytest
 from conftest import free_port, wait_for
 from gradio_client import Client
 
-from mlflow_finetune_plugin.playground_users import add_user
+from mlflow_finetune_plugin.credentials.users import add_user
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from comparisons import run, settings, spoken
 from conftest import wait_for
 
+from gradio_app.chat.session import Prompt, SessionError
 from gradio_app.playground import Playground
-from gradio_app.prompt_walk import HELD_OUT
-from gradio_app.session import Prompt, SessionError
+from gradio_app.prompts.walk import HELD_OUT
 from gradio_app.settings import PlaygroundSettings
 from mlflow_finetune_plugin.votes import read_votes
 
@@ -121,7 +121,7 @@ def test_a_second_endpoint_s_models_bear_its_name(endpoint, store):
 
 
 def test_a_shared_conversation_is_gone_when_its_person_is_forgotten(endpoint, store):
-    from mlflow_finetune_plugin.votes.forgetting import forget_voter
+    from mlflow_finetune_plugin.votes.deletion import forget_voter
 
     async def act(playground):
         session = await playground.session("key", "ann")
@@ -194,7 +194,7 @@ def test_who_opens_sessions_without_end_loses_their_own_and_nobody_else_s(endpoi
 
 
 def test_the_standings_do_not_tell_who_was_who_while_the_vote_may_be_changed(endpoint, store):
-    from gradio_app.standings_feed import StandingsReader
+    from gradio_app.standings.feed import StandingsReader
 
     async def act(playground):
         reader = StandingsReader("bot", open_turns=playground.open_turns)

@@ -8,8 +8,8 @@ from proven_versions import rows
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.comparison import Side, compare, load_metrics
+from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.promotion.held_out import file_digest, held_out_json, read_held_out, side_of
-from mlflow_finetune_plugin.types import EvalRow
 
 
 def test_rows_come_back_as_they_were(tmp_path):

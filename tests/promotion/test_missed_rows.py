@@ -4,7 +4,7 @@ import numpy as np
 from proven_versions import rows
 
 from mlflow_finetune_plugin.evaluation.comparison import Side
-from mlflow_finetune_plugin.promotion.missed_rows import tell_missed_rows
+from mlflow_finetune_plugin.promotion.collect import tell_missed_rows
 
 
 def told(answers, asked):

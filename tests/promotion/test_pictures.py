@@ -1,8 +1,8 @@
 """A decision's picture shows every finding that has a number, with its bound."""
 
+from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.criteria import Finding
 from mlflow_finetune_plugin.promotion.pictures import plot_intervals
-from mlflow_finetune_plugin.types import Interval
 
 GAIN = Finding("gain", "pass", "", 0.0, Interval(0.1, 0.02, 0.2, "paired"))
 MUST_PASS = Finding("must-pass must-pass.jsonl", "reject", "", 0.7, details={"score": 0.57})

@@ -30,11 +30,11 @@ from alias_moves import (
 from conftest import NO_JOBS, Server, wait_for
 from mlflow import MlflowClient
 
-from mlflow_finetune_plugin.cli import main
+from mlflow_finetune_plugin.cli.main import main
 from mlflow_finetune_plugin.errors import LeaseError, MoveError, TrackingError
-from mlflow_finetune_plugin.promotion.audit import history, promotions_experiment
-from mlflow_finetune_plugin.promotion.move import promote_version, roll_back
-from mlflow_finetune_plugin.promotion.settling import settle
+from mlflow_finetune_plugin.promotion.moves.audit import history, promotions_experiment
+from mlflow_finetune_plugin.promotion.moves.move import promote_version, roll_back
+from mlflow_finetune_plugin.promotion.moves.settlement import settle
 
 
 @pytest.mark.slow

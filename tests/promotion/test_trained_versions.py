@@ -7,9 +7,9 @@ import mlflow
 import pytest
 from conftest import REPOSITORY
 
-from mlflow_finetune_plugin.promotion.audit import history
-from mlflow_finetune_plugin.promotion.versions import read_version
-from mlflow_finetune_plugin.served_answers import TAG, ServedSummary
+from mlflow_finetune_plugin.promotion.moves.audit import history
+from mlflow_finetune_plugin.promotion.proven_version import read_version
+from mlflow_finetune_plugin.store.served_tags import TAG, ServedSummary
 
 QUICKSTART = REPOSITORY / "recipes" / "quickstart"
 pytestmark = pytest.mark.slow

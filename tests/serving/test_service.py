@@ -16,7 +16,7 @@ import pytest
 from served_models import QUESTIONS
 from serving_process import CHAT, body, wait_until
 
-from mlflow_finetune_plugin.serving.store import AdapterStore
+from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 
 
 @pytest.fixture

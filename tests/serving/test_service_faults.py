@@ -19,8 +19,8 @@ import pytest
 from served_models import VersionMaker
 from serving_process import CHAT, ask, body, marked, serving, start_serving, wait_until
 
-from mlflow_finetune_plugin.cli import main
-from mlflow_finetune_plugin.served_answers import served
+from mlflow_finetune_plugin.cli.main import main
+from mlflow_finetune_plugin.store.served_tags import served
 
 ENGINE = ("--engine", "transformers", "--poll", "0.2")
 
@@ -211,7 +211,7 @@ def test_a_port_that_is_taken_is_told(refused):
 
 
 def test_an_address_of_another_machine_is_told(tmp_path, refused):
-    from mlflow_finetune_plugin.serving.keys import add_key
+    from mlflow_finetune_plugin.credentials.api_keys import add_key
 
     add_key(tmp_path / "keys.yaml", "alice")
     said = refused("bot", "--host", "192.0.2.1", "--api-key-file", str(tmp_path / "keys.yaml"))  # of RFC 5737, nobody's
@@ -321,7 +321,7 @@ def test_a_store_that_is_full(tmp_path, registry):
 
 
 def test_keys_are_asked_for(tmp_path, registry):
-    from mlflow_finetune_plugin.serving.keys import add_key
+    from mlflow_finetune_plugin.credentials.api_keys import add_key
 
     file = tmp_path / "keys.yaml"
     key = add_key(file, "alice")

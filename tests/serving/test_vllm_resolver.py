@@ -16,7 +16,7 @@ from serving_process import free_port
 from tiny_adapters import load_model
 from transformers import AutoTokenizer
 
-from mlflow_finetune_plugin.base_files import EMBEDDED_FOLDER
+from mlflow_finetune_plugin.base_models.files import EMBEDDED_FOLDER
 from mlflow_finetune_plugin.serving import vllm_resolver
 from mlflow_finetune_plugin.serving.vllm_resolver import PatientFinder, VersionFinder
 from mlflow_finetune_plugin.weights_digest import folder_digest

@@ -110,8 +110,8 @@ def test_what_vllm_refuses_is_served_once_it_is_converted(service, registry):
     """DoRA: the fault names the command; what that registers is certified and says what Transformers says with it."""
     import mlflow
 
-    from mlflow_finetune_plugin.converted_version import register_converted
-    from mlflow_finetune_plugin.registry import find_model
+    from mlflow_finetune_plugin.logged_models.converted_version import register_converted
+    from mlflow_finetune_plugin.store.registry import find_model
 
     refused = registry.make("bot", seed=61, kind="dora", serving="convertible")
     try:

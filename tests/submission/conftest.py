@@ -9,8 +9,8 @@ from conftest import Workplace
 from submission_requests import DATA, assert_nothing_left
 
 from mlflow_finetune_plugin.errors import FinetuneError
-from mlflow_finetune_plugin.submission import SubmittedJob, submit
-from mlflow_finetune_plugin.submitted_run import Submission
+from mlflow_finetune_plugin.submission.mlflow_run import Submission
+from mlflow_finetune_plugin.submission.submit import SubmittedJob, submit
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from conftest import ROWS, Workplace, free_port, wait_for, write_rows
 from submission_requests import DATA, assert_nothing_left, assert_tells
 
 from mlflow_finetune_plugin.backend import FinetuneRun
-from mlflow_finetune_plugin.doctor import adopt_orphans, remove_old_folders
 from mlflow_finetune_plugin.errors import FinetuneError
-from mlflow_finetune_plugin.jobs import JobFolder
-from mlflow_finetune_plugin.tracking import reap_expired
+from mlflow_finetune_plugin.jobs.doctor import adopt_orphans, remove_old_folders
+from mlflow_finetune_plugin.jobs.folder import JobFolder
+from mlflow_finetune_plugin.jobs.run_record import reap_expired
 
 # tracking ---------------------------------------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ def test_second_supervisor_of_a_job_leaves_at_once(desk, ask, own_project):
     job = ask({}, project_uri=str(own_project("until [ -e told ]; do sleep 0.1; done")), entry_point="main")
     wait_for(lambda: job.folder.read("state"), 60, "supervisor")
     second = subprocess.run(
-        [sys.executable, "-m", "mlflow_finetune_plugin.supervisor", str(job.folder.path), "--adopt", "1"],
+        [sys.executable, "-m", "mlflow_finetune_plugin.jobs.supervisor", str(job.folder.path), "--adopt", "1"],
         env=desk.environment,
         timeout=60,
         check=False,

@@ -75,7 +75,7 @@ def test_every_fault_comes_in_one_message(refused):
 
 @pytest.mark.parametrize("name", ["2024", "7e12", "0123", "true", "2024-01-31"])
 def test_text_that_looks_like_a_number_stays_text(desk, ask, name):
-    from mlflow_finetune_plugin.config import load_config
+    from mlflow_finetune_plugin.config.run_config import load_config
 
     config = load_config(desk.path, "lora", {**DATA, "register": name, "revision": name}, caller=desk.path)
     assert (config.register_as.name, config.base_model.revision) == (name, name)

@@ -9,7 +9,7 @@ from tiny_bases import FAMILIES, tiny_base
 from training.trained import IGNORED, LENGTHS, adapted, logged, naive_loss, naive_norm, rows_of, run
 from transformers import AutoModelForCausalLM
 
-from mlflow_finetune_plugin.auto import PACKS
+from mlflow_finetune_plugin.base_models.attention import PACKS
 from mlflow_finetune_plugin.objectives import sft
 from mlflow_finetune_plugin.training import packed_attention as packed_attention_module
 from mlflow_finetune_plugin.training.packed_attention import packed_attention

@@ -8,9 +8,9 @@ import psutil
 import pytest
 import torch
 
-from mlflow_finetune_plugin.allocation import ask_for_huge_pages
-from mlflow_finetune_plugin.training import peak_memory
-from mlflow_finetune_plugin.training.peak_memory import PeakMemory
+from mlflow_finetune_plugin.startup import ask_for_huge_pages
+from mlflow_finetune_plugin.training import memory as peak_memory
+from mlflow_finetune_plugin.training.memory import PeakMemory
 
 MIB = 2**20
 SIZE = 200 * MIB

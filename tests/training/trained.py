@@ -9,10 +9,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mlflow_finetune_plugin.adaptations import lora
+from mlflow_finetune_plugin.config.sections import TrainingSettings
+from mlflow_finetune_plugin.jobs.report import Report, ReportReader
 from mlflow_finetune_plugin.methods import Method
 from mlflow_finetune_plugin.objectives import sft
-from mlflow_finetune_plugin.report import Report, ReportReader
-from mlflow_finetune_plugin.settings import TrainingSettings
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.processes import ALONE, Processes
 from mlflow_finetune_plugin.training.saving import Saves

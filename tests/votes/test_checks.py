@@ -4,7 +4,7 @@ import pytest
 from votes_cast import NOON, receipt
 
 from mlflow_finetune_plugin.votes.checks import agreement, summarise
-from mlflow_finetune_plugin.votes.feedback import ToldSide, ToldVote
+from mlflow_finetune_plugin.votes.mlflow.feedback import ToldSide, ToldVote
 
 
 def told(number, choice, *, voter="v-1", left="1", right="2", chars=(10, 20), kind="person") -> ToldVote:

@@ -9,8 +9,16 @@ from votes_cast import vote
 
 from mlflow_finetune_plugin.errors import VoteError
 from mlflow_finetune_plugin.votes import Journal, Mirror, gate_votes, read_texts, read_votes
-from mlflow_finetune_plugin.votes.judge import JudgeSettings, _NoVerdictError, judge, judge_messages, parse_verdict
-from mlflow_finetune_plugin.votes.pairs import Pair, ask_pairs, pairs_told
+from mlflow_finetune_plugin.votes.judge import (
+    JudgeSettings,
+    Pair,
+    _NoVerdictError,
+    ask_pairs,
+    judge,
+    judge_messages,
+    pairs_told,
+    parse_verdict,
+)
 from mlflow_finetune_plugin.votes.prompt_file import read_prompt_set
 
 

@@ -9,9 +9,9 @@ from votes_cast import receipt, vote
 from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.votes import Mirror, read_texts, read_votes
 from mlflow_finetune_plugin.votes import preferences as made
+from mlflow_finetune_plugin.votes.mlflow.spoken_answer import SpokenAnswer, root_span
+from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces
 from mlflow_finetune_plugin.votes.preferences import exportable, preferences, write_preferences
-from mlflow_finetune_plugin.votes.spoken_answer import SpokenAnswer, root_span
-from mlflow_finetune_plugin.votes.traces import VoteTraces
 
 
 def exported(ledger, *votes):
@@ -114,8 +114,8 @@ def test_trl_takes_the_rows(ledger, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer
 
-    from mlflow_finetune_plugin.base_files import EMBEDDED_FOLDER
-    from mlflow_finetune_plugin.data.rendering import ChatRenderer
+    from mlflow_finetune_plugin.base_models.files import EMBEDDED_FOLDER
+    from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
 
     votes = [vote(n, "left", answers=(f"good answer {n}", f"bad answer {n}")) for n in range(3)]
     write_preferences(tmp_path / "dpo.jsonl", exported(ledger, *votes))

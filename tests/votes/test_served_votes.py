@@ -10,10 +10,10 @@ from served_models import QUESTIONS, VersionMaker
 from serving_process import serving
 
 from mlflow_finetune_plugin.gate.votes import Vote
-from mlflow_finetune_plugin.registry import find_model
+from mlflow_finetune_plugin.store.registry import find_model
 from mlflow_finetune_plugin.votes import CastVote, Journal, Mirror, gate_votes, read_votes
-from mlflow_finetune_plugin.votes.pairs import ask_pairs
-from mlflow_finetune_plugin.votes.traces import VoteTraces
+from mlflow_finetune_plugin.votes.judge import ask_pairs
+from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces
 
 PROMPTS = [({"role": "user", "content": question},) for question in QUESTIONS]
 

@@ -1,0 +1,290 @@
+"""Answers from any OpenAI-compatible endpoint, received as fast as they come, whoever waits to show them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import orjson
+
+from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.votes import Receipt
+from mlflow_finetune_plugin.votes.journal.vote import BASE
+
+CONNECT_S = 5.0
+SILENCE_S = 120.0
+"""How long an endpoint may say nothing before its answer counts as broken off; a first token may wait for a model to load."""
+LONGEST_ANSWER = 400_000
+"""Characters; an endpoint that never ends is cut off there."""
+LONGEST_S = 1800.0
+"""An endpoint that keeps the line open and never ends is given up then."""
+_LONGEST_EVENT = 1 << 20
+_MOST_TOKENS = 1 << 40
+_HINTS = {
+    400: "perhaps more was asked than fits; shorten the conversation, or lower max tokens in the settings",
+    401: "it wants a key, or another one",
+    404: "it does not serve this model now",
+    413: "the conversation is too long for it",
+    429: "too many ask it at once; try again in a moment",
+    503: "it is starting, or overloaded; try again in a moment",
+}
+"""In words that name no model: the endpoint's own are shown with the names."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI API by its base URL, which ends in ``/v1``; ``api_key`` never leaves the server."""
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Host and port, without the password that a URL may carry."""
+        return urlsplit(self.url).netloc.rpartition("@")[2]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """As OpenAI's API names them; ``max_tokens`` and ``seed`` None: the endpoint's own."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int | None = None
+    seed: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass
+class Answer:
+    """What has come so far. Times are ``time.monotonic`` seconds; None: not yet. ``fault`` says why it broke off, in words.
+
+    ``fault_detail`` is what the endpoint itself said; it may name the model.
+    """
+
+    asked_at: float = 0.0
+    asked_at_ms: int = 0
+    first_at: float | None = None
+    ended_at: float | None = None
+    pieces: list[str] = field(default_factory=list)
+    length: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    finish_reason: str | None = None
+    receipt: Receipt | None = None
+    fault: str | None = None
+    fault_detail: str = ""
+    is_stopped: bool = False
+
+    @property
+    def text(self) -> str:
+        if len(self.pieces) > 1:
+            self.pieces = ["".join(self.pieces)]
+        return self.pieces[0] if self.pieces else ""
+
+    @property
+    def is_over(self) -> bool:
+        return self.ended_at is not None
+
+    @property
+    def is_whole(self) -> bool:
+        """Said to its end. Nothing is an answer too, where the model ended it: one that has nothing to say can lose."""
+        has_ended = self.is_over and self.fault is None and not self.is_stopped
+        return has_ended and (self.length > 0 or self.finish_reason is not None)
+
+    @property
+    def first_token_s(self) -> float | None:
+        """From the request to the first piece of text."""
+        return None if self.first_at is None else self.first_at - self.asked_at
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """After the first token; None for a single one, or where the endpoint counts none."""
+        if self.completion_tokens is None or self.first_at is None or self.ended_at is None:
+            return None
+        took = self.ended_at - self.first_at
+        return (self.completion_tokens - 1) / took if self.completion_tokens > 1 and took > 0 else None
+
+    def add(self, piece: str) -> None:
+        if self.first_at is None:
+            self.first_at = time.monotonic()
+        piece = piece.encode("utf-8", "replace").decode()  # no page and no database takes half of a surrogate pair
+        self.pieces.append(piece)
+        self.length += len(piece)
+
+    def cut(self, length: int) -> None:
+        """Forgets what has come beyond so many characters."""
+        self.pieces = [self.text[:length]]
+        self.length = len(self.pieces[0])
+
+
+def new_http() -> aiohttp.ClientSession:
+    """One for the whole app: as many connections as there are answers, no proxy of the environment, no cookies.
+
+    Nothing is unpacked: a thousandth of what a bomb unpacks to is already more than an answer.
+    """
+    return aiohttp.ClientSession(
+        headers={"Accept-Encoding": "identity"},
+        auto_decompress=False,
+        connector=aiohttp.TCPConnector(limit=0, enable_cleanup_closed=False),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=SILENCE_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        read_bufsize=1 << 18,
+        trust_env=False,
+    )
+
+
+async def receive(
+    http: aiohttp.ClientSession,
+    endpoint: Endpoint,
+    model: str,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    answer: Answer,
+) -> None:
+    """Streams into ``answer`` until it is over. What goes wrong is told in it; only cancelling raises.
+
+    A cancelled answer keeps what has come, ends, and closes its connection, which ends the generation.
+    """
+    body = {
+        "model": model,
+        "messages": list(messages),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **sampling.to_json(),
+    }
+    answer.asked_at, answer.asked_at_ms = time.monotonic(), time.time_ns() // 1_000_000
+    limit = asyncio.timeout(LONGEST_S)
+    try:
+        async with (
+            limit,
+            http.post(
+                f"{endpoint.url}/chat/completions", json=body, headers=endpoint.headers, allow_redirects=False
+            ) as response,
+        ):
+            if response.status != 200:
+                answer.fault, answer.fault_detail = await _refusal(response)
+                return
+            answer.receipt = Receipt.from_headers(response.headers)
+            if answer.receipt is not None and not is_of(answer.receipt, model):
+                answer.fault = "is not who was asked"
+                answer.fault_detail = f"{endpoint.name}: asked {model}, answered {_who(answer.receipt)}"
+                return
+            await _read_events(response.content, answer)
+    except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError, TimeoutError) as error:
+        if limit.expired():
+            answer.fault = f"was cut off after {LONGEST_S / 60:.0f} minutes"
+            return
+        is_silent = answer.first_at is not None or not isinstance(error, aiohttp.ClientConnectorError)
+        answer.fault = f"said nothing for {SILENCE_S:.0f} s" if is_silent and _is_read(error) else "cannot be reached"
+        answer.fault_detail = f"{endpoint.name}: {type(error).__name__}"
+    except (aiohttp.ClientError, ValueError, OSError) as error:
+        answer.fault, answer.fault_detail = "broke off its answer", f"{endpoint.name}: {type(error).__name__}: {error}"
+    finally:
+        answer.ended_at = time.monotonic()
+        if endpoint.api_key:  # some endpoints say the key that they refuse
+            answer.fault_detail = answer.fault_detail.replace(endpoint.api_key, "…")
+
+
+def is_of(receipt: Receipt, asked: str) -> bool:
+    """Whether this can be the receipt of the model asked; of names that say neither model nor version anything can."""
+    if asked == BASE:
+        return receipt.version == BASE
+    model, at, _ = asked.rpartition("@")
+    if at:  # any version of the model can stand behind an alias
+        return receipt.model == model and receipt.version != BASE
+    model, _, version = asked.rpartition("/")
+    return not (model and version.isdecimal()) or (receipt.model, receipt.version) == (model, version)
+
+
+def _who(receipt: Receipt) -> str:
+    return f"{receipt.model}/{receipt.version}"
+
+
+def _is_read(error: BaseException) -> bool:
+    return not isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError)
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> tuple[str, str]:
+    text = (await response.content.read(20_000)).decode("utf-8", "replace")
+    try:
+        told = json.loads(text)["error"]
+        said = str(told["message"] if isinstance(told, dict) else told)
+    except (ValueError, KeyError, TypeError):
+        said = text
+    hint = _HINTS.get(response.status)
+    why = f"HTTP {response.status}" + (f": {hint}" if hint is not None else "")
+    return f"refused the request ({why})", " ".join(said.split())[:500]
+
+
+async def _read_events(stream: aiohttp.StreamReader, answer: Answer) -> None:
+    """Server-sent events, several to a read when the reader is behind; ends at ``[DONE]``."""
+    unfinished = b""
+    async for read in stream.iter_any():
+        whole, end, unfinished = (unfinished + read).replace(b"\r\n", b"\n").rpartition(b"\n\n")
+        if len(unfinished) > _LONGEST_EVENT:
+            raise ValueError("an event without an end")
+        if not end:
+            continue
+        for event in whole.split(b"\n\n"):
+            for line in event.split(b"\n"):
+                if line.startswith(b"data:") and _take(line[5:].strip(), answer):
+                    return
+    answer.fault = answer.fault or "broke off its answer"
+
+
+def _take(data: bytes, answer: Answer) -> bool:
+    """Whether this was the last event."""
+    if data == b"[DONE]":
+        return True
+    try:
+        return _take_event(_read_json(data), answer)
+    except (AttributeError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise ValueError(f"an event that is not OpenAI's ({type(error).__name__})") from error
+
+
+def _read_json(data: bytes) -> Any:
+    """Quickly; what is not strictly JSON, such as half of a surrogate pair, as Python takes it. Raises ValueError."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return json.loads(data)
+
+
+def _take_event(told: Any, answer: Answer) -> bool:
+    if "error" in told:
+        answer.fault, error = "broke off its answer", told["error"]
+        answer.fault_detail = str(error.get("message", "") if isinstance(error, dict) else error)[:500]
+        return True
+    usage = told.get("usage")
+    if isinstance(usage, dict):
+        answer.prompt_tokens = _count(usage.get("prompt_tokens"))
+        answer.completion_tokens = _count(usage.get("completion_tokens"))
+    choices = told.get("choices")
+    if choices:
+        choice = choices[0]
+        piece = (choice.get("delta") or {}).get("content")
+        if piece:
+            answer.add(str(piece))
+            if answer.length > LONGEST_ANSWER:
+                answer.fault = f"was cut off after {LONGEST_ANSWER:,} characters"
+                return True
+        reason = choice.get("finish_reason")
+        answer.finish_reason = str(reason)[:100] if reason else answer.finish_reason
+    return False
+
+
+def _count(told: Any) -> int | None:
+    return told if type(told) is int and 0 <= told < _MOST_TOKENS else None

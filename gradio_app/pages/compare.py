@@ -1,0 +1,390 @@
+"""The first tab: one prompt, two answers side by side, a vote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import gradio as gr
+
+from gradio_app.chat import html as view
+from gradio_app.chat.session import LABELS, MOST_SIDES, Prompt, Session, SessionError
+from gradio_app.pages.prompt_set import PromptSetPart
+from gradio_app.pages.sampling import MAX_TOKENS, SEED, number_field, shared_sampling
+from gradio_app.pages.sides import SidesPart
+from gradio_app.pages.visits import Values, visitor
+from gradio_app.playground import REASONS, Playground
+from mlflow_finetune_plugin.errors import FinetuneError
+
+_VOTES = (
+    ("left", "← A is better"),
+    ("tie", "↑ A tie"),
+    ("both_bad", "↓ Both are bad"),
+    ("right", "B is better →"),
+)
+_PLACEHOLDER = "Both answers appear here side by side."
+
+
+class ComparePage:
+    """``build`` within a tab. Handlers keep no state of their own: it is the session's."""
+
+    def __init__(self, playground: Playground) -> None:
+        self._playground = playground
+
+    # layout -------------------------------------------------------------------------------------------------------
+
+    def build(self, blocks: gr.Blocks) -> None:
+        """Components in reading order, which is the order of the Tab key, then what they do."""
+        self._status = gr.HTML(view.notice("Looking who answers …"), elem_id="mf-status")
+        with gr.Row(elem_classes="mf-chats", equal_height=True):
+            columns = [self._side(place) for place in range(MOST_SIDES)]
+        self._chats = [chat for chat, _ in columns]
+        self._lines = [line for _, line in columns]
+        with gr.Row(elem_classes="mf-votes"):
+            self._votes = {choice: gr.Button(label, elem_id=f"mf-vote-{choice}", size="md") for choice, label in _VOTES}
+            self._reveal = gr.Button("Show names", elem_id="mf-reveal", size="md")
+        with gr.Row(elem_classes="mf-ask"):
+            self._prompt = gr.Textbox(
+                label="Prompt (Enter sends, Shift+Enter begins a new line)",
+                placeholder="Ask something.",  # one that fills two lines makes the field grow when it is empty
+                lines=1,  # with more, Gradio's Enter begins a new line
+                max_lines=12,
+                scale=8,
+                elem_id="mf-prompt",
+                autofocus=True,
+            )
+            with gr.Column(scale=1, min_width=120, elem_classes="mf-send"):
+                self._send = gr.Button("Send", variant="primary", elem_id="mf-send")
+                self._stop = gr.Button("Stop", elem_id="mf-stop")
+        with gr.Row(elem_classes="mf-tools"):
+            self._retry = gr.Button("Retry", size="sm", elem_id="mf-retry")
+            self._edit = gr.Button("Edit", size="sm", elem_id="mf-edit")
+            self._undo = gr.Button("Undo", size="sm", elem_id="mf-undo")
+            self._new = gr.Button("New conversation", size="sm", elem_id="mf-new")
+            self._differ = gr.Button("Differences", size="sm", elem_id="mf-differ")
+            self._export = gr.Button("Export", size="sm", elem_id="mf-export")
+            self._share = gr.Button("Share", size="sm", elem_id="mf-share")
+        self._shared = gr.HTML("", elem_id="mf-shared")
+        self._reference = gr.HTML("", elem_id="mf-reference")
+        self._difference = gr.HTML("", elem_id="mf-difference")
+        with gr.Accordion("Why? Reasons and a comment for your vote", open=False):
+            self._reasons = gr.CheckboxGroup(list(REASONS), label="Reasons", elem_id="mf-reasons")
+            self._comment = gr.Textbox(label="Comment", max_length=4000, lines=2, elem_id="mf-comment")
+            self._explain = gr.Button("Add to my vote", size="sm", elem_id="mf-explain")
+        self._prompts = PromptSetPart(self._playground)
+        self._build_settings()
+        with gr.Accordion("This session", open=False) as self._session_part:
+            self._history = gr.HTML(view.notice("Nothing has been asked in this session yet."), elem_id="mf-history")
+        self._exported = gr.Textbox(visible=False)
+        self._wire(blocks)
+
+    def _side(self, place: int) -> tuple[gr.Chatbot, gr.HTML]:
+        with gr.Column(min_width=280, elem_classes=f"mf-column mf-column-{place}"):
+            chat = gr.Chatbot(
+                label=f"Answer {LABELS[place]}",
+                elem_id=f"mf-chat-{place}",
+                elem_classes=f"mf-chat-{place}",
+                height="52vh",
+                min_height=260,
+                buttons=["copy"],
+                placeholder=_PLACEHOLDER,
+                layout="panel",
+                sanitize_html=True,
+                allow_tags=False,
+                allow_file_downloads=False,
+            )
+            line = gr.HTML(view.side_line(None, place), elem_id=f"mf-side-{place}")
+        return chat, line
+
+    def _build_settings(self) -> None:
+        with gr.Accordion("Settings", open=False):
+            with gr.Row():
+                self._blind = gr.Radio(
+                    [("Names hidden (votes count)", True), ("Names shown", False)],
+                    value=True,
+                    label="Names",
+                    elem_id="mf-blind",
+                )
+                self._shuffle = gr.Radio(
+                    [("before every prompt", "turn"), ("once a conversation", "session")],
+                    value="turn",
+                    label="Sides change places",
+                    elem_id="mf-shuffle",
+                )
+            self._system = gr.Textbox(label="System prompt", lines=2, elem_id="mf-system")
+            with gr.Row():
+                self._temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature")
+                self._top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top p")
+                self._max_tokens = number_field(MAX_TOKENS, "all that fit", elem_id="mf-max-tokens")
+                self._seed = number_field(SEED, "none", elem_id="mf-seed")
+            self._sides = SidesPart(self._playground)
+
+    def _wire(self, blocks: gr.Blocks) -> None:
+        """Handlers return values alone, for all outputs: Gradio builds a component anew for every update or skip of one."""
+        private: dict[str, Any] = {
+            "api_visibility": "private",
+            "show_progress": "hidden",
+            "concurrency_limit": None,
+            "postprocess": False,  # values are what the page takes already; else each one is a trip to a thread
+        }
+        asked = [self._system, self._temperature, self._top_p, self._max_tokens, self._seed]
+        page = [*self._chats, *self._lines, self._status, self._reference, self._difference, self._history]
+        begun = [
+            self._prompt,
+            self._reasons,
+            self._comment,
+            *self._lines,
+            self._status,
+            self._reference,
+            self._difference,
+        ]
+        blocks.load(self._load, None, [self._shared, *page], **private)
+        self._blocks = blocks
+        blocks.unload(self._leave)
+
+        def speak(clicked: Any) -> Any:
+            told = clicked.then(self._stream, None, self._chats[:2], **private)
+            return told.then(self._settle, None, page, **private)
+
+        raw = {**private, "preprocess": False}  # each value is a trip to a thread, too; the handlers take any
+        for event in (self._send.click, self._prompt.submit):
+            speak(event(self._ask, [self._prompt, *asked], begun, **raw))
+        speak(self._retry.click(self._ask_again, [self._prompt, *asked], begun, **raw))
+        self._stop.click(self._halt, None, None, queue=False, **private)
+        self._edit.click(self._take_back, None, [self._prompt, *page], **private)
+        self._undo.click(self._take_away, None, page, **private)
+        places = [self._blind, self._shuffle]
+        self._new.click(self._begin_anew, places, page, **private)
+        for setting in places:
+            setting.input(self._begin_anew, places, page, **private)
+        words = [self._reasons, self._comment]
+        for choice, button in self._votes.items():
+            button.click(self._voting(choice), words, page, **private)
+        self._explain.click(self._add_reasons, words, page, **private)
+        self._reveal.click(self._show_names, None, page, **private)
+        self._differ.click(self._show_difference, None, self._difference, **private)
+        self._export.click(self._exporting, None, self._exported, **private).then(
+            None, self._exported, None, js="text => window.mfSave('conversation.json', text)"
+        )
+        self._share.click(self._sharing, None, self._status, **private)
+        self._sides.wire(page, self._doing, private)
+        self._prompts.wire(self._prompt, asked, begun, speak, self._beginning, private)
+
+    # handlers -----------------------------------------------------------------------------------------------------
+
+    async def _load(self, request: gr.Request) -> Values:
+        page = await self._doing(request)
+        return await self._shared_with(request), *page
+
+    async def _shared_with(self, request: gr.Request) -> str:
+        """The conversation of the link that opened this page, if one did."""
+        token = request.query_params.get("shared")
+        session = self._playground.known(*visitor(request))
+        if not token or session is None:
+            return ""
+        try:
+            told = await self._playground.shared(session, token)
+        except FinetuneError as error:
+            return view.notice(str(error), "warn")
+        return view.shared_view(told) if told is not None else view.notice("This link's conversation is gone.", "warn")
+
+    def _leave(self, request: gr.Request) -> None:
+        self._playground.forget(visitor(request)[0])
+        self._blocks.state_holder.session_data.pop(str(request.session_hash), None)  # Gradio keeps it for ever
+
+    async def _session(self, request: gr.Request) -> Session:
+        return await self._playground.session(*visitor(request))
+
+    async def _doing(
+        self, request: gr.Request, act: Callable[[Session], Awaitable[Session | None] | None] | None = None
+    ) -> Values:
+        """The page after ``act``; where that cannot be done, the page as it is, and why."""
+        session: Session | None = None
+        try:
+            session = await self._session(request)
+            done = act(session) if act is not None else None
+            other = await done if done is not None else None
+            session.trouble = None
+            return self._page(other or session)
+        except FinetuneError as error:
+            return self._page(session, trouble=str(error))
+
+    async def _ask(self, request: gr.Request, prompt: Any, *asked: Any) -> Values:
+        async def find(session: Session) -> Prompt:
+            return Prompt(str(prompt or ""))
+
+        return await self._beginning(request, prompt, asked, find)
+
+    async def _ask_again(self, request: gr.Request, prompt: Any, *asked: Any) -> Values:
+        async def find(session: Session) -> Prompt:
+            return session.undo().prompt
+
+        return await self._beginning(request, prompt, asked, find, keeps_prompt=True)
+
+    async def _beginning(
+        self,
+        request: gr.Request,
+        prompt: Any,
+        asked: Values,
+        find: Callable[[Session], Awaitable[Prompt]],
+        *,
+        keeps_prompt: bool = False,
+    ) -> Values:
+        """What changes at once when a prompt is sent; a prompt that is refused stays where it was written."""
+        session: Session | None = None
+        try:
+            session = await self._session(request)
+            _set(session, asked)
+            self._playground.streams.start(session, await find(session))
+            session.trouble = None
+        except FinetuneError as error:
+            if session is not None:
+                session.trouble = str(error)  # the steps that follow end with telling it
+            return prompt, gr.skip(), gr.skip(), *self._side_lines(session), *self._told(session, str(error))
+        return prompt if keeps_prompt else "", [], "", *_waiting(session)
+
+    async def _stream(self, request: gr.Request) -> AsyncIterator[list[view.ChatMessages]]:
+        """Two sides, with no more outputs than they need: this is what a hundred people wait for at once."""
+        session = self._playground.known(*visitor(request))
+        if session is not None and len(session.contenders) == 2:
+            async for shown in self._speaking(session):
+                yield shown
+
+    async def _speaking(self, session: Session) -> AsyncIterator[list[view.ChatMessages]]:
+        turn = self._playground.streams.unwatched(session)
+        if turn is None:  # the prompt was refused; that has been told
+            return
+        async for texts in self._playground.streams.watch(session, turn):
+            yield [chat_payload(panel) for panel in view.panels(session, turn, texts)]
+
+    async def _settle(self, request: gr.Request) -> AsyncIterator[Values]:
+        """The page when all is said; three and four sides are heard here first."""
+        session = self._playground.known(*visitor(request))
+        if session is None:  # nobody could be asked: why, is found again
+            yield await self._doing(request)
+            return
+        rest = (*_waiting(session), view.history_view(session))
+        async for shown in self._speaking(session):
+            yield *shown, *([] for _ in range(MOST_SIDES - len(shown))), *rest
+        yield self._page(session, trouble=session.trouble)
+
+    def _halt(self, request: gr.Request) -> None:
+        session = self._playground.known(*visitor(request))
+        if session is not None:
+            self._playground.streams.stop(session)
+
+    async def _take_back(self, request: gr.Request) -> Values:
+        taken: list[str] = []
+
+        def undo(session: Session) -> None:
+            taken.append(session.undo().prompt.text)
+
+        values = await self._doing(request, undo)
+        return taken[0] if taken else "", *values
+
+    async def _take_away(self, request: gr.Request) -> Values:
+        def undo(session: Session) -> None:
+            session.undo()
+
+        return await self._doing(request, undo)
+
+    async def _begin_anew(self, blind: bool, shuffle: str, request: gr.Request) -> Values:
+        async def begin(session: Session) -> Session:
+            self._playground.streams.stop(session)
+            session.is_blind, session.shuffle = bool(blind), "session" if shuffle == "session" else "turn"
+            return await self._playground.begin(*visitor(request), like=session)
+
+        return await self._doing(request, begin)
+
+    def _voting(self, choice: str) -> Callable[..., Any]:
+        async def cast_vote(reasons: list[str], comment: str, request: gr.Request) -> Values:
+            return await self._cast(choice, reasons, comment, request)
+
+        return cast_vote
+
+    async def _add_reasons(self, reasons: list[str], comment: str, request: gr.Request) -> Values:
+        return await self._cast(None, reasons, comment, request)
+
+    async def _cast(self, choice: str | None, reasons: list[str], comment: str, request: gr.Request) -> Values:
+        """``choice`` None: the one that was made."""
+
+        async def cast(session: Session) -> None:
+            voted = session.last.vote if session.last is not None else None
+            if choice is None and voted is None:
+                raise SessionError("Vote first; then reasons can be added to it.")
+            made = choice if choice is not None or voted is None else voted.choice
+            await self._playground.vote(session, str(made), reasons or [], comment or "")
+
+        return await self._doing(request, cast)
+
+    async def _show_names(self, request: gr.Request) -> Values:
+        def show(session: Session) -> None:
+            session.show_names()
+
+        return await self._doing(request, show)
+
+    async def _show_difference(self, request: gr.Request) -> str:
+        session = self._playground.known(*visitor(request))
+        return view.difference_view(session.last if session is not None else None)
+
+    async def _exporting(self, request: gr.Request) -> str:
+        session = self._playground.known(*visitor(request))
+        told = session.export() if session is not None else {"turns": []}
+        return json.dumps(told, indent=1, ensure_ascii=False)
+
+    async def _sharing(self, request: gr.Request) -> str:
+        try:
+            session = await self._session(request)
+            return view.state(view.share_notice(await self._playground.share(session)), view.controls(session))
+        except FinetuneError as error:
+            return view.notice(str(error), "warn")
+
+    # what is shown ------------------------------------------------------------------------------------------------
+
+    def _page(self, session: Session | None, *, trouble: str | None = None) -> Values:
+        """Chats, side lines, status, reference, differences, history: as the session is now."""
+        turn = session.last if session is not None else None
+        chats = view.panels(session, turn) if session is not None else []
+        shown = [chat_payload(chats[place]) if place < len(chats) else [] for place in range(MOST_SIDES)]
+        history = view.history_view(session) if session is not None else ""
+        return *shown, *self._side_lines(session), *self._told(session, trouble), history
+
+    def _side_lines(self, session: Session | None) -> list[str]:
+        turn = session.last if session is not None else None
+        count = len(turn.answers) if turn is not None else 0
+        return [view.side_line(turn if place < count else None, place) for place in range(MOST_SIDES)]
+
+    def _told(self, session: Session | None, trouble: str | None) -> tuple[str, str, str]:
+        """Status, reference, and no differences."""
+        if session is None:
+            return view.notice(trouble or "This session has ended. Reload the page.", "bad"), "", ""
+        said = view.notice(trouble, "warn") if trouble else view.status(session)
+        return view.state(said, view.controls(session)), view.reference_view(session.last), ""
+
+
+def _set(session: Session, asked: Values) -> None:
+    """``asked``: system prompt, temperature, top p, and, as written, max tokens and seed."""
+    system, temperature, top_p, max_tokens, seed = asked
+    session.sampling = shared_sampling(temperature, top_p, max_tokens, seed)
+    session.system_prompt = str(system or "")
+
+
+def chat_payload(messages: view.ChatMessages) -> list[dict[str, Any]]:
+    """As ``gr.Chatbot`` sends messages to the page; a test holds it against the component's own."""
+    return [
+        {
+            "role": one["role"],
+            "metadata": None,
+            "content": [{"text": one["content"], "type": "text"}],
+            "options": None,
+        }
+        for one in messages
+    ]
+
+
+def _waiting(session: Session) -> Values:
+    """Side lines, status, reference and differences while answers come."""
+    lines = [view.side_line(None, place) for place in range(MOST_SIDES)]
+    controls = view.Controls(is_speaking=True, sides=len(session.contenders))
+    return *lines, view.state(view.notice("The answers are coming …"), controls), "", ""

@@ -1,0 +1,62 @@
+"""A set of prompts to walk through: the next unseen one, how far one is, the reference answer after the vote."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import gradio as gr
+
+from gradio_app.chat import html as view
+from gradio_app.chat.session import Prompt, Session
+from gradio_app.pages.visits import Values, visitor
+from gradio_app.playground import Playground
+from mlflow_finetune_plugin.errors import FinetuneError
+
+Beginning = Callable[..., Awaitable[Values]]
+
+
+class PromptSetPart:
+    """``beginning`` takes a prompt for the session; ``speak`` chains the streams behind the click."""
+
+    def __init__(self, playground: Playground) -> None:
+        self._playground = playground
+        with gr.Accordion("Prompt set: judge many prompts in a row", open=False), gr.Row():
+            self._set = gr.Dropdown(
+                playground.walk.names, value=playground.walk.names[0], label="Set", elem_id="mf-set"
+            )
+            with gr.Column():
+                self._next = gr.Button("Next prompt (key N)", variant="primary", elem_id="mf-next")
+                self._auto = gr.Checkbox(False, label="Go on by itself after each vote", elem_id="mf-auto")
+            self._progress = gr.HTML(view.soft("Prompts that you have not judged come first."), elem_id="mf-progress")
+
+    def wire(
+        self,
+        prompt: gr.Textbox,
+        asked: list[Any],
+        begun: list[Any],
+        speak: Callable[[Any], Any],
+        beginning: Beginning,
+        private: dict[str, Any],
+    ) -> None:
+        self._beginning = beginning
+        speak(self._next.click(self._go_on, [self._set, prompt, *asked], [self._progress, *begun], **private))
+        self._set.input(self._tell, self._set, self._progress, **private)
+
+    async def _go_on(self, request: gr.Request, name: str, prompt: str, *asked: Any) -> Values:
+        said: list[str] = []
+
+        async def find(session: Session) -> Prompt:
+            found, sentence = await self._playground.next_prompt(session, name)
+            said.append(sentence)
+            return found
+
+        begun = await self._beginning(request, prompt, asked, find, keeps_prompt=True)
+        return view.soft(said[0]) if said else await self._tell(name, request), *begun
+
+    async def _tell(self, name: str, request: gr.Request) -> str:
+        try:
+            session = await self._playground.session(*visitor(request))
+            return view.soft(await self._playground.progress_in(session, name))
+        except FinetuneError as error:
+            return view.notice(str(error), "warn")

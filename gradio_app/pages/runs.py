@@ -1,0 +1,291 @@
+"""The runs tab: a model's versions, one or two of them in depth, promote and rollback, and what was moved so far."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import gradio as gr
+from gradio.events import api
+
+from gradio_app import html_parts
+from gradio_app.html_parts import note_html
+from gradio_app.registry_client import ask_mlflow, registry_client
+from gradio_app.versions import loss_chart
+from gradio_app.versions.cards import MOST_VERSIONS, Version, Versions, list_versions, read_card
+from gradio_app.versions.html import card_html, comparison_html, versions_table
+from gradio_app.versions.moves_html import history_html, progress_html, verdict_html
+from gradio_app.versions.promotion import Promotions
+from gradio_app.versions.rollback import (
+    PlannedPromotion,
+    PlannedRollback,
+    carry_out_rollback,
+    plan_promotion,
+    plan_rollback,
+)
+from mlflow_finetune_plugin.errors import FinetuneError
+from mlflow_finetune_plugin.promotion.moves.audit import Record, history
+from mlflow_finetune_plugin.promotion.moves.canary_state import CANARY
+from mlflow_finetune_plugin.promotion.moves.intent import INTENT_TAG, PREVIOUS
+from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
+from mlflow_finetune_plugin.store.registry import CHALLENGER
+
+CSS = html_parts.CSS + loss_chart.CSS
+_AT_ONCE = 50
+_LOOK_S = 0.25
+_PICK_IN_TABLE = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-version]');
+  if (button) trigger('click', {version: button.dataset.version});
+});
+"""
+_NOT_YOURS = "Promoting and rolling back are for those who have the right to: may_promote in the auth file. Ask who runs this page."
+
+
+class RunsPage:
+    """``may_promote`` is asked on the server for every request that moves something, whatever the page shows."""
+
+    def __init__(
+        self, model: str, may_promote: Callable[[gr.Request], bool], promotions: Promotions | None = None
+    ) -> None:
+        self.model = model
+        self._may_promote = may_promote
+        self._promotions = promotions if promotions is not None else Promotions()
+
+    def build(self, tab: gr.Tab) -> None:
+        """Called within the tab. Nothing is read before it is selected."""
+        limit, listed = gr.State(_AT_ONCE), gr.State(None)
+        promotion_asked, rollback_asked = gr.State(None), gr.State(None)
+        table = gr.HTML(apply_default_css=False, js_on_load=_PICK_IN_TABLE, min_height=120)
+        with gr.Row():
+            picked = gr.Dropdown([], label="Version", interactive=True)
+            other = gr.Dropdown([("none", "")], value="", label="Compare with", interactive=True)
+            refresh = gr.Button("Refresh", size="sm", scale=0, min_width=110)
+            older = gr.Button("Show older", size="sm", scale=0, min_width=110, visible=False)
+        card = gr.HTML(apply_default_css=False)
+        gr.Markdown("### Promote or roll back")
+        rights = gr.HTML(apply_default_css=False)
+        with gr.Row():
+            promote = gr.Button("Promote this version …", variant="primary", interactive=False)
+            rollback = gr.Button("Roll back …", interactive=False)
+        asked = gr.HTML(apply_default_css=False)
+        reason = gr.Textbox(label="Reason, for the record", max_length=500, visible=False)
+        with gr.Row():
+            yes_promote = gr.Button("Yes, let the gate judge it", variant="primary", visible=False)
+            yes_rollback = gr.Button("Yes, roll back", variant="stop", visible=False)
+            no = gr.Button("No, leave it", visible=False)
+        verdict = gr.HTML(apply_default_css=False)
+        gr.Markdown("### Moves so far")
+        moves = gr.HTML(apply_default_css=False)
+
+        asking = [asked, reason, yes_promote, yes_rollback, no, promotion_asked, rollback_asked]
+        loaded = [listed, table, picked, other, card, older, rights, promote, rollback, moves]
+        private: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "minimal"}
+        quiet: dict[str, Any] = {**private, "show_progress": "hidden"}
+        reload: dict[str, Any] = {"fn": self._load, "inputs": [limit, picked, other], "outputs": loaded, **private}
+        follow: dict[str, Any] = {"fn": self._follow, "outputs": [verdict], **quiet}
+        close: dict[str, Any] = {"fn": self._close, "outputs": asking, **quiet}
+
+        tab.select(**reload).then(**follow)
+        refresh.click(**reload)
+        older.click(lambda shown: shown + _AT_ONCE, limit, limit, **quiet).then(**reload)
+        shown = [listed, picked, other]
+        picked.input(self._show, shown, [table, card], **private).then(**close)
+        other.input(self._show, shown, [table, card], **private)
+        table.click(self._pick, [listed, other], [picked, table, card], **private).then(**close)
+        promote.click(self._ask_promotion, picked, [*asking, verdict], **private)
+        rollback.click(self._ask_rollback, None, [*asking, verdict], **private)
+        no.click(**close)
+        yes_promote.click(self._promote, promotion_asked, [verdict, *asking], **quiet).then(**reload)
+        yes_rollback.click(self._roll_back, [rollback_asked, reason], [verdict, *asking], **private).then(**reload)
+        api(self.versions, api_name="versions", api_description="Registered versions, newest first.")
+        api(self.history, api_name="history", api_description="Moves of the model's aliases, newest first.")
+
+    async def versions(self, limit: int = _AT_ONCE) -> list[dict[str, Any]]:
+        """The fields of ``version_cards.Version``, at most 500 versions."""
+        found = await self._told(self._list, max(1, int(limit)))
+        return [version.to_json() for version in found.rows]
+
+    async def history(self) -> list[dict[str, Any]]:
+        """The fields of ``promotion.audit.Record``."""
+        records, _ = await self._told(self._history)
+        return [record.to_json() for record in records]
+
+    async def _told(self, read: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return await ask_mlflow(read, *arguments)
+        except FinetuneError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    def _list(self, limit: int) -> Versions:
+        return list_versions(registry_client(), self.model, limit=limit)
+
+    def _history(self) -> tuple[list[Record], bool]:
+        """Reads only: what was cut off is settled by who has the right to move."""
+        client = registry_client()
+        with registry_faults(self.model):
+            _, tags = read_model(client, self.model)
+            return history(client, self.model), INTENT_TAG in tags
+
+    async def _load(self, limit: int, picked: str | None, other: str | None, request: gr.Request) -> tuple[Any, ...]:
+        may = self._may_promote(request)
+        try:
+            versions, (records, is_cut_off) = await asyncio.gather(
+                ask_mlflow(self._list, limit), ask_mlflow(self._history)
+            )
+        except FinetuneError as error:
+            said = note_html(f"The versions cannot be shown now. {error}", "mf-bad")
+            return (
+                None,
+                said,
+                *(gr.skip() for _ in range(3)),
+                gr.update(visible=False),
+                *_rights(may, False, False),
+                "",
+            )
+        numbers = [version.number for version in versions.rows]
+        shown = picked if picked in numbers else _first(versions)
+        beside = other if other in numbers else ""
+        choices = [(_label(version), version.number) for version in versions.rows]
+        table, card = await self._show(versions, shown, beside)
+        can_go_back = versions.has_more or any({PREVIOUS, CANARY} & set(version.aliases) for version in versions.rows)
+        return (
+            versions,
+            table,
+            gr.update(choices=choices, value=shown),
+            gr.update(choices=[("none", ""), *choices], value=beside),
+            card,
+            gr.update(visible=versions.has_more and len(versions.rows) < MOST_VERSIONS),
+            *_rights(may, bool(numbers), can_go_back),
+            history_html(records, is_cut_off=is_cut_off),
+        )
+
+    async def _pick(self, versions: Versions | None, other: str | None, event: gr.EventData) -> tuple[Any, ...]:
+        """A button of the table; what the browser says is looked up and not believed."""
+        number = str(event._data.get("version", "")) if isinstance(event._data, dict) else ""
+        if versions is None or number not in [version.number for version in versions.rows]:
+            return gr.skip(), gr.skip(), gr.skip()
+        return (number, *await self._show(versions, number, other))
+
+    async def _show(self, versions: Versions | None, picked: str | None, other: str | None) -> tuple[Any, str]:
+        table = versions_table(versions, picked) if versions is not None else gr.skip()
+        if not picked:
+            return table, ""
+        return table, await ask_mlflow(self._card, picked, other)
+
+    def _card(self, picked: str, other: str | None) -> str:
+        client = registry_client()
+        try:
+            card = read_card(client, self.model, picked)
+            if not other or other == picked:
+                return card_html(card)
+            return comparison_html(card, read_card(client, self.model, other))
+        except FinetuneError as error:
+            return note_html(str(error), "mf-bad")
+
+    async def _ask_promotion(self, picked: str | None, request: gr.Request) -> tuple[Any, ...]:
+        if not self._may_promote(request):
+            return (*_closed(), note_html(_NOT_YOURS))
+        try:
+            plan = await ask_mlflow(lambda: plan_promotion(registry_client(), self.model, picked or ""))
+        except FinetuneError as error:
+            return (*_closed(), note_html(str(error), "mf-bad"))
+        return (*_asking(plan.text, promotion=plan), "")
+
+    async def _promote(self, plan: PlannedPromotion | None, request: gr.Request) -> AsyncIterator[tuple[Any, ...]]:
+        if not self._may_promote(request):
+            yield (note_html(_NOT_YOURS), *_closed())
+            return
+        if plan is None:
+            yield (note_html("Nothing was asked for; fix: pick a version and press Promote."), *_closed())
+            return
+        try:
+            await asyncio.to_thread(self._promotions.begin, plan.model, plan.version, _person(request))
+        except FinetuneError as error:
+            yield (note_html(str(error), "mf-bad"), *_closed())
+            return
+        async for said in self._follow():
+            yield (said, *_closed())
+
+    async def _follow(self) -> AsyncIterator[Any]:
+        """The gate at work, for whoever opens the page meanwhile too, and the verdict when it has come."""
+        last = self._promotions.last(self.model)
+        if last is None:
+            yield gr.skip()
+            return
+        said: tuple[int, int] | None = None
+        while last.end is None:
+            seconds = (datetime.now(UTC) - last.begun).total_seconds()
+            if said != (now := (len(last.lines), int(seconds))):
+                said = now
+                yield progress_html(last.version, last.lines, seconds)
+            await asyncio.sleep(_LOOK_S)
+        yield verdict_html(last.version, last.end)
+
+    async def _ask_rollback(self, request: gr.Request) -> tuple[Any, ...]:
+        if not self._may_promote(request):
+            return (*_closed(), note_html(_NOT_YOURS))
+        try:
+            plan = await ask_mlflow(lambda: plan_rollback(registry_client(), self.model))
+        except FinetuneError as error:
+            return (*_closed(), note_html(str(error), "mf-bad"))
+        return (*_asking(plan.text, rollback=plan), "")
+
+    async def _roll_back(self, plan: PlannedRollback | None, reason: str, request: gr.Request) -> tuple[Any, ...]:
+        if not self._may_promote(request):
+            return (note_html(_NOT_YOURS), *_closed())
+        if plan is None:
+            return (note_html("Nothing was asked for; fix: press Roll back."), *_closed())
+        try:
+            done = await ask_mlflow(
+                lambda: carry_out_rollback(registry_client(), plan, reason=reason.strip(), person=_person(request))
+            )
+        except FinetuneError as error:
+            return (note_html(str(error), "mf-bad"), *_closed())
+        return (note_html(f"Done. {done}", "mf-good"), *_closed())
+
+    def _close(self) -> tuple[Any, ...]:
+        return _closed()
+
+
+def _asking(
+    text: str, *, promotion: PlannedPromotion | None = None, rollback: PlannedRollback | None = None
+) -> tuple[Any, ...]:
+    """The second step: what will happen, and the buttons that do it or leave it."""
+    is_rollback = rollback is not None
+    return (
+        note_html(text),
+        gr.update(visible=is_rollback, value=""),
+        gr.update(visible=promotion is not None),
+        gr.update(visible=is_rollback),
+        gr.update(visible=True),
+        promotion,
+        rollback,
+    )
+
+
+def _closed() -> tuple[Any, ...]:
+    return ("", *(gr.update(visible=False) for _ in range(4)), None, None)
+
+
+def _rights(may: bool, can_promote: bool, can_go_back: bool) -> tuple[Any, ...]:
+    said = "" if may else note_html(_NOT_YOURS)
+    return said, gr.update(interactive=may and can_promote), gr.update(interactive=may and can_go_back)
+
+
+def _first(versions: Versions) -> str | None:
+    """The challenger, which somebody will want to judge; else the newest."""
+    newest = versions.rows[0].number if versions.rows else None
+    return next((version.number for version in versions.rows if CHALLENGER in version.aliases), newest)
+
+
+def _label(version: Version) -> str:
+    aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
+    return f"Version {version.number}{aliases}"
+
+
+def _person(request: gr.Request) -> str:
+    """Empty for the one visitor of a page without a login: then the machine's user says who it was."""
+    return str(getattr(request, "username", None) or "")

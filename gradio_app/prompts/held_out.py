@@ -1,0 +1,41 @@
+"""The held-out rows of a version's training run as a set of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mlflow_finetune_plugin.errors import DataError
+from mlflow_finetune_plugin.promotion.answers import are_unseen
+from mlflow_finetune_plugin.promotion.proven_version import read_version
+from mlflow_finetune_plugin.votes.journal.vote import BASE
+from mlflow_finetune_plugin.votes.prompt_file import MOST_PROMPTS, Prompt, PromptSet, prompt_set
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def held_out_set(client: MlflowClient, model: str, version: str, *, others: Sequence[str] = ()) -> PromptSet:
+    """The rows that ``version`` was proven on, as its run kept them; rows that it, or ``others``, were trained on are left out.
+
+    Raises DataError where the run kept none that can be asked, GateError where they are not what the run says,
+    MoveError for a version that is none, TrackingError.
+    """
+    asked = read_version(client, model, version)
+    if asked.held_out is None:
+        raise DataError(
+            f"{asked.uri}: its training run kept no held-out rows; fix: train with an eval file or a split, or give a "
+            "file of prompts"
+        )
+    notes: list[str] = []
+    sides = [asked, *(read_version(client, model, other) for other in others if other not in (version, BASE))]
+    unseen = are_unseen(asked.held_out.rows, sides, notes)
+    rows = [row for row, is_new in zip(asked.held_out.rows, unseen, strict=True) if is_new]
+    questions = [row for row in rows if row.messages]
+    if not questions:
+        why = "they are texts without a question" if rows else "every one of them was trained on"
+        raise DataError(f"{asked.uri}: no held-out row can be asked: {why}; fix: give a file of prompts")
+    if len(questions) > MOST_PROMPTS:
+        notes.append(f"{asked.uri}: the first {MOST_PROMPTS:,} of {len(questions):,} held-out rows are asked")
+    prompts = [Prompt(f"{row.source}:{row.line}", row.messages, row.reference) for row in questions[:MOST_PROMPTS]]
+    return prompt_set(f"held-out rows of version {version}", prompts, notes)

@@ -1,0 +1,92 @@
+"""The prompt sets of one playground, and where each voter is in them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradio_app.chat.session import Contender, Prompt, SessionError
+from gradio_app.prompts.held_out import held_out_set
+from gradio_app.prompts.progress import JudgedPrompts, Progress, progress
+from mlflow_finetune_plugin.errors import FinetuneError
+from mlflow_finetune_plugin.votes import Journal
+from mlflow_finetune_plugin.votes.journal.vote import BASE
+from mlflow_finetune_plugin.votes.prompt_file import PromptSet, read_prompt_set
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+HELD_OUT = "Held-out rows of the training"
+"""Of the first side that has a version; the name says no version, for it stands on a blind page."""
+
+
+class PromptWalk:
+    """Reads the files at once. Raises DataError for one that is no prompt set."""
+
+    def __init__(self, files: Sequence[Path], *, longest_prompt_chars: int) -> None:
+        found = [read_prompt_set(path, longest_prompt_chars=longest_prompt_chars) for path in files]
+        self._sets = {one.name: one for one in found}
+        self._held_out: dict[tuple[str, ...], PromptSet] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        return [*self._sets, HELD_OUT]
+
+    def progress(
+        self,
+        name: str,
+        contenders: Sequence[Contender],
+        model: str,
+        journal: Journal,
+        judged: JudgedPrompts,
+        login: str | None,
+        session: str,
+    ) -> tuple[PromptSet, Progress]:
+        """Where this voter is, judging these contenders. Asks the registry. Raises SessionError, TrackingError."""
+        from gradio_app.registry_client import registry_client
+
+        client = registry_client()
+        versions = tuple(self._version(client, model, contender) for contender in contenders)
+        prompts = self._sets.get(name) or self._rows(client, model, versions)
+        voter = journal.voter(login)
+        done = judged.of(voter, session, frozenset(versions))
+        return prompts, progress(prompts, done, voter, session)
+
+    def _rows(self, client: MlflowClient, model: str, versions: tuple[str, ...]) -> PromptSet:
+        proven = [version for version in versions if version != BASE]
+        if not proven:
+            raise SessionError("Neither side is a version of the registered model, so there are no held-out rows.")
+        with self._lock:
+            if versions not in self._held_out:
+                try:
+                    self._held_out[versions] = held_out_set(client, model, proven[0], others=proven[1:])
+                except FinetuneError as error:
+                    raise SessionError(f"There are no held-out rows to ask. {error}") from error
+            return self._held_out[versions]
+
+    @staticmethod
+    def _version(client: MlflowClient, model: str, contender: Contender) -> str:
+        """The number behind an alias now; ``base`` for what is no version of the model."""
+        if contender.model.startswith(f"{model}@"):
+            from mlflow_finetune_plugin.store.registry import find_model
+
+            uri = find_model(client, f"models:/{contender.model}").uri
+            return uri.rpartition("/")[2]
+        if contender.model.startswith(f"{model}/"):
+            return contender.model.rpartition("/")[2]
+        return BASE
+
+
+def asked_of(prompts: PromptSet, found: Progress) -> Prompt:
+    """The next one as a session asks it. Raises SessionError where all are judged."""
+    if found.next is None:
+        raise SessionError(found.sentence)
+    return Prompt(
+        text=found.next.messages[-1]["content"],
+        reference=found.next.reference,
+        prompt_set=prompts.name,
+        messages=found.next.messages,
+    )

@@ -1,0 +1,165 @@
+"""The standings as of a moment ago: read from MLflow in the background, once for however many look."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Set
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from gradio_app.standings.standings import (
+    DEFAULT_TERMS,
+    Standings,
+    VoteTerms,
+    judged_pairs,
+    ordered_pair,
+    standings_of,
+)
+from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, GateError, MoveError
+from mlflow_finetune_plugin.gate.policy import VotesPolicy
+from mlflow_finetune_plugin.promotion.proven_version import read_version
+from mlflow_finetune_plugin.serving.versions.catalog import Catalog
+from mlflow_finetune_plugin.store.clients import client_for
+from mlflow_finetune_plugin.votes import Reading, read_votes
+from mlflow_finetune_plugin.votes.journal.vote import BASE
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+OpenTurns = Callable[[], Set[str]]
+"""Turns whose votes may still be changed by who does not know the names: a count that moves with one would tell them."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Glance:
+    """What can be shown now: the last standings that could be read, when, and why there are no newer ones.
+
+    ``standings`` None: nothing was ever read; ``fault`` None: nothing is wrong. ``number`` goes up with every change.
+    """
+
+    standings: Standings | None = None
+    read_at: datetime | None = None
+    fault: str | None = None
+    number: int = 0
+
+
+class StandingsFeed:
+    """Whoever looks sees standings of the last ``interval_s``; of all who look, one causes a reading.
+
+    A reading that takes long is repeated less often, so that at most a fifth of the time goes into it, and answers that
+    stream meanwhile are not held up. While MLflow does not answer, everybody keeps the last standings: nobody waits
+    longer than ``patience_s``.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        tracking_uri: str | None = None,
+        *,
+        interval_s: float = 5.0,
+        patience_s: float = 4.0,
+        open_turns: OpenTurns = frozenset,
+    ) -> None:
+        self.model = model
+        self._reader = StandingsReader(model, tracking_uri, open_turns)
+        self._interval_s, self._patience_s = interval_s, patience_s
+        self._lock = threading.Lock()
+        self._glance = Glance()
+        self._reading: Future[None] | None = None
+        self._began = self._due = 0.0
+        self.readings = 0
+        """How often MLflow was asked."""
+
+    async def look(self) -> Glance:
+        """Never raises: a fault is told in the glance."""
+        pending = self._begin_when_due()
+        if pending is not None:
+            await asyncio.wait({asyncio.wrap_future(pending)}, timeout=self._patience_s)
+        with self._lock:
+            if self._reading is not None and time.monotonic() - self._began >= self._patience_s:
+                fault = f"MLflow has not answered within {self._patience_s:g} seconds"
+                return Glance(self._glance.standings, self._glance.read_at, fault, self._glance.number)
+            return self._glance
+
+    def _begin_when_due(self) -> Future[None] | None:
+        with self._lock:
+            if self._reading is None and time.monotonic() >= self._due:
+                self._reading, self._began = Future(), time.monotonic()
+                self.readings += 1
+                threading.Thread(target=self._read, args=(self._reading,), name="standings", daemon=True).start()
+            return self._reading
+
+    def _read(self, done: Future[None]) -> None:
+        standings, fault = None, None
+        try:
+            standings = self._reader.read(self._glance.standings)
+        except FinetuneError as error:
+            fault = str(error)
+        except Exception as error:  # shown instead of a page that stands still
+            logger.exception("the standings of %s cannot be made", self.model)
+            fault = f"the standings cannot be made: {type(error).__name__}: {error}"
+        with self._lock:
+            last = self._glance
+            if standings is None:
+                self._glance = Glance(last.standings, last.read_at, fault, last.number + (fault != last.fault))
+            else:
+                changed = standings is not last.standings or last.fault is not None
+                self._glance = Glance(standings, datetime.now(UTC), None, last.number + changed)
+            took_s = time.monotonic() - self._began
+            rest_s = 4 * took_s if fault is None else 0
+            self._due = self._began + max(self._interval_s, took_s + rest_s)
+            self._reading = None
+        done.set_result(None)
+
+
+class StandingsReader:
+    """Asks MLflow for votes, aliases and terms, and counts anew only where one of them changed; blocks."""
+
+    def __init__(self, model: str, tracking_uri: str | None = None, open_turns: OpenTurns = frozenset) -> None:
+        self._model, self._tracking_uri, self._open_turns = model, tracking_uri, open_turns
+        self._terms: dict[str, VoteTerms] = {}
+        self._counted: tuple[Reading, dict[str, str]] | None = None
+
+    def read(self, last: Standings | None = None) -> Standings:
+        """``last`` itself where nothing has changed since. Raises TrackingError, ConfigError."""
+        undecided = self._open_turns()
+        reading = read_votes(self._model, self._tracking_uri)
+        reading = replace(reading, votes=tuple(vote for vote in reading.votes if vote.told.turn_id not in undecided))
+        aliases = self._aliases()
+        if last is not None and self._counted == (reading, aliases):
+            return last
+        candidates = {ordered_pair(pair, aliases)[0] for pair in judged_pairs(reading)} - {BASE}
+        for version in candidates - self._terms.keys():
+            self._terms[version] = self._terms_of(version)
+        standings = standings_of(reading, aliases, self._terms)
+        self._counted = (reading, aliases)
+        return standings
+
+    def _aliases(self) -> dict[str, str]:
+        """None of a model that is not registered yet: its votes can still be shown."""
+        try:
+            return dict(Catalog(self._client(), (self._model,)).look()[self._model].aliases)
+        except ConfigError:
+            return {}
+
+    def _terms_of(self, version: str) -> VoteTerms:
+        """As its training run wrote them down, which never changes. Raises TrackingError."""
+        try:
+            written = read_version(self._client(), self._model, version).policy
+        except (GateError, MoveError) as error:
+            return VoteTerms(VotesPolicy(), str(error))
+        if written is None or written.policy.votes is None:
+            return DEFAULT_TERMS
+        return VoteTerms(written.policy.votes)
+
+    def _client(self) -> MlflowClient:
+        import mlflow
+
+        return client_for(self._tracking_uri or mlflow.get_tracking_uri())

@@ -1,0 +1,179 @@
+"""How the versions of a model stand by its votes, ready to be shown: counts, tests and rankings of one reading. Pure.
+
+People and judges are never pooled: what is said of people is of people alone, each judge stands beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from gradio_app.standings.agreement import VoterAgreement, voter_agreement
+from gradio_app.standings.vote_path import VotePath, vote_path
+from mlflow_finetune_plugin.evaluation.results import Interval
+from mlflow_finetune_plugin.gate.policy import VotesPolicy
+from mlflow_finetune_plugin.gate.statistics.proportions import wilson_interval
+from mlflow_finetune_plugin.gate.statistics.ranking import Comparison, Ranking, rank
+from mlflow_finetune_plugin.votes import Reading, gate_votes
+from mlflow_finetune_plugin.votes.checks import Summary
+from mlflow_finetune_plugin.votes.journal.vote import BASE
+from mlflow_finetune_plugin.votes.mlflow.feedback import ToldVote
+from mlflow_finetune_plugin.votes.report import JudgeSummary, report_on
+
+Pair = tuple[str, str]
+"""Candidate and champion, by version."""
+
+
+@dataclass(frozen=True)
+class VoteTerms:
+    """The terms by which the gate weighs votes for a candidate; ``note`` says so where they are not its own."""
+
+    policy: VotesPolicy
+    note: str = ""
+
+
+DEFAULT_TERMS = VoteTerms(VotesPolicy(), "it was trained under no votes policy, so the gate does not read its votes")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Votes that share a reason tag or a prompt set; ``win_rate`` is the candidate's, of decisive votes (Wilson, 95 %)."""
+
+    name: str
+    candidate_wins: int
+    champion_wins: int
+    ties: int
+    both_bad: int
+    win_rate: Interval | None
+
+
+@dataclass(frozen=True)
+class PairStanding:
+    """People's votes between two versions, and each judge's beside them.
+
+    ``terms_note``: why the path is drawn by terms that are not the candidate's own; empty: they are. A vote with two
+    tags is in both groups of ``tags``, one without a tag in none; every vote is in one of ``prompt_sets``, the one
+    named "" being prompts that somebody typed.
+    """
+
+    people: Summary
+    path: VotePath
+    terms_note: str
+    agreement: VoterAgreement
+    tags: tuple[Group, ...]
+    prompt_sets: tuple[Group, ...]
+    judges: tuple[JudgeSummary, ...]
+
+    @property
+    def pair(self) -> Pair:
+        return self.people.candidate, self.people.champion
+
+
+@dataclass(frozen=True)
+class Standings:
+    """``pairs``: those voted on, the most votes of people first. ``ranking`` is of people and None below three versions.
+
+    ``votes`` is all that MLflow holds, ``not_counted`` the reasons of those that do not count; ``aliases``: alias ->
+    version.
+    """
+
+    model: str
+    votes: int
+    not_counted: Mapping[str, int]
+    pairs: tuple[PairStanding, ...]
+    ranking: Ranking | None
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def counted(self) -> int:
+        return self.votes - sum(self.not_counted.values())
+
+    def pair(self, pair: Pair | None) -> PairStanding | None:
+        """The pair asked for; where it has no votes, the one with the most."""
+        found = next((standing for standing in self.pairs if standing.pair == pair), None)
+        return found or (self.pairs[0] if self.pairs else None)
+
+
+def standings_of(
+    reading: Reading, aliases: Mapping[str, str] | None = None, terms: Mapping[str, VoteTerms] | None = None
+) -> Standings:
+    """``terms``: version -> what the gate asks of its votes; versions that it lacks have ``DEFAULT_TERMS``."""
+    aliases, terms = aliases or {}, terms or {}
+    pairs = [ordered_pair(pair, aliases) for pair in judged_pairs(reading)]
+    return Standings(
+        model=reading.model,
+        votes=len(reading.votes) + reading.unreadable,
+        not_counted=reading.not_counted,
+        pairs=tuple(_standing(reading, pair, terms.get(pair[0], DEFAULT_TERMS)) for pair in pairs),
+        ranking=_ranking(reading),
+        aliases=dict(aliases),
+    )
+
+
+def judged_pairs(reading: Reading) -> list[Pair]:
+    """Every two versions that people or judges voted on, those with the most votes of people first."""
+    return list(dict.fromkeys([*reading.pairs("person"), *reading.pairs("judge")]))
+
+
+def ordered_pair(pair: Pair, aliases: Mapping[str, str]) -> Pair:
+    """Candidate first: a base is what candidates are compared with, then the champion, then the older version."""
+
+    def claim(version: str) -> tuple[bool, bool, int]:
+        return version == BASE, version == aliases.get("champion"), -_number(version)
+
+    champion = max(pair, key=claim)
+    return (pair[1], pair[0]) if champion == pair[0] else pair
+
+
+def grouped(votes: Iterable[tuple[str, ToldVote]], candidate: str) -> tuple[Group, ...]:
+    """``votes`` with the name of their group, in the order of how many votes each has."""
+    found: dict[str, list[ToldVote]] = {}
+    for name, vote in votes:
+        found.setdefault(name, []).append(vote)
+    ordered = sorted(found.items(), key=lambda group: (-len(group[1]), group[0]))
+    return tuple(_group(name, members, candidate) for name, members in ordered)
+
+
+def _standing(reading: Reading, pair: Pair, terms: VoteTerms) -> PairStanding:
+    report = report_on(reading, pair)
+    assert report.people is not None
+    people = reading.between(*pair)
+    path = vote_path(gate_votes(reading, *pair), *pair, policy=terms.policy, pair_number=reading.pair_number(*pair))
+    return PairStanding(
+        people=report.people,
+        path=path,
+        terms_note=terms.note,
+        agreement=voter_agreement(people),
+        tags=grouped(((tag, vote) for vote in people for tag in dict.fromkeys(vote.reasons)), pair[0]),
+        prompt_sets=grouped(((vote.prompt_set or "", vote) for vote in people), pair[0]),
+        judges=report.judges,
+    )
+
+
+def _group(name: str, votes: list[ToldVote], candidate: str) -> Group:
+    winners = [vote.winner.version for vote in votes if vote.winner is not None]
+    wins = winners.count(candidate)
+    choices = [vote.choice for vote in votes]
+    return Group(
+        name=name,
+        candidate_wins=wins,
+        champion_wins=len(winners) - wins,
+        ties=choices.count("tie"),
+        both_bad=choices.count("both_bad"),
+        win_rate=wilson_interval(wins, len(winners)) if winners else None,
+    )
+
+
+def _ranking(reading: Reading) -> Ranking | None:
+    """Bradley-Terry over people's votes; two versions need no model to be ranked."""
+    comparisons = []
+    for first, second in reading.pairs("person"):
+        for vote in reading.between(first, second):
+            score = 0.5 if vote.winner is None else float(vote.winner.version == first)
+            comparisons.append(Comparison(vote.voter, first, second, score))
+    versions = {name for one in comparisons for name in (one.first, one.second)}
+    return rank(comparisons) if len(versions) > 2 else None
+
+
+def _number(version: str) -> int:
+    return int(version) if version.isdigit() else 0

@@ -1,0 +1,112 @@
+"""Where the votes on two versions stand in the gate's test: the evidence after every score, and what decides. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mlflow_finetune_plugin.gate.criteria import judge_votes
+from mlflow_finetune_plugin.gate.evidence import Votes
+from mlflow_finetune_plugin.gate.policy import VotesPolicy
+from mlflow_finetune_plugin.gate.statistics.error_budget import candidate_alpha
+from mlflow_finetune_plugin.gate.statistics.sequential import VOTE_STAKES, VOTER_STAKES, betting_test
+from mlflow_finetune_plugin.gate.votes import PATIENCE_VOTERS, Vote, decisive_scores, voter_scores
+
+Outcome = Literal["better", "worse", "undecided"]
+
+
+@dataclass(frozen=True)
+class VotePath:
+    """The test that ``gate.criteria.judge_votes`` decides by, with all of its course.
+
+    ``evidence_for`` and ``evidence_against`` are the capitals of the bets on the candidate being better, and worse,
+    before the first and after every score; who reaches ``boundary`` first, not before ``minimum`` scores, decides, and
+    ``decided_at`` is after which score. ``unit`` is what a score is of; ``waiting`` voters have begun and do not count
+    yet, of whom each counts after ``per_voter`` votes. ``still_needed``: about how many more scores like these would decide; None where that cannot be told.
+    """
+
+    candidate: str
+    champion: str
+    unit: Literal["voter", "vote"]
+    evidence_for: tuple[float, ...]
+    evidence_against: tuple[float, ...]
+    boundary: float
+    minimum: int
+    outcome: Outcome
+    decided_at: int | None
+    still_needed: int | None
+    waiting: int
+    per_voter: int
+    pair_number: int
+
+    @property
+    def scores(self) -> int:
+        return len(self.evidence_for) - 1
+
+    @property
+    def sentence(self) -> str:
+        """What the path says, for somebody who knows no statistics."""
+        if self.outcome != "undecided":
+            won, lost = (self.candidate, self.champion) if self.outcome == "better" else (self.champion, self.candidate)
+            at = _count(self.decided_at or 0, self.unit_name)
+            return f"Decided: {version_name(won)} is preferred to {version_name(lost)}, shown after {at}."
+        if not self.scores:
+            return f"Undecided: {self.waiting_for}." if self.waiting else "Undecided: no vote prefers a side yet."
+        highest = max(self.evidence_for[-1], self.evidence_against[-1])
+        now = f"Undecided: the evidence stands at {highest:.3g}, and {self.boundary:.3g} decides"
+        if self.still_needed is None:
+            return f"{now}; how many more would decide cannot be told yet."
+        if self.still_needed == 0:  # it stands there by now; the least number of scores is what lacks
+            return f"{now}, but not before {_count(self.minimum, self.unit_name)}."
+        return f"{now}; about {_count(self.still_needed, self.unit_name, 'more ')} would likely decide."
+
+    @property
+    def unit_name(self) -> str:
+        return "voter" if self.unit == "voter" else "decisive vote"
+
+    @property
+    def waiting_for(self) -> str:
+        """When those who have begun will count: a voter's score must not change once it does."""
+        who = "1 voter counts" if self.waiting == 1 else f"{self.waiting:,} voters count"
+        return f"{who} after {self.per_voter} votes each, or when {PATIENCE_VOTERS} more people have begun"
+
+
+def vote_path(
+    votes: Sequence[Vote], candidate: str, champion: str, *, policy: VotesPolicy, pair_number: int = 1
+) -> VotePath:
+    """``votes`` as ``votes.gate_votes`` gives them; ``pair_number`` as ``Reading.pair_number``: pairs share one alpha."""
+    alpha = candidate_alpha(policy.alpha, pair_number)
+    waiting = 0
+    if policy.unit == "voter":
+        found = voter_scores(votes, per_voter=policy.per_voter)
+        scores, stakes, waiting = found.scores, VOTER_STAKES, found.waiting
+    else:
+        scores, stakes = decisive_scores(votes, per_voter=policy.per_voter), VOTE_STAKES
+    test = betting_test(scores, stakes, alpha=alpha, minimum=policy.minimum)
+    finding = judge_votes(policy, Votes(tuple(votes), pair_number))
+    outcomes: dict[str, Outcome] = {"pass": "better", "reject": "worse"}
+    return VotePath(
+        candidate=candidate,
+        champion=champion,
+        unit=policy.unit,
+        evidence_for=tuple(float(value) for value in test.e_better),
+        evidence_against=tuple(float(value) for value in test.e_worse),
+        boundary=test.boundary,
+        minimum=policy.minimum,
+        outcome=outcomes.get(finding.outcome, "undecided"),
+        decided_at=test.worse_at if finding.outcome == "reject" else test.better_at,
+        still_needed=finding.still_needed,
+        waiting=waiting,
+        per_voter=policy.per_voter,
+        pair_number=pair_number,
+    )
+
+
+def version_name(version: str) -> str:
+    """As people call it: ``version 3``, ``the base``."""
+    return "the base" if version == "base" else f"version {version}"
+
+
+def _count(number: int, noun: str, more: str = "") -> str:
+    return f"{number:,} {more}{noun}" if number == 1 else f"{number:,} {more}{noun}s"

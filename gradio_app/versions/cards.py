@@ -1,0 +1,289 @@
+"""What the registry and the training runs say of a model's versions: a list, newest first, and one version in depth.
+
+The list costs one search of the registry and one of the runs for each experiment, however many versions there are; loss
+curves are read for the version that is picked. Nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlflow_finetune_plugin.errors import MoveError
+from mlflow_finetune_plugin.jobs.run_record import STATUS_TAG
+from mlflow_finetune_plugin.promotion.moves.audit import VERDICT_TAG
+from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+MOST_VERSIONS = 500
+"""That a list shows; older ones are asked for by number."""
+_RUNS_AT_ONCE = 100
+_INFINITE = 1e308
+_CERTIFICATE = "finetune.certificate."
+_CURVES = {"train": "train/loss", "eval": "eval_loss"}
+_NUMBER = re.compile(r"[1-9][0-9]{0,9}")
+_VERDICT = re.compile(r"(?P<outcome>\w+) for (?P<alias>.+), run (?P<run_id>\w+)")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """A point estimate with its 95 % interval; ``low`` and ``high`` are None where none was logged."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A metric of the adapter and its base on the held-out rows; the gain is above 0 where the adapter is better."""
+
+    metric: str
+    base: float | None
+    adapter: float | None
+    gain: Bounds
+
+
+@dataclass(frozen=True)
+class Served:
+    """What an engine's certificate says of a version in a precision: whether it answers as it was trained to."""
+
+    engine: str
+    precision: str
+    passed: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class VerdictSaid:
+    """The gate's last word on a version; ``run_id`` holds its report, None where the tag was written by other means."""
+
+    outcome: str
+    alias: str
+    run_id: str | None
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """``status`` is MLflow's; ``reason`` why it ended so, where something was amiss."""
+
+    run_id: str
+    status: str
+    reason: str | None
+    train_rows: int | None
+    eval_rows: int | None
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version. What is None or empty is not known; ``run`` is None where the run that made it is gone."""
+
+    model: str
+    number: str
+    aliases: tuple[str, ...]
+    created_ms: int
+    status: str
+    adaptation: str | None
+    objective: str | None
+    base_model: str | None
+    data_digest: str | None
+    converted_from: str | None
+    gains: tuple[Gain, ...]
+    forgetting: Bounds | None
+    certificates: tuple[Served, ...]
+    verdict: VerdictSaid | None
+    run: TrainingRun | None
+
+    @property
+    def method(self) -> str | None:
+        return f"{self.adaptation} × {self.objective}" if self.adaptation and self.objective else None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Newest first. ``has_more``: there are older ones."""
+
+    model: str
+    rows: tuple[Version, ...]
+    has_more: bool
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A loss by optimizer step, in nats per token; ``left_out`` values were not finite."""
+
+    name: str
+    points: tuple[tuple[int, float], ...]
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class VersionCard:
+    version: Version
+    curves: tuple[Curve, ...]
+
+
+def list_versions(client: MlflowClient, model: str, *, limit: int = 50) -> Versions:
+    """Raises MoveError for a model that the registry does not have, TrackingError when it cannot be asked."""
+    limit = min(limit, MOST_VERSIONS)
+    quote = '"' if "'" in model else "'"
+    with registry_faults(model):
+        aliases, _ = read_model(client, model)
+        found = client.search_model_versions(
+            f"name = {quote}{model}{quote}", max_results=limit, order_by=["version_number DESC"]
+        )
+        runs = _runs(client, [version.run_id for version in found])
+    rows = tuple(_version(version, aliases, runs.get(str(version.run_id))) for version in found)
+    return Versions(model, rows, has_more=bool(found.token))
+
+
+def read_card(client: MlflowClient, model: str, number: str) -> VersionCard:
+    """Raises MoveError for a version that there is not, TrackingError."""
+    with registry_faults(model):
+        aliases, _ = read_model(client, model)
+        version = find_version(client, model, number)
+        run = _runs(client, [version.run_id]).get(str(version.run_id))
+        curves = tuple(_curve(client, run.info.run_id, name) for name in _CURVES) if run is not None else ()
+    return VersionCard(_version(version, aliases, run), tuple(curve for curve in curves if curve.points))
+
+
+def find_version(client: MlflowClient, model: str, number: str) -> ModelVersion:
+    """Raises MoveError for a version that there is not, MlflowException."""
+    from mlflow.exceptions import MlflowException
+
+    missing = MoveError(f"{model}: no version {number[:20]!r}; fix: pick one of the list")
+    if not _NUMBER.fullmatch(number):
+        raise missing
+    try:
+        return client.get_model_version(model, number)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise missing from error
+
+
+def _runs(client: MlflowClient, run_ids: Sequence[str | None]) -> dict[str, Run]:
+    """Those that are there, deleted ones too; one search for each experiment and each hundred."""
+    from mlflow.entities import ViewType
+    from mlflow.exceptions import MlflowException
+
+    found: dict[str, Run] = {}
+    left = list(dict.fromkeys(run_id for run_id in run_ids if run_id and re.fullmatch(r"\w+", run_id)))
+    while left:
+        first = left.pop(0)
+        try:
+            run = client.get_run(first)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            continue
+        found[first] = run
+        for start in range(0, len(left), _RUNS_AT_ONCE):
+            asked = ", ".join(f"'{run_id}'" for run_id in left[start : start + _RUNS_AT_ONCE])
+            page = client.search_runs([run.info.experiment_id], f"attributes.run_id IN ({asked})", ViewType.ALL)
+            found |= {one.info.run_id: one for one in page}
+        left = [run_id for run_id in left if run_id not in found]
+    return found
+
+
+def _version(found: ModelVersion, aliases: Mapping[str, str], run: Run | None) -> Version:
+    tags = {str(key): str(value) for key, value in dict(found.tags).items()}
+    metrics = dict(run.data.metrics) if run is not None else {}
+    return Version(
+        model=str(found.name),
+        number=str(found.version),
+        aliases=tuple(sorted(alias for alias, number in aliases.items() if number == str(found.version))),
+        created_ms=int(found.creation_timestamp or 0),
+        status=str(found.status),
+        adaptation=tags.get("finetune.adaptation"),
+        objective=tags.get("finetune.objective"),
+        base_model=tags.get("finetune.base_model"),
+        data_digest=tags.get("finetune.data_digest"),
+        converted_from=tags.get("finetune.converted_from"),
+        gains=_gains(metrics),
+        forgetting=_bounds(metrics, *(f"forgetting/nats_per_token{end}" for end in ("", "_low", "_high"))),
+        certificates=tuple(_served(key, value) for key, value in sorted(tags.items()) if key.startswith(_CERTIFICATE)),
+        verdict=_verdict(tags.get(VERDICT_TAG)),
+        run=_training_run(run) if run is not None else None,
+    )
+
+
+def _gains(metrics: Mapping[str, float]) -> tuple[Gain, ...]:
+    """A metric of one task of several is called ``METRIC/TASK``, and comes after those of all rows."""
+    names = [key.removeprefix("eval/gain/") for key in metrics if key.startswith("eval/gain/")]
+    found = []
+    for name in sorted(names, key=lambda name: ("/" in name, name)):
+        gain = _bounds(metrics, *(f"eval/{part}/{name}" for part in ("gain", "gain_low", "gain_high")))
+        if gain is not None:
+            found.append(
+                Gain(
+                    name, _finite(metrics.get(f"eval/base/{name}")), _finite(metrics.get(f"eval/adapter/{name}")), gain
+                )
+            )
+    return tuple(found)
+
+
+def _bounds(metrics: Mapping[str, float], value: str, low: str, high: str) -> Bounds | None:
+    found = _finite(metrics.get(value))
+    return None if found is None else Bounds(found, _finite(metrics.get(low)), _finite(metrics.get(high)))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and _is_number(value) else None
+
+
+def _is_number(value: float) -> bool:
+    """MLflow's SQL stores keep an infinity as the largest number that a float can be."""
+    return math.isfinite(value) and abs(value) < _INFINITE
+
+
+def _served(tag: str, text: str) -> Served:
+    engine, _, precision = tag.removeprefix(_CERTIFICATE).partition(".")
+    return Served(engine, precision, text.startswith("passed"), text)
+
+
+def _verdict(text: str | None) -> VerdictSaid | None:
+    """As ``promotion.carrying_out`` writes it; what another has written is shown as it is."""
+    if text is None:
+        return None
+    said = _VERDICT.fullmatch(text)
+    return VerdictSaid(said["outcome"], said["alias"], said["run_id"]) if said else VerdictSaid(text[:200], "", None)
+
+
+def _training_run(run: Run) -> TrainingRun:
+    rows: dict[str, Any] = {}
+    for used in run.inputs.dataset_inputs if run.inputs is not None else ():
+        if {tag.key: tag.value for tag in used.tags}.get("mlflow.data.context") == "train":
+            try:
+                told = json.loads(used.dataset.profile or "{}")
+            except ValueError:
+                told = {}
+            rows = told if isinstance(told, dict) else {}
+    train, held_out = rows.get("train_rows"), rows.get("eval_rows")
+    status = "DELETED" if run.info.lifecycle_stage == "deleted" else str(run.info.status)
+    return TrainingRun(
+        run.info.run_id,
+        status,
+        run.data.tags.get(STATUS_TAG) if status != "FINISHED" else None,
+        train if isinstance(train, int) else None,
+        held_out if isinstance(held_out, int) else None,
+    )
+
+
+def _curve(client: MlflowClient, run_id: str, name: str) -> Curve:
+    """One value a step: a resumed run tells the steps since its checkpoint again, and the later word holds."""
+    told = sorted(client.get_metric_history(run_id, _CURVES[name]), key=lambda metric: (metric.step, metric.timestamp))
+    points = {int(metric.step): float(metric.value) for metric in told}
+    finite = tuple((step, loss) for step, loss in points.items() if _is_number(loss))
+    return Curve(name, finite, len(points) - len(finite))

@@ -1,0 +1,141 @@
+"""Loss curves as an SVG picture: a string without script, whose colours follow the page's theme."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from gradio_app.versions.cards import Curve
+
+_WIDTH, _HEIGHT = 480, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 14, 40
+_MOST_POINTS = 400
+_TICKS = 4
+
+CSS = """
+.mf-loss { display: block; width: 100%; max-width: 640px; height: auto; color: var(--body-text-color-subdued); }
+.mf-loss text { fill: currentColor; font-size: 13px; }
+.mf-loss .mf-grid { stroke: var(--border-color-primary); }
+.mf-loss .mf-line { fill: none; stroke-width: 2; stroke-linejoin: round; }
+.mf-loss .mf-train { stroke-width: 1.5; opacity: .75; } .mf-loss .mf-eval { stroke-dasharray: 6 3; }
+.mf-loss .mf-side-a { stroke: var(--mf-a, var(--color-accent)); } .mf-loss .mf-side-b { stroke: var(--mf-b, #bc4c00); }
+.mf-loss .mf-dot { fill: var(--background-fill-primary); stroke-width: 2; stroke-dasharray: none; }
+.mf-loss.mf-key { display: inline-block; width: 28px; vertical-align: middle; margin-right: .4rem; }
+@media (max-width: 480px) { .mf-loss text { font-size: 18px; } }
+.mf-legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; margin: .3rem 0 0; padding: 0;
+  color: var(--body-text-color-subdued); font-size: .85rem; }
+"""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A curve as it is drawn: ``label`` in the legend, ``side`` its colour, a or b."""
+
+    label: str
+    side: str
+    curve: Curve
+
+
+def loss_chart(series: Sequence[Series]) -> str:
+    """Training solid, evaluation dashed. A sentence where there is nothing to draw."""
+    drawn = [one for one in series if one.curve.points]
+    if not drawn:
+        return '<p class="mf-soft">No loss was logged by the training run.</p>'
+    steps = [step for one in drawn for step, _ in one.curve.points]
+    losses = [loss for one in drawn for _, loss in one.curve.points]
+    axes = _Axes(min(steps), max(steps), min(losses), max(losses))
+    lines = "".join(_line(one, axes) for one in drawn)
+    left_out = sum(one.curve.left_out for one in drawn)
+    note = f'<p class="mf-soft">{left_out:,} values are not drawn: they are not finite.</p>' if left_out else ""
+    return (
+        f'<svg class="mf-loss" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(described(drawn))}">'
+        f"{axes.grid()}{lines}</svg>{_legend(drawn)}{note}"
+    )
+
+
+def described(series: Sequence[Series]) -> str:
+    """The picture in words."""
+    said = []
+    for one in series:
+        (first, begin), (last, end) = one.curve.points[0], one.curve.points[-1]
+        said.append(f"{one.label}: {begin:.3g} at step {first:,}, {end:.3g} at step {last:,}")
+    return f"Loss by step. {'; '.join(said)}."
+
+
+def thinned(points: Sequence[tuple[int, float]], most: int = _MOST_POINTS) -> list[tuple[int, float]]:
+    """At most ``most`` points, with the lowest and the highest of every stretch, so that no spike is lost."""
+    if len(points) <= most:
+        return list(points)
+    stretches, kept = most // 2, []
+    for i in range(stretches):
+        stretch = points[len(points) * i // stretches : len(points) * (i + 1) // stretches]
+        ends = {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
+        kept += sorted(ends)
+    return kept
+
+
+@dataclass(frozen=True)
+class _Axes:
+    first: int
+    last: int
+    lowest: float
+    highest: float
+
+    def x(self, step: int) -> float:
+        span = max(1, self.last - self.first)
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (step - self.first) / span
+
+    def y(self, loss: float) -> float:
+        low, high = self._range()
+        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - loss) / (high - low)
+
+    def grid(self) -> str:
+        drawn = []
+        low, high = self._range()
+        size = _step_size(high - low)
+        tick = math.ceil(low / size - 1e-9) * size
+        while tick <= high + 1e-9 * size:
+            y = self.y(tick)
+            drawn.append(
+                f'<line class="mf-grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+                f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.3g}</text>'
+            )
+            tick += size
+        ends = [(self.first, "start"), (self.last, "end")] if self.last > self.first else [(self.first, "start")]
+        drawn += [f'<text x="{self.x(s):.1f}" y="{_HEIGHT - 22}" text-anchor="{at}">{s:,}</text>' for s, at in ends]
+        drawn.append(f'<text x="{(_LEFT + _WIDTH) / 2:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">step</text>')
+        return "".join(drawn)
+
+    def _range(self) -> tuple[float, float]:
+        """From 0 where the losses come near it; never empty."""
+        low = 0.0 if 0 <= self.lowest < self.highest / 2 else self.lowest
+        return low, self.highest if self.highest > low else low + max(abs(low), 1.0) * 0.1
+
+
+def _step_size(span: float) -> float:
+    """1, 2 or 5 times a power of ten, for about _TICKS ticks."""
+    rough = span / _TICKS
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(power * factor for factor in (1, 2, 5, 10) if rough <= power * factor * (1 + 1e-9))
+
+
+def _line(one: Series, axes: _Axes) -> str:
+    points = thinned(one.curve.points)
+    kind = f"mf-{'eval' if one.curve.name == 'eval' else 'train'} mf-side-{'b' if one.side == 'b' else 'a'}"
+    placed = [(axes.x(step), axes.y(loss)) for step, loss in points]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+    dots = placed if (one.curve.name == "eval" and len(placed) <= 40) or len(placed) == 1 else []
+    marks = "".join(f'<circle class="mf-dot {kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in dots)
+    return f'<polyline class="mf-line {kind}" points="{line}"/>{marks}'
+
+
+def _legend(series: Sequence[Series]) -> str:
+    entries = "".join(
+        f'<li><svg class="mf-loss mf-key" viewBox="0 0 28 8" aria-hidden="true"><line class="mf-line '
+        f'mf-{"eval" if one.curve.name == "eval" else "train"} mf-side-{"b" if one.side == "b" else "a"}" x1="0" y1="4" x2="28" y2="4"/></svg>'
+        f"{escape(one.label)}</li>"
+        for one in series
+    )
+    return f'<ul class="mf-legend">{entries}</ul>'

@@ -1,0 +1,68 @@
+"""The history of moves, the gate at work and its verdict, as HTML for the page. All texts are escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from gradio_app.html_parts import empty, note_html, outcome_html, soft, table_head
+from gradio_app.versions.promotion import PromotionEnd
+from mlflow_finetune_plugin.promotion.moves.audit import Record
+
+_MOST_MOVES = 100
+_ENDS = {
+    "promoted": ("mf-good", "Promoted"),
+    "held": ("", "Held: nothing was moved"),
+    "rejected": ("mf-bad", "Rejected: nothing was moved"),
+    "fault": ("mf-bad", "The gate could not judge"),
+}
+
+
+def history_html(records: Sequence[Record], *, is_cut_off: bool = False) -> str:
+    """The newest of them, newest first. ``is_cut_off``: a move was begun, and nobody has settled yet what became of it."""
+    begun = (
+        note_html("A move is under way, or was cut off. The next promotion or rollback settles it first.")
+        if is_cut_off
+        else ""
+    )
+    if not records:
+        return begun + empty("No alias has been moved yet.", "Pick a version and promote it: the gate judges it first.")
+    rows = "".join(
+        f"<tr><td>{escape(record.when[:16].replace('T', ' '))}</td><td>{_moved(record)}</td><td>{escape(record.alias)}</td>"
+        f"<td>{escape(record.from_version or 'none')} → {escape(record.to_version or 'none')}</td><td>{escape(record.who)}</td>"
+        f'<td class="mf-why">{escape(record.reason)}</td></tr>'
+        for record in records[:_MOST_MOVES]
+    )
+    older = (
+        ""
+        if len(records) <= _MOST_MOVES
+        else f'<p class="mf-soft">{len(records) - _MOST_MOVES:,} older ones are not shown.</p>'
+    )
+    heads = ("When (UTC)", "What", "Alias", "Version", "Who", "Why")
+    return f'{begun}<div class="mf-scroll"><table class="mf-table">{table_head(heads)}<tbody>{rows}</tbody></table></div>{older}'
+
+
+def verdict_html(version: str, end: PromotionEnd) -> str:
+    kind, head = _ENDS[end.outcome]
+    rows = "".join(
+        f'<tr><th scope="row">{escape(found.name)}</th><td>{outcome_html(found.outcome, is_finding=True)}</td><td class="mf-why">{escape(found.reason)}</td></tr>'
+        for found in end.findings
+    )
+    table = f'<div class="mf-scroll"><table class="mf-table">{table_head(("Criterion", "Outcome", "Why"))}<tbody>{rows}</tbody></table></div>'
+    notes = "".join(soft(note) for note in end.notes)
+    said = note_html(f"Version {version}, {end.when:%Y-%m-%d %H:%M} UTC. {head}. {end.reason}", kind)
+    return f'<section class="mf-card" aria-label="Verdict" role="status">{said}{table if rows else ""}{notes}</section>'
+
+
+def progress_html(version: str, lines: Sequence[str], seconds: float) -> str:
+    shown = escape("\n".join(lines)) or "starting"
+    return (
+        f'<section class="mf-card" role="status" aria-label="Progress">{soft(f"The gate judges version {version}, for {seconds:.0f} s. You may leave this page: it goes on.")}'
+        f'<pre class="mf-lines">{shown}</pre></section>'
+    )
+
+
+def _moved(record: Record) -> str:
+    if record.is_moved:
+        return escape({"unexplained": "moved by other means"}.get(record.kind, record.kind))
+    return outcome_html(record.outcome) if record.outcome in ("hold", "reject") else f"{escape(record.kind)}, not moved"

@@ -1,0 +1,210 @@
+"""The gate at work for the page: ``mlflow-finetune promote`` in a process of its own.
+
+The gate loads models and may take minutes, so it runs as the command itself, in a process of its own: a fault of it is
+told, and the page stays quick. The process belongs to this app and not to the page that asked: a page that is closed
+changes nothing, and whoever opens the next one finds the promotion under way, or its verdict. When the app ends, the
+process is ended with it; a move is written ahead, so it is then whole, not begun, or finished by the next command.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from mlflow_finetune_plugin.errors import MoveError, without_secrets
+from mlflow_finetune_plugin.store.clients import absolute_store
+from mlflow_finetune_plugin.store.people import ON_BEHALF_OF
+
+LONGEST_S = 3600.0
+"""Of a promotion without a canary; what takes longer is ended."""
+_LONGEST_LINE = 2000
+_LINES_KEPT = 200
+_LONGEST_DECISION = 8 * 2**20
+_GRACE_S = 3.0
+
+Outcome = Literal["promoted", "held", "rejected", "fault"]
+_OUTCOMES: dict[int, Outcome] = {0: "promoted", 3: "held", 4: "rejected"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One criterion of the policy: ``outcome`` is pass, hold or reject."""
+
+    name: str
+    outcome: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PromotionEnd:
+    """``reason`` in one sentence or more; ``findings`` are those of the verdict, none for a fault. A fault moved nothing that
+    the next command would not settle. ``when`` is UTC.
+    """
+
+    outcome: Outcome
+    reason: str
+    findings: tuple[Found, ...] = ()
+    notes: tuple[str, ...] = ()
+    when: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+class Promotion:
+    """One run of the gate. ``lines`` are what it says meanwhile; ``end`` is None until it has ended."""
+
+    def __init__(self, model: str, version: str, person: str, limit_s: float = LONGEST_S) -> None:
+        self.model, self.version, self.person = model, version, person
+        self.begun = datetime.now(UTC)
+        self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
+        self._end: PromotionEnd | None = None
+        command = ["-m", "mlflow_finetune_plugin.cli", "promote", f"--version={version}", "--json", "--", model]
+        self._process = subprocess.Popen(
+            [sys.executable, *command],
+            env=_environment(person),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the app, which ends it
+        )
+        self._is_late = False
+        self._decision = ""
+        self._readers = [
+            threading.Thread(target=self._read_lines, args=(self._process.stderr,), daemon=True),
+            threading.Thread(target=self._read_decision, args=(self._process.stdout,), daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+        self._watch = threading.Thread(target=self._until_ended, args=(limit_s,), daemon=True)
+        self._watch.start()
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return tuple(self._lines)
+
+    @property
+    def end(self) -> PromotionEnd | None:
+        return self._end
+
+    def wait(self, timeout_s: float | None = None) -> PromotionEnd | None:
+        self._watch.join(timeout_s)
+        return self._end
+
+    def stop(self) -> None:
+        """Asks the process to end, and makes it after a while. The command puts in order what it has begun."""
+        _end_process(self._process, signal.SIGTERM)
+        try:
+            self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            _end_process(self._process, signal.SIGKILL)
+
+    def _read_lines(self, stream: IO[bytes]) -> None:
+        """What has no end is cut into pieces, so that nothing the process says can fill the memory."""
+        while line := stream.readline(_LONGEST_LINE):
+            text = line.decode("utf-8", "replace").strip()
+            if text:
+                self._lines.append(without_secrets(text))
+
+    def _read_decision(self, stream: IO[bytes]) -> None:
+        self._decision = stream.read(_LONGEST_DECISION).decode("utf-8", "replace")
+        while stream.read(2**16):
+            pass
+
+    def _until_ended(self, limit_s: float) -> None:
+        try:
+            self._process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            self._is_late = True
+            self.stop()
+        code = self._process.wait()
+        for reader in self._readers:
+            reader.join(_GRACE_S)
+        self._end = _ended(code, self._decision, self.lines, limit_s if self._is_late else None)
+
+
+class Promotions:
+    """Those that this app has begun: one at a time for each model, and the last one's end stays to be told."""
+
+    def __init__(self, *, limit_s: float = LONGEST_S) -> None:
+        self._limit_s = limit_s
+        self._last: dict[str, Promotion] = {}
+        self._lock = threading.Lock()
+        atexit.register(self.stop)
+
+    def begin(self, model: str, version: str, person: str) -> Promotion:
+        """Raises MoveError while another one of the same model is under way."""
+        with self._lock:
+            last = self._last.get(model)
+            if last is not None and last.end is None:
+                raise MoveError(
+                    f"{model}: the gate judges version {last.version}, asked by {last.person or 'somebody'}, since "
+                    f"{last.begun:%H:%M:%S} UTC; fix: wait for its verdict"
+                )
+            begun = self._last[model] = Promotion(model, version, person, self._limit_s)
+            return begun
+
+    def last(self, model: str) -> Promotion | None:
+        """Under way or ended."""
+        with self._lock:
+            return self._last.get(model)
+
+    def stop(self) -> None:
+        """At the end of the app."""
+        with self._lock:
+            left = [one for one in self._last.values() if one.end is None]
+        for one in left:
+            one.stop()
+
+
+def _environment(person: str) -> dict[str, str]:
+    """The stores of this process, wherever they were set."""
+    import mlflow
+
+    tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    found = {**os.environ, "MLFLOW_TRACKING_URI": absolute_store(tracking, Path.cwd()), "PYTHONUNBUFFERED": "1"}
+    if registry != tracking:
+        found["MLFLOW_REGISTRY_URI"] = absolute_store(registry, Path.cwd())
+    return {**found, ON_BEHALF_OF: person}
+
+
+def _ended(code: int, decision: str, lines: tuple[str, ...], late_s: float | None) -> PromotionEnd:
+    outcome = _OUTCOMES.get(code)
+    if late_s is not None:
+        return PromotionEnd(
+            "fault", f"the gate had not ended after {late_s / 60:.0f} minutes and was stopped; fix: run it as a command"
+        )
+    if outcome is None:
+        said = (
+            "\n".join(line.removeprefix("mlflow-finetune: ") for line in lines[-3:]) if code != 2 else _message(lines)
+        )
+        how = f"the gate was ended by signal {-code}" if code < 0 else f"the gate failed with exit code {code}"
+        return PromotionEnd("fault", said if code == 2 and said else f"{how}{f': {said}' if said else ''}")
+    try:
+        told: dict[str, Any] = json.loads(decision)
+        verdict = told["verdict"]
+        findings = tuple(Found(str(f["name"]), str(f["outcome"]), str(f["reason"])) for f in verdict["findings"])
+        return PromotionEnd(outcome, str(verdict["reason"]), findings, tuple(map(str, told["notes"])))
+    except (ValueError, KeyError, TypeError) as error:
+        return PromotionEnd(
+            outcome, f"the command gave no verdict that can be shown ({error}); fix: see the history of moves"
+        )
+
+
+def _message(lines: tuple[str, ...]) -> str:
+    """The last message of the command, which may have several lines."""
+    begins = [i for i, line in enumerate(lines) if line.startswith("mlflow-finetune: ")]
+    return "\n".join(lines[begins[-1] :]).removeprefix("mlflow-finetune: ") if begins else "\n".join(lines[-3:])
+
+
+def _end_process(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,246 @@
+"""What stands before Gradio: who asks, from where, for what, how much; and what leaves with every answer."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gradio_app.settings import PlaygroundSettings
+from gradio_app.web.access import Access, Visitor
+from gradio_app.web.login import LoginPages, Sessions, asked_token
+from gradio_app.web.request_rules import (
+    LOGIN,
+    LOGOUT,
+    Asked,
+    asked_session,
+    forwarded_headers,
+    host_fault,
+    is_offered,
+    origin_fault,
+)
+
+VISITOR = "mlflow_finetune.visitor"
+"""The key of the ASGI scope under which Gradio's ``auth_dependency`` finds who asks."""
+
+_BODY_S = 30.0
+_MOST_BOUND = 100_000
+_SCRIPT = re.compile(rb"<script(?=[\s>])")
+_INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_FOUND = (200, 206, 304)
+_BASE = b'<base href="./" />'
+"""Says nothing at the root, and ``base-uri 'none'`` has browsers complain of it."""
+_HEADERS = {
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-opener-policy": b"same-origin",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"permissions-policy": b"camera=(), microphone=(), geolocation=(), display-capture=(), usb=()",
+}
+
+
+class Guard:
+    """An ASGI application around another: everything that it does not let through is answered here."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: PlaygroundSettings,
+        access: Access,
+        cache: Path,
+        inline_scripts: Sequence[str] = (),
+    ) -> None:
+        self._inline_scripts = " ".join(inline_scripts)
+        self._app, self._settings, self._access, self._cache = app, settings, access, cache
+        self._sessions = Sessions(access, settings.port)
+        self._login = LoginPages(access, self._sessions)
+        self._owners: OrderedDict[str, str] = OrderedDict()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            nonce = secrets.token_urlsafe(16)
+            asked = Asked.of(scope, self._access)
+            outwards = _Outwards(send, nonce, self._policy(nonce), asked)
+            await self._handle(asked, scope, receive, outwards)
+        else:
+            await send({"type": "websocket.close", "code": 1008})  # the page uses none
+
+    async def _handle(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal(asked)
+        visitor = self._visitor(asked) if refusal is None else None
+        if refusal is None and not self._is_login(asked) and visitor is None:
+            refusal = self._stranger(asked)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        body = await _body(asked, receive, self._settings.max_body_bytes)
+        if isinstance(body, Response):
+            await body(scope, receive, send)
+        elif self._is_login(asked):
+            answer = await self._login.answer(asked, body)
+            await answer(scope, receive, send)
+        else:
+            assert visitor is not None
+            if not self._owns_sessions(visitor, asked, body):
+                await JSONResponse({"detail": "this session is another visitor's"}, 403)(scope, receive, send)
+                return
+            headers = forwarded_headers(asked, self._access.header)
+            await self._app({**scope, "headers": headers, VISITOR: visitor}, _replayed(body, receive), send)
+
+    def _refusal(self, asked: Asked) -> Response | None:
+        """Why nobody may ask this, whoever it is; and the one question that everybody may ask."""
+        if asked.path == "/healthz" and asked.method in ("GET", "HEAD"):
+            return JSONResponse({"status": "ok"})
+        if fault := host_fault(asked, self._settings):
+            return PlainTextResponse(f"{fault}\n", 421)
+        if fault := origin_fault(asked):
+            return PlainTextResponse(f"{fault}\n", 403)
+        if self._is_login(asked) and asked.method in ("GET", "HEAD", "POST"):
+            return None
+        if not is_offered(asked, self._cache, has_mcp=self._settings.has_mcp):
+            return PlainTextResponse("nothing is here\n", 404)
+        return None
+
+    def _policy(self, nonce: str) -> str:
+        """Scripts that came with the page, and no others; Gradio makes functions of handlers' ``js``: 'unsafe-eval'."""
+        return (
+            f"default-src 'self'; script-src 'self' 'unsafe-eval' 'nonce-{nonce}' {self._inline_scripts}; "
+            "script-src-attr 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+            "font-src 'self' data:; connect-src 'self'; media-src 'self' blob: data:; worker-src 'self' blob:; "
+            "frame-src 'none'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        )
+
+    def _is_login(self, asked: Asked) -> bool:
+        return self._access.users is not None and asked.path.rstrip("/") in (LOGIN, LOGOUT)
+
+    def _visitor(self, asked: Asked) -> Visitor | None:
+        if self._access.header is not None:
+            return self._access.from_header(asked.headers.getlist(self._access.header), asked.peer)
+        if self._access.users is not None:
+            return self._sessions.visitor(asked_token(asked, self._sessions.cookie))
+        return self._access.visitor(None)
+
+    def _stranger(self, asked: Asked) -> Response:
+        if self._access.users is None:
+            said = f"who you are, the proxy says in {self._access.header}, and this did not come from it so"
+            return PlainTextResponse(f"{said}\n", 403)
+        if asked.wants_page:
+            return RedirectResponse(LOGIN, 303)
+        return JSONResponse({"detail": "log in first"}, 401)
+
+    def _owns_sessions(self, visitor: Visitor, asked: Asked, body: bytes) -> bool:
+        """A Gradio session belongs to the first who names it: answers are fetched by its name alone."""
+        if self._access.is_open:
+            return True
+        for session in asked_session(asked, _session_of(body)):
+            owner = self._owners.setdefault(session[:200], visitor.name)
+            self._owners.move_to_end(session[:200])
+            if owner != visitor.name:
+                return False
+        while len(self._owners) > _MOST_BOUND:
+            self._owners.popitem(last=False)
+        return True
+
+
+class _Outwards:
+    """``send`` with our headers, without Gradio's permissions for other origins; the page's scripts get their nonce."""
+
+    def __init__(self, send: Send, nonce: str, policy: str, asked: Asked) -> None:
+        self._send, self._nonce, self._policy = send, nonce.encode(), policy.encode()
+        self._is_page, self._is_named_by_content = asked.path == "/", asked.is_named_by_content
+        self._start: Message | None = None
+        self._body = b""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kept = [
+                (name, value)
+                for name, value in message["headers"]
+                if not name.lower().startswith(b"access-control-") and name.lower() not in _HEADERS
+            ]
+            headers = [*kept, *_HEADERS.items(), (b"content-security-policy", self._policy)]
+            if self._is_named_by_content and message["status"] in _FOUND:
+                headers.append((b"cache-control", b"private, max-age=31536000, immutable"))
+            message = {**message, "headers": headers}
+            if self._is_page and dict(message["headers"]).get(b"content-type", b"").startswith(b"text/html"):
+                self._start = message
+                return
+        elif self._start is not None and message["type"] == "http.response.body":
+            self._body += message.get("body", b"")
+            if not message.get("more_body", False):
+                await self._send_page()
+            return
+        await self._send(message)
+
+    async def _send_page(self) -> None:
+        assert self._start is not None
+        page = _SCRIPT.sub(b'<script nonce="' + self._nonce + b'"', self._body).replace(_BASE, b"", 1)
+        kept = [(name, value) for name, value in self._start["headers"] if name.lower() != b"content-length"]
+        kept += [(b"content-length", str(len(page)).encode()), (b"cache-control", b"no-store")]
+        await self._send({**self._start, "headers": kept})
+        await self._send({"type": "http.response.body", "body": page})
+
+
+def script_hashes(head: str) -> tuple[str, ...]:
+    """Of the inline scripts in what a page puts into its head: Gradio adds them in the browser, without a nonce."""
+    found = _INLINE_SCRIPT.findall(head)
+    return tuple(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found)
+
+
+async def _body(asked: Asked, receive: Receive, most: int) -> bytes | Response:
+    """All of it, before anything is done with it."""
+    too_long = PlainTextResponse(f"a request of more than {most} bytes is not read\n", 413, {"Connection": "close"})
+    told = asked.headers.get("content-length", "0")
+    if not told.isdecimal() or len(told) > 18:
+        return PlainTextResponse("content-length is no number\n", 400, {"Connection": "close"})
+    if int(told) > most:
+        return too_long
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(_BODY_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return PlainTextResponse("the request broke off\n", 400)
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > most:
+                    return too_long
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError:
+        return PlainTextResponse("the request came too slowly\n", 408, {"Connection": "close"})
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    is_told = False
+
+    async def replay() -> Message:
+        nonlocal is_told
+        if is_told:
+            return await receive()  # the end of the connection
+        is_told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _session_of(body: bytes) -> str | None:
+    try:
+        content = json.loads(body) if body else None
+    except (ValueError, RecursionError):
+        return None
+    session = content.get("session_hash") if isinstance(content, dict) else None
+    return session if isinstance(session, str) else None

@@ -1,0 +1,211 @@
+"""The playground as a service: Gradio behind the guard, on one port, until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from gradio_app.settings import PlaygroundSettings
+from gradio_app.web.access import Access
+from gradio_app.web.guard import VISITOR, Guard, script_hashes
+from mlflow_finetune_plugin.errors import ConfigError, MissingExtraError
+from mlflow_finetune_plugin.serving.http_server import HttpServer
+from mlflow_finetune_plugin.serving.versions.names import http_address
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
+    from gradio import Blocks
+
+_DRAIN_S = 2
+_MOST_FILE_BYTES = 1_000_000
+_THREADS_BESIDE_STREAMS = 8
+_MOST_STATES = 1_000
+_COLLECTED_AFTER = (10_000, 10, 10)
+"""Python's own is 700, which a page's opening alone passes a hundred times."""
+_QUEUE_LOOKS_S = 0.005
+"""Gradio's queue looks a thousand times a second whether somebody has clicked, which takes 6 % of a core for ever."""
+QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "GRADIO_SHARE": "False",
+    "GRADIO_SSR_MODE": "False",
+    "GRADIO_MCP_SERVER": "False",
+    "GRADIO_RUN_HISTORY": "False",
+    "GRADIO_ALLOWED_PATHS": "",
+    "GRADIO_ROOT_PATH": "",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
+}
+"""What Gradio reads from the environment, whoever has set it: nothing is sent, shared or served beside the page.
+
+The last one: events between two counts of all past ones, which Gradio makes for a page of its own that is not served here.
+"""
+
+
+def check_address(settings: PlaygroundSettings) -> None:
+    """Raises ConfigError when nobody can listen there."""
+    _listening(settings).close()
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[Path]:
+    """An empty folder of this process alone, in which Gradio keeps its files; gone afterwards.
+
+    Must begin before gradio is imported. Gradio offers to browsers what a handler returns from its temporary folder
+    and from the working directory, so the first becomes this one, and ``make_app`` blocks the second.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="mlflow-finetune-playground-")).resolve()
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    os.environ |= {**QUIET, "GRADIO_TEMP_DIR": str(folder / "cache"), "GRADIO_CACHE_DIR": str(folder / "examples")}
+    (folder / "cache").mkdir()
+    try:
+        yield folder / "cache"
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Page:
+    """``look``: theme, css, head and js, as ``gradio.mount_gradio_app`` takes them. ``close``: awaited at the end."""
+
+    blocks: Blocks
+    look: Mapping[str, Any] = field(default_factory=dict)
+    close: Callable[[], Awaitable[None]] = _nothing
+
+
+def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Path) -> Guard:
+    """The page, behind the guard; ``cache`` is what ``private_files`` gave."""
+    import fastapi
+    import gradio
+
+    @contextlib.asynccontextmanager
+    async def closes(_: fastapi.FastAPI) -> AsyncIterator[None]:
+        yield
+        await page.close()
+
+    blocks = page.blocks
+    blocks.max_threads = settings.max_streams + _THREADS_BESIDE_STREAMS  # 40 otherwise, and as many streams
+    blocks.queue(
+        max_size=settings.max_waiting,
+        default_concurrency_limit=settings.max_streams,
+        api_open=False,  # otherwise anybody may go round the queue
+        status_update_rate=10,  # automatic: all who wait are told at each event, which grows with the square of them
+    )
+    blocks.state_session_capacity = _MOST_STATES  # 10,000 otherwise, kept when they end
+    blocks._queue.sleep_when_free = _QUEUE_LOOKS_S
+    blocks.has_launched = True  # a mounted page is never launched, and Gradio checks no path of a file before that
+    app = gradio.mount_gradio_app(
+        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=closes),
+        blocks,
+        path="/",
+        server_name=settings.host,
+        server_port=settings.port,
+        footer_links=[],
+        run_history=False,
+        auth_dependency=None if access.is_open else _name_of_visitor,
+        allowed_paths=[],
+        blocked_paths=[] if cache.is_relative_to(Path.cwd()) else [str(Path.cwd())],
+        show_error=False,
+        max_file_size=_MOST_FILE_BYTES,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=settings.has_mcp,
+        **page.look,
+    )
+    _open_pages_quickly(app, blocks)
+    if settings.has_mcp and blocks.mcp_server_obj is None:  # Gradio keeps the reason to itself
+        raise MissingExtraError(f"--mcp: {blocks.mcp_error}; fix: pip install 'gradio[mcp]', or leave --mcp out")
+    return Guard(app, settings, access, cache, inline_scripts=script_hashes(page.look.get("head") or ""))
+
+
+def _open_pages_quickly(app: FastAPI, blocks: Blocks) -> None:
+    from gradio.routes import App
+    from starlette.routing import Mount
+
+    from gradio_app.web.page_states import PageStates
+
+    states = PageStates()
+    states.set_blocks(blocks)
+    (mounted,) = (route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
+    mounted.state_holder = states
+
+
+def run(app: Guard, settings: PlaygroundSettings, tell_listening: Callable[[str], None] = lambda address: None) -> None:
+    """Until SIGINT or SIGTERM; answers under way get two seconds. Raises ConfigError when it cannot listen there."""
+    sock = _listening(settings)
+    address = http_address(settings.host, int(sock.getsockname()[1]))
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # who asks is the socket's peer; what a proxy forwards, the guard reads
+        forwarded_allow_ips=[],
+        timeout_graceful_shutdown=_DRAIN_S,
+        timeout_keep_alive=75,
+        h11_max_incomplete_event_size=64 * 1024,
+        ws="none",
+        lifespan="on",
+    )
+
+    def listening() -> None:
+        _spare_the_collector()
+        tell_listening(address)
+
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_serve(HttpServer(config, listening), sock))
+    finally:
+        sock.close()
+
+
+async def _serve(server: HttpServer, sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, server.end)
+    await server.serve(sockets=[sock])
+
+
+def _spare_the_collector() -> None:
+    """What is there now stays: a full collection goes through all of it, and every answer stands still meanwhile."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTED_AFTER)
+
+
+def _name_of_visitor(request: Request) -> str | None:
+    """What ``gr.Request.username`` says in every handler."""
+    visitor = request.scope.get(VISITOR)
+    return visitor.name if visitor is not None else None
+
+
+def _listening(settings: PlaygroundSettings) -> socket.socket:
+    host = settings.host.strip("[]")
+    where = f"port {settings.port} of {settings.host} cannot be listened on"
+    try:
+        family = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, settings.port), family=family, backlog=1024)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError([f"{where}: it is in use; fix: --port with another number"]) from error
+        fix = "--port with another number, or --host with an address of this machine"
+        raise ConfigError([f"{where}: {error.strerror or error}; fix: {fix}"]) from error

@@ -1,0 +1,98 @@
+"""Choose the attention kernel for a base model on a device, with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlflow_finetune_plugin.base_models.facts import Reasons
+from mlflow_finetune_plugin.errors import BaseModelError
+
+FLASH_PACKAGES = {"flash_attention_2": "flash-attn", "flash_attention_3": "flash-attn-3"}
+"""Kernel, by its name in transformers -> the distribution that brings it."""
+
+_FLASH_CAPABILITY = {"flash_attention_2": (8, 0), "flash_attention_3": (9, 0)}
+
+_FLASH_HEAD_SIZE = 256
+
+
+@dataclass(frozen=True)
+class AttentionFacts:
+    """What the choice of a kernel depends on. ``capability`` is the GPU's, None without one."""
+
+    model_type: str
+    soft_caps: bool
+    head_size: int
+    supports_sdpa: bool
+    half_precision: bool
+    capability: tuple[int, int] | None
+    installed: frozenset[str]
+    """Of ``FLASH_PACKAGES``."""
+
+
+def resolve_attention(wanted: str, facts: AttentionFacts, reasons: Reasons) -> str:
+    """The attention kernel. Raises BaseModelError for one that is not installed or that this base or GPU cannot take."""
+    obstacles = {kernel: _flash_obstacle(kernel, facts) for kernel in FLASH_PACKAGES}
+    if wanted != "auto":
+        if obstacle := obstacles.get(wanted):
+            raise BaseModelError(f"base_model.attn_implementation = {wanted!r}: {obstacle}; fix: auto")
+        if wanted == "sdpa" and not facts.supports_sdpa:
+            raise BaseModelError(
+                f"base_model.attn_implementation = 'sdpa': transformers has none for {facts.model_type}; fix: eager"
+            )
+        if wanted == "sdpa" and facts.soft_caps:
+            raise BaseModelError(
+                "base_model.attn_implementation = 'sdpa': leaves out the base's soft capping, so it would be another model; fix: eager"
+            )
+        return wanted
+    flash = [kernel for kernel in reversed(FLASH_PACKAGES) if obstacles[kernel] is None]
+    chosen, why = (
+        (flash[0], "installed, and the GPU and the precision take it")
+        if flash and facts.model_type in PACKS
+        else ("eager", "the base caps its attention scores softly, which sdpa leaves out")
+        if facts.soft_caps
+        else ("eager", f"transformers has no other for {facts.model_type}")
+        if not facts.supports_sdpa
+        else ("sdpa", _why_no_flash(facts, obstacles))
+    )
+    reasons["base_model.attn_implementation"] = f"{chosen}: {why}"
+    return chosen
+
+
+def _flash_obstacle(kernel: str, facts: AttentionFacts) -> str | None:
+    if facts.capability is None:
+        return "needs a CUDA GPU"
+    if kernel not in facts.installed:
+        return f"{FLASH_PACKAGES[kernel]} is not installed"
+    if facts.capability < _FLASH_CAPABILITY[kernel]:
+        return f"needs a GPU of compute capability {'.'.join(map(str, _FLASH_CAPABILITY[kernel]))}"
+    if not facts.half_precision:
+        return "needs base_model.dtype bfloat16 or float16"
+    if facts.head_size > _FLASH_HEAD_SIZE:
+        return f"takes heads of up to {_FLASH_HEAD_SIZE}, this base has {facts.head_size}"
+    return None
+
+
+def _why_no_flash(facts: AttentionFacts, obstacles: dict[str, str | None]) -> str:
+    if facts.capability is None:
+        return "no CUDA GPU for flash attention"
+    told = "; ".join(f"{kernel} {obstacle}" for kernel, obstacle in obstacles.items() if obstacle)
+    return told or f"flash attention was not tried with {facts.model_type}"
+
+
+PACKS = frozenset(
+    [
+        "gemma2",
+        "gemma3_text",
+        "gpt2",
+        "gpt_neox",
+        "llama",
+        "mistral",
+        "mixtral",
+        "opt",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+    ]
+)
+"""Model types whose packed rows were found to answer as the rows alone do (tests/training/test_packing.py)."""

@@ -1,0 +1,224 @@
+"""What the files of a base model say before anything is loaded: standard library only.
+
+Used twice: by the command that starts a run (local folders, so that a wrong folder costs no run) and by the worker
+(any base, once its files are on disk).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.section import EMBEDDED
+from mlflow_finetune_plugin.weights_digest import weight_files
+
+EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded_base"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "tekken.json")
+_HUB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,95})?")
+_LONGEST_HEADER = 100_000_000  # the safetensors library's own limit
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder behind a base model's name: the packaged base, a local folder, or None for a hub name.
+
+    Raises BaseModelError for what is neither, with the nearest name.
+    """
+    if name == EMBEDDED:
+        return EMBEDDED_FOLDER
+    if "://" in name:
+        raise BaseModelError(
+            f"base_model.name = {_short(name)}: is a URL; fix: give the hub name (ORGANISATION/MODEL), or download it and give the folder"
+        )
+    path = Path(os.path.expanduser(name))
+    if os.path.isdir(path):
+        return path.resolve()
+    if _is_there(path):
+        what = "a link that leads nowhere" if not os.path.exists(path) else "a file, not a model folder"
+        raise BaseModelError(
+            f"base_model.name = {_short(name)}: is {what}; fix: give the folder that holds config.json"
+        )
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise BaseModelError(
+            f"base_model.name = {_short(name)}: does not exist{_nearest_folder(path)}; fix: give a model folder or a hub name"
+        )
+    if not _HUB_NAME.fullmatch(name):
+        raise BaseModelError(
+            f"base_model.name = {_short(name)}: neither a folder here nor a hub name (ORGANISATION/MODEL){_nearest_folder(path)}; "
+            "fix: give a model folder or a hub name"
+        )
+    return None
+
+
+def check_hub_name(name: str) -> None:
+    """Refuses a hub model that cannot be had: the hub is switched off (HF_HUB_OFFLINE) and the cache does not hold it."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "ON", "YES", "TRUE"):
+        return
+    cache = _hub_cache()
+    if (cache / f"models--{name.replace('/', '--')}").is_dir():
+        return
+    raise BaseModelError(
+        f"base_model.name = {_short(name)}: no such folder here, not in the hub cache {cache}, and HF_HUB_OFFLINE forbids to ask "
+        f"the hub{_nearest_folder(Path(name))}; fix: give a local folder, {EMBEDDED!r}, or download it where there is a network"
+    )
+
+
+def check_base_files(folder: Path, *, trust_remote_code: bool, max_length: int | None = None) -> dict[str, Any]:
+    """Refuses what could not be trained, and returns ``config.json``.
+
+    Raises BaseModelError for a folder without config, tokenizer or safetensors, for an adapter, for a model that is not
+    a causal language model, for one that brings its own code, and for a max_length beyond its positions.
+    """
+    _refuse_adapter(folder)
+    config = _read_config(folder)
+    architectures = _architectures(config)
+    if config.get("is_encoder_decoder") or (architectures and not any(_is_causal(name) for name in architectures)):
+        kind = ", ".join(architectures) or "an encoder-decoder"
+        raise BaseModelError(
+            f"{folder}: not a causal language model ({kind}); fix: choose a base whose architecture ends in ForCausalLM"
+        )
+    if config.get("auto_map") and not trust_remote_code:
+        raise BaseModelError(
+            f"{folder}: the model wants to run its own Python code ({', '.join(sorted(config['auto_map']))}); "
+            "fix: read that code, then set base_model.trust_remote_code: true"
+        )
+    if not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        raise BaseModelError(
+            f"{folder}: no tokenizer ({', '.join(_TOKENIZER_FILES[:3])}, ...); fix: save the base's tokenizer into the folder"
+        )
+    _check_weights(folder)
+    positions = context_length(config)
+    if max_length is not None and positions is not None and max_length > positions:
+        raise BaseModelError(
+            f"training.max_length = {max_length}: beyond the base's {positions} positions; fix: at most {positions}"
+        )
+    return config
+
+
+def context_length(config: dict[str, Any]) -> int | None:
+    """Positions a model was built for, by the field names that architectures use; None when it states none."""
+    text = config.get("text_config") or config
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"):
+        if isinstance(text.get(key), int):
+            return int(text[key])
+    return None
+
+
+def _is_there(path: Path) -> bool:
+    """Also a link that leads nowhere."""
+    return os.path.exists(path) or os.path.islink(path)
+
+
+def _short(name: str) -> str:
+    return repr(name if len(name) <= 120 else f"{name[:120]}...")
+
+
+def _nearest_folder(path: Path) -> str:
+    if not os.path.isdir(path.parent):
+        return ""
+    folders = [found.name for found in path.parent.iterdir() if found.is_dir()]
+    near = difflib.get_close_matches(path.name, folders, n=1)
+    if near:
+        return f"; did you mean {path.parent / near[0]}?"
+    return f"; did you mean {EMBEDDED}?" if difflib.get_close_matches(str(path), [EMBEDDED]) else ""
+
+
+def _hub_cache() -> Path:
+    """Where huggingface_hub keeps models, by its own variables (it is not imported here: that takes a second)."""
+    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(cache).expanduser()
+    xdg = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("HF_HOME") or Path(xdg) / "huggingface").expanduser() / "hub"
+
+
+def _refuse_adapter(folder: Path) -> None:
+    """With adapter_config.json in it, transformers would load the adapter and a base of the adapter's choice."""
+    path = folder / "adapter_config.json"
+    if not path.exists():
+        return
+    base = _read_json(path).get("base_model_name_or_path") or "the base it was trained on"
+    raise BaseModelError(
+        f"{folder}: holds a PEFT adapter (adapter_config.json), not a base; fix: name the adapter's base: {base}"
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.exists():
+        raise BaseModelError(
+            f"{folder}: no config.json, so this is no model folder; fix: give the folder that save_pretrained wrote"
+        )
+    return _read_json(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BaseModelError(f"{path}: not valid JSON: {error}; fix: download it again") from error
+    except OSError as error:
+        raise BaseModelError(f"{path}: cannot be read: {error.strerror}; fix: download it again") from error
+    if not isinstance(value, dict):
+        raise BaseModelError(f"{path}: expected a JSON object; fix: download it again")
+    return value
+
+
+def _architectures(config: dict[str, Any]) -> list[str]:
+    found = config.get("architectures") or []
+    return [str(name) for name in found] if isinstance(found, list) else [str(found)]
+
+
+def _is_causal(architecture: str) -> bool:
+    return architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
+
+
+def _check_weights(folder: Path) -> None:
+    try:
+        files = weight_files(folder)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise BaseModelError(
+            f"{folder}/model.safetensors.index.json: no weight index ({type(error).__name__}: {error}); fix: download it again"
+        ) from error
+    missing = [path.name for path in files if not path.exists()]
+    if missing:
+        raise BaseModelError(
+            f"{folder}: weight files that the index or a link names are not there: {', '.join(missing[:3])}; fix: download the model again"
+        )
+    if files:
+        for path in files:
+            _check_header(path)
+        return
+    pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
+    if pickles:
+        raise BaseModelError(
+            f"{folder}: weights only as pickles ({', '.join(sorted(pickles)[:3])}), which can run code when loaded; "
+            "fix: convert them to safetensors"
+        )
+    raise BaseModelError(f"{folder}: no weights (*.safetensors); fix: complete the download")
+
+
+def _check_header(path: Path) -> None:
+    """A safetensors file must be as long as its header says: half a download is told before it is loaded."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header: Any = json.loads(stream.read(length)) if 0 < length < min(size, _LONGEST_HEADER) else None
+        end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
+        promised = 8 + length + int(end)
+    except OSError as error:
+        raise BaseModelError(f"{path}: cannot be read: {error.strerror}; fix: download it again") from error
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise BaseModelError(f"{path}: not a safetensors file{_what_it_is(path)}; fix: download it again") from error
+    if size != promised:
+        raise BaseModelError(f"{path}: {size} bytes, its header promises {promised}; fix: download it again")
+
+
+def _what_it_is(path: Path) -> str:
+    with path.open("rb") as stream:
+        return " but a Git LFS pointer" if stream.read(16) == b"version https://" else ""

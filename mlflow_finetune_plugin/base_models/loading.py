@@ -1,0 +1,237 @@
+"""The base model: found, checked, described and loaded. Weights are read last, when all else is known to fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+from mlflow_finetune_plugin.base_models.attention import AttentionFacts, resolve_attention
+from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
+from mlflow_finetune_plugin.base_models.files import check_base_files, context_length, local_folder
+from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
+from mlflow_finetune_plugin.errors import BaseModelError, one_line
+
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*"]
+FLASH_KERNELS = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model whose files are on this disk. ``revision`` is the commit of a hub model."""
+
+    name: str
+    folder: Path
+    revision: str | None
+    dtype: torch.dtype
+    quantization: str | None
+    trust_remote_code: bool
+    attn_implementation: str = "sdpa"
+
+    @property
+    def precision(self) -> str:
+        """How the weights are held in training, for example ``bfloat16`` or ``bfloat16+nf4``."""
+        name = str(self.dtype).removeprefix("torch.")
+        return f"{name}+{self.quantization}" if self.quantization else name
+
+
+def find_base_model(settings: BaseModelSettings, reasons: Reasons) -> BaseModel:
+    """Finds the files (downloads a hub model), checks them and decides the precision. Raises BaseModelError."""
+    folder = local_folder(settings.name)
+    revision = None
+    if folder is None:
+        folder = _download(settings)
+        revision = folder.name
+    config = check_base_files(folder, trust_remote_code=settings.trust_remote_code)
+    base = BaseModel(
+        name=settings.name,
+        folder=folder,
+        revision=revision,
+        dtype=_dtype(settings.dtype, config, reasons),
+        quantization=settings.quantization,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    kernel = resolve_attention(settings.attn_implementation, attention_facts(base), reasons)
+    return replace(base, attn_implementation=kernel)
+
+
+def attention_facts(base: BaseModel) -> AttentionFacts:
+    """What this base, this machine and the packages installed here say of attention kernels."""
+    config = _config(base)
+    text = config.get_text_config()
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)  # None for code that comes with the model
+    heads = getattr(text, "num_attention_heads", None) or 1
+    return AttentionFacts(
+        model_type=str(config.model_type),
+        soft_caps=getattr(text, "attn_logit_softcapping", None) is not None,
+        head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        supports_sdpa=bool(getattr(model_class, "_supports_sdpa", True)),
+        half_precision=base.dtype in (torch.bfloat16, torch.float16),
+        capability=torch.cuda.get_device_capability() if torch.cuda.is_available() else None,
+        installed=installed_flash_kernels(),
+    )
+
+
+def installed_flash_kernels() -> frozenset[str]:
+    """By the names of ``attn_implementation``; whether the GPU takes them is another question."""
+    return frozenset(kernel for kernel, is_here in FLASH_KERNELS.items() if is_here())
+
+
+def device() -> torch.device:
+    """CUDA when there, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
+    """The base's tokenizer; a missing padding token becomes the end-of-sequence token (padding never carries loss)."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=base.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise BaseModelError(f"{base.folder}: the tokenizer cannot be loaded: {one_line(error)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def describe(base: BaseModel) -> BaseFacts:
+    """Sizes and linear layers, from the architecture on the meta device: no weight is read, no memory taken."""
+    model = empty_model(base)
+    config = model.config
+    head = model.get_output_embeddings()
+    modules = {name: module for name, module in model.named_modules() if name}
+    shapes = {
+        name: tuple(module.weight.shape)
+        for name, module in modules.items()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
+    }
+    text = config.get_text_config()
+    return BaseFacts(
+        model_type=str(config.model_type),
+        hidden_size=int(text.hidden_size),
+        context_length=context_length(config.to_dict()),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        linear_shapes=shapes,
+        other_modules=tuple(name for name in modules if name not in shapes),
+        head=next((name for name, module in modules.items() if module is head), None),
+        has_transposed_layers=any(isinstance(module, Conv1D) for module in modules.values()),
+        has_stacked_experts=any(
+            parameter.ndim == 3 and name.split(".")[-2] == "experts" for name, parameter in model.named_parameters()
+        ),
+    )
+
+
+def empty_model(base: BaseModel) -> PreTrainedModel:
+    """The architecture on the meta device, in the base's precision but never quantised: no weight is read, no memory taken."""
+    config = _config(base)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(  # type: ignore[no-any-return]
+                config, trust_remote_code=base.trust_remote_code, dtype=base.dtype
+            )
+    except ValueError as error:
+        raise BaseModelError(
+            f"{base.folder}: not a causal language model that transformers knows: {one_line(error)}"
+        ) from error
+
+
+def load_base_model(base: BaseModel) -> PreTrainedModel:
+    """The weights, on the training device, in the chosen precision. Raises BaseModelError for weights that do not fit."""
+    arguments: dict[str, Any] = {
+        "dtype": base.dtype,
+        "trust_remote_code": base.trust_remote_code,
+        "use_safetensors": True,
+        "attn_implementation": base.attn_implementation,
+    }
+    if base.quantization is not None:
+        arguments["quantization_config"] = quantization_config(base)
+        arguments["device_map"] = {"": device()}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(base.folder, output_loading_info=True, **arguments)
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise BaseModelError(f"{base.folder}: the weights cannot be loaded: {one_line(error)}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise BaseModelError(
+            f"{base.folder}: {len(missing)} weights are missing from the files ({', '.join(missing[:3])}); fix: download the model again"
+        )
+    if base.quantization is None:
+        return model.to(device())  # type: ignore[no-any-return]
+    keep_4bit_layout(model)
+    return model  # type: ignore[no-any-return]
+
+
+def keep_4bit_layout(model: PreTrainedModel) -> None:
+    """Stops bitsandbytes from repacking 4-bit layers at their first inference on a CPU with AVX512-BF16.
+
+    The packed layers have no backward pass, so training after any evaluation would silently lose its gradients; they
+    round the scales to bfloat16, and they refuse widths that are no multiple of 32 (bitsandbytes 0.50, nn/modules.py).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def quantization_config(base: BaseModel) -> Any:
+    """Bitsandbytes as in QLoRA (arXiv 2305.14314): nf4 with double quantisation, or int8."""
+    from transformers import BitsAndBytesConfig
+
+    if base.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=base.dtype
+    )
+
+
+def _config(base: BaseModel) -> Any:
+    try:
+        return AutoConfig.from_pretrained(base.folder, trust_remote_code=base.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"{base.folder}: config.json cannot be used: {one_line(error)}") from error
+
+
+def _dtype(wanted: str, config: dict[str, Any], reasons: Reasons) -> torch.dtype:
+    if wanted != "auto":
+        return getattr(torch, wanted)  # type: ignore[no-any-return]
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) and stored != "float32":
+        reasons["base_model.dtype"] = "bfloat16: the GPU has it and the base was stored in half precision"
+        return torch.bfloat16
+    reasons["base_model.dtype"] = "float32: " + (
+        "the base was stored so" if stored == "float32" else "no GPU with bfloat16"
+    )
+    return torch.float32
+
+
+def _download(settings: BaseModelSettings) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(settings.name, revision=settings.revision, allow_patterns=_HUB_FILES))
+    except RevisionNotFoundError as error:
+        raise BaseModelError(
+            f"base_model.revision = {settings.revision!r}: no such revision of {settings.name}"
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise BaseModelError(
+            f"base_model.name = {settings.name!r}: no such folder here and no such model on the hub (or no right to it)"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise BaseModelError(
+            f"base_model.name = {settings.name!r}: no such folder here, not in the local hub cache, and the hub cannot be reached; "
+            f"fix: give a local folder, or download it where there is a network ({one_line(error)[:200]})"
+        ) from error

@@ -1,0 +1,23 @@
+"""The data files that a run's configuration names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlflow_finetune_plugin.config.sections import DataFileSettings
+from mlflow_finetune_plugin.data.preparation import DataFile
+
+
+def data_files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:
+    """The config's files in the words of the data room; a task is named by its file where nothing else is said."""
+    return tuple(
+        DataFile(
+            Path(file.path),
+            file.task or Path(file.path).name.split(".")[0],
+            file.weight,
+            file.instruction,
+            file.layout,
+            file.columns,
+        )
+        for file in files
+    )

@@ -1,0 +1,83 @@
+"""Read and check the recipe sections that ``-e evaluate`` uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from mlflow_finetune_plugin.config.overrides import (
+    Where,
+    apply_overrides,
+    apply_top_level,
+    base_from,
+    leaves_of,
+    parse_overrides,
+    path_of,
+)
+from mlflow_finetune_plugin.config.problems import validated
+from mlflow_finetune_plugin.config.run_config import (
+    EVALUATION_SECTIONS,
+    _absolute_data,
+    _absolute_eval,
+    _semantic_problems,
+    read_recipe,
+)
+from mlflow_finetune_plugin.config.sections import EvalSettings, HeldOutSettings
+from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.section import Section
+
+
+class EvaluationConfig(Section):
+    """What ``-e evaluate`` is told to do. ``base_model`` says where the base is now, when it has moved."""
+
+    entry_point: str
+    model: str
+    base_model: str | None = None
+    data: HeldOutSettings
+    eval: EvalSettings = Field(default_factory=EvalSettings)
+
+
+def load_evaluation_config(
+    project: Path,
+    entry_point: str,
+    overrides: Mapping[str, str],
+    *,
+    caller: Path,
+    folders: Mapping[str, Path] | None = None,
+) -> EvaluationConfig:
+    """As ``load_config``, of an operation: only the recipe's sections ``data`` and ``eval`` are read."""
+    problems: list[str] = []
+    values, origin = read_recipe(project, problems)
+    values = {key: value for key, value in values.items() if key in EVALUATION_SECTIONS}
+    given = parse_overrides(overrides)
+    base = next((value for path, value in given if path == ("base_model", "name")), None)
+    given = [(path, value) for path, value in given if path != ("base_model", "name")]
+    overrides = {name: text for name, text in overrides.items() if path_of(name) != ("base_model", "name")}
+    apply_top_level(values, given, ("model",), overrides, origin, problems)
+    where = Where(caller, dict(folders or {}))
+    apply_overrides(
+        values, given, overrides, leaves_of(EVALUATION_SECTIONS, {}), EVALUATION_SECTIONS, where, origin, problems
+    )
+    if not isinstance(values.get("model"), str):
+        problems.append("no model; fix: -P model=models:/NAME/VERSION")
+    sections: dict[str, Any] = {
+        name: validated(model, values[name], (name,), origin, problems)
+        for name, model in EVALUATION_SECTIONS.items()
+        if name in values
+    }
+    if not isinstance(getattr(sections.get("data"), "eval", None), list) and not problems:
+        problems.append("no held-out rows; fix: -P eval_data=FILE")
+    problems += _semantic_problems(sections, origin)
+    if problems:
+        raise ConfigError(problems)
+    name = base_from(caller, str(base)) if base is not None else None
+    return EvaluationConfig(entry_point=entry_point, model=values["model"], base_model=name, **sections)
+
+
+def resolve_evaluation_paths(config: EvaluationConfig, project: Path) -> EvaluationConfig:
+    """As ``resolve_paths``."""
+    data, held_out = _absolute_data(config.data, project), _absolute_eval(config.eval, project)
+    return config.model_copy(update={"data": data, "eval": held_out})

@@ -1,0 +1,182 @@
+"""``-P`` overrides: which leaf a name means, and from where its paths start.
+
+An override names a leaf by its own name when only one section has it (``rank``, ``learning_rate``), or dotted
+(``training.learning_rate``). ``base_model``, ``data``, ``eval_data`` and ``register`` on ``-P`` set the leaf that a
+person means: ``base_model.name``, ``data.train``, ``data.eval``, ``register.name``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow_finetune_plugin.config.problems import Origins, shown, unknown_key
+from mlflow_finetune_plugin.config.yaml_source import KeyPath, parse_value
+from mlflow_finetune_plugin.data.sources.locations import is_remote
+from mlflow_finetune_plugin.section import EMBEDDED, Section
+
+_SHORTHANDS: dict[str, KeyPath] = {
+    "base_model": ("base_model", "name"),
+    "data": ("data", "train"),
+    "eval_data": ("data", "eval"),
+    "register": ("register", "name"),
+}
+_MAPPINGS: tuple[KeyPath, ...] = (("data", "columns"),)
+_TOP_LEVEL = ("adaptation", "objective", "resume", "model", "version", "to", "accept_new_policy", "endpoint")
+"""Keys of ``-P`` that belong to no section."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where the relative paths of ``-P`` start: at the caller, or where ``folders`` says for one."""
+
+    caller: Path
+    folders: dict[str, Path]
+
+
+def parse_overrides(overrides: Mapping[str, str]) -> list[tuple[KeyPath, Any]]:
+    """Key paths where the name alone decides; bare leaf names stay one element and are placed later."""
+    return [(path_of(name), parse_value(text)) for name, text in overrides.items()]
+
+
+def path_of(name: str) -> KeyPath:
+    return _SHORTHANDS.get(name, tuple(name.split(".")))
+
+
+def apply_top_level(
+    values: dict[str, Any],
+    given: list[tuple[KeyPath, Any]],
+    known: tuple[str, ...],
+    overrides: Mapping[str, str],
+    origin: Origins,
+    problems: list[str],
+) -> None:
+    """Sets the keys of ``-P`` that belong to no section; one that this entry point does not have is a fault."""
+    for (path, value), name in zip(given, overrides, strict=True):
+        if len(path) != 1 or path[0] not in _TOP_LEVEL:
+            continue
+        if path[0] not in known:
+            problems.append(f"-P {name} = {shown(value)}: is not for this entry point; fix: leave it out")
+        values[str(path[0])] = overrides[name]  # a run id of digits is no number
+        origin.override(path, name)
+
+
+def apply_overrides(
+    values: dict[str, Any],
+    given: list[tuple[KeyPath, Any]],
+    overrides: Mapping[str, str],
+    leaves: Mapping[str, list[KeyPath]],
+    sections: Mapping[str, type[Section]],
+    where: Where,
+    origin: Origins,
+    problems: list[str],
+) -> None:
+    seen: dict[KeyPath, str] = {}
+    for (path, value), name in zip(given, overrides, strict=True):
+        if len(path) == 1 and path[0] in _TOP_LEVEL:
+            continue
+        place = _place(path, name, value, leaves, problems)
+        if place is None:
+            continue
+        if place in seen:
+            problems.append(f"-P {name}: sets {'.'.join(map(str, place))}, as does -P {seen[place]}; fix: give one")
+            continue
+        seen[place] = name
+        section = values.setdefault(str(place[0]), {})
+        if not isinstance(section, dict):
+            problems.append(f"-P {name}: section {place[0]} is not a mapping, so its leaf {place[1]} cannot be set")
+            continue
+        if _is_text(place, sections) and isinstance(value, (bool, int, float)):  # a revision 7e12, a model called 2024
+            value = overrides[name]
+        if len(place) == 3:
+            before = section.get(str(place[1]))
+            value = {**(before if isinstance(before, dict) else {}), str(place[2]): value}
+        values[str(place[0])] = {
+            **section,
+            str(place[1]): _caller_paths(place[:2], value, where.folders.get(name, where.caller)),
+        }
+        origin.override(place, name)
+
+
+def _is_text(place: KeyPath, sections: Mapping[str, type[Section]]) -> bool:
+    model = sections.get(str(place[0]))
+    return model is not None and model.model_fields[str(place[1])].annotation in (str, str | None)
+
+
+def leaves_of(sections: Mapping[str, type[Section]], option_fields: Mapping[str, str]) -> dict[str, list[KeyPath]]:
+    leaves: dict[str, list[KeyPath]] = {}
+    for section, model in sections.items():
+        for name in model.model_fields:
+            leaves.setdefault(name, []).append((section, name))
+    for name in option_fields:
+        leaves.setdefault(name, []).append(("options", name))
+    return leaves
+
+
+def _place(
+    path: KeyPath, name: str, value: Any, leaves: Mapping[str, list[KeyPath]], problems: list[str]
+) -> KeyPath | None:
+    known = [place for places in leaves.values() for place in places]
+    if len(path) == 2 and path in known:
+        return path
+    if path[:-1] in _MAPPINGS and path[:-1] in known:  # one part of a leaf that is a mapping
+        return path
+    if len(path) == 1 and len(leaves.get(str(path[0]), [])) == 1:
+        return leaves[str(path[0])][0]
+    if len(path) == 1 and str(path[0]) in leaves:
+        choices = ", ".join(".".join(map(str, place)) for place in leaves[str(path[0])])
+        problems.append(f"-P {name} = {shown(value)}: the name stands in several sections; fix: say which: {choices}")
+        return None
+    dotted = [".".join(map(str, place)) for places in leaves.values() for place in places]
+    choices_ = [*_SHORTHANDS, *_TOP_LEVEL, *leaves] if len(path) == 1 else dotted
+    problems.append(unknown_key(f"-P {name}", name, value, choices_))
+    return None
+
+
+def _caller_paths(place: KeyPath, value: Any, caller: Path) -> Any:
+    """Relative paths on ``-P`` mean the caller's directory."""
+    if place in (("data", "train"), ("data", "eval")):
+        return _map_paths(value, caller)
+    if place in (("eval", "forgetting"), ("data", "chat_template")) and isinstance(value, str):
+        return path_from(caller, value)
+    if place == ("eval", "metrics"):
+        metrics = (
+            value
+            if isinstance(value, list)
+            else [part.strip() for part in str(value).split(",")]
+            if value != "auto"
+            else value
+        )
+        return (
+            [path_from(caller, m) if str(m).endswith(".py") else m for m in metrics]
+            if isinstance(metrics, list)
+            else metrics
+        )
+    if place == ("base_model", "name") and isinstance(value, str):
+        return base_from(caller, value)
+    return value
+
+
+def _map_paths(value: Any, folder: Path) -> Any:
+    if isinstance(value, str):
+        return path_from(folder, value)
+    if isinstance(value, list):
+        return [_map_paths(item, folder) for item in value]
+    if isinstance(value, dict) and isinstance(value.get("path"), str):
+        return {**value, "path": path_from(folder, value["path"])}
+    return value
+
+
+def path_from(folder: Path, path: str) -> str:
+    """The path as seen from ``folder``; what is no path of this machine stays what it is, to be fetched or refused by its name."""
+    return path if "://" in path or is_remote(path) else str(folder / os.path.expanduser(path))
+
+
+def base_from(folder: Path, name: str) -> str:
+    """A base model's folder as seen from ``folder``; a hub name stays what it is."""
+    path = os.path.join(folder, os.path.expanduser(name))
+    is_folder = name != EMBEDDED and (name.startswith((".", "~")) or os.path.isdir(path))
+    return os.path.realpath(path) if is_folder else name

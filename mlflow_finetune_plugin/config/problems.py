@@ -1,0 +1,159 @@
+"""Faults of a recipe as lines a person can act on: place, key, value, what was expected or the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from mlflow_finetune_plugin.config.sections import DataFileSettings
+from mlflow_finetune_plugin.config.yaml_source import Document, KeyPath
+
+_TYPES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "nothing"}
+
+_BOUNDS = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
+
+_LONGEST_SHOWN = 120
+
+
+class Origins:
+    """Where each leaf came from, for messages: ``finetune.yaml:7`` or ``-P rank``."""
+
+    def __init__(self, recipe: Path, document: Document) -> None:
+        self._recipe = recipe.name
+        self._lines = document.lines
+        self._overridden: dict[KeyPath, str] = {}
+
+    def override(self, path: KeyPath, name: str) -> None:
+        self._overridden[path] = f"-P {name[:_LONGEST_SHOWN]}"
+
+    def is_of_file(self, path: KeyPath) -> bool:
+        """Whether the recipe says it, and no ``-P``."""
+        return path in self._lines and path not in self._overridden
+
+    def of(self, path: KeyPath) -> str:
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._overridden:
+                return self._overridden[path[:length]]
+        for length in range(len(path), 0, -1):
+            if path[:length] in self._lines:
+                return f"{self._recipe}:{self._lines[path[:length]]}"
+        return self._recipe
+
+
+def validated(
+    model: type[BaseModel], value: Any, path: KeyPath, origin: Origins, problems: list[str]
+) -> BaseModel | None:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        faults: dict[KeyPath, Any] = {}
+        for fault in error.errors():
+            faults.setdefault(_without_union_tags((*path, *fault["loc"]), model, len(path)), fault)
+        for where, fault in faults.items():
+            if not any(len(other) > len(where) and other[: len(where)] == where for other in faults):
+                problems.append(_fault_line(fault, where, model, origin))
+        return None
+
+
+def _without_union_tags(where: KeyPath, model: type[BaseModel], depth: int) -> KeyPath:
+    """Pydantic adds the union's member to the location; a reader of YAML knows only keys and indices."""
+    if len(where) > depth and _section_at(model, where[depth : depth + 1]) not in (None, DataFileSettings):
+        return where  # a section of a section, which is in no union
+    kept: list[str | int] = list(where[: depth + 1])
+    for part in where[depth + 1 :]:
+        if (
+            isinstance(part, int)
+            or part in DataFileSettings.model_fields
+            or (len(kept) > depth + 1 and isinstance(kept[-1], int))
+        ):
+            kept.append(part)
+    return tuple(kept)
+
+
+def _section_at(model: type[BaseModel], keys: KeyPath) -> type[BaseModel] | None:
+    """The section that stands under ``keys`` of a section, or in a list there; None where there is none."""
+    for key in keys:
+        if isinstance(key, int):
+            continue
+        info = model.model_fields.get(key)
+        kinds = _kinds(info.annotation) if info is not None else []
+        if len(kinds) != 1:
+            return None
+        model = kinds[0]
+    return model
+
+
+def _kinds(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for part in get_args(annotation) for kind in _kinds(part)]
+
+
+def _fault_line(fault: Any, where: KeyPath, model: type[BaseModel], origin: Origins) -> str:
+    key = ".".join(map(str, where))
+    place = origin.of(where)
+    if fault["type"] == "extra_forbidden":
+        nested = (_section_at(model, where[1:-1]) or DataFileSettings).model_fields
+        prefix = ".".join(map(str, where[:-1]))
+        return unknown_key(place, key, fault["input"], [f"{prefix}.{name}" for name in nested])
+    if fault["type"] == "missing":
+        return f"{place}: {key} is missing"
+    own, key_of_own = _section_at(model, where[1:-1]), str(where[-1])
+    info = own.model_fields.get(key_of_own) if own is not None and len(where) > 1 else None
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    if fault["type"] == "value_error":
+        message = fault["msg"].removeprefix("Value error, ")
+    elif len(where) == 1:
+        message = f"expected keys such as {', '.join(list(model.model_fields)[:3])}"
+    elif fault["type"] == "model_type" and _section_at(model, where[1:]) in (None, DataFileSettings):
+        message = f"expected a path or {{{', '.join(DataFileSettings.model_fields)}}}"
+    elif own is not None and info is not None:
+        message = f"expected {expected(own, key_of_own)}"
+        if not fault["type"].endswith(
+            ("_type", "_parsing", "literal_error", "greater_than", "greater_than_equal", "less_than", "less_than_equal")
+        ):
+            message += f" ({fault['msg'][0].lower() + fault['msg'][1:]})"
+    return f"{place}: {key} = {shown(fault['input'])}: {message}"
+
+
+def unknown_key(place: str, key: str, value: Any, choices: list[str]) -> str:
+    near = difflib.get_close_matches(key[:_LONGEST_SHOWN], choices, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(choices)}"
+    return f"{place[:_LONGEST_SHOWN]}: unknown key {key[:_LONGEST_SHOWN]} (= {shown(value)}); {hint}"
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: enough to recognise it by, however long it is."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}... ({len(text):,} characters)"
+
+
+def expected(model: type[BaseModel], key: str) -> str:
+    """What may stand at ``key`` of a section."""
+    schema = model.model_json_schema()
+    return _words(schema["properties"][key], schema.get("$defs", {}))
+
+
+def _words(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[-1]
+        return "{" + ", ".join(definitions[name]["properties"]) + "}"
+    if "anyOf" in schema:
+        return " or ".join(_words(part, definitions) for part in schema["anyOf"] if part.get("type") != "null")
+    if "const" in schema:
+        return _literal(schema["const"])
+    if "enum" in schema:
+        return ", ".join(_literal(value) for value in schema["enum"])
+    if schema.get("type") == "array":
+        return f"list of {_words(schema.get('items', {}), definitions)}"
+    if schema.get("type") == "object":
+        return "mapping"
+    bounds = [f"{word} {schema[name]:.10g}" for name, word in _BOUNDS.items() if name in schema]
+    return " ".join([_TYPES.get(str(schema.get("type")), "value"), " and ".join(bounds)]).strip()
+
+
+def _literal(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,36 @@
+"""The ``register`` section of a recipe: under which name, in which precisions, and what a version must show to be promoted."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mlflow_finetune_plugin.config.sections import MAX_PRECISION_GAP
+from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
+from mlflow_finetune_plugin.section import Section
+
+
+class RegisterSettings(Section):
+    """Where the proven adapter is registered."""
+
+    name: str = Field(
+        min_length=1, max_length=200, description="Registered model; a new version gets the alias challenger."
+    )
+    precisions: list[Literal["float32", "bfloat16", "float16"]] = Field(
+        default_factory=list,
+        description="Further precisions in which it may be served (serve --dtype); the base's own always is one.",
+    )
+    max_precision_gap: float = Field(
+        MAX_PRECISION_GAP,
+        gt=0,
+        description="Nats on a token that the adapter may be from itself as it was trained, in a precision of serving.",
+    )
+    gate: GatePolicy | None = Field(
+        None, description="What a version must show before `promote` moves an alias to it; default: a gain alone."
+    )
+    watch: WatchPolicy | None = Field(
+        None,
+        description="What `watch` asks of the champion, and may be changed at any time; default: the defaults of its keys.",
+    )

@@ -1,0 +1,348 @@
+"""Recipe file + ``-P`` overrides + entry point -> one frozen RunConfig, with all faults in one answer.
+
+Paths in ``-P`` are relative to the caller's directory, paths in the file to the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import Field
+
+from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
+from mlflow_finetune_plugin.config.entry_points import ENTRY_POINTS, Operation
+from mlflow_finetune_plugin.config.entry_points import entry_point as find_entry_point
+from mlflow_finetune_plugin.config.overrides import (
+    Where,
+    apply_overrides,
+    apply_top_level,
+    base_from,
+    leaves_of,
+    parse_overrides,
+    path_from,
+)
+from mlflow_finetune_plugin.config.problems import Origins, shown, unknown_key, validated
+from mlflow_finetune_plugin.config.register_section import RegisterSettings
+from mlflow_finetune_plugin.config.sections import (
+    DataFileSettings,
+    DataSettings,
+    EvalSettings,
+    HeldOutSettings,
+    TrainingSettings,
+)
+from mlflow_finetune_plugin.config.yaml_source import Document, KeyPath, load_document
+from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
+from mlflow_finetune_plugin.evaluation.metric_modules import check_metric_name
+from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.methods import built_in_methods, load_method
+from mlflow_finetune_plugin.section import Section
+
+logger = logging.getLogger(__name__)
+
+RECIPE_FILE = "finetune.yaml"
+SECTIONS: dict[str, type[Section]] = {
+    "base_model": BaseModelSettings,
+    "data": DataSettings,
+    "training": TrainingSettings,
+    "eval": EvalSettings,
+    "register": RegisterSettings,
+}
+EVALUATION_SECTIONS: dict[str, type[Section]] = {"data": HeldOutSettings, "eval": EvalSettings}
+_NAME_PROBLEMS = re.compile(r"[/:@%#?\"'\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class RunConfig(Section):
+    """Everything a run is told to do. Method options are kept apart: the adaptation's and the objective's."""
+
+    entry_point: str
+    adaptation: str
+    objective: str
+    base_model: BaseModelSettings = Field(default_factory=BaseModelSettings)
+    data: DataSettings
+    options: dict[str, Any] = Field(default_factory=dict)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    eval: EvalSettings = Field(default_factory=EvalSettings)
+    register_as: RegisterSettings | None = Field(None, alias="register")
+    resume: str | None = None
+
+    def adaptation_options(self) -> Any:
+        """The adaptation's own ``Options``, from the share of ``options`` that is its."""
+        return _options_of(load_method("adaptation", self.adaptation), self.options)
+
+    def objective_options(self) -> Any:
+        """The objective's own ``Options``."""
+        return _options_of(load_method("objective", self.objective), self.options)
+
+
+def load_config(
+    project: Path,
+    entry_point: str,
+    overrides: Mapping[str, str],
+    *,
+    caller: Path,
+    folders: Mapping[str, Path] | None = None,
+) -> RunConfig:
+    """Reads ``finetune.yaml`` in the project (if there), applies the overrides and checks everything.
+
+    ``folders`` names overrides whose relative paths start elsewhere than in ``caller``: those that an MLproject fills
+    in. Raises ConfigError listing every fault, each with its place, key, value and nearest name.
+    """
+    verb = find_entry_point(entry_point)
+    if isinstance(verb, Operation):
+        raise ConfigError([f"entry point {entry_point!r} trains nothing; fix: {', '.join(ENTRY_POINTS)}"])
+    problems: list[str] = []
+    values, origin = read_recipe(project, problems)
+    values = {"adaptation": verb.adaptation, "objective": verb.objective, **values}
+    given = parse_overrides(overrides)
+    apply_top_level(values, given, ("adaptation", "objective", "resume"), overrides, origin, problems)
+    methods = _methods(values, problems)
+    option_fields = _option_fields(methods)
+    where = Where(caller, dict(folders or {}))
+    apply_overrides(values, given, overrides, leaves_of(SECTIONS, option_fields), SECTIONS, where, origin, problems)
+    if not isinstance(values.get("data"), dict) or "train" not in values["data"]:
+        problems.append(f"no training data; fix: add data.train to {RECIPE_FILE} or -P data=FILE{_misnamed(project)}")
+    config = _validate(values, entry_point, option_fields, methods, origin, problems)
+    if problems or config is None:
+        raise ConfigError(problems)
+    return config
+
+
+def read_recipe(project: Path, problems: list[str]) -> tuple[dict[str, Any], Origins]:
+    recipe = project / RECIPE_FILE
+    document = load_document(recipe) if os.path.lexists(recipe) else Document({}, {})
+    origin = Origins(recipe, document)
+    return _file_values(document, origin, problems), origin
+
+
+def _misnamed(project: Path) -> str:
+    others = [name for name in ("finetune.yml", "Finetune.yaml", "finetune.json") if (project / name).exists()]
+    return f" ({project / others[0]} is not read; fix: rename it to {RECIPE_FILE})" if others else ""
+
+
+def _file_values(document: Document, origin: Origins, problems: list[str]) -> dict[str, Any]:
+    known = [*SECTIONS, "options", "adaptation", "objective"]
+    values: dict[str, Any] = {}
+    for key, value in document.values.items():
+        if key not in known:
+            problems.append(unknown_key(origin.of((key,)), str(key), value, known))
+        elif (key == "base_model" and isinstance(value, str)) or (key == "register" and isinstance(value, str)):
+            values[key] = {"name": value}
+        elif key == "data" and (isinstance(value, (str, list))):
+            values[key] = {"train": value}
+        elif value is not None:
+            values[key] = value
+    return values
+
+
+def _methods(values: Mapping[str, Any], problems: list[str]) -> dict[str, ModuleType]:
+    found: dict[str, ModuleType] = {}
+    for kind in ("adaptation", "objective"):
+        try:
+            found[kind] = load_method(kind, str(values[kind]))
+        except ConfigError as error:
+            problems += error.problems
+    return found
+
+
+def _option_fields(methods: Mapping[str, ModuleType]) -> dict[str, str]:
+    return {name: kind for kind, module in methods.items() for name in module.Options.model_fields}
+
+
+def _validate(
+    values: dict[str, Any],
+    entry_point: str,
+    option_fields: Mapping[str, str],
+    methods: Mapping[str, ModuleType],
+    origin: Origins,
+    problems: list[str],
+) -> RunConfig | None:
+    """Validates section by section, so that one broken section does not hide the faults of the next."""
+    options = values.get("options", {})
+    ready = len(methods) == 2
+    if not isinstance(options, dict):
+        problems.append(f"{origin.of(('options',))}: options = {shown(options)}: expected a mapping")
+        ready = False
+    elif ready:
+        options = _without_other_methods(options, option_fields, origin)
+        for key in [key for key in options if key not in option_fields]:
+            problems.append(
+                unknown_key(
+                    origin.of(("options", key)), f"options.{key}", options[key], [f"options.{n}" for n in option_fields]
+                )
+            )
+        for kind, module in methods.items():
+            share = {key: value for key, value in options.items() if option_fields.get(key) == kind}
+            ready &= validated(module.Options, share, ("options",), origin, problems) is not None
+    sections: dict[str, Any] = {}
+    for name, model in SECTIONS.items():
+        if name not in values:
+            continue
+        if name == "data" and "train" not in (values[name] if isinstance(values[name], dict) else {}):
+            continue
+        sections[name] = validated(model, values[name], (name,), origin, problems)
+    problems += _semantic_problems(sections, origin)
+    if ready:
+        sections["base_model"] = _with_quantization(
+            sections, methods["adaptation"], values["adaptation"], origin, problems
+        )
+    if problems or not ready or any(section is None for section in sections.values()) or "data" not in sections:
+        return None
+    return RunConfig(
+        entry_point=entry_point,
+        adaptation=values["adaptation"],
+        objective=values["objective"],
+        resume=values.get("resume"),
+        options=options,
+        **sections,
+    )
+
+
+def _without_other_methods(
+    options: dict[str, Any], option_fields: Mapping[str, str], origin: Origins
+) -> dict[str, Any]:
+    """One recipe serves several entry points: what its file says to another method is left out, and that is said."""
+    others = [key for key in options if key not in option_fields and origin.is_of_file(("options", key))]
+    known = {
+        field: f"{kind} {name}"
+        for kind in (("adaptation", "objective") if others else ())
+        for name in reversed(built_in_methods(kind))
+        for field in load_method(kind, name).Options.model_fields
+    }
+    for key in [key for key in others if key in known]:
+        place = origin.of(("options", key))
+        logger.warning("%s: options.%s is not read: it is an option of the %s", place, key, known[key])
+    return {key: value for key, value in options.items() if key not in others or key not in known}
+
+
+def _with_quantization(
+    sections: Mapping[str, Any], adaptation: ModuleType, name: str, origin: Origins, problems: list[str]
+) -> Any:
+    """The base as the adaptation wants it held where the recipe does not say: what the module calls ``QUANTIZATION``."""
+    base, wanted = sections.get("base_model", BaseModelSettings()), getattr(adaptation, "QUANTIZATION", None)
+    if base is None or wanted is None or base.quantization is not None:
+        return base
+    if "quantization" in base.model_fields_set:
+        problems.append(
+            f"{origin.of(('base_model', 'quantization'))}: base_model.quantization = None: {name} trains on a quantised base; "
+            "fix: leave it out, or -P adaptation=lora"
+        )
+    return base.model_copy(update={"quantization": wanted})
+
+
+def _semantic_problems(sections: Mapping[str, Any], origin: Origins) -> list[str]:
+    """Faults that types do not tell, of the sections that are otherwise well formed."""
+    problems: list[str] = []
+    register, held_out = sections.get("register"), sections.get("eval")
+    training = sections.get("training")
+    if training is not None and training.eval_steps is None:
+        problems += [
+            f"{origin.of(('training', key))}: training.{key} needs held-out losses to compare; fix: set training.eval_steps"
+            for key in ("load_best_model_at_end", "early_stopping_patience")
+            if getattr(training, key)
+        ]
+    if register is not None:
+        problems += [f"{origin.of(('register', 'name'))}: {fault}" for fault in register_name_problems(register.name)]
+    gate = register.gate if register is not None else None
+    for place, metric in _gate_metrics(gate):
+        try:
+            check_metric_name(metric)
+        except FinetuneError as error:
+            problems.append(f"{origin.of(('register', 'gate', *place))}: {error}")
+    if gate is not None and gate.forgetting is not None and held_out is not None and held_out.forgetting is False:
+        problems.append(
+            f"{origin.of(('register', 'gate', 'forgetting'))}: no version can pass: eval.forgetting is off; "
+            "fix: leave one of the two out"
+        )
+    for index, metric in enumerate(held_out.metrics if held_out is not None and held_out.metrics != "auto" else []):
+        try:
+            if not metric.endswith(".py"):  # files are looked for once paths are absolute
+                check_metric_name(metric)
+        except FinetuneError as error:
+            problems.append(f"{origin.of(('eval', 'metrics', index))}: {error}")
+    return problems
+
+
+def _gate_metrics(gate: GatePolicy | None) -> list[tuple[KeyPath, str]]:
+    """Names of metrics in a policy, and where they stand; those of files are looked for among the proof's."""
+    if gate is None:
+        return []
+    named: list[tuple[KeyPath, str]] = [(("regressions", i), one.metric) for i, one in enumerate(gate.regressions)]
+    if gate.gain is not None and gate.gain.metric is not None:
+        named.append((("gain", "metric"), gate.gain.metric))
+    return [(place, metric) for place, metric in named if not metric.endswith(".py")]
+
+
+def register_name_problems(name: str) -> list[str]:
+    """Why MLflow's registry, or the serving names ``NAME@ALIAS`` and ``NAME/VERSION``, could not carry this name."""
+    if name == "base" or name.endswith(".promoting"):
+        return [f"register.name = {name!r}: the name is reserved; fix: choose another"]
+    if name != name.strip() or not name.strip("."):
+        return [f"register.name = {shown(name)}: starts or ends with a blank, or is only dots; fix: remove them"]
+    if found := _NAME_PROBLEMS.search(name):
+        return [
+            f"register.name = {shown(name)}: may not contain {found.group()!r}; fix: use letters, digits, '-', '_' and '.'"
+        ]
+    return []
+
+
+def _options_of(module: ModuleType, options: Mapping[str, Any]) -> Any:
+    return module.Options.model_validate(
+        {key: value for key, value in options.items() if key in module.Options.model_fields}
+    )
+
+
+def resolve_paths(config: RunConfig, project: Path) -> RunConfig:
+    """The same config with every path absolute; paths of the file are relative to the project folder."""
+    base = config.base_model.model_copy(update={"name": base_from(project, config.base_model.name)})
+    data, held_out = _absolute_data(config.data, project), _absolute_eval(config.eval, project)
+    register = absolute_gate(config.register_as, project)
+    return config.model_copy(update={"data": data, "eval": held_out, "base_model": base, "register_as": register})
+
+
+def absolute_gate(register: RegisterSettings | None, project: Path) -> RegisterSettings | None:
+    if register is None or register.gate is None:
+        return register
+    regressions = [one.model_copy(update={"data": path_from(project, one.data)}) for one in register.gate.regressions]
+    return register.model_copy(update={"gate": register.gate.model_copy(update={"regressions": regressions})})
+
+
+def _absolute_data(data: DataSettings, project: Path) -> DataSettings:
+    return data.model_copy(
+        update={
+            "train": _absolute_files(data.train, project) if data.train else data.train,
+            "eval": _absolute_files(data.eval, project) if isinstance(data.eval, list) else data.eval,
+            "chat_template": path_from(project, data.chat_template) if data.chat_template else None,
+        }
+    )
+
+
+def _absolute_eval(settings: EvalSettings, project: Path) -> EvalSettings:
+    metrics = settings.metrics
+    if metrics != "auto":
+        metrics = [path_from(project, m) if m.endswith(".py") else m for m in metrics]
+    forgetting = path_from(project, settings.forgetting) if settings.forgetting else settings.forgetting
+    return settings.model_copy(update={"forgetting": forgetting, "metrics": metrics})
+
+
+def _absolute_files(files: list[DataFileSettings], project: Path) -> list[DataFileSettings]:
+    return [file.model_copy(update={"path": path_from(project, file.path)}) for file in files]
+
+
+def read_register(project: Path) -> RegisterSettings | None:
+    """The section ``register`` that a project's recipe holds now; None where it has none. Raises ConfigError."""
+    problems: list[str] = []
+    values, origin = read_recipe(project, problems)
+    found = (
+        validated(RegisterSettings, values["register"], ("register",), origin, problems)
+        if "register" in values
+        else None
+    )
+    if problems:
+        raise ConfigError(problems)
+    return found if isinstance(found, RegisterSettings) else None

@@ -1,0 +1,85 @@
+"""Which rows are held out for evaluation: decided by a seeded hash, so that it is the same on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from json.encoder import encode_basestring
+
+import numpy as np
+
+from mlflow_finetune_plugin.evaluation.results import EvalRow, Message
+
+DEFAULT_EVAL_FRACTION = 0.1
+DEFAULT_EVAL_ROWS = 500
+_EVERYTHING = 2**64
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows whose hash is below ``below`` are held out; ``description`` says in words how that was chosen."""
+
+    below: int
+    description: str
+
+    def held_out(self, hashes: np.ndarray) -> np.ndarray:
+        """Whether each of these rows is held out; bool, as long as ``hashes``."""
+        if self.below >= _EVERYTHING:
+            return np.ones(len(hashes), dtype=np.bool_)
+        return hashes < np.uint64(self.below)
+
+
+def split_of_train(row_hashes: array[int], fraction: float | None, max_rows: int | None, seed: int) -> Split:
+    """A fraction of train's rows; ``None`` stands for a tenth, at most 500 rows. Duplicates stay on one side."""
+    limits = [max_rows, DEFAULT_EVAL_ROWS if fraction is None else None]
+    limit = min((rows for rows in limits if rows is not None), default=None)
+    share = DEFAULT_EVAL_FRACTION if fraction is None else fraction
+    hashes = sorted_hashes(row_hashes)
+    wanted = max(1, round(share * len(hashes)))
+    below, held_out = _lowest(hashes, wanted if limit is None else min(wanted, limit), leave_one=True)
+    said = f"{'by default ' if fraction is None else ''}{share:g} of the rows of train"
+    most = "" if limit is None else f", at most {limit:,}"
+    return Split(below, f"{said}{most}: {held_out:,} of {len(hashes):,} rows, by a hash with seed {seed}")
+
+
+def sample_of_eval(place_hashes: array[int], max_rows: int | None, seed: int) -> Split:
+    """At most ``max_rows`` of the eval files' rows, from all over the files: the first ones may all be of one kind."""
+    hashes = sorted_hashes(place_hashes)
+    if max_rows is None or len(hashes) <= max_rows:
+        return Split(_EVERYTHING, "all rows of the eval files")
+    below, sampled = _lowest(hashes, max_rows, leave_one=False)
+    return Split(below, f"{sampled:,} of the eval files' {len(hashes):,} rows, by a hash with seed {seed}")
+
+
+def sorted_hashes(hashes: array[int]) -> np.ndarray:
+    return np.sort(np.frombuffer(hashes, dtype=np.uint64)) if hashes else np.empty(0, dtype=np.uint64)
+
+
+def _lowest(hashes: np.ndarray, wanted: int, *, leave_one: bool) -> tuple[int, int]:
+    """A bound with at most ``wanted`` hashes below it, and how many those are; equal hashes are never parted."""
+    most = min(wanted, len(hashes) - 1 if leave_one else len(hashes))
+    if most <= 0:
+        return 0, 0
+    if most == len(hashes):
+        return _EVERYTHING, most
+    below = int(hashes[most])
+    return below, int(np.searchsorted(hashes, hashes[most], side="left"))
+
+
+def hash_text(text: str, seed: int = 0) -> int:
+    """64 bits of ``text``; the same on every machine and in every process."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8, key=b"%d" % seed)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def hash_row(messages: Sequence[Message], seed: int) -> int:
+    """64 bits of a conversation's words: equal for exact duplicates."""
+    turns = [f'["{message["role"]}", {encode_basestring(message["content"])}]' for message in messages]
+    return hash_text(f"[{', '.join(turns)}]", seed)  # what json.dumps writes of [[role, content], ...]
+
+
+def hash_eval_row(row: EvalRow, seed: int) -> int:
+    """``hash_row`` of a held-out row as it would have been trained on."""
+    return hash_row([*row.messages, {"role": "assistant", "content": row.reference}], seed)

@@ -1,0 +1,73 @@
+"""The chat template that is used, and conversations rendered with it as text."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import jinja2
+
+from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
+from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.evaluation.results import Message
+
+DEFAULT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{%- if message['role'] == 'assistant' -%}{{ message['content'] + eos_token }}"
+    "{%- else -%}{{ message['content'] + '\\n' }}{%- endif -%}"
+    "{%- endfor -%}"
+)
+"""For base models without a chat template: a line per question, then the answer and the end-of-sequence token."""
+
+REFUSES = "template refuses"
+
+_BOS = "{{ bos_token }}"
+
+
+class Template:
+    """A frozen chat template over a tokenizer's special tokens; ``source`` says whose it is.
+
+    The packaged template is written without Jinja: a turn of it is the same text wherever it stands.
+    """
+
+    def __init__(self, tokenizer: Any, given: str | None) -> None:
+        self._tokenizer = tokenizer
+        self.source: Literal["given", "tokenizer", "default"]
+        self.text, self.source = _template(tokenizer, given)
+        self.is_default = self.text in (DEFAULT_TEMPLATE, _BOS + DEFAULT_TEMPLATE)
+        self.eos = str(tokenizer.eos_token)
+        self.bos = str(tokenizer.bos_token) if self.text.startswith(_BOS) else ""
+
+    def render(self, conversations: list[list[Message]], *, generation_prompt: bool) -> list[str | RowFault]:
+        """One text per conversation; ``RowFault`` where the template refuses it."""
+        if self.is_default:
+            return ["".join([self.bos, *map(self.render_turn, messages)]) for messages in conversations]
+        options = {"tokenize": False, "add_generation_prompt": generation_prompt, "chat_template": self.text}
+        try:
+            return list(self._tokenizer.apply_chat_template(conversations, **options)) if conversations else []
+        except jinja2.TemplateError as error:
+            if len(conversations) == 1:
+                return [RowFault(REFUSES, str(error))]
+        return [self.render([one], generation_prompt=generation_prompt)[0] for one in conversations]
+
+    def render_turn(self, message: Message) -> str:
+        """What DEFAULT_TEMPLATE writes for one turn, wherever it stands; the generation prompt adds nothing to it."""
+        return message["content"] + (self.eos if message["role"] == "assistant" else "\n")
+
+
+def _template(tokenizer: Any, given: str | None) -> tuple[str, Literal["given", "tokenizer", "default"]]:
+    if given is not None:
+        return given, "given"
+    if tokenizer.chat_template:
+        try:
+            return tokenizer.get_chat_template(), "tokenizer"
+        except ValueError as error:
+            raise BaseModelError(
+                f"the tokenizer has several chat templates and none is called default ({error}); fix: give one"
+            ) from error
+    return (_BOS if prepends_bos(tokenizer) else "") + DEFAULT_TEMPLATE, "default"
+
+
+def prepends_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer itself starts a text with its bos_token."""
+    plain = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and plain[:1] == [tokenizer.bos_token_id]

@@ -1,0 +1,88 @@
+"""A conversation as text, turn by turn, and whether the chat template was true to it.
+
+For an assistant turn, P is the conversation before it with the generation prompt, F the conversation up to and including
+it. A template whose P is not a prefix of F has no defined answer: what is served would differ from what is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlflow_finetune_plugin.data.conversations.row_faults import NO_ASSISTANT_TURN, RowFault
+from mlflow_finetune_plugin.data.conversations.templates import Template
+from mlflow_finetune_plugin.evaluation.results import Message
+
+BREAKS_PREFIX = "template breaks the prefix"
+DROPS_CONTENT = "template drops content"
+STOP_INSIDE = "stop token inside the answer"
+
+
+@dataclass(slots=True)
+class Turn:
+    """One assistant turn, rendered."""
+
+    prompt: str  # P
+    full: str  # F
+
+
+def checked_turns(
+    rendered: list[tuple[str | RowFault, str | RowFault, list[Message]]], stop_texts: tuple[str, ...]
+) -> list[Turn] | RowFault:
+    """(P, F, messages up to the turn) of every assistant turn, checked: nothing dropped, nothing rewritten, no stop inside."""
+    if not rendered:
+        return RowFault(NO_ASSISTANT_TURN)
+    turns = []
+    for prompt, full, messages in rendered:
+        answer = messages[-1]["content"]
+        for result in (prompt, full):
+            if isinstance(result, RowFault):
+                return result
+        prompt, full = str(prompt), str(full)
+        if not full.startswith(prompt):
+            at = next((i for i, (p, f) in enumerate(zip(prompt, full, strict=False)) if p != f), len(full))
+            shown = f"{prompt[max(0, at - 10) : at + 30]!r} became {full[max(0, at - 10) : at + 30]!r}"
+            return RowFault(BREAKS_PREFIX, shown)
+        if not _ends_with_answer(full, len(prompt), answer):
+            return RowFault(DROPS_CONTENT, "assistant")
+        for stop in stop_texts:
+            if stop in answer:
+                return RowFault(STOP_INSIDE, stop)
+        turns.append(Turn(prompt, full))
+    for message in rendered[-1][2][:-1]:
+        if message["role"] != "assistant" and not _holds(turns[-1].prompt, message["content"]):
+            return RowFault(DROPS_CONTENT, message["role"])
+    return turns
+
+
+def _holds(text: str, content: str) -> bool:
+    """Whether ``content`` stands in ``text``; a template may trim and re-space it."""
+    return content.strip() in text or _squeezed(content) in _squeezed(text)
+
+
+def _ends_with_answer(full: str, prompt_chars: int, answer: str) -> bool:
+    """Whether the answer stands behind the prompt, or runs into it (``<think>`` of an answer may be in the prompt)."""
+    if answer.strip() in full[prompt_chars:]:
+        return True
+    at = _squeezed(full).rfind(_squeezed(answer))
+    return at >= 0 and at + len(_squeezed(answer)) > len(_squeezed(full[:prompt_chars]))
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def default_turns(
+    messages: Sequence[Message], template: Template, stop_texts: tuple[str, ...]
+) -> list[Turn] | RowFault:
+    """The turns under the packaged template, which keeps every word and every prefix: only stop tokens are looked for."""
+    text, turns = template.bos, []
+    for message in messages:
+        before, text = text, text + template.render_turn(message)
+        if message["role"] == "assistant":
+            answer = message["content"]
+            for stop in stop_texts:
+                if stop in answer:
+                    return RowFault(STOP_INSIDE, stop)
+            turns.append(Turn(before, text))
+    return turns or RowFault(NO_ASSISTANT_TURN)

@@ -1,0 +1,206 @@
+"""What is odd about the rows as a set, each with a count, the first places, an example and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlflow_finetune_plugin.data.report.report import MAX_LINES, Finding
+from mlflow_finetune_plugin.data.report.tally import Labels, Tally
+from mlflow_finetune_plugin.data.tokens.encoding_faults import CONTROLS, MOJIBAKE, REPLACED
+from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.row_index import RowIndex, normalised
+from mlflow_finetune_plugin.data.tokens.token_file import TokenFile
+from mlflow_finetune_plugin.data.tokens.trained_tokens import untrained_tokens
+
+UNTRAINED_STOP = "untrained end-of-turn token"
+
+UNTRAINED_ANSWERS = "untrained answer tokens"
+
+_SHOWN = 10
+
+_NOTED_SHARE = 0.001
+"""Of the answers' tokens; up to it is no warning, since every large vocabulary has tokens that hardly occur."""
+
+DUPLICATES = "duplicates"
+NEAR_DUPLICATES = "near duplicates"
+CONTRADICTIONS = "contradictions"
+EVAL_DUPLICATES = "duplicates in eval"
+LEAKED_ROWS = "eval rows in train"
+LEAKED_NEAR_ROWS = "eval rows in train but for case and blanks"
+LEAKED_PROMPTS = "eval prompts in train"
+
+_IMBALANCE = 10
+_FAULTS = {
+    MOJIBAKE: (
+        "UTF-8 that was read as Windows-1252 (\u00c3\u00a9 for \u00e9)",
+        "read the source as UTF-8 and write the file again",
+    ),
+    REPLACED: ("U+FFFD, which stands for what could not be decoded", "write the file again from its source"),
+    CONTROLS: ("control characters", "remove them"),
+}
+
+Place = Callable[[int, int], str]
+"""(file, line) in words."""
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """One side's hashes, and how to show one of its examples."""
+
+    records: np.ndarray
+    place: Place
+    show: Callable[[int], str]
+
+    @classmethod
+    def of(cls, index: RowIndex, place: Place, show: Callable[[int], str]) -> RowSet:
+        return cls(index.records(), place, show)
+
+    def finding(
+        self, check: str, rows: np.ndarray, said: str, fix: str, *, count: int | None = None, warns: bool = True
+    ) -> Finding:
+        first = self.records[rows[:MAX_LINES]]
+        return Finding(
+            check=check,
+            count=len(rows) if count is None else count,
+            text=said,
+            places=tuple(self.place(int(record["file"]), int(record["line"])) for record in first),
+            example=self.show(int(first[0]["example"])) if len(first) else "",
+            fix=fix,
+            is_warning=warns,
+        )
+
+
+def row_findings(train: RowSet, held_out: RowSet) -> list[Finding]:
+    """Duplicates, contradictions and leakage that there are; what is not there is not listed."""
+    once = "take them out, if a row should count once"
+    apart = "take them out of one side"
+    exact = _repeated(train.records["row"])
+    near = np.setdiff1d(_repeated(normalised(train.records)), exact)
+    contradicting, prompts = _contradicting(train.records)
+    shared_by_files = _prompts_of_several_files(train.records[contradicting])
+    leaked = _shared(held_out.records["row"], train.records["row"])
+    leaked_near = np.setdiff1d(_shared(normalised(held_out.records), normalised(train.records)), leaked)
+    leaked_prompts = _shared(held_out.records["prompt"], train.records["prompt"])
+    found = [
+        train.finding(DUPLICATES, exact, "train rows stand before, word for word", once, warns=False),
+        train.finding(NEAR_DUPLICATES, near, "train rows stand before but for case and blanks", once, warns=False),
+        train.finding(
+            CONTRADICTIONS,
+            contradicting,
+            "prompts have more than one answer"
+            + (f", {shared_by_files:,} of them in different files" if shared_by_files else ""),
+            "give each file an instruction, if they ask different things of the same text"
+            if shared_by_files
+            else "keep the right one of each",
+            count=prompts,
+        ),
+        held_out.finding(
+            EVAL_DUPLICATES,
+            _repeated(held_out.records["row"]),
+            "eval rows stand before, word for word",
+            once,
+            warns=False,
+        ),
+        held_out.finding(LEAKED_ROWS, leaked, "eval rows stand in train word for word", apart),
+        held_out.finding(LEAKED_NEAR_ROWS, leaked_near, "eval rows stand in train but for case and blanks", apart),
+        held_out.finding(
+            LEAKED_PROMPTS,
+            leaked_prompts,
+            f"of {len(held_out.records):,} eval prompts occur in train",
+            "take them out, or read the metrics as optimistic",
+        ),
+    ]
+    return [finding for finding in found if finding.count]
+
+
+def count_of(findings: Sequence[Finding], check: str) -> int:
+    return sum(finding.count for finding in findings if finding.check == check)
+
+
+def _repeated(hashes: np.ndarray) -> np.ndarray:
+    """Positions of values that stand before, in order."""
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    return np.sort(order[1:][ordered[1:] == ordered[:-1]])
+
+
+def _contradicting(records: np.ndarray) -> tuple[np.ndarray, int]:
+    """Positions of rows whose prompt stands with more than one answer, and how many such prompts there are."""
+    order = np.lexsort((records["answer"], records["prompt"]))
+    prompts, answers = records["prompt"][order], records["answer"][order]
+    differs = (prompts[1:] == prompts[:-1]) & (answers[1:] != answers[:-1])
+    bad = np.unique(prompts[1:][differs])
+    return np.flatnonzero(np.isin(records["prompt"], bad)) if len(bad) else np.empty(0, dtype=np.int64), len(bad)
+
+
+def _prompts_of_several_files(records: np.ndarray) -> int:
+    places = np.unique(records[["prompt", "file"]])
+    return int((np.unique(places["prompt"], return_counts=True)[1] > 1).sum())
+
+
+def _shared(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(np.isin(mine, other))
+
+
+def label_findings(labels: Labels) -> list[Finding]:
+    """Labels of eval that train never shows, and a most frequent label ten times as frequent as the rarest."""
+    found = []
+    unseen = [label for label in labels.eval if label not in labels.train]
+    if unseen:
+        places = tuple(labels.eval_places[label] for label in unseen[:MAX_LINES])
+        rows = sum(labels.eval[label] for label in unseen)
+        said = f"eval rows have one of {len(unseen):,} labels that train never shows"
+        found.append(Finding("unseen labels", rows, said, places, unseen[0], "add rows of these labels to train"))
+    if len(labels.train) > 1:
+        (most, many), *_, (least, few) = labels.train.most_common()
+        if many >= _IMBALANCE * few:
+            said = f"times as many train rows have the label {most!r} ({many:,}) as {least!r} ({few:,})"
+            fix = "add rows of the rare labels, or read f1 rather than accuracy"
+            found.append(Finding("label imbalance", many // few, said, (), least, fix, is_warning=False))
+    return found
+
+
+def encoding_findings(tallies: Sequence[Tally]) -> list[Finding]:
+    """Faults of encoding in rows that are kept, over all files."""
+    found = []
+    for fault in dict.fromkeys(fault for tally in tallies for fault in tally.odd):
+        own = [tally for tally in tallies if fault in tally.odd]
+        places = tuple(f"{tally.name} line {line}" for tally in own for line in tally.odd_lines[fault])
+        rows = sum(tally.odd[fault] for tally in own)
+        said = f"rows hold {_FAULTS[fault][0]}"
+        found.append(Finding(fault, rows, said, places[:MAX_LINES], own[0].odd_examples[fault], _FAULTS[fault][1]))
+    return found
+
+
+def token_findings(renderer: ChatRenderer, train: TokenFile) -> list[Finding]:
+    """An end of turn, and tokens in answers, that the base has hardly seen."""
+    return [*_stop_findings(renderer, train.examples), *_answer_findings(renderer, train.learnt_tokens())]
+
+
+def _stop_findings(renderer: ChatRenderer, examples: int) -> list[Finding]:
+    reason = renderer.unlearnt_end_of_turn
+    if reason is None:
+        return []
+    token = str(renderer.tokenizer.convert_ids_to_tokens(renderer.end_of_turn_token_id))
+    said = f"train examples end with {token}, which the base has hardly seen: {reason}; the adapter may never stop"
+    fix = "choose a base, or a chat template, that ends turns with a token it was trained on"
+    return [Finding(UNTRAINED_STOP, examples, said, (), token, fix)]
+
+
+def _answer_findings(renderer: ChatRenderer, counts: np.ndarray) -> list[Finding]:
+    """``counts``: how often each token id carries loss."""
+    if renderer.weights is None:
+        return []
+    unseen = untrained_tokens(renderer.weights, np.flatnonzero(counts))
+    unseen = unseen[~np.isin(unseen, renderer.stop_token_ids)]
+    if not len(unseen):
+        return []
+    most = unseen[np.argsort(-counts[unseen], kind="stable")][:_SHOWN]
+    shown = " ".join(renderer.tokenizer.convert_ids_to_tokens(most.tolist()))
+    count, total = int(counts[unseen].sum()), int(counts.sum())
+    said = f"of {total:,} learnt tokens are of {len(unseen):,} kinds that the base has hardly seen ({shown})"
+    fix = "write answers with what the base knows, or choose another base: adapters do not move these tokens apart"
+    return [Finding(UNTRAINED_ANSWERS, count, said, (), shown, fix, is_warning=count > _NOTED_SHARE * total)]

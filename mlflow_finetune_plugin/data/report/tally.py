@@ -1,0 +1,104 @@
+"""What happened to the rows of one file so far."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mlflow_finetune_plugin.data.conversations.layouts import Layout
+from mlflow_finetune_plugin.data.report.report import MAX_LINES, FileReport, SkipCount
+
+_EXAMPLE_CHARS = 200
+_MAX_LABELS = 10_000
+
+
+@dataclass
+class Tally:
+    """Counts with the first lines and one example of each reason; one file in one role."""
+
+    name: str
+    task: str
+    weight: float
+    role: Literal["train", "eval"]
+    layout: Layout
+    rows_read: int = 0
+    conversations: int = 0
+    kept: int = 0
+    rows_after_weight: int = 0
+    developer_turns: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    lines: dict[str, list[int]] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
+    odd: Counter[str] = field(default_factory=Counter)
+    odd_lines: dict[str, list[int]] = field(default_factory=dict)
+    odd_examples: dict[str, str] = field(default_factory=dict)
+
+    def skip(self, line: int, reason: str, detail: str = "", row: object = None) -> None:
+        """Count a row that is left out; ``row`` is shown once per reason."""
+        self.reasons[reason] += 1
+        lines = self.lines.setdefault(reason, [])
+        if len(lines) < MAX_LINES:
+            lines.append(line)
+        if reason not in self.details:
+            self.details[reason] = detail
+            self.examples[reason] = _excerpt(row)
+
+    def note_odd(self, line: int, fault: str, excerpt: str) -> None:
+        """Count an encoding fault of a row that is kept; once a line."""
+        lines = self.odd_lines.setdefault(fault, [])
+        if lines and lines[-1] == line:
+            return
+        self.odd[fault] += 1
+        self.odd_examples.setdefault(fault, excerpt)
+        if len(lines) < MAX_LINES:
+            lines.append(line)
+
+    def report(self) -> FileReport:
+        skipped = tuple(
+            SkipCount(reason, rows, tuple(self.lines[reason]), self.details[reason], self.examples[reason])
+            for reason, rows in self.reasons.most_common()
+        )
+        return FileReport(
+            name=self.name,
+            task=self.task,
+            role=self.role,
+            layout=str(self.layout),
+            rows_read=self.rows_read,
+            conversations=self.conversations,
+            kept=self.kept,
+            skipped=skipped,
+            weight=self.weight,
+            rows_after_weight=self.rows_after_weight,
+        )
+
+
+class Labels:
+    """How often each label stands on each side; past 10,000 different ones they are no labels and not counted."""
+
+    def __init__(self) -> None:
+        self.train: Counter[str] = Counter()
+        self.eval: Counter[str] = Counter()
+        self.eval_places: dict[str, str] = {}
+
+    def note(self, side: str, label: str, place: str) -> None:
+        counts = self.train if side == "train" else self.eval
+        if label in counts or len(counts) < _MAX_LABELS:
+            counts[label] += 1
+            if side == "eval":
+                self.eval_places.setdefault(label, place)
+
+
+def _excerpt(row: object) -> str:
+    if row is None:
+        return ""
+    text = json.dumps(row, ensure_ascii=False, default=str) if isinstance(row, Mapping | list | tuple) else str(row)
+    return _clean(text if len(text) <= _EXAMPLE_CHARS else text[:_EXAMPLE_CHARS] + "...")
+
+
+def _clean(text: str) -> Any:
+    """Without halves of surrogate pairs, which no file takes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,0 +1,247 @@
+"""Rows out of files and saved data sets, one at a time, each with the line it starts on.
+
+Nothing is repaired: a file that is cut off, mixed up or in another encoding is a ``DataError`` that says where and how
+to fix it, because a row that goes missing here is a row that nobody counts. Standard library only; pyarrow is
+imported when a Parquet or Arrow file is opened, ``datasets`` when a data set of the hub is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mlflow_finetune_plugin.data.sources import arrow_files
+from mlflow_finetune_plugin.data.sources.delimited import csv_rows
+from mlflow_finetune_plugin.data.sources.json_document import JsonDocument, excerpt
+from mlflow_finetune_plugin.data.sources.locations import HUB, hub_dataset
+from mlflow_finetune_plugin.data.sources.text_documents import text_rows
+from mlflow_finetune_plugin.errors import DataError
+
+Row = dict[str, Any]
+_Reader = Callable[[Path, Iterator[tuple[int, str]]], Iterator[tuple[int, Row]]]
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
+"""What ``read_rows`` reads; each text format also with ``.gz`` behind it."""
+
+_BINARY = (".parquet", ".arrow")
+
+_HEAD_BYTES = 8192
+_SIGNATURES = {
+    b"\x1f\x8b": "gzip data; fix: end its name with .gz",
+    b"PK\x03\x04": "a zip archive (or a spreadsheet); fix: unpack it, or export it as CSV",
+    b"PAR1": "a Parquet file; fix: end its name with .parquet",
+    b"ARROW1": "an Arrow file; fix: end its name with .arrow",
+    b"\x28\xb5\x2f\xfd": "zstd data; fix: decompress it, or compress with gzip",
+    b"BZh": "bzip2 data; fix: decompress it, or compress with gzip",
+    b"\xfd7zXZ": "xz data; fix: decompress it, or compress with gzip",
+}
+_UTF16_FIX = "fix: iconv -f {name} -t UTF-8 FILE > NEW"
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """Stream (line the row starts on, row); for Parquet and Arrow, which have no lines, the row's number from 1.
+
+    Whether the file exists and has a readable name is checked at the call; everything else as rows are asked for.
+    ``hf:`` names are looked up in the hub or its cache, folders are what ``datasets.save_to_disk`` wrote.
+    """
+    if str(path).startswith(HUB):
+        return _rows_or_empty(path, arrow_files.hub_rows(hub_dataset(str(path))))
+    path = Path(path)
+    if arrow_files.is_saved_dataset(path):
+        return _rows_or_empty(path, arrow_files.saved_rows(path))
+    kind, is_gzip = _kind(path)
+    _check_is_file(path)
+    if kind in _BINARY:
+        read = arrow_files.parquet_rows if kind == ".parquet" else arrow_files.arrow_rows
+        return _rows_or_empty(path, read(path))
+    readers: dict[str, _Reader] = {".json": _json_rows, ".csv": csv_rows, ".tsv": csv_rows, ".txt": text_rows}
+    return _rows_or_empty(path, _text_rows(path, is_gzip, readers.get(kind, _jsonl_rows)))
+
+
+def peek(path: Path, n: int = 50) -> list[tuple[int, Row]]:
+    """The first ``n`` rows: enough to guess the layout and to show before any money is spent."""
+    return list(islice(read_rows(path), n))
+
+
+def _kind(path: Path) -> tuple[str, bool]:
+    if path.is_dir():
+        _check_is_file(path)
+    name = path.name.lower()
+    is_gzip = name.endswith(".gz")
+    suffix = Path(name.removesuffix(".gz")).suffix
+    if suffix not in SUFFIXES or (suffix in _BINARY and is_gzip):
+        known = ", ".join(SUFFIXES)
+        raise DataError(
+            f"{path}: cannot tell the format from the name; fix: end the name with one of {known} "
+            "(the text formats also with .gz)"
+        )
+    return suffix, is_gzip
+
+
+def _check_is_file(path: Path) -> None:
+    if path.is_dir():
+        arrow_files.check_is_no_dataset_dict(path)
+        inside = sorted(p.name for p in path.iterdir() if p.is_file())
+        hint = f"one of: {', '.join(inside[:5])}" if inside else "it holds no files"
+        raise DataError(f"{path}: is a directory, a data file is wanted; fix: name a file in it ({hint})")
+    if not path.exists():
+        raise DataError(f"{path}: no such file; {_nearest_file(path)}")
+    if not path.is_file():
+        raise DataError(
+            f"{path}: is not a regular file, and the head of the data is read first; fix: write its content to a file"
+        )
+
+
+def _nearest_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"fix: check the path, the folder {path.parent} does not exist either"
+    inside = sorted(p.name for p in path.parent.iterdir() if p.is_file())
+    near = difflib.get_close_matches(path.name, inside, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {path.parent / near[0]}?"
+    readable = [name for name in inside if Path(name.removesuffix(".gz")).suffix in SUFFIXES]
+    return f"fix: check the path; data files in {path.parent}: {', '.join(readable[:5]) or 'none'}"
+
+
+def _rows_or_empty(path: Path, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
+    found = False
+    for found_row in rows:
+        found = True
+        yield found_row
+    if not found:
+        raise DataError(f"{path}: holds no rows; fix: check what wrote it")
+
+
+# text ----------------------------------------------------------------------------------------------------------------
+
+
+def _text_rows(path: Path, is_gzip: bool, reader: _Reader) -> Iterator[tuple[int, Row]]:
+    try:
+        with gzip.open(path, "rb") if is_gzip else path.open("rb") as stream:
+            yield from reader(path, _lines(path, stream))
+    except gzip.BadGzipFile as error:
+        raise DataError(f"{path}: is not a sound gzip file ({error}); fix: compress it again, or drop .gz") from error
+    except EOFError as error:
+        raise DataError(f"{path}: the gzip data ends too early, it looks cut off; fix: copy it again") from error
+    except zlib.error as error:
+        raise DataError(f"{path}: the gzip data is damaged ({error}); fix: copy it again") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}; fix: check its permissions") from error
+
+
+def _lines(path: Path, stream: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+    """(number, text with its line end) of every physical line; a line ends at ``\\n`` only."""
+    offset = 0
+    for number, raw in enumerate(stream, start=1):
+        if number == 1:
+            _check_is_text(path, raw[:_HEAD_BYTES])
+        if b"\x00" in raw:
+            at = offset + raw.index(b"\x00")
+            raise DataError(f"{path}, line {number}: NUL byte at byte {at}; fix: remove it, or write the file again")
+        yield number, _decode(path, number, raw, offset).removeprefix("\ufeff" if number == 1 else "")
+        offset += len(raw)
+    if offset == 0:
+        raise DataError(f"{path}: is empty; fix: check what wrote it")
+
+
+def _check_is_text(path: Path, head: bytes) -> None:
+    for bom, name in ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")):
+        if head.startswith(bom):
+            raise DataError(f"{path}: is {name}, not UTF-8; {_UTF16_FIX.format(name=name)}")
+    for signature, what in _SIGNATURES.items():
+        if head.startswith(signature):
+            raise DataError(f"{path}: holds binary content: it is {what}")
+    zeros = head.count(0)
+    if zeros * 3 > len(head) and (not any(head[0::2]) or not any(head[1:-1:2])):
+        name = "UTF-16BE" if not any(head[0::2]) else "UTF-16LE"
+        raise DataError(f"{path}: looks like UTF-16 without a byte order mark; {_UTF16_FIX.format(name=name)}")
+    controls = sum(byte < 32 and byte not in b"\t\n\r\x0b\x0c\x1b" for byte in head)
+    if zeros and controls * 10 > len(head):
+        raise DataError(f"{path}: holds binary content, not text; fix: give a file in one of {', '.join(SUFFIXES)}")
+
+
+def _decode(path: Path, number: int, raw: bytes, offset: int) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        around = raw[max(0, error.start - 10) : error.start + 10]
+        raise DataError(
+            f"{path}, line {number}: not UTF-8 at byte {offset + error.start} (0x{raw[error.start]:02x} in {around!r}); "
+            "fix: convert it, for example iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
+        ) from error
+
+
+# JSON lines ----------------------------------------------------------------------------------------------------------
+
+
+def _jsonl_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Row]]:
+    for number, text in lines:
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            is_last = all(not rest.strip() for _, rest in lines)
+            raise DataError(_jsonl_fault(path, number, text, error, is_last)) from error
+        if not isinstance(row, dict):
+            fix = "one JSON object per line"
+            if isinstance(row, list):
+                fix += "; a list of objects belongs in a file that ends with .json"
+            raise DataError(
+                f"{path}, line {number}: the row is {_type(row)}, not an object: {excerpt(text)}; fix: {fix}"
+            )
+        yield number, row
+
+
+def _jsonl_fault(path: Path, number: int, text: str, error: Exception, is_last: bool) -> str:
+    where = f"{path}, line {number}"
+    if text.strip() in ("[", "{"):
+        kind = "is a JSON list" if text.strip() == "[" else "holds one object over several lines"
+        return f"{where}: the file {kind}, not JSON lines; fix: end its name with .json, or write one object per line"
+    if is_last and isinstance(error, json.JSONDecodeError):
+        return f"{where}: the last line looks cut off: {excerpt(text, len(text))} ({error.msg}); fix: write it again"
+    return _json_fault(where, text, error)
+
+
+def _json_fault(where: str, text: str, error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        at = f"{error.msg} at column {error.colno}: {excerpt(text, error.pos)}"
+    elif isinstance(error, RecursionError):
+        at = f"nested too deeply: {excerpt(text)}"
+    else:
+        at = f"{error}: {excerpt(text)}"
+    return f"{where}: invalid JSON: {at}; fix: correct that line"
+
+
+def _type(value: object) -> str:
+    names = {list: "a list", str: "a string", int: "a number", float: "a number", bool: "a boolean"}
+    return "null" if value is None else names.get(type(value), "an object")
+
+
+# one JSON document ---------------------------------------------------------------------------------------------------
+
+
+def _json_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Row]]:
+    """Rows of ``[{...}, ...]`` or ``{"data": [{...}, ...]}``; the text is held whole, the rows are not."""
+    text = "".join(line for _, line in lines)
+    if not text.strip():
+        raise DataError(f"{path}: is empty; fix: check what wrote it")
+    document = JsonDocument(path, text)
+    document.enter_row_list()
+    line, counted = 1, 0
+    while (start := document.next_item()) is not None:
+        line, counted = line + text.count("\n", counted, start), start
+        row = document.value()
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path}, line {line}: the row is {_type(row)}, not an object: {excerpt(text[start : start + 200])}; "
+                "fix: a list of objects"
+            )
+        yield line, row
+    document.finish()

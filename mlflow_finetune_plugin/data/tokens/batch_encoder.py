@@ -1,0 +1,94 @@
+"""What is done to a batch of conversations on whichever core is free: tokens, masks, hashes, odd texts."""
+
+from __future__ import annotations
+
+import marshal
+from collections.abc import Sequence
+
+import numpy as np
+
+from mlflow_finetune_plugin.data.conversations.conversations import is_document
+from mlflow_finetune_plugin.data.conversations.split import hash_row
+from mlflow_finetune_plugin.data.tokens.encoded import EncodedBatch, pack
+from mlflow_finetune_plugin.data.tokens.encoding_faults import encoding_faults
+from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.evaluation.results import Message
+
+_ALL_BITS = 2**64 - 1
+
+Conversations = list[tuple[Message, ...]]
+
+
+def to_frame(lines: list[int], conversations: Conversations) -> bytes:
+    """Rows as read, the conversations of one line side by side."""
+    return marshal.dumps((lines, conversations), 2)  # version 2 looks for no shared objects
+
+
+def from_frame(frame: bytes) -> tuple[list[int], Conversations]:
+    lines, conversations = marshal.loads(frame)
+    return lines, conversations
+
+
+class BatchEncoder:
+    """A function of a frame; ``seed`` goes into the hashes that the split is made from."""
+
+    def __init__(self, renderer: ChatRenderer, seed: int) -> None:
+        self._renderer, self._seed = renderer, seed
+
+    def __call__(self, frame: bytes) -> EncodedBatch:
+        lines, conversations = from_frame(frame)
+        tokens, counts, faults = pack(self._renderer.encode_batch(conversations))
+        own = [hash_row(messages, self._seed) for messages in conversations]
+        numbers = np.array(lines, dtype=np.int64)
+        first_of_line = np.maximum.accumulate(np.where(is_first_of_line(numbers), np.arange(len(numbers)), 0))
+        answers = [_normalised_hash(messages[-1]["content"]) for messages in conversations]
+        prompts = [
+            answer if is_document(messages) else hash_prompt(messages[:-1])
+            for messages, answer in zip(conversations, answers, strict=True)
+        ]
+        own_hashes = _hashes(own)
+        return EncodedBatch(
+            lines=numbers,
+            row_hashes=own_hashes[first_of_line],
+            own_hashes=own_hashes,
+            prompt_hashes=_hashes(prompts),
+            answer_hashes=_hashes(answers),
+            counts=counts,
+            tokens=tokens,
+            faults=faults,
+            odd=[(row, *fault) for row, messages in enumerate(conversations) for fault in _odd(messages)],
+        )
+
+
+def is_first_of_line(lines: np.ndarray) -> np.ndarray:
+    """Whether each row is the first of those that stand in the same line of the file; bool, (rows,)."""
+    return np.concatenate([[True], lines[1:] != lines[:-1]])
+
+
+def hash_prompt(messages: Sequence[Message]) -> int:
+    """64 bits of a prompt without what a copy may differ in: case and blanks.
+
+    Of this process and those forked from it only, like Python's hash.
+    """
+    if len(messages) == 1:
+        return _normalised_hash(messages[0]["content"])
+    return hash(tuple([(m["role"], _normalised_hash(m["content"])) for m in messages])) & _ALL_BITS
+
+
+def _normalised_hash(text: str) -> int:
+    return hash(" ".join(text.lower().split())) & _ALL_BITS
+
+
+def _hashes(found: list[int]) -> np.ndarray:
+    return np.array(found, dtype=np.uint64)
+
+
+def _odd(messages: Sequence[Message]) -> list[tuple[str, str]]:
+    """Each kind of encoding fault in a conversation once, with an excerpt."""
+    found: dict[str, str] = {}
+    for message in messages:
+        text = message["content"]
+        if not (text.isprintable() and text.isascii()):  # most texts are, at the speed of C
+            for fault, excerpt in encoding_faults(text):
+                found.setdefault(fault, excerpt)
+    return list(found.items())

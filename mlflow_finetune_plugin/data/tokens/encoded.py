@@ -1,0 +1,139 @@
+"""A batch of conversations as arrays: token ids, loss masks and hashes, cheap to hand from process to process."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self
+
+import numpy as np
+
+from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
+from mlflow_finetune_plugin.data.tokens.rendering import Example
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Examples end to end: ``ids`` int32 and ``mask`` uint8, (tokens,); ``lengths`` int32 and ``is_split`` bool, (examples,)."""
+
+    ids: np.ndarray
+    mask: np.ndarray
+    lengths: np.ndarray
+    is_split: np.ndarray
+
+    @classmethod
+    def of(cls, examples: Sequence[Example]) -> Self:
+        lengths = np.fromiter([len(example.input_ids) for example in examples], np.int32, len(examples))
+        ids: list[int] = []
+        for example in examples:
+            ids += example.input_ids
+        mask = np.frombuffer(b"".join([bytes(example.loss_mask) for example in examples]), np.uint8)
+        is_split = np.fromiter([example.is_boundary_split for example in examples], np.bool_, len(examples))
+        return cls(np.fromiter(ids, np.int32, len(ids)), mask, lengths, is_split)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Where each example starts, and the end; int64, (examples + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+
+    def example(self, number: int) -> Example:
+        part = slice(int(self.offsets[number]), int(self.offsets[number + 1]))
+        return Example(self.ids[part].tolist(), self.mask[part].tolist(), bool(self.is_split[number]))
+
+    def take(self, numbers: np.ndarray) -> TokenBatch:
+        """These examples in this order, some of them perhaps several times."""
+        if len(numbers) == len(self) and np.array_equal(numbers, np.arange(len(self))):
+            return self
+        lengths = self.lengths[numbers]
+        ends = np.cumsum(lengths, dtype=np.int64)
+        tokens = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(
+            self.offsets[numbers] - ends + lengths, lengths
+        )
+        return TokenBatch(self.ids[tokens], self.mask[tokens], lengths, self.is_split[numbers])
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """What conversations became, in their order.
+
+    ``lines`` int64 and the hashes uint64, (rows,): ``row_hashes`` of the first conversation of the same line, ``own_hashes``
+    exact, ``prompt_hashes`` and ``answer_hashes`` without case and blanks. ``counts`` int64: examples per row, 0 for a fault.
+    ``faults`` and ``odd`` (encoding faults with an excerpt) begin with the row's number in this batch.
+    """
+
+    lines: np.ndarray
+    row_hashes: np.ndarray
+    own_hashes: np.ndarray
+    prompt_hashes: np.ndarray
+    answer_hashes: np.ndarray
+    counts: np.ndarray
+    tokens: TokenBatch
+    faults: list[tuple[int, str, str]]
+    odd: list[tuple[int, str, str]]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Each row's first example, and the end; int64, (rows + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.counts)])
+
+    @cached_property
+    def longest(self) -> np.ndarray:
+        """Tokens of each row's longest example; int32, (rows,); 0 for a fault."""
+        found = np.zeros(len(self), dtype=np.int32)
+        rows = np.flatnonzero(self.counts)
+        if len(rows):
+            found[rows] = np.maximum.reduceat(self.tokens.lengths, self.starts[:-1][rows])
+        return found
+
+    def examples(self, row: int) -> list[Example]:
+        return [self.tokens.example(number) for number in range(int(self.starts[row]), int(self.starts[row + 1]))]
+
+    def with_examples(self, changed: Mapping[int, Sequence[Example]]) -> EncodedBatch:
+        """The same with other examples, perhaps none, for some rows."""
+        counts, parts, at = self.counts.copy(), [], 0
+        for row in sorted(changed):
+            parts += [self.tokens.take(np.arange(at, self.starts[row])), TokenBatch.of(changed[row])]
+            counts[row], at = len(changed[row]), int(self.starts[row + 1])
+        parts.append(self.tokens.take(np.arange(at, len(self.tokens))))
+        return replace(self, counts=counts, tokens=_joined(parts))
+
+    def to_bytes(self) -> bytes:
+        return pickle.dumps(self, protocol=pickle.HIGHEST_PROTOCOL)
+
+    @staticmethod
+    def from_bytes(written: bytes) -> EncodedBatch:
+        """Of ``to_bytes`` of this program alone: the bytes are trusted."""
+        batch = pickle.loads(written)
+        assert isinstance(batch, EncodedBatch)
+        return batch
+
+
+def pack(encoded: Sequence[Sequence[Example] | RowFault]) -> tuple[TokenBatch, np.ndarray, list[tuple[int, str, str]]]:
+    """Tokens, how many examples each row has, and (row, reason, detail) of the faults."""
+    examples: list[Example] = []
+    counts = np.zeros(len(encoded), dtype=np.int64)
+    faults = []
+    for row, result in enumerate(encoded):
+        if isinstance(result, RowFault):
+            faults.append((row, result.reason, result.detail))
+        else:
+            examples += result
+            counts[row] = len(result)
+    return TokenBatch.of(examples), counts, faults
+
+
+def _joined(parts: Sequence[TokenBatch]) -> TokenBatch:
+    return TokenBatch(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.mask for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        np.concatenate([part.is_split for part in parts]),
+    )

@@ -1,0 +1,63 @@
+"""What happens to a row that is longer than max_length: nothing silently."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlflow_finetune_plugin.data.conversations.conversations import is_document
+from mlflow_finetune_plugin.data.tokens.rendering import Example
+from mlflow_finetune_plugin.evaluation.results import Message
+
+NO_LOSS_TOKEN = "no loss token left"
+OVER_LENGTH = "over length"
+
+
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """The examples that fit, or why there are none."""
+
+    examples: list[Example]
+    longest: int
+    reason: str | None = None
+    detail: str = ""
+    counts: Counter[str] | None = None
+
+
+def fitted(examples: list[Example], limit: int, overlength: str, messages: Sequence[Message], is_eval: bool) -> Fitting:
+    """The examples of one row as they are when all fit into ``limit`` tokens, else what ``overlength`` says."""
+    longest = max([len(example.input_ids) for example in examples])
+    if longest <= limit:
+        return Fitting(examples, longest)
+    if overlength == "truncate":
+        return _truncated(examples, limit, longest, is_eval)
+    if overlength == "split" and is_document(messages):
+        return Fitting(_pieces(examples[0], limit), longest, counts=Counter(over_length=1))
+    return Fitting([], longest, OVER_LENGTH, f"{longest} tokens", Counter(over_length=1))
+
+
+def _pieces(document: Example, limit: int) -> list[Example]:
+    """Pieces of at most ``limit`` tokens; each starts with the last token of the one before, so that none is lost to loss."""
+    ids, made = document.input_ids, []
+    for start in range(0, len(ids) - 1, limit - 1):
+        piece = ids[start : start + limit]
+        made.append(Example(piece, [0] + [1] * (len(piece) - 1)))
+    return made
+
+
+def _truncated(examples: list[Example], limit: int, longest: int, is_eval: bool) -> Fitting:
+    kept, counts = [], Counter(over_length=1)
+    for example in examples:
+        if len(example.input_ids) <= limit:
+            kept.append(example)
+            continue
+        start, end = example.last_turn()
+        cut = Example(example.input_ids[:limit], example.loss_mask[:limit], example.is_boundary_split)
+        counts.update(truncated=1, truncated_end_of_turn=int(end > limit), truncated_answer=int(start >= limit))
+        if any(cut.loss_mask):
+            kept.append(cut)
+    prompt_fills_it = examples[-1].last_turn()[0] >= limit  # no room to generate an answer
+    if not kept or (is_eval and prompt_fills_it):
+        return Fitting([], longest, NO_LOSS_TOKEN, counts=counts)
+    return Fitting(kept, longest, counts=counts)

@@ -1,0 +1,282 @@
+"""Conversations to token ids and loss masks, so that training sees exactly what inference will see.
+
+For an assistant turn, inference shows the model ``ids(P)``: the tokens of P, the conversation before that turn rendered
+with the generation prompt. The model then has to write the rest, R, of the rendering F of the conversation up to and
+including the turn, until its end-of-turn token. So an example is ``ids(P)`` without loss, then the tokens of R with
+loss up to and including the end-of-turn token, then what the template puts behind it (a line break, say) without loss.
+
+*What the template puts between the generation prompt and the answer* (Qwen3 writes an empty think block there) is part
+of R and carries loss: a server renders P without it, so the model has to write it itself. ``answer_prefix`` names it,
+for whoever compares generated text with a reference.
+
+*Several turns* are one example when that changes nothing, that is when P and F of every turn are prefixes of the whole
+rendering, as text and as tokens. Otherwise (Qwen3 strips think blocks from earlier turns) the conversation is unrolled:
+one example per assistant turn, each with loss on its last turn only.
+
+*Tokens at the border.* F is tokenised as one text. Where ``ids(P)`` is not how those tokens begin (a token straddles the
+border, or P's trailing blanks are cut differently at the end of a text), P and R are tokenised apart, provided that the
+joined tokens still decode to the same text; otherwise the row is a fault.
+
+*A document* (a lone assistant turn) goes around the template: its tokens and the end-of-sequence token, all with loss but
+the first token, which nothing predicts: the beginning-of-sequence token where the tokenizer writes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow_finetune_plugin.data.conversations.conversations import is_document
+from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
+from mlflow_finetune_plugin.data.conversations.templates import Template, prepends_bos
+from mlflow_finetune_plugin.data.conversations.turns import STOP_INSIDE, Turn, checked_turns, default_turns
+from mlflow_finetune_plugin.data.tokens.answer_tokens import Answer, AnswerFinder, Piece
+from mlflow_finetune_plugin.data.tokens.trained_tokens import untrained_reason
+from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.evaluation.results import Message
+
+STRADDLES = "tokens straddle the answer's start"
+NO_END_OF_TURN = "no end-of-turn token"
+
+_PROBE_ANSWER = "pear"
+_PROBE: list[Message] = [{"role": "user", "content": "Name a fruit."}, {"role": "assistant", "content": _PROBE_ANSWER}]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training sequence. ``loss_mask[i]`` is 1 where token ``i`` is to be learnt."""
+
+    input_ids: list[int]
+    loss_mask: list[int]
+    is_boundary_split: bool = False
+
+    def last_turn(self) -> tuple[int, int]:
+        """Where the last assistant turn starts and ends in ``input_ids``, the end-of-turn token included."""
+        end = len(self.loss_mask)
+        while end and not self.loss_mask[end - 1]:
+            end -= 1
+        start = end
+        while start and self.loss_mask[start - 1]:
+            start -= 1
+        return start, end
+
+
+class ChatRenderer:
+    """A tokenizer and a frozen chat template."""
+
+    def __init__(self, tokenizer: Any, chat_template: str | None = None, *, weights: Path | None = None) -> None:
+        """``weights``: the base's folder, whose output embedding tells which tokens were ever learnt."""
+        self.weights = weights
+        if not getattr(tokenizer, "is_fast", False):
+            raise BaseModelError(
+                f"the tokenizer {type(tokenizer).__name__} is a slow one, which cannot say where its tokens come from; "
+                "fix: use a base model that ships tokenizer.json"
+            )
+        if tokenizer.eos_token_id is None:
+            raise BaseModelError(
+                "the tokenizer has no eos_token, so answers could not end; fix: set tokenizer.eos_token"
+            )
+        self.tokenizer = tokenizer
+        self._template = Template(tokenizer, chat_template)
+        self.chat_template, self.template_source = self._template.text, self._template.source
+        self._document_start = [tokenizer.bos_token_id] if prepends_bos(tokenizer) else []
+        self._finder = AnswerFinder(tokenizer)
+        self._probe()
+        self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys((self.end_of_turn_token_id, tokenizer.eos_token_id)))
+        self.unlearnt_end_of_turn = untrained_reason(weights, self.end_of_turn_token_id) if weights else None
+        self._stop_texts = tuple(tokenizer.convert_ids_to_tokens(list(self.stop_token_ids)))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is odd about this template, for the data report."""
+        found = []
+        if self.appends_eos:
+            token = self.tokenizer.eos_token
+            found.append(f"the template ends an answer with no stop token; {token} is appended to each, with loss")
+        if self.answer_prefix:
+            found.append(f"the template writes {self.answer_prefix!r} before each answer; it carries loss")
+        if "strftime_now" in self.chat_template:
+            found.append("the template holds the current date, so prompts change from day to day")
+        return tuple(found)
+
+    def encode(self, messages: Sequence[Message]) -> list[Example]:
+        """The examples of one conversation; ``RowFault`` when it cannot be rendered faithfully."""
+        (encoded,) = self.encode_batch([messages])
+        if isinstance(encoded, RowFault):
+            raise encoded
+        return encoded
+
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """What inference shows the model for ``messages``, which end with a user turn."""
+        rendered = self._template.render([list(messages)], generation_prompt=True)[0]
+        if isinstance(rendered, RowFault):
+            raise rendered
+        return list(self._finder.encodings([rendered])[0].ids)
+
+    def encode_batch(self, conversations: Sequence[Sequence[Message]]) -> list[list[Example] | RowFault]:
+        """``encode`` for many; more than one example per conversation means that it was unrolled."""
+        if not any(map(is_document, conversations)):
+            return self._encode_chats(conversations)
+        chats = iter(self._encode_chats([messages for messages in conversations if not is_document(messages)]))
+        texts = [messages[0]["content"] for messages in conversations if is_document(messages)]
+        documents = iter(self._encode_documents(texts))
+        return [next(documents) if is_document(messages) else next(chats) for messages in conversations]
+
+    def _encode_documents(self, texts: list[str]) -> list[list[Example] | RowFault]:
+        made: list[list[Example] | RowFault] = []
+        for text, tokens in zip(texts, self._finder.ids(texts), strict=True):
+            inside = next((stop for stop in self._stop_texts if stop in text), None)
+            ids = [*self._document_start, *tokens, self.tokenizer.eos_token_id]
+            made.append(RowFault(STOP_INSIDE, inside) if inside else [Example(ids, [0] + [1] * (len(ids) - 1))])
+        return made
+
+    def _encode_chats(self, conversations: Sequence[Sequence[Message]]) -> list[list[Example] | RowFault]:
+        planned = [self._plan(turns) for turns in self._render_turns(conversations)]
+        encoded = self._encode_pieces(planned)
+        again = [i for i, result in enumerate(encoded) if result is None]
+        if again:  # several turns that are joint as text and not as tokens
+            unrolled = [self._unrolled(turns) for turns in self._render_turns([conversations[i] for i in again])]
+            for i, result in zip(again, self._encode_pieces(unrolled), strict=True):
+                encoded[i] = result
+        return [RowFault(STRADDLES) if result is None else result for result in encoded]
+
+    # rendering -------------------------------------------------------------------------------------------------------
+
+    def _render_turns(self, conversations: Sequence[Sequence[Message]]) -> list[list[Turn] | RowFault]:
+        """(P, F) of every assistant turn; the last F is the whole conversation."""
+        if self._template.is_default:
+            return [default_turns(messages, self._template, self._stop_texts) for messages in conversations]
+        prompts: list[list[Message]] = []
+        fulls: list[list[Message]] = []
+        for messages in conversations:
+            ends = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+            prompts += [list(messages[:i]) for i in ends]
+            fulls += [list(messages[: i + 1]) for i in ends]
+        rendered = iter(
+            zip(
+                self._template.render(prompts, generation_prompt=True),
+                self._template.render(fulls, generation_prompt=False),
+                fulls,
+                strict=True,
+            )
+        )
+        result: list[list[Turn] | RowFault] = []
+        for messages in conversations:
+            mine = [next(rendered) for message in messages if message["role"] == "assistant"]
+            result.append(checked_turns(mine, self._stop_texts))
+        return result
+
+    def _plan(self, turns: list[Turn] | RowFault) -> list[Piece] | RowFault:
+        if isinstance(turns, RowFault) or len(turns) == 1 or self.appends_eos:
+            return self._unrolled(turns)
+        whole = turns[-1].full
+        if all(whole.startswith(turn.full) for turn in turns):
+            return [Piece(whole, [(len(turn.prompt), len(turn.full)) for turn in turns])]
+        return self._unrolled(turns)
+
+    def _unrolled(self, turns: list[Turn] | RowFault) -> list[Piece] | RowFault:
+        if isinstance(turns, RowFault):
+            return turns
+        pieces = []
+        for turn in turns:
+            text = turn.full
+            if self.appends_eos and self._tail and text.endswith(self._tail):
+                text = text[: len(text) - len(self._tail) + len(self._tail.rstrip())]
+            pieces.append(Piece(text, [(len(turn.prompt), len(text))]))
+        return pieces
+
+    # tokens ----------------------------------------------------------------------------------------------------------
+
+    def _encode_pieces(self, planned: list[list[Piece] | RowFault]) -> list[list[Example] | RowFault | None]:
+        """Per conversation its examples or its fault; None when a joint piece has to be unrolled."""
+        pieces = [piece for plan in planned if not isinstance(plan, RowFault) for piece in plan]
+        located = self._finder.locate(pieces)
+        made = iter([self._example(piece, *found) for piece, found in zip(pieces, located, strict=True)])
+        return [plan if isinstance(plan, RowFault) else _joined([next(made) for _ in plan]) for plan in planned]
+
+    def _example(self, piece: Piece, ids: list[int], answers: list[Answer]) -> Example | RowFault | None:
+        """None when ``piece`` holds several answers and has to be unrolled."""
+        spans = [(answer.first, answer.limit) for answer in answers if answer.first is not None]
+        is_split = len(spans) < len(answers)
+        if is_split and len(piece.spans) > 1:
+            return None
+        if is_split:
+            start = piece.spans[0][0]
+            apart = self._tokenize_apart(piece.text[:start], piece.text[start:], self._decode(ids))
+            if apart is None:
+                return RowFault(STRADDLES, repr(piece.text[max(0, start - 20) : start + 20]))
+            prompt, answer = apart
+            ids = prompt + answer
+            spans = [(len(prompt), len(ids))]
+        if self.appends_eos:
+            ids = [*ids, self.tokenizer.eos_token_id]
+            spans = [(spans[0][0], len(ids))]
+        return self._masked(ids, spans, is_split)
+
+    def _tokenize_apart(self, prompt: str, rest: str, whole: str) -> tuple[list[int], list[int]] | None:
+        """Ids of ``prompt`` and of ``rest`` that together decode to ``whole``; None where there are none.
+
+        Sentencepiece-like tokenizers put a blank before every text, so ``rest`` is also tried behind a character
+        that is then taken away, unless that character has become one token with what follows.
+        """
+        leads = ("", "\n", "0", "a")
+        alone, *tried = self._finder.ids([prompt, *leads, *(lead + rest for lead in leads)])
+        for lead, both in zip(tried[: len(leads)], tried[len(leads) :], strict=True):
+            answer = both[len(lead) :]
+            if both[: len(lead)] == lead and self._decode(alone + answer) == whole:
+                return alone, answer
+        return None
+
+    def _masked(self, ids: list[int], spans: list[tuple[int, int]], is_split: bool) -> Example | RowFault:
+        mask = [0] * len(ids)
+        for start, limit in spans:
+            try:
+                end = ids.index(self.end_of_turn_token_id, start, limit) + 1
+            except ValueError:
+                return RowFault(NO_END_OF_TURN)
+            mask[start:end] = [1] * (end - start)
+        return Example(ids, mask, is_split)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    # the probe -------------------------------------------------------------------------------------------------------
+
+    def _probe(self) -> None:
+        """Learn from one small conversation how this template opens and ends an answer."""
+        full = self._template.render([_PROBE], generation_prompt=False)[0]
+        prompt = self._template.render([_PROBE[:1]], generation_prompt=True)[0]
+        for rendered in (full, prompt):
+            if isinstance(rendered, RowFault):
+                raise BaseModelError(
+                    f"the chat template ({self.template_source}) refuses one question and one answer: "
+                    f"{rendered.detail}; fix: give another chat template"
+                )
+        at = str(full).rfind(_PROBE_ANSWER)
+        if at < 0:
+            raise BaseModelError(
+                f"the chat template ({self.template_source}) does not write the assistant's words; "
+                "fix: give another chat template"
+            )
+        behind = at + len(_PROBE_ANSWER)
+        self._tail = str(full)[behind:]
+        self.answer_prefix = str(full)[len(str(prompt)) : at] if str(full).startswith(str(prompt)) else ""
+        (encoding,) = self._finder.encodings([str(full)])
+        ids = encoding.ids
+        stops = {i for i, token in self._finder.added_tokens.items() if token} | {self.tokenizer.eos_token_id}
+        tail = [token for i, token in enumerate(ids) if encoding.token_to_chars(i)[0] >= behind]
+        found = next((token for token in tail if token in stops), None)
+        self.appends_eos = found is None
+        self.end_of_turn_token_id: int = self.tokenizer.eos_token_id if found is None else found
+        self._finder.turn_end = None if found is None else self._tail
+
+
+def _joined(made: list[Example | RowFault | None]) -> list[Example] | RowFault | None:
+    """A conversation's examples, or the first fault among them, or None when it has to be unrolled."""
+    fault = next((example for example in made if isinstance(example, RowFault)), None)
+    if fault is not None:
+        return fault
+    examples = [example for example in made if isinstance(example, Example)]
+    return examples if len(examples) == len(made) else None

@@ -1,0 +1,57 @@
+"""Batches that were read and encoded, on disk until it is known which rows are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+from mlflow_finetune_plugin.data.tokens.batch_encoder import Conversations, from_frame
+from mlflow_finetune_plugin.data.tokens.encoded import EncodedBatch
+
+
+class SpooledBatch:
+    """An encoded batch and, when somebody asks, the conversations it came from."""
+
+    def __init__(self, frame: bytes, encoded: EncodedBatch) -> None:
+        self._frame, self.encoded = frame, encoded
+        self._conversations: Conversations | None = None
+
+    @property
+    def conversations(self) -> Conversations:
+        if self._conversations is None:
+            _, self._conversations = from_frame(self._frame)
+        return self._conversations
+
+
+class Spool:
+    """A context that removes its file in the end."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Self:
+        self._stream = self._path.open("w+b")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self._path.unlink()
+
+    def add(self, frame: bytes, encoded: EncodedBatch) -> None:
+        for part in (frame, encoded.to_bytes()):
+            self._stream.write(len(part).to_bytes(8, "little"))
+            self._stream.write(part)
+
+    def position(self) -> int:
+        return self._stream.tell()
+
+    def batches(self, start: int, end: int) -> Iterator[SpooledBatch]:
+        """What was written between two positions, in order."""
+        self._stream.seek(start)
+        while self._stream.tell() < end:
+            frame = self._read()
+            yield SpooledBatch(frame, EncodedBatch.from_bytes(self._read()))
+
+    def _read(self) -> bytes:
+        return self._stream.read(int.from_bytes(self._stream.read(8), "little"))

@@ -1,0 +1,102 @@
+"""Token ids and labels in an Arrow stream file, written in batches, with a digest over all of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from mlflow_finetune_plugin.data.tokens.encoded import TokenBatch
+from mlflow_finetune_plugin.data.tokens.row_index import RowIndex
+from mlflow_finetune_plugin.data.tokens.token_report import TokenReport, token_report
+
+IGNORED_LABEL = -100
+"""The label that torch's cross entropy, and so every trainer, leaves out."""
+
+_DIGEST_CHARS = 36  # the longest that MLflow takes
+_SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("task", pa.string())])
+
+
+class TokenFile:
+    """One side, train or eval, while it is written: a context that puts the file in place when nothing failed."""
+
+    def __init__(self, path: Path, template_digest: str) -> None:
+        self.path = path
+        self._part = path.with_name(path.name + ".part")  # an earlier file may still be memory-mapped
+        self._sha = hashlib.sha256(template_digest.encode())
+        self._lengths: Counter[int] = Counter()
+        self._learnt = np.zeros(0, dtype=np.int64)  # token id -> how often it carries loss
+        self.examples = 0
+        self.index = RowIndex(path.with_name(path.stem + ".rows"))
+
+    def __enter__(self) -> Self:
+        self._sink = pa.OSFile(str(self._part), "wb")
+        self._writer = pa.ipc.new_stream(self._sink, _SCHEMA)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._writer.close()
+        self._sink.close()
+        if kind is None:
+            os.replace(self._part, self.path)
+        else:
+            self._part.unlink()
+            self.index.remove()
+
+    @property
+    def rows(self) -> int:
+        return self.index.size
+
+    def write(self, batch: TokenBatch, task: str) -> None:
+        if not len(batch):
+            return
+        self.examples += len(batch)
+        self._lengths.update(batch.lengths.tolist())
+        self._sha.update(b"".join(_digested(batch)))
+        self._count_learnt(batch.ids[batch.mask != 0])
+        offsets = pa.array(batch.offsets.astype(np.int32))
+        labels = np.where(batch.mask, batch.ids, np.int32(IGNORED_LABEL))
+        columns = [
+            pa.ListArray.from_arrays(offsets, pa.array(batch.ids)),
+            pa.ListArray.from_arrays(offsets, pa.array(labels)),
+            pa.array([task] * len(batch), type=pa.string()),
+        ]
+        self._writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+
+    def dataset(self) -> datasets.Dataset:
+        """The written file, memory-mapped."""
+        return datasets.Dataset.from_file(str(self.path))
+
+    def digest(self) -> str:
+        """sha256 over the template and, in order, the ids and loss masks of all examples."""
+        return self._sha.hexdigest()[:_DIGEST_CHARS]
+
+    def token_report(self) -> TokenReport:
+        return token_report(self._lengths, int(self._learnt.sum()))
+
+    def learnt_tokens(self) -> np.ndarray:
+        """How often each token id carries loss, (highest id + 1,)."""
+        return self._learnt
+
+    def _count_learnt(self, ids: np.ndarray) -> None:
+        counts = np.bincount(ids, minlength=len(self._learnt))
+        counts[: len(self._learnt)] += self._learnt
+        self._learnt = counts
+
+
+def _digested(batch: TokenBatch) -> Iterator[bytes]:
+    """Of each example its length (4 bytes), its ids (4 bytes each) and its mask (1 byte each), little endian."""
+    ids, mask, start = batch.ids.astype("<i4", copy=False).tobytes(), batch.mask.tobytes(), 0
+    for length in batch.lengths.tolist():
+        end = start + length
+        yield length.to_bytes(4, "little")
+        yield ids[4 * start : 4 * end]
+        yield mask[start:end]
+        start = end

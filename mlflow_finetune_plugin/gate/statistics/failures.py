@@ -1,0 +1,61 @@
+"""Does a candidate fail more often than the champion? A test that may be looked at after every batch of answers.
+
+Answers come in batches (what one router told between two looks), each with answers of both sides. If the
+candidate fails no more often than the champion, then of a batch's failures a share that is hypergeometric falls to it, or
+less: given both sizes and the number of failures, whatever the rate of failures was in that batch (Fisher 1935, JRSS 98,
+39-82; as a test over strata Cox 1970, "Analysis of Binary Data", 4.3). An outage that hits both sides alike is therefore
+no evidence, which it would be against an assumed rate. With x of the failures the candidate's, a gambler who bets on odds
+w > 1 wins w^x / E[w^X]: 1 in expectation where the odds are even, less where the candidate's are lower, as the law of x
+has a monotone likelihood ratio in the odds. The product over batches, mixed over a grid of odds (Robbins 1970, Annals of
+Mathematical Statistics 41, 1397-1409), reaches 1/alpha with a probability of at most alpha, however often one looks
+(Ville 1939, "Etude critique de la notion de collectif", chapter V). Turner, Ly and Gruenwald 2024 ("Generic E-variables
+for exact sequential k-sample tests that allow for optional stopping", JSPI 230, 106116) give the unconditional one, which
+has to learn the rates first: it wants more answers in all six cases of ``benchmarks/gate_canary.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
+
+Array = NDArray[np.float64]
+
+_LOG_ODDS: Array = np.linspace(math.log(1.25), math.log(100), 24)
+"""What is bet on: a candidate whose odds of failing are 1.25 to 100 times the champion's."""
+
+
+@dataclass(frozen=True)
+class FailureTest:
+    """The capital at each of the odds bet on, its logarithm (24,); at the start 1 each."""
+
+    log_capitals: Array = field(default_factory=lambda: np.zeros_like(_LOG_ODDS), repr=False)
+
+    @property
+    def e_worse(self) -> float:
+        """Evidence that the candidate fails more often: expected to be at most 1 where it does not."""
+        return float(np.exp(min(np.logaddexp.reduce(self.log_capitals) - math.log(len(self.log_capitals)), 700.0)))
+
+    def after(self, candidate: Answered, champion: Answered) -> FailureTest:
+        """With one more batch; one in which a side gave no answer, or nothing failed, says nothing.
+
+        When a batch ends must not depend on how many of it failed.
+        """
+        failed = candidate.failed + champion.failed
+        if not (candidate.answers and champion.answers and failed):
+            return self
+        answers = candidate.answers + champion.answers
+        share = np.arange(max(0, failed - champion.answers), min(failed, candidate.answers) + 1, dtype=np.int64)
+        ways = _log_choose(candidate.answers, share) + _log_choose(champion.answers, failed - share)  # (shares,)
+        log_chances = ways - _log_choose(answers, failed)
+        expected = np.logaddexp.reduce(log_chances + _LOG_ODDS[:, None] * share, axis=1)  # (24,)
+        return FailureTest(self.log_capitals + candidate.failed * _LOG_ODDS - expected)
+
+
+def _log_choose(n: int, k: NDArray[np.int64] | int) -> Array:
+    return np.asarray(gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1))

@@ -1,0 +1,56 @@
+"""A share of successes: its interval and its exact test."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from scipy.stats import binomtest
+
+from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.evaluation.results import Interval
+
+
+def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """Score interval of a share, within [0, 1] (Wilson 1927, JASA 22, 209-212; no continuity correction).
+
+    Valid for one look at a number of trials fixed beforehand; for votes under watch use ``gate.sequential``. Raises
+    GateError for no trials or an impossible count.
+    """
+    return _interval(successes, trials, confidence, "wilson", "Wilson 1927")
+
+
+def exact_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """Exact interval of a share, never below its confidence (Clopper and Pearson 1934, Biometrika 26, 404-413).
+
+    Raises GateError for no trials or an impossible count.
+    """
+    return _interval(successes, trials, confidence, "exact", "Clopper-Pearson 1934")
+
+
+def binomial_p(
+    successes: int,
+    trials: int,
+    share: float = 0.5,
+    alternative: Literal["two-sided", "less", "greater"] = "two-sided",
+) -> float:
+    """Exact binomial p-value of ``share``; two-sided sums every count no likelier than the one seen.
+
+    Fisher 1935, "The Design of Experiments", chapter 2. Raises GateError for no trials, an impossible count or share.
+    """
+    _check(successes, trials)
+    if not 0 <= share <= 1:
+        raise GateError(f"a share of {share} cannot be tested; fix: give one from 0 to 1")
+    return float(binomtest(successes, trials, share, alternative).pvalue)
+
+
+def _interval(
+    successes: int, trials: int, confidence: float, scipy_name: Literal["wilson", "exact"], method: str
+) -> Interval:
+    _check(successes, trials)
+    found = binomtest(successes, trials).proportion_ci(confidence, scipy_name)
+    return Interval(successes / trials, float(found.low), float(found.high), method)
+
+
+def _check(successes: int, trials: int) -> None:
+    if trials < 1 or not 0 <= successes <= trials:
+        raise GateError(f"{successes} of {trials} is not a share; fix: give 0 <= successes <= trials and some trials")

@@ -1,0 +1,188 @@
+"""A run as MLflow holds it: status, tags, heartbeat; and ending the runs whose processes died."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow_finetune_plugin.jobs.folder import jobs_home
+from mlflow_finetune_plugin.store.clients import is_refusal, logger
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+STATUS_TAG = "finetune.status_reason"
+
+HEARTBEAT_TAG = "finetune.heartbeat"
+
+ATTEMPT_TAG = "finetune.attempt"
+
+JOB_TAG = "finetune.job"
+
+HOST_TAG = "finetune.host"
+
+HEARTBEAT_EVERY_S = 20.0
+
+HEARTBEAT_EXPIRES_S = 300.0
+
+_PARAM_LIMIT = 6000
+
+_TAG_LIMIT = 5000
+
+
+class RunRecord:
+    """One run and the attempt that may write to it."""
+
+    def __init__(self, client: MlflowClient, run_id: str, attempt: int) -> None:
+        self._client = client
+        self.run_id = run_id
+        self._attempt = attempt
+        self._steps_known: dict[str, set[int]] = {}
+
+    def is_mine(self) -> bool:
+        """False once a later attempt owns the run: then this writer must be silent."""
+        tags = self._client.get_run(self.run_id).data.tags
+        return int(tags.get(ATTEMPT_TAG, self._attempt)) == self._attempt
+
+    def heartbeat(self) -> None:
+        self._client.set_tag(self.run_id, HEARTBEAT_TAG, str(int(time.time())))
+
+    def apply(self, event: dict[str, Any]) -> None:
+        """Carries one event of the worker's report over. Events that are only for watchers are passed by."""
+        handler = getattr(self, f"_{event['event']}", None)
+        if handler is not None:
+            handler(event)
+
+    def finish(self, status: str, reason: str, files: Iterable[tuple[Path, str]], *, must_upload: bool = True) -> None:
+        """Writes the end: reason, logs, status; the status last, so that a finished run is complete.
+
+        With ``must_upload`` a log file that cannot be uploaded now, for a reason that may pass, is an error.
+        """
+        if not self.is_mine():
+            logger.warning("run %s belongs to a later attempt; its status is left alone", self.run_id)
+            return
+        self._client.set_tag(self.run_id, STATUS_TAG, reason[:_TAG_LIMIT])
+        for path, folder in files:
+            try:
+                self._client.log_artifact(self.run_id, str(path), folder)
+            except Exception as error:
+                if must_upload and not (is_refusal(error) or isinstance(error, OSError)):
+                    raise
+                logger.warning("%s could not be uploaded: %s", path, error)
+        self._client.set_terminated(self.run_id, status)
+
+    def _metrics(self, event: dict[str, Any]) -> None:
+        from mlflow.entities import Metric
+
+        model_id = event.get("model_id")
+        metrics = [
+            Metric(key, float(value), event["time_ms"], event["step"], model_id=model_id, run_id=self.run_id)
+            for key, value in event["values"].items()
+            if model_id is not None or event["step"] not in self._steps_of_earlier_attempts(key)
+        ]
+        if metrics:
+            self._client.log_batch(self.run_id, metrics=metrics)
+
+    def _steps_of_earlier_attempts(self, key: str) -> set[int]:
+        """A resumed run makes steps again that were logged before it died: they stay as they were logged."""
+        if self._attempt == 1:
+            return set()
+        if key not in self._steps_known:
+            self._steps_known[key] = {metric.step for metric in self._client.get_metric_history(self.run_id, key)}
+        return self._steps_known[key]
+
+    def _params(self, event: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        known = (
+            self._client.get_run(self.run_id).data.params if self._attempt > 1 else {}
+        )  # MLflow keeps the first value
+        items = [
+            Param(key, _shortened(value, _PARAM_LIMIT)) for key, value in event["values"].items() if key not in known
+        ]
+        for start in range(0, len(items), 100):
+            self._client.log_batch(self.run_id, params=items[start : start + 100])
+
+    def _tags(self, event: dict[str, Any]) -> None:
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(
+            self.run_id, tags=[RunTag(key, _shortened(value, _TAG_LIMIT)) for key, value in event["values"].items()]
+        )
+
+    def _artifact(self, event: dict[str, Any]) -> None:
+        self._client.log_artifact(self.run_id, event["path"], event["folder"] or None)
+
+    def _checkpoint(self, event: dict[str, Any]) -> None:
+        """A folder that gives way to later ones: when it has, or does meanwhile, a later one is on its way."""
+        try:
+            if Path(event["path"]).is_dir():
+                self._client.log_artifacts(self.run_id, event["path"], event["folder"])
+        except FileNotFoundError as error:
+            logger.info("the checkpoint of step %s gave way to a later one: %s", event["step"], error)
+
+    def _datasets(self, event: dict[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        self._client.log_inputs(
+            self.run_id,
+            datasets=[
+                DatasetInput(
+                    Dataset(
+                        name=entry["name"],
+                        digest=entry["digest"],
+                        source_type="local",
+                        source=entry["source"],
+                        profile=entry["profile"],
+                    ),
+                    tags=[InputTag("mlflow.data.context", entry["context"])],
+                )
+                for entry in event["inputs"]
+            ],
+        )
+
+
+def _shortened(value: str, limit: int) -> str:
+    return value if len(value) <= limit else value[: limit - 40] + " ... (whole in finetune/config.json)"
+
+
+def reap_expired(
+    client: MlflowClient, experiment_ids: list[str], *, now_s: float, act: bool = True
+) -> list[tuple[str, str]]:
+    """Runs of ours that still say RUNNING though their heartbeat stopped: marked FAILED when ``act``.
+
+    Returns (run id, what is wrong). A run of this host is left to its job folder, which knows more, while that is there.
+    """
+    import socket
+
+    found: list[tuple[str, str]] = []
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            experiment_ids,
+            filter_string=f"attributes.status = 'RUNNING' and tags.`{HEARTBEAT_TAG}` != ''",
+            max_results=200,
+            page_token=token,
+        )
+        for run in page:
+            age_s = now_s - float(run.data.tags[HEARTBEAT_TAG])
+            if age_s < HEARTBEAT_EXPIRES_S or (
+                run.data.tags.get(HOST_TAG) == socket.gethostname() and _has_folder(run)
+            ):
+                continue
+            reason = f"no sign of life from {run.data.tags.get(HOST_TAG, 'its host')} for {age_s / 60:.0f} minutes: the host or its network died"
+            found.append((run.info.run_id, reason))
+        token = page.token
+        if not token:
+            break
+    for run_id, reason in found if act else []:  # after the last page: pages are counted among those that run
+        client.set_tag(run_id, STATUS_TAG, reason)
+        client.set_terminated(run_id, "FAILED")
+    return found
+
+
+def _has_folder(run: Any) -> bool:
+    return (jobs_home() / "jobs" / run.data.tags.get(JOB_TAG, "-")).is_dir()

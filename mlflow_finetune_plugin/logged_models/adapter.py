@@ -1,0 +1,241 @@
+"""Trained adapter -> MLflow model -> loaded back and compared. What is evaluated and registered is the loaded one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from mlflow_finetune_plugin.base_models.loading import BaseModel
+from mlflow_finetune_plugin.errors import ReloadError, TrainingError
+from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
+from mlflow_finetune_plugin.evaluation.results import EvalRow
+from mlflow_finetune_plugin.logged_models.precisions import ServedAs
+from mlflow_finetune_plugin.methods import load_method
+
+PROBES = 16
+_LOADER = Path(__file__).parent / "pyfunc_loader.py"
+_CODE = Path(__file__).parent.parent / "weights_digest.py"
+# log-probabilities of the same weights on the same device and code path; half precision may pick other kernels
+_RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 2e-2}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What base and adapter said of known texts, for whoever must prove later that the same model answers.
+
+    The probes hold what they said in training's ``precision``; ``served_as`` what they say in each precision of serving.
+    """
+
+    precision: str
+    probes: list[dict[str, Any]]
+    served_as: Mapping[str, ServedAs] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        served = {precision: told.told() for precision, told in self.served_as.items()}
+        return json.dumps({"precision": self.precision, "probes": self.probes, "served_as": served}, ensure_ascii=False)
+
+    def log_probs(self, side: str) -> np.ndarray:
+        """All log-probabilities of one side (``base`` or ``adapter``), in a row."""
+        return np.concatenate([np.asarray(probe[f"{side}_log_probs"], dtype=np.float32) for probe in self.probes])
+
+
+@dataclass(frozen=True)
+class LoggedAdapter:
+    """The LoggedModel of an adapter."""
+
+    model_id: str
+    uri: str
+
+
+def probe_log_probs(
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[EvalRow]
+) -> list[np.ndarray]:
+    """Nats per token of the first held-out answers, one array per probe."""
+    model.eval()
+    chosen = rows[:PROBES]
+    return completion_log_probs(
+        model,
+        [row.prompt_ids for row in chosen],
+        [row.completion_ids for row in chosen],
+        pad_token_id=int(tokenizer.pad_token_id or 0),
+    )
+
+
+def make_reference(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[EvalRow],
+    *,
+    precision: str,
+    base: list[np.ndarray],
+    adapter: list[np.ndarray],
+    served_as: Mapping[str, ServedAs] | None = None,
+) -> Reference:
+    """Puts texts, token ids and both sides' log-probabilities together."""
+    probes = [
+        {
+            "messages": [dict(message) for message in row.messages],
+            "prompt": tokenizer.decode(row.prompt_ids),
+            "prompt_ids": list(row.prompt_ids),
+            "completion_ids": list(row.completion_ids),
+            "base_log_probs": [float(x) for x in base_side],
+            "adapter_log_probs": [float(x) for x in adapter_side],
+        }
+        for row, base_side, adapter_side in zip(rows, base, adapter, strict=False)
+    ]
+    return Reference(precision, probes, served_as or {})
+
+
+def trainable_weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    """Copies, on the CPU, of what training may change."""
+    return {
+        name: parameter.detach().to("cpu", copy=True)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def check_weights_changed(model: PeftModel, start: Mapping[str, torch.Tensor]) -> None:
+    """Refuses a training that left every weight as it was. Raises TrainingError."""
+    if all(torch.equal(weights, start[name]) for name, weights in trainable_weights(model).items()):
+        raise TrainingError(
+            "training left the adapter bit for bit at its start; fix: more steps or a higher learning rate"
+        )
+
+
+def check_adapter_file(folder: Path, adaptation: ModuleType) -> None:
+    """Refuses an adapter with a NaN, an infinity, or weights that change nothing. Raises TrainingError.
+
+    What changes nothing is the adaptation's to say (``acts``): B = 0 in LoRA, factors of one in IA3; else all zeros.
+    """
+    weights = load_file(folder / "adapter_model.safetensors")
+    bad = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise TrainingError(
+            f"the trained adapter holds NaN or infinite weights ({len(bad)} of {len(weights)} tensors, first {bad[0]}); fix: lower training.learning_rate"
+        )
+    if not getattr(adaptation, "acts", _is_not_zero)(weights):
+        raise TrainingError(
+            "training left the adapter at its start: every output is the base's; fix: more steps or a higher learning rate"
+        )
+
+
+def _is_not_zero(weights: Mapping[str, torch.Tensor]) -> bool:
+    return any(bool(tensor.any()) for tensor in weights.values())
+
+
+def check_adapter_moved(reference: Reference) -> None:
+    """Refuses an adapter whose every probe is bit-identical to the base's."""
+    if np.array_equal(reference.log_probs("adapter"), reference.log_probs("base")):
+        raise TrainingError(
+            "the trained adapter answers exactly as the base does, to the last bit; fix: more steps or a higher learning rate"
+        )
+
+
+def log_adapter(
+    adapter: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    run_id: str,
+    name: str,
+    base: BaseModel,
+    card: Mapping[str, Any],
+    reference: Reference,
+    folder: Path,
+    step: int,
+    tags: Mapping[str, str],
+) -> LoggedAdapter:
+    """Logs the adapter as a pyfunc model of the run. ``folder`` is scratch space; ``adapter`` holds PEFT's two files."""
+    import mlflow
+    from mlflow.models import Model
+
+    code = [Path(file) for file in getattr(load_method("adaptation", str(card["adaptation"])), "MODEL_CODE", ())]
+    card = {**card, "imports": [file.stem for file in code]}
+    tokenizer.save_pretrained(folder / "tokenizer")
+    (folder / "finetune.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / "reference.json").write_text(reference.to_json(), encoding="utf-8")
+    info = Model.log(
+        artifact_path=None,
+        name=name,
+        flavor=mlflow.pyfunc,
+        run_id=run_id,
+        step=step,
+        tags=dict(tags),
+        python_model=str(_LOADER),
+        code_paths=[str(_CODE), *map(str, code)],
+        artifacts={
+            "adapter": str(adapter),
+            "tokenizer": str(folder / "tokenizer"),
+            "card": str(folder / "finetune.json"),
+            "reference": str(folder / "reference.json"),
+        },
+        signature=_signature(int(card["max_new_tokens"])),
+        model_config={"base_model": base.name, "verify_base": True},
+        pip_requirements=_requirements(quantized=base.quantization is not None),
+    )
+    return LoggedAdapter(info.model_id, f"models:/{info.model_id}")
+
+
+def reload_adapter(uri: str) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """The model as anybody would load it: through ``mlflow.pyfunc``. Raises ReloadError."""
+    import mlflow
+
+    try:
+        loaded = mlflow.pyfunc.load_model(uri).unwrap_python_model()
+    except (ValueError, RuntimeError, OSError, SafetensorError) as error:
+        raise ReloadError(f"the logged model {uri} cannot be loaded back: {type(error).__name__}: {error}") from error
+    return loaded.model, loaded.tokenizer
+
+
+def check_reload(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, reference: Reference, rows: Sequence[EvalRow]
+) -> float:
+    """Compares the loaded model with the trained one, adapter and base; returns the largest difference in nats.
+
+    Raises ReloadError beyond the precision's tolerance.
+    """
+    adapter = np.concatenate(probe_log_probs(model, tokenizer, rows))
+    with model.disable_adapter():
+        base = np.concatenate(probe_log_probs(model, tokenizer, rows))
+    differences = np.concatenate([adapter - reference.log_probs("adapter"), base - reference.log_probs("base")])
+    error = float(np.max(np.abs(differences)))
+    dtype = reference.precision.split("+")[0]
+    if not math.isfinite(error) or error > _RELOAD_TOLERANCE[dtype]:
+        raise ReloadError(
+            f"the loaded model differs from the trained one by {error:.2g} nats on a token (allowed {_RELOAD_TOLERANCE[dtype]:g} in {dtype})"
+        )
+    return error
+
+
+def _signature(max_new_tokens: int) -> Any:
+    """Params and output. No input columns: with them MLflow drops the texts of ``predict(["..."])`` as an unknown column."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    params = ParamSchema(
+        [
+            ParamSpec("max_new_tokens", DataType.long, max_new_tokens),
+            ParamSpec("temperature", DataType.double, 0.0),
+            ParamSpec("top_p", DataType.double, 1.0),
+            ParamSpec("batch_size", DataType.long, 16),
+        ]
+    )
+    return ModelSignature(outputs=Schema([ColSpec(DataType.string)]), params=params)
+
+
+def _requirements(*, quantized: bool) -> list[str]:
+    from importlib.metadata import version
+
+    names = ["mlflow", "torch", "transformers", "peft", "accelerate", *(["bitsandbytes"] if quantized else [])]
+    return [f"{name}=={version(name).split('+')[0]}" for name in names]

@@ -1,0 +1,69 @@
+"""What a registered version answers: the model loaded as anybody would, on rows that another version was asked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
+from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.evaluation.comparison import Side
+from mlflow_finetune_plugin.evaluation.proof import measure
+from mlflow_finetune_plugin.evaluation.results import EvalRow
+from mlflow_finetune_plugin.logged_models.given_rows import given_rows
+from mlflow_finetune_plugin.logged_models.loading import LoggedModel, load_logged
+
+OnProgress = Callable[[int, int], None]
+
+
+class Answerer:
+    """``base_model``: where the base is now, when it has moved."""
+
+    def __init__(self, uri: str, base_model: str | None = None) -> None:
+        self._uri, self._base_model = uri, base_model
+
+    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int, on_progress: OnProgress | None = None) -> Side:
+        """Greedy answers, and the nats of the reference answers. Raises ReloadError."""
+        loaded = self._loaded
+        return measure(
+            loaded.model.eval(),
+            loaded.tokenizer,
+            [self._rendered(row) for row in rows],
+            max_new_tokens=max_new_tokens,
+            stop_token_ids=loaded.card["stop_token_ids"],
+            answer_prefix=loaded.card["answer_prefix"],
+            on_progress=on_progress,
+        )
+
+    def rows(self, config: EvaluationConfig, folder: Path) -> list[EvalRow]:
+        """The rows that somebody gives, with this version's own template and tokens. Raises DataError, ReloadError."""
+        return given_rows(config, self._loaded.card, self._renderer, folder).eval_rows
+
+    @cached_property
+    def _loaded(self) -> LoggedModel:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        with warnings.catch_warnings(record=True) as told:  # filters that MLflow sets itself would undo an "ignore"
+            loaded = load_logged(self._uri, self._base_model)
+        for one in told:
+            if not issubclass(one.category, UserWarning):  # those are MLflow's, on how the model was written
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+        return loaded
+
+    @cached_property
+    def _renderer(self) -> ChatRenderer:
+        return ChatRenderer(self._loaded.tokenizer, None)
+
+    def _rendered(self, row: EvalRow) -> EvalRow:
+        """The row with this version's own template and tokens; text without turns keeps its tokens, the base being the same."""
+        if not row.messages:
+            return row
+        turns = (*row.messages, {"role": "assistant", "content": row.reference})
+        example = self._renderer.encode(turns)[-1]  # unrolled where the template drops earlier thoughts
+        start, end = example.last_turn()
+        ids = example.input_ids
+        return replace(row, prompt_ids=tuple(ids[:start]), completion_ids=tuple(ids[start:end]))

@@ -1,0 +1,326 @@
+"""A converted adapter as a version of its own: proven as a trained one is, in the run that made what it was converted from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftModel
+
+from mlflow_finetune_plugin import __version__
+from mlflow_finetune_plugin.base_models.facts import takes_adapters
+from mlflow_finetune_plugin.base_models.loading import BaseModel
+from mlflow_finetune_plugin.config.sections import MAX_PRECISION_GAP
+from mlflow_finetune_plugin.errors import ConfigError, ReloadError, TrackingError
+from mlflow_finetune_plugin.evaluation.results import EvalRow
+from mlflow_finetune_plugin.logged_models.adapter import (
+    LoggedAdapter,
+    Reference,
+    check_adapter_moved,
+    check_reload,
+    log_adapter,
+    make_reference,
+    probe_log_probs,
+)
+from mlflow_finetune_plugin.logged_models.conversion import MAX_NATS, Converted, export_lora
+from mlflow_finetune_plugin.logged_models.loading import LoggedModel, differences, load_logged
+from mlflow_finetune_plugin.logged_models.precisions import served_as
+from mlflow_finetune_plugin.store.registry import (
+    FoundModel,
+    RegisteredVersion,
+    forget_version,
+    is_registered,
+    register_adapter,
+)
+from mlflow_finetune_plugin.weights_digest import folder_digest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class ConvertedVersion:
+    """``is_new_run``: the run that made the original is gone, so the version has one of its own."""
+
+    made: Converted
+    version: RegisteredVersion
+    run_id: str
+    is_new_run: bool
+
+
+@dataclass(frozen=True)
+class _Home:
+    """The run that the converted model belongs to; ``step``: that of the original in it."""
+
+    run_id: str
+    experiment_id: str
+    step: int
+    is_new: bool
+
+
+def register_converted(
+    client: MlflowClient,
+    found: FoundModel,
+    rank: int,
+    *,
+    name: str | None = None,
+    folder: Path | None = None,
+    base_model: str | None = None,
+    max_nats: float = MAX_NATS,
+) -> ConvertedVersion:
+    """Converts, proves and registers, alias challenger on the new version. ``name``: None takes the original's; ``folder`` as of
+    ``export_lora``, None keeps no copy.
+
+    Raises ConfigError for what cannot be converted or served, ReloadError when it differs by more than ``max_nats`` or does not
+    load back, TrackingError when the registry refuses. Then nothing is left, neither here nor there.
+    """
+    name = name or _name_of(found.uri)
+    with tempfile.TemporaryDirectory() as scratch:
+        out = folder if folder is not None else Path(scratch) / "lora"
+        made = export_lora(found.uri, out, rank, base_model, max_nats=max_nats)
+        try:
+            return _register(client, found, made, name, base_model, max_nats, Path(scratch))
+        except BaseException:
+            shutil.rmtree(out, ignore_errors=True)
+            raise
+
+
+def _register(
+    client: MlflowClient,
+    found: FoundModel,
+    made: Converted,
+    name: str,
+    base_model: str | None,
+    max_nats: float,
+    scratch: Path,
+) -> ConvertedVersion:
+    from mlflow.exceptions import MlflowException
+
+    original = load_logged(found.uri, base_model)
+    adapter = scratch / "adapter"
+    adapter.mkdir()
+    for file in _ADAPTER_FILES:
+        shutil.copyfile(made.folder / file, adapter / file)
+    reference, rows = _reference(original, adapter, max_nats)
+    record = _record(found.uri, original.card, made)
+    card = _card(original.card, record, adapter)
+    tags = _tags(card)
+    try:
+        home = _home(client, found)
+        with _undone(client, home, name, card["adapter_digest"]), _in_experiment(home.experiment_id):
+            logged = log_adapter(
+                adapter,
+                original.tokenizer,
+                run_id=home.run_id,
+                name=name,
+                base=_base(card["base_model"]),
+                card=card,
+                reference=reference,
+                folder=scratch,
+                step=home.step,
+                tags=tags,
+            )
+            del original  # its memory is needed to load the new one
+            back = load_logged(logged.uri, base_model)
+            check_reload(back.model, back.tokenizer, reference, rows)
+            version = register_adapter(client, logged.uri, name, tags=tags, description=_description(record))
+    except MlflowException as error:
+        raise TrackingError(f"{found.uri} as LoRA cannot be logged: {' '.join(str(error).split())[:400]}") from error
+    _note(client, home, logged, version, record)
+    return ConvertedVersion(made, version, home.run_id, home.is_new)
+
+
+def _name_of(uri: str) -> str:
+    name, _, version = uri.removeprefix("models:/").rpartition("/")
+    if not name or not version:
+        raise ConfigError([f"--register: {uri} belongs to no registered model; fix: --register NAME"])
+    return name
+
+
+def _reference(original: LoggedModel, adapter: Path, max_nats: float) -> tuple[Reference, list[EvalRow]]:
+    """What the converted adapter says of the same probes, on the base as it will be loaded, and the probes.
+
+    The base's side is the base's still. Raises ReloadError beyond ``max_nats``: on a quantised base it is asked here first.
+    """
+    told = original.reference
+    rows = [
+        EvalRow(tuple(p.get("messages", ())), tuple(p["prompt_ids"]), tuple(p["completion_ids"]), "", "", "", 0)
+        for p in told["probes"]
+    ]
+    model = PeftModel.from_pretrained(original.model.unload(), adapter).eval()
+    family = str(model.config.model_type)
+    if not takes_adapters(family):
+        raise ConfigError(
+            [f"vLLM takes no adapters on {family}, LoRA either; fix: serve it with --engine transformers"]
+        )
+    largest = float(differences(model, original).max())
+    if not largest <= max_nats:
+        raise ReloadError(
+            f"as LoRA on its {told['precision']} base it differs from the adapter by {largest:.2g} nats on a token "
+            f"(allowed {max_nats:g}); fix: a higher --rank, or a higher --max-nats"
+        )
+    adapted = probe_log_probs(model, original.tokenizer, rows)
+    known = told.get("served_as") or {str(told["precision"]): {"max_gap": MAX_PRECISION_GAP}}
+    pad = int(original.tokenizer.pad_token_id or 0)
+    reference = make_reference(
+        original.tokenizer,
+        rows,
+        precision=str(told["precision"]),
+        base=[torch.tensor(probe["base_log_probs"]).numpy() for probe in told["probes"]],
+        adapter=adapted,
+        served_as={
+            precision: served_as(
+                model, rows, precision, trained=adapted, pad_token_id=pad, max_gap=float(before["max_gap"])
+            )
+            for precision, before in known.items()
+        },
+    )
+    check_adapter_moved(reference)
+    return reference, rows
+
+
+def _record(uri: str, card: dict[str, Any], made: Converted) -> dict[str, Any]:
+    """Where it came from, and what that cost."""
+    kept = {key: card.get(key) for key in ("adaptation", "options", "serving", "adapter_digest")}
+    figures = {key: value for key, value in asdict(made).items() if key != "folder"}
+    return {"model": uri, **kept, **figures}
+
+
+def _card(card: dict[str, Any], record: dict[str, Any], adapter: Path) -> dict[str, Any]:
+    own = {"adaptation": "lora", "options": {}, "serving": "vllm", "adapter_digest": folder_digest(adapter)}
+    return {**card, "mlflow_finetune": __version__, **own, "converted_from": record}
+
+
+def _tags(card: dict[str, Any]) -> dict[str, str]:
+    """As ``records.Identity`` makes them, and the conversion's."""
+    names = ("adaptation", "objective", "data_digest", "adapter_digest", "serving")
+    record = card["converted_from"]
+    return {
+        **{f"finetune.{key}": str(card[key]) for key in names if key in card},
+        "finetune.base_model": str(card["base_model"]["name"]),
+        "finetune.base_digest": str(card["base_model"]["digest"]),
+        "finetune.converted_from": record["model"],
+        "finetune.conversion_rank": str(record["rank"]),
+        "finetune.conversion_max_nats": f"{record['max_nats']:.3g}",
+        "finetune.conversion_mean_nats": f"{record['mean_nats']:.3g}",
+    }
+
+
+def _description(record: dict[str, Any]) -> str:
+    return (
+        f"LoRA of rank {record['rank']}, converted from {record['model']} ({record['adaptation']})\n\n"
+        f"- {record['kept']:.1%} of the updates of {record['layers']} layers\n"
+        f"- log-probabilities within {record['max_nats']:.2g} nats of the original's on {record['tokens']} tokens "
+        f"({record['mean_nats']:.2g} in the mean)"
+    )
+
+
+def _base(card: dict[str, Any]) -> BaseModel:
+    return BaseModel(
+        name=card["name"],
+        folder=Path(card["folder"]),
+        revision=card["revision"],
+        dtype=getattr(torch, card["dtype"]),
+        quantization=card["quantization"],
+        trust_remote_code=card["trust_remote_code"],
+    )
+
+
+def _home(client: MlflowClient, found: FoundModel) -> _Home:
+    """The run that made the original; a new one beside it where that is gone."""
+    from mlflow.exceptions import MlflowException
+
+    experiment_id = "0"
+    if found.model_id is not None:
+        source = client.get_logged_model(found.model_id)
+        experiment_id = str(source.experiment_id)
+        try:
+            run = client.get_run(str(source.source_run_id))
+            experiment_id = str(run.info.experiment_id)
+            if run.info.lifecycle_stage == "active":
+                outputs = run.outputs.model_outputs if run.outputs is not None else []
+                step = next((one.step for one in outputs if one.model_id == found.model_id), 0)
+                return _Home(run.info.run_id, experiment_id, step, is_new=False)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    run = client.create_run(experiment_id, run_name=f"LoRA of {found.uri}")
+    return _Home(run.info.run_id, experiment_id, 0, is_new=True)
+
+
+@contextmanager
+def _in_experiment(experiment_id: str) -> Iterator[None]:
+    """MLflow logs a model into the experiment of the process, whatever run it is told."""
+    names = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    os.environ["MLFLOW_EXPERIMENT_ID"] = experiment_id
+    try:
+        yield
+    finally:
+        del os.environ["MLFLOW_EXPERIMENT_ID"]
+        os.environ.update(before)
+
+
+@contextmanager
+def _undone(client: MlflowClient, home: _Home, name: str, digest: str) -> Iterator[None]:
+    """Takes back what a failure inside left at the tracking server, as far as that can be reached."""
+    from mlflow.exceptions import MlflowException
+
+    before, was_registered = _models(client, home, digest), is_registered(client, name)
+    try:
+        yield
+    except BaseException:
+        try:
+            for model_id in _models(client, home, digest) - before:
+                forget_version(client, f"models:/{model_id}", name)
+                client.delete_logged_model(model_id)
+            if not was_registered and is_registered(client, name):
+                client.delete_registered_model(name)
+            if home.is_new:
+                client.delete_run(home.run_id)
+        except MlflowException as error:
+            logger.warning("what was logged in run %s could not be taken back: %s", home.run_id, error)
+        raise
+    if home.is_new:
+        client.set_terminated(home.run_id)
+
+
+def _models(client: MlflowClient, home: _Home, digest: str) -> set[str]:
+    """Those of the run with this adapter: also one whose logging broke off."""
+    condition = f"source_run_id = '{home.run_id}' AND tags.`finetune.adapter_digest` = '{digest}'"
+    return {found.model_id for found in client.search_logged_models([home.experiment_id], filter_string=condition)}
+
+
+def _note(
+    client: MlflowClient, home: _Home, logged: LoggedAdapter, version: RegisteredVersion, record: dict[str, Any]
+) -> None:
+    """``conversion.json`` and metrics. The version is whole without them: its card says the same."""
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+
+    names = ("max_nats", "mean_nats", "kept", "rank")
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(f"conversion/{key}", float(record[key]), now, home.step, model_id=logged.model_id, run_id=home.run_id)
+        for key in names
+    ]
+    file = f"conversions/{version.name}-{version.version}/conversion.json"
+    try:
+        client.log_batch(home.run_id, metrics=metrics)
+        client.log_text(home.run_id, json.dumps(record, indent=1, ensure_ascii=False), file)
+    except (MlflowException, OSError) as error:
+        logger.warning("%s is registered, but its run does not say how it was converted: %s", version.uri, error)

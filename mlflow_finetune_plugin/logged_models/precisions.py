@@ -1,0 +1,110 @@
+"""What base and adapter say in each precision in which they may be served, and how far each is from itself when asked again.
+
+Training holds the adapter in float32 on a base that may be bfloat16; engines hold both in one precision. So the reference that
+an engine is compared with is told by the model cast as the engine will cast it, not by the one that was trained; how far these
+two are apart is a number of its own, the gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+
+from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
+from mlflow_finetune_plugin.evaluation.results import EvalRow
+
+
+@dataclass(frozen=True)
+class ServedAs:
+    """Log-probabilities in nats, one array per probe, of both sides in one precision.
+
+    ``noise``: the largest difference on a token between probes asked together and one at a time, of either side. ``gap``: the
+    largest difference of the adapter from what it says in training's precision; ``max_gap``: what is allowed.
+    """
+
+    base: list[np.ndarray]
+    adapter: list[np.ndarray]
+    noise: float
+    gap: float
+    max_gap: float
+
+    def told(self) -> dict[str, Any]:
+        """As ``reference.json`` holds it."""
+        return {
+            "noise": self.noise,
+            "gap": self.gap,
+            "max_gap": self.max_gap,
+            "base_log_probs": [[float(x) for x in side] for side in self.base],
+            "adapter_log_probs": [[float(x) for x in side] for side in self.adapter],
+        }
+
+
+def served_as(
+    model: PeftModel,
+    rows: Sequence[EvalRow],
+    precision: str,
+    *,
+    trained: Sequence[np.ndarray],
+    pad_token_id: int,
+    max_gap: float,
+) -> ServedAs:
+    """``precision``: ``float32``, ``bfloat16`` or ``float16``, and ``+nf4`` or the like for a base that stays quantised.
+
+    ``trained``: what the adapter says as it was trained. A precision that is not the base's own takes the memory of a second
+    base for a while.
+    """
+    dtype = getattr(torch, precision.split("+", maxsplit=1)[0])
+    with _cast(model, dtype) as cast:
+        cast.eval()
+        adapter, adapter_noise = _asked_twice(cast, rows, pad_token_id)
+        with cast.disable_adapter():
+            base, base_noise = _asked_twice(cast, rows, pad_token_id)
+    return ServedAs(base, adapter, max(adapter_noise, base_noise), _largest(adapter, trained), max_gap)
+
+
+def _asked_twice(model: torch.nn.Module, rows: Sequence[EvalRow], pad_token_id: int) -> tuple[list[np.ndarray], float]:
+    """What it says, and the largest difference when the company in the batch is another."""
+    prompts, completions = [row.prompt_ids for row in rows], [row.completion_ids for row in rows]
+    together = completion_log_probs(model, prompts, completions, pad_token_id=pad_token_id)
+    alone = [
+        completion_log_probs(model, [prompt], [completion], pad_token_id=pad_token_id)[0]
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    return together, _largest(together, alone)
+
+
+def _largest(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
+    return float(np.max(np.abs(np.concatenate(one) - np.concatenate(other))))
+
+
+@contextmanager
+def _cast(model: PeftModel, dtype: torch.dtype) -> Iterator[PeftModel]:
+    """Base and adapter in ``dtype``, without what training has put around their ``forward``; bit for bit as before afterwards.
+
+    In place: a copy of a trained model would go on running the original, which TRL's fused head and accelerate's autocast hold
+    in closures. Not buffers: engines too keep the angles of positions in float32.
+    """
+    kept = {
+        name: parameter.data
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point() and parameter.dtype != dtype
+    }
+    wrapped = {module: module.__dict__.pop("forward", None) for module in (model, model.get_base_model())}
+    try:
+        for name, parameter in model.named_parameters():
+            if name in kept:
+                parameter.data = kept[name].to(dtype)
+        yield model
+    finally:
+        for name, parameter in model.named_parameters():
+            if name in kept:
+                parameter.data = kept[name]
+        for module, forward in wrapped.items():
+            if forward is not None:
+                module.__dict__["forward"] = forward

@@ -1,0 +1,116 @@
+"""``auto`` becomes a value, once, with its reason. No torch: the numbers come from the base's shapes and the data's counts."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from mlflow_finetune_plugin.base_models.attention import PACKS
+from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
+from mlflow_finetune_plugin.config.sections import TrainingSettings
+from mlflow_finetune_plugin.errors import BaseModelError
+
+
+def resolve_max_length(training: TrainingSettings, base: BaseFacts, reasons: Reasons) -> int:
+    """Tokens a row may have, checked against the base's positions."""
+    context = base.context_length
+    if training.max_length == "auto":
+        chosen = min(2048, context) if context else 2048
+        reasons["training.max_length"] = f"{chosen}: " + (
+            "the base's whole context" if chosen == context else "2048, longer rows are rare in tuning data"
+        )
+        return chosen
+    if context is not None and training.max_length > context:
+        raise BaseModelError(
+            f"training.max_length = {training.max_length}: beyond the base's {context} positions; fix: at most {context}"
+        )
+    return training.max_length
+
+
+def resolve_batching(
+    training: TrainingSettings, base: BaseFacts, *, is_per_token: bool, longest_row: int, reasons: Reasons
+) -> dict[str, object]:
+    """``batching`` and ``max_batch_tokens``. ``is_per_token``: the adaptation changes each token's way alone, so rows can be packed."""
+    batching = training.batching
+    if batching == "auto":
+        batching, why = (
+            ("grouped", "the adaptation adds tokens of its own to each row")
+            if not is_per_token
+            else ("packed", "no padding, and attention ends at each row's borders")
+            if base.model_type in PACKS
+            else ("grouped", f"packing was not tried with {base.model_type}")
+        )
+        reasons["training.batching"] = f"{batching}: {why}"
+    tokens = training.max_batch_tokens
+    if tokens == "auto":
+        tokens = int(training.per_device_train_batch_size) * longest_row
+        reasons["training.max_batch_tokens"] = (
+            f"{tokens}: {training.per_device_train_batch_size} rows of the longest, {longest_row} tokens"
+        )
+    return {"batching": batching, "max_batch_tokens": tokens}
+
+
+def resolve_training(
+    training: TrainingSettings,
+    *,
+    learning_rate: tuple[float, str],
+    rows: int,
+    processes: int = 1,
+    on_gpu: bool,
+    has_bf16: bool,
+    half_precision_base: bool,
+    max_length: int,
+    reasons: Reasons,
+) -> TrainingSettings:
+    """Every ``auto`` of the training section as a number."""
+    update: dict[str, object] = {"max_length": max_length}
+
+    def choose(key: str, value: object, why: str) -> None:
+        if getattr(training, key) == "auto":
+            update[key] = value
+            reasons[f"training.{key}"] = f"{value}: {why}"
+        else:
+            update[key] = getattr(training, key)
+
+    choose("learning_rate", *learning_rate)
+    shared = "" if processes == 1 else f", shared by {processes} processes"
+    choose(
+        "per_device_train_batch_size",
+        max(1, min(16 if not on_gpu else 8, 16 // processes, ceil(rows / processes))),
+        f"fits small memories; the effective batch is what matters{shared}",
+    )
+    at_once = int(update["per_device_train_batch_size"]) * processes  # type: ignore[call-overload]
+    choose(
+        "gradient_accumulation_steps",
+        max(1, min(16 // at_once, ceil(rows / at_once))),
+        f"effective batch of about 16, LoRA loses from large ones{shared}",
+    )
+    steps_per_epoch = ceil(rows / (at_once * int(update["gradient_accumulation_steps"])))  # type: ignore[call-overload]
+    if training.max_steps is not None:
+        choose("num_train_epochs", float(ceil(training.max_steps / steps_per_epoch)), "max_steps decides")
+        steps = training.max_steps
+    else:
+        choose(
+            "num_train_epochs",
+            float(min(3, max(1, ceil(200 / steps_per_epoch)))),
+            "up to 3 passes until about 200 optimiser steps",
+        )
+        steps = ceil(steps_per_epoch * float(update["num_train_epochs"]))  # type: ignore[arg-type]
+    # the first step of a warm-up has learning rate 0, so the only step of a run cannot be one
+    choose("warmup_steps", float(min(ceil(0.05 * steps), steps - 1)), f"5 % of {steps} optimiser steps")
+    choose(
+        "gradient_checkpointing", on_gpu, "saves memory on a GPU" if on_gpu else "a CPU has memory and needs the time"
+    )
+    choose(
+        "bf16",
+        on_gpu and has_bf16 and half_precision_base,
+        _why_bf16(on_gpu and has_bf16, half_precision_base),
+    )
+    choose("save_steps", max(1, ceil(steps / 4)), "about 4 checkpoints a run")
+    choose("logging_steps", max(1, steps // 100), "about 100 points in the charts")
+    return training.model_copy(update=update)
+
+
+def _why_bf16(has_bf16: bool, half_precision_base: bool) -> str:
+    if not has_bf16:
+        return "no GPU with bfloat16"
+    return "the GPU has it" if half_precision_base else "the base is held in float32"

@@ -1,0 +1,152 @@
+"""What can be known before any spend and without torch: packages, the base's files, the head of every file named."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from pathlib import Path
+
+from mlflow_finetune_plugin.base_models.attention import FLASH_PACKAGES
+from mlflow_finetune_plugin.base_models.files import check_base_files, check_hub_name, local_folder
+from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
+from mlflow_finetune_plugin.config.problems import shown
+from mlflow_finetune_plugin.config.run_config import RunConfig
+from mlflow_finetune_plugin.config.sections import DataFileSettings, DataSettings, EvalSettings
+from mlflow_finetune_plugin.data.conversations.layouts import check_learnable, detect_layout
+from mlflow_finetune_plugin.data.sources.locations import check_location, is_remote
+from mlflow_finetune_plugin.data.sources.rows import peek
+from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError
+
+_TRAIN_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "evaluate")
+_HEAD_BYTES = 65536
+
+
+def check_before_spend(config: RunConfig) -> None:
+    """Raises ConfigError with everything that is wrong, or MissingExtraError."""
+    quantised = config.base_model.quantization is not None or config.training.optim.endswith(("8bit", "32bit"))
+    needed = (*_TRAIN_PACKAGES, *(("bitsandbytes",) if quantised else ()))
+    _check_packages("training", *needed)
+    problems: list[str] = []
+    _check_base(config, problems)
+    _check_data(config.data, [*config.data.train, *_held_out(config.data)], problems)
+    _check_eval(config.eval, problems)
+    _check_gate(config, problems)
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_evaluation_before_spend(config: EvaluationConfig) -> None:
+    """As ``check_before_spend``."""
+    _check_packages("evaluating", *_TRAIN_PACKAGES)
+    problems: list[str] = []
+    _check_data(config.data, _held_out(config.data), problems)
+    _check_eval(config.eval, problems)
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_promotion_before_spend() -> None:
+    """As ``check_before_spend``."""
+    _check_packages("judging", *_TRAIN_PACKAGES)
+
+
+def _check_packages(what: str, *names: str) -> None:
+    import importlib.util
+
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(f"{what} needs {', '.join(missing)}; fix: pip install 'mlflow-finetune[train]'")
+
+
+def _is_installed(distribution: str) -> bool:
+    import importlib.metadata
+
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _check_data(data: DataSettings, files: list[DataFileSettings], problems: list[str]) -> None:
+    for file in files:
+        path = Path(file.path)
+        columns = data.columns if file.columns is None else file.columns
+        try:
+            check_location(str(path))
+            if not is_remote(str(path)):  # what lies elsewhere is read by the worker, which fetches it
+                rows = [row for _, row in peek(path)]
+                check_learnable(detect_layout(rows, columns or None, file.layout or data.layout))
+        except FinetuneError as error:
+            problems.append(_with_path(str(error), path))
+    if data.chat_template is not None and (fault := _text_file_fault(data.chat_template)):
+        problems.append(f"data.chat_template = {data.chat_template}: {fault}")
+
+
+def _check_eval(settings: EvalSettings, problems: list[str]) -> None:
+    if settings.forgetting and (fault := _text_file_fault(settings.forgetting)):
+        problems.append(f"eval.forgetting = {settings.forgetting}: {fault}")
+    for metric in settings.metrics if settings.metrics != "auto" else []:
+        if metric.endswith(".py") and (fault := _text_file_fault(metric)):
+            problems.append(f"eval.metrics = {metric}: {fault}")
+
+
+def _check_gate(config: RunConfig, problems: list[str]) -> None:
+    gate = config.register_as.gate if config.register_as is not None else None
+    for regression in gate.regressions if gate is not None else ():
+        path = Path(regression.data)
+        try:
+            check_location(str(path))
+            detect_layout([row for _, row in peek(path)], config.data.columns or None, config.data.layout)
+        except FinetuneError as error:
+            problems.append(f"register.gate.regressions: {_with_path(str(error), path)}")
+
+
+def _check_base(config: RunConfig, problems: list[str]) -> None:
+    base = config.base_model
+    package = FLASH_PACKAGES.get(base.attn_implementation)
+    if package is not None and not _is_installed(package):
+        problems.append(
+            f"base_model.attn_implementation = {shown(base.attn_implementation)}: the package {package} is not installed; "
+            "fix: install it, or leave it to auto"
+        )
+    try:
+        folder = local_folder(base.name)
+        if folder is None:
+            check_hub_name(base.name)
+        else:
+            if base.revision is not None:
+                problems.append(
+                    f"base_model.revision = {shown(base.revision)}: a folder on this disk has no revisions; fix: leave it out"
+                )
+            length = config.training.max_length
+            check_base_files(
+                folder, trust_remote_code=base.trust_remote_code, max_length=None if length == "auto" else length
+            )
+    except FinetuneError as error:
+        problems.append(str(error))
+
+
+def _text_file_fault(name: str) -> str | None:
+    """Why this is no text file with something in it; None when it is. Its head is enough to tell."""
+    if os.path.isdir(name):
+        return "is a folder; fix: name a file in it"
+    if not os.path.exists(name):
+        return "no such file; fix: check the path"
+    try:
+        with open(name, "rb") as stream:
+            head = stream.read(_HEAD_BYTES)
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}; fix: check its permissions"
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 text (byte {error.start}); fix: save it as UTF-8"
+    return None if head.strip() else "is empty; fix: check what wrote it"
+
+
+def _held_out(data: DataSettings) -> list[DataFileSettings]:
+    return data.eval if isinstance(data.eval, list) else []
+
+
+def _with_path(message: str, path: Path) -> str:
+    return message if path.name in message else f"{path}: {message}"

@@ -1,0 +1,257 @@
+"""A candidate is tried on a growing share of the requests while nothing shows that it does harm.
+
+The routers follow the split that is set here and tell the registry how each version answered; every look reads that and
+asks ``gate.canary`` what follows. A registry that cannot be asked for a while is asked again; a canary that has not
+looked for as long as others would take it for dead gives up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from mlflow_finetune_plugin.errors import MoveError, TrackingError
+from mlflow_finetune_plugin.gate.canary import CanaryLook, CanaryVerdict, judge_canary
+from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
+from mlflow_finetune_plugin.gate.criteria import Finding, judge_latency
+from mlflow_finetune_plugin.gate.evidence import Evidence
+from mlflow_finetune_plugin.gate.policy import LatencyPolicy
+from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
+from mlflow_finetune_plugin.promotion.canary.answers import CanaryAnswers
+from mlflow_finetune_plugin.promotion.canary.course import CanaryCourse, CanaryStep
+from mlflow_finetune_plugin.promotion.canary.interruption import Interruption
+from mlflow_finetune_plugin.promotion.moves.audit import record_of
+from mlflow_finetune_plugin.promotion.moves.canary_moves import (
+    begin_canary,
+    close_canary,
+    disturbance,
+    keep_alive,
+    put_back,
+    widen_canary,
+)
+from mlflow_finetune_plugin.promotion.moves.canary_state import DEAD_S, HEARTBEAT_S, CanaryState, read_state
+from mlflow_finetune_plugin.promotion.moves.intent import MoveEvidence
+from mlflow_finetune_plugin.promotion.moves.lease import Lease
+from mlflow_finetune_plugin.promotion.moves.settlement import settle_held
+from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_LOOK_S = 5.0
+_VOTES_S = 60.0
+_END_S = 60.0
+"""How long the end is tried while another holds the lease or the registry is away."""
+
+
+@dataclass(frozen=True)
+class CanaryPlan:
+    """``latency``: of the written policy; ``votes``: the finding of people's votes as they are now; ``evidence``: the gate's."""
+
+    name: str
+    candidate: str
+    champion: str
+    policy: CanaryPolicy
+    evidence: MoveEvidence
+    latency: LatencyPolicy | None = None
+    votes: Callable[[], Finding | None] = lambda: None
+    tell: Callable[[int, CanaryStep], None] = lambda step, told: None
+    """Called at the end of each step, counted from 1."""
+
+
+def run_canary(
+    client: MlflowClient, plan: CanaryPlan, interruption: Interruption, say: Callable[[str], None]
+) -> CanaryCourse:
+    """From the first step to the end. Where the outcome is to promote, split and alias stay for the move; else they are put
+    back when this returns. Either way ``close_canary`` is the caller's, when all is recorded.
+
+    Raises MoveError, LeaseError, TrackingError, GateError; the split is put back then too, if the registry lets us.
+    """
+    with registry_faults(plan.name), Lease(client, plan.name) as lease:
+        settled = settle_held(client, lease)
+        if settled is not None:
+            say(settled.text)
+        answers = CanaryAnswers(client, plan.name, plan.candidate, plan.champion)
+        state = begin_canary(client, lease, plan.candidate, plan.policy, plan.evidence)
+    canary = _Canary(client, plan, interruption, say, state, answers)
+    try:
+        course = canary.follow()
+    except BaseException:
+        leave(client, plan.name, canary.state, say, is_closed=True)
+        raise
+    if course.outcome != "promote":
+        leave(client, plan.name, canary.state, say)
+    return course
+
+
+def leave(
+    client: MlflowClient, name: str, state: CanaryState, say: Callable[[str], None], *, is_closed: bool = False
+) -> None:
+    """Puts split and alias back where this canary is still under way, and says so; ``is_closed``: and closes it.
+
+    Tried again for a minute; where it cannot be done, that is said, and the next call does it.
+    """
+    until = time.monotonic() + _END_S
+    while True:
+        try:
+            with registry_faults(name), Lease(client, name) as lease:
+                found = read_state(read_model(client, name)[1])
+                if found is not None and found.id == state.id:
+                    say(f"canary ended: {put_back(client, lease, state)}")
+                    if is_closed:
+                        close_canary(client, lease, state)
+            return
+        except (TrackingError, MoveError) as error:
+            if time.monotonic() > until:
+                say(f"the split could not be put back: {error}; the next call does it, e.g. mlflow-finetune history")
+                return
+            time.sleep(1)
+
+
+@dataclass
+class _Canary:
+    client: MlflowClient
+    plan: CanaryPlan
+    interruption: Interruption
+    say: Callable[[str], None]
+    state: CanaryState
+    answers: CanaryAnswers
+    steps: list[CanaryStep] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._look_s = min(_LOOK_S, self.plan.policy.step_s / 5)
+        self._asked_votes_s = self._told_alive_s = self._looked_s = time.monotonic()
+        self._votes: Finding | None = None
+        self._slow_looks, self._latency_mark = 0, ""
+        self._latency: tuple[Finding, ...] = ()
+        self._begin_step()
+
+    def follow(self) -> CanaryCourse:
+        while True:
+            self.interruption.wait(self._look_s)
+            if self.interruption.signal is not None:
+                return self._ended(
+                    "hold", f"stopped by signal {self.interruption.signal} in step {self.state.step + 1}"
+                )
+            try:
+                with registry_faults(self.plan.name):
+                    course = self._look()
+            except (TrackingError, MoveError) as error:
+                if time.monotonic() - self._looked_s > DEAD_S:
+                    raise
+                self.say(f"canary: cannot look now, looks again: {error}")
+                continue
+            self._looked_s = time.monotonic()
+            if course is not None:
+                return course
+
+    def _look(self) -> CanaryCourse | None:
+        """What ended it; None while it goes on."""
+        found = disturbance(self.client, self.plan.name, self.state)
+        if found is not None:
+            with Lease(self.client, self.plan.name):  # not in the middle of what somebody else does
+                found = disturbance(self.client, self.plan.name, self.state)
+        if found is not None:
+            return self._disturbed(found)
+        now_s = time.monotonic()
+        if now_s - self._told_alive_s >= HEARTBEAT_S:
+            keep_alive(self.client, self.plan.name, self.state)
+            self._told_alive_s = now_s
+            self._tell_waiting()
+        if self.answers.read():
+            self._time_answers()
+        if now_s - self._asked_votes_s >= _VOTES_S:
+            self._votes, self._asked_votes_s = self.plan.votes(), now_s
+        verdict = judge_canary(self.plan.policy, self._seen())
+        if verdict.action == "wait":
+            return None
+        is_last = self.state.step + 1 == len(self.plan.policy.steps)
+        if verdict.action == "widen" and not is_last:
+            with Lease(self.client, self.plan.name) as lease:
+                wider = widen_canary(self.client, lease, self.state)
+            self._end_step()
+            self.state = wider
+            self._begin_step()
+            return None
+        return self._judged(verdict)
+
+    def _tell_waiting(self) -> None:
+        seen, policy = self._seen(), self.plan.policy
+        self.say(
+            f"canary: step {seen.step + 1}: {seen.step_answers:,} of at least {policy.least_answers:,} answers, "
+            f"{seen.in_step_s:.0f} of at least {policy.step_s:.0f} s; gives up after {policy.patience * policy.step_s:.0f} s"
+        )
+
+    def _seen(self) -> CanaryLook:
+        return CanaryLook(
+            step=self.state.step,
+            in_step_s=time.monotonic() - self._step_s,
+            step_answers=self.answers.canary.answers - self._at_step[0].answers,
+            canary=self.answers.canary,
+            champion=self.answers.champions,
+            failures=self.answers.failures,
+            latency=self._latency,
+            slow_looks=self._slow_looks,
+            votes=self._votes,
+        )
+
+    def _time_answers(self) -> None:
+        """Judges the newest latencies, each summary once."""
+        found = self.answers.latency()
+        if self.plan.latency is None or found is None or found[0] == self._latency_mark:
+            return
+        self._latency_mark, latency = found
+        self._latency = tuple(judge_latency(self.plan.latency, Evidence(has_champion=True, latency=latency)))
+        is_slow = any(finding.outcome == "reject" for finding in self._latency)
+        self._slow_looks = self._slow_looks + 1 if is_slow else 0
+
+    def _begin_step(self) -> None:
+        self._step_s, self._began_s = time.monotonic(), time.time()
+        self._at_step: tuple[Answered, Answered] = (self.answers.canary, self.answers.champions)
+        self.say(
+            f"canary: version {self.state.candidate} answers {self.state.share:g} % of the requests, step "
+            f"{self.state.step + 1} of {len(self.state.steps)}"
+        )
+
+    def _end_step(self) -> None:
+        own, other = (
+            Answered(now.answers - then.answers, now.failed - then.failed)
+            for now, then in zip((self.answers.canary, self.answers.champions), self._at_step, strict=True)
+        )
+        found = self.answers.latency()
+        latency = found[1] if found is not None else None
+        step = CanaryStep(
+            share=self.state.share,
+            seconds=round(time.monotonic() - self._step_s, 1),
+            canary=own,
+            champion=other,
+            e_worse=self.answers.failures.e_worse,
+            p95_ms=latency.candidate_p95_ms if latency is not None else None,
+            champion_p95_ms=latency.champion_p95_ms if latency is not None else None,
+        )
+        self.steps.append(step)
+        silent = self.answers.silent(self._began_s)
+        if silent:
+            self.notes.append(f"canary at {step.share:g} %: nothing new was told by {', '.join(silent)}")
+        self.say(f"canary: {step.text}")
+        self.plan.tell(len(self.steps), step)
+
+    def _judged(self, verdict: CanaryVerdict) -> CanaryCourse:
+        self._end_step()
+        outcomes: dict[str, Literal["promote", "hold", "reject"]] = {"widen": "promote", "back": "reject"}
+        outcome = outcomes.get(verdict.action, "hold")
+        return CanaryCourse(self.state, tuple(self.steps), outcome, verdict.findings, tuple(self.notes))
+
+    def _disturbed(self, found: str) -> CanaryCourse:
+        record = record_of(self.client, self.state.run_id) if self.state.run_id is not None else None
+        if record is not None and record.outcome == "reject":
+            return self._ended("reject", record.reason)
+        return self._ended("hold", found)
+
+    def _ended(self, outcome: Literal["hold", "reject"], reason: str) -> CanaryCourse:
+        self._end_step()
+        finding = Finding("canary", outcome, reason)
+        return CanaryCourse(self.state, tuple(self.steps), outcome, (finding,), tuple(self.notes))

@@ -1,0 +1,150 @@
+"""A decision becomes a run with its report, and, where it says so, a move."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mlflow_finetune_plugin.errors import in_short
+from mlflow_finetune_plugin.promotion.answers import SIDES_FILE, SIDES_TAG, Sources, sides_json
+from mlflow_finetune_plugin.promotion.canary_trial import CanaryTrial, decide_by_canary
+from mlflow_finetune_plugin.promotion.decision import Decision
+from mlflow_finetune_plugin.promotion.moves.audit import VERDICT_TAG, promotions_experiment, record_decision
+from mlflow_finetune_plugin.promotion.moves.intent import MoveEvidence
+from mlflow_finetune_plugin.promotion.moves.move import promote_version
+from mlflow_finetune_plugin.promotion.moves.settlement import Move
+from mlflow_finetune_plugin.promotion.report import decision_json, decision_page
+from mlflow_finetune_plugin.store.registered_model import registry_faults
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_MARK = "\n\nGate: "
+_LONGEST_DESCRIPTION = 5000
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CarriedOut:
+    """``run_id``: of the decision; ``move``: None where nothing was to be moved; ``decision``: as a canary left it."""
+
+    run_id: str
+    move: Move | None
+    decision: Decision
+
+
+def carry_out(
+    client: MlflowClient,
+    decision: Decision,
+    sources: Sources,
+    *,
+    run_id: str | None = None,
+    trial: CanaryTrial | None = None,
+) -> CarriedOut:
+    """``run_id``: a run of the model's promotions that is already there; ``trial``: the canary before the move. Raises
+    MoveError, LeaseError, TrackingError; then the report is there and says what the verdict was, and nothing was moved.
+    A canary that a signal ended is told and recorded, and then the signal raised again.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with registry_faults(decision.name):
+        run_id = run_id or _decision_run(client, decision)
+    interruption = None
+    try:
+        _write_report(client, run_id, decision, sources)
+        if trial is not None and decision.verdict.outcome == "promote":
+            report = partial(_write_report, client, run_id, sources=sources)
+            evidence = _evidence(decision, run_id)
+            decision, tried = decide_by_canary(client, decision, sources, evidence, trial, report)
+            move, interruption = tried.move, tried.interruption
+        else:
+            move = _move(client, run_id, decision)
+    except BaseException:
+        end_run(client, run_id, "FAILED")
+        raise
+    is_stopped = move is None and interruption is not None and interruption.signal is not None
+    end_run(client, run_id, "KILLED" if is_stopped else "FINISHED")
+    try:
+        _tell_version(client, decision, run_id)
+    except MlflowException as error:  # the decision stands and is recorded; this only points to it
+        logger.warning("the version does not point to its decision %s: %s", run_id, in_short(error))
+    if is_stopped and interruption is not None:
+        interruption.raise_again()
+    return CarriedOut(run_id, move, decision)
+
+
+def _write_report(client: MlflowClient, run_id: str, decision: Decision, sources: Sources) -> None:
+    with registry_faults(decision.name):
+        client.log_text(run_id, decision_json(decision), "verdict.json")
+        client.log_text(run_id, decision_page(decision), "report.html")
+        if sources.measured:
+            text = sides_json(sources.measured)
+            client.log_text(run_id, text, SIDES_FILE)
+            client.set_tag(run_id, SIDES_TAG, hashlib.sha256(text.encode()).hexdigest())
+        _log_numbers(client, run_id, decision)
+
+
+def _move(client: MlflowClient, run_id: str, decision: Decision) -> Move | None:
+    name, number, evidence = decision.name, decision.candidate.number, _evidence(decision, run_id)
+    if evidence.outcome == "promote":
+        return promote_version(client, name, number, alias=decision.alias, evidence=evidence)
+    with registry_faults(name):
+        record_decision(client, name, number, alias=decision.alias, evidence=evidence)
+    return None
+
+
+def _evidence(decision: Decision, run_id: str) -> MoveEvidence:
+    champion = decision.champion
+    return MoveEvidence(
+        outcome=decision.verdict.outcome,
+        policy_digest=decision.policy.digest,
+        reason=decision.verdict.reason,
+        run_id=run_id,
+        champion=champion.number if champion is not None else None,
+        candidate_digest=decision.candidate.adapter_digest,
+        champion_digest=champion.adapter_digest if champion is not None else None,
+    )
+
+
+def end_run(client: MlflowClient, run_id: str, status: str) -> None:
+    """A server that is away now must hide neither what was moved nor why nothing was."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.set_terminated(run_id, status)
+    except MlflowException as error:
+        logger.warning("the decision's run %s could not be ended as %s: %s", run_id, status, in_short(error))
+
+
+def _decision_run(client: MlflowClient, decision: Decision) -> str:
+    experiment = promotions_experiment(client, decision.name)
+    over = decision.champion.number if decision.champion is not None else "none"
+    title = f"{decision.alias} {over} -> {decision.candidate.number}: {decision.verdict.outcome}"
+    return str(client.create_run(experiment, run_name=title).info.run_id)
+
+
+def _log_numbers(client: MlflowClient, run_id: str, decision: Decision) -> None:
+    """Each finding's estimate and interval as metrics, so that decisions can be compared in MLflow's own tables."""
+    from mlflow_finetune_plugin.store.clients import metric_part
+
+    for finding in decision.verdict.findings:
+        if finding.interval is None:
+            continue
+        for end, value in (
+            ("", finding.interval.value),
+            ("_low", finding.interval.low),
+            ("_high", finding.interval.high),
+        ):
+            client.log_metric(run_id, f"gate/{metric_part(finding.name)}{end}", value)
+
+
+def _tell_version(client: MlflowClient, decision: Decision, run_id: str) -> None:
+    name, number, verdict = decision.name, decision.candidate.number, decision.verdict
+    client.set_model_version_tag(name, number, VERDICT_TAG, f"{verdict.outcome} for {decision.alias}, run {run_id}")
+    before = str(client.get_model_version(name, number).description or "").partition(_MARK)[0]
+    text = f"{before}{_MARK}{verdict.outcome} for {decision.alias}, {verdict.reason} (run {run_id})"
+    client.update_model_version(name, number, description=text[:_LONGEST_DESCRIPTION])

@@ -1,0 +1,172 @@
+"""Evidence for a policy, out of MLflow: what is not there yet is measured, on the very rows, once per pair of versions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.evaluation.comparison import Side, compare
+from mlflow_finetune_plugin.evaluation.results import EvalRow
+from mlflow_finetune_plugin.gate.evidence import Evidence, Gain, Latency, Regression, Votes
+from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GainPolicy, GatePolicy
+from mlflow_finetune_plugin.promotion.answers import Note, Sources, are_unseen, compared, metric_of, side_on
+from mlflow_finetune_plugin.promotion.held_out import HeldOut, side_of
+from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
+from mlflow_finetune_plugin.store.served_tags import logged_latencies
+
+_SHOWN = 3
+
+_LONGEST = 60
+
+
+@dataclass(frozen=True)
+class Collected:
+    """``notes``: what a person should know of how the evidence came about, a line each."""
+
+    evidence: Evidence
+    notes: tuple[str, ...]
+
+
+def collect(
+    policy: GatePolicy, candidate: ProvenVersion, champion: ProvenVersion | None, sources: Sources, say: Note
+) -> Collected:
+    """Only what the policy asks for is measured. Raises GateError for evidence that is broken, TrackingError, ReloadError."""
+    notes: list[str] = []
+    gain = _gain(policy.gain, candidate, champion, sources, say, notes) if policy.gain is not None else None
+    evidence = Evidence(
+        has_champion=champion is not None,
+        gain=gain,
+        forgetting=candidate.forgetting if policy.forgetting is not None else None,
+        votes=_votes(candidate, champion, notes) if policy.votes is not None else None,
+        latency=_latency(candidate, champion, sources, notes) if policy.latency is not None else None,
+        regressions=tuple(_regressions(policy, candidate, sources, say, notes)),
+    )
+    return Collected(evidence, tuple(notes))
+
+
+# the gain ----------------------------------------------------------------------------------------------------------------
+
+
+def _gain(
+    policy: GainPolicy,
+    candidate: ProvenVersion,
+    champion: ProvenVersion | None,
+    sources: Sources,
+    say: Note,
+    notes: list[str],
+) -> Gain | None:
+    rows = candidate.held_out
+    if rows is None:
+        notes.append(f"{candidate.uri}: its run kept no held-out rows, so nothing can be compared on them")
+        return None
+    over_champion = policy.over == "champion" and champion is not None
+    other = champion if over_champion else None
+    if candidate.trained_rows is None:
+        notes.append(f"{candidate.uri}: what it was trained on is not known, so held-out rows prove nothing")
+        return None
+    kept = [
+        i for i, is_new in enumerate(are_unseen(rows.rows, [candidate, *([other] if other else [])], notes)) if is_new
+    ]
+    if not kept:
+        notes.append("every held-out row was trained on by one side or the other")
+        return None
+    module = metric_of(policy.metric, candidate, rows)
+    if policy.through == "serving":
+        if sources.served is None:
+            notes.append(
+                "the policy asks for answers through serving; fix: --endpoint URL of the router that serves both"
+            )
+            return None
+        if module.reads_likelihoods:
+            raise GateError(f"{module.name} reads likelihoods, which serving does not tell; fix: gain.through: model")
+        say(f"asking for {len(rows.rows):,} held-out rows through serving")
+        own = sources.served(candidate).answer(rows.rows, rows.max_new_tokens)
+        against = (
+            sources.served(other).answer(rows.rows, rows.max_new_tokens)
+            if other is not None
+            else _base_side(candidate, rows)
+        )
+    else:
+        own = side_on(candidate, rows, sources, say)
+        against = side_on(other, rows, sources, say) if other is not None else _base_side(candidate, rows)
+    if against is None:
+        notes.append(f"{candidate.uri}: its run kept no answers of the base")
+        return None
+    return compared(module, rows, kept, own, against, "champion" if other is not None else "base")
+
+
+def _base_side(candidate: ProvenVersion, rows: HeldOut) -> Side | None:
+    table = candidate.proof_table
+    return None if table is None else side_of(table, "base", rows.rows, f"{candidate.uri}'s proof")
+
+
+# the rest ----------------------------------------------------------------------------------------------------------------
+
+
+def _regressions(
+    policy: GatePolicy, candidate: ProvenVersion, sources: Sources, say: Note, notes: list[str]
+) -> Iterator[Regression]:
+    for regression in policy.regressions:
+        rows = candidate.regression_rows(regression.data)
+        side = side_on(candidate, rows, sources, say)
+        module = metric_of(regression.metric, candidate, rows)
+        if not module.higher_is_better:
+            raise GateError(
+                f"{regression.metric} on {regression.data}: less is better, so at_least asks nothing; fix: another metric"
+            )
+        result, scores = compare(module, rows.rows, side, side, seed=0)
+        best = HIGHEST_SCORES.get(regression.metric)
+        if scores and best is not None:
+            notes += tell_missed_rows(regression.data, rows.rows, side, scores[f"adapter_{module.name}"], best)
+        yield Regression(regression.data, regression.metric, result.adapter)
+
+
+def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list[str]) -> Votes | None:
+    """Over the base as long as there is no champion, as the gain is."""
+    from mlflow_finetune_plugin.votes import gate_votes, read_votes
+    from mlflow_finetune_plugin.votes.journal.vote import BASE
+
+    reading = read_votes(candidate.name)
+    refused = [f"{count:,} {why}" for why, count in reading.not_counted.items()]
+    if refused:
+        notes.append(f"votes that do not count: {', '.join(refused)}")
+    other = BASE if champion is None else champion.number
+    votes = gate_votes(reading, candidate.number, other)
+    number = reading.pair_number(candidate.number, other)
+    return Votes(votes, number, "base" if champion is None else "champion") if votes else None
+
+
+def _latency(
+    candidate: ProvenVersion, champion: ProvenVersion | None, sources: Sources, notes: list[str]
+) -> Latency | None:
+    if sources.latency is not None:
+        notes.append("latency: of a probe run through the endpoint, one request at a time")
+        return sources.latency
+    fix = "serve it, or promote --endpoint URL, which asks for some"
+    beside = (champion.tags, champion.uri) if champion is not None else None
+    own, other = logged_latencies((candidate.tags, candidate.uri), beside, notes, fix)
+    return None if own is None else Latency(own, other)
+
+
+def tell_missed_rows(name: str, rows: Sequence[EvalRow], side: Side, scores: Sequence[float], best: float) -> list[str]:
+    """How many scored below ``best``, and the first of them with question, answer and reference, a line each; none: nothing."""
+    missed = [i for i, score in enumerate(scores) if score < best]
+    if not missed:
+        return []
+    told = f"{name}: {len(missed):,} of {len(rows):,} rows missed{', the first ones' if len(missed) > _SHOWN else ''}:"
+    return [told, *(_told(rows[i], side.answers[i]) for i in missed[:_SHOWN])]
+
+
+def _told(row: EvalRow, answer: str) -> str:
+    question = str(row.messages[-1]["content"]) if row.messages else "the text"
+    return (
+        f"{Path(row.source).name} line {row.line}: {_short(question)} was answered {_short(answer)}, "
+        f"not {_short(row.reference)}"
+    )
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return repr(line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}...")

@@ -1,0 +1,219 @@
+"""What a canary changes in the registry: begun, widened, ended, and ended for a process that is gone. Each step may be cut off.
+
+Written ahead: the tag ``finetune.canary`` says what the split was and which splits will be set. Then the alias ``canary``,
+then the split, so that a split never names an alias that is not there. The end goes the other way: the split as it was
+before, the alias away, the tag away. Whoever finds the tag with nobody alive behind it does the rest of that. The lease
+is held for each of these alone, not while the canary waits. Taking the alias away wants the right to delete aliases
+(MANAGE under MLflow's basic-auth), which is asked for before anything is changed.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mlflow_finetune_plugin.errors import MoveError, one_line
+from mlflow_finetune_plugin.promotion.moves.audit import last_moved, now, record_of, write_record
+from mlflow_finetune_plugin.promotion.moves.canary_state import (
+    ALIVE_TAG,
+    CANARY,
+    CANARY_TAG,
+    DEAD_S,
+    CanaryState,
+    read_state,
+    split_of,
+)
+from mlflow_finetune_plugin.promotion.moves.holder import Holder
+from mlflow_finetune_plugin.promotion.moves.intent import CHAMPION, INTENT_TAG, REASON_LIMIT, Intent, MoveEvidence
+from mlflow_finetune_plugin.promotion.moves.lease import Lease
+from mlflow_finetune_plugin.store.people import who_moves
+from mlflow_finetune_plugin.store.registered_model import named, read_model, registry_faults, version_exists
+from mlflow_finetune_plugin.store.served_tags import SPLIT_TAG
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
+
+
+def begin_canary(
+    client: MlflowClient, lease: Lease, candidate: str, policy: CanaryPolicy, evidence: MoveEvidence
+) -> CanaryState:
+    """The first step, for who holds the lease and has settled what was left. Raises MoveError; then nothing was changed."""
+    name = lease.name
+    aliases, tags = read_model(client, name)
+    champion = aliases.get(CHAMPION)
+    if champion is None:
+        raise MoveError(f"{name}: has no {CHAMPION} that could answer the rest; fix: promote without --canary")
+    if champion != evidence.champion:
+        raise MoveError(
+            f"{name}: version {candidate} was judged against {named(evidence.champion)}, but {CHAMPION} is "
+            f"{named(champion)} now; fix: judge again"
+        )
+    if CANARY in aliases:
+        raise MoveError(
+            f"{name}: the alias {CANARY!r} is {named(aliases[CANARY])}, set by other means; fix: take it away first"
+        )
+    if not version_exists(client, name, candidate):
+        raise MoveError(f"{name}: version {candidate} does not exist; fix: name a version that the registry has")
+    client.delete_registered_model_alias(name, CANARY)  # not there: only asks whether we may
+    holder = Holder.of_this_process(DEAD_S)
+    state = CanaryState(
+        id=holder.id,
+        candidate=candidate,
+        champion=champion,
+        steps=policy.steps,
+        step=0,
+        split_before=tags.get(SPLIT_TAG),
+        split_now=split_of(policy.steps[0]),
+        who=holder.owner,
+        pid=holder.pid,
+        machine=holder.machine,
+        begun=now(),
+        heartbeat=time.time(),
+        run_id=evidence.run_id,
+        policy_digest=evidence.policy_digest,
+        candidate_digest=evidence.candidate_digest,
+        champion_digest=evidence.champion_digest,
+    )
+    lease.check()
+    client.set_registered_model_tag(name, CANARY_TAG, state.to_json())
+    lease.check()
+    client.set_registered_model_alias(name, CANARY, candidate)
+    lease.check()
+    client.set_registered_model_tag(name, SPLIT_TAG, state.split_now)
+    return state
+
+
+def widen_canary(client: MlflowClient, lease: Lease, state: CanaryState) -> CanaryState:
+    """The next step. Raises MoveError where ``disturbance`` finds one; then nothing was changed."""
+    name = lease.name
+    found = disturbance(client, name, state)
+    if found is not None:
+        raise MoveError(f"{name}: {found}")
+    step = state.step + 1
+    wider = replace(state, step=step, split_now=split_of(state.steps[step]), heartbeat=time.time())
+    lease.check()
+    client.set_registered_model_tag(name, CANARY_TAG, wider.to_json())
+    lease.check()
+    client.set_registered_model_tag(name, SPLIT_TAG, wider.split_now)
+    return wider
+
+
+def keep_alive(client: MlflowClient, name: str, state: CanaryState) -> None:
+    client.set_registered_model_tag(name, f"{ALIVE_TAG}{state.id}", f"{time.time():.3f}")
+
+
+def disturbance(client: MlflowClient, name: str, state: CanaryState) -> str | None:
+    """What somebody else did that ends this canary; None where all is as it was left."""
+    aliases, tags = read_model(client, name)
+    found = read_state(tags)
+    if found is None or found.id != state.id:
+        return "somebody else ended the canary"
+    if aliases.get(CHAMPION) != state.champion:
+        return f"{CHAMPION} is {named(aliases.get(CHAMPION))} now, moved by other means"
+    if aliases.get(CANARY) != state.candidate:
+        return f"the alias {CANARY!r} is {named(aliases.get(CANARY))} now, set by other means"
+    if tags.get(SPLIT_TAG) != state.split_now:
+        return f"{SPLIT_TAG} is {tags.get(SPLIT_TAG)!r} now, set by other means"
+    return None
+
+
+def put_back(client: MlflowClient, lease: Lease, state: CanaryState) -> str:
+    """The split as it was before, and the alias away; returns what became of them, in words.
+
+    A split that somebody else has set meanwhile is left alone, unless it names the alias that goes.
+    """
+    name = lease.name
+    aliases, tags = read_model(client, name)
+    split = tags.get(SPLIT_TAG)
+    if split == state.split_before:
+        told = f"{SPLIT_TAG} is as it was before"
+    elif state.is_own_split(split) or _names_canary(split):
+        lease.check()
+        if state.split_before is not None:
+            client.set_registered_model_tag(name, SPLIT_TAG, state.split_before)
+        else:
+            client.delete_registered_model_tag(name, SPLIT_TAG)
+        told = f"{SPLIT_TAG} is put back to {state.split_before or 'none'}"
+    else:
+        told = f"{SPLIT_TAG} was set to {split or 'none'} by other means, which stands"
+    if aliases.get(CANARY) == state.candidate:
+        lease.check()
+        client.delete_registered_model_alias(name, CANARY)
+    elif CANARY in aliases:
+        told += f"; the alias {CANARY!r} was moved to {named(aliases[CANARY])} by other means, which stands"
+    return told
+
+
+def close_canary(client: MlflowClient, lease: Lease, state: CanaryState) -> None:
+    """Nothing is under way any more, where this canary still was."""
+    _, tags = read_model(client, lease.name)
+    for key in sorted(key for key in tags if key.startswith(ALIVE_TAG)):
+        client.delete_registered_model_tag(lease.name, key)
+    found = read_state(tags)
+    if found is not None and found.id == state.id:
+        lease.check()
+        client.delete_registered_model_tag(lease.name, CANARY_TAG)
+
+
+def end_for_another(client: MlflowClient, lease: Lease, state: CanaryState, why: str, outcome: str) -> str:
+    """The end of another process's canary, with its record and the end of its run. Returns what was done, in words.
+
+    One whose candidate is champion was cut off after its move, which has a record of its own. A record that cannot be
+    written keeps nobody from ending a canary, and is told.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name = lease.name
+    is_promoted = read_model(client, name)[0].get(state.alias) == state.candidate
+    told = put_back(client, lease, state)
+    try:
+        if not is_promoted and (state.run_id is None or record_of(client, state.run_id) is None):
+            record_canary(client, name, state, state.evidence(outcome, f"canary {why} at {state.share:g} %"))
+        if state.run_id is not None:
+            client.set_terminated(state.run_id, "FINISHED" if is_promoted or outcome == "reject" else "FAILED")
+    except (MlflowException, MoveError) as error:
+        told += f"; its record could not be written: {one_line(error)}"
+    close_canary(client, lease, state)
+    after = " after its candidate had become champion" if is_promoted else ""
+    return f"{name}: {state.text}, was {why}{after}; {told}"
+
+
+def stop_canary(client: MlflowClient, name: str, *, reason: str | None = None) -> str | None:
+    """Ends the canary that is under way, alive or not, and says so; None where there is none, or its candidate is
+    champion already. The champion stays where it is. Raises LeaseError, MoveError, TrackingError.
+    """
+    with registry_faults(name):
+        if read_state(read_model(client, name)[1]) is None:
+            return None
+        with Lease(client, name) as lease:
+            aliases, tags = read_model(client, name)
+            state = read_state(tags)
+            if state is None or INTENT_TAG in tags or aliases.get(CHAMPION) == state.candidate:
+                return None
+            why = f"ended by a rollback of {who_moves()}" + (f" ({reason})" if reason else "")
+            return end_for_another(client, lease, state, why, "reject")
+
+
+def record_canary(client: MlflowClient, name: str, state: CanaryState, evidence: MoveEvidence) -> str:
+    """The decision that a canary came to without a move, in the history once; returns the id of its run."""
+    intent = Intent(
+        id=state.id,
+        kind="promote",
+        alias=state.alias,
+        from_version=state.champion,
+        to_version=state.candidate,
+        previous=None,
+        expected=last_moved(read_model(client, name)[1], state.alias),
+        who=state.who,
+        when=state.begun,
+        reason=evidence.reason[:REASON_LIMIT],
+        evidence=evidence,
+    )
+    return write_record(client, name, intent, is_moved=False)
+
+
+def _names_canary(split: str | None) -> bool:
+    return CANARY in {part.partition("=")[0].strip() for part in (split or "").split(",")}

@@ -1,0 +1,79 @@
+"""Whom a lease belongs to, written as tags, and whether that process is gone."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow_finetune_plugin.store.people import who_moves
+
+_TAG = "finetune.lease."
+
+
+def renewal_tag(lease_id: str) -> str:
+    """Where a lease's later expiry is written: under its id, so that a late renewal cannot extend a lease after it."""
+    return f"{_TAG}renewed.{lease_id}"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Whom a lease belongs to, as its tags say. ``expires_s``: epoch seconds, UTC. ``machine`` is empty where unknown."""
+
+    id: str
+    owner: str
+    pid: int
+    machine: str
+    expires_s: float
+
+    @classmethod
+    def of_this_process(cls, duration_s: float) -> Holder:
+        return cls(uuid.uuid4().hex, who_moves(), os.getpid(), _machine(), time.time() + duration_s)
+
+    def to_tags(self) -> dict[str, str]:
+        return {
+            f"{_TAG}id": self.id,
+            f"{_TAG}owner": self.owner,
+            f"{_TAG}pid": str(self.pid),
+            f"{_TAG}machine": self.machine,
+            f"{_TAG}expires": f"{self.expires_s:.3f}",
+        }
+
+    @classmethod
+    def from_tags(cls, tags: Mapping[str, str]) -> Holder | None:
+        """None for a registered model that is no lease."""
+        try:
+            lease_id = tags[f"{_TAG}id"]
+            expires_s = float(tags.get(renewal_tag(lease_id), tags[f"{_TAG}expires"]))
+            return cls(lease_id, tags[f"{_TAG}owner"], int(tags[f"{_TAG}pid"]), tags[f"{_TAG}machine"], expires_s)
+        except (KeyError, ValueError):
+            return None
+
+    def is_over(self, *, now_s: float, skew_s: float) -> bool:
+        return now_s > self.expires_s + skew_s or self._has_died()
+
+    def _has_died(self) -> bool:
+        """Only what is sure: a process of this machine and process namespace that is no more."""
+        import psutil
+
+        if not self.machine or self.machine != _machine():
+            return False
+        try:
+            os.kill(self.pid, 0)
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE)
+        except ProcessLookupError:
+            return True
+        except (PermissionError, psutil.Error):
+            return False
+
+
+def _machine() -> str:
+    """The boot of the kernel and the process namespace; empty where there is no Linux to ask."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""

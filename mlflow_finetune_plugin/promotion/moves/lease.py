@@ -1,0 +1,230 @@
+"""The right to move aliases of one registered model, held by one process at a time.
+
+What it rests on. MLflow has no compare-and-swap on aliases, but names of registered models are a primary key: of all who
+create ``NAME.promoting`` exactly one succeeds, on every SQL store and through REST, and the tags of its creation are
+written in the same transaction. So the holder is always decided by creation. What is over is moved out of the way by a
+rename to ``NAME.promoting.ID`` (a grave), ID being the random id of the lease that is meant. A grave's name exists once
+as well, so of all who bury the same lease one succeeds, and a late one cannot bury the lease that came after it as long
+as the grave is there; should it be gone, the id in what was buried shows the mistake and it is put back. A holder
+releases by burying its own lease, which fails where another has done so, and never deletes by a name that may have passed
+to somebody else. Reads must see the last write: not so on a server whose ``read_db_uri`` is a lagging replica.
+
+Clocks. The expiry is wall-clock time (UTC) of the holder; who finds it compares with its own clock and waits SKEW_S
+longer. The holder stops at its expiry by the wall clock or by the monotonic one, whichever comes first. Where clocks
+differ by more than SKEW_S, a lease may be taken from a live holder: its next ``check`` refuses, so what can then still
+happen is one write that was already past its check. A holder killed on this machine, in this process namespace, is
+known to be dead and not waited for (Linux; elsewhere the expiry decides).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from mlflow_finetune_plugin.errors import LeaseError, one_line
+from mlflow_finetune_plugin.promotion.moves.holder import Holder, renewal_tag
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+DURATION_S = 900.0
+SKEW_S = 120.0
+GRAVES_KEPT_S = 3600.0
+_TRIES = 20
+
+
+def lease_name(name: str) -> str:
+    """The registered model that stands for the lease of ``name``."""
+    return f"{name}.promoting"
+
+
+class Lease:
+    """``with Lease(client, name) as lease: ... lease.check() ...``.
+
+    Raises LeaseError on entry when somebody else holds it, and in ``check`` when it is no longer held; what the registry
+    refuses is passed on. Not for use by several threads.
+    """
+
+    def __init__(
+        self, client: MlflowClient, name: str, *, duration_s: float = DURATION_S, skew_s: float = SKEW_S
+    ) -> None:
+        self.name = name
+        self.model = lease_name(name)
+        self.duration_s = duration_s
+        self._client = client
+        self._skew_s = skew_s
+        self._holder: Holder | None = None
+        self._deadline_s = 0.0  # monotonic
+
+    def __enter__(self) -> Lease:
+        for _ in range(_TRIES):
+            if self._create():
+                return self
+            found = self._read()
+            if found is None:
+                continue  # released at this moment
+            if not found.is_over(now_s=time.time(), skew_s=self._skew_s):
+                raise self._held(found)
+            self._bury(found)
+        raise LeaseError(f"{self.name}: others take its lease again and again; fix: try again when they are done")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._release()
+            self._remove_old_graves()
+        except MlflowException as refusal:  # the move is made or has its own error; a lease that is left ends by itself
+            logger.warning("the lease %s could not be given back: %s", self.model, one_line(refusal))
+
+    def check(self) -> None:
+        """Directly before every write: raises LeaseError unless the lease is still ours. Renews it at half its time."""
+        if self._is_past():
+            raise self._lost("it expired before the move was done")
+        self._check_held()
+        if self._deadline_s - time.monotonic() < self.duration_s / 2:
+            self.renew()
+
+    def renew(self) -> None:
+        """Another full duration from now. Raises LeaseError when it is no longer ours."""
+        holder = self._own()
+        began_s, expires_s = time.monotonic(), time.time() + self.duration_s
+        self._client.set_registered_model_tag(self.model, renewal_tag(holder.id), f"{expires_s:.3f}")
+        self._check_held()
+        self._holder = Holder(holder.id, holder.owner, holder.pid, holder.machine, expires_s)
+        self._deadline_s = began_s + self.duration_s
+
+    def _create(self) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        began_s, mine = time.monotonic(), Holder.of_this_process(self.duration_s)
+        tags, description = mine.to_tags(), f"Lease of {self.name}: an alias is being moved by {mine.owner}."
+        try:
+            self._client.create_registered_model(self.model, tags=tags, description=description)
+        except MlflowException as error:
+            # the store looks at what exists to say so, and may find it released
+            if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
+                raise
+            found = self._read()
+            if found is None or found.id != mine.id:
+                return False  # else: a repeated request, whose first answer was lost on its way
+        self._holder, self._deadline_s = mine, began_s + self.duration_s
+        return True
+
+    def _read(self, model: str | None = None) -> Holder | None:
+        """None when there is none. Raises LeaseError for a registered model of that name which is no lease."""
+        from mlflow.exceptions import MlflowException
+
+        model = model or self.model
+        try:
+            tags = self._client.get_registered_model(model).tags
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        found = Holder.from_tags(tags)
+        if found is None:
+            raise LeaseError(
+                f"registered model {model!r} is no lease, and moves of {self.name!r} need one of that name; fix: rename it"
+            )
+        return found
+
+    def _bury(self, over: Holder) -> None:
+        """Moves what is over out of the way, if nobody was first."""
+        from mlflow.exceptions import MlflowException
+
+        grave = f"{self.model}.{over.id}"
+        try:
+            self._client.rename_registered_model(self.model, grave)
+        except MlflowException as error:
+            if _is_taken_or_gone(error):
+                return
+            if error.error_code == "PERMISSION_DENIED":
+                raise LeaseError(
+                    f"{self.name}: {over.owner} (process {over.pid}) left a lease behind, which you may not end; fix: let "
+                    f"{over.owner.partition('@')[0]} call again, or an administrator delete the registered model {self.model!r}"
+                ) from error
+            raise
+        buried = self._read(grave)
+        if buried is None or buried.id == over.id:
+            return
+        try:  # a late burial: its grave was gone, and somebody else's lease went into it
+            self._client.rename_registered_model(grave, self.model)
+        except MlflowException as error:
+            if not _is_taken_or_gone(error):
+                raise
+
+    def _release(self) -> None:
+        """Within its time nobody has buried it, so its grave need not stay; after it, it is left for others to bury."""
+        from mlflow.exceptions import MlflowException
+
+        if self._is_past():
+            return
+        grave = f"{self.model}.{self._own().id}"
+        try:
+            self._client.rename_registered_model(self.model, grave)
+            self._client.delete_registered_model(grave)
+        except MlflowException as error:
+            if not _is_taken_or_gone(error):
+                raise
+
+    def _remove_old_graves(self) -> None:
+        """Those which nobody can still mean to bury."""
+        from mlflow.exceptions import MlflowException
+
+        prefix = f"{self.model}."
+        quote = '"' if "'" in prefix else "'"
+        oldest = self._client.search_registered_models(
+            f"name LIKE {quote}{prefix}%{quote}", max_results=10, order_by=["last_updated_timestamp ASC"]
+        )
+        for model in oldest:
+            age_s = time.time() - (model.last_updated_timestamp or model.creation_timestamp) / 1000
+            if not model.name.startswith(prefix) or Holder.from_tags(model.tags) is None or age_s < GRAVES_KEPT_S:
+                continue
+            try:
+                self._client.delete_registered_model(model.name)
+            except MlflowException as error:
+                if error.error_code not in (
+                    "PERMISSION_DENIED",
+                    "RESOURCE_DOES_NOT_EXIST",
+                ):  # another's; another was first
+                    raise
+
+    def _check_held(self) -> None:
+        found = self._read()
+        if found is None or found.id != self._own().id:
+            raise self._lost("it was ended" if found is None else f"{found.owner} (process {found.pid}) took it over")
+
+    def _is_past(self) -> bool:
+        return time.monotonic() >= self._deadline_s or time.time() >= self._own().expires_s
+
+    def _own(self) -> Holder:
+        if self._holder is None:
+            raise LeaseError(f"{self.name}: its lease was not taken; fix: with Lease(...) as lease")
+        return self._holder
+
+    def _held(self, found: Holder) -> LeaseError:
+        until = datetime.fromtimestamp(found.expires_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return LeaseError(
+            f"{self.name}: {found.owner} (process {found.pid}) moves its aliases, until {until} at the latest; fix: wait for "
+            f"that, or, if that process is gone, delete the registered model {self.model!r}"
+        )
+
+    def _lost(self, why: str) -> LeaseError:
+        return LeaseError(
+            f"{self.name}: the lease was lost: {why}; nothing is written any more; fix: call again, which settles what was begun"
+        )
+
+
+def _is_taken_or_gone(error: Any) -> bool:
+    """Of a rename: somebody else was first. BAD_REQUEST is how the SQL store says that the row went meanwhile."""
+    return error.error_code in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST") or (
+        error.error_code == "BAD_REQUEST" and "0 were matched" in str(error)
+    )

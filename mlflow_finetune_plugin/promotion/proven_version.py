@@ -1,0 +1,201 @@
+"""A registered version as the gate sees it: what its tags say, and the proof that its training run keeps. MLflow alone is read."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlflow_finetune_plugin.errors import GateError, MoveError, TrackingError, in_short
+from mlflow_finetune_plugin.evaluation.results import Interval
+from mlflow_finetune_plugin.promotion import held_out, written_policy
+from mlflow_finetune_plugin.promotion.held_out import HeldOut
+from mlflow_finetune_plugin.promotion.written_policy import WrittenPolicy
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_DIGEST, _BASE, _TASK = "finetune.adapter_digest", "finetune.base_digest", "finetune.objective"
+_FORGETTING = "forgetting/nats_per_token"
+
+
+@dataclass(frozen=True)
+class ProvenVersion:
+    """``tags`` are the version's, ``metrics`` the last ones of its run; both empty of what is gone."""
+
+    name: str
+    number: str
+    run_id: str | None
+    tags: Mapping[str, str]
+    run_tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    client: MlflowClient = field(repr=False, compare=False)
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.number}"
+
+    @property
+    def adapter_digest(self) -> str:
+        return self.tags[_DIGEST]
+
+    @property
+    def is_run_s_own(self) -> bool:
+        """Whether the run's proof is of this adapter: a converted one shares the run of what it was converted from."""
+        return self.run_tags.get(_DIGEST) == self.adapter_digest
+
+    @cached_property
+    def policy(self) -> WrittenPolicy | None:
+        """None where the run wrote none."""
+        path = self._artifact(f"{written_policy.FOLDER}/policy.json")
+        tagged = self.run_tags.get(written_policy.TAG)
+        found = None
+        if path is not None:
+            found = WrittenPolicy.from_json(path.read_text(encoding="utf-8"), f"{self.uri}'s policy")
+        if tagged is not None and (found is None or found.digest != tagged):
+            what = "is gone" if found is None else f"has the digest {found.digest[:12]}"
+            raise GateError(
+                f"{self.uri}: its run says that its policy is {tagged[:12]}, the file {what}; fix: find out who changed it"
+            )
+        return found
+
+    @cached_property
+    def held_out(self) -> HeldOut | None:
+        text = self._believed(held_out.FILE, held_out.TAG)
+        return None if text is None else held_out.read_held_out(text, f"{self.uri}'s {held_out.FILE}")
+
+    @cached_property
+    def proof_table(self) -> Mapping[str, object] | None:
+        text = self._believed(held_out.TABLE, held_out.TABLE_TAG)
+        return None if text is None else dict(json.loads(text))
+
+    @cached_property
+    def trained_rows(self) -> tuple[frozenset[int], int] | None:
+        """(hashes, their seed) of the rows that it was trained on; None where nobody can know."""
+        hashes, seed = self._artifact("finetune/trained_rows.npy"), self._artifact("finetune/trained_rows.json")
+        if hashes is None or seed is None:
+            return None
+        try:
+            told = json.loads(seed.read_text(encoding="utf-8"))
+            return frozenset(int(one) for one in np.load(hashes, allow_pickle=False)), int(told["seed"])
+        except (ValueError, TypeError, KeyError, EOFError) as error:
+            raise GateError(
+                f"{self.uri}: what tells the rows that it was trained on is broken: {error}; fix: train it again"
+            ) from error
+
+    @property
+    def forgetting(self) -> Interval | None:
+        """Nats per token over the base, as its own run measured it."""
+        found = [self.metrics.get(f"{_FORGETTING}{end}") for end in ("", "_low", "_high")]
+        if not self.is_run_s_own or None in found:
+            return None
+        value, low, high = (_unbounded(float(end)) for end in found if end is not None)
+        return Interval(value, low, high, method="of the training run's proof")
+
+    def regression_rows(self, name: str) -> HeldOut:
+        """The rows of a regression file, as they were when its run began. Raises GateError when they are not those any more."""
+        path = self._artifact(f"{written_policy.FOLDER}/{name}.json")
+        _, wanted = self.policy.files.get(name, ("", "")) if self.policy is not None else ("", "")
+        if path is None or not wanted:
+            raise GateError(f"{self.uri}: its run holds no rows of {name}; fix: train it again")
+        found = held_out.read_held_out(path.read_text(encoding="utf-8"), f"{self.uri}'s {name}")
+        if found.digest != wanted:
+            raise GateError(f"{self.uri}: {name} is not what its policy was written with; fix: find out who changed it")
+        return found
+
+    def metric_file(self, name: str) -> str:
+        """A metric's name as it can be loaded here: packaged ones are, others travel with the proof."""
+        if not name.endswith(".py"):
+            return name
+        path = self._artifact(f"{held_out.FOLDER}/{name}")
+        if path is None:
+            raise GateError(f"{self.uri}: its run holds no metric file {name}; fix: train it again")
+        wanted = self.held_out.metrics.get(name) if self.held_out is not None else None
+        if held_out.file_digest(path) != wanted:
+            raise GateError(f"{self.uri}: {name} is not what its run measured with; fix: find out who changed it")
+        return str(path)
+
+    def _believed(self, file: str, tag: str) -> str | None:
+        """A file of the proof, as the run's tag names it; None where it is gone. Raises GateError for another."""
+        path = self._artifact(f"{held_out.FOLDER}/{file}")
+        if path is None:
+            return None
+        tagged, found = self.run_tags.get(tag), held_out.file_digest(path)
+        if tagged != found:
+            raise GateError(
+                f"{self.uri}: its run says that {file} is {str(tagged)[:12]}, it is {found[:12]}; fix: find out who changed it"
+            )
+        return path.read_text(encoding="utf-8")
+
+    @cached_property
+    def _scratch(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix="gate-")
+
+    def _artifact(self, path: str) -> Path | None:
+        """A file of the run; None where the run, or the file, is gone."""
+        if self.run_id is None:
+            return None
+        try:
+            listed = {file.path for file in self.client.list_artifacts(self.run_id, str(Path(path).parent))}
+            if path not in listed:
+                return None
+            return Path(self.client.download_artifacts(self.run_id, path, self._scratch.name))
+        except Exception as error:  # each kind of artifact store has errors of its own
+            raise TrackingError(f"{self.uri}: its proof cannot be read: {in_short(error)}") from error
+
+
+def _unbounded(end: float) -> float:
+    """SQL stores keep an infinite metric as the largest float."""
+    return math.copysign(math.inf, end) if abs(end) >= sys.float_info.max else end
+
+
+def read_version(client: MlflowClient, name: str, number: str) -> ProvenVersion:
+    """Raises MoveError for a version that is none, or none of this package's; TrackingError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_model_version(name, number)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise MoveError(f"{name}: no version {number}; fix: one that the registry has") from error
+        raise TrackingError(f"{name}/{number}: the registry failed: {in_short(error)}") from error
+    tags = dict(found.tags)
+    if _DIGEST not in tags or _BASE not in tags:
+        raise MoveError(
+            f"{name}/{number}: was not registered by mlflow-finetune, so nothing is known of it; fix: name another version"
+        )
+    run_tags: dict[str, str] = {}
+    metrics: dict[str, float] = {}
+    run_id = found.run_id or None
+    if run_id is not None:
+        try:
+            run = client.get_run(run_id)
+            run_tags, metrics = dict(run.data.tags), dict(run.data.metrics)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise TrackingError(f"{name}/{number}: its run cannot be read: {in_short(error)}") from error
+            run_id = None
+    return ProvenVersion(name, str(found.version), run_id, tags, run_tags, metrics, client)
+
+
+def check_comparable(candidate: ProvenVersion, champion: ProvenVersion) -> None:
+    """Raises MoveError for another base or task, of which a difference says nothing."""
+    for tag, what in ((_BASE, "base"), (_TASK, "objective")):
+        if candidate.tags.get(tag) != champion.tags.get(tag):
+            raise MoveError(
+                f"{candidate.uri} and {champion.uri} have not the same {what} ({str(candidate.tags.get(tag))[:12]}, "
+                f"{str(champion.tags.get(tag))[:12]}): their answers cannot be weighed against each other by this policy; "
+                f"fix: register it under another name, or set the alias by hand"
+            )
+    if candidate.adapter_digest == champion.adapter_digest:
+        raise MoveError(
+            f"{candidate.uri} and {champion.uri} hold the same adapter; fix: nothing, or name another version"
+        )

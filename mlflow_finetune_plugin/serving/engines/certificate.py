@@ -1,0 +1,200 @@
+"""Before a version takes traffic: does this engine say of known texts what the trained model said of them?
+
+The worker stored rendered prompts, token ids and the log-probabilities of base and adapter, as they are in training's precision
+and as each serving precision makes them. The engine is asked for its own, of both, and must be within what asking again
+already changes: the noise of the worker and of this engine (other company in the batch), three times what its base is off by,
+and what another kernel of the same precision may round. It must also be nearer to the adapter than to the base. How far the
+serving precision is from training's was measured by the worker, and is gated apart. The prompts are rendered by the engine
+too: another chat template gives other token ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from mlflow_finetune_plugin.errors import ServingError
+from mlflow_finetune_plugin.serving.engines.engine import Engine
+
+# nats on a token: what the right base may be off by at most, and what the same weights may differ by in other kernels
+_BASE_TOLERANCE = {"float32": 0.01, "bfloat16": 0.5, "float16": 0.1}
+_FLOOR = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.01}
+_TIMES_THE_BASE = 3.0
+_TIMES_THE_NOISE = 10.0
+DTYPES = tuple(_FLOOR)
+SIDES = ("base", "adapter")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Largest differences, in nats on one of ``tokens`` answer tokens; ``precision`` is that of serving.
+
+    ``noise``: of asking again, the worker's or the engine's, whichever is larger. ``gap``: between the adapter in training's
+    precision and in this one, as the worker found it; ``max_gap`` is allowed. ``effect``: mean difference of the adapter's
+    reference from the base's.
+    """
+
+    version: str
+    engine: str
+    precision: str
+    passed: bool
+    reason: str
+    probes: int
+    tokens: int
+    adapter_error: float
+    base_error: float
+    noise: float
+    tolerance: float
+    gap: float
+    max_gap: float
+    effect: float
+    rendered: int
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @property
+    def summary(self) -> str:
+        verdict = "passed" if self.passed else f"failed: {self.reason}"
+        return f"{verdict} ({self.engine}, {self.adapter_error:.2g} nats of {self.tolerance:.2g} allowed, base {self.base_error:.2g}, gap {self.gap:.2g})"
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the worker stored for one precision: nats, one array of all probes a side."""
+
+    base: np.ndarray
+    adapter: np.ndarray
+    noise: float
+    gap: float
+    max_gap: float
+
+
+async def certify(engine: Engine, served_name: str, reference: dict[str, Any], *, version: str) -> Certificate:
+    """Asks the engine; ``served_name`` must be loaded. Raises ServingError when it cannot be asked or the reference is none."""
+    probes = _probes(reference, version)
+    precision = engine.spec.key.precision
+    told = _told(reference, precision, version)
+    adapter = _flat(await _log_probs(engine, served_name, probes))
+    base = _flat(await _log_probs(engine, engine.spec.base_name, probes))
+    noise = max(told.noise, await _noise(engine, probes, base))
+    rendered, wrong_prompt = await _rendered(engine, served_name, probes)
+    dtype = engine.spec.key.dtype
+    base_error, adapter_error = _largest(base - told.base), _largest(adapter - told.adapter)
+    tolerance = max(_FLOOR[dtype], _TIMES_THE_BASE * base_error, _TIMES_THE_NOISE * noise)
+    reason = ""
+    if not told.gap <= told.max_gap:
+        reason = f"in {precision} the adapter says other things than it was trained to: {told.gap:.2g} nats, {told.max_gap:g} allowed"
+    elif not base_error <= _BASE_TOLERANCE[dtype]:
+        reason = f"the base is another one, or served in another precision: {base_error:.2g} nats off, {_BASE_TOLERANCE[dtype]:g} allowed"
+    elif not adapter_error <= tolerance:
+        reason = f"it is not the adapter that was trained, or not whole: {adapter_error:.2g} nats off, {tolerance:.2g} allowed"
+    elif not _mean(adapter - told.adapter) < _mean(adapter - told.base):
+        reason = "it answers as the base does"
+    elif wrong_prompt is not None:
+        reason = f"the engine renders conversations in another way: {wrong_prompt}"
+    return Certificate(
+        version=version,
+        engine=engine.spec.kind,
+        precision=precision,
+        passed=not reason,
+        reason=reason,
+        probes=len(probes),
+        tokens=len(adapter),
+        adapter_error=adapter_error,
+        base_error=base_error,
+        noise=noise,
+        tolerance=tolerance,
+        gap=told.gap,
+        max_gap=told.max_gap,
+        effect=_mean(told.adapter - told.base),
+        rendered=rendered,
+    )
+
+
+async def still_holds(found: Certificate, engine: Engine, served_name: str, reference: dict[str, Any]) -> bool:
+    """Whether the adapter, loaded once more into the engine that ``found`` is of, says of its first probe what it shall."""
+    probes = _probes(reference, found.version)[:1]
+    told = _told(reference, engine.spec.key.precision, found.version).adapter
+    said = _flat(await _log_probs(engine, served_name, probes))
+    return _largest(said - told[: len(said)]) <= found.tolerance
+
+
+def _probes(reference: dict[str, Any], version: str) -> list[dict[str, Any]]:
+    probes = reference.get("probes")
+    if not isinstance(probes, list) or not probes:
+        raise ServingError(f"{version}: its reference.json holds no probes; fix: register it again")
+    return probes
+
+
+def _told(reference: dict[str, Any], precision: str, version: str) -> _Told:
+    known = reference.get("served_as")
+    if known is None and reference.get("precision") == precision:  # as the package first wrote it: training's alone
+        base, adapter = (_flat([probe[f"{side}_log_probs"] for probe in reference["probes"]]) for side in SIDES)
+        return _Told(base, adapter, noise=0.0, gap=0.0, max_gap=0.0)
+    told = (known or {}).get(precision)
+    if told is None:
+        raise ServingError(
+            f"{version}: it may not be served in {precision}, its reference is for {', '.join(known or ()) or 'no other'}; fix: --dtype auto, or train it "
+            "with register.precisions"
+        )
+    base, adapter = (_flat(told[f"{side}_log_probs"]) for side in SIDES)
+    return _Told(base, adapter, float(told["noise"]), float(told["gap"]), float(told["max_gap"]))
+
+
+async def _noise(engine: Engine, probes: Sequence[dict[str, Any]], together: np.ndarray) -> float:
+    """The largest difference on a token of this engine's base between probes asked together and one at a time.
+
+    Measured once for each start of an engine: it is the precision's and the kernels', not the version's.
+    """
+    if engine.noise is None or engine.noise[0] != engine.generation:
+        alone = [await _log_probs(engine, engine.spec.base_name, [probe]) for probe in probes]
+        found = _largest(_flat([row for rows in alone for row in rows]) - together)
+        engine.noise = (engine.generation, found)
+    return engine.noise[1]
+
+
+async def _log_probs(engine: Engine, name: str, probes: Sequence[dict[str, Any]]) -> list[list[float]]:
+    """Of each probe the log-probabilities of its answer's tokens, in one request."""
+    prompts = [[*probe["prompt_ids"], *probe["completion_ids"]] for probe in probes]
+    body = {"model": name, "prompt": prompts, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+    choices = sorted((await engine.complete(body))["choices"], key=lambda choice: int(choice["index"]))
+    found = []
+    for probe, ids, choice in zip(probes, prompts, choices, strict=True):
+        told = choice["prompt_logprobs"]
+        start = len(probe["prompt_ids"])
+        found.append([float(told[i][str(ids[i])]["logprob"]) for i in range(start, len(ids))])
+    return found
+
+
+async def _rendered(engine: Engine, name: str, probes: Sequence[dict[str, Any]]) -> tuple[int, str | None]:
+    """How many prompts the engine was asked to render, and the first that came out differently."""
+    asked = [probe for probe in probes if probe.get("messages")][:2]
+    for number, probe in enumerate(asked):
+        body = {
+            "model": name,
+            "messages": probe["messages"],
+            "max_tokens": 1,
+            "temperature": 0,
+            "return_token_ids": True,
+        }
+        ids = (await engine.complete(body, "/v1/chat/completions")).get("prompt_token_ids")
+        if ids != probe["prompt_ids"]:
+            return len(asked), f"probe {number} has other token ids"
+    return len(asked), None
+
+
+def _flat(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    return np.concatenate([np.asarray(row, dtype=np.float64) for row in rows])
+
+
+def _largest(differences: np.ndarray) -> float:
+    return float(np.max(np.abs(differences)))
+
+
+def _mean(differences: np.ndarray) -> float:
+    return float(np.mean(np.abs(differences)))

@@ -1,0 +1,231 @@
+"""One engine as a child process: started, asked, watched, started again when it dies, drained when it is no longer wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+
+from mlflow_finetune_plugin.errors import EngineError, ServingError
+from mlflow_finetune_plugin.serving.engines.commands import COMMANDS, EngineSpec
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+_READY_S = 900.0
+_LONGEST_BACKOFF_S = 30.0
+_DRAIN_S = 40.0
+_LOG_TAIL = 2000
+_LEASH = (sys.executable, "-m", "mlflow_finetune_plugin.serving.engines.leash")
+
+State = Literal["starting", "ready", "down", "stopped"]
+
+
+class Engine:
+    """``generation`` counts starts: what was loaded into an earlier one is gone. ``on_ready`` is told of each.
+
+    ``noise``: (generation, nats) of its base asked again; certificates keep it here.
+    """
+
+    def __init__(
+        self, spec: EngineSpec, folder: Path, on_ready: Callable[[], None] | None = None, *, ready_s: float = _READY_S
+    ) -> None:
+        self.spec, self.folder = spec, folder
+        self._on_ready = on_ready or (lambda: None)
+        self.state: State = "starting"
+        self.generation = 0
+        self.fault: str | None = None
+        self.restarts = 0
+        self.noise: tuple[int, float] | None = None
+        self._ready_s = ready_s
+        self._key = secrets.token_urlsafe(32)
+        self._port = free_port()
+        self._process: asyncio.subprocess.Process | None = None
+        self._leash: int | None = None
+        self._ready = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self.client = httpx.AsyncClient(
+            base_url=f"http://{HOST}:{self._port}",
+            headers={"Authorization": f"Bearer {self._key}"},
+            timeout=httpx.Timeout(None, connect=10.0),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            trust_env=False,  # a proxy of the environment is not for loopback
+        )
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "engine.log"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    def start(self) -> None:
+        """Returns at once; ``wait_ready`` tells when it answers."""
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep())
+
+    async def wait_ready(self, timeout_s: float | None = None) -> None:
+        """Raises ServingError when it does not answer in time, or will not be started again."""
+        waiting = asyncio.ensure_future(self._ready.wait())
+        keeper = self._keeper
+        try:
+            watched = {waiting} | ({keeper} if keeper is not None else set())
+            await asyncio.wait(watched, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        if not self._ready.is_set():
+            raise EngineError(
+                f"the {self.spec.kind} engine is not ready: {self.fault or self.state}; its log: {self.log}"
+            )
+
+    async def stop(self) -> None:
+        """Lets it finish what it is answering, then ends it."""
+        answers = self.state == "ready"
+        self.state = "stopped"
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._end(_DRAIN_S if answers else 0.0)  # while it starts, vLLM is deaf to signals
+        self._ready.clear()
+        await self.client.aclose()
+
+    # adapters --------------------------------------------------------------------------------------------------------
+
+    async def load(self, name: str, path: Path) -> None:
+        """Raises ServingError when the engine refuses the adapter."""
+        body = {"lora_name": name, "lora_path": str(path)}
+        await self._ask("/v1/load_lora_adapter", body, f"refuses adapter {name}")
+
+    async def unload(self, name: str) -> None:
+        await self._ask("/v1/unload_lora_adapter", {"lora_name": name}, f"cannot unload {name}")
+
+    async def complete(self, body: dict[str, Any], route: str = "/v1/completions") -> dict[str, Any]:
+        """One answer as a whole. Raises ServingError."""
+        found = await self._ask(route, body, "refuses a request of the router's own")
+        return dict(found.json())
+
+    async def _ask(self, route: str, body: dict[str, Any], what: str) -> httpx.Response:
+        try:
+            answer = await self.client.post(route, json=body, timeout=300.0)
+        except httpx.HTTPError as error:
+            raise EngineError(f"the {self.spec.kind} engine {what}: {type(error).__name__}: {error}") from error
+        if answer.status_code != 200:
+            raise ServingError(f"the {self.spec.kind} engine {what}: {answer.status_code} {answer.text[:500]}")
+        return answer
+
+    # its life --------------------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        """Start it, watch it, start it again after a longer and longer pause; a start that succeeded resets the pause."""
+        pause = 1.0
+        while self.state != "stopped":
+            started = time.monotonic()
+            try:
+                await self._start_once()
+            except (ServingError, OSError) as error:
+                self.fault = str(error)
+                logger.error("engine_failed kind=%s fault=%s", self.spec.kind, error)
+            else:
+                pause = 1.0
+                code = await self._process.wait() if self._process is not None else None
+                self.fault = f"it ended with code {code}: {self._tail()}"
+                logger.error(
+                    "engine_died kind=%s code=%s after_s=%.0f", self.spec.kind, code, time.monotonic() - started
+                )
+            self._ready.clear()
+            self.state = "down"
+            await self._end(0.0)
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_BACKOFF_S, 2 * pause)
+            self.restarts += 1
+
+    async def _start_once(self) -> None:
+        self.state = "starting"
+        self._port = free_port()  # the last one may be taken by now
+        self.client.base_url = f"http://{HOST}:{self._port}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = COMMANDS[self.spec.kind](self.spec, HOST, self._port, self._key, self.folder)
+        if self.log.exists():
+            self.log.replace(self.log.with_suffix(".log.1"))  # of the start before
+        read_end, self._leash = os.pipe()  # held until `_end`; the kernel lets go of it when the router is killed
+        try:
+            with self.log.open("wb") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    *_LEASH,
+                    *command.arguments,
+                    env={**os.environ, **command.environment},
+                    stdin=read_end,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+        finally:
+            os.close(read_end)
+        deadline = time.monotonic() + self._ready_s
+        while not await self._is_healthy():
+            if self._process.returncode is not None:
+                raise ServingError(f"it ended with code {self._process.returncode} while starting: {self._tail()}")
+            if time.monotonic() > deadline:
+                raise ServingError(f"it was not ready after {self._ready_s:.0f} s: {self._tail()}")
+            await asyncio.sleep(0.1)
+        await self._warm_up()
+        self.generation += 1
+        self.fault, self.state = None, "ready"
+        logger.info("engine_ready kind=%s base=%s port=%d", self.spec.kind, self.spec.base_name, self._port)
+        self._ready.set()
+        self._on_ready()
+
+    async def _is_healthy(self) -> bool:
+        try:
+            return (await self.client.get("/health", timeout=5.0)).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    async def _warm_up(self) -> None:
+        """The first answers compile and allocate: nobody shall wait for that."""
+        body = {"model": self.spec.base_name, "prompt": "a", "max_tokens": 2, "temperature": 0}
+        for extra in ({}, {"prompt_logprobs": 0}):
+            await self.complete({**body, **extra})
+
+    async def _end(self, drain_s: float) -> None:
+        """Itself and its own processes, after it had ``drain_s`` to finish what it is answering."""
+        process = self._process
+        if process is not None and process.returncode is None and drain_s:
+            process.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.wait_for(process.wait(), drain_s)
+            except TimeoutError:
+                logger.warning("engine_killed kind=%s", self.spec.kind)
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):  # all of them are gone
+                os.killpg(process.pid, signal.SIGKILL)  # also when it died before its own processes
+                await process.wait()
+        self._process = None  # its number may be another's by the next time
+        if self._leash is not None:
+            os.close(self._leash)
+            self._leash = None
+
+    def _tail(self) -> str:
+        """The last words of its log, in one line."""
+        try:
+            return " ".join(self.log.read_bytes()[-_LOG_TAIL:].decode("utf-8", "replace").split())
+        except FileNotFoundError:
+            return "no log"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,281 @@
+"""The engines, and which adapters they hold: started when a version needs them, loaded, certified, drained, unloaded."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from mlflow_finetune_plugin.errors import EngineError, ServingError
+from mlflow_finetune_plugin.serving.engines.certificate import Certificate, certify, still_holds
+from mlflow_finetune_plugin.serving.engines.commands import (
+    VLLM,
+    EngineLimits,
+    EngineSpec,
+    choose_engine,
+    rank_limit,
+    target_modules,
+)
+from mlflow_finetune_plugin.serving.engines.engine import Engine
+from mlflow_finetune_plugin.serving.engines.tied_weights import readable_by_vllm
+from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, Version
+
+logger = logging.getLogger(__name__)
+
+MAX_LOADED = 64
+
+
+@dataclass(eq=False)
+class Resident:
+    """A version with its engine. ``pins``: how many aliases mean it; ``in_flight``: answers that are being given."""
+
+    version: Version
+    engine: Engine
+    pins: int = 0
+    in_flight: int = 0
+    last_used: int = 0
+    loaded_in: int | None = None
+    certified_in: int | None = None
+    certificate: Certificate | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def name(self) -> str:
+        return self.version.served_name
+
+    @property
+    def is_loaded(self) -> bool:
+        return self.loaded_in is not None and self.loaded_in == self.engine.generation and self.engine.state == "ready"
+
+    @property
+    def is_ready(self) -> bool:
+        """Loaded, and certified by the engine that runs now."""
+        return self.is_loaded and self.certified_in == self.engine.generation
+
+
+class Fleet:
+    """``find_base``: where a version's base lies on this machine; ``on_certificate``: told of each new one.
+
+    ``dtype``: of all engines, where it is not to be each base's own.
+    """
+
+    def __init__(
+        self,
+        asked_engine: str,
+        limits: EngineLimits,
+        folder: Path,
+        find_base: Callable[[Version], Path],
+        on_certificate: Callable[[Version, Certificate], None],
+        *,
+        dtype: str | None = None,
+        trust_remote_code: bool = False,
+        max_loaded: int = MAX_LOADED,
+    ) -> None:
+        self._dtype, self._trust_remote_code = dtype, trust_remote_code
+        self._asked, self._limits, self._folder, self._find_base = asked_engine, limits, folder, find_base
+        self._on_certificate, self._max_loaded = on_certificate, max_loaded
+        self.engines: dict[tuple[str, EngineKey], Engine] = {}
+        self.residents: dict[str, Resident] = {}
+        self._certified: dict[str, tuple[Engine, int, Certificate]] = {}
+        self._clock = 0
+        self._starting = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # what the router asks for ----------------------------------------------------------------------------------------
+
+    async def admit(self, version: Version) -> Resident:
+        """The version loaded into its engine and certified. Raises ServingError when it must not serve."""
+        resident = self.residents.get(version.served_name)
+        if resident is None:
+            try:
+                engine = await self._engine_for(version)
+            except BaseException:
+                version.adapter.release()  # nobody will
+                raise
+            resident = self.residents.setdefault(version.served_name, Resident(version, engine))
+        if resident.version is not version:
+            version.adapter.release()
+        self._clock += 1
+        resident.last_used = self._clock
+        try:
+            resident.in_flight += 1  # so that nobody unloads it now
+            try:
+                await self._make_ready(resident)
+            finally:
+                resident.in_flight -= 1
+        except ServingError:
+            await self._drop(resident)
+            raise
+        return resident
+
+    @asynccontextmanager
+    async def using(self, resident: Resident) -> AsyncIterator[Engine]:
+        """While this lasts the version is not unloaded; it is loaded again where the engine was restarted."""
+        resident.in_flight += 1
+        self._clock += 1
+        resident.last_used = self._clock
+        try:
+            if resident.engine.state != "ready":
+                raise EngineError(
+                    f"the engine of {resident.name} is {resident.engine.state}; fix: ask again in a while"
+                )
+            if not resident.is_ready:
+                if self.residents.get(resident.name) is not resident:
+                    raise ServingError(f"{resident.name} was unloaded a moment ago; fix: ask again")
+                await self._make_ready(resident)
+            yield resident.engine
+        finally:
+            resident.in_flight -= 1
+
+    def forget_unused_soon(self, but: Resident | None = None) -> None:
+        """Nobody who asks waits for what others do not need any more."""
+        task = asyncio.create_task(self.forget_unused(but))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def forget_unused(self, but: Resident | None = None) -> None:
+        """Unload what no alias means and nobody uses, beyond the most recently used ones; not ``but``, which is about to be."""
+        idle = [
+            one
+            for one in self.residents.values()
+            if one is not but and not one.pins and not one.in_flight and not one.lock.locked()
+        ]
+        idle.sort(key=lambda one: one.last_used)
+        for resident in idle[: max(0, len(self.residents) - self._max_loaded)]:
+            await self._drop(resident)
+
+    async def withdraw(self, resident: Resident) -> None:
+        """Unload what the registry has no more; answers that are being given end as they began."""
+        await self._drop(resident)
+
+    @property
+    def has_one_base(self) -> bool:
+        return len({engine.spec.key.base_digest for engine in self.engines.values()}) == 1
+
+    def faults(self) -> list[str]:
+        """What is wrong with engines that are not ready."""
+        return [f"engine {one.spec.kind}: {one.fault}" for one in self.engines.values() if one.fault is not None]
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(engine.stop() for engine in self.engines.values()))
+        for resident in self.residents.values():
+            resident.version.adapter.release()
+
+    # engines ---------------------------------------------------------------------------------------------------------
+
+    async def _engine_for(self, version: Version) -> Engine:
+        kind, reason = await asyncio.to_thread(choose_engine, self._asked, version)
+        key = version.engine_key(self._dtype)
+        if version.base["trust_remote_code"] and not self._trust_remote_code:
+            raise ServingError(
+                f"{version.model}/{version.number}: its base runs Python code that it brings; fix: --trust-remote-code, when you do"
+            )
+        engine = self.engines.get((kind, key)) or await self._start(kind, key, version, reason)
+        rank = version.rank
+        if kind == VLLM and rank is not None and rank > engine.spec.max_rank:
+            raise ServingError(
+                f"{version.model}/{version.number}: rank {rank} is above the {engine.spec.max_rank} that its engine was "
+                f"started for; fix: --max-rank {rank}"
+            )
+        return engine
+
+    async def _start(self, kind: str, key: EngineKey, version: Version, reason: str) -> Engine:
+        """One at a time: two versions may need the same one. Finding a base may take minutes."""
+        async with self._starting:
+            engine = self.engines.get((kind, key))
+            if engine is None:
+                base = await asyncio.to_thread(self._find_base, version)
+                folder = self._folder / f"{kind}-{key.base_digest[:12]}-{len(self.engines)}"
+                if kind == VLLM:
+                    base = await asyncio.to_thread(readable_by_vllm, base, folder / "base")
+                spec = await asyncio.to_thread(self._spec, kind, key, version, base)
+                engine = Engine(spec, folder, partial(self._engine_is_ready, kind, key))
+                self.engines[kind, key] = engine
+                logger.info("engine_chosen kind=%s version=%s reason=%s", kind, version.served_name, reason)
+                engine.start()
+        return engine
+
+    def _engine_is_ready(self, kind: str, key: EngineKey) -> None:
+        """After a restart: what aliases mean is loaded and certified again before somebody asks for it."""
+        for resident in self.residents.values():
+            if resident.engine is self.engines.get((kind, key)) and resident.pins:
+                task = asyncio.create_task(self._make_ready_again(resident))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _make_ready_again(self, resident: Resident) -> None:
+        try:
+            await self._make_ready(resident)
+        except ServingError as error:
+            logger.error("reload_failed version=%s fault=%s", resident.name, error)
+
+    def _spec(self, kind: str, key: EngineKey, version: Version, base: Path) -> EngineSpec:
+        card = version.base
+        return EngineSpec(
+            kind=kind,
+            key=key,
+            base_name=base_name(card["name"]),
+            base=base,
+            tokenizer=version.tokenizer,
+            attn_implementation=card.get("attn_implementation"),
+            trust_remote_code=bool(card["trust_remote_code"]),
+            max_rank=rank_limit(version.rank, self._limits.max_rank) if kind == VLLM else 0,
+            target_modules=target_modules(base, version) if kind == VLLM else (),
+            limits=self._limits,
+        )
+
+    # adapters --------------------------------------------------------------------------------------------------------
+
+    async def _make_ready(self, resident: Resident) -> None:
+        async with resident.lock:
+            await resident.engine.wait_ready()
+            generation = resident.engine.generation
+            if resident.loaded_in != generation:
+                await resident.engine.load(resident.name, resident.version.adapter.folder)
+                resident.loaded_in = generation
+            if resident.certified_in == generation:
+                return
+            resident.certificate = await self._certify(resident, generation)
+            resident.certified_in = generation
+
+    async def _certify(self, resident: Resident, generation: int) -> Certificate:
+        """Of one that this engine has certified since it started, and that was unloaded since, one probe is asked again."""
+        reference, version = resident.version.reference, f"{resident.version.model}/{resident.version.number}"
+        known = self._certified.get(resident.name)
+        if known is not None and known[:2] == (resident.engine, generation):
+            if await still_holds(known[2], resident.engine, resident.name, reference):
+                return known[2]
+            logger.error("certificate_broken version=%s", resident.name)
+        found = await certify(resident.engine, resident.name, reference, version=version)
+        self._on_certificate(resident.version, found)
+        if not found.passed:
+            raise ServingError(f"{version} must not serve: {found.reason}")
+        self._certified[resident.name] = (resident.engine, generation, found)
+        return found
+
+    async def _drop(self, resident: Resident) -> None:
+        """Out of the engine and out of the store's hold, unless somebody asks for it meanwhile; a failed unload is told."""
+        async with resident.lock:
+            if self.residents.get(resident.name) is not resident or resident.pins or resident.in_flight:
+                return
+            was_loaded = resident.is_loaded
+            resident.loaded_in = resident.certified_in = None  # first: who asks from now on waits for the lock
+            if was_loaded:
+                try:
+                    await resident.engine.unload(resident.name)
+                except ServingError as error:
+                    logger.warning("unload_failed version=%s fault=%s", resident.name, error)
+            if resident.pins or resident.in_flight:
+                return  # who waits for the lock now loads it again
+            self.residents.pop(resident.name, None)
+            resident.version.adapter.release()
+            logger.info("unloaded version=%s", resident.name)
+
+
+def base_name(name: str) -> str:
+    """What a base is called in requests: its hub name, or the name of its folder."""
+    return Path(name).name if name.startswith((".", "/", "~")) else name

@@ -1,0 +1,239 @@
+"""What a client may ask: OpenAI's fields and the sampling fields that vLLM adds, nothing that reaches into an engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_text_or_texts(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_whole(one) and one >= 0 for one in value)
+
+
+Kind = tuple[Callable[[Any], bool], str]
+
+_WHOLE: Kind = (_is_whole, "a whole number")
+
+_NUMBER: Kind = (_is_number, "a number")
+
+_SWITCH: Kind = (lambda value: isinstance(value, bool), "true or false")
+
+_KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys(
+        ("max_tokens", "max_completion_tokens", "min_tokens", "top_k", "seed", "top_logprobs", "n", "best_of"), _WHOLE
+    ),
+    **dict.fromkeys(
+        ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"), _NUMBER
+    ),
+    **dict.fromkeys(("stream", "ignore_eos", "echo", "parallel_tool_calls", "store"), _SWITCH),
+    "model": (lambda value: isinstance(value, str), "text"),
+    "user": (lambda value: isinstance(value, str), "text"),
+    "stop": (_is_text_or_texts, "text, or a list of texts"),
+    "stop_token_ids": (_are_ids, "a list of token ids"),
+    "logit_bias": (lambda value: isinstance(value, dict), "an object"),
+    "messages": (lambda value: isinstance(value, list), "a list of turns"),
+}
+
+_MOST = {"temperature": 2.0, "top_p": 1.0, "min_p": 1.0}
+"""OpenAI's own limits, where a value beyond them can only be a mistake; the least is 0."""
+
+_SAMPLING = frozenset(
+    (
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "seed",
+        "stop",
+        "n",
+        "presence_penalty",
+        "frequency_penalty",
+    )
+) | frozenset(("repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos", "logit_bias", "logprobs"))
+_COMMON = _SAMPLING | {"model", "stream", "stream_options", "user", "metadata", "store", "service_tier"}
+_NOT_FOR_ENGINES = ("metadata", "store", "service_tier", "user")  # for OpenAI's own house-keeping
+
+FIELDS: Mapping[str, frozenset[str]] = {
+    "/v1/chat/completions": _COMMON
+    | {
+        "messages",
+        "max_completion_tokens",
+        "top_logprobs",
+        "response_format",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+    },
+    "/v1/completions": _COMMON | {"prompt", "echo", "suffix", "best_of"},
+}
+"""By route, what may stand in a body."""
+
+_TURN_FIELDS = frozenset(("role", "content", "name", "tool_calls", "tool_call_id", "refusal"))
+_MOST_CHOICES = 16
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+@dataclass(frozen=True)
+class RequestError(Exception):
+    """An answer of OpenAI's form: HTTP status, code, message, and the field it is about."""
+
+    status: int
+    message: str
+    code: str
+    param: str | None = None
+    retry_after_s: float | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+    def to_json(self) -> dict[str, Any]:
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": self.message, "type": kind, "code": self.code, "param": self.param}}
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A checked body. ``wants_usage``: whether the client asked for the usage event of a stream."""
+
+    route: str
+    model: str
+    user: str | None
+    is_stream: bool
+    wants_usage: bool
+    body: dict[str, Any]
+
+    def for_engine(self, served_name: str, stop_token_ids: list[int]) -> dict[str, Any]:
+        """The body as an engine gets it. A base's own answers end where its tokenizer says (``stop_token_ids`` empty)."""
+        body = {key: value for key, value in self.body.items() if key not in _NOT_FOR_ENGINES}
+        body["model"] = served_name
+        if stop_token_ids and not body.get("ignore_eos"):
+            body["stop_token_ids"] = list(dict.fromkeys([*stop_token_ids, *(body.get("stop_token_ids") or [])]))
+        if self.is_stream:
+            body["stream_options"] = {
+                "include_usage": True
+            }  # for the metrics; the event goes on only if it was asked for
+        return body
+
+
+def read_request(route: str, raw: bytes) -> Asking:
+    """Raises RequestError for a body that is no JSON object, has a field that is not for clients, or names no model."""
+    try:
+        body = json.loads(raw, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, f"the body is no JSON: {error}", "invalid_json") from error
+    if not isinstance(body, dict):
+        raise RequestError(400, "the body is no JSON object", "invalid_json")
+    _check_encodable(body)
+    unknown = sorted(str(key)[:60] for key in body.keys() - FIELDS[route])
+    if unknown:
+        raise RequestError(400, f"unknown field {unknown[0]!r}; fix: leave it out", "unknown_field", unknown[0])
+    body = {key: value for key, value in body.items() if value is not None}
+    model, user = body.get("model"), body.get("user")
+    fault = field_fault(body)
+    if fault is not None:
+        raise RequestError(400, fault[1], "invalid_type", fault[0])
+    if not model:
+        raise RequestError(400, "no model; fix: one of GET /v1/models", "missing_model", "model")
+    _check_choices(body)
+    options = body.get("stream_options")
+    if options is not None and (not isinstance(options, dict) or options.keys() - {"include_usage"}):
+        raise RequestError(400, "stream_options takes include_usage alone", "unknown_field", "stream_options")
+    if route == "/v1/chat/completions":
+        _check_messages(body.get("messages"))
+    return Asking(
+        route=route,
+        model=model,
+        user=user,
+        is_stream=body.get("stream") is True,
+        wants_usage=bool(options and options.get("include_usage")),
+        body=body,
+    )
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _check_encodable(body: Any) -> None:
+    """JSON may hold half a surrogate pair or a number too large for a float: nobody can pass these on."""
+    try:
+        json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, "the body holds half a character, or a number that is none", "invalid_json") from error
+
+
+def _check_choices(body: Mapping[str, Any]) -> None:
+    """One request gets at most so many answers, over all of its prompts."""
+    prompt = body.get("prompt")
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    for field in ("n", "best_of"):
+        count = body.get(field, 1)
+        if not 1 <= count <= _MOST_CHOICES:
+            raise RequestError(400, f"{field} is not between 1 and {_MOST_CHOICES}", "invalid_value", field)
+        if prompts * count > _MOST_CHOICES:
+            raise RequestError(
+                400,
+                f"more than {_MOST_CHOICES} answers in one request; fix: several requests",
+                "invalid_value",
+                "prompt",
+            )
+
+
+def _check_messages(messages: Any) -> None:
+    """Text alone: pictures and sounds are named by URLs or files, which an engine would open."""
+    if not messages:
+        said = 'no messages; fix: [{"role": "user", "content": "..."}]'
+        raise RequestError(400, said, "missing_messages", "messages")
+    for number, turn in enumerate(messages):
+        fault, code = _turn_fault(turn)
+        if fault:
+            raise RequestError(400, f"messages[{number}]: {fault}", code, "messages")
+
+
+def _turn_fault(turn: Any) -> tuple[str, str]:
+    """(what is wrong, code), both empty where nothing is."""
+    if not isinstance(turn, dict):
+        return "is no object with role and content", "invalid_type"
+    unknown = sorted(str(key)[:60] for key in turn.keys() - _TURN_FIELDS)
+    if unknown:
+        return f"unknown field {unknown[0]!r}; fix: leave it out", "unknown_field"
+    role, content = turn.get("role"), turn.get("content")
+    if role not in _ROLES:
+        return f"role = {role!r:.40}: expected one of {', '.join(_ROLES)}", "invalid_value"
+    if content is None and role == "assistant" and turn.get("tool_calls"):
+        return "", ""
+    if not isinstance(content, str) and not (isinstance(content, list) and content):
+        return f"content = {content!r:.40}: expected text, or a list of parts of type text", "invalid_type"
+    for part in content if isinstance(content, list) else []:
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if not isinstance(part, dict) or kind != "text" or part.keys() - {"type", "text"}:
+            return f"content of type {kind!r:.40} is not served, text is", "unsupported_content"
+        if not isinstance(part.get("text"), str):
+            return f"text = {part.get('text')!r:.40}: expected text", "invalid_type"
+    return "", ""
+
+
+def field_fault(body: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(field, what is wrong with it) of the first field that holds what it cannot; None when there is none."""
+    for field, value in body.items():
+        is_one, wanted = _KINDS.get(field, (None, ""))
+        if is_one is not None and not is_one(value):
+            return field, f"{field} = {value!r:.60}: expected {wanted}"
+        if field in _MOST and not 0 <= value <= _MOST[field]:
+            return field, f"{field} = {value!r:.60}: expected a number from 0 to {_MOST[field]:g}"
+    return None

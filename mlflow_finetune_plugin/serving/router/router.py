@@ -1,0 +1,384 @@
+"""What users reach: OpenAI's routes, aliases resolved to versions, a receipt on every answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import httpx
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mlflow_finetune_plugin.credentials.api_keys import Key, Keys
+from mlflow_finetune_plugin.errors import ServingError
+from mlflow_finetune_plugin.serving.engines.engine import Engine
+from mlflow_finetune_plugin.serving.engines.fleet import Fleet, Resident
+from mlflow_finetune_plugin.serving.router.answers import (
+    ClientGoneError,
+    EngineLostError,
+    StreamedAnswer,
+    Told,
+    until_gone,
+    whole_answer,
+)
+from mlflow_finetune_plugin.serving.router.follower import Follower, NotReadyError, UnknownModelError
+from mlflow_finetune_plugin.serving.router.metrics import Metrics, Watch
+from mlflow_finetune_plugin.serving.router.requests import Asking, RequestError, read_request
+from mlflow_finetune_plugin.serving.router.status import BASE, Status
+from mlflow_finetune_plugin.serving.router.webhooks import is_true_webhook
+from mlflow_finetune_plugin.serving.versions.names import header_value, parse
+
+logger = logging.getLogger(__name__)
+
+_SHADOWS = 4
+_ROUTES = ("GET /v1/models", "POST /v1/chat/completions", "POST /v1/completions")
+_RETRY_S = 5
+_NOBODY_S_FAULT = ("client_gone", "cancelled")
+"""Ends of an answer that say nothing of its version or of the engine."""
+
+
+@dataclass(frozen=True)
+class RouterSettings:
+    """``max_body``: bytes; ``webhook_secret``: None refuses webhooks."""
+
+    max_body: int = 1_000_000
+    webhook_secret: str | None = None
+
+
+@dataclass(frozen=True)
+class _Speaker:
+    """Who answers: a version, or a base alone."""
+
+    engine: Engine
+    name: str
+    model: str
+    version: str
+    adapter_digest: str
+    stop_token_ids: list[int]
+    resident: Resident | None
+    alias: str | None = None
+
+
+class Router:
+    """An ASGI application over a follower of the registry and its engines."""
+
+    def __init__(
+        self,
+        follower: Follower,
+        fleet: Fleet,
+        keys: Keys | None,
+        metrics: Metrics,
+        settings: RouterSettings,
+        note_answer: Callable[[str, str, float | None], None],
+    ) -> None:
+        self._note_answer = note_answer
+        self._follower, self._fleet, self._keys = follower, fleet, keys
+        self._metrics, self._settings = metrics, settings
+        self._shadows: set[asyncio.Task[None]] = set()
+        self._status = status = Status(follower, fleet, metrics)
+        routes = [
+            Route("/v1/models", self._guarded(self._models), methods=["GET"]),
+            Route("/v1/models/{model:path}", self._guarded(self._one_model), methods=["GET"]),
+            Route("/v1/chat/completions", self._guarded(self._answer), methods=["POST"]),
+            Route("/v1/completions", self._guarded(self._answer), methods=["POST"]),
+            Route("/healthz", status.healthz, methods=["GET"]),
+            Route("/readyz", self._readyz, methods=["GET"]),
+            Route("/metrics", status.metrics, methods=["GET"]),
+            Route("/webhooks/mlflow", self._webhook, methods=["POST"]),
+        ]
+        self.app = Starlette(routes=routes, exception_handlers={404: self._no_route, 405: self._no_route})
+
+    # every request of OpenAI's routes --------------------------------------------------------------------------------
+
+    def _guarded(
+        self, handle: Callable[[Request, str, Key | None], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def guarded(request: Request) -> Response:
+            request_id = f"req-{uuid.uuid4().hex}"
+            try:
+                return await handle(request, request_id, self._key(request))
+            except RequestError as error:
+                return self._refusal(error, request_id)
+            except Exception:
+                logger.exception("request_broken id=%s", request_id)
+                return self._refusal(RequestError(500, "the router failed", "internal_error"), request_id)
+
+        return guarded
+
+    def _key(self, request: Request) -> Key | None:
+        if self._keys is None:
+            return None
+        key = self._keys.find(_bearer(request))
+        if key is None:
+            raise RequestError(401, "no valid API key; fix: Authorization: Bearer KEY", "invalid_api_key")
+        wait_s = self._keys.wait_s(key)
+        if wait_s:
+            raise RequestError(
+                429, f"too many requests for key {key.name!r}", "rate_limit_exceeded", retry_after_s=wait_s
+            )
+        return key
+
+    def _refusal(self, error: RequestError, request_id: str) -> Response:
+        self._metrics.refused.labels(error.code).inc()
+        logger.info("refused id=%s status=%d code=%s", request_id, error.status, error.code)
+        headers = {"x-finetune-request-id": request_id}
+        if error.retry_after_s is not None:
+            headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+        if error.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        if error.status == 413:
+            headers["connection"] = "close"
+        return JSONResponse(error.to_json(), error.status, headers)
+
+    async def _body(self, request: Request) -> bytes:
+        limit = self._settings.max_body
+        too_large = RequestError(413, f"the body is larger than {limit:,} bytes", "body_too_large")
+        announced = request.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > limit:
+            raise too_large
+        parts, size = [], 0
+        try:
+            async for part in request.stream():
+                size += len(part)
+                if size > limit:
+                    raise too_large
+                parts.append(part)
+        except ClientDisconnect as error:
+            raise RequestError(400, "the body ended early", "client_gone") from error
+        return b"".join(parts)
+
+    # answers ---------------------------------------------------------------------------------------------------------
+
+    async def _answer(self, request: Request, request_id: str, key: Key | None) -> Response:
+        asking = read_request(request.url.path, await self._body(request))
+        speaker = await self._find(asking)
+        self._send_shadows(asking, speaker)
+        stack = AsyncExitStack()
+        watch = Watch(self._metrics, speaker.model, speaker.version, asking.route)
+        told = partial(self._tell, request_id, key, speaker, asking, watch)
+        try:
+            if speaker.resident is not None:
+                await stack.enter_async_context(self._fleet.using(speaker.resident))
+            elif speaker.engine.state != "ready":
+                raise ServingError(f"the engine is {speaker.engine.state}")
+            headers = self._receipt(speaker, request_id)
+            body = asking.for_engine(speaker.name, speaker.stop_token_ids)
+            if asking.is_stream:
+                return await self._streamed(asking, speaker, body, watch, told, stack, headers)
+            status, content = await whole_answer(speaker.engine, asking.route, body, watch, until_gone(request))
+        except (EngineLostError, httpx.HTTPError) as error:
+            await stack.aclose()
+            told("engine_lost")
+            logger.error("engine_lost id=%s fault=%s", request_id, error)
+            raise RequestError(
+                502, "the engine broke off this answer; ask again", "engine_lost", retry_after_s=_RETRY_S
+            ) from error
+        except ClientGoneError:
+            await stack.aclose()
+            told("client_gone")
+            return Response(status_code=499)
+        except ServingError as error:
+            await stack.aclose()
+            told("not_ready")
+            raise RequestError(503, str(error), "not_ready", retry_after_s=_RETRY_S) from error
+        except BaseException:
+            await stack.aclose()
+            told("cancelled")
+            raise
+        await stack.aclose()
+        _tell_whole(told, status)
+        return Response(content, status, {**headers, "content-type": "application/json"})
+
+    async def _streamed(
+        self,
+        asking: Asking,
+        speaker: _Speaker,
+        body: dict[str, Any],
+        watch: Watch,
+        told: Told,
+        stack: AsyncExitStack,
+        headers: dict[str, str],
+    ) -> Response:
+        upstream = await speaker.engine.client.send(
+            speaker.engine.client.build_request("POST", asking.route, json=body), stream=True
+        )
+        stack.push_async_callback(upstream.aclose)
+        if upstream.status_code != 200:
+            content = await upstream.aread()
+            await stack.aclose()
+            _tell_whole(told, upstream.status_code)
+            return Response(content, upstream.status_code, {**headers, "content-type": "application/json"})
+        return StreamedAnswer(upstream, stack, watch, told, wants_usage=asking.wants_usage, headers=headers)
+
+    async def _find(self, asking: Asking) -> _Speaker:
+        asked = parse(asking.model, self._follower.served_models())
+        base = self._base(asking.model) if asked is None else None  # a registered model's name goes before a base's
+        if base is not None:
+            return _Speaker(base, base.spec.base_name, base.spec.base_name, BASE, "", [], None)
+        if asked is None:
+            raise _unknown(asking.model, "no such model here")
+        try:
+            resident, alias = await self._follower.find(asked, asking.user)
+        except UnknownModelError as error:
+            raise _unknown(asking.model, str(error)) from error
+        except NotReadyError as error:
+            raise RequestError(503, str(error), "not_ready", "model", _RETRY_S) from error
+        return _speaker(resident, alias)
+
+    def _base(self, model_id: str) -> Engine | None:
+        """The engine behind a base's own name; behind ``base`` where all engines have one base."""
+        engines = list(self._fleet.engines.values())
+        if model_id == BASE and self._fleet.has_one_base:
+            return _first_ready(engines)
+        return _first_ready([engine for engine in engines if engine.spec.base_name == model_id])
+
+    def _receipt(self, speaker: _Speaker, request_id: str) -> dict[str, str]:
+        """Who spoke, for whoever has to prove it later."""
+        return {
+            "x-finetune-model": header_value(speaker.model),
+            "x-finetune-version": header_value(speaker.version),
+            "x-finetune-adapter-digest": speaker.adapter_digest,
+            "x-finetune-base-digest": speaker.engine.spec.key.base_digest,
+            "x-finetune-request-id": request_id,
+        }
+
+    def _tell(
+        self,
+        request_id: str,
+        key: Key | None,
+        speaker: _Speaker,
+        asking: Asking,
+        watch: Watch,
+        failed: str | None,
+        *,
+        is_refusal: bool = False,
+    ) -> None:
+        """The end of an answer, without a word of what was said."""
+        took_ms = watch.finish(failed)
+        if speaker.resident is not None and not is_refusal and failed not in _NOBODY_S_FAULT:
+            self._note_answer(speaker.model, speaker.version, took_ms if failed is None else None)
+        said = {
+            "id": request_id,
+            "key": key.name if key is not None else None,
+            "route": asking.route,
+            "model": speaker.model,
+            "version": speaker.version,
+            "alias": speaker.alias,
+            "stream": asking.is_stream,
+            "failed": failed,
+            "first_ms": None if watch.first_ms is None else round(watch.first_ms, 1),
+            "took_ms": round(took_ms, 1),
+            "prompt_tokens": watch.prompt_tokens,
+            "completion_tokens": watch.completion_tokens,
+        }
+        logger.info("answered %s", json.dumps(said))
+
+    # shadow traffic --------------------------------------------------------------------------------------------------
+
+    def _send_shadows(self, asking: Asking, speaker: _Speaker) -> None:
+        """The same request to whoever shadows this model; never waited for, and left out where there are too many."""
+        model = self._follower.snapshot.get(speaker.model)
+        if model is None or speaker.resident is None:
+            return
+        for alias in model.traffic.shadows(model.aliases):
+            target = self._follower.targets.get((speaker.model, alias))
+            if target is None or target.resident is None or target.resident is speaker.resident:
+                continue
+            if len(self._shadows) >= _SHADOWS:
+                self._metrics.refused.labels("shadow_dropped").inc()
+                continue
+            task = asyncio.create_task(self._shadow(asking, _speaker(target.resident, alias)))
+            self._shadows.add(task)
+            task.add_done_callback(self._shadows.discard)
+
+    async def _shadow(self, asking: Asking, speaker: _Speaker) -> None:
+        watch = Watch(self._metrics, speaker.model, speaker.version, asking.route, shadow=True)
+        failed: str | None = "engine_lost"
+        body = asking.for_engine(speaker.name, speaker.stop_token_ids)
+        for key in ("stream", "stream_options"):
+            body.pop(key, None)
+        try:
+            assert speaker.resident is not None
+            async with self._fleet.using(speaker.resident):
+                status, _ = await whole_answer(speaker.engine, asking.route, body, watch, None)
+            failed = None if status < 500 else "engine_error"
+        except ServingError as error:
+            logger.warning("shadow_failed version=%s fault=%s", speaker.name, error)
+        finally:
+            watch.finish(failed)
+
+    async def _readyz(self, request: Request) -> Response:
+        """Where keys are asked for, faults, which name folders and addresses, are for those who have one."""
+        is_told = self._keys is None or self._keys.find(_bearer(request)) is not None
+        return self._status.readyz(in_full=is_told)
+
+    async def _models(self, request: Request, request_id: str, key: Key | None) -> Response:
+        return JSONResponse(self._status.models(), headers={"x-finetune-request-id": request_id})
+
+    async def _one_model(self, request: Request, request_id: str, key: Key | None) -> Response:
+        name = request.path_params["model"]
+        found = next((one for one in self._status.models()["data"] if one["id"] == name), None)
+        if found is None:
+            raise _unknown(name, "no such model here")
+        return JSONResponse(found, headers={"x-finetune-request-id": request_id})
+
+    async def _no_route(self, request: Request, error: Exception) -> Response:
+        """In OpenAI's form, as everything else."""
+        status = getattr(error, "status_code", 404)
+        said = f"{request.method} {request.url.path[:200]}: no such route; fix: one of {', '.join(_ROUTES)}"
+        return self._refusal(RequestError(status, said, "unknown_route"), f"req-{uuid.uuid4().hex}")
+
+    # webhooks --------------------------------------------------------------------------------------------------------
+
+    async def _webhook(self, request: Request) -> Response:
+        secret = self._settings.webhook_secret
+        try:
+            body = await self._body(request)
+        except RequestError as error:
+            return self._refusal(error, f"hook-{uuid.uuid4().hex}")
+        if secret is None or not is_true_webhook(secret, request.headers, body):
+            self._metrics.refused.labels("webhook").inc()
+            return Response(status_code=401)
+        self._follower.wake()
+        return Response(status_code=204)
+
+
+def _speaker(resident: Resident, alias: str | None) -> _Speaker:
+    version = resident.version
+    return _Speaker(
+        engine=resident.engine,
+        name=resident.name,
+        model=version.model,
+        version=version.number,
+        adapter_digest=version.adapter.digest,
+        stop_token_ids=list(version.card["stop_token_ids"]),
+        resident=resident,
+        alias=alias,
+    )
+
+
+def _tell_whole(told: Told, status: int) -> None:
+    """The end of an answer that came in one piece, by the engine's status."""
+    told("engine_error" if status >= 500 else None, is_refusal=400 <= status < 500)
+
+
+def _bearer(request: Request) -> str | None:
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else None
+
+
+def _first_ready(engines: list[Engine]) -> Engine | None:
+    return next((engine for engine in engines if engine.state == "ready"), engines[0] if engines else None)
+
+
+def _unknown(model_id: str, why: str) -> RequestError:
+    return RequestError(404, f"{model_id[:200]!r}: {why}; fix: one of GET /v1/models", "model_not_found", "model")

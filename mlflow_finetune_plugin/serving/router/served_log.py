@@ -1,0 +1,76 @@
+"""How each version answered, told to the registry for whoever judges it: failures, and the newest answers' latencies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mlflow_finetune_plugin.errors import in_short
+from mlflow_finetune_plugin.store.served_tags import TAG, ServedSummary, latency_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+_KEPT = 1000
+TELL_EVERY_S = 60.0
+
+
+@dataclass
+class _Count:
+    answers: int = 0
+    failed: int = 0
+    times: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_KEPT))
+
+
+class ServedLog:
+    """``note`` is called for each answer that ended; ``run`` writes what is new, as a tag of the version."""
+
+    def __init__(self, client: MlflowClient, port: int, *, every_s: float = TELL_EVERY_S) -> None:
+        self._client, self._every_s = client, every_s
+        self._tag = f"{TAG}{socket.gethostname()}-{port}"
+        self._begun = round(time.time(), 1)
+        self._counts: dict[tuple[str, str], _Count] = {}
+        self._new: set[tuple[str, str]] = set()
+
+    def note(self, model: str, version: str, took_ms: float | None) -> None:
+        """``version``: a number; ``took_ms``: from the request to the end of its answer, None where it failed."""
+        count = self._counts.setdefault((model, version), _Count())
+        count.answers += 1
+        if took_ms is None:
+            count.failed += 1
+        else:
+            count.times.append((time.time(), took_ms))
+        self._new.add((model, version))
+
+    async def run(self) -> None:
+        """Until cancelled. What is new since the last time is not told then: a registry that is away would hold up the end."""
+        while True:
+            await asyncio.sleep(self._every_s)
+            told = {place: self._summary(place) for place in sorted(self._new)}
+            self._new.clear()
+            self._new |= await asyncio.to_thread(self._write, told)
+
+    def _summary(self, place: tuple[str, str]) -> ServedSummary:
+        count = self._counts[place]
+        recent = latency_of(list(count.times)) if count.times else None
+        return ServedSummary(self._begun, count.answers, count.failed, recent)
+
+    def _write(self, told: dict[tuple[str, str], ServedSummary]) -> set[tuple[str, str]]:
+        """Blocks. Returns what could not be written and is to be told the next time."""
+        left = set(told)
+        for (model, version), summary in told.items():
+            try:
+                self._client.set_model_version_tag(model, version, self._tag, summary.to_json())
+            except Exception as error:  # each kind of registry has errors of its own; serving goes on
+                logger.warning("served_not_written version=%s/%s fault=%s", model, version, in_short(error))
+                if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+                    return left  # it may take them the next time; one that is gone takes none any more
+            left.discard((model, version))
+        return left

@@ -1,0 +1,108 @@
+"""What there is and how it is: the model list, readiness, metrics of the moment."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from mlflow_finetune_plugin.serving.engines.fleet import Fleet, Resident
+from mlflow_finetune_plugin.serving.router.follower import Follower
+from mlflow_finetune_plugin.serving.router.metrics import Metrics
+
+BASE = "base"
+"""What the base may be called where all engines have the same."""
+
+
+def _root(resident: Resident) -> dict[str, str]:
+    version = resident.version
+    return {"root": f"{version.model}/{version.number}", "parent": resident.engine.spec.base_name}
+
+
+class Status:
+    """Of one router."""
+
+    def __init__(self, follower: Follower, fleet: Fleet, metrics: Metrics) -> None:
+        self._follower, self._fleet, self._metrics = follower, fleet, metrics
+        self._created = int(time.time())
+
+    def models(self) -> dict[str, Any]:
+        """OpenAI's list: what can be asked for now; as vLLM's says, ``root`` is the version that answers, ``parent`` its base."""
+        told: dict[str, dict[str, str]] = {engine.spec.base_name: {} for engine in self._fleet.engines.values()}
+        if self._fleet.has_one_base:
+            told[BASE] = {"root": next(iter(self._fleet.engines.values())).spec.base_name}
+        for name, model in self._follower.snapshot.items():
+            if model.traffic.choose(name, model.aliases, None) is not None:
+                told.setdefault(name, {})
+            for alias in model.aliases:
+                target = self._follower.targets.get((name, alias))
+                if target is not None and target.resident is not None:
+                    told[f"{name}@{alias}"] = _root(target.resident)
+        told |= {root["root"]: root for one in self._fleet.residents.values() if one.is_ready for root in [_root(one)]}
+        data = [
+            {"id": name, "object": "model", "created": self._created, "owned_by": "mlflow-finetune", **more}
+            for name, more in told.items()
+        ]
+        return {"object": "list", "data": data}
+
+    async def healthz(self, request: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    def readyz(self, *, in_full: bool) -> Response:
+        """200 while something can be answered; ``degraded`` says that not everything is as the registry has it.
+
+        A model without an alias asks for nothing: its versions answer by their numbers.
+        """
+        targets = list(self._follower.targets.values())
+        ready = [one for one in targets if one.resident is not None and one.resident.is_ready]
+        behind = [one for one in targets if one.serves != one.wanted]
+        health = self._follower.health
+        faults = [health.fault, *health.traffic_problems, *self._fleet.faults()]
+        is_known = bool(targets) or (bool(self._follower.snapshot) and health.fault is None)
+        is_whole = len(ready) == len(targets) and not behind and not any(faults) and is_known
+        status = "ready" if is_whole else "degraded" if ready else "not ready"
+        code = 200 if ready or is_whole else 503
+        if not in_full:
+            return JSONResponse({"status": status}, code)
+        told = {
+            "status": status,
+            "registry": {"fault": health.fault, "asked_at": health.asked_at, "traffic": list(health.traffic_problems)},
+            "aliases": [
+                {"model": t.model, "alias": t.alias, "serves": t.serves, "wanted": t.wanted, "fault": t.fault}
+                for t in targets
+            ],
+            "engines": [
+                {
+                    "engine": e.spec.kind,
+                    "base": e.spec.base_name,
+                    "state": e.state,
+                    "restarts": e.restarts,
+                    "fault": e.fault,
+                }
+                for e in self._fleet.engines.values()
+            ],
+        }
+        return JSONResponse(told, code)
+
+    async def metrics(self, request: Request) -> Response:
+        self._take_stock()
+        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
+
+    def _take_stock(self) -> None:
+        metrics, health = self._metrics, self._follower.health
+        metrics.registry_up.set(health.fault is None and health.asked_at is not None)
+        metrics.swaps.set(health.swaps)
+        metrics.failed_swaps.set(health.failed_swaps)
+        for gauge in (metrics.resident, metrics.serving, metrics.behind):
+            gauge.clear()
+        for one in self._fleet.residents.values():
+            metrics.resident.labels(one.version.model, one.version.number, one.engine.spec.kind).set(one.is_ready)
+        for target in self._follower.targets.values():
+            metrics.behind.labels(target.model, target.alias).set(target.serves != target.wanted)
+            if target.serves is not None:
+                metrics.serving.labels(target.model, target.alias).set(int(target.serves))
+        for engine in self._fleet.engines.values():
+            metrics.engine_up.labels(engine.spec.kind, engine.spec.base_name).set(engine.state == "ready")
+            metrics.restarts.labels(engine.spec.kind, engine.spec.base_name).set(engine.restarts)

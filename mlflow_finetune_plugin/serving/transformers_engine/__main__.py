@@ -1,0 +1,77 @@
+"""``python -m mlflow_finetune_plugin.serving.transformers_engine CONFIG.json``: loads the base, then answers until SIGTERM."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
+from mlflow_finetune_plugin.serving.transformers_engine.settings import (
+    EngineSettings,
+    check_files,
+    read_key,
+    read_settings,
+)
+from mlflow_finetune_plugin.startup import without
+
+_GRACE_S = 30
+_KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that none is closed under a request
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status: 0 after SIGTERM, 1 for what the message on stderr says, 2 for a wrong call."""
+    if len(arguments) != 1:
+        print("usage: python -m mlflow_finetune_plugin.serving.transformers_engine CONFIG.json", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again when all answers have ended
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("mlflow_finetune_plugin", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    try:
+        _serve(read_settings(Path(arguments[0])), read_key())
+    except FinetuneError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _serve(settings: EngineSettings, key: str) -> None:
+    check_files(settings)
+    listener = _bound(settings)  # before the weights are read: a port that is taken is told at once
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its int8 layers warn at every product
+    if settings.quantization is None:
+        sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # PEFT would import it because it is installed
+    with without("scipy", "sklearn"):
+        from mlflow_finetune_plugin.serving.transformers_engine.engine import Engine
+        from mlflow_finetune_plugin.serving.transformers_engine.loading import load
+        from mlflow_finetune_plugin.serving.transformers_engine.server import build_app
+
+    app: Any = build_app(Engine(settings, load(settings)), key)
+    gc.collect()
+    gc.freeze()  # what is here now stays: looking through it again would halt every answer for 0.4 s
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=_KEEP_ALIVE_S
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _bound(settings: EngineSettings) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError([f"{settings.host}:{settings.port}: cannot be listened on: {error.strerror}"]) from error
+    return listener
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

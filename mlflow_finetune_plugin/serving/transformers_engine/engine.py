@@ -1,0 +1,211 @@
+"""Base, adapters and decode thread in one: what the routes ask, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from mlflow_finetune_plugin.serving.transformers_engine.loading import LoadedBase
+from mlflow_finetune_plugin.serving.transformers_engine.protocol import ChatRequest, CompletionRequest
+from mlflow_finetune_plugin.serving.transformers_engine.scheduler import Scheduler
+from mlflow_finetune_plugin.serving.transformers_engine.sequences import Sequence, Update
+from mlflow_finetune_plugin.serving.transformers_engine.settings import EngineSettings
+from mlflow_finetune_plugin.serving.transformers_engine.trees import Base, Tree, collect_dropped_trees
+
+
+class EngineFault(RuntimeError):
+    """A step failed; the message is for the client."""
+
+
+@dataclass(eq=False)
+class Refusal(Exception):
+    """What a client asked for and does not get."""
+
+    status: int
+    message: str
+    kind: str = "BadRequestError"
+    code: int | str | None = None
+    param: str | None = None
+
+
+class Exchange:
+    """The sequences of one request, and what they say, in the order of their steps. Close it whatever happens."""
+
+    def __init__(self, engine: Engine, sequences: list[Sequence]) -> None:
+        self._engine, self._sequences = engine, sequences
+        self._said: asyncio.Queue[tuple[int, Update]] = asyncio.Queue()
+
+    async def updates(self) -> AsyncIterator[tuple[int, Update]]:
+        """Number of the sequence, and what it adds. Raises EngineFault."""
+        left = len(self._sequences)
+        while left:
+            index, update = await self._said.get()
+            if update.error is not None:
+                raise EngineFault(update.error)
+            left -= update.is_last
+            yield index, update
+
+    def hear(self, sequence: Sequence, update: Update) -> None:
+        self._said.put_nowait((self._sequences.index(sequence), update))
+
+    def close(self) -> None:
+        """What is unfinished stops being generated."""
+        self._engine.forget(self._sequences)
+
+
+class Engine:
+    """Lives in the event loop; only the scheduler's thread runs the model."""
+
+    def __init__(self, settings: EngineSettings, loaded: LoadedBase) -> None:
+        self.settings = settings
+        self._stop_token_ids = loaded.stop_token_ids
+        self._tokenizer = loaded.tokenizer
+        self._decoder: Any = copy.deepcopy(loaded.tokenizer)  # the decode thread's: a tokenizer serves one thread
+        self._base = Base(loaded.model)
+        self._adapters: dict[str, Tree] = {}
+        self._growing = asyncio.Lock()
+        self._exchanges: dict[Sequence, Exchange] = {}
+        self._created = int(time.time())
+        self._scheduler = Scheduler(max_sequences=settings.max_num_seqs, probe=self._base.tree, post=self._post)
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._scheduler.start()
+
+    def close(self) -> None:
+        self._scheduler.close()
+
+    @property
+    def broken(self) -> str | None:
+        """Why nothing is decoded any more."""
+        return self._scheduler.broken
+
+    @property
+    def load(self) -> int:
+        """Sequences that run or wait."""
+        return self._scheduler.unfinished
+
+    def models(self) -> list[dict[str, Any]]:
+        """OpenAI's model list: the base, then the adapters."""
+        name, card = (
+            self.settings.served_model_name,
+            {"object": "model", "created": self._created, "owned_by": "mlflow-finetune"},
+        )
+        length = self.settings.max_model_len
+        base = {"id": name, **card, "root": str(self.settings.model), "parent": None, "max_model_len": length}
+        return [base] + [
+            {
+                "id": adapter,
+                **card,
+                "root": str(tree.path),
+                "parent": name,
+                "max_model_len": length - tree.virtual_tokens,
+            }
+            for adapter, tree in self._adapters.items()
+        ]
+
+    async def load_adapter(self, name: str, path: str) -> None:
+        """Raises Refusal for a name that is taken; FileNotFoundError, StoreError for what is no adapter."""
+        async with self._growing:
+            if name in self._adapters or name == self.settings.served_model_name:
+                raise Refusal(400, f"the name {name!r} is already loaded; fix: unload it first, or choose another")
+            self._adapters[name] = await asyncio.to_thread(self._base.grow, Path(path))
+
+    async def unload_adapter(self, name: str) -> None:
+        """Sequences that began with it finish with it."""
+        if self._adapters.pop(name, None) is None:
+            raise Refusal(404, f"the adapter {name!r} is not loaded", "NotFoundError")
+        await asyncio.to_thread(collect_dropped_trees)
+
+    def open(self, request: ChatRequest | CompletionRequest) -> tuple[Exchange, list[list[int]]]:
+        """Starts answering; gives the exchange and the prompts' tokens. Raises Refusal."""
+        tree = self._tree(request.model)
+        try:
+            prompts = (
+                [self._chat_ids(request)]
+                if isinstance(request, ChatRequest)
+                else list(map(self._ids, request.prompts()))
+            )
+            sequences = [sequence for prompt in prompts for sequence in self._sequences(tree, prompt, request)]
+        except ValueError as error:
+            raise Refusal(400, str(error)) from error
+        exchange = Exchange(self, sequences)
+        self._exchanges.update(dict.fromkeys(sequences, exchange))
+        try:
+            self._scheduler.submit(sequences)
+        except RuntimeError as error:
+            self.forget(sequences)
+            raise Refusal(503, str(error), "ServiceUnavailableError") from error
+        return exchange, prompts
+
+    def forget(self, sequences: list[Sequence]) -> None:
+        """Ends them, if they have not ended."""
+        for sequence in sequences:
+            self._exchanges.pop(sequence, None)
+        self._scheduler.cancel(sequences)
+
+    def token_text(self, token: int) -> str:
+        """A token by itself, special or not."""
+        return str(self._tokenizer.decode([token]))
+
+    def _tree(self, name: str) -> Tree:
+        if name == self.settings.served_model_name:
+            return self._base.tree
+        if name not in self._adapters:
+            known = ", ".join([self.settings.served_model_name, *self._adapters])
+            raise Refusal(
+                404, f"no model {name!r}; fix: one of {known}", "NotFoundError", code="model_not_found", param="model"
+            )
+        return self._adapters[name]
+
+    def _chat_ids(self, request: ChatRequest) -> list[int]:
+        messages = [message.for_template() for message in request.messages]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=request.add_generation_prompt
+            )
+        except (TemplateError, TypeError) as error:
+            raise ValueError(f"messages: the chat template refuses them: {error}") from error
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _ids(self, prompt: str | list[int]) -> list[int]:
+        return list(self._tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else prompt
+
+    def _sequences(self, tree: Tree, prompt: list[int], request: ChatRequest | CompletionRequest) -> list[Sequence]:
+        limit = self.settings.max_model_len - tree.virtual_tokens
+        if not prompt:
+            raise ValueError("prompt: empty; fix: give at least one token")
+        if max(prompt) >= tree.vocabulary_size:
+            raise ValueError(f"prompt: token id {max(prompt)} is beyond the vocabulary of {tree.vocabulary_size}")
+        if len(prompt) >= limit:
+            raise ValueError(
+                f"prompt: {len(prompt)} tokens leave no room for an answer in the context length of {limit}; fix: shorten it"
+            )
+        sampling = request.sampling(max_tokens=request.answer_tokens(limit - len(prompt)))
+        return [
+            Sequence(
+                tree,
+                prompt,
+                sampling,
+                tokenizer=self._decoder,
+                stop_token_ids=self._stop_token_ids,
+                choice=choice,
+                is_streamed=bool(request.stream),
+            )
+            for choice in range(request.choices)
+        ]
+
+    def _post(self, updates: list[tuple[Sequence, Update]]) -> None:
+        self._loop.call_soon_threadsafe(self._hand_out, updates)
+
+    def _hand_out(self, updates: list[tuple[Sequence, Update]]) -> None:
+        for sequence, update in updates:
+            if (exchange := self._exchanges.get(sequence)) is not None:
+                exchange.hear(sequence, update)

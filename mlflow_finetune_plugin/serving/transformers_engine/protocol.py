@@ -1,0 +1,206 @@
+"""What may be asked: OpenAI's fields that are served, and vLLM's beside them. Anything else is refused by name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mlflow_finetune_plugin.serving.transformers_engine.sampling import Sampling
+
+UNSUPPORTED = (
+    "response_format",
+    "tools",
+    "tool_choice",
+    "functions",
+    "function_call",
+    "logit_bias",
+    "suffix",
+    "best_of",
+)
+_COMPLETION_TOKENS = 16  # OpenAI's default
+_INT64 = 2**63
+
+TokenIds = list[Annotated[int, Field(strict=True, ge=0)]]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StreamOptions(_Body):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class Message(_Body):
+    """A turn. Content in parts is joined: only text is served."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: str
+    content: str | list[dict[str, Any]] | None = None
+
+    def for_template(self) -> dict[str, Any]:
+        """As the chat template wants it. Raises ValueError for parts that are not text."""
+        if not isinstance(self.content, list):
+            return {**(self.model_extra or {}), "role": self.role, "content": self.content or ""}
+        other = [part.get("type") for part in self.content if not isinstance(part.get("text"), str)]
+        if other:
+            raise ValueError(f"messages: a content part of type {other[0]!r}; fix: this engine takes text parts only")
+        return {
+            **(self.model_extra or {}),
+            "role": self.role,
+            "content": "".join(part["text"] for part in self.content),
+        }
+
+
+class _Generation(_Body):
+    """What chats and completions have in common."""
+
+    model: str
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, allow_inf_nan=False)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
+    n: int | None = Field(None, ge=1, le=128)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, allow_inf_nan=False)
+    prompt_logprobs: int | None = Field(None, ge=0)
+    skip_special_tokens: bool = True
+    return_token_ids: bool | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    echo: Literal[False] = False
+    user: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unused(cls, body: Any) -> Any:
+        """Clients send null for what they do not use."""
+        if isinstance(body, dict):
+            return {name: value for name, value in body.items() if name not in UNSUPPORTED or value is not None}
+        return body
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> _Generation:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options: only with stream=true")
+        if self.prompt_logprobs is not None and self.stream:
+            raise ValueError("prompt_logprobs: not with stream=true")
+        if "" in self.stop_texts:
+            raise ValueError("stop: an empty text stops everything; fix: leave it out")
+        return self
+
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def choices(self) -> int:
+        """Answers per prompt."""
+        return self.n or 1
+
+    def answer_tokens(self, room: int) -> int:
+        """How long an answer may be. Raises ValueError when it is asked for by name and does not fit into ``room``."""
+        raise NotImplementedError
+
+    def told_logprobs(self) -> int | None:
+        """Likeliest tokens to tell with each token; None for no log-probabilities."""
+        raise NotImplementedError
+
+    def sampling(self, *, max_tokens: int) -> Sampling:
+        """How to answer; what was left open has OpenAI's defaults."""
+        given = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": None if self.top_k is None else max(self.top_k, 0),  # -1 is vLLM's word for all
+            "min_p": self.min_p,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "repetition_penalty": self.repetition_penalty,
+        }
+        return Sampling(
+            max_tokens=max_tokens,
+            seed=self.seed,
+            stop=self.stop_texts,
+            stop_token_ids=frozenset(self.stop_token_ids or ()),
+            ignore_eos=self.ignore_eos,
+            skip_special_tokens=self.skip_special_tokens,
+            logprobs=self.told_logprobs(),
+            prompt_logprobs=self.prompt_logprobs,
+            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+        )
+
+
+class ChatRequest(_Generation):
+    """POST /v1/chat/completions."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    add_generation_prompt: bool = True
+    continue_final_message: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _logprobs_fit(self) -> ChatRequest:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs: only with logprobs=true")
+        return self
+
+    def answer_tokens(self, room: int) -> int:
+        return _fitting("max_completion_tokens", self.max_completion_tokens or self.max_tokens, room) or room
+
+    def told_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionRequest(_Generation):
+    """POST /v1/completions."""
+
+    prompt: str | TokenIds | list[str] | list[TokenIds]
+    logprobs: int | None = Field(None, ge=0, le=20)
+
+    def told_logprobs(self) -> int | None:
+        return self.logprobs
+
+    def answer_tokens(self, room: int) -> int:
+        return _fitting("max_tokens", self.max_tokens, room) or min(_COMPLETION_TOKENS, room)
+
+    def prompts(self) -> list[str | list[int]]:
+        """One or several. Raises ValueError for none."""
+        if not self.prompt:
+            raise ValueError("prompt: empty; fix: give at least one token")
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]  # type: ignore[list-item]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+
+def _fitting(name: str, asked: int | None, room: int) -> int | None:
+    if asked is not None and asked > room:
+        raise ValueError(
+            f"{name} = {asked}: the prompt leaves room for {room} tokens; fix: ask for fewer, or leave it out"
+        )
+    return asked
+
+
+class LoadAdapter(_Body):
+    """POST /v1/load_lora_adapter."""
+
+    lora_name: str = Field(min_length=1)
+    lora_path: str = Field(min_length=1)
+
+
+class UnloadAdapter(_Body):
+    """POST /v1/unload_lora_adapter."""
+
+    lora_name: str = Field(min_length=1)

@@ -1,0 +1,159 @@
+"""The decode thread: takes requests in order, reads one prompt between two steps, ends what failed and goes on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import torch
+from transformers import DynamicCache
+
+from mlflow_finetune_plugin.serving.transformers_engine.sequences import Group, Sequence, Update
+from mlflow_finetune_plugin.serving.transformers_engine.trees import Tree
+
+logger = logging.getLogger(__name__)
+
+_STOPPED = "the engine was stopped"
+
+Post = Callable[[list[tuple[Sequence, Update]]], None]
+"""Takes what one round added, in the decode thread; must not wait."""
+
+
+class Scheduler:
+    """At most ``max_sequences`` are decoded at once, the rest waits in order.
+
+    ``probe`` is a tree that must be able to read a token after any fault: if it cannot, the device is lost, every
+    request ends with an error and ``broken`` says why.
+    """
+
+    def __init__(self, *, max_sequences: int, probe: Tree, post: Post) -> None:
+        self._max_sequences, self._probe, self._post = max_sequences, probe, post
+        self._changed = threading.Condition()
+        self._waiting: deque[Sequence] = deque()
+        self._groups: list[Group] = []
+        self._is_closing = False
+        self.broken: str | None = None
+        self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
+
+    @property
+    def unfinished(self) -> int:
+        """Sequences that run or wait."""
+        return len(self._waiting) + sum(len(group.sequences) for group in list(self._groups))
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, sequences: Iterable[Sequence]) -> None:
+        """Puts sequences behind those that wait. Raises RuntimeError when nothing decodes any more."""
+        with self._changed:
+            if self.broken is not None or self._is_closing:
+                raise RuntimeError(self.broken or _STOPPED)
+            self._waiting.extend(sequences)
+            self._changed.notify()
+
+    def cancel(self, sequences: Iterable[Sequence]) -> None:
+        """They end at the next round, without another word."""
+        with self._changed:
+            for sequence in sequences:
+                sequence.is_cancelled = True
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Ends whatever still runs with an error."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        reason = "the decode loop ended; fix: restart the engine"
+        try:
+            with torch.inference_mode():
+                while self._wait():
+                    self._round()
+            reason = _STOPPED
+        except BaseException as error:
+            reason = f"the decode loop broke: {type(error).__name__}: {error}; fix: restart the engine"
+            logger.critical(reason, exc_info=True)
+        finally:
+            with self._changed:
+                self.broken = reason
+                left = [*self._waiting, *(sequence for group in self._groups for sequence in group.sequences)]
+                self._waiting.clear()
+                self._groups.clear()
+            if left:
+                self._post([(sequence, Update(error=reason)) for sequence in left])
+
+    def _wait(self) -> bool:
+        """Sleeps while there is nothing to do; False when it is time to end."""
+        with self._changed:
+            while not (self._waiting or self._groups or self._is_closing):
+                self._changed.wait()
+            return not self._is_closing
+
+    def _round(self) -> None:
+        self._drop_cancelled()
+        updates = self._prefill_next()
+        for group in list(self._groups):
+            updates += self._step(group)
+        self._groups = [group for group in self._groups if group.sequences]
+        told = [(sequence, said) for sequence, update in updates if (said := sequence.tell(update)) is not None]
+        if told:
+            self._post(told)
+
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            if any(sequence.is_cancelled for sequence in self._waiting):
+                self._waiting = deque(sequence for sequence in self._waiting if not sequence.is_cancelled)
+        for group in self._groups:
+            group.keep([sequence for sequence in group.sequences if not sequence.is_cancelled])
+        self._groups = [group for group in self._groups if group.sequences]
+
+    def _prefill_next(self) -> list[tuple[Sequence, Update]]:
+        """Reads the prompt of the sequence that waits longest, if there is room for one."""
+        if not self._waiting or sum(len(group.sequences) for group in self._groups) >= self._max_sequences:
+            return []
+        sequence = self._waiting[0]
+        try:
+            update, cache = sequence.prefill()
+            if not update.is_last:
+                self._place(sequence, cache)
+        except Exception as error:
+            update = self._fault(error)
+        self._waiting.popleft()  # only now: if the fault was the device's, it must be among those that are told
+        return [(sequence, update)]
+
+    def _place(self, sequence: Sequence, cache: DynamicCache) -> None:
+        group = next((group for group in self._groups if group.takes(sequence)), None)
+        if group is None:
+            self._groups.append(Group(sequence, cache))
+        else:
+            group.join(sequence, cache)
+
+    def _step(self, group: Group) -> list[tuple[Sequence, Update]]:
+        """One more token for every row; a fault of the whole step ends them all, one row's own fault only that row."""
+        try:
+            logits, likeliest, is_nan = group.step()
+        except Exception as error:
+            update = self._fault(error)
+            ended, group.sequences = group.sequences, []
+            return [(sequence, update) for sequence in ended]
+        updates = []
+        for row, sequence in enumerate(group.sequences):
+            try:
+                if is_nan[row]:
+                    raise ValueError("the model's logits hold NaN")
+                update = sequence.accept(logits[row], likeliest=likeliest[row])
+            except Exception as error:
+                update = self._fault(error)
+            updates.append((sequence, update))
+        group.keep([sequence for sequence, update in updates if not update.is_last])
+        return updates
+
+    def _fault(self, error: Exception) -> Update:
+        """Tells of a failed step; raises when the device cannot even read one token any more."""
+        logger.error("a decode step failed", exc_info=error)
+        self._probe.start([0], keep=1)
+        return Update(error=f"the engine failed on this request: {type(error).__name__}: {error}")

@@ -1,0 +1,190 @@
+"""One answer in the making, and the rows that are decoded together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Listing
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from mlflow_finetune_plugin.serving.transformers_engine.sampling import (
+    Sampling,
+    TokenLogprob,
+    choose,
+    make_generator,
+    told_logprobs,
+)
+from mlflow_finetune_plugin.serving.transformers_engine.text import Detokenizer, StopTexts
+from mlflow_finetune_plugin.serving.transformers_engine.trees import Tree
+
+_LOGITS_AT_ONCE = 2**28
+"""Of a prompt whose log-probabilities are asked for: 1 GiB in float32."""
+
+
+@dataclass
+class Update:
+    """What one step added to an answer. The last one has a ``finish_reason`` or an ``error``."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[list[TokenLogprob]] = field(default_factory=list)
+    prompt_logprobs: list[list[TokenLogprob] | None] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    error: str | None = None
+
+    @property
+    def is_last(self) -> bool:
+        return self.finish_reason is not None or self.error is not None
+
+
+def joined(updates: Listing[Update]) -> Update:
+    """All updates of an answer as one."""
+    return Update(
+        text="".join(update.text for update in updates),
+        token_ids=[token for update in updates for token in update.token_ids],
+        logprobs=[told for update in updates for told in update.logprobs],
+        prompt_logprobs=updates[0].prompt_logprobs,
+        finish_reason=updates[-1].finish_reason,
+        stop_reason=updates[-1].stop_reason,
+        error=updates[-1].error,
+    )
+
+
+class Sequence:
+    """A prompt and the answer to it so far. Holds its tree, so that unloading the adapter does not end it.
+
+    ``is_streamed``: whether every update is told, or one at the end, which spares the event loop the steps between.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        prompt: list[int],
+        sampling: Sampling,
+        *,
+        tokenizer: Any,
+        stop_token_ids: frozenset[int],
+        choice: int = 0,
+        is_streamed: bool = True,
+    ) -> None:
+        self.tree, self.prompt, self.sampling = tree, prompt, sampling
+        self.answer: list[int] = []
+        self.is_cancelled = False
+        self._is_streamed = is_streamed
+        self._untold: list[Update] = []
+        self._ends = frozenset() if sampling.ignore_eos else stop_token_ids
+        self._generator = make_generator(sampling.seed, choice, tree.device)
+        self._text = Detokenizer(tokenizer, prompt, skip_special_tokens=sampling.skip_special_tokens)
+        self._stops = StopTexts(sampling.stop)
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache: all but the last of the answer, which the next step reads."""
+        return self.tree.virtual_tokens + len(self.prompt) + len(self.answer) - 1
+
+    def tell(self, update: Update) -> Update | None:
+        """What is to be told now."""
+        if self._is_streamed:
+            return update
+        self._untold.append(update)
+        return joined(self._untold) if update.is_last else None
+
+    def prefill(self) -> tuple[Update, DynamicCache]:
+        """Reads the prompt and answers with the first token."""
+        if self.sampling.prompt_logprobs is None:
+            logits, cache = self.tree.start(self.prompt, keep=1)
+            return self.accept(logits[-1].float(), likeliest=None), cache
+        size = max(1, _LOGITS_AT_ONCE // self.tree.vocabulary_size)
+        chunks = [self.prompt[start : start + size] for start in range(0, len(self.prompt), size)]
+        logits, cache = self.tree.start(chunks[0], keep=len(chunks[0]))  # (chunk, vocab)
+        told: list[list[TokenLogprob] | None] = [None, *self._told(logits, chunks[0][1:])]
+        for chunk in chunks[1:]:
+            told += self._told(logits[-1:], chunk[:1])
+            logits = self.tree.resume(cache, chunk, keep=len(chunk))
+            told += self._told(logits, chunk[1:])
+        update = self.accept(logits[-1].float(), likeliest=None)
+        update.prompt_logprobs = told
+        return update, cache
+
+    def _told(self, logits: torch.Tensor, tokens: list[int]) -> list[list[TokenLogprob]]:
+        top = self.sampling.prompt_logprobs or 0
+        return told_logprobs(logits[: len(tokens)], tokens, top) if tokens else []
+
+    def accept(self, logits: torch.Tensor, *, likeliest: int | None) -> Update:
+        """Chooses the next token from ``logits`` (vocab,). ``likeliest``, when known, is their argmax."""
+        if likeliest is None and bool(logits.isnan().any()):
+            raise ValueError("the model's logits hold NaN")
+        if likeliest is None or not self.sampling.is_plain:
+            token = choose(logits, self.sampling, self._generator, prompt=self.prompt, answer=self.answer)
+        else:
+            token = likeliest
+        self.answer.append(token)
+        update = Update(token_ids=[token])
+        if self.sampling.logprobs is not None:
+            update.logprobs = told_logprobs(logits[None], [token], self.sampling.logprobs)
+        if token in self._ends:
+            update.finish_reason = "stop"
+        elif token in self.sampling.stop_token_ids:
+            update.finish_reason, update.stop_reason = "stop", token
+        else:
+            update.text = self._stops.feed(self._text.feed(token))
+            if self._stops.found is None and len(self.answer) >= self.sampling.max_tokens:
+                update.finish_reason = "length"
+        if update.finish_reason and self._stops.found is None:
+            update.text += self._stops.feed(self._text.finish()) + self._stops.finish()
+        if self._stops.found is not None:
+            update.finish_reason, update.stop_reason = "stop", self._stops.found
+        return update
+
+
+class Group:
+    """Sequences of one tree whose next tokens are computed together, each from its own keys and values.
+
+    Products of several rows may round otherwise than those of one, as on every server that batches: in float32 about
+    1e-6 of a logit, in half precision enough that two nearly equal tokens may change places.
+    """
+
+    def __init__(self, sequence: Sequence, cache: DynamicCache) -> None:
+        self.tree = sequence.tree
+        self.sequences = [sequence]
+        self._cache = cache
+        self._may_grow = self.tree.may_batch and all(type(layer) is DynamicLayer for layer in cache.layers)
+
+    def takes(self, sequence: Sequence) -> bool:
+        """Whether a sequence can be decoded with these: caches with a window or a state cannot be padded."""
+        return self._may_grow and sequence.tree is self.tree
+
+    def join(self, sequence: Sequence, cache: DynamicCache) -> None:
+        """Adds a row; the shorter caches are padded on the left."""
+        for layer, other in zip(self._cache.layers, cache.layers, strict=True):
+            width = max(layer.keys.shape[-2], other.keys.shape[-2])
+            layer.keys = torch.cat([_padded(layer.keys, width), _padded(other.keys, width)])  # (rows, heads, seq, head)
+            layer.values = torch.cat([_padded(layer.values, width), _padded(other.values, width)])
+        self.sequences.append(sequence)
+
+    def keep(self, sequences: Listing[Sequence]) -> None:
+        """Drops all other rows, and the padding that only they needed."""
+        if len(sequences) == len(self.sequences):
+            return
+        rows = [index for index, sequence in enumerate(self.sequences) if sequence in sequences]
+        self.sequences = [self.sequences[row] for row in rows]
+        if not rows:
+            return
+        width = max(sequence.length for sequence in self.sequences)
+        for layer in self._cache.layers:
+            layer.keys = layer.keys[rows, :, -width:]
+            layer.values = layer.values[rows, :, -width:]
+
+    def step(self) -> tuple[torch.Tensor, list[int], list[bool]]:
+        """Logits (rows, vocab) of every row's next token, the likeliest tokens, and where there is NaN."""
+        tokens = [sequence.answer[-1] for sequence in self.sequences]
+        logits = self.tree.step(self._cache, tokens, [sequence.length for sequence in self.sequences])
+        return logits, logits.argmax(dim=-1).tolist(), logits.isnan().any(dim=-1).tolist()
+
+
+def _padded(cached: torch.Tensor, width: int) -> torch.Tensor:
+    return torch.nn.functional.pad(cached, (0, 0, width - cached.shape[-2], 0))

@@ -1,0 +1,67 @@
+"""Where the base of a version lies on this machine, proven by its digest; read once per folder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from mlflow_finetune_plugin.base_models.files import local_folder
+from mlflow_finetune_plugin.errors import BaseModelError, ServingError
+from mlflow_finetune_plugin.serving.versions.fetching import Version
+from mlflow_finetune_plugin.weights_digest import base_digest
+
+logger = logging.getLogger(__name__)
+
+
+class Bases:
+    """``moved``: folders to look in first, for bases that no longer lie where they were trained on."""
+
+    def __init__(self, moved: tuple[Path, ...] = ()) -> None:
+        self._moved = moved
+        self._digests: dict[Path, str] = {}
+
+    def find(self, version: Version) -> Path:
+        """Blocks, perhaps for a download. Raises ServingError when no folder holds that base."""
+        base = version.base
+        seen: list[str] = []
+        for folder in self._candidates(base):
+            found = self._digest(folder)
+            if found == base["digest"]:
+                if seen and folder not in self._moved:
+                    wanted, name = str(base["digest"])[:12], f"{version.model}/{version.number}"
+                    logger.warning("base_model_passed_over version=%s wanted=%s %s", name, wanted, ", ".join(seen))
+                return folder
+            seen.append(f"{folder} ({found[:12]})")
+        raise ServingError(
+            f"{version.model}/{version.number}: its base {base['name']} ({str(base['digest'])[:12]}) is not here"
+            f"{'; other bases: ' + ', '.join(seen) if seen else ''}; fix: --base-model FOLDER"
+        )
+
+    def _candidates(self, base: dict[str, object]) -> list[Path]:
+        found = [*self._moved, Path(str(base["folder"]))]
+        try:
+            local = local_folder(str(base["name"]))
+        except BaseModelError:  # a folder of the machine that trained it
+            local = None
+        if local is not None:
+            found.append(local)
+        elif not str(base["name"]).startswith((".", "/", "~")) and not any(path.is_dir() for path in found):
+            found.append(_from_hub(str(base["name"]), base.get("revision")))
+        return [path for path in dict.fromkeys(found) if (path / "config.json").is_file()]
+
+    def _digest(self, folder: Path) -> str:
+        if folder not in self._digests:
+            self._digests[folder] = base_digest(folder)
+        return self._digests[folder]
+
+
+def _from_hub(name: str, revision: object) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=str(revision) if revision else None))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ServingError(
+            f"base {name} cannot be had: {type(error).__name__}: {error}; fix: --base-model FOLDER"
+        ) from error

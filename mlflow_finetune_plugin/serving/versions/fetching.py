@@ -1,0 +1,285 @@
+"""A version of the registry on this disk: fetched once, verified, its adapter held in the store for as long as it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
+
+from mlflow_finetune_plugin.errors import ServingError, StoreError, TrackingError, in_short
+from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore, HeldAdapter
+from mlflow_finetune_plugin.serving.versions.card import check_card, check_reference
+from mlflow_finetune_plugin.serving.versions.names import served_name
+from mlflow_finetune_plugin.serving.versions.scratch import Workplace
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+_SHA = re.compile(r"[0-9a-f]{64}")
+_NOT_FOR_CHATS = (
+    "is_local",
+    "local_files_only",
+    "max_length",
+    "model_max_length",
+    "name_or_path",
+    "pad_to_multiple_of",
+    "padding_side",
+    "stride",
+    "tokenizer_file",
+    "truncation_side",
+    "truncation_strategy",
+)
+"""Settings of a tokenizer that change no token id of a conversation, and differ from one training to the next."""
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """What versions must share to be served by one engine."""
+
+    base_digest: str
+    dtype: str
+    quantization: str | None
+    tokenizer_digest: str
+
+    @property
+    def precision(self) -> str:
+        """As references name it: ``bfloat16``, or ``bfloat16+nf4``."""
+        return f"{self.dtype}+{self.quantization}" if self.quantization else self.dtype
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version, ready to be loaded. ``card`` and ``reference`` are finetune.json and reference.json of the model."""
+
+    model: str
+    number: str
+    card: dict[str, Any]
+    reference: dict[str, Any]
+    tokenizer: Path
+    tokenizer_digest: str
+    adapter: HeldAdapter
+
+    @property
+    def served_name(self) -> str:
+        return served_name(self.model, self.number, self.adapter.digest)
+
+    @property
+    def base(self) -> dict[str, Any]:
+        return dict(self.card["base_model"])
+
+    def engine_key(self, dtype: str | None = None) -> EngineKey:
+        """``dtype``: of serving; None serves in the base's own. Raises ServingError for another one of a quantised base."""
+        base = self.base
+        if dtype not in (None, base["dtype"]) and base["quantization"]:
+            raise ServingError(
+                f"{self.model}/{self.number}: its base in {base['quantization']} is served as it was trained, in "
+                f"{base['dtype']}, not in {dtype}; fix: leave --dtype out"
+            )
+        return EngineKey(str(base["digest"]), dtype or str(base["dtype"]), base["quantization"], self.tokenizer_digest)
+
+    @property
+    def target_modules(self) -> tuple[str, ...]:
+        """The last names of the layers that the adapter changes, from its weights."""
+        with safe_open(self.adapter.folder / "adapter_model.safetensors", "np") as weights:
+            layers = {re.split(r"\.lora_|\.ia3_|\.bottleneck", name)[0] for name in list(weights.keys())}
+        return tuple(sorted({layer.rsplit(".", 1)[-1] for layer in layers}))
+
+    @property
+    def rank(self) -> int | None:
+        """The highest rank of its low-rank updates; None where it has none. Raises ServingError for a config that is none."""
+        config = _json(self.adapter.folder / "adapter_config.json", f"{self.model}/{self.number}")
+        pattern = config.get("rank_pattern") or {}
+        if not isinstance(pattern, dict):
+            raise ServingError(f"{self.model}/{self.number}: its rank_pattern is no object; fix: register it again")
+        ranks = [config.get("r"), *pattern.values()]
+        return max((rank for rank in ranks if isinstance(rank, int)), default=None)
+
+
+class Fetcher:
+    """Gets versions from the registry into the store; blocks.
+
+    Versions do not change, but may be deleted: for ``fresh_s`` after the registry has said what one is, it is not asked again.
+    """
+
+    def __init__(
+        self, client: MlflowClient, store: AdapterStore, workplace: Workplace | None = None, *, fresh_s: float = 60.0
+    ) -> None:
+        self._client, self._store, self._fresh_s = client, store, fresh_s
+        self._workplace = workplace if workplace is not None else Workplace(store.root)
+        self._told: dict[tuple[str, str], tuple[float, str, str | None]] = {}
+
+    def fetch(self, model: str, number: str) -> Version:
+        """Raises TrackingError when the registry or the artifacts cannot be had, ServingError for what is no servable version,
+        StoreError for an adapter that is not what its digest says, or no room.
+        """
+        record = self._store.root / "versions" / f"{_sha(model, number)}.json"
+        try:
+            source, digest = self._source(model, number)
+        except TrackingError:
+            known = self._from_disk(record, model, number, None, None)
+            if known is None:
+                raise
+            return known  # versions do not change: what was fetched and verified once is good without the registry
+        return self._from_disk(record, model, number, source, digest) or self._from_registry(
+            record, model, number, source, digest
+        )
+
+    def confirm(self, model: str, number: str) -> None:
+        """Raises ServingError for a version that the registry does not have any more, TrackingError when it cannot be asked."""
+        self._source(model, number)
+
+    def _source(self, model: str, number: str) -> tuple[str, str | None]:
+        known = self._told.get((model, number))
+        if known is not None and time.monotonic() - known[0] < self._fresh_s:
+            return known[1:]
+        self._told.pop((model, number), None)
+        source, digest = self._ask(model, number)
+        self._told[model, number] = (time.monotonic(), source, digest)
+        return source, digest
+
+    def _ask(self, model: str, number: str) -> tuple[str, str | None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._client.get_model_version(model, number)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise ServingError(f"{model}/{number}: the registry has no such version") from error
+            raise TrackingError(f"the registry cannot be asked for {model}/{number}: {in_short(error)}") from error
+        except Exception as error:  # a store whose database or network is gone
+            raise TrackingError(f"the registry cannot be asked for {model}/{number}: {in_short(error)}") from error
+        if found.status != "READY":
+            raise ServingError(f"{model}/{number}: is {found.status} in the registry, not READY")
+        return str(found.source), dict(found.tags).get("finetune.adapter_digest")
+
+    def _from_disk(
+        self, record: Path, model: str, number: str, source: str | None, tagged: str | None
+    ) -> Version | None:
+        """A version that was verified before; None when any of it is not here, or the registry's words are of another one."""
+        try:
+            known = json.loads(record.read_text(encoding="utf-8"))
+            card, reference, digest = known["card"], known["reference"], str(known["tokenizer_digest"])
+            check_card(card, f"{model}/{number}")
+            if not _SHA.fullmatch(digest):
+                raise ValueError("its tokenizer has no digest")
+            is_other = source not in (None, known["source"]) or tagged not in (None, card["adapter_digest"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, ServingError) as error:
+            logger.warning("record_unreadable file=%s fault=%s", record, error)  # it is fetched again
+            return None
+        tokenizer = self._tokenizer_folder(digest)
+        if is_other or not tokenizer.is_dir():
+            return None
+        held = self._store.hold(card["adapter_digest"])
+        return None if held is None else Version(model, number, card, reference, tokenizer, digest, held)
+
+    def _from_registry(self, record: Path, model: str, number: str, source: str, digest: str | None) -> Version:
+        name = f"{model}/{number}"
+        folder = self._workplace.draft()
+        try:
+            artifacts = _download(f"models:/{name}", folder, name) / "artifacts"
+            card, reference = (_json(artifacts / file, name) for file in ("finetune.json", "reference.json"))
+            check_card(card, name)
+            check_reference(reference, name)
+            if digest is not None and digest != card["adapter_digest"]:
+                raise ServingError(
+                    f"{name}: its tag finetune.adapter_digest says {digest[:12]}, its card {card['adapter_digest'][:12]}; "
+                    "fix: find out who changed it, then register it again"
+                )
+            held = self._store.add(artifacts / "adapter", str(card["adapter_digest"]))
+            try:
+                tokenizer_digest = _tokenizer_digest(artifacts / "tokenizer", name)
+                tokenizer = self._keep_tokenizer(artifacts / "tokenizer", tokenizer_digest)
+                known = {"source": source, "card": card, "reference": reference, "tokenizer_digest": tokenizer_digest}
+                _write(record, known)
+            except BaseException:
+                held.release()
+                raise
+        except OSError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{name} cannot be kept in {self._store.root}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return Version(model, number, card, reference, tokenizer, tokenizer_digest, held)
+
+    def _tokenizer_folder(self, digest: str) -> Path:
+        return self._store.root / "tokenizers" / digest
+
+    def _keep_tokenizer(self, source: Path, digest: str) -> Path:
+        """Whole or not at all; an engine may be reading the one that is there."""
+        kept = self._tokenizer_folder(digest)
+        if not kept.is_dir():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            draft = self._workplace.draft()
+            for path in source.iterdir():
+                if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file() and not path.is_symlink():
+                    shutil.copyfile(path, draft / path.name)
+            try:
+                draft.rename(kept)
+            except OSError:
+                shutil.rmtree(draft, ignore_errors=True)
+                if not kept.is_dir():  # not just another process that was quicker
+                    raise
+        return kept
+
+
+def _download(uri: str, folder: Path, name: str) -> Path:
+    import mlflow
+
+    try:
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    except Exception as error:  # each artifact store has errors of its own
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+            raise
+        raise TrackingError(f"the artifacts of {name} cannot be had: {in_short(error)}") from error
+
+
+def _json(path: Path, name: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ServingError(
+            f"{name}: has no {path.name}, so it is no model of mlflow-finetune; fix: name one that its runs registered"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise ServingError(f"{name}: {path.name} cannot be read: {error}; fix: register it again") from error
+    if not isinstance(found, dict):
+        raise ServingError(f"{name}: {path.name} holds no object; fix: register it again")
+    return found
+
+
+def _tokenizer_digest(folder: Path, name: str) -> str:
+    """Of what decides which token ids a conversation becomes."""
+    settings = _json(folder / "tokenizer_config.json", name)
+    template = folder / "chat_template.jinja"
+    if not (template.is_file() or settings.get("chat_template")) or not (folder / "tokenizer.json").is_file():
+        raise ServingError(f"{name}: its tokenizer is not whole; fix: register it again")
+    telling = {key: value for key, value in settings.items() if key not in _NOT_FOR_CHATS}
+    total = hashlib.sha256(json.dumps(telling, sort_keys=True).encode())
+    for path in (folder / "tokenizer.json", template):
+        total.update(b"\0" + path.name.encode() + b"\0" + (path.read_bytes() if path.is_file() else b""))
+    return total.hexdigest()
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(draft, path)
+
+
+def _sha(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

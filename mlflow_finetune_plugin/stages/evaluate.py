@@ -1,0 +1,61 @@
+"""``-e evaluate``: the proof again, of a logged adapter, on held-out rows that it may never have met.
+
+The rows are rendered with the template that travels in the model, the base is the one it was trained on (checked by
+its digest), and the metrics are linked to the model as well as to this run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from mlflow_finetune_plugin.base_models.facts import Reasons
+from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
+from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
+from mlflow_finetune_plugin.evaluation.proof import prove
+from mlflow_finetune_plugin.jobs.report import Report
+from mlflow_finetune_plugin.logged_models.given_rows import SEED, given_rows
+from mlflow_finetune_plugin.logged_models.loading import load_logged
+from mlflow_finetune_plugin.planning.plan import settle_eval
+from mlflow_finetune_plugin.stages.outages import with_patience
+from mlflow_finetune_plugin.stages.place import Place
+from mlflow_finetune_plugin.stages.records import record_evaluation, record_proof, summary
+from mlflow_finetune_plugin.stages.trained_rows import told_of_trained_rows
+from mlflow_finetune_plugin.store.registry import find_model
+
+
+def run(config: EvaluationConfig, place: Place, report: Report) -> dict[str, Any]:
+    """Base and adapter answer the rows. Returns the run's last word."""
+    import mlflow
+    from mlflow import MlflowClient
+
+    mlflow.set_tracking_uri(place.tracking_uri)
+    found = with_patience(lambda: find_model(MlflowClient(), config.model), report)
+    report.stage("model", found.uri)
+    loaded = with_patience(lambda: load_logged(found.uri, config.base_model), report)
+    renderer = ChatRenderer(loaded.tokenizer, None)
+    data = given_rows(config, loaded.card, renderer, place.folder)
+    seen = place.folder / "trained"
+    told = told_of_trained_rows(data.report, data.eval_rows, MlflowClient(), found.model_id, seen, report)
+    data = replace(data, report=told)
+    reasons: Reasons = {}
+    settings = settle_eval(config.eval, data.eval_rows, [file.layout for file in data.report.files], reasons)
+    config = config.model_copy(update={"model": found.uri, "eval": settings})
+    record_evaluation(config, loaded.card, data, reasons, place.folder, report)
+    texts = [] if settings.forgetting is False else read_texts(settings.forgetting or DEFAULT_TEXT)
+    proof = prove(
+        loaded.model,
+        loaded.tokenizer,
+        data.eval_rows,
+        metrics=list(settings.metrics),
+        max_new_tokens=int(settings.max_new_tokens),
+        stop_token_ids=loaded.card["stop_token_ids"],
+        forgetting_texts=texts,
+        answer_prefix=loaded.card["answer_prefix"],
+        seed=SEED,
+        on_progress=lambda side, done, total: report.progress(done, total, f"answers of the {side}", stage="proof"),
+    )
+    kind = "given"  # the recipe's word for them is held-out; whether they were is in the data report
+    record_proof(proof, found.model_id, 0, place.folder, report, rows=kind)
+    return {"model_uri": found.uri, "model_id": found.model_id, "summary": summary(proof, found.uri, rows=kind)}

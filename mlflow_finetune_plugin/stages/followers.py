@@ -1,0 +1,140 @@
+"""What the first process of a training hands to the others, and what they do with it: train their share, and end.
+
+The first prepares the data and settles the plan, however long that takes; the others wait for its word. All load the
+same base and apply the same adaptation with the same seed, which is compared before the first step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+
+from mlflow_finetune_plugin.base_models import loading
+from mlflow_finetune_plugin.base_models.loading import BaseModel
+from mlflow_finetune_plugin.config.run_config import RunConfig
+from mlflow_finetune_plugin.data.preparation import PreparedData
+from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId
+from mlflow_finetune_plugin.jobs.report import Report
+from mlflow_finetune_plugin.methods import Method, load_method
+from mlflow_finetune_plugin.planning.plan import Plan
+from mlflow_finetune_plugin.training.checkpoints import Checkpoint
+from mlflow_finetune_plugin.training.processes import PeerLostError, joined
+from mlflow_finetune_plugin.training.trainer import train
+
+_TASK = "task.json"
+_ROWS = "task.rows"
+_MEETING_PLACE = "processes"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A settled training, as it is read by another process."""
+
+    config: RunConfig
+    base: BaseModel
+    method: Method
+    train_rows: datasets.Dataset
+    eval_rows: datasets.Dataset
+    checkpoint: Checkpoint | None
+    processes: int
+
+
+def hand_over(plan: Plan, data: PreparedData, checkpoint: Checkpoint | None, folder: Path) -> None:
+    """Lets the others begin. The rows stay in their memory-mapped files, only the order travels."""
+    with (folder / _ROWS).open("wb") as stream:
+        pickle.dump((data.train, data.eval_dataset), stream)
+    base = {**vars(plan.base), "folder": str(plan.base.folder), "dtype": str(plan.base.dtype).removeprefix("torch.")}
+    task = {
+        "config": plan.config.model_dump(mode="json", by_alias=True),
+        "base": base,
+        "adaptation_options": plan.adaptation_options.model_dump(mode="json"),
+        "checkpoint": {"folder": str(checkpoint.folder), "step": checkpoint.step} if checkpoint else None,
+        "processes": plan.processes,
+    }
+    draft = folder / f"{_TASK}.part"
+    draft.write_text(json.dumps(task), encoding="utf-8")
+    draft.replace(folder / _TASK)
+
+
+def meeting_place(folder: Path) -> Path:
+    """The file through which the processes of this job find each other."""
+    return folder / _MEETING_PLACE
+
+
+def follow(job: JobFolder, rank: int) -> None:
+    """The whole life of a process that is not the first. Raises PeerLostError when the first is gone."""
+    task = _read(_awaited(job))
+    own = job.work / f"process-{rank}"
+    own.mkdir(exist_ok=True)
+    model = task.method.adaptation.apply(
+        loading.load_base_model(task.base),
+        task.method.adaptation_options,
+        seed=task.config.training.seed,
+        folder=own,
+    )
+    with joined(rank, task.processes, meeting_place(job.work)) as processes:
+        train(
+            model,
+            loading.load_tokenizer(task.base),
+            train_rows=task.train_rows,
+            eval_rows=task.eval_rows,
+            settings=task.config.training,
+            method=task.method,
+            folder=own,
+            report=Report(Path(os.devnull)),
+            checkpoint=task.checkpoint,
+            processes=processes,
+        )
+
+
+def _awaited(job: JobFolder) -> Path:
+    """The task's file, once the first process has written it, for as long as that one lives."""
+    path = job.work / _TASK
+    while not path.exists():
+        first = ProcessId.from_json((job.read("state") or {}).get("worker"))
+        if first is not None and not first.is_alive() and not path.exists():
+            raise PeerLostError("the first process ended before training began")
+        time.sleep(0.05)
+    return path
+
+
+def _read(path: Path) -> Task:
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config = RunConfig.model_validate(values["config"])
+    adaptation = load_method("adaptation", config.adaptation)
+    base = values["base"]
+    with path.with_name(_ROWS).open("rb") as stream:
+        train_rows, eval_rows = pickle.load(stream)  # of this job's own folder, which only this user can write to
+    checkpoint = values["checkpoint"]
+    return Task(
+        config=config,
+        base=BaseModel(**{**base, "folder": Path(base["folder"]), "dtype": getattr(torch, base["dtype"])}),
+        method=Method(
+            adaptation,
+            adaptation.Options.model_validate(values["adaptation_options"]),
+            load_method("objective", config.objective),
+            config.objective_options(),
+        ),
+        train_rows=train_rows,
+        eval_rows=eval_rows,
+        checkpoint=Checkpoint(Path(checkpoint["folder"]), checkpoint["step"], {}) if checkpoint else None,
+        processes=values["processes"],
+    )
+
+
+def alone(plan: Plan) -> Plan:
+    """The plan for one process: as many rows a step, more of them on the one device."""
+    training = plan.config.training
+    steps = int(training.gradient_accumulation_steps) * plan.processes
+    config = plan.config.model_copy(
+        update={"training": training.model_copy(update={"gradient_accumulation_steps": steps})}
+    )
+    return replace(plan, config=config, processes=1)

@@ -1,0 +1,153 @@
+"""A run's next attempt: may this run be resumed now, and by which number will its writers know each other?
+
+Each number is given out once: who takes it writes a param of the run, and params are what a tracking store never
+overwrites. Of two commands that resume the same run at the same moment one finds the other's name there.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId, jobs_home, supervisor_alive
+from mlflow_finetune_plugin.jobs.run_record import (
+    ATTEMPT_TAG,
+    HEARTBEAT_EXPIRES_S,
+    HEARTBEAT_TAG,
+    HOST_TAG,
+    JOB_TAG,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CLAIM = "finetune.attempt_owner."
+"""And the attempt's number: the param that says which job makes it."""
+WINDING_UP_S = 60.0
+"""How long a supervisor whose worker has died is given to write its last word."""
+
+
+@dataclass(frozen=True)
+class NextAttempt:
+    """The run to go on with."""
+
+    run_id: str
+    number: int
+    experiment_id: str
+
+
+def next_attempt(client: MlflowClient, run_id: str, *, adaptation: str, objective: str) -> NextAttempt:
+    """Raises ConfigError for a run that cannot, or must not, be resumed; what a tracking store raises is passed on."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise _refusal(
+            run_id, "no such run on this tracking server; fix: give the id of a run of this server"
+        ) from None
+    tags = run.data.tags
+    if run.info.lifecycle_stage == "deleted":
+        raise _refusal(run_id, f"the run was deleted; fix: mlflow runs restore --run-id {run_id}")
+    if ATTEMPT_TAG not in tags:
+        raise _refusal(run_id, "no run of this backend; fix: give the id of a run that it started")
+    if run.info.status == "FINISHED":
+        raise _refusal(run_id, "the run has finished, nothing is left to do; fix: start a new run")
+    for kind, wanted in (("adaptation", adaptation), ("objective", objective)):
+        before = tags.get(f"finetune.{kind}", wanted)
+        if before != wanted:
+            raise _refusal(
+                run_id, f"its {kind} is {before}, not {wanted}; fix: the same command as before, or a new run"
+            )
+    if run.info.status == "RUNNING":
+        _check_dead(run)
+    number = int(tags[ATTEMPT_TAG]) + 1
+    while (owner := run.data.params.get(f"{CLAIM}{number}")) is not None:
+        _check_gone(run_id, Owner.from_text(owner))
+        number += 1
+    return NextAttempt(run_id, number, run.info.experiment_id)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who makes an attempt."""
+
+    host: str
+    job: str
+    since_s: int
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.job} {self.since_s}"
+
+    @classmethod
+    def from_text(cls, text: str) -> Owner:
+        host, job, since = text.rsplit(" ", 2)
+        return cls(host, job, int(since))
+
+
+def claim(client: MlflowClient, run_id: str, number: int, job: str) -> None:
+    """Takes the attempt for this job. Raises ConfigError when another job has it; what a tracking store raises is passed on."""
+    from mlflow.exceptions import MlflowException
+
+    mine, name = Owner(socket.gethostname(), job, int(time.time())), f"{CLAIM}{number}"
+    refusal: MlflowException | None = None
+    try:
+        client.log_param(run_id, name, str(mine))
+    except MlflowException as error:
+        refusal = error
+    owner = client.get_run(run_id).data.params.get(name)
+    if owner is not None and owner != str(mine):
+        raise _held(run_id, Owner.from_text(owner))
+    if refusal is not None:
+        raise refusal
+
+
+def _check_gone(run_id: str, owner: Owner) -> None:
+    """An attempt that was taken but never began: its command died, or begins it at this moment."""
+    folder = JobFolder(jobs_home() / "jobs" / owner.job)
+    if owner.host == socket.gethostname() and folder.path.is_dir():
+        if supervisor_alive(folder):
+            raise _held(run_id, owner)
+    elif time.time() - owner.since_s < HEARTBEAT_EXPIRES_S:
+        raise _held(run_id, owner)
+
+
+def _held(run_id: str, owner: Owner) -> ConfigError:
+    return _refusal(
+        run_id,
+        f"{owner.host} (job {owner.job}) has begun to resume it {max(0, time.time() - owner.since_s):.0f} s ago; fix: wait for "
+        "that attempt, or cancel it first",
+    )
+
+
+def _check_dead(run: Any) -> None:
+    tags, run_id = run.data.tags, run.info.run_id
+    folder = JobFolder(jobs_home() / "jobs" / tags.get(JOB_TAG, "-"))
+    if tags.get(HOST_TAG) == socket.gethostname() and folder.path.is_dir():
+        deadline = time.monotonic() + WINDING_UP_S
+        while supervisor_alive(folder) and not _worker_alive(folder) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if supervisor_alive(folder):
+            raise _refusal(run_id, "the run still runs here; fix: wait for its end, or cancel it first")
+        return
+    silent_s = time.time() - float(tags.get(HEARTBEAT_TAG, 0))
+    if silent_s < HEARTBEAT_EXPIRES_S:
+        raise _refusal(
+            run_id,
+            f"the run gave a sign of life from {tags.get(HOST_TAG, 'its host')} {silent_s:.0f} s ago; fix: cancel it there, "
+            f"or wait until it has been silent for {HEARTBEAT_EXPIRES_S / 60:.0f} minutes",
+        )
+
+
+def _worker_alive(folder: JobFolder) -> bool:
+    worker = ProcessId.from_json((folder.read("state") or {}).get("worker"))
+    return worker is not None and worker.is_alive()
+
+
+def _refusal(run_id: str, why: str) -> ConfigError:
+    return ConfigError([f"-P resume = {run_id}: {why}"])

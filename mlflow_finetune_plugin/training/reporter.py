@@ -1,0 +1,147 @@
+"""The trainer's callback that tells a run's report what happens."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mlflow_finetune_plugin.errors import TrainingError
+from mlflow_finetune_plugin.jobs.report import Report
+from mlflow_finetune_plugin.training.packing import MicroBatches
+from mlflow_finetune_plugin.training.processes import ALONE, Processes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Watcher(TrainerCallback):  # type: ignore[misc]
+    """Tells the report what happens, and stops a training whose loss is no longer a number."""
+
+    report: Report
+    processes: Processes = ALONE
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    eval_losses: list[tuple[int, float]] = field(default_factory=list)
+    tokens: int = 0
+    halvings: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when the process was asked to end: the step that runs is finished and saved."""
+    _events: list[dict[str, Any]] = field(default_factory=list)
+    _started: float = 0.0
+    _seconds_before: float = 0.0
+    _mark: tuple[float, int, int] = (0.0, 0, 0)  # time, tokens, step at the last log
+
+    def on_smaller_micro_batches(self, smaller: MicroBatches) -> None:
+        """Says that memory was short, and what was done about it."""
+        size = f"{smaller.rows} rows" if smaller.batching == "padded" else f"{smaller.tokens} tokens"
+        told = f"out of memory: the step starts again with micro-batches of {size}, the same rows a step"
+        logger.warning("process %s of %s: %s", self.processes.rank, self.processes.count, told)
+        self.report.note(told)
+        self.report.tags({"finetune.micro_batch": size})
+        self.halvings += 1
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._mark = (time.monotonic(), 0, 0)
+        self._started = time.monotonic()
+        self.report.progress(0, state.max_steps, "steps", stage="train")
+
+    def state(self) -> dict[str, Any]:
+        """What a later attempt needs to go on telling the same story."""
+        return {
+            "losses": self.losses,
+            "eval_losses": self.eval_losses,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "halvings": self.halvings,
+            "events": self._events,
+        }
+
+    def restore(self, values: dict[str, Any], state: TrainerState) -> None:
+        """As it was when a checkpoint was saved; what was measured until then is told again, with its own time.
+
+        Whoever carries the report over leaves out what MLflow has already.
+        """
+        self.losses = [(int(step), float(loss)) for step, loss in values["losses"]]
+        self.eval_losses = [(int(step), float(loss)) for step, loss in values["eval_losses"]]
+        self.tokens, self.halvings = int(values["tokens"]), int(values["halvings"])
+        self._seconds_before = float(values["seconds"])
+        self._events = list(values["events"])
+        self._mark = (time.monotonic(), self.tokens, state.global_step)
+        for event in self._events:
+            self.report.event("metrics", **event)
+        self.report.progress(state.global_step, state.max_steps, "steps", stage="train")
+
+    @property
+    def seconds(self) -> float:
+        """Of training, all attempts together, as far as they were saved."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def _metrics(self, values: dict[str, float], step: int) -> None:
+        safe = {key: value if math.isfinite(value) else repr(value) for key, value in values.items()}
+        event = {"time_ms": int(time.time() * 1000), "values": safe, "step": step, "model_id": None}
+        self._events.append(event)
+        self.report.event("metrics", **event)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step == 1:
+            self.report.event("first_step")
+        if state.global_step == state.max_steps:
+            control.should_log = True  # else the last steps are missing from the curve and from the token count
+        if self.processes.any(self.stop.is_set()):
+            self.stop.set()
+            control.should_save = control.should_training_stop = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        figures = {key: float(value) for key, value in (logs or {}).items() if isinstance(value, (int, float))}
+        if "loss" in figures:
+            self._on_train_log(state, figures)
+        elif "eval_loss" in figures:
+            self.eval_losses.append((state.global_step, figures["eval_loss"]))
+            then, tokens, step = self._mark
+            self._mark = (then + figures.get("eval_runtime", 0.0), tokens, step)  # no time of training
+            shown = ("eval_loss", "eval_mean_token_accuracy")
+            self._metrics({key: value for key, value in figures.items() if key in shown}, state.global_step)
+
+    def _on_train_log(self, state: TrainerState, figures: dict[str, float]) -> None:
+        step, loss = state.global_step, figures["loss"]
+        self.tokens = int(figures.get("num_tokens", self.tokens))
+        now = time.monotonic()
+        then, tokens_then, step_then = self._mark
+        self._mark = (now, self.tokens, step)
+        seconds = max(now - then, 1e-9)
+        rate = (self.tokens - tokens_then) / seconds
+        kept = {
+            f"train/{key}": figures[key]
+            for key in ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "epoch")
+            if key in figures
+        }
+        kept |= {"train/tokens_per_second": rate, "train/tokens": float(self.tokens)}
+        self._metrics(kept | ({"train/halvings": float(self.halvings)} if self.halvings else {}), step)
+        if not math.isfinite(loss) or not math.isfinite(figures.get("grad_norm", 0.0)):
+            raise TrainingError(
+                f"the loss is {loss} and the gradient norm {figures.get('grad_norm')} {_span(step_then, step)}; "
+                "fix: lower training.learning_rate, or train in float32"
+            )
+        self.losses.append((step, loss))
+        left = (state.max_steps - step) * seconds / max(1, step - step_then)
+        self.report.progress(
+            step, state.max_steps, "steps", stage="train", loss=loss, tokens_per_s=rate, seconds_left=left
+        )
+
+
+def _span(after: int, to: int) -> str:
+    return f"at step {to}" if to - after == 1 else f"between steps {after + 1} and {to}"

@@ -1,0 +1,192 @@
+"""An answer as an MLflow trace tells it: who was asked what, with which settings, when it came, how it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.votes.journal.vote import Side, Turn, clean, clean_messages, text_digest, trace_id_for
+
+if TYPE_CHECKING:
+    from mlflow.entities import Span, Trace, TraceInfo
+
+STOPPED = "stopped"
+"""The finish reason of an answer that the person stopped; no endpoint says it."""
+TURN_TAG = "finetune.turn_id"
+MODEL_TAG = "finetune.model"
+VERSION_TAG = "finetune.version"
+FINISH_TAG = "finetune.finish_reason"
+LEFT_TAG = "finetune.shown_left"
+"""On every trace with a vote whose answer was ever shown left. Each vote has one, so readers need only these: half of the
+traces that were voted on, and none of the others."""
+_PREVIEW = 1000  # characters
+_TAG_VALUE = 4000  # characters; MLflow allows 8000 bytes and more, older servers less
+_SESSION = 200  # characters; MLflow's column
+
+
+@dataclass(frozen=True)
+class SpokenAnswer:
+    """One side's answer to a turn: text, receipt and position in ``side``; ``model`` and ``sampling`` as it was asked.
+
+    ``started_at_ms`` and ``ended_at_ms`` are milliseconds since 1970, ``first_token_ms`` milliseconds after the start.
+    ``finish_reason`` is the endpoint's (``stop``, ``length``), or ``STOPPED``; ``fault`` says why the answer is not whole.
+    ``system_prompt`` is this side's own, where it was not told the turn's. None: unknown, or there was none.
+    """
+
+    side: Side
+    started_at_ms: int
+    ended_at_ms: int
+    model: str | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    system_prompt: str | None = None
+    first_token_ms: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    finish_reason: str | None = None
+    fault: str | None = None
+
+    @property
+    def duration_ms(self) -> int:
+        """Not below 0, whatever the clock did."""
+        return max(0, self.ended_at_ms - self.started_at_ms)
+
+    def trace_id(self, turn: Turn) -> str:
+        """The same for the turn's log, and for the mirror of a vote."""
+        return trace_id_for(turn.turn_id, self.side.answer_id)
+
+
+@dataclass(frozen=True)
+class SpokenText:
+    """What a trace says was asked and answered."""
+
+    messages: tuple[Message, ...]
+    answer: str
+
+
+def trace_info(
+    turn: Turn, answer: SpokenAnswer, *, experiment_id: str, voter: str | None, model_id: str | None
+) -> TraceInfo:
+    """The trace without its span. ``voter``: whose conversation it is, as a salted hash."""
+    from mlflow.entities import TraceInfo, TraceLocation, TraceState
+    from mlflow.tracing.constant import TraceMetadataKey, TraceTagKey
+
+    metadata = {
+        TraceMetadataKey.TRACE_SESSION: told_session(turn.session),
+        TraceMetadataKey.TRACE_USER: None if voter is None else clean(voter),
+        TraceMetadataKey.MODEL_ID: model_id,
+    }
+    finish = {} if answer.finish_reason is None else {FINISH_TAG: clean(answer.finish_reason)[:_TAG_VALUE]}
+    return TraceInfo(
+        trace_id=answer.trace_id(turn),
+        trace_location=TraceLocation.from_experiment_id(experiment_id),
+        request_time=answer.started_at_ms,
+        state=TraceState.OK if answer.fault is None else TraceState.ERROR,
+        request_preview=clean(turn.messages[-1]["content"])[:_PREVIEW],
+        response_preview=clean(answer.side.answer or answer.fault or "")[:_PREVIEW],
+        execution_duration=answer.duration_ms,
+        trace_metadata={key: value for key, value in metadata.items() if value is not None},
+        tags={**answer_tags(turn, answer.side), **finish, TraceTagKey.TRACE_NAME: "answer"},
+    )
+
+
+def told_session(session: str) -> str:
+    """A session as traces name it; one that is longer than MLflow takes ends in its digest."""
+    text = clean(session)
+    return text if len(text) <= _SESSION else text[: _SESSION - 64] + text_digest(text)
+
+
+def answer_tags(turn: Turn, side: Side) -> dict[str, str]:
+    """By which a person finds the traces of a turn, or of a version."""
+    tags = {TURN_TAG: turn.turn_id}
+    if side.receipt is not None:
+        tags |= {MODEL_TAG: side.receipt.model, VERSION_TAG: side.receipt.version}
+    return {key: clean(value)[:_TAG_VALUE] for key, value in tags.items()}
+
+
+def root_span(turn: Turn, answer: SpokenAnswer) -> Span:
+    """The only one; the same again replaces it."""
+    from mlflow.entities import Span
+
+    trace_id = answer.trace_id(turn)
+    start_ns = answer.started_at_ms * 1_000_000
+    failed = {"code": "STATUS_CODE_ERROR", "message": clean(answer.fault or "")}
+    told: dict[str, Any] = {
+        "trace_id": trace_id,
+        "span_id": hashlib.sha256(trace_id.encode()).hexdigest()[:16],
+        "parent_span_id": None,
+        "name": "answer",
+        "start_time_unix_nano": start_ns,
+        "end_time_unix_nano": start_ns + answer.duration_ms * 1_000_000,
+        "status": {"code": "STATUS_CODE_OK", "message": ""} if answer.fault is None else failed,
+        "events": _events(answer, start_ns),
+        "attributes": {
+            key: clean(json.dumps(value, ensure_ascii=False, default=str))
+            for key, value in _attributes(trace_id, turn, answer).items()
+            if value is not None
+        },
+    }
+    return Span.from_dict(told)
+
+
+def _attributes(trace_id: str, turn: Turn, answer: SpokenAnswer) -> dict[str, Any]:
+    from mlflow.entities import SpanType
+    from mlflow.tracing.constant import SpanAttributeKey
+
+    asked = {"model": answer.model, "system_prompt": answer.system_prompt, **answer.sampling}
+    receipt = answer.side.receipt
+    return {
+        SpanAttributeKey.REQUEST_ID: trace_id,
+        SpanAttributeKey.SPAN_TYPE: SpanType.CHAT_MODEL,
+        SpanAttributeKey.INPUTS: {
+            "messages": clean_messages(turn.messages),
+            **{key: value for key, value in asked.items() if value is not None},
+        },
+        SpanAttributeKey.OUTPUTS: clean(answer.side.answer),
+        SpanAttributeKey.MODEL: answer.model,
+        SpanAttributeKey.CHAT_USAGE: _usage(answer),
+        "finetune.sampling": dict(answer.sampling) or None,
+        "finetune.system_prompt": answer.system_prompt,
+        "finetune.receipt": None if receipt is None else asdict(receipt),
+        "finetune.time_to_first_token_ms": answer.first_token_ms,
+        "finetune.finish_reason": answer.finish_reason,
+        "finetune.fault": answer.fault,
+    }
+
+
+def _usage(answer: SpokenAnswer) -> dict[str, int] | None:
+    """As MLflow adds it up; nothing where a part is unknown, for its sum would be wrong."""
+    from mlflow.tracing.constant import TokenUsageKey
+
+    asked, said = answer.prompt_tokens, answer.completion_tokens
+    if asked is None or said is None:
+        return None
+    return {
+        TokenUsageKey.INPUT_TOKENS: asked,
+        TokenUsageKey.OUTPUT_TOKENS: said,
+        TokenUsageKey.TOTAL_TOKENS: asked + said,
+    }
+
+
+def _events(answer: SpokenAnswer, start_ns: int) -> list[dict[str, Any]]:
+    if answer.first_token_ms is None:
+        return []
+    at_ns = start_ns + int(answer.first_token_ms * 1_000_000)
+    return [{"name": "first_token", "time_unix_nano": at_ns, "attributes": {}}]
+
+
+def spoken_text(trace: Trace) -> SpokenText | None:
+    """The prompt and the answer of a trace of ours, or of one whose root span has ``messages`` and an answer."""
+    root = next((span for span in trace.data.spans if span.parent_id is None), None)
+    inputs = root.inputs if root is not None else None
+    messages = inputs.get("messages") if isinstance(inputs, dict) else None
+    answer = root.outputs if root is not None else None
+    if isinstance(answer, dict):  # an OpenAI answer
+        choices = answer.get("choices") or [{}]
+        answer = (choices[0].get("message") or {}).get("content") if isinstance(choices[0], dict) else None
+    if not isinstance(messages, list) or not isinstance(answer, str):
+        return None
+    return SpokenText(tuple(messages), answer)

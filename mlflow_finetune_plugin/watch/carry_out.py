@@ -1,0 +1,124 @@
+"""A look becomes a run with its report, and, where it says so and may act, a rollback."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlflow_finetune_plugin.errors import in_short
+from mlflow_finetune_plugin.promotion.answers import SIDES_FILE, SIDES_TAG, WATCHED_TAGS, Sources, sides_json
+from mlflow_finetune_plugin.promotion.carry_out import end_run
+from mlflow_finetune_plugin.promotion.moves.audit import promotions_experiment
+from mlflow_finetune_plugin.promotion.moves.move import roll_back
+from mlflow_finetune_plugin.promotion.moves.settlement import Move
+from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
+from mlflow_finetune_plugin.store.registered_model import registry_faults
+from mlflow_finetune_plugin.watch.check import Look
+from mlflow_finetune_plugin.watch.report import look_json, look_page
+from mlflow_finetune_plugin.watch.state import FILE, OUTCOME_TAG
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+WATCH_TAG = "finetune.watch"
+"""Of the champion's version: the last word on it, and the run that holds its report."""
+_LONGEST_TAG = 1000
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LookedThrough:
+    """``run_id``: of the look; ``move``: None where nothing was moved."""
+
+    run_id: str
+    move: Move | None
+
+
+def carry_out_look(client: MlflowClient, look: Look, sources: Sources, *, acts: bool) -> LookedThrough:
+    """``acts``: roll back when the verdict says so. Raises MoveError, LeaseError, TrackingError; then nothing was moved."""
+    with registry_faults(look.watched.name):
+        run_id = _look_run(client, look)
+    try:
+        _write_report(client, run_id, look, sources)
+        move = _move(client, run_id, look) if acts and look.verdict.outcome == "roll back" else None
+    except BaseException:
+        end_run(client, run_id, "FAILED")
+        raise
+    end_run(client, run_id, "FINISHED")
+    _tell_version(client, look, run_id, move)
+    return LookedThrough(run_id, move)
+
+
+def _look_run(client: MlflowClient, look: Look) -> str:
+    watched = look.watched
+    sides = (watched.champion, watched.previous)
+    adapters = [version.adapter_digest for version in sides if isinstance(version, ProvenVersion)]
+    tags = {
+        **dict(zip(WATCHED_TAGS, adapters, strict=False)),
+        "finetune.watch.champion": watched.champion.number,
+        "finetune.watch.reason": look.verdict.reason[:_LONGEST_TAG],
+    }
+    experiment = promotions_experiment(client, watched.name)
+    title = f"watch {watched.champion.number}: {look.verdict.outcome}"
+    return str(client.create_run(experiment, run_name=title, tags=tags).info.run_id)
+
+
+def _write_report(client: MlflowClient, run_id: str, look: Look, sources: Sources) -> None:
+    with registry_faults(look.watched.name):
+        client.log_text(run_id, look_json(look), "verdict.json")
+        client.log_text(run_id, look_page(look), "report.html")
+        client.log_text(run_id, look.state.to_json(), FILE)
+        if sources.measured:
+            text = sides_json(sources.measured)
+            client.log_text(run_id, text, SIDES_FILE)
+            client.set_tag(run_id, SIDES_TAG, hashlib.sha256(text.encode()).hexdigest())
+        _log_numbers(client, run_id, look)
+        client.set_tag(run_id, OUTCOME_TAG, look.verdict.outcome)  # last: the next look goes on from a run that has it
+
+
+def _log_numbers(client: MlflowClient, run_id: str, look: Look) -> None:
+    """Each finding's estimate, interval and counts, so that looks can be compared in MLflow's own tables."""
+    from mlflow.entities import Metric
+
+    from mlflow_finetune_plugin.store.clients import metric_part
+
+    values: dict[str, float] = {}
+    for finding in look.verdict.findings:
+        name, interval = f"watch/{metric_part(finding.name)}", finding.interval
+        if interval is not None:
+            values |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        numbers = {key: value for key, value in finding.details.items() if type(value) in (int, float)}
+        values |= {f"{name}/{metric_part(key)}": float(value or 0) for key, value in numbers.items()}
+    at = int(time.time() * 1000)
+    client.log_batch(run_id, [Metric(name, value, at, 0) for name, value in values.items() if math.isfinite(value)])
+
+
+def _move(client: MlflowClient, run_id: str, look: Look) -> Move:
+    from mlflow.exceptions import MlflowException
+
+    watched = look.watched
+    assert isinstance(watched.previous, ProvenVersion)  # a verdict without one is none to roll back
+    judged = (watched.champion.number, watched.previous.number)
+    move = roll_back(client, watched.name, reason=f"watch, run {run_id}: {look.verdict.reason}", judged=judged)
+    try:
+        client.set_tag(run_id, "finetune.watch.move_run", move.run_id or "not recorded yet")
+    except MlflowException as error:  # the move stands and tells the run of this look in its reason
+        logger.warning("the look's run %s does not point to its move: %s", run_id, in_short(error))
+    return move
+
+
+def _tell_version(client: MlflowClient, look: Look, run_id: str, move: Move | None) -> None:
+    from mlflow.exceptions import MlflowException
+
+    watched = look.watched
+    done = ", rolled back" if move is not None else ""
+    try:
+        text = f"{look.verdict.outcome}{done}, {look.when}, run {run_id}"
+        client.set_model_version_tag(watched.name, watched.champion.number, WATCH_TAG, text)
+    except MlflowException as error:  # the look is recorded; this only points to it
+        logger.warning("the version does not point to the look %s: %s", run_id, in_short(error))

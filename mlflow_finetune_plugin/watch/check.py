@@ -1,0 +1,48 @@
+"""A look at a champion, judged. Nothing is written or moved here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mlflow_finetune_plugin.gate.watch import WatchVerdict, judge_watch
+from mlflow_finetune_plugin.gate.watch_evidence import NotMeasured, WatchEvidence
+from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
+from mlflow_finetune_plugin.promotion.answers import Note, Sources
+from mlflow_finetune_plugin.promotion.held_out import HeldOut
+from mlflow_finetune_plugin.promotion.moves.audit import now
+from mlflow_finetune_plugin.watch.collect import look_at
+from mlflow_finetune_plugin.watch.state import WatchState, last_state
+from mlflow_finetune_plugin.watch.target import Watched
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXIT_CODES = {"keep": 0, "re-tune": 3, "roll back": 4}
+
+Rows = Callable[[], HeldOut | NotMeasured | None]
+"""Reads the new rows that somebody gave; None where nobody did."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Who was looked at, by which policy, what was seen and what follows. ``when``: ISO 8601, UTC."""
+
+    watched: Watched
+    policy: WatchPolicy
+    verdict: WatchVerdict
+    evidence: WatchEvidence = field(repr=False)
+    state: WatchState = field(repr=False)
+    notes: tuple[str, ...]
+    when: str
+
+
+def look(client: MlflowClient, watched: Watched, policy: WatchPolicy, rows: Rows, sources: Sources, say: Note) -> Look:
+    """Raises TrackingError, and what ``rows`` raises."""
+    notes: list[str] = []
+    experiment = client.get_experiment_by_name(f"{watched.name}.promotions")
+    state = last_state(client, experiment.experiment_id, notes) if experiment is not None else WatchState()
+    seen = look_at(watched, state, rows(), sources, say)
+    verdict = judge_watch(policy, seen.evidence)
+    return Look(watched, policy, verdict, seen.evidence, seen.state, (*notes, *seen.notes), now())

@@ -1,0 +1,81 @@
+"""What ``-e watch`` is told to do, the policy that a project's recipe holds now, and how new rows are to be read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_finetune_plugin.config.evaluation import (
+    EvaluationConfig,
+    load_evaluation_config,
+    resolve_evaluation_paths,
+)
+from mlflow_finetune_plugin.config.overrides import base_from, path_from
+from mlflow_finetune_plugin.config.problems import unknown_key
+from mlflow_finetune_plugin.config.run_config import RECIPE_FILE, read_recipe, read_register
+from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
+from mlflow_finetune_plugin.planning.preflight import check_evaluation_before_spend
+from mlflow_finetune_plugin.section import Section
+
+_NO_PROJECT = Path(os.devnull)
+
+
+class WatchConfig(Section):
+    """``project``: folder of the recipe that says what is asked and how ``data`` is read; None: the defaults."""
+
+    entry_point: str
+    model: str
+    data: str | None = None
+    act: bool = False
+    base_model: str | None = None
+    project: str | None = None
+
+
+def load_watch_config(project: Path, entry_point: str, overrides: Mapping[str, str], *, caller: Path) -> WatchConfig:
+    """As ``load_config``: of the recipe ``register`` is read, and ``data`` and ``eval`` for new rows. Raises ConfigError."""
+    problems: list[str] = []
+    values, _ = read_recipe(project, problems)
+    register = values.get("register")
+    name = register.get("name") if isinstance(register, dict) else None
+    known = ("model", "data", "act", "base_model")
+    problems += [
+        unknown_key(f"-P {key}", key, text, list(known)) for key, text in overrides.items() if key not in known
+    ]
+    told: dict[str, Any] = {"model": name, **{key: text for key, text in overrides.items() if key in known}}
+    if told.get("act", "false") not in ("true", "false"):
+        problems.append(f"-P act = {told['act']}: expected true or false")
+    if not isinstance(told["model"], str):
+        problems.append("no registered model; fix: -P model=NAME, or register.name in the recipe")
+    if problems:
+        raise ConfigError(problems)
+    load_watch_policy(project)  # its faults are told before there is a run
+    base, data = told.get("base_model"), told.get("data")
+    config = WatchConfig(
+        entry_point=entry_point,
+        model=told["model"],
+        data=path_from(caller, str(data)) if data is not None else None,
+        act=told.get("act", "false") == "true",
+        base_model=base_from(caller, str(base)) if base is not None else None,
+        project=str(project.absolute()) if (project / RECIPE_FILE).is_file() else None,
+    )
+    if config.data is not None:
+        rows_config(config.project, config.data, caller=caller)
+    return config
+
+
+def load_watch_policy(project: Path) -> WatchPolicy | None:
+    """The policy that a project's recipe holds now; None where it has none. Raises ConfigError."""
+    register = read_register(project)
+    return register.watch if register is not None else None
+
+
+def rows_config(project: str | None, data: str, *, caller: Path, model: str = "models:/watched/1") -> EvaluationConfig:
+    """How to read the rows of ``data``, as ``-e evaluate`` would in this project. Raises ConfigError for what it cannot."""
+    folder = Path(project) if project is not None else _NO_PROJECT
+    config = load_evaluation_config(folder, "evaluate", {"model": model, "eval_data": data}, caller=caller)
+    config = resolve_evaluation_paths(config, folder)
+    check_evaluation_before_spend(config)
+    return config

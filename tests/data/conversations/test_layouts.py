@@ -1,0 +1,176 @@
+import pytest
+
+from mlflow_finetune_plugin.data.conversations.conversations import conversation
+from mlflow_finetune_plugin.data.conversations.layouts import Layout, check_learnable, detect_layout
+from mlflow_finetune_plugin.errors import DataError
+
+USER, ASSISTANT, SYSTEM = ({"role": role, "content": role[0]} for role in ("user", "assistant", "system"))
+
+
+def said(layout, row):
+    return [(message["role"], message["content"]) for message in conversation(layout, row).messages]
+
+
+# the guess -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("row", "shown", "turns"),
+    [
+        (
+            {"prompt": "p", "completion": "c"},
+            "prompt_completion: prompt -> completion",
+            [("user", "p"), ("assistant", "c")],
+        ),
+        (
+            {"prompt": "p", "response": "r"},
+            "prompt_completion: prompt -> response",
+            [("user", "p"), ("assistant", "r")],
+        ),
+        (
+            {"input": "0 47", "output": "47"},
+            "prompt_completion: input -> output",
+            [("user", "0 47"), ("assistant", "47")],
+        ),
+        (
+            {"question": "q", "answer": "a"},
+            "prompt_completion: question -> answer",
+            [("user", "q"), ("assistant", "a")],
+        ),
+        (
+            {"instruction": "i", "response": "r"},
+            "prompt_completion: instruction -> response",
+            [("user", "i"), ("assistant", "r")],
+        ),
+        (
+            {"system": "s", "prompt": "p", "completion": "c"},
+            "prompt_completion: system, prompt -> completion",
+            [("system", "s"), ("user", "p"), ("assistant", "c")],
+        ),
+        (
+            {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]},
+            "conversational: prompt -> completion",
+            [("system", "s"), ("user", "u"), ("assistant", "a")],
+        ),
+        ({"messages": [USER, ASSISTANT]}, "messages: messages", [("user", "u"), ("assistant", "a")]),
+        ({"conversations": [USER, ASSISTANT]}, "messages: conversations", [("user", "u"), ("assistant", "a")]),
+        (
+            {"conversations": [{"from": "human", "value": "h"}, {"from": "gpt", "value": "g"}], "system": "s"},
+            "sharegpt: system, conversations",
+            [("system", "s"), ("user", "h"), ("assistant", "g")],
+        ),
+        (
+            {"instruction": "i", "input": "x", "output": "o"},
+            "alpaca: instruction, input -> output",
+            [("user", "i\n\nx"), ("assistant", "o")],
+        ),
+        ({"instruction": "i", "output": "o"}, "alpaca: instruction -> output", [("user", "i"), ("assistant", "o")]),
+        (
+            {"instruction": "i", "input": "", "output": "o", "system": "s", "history": [["a", "b"], ["c", "d"]]},
+            "alpaca: system, history, instruction, input -> output",
+            [
+                *[("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")],
+                *[("user", "i"), ("assistant", "o")],
+            ],
+        ),
+        ({"text": "t", "category": "c"}, "label: text -> category", [("user", "t"), ("assistant", "c")]),
+        ({"utterance": "t", "intent": "c", "id": 7}, "label: utterance -> intent", [("user", "t"), ("assistant", "c")]),
+        ({"review": "t", "sentiment": 1}, "label: review -> sentiment", [("user", "t"), ("assistant", "1")]),
+        ({"text": "t"}, "text: text", [("assistant", "t")]),
+        ({"text": "t", "url": "u", "id": 7}, "text: text", [("assistant", "t")]),
+        (
+            {"id": 1, "instruction": "i", "instances": [{"input": "x", "output": "o"}]},
+            "instances: instruction -> instances",
+            [("user", "i\n\nx"), ("assistant", "o")],
+        ),
+    ],
+)
+def test_layout_is_guessed_shown_and_used(row, shown, turns):
+    layout = detect_layout([row])
+    assert str(layout) == shown
+    assert said(layout, row) == turns
+
+
+def test_columns_of_later_rows_count_too():
+    assert (
+        str(detect_layout([{"instruction": "i", "output": "o"}, {"input": "x"}]))
+        == "alpaca: instruction, input -> output"
+    )
+
+
+def test_columns_named_by_hand_decide_the_layout():
+    row = {"q": "what", "a": "that", "text": "t", "label": "l"}
+    assert detect_layout([row], {"prompt": "q", "completion": "a"}) == Layout(
+        "prompt_completion", {"prompt": "q", "completion": "a"}
+    )
+    assert str(detect_layout([row], {"text": "q", "label": "a"})) == "label: q -> a"
+    assert str(detect_layout([row], {"text": "q"})) == "label: q -> label"
+
+
+def test_a_named_layout_settles_what_the_columns_leave_open():
+    row = {"prompt": "p", "completion": "c", "text": "t", "label": True}
+    assert str(detect_layout([row], layout="label")) == "label: text -> label"
+    assert str(detect_layout([row], layout="prompt_completion")) == "prompt_completion: prompt -> completion"
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "words"),
+    [
+        (
+            {"foo": 1, "bar": 2},
+            {},
+            ["columns foo, bar", "data.columns: {prompt: ..., completion: ...}", "alpaca: instruction"],
+        ),
+        ({"text": "t", "mood": "m"}, {}, ["cannot tell the layout from the columns text, mood", "data.layout"]),
+        ({"text": None, "url": "u"}, {}, ["the column text holds no text in the first rows"]),
+        (
+            {"text": "t", "label": 1, "label_text": "x"},
+            {},
+            ["2 ways: label: text -> label; or label: text -> label_text"],
+        ),
+        (
+            {"prompt": "p", "completion": "c", "response": "r"},
+            {},
+            ["2 ways", "{prompt: prompt, completion: completion}"],
+        ),
+        ({"my card is late": 1, "card": 2}, {}, ["is the first line of the file its header?"]),
+        ({"a": 1}, {"layout": "alpacca"}, ["no layout 'alpacca'", "pick one of: auto, messages, sharegpt"]),
+        ({"a": 1}, {"layout": "messages"}, ["messages: messages|conversations|conversation"]),
+        ({"a": 1}, {"columns": {"promt": "a"}}, ["data.columns: no part 'promt'; did you mean 'prompt'?"]),
+        ({"text": 1}, {"columns": {"text": "txt"}}, ["data.columns.text: no column 'txt'; did you mean 'text'?"]),
+    ],
+)
+def test_what_cannot_be_guessed_names_columns_layouts_and_fix(row, options, words):
+    with pytest.raises(DataError) as caught:
+        detect_layout([row], **options)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "shown", "fix"),
+    [
+        (
+            {"prompt": "p", "chosen": "c", "rejected": "r"},
+            "preference: prompt, chosen, rejected",
+            "data.columns: {prompt: prompt, completion: chosen}",
+        ),
+        (
+            {"chosen": [USER, ASSISTANT], "rejected": [USER, ASSISTANT]},
+            "preference: chosen, rejected",
+            "data.columns: {messages: chosen}",
+        ),
+    ],
+)
+def test_preference_pairs_are_recognised_and_the_way_to_imitate_them_is_told(row, shown, fix):
+    layout = detect_layout([row])
+    assert str(layout) == shown
+    with pytest.raises(DataError, match="the objective sft learns from answers") as caught:
+        check_learnable(layout)
+    assert fix in str(caught.value)
+    columns = dict(pair.split(": ") for pair in fix.removeprefix("data.columns: {").removesuffix("}").split(", "))
+    check_learnable(detect_layout([row], columns))
+
+
+def test_label_beside_a_text_makes_it_no_document():
+    assert str(detect_layout([{"text": "t", "label": "l"}])) == "label: text -> label"
+    assert str(detect_layout([{"body": "t", "label": "l"}], {"text": "body"}, "text")) == "text: body"

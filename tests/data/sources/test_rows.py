@@ -1,0 +1,217 @@
+import gzip
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
+from mlflow_finetune_plugin.errors import DataError
+
+
+def write(folder, name, content):
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def fault(path):
+    with pytest.raises(DataError) as caught:
+        list(read_rows(path))
+    return str(caught.value)
+
+
+# what is read --------------------------------------------------------------------------------------------------------
+
+
+def test_jsonl_rows_carry_their_line_and_blank_lines_are_no_rows(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"a": 1}\n\n  \r\n{"a": 2}\r\n{"a": 3}')
+    assert list(read_rows(path)) == [(1, {"a": 1}), (4, {"a": 2}), (5, {"a": 3})]
+
+
+def test_ndjson_is_jsonl(tmp_path):
+    assert list(read_rows(write(tmp_path, "a.NDJSON", '{"a": 1}\n'))) == [(1, {"a": 1})]
+
+
+def test_json_list_rows_carry_the_line_they_start_on(tmp_path):
+    path = write(tmp_path, "a.json", '[\n  {"a": 1,\n   "b": 2},\n  {"a": 3}\n]\n')
+    assert list(read_rows(path)) == [(2, {"a": 1, "b": 2}), (4, {"a": 3})]
+
+
+def test_json_object_gives_the_rows_of_its_data_key(tmp_path):
+    path = write(tmp_path, "a.json", '{"version": [1],\n "data": [{"a": 1}, {"a": 2}],\n "more": {"x": []}}')
+    assert list(read_rows(path)) == [(2, {"a": 1}), (2, {"a": 2})]
+
+
+def test_json_object_of_numbered_rows(tmp_path):
+    path = write(tmp_path, "a.json", '{"metadata": {"n": 2},\n "examples": {\n  "1": {"a": 1},\n  "2": {"a": 2}}}')
+    assert list(read_rows(path)) == [(3, {"a": 1}), (4, {"a": 2})]
+
+
+def test_csv_fields_over_several_lines_keep_the_line_of_their_start(tmp_path):
+    path = write(tmp_path, "a.csv", 'text,label\n"one\ntwo, ""three""",x\n\nfour,y\n')
+    assert list(read_rows(path)) == [
+        (2, {"text": 'one\ntwo, "three"', "label": "x"}),
+        (5, {"text": "four", "label": "y"}),
+    ]
+
+
+def test_csv_field_longer_than_the_csv_modules_limit(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label\n" + "a" * 300_000 + ",x\n")
+    assert len(next(read_rows(path))[1]["text"]) == 300_000
+
+
+def test_csv_keeps_the_unnamed_index_column_of_pandas(tmp_path):
+    assert peek(write(tmp_path, "a.csv", ",text\n0,hello\n")) == [(2, {"": "0", "text": "hello"})]
+
+
+def test_tsv_separates_by_tabs(tmp_path):
+    path = write(tmp_path, "a.tsv", "text\tlabel\na, b\tx\n")
+    assert list(read_rows(path)) == [(2, {"text": "a, b", "label": "x"})]
+
+
+def test_parquet_rows_are_numbered(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"messages": [{"role": "user", "content": "hi"}]}, {"messages": None}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert list(read_rows(tmp_path / "a.parquet")) == [(1, rows[0]), (2, rows[1])]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl.gz", '{"a": "é"}\n'), ("a.json.gz", '[{"a": "é"}]'), ("a.csv.gz", "a\né\n"), ("a.tsv.gz", "a\né\n")],
+)
+def test_text_formats_are_read_through_gzip(tmp_path, name, content):
+    path = write(tmp_path, name, gzip.compress(content.encode(), mtime=0))
+    assert [row for _, row in read_rows(path)] == [{"a": "é"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.jsonl", '{"a": "1"}'), ("a.csv", "a\n1\n"), ("a.json", '[{"a": "1"}]')]
+)
+def test_utf8_byte_order_mark_is_no_part_of_the_text(tmp_path, name, content):
+    path = write(tmp_path, name, b"\xef\xbb\xbf" + content.encode())
+    assert [row for _, row in read_rows(path)] == [{"a": "1"}]
+
+
+def test_peek_stops_before_a_fault_further_down(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"a": 1}\n{"a": 2}\nbroken\n')
+    assert peek(path, n=2) == [(1, {"a": 1}), (2, {"a": 2})]
+
+
+def test_reading_streams(tmp_path):
+    path = write(tmp_path, "a.jsonl", '{"a": 1}\n' * 1000 + "broken\n{}\n")
+    rows = read_rows(path)
+    assert [next(rows)[0] for _ in range(1000)] == list(range(1, 1001))
+
+
+# what is refused -----------------------------------------------------------------------------------------------------
+
+
+def test_missing_file_suggests_the_nearest_name(tmp_path):
+    write(tmp_path, "train.jsonl", "{}\n")
+    with pytest.raises(DataError, match=r"trian\.jsonl: no such file; did you mean .*train\.jsonl\?"):
+        read_rows(tmp_path / "trian.jsonl")
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"the folder .*nowhere does not exist either"):
+        read_rows(tmp_path / "nowhere" / "a.jsonl")
+
+
+def test_directory_lists_the_files_in_it(tmp_path):
+    (tmp_path / "d.jsonl").mkdir()
+    write(tmp_path / "d.jsonl", "x.csv", "a\n1\n")
+    with pytest.raises(DataError, match=r"is a directory.*x\.csv"):
+        read_rows(tmp_path / "d.jsonl")
+
+
+@pytest.mark.parametrize("name", ["a.md", "a", "a.gz", "a.parquet.gz", "a.xlsx"])
+def test_unknown_suffix_names_the_known_ones(tmp_path, name):
+    with pytest.raises(DataError, match=r"cannot tell the format.*\.jsonl, \.ndjson, \.json, \.csv, \.tsv, \.parquet"):
+        read_rows(write(tmp_path, name, "x"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.jsonl", "", "is empty"),
+        ("a.jsonl", "\n \n", "holds no rows"),
+        ("a.json", " \n", "is empty"),
+        ("a.json", "[]", "holds no rows"),
+        ("a.csv", "", "is empty"),
+        ("a.csv", "text,label\n", "holds no rows"),
+        ("a.jsonl.gz", gzip.compress(b"", mtime=0), "is empty"),
+        ("a.jsonl", '{"a": 1}\n{"a": 2}\n{"a": "hal', "line 3: the last line looks cut off"),
+        ("a.jsonl", '{"a": 1}\n{"a": 2\n{"a": 3}\n', "line 2: invalid JSON: Expecting"),
+        ("a.jsonl", '{"a": 1}\n[1, 2]\n', "line 2: the row is a list, not an object: '[1, 2]'"),
+        ("a.jsonl", '{"a": 1}\n"text"\n', "line 2: the row is a string, not an object"),
+        ("a.jsonl", '[\n{"a": 1}\n]\n', "fix: end its name with .json"),
+        ("a.jsonl", '{\n"a": 1\n}\n', "one object over several lines"),
+        ("a.jsonl", '{"a": ' + "9" * 5000 + "}\n", "line 1: invalid JSON"),
+        ("a.jsonl", "[" * 100_000 + "\n", "line 1: invalid JSON"),
+        ("a.json", '[{"a": 1},\n {"a": 2', "line 2: the file looks cut off"),
+        ("a.json", '[{"a": 1},\n {"a": "tw', "line 2: the file looks cut off"),
+        ("a.json", '[{"a": 1}\n {"a": 2}]', "line 2: invalid JSON: expected ','"),
+        ("a.json", '[{"a": 1},\n 7]', "line 2: the row is a number, not an object"),
+        ("a.json", '[{"a": 1}] x', "extra data"),
+        ("a.json", '{"data": [{"a": 1}]', "looks cut off"),
+        ("a.json", '{"rows": [{"a": 1}]}', "one object with the keys rows"),
+        ("a.json", '{"a": 1}\n{"a": 2}\n', "fix: end its name with .jsonl"),
+        ("a.json", "7", "not a list of objects"),
+        ("a.csv", "text,label\na,b\nc,d,e\n", "line 3: 3 fields where the header has 2 (text, label): 'c, d, e'"),
+        ("a.csv", 'text,label\n"a\nb",x\nc\n', "line 4: 1 fields where the header has 2"),
+        ("a.csv", "text,label,text\na,b,c\n", "column name 'text' stands 2 times"),
+        (
+            "a.csv",
+            "I have been waiting for my new card for more than two weeks now; where is it?,card_arrival\nHello,x\n",
+            "no header",
+        ),
+        ("a.csv", "12,hello\n13,you\n", "line 1: no header"),
+        ("a.csv", "text;label\na;b\n", "fix: separate with commas"),
+        ("a.csv", 'text,label\na,b\n"c,d\n', "line 3: a quote opened in this row is never closed"),
+        ("a.csv", 'text,label\n"a" b,c\n', "line 2: "),
+        ("a.jsonl", b'{"a": 1}\n{"a": "caf\xe9"}\n', "line 2: not UTF-8 at byte 19 (0xe9"),
+        ("a.csv", b"text,label\ncaf\xe9,x\n", "line 2: not UTF-8 at byte 14 (0xe9"),
+        ("a.jsonl", '{"a": 1}\n'.encode("utf-16"), "is UTF-16, not UTF-8; fix: iconv -f UTF-16 -t UTF-8"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16-le"), "looks like UTF-16 without a byte order mark"),
+        ("a.csv", b"text,label\na\x00b,c\n", "line 2: NUL byte at byte 12"),
+        ("a.jsonl", bytes(range(256)) * 4, "binary content"),
+        ("a.jsonl", gzip.compress(b'{"a": 1}', mtime=0), "binary content: it is gzip data; fix: end its name with .gz"),
+        ("a.csv", b"PAR1" + b"\x00" * 20, "it is a Parquet file; fix: end its name with .parquet"),
+        ("a.csv", b"PK\x03\x04 etc", "a zip archive"),
+        ("a.jsonl.gz", b'{"a": 1}\n', "is not a sound gzip file"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"a": 1}\n' * 500, mtime=0)[:-9],
+            "the gzip data ends too early, it looks cut off",
+        ),
+        ("a.parquet", b"PAR1 but not really", "is not a sound Parquet file"),
+    ],
+)
+def test_fault_says_where_and_how_to_fix_it(tmp_path, name, content, said):
+    message = fault(write(tmp_path, name, content))
+    assert said in message
+    assert name in message
+    assert "fix:" in message or "cut off" in message
+
+
+def test_rows_before_a_fault_are_given_first(tmp_path):
+    rows = read_rows(write(tmp_path, "a.jsonl", '{"a": 1}\nbroken\n{"a": 3}\n'))
+    assert next(rows) == (1, {"a": 1})
+    with pytest.raises(DataError, match="line 2"):
+        next(rows)
+
+
+def test_long_values_are_shortened_in_messages(tmp_path):
+    message = fault(write(tmp_path, "a.jsonl", json.dumps(["x" * 10_000]) + "\n"))
+    assert len(message) < len(str(tmp_path)) + 250
+
+
+def test_light_modules_load_nothing_heavy():
+    code = (
+        "import sys; from mlflow_finetune_plugin.data import sources, layouts, report; "
+        "print([m for m in ('torch', 'transformers', 'datasets', 'pandas', 'pyarrow', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,142 @@
+"""The tab in a real server: what programs are told, and what a person sees in a browser while votes come in."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+
+import gradio as gr
+import pytest
+from conftest import free_port, wait_for
+from gradio_client import Client
+from votes_cast import Ledger, ledger_in, register_versions, vote
+
+from gradio_app.pages.standings import CSS, StandingsPage
+from mlflow_finetune_plugin.votes import Journal
+
+SIDES = ":root { --mf-a: #2563eb; --mf-b: #c2410c; --mf-good: #1a7f37; --mf-bad: #b42318; --mf-warn: #9a6700; }"
+
+
+class Playground:
+    """Two tabs on loopback, the second one Standings, over a ledger of three versions."""
+
+    def __init__(self, ledger: Ledger, interval_s: float = 0.3) -> None:
+        self.ledger = ledger
+        self.page = StandingsPage("bot", ledger.uri, interval_s=interval_s)
+        with gr.Blocks() as self.app, gr.Tabs():
+            with gr.Tab("Compare"):
+                gr.Markdown("chat")
+            with gr.Tab("Standings") as tab:
+                self.page.build(tab)
+        self.url = f"http://127.0.0.1:{free_port()}/"
+
+    def start(self) -> None:
+        port = int(self.url.rstrip("/").rpartition(":")[2])
+        self.app.launch(
+            server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, css=CSS + SIDES
+        )
+
+
+@pytest.fixture
+def playground(tmp_path, empty_store, monkeypatch):
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    found = Playground(ledger_in(tmp_path, empty_store, versions=3))
+    found.start()
+    yield found
+    found.app.close()
+
+
+def test_a_program_is_told_the_standings(playground):
+    playground.ledger.cast(vote(1, left="2", right="1", reasons=("correct",), prompt_set="greetings"))
+    client = Client(playground.url, verbose=False)
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/standings"]
+    told = client.predict(api_name="/standings")
+    assert (told["model"], told["votes"], told["fault"]) == ("bot", 1, None)
+    (pair,) = told["pairs"]
+    assert (pair["candidate"], pair["champion"], pair["people"]["candidate_wins"]) == ("2", "1", 1)
+    assert [group["name"] for group in pair["tags"] + pair["prompt_sets"]] == ["correct", "greetings"]
+
+
+@contextmanager
+def open_page(browser, url):
+    """At phone width."""
+    context = browser.new_context(viewport={"width": 375, "height": 800})
+    page = context.new_page()
+    page.goto(url)
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def browser_page(browser, playground):
+    with open_page(browser, playground.url) as page:
+        yield page
+
+
+def shows(page, selector, text):
+    page.locator(selector, has_text=text).wait_for(timeout=20_000)
+
+
+@pytest.mark.browser
+def test_a_person_sees_votes_come_in_and_picks_a_pair(playground, browser_page):
+    page, ledger = browser_page, playground.ledger
+    time.sleep(1)
+    assert playground.page.feed.readings == 0  # nobody has the tab open
+    page.get_by_role("tab", name="Standings").click()
+    shows(page, "#standings-of-pair", "No votes yet")
+    ledger.cast(*[vote(n, "left", voter=f"v-{n}", left="2", right="1") for n in range(30)])
+    shows(page, ".mf-sentence", "Decided: version 2 is preferred to version 1, shown after 25 voters.")
+    assert page.evaluate("document.documentElement.scrollWidth") == 375
+    ledger.cast(*[vote(n, "left", voter=f"v-{n}", left="3", right="2") for n in (40, 41)])
+    shows(page, "#standings-overview", "Ranking")
+    page.get_by_label("Versions compared").click()
+    page.get_by_role("option", name="version 3 against version 2 (challenger)").click()
+    shows(page, ".mf-sentence", "2 voters count after 5 votes each, or when 5 more people have begun.")
+    time.sleep(1)
+    shows(page, ".mf-sentence", "2 voters count after")  # the next ticks keep the pair that was picked
+
+
+@pytest.mark.browser
+def test_a_closed_tab_asks_for_nothing(playground, browser_page):
+    page = browser_page
+    page.get_by_role("tab", name="Standings").click()
+    shows(page, "#standings-of-pair", "No votes yet")
+    wait_for(lambda: playground.page.feed.readings >= 2, 20, "second reading")
+    page.get_by_role("tab", name="Compare").click()
+    time.sleep(1)
+    asked, requests = playground.page.feed.readings, []
+    page.on("request", lambda request: requests.append(request.url))
+    time.sleep(1.5)
+    assert playground.page.feed.readings == asked
+    assert requests == []
+
+
+@pytest.mark.browser
+def test_mlflow_away_leaves_the_last_picture_with_its_time(browser, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    register_versions(server.uri)
+    ledger = Ledger(Journal("bot", tmp_path / "votes"), server.uri)
+    ledger.cast(vote(1, left="2", right="1"))
+    playground = Playground(ledger)
+    playground.start()
+    with open_page(browser, playground.url) as page:
+        page.get_by_role("tab", name="Standings").click()
+        shows(page, ".mf-sentence", "1 voter counts after")
+        server.stop()
+        shows(page, "#standings-state", "The votes cannot be read right now.")
+        shows(page, "#standings-state", "the picture below is of")
+        shows(page, ".mf-sentence", "1 voter counts after")
+        server.start()
+        shows(page, "#standings-state", "as of")
+    playground.app.close()
+
+
+@pytest.mark.browser
+def test_a_hostile_tag_is_shown_as_text(playground, browser_page):
+    page = browser_page
+    hostile = "<img src=x onerror=\"document.title='owned'\">"
+    playground.ledger.cast(vote(1, left="2", right="1", reasons=(hostile,), prompt_set=hostile))
+    page.get_by_role("tab", name="Standings").click()
+    shows(page, ".mf-forest", hostile)
+    assert page.title() != "owned"
+    assert page.locator("#standings-of-pair img").count() == 0

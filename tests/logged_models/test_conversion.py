@@ -1,0 +1,80 @@
+"""Adapters that vLLM has no layers for, as plain LoRA: measured against the adapter's own reference."""
+
+import json
+
+import numpy as np
+import pytest
+from peft import PeftModel
+from served_models import VersionMaker
+from tiny_adapters import load_adapter, load_model
+
+from mlflow_finetune_plugin.errors import ConfigError, ReloadError
+from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
+from mlflow_finetune_plugin.logged_models.conversion import export_lora
+from mlflow_finetune_plugin.logged_models.loading import load_logged
+
+
+@pytest.fixture
+def maker(tmp_path, empty_store, monkeypatch):
+    import shutil
+
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    return VersionMaker(f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def log_probs(model, logged):
+    probes = logged.reference["probes"]
+    ids = [probe["prompt_ids"] for probe in probes], [probe["completion_ids"] for probe in probes]
+    return np.concatenate(completion_log_probs(model, *ids, pad_token_id=0))
+
+
+@pytest.mark.parametrize("kind", ["dora", "ia3", "lora"])
+def test_at_full_rank_nothing_is_lost(maker, tmp_path, kind):
+    uri = f"models:/bot/{maker.make('bot', seed=3, kind=kind, serving='convertible')}"
+    width = maker.plain.config.hidden_size
+    made = export_lora(uri, tmp_path / "out", width, max_nats=1e-3)
+    assert made.kept == pytest.approx(1.0, abs=1e-6)
+    assert made.max_nats < 1e-3
+    logged = load_logged(uri)
+    plain = PeftModel.from_pretrained(load_model(maker.base), tmp_path / "out").eval()
+    assert np.abs(log_probs(plain, logged) - log_probs(logged.model, logged)).max() < 1e-3
+    assert np.abs(log_probs(plain, logged) - log_probs(load_model(maker.base), logged)).max() > 0.01
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["use_dora"], config["r"], config["lora_alpha"]) == ("LORA", False, width, width)
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["from"] == uri
+
+
+def test_the_adapter_it_came_from_is_unchanged_and_a_low_rank_costs_more(maker, tmp_path):
+    uri = f"models:/bot/{maker.make('bot', seed=3, kind='dora', serving='convertible')}"
+    low = export_lora(uri, tmp_path / "low", 2, max_nats=10)
+    high = export_lora(uri, tmp_path / "high", 64, max_nats=10)
+    assert low.kept < high.kept <= 1
+    assert low.mean_nats > high.mean_nats
+    again = load_logged(uri)
+    told = np.concatenate([probe["adapter_log_probs"] for probe in again.reference["probes"]])
+    assert np.abs(log_probs(again.model, again) - told).max() < 1e-4
+
+
+def test_beyond_the_policy_nothing_is_written(maker, tmp_path):
+    uri = f"models:/bot/{maker.make('bot', seed=3, kind='dora', serving='convertible')}"
+    with pytest.raises(ReloadError, match=r"as LoRA of rank 1 it differs .* fix: a higher --rank"):
+        export_lora(uri, tmp_path / "out", 1, max_nats=1e-4)
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.part").exists()
+
+
+def test_what_is_no_change_of_weights_is_refused(maker, tmp_path):
+    uri = f"models:/bot/{maker.make('bot', seed=3, kind='bottleneck', serving='transformers')}"
+    with pytest.raises(ConfigError, match="changes no weights of linear layers"):
+        export_lora(uri, tmp_path / "out", 4)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    with pytest.raises(ConfigError, match="is not empty"):
+        export_lora(uri, tmp_path / "full", 4)
+
+
+def test_plain_lora_loads_where_peft_does(maker, tmp_path):
+    uri = f"models:/bot/{maker.make('bot', seed=3, kind='ia3', serving='convertible')}"
+    export_lora(uri, tmp_path / "out", 16, max_nats=10)
+    assert load_adapter(maker.base, tmp_path / "out")

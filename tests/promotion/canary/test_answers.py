@@ -1,0 +1,92 @@
+"""Counts as routers tell them, read again and again: several routers, some started again, some silent, some read late."""
+
+import time
+
+import pytest
+from alias_moves import register_versions
+
+from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
+from mlflow_finetune_plugin.promotion.canary.answers import CanaryAnswers
+from mlflow_finetune_plugin.store.served_tags import TAG, LatencySummary, ServedSummary
+
+CHAMPION, CANARY = "1", "2"
+
+
+@pytest.fixture
+def tell(workplace):
+    client = workplace.client()
+    register_versions(client, "bot", 2)
+
+    def tell(version, router, begun, answers, failed, p95_ms=100.0):
+        recent = LatencySummary(answers - failed, 50.0, p95_ms, begun, time.time()) if answers > failed else None
+        told = ServedSummary(begun, answers, failed, recent)
+        client.set_model_version_tag("bot", version, f"{TAG}{router}", told.to_json())
+
+    tell.client = client
+    return tell
+
+
+def test_counts_are_summed_over_routers_and_their_starts_and_begin_with_the_canary(tell):
+    tell(CHAMPION, "a", 10.0, 500, 50)
+    tell(CANARY, "a", 10.0, 40, 40)
+    answers = CanaryAnswers(tell.client, "bot", CANARY, CHAMPION)
+    assert not answers.read()
+    tell(CHAMPION, "a", 10.0, 520, 51)
+    tell(CANARY, "a", 10.0, 45, 41)
+    tell(CHAMPION, "b", 99.0, 30, 0)
+    assert answers.read()
+    tell(CHAMPION, "a", 77.0, 7, 0)
+    tell(CANARY, "a", 77.0, 3, 2)
+    assert answers.read()
+    assert answers.canary == Answered(5 + 3, 1 + 2)
+    assert answers.champions == Answered(20 + 30 + 7, 1)
+
+
+def test_a_batch_waits_until_both_sides_have_answered_and_each_router_has_its_own(tell):
+    answers = CanaryAnswers(tell.client, "bot", CANARY, CHAMPION)
+    tell(CANARY, "a", 10.0, 2, 2)
+    tell(CHAMPION, "b", 10.0, 100, 0)
+    answers.read()
+    assert answers.failures.e_worse == pytest.approx(1), "of different routers nothing is compared"
+    tell(CHAMPION, "a", 10.0, 38, 0)
+    answers.read()
+    assert answers.failures.e_worse > 20
+    before = answers.failures
+    assert not answers.read()
+    assert answers.failures is before
+
+
+def test_a_late_read_of_an_older_count_is_passed_over_and_a_silent_router_is_named(tell):
+    answers = CanaryAnswers(tell.client, "bot", CANARY, CHAMPION)
+    tell(CHAMPION, "a", 10.0, 100, 1)
+    answers.read()
+    tell(CHAMPION, "a", 10.0, 90, 1)
+    assert not answers.read()
+    assert answers.champions == Answered(100, 1)
+    assert answers.silent(time.time() + 1) == ["a"]
+    assert answers.silent(time.time() - 60) == []
+
+
+def test_latencies_are_compared_within_one_router_and_of_now(tell):
+    tell(CHAMPION, "old", 10.0, 500, 0)
+    tell(CANARY, "old", 10.0, 500, 0)
+    answers = CanaryAnswers(tell.client, "bot", CANARY, CHAMPION)
+    tell(CHAMPION, "a", 10.0, 100, 0, p95_ms=80.0)
+    tell(CANARY, "b", 10.0, 200, 0, p95_ms=300.0)
+    answers.read()
+    assert answers.latency() is None
+    tell(CANARY, "a", 10.0, 29, 0, p95_ms=90.0)
+    answers.read()
+    assert answers.latency() is None, "too few"
+    tell(CANARY, "a", 10.0, 30, 0, p95_ms=90.0)
+    answers.read()
+    _, latency = answers.latency()
+    assert (latency.candidate_p95_ms, latency.champion_p95_ms) == (90.0, 80.0)
+
+
+def test_a_tag_that_is_none_is_told(tell):
+    answers = CanaryAnswers(tell.client, "bot", CANARY, CHAMPION)
+    tell.client.set_model_version_tag("bot", CANARY, f"{TAG}a", "none")
+    with pytest.raises(GateError, match=r"bot/2: tag finetune\.served\.a"):
+        answers.read()

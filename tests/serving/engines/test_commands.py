@@ -1,0 +1,39 @@
+"""Which engine a version gets, and what its reader is told to do where it is not the one asked for."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from mlflow_finetune_plugin.errors import MissingExtraError, ServingError
+from mlflow_finetune_plugin.serving.engines import commands
+from mlflow_finetune_plugin.serving.engines.commands import choose_engine
+
+
+def version(adaptation, serving):
+    card = {"adaptation": adaptation, "serving": serving}
+    return SimpleNamespace(model="bot", number="7", card=card, base={"quantization": None}, target_modules=(), rank=8)
+
+
+@pytest.mark.parametrize(
+    ("adaptation", "serving"), [("lora", "convertible"), ("ia3", "transformers"), ("lora", "merge")]
+)
+def test_what_converts_is_told_so(monkeypatch, adaptation, serving):
+    monkeypatch.setattr(commands, "_has_vllm", lambda: True)
+    with pytest.raises(
+        ServingError,
+        match=r"fix: mlflow-finetune export models:/bot/7 --register makes plain LoRA of it, or --engine auto",
+    ):
+        choose_engine("vllm", version(adaptation, serving))
+    assert choose_engine("auto", version(adaptation, serving))[0] == "transformers"
+
+
+def test_what_does_not_convert_is_not(monkeypatch):
+    monkeypatch.setattr(commands, "_has_vllm", lambda: True)
+    with pytest.raises(ServingError, match=r"fix: --engine auto$"):
+        choose_engine("vllm", version("bottleneck", "transformers"))
+
+
+def test_converting_does_not_install_vllm(monkeypatch):
+    monkeypatch.setattr(commands, "_has_vllm", lambda: False)
+    with pytest.raises(MissingExtraError, match=r"fix: --engine auto$"):
+        choose_engine("vllm", version("lora", "convertible"))

@@ -1,0 +1,161 @@
+"""Versions in a real engine: certified when first loaded, asked one probe when loaded again, and judged by their own reference."""
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from mlflow_finetune_plugin.errors import ServingError
+from mlflow_finetune_plugin.serving.engines.certificate import certify, still_holds
+from mlflow_finetune_plugin.serving.engines.commands import TRANSFORMERS, EngineLimits
+from mlflow_finetune_plugin.serving.engines.fleet import Fleet
+from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
+from mlflow_finetune_plugin.serving.versions.bases import Bases
+from mlflow_finetune_plugin.serving.versions.fetching import Fetcher
+
+
+@pytest.fixture
+def fetcher(tmp_path, registry) -> Fetcher:
+    return Fetcher(registry.client, AdapterStore(tmp_path / "store"))
+
+
+class SharedFleet:
+    """A fleet and the loop it lives in; between two tests the loop stands still and nothing is loaded."""
+
+    def __init__(self, folder, runner):
+        self.told, self.runner = [], runner
+        self.fleet = runner.run(self._made(folder))
+
+    async def _made(self, folder):
+        told = lambda version, certificate: self.told.append(version.number)  # noqa: E731
+        return Fleet(TRANSFORMERS, EngineLimits(), folder, Bases(()).find, told, max_loaded=0)
+
+    def run(self, work):
+        async def then_empty():
+            try:
+                await work(self.fleet)
+            finally:
+                await self.fleet.forget_unused()
+            assert not self.fleet.residents
+
+        self.runner.run(then_empty())
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    with asyncio.Runner() as runner:
+        made = SharedFleet(tmp_path_factory.mktemp("fleet"), runner)
+        yield made
+        runner.run(made.fleet.stop())
+
+
+def test_a_version_loaded_again_is_not_certified_from_the_beginning(shared, fetcher):
+    async def work(fleet):
+        for _ in range(3):
+            resident = await fleet.admit(fetcher.fetch("bot", "1"))
+            assert resident.is_ready
+            assert resident.certificate.passed
+            await fleet.forget_unused()
+            assert not fleet.residents
+
+    shared.told.clear()
+    shared.run(work)
+    assert shared.told == ["1"]
+
+
+def test_asked_for_while_it_is_unloaded(shared, fetcher):
+    """Whoever comes while a version is being unloaded gets it, loaded; its files are held exactly while it is there."""
+
+    async def work(fleet):
+        first = await fleet.admit(fetcher.fetch("bot", "1"))
+        for _ in range(20):
+            version = fetcher.fetch("bot", "1")
+            _, resident = await asyncio.gather(fleet.forget_unused(), fleet.admit(version))
+            async with fleet.using(resident) as engine:
+                body = {"model": resident.name, "prompt": "a", "max_tokens": 1}
+                assert (await engine.complete(body))["choices"]
+        await asyncio.gather(*(fleet.forget_unused() for _ in range(3)))
+        assert not fleet.residents
+        with pytest.raises(ServingError, match="unloaded a moment ago"):
+            async with fleet.using(first):
+                pass
+
+    shared.run(work)
+
+
+def test_other_weights_under_its_name_do_not_hold(shared, fetcher):
+    """As if an engine had not loaded what it was told to: the probe says so, and the whole certificate does."""
+
+    async def work(fleet):
+        first, second = fetcher.fetch("bot", "1"), fetcher.fetch("bot", "2")
+        resident = await fleet.admit(first)
+        engine, found = resident.engine, resident.certificate
+        assert await still_holds(found, engine, resident.name, first.reference)
+        await engine.unload(resident.name)
+        await engine.load(resident.name, second.adapter.folder)
+        assert not await still_holds(found, engine, resident.name, first.reference)
+        again = await certify(engine, resident.name, first.reference, version="bot/1")
+        assert not again.passed
+        assert "not the adapter that was trained" in again.reason
+        second.adapter.release()
+
+    shared.run(work)
+
+
+def test_an_unknown_precision_of_serving_is_told(shared, fetcher):
+    async def work(fleet):
+        version = fetcher.fetch("bot", "1")
+        resident = await fleet.admit(version)
+        reference = {**version.reference, "served_as": {}}
+        with pytest.raises(ServingError, match=r"may not be served in float32.*for no other"):
+            await certify(resident.engine, resident.name, reference, version="bot/1")
+
+    shared.run(work)
+
+
+def test_a_version_that_finds_no_engine_is_let_go(tmp_path, registry):
+    """Nobody would release it later: its files could never be evicted, and each try would keep a file open."""
+    store = AdapterStore(tmp_path / "store")
+    fetcher = Fetcher(registry.client, store)
+
+    def nowhere(version):
+        raise ServingError("its base is not here")
+
+    async def work():
+        fleet = Fleet(TRANSFORMERS, EngineLimits(), tmp_path, nowhere, lambda v, c: None)
+        fetcher.fetch("bot", "1").adapter.release()  # what a process holds once, it holds now
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(5):
+            with pytest.raises(ServingError, match="not here"):
+                await fleet.admit(fetcher.fetch("bot", "1"))
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before
+        await fleet.stop()
+
+    asyncio.run(work())
+
+
+def test_code_of_a_base_is_run_by_who_asks_for_it_alone(shared, fetcher):
+    async def work(fleet):
+        version = fetcher.fetch("bot", "1")
+        before = list(fleet.engines)
+        own_code = {**version.card, "base_model": {**version.base, "trust_remote_code": True}}
+        with pytest.raises(ServingError, match="--trust-remote-code"):
+            await fleet.admit(dataclasses.replace(version, card=own_code))
+        assert list(fleet.engines) == before
+
+    shared.run(work)
+
+
+def test_a_request_waits_for_the_unloading_of_what_it_needs(shared, fetcher):
+    """It has been told who answers; by the time it asks, that one is being unloaded."""
+
+    async def work(fleet):
+        resident = await fleet.admit(fetcher.fetch("bot", "1"))
+        leaving = asyncio.create_task(fleet.forget_unused())
+        await asyncio.sleep(0)
+        async with fleet.using(resident) as engine:
+            assert (await engine.complete({"model": resident.name, "prompt": "a", "max_tokens": 1}))["choices"]
+        await leaving
+
+    shared.run(work)

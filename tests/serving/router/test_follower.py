@@ -1,0 +1,127 @@
+"""What requests ask for by number: refused once for a while, and never in the way of a move."""
+
+import asyncio
+import threading
+
+import pytest
+
+from mlflow_finetune_plugin.serving.engines.commands import TRANSFORMERS, EngineLimits
+from mlflow_finetune_plugin.serving.engines.fleet import Fleet
+from mlflow_finetune_plugin.serving.router.follower import Follower, NotReadyError, UnknownModelError
+from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
+from mlflow_finetune_plugin.serving.versions.bases import Bases
+from mlflow_finetune_plugin.serving.versions.catalog import Catalog
+from mlflow_finetune_plugin.serving.versions.fetching import Fetcher
+from mlflow_finetune_plugin.serving.versions.names import Asked
+
+
+class WatchedFetcher(Fetcher):
+    """The real one; tells what it was asked, and lets requests for ``slow`` versions wait."""
+
+    def __init__(self, *arguments, slow=()):
+        super().__init__(*arguments)
+        self.asked, self.slow, self.go_on = [], slow, threading.Event()
+
+    def fetch(self, model, number):
+        self.asked.append(number)
+        if number in self.slow:
+            assert self.go_on.wait(60)
+        return super().fetch(model, number)
+
+
+def following(tmp_path, registry, fetcher, work):
+    async def all_of_it():
+        fleet = Fleet(TRANSFORMERS, EngineLimits(), tmp_path, Bases(()).find, lambda v, c: None)
+        follower = Follower(Catalog(registry.client, ("asked",)), fetcher, fleet, tmp_path)
+        try:
+            await work(follower)
+        finally:
+            await fleet.stop()
+
+    asyncio.run(all_of_it())
+
+
+def asked(number):
+    return Asked("asked", None, number)
+
+
+def test_what_was_refused_is_not_downloaded_again_at_once(tmp_path, registry):
+    number = registry.make("asked", seed=1)
+    weights = registry.artifacts("asked", number) / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    fetcher = WatchedFetcher(registry.client, AdapterStore(tmp_path / "store"))
+
+    async def work(follower):
+        for _ in range(5):
+            with pytest.raises(NotReadyError, match="cannot be had"):
+                await follower.find(asked(number), None)
+            with pytest.raises(UnknownModelError, match="no such version"):
+                await follower.find(asked("99999"), None)
+
+    following(tmp_path, registry, fetcher, work)
+    assert sorted(fetcher.asked) == sorted([number, "99999"])
+
+
+def test_moves_do_not_stand_behind_requests(tmp_path, registry):
+    number = registry.make("asked", seed=2)
+    registry.client.set_registered_model_alias("asked", "champion", number)
+    slow = [str(90_000 + n) for n in range(8)]
+    fetcher = WatchedFetcher(registry.client, AdapterStore(tmp_path / "store"), slow=slow)
+
+    async def work(follower):
+        requests = [asyncio.create_task(follower.find(asked(one), None)) for one in slow]
+        while not fetcher.asked:
+            await asyncio.sleep(0.01)
+        await follower.look()
+        target = follower.targets["asked", "champion"]
+        await asyncio.wait_for(target.moving, 120)
+        assert target.serves == number
+        assert not any(task.done() for task in requests)
+        fetcher.go_on.set()
+        found = await asyncio.gather(*requests, return_exceptions=True)
+        assert all(isinstance(error, UnknownModelError) for error in found)
+
+    following(tmp_path, registry, fetcher, work)
+
+
+def test_a_version_that_the_registry_has_no_more_is_not_served_any_more(tmp_path, registry):
+    number = registry.make("asked", seed=3)
+    fetcher = Fetcher(registry.client, AdapterStore(tmp_path / "store"), fresh_s=0.0)
+
+    async def work(follower):
+        resident, _ = await follower.find(asked(number), None)
+        again, _ = await follower.find(asked(number), None)
+        assert again is resident
+        registry.client.delete_model_version("asked", number)
+        with pytest.raises(UnknownModelError, match="no such version"):
+            await follower.find(asked(number), None)
+        assert not resident.is_loaded
+
+    following(tmp_path, registry, fetcher, work)
+
+
+def test_a_split_chooses_among_those_that_can_answer(tmp_path, registry):
+    """A canary that is still being loaded, or cannot be, costs nobody an answer."""
+    good, bad = registry.make("asked", seed=4), registry.make("asked", seed=5)
+    weights = registry.artifacts("asked", bad) / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    for alias, number in (("champion", good), ("canary", bad)):
+        registry.client.set_registered_model_alias("asked", alias, number)
+    registry.client.set_registered_model_tag("asked", "finetune.split", "champion=1, canary=99")
+
+    async def work(follower):
+        await follower.look()
+        with pytest.raises(NotReadyError, match=r"asked@c[a-z]+ is not ready"):
+            await follower.find(Asked("asked"), "somebody")
+        champion, canary = (follower.targets["asked", alias] for alias in ("champion", "canary"))
+        async with asyncio.timeout(120):
+            while champion.resident is None or canary.fault is None:
+                await asyncio.sleep(0.05)
+        assert {(await follower.find(Asked("asked"), f"user {n}"))[1] for n in range(20)} == {"champion"}
+        with pytest.raises(NotReadyError, match="asked@canary is not ready"):
+            await follower.find(Asked("asked", "canary"), None)
+
+    try:
+        following(tmp_path, registry, Fetcher(registry.client, AdapterStore(tmp_path / "store")), work)
+    finally:
+        registry.client.delete_registered_model_tag("asked", "finetune.split")

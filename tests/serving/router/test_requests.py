@@ -1,0 +1,57 @@
+"""What a client may send: anything that an engine could not be given, or that would flood it, is one clear error."""
+
+import json
+
+import pytest
+
+from mlflow_finetune_plugin.serving.router.requests import RequestError, read_request
+
+CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
+TURNS = [{"role": "user", "content": "hello"}]
+
+
+@pytest.mark.parametrize(
+    ("route", "raw", "said"),
+    [
+        (PLAIN, b'{"model": "m", "prompt": "a", "temperature": NaN}', "no number of JSON"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "temperature": 1e999}', "a number that is none"),
+        (PLAIN, b'{"model": "m", "prompt": "\\ud83d"}', "half a character"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "user": "\\ud83d"}', "half a character"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "\\ud83d": 1}', "half a character"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "stream": 1}', "stream = .*expected true or false"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "stream": "true"}', "stream = .*expected true or false"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "n": true}', "n = True: expected a whole number"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "best_of": 1000000}', "best_of is not between"),
+        (PLAIN, json.dumps({"model": "m", "prompt": ["a"] * 17}).encode(), "more than 16 answers"),
+        (PLAIN, json.dumps({"model": "m", "prompt": [[1, 2]] * 9, "n": 2}).encode(), "more than 16 answers"),
+        (PLAIN, b'{"model": 1, "prompt": "a"}', "model = 1: expected text"),
+        (
+            PLAIN,
+            b'{"model": "m", "prompt": "a", "stop_token_ids": 5}',
+            "stop_token_ids = 5: expected a list of token ids",
+        ),
+        (PLAIN, b'{"model": "m", "prompt": "a", "stop_token_ids": "12"}', "expected a list of token ids"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "stop_token_ids": [[1]]}', "expected a list of token ids"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "max_tokens": "5"}', "max_tokens = '5': expected a whole number"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "temperature": 99}', "expected a number from 0 to 2"),
+        (CHAT, b'{"model": "m"}', "no messages; fix"),
+        (CHAT, b'{"model": "m", "messages": "hi"}', "messages = 'hi': expected a list of turns"),
+        (CHAT, b'{"model": "m", "messages": [{"role": "user"}]}', r"messages\[0\]: content = None: expected text"),
+        (CHAT, b'{"model": "m", "messages": [{"role": "robot", "content": "a"}]}', r"messages\[0\]: role = 'robot'"),
+        (CHAT, b'{"model": "m", "messages": [{"role": "user", "content": []}]}', "expected text"),
+    ],
+)
+def test_what_no_engine_is_given(route, raw, said):
+    with pytest.raises(RequestError, match=said) as caught:
+        read_request(route, raw)
+    assert caught.value.status == 400
+    json.dumps(caught.value.to_json(), ensure_ascii=False).encode()  # it can be sent
+
+
+@pytest.mark.parametrize(
+    "more", [{"stream": True}, {"stream": False}, {"stream": None}, {"n": 16}, {"prompt": list(range(500))}]
+)
+def test_what_is_passed_on(more):
+    asking = read_request(PLAIN, json.dumps({"model": "m", "prompt": "a", **more}).encode())
+    assert asking.is_stream is (more.get("stream") is True)
+    assert read_request(CHAT, json.dumps({"model": "m", "messages": TURNS}).encode()).model == "m"

@@ -1,0 +1,215 @@
+"""What reaches MLflow, by which attempt, and which failures are worth waiting for."""
+
+import math
+import shutil
+import socket
+import time
+
+import pytest
+import requests
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
+
+from mlflow_finetune_plugin.jobs.report import Report, ReportReader
+from mlflow_finetune_plugin.jobs.run_record import (
+    ATTEMPT_TAG,
+    HEARTBEAT_TAG,
+    HOST_TAG,
+    JOB_TAG,
+    STATUS_TAG,
+    RunRecord,
+)
+from mlflow_finetune_plugin.store import clients
+from mlflow_finetune_plugin.store.clients import is_refusal
+
+
+@pytest.fixture
+def client(tmp_path, empty_store) -> MlflowClient:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture
+def experiment(client, tmp_path) -> str:
+    return client.create_experiment("tests", artifact_location=str(tmp_path / "artifacts"))
+
+
+@pytest.fixture
+def record(client, experiment) -> RunRecord:
+    return RunRecord(client, client.create_run(experiment).info.run_id, attempt=1)
+
+
+def carry(record: RunRecord, path) -> None:  # type: ignore[no-untyped-def]
+    for event in ReportReader(path).new_events():
+        record.apply(event)
+
+
+def http_error(status: int) -> requests.HTTPError:
+    response = requests.Response()
+    response.status_code = status
+    return requests.HTTPError(f"{status}", response=response)
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (MlflowException("gone", RESOURCE_DOES_NOT_EXIST), True),
+        (MlflowException.invalid_parameter_value("bad"), True),
+        (MlflowException("oops", INTERNAL_ERROR), False),
+        (MlflowException("later", TEMPORARILY_UNAVAILABLE), False),
+        (ConnectionError("refused"), False),
+        (http_error(403), True),
+        (http_error(413), True),
+        (http_error(429), False),
+        (http_error(503), False),
+        (requests.ConnectionError("no route"), False),
+    ],
+    ids=repr,
+)
+def test_refusals_are_told_from_outages(error, refused):
+    assert is_refusal(error) is refused
+
+
+def test_real_refusal_of_a_real_store(client, record):
+    record._client.log_param(record.run_id, "a", "1")
+    with pytest.raises(MlflowException) as caught:
+        record._client.log_param(record.run_id, "a", "2")
+    assert is_refusal(caught.value)
+    with pytest.raises(MlflowException) as caught:
+        client.get_run("0" * 32)
+    assert is_refusal(caught.value)
+
+
+def test_every_event_is_carried_over(client, record, tmp_path):
+    report = Report(tmp_path / "report.jsonl")
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"png")
+    report.stage("plan", "lora")
+    report.note("odd")
+    report.progress(1, 3, "steps", stage="train")
+    report.event("first_step")
+    report.metrics({"train/loss": 2.5}, step=1)
+    report.metrics({"train/loss": 1.5}, step=2)
+    report.params({"options.rank": 4, "training.bf16": False})
+    report.tags({"finetune.adaptation": "lora"})
+    report.artifact(picture, "plots")
+    report.datasets(
+        [{"name": "rows", "digest": "abc", "source": "{}", "profile": "{}", "context": "train"}],
+    )
+    report.error("reason")
+    report.result(summary="done")
+    carry(record, tmp_path / "report.jsonl")
+    run = client.get_run(record.run_id)
+    assert [(m.step, m.value) for m in client.get_metric_history(record.run_id, "train/loss")] == [(1, 2.5), (2, 1.5)]
+    assert run.data.params == {"options.rank": "4", "training.bf16": "False"}
+    assert run.data.tags["finetune.adaptation"] == "lora"
+    assert [a.path for a in client.list_artifacts(record.run_id, "plots")] == ["plots/picture.png"]
+    (entry,) = run.inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest, entry.tags[0].value) == ("rows", "abc", "train")
+    assert run.info.status == "RUNNING"
+
+
+def test_metrics_that_are_no_numbers_stay_so(client, record, tmp_path):
+    Report(tmp_path / "report.jsonl").metrics({"nan": math.nan, "high": math.inf, "low": -math.inf, "one": 1.0}, step=3)
+    carry(record, tmp_path / "report.jsonl")
+    values = client.get_run(record.run_id).data.metrics
+    assert math.isnan(values["nan"])
+    assert values["high"] > 1e300  # a SQL store keeps infinity as the largest number
+    assert values["low"] < -1e300
+    assert values["one"] == 1.0
+
+
+def test_long_values_are_shortened_with_a_pointer(client, record, tmp_path):
+    report = Report(tmp_path / "report.jsonl")
+    report.params({"data.train": "x" * 10_000, **{f"p{i}": i for i in range(250)}})
+    report.tags({"note": "y" * 10_000})
+    carry(record, tmp_path / "report.jsonl")
+    data = client.get_run(record.run_id).data
+    assert len(data.params) == 251
+    assert data.params["data.train"].endswith("(whole in finetune/config.json)")
+    assert len(data.params["data.train"]) <= 6000
+    assert len(data.tags["note"]) <= 5000
+
+
+def test_carrying_the_same_events_twice_changes_nothing(client, record, tmp_path):
+    """A supervisor that died after writing and before noting it repeats the event."""
+    report = Report(tmp_path / "report.jsonl")
+    report.params({"a": 1})
+    report.tags({"b": "2"})
+    report.metrics({"c": 3.0}, step=1)
+    carry(record, tmp_path / "report.jsonl")
+    carry(record, tmp_path / "report.jsonl")
+    data = client.get_run(record.run_id).data
+    assert (data.params["a"], data.tags["b"], data.metrics["c"]) == ("1", "2", 3.0)
+    assert len(client.get_metric_history(record.run_id, "c")) == 1
+
+
+def test_end_is_written_last_with_its_files(client, record, tmp_path):
+    log = tmp_path / "worker.log"
+    log.write_text("lines")
+    record.finish("FAILED", "out of memory", [(log, "logs"), (tmp_path / "missing.txt", "logs")])
+    run = client.get_run(record.run_id)
+    assert run.info.status == "FAILED"
+    assert run.data.tags[STATUS_TAG] == "out of memory"
+    assert [a.path for a in client.list_artifacts(record.run_id, "logs")] == ["logs/worker.log"]
+
+
+def test_later_attempt_silences_the_earlier(client, record):
+    client.set_tag(record.run_id, ATTEMPT_TAG, "2")
+    assert not record.is_mine()
+    record.finish("FAILED", "a late word", [])
+    run = client.get_run(record.run_id)
+    assert run.info.status == "RUNNING"
+    assert STATUS_TAG not in run.data.tags
+    later = RunRecord(client, record.run_id, attempt=2)
+    later.finish("FINISHED", "done", [])
+    assert client.get_run(record.run_id).info.status == "FINISHED"
+
+
+def test_heartbeat_is_now(client, record):
+    record.heartbeat()
+    assert abs(time.time() - int(client.get_run(record.run_id).data.tags[HEARTBEAT_TAG])) < 30
+
+
+@pytest.fixture
+def runs(client, experiment, tmp_path, monkeypatch) -> dict[str, str]:
+    """Runs by what they are; it is 10,000 s now."""
+    monkeypatch.setenv("MLFLOW_FINETUNE_HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "jobs" / "job-here").mkdir(parents=True)
+    kinds = {
+        "silent elsewhere": {HEARTBEAT_TAG: "9000", HOST_TAG: "elsewhere"},
+        "alive elsewhere": {HEARTBEAT_TAG: "9900", HOST_TAG: "elsewhere"},
+        "silent here": {HEARTBEAT_TAG: "9000", HOST_TAG: socket.gethostname(), JOB_TAG: "job-here"},
+        "ended elsewhere": {HEARTBEAT_TAG: "9000", HOST_TAG: "elsewhere"},
+        "not ours": {},
+    }
+    made = {kind: client.create_run(experiment, tags=tags).info.run_id for kind, tags in kinds.items()}
+    client.set_terminated(made["ended elsewhere"], "FINISHED")
+    return made
+
+
+def test_only_silent_runs_of_other_hosts_are_ended(client, experiment, runs):
+    looked = clients.reap_expired(client, [experiment], now_s=10_000, act=False)
+    assert [run_id for run_id, _ in looked] == [runs["silent elsewhere"]]
+    assert client.get_run(runs["silent elsewhere"]).info.status == "RUNNING"
+    ((run_id, reason),) = clients.reap_expired(client, [experiment], now_s=10_000)
+    assert run_id == runs["silent elsewhere"]
+    assert reason == "no sign of life from elsewhere for 17 minutes: the host or its network died"
+    states = {kind: client.get_run(run_id).info.status for kind, run_id in runs.items()}
+    assert states == {
+        "silent elsewhere": "FAILED",
+        "alive elsewhere": "RUNNING",
+        "silent here": "RUNNING",
+        "ended elsewhere": "FINISHED",
+        "not ours": "RUNNING",
+    }
+    assert client.get_run(run_id).data.tags[STATUS_TAG] == reason
+    assert clients.reap_expired(client, [experiment], now_s=10_000) == []
+
+
+def test_more_runs_than_a_page_holds_are_all_ended(client, experiment):
+    for _ in range(205):
+        client.create_run(experiment, tags={HEARTBEAT_TAG: "1", HOST_TAG: "elsewhere"})
+    assert len(clients.reap_expired(client, [experiment], now_s=10_000)) == 205
+    assert clients.reap_expired(client, [experiment], now_s=10_000) == []

@@ -1,0 +1,38 @@
+"""Counts go on through restarts of routers, and sets of rows are numbered as they came."""
+
+import json
+
+import pytest
+
+from mlflow_finetune_plugin.store.served_tags import ServedSummary
+from mlflow_finetune_plugin.watch.state import Served, WatchState
+
+
+def told(**routers):
+    return {name: ServedSummary(begun, answers, failed, None) for name, (begun, answers, failed) in routers.items()}
+
+
+def test_what_a_router_counted_before_it_was_started_again_is_kept():
+    served = Served().now(told(a=(1.0, 100, 2), b=(1.0, 10, 0)))
+    assert (served.failures.answers, served.failures.failed) == (110, 2)
+    served = served.now(told(a=(1.0, 150, 3), b=(1.0, 10, 0)))
+    assert (served.failures.answers, served.failures.failed) == (160, 3)
+    served = served.now(told(a=(9.0, 5, 1), b=(1.0, 20, 1)))
+    assert (served.failures.answers, served.failures.failed) == (175, 5)
+    served = served.now(told(b=(1.0, 20, 1)))  # a's tag was deleted
+    assert (served.failures.answers, served.failures.failed) == (175, 5)
+    assert served.now(told(b=(1.0, 20, 1))) == served
+
+
+def test_rows_are_numbered_by_version_and_digest():
+    state = WatchState().with_rows("1", "aa").with_rows("1", "bb").with_rows("2", "bb").with_rows("1", "aa")
+    assert state.rows == {"1": ("aa", "bb"), "2": ("bb",)}
+
+
+def test_it_comes_back_as_it_was_written():
+    state = WatchState().with_served("1", told(a=(1.5, 100, 2))).with_served("2", told()).with_rows("1", "aa")
+    assert WatchState.from_json(state.to_json()) == state
+    for broken in ("[]", "{}", '{"served": {"1": {}}, "rows": {}}', "no json"):
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            WatchState.from_json(broken)
+    assert json.loads(WatchState().to_json()) == {"served": {}, "rows": {}}
