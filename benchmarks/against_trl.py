@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mlflow_finetune_plugin.data.conversations.conversations import conversation
 from mlflow_finetune_plugin.data.conversations.layouts import detect_layout
 from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.evaluation.generation import greedy_answers
 from mlflow_finetune_plugin.evaluation.intervals import paired_binary_interval
 

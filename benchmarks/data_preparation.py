@@ -98,7 +98,7 @@ def load_tokenizer(folder: str | None):
 
 def run_prepare(path: Path, folder: Path, tokenizer) -> int:
     from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
-    from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+    from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
     request = DataRequest(
         train=(DataFile(path, "default"),),

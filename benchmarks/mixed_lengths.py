@@ -28,7 +28,7 @@ from mlflow_finetune_plugin.data.conversations.conversations import conversation
 from mlflow_finetune_plugin.data.conversations.layouts import detect_layout
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
 from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.methods import Method
 from mlflow_finetune_plugin.objectives import sft

@@ -17,7 +17,7 @@ from mlflow_finetune_plugin.base_models import loading
 from mlflow_finetune_plugin.config.data_files import data_files
 from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
-from mlflow_finetune_plugin.data.report.report import UnusableDataError
+from mlflow_finetune_plugin.data.report.contents import UnusableDataError
 from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow

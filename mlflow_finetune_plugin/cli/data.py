@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_finetune_plugin.config.run_config import RECIPE_FILE, RunConfig, load_config, resolve_paths
-from mlflow_finetune_plugin.data.report.report import DataReport, UnusableDataError
+from mlflow_finetune_plugin.data.report.contents import DataReport, UnusableDataError
 from mlflow_finetune_plugin.data.report.text import report_text
 from mlflow_finetune_plugin.data.sources.arrow_files import is_saved_dataset
 from mlflow_finetune_plugin.errors import ConfigError

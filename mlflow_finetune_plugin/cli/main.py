@@ -341,7 +341,7 @@ def _export_lora(namespace: argparse.Namespace, client: MlflowClient, found: Fou
 
 def _data(namespace: argparse.Namespace) -> int:
     from mlflow_finetune_plugin.cli.data import DataCommand, examine_data
-    from mlflow_finetune_plugin.data.report.report import UnusableDataError
+    from mlflow_finetune_plugin.data.report.contents import UnusableDataError
     from mlflow_finetune_plugin.data.report.text import report_text
 
     parameters = run_parameters(namespace.param_list)

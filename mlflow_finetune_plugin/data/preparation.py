@@ -21,7 +21,7 @@ import numpy as np
 
 from mlflow_finetune_plugin.data.conversations.conversations import is_document
 from mlflow_finetune_plugin.data.conversations.split import Split, hash_text, sample_of_eval, split_of_train
-from mlflow_finetune_plugin.data.reading import DataFile, Reader, ReadFile, place
+from mlflow_finetune_plugin.data.reader import DataFile, Reader, ReadFile, place
 from mlflow_finetune_plugin.data.report.checks import (
     CONTRADICTIONS,
     DUPLICATES,
@@ -35,13 +35,13 @@ from mlflow_finetune_plugin.data.report.checks import (
     row_findings,
     token_findings,
 )
-from mlflow_finetune_plugin.data.report.report import DataReport, Finding, LabelReport, UnusableDataError
+from mlflow_finetune_plugin.data.report.contents import DataReport, DataFinding, LabelReport, UnusableDataError
 from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, Shower, across, segments
-from mlflow_finetune_plugin.data.report.tally import Labels, Tally
+from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
 from mlflow_finetune_plugin.data.tokens.batch_encoder import BatchEncoder
-from mlflow_finetune_plugin.data.tokens.encoded import EncodedBatch
+from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 from mlflow_finetune_plugin.data.tokens.overlength import OVER_LENGTH, Fitting, fitted
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer, Example
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer, Example
 from mlflow_finetune_plugin.data.tokens.spool import Spool, SpooledBatch
 from mlflow_finetune_plugin.data.tokens.token_file import TokenFile
 from mlflow_finetune_plugin.errors import DataError
@@ -151,7 +151,7 @@ class _Preparation:
         self.train = TokenFile(folder / "train.arrow", self.template_digest)
         self.eval = TokenFile(folder / "eval.arrow", self.template_digest)
         self.eval_rows: list[EvalRow] = []
-        self._tallies: list[Tally] = []
+        self._tallies: list[RowTally] = []
         self._counts: Counter[str] = Counter()
         self._over_length: list[tuple[str, int, int]] = []
         self._samples: dict[int, list[Example]] = {}
@@ -341,7 +341,7 @@ class _Preparation:
             labels=_label_report(self._labels),
         )
 
-    def _findings(self) -> list[Finding]:
+    def _findings(self) -> list[DataFinding]:
         train, held_out = (
             RowSet.of(side.index, self._place, Shower(side.dataset(), self._renderer.tokenizer))
             for side in (self.train, self.eval)

@@ -19,15 +19,15 @@ from mlflow_finetune_plugin.evaluation.results import EvalRow, Interval, MetricR
 
 
 @dataclass(frozen=True)
-class Side:
+class AnswerSet:
     """What one model gives on the held-out rows: an answer, and the nats of the reference answer, per row."""
 
     answers: list[str]
     nats: np.ndarray  # (rows,)
 
-    def at(self, rows: Sequence[int]) -> Side:
+    def at(self, rows: Sequence[int]) -> AnswerSet:
         """The same on some of the rows."""
-        return Side([self.answers[i] for i in rows], self.nats[list(rows)])
+        return AnswerSet([self.answers[i] for i in rows], self.nats[list(rows)])
 
 
 def load_metrics(names: Sequence[str]) -> list[MetricModule]:
@@ -45,8 +45,8 @@ def load_metrics(names: Sequence[str]) -> list[MetricModule]:
 def compare(
     module: MetricModule,
     rows: Sequence[EvalRow],
-    base: Side,
-    adapter: Side,
+    base: AnswerSet,
+    adapter: AnswerSet,
     seed: int,
     clusters: Sequence[Hashable] | None = None,
 ) -> tuple[MetricResult, dict[str, list[float]]]:
@@ -98,7 +98,7 @@ def compare(
 
 
 def compare_tasks(
-    modules: Sequence[MetricModule], rows: Sequence[EvalRow], base: Side, adapter: Side, seed: int
+    modules: Sequence[MetricModule], rows: Sequence[EvalRow], base: AnswerSet, adapter: AnswerSet, seed: int
 ) -> dict[str, tuple[MetricResult, ...]]:
     """Every metric on each task's own rows, in the order of the tasks' first rows; empty when there is one task."""
     places: dict[str, list[int]] = {}

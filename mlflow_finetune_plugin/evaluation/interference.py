@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mlflow_finetune_plugin.evaluation.comparison import Side, compare, load_metrics
+from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare, load_metrics
 from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow, MetricResult
 
 
 def interference(
-    proof: EvalReport, rows: Sequence[EvalRow], singles: Mapping[str, Side], *, metrics: Sequence[str], seed: int
+    proof: EvalReport, rows: Sequence[EvalRow], singles: Mapping[str, AnswerSet], *, metrics: Sequence[str], seed: int
 ) -> dict[str, tuple[MetricResult, ...]]:
     """Per task: ``base`` is the single-task adapter, ``adapter`` the mixture's; a gain below 0 is interference.
 
     ``rows`` are those of ``proof``, in their order; ``singles[task]`` answers that task's rows, in their order.
     """
     modules = load_metrics(metrics)
-    mixture = Side(
+    mixture = AnswerSet(
         [str(record["adapter_answer"]) for record in proof.rows],
         np.array(
             [r["adapter_nats_per_token"] * len(row.completion_ids) for r, row in zip(proof.rows, rows, strict=True)]

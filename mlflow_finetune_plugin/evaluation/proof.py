@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from mlflow_finetune_plugin.errors import DataError
-from mlflow_finetune_plugin.evaluation.comparison import Side, compare, compare_tasks, load_metrics
+from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare, compare_tasks, load_metrics
 from mlflow_finetune_plugin.evaluation.forgetting import text_nats
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs, context_length, greedy_answers
 from mlflow_finetune_plugin.evaluation.intervals import mean_interval
@@ -49,7 +49,7 @@ def prove(
         raise DataError("no held-out rows to prove the adapter on; fix: give an eval file or a split")
     modules = load_metrics(metrics)
     model.eval()
-    sides: dict[str, Side] = {}
+    sides: dict[str, AnswerSet] = {}
     general: dict[str, np.ndarray] = {}
     for name in ("base", "adapter"):
         with model.disable_adapter() if name == "base" else nullcontext():
@@ -87,7 +87,7 @@ def measure(
     stop_token_ids: Collection[int],
     answer_prefix: str,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Side:
+) -> AnswerSet:
     """Greedy answers to the rows' prompts, and the nats of their reference answers, of the model as it is now."""
     pad_token_id = tokenizer.pad_token_id or 0  # padding is masked, any id does
     prompts = [row.prompt_ids for row in rows]
@@ -101,7 +101,7 @@ def measure(
     )
     log_probs = completion_log_probs(model, prompts, [row.completion_ids for row in rows], pad_token_id=pad_token_id)
     prefix = answer_prefix.strip()
-    return Side(
+    return AnswerSet(
         answers=[
             tokenizer.decode(answer, skip_special_tokens=True).strip().removeprefix(prefix).strip()
             for answer in answers
@@ -110,7 +110,7 @@ def measure(
     )
 
 
-def _record(row: EvalRow, number: int, sides: dict[str, Side]) -> dict[str, Any]:
+def _record(row: EvalRow, number: int, sides: dict[str, AnswerSet]) -> dict[str, Any]:
     questions = [message["content"] for message in row.messages if message["role"] == "user"]
     record: dict[str, Any] = {
         "task": row.task,

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 
 from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
-from mlflow_finetune_plugin.evaluation.comparison import Side
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
+from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.evaluation.proof import measure
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.logged_models.given_rows import given_rows
@@ -25,7 +25,7 @@ class Answerer:
     def __init__(self, uri: str, base_model: str | None = None) -> None:
         self._uri, self._base_model = uri, base_model
 
-    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int, on_progress: OnProgress | None = None) -> Side:
+    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int, on_progress: OnProgress | None = None) -> AnswerSet:
         """Greedy answers, and the nats of the reference answers. Raises ReloadError."""
         loaded = self._loaded
         return measure(

@@ -8,7 +8,7 @@ from typing import Any
 from mlflow_finetune_plugin.config.data_files import data_files
 from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
 from mlflow_finetune_plugin.data.preparation import DataRequest, PreparedData, prepare
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
 SEED = 0
 """Of the row sample: the same rows are taken every time."""

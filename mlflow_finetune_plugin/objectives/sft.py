@@ -1,6 +1,6 @@
 """Supervised fine-tuning: imitate the assistant's answers, on TRL's SFTTrainer.
 
-Loss falls on the assistant's tokens only, its end-of-turn token included (data/rendering.py builds the labels), and is
+Loss falls on the assistant's tokens only, its end-of-turn token included (data/tokens/renderer.py builds the labels), and is
 normalised by the number of such tokens over the whole effective batch.
 """
 

@@ -20,7 +20,7 @@ from mlflow_finetune_plugin.config.sections import (
 )
 from mlflow_finetune_plugin.data.mixture import Mixture, mix, tasks_of
 from mlflow_finetune_plugin.data.preparation import DataRequest, PreparedData
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.evaluation.results import EvalRow, answer_room
 from mlflow_finetune_plugin.gate.policy import GatePolicy

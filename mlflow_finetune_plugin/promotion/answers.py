@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mlflow_finetune_plugin.data.conversations.split import hash_eval_row
 from mlflow_finetune_plugin.errors import in_short
-from mlflow_finetune_plugin.evaluation.comparison import Side, compare, load_metrics
+from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare, load_metrics
 from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED, MetricModule
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Interval
 from mlflow_finetune_plugin.gate.evidence import Gain, Latency
@@ -43,7 +43,7 @@ Note = Callable[[str], None]
 class Speaks(Protocol):
     """Whoever answers rows as a version does: the model itself, or an endpoint that serves it."""
 
-    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int) -> Side: ...
+    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int) -> AnswerSet: ...
 
 
 @dataclass
@@ -56,11 +56,11 @@ class Sources:
     speaker: Callable[[ProvenVersion], Speaks]
     served: Callable[[ProvenVersion], Speaks] | None = None
     latency: Latency | None = None
-    known: dict[tuple[str, str], Side] = field(default_factory=dict)
-    measured: dict[tuple[str, str], Side] = field(default_factory=dict)
+    known: dict[tuple[str, str], AnswerSet] = field(default_factory=dict)
+    measured: dict[tuple[str, str], AnswerSet] = field(default_factory=dict)
 
 
-def side_on(version: ProvenVersion, rows: HeldOut, sources: Sources, say: Note) -> Side:
+def side_on(version: ProvenVersion, rows: HeldOut, sources: Sources, say: Note) -> AnswerSet:
     """From its own proof, an earlier decision, or now."""
     place = (version.adapter_digest, rows.digest)
     table, own = version.proof_table, version.held_out
@@ -98,7 +98,7 @@ def metric_of(name: str | None, candidate: ProvenVersion, rows: HeldOut) -> Metr
     return module
 
 
-def compared(module: MetricModule, rows: HeldOut, kept: list[int], own: Side, against: Side, over: str) -> Gain:
+def compared(module: MetricModule, rows: HeldOut, kept: list[int], own: AnswerSet, against: AnswerSet, over: str) -> Gain:
     asked = [rows.rows[i] for i in kept]
     drawn_with = rows.clusters
     clusters = [drawn_with[i] for i in kept] if drawn_with is not None else None
@@ -119,11 +119,11 @@ def _with_a_width(gain: Interval) -> Interval:
     return Interval(gain.value, -math.inf, math.inf, gain.method) if gain.low == gain.high else gain
 
 
-def known_sides(client: MlflowClient, experiment_id: str, adapters: Sequence[str]) -> dict[tuple[str, str], Side]:
+def known_sides(client: MlflowClient, experiment_id: str, adapters: Sequence[str]) -> dict[tuple[str, str], AnswerSet]:
     """What the adapters (digests) answered in earlier decisions and looks. Those that cannot be read any more are measured again."""
     from mlflow.exceptions import MlflowException
 
-    found: dict[tuple[str, str], Side] = {}
+    found: dict[tuple[str, str], AnswerSet] = {}
     measured = f"tags.`{SIDES_TAG}` LIKE '%'"  # looks that measured nothing are many
     for run in client.search_runs([experiment_id], measured, max_results=200):
         if not {run.data.tags.get(tag) for tag in ADAPTER_TAGS} & set(adapters):
@@ -144,7 +144,7 @@ def known_sides(client: MlflowClient, experiment_id: str, adapters: Sequence[str
     return found
 
 
-def sides_json(sides: dict[tuple[str, str], Side]) -> str:
+def sides_json(sides: dict[tuple[str, str], AnswerSet]) -> str:
     return json.dumps(
         [{"adapter": adapter, "rows": rows, **side_json(side)} for (adapter, rows), side in sides.items()],
         ensure_ascii=False,

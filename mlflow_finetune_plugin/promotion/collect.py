@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_finetune_plugin.errors import GateError
-from mlflow_finetune_plugin.evaluation.comparison import Side, compare
+from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.gate.evidence import Evidence, Gain, Latency, Regression, Votes
 from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GainPolicy, GatePolicy
@@ -97,7 +97,7 @@ def _gain(
     return compared(module, rows, kept, own, against, "champion" if other is not None else "base")
 
 
-def _base_side(candidate: ProvenVersion, rows: HeldOut) -> Side | None:
+def _base_side(candidate: ProvenVersion, rows: HeldOut) -> AnswerSet | None:
     table = candidate.proof_table
     return None if table is None else side_of(table, "base", rows.rows, f"{candidate.uri}'s proof")
 
@@ -150,7 +150,7 @@ def _latency(
     return None if own is None else Latency(own, other)
 
 
-def tell_missed_rows(name: str, rows: Sequence[EvalRow], side: Side, scores: Sequence[float], best: float) -> list[str]:
+def tell_missed_rows(name: str, rows: Sequence[EvalRow], side: AnswerSet, scores: Sequence[float], best: float) -> list[str]:
     """How many scored below ``best``, and the first of them with question, answer and reference, a line each; none: nothing."""
     missed = [i for i, score in enumerate(scores) if score < best]
     if not missed:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import GateError, in_short
-from mlflow_finetune_plugin.evaluation.comparison import Side
+from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.gate.evidence import Latency
 from mlflow_finetune_plugin.promotion.held_out import HeldOut
@@ -43,11 +43,11 @@ class ServedVersion:
     def __init__(self, endpoint: Endpoint, version: ProvenVersion) -> None:
         self._endpoint, self._version = endpoint, version
 
-    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int) -> Side:
+    def answer(self, rows: Sequence[EvalRow], max_new_tokens: int) -> AnswerSet:
         """As the router gives them at temperature 0; how likely the references were it does not tell (nan)."""
         with self._endpoint.client() as client:
             answers = [self.ask(client, row, max_new_tokens)[0] for row in rows]
-        return Side(answers, np.full(len(answers), np.nan))
+        return AnswerSet(answers, np.full(len(answers), np.nan))
 
     def ask(self, client: httpx.Client, row: EvalRow, max_new_tokens: int) -> tuple[str, float]:
         """(answer, milliseconds from the request to its end)."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlflow_finetune_plugin.errors import GateError
-from mlflow_finetune_plugin.evaluation.comparison import Side
+from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 
 FOLDER = "proof"
@@ -98,7 +98,7 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def side_of(table: Mapping[str, Any], name: str, rows: Sequence[EvalRow], what: str) -> Side:
+def side_of(table: Mapping[str, Any], name: str, rows: Sequence[EvalRow], what: str) -> AnswerSet:
     """What ``base`` or ``adapter`` answered, from the table of a proof. Raises GateError when it is not of these rows."""
     columns, data = table.get("columns"), table.get("data")
     try:
@@ -115,15 +115,15 @@ def side_of(table: Mapping[str, Any], name: str, rows: Sequence[EvalRow], what: 
         raise GateError(f"{what}: is no table of these rows: {error}; fix: train it again") from error
     if not is_same:
         raise GateError(f"{what}: its references are not those of the held-out rows; fix: find out who changed it")
-    return Side(answers, nats)
+    return AnswerSet(answers, nats)
 
 
-def side_json(side: Side) -> dict[str, Any]:
+def side_json(side: AnswerSet) -> dict[str, Any]:
     return {"answers": side.answers, "nats": side.nats.tolist()}
 
 
-def side_from_json(told: Mapping[str, Any]) -> Side:
-    return Side([str(answer) for answer in told["answers"]], np.asarray(told["nats"], dtype=np.float64))
+def side_from_json(told: Mapping[str, Any]) -> AnswerSet:
+    return AnswerSet([str(answer) for answer in told["answers"]], np.asarray(told["nats"], dtype=np.float64))
 
 
 def _row(row: EvalRow) -> dict[str, Any]:

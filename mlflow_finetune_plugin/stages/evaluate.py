@@ -11,7 +11,7 @@ from typing import Any
 
 from mlflow_finetune_plugin.base_models.facts import Reasons
 from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.evaluation.proof import prove
 from mlflow_finetune_plugin.jobs.report import Report

@@ -11,7 +11,7 @@ from peft import PeftModel
 from mlflow_finetune_plugin.base_models.loading import load_base_model
 from mlflow_finetune_plugin.data.mixture import rows_of
 from mlflow_finetune_plugin.data.preparation import PreparedData
-from mlflow_finetune_plugin.evaluation.comparison import Side
+from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.evaluation.interference import interference
 from mlflow_finetune_plugin.evaluation.proof import measure
 from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow, MetricResult
@@ -29,7 +29,7 @@ def costs_of_mixing(
 
     These adapters are neither logged nor registered.
     """
-    singles: dict[str, Side] = {}
+    singles: dict[str, AnswerSet] = {}
     for number, task in enumerate(proof.tasks):
         own = rows_of(data.train, task)
         if not len(own):
@@ -45,7 +45,7 @@ def costs_of_mixing(
     )
 
 
-def _answers(plan: Plan, adapter: Path, rows: list[EvalRow]) -> Side:
+def _answers(plan: Plan, adapter: Path, rows: list[EvalRow]) -> AnswerSet:
     model = PeftModel.from_pretrained(load_base_model(plan.base), adapter)
     model.eval()
     return measure(

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlflow_finetune_plugin.data.conversations.split import hash_eval_row
 from mlflow_finetune_plugin.data.report.checks import LEAKED_ROWS
-from mlflow_finetune_plugin.data.report.report import MAX_LINES, DataReport, Finding
+from mlflow_finetune_plugin.data.report.contents import MAX_LINES, DataReport, DataFinding
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.stages.outages import with_patience
@@ -47,7 +47,7 @@ def told_of_trained_rows(
     leaked = [row for row in rows if np.isin(np.uint64(hash_eval_row(row, seed)), hashes)]
     if not leaked:
         return found
-    finding = Finding(
+    finding = DataFinding(
         check=LEAKED_ROWS,
         count=len(leaked),
         text=f"of {len(rows):,} rows are rows that the adapter was trained on: for them this is no proof",

@@ -29,7 +29,7 @@ from mlflow_finetune_plugin.watch.target import find_watched
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from mlflow_finetune_plugin.evaluation.comparison import Side
+    from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
     from mlflow_finetune_plugin.logged_models.answers import Answerer
 
 Say = Callable[[str], None]
@@ -54,7 +54,7 @@ class Watch:
     client: MlflowClient
     command: WatchCommand
     say: Say
-    _known: dict[tuple[str, str], Side] = field(default_factory=dict)
+    _known: dict[tuple[str, str], AnswerSet] = field(default_factory=dict)
     _rows: dict[tuple[str, str], HeldOut] = field(default_factory=dict)
 
     def look(self) -> tuple[Look, LookedThrough]:
@@ -89,7 +89,7 @@ class Watch:
         self._known |= sources.measured
         return seen, done
 
-    def _answers(self, *versions: ProvenVersion | NotMeasured) -> dict[tuple[str, str], Side]:
+    def _answers(self, *versions: ProvenVersion | NotMeasured) -> dict[tuple[str, str], AnswerSet]:
         """What was asked before: by this process, and by others as MLflow keeps it."""
         adapters = [version.adapter_digest for version in versions if isinstance(version, ProvenVersion)]
         experiment = self.client.get_experiment_by_name(f"{self.command.name}.promotions")

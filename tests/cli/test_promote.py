@@ -12,7 +12,7 @@ from votes_cast import BASE_DIGEST, digest, vote
 
 from mlflow_finetune_plugin.cli.main import main
 from mlflow_finetune_plugin.errors import GateError, MoveError
-from mlflow_finetune_plugin.evaluation.comparison import Side
+from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion.answers import Sources
 from mlflow_finetune_plugin.promotion.carry_out import carry_out
@@ -192,7 +192,7 @@ def test_a_must_pass_row_that_is_missed_rejects(client, tmp_path):
 
     class Speaker:
         def answer(self, asked, max_new_tokens=None):
-            return Side([RIGHT] * 3 + [WRONG] * (len(asked) - 3), np.zeros(len(asked)))
+            return AnswerSet([RIGHT] * 3 + [WRONG] * (len(asked) - 3), np.zeros(len(asked)))
 
     decision = decide(standing, Sources(speaker=lambda version: Speaker()), lambda text: None)
     assert decision.verdict.outcome == "reject"
@@ -215,7 +215,7 @@ def test_a_champion_of_other_rows_is_asked_once(client):
     class Speaker:
         def answer(self, asked, max_new_tokens=None):
             times.append(len(asked))
-            return Side([WRONG] * len(asked), np.zeros(len(asked)))
+            return AnswerSet([WRONG] * len(asked), np.zeros(len(asked)))
 
     def judged():
         from mlflow_finetune_plugin.promotion.promote import PromoteCommand, _sources

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
 SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 

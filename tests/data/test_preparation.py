@@ -7,7 +7,7 @@ from data_requests import held_out, jsonl, pairs, request
 from mlflow_finetune_plugin.data import reading
 from mlflow_finetune_plugin.data.conversations.split import hash_row
 from mlflow_finetune_plugin.data.preparation import DataFile, prepare
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import DataError
 
 # what comes out ------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def peaks(folder, tokenizer, *counts):
 
     from mlflow_finetune_plugin.data import reading
     from mlflow_finetune_plugin.data.preparation import prepare
-    from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+    from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
     reading.BATCH_ROWS = 100
     renderer = ChatRenderer(AutoTokenizer.from_pretrained(tokenizer))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlflow_finetune_plugin.evaluation.comparison import Side, compare_tasks, load_metrics
+from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare_tasks, load_metrics
 from mlflow_finetune_plugin.evaluation.interference import interference
 from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow
 
@@ -13,7 +13,7 @@ def rows(tasks):
 
 
 def side(answers, nats=1.0):
-    return Side(list(answers), np.full(len(answers), nats))
+    return AnswerSet(list(answers), np.full(len(answers), nats))
 
 
 def test_each_task_is_compared_on_its_own_rows():

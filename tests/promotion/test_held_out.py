@@ -7,7 +7,7 @@ import pytest
 from proven_versions import rows
 
 from mlflow_finetune_plugin.errors import GateError
-from mlflow_finetune_plugin.evaluation.comparison import Side, compare, load_metrics
+from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare, load_metrics
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.promotion.held_out import file_digest, held_out_json, read_held_out, side_of
 
@@ -58,8 +58,8 @@ def test_a_metric_of_sums_resamples_draws_not_rows():
     """Each of 20 questions asked five times and answered alike: a hundred rows that know as much as twenty."""
     asked = [row(f"q{i}", line=i) for i in range(20) for _ in range(5)]
     right = [bool(i % 2) for i in range(20) for _ in range(5)]
-    base = Side(["no"] * 100, np.ones(100))
-    adapter = Side(["yes" if one else "no" for one in right], np.ones(100))
+    base = AnswerSet(["no"] * 100, np.ones(100))
+    adapter = AnswerSet(["yes" if one else "no" for one in right], np.ones(100))
     (f1,) = load_metrics(["token_f1"])
     alone, _ = compare(f1, asked, base, adapter, seed=0)
     drawn, _ = compare(f1, asked, base, adapter, seed=0, clusters=[one.line for one in asked])

@@ -115,7 +115,7 @@ def test_trl_takes_the_rows(ledger, tmp_path):
     from trl import DPOConfig, DPOTrainer
 
     from mlflow_finetune_plugin.base_models.files import EMBEDDED_FOLDER
-    from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+    from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
     votes = [vote(n, "left", answers=(f"good answer {n}", f"bad answer {n}")) for n in range(3)]
     write_preferences(tmp_path / "dpo.jsonl", exported(ledger, *votes))

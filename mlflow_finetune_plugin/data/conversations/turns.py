@@ -19,7 +19,7 @@ STOP_INSIDE = "stop token inside the answer"
 
 
 @dataclass(slots=True)
-class Turn:
+class RenderedTurn:
     """One assistant turn, rendered."""
 
     prompt: str  # P
@@ -28,7 +28,7 @@ class Turn:
 
 def checked_turns(
     rendered: list[tuple[str | RowFault, str | RowFault, list[Message]]], stop_texts: tuple[str, ...]
-) -> list[Turn] | RowFault:
+) -> list[RenderedTurn] | RowFault:
     """(P, F, messages up to the turn) of every assistant turn, checked: nothing dropped, nothing rewritten, no stop inside."""
     if not rendered:
         return RowFault(NO_ASSISTANT_TURN)
@@ -48,7 +48,7 @@ def checked_turns(
         for stop in stop_texts:
             if stop in answer:
                 return RowFault(STOP_INSIDE, stop)
-        turns.append(Turn(prompt, full))
+        turns.append(RenderedTurn(prompt, full))
     for message in rendered[-1][2][:-1]:
         if message["role"] != "assistant" and not _holds(turns[-1].prompt, message["content"]):
             return RowFault(DROPS_CONTENT, message["role"])
@@ -74,7 +74,7 @@ def _squeezed(text: str) -> str:
 
 def default_turns(
     messages: Sequence[Message], template: Template, stop_texts: tuple[str, ...]
-) -> list[Turn] | RowFault:
+) -> list[RenderedTurn] | RowFault:
     """The turns under the packaged template, which keeps every word and every prefix: only stop tokens are looked for."""
     text, turns = template.bos, []
     for message in messages:
@@ -84,5 +84,5 @@ def default_turns(
             for stop in stop_texts:
                 if stop in answer:
                     return RowFault(STOP_INSIDE, stop)
-            turns.append(Turn(before, text))
+            turns.append(RenderedTurn(before, text))
     return turns or RowFault(NO_ASSISTANT_TURN)

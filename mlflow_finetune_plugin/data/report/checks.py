@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlflow_finetune_plugin.data.report.report import MAX_LINES, Finding
-from mlflow_finetune_plugin.data.report.tally import Labels, Tally
+from mlflow_finetune_plugin.data.report.contents import MAX_LINES, DataFinding
+from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
 from mlflow_finetune_plugin.data.tokens.encoding_faults import CONTROLS, MOJIBAKE, REPLACED
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.data.tokens.row_index import RowIndex, normalised
 from mlflow_finetune_plugin.data.tokens.token_file import TokenFile
 from mlflow_finetune_plugin.data.tokens.trained_tokens import untrained_tokens
@@ -60,9 +60,9 @@ class RowSet:
 
     def finding(
         self, check: str, rows: np.ndarray, said: str, fix: str, *, count: int | None = None, warns: bool = True
-    ) -> Finding:
+    ) -> DataFinding:
         first = self.records[rows[:MAX_LINES]]
-        return Finding(
+        return DataFinding(
             check=check,
             count=len(rows) if count is None else count,
             text=said,
@@ -73,7 +73,7 @@ class RowSet:
         )
 
 
-def row_findings(train: RowSet, held_out: RowSet) -> list[Finding]:
+def row_findings(train: RowSet, held_out: RowSet) -> list[DataFinding]:
     """Duplicates, contradictions and leakage that there are; what is not there is not listed."""
     once = "take them out, if a row should count once"
     apart = "take them out of one side"
@@ -116,7 +116,7 @@ def row_findings(train: RowSet, held_out: RowSet) -> list[Finding]:
     return [finding for finding in found if finding.count]
 
 
-def count_of(findings: Sequence[Finding], check: str) -> int:
+def count_of(findings: Sequence[DataFinding], check: str) -> int:
     return sum(finding.count for finding in findings if finding.check == check)
 
 
@@ -145,7 +145,7 @@ def _shared(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.isin(mine, other))
 
 
-def label_findings(labels: Labels) -> list[Finding]:
+def label_findings(labels: Labels) -> list[DataFinding]:
     """Labels of eval that train never shows, and a most frequent label ten times as frequent as the rarest."""
     found = []
     unseen = [label for label in labels.eval if label not in labels.train]
@@ -153,17 +153,17 @@ def label_findings(labels: Labels) -> list[Finding]:
         places = tuple(labels.eval_places[label] for label in unseen[:MAX_LINES])
         rows = sum(labels.eval[label] for label in unseen)
         said = f"eval rows have one of {len(unseen):,} labels that train never shows"
-        found.append(Finding("unseen labels", rows, said, places, unseen[0], "add rows of these labels to train"))
+        found.append(DataFinding("unseen labels", rows, said, places, unseen[0], "add rows of these labels to train"))
     if len(labels.train) > 1:
         (most, many), *_, (least, few) = labels.train.most_common()
         if many >= _IMBALANCE * few:
             said = f"times as many train rows have the label {most!r} ({many:,}) as {least!r} ({few:,})"
             fix = "add rows of the rare labels, or read f1 rather than accuracy"
-            found.append(Finding("label imbalance", many // few, said, (), least, fix, is_warning=False))
+            found.append(DataFinding("label imbalance", many // few, said, (), least, fix, is_warning=False))
     return found
 
 
-def encoding_findings(tallies: Sequence[Tally]) -> list[Finding]:
+def encoding_findings(tallies: Sequence[RowTally]) -> list[DataFinding]:
     """Faults of encoding in rows that are kept, over all files."""
     found = []
     for fault in dict.fromkeys(fault for tally in tallies for fault in tally.odd):
@@ -171,26 +171,26 @@ def encoding_findings(tallies: Sequence[Tally]) -> list[Finding]:
         places = tuple(f"{tally.name} line {line}" for tally in own for line in tally.odd_lines[fault])
         rows = sum(tally.odd[fault] for tally in own)
         said = f"rows hold {_FAULTS[fault][0]}"
-        found.append(Finding(fault, rows, said, places[:MAX_LINES], own[0].odd_examples[fault], _FAULTS[fault][1]))
+        found.append(DataFinding(fault, rows, said, places[:MAX_LINES], own[0].odd_examples[fault], _FAULTS[fault][1]))
     return found
 
 
-def token_findings(renderer: ChatRenderer, train: TokenFile) -> list[Finding]:
+def token_findings(renderer: ChatRenderer, train: TokenFile) -> list[DataFinding]:
     """An end of turn, and tokens in answers, that the base has hardly seen."""
     return [*_stop_findings(renderer, train.examples), *_answer_findings(renderer, train.learnt_tokens())]
 
 
-def _stop_findings(renderer: ChatRenderer, examples: int) -> list[Finding]:
+def _stop_findings(renderer: ChatRenderer, examples: int) -> list[DataFinding]:
     reason = renderer.unlearnt_end_of_turn
     if reason is None:
         return []
     token = str(renderer.tokenizer.convert_ids_to_tokens(renderer.end_of_turn_token_id))
     said = f"train examples end with {token}, which the base has hardly seen: {reason}; the adapter may never stop"
     fix = "choose a base, or a chat template, that ends turns with a token it was trained on"
-    return [Finding(UNTRAINED_STOP, examples, said, (), token, fix)]
+    return [DataFinding(UNTRAINED_STOP, examples, said, (), token, fix)]
 
 
-def _answer_findings(renderer: ChatRenderer, counts: np.ndarray) -> list[Finding]:
+def _answer_findings(renderer: ChatRenderer, counts: np.ndarray) -> list[DataFinding]:
     """``counts``: how often each token id carries loss."""
     if renderer.weights is None:
         return []
@@ -203,4 +203,4 @@ def _answer_findings(renderer: ChatRenderer, counts: np.ndarray) -> list[Finding
     count, total = int(counts[unseen].sum()), int(counts.sum())
     said = f"of {total:,} learnt tokens are of {len(unseen):,} kinds that the base has hardly seen ({shown})"
     fix = "write answers with what the base knows, or choose another base: adapters do not move these tokens apart"
-    return [Finding(UNTRAINED_ANSWERS, count, said, (), shown, fix, is_warning=count > _NOTED_SHARE * total)]
+    return [DataFinding(UNTRAINED_ANSWERS, count, said, (), shown, fix, is_warning=count > _NOTED_SHARE * total)]

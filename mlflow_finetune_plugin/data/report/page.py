@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from mlflow_finetune_plugin.data.report.report import DataReport, FileReport, Finding, SkipCount
+from mlflow_finetune_plugin.data.report.contents import DataReport, FileReport, DataFinding, SkipCount
 
 _WIDTH, _HEIGHT, _BASE = 760, 180, 150
 
@@ -143,7 +143,7 @@ def _labels(report: DataReport) -> str:
     return f"<h2>Labels</h2><figure>{picture}<figcaption>{caption}</figcaption></figure>"
 
 
-def _findings(findings: Sequence[Finding]) -> str:
+def _findings(findings: Sequence[DataFinding]) -> str:
     rows = [[f.check, _n(f.count), ", ".join(f.places) or "-", f"`{f.example}", f.fix] for f in findings]
     return "<h2>Checks</h2>" + (
         _table(["check", "#count", "where", "example", "fix"], rows) if rows else "<p>Nothing found.</p>"

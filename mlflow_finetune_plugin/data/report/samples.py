@@ -7,7 +7,7 @@ from typing import Any
 
 import datasets
 
-from mlflow_finetune_plugin.data.tokens.rendering import Example
+from mlflow_finetune_plugin.data.tokens.renderer import Example
 
 MASK_SAMPLES = 5
 _SHOWN_TOKENS = 80

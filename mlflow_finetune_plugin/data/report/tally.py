@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mlflow_finetune_plugin.data.conversations.layouts import Layout
-from mlflow_finetune_plugin.data.report.report import MAX_LINES, FileReport, SkipCount
+from mlflow_finetune_plugin.data.report.contents import MAX_LINES, FileReport, SkipCount
 
 _EXAMPLE_CHARS = 200
 _MAX_LABELS = 10_000
 
 
 @dataclass
-class Tally:
+class RowTally:
     """Counts with the first lines and one example of each reason; one file in one role."""
 
     name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mlflow_finetune_plugin.data.report.report import DataReport
+from mlflow_finetune_plugin.data.report.contents import DataReport
 from mlflow_finetune_plugin.data.tokens.token_report import TokenReport
 
 _BAR = 40

@@ -27,7 +27,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class AnswerSpan:
     """``first``: its first token, None where a token straddles the border; ``limit``: the token behind its turn, or a later
     one when the first end-of-turn token before it is the turn's own.
     """
@@ -61,14 +61,14 @@ class AnswerFinder:
         self.turn_end: str | None = None
         self._windows: dict[str, list[int]] = {}
 
-    def locate(self, pieces: Sequence[Piece]) -> list[tuple[list[int], list[Answer]]]:
+    def locate(self, pieces: Sequence[Piece]) -> list[tuple[list[int], list[AnswerSpan]]]:
         """Of each piece its token ids and where its answers stand."""
         cuts = [self._cuts(piece) for piece in pieces]
         by_cuts = self._located_by_cuts([(p, c) for p, c in zip(pieces, cuts, strict=True) if c])
         by_offsets = self._located_by_offsets([p for p, c in zip(pieces, cuts, strict=True) if not c])
         found = [next(by_cuts) if c else next(by_offsets) for c in cuts]
         self._fill_windows([border.window for _, borders in found for border in borders])
-        located = [(ids, [Answer(self._first(b, ids), b.limit) for b in borders]) for ids, borders in found]
+        located = [(ids, [AnswerSpan(self._first(b, ids), b.limit) for b in borders]) for ids, borders in found]
         self._forget_windows()
         return located
 

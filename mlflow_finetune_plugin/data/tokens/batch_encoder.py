@@ -9,9 +9,9 @@ import numpy as np
 
 from mlflow_finetune_plugin.data.conversations.conversations import is_document
 from mlflow_finetune_plugin.data.conversations.split import hash_row
-from mlflow_finetune_plugin.data.tokens.encoded import EncodedBatch, pack
+from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch, pack
 from mlflow_finetune_plugin.data.tokens.encoding_faults import encoding_faults
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.evaluation.results import Message
 
 _ALL_BITS = 2**64 - 1

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from mlflow_finetune_plugin.data.tokens.encoded import EncodedBatch
+from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 from mlflow_finetune_plugin.errors import DataError
 
 _HELD = 4  # batches that are not worth a process

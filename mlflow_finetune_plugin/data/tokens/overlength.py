@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow_finetune_plugin.data.conversations.conversations import is_document
-from mlflow_finetune_plugin.data.tokens.rendering import Example
+from mlflow_finetune_plugin.data.tokens.renderer import Example
 from mlflow_finetune_plugin.evaluation.results import Message
 
 NO_LOSS_TOKEN = "no loss token left"

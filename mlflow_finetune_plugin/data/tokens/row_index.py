@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_finetune_plugin.data.tokens.encoded import EncodedBatch
+from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 
 _RECORD = np.dtype(
     [("row", "<u8"), ("prompt", "<u8"), ("answer", "<u8"), ("line", "<u4"), ("file", "<u2"), ("example", "<u4")]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from mlflow_finetune_plugin.data.tokens.batch_encoder import Conversations, from_frame
-from mlflow_finetune_plugin.data.tokens.encoded import EncodedBatch
+from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 
 
 class SpooledBatch:

@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from mlflow_finetune_plugin.data.tokens.encoded import TokenBatch
+from mlflow_finetune_plugin.data.tokens.batches import TokenBatch
 from mlflow_finetune_plugin.data.tokens.row_index import RowIndex
 from mlflow_finetune_plugin.data.tokens.token_report import TokenReport, token_report
 

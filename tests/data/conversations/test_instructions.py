@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import DataError
 
 PLURAL = {"hen": "hens", "cow": "cows"}

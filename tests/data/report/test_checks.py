@@ -3,9 +3,9 @@ import pytest
 
 from mlflow_finetune_plugin.data.conversations.layouts import Layout
 from mlflow_finetune_plugin.data.report.checks import RowSet, encoding_findings, label_findings, row_findings
-from mlflow_finetune_plugin.data.report.tally import Labels, Tally
+from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
 from mlflow_finetune_plugin.data.tokens.batch_encoder import BatchEncoder, to_frame
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.data.tokens.row_index import RowIndex
 
 
@@ -76,7 +76,7 @@ def test_rare_and_unseen_labels():
 
 
 def test_encoding_faults_are_counted_per_row_with_lines(encode):
-    tally = Tally("a.csv", "t", 1.0, "train", Layout("text", {"text": "text"}))
+    tally = RowTally("a.csv", "t", 1.0, "train", Layout("text", {"text": "text"}))
     texts = [
         "fine caf\u00e9",
         "caf\u00c3\u00a9 and \u00e2\u20ac\u2122s",

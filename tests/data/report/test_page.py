@@ -6,9 +6,9 @@ from page_words import Page
 
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
 from mlflow_finetune_plugin.data.report.page import report_fragment, report_page
-from mlflow_finetune_plugin.data.report.report import DataReport
+from mlflow_finetune_plugin.data.report.contents import DataReport
 from mlflow_finetune_plugin.data.report.text import report_text
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
 EVIL = '<script>alert(1)</script> & "quoted"'
 

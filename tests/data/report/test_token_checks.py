@@ -5,7 +5,7 @@ from transformers import AutoTokenizer
 
 from mlflow_finetune_plugin.base_models.files import EMBEDDED_FOLDER
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
 
 @pytest.fixture

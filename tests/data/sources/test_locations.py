@@ -15,7 +15,7 @@ from mlflow_finetune_plugin.data.sources.locations import (
     local_copy,
     shown,
 )
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import DataError
 
 

@@ -13,7 +13,7 @@ import pytest
 from mlflow_finetune_plugin.data.tokens import encoding_pool
 from mlflow_finetune_plugin.data.tokens.batch_encoder import BatchEncoder, to_frame
 from mlflow_finetune_plugin.data.tokens.encoding_pool import EncodingPool
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import DataError
 
 forks = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are forked on Linux only")

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from mlflow_finetune_plugin.data.tokens.pretokens import cut_before, cuts_at_blanks
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
 PIECES = [
     "a",

@@ -1,7 +1,7 @@
 import pytest
 
-from mlflow_finetune_plugin.data.tokens.encoded import TokenBatch
-from mlflow_finetune_plugin.data.tokens.rendering import Example
+from mlflow_finetune_plugin.data.tokens.batches import TokenBatch
+from mlflow_finetune_plugin.data.tokens.renderer import Example
 from mlflow_finetune_plugin.data.tokens.token_file import TokenFile
 
 

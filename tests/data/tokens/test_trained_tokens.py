@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from mlflow_finetune_plugin.base_models.files import EMBEDDED_FOLDER
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.data.tokens.trained_tokens import untrained_reason, untrained_tokens
 
 

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from page_words import Page
 
 from gradio_app.versions.data_html import ARTIFACT, CSS, LONGEST_BYTES, read_training_data
-from mlflow_finetune_plugin.data.report.report import DataReport, FileReport, Finding, LabelReport, SkipCount
+from mlflow_finetune_plugin.data.report.contents import DataReport, FileReport, DataFinding, LabelReport, SkipCount
 from mlflow_finetune_plugin.data.tokens.token_report import token_report
 from mlflow_finetune_plugin.errors import DataError, MoveError
 
@@ -54,7 +54,7 @@ def report() -> DataReport:
         eval_digest="ef" * 32,
         notes=(HOSTILE,),
         mask_samples=(({"text": "user: ", "carries_loss": False}, {"text": HOSTILE, "carries_loss": True}),),
-        findings=(Finding("check", 1, HOSTILE, (HOSTILE,), HOSTILE, HOSTILE),),
+        findings=(DataFinding("check", 1, HOSTILE, (HOSTILE,), HOSTILE, HOSTILE),),
         labels=LabelReport(((HOSTILE, 1),), ((HOSTILE, 1),)),
         **counts,
     )

@@ -42,7 +42,7 @@ class FileReport:
 
 
 @dataclass(frozen=True)
-class Finding:
+class DataFinding:
     """What a check found in rows that are kept: how often, where first, one example, the remedy."""
 
     check: str
@@ -98,7 +98,7 @@ class DataReport:
     eval_digest: str
     notes: tuple[str, ...]
     mask_samples: tuple[tuple[dict[str, Any], ...], ...] = field(repr=False)
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[DataFinding, ...] = ()
     labels: LabelReport | None = None
 
     @property

@@ -6,7 +6,7 @@ import pytest
 
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.templates import DEFAULT_TEMPLATE
-from mlflow_finetune_plugin.data.tokens.rendering import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import BaseModelError
 
 SINGLE = [{"role": "user", "content": "Name a fruit."}, {"role": "assistant", "content": "A pear."}]

@@ -31,8 +31,8 @@ from typing import Any
 from mlflow_finetune_plugin.data.conversations.conversations import is_document
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.templates import Template, prepends_bos
-from mlflow_finetune_plugin.data.conversations.turns import STOP_INSIDE, Turn, checked_turns, default_turns
-from mlflow_finetune_plugin.data.tokens.answer_tokens import Answer, AnswerFinder, Piece
+from mlflow_finetune_plugin.data.conversations.turns import STOP_INSIDE, RenderedTurn, checked_turns, default_turns
+from mlflow_finetune_plugin.data.tokens.answer_tokens import AnswerSpan, AnswerFinder, Piece
 from mlflow_finetune_plugin.data.tokens.trained_tokens import untrained_reason
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.evaluation.results import Message
@@ -144,7 +144,7 @@ class ChatRenderer:
 
     # rendering -------------------------------------------------------------------------------------------------------
 
-    def _render_turns(self, conversations: Sequence[Sequence[Message]]) -> list[list[Turn] | RowFault]:
+    def _render_turns(self, conversations: Sequence[Sequence[Message]]) -> list[list[RenderedTurn] | RowFault]:
         """(P, F) of every assistant turn; the last F is the whole conversation."""
         if self._template.is_default:
             return [default_turns(messages, self._template, self._stop_texts) for messages in conversations]
@@ -162,13 +162,13 @@ class ChatRenderer:
                 strict=True,
             )
         )
-        result: list[list[Turn] | RowFault] = []
+        result: list[list[RenderedTurn] | RowFault] = []
         for messages in conversations:
             mine = [next(rendered) for message in messages if message["role"] == "assistant"]
             result.append(checked_turns(mine, self._stop_texts))
         return result
 
-    def _plan(self, turns: list[Turn] | RowFault) -> list[Piece] | RowFault:
+    def _plan(self, turns: list[RenderedTurn] | RowFault) -> list[Piece] | RowFault:
         if isinstance(turns, RowFault) or len(turns) == 1 or self.appends_eos:
             return self._unrolled(turns)
         whole = turns[-1].full
@@ -176,7 +176,7 @@ class ChatRenderer:
             return [Piece(whole, [(len(turn.prompt), len(turn.full)) for turn in turns])]
         return self._unrolled(turns)
 
-    def _unrolled(self, turns: list[Turn] | RowFault) -> list[Piece] | RowFault:
+    def _unrolled(self, turns: list[RenderedTurn] | RowFault) -> list[Piece] | RowFault:
         if isinstance(turns, RowFault):
             return turns
         pieces = []
@@ -196,7 +196,7 @@ class ChatRenderer:
         made = iter([self._example(piece, *found) for piece, found in zip(pieces, located, strict=True)])
         return [plan if isinstance(plan, RowFault) else _joined([next(made) for _ in plan]) for plan in planned]
 
-    def _example(self, piece: Piece, ids: list[int], answers: list[Answer]) -> Example | RowFault | None:
+    def _example(self, piece: Piece, ids: list[int], answers: list[AnswerSpan]) -> Example | RowFault | None:
         """None when ``piece`` holds several answers and has to be unrolled."""
         spans = [(answer.first, answer.limit) for answer in answers if answer.first is not None]
         is_split = len(spans) < len(answers)

@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
-from mlflow_finetune_plugin.data.tokens.rendering import Example
+from mlflow_finetune_plugin.data.tokens.renderer import Example
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mlflow_finetune_plugin.data.conversations.conversations import conversation
 from mlflow_finetune_plugin.data.conversations.layouts import TEXT, Layout, check_learnable, detect_layout
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.split import hash_text
-from mlflow_finetune_plugin.data.report.tally import Tally
+from mlflow_finetune_plugin.data.report.tally import RowTally
 from mlflow_finetune_plugin.data.sources.locations import is_remote, local_copy, shown
 from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
 from mlflow_finetune_plugin.data.tokens.batch_encoder import (
@@ -22,7 +22,7 @@ from mlflow_finetune_plugin.data.tokens.batch_encoder import (
     is_first_of_line,
     to_frame,
 )
-from mlflow_finetune_plugin.data.tokens.encoded import EncodedBatch
+from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 from mlflow_finetune_plugin.data.tokens.encoding_pool import EncodingPool
 from mlflow_finetune_plugin.data.tokens.spool import Spool
 from mlflow_finetune_plugin.errors import DataError
@@ -58,7 +58,7 @@ class ReadFile:
     """A file whose rows lie in the spool between two positions."""
 
     file: DataFile
-    tally: Tally
+    tally: RowTally
     start: int
     end: int
 
@@ -105,7 +105,7 @@ class Reader:
 
     def _read(self, file: DataFile, local: Path, role: Literal["train", "eval"]) -> ReadFile:
         layout = self._layout_of(file, local)
-        tally = Tally(file.shown, file.task, file.weight, role, layout)
+        tally = RowTally(file.shown, file.task, file.weight, role, layout)
         start, self._role = self._spool.position(), role
         for line, row in read_rows(local):
             tally.rows_read += 1
@@ -120,7 +120,7 @@ class Reader:
         self._pool.drain()
         return ReadFile(file, tally, start, self._spool.position())
 
-    def _add(self, line: int, row: Mapping[str, Any], tally: Tally, instruction: str | None) -> None:
+    def _add(self, line: int, row: Mapping[str, Any], tally: RowTally, instruction: str | None) -> None:
         for conversation in [
             instructed(conversation, instruction) for conversation in conversations(tally.layout, row)
         ]:

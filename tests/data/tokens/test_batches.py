@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
-from mlflow_finetune_plugin.data.tokens.encoded import EncodedBatch, TokenBatch, pack
-from mlflow_finetune_plugin.data.tokens.rendering import Example
+from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch, TokenBatch, pack
+from mlflow_finetune_plugin.data.tokens.renderer import Example
 
 ROWS = [
     [Example([1, 2, 3], [0, 1, 1])],
