@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradio_app.versions.cards import find_version
-from mlflow_finetune_plugin.data.report.page import DARK, LIGHT, REPORT_STYLE, report_fragment
 from mlflow_finetune_plugin.data.report.contents import DataReport
+from mlflow_finetune_plugin.data.report.page import DARK, LIGHT, REPORT_STYLE, report_fragment
 from mlflow_finetune_plugin.errors import DataError, TrackingError, in_short
 from mlflow_finetune_plugin.store.registered_model import registry_faults
 

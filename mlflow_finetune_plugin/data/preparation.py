@@ -35,7 +35,7 @@ from mlflow_finetune_plugin.data.report.checks import (
     row_findings,
     token_findings,
 )
-from mlflow_finetune_plugin.data.report.contents import DataReport, DataFinding, LabelReport, UnusableDataError
+from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport, LabelReport, UnusableDataError
 from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, Shower, across, segments
 from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
 from mlflow_finetune_plugin.data.tokens.batch_encoder import BatchEncoder

@@ -98,7 +98,9 @@ def metric_of(name: str | None, candidate: ProvenVersion, rows: HeldOut) -> Metr
     return module
 
 
-def compared(module: MetricModule, rows: HeldOut, kept: list[int], own: AnswerSet, against: AnswerSet, over: str) -> Gain:
+def compared(
+    module: MetricModule, rows: HeldOut, kept: list[int], own: AnswerSet, against: AnswerSet, over: str
+) -> Gain:
     asked = [rows.rows[i] for i in kept]
     drawn_with = rows.clusters
     clusters = [drawn_with[i] for i in kept] if drawn_with is not None else None

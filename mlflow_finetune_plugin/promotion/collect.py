@@ -150,7 +150,9 @@ def _latency(
     return None if own is None else Latency(own, other)
 
 
-def tell_missed_rows(name: str, rows: Sequence[EvalRow], side: AnswerSet, scores: Sequence[float], best: float) -> list[str]:
+def tell_missed_rows(
+    name: str, rows: Sequence[EvalRow], side: AnswerSet, scores: Sequence[float], best: float
+) -> list[str]:
     """How many scored below ``best``, and the first of them with question, answer and reference, a line each; none: nothing."""
     missed = [i for i, score in enumerate(scores) if score < best]
     if not missed:

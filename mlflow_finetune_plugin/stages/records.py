@@ -16,8 +16,8 @@ from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
 from mlflow_finetune_plugin.config.sections import DataFileSettings
 from mlflow_finetune_plugin.data.mixture import Mixture
 from mlflow_finetune_plugin.data.preparation import PreparedData
-from mlflow_finetune_plugin.data.report.page import report_page
 from mlflow_finetune_plugin.data.report.contents import DataReport
+from mlflow_finetune_plugin.data.report.page import report_page
 from mlflow_finetune_plugin.evaluation.results import EvalReport, Interval, MetricResult
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.logged_models.adapter import LoggedAdapter, Reference

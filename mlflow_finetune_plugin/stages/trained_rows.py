@@ -12,7 +12,7 @@ import numpy as np
 
 from mlflow_finetune_plugin.data.conversations.split import hash_eval_row
 from mlflow_finetune_plugin.data.report.checks import LEAKED_ROWS
-from mlflow_finetune_plugin.data.report.contents import MAX_LINES, DataReport, DataFinding
+from mlflow_finetune_plugin.data.report.contents import MAX_LINES, DataFinding, DataReport
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.stages.outages import with_patience

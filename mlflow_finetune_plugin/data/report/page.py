@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from mlflow_finetune_plugin.data.report.contents import DataReport, FileReport, DataFinding, SkipCount
+from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport, FileReport, SkipCount
 
 _WIDTH, _HEIGHT, _BASE = 760, 180, 150
 

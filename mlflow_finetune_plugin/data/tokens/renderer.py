@@ -32,7 +32,7 @@ from mlflow_finetune_plugin.data.conversations.conversations import is_document
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.templates import Template, prepends_bos
 from mlflow_finetune_plugin.data.conversations.turns import STOP_INSIDE, RenderedTurn, checked_turns, default_turns
-from mlflow_finetune_plugin.data.tokens.answer_tokens import AnswerSpan, AnswerFinder, Piece
+from mlflow_finetune_plugin.data.tokens.answer_tokens import AnswerFinder, AnswerSpan, Piece
 from mlflow_finetune_plugin.data.tokens.trained_tokens import untrained_reason
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.evaluation.results import Message

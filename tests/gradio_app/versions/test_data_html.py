@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from page_words import Page
 
 from gradio_app.versions.data_html import ARTIFACT, CSS, LONGEST_BYTES, read_training_data
-from mlflow_finetune_plugin.data.report.contents import DataReport, FileReport, DataFinding, LabelReport, SkipCount
+from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport, FileReport, LabelReport, SkipCount
 from mlflow_finetune_plugin.data.tokens.token_report import token_report
 from mlflow_finetune_plugin.errors import DataError, MoveError
 
