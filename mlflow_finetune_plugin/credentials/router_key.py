@@ -3,4 +3,3 @@
 from __future__ import annotations
 
 ROUTER_KEY = "MLFLOW_FINETUNE_API_KEY"
-"""The environment variable from which whoever asks a router takes its key."""

@@ -1,4 +1,4 @@
-"""Who may open the playground: names with hashed passwords in a file, read again when it changes.
+"""Users of the playground. A file holds their names and hashed passwords; the playground reads it again when it changes.
 
 users:
   - name: alice
@@ -10,34 +10,31 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
 import os
 import re
 import secrets
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mlflow_finetune_plugin.credentials.file import CredentialFile, FileFormat
 from mlflow_finetune_plugin.durable_files import write_whole
 from mlflow_finetune_plugin.errors import ConfigError
-
-logger = logging.getLogger(__name__)
 
 MIN_PASSWORD_CHARS = 8
 MAX_PASSWORD_CHARS = 1000
 MAX_NAME_CHARS = 100
-_N, _R, _P = 2**15, 8, 1  # 32 MB and about 0.1 s a guess, as OWASP asks for
+_N, _R, _P = 2**15, 8, 1  # 32 MB and about 0.1 s per guess, as OWASP recommends
 _LENGTH = 32
 _HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2})+")
-_HEAD = "# made by `mlflow-finetune users`, which keeps no comments\n"
+_HEAD = "# written by `mlflow-finetune users`, which does not keep comments\n"
 
 
 @dataclass(frozen=True)
 class PasswordHash:
-    """``memory`` is 128 n r bytes."""
+    """A password's scrypt hash. It takes 128 n r bytes of memory to compute."""
 
     n: int
     r: int
@@ -47,11 +44,12 @@ class PasswordHash:
 
     @classmethod
     def of(cls, password: str) -> PasswordHash:
+        """Hash a password with a new random salt."""
         salt = secrets.token_bytes(16)
         return cls(_N, _R, _P, salt, _scrypt(password, salt, _N, _R, _P))
 
     def matches(self, password: str) -> bool:
-        """Takes about 0.1 s of a core, on purpose."""
+        """Compare with a password. Takes about 0.1 s of a core, which makes guessing expensive."""
         return hmac.compare_digest(self.digest, _scrypt(password, self.salt, self.n, self.r, self.p))
 
     def __str__(self) -> str:
@@ -63,102 +61,84 @@ class PasswordHash:
 
 @dataclass(frozen=True)
 class User:
+    """A playground user."""
+
     name: str
     password: PasswordHash
     may_promote: bool = False
 
 
-NOBODY = PasswordHash(_N, _R, _P, bytes(16), bytes(_LENGTH))
-"""No password's: what an unknown name is compared with, so that the time tells nothing."""
+UNKNOWN_USER = PasswordHash(_N, _R, _P, bytes(16), bytes(_LENGTH))
+"""A hash that no password has. The login of an unknown name is compared with it, so that it takes as long as any other."""
 
 
 class Users:
-    """A file of users. Last known good: a file that cannot be understood changes nothing, and ``fault`` says why."""
+    """The users of a file. Raises ConfigError when the file cannot be read at the start."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen, self._users = _version(path), _by_name(read_users(path))
-        self.fault: str | None = None
+        self._file = CredentialFile(path, _FORMAT)
+
+    @property
+    def fault(self) -> str | None:
+        """Why the file could not be read last time; None when it could."""
+        return self._file.fault
 
     def find(self, name: str) -> User | None:
-        self._read()
-        return self._users.get(name)
+        return next((user for user in self._file.entries if user.name == name), None)
 
     def with_password(self, name: str, password: str) -> User | None:
-        """The user, when that is the password. As slow for a name that nobody has."""
+        """Return the user if the password is right. Takes as long for an unknown name as for a known one."""
         user = self.find(name)
-        known = user.password if user is not None else NOBODY
-        is_right = known.matches(password[: MAX_PASSWORD_CHARS + 1])
+        expected = user.password if user is not None else UNKNOWN_USER
+        is_right = expected.matches(password[: MAX_PASSWORD_CHARS + 1])
         return user if is_right else None
-
-    def _read(self) -> None:
-        try:
-            version = _version(self._path)
-            if version != self._seen:
-                self._users = _by_name(read_users(self._path))
-                self._seen = version
-            fault = None
-        except ConfigError as error:
-            fault = error.problems[0]
-        if fault is not None and fault != self.fault:
-            logger.error("users_not_read fault=%s", fault)
-        self.fault = fault
 
 
 def add_user(path: Path, name: str, password: str, *, may_promote: bool = False) -> None:
-    """Writes the password's hash to the file, which is made where it is not. Raises ConfigError."""
+    """Add a user, with the password's hash, to the file, which is created if it does not exist. Raises ConfigError."""
     faults = [fault for fault in (name_fault(name), _password_fault(password)) if fault is not None]
     if faults:
         raise ConfigError(faults)
     before = read_users(path) if os.path.lexists(path) else ()
     if any(user.name == name for user in before):
-        raise ConfigError([f"{path}: has a user named {name!r}; fix: users remove first, or another name"])
+        raise ConfigError([f"{path}: has a user named {name!r}; fix: remove that user first, or choose another name"])
     _write(path, (*before, User(name, PasswordHash.of(password), may_promote)))
 
 
 def remove_user(path: Path, name: str) -> None:
-    """A playground that runs shuts the user out at its next request. Raises ConfigError."""
+    """Remove a user from the file. A running playground refuses the user's next request. Raises ConfigError."""
     before = read_users(path)
     after = tuple(user for user in before if user.name != name)
     if len(after) == len(before):
         names = ", ".join(user.name for user in before) or "none"
-        raise ConfigError([f"{path}: has no user named {name!r}; fix: one of its names: {names}"])
+        raise ConfigError([f"{path}: has no user named {name!r}; fix: use one of its names: {names}"])
     _write(path, after)
 
 
 def read_users(path: Path) -> tuple[User, ...]:
-    """Raises ConfigError, also for a file that others than its owner may read."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError as error:
-        raise ConfigError([_unreachable(path, error)]) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError([_no_user_file(path, error)]) from error
-    if mode & 0o077:
-        raise ConfigError([f"{path}: others than its owner may read or write it ({mode:04o}); fix: chmod 600 {path}"])
-    try:
-        return _parse(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError([_no_user_file(path, error)]) from error
+    """Return the users of a file. Raises ConfigError, also for a file that others than its owner may read."""
+    return _FORMAT.read(path)
 
 
 def name_fault(name: str) -> str | None:
-    """Why that is no name of a user; None when it is one."""
+    """Return why a text cannot be a user's name; None when it can."""
     if not name or len(name) > MAX_NAME_CHARS or name != name.strip() or not name.isprintable():
-        return f"user name {name[:100]!r}; fix: 1 to {MAX_NAME_CHARS} printable characters, no space at an end"
+        return (
+            f"user name {name[:100]!r}: not valid; "
+            f"fix: use 1 to {MAX_NAME_CHARS} printable characters, without a space at either end"
+        )
     return None
 
 
 def _password_fault(password: str) -> str | None:
     if not MIN_PASSWORD_CHARS <= len(password) <= MAX_PASSWORD_CHARS:
-        return f"a password of {len(password)} characters; fix: {MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS}"
+        return f"a password of {len(password)} characters; fix: use {MIN_PASSWORD_CHARS} to {MAX_PASSWORD_CHARS} characters"
     return None
 
 
 def _scrypt(password: str, salt: bytes, n: int, r: int, p: int) -> bytes:
-    given = password.encode("utf-8", "surrogateescape")
-    return hashlib.scrypt(given, salt=salt, n=n, r=r, p=p, maxmem=256 * n * r, dklen=_LENGTH)
+    content = password.encode("utf-8", "surrogateescape")
+    return hashlib.scrypt(content, salt=salt, n=n, r=r, p=p, maxmem=256 * n * r, dklen=_LENGTH)
 
 
 def _write(path: Path, users: tuple[User, ...]) -> None:
@@ -170,67 +150,35 @@ def _write(path: Path, users: tuple[User, ...]) -> None:
     try:
         write_whole(path, text.encode())
     except OSError as error:
-        raise ConfigError([_unreachable(path, error)]) from error
+        raise ConfigError([_FORMAT.unreachable(path, error)]) from error
 
 
-def _version(path: Path) -> tuple[int, int, int]:
-    """What differs once the file is written again. Raises ConfigError."""
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise ConfigError([_unreachable(path, error)]) from error
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _by_name(users: tuple[User, ...]) -> dict[str, User]:
-    return {user.name: user for user in users}
-
-
-def _unreachable(path: Path, error: OSError) -> str:
-    if not isinstance(error, FileNotFoundError):
-        fix = "a file that this user may read and write"
-    elif path.parent.is_dir():
-        fix = f"mlflow-finetune users add {path} NAME makes it"
-    else:
-        fix = f"make {path.parent}, a folder"
-    return f"{path}: cannot be read or written: {error.strerror}; fix: {fix}"
-
-
-def _no_user_file(path: Path, error: Exception) -> str:
-    told = " ".join(str(error).split())[:300]
-    return f"{path}: is no file of users: {told}; fix: correct it, or make a new one with mlflow-finetune users add"
-
-
-def _parse(text: str) -> tuple[User, ...]:
-    content = yaml.safe_load(text)
-    entries = content.get("users") if isinstance(content, dict) else None
-    if not isinstance(entries, list):  # an empty one is good: the last user was taken out
-        raise ValueError("it has no list `users`")
-    users = tuple(_user(entry) for entry in entries)
-    if len({user.name for user in users}) != len(users):
-        raise ValueError("two users have the same name")
-    return users
-
-
-def _user(entry: Any) -> User:
+def _parse_user(entry: Any) -> User:
     if not isinstance(entry, dict) or not entry.keys() <= {"name", "password", "may_promote"}:
-        raise ValueError("an entry has name, password and may_promote, and nothing else")
+        raise ValueError("an entry may have name, password and may_promote, and no other field")
     name, may_promote = entry.get("name"), entry.get("may_promote", False)
-    if not isinstance(name, str) or (fault := name_fault(name)):
-        raise ValueError(f"a name is text: {name!r:.80}" if not isinstance(name, str) else fault)
+    if not isinstance(name, str):
+        raise ValueError(f"a name must be text, not {name!r:.80}")
+    if fault := name_fault(name):
+        raise ValueError(fault)
     if type(may_promote) is not bool:
         raise ValueError(f"may_promote of {name!r} is neither true nor false")
-    return User(name, _hash(name, entry.get("password")), may_promote)
+    return User(name, _parse_hash(name, entry.get("password")), may_promote)
 
 
-def _hash(name: str, written: Any) -> PasswordHash:
-    parts = written.split("$") if isinstance(written, str) else []
+def _parse_hash(name: str, text: Any) -> PasswordHash:
+    parts = text.split("$") if isinstance(text, str) else []
     if len(parts) != 6 or parts[0] != "scrypt" or not all(part.isdecimal() and len(part) < 9 for part in parts[1:4]):
-        raise ValueError(f"password of {name!r} is no hash (scrypt$n$r$p$salt$hash)")
+        raise ValueError(f"password of {name!r} is not a hash of the form scrypt$n$r$p$salt$hash")
     n, r, p = (int(part) for part in parts[1:4])
     if n not in {2**power for power in range(14, 19)} or not 8 <= r <= 16 or not 1 <= p <= 8:
-        raise ValueError(f"password of {name!r}: n is 2^14 to 2^18, r 8 to 16, p 1 to 8")
+        raise ValueError(f"password of {name!r}: n must be 2^14 to 2^18, r 8 to 16, p 1 to 8")
     salt, digest = parts[4:]
     if not (_HEXADECIMAL.fullmatch(salt) and _HEXADECIMAL.fullmatch(digest)) or len(salt) < 32 or len(digest) != 64:
-        raise ValueError(f"password of {name!r}: salt and hash are hexadecimal digits, at least 32 and 64 of them")
+        raise ValueError(f"password of {name!r}: salt and hash must be hexadecimal digits, at least 32 and exactly 64")
     return PasswordHash(n, r, p, bytes.fromhex(salt), bytes.fromhex(digest))
+
+
+_FORMAT = FileFormat(
+    "a user file", "users", "mlflow-finetune users add", _parse_user, may_be_empty=True, is_private=True
+)
