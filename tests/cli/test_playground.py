@@ -220,7 +220,10 @@ def test_users_come_and_go_by_command(workplace):
 
     made = users("add", "users.yaml", "alice", "--may-promote", password="correct horse\n")
     assert (made.returncode, made.stdout) == (0, "users.yaml: alice may come in and promote\n")
-    assert users("add", "users.yaml", "bob", password="short\n").stderr.count("a password of 5 characters; fix: use 8") == 1
+    assert (
+        users("add", "users.yaml", "bob", password="short\n").stderr.count("a password of 5 characters; fix: use 8")
+        == 1
+    )
     assert "horse" not in (workplace.path / "users.yaml").read_text()
     assert users("remove", "users.yaml", "alice").stdout == "users.yaml: alice is out\n"
     assert users("remove", "users.yaml", "alice").returncode == 2
