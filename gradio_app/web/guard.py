@@ -109,7 +109,7 @@ class Guard:
             return PlainTextResponse(f"{fault}\n", 403)
         if self._is_login(asked) and asked.method in ("GET", "HEAD", "POST"):
             return None
-        if not is_offered(asked, self._cache, has_mcp=self._settings.has_mcp):
+        if not is_offered(asked, self._cache):
             return PlainTextResponse("nothing is here\n", 404)
         return None
 

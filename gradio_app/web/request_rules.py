@@ -25,7 +25,6 @@ _READ_BELOW = ("/assets/", "/static/", f"{API}/heartbeat/", f"{API}/call/")
 _WRITTEN = frozenset(f"{API}/{name}" for name in ("queue/join", "cancel", "reset"))
 _WRITTEN_BELOW = (f"{API}/run/", f"{API}/call/")
 _FILE = f"{API}/file="
-_MCP = f"{API}/mcp"
 _FORWARDED = ("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "forwarded")
 _SAFE = ("GET", "HEAD")
 _NAMED_BY_CONTENT = re.compile(r"/assets/[\w.-]+-[\w-]{8,10}\.(?:js|css|svg|ttf|woff2?)")
@@ -120,13 +119,11 @@ def origin_fault(asked: Asked) -> str | None:
     return "another site may not ask this"
 
 
-def is_offered(asked: Asked, cache: Path, *, has_mcp: bool) -> bool:
+def is_offered(asked: Asked, cache: Path) -> bool:
     """Gradio has fifty routes more (uploads, files of the disk, monitoring, code editing); the page needs these."""
     method, path = asked.method, asked.path
     if any(part in ("..", ".") for part in path.split("/")) or "\\" in path or "\0" in path:
         return False
-    if has_mcp and (path == _MCP or path.startswith(f"{_MCP}/")):
-        return method in (*_SAFE, "POST", "DELETE")
     if method in _SAFE:
         return path in _READ or path.startswith(_READ_BELOW) or _is_made_here(path, cache)
     return method == "POST" and (path in _WRITTEN or path.startswith(_WRITTEN_BELOW))

@@ -21,7 +21,7 @@ import uvicorn
 from gradio_app.settings import PlaygroundSettings
 from gradio_app.web.access import Access
 from gradio_app.web.guard import VISITOR, Guard, script_hashes
-from mlflow_finetune_plugin.errors import ConfigError, MissingExtraError
+from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.serving.http_server import HttpServer
 from mlflow_finetune_plugin.serving.versions.names import http_address
 
@@ -128,12 +128,10 @@ def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Pa
         ssr_mode=False,
         enable_monitoring=False,
         pwa=False,
-        mcp_server=settings.has_mcp,
+        mcp_server=False,
         **page.look,
     )
     _open_pages_quickly(app, blocks)
-    if settings.has_mcp and blocks.mcp_server_obj is None:  # Gradio keeps the reason to itself
-        raise MissingExtraError(f"--mcp: {blocks.mcp_error}; fix: pip install 'gradio[mcp]', or leave --mcp out")
     return Guard(app, settings, access, cache, inline_scripts=script_hashes(page.look.get("head") or ""))
 
 

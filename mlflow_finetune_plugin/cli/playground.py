@@ -63,11 +63,6 @@ def add_playground_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store", type=Path, default=None, metavar="DIR", help="without --endpoint: adapters on this disk, as of serve"
     )
-    parser.add_argument(
-        "--mcp",
-        action="store_true",
-        help="answer the Model Context Protocol too; all its programs share one conversation",
-    )
     parser.add_argument("--open", action="store_true", help="open the page in the browser, where there is a display")
     parser.set_defaults(command=_playground)
 
@@ -102,7 +97,7 @@ def page_arguments(namespace: argparse.Namespace, endpoints: list[str], model: s
         ("--keep-traces", _one(namespace.keep_traces)),
     ]
     arguments = [f"{option}={value}" for option, values in given for value in values]
-    return arguments + [flag for flag in ("--mcp", "--open") if getattr(namespace, flag[2:])]
+    return arguments + [flag for flag in ("--open",) if getattr(namespace, flag[2:])]
 
 
 def _playground(namespace: argparse.Namespace) -> int:

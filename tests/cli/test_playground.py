@@ -180,17 +180,17 @@ def test_which_model_is_asked_for_with_the_names(workplace):
 
 
 def test_the_page_is_told_all_that_the_command_is():
-    from gradio_app.__main__ import parser, settings_of
+    from gradio_app.arguments import new_parser, read_settings
     from gradio_app.settings import PlaygroundSettings
 
     given = ["playground", "--endpoint", "http://a/v1", "--endpoint", "http://b/v1", "--model", "bot", "--side", "base"]
     given += ["--port", "1", "--host", "h", "--auth-file", "/f", "--user-header", "X-U", "--trusted-proxy", "10.0.0.1"]
-    given += ["--promoter", "alice", "--public-host", "p", "--prompts", "/p", "--keep-traces", "12h", "--mcp", "--open"]
+    given += ["--promoter", "alice", "--public-host", "p", "--prompts", "/p", "--keep-traces", "12h", "--open"]
     given += ["--side=-x"]
     namespace = _parser().parse_args(given)
-    told = parser().parse_args(page_arguments(namespace, namespace.endpoint, namespace.model))
+    told = new_parser().parse_args(page_arguments(namespace, namespace.endpoint, namespace.model))
     assert told.open
-    assert settings_of(told) == PlaygroundSettings(
+    assert read_settings(told) == PlaygroundSettings(
         endpoints=("http://a/v1", "http://b/v1"),
         model="bot",
         sides=("base", "-x"),
@@ -203,7 +203,6 @@ def test_the_page_is_told_all_that_the_command_is():
         public_hosts=("p",),
         prompt_sets=(Path("/p"),),
         keep_traces_days=0.5,
-        has_mcp=True,
     )
 
 

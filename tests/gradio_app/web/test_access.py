@@ -87,16 +87,18 @@ def test_the_right_password_forgives_the_name_and_not_the_address():
     [
         ({"host": "0.0.0.0"}, "host 0.0.0.0: without a login only this machine may open the page; fix: --auth-file"),
         ({"host": "192.168.1.7"}, "host 192.168.1.7: without a login"),
-        ({"user_header": "X-User", "auth_file": "f"}, "fix: one of them says who asks"),
-        ({"user_header": "X User:"}, "fix: a header's name"),
-        ({"promoters": ("alice",)}, "promoters without a user header"),
-        ({"user_header": "X-User", "trusted_proxies": ("proxy.local",)}, "trusted proxy 'proxy.local'; fix: an IP"),
-        ({"has_mcp": True, "user_header": "X-User"}, "mcp with a login: "),
-        ({"endpoints": ()}, "no endpoint; fix: --endpoint"),
-        ({"endpoints": ("http://me:secret@host/v1",)}, "endpoint http://host/v1; fix"),
-        ({"port": 70000}, "port 70000; fix: a number up to 65535"),
-        ({"max_streams": 0}, "max streams 0; fix: a number from 1"),
-        ({"max_streams_per_session": 1}, "max streams per session 1; fix: a number from 2"),
+        ({"user_header": "X-User", "auth_file": "f"}, "fix: keep the one that identifies users"),
+        ({"user_header": "X User:"}, "is not a header name; fix: use a name such as"),
+        ({"promoters": ("alice",)}, "--promoter needs --user-header"),
+        (
+            {"user_header": "X-User", "trusted_proxies": ("proxy.local",)},
+            "--trusted-proxy 'proxy.local' is not an address; fix: use an IP",
+        ),
+        ({"endpoints": ()}, "no endpoint was given; fix: --endpoint"),
+        ({"endpoints": ("http://me:secret@host/v1",)}, "--endpoint http://host/v1 is not a valid endpoint; fix"),
+        ({"port": 70000}, "--port 70000 is not a valid port; fix: use a number from 0 to 65535"),
+        ({"max_streams": 0}, "--max-streams 0 is too small; fix: use a number from 1"),
+        ({"max_streams_per_session": 1}, "--max-streams-per-session 1 is too small; fix: use a number from 2"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_at_the_start(settings, said):

@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import time
-from importlib import metadata
 
 import httpx
 import pytest
@@ -360,20 +359,3 @@ def test_faults_are_one_message_and_exit_code_2(tmp_path, workplace):
         with playground(tmp_path, "--port", str(taken.getsockname()[1])):
             pass
     assert "it is in use; fix: --port with another number" in next(tmp_path.glob("playground-*.log")).read_text()
-
-
-def test_mcp_answers_or_says_why_not(tmp_path):
-    """Gradio 6.31 takes an mcp below 2, and keeps to itself that it found another."""
-    if int(metadata.version("mcp").partition(".")[0]) >= 2:
-        with pytest.raises(AssertionError, match="it ended with 2"), playground(tmp_path, "--mcp"):
-            pass
-        said = next(tmp_path.glob("playground-*.log")).read_text()
-        assert "--mcp: " in said
-        assert "fix: pip install 'gradio[mcp]', or leave --mcp out" in said
-        return
-    with playground(tmp_path, "--mcp") as place:
-        call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
-        headers = {"Accept": "application/json, text/event-stream"}
-        assert "who" in place.ask("POST", "/gradio_api/mcp/", json=call, headers=headers).text
-        foreign = headers | {"Origin": FOREIGN}
-        assert place.ask("POST", "/gradio_api/mcp/", json=call, headers=foreign).status_code == 403
