@@ -38,10 +38,11 @@ from alias_moves import (
 )
 
 from mlflow_finetune_plugin.errors import MoveError
-from mlflow_finetune_plugin.promotion.moves.intent import INTENT_TAG, Intent
+from mlflow_finetune_plugin.promotion.moves.intent import Intent
 from mlflow_finetune_plugin.promotion.moves.lease import Lease, lease_name
 from mlflow_finetune_plugin.promotion.moves.move import promote_version, roll_back
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
+from mlflow_finetune_plugin.store.names import INTENT_TAG
 
 NAME = "bot"
 VERSIONS = 5

@@ -70,7 +70,8 @@ from mlflow_finetune_plugin.stages.resume import (
     uploads,
 )
 from mlflow_finetune_plugin.stages.trained_rows import record_trained_rows
-from mlflow_finetune_plugin.store.registry import CHALLENGER, register_adapter
+from mlflow_finetune_plugin.store.names import CHALLENGER
+from mlflow_finetune_plugin.store.registry import register_adapter
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.memory import PeakMemory
 from mlflow_finetune_plugin.training.processes import joined

@@ -12,6 +12,7 @@ import aiohttp
 
 from gradio_app.chat.client import Endpoint, new_http
 from gradio_app.chat.session import Contender, SessionError
+from mlflow_finetune_plugin.store.names import BASE, CHALLENGER, CHAMPION
 from mlflow_finetune_plugin.votes.journal.vote import clean
 
 OURS = "mlflow-finetune"
@@ -67,9 +68,9 @@ def default_sides(served: Served, model: str | None) -> tuple[Contender, ...]:
     names = {contender.name: contender for contender in served.contenders}
     wanted = model or (served.registered[0] if served.registered else None)
     if wanted is not None:
-        versions = [f"{wanted}@challenger", f"{wanted}@champion"]
+        versions = [f"{wanted}@{CHALLENGER}", f"{wanted}@{CHAMPION}"]
         parent = next((names[name].parent for name in versions if name in names), None)
-        order = [*versions, *([parent] if parent is not None else []), "base", *_versions(names, wanted)]
+        order = [*versions, *([parent] if parent is not None else []), BASE, *_versions(names, wanted)]
         different: dict[str, Contender] = {}
         for name in (one for one in order if one in names):
             different.setdefault(names[name].root or name, names[name])

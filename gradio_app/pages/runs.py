@@ -27,10 +27,8 @@ from gradio_app.versions.rollback import (
 )
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.promotion.moves.audit import Record, history
-from mlflow_finetune_plugin.promotion.moves.canary_state import CANARY
-from mlflow_finetune_plugin.promotion.moves.intent import INTENT_TAG, PREVIOUS
+from mlflow_finetune_plugin.store.names import CANARY, CHALLENGER, INTENT_TAG, PREVIOUS
 from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
-from mlflow_finetune_plugin.store.registry import CHALLENGER
 
 CSS = html_parts.CSS + loss_chart.CSS
 _AT_ONCE = 50

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.promotion.answers import are_unseen
 from mlflow_finetune_plugin.promotion.proven_version import read_version
-from mlflow_finetune_plugin.votes.journal.vote import BASE
+from mlflow_finetune_plugin.store.names import BASE
 from mlflow_finetune_plugin.votes.prompt_file import MOST_PROMPTS, Prompt, PromptSet, prompt_set
 
 if TYPE_CHECKING:

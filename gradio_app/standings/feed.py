@@ -25,8 +25,8 @@ from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.promotion.proven_version import read_version
 from mlflow_finetune_plugin.serving.versions.catalog import Catalog
 from mlflow_finetune_plugin.store.clients import client_for
+from mlflow_finetune_plugin.store.names import BASE
 from mlflow_finetune_plugin.votes import Reading, read_votes
-from mlflow_finetune_plugin.votes.journal.vote import BASE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,9 +14,9 @@ from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.gate.statistics.proportions import wilson_interval
 from mlflow_finetune_plugin.gate.statistics.ranking import Comparison, Ranking, rank
+from mlflow_finetune_plugin.store.names import BASE, CHAMPION
 from mlflow_finetune_plugin.votes import Reading, gate_votes
 from mlflow_finetune_plugin.votes.checks import Summary
-from mlflow_finetune_plugin.votes.journal.vote import BASE
 from mlflow_finetune_plugin.votes.mlflow.feedback import ToldVote
 from mlflow_finetune_plugin.votes.report import JudgeSummary, report_on
 
@@ -119,7 +119,7 @@ def ordered_pair(pair: Pair, aliases: Mapping[str, str]) -> Pair:
     """Candidate first: a base is what candidates are compared with, then the champion, then the older version."""
 
     def claim(version: str) -> tuple[bool, bool, int]:
-        return version == BASE, version == aliases.get("champion"), -_number(version)
+        return version == BASE, version == aliases.get(CHAMPION), -_number(version)
 
     champion = max(pair, key=claim)
     return (pair[1], pair[0]) if champion == pair[0] else pair

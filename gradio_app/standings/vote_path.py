@@ -12,6 +12,7 @@ from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.gate.statistics.error_budget import candidate_alpha
 from mlflow_finetune_plugin.gate.statistics.sequential import VOTE_STAKES, VOTER_STAKES, betting_test
 from mlflow_finetune_plugin.gate.votes import PATIENCE_VOTERS, Vote, decisive_scores, voter_scores
+from mlflow_finetune_plugin.store.names import BASE
 
 Outcome = Literal["better", "worse", "undecided"]
 
@@ -105,7 +106,7 @@ def vote_path(
 
 def version_name(version: str) -> str:
     """As people call it: ``version 3``, ``the base``."""
-    return "the base" if version == "base" else f"version {version}"
+    return "the base" if version == BASE else f"version {version}"
 
 
 def _count(number: int, noun: str, more: str = "") -> str:

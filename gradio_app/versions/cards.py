@@ -14,8 +14,26 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.errors import MoveError
-from mlflow_finetune_plugin.jobs.run_record import STATUS_TAG
-from mlflow_finetune_plugin.promotion.moves.audit import VERDICT_TAG
+from mlflow_finetune_plugin.store.names import (
+    ADAPTATION_TAG,
+    BASE_MODEL_TAG,
+    CERTIFICATE_TAG,
+    CONVERTED_FROM_TAG,
+    DATA_DIGEST_TAG,
+    EVAL_ADAPTER,
+    EVAL_BASE,
+    EVAL_GAIN,
+    EVAL_GAIN_HIGH,
+    EVAL_GAIN_LOW,
+    EVAL_LOSS,
+    FORGETTING,
+    FORGETTING_HIGH,
+    FORGETTING_LOW,
+    OBJECTIVE_TAG,
+    STATUS_TAG,
+    TRAIN_LOSS,
+    VERDICT_TAG,
+)
 from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
 
 if TYPE_CHECKING:
@@ -27,8 +45,7 @@ MOST_VERSIONS = 500
 """That a list shows; older ones are asked for by number."""
 _RUNS_AT_ONCE = 100
 _INFINITE = 1e308
-_CERTIFICATE = "finetune.certificate."
-_CURVES = {"train": "train/loss", "eval": "eval_loss"}
+_CURVES = {"train": TRAIN_LOSS, "eval": EVAL_LOSS}
 _NUMBER = re.compile(r"[1-9][0-9]{0,9}")
 _VERDICT = re.compile(r"(?P<outcome>\w+) for (?P<alias>.+), run (?P<run_id>\w+)")
 
@@ -206,14 +223,16 @@ def _version(found: ModelVersion, aliases: Mapping[str, str], run: Run | None) -
         aliases=tuple(sorted(alias for alias, number in aliases.items() if number == str(found.version))),
         created_ms=int(found.creation_timestamp or 0),
         status=str(found.status),
-        adaptation=tags.get("finetune.adaptation"),
-        objective=tags.get("finetune.objective"),
-        base_model=tags.get("finetune.base_model"),
-        data_digest=tags.get("finetune.data_digest"),
-        converted_from=tags.get("finetune.converted_from"),
+        adaptation=tags.get(ADAPTATION_TAG),
+        objective=tags.get(OBJECTIVE_TAG),
+        base_model=tags.get(BASE_MODEL_TAG),
+        data_digest=tags.get(DATA_DIGEST_TAG),
+        converted_from=tags.get(CONVERTED_FROM_TAG),
         gains=_gains(metrics),
-        forgetting=_bounds(metrics, *(f"forgetting/nats_per_token{end}" for end in ("", "_low", "_high"))),
-        certificates=tuple(_served(key, value) for key, value in sorted(tags.items()) if key.startswith(_CERTIFICATE)),
+        forgetting=_bounds(metrics, FORGETTING, FORGETTING_LOW, FORGETTING_HIGH),
+        certificates=tuple(
+            _served(key, value) for key, value in sorted(tags.items()) if key.startswith(CERTIFICATE_TAG)
+        ),
         verdict=_verdict(tags.get(VERDICT_TAG)),
         run=_training_run(run) if run is not None else None,
     )
@@ -221,14 +240,17 @@ def _version(found: ModelVersion, aliases: Mapping[str, str], run: Run | None) -
 
 def _gains(metrics: Mapping[str, float]) -> tuple[Gain, ...]:
     """A metric of one task of several is called ``METRIC/TASK``, and comes after those of all rows."""
-    names = [key.removeprefix("eval/gain/") for key in metrics if key.startswith("eval/gain/")]
+    names = [key.removeprefix(EVAL_GAIN) for key in metrics if key.startswith(EVAL_GAIN)]
     found = []
     for name in sorted(names, key=lambda name: ("/" in name, name)):
-        gain = _bounds(metrics, *(f"eval/{part}/{name}" for part in ("gain", "gain_low", "gain_high")))
+        gain = _bounds(metrics, *(f"{part}{name}" for part in (EVAL_GAIN, EVAL_GAIN_LOW, EVAL_GAIN_HIGH)))
         if gain is not None:
             found.append(
                 Gain(
-                    name, _finite(metrics.get(f"eval/base/{name}")), _finite(metrics.get(f"eval/adapter/{name}")), gain
+                    name,
+                    _finite(metrics.get(f"{EVAL_BASE}{name}")),
+                    _finite(metrics.get(f"{EVAL_ADAPTER}{name}")),
+                    gain,
                 )
             )
     return tuple(found)
@@ -249,7 +271,7 @@ def _is_number(value: float) -> bool:
 
 
 def _served(tag: str, text: str) -> Served:
-    engine, _, precision = tag.removeprefix(_CERTIFICATE).partition(".")
+    engine, _, precision = tag.removeprefix(CERTIFICATE_TAG).partition(".")
     return Served(engine, precision, text.startswith("passed"), text)
 
 

@@ -9,6 +9,7 @@ from html import escape
 from gradio_app.html_parts import empty, outcome_html, soft, table_head
 from gradio_app.versions.cards import MOST_VERSIONS, Bounds, Gain, Version, VersionCard, Versions
 from gradio_app.versions.loss_chart import Series, loss_chart
+from mlflow_finetune_plugin.store.names import CHAMPION
 
 _RUN_GONE = "not known: its run is gone"
 
@@ -131,7 +132,7 @@ def _verdict(version: Version) -> str:
     said = version.verdict
     if said is None:
         return soft("not judged yet")
-    return outcome_html(said.outcome) + (f" for {escape(said.alias)}" if said.alias not in ("", "champion") else "")
+    return outcome_html(said.outcome) + (f" for {escape(said.alias)}" if said.alias not in ("", CHAMPION) else "")
 
 
 def _gain_table(versions: Sequence[Version]) -> str:
@@ -173,7 +174,7 @@ def _bounds(found: Bounds, *, good: int, unit: str = "") -> str:
 
 def _aliases(version: Version) -> str:
     return "".join(
-        f'<span class="mf-badge{" mf-champion" if alias == "champion" else ""}">{escape(alias)}</span>'
+        f'<span class="mf-badge{" mf-champion" if alias == CHAMPION else ""}">{escape(alias)}</span>'
         for alias in version.aliases
     )
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from mlflow_finetune_plugin.errors import MoveError, without_secrets
+from mlflow_finetune_plugin.promotion.decision import EXIT_CODES
 from mlflow_finetune_plugin.store.clients import absolute_store
 from mlflow_finetune_plugin.store.people import ON_BEHALF_OF
 
@@ -34,7 +35,11 @@ _LONGEST_DECISION = 8 * 2**20
 _GRACE_S = 3.0
 
 Outcome = Literal["promoted", "held", "rejected", "fault"]
-_OUTCOMES: dict[int, Outcome] = {0: "promoted", 3: "held", 4: "rejected"}
+_OUTCOMES: dict[int, Outcome] = {
+    EXIT_CODES["promote"]: "promoted",
+    EXIT_CODES["hold"]: "held",
+    EXIT_CODES["reject"]: "rejected",
+}
 
 
 @dataclass(frozen=True)

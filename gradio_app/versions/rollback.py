@@ -9,8 +9,8 @@ from gradio_app.versions.cards import find_version
 from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.promotion.moves.canary_moves import stop_canary
 from mlflow_finetune_plugin.promotion.moves.canary_state import read_state
-from mlflow_finetune_plugin.promotion.moves.intent import CHAMPION, PREVIOUS
 from mlflow_finetune_plugin.promotion.moves.move import roll_back
+from mlflow_finetune_plugin.store.names import CHAMPION, PREVIOUS
 from mlflow_finetune_plugin.store.people import on_behalf_of
 from mlflow_finetune_plugin.store.registered_model import named, read_model, registry_faults
 

@@ -18,7 +18,8 @@ from mlflow_finetune_plugin.cli.serve import add_keys_arguments, add_serve_argum
 from mlflow_finetune_plugin.cli.votes import add_votes_arguments, votes
 from mlflow_finetune_plugin.cli.watch import add_watch_arguments
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, one_line, unknown, without_secrets
-from mlflow_finetune_plugin.store.registry import CHALLENGER, FoundModel, find_model
+from mlflow_finetune_plugin.store.names import CHALLENGER
+from mlflow_finetune_plugin.store.registry import FoundModel, find_model
 from mlflow_finetune_plugin.submission.run_arguments import (
     RunArguments,
     add_run_arguments,

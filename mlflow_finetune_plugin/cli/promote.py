@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
-from mlflow_finetune_plugin.promotion.moves.intent import CHAMPION
 from mlflow_finetune_plugin.store.clients import command_client
-from mlflow_finetune_plugin.store.registry import CHALLENGER
+from mlflow_finetune_plugin.store.names import CHALLENGER, CHAMPION
 
 
 def add_promote_arguments(parser: argparse.ArgumentParser) -> None:

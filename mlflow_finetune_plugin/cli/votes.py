@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError
+from mlflow_finetune_plugin.store.names import BASE, CHALLENGER, CHAMPION
 
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.votes.deletion import Deleted
@@ -112,13 +113,11 @@ def _check_together(namespace: argparse.Namespace) -> None:
 
 def _pair(name: str, between: list[str] | None, aliases: Mapping[str, str]) -> tuple[tuple[str, str] | None, str]:
     """The versions to compare; or why there are none, where nobody asked for any in particular. Raises ConfigError."""
-    from mlflow_finetune_plugin.store.registry import CHALLENGER
-
     if between is None:
-        missing = [alias for alias in (CHALLENGER, "champion") if alias not in aliases]
+        missing = [alias for alias in (CHALLENGER, CHAMPION) if alias not in aliases]
         if missing:
             return None, f"{name} has no {' and no '.join(missing)}, so there is no pair to compare by default."
-        between = [CHALLENGER, "champion"]
+        between = [CHALLENGER, CHAMPION]
     pair = (_version(name, between[0], aliases), _version(name, between[1], aliases))
     if pair[0] == pair[1]:
         raise ConfigError([f"{between[0]} and {between[1]}: are both {name}/{pair[0]}; fix: --between two versions"])
@@ -130,7 +129,6 @@ def _version(name: str, asked: str, aliases: Mapping[str, str]) -> str:
 
     from mlflow_finetune_plugin.errors import unknown
     from mlflow_finetune_plugin.store.registry import find_model
-    from mlflow_finetune_plugin.votes.journal.vote import BASE
 
     if asked in aliases:
         return aliases[asked]
@@ -230,7 +228,6 @@ def _pairs_to_judge(namespace: argparse.Namespace, pair: tuple[str, str]) -> lis
 
 
 def _served(name: str, version: str) -> str:
-    from mlflow_finetune_plugin.votes.journal.vote import BASE
 
     return BASE if version == BASE else f"{name}/{version}"
 

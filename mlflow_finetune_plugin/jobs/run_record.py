@@ -9,20 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.jobs.folder import jobs_home
 from mlflow_finetune_plugin.store.clients import is_refusal, logger
+from mlflow_finetune_plugin.store.names import ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, JOB_TAG, STATUS_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-
-STATUS_TAG = "finetune.status_reason"
-
-HEARTBEAT_TAG = "finetune.heartbeat"
-
-ATTEMPT_TAG = "finetune.attempt"
-
-JOB_TAG = "finetune.job"
-
-HOST_TAG = "finetune.host"
 
 HEARTBEAT_EVERY_S = 20.0
 

@@ -25,9 +25,10 @@ from typing import Any
 
 from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId
 from mlflow_finetune_plugin.jobs.report import ReportReader
-from mlflow_finetune_plugin.jobs.run_record import HEARTBEAT_EVERY_S, JOB_TAG, RunRecord, reap_expired
+from mlflow_finetune_plugin.jobs.run_record import HEARTBEAT_EVERY_S, RunRecord, reap_expired
 from mlflow_finetune_plugin.jobs.workers import TERMINATION_GRACE_S, Ending, Workers, oom_kills
 from mlflow_finetune_plugin.store.clients import client_for, is_refusal
+from mlflow_finetune_plugin.store.names import JOB_TAG, LOGS_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -284,12 +285,12 @@ class Supervisor:
             logger.error("outcome.json cannot be written: %s", error)
 
     def _log_files(self) -> list[tuple[Path, str]]:
-        files = [(self.folder.worker_log, "logs")] if self.folder.worker_log.exists() else []
+        files = [(self.folder.worker_log, LOGS_FOLDER)] if self.folder.worker_log.exists() else []
         if self._error and self._error.get("traceback"):
             path = self.folder.path / "traceback.txt"
             try:
                 path.write_text(self._error["traceback"], encoding="utf-8")
-                files.append((path, "logs"))
+                files.append((path, LOGS_FOLDER))
             except OSError as error:
                 logger.error("traceback.txt cannot be written: %s", error)
         return files

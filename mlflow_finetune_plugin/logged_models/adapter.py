@@ -23,6 +23,7 @@ from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.logged_models.precisions import ServedAs
 from mlflow_finetune_plugin.methods import load_method
+from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
 
 PROBES = 16
 _LOADER = Path(__file__).parent / "pyfunc_loader.py"
@@ -163,8 +164,8 @@ def log_adapter(
     code = [Path(file) for file in getattr(load_method("adaptation", str(card["adaptation"])), "MODEL_CODE", ())]
     card = {**card, "imports": [file.stem for file in code]}
     tokenizer.save_pretrained(folder / "tokenizer")
-    (folder / "finetune.json").write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
-    (folder / "reference.json").write_text(reference.to_json(), encoding="utf-8")
+    (folder / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
+    (folder / REFERENCE_FILE).write_text(reference.to_json(), encoding="utf-8")
     info = Model.log(
         artifact_path=None,
         name=name,
@@ -177,8 +178,8 @@ def log_adapter(
         artifacts={
             "adapter": str(adapter),
             "tokenizer": str(folder / "tokenizer"),
-            "card": str(folder / "finetune.json"),
-            "reference": str(folder / "reference.json"),
+            "card": str(folder / CARD_FILE),
+            "reference": str(folder / REFERENCE_FILE),
         },
         signature=_signature(int(card["max_new_tokens"])),
         model_config={"base_model": base.name, "verify_base": True},

@@ -35,6 +35,15 @@ from mlflow_finetune_plugin.logged_models.adapter import (
 from mlflow_finetune_plugin.logged_models.conversion import MAX_NATS, Converted, export_lora
 from mlflow_finetune_plugin.logged_models.loading import LoggedModel, differences, load_logged
 from mlflow_finetune_plugin.logged_models.precisions import served_as
+from mlflow_finetune_plugin.store.names import (
+    ADAPTER_DIGEST_TAG,
+    BASE_DIGEST_TAG,
+    BASE_MODEL_TAG,
+    CONVERSION_MAX_TAG,
+    CONVERSION_MEAN_TAG,
+    CONVERSION_RANK_TAG,
+    CONVERTED_FROM_TAG,
+)
 from mlflow_finetune_plugin.store.registry import (
     FoundModel,
     RegisteredVersion,
@@ -211,12 +220,12 @@ def _tags(card: dict[str, Any]) -> dict[str, str]:
     record = card["converted_from"]
     return {
         **{f"finetune.{key}": str(card[key]) for key in names if key in card},
-        "finetune.base_model": str(card["base_model"]["name"]),
-        "finetune.base_digest": str(card["base_model"]["digest"]),
-        "finetune.converted_from": record["model"],
-        "finetune.conversion_rank": str(record["rank"]),
-        "finetune.conversion_max_nats": f"{record['max_nats']:.3g}",
-        "finetune.conversion_mean_nats": f"{record['mean_nats']:.3g}",
+        BASE_MODEL_TAG: str(card["base_model"]["name"]),
+        BASE_DIGEST_TAG: str(card["base_model"]["digest"]),
+        CONVERTED_FROM_TAG: record["model"],
+        CONVERSION_RANK_TAG: str(record["rank"]),
+        CONVERSION_MAX_TAG: f"{record['max_nats']:.3g}",
+        CONVERSION_MEAN_TAG: f"{record['mean_nats']:.3g}",
     }
 
 
@@ -301,7 +310,7 @@ def _undone(client: MlflowClient, home: _Home, name: str, digest: str) -> Iterat
 
 def _models(client: MlflowClient, home: _Home, digest: str) -> set[str]:
     """Those of the run with this adapter: also one whose logging broke off."""
-    condition = f"source_run_id = '{home.run_id}' AND tags.`finetune.adapter_digest` = '{digest}'"
+    condition = f"source_run_id = '{home.run_id}' AND tags.`{ADAPTER_DIGEST_TAG}` = '{digest}'"
     return {found.model_id for found in client.search_logged_models([home.experiment_id], filter_string=condition)}
 
 

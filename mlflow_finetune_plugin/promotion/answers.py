@@ -21,20 +21,25 @@ from mlflow_finetune_plugin.gate.evidence import Gain, Latency
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows
 from mlflow_finetune_plugin.promotion.held_out import HeldOut, side_from_json, side_json, side_of
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
+from mlflow_finetune_plugin.store.names import (
+    MOVE_CANDIDATE_DIGEST_TAG,
+    MOVE_CHAMPION_DIGEST_TAG,
+    SIDES_TAG,
+    WATCH_CHAMPION_DIGEST_TAG,
+    WATCH_PREVIOUS_DIGEST_TAG,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
 
-SIDES_TAG = "finetune.sides_digest"
-"""Of a decision's or look's run that has such a file: its sha256."""
 SIDES_FILE = "sides.json"
 """Of such a run: what its versions answered, by adapter and rows, so that the next need not ask again."""
 
-WATCHED_TAGS = ("finetune.watch.champion_digest", "finetune.watch.previous_digest")
+WATCHED_TAGS = (WATCH_CHAMPION_DIGEST_TAG, WATCH_PREVIOUS_DIGEST_TAG)
 """Of a look's run: the adapters that it looked at."""
-ADAPTER_TAGS = ("finetune.move.candidate_digest", "finetune.move.champion_digest", *WATCHED_TAGS)
+ADAPTER_TAGS = (MOVE_CANDIDATE_DIGEST_TAG, MOVE_CHAMPION_DIGEST_TAG, *WATCHED_TAGS)
 """Of runs that may hold such a file: whose answers."""
 
 Note = Callable[[str], None]

@@ -9,14 +9,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
-from mlflow_finetune_plugin.promotion.answers import SIDES_FILE, SIDES_TAG, Sources, sides_json
+from mlflow_finetune_plugin.promotion.answers import SIDES_FILE, Sources, sides_json
 from mlflow_finetune_plugin.promotion.canary_trial import CanaryTrial, decide_by_canary
 from mlflow_finetune_plugin.promotion.decision import Decision
-from mlflow_finetune_plugin.promotion.moves.audit import VERDICT_TAG, promotions_experiment, record_decision
+from mlflow_finetune_plugin.promotion.moves.audit import promotions_experiment, record_decision
 from mlflow_finetune_plugin.promotion.moves.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.moves.move import promote_version
 from mlflow_finetune_plugin.promotion.moves.settlement import Move
 from mlflow_finetune_plugin.promotion.report import decision_json, decision_page
+from mlflow_finetune_plugin.store.names import SIDES_TAG, VERDICT_TAG
 from mlflow_finetune_plugin.store.registered_model import registry_faults
 
 if TYPE_CHECKING:

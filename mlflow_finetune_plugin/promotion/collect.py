@@ -14,6 +14,7 @@ from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GainPolicy, GateP
 from mlflow_finetune_plugin.promotion.answers import Note, Sources, are_unseen, compared, metric_of, side_on
 from mlflow_finetune_plugin.promotion.held_out import HeldOut, side_of
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
+from mlflow_finetune_plugin.store.names import BASE
 from mlflow_finetune_plugin.store.served_tags import logged_latencies
 
 _SHOWN = 3
@@ -126,7 +127,6 @@ def _regressions(
 def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list[str]) -> Votes | None:
     """Over the base as long as there is no champion, as the gain is."""
     from mlflow_finetune_plugin.votes import gate_votes, read_votes
-    from mlflow_finetune_plugin.votes.journal.vote import BASE
 
     reading = read_votes(candidate.name)
     refused = [f"{count:,} {why}" for why, count in reading.not_counted.items()]

@@ -14,6 +14,7 @@ from mlflow_finetune_plugin.errors import ConfigError, GateError
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.section import Section
+from mlflow_finetune_plugin.store.names import CHAMPION
 
 _CANARY = ("canary", "step", "least_answers")
 
@@ -27,7 +28,7 @@ class PromotionConfig(Section):
     entry_point: str
     model: str
     version: str | None = None
-    to: str = "champion"
+    to: str = CHAMPION
     accept_new_policy: bool = False
     endpoint: str | None = None
     base_model: str | None = None

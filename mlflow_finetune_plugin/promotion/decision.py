@@ -14,11 +14,10 @@ from mlflow_finetune_plugin.gate.verdict import Verdict, judge
 from mlflow_finetune_plugin.promotion.answers import Sources
 from mlflow_finetune_plugin.promotion.collect import collect
 from mlflow_finetune_plugin.promotion.moves.audit import now
-from mlflow_finetune_plugin.promotion.moves.intent import CHAMPION, PREVIOUS
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion, check_comparable, read_version
 from mlflow_finetune_plugin.promotion.written_policy import WrittenPolicy, policy_now
+from mlflow_finetune_plugin.store.names import CHALLENGER, CHAMPION, PREVIOUS
 from mlflow_finetune_plugin.store.registered_model import read_model
-from mlflow_finetune_plugin.store.registry import CHALLENGER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -15,13 +15,8 @@ from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 
-FOLDER = "proof"
 FILE = "held_out.json"
-TAG = "finetune.held_out_digest"
-"""Of the run, written before the first step: sha256 of that file, which holds those of the metric files."""
 TABLE = "rows.json"
-TABLE_TAG = "finetune.proof_digest"
-"""Of the run: sha256 of the table of what base and adapter answered."""
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,11 @@ from mlflow_finetune_plugin.promotion.carry_out import CarriedOut, carry_out
 from mlflow_finetune_plugin.promotion.config import PromotionConfig, canary_policy, load_policy
 from mlflow_finetune_plugin.promotion.decision import Decision, Standing, decide, stand
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint, ServedVersion, probe_latency
-from mlflow_finetune_plugin.promotion.moves.audit import VERDICT_TAG
 from mlflow_finetune_plugin.promotion.moves.canary_state import read_state
-from mlflow_finetune_plugin.promotion.moves.intent import CHAMPION
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
 from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines, decision_page
+from mlflow_finetune_plugin.store.names import CHAMPION, PROMOTION_RUN_TAG, VERDICT_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def run(config: PromotionConfig, client: MlflowClient, folder: Path, report: Rep
     assert done is not None
     for name, text in (("verdict.json", decision_json(decision)), ("report.html", decision_page(decision))):
         report.text(folder / name, text, "gate")
-    report.tags({VERDICT_TAG: decision.verdict.outcome, "finetune.promotion_run": done.run_id})
+    report.tags({VERDICT_TAG: decision.verdict.outcome, PROMOTION_RUN_TAG: done.run_id})
     for line in decision_lines(decision):
         report.stage("gate", line.strip())
     moved = done.move.text if done.move is not None else f"{decision.alias} stays"

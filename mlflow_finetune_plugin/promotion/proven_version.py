@@ -16,15 +16,25 @@ import numpy as np
 
 from mlflow_finetune_plugin.errors import GateError, MoveError, TrackingError, in_short
 from mlflow_finetune_plugin.evaluation.results import Interval
-from mlflow_finetune_plugin.promotion import held_out, written_policy
+from mlflow_finetune_plugin.promotion import held_out
 from mlflow_finetune_plugin.promotion.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.written_policy import WrittenPolicy
+from mlflow_finetune_plugin.store.names import (
+    ADAPTER_DIGEST_TAG,
+    BASE_DIGEST_TAG,
+    FORGETTING,
+    FORGETTING_HIGH,
+    FORGETTING_LOW,
+    GATE_DIGEST_TAG,
+    GATE_FOLDER,
+    HELD_OUT_FOLDER,
+    HELD_OUT_TAG,
+    OBJECTIVE_TAG,
+    PROOF_TAG,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-_DIGEST, _BASE, _TASK = "finetune.adapter_digest", "finetune.base_digest", "finetune.objective"
-_FORGETTING = "forgetting/nats_per_token"
 
 
 @dataclass(frozen=True)
@@ -45,18 +55,18 @@ class ProvenVersion:
 
     @property
     def adapter_digest(self) -> str:
-        return self.tags[_DIGEST]
+        return self.tags[ADAPTER_DIGEST_TAG]
 
     @property
     def is_run_s_own(self) -> bool:
         """Whether the run's proof is of this adapter: a converted one shares the run of what it was converted from."""
-        return self.run_tags.get(_DIGEST) == self.adapter_digest
+        return self.run_tags.get(ADAPTER_DIGEST_TAG) == self.adapter_digest
 
     @cached_property
     def policy(self) -> WrittenPolicy | None:
         """None where the run wrote none."""
-        path = self._artifact(f"{written_policy.FOLDER}/policy.json")
-        tagged = self.run_tags.get(written_policy.TAG)
+        path = self._artifact(f"{GATE_FOLDER}/policy.json")
+        tagged = self.run_tags.get(GATE_DIGEST_TAG)
         found = None
         if path is not None:
             found = WrittenPolicy.from_json(path.read_text(encoding="utf-8"), f"{self.uri}'s policy")
@@ -69,12 +79,12 @@ class ProvenVersion:
 
     @cached_property
     def held_out(self) -> HeldOut | None:
-        text = self._believed(held_out.FILE, held_out.TAG)
+        text = self._believed(held_out.FILE, HELD_OUT_TAG)
         return None if text is None else held_out.read_held_out(text, f"{self.uri}'s {held_out.FILE}")
 
     @cached_property
     def proof_table(self) -> Mapping[str, object] | None:
-        text = self._believed(held_out.TABLE, held_out.TABLE_TAG)
+        text = self._believed(held_out.TABLE, PROOF_TAG)
         return None if text is None else dict(json.loads(text))
 
     @cached_property
@@ -94,7 +104,7 @@ class ProvenVersion:
     @property
     def forgetting(self) -> Interval | None:
         """Nats per token over the base, as its own run measured it."""
-        found = [self.metrics.get(f"{_FORGETTING}{end}") for end in ("", "_low", "_high")]
+        found = [self.metrics.get(name) for name in (FORGETTING, FORGETTING_LOW, FORGETTING_HIGH)]
         if not self.is_run_s_own or None in found:
             return None
         value, low, high = (_unbounded(float(end)) for end in found if end is not None)
@@ -102,7 +112,7 @@ class ProvenVersion:
 
     def regression_rows(self, name: str) -> HeldOut:
         """The rows of a regression file, as they were when its run began. Raises GateError when they are not those any more."""
-        path = self._artifact(f"{written_policy.FOLDER}/{name}.json")
+        path = self._artifact(f"{GATE_FOLDER}/{name}.json")
         _, wanted = self.policy.files.get(name, ("", "")) if self.policy is not None else ("", "")
         if path is None or not wanted:
             raise GateError(f"{self.uri}: its run holds no rows of {name}; fix: train it again")
@@ -115,7 +125,7 @@ class ProvenVersion:
         """A metric's name as it can be loaded here: packaged ones are, others travel with the proof."""
         if not name.endswith(".py"):
             return name
-        path = self._artifact(f"{held_out.FOLDER}/{name}")
+        path = self._artifact(f"{HELD_OUT_FOLDER}/{name}")
         if path is None:
             raise GateError(f"{self.uri}: its run holds no metric file {name}; fix: train it again")
         wanted = self.held_out.metrics.get(name) if self.held_out is not None else None
@@ -125,7 +135,7 @@ class ProvenVersion:
 
     def _believed(self, file: str, tag: str) -> str | None:
         """A file of the proof, as the run's tag names it; None where it is gone. Raises GateError for another."""
-        path = self._artifact(f"{held_out.FOLDER}/{file}")
+        path = self._artifact(f"{HELD_OUT_FOLDER}/{file}")
         if path is None:
             return None
         tagged, found = self.run_tags.get(tag), held_out.file_digest(path)
@@ -168,7 +178,7 @@ def read_version(client: MlflowClient, name: str, number: str) -> ProvenVersion:
             raise MoveError(f"{name}: no version {number}; fix: one that the registry has") from error
         raise TrackingError(f"{name}/{number}: the registry failed: {in_short(error)}") from error
     tags = dict(found.tags)
-    if _DIGEST not in tags or _BASE not in tags:
+    if ADAPTER_DIGEST_TAG not in tags or BASE_DIGEST_TAG not in tags:
         raise MoveError(
             f"{name}/{number}: was not registered by mlflow-finetune, so nothing is known of it; fix: name another version"
         )
@@ -188,7 +198,7 @@ def read_version(client: MlflowClient, name: str, number: str) -> ProvenVersion:
 
 def check_comparable(candidate: ProvenVersion, champion: ProvenVersion) -> None:
     """Raises MoveError for another base or task, of which a difference says nothing."""
-    for tag, what in ((_BASE, "base"), (_TASK, "objective")):
+    for tag, what in ((BASE_DIGEST_TAG, "base"), (OBJECTIVE_TAG, "objective")):
         if candidate.tags.get(tag) != champion.tags.get(tag):
             raise MoveError(
                 f"{candidate.uri} and {champion.uri} have not the same {what} ({str(candidate.tags.get(tag))[:12]}, "

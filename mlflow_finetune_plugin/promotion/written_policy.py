@@ -16,10 +16,6 @@ from mlflow_finetune_plugin.evaluation.results import EvalRow, answer_room
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion.held_out import file_digest, rows_digest
 
-FOLDER = "finetune/gate"
-"""Of the training run's artifacts: ``policy.json``, and ``NAME.json`` with the rows of each regression file NAME."""
-TAG = "finetune.gate_digest"
-
 
 @dataclass(frozen=True)
 class WrittenPolicy:

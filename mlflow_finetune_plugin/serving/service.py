@@ -29,6 +29,7 @@ from mlflow_finetune_plugin.serving.versions.catalog import Catalog
 from mlflow_finetune_plugin.serving.versions.fetching import Fetcher, Version
 from mlflow_finetune_plugin.serving.versions.names import is_loopback
 from mlflow_finetune_plugin.serving.versions.scratch import Workplace
+from mlflow_finetune_plugin.store.names import BASE, CERTIFICATE_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,7 +67,7 @@ def check_settings(settings: ServiceSettings) -> None:
     if not settings.models:
         faults.append("no model to serve; fix: mlflow-finetune serve NAME")
     for name in settings.models:
-        if name == "base" or "@" in name or "/" in name:
+        if name == BASE or "@" in name or "/" in name:
             faults.append(
                 f"{name!r} is no name of a registered model; fix: the name alone, aliases are served by themselves"
             )
@@ -193,7 +194,7 @@ class Service:
         from mlflow.exceptions import MlflowException
 
         served = f"{found.engine}.{found.precision.replace('+', '-')}"
-        tag = f"finetune.certificate.{served}"
+        tag = f"{CERTIFICATE_TAG}{served}"
         try:
             registered = self._client.get_model_version(version.model, version.number)
             if dict(registered.tags).get(tag) == found.summary:

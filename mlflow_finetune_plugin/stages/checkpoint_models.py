@@ -22,6 +22,7 @@ from mlflow_finetune_plugin.logged_models.adapter import Reference, log_adapter
 from mlflow_finetune_plugin.planning.plan import Plan
 from mlflow_finetune_plugin.stages.outages import with_patience
 from mlflow_finetune_plugin.stages.records import Identity, model_card
+from mlflow_finetune_plugin.store.names import CHECKPOINT_EVAL_LOSS, EVAL_LOSS
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.saving import PROGRESS
 
@@ -53,7 +54,7 @@ def keeps_models(
             return
         aside = folder / FOLDER / str(checkpoint.step)
         adaptation.save(model, options, aside / "adapter", start=aside)
-        (aside / _SCORE).write_text(json.dumps({"eval_loss": losses[checkpoint.step]}), encoding="utf-8")
+        (aside / _SCORE).write_text(json.dumps({EVAL_LOSS: losses[checkpoint.step]}), encoding="utf-8")
 
     return keep
 
@@ -70,7 +71,7 @@ def log_checkpoint_models(
         identity = Identity.of(plan, data, base_digest, path / "adapter")
         logged = with_patience(partial(_log, plan, identity, path, step, run_id), report)
         score = json.loads((path / _SCORE).read_text(encoding="utf-8"))
-        report.metrics({"checkpoint/eval_loss": score["eval_loss"]}, step=step, model_id=logged.model_id)
+        report.metrics({CHECKPOINT_EVAL_LOSS: score[EVAL_LOSS]}, step=step, model_id=logged.model_id)
 
 
 def _log(plan: Plan, identity: Identity, path: Path, step: int, run_id: str) -> Any:

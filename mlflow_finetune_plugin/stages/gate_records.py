@@ -10,10 +10,10 @@ from mlflow_finetune_plugin.evaluation.results import EvalRow, answer_room
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.promotion import held_out
-from mlflow_finetune_plugin.promotion import written_policy as policies
 from mlflow_finetune_plugin.promotion.held_out import held_out_json
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
 from mlflow_finetune_plugin.stages.outages import with_patience
+from mlflow_finetune_plugin.store.names import GATE_DIGEST_TAG, GATE_FOLDER, HELD_OUT_FOLDER, HELD_OUT_TAG
 
 
 def written_policy(tracking_uri: str, run_id: str, report: Report) -> str | None:
@@ -21,7 +21,7 @@ def written_policy(tracking_uri: str, run_id: str, report: Report) -> str | None
     from mlflow import MlflowClient
 
     tags = with_patience(lambda: MlflowClient(tracking_uri).get_run(run_id), report).data.tags
-    return str(tags[policies.TAG]) if policies.TAG in tags else None
+    return str(tags[GATE_DIGEST_TAG]) if GATE_DIGEST_TAG in tags else None
 
 
 def record_policy(
@@ -42,9 +42,9 @@ def record_policy(
     gate = folder / "gate"
     gate.mkdir(exist_ok=True)
     for path, found in rows.items():
-        report.text(gate / f"{Path(path).name}.json", held_out_json(found, (), answer_room(found)), policies.FOLDER)
-    report.text(gate / "policy.json", written.to_json(), policies.FOLDER)
-    report.tags({policies.TAG: written.digest})
+        report.text(gate / f"{Path(path).name}.json", held_out_json(found, (), answer_room(found)), GATE_FOLDER)
+    report.text(gate / "policy.json", written.to_json(), GATE_FOLDER)
+    report.tags({GATE_DIGEST_TAG: written.digest})
 
 
 def record_held_out(
@@ -52,8 +52,8 @@ def record_held_out(
 ) -> None:
     """The held-out rows whole, so that another version can be asked the same; metric files travel with them."""
     text = held_out_json(rows, metrics, max_new_tokens)
-    report.text(folder / held_out.FILE, text, held_out.FOLDER)
-    report.tags({held_out.TAG: hashlib.sha256(text.encode()).hexdigest()})
+    report.text(folder / held_out.FILE, text, HELD_OUT_FOLDER)
+    report.tags({HELD_OUT_TAG: hashlib.sha256(text.encode()).hexdigest()})
     for metric in metrics:
         if metric.endswith(".py"):
-            report.artifact(Path(metric), held_out.FOLDER)
+            report.artifact(Path(metric), HELD_OUT_FOLDER)

@@ -24,10 +24,30 @@ from mlflow_finetune_plugin.logged_models.adapter import LoggedAdapter, Referenc
 from mlflow_finetune_plugin.planning.forecast import Forecast
 from mlflow_finetune_plugin.planning.memory import mib
 from mlflow_finetune_plugin.planning.plan import Plan
-from mlflow_finetune_plugin.promotion.held_out import FOLDER as HELD_OUT_FOLDER
 from mlflow_finetune_plugin.promotion.held_out import TABLE as HELD_OUT_TABLE
-from mlflow_finetune_plugin.promotion.held_out import TABLE_TAG
 from mlflow_finetune_plugin.store.clients import metric_part
+from mlflow_finetune_plugin.store.names import (
+    ADAPTATION_TAG,
+    ADAPTER_DIGEST_TAG,
+    BASE_MODEL_TAG,
+    DATA_DIGEST_TAG,
+    EVAL_ROWS,
+    EVALUATED_MODEL_TAG,
+    FORGETTING,
+    FORGETTING_HIGH,
+    FORGETTING_LOW,
+    HELD_OUT_FOLDER,
+    OBJECTIVE_TAG,
+    PLAN_MEMORY,
+    PLAN_SECONDS,
+    PROCESSES_TAG,
+    PROOF_TAG,
+    RELOAD_NATS,
+    TRAIN_PEAK_MEMORY,
+    TRAIN_SECONDS,
+    TRAIN_TOTAL_TOKENS,
+    TRAINED_ON_DIGEST_TAG,
+)
 from mlflow_finetune_plugin.training.trainer import TrainingResult
 from mlflow_finetune_plugin.weights_digest import folder_digest
 
@@ -89,10 +109,10 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
     )
     report.tags(
         {
-            "finetune.base_model": plan.base.name,
-            "finetune.adaptation": plan.config.adaptation,
-            "finetune.objective": plan.config.objective,
-            "finetune.processes": str(plan.processes),
+            BASE_MODEL_TAG: plan.base.name,
+            ADAPTATION_TAG: plan.config.adaptation,
+            OBJECTIVE_TAG: plan.config.objective,
+            PROCESSES_TAG: str(plan.processes),
         }
     )
     training = plan.config.training
@@ -126,13 +146,13 @@ def record_evaluation(
     report.datasets([{"name": "held-out", "context": "eval", "digest": data.eval_digest, **source}])
     report.tags(
         {
-            "finetune.evaluated_model": config.model,
-            "finetune.base_model": str(card["base_model"]["name"]),
-            "finetune.adaptation": str(card["adaptation"]),
-            "finetune.objective": str(card["objective"]),
-            "finetune.adapter_digest": str(card["adapter_digest"]),
-            "finetune.trained_on_digest": str(card["data_digest"]),
-            "finetune.data_digest": data.eval_digest,
+            EVALUATED_MODEL_TAG: config.model,
+            BASE_MODEL_TAG: str(card["base_model"]["name"]),
+            ADAPTATION_TAG: str(card["adaptation"]),
+            OBJECTIVE_TAG: str(card["objective"]),
+            ADAPTER_DIGEST_TAG: str(card["adapter_digest"]),
+            TRAINED_ON_DIGEST_TAG: str(card["data_digest"]),
+            DATA_DIGEST_TAG: data.eval_digest,
         }
     )
     report.stage("data", data.report.summary().removeprefix("data").strip())
@@ -162,9 +182,7 @@ def record_forecast(forecast: Forecast | None, why_not: str, folder: Path, repor
         report.note(why_not)
         return
     report.text(folder / "plan.json", json.dumps(forecast.to_json(), indent=1), "finetune")
-    report.metrics(
-        {"plan/memory_mib": mib(forecast.memory.training_and_loading), "plan/train_seconds": forecast.seconds}
-    )
+    report.metrics({PLAN_MEMORY: mib(forecast.memory.training_and_loading), PLAN_SECONDS: forecast.seconds})
     report.stage("plan", forecast.line())
     if forecast.verdict == "tight":
         report.note("memory is tight by the prediction: steps are made in smaller parts if it runs out")
@@ -172,8 +190,8 @@ def record_forecast(forecast: Forecast | None, why_not: str, folder: Path, repor
 
 def record_training(result: TrainingResult, peak_bytes: int, folder: Path, report: Report) -> None:
     """The loss curve as a picture, and what training took."""
-    took = {"train/seconds": result.seconds, "train/peak_memory_mib": mib(peak_bytes)}
-    report.metrics({**took, "train/total_tokens": float(result.tokens)}, step=result.steps)
+    took = {TRAIN_SECONDS: result.seconds, TRAIN_PEAK_MEMORY: mib(peak_bytes)}
+    report.metrics({**took, TRAIN_TOTAL_TOKENS: float(result.tokens)}, step=result.steps)
     from mlflow_finetune_plugin.evaluation.plots import plot_loss  # matplotlib is not paid for before the first step
 
     figure = plot_loss(result.losses, result.eval_losses)
@@ -187,7 +205,7 @@ def record_training(result: TrainingResult, peak_bytes: int, folder: Path, repor
 
 def record_model(logged: LoggedAdapter, error: float, reference: Reference, step: int, report: Report) -> None:
     """The reload check's figure, and how each precision of serving stands to training's; a gap that will not serve is told."""
-    figures = {"reload/max_nats": error}
+    figures = {RELOAD_NATS: error}
     for precision, told in reference.served_as.items():
         place = f"precision/{precision.replace('+', '-')}"
         figures |= {f"{place}/gap_nats": told.gap, f"{place}/noise_nats": told.noise}
@@ -210,7 +228,7 @@ def record_proof(
     text = json.dumps(table, ensure_ascii=False)
     report.text(folder / HELD_OUT_TABLE, text, HELD_OUT_FOLDER)
     logged = json.dumps([{"path": f"{HELD_OUT_FOLDER}/{HELD_OUT_TABLE}", "type": "table"}])
-    report.tags({"mlflow.loggedArtifacts": logged, TABLE_TAG: hashlib.sha256(text.encode()).hexdigest()})
+    report.tags({"mlflow.loggedArtifacts": logged, PROOF_TAG: hashlib.sha256(text.encode()).hexdigest()})
     from mlflow_finetune_plugin.evaluation.plots import plot_gain, plot_tasks
 
     figure = plot_gain(proof)
@@ -259,7 +277,7 @@ def proof_metrics(proof: EvalReport) -> dict[str, float]:
 
     With several tasks each again as ``eval/base/M/TASK`` and so on.
     """
-    values: dict[str, float] = {"eval/rows": float(len(proof.rows))}
+    values: dict[str, float] = {EVAL_ROWS: float(len(proof.rows))}
     for metric in proof.metrics:
         values |= _sides_and_gain(metric, "")
     for task, results in proof.tasks.items():
@@ -267,9 +285,9 @@ def proof_metrics(proof: EvalReport) -> dict[str, float]:
             values |= _sides_and_gain(metric, f"/{metric_part(task)}")
     if proof.forgetting is not None:
         values |= {
-            "forgetting/nats_per_token": proof.forgetting.value,
-            "forgetting/nats_per_token_low": proof.forgetting.low,
-            "forgetting/nats_per_token_high": proof.forgetting.high,
+            FORGETTING: proof.forgetting.value,
+            FORGETTING_LOW: proof.forgetting.low,
+            FORGETTING_HIGH: proof.forgetting.high,
         }
     return values
 

@@ -13,6 +13,7 @@ from mlflow_finetune_plugin.jobs.folder import JobFolder
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.planning.plan import Plan
 from mlflow_finetune_plugin.stages.outages import with_patience
+from mlflow_finetune_plugin.store.names import CHECKPOINTS_FOLDER, DRIFT_TAG
 from mlflow_finetune_plugin.training.checkpoints import (
     MANIFEST,
     Checkpoint,
@@ -22,9 +23,7 @@ from mlflow_finetune_plugin.training.checkpoints import (
     opened,
 )
 
-ARTIFACTS = "checkpoints"
 FOLDER = "checkpoints"
-DRIFT_TAG = "finetune.param_drift"
 
 
 def fingerprint(plan: Plan, data: PreparedData, base_digest: str) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def _from_artifacts(run_id: str, tracking_uri: str, folder: Path, beyond: int, r
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri)
-    slots = with_patience(lambda: client.list_artifacts(run_id, ARTIFACTS), report)
+    slots = with_patience(lambda: client.list_artifacts(run_id, CHECKPOINTS_FOLDER), report)
     steps: dict[str, int] = {}
     for slot in slots:
         try:
@@ -145,7 +144,7 @@ def uploads(report: Report, limit: int) -> Callable[[Checkpoint], None]:
 
     def upload(checkpoint: Checkpoint) -> None:
         nonlocal count
-        slot = f"{ARTIFACTS}/slot-{count % max(2, limit)}"
+        slot = f"{CHECKPOINTS_FOLDER}/slot-{count % max(2, limit)}"
         report.event("checkpoint", step=checkpoint.step, path=str(checkpoint.folder), folder=slot)
         count += 1
 

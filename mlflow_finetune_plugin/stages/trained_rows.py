@@ -16,11 +16,11 @@ from mlflow_finetune_plugin.data.report.contents import MAX_LINES, DataFinding, 
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.stages.outages import with_patience
+from mlflow_finetune_plugin.store.names import RECORDS_FOLDER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_FOLDER = "finetune"
 _HASHES, _SEED = "trained_rows.npy", "trained_rows.json"
 
 
@@ -29,7 +29,7 @@ def record_trained_rows(hashes: np.ndarray, seed: int, folder: Path, report: Rep
     np.save(folder / _HASHES, hashes)
     (folder / _SEED).write_text(json.dumps({"seed": seed, "rows": len(hashes)}), encoding="utf-8")
     for name in (_HASHES, _SEED):
-        report.artifact(folder / name, _FOLDER)
+        report.artifact(folder / name, RECORDS_FOLDER)
 
 
 def told_of_trained_rows(
@@ -60,13 +60,13 @@ def told_of_trained_rows(
 
 def _download(client: MlflowClient, run_id: str, folder: Path, report: Report) -> tuple[np.ndarray, int] | None:
     """None where the run has none: it is of an earlier version."""
-    listed = with_patience(lambda: client.list_artifacts(run_id, _FOLDER), report)
-    if f"{_FOLDER}/{_HASHES}" not in {file.path for file in listed}:
+    listed = with_patience(lambda: client.list_artifacts(run_id, RECORDS_FOLDER), report)
+    if f"{RECORDS_FOLDER}/{_HASHES}" not in {file.path for file in listed}:
         return None
     folder.mkdir(parents=True, exist_ok=True)
 
     def got(name: str) -> Path:
-        path = f"{_FOLDER}/{name}"
+        path = f"{RECORDS_FOLDER}/{name}"
         return Path(with_patience(lambda: client.download_artifacts(run_id, path, str(folder)), report))
 
     return np.load(got(_HASHES), allow_pickle=False), int(json.loads(got(_SEED).read_text(encoding="utf-8"))["seed"])

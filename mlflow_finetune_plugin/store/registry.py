@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError
+from mlflow_finetune_plugin.store.names import CHALLENGER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
-
-CHALLENGER = "challenger"
 
 
 @dataclass(frozen=True)

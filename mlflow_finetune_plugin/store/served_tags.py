@@ -10,11 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.store.names import SERVED_TAG
 
-SPLIT_TAG = "finetune.split"
-
-TAG = "finetune.served."
-"""And the router's name, of the version."""
 LEAST_ANSWERS = 30
 OLDEST_S = 7 * 86400.0
 
@@ -61,7 +58,9 @@ def latency_of(times: Sequence[tuple[float, float]]) -> LatencySummary:
 def served(tags: Mapping[str, str], what: str) -> dict[str, ServedSummary]:
     """By the router's name. ``what`` has the tags, for messages. Raises GateError for a tag that is no summary."""
     return {
-        key.removeprefix(TAG): _parse(text, f"{what}: tag {key}") for key, text in tags.items() if key.startswith(TAG)
+        key.removeprefix(SERVED_TAG): _parse(text, f"{what}: tag {key}")
+        for key, text in tags.items()
+        if key.startswith(SERVED_TAG)
     }
 
 

@@ -13,19 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId, jobs_home, supervisor_alive
-from mlflow_finetune_plugin.jobs.run_record import (
-    ATTEMPT_TAG,
-    HEARTBEAT_EXPIRES_S,
-    HEARTBEAT_TAG,
-    HOST_TAG,
-    JOB_TAG,
-)
+from mlflow_finetune_plugin.jobs.run_record import HEARTBEAT_EXPIRES_S
+from mlflow_finetune_plugin.store.names import ATTEMPT_OWNER_PARAM, ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, JOB_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CLAIM = "finetune.attempt_owner."
-"""And the attempt's number: the param that says which job makes it."""
 WINDING_UP_S = 60.0
 """How long a supervisor whose worker has died is given to write its last word."""
 
@@ -67,7 +60,7 @@ def next_attempt(client: MlflowClient, run_id: str, *, adaptation: str, objectiv
     if run.info.status == "RUNNING":
         _check_dead(run)
     number = int(tags[ATTEMPT_TAG]) + 1
-    while (owner := run.data.params.get(f"{CLAIM}{number}")) is not None:
+    while (owner := run.data.params.get(f"{ATTEMPT_OWNER_PARAM}{number}")) is not None:
         _check_gone(run_id, Owner.from_text(owner))
         number += 1
     return NextAttempt(run_id, number, run.info.experiment_id)
@@ -94,7 +87,7 @@ def claim(client: MlflowClient, run_id: str, number: int, job: str) -> None:
     """Takes the attempt for this job. Raises ConfigError when another job has it; what a tracking store raises is passed on."""
     from mlflow.exceptions import MlflowException
 
-    mine, name = Owner(socket.gethostname(), job, int(time.time())), f"{CLAIM}{number}"
+    mine, name = Owner(socket.gethostname(), job, int(time.time())), f"{ATTEMPT_OWNER_PARAM}{number}"
     refusal: MlflowException | None = None
     try:
         client.log_param(run_id, name, str(mine))

@@ -12,14 +12,8 @@ from typing import Any
 
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError, in_short, one_line, without_secrets
 from mlflow_finetune_plugin.jobs.folder import JobFolder
-from mlflow_finetune_plugin.jobs.run_record import (
-    ATTEMPT_TAG,
-    HEARTBEAT_TAG,
-    HOST_TAG,
-    JOB_TAG,
-    STATUS_TAG,
-    RunRecord,
-)
+from mlflow_finetune_plugin.jobs.run_record import RunRecord
+from mlflow_finetune_plugin.store.names import ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, JOB_TAG, STATUS_TAG
 from mlflow_finetune_plugin.submission.attempts import claim
 from mlflow_finetune_plugin.submission.project import ProjectFolder, caller_folder
 

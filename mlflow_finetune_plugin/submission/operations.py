@@ -12,9 +12,9 @@ from mlflow_finetune_plugin.planning.preflight import (
     check_promotion_before_spend,
 )
 from mlflow_finetune_plugin.promotion.config import load_promotion_config
-from mlflow_finetune_plugin.promotion.moves.intent import CHAMPION
+from mlflow_finetune_plugin.store.names import CHALLENGER, CHAMPION
 from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
-from mlflow_finetune_plugin.store.registry import CHALLENGER, find_model
+from mlflow_finetune_plugin.store.registry import find_model
 from mlflow_finetune_plugin.submission.mlflow_run import Submission, tracking_error
 from mlflow_finetune_plugin.watch.config import load_watch_config
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mlflow_finetune_plugin.jobs.report import Report
+from mlflow_finetune_plugin.store.names import EARLY_STOPPING_TAG
 from mlflow_finetune_plugin.training.weights import WEIGHTS, trained_weights
 
 BEST = "best"
@@ -54,7 +55,7 @@ class BestWeights(TrainerCallback):  # type: ignore[misc]
                 f"early stopping at step {state.global_step}: {self.metric} was best at step {self.step} ({self.score:.4g}), "
                 f"{self.worse} evaluations ago"
             )
-            self.report.tags({"finetune.early_stopping": f"step {state.global_step}, best step {self.step}"})
+            self.report.tags({EARLY_STOPPING_TAG: f"step {state.global_step}, best step {self.step}"})
 
     def _write(self, model: Any) -> None:
         draft = self.folder.with_name("best.draft")

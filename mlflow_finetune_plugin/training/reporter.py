@@ -13,6 +13,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mlflow_finetune_plugin.errors import TrainingError
 from mlflow_finetune_plugin.jobs.report import Report
+from mlflow_finetune_plugin.store.names import (
+    EVAL_ACCURACY,
+    EVAL_LOSS,
+    MICRO_BATCH_TAG,
+    TRAIN,
+    TRAIN_HALVINGS,
+    TRAIN_TOKEN_RATE,
+    TRAIN_TOKENS,
+)
 from mlflow_finetune_plugin.training.packing import MicroBatches
 from mlflow_finetune_plugin.training.processes import ALONE, Processes
 
@@ -42,7 +51,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         told = f"out of memory: the step starts again with micro-batches of {size}, the same rows a step"
         logger.warning("process %s of %s: %s", self.processes.rank, self.processes.count, told)
         self.report.note(told)
-        self.report.tags({"finetune.micro_batch": size})
+        self.report.tags({MICRO_BATCH_TAG: size})
         self.halvings += 1
 
     def on_train_begin(
@@ -109,11 +118,11 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         figures = {key: float(value) for key, value in (logs or {}).items() if isinstance(value, (int, float))}
         if "loss" in figures:
             self._on_train_log(state, figures)
-        elif "eval_loss" in figures:
-            self.eval_losses.append((state.global_step, figures["eval_loss"]))
+        elif EVAL_LOSS in figures:
+            self.eval_losses.append((state.global_step, figures[EVAL_LOSS]))
             then, tokens, step = self._mark
             self._mark = (then + figures.get("eval_runtime", 0.0), tokens, step)  # no time of training
-            shown = ("eval_loss", "eval_mean_token_accuracy")
+            shown = (EVAL_LOSS, EVAL_ACCURACY)
             self._metrics({key: value for key, value in figures.items() if key in shown}, state.global_step)
 
     def _on_train_log(self, state: TrainerState, figures: dict[str, float]) -> None:
@@ -125,12 +134,12 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         seconds = max(now - then, 1e-9)
         rate = (self.tokens - tokens_then) / seconds
         kept = {
-            f"train/{key}": figures[key]
+            f"{TRAIN}{key}": figures[key]
             for key in ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "epoch")
             if key in figures
         }
-        kept |= {"train/tokens_per_second": rate, "train/tokens": float(self.tokens)}
-        self._metrics(kept | ({"train/halvings": float(self.halvings)} if self.halvings else {}), step)
+        kept |= {TRAIN_TOKEN_RATE: rate, TRAIN_TOKENS: float(self.tokens)}
+        self._metrics(kept | ({TRAIN_HALVINGS: float(self.halvings)} if self.halvings else {}), step)
         if not math.isfinite(loss) or not math.isfinite(figures.get("grad_norm", 0.0)):
             raise TrainingError(
                 f"the loss is {loss} and the gradient norm {figures.get('grad_norm')} {_span(step_then, step)}; "

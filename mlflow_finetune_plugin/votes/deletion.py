@@ -14,13 +14,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.errors import VoteError
+from mlflow_finetune_plugin.store.names import VOTE_FEEDBACK, VOTE_SESSION_METADATA, VOTE_TIME_METADATA, VOTED_TAG
 from mlflow_finetune_plugin.votes.journal.journal import Journal
 from mlflow_finetune_plugin.votes.journal.shared_links import SharedConversations
 from mlflow_finetune_plugin.votes.journal.tombstones import Meant, Tombstones
 from mlflow_finetune_plugin.votes.journal.vote import ANONYMOUS, CastVote, trace_id_for
-from mlflow_finetune_plugin.votes.mlflow.feedback import FEEDBACK
 from mlflow_finetune_plugin.votes.mlflow.spoken_answer import told_session
-from mlflow_finetune_plugin.votes.mlflow.traces import VOTED_TAG, VoteTraces, asked
+from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces, asked
 
 if TYPE_CHECKING:
     from mlflow.entities import TraceInfo
@@ -81,7 +81,7 @@ def forget_session(journal: Journal, session: str, tracking_uri: str | None = No
         return _metadata(info, "TRACE_SESSION") == told_session(session)
 
     def is_its_vote(feedback: Any) -> bool:
-        return bool((feedback.metadata or {}).get("finetune.session") == session)
+        return bool((feedback.metadata or {}).get(VOTE_SESSION_METADATA) == session)
 
     return _forget(
         journal,
@@ -103,7 +103,7 @@ def delete_older_than(
         return bool(info.request_time <= limit_ms)
 
     def is_old_vote(feedback: Any) -> bool:
-        cast_at = datetime.fromisoformat((feedback.metadata or {})["finetune.cast_at"])
+        cast_at = datetime.fromisoformat((feedback.metadata or {})[VOTE_TIME_METADATA])
         return int(cast_at.timestamp() * 1000) <= limit_ms
 
     return _forget(
@@ -160,7 +160,7 @@ def _forget(journal: Journal, meaning: _Meaning, tracking_uri: str | None, searc
             return Deleted(len(gone), 0, 0)
         whole, single, kept = [], [], []
         for info in _infos(traces, experiment_id, searched):
-            votes = [entry for entry in info.assessments if entry.name == FEEDBACK]
+            votes = [entry for entry in info.assessments if entry.name == VOTE_FEEDBACK]
             meant = [entry for entry in votes if _is_meant(meaning, info, entry)]
             if len(meant) == len(votes) and (meant or meaning.is_trace(info)):
                 whole.append(info.trace_id)

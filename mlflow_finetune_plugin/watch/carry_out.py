@@ -10,22 +10,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
-from mlflow_finetune_plugin.promotion.answers import SIDES_FILE, SIDES_TAG, WATCHED_TAGS, Sources, sides_json
+from mlflow_finetune_plugin.promotion.answers import SIDES_FILE, WATCHED_TAGS, Sources, sides_json
 from mlflow_finetune_plugin.promotion.carry_out import end_run
 from mlflow_finetune_plugin.promotion.moves.audit import promotions_experiment
 from mlflow_finetune_plugin.promotion.moves.move import roll_back
 from mlflow_finetune_plugin.promotion.moves.settlement import Move
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
+from mlflow_finetune_plugin.store.names import (
+    SIDES_TAG,
+    WATCH_CHAMPION_TAG,
+    WATCH_METRIC,
+    WATCH_MOVE_RUN_TAG,
+    WATCH_OUTCOME_TAG,
+    WATCH_REASON_TAG,
+    WATCH_TAG,
+)
 from mlflow_finetune_plugin.store.registered_model import registry_faults
 from mlflow_finetune_plugin.watch.check import Look
 from mlflow_finetune_plugin.watch.report import look_json, look_page
-from mlflow_finetune_plugin.watch.state import FILE, OUTCOME_TAG
+from mlflow_finetune_plugin.watch.state import FILE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-WATCH_TAG = "finetune.watch"
-"""Of the champion's version: the last word on it, and the run that holds its report."""
 _LONGEST_TAG = 1000
 
 logger = logging.getLogger(__name__)
@@ -60,8 +67,8 @@ def _look_run(client: MlflowClient, look: Look) -> str:
     adapters = [version.adapter_digest for version in sides if isinstance(version, ProvenVersion)]
     tags = {
         **dict(zip(WATCHED_TAGS, adapters, strict=False)),
-        "finetune.watch.champion": watched.champion.number,
-        "finetune.watch.reason": look.verdict.reason[:_LONGEST_TAG],
+        WATCH_CHAMPION_TAG: watched.champion.number,
+        WATCH_REASON_TAG: look.verdict.reason[:_LONGEST_TAG],
     }
     experiment = promotions_experiment(client, watched.name)
     title = f"watch {watched.champion.number}: {look.verdict.outcome}"
@@ -78,7 +85,8 @@ def _write_report(client: MlflowClient, run_id: str, look: Look, sources: Source
             client.log_text(run_id, text, SIDES_FILE)
             client.set_tag(run_id, SIDES_TAG, hashlib.sha256(text.encode()).hexdigest())
         _log_numbers(client, run_id, look)
-        client.set_tag(run_id, OUTCOME_TAG, look.verdict.outcome)  # last: the next look goes on from a run that has it
+        # The outcome is written last, because the next check continues from a run that has it.
+        client.set_tag(run_id, WATCH_OUTCOME_TAG, look.verdict.outcome)
 
 
 def _log_numbers(client: MlflowClient, run_id: str, look: Look) -> None:
@@ -89,7 +97,7 @@ def _log_numbers(client: MlflowClient, run_id: str, look: Look) -> None:
 
     values: dict[str, float] = {}
     for finding in look.verdict.findings:
-        name, interval = f"watch/{metric_part(finding.name)}", finding.interval
+        name, interval = f"{WATCH_METRIC}{metric_part(finding.name)}", finding.interval
         if interval is not None:
             values |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
         numbers = {key: value for key, value in finding.details.items() if type(value) in (int, float)}
@@ -106,7 +114,7 @@ def _move(client: MlflowClient, run_id: str, look: Look) -> Move:
     judged = (watched.champion.number, watched.previous.number)
     move = roll_back(client, watched.name, reason=f"watch, run {run_id}: {look.verdict.reason}", judged=judged)
     try:
-        client.set_tag(run_id, "finetune.watch.move_run", move.run_id or "not recorded yet")
+        client.set_tag(run_id, WATCH_MOVE_RUN_TAG, move.run_id or "not recorded yet")
     except MlflowException as error:  # the move stands and tells the run of this look in its reason
         logger.warning("the look's run %s does not point to its move: %s", run_id, in_short(error))
     return move

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
+from mlflow_finetune_plugin.store.names import WATCH_OUTCOME_TAG
 from mlflow_finetune_plugin.store.served_tags import ServedSummary
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-OUTCOME_TAG = "finetune.watch.outcome"
-"""Of a look's run: keep, re-tune or roll back."""
 FILE = "state.json"
 
 logger = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ def last_state(client: MlflowClient, experiment_id: str, notes: list[str]) -> Wa
     from mlflow.exceptions import MlflowException
 
     looks = client.search_runs(
-        [experiment_id], f"tags.`{OUTCOME_TAG}` LIKE '%'", order_by=["attributes.start_time DESC"], max_results=1
+        [experiment_id], f"tags.`{WATCH_OUTCOME_TAG}` LIKE '%'", order_by=["attributes.start_time DESC"], max_results=1
     )
     if not looks:
         return WatchState()

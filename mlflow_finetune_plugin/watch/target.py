@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from mlflow_finetune_plugin.errors import GateError, MoveError
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.watch_evidence import NotMeasured
-from mlflow_finetune_plugin.promotion.moves.intent import CHAMPION, MOVED_TAG, PREVIOUS
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion, read_version
+from mlflow_finetune_plugin.store.names import CHAMPION, MOVED_TAG, PREVIOUS
 from mlflow_finetune_plugin.store.registered_model import read_model
 
 if TYPE_CHECKING:

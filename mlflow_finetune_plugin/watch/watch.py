@@ -19,8 +19,9 @@ from mlflow_finetune_plugin.promotion.answers import Sources, known_sides
 from mlflow_finetune_plugin.promotion.held_out import HeldOut, rows_digest
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
+from mlflow_finetune_plugin.store.names import WATCH_RUN_TAG, WATCH_TAG
 from mlflow_finetune_plugin.store.registered_model import registry_faults
-from mlflow_finetune_plugin.watch.carry_out import WATCH_TAG, LookedThrough, carry_out_look
+from mlflow_finetune_plugin.watch.carry_out import LookedThrough, carry_out_look
 from mlflow_finetune_plugin.watch.check import Look, look
 from mlflow_finetune_plugin.watch.config import WatchConfig, load_watch_policy, rows_config
 from mlflow_finetune_plugin.watch.report import look_json, look_lines, look_page
@@ -143,7 +144,7 @@ def run(config: WatchConfig, client: MlflowClient, folder: Path, report: Report)
     seen, done = Watch(client, command, lambda text: report.stage("watch", text)).look()
     for name, text in (("verdict.json", look_json(seen)), ("report.html", look_page(seen))):
         report.text(folder / name, text, "watch")
-    report.tags({WATCH_TAG: seen.verdict.outcome, "finetune.watch_run": done.run_id})
+    report.tags({WATCH_TAG: seen.verdict.outcome, WATCH_RUN_TAG: done.run_id})
     for line in look_lines(seen):
         report.stage("watch", line.strip())
     moved = done.move.text if done.move is not None else f"version {seen.watched.champion.number} stays champion"

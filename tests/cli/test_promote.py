@@ -18,11 +18,12 @@ from mlflow_finetune_plugin.promotion.answers import Sources
 from mlflow_finetune_plugin.promotion.carry_out import carry_out
 from mlflow_finetune_plugin.promotion.decision import decide, stand
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint
-from mlflow_finetune_plugin.promotion.held_out import FILE, TABLE, TABLE_TAG
+from mlflow_finetune_plugin.promotion.held_out import FILE, TABLE
 from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
+from mlflow_finetune_plugin.store.names import PROOF_TAG, SERVED_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
-from mlflow_finetune_plugin.store.served_tags import TAG, ServedSummary, latency_of
+from mlflow_finetune_plugin.store.served_tags import ServedSummary, latency_of
 from mlflow_finetune_plugin.votes import Journal, Mirror
 
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}})
@@ -160,11 +161,11 @@ def test_forgetting_and_latency_are_read_where_they_are(client):
     times = [(time.time(), 50.0 + i) for i in range(40)]
     for version, factor in ((first, 1.0), (second, 1.1)):
         told = ServedSummary(0.0, 40, 0, latency_of([(at, ms * factor) for at, ms in times])).to_json()
-        client.set_model_version_tag("bot", version, f"{TAG}router", told)
+        client.set_model_version_tag("bot", version, f"{SERVED_TAG}router", told)
     assert promote("bot") == 0
     client.set_registered_model_alias("bot", "champion", first)
     slow = ServedSummary(0.0, 40, 0, latency_of([(at, ms * 3) for at, ms in times])).to_json()
-    client.set_model_version_tag("bot", second, f"{TAG}router", slow)
+    client.set_model_version_tag("bot", second, f"{SERVED_TAG}router", slow)
     assert promote("bot", "--version", second) == 4
 
 
@@ -328,7 +329,7 @@ def test_answers_that_are_of_other_rows_are_refused(client):
     run_id = client.get_model_version("bot", version).run_id
     table = json.loads(Path(client.download_artifacts(run_id, "proof/rows.json", ".")).read_text())
     table["data"] = table["data"][:-1]
-    log_believed(client, run_id, TABLE_TAG, json.dumps(table), TABLE)
+    log_believed(client, run_id, PROOF_TAG, json.dumps(table), TABLE)
     with pytest.raises(GateError, match="no table of these rows"):
         decide(stand(client, "bot", version, "champion"), Sources(speaker=nobody), lambda text: None)
 

@@ -17,8 +17,9 @@ from mlflow_finetune_plugin.promotion.answers import Sources
 from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.promotion.moves.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.moves.move import promote_version, roll_back
+from mlflow_finetune_plugin.store.names import SERVED_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
-from mlflow_finetune_plugin.store.served_tags import TAG, LatencySummary, ServedSummary
+from mlflow_finetune_plugin.store.served_tags import LatencySummary, ServedSummary
 from mlflow_finetune_plugin.votes import Journal, Mirror
 from mlflow_finetune_plugin.watch.carry_out import carry_out_look
 from mlflow_finetune_plugin.watch.check import look
@@ -52,7 +53,7 @@ def tell(client, version, answers, failed, *, p95_ms=50.0, router="here-8000", b
     now = time.time()
     recent = LatencySummary(min(answers - failed, 1000), p95_ms / 2, p95_ms, now - 60, now)
     client.set_model_version_tag(
-        "bot", version, f"{TAG}{router}", ServedSummary(begun, answers, failed, recent).to_json()
+        "bot", version, f"{SERVED_TAG}{router}", ServedSummary(begun, answers, failed, recent).to_json()
     )
 
 
@@ -186,7 +187,7 @@ def test_people_s_votes_since_it_became_champion_count_and_those_before_are_what
 def test_what_is_known_of_nothing_is_said_and_nothing_is_done(client, capsys):
     first = register_proven(client, "bot", None, right=0, trained_on=None)
     client.set_registered_model_alias("bot", "champion", first)
-    client.set_model_version_tag("bot", first, f"{TAG}broken", "{}")
+    client.set_model_version_tag("bot", first, f"{SERVED_TAG}broken", "{}")
     assert watch("--act", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert {one["name"]: one["reason"] for one in told["verdict"]["findings"]} == {

@@ -9,7 +9,8 @@ from conftest import REPOSITORY
 
 from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.promotion.proven_version import read_version
-from mlflow_finetune_plugin.store.served_tags import TAG, ServedSummary
+from mlflow_finetune_plugin.store.names import SERVED_TAG
+from mlflow_finetune_plugin.store.served_tags import ServedSummary
 
 QUICKSTART = REPOSITORY / "recipes" / "quickstart"
 pytestmark = pytest.mark.slow
@@ -82,7 +83,7 @@ def _watched(workplace, project, client):
         .replace("data: {", "data: {columns: {prompt: question, completion: label}, ")
     )
     told = ServedSummary(1.0, 200, 60, None).to_json()
-    client.set_model_version_tag("bot", "2", f"{TAG}here-8000", told)
+    client.set_model_version_tag("bot", "2", f"{SERVED_TAG}here-8000", told)
     looked = workplace.cli("watch", "bot", "--data", "new.jsonl", "--policy", "project", "--json")
     assert looked.returncode == 4, looked.stdout
     assert "reading new.jsonl with the template of models:/bot/2" in looked.stdout

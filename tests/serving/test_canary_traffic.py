@@ -13,9 +13,9 @@ from serving_process import CHAT, ask, body, serving, wait_until
 
 from mlflow_finetune_plugin.cli.main import main
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.promotion import written_policy
 from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
+from mlflow_finetune_plugin.store.names import GATE_DIGEST_TAG, GATE_FOLDER
 from mlflow_finetune_plugin.store.served_tags import LEAST_ANSWERS, served
 
 POLICY = GatePolicy.model_validate({"gain": None, "latency": {"p95_ms": 1e6}})
@@ -45,8 +45,8 @@ def test_live_traffic_goes_over_step_by_step_and_no_request_fails(tmp_path, regi
     for version in (first, second):
         client.set_model_version_tag("tried", version, "finetune.base_digest", registry.digest)
     run_id, written = client.get_model_version("tried", second).run_id, write_policy(POLICY, {})
-    client.log_text(run_id, written.to_json(), f"{written_policy.FOLDER}/policy.json")
-    client.set_tag(run_id, written_policy.TAG, written.digest)
+    client.log_text(run_id, written.to_json(), f"{GATE_FOLDER}/policy.json")
+    client.set_tag(run_id, GATE_DIGEST_TAG, written.digest)
     mlflow.set_tracking_uri(registry.uri)
     engine = ("--engine", "transformers", "--poll", "0.2", "--tell-every", "0.3")
     with serving(tmp_path, registry.uri, "tried", *engine) as service:

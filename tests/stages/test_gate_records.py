@@ -7,8 +7,9 @@ from proven_versions import rows
 
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.jobs.report import Report
-from mlflow_finetune_plugin.promotion.written_policy import TAG, WrittenPolicy
+from mlflow_finetune_plugin.promotion.written_policy import WrittenPolicy
 from mlflow_finetune_plugin.stages.gate_records import record_held_out, record_policy
+from mlflow_finetune_plugin.store.names import GATE_DIGEST_TAG
 
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}})
 
@@ -28,7 +29,7 @@ def told(tmp_path):
 def test_a_first_attempt_writes_its_policy(told, tmp_path):
     report, events = told
     record_policy(POLICY, {}, tmp_path, report, earlier=None)
-    assert events("tags")[0]["values"] == {TAG: WrittenPolicy(POLICY).digest}
+    assert events("tags")[0]["values"] == {GATE_DIGEST_TAG: WrittenPolicy(POLICY).digest}
     assert (tmp_path / "gate" / "policy.json").is_file()
 
 

@@ -17,8 +17,9 @@ from mlflow.entities import Metric
 
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.jobs.folder import JobFolder
-from mlflow_finetune_plugin.jobs.run_record import ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, RunRecord
-from mlflow_finetune_plugin.submission.attempts import CLAIM, Owner, claim, next_attempt
+from mlflow_finetune_plugin.jobs.run_record import RunRecord
+from mlflow_finetune_plugin.store.names import ATTEMPT_OWNER_PARAM, ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG
+from mlflow_finetune_plugin.submission.attempts import Owner, claim, next_attempt
 
 ARGUMENTS = {
     "base_model": "embedded",
@@ -254,7 +255,7 @@ def test_of_racing_commands_exactly_one_gets_the_attempt(desk, client):
         won = [outcome.result(60) for outcome in outcomes]
     for place, run_id in enumerate(runs):
         (winner,) = [number for number in range(4) if won[number][place]]
-        assert Owner.from_text(client.get_run(run_id).data.params[f"{CLAIM}3"]).job == f"job-{winner}"
+        assert Owner.from_text(client.get_run(run_id).data.params[f"{ATTEMPT_OWNER_PARAM}3"]).job == f"job-{winner}"
 
 
 def test_attempt_that_somebody_has_begun_is_refused_until_that_one_is_dead(desk, client):
@@ -266,9 +267,9 @@ def test_attempt_that_somebody_has_begun_is_refused_until_that_one_is_dead(desk,
         attempt(client, run_id)
     (folder.path / "starting.json").unlink()
     assert attempt(client, run_id).number == 4
-    client.log_param(run_id, f"{CLAIM}4", str(Owner("another-host", "job", int(time.time()) - 10)))
+    client.log_param(run_id, f"{ATTEMPT_OWNER_PARAM}4", str(Owner("another-host", "job", int(time.time()) - 10)))
     with pytest.raises(ConfigError, match=r"another-host .* 1\d s ago; fix: wait"):
         attempt(client, run_id)
     other = run_of(client)
-    client.log_param(other, f"{CLAIM}3", str(Owner("another-host", "job", int(time.time()) - 400)))
+    client.log_param(other, f"{ATTEMPT_OWNER_PARAM}3", str(Owner("another-host", "job", int(time.time()) - 400)))
     assert attempt(client, other).number == 4

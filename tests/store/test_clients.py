@@ -12,16 +12,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
 
 from mlflow_finetune_plugin.jobs.report import Report, ReportReader
-from mlflow_finetune_plugin.jobs.run_record import (
-    ATTEMPT_TAG,
-    HEARTBEAT_TAG,
-    HOST_TAG,
-    JOB_TAG,
-    STATUS_TAG,
-    RunRecord,
-)
+from mlflow_finetune_plugin.jobs.run_record import RunRecord
 from mlflow_finetune_plugin.store import clients
 from mlflow_finetune_plugin.store.clients import is_refusal
+from mlflow_finetune_plugin.store.names import ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, JOB_TAG, STATUS_TAG
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 from mlflow import MlflowClient
 
 from mlflow_finetune_plugin.errors import TrackingError
-from mlflow_finetune_plugin.store.registry import CHALLENGER, register_adapter
+from mlflow_finetune_plugin.store.names import CHALLENGER
+from mlflow_finetune_plugin.store.registry import register_adapter
 
 MODEL = """
 import mlflow

@@ -6,14 +6,8 @@ import time
 import pytest
 
 from mlflow_finetune_plugin.errors import GateError
-from mlflow_finetune_plugin.store.served_tags import (
-    TAG,
-    LatencySummary,
-    ServedSummary,
-    latency_of,
-    logged_latencies,
-    served,
-)
+from mlflow_finetune_plugin.store.names import SERVED_TAG
+from mlflow_finetune_plugin.store.served_tags import LatencySummary, ServedSummary, latency_of, logged_latencies, served
 
 NOW = time.time()
 RECENT = LatencySummary(40, 100.0, 200.0, NOW - 60, NOW)
@@ -21,7 +15,7 @@ RECENT = LatencySummary(40, 100.0, 200.0, NOW - 60, NOW)
 
 def test_each_router_is_read_as_it_wrote():
     told = {"a-8000": ServedSummary(NOW, 50, 3, RECENT), "b-8000": ServedSummary(NOW, 7, 7, None)}
-    tags = {f"{TAG}{name}": one.to_json() for name, one in told.items()} | {"finetune.base": "unrelated"}
+    tags = {f"{SERVED_TAG}{name}": one.to_json() for name, one in told.items()} | {"finetune.base": "unrelated"}
     assert served(tags, "models:/bot/1") == told
 
 
@@ -48,7 +42,7 @@ def test_percentiles_are_of_the_sorted_times():
 def test_a_tag_that_is_none_is_one_error(changed, said):
     told = {**json.loads(ServedSummary(NOW, 50, 3, RECENT).to_json()), **changed}
     with pytest.raises(GateError, match=said) as error:
-        served({f"{TAG}r": json.dumps(told)}, "models:/bot/1")
+        served({f"{SERVED_TAG}r": json.dumps(told)}, "models:/bot/1")
     assert "models:/bot/1: tag finetune.served.r" in str(error.value)
     assert "fix: delete the tag" in str(error.value)
 
@@ -56,17 +50,20 @@ def test_a_tag_that_is_none_is_one_error(changed, said):
 @pytest.mark.parametrize("text", ["[]", "{}", "no json", "null"])
 def test_a_tag_that_is_no_json_object_is_one_error(text):
     with pytest.raises(GateError, match="is no summary of answers"):
-        served({f"{TAG}r": text}, "models:/bot/1")
+        served({f"{SERVED_TAG}r": text}, "models:/bot/1")
 
 
 def test_latency_is_of_the_router_that_gave_most_answers_of_late():
     old = LatencySummary(900, 1.0, 2.0, 0.0, NOW - 8 * 86400)
     few = LatencySummary(29, 1.0, 3.0, NOW, NOW)
-    tags = {f"{TAG}{n}": ServedSummary(0.0, one.answers, 0, one).to_json() for n, one in enumerate((old, few, RECENT))}
+    tags = {
+        f"{SERVED_TAG}{n}": ServedSummary(0.0, one.answers, 0, one).to_json()
+        for n, one in enumerate((old, few, RECENT))
+    }
     notes = []
     assert logged_latencies((tags, "models:/bot/1"), None, notes) == (200.0, None)
     assert notes == ["models:/bot/1: p95 200 ms of 40 answers, told by router 2"]
-    only_failed = {f"{TAG}r": ServedSummary(0.0, 9, 9, None).to_json()}
+    only_failed = {f"{SERVED_TAG}r": ServedSummary(0.0, 9, 9, None).to_json()}
     assert logged_latencies((only_failed, "models:/bot/1"), None, notes) == (None, None)
     assert "found 0" in notes[-1]
 
@@ -74,7 +71,7 @@ def test_latency_is_of_the_router_that_gave_most_answers_of_late():
 def told_by(**answers):
     """Tags of routers that told so many answers, each with a p95 of its own."""
     summaries = {name: LatencySummary(count, 1.0, float(count), NOW, NOW) for name, count in answers.items()}
-    return {f"{TAG}{name}": ServedSummary(0.0, one.answers, 0, one).to_json() for name, one in summaries.items()}
+    return {f"{SERVED_TAG}{name}": ServedSummary(0.0, one.answers, 0, one).to_json() for name, one in summaries.items()}
 
 
 def test_two_versions_are_compared_by_one_router():

@@ -20,10 +20,11 @@ from mlflow import MlflowClient
 
 from mlflow_finetune_plugin.errors import LeaseError, MoveError
 from mlflow_finetune_plugin.promotion.moves.audit import Record, history
-from mlflow_finetune_plugin.promotion.moves.intent import INTENT_TAG, MoveEvidence
+from mlflow_finetune_plugin.promotion.moves.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.moves.lease import Lease, lease_name
 from mlflow_finetune_plugin.promotion.moves.move import promote_version, roll_back
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
+from mlflow_finetune_plugin.store.names import INTENT_TAG
 
 SOURCE = "s3://nowhere/adapter"
 """Of the versions: a move must not want their files."""

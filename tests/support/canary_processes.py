@@ -15,8 +15,8 @@ from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.promotion.canary.run import CanaryPlan
 from mlflow_finetune_plugin.promotion.canary_trial import carry_out_canary
 from mlflow_finetune_plugin.promotion.moves.audit import history
-from mlflow_finetune_plugin.promotion.moves.canary_state import CANARY, CANARY_TAG
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
+from mlflow_finetune_plugin.store.names import CANARY, CANARY_TAG
 
 SPLIT_TAG = "finetune.split"
 BEFORE = "champion=90, challenger=10"

@@ -15,10 +15,9 @@ from mlflow import MlflowClient
 from mlflow_finetune_plugin.data.conversations.split import hash_eval_row
 from mlflow_finetune_plugin.evaluation.results import EvalRow, answer_room
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.promotion import written_policy
-from mlflow_finetune_plugin.promotion.held_out import FILE, FOLDER, TABLE, TABLE_TAG, held_out_json
-from mlflow_finetune_plugin.promotion.held_out import TAG as HELD_OUT_TAG
+from mlflow_finetune_plugin.promotion.held_out import FILE, TABLE, held_out_json
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
+from mlflow_finetune_plugin.store.names import GATE_DIGEST_TAG, GATE_FOLDER, HELD_OUT_FOLDER, HELD_OUT_TAG, PROOF_TAG
 
 RIGHT, WRONG = "yes", "no"
 
@@ -60,14 +59,14 @@ def register_proven(
             log_believed(
                 client, run_id, HELD_OUT_TAG, held_out_json(held_out, ["exact_match"], answer_room(held_out)), FILE
             )
-            log_believed(client, run_id, TABLE_TAG, json.dumps(_table(held_out, right, base_right)), TABLE)
+            log_believed(client, run_id, PROOF_TAG, json.dumps(_table(held_out, right, base_right)), TABLE)
         if policy is not None:
             written = write_policy(policy, regressions or {})
-            client.log_text(run_id, written.to_json(), f"{written_policy.FOLDER}/policy.json")
-            client.set_tag(run_id, written_policy.TAG, written.digest)
+            client.log_text(run_id, written.to_json(), f"{GATE_FOLDER}/policy.json")
+            client.set_tag(run_id, GATE_DIGEST_TAG, written.digest)
         for path, found in (regressions or {}).items():
             client.log_text(
-                run_id, held_out_json(found, (), answer_room(found)), f"{written_policy.FOLDER}/{Path(path).name}.json"
+                run_id, held_out_json(found, (), answer_room(found)), f"{GATE_FOLDER}/{Path(path).name}.json"
             )
         if trained_on is not None:
             hashes = sorted({hash_eval_row(row, 0) for row in trained_on})
@@ -97,5 +96,5 @@ def _table(held_out: Sequence[EvalRow], right: int, base_right: int) -> dict[str
 
 def log_believed(client: MlflowClient, run_id: str, tag: str, text: str, file: str) -> None:
     """A file of a proof, with the digest by which it is known."""
-    client.log_text(run_id, text, f"{FOLDER}/{file}")
+    client.log_text(run_id, text, f"{HELD_OUT_FOLDER}/{file}")
     client.set_tag(run_id, tag, hashlib.sha256(text.encode()).hexdigest())

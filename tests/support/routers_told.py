@@ -9,7 +9,8 @@ from contextlib import contextmanager
 
 from mlflow import MlflowClient
 
-from mlflow_finetune_plugin.store.served_tags import TAG, LatencySummary, ServedSummary
+from mlflow_finetune_plugin.store.names import SERVED_TAG
+from mlflow_finetune_plugin.store.served_tags import LatencySummary, ServedSummary
 
 PER_TELLING = 100
 EVERY_S = 0.15
@@ -55,7 +56,7 @@ class ToldRouter:
             count[1] += int(self._owed[version])
             self._owed[version] %= 1
             if answers and not self.is_silent:
-                tag = f"{TAG}host-1"
+                tag = f"{SERVED_TAG}host-1"
                 self._client.set_model_version_tag(self._model, version, tag, self._summary(version).to_json())
 
     def restart(self) -> None:

@@ -14,14 +14,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.errors import MoveError
-from mlflow_finetune_plugin.promotion.moves.intent import (
+from mlflow_finetune_plugin.promotion.moves.intent import REASON_LIMIT, Intent, MoveEvidence
+from mlflow_finetune_plugin.store.names import (
     CHAMPION,
     INTENT_TAG,
+    MOVE_TAG,
     MOVED_TAG,
-    REASON_LIMIT,
+    PROMOTIONS_OF_TAG,
     UNRECORDED_TAG,
-    Intent,
-    MoveEvidence,
 )
 from mlflow_finetune_plugin.store.people import who_moves
 
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import RegisteredModel
 
-MODEL_TAG = "finetune.promotions_of"
-"""Of the experiment: the registered model whose decisions it holds."""
-VERDICT_TAG = "finetune.verdict"
-"""Of the version: the last verdict on it, and the run that holds its report."""
-_TAG = "finetune.move."
 _PAGE = 500
 
 
@@ -82,7 +77,7 @@ def promotions_experiment(client: MlflowClient, name: str) -> str:
     found = client.get_experiment_by_name(title)
     if found is None:
         try:
-            return str(client.create_experiment(title, tags={MODEL_TAG: name}))
+            return str(client.create_experiment(title, tags={PROMOTIONS_OF_TAG: name}))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -91,7 +86,7 @@ def promotions_experiment(client: MlflowClient, name: str) -> str:
         raise MoveError(
             f"the experiment {title!r} is deleted, and holds the record of every move; fix: mlflow experiments restore"
         )
-    if found.tags.get(MODEL_TAG) != name:
+    if found.tags.get(PROMOTIONS_OF_TAG) != name:
         raise MoveError(f"the experiment {title!r} is not of this package; fix: rename it")
     return str(found.experiment_id)
 
@@ -154,7 +149,7 @@ def write_record(client: MlflowClient, name: str, intent: Intent, *, is_moved: b
             if not _is_gone(error):
                 raise
         tags = _tags(name, intent, is_moved=is_moved, note=f"{note} (the decision's run {decided} is gone)".strip())
-    found = client.search_runs([experiment], f"tags.`{_TAG}id` = '{intent.id}'", max_results=1)
+    found = client.search_runs([experiment], f"tags.`{MOVE_TAG}id` = '{intent.id}'", max_results=1)
     if found:
         run = found[0]
     else:
@@ -176,7 +171,7 @@ def record_of(client: MlflowClient, run_id: str) -> Record | None:
         if not _is_gone(error):
             raise
         return None
-    return _record(tags, run_id) if f"{_TAG}id" in tags else None
+    return _record(tags, run_id) if f"{MOVE_TAG}id" in tags else None
 
 
 def last_moved(tags: Mapping[str, str], alias: str) -> str | None:
@@ -212,7 +207,7 @@ def _recorded(client: MlflowClient, name: str) -> dict[str, Record]:
     if experiment is None:
         return {}
     found: dict[str, Record] = {}
-    is_record = f"tags.`{_TAG}id` LIKE '%'"  # looks of a watch lie there, too, and are no moves
+    is_record = f"tags.`{MOVE_TAG}id` LIKE '%'"  # looks of a watch lie there, too, and are no moves
     token: str | None = None
     while True:
         page = client.search_runs([experiment.experiment_id], is_record, max_results=_PAGE, page_token=token)
@@ -248,7 +243,7 @@ def _unexplained(name: str, alias: str, expected: str | None, found: str | None,
         "when": seen,
         "reason": "moved by other means; the time is when it was seen",
     }
-    return _record({f"{_TAG}{key}": value for key, value in tags.items() if value is not None}, None)
+    return _record({f"{MOVE_TAG}{key}": value for key, value in tags.items() if value is not None}, None)
 
 
 def _tags(name: str, intent: Intent, *, is_moved: bool, note: str) -> dict[str, str]:
@@ -275,11 +270,11 @@ def _tags(name: str, intent: Intent, *, is_moved: bool, note: str) -> dict[str, 
             "champion_digest": evidence.champion_digest,
             "evidence": evidence.run_id,
         }
-    return {f"{_TAG}{key}": value for key, value in values.items() if value is not None}
+    return {f"{MOVE_TAG}{key}": value for key, value in values.items() if value is not None}
 
 
 def _record(run_tags: Mapping[str, str], run_id: str | None) -> Record:
-    tags = {key.removeprefix(_TAG): value for key, value in run_tags.items() if key.startswith(_TAG)}
+    tags = {key.removeprefix(MOVE_TAG): value for key, value in run_tags.items() if key.startswith(MOVE_TAG)}
     return Record(
         id=tags.get("id", ""),
         kind=tags.get("kind", ""),

@@ -15,21 +15,13 @@ from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import MoveError, one_line
 from mlflow_finetune_plugin.promotion.moves.audit import last_moved, now, record_of, write_record
-from mlflow_finetune_plugin.promotion.moves.canary_state import (
-    ALIVE_TAG,
-    CANARY,
-    CANARY_TAG,
-    DEAD_S,
-    CanaryState,
-    read_state,
-    split_of,
-)
+from mlflow_finetune_plugin.promotion.moves.canary_state import DEAD_S, CanaryState, read_state, split_of
 from mlflow_finetune_plugin.promotion.moves.holder import Holder
-from mlflow_finetune_plugin.promotion.moves.intent import CHAMPION, INTENT_TAG, REASON_LIMIT, Intent, MoveEvidence
+from mlflow_finetune_plugin.promotion.moves.intent import REASON_LIMIT, Intent, MoveEvidence
 from mlflow_finetune_plugin.promotion.moves.lease import Lease
+from mlflow_finetune_plugin.store.names import CANARY, CANARY_ALIVE_TAG, CANARY_TAG, CHAMPION, INTENT_TAG, SPLIT_TAG
 from mlflow_finetune_plugin.store.people import who_moves
 from mlflow_finetune_plugin.store.registered_model import named, read_model, registry_faults, version_exists
-from mlflow_finetune_plugin.store.served_tags import SPLIT_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -102,7 +94,7 @@ def widen_canary(client: MlflowClient, lease: Lease, state: CanaryState) -> Cana
 
 
 def keep_alive(client: MlflowClient, name: str, state: CanaryState) -> None:
-    client.set_registered_model_tag(name, f"{ALIVE_TAG}{state.id}", f"{time.time():.3f}")
+    client.set_registered_model_tag(name, f"{CANARY_ALIVE_TAG}{state.id}", f"{time.time():.3f}")
 
 
 def disturbance(client: MlflowClient, name: str, state: CanaryState) -> str | None:
@@ -150,7 +142,7 @@ def put_back(client: MlflowClient, lease: Lease, state: CanaryState) -> str:
 def close_canary(client: MlflowClient, lease: Lease, state: CanaryState) -> None:
     """Nothing is under way any more, where this canary still was."""
     _, tags = read_model(client, lease.name)
-    for key in sorted(key for key in tags if key.startswith(ALIVE_TAG)):
+    for key in sorted(key for key in tags if key.startswith(CANARY_ALIVE_TAG)):
         client.delete_registered_model_tag(lease.name, key)
     found = read_state(tags)
     if found is not None and found.id == state.id:

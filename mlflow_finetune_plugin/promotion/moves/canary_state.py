@@ -10,14 +10,9 @@ from typing import Any
 
 from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.promotion.moves.holder import Holder
-from mlflow_finetune_plugin.promotion.moves.intent import CHAMPION, MoveEvidence
+from mlflow_finetune_plugin.promotion.moves.intent import MoveEvidence
+from mlflow_finetune_plugin.store.names import CANARY, CANARY_ALIVE_TAG, CANARY_TAG, CHAMPION
 
-CANARY = "canary"
-"""The alias of the candidate while it is tried."""
-CANARY_TAG = "finetune.canary"
-"""Of the registered model, while a canary is under way or was cut off; written before anything that it changes."""
-ALIVE_TAG = "finetune.canary_alive."
-"""And the id of a canary: its heartbeat, epoch seconds. A tag of its own, so that a late one revives nothing."""
 HEARTBEAT_S = 20.0
 DEAD_S = 180.0
 """Without a heartbeat; who finds it waits ``SKEW_S`` longer, as clocks differ."""
@@ -28,7 +23,7 @@ SKEW_S = 120.0
 class CanaryState:
     """``steps``: shares in percent; ``step`` counts from 0. ``split_before``: None where no tag was set. ``begun``: ISO 8601.
 
-    ``heartbeat``: epoch seconds when it was written; later ones are in the tag ``ALIVE_TAG``.
+    ``heartbeat``: epoch seconds when it was written; later ones are in the tag ``CANARY_ALIVE_TAG``.
     """
 
     id: str
@@ -79,7 +74,7 @@ class CanaryState:
 
     def is_alive(self, tags: Mapping[str, str]) -> bool:
         """``tags``: of the registered model."""
-        last_s = max(self.heartbeat, _heartbeat(tags.get(f"{ALIVE_TAG}{self.id}")))
+        last_s = max(self.heartbeat, _heartbeat(tags.get(f"{CANARY_ALIVE_TAG}{self.id}")))
         holder = Holder(self.id, self.who, self.pid, self.machine, last_s + DEAD_S)
         return not holder.is_over(now_s=time.time(), skew_s=SKEW_S)
 

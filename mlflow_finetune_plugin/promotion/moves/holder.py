@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow_finetune_plugin.store.names import LEASE_TAG
 from mlflow_finetune_plugin.store.people import who_moves
-
-_TAG = "finetune.lease."
 
 
 def renewal_tag(lease_id: str) -> str:
     """Where a lease's later expiry is written: under its id, so that a late renewal cannot extend a lease after it."""
-    return f"{_TAG}renewed.{lease_id}"
+    return f"{LEASE_TAG}renewed.{lease_id}"
 
 
 @dataclass(frozen=True)
@@ -35,20 +34,26 @@ class Holder:
 
     def to_tags(self) -> dict[str, str]:
         return {
-            f"{_TAG}id": self.id,
-            f"{_TAG}owner": self.owner,
-            f"{_TAG}pid": str(self.pid),
-            f"{_TAG}machine": self.machine,
-            f"{_TAG}expires": f"{self.expires_s:.3f}",
+            f"{LEASE_TAG}id": self.id,
+            f"{LEASE_TAG}owner": self.owner,
+            f"{LEASE_TAG}pid": str(self.pid),
+            f"{LEASE_TAG}machine": self.machine,
+            f"{LEASE_TAG}expires": f"{self.expires_s:.3f}",
         }
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> Holder | None:
         """None for a registered model that is no lease."""
         try:
-            lease_id = tags[f"{_TAG}id"]
-            expires_s = float(tags.get(renewal_tag(lease_id), tags[f"{_TAG}expires"]))
-            return cls(lease_id, tags[f"{_TAG}owner"], int(tags[f"{_TAG}pid"]), tags[f"{_TAG}machine"], expires_s)
+            lease_id = tags[f"{LEASE_TAG}id"]
+            expires_s = float(tags.get(renewal_tag(lease_id), tags[f"{LEASE_TAG}expires"]))
+            return cls(
+                lease_id,
+                tags[f"{LEASE_TAG}owner"],
+                int(tags[f"{LEASE_TAG}pid"]),
+                tags[f"{LEASE_TAG}machine"],
+                expires_s,
+            )
         except (KeyError, ValueError):
             return None
 

@@ -7,15 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from mlflow_finetune_plugin.errors import MoveError
+from mlflow_finetune_plugin.store.names import INTENT_TAG
 
-CHAMPION = "champion"
-PREVIOUS = "previous"
-INTENT_TAG = "finetune.move"
-"""Of the registered model, while a move is under way or was cut off."""
-MOVED_TAG = "finetune.moved."
-"""And the alias, of the registered model: the last recorded move of that alias, as ``{"id", "version", "when"}``."""
-UNRECORDED_TAG = "finetune.unrecorded."
-"""And the id of a move, of the registered model: a move whose record could not be written yet, as its Intent."""
 REASON_LIMIT = 1000
 """Characters: an intent has to fit into a registered model's tag, which SQL stores cut or refuse at 5,000."""
 

@@ -22,17 +22,10 @@ from uuid import uuid4
 from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.promotion.moves.audit import check_decision_run, last_moved, now
 from mlflow_finetune_plugin.promotion.moves.canary_state import read_state
-from mlflow_finetune_plugin.promotion.moves.intent import (
-    CHAMPION,
-    INTENT_TAG,
-    PREVIOUS,
-    REASON_LIMIT,
-    Intent,
-    Kind,
-    MoveEvidence,
-)
+from mlflow_finetune_plugin.promotion.moves.intent import REASON_LIMIT, Intent, Kind, MoveEvidence
 from mlflow_finetune_plugin.promotion.moves.lease import Lease
 from mlflow_finetune_plugin.promotion.moves.settlement import Move, Settled, record_and_close, settle_held
+from mlflow_finetune_plugin.store.names import CHAMPION, INTENT_TAG, PREVIOUS
 from mlflow_finetune_plugin.store.people import who_moves
 from mlflow_finetune_plugin.store.registered_model import named, read_model, registry_faults, version_exists
 

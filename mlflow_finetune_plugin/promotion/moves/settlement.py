@@ -9,17 +9,10 @@ from typing import TYPE_CHECKING, Literal
 from mlflow_finetune_plugin.errors import MoveError, one_line
 from mlflow_finetune_plugin.promotion.moves.audit import unrecorded, write_record
 from mlflow_finetune_plugin.promotion.moves.canary_moves import end_for_another
-from mlflow_finetune_plugin.promotion.moves.canary_state import CANARY_TAG, read_state
-from mlflow_finetune_plugin.promotion.moves.intent import (
-    CHAMPION,
-    INTENT_TAG,
-    MOVED_TAG,
-    PREVIOUS,
-    UNRECORDED_TAG,
-    Intent,
-    Kind,
-)
+from mlflow_finetune_plugin.promotion.moves.canary_state import read_state
+from mlflow_finetune_plugin.promotion.moves.intent import Intent, Kind
 from mlflow_finetune_plugin.promotion.moves.lease import Lease
+from mlflow_finetune_plugin.store.names import CANARY_TAG, CHAMPION, INTENT_TAG, MOVED_TAG, PREVIOUS, UNRECORDED_TAG
 from mlflow_finetune_plugin.store.people import who_moves
 from mlflow_finetune_plugin.store.registered_model import named, read_model, registry_faults, version_exists
 

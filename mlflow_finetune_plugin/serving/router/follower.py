@@ -21,8 +21,8 @@ from mlflow_finetune_plugin.serving.engines.fleet import Fleet, Resident
 from mlflow_finetune_plugin.serving.versions.catalog import Catalog, CatalogModel, Snapshot
 from mlflow_finetune_plugin.serving.versions.fetching import Fetcher, Version
 from mlflow_finetune_plugin.serving.versions.names import Asked
-from mlflow_finetune_plugin.serving.versions.traffic import SHADOW_TAG, Traffic, read_traffic
-from mlflow_finetune_plugin.store.served_tags import SPLIT_TAG
+from mlflow_finetune_plugin.serving.versions.traffic import Traffic, read_traffic
+from mlflow_finetune_plugin.store.names import SHADOW_TAG, SPLIT_TAG
 
 logger = logging.getLogger(__name__)
 

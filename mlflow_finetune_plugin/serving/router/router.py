@@ -33,9 +33,10 @@ from mlflow_finetune_plugin.serving.router.answers import (
 from mlflow_finetune_plugin.serving.router.follower import Follower, NotReadyError, UnknownModelError
 from mlflow_finetune_plugin.serving.router.metrics import Metrics, Watch
 from mlflow_finetune_plugin.serving.router.requests import Asking, RequestError, read_request
-from mlflow_finetune_plugin.serving.router.status import BASE, Status
+from mlflow_finetune_plugin.serving.router.status import Status
 from mlflow_finetune_plugin.serving.router.webhooks import is_true_webhook
 from mlflow_finetune_plugin.serving.versions.names import header_value, parse
+from mlflow_finetune_plugin.store.names import BASE
 
 logger = logging.getLogger(__name__)
 

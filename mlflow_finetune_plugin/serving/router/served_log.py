@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
-from mlflow_finetune_plugin.store.served_tags import TAG, ServedSummary, latency_of
+from mlflow_finetune_plugin.store.names import SERVED_TAG
+from mlflow_finetune_plugin.store.served_tags import ServedSummary, latency_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,7 +35,7 @@ class ServedLog:
 
     def __init__(self, client: MlflowClient, port: int, *, every_s: float = TELL_EVERY_S) -> None:
         self._client, self._every_s = client, every_s
-        self._tag = f"{TAG}{socket.gethostname()}-{port}"
+        self._tag = f"{SERVED_TAG}{socket.gethostname()}-{port}"
         self._begun = round(time.time(), 1)
         self._counts: dict[tuple[str, str], _Count] = {}
         self._new: set[tuple[str, str]] = set()

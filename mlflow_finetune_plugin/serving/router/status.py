@@ -11,9 +11,7 @@ from starlette.responses import JSONResponse, Response
 from mlflow_finetune_plugin.serving.engines.fleet import Fleet, Resident
 from mlflow_finetune_plugin.serving.router.follower import Follower
 from mlflow_finetune_plugin.serving.router.metrics import Metrics
-
-BASE = "base"
-"""What the base may be called where all engines have the same."""
+from mlflow_finetune_plugin.store.names import BASE
 
 
 def _root(resident: Resident) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from mlflow_finetune_plugin.errors import ServingError
+from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
 
 Digest = Annotated[str, StringConstraints(pattern=re.compile(r"^[0-9a-f]{64}$"))]
 Ids = list[Annotated[int, Field(ge=0)]]
@@ -66,12 +67,12 @@ Content = TypeVar("Content", bound=_Part)
 
 def check_card(card: dict[str, Any], name: str) -> None:
     """Raises ServingError, of the first thing that is wrong with finetune.json."""
-    _check(_Card, card, "finetune.json", name)
+    _check(_Card, card, CARD_FILE, name)
 
 
 def check_reference(reference: dict[str, Any], name: str) -> None:
     """Raises ServingError, of the first thing that is wrong with reference.json: log-probabilities for each token of each probe."""
-    found = _check(_Reference, reference, "reference.json", name)
+    found = _check(_Reference, reference, REFERENCE_FILE, name)
     lengths = [len(probe.completion_ids) for probe in found.probes]
     if found.served_as is None:
         sides = [[probe.base_log_probs or [] for probe in found.probes]]

@@ -20,6 +20,7 @@ from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore, 
 from mlflow_finetune_plugin.serving.versions.card import check_card, check_reference
 from mlflow_finetune_plugin.serving.versions.names import served_name
 from mlflow_finetune_plugin.serving.versions.scratch import Workplace
+from mlflow_finetune_plugin.store.names import ADAPTER_DIGEST_TAG, CARD_FILE, REFERENCE_FILE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -161,7 +162,7 @@ class Fetcher:
             raise TrackingError(f"the registry cannot be asked for {model}/{number}: {in_short(error)}") from error
         if found.status != "READY":
             raise ServingError(f"{model}/{number}: is {found.status} in the registry, not READY")
-        return str(found.source), dict(found.tags).get("finetune.adapter_digest")
+        return str(found.source), dict(found.tags).get(ADAPTER_DIGEST_TAG)
 
     def _from_disk(
         self, record: Path, model: str, number: str, source: str | None, tagged: str | None
@@ -190,12 +191,12 @@ class Fetcher:
         folder = self._workplace.draft()
         try:
             artifacts = _download(f"models:/{name}", folder, name) / "artifacts"
-            card, reference = (_json(artifacts / file, name) for file in ("finetune.json", "reference.json"))
+            card, reference = (_json(artifacts / file, name) for file in (CARD_FILE, REFERENCE_FILE))
             check_card(card, name)
             check_reference(reference, name)
             if digest is not None and digest != card["adapter_digest"]:
                 raise ServingError(
-                    f"{name}: its tag finetune.adapter_digest says {digest[:12]}, its card {card['adapter_digest'][:12]}; "
+                    f"{name}: its tag {ADAPTER_DIGEST_TAG} says {digest[:12]}, its card {card['adapter_digest'][:12]}; "
                     "fix: find out who changed it, then register it again"
                 )
             held = self._store.add(artifacts / "adapter", str(card["adapter_digest"]))

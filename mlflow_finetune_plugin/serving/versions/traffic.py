@@ -15,12 +15,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mlflow_finetune_plugin.store.served_tags import SPLIT_TAG
+from mlflow_finetune_plugin.store.names import CHALLENGER, CHAMPION, SHADOW_TAG, SPLIT_TAG
 
-SHADOW_TAG = "finetune.shadow"
-
-CHAMPION = "champion"
-CHALLENGER = "challenger"
 _EXAMPLES = {SPLIT_TAG: f"{CHAMPION}=90, {CHALLENGER}=10", SHADOW_TAG: f"{CHALLENGER}=0.1"}
 
 

@@ -14,13 +14,12 @@ from urllib.parse import unquote
 
 from mlflow_finetune_plugin.errors import VoteError
 from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.store.names import BASE
 
 Choice = Literal["left", "right", "tie", "both_bad"]
 VoterKind = Literal["person", "judge"]
 Position = Literal["left", "right"]
 
-BASE = "base"
-"""The version that a receipt names where a base answered without an adapter."""
 ANONYMOUS = "anonymous"
 """The one voter that all visitors without a login are."""
 LONGEST_COMMENT = 4000

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, get_args
 
 from mlflow_finetune_plugin.errors import VoteError
+from mlflow_finetune_plugin.store.names import VOTE_FEEDBACK, VOTE_METADATA
 from mlflow_finetune_plugin.votes.journal.vote import Choice, Position, Receipt, VoterKind, clean, text_digest, vote_id
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     from mlflow_finetune_plugin.votes.journal.journal import Entry
 
-FEEDBACK = "finetune.vote"
-_PREFIX = "finetune."
 _POSITIONS = get_args(Position)
 
 
@@ -100,11 +99,12 @@ def feedback_of(entry: Entry, journal: str, trace_ids: list[str]) -> list[Feedba
     kinds = {"person": AssessmentSourceType.HUMAN, "judge": AssessmentSourceType.LLM_JUDGE}
     return [
         Feedback(
-            name=FEEDBACK,
+            name=VOTE_FEEDBACK,
             value=_value(vote.choice, position),
             source=AssessmentSource(kinds[vote.kind], clean(vote.voter)),
             rationale=clean(vote.comment) or None,
-            metadata={_PREFIX + key: clean(value) for key, value in metadata.items()} | {_PREFIX + "side": position},
+            metadata={VOTE_METADATA + key: clean(value) for key, value in metadata.items()}
+            | {VOTE_METADATA + "side": position},
         )
         for position in _POSITIONS
     ]
@@ -112,7 +112,7 @@ def feedback_of(entry: Entry, journal: str, trace_ids: list[str]) -> list[Feedba
 
 def told_vote(feedback: Any) -> ToldVote:
     """Raises VoteError for feedback that no mirror of ours wrote, or that somebody changed."""
-    told = {key.removeprefix(_PREFIX): value for key, value in (feedback.metadata or {}).items()}
+    told = {key.removeprefix(VOTE_METADATA): value for key, value in (feedback.metadata or {}).items()}
     try:
         vote = ToldVote(
             vote_id=told["vote_id"],

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from mlflow_finetune_plugin.errors import JournalError, TrackingError, in_short
 from mlflow_finetune_plugin.store.clients import is_refusal
+from mlflow_finetune_plugin.store.names import VOTE_FEEDBACK, VOTE_ID_METADATA
 from mlflow_finetune_plugin.votes.journal.journal import Entry, Journal
-from mlflow_finetune_plugin.votes.mlflow.feedback import FEEDBACK, feedback_of
+from mlflow_finetune_plugin.votes.mlflow.feedback import feedback_of
 from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces, asked
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ class Mirror:
     def _overridden(self, trace_id: str, vote_id: str) -> str | None:
         """The feedback that a change replaces in MLflow's pages; who reads by revision needs no such mark."""
         for feedback in self._traces.tracing.get_trace_info(trace_id).assessments:
-            is_same = (feedback.metadata or {}).get("finetune.vote_id") == vote_id
-            if feedback.name == FEEDBACK and is_same and feedback.valid is not False:
+            is_same = (feedback.metadata or {}).get(VOTE_ID_METADATA) == vote_id
+            if feedback.name == VOTE_FEEDBACK and is_same and feedback.valid is not False:
                 return str(feedback.assessment_id)
         return None

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.errors import VoteError
 from mlflow_finetune_plugin.gate.votes import Vote
-from mlflow_finetune_plugin.votes.journal.vote import BASE, Receipt, VoterKind
-from mlflow_finetune_plugin.votes.mlflow.feedback import FEEDBACK, ToldSide, ToldVote, told_vote
-from mlflow_finetune_plugin.votes.mlflow.spoken_answer import LEFT_TAG, SpokenText
+from mlflow_finetune_plugin.store.names import ADAPTER_DIGEST_TAG, BASE, BASE_DIGEST_TAG, LEFT_TAG, VOTE_FEEDBACK
+from mlflow_finetune_plugin.votes.journal.vote import Receipt, VoterKind
+from mlflow_finetune_plugin.votes.mlflow.feedback import ToldSide, ToldVote, told_vote
+from mlflow_finetune_plugin.votes.mlflow.spoken_answer import SpokenText
 from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces, asked
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _feedback(traces: VoteTraces, experiment_id: str) -> Iterator[tuple[str, Any
         )
         for trace in page:
             for feedback in trace.info.assessments:
-                if feedback.name == FEEDBACK:
+                if feedback.name == VOTE_FEEDBACK:
                     yield trace.info.trace_id, feedback
         token = page.token
         if not token:
@@ -251,7 +252,7 @@ class _Registry:
         tags = self._ask(receipt.version)
         if tags is None:
             return NO_VERSION
-        digest, base = tags.get("finetune.adapter_digest"), tags.get("finetune.base_digest")
+        digest, base = tags.get(ADAPTER_DIGEST_TAG), tags.get(BASE_DIGEST_TAG)
         if digest is None:
             return NO_DIGEST
         is_true = digest == receipt.adapter_digest and base in (None, receipt.base_digest)

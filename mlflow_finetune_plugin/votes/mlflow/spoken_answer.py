@@ -9,6 +9,17 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.evaluation.results import Message
+from mlflow_finetune_plugin.store.names import (
+    FAULT_ATTRIBUTE,
+    FINISH_TAG,
+    FIRST_TOKEN_ATTRIBUTE,
+    RECEIPT_ATTRIBUTE,
+    SAMPLING_ATTRIBUTE,
+    SYSTEM_PROMPT_ATTRIBUTE,
+    TRACE_MODEL_TAG,
+    TRACE_VERSION_TAG,
+    TURN_TAG,
+)
 from mlflow_finetune_plugin.votes.journal.vote import Side, Turn, clean, clean_messages, text_digest, trace_id_for
 
 if TYPE_CHECKING:
@@ -16,13 +27,6 @@ if TYPE_CHECKING:
 
 STOPPED = "stopped"
 """The finish reason of an answer that the person stopped; no endpoint says it."""
-TURN_TAG = "finetune.turn_id"
-MODEL_TAG = "finetune.model"
-VERSION_TAG = "finetune.version"
-FINISH_TAG = "finetune.finish_reason"
-LEFT_TAG = "finetune.shown_left"
-"""On every trace with a vote whose answer was ever shown left. Each vote has one, so readers need only these: half of the
-traces that were voted on, and none of the others."""
 _PREVIEW = 1000  # characters
 _TAG_VALUE = 4000  # characters; MLflow allows 8000 bytes and more, older servers less
 _SESSION = 200  # characters; MLflow's column
@@ -103,7 +107,7 @@ def answer_tags(turn: Turn, side: Side) -> dict[str, str]:
     """By which a person finds the traces of a turn, or of a version."""
     tags = {TURN_TAG: turn.turn_id}
     if side.receipt is not None:
-        tags |= {MODEL_TAG: side.receipt.model, VERSION_TAG: side.receipt.version}
+        tags |= {TRACE_MODEL_TAG: side.receipt.model, TRACE_VERSION_TAG: side.receipt.version}
     return {key: clean(value)[:_TAG_VALUE] for key, value in tags.items()}
 
 
@@ -148,12 +152,12 @@ def _attributes(trace_id: str, turn: Turn, answer: SpokenAnswer) -> dict[str, An
         SpanAttributeKey.OUTPUTS: clean(answer.side.answer),
         SpanAttributeKey.MODEL: answer.model,
         SpanAttributeKey.CHAT_USAGE: _usage(answer),
-        "finetune.sampling": dict(answer.sampling) or None,
-        "finetune.system_prompt": answer.system_prompt,
-        "finetune.receipt": None if receipt is None else asdict(receipt),
-        "finetune.time_to_first_token_ms": answer.first_token_ms,
-        "finetune.finish_reason": answer.finish_reason,
-        "finetune.fault": answer.fault,
+        SAMPLING_ATTRIBUTE: dict(answer.sampling) or None,
+        SYSTEM_PROMPT_ATTRIBUTE: answer.system_prompt,
+        RECEIPT_ATTRIBUTE: None if receipt is None else asdict(receipt),
+        FIRST_TOKEN_ATTRIBUTE: answer.first_token_ms,
+        FINISH_TAG: answer.finish_reason,
+        FAULT_ATTRIBUTE: answer.fault,
     }
 
 

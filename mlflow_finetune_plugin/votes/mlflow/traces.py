@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, TrackingError, in_short, without_secrets
 from mlflow_finetune_plugin.store.clients import client_for, tracing_client_for
+from mlflow_finetune_plugin.store.names import BASE, LEFT_TAG, VOTED_TAG
 from mlflow_finetune_plugin.store.registry import find_model
-from mlflow_finetune_plugin.votes.journal.vote import BASE, Receipt, Side, Turn, trace_id_for
+from mlflow_finetune_plugin.votes.journal.vote import Receipt, Side, Turn, trace_id_for
 from mlflow_finetune_plugin.votes.mlflow.spoken_answer import (
-    LEFT_TAG,
     SpokenAnswer,
     SpokenText,
     answer_tags,
@@ -24,8 +24,6 @@ from mlflow_finetune_plugin.votes.mlflow.spoken_answer import (
 if TYPE_CHECKING:
     from mlflow.entities import TraceInfo
 
-VOTED_TAG = "finetune.voted"
-"""On every trace that was voted on, so that whoever looks for the others need not pass all of them."""
 _BATCH = 100
 
 

@@ -20,7 +20,7 @@ from gradio_app.pages import runs as runs_page
 from gradio_app.pages.data import DataPage
 from gradio_app.pages.runs import RunsPage
 from mlflow_finetune_plugin.promotion.moves.audit import history
-from mlflow_finetune_plugin.promotion.moves.intent import INTENT_TAG
+from mlflow_finetune_plugin.store.names import INTENT_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -20,10 +20,10 @@ from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.promotion.moves.canary_moves import begin_canary
-from mlflow_finetune_plugin.promotion.moves.intent import INTENT_TAG, MoveEvidence
+from mlflow_finetune_plugin.promotion.moves.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.moves.lease import Lease
+from mlflow_finetune_plugin.store.names import INTENT_TAG, SPLIT_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
-from mlflow_finetune_plugin.store.served_tags import SPLIT_TAG
 
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}})
 

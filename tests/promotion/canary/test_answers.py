@@ -8,7 +8,8 @@ from alias_moves import register_versions
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.promotion.canary.answers import CanaryAnswers
-from mlflow_finetune_plugin.store.served_tags import TAG, LatencySummary, ServedSummary
+from mlflow_finetune_plugin.store.names import SERVED_TAG
+from mlflow_finetune_plugin.store.served_tags import LatencySummary, ServedSummary
 
 CHAMPION, CANARY = "1", "2"
 
@@ -21,7 +22,7 @@ def tell(workplace):
     def tell(version, router, begun, answers, failed, p95_ms=100.0):
         recent = LatencySummary(answers - failed, 50.0, p95_ms, begun, time.time()) if answers > failed else None
         told = ServedSummary(begun, answers, failed, recent)
-        client.set_model_version_tag("bot", version, f"{TAG}{router}", told.to_json())
+        client.set_model_version_tag("bot", version, f"{SERVED_TAG}{router}", told.to_json())
 
     tell.client = client
     return tell
@@ -87,6 +88,6 @@ def test_latencies_are_compared_within_one_router_and_of_now(tell):
 
 def test_a_tag_that_is_none_is_told(tell):
     answers = CanaryAnswers(tell.client, "bot", CANARY, CHAMPION)
-    tell.client.set_model_version_tag("bot", CANARY, f"{TAG}a", "none")
+    tell.client.set_model_version_tag("bot", CANARY, f"{SERVED_TAG}a", "none")
     with pytest.raises(GateError, match=r"bot/2: tag finetune\.served\.a"):
         answers.read()

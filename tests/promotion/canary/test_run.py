@@ -17,10 +17,10 @@ from mlflow_finetune_plugin.cli.main import main
 from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion.moves.audit import history, now, promotions_experiment
-from mlflow_finetune_plugin.promotion.moves.canary_state import ALIVE_TAG, CANARY_TAG, CanaryState
-from mlflow_finetune_plugin.promotion.moves.intent import INTENT_TAG
+from mlflow_finetune_plugin.promotion.moves.canary_state import CanaryState
 from mlflow_finetune_plugin.promotion.moves.move import promote_version
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
+from mlflow_finetune_plugin.store.names import CANARY_ALIVE_TAG, CANARY_TAG, INTENT_TAG
 
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}, "latency": {"over_champion": 2.0}})
 SPLIT = "finetune.split"
@@ -60,7 +60,7 @@ def is_as_before(client, champion, split=None):
     assert aliases.get("champion") == champion
     assert "canary" not in aliases
     assert tags.get(SPLIT) == split
-    assert not [key for key in tags if key in (CANARY_TAG, INTENT_TAG) or key.startswith(ALIVE_TAG)]
+    assert not [key for key in tags if key in (CANARY_TAG, INTENT_TAG) or key.startswith(CANARY_ALIVE_TAG)]
     return True
 
 
@@ -256,16 +256,16 @@ def test_what_a_dead_process_left_is_put_back_by_the_next_call(bot, capsys):
         champion_digest=None,
     )
     client.set_registered_model_tag("bot", CANARY_TAG, left.to_json())
-    client.set_registered_model_tag("bot", f"{ALIVE_TAG}c1", f"{time.time():.3f}")
+    client.set_registered_model_tag("bot", f"{CANARY_ALIVE_TAG}c1", f"{time.time():.3f}")
     with pytest.raises(MoveError, match=r"at 50 %, begun .* by me@elsewhere, is under way"):
         settle(client, "bot")
     main(["promote", "bot", "--dry-run"])
     assert "is under way: promote would be refused until it ends" in capsys.readouterr().err
-    client.set_registered_model_tag("bot", f"{ALIVE_TAG}c1", f"{time.time() - 301:.3f}")
+    client.set_registered_model_tag("bot", f"{CANARY_ALIVE_TAG}c1", f"{time.time() - 301:.3f}")
     main(["promote", "bot", "--dry-run"])
     assert "was cut off, and its share of the requests stands" in capsys.readouterr().err
     assert dict(client.get_registered_model("bot").tags)[SPLIT] == "champion=95, canary=5", "a dry run moves nothing"
-    client.set_registered_model_tag("bot", f"{ALIVE_TAG}c0", f"{time.time():.3f}")
+    client.set_registered_model_tag("bot", f"{CANARY_ALIVE_TAG}c0", f"{time.time():.3f}")
     assert main(["history", "bot"]) == 0
     said = capsys.readouterr()
     assert "was cut off; finetune.split is put back to champion=1" in said.err

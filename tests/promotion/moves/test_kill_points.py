@@ -19,8 +19,8 @@ from alias_moves import (
 )
 from mlflow import MlflowClient
 
-from mlflow_finetune_plugin.promotion.moves.intent import INTENT_TAG
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
+from mlflow_finetune_plugin.store.names import INTENT_TAG
 
 MOST_CALLS = 40
 

@@ -12,10 +12,11 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_finetune_plugin.errors import LeaseError, MoveError, TrackingError
 from mlflow_finetune_plugin.promotion.moves.audit import history, promotions_experiment, record_decision
-from mlflow_finetune_plugin.promotion.moves.intent import INTENT_TAG, UNRECORDED_TAG, Intent, MoveEvidence
+from mlflow_finetune_plugin.promotion.moves.intent import Intent, MoveEvidence
 from mlflow_finetune_plugin.promotion.moves.lease import Lease
 from mlflow_finetune_plugin.promotion.moves.move import promote_version, roll_back
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
+from mlflow_finetune_plugin.store.names import INTENT_TAG, UNRECORDED_TAG
 from mlflow_finetune_plugin.store.people import who_moves
 
 
