@@ -36,6 +36,7 @@ from mlflow_finetune_plugin.logged_models.conversion import MAX_NATS, Converted,
 from mlflow_finetune_plugin.logged_models.loading import LoggedModel, differences, load_logged
 from mlflow_finetune_plugin.logged_models.precisions import served_as
 from mlflow_finetune_plugin.store.names import (
+    ADAPTATION_TAG,
     ADAPTER_DIGEST_TAG,
     BASE_DIGEST_TAG,
     BASE_MODEL_TAG,
@@ -43,6 +44,9 @@ from mlflow_finetune_plugin.store.names import (
     CONVERSION_MEAN_TAG,
     CONVERSION_RANK_TAG,
     CONVERTED_FROM_TAG,
+    DATA_DIGEST_TAG,
+    OBJECTIVE_TAG,
+    SERVING_TAG,
 )
 from mlflow_finetune_plugin.store.registry import (
     FoundModel,
@@ -215,11 +219,17 @@ def _card(card: dict[str, Any], record: dict[str, Any], adapter: Path) -> dict[s
 
 
 def _tags(card: dict[str, Any]) -> dict[str, str]:
-    """As ``records.Identity`` makes them, and the conversion's."""
-    names = ("adaptation", "objective", "data_digest", "adapter_digest", "serving")
+    """As ``stages.identity.Identity`` makes them, and the conversion's."""
+    tags = {
+        ADAPTATION_TAG: "adaptation",
+        OBJECTIVE_TAG: "objective",
+        DATA_DIGEST_TAG: "data_digest",
+        ADAPTER_DIGEST_TAG: "adapter_digest",
+        SERVING_TAG: "serving",
+    }
     record = card["converted_from"]
     return {
-        **{f"finetune.{key}": str(card[key]) for key in names if key in card},
+        **{tag: str(card[key]) for tag, key in tags.items() if key in card},
         BASE_MODEL_TAG: str(card["base_model"]["name"]),
         BASE_DIGEST_TAG: str(card["base_model"]["digest"]),
         CONVERTED_FROM_TAG: record["model"],

@@ -29,6 +29,7 @@ from mlflow_finetune_plugin.store.clients import metric_part
 from mlflow_finetune_plugin.store.names import (
     ADAPTATION_TAG,
     ADAPTER_DIGEST_TAG,
+    BASE_DIGEST_TAG,
     BASE_MODEL_TAG,
     DATA_DIGEST_TAG,
     EVAL_ROWS,
@@ -43,6 +44,7 @@ from mlflow_finetune_plugin.store.names import (
     PROCESSES_TAG,
     PROOF_TAG,
     RELOAD_NATS,
+    SERVING_TAG,
     TRAIN_PEAK_MEMORY,
     TRAIN_SECONDS,
     TRAIN_TOTAL_TOKENS,
@@ -80,7 +82,15 @@ class Identity:
 
     def tags(self) -> dict[str, str]:
         """``finetune.<field>`` for every field."""
-        return {f"finetune.{name}": value for name, value in vars(self).items()}
+        return {
+            ADAPTATION_TAG: self.adaptation,
+            OBJECTIVE_TAG: self.objective,
+            BASE_MODEL_TAG: self.base_model,
+            BASE_DIGEST_TAG: self.base_digest,
+            DATA_DIGEST_TAG: self.data_digest,
+            ADAPTER_DIGEST_TAG: self.adapter_digest,
+            SERVING_TAG: self.serving,
+        }
 
 
 def plan_params(plan: Plan) -> dict[str, Any]:

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId, jobs_home, supervisor_alive
 from mlflow_finetune_plugin.jobs.run_record import HEARTBEAT_EXPIRES_S
-from mlflow_finetune_plugin.store.names import ATTEMPT_OWNER_PARAM, ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, JOB_TAG
+from mlflow_finetune_plugin.store.names import (
+    ADAPTATION_TAG,
+    ATTEMPT_OWNER_PARAM,
+    ATTEMPT_TAG,
+    HEARTBEAT_TAG,
+    HOST_TAG,
+    JOB_TAG,
+    OBJECTIVE_TAG,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,8 +59,8 @@ def next_attempt(client: MlflowClient, run_id: str, *, adaptation: str, objectiv
         raise _refusal(run_id, "no run of this backend; fix: give the id of a run that it started")
     if run.info.status == "FINISHED":
         raise _refusal(run_id, "the run has finished, nothing is left to do; fix: start a new run")
-    for kind, wanted in (("adaptation", adaptation), ("objective", objective)):
-        before = tags.get(f"finetune.{kind}", wanted)
+    for kind, tag, wanted in (("adaptation", ADAPTATION_TAG, adaptation), ("objective", OBJECTIVE_TAG, objective)):
+        before = tags.get(tag, wanted)
         if before != wanted:
             raise _refusal(
                 run_id, f"its {kind} is {before}, not {wanted}; fix: the same command as before, or a new run"

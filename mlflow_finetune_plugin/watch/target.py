@@ -11,7 +11,7 @@ from mlflow_finetune_plugin.errors import GateError, MoveError
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.watch_evidence import NotMeasured
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion, read_version
-from mlflow_finetune_plugin.store.names import CHAMPION, MOVED_TAG, PREVIOUS
+from mlflow_finetune_plugin.store.names import CHAMPION, MOVED_TAG, PREVIOUS, PROMOTED_TAG, ROLLED_BACK_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _no_way_back(previous: ProvenVersion | NotMeasured) -> str | None:
     """Not to one that was itself rolled back from since it was last promoted: two versions would take turns for ever."""
     if isinstance(previous, NotMeasured):
         return previous.why
-    rolled_back, promoted = (previous.tags.get(f"finetune.{key}", "") for key in ("rolled_back", "promoted"))
+    rolled_back, promoted = (previous.tags.get(tag, "") for tag in (ROLLED_BACK_TAG, PROMOTED_TAG))
     when = rolled_back.partition(" ")[0]
     if when > promoted.partition(" ")[0]:  # ISO 8601, UTC, of one length
         return f"version {previous.number}, the previous one, was itself rolled back from on {when}"

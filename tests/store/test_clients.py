@@ -12,8 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
 
 from mlflow_finetune_plugin.jobs.report import Report, ReportReader
-from mlflow_finetune_plugin.jobs.run_record import RunRecord
-from mlflow_finetune_plugin.store import clients
+from mlflow_finetune_plugin.jobs.run_record import RunRecord, reap_expired
 from mlflow_finetune_plugin.store.clients import is_refusal
 from mlflow_finetune_plugin.store.names import ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, JOB_TAG, STATUS_TAG
 
@@ -184,10 +183,10 @@ def runs(client, experiment, tmp_path, monkeypatch) -> dict[str, str]:
 
 
 def test_only_silent_runs_of_other_hosts_are_ended(client, experiment, runs):
-    looked = clients.reap_expired(client, [experiment], now_s=10_000, act=False)
+    looked = reap_expired(client, [experiment], now_s=10_000, act=False)
     assert [run_id for run_id, _ in looked] == [runs["silent elsewhere"]]
     assert client.get_run(runs["silent elsewhere"]).info.status == "RUNNING"
-    ((run_id, reason),) = clients.reap_expired(client, [experiment], now_s=10_000)
+    ((run_id, reason),) = reap_expired(client, [experiment], now_s=10_000)
     assert run_id == runs["silent elsewhere"]
     assert reason == "no sign of life from elsewhere for 17 minutes: the host or its network died"
     states = {kind: client.get_run(run_id).info.status for kind, run_id in runs.items()}
@@ -199,11 +198,11 @@ def test_only_silent_runs_of_other_hosts_are_ended(client, experiment, runs):
         "not ours": "RUNNING",
     }
     assert client.get_run(run_id).data.tags[STATUS_TAG] == reason
-    assert clients.reap_expired(client, [experiment], now_s=10_000) == []
+    assert reap_expired(client, [experiment], now_s=10_000) == []
 
 
 def test_more_runs_than_a_page_holds_are_all_ended(client, experiment):
     for _ in range(205):
         client.create_run(experiment, tags={HEARTBEAT_TAG: "1", HOST_TAG: "elsewhere"})
-    assert len(clients.reap_expired(client, [experiment], now_s=10_000)) == 205
-    assert clients.reap_expired(client, [experiment], now_s=10_000) == []
+    assert len(reap_expired(client, [experiment], now_s=10_000)) == 205
+    assert reap_expired(client, [experiment], now_s=10_000) == []

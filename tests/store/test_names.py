@@ -16,7 +16,7 @@ FILES_OF_A_PROJECT = {"finetune.yaml", "finetune.yml", "finetune.json"}
 def test_every_name_is_declared_once_and_described():
     counts = Counter((name.kind, name.text) for name in NAMES)
     assert [name for name, count in counts.items() if count > 1] == []
-    assert all(name.description.endswith(".") and name.owners or name.kind == "model id" for name in NAMES)
+    assert all((name.description.endswith(".") and name.owners) or name.kind == "model id" for name in NAMES)
 
 
 def test_every_constant_is_in_the_reference():

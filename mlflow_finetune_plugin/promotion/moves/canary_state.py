@@ -11,7 +11,7 @@ from typing import Any
 from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.promotion.moves.holder import Holder
 from mlflow_finetune_plugin.promotion.moves.intent import MoveEvidence
-from mlflow_finetune_plugin.store.names import CANARY, CANARY_ALIVE_TAG, CANARY_TAG, CHAMPION
+from mlflow_finetune_plugin.store.names import CANARY, CANARY_ALIVE_TAG, CANARY_TAG, CHAMPION, SPLIT_TAG
 
 HEARTBEAT_S = 20.0
 DEAD_S = 180.0
@@ -56,7 +56,7 @@ class CanaryState:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise MoveError(
                 f"the tag {CANARY_TAG!r} of the registered model holds no canary: {text[:200]!r}; fix: see that the tag "
-                f"finetune.split is as it should be and take the alias {CANARY!r} away, then delete the tag"
+                f"{SPLIT_TAG} is as it should be and take the alias {CANARY!r} away, then delete the tag"
             ) from error
 
     @property

@@ -12,7 +12,16 @@ from mlflow_finetune_plugin.promotion.moves.canary_moves import end_for_another
 from mlflow_finetune_plugin.promotion.moves.canary_state import read_state
 from mlflow_finetune_plugin.promotion.moves.intent import Intent, Kind
 from mlflow_finetune_plugin.promotion.moves.lease import Lease
-from mlflow_finetune_plugin.store.names import CANARY_TAG, CHAMPION, INTENT_TAG, MOVED_TAG, PREVIOUS, UNRECORDED_TAG
+from mlflow_finetune_plugin.store.names import (
+    CANARY_TAG,
+    CHAMPION,
+    INTENT_TAG,
+    MOVED_TAG,
+    PREVIOUS,
+    PROMOTED_TAG,
+    ROLLED_BACK_TAG,
+    UNRECORDED_TAG,
+)
 from mlflow_finetune_plugin.store.people import who_moves
 from mlflow_finetune_plugin.store.registered_model import named, read_model, registry_faults, version_exists
 
@@ -198,6 +207,7 @@ def _try_to_record(client: MlflowClient, name: str, intent: Intent) -> tuple[str
 def _tag_version(client: MlflowClient, name: str, intent: Intent) -> None:
     """A line on the version that was promoted, or from which was rolled back, unless it has been deleted meanwhile."""
     line = f"{intent.when} {intent.alias} {intent.from_version or 'none'} -> {intent.to_version} by {intent.who}"
-    key, version = ("promoted", intent.to_version) if intent.kind == "promote" else ("rolled_back", intent.from_version)
+    is_promotion = intent.kind == "promote"
+    tag, version = (PROMOTED_TAG, intent.to_version) if is_promotion else (ROLLED_BACK_TAG, intent.from_version)
     if version is not None and version_exists(client, name, version):
-        client.set_model_version_tag(name, version, f"finetune.{key}", line)
+        client.set_model_version_tag(name, version, tag, line)
