@@ -6,11 +6,18 @@ A server that is away is waited for; a request that the server refuses will be r
 from __future__ import annotations
 
 import logging
+import os
 import re
+import socket
+import ssl
+import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
-from mlflow_finetune_plugin.errors import TrackingError
+from mlflow_finetune_plugin.errors import TrackingError, one_line, without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,8 +49,6 @@ def is_refusal(error: Exception) -> bool:
 
 def client_for(tracking_uri: str) -> MlflowClient:
     """A client whose calls fail within seconds, so that its caller decides how long to wait."""
-    import os
-
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow import MlflowClient
@@ -70,8 +75,6 @@ def command_client() -> MlflowClient:
     """Where MLflow tracks, for a command at whose end somebody waits: a server that is away is told within seconds, not waited
     for, and MLflow prints neither links nor bars into what the command says.
     """
-    import os
-
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -99,3 +102,79 @@ def absolute_store(tracking_uri: str, caller: Path) -> str:
         return f"{found[1]}{caller / found[2]}{found[3]}"
     is_folder = tracking_uri and ":" not in tracking_uri and tracking_uri not in ("databricks", "uc", "databricks-uc")
     return str(caller / tracking_uri) if is_folder else tracking_uri
+
+
+# checks before any work, without importing MLflow, which takes seconds ---------------------------------------------------
+
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_NO_STORE_FIX = "fix: set MLFLOW_TRACKING_URI to the store that has your runs, or train a model first with mlflow run"
+_ANSWERS_S = 5.0
+
+
+def current_tracking_uri() -> str:
+    """Return the tracking URI that MLflow uses in this process."""
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None and hasattr(mlflow, "get_tracking_uri"):
+        return str(mlflow.get_tracking_uri())
+    if uri := os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    has_folder_store = any(Path("mlruns").glob("[0-9]*/meta.yaml"))  # MLflow's own rule for its default
+    return "mlruns" if has_folder_store else "sqlite:///mlflow.db"
+
+
+def check_store_exists(uri: str) -> None:
+    """Check that the tracking store or registry exists, if it is a file or folder on this disk.
+
+    MLflow creates a store that does not exist, and a command that only reads must not leave an empty one behind.
+
+    Raises:
+        TrackingError: There is no such file or folder.
+    """
+    path = _store_path(uri)
+    if path is not None and not path.exists() and not Path(unquote(str(path))).exists():
+        raise TrackingError(f"no MLflow tracking store at {path.absolute()}; {_NO_STORE_FIX}")
+
+
+def check_store_answers(uri: str, *, timeout_s: float = _ANSWERS_S) -> None:
+    """Check that the server or database behind a tracking URI accepts connections.
+
+    A server that refuses the request, e.g. because it wants a login, answers. Stores on this disk always do.
+
+    Args:
+        uri: The tracking or registry URI.
+        timeout_s: Seconds to wait for the connection, and again for the answer.
+
+    Raises:
+        TrackingError: The server cannot be reached, or does not answer in time.
+    """
+    parts = urlsplit(uri)
+    database = parts.scheme.partition("+")[0]
+    try:
+        if parts.scheme in ("http", "https"):
+            with urllib.request.urlopen(without_secrets(uri).rstrip("/") + "/health", timeout=timeout_s):
+                pass
+        elif database in _DATABASE_PORTS and parts.hostname:
+            address = (parts.hostname, parts.port or _DATABASE_PORTS[database])
+            with socket.create_connection(address, timeout=timeout_s):
+                pass
+    except urllib.error.HTTPError:
+        return  # an answer
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, ssl.SSLError):
+            return  # a server answers; MLflow has its own settings for certificates
+        raise TrackingError(
+            f"the tracking server {without_secrets(uri)} does not answer: {one_line(Exception(reason))}; "
+            "fix: start it, or set MLFLOW_TRACKING_URI to one that runs"
+        ) from error
+
+
+def _store_path(uri: str) -> Path | None:
+    """Return the file or folder that a store on this disk uses; None for any other store."""
+    if uri.startswith("sqlite"):
+        name = uri.partition(":///")[2].partition("?")[0]
+        return Path(name) if name and name != ":memory:" else None
+    if uri.startswith("file:"):
+        return Path(unquote(urlsplit(uri).path))
+    is_folder = uri and ":" not in uri and uri not in ("databricks", "uc", "databricks-uc")
+    return Path(uri) if is_folder else None

@@ -1,9 +1,14 @@
 """What reaches MLflow, by which attempt, and which failures are worth waiting for."""
 
 import math
+import os
 import shutil
 import socket
+import subprocess
+import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import requests
@@ -11,9 +16,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, RESOURCE_DOES_NOT_EXIST, TEMPORARILY_UNAVAILABLE
 
+from mlflow_finetune_plugin.errors import TrackingError
 from mlflow_finetune_plugin.jobs.report import Report, ReportReader
 from mlflow_finetune_plugin.jobs.run_record import RunRecord, reap_expired
-from mlflow_finetune_plugin.store.clients import is_refusal
+from mlflow_finetune_plugin.store.clients import check_store_answers, check_store_exists, is_refusal
 from mlflow_finetune_plugin.store.names import ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, JOB_TAG, STATUS_TAG
 
 
@@ -206,3 +212,64 @@ def test_more_runs_than_a_page_holds_are_all_ended(client, experiment):
         client.create_run(experiment, tags={HEARTBEAT_TAG: "1", HOST_TAG: "elsewhere"})
     assert len(reap_expired(client, [experiment], now_s=10_000)) == 205
     assert reap_expired(client, [experiment], now_s=10_000) == []
+
+
+def test_a_store_that_does_not_exist_is_an_error_and_is_not_created(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for uri in ("sqlite:///mlflow.db", f"sqlite:///{tmp_path}/none.db", "mlruns", f"file://{tmp_path}/mlruns"):
+        with pytest.raises(TrackingError, match=r"no MLflow tracking store at .*; fix: set MLFLOW_TRACKING_URI"):
+            check_store_exists(uri)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "my store.db").touch()
+    for uri in (f"sqlite:///{tmp_path}/my%20store.db", "sqlite:///my store.db", str(tmp_path), "http://x", "sqlite://"):
+        check_store_exists(uri)
+
+
+def test_a_server_that_does_not_answer_is_reported_within_seconds():
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        for uri in (f"http://me:secret@127.0.0.1:{port}", f"postgresql://127.0.0.1:{port}/runs"):
+            with pytest.raises(TrackingError, match=r"does not answer: .*refused.*; fix: start it") as refused:
+                check_store_answers(uri)
+            assert "secret" not in str(refused.value)
+        deaf.listen()
+        started = time.monotonic()
+        with pytest.raises(TrackingError, match="timed out"):
+            check_store_answers(f"http://127.0.0.1:{port}", timeout_s=0.2)
+        assert time.monotonic() - started < 2
+        check_store_answers(f"postgresql://127.0.0.1:{port}/runs")
+    check_store_answers("sqlite:///mlflow.db")
+
+
+def test_a_server_that_refuses_the_request_answers():
+    class Refuses(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(401)
+
+        def log_message(self, *_):
+            """Keep the test's output clean."""
+
+    with HTTPServer(("127.0.0.1", 0), Refuses) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        check_store_answers(f"http://127.0.0.1:{server.server_port}/")
+        thread.join()
+
+
+def test_the_tracking_uri_is_known_without_importing_mlflow(tmp_path):
+    code = (
+        "import sys; from mlflow_finetune_plugin.store.clients import current_tracking_uri as uri;"
+        "print(uri(), 'mlflow' in sys.modules)"
+    )
+
+    def printed(**environment):
+        inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+        command = [sys.executable, "-c", code]
+        return subprocess.check_output(command, cwd=tmp_path, env={**inherited, **environment}, text=True).split()
+
+    assert printed() == ["sqlite:///mlflow.db", "False"]
+    assert printed(MLFLOW_TRACKING_URI="http://x") == ["http://x", "False"]
+    (tmp_path / "mlruns/0").mkdir(parents=True)
+    (tmp_path / "mlruns/0/meta.yaml").touch()
+    assert printed() == ["mlruns", "False"]
