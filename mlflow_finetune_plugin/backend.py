@@ -21,7 +21,7 @@ from mlflow.projects.submitted_run import SubmittedRun
 
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.jobs.folder import JobFolder
-from mlflow_finetune_plugin.jobs.progress import Watcher
+from mlflow_finetune_plugin.jobs.progress import ProgressDisplay
 from mlflow_finetune_plugin.submission.mlflow_run import Submission
 from mlflow_finetune_plugin.submission.submit import submit
 
@@ -43,7 +43,7 @@ class FinetuneRun(SubmittedRun):
 
     def wait(self) -> bool:
         """Streams progress to stderr until the run has ended; True when it finished well."""
-        Watcher(self.folder, sys.stderr).until_outcome()
+        ProgressDisplay(self.folder, sys.stderr).until_outcome()
         return self.get_status() == "FINISHED"
 
     def get_status(self) -> str:

@@ -92,6 +92,7 @@ class Trained:
 def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     """Turns a base model and data into a proven, registered adapter. Returns the run's last word."""
     plan = make_plan(config, processes=place.processes)
+    torch.set_num_threads(plan.threads.count)
     data = prepare_data(plan, place.folder, report)
     mixture, data = mix_tasks(plan, data)
     plan, forecast, why_not = foresee(settle_on(plan, data), data)
@@ -206,6 +207,7 @@ def train_adapter(
             saves=saves,
             checkpoint=checkpoint,
             processes=processes,
+            expected_tokens_per_s=plan.expected_tokens_per_s,
         )
     check_weights_changed(model, start)
     adapter_side = probe_log_probs(model, tokenizer, data.eval_rows)

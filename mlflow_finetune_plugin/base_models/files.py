@@ -109,6 +109,14 @@ def context_length(config: dict[str, Any]) -> int | None:
     return None
 
 
+def hidden_size(folder: Path) -> int:
+    """Return the width of the model in ``folder``. Where its config.json does not say it, assume a wide one."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config") or config
+    sizes = (text.get(key) for key in ("hidden_size", "n_embd", "d_model"))
+    return next((size for size in sizes if isinstance(size, int)), 4096)
+
+
 def _is_there(path: Path) -> bool:
     """Also a link that leads nowhere."""
     return os.path.exists(path) or os.path.islink(path)

@@ -32,14 +32,14 @@ FLOORS = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class HealthCheck:
     """One line of the examination."""
 
     is_good: bool
     text: str
 
 
-def examine(*, reap: bool) -> Iterator[Finding]:
+def examine(*, reap: bool) -> Iterator[HealthCheck]:
     """Findings, as they are made. With ``reap`` the runs that died are ended."""
     yield from _packages()
     yield _device()
@@ -47,15 +47,15 @@ def examine(*, reap: bool) -> Iterator[Finding]:
     yield from _tracking(reap=reap)
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[HealthCheck]:
     for name, tested in TESTED.items():
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(False, f"{name} is not installed; fix: pip install 'mlflow-finetune[train]'")
+            yield HealthCheck(False, f"{name} is not installed; fix: pip install 'mlflow-finetune[train]'")
             continue
         same = found == tested or found.startswith(f"{tested}.")
-        yield Finding(True, f"{name} {found}" + ("" if same else f" (tested with {tested})"))
+        yield HealthCheck(True, f"{name} {found}" + ("" if same else f" (tested with {tested})"))
     for name, floor, advisories in FLOORS:
         try:
             found = importlib.metadata.version(name)
@@ -63,19 +63,21 @@ def _packages() -> Iterator[Finding]:
             continue
         if tuple(int(part) for part in found.split(".")[:2] if part.isdigit()) < floor:
             least = ".".join(map(str, floor))
-            yield Finding(False, f"{name} {found} has known security advisories ({advisories}); fix: {name} >= {least}")
+            yield HealthCheck(
+                False, f"{name} {found} has known security advisories ({advisories}); fix: {name} >= {least}"
+            )
 
 
-def _device() -> Finding:
+def _device() -> HealthCheck:
     """Asked in a process of its own: importing torch here would cost every other check its seconds."""
     code = "import torch; n = torch.cuda.device_count(); print(f'{torch.cuda.get_device_name()}, {n} visible' if n else f'no GPU, {torch.get_num_threads()} CPU threads')"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if answer.returncode != 0:
-        return Finding(
+        return HealthCheck(
             False,
             f"torch cannot be imported: {answer.stderr.strip().splitlines()[-1] if answer.stderr.strip() else 'no message'}",
         )
-    return Finding(True, f"trains on: {answer.stdout.strip()}")
+    return HealthCheck(True, f"trains on: {answer.stdout.strip()}")
 
 
 def orphans() -> list[JobFolder]:
@@ -88,14 +90,14 @@ def _is_unfinished(folder: JobFolder) -> bool:
     return folder.read("run") is not None and (outcome is None or not outcome["recorded"])
 
 
-def _jobs(*, reap: bool) -> Iterator[Finding]:
+def _jobs(*, reap: bool) -> Iterator[HealthCheck]:
     left = orphans()
     if not left:
-        yield Finding(True, f"no run left behind in {jobs_home()}")
+        yield HealthCheck(True, f"no run left behind in {jobs_home()}")
     for folder in left:
         run_id = (folder.read("run") or {})["run_id"]
         if not reap:
-            yield Finding(False, f"run {run_id}: its supervisor died; fix: mlflow-finetune doctor --reap")
+            yield HealthCheck(False, f"run {run_id}: its supervisor died; fix: mlflow-finetune doctor --reap")
             continue
         start_supervisor(folder, adopt=True)
         deadline = time.monotonic() + _REAP_PATIENCE_S
@@ -103,7 +105,7 @@ def _jobs(*, reap: bool) -> Iterator[Finding]:
             time.sleep(0.2)
         outcome = folder.read("outcome")
         done = outcome is not None and outcome["recorded"]
-        yield Finding(
+        yield HealthCheck(
             done,
             f"run {run_id}: {outcome['status']}: {outcome['reason']}"
             if outcome
@@ -111,7 +113,7 @@ def _jobs(*, reap: bool) -> Iterator[Finding]:
         )
 
 
-def _tracking(*, reap: bool) -> Iterator[Finding]:
+def _tracking(*, reap: bool) -> Iterator[HealthCheck]:
     import mlflow
 
     from mlflow_finetune_plugin.errors import one_line, without_secrets
@@ -124,12 +126,12 @@ def _tracking(*, reap: bool) -> Iterator[Finding]:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         dead = reap_expired(client, experiments, now_s=time.time(), act=reap)
     except Exception as error:
-        yield Finding(False, f"tracking server {uri}: {one_line(error)}")
+        yield HealthCheck(False, f"tracking server {uri}: {one_line(error)}")
         return
     if not dead:
-        yield Finding(True, f"tracking server {uri}: no run without a sign of life")
+        yield HealthCheck(True, f"tracking server {uri}: no run without a sign of life")
     for run_id, reason in dead:
-        yield Finding(
+        yield HealthCheck(
             reap, f"run {run_id}: {reason}; " + ("marked FAILED" if reap else "fix: mlflow-finetune doctor --reap")
         )
 

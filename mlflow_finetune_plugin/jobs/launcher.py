@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.jobs.gpus import VISIBLE, visible_gpus
+from mlflow_finetune_plugin.threads import allowed_cores
 
 
 def environments(*, gpus_per_node: int | None = None, processes_per_node: int | None = None) -> list[dict[str, str]]:
@@ -38,15 +39,12 @@ def environments(*, gpus_per_node: int | None = None, processes_per_node: int | 
         )
     else:
         places = [{} for _ in range(processes_per_node)]
-        if processes_per_node > _cores():
+        if processes_per_node > allowed_cores():
             raise ConfigError(
                 [
-                    f"-c processes_per_node = {processes_per_node}: this machine has {_cores()} cores; fix: at most that many"
+                    f"-c processes_per_node = {processes_per_node}: this machine grants {allowed_cores()} cores; fix: at most that many"
                 ]
             )
-    if len(places) > 1 and "OMP_NUM_THREADS" not in os.environ:
-        threads = str(max(1, _cores() // len(places)))
-        places = [{**place, "OMP_NUM_THREADS": threads} for place in places]
     return places
 
 
@@ -66,8 +64,3 @@ def start(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str], 
 
 def _count(gpus: int) -> str:
     return "1 GPU is" if gpus == 1 else f"{gpus or 'no'} GPUs are"
-
-
-def _cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -29,7 +29,7 @@ from mlflow_finetune_plugin.planning.memory import (
 from mlflow_finetune_plugin.planning.micro_batch_shapes import RowLengths, Shapes, shapes_of
 from mlflow_finetune_plugin.planning.plan import Plan
 from mlflow_finetune_plugin.planning.step_trace import AdaptedModel, UntraceableError, adapted_model
-from mlflow_finetune_plugin.planning.throughput import Rates, device_rates, step_seconds
+from mlflow_finetune_plugin.planning.throughput import Rates, device_rates, step_seconds, torch_threads
 
 TIGHT = 0.85
 """Above this share of the room a run is called tight: the prediction was found up to 0.82 of what was measured."""
@@ -126,6 +126,7 @@ def _foresee(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast]:
         if smaller is not None:
             plan, parts, shapes = smaller
     forecast = foresight.forecast(plan.config.training, parts, shapes)
+    plan = replace(plan, expected_tokens_per_s=shapes.tokens / forecast.seconds if forecast.seconds > 0 else None)
     if forecast.verdict == "does not fit":
         forecast = replace(forecast, alternatives=tuple(_alternatives(plan, foresight)))
     return plan, forecast
@@ -215,7 +216,8 @@ class _Foresight:
         trace = self.model.trace(
             shapes.mean, checkpointing=bool(training.gradient_checkpointing), accumulates=shapes.per_step > 1
         )
-        rates = device_rates(self.plan.facts.hidden_size, self.plan.base.dtype)
+        with torch_threads(self.plan.threads):
+            rates = device_rates(self.plan.facts.hidden_size, self.plan.base.dtype)
         of_optimizer = _OPTIMIZER_OPERATIONS * self.model.tensors
         a_step = step_seconds(
             rates,

@@ -26,6 +26,7 @@ from mlflow_finetune_plugin.evaluation.results import EvalRow, answer_room
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.methods import Method, load_method
 from mlflow_finetune_plugin.planning.defaults import resolve_batching, resolve_max_length, resolve_training
+from mlflow_finetune_plugin.threads import ThreadChoice, choose_threads
 
 _CLASSIFICATION_METRICS = ["exact_match", "f1", "perplexity"]
 _SHORT_ANSWER_METRICS = ["exact_match", "token_f1", "perplexity"]
@@ -55,8 +56,12 @@ class Plan:
     renderer: ChatRenderer
     max_length: int
     reasons: Reasons
+    threads: ThreadChoice
+    """Compute threads of each process."""
     processes: int = 1
     """How many share a step."""
+    expected_tokens_per_s: float | None = None
+    """Training speed that the forecast expects of this machine; None without a forecast."""
 
     @property
     def serving(self) -> str:
@@ -130,7 +135,9 @@ def make_plan(config: RunConfig, *, processes: int = 1) -> Plan:
     max_length = resolve_max_length(config.training, facts, reasons)
     template = Path(config.data.chat_template).read_text(encoding="utf-8") if config.data.chat_template else None
     renderer = ChatRenderer(loading.load_tokenizer(base), template, weights=base.folder)
-    return Plan(config, base, facts, options, renderer, max_length, reasons, processes)
+    threads = choose_threads(facts.hidden_size, processes=processes)
+    reasons["threads"] = str(threads)
+    return Plan(config, base, facts, options, renderer, max_length, reasons, threads, processes)
 
 
 def _check_precisions(config: RunConfig, base: loading.BaseModel) -> None:

@@ -8,11 +8,14 @@ on a GPU small operations are queued beside the work, so the larger of both coun
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
 import torch
+
+from mlflow_finetune_plugin.threads import ThreadChoice
 
 _PROBE_S = 0.08
 _ROUNDS = 8
@@ -41,6 +44,17 @@ def step_seconds(rates: Rates, *, flops: float, bytes_moved: float, operations: 
     work = (flops / rates.flops + bytes_moved / rates.bytes) / EFFICIENCY
     calls = operations * rates.operation_s * OPERATION_COST
     return max(work, calls) if rates.device != "cpu" else work + calls
+
+
+@contextmanager
+def torch_threads(choice: ThreadChoice) -> Iterator[None]:
+    """Compute with the chosen number of threads meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(choice.count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def device_rates(hidden_size: int, dtype: torch.dtype) -> Rates:

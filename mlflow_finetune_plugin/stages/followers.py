@@ -45,6 +45,7 @@ class Task:
     eval_rows: datasets.Dataset
     checkpoint: Checkpoint | None
     processes: int
+    threads: int
 
 
 def hand_over(plan: Plan, data: PreparedData, checkpoint: Checkpoint | None, folder: Path) -> None:
@@ -58,6 +59,7 @@ def hand_over(plan: Plan, data: PreparedData, checkpoint: Checkpoint | None, fol
         "adaptation_options": plan.adaptation_options.model_dump(mode="json"),
         "checkpoint": {"folder": str(checkpoint.folder), "step": checkpoint.step} if checkpoint else None,
         "processes": plan.processes,
+        "threads": plan.threads.count,
     }
     draft = folder / f"{_TASK}.part"
     draft.write_text(json.dumps(task), encoding="utf-8")
@@ -73,6 +75,7 @@ def follow(job: JobFolder, rank: int) -> None:
     """The whole life of a process that is not the first. Raises PeerLostError when the first is gone."""
     task = _read(_awaited(job))
     own = job.work / f"process-{rank}"
+    torch.set_num_threads(task.threads)
     own.mkdir(exist_ok=True)
     model = task.method.adaptation.apply(
         loading.load_base_model(task.base),
@@ -127,6 +130,7 @@ def _read(path: Path) -> Task:
         eval_rows=eval_rows,
         checkpoint=Checkpoint(Path(checkpoint["folder"]), checkpoint["step"], {}) if checkpoint else None,
         processes=values["processes"],
+        threads=values["threads"],
     )
 
 

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mlflow_finetune_plugin.errors import TrainingError
@@ -27,6 +28,9 @@ from mlflow_finetune_plugin.training.processes import ALONE, Processes
 
 logger = logging.getLogger(__name__)
 
+_SLOW_FACTOR = 10.0
+_SLOW_INTERVALS = 2  # in a row: the first steps also pay for what is prepared only once
+
 
 @dataclass
 class Watcher(TrainerCallback):  # type: ignore[misc]
@@ -34,6 +38,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
 
     report: Report
     processes: Processes = ALONE
+    expected_tokens_per_s: float | None = None
+    """What the plan expects of this machine; a tenth of it is worth a warning."""
     losses: list[tuple[int, float]] = field(default_factory=list)
     eval_losses: list[tuple[int, float]] = field(default_factory=list)
     tokens: int = 0
@@ -43,6 +49,7 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     _events: list[dict[str, Any]] = field(default_factory=list)
     _started: float = 0.0
     _seconds_before: float = 0.0
+    _slow_intervals: int = 0
     _mark: tuple[float, int, int] = (0.0, 0, 0)  # time, tokens, step at the last log
 
     def on_smaller_micro_batches(self, smaller: MicroBatches) -> None:
@@ -146,10 +153,25 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
                 "fix: lower training.learning_rate, or train in float32"
             )
         self.losses.append((step, loss))
+        self._warn_when_slow(rate)
         left = (state.max_steps - step) * seconds / max(1, step - step_then)
         self.report.progress(
             step, state.max_steps, "steps", stage="train", loss=loss, tokens_per_s=rate, seconds_left=left
         )
+
+    def _warn_when_slow(self, rate: float) -> None:
+        """Warn once when training stays below a tenth of the speed that the plan expects of this machine."""
+        if self.expected_tokens_per_s is None or self._slow_intervals >= _SLOW_INTERVALS:
+            return
+        is_slow = rate * _SLOW_FACTOR < self.expected_tokens_per_s
+        self._slow_intervals = self._slow_intervals + 1 if is_slow else 0
+        if self._slow_intervals == _SLOW_INTERVALS:
+            threads = torch.get_num_threads()
+            fewer = "" if threads == 1 else f", or set OMP_NUM_THREADS=1 (now {threads} threads share each product)"
+            self.report.note(
+                f"training is slow: {rate:,.0f} tokens per second, the plan expects {self.expected_tokens_per_s:,.0f} of this "
+                f"machine; fix: stop other work on it{fewer}"
+            )
 
 
 def _span(after: int, to: int) -> str:

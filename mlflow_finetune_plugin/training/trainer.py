@@ -69,6 +69,7 @@ def train(
     saves: Saves | None = None,
     checkpoint: Checkpoint | None = None,
     processes: Processes = ALONE,
+    expected_tokens_per_s: float | None = None,
 ) -> TrainingResult:
     """Trains the adapter in place, from ``checkpoint`` on when there is one, saving as ``saves`` says.
 
@@ -78,7 +79,7 @@ def train(
     """
     _check_same_weights(model, processes, "the weights at the start of training")
     best = _best(settings, folder, report, processes, evaluates=eval_rows is not None)
-    watcher = Watcher(report, processes)
+    watcher = Watcher(report, processes, expected_tokens_per_s=expected_tokens_per_s)
     trainer, packs = _trainer(model, tokenizer, train_rows, eval_rows, settings, method, folder, watcher, best)
     trainer.saves = saves
     can_stop = saves is not None or (not processes.is_first and settings.save_steps is not None)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import os
 import pty
+import select
 
 from mlflow_finetune_plugin.jobs.folder import JobFolder
-from mlflow_finetune_plugin.jobs.progress import Watcher
+from mlflow_finetune_plugin.jobs.progress import ProgressDisplay
 from mlflow_finetune_plugin.jobs.report import Report
 
 
@@ -21,20 +22,24 @@ def reported(folder: JobFolder) -> None:
     folder.write("outcome", {"status": "FINISHED"})
 
 
-def test_terminal_shows_one_bar_with_loss_speed_and_time_left(tmp_path):
+def test_terminal_shows_one_bar_with_loss_speed_and_time_left(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
     folder = JobFolder(tmp_path)
     reported(folder)
     reader, writer = pty.openpty()
     with os.fdopen(writer, "w") as terminal:
-        outcome = Watcher(folder, terminal).until_outcome()
-        shown = os.read(reader, 1 << 16).decode()
+        outcome = ProgressDisplay(folder, terminal).until_outcome()
+        output = b""
+        while select.select([reader], [], [], 0.3)[0]:
+            output += os.read(reader, 1 << 16)
     os.close(reader)
+    shown = output.decode()
     assert outcome == {"status": "FINISHED"}
     assert "data     12 kept" in shown
     assert "4/4" in shown
     assert "loss 0.4" in shown
-    assert "tokens_per_s 4,531" in shown
-    assert "01:01 left" in shown
+    assert "4,531 tokens/s" in shown
+    assert "1 min 1 s left" in shown
     assert "note     beware" in shown
     bars = [line for line in shown.split("\n") if "|" in line]
     assert len(bars) == 1  # redrawn in place, never a second one
@@ -44,16 +49,16 @@ def test_log_gets_the_first_and_the_last_line_of_progress(tmp_path):
     folder = JobFolder(tmp_path)
     reported(folder)
     out = io.StringIO()
-    Watcher(folder, out).until_outcome()
-    lines = [line.strip() for line in out.getvalue().splitlines() if "/4 steps" in line]
-    assert lines[0].startswith("train    0/4 steps")
-    assert lines[-1].startswith("train    4/4 steps, loss 0.4")
+    ProgressDisplay(folder, out).until_outcome()
+    lines = [line.strip() for line in out.getvalue().splitlines() if "of 4 steps" in line]
+    assert lines[0].startswith("train    0 of 4 steps")
+    assert lines[-1].startswith("train    4 of 4 steps, loss 0.4")
 
 
 def test_half_a_line_waits_for_its_end(tmp_path):
     folder = JobFolder(tmp_path)
     out = io.StringIO()
-    watcher = Watcher(folder, out)
+    watcher = ProgressDisplay(folder, out)
     folder.report.write_text('{"event": "note", "text": "first"}\n{"event": "note", "te')
     watcher._show_new()
     with folder.report.open("a") as stream:

@@ -137,3 +137,16 @@ def test_model_comes_back_without_autocast(base, tmp_path):
         model(torch.arange(3, 9)[None])
     hook.remove()
     assert seen == [torch.float32]
+
+
+def slow_notes(folder: Path) -> list[str]:
+    return [event["text"] for event in events(folder, "note") if event["text"].startswith("training is slow")]
+
+
+def test_training_far_below_the_expected_speed_warns_once_with_the_remedy(base, tmp_path):
+    settings = {"rows": rows_of(LENGTHS), "per_device_train_batch_size": 2, "num_train_epochs": 2.0}
+    run(base, tmp_path / "slow", expected_tokens_per_s=1e12, **settings)
+    (note,) = slow_notes(tmp_path / "slow")
+    assert "the plan expects 1,000,000,000,000 of this machine; fix: stop other work on it" in note
+    run(base, tmp_path / "as-expected", expected_tokens_per_s=1.0, **settings)
+    assert slow_notes(tmp_path / "as-expected") == []

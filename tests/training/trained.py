@@ -58,6 +58,7 @@ def run(
     saves: Saves | None = None,
     checkpoint: Checkpoint | None = None,
     processes: Processes = ALONE,
+    expected_tokens_per_s: float | None = None,
     **settings: object,
 ) -> tuple[TrainingResult, torch.nn.Module]:
     model = model or adapted(base)
@@ -89,6 +90,7 @@ def run(
         saves=saves,
         checkpoint=checkpoint,
         processes=processes,
+        expected_tokens_per_s=expected_tokens_per_s,
     )
     return result, model
 

@@ -23,6 +23,7 @@ from typing import Self
 
 from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 from mlflow_finetune_plugin.errors import DataError
+from mlflow_finetune_plugin.threads import idle_cores
 
 _HELD = 4  # batches that are not worth a process
 _MOST_PROCESSES = 8  # past it, the one that reads is what all wait for
@@ -41,7 +42,7 @@ class EncodingPool:
         self._held: list[bytes] = []
         self._waiting: deque[tuple[bytes, Future[EncodedBatch]]] = deque()
         self._executor: Executor | None = None
-        self._workers = min(_MOST_PROCESSES, _cores())
+        self._workers = min(_MOST_PROCESSES, idle_cores().count)
 
     def __enter__(self) -> Self:
         return self
@@ -130,7 +131,3 @@ def _quiet_fork() -> Iterator[None]:
             del os.environ[_PARALLELISM]
         else:
             os.environ[_PARALLELISM] = before
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

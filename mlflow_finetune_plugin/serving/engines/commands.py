@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_finetune_plugin.base_models.files import context_length
+from mlflow_finetune_plugin.base_models.files import context_length, hidden_size
 from mlflow_finetune_plugin.errors import MissingExtraError, ServingError
 from mlflow_finetune_plugin.serving.engines import vllm_cpu_lora
 from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, Version
+from mlflow_finetune_plugin.threads import allowed_cores, choose_threads
 from mlflow_finetune_plugin.weights_digest import weight_files
 
 VLLM = "vllm"
@@ -166,21 +167,22 @@ def vllm_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path)
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
         # not the resolver: the router loads what it has verified, and that would load by name alone
         "VLLM_PLUGINS": ",".join(filter(None, [os.environ.get("VLLM_PLUGINS"), vllm_cpu_lora.NAME])),
-        **_few_cores(),
+        **_few_cores(spec.base),
     }
     return Command(arguments, environment)
 
 
-def _few_cores() -> dict[str, str]:
-    """On a CPU with few cores: vLLM's worker inside its engine process, on all cores but one.
+def _few_cores(base: Path) -> dict[str, str]:
+    """On a CPU with few cores: vLLM's worker inside its engine process, on all cores but one, and on one for a small base.
 
     Left alone, vLLM binds a worker of its own to a core, and it and the engine each poll for a second after every step; with two
     cores they take them from the router and from each other (benchmarks/results/serving.md).
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = allowed_cores()
     if _has_cuda_vllm() or cores > _FEW_CORES:
         return {}
-    wanted = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(max(1, cores - 1))}
+    threads = min(choose_threads(hidden_size(base)).count, max(1, cores - 1))
+    wanted = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(threads)}
     return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 

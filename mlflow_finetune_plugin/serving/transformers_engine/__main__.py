@@ -20,6 +20,7 @@ from mlflow_finetune_plugin.serving.transformers_engine.settings import (
     read_settings,
 )
 from mlflow_finetune_plugin.startup import without
+from mlflow_finetune_plugin.threads import choose_threads
 
 _GRACE_S = 30
 _KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that none is closed under a request
@@ -49,11 +50,17 @@ def _serve(settings: EngineSettings, key: str) -> None:
     if settings.quantization is None:
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # PEFT would import it because it is installed
     with without("scipy", "sklearn"):
+        import torch
+
         from mlflow_finetune_plugin.serving.transformers_engine.engine import Engine
         from mlflow_finetune_plugin.serving.transformers_engine.loading import load
         from mlflow_finetune_plugin.serving.transformers_engine.server import build_app
 
-    app: Any = build_app(Engine(settings, load(settings)), key)
+    base = load(settings)
+    threads = choose_threads(int(base.model.config.get_text_config().hidden_size))
+    torch.set_num_threads(threads.count)
+    logging.getLogger("mlflow_finetune_plugin.serving").info("compute threads: %s", threads)
+    app: Any = build_app(Engine(settings, base), key)
     gc.collect()
     gc.freeze()  # what is here now stays: looking through it again would halt every answer for 0.4 s
     config = uvicorn.Config(

@@ -15,6 +15,7 @@ from mlflow_finetune_plugin.data.tokens.batch_encoder import BatchEncoder, to_fr
 from mlflow_finetune_plugin.data.tokens.encoding_pool import EncodingPool
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import DataError
+from mlflow_finetune_plugin.threads import ThreadChoice
 
 forks = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are forked on Linux only")
 
@@ -27,7 +28,7 @@ def encode(byte_tokenizer):
 @pytest.fixture(autouse=True)
 def _two_processes(monkeypatch):
     """And none of them is left behind."""
-    monkeypatch.setattr(encoding_pool, "_cores", lambda: 2)
+    monkeypatch.setattr(encoding_pool, "idle_cores", lambda: ThreadChoice(2, ""))
     before = set(psutil.Process().children())
     yield
     assert set(psutil.Process().children()) <= before
@@ -61,7 +62,7 @@ def told(batch):
 @pytest.mark.parametrize("cores", [1, 2])
 @pytest.mark.parametrize("count", [1, 4, 5, 60])
 def test_batches_come_back_in_order_as_encoded_here(encode, monkeypatch, count, cores):
-    monkeypatch.setattr(encoding_pool, "_cores", lambda: cores)
+    monkeypatch.setattr(encoding_pool, "idle_cores", lambda: ThreadChoice(cores, ""))
     given = frames(count)
     found = collected(encode, given)
     assert [frame for frame, _ in found] == given
@@ -120,8 +121,9 @@ def test_children_end_with_their_parent(tmp_path, sent):
     program = f"""
 import os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
-from mlflow_finetune_plugin.data import encoding_pool
-encoding_pool._cores = lambda: 2
+from mlflow_finetune_plugin.data.tokens import encoding_pool
+from mlflow_finetune_plugin.threads import ThreadChoice
+encoding_pool.idle_cores = lambda: ThreadChoice(2, "")
 def encode(frame):
     open({str(tmp_path)!r} + f"/{{os.getpid()}}", "w").close()
     time.sleep(60)
