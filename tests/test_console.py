@@ -53,9 +53,7 @@ def test_time_left_is_computed_where_it_is_not_reported(monkeypatch):
     for done in (0, 20, 40):
         progress.show("proof", done, 100, "answers of the base")
         now[0] += 11
-    assert out.getvalue().splitlines()[-1] == (
-        "  proof    40 of 100 answers of the base, 1.82 answers/s, 33 s left"
-    )
+    assert out.getvalue().splitlines()[-1] == ("  proof    40 of 100 answers of the base, 1.82 answers/s, 33 s left")
 
 
 def test_lines_of_a_long_training_get_rarer(monkeypatch):
