@@ -92,7 +92,7 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
         await asyncio.to_thread(promotions.stop)
         await playground.close()
 
-    return Page(app.build(playground, model, access.may_promote, promotions), app.look(), close)
+    return Page(app.build(playground, model, access.may_promote, promotions), app.theme(), close)
 
 
 def _has_display() -> bool:

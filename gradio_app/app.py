@@ -8,13 +8,12 @@ from typing import Any
 import gradio as gr
 
 from gradio_app.chat import html as view
-from gradio_app.pages import data, runs, standings
 from gradio_app.pages.api import ComparisonApi
 from gradio_app.pages.compare import ComparePage
 from gradio_app.pages.data import DataPage
 from gradio_app.pages.runs import RunsPage
 from gradio_app.pages.standings import StandingsPage
-from gradio_app.pages.theme import CSS, SCRIPT
+from gradio_app.pages.theme import script, style_sheet
 from gradio_app.playground import Playground
 from gradio_app.versions.promotion import Promotions
 
@@ -37,8 +36,8 @@ def build(
         ComparisonApi(playground).build()  # first, for the names of its endpoints
         with gr.Row(elem_classes="mf-head"):
             gr.HTML(f"<h1>{TITLE}</h1>")
-            theme = gr.Button("Light or dark", size="sm", scale=0, min_width=120, elem_id="mf-theme")
-        theme.click(None, js="() => window.mfTheme()")
+            switch = gr.Button("Light or dark", size="sm", scale=0, min_width=120, elem_id="mf-theme")
+        switch.click(None, js="() => window.mfTheme()")
         with gr.Tabs():
             with gr.Tab("Compare", id="compare"):
                 ComparePage(playground).build(blocks)
@@ -54,13 +53,12 @@ def build(
     return blocks
 
 
-def look() -> Mapping[str, Any]:
-    """What ``gradio.mount_gradio_app`` takes as theme, css and head."""
-    css = "\n".join(dict.fromkeys([CSS, standings.CSS, runs.CSS, data.CSS]))
-    return {"theme": _theme(), "css": css, "head": SCRIPT}
+def theme() -> Mapping[str, Any]:
+    """Return what ``gradio.mount_gradio_app`` takes as theme, css and head."""
+    return {"theme": _gradio_theme(), "css": style_sheet(), "head": script()}
 
 
-def _theme() -> gr.themes.Base:
+def _gradio_theme() -> gr.themes.Base:
     """Quiet surfaces, system fonts (nothing is fetched from elsewhere), one accent."""
     return gr.themes.Default(
         primary_hue=gr.themes.colors.blue,

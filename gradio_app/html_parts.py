@@ -11,36 +11,6 @@ _CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)", re.DOTALL)
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _IMAGE = re.compile(r"(?<!\\)!(?=\[)")
 
-CSS = """
-.mf-scroll { overflow-x: auto; }
-.mf-table { border-collapse: collapse; width: 100%; font-size: .92rem; color: var(--body-text-color); }
-.mf-table th, .mf-table td { padding: .45rem .8rem .45rem 0; border-bottom: 1px solid var(--border-color-primary);
-  text-align: left; vertical-align: top; }
-.mf-table th { font-weight: 600; } .mf-table thead th { color: var(--body-text-color-subdued); white-space: nowrap; }
-.mf-table tr.mf-picked > * { background: var(--background-fill-secondary); }
-.mf-table .mf-why { min-width: 14rem; }
-.mf-soft { color: var(--body-text-color-subdued); font-size: .9rem; margin: .3rem 0; }
-.mf-card h3 { font-size: 1.15rem; font-weight: 700; margin: .8rem 0 .3rem; color: var(--body-text-color); }
-.mf-card h4 { font-size: 1rem; font-weight: 600; margin: 1.2rem 0 .3rem; color: var(--body-text-color); }
-.mf-card code, .mf-table code { font-size: .85em; overflow-wrap: anywhere; }
-.mf-badge { display: inline-block; border: 1px solid var(--border-color-primary); border-radius: 1rem; padding: 0 .55rem;
-  margin: 0 .25rem .15rem 0; font-size: .82rem; white-space: nowrap; background: var(--background-fill-secondary); }
-.mf-badge.mf-champion { border-color: var(--color-accent); font-weight: 600; }
-.mf-pick { font: inherit; color: inherit; background: none; border: 0; padding: 0; text-decoration: underline;
-  text-underline-offset: .2em; cursor: pointer; font-weight: 600; white-space: nowrap; }
-.mf-pick:focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
-.mf-is-good, .mf-is-bad, .mf-is-warn { font-weight: 600; }
-.mf-is-good { color: var(--mf-good, #1a7f37); } .mf-is-bad { color: var(--mf-bad, #cf222e); }
-.mf-is-warn { color: var(--mf-warn, #9a6700); }
-.dark .mf-is-good { color: var(--mf-good, #3fb950); } .dark .mf-is-bad { color: var(--mf-bad, #ff7b72); }
-.dark .mf-is-warn { color: var(--mf-warn, #d29922); }
-.mf-note { border-left: 4px solid var(--mf-warn, #d29922); background: var(--background-fill-secondary); margin: .5rem 0;
-  padding: .5rem .9rem; border-radius: 0 8px 8px 0; color: var(--body-text-color); overflow-wrap: anywhere; white-space: pre-line; }
-.mf-note.mf-good { border-color: var(--mf-good, #1a7f37); } .mf-note.mf-bad { border-color: var(--mf-bad, #cf222e); }
-.mf-lines { margin: .4rem 0; padding: .6rem .9rem; border-radius: 8px; background: var(--background-fill-secondary);
-  border: 1px solid var(--border-color-primary); color: var(--body-text-color); white-space: pre-wrap;
-  overflow-wrap: anywhere; font-size: .85rem; max-height: 16rem; overflow-y: auto; }
-"""
 _OUTCOMES = {
     "promote": ("mf-is-good", "passed the gate"),
     "hold": ("mf-is-warn", "held by the gate"),

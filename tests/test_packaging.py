@@ -45,6 +45,8 @@ def test_wheel_holds_every_package_and_its_data(wheel):
         assert any(name.startswith(f"{package}/") for name in names), package
     for needed in (
         "mlflow_finetune_plugin/py.typed",
+        "gradio_app/pages/static/page.js",
+        "gradio_app/pages/static/style.css",
         "mlflow_finetune_plugin/embedded_base/model.safetensors",
         "mlflow_finetune_plugin/evaluation/forgetting.txt",
         "mlflow_finetune_plugin/evaluation/metrics/exact_match.py",

@@ -38,9 +38,7 @@ class ComparePage:
         """Components in reading order, which is the order of the Tab key, then what they do."""
         self._status = gr.HTML(view.notice("Looking who answers …"), elem_id="mf-status")
         with gr.Row(elem_classes="mf-chats", equal_height=True):
-            columns = [self._side(place) for place in range(MOST_SIDES)]
-        self._chats = [chat for chat, _ in columns]
-        self._lines = [line for _, line in columns]
+            self._chats = [_answer_panel(position) for position in range(MOST_SIDES)]
         with gr.Row(elem_classes="mf-votes"):
             self._votes = {choice: gr.Button(label, elem_id=f"mf-vote-{choice}", size="md") for choice, label in _VOTES}
             self._reveal = gr.Button("Show names", elem_id="mf-reveal", size="md")
@@ -51,8 +49,7 @@ class ComparePage:
                 lines=1,  # with more, Gradio's Enter begins a new line
                 max_lines=12,
                 scale=8,
-                elem_id="mf-prompt",
-                autofocus=True,
+                elem_id="mf-prompt",  # the page's script focuses it: autofocus would scroll the page down to it
             )
             with gr.Column(scale=1, min_width=120, elem_classes="mf-send"):
                 self._send = gr.Button("Send", variant="primary", elem_id="mf-send")
@@ -65,6 +62,10 @@ class ComparePage:
             self._differ = gr.Button("Differences", size="sm", elem_id="mf-differ")
             self._export = gr.Button("Export", size="sm", elem_id="mf-export")
             self._share = gr.Button("Share", size="sm", elem_id="mf-share")
+        with gr.Row(
+            elem_classes="mf-facts"
+        ):  # below the votes: it may grow when names are shown, and moves none of them
+            self._lines = [_side_facts(position) for position in range(MOST_SIDES)]
         self._shared = gr.HTML("", elem_id="mf-shared")
         self._reference = gr.HTML("", elem_id="mf-reference")
         self._difference = gr.HTML("", elem_id="mf-difference")
@@ -78,24 +79,6 @@ class ComparePage:
             self._history = gr.HTML(view.notice("Nothing has been asked in this session yet."), elem_id="mf-history")
         self._exported = gr.Textbox(visible=False)
         self._wire(blocks)
-
-    def _side(self, place: int) -> tuple[gr.Chatbot, gr.HTML]:
-        with gr.Column(min_width=280, elem_classes=f"mf-column mf-column-{place}"):
-            chat = gr.Chatbot(
-                label=f"Answer {LABELS[place]}",
-                elem_id=f"mf-chat-{place}",
-                elem_classes=f"mf-chat-{place}",
-                height="52vh",
-                min_height=260,
-                buttons=["copy"],
-                placeholder=_PLACEHOLDER,
-                layout="panel",
-                sanitize_html=True,
-                allow_tags=False,
-                allow_file_downloads=False,
-            )
-            line = gr.HTML(view.side_line(None, place), elem_id=f"mf-side-{place}")
-        return chat, line
 
     def _build_settings(self) -> None:
         with gr.Accordion("Settings", open=False):
@@ -361,6 +344,29 @@ class ComparePage:
             return view.notice(trouble or "This session has ended. Reload the page.", "bad"), "", ""
         said = view.notice(trouble, "warn") if trouble else view.status(session)
         return view.state(said, view.controls(session)), view.reference_view(session.last), ""
+
+
+def _answer_panel(position: int) -> gr.Chatbot:
+    """Its height is what the window leaves, set in the style sheet."""
+    with gr.Column(min_width=280, elem_classes=f"mf-column mf-column-{position}"):
+        return gr.Chatbot(
+            label=f"Answer {LABELS[position]}",
+            elem_id=f"mf-chat-{position}",
+            elem_classes=f"mf-chat-{position}",
+            height="var(--mf-panel-height)",
+            min_height=0,
+            buttons=["copy"],
+            placeholder=_PLACEHOLDER,
+            layout="panel",
+            sanitize_html=True,
+            allow_tags=False,
+            allow_file_downloads=False,
+        )
+
+
+def _side_facts(position: int) -> gr.HTML:
+    with gr.Column(min_width=280, elem_classes=f"mf-column-{position}"):
+        return gr.HTML(view.side_line(None, position), elem_id=f"mf-side-{position}")
 
 
 def _set(session: Session, asked: Values) -> None:

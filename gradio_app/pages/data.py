@@ -8,12 +8,10 @@ import gradio as gr
 
 from gradio_app.html_parts import empty, note_html
 from gradio_app.registry_client import ask_mlflow, registry_client
-from gradio_app.versions import data_html
 from gradio_app.versions.cards import Versions, list_versions
 from gradio_app.versions.data_html import read_training_data
 from mlflow_finetune_plugin.errors import FinetuneError
 
-CSS = data_html.CSS
 _AT_ONCE = 200
 
 

@@ -10,10 +10,8 @@ from typing import Any
 import gradio as gr
 from gradio.events import api
 
-from gradio_app import html_parts
 from gradio_app.html_parts import note_html
 from gradio_app.registry_client import ask_mlflow, registry_client
-from gradio_app.versions import loss_chart
 from gradio_app.versions.cards import MOST_VERSIONS, Version, Versions, list_versions, read_card
 from gradio_app.versions.html import card_html, comparison_html, versions_table
 from gradio_app.versions.moves_html import history_html, progress_html, verdict_html
@@ -30,15 +28,9 @@ from mlflow_finetune_plugin.promotion.moves.audit import Record, history
 from mlflow_finetune_plugin.store.names import CANARY, CHALLENGER, INTENT_TAG, PREVIOUS
 from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
 
-CSS = html_parts.CSS + loss_chart.CSS
 _AT_ONCE = 50
 _LOOK_S = 0.25
-_PICK_IN_TABLE = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-version]');
-  if (button) trigger('click', {version: button.dataset.version});
-});
-"""
+_PICK_IN_TABLE = "window.mfPickVersion(element, trigger)"
 _NOT_YOURS = "Promoting and rolling back are for those who have the right to: may_promote in the auth file. Ask who runs this page."
 
 

@@ -1,7 +1,7 @@
 """Pictures of votes as SVG in text: no script, no fixed width, colours from the page, a sentence for who cannot see them.
 
 Places are percentages of the picture's width, so that it may be as wide as a phone without its letters shrinking. The
-classes are styled in ``pages/standings_page.py``.
+classes are styled in ``pages/static/style.css``.
 """
 
 from __future__ import annotations

@@ -19,14 +19,8 @@ if TYPE_CHECKING:
 ARTIFACT = "finetune/data_report.json"
 LONGEST_BYTES = 4 * 2**20
 
-CSS = f"""
-.mf-data {{ {LIGHT} }}
-.dark .mf-data {{ {DARK} }}
-.mf-data {{ --ink: var(--body-text-color); --soft: var(--body-text-color-subdued); --panel: var(--background-fill-secondary);
-  --line: var(--border-color-primary); }}
-.dark .mf-data {{ --ink: var(--body-text-color); --soft: var(--body-text-color-subdued);
-  --panel: var(--background-fill-secondary); --line: var(--border-color-primary); }}
-{REPORT_STYLE}"""
+REPORT_CSS = f".mf-data {{ {LIGHT} }}\n.dark .mf-data {{ {DARK} }}\n{REPORT_STYLE}"
+"""The report's colours and rules. The page's style sheet replaces ink, panels and lines by the theme's."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class TrainingData:
     report: DataReport
 
     def to_html(self) -> str:
-        """Every text of the data is escaped; needs ``CSS`` in the page."""
+        """Every text of the data is escaped; needs ``REPORT_CSS`` in the page."""
         return report_fragment(self.report)
 
 

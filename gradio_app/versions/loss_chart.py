@@ -14,20 +14,6 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 14, 40
 _MOST_POINTS = 400
 _TICKS = 4
 
-CSS = """
-.mf-loss { display: block; width: 100%; max-width: 640px; height: auto; color: var(--body-text-color-subdued); }
-.mf-loss text { fill: currentColor; font-size: 13px; }
-.mf-loss .mf-grid { stroke: var(--border-color-primary); }
-.mf-loss .mf-line { fill: none; stroke-width: 2; stroke-linejoin: round; }
-.mf-loss .mf-train { stroke-width: 1.5; opacity: .75; } .mf-loss .mf-eval { stroke-dasharray: 6 3; }
-.mf-loss .mf-side-a { stroke: var(--mf-a, var(--color-accent)); } .mf-loss .mf-side-b { stroke: var(--mf-b, #bc4c00); }
-.mf-loss .mf-dot { fill: var(--background-fill-primary); stroke-width: 2; stroke-dasharray: none; }
-.mf-loss.mf-key { display: inline-block; width: 28px; vertical-align: middle; margin-right: .4rem; }
-@media (max-width: 480px) { .mf-loss text { font-size: 18px; } }
-.mf-legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; margin: .3rem 0 0; padding: 0;
-  color: var(--body-text-color-subdued); font-size: .85rem; }
-"""
-
 
 @dataclass(frozen=True)
 class Series:

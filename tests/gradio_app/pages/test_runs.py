@@ -15,10 +15,9 @@ from gradio_client import Client
 from mlflow import MlflowClient
 from page_visits import Visitor
 
-from gradio_app.pages import data as data_page
-from gradio_app.pages import runs as runs_page
 from gradio_app.pages.data import DataPage
 from gradio_app.pages.runs import RunsPage
+from gradio_app.pages.theme import style_sheet
 from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.store.names import INTENT_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
@@ -57,8 +56,7 @@ def served(rights):
             RunsPage("bot", rights).build(runs)
         with gr.Tab("Data") as data:
             DataPage("bot").build(data)
-    css = runs_page.CSS + data_page.CSS
-    page.queue().launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, css=css)
+    page.queue().launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, css=style_sheet())
     try:
         yield page.local_url
     finally:

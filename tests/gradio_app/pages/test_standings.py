@@ -11,10 +11,9 @@ from conftest import free_port, wait_for
 from gradio_client import Client
 from votes_cast import Ledger, ledger_in, register_versions, vote
 
-from gradio_app.pages.standings import CSS, StandingsPage
+from gradio_app.pages.standings import StandingsPage
+from gradio_app.pages.theme import style_sheet
 from mlflow_finetune_plugin.votes import Journal
-
-SIDES = ":root { --mf-a: #2563eb; --mf-b: #c2410c; --mf-good: #1a7f37; --mf-bad: #b42318; --mf-warn: #9a6700; }"
 
 
 class Playground:
@@ -33,7 +32,7 @@ class Playground:
     def start(self) -> None:
         port = int(self.url.rstrip("/").rpartition(":")[2])
         self.app.launch(
-            server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, css=CSS + SIDES
+            server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, css=style_sheet()
         )
 
 

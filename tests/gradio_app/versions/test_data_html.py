@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from page_words import Page
 
-from gradio_app.versions.data_html import ARTIFACT, CSS, LONGEST_BYTES, read_training_data
+from gradio_app.versions.data_html import ARTIFACT, LONGEST_BYTES, REPORT_CSS, read_training_data
 from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport, FileReport, LabelReport, SkipCount
 from mlflow_finetune_plugin.data.tokens.token_report import token_report
 from mlflow_finetune_plugin.errors import DataError, MoveError
@@ -87,7 +87,7 @@ def test_what_carries_loss_is_marked_and_texts_of_the_data_are_text(registry):
 
 
 def test_the_style_stays_within_the_report(registry):
-    rules = re.sub(r"\{[^}]*\}", "{}", CSS)
+    rules = re.sub(r"\{[^}]*\}", "{}", REPORT_CSS)
     for selectors in re.findall(r"([^{}]+)\{\}", rules):
         assert all(".mf-data" in selector for selector in selectors.split(",")), selectors
 
