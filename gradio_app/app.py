@@ -36,7 +36,7 @@ def build(
         ComparisonApi(playground).build()  # first, for the names of its endpoints
         with gr.Row(elem_classes="mf-head"):
             gr.HTML(f"<h1>{TITLE}</h1>")
-            switch = gr.Button("Light or dark", size="sm", scale=0, min_width=120, elem_id="mf-theme")
+            switch = gr.Button("Light or dark", size="sm", scale=0, min_width=100, elem_id="mf-theme")
         switch.click(None, js="() => window.mfTheme()")
         with gr.Tabs():
             with gr.Tab("Compare", id="compare"):
