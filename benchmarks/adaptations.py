@@ -71,7 +71,7 @@ def ours(name: str, folder: Path, arguments: argparse.Namespace, work: Path) -> 
     from mlflow_finetune_plugin.training.trainer import train
 
     adaptation = load_method("adaptation", name)
-    settings = BaseModelSettings(name=str(folder), quantization=getattr(adaptation, "QUANTIZATION", None))
+    settings = BaseModelSettings(name=str(folder), quantization=adaptation.QUANTIZATION)
     base = loading.find_base_model(settings, {})
     wanted = {"rank": RANK, "alpha": 32.0} if "rank" in adaptation.Options.model_fields else {}
     options = adaptation.resolve(adaptation.Options(**wanted), loading.describe(base), {})

@@ -15,6 +15,7 @@ from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
 from mlflow_finetune_plugin.adaptations._blocks import check_given, decoder_blocks, endings
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
 from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.methods import Serving
 from mlflow_finetune_plugin.section import Auto, Section
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ _OTHERWISE = "name the modules in options.after_modules, or take -P adaptation=l
 _RESIDUAL_INSIDE = frozenset(("bloom", "mpt"))
 
 
-class Options(Section):
-    """Options of bottleneck adapters."""
+class BottleneckOptions(Section):
+    """BottleneckOptions of bottleneck adapters."""
 
     placement: Literal["houlsby", "pfeiffer"] = Field(
         "houlsby", description="houlsby: behind attention and feed-forward; pfeiffer: behind the feed-forward only."
@@ -49,7 +50,10 @@ class Options(Section):
     )
 
 
-def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
+Options = BottleneckOptions
+
+
+def resolve(options: BottleneckOptions, base: BaseFacts, reasons: Reasons) -> BottleneckOptions:
     """Replaces ``auto`` and refuses what this base cannot take."""
     factor = options.reduction_factor
     if factor == "auto":
@@ -71,17 +75,17 @@ def learning_rate(base: BaseFacts) -> tuple[float, str]:
     return 3e-4, "that of bottleneck adapters on LLaMA 7B and 13B (LLM-Adapters, arXiv 2304.01933)"
 
 
-def serving(options: Options) -> str:
-    """VLLM has no layers for it, and an activation cannot be merged."""
+def serving(options: BottleneckOptions) -> Serving:
+    """Return ``transformers``: vLLM has no layers for it, and an activation cannot be merged into a matrix."""
     return "transformers"
 
 
-def acts(weights: Mapping[str, Any]) -> bool:
+def has_effect(weights: Mapping[str, Any]) -> bool:
     """Whether the saved tensors change anything: without an up-projection the adapter is the identity."""
     return any(bool(tensor.any()) for name, tensor in weights.items() if "bottleneck_up" in name)
 
 
-def apply(model: PreTrainedModel, options: Options, *, seed: int, folder: Path) -> PeftModel:
+def apply(model: PreTrainedModel, options: BottleneckOptions, *, seed: int, folder: Path) -> PeftModel:
     """Wraps the base; its answers are bit for bit those of the base until training."""
     from peft import get_peft_model
     from transformers import set_seed
@@ -100,7 +104,7 @@ def apply(model: PreTrainedModel, options: Options, *, seed: int, folder: Path) 
     return get_peft_model(model, config)  # type: ignore[no-any-return]
 
 
-def save(model: PeftModel, options: Options, folder: Path, *, start: Path) -> None:
+def save(model: PeftModel, options: BottleneckOptions, folder: Path, *, start: Path) -> None:
     """Writes PEFT's two files."""
     write_adapter(model, folder)
 
@@ -115,7 +119,7 @@ def _reduction_factor(base: BaseFacts, reasons: Reasons) -> float:
     return factor
 
 
-def _after_modules(options: Options, base: BaseFacts, reasons: Reasons) -> list[str]:
+def _after_modules(options: BottleneckOptions, base: BaseFacts, reasons: Reasons) -> list[str]:
     if options.after_modules != "auto":
         _check_width(base, options.after_modules)
         return options.after_modules

@@ -22,6 +22,7 @@ from mlflow_finetune_plugin.adaptations._blocks import (
 )
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
 from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.methods import Serving
 from mlflow_finetune_plugin.section import Auto, Section
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ _FUSED = frozenset(
 _OTHERWISE = "name the layers in options.key_value_modules and options.feedforward_modules, or take -P adaptation=lora"
 
 
-class Options(Section):
-    """Options of IA3."""
+class IA3Options(Section):
+    """IA3Options of IA3."""
 
     key_value_modules: list[str] | Auto = Field(
         "auto", description="Endings of the linear layers whose output is scaled; auto: keys and values of every block."
@@ -50,7 +51,10 @@ class Options(Section):
     )
 
 
-def resolve(options: Options, base: BaseFacts, reasons: Reasons) -> Options:
+Options = IA3Options
+
+
+def resolve(options: IA3Options, base: BaseFacts, reasons: Reasons) -> IA3Options:
     """Replaces ``auto`` and refuses what this base cannot take."""
     update = {
         "key_value_modules": options.key_value_modules,
@@ -85,17 +89,17 @@ def learning_rate(base: BaseFacts) -> tuple[float, str]:
     return 5e-3, "PEFT's tuned IA3 on Llama 3.2 3B: 45.5 % on GSM8K instead of 31.1 % at 1e-4 (method_comparison)"
 
 
-def serving(options: Options) -> str:
-    """VLLM has no layers for it."""
-    return "transformers"
+def serving(options: IA3Options) -> Serving:
+    """Return ``convertible``: vLLM has no IA3 layers, but each scaled matrix has a low-rank approximation."""
+    return "convertible"
 
 
-def acts(weights: Mapping[str, Any]) -> bool:
+def has_effect(weights: Mapping[str, Any]) -> bool:
     """Whether the saved factors change anything: those that are all one do not."""
     return any(bool((tensor != 1).any()) for tensor in weights.values())
 
 
-def apply(model: PreTrainedModel, options: Options, *, seed: int, folder: Path) -> PeftModel:
+def apply(model: PreTrainedModel, options: IA3Options, *, seed: int, folder: Path) -> PeftModel:
     """Wraps the base; its answers are the base's until training. ``seed`` decides nothing: every factor starts at one."""
     from peft import IA3Config, get_peft_model
     from transformers.pytorch_utils import Conv1D
@@ -109,7 +113,7 @@ def apply(model: PreTrainedModel, options: Options, *, seed: int, folder: Path) 
     return get_peft_model(model, config)  # type: ignore[no-any-return]
 
 
-def save(model: PeftModel, options: Options, folder: Path, *, start: Path) -> None:
+def save(model: PeftModel, options: IA3Options, folder: Path, *, start: Path) -> None:
     """Writes PEFT's two files."""
     write_adapter(model, folder)
 

@@ -8,31 +8,87 @@ rank, which is exact, so that it loads on the untouched base and vLLM takes it.
 
 from __future__ import annotations
 
-from mlflow_finetune_plugin.adaptations._low_rank import (
-    Options,
-    acts,
-    apply,
-    optimizer,
-    resolve,
-    save,
-    serving,
-    vllm_max_lora_rank,
-    weightless,
-)
-from mlflow_finetune_plugin.base_models.facts import BaseFacts
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-__all__ = [
-    "Options",
-    "acts",
-    "apply",
-    "learning_rate",
-    "optimizer",
-    "resolve",
-    "save",
-    "serving",
-    "vllm_max_lora_rank",
-    "weightless",
-]
+from pydantic import Field
+
+from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
+from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
+from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.methods import Serving
+from mlflow_finetune_plugin.section import Auto, Section
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+BASE_CHANGING_INITS = ("pissa", "olora")
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# names that PEFT takes for experts or routers of a mixture (peft.utils.transformers_weight_conversion)
+_EXPERT_LAYERS = frozenset({"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"})
+
+
+class LoraOptions(Section):
+    """LoRA's own options, named as in peft.LoraConfig without the ``lora_`` prefix."""
+
+    rank: Annotated[int, Field(ge=1)] | Auto = Field(
+        "auto", description="Rank of the update; auto: 32, at most the smallest layer."
+    )
+    alpha: Annotated[float, Field(gt=0)] | Auto = Field(
+        "auto", description="Scale: the update is multiplied by alpha/rank (alpha/sqrt(rank) with rslora); auto: 32."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the update's input.")
+    target_modules: str | list[str] = Field(
+        "all-linear",
+        description="all-linear, module name endings, or one regular expression; the output head is never adapted.",
+    )
+    rslora: bool = Field(False, description="Scale by alpha/sqrt(rank) (rsLoRA).")
+    dora: bool = Field(
+        False, description="Learn magnitude and direction apart (DoRA); vLLM serves it only after conversion."
+    )
+    init: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = Field(
+        "default", description="How A and B start."
+    )
+    loraplus_ratio: float | None = Field(
+        None, gt=0, description="LoRA+: learning rate of B over that of A; the paper uses 16."
+    )
+
+
+Options = LoraOptions
+
+
+def resolve(options: LoraOptions, base: BaseFacts, reasons: Reasons) -> LoraOptions:
+    """Replaces ``auto`` and refuses what this base cannot take."""
+    _check_combination(options)
+    options = _without_experts(options, base, reasons)
+    shapes = _target_shapes(options, base)
+    smallest = min(min(shape) for shape in shapes.values())
+    rank = min(32, smallest) if options.rank == "auto" else options.rank
+    if options.rank == "auto":
+        reasons["options.rank"] = (
+            f"{rank}: 32 holds what most single tasks need (Thinking Machines 2025; TRL's guide)"
+            + (f", the smallest adapted layer allows {smallest}" if rank < 32 else "")
+        )
+    if rank > smallest:
+        name = next(name for name, shape in shapes.items() if min(shape) == smallest)
+        raise BaseModelError(
+            f"options.rank = {rank}: must be at most {smallest}, the smaller side of {name} {tuple(shapes[name])}; "
+            "fix: lower the rank, or leave that layer out of options.target_modules"
+        )
+    alpha = options.alpha
+    if alpha == "auto":
+        alpha = 32.0
+        reasons["options.alpha"] = (
+            "32: with it the best learning rate hardly depends on the rank (Thinking Machines 2025)"
+        )
+    if options.init == "orthogonal" and rank % 2:
+        raise BaseModelError(
+            f"options.rank = {rank}: init orthogonal needs an even rank; fix: {rank + 1} or {rank - 1}"
+        )
+    return options.model_copy(update={"rank": rank, "alpha": float(alpha)})
 
 
 def learning_rate(base: BaseFacts) -> tuple[float, str]:
@@ -56,3 +112,170 @@ def learning_rate(base: BaseFacts) -> tuple[float, str]:
     if base.hidden_size < 512:
         return 2e-3, "measured on tiny models; below hidden size 512 no fit is published"
     return float(f"{rate:.2g}"), source
+
+
+def serving(options: LoraOptions) -> Serving:
+    """How the result can be served: vllm; convertible, which DoRA is to plain LoRA; merge, for a rank beyond vLLM's."""
+    if options.dora:
+        return "convertible"
+    return "vllm" if vllm_max_lora_rank(options) is not None else "merge"
+
+
+def vllm_max_lora_rank(options: LoraOptions) -> int | None:
+    """The smallest ``--max-lora-rank`` under which vLLM takes the saved adapter, None where it takes it under none.
+
+    vLLM's rules for what these options are saved as (vllm 0.32, lora/peft_helper.py and config/lora.py): no DoRA; every
+    start is fine, since those that change the base are saved as plain LoRA of twice the rank.
+    """
+    if options.dora:
+        return None
+    rank = 32 if options.rank == "auto" else options.rank
+    saved = 2 * rank if options.init in BASE_CHANGING_INITS else rank
+    return next((ceiling for ceiling in VLLM_RANKS if saved <= ceiling), None)
+
+
+def meta_options(options: LoraOptions) -> LoraOptions:
+    """LoraOptions of the same shapes whose start needs no weights to be read, for a model that has none."""
+    return options.model_copy(update={"init": "default"})
+
+
+def has_effect(weights: Mapping[str, Any]) -> bool:
+    """Whether the saved tensors change anything: B starts at zero, so an update with B = 0 is none."""
+    return any(bool(tensor.any()) for name, tensor in weights.items() if "lora_B" in name)
+
+
+def apply(model: PreTrainedModel, options: LoraOptions, *, seed: int, folder: Path) -> PeftModel:
+    """Wraps the base. For PiSSA and OLoRA the start is kept in ``folder``, to be subtracted when saving."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
+    from transformers.pytorch_utils import Conv1D
+
+    if options.init in BASE_CHANGING_INITS and getattr(model, "hf_quantizer", None) is not None:
+        raise BaseModelError(
+            f"options.init = {options.init!r}: changes the base's weights, which a quantised base cannot hold; "
+            "fix: options.init: default, or no base_model.quantization"
+        )
+    if options.dora and getattr(model, "is_loaded_in_8bit", False) and model.device.type == "cpu":
+        raise BaseModelError(
+            "options.dora on an int8 base: has no backward pass on a CPU (bitsandbytes 0.50); "
+            "fix: base_model.quantization: nf4, or no dora"
+        )
+    has_conv1d = any(isinstance(module, Conv1D) for module in model.modules())
+    if options.init == "olora" and has_conv1d:
+        raise BaseModelError(
+            f"options.init = 'olora': PEFT cannot start so from the transposed layers of {model.config.model_type}; "
+            "fix: options.init: pissa or default"
+        )
+    set_seed(seed)
+    config = LoraConfig(
+        r=int(options.rank),
+        lora_alpha=float(options.alpha),  # type: ignore[arg-type]
+        lora_dropout=options.dropout,
+        target_modules=options.target_modules,
+        use_rslora=options.rslora,
+        use_dora=options.dora,
+        init_lora_weights=True if options.init == "default" else options.init,
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=has_conv1d,
+    )
+    wrapped = get_peft_model(model, config)
+    if options.init in BASE_CHANGING_INITS:
+        wrapped.peft_config["default"].init_lora_weights = True
+        wrapped.save_pretrained(folder / "start", safe_serialization=True)
+        wrapped.peft_config["default"].init_lora_weights = options.init
+    return wrapped  # type: ignore[return-value]
+
+
+def optimizer(
+    model: PeftModel,
+    options: LoraOptions,
+    *,
+    optimizer_class: type,
+    optimizer_kwargs: Mapping[str, Any],
+    weight_decay: float,
+) -> Any | None:
+    """LoRA+'s optimiser, or None for the trainer's own."""
+    if options.loraplus_ratio is None:
+        return None
+    from peft.optimizers import create_loraplus_optimizer
+
+    arguments = dict(optimizer_kwargs)
+    rate = arguments.pop("lr")
+    return create_loraplus_optimizer(
+        model,
+        optimizer_class,
+        lr=rate,
+        loraplus_lr_ratio=options.loraplus_ratio,
+        loraplus_weight_decay=weight_decay,
+        **arguments,
+    )
+
+
+def save(model: PeftModel, options: LoraOptions, folder: Path, *, start: Path) -> None:
+    """Writes ``adapter_config.json`` and ``adapter_model.safetensors`` that load on the untouched base."""
+    if options.init in BASE_CHANGING_INITS:
+        write_adapter(model, folder, path_initial_model_for_weight_conversion=str(start / "start"))
+    else:
+        write_adapter(model, folder)
+    shutil.rmtree(start / "start", ignore_errors=True)
+
+
+def _check_combination(options: LoraOptions) -> None:
+    if options.dora and options.init in BASE_CHANGING_INITS:
+        raise BaseModelError(
+            f"options.dora with options.init = {options.init!r}: DoRA's magnitude cannot be brought back to the "
+            "untouched base; fix: leave one of them out"
+        )
+
+
+def _without_experts(options: LoraOptions, base: BaseFacts, reasons: Reasons) -> LoraOptions:
+    """For a mixture of experts whose experts are stacked in one tensor, all-linear is spelt out.
+
+    PEFT reads all-linear there as experts and router too, each expert at a rank of its own choice; what vLLM makes of
+    a router's adapter is an error. So only the layers that are linear layers are adapted, and that is said.
+    """
+    if not base.has_stacked_experts or options.target_modules != "all-linear":
+        return options
+    endings = sorted({name.rsplit(".", 1)[-1] for name in base.linear_shapes} - _EXPERT_LAYERS)
+    reasons["options.target_modules"] = (
+        f"{', '.join(endings)}: the experts are stacked in one tensor and stay as they are, so does the router"
+    )
+    return options.model_copy(update={"target_modules": endings})
+
+
+def _target_shapes(options: LoraOptions, base: BaseFacts) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the layers that would be adapted. Raises BaseModelError when there is none."""
+    targets = options.target_modules
+    chosen = {name: shape for name, shape in base.linear_shapes.items() if base.is_target(name, targets)}
+    unmatched = (
+        [t for t in targets if not any(base.is_target(name, [t]) for name in base.linear_shapes)]
+        if isinstance(targets, list)
+        else []
+    )
+    if unmatched or not chosen:
+        asked = ", ".join(unmatched) if unmatched else repr(targets)
+        head = (
+            f" ({base.head} is the output head, which is never adapted)"
+            if base.head is not None and base.is_target(base.head, unmatched or targets)
+            else ""
+        )
+        raise BaseModelError(
+            f"options.target_modules: {asked} matches no layer of this base{head}; fix: choose from its layers: {_endings(base)}"
+        )
+    others = [name for name in base.other_modules if targets != "all-linear" and base.is_target(name, targets)]
+    if others:
+        raise BaseModelError(
+            f"options.target_modules = {targets!r}: also matches {others[0]}, which is no linear layer"
+            f"{' but the output head' if others[0] == base.head else ''}; fix: match only from: {_endings(base)}"
+        )
+    experts = sorted({name.rsplit(".", 1)[-1] for name in chosen} & _EXPERT_LAYERS)
+    if base.has_stacked_experts and experts:
+        raise BaseModelError(
+            f"options.target_modules = {targets!r}: {', '.join(experts)} would also adapt the stacked experts; "
+            "fix: leave them out"
+        )
+    return chosen
+
+
+def _endings(base: BaseFacts) -> str:
+    return ", ".join(sorted({name.rsplit(".", 1)[-1] for name in base.linear_shapes}))

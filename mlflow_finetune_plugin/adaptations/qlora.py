@@ -10,41 +10,45 @@ from typing import Literal
 
 from pydantic import Field
 
-from mlflow_finetune_plugin.adaptations import _low_rank
-from mlflow_finetune_plugin.adaptations._low_rank import (
-    acts,
+from mlflow_finetune_plugin.adaptations.lora import (
+    LoraOptions,
     apply,
+    has_effect,
+    meta_options,
     optimizer,
     resolve,
     save,
     serving,
     vllm_max_lora_rank,
-    weightless,
 )
 from mlflow_finetune_plugin.base_models.facts import BaseFacts
 
 __all__ = [
     "QUANTIZATION",
     "Options",
-    "acts",
+    "QloraOptions",
     "apply",
+    "has_effect",
     "learning_rate",
+    "meta_options",
     "optimizer",
     "resolve",
     "save",
     "serving",
     "vllm_max_lora_rank",
-    "weightless",
 ]
 
 QUANTIZATION = "nf4"
 """What ``base_model.quantization`` is when the recipe does not say."""
 
 
-class Options(_low_rank.Options):
+class QloraOptions(LoraOptions):
     """LoRA's options; ``init`` without the starts that a quantised base cannot hold."""
 
     init: Literal["default", "gaussian", "orthogonal"] = Field("default", description="How A and B start.")
+
+
+Options = QloraOptions
 
 
 def learning_rate(base: BaseFacts) -> tuple[float, str]:

@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pydantic import Field
@@ -40,7 +39,7 @@ from mlflow_finetune_plugin.config.yaml_source import Document, KeyPath, load_do
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
 from mlflow_finetune_plugin.evaluation.metric_modules import check_metric_name
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.methods import built_in_methods, load_method
+from mlflow_finetune_plugin.methods import Adaptation, Objective, built_in_methods, load_method
 from mlflow_finetune_plugin.section import Section
 
 logger = logging.getLogger(__name__)
@@ -140,8 +139,8 @@ def _file_values(document: Document, origin: Origins, problems: list[str]) -> di
     return values
 
 
-def _methods(values: Mapping[str, Any], problems: list[str]) -> dict[str, ModuleType]:
-    found: dict[str, ModuleType] = {}
+def _methods(values: Mapping[str, Any], problems: list[str]) -> dict[str, Adaptation | Objective]:
+    found: dict[str, Adaptation | Objective] = {}
     for kind in ("adaptation", "objective"):
         try:
             found[kind] = load_method(kind, str(values[kind]))
@@ -150,7 +149,7 @@ def _methods(values: Mapping[str, Any], problems: list[str]) -> dict[str, Module
     return found
 
 
-def _option_fields(methods: Mapping[str, ModuleType]) -> dict[str, str]:
+def _option_fields(methods: Mapping[str, Adaptation | Objective]) -> dict[str, str]:
     return {name: kind for kind, module in methods.items() for name in module.Options.model_fields}
 
 
@@ -158,7 +157,7 @@ def _validate(
     values: dict[str, Any],
     entry_point: str,
     option_fields: Mapping[str, str],
-    methods: Mapping[str, ModuleType],
+    methods: Mapping[str, Adaptation | Objective],
     origin: Origins,
     problems: list[str],
 ) -> RunConfig | None:
@@ -189,7 +188,11 @@ def _validate(
     problems += _semantic_problems(sections, origin)
     if ready:
         sections["base_model"] = _with_quantization(
-            sections, methods["adaptation"], values["adaptation"], origin, problems
+            sections,
+            load_method("adaptation", values["adaptation"]).QUANTIZATION,
+            values["adaptation"],
+            origin,
+            problems,
         )
     if problems or not ready or any(section is None for section in sections.values()) or "data" not in sections:
         return None
@@ -221,18 +224,18 @@ def _without_other_methods(
 
 
 def _with_quantization(
-    sections: Mapping[str, Any], adaptation: ModuleType, name: str, origin: Origins, problems: list[str]
+    sections: Mapping[str, Any], quantization: str | None, name: str, origin: Origins, problems: list[str]
 ) -> Any:
-    """The base as the adaptation wants it held where the recipe does not say: what the module calls ``QUANTIZATION``."""
-    base, wanted = sections.get("base_model", BaseModelSettings()), getattr(adaptation, "QUANTIZATION", None)
-    if base is None or wanted is None or base.quantization is not None:
+    """The base model section, with the adaptation's own quantization where the recipe sets none."""
+    base = sections.get("base_model", BaseModelSettings())
+    if base is None or quantization is None or base.quantization is not None:
         return base
     if "quantization" in base.model_fields_set:
         problems.append(
             f"{origin.of(('base_model', 'quantization'))}: base_model.quantization = None: {name} trains on a quantised base; "
             "fix: leave it out, or -P adaptation=lora"
         )
-    return base.model_copy(update={"quantization": wanted})
+    return base.model_copy(update={"quantization": quantization})
 
 
 def _semantic_problems(sections: Mapping[str, Any], origin: Origins) -> list[str]:
@@ -291,7 +294,7 @@ def register_name_problems(name: str) -> list[str]:
     return []
 
 
-def _options_of(module: ModuleType, options: Mapping[str, Any]) -> Any:
+def _options_of(module: Adaptation | Objective, options: Mapping[str, Any]) -> Any:
     return module.Options.model_validate(
         {key: value for key, value in options.items() if key in module.Options.model_fields}
     )

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from mlflow_finetune_plugin.errors import ReloadError, TrainingError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.logged_models.precisions import ServedAs
-from mlflow_finetune_plugin.methods import load_method
+from mlflow_finetune_plugin.methods import Adaptation, load_method
 from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
 
 PROBES = 16
@@ -115,10 +114,10 @@ def check_weights_changed(model: PeftModel, start: Mapping[str, torch.Tensor]) -
         )
 
 
-def check_adapter_file(folder: Path, adaptation: ModuleType) -> None:
+def check_adapter_file(folder: Path, adaptation: Adaptation) -> None:
     """Refuses an adapter with a NaN, an infinity, or weights that change nothing. Raises TrainingError.
 
-    What changes nothing is the adaptation's to say (``acts``): B = 0 in LoRA, factors of one in IA3; else all zeros.
+    The adaptation decides which weights change nothing (``has_effect``): B = 0 in LoRA, factors of one in IA3.
     """
     weights = load_file(folder / "adapter_model.safetensors")
     bad = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
@@ -126,14 +125,10 @@ def check_adapter_file(folder: Path, adaptation: ModuleType) -> None:
         raise TrainingError(
             f"the trained adapter holds NaN or infinite weights ({len(bad)} of {len(weights)} tensors, first {bad[0]}); fix: lower training.learning_rate"
         )
-    if not getattr(adaptation, "acts", _is_not_zero)(weights):
+    if not adaptation.has_effect(weights):
         raise TrainingError(
             "training left the adapter at its start: every output is the base's; fix: more steps or a higher learning rate"
         )
-
-
-def _is_not_zero(weights: Mapping[str, torch.Tensor]) -> bool:
-    return any(bool(tensor.any()) for tensor in weights.values())
 
 
 def check_adapter_moved(reference: Reference) -> None:
@@ -161,7 +156,7 @@ def log_adapter(
     import mlflow
     from mlflow.models import Model
 
-    code = [Path(file) for file in getattr(load_method("adaptation", str(card["adaptation"])), "MODEL_CODE", ())]
+    code = load_method("adaptation", str(card["adaptation"])).MODEL_CODE
     card = {**card, "imports": [file.stem for file in code]}
     tokenizer.save_pretrained(folder / "tokenizer")
     (folder / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")

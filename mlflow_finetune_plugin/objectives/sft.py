@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: imitate the assistant's answers, on TRL's SFTTrainer.
+"""Supervised fine-tuning: imitate the assistant's answers.
 
 Loss falls on the assistant's tokens only, its end-of-turn token included (data/tokens/renderer.py builds the labels), and is
 normalised by the number of such tokens over the whole effective batch.
@@ -13,18 +13,23 @@ from pydantic import Field
 from mlflow_finetune_plugin.section import Section
 
 
-class Options(Section):
+class SftOptions(Section):
     """SFT's own options, named as in trl.SFTConfig."""
 
     loss_type: Literal["nll", "dft"] = Field("nll", description="nll, or dft: Dynamic Fine-Tuning (arXiv 2508.05629).")
 
 
-def trainer_class_and_config(options: Options) -> tuple[type, type, dict[str, object]]:
-    """TRL's trainer and config, and the arguments that make it take our token ids and labels as they are."""
-    from trl import SFTConfig, SFTTrainer
+Options = SftOptions
+
+
+def trainer_class_and_config(options: SftOptions) -> tuple[type, type, dict[str, object]]:
+    """Return the trainer, its config, and the arguments with which TRL takes token ids and labels as they are."""
+    from trl import SFTConfig
+
+    from mlflow_finetune_plugin.training.micro_batches import MicroBatchTrainer
 
     return (
-        SFTTrainer,
+        MicroBatchTrainer,
         SFTConfig,
         {"loss_type": options.loss_type, "max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}},
     )

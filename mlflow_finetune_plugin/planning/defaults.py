@@ -27,15 +27,13 @@ def resolve_max_length(training: TrainingSettings, base: BaseFacts, reasons: Rea
 
 
 def resolve_batching(
-    training: TrainingSettings, base: BaseFacts, *, is_per_token: bool, longest_row: int, reasons: Reasons
+    training: TrainingSettings, base: BaseFacts, *, longest_row: int, reasons: Reasons
 ) -> dict[str, object]:
-    """``batching`` and ``max_batch_tokens``. ``is_per_token``: the adaptation changes each token's way alone, so rows can be packed."""
+    """Return ``batching`` and ``max_batch_tokens``, resolved. ``longest_row``: tokens of the longest training row."""
     batching = training.batching
     if batching == "auto":
         batching, why = (
-            ("grouped", "the adaptation adds tokens of its own to each row")
-            if not is_per_token
-            else ("packed", "no padding, and attention ends at each row's borders")
+            ("packed", "no padding, and attention ends at each row's borders")
             if base.model_type in PACKS
             else ("grouped", f"packing was not tried with {base.model_type}")
         )

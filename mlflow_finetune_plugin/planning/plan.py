@@ -66,8 +66,8 @@ class Plan:
     @property
     def serving(self) -> str:
         """vllm, convertible, merge or transformers. vLLM has no LoRA layers for some families: those stay with transformers."""
-        wanted = str(load_method("adaptation", self.config.adaptation).serving(self.adaptation_options))
-        return wanted if takes_adapters(self.facts.model_type) else "transformers"
+        serving = load_method("adaptation", self.config.adaptation).serving(self.adaptation_options)
+        return serving if takes_adapters(self.facts.model_type) else "transformers"
 
     @property
     def method(self) -> Method:
@@ -112,8 +112,9 @@ class Plan:
     @property
     def serving_flags(self) -> list[str]:
         """What vLLM has to be started with, its default of 16 for the rank aside."""
-        ceiling = getattr(load_method("adaptation", self.config.adaptation), "vllm_max_lora_rank", None)
-        rank = ceiling(self.adaptation_options) if ceiling is not None and self.serving == "vllm" else None
+        if self.serving != "vllm":
+            return []
+        rank = load_method("adaptation", self.config.adaptation).vllm_max_lora_rank(self.adaptation_options)
         return [] if rank is None else ["--enable-lora", "--max-lora-rank", str(rank)]
 
     @property
@@ -129,7 +130,7 @@ def make_plan(config: RunConfig, *, processes: int = 1) -> Plan:
     _check_precisions(config, base)
     facts = loading.describe(base)
     adaptation = load_method("adaptation", config.adaptation)
-    if base.quantization is not None and base.quantization == getattr(adaptation, "QUANTIZATION", None):
+    if base.quantization is not None and base.quantization == adaptation.QUANTIZATION:
         reasons["base_model.quantization"] = f"{base.quantization}: what {config.adaptation} holds a base in"
     options = adaptation.resolve(config.adaptation_options(), facts, reasons)
     max_length = resolve_max_length(config.training, facts, reasons)
@@ -200,11 +201,8 @@ def settle(plan: Plan, *, train_rows: int, longest_row: int, eval_rows: list[Eva
         max_length=plan.max_length,
         reasons=reasons,
     )
-    is_per_token = not getattr(adaptation, "ADDS_TOKENS", False)
     training = training.model_copy(
-        update=resolve_batching(
-            training, plan.facts, is_per_token=is_per_token, longest_row=longest_row, reasons=reasons
-        )
+        update=resolve_batching(training, plan.facts, longest_row=longest_row, reasons=reasons)
     )
     sections = {
         "base_model": config.base_model.model_copy(

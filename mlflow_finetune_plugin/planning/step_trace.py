@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +25,7 @@ from torch.utils.flop_counter import flop_registry
 from transformers import AttentionInterface, PreTrainedModel
 
 from mlflow_finetune_plugin.base_models.loading import BaseModel, empty_model
+from mlflow_finetune_plugin.methods import Adaptation
 
 _TRACED = "traced"
 _CHECKPOINTING = {"use_reentrant": False}
@@ -110,14 +110,13 @@ class AdaptedModel:
         return "logits_to_keep" in inspect.signature(self.model.get_base_model().forward).parameters
 
 
-def adapted_model(base: BaseModel, adaptation: ModuleType, options: Any, *, seed: int) -> AdaptedModel:
+def adapted_model(base: BaseModel, adaptation: Adaptation, options: Any, *, seed: int) -> AdaptedModel:
     """The adaptation applied to the base's shapes. Random states of the process are left as they were."""
-    traced = getattr(adaptation, "weightless", lambda same: same)(options)
     with _random_states_kept(), tempfile.TemporaryDirectory(prefix="mlflow-finetune-") as folder, torch.device("meta"):
         empty = empty_model(base)
         if base.quantization == "int8":
             _keep_inputs(empty)
-        model = adaptation.apply(empty, traced, seed=seed, folder=Path(folder))
+        model = adaptation.apply(empty, adaptation.meta_options(options), seed=seed, folder=Path(folder))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if base.quantization is not None:  # as TRL does
         for parameter in trained:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.jobs.folder import JobFolder
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.logged_models.adapter import Reference, log_adapter
+from mlflow_finetune_plugin.methods import Adaptation
 from mlflow_finetune_plugin.planning.plan import Plan
 from mlflow_finetune_plugin.stages.outages import with_patience
 from mlflow_finetune_plugin.stages.records import Identity, model_card
@@ -31,7 +31,7 @@ _SCORE = "score.json"
 
 
 def keeps_models(
-    adaptation: ModuleType, options: Any, folder: Path, report: Report
+    adaptation: Adaptation, options: Any, folder: Path, report: Report
 ) -> Callable[[Checkpoint, torch.nn.Module], None]:
     """Writes the adapter of each checkpoint that was evaluated at its own step to ``folder/checkpoint_models/STEP``.
 

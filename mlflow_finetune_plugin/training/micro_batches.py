@@ -135,17 +135,27 @@ class MicroBatchTrainer(SFTTrainer):
             logits = model(**batch.inputs, use_cache=False).logits.flatten(0, 1)[batch.keep]
         logits = logits.float()  # (scored tokens, vocabulary)
         self._counts[self._mode].score(logits.detach().argmax(-1) == batch.targets)
-        if self.args.loss_type == "dft":
-            return _dft(-functional.cross_entropy(logits, batch.targets, reduction="none"))
         smoothing = self.args.label_smoothing_factor
-        return functional.cross_entropy(logits, batch.targets, reduction="sum", label_smoothing=smoothing)
+        if smoothing > 0 and self.args.loss_type == "nll":
+            return functional.cross_entropy(logits, batch.targets, reduction="sum", label_smoothing=smoothing)
+        return self.summed_loss(-functional.cross_entropy(logits, batch.targets, reduction="none"))
+
+    def summed_loss(self, log_probs: torch.Tensor) -> torch.Tensor:
+        """Return the loss, summed over tokens. An objective's own trainer overrides this.
+
+        Args:
+            log_probs: log-probabilities of the scored tokens in nats, (scored tokens,), float32.
+        """
+        if self.args.loss_type == "dft":  # Dynamic Fine-Tuning (arXiv 2508.05629)
+            return -(log_probs * log_probs.exp().detach()).sum()
+        return -log_probs.sum()
 
     def _loss_of_fused_head(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         more = {"output_router_logits": True} if self.aux_loss_enabled else {}
         outputs = model(**batch.inputs, **more, labels=batch.labels, fused_lm_head=True, use_cache=False)
         log_probs = outputs.log_probs[outputs.label_mask]  # (scored tokens,)
         self._counts[self._mode].score(outputs.is_top1[outputs.label_mask])
-        loss = _dft(log_probs) if self.args.loss_type == "dft" else -log_probs.sum()
+        loss = self.summed_loss(log_probs)
         if self.aux_loss_enabled and self._mode == "train":  # a mean over the micro-batch, averaged over the step's
             sharers = min(self.processes.count, self._step_rows)
             weight = self.router_aux_loss_coef / self.current_gradient_accumulation_steps / sharers
@@ -221,11 +231,6 @@ class _Counts:
         self.right += other.right
         self.scored += other.scored
         self.tokens += other.tokens
-
-
-def _dft(log_probs: torch.Tensor) -> torch.Tensor:
-    """Dynamic Fine-Tuning's loss, summed (arXiv 2508.05629)."""
-    return -(log_probs * log_probs.exp().detach()).sum()
 
 
 def as_rows(features: Sequence[dict[str, Any]]) -> dict[str, list[Row]]:

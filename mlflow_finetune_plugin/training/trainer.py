@@ -11,7 +11,6 @@ import datasets
 import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, TrainingArguments
-from trl import SFTTrainer
 
 from mlflow_finetune_plugin.config.sections import TrainingSettings
 from mlflow_finetune_plugin.errors import TrainingError
@@ -133,7 +132,7 @@ def _trainer(
     """The objective's trainer, ours where we have a better one, and whether it packs rows."""
     processes = watcher.processes
     trainer_class, config_class, extra = method.objective.trainer_class_and_config(method.objective_options)
-    divides = issubclass(trainer_class, SFTTrainer)
+    divides = issubclass(trainer_class, MicroBatchTrainer)
     if processes.count > 1 and not divides:
         raise TrainingError(
             f"{trainer_class.__name__} cannot divide a step among {processes.count} processes; "
@@ -143,7 +142,6 @@ def _trainer(
     arguments = config_class(**_arguments(settings, folder, processes, evaluates=evaluates, divides=divides), **extra)
     own: dict[str, Any] = {}
     if divides:
-        trainer_class = MicroBatchTrainer
         own = {
             "micro_batches": _micro_batches(settings),
             "on_smaller": watcher.on_smaller_micro_batches,
@@ -229,11 +227,8 @@ def _arguments(
 
 
 def _optimizer(model: PeftModel, arguments: TrainingArguments, trainer_class: Any, method: Method) -> Any | None:
-    make = getattr(method.adaptation, "optimizer", None)
-    if make is None:
-        return None
     optimizer_class, keywords = trainer_class.get_optimizer_cls_and_kwargs(arguments, model)
-    return make(
+    return method.adaptation.optimizer(
         model,
         method.adaptation_options,
         optimizer_class=optimizer_class,

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import mlflow
 import pytest
@@ -20,7 +19,7 @@ from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.errors import TrainingError
 from mlflow_finetune_plugin.logged_models.adapter import check_adapter_file, reload_adapter
-from mlflow_finetune_plugin.methods import load_method, method_names
+from mlflow_finetune_plugin.methods import Adaptation, load_method, method_names
 
 ADAPTATIONS = method_names("adaptation")
 # each adaptation's smallest options, and a learning rate at which three steps show
@@ -45,13 +44,13 @@ print("ANSWERS" + json.dumps(answers))
 """
 
 
-def loaded(adaptation: str) -> ModuleType:
+def loaded(adaptation: str) -> Adaptation:
     return load_method("adaptation", adaptation)
 
 
 def small_config(folder: Path, base: str | Path, adaptation: str, **sections) -> RunConfig:
     options, rate = SMALL[adaptation]
-    quantization = getattr(loaded(adaptation), "QUANTIZATION", None)
+    quantization = loaded(adaptation).QUANTIZATION
     sections = {
         "adaptation": adaptation,
         "base_model": {"name": str(base), "quantization": quantization},
@@ -86,8 +85,8 @@ def test_run_gives_back_what_was_trained(adaptation, family, tmp_path, empty_sto
     losses = [m.value for m in ran.client.get_metric_history(ran.run_id, "train/loss")]
     assert losses[-1] < losses[0]
     assert ran.run.data.metrics["eval/gain/perplexity"] > 0
-    expected = "vllm" if adaptation == "qlora" and family != "gpt2" else "transformers"
-    assert ran.run.data.tags["finetune.serving"] == expected
+    serving = {"qlora": "vllm", "ia3": "convertible", "bottleneck": "transformers"}[adaptation]
+    assert ran.run.data.tags["finetune.serving"] == (serving if family != "gpt2" else "transformers")
 
 
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
@@ -139,7 +138,7 @@ def test_stock_mlflow_loads_each_where_this_package_cannot_be_imported(runs):
     assert answers == {name: [row["adapter_answer"] for row in rows] for name, rows in proven.items()}
     for adaptation, folder in models.items():
         code = {path.name for path in Path(folder).glob("code/*.py")}
-        assert code == {"weights_digest.py", *(file.name for file in getattr(loaded(adaptation), "MODEL_CODE", ()))}
+        assert code == {"weights_digest.py", *(file.name for file in loaded(adaptation).MODEL_CODE)}
 
 
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny_bases import tiny_base
 from transformers import AutoModelForCausalLM
 
-from mlflow_finetune_plugin.adaptations import _low_rank, lora, qlora
+from mlflow_finetune_plugin.adaptations import lora, qlora
 from mlflow_finetune_plugin.adaptations.lora import Options
 from mlflow_finetune_plugin.base_models import loading
 from mlflow_finetune_plugin.base_models.facts import BaseFacts
@@ -91,7 +91,7 @@ def test_vllm_takes_what_is_declared_so_and_nothing_else(module, llama, tmp_path
     """Over the whole grid of options, against vLLM's own check of the files that are written."""
     helper = pytest.importorskip("vllm.lora.peft_helper", reason="needs the extra serve or serve-cpu").PEFTHelper
     ceilings = get_args(pytest.importorskip("vllm.config.lora").MaxLoRARanks)
-    assert ceilings == _low_rank.VLLM_RANKS
+    assert ceilings == lora.VLLM_RANKS
     inits = get_args(module.Options.model_fields["init"].annotation)
     seen = set()
     for init, dora, rslora in itertools.product(inits, (False, True), (False, True)):
@@ -106,7 +106,7 @@ def test_vllm_takes_what_is_declared_so_and_nothing_else(module, llama, tmp_path
             asked = options.model_copy(update={"rank": rank})
             config = {**saved, "r": rank * saved["r"] // 4}
             taken = [c for c in ceilings if vllm_takes(helper, config, c)]
-            assert _low_rank.vllm_max_lora_rank(asked) == (taken[0] if taken else None), asked
+            assert lora.vllm_max_lora_rank(asked) == (taken[0] if taken else None), asked
             assert (module.serving(asked) == "vllm") is bool(taken)
             seen.add(module.serving(asked))
     assert seen == {"vllm", "convertible", "merge"}

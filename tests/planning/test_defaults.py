@@ -34,23 +34,22 @@ def resolved(
         max_length=128,
         reasons=reasons,
     )
-    batching = resolve_batching(settings, facts(), is_per_token=True, longest_row=50, reasons=reasons)
+    batching = resolve_batching(settings, facts(), longest_row=50, reasons=reasons)
     return settings.model_copy(update=batching), reasons
 
 
 @pytest.mark.parametrize(
-    ("model_type", "is_per_token", "batching", "why"),
+    ("model_type", "batching", "why"),
     [
-        ("llama", True, "packed", "attention ends at each row's borders"),
-        ("llama", False, "grouped", "adds tokens of its own"),
-        ("mamba", True, "grouped", "packing was not tried with mamba"),
+        ("llama", "packed", "attention ends at each row's borders"),
+        ("mamba", "grouped", "packing was not tried with mamba"),
     ],
 )
-def test_rows_are_packed_where_that_was_tried(model_type, is_per_token, batching, why):
+def test_rows_are_packed_where_that_was_tried(model_type, batching, why):
     reasons: dict[str, str] = {}
     training = TrainingSettings(per_device_train_batch_size=4)
     base = BaseFacts(model_type, 64, 512, 1000, {})
-    chosen = resolve_batching(training, base, is_per_token=is_per_token, longest_row=50, reasons=reasons)
+    chosen = resolve_batching(training, base, longest_row=50, reasons=reasons)
     assert chosen == {"batching": batching, "max_batch_tokens": 200}
     assert why in reasons["training.batching"]
     assert ("mamba" in PACKS) is False

@@ -111,7 +111,7 @@ def _why_not_vllm(version: Version) -> str | None:
 
 def _is_convertible(version: Version) -> bool:
     """DoRA, a rank beyond vLLM's, and IA3 are changes of weights, which LoRA approximates."""
-    return version.card["serving"] in ("convertible", "merge") or version.card["adaptation"] == "ia3"
+    return version.card["serving"] in ("convertible", "merge")
 
 
 def rank_limit(rank: int | None, asked: int | None) -> int:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import DynamicCache, PreTrainedModel
 
 from mlflow_finetune_plugin.errors import ConfigError, StoreError
-from mlflow_finetune_plugin.methods import load_method, method_names
+from mlflow_finetune_plugin.methods import load_method, method_module, method_names
 
 logger = logging.getLogger(__name__)
 
@@ -156,9 +156,9 @@ def learn_methods() -> None:
     """Imports the files with which our own and third parties' methods enter themselves into PEFT."""
     for name in method_names("adaptation"):
         try:
-            module = load_method("adaptation", name)
-            for file in getattr(module, "MODEL_CODE", ()):
-                importlib.import_module(".".join(filter(None, (module.__package__, Path(file).stem))))
+            adaptation = load_method("adaptation", name)
+            for file in adaptation.MODEL_CODE:
+                importlib.import_module(".".join(filter(None, (method_module(adaptation).__package__, file.stem))))
         except (ConfigError, ImportError) as error:
             logger.warning("adapters of the method %s will be refused: %s", name, error)
 

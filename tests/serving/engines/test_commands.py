@@ -15,7 +15,7 @@ def version(adaptation, serving):
 
 
 @pytest.mark.parametrize(
-    ("adaptation", "serving"), [("lora", "convertible"), ("ia3", "transformers"), ("lora", "merge")]
+    ("adaptation", "serving"), [("lora", "convertible"), ("ia3", "convertible"), ("lora", "merge")]
 )
 def test_what_converts_is_told_so(monkeypatch, adaptation, serving):
     monkeypatch.setattr(commands, "_has_vllm", lambda: True)
