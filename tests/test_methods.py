@@ -13,12 +13,8 @@ from tiny_bases import tiny_base
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.methods import contract_faults, load_method, method_module, method_names
 
-EXAMPLES = {
-    name: code
-    for name, code in re.findall(
-        r"^```python title=(\w+)\.py\n(.*?)^```$", (REPOSITORY / "docs" / "extending.md").read_text(), re.M | re.S
-    )
-}
+PAGE = (REPOSITORY / "docs" / "extending.md").read_text()
+EXAMPLES = dict(re.findall(r"^```python title=(\w+)\.py\n(.*?)^```$", PAGE, re.M | re.S))
 
 
 @pytest.fixture
