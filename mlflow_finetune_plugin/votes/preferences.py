@@ -18,7 +18,7 @@ from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.evaluation.results import Message
 from mlflow_finetune_plugin.votes.journal.vote import prompt_digest, text_digest
 from mlflow_finetune_plugin.votes.mlflow.feedback import ToldSide, ToldVote
-from mlflow_finetune_plugin.votes.mlflow.reading import SAME_VERSION, Reading
+from mlflow_finetune_plugin.votes.mlflow.reading import SAME_VERSION, Reading, read_texts, read_votes
 from mlflow_finetune_plugin.votes.mlflow.spoken_answer import SpokenText
 
 NOT_DECISIVE = "tie or both bad"
@@ -74,6 +74,16 @@ def exportable(reading: Reading) -> tuple[ToldVote, ...]:
     return tuple(
         vote.told for vote in reading.votes if vote.told.kind == "person" and vote.fault in (None, SAME_VERSION)
     )
+
+
+def read_preferences(model: str, tracking_uri: str | None = None) -> Preferences:
+    """Read the votes of a registered model from MLflow and return the preference rows that they decide.
+
+    Raises:
+        TrackingError: MLflow does not answer.
+    """
+    votes = exportable(read_votes(model, tracking_uri))
+    return preferences(votes, read_texts(model, votes, tracking_uri))
 
 
 def preferences(votes: Iterable[ToldVote], texts: Mapping[str, SpokenText]) -> Preferences:

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlflow_finetune_plugin.evaluation.results import Interval
+from mlflow_finetune_plugin.store.clients import client_for, command_client
 from mlflow_finetune_plugin.votes.checks import Bias, Summary, agreement, summarise
-from mlflow_finetune_plugin.votes.mlflow.reading import Reading
+from mlflow_finetune_plugin.votes.mlflow.reading import Reading, read_votes
+from mlflow_finetune_plugin.votes.pair import find_pair
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,17 @@ class VotesReport:
     judges: tuple[JudgeSummary, ...]
     why_no_pair: str = ""
 
+    @property
+    def counts(self) -> dict[tuple[str, str], int]:
+        """The number of people's votes that count, by pair of versions."""
+        return self.reading.pairs()
+
     def to_json(self) -> dict[str, Any]:
-        """Counts, shares in [0, 1] with their intervals, p-values."""
+        """Return the same as ``to_dict``."""
+        return self.to_dict()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return counts, shares in [0, 1] with their intervals, and p-values, ready for JSON."""
         return {
             "model": self.reading.model,
             "votes": len(self.reading.votes),
@@ -74,6 +85,27 @@ class VotesReport:
             if judge.shared:
                 lines.append(_line("agrees", f"with most people on {judge.agreed} of {_count(judge.shared, 'turn')}"))
         return "\n".join(lines)
+
+
+def report_votes(model: str, between: tuple[str, str] | None = None, tracking_uri: str | None = None) -> VotesReport:
+    """Read the votes of a registered model from MLflow and summarise those between two of its versions.
+
+    Nothing is printed and nothing is changed.
+
+    Args:
+        model: The registered model.
+        between: Two versions, aliases or ``base``; None: the challenger and the champion.
+        tracking_uri: The tracking server; None: the one that MLflow uses now.
+
+    Raises:
+        ConfigError: The model, a version or an alias does not exist, or both names are one version.
+        TrackingError: MLflow does not answer.
+    """
+    client = command_client() if tracking_uri is None else client_for(tracking_uri)
+    pair, why_no_pair = find_pair(client, model, between)
+    return report_on(
+        read_votes(model, tracking_uri), None if pair is None else (pair.candidate, pair.champion), why_no_pair
+    )
 
 
 def report_on(reading: Reading, pair: tuple[str, str] | None, why_no_pair: str = "") -> VotesReport:
