@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError, in_short, unknown
+from mlflow_finetune_plugin.store.names import BASE, CHALLENGER, CHAMPION
 from mlflow_finetune_plugin.store.registered_model import version_exists
-from mlflow_finetune_plugin.store.registry import CHALLENGER
-from mlflow_finetune_plugin.votes.journal.vote import BASE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHAMPION = "champion"
 _VERSION = re.compile(r"[1-9][0-9]*")
 
 
