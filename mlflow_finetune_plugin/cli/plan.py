@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin.config.run_config import RunConfig, load_config, resolve_paths
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.jobs.launcher import environments
-from mlflow_finetune_plugin.planning.memory import mib
 from mlflow_finetune_plugin.planning.preflight import check_before_spend
 from mlflow_finetune_plugin.startup import ask_for_huge_pages
 
@@ -64,21 +63,10 @@ class ForeseenRun:
         }
 
     def text(self) -> str:
-        """What a person reads."""
-        plan = self.plan
-        lines = [
-            f"plan     {plan.config.adaptation} x {plan.config.objective} on {plan.base.name} "
-            f"({plan.facts.parameters / 1e6:,.1f}M parameters, {plan.base.precision})",
-            self.data_summary.replace("data  ", "data     ", 1),
-        ]
-        if self.forecast is None:
-            lines.append(f"memory   {self.why_not}")
-        else:
-            lines += _forecast_lines(self.forecast, plan.rows_a_step)
-        flags = f" {' '.join(plan.serving_flags)}" if plan.serving_flags else ""
-        lines.append(f"serving  {plan.serving}{flags}: {plan.serving_reason}")
-        lines += [f"auto     {key} = {reason}" for key, reason in sorted(plan.reasons.items())]
-        return "\n".join(lines)
+        """Return the plan for a terminal: the verdict first."""
+        from mlflow_finetune_plugin.planning.text import plan_text
+
+        return plan_text(self.plan, self.forecast, self.why_not, self.data_summary)
 
 
 def foresee_run(command: PlanCommand, caller: Path) -> ForeseenRun:
@@ -103,32 +91,3 @@ def _config(command: PlanCommand, caller: Path) -> RunConfig:
     if not project.is_dir():
         raise ConfigError([f"{command.project}: no such project folder; fix: name a folder with a finetune.yaml"])
     return resolve_paths(load_config(project, command.entry_point, command.parameters, caller=caller), project)
-
-
-def _forecast_lines(forecast: Forecast, step_rows: int) -> list[str]:
-    memory, shapes = forecast.memory, forecast.shapes
-    parts = {
-        "process": memory.process,
-        "base weights": memory.base_weights,
-        "adapter": memory.adapter,
-        "gradients": memory.gradients,
-        "optimiser": memory.optimizer,
-        "micro-batch": memory.micro_batch,
-    }
-    largest = max(shapes.largest, key=lambda batch: batch.tokens)
-    lines = [
-        f"steps    {shapes.steps:,} of {step_rows} rows, {shapes.per_step:.1f} micro-batches each; the largest has {largest.tokens:,} tokens",
-        f"memory   training {mib(memory.training):,.0f} MiB: "
-        + ", ".join(f"{name} {mib(size):,.1f}" for name, size in parts.items() if size),
-        f"memory   loading {mib(memory.loading):,.0f} MiB, proof {mib(memory.proof):,.0f} MiB",
-        f"fit      {forecast.verdict}: {mib(memory.total):,.0f} MiB at the peak, {mib(forecast.room.bytes):,.0f} MiB there ({forecast.room.limit})",
-        f"time     about {_duration(forecast.seconds)} of training: {shapes.tokens:,} tokens, {forecast.flops / 1e12:,.1f} TFLOP, "
-        f"{forecast.rates.flops / 1e9:,.0f} GFLOP/s measured {forecast.rates.measured}",
-    ]
-    return [*lines, *(f"fix      {alternative}" for alternative in forecast.alternatives)]
-
-
-def _duration(seconds: float) -> str:
-    from mlflow_finetune_plugin.planning.forecast import duration
-
-    return duration(seconds)

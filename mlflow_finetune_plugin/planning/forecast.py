@@ -65,7 +65,7 @@ class Forecast:
     def line(self) -> str:
         """Memory, fit and time in one line."""
         return (
-            f"{mib(self.memory.total):,.0f} MiB at the peak ({self.memory.peak_phase}), {self.verdict} in "
+            f"{self.verdict}: needs {mib(self.memory.total):,.0f} MiB ({self.memory.peak_phase}) of "
             f"{mib(self.room.bytes):,.0f} MiB ({self.room.limit}); {self.shapes.steps:,} steps, "
             f"{self.shapes.tokens:,} tokens in about {duration(self.seconds)}"
         )
@@ -73,11 +73,11 @@ class Forecast:
     def refusal(self) -> str:
         """Why this cannot run, and what would."""
         return (
-            f"the run would take {mib(self.memory.total):,.0f} MiB ({self.memory.peak_phase}), which is more than {REFUSED} times "
-            f"the {mib(self.room.bytes):,.0f} MiB of {self.room.limit}; fix: "
+            f"the run does not fit: it needs {mib(self.memory.total):,.0f} MiB ({self.memory.peak_phase}), more than {REFUSED} times "
+            f"the {mib(self.room.bytes):,.0f} MiB available ({self.room.limit}); fix: "
             + (
                 "; or ".join(self.alternatives)
-                or "a smaller base, or a machine with more memory: no setting makes it fit"
+                or "use a smaller base or a machine with more memory, no setting makes it fit"
             )
         )
 

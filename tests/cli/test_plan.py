@@ -34,10 +34,15 @@ def project(desk) -> Path:
     return desk.path / "bot"
 
 
-def test_everything_is_told_and_nothing_is_made(project, desk):
+def test_plan_starts_with_the_verdict_and_creates_nothing(project, desk):
     done = desk.cli("plan", "bot")
     assert done.returncode == 0, done.stdout
-    for word in ("memory   training", "fit      fits", "time     about", "auto     training.max_batch_tokens = "):
+    for word in (
+        "verdict  fits: needs ",
+        "memory   training",
+        "time     about",
+        "auto     training.max_batch_tokens = ",
+    ):
         assert word in done.stdout
     assert "serving  vllm --enable-lora --max-lora-rank 16: vLLM loads the adapter beside its base" in done.stdout
     assert not (desk.home / "jobs").exists()
@@ -58,7 +63,7 @@ def test_every_entry_point_is_planned(project, entry_point, capsys):
 def test_what_does_not_fit_ends_with_2_and_says_what_would(project, monkeypatch, capsys):
     monkeypatch.setattr(forecast, "memory_room", lambda *_: MemoryRoom(2**20, "a test's limit"))
     assert main(["plan", "bot"]) == 2
-    assert "fit      does not fit" in capsys.readouterr().out
+    assert "verdict  does not fit: needs " in capsys.readouterr().out
 
 
 def test_a_folder_that_is_not_there_is_told(project, capsys):

@@ -50,7 +50,7 @@ def test_where_there_is_room_nothing_is_changed(tmp_path, base):
     assert found.verdict == "fits"
     assert found.shapes.steps == 4
     refuse_what_does_not_fit(found)
-    assert f"{found.memory.total / MIB:,.0f} MiB at the peak" in found.line()
+    assert f"fits: needs {found.memory.total / MIB:,.0f} MiB" in found.line()
 
 
 def test_an_auto_micro_batch_gets_smaller_and_the_step_stays(tmp_path, base, monkeypatch):
@@ -91,7 +91,7 @@ def test_what_was_given_is_not_changed_but_refused_with_what_would_fit(tmp_path,
     after, refused = foreseen(plan, data)
     assert after.config.training.max_batch_tokens == 640
     assert refused.verdict == "does not fit"
-    with pytest.raises(PlanError, match=r"the run would take .* fix: ") as told:
+    with pytest.raises(PlanError, match=r"the run does not fit: it needs .* fix: ") as told:
         refuse_what_does_not_fit(refused)
     text = str(told.value)
     assert "training.max_batch_tokens: " in text
