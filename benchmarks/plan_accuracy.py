@@ -149,14 +149,14 @@ def _run(shape: Shape, folder: Path, threads: int) -> dict[str, float]:
     from mlflow_finetune_plugin.config.run_config import RunConfig
     from mlflow_finetune_plugin.data.preparation import prepare
     from mlflow_finetune_plugin.jobs.report import Report
-    from mlflow_finetune_plugin.planning.forecast import foresee
+    from mlflow_finetune_plugin.planning.forecast import forecast_run
     from mlflow_finetune_plugin.planning.plan import data_request, make_plan, settle_on
     from mlflow_finetune_plugin.training.memory import PeakMemory
 
     _write_base_apart(shape, folder)
     plan = make_plan(RunConfig.model_validate(_config(shape, folder)))
     data = prepare(data_request(plan), plan.renderer, folder / "data")
-    plan, forecast, why_not = foresee(settle_on(plan, data), data)
+    plan, forecast, why_not = forecast_run(settle_on(plan, data), data)
     if forecast is None:
         raise RuntimeError(why_not)
     before = psutil.Process().memory_info().rss

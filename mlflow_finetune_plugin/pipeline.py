@@ -37,7 +37,7 @@ from mlflow_finetune_plugin.logged_models.adapter import (
     trainable_weights,
 )
 from mlflow_finetune_plugin.logged_models.precisions import served_as
-from mlflow_finetune_plugin.planning.forecast import foresee, refuse_what_does_not_fit
+from mlflow_finetune_plugin.planning.forecast import check_fits, forecast_run
 from mlflow_finetune_plugin.planning.micro_batch_shapes import steps_of
 from mlflow_finetune_plugin.planning.plan import Plan, data_request, make_plan, mix_tasks, settle_on
 from mlflow_finetune_plugin.stages import followers, single_task_references
@@ -95,7 +95,7 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     torch.set_num_threads(plan.threads.count)
     data = prepare_data(plan, place.folder, report)
     mixture, data = mix_tasks(plan, data)
-    plan, forecast, why_not = foresee(settle_on(plan, data), data)
+    plan, forecast, why_not = forecast_run(settle_on(plan, data), data)
     if config.resume is not None:
         record_drift(plan_params(plan), place.tracking_uri, place.run_id, place.folder, report)
     record_plan(plan, data, place.folder, report)
@@ -106,7 +106,7 @@ def run(config: RunConfig, place: Place, report: Report) -> dict[str, Any]:
     record_trained_rows(data.trained_rows, plan.config.training.seed, place.folder, report)
     record_forecast(forecast, why_not, place.folder, report)
     record_mixture(mixture, plan.config.data.mixing, place.folder, report)
-    refuse_what_does_not_fit(forecast)
+    check_fits(forecast)
     with ThreadPoolExecutor(1) as aside:
         digest = aside.submit(base_digest, plan.base.folder)  # reads every byte of the base: beside the rest
         saves, checkpoint = checkpoints(plan, data, digest.result, place, report)

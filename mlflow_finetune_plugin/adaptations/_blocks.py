@@ -33,17 +33,17 @@ class Block:
         return name.removeprefix(f"{self.name}.")
 
 
-def decoder_blocks(base: BaseFacts, *, otherwise: str) -> list[Block]:
+def decoder_blocks(base: BaseFacts, *, fix: str) -> list[Block]:
     """Every decoder block in order. Raises BaseModelError, naming what was seen and the fix ``otherwise``."""
     children: dict[str, dict[str, None]] = defaultdict(dict)
     for name in sorted([*base.linear_shapes, *base.other_modules], key=_natural):
-        if found := _BLOCK.fullmatch(name):
-            children[found[1]][found[2].split(".")[0]] = None
+        if match := _BLOCK.fullmatch(name):
+            children[match[1]][match[2].split(".")[0]] = None
     stacks = {name.rpartition(".")[0] for name, parts in children.items() if _attention(base, name, parts)}
     names = [name for name in children if name.rpartition(".")[0] in stacks]
     if not names:
-        raise BaseModelError(f"no decoder block with an attention is seen in this {base.model_type}; fix: {otherwise}")
-    return [_block(base, name, list(children[name]), otherwise) for name in names]
+        raise BaseModelError(f"no decoder block with an attention is seen in this {base.model_type}; fix: {fix}")
+    return [_block(base, name, list(children[name]), fix) for name in names]
 
 
 def linears_in(base: BaseFacts, module: str) -> list[str]:
@@ -59,29 +59,29 @@ def endings(base: BaseFacts, blocks: Iterable[Block], names: Iterable[str]) -> l
     return short if matched == set(names) else names
 
 
-def check_given(base: BaseFacts, option: str, given: list[str], choices: Iterable[str]) -> None:
+def check_names(base: BaseFacts, option: str, names: list[str], choices: Iterable[str]) -> None:
     """Refuses a name that no module of the base ends with. Raises BaseModelError with the choices."""
     choices = list(choices)
-    unmatched = [name for name in given if not any(base.is_target(module, [name]) for module in choices)]
-    if unmatched or not given:
-        known = sorted({name.rsplit(".", 1)[-1] for name in choices if not name.rsplit(".", 1)[-1].isdigit()})
+    unmatched = [name for name in names if not any(base.is_target(module, [name]) for module in choices)]
+    if unmatched or not names:
+        endings = sorted({name.rsplit(".", 1)[-1] for name in choices if not name.rsplit(".", 1)[-1].isdigit()})
         raise BaseModelError(
             f"options.{option}: {', '.join(unmatched) or 'an empty list'} matches no module of this base that can be chosen; "
-            f"fix: choose from: {', '.join(known)}"
+            f"fix: choose from: {', '.join(endings)}"
         )
 
 
-def _block(base: BaseFacts, name: str, parts: list[str], otherwise: str) -> Block:
+def _block(base: BaseFacts, name: str, parts: list[str], fix: str) -> Block:
     attention = _attention(base, name, parts)
-    others = [part for part in parts if part not in attention]
-    direct = [part for part in others if f"{name}.{part}" in base.linear_shapes]
-    containers = [part for part in others if part not in direct and _has_layers(base, f"{name}.{part}")]
+    rest = [part for part in parts if part not in attention]
+    direct = [part for part in rest if f"{name}.{part}" in base.linear_shapes]
+    containers = [part for part in rest if part not in direct and _has_layers(base, f"{name}.{part}")]
     feedforward = containers or [part for part in direct if part in DOWN_PROJECTIONS]
     if not attention or len(feedforward) != 1 or (containers and direct):
-        seen = ", ".join(parts)
+        part_list = ", ".join(parts)
         missing = "attention" if not attention else "feed-forward"
         raise BaseModelError(
-            f"the {missing} of {name} cannot be told among its parts ({seen}) in this {base.model_type}; fix: {otherwise}"
+            f"the {missing} of {name} cannot be told among its parts ({part_list}) in this {base.model_type}; fix: {fix}"
         )
     return Block(name, tuple(f"{name}.{part}" for part in attention), f"{name}.{feedforward[0]}")
 

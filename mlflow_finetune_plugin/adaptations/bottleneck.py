@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
-from mlflow_finetune_plugin.adaptations._blocks import check_given, decoder_blocks, endings
+from mlflow_finetune_plugin.adaptations._blocks import check_names, decoder_blocks, endings
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.methods import Serving
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MODEL_CODE = (Path(__file__).parent / "_bottleneck_tuner.py",)
 """Files that travel in every logged model and are imported before its adapter is loaded."""
 
-_OTHERWISE = "name the modules in options.after_modules, or take -P adaptation=lora"
+_FIX = "name the modules in options.after_modules, or take -P adaptation=lora"
 # these add the residual inside their attention or feed-forward, so behind the module is behind the residual
 _RESIDUAL_INSIDE = frozenset(("bloom", "mpt"))
 
@@ -125,22 +125,22 @@ def _after_modules(options: BottleneckOptions, base: BaseFacts, reasons: Reasons
         return options.after_modules
     if base.model_type in _RESIDUAL_INSIDE:
         raise BaseModelError(
-            f"{base.model_type} adds the residual inside its modules, where no adapter can stand before it; fix: {_OTHERWISE}"
+            f"{base.model_type} adds the residual inside its modules, where no adapter can stand before it; fix: {_FIX}"
         )
-    blocks = decoder_blocks(base, otherwise=_OTHERWISE)
+    blocks = decoder_blocks(base, fix=_FIX)
     attention = [name for block in blocks for name in block.attention] if options.placement == "houlsby" else []
-    found = endings(base, blocks, [*attention, *(block.feedforward for block in blocks)])
-    reasons["options.after_modules"] = f"{', '.join(found)}: {options.placement}, found in {len(blocks)} blocks"
-    return found
+    targets = endings(base, blocks, [*attention, *(block.feedforward for block in blocks)])
+    reasons["options.after_modules"] = f"{', '.join(targets)}: {options.placement}, found in {len(blocks)} blocks"
+    return targets
 
 
-def _check_width(base: BaseFacts, given: list[str]) -> None:
+def _check_width(base: BaseFacts, targets: list[str]) -> None:
     modules = [name for name in [*base.linear_shapes, *base.other_modules] if name != base.head]
-    check_given(base, "after_modules", given, modules)
+    check_names(base, "after_modules", targets, modules)
     narrow = [
         f"{name} {tuple(shape)}"
         for name, shape in base.linear_shapes.items()
-        if base.is_target(name, given) and shape[1 if base.has_transposed_layers else 0] != base.hidden_size
+        if base.is_target(name, targets) and shape[1 if base.has_transposed_layers else 0] != base.hidden_size
     ]
     if narrow:
         raise BaseModelError(

@@ -15,7 +15,7 @@ from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
 from mlflow_finetune_plugin.adaptations._blocks import (
     DOWN_PROJECTIONS,
     Block,
-    check_given,
+    check_names,
     decoder_blocks,
     endings,
     linears_in,
@@ -36,7 +36,7 @@ _VALUES = frozenset(("v_proj", "value", "value_proj", "wv", "v_lin"))
 _FUSED = frozenset(
     ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "qkv", "att_proj", "kv_proj", "kv_b_proj")
 )
-_OTHERWISE = "name the layers in options.key_value_modules and options.feedforward_modules, or take -P adaptation=lora"
+_FIX = "name the layers in options.key_value_modules and options.feedforward_modules, or take -P adaptation=lora"
 
 
 class IA3Options(Section):
@@ -62,20 +62,20 @@ def resolve(options: IA3Options, base: BaseFacts, reasons: Reasons) -> IA3Option
     }
     for option, value in update.items():
         if value != "auto" and (value or option == "key_value_modules"):
-            check_given(base, option, value, base.linear_shapes)
-    blocks = decoder_blocks(base, otherwise=_OTHERWISE) if "auto" in update.values() else []
+            check_names(base, option, value, base.linear_shapes)
+    blocks = decoder_blocks(base, fix=_FIX) if "auto" in update.values() else []
     if options.key_value_modules == "auto":
-        found = endings(base, blocks, [name for block in blocks for name in _keys_and_values(base, block)])
-        update["key_value_modules"] = found
-        reasons["options.key_value_modules"] = f"{', '.join(found)}: keys and values in {len(blocks)} blocks" + (
-            ", with the queries, which are fused with them" if _is_fused(found) else ""
+        targets = endings(base, blocks, [name for block in blocks for name in _keys_and_values(base, block)])
+        update["key_value_modules"] = targets
+        reasons["options.key_value_modules"] = f"{', '.join(targets)}: keys and values in {len(blocks)} blocks" + (
+            ", with the queries, which are fused with them" if _is_fused(targets) else ""
         )
     if options.feedforward_modules == "auto":
-        found = endings(base, blocks, [name for block in blocks for name in _down_projections(base, block)])
-        update["feedforward_modules"] = found
+        targets = endings(base, blocks, [name for block in blocks for name in _down_projections(base, block)])
+        update["feedforward_modules"] = targets
         reasons["options.feedforward_modules"] = (
-            f"{', '.join(found)}: the last layer of every feed-forward"
-            if found
+            f"{', '.join(targets)}: the last layer of every feed-forward"
+            if targets
             else "none: the experts are stacked in one tensor and stay as they are"
         )
     _check_disjoint(base, update["key_value_modules"], update["feedforward_modules"])
@@ -124,26 +124,26 @@ def _keys_and_values(base: BaseFacts, block: Block) -> list[str]:
         [name for name in layers if name.rsplit(".", 1)[-1] in kind] for kind in (_KEYS, _VALUES, _FUSED)
     )
     if not fused and not (keys and values):
-        seen = ", ".join(block.inside(name) for name in layers)
+        layer_list = ", ".join(block.inside(name) for name in layers)
         raise BaseModelError(
-            f"keys and values of {block.name} cannot be told among its layers ({seen}) in this {base.model_type}; fix: {_OTHERWISE}"
+            f"keys and values of {block.name} cannot be told among its layers ({layer_list}) in this {base.model_type}; fix: {_FIX}"
         )
     return [*keys, *values, *fused]
 
 
 def _down_projections(base: BaseFacts, block: Block) -> list[str]:
     layers = linears_in(base, block.feedforward)
-    found = [name for name in layers if name.rsplit(".", 1)[-1] in DOWN_PROJECTIONS]
-    if not found and not base.has_stacked_experts:
-        seen = ", ".join(block.inside(name) for name in layers)
+    projections = [name for name in layers if name.rsplit(".", 1)[-1] in DOWN_PROJECTIONS]
+    if not projections and not base.has_stacked_experts:
+        layer_list = ", ".join(block.inside(name) for name in layers)
         raise BaseModelError(
-            f"the last layer of {block.feedforward} cannot be told among its layers ({seen}) in this {base.model_type}; fix: {_OTHERWISE}"
+            f"the last layer of {block.feedforward} cannot be told among its layers ({layer_list}) in this {base.model_type}; fix: {_FIX}"
         )
-    return found
+    return projections
 
 
-def _is_fused(found: list[str]) -> bool:
-    return any(name.rsplit(".", 1)[-1] in _FUSED for name in found)
+def _is_fused(targets: list[str]) -> bool:
+    return any(name.rsplit(".", 1)[-1] in _FUSED for name in targets)
 
 
 def _check_disjoint(base: BaseFacts, key_values: Any, feedforward: Any) -> None:

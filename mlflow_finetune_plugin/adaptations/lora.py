@@ -253,20 +253,20 @@ def _target_shapes(options: LoraOptions, base: BaseFacts) -> dict[str, tuple[int
         else []
     )
     if unmatched or not chosen:
-        asked = ", ".join(unmatched) if unmatched else repr(targets)
+        requested = ", ".join(unmatched) if unmatched else repr(targets)
         head = (
             f" ({base.head} is the output head, which is never adapted)"
             if base.head is not None and base.is_target(base.head, unmatched or targets)
             else ""
         )
         raise BaseModelError(
-            f"options.target_modules: {asked} matches no layer of this base{head}; fix: choose from its layers: {_endings(base)}"
+            f"options.target_modules: {requested} matches no layer of this base{head}; fix: choose from its layers: {_endings(base)}"
         )
-    others = [name for name in base.other_modules if targets != "all-linear" and base.is_target(name, targets)]
-    if others:
+    non_linear = [name for name in base.other_modules if targets != "all-linear" and base.is_target(name, targets)]
+    if non_linear:
         raise BaseModelError(
-            f"options.target_modules = {targets!r}: also matches {others[0]}, which is no linear layer"
-            f"{' but the output head' if others[0] == base.head else ''}; fix: match only from: {_endings(base)}"
+            f"options.target_modules = {targets!r}: also matches {non_linear[0]}, which is no linear layer"
+            f"{' but the output head' if non_linear[0] == base.head else ''}; fix: match only from: {_endings(base)}"
         )
     experts = sorted({name.rsplit(".", 1)[-1] for name in chosen} & _EXPERT_LAYERS)
     if base.has_stacked_experts and experts:

@@ -29,21 +29,21 @@ class AttentionFacts:
     """Of ``FLASH_PACKAGES``."""
 
 
-def resolve_attention(wanted: str, facts: AttentionFacts, reasons: Reasons) -> str:
+def resolve_attention(setting: str, facts: AttentionFacts, reasons: Reasons) -> str:
     """The attention kernel. Raises BaseModelError for one that is not installed or that this base or GPU cannot take."""
     obstacles = {kernel: _flash_obstacle(kernel, facts) for kernel in FLASH_PACKAGES}
-    if wanted != "auto":
-        if obstacle := obstacles.get(wanted):
-            raise BaseModelError(f"base_model.attn_implementation = {wanted!r}: {obstacle}; fix: auto")
-        if wanted == "sdpa" and not facts.supports_sdpa:
+    if setting != "auto":
+        if obstacle := obstacles.get(setting):
+            raise BaseModelError(f"base_model.attn_implementation = {setting!r}: {obstacle}; fix: auto")
+        if setting == "sdpa" and not facts.supports_sdpa:
             raise BaseModelError(
                 f"base_model.attn_implementation = 'sdpa': transformers has none for {facts.model_type}; fix: eager"
             )
-        if wanted == "sdpa" and facts.soft_caps:
+        if setting == "sdpa" and facts.soft_caps:
             raise BaseModelError(
                 "base_model.attn_implementation = 'sdpa': leaves out the base's soft capping, so it would be another model; fix: eager"
             )
-        return wanted
+        return setting
     flash = [kernel for kernel in reversed(FLASH_PACKAGES) if obstacles[kernel] is None]
     chosen, why = (
         (flash[0], "installed, and the GPU and the precision take it")
@@ -75,8 +75,8 @@ def _flash_obstacle(kernel: str, facts: AttentionFacts) -> str | None:
 def _why_no_flash(facts: AttentionFacts, obstacles: dict[str, str | None]) -> str:
     if facts.capability is None:
         return "no CUDA GPU for flash attention"
-    told = "; ".join(f"{kernel} {obstacle}" for kernel, obstacle in obstacles.items() if obstacle)
-    return told or f"flash attention was not tried with {facts.model_type}"
+    obstacle_list = "; ".join(f"{kernel} {obstacle}" for kernel, obstacle in obstacles.items() if obstacle)
+    return obstacle_list or f"flash attention was not tried with {facts.model_type}"
 
 
 PACKS = frozenset(

@@ -129,7 +129,7 @@ def _short(name: str) -> str:
 def _nearest_folder(path: Path) -> str:
     if not os.path.isdir(path.parent):
         return ""
-    folders = [found.name for found in path.parent.iterdir() if found.is_dir()]
+    folders = [entry.name for entry in path.parent.iterdir() if entry.is_dir()]
     near = difflib.get_close_matches(path.name, folders, n=1)
     if near:
         return f"; did you mean {path.parent / near[0]}?"
@@ -177,8 +177,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _architectures(config: dict[str, Any]) -> list[str]:
-    found = config.get("architectures") or []
-    return [str(name) for name in found] if isinstance(found, list) else [str(found)]
+    names = config.get("architectures") or []
+    return [str(name) for name in names] if isinstance(names, list) else [str(names)]
 
 
 def _is_causal(architecture: str) -> bool:

@@ -197,9 +197,9 @@ def _config(base: BaseModel) -> Any:
         raise BaseModelError(f"{base.folder}: config.json cannot be used: {one_line(error)}") from error
 
 
-def _dtype(wanted: str, config: dict[str, Any], reasons: Reasons) -> torch.dtype:
-    if wanted != "auto":
-        return getattr(torch, wanted)  # type: ignore[no-any-return]
+def _dtype(setting: str, config: dict[str, Any], reasons: Reasons) -> torch.dtype:
+    if setting != "auto":
+        return getattr(torch, setting)  # type: ignore[no-any-return]
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) and stored != "float32":
         reasons["base_model.dtype"] = "bfloat16: the GPU has it and the base was stored in half precision"

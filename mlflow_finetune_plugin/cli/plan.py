@@ -75,14 +75,14 @@ def foresee_run(command: PlanCommand, caller: Path) -> ForeseenRun:
     check_before_spend(config)
     ask_for_huge_pages()  # as the worker does: the rates that are measured depend on it
     from mlflow_finetune_plugin.data.preparation import prepare
-    from mlflow_finetune_plugin.planning.forecast import foresee
+    from mlflow_finetune_plugin.planning.forecast import forecast_run
     from mlflow_finetune_plugin.planning.plan import data_request, make_plan, mix_tasks, settle_on
 
     plan = make_plan(config, processes=len(environments()))  # as a run without -c
     with tempfile.TemporaryDirectory(prefix="mlflow-finetune-") as folder:
         data = prepare(data_request(plan), plan.renderer, Path(folder))
         _, data = mix_tasks(plan, data)
-        plan, forecast, why_not = foresee(settle_on(plan, data), data)
+        plan, forecast, why_not = forecast_run(settle_on(plan, data), data)
         return ForeseenRun(plan, forecast, why_not, data.report.summary())
 
 

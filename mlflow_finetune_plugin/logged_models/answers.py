@@ -47,11 +47,11 @@ class Answerer:
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        with warnings.catch_warnings(record=True) as told:  # filters that MLflow sets itself would undo an "ignore"
+        with warnings.catch_warnings(record=True) as caught:  # filters that MLflow sets itself would undo an "ignore"
             loaded = load_logged(self._uri, self._base_model)
-        for one in told:
-            if not issubclass(one.category, UserWarning):  # those are MLflow's, on how the model was written
-                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+        for warning in caught:
+            if not issubclass(warning.category, UserWarning):  # those are MLflow's, on how the model was written
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         return loaded
 
     @cached_property

@@ -29,7 +29,7 @@ MAX_NATS = 0.05
 
 
 @dataclass(frozen=True)
-class Converted:
+class LoraExport:
     """``max_nats`` and ``mean_nats``: differences to the adapter's reference on ``tokens`` answer tokens.
 
     ``kept``: the share of the updates' squared size that the rank holds, over all layers.
@@ -46,7 +46,7 @@ class Converted:
 
 def export_lora(
     uri: str, folder: Path, rank: int, base_model: str | None = None, *, max_nats: float = MAX_NATS
-) -> Converted:
+) -> LoraExport:
     """Writes PEFT's two files and ``conversion.json`` to ``folder``, which must be new or empty.
 
     Raises ConfigError for an adapter that changes no weights of linear layers, or their biases; ReloadError when what was
@@ -61,15 +61,15 @@ def export_lora(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        base, layers, kept = _write(logged, part, rank)
-        found = differences(PeftModel.from_pretrained(base, part).eval(), logged)
-        largest, mean = float(found.max()), float(found.mean())
+        base, layers, held_share = _write(logged, part, rank)
+        nats = differences(PeftModel.from_pretrained(base, part).eval(), logged)
+        largest, mean = float(nats.max()), float(nats.mean())
         if not largest <= max_nats:
             raise ReloadError(
                 f"as LoRA of rank {rank} it differs from the adapter by {largest:.2g} nats on a token (allowed {max_nats:g}; "
-                f"the rank holds {kept:.1%} of the update); fix: a higher --rank, or a higher --max-nats"
+                f"the rank holds {held_share:.1%} of the update); fix: a higher --rank, or a higher --max-nats"
             )
-        result = Converted(folder, rank, layers, kept, largest, mean, len(found))
+        result = LoraExport(folder, rank, layers, held_share, largest, mean, len(nats))
         (part / "conversion.json").write_text(
             json.dumps(
                 {**asdict(result), "folder": None, "from": uri, "adaptation": logged.card["adaptation"]}, indent=1

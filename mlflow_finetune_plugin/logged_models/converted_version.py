@@ -32,7 +32,7 @@ from mlflow_finetune_plugin.logged_models.adapter import (
     make_reference,
     probe_log_probs,
 )
-from mlflow_finetune_plugin.logged_models.conversion import MAX_NATS, Converted, export_lora
+from mlflow_finetune_plugin.logged_models.conversion import MAX_NATS, LoraExport, export_lora
 from mlflow_finetune_plugin.logged_models.loading import LoggedModel, differences, load_logged
 from mlflow_finetune_plugin.logged_models.precisions import served_as
 from mlflow_finetune_plugin.store.names import (
@@ -69,14 +69,14 @@ _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 class ConvertedVersion:
     """``is_new_run``: the run that made the original is gone, so the version has one of its own."""
 
-    made: Converted
+    made: LoraExport
     version: RegisteredVersion
     run_id: str
     is_new_run: bool
 
 
 @dataclass(frozen=True)
-class _Home:
+class _HomeRun:
     """The run that the converted model belongs to; ``step``: that of the original in it."""
 
     run_id: str
@@ -87,7 +87,7 @@ class _Home:
 
 def register_converted(
     client: MlflowClient,
-    found: FoundModel,
+    model: FoundModel,
     rank: int,
     *,
     name: str | None = None,
@@ -101,12 +101,12 @@ def register_converted(
     Raises ConfigError for what cannot be converted or served, ReloadError when it differs by more than ``max_nats`` or does not
     load back, TrackingError when the registry refuses. Then nothing is left, neither here nor there.
     """
-    name = name or _name_of(found.uri)
+    name = name or _name_of(model.uri)
     with tempfile.TemporaryDirectory() as scratch:
         out = folder if folder is not None else Path(scratch) / "lora"
-        made = export_lora(found.uri, out, rank, base_model, max_nats=max_nats)
+        export = export_lora(model.uri, out, rank, base_model, max_nats=max_nats)
         try:
-            return _register(client, found, made, name, base_model, max_nats, Path(scratch))
+            return _register(client, model, export, name, base_model, max_nats, Path(scratch))
         except BaseException:
             shutil.rmtree(out, ignore_errors=True)
             raise
@@ -115,7 +115,7 @@ def register_converted(
 def _register(
     client: MlflowClient,
     found: FoundModel,
-    made: Converted,
+    export: LoraExport,
     name: str,
     base_model: str | None,
     max_nats: float,
@@ -127,14 +127,14 @@ def _register(
     adapter = scratch / "adapter"
     adapter.mkdir()
     for file in _ADAPTER_FILES:
-        shutil.copyfile(made.folder / file, adapter / file)
+        shutil.copyfile(export.folder / file, adapter / file)
     reference, rows = _reference(original, adapter, max_nats)
-    record = _record(found.uri, original.card, made)
+    record = _record(found.uri, original.card, export)
     card = _card(original.card, record, adapter)
     tags = _tags(card)
     try:
-        home = _home(client, found)
-        with _undone(client, home, name, card["adapter_digest"]), _in_experiment(home.experiment_id):
+        home = _home_run(client, found)
+        with _undo_on_failure(client, home, name, card["adapter_digest"]), _in_experiment(home.experiment_id):
             logged = log_adapter(
                 adapter,
                 original.tokenizer,
@@ -154,7 +154,7 @@ def _register(
     except MlflowException as error:
         raise TrackingError(f"{found.uri} as LoRA cannot be logged: {' '.join(str(error).split())[:400]}") from error
     _note(client, home, logged, version, record)
-    return ConvertedVersion(made, version, home.run_id, home.is_new)
+    return ConvertedVersion(export, version, home.run_id, home.is_new)
 
 
 def _name_of(uri: str) -> str:
@@ -169,10 +169,10 @@ def _reference(original: LoggedModel, adapter: Path, max_nats: float) -> tuple[R
 
     The base's side is the base's still. Raises ReloadError beyond ``max_nats``: on a quantised base it is asked here first.
     """
-    told = original.reference
+    recorded = original.reference
     rows = [
         EvalRow(tuple(p.get("messages", ())), tuple(p["prompt_ids"]), tuple(p["completion_ids"]), "", "", "", 0)
-        for p in told["probes"]
+        for p in recorded["probes"]
     ]
     model = PeftModel.from_pretrained(original.model.unload(), adapter).eval()
     family = str(model.config.model_type)
@@ -183,39 +183,39 @@ def _reference(original: LoggedModel, adapter: Path, max_nats: float) -> tuple[R
     largest = float(differences(model, original).max())
     if not largest <= max_nats:
         raise ReloadError(
-            f"as LoRA on its {told['precision']} base it differs from the adapter by {largest:.2g} nats on a token "
+            f"as LoRA on its {recorded['precision']} base it differs from the adapter by {largest:.2g} nats on a token "
             f"(allowed {max_nats:g}); fix: a higher --rank, or a higher --max-nats"
         )
     adapted = probe_log_probs(model, original.tokenizer, rows)
-    known = told.get("served_as") or {str(told["precision"]): {"max_gap": MAX_PRECISION_GAP}}
+    precisions = recorded.get("served_as") or {str(recorded["precision"]): {"max_gap": MAX_PRECISION_GAP}}
     pad = int(original.tokenizer.pad_token_id or 0)
     reference = make_reference(
         original.tokenizer,
         rows,
-        precision=str(told["precision"]),
-        base=[torch.tensor(probe["base_log_probs"]).numpy() for probe in told["probes"]],
+        precision=str(recorded["precision"]),
+        base=[torch.tensor(probe["base_log_probs"]).numpy() for probe in recorded["probes"]],
         adapter=adapted,
         served_as={
             precision: served_as(
                 model, rows, precision, trained=adapted, pad_token_id=pad, max_gap=float(before["max_gap"])
             )
-            for precision, before in known.items()
+            for precision, before in precisions.items()
         },
     )
     check_adapter_moved(reference)
     return reference, rows
 
 
-def _record(uri: str, card: dict[str, Any], made: Converted) -> dict[str, Any]:
+def _record(uri: str, card: dict[str, Any], export: LoraExport) -> dict[str, Any]:
     """Where it came from, and what that cost."""
-    kept = {key: card.get(key) for key in ("adaptation", "options", "serving", "adapter_digest")}
-    figures = {key: value for key, value in asdict(made).items() if key != "folder"}
-    return {"model": uri, **kept, **figures}
+    origin = {key: card.get(key) for key in ("adaptation", "options", "serving", "adapter_digest")}
+    figures = {key: value for key, value in asdict(export).items() if key != "folder"}
+    return {"model": uri, **origin, **figures}
 
 
 def _card(card: dict[str, Any], record: dict[str, Any], adapter: Path) -> dict[str, Any]:
-    own = {"adaptation": "lora", "options": {}, "serving": "vllm", "adapter_digest": folder_digest(adapter)}
-    return {**card, "mlflow_finetune": __version__, **own, "converted_from": record}
+    changes = {"adaptation": "lora", "options": {}, "serving": "vllm", "adapter_digest": folder_digest(adapter)}
+    return {**card, "mlflow_finetune": __version__, **changes, "converted_from": record}
 
 
 def _tags(card: dict[str, Any]) -> dict[str, str]:
@@ -259,26 +259,26 @@ def _base(card: dict[str, Any]) -> BaseModel:
     )
 
 
-def _home(client: MlflowClient, found: FoundModel) -> _Home:
+def _home_run(client: MlflowClient, model: FoundModel) -> _HomeRun:
     """The run that made the original; a new one beside it where that is gone."""
     from mlflow.exceptions import MlflowException
 
     experiment_id = "0"
-    if found.model_id is not None:
-        source = client.get_logged_model(found.model_id)
+    if model.model_id is not None:
+        source = client.get_logged_model(model.model_id)
         experiment_id = str(source.experiment_id)
         try:
             run = client.get_run(str(source.source_run_id))
             experiment_id = str(run.info.experiment_id)
             if run.info.lifecycle_stage == "active":
                 outputs = run.outputs.model_outputs if run.outputs is not None else []
-                step = next((one.step for one in outputs if one.model_id == found.model_id), 0)
-                return _Home(run.info.run_id, experiment_id, step, is_new=False)
+                step = next((output.step for output in outputs if output.model_id == model.model_id), 0)
+                return _HomeRun(run.info.run_id, experiment_id, step, is_new=False)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-    run = client.create_run(experiment_id, run_name=f"LoRA of {found.uri}")
-    return _Home(run.info.run_id, experiment_id, 0, is_new=True)
+    run = client.create_run(experiment_id, run_name=f"LoRA of {model.uri}")
+    return _HomeRun(run.info.run_id, experiment_id, 0, is_new=True)
 
 
 @contextmanager
@@ -295,7 +295,7 @@ def _in_experiment(experiment_id: str) -> Iterator[None]:
 
 
 @contextmanager
-def _undone(client: MlflowClient, home: _Home, name: str, digest: str) -> Iterator[None]:
+def _undo_on_failure(client: MlflowClient, home: _HomeRun, name: str, digest: str) -> Iterator[None]:
     """Takes back what a failure inside left at the tracking server, as far as that can be reached."""
     from mlflow.exceptions import MlflowException
 
@@ -318,14 +318,14 @@ def _undone(client: MlflowClient, home: _Home, name: str, digest: str) -> Iterat
         client.set_terminated(home.run_id)
 
 
-def _models(client: MlflowClient, home: _Home, digest: str) -> set[str]:
+def _models(client: MlflowClient, home: _HomeRun, digest: str) -> set[str]:
     """Those of the run with this adapter: also one whose logging broke off."""
     condition = f"source_run_id = '{home.run_id}' AND tags.`{ADAPTER_DIGEST_TAG}` = '{digest}'"
-    return {found.model_id for found in client.search_logged_models([home.experiment_id], filter_string=condition)}
+    return {model.model_id for model in client.search_logged_models([home.experiment_id], filter_string=condition)}
 
 
 def _note(
-    client: MlflowClient, home: _Home, logged: LoggedAdapter, version: RegisteredVersion, record: dict[str, Any]
+    client: MlflowClient, home: _HomeRun, logged: LoggedAdapter, version: RegisteredVersion, record: dict[str, Any]
 ) -> None:
     """``conversion.json`` and metrics. The version is whole without them: its card says the same."""
     from mlflow.entities import Metric

@@ -58,12 +58,12 @@ def on_full_weights(logged: LoggedModel) -> PeftModel:
 def differences(model: Any, logged: LoggedModel) -> np.ndarray:
     """How far ``model`` is from what the trained adapter said of its probes: absolute nats, one per answer token."""
     probes = logged.reference["probes"]
-    found = completion_log_probs(
+    log_probs = completion_log_probs(
         model,
         [probe["prompt_ids"] for probe in probes],
         [probe["completion_ids"] for probe in probes],
         pad_token_id=int(logged.tokenizer.pad_token_id or 0),
     )
     told = np.concatenate([np.asarray(probe["adapter_log_probs"], dtype=np.float32) for probe in probes])
-    away: np.ndarray = np.abs(np.concatenate(found) - told)
-    return away
+    nats: np.ndarray = np.abs(np.concatenate(log_probs) - told)
+    return nats

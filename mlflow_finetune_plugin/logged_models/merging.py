@@ -25,7 +25,7 @@ _INT8_TOLERANCE = 0.25  # an int8 base rounds activations too, which plain weigh
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedExport:
     """Where the merged model lies, and the largest difference to the adapter's log-probabilities, in nats per token."""
 
     folder: Path
@@ -33,7 +33,7 @@ class Merged:
     tokens: int
 
 
-def export_merged(uri: str, folder: Path, base_model: str | None = None) -> Merged:
+def export_merged(uri: str, folder: Path, base_model: str | None = None) -> MergedExport:
     """Writes safetensors, tokenizer, chat template and generation config to ``folder``, which must be new or empty.
 
     What is compared is the folder, loaded back. Raises ConfigError for an adaptation that cannot be merged, ReloadError
@@ -64,7 +64,7 @@ def export_merged(uri: str, folder: Path, base_model: str | None = None) -> Merg
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return Merged(folder, difference, tokens)
+    return MergedExport(folder, difference, tokens)
 
 
 def _merge(logged: LoggedModel) -> Any:
@@ -83,5 +83,5 @@ def _difference(folder: Path, logged: LoggedModel, dtype: str) -> tuple[float, i
     kernel = logged.model.config._attn_implementation
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation=kernel)
     model = model.to(device()).eval()
-    found = differences(model, logged)
-    return float(found.max()), len(found)
+    nats = differences(model, logged)
+    return float(nats.max()), len(nats)

@@ -62,13 +62,13 @@ def served_as(
     dtype = getattr(torch, precision.split("+", maxsplit=1)[0])
     with _cast(model, dtype) as cast:
         cast.eval()
-        adapter, adapter_noise = _asked_twice(cast, rows, pad_token_id)
+        adapter, adapter_noise = _probed_twice(cast, rows, pad_token_id)
         with cast.disable_adapter():
-            base, base_noise = _asked_twice(cast, rows, pad_token_id)
+            base, base_noise = _probed_twice(cast, rows, pad_token_id)
     return ServedAs(base, adapter, max(adapter_noise, base_noise), _largest(adapter, trained), max_gap)
 
 
-def _asked_twice(model: torch.nn.Module, rows: Sequence[EvalRow], pad_token_id: int) -> tuple[list[np.ndarray], float]:
+def _probed_twice(model: torch.nn.Module, rows: Sequence[EvalRow], pad_token_id: int) -> tuple[list[np.ndarray], float]:
     """What it says, and the largest difference when the company in the batch is another."""
     prompts, completions = [row.prompt_ids for row in rows], [row.completion_ids for row in rows]
     together = completion_log_probs(model, prompts, completions, pad_token_id=pad_token_id)
@@ -79,8 +79,8 @@ def _asked_twice(model: torch.nn.Module, rows: Sequence[EvalRow], pad_token_id: 
     return together, _largest(together, alone)
 
 
-def _largest(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
-    return float(np.max(np.abs(np.concatenate(one) - np.concatenate(other))))
+def _largest(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
+    return float(np.max(np.abs(np.concatenate(first) - np.concatenate(second))))
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def _cast(model: PeftModel, dtype: torch.dtype) -> Iterator[PeftModel]:
     In place: a copy of a trained model would go on running the original, which TRL's fused head and accelerate's autocast hold
     in closures. Not buffers: engines too keep the angles of positions in float32.
     """
-    kept = {
+    originals = {
         name: parameter.data
         for name, parameter in model.named_parameters()
         if parameter.is_floating_point() and parameter.dtype != dtype
@@ -98,13 +98,13 @@ def _cast(model: PeftModel, dtype: torch.dtype) -> Iterator[PeftModel]:
     wrapped = {module: module.__dict__.pop("forward", None) for module in (model, model.get_base_model())}
     try:
         for name, parameter in model.named_parameters():
-            if name in kept:
-                parameter.data = kept[name].to(dtype)
+            if name in originals:
+                parameter.data = originals[name].to(dtype)
         yield model
     finally:
         for name, parameter in model.named_parameters():
-            if name in kept:
-                parameter.data = kept[name]
+            if name in originals:
+                parameter.data = originals[name]
         for module, forward in wrapped.items():
             if forward is not None:
                 module.__dict__["forward"] = forward

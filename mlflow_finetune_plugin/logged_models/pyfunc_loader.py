@@ -28,8 +28,8 @@ class FinetunedModel(PythonModel):
 
         settings = context.model_config or {}
         self.card = json.loads(Path(context.artifacts["card"]).read_text(encoding="utf-8"))
-        given = settings.get("base_model")
-        base = _base_folder(self.card["base_model"], None if given == self.card["base_model"]["name"] else given)
+        override = settings.get("base_model")
+        base = _base_folder(self.card["base_model"], None if override == self.card["base_model"]["name"] else override)
         if settings.get("verify_base", True):
             _verify(base, self.card["base_model"]["digest"])
         for name in self.card.get("imports", []):  # files beside this one that teach PEFT the adapter's method
@@ -142,10 +142,10 @@ def _base_folder(base: dict[str, Any], override: str | None) -> Path:
 def _verify(folder: Path, expected: str) -> None:
     from weights_digest import base_digest
 
-    found = base_digest(folder)
-    if found != expected:
+    digest = base_digest(folder)
+    if digest != expected:
         raise ValueError(
-            f"{folder} is another base model: its digest is {found[:12]}, the adapter was trained on {expected[:12]}; fix: give that base as model_config={{'base_model': FOLDER}}"
+            f"{folder} is another base model: its digest is {digest[:12]}, the adapter was trained on {expected[:12]}; fix: give that base as model_config={{'base_model': FOLDER}}"
         )
 
 

@@ -106,39 +106,39 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def foresee(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast | None, str]:
+def forecast_run(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast | None, str]:
     """The settled plan, its micro-batch made smaller where that was ``auto`` and is needed, and its forecast.
 
     Without a forecast the text says why: an architecture that cannot be run without its weights.
     """
     try:
-        return (*_foresee(plan, data), "")
+        return (*_forecast_run(plan, data), "")
     except UntraceableError as error:
         return plan, None, f"memory and time are not predicted: {plan.facts.model_type} cannot be traced ({error})"
 
 
-def _foresee(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast]:
-    foresight = _Foresight(plan, data)
+def _forecast_run(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast]:
+    forecaster = _Forecaster(plan, data)
     training = plan.config.training
-    parts, shapes = foresight.parts(training)
-    if parts.total > TIGHT * foresight.room.bytes:
-        smaller = _smaller_auto(plan, foresight)
+    parts, shapes = forecaster.parts(training)
+    if parts.total > TIGHT * forecaster.room.bytes:
+        smaller = _smaller_auto(plan, forecaster)
         if smaller is not None:
             plan, parts, shapes = smaller
-    forecast = foresight.forecast(plan.config.training, parts, shapes)
+    forecast = forecaster.forecast(plan.config.training, parts, shapes)
     plan = replace(plan, expected_tokens_per_s=shapes.tokens / forecast.seconds if forecast.seconds > 0 else None)
     if forecast.verdict == "does not fit":
-        forecast = replace(forecast, alternatives=tuple(_alternatives(plan, foresight)))
+        forecast = replace(forecast, alternatives=tuple(_alternatives(plan, forecaster)))
     return plan, forecast
 
 
-def refuse_what_does_not_fit(forecast: Forecast | None) -> None:
+def check_fits(forecast: Forecast | None) -> None:
     """Raises PlanError."""
     if forecast is not None and forecast.verdict == "does not fit":
         raise PlanError(forecast.refusal())
 
 
-class _Foresight:
+class _Forecaster:
     """One plan under several settings; the model without weights is made once."""
 
     def __init__(self, plan: Plan, data: PreparedData) -> None:
@@ -229,15 +229,15 @@ class _Foresight:
         return Forecast(parts, self.room, shapes, a_step * shapes.steps, flops, rates, self.model.trainable)
 
 
-def _smaller_auto(plan: Plan, foresight: _Foresight) -> tuple[Plan, MemoryParts, Shapes] | None:
+def _smaller_auto(plan: Plan, forecaster: _Forecaster) -> tuple[Plan, MemoryParts, Shapes] | None:
     """The largest halving of an ``auto`` micro-batch that fits; None where nothing was ``auto`` or nothing is gained."""
-    training, found = plan.config.training, None
+    training, best = plan.config.training, None
     for training in _halvings(plan):
-        parts, shapes = foresight.parts(training)
-        found = (_with_smaller(plan, training), parts, shapes)
-        if parts.total <= TIGHT * foresight.room.bytes:
+        parts, shapes = forecaster.parts(training)
+        best = (_with_smaller(plan, training), parts, shapes)
+        if parts.total <= TIGHT * forecaster.room.bytes:
             break
-    return found
+    return best
 
 
 def _halvings(plan: Plan, *, only_auto: bool = True) -> Iterator[TrainingSettings]:
@@ -277,17 +277,17 @@ def _with_smaller(plan: Plan, training: TrainingSettings) -> Plan:
     return replace(plan, config=plan.config.model_copy(update={"training": training}), reasons=reasons)
 
 
-def _alternatives(plan: Plan, foresight: _Foresight) -> Iterator[str]:
+def _alternatives(plan: Plan, forecaster: _Forecaster) -> Iterator[str]:
     """What would fit, each computed for this run; changes that need each other are told together."""
     training = plan.config.training
     smallest = training
     for smallest in _halvings(plan, only_auto=False):
-        parts, _ = foresight.parts(smallest)
-        if _fits(foresight, parts):
-            yield _told(_micro(smallest), parts)
+        parts, _ = forecaster.parts(smallest)
+        if _fits(forecaster, parts):
+            yield _with_size(_micro(smallest), parts)
             break
     options: list[tuple[str, TrainingSettings, str | None]] = []
-    base = foresight.plan.base
+    base = forecaster.plan.base
     checkpointed = smallest.model_copy(update={"gradient_checkpointing": True})
     if not training.gradient_checkpointing:
         whole = training.model_copy(update={"gradient_checkpointing": True})
@@ -307,28 +307,28 @@ def _alternatives(plan: Plan, foresight: _Foresight) -> Iterator[str]:
         )
     fitting = []
     for text, settings, quantization in options:
-        parts, _ = foresight.parts(settings, quantization)
-        if _fits(foresight, parts):
-            fitting.append(_told(text, parts))
+        parts, _ = forecaster.parts(settings, quantization)
+        if _fits(forecaster, parts):
+            fitting.append(_with_size(text, parts))
     yield from fitting[:2]
-    if not fitting and (shorter := _shorter(foresight, checkpointed)) is not None:
+    if not fitting and (shorter := _shorter(forecaster, checkpointed)) is not None:
         yield shorter
 
 
-def _fits(foresight: _Foresight, parts: MemoryParts) -> bool:
+def _fits(forecaster: _Forecaster, parts: MemoryParts) -> bool:
     """Whether that would not even be tight."""
-    return parts.total <= TIGHT * foresight.room.bytes
+    return parts.total <= TIGHT * forecaster.room.bytes
 
 
-def _shorter(foresight: _Foresight, training: TrainingSettings) -> str | None:
+def _shorter(forecaster: _Forecaster, training: TrainingSettings) -> str | None:
     """The longest max_length, by halving, of one row a micro-batch that fits with gradient checkpointing."""
-    length = int(foresight.lengths.tokens.max())
+    length = int(forecaster.lengths.tokens.max())
     while length >= 64:
         length //= 2
         settings = training.model_copy(update={"max_length": length, "max_batch_tokens": length})
-        parts, _ = foresight.parts(settings)
-        if _fits(foresight, parts):
-            return _told(
+        parts, _ = forecaster.parts(settings)
+        if _fits(forecaster, parts):
+            return _with_size(
                 f"training.max_length: {length} (data.overlength: drop) with {_micro(settings)} and training.gradient_checkpointing: true",
                 parts,
             )
@@ -344,5 +344,5 @@ def _micro(training: TrainingSettings) -> str:
     return f"training.max_batch_tokens: {training.max_batch_tokens}"
 
 
-def _told(change: str, parts: MemoryParts) -> str:
+def _with_size(change: str, parts: MemoryParts) -> str:
     return f"{change} ({mib(parts.total):,.0f} MiB)"

@@ -129,15 +129,15 @@ def host_room(processes: int = 1) -> MemoryRoom:
     process = psutil.Process().memory_info()
     shared = f", shared by {processes} processes" if processes > 1 else ""
     available = psutil.virtual_memory().available // processes
-    found = [MemoryRoom(process.rss + available, f"available RAM{shared}")]
+    rooms = [MemoryRoom(process.rss + available, f"available RAM{shared}")]
     for limit, used in _CGROUPS:
         free = _cgroup_free(_ROOT / limit, _ROOT / used)
         if free is not None:
-            found.append(MemoryRoom(process.rss + free // processes, f"the cgroup's memory limit{shared}"))
+            rooms.append(MemoryRoom(process.rss + free // processes, f"the cgroup's memory limit{shared}"))
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
-        found.append(MemoryRoom(process.rss + max(0, soft - process.vms), "RLIMIT_AS (ulimit -v)"))
-    return min(found, key=lambda room: room.bytes)
+        rooms.append(MemoryRoom(process.rss + max(0, soft - process.vms), "RLIMIT_AS (ulimit -v)"))
+    return min(rooms, key=lambda room: room.bytes)
 
 
 def _cgroup_free(limit: Path, used: Path) -> int | None:

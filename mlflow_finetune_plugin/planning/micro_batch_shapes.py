@@ -89,9 +89,9 @@ def shapes_of(lengths: RowLengths, training: TrainingSettings, *, on_gpu: bool, 
             chosen = order[start : start + step_rows]
             tokens += int(lengths.tokens[chosen].sum())
             chosen = chosen[first.share(lengths.tokens[chosen].tolist())]
-            own = lengths.tokens[chosen].tolist()
-            for part in division.divide(own):
-                parts.append((len(part), division.size(part, own), int(lengths.scored[chosen[part]].sum())))
+            share_lengths = lengths.tokens[chosen].tolist()
+            for part in division.divide(share_lengths):
+                parts.append((len(part), division.size(part, share_lengths), int(lengths.scored[chosen[part]].sum())))
             drawn += 1
     table = np.array(parts)
     packs = training.batching == "packed"

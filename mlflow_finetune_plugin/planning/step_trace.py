@@ -83,9 +83,9 @@ class AdaptedModel:
         enable(**({"gradient_checkpointing_kwargs": _CHECKPOINTING} if checkpointing else {}))
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter) if accumulates and parameter.requires_grad else None
-        known = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters() if p.grad is not None)]
-        tracker = _Allocations(known)
-        with _told_if_impossible(), tracker:
+        existing = [*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters() if p.grad is not None)]
+        tracker = _Allocations(existing)
+        with _untraceable_errors(), tracker:
             loss = _loss(model, batch)
             saved = tracker.live
             loss.backward()
@@ -97,12 +97,12 @@ class AdaptedModel:
         """Bytes beside the weights when ``rows`` are read into the cache and ``columns`` of logits come out, without gradients."""
         self.model.eval()
         tracker = _Allocations([*self.model.parameters(), *self.model.buffers()])
-        with _told_if_impossible(), torch.no_grad(), tracker:
+        with _untraceable_errors(), torch.no_grad(), tracker:
             ids = torch.zeros((rows, row_tokens), dtype=torch.long, device="meta")
             keep = {"logits_to_keep": columns} if self._keeps else {}
             output = self.model(input_ids=ids, use_cache=True, **keep)
-            one = output.logits[:1].float().log_softmax(-1)
-        del output, one
+            first_row = output.logits[:1].float().log_softmax(-1)
+        del output, first_row
         return tracker.peak
 
     @property
@@ -112,7 +112,11 @@ class AdaptedModel:
 
 def adapted_model(base: BaseModel, adaptation: Adaptation, options: Any, *, seed: int) -> AdaptedModel:
     """The adaptation applied to the base's shapes. Random states of the process are left as they were."""
-    with _random_states_kept(), tempfile.TemporaryDirectory(prefix="mlflow-finetune-") as folder, torch.device("meta"):
+    with (
+        _preserved_random_states(),
+        tempfile.TemporaryDirectory(prefix="mlflow-finetune-") as folder,
+        torch.device("meta"),
+    ):
         empty = empty_model(base)
         if base.quantization == "int8":
             _keep_inputs(empty)
@@ -241,11 +245,11 @@ def _grouped_flops(a: torch.Tensor, b: torch.Tensor) -> int:
 class _Allocations(TorchDispatchMode):
     """Counts the bytes of every storage from its birth to its death, and the operations of matrix products."""
 
-    def __init__(self, known: list[torch.Tensor]) -> None:
+    def __init__(self, existing: list[torch.Tensor]) -> None:
         super().__init__()
         self.live = self.peak = self.flops = self.moved = self.operations = 0
-        self._sizes: dict[int, int] = {tensor.untyped_storage()._cdata: 0 for tensor in known}
-        self._known = known  # kept alive, so that no address is used again
+        self._sizes: dict[int, int] = {tensor.untyped_storage()._cdata: 0 for tensor in existing}
+        self._existing = existing  # kept alive, so that no address is used again
 
     def result(self, saved: int, gradients: int) -> StepTrace:
         return StepTrace(max(0, self.peak - gradients), saved, self.flops, self.moved, self.operations)
@@ -258,9 +262,11 @@ class _Allocations(TorchDispatchMode):
         outputs = [tensor for tensor in _flat(result) if isinstance(tensor, torch.Tensor)]
         is_new = [self._note(tensor.untyped_storage()) for tensor in outputs]
         if any(is_new) or function._schema.is_mutable:
-            written = sum(tensor.nbytes for tensor in outputs)
-            read = 0 if products else max((arg.nbytes for arg in args if isinstance(arg, torch.Tensor)), default=0)
-            self.moved += max(written, read)
+            output_bytes = sum(tensor.nbytes for tensor in outputs)
+            input_bytes = (
+                0 if products else max((arg.nbytes for arg in args if isinstance(arg, torch.Tensor)), default=0)
+            )
+            self.moved += max(output_bytes, input_bytes)
         return result
 
     @staticmethod
@@ -300,7 +306,7 @@ class UntraceableError(Exception):
 
 
 @contextmanager
-def _told_if_impossible() -> Iterator[None]:
+def _untraceable_errors() -> Iterator[None]:
     is_autocast_enabled = torch.is_autocast_enabled
     # TRL's fused head asks it of its tensors' device, and torch has no answer for meta
     torch.is_autocast_enabled = lambda device="cpu": device != "meta" and is_autocast_enabled(device)
@@ -313,7 +319,7 @@ def _told_if_impossible() -> Iterator[None]:
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
+def _preserved_random_states() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:

@@ -64,11 +64,11 @@ def device_rates(hidden_size: int, dtype: torch.dtype) -> Rates:
     b = torch.ones(hidden_size, hidden_size, dtype=dtype, device=device)
     out = torch.empty(_ROWS, hidden_size, dtype=dtype, device=device)
     block = torch.ones(2**24, dtype=torch.float32, device=device)  # beyond any cache
-    written = torch.empty_like(block)
+    result = torch.empty_like(block)
     small = torch.ones(8, device=device)
     with torch.inference_mode():
         product = _seconds(lambda: torch.mm(a, b, out=out), device, at_once=4)
-        copy = _seconds(lambda: torch.add(block, 1.0, out=written), device, at_once=1)
+        copy = _seconds(lambda: torch.add(block, 1.0, out=result), device, at_once=1)
         call = _seconds(lambda: small.add(1.0), device, at_once=64)
     return Rates(
         flops=2 * _ROWS * hidden_size * hidden_size / product,

@@ -56,7 +56,7 @@ class MicroBatchTrainer(SFTTrainer):
         before = self._counts["train"]
         self._counts["train"] = _Counts()
         with self.processes.own_random_numbers(self.args.device, seed=self.args.seed, step=self.state.global_step):
-            loss = self._own_part(model, own, num_items_in_batch)
+            loss = self._share_loss(model, own, num_items_in_batch)
         if self.processes.count > 1:
             self.processes.sum_gradients(model.parameters())
             loss = torch.tensor(self._summed("train", float(loss)), device=loss.device)
@@ -70,7 +70,7 @@ class MicroBatchTrainer(SFTTrainer):
         self._counts[mode] = _Counts(*map(int, numbers))
         return loss
 
-    def _own_part(self, model: torch.nn.Module, rows: list[Row], num_items: torch.Tensor | int) -> torch.Tensor:
+    def _share_loss(self, model: torch.nn.Module, rows: list[Row], num_items: torch.Tensor | int) -> torch.Tensor:
         """The loss of these rows, which are a process's share. Out of memory it starts again with smaller micro-batches; no other notices."""
         lengths = [len(ids) for ids, _ in rows]
         while True:
@@ -173,8 +173,8 @@ class MicroBatchTrainer(SFTTrainer):
         if self._mode == "train":
             self.tokens_seen += counts.tokens
             self.loss_tokens_seen += counts.scored
-        own = {"mean_token_accuracy": counts.right / max(1, counts.scored), "num_tokens": float(self.tokens_seen)}
-        logs.update({f"eval_{key}": value for key, value in own.items()} if self._mode == "eval" else own)
+        figures = {"mean_token_accuracy": counts.right / max(1, counts.scored), "num_tokens": float(self.tokens_seen)}
+        logs.update({f"eval_{key}": value for key, value in figures.items()} if self._mode == "eval" else figures)
         super().log(logs, start_time)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:

@@ -56,8 +56,8 @@ class MicroBatches:
 
     def size(self, part: Sequence[int], lengths: Sequence[int]) -> int:
         """Tokens that a micro-batch computes, padding included."""
-        own = [lengths[i] for i in part]
-        return sum(own) if self.batching == "packed" else len(own) * max(own)
+        row_lengths = [lengths[i] for i in part]
+        return sum(row_lengths) if self.batching == "packed" else len(row_lengths) * max(row_lengths)
 
 
 def _grouped(order: list[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
@@ -75,13 +75,13 @@ def _packed(order: list[int], lengths: Sequence[int], tokens: int) -> list[list[
     parts: list[list[int]] = []
     free: list[int] = []
     for i in order:
-        place = next((place for place, room in enumerate(free) if room >= lengths[i]), None)
-        if place is None:
+        index = next((index for index, room in enumerate(free) if room >= lengths[i]), None)
+        if index is None:
             parts.append([i])
             free.append(tokens - lengths[i])
         else:
-            parts[place].append(i)
-            free[place] -= lengths[i]
+            parts[index].append(i)
+            free[index] -= lengths[i]
     return parts
 
 
@@ -105,7 +105,7 @@ def pad(rows: Sequence[Row], pad_token_id: int) -> Batch:
     labels = _padded([_scored_only(row[1]) for row in rows], IGNORED_LABEL)
     inputs = {
         "input_ids": _padded(ids, pad_token_id),
-        "attention_mask": _padded([torch.ones_like(one) for one in ids], 0),
+        "attention_mask": _padded([torch.ones_like(row_ids) for row_ids in ids], 0),
     }
     return _batch(inputs, labels, is_packed=False)
 

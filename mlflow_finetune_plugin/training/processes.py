@@ -67,8 +67,8 @@ class Processes:
         if self.count == 1:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
-        users = self.sums([float(parameter.grad is not None) for parameter in trained])
-        for bucket in _buckets([parameter for parameter, count in zip(trained, users, strict=True) if count]):
+        holders = self.sums([float(parameter.grad is not None) for parameter in trained])
+        for bucket in _buckets([parameter for parameter, count in zip(trained, holders, strict=True) if count]):
             flat = torch.cat([_flat_gradient(parameter) for parameter in bucket])
             _reduced(flat)
             for parameter, part in zip(bucket, flat.split([p.numel() for p in bucket]), strict=True):

@@ -33,7 +33,7 @@ _SLOW_INTERVALS = 2  # in a row: the first steps also pay for what is prepared o
 
 
 @dataclass
-class Watcher(TrainerCallback):  # type: ignore[misc]
+class TrainerReporter(TrainerCallback):  # type: ignore[misc]
     """Tells the report what happens, and stops a training whose loss is no longer a number."""
 
     report: Report
@@ -55,9 +55,9 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
     def on_smaller_micro_batches(self, smaller: MicroBatches) -> None:
         """Says that memory was short, and what was done about it."""
         size = f"{smaller.rows} rows" if smaller.batching == "padded" else f"{smaller.tokens} tokens"
-        told = f"out of memory: the step starts again with micro-batches of {size}, the same rows a step"
-        logger.warning("process %s of %s: %s", self.processes.rank, self.processes.count, told)
-        self.report.note(told)
+        message = f"out of memory: the step starts again with micro-batches of {size}, the same rows a step"
+        logger.warning("process %s of %s: %s", self.processes.rank, self.processes.count, message)
+        self.report.note(message)
         self.report.tags({MICRO_BATCH_TAG: size})
         self.halvings += 1
 
@@ -129,8 +129,8 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
             self.eval_losses.append((state.global_step, figures[EVAL_LOSS]))
             then, tokens, step = self._mark
             self._mark = (then + figures.get("eval_runtime", 0.0), tokens, step)  # no time of training
-            shown = (EVAL_LOSS, EVAL_ACCURACY)
-            self._metrics({key: value for key, value in figures.items() if key in shown}, state.global_step)
+            keys = (EVAL_LOSS, EVAL_ACCURACY)
+            self._metrics({key: value for key, value in figures.items() if key in keys}, state.global_step)
 
     def _on_train_log(self, state: TrainerState, figures: dict[str, float]) -> None:
         step, loss = state.global_step, figures["loss"]
@@ -140,13 +140,13 @@ class Watcher(TrainerCallback):  # type: ignore[misc]
         self._mark = (now, self.tokens, step)
         seconds = max(now - then, 1e-9)
         rate = (self.tokens - tokens_then) / seconds
-        kept = {
+        metrics = {
             f"{TRAIN}{key}": figures[key]
             for key in ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "epoch")
             if key in figures
         }
-        kept |= {TRAIN_TOKEN_RATE: rate, TRAIN_TOKENS: float(self.tokens)}
-        self._metrics(kept | ({TRAIN_HALVINGS: float(self.halvings)} if self.halvings else {}), step)
+        metrics |= {TRAIN_TOKEN_RATE: rate, TRAIN_TOKENS: float(self.tokens)}
+        self._metrics(metrics | ({TRAIN_HALVINGS: float(self.halvings)} if self.halvings else {}), step)
         if not math.isfinite(loss) or not math.isfinite(figures.get("grad_norm", 0.0)):
             raise TrainingError(
                 f"the loss is {loss} and the gradient norm {figures.get('grad_norm')} {_span(step_then, step)}; "

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from mlflow_finetune_plugin.training.best import BEST, BestWeights
 from mlflow_finetune_plugin.training.checkpoints import PREFIX, Checkpoint, remove_old, seal
 from mlflow_finetune_plugin.training.packing import MicroBatches
-from mlflow_finetune_plugin.training.reporter import Watcher
+from mlflow_finetune_plugin.training.reporter import TrainerReporter
 from mlflow_finetune_plugin.training.weights import WEIGHTS, restore_weights, trained_weights
 
 PROGRESS = "progress.json"
@@ -40,7 +40,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
     """Saves whole checkpoints and goes on from one, bit for bit as if it had not stopped (on a CPU)."""
 
     saves: Saves | None = None
-    watcher: Watcher
+    watcher: TrainerReporter
     best: BestWeights | None = None
     micro_batches: MicroBatches
 
@@ -103,10 +103,13 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
             self._metrics[mode].update(lists)
         for name, value in values.get("counts", {}).items():
             setattr(self._counts["train"], name, value)
-        own = values.get("micro_batches")
-        if own and own["batching"] == self.micro_batches.batching:
-            smallest = min(own["rows"], self.micro_batches.rows), min(own["tokens"], self.micro_batches.tokens)
-            self.micro_batches = MicroBatches(own["batching"], *smallest)
+        division = values.get("micro_batches")
+        if division and division["batching"] == self.micro_batches.batching:
+            smallest = (
+                min(division["rows"], self.micro_batches.rows),
+                min(division["tokens"], self.micro_batches.tokens),
+            )
+            self.micro_batches = MicroBatches(division["batching"], *smallest)
 
 
 class Restorer(TrainerCallback):  # type: ignore[misc]

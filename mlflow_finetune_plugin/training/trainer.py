@@ -22,7 +22,7 @@ from mlflow_finetune_plugin.training.micro_batches import MicroBatchTrainer
 from mlflow_finetune_plugin.training.packed_attention import packed_attention
 from mlflow_finetune_plugin.training.packing import MicroBatches
 from mlflow_finetune_plugin.training.processes import ALONE, Processes, checksum
-from mlflow_finetune_plugin.training.reporter import Watcher
+from mlflow_finetune_plugin.training.reporter import TrainerReporter
 from mlflow_finetune_plugin.training.saving import Restorer, Saves, SavingTrainer, saving
 from mlflow_finetune_plugin.training.stopping import stoppable
 from mlflow_finetune_plugin.training.weights import restore_weights
@@ -78,7 +78,7 @@ def train(
     """
     _check_same_weights(model, processes, "the weights at the start of training")
     best = _best(settings, folder, report, processes, evaluates=eval_rows is not None)
-    watcher = Watcher(report, processes, expected_tokens_per_s=expected_tokens_per_s)
+    watcher = TrainerReporter(report, processes, expected_tokens_per_s=expected_tokens_per_s)
     trainer, packs = _trainer(model, tokenizer, train_rows, eval_rows, settings, method, folder, watcher, best)
     trainer.saves = saves
     can_stop = saves is not None or (not processes.is_first and settings.save_steps is not None)
@@ -126,7 +126,7 @@ def _trainer(
     settings: TrainingSettings,
     method: Method,
     folder: Path,
-    watcher: Watcher,
+    watcher: TrainerReporter,
     best: BestWeights | None,
 ) -> tuple[Any, bool]:
     """The objective's trainer, ours where we have a better one, and whether it packs rows."""
@@ -140,15 +140,15 @@ def _trainer(
         )
     evaluates = eval_rows is not None and settings.eval_steps is not None
     arguments = config_class(**_arguments(settings, folder, processes, evaluates=evaluates, divides=divides), **extra)
-    own: dict[str, Any] = {}
+    extra_arguments: dict[str, Any] = {}
     if divides:
-        own = {
+        extra_arguments = {
             "micro_batches": _micro_batches(settings),
             "on_smaller": watcher.on_smaller_micro_batches,
             "processes": processes,
         }
     trainer = saving(trainer_class)(
-        **own,
+        **extra_arguments,
         model=model,
         args=arguments,
         train_dataset=train_rows,
@@ -165,8 +165,8 @@ def _trainer(
 def _best(
     settings: TrainingSettings, folder: Path, report: Report, processes: Processes, *, evaluates: bool
 ) -> BestWeights | None:
-    wanted = settings.load_best_model_at_end or settings.early_stopping_patience is not None
-    if not (evaluates and settings.eval_steps is not None and wanted):
+    is_needed = settings.load_best_model_at_end or settings.early_stopping_patience is not None
+    if not (evaluates and settings.eval_steps is not None and is_needed):
         return None
     return BestWeights(
         folder / "trainer",
@@ -196,13 +196,13 @@ def _arguments(
 
     A trainer that ``divides`` takes all rows of an optimiser step at once, of all processes.
     """
-    given = settings.model_dump(exclude=_OURS)
+    recipe = settings.model_dump(exclude=_OURS)
     if divides:
         rows = int(settings.per_device_train_batch_size) * int(settings.gradient_accumulation_steps)
-        given |= {"per_device_train_batch_size": rows * processes.count, "gradient_accumulation_steps": 1}
+        recipe |= {"per_device_train_batch_size": rows * processes.count, "gradient_accumulation_steps": 1}
     on_gpu = torch.cuda.is_available()
     arguments = {
-        **given,
+        **recipe,
         "max_steps": settings.max_steps or -1,
         "output_dir": str(folder / "trainer"),
         "save_strategy": "no" if settings.save_steps is None else "steps",
@@ -219,7 +219,7 @@ def _arguments(
         arguments |= {
             "eval_strategy": "steps",
             "eval_steps": settings.eval_steps,
-            "per_device_eval_batch_size": given["per_device_train_batch_size"],
+            "per_device_eval_batch_size": recipe["per_device_train_batch_size"],
         }
     if settings.gradient_checkpointing:
         arguments["gradient_checkpointing_kwargs"] = {"use_reentrant": False}

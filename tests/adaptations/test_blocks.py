@@ -29,7 +29,7 @@ def facts(linears: dict[str, tuple[int, ...]], others: tuple[str, ...] = (), **m
 def test_blocks_of_known_families(family, attention, feedforward, tmp_path):
     folder = tiny_base(tmp_path / "base", family)
     base = loading.describe(loading.find_base_model(BaseModelSettings(name=str(folder)), {}))
-    blocks = decoder_blocks(base, otherwise="")
+    blocks = decoder_blocks(base, fix="")
     assert len(blocks) == 2
     assert blocks[1].attention == (attention,)
     assert blocks[1].feedforward == feedforward
@@ -38,7 +38,7 @@ def test_blocks_of_known_families(family, attention, feedforward, tmp_path):
 def test_blocks_come_in_order_and_endings_name_them_all():
     linears = {f"m.layers.{i}.{name}": (32, 32) for i in range(12) for name in ("attn.q", "mlp.down_proj")}
     base = facts(linears, tuple(f"m.layers.{i}.{name}" for i in range(12) for name in ("attn", "mlp", "norm")))
-    blocks = decoder_blocks(base, otherwise="")
+    blocks = decoder_blocks(base, fix="")
     assert [block.name for block in blocks] == [f"m.layers.{i}" for i in range(12)]
     assert endings(base, blocks, [block.feedforward for block in blocks]) == ["mlp"]
 
@@ -46,7 +46,7 @@ def test_blocks_come_in_order_and_endings_name_them_all():
 def test_endings_that_match_elsewhere_become_full_names():
     linears = {"m.layers.0.attn.q": (32, 32), "m.layers.0.mlp.down_proj": (32, 48), "extra.mlp.down_proj": (32, 48)}
     base = facts(linears, ("m.layers.0.attn", "m.layers.0.mlp", "extra.mlp"))
-    blocks = decoder_blocks(base, otherwise="")
+    blocks = decoder_blocks(base, fix="")
     assert endings(base, blocks, ["m.layers.0.mlp"]) == ["m.layers.0.mlp"]
     assert endings(base, blocks, ["m.layers.0.attn"]) == ["attn"]
 
@@ -54,7 +54,7 @@ def test_endings_that_match_elsewhere_become_full_names():
 def test_tower_of_another_width_is_no_decoder():
     tower = {"vision.blocks.0.attn.q": (24, 24), "vision.blocks.0.mlp.fc2": (24, 48)}
     decoder = {"text.layers.0.self_attn.q": (32, 32), "text.layers.0.mlp.fc2": (32, 48)}
-    blocks = decoder_blocks(facts({**tower, **decoder}), otherwise="")
+    blocks = decoder_blocks(facts({**tower, **decoder}), fix="")
     assert [block.name for block in blocks] == ["text.layers.0"]
 
 
@@ -86,4 +86,4 @@ def test_tower_of_another_width_is_no_decoder():
 )
 def test_what_cannot_be_told_is_an_error_that_names_what_was_seen(linears, message):
     with pytest.raises(BaseModelError, match=message):
-        decoder_blocks(facts(linears), otherwise="do that")
+        decoder_blocks(facts(linears), fix="do that")

@@ -14,7 +14,7 @@ from mlflow_finetune_plugin.config.sections import TrainingSettings
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
 from mlflow_finetune_plugin.errors import PlanError
 from mlflow_finetune_plugin.planning import forecast
-from mlflow_finetune_plugin.planning.forecast import Forecast, duration, foresee, refuse_what_does_not_fit
+from mlflow_finetune_plugin.planning.forecast import Forecast, check_fits, duration, forecast_run
 from mlflow_finetune_plugin.planning.memory import MIB, MemoryRoom
 from mlflow_finetune_plugin.planning.micro_batch_shapes import RowLengths, shapes_of
 from mlflow_finetune_plugin.planning.plan import Plan, data_request, make_plan, settle_on
@@ -34,7 +34,7 @@ def planned(folder: Path, base: Path, **training: object) -> tuple[Plan, Prepare
 
 
 def foreseen(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast]:
-    plan, found, why_not = foresee(plan, data)
+    plan, found, why_not = forecast_run(plan, data)
     assert found is not None, why_not
     return plan, found
 
@@ -49,7 +49,7 @@ def test_where_there_is_room_nothing_is_changed(tmp_path, base):
     assert after is plan
     assert found.verdict == "fits"
     assert found.shapes.steps == 4
-    refuse_what_does_not_fit(found)
+    check_fits(found)
     assert f"fits: needs {found.memory.total / MIB:,.0f} MiB" in found.line()
 
 
@@ -92,7 +92,7 @@ def test_what_was_given_is_not_changed_but_refused_with_what_would_fit(tmp_path,
     assert after.config.training.max_batch_tokens == 640
     assert refused.verdict == "does not fit"
     with pytest.raises(PlanError, match=r"the run does not fit: it needs .* fix: ") as told:
-        refuse_what_does_not_fit(refused)
+        check_fits(refused)
     text = str(told.value)
     assert "training.max_batch_tokens: " in text
     assert "training.gradient_checkpointing: true (" in text
