@@ -9,6 +9,7 @@ from html import escape
 from gradio_app.html_parts import empty, outcome_html, soft, table_head
 from gradio_app.versions.cards import MOST_VERSIONS, Bounds, Gain, Version, VersionCard, Versions
 from gradio_app.versions.loss_chart import Series, loss_chart
+from mlflow_finetune_plugin.evaluation.scale import describe_forgetting
 from mlflow_finetune_plugin.store.names import CHAMPION
 
 _RUN_GONE = "not known: its run is gone"
@@ -94,7 +95,8 @@ def _facts(version: Version) -> list[tuple[str, str]]:
         ("Data", _data(version)),
         (
             "Forgetting",
-            _bounds(version.forgetting, good=-1, unit=" nats per token")
+            f"{describe_forgetting(version.forgetting.value)}, "
+            + _bounds(version.forgetting, good=-1, unit=" nats per token")
             if version.forgetting
             else _absent(version, "not measured"),
         ),

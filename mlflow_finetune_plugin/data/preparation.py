@@ -220,7 +220,7 @@ class _Preparation:
         self, file: ReadFile, batch: SpooledBatch, encoded: EncodedBatch, is_kept: np.ndarray, is_eval: np.ndarray
     ) -> None:
         tally = file.tally
-        tally.kept += int(is_kept.sum())
+        tally.rows_kept += int(is_kept.sum())
         for row, fault, excerpt in encoded.odd:
             if is_kept[row]:
                 tally.note_odd(int(encoded.lines[row]), fault, excerpt)
@@ -290,7 +290,8 @@ class _Preparation:
 
     def result(self) -> PreparedData:
         trained_rows = np.unique(self.train.index.records()["row"])
-        report, fault = self._report(), self._fault()
+        fault = self._fault()
+        report = self._report(fault)
         if fault is not None:
             self.train.path.unlink()
             self.eval.path.unlink()
@@ -305,7 +306,7 @@ class _Preparation:
             trained_rows=trained_rows,
         )
 
-    def _report(self) -> DataReport:
+    def _report(self, fault: str | None) -> DataReport:
         renderer, tokenizer = self._renderer, self._renderer.tokenizer
         findings = self._findings()
         return DataReport(
@@ -339,6 +340,7 @@ class _Preparation:
             mask_samples=tuple(segments(example, tokenizer) for example in across(self._samples)),
             findings=tuple(findings),
             labels=_label_report(self._labels),
+            fault=fault,
         )
 
     def _findings(self) -> list[DataFinding]:

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mlflow_finetune_plugin.evaluation.results import EvalReport, Interval, MetricResult
+from mlflow_finetune_plugin.evaluation.scale import describe_forgetting
 
 _BETTER, _WORSE, _UNDECIDED = "#1a7f37", "#b42318", "#57606a"
 _TRAIN, _EVAL = "#0969da", "#bc4c00"
@@ -28,7 +29,8 @@ def plot_gain(report: EvalReport) -> Figure:
     """
     entries = [(f"{m.name}\n{m.base:.3g} → {m.adapter:.3g}", _gain_label(m.name), m.gain, True) for m in report.metrics]
     if report.forgetting is not None:
-        entries.append(("forgetting", "nats per token, more is worse", report.forgetting, False))
+        label = f"forgetting\n{describe_forgetting(report.forgetting.value)}"
+        entries.append((label, "nats per token, more is worse", report.forgetting, False))
     figure = _figure(width=7.5, height=0.9 + 0.95 * len(entries))
     axes: list[Axes] = list(figure.subplots(len(entries), 1, squeeze=False)[:, 0]) if entries else []
     for ax, (label, unit, interval, higher_is_better) in zip(axes, entries, strict=True):

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any, Literal, Protocol
 
 from mlflow_finetune_plugin.evaluation.results import Interval
+from mlflow_finetune_plugin.evaluation.scale import describe_forgetting
 from mlflow_finetune_plugin.gate.evidence import Evidence, Forgetting, Gain, Latency, Regression, Votes
 from mlflow_finetune_plugin.gate.policy import (
     ForgettingPolicy,
@@ -91,7 +92,7 @@ def judge_forgetting(policy: ForgettingPolicy, measured: Forgetting | Interval |
         interval, rows = measured, None
     else:
         interval, rows = _forgetting_interval(measured), len(measured.row_ids)
-    seen = f"{_shown(interval)} nats per token"
+    seen = f"{describe_forgetting(interval.value)}, {_shown(interval)} nats per token"
     answer = non_inferiority(interval, policy.at_most)
     if answer == "shown":
         return Finding("forgetting", "pass", f"{seen}: at most {policy.at_most:g}", policy.at_most, interval)

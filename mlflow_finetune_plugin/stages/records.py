@@ -19,6 +19,7 @@ from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.data.report.contents import DataReport
 from mlflow_finetune_plugin.data.report.page import report_page
 from mlflow_finetune_plugin.evaluation.results import EvalReport, Interval, MetricResult
+from mlflow_finetune_plugin.evaluation.scale import forgetting_text
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.logged_models.adapter import LoggedAdapter, Reference
 from mlflow_finetune_plugin.planning.forecast import Forecast
@@ -321,9 +322,7 @@ def proof_lines(proof: EvalReport, *, rows: str = HELD_OUT) -> list[str]:
     lines = [_metric_line(metric, rows) for metric in proof.metrics]
     lines += [f"{task}: {_metric_line(results[0], rows)}" for task, results in proof.tasks.items()]
     if proof.forgetting is not None:
-        lines.append(
-            f"forgetting {proof.forgetting.value:+.3f} nats per token ({proof.forgetting.low:+.3f}..{proof.forgetting.high:+.3f})"
-        )
+        lines.append(f"forgetting: {forgetting_text(proof.forgetting)}")
     return lines
 
 

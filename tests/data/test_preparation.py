@@ -4,7 +4,7 @@ import json
 import pytest
 from data_requests import held_out, jsonl, pairs, request
 
-from mlflow_finetune_plugin.data import reading
+from mlflow_finetune_plugin.data import reader
 from mlflow_finetune_plugin.data.conversations.split import hash_row
 from mlflow_finetune_plugin.data.preparation import DataFile, prepare
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
@@ -46,9 +46,9 @@ def test_report_counts_every_row_by_hand(tmp_path, renderer):
     train = jsonl(tmp_path / "train.jsonl", rows)
     held_out = jsonl(tmp_path / "eval.jsonl", [rows[0], {"prompt": "what is 7?", "completion": "7"}, *pairs(2, 50)])
     report = prepare(request(train, (DataFile(held_out, "t"),)), renderer, tmp_path / "out").report
-    assert (report.train_rows, report.eval_rows, report.kept, report.skipped) == (4, 4, 8, 3)
+    assert (report.train_rows, report.eval_rows, report.rows_kept, report.skipped) == (4, 4, 8, 3)
     file = report.files[0]
-    assert (file.name, file.layout, file.rows_read, file.kept) == (
+    assert (file.name, file.layout, file.rows_read, file.rows_kept) == (
         *("train.jsonl", "prompt_completion: prompt -> completion", 7, 4),
     )
     assert [(skip.reason, skip.rows, skip.lines) for skip in file.skipped] == [
@@ -56,8 +56,8 @@ def test_report_counts_every_row_by_hand(tmp_path, renderer):
         ("null field", 1, (4,)),
     ]
     assert (report.duplicates, report.contradictions, report.leaked_prompts, report.leaked_rows) == (1, 1, 2, 1)
-    assert report.summary().startswith(
-        "data  8 kept (4 to train on, 4 to evaluate on), 3 skipped (2 empty completion, 1 null field), 1 duplicate, 0 over length; "
+    assert report.summary() == (
+        "usable with 3 warnings: 4 rows to train on, 4 held out; 3 skipped (2 empty completion, 1 null field), 1 duplicate"
     )
     assert len(report.warnings) == 3
     assert str(tmp_path) not in json.dumps(report.to_json())
@@ -86,7 +86,7 @@ def test_multi_turn_rows_are_evaluated_on_their_last_turn(tmp_path, byte_tokeniz
 
 
 def test_progress_tells_rows_done(tmp_path, renderer, monkeypatch):
-    monkeypatch.setattr(reading, "BATCH_ROWS", 8)
+    monkeypatch.setattr(reader, "BATCH_ROWS", 8)
     told = []
     prepare(request(jsonl(tmp_path / "a.jsonl", pairs(20))), renderer, tmp_path / "out", told.append)
     assert told == [8, 16, 20]
@@ -99,7 +99,7 @@ def test_digest_does_not_depend_on_the_batch_size(tmp_path, renderer, monkeypatc
     train = jsonl(tmp_path / "a.jsonl", pairs(50))
     digests = set()
     for rows in (1, 7, 1000):
-        monkeypatch.setattr(reading, "BATCH_ROWS", rows)
+        monkeypatch.setattr(reader, "BATCH_ROWS", rows)
         prepared = prepare(request(train), renderer, tmp_path / f"out{rows}")
         digests.add((prepared.digest, prepared.eval_digest))
     assert len(digests) == 1
@@ -171,7 +171,7 @@ def test_weight_repeats_rows_and_takes_a_seeded_share(tmp_path, renderer, weight
     prepared = prepare(request(files, held_out), renderer, tmp_path / "out")
     assert low <= len(prepared.train) <= high
     file = prepared.report.files[0]
-    assert (file.weight, file.kept, file.rows_after_weight) == (weight, 100, len(prepared.train))
+    assert (file.weight, file.rows_kept, file.rows_after_weight) == (weight, 100, len(prepared.train))
     assert prepared.report.duplicates == 0
     assert prepare(request(files, held_out), renderer, tmp_path / "two").digest == prepared.digest
 
@@ -266,7 +266,7 @@ def test_answers_of_one_row_stay_on_one_side(tmp_path, renderer):
     rows = [{"prompt": f"Name {i}", "completion": [f"{i}", f"{i}!", f"{i}?"]} for i in range(40)]
     prepared = prepare(request(jsonl(tmp_path / "a.jsonl", rows), 0.25), renderer, tmp_path / "out")
     (file,) = prepared.report.files
-    assert (file.rows_read, file.conversations, file.kept) == (40, 120, 120)
+    assert (file.rows_read, file.conversations, file.rows_kept) == (40, 120, 120)
     assert (len(prepared.eval_rows), len(prepared.train)) == (30, 90)
     assert (prepared.report.leaked_prompts, prepared.report.duplicates) == (0, 0)
 
@@ -278,7 +278,7 @@ def test_each_file_may_have_columns_of_its_own(tmp_path, renderer):
     files = (DataFile(csv, "t", columns={"prompt": "body", "completion": "reply"}), DataFile(chat, "c"))
     asked = dataclasses.replace(request(chat), train=files)
     report = prepare(asked, renderer, tmp_path / "out").report
-    assert [(file.layout, file.kept) for file in report.files] == [
+    assert [(file.layout, file.rows_kept) for file in report.files] == [
         ("prompt_completion: body -> reply", 6),
         ("prompt_completion: prompt -> completion", 5),
     ]
@@ -324,8 +324,8 @@ def test_real_data_is_read_recognised_and_encoded(tmp_path, dataset_folder, real
     assert (file.layout, file.rows_read) == (layout, rows)
     left_out = {skip.reason for skip in file.skipped}
     assert left_out <= {"over length"}
-    assert file.kept + sum(skip.rows for skip in file.skipped) == rows
-    assert file.kept > rows // 2
+    assert file.rows_kept + sum(skip.rows for skip in file.skipped) == rows
+    assert file.rows_kept > rows // 2
     assert 0 < report.train.loss_tokens < report.train.tokens
 
 
@@ -346,7 +346,7 @@ def test_nested_numbered_and_plain_data_is_read(tmp_path, dataset_folder, render
     asked = request(dataset_folder / name, None, overlength=overlength, max_length=2048)
     (file,) = prepare(asked, renderer, tmp_path / "out").report.files
     assert (file.layout, file.rows_read, file.conversations) == (layout, rows, conversations)
-    assert file.kept + sum(skip.rows for skip in file.skipped) == conversations
+    assert file.rows_kept + sum(skip.rows for skip in file.skipped) == conversations
 
 
 def test_self_instruct_is_read_when_its_tasks_are_named(tmp_path, dataset_folder, renderer):
@@ -354,7 +354,7 @@ def test_self_instruct_is_read_when_its_tasks_are_named(tmp_path, dataset_folder
     train = dataset_folder / "self_instruct" / "user_oriented_instructions.jsonl"
     columns = {"prompt": "instruction", "completion": "motivation_app"}
     prepared = prepare(request(train, columns=columns), renderer, tmp_path / "out")
-    assert prepared.report.kept == 252
+    assert prepared.report.rows_kept == 252
 
 
 def test_trl_takes_the_data_as_it_is(tmp_path, renderer, byte_tokenizer):

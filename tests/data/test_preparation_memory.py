@@ -35,11 +35,11 @@ def peaks(folder, tokenizer, *counts):
     """MiB at the most while as many rows of about 480 tokens are prepared, one after the other."""
     from transformers import AutoTokenizer
 
-    from mlflow_finetune_plugin.data import reading
+    from mlflow_finetune_plugin.data import reader
     from mlflow_finetune_plugin.data.preparation import prepare
     from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
-    reading.BATCH_ROWS = 100
+    reader.BATCH_ROWS = 100
     renderer = ChatRenderer(AutoTokenizer.from_pretrained(tokenizer))
     found = []
     for count in map(int, counts):

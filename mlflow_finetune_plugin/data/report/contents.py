@@ -1,21 +1,27 @@
-"""What happened to the data, row by row counted: the record behind the ``data`` line of a run. No heavy imports."""
+"""The data report: how many rows each file gave, what was left out and why, and what the checks found. No heavy imports."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from mlflow_finetune_plugin.data.tokens.token_report import TokenReport
 from mlflow_finetune_plugin.errors import DataError
 
 MAX_LINES = 20
-"""Line numbers kept per reason; the counts are always whole."""
+"""How many line numbers the report lists per reason. The counts always cover all rows."""
+
+_LOW_LOSS_SHARE = 0.02
+"""Below it the summary mentions the share of tokens that the model learns from. Short answers such as labels are usually 5 to
+30 % of the tokens; under 2 % the trainer reads more than fifty tokens for each one that it learns."""
 
 
 @dataclass(frozen=True)
 class SkipCount:
-    """How many rows of one file were left out for one reason, and the first of them."""
+    """How many rows of one file were left out for one reason, with the first line numbers and one example."""
 
     reason: str
     rows: int
@@ -26,24 +32,24 @@ class SkipCount:
 
 @dataclass(frozen=True)
 class FileReport:
-    """One data file. ``kept`` counts rows that became training or evaluation rows, before weighting."""
+    """The row counts of one data file. ``rows_kept`` counts training and held-out rows before weighting; its JSON key is ``kept``."""
 
     name: str
     task: str
     role: str
     layout: str
     rows_read: int
-    kept: int
+    rows_kept: Annotated[int, Field(validation_alias="kept")]
     skipped: tuple[SkipCount, ...]
     weight: float = 1.0
     rows_after_weight: int = 0
     conversations: int = 0
-    """What the rows hold: more than ``rows_read`` where a row has several answers. Each is kept or skipped."""
+    """More than ``rows_read`` where a row has several answers. Each conversation is kept or skipped."""
 
 
 @dataclass(frozen=True)
 class DataFinding:
-    """What a check found in rows that are kept: how often, where first, one example, the remedy."""
+    """What one check reports about kept rows: how often it occurs, where first, one example and the fix."""
 
     check: str
     count: int
@@ -60,7 +66,7 @@ class DataFinding:
 
 @dataclass(frozen=True)
 class LabelReport:
-    """Labels of the label layout with their rows, most frequent first."""
+    """The labels of rows in the ``label`` layout with their row counts, most frequent first."""
 
     train: tuple[tuple[str, int], ...]
     eval: tuple[tuple[str, int], ...]
@@ -68,7 +74,11 @@ class LabelReport:
 
 @dataclass(frozen=True)
 class DataReport:
-    """The whole data set. Row counts are rows of the files; one row is several examples when it was unrolled."""
+    """The report on all files of a run.
+
+    Row counts are rows of the files. A row with several assistant turns may become several training examples.
+    ``fault`` says why the data cannot be used; None where it can.
+    """
 
     files: tuple[FileReport, ...]
     train_rows: int
@@ -100,10 +110,11 @@ class DataReport:
     mask_samples: tuple[tuple[dict[str, Any], ...], ...] = field(repr=False)
     findings: tuple[DataFinding, ...] = ()
     labels: LabelReport | None = None
+    fault: str | None = None
 
     @property
-    def kept(self) -> int:
-        return sum(file.kept for file in self.files)
+    def rows_kept(self) -> int:
+        return sum(file.rows_kept for file in self.files)
 
     @property
     def skipped(self) -> int:
@@ -111,25 +122,38 @@ class DataReport:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is odd and does not stop the run, each with its remedy."""
-        found = [str(finding) for finding in self.findings if finding.is_warning]
+        """The findings that do not stop the run but should be looked at, each with its fix."""
+        warnings = [str(finding) for finding in self.findings if finding.is_warning]
+        fix = "fix: raise training.max_length, or set data.overlength: drop"
         if self.truncated_end_of_turn:
-            found.append(
-                f"{self.truncated_end_of_turn} examples lost their end-of-turn token to max_length {self.max_length}; "
-                "fix: raise training.max_length, or data.overlength: drop"
+            warnings.append(
+                f"{_count(self.truncated_end_of_turn, 'example')} lost the end-of-turn token because max_length is "
+                f"{self.max_length} tokens, so the adapter may not learn to stop; {fix}"
             )
         if self.truncated_answer:
-            found.append(
-                f"{self.truncated_answer} answers vanished behind max_length {self.max_length}; "
-                "fix: raise training.max_length, or data.overlength: drop"
+            warnings.append(
+                f"{_count(self.truncated_answer, 'answer')} were cut off entirely because max_length is "
+                f"{self.max_length} tokens; {fix}"
             )
-        return tuple(found)
+        return tuple(warnings)
+
+    @property
+    def verdict(self) -> str:
+        """``good``, ``usable``, ``usable with N warnings`` or ``unusable``."""
+        if self.fault is not None:
+            return "unusable"
+        if self.warnings:
+            return f"usable with {_count(len(self.warnings), 'warning')}"
+        return "usable" if self.skipped else "good"
 
     def to_json(self) -> dict[str, Any]:
-        """Everything as JSON types, for the report artifact."""
+        """Return the whole report as JSON types, for the report artifact."""
+        report = _json(asdict(self))
+        for file in report["files"]:
+            file["kept"] = file.pop("rows_kept")
         return {
-            **_json(asdict(self)),
-            "kept": self.kept,
+            **report,
+            "kept": self.rows_kept,
             "skipped": self.skipped,
             "warnings": list(self.warnings),
             "summary": self.summary(),
@@ -137,43 +161,52 @@ class DataReport:
 
     @classmethod
     def from_json(cls, text: str) -> DataReport:
-        """What ``to_json`` gave, also as an earlier version of the package wrote it. Raises DataError for anything else."""
+        """Read what ``to_json`` wrote, also with an earlier version of this package.
+
+        Raises:
+            DataError: ``text`` is not a data report.
+        """
         from pydantic import TypeAdapter
 
         try:
             report: DataReport = TypeAdapter(cls).validate_json(text)
-            told = "max" in report.train.length_quantiles and "max" in report.eval.length_quantiles
+            has_lengths = "max" in report.train.length_quantiles and "max" in report.eval.length_quantiles
             pieces = [piece for sample in report.mask_samples for piece in sample]
-            if not told or not all({"text", "carries_loss"} <= piece.keys() for piece in pieces):
-                raise ValueError("lengths or samples are not whole")
+            if not has_lengths or not all({"text", "carries_loss"} <= piece.keys() for piece in pieces):
+                raise ValueError("lengths or samples are incomplete")
         except ValueError as error:
             raise DataError(
-                f"this is no data report: {' '.join(str(error).split())[:300]}; fix: train it again"
+                f"not a valid data report: {' '.join(str(error).split())[:300]}; fix: train the adapter again"
             ) from error
         return report
 
-    def _sides(self) -> str:
-        """How many of the rows kept are learnt and how many are held out."""
-        return f"{self.train_rows:,} to train on, {self.eval_rows:,} to evaluate on"
-
     def summary(self) -> str:
-        """One line for the console."""
+        """Return one line for the console: the verdict, then the counts that matter."""
+        duplicates = _count(self.duplicates, "duplicate") if self.duplicates else "no duplicates"
+        parts = [self._skipped_text(), duplicates]
+        if self.over_length:
+            parts.append(f"{self.over_length:,} over length")
+        if (share := self._loss_share()) < _LOW_LOSS_SHARE:
+            parts.append(f"only {share:.1%} of the tokens are answers to learn from, the rest is prompt")
+        return f"{self.verdict}: {_count(self.train_rows, 'row')} to train on, {self.eval_rows:,} held out; {', '.join(parts)}"
+
+    def _skipped_text(self) -> str:
+        if not self.skipped:
+            return "none skipped"
         reasons: Counter[str] = Counter()
         for file in self.files:
             for skip in file.skipped:
                 reasons[skip.reason] += skip.rows
-        why = ", ".join(f"{rows:,} {reason}" for reason, rows in reasons.most_common())
+        return f"{self.skipped:,} skipped ({', '.join(f'{rows:,} {reason}' for reason, rows in reasons.most_common())})"
+
+    def _loss_share(self) -> float:
+        """Return the share of all tokens that carry loss, from 0 to 1; 1 where there are no tokens."""
         tokens = self.train.tokens + self.eval.tokens
-        share = round(100 * (self.train.loss_tokens + self.eval.loss_tokens) / tokens) if tokens else 0
-        return (
-            f"data  {self.kept:,} kept ({self._sides()}), {self.skipped:,} skipped{f' ({why})' if why else ''}, "
-            f"{_count(self.duplicates, 'duplicate')}, {self.over_length:,} over length; "
-            f"{share} % of {tokens:,} tokens carry loss"
-        )
+        return (self.train.loss_tokens + self.eval.loss_tokens) / tokens if tokens else 1.0
 
 
 class UnusableDataError(DataError):
-    """The rows were read and cannot be trained on as the config says; ``report`` shows them all."""
+    """The rows were read, and cannot be used as the config says. ``report`` holds the counts and the reasons."""
 
     def __init__(self, message: str, report: DataReport) -> None:
         super().__init__(message)

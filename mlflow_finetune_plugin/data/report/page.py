@@ -64,7 +64,7 @@ def report_fragment(report: DataReport, title: str | None = None) -> str:
     """The same for within a page that has ``REPORT_STYLE`` and its colours; None leaves the heading to that page."""
     heading = f"<h1>{escape(title)}</h1>" if title is not None else ""
     sections = [
-        f"{heading}<p>{escape(report.summary().removeprefix('data').strip())}</p>",
+        f"{heading}<p>{escape(report.summary())}</p>",
         _figures(report),
         _warnings(report),
         _files(report.files),
@@ -82,11 +82,11 @@ def _figures(report: DataReport) -> str:
     tokens = report.train.tokens + report.eval.tokens
     loss = report.train.loss_tokens + report.eval.loss_tokens
     figures = {
-        "train rows": f"{report.train_rows:,}",
-        "eval rows": f"{report.eval_rows:,}",
+        "rows to train on": f"{report.train_rows:,}",
+        "held-out rows": f"{report.eval_rows:,}",
         "skipped": f"{report.skipped:,}",
         "tokens": f"{tokens:,}",
-        "with loss": f"{100 * loss / tokens:.0f} %" if tokens else "0 %",
+        "learnt tokens": f"{100 * loss / tokens:.0f} %" if tokens else "0 %",
         "longest": f"{max(report.train.length_quantiles['max'], report.eval.length_quantiles['max']):,} of {report.max_length:,}",
     }
     return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items()) + "</dl>"
@@ -106,7 +106,7 @@ def _files(files: Sequence[FileReport]) -> str:
             file.task,
             file.layout,
             _n(file.rows_read),
-            _n(file.kept),
+            _n(file.rows_kept),
             _n(_skips(file)),
             f"{file.weight:g}",
         ]

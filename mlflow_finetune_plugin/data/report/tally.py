@@ -26,7 +26,7 @@ class RowTally:
     layout: Layout
     rows_read: int = 0
     conversations: int = 0
-    kept: int = 0
+    rows_kept: int = 0
     rows_after_weight: int = 0
     developer_turns: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
@@ -69,7 +69,7 @@ class RowTally:
             layout=str(self.layout),
             rows_read=self.rows_read,
             conversations=self.conversations,
-            kept=self.kept,
+            rows_kept=self.rows_kept,
             skipped=skipped,
             weight=self.weight,
             rows_after_weight=self.rows_after_weight,

@@ -97,10 +97,10 @@ def test_what_is_no_report_is_said_with_a_remedy(registry):
     cut = {**whole, "mask_samples": [[{"text": "a"}]]}
     for text, said in (
         (None, "holds no finetune/data_report.json: .*; fix: "),
-        ("{", "this is no data report: .*; fix: "),
-        ("[]", "this is no data report"),
-        (json.dumps({**whole, "train_rows": "many"}), "this is no data report"),
-        (json.dumps(cut), "samples are not whole"),
+        ("{", "not a valid data report: .*; fix: "),
+        ("[]", "not a valid data report"),
+        (json.dumps({**whole, "train_rows": "many"}), "not a valid data report"),
+        (json.dumps(cut), "samples are incomplete"),
         (json.dumps({**whole, "train": {**whole["train"], "length_quantiles": {}}}), "lengths or samples"),
         (f'"{"a" * LONGEST_BYTES}"', "more than the 4,194,304 that are shown here; fix: "),
     ):
