@@ -91,7 +91,9 @@ def trl(arguments: argparse.Namespace, seed: int, folder: Path, environment: dic
     model = PeftModel.from_pretrained(base, out / "adapter").eval()
     renderer = ChatRenderer(tokenizer)
     pairs = as_pairs(Path(arguments.eval))
-    prompts = [renderer.encode_prompt([{"role": "user", "content": prompt}]) for prompt, _ in pairs]
+    questions = [[{"role": "user", "content": prompt}] for prompt, _ in pairs]
+    options = {"chat_template": renderer.chat_template, "add_generation_prompt": True, "return_dict": False}
+    prompts = tokenizer.apply_chat_template(questions, **options)
     answers = greedy_answers(
         model,
         prompts,

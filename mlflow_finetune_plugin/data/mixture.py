@@ -57,10 +57,10 @@ def mix(tasks: pa.DictionaryArray, mixing: str, temperature: float, seed: int) -
     drawn = counts if exponent == 1.0 else _shares(counts, exponent)
     random = np.random.default_rng(seed)
     times = np.zeros(len(of_row), dtype=np.int64)
-    for task, (count, wanted) in enumerate(zip(counts, drawn, strict=True)):
+    for task, (count, target) in enumerate(zip(counts, drawn, strict=True)):
         rows = np.flatnonzero(of_row == task)
-        times[rows] = wanted // count
-        times[random.choice(rows, size=wanted % count, replace=False)] += 1
+        times[rows] = target // count
+        times[random.choice(rows, size=target % count, replace=False)] += 1
     shares = sorted(zip(names, counts, drawn, strict=True))
     return Mixture(
         np.repeat(np.arange(len(times)), times), tuple(TaskShare(str(name), int(n), int(d)) for name, n, d in shares)

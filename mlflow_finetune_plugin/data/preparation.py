@@ -21,7 +21,7 @@ import numpy as np
 
 from mlflow_finetune_plugin.data.conversations.conversations import is_document
 from mlflow_finetune_plugin.data.conversations.split import Split, hash_text, sample_of_eval, split_of_train
-from mlflow_finetune_plugin.data.reader import DataFile, Reader, ReadFile, place
+from mlflow_finetune_plugin.data.reader import DataFile, Reader, ReadFile, row_key
 from mlflow_finetune_plugin.data.report.checks import (
     CONTRADICTIONS,
     DUPLICATES,
@@ -170,10 +170,10 @@ class _Preparation:
             if is_chosen[row]:
                 file.tally.skip(int(whole.lines[row]), reason, detail, batch.conversations[row])
         encoded = self._fitted(file, batch, is_chosen, is_eval)
-        is_kept = is_chosen & (encoded.counts > 0)
-        kept = np.flatnonzero(is_kept)
-        self._count(file, batch, encoded, is_kept, is_eval)
-        held_out, trained = kept[is_eval[kept]], kept[~is_eval[kept]]
+        is_used = is_chosen & (encoded.counts > 0)
+        used = np.flatnonzero(is_used)
+        self._count(file, batch, encoded, is_used, is_eval)
+        held_out, trained = used[is_eval[used]], used[~is_eval[used]]
         file.tally.rows_after_weight += len(held_out)
         self._put(self.eval, file, encoded, held_out, np.ones(len(held_out), dtype=np.int64))
         for row in held_out.tolist():
@@ -193,7 +193,7 @@ class _Preparation:
         if file.tally.role == "train":
             splits = not isinstance(self._request.eval, tuple)
             return every, self._split.held_out(encoded.row_hashes) if splits else ~every
-        places = [hash_text(place(file.file, line), self._request.seed) for line in encoded.lines.tolist()]
+        places = [hash_text(row_key(file.file, line), self._request.seed) for line in encoded.lines.tolist()]
         is_chosen = self._split.held_out(np.array(places, dtype=np.uint64))
         for line in encoded.lines[~is_chosen].tolist():
             file.tally.skip(line, OVER_EVAL_LIMIT)
@@ -217,17 +217,17 @@ class _Preparation:
             self._over_length.append((file.tally.name, line, fit.longest))
 
     def _count(
-        self, file: ReadFile, batch: SpooledBatch, encoded: EncodedBatch, is_kept: np.ndarray, is_eval: np.ndarray
+        self, file: ReadFile, batch: SpooledBatch, encoded: EncodedBatch, is_used: np.ndarray, is_eval: np.ndarray
     ) -> None:
         tally = file.tally
-        tally.rows_kept += int(is_kept.sum())
+        tally.rows_used += int(is_used.sum())
         for row, fault, excerpt in encoded.odd:
-            if is_kept[row]:
+            if is_used[row]:
                 tally.note_odd(int(encoded.lines[row]), fault, excerpt)
-        self._counts["unrolled"] += int((encoded.counts[is_kept] > 1).sum())
-        self._counts["boundary_splits"] += int(encoded.tokens.is_split[np.repeat(is_kept, encoded.counts)].sum())
+        self._counts["unrolled"] += int((encoded.counts[is_used] > 1).sum())
+        self._counts["boundary_splits"] += int(encoded.tokens.is_split[np.repeat(is_used, encoded.counts)].sum())
         if tally.layout.name == "label":
-            for row in np.flatnonzero(is_kept).tolist():
+            for row in np.flatnonzero(is_used).tolist():
                 side, label = "eval" if is_eval[row] else "train", batch.conversations[row][-1]["content"]
                 self._labels.note(side, label, f"{tally.name} line {int(encoded.lines[row])}")
 
@@ -247,8 +247,8 @@ class _Preparation:
         rest = file.weight - whole
         copies = np.full(len(lines), whole, dtype=np.int64)
         if rest:
-            hashes = [hash_text(place(file, line), self._request.seed) for line in lines.tolist()]
-            copies += np.array([found < rest * 2**64 for found in hashes], dtype=np.int64)
+            hashes = [hash_text(row_key(file, line), self._request.seed) for line in lines.tolist()]
+            copies += np.array([row_hash < rest * 2**64 for row_hash in hashes], dtype=np.int64)
         return copies
 
     # the end ---------------------------------------------------------------------------------------------------------
@@ -269,24 +269,24 @@ class _Preparation:
         )
 
     def _over_length_message(self) -> str:
-        found = self._over_length
-        first = ", ".join(f"{name} line {line} ({length})" for name, line, length in found[:5])
-        longest = max(length for _, _, length in found)
-        rows = "1 row is" if len(found) == 1 else f"{len(found):,} rows are"
+        rows_over = self._over_length
+        first = ", ".join(f"{name} line {line} ({length})" for name, line, length in rows_over[:5])
+        longest = max(length for _, _, length in rows_over)
+        rows = "1 row is" if len(rows_over) == 1 else f"{len(rows_over):,} rows are"
         return (
             f"{rows} longer than max_length {self._request.max_length} tokens: {first}"
-            f"{', ...' if len(found) > 5 else ''}; longest {longest:,}; fix: data.overlength: drop (or truncate), "
+            f"{', ...' if len(rows_over) > 5 else ''}; longest {longest:,}; fix: data.overlength: drop (or truncate), "
             f"or training.max_length: {longest} if the model takes that many"
         )
 
     def _why_skipped(self) -> str:
-        said = []
+        reasons = []
         for count in self._tallies:
             for skip in count.report().skipped:
                 lines = ", ".join(map(str, skip.lines[:5]))
                 detail = f" ({skip.detail})" if skip.detail else ""
-                said.append(f"{count.name}: {skip.rows} {skip.reason}{detail} in line {lines}")
-        return ("; ".join(said) or "the weights leave none") + "; fix: correct the rows, data.columns or data.layout"
+                reasons.append(f"{count.name}: {skip.rows} {skip.reason}{detail} in line {lines}")
+        return ("; ".join(reasons) or "the weights leave none") + "; fix: correct the rows, data.columns or data.layout"
 
     def result(self) -> PreparedData:
         trained_rows = np.unique(self.train.index.records()["row"])
@@ -345,16 +345,16 @@ class _Preparation:
 
     def _findings(self) -> list[DataFinding]:
         train, held_out = (
-            RowSet.of(side.index, self._place, Shower(side.dataset(), self._renderer.tokenizer))
+            RowSet.of(side.index, self._position_text, Shower(side.dataset(), self._renderer.tokenizer))
             for side in (self.train, self.eval)
         )
-        found = [*row_findings(train, held_out), *label_findings(self._labels), *encoding_findings(self._tallies)]
-        found += token_findings(self._renderer, self.train)
+        findings = [*row_findings(train, held_out), *label_findings(self._labels), *encoding_findings(self._tallies)]
+        findings += token_findings(self._renderer, self.train)
         for side in (self.train, self.eval):
             side.index.remove()
-        return found
+        return findings
 
-    def _place(self, file: int, line: int) -> str:
+    def _position_text(self, file: int, line: int) -> str:
         return f"{self._tallies[file].name} line {line}"
 
     def _notes(self) -> Iterator[str]:
@@ -383,6 +383,6 @@ def _eval_row(line: int, messages: tuple[Message, ...], example: Example, file: 
         completion_ids=tuple(example.input_ids[start:end]),
         reference=messages[-1]["content"],
         task=file.task,
-        source=file.shown,
+        source=file.report_name,
         line=line,
     )

@@ -14,7 +14,7 @@ from mlflow_finetune_plugin.data.conversations.layouts import TEXT, Layout, chec
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.split import hash_text
 from mlflow_finetune_plugin.data.report.tally import RowTally
-from mlflow_finetune_plugin.data.sources.locations import is_remote, local_copy, shown
+from mlflow_finetune_plugin.data.sources.locations import is_remote, local_copy, report_name
 from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
 from mlflow_finetune_plugin.data.tokens.batch_encoder import (
     BatchEncoder,
@@ -48,9 +48,9 @@ class DataFile:
     columns: Mapping[str, str] | None = None
 
     @property
-    def shown(self) -> str:
+    def report_name(self) -> str:
         """What reports call it: what was asked for, never where a copy of it lies."""
-        return shown(str(self.path))
+        return report_name(str(self.path))
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ class Reader:
 
     def _read(self, file: DataFile, local: Path, role: Literal["train", "eval"]) -> ReadFile:
         layout = self._layout_of(file, local)
-        tally = RowTally(file.shown, file.task, file.weight, role, layout)
+        tally = RowTally(file.report_name, file.task, file.weight, role, layout)
         start, self._role = self._spool.position(), role
         for line, row in read_rows(local):
             tally.rows_read += 1
             if role == "eval":
-                self.place_hashes.append(hash_text(place(file, line), self._seed))
+                self.place_hashes.append(hash_text(row_key(file, line), self._seed))
             try:
                 self._add(line, row, tally, file.instruction)
             except RowFault as fault:
@@ -173,7 +173,7 @@ class _Batch:
         return len(self.lines) >= BATCH_ROWS or self._chars >= _BATCH_CHARS
 
 
-def place(file: DataFile, line: int) -> str:
+def row_key(file: DataFile, line: int) -> str:
     """What a seeded choice among rows is made from: where the row stands, not what it says."""
     name = str(file.path) if is_remote(str(file.path)) else file.path.name
     return f"{name} {file.task} {line}"

@@ -135,10 +135,10 @@ def _recomputed_gain(
 
 def _members(clusters: Sequence[Hashable]) -> list[np.ndarray]:
     """The rows of each cluster, in the order of their first rows."""
-    found: dict[Hashable, list[int]] = {}
+    rows_by_cluster: dict[Hashable, list[int]] = {}
     for row, cluster in enumerate(clusters):
-        found.setdefault(cluster, []).append(row)
-    return [np.array(rows) for rows in found.values()]
+        rows_by_cluster.setdefault(cluster, []).append(row)
+    return [np.array(rows) for rows in rows_by_cluster.values()]
 
 
 def _by_cluster(statistics: np.ndarray, clusters: Sequence[Hashable] | None) -> np.ndarray:

@@ -56,7 +56,7 @@ def greedy_answers(
     )
     answers: list[list[int]] = [[] for _ in prompts]
     done = 0
-    with _own_generation_config_aside(model):
+    with _default_generation_config(model):
         for rows in _answer_batches(prompts, room, batch_tokens, may_pad=not _virtual_tokens(model)):
             settings.max_new_tokens = room[rows[0]]
             ids, mask = _padded([prompts[row] for row in rows], pad_token_id, side="left")  # (batch, seq)
@@ -213,12 +213,12 @@ def _virtual_tokens(model: torch.nn.Module) -> int:
 
 
 @contextmanager
-def _own_generation_config_aside(model: torch.nn.Module) -> Iterator[None]:
+def _default_generation_config(model: torch.nn.Module) -> Iterator[None]:
     """``generate`` fills what a given config leaves open from the model's own, so that one steps aside meanwhile."""
     transformer = _transformer(model)
-    own = transformer.generation_config
+    previous = transformer.generation_config
     transformer.generation_config = GenerationConfig()
     try:
         yield
     finally:
-        transformer.generation_config = own
+        transformer.generation_config = previous

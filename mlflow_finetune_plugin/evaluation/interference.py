@@ -24,9 +24,9 @@ def interference(
             [r["adapter_nats_per_token"] * len(row.completion_ids) for r, row in zip(proof.rows, rows, strict=True)]
         ),
     )
-    found = {}
+    results = {}
     for task, single in singles.items():
         at = [i for i, row in enumerate(rows) if row.task == task]
         of_task = [rows[i] for i in at]
-        found[task] = tuple(compare(module, of_task, single, mixture.at(at), seed)[0] for module in modules)
-    return found
+        results[task] = tuple(compare(module, of_task, single, mixture.at(at), seed)[0] for module in modules)
+    return results

@@ -45,13 +45,11 @@ def plot_tasks(results: Mapping[str, MetricResult], what: str) -> Figure:
     figure = _figure(width=7.5, height=1.4 + 0.36 * len(results))
     ax = figure.subplots()
     ax.axvline(0, color="black", linewidth=1)
-    for place, result in enumerate(results.values()):
+    for row, result in enumerate(results.values()):
         low, high = min(result.gain.low, result.gain.value), max(result.gain.high, result.gain.value)
         reach = [[result.gain.value - low], [high - result.gain.value]]
         color = _color(result.gain, higher_is_better=True)
-        ax.errorbar(
-            [result.gain.value], [place], xerr=reach, fmt="o", color=color, capsize=4, elinewidth=2, markersize=6
-        )
+        ax.errorbar([result.gain.value], [row], xerr=reach, fmt="o", color=color, capsize=4, elinewidth=2, markersize=6)
     labels = [f"{task}  {r.base:.3g} → {r.adapter:.3g}" for task, r in results.items()]
     ax.set_yticks(range(len(results)), labels, fontsize=8)
     ax.invert_yaxis()

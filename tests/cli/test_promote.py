@@ -143,7 +143,7 @@ def test_who_does_not_tell_what_it_was_trained_on_proves_nothing(client):
     assert "what it was trained on is not known" in report_of(client)["notes"][0]
 
 
-def test_no_rows_kept_hold(client):
+def test_no_rows_used_hold(client):
     register_proven(client, "bot", None, right=0, policy=POLICY)
     assert promote("bot") == 3
 

@@ -46,9 +46,9 @@ def test_report_counts_every_row_by_hand(tmp_path, renderer):
     train = jsonl(tmp_path / "train.jsonl", rows)
     held_out = jsonl(tmp_path / "eval.jsonl", [rows[0], {"prompt": "what is 7?", "completion": "7"}, *pairs(2, 50)])
     report = prepare(request(train, (DataFile(held_out, "t"),)), renderer, tmp_path / "out").report
-    assert (report.train_rows, report.eval_rows, report.rows_kept, report.skipped) == (4, 4, 8, 3)
+    assert (report.train_rows, report.eval_rows, report.rows_used, report.skipped) == (4, 4, 8, 3)
     file = report.files[0]
-    assert (file.name, file.layout, file.rows_read, file.rows_kept) == (
+    assert (file.name, file.layout, file.rows_read, file.rows_used) == (
         *("train.jsonl", "prompt_completion: prompt -> completion", 7, 4),
     )
     assert [(skip.reason, skip.rows, skip.lines) for skip in file.skipped] == [
@@ -80,7 +80,10 @@ def test_multi_turn_rows_are_evaluated_on_their_last_turn(tmp_path, byte_tokeniz
     (row,) = prepared.eval_rows
     assert list(row.messages) == turns[:3]
     assert row.reference == "assistant 1"
-    assert list(row.prompt_ids) == renderer.encode_prompt(turns[:3])
+    rendered = byte_tokenizer.apply_chat_template(
+        turns[:3], chat_template=renderer.chat_template, add_generation_prompt=True, return_dict=False
+    )
+    assert list(row.prompt_ids) == rendered
     assert byte_tokenizer.decode(row.completion_ids) == "<think>\n\n</think>\n\nassistant 1<|im_end|>"
     assert (len(prepared.train), prepared.report.train_rows, prepared.report.unrolled) == (2, 1, 2)
 
@@ -171,7 +174,7 @@ def test_weight_repeats_rows_and_takes_a_seeded_share(tmp_path, renderer, weight
     prepared = prepare(request(files, held_out), renderer, tmp_path / "out")
     assert low <= len(prepared.train) <= high
     file = prepared.report.files[0]
-    assert (file.weight, file.rows_kept, file.rows_after_weight) == (weight, 100, len(prepared.train))
+    assert (file.weight, file.rows_used, file.rows_after_weight) == (weight, 100, len(prepared.train))
     assert prepared.report.duplicates == 0
     assert prepare(request(files, held_out), renderer, tmp_path / "two").digest == prepared.digest
 
@@ -266,7 +269,7 @@ def test_answers_of_one_row_stay_on_one_side(tmp_path, renderer):
     rows = [{"prompt": f"Name {i}", "completion": [f"{i}", f"{i}!", f"{i}?"]} for i in range(40)]
     prepared = prepare(request(jsonl(tmp_path / "a.jsonl", rows), 0.25), renderer, tmp_path / "out")
     (file,) = prepared.report.files
-    assert (file.rows_read, file.conversations, file.rows_kept) == (40, 120, 120)
+    assert (file.rows_read, file.conversations, file.rows_used) == (40, 120, 120)
     assert (len(prepared.eval_rows), len(prepared.train)) == (30, 90)
     assert (prepared.report.leaked_prompts, prepared.report.duplicates) == (0, 0)
 
@@ -278,7 +281,7 @@ def test_each_file_may_have_columns_of_its_own(tmp_path, renderer):
     files = (DataFile(csv, "t", columns={"prompt": "body", "completion": "reply"}), DataFile(chat, "c"))
     asked = dataclasses.replace(request(chat), train=files)
     report = prepare(asked, renderer, tmp_path / "out").report
-    assert [(file.layout, file.rows_kept) for file in report.files] == [
+    assert [(file.layout, file.rows_used) for file in report.files] == [
         ("prompt_completion: body -> reply", 6),
         ("prompt_completion: prompt -> completion", 5),
     ]
@@ -324,8 +327,8 @@ def test_real_data_is_read_recognised_and_encoded(tmp_path, dataset_folder, real
     assert (file.layout, file.rows_read) == (layout, rows)
     left_out = {skip.reason for skip in file.skipped}
     assert left_out <= {"over length"}
-    assert file.rows_kept + sum(skip.rows for skip in file.skipped) == rows
-    assert file.rows_kept > rows // 2
+    assert file.rows_used + sum(skip.rows for skip in file.skipped) == rows
+    assert file.rows_used > rows // 2
     assert 0 < report.train.loss_tokens < report.train.tokens
 
 
@@ -346,7 +349,7 @@ def test_nested_numbered_and_plain_data_is_read(tmp_path, dataset_folder, render
     asked = request(dataset_folder / name, None, overlength=overlength, max_length=2048)
     (file,) = prepare(asked, renderer, tmp_path / "out").report.files
     assert (file.layout, file.rows_read, file.conversations) == (layout, rows, conversations)
-    assert file.rows_kept + sum(skip.rows for skip in file.skipped) == conversations
+    assert file.rows_used + sum(skip.rows for skip in file.skipped) == conversations
 
 
 def test_self_instruct_is_read_when_its_tasks_are_named(tmp_path, dataset_folder, renderer):
@@ -354,7 +357,7 @@ def test_self_instruct_is_read_when_its_tasks_are_named(tmp_path, dataset_folder
     train = dataset_folder / "self_instruct" / "user_oriented_instructions.jsonl"
     columns = {"prompt": "instruction", "completion": "motivation_app"}
     prepared = prepare(request(train, columns=columns), renderer, tmp_path / "out")
-    assert prepared.report.rows_kept == 252
+    assert prepared.report.rows_used == 252
 
 
 def test_trl_takes_the_data_as_it_is(tmp_path, renderer, byte_tokenizer):

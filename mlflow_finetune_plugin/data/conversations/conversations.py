@@ -60,8 +60,8 @@ def conversations(layout: Layout, row: Mapping[str, Any]) -> list[Conversation]:
 
 def conversation(layout: Layout, row: Mapping[str, Any]) -> Conversation:
     """The one conversation of a row that holds one."""
-    (found,) = conversations(layout, row)
-    return found
+    (only,) = conversations(layout, row)
+    return only
 
 
 def instructed(conversation: Conversation, instruction: str | None) -> Conversation:
@@ -69,7 +69,7 @@ def instructed(conversation: Conversation, instruction: str | None) -> Conversat
     if instruction is None:
         return conversation
     messages = list(conversation.messages)
-    first = next(place for place, message in enumerate(messages) if message["role"] == "user")
+    first = next(index for index, message in enumerate(messages) if message["role"] == "user")
     messages[first] = {**messages[first], "content": f"{instruction}\n\n{messages[first]['content']}"}
     return replace(conversation, messages=tuple(messages))
 
@@ -94,22 +94,22 @@ def _instances(layout: Layout, row: Mapping[str, Any]) -> list[Conversation]:
     if not nested:
         raise RowFault(EMPTY_COMPLETION, layout.columns["instances"])
     flat = Layout("alpaca", {"instruction": layout.columns["instruction"], "input": "input", "output": "output"})
-    for one in nested:
-        if not isinstance(one, dict):
-            raise RowFault(WRONG_TYPE, f"an instance is {_shown(one)}, not an object")
-    return _each([(flat, {**row, "input": None, **one}) for one in nested], layout.columns["instances"])
+    for instance in nested:
+        if not isinstance(instance, dict):
+            raise RowFault(WRONG_TYPE, f"an instance is {_excerpt(instance)}, not an object")
+    return _each([(flat, {**row, "input": None, **instance}) for instance in nested], layout.columns["instances"])
 
 
 def _each(rows: list[tuple[Layout, Mapping[str, Any]]], what: str) -> list[Conversation]:
-    found = []
+    conversations = []
     for number, (layout, row) in enumerate(rows, start=1):
         try:
-            found.append(_conversation(layout, row))
+            conversations.append(_conversation(layout, row))
         except RowFault as fault:
             if len(rows) == 1:
                 raise
             raise RowFault(fault.reason, f"{what} {number}: {fault.detail}") from fault
-    return found
+    return conversations
 
 
 def _document(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -145,13 +145,13 @@ def _label_text(value: Any, column: str) -> str:
 def _alpaca(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
     """Instruction and input are one user turn with a blank line between; history is turns before it."""
     instruction = _text(_field(layout, row, "instruction"), layout.columns["instruction"], EMPTY_PROMPT)
-    given = _optional(layout, row, "input")
+    context = _optional(layout, row, "input")
     output = _text(_field(layout, row, "output"), layout.columns["output"], EMPTY_COMPLETION)
-    asked = f"{instruction}\n\n{given}" if given else instruction
+    question = f"{instruction}\n\n{context}" if context else instruction
     return (
         *_system(layout, row),
         *_history(layout, row),
-        _message("user", asked),
+        _message("user", question),
         _message("assistant", output),
     )
 
@@ -162,11 +162,11 @@ def _history(layout: Layout, row: Mapping[str, Any]) -> list[Message]:
         return []
     if not isinstance(turns, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
         raise RowFault(WRONG_TYPE, "history is not a list of [user, assistant] pairs")
-    said = []
+    messages = []
     for user, assistant in turns:
-        said.append(_message("user", _text(user, "history", EMPTY_PROMPT)))
-        said.append(_message("assistant", _text(assistant, "history", EMPTY_COMPLETION)))
-    return said
+        messages.append(_message("user", _text(user, "history", EMPTY_PROMPT)))
+        messages.append(_message("assistant", _text(assistant, "history", EMPTY_COMPLETION)))
+    return messages
 
 
 def _messages(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -213,14 +213,14 @@ def _sharegpt(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def _role(turn: Any, key: str, roles: Mapping[str, str]) -> str:
     if not isinstance(turn, dict):
-        raise RowFault(WRONG_TYPE, f"a turn is {_shown(turn)}")
+        raise RowFault(WRONG_TYPE, f"a turn is {_excerpt(turn)}")
     if key not in turn:
         raise RowFault(MISSING_FIELD, key)
     role = turn[key]
     if role is None:
         raise RowFault(NULL_FIELD, key)
     if not isinstance(role, str) or role not in roles:
-        raise RowFault(UNSUPPORTED_ROLE, _shown(role))
+        raise RowFault(UNSUPPORTED_ROLE, _excerpt(role))
     return roles[role]
 
 
@@ -270,7 +270,7 @@ def _field(layout: Layout, row: Mapping[str, Any], part: str) -> Any:
 def _list(layout: Layout, row: Mapping[str, Any], part: str) -> list[Any]:
     value = _field(layout, row, part)
     if not isinstance(value, list):
-        raise RowFault(WRONG_TYPE, f"{layout.columns[part]} is {_shown(value)}, not a list")
+        raise RowFault(WRONG_TYPE, f"{layout.columns[part]} is {_excerpt(value)}, not a list")
     return value
 
 
@@ -292,7 +292,7 @@ def _text(value: Any, name: str, if_empty: str) -> str:
     if value is None:
         raise RowFault(NULL_FIELD, name)
     if not isinstance(value, str):
-        raise RowFault(WRONG_TYPE, f"{name} is {_shown(value)}, not text")
+        raise RowFault(WRONG_TYPE, f"{name} is {_excerpt(value)}, not text")
     if not value.strip():
         raise RowFault(if_empty, name)
     if not value.isascii():
@@ -308,7 +308,7 @@ def _check_unicode(value: str, name: str) -> None:
         raise RowFault(BROKEN_UNICODE, f"{name} holds {value[error.start]!r}") from error
 
 
-def _shown(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
 

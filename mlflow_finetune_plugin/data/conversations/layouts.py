@@ -22,9 +22,9 @@ class Layout:
 
     def __str__(self) -> str:
         answer = _SHAPES[self.name].answer
-        asked = [column for part, column in self.columns.items() if part != answer]
-        shown = ", ".join(asked)
-        return f"{self.name}: {shown} -> {self.columns[answer]}" if answer else f"{self.name}: {shown}"
+        inputs = [column for part, column in self.columns.items() if part != answer]
+        listed = ", ".join(inputs)
+        return f"{self.name}: {listed} -> {self.columns[answer]}" if answer else f"{self.name}: {listed}"
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ LAYOUTS = tuple(_SHAPES)
 def check_learnable(layout: Layout) -> None:
     """Raises DataError for a layout that supervised fine-tuning cannot learn from."""
     if layout.name == PREFERENCE:
-        asked = {part: layout.columns[part] for part in ("prompt",) if part in layout.columns}
+        prompt = {part: layout.columns[part] for part in ("prompt",) if part in layout.columns}
         chosen = layout.columns["chosen"]
-        imitated = {**asked, "completion": chosen} if asked else {"messages": chosen}
+        imitated = {**prompt, "completion": chosen} if prompt else {"messages": chosen}
         columns = ", ".join(f"{part}: {column}" for part, column in imitated.items())
         raise DataError(
             f"{layout}: the objective sft learns from answers, not from pairs of a better and a worse one, and no "
@@ -108,20 +108,20 @@ def detect_layout(
 ) -> Layout:
     """Which layout these first rows have; ``columns`` names parts by hand, ``layout`` leaves only the columns open."""
     rows, columns = list(rows), dict(columns or {})
-    found = list(dict.fromkeys(str(key) for row in rows for key in row))
+    present = list(dict.fromkeys(str(key) for row in rows for key in row))
     if layout != "auto" and layout not in _SHAPES:
         raise DataError(f"no layout {layout!r}; fix: pick one of: auto, {', '.join(LAYOUTS)}")
-    _check_columns(columns, found, layout)
+    _check_columns(columns, present, layout)
     candidates: list[Layout] = []
     for name in LAYOUTS if layout == "auto" else (layout,):
-        candidates += _readings(name, rows, columns, found, has_to_fit=layout == "auto")
+        candidates += _readings(name, rows, columns, present, has_to_fit=layout == "auto")
     candidates = _without_weaker(candidates)
     if len(candidates) == 1:
         return candidates[0]
-    raise DataError(_no_single_layout(candidates, found, layout))
+    raise DataError(_no_single_layout(candidates, present, layout))
 
 
-def _check_columns(columns: Mapping[str, str], found: list[str], layout: str) -> None:
+def _check_columns(columns: Mapping[str, str], present: list[str], layout: str) -> None:
     shapes = [_SHAPES[layout]] if layout != "auto" else list(_SHAPES.values())
     parts = sorted({part for shape in shapes for part in (*shape.parts, *shape.optional)})
     for part, column in columns.items():
@@ -129,34 +129,34 @@ def _check_columns(columns: Mapping[str, str], found: list[str], layout: str) ->
             near = difflib.get_close_matches(part, parts, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise DataError(f"data.columns: no part {part!r}; {hint}fix: pick from: {', '.join(parts)}")
-        if column not in found:
-            near = difflib.get_close_matches(column, found, n=1)
+        if column not in present:
+            near = difflib.get_close_matches(column, present, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise DataError(
-                f"data.columns.{part}: no column {column!r}; {hint}fix: pick from the columns found: {', '.join(found)}"
+                f"data.columns.{part}: no column {column!r}; {hint}fix: pick from the columns found: {', '.join(present)}"
             )
 
 
 def _readings(
-    name: str, rows: list[Mapping[str, Any]], given: Mapping[str, str], found: list[str], *, has_to_fit: bool
+    name: str, rows: list[Mapping[str, Any]], named: Mapping[str, str], present: list[str], *, has_to_fit: bool
 ) -> list[Layout]:
     """Every way in which these columns could be this layout."""
     shape = _SHAPES[name]
-    if not set(given) <= {*shape.parts, *shape.optional}:
+    if not set(named) <= {*shape.parts, *shape.optional}:
         return []
     ways: list[dict[str, str]] = [{}]
     for part, names in shape.parts.items():
-        choices = [given[part]] if part in given else [column for column in names if column in found]
+        choices = [named[part]] if part in named else [column for column in names if column in present]
         ways = [{**way, part: column} for way in ways for column in choices]
-    if shape.pairs and not given:
+    if shape.pairs and not named:
         ways = [way for way in ways if tuple(way.values()) in shape.pairs]
     extra = {
-        part: given.get(part) or next(column for column in names if column in found)
+        part: named.get(part) or next(column for column in names if column in present)
         for part, names in shape.optional.items()
-        if part in given or any(column in found for column in names)
+        if part in named or any(column in present for column in names)
     }
     layouts = [Layout(name, _in_order(shape, {**extra, **way})) for way in ways]
-    return [made for made in layouts if not has_to_fit or _fits(made, rows)]
+    return [layout for layout in layouts if not has_to_fit or _fits(layout, rows)]
 
 
 def _in_order(shape: _Shape, columns: dict[str, str]) -> dict[str, str]:
@@ -167,7 +167,7 @@ def _in_order(shape: _Shape, columns: dict[str, str]) -> dict[str, str]:
 
 def _fits(layout: Layout, rows: list[Mapping[str, Any]]) -> bool:
     """Whether the first value that is there has the type that this layout has in that column."""
-    wanted: dict[str, Callable[[Any], bool]] = {
+    checks: dict[str, Callable[[Any], bool]] = {
         "messages": lambda value: _is_list_with(value, "role"),
         "sharegpt": lambda value: _is_list_with(value, "from"),
         "conversational": lambda value: _is_list_with(value, "role"),
@@ -179,8 +179,8 @@ def _fits(layout: Layout, rows: list[Mapping[str, Any]]) -> bool:
     first = next((value for value in values if value is not None), None)
     if layout.name == TEXT and not {str(key) for row in rows for key in row} <= {layout.columns["text"], *_BESIDE_TEXT}:
         return False
-    if layout.name in wanted:
-        return wanted[layout.name](first)
+    if layout.name in checks:
+        return checks[layout.name](first)
     return not isinstance(first, list | dict)
 
 
@@ -195,9 +195,9 @@ def _without_weaker(candidates: list[Layout]) -> list[Layout]:
     label is no document.
     """
     for name in (PREFERENCE, "instances"):
-        found = [c for c in candidates if c.name == name]
-        if found:
-            return found
+        matching = [c for c in candidates if c.name == name]
+        if matching:
+            return matching
     if len(candidates) > 1:
         candidates = [c for c in candidates if c.name != TEXT]
     alpaca = next((c for c in candidates if c.name == "alpaca"), None)
@@ -207,21 +207,21 @@ def _without_weaker(candidates: list[Layout]) -> list[Layout]:
     return [c for c in candidates if c is alpaca or not set(c.columns.values()) <= used]
 
 
-def _no_single_layout(candidates: list[Layout], found: list[str], layout: str) -> str:
-    shown = ", ".join(name if len(name) <= 40 else name[:37] + "..." for name in found) or "none"
+def _no_single_layout(candidates: list[Layout], present: list[str], layout: str) -> str:
+    listed = ", ".join(name if len(name) <= 40 else name[:37] + "..." for name in present) or "none"
     if candidates:
         either = "; or ".join(str(candidate) for candidate in candidates)
         return (
-            f"the columns {shown} can be read in {len(candidates)} ways: {either}; "
+            f"the columns {listed} can be read in {len(candidates)} ways: {either}; "
             f"fix: name them, {_columns_example(candidates[0])}, or set data.layout"
         )
-    if found == ["text"] or set(found) <= {"text", *_BESIDE_TEXT}:
-        return f"the column text holds no text in the first rows (columns {shown}); fix: name the column that does, data.columns: {{text: ...}}"
-    known = [layout] if layout != "auto" else list(LAYOUTS)
-    table = "".join(f"\n  {name}: {_known_columns(_SHAPES[name])}" for name in known)
-    hint = "; is the first line of the file its header?" if any(" " in name.strip() for name in found) else ""
+    if present == ["text"] or set(present) <= {"text", *_BESIDE_TEXT}:
+        return f"the column text holds no text in the first rows (columns {listed}); fix: name the column that does, data.columns: {{text: ...}}"
+    choices = [layout] if layout != "auto" else list(LAYOUTS)
+    table = "".join(f"\n  {name}: {_known_columns(_SHAPES[name])}" for name in choices)
+    hint = "; is the first line of the file its header?" if any(" " in name.strip() for name in present) else ""
     return (
-        f"cannot tell the layout from the columns {shown}{hint}; fix: name them, for example "
+        f"cannot tell the layout from the columns {listed}{hint}; fix: name them, for example "
         f"data.columns: {{prompt: ..., completion: ...}}, or set data.layout. Layouts known:{table}"
     )
 

@@ -37,11 +37,11 @@ def split_of_train(row_hashes: array[int], fraction: float | None, max_rows: int
     limit = min((rows for rows in limits if rows is not None), default=None)
     share = DEFAULT_EVAL_FRACTION if fraction is None else fraction
     hashes = sorted_hashes(row_hashes)
-    wanted = max(1, round(share * len(hashes)))
-    below, held_out = _lowest(hashes, wanted if limit is None else min(wanted, limit), leave_one=True)
-    said = f"{'by default ' if fraction is None else ''}{share:g} of the rows of train"
+    target = max(1, round(share * len(hashes)))
+    below, held_out = _lowest(hashes, target if limit is None else min(target, limit), leave_one=True)
+    share_text = f"{'by default ' if fraction is None else ''}{share:g} of the rows of train"
     most = "" if limit is None else f", at most {limit:,}"
-    return Split(below, f"{said}{most}: {held_out:,} of {len(hashes):,} rows, by a hash with seed {seed}")
+    return Split(below, f"{share_text}{most}: {held_out:,} of {len(hashes):,} rows, by a hash with seed {seed}")
 
 
 def sample_of_eval(place_hashes: array[int], max_rows: int | None, seed: int) -> Split:
@@ -57,9 +57,9 @@ def sorted_hashes(hashes: array[int]) -> np.ndarray:
     return np.sort(np.frombuffer(hashes, dtype=np.uint64)) if hashes else np.empty(0, dtype=np.uint64)
 
 
-def _lowest(hashes: np.ndarray, wanted: int, *, leave_one: bool) -> tuple[int, int]:
+def _lowest(hashes: np.ndarray, limit: int, *, leave_one: bool) -> tuple[int, int]:
     """A bound with at most ``wanted`` hashes below it, and how many those are; equal hashes are never parted."""
-    most = min(wanted, len(hashes) - 1 if leave_one else len(hashes))
+    most = min(limit, len(hashes) - 1 if leave_one else len(hashes))
     if most <= 0:
         return 0, 0
     if most == len(hashes):

@@ -29,10 +29,10 @@ class Template:
     The packaged template is written without Jinja: a turn of it is the same text wherever it stands.
     """
 
-    def __init__(self, tokenizer: Any, given: str | None) -> None:
+    def __init__(self, tokenizer: Any, chat_template: str | None) -> None:
         self._tokenizer = tokenizer
         self.source: Literal["given", "tokenizer", "default"]
-        self.text, self.source = _template(tokenizer, given)
+        self.text, self.source = _template(tokenizer, chat_template)
         self.is_default = self.text in (DEFAULT_TEMPLATE, _BOS + DEFAULT_TEMPLATE)
         self.eos = str(tokenizer.eos_token)
         self.bos = str(tokenizer.bos_token) if self.text.startswith(_BOS) else ""
@@ -47,16 +47,16 @@ class Template:
         except jinja2.TemplateError as error:
             if len(conversations) == 1:
                 return [RowFault(REFUSES, str(error))]
-        return [self.render([one], generation_prompt=generation_prompt)[0] for one in conversations]
+        return [self.render([conversation], generation_prompt=generation_prompt)[0] for conversation in conversations]
 
     def render_turn(self, message: Message) -> str:
         """What DEFAULT_TEMPLATE writes for one turn, wherever it stands; the generation prompt adds nothing to it."""
         return message["content"] + (self.eos if message["role"] == "assistant" else "\n")
 
 
-def _template(tokenizer: Any, given: str | None) -> tuple[str, Literal["given", "tokenizer", "default"]]:
-    if given is not None:
-        return given, "given"
+def _template(tokenizer: Any, override: str | None) -> tuple[str, Literal["given", "tokenizer", "default"]]:
+    if override is not None:
+        return override, "given"
     if tokenizer.chat_template:
         try:
             return tokenizer.get_chat_template(), "tokenizer"

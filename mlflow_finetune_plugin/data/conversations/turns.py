@@ -41,8 +41,8 @@ def checked_turns(
         prompt, full = str(prompt), str(full)
         if not full.startswith(prompt):
             at = next((i for i, (p, f) in enumerate(zip(prompt, full, strict=False)) if p != f), len(full))
-            shown = f"{prompt[max(0, at - 10) : at + 30]!r} became {full[max(0, at - 10) : at + 30]!r}"
-            return RowFault(BREAKS_PREFIX, shown)
+            change = f"{prompt[max(0, at - 10) : at + 30]!r} became {full[max(0, at - 10) : at + 30]!r}"
+            return RowFault(BREAKS_PREFIX, change)
         if not _ends_with_answer(full, len(prompt), answer):
             return RowFault(DROPS_CONTENT, "assistant")
         for stop in stop_texts:

@@ -19,7 +19,7 @@ UNTRAINED_STOP = "untrained end-of-turn token"
 
 UNTRAINED_ANSWERS = "untrained answer tokens"
 
-_SHOWN = 10
+_MOST_TOKENS = 10
 
 _NOTED_SHARE = 0.001
 """Of the answers' tokens; up to it is no warning, since every large vocabulary has tokens that hardly occur."""
@@ -42,7 +42,7 @@ _FAULTS = {
     CONTROLS: ("control characters", "remove them"),
 }
 
-Place = Callable[[int, int], str]
+PositionText = Callable[[int, int], str]
 """(file, line) in words."""
 
 
@@ -51,22 +51,22 @@ class RowSet:
     """One side's hashes, and how to show one of its examples."""
 
     records: np.ndarray
-    place: Place
+    position_text: PositionText
     show: Callable[[int], str]
 
     @classmethod
-    def of(cls, index: RowIndex, place: Place, show: Callable[[int], str]) -> RowSet:
-        return cls(index.records(), place, show)
+    def of(cls, index: RowIndex, position_text: PositionText, show: Callable[[int], str]) -> RowSet:
+        return cls(index.records(), position_text, show)
 
     def finding(
-        self, check: str, rows: np.ndarray, said: str, fix: str, *, count: int | None = None, warns: bool = True
+        self, check: str, rows: np.ndarray, message: str, fix: str, *, count: int | None = None, warns: bool = True
     ) -> DataFinding:
         first = self.records[rows[:MAX_LINES]]
         return DataFinding(
             check=check,
             count=len(rows) if count is None else count,
-            text=said,
-            places=tuple(self.place(int(record["file"]), int(record["line"])) for record in first),
+            text=message,
+            places=tuple(self.position_text(int(record["file"]), int(record["line"])) for record in first),
             example=self.show(int(first[0]["example"])) if len(first) else "",
             fix=fix,
             is_warning=warns,
@@ -84,7 +84,7 @@ def row_findings(train: RowSet, held_out: RowSet) -> list[DataFinding]:
     leaked = _shared(held_out.records["row"], train.records["row"])
     leaked_near = np.setdiff1d(_shared(normalised(held_out.records), normalised(train.records)), leaked)
     leaked_prompts = _shared(held_out.records["prompt"], train.records["prompt"])
-    found = [
+    findings = [
         train.finding(DUPLICATES, exact, "train rows stand before, word for word", once, warns=False),
         train.finding(NEAR_DUPLICATES, near, "train rows stand before but for case and blanks", once, warns=False),
         train.finding(
@@ -113,7 +113,7 @@ def row_findings(train: RowSet, held_out: RowSet) -> list[DataFinding]:
             "take them out, or read the metrics as optimistic",
         ),
     ]
-    return [finding for finding in found if finding.count]
+    return [finding for finding in findings if finding.count]
 
 
 def count_of(findings: Sequence[DataFinding], check: str) -> int:
@@ -147,32 +147,36 @@ def _shared(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def label_findings(labels: Labels) -> list[DataFinding]:
     """Labels of eval that train never shows, and a most frequent label ten times as frequent as the rarest."""
-    found = []
+    findings = []
     unseen = [label for label in labels.eval if label not in labels.train]
     if unseen:
-        places = tuple(labels.eval_places[label] for label in unseen[:MAX_LINES])
+        places = tuple(labels.eval_positions[label] for label in unseen[:MAX_LINES])
         rows = sum(labels.eval[label] for label in unseen)
-        said = f"eval rows have one of {len(unseen):,} labels that train never shows"
-        found.append(DataFinding("unseen labels", rows, said, places, unseen[0], "add rows of these labels to train"))
+        text = f"eval rows have one of {len(unseen):,} labels that train never shows"
+        findings.append(
+            DataFinding("unseen labels", rows, text, places, unseen[0], "add rows of these labels to train")
+        )
     if len(labels.train) > 1:
         (most, many), *_, (least, few) = labels.train.most_common()
         if many >= _IMBALANCE * few:
-            said = f"times as many train rows have the label {most!r} ({many:,}) as {least!r} ({few:,})"
+            text = f"times as many train rows have the label {most!r} ({many:,}) as {least!r} ({few:,})"
             fix = "add rows of the rare labels, or read f1 rather than accuracy"
-            found.append(DataFinding("label imbalance", many // few, said, (), least, fix, is_warning=False))
-    return found
+            findings.append(DataFinding("label imbalance", many // few, text, (), least, fix, is_warning=False))
+    return findings
 
 
 def encoding_findings(tallies: Sequence[RowTally]) -> list[DataFinding]:
     """Faults of encoding in rows that are kept, over all files."""
-    found = []
+    findings = []
     for fault in dict.fromkeys(fault for tally in tallies for fault in tally.odd):
-        own = [tally for tally in tallies if fault in tally.odd]
-        places = tuple(f"{tally.name} line {line}" for tally in own for line in tally.odd_lines[fault])
-        rows = sum(tally.odd[fault] for tally in own)
-        said = f"rows hold {_FAULTS[fault][0]}"
-        found.append(DataFinding(fault, rows, said, places[:MAX_LINES], own[0].odd_examples[fault], _FAULTS[fault][1]))
-    return found
+        affected = [tally for tally in tallies if fault in tally.odd]
+        places = tuple(f"{tally.name} line {line}" for tally in affected for line in tally.odd_lines[fault])
+        rows = sum(tally.odd[fault] for tally in affected)
+        text = f"rows hold {_FAULTS[fault][0]}"
+        findings.append(
+            DataFinding(fault, rows, text, places[:MAX_LINES], affected[0].odd_examples[fault], _FAULTS[fault][1])
+        )
+    return findings
 
 
 def token_findings(renderer: ChatRenderer, train: TokenFile) -> list[DataFinding]:
@@ -185,9 +189,9 @@ def _stop_findings(renderer: ChatRenderer, examples: int) -> list[DataFinding]:
     if reason is None:
         return []
     token = str(renderer.tokenizer.convert_ids_to_tokens(renderer.end_of_turn_token_id))
-    said = f"train examples end with {token}, which the base has hardly seen: {reason}; the adapter may never stop"
+    text = f"train examples end with {token}, which the base has hardly seen: {reason}; the adapter may never stop"
     fix = "choose a base, or a chat template, that ends turns with a token it was trained on"
-    return [DataFinding(UNTRAINED_STOP, examples, said, (), token, fix)]
+    return [DataFinding(UNTRAINED_STOP, examples, text, (), token, fix)]
 
 
 def _answer_findings(renderer: ChatRenderer, counts: np.ndarray) -> list[DataFinding]:
@@ -198,9 +202,9 @@ def _answer_findings(renderer: ChatRenderer, counts: np.ndarray) -> list[DataFin
     unseen = unseen[~np.isin(unseen, renderer.stop_token_ids)]
     if not len(unseen):
         return []
-    most = unseen[np.argsort(-counts[unseen], kind="stable")][:_SHOWN]
-    shown = " ".join(renderer.tokenizer.convert_ids_to_tokens(most.tolist()))
+    most = unseen[np.argsort(-counts[unseen], kind="stable")][:_MOST_TOKENS]
+    words = " ".join(renderer.tokenizer.convert_ids_to_tokens(most.tolist()))
     count, total = int(counts[unseen].sum()), int(counts.sum())
-    said = f"of {total:,} learnt tokens are of {len(unseen):,} kinds that the base has hardly seen ({shown})"
+    text = f"of {total:,} learnt tokens are of {len(unseen):,} kinds that the base has hardly seen ({words})"
     fix = "write answers with what the base knows, or choose another base: adapters do not move these tokens apart"
-    return [DataFinding(UNTRAINED_ANSWERS, count, said, (), shown, fix, is_warning=count > _NOTED_SHARE * total)]
+    return [DataFinding(UNTRAINED_ANSWERS, count, text, (), words, fix, is_warning=count > _NOTED_SHARE * total)]

@@ -32,14 +32,14 @@ class SkipCount:
 
 @dataclass(frozen=True)
 class FileReport:
-    """The row counts of one data file. ``rows_kept`` counts training and held-out rows before weighting; its JSON key is ``kept``."""
+    """The row counts of one data file. ``rows_used`` counts training and held-out rows before weighting; its JSON key is ``kept``."""
 
     name: str
     task: str
     role: str
     layout: str
     rows_read: int
-    rows_kept: Annotated[int, Field(validation_alias="kept")]
+    rows_used: Annotated[int, Field(validation_alias="kept")]
     skipped: tuple[SkipCount, ...]
     weight: float = 1.0
     rows_after_weight: int = 0
@@ -113,8 +113,8 @@ class DataReport:
     fault: str | None = None
 
     @property
-    def rows_kept(self) -> int:
-        return sum(file.rows_kept for file in self.files)
+    def rows_used(self) -> int:
+        return sum(file.rows_used for file in self.files)
 
     @property
     def skipped(self) -> int:
@@ -150,10 +150,10 @@ class DataReport:
         """Return the whole report as JSON types, for the report artifact."""
         report = _json(asdict(self))
         for file in report["files"]:
-            file["kept"] = file.pop("rows_kept")
+            file["kept"] = file.pop("rows_used")
         return {
             **report,
-            "kept": self.rows_kept,
+            "kept": self.rows_used,
             "skipped": self.skipped,
             "warnings": list(self.warnings),
             "summary": self.summary(),

@@ -93,9 +93,9 @@ def _figures(report: DataReport) -> str:
 
 
 def _warnings(report: DataReport) -> str:
-    said = "".join(f'<p class="warn">{escape(warning)}</p>' for warning in report.warnings)
+    paragraphs = "".join(f'<p class="warn">{escape(warning)}</p>' for warning in report.warnings)
     notes = "".join(f'<p class="soft">{escape(note)}</p>' for note in report.notes)
-    return f"<h2>What to know</h2>{said}{notes}" if said or notes else ""
+    return f"<h2>What to know</h2>{paragraphs}{notes}" if paragraphs or notes else ""
 
 
 def _files(files: Sequence[FileReport]) -> str:
@@ -106,7 +106,7 @@ def _files(files: Sequence[FileReport]) -> str:
             file.task,
             file.layout,
             _n(file.rows_read),
-            _n(file.rows_kept),
+            _n(file.rows_used),
             _n(_skips(file)),
             f"{file.weight:g}",
         ]
@@ -136,9 +136,9 @@ def _labels(report: DataReport) -> str:
         return ""
     train, held_out = dict(report.labels.train), dict(report.labels.eval)
     names = list(dict.fromkeys((*train, *held_out)))
-    shown = names if len(names) <= 2 * _LIST else [*names[:_LIST], *names[-_LIST:]]
-    picture = bars([(name, train.get(name, 0), held_out.get(name, 0)) for name in shown])
-    left_out = f" (the {_LIST} most and the {_LIST} least frequent)" if len(shown) < len(names) else ""
+    listed = names if len(names) <= 2 * _LIST else [*names[:_LIST], *names[-_LIST:]]
+    picture = bars([(name, train.get(name, 0), held_out.get(name, 0)) for name in listed])
+    left_out = f" (the {_LIST} most and the {_LIST} least frequent)" if len(listed) < len(names) else ""
     caption = f"{len(names):,} labels{left_out}; rows in train above, in eval below each"
     return f"<h2>Labels</h2><figure>{picture}<figcaption>{caption}</figcaption></figure>"
 
@@ -164,9 +164,9 @@ def _samples(report: DataReport) -> str:
         pieces = ((escape(str(piece["text"])), piece["carries_loss"]) for piece in segments)
         return "".join(f"<mark>{text}</mark>" if carries_loss else text for text, carries_loss in pieces)
 
-    shown = "".join(f"<pre>{colour(sample)}</pre>" for sample in report.mask_samples)
-    said = '<p class="soft">Decoded tokens as the model gets them; <mark>marked</mark> tokens carry loss.</p>'
-    return f"<h2>What is learnt</h2>{said}{shown}" if shown else ""
+    samples = "".join(f"<pre>{colour(sample)}</pre>" for sample in report.mask_samples)
+    caption = '<p class="soft">Decoded tokens as the model gets them; <mark>marked</mark> tokens carry loss.</p>'
+    return f"<h2>What is learnt</h2>{caption}{samples}" if samples else ""
 
 
 def _footer(report: DataReport) -> str:

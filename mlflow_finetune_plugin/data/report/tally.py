@@ -26,7 +26,7 @@ class RowTally:
     layout: Layout
     rows_read: int = 0
     conversations: int = 0
-    rows_kept: int = 0
+    rows_used: int = 0
     rows_after_weight: int = 0
     developer_turns: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
@@ -69,7 +69,7 @@ class RowTally:
             layout=str(self.layout),
             rows_read=self.rows_read,
             conversations=self.conversations,
-            rows_kept=self.rows_kept,
+            rows_used=self.rows_used,
             skipped=skipped,
             weight=self.weight,
             rows_after_weight=self.rows_after_weight,
@@ -82,14 +82,14 @@ class Labels:
     def __init__(self) -> None:
         self.train: Counter[str] = Counter()
         self.eval: Counter[str] = Counter()
-        self.eval_places: dict[str, str] = {}
+        self.eval_positions: dict[str, str] = {}
 
-    def note(self, side: str, label: str, place: str) -> None:
+    def note(self, side: str, label: str, position: str) -> None:
         counts = self.train if side == "train" else self.eval
         if label in counts or len(counts) < _MAX_LABELS:
             counts[label] += 1
             if side == "eval":
-                self.eval_places.setdefault(label, place)
+                self.eval_positions.setdefault(label, position)
 
 
 def _excerpt(row: object) -> str:

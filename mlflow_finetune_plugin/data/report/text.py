@@ -56,7 +56,7 @@ def _finding(level: str, finding: DataFinding) -> Iterator[str]:
 
 
 def _file(file: FileReport) -> Iterator[str]:
-    yield f"{file.role:<6} {file.name}: {file.layout}; {file.rows_read:,} rows, {file.rows_kept:,} kept"
+    yield f"{file.role:<6} {file.name}: {file.layout}; {file.rows_read:,} rows, {file.rows_used:,} kept"
     for skip in file.skipped:
         lines = ", ".join(map(str, skip.lines[:5])) + (", ..." if skip.rows > 5 else "")
         yield f"       {skip.rows:,} {skip.reason}{f' ({skip.detail})' if skip.detail else ''}, line {lines}"

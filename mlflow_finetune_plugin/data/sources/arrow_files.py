@@ -65,28 +65,30 @@ def check_is_no_dataset_dict(path: Path) -> None:
 
 def hub_rows(name: HubDataset) -> Iterator[tuple[int, Row]]:
     """Rows of one split; taken from the cache where the hub cannot be asked (HF_HUB_OFFLINE, HF_DATASETS_OFFLINE)."""
-    shown = f"hf:{name.name}"
+    name_text = f"hf:{name.name}"
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtraError(f"{shown}: needs the package datasets; {_INSTALL}") from error
+        raise MissingExtraError(f"{name_text}: needs the package datasets; {_INSTALL}") from error
     had_bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         split = datasets.load_dataset(name.name, name.config, split=name.split, revision=name.revision)
     except Exception as error:  # whatever hub, network and builder raise, the person is told what it said
-        said = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         offline = datasets.config.HF_HUB_OFFLINE
         raise DataError(
-            f"{shown}: split {name.split!r}{f' of config {name.config!r}' if name.config else ''} cannot be had"
-            f"{' (HF_HUB_OFFLINE forbids to ask the hub)' if offline else ''}: {type(error).__name__}: {said}; "
+            f"{name_text}: split {name.split!r}{f' of config {name.config!r}' if name.config else ''} cannot be had"
+            f"{' (HF_HUB_OFFLINE forbids to ask the hub)' if offline else ''}: {type(error).__name__}: {reason}; "
             "fix: check name, config and split, or load it once where there is a network and keep the cache"
         ) from error
     finally:
         if had_bars:
             datasets.enable_progress_bars()
     tables = split.with_format("arrow").iter(batch_size=_BATCH_ROWS)
-    return _numbered(Path(shown), (batch for table in tables for batch in table.to_batches()), "Arrow", split.features)
+    return _numbered(
+        Path(name_text), (batch for table in tables for batch in table.to_batches()), "Arrow", split.features
+    )
 
 
 def _arrow_batches(path: Path) -> Iterator[Any]:
@@ -119,18 +121,18 @@ def _numbered(
                     yield number, _with_names(row, names) if names else row
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         where = f", row {number + 1}" if number else ""
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path}{where}: is not a sound {kind} file: {said}; fix: write or copy it again") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path}{where}: is not a sound {kind} file: {reason}; fix: write or copy it again") from error
 
 
 def _class_names(schema: Any, features: Mapping[str, Any] | None) -> dict[str, list[str]]:
     """The names of each ClassLabel column, from the data set's features or from the file's own metadata."""
     if features is not None:
         return {column: list(feature.names) for column, feature in features.items() if hasattr(feature, "int2str")}
-    written = (schema.metadata or {}).get(b"huggingface")
-    if not written:
+    huggingface = (schema.metadata or {}).get(b"huggingface")
+    if not huggingface:
         return {}
-    described = json.loads(written).get("info", {}).get("features", {})
+    described = json.loads(huggingface).get("info", {}).get("features", {})
     return {
         column: list(feature["names"])
         for column, feature in described.items()

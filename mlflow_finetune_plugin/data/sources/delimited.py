@@ -53,13 +53,13 @@ def _csv_fault(path: Path, line: int, error: csv.Error) -> str:
 
 
 def _checked_header(path: Path, line: int, names: list[str], tabs: bool) -> list[str]:
-    shown = ", ".join(repr(name[:EXCERPT_CHARS]) for name in names)
+    listed = ", ".join(repr(name[:EXCERPT_CHARS]) for name in names)
     if not tabs and len(names) == 1 and any(separator in names[0] for separator in ";\t|"):
-        raise DataError(f"{path}, line {line}: one column {shown}; fix: separate with commas, or use .tsv for tabs")
+        raise DataError(f"{path}, line {line}: one column {listed}; fix: separate with commas, or use .tsv for tabs")
     looks_like_values = [n for n in names if len(n) > _LONGEST_HEADER_NAME or "\n" in n or _is_number(n)]
     if looks_like_values:
         raise DataError(
-            f"{path}, line {line}: no header: {shown} look like values; fix: put the column names in the first line"
+            f"{path}, line {line}: no header: {listed} look like values; fix: put the column names in the first line"
         )
     doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:

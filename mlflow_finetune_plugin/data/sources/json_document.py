@@ -74,12 +74,12 @@ class JsonDocument:
     def value(self) -> Any:
         self._peek()
         try:
-            found, self._at = self._decoder.raw_decode(self._text, self._at)
+            item, self._at = self._decoder.raw_decode(self._text, self._at)
         except json.JSONDecodeError as error:
             self._fail(error.msg, error.pos)
         except (ValueError, RecursionError) as error:
             self._fail(str(error), self._at)
-        return found
+        return item
 
     def finish(self) -> None:
         """Read what stands behind the row list, so that a document that is cut off or doubled there is noticed."""

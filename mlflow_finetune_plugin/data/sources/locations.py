@@ -46,12 +46,12 @@ def check_location(path: str) -> None:
 
 
 def hub_dataset(path: str) -> HubDataset:
-    found = _HUB_FORM.fullmatch(path)
-    if found is None or path.endswith((":", "@")):
+    match = _HUB_FORM.fullmatch(path)
+    if match is None or path.endswith((":", "@")):
         raise DataError(
             f"{path}: names no data set of the hub; fix: hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, for example hf:openai/gsm8k:main:train"
         )
-    return HubDataset(found["name"], found["config"], found["split"] or "train", found["revision"])
+    return HubDataset(match["name"], match["config"], match["split"] or "train", match["revision"])
 
 
 def local_copy(path: str, folder: Path) -> Path:
@@ -64,18 +64,18 @@ def local_copy(path: str, folder: Path) -> Path:
     check_location(path)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=path, dst_path=str(folder)))
+        copy = Path(mlflow.artifacts.download_artifacts(artifact_uri=path, dst_path=str(folder)))
     except (MlflowException, OSError, ValueError) as error:
         raise DataError(
             f"{path}: cannot be fetched from {_without_password(mlflow.get_tracking_uri())}: {one_line(error)}; "
             "fix: check the run or version and the path of the artifact"
         ) from error
-    if not os.path.lexists(found):
+    if not os.path.lexists(copy):
         raise DataError(f"{path}: no such artifact; fix: check its path in the MLflow UI")
-    return found
+    return copy
 
 
-def shown(path: str) -> str:
+def report_name(path: str) -> str:
     """The name to use in reports: as it was given, or only the name of an absolute path: reports are shared, home folders are not."""
     return Path(path).name if Path(path).is_absolute() else path
 

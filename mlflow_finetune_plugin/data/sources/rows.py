@@ -76,9 +76,9 @@ def _kind(path: Path) -> tuple[str, bool]:
     is_gzip = name.endswith(".gz")
     suffix = Path(name.removesuffix(".gz")).suffix
     if suffix not in SUFFIXES or (suffix in _BINARY and is_gzip):
-        known = ", ".join(SUFFIXES)
+        suffixes = ", ".join(SUFFIXES)
         raise DataError(
-            f"{path}: cannot tell the format from the name; fix: end the name with one of {known} "
+            f"{path}: cannot tell the format from the name; fix: end the name with one of {suffixes} "
             "(the text formats also with .gz)"
         )
     return suffix, is_gzip
@@ -110,11 +110,11 @@ def _nearest_file(path: Path) -> str:
 
 
 def _rows_or_empty(path: Path, rows: Iterator[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
-    found = False
-    for found_row in rows:
-        found = True
-        yield found_row
-    if not found:
+    has_rows = False
+    for numbered_row in rows:
+        has_rows = True
+        yield numbered_row
+    if not has_rows:
         raise DataError(f"{path}: holds no rows; fix: check what wrote it")
 
 
@@ -234,9 +234,9 @@ def _json_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[i
         raise DataError(f"{path}: is empty; fix: check what wrote it")
     document = JsonDocument(path, text)
     document.enter_row_list()
-    line, counted = 1, 0
+    line, lines_counted_to = 1, 0
     while (start := document.next_item()) is not None:
-        line, counted = line + text.count("\n", counted, start), start
+        line, lines_counted_to = line + text.count("\n", lines_counted_to, start), start
         row = document.value()
         if not isinstance(row, dict):
             raise DataError(

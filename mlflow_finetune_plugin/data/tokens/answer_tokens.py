@@ -66,9 +66,9 @@ class AnswerFinder:
         cuts = [self._cuts(piece) for piece in pieces]
         by_cuts = self._located_by_cuts([(p, c) for p, c in zip(pieces, cuts, strict=True) if c])
         by_offsets = self._located_by_offsets([p for p, c in zip(pieces, cuts, strict=True) if not c])
-        found = [next(by_cuts) if c else next(by_offsets) for c in cuts]
-        self._fill_windows([border.window for _, borders in found for border in borders])
-        located = [(ids, [AnswerSpan(self._first(b, ids), b.limit) for b in borders]) for ids, borders in found]
+        bordered = [next(by_cuts) if c else next(by_offsets) for c in cuts]
+        self._fill_windows([border.window for _, borders in bordered for border in borders])
+        located = [(ids, [AnswerSpan(self._first(b, ids), b.limit) for b in borders]) for ids, borders in bordered]
         self._forget_windows()
         return located
 
@@ -97,7 +97,7 @@ class AnswerFinder:
         self._tokenizer.backend_tokenizer.no_padding()
         self._tokenizer.backend_tokenizer.no_truncation()
         alone = self._tokenizer.backend_tokenizer.encode_batch(probe, add_special_tokens=False)
-        return [one.ids for one in alone] == [one.ids for one in self._call(probe).encodings]
+        return [encoding.ids for encoding in alone] == [encoding.ids for encoding in self._call(probe).encodings]
 
     def _call(self, texts: list[str]) -> Any:
         return self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
@@ -142,7 +142,7 @@ class AnswerFinder:
 
     def _borders(self, piece: Piece, ids: list[int], encoding: Any) -> list[_Border]:
         """Where a window that begins at a blank stands among the tokens need not be known: it holds no second such blank."""
-        found = []
+        borders = []
         for start, end in piece.spans:
             first = _token_at(encoding, start, len(ids))
             begin = cut_before(piece.text, start) if self.cuts_at_blanks else 0
@@ -150,8 +150,8 @@ class AnswerFinder:
             if not begin:
                 anchor, begin = self._anchor(piece.text, ids, encoding, first)
             limit = _token_at(encoding, end, len(ids)) if end < len(piece.text) else len(ids)
-            found.append(_Border(piece.text[begin:start], anchor, first, limit))
-        return found
+            borders.append(_Border(piece.text[begin:start], anchor, first, limit))
+        return borders
 
     def _anchor(self, text: str, ids: list[int], encoding: Any, first: int) -> tuple[int, int]:
         """The last added token before ``first`` and where it starts in ``text``; the text's start where there is none."""
@@ -189,7 +189,7 @@ def _added_tokens(tokenizer: Any) -> dict[int, str]:
 
 def _token_at(encoding: Any, position: int, tokens: int) -> int:
     """The token that holds the character at ``position``, or the next one where none does (offsets may be trimmed)."""
-    found = encoding.char_to_token(position)
-    if found is not None:
-        return int(found)
+    token = encoding.char_to_token(position)
+    if token is not None:
+        return int(token)
     return next((i for i in range(tokens) if encoding.token_to_chars(i)[0] >= position), tokens)

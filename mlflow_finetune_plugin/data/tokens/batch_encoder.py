@@ -38,7 +38,7 @@ class BatchEncoder:
     def __call__(self, frame: bytes) -> EncodedBatch:
         lines, conversations = from_frame(frame)
         tokens, counts, faults = pack(self._renderer.encode_batch(conversations))
-        own = [hash_row(messages, self._seed) for messages in conversations]
+        hashes = [hash_row(messages, self._seed) for messages in conversations]
         numbers = np.array(lines, dtype=np.int64)
         first_of_line = np.maximum.accumulate(np.where(is_first_of_line(numbers), np.arange(len(numbers)), 0))
         answers = [_normalised_hash(messages[-1]["content"]) for messages in conversations]
@@ -46,7 +46,7 @@ class BatchEncoder:
             answer if is_document(messages) else hash_prompt(messages[:-1])
             for messages, answer in zip(conversations, answers, strict=True)
         ]
-        own_hashes = _hashes(own)
+        own_hashes = _hashes(hashes)
         return EncodedBatch(
             lines=numbers,
             row_hashes=own_hashes[first_of_line],
@@ -79,16 +79,16 @@ def _normalised_hash(text: str) -> int:
     return hash(" ".join(text.lower().split())) & _ALL_BITS
 
 
-def _hashes(found: list[int]) -> np.ndarray:
-    return np.array(found, dtype=np.uint64)
+def _hashes(values: list[int]) -> np.ndarray:
+    return np.array(values, dtype=np.uint64)
 
 
 def _odd(messages: Sequence[Message]) -> list[tuple[str, str]]:
     """Each kind of encoding fault in a conversation once, with an excerpt."""
-    found: dict[str, str] = {}
+    faults: dict[str, str] = {}
     for message in messages:
         text = message["content"]
         if not (text.isprintable() and text.isascii()):  # most texts are, at the speed of C
             for fault, excerpt in encoding_faults(text):
-                found.setdefault(fault, excerpt)
-    return list(found.items())
+                faults.setdefault(fault, excerpt)
+    return list(faults.items())

@@ -87,11 +87,11 @@ class EncodedBatch:
     @cached_property
     def longest(self) -> np.ndarray:
         """Tokens of each row's longest example; int32, (rows,); 0 for a fault."""
-        found = np.zeros(len(self), dtype=np.int32)
+        longest = np.zeros(len(self), dtype=np.int32)
         rows = np.flatnonzero(self.counts)
         if len(rows):
-            found[rows] = np.maximum.reduceat(self.tokens.lengths, self.starts[:-1][rows])
-        return found
+            longest[rows] = np.maximum.reduceat(self.tokens.lengths, self.starts[:-1][rows])
+        return longest
 
     def examples(self, row: int) -> list[Example]:
         return [self.tokens.example(number) for number in range(int(self.starts[row]), int(self.starts[row + 1]))]
@@ -109,9 +109,9 @@ class EncodedBatch:
         return pickle.dumps(self, protocol=pickle.HIGHEST_PROTOCOL)
 
     @staticmethod
-    def from_bytes(written: bytes) -> EncodedBatch:
+    def from_bytes(data: bytes) -> EncodedBatch:
         """Of ``to_bytes`` of this program alone: the bytes are trusted."""
-        batch = pickle.loads(written)
+        batch = pickle.loads(data)
         assert isinstance(batch, EncodedBatch)
         return batch
 

@@ -17,16 +17,16 @@ _AROUND = 20
 
 def encoding_faults(text: str) -> Iterator[tuple[str, str]]:
     """(fault, excerpt) of each kind of fault in ``text``: UTF-8 read as Windows-1252, U+FFFD, control characters."""
-    if found := _CONTROLS.search(text):
-        yield CONTROLS, _excerpt(text, found.start())
+    if match := _CONTROLS.search(text):
+        yield CONTROLS, _excerpt(text, match.start())
     if text.isascii():
         return
     at = text.find("\ufffd")
     if at >= 0:
         yield REPLACED, _excerpt(text, at)
-    for found in _MOJIBAKE.finditer(text):
-        if _decodes(found.group()):
-            yield MOJIBAKE, _excerpt(text, found.start())
+    for match in _MOJIBAKE.finditer(text):
+        if _decodes(match.group()):
+            yield MOJIBAKE, _excerpt(text, match.start())
             return
 
 

@@ -39,25 +39,25 @@ def fitted(examples: list[Example], limit: int, overlength: str, messages: Seque
 
 def _pieces(document: Example, limit: int) -> list[Example]:
     """Pieces of at most ``limit`` tokens; each starts with the last token of the one before, so that none is lost to loss."""
-    ids, made = document.input_ids, []
+    ids, pieces = document.input_ids, []
     for start in range(0, len(ids) - 1, limit - 1):
         piece = ids[start : start + limit]
-        made.append(Example(piece, [0] + [1] * (len(piece) - 1)))
-    return made
+        pieces.append(Example(piece, [0] + [1] * (len(piece) - 1)))
+    return pieces
 
 
 def _truncated(examples: list[Example], limit: int, longest: int, is_eval: bool) -> Fitting:
-    kept, counts = [], Counter(over_length=1)
+    fitting, counts = [], Counter(over_length=1)
     for example in examples:
         if len(example.input_ids) <= limit:
-            kept.append(example)
+            fitting.append(example)
             continue
         start, end = example.last_turn()
         cut = Example(example.input_ids[:limit], example.loss_mask[:limit], example.is_boundary_split)
         counts.update(truncated=1, truncated_end_of_turn=int(end > limit), truncated_answer=int(start >= limit))
         if any(cut.loss_mask):
-            kept.append(cut)
+            fitting.append(cut)
     prompt_fills_it = examples[-1].last_turn()[0] >= limit  # no room to generate an answer
-    if not kept or (is_eval and prompt_fills_it):
+    if not fitting or (is_eval and prompt_fills_it):
         return Fitting([], longest, NO_LOSS_TOKEN, counts=counts)
-    return Fitting(kept, longest, counts=counts)
+    return Fitting(fitting, longest, counts=counts)

@@ -91,15 +91,15 @@ class ChatRenderer:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is odd about this template, for the data report."""
-        found = []
+        texts = []
         if self.appends_eos:
             token = self.tokenizer.eos_token
-            found.append(f"the template ends an answer with no stop token; {token} is appended to each, with loss")
+            texts.append(f"the template ends an answer with no stop token; {token} is appended to each, with loss")
         if self.answer_prefix:
-            found.append(f"the template writes {self.answer_prefix!r} before each answer; it carries loss")
+            texts.append(f"the template writes {self.answer_prefix!r} before each answer; it carries loss")
         if "strftime_now" in self.chat_template:
-            found.append("the template holds the current date, so prompts change from day to day")
-        return tuple(found)
+            texts.append("the template holds the current date, so prompts change from day to day")
+        return tuple(texts)
 
     def encode(self, messages: Sequence[Message]) -> list[Example]:
         """The examples of one conversation; ``RowFault`` when it cannot be rendered faithfully."""
@@ -107,13 +107,6 @@ class ChatRenderer:
         if isinstance(encoded, RowFault):
             raise encoded
         return encoded
-
-    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """What inference shows the model for ``messages``, which end with a user turn."""
-        rendered = self._template.render([list(messages)], generation_prompt=True)[0]
-        if isinstance(rendered, RowFault):
-            raise rendered
-        return list(self._finder.encodings([rendered])[0].ids)
 
     def encode_batch(self, conversations: Sequence[Sequence[Message]]) -> list[list[Example] | RowFault]:
         """``encode`` for many; more than one example per conversation means that it was unrolled."""
@@ -125,12 +118,12 @@ class ChatRenderer:
         return [next(documents) if is_document(messages) else next(chats) for messages in conversations]
 
     def _encode_documents(self, texts: list[str]) -> list[list[Example] | RowFault]:
-        made: list[list[Example] | RowFault] = []
+        encoded: list[list[Example] | RowFault] = []
         for text, tokens in zip(texts, self._finder.ids(texts), strict=True):
             inside = next((stop for stop in self._stop_texts if stop in text), None)
             ids = [*self._document_start, *tokens, self.tokenizer.eos_token_id]
-            made.append(RowFault(STOP_INSIDE, inside) if inside else [Example(ids, [0] + [1] * (len(ids) - 1))])
-        return made
+            encoded.append(RowFault(STOP_INSIDE, inside) if inside else [Example(ids, [0] + [1] * (len(ids) - 1))])
+        return encoded
 
     def _encode_chats(self, conversations: Sequence[Sequence[Message]]) -> list[list[Example] | RowFault]:
         planned = [self._plan(turns) for turns in self._render_turns(conversations)]
@@ -193,8 +186,8 @@ class ChatRenderer:
         """Per conversation its examples or its fault; None when a joint piece has to be unrolled."""
         pieces = [piece for plan in planned if not isinstance(plan, RowFault) for piece in plan]
         located = self._finder.locate(pieces)
-        made = iter([self._example(piece, *found) for piece, found in zip(pieces, located, strict=True)])
-        return [plan if isinstance(plan, RowFault) else _joined([next(made) for _ in plan]) for plan in planned]
+        examples = iter([self._example(piece, *location) for piece, location in zip(pieces, located, strict=True)])
+        return [plan if isinstance(plan, RowFault) else _joined([next(examples) for _ in plan]) for plan in planned]
 
     def _example(self, piece: Piece, ids: list[int], answers: list[AnswerSpan]) -> Example | RowFault | None:
         """None when ``piece`` holds several answers and has to be unrolled."""
@@ -222,8 +215,8 @@ class ChatRenderer:
         that is then taken away, unless that character has become one token with what follows.
         """
         leads = ("", "\n", "0", "a")
-        alone, *tried = self._finder.ids([prompt, *leads, *(lead + rest for lead in leads)])
-        for lead, both in zip(tried[: len(leads)], tried[len(leads) :], strict=True):
+        alone, *tokenized = self._finder.ids([prompt, *leads, *(lead + rest for lead in leads)])
+        for lead, both in zip(tokenized[: len(leads)], tokenized[len(leads) :], strict=True):
             answer = both[len(lead) :]
             if both[: len(lead)] == lead and self._decode(alone + answer) == whole:
                 return alone, answer
@@ -267,16 +260,16 @@ class ChatRenderer:
         ids = encoding.ids
         stops = {i for i, token in self._finder.added_tokens.items() if token} | {self.tokenizer.eos_token_id}
         tail = [token for i, token in enumerate(ids) if encoding.token_to_chars(i)[0] >= behind]
-        found = next((token for token in tail if token in stops), None)
-        self.appends_eos = found is None
-        self.end_of_turn_token_id: int = self.tokenizer.eos_token_id if found is None else found
-        self._finder.turn_end = None if found is None else self._tail
+        end_token = next((token for token in tail if token in stops), None)
+        self.appends_eos = end_token is None
+        self.end_of_turn_token_id: int = self.tokenizer.eos_token_id if end_token is None else end_token
+        self._finder.turn_end = None if end_token is None else self._tail
 
 
-def _joined(made: list[Example | RowFault | None]) -> list[Example] | RowFault | None:
+def _joined(results: list[Example | RowFault | None]) -> list[Example] | RowFault | None:
     """A conversation's examples, or the first fault among them, or None when it has to be unrolled."""
-    fault = next((example for example in made if isinstance(example, RowFault)), None)
+    fault = next((example for example in results if isinstance(example, RowFault)), None)
     if fault is not None:
         return fault
-    examples = [example for example in made if isinstance(example, Example)]
-    return examples if len(examples) == len(made) else None
+    examples = [example for example in results if isinstance(example, Example)]
+    return examples if len(examples) == len(results) else None

@@ -43,10 +43,10 @@ def token_report(lengths: Mapping[int, int], loss_tokens: int) -> TokenReport:
 
 def _quantile(lengths: Mapping[int, int], share: float) -> int:
     """The shortest length that at least ``share`` of the examples do not exceed; 0 without examples."""
-    wanted = share * sum(lengths.values())
-    seen = 0
+    least = share * sum(lengths.values())
+    covered = 0
     for length in sorted(lengths):
-        seen += lengths[length]
-        if seen >= wanted:
+        covered += lengths[length]
+        if covered >= least:
             return length
     return 0

@@ -42,27 +42,27 @@ class _Embedding:
 
     def rows(self, chosen: slice | np.ndarray) -> torch.Tensor:
         """float32, (chosen, hidden)."""
-        found = np.asarray(self.weights[chosen])
+        block = np.asarray(self.weights[chosen])
         if self.is_bfloat16:
-            found = (found.astype(np.uint32) << 16).view(np.float32)
-        return torch.from_numpy(found.astype(np.float32))
+            block = (block.astype(np.uint32) << 16).view(np.float32)
+        return torch.from_numpy(block.astype(np.float32))
 
 
 def untrained_reason(folder: Path, token_id: int) -> str | None:
     """Why the base has hardly seen ``token_id``; None where nothing says so, or the folder holds no such weights."""
-    found = _output_embedding(folder)
-    if found is None:
+    embedding = _output_embedding(folder)
+    if embedding is None:
         return None
-    name, count = found.name, len(found)
+    name, count = embedding.name, len(embedding)
     if token_id >= count:
         return f"it has no row in {name} ({count:,} rows)"
-    row = found.rows(slice(token_id, token_id + 1))[0]  # (hidden,)
+    row = embedding.rows(slice(token_id, token_id + 1))[0]  # (hidden,)
     norm = float(row.norm())
     if not norm > 0:
         return f"its row of {name} is all zeros"
     same, norms = 0, []
     for start in range(0, count, _BLOCK_ROWS):
-        block = found.rows(slice(start, start + _BLOCK_ROWS))  # (rows, hidden)
+        block = embedding.rows(slice(start, start + _BLOCK_ROWS))  # (rows, hidden)
         lengths = block.norm(dim=1)
         norms.append(lengths)
         same += int(((block @ row) > _SAME_COSINE * norm * lengths).sum())
@@ -79,23 +79,23 @@ def untrained_tokens(folder: Path, token_ids: np.ndarray) -> np.ndarray:
 
     In large vocabularies the row is compared with 1,024 others, evenly spread; empty where the folder holds no weights.
     """
-    found = _output_embedding(folder)
-    if found is None or not len(token_ids):
+    embedding = _output_embedding(folder)
+    if embedding is None or not len(token_ids):
         return token_ids[:0]
-    count = len(found)
+    count = len(embedding)
     sample = np.unique(np.linspace(0, count - 1, min(count, _SAMPLE_ROWS)).astype(np.int64))
-    others = found.rows(sample)  # (sample, hidden)
-    median = float(others.norm(dim=1).median())
-    others = torch.nn.functional.normalize(others, dim=1)
+    sampled = embedding.rows(sample)  # (sample, hidden)
+    median = float(sampled.norm(dim=1).median())
+    sampled = torch.nn.functional.normalize(sampled, dim=1)
     unseen = [token_ids[token_ids >= count]]
     for start in range(0, count, _BLOCK_ROWS):
-        own = token_ids[(token_ids >= start) & (token_ids < min(count, start + _BLOCK_ROWS))]
-        if not len(own):
+        in_block = token_ids[(token_ids >= start) & (token_ids < min(count, start + _BLOCK_ROWS))]
+        if not len(in_block):
             continue
-        block = found.rows(own)  # (own, hidden)
+        block = embedding.rows(in_block)  # (own, hidden)
         norms = block.norm(dim=1, keepdim=True)
-        alike = (block @ others.T > _SAME_COSINE * norms).sum(dim=1).numpy() - np.isin(own, sample)
-        unseen.append(own[(alike >= _SAME_ROWS) | (norms[:, 0] < _SMALL_NORM * median).numpy()])
+        alike = (block @ sampled.T > _SAME_COSINE * norms).sum(dim=1).numpy() - np.isin(in_block, sample)
+        unseen.append(in_block[(alike >= _SAME_ROWS) | (norms[:, 0] < _SMALL_NORM * median).numpy()])
     return np.sort(np.concatenate(unseen))
 
 

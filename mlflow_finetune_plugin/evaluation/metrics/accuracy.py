@@ -41,8 +41,8 @@ class Accuracy(evaluate.Metric):
 
 def normalise_label(text):
     text = unicodedata.normalize("NFKC", text).casefold().strip()
-    kept = [char for i, char in enumerate(text) if not char.isspace() and not _is_decoration(text, i)]
-    return "".join(kept) or text
+    characters = [char for i, char in enumerate(text) if not char.isspace() and not _is_decoration(text, i)]
+    return "".join(characters) or text
 
 
 def _is_decoration(text, i):

@@ -13,7 +13,7 @@ from mlflow_finetune_plugin.data.sources.locations import (
     hub_dataset,
     is_remote,
     local_copy,
-    shown,
+    report_name,
 )
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import DataError
@@ -45,7 +45,7 @@ def test_malformed_names_are_refused_with_the_form(path):
 def test_files_are_no_remote_names(tmp_path):
     assert not is_remote("data/train.jsonl")
     assert local_copy("data/train.jsonl", tmp_path).as_posix() == "data/train.jsonl"
-    assert (shown("data/train.jsonl"), shown("/home/me/train.jsonl")) == ("data/train.jsonl", "train.jsonl")
+    assert (report_name("data/train.jsonl"), report_name("/home/me/train.jsonl")) == ("data/train.jsonl", "train.jsonl")
 
 
 @pytest.fixture

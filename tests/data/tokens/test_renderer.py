@@ -27,10 +27,16 @@ def learnt(renderer, example):
     return renderer.tokenizer.decode(ids)
 
 
+def prompt_ids(renderer, messages):
+    """The ids that a server feeds the model for ``messages``."""
+    options = {"chat_template": renderer.chat_template, "return_dict": False, "add_generation_prompt": True}
+    return renderer.tokenizer.apply_chat_template(messages, **options)
+
+
 def oracle(renderer, messages):
     """ids of the prompt alone and of the whole, and the mask: all behind the prompt up to the end-of-turn token."""
     options = {"chat_template": renderer.chat_template, "return_dict": False}
-    prompt = renderer.tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, **options)
+    prompt = prompt_ids(renderer, messages[:-1])
     whole = renderer.tokenizer.apply_chat_template(messages, **options)
     assert whole[: len(prompt)] == prompt
     end = whole.index(renderer.end_of_turn_token_id, len(prompt)) + 1
@@ -59,7 +65,7 @@ def test_default_template_of_a_real_base_model_by_hand(stories_tokenizer):
         *[("B", 1), ("e", 1), ("e", 1), (".", 1), ("<s>", 1)],
     ]
     assert example.last_turn() == (18, 23)
-    assert renderer.encode_prompt(messages[:-1]) == example.input_ids[:18]
+    assert prompt_ids(renderer, messages[:-1]) == example.input_ids[:18]
 
 
 def test_default_template_writes_bos_only_where_the_tokenizer_would(byte_tokenizer, llama2_tokenizer):
@@ -121,7 +127,7 @@ def test_real_template_against_the_oracle(byte_tokenizer, chat_template, name, e
     (example,) = renderer.encode(SINGLE)
     assert learnt(renderer, example) == written
     if renderer.appends_eos or example.is_boundary_split:
-        assert example.input_ids[: example.last_turn()[0]] == renderer.encode_prompt(SINGLE[:-1])
+        assert example.input_ids[: example.last_turn()[0]] == prompt_ids(renderer, SINGLE[:-1])
         return
     _, whole, mask = oracle(renderer, SINGLE)
     assert example.input_ids == whole
@@ -146,7 +152,7 @@ def test_templates_that_rewrite_history_are_unrolled(byte_tokenizer, chat_templa
     examples = renderer.encode(DOUBLE)
     assert len(examples) == 2
     for example, messages in zip(examples, (DOUBLE[:2], DOUBLE), strict=True):
-        prompt = renderer.encode_prompt(messages[:-1])
+        prompt = prompt_ids(renderer, messages[:-1])
         assert example.input_ids[: len(prompt)] == prompt
         assert sum(example.loss_mask[: len(prompt)]) == 0
         assert messages[-1]["content"] in learnt(renderer, example)
@@ -212,7 +218,7 @@ def check_random_conversations(renderer, count, exact_text):
             example = examples[turn] if len(examples) == len(ends) else examples[0]
             starts = [i for i, m in enumerate(example.loss_mask) if m and not example.loss_mask[i - 1]]
             start = starts[-1] if len(examples) == len(ends) else starts[turn]
-            assert example.input_ids[:start] == renderer.encode_prompt(messages[:end])
+            assert example.input_ids[:start] == prompt_ids(renderer, messages[:end])
             stop_at = example.input_ids.index(renderer.end_of_turn_token_id, start)
             assert all(example.loss_mask[start : stop_at + 1])
             assert not any(example.loss_mask[stop_at + 1 : stop_at + 2])
