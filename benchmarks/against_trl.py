@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mlflow_finetune_plugin.data.conversations.conversations import conversation
+from mlflow_finetune_plugin.data.conversations.conversion import to_conversation
 from mlflow_finetune_plugin.data.conversations.layouts import detect_layout
 from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def as_pairs(path: Path) -> list[tuple[str, str]]:
     layout = detect_layout([row for _, row in peek(path)])
-    conversations = [conversation(layout, row).messages for _, row in read_rows(path)]
+    conversations = [to_conversation(layout, row).messages for _, row in read_rows(path)]
     return [(messages[0]["content"], messages[1]["content"]) for messages in conversations]
 
 

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from trl import SFTTrainer
 
 from mlflow_finetune_plugin.adaptations import lora
-from mlflow_finetune_plugin.data.conversations.conversations import conversation
+from mlflow_finetune_plugin.data.conversations.conversion import to_conversation
 from mlflow_finetune_plugin.data.conversations.layouts import detect_layout
 from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
 from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
@@ -51,7 +51,7 @@ def _since(started: Times) -> Times:
 
 def tokenizer_for(path: Path) -> PreTrainedTokenizerFast:
     layout = detect_layout([row for _, row in peek(path)])
-    texts = [m["content"] for _, row in read_rows(path) for m in conversation(layout, row).messages]
+    texts = [m["content"] for _, row in read_rows(path) for m in to_conversation(layout, row).messages]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,8 +1,8 @@
-"""How often each task's rows are drawn: a data set of several tasks as indices into its rows.
+"""Mix the tasks of a data set: choose how often each task's rows are drawn.
 
-Proportional leaves the rows as they are. The others keep the number of rows and give task i the share
-n_i ** (1 / T) / sum_j n_j ** (1 / T) of them (T is the temperature, arXiv 1910.10683 section 3.5.2; equal is T to
-infinity): whole copies of the task's rows, and a seeded sample of them for the rest.
+``proportional`` leaves the rows as they are. The others keep the total number of rows and give task i the share
+n_i ** (1 / T) / sum_j n_j ** (1 / T) of them, where T is the temperature (arXiv 1910.10683, section 3.5.2) and ``equal`` is the
+limit of a large T. Each task's rows are repeated in whole copies, and a seeded sample of them fills the rest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 
 @dataclass(frozen=True)
 class TaskShare:
-    """One task before and after mixing, in rows."""
+    """The rows of one task before and after mixing."""
 
     task: str
     rows: int
@@ -25,7 +25,7 @@ class TaskShare:
 
 @dataclass(frozen=True)
 class Mixture:
-    """``indices`` into the data set's rows, in their order, a row as often as it is drawn; int64 (drawn rows,)."""
+    """The result of mixing: ``indices`` into the data set's rows in their order, int64, (drawn rows,)."""
 
     indices: np.ndarray
     tasks: tuple[TaskShare, ...]
@@ -36,20 +36,27 @@ class Mixture:
 
 
 def tasks_of(rows: datasets.Dataset) -> pa.DictionaryArray:
-    """The task of every row as the data set now stands, selections included; 4 bytes a row."""
+    """Return the task of every row, after selections; 4 bytes per row."""
     column = rows.select_columns("task").with_format("arrow")[:]["task"]
     return column.dictionary_encode().unify_dictionaries().combine_chunks()
 
 
 def rows_of(rows: datasets.Dataset, task: str) -> datasets.Dataset:
-    """The rows of one task, in their order."""
+    """Return the rows of one task in their order."""
     tasks = tasks_of(rows)
     code = tasks.dictionary.index(task).as_py()
     return rows.select(np.flatnonzero(np.asarray(tasks.indices) == code))
 
 
 def mix(tasks: pa.DictionaryArray, mixing: str, temperature: float, seed: int) -> Mixture:
-    """``tasks`` names the task of every row; ``mixing`` is proportional, equal or temperature."""
+    """Choose how often each row is drawn.
+
+    Args:
+        tasks: The task of every row.
+        mixing: ``proportional``, ``equal`` or ``temperature``.
+        temperature: T; used by ``temperature`` only.
+        seed: Seed of the sample that fills a task's share.
+    """
     of_row = np.asarray(tasks.indices)
     names = tasks.dictionary.to_pylist()
     counts = np.bincount(of_row, minlength=len(names))
@@ -68,7 +75,7 @@ def mix(tasks: pa.DictionaryArray, mixing: str, temperature: float, seed: int) -
 
 
 def _shares(counts: np.ndarray, exponent: float) -> np.ndarray:
-    """Rows to draw of each task: they add up to all rows, and every task keeps at least one."""
+    """Return the rows to draw of each task. They add up to all rows, and every task keeps at least one."""
     weights = counts.astype(np.float64) ** exponent
     exact = weights / weights.sum() * counts.sum()
     drawn = np.maximum(1, np.floor(exact).astype(np.int64))

@@ -1,9 +1,9 @@
-"""Data files to what a trainer reads: token ids and labels in a memory-mapped Arrow file, with a report and a digest.
+"""Prepare data files for training: token ids and labels in a memory-mapped Arrow file, with a report and a digest.
 
-Two steps: every file is read and checked once, its conversations are encoded on all cores and go to a spool on disk
-(reading.py, encoding_pool.py); then, since only now it is known which rows are held out, the spool is counted and written side
-by side. Own memory does not grow with the rows but for 8 bytes each and the held-out rows. Nothing is reordered, and every
-row that is left out is counted with its reason and line.
+Step one reads and checks every file once, encodes the conversations on all cores and spools them to disk (reader.py,
+tokens/encoding_pool.py). Only then is it known which rows are held out. Step two counts the spooled rows and writes the
+training and the held-out file. Memory grows by 8 bytes per row and by the held-out rows only. The order of the rows stays, and
+the report counts every row that is left out with its reason and line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Literal
 import datasets
 import numpy as np
 
-from mlflow_finetune_plugin.data.conversations.conversations import is_document
+from mlflow_finetune_plugin.data.conversations.conversion import is_document
 from mlflow_finetune_plugin.data.conversations.split import Split, hash_text, sample_of_eval, split_of_train
 from mlflow_finetune_plugin.data.reader import DataFile, Reader, ReadFile, row_key
 from mlflow_finetune_plugin.data.report.checks import (
@@ -36,7 +36,7 @@ from mlflow_finetune_plugin.data.report.checks import (
     token_findings,
 )
 from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport, LabelReport, UnusableDataError
-from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, Shower, across, segments
+from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, ExampleText, across, segments
 from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
 from mlflow_finetune_plugin.data.tokens.batch_encoder import BatchEncoder
 from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
@@ -56,9 +56,17 @@ _SHOWN_LABELS = 200
 
 @dataclass(frozen=True)
 class DataRequest:
-    """What to prepare. ``eval``: files, a fraction of train's rows, or None for a tenth, at most 500 rows.
+    """What to prepare.
 
-    ``train`` may be empty where only held-out files are wanted. ``overlength: split`` is for plain text alone.
+    Attributes:
+        train: The training files; empty to prepare held-out files only.
+        eval: The held-out files, or the fraction of training rows to hold out; None means a tenth, at most 500 rows.
+        layout: ``auto`` or a layout's name.
+        columns: The column of each part of the layout that the user named.
+        overlength: What to do with rows of more than ``max_length`` tokens; ``split`` applies to plain text only.
+        max_length: Most tokens of a training example.
+        max_eval_rows: Most held-out rows; None means no limit.
+        seed: Seed of the split and of the sample for weights.
     """
 
     train: tuple[DataFile, ...]
@@ -73,9 +81,13 @@ class DataRequest:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """``train`` and ``eval_dataset`` hold input_ids, labels (-100 where no loss) and task; not to be prepared again.
+    """The prepared data.
 
-    ``trained_rows``: the distinct hashes of train's conversations by ``hash_row`` and the request's seed, uint64, sorted.
+    Attributes:
+        train: Rows with input_ids, labels (-100 where a token carries no loss) and task, ready for the trainer.
+        eval_rows: The held-out rows, rendered for the proof.
+        eval_dataset: The held-out rows in the form of ``train``, for the evaluation loss.
+        trained_rows: The distinct ``hash_row`` of the training conversations, uint64, sorted.
     """
 
     train: datasets.Dataset
@@ -90,9 +102,17 @@ class PreparedData:
 def prepare(
     request: DataRequest, renderer: ChatRenderer, folder: Path, on_progress: Callable[[int], None] | None = None
 ) -> PreparedData:
-    """Read, check, render and write; ``on_progress`` gets the number of conversations encoded so far.
+    """Read, check, render and write the data.
 
-    Raises UnusableDataError, which holds the report, when no row is left to train or to evaluate on, or rows are too long.
+    Args:
+        request: What to prepare.
+        renderer: The base's tokenizer and chat template.
+        folder: Where to write the files; created if it does not exist.
+        on_progress: Called with the number of conversations that are encoded so far.
+
+    Raises:
+        DataError: a file or a setting is not valid.
+        UnusableDataError: no row is left to train or to evaluate on, or rows are too long. It holds the report.
     """
     _check_request(request)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,12 +142,16 @@ def _eval_files(request: DataRequest) -> tuple[DataFile, ...]:
 
 def _check_request(request: DataRequest) -> None:
     if not request.train and not isinstance(request.eval, tuple):
-        raise DataError("no data file to train on; fix: data.train: FILE")
+        raise DataError("data.train names no file; fix: set data.train: FILE")
     for file in (*request.train, *_eval_files(request)):
         if not (math.isfinite(file.weight) and file.weight > 0):
-            raise DataError(f"{file.path}: weight {file.weight} is not a positive number; fix: leave the file out")
+            raise DataError(
+                f"{file.path}: weight {file.weight} is not a positive number; fix: use a number above 0, or remove the file"
+            )
     if isinstance(request.eval, float | int) and not 0 < request.eval < 1:
-        raise DataError(f"data.eval: {request.eval} is not a fraction between 0 and 1; fix: 0.1, or a file")
+        raise DataError(
+            f"data.eval: {request.eval} is not a fraction between 0 and 1; fix: use for example 0.1, or a file"
+        )
 
 
 def _split(request: DataRequest, reader: Reader) -> Split:
@@ -137,7 +161,7 @@ def _split(request: DataRequest, reader: Reader) -> Split:
 
 
 class _Preparation:
-    """The state of one ``prepare``: both sides, the counts per file, the faults that stop it at the end."""
+    """The state of step two: both output files, the counts of each file, and the faults that stop it at the end."""
 
     def __init__(
         self,
@@ -158,7 +182,7 @@ class _Preparation:
         self._labels = Labels()
 
     def write(self, file: ReadFile, spool: Spool) -> None:
-        """Count one file's rows and write them to their side."""
+        """Count the rows of one file and write each to the training or the held-out side."""
         self._tallies.append(file.tally)
         for batch in spool.batches(file.start, file.end):
             self._write(file, batch)
@@ -187,7 +211,7 @@ class _Preparation:
         self._put(self.train, file, encoded, trained, copies)
 
     def _sides(self, file: ReadFile, batch: SpooledBatch) -> tuple[np.ndarray, np.ndarray]:
-        """Whether each row is used at all, and whether it is held out; rows of an eval file beyond its limit are counted."""
+        """Return which rows are used at all and which are held out: two bool arrays, (rows,). Count eval rows over the limit."""
         encoded = batch.encoded
         every = np.ones(len(encoded), dtype=np.bool_)
         if file.tally.role == "train":
@@ -200,7 +224,7 @@ class _Preparation:
         return is_chosen, every
 
     def _fitted(self, file: ReadFile, batch: SpooledBatch, is_chosen: np.ndarray, is_eval: np.ndarray) -> EncodedBatch:
-        """With what ``overlength`` leaves of the rows that are longer than max_length; what was done is counted."""
+        """Return the batch after ``overlength`` was applied to the rows that are longer than max_length, and count them."""
         encoded, limit, changed = batch.encoded, self._request.max_length, {}
         for row in np.flatnonzero(is_chosen & (encoded.longest > limit)).tolist():
             messages, line = batch.conversations[row], int(encoded.lines[row])
@@ -234,7 +258,7 @@ class _Preparation:
     def _put(
         self, side: TokenFile, file: ReadFile, encoded: EncodedBatch, rows: np.ndarray, copies: np.ndarray
     ) -> None:
-        """Writes each of ``rows`` as often as ``copies`` says."""
+        """Write each of ``rows`` as many times as ``copies`` says."""
         sizes = encoded.counts[rows] * copies
         side.index.add(encoded, rows, file=len(self._tallies) - 1, examples=side.examples + np.cumsum(sizes) - sizes)
         spans = zip(encoded.starts[rows].tolist(), encoded.counts[rows].tolist(), copies.tolist(), strict=True)
@@ -242,7 +266,7 @@ class _Preparation:
         side.write(encoded.tokens.take(np.array(numbers, dtype=np.int64)), file.file.task)
 
     def _copies(self, lines: np.ndarray, file: DataFile) -> np.ndarray:
-        """How often each row is used: the weight's whole part, and once more for a seeded share of the rows."""
+        """Return how often each row is used: the weight's whole part, and once more for a seeded share of the rows."""
         whole = int(file.weight)
         rest = file.weight - whole
         copies = np.full(len(lines), whole, dtype=np.int64)
@@ -254,18 +278,18 @@ class _Preparation:
     # the end ---------------------------------------------------------------------------------------------------------
 
     def _fault(self) -> str | None:
-        """Why there is nothing to train on, if so."""
+        """Return why the data cannot be used, or None."""
         if self._over_length:
             return self._over_length_message()
         if self._request.train and not self.train.examples:
-            return f"no row to train on: {self._why_skipped()}"
+            return f"no usable row to train on: {self._why_skipped()}"
         if self.eval_rows:
             return None
         if isinstance(self._request.eval, tuple):
-            return f"no row to evaluate on: {self._why_skipped()}"
+            return f"no usable row to evaluate on: {self._why_skipped()}"
         return (
-            f"no row to evaluate on: {self.train.rows} usable rows in train do not leave one to hold out; "
-            "fix: give data.eval a file, or add rows"
+            f"no row to evaluate on: {self.train.rows} usable training row(s) are too few to hold one out; "
+            "fix: set data.eval to a file, or add rows"
         )
 
     def _over_length_message(self) -> str:
@@ -274,9 +298,9 @@ class _Preparation:
         longest = max(length for _, _, length in rows_over)
         rows = "1 row is" if len(rows_over) == 1 else f"{len(rows_over):,} rows are"
         return (
-            f"{rows} longer than max_length {self._request.max_length} tokens: {first}"
-            f"{', ...' if len(rows_over) > 5 else ''}; longest {longest:,}; fix: data.overlength: drop (or truncate), "
-            f"or training.max_length: {longest} if the model takes that many"
+            f"{rows} longer than max_length ({self._request.max_length} tokens): {first}"
+            f"{', ...' if len(rows_over) > 5 else ''}; the longest has {longest:,}; fix: set data.overlength: drop (or truncate), "
+            f"or training.max_length: {longest} if the base model allows it"
         )
 
     def _why_skipped(self) -> str:
@@ -286,7 +310,9 @@ class _Preparation:
                 lines = ", ".join(map(str, skip.lines[:5]))
                 detail = f" ({skip.detail})" if skip.detail else ""
                 reasons.append(f"{count.name}: {skip.rows} {skip.reason}{detail} in line {lines}")
-        return ("; ".join(reasons) or "the weights leave none") + "; fix: correct the rows, data.columns or data.layout"
+        return (
+            "; ".join(reasons) or "the weights of the files leave no row"
+        ) + "; fix: correct the rows, data.columns or data.layout"
 
     def result(self) -> PreparedData:
         trained_rows = np.unique(self.train.index.records()["row"])
@@ -345,7 +371,7 @@ class _Preparation:
 
     def _findings(self) -> list[DataFinding]:
         train, held_out = (
-            RowSet.of(side.index, self._position_text, Shower(side.dataset(), self._renderer.tokenizer))
+            RowSet.of(side.index, self._position_text, ExampleText(side.dataset(), self._renderer.tokenizer))
             for side in (self.train, self.eval)
         )
         findings = [*row_findings(train, held_out), *label_findings(self._labels), *encoding_findings(self._tallies)]
@@ -363,9 +389,9 @@ class _Preparation:
             yield f"{developers:,} developer turns were read as system turns"
         several = sum(tally.conversations - tally.rows_read for tally in self._tallies)
         if several:
-            yield f"rows with several answers gave {several:,} conversations more than there are rows"
+            yield f"rows with several answers became {several:,} additional conversations"
         if any(tally.layout.name == "text" for tally in self._tallies):
-            yield "plain text goes around the chat template: all its tokens but the first carry loss, and so does the end token"
+            yield "plain text is used without the chat template: the model learns every token but the first, and the end token"
 
 
 def _label_report(labels: Labels) -> LabelReport | None:
@@ -375,7 +401,7 @@ def _label_report(labels: Labels) -> LabelReport | None:
 
 
 def _eval_row(line: int, messages: tuple[Message, ...], example: Example, file: DataFile) -> EvalRow:
-    """The last assistant turn is the reference; what stands before it is the prompt."""
+    """Make a held-out row: the last assistant turn is the reference, the turns before it are the prompt."""
     start, end = example.last_turn()
     return EvalRow(
         messages=messages[:-1],

@@ -1,4 +1,4 @@
-"""The first of two steps: data files to encoded conversations on disk, every row that is none counted with its line."""
+"""Step one of the preparation: read files, encode their conversations to disk, and count every row that is left out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from mlflow_finetune_plugin.data.conversations.conversations import conversations, instructed
+from mlflow_finetune_plugin.data.conversations.conversion import instructed, to_conversations
 from mlflow_finetune_plugin.data.conversations.layouts import TEXT, Layout, check_learnable, detect_layout
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.split import hash_text
@@ -34,10 +34,15 @@ _BATCH_CHARS = 2_000_000
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file and the task its rows belong to; ``weight`` 2 uses each row twice, 0.5 a seeded half of the rows.
+    """One data file and how to use its rows.
 
-    ``path`` may also name a data set of the hub or an MLflow artifact (locations.py). ``instruction`` is written before the
-    first user turn of each row, with a blank line between, as alpaca's is. ``layout`` and ``columns``: None takes the request's.
+    Attributes:
+        path: A file, a data set of the hub or an MLflow artifact (see ``sources/locations.py``).
+        task: The task that the rows belong to.
+        weight: 2 uses each row twice, 0.5 uses a seeded half of the rows.
+        instruction: Text that is put before the first user turn of each row, with a blank line between.
+        layout: The layout of this file; None means the request's.
+        columns: The columns of this file; None means the request's.
     """
 
     path: Path
@@ -49,13 +54,13 @@ class DataFile:
 
     @property
     def report_name(self) -> str:
-        """What reports call it: what was asked for, never where a copy of it lies."""
+        """The name for reports: the configured one, never the path of a downloaded copy."""
         return report_name(str(self.path))
 
 
 @dataclass(frozen=True)
 class ReadFile:
-    """A file whose rows lie in the spool between two positions."""
+    """A file that was read: its rows are in the spool from ``start`` to ``end``."""
 
     file: DataFile
     tally: RowTally
@@ -64,7 +69,7 @@ class ReadFile:
 
 
 class Reader:
-    """Reads files one after the other and collects the hashes that the split is made from. A context manager."""
+    """Reads files one after the other and collects the hashes from which the split is chosen. A context manager."""
 
     def __init__(
         self,
@@ -94,7 +99,11 @@ class Reader:
         self._pool.__exit__(kind, error, trace)
 
     def read(self, file: DataFile, role: Literal["train", "eval"]) -> ReadFile:
-        """Raises DataError for a file that cannot be read or understood, by the name that was asked for."""
+        """Read one file into the spool.
+
+        Raises:
+            DataError: the file cannot be read or its layout is unknown; the message has the configured name.
+        """
         local = local_copy(str(file.path), self._folder)
         try:
             return self._read(file, local, role)
@@ -122,7 +131,7 @@ class Reader:
 
     def _add(self, line: int, row: Mapping[str, Any], tally: RowTally, instruction: str | None) -> None:
         for conversation in [
-            instructed(conversation, instruction) for conversation in conversations(tally.layout, row)
+            instructed(conversation, instruction) for conversation in to_conversations(tally.layout, row)
         ]:
             tally.conversations += 1
             tally.developer_turns += conversation.developer_turns
@@ -148,7 +157,9 @@ class Reader:
             layout = detect_layout((row for _, row in peek(local)), columns, file.layout or self._layout)
             check_learnable(layout)
             if file.instruction is not None and layout.name == TEXT:
-                raise DataError("plain text has no turn to write an instruction before; fix: leave it out of data")
+                raise DataError(
+                    "an instruction needs conversations, and this file holds plain text; fix: remove instruction from data"
+                )
         except DataError as error:
             if str(local) in str(error):
                 raise
@@ -157,7 +168,7 @@ class Reader:
 
 
 class _Batch:
-    """Rows of one file until they are worth encoding; the conversations of a line are never parted."""
+    """Rows of one file that wait for encoding. The conversations of a line stay in one batch."""
 
     def __init__(self) -> None:
         self.lines: list[int] = []
@@ -174,6 +185,6 @@ class _Batch:
 
 
 def row_key(file: DataFile, line: int) -> str:
-    """What a seeded choice among rows is made from: where the row stands, not what it says."""
+    """Return the text from which a row's seeded hash is made. It names the row's position, not its content."""
     name = str(file.path) if is_remote(str(file.path)) else file.path.name
     return f"{name} {file.task} {line}"

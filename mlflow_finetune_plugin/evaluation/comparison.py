@@ -1,4 +1,4 @@
-"""Two sides on the same rows: every metric with a paired interval of the difference."""
+"""Compare two models on the same rows: every metric with a paired interval of the gain."""
 
 from __future__ import annotations
 
@@ -20,18 +20,23 @@ from mlflow_finetune_plugin.evaluation.results import EvalRow, Interval, MetricR
 
 @dataclass(frozen=True)
 class AnswerSet:
-    """What one model gives on the held-out rows: an answer, and the nats of the reference answer, per row."""
+    """What one model answers on the held-out rows.
+
+    Attributes:
+        answers: The generated answer of each row.
+        nats: The negative log-probability of each row's reference answer, (rows,).
+    """
 
     answers: list[str]
-    nats: np.ndarray  # (rows,)
+    nats: np.ndarray
 
     def at(self, rows: Sequence[int]) -> AnswerSet:
-        """The same on some of the rows."""
+        """Return the answers of some of the rows."""
         return AnswerSet([self.answers[i] for i in rows], self.nats[list(rows)])
 
 
 def load_metrics(names: Sequence[str]) -> list[MetricModule]:
-    """Packaged names or paths of metric files. Raises ConfigError for a name that stands twice."""
+    """Load metrics by packaged name or file path. Raise ConfigError for a name that occurs twice."""
     modules = [load_metric(name) for name in names]
     stems = [module.name for module in modules]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
@@ -50,12 +55,18 @@ def compare(
     seed: int,
     clusters: Sequence[Hashable] | None = None,
 ) -> tuple[MetricResult, dict[str, list[float]]]:
-    """The metric's result, and its score per row and side where one row alone has a score.
+    """Compare base and adapter under one metric. An error in a user's metric file is passed on.
 
-    ``clusters`` names what each row was drawn with; where they are given, the interval of a metric that is no plain score per
-    row resamples them instead of rows.
+    Args:
+        module: The metric.
+        rows: The held-out rows.
+        base: The base's answers to these rows.
+        adapter: The adapter's answers to these rows.
+        seed: Seed of the bootstrap.
+        clusters: The cluster of each row, where rows are not independent. The bootstrap then resamples clusters.
 
-    Raises what a metric file of the user's raises.
+    Returns:
+        The result, and the scores of each row by column name if the metric scores single rows.
     """
     references: list[Any] = [row.reference for row in rows]
     base_predictions: list[Any] = base.answers
@@ -100,7 +111,7 @@ def compare(
 def compare_tasks(
     modules: Sequence[MetricModule], rows: Sequence[EvalRow], base: AnswerSet, adapter: AnswerSet, seed: int
 ) -> dict[str, tuple[MetricResult, ...]]:
-    """Every metric on each task's own rows, in the order of the tasks' first rows; empty when there is one task."""
+    """Return every metric on the rows of each task, in the order of the tasks' first rows; empty with a single task."""
     places: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         places.setdefault(row.task, []).append(i)
@@ -134,7 +145,7 @@ def _recomputed_gain(
 
 
 def _members(clusters: Sequence[Hashable]) -> list[np.ndarray]:
-    """The rows of each cluster, in the order of their first rows."""
+    """Return the rows of each cluster, in the order of their first rows."""
     rows_by_cluster: dict[Hashable, list[int]] = {}
     for row, cluster in enumerate(clusters):
         rows_by_cluster.setdefault(cluster, []).append(row)
@@ -142,7 +153,7 @@ def _members(clusters: Sequence[Hashable]) -> list[np.ndarray]:
 
 
 def _by_cluster(statistics: np.ndarray, clusters: Sequence[Hashable] | None) -> np.ndarray:
-    """(rows, k) -> (clusters, k): a metric of sums is the same of either."""
+    """Sum the statistics of each cluster, (rows, k) -> (clusters, k). The score of all sums stays the same."""
     if clusters is None:
         return statistics
     return np.array([statistics[rows].sum(axis=0) for rows in _members(clusters)])

@@ -1,4 +1,4 @@
-"""How well a model still predicts text that it was not trained on: nats per text, before and after."""
+"""Measure forgetting: how well a model predicts general text that it was not trained on, in nats."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ DEFAULT_TEXT = Path(__file__).parent / "forgetting.txt"
 
 
 def read_texts(path: str | Path) -> list[str]:
-    """Paragraphs of a UTF-8 text file (``.gz`` too), split at blank lines; lines where the file has no blank line."""
+    """Return the paragraphs of a UTF-8 text file (or ``.gz``), or its lines if it has no blank line."""
     path = Path(path)
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         content = data.decode("utf-8-sig").strip()
     except OSError as error:  # gzip.BadGzipFile is one
-        raise DataError(f"cannot read the forgetting text {path}: {error}; fix: give a readable text file") from error
+        raise DataError(
+            f"cannot read the forgetting text {path}: {error}; fix: set eval.forgetting to a readable text file"
+        ) from error
     except (UnicodeDecodeError, EOFError) as error:
-        raise DataError(f"the forgetting text {path} is broken: {error}; fix: save it as UTF-8") from error
+        raise DataError(f"the forgetting text {path} is not UTF-8 text: {error}; fix: save it as UTF-8") from error
     paragraphs = [text.strip() for text in re.split(r"\n\s*\n", content.replace("\r\n", "\n"))]
     texts = paragraphs if len(paragraphs) > 1 else [line.strip() for line in content.splitlines() if line.strip()]
     if not texts:
-        raise DataError(f"the forgetting text {path} is empty; fix: give a file with some paragraphs of general text")
+        raise DataError(f"the forgetting text {path} is empty; fix: use a file with some paragraphs of general text")
     return texts
 
 
@@ -43,11 +45,11 @@ def text_nats(
     max_length: int,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> np.ndarray:
-    """[summed nats, tokens] per text, (n_texts, 2).
+    """Return [summed nats, tokens] of each text, (texts, 2).
 
     A text longer than ``max_length`` tokens is scored in windows that overlap by half, each token once and with at
     least half a window before it (after the first window). A text starts after BOS (EOS where the tokenizer has no
-    BOS); with neither, its first token only serves as context and is not counted.
+    BOS); with neither, its first token is only context and is not counted.
     """
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     windows = [
@@ -61,7 +63,7 @@ def text_nats(
         model,
         [prompt for _, prompt, _ in windows],
         [completion for _, _, completion in windows],
-        pad_token_id=tokenizer.pad_token_id or 0,  # padding is masked, any id does
+        pad_token_id=tokenizer.pad_token_id or 0,  # padding is masked, so any id works
         batch_tokens=batch_tokens,
     )
     sums = np.zeros((len(texts), 2))
@@ -71,7 +73,7 @@ def text_nats(
 
 
 def _windows(ids: list[int], start: int | None, max_length: int) -> Iterator[tuple[list[int], list[int]]]:
-    """(context, tokens to score) pairs that score every token after the first once."""
+    """Yield (context, tokens to score) so that every token after the first is scored once."""
     ids = ids if start is None else [start, *ids]
     if len(ids) < 2:
         return

@@ -1,8 +1,8 @@
-"""Greedy answers and the log-probabilities of given answers, batched, equal to what one row at a time would give.
+"""Generate greedy answers and score reference answers in batches, with the same results as one row at a time.
 
-Rows are sorted by length, so that a batch holds little padding, and results come back in the caller's order. Answers
-pad on the left (generation continues on the right); scored rows pad on the right, where causal attention never looks,
-so that no model needs position ids for it.
+Rows are sorted by length, so that a batch has little padding, and results are in the caller's order. Generation pads on
+the left, because answers continue on the right. Scoring pads on the right, where causal attention never reads, so that no
+model needs position ids.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from mlflow_finetune_plugin.errors import FinetuneError
 logger = logging.getLogger(__name__)
 
 DEFAULT_BATCH_TOKENS = 16384
-"""Tokens of a batch with its padding; at 8B parameters with grouped-query attention about 2 GiB of key-value cache."""
+"""Tokens of a batch including padding. With 8B parameters and grouped-query attention this is about 2 GiB of key-value cache."""
 
 _LOGITS_PER_BATCH = 2**28
-"""Logits held at once: 1 GiB in float32. A single row may need more."""
+"""Most logits in memory at once: 1 GiB in float32. A single row may need more."""
 
 
 @torch.inference_mode()
@@ -39,12 +39,14 @@ def greedy_answers(
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
-    """The likeliest next token, again and again, per prompt; the first stop token and what follows it are cut off.
+    """Generate the most likely answer to each prompt, without the first stop token and what follows it.
 
-    Whatever sampling or penalties the model's own generation config asks for do not apply. An answer ends where the
-    model's context ends, as on a server; if that leaves a row less than ``max_new_tokens``, a warning says how many
-    rows and how little. A prompt that fills the whole context is an error before anything is generated.
+    The sampling and penalties of the model's own generation config do not apply. An answer ends where the model's context
+    ends, as on a server; a warning reports the rows that have room for fewer than ``max_new_tokens``.
     ``on_progress(done, total)`` is called after each batch.
+
+    Raises:
+        FinetuneError: a prompt is empty or fills the whole context. No answer was generated then.
     """
     room = _room_for_answers(model, prompts, max_new_tokens)
     settings = GenerationConfig(
@@ -80,21 +82,21 @@ def completion_log_probs(
     pad_token_id: int,
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
 ) -> list[np.ndarray]:
-    """Log-probability in nats of each completion token given the prompt and the tokens before it, float32 per row.
+    """Return the log-probability of each completion token given the tokens before it, in nats, float32 per row.
 
-    Logits are computed for the columns that some completion of the batch needs, and turned into float32
-    log-probabilities one row at a time: (batch, seq, vocab) never exists in float32.
+    Logits are computed only for the columns that a completion of the batch needs, and converted to float32
+    log-probabilities one row at a time, so that (batch, seq, vocab) never exists in float32.
     """
     context = context_length(model)
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         if not prompt:
             raise FinetuneError(
-                f"row {row} has an empty prompt, so nothing predicts its first token; fix: start with BOS"
+                f"row {row} has an empty prompt, so nothing predicts its first token; fix: start the prompt with BOS"
             )
         if context is not None and len(prompt) + len(completion) > context:
             raise FinetuneError(
-                f"row {row} has {len(prompt)} prompt and {len(completion)} completion tokens, the model's context is "
-                f"{context}; fix: shorten the row"
+                f"row {row} has {len(prompt)} prompt and {len(completion)} completion tokens, more than the model's context "
+                f"of {context}; fix: shorten the row"
             )
     results: list[np.ndarray] = [np.empty(0, dtype=np.float32) for _ in prompts]
     vocabulary = model.get_output_embeddings().weight.shape[0]
@@ -111,31 +113,31 @@ def completion_log_probs(
 
 
 def context_length(model: torch.nn.Module) -> int | None:
-    """Tokens that prompt and answer share, None where the architecture names no limit."""
+    """Return how many tokens prompt and answer may have together; None where the architecture has no limit."""
     limit = getattr(_transformer(model).config.get_text_config(), "max_position_embeddings", None)
     return None if limit is None else int(limit) - _virtual_tokens(model)
 
 
 def _room_for_answers(model: torch.nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[int]:
-    """New tokens that each row may have."""
+    """Return how many new tokens each row may have."""
     if max_new_tokens < 1:
-        raise FinetuneError(f"max_new_tokens is {max_new_tokens}; fix: ask for at least 1")
+        raise FinetuneError(f"max_new_tokens is {max_new_tokens}; fix: use at least 1")
     context = context_length(model)
     room = []
     for row, prompt in enumerate(prompts):
         if not prompt:
-            raise FinetuneError(f"row {row} has an empty prompt; fix: a prompt holds at least one token")
+            raise FinetuneError(f"row {row} has an empty prompt; fix: write at least one token")
         if context is not None and len(prompt) >= context:
             raise FinetuneError(
                 f"row {row}: a prompt of {len(prompt)} tokens leaves no room for an answer in the model's context of "
-                f"{context}; fix: shorten or leave out the row"
+                f"{context}; fix: shorten or remove the row"
             )
         room.append(max_new_tokens if context is None else min(max_new_tokens, context - len(prompt)))
     capped = [tokens for tokens in room if tokens < max_new_tokens]
     if capped:
         logger.warning(
-            "%d of %d prompts leave less than max_new_tokens=%d in the model's context of %d (the longest leaves %d): "
-            "their answers end there; fix: shorten the prompts or lower max_new_tokens",
+            "%d of %d prompts leave room for fewer than max_new_tokens=%d in the model's context of %d (the longest leaves %d), "
+            "so their answers may be cut off; fix: shorten the prompts or lower max_new_tokens",
             *(len(capped), len(prompts), max_new_tokens, context, min(capped)),
         )
     return room
@@ -144,7 +146,7 @@ def _room_for_answers(model: torch.nn.Module, prompts: Sequence[Sequence[int]], 
 def _answer_batches(
     prompts: Sequence[Sequence[int]], room: Sequence[int], batch_tokens: int, *, may_pad: bool
 ) -> Iterator[list[int]]:
-    """Row numbers per batch, longest first, so that a batch too big for memory fails at the start; equal room within."""
+    """Yield the row numbers of each batch, longest first, so that a batch that is too big fails early. Rows of a batch have equal room."""
     batch: list[int] = []
     for row in sorted(range(len(prompts)), key=lambda row: -len(prompts[row])):
         if batch:
@@ -161,7 +163,7 @@ def _answer_batches(
 def _scoring_batches(
     prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], batch_tokens: int, batch_logit_columns: int
 ) -> Iterator[list[int]]:
-    """Row numbers per batch, longest prompts first; bounds both the tokens and the columns of logits that it needs."""
+    """Yield the row numbers of each batch, longest prompts first, within the limits of tokens and of logit columns."""
     batch: list[int] = []
     width = 0
     for row in sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), -len(completions[row]))):
@@ -186,7 +188,7 @@ def _padded(rows: Sequence[Sequence[int]], pad_token_id: int, side: str) -> tupl
 
 
 def _last_logits(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
-    """Logits of the last ``keep`` columns; architectures without ``logits_to_keep`` compute them all first."""
+    """Return the logits of the last ``keep`` columns. Architectures without ``logits_to_keep`` compute all of them first."""
     transformer = _transformer(model)
     options = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(transformer.forward).parameters else {}
     output = model(input_ids=ids.to(_device(model)), attention_mask=mask.to(_device(model)), use_cache=False, **options)
@@ -198,7 +200,7 @@ def _until_stop(tokens: list[int], stop_token_ids: Collection[int]) -> list[int]
 
 
 def _device(model: torch.nn.Module) -> torch.device:
-    """Where the input ids go, also for a model spread over devices."""
+    """Return the device of the input ids, also for a model that is spread over several devices."""
     return model.get_input_embeddings().weight.device
 
 
@@ -207,14 +209,14 @@ def _transformer(model: torch.nn.Module) -> PreTrainedModel:
 
 
 def _virtual_tokens(model: torch.nn.Module) -> int:
-    """Tokens that a prompt-learning adapter puts before the row; PEFT gives padding after them wrong positions."""
+    """Return how many tokens a prompt-learning adapter puts before a row. PEFT gives padding after them wrong positions."""
     config = getattr(model, "active_peft_config", None)
     return config.num_virtual_tokens if config is not None and config.is_prompt_learning else 0
 
 
 @contextmanager
 def _default_generation_config(model: torch.nn.Module) -> Iterator[None]:
-    """``generate`` fills what a given config leaves open from the model's own, so that one steps aside meanwhile."""
+    """Replace the model's generation config meanwhile, because ``generate`` takes from it what its argument leaves open."""
     transformer = _transformer(model)
     previous = transformer.generation_config
     transformer.generation_config = GenerationConfig()

@@ -1,4 +1,4 @@
-"""What learning several tasks at once costs each of them: the mixture's adapter against one trained on the task alone."""
+"""Measure interference: what each task loses in a mixture, against an adapter trained on that task alone."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow, Metri
 def interference(
     proof: EvalReport, rows: Sequence[EvalRow], singles: Mapping[str, AnswerSet], *, metrics: Sequence[str], seed: int
 ) -> dict[str, tuple[MetricResult, ...]]:
-    """Per task: ``base`` is the single-task adapter, ``adapter`` the mixture's; a gain below 0 is interference.
+    """Compare the mixture's adapter with the single-task adapters.
 
-    ``rows`` are those of ``proof``, in their order; ``singles[task]`` answers that task's rows, in their order.
+    Args:
+        proof: The proof of the mixture's adapter.
+        rows: The rows of ``proof`` in their order.
+        singles: The answers of each single-task adapter to the rows of its task, in their order.
+        metrics: Packaged names or paths of metric files.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The results of each task, with the single-task adapter as ``base``. A gain below 0 is interference.
     """
     modules = load_metrics(metrics)
     mixture = AnswerSet(

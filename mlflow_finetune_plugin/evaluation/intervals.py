@@ -1,4 +1,4 @@
-"""Paired intervals for the gain of an adapter over its base: numbers in, an ``Interval`` out.
+"""Compute paired intervals for the gain of an adapter over its base.
 
 Binary rows get Tango's score interval. Everything else gets a bootstrap over rows: each resample draws the same rows
 for both sides, and additive statistics turn a resample into one line of a matrix product. How often these intervals
@@ -20,22 +20,24 @@ from mlflow_finetune_plugin.evaluation.results import Interval
 
 Array = NDArray[np.float64]
 Score = Callable[[Array], Array]
-"""Maps summed statistics (..., k) to scores (...)."""
+"""Maps summed statistics, (..., k), to scores, (...)."""
 
 _WEIGHTS_PER_CHUNK = 2**21
-"""Bootstrap weights held at once: 16 MiB of float64."""
+"""Bootstrap weights in memory at once: 16 MiB of float64."""
 
 
 def paired_binary_interval(base: ArrayLike, adapter: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Interval of the adapter's share of ones minus the base's, both measured on the same rows.
+    """Return the interval of the adapter's share of ones minus the base's, both measured on the same rows.
 
     Inverts the score test of Tango 1998, "Equivalence test and confidence interval for the difference in proportions
-    for the paired-sample design", Statistics in Medicine 17, 891-908. Stays inside [-1, 1] and has a width also where
-    no row differs.
+    for the paired-sample design", Statistics in Medicine 17, 891-908. The interval stays inside [-1, 1] and has a
+    width even if no row differs.
     """
     base_hits, adapter_hits = _paired(base, adapter)
     if base_hits.ndim != 1 or not np.isin([base_hits, adapter_hits], (0.0, 1.0)).all():
-        raise FinetuneError("a binary interval takes one 0 or 1 per row; fix: use paired_bootstrap_interval for others")
+        raise FinetuneError(
+            "a binary interval needs one 0 or 1 per row; fix: use paired_bootstrap_interval for other values"
+        )
     rows = len(base_hits)
     gained = int(((adapter_hits == 1) & (base_hits == 0)).sum())
     lost = int(((adapter_hits == 0) & (base_hits == 1)).sum())
@@ -59,7 +61,9 @@ def paired_bootstrap_interval(
     n_resamples: int = 2000,
     confidence: float = 0.95,
 ) -> Interval:
-    """Interval of the gain in ``score`` from additive statistics per row, (n, k) on each side; positive: adapter better.
+    """Return the interval of the gain in ``score``; positive means that the adapter is better.
+
+    The statistics are additive and have the shape (rows, k) on each side.
 
     The percentile interval with its tails moved out by what Student's t and n/(n-1) ask for (Hesterberg 2015, "What
     Teachers Should Know About the Bootstrap", The American Statistician 69, 371-386), because the plain one is too
@@ -70,7 +74,7 @@ def paired_bootstrap_interval(
     gain = _gain(score, higher_is_better)
     value = float(gain(base.sum(axis=0), adapter.sum(axis=0)))
     if not math.isfinite(value):
-        raise FinetuneError(f"the gain over all {len(base)} rows is {value}; fix: see that the rows hold tokens")
+        raise FinetuneError(f"the gain over all {len(base)} rows is {value}; fix: check that the rows have tokens")
     if len(base) == 1:
         return _unbounded(value)
     resampled = resampled_gains(base, adapter, gain, seed, n_resamples)
@@ -80,10 +84,10 @@ def paired_bootstrap_interval(
 def paired_recompute_interval(
     gain: Callable[[NDArray[np.intp]], float], rows: int, seed: int, n_resamples: int = 500, confidence: float = 0.95
 ) -> Interval:
-    """Interval of ``gain(row_indices)`` for a metric without additive statistics: it is computed anew on each resample."""
+    """Return the interval of ``gain(row_indices)`` for a metric without additive statistics, computed again on each resample."""
     value = float(gain(np.arange(rows)))
     if not math.isfinite(value):
-        raise FinetuneError(f"the gain over all {rows} rows is {value}; fix: see that the metric returns numbers")
+        raise FinetuneError(f"the gain over all {rows} rows is {value}; fix: check that the metric returns numbers")
     if rows == 1:
         return _unbounded(value)
     rng = np.random.default_rng(seed)
@@ -92,9 +96,9 @@ def paired_recompute_interval(
 
 
 def mean_interval(base_sums: ArrayLike, adapter_sums: ArrayLike, seed: int = 0, n_resamples: int = 2000) -> Interval:
-    """Interval of the adapter's mean minus the base's, rows being [sum, count] of a text: positive = the mean grew.
+    """Return the interval of the adapter's mean minus the base's; each row is the [sum, count] of a text.
 
-    With nats and tokens this is forgetting in nats per token. Texts are resampled, not tokens, because the tokens of
+    With nats and tokens this is forgetting in nats per token: positive means worse. Texts are resampled, not tokens, because the tokens of
     one text are not independent.
     """
     return paired_bootstrap_interval(
@@ -105,7 +109,7 @@ def mean_interval(base_sums: ArrayLike, adapter_sums: ArrayLike, seed: int = 0, 
 def resampled_gains(
     base: Array, adapter: Array, gain: Callable[[Array, Array], Array], seed: int, n_resamples: int
 ) -> Array:
-    """``gain(base_sums, adapter_sums)`` on resamples that draw the same rows for both sides, (n_resamples,)."""
+    """Return ``gain(base_sums, adapter_sums)`` on resamples that draw the same rows for both sides, (n_resamples,)."""
     rows = len(base)
     rng = np.random.default_rng(seed)
     per_chunk = max(1, _WEIGHTS_PER_CHUNK // rows)
@@ -120,7 +124,7 @@ def resampled_gains(
 
 
 def expanded_levels(rows: int, confidence: float) -> tuple[float, float]:
-    """Quantile levels of Hesterberg's expanded percentile interval."""
+    """Return the quantile levels of Hesterberg's expanded percentile interval."""
     reach = math.sqrt(rows / (rows - 1)) * float(t.ppf((1 + confidence) / 2, rows - 1))
     return float(norm.cdf(-reach)), float(norm.cdf(reach))
 
@@ -136,19 +140,19 @@ def _paired(base: ArrayLike, adapter: ArrayLike) -> tuple[Array, Array]:
             f"base has shape {base_array.shape}, adapter {adapter_array.shape}; fix: both must answer the same rows"
         )
     if len(base_array) == 0:
-        raise FinetuneError("no rows to compare; fix: hold out at least one row for evaluation")
+        raise FinetuneError("there are no rows to compare; fix: hold out at least one row for evaluation")
     for side, array in (("base", base_array), ("adapter", adapter_array)):
         broken = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
         if len(broken):
             raise FinetuneError(
-                f"{len(broken)} of {len(array)} rows are not finite on the {side}'s side, the first is row {broken[0]}; "
-                "fix: look for overflow in the model's outputs (float16?) or in the metric"
+                f"{len(broken)} of {len(array)} rows of the {side} have values that are not finite, first row {broken[0]}; "
+                "fix: check the model's outputs (float16?) and the metric for overflow"
             )
     return base_array, adapter_array
 
 
 def _tango_statistic(gained: int, lost: int, rows: int, delta: float) -> float:
-    """Score statistic of the hypothesis that the difference is ``delta``; falls as ``delta`` rises."""
+    """Return the score statistic of the hypothesis that the difference is ``delta``; it falls as ``delta`` rises."""
     a = 2.0 * rows
     b = -gained - lost + (2 * rows - gained + lost) * delta
     c = -lost * delta * (1 - delta)
@@ -179,7 +183,7 @@ def _expanded_percentile(value: float, resampled: Array, rows: int, confidence: 
     if broken:
         raise FinetuneError(
             f"the gain is not a number on {broken} of {len(resampled)} bootstrap resamples; "
-            "fix: leave out rows without tokens"
+            "fix: remove rows without tokens"
         )
     low, high = np.quantile(resampled, expanded_levels(rows, confidence))
     spread = "" if np.ptp(resampled) > 1e-12 * max(1.0, abs(value)) else ", no variation between rows"

@@ -1,12 +1,11 @@
-"""Metrics by name or file: every ``.py`` in ``metrics/`` is packaged, any other path is the user's own.
+"""Load metrics by name from ``metrics/``, or by path from a user's own file.
 
-A user's file is an ``evaluate`` metric script, loaded with ``evaluate.load`` and never looked up on a hub. It may say
-``higher_is_better = False`` (default: more is better) and ``is_binary = True`` (default: no). If it offers
-``row_statistics(predictions, references)`` and ``score(sums)`` as the packaged ones do, its interval comes from those;
-otherwise ``compute`` must return its value under the file's stem or as the only number, and the interval comes from
-computing it again on bootstrap resamples of the rows.
+A user's file is an ``evaluate`` metric script. It is loaded with ``evaluate.load`` and never searched on a hub. It may set
+``higher_is_better = False`` and ``is_binary = True``. If it has ``row_statistics(predictions, references)`` and
+``score(sums)`` as the packaged metrics do, its interval is computed from them. Otherwise ``compute`` must return its value
+under the file's stem or as the only number, and it is computed again on bootstrap resamples of the rows.
 
-Importing this module, and ``check_metric_name``, cost no more than the standard library.
+Importing this module and calling ``check_metric_name`` needs the standard library only.
 """
 
 from __future__ import annotations
@@ -31,67 +30,67 @@ PACKAGED: tuple[str, ...] = tuple(sorted(p.stem for p in _FOLDER.glob("*.py") if
 
 @dataclass(frozen=True)
 class MetricModule:
-    """A loaded metric and what the comparison needs to know about it."""
+    """A loaded metric and its properties."""
 
     name: str
     metric: Any
     higher_is_better: bool
     is_binary: bool
     scores_single_rows: bool
-    """One row alone has a meaningful score (token F1), in contrast to a corpus score (BLEU)."""
+    """Whether a single row has a meaningful score (token F1), unlike a corpus score (BLEU)."""
     reads_likelihoods: bool
-    """Takes nats and token counts of the reference answers instead of texts."""
+    """Whether it reads nats and token counts of the reference answers instead of texts."""
     has_row_statistics: bool
 
     def row_statistics(self, predictions: Sequence[Any], references: Sequence[Any]) -> NDArray[np.float64]:
-        """Additive statistics per row, (n, k): their sum over any rows determines the score of those rows."""
+        """Return additive statistics, (rows, k): their sum over any rows determines the score of those rows."""
         import numpy as np
 
         statistics = np.asarray(self.metric.row_statistics(predictions, references), dtype=np.float64)
         if statistics.ndim != 2 or len(statistics) != len(predictions):
             raise FinetuneError(
-                f"metric {self.name!r}: row_statistics gave shape {statistics.shape} for {len(predictions)} rows; "
+                f"metric {self.name!r}: row_statistics returned shape {statistics.shape} for {len(predictions)} rows; "
                 "fix: return an array of shape (rows, k)"
             )
         return statistics
 
     def score(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scores of summed statistics, (..., k) -> (...)."""
+        """Return the scores of summed statistics, (..., k) -> (...)."""
         import numpy as np
 
         return np.asarray(self.metric.score(sums), dtype=np.float64)
 
     def compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> float:
-        """The metric's value on these rows, through ``evaluate``'s own ``compute``."""
+        """Return the metric's value on these rows, computed by ``evaluate``."""
         return _single_value(self.name, self.metric.compute(predictions=predictions, references=references))
 
 
 def check_metric_name(name_or_path: str) -> None:
-    """Raise unless ``name_or_path`` is a packaged metric or an existing ``.py`` file. Standard library only."""
+    """Raise FinetuneError unless ``name_or_path`` is a packaged metric or an existing ``.py`` file."""
     if name_or_path in PACKAGED:
         return
     if name_or_path.endswith(".py"):
         if not Path(name_or_path).is_file():
             raise FinetuneError(
-                f"no metric file {name_or_path!r}; fix: give the path of an existing evaluate metric script"
+                f"the metric file {name_or_path!r} does not exist; fix: use the path of an evaluate metric script"
             )
         return
     nearest = difflib.get_close_matches(name_or_path, PACKAGED, n=1)
     hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     raise FinetuneError(
-        f"no metric {name_or_path!r}{hint}; fix: pick one of: {', '.join(PACKAGED)}, or a path to a metric file"
+        f"{name_or_path!r} is not a known metric{hint}; fix: pick one of: {', '.join(PACKAGED)}, or a path to a metric file"
     )
 
 
 def load_metric(name_or_path: str) -> MetricModule:
-    """Load a packaged metric by name, or the user's own by the path of its ``.py`` file; no network either way."""
+    """Load a packaged metric by name, or a user's metric by the path of its ``.py`` file, without network access."""
     check_metric_name(name_or_path)
     path = _FOLDER / f"{name_or_path}.py" if name_or_path in PACKAGED else Path(name_or_path).resolve()
     metric = _load_module(name_or_path, path)
     has_row_statistics = hasattr(metric, "row_statistics")
     if has_row_statistics and not hasattr(metric, "score"):
         raise FinetuneError(
-            f"metric file {name_or_path!r} has row_statistics but no score(sums); fix: add it, or drop both"
+            f"metric file {name_or_path!r} has row_statistics but no score(sums); fix: add score, or remove both"
         )
     return MetricModule(
         name=path.stem,
@@ -112,7 +111,7 @@ def _load_module(name_or_path: str, path: Path) -> Any:
     except ImportError as error:
         if name_or_path in PACKAGED:
             raise MissingExtraError(
-                f"metric {name_or_path!r} misses a package: {error}; fix: pip install 'mlflow-finetune[train]'"
+                f"metric {name_or_path!r} needs a package that is not installed: {error}; fix: pip install 'mlflow-finetune[train]'"
             ) from error
         raise FinetuneError(
             f"metric file {name_or_path!r} cannot be imported: {error}; fix: install what it imports, and write one "
@@ -126,8 +125,8 @@ def _single_value(name: str, result: Mapping[str, Any]) -> float:
     numbers = {key: float(value) for key, value in result.items() if _is_number(value)}
     if len(numbers) != 1:
         raise FinetuneError(
-            f"metric {name!r} returned {len(numbers)} numbers ({', '.join(numbers) or 'none'}) and none is called "
-            f"{name!r}; fix: return its value under {name!r}, the file's own name"
+            f"metric {name!r} returned {len(numbers)} numbers ({', '.join(numbers) or 'none'}) and none is named "
+            f"{name!r}; fix: return the value under the key {name!r}, the name of the file"
         )
     return next(iter(numbers.values()))
 

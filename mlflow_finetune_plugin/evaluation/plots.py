@@ -1,4 +1,4 @@
-"""Figures of a run: gains with their intervals, loss over steps. No pyplot, so no global state and no display."""
+"""Draw the figures of a run: gains with their intervals, and the loss over steps. Without pyplot there is no global state."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _UNITS = {
 
 
 def plot_gain(report: EvalReport) -> Figure:
-    """One row per metric, each on a scale of its own: the gain with its 95 % interval, right of zero is better.
+    """Draw the gain of each metric with its 95 % interval, one row per metric; right of zero is better.
 
-    Green: the whole interval is better; red: worse; grey: undecided. The last row is forgetting, where right of zero
-    means that the adapter predicts general text worse.
+    Green means that the whole interval is better, red that it is worse, grey that it is undecided. The last row is
+    forgetting, where right of zero means that the adapter predicts general text worse.
     """
     entries = [(f"{m.name}\n{m.base:.3g} → {m.adapter:.3g}", _gain_label(m.name), m.gain, True) for m in report.metrics]
     if report.forgetting is not None:
@@ -41,7 +41,7 @@ def plot_gain(report: EvalReport) -> Figure:
 
 
 def plot_tasks(results: Mapping[str, MetricResult], what: str) -> Figure:
-    """One row per task on one scale: the gain of one metric with its 95 % interval; ``what`` says of what over what."""
+    """Draw the gain of one metric with its 95 % interval for each task; ``what`` names the two models for the title."""
     figure = _figure(width=7.5, height=1.4 + 0.36 * len(results))
     ax = figure.subplots()
     ax.axvline(0, color="black", linewidth=1)
@@ -62,7 +62,7 @@ def plot_tasks(results: Mapping[str, MetricResult], what: str) -> Figure:
 
 
 def plot_loss(history: Sequence[tuple[int, float]], eval_history: Sequence[tuple[int, float]] = ()) -> Figure:
-    """Training loss over optimiser steps, faint as logged and bold as running mean; evaluation loss as points."""
+    """Draw the training loss over optimiser steps, thin as logged and bold as running mean, and the evaluation loss."""
     figure = _figure(width=7.5, height=4)
     ax = figure.subplots()
     if history:
@@ -120,7 +120,7 @@ def _gain_label(name: str) -> str:
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:
-    """Mean around each value, over a twentieth of the history or 5 values, fewer at the ends."""
+    """Return the mean around each value, over a twentieth of the history or 5 values, fewer at the ends."""
     reach = max(2, len(values) // 40)
     windows = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]

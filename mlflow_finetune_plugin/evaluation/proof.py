@@ -1,4 +1,4 @@
-"""The proof: base and adapter answer the same held-out rows, and the difference comes with an interval."""
+"""Prove an adapter: base and adapter answer the same held-out rows, and each difference has an interval."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from mlflow_finetune_plugin.evaluation.intervals import mean_interval
 from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow
 
 FORGETTING_LENGTH = 1024
-"""Longest window of forgetting text in tokens: enough context for general prose, little enough memory for any vocabulary."""
+"""Longest window of forgetting text, in tokens. It is enough context for prose and fits in memory with any vocabulary."""
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with "base" or "adapter", answered rows, all rows."""
+"""Called with "base" or "adapter", the number of answered rows, and the number of all rows."""
 
 
 def prove(
@@ -40,13 +40,26 @@ def prove(
 ) -> EvalReport:
     """Compare the adapter with its base, which is the same model with the adapter disabled.
 
-    ``answer_prefix`` is what the chat template writes before each answer (an empty think block, say): the model has
-    learnt to write it, and it is no part of the answer. ``metrics`` are packaged names or paths of metric files. Rows of
-    more than one task are also compared task by task. Without ``forgetting_texts`` the report has no forgetting. The
-    model is left in evaluation mode.
+    Rows of several tasks are also compared task by task. The model stays in evaluation mode.
+
+    Args:
+        model: The adapter on its base.
+        tokenizer: The base's tokenizer.
+        rows: The held-out rows.
+        metrics: Packaged names or paths of metric files.
+        max_new_tokens: Most tokens of an answer.
+        stop_token_ids: Tokens that end an answer.
+        forgetting_texts: General texts; without them the report has no forgetting.
+        answer_prefix: What the chat template writes before each answer, such as an empty think block. It is removed from
+            the answers, because the model learns to write it and it is not part of the answer.
+        seed: Seed of the bootstrap.
+        on_progress: Called after each batch of answers.
+
+    Raises:
+        DataError: there are no rows.
     """
     if not rows:
-        raise DataError("no held-out rows to prove the adapter on; fix: give an eval file or a split")
+        raise DataError("there are no held-out rows for the proof; fix: set data.eval to a file or a fraction")
     modules = load_metrics(metrics)
     model.eval()
     sides: dict[str, AnswerSet] = {}
@@ -88,8 +101,8 @@ def measure(
     answer_prefix: str,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> AnswerSet:
-    """Greedy answers to the rows' prompts, and the nats of their reference answers, of the model as it is now."""
-    pad_token_id = tokenizer.pad_token_id or 0  # padding is masked, any id does
+    """Return the model's greedy answers to the prompts and the nats of the reference answers."""
+    pad_token_id = tokenizer.pad_token_id or 0  # padding is masked, so any id works
     prompts = [row.prompt_ids for row in rows]
     answers = greedy_answers(
         model,

@@ -1,4 +1,4 @@
-"""What the rooms hand each other: plain frozen records, standard library only."""
+"""The records of an evaluation: held-out rows, intervals, metric results and the report. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class EvalRow:
-    """One held-out question, rendered exactly as training renders it.
+    """One held-out row, rendered exactly as training renders it.
 
-    ``prompt_ids`` end where the assistant starts to speak; ``completion_ids`` are the reference answer's tokens
-    including the end-of-turn token; ``reference`` is the bare answer text that metrics compare with.
+    Attributes:
+        messages: The turns before the reference answer.
+        prompt_ids: The prompt's tokens, up to the start of the assistant's turn.
+        completion_ids: The reference answer's tokens, including the end-of-turn token.
+        reference: The text that metrics compare an answer with.
+        task: The task of the row.
+        source: The name of its data file.
+        line: Its line in that file.
     """
 
     messages: tuple[Message, ...]
@@ -28,13 +34,13 @@ class EvalRow:
 
 
 def answer_room(rows: Sequence[EvalRow]) -> int:
-    """Tokens that an answer may have: the longest reference's, and a few for one that is longer and wrong."""
+    """Return how many tokens an answer may have: those of the longest reference, and a few more for a longer wrong answer."""
     return max(len(row.completion_ids) for row in rows) + 8
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A point estimate with its two-sided 95 % interval; ``method`` names how it was computed."""
+    """A point estimate with its two-sided 95 % interval; ``method`` names the computation."""
 
     value: float
     low: float
@@ -44,7 +50,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class MetricResult:
-    """Base and adapter under one metric. ``gain`` is positive when the adapter is better, also for metrics where less is better."""
+    """Base and adapter under one metric. A positive ``gain`` means that the adapter is better, for every metric."""
 
     name: str
     base: float
@@ -56,9 +62,13 @@ class MetricResult:
 
 @dataclass(frozen=True)
 class EvalReport:
-    """The proof: metrics with paired intervals, forgetting in nats per token, one record per held-out row.
+    """The proof of an adapter.
 
-    ``tasks`` holds the metrics of each task's own rows, when there are several.
+    Attributes:
+        metrics: Each metric with its paired interval.
+        forgetting: Adapter minus base on general text, in nats per token; None if not measured.
+        rows: One record per held-out row.
+        tasks: The metrics on the rows of each task; empty with a single task.
     """
 
     metrics: tuple[MetricResult, ...]

@@ -34,7 +34,7 @@ def test_unusable_data_ends_with_2_and_shows_the_report_all_the_same(rows, monke
     monkeypatch.chdir(rows.parent)
     assert main(["data", "rows.jsonl", "-P", "max_length=8", "--html", "page.html"]) == 2
     said = capsys.readouterr()
-    assert "30 rows are longer than max_length 8 tokens: rows.jsonl line 1" in said.err
+    assert "30 rows are longer than max_length (8 tokens): rows.jsonl line 1" in said.err
     assert "30 over length" in said.out
     assert "1 empty completion (completion), line 31" in said.out
     assert "empty completion" in (rows.parent / "page.html").read_text()
@@ -47,8 +47,8 @@ def test_unusable_data_ends_with_2_and_shows_the_report_all_the_same(rows, monke
         (["."], "a folder without finetune.yaml; fix: name a data file, or a project"),
         (["rows.jsonl", "-P", "colums=x"], "did you mean columns?"),
         (["rows.jsonl", "--html", "no/such/page.html"], "its folder does not exist"),
-        (["hf:a:b:c:d"], "names no data set of the hub"),
-        (["runs:/abc"], "names no artifact; fix: runs:/RUN_ID/PATH"),
+        (["hf:a:b:c:d"], "not a valid data set name"),
+        (["runs:/abc"], "not a valid artifact URI; fix: use runs:/RUN_ID/PATH"),
     ],
 )
 def test_wrong_arguments_end_with_2(rows, monkeypatch, capsys, arguments, said):
@@ -61,4 +61,4 @@ def test_project_is_read_as_a_run_reads_it(rows, monkeypatch, capsys):
     (rows.parent / "finetune.yaml").write_text("data: {train: rows.jsonl, eval: 0.1}\n")
     monkeypatch.chdir(rows.parent.parent)
     assert main(["data", rows.parent.name, "-P", "eval_data=0.2"]) == 0
-    assert "split  0.2 of the rows of train: 6 of 30 rows" in capsys.readouterr().out
+    assert "split  0.2 of the training rows: 6 of 30 rows" in capsys.readouterr().out

@@ -141,7 +141,7 @@ def test_default_holds_out_a_tenth_and_says_so(tmp_path, renderer):
     prepared = prepare(request(jsonl(tmp_path / "a.jsonl", pairs(50)), None), renderer, tmp_path / "out")
     assert len(prepared.eval_rows) == 5
     assert prepared.report.eval_split == (
-        "by default 0.1 of the rows of train, at most 500: 5 of 50 rows, by a hash with seed 0"
+        "by default 0.1 of the training rows, at most 500: 5 of 50 rows, by a hash with seed 0"
     )
 
 
@@ -196,7 +196,7 @@ def test_overlength_error_counts_all_and_names_lines_and_fix(tmp_path, renderer)
     with pytest.raises(DataError) as caught:
         prepare(request(train, held_out(tmp_path), max_length=32), renderer, tmp_path / "out")
     message = str(caught.value)
-    assert "2 rows are longer than max_length 32 tokens: a.jsonl line 4 (" in message
+    assert "2 rows are longer than max_length (32 tokens): a.jsonl line 4 (" in message
     assert "data.overlength: drop (or truncate), or training.max_length: " in message
     assert not list((tmp_path / "out").iterdir())
 
@@ -218,7 +218,7 @@ def test_overlength_truncate_says_what_was_lost(tmp_path, renderer):
     assert [len(ids) for ids in prepared.train["input_ids"]][3] == 32
     assert (report.over_length, report.truncated, report.truncated_end_of_turn, report.truncated_answer) == (2, 2, 2, 1)
     assert [(skip.reason, skip.lines) for skip in report.files[0].skipped] == [("no loss token left", (5,))]
-    assert any("lost their end-of-turn token" in warning for warning in report.warnings)
+    assert any("lost the end-of-turn token" in warning for warning in report.warnings)
 
 
 # plain text, several answers -----------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_long_documents_are_split_without_losing_a_token(tmp_path, renderer):
 
 def test_split_is_for_plain_text_alone(tmp_path, renderer):
     asked = request(jsonl(tmp_path / "a.jsonl", LONG), held_out(tmp_path), max_length=32, overlength="split")
-    with pytest.raises(DataError, match="2 rows are longer than max_length 32"):
+    with pytest.raises(DataError, match=r"2 rows are longer than max_length \(32 tokens\)"):
         prepare(asked, renderer, tmp_path / "out")
 
 

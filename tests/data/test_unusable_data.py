@@ -1,4 +1,4 @@
-"""Data that cannot be trained on: each fault is told with its files, lines and what to do."""
+"""Data that cannot be used: every error names the files, the lines and the fix."""
 
 import pytest
 from data_requests import held_out, jsonl, pairs, request
@@ -10,7 +10,7 @@ from mlflow_finetune_plugin.errors import DataError
 def test_preference_pairs_are_refused_by_name(tmp_path, renderer):
     train = jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": "c", "rejected": "r"}])
     with pytest.raises(
-        DataError, match=r"a\.jsonl: preference: prompt, chosen, rejected: the objective sft learns from answers"
+        DataError, match=r"a\.jsonl: preference: prompt, chosen, rejected: preference pairs cannot be used for training"
     ):
         prepare(request(train), renderer, tmp_path / "out")
 
@@ -32,29 +32,29 @@ def test_skipped_rows_and_findings_show_an_example(tmp_path, renderer):
 
 def test_no_usable_row_gives_reasons_and_lines(tmp_path, renderer):
     train = jsonl(tmp_path / "a.jsonl", [{"prompt": "p", "completion": ""}] * 3)
-    with pytest.raises(DataError, match=r"no row to train on: a\.jsonl: 3 empty completion .* in line 1, 2, 3"):
+    with pytest.raises(DataError, match=r"no usable row to train on: a\.jsonl: 3 empty completion .* in line 1, 2, 3"):
         prepare(request(train, held_out(tmp_path)), renderer, tmp_path / "out")
 
 
 def test_no_usable_eval_row(tmp_path, renderer):
     bad = jsonl(tmp_path / "bad.jsonl", [{"prompt": None, "completion": "x"}])
-    with pytest.raises(DataError, match=r"no row to evaluate on: bad\.jsonl: 1 null field"):
+    with pytest.raises(DataError, match=r"no usable row to evaluate on: bad\.jsonl: 1 null field"):
         prepare(request(jsonl(tmp_path / "a.jsonl", pairs(3)), (DataFile(bad, "t"),)), renderer, tmp_path / "out")
 
 
 def test_one_row_cannot_be_split(tmp_path, renderer):
-    with pytest.raises(DataError, match="1 usable rows in train do not leave one to hold out"):
+    with pytest.raises(DataError, match=r"1 usable training row\(s\) are too few to hold one out"):
         prepare(request(jsonl(tmp_path / "a.jsonl", pairs(1))), renderer, tmp_path / "out")
 
 
 def test_broken_file_is_found_before_anything_is_written(tmp_path, renderer):
     (tmp_path / "a.jsonl").write_text('{"prompt": "p", "completion": "c"}\n{"prompt": "p", "comp')
-    with pytest.raises(DataError, match="line 2: the last line looks cut off"):
+    with pytest.raises(DataError, match="line 2: the last line is incomplete"):
         prepare(request(tmp_path / "a.jsonl"), renderer, tmp_path / "out")
 
 
 def test_unknown_layout_names_the_file(tmp_path, renderer):
-    with pytest.raises(DataError, match=r"a\.jsonl: cannot tell the layout from the columns x"):
+    with pytest.raises(DataError, match=r"a\.jsonl: the columns x fit no known layout"):
         prepare(request(jsonl(tmp_path / "a.jsonl", [{"x": 1}])), renderer, tmp_path / "out")
 
 

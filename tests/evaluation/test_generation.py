@@ -73,7 +73,7 @@ def test_answer_ends_where_the_context_ends_and_a_warning_says_so(llama, caplog)
     assert [len(answer) for answer in answers] == [4, 6, 2, 4, 1]
     assert answers == [greedy_by_hand(llama, p, min(6, 64 - len(p))) for p in prompts]
     assert (
-        "4 of 5 prompts leave less than max_new_tokens=6 in the model's context of 64 (the longest leaves 1)"
+        "4 of 5 prompts leave room for fewer than max_new_tokens=6 in the model's context of 64 (the longest leaves 1)"
         in caplog.text
     )
 

@@ -138,11 +138,11 @@ def test_forgetting_weighs_tokens_and_is_positive_when_the_adapter_needs_more_na
         (
             [[1.0, 1], [math.nan, 1]],
             [[1.0, 1], [1.0, 1]],
-            "1 of 2 rows are not finite on the base's side, the first is row 1",
+            "1 of 2 rows of the base have values that are not finite, first row 1",
         ),
-        ([[1.0, 1]], [[math.inf, 1]], "not finite on the adapter's side, the first is row 0"),
+        ([[1.0, 1]], [[math.inf, 1]], "rows of the adapter have values that are not finite, first row 0"),
         ([[1.0, 1]], [[1.0, 1], [1.0, 1]], "both must answer the same rows"),
-        (np.empty((0, 2)), np.empty((0, 2)), "no rows to compare"),
+        (np.empty((0, 2)), np.empty((0, 2)), "there are no rows to compare"),
         (
             [[0.0, 0], [0.0, 0]],
             [[0.0, 0], [0.0, 0]],

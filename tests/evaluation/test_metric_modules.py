@@ -53,15 +53,15 @@ def test_unknown_name_lists_the_choices_and_the_nearest():
     with pytest.raises(FinetuneError) as error:
         check_metric_name("exactmatch")
     assert str(error.value) == (
-        "no metric 'exactmatch' (did you mean 'exact_match'?); fix: pick one of: accuracy, bleu, chrf, exact_match, f1, "
+        "'exactmatch' is not a known metric (did you mean 'exact_match'?); fix: pick one of: accuracy, bleu, chrf, exact_match, f1, "
         "perplexity, rougeL, token_f1, or a path to a metric file"
     )
 
 
 def test_missing_metric_file_is_named(tmp_path):
-    with pytest.raises(FinetuneError, match=r"no metric file 'nowhere/mine.py'"):
+    with pytest.raises(FinetuneError, match=r"the metric file 'nowhere/mine.py' does not exist"):
         check_metric_name("nowhere/mine.py")
-    with pytest.raises(FinetuneError, match="no metric ''"):
+    with pytest.raises(FinetuneError, match="'' is not a known metric"):
         check_metric_name("")
 
 

@@ -157,7 +157,7 @@ def test_faults_show_before_anything_is_generated(adapted, tokenizer, rows, monk
     monkeypatch.setattr(adapted, "generate", refuse)
     with pytest.raises(DataError, match="no held-out rows"):
         prove_on(adapted, tokenizer, [])
-    with pytest.raises(FinetuneError, match=r"no metric 'belu' .did you mean 'bleu'"):
+    with pytest.raises(FinetuneError, match=r"'belu' is not a known metric .did you mean 'bleu'"):
         prove_on(adapted, tokenizer, rows, metrics=["belu"])
     with pytest.raises(ConfigError, match="metric 'bleu' is listed twice"):
         prove_on(adapted, tokenizer, rows, metrics=["bleu", "bleu"])

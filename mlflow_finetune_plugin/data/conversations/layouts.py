@@ -1,6 +1,7 @@
-"""What a row's columns mean: the guess, shown before it is used.
+"""Detect what the columns of a file mean.
 
-A ``Layout`` is a value that can be printed ("label: text -> category"). Standard library only.
+A ``Layout`` prints as ``label: text -> category``, so that a user can check the guess before a run uses it. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from mlflow_finetune_plugin.errors import DataError
 
 @dataclass(frozen=True)
 class Layout:
-    """A layout's name and which column plays which part, e.g. ``label`` with ``{"text": "query", "label": "intent"}``."""
+    """A layout and the column of each of its parts, e.g. ``label`` with ``{"text": "query", "label": "intent"}``."""
 
     name: str
     columns: Mapping[str, str]
@@ -29,12 +30,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class _Shape:
-    """One layout: its parts, the column names known for each, and which part the model is to learn to write."""
+    """A layout's parts, the column names known for each part, and the part that the model learns to write."""
 
     parts: Mapping[str, tuple[str, ...]]
     optional: Mapping[str, tuple[str, ...]]
     answer: str | None
-    pairs: tuple[tuple[str, ...], ...] = ()  # where given, the parts' names go together only like this
+    pairs: tuple[tuple[str, ...], ...] = ()  # where set, only these combinations of column names are valid
 
 
 TEXT = "text"
@@ -42,7 +43,7 @@ PREFERENCE = "preference"
 _BESIDE_TEXT = frozenset(
     ("id", "url", "source", "timestamp", "date", "title", "author", "meta", "metadata", "lang", "language", "license")
 )
-"""Columns that say where a text comes from and nothing about it: beside them a lone ``text`` column is a document."""
+"""Columns that describe the source of a text. A ``text`` column with no other columns than these holds documents."""
 
 _SYSTEM = {"system": ("system", "system_prompt")}
 _TEXT_COLUMNS = (
@@ -84,19 +85,19 @@ _SHAPES: dict[str, _Shape] = {
 }
 
 LAYOUTS = tuple(_SHAPES)
-"""The layouts known by name, for ``data.layout``."""
+"""The names that ``data.layout`` accepts."""
 
 
 def check_learnable(layout: Layout) -> None:
-    """Raises DataError for a layout that supervised fine-tuning cannot learn from."""
+    """Raise DataError for a layout that supervised fine-tuning cannot learn from."""
     if layout.name == PREFERENCE:
         prompt = {part: layout.columns[part] for part in ("prompt",) if part in layout.columns}
         chosen = layout.columns["chosen"]
         imitated = {**prompt, "completion": chosen} if prompt else {"messages": chosen}
         columns = ", ".join(f"{part}: {column}" for part, column in imitated.items())
         raise DataError(
-            f"{layout}: the objective sft learns from answers, not from pairs of a better and a worse one, and no "
-            f"objective of this version does; fix: data.columns: {{{columns}}} imitates the better answer alone"
+            f"{layout}: preference pairs cannot be used for training: the objective sft learns from single answers, and no "
+            f"objective of this version learns from pairs; fix: data.columns: {{{columns}}} trains on the better answer alone"
         )
 
 
@@ -106,11 +107,20 @@ def check_learnable(layout: Layout) -> None:
 def detect_layout(
     rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str] | None = None, layout: str = "auto"
 ) -> Layout:
-    """Which layout these first rows have; ``columns`` names parts by hand, ``layout`` leaves only the columns open."""
+    """Detect the layout of a file from its first rows.
+
+    Args:
+        rows: The first rows of the file.
+        columns: The column of each part that the user named; the others are guessed.
+        layout: ``auto``, or a layout's name; then only the columns are guessed.
+
+    Raises:
+        DataError: no layout fits, or several do.
+    """
     rows, columns = list(rows), dict(columns or {})
     present = list(dict.fromkeys(str(key) for row in rows for key in row))
     if layout != "auto" and layout not in _SHAPES:
-        raise DataError(f"no layout {layout!r}; fix: pick one of: auto, {', '.join(LAYOUTS)}")
+        raise DataError(f"{layout!r} is not a known layout; fix: pick one of: auto, {', '.join(LAYOUTS)}")
     _check_columns(columns, present, layout)
     candidates: list[Layout] = []
     for name in LAYOUTS if layout == "auto" else (layout,):
@@ -128,19 +138,21 @@ def _check_columns(columns: Mapping[str, str], present: list[str], layout: str) 
         if part not in parts:
             near = difflib.get_close_matches(part, parts, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise DataError(f"data.columns: no part {part!r}; {hint}fix: pick from: {', '.join(parts)}")
+            raise DataError(
+                f"data.columns: {part!r} is not a part of a layout; {hint}fix: pick from: {', '.join(parts)}"
+            )
         if column not in present:
             near = difflib.get_close_matches(column, present, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise DataError(
-                f"data.columns.{part}: no column {column!r}; {hint}fix: pick from the columns found: {', '.join(present)}"
+                f"data.columns.{part}: the file has no column {column!r}; {hint}fix: pick one of its columns: {', '.join(present)}"
             )
 
 
 def _readings(
     name: str, rows: list[Mapping[str, Any]], named: Mapping[str, str], present: list[str], *, has_to_fit: bool
 ) -> list[Layout]:
-    """Every way in which these columns could be this layout."""
+    """Return every assignment of the columns to the parts of this layout."""
     shape = _SHAPES[name]
     if not set(named) <= {*shape.parts, *shape.optional}:
         return []
@@ -160,13 +172,13 @@ def _readings(
 
 
 def _in_order(shape: _Shape, columns: dict[str, str]) -> dict[str, str]:
-    """Parts in the order in which they are read, so that a printed layout reads like the prompt."""
+    """Order the parts as they occur in the prompt, so that a printed layout reads like it."""
     order = ["system", "history", "prompt", *(p for p in shape.parts if p != shape.answer), "input", *shape.parts]
     return {part: columns[part] for part in dict.fromkeys(order) if part in columns}
 
 
 def _fits(layout: Layout, rows: list[Mapping[str, Any]]) -> bool:
-    """Whether the first value that is there has the type that this layout has in that column."""
+    """Return whether the first value that is not null has the type that this layout needs in that column."""
     checks: dict[str, Callable[[Any], bool]] = {
         "messages": lambda value: _is_list_with(value, "role"),
         "sharegpt": lambda value: _is_list_with(value, "from"),
@@ -189,10 +201,10 @@ def _is_list_with(value: Any, key: str) -> bool:
 
 
 def _without_weaker(candidates: list[Layout]) -> list[Layout]:
-    """Without readings that leave out a column which another reading of the same columns uses (input of alpaca).
+    """Remove the candidates that ignore a column which another candidate uses.
 
-    Nested instances are not also a prompt or an answer, pairs of chosen and rejected are nothing else, and what has a
-    label is no document.
+    Columns of chosen and rejected answers are a preference layout and nothing else. Nested instances are never also a prompt
+    or an answer. Rows with a label are not documents. Where alpaca fits, its ``input`` column is not ignored.
     """
     for name in (PREFERENCE, "instances"):
         matching = [c for c in candidates if c.name == name]
@@ -212,17 +224,17 @@ def _no_single_layout(candidates: list[Layout], present: list[str], layout: str)
     if candidates:
         either = "; or ".join(str(candidate) for candidate in candidates)
         return (
-            f"the columns {listed} can be read in {len(candidates)} ways: {either}; "
-            f"fix: name them, {_columns_example(candidates[0])}, or set data.layout"
+            f"the columns {listed} fit {len(candidates)} layouts: {either}; "
+            f"fix: name the columns, {_columns_example(candidates[0])}, or set data.layout"
         )
     if present == ["text"] or set(present) <= {"text", *_BESIDE_TEXT}:
-        return f"the column text holds no text in the first rows (columns {listed}); fix: name the column that does, data.columns: {{text: ...}}"
+        return f"the column text is empty in the first rows (columns: {listed}); fix: name the column that holds the text, data.columns: {{text: ...}}"
     choices = [layout] if layout != "auto" else list(LAYOUTS)
     table = "".join(f"\n  {name}: {_known_columns(_SHAPES[name])}" for name in choices)
-    hint = "; is the first line of the file its header?" if any(" " in name.strip() for name in present) else ""
+    hint = " (is the first line of the file a header?)" if any(" " in name.strip() for name in present) else ""
     return (
-        f"cannot tell the layout from the columns {listed}{hint}; fix: name them, for example "
-        f"data.columns: {{prompt: ..., completion: ...}}, or set data.layout. Layouts known:{table}"
+        f"the columns {listed} fit no known layout{hint}; fix: name them, for example "
+        f"data.columns: {{prompt: ..., completion: ...}}, or set data.layout. Known layouts:{table}"
     )
 
 

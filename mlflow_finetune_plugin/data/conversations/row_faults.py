@@ -1,4 +1,4 @@
-"""Why one row cannot be trained on: short fixed reasons, so that the faults of a file can be counted."""
+"""The reasons why a row cannot be used for training. They are short and fixed, so that the report can count them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNSUPPORTED_FIELD = "unsupported field"
 
 
 class RowFault(Exception):
-    """``reason`` is counted, ``detail`` is for whoever looks at that row."""
+    """A row that cannot be used. The report counts ``reason`` and shows the ``detail`` of the first such row."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         self.reason, self.detail = reason, detail

@@ -1,4 +1,4 @@
-"""Which rows are held out for evaluation: decided by a seeded hash, so that it is the same on every machine."""
+"""Choose the held-out rows by a seeded hash, so that every machine chooses the same ones."""
 
 from __future__ import annotations
 
@@ -19,36 +19,43 @@ _EVERYTHING = 2**64
 
 @dataclass(frozen=True)
 class Split:
-    """Rows whose hash is below ``below`` are held out; ``description`` says in words how that was chosen."""
+    """The rows with a hash below ``below`` are held out; ``description`` explains the choice in words."""
 
     below: int
     description: str
 
     def held_out(self, hashes: np.ndarray) -> np.ndarray:
-        """Whether each of these rows is held out; bool, as long as ``hashes``."""
+        """Return whether each row is held out: bool, (rows,)."""
         if self.below >= _EVERYTHING:
             return np.ones(len(hashes), dtype=np.bool_)
         return hashes < np.uint64(self.below)
 
 
 def split_of_train(row_hashes: array[int], fraction: float | None, max_rows: int | None, seed: int) -> Split:
-    """A fraction of train's rows; ``None`` stands for a tenth, at most 500 rows. Duplicates stay on one side."""
+    """Hold out a fraction of the training rows. Duplicates stay on the same side.
+
+    Args:
+        row_hashes: ``hash_row`` of every training row.
+        fraction: Share to hold out, from 0 to 1; None means a tenth, at most 500 rows.
+        max_rows: Most rows to hold out; None means no limit.
+        seed: The seed that the hashes were made with; named in the description.
+    """
     limits = [max_rows, DEFAULT_EVAL_ROWS if fraction is None else None]
     limit = min((rows for rows in limits if rows is not None), default=None)
     share = DEFAULT_EVAL_FRACTION if fraction is None else fraction
     hashes = sorted_hashes(row_hashes)
     target = max(1, round(share * len(hashes)))
     below, held_out = _lowest(hashes, target if limit is None else min(target, limit), leave_one=True)
-    share_text = f"{'by default ' if fraction is None else ''}{share:g} of the rows of train"
+    share_text = f"{'by default ' if fraction is None else ''}{share:g} of the training rows"
     most = "" if limit is None else f", at most {limit:,}"
     return Split(below, f"{share_text}{most}: {held_out:,} of {len(hashes):,} rows, by a hash with seed {seed}")
 
 
 def sample_of_eval(place_hashes: array[int], max_rows: int | None, seed: int) -> Split:
-    """At most ``max_rows`` of the eval files' rows, from all over the files: the first ones may all be of one kind."""
+    """Choose at most ``max_rows`` rows from all over the eval files, because the first rows may all be of one kind."""
     hashes = sorted_hashes(place_hashes)
     if max_rows is None or len(hashes) <= max_rows:
-        return Split(_EVERYTHING, "all rows of the eval files")
+        return Split(_EVERYTHING, "all rows of the eval files are held out")
     below, sampled = _lowest(hashes, max_rows, leave_one=False)
     return Split(below, f"{sampled:,} of the eval files' {len(hashes):,} rows, by a hash with seed {seed}")
 
@@ -58,7 +65,7 @@ def sorted_hashes(hashes: array[int]) -> np.ndarray:
 
 
 def _lowest(hashes: np.ndarray, limit: int, *, leave_one: bool) -> tuple[int, int]:
-    """A bound with at most ``wanted`` hashes below it, and how many those are; equal hashes are never parted."""
+    """Return a bound with at most ``limit`` hashes below it, and their number. Equal hashes stay together."""
     most = min(limit, len(hashes) - 1 if leave_one else len(hashes))
     if most <= 0:
         return 0, 0
@@ -69,17 +76,17 @@ def _lowest(hashes: np.ndarray, limit: int, *, leave_one: bool) -> tuple[int, in
 
 
 def hash_text(text: str, seed: int = 0) -> int:
-    """64 bits of ``text``; the same on every machine and in every process."""
+    """Return a 64-bit hash of ``text``, the same on every machine and in every process."""
     digest = hashlib.blake2b(text.encode(), digest_size=8, key=b"%d" % seed)
     return int.from_bytes(digest.digest(), "little")
 
 
 def hash_row(messages: Sequence[Message], seed: int) -> int:
-    """64 bits of a conversation's words: equal for exact duplicates."""
+    """Return a 64-bit hash of a conversation, equal for exact duplicates."""
     turns = [f'["{message["role"]}", {encode_basestring(message["content"])}]' for message in messages]
-    return hash_text(f"[{', '.join(turns)}]", seed)  # what json.dumps writes of [[role, content], ...]
+    return hash_text(f"[{', '.join(turns)}]", seed)  # equals json.dumps of [[role, content], ...], and is faster
 
 
 def hash_eval_row(row: EvalRow, seed: int) -> int:
-    """``hash_row`` of a held-out row as it would have been trained on."""
+    """Return the ``hash_row`` that a held-out row would have as a training row."""
     return hash_row([*row.messages, {"role": "assistant", "content": row.reference}], seed)

@@ -1,4 +1,4 @@
-"""The chat template that is used, and conversations rendered with it as text."""
+"""Choose the chat template and render conversations with it as text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DEFAULT_TEMPLATE = (
     "{%- else -%}{{ message['content'] + '\\n' }}{%- endif -%}"
     "{%- endfor -%}"
 )
-"""For base models without a chat template: a line per question, then the answer and the end-of-sequence token."""
+"""The template for base models without one: a line per question, then the answer and the end-of-sequence token."""
 
 REFUSES = "template refuses"
 
@@ -24,9 +24,9 @@ _BOS = "{{ bos_token }}"
 
 
 class Template:
-    """A frozen chat template over a tokenizer's special tokens; ``source`` says whose it is.
+    """A fixed chat template with a tokenizer's special tokens; ``source`` names where it comes from.
 
-    The packaged template is written without Jinja: a turn of it is the same text wherever it stands.
+    The packaged template is rendered without Jinja, which is faster: its turns do not depend on their neighbours.
     """
 
     def __init__(self, tokenizer: Any, chat_template: str | None) -> None:
@@ -38,7 +38,7 @@ class Template:
         self.bos = str(tokenizer.bos_token) if self.text.startswith(_BOS) else ""
 
     def render(self, conversations: list[list[Message]], *, generation_prompt: bool) -> list[str | RowFault]:
-        """One text per conversation; ``RowFault`` where the template refuses it."""
+        """Return one text per conversation, or a ``RowFault`` where the template refuses it."""
         if self.is_default:
             return ["".join([self.bos, *map(self.render_turn, messages)]) for messages in conversations]
         options = {"tokenize": False, "add_generation_prompt": generation_prompt, "chat_template": self.text}
@@ -50,7 +50,7 @@ class Template:
         return [self.render([conversation], generation_prompt=generation_prompt)[0] for conversation in conversations]
 
     def render_turn(self, message: Message) -> str:
-        """What DEFAULT_TEMPLATE writes for one turn, wherever it stands; the generation prompt adds nothing to it."""
+        """Render one turn as DEFAULT_TEMPLATE does. The generation prompt adds nothing to it."""
         return message["content"] + (self.eos if message["role"] == "assistant" else "\n")
 
 
@@ -62,12 +62,12 @@ def _template(tokenizer: Any, override: str | None) -> tuple[str, Literal["given
             return tokenizer.get_chat_template(), "tokenizer"
         except ValueError as error:
             raise BaseModelError(
-                f"the tokenizer has several chat templates and none is called default ({error}); fix: give one"
+                f"the tokenizer has several chat templates and none is named default ({error}); fix: set data.chat_template"
             ) from error
     return (_BOS if prepends_bos(tokenizer) else "") + DEFAULT_TEMPLATE, "default"
 
 
 def prepends_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer itself starts a text with its bos_token."""
+    """Return whether the tokenizer itself starts a text with its bos_token."""
     plain = tokenizer("a")["input_ids"]
     return tokenizer.bos_token_id is not None and plain[:1] == [tokenizer.bos_token_id]

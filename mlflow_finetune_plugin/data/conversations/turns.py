@@ -1,7 +1,7 @@
-"""A conversation as text, turn by turn, and whether the chat template was true to it.
+"""Check that a chat template renders every turn of a conversation completely and unchanged.
 
-For an assistant turn, P is the conversation before it with the generation prompt, F the conversation up to and including
-it. A template whose P is not a prefix of F has no defined answer: what is served would differ from what is trained.
+For an assistant turn, P is the text of the conversation before it with the generation prompt, and F is the text up to and
+including it. Where P is not a prefix of F the answer is not defined: the served prompt would differ from the trained one.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ STOP_INSIDE = "stop token inside the answer"
 
 @dataclass(slots=True)
 class RenderedTurn:
-    """One assistant turn, rendered."""
+    """The text of one assistant turn: ``prompt`` is P and ``full`` is F."""
 
-    prompt: str  # P
-    full: str  # F
+    prompt: str
+    full: str
 
 
 def checked_turns(
     rendered: list[tuple[str | RowFault, str | RowFault, list[Message]]], stop_texts: tuple[str, ...]
 ) -> list[RenderedTurn] | RowFault:
-    """(P, F, messages up to the turn) of every assistant turn, checked: nothing dropped, nothing rewritten, no stop inside."""
+    """Check the rendered turns of one conversation: nothing dropped, nothing rewritten, no stop token inside an answer.
+
+    Args:
+        rendered: P, F and the messages up to the turn, for every assistant turn.
+        stop_texts: The stop tokens as text.
+    """
     if not rendered:
         return RowFault(NO_ASSISTANT_TURN)
     turns = []
@@ -44,24 +49,24 @@ def checked_turns(
             change = f"{prompt[max(0, at - 10) : at + 30]!r} became {full[max(0, at - 10) : at + 30]!r}"
             return RowFault(BREAKS_PREFIX, change)
         if not _ends_with_answer(full, len(prompt), answer):
-            return RowFault(DROPS_CONTENT, "assistant")
+            return RowFault(DROPS_CONTENT, "assistant turn")
         for stop in stop_texts:
             if stop in answer:
                 return RowFault(STOP_INSIDE, stop)
         turns.append(RenderedTurn(prompt, full))
     for message in rendered[-1][2][:-1]:
         if message["role"] != "assistant" and not _holds(turns[-1].prompt, message["content"]):
-            return RowFault(DROPS_CONTENT, message["role"])
+            return RowFault(DROPS_CONTENT, f"{message['role']} turn")
     return turns
 
 
 def _holds(text: str, content: str) -> bool:
-    """Whether ``content`` stands in ``text``; a template may trim and re-space it."""
+    """Return whether ``text`` contains ``content``. A template may trim it and change its whitespace."""
     return content.strip() in text or _squeezed(content) in _squeezed(text)
 
 
 def _ends_with_answer(full: str, prompt_chars: int, answer: str) -> bool:
-    """Whether the answer stands behind the prompt, or runs into it (``<think>`` of an answer may be in the prompt)."""
+    """Return whether the answer follows the prompt, or overlaps it (``<think>`` of an answer may be in the prompt)."""
     if answer.strip() in full[prompt_chars:]:
         return True
     at = _squeezed(full).rfind(_squeezed(answer))
@@ -75,7 +80,7 @@ def _squeezed(text: str) -> str:
 def default_turns(
     messages: Sequence[Message], template: Template, stop_texts: tuple[str, ...]
 ) -> list[RenderedTurn] | RowFault:
-    """The turns under the packaged template, which keeps every word and every prefix: only stop tokens are looked for."""
+    """Render the turns with the packaged template. It keeps every word and prefix, so only stop tokens are checked."""
     text, turns = template.bos, []
     for message in messages:
         before, text = text, text + template.render_turn(message)

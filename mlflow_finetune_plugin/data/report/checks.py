@@ -1,4 +1,4 @@
-"""What is odd about the rows as a set, each with a count, the first places, an example and the remedy."""
+"""Check the rows as a set: duplicates, contradictions, leaks, labels, encoding faults and tokens that the base hardly knows."""
 
 from __future__ import annotations
 
@@ -22,33 +22,39 @@ UNTRAINED_ANSWERS = "untrained answer tokens"
 _MOST_TOKENS = 10
 
 _NOTED_SHARE = 0.001
-"""Of the answers' tokens; up to it is no warning, since every large vocabulary has tokens that hardly occur."""
+"""The share of answer tokens above which unknown tokens are a warning. Every large vocabulary has some rare tokens."""
 
 DUPLICATES = "duplicates"
 NEAR_DUPLICATES = "near duplicates"
 CONTRADICTIONS = "contradictions"
 EVAL_DUPLICATES = "duplicates in eval"
 LEAKED_ROWS = "eval rows in train"
-LEAKED_NEAR_ROWS = "eval rows in train but for case and blanks"
+LEAKED_NEAR_ROWS = "eval rows in train except for case and blanks"
 LEAKED_PROMPTS = "eval prompts in train"
 
 _IMBALANCE = 10
 _FAULTS = {
     MOJIBAKE: (
-        "UTF-8 that was read as Windows-1252 (\u00c3\u00a9 for \u00e9)",
+        "UTF-8 text that was read as Windows-1252 (\u00c3\u00a9 for \u00e9)",
         "read the source as UTF-8 and write the file again",
     ),
-    REPLACED: ("U+FFFD, which stands for what could not be decoded", "write the file again from its source"),
+    REPLACED: ("U+FFFD, which replaces text that could not be decoded", "write the file again from its source"),
     CONTROLS: ("control characters", "remove them"),
 }
 
 PositionText = Callable[[int, int], str]
-"""(file, line) in words."""
+"""Returns the text of a position from the numbers of a file and a line."""
 
 
 @dataclass(frozen=True)
 class RowSet:
-    """One side's hashes, and how to show one of its examples."""
+    """The hashes of one side.
+
+    Attributes:
+        records: One record per row (see ``RowIndex.records``).
+        position_text: Returns file and line of a row as text.
+        show: Returns the text of an example by its number.
+    """
 
     records: np.ndarray
     position_text: PositionText
@@ -74,9 +80,9 @@ class RowSet:
 
 
 def row_findings(train: RowSet, held_out: RowSet) -> list[DataFinding]:
-    """Duplicates, contradictions and leakage that there are; what is not there is not listed."""
-    once = "take them out, if a row should count once"
-    apart = "take them out of one side"
+    """Return findings on duplicates, contradictions and rows that leak from train to eval; checks without hits are left out."""
+    once = "remove them if a row should count once"
+    apart = "remove them from one side"
     exact = _repeated(train.records["row"])
     near = np.setdiff1d(_repeated(normalised(train.records)), exact)
     contradicting, prompts = _contradicting(train.records)
@@ -85,32 +91,41 @@ def row_findings(train: RowSet, held_out: RowSet) -> list[DataFinding]:
     leaked_near = np.setdiff1d(_shared(normalised(held_out.records), normalised(train.records)), leaked)
     leaked_prompts = _shared(held_out.records["prompt"], train.records["prompt"])
     findings = [
-        train.finding(DUPLICATES, exact, "train rows stand before, word for word", once, warns=False),
-        train.finding(NEAR_DUPLICATES, near, "train rows stand before but for case and blanks", once, warns=False),
+        train.finding(DUPLICATES, exact, "train rows repeat an earlier row word for word", once, warns=False),
+        train.finding(
+            NEAR_DUPLICATES, near, "train rows repeat an earlier row except for case and blanks", once, warns=False
+        ),
         train.finding(
             CONTRADICTIONS,
             contradicting,
             "prompts have more than one answer"
             + (f", {shared_by_files:,} of them in different files" if shared_by_files else ""),
-            "give each file an instruction, if they ask different things of the same text"
+            "set an instruction for each file if the files are different tasks on the same text"
             if shared_by_files
-            else "keep the right one of each",
+            else "keep the right answer of each prompt",
             count=prompts,
         ),
         held_out.finding(
             EVAL_DUPLICATES,
             _repeated(held_out.records["row"]),
-            "eval rows stand before, word for word",
+            "eval rows repeat an earlier row word for word",
             once,
             warns=False,
         ),
-        held_out.finding(LEAKED_ROWS, leaked, "eval rows stand in train word for word", apart),
-        held_out.finding(LEAKED_NEAR_ROWS, leaked_near, "eval rows stand in train but for case and blanks", apart),
+        held_out.finding(
+            LEAKED_ROWS, leaked, "eval rows are also in train, word for word, so the proof is too optimistic", apart
+        ),
+        held_out.finding(
+            LEAKED_NEAR_ROWS,
+            leaked_near,
+            "eval rows are also in train except for case and blanks, so the proof is too optimistic",
+            apart,
+        ),
         held_out.finding(
             LEAKED_PROMPTS,
             leaked_prompts,
             f"of {len(held_out.records):,} eval prompts occur in train",
-            "take them out, or read the metrics as optimistic",
+            "remove them, or expect the metrics to be too optimistic",
         ),
     ]
     return [finding for finding in findings if finding.count]
@@ -121,14 +136,14 @@ def count_of(findings: Sequence[DataFinding], check: str) -> int:
 
 
 def _repeated(hashes: np.ndarray) -> np.ndarray:
-    """Positions of values that stand before, in order."""
+    """Return the positions of values that occurred before, in order."""
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
     return np.sort(order[1:][ordered[1:] == ordered[:-1]])
 
 
 def _contradicting(records: np.ndarray) -> tuple[np.ndarray, int]:
-    """Positions of rows whose prompt stands with more than one answer, and how many such prompts there are."""
+    """Return the positions of rows whose prompt has several answers, and the number of such prompts."""
     order = np.lexsort((records["answer"], records["prompt"]))
     prompts, answers = records["prompt"][order], records["answer"][order]
     differs = (prompts[1:] == prompts[:-1]) & (answers[1:] != answers[:-1])
@@ -146,33 +161,33 @@ def _shared(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def label_findings(labels: Labels) -> list[DataFinding]:
-    """Labels of eval that train never shows, and a most frequent label ten times as frequent as the rarest."""
+    """Return findings on eval labels that train does not have, and on a label ten times as frequent as the rarest."""
     findings = []
     unseen = [label for label in labels.eval if label not in labels.train]
     if unseen:
         places = tuple(labels.eval_positions[label] for label in unseen[:MAX_LINES])
         rows = sum(labels.eval[label] for label in unseen)
-        text = f"eval rows have one of {len(unseen):,} labels that train never shows"
+        text = f"eval rows have one of {len(unseen):,} labels that do not occur in train"
         findings.append(
-            DataFinding("unseen labels", rows, text, places, unseen[0], "add rows of these labels to train")
+            DataFinding("unseen labels", rows, text, places, unseen[0], "add rows with these labels to train")
         )
     if len(labels.train) > 1:
         (most, many), *_, (least, few) = labels.train.most_common()
         if many >= _IMBALANCE * few:
             text = f"times as many train rows have the label {most!r} ({many:,}) as {least!r} ({few:,})"
-            fix = "add rows of the rare labels, or read f1 rather than accuracy"
+            fix = "add rows with the rare labels, or compare f1 rather than accuracy"
             findings.append(DataFinding("label imbalance", many // few, text, (), least, fix, is_warning=False))
     return findings
 
 
 def encoding_findings(tallies: Sequence[RowTally]) -> list[DataFinding]:
-    """Faults of encoding in rows that are kept, over all files."""
+    """Return findings on encoding faults in kept rows, over all files."""
     findings = []
     for fault in dict.fromkeys(fault for tally in tallies for fault in tally.odd):
         affected = [tally for tally in tallies if fault in tally.odd]
         places = tuple(f"{tally.name} line {line}" for tally in affected for line in tally.odd_lines[fault])
         rows = sum(tally.odd[fault] for tally in affected)
-        text = f"rows hold {_FAULTS[fault][0]}"
+        text = f"rows contain {_FAULTS[fault][0]}"
         findings.append(
             DataFinding(fault, rows, text, places[:MAX_LINES], affected[0].odd_examples[fault], _FAULTS[fault][1])
         )
@@ -180,7 +195,7 @@ def encoding_findings(tallies: Sequence[RowTally]) -> list[DataFinding]:
 
 
 def token_findings(renderer: ChatRenderer, train: TokenFile) -> list[DataFinding]:
-    """An end of turn, and tokens in answers, that the base has hardly seen."""
+    """Return findings on an end-of-turn token and on answer tokens that the base was hardly trained on."""
     return [*_stop_findings(renderer, train.examples), *_answer_findings(renderer, train.learnt_tokens())]
 
 
@@ -189,13 +204,13 @@ def _stop_findings(renderer: ChatRenderer, examples: int) -> list[DataFinding]:
     if reason is None:
         return []
     token = str(renderer.tokenizer.convert_ids_to_tokens(renderer.end_of_turn_token_id))
-    text = f"train examples end with {token}, which the base has hardly seen: {reason}; the adapter may never stop"
-    fix = "choose a base, or a chat template, that ends turns with a token it was trained on"
+    text = f"train examples end with {token}, which the base was hardly trained on ({reason}), so the adapter may never stop"
+    fix = "choose a base or a chat template that ends turns with a trained token"
     return [DataFinding(UNTRAINED_STOP, examples, text, (), token, fix)]
 
 
 def _answer_findings(renderer: ChatRenderer, counts: np.ndarray) -> list[DataFinding]:
-    """``counts``: how often each token id carries loss."""
+    """Return a finding on rare tokens; ``counts`` says how often each token id carries loss."""
     if renderer.weights is None:
         return []
     unseen = untrained_tokens(renderer.weights, np.flatnonzero(counts))
@@ -205,6 +220,6 @@ def _answer_findings(renderer: ChatRenderer, counts: np.ndarray) -> list[DataFin
     most = unseen[np.argsort(-counts[unseen], kind="stable")][:_MOST_TOKENS]
     words = " ".join(renderer.tokenizer.convert_ids_to_tokens(most.tolist()))
     count, total = int(counts[unseen].sum()), int(counts.sum())
-    text = f"of {total:,} learnt tokens are of {len(unseen):,} kinds that the base has hardly seen ({words})"
-    fix = "write answers with what the base knows, or choose another base: adapters do not move these tokens apart"
+    text = f"of {total:,} learnt tokens are among {len(unseen):,} tokens that the base was hardly trained on ({words})"
+    fix = "write answers without these tokens, or choose another base, because an adapter cannot tell them apart"
     return [DataFinding(UNTRAINED_ANSWERS, count, text, (), words, fix, is_warning=count > _NOTED_SHARE * total)]

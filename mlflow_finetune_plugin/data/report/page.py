@@ -1,4 +1,4 @@
-"""The data report as one page that needs nothing else: no network, no script, light and dark."""
+"""Render the data report as a single HTML page without network access or scripts, in light and dark colours."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ REPORT_STYLE = """
 .mf-data svg .train { fill: var(--train); } .mf-data svg .eval { fill: var(--eval); } .mf-data svg .axis { stroke: var(--line); }
 .mf-data mark { background: var(--loss-paper); color: inherit; border-bottom: 2px solid var(--loss); }
 """
-"""Of ``report_fragment``; the colours are the page's: --ink --soft --panel --line --train --eval --loss --loss-paper --warn --warn-paper."""
+"""The style of ``report_fragment``. The page sets the colours: --ink --soft --panel --line --train --eval --loss --loss-paper --warn
+--warn-paper.
+"""
 LIGHT = """--ink: #1f2328; --soft: #59636e; --panel: #f6f8fa; --line: #d1d9e0; --train: #0969da; --eval: #bc4c00;
   --loss: #1a7f37; --loss-paper: #dafbe1; --warn: #9a6700; --warn-paper: #fff8c5;"""
 DARK = """--ink: #e6edf3; --soft: #9198a1; --panel: #151b23; --line: #3d444d; --train: #4493f8; --eval: #f0883e;
@@ -52,7 +54,7 @@ _LIST = 20
 
 
 def report_page(report: DataReport, title: str = "Data report") -> str:
-    """The page as HTML; every text of the data is escaped."""
+    """Return the page as HTML. All texts from the data are escaped."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -61,7 +63,7 @@ def report_page(report: DataReport, title: str = "Data report") -> str:
 
 
 def report_fragment(report: DataReport, title: str | None = None) -> str:
-    """The same for within a page that has ``REPORT_STYLE`` and its colours; None leaves the heading to that page."""
+    """Return the report for a page that has ``REPORT_STYLE`` and its colours. With ``title`` None it has no heading."""
     heading = f"<h1>{escape(title)}</h1>" if title is not None else ""
     sections = [
         f"{heading}<p>{escape(report.summary())}</p>",
@@ -112,7 +114,7 @@ def _files(files: Sequence[FileReport]) -> str:
         ]
         for file in files
     ]
-    heads = ["file", "role", "task", "layout", "#rows", "#kept", "#skipped", "#weight"]
+    heads = ["file", "side", "task", "layout", "#rows", "#kept", "#skipped", "#weight"]
     return "<h2>Files</h2>" + _table(heads, rows)
 
 
@@ -122,9 +124,7 @@ def _lengths(report: DataReport) -> str:
         if tokens.examples:
             bins = [(f"{low:,}", count) for low, _, count in tokens.length_histogram]
             quantiles = ", ".join(f"{name} {value:,}" for name, value in tokens.length_quantiles.items())
-            caption = (
-                f"{side}: {tokens.examples:,} examples by tokens, from the number below each column on; {quantiles}"
-            )
+            caption = f"{side}: {tokens.examples:,} examples by length; each column starts at the number of tokens below it; {quantiles}"
             parts.append(
                 f"<figure>{columns(bins, side, f'lengths of {side} examples')}<figcaption>{caption}</figcaption></figure>"
             )
@@ -139,14 +139,14 @@ def _labels(report: DataReport) -> str:
     listed = names if len(names) <= 2 * _LIST else [*names[:_LIST], *names[-_LIST:]]
     picture = bars([(name, train.get(name, 0), held_out.get(name, 0)) for name in listed])
     left_out = f" (the {_LIST} most and the {_LIST} least frequent)" if len(listed) < len(names) else ""
-    caption = f"{len(names):,} labels{left_out}; rows in train above, in eval below each"
+    caption = f"{len(names):,} labels{left_out}; for each the upper bar shows rows in train, the lower bar rows in eval"
     return f"<h2>Labels</h2><figure>{picture}<figcaption>{caption}</figcaption></figure>"
 
 
 def _findings(findings: Sequence[DataFinding]) -> str:
     rows = [[f.check, _n(f.count), ", ".join(f.places) or "-", f"`{f.example}", f.fix] for f in findings]
     return "<h2>Checks</h2>" + (
-        _table(["check", "#count", "where", "example", "fix"], rows) if rows else "<p>Nothing found.</p>"
+        _table(["check", "#count", "where", "example", "fix"], rows) if rows else "<p>No findings.</p>"
     )
 
 
@@ -165,7 +165,7 @@ def _samples(report: DataReport) -> str:
         return "".join(f"<mark>{text}</mark>" if carries_loss else text for text, carries_loss in pieces)
 
     samples = "".join(f"<pre>{colour(sample)}</pre>" for sample in report.mask_samples)
-    caption = '<p class="soft">Decoded tokens as the model gets them; <mark>marked</mark> tokens carry loss.</p>'
+    caption = '<p class="soft">The tokens that the model reads, as text. The model learns to write the <mark>marked</mark> ones.</p>'
     return f"<h2>What is learnt</h2>{caption}{samples}" if samples else ""
 
 
@@ -182,7 +182,7 @@ def _footer(report: DataReport) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A head that starts with # is of numbers; a cell that starts with a backquote is shown as code."""
+    """Return an HTML table. A head that starts with # marks a column of numbers, a cell that starts with ` is shown as code."""
     kinds = [' class="n"' if head.startswith("#") else "" for head in heads]
     head = "".join(
         f'<th{kind} scope="col">{escape(name.removeprefix("#"))}</th>' for name, kind in zip(heads, kinds, strict=True)
@@ -212,7 +212,7 @@ def _n(number: int) -> str:
 
 
 def columns(bins: Sequence[tuple[str, int]], kind: str, name: str) -> str:
-    """A histogram: one column per (label, count)."""
+    """Return a histogram as SVG, one column per (label, count)."""
     top, width = max(count for _, count in bins), min(80.0, _WIDTH / len(bins))
     drawn = []
     for i, (label, count) in enumerate(bins):
@@ -227,7 +227,7 @@ def columns(bins: Sequence[tuple[str, int]], kind: str, name: str) -> str:
 
 
 def bars(rows: Sequence[tuple[str, int, int]]) -> str:
-    """Two bars per (label, train, eval), each side on its own scale."""
+    """Return two bars per (label, train, eval) as SVG, each side on its own scale."""
     most = [max([1, *(row[1] for row in rows)]), max([1, *(row[2] for row in rows)])]
     room = _WIDTH - _NAMES - 70
     drawn = []

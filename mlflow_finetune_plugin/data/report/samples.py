@@ -1,4 +1,4 @@
-"""Examples as a person can read them."""
+"""Convert examples to readable text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ MASK_SAMPLES = 5
 _SHOWN_TOKENS = 80
 
 
-class Shower:
-    """The head of one example as text."""
+class ExampleText:
+    """Returns the first tokens of an example as text."""
 
     def __init__(self, examples: datasets.Dataset, tokenizer: Any) -> None:
         self._examples, self._tokenizer = examples, tokenizer
@@ -26,13 +26,13 @@ class Shower:
 
 
 def across(samples: Mapping[int, list[Example]]) -> Iterator[Example]:
-    """A few examples, one of each file before a second one of any."""
+    """Yield a few examples, one from each file before a second one from any."""
     rounds = [examples[i] for i in range(MASK_SAMPLES) for examples in samples.values() if i < len(examples)]
     yield from rounds[:MASK_SAMPLES]
 
 
 def segments(example: Example, tokenizer: Any) -> tuple[dict[str, object], ...]:
-    """The example as decoded text, cut where loss begins and ends."""
+    """Return the example as decoded text, cut where loss starts and ends."""
     cuts = [0, *(i for i in range(1, len(example.input_ids)) if example.loss_mask[i] != example.loss_mask[i - 1])]
     ends = [*cuts[1:], len(example.input_ids)]
     return tuple(

@@ -1,4 +1,4 @@
-"""What happened to the rows of one file so far."""
+"""Count what happens to the rows of a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAX_LABELS = 10_000
 
 @dataclass
 class RowTally:
-    """Counts with the first lines and one example of each reason; one file in one role."""
+    """The counts of one file in one role, with the first lines and one example of each reason."""
 
     name: str
     task: str
@@ -38,7 +38,7 @@ class RowTally:
     odd_examples: dict[str, str] = field(default_factory=dict)
 
     def skip(self, line: int, reason: str, detail: str = "", row: object = None) -> None:
-        """Count a row that is left out; ``row`` is shown once per reason."""
+        """Count a row that is left out. The first ``row`` of each reason becomes its example."""
         self.reasons[reason] += 1
         lines = self.lines.setdefault(reason, [])
         if len(lines) < MAX_LINES:
@@ -48,7 +48,7 @@ class RowTally:
             self.examples[reason] = _excerpt(row)
 
     def note_odd(self, line: int, fault: str, excerpt: str) -> None:
-        """Count an encoding fault of a row that is kept; once a line."""
+        """Count an encoding fault of a kept row, at most once per line."""
         lines = self.odd_lines.setdefault(fault, [])
         if lines and lines[-1] == line:
             return
@@ -77,7 +77,7 @@ class RowTally:
 
 
 class Labels:
-    """How often each label stands on each side; past 10,000 different ones they are no labels and not counted."""
+    """Counts the rows of each label on each side. After 10,000 different labels it ignores new ones, which are free text."""
 
     def __init__(self) -> None:
         self.train: Counter[str] = Counter()
@@ -100,5 +100,5 @@ def _excerpt(row: object) -> str:
 
 
 def _clean(text: str) -> Any:
-    """Without halves of surrogate pairs, which no file takes."""
+    """Replace halves of surrogate pairs, which no file can hold."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,6 +1,6 @@
-"""Rows of Parquet and Arrow files, of folders that ``datasets.save_to_disk`` wrote, and of data sets of the hub.
+"""Read rows from Parquet and Arrow files, from folders that ``datasets.save_to_disk`` wrote, and from Hugging Face data sets.
 
-The numbers of a ``ClassLabel`` column become its names: a model learns words, not the order of a list.
+The numbers of a ``ClassLabel`` column become its names, because a model learns words and not positions in a list.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def arrow_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """An Arrow stream (as ``datasets`` writes) or an Arrow file with footer; read through a memory map."""
+    """Read an Arrow stream (as ``datasets`` writes) or an Arrow file with a footer, through a memory map."""
     _pyarrow(path)
     return _numbered(path, _arrow_batches(path), "Arrow")
 
 
 def is_saved_dataset(path: Path) -> bool:
-    """A folder that ``Dataset.save_to_disk`` wrote."""
+    """Return whether ``Dataset.save_to_disk`` wrote this folder."""
     return (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
 
 
@@ -47,40 +47,42 @@ def saved_rows(path: Path) -> Iterator[tuple[int, Row]]:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         files = [path / str(entry["filename"]) for entry in state["_data_files"]]
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise DataError(f"{path}: state.json is not what save_to_disk writes ({error}); fix: save it again") from error
+        raise DataError(
+            f"{path}: state.json is not valid ({error}); fix: save the data set again with save_to_disk"
+        ) from error
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise DataError(f"{path}: {', '.join(missing[:3])} is missing; fix: copy the whole folder again")
+        raise DataError(f"{path}: files are missing: {', '.join(missing[:3])}; fix: copy the whole folder again")
     return _numbered(path, (batch for file in files for batch in _arrow_batches(file)), "Arrow")
 
 
 def check_is_no_dataset_dict(path: Path) -> None:
-    """Raises DataError for a folder of several saved splits, with the name of each."""
+    """Raise DataError for a folder with several saved splits; the message names them."""
     listing = path / "dataset_dict.json"
     if listing.is_file():
         splits = json.loads(listing.read_text(encoding="utf-8")).get("splits", [])
         names = ", ".join(str(path / split) for split in splits)
-        raise DataError(f"{path}: holds {len(splits)} saved splits; fix: name one of them: {names}")
+        raise DataError(f"{path}: the folder holds {len(splits)} saved splits; fix: name one of them: {names}")
 
 
 def hub_rows(name: HubDataset) -> Iterator[tuple[int, Row]]:
-    """Rows of one split; taken from the cache where the hub cannot be asked (HF_HUB_OFFLINE, HF_DATASETS_OFFLINE)."""
+    """Read one split from the Hugging Face Hub, or from the local cache in offline mode (HF_HUB_OFFLINE, HF_DATASETS_OFFLINE)."""
     name_text = f"hf:{name.name}"
     try:
         import datasets
     except ImportError as error:
-        raise MissingExtraError(f"{name_text}: needs the package datasets; {_INSTALL}") from error
+        raise MissingExtraError(f"{name_text}: reading it needs the package datasets; {_INSTALL}") from error
     had_bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
         split = datasets.load_dataset(name.name, name.config, split=name.split, revision=name.revision)
-    except Exception as error:  # whatever hub, network and builder raise, the person is told what it said
+    except Exception as error:  # the hub, the network and the builder raise many types; the message shows the cause
         reason = " ".join(str(error).split())[:300]
         offline = datasets.config.HF_HUB_OFFLINE
         raise DataError(
-            f"{name_text}: split {name.split!r}{f' of config {name.config!r}' if name.config else ''} cannot be had"
-            f"{' (HF_HUB_OFFLINE forbids to ask the hub)' if offline else ''}: {type(error).__name__}: {reason}; "
-            "fix: check name, config and split, or load it once where there is a network and keep the cache"
+            f"{name_text}: cannot load split {name.split!r}{f' of config {name.config!r}' if name.config else ''}"
+            f"{' (offline mode, HF_HUB_OFFLINE is set)' if offline else ''}: {type(error).__name__}: {reason}; "
+            "fix: check name, config and split, or load it once on a machine with network access and keep its cache"
         ) from error
     finally:
         if had_bars:
@@ -122,11 +124,13 @@ def _numbered(
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         where = f", row {number + 1}" if number else ""
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path}{where}: is not a sound {kind} file: {reason}; fix: write or copy it again") from error
+        raise DataError(
+            f"{path}{where}: not a valid {kind} file: {reason}; fix: write or copy the file again"
+        ) from error
 
 
 def _class_names(schema: Any, features: Mapping[str, Any] | None) -> dict[str, list[str]]:
-    """The names of each ClassLabel column, from the data set's features or from the file's own metadata."""
+    """Return the names of each ClassLabel column, from the data set's features or from the file's metadata."""
     if features is not None:
         return {column: list(feature.names) for column, feature in features.items() if hasattr(feature, "int2str")}
     huggingface = (schema.metadata or {}).get(b"huggingface")
@@ -141,7 +145,7 @@ def _class_names(schema: Any, features: Mapping[str, Any] | None) -> dict[str, l
 
 
 def _with_names(row: Row, names: Mapping[str, list[str]]) -> Row:
-    """-1 is the field's word for "no label"."""
+    """Replace the numbers of ClassLabel columns by their names; -1 means no label and becomes None."""
     for column, words in names.items():
         value = row.get(column)
         if isinstance(value, int):
@@ -153,5 +157,7 @@ def _pyarrow(path: Path) -> Any:
     try:
         import pyarrow
     except ImportError as error:
-        raise MissingExtraError(f"{path}: Parquet and Arrow need pyarrow; {_INSTALL}") from error
+        raise MissingExtraError(
+            f"{path}: reading Parquet and Arrow files needs the package pyarrow; {_INSTALL}"
+        ) from error
     return pyarrow

@@ -1,4 +1,4 @@
-"""Rows of CSV and TSV files: a header, then as many fields in every row as it has."""
+"""Read rows from CSV and TSV files. The first line is the header, and every row has as many fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlflow_finetune_plugin.errors import DataError
 
 Row = dict[str, Any]
 
-_LONGEST_CSV_FIELD = 2**31 - 1  # the csv module's own limit is 128 KiB, shorter than one long document
+_LONGEST_CSV_FIELD = 2**31 - 1  # the csv module's default of 128 KiB is shorter than a long document
 _LONGEST_HEADER_NAME = 64
 
 
@@ -35,9 +35,9 @@ def csv_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int
             header = _checked_header(path, line, cells, tabs)
         elif len(cells) != len(header):
             raise DataError(
-                f"{path}, line {line}: {len(cells)} fields where the header has {len(header)} "
+                f"{path}, line {line}: the row has {len(cells)} field{'' if len(cells) == 1 else 's'} and the header {len(header)} "
                 f"({', '.join(header)}): {excerpt(', '.join(cells))}; "
-                "fix: quote fields that hold the separator, and leave no field out"
+                "fix: quote fields that contain the separator, and leave no field out"
             )
         else:
             yield line, dict(zip(header, cells, strict=True))
@@ -46,8 +46,8 @@ def csv_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int
 def _csv_fault(path: Path, line: int, error: csv.Error) -> str:
     if "unexpected end of data" in str(error):
         return (
-            f"{path}, line {line}: a quote opened in this row is never closed, the file looks cut off; "
-            'fix: close it, or double a quote that belongs to the text ("")'
+            f"{path}, line {line}: a quote that opens in this row is never closed; the file may be cut off; "
+            'fix: close the quote, or double a quote that belongs to the text ("")'
         )
     return f'{path}, line {line}: {error}; fix: quote the field and double the quotes inside it ("")'
 
@@ -55,17 +55,19 @@ def _csv_fault(path: Path, line: int, error: csv.Error) -> str:
 def _checked_header(path: Path, line: int, names: list[str], tabs: bool) -> list[str]:
     listed = ", ".join(repr(name[:EXCERPT_CHARS]) for name in names)
     if not tabs and len(names) == 1 and any(separator in names[0] for separator in ";\t|"):
-        raise DataError(f"{path}, line {line}: one column {listed}; fix: separate with commas, or use .tsv for tabs")
+        raise DataError(
+            f"{path}, line {line}: the header is a single column {listed}; fix: separate columns with commas, or name the file .tsv for tabs"
+        )
     looks_like_values = [n for n in names if len(n) > _LONGEST_HEADER_NAME or "\n" in n or _is_number(n)]
     if looks_like_values:
         raise DataError(
-            f"{path}, line {line}: no header: {listed} look like values; fix: put the column names in the first line"
+            f"{path}, line {line}: the header is missing: {listed} look like values; fix: write the column names in the first line"
         )
     doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:
         raise DataError(
-            f"{path}, line {line}: column name {doubles[0]!r} stands {names.count(doubles[0])} times; "
-            "fix: give each column its own name"
+            f"{path}, line {line}: the header has the column {doubles[0]!r} {names.count(doubles[0])} times; "
+            "fix: give every column a different name"
         )
     return names
 

@@ -1,4 +1,4 @@
-"""A JSON document that holds rows, read one row at a time with the line it starts on."""
+"""Read the rows of a JSON document one at a time, each with the line that it starts on."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from mlflow_finetune_plugin.errors import DataError
 
 EXCERPT_CHARS = 60
 _ROW_KEYS = ("data", "examples")
-"""Keys of a document that may hold its rows: a list of them, or an object of them (``{"1": row, "2": row}``)."""
+"""Keys of a document under which its rows may be: as a list, or as an object (``{"1": row, "2": row}``)."""
 
 
 def excerpt(text: str, at: int = 0) -> str:
-    """The text around position ``at``, quoted and short enough for an error message."""
+    """Return the text around position ``at``, quoted and short enough for an error message."""
     start = max(0, at - EXCERPT_CHARS // 2)
     piece = text[start : start + EXCERPT_CHARS].strip()
     return repr(("..." if start else "") + piece + ("..." if start + EXCERPT_CHARS < len(text) else ""))
 
 
 class JsonDocument:
-    """A cursor over one JSON text that knows where each list item starts."""
+    """A cursor over a JSON text that stops at the start of each row."""
 
     def __init__(self, path: Path, text: str) -> None:
         self._path, self._text, self._at = path, text, 0
@@ -31,12 +31,12 @@ class JsonDocument:
         self._closing = "]"
 
     def enter_row_list(self) -> None:
-        """Stand just behind the ``[`` of the list that holds the rows, or the ``{`` of rows that are numbered by keys."""
+        """Move the cursor into the list that holds the rows, or into the object whose values are the rows."""
         if self._peek() == "[":
             self._at += 1
             return
         if self._peek() != "{":
-            self._refuse(f"the document is {excerpt(self._text)}, not a list of objects")
+            self._refuse(f"the document is not a list of objects: {excerpt(self._text)}")
         self._at += 1
         keys: list[str] = []
         while self._peek() != "}":
@@ -53,11 +53,11 @@ class JsonDocument:
                 self._expect(",")
         self._at += 1
         if self._peek() == "{":
-            raise DataError(f"{self._path}: holds one object after another; fix: end its name with .jsonl")
-        self._refuse(f"the document is one object with the keys {', '.join(keys[:10]) or 'none'}")
+            raise DataError(f"{self._path}: the file holds several JSON objects; fix: end its name with .jsonl")
+        self._refuse(f"the document is a single object without rows (keys: {', '.join(keys[:10]) or 'none'})")
 
     def next_item(self) -> int | None:
-        """Where the next row starts, or None behind the last one."""
+        """Return the position where the next row starts, or None after the last one."""
         if self._peek() == self._closing:
             self._at += 1
             return None
@@ -82,7 +82,7 @@ class JsonDocument:
         return item
 
     def finish(self) -> None:
-        """Read what stands behind the row list, so that a document that is cut off or doubled there is noticed."""
+        """Read the rest of the document after the rows, to detect a file that is cut off or has extra data."""
         if self._in_object:
             while self._peek() != "}":
                 self._expect(",")
@@ -91,7 +91,7 @@ class JsonDocument:
                 self.value()
             self._at += 1
         if self._peek():
-            self._fail("extra data behind the document", self._at)
+            self._fail("extra data after the end of the document", self._at)
 
     def _peek(self) -> str:
         while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
@@ -107,9 +107,9 @@ class JsonDocument:
         line = self._text.count("\n", 0, at) + 1
         rest = self._text[at:].strip()
         cut_off = not rest or message.startswith("Unterminated string")
-        what = "the file looks cut off" if cut_off else "invalid JSON"
-        fix = "write it again" if cut_off else "correct that line"
+        what = "the file may be cut off" if cut_off else "invalid JSON"
+        fix = "write the file again" if cut_off else "correct that line"
         raise DataError(f"{self._path}, line {line}: {what}: {message}: {excerpt(self._text, at)}; fix: {fix}")
 
     def _refuse(self, what: str) -> NoReturn:
-        raise DataError(f'{self._path}: {what}; fix: a list of objects, or {{"data": [objects]}}')
+        raise DataError(f'{self._path}: {what}; fix: write a list of objects, or {{"data": [objects]}}')

@@ -1,8 +1,8 @@
-"""Where data can lie: files of this machine, data sets of the hub, artifacts of MLflow runs and models.
+"""Parse where data is: in local files, in Hugging Face data sets, or in artifacts of MLflow runs and models.
 
-``hf:NAME[@REVISION][:CONFIG]:SPLIT`` is ``datasets.load_dataset(NAME, CONFIG, split=SPLIT, revision=REVISION)``, the split
-``train`` where none is named; ``runs:/RUN_ID/PATH`` and ``models:/NAME/VERSION/PATH`` (also ``models:/NAME@ALIAS/PATH``) are
-MLflow's own. MLflow is imported when an artifact is fetched.
+``hf:NAME[@REVISION][:CONFIG]:SPLIT`` means ``datasets.load_dataset(NAME, CONFIG, split=SPLIT, revision=REVISION)`` with the
+split ``train`` by default. ``runs:/RUN_ID/PATH`` and ``models:/NAME/VERSION/PATH`` (also ``models:/NAME@ALIAS/PATH``) are
+MLflow URIs. This module imports MLflow only to fetch an artifact.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ARTIFACT_FORM = re.compile(r"runs:/[0-9a-zA-Z_.-]+/.+|models:/(?:[^/@]+/[^/]+|[
 
 @dataclass(frozen=True)
 class HubDataset:
-    """One split of one data set of the hub."""
+    """One split of a data set on the Hugging Face Hub."""
 
     name: str
     config: str | None
@@ -33,29 +33,33 @@ class HubDataset:
 
 
 def is_remote(path: str) -> bool:
-    """Whether this names something other than a file of this machine."""
+    """Return whether ``path`` names a data set of the hub or an MLflow artifact, not a local file."""
     return path.startswith((HUB, *ARTIFACTS))
 
 
 def check_location(path: str) -> None:
-    """Raises DataError for a name of the hub or of MLflow that is not well formed."""
+    """Raise DataError for a hub name or an MLflow URI that is not well formed."""
     if path.startswith(HUB):
         hub_dataset(path)
     elif path.startswith(ARTIFACTS) and not _ARTIFACT_FORM.fullmatch(path):
-        raise DataError(f"{path}: names no artifact; fix: runs:/RUN_ID/PATH or models:/NAME/VERSION/PATH")
+        raise DataError(f"{path}: not a valid artifact URI; fix: use runs:/RUN_ID/PATH or models:/NAME/VERSION/PATH")
 
 
 def hub_dataset(path: str) -> HubDataset:
     match = _HUB_FORM.fullmatch(path)
     if match is None or path.endswith((":", "@")):
         raise DataError(
-            f"{path}: names no data set of the hub; fix: hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, for example hf:openai/gsm8k:main:train"
+            f"{path}: not a valid data set name; fix: use hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, for example hf:openai/gsm8k:main:train"
         )
     return HubDataset(match["name"], match["config"], match["split"] or "train", match["revision"])
 
 
 def local_copy(path: str, folder: Path) -> Path:
-    """Where to read ``path``: itself, or the artifact's copy under ``folder``. Uses MLflow's tracking URI of this process."""
+    """Return where to read ``path``: the path itself, or a copy of the MLflow artifact in ``folder``.
+
+    Raises:
+        DataError: the artifact cannot be fetched from the tracking server of this process.
+    """
     if not path.startswith(ARTIFACTS):
         return Path(path)
     import mlflow
@@ -67,16 +71,16 @@ def local_copy(path: str, folder: Path) -> Path:
         copy = Path(mlflow.artifacts.download_artifacts(artifact_uri=path, dst_path=str(folder)))
     except (MlflowException, OSError, ValueError) as error:
         raise DataError(
-            f"{path}: cannot be fetched from {_without_password(mlflow.get_tracking_uri())}: {one_line(error)}; "
+            f"{path}: cannot fetch the artifact from {_without_password(mlflow.get_tracking_uri())}: {one_line(error)}; "
             "fix: check the run or version and the path of the artifact"
         ) from error
     if not os.path.lexists(copy):
-        raise DataError(f"{path}: no such artifact; fix: check its path in the MLflow UI")
+        raise DataError(f"{path}: the artifact does not exist; fix: check its path in the MLflow UI")
     return copy
 
 
 def report_name(path: str) -> str:
-    """The name to use in reports: as it was given, or only the name of an absolute path: reports are shared, home folders are not."""
+    """Return the name for reports. Absolute paths lose their folders, because reports are shared and home folders are private."""
     return Path(path).name if Path(path).is_absolute() else path
 
 

@@ -1,8 +1,8 @@
-"""Rows out of files and saved data sets, one at a time, each with the line it starts on.
+"""Read rows from files and data sets one at a time, each with the line that it starts on.
 
-Nothing is repaired: a file that is cut off, mixed up or in another encoding is a ``DataError`` that says where and how
-to fix it, because a row that goes missing here is a row that nobody counts. Standard library only; pyarrow is
-imported when a Parquet or Arrow file is opened, ``datasets`` when a data set of the hub is.
+The reader repairs nothing. A file that is cut off, malformed or in another encoding raises a ``DataError`` with the line and
+the fix, because a row that is lost here appears in no report. Standard library only; pyarrow is imported for Parquet and
+Arrow files, ``datasets`` for data sets of the hub.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 _Reader = Callable[[Path, Iterator[tuple[int, str]]], Iterator[tuple[int, Row]]]
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
-"""What ``read_rows`` reads; each text format also with ``.gz`` behind it."""
+"""The file formats that ``read_rows`` accepts. The text formats may also end with ``.gz``."""
 
 _BINARY = (".parquet", ".arrow")
 
@@ -45,10 +45,15 @@ _UTF16_FIX = "fix: iconv -f {name} -t UTF-8 FILE > NEW"
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Stream (line the row starts on, row); for Parquet and Arrow, which have no lines, the row's number from 1.
+    """Yield (line that the row starts on, row). For Parquet and Arrow, which have no lines, it is the row's number from 1.
 
-    Whether the file exists and has a readable name is checked at the call; everything else as rows are asked for.
-    ``hf:`` names are looked up in the hub or its cache, folders are what ``datasets.save_to_disk`` wrote.
+    The call checks the name and the existence of the file; everything else is checked while the rows are read.
+
+    Args:
+        path: A file, a folder that ``datasets.save_to_disk`` wrote, or an ``hf:`` name.
+
+    Raises:
+        DataError: the file does not exist, has an unknown format or is malformed.
     """
     if str(path).startswith(HUB):
         return _rows_or_empty(path, arrow_files.hub_rows(hub_dataset(str(path))))
@@ -65,7 +70,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def peek(path: Path, n: int = 50) -> list[tuple[int, Row]]:
-    """The first ``n`` rows: enough to guess the layout and to show before any money is spent."""
+    """Return the first ``n`` rows, from which the layout is detected."""
     return list(islice(read_rows(path), n))
 
 
@@ -78,8 +83,7 @@ def _kind(path: Path) -> tuple[str, bool]:
     if suffix not in SUFFIXES or (suffix in _BINARY and is_gzip):
         suffixes = ", ".join(SUFFIXES)
         raise DataError(
-            f"{path}: cannot tell the format from the name; fix: end the name with one of {suffixes} "
-            "(the text formats also with .gz)"
+            f"{path}: unknown file format; fix: end the name with one of {suffixes} (text formats also with .gz)"
         )
     return suffix, is_gzip
 
@@ -88,19 +92,17 @@ def _check_is_file(path: Path) -> None:
     if path.is_dir():
         arrow_files.check_is_no_dataset_dict(path)
         inside = sorted(p.name for p in path.iterdir() if p.is_file())
-        hint = f"one of: {', '.join(inside[:5])}" if inside else "it holds no files"
-        raise DataError(f"{path}: is a directory, a data file is wanted; fix: name a file in it ({hint})")
+        hint = f"one of: {', '.join(inside[:5])}" if inside else "it has none"
+        raise DataError(f"{path}: this is a directory, not a data file; fix: name a file in it ({hint})")
     if not path.exists():
         raise DataError(f"{path}: no such file; {_nearest_file(path)}")
     if not path.is_file():
-        raise DataError(
-            f"{path}: is not a regular file, and the head of the data is read first; fix: write its content to a file"
-        )
+        raise DataError(f"{path}: not a regular file, and the data is read twice; fix: write its content to a file")
 
 
 def _nearest_file(path: Path) -> str:
     if not path.parent.is_dir():
-        return f"fix: check the path, the folder {path.parent} does not exist either"
+        return f"fix: check the path; the folder {path.parent} does not exist"
     inside = sorted(p.name for p in path.parent.iterdir() if p.is_file())
     near = difflib.get_close_matches(path.name, inside, n=1, cutoff=0.5)
     if near:
@@ -115,7 +117,7 @@ def _rows_or_empty(path: Path, rows: Iterator[tuple[int, Row]]) -> Iterator[tupl
         has_rows = True
         yield numbered_row
     if not has_rows:
-        raise DataError(f"{path}: holds no rows; fix: check what wrote it")
+        raise DataError(f"{path}: the file has no rows; fix: check the program that wrote it")
 
 
 # text ----------------------------------------------------------------------------------------------------------------
@@ -126,44 +128,50 @@ def _text_rows(path: Path, is_gzip: bool, reader: _Reader) -> Iterator[tuple[int
         with gzip.open(path, "rb") if is_gzip else path.open("rb") as stream:
             yield from reader(path, _lines(path, stream))
     except gzip.BadGzipFile as error:
-        raise DataError(f"{path}: is not a sound gzip file ({error}); fix: compress it again, or drop .gz") from error
+        raise DataError(
+            f"{path}: not a valid gzip file ({error}); fix: compress it again, or remove .gz from the name"
+        ) from error
     except EOFError as error:
-        raise DataError(f"{path}: the gzip data ends too early, it looks cut off; fix: copy it again") from error
+        raise DataError(f"{path}: the gzip data ends too early, the file is cut off; fix: copy it again") from error
     except zlib.error as error:
         raise DataError(f"{path}: the gzip data is damaged ({error}); fix: copy it again") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}; fix: check its permissions") from error
+        raise DataError(
+            f"{path}: cannot read the file: {error.strerror or error}; fix: check its permissions"
+        ) from error
 
 
 def _lines(path: Path, stream: Iterable[bytes]) -> Iterator[tuple[int, str]]:
-    """(number, text with its line end) of every physical line; a line ends at ``\\n`` only."""
+    """Yield (number, text with its line end) of every physical line. Only ``\\n`` ends a line."""
     offset = 0
     for number, raw in enumerate(stream, start=1):
         if number == 1:
             _check_is_text(path, raw[:_HEAD_BYTES])
         if b"\x00" in raw:
             at = offset + raw.index(b"\x00")
-            raise DataError(f"{path}, line {number}: NUL byte at byte {at}; fix: remove it, or write the file again")
+            raise DataError(f"{path}, line {number}: a NUL byte at byte {at}; fix: remove it, or write the file again")
         yield number, _decode(path, number, raw, offset).removeprefix("\ufeff" if number == 1 else "")
         offset += len(raw)
     if offset == 0:
-        raise DataError(f"{path}: is empty; fix: check what wrote it")
+        raise DataError(f"{path}: the file is empty; fix: check the program that wrote it")
 
 
 def _check_is_text(path: Path, head: bytes) -> None:
     for bom, name in ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")):
         if head.startswith(bom):
-            raise DataError(f"{path}: is {name}, not UTF-8; {_UTF16_FIX.format(name=name)}")
+            raise DataError(f"{path}: the encoding is {name}, not UTF-8; {_UTF16_FIX.format(name=name)}")
     for signature, what in _SIGNATURES.items():
         if head.startswith(signature):
-            raise DataError(f"{path}: holds binary content: it is {what}")
+            raise DataError(f"{path}: not a text file: it is {what}")
     zeros = head.count(0)
     if zeros * 3 > len(head) and (not any(head[0::2]) or not any(head[1:-1:2])):
         name = "UTF-16BE" if not any(head[0::2]) else "UTF-16LE"
-        raise DataError(f"{path}: looks like UTF-16 without a byte order mark; {_UTF16_FIX.format(name=name)}")
+        raise DataError(
+            f"{path}: the encoding seems to be UTF-16 without a byte order mark; {_UTF16_FIX.format(name=name)}"
+        )
     controls = sum(byte < 32 and byte not in b"\t\n\r\x0b\x0c\x1b" for byte in head)
     if zeros and controls * 10 > len(head):
-        raise DataError(f"{path}: holds binary content, not text; fix: give a file in one of {', '.join(SUFFIXES)}")
+        raise DataError(f"{path}: not a text file; fix: use a file in one of the formats {', '.join(SUFFIXES)}")
 
 
 def _decode(path: Path, number: int, raw: bytes, offset: int) -> str:
@@ -190,9 +198,9 @@ def _jsonl_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[
             is_last = all(not rest.strip() for _, rest in lines)
             raise DataError(_jsonl_fault(path, number, text, error, is_last)) from error
         if not isinstance(row, dict):
-            fix = "one JSON object per line"
+            fix = "write one JSON object per line"
             if isinstance(row, list):
-                fix += "; a list of objects belongs in a file that ends with .json"
+                fix += "; a list of objects belongs in a .json file"
             raise DataError(
                 f"{path}, line {number}: the row is {_type(row)}, not an object: {excerpt(text)}; fix: {fix}"
             )
@@ -202,10 +210,14 @@ def _jsonl_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[
 def _jsonl_fault(path: Path, number: int, text: str, error: Exception, is_last: bool) -> str:
     where = f"{path}, line {number}"
     if text.strip() in ("[", "{"):
-        kind = "is a JSON list" if text.strip() == "[" else "holds one object over several lines"
-        return f"{where}: the file {kind}, not JSON lines; fix: end its name with .json, or write one object per line"
+        kind = "a JSON list" if text.strip() == "[" else "a JSON object over several lines"
+        return (
+            f"{where}: the file is {kind}, not JSON lines; fix: end its name with .json, or write one object per line"
+        )
     if is_last and isinstance(error, json.JSONDecodeError):
-        return f"{where}: the last line looks cut off: {excerpt(text, len(text))} ({error.msg}); fix: write it again"
+        return (
+            f"{where}: the last line is incomplete: {excerpt(text, len(text))} ({error.msg}); fix: write the file again"
+        )
     return _json_fault(where, text, error)
 
 
@@ -228,10 +240,10 @@ def _type(value: object) -> str:
 
 
 def _json_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Row]]:
-    """Rows of ``[{...}, ...]`` or ``{"data": [{...}, ...]}``; the text is held whole, the rows are not."""
+    """Yield the rows of ``[{...}, ...]`` or ``{"data": [{...}, ...]}``. The whole text is in memory, the rows are not."""
     text = "".join(line for _, line in lines)
     if not text.strip():
-        raise DataError(f"{path}: is empty; fix: check what wrote it")
+        raise DataError(f"{path}: the file is empty; fix: check the program that wrote it")
     document = JsonDocument(path, text)
     document.enter_row_list()
     line, lines_counted_to = 1, 0
@@ -241,7 +253,7 @@ def _json_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[i
         if not isinstance(row, dict):
             raise DataError(
                 f"{path}, line {line}: the row is {_type(row)}, not an object: {excerpt(text[start : start + 200])}; "
-                "fix: a list of objects"
+                "fix: write a list of objects"
             )
         yield line, row
     document.finish()

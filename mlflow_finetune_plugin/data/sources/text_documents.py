@@ -1,7 +1,7 @@
-"""Documents of a ``.txt`` file, one at a time, with the line each starts on.
+"""Read the documents of a ``.txt`` file one at a time, each with the line that it starts on.
 
-What ends a document is told by the file's first MiB: lines that hold only ``<|endoftext|>``, where there are any; else
-blank lines; else, in a file without either, every line is a document. Blank documents are no documents.
+The first MiB of the file decides what separates documents: lines with only ``<|endoftext|>`` if there are any, else blank
+lines, else every line is a document. Blank documents are ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _HEAD_CHARS = 2**20
 
 
 def text_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, {"text": document}); a document keeps its inner line breaks and loses the blanks around it."""
+    """Yield (line, {"text": document}). A document keeps its inner line breaks and loses the whitespace around it."""
     head, size = [], 0
     for number, line in lines:
         head.append((number, line))
@@ -43,11 +43,11 @@ def text_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[in
     if document := "".join(collected).strip():
         yield start, {COLUMN: document}
     elif size == 0:
-        raise DataError(f"{path}: is empty; fix: check what wrote it")
+        raise DataError(f"{path}: the file is empty; fix: check the program that wrote it")
 
 
 def _separator(lines: list[str]) -> Any:
-    """Whether a line ends a document, or None where every line is one."""
+    """Return a function that tests whether a line ends a document, or None where every line is a document."""
     if any(line.strip() == END_OF_TEXT for line in lines):
         return lambda line: line.strip() == END_OF_TEXT
     if any(not line.strip() for line in lines):

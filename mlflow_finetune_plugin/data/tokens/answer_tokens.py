@@ -1,8 +1,8 @@
-"""Where answers begin among the tokens of a text, and whether the tokens before are those that inference will see.
+"""Locate answers among the tokens of a text, and check that the tokens before them are those that inference will see.
 
-Tokenizers cut a text at added tokens first and treat the parts alone. So ``ids(P)`` are how the ids of a text that begins
-with P begin exactly when the window, from the last added token before the answer on, tokenises to the same ids alone. The
-same holds for the last blank at which this tokenizer always cuts (pretokens.py).
+Tokenizers first cut a text at added tokens and then tokenize each part alone. So the ids of a text start with ``ids(P)`` exactly
+when the window between the last added token and the answer has the same ids on its own. The same holds for the last blank at
+which this tokenizer always cuts (pretokens.py). Comparing windows is much faster than tokenizing every P.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CACHED_WINDOWS = 1000
 
 @dataclass(slots=True)
 class Piece:
-    """One text to tokenise, with the (start, end) of each answer in it, in characters."""
+    """A text to tokenize, with the (start, end) of each answer in characters."""
 
     text: str
     spans: list[tuple[int, int]]
@@ -28,8 +28,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class AnswerSpan:
-    """``first``: its first token, None where a token straddles the border; ``limit``: the token behind its turn, or a later
-    one when the first end-of-turn token before it is the turn's own.
+    """The tokens of one answer.
+
+    Attributes:
+        first: The index of its first token; None where one token covers the end of the prompt and the start of the answer.
+        limit: The index after its turn. It may be later if the first end-of-turn token before it still ends this turn.
     """
 
     first: int | None
@@ -38,10 +41,13 @@ class AnswerSpan:
 
 @dataclass(slots=True)
 class _Border:
-    """Where an answer stands among the tokens of its piece.
+    """The position of one answer among the tokens of its piece.
 
-    ``window`` is the text before it from a certain cut on, ``anchor`` that cut's token and ``first`` the answer's own;
-    one of the two may be unknown, since the tokens of the window lie between them. ``limit`` is the token behind the turn.
+    Attributes:
+        window: The text between a safe cut and the answer.
+        anchor: The index of the token at that cut, or _UNKNOWN.
+        first: The index of the answer's first token, or _UNKNOWN. It follows from ``anchor`` and the length of the window.
+        limit: The index after the turn.
     """
 
     window: str
@@ -51,7 +57,7 @@ class _Border:
 
 
 class AnswerFinder:
-    """A tokenizer. ``turn_end``: what the template writes behind an answer, its end-of-turn token in it; None when unknown."""
+    """Finds answers with one tokenizer. ``turn_end`` is the text that the template writes after an answer; None if unknown."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -62,7 +68,7 @@ class AnswerFinder:
         self._windows: dict[str, list[int]] = {}
 
     def locate(self, pieces: Sequence[Piece]) -> list[tuple[list[int], list[AnswerSpan]]]:
-        """Of each piece its token ids and where its answers stand."""
+        """Return the token ids of each piece, and the span of each of its answers."""
         cuts = [self._cuts(piece) for piece in pieces]
         by_cuts = self._located_by_cuts([(p, c) for p, c in zip(pieces, cuts, strict=True) if c])
         by_offsets = self._located_by_offsets([p for p, c in zip(pieces, cuts, strict=True) if not c])
@@ -73,7 +79,7 @@ class AnswerFinder:
         return located
 
     def encodings(self, texts: list[str]) -> list[Any]:
-        """An encoding (ids, offsets) per text, without special tokens of the tokenizer's own."""
+        """Encode each text to ids and offsets, without the special tokens that the tokenizer would add."""
         if not texts:
             return []
         if self._is_backend_enough():
@@ -81,7 +87,7 @@ class AnswerFinder:
         return list(self._call(texts).encodings)
 
     def ids(self, texts: list[str]) -> list[list[int]]:
-        """The same without offsets, which cost a quarter of the time."""
+        """Encode each text to ids only, because offsets take a quarter of the time."""
         if texts and self._is_backend_enough():
             encodings = self._tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
             return [encoding.ids for encoding in encodings]
@@ -92,7 +98,7 @@ class AnswerFinder:
         return self.is_plain and backend.padding is None and backend.truncation is None
 
     def _is_backend_alone(self) -> bool:
-        """Whether transformers adds nothing to what the tokenizer below it does: then the detour is left out."""
+        """Return whether transformers gives the same ids as the tokenizer below it, which can then be called directly."""
         probe = [" A\n b\u00e9 <x>  42", "pear"]
         self._tokenizer.backend_tokenizer.no_padding()
         self._tokenizer.backend_tokenizer.no_truncation()
@@ -103,9 +109,9 @@ class AnswerFinder:
         return self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
 
     def _cuts(self, piece: Piece) -> list[int]:
-        """Per answer a blank before it at which the tokenizer cuts for certain; empty where one of them has none.
+        """Return for each answer a blank before it at which the tokenizer certainly cuts; empty if one answer has none.
 
-        Only where the end-of-turn token is then known to be the next one: the turn ends the text, or as the template ends turns.
+        The turn must end the text or end as the template ends turns, so that the next end-of-turn token belongs to it.
         """
         if not self.cuts_at_blanks:
             return []
@@ -122,7 +128,7 @@ class AnswerFinder:
         return cuts
 
     def _located_by_cuts(self, pieces: list[tuple[Piece, list[int]]]) -> Iterator[tuple[list[int], list[_Border]]]:
-        """Ids and borders of pieces that are tokenised part by part, since parts give what the whole would (pretokens.py)."""
+        """Tokenize pieces part by part, which gives the same ids as the whole (pretokens.py), and yield ids and borders."""
         parts = [
             piece.text[a:b] for piece, cuts in pieces for a, b in zip([0, *cuts], [*cuts, len(piece.text)], strict=True)
         ]
@@ -141,7 +147,7 @@ class AnswerFinder:
             yield ids, self._borders(piece, ids, encoding)
 
     def _borders(self, piece: Piece, ids: list[int], encoding: Any) -> list[_Border]:
-        """Where a window that begins at a blank stands among the tokens need not be known: it holds no second such blank."""
+        """Return the borders of a piece. A window that begins at a safe blank needs no anchor."""
         borders = []
         for start, end in piece.spans:
             first = _token_at(encoding, start, len(ids))
@@ -154,7 +160,7 @@ class AnswerFinder:
         return borders
 
     def _anchor(self, text: str, ids: list[int], encoding: Any, first: int) -> tuple[int, int]:
-        """The last added token before ``first`` and where it starts in ``text``; the text's start where there is none."""
+        """Return the last added token before ``first`` and its start in ``text``; (0, 0) where there is none."""
         for token in range(first - 1, 0, -1):
             if ids[token] in self.added_tokens:
                 begin, end = encoding.token_to_chars(token)
@@ -168,14 +174,14 @@ class AnswerFinder:
             self._windows.update(zip(missing, self.ids(missing), strict=True))
 
     def _forget_windows(self) -> None:
-        """Keep only what comes again: templates with added tokens have the same short window in every row."""
+        """Keep only short windows, which repeat: a template with added tokens has the same one in every row."""
         if len(self._windows) > _CACHED_WINDOWS:
             self._windows = {}
         for window in [window for window in self._windows if len(window) > _CACHED_WINDOW_CHARS]:
             del self._windows[window]
 
     def _first(self, border: _Border, ids: list[int]) -> int | None:
-        """The answer's first token where the tokens before it are those of the window alone, else None."""
+        """Return the answer's first token if the tokens before it equal those of the window alone, else None."""
         window = self._windows[border.window]
         first = border.anchor + len(window) if border.first == _UNKNOWN else border.first
         anchor = first - len(window) if border.anchor == _UNKNOWN else border.anchor
@@ -183,12 +189,12 @@ class AnswerFinder:
 
 
 def _added_tokens(tokenizer: Any) -> dict[int, str]:
-    """Ids and words of the added tokens, at which a text is cut; their ids alone may also stand for other text."""
+    """Return the added tokens by id. Their text matters too, because the same id may also come from other text."""
     return {i: token.content.strip() for i, token in tokenizer.added_tokens_decoder.items()}
 
 
 def _token_at(encoding: Any, position: int, tokens: int) -> int:
-    """The token that holds the character at ``position``, or the next one where none does (offsets may be trimmed)."""
+    """Return the token that covers the character at ``position``, or the next one (a tokenizer may trim its offsets)."""
     token = encoding.char_to_token(position)
     if token is not None:
         return int(token)

@@ -1,4 +1,4 @@
-"""What is done to a batch of conversations on whichever core is free: tokens, masks, hashes, odd texts."""
+"""Encode a batch of conversations in a worker process: tokens, loss masks, hashes and encoding faults."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlflow_finetune_plugin.data.conversations.conversations import is_document
+from mlflow_finetune_plugin.data.conversations.conversion import is_document
 from mlflow_finetune_plugin.data.conversations.split import hash_row
 from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch, pack
 from mlflow_finetune_plugin.data.tokens.encoding_faults import encoding_faults
@@ -20,8 +20,8 @@ Conversations = list[tuple[Message, ...]]
 
 
 def to_frame(lines: list[int], conversations: Conversations) -> bytes:
-    """Rows as read, the conversations of one line side by side."""
-    return marshal.dumps((lines, conversations), 2)  # version 2 looks for no shared objects
+    """Serialize rows; the conversations of one line are next to each other."""
+    return marshal.dumps((lines, conversations), 2)  # version 2 does not search for shared objects, which is faster
 
 
 def from_frame(frame: bytes) -> tuple[list[int], Conversations]:
@@ -30,7 +30,7 @@ def from_frame(frame: bytes) -> tuple[list[int], Conversations]:
 
 
 class BatchEncoder:
-    """A function of a frame; ``seed`` goes into the hashes that the split is made from."""
+    """Encodes frames. ``seed`` goes into the hashes that the split is made from."""
 
     def __init__(self, renderer: ChatRenderer, seed: int) -> None:
         self._renderer, self._seed = renderer, seed
@@ -61,14 +61,14 @@ class BatchEncoder:
 
 
 def is_first_of_line(lines: np.ndarray) -> np.ndarray:
-    """Whether each row is the first of those that stand in the same line of the file; bool, (rows,)."""
+    """Return whether each row is the first one of its line in the file: bool, (rows,)."""
     return np.concatenate([[True], lines[1:] != lines[:-1]])
 
 
 def hash_prompt(messages: Sequence[Message]) -> int:
-    """64 bits of a prompt without what a copy may differ in: case and blanks.
+    """Return a 64-bit hash of a prompt that ignores case and whitespace.
 
-    Of this process and those forked from it only, like Python's hash.
+    Like Python's ``hash`` it is valid in this process and its forks only.
     """
     if len(messages) == 1:
         return _normalised_hash(messages[0]["content"])
@@ -84,11 +84,11 @@ def _hashes(values: list[int]) -> np.ndarray:
 
 
 def _odd(messages: Sequence[Message]) -> list[tuple[str, str]]:
-    """Each kind of encoding fault in a conversation once, with an excerpt."""
+    """Return each kind of encoding fault in a conversation once, with an excerpt."""
     faults: dict[str, str] = {}
     for message in messages:
         text = message["content"]
-        if not (text.isprintable() and text.isascii()):  # most texts are, at the speed of C
+        if not (text.isprintable() and text.isascii()):  # a fast test in C that most texts pass
             for fault, excerpt in encoding_faults(text):
                 faults.setdefault(fault, excerpt)
     return list(faults.items())

@@ -1,4 +1,4 @@
-"""A batch of conversations as arrays: token ids, loss masks and hashes, cheap to hand from process to process."""
+"""Batches of conversations as arrays of token ids, loss masks and hashes, cheap to send between processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from mlflow_finetune_plugin.data.tokens.renderer import Example
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Examples end to end: ``ids`` int32 and ``mask`` uint8, (tokens,); ``lengths`` int32 and ``is_split`` bool, (examples,)."""
+    """Examples one after the other.
+
+    Attributes:
+        ids: Token ids, int32, (tokens,).
+        mask: 1 where a token carries loss, uint8, (tokens,).
+        lengths: Tokens of each example, int32, (examples,).
+        is_split: Whether prompt and answer were tokenized apart, bool, (examples,).
+    """
 
     ids: np.ndarray
     mask: np.ndarray
@@ -38,7 +45,7 @@ class TokenBatch:
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """Where each example starts, and the end; int64, (examples + 1,)."""
+        """Return where each example starts, and the end: int64, (examples + 1,)."""
         return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
 
     def example(self, number: int) -> Example:
@@ -46,7 +53,7 @@ class TokenBatch:
         return Example(self.ids[part].tolist(), self.mask[part].tolist(), bool(self.is_split[number]))
 
     def take(self, numbers: np.ndarray) -> TokenBatch:
-        """These examples in this order, some of them perhaps several times."""
+        """Return these examples in this order; a number may occur several times."""
         if len(numbers) == len(self) and np.array_equal(numbers, np.arange(len(self))):
             return self
         lengths = self.lengths[numbers]
@@ -59,11 +66,18 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """What conversations became, in their order.
+    """Encoded conversations in their order. All arrays have the shape (rows,).
 
-    ``lines`` int64 and the hashes uint64, (rows,): ``row_hashes`` of the first conversation of the same line, ``own_hashes``
-    exact, ``prompt_hashes`` and ``answer_hashes`` without case and blanks. ``counts`` int64: examples per row, 0 for a fault.
-    ``faults`` and ``odd`` (encoding faults with an excerpt) begin with the row's number in this batch.
+    Attributes:
+        lines: The line of each conversation in its file, int64.
+        row_hashes: The hash of the first conversation of the same line, uint64; the split depends on it.
+        own_hashes: The exact hash of each conversation, uint64.
+        prompt_hashes: Hashes that ignore case and whitespace, uint64.
+        answer_hashes: Hashes that ignore case and whitespace, uint64.
+        counts: Examples per conversation, int64; 0 for a fault.
+        tokens: The examples.
+        faults: (row, reason, detail) of conversations that cannot be used.
+        odd: (row, fault, excerpt) of encoding faults in the text.
     """
 
     lines: np.ndarray
@@ -81,12 +95,12 @@ class EncodedBatch:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Each row's first example, and the end; int64, (rows + 1,)."""
+        """Return the first example of each row, and the end: int64, (rows + 1,)."""
         return np.concatenate([[0], np.cumsum(self.counts)])
 
     @cached_property
     def longest(self) -> np.ndarray:
-        """Tokens of each row's longest example; int32, (rows,); 0 for a fault."""
+        """Return the tokens of each row's longest example: int32, (rows,); 0 for a fault."""
         longest = np.zeros(len(self), dtype=np.int32)
         rows = np.flatnonzero(self.counts)
         if len(rows):
@@ -97,7 +111,7 @@ class EncodedBatch:
         return [self.tokens.example(number) for number in range(int(self.starts[row]), int(self.starts[row + 1]))]
 
     def with_examples(self, changed: Mapping[int, Sequence[Example]]) -> EncodedBatch:
-        """The same with other examples, perhaps none, for some rows."""
+        """Return a batch in which some rows have other examples, or none."""
         counts, parts, at = self.counts.copy(), [], 0
         for row in sorted(changed):
             parts += [self.tokens.take(np.arange(at, self.starts[row])), TokenBatch.of(changed[row])]
@@ -110,14 +124,14 @@ class EncodedBatch:
 
     @staticmethod
     def from_bytes(data: bytes) -> EncodedBatch:
-        """Of ``to_bytes`` of this program alone: the bytes are trusted."""
+        """Read what ``to_bytes`` of this program wrote. The bytes are trusted, so they must not come from outside."""
         batch = pickle.loads(data)
         assert isinstance(batch, EncodedBatch)
         return batch
 
 
 def pack(encoded: Sequence[Sequence[Example] | RowFault]) -> tuple[TokenBatch, np.ndarray, list[tuple[int, str, str]]]:
-    """Tokens, how many examples each row has, and (row, reason, detail) of the faults."""
+    """Return the tokens, the number of examples of each row, and (row, reason, detail) of the faults."""
     examples: list[Example] = []
     counts = np.zeros(len(encoded), dtype=np.int64)
     faults = []

@@ -1,4 +1,4 @@
-"""Texts that went through a wrong encoding: what is odd in them is counted, never repaired."""
+"""Detect texts that went through a wrong encoding. They are counted and never repaired."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AROUND = 20
 
 
 def encoding_faults(text: str) -> Iterator[tuple[str, str]]:
-    """(fault, excerpt) of each kind of fault in ``text``: UTF-8 read as Windows-1252, U+FFFD, control characters."""
+    """Yield (fault, excerpt) for each kind of fault: UTF-8 read as Windows-1252, U+FFFD, control characters."""
     if match := _CONTROLS.search(text):
         yield CONTROLS, _excerpt(text, match.start())
     if text.isascii():
@@ -31,7 +31,7 @@ def encoding_faults(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _decodes(piece: str) -> bool:
-    """Whether these characters are the bytes of one other character."""
+    """Return whether these characters are the UTF-8 bytes of a single character."""
     try:
         raw = b"".join(bytes([ord(c)]) if ord(c) < 256 else c.encode("cp1252") for c in piece)
         return len(raw.decode("utf-8")) == 1

@@ -1,8 +1,8 @@
-"""Batches encoded on every core while the files are still being read; results come back in order.
+"""Encode batches on every core while the files are still being read. Results come back in order.
 
-On Linux by forked processes: the tokenizer and all that was imported is theirs at once, and so is the secret of Python's
-hash. A small file is encoded where it is read. Elsewhere, or with one core, by a thread: the tokenizer works outside
-Python's lock.
+On Linux the pool forks processes: they share the tokenizer, the imported modules and the seed of Python's ``hash``. A small file
+is encoded in the reading process. On other systems, or with one core, a thread encodes, because the tokenizer releases Python's
+lock.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.threads import idle_cores
 
-_HELD = 4  # batches that are not worth a process
-_MOST_PROCESSES = 8  # past it, the one that reads is what all wait for
-_GARBAGE = 1_000_000  # objects before Python looks for cycles; at 700, as it starts, that is a fifth of the time
+_HELD = 4  # up to this many batches, starting processes takes longer than encoding
+_MOST_PROCESSES = 8  # with more, all of them wait for the process that reads
+_GARBAGE = 1_000_000  # objects between garbage collections; Python's default of 700 takes a fifth of the time
 _PARALLELISM = "TOKENIZERS_PARALLELISM"
 
 Encode = Callable[[bytes], EncodedBatch]
@@ -35,7 +35,7 @@ Collect = Callable[[bytes, EncodedBatch], None]
 
 
 class EncodingPool:
-    """Frames in, (frame, batch) out to ``collect`` in the same order. A context manager that leaves no process behind."""
+    """Encodes frames and calls ``collect`` with each frame and its batch, in order. A context manager that ends its processes."""
 
     def __init__(self, encode: Encode, collect: Collect) -> None:
         self._encode, self._collect = encode, collect
@@ -67,7 +67,7 @@ class EncodingPool:
                 self._send(self._executor, waiting)
 
     def drain(self) -> None:
-        """Collect all that was submitted."""
+        """Wait for all submitted frames and collect their batches."""
         for frame in self._held:
             self._collect(frame, self._encode(frame))
         self._held = []
@@ -86,7 +86,7 @@ class EncodingPool:
             batch = future.result()
         except BrokenProcessPool as error:
             raise DataError(
-                "a process that encodes rows was killed, perhaps for want of memory; fix: free memory and run it again"
+                "a process that encodes rows was killed, probably because memory ran out; fix: free memory and run again"
             ) from error
         self._collect(frame, batch)
 
@@ -101,8 +101,8 @@ _encode_here: Encode | None = None
 
 
 def _begin_child(encode: Encode, parent: int) -> None:
-    """Dies with its parent, and by the signals that the parent may handle in its own way."""
-    global _encode_here  # noqa: PLW0603  what a forked process is for
+    """Prepare a worker process: it ends with its parent, and on SIGTERM even if the parent handles that signal."""
+    global _encode_here  # noqa: PLW0603  a forked process has one encoder
     _encode_here = encode
     gc.set_threshold(_GARBAGE)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -119,7 +119,7 @@ def _run_in_child(frame: bytes) -> EncodedBatch:
 
 @contextmanager
 def _quiet_fork() -> Iterator[None]:
-    """The children tokenise on one core each, and share the memory of what is there already."""
+    """Make the children tokenize on one core each and share the memory that exists at the fork."""
     before = os.environ.get(_PARALLELISM)
     os.environ[_PARALLELISM] = "false"
     gc.freeze()

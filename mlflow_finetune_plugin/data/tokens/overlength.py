@@ -1,4 +1,4 @@
-"""What happens to a row that is longer than max_length: nothing silently."""
+"""Apply ``data.overlength`` to rows that are longer than max_length. Every change is counted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlflow_finetune_plugin.data.conversations.conversations import is_document
+from mlflow_finetune_plugin.data.conversations.conversion import is_document
 from mlflow_finetune_plugin.data.tokens.renderer import Example
 from mlflow_finetune_plugin.evaluation.results import Message
 
@@ -16,7 +16,7 @@ OVER_LENGTH = "over length"
 
 @dataclass(frozen=True, slots=True)
 class Fitting:
-    """The examples that fit, or why there are none."""
+    """The examples of a row that fit, or the reason why none do."""
 
     examples: list[Example]
     longest: int
@@ -26,7 +26,7 @@ class Fitting:
 
 
 def fitted(examples: list[Example], limit: int, overlength: str, messages: Sequence[Message], is_eval: bool) -> Fitting:
-    """The examples of one row as they are when all fit into ``limit`` tokens, else what ``overlength`` says."""
+    """Return the examples of one row, changed by ``overlength`` where one has more than ``limit`` tokens."""
     longest = max([len(example.input_ids) for example in examples])
     if longest <= limit:
         return Fitting(examples, longest)
@@ -38,7 +38,7 @@ def fitted(examples: list[Example], limit: int, overlength: str, messages: Seque
 
 
 def _pieces(document: Example, limit: int) -> list[Example]:
-    """Pieces of at most ``limit`` tokens; each starts with the last token of the one before, so that none is lost to loss."""
+    """Cut a document into pieces of ``limit`` tokens. Each starts with the last token of the one before, so that every token is learnt."""
     ids, pieces = document.input_ids, []
     for start in range(0, len(ids) - 1, limit - 1):
         piece = ids[start : start + limit]

@@ -1,8 +1,8 @@
-"""Where a text may be cut so that each part tokenises as it does within the whole.
+"""Find blanks at which a text can be cut so that its parts tokenize as they do within the whole.
 
-Byte-level BPE cuts a text by a regular expression before it merges. In the expressions known here no match goes on with a
-blank after a letter, and none looks back. So a blank behind an ASCII letter always starts a new piece, whatever stands
-around it: the ids of a text are the ids of what is before that blank and the ids of the rest, put together.
+Byte-level BPE splits a text by a regular expression before it merges. In the expressions known here no match continues with a
+blank after a letter, and none looks back. So a blank after an ASCII letter always starts a new piece: the ids of the text are the
+ids of the part before that blank followed by the ids of the rest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LONGEST_SEARCH = 50
 
 
 def cuts_at_blanks(tokenizer: Any) -> bool:
-    """Whether the statement above holds for this tokenizer; False also where that is not known."""
+    """Return whether this tokenizer always cuts at such blanks; False where that is not known."""
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     cutters = described.get("pre_tokenizer") or {}
     steps = cutters.get("pretokenizers", [cutters])
@@ -32,7 +32,7 @@ def cuts_at_blanks(tokenizer: Any) -> bool:
 
 
 def cut_before(text: str, end: int) -> int:
-    """The last blank behind an ASCII letter before ``end``; 0 where there is none near."""
+    """Return the last blank after an ASCII letter before ``end``; 0 if there is none nearby."""
     at = end
     for _ in range(_LONGEST_SEARCH):
         at = text.rfind(" ", 0, at)

@@ -1,4 +1,4 @@
-"""Conversations to token ids and loss masks, so that training sees exactly what inference will see.
+"""Convert conversations to token ids and loss masks, so that training sees exactly what inference will see.
 
 For an assistant turn, inference shows the model ``ids(P)``: the tokens of P, the conversation before that turn rendered
 with the generation prompt. The model then has to write the rest, R, of the rendering F of the conversation up to and
@@ -6,19 +6,19 @@ including the turn, until its end-of-turn token. So an example is ``ids(P)`` wit
 loss up to and including the end-of-turn token, then what the template puts behind it (a line break, say) without loss.
 
 *What the template puts between the generation prompt and the answer* (Qwen3 writes an empty think block there) is part
-of R and carries loss: a server renders P without it, so the model has to write it itself. ``answer_prefix`` names it,
-for whoever compares generated text with a reference.
+of R and carries loss: a server renders P without it, so the model has to write it itself. ``answer_prefix`` holds it, so
+that it can be removed from generated text before a comparison with a reference.
 
 *Several turns* are one example when that changes nothing, that is when P and F of every turn are prefixes of the whole
 rendering, as text and as tokens. Otherwise (Qwen3 strips think blocks from earlier turns) the conversation is unrolled:
 one example per assistant turn, each with loss on its last turn only.
 
-*Tokens at the border.* F is tokenised as one text. Where ``ids(P)`` is not how those tokens begin (a token straddles the
-border, or P's trailing blanks are cut differently at the end of a text), P and R are tokenised apart, provided that the
+*Tokens at the border.* F is tokenized as one text. If its tokens do not start with ``ids(P)`` (one token covers the border,
+or P's trailing blanks are tokenized differently at the end of a text), P and R are tokenized apart, provided that the
 joined tokens still decode to the same text; otherwise the row is a fault.
 
-*A document* (a lone assistant turn) goes around the template: its tokens and the end-of-sequence token, all with loss but
-the first token, which nothing predicts: the beginning-of-sequence token where the tokenizer writes one.
+*A document* (a single assistant turn) is used without the template: its tokens and the end-of-sequence token carry loss, except
+the first token, which nothing predicts. That is the beginning-of-sequence token if the tokenizer writes one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow_finetune_plugin.data.conversations.conversations import is_document
+from mlflow_finetune_plugin.data.conversations.conversion import is_document
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.templates import Template, prepends_bos
 from mlflow_finetune_plugin.data.conversations.turns import STOP_INSIDE, RenderedTurn, checked_turns, default_turns
@@ -46,14 +46,20 @@ _PROBE: list[Message] = [{"role": "user", "content": "Name a fruit."}, {"role": 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training sequence. ``loss_mask[i]`` is 1 where token ``i`` is to be learnt."""
+    """One training sequence.
+
+    Attributes:
+        input_ids: The token ids.
+        loss_mask: 1 for each token that carries loss, else 0.
+        is_boundary_split: Whether prompt and answer were tokenized apart.
+    """
 
     input_ids: list[int]
     loss_mask: list[int]
     is_boundary_split: bool = False
 
     def last_turn(self) -> tuple[int, int]:
-        """Where the last assistant turn starts and ends in ``input_ids``, the end-of-turn token included."""
+        """Return where the last assistant turn starts and ends in ``input_ids``, including its end-of-turn token."""
         end = len(self.loss_mask)
         while end and not self.loss_mask[end - 1]:
             end -= 1
@@ -64,19 +70,28 @@ class Example:
 
 
 class ChatRenderer:
-    """A tokenizer and a frozen chat template."""
+    """Renders and tokenizes conversations with one tokenizer and one fixed chat template."""
 
     def __init__(self, tokenizer: Any, chat_template: str | None = None, *, weights: Path | None = None) -> None:
-        """``weights``: the base's folder, whose output embedding tells which tokens were ever learnt."""
+        """Create a renderer.
+
+        Args:
+            tokenizer: A fast Hugging Face tokenizer with an eos_token.
+            chat_template: A Jinja template; None means the tokenizer's own, or the packaged one.
+            weights: The base's folder. Its output embedding shows which tokens the base was trained on.
+
+        Raises:
+            BaseModelError: the tokenizer or the template cannot be used.
+        """
         self.weights = weights
         if not getattr(tokenizer, "is_fast", False):
             raise BaseModelError(
-                f"the tokenizer {type(tokenizer).__name__} is a slow one, which cannot say where its tokens come from; "
-                "fix: use a base model that ships tokenizer.json"
+                f"the tokenizer {type(tokenizer).__name__} is a slow tokenizer, which cannot map tokens to characters; "
+                "fix: use a base model that has a tokenizer.json"
             )
         if tokenizer.eos_token_id is None:
             raise BaseModelError(
-                "the tokenizer has no eos_token, so answers could not end; fix: set tokenizer.eos_token"
+                "the tokenizer has no eos_token, so an answer could not end; fix: set tokenizer.eos_token"
             )
         self.tokenizer = tokenizer
         self._template = Template(tokenizer, chat_template)
@@ -90,26 +105,34 @@ class ChatRenderer:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is odd about this template, for the data report."""
+        """Describe unusual properties of this template, for the data report."""
         texts = []
         if self.appends_eos:
             token = self.tokenizer.eos_token
-            texts.append(f"the template ends an answer with no stop token; {token} is appended to each, with loss")
+            texts.append(
+                f"the chat template does not end answers with a stop token, so {token} is appended to each answer and learnt"
+            )
         if self.answer_prefix:
-            texts.append(f"the template writes {self.answer_prefix!r} before each answer; it carries loss")
+            texts.append(
+                f"the chat template writes {self.answer_prefix!r} before each answer, and the model learns to write it"
+            )
         if "strftime_now" in self.chat_template:
-            texts.append("the template holds the current date, so prompts change from day to day")
+            texts.append("the chat template contains the current date, so prompts change every day")
         return tuple(texts)
 
     def encode(self, messages: Sequence[Message]) -> list[Example]:
-        """The examples of one conversation; ``RowFault`` when it cannot be rendered faithfully."""
+        """Return the examples of one conversation.
+
+        Raises:
+            RowFault: the template or the tokenizer changes the conversation.
+        """
         (encoded,) = self.encode_batch([messages])
         if isinstance(encoded, RowFault):
             raise encoded
         return encoded
 
     def encode_batch(self, conversations: Sequence[Sequence[Message]]) -> list[list[Example] | RowFault]:
-        """``encode`` for many; more than one example per conversation means that it was unrolled."""
+        """Encode many conversations. Several examples of one conversation mean that it was unrolled."""
         if not any(map(is_document, conversations)):
             return self._encode_chats(conversations)
         chats = iter(self._encode_chats([messages for messages in conversations if not is_document(messages)]))
@@ -138,7 +161,7 @@ class ChatRenderer:
     # rendering -------------------------------------------------------------------------------------------------------
 
     def _render_turns(self, conversations: Sequence[Sequence[Message]]) -> list[list[RenderedTurn] | RowFault]:
-        """(P, F) of every assistant turn; the last F is the whole conversation."""
+        """Render P and F of every assistant turn; the last F is the whole conversation."""
         if self._template.is_default:
             return [default_turns(messages, self._template, self._stop_texts) for messages in conversations]
         prompts: list[list[Message]] = []
@@ -183,14 +206,14 @@ class ChatRenderer:
     # tokens ----------------------------------------------------------------------------------------------------------
 
     def _encode_pieces(self, planned: list[list[Piece] | RowFault]) -> list[list[Example] | RowFault | None]:
-        """Per conversation its examples or its fault; None when a joint piece has to be unrolled."""
+        """Return the examples or the fault of each conversation; None where it must be unrolled first."""
         pieces = [piece for plan in planned if not isinstance(plan, RowFault) for piece in plan]
         located = self._finder.locate(pieces)
         examples = iter([self._example(piece, *location) for piece, location in zip(pieces, located, strict=True)])
         return [plan if isinstance(plan, RowFault) else _joined([next(examples) for _ in plan]) for plan in planned]
 
     def _example(self, piece: Piece, ids: list[int], answers: list[AnswerSpan]) -> Example | RowFault | None:
-        """None when ``piece`` holds several answers and has to be unrolled."""
+        """Return the example of a piece, or None where it holds several answers and must be unrolled."""
         spans = [(answer.first, answer.limit) for answer in answers if answer.first is not None]
         is_split = len(spans) < len(answers)
         if is_split and len(piece.spans) > 1:
@@ -209,10 +232,10 @@ class ChatRenderer:
         return self._masked(ids, spans, is_split)
 
     def _tokenize_apart(self, prompt: str, rest: str, whole: str) -> tuple[list[int], list[int]] | None:
-        """Ids of ``prompt`` and of ``rest`` that together decode to ``whole``; None where there are none.
+        """Return ids of ``prompt`` and of ``rest`` that together decode to ``whole``, or None.
 
-        Sentencepiece-like tokenizers put a blank before every text, so ``rest`` is also tried behind a character
-        that is then taken away, unless that character has become one token with what follows.
+        Sentencepiece-like tokenizers put a blank before every text. So ``rest`` is also tokenized after a leading character
+        that is then removed, unless that character became one token with the text after it.
         """
         leads = ("", "\n", "0", "a")
         alone, *tokenized = self._finder.ids([prompt, *leads, *(lead + rest for lead in leads)])
@@ -238,20 +261,20 @@ class ChatRenderer:
     # the probe -------------------------------------------------------------------------------------------------------
 
     def _probe(self) -> None:
-        """Learn from one small conversation how this template opens and ends an answer."""
+        """Render one small conversation to see how this template starts and ends an answer."""
         full = self._template.render([_PROBE], generation_prompt=False)[0]
         prompt = self._template.render([_PROBE[:1]], generation_prompt=True)[0]
         for rendered in (full, prompt):
             if isinstance(rendered, RowFault):
                 raise BaseModelError(
-                    f"the chat template ({self.template_source}) refuses one question and one answer: "
-                    f"{rendered.detail}; fix: give another chat template"
+                    f"the chat template ({self.template_source}) fails on one question with one answer: "
+                    f"{rendered.detail}; fix: set another data.chat_template"
                 )
         at = str(full).rfind(_PROBE_ANSWER)
         if at < 0:
             raise BaseModelError(
-                f"the chat template ({self.template_source}) does not write the assistant's words; "
-                "fix: give another chat template"
+                f"the chat template ({self.template_source}) leaves out the assistant's answer; "
+                "fix: set another data.chat_template"
             )
         behind = at + len(_PROBE_ANSWER)
         self._tail = str(full)[behind:]
@@ -267,7 +290,7 @@ class ChatRenderer:
 
 
 def _joined(results: list[Example | RowFault | None]) -> list[Example] | RowFault | None:
-    """A conversation's examples, or the first fault among them, or None when it has to be unrolled."""
+    """Return the examples of a conversation, or its first fault, or None where it must be unrolled."""
     fault = next((example for example in results if isinstance(example, RowFault)), None)
     if fault is not None:
         return fault

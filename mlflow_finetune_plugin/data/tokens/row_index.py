@@ -1,4 +1,4 @@
-"""Hashes of every row of one side, on disk: what duplicates, contradictions and leakage are found with."""
+"""Store the hashes of every row of one side on disk, for the checks on duplicates, contradictions and leaks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _RECORD = np.dtype(
 
 
 class RowIndex:
-    """``row`` is exact, ``prompt`` and ``answer`` are without case and blanks; ``example`` is the row's first in the token file."""
+    """A file of hashes. ``row`` is exact, ``prompt`` and ``answer`` ignore case and whitespace, ``example`` is the row's first one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -23,7 +23,14 @@ class RowIndex:
         path.unlink(missing_ok=True)
 
     def add(self, batch: EncodedBatch, rows: np.ndarray, *, file: int, examples: np.ndarray) -> None:
-        """``rows``: which of the batch; ``examples``: of each its first in the token file."""
+        """Append rows of a batch.
+
+        Args:
+            batch: The encoded conversations.
+            rows: Which of them to append.
+            file: The number of their data file.
+            examples: The index of each row's first example in the token file.
+        """
         records = np.empty(len(rows), dtype=_RECORD)
         records["row"] = batch.own_hashes[rows]
         records["prompt"] = batch.prompt_hashes[rows]
@@ -34,7 +41,7 @@ class RowIndex:
         self.size += len(rows)
 
     def records(self) -> np.ndarray:
-        """All rows in order, memory-mapped; dtype with the fields row, prompt, answer, line, file and example."""
+        """Return all rows in order, memory-mapped, with the fields row, prompt, answer, line, file and example."""
         if not self.size:
             return np.empty(0, dtype=_RECORD)
         return np.memmap(self._path, dtype=_RECORD, mode="r", shape=(self.size,))
@@ -44,6 +51,6 @@ class RowIndex:
 
 
 def normalised(records: np.ndarray) -> np.ndarray:
-    """One hash per row of its prompt and answer without case and blanks, uint64."""
+    """Return one hash per row that ignores case and whitespace in prompt and answer: uint64, (rows,)."""
     mixed: Any = records["prompt"] * np.uint64(0x9E3779B97F4A7C15)
     return mixed ^ records["answer"]

@@ -1,4 +1,4 @@
-"""Batches that were read and encoded, on disk until it is known which rows are held out."""
+"""Keep encoded batches on disk until it is known which rows are held out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 
 
 class SpooledBatch:
-    """An encoded batch and, when somebody asks, the conversations it came from."""
+    """An encoded batch and its conversations, which are decoded on first use."""
 
     def __init__(self, frame: bytes, encoded: EncodedBatch) -> None:
         self._frame, self.encoded = frame, encoded
@@ -25,7 +25,7 @@ class SpooledBatch:
 
 
 class Spool:
-    """A context that removes its file in the end."""
+    """A temporary file of batches. A context manager that removes the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -47,7 +47,7 @@ class Spool:
         return self._stream.tell()
 
     def batches(self, start: int, end: int) -> Iterator[SpooledBatch]:
-        """What was written between two positions, in order."""
+        """Yield the batches between two positions, in order."""
         self._stream.seek(start)
         while self._stream.tell() < end:
             frame = self._read()

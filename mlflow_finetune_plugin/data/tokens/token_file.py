@@ -1,4 +1,4 @@
-"""Token ids and labels in an Arrow stream file, written in batches, with a digest over all of them."""
+"""Write token ids and labels to an Arrow stream file in batches, with a digest over all of them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mlflow_finetune_plugin.data.tokens.row_index import RowIndex
 from mlflow_finetune_plugin.data.tokens.token_report import TokenReport, token_report
 
 IGNORED_LABEL = -100
-"""The label that torch's cross entropy, and so every trainer, leaves out."""
+"""The label that torch's cross entropy, and so every trainer, ignores."""
 
-_DIGEST_CHARS = 36  # the longest that MLflow takes
+_DIGEST_CHARS = 36  # the longest digest that MLflow accepts
 _SCHEMA = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.int32())), ("task", pa.string())])
 
 
 class TokenFile:
-    """One side, train or eval, while it is written: a context that puts the file in place when nothing failed."""
+    """Writes one side, train or eval. A context manager that renames the file into place unless an error occurred."""
 
     def __init__(self, path: Path, template_digest: str) -> None:
         self.path = path
@@ -71,18 +71,18 @@ class TokenFile:
         self._writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
 
     def dataset(self) -> datasets.Dataset:
-        """The written file, memory-mapped."""
+        """Open the written file, memory-mapped."""
         return datasets.Dataset.from_file(str(self.path))
 
     def digest(self) -> str:
-        """sha256 over the template and, in order, the ids and loss masks of all examples."""
+        """Return the sha256 over the template and the ids and loss masks of all examples in order."""
         return self._sha.hexdigest()[:_DIGEST_CHARS]
 
     def token_report(self) -> TokenReport:
         return token_report(self._lengths, int(self._learnt.sum()))
 
     def learnt_tokens(self) -> np.ndarray:
-        """How often each token id carries loss, (highest id + 1,)."""
+        """Return how often each token id carries loss: int64, (highest id + 1,)."""
         return self._learnt
 
     def _count_learnt(self, ids: np.ndarray) -> None:
@@ -92,7 +92,7 @@ class TokenFile:
 
 
 def _digested(batch: TokenBatch) -> Iterator[bytes]:
-    """Of each example its length (4 bytes), its ids (4 bytes each) and its mask (1 byte each), little endian."""
+    """Yield for each example its length (4 bytes), ids (4 bytes each) and mask (1 byte each), little endian."""
     ids, mask, start = batch.ids.astype("<i4", copy=False).tobytes(), batch.mask.tobytes(), 0
     for length in batch.lengths.tolist():
         end = start + length

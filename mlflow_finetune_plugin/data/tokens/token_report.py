@@ -23,7 +23,15 @@ class TokenReport:
 
 
 def token_report(lengths: Mapping[int, int], loss_tokens: int) -> TokenReport:
-    """Totals, histogram as (from, below, examples) and quantiles of ``lengths``: how many examples have each length."""
+    """Summarize token counts.
+
+    Args:
+        lengths: How many examples have each length in tokens.
+        loss_tokens: How many tokens carry loss.
+
+    Returns:
+        The totals, a histogram of (from, below, examples), and quantiles of the lengths.
+    """
     histogram = []
     for low, high in pairwise(_BIN_EDGES):
         within = sum(count for length, count in lengths.items() if low <= length < high)
@@ -42,7 +50,7 @@ def token_report(lengths: Mapping[int, int], loss_tokens: int) -> TokenReport:
 
 
 def _quantile(lengths: Mapping[int, int], share: float) -> int:
-    """The shortest length that at least ``share`` of the examples do not exceed; 0 without examples."""
+    """Return the shortest length that at least ``share`` of the examples do not exceed; 0 without examples."""
     least = share * sum(lengths.values())
     covered = 0
     for length in sorted(lengths):

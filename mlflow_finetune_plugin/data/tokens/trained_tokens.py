@@ -1,9 +1,8 @@
-"""Whether the base ever saw a token: its row of the output embedding beside the others, read block by block.
+"""Detect tokens that the base was hardly trained on, by comparing rows of its output embedding.
 
-Training pulls every token that occurs apart from the rest; tokens that never occur are only pushed away, all alike, and
-end as (nearly) the same row, or stay at their small start ("Fishing for Magikarp", arXiv 2405.05417). An adapter that
-learns to end on such a token mostly never ends, and one that shall write several mixes them up: changes of the layers below
-do not move their rows.
+Training moves every token that occurs away from the others. Tokens that never occur end up with nearly the same row, or keep
+their small initial norm ("Fishing for Magikarp", arXiv 2405.05417). An adapter does not change these rows: one that learns to end
+on such a token mostly never ends, and one that has to write several of them confuses them.
 """
 
 from __future__ import annotations
@@ -29,8 +28,9 @@ _SAMPLE_ROWS = 1024
 
 @dataclass(frozen=True)
 class _Embedding:
-    """The output embedding as it lies in its file, mapped for reading alone: a mapping that may be written to, as
-    safetensors makes it, has to fit into memory even when it is never written.
+    """The output embedding, mapped read-only from its file.
+
+    The writable mapping of safetensors would have to fit into memory even though nothing is written.
     """
 
     name: str
@@ -41,7 +41,7 @@ class _Embedding:
         return int(self.weights.shape[0])
 
     def rows(self, chosen: slice | np.ndarray) -> torch.Tensor:
-        """float32, (chosen, hidden)."""
+        """Return these rows as float32, (chosen, hidden)."""
         block = np.asarray(self.weights[chosen])
         if self.is_bfloat16:
             block = (block.astype(np.uint32) << 16).view(np.float32)
@@ -49,7 +49,7 @@ class _Embedding:
 
 
 def untrained_reason(folder: Path, token_id: int) -> str | None:
-    """Why the base has hardly seen ``token_id``; None where nothing says so, or the folder holds no such weights."""
+    """Return why the base was hardly trained on ``token_id``; None if it was, or if the folder holds no weights."""
     embedding = _output_embedding(folder)
     if embedding is None:
         return None
@@ -75,9 +75,13 @@ def untrained_reason(folder: Path, token_id: int) -> str | None:
 
 
 def untrained_tokens(folder: Path, token_ids: np.ndarray) -> np.ndarray:
-    """Which of ``token_ids`` (sorted, distinct) the base has hardly seen, by the same signs as ``untrained_reason``.
+    """Return the ``token_ids`` that the base was hardly trained on, by the same signs as ``untrained_reason``.
 
-    In large vocabularies the row is compared with 1,024 others, evenly spread; empty where the folder holds no weights.
+    Large vocabularies are compared with a sample of 1,024 evenly spread rows.
+
+    Args:
+        folder: The base's folder; without weights the result is empty.
+        token_ids: Sorted and distinct ids.
     """
     embedding = _output_embedding(folder)
     if embedding is None or not len(token_ids):
@@ -100,7 +104,7 @@ def untrained_tokens(folder: Path, token_ids: np.ndarray) -> np.ndarray:
 
 
 def _output_embedding(folder: Path) -> _Embedding | None:
-    """The output embedding; the input embedding where both are one; None where there is none, or its numbers are of another kind."""
+    """Return the output embedding, or the input embedding where both are tied; None if there is none or its type is unknown."""
     entries: dict[str, tuple[Path, int, dict[str, Any]]] = {}
     for path in weight_files(folder):
         start, header = _header(path)
@@ -122,7 +126,7 @@ def _mapped(name: str, path: Path, start: int, entry: dict[str, Any]) -> _Embedd
 
 
 def _header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Where the numbers of a safetensors file start, and what it says of each tensor."""
+    """Return where the numbers of a safetensors file start, and its header."""
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         return 8 + length, dict(json.loads(stream.read(length)))

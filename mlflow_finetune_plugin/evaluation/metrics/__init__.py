@@ -1,1 +1,1 @@
-"""Metrics as local ``evaluate`` modules, one file per metric; each file stands alone, so that ``evaluate.load`` works offline."""
+"""The packaged metrics, one local ``evaluate`` module per file. Each file stands alone, so that ``evaluate.load`` works offline."""

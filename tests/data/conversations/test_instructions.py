@@ -48,5 +48,7 @@ def test_same_prompt_in_several_files_is_told_with_that_remedy(tmp_path, prepare
 def test_plain_text_takes_none(tmp_path, prepared):
     path = tmp_path / "text.txt"
     path.write_text("One.\n\nTwo.\n\nThree.")
-    with pytest.raises(DataError, match=r"text.txt: plain text has no turn to write an instruction before; fix: "):
+    with pytest.raises(
+        DataError, match=r"text.txt: an instruction needs conversations, and this file holds plain text; fix: "
+    ):
         prepared((DataFile(path, "t", 1.0, "Go on."),), 0.4)

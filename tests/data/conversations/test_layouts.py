@@ -1,6 +1,6 @@
 import pytest
 
-from mlflow_finetune_plugin.data.conversations.conversations import conversation
+from mlflow_finetune_plugin.data.conversations.conversion import to_conversation
 from mlflow_finetune_plugin.data.conversations.layouts import Layout, check_learnable, detect_layout
 from mlflow_finetune_plugin.errors import DataError
 
@@ -8,7 +8,7 @@ USER, ASSISTANT, SYSTEM = ({"role": role, "content": role[0]} for role in ("user
 
 
 def said(layout, row):
-    return [(message["role"], message["content"]) for message in conversation(layout, row).messages]
+    return [(message["role"], message["content"]) for message in to_conversation(layout, row).messages]
 
 
 # the guess -----------------------------------------------------------------------------------------------------------
@@ -121,8 +121,8 @@ def test_a_named_layout_settles_what_the_columns_leave_open():
             {},
             ["columns foo, bar", "data.columns: {prompt: ..., completion: ...}", "alpaca: instruction"],
         ),
-        ({"text": "t", "mood": "m"}, {}, ["cannot tell the layout from the columns text, mood", "data.layout"]),
-        ({"text": None, "url": "u"}, {}, ["the column text holds no text in the first rows"]),
+        ({"text": "t", "mood": "m"}, {}, ["the columns text, mood fit no known layout", "data.layout"]),
+        ({"text": None, "url": "u"}, {}, ["the column text is empty in the first rows"]),
         (
             {"text": "t", "label": 1, "label_text": "x"},
             {},
@@ -134,10 +134,18 @@ def test_a_named_layout_settles_what_the_columns_leave_open():
             ["2 ways", "{prompt: prompt, completion: completion}"],
         ),
         ({"my card is late": 1, "card": 2}, {}, ["is the first line of the file its header?"]),
-        ({"a": 1}, {"layout": "alpacca"}, ["no layout 'alpacca'", "pick one of: auto, messages, sharegpt"]),
+        ({"a": 1}, {"layout": "alpacca"}, ["'alpacca' is not a known layout", "pick one of: auto, messages, sharegpt"]),
         ({"a": 1}, {"layout": "messages"}, ["messages: messages|conversations|conversation"]),
-        ({"a": 1}, {"columns": {"promt": "a"}}, ["data.columns: no part 'promt'; did you mean 'prompt'?"]),
-        ({"text": 1}, {"columns": {"text": "txt"}}, ["data.columns.text: no column 'txt'; did you mean 'text'?"]),
+        (
+            {"a": 1},
+            {"columns": {"promt": "a"}},
+            ["data.columns: 'promt' is not a part of a layout; did you mean 'prompt'?"],
+        ),
+        (
+            {"text": 1},
+            {"columns": {"text": "txt"}},
+            ["data.columns.text: the file has no column 'txt'; did you mean 'text'?"],
+        ),
     ],
 )
 def test_what_cannot_be_guessed_names_columns_layouts_and_fix(row, options, words):
@@ -164,7 +172,7 @@ def test_what_cannot_be_guessed_names_columns_layouts_and_fix(row, options, word
 def test_preference_pairs_are_recognised_and_the_way_to_imitate_them_is_told(row, shown, fix):
     layout = detect_layout([row])
     assert str(layout) == shown
-    with pytest.raises(DataError, match="the objective sft learns from answers") as caught:
+    with pytest.raises(DataError, match="preference pairs cannot be used for training") as caught:
         check_learnable(layout)
     assert fix in str(caught.value)
     columns = dict(pair.split(": ") for pair in fix.removeprefix("data.columns: {").removesuffix("}").split(", "))

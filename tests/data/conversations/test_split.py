@@ -38,7 +38,7 @@ def test_default_is_a_tenth_and_at_most_500():
     split = split_of_train(hashes, None, None, 3)
     assert len(held_out(split, hashes)) == 500
     assert split.description == (
-        "by default 0.1 of the rows of train, at most 500: 500 of 10,000 rows, by a hash with seed 3"
+        "by default 0.1 of the training rows, at most 500: 500 of 10,000 rows, by a hash with seed 3"
     )
 
 

@@ -44,7 +44,7 @@ def test_every_check_by_hand_with_its_places(rows):
         "contradictions": (1, ("a:1", "a:2", "a:3")),
         "duplicates in eval": (1, ("b:4",)),
         "eval rows in train": (1, ("b:2",)),
-        "eval rows in train but for case and blanks": (1, ("b:1",)),
+        "eval rows in train except for case and blanks": (1, ("b:1",)),
         "eval prompts in train": (3, ("b:1", "b:2", "b:5")),
     }
     assert next(f for f in findings if f.check == "near duplicates").example == "a example 4"

@@ -75,14 +75,16 @@ def test_artifact_of_a_run_is_data_under_its_own_name(run_id, tmp_path, byte_tok
     assert {row.source for row in prepared.eval_rows} == {str(path)}
     with pytest.raises(DataError) as caught:
         prepare(request(Path(f"runs:/{run_id}/sets/broken.jsonl")), ChatRenderer(byte_tokenizer), tmp_path / "out")
-    assert f"runs:/{run_id}/sets/broken.jsonl, line 1: the last line looks cut off" in str(caught.value)
+    assert f"runs:/{run_id}/sets/broken.jsonl, line 1: the last line is incomplete" in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
 
 
 def test_artifact_that_is_not_there_is_told(run_id, tmp_path):
-    with pytest.raises(DataError, match=r"sets/nothing\.jsonl: cannot be fetched from sqlite.*fix: check the run"):
+    with pytest.raises(
+        DataError, match=r"sets/nothing\.jsonl: cannot fetch the artifact from sqlite.*fix: check the run"
+    ):
         local_copy(f"runs:/{run_id}/sets/nothing.jsonl", tmp_path / "got")
-    with pytest.raises(DataError, match="cannot be fetched from sqlite"):
+    with pytest.raises(DataError, match="cannot fetch the artifact from sqlite"):
         local_copy("models:/no-such-model/1/data.jsonl", tmp_path / "got")
 
 

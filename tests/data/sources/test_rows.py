@@ -115,7 +115,7 @@ def test_missing_file_suggests_the_nearest_name(tmp_path):
 
 
 def test_missing_folder_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"the folder .*nowhere does not exist either"):
+    with pytest.raises(DataError, match=r"the folder .*nowhere does not exist"):
         read_rows(tmp_path / "nowhere" / "a.jsonl")
 
 
@@ -128,7 +128,7 @@ def test_directory_lists_the_files_in_it(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.md", "a", "a.gz", "a.parquet.gz", "a.xlsx"])
 def test_unknown_suffix_names_the_known_ones(tmp_path, name):
-    with pytest.raises(DataError, match=r"cannot tell the format.*\.jsonl, \.ndjson, \.json, \.csv, \.tsv, \.parquet"):
+    with pytest.raises(DataError, match=r"unknown file format.*\.jsonl, \.ndjson, \.json, \.csv, \.tsv, \.parquet"):
         read_rows(write(tmp_path, name, "x"))
 
 
@@ -136,57 +136,61 @@ def test_unknown_suffix_names_the_known_ones(tmp_path, name):
     ("name", "content", "said"),
     [
         ("a.jsonl", "", "is empty"),
-        ("a.jsonl", "\n \n", "holds no rows"),
+        ("a.jsonl", "\n \n", "the file has no rows"),
         ("a.json", " \n", "is empty"),
-        ("a.json", "[]", "holds no rows"),
+        ("a.json", "[]", "the file has no rows"),
         ("a.csv", "", "is empty"),
-        ("a.csv", "text,label\n", "holds no rows"),
+        ("a.csv", "text,label\n", "the file has no rows"),
         ("a.jsonl.gz", gzip.compress(b"", mtime=0), "is empty"),
-        ("a.jsonl", '{"a": 1}\n{"a": 2}\n{"a": "hal', "line 3: the last line looks cut off"),
+        ("a.jsonl", '{"a": 1}\n{"a": 2}\n{"a": "hal', "line 3: the last line is incomplete"),
         ("a.jsonl", '{"a": 1}\n{"a": 2\n{"a": 3}\n', "line 2: invalid JSON: Expecting"),
         ("a.jsonl", '{"a": 1}\n[1, 2]\n', "line 2: the row is a list, not an object: '[1, 2]'"),
         ("a.jsonl", '{"a": 1}\n"text"\n', "line 2: the row is a string, not an object"),
         ("a.jsonl", '[\n{"a": 1}\n]\n', "fix: end its name with .json"),
-        ("a.jsonl", '{\n"a": 1\n}\n', "one object over several lines"),
+        ("a.jsonl", '{\n"a": 1\n}\n', "a JSON object over several lines"),
         ("a.jsonl", '{"a": ' + "9" * 5000 + "}\n", "line 1: invalid JSON"),
         ("a.jsonl", "[" * 100_000 + "\n", "line 1: invalid JSON"),
-        ("a.json", '[{"a": 1},\n {"a": 2', "line 2: the file looks cut off"),
-        ("a.json", '[{"a": 1},\n {"a": "tw', "line 2: the file looks cut off"),
+        ("a.json", '[{"a": 1},\n {"a": 2', "line 2: the file may be cut off"),
+        ("a.json", '[{"a": 1},\n {"a": "tw', "line 2: the file may be cut off"),
         ("a.json", '[{"a": 1}\n {"a": 2}]', "line 2: invalid JSON: expected ','"),
         ("a.json", '[{"a": 1},\n 7]', "line 2: the row is a number, not an object"),
         ("a.json", '[{"a": 1}] x', "extra data"),
-        ("a.json", '{"data": [{"a": 1}]', "looks cut off"),
-        ("a.json", '{"rows": [{"a": 1}]}', "one object with the keys rows"),
+        ("a.json", '{"data": [{"a": 1}]', "may be cut off"),
+        ("a.json", '{"rows": [{"a": 1}]}', "a single object without rows (keys: rows)"),
         ("a.json", '{"a": 1}\n{"a": 2}\n', "fix: end its name with .jsonl"),
         ("a.json", "7", "not a list of objects"),
-        ("a.csv", "text,label\na,b\nc,d,e\n", "line 3: 3 fields where the header has 2 (text, label): 'c, d, e'"),
-        ("a.csv", 'text,label\n"a\nb",x\nc\n', "line 4: 1 fields where the header has 2"),
-        ("a.csv", "text,label,text\na,b,c\n", "column name 'text' stands 2 times"),
+        ("a.csv", "text,label\na,b\nc,d,e\n", "line 3: the row has 3 fields and the header 2 (text, label): 'c, d, e'"),
+        ("a.csv", 'text,label\n"a\nb",x\nc\n', "line 4: the row has 1 field and the header 2"),
+        ("a.csv", "text,label,text\na,b,c\n", "the header has the column 'text' 2 times"),
         (
             "a.csv",
             "I have been waiting for my new card for more than two weeks now; where is it?,card_arrival\nHello,x\n",
-            "no header",
+            "the header is missing",
         ),
-        ("a.csv", "12,hello\n13,you\n", "line 1: no header"),
-        ("a.csv", "text;label\na;b\n", "fix: separate with commas"),
-        ("a.csv", 'text,label\na,b\n"c,d\n', "line 3: a quote opened in this row is never closed"),
+        ("a.csv", "12,hello\n13,you\n", "line 1: the header is missing"),
+        ("a.csv", "text;label\na;b\n", "fix: separate columns with commas"),
+        ("a.csv", 'text,label\na,b\n"c,d\n', "line 3: a quote that opens in this row is never closed"),
         ("a.csv", 'text,label\n"a" b,c\n', "line 2: "),
         ("a.jsonl", b'{"a": 1}\n{"a": "caf\xe9"}\n', "line 2: not UTF-8 at byte 19 (0xe9"),
         ("a.csv", b"text,label\ncaf\xe9,x\n", "line 2: not UTF-8 at byte 14 (0xe9"),
-        ("a.jsonl", '{"a": 1}\n'.encode("utf-16"), "is UTF-16, not UTF-8; fix: iconv -f UTF-16 -t UTF-8"),
-        ("a.csv", "text,label\na,b\n".encode("utf-16-le"), "looks like UTF-16 without a byte order mark"),
-        ("a.csv", b"text,label\na\x00b,c\n", "line 2: NUL byte at byte 12"),
-        ("a.jsonl", bytes(range(256)) * 4, "binary content"),
-        ("a.jsonl", gzip.compress(b'{"a": 1}', mtime=0), "binary content: it is gzip data; fix: end its name with .gz"),
+        ("a.jsonl", '{"a": 1}\n'.encode("utf-16"), "the encoding is UTF-16, not UTF-8; fix: iconv -f UTF-16 -t UTF-8"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16-le"), "seems to be UTF-16 without a byte order mark"),
+        ("a.csv", b"text,label\na\x00b,c\n", "line 2: a NUL byte at byte 12"),
+        ("a.jsonl", bytes(range(256)) * 4, "not a text file"),
+        (
+            "a.jsonl",
+            gzip.compress(b'{"a": 1}', mtime=0),
+            "not a text file: it is gzip data; fix: end its name with .gz",
+        ),
         ("a.csv", b"PAR1" + b"\x00" * 20, "it is a Parquet file; fix: end its name with .parquet"),
         ("a.csv", b"PK\x03\x04 etc", "a zip archive"),
-        ("a.jsonl.gz", b'{"a": 1}\n', "is not a sound gzip file"),
+        ("a.jsonl.gz", b'{"a": 1}\n', "not a valid gzip file"),
         (
             "a.jsonl.gz",
             gzip.compress(b'{"a": 1}\n' * 500, mtime=0)[:-9],
-            "the gzip data ends too early, it looks cut off",
+            "the gzip data ends too early, the file is cut off",
         ),
-        ("a.parquet", b"PAR1 but not really", "is not a sound Parquet file"),
+        ("a.parquet", b"PAR1 but not really", "not a valid Parquet file"),
     ],
 )
 def test_fault_says_where_and_how_to_fix_it(tmp_path, name, content, said):
@@ -210,7 +214,8 @@ def test_long_values_are_shortened_in_messages(tmp_path):
 
 def test_light_modules_load_nothing_heavy():
     code = (
-        "import sys; from mlflow_finetune_plugin.data import sources, layouts, report; "
+        "import sys, mlflow_finetune_plugin.data.sources.rows, mlflow_finetune_plugin.data.conversations.conversion; "
+        "import mlflow_finetune_plugin.data.report.text, mlflow_finetune_plugin.evaluation.scale; "
         "print([m for m in ('torch', 'transformers', 'datasets', 'pandas', 'pyarrow', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

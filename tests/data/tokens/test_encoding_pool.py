@@ -110,7 +110,7 @@ def test_a_killed_process_is_one_clear_error(encode):
             os.kill(os.getpid(), signal.SIGKILL)
         return encode(frame)
 
-    with pytest.raises(DataError, match="was killed, perhaps for want of memory; fix: free memory"):
+    with pytest.raises(DataError, match="was killed, probably because memory ran out; fix: free memory"):
         collected(killed, frames(60))
 
 

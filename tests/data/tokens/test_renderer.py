@@ -335,8 +335,8 @@ def test_template_without_stop_token_gets_the_eos_token_and_is_unrolled(byte_tok
     renderer = ChatRenderer(byte_tokenizer, template)
     assert renderer.appends_eos
     assert renderer.notes == (
-        "the template ends an answer with no stop token; <|endoftext|> is appended to each, with loss",
-        "the template writes ' ' before each answer; it carries loss",
+        "the chat template does not end answers with a stop token, so <|endoftext|> is appended to each answer and learnt",
+        "the chat template writes ' ' before each answer, and the model learns to write it",
     )
     first, second = renderer.encode(DOUBLE)
     assert learnt(renderer, first) == " A pear.<|endoftext|>"
@@ -346,7 +346,7 @@ def test_template_without_stop_token_gets_the_eos_token_and_is_unrolled(byte_tok
 
 def test_template_with_todays_date_is_noted(byte_tokenizer):
     renderer = ChatRenderer(byte_tokenizer, "{% if strftime_now is defined %}{% endif %}" + CHATML)
-    assert renderer.notes == ("the template holds the current date, so prompts change from day to day",)
+    assert renderer.notes == ("the chat template contains the current date, so prompts change every day",)
 
 
 # what cannot be a renderer -------------------------------------------------------------------------------------------
@@ -355,7 +355,7 @@ def test_template_with_todays_date_is_noted(byte_tokenizer):
 def test_slow_tokenizer_is_refused():
     from transformers import CanineTokenizer
 
-    with pytest.raises(BaseModelError, match=r"CanineTokenizer is a slow one.*tokenizer\.json"):
+    with pytest.raises(BaseModelError, match=r"CanineTokenizer is a slow tokenizer.*tokenizer\.json"):
         ChatRenderer(CanineTokenizer())
 
 
@@ -371,9 +371,9 @@ def test_tokenizer_without_eos_is_refused(byte_tokenizer):
 @pytest.mark.parametrize(
     ("template", "said"),
     [
-        ("{% for m in messages %}", "refuses one question and one answer"),
-        ("{{ raise_exception('never') }}", "refuses one question and one answer: never"),
-        ("nothing of it", "does not write the assistant's words"),
+        ("{% for m in messages %}", "fails on one question with one answer"),
+        ("{{ raise_exception('never') }}", "fails on one question with one answer: never"),
+        ("nothing of it", "leaves out the assistant's answer"),
     ],
 )
 def test_template_that_cannot_render_a_question_and_an_answer_is_refused(byte_tokenizer, template, said):

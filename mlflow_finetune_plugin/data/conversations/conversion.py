@@ -1,8 +1,7 @@
-"""A row to the conversations it stands for.
+"""Convert rows to conversations.
 
-Texts are taken verbatim: what is in the file, blanks included, is what is trained on. A row that holds several answers
-(a list of outputs, nested instances) is several conversations, which stay on one side of the split. Standard library
-only.
+Texts are used verbatim: the model trains on what the file holds, blanks included. A row with several answers (a list of
+outputs, nested instances) becomes several conversations, which all go to the same side of the split. Standard library only.
 """
 
 from __future__ import annotations
@@ -33,9 +32,10 @@ from mlflow_finetune_plugin.evaluation.results import Message
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """[system] then user and assistant in turn, the assistant last; no text is empty.
+    """An optional system turn, then user and assistant in turn, the assistant last. No text is empty.
 
-    A document of plain text is its assistant's turn alone: nobody asks for it. ``developer_turns`` were read as system.
+    A document of plain text is a single assistant turn without a question. ``developer_turns`` counts the developer turns
+    that were read as system turns.
     """
 
     messages: tuple[Message, ...]
@@ -43,12 +43,16 @@ class Conversation:
 
 
 def is_document(messages: Sequence[Message]) -> bool:
-    """Whether these turns are one document of plain text."""
+    """Return whether these turns are one document of plain text."""
     return len(messages) == 1 and messages[0]["role"] == "assistant"
 
 
-def conversations(layout: Layout, row: Mapping[str, Any]) -> list[Conversation]:
-    """The conversations that ``row`` stands for; ``RowFault`` when one of them cannot be trained on."""
+def to_conversations(layout: Layout, row: Mapping[str, Any]) -> list[Conversation]:
+    """Return the conversations of ``row``.
+
+    Raises:
+        RowFault: one of them cannot be used for training.
+    """
     if layout.name == "instances":
         return _instances(layout, row)
     answer = ANSWERS.get(layout.name)
@@ -58,14 +62,14 @@ def conversations(layout: Layout, row: Mapping[str, Any]) -> list[Conversation]:
     return [_conversation(layout, row)]
 
 
-def conversation(layout: Layout, row: Mapping[str, Any]) -> Conversation:
-    """The one conversation of a row that holds one."""
-    (only,) = conversations(layout, row)
+def to_conversation(layout: Layout, row: Mapping[str, Any]) -> Conversation:
+    """Return the only conversation of a row that holds exactly one."""
+    (only,) = to_conversations(layout, row)
     return only
 
 
 def instructed(conversation: Conversation, instruction: str | None) -> Conversation:
-    """The conversation with ``instruction`` and a blank line before its first user turn."""
+    """Return the conversation with ``instruction`` and a blank line before its first user turn; None changes nothing."""
     if instruction is None:
         return conversation
     messages = list(conversation.messages)
@@ -89,7 +93,7 @@ def _several_answers(layout: Layout, row: Mapping[str, Any], column: str, answer
 
 
 def _instances(layout: Layout, row: Mapping[str, Any]) -> list[Conversation]:
-    """self-instruct's rows (arXiv 2212.10560): an instruction, and a list of {input, output} under it."""
+    """Read a row of self-instruct (arXiv 2212.10560): an instruction with a list of {input, output} objects."""
     nested = _list(layout, row, "instances")
     if not nested:
         raise RowFault(EMPTY_COMPLETION, layout.columns["instances"])
@@ -132,7 +136,7 @@ def _label(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
 
 
 def _label_text(value: Any, column: str) -> str:
-    """The label as text: digits for a whole number, true or false for a boolean."""
+    """Return the label as text: digits for a whole number, ``true`` or ``false`` for a boolean."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and math.isnan(value):
@@ -143,7 +147,7 @@ def _label_text(value: Any, column: str) -> str:
 
 
 def _alpaca(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
-    """Instruction and input are one user turn with a blank line between; history is turns before it."""
+    """Join instruction and input with a blank line into one user turn, after the turns of the history."""
     instruction = _text(_field(layout, row, "instruction"), layout.columns["instruction"], EMPTY_PROMPT)
     context = _optional(layout, row, "input")
     output = _text(_field(layout, row, "output"), layout.columns["output"], EMPTY_COMPLETION)
@@ -213,7 +217,7 @@ def _sharegpt(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def _role(turn: Any, key: str, roles: Mapping[str, str]) -> str:
     if not isinstance(turn, dict):
-        raise RowFault(WRONG_TYPE, f"a turn is {_excerpt(turn)}")
+        raise RowFault(WRONG_TYPE, f"a turn is {_excerpt(turn)}, not an object")
     if key not in turn:
         raise RowFault(MISSING_FIELD, key)
     role = turn[key]
@@ -231,7 +235,7 @@ def _turn_text(turn: Mapping[str, Any], key: str, role: str) -> str:
 
 
 def _in_turn(messages: list[Message]) -> tuple[Message, ...]:
-    """Check [system] user assistant user assistant ... with the assistant last."""
+    """Check that the roles are [system] user assistant user assistant ... with the assistant last."""
     roles = [message["role"] for message in messages]
     if "assistant" not in roles:
         raise RowFault(NO_ASSISTANT_TURN, " ".join(roles))
@@ -245,7 +249,7 @@ def _in_turn(messages: list[Message]) -> tuple[Message, ...]:
 
 
 ANSWERS = {"alpaca": "output", "prompt_completion": "completion"}
-"""The part of a layout that may hold a list of answers, each of them one to learn."""
+"""The part of a layout that may hold a list of answers. Each answer becomes a conversation."""
 
 _BUILDERS: dict[str, Callable[[Layout, Mapping[str, Any]], tuple[Message, ...]]] = {
     "messages": _messages,
@@ -275,7 +279,7 @@ def _list(layout: Layout, row: Mapping[str, Any], part: str) -> list[Any]:
 
 
 def _optional(layout: Layout, row: Mapping[str, Any], part: str) -> str:
-    """The text of a part that a row may leave out, be null in or leave blank; empty then."""
+    """Return the text of an optional part, or "" where the row has no such column, null or a blank text."""
     column = layout.columns.get(part)
     value = row.get(column) if column else None
     if value is None or (isinstance(value, str) and not value.strip()):
@@ -301,7 +305,7 @@ def _text(value: Any, name: str, if_empty: str) -> str:
 
 
 def _check_unicode(value: str, name: str) -> None:
-    """JSON may hold half of a surrogate pair, which no tokenizer takes."""
+    """Raise for half of a surrogate pair, which JSON may hold and no tokenizer accepts."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -1,6 +1,6 @@
 import pytest
 
-from mlflow_finetune_plugin.data.conversations.conversations import conversation, conversations
+from mlflow_finetune_plugin.data.conversations.conversion import to_conversation, to_conversations
 from mlflow_finetune_plugin.data.conversations.layouts import Layout, detect_layout
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 
@@ -8,12 +8,12 @@ USER, ASSISTANT, SYSTEM = ({"role": role, "content": role[0]} for role in ("user
 
 
 def said(layout, row):
-    return [(message["role"], message["content"]) for message in conversation(layout, row).messages]
+    return [(message["role"], message["content"]) for message in to_conversation(layout, row).messages]
 
 
 def reason(row, layout=None):
     with pytest.raises(RowFault) as caught:
-        conversation(layout or Layout("messages", {"messages": "messages"}), row)
+        to_conversation(layout or Layout("messages", {"messages": "messages"}), row)
     return caught.value.reason
 
 
@@ -104,11 +104,11 @@ def test_sharegpt_faults():
 
 def test_fault_says_what_stood_there():
     with pytest.raises(RowFault, match="wrong type: completion is int 7, not text"):
-        conversation(PAIR, {"prompt": "p", "completion": 7})
+        to_conversation(PAIR, {"prompt": "p", "completion": 7})
 
 
 def all_said(row):
-    return [[m["content"] for m in found.messages] for found in conversations(detect_layout([row]), row)]
+    return [[m["content"] for m in found.messages] for found in to_conversations(detect_layout([row]), row)]
 
 
 def test_row_with_several_answers_is_several_conversations():
@@ -131,12 +131,12 @@ def test_row_with_several_answers_is_several_conversations():
 def test_fault_of_one_answer_is_the_rows(row, said_):
     layout = detect_layout([row])
     with pytest.raises(RowFault) as caught:
-        conversations(layout, row)
+        to_conversations(layout, row)
     assert str(caught.value) == said_
 
 
 def test_developer_turns_are_counted():
     turns = [{"role": "developer", "content": "d"}, USER, ASSISTANT]
-    (found,) = conversations(Layout("messages", {"messages": "messages"}), {"messages": turns})
+    (found,) = to_conversations(Layout("messages", {"messages": "messages"}), {"messages": turns})
     assert found.developer_turns == 1
     assert found.messages[0]["role"] == "system"
