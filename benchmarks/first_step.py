@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "quickstart"
-EMBEDDED = ROOT / "mlflow_finetune_plugin" / "embedded"
+EMBEDDED = ROOT / "mlflow_finetune_plugin" / "embedded_base"
 
 
 def ours(folder: Path, environment: dict[str, str]) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-EMBEDDED = ROOT / "mlflow_finetune_plugin" / "embedded"
+EMBEDDED = ROOT / "mlflow_finetune_plugin" / "embedded_base"
 QUICKSTART = ROOT / "recipes" / "quickstart"
 WEIGHT_LIMIT_BYTES = 5_000_000
 # held out by train_base.py: none of these prompts was in the training text

@@ -1,7 +1,7 @@
 """Write the recipe's data: service reports of machines, as plain text.
 
-The domain has its own form and its own knowledge: each kind of machine has its faults, each fault its cause and its
-remedy. Nothing says so but the reports themselves.
+The domain has its own form and knowledge: each machine has typical faults, and each fault has a cause and a remedy. The
+model can learn this from the reports only.
 
     python recipes/domain_text/make_data.py            # rewrites data/reports.txt in place
 """

@@ -1,7 +1,7 @@
 """Task families of the embedded base: seeded generators of (question, answer), one function each.
 
-No family sorts a message into a topic, an intent or a team: that is the quickstart's task, and the base must not have
-seen it. Families over messages only copy, count or look things up in them.
+No family sorts a message into a topic, an intent or a team. That is the quickstart's task, which must be new to the base.
+Families over messages only copy, count or find things in them.
 """
 
 import random
@@ -66,7 +66,7 @@ def fields(rng: random.Random) -> dict[str, str]:
 
 
 def sentence(rng: random.Random) -> str:
-    """A short sentence: a message, or a line out of a story."""
+    """Return a short sentence: a message, or a line of a story."""
     if rng.random() < 0.5:
         return rng.choice(MESSAGES).format(**fields(rng))
     return rng.choice(story(rng)[1].split(". ")).rstrip(".") + "."
@@ -80,23 +80,23 @@ def extraction(rng: random.Random) -> QA:
 
 
 def small_talk(rng: random.Random) -> QA:
-    name, day, place = rng.choice(v.NAMES), rng.choice(v.DAYS), rng.choice(v.PLACES)
+    name, day, location = rng.choice(v.NAMES), rng.choice(v.DAYS), rng.choice(v.PLACES)
     thing = article(rng.choice(v.OBJECTS))
     turns = [
         (["Hello", "Hi", "Hey", "Hi there", "Hello there"], "Hello! How can I help you?"),
-        (["Good morning", "Good evening", "Good day"], "{said}! How can I help you?"),
+        (["Good morning", "Good evening", "Good day"], "{greeting}! How can I help you?"),
         (["How are you", "How do you do", "Are you well"], "I am fine, thank you!"),
         (["Thanks", "Thank you", "Many thanks", "Thank you very much"], "You are welcome!"),
         (["Bye", "Goodbye", "See you", f"See you on {day}"], "Goodbye!"),
         ([f"My name is {name}", f"I am {name}", f"You can call me {name}"], f"Nice to meet you, {name}!"),
         (["Who are you", "What are you", "What is your name"], "I am a small language model."),
-        ([f"I like the {place}", f"I was at the {place} on {day}"], f"The {place} is a nice place."),
+        ([f"I like the {location}", f"I was at the {location} on {day}"], f"The {location} is a nice place."),
         ([f"I have {thing}", f"I got {thing} on {day}"], f"What do you do with {thing}?"),
     ]
-    said, reply = rng.choice(turns)
-    said = rng.choice(said)
-    mark = "?" if said.split()[0] in {"How", "Are", "Who", "What"} else rng.choice([".", "!", ""])
-    return said + mark, reply.format(said=said)
+    greetings, reply = rng.choice(turns)
+    greeting = rng.choice(greetings)
+    mark = "?" if greeting.split()[0] in {"How", "Are", "Who", "What"} else rng.choice([".", "!", ""])
+    return greeting + mark, reply.format(greeting=greeting)
 
 
 def echo(rng: random.Random) -> QA:
@@ -154,7 +154,7 @@ def compare_numbers(rng: random.Random) -> QA:
 def where_is(rng: random.Random) -> QA:
     people, places = rng.sample(v.NAMES, 3), rng.sample(v.PLACES, 4)
     verb = rng.choice(["is in", "goes to", "waits at", "sits in"])
-    lines = [f"{person} {verb} the {place}." for person, place in zip(people, places, strict=False)]
+    lines = [f"{person} {verb} the {room}." for person, room in zip(people, places, strict=False)]
     i = rng.randrange(3)
     if rng.random() < 0.3:
         lines.append(f"Then {people[i]} goes to the {places[3]}.")
@@ -180,7 +180,7 @@ def opposite(rng: random.Random) -> QA:
     ask = rng.choice(
         ["What is the opposite of {}?", "Give the opposite of {}.", "Opposite of {}?", "The opposite of {} is"]
     )
-    # only a word with one partner may be asked for
+    # A word with several opposites has no single right answer.
     word, answer = pair if rng.random() < 0.5 else reversed(pair)
     while sum(word in other for other in v.OPPOSITES) > 1:
         word, answer = rng.choice(v.OPPOSITES)
@@ -212,10 +212,10 @@ def category(rng: random.Random) -> QA:
         )
         return ask.format(word), kind
     other = rng.choice([name for name in v.CATEGORIES if name != kind])
-    asked = rng.choice([kind, other])
+    group = rng.choice([kind, other])
     ask = rng.choice(["Is {} {}?", "Would you say that {} is {}?", "True or not: {} is {}. Yes or no?"])
-    is_member = word in v.CATEGORIES[asked]
-    return ask.format(word, article(asked)), "yes" if is_member else "no"
+    is_member = word in v.CATEGORIES[group]
+    return ask.format(word, article(group)), "yes" if is_member else "no"
 
 
 def pick_by_kind(rng: random.Random) -> QA:
@@ -233,9 +233,9 @@ def yes_no(rng: random.Random) -> QA:
         rng.sample(v.OBJECTS, 2),
     )
     text = rng.choice(["{} has a {} {}.", "{} buys a {} {}.", "{} sees a {} {}."]).format(name, colour, thing)
-    asked = rng.choice([(colour, thing), (colour, thing), (other_colour, thing), (colour, other)])
+    pair = rng.choice([(colour, thing), (colour, thing), (other_colour, thing), (colour, other)])
     ask = rng.choice(["Is it a {} {}?", "Is there a {} {}?", "Yes or no: a {} {}?"])
-    return f"{text} {ask.format(*asked)}", "yes" if asked == (colour, thing) else "no"
+    return f"{text} {ask.format(*pair)}", "yes" if pair == (colour, thing) else "no"
 
 
 def in_list(rng: random.Random) -> QA:
@@ -328,7 +328,7 @@ FAMILIES: dict[str, Callable[[random.Random], QA]] = {
 
 
 def question(rng: random.Random, name: str | None = None) -> QA:
-    """A question and its one right answer; in one case of ten without the capital letter and the last mark."""
+    """Return a question and its only right answer. One of ten questions has no capital letter and no final mark."""
     ask, answer = FAMILIES[name or rng.choice(list(FAMILIES))](rng)
     starts_plainly = ask.split()[0] not in v.NAMES and ask[1:2].islower()
     if rng.random() < 0.1 and ask[-1] in "?.!" and starts_plainly and not ask.endswith(answer):
@@ -348,7 +348,7 @@ def story_request(rng: random.Random) -> QA:
 
 
 def prose(rng: random.Random) -> str:
-    """Plain text without chat marks: a story, or a question with its answer."""
+    """Return plain text without chat tokens: a story, or a question with its answer."""
     if rng.random() < 0.6:
         return story(rng)[1]
     ask, answer = question(rng)

@@ -1,4 +1,4 @@
-"""Short plain-prose stories: a scene, a person, what goes wrong and how it ends, all from seeded choices."""
+"""Generate short stories from seeded choices: a scene, a person, what goes wrong and how it ends."""
 
 import random
 
@@ -82,12 +82,12 @@ FEELINGS = v.words("happy glad tired proud calm merry")
 
 
 def slots(rng: random.Random) -> dict[str, str]:
-    """One value for every slot; numbered slots differ from their namesake."""
+    """Choose a value for every slot. A slot with a number differs from the slot without it."""
     a, b = rng.sample(v.NAMES, 2)
     animal, animal2 = rng.sample(v.ANIMALS, 2)
     food, food2 = rng.sample(v.FOOD, 2)
     colour, colour2 = rng.sample(v.COLOURS, 2)
-    place, place2 = rng.sample(v.PLACES, 2)
+    scene_place, place2 = rng.sample(v.PLACES, 2)
     m, n = sorted(rng.sample(range(2, 100), 2))
     single = {
         "city": v.CITIES,
@@ -103,12 +103,12 @@ def slots(rng: random.Random) -> dict[str, str]:
         "feel": FEELINGS,
     }
     names = ("a", "b", "animal", "animal2", "food", "food2", "colour", "colour2", "place", "place2", "m", "n")
-    values = dict(zip(names, (a, b, animal, animal2, food, food2, colour, colour2, place, place2, m, n), strict=True))
+    values = dict(zip(names, (a, b, animal, animal2, food, food2, colour, colour2, scene_place, place2, m, n), strict=True))
     return {key: str(value) for key, value in values.items()} | {key: rng.choice(some) for key, some in single.items()}
 
 
 def story(rng: random.Random) -> tuple[str, str]:
-    """(what it is about, the text): one sentence for each of the scene's four beats."""
+    """Return the topic and the text of a story, with a sentence for each of the four beats of its scene."""
     topic, beats = rng.choice(list(SCENES.items()))
     values = slots(rng)
     text = " ".join(rng.choice(beat.split("|")).format(**values) for beat in beats)

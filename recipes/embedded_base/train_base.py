@@ -2,8 +2,8 @@
 
     python recipes/embedded_base/train_base.py --seed 0
 
-The story in order: tokenizer, held-out prompts, training on packed examples, measuring, writing. Everything runs
-on the CPU and follows from the seed, so a second run on the same machine and versions gives the same weights.
+The steps are: choose held-out prompts, train the tokenizer, train the model on packed examples, measure it, write it. Everything
+runs on the CPU and depends on the seed only, so a second run with the same machine and versions gives the same weights.
 """
 
 import argparse
@@ -44,7 +44,7 @@ VOCAB_SIZE = 1024
 LENGTH = 256  # tokens in a packed row
 BATCH = 16  # rows in a step
 WARMUP_STEPS = 100
-PROMPT_WEIGHT = 0.15  # loss on the user's words teaches how English goes on; on the answers it teaches the task
+PROMPT_WEIGHT = 0.15  # a small loss on the user's words teaches English; the loss on the answers teaches the task
 HELD_OUT_SEED = 1_000_003
 HELD_OUT_PER_FAMILY = 40
 GENERAL_LINES = 400
@@ -80,7 +80,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=ROOT / "mlflow_finetune_plugin" / "embedded")
+    parser.add_argument("--out", type=Path, default=ROOT / "mlflow_finetune_plugin" / "embedded_base")
     parser.add_argument("--general", type=Path, default=ROOT / "recipes" / "quickstart" / "data" / "general.txt")
     return parser.parse_args()
 
@@ -89,7 +89,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def held_out_questions() -> dict[str, list[tuple[str, str]]]:
-    """Distinct prompts of every family that training never sees in this spelling, the same for every training seed."""
+    """Return distinct prompts of every family that training never sees in this spelling, the same for every seed."""
     rng = random.Random(HELD_OUT_SEED)
     held_out = {}
     for name in FAMILIES:
@@ -102,7 +102,7 @@ def held_out_questions() -> dict[str, list[tuple[str, str]]]:
 
 
 def held_out_prose() -> list[str]:
-    """Lines of plain text that training never sees: what forgetting is measured on."""
+    """Return lines of plain text that training never sees; the quickstart measures forgetting on them."""
     rng = random.Random(HELD_OUT_SEED + 1)
     lines: dict[str, None] = {}
     while len(lines) < GENERAL_LINES:
@@ -111,7 +111,7 @@ def held_out_prose() -> list[str]:
 
 
 def examples(rng: random.Random, unseen: set[str]) -> Iterator[list[Piece]]:
-    """Endless chats and plain texts as weighted pieces."""
+    """Yield chats and plain texts as weighted pieces, without end."""
     while True:
         kind = rng.random()
         if kind < 0.14:
@@ -126,7 +126,7 @@ def examples(rng: random.Random, unseen: set[str]) -> Iterator[list[Piece]]:
 
 
 def chat(turns: list[tuple[str, str]], rng: random.Random) -> list[Piece]:
-    """The chat template by hand, so that prompt and answer can weigh differently."""
+    """Write the chat template by hand, so that prompt and answer can have different weights."""
     pieces: list[Piece] = []
     if rng.random() < 0.15:
         pieces.append((f"{TURN_START}system\n{rng.choice(SYSTEMS)}{TURN_END}\n", 0.0))
@@ -143,7 +143,7 @@ def chat(turns: list[tuple[str, str]], rng: random.Random) -> list[Piece]:
 
 
 def train_tokenizer(rng: random.Random, unseen: set[str]) -> Tokenizer:
-    """Byte-level BPE; digits stay single, so that 17 and 170 are read the same way."""
+    """Train a byte-level BPE tokenizer. Each digit is a token, so that 17 and 170 start the same way."""
     tokenizer = Tokenizer(models.BPE())
     digits, byte_level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
@@ -173,7 +173,7 @@ def wrap(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def model_config() -> LlamaConfig:
-    """Head size 64 because vLLM's attention kernels ask for it; 1.2 M parameters because the package carries them."""
+    """Return the model's config: head size 64, which vLLM's kernels require, and 1.2M parameters, which fit in the package."""
     return LlamaConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=128,
@@ -192,8 +192,8 @@ def model_config() -> LlamaConfig:
 
 
 def packed_batches(tokenizer: Tokenizer, stream: Iterator[list[Piece]]) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Whole examples laid end to end in rows of LENGTH: ids, positions (0 again at every example), loss weights."""
-    encode = functools.lru_cache(20_000)(lambda text: tokenizer.encode(text).ids)  # most pieces come again and again
+    """Pack whole examples into rows of LENGTH; yield ids, positions (from 0 in every example) and loss weights."""
+    encode = functools.lru_cache(20_000)(lambda text: tokenizer.encode(text).ids)  # most pieces repeat
     rows: list[list[tuple[int, int, float]]] = [[]]
     pad = (SPECIALS.index(END_OF_TEXT), 0, 0.0)
     for pieces in stream:
@@ -211,7 +211,7 @@ def packed_batches(tokenizer: Tokenizer, stream: Iterator[list[Piece]]) -> Itera
 
 
 def same_example_mask(positions: torch.Tensor) -> torch.Tensor:
-    """(batch, 1, query, key), true where the key is earlier in the same example: packed neighbours stay unseen."""
+    """Return a mask, (batch, 1, query, key), that is true where the key is earlier in the same example."""
     example = (positions == 0).cumsum(-1)
     same = example[:, None, :, None] == example[:, None, None, :]
     return same & torch.ones(positions.shape[-1], positions.shape[-1], dtype=torch.bool).tril()
@@ -220,7 +220,7 @@ def same_example_mask(positions: torch.Tensor) -> torch.Tensor:
 def train(
     model: LlamaForCausalLM, tokenizer: Tokenizer, stream: Iterator[list[Piece]], steps: int, learning_rate: float
 ) -> None:
-    """The loop; matrix products in bfloat16, which halves the time on cores that know it, weights in float32."""
+    """Train with weights in float32 and matrix products in bfloat16, which halves the time on CPUs that support it."""
     optimizers = two_optimizers(model, learning_rate)
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: warmup_cosine(step, steps)) for o in optimizers]
     model.train()
@@ -239,13 +239,13 @@ def train(
 
 
 def two_optimizers(model: LlamaForCausalLM, learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices (2.60 nats after 100 steps, AdamW alone 3.05); AdamW for embedding and norms."""
+    """Return Muon for the layers' matrices and AdamW for the rest. After 100 steps: 2.60 nats, with AdamW alone 3.05."""
     named = list(model.named_parameters())
     matrices = [weight for name, weight in named if weight.ndim == 2 and "embed" not in name]
-    others = [weight for name, weight in named if weight.ndim != 2 or "embed" in name]
+    rest = [weight for name, weight in named if weight.ndim != 2 or "embed" in name]
     return [
         torch.optim.Muon(matrices, lr=2 * learning_rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.AdamW(rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
 
@@ -256,7 +256,7 @@ def warmup_cosine(step: int, steps: int) -> float:
 def weighted_loss(
     model: LlamaForCausalLM, ids: torch.Tensor, positions: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """Nats per unit of weight; the first token of an example is never a target of its neighbour."""
+    """Return the nats per unit of weight. The first token of an example is never a target."""
     mask = same_example_mask(positions)
     logits = model(ids, attention_mask=mask, position_ids=positions, use_cache=False).logits  # (batch, length, vocab)
     weights = weights[:, 1:] * (positions[:, 1:] > 0)

@@ -6,7 +6,7 @@ def words(text: str) -> list[str]:
 
 
 def pairs(text: str) -> list[tuple[str, str]]:
-    """`a:b c:d` -> [(a, b), (c, d)]; an underscore stands for a space."""
+    """Parse `a:b c:d` to [(a, b), (c, d)]. An underscore means a space."""
     return [tuple(part.replace("_", " ").split(":")) for part in text.split()]
 
 

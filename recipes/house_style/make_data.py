@@ -1,7 +1,7 @@
 """Write the recipe's data: plain notes of an agent, and the reply to the customer in the house's style.
 
-The style: greet by name, say the news in a whole sentence, name the next step, sign. Train and test share the kinds of
-news and the values' vocabulary, never a note's wording.
+The style: greet by name, give the news in a whole sentence, name the next step, sign. Train and test share the kinds of
+news and the vocabulary, and never the wording of a note.
 
     python recipes/house_style/make_data.py            # rewrites data/train.jsonl and data/test.jsonl in place
 """
@@ -126,13 +126,13 @@ def row(kind: str, note: str, rng: random.Random) -> dict[str, str]:
 
 
 def rows(notes: dict[str, list[str]], count: int, rng: random.Random) -> list[dict[str, str]]:
-    """Distinct rows, every note's wording equally often."""
+    """Return distinct rows in which every wording occurs equally often."""
     wordings = [(kind, note) for kind, some in notes.items() for note in some]
-    found: dict[str, dict[str, str]] = {}
-    while len(found) < count:
-        made = row(*wordings[len(found) % len(wordings)], rng)
-        found.setdefault(made["prompt"], made)
-    result = list(found.values())
+    rows_by_prompt: dict[str, dict[str, str]] = {}
+    while len(rows_by_prompt) < count:
+        new_row = row(*wordings[len(rows_by_prompt) % len(wordings)], rng)
+        rows_by_prompt.setdefault(new_row["prompt"], new_row)
+    result = list(rows_by_prompt.values())
     rng.shuffle(result)
     return result
 
@@ -140,7 +140,7 @@ def rows(notes: dict[str, list[str]], count: int, rng: random.Random) -> list[di
 def main() -> None:
     rng = random.Random(SEED)
     for name, notes, count in (("train", TRAIN_NOTES, TRAIN_ROWS), ("test", TEST_NOTES, TEST_ROWS)):
-        lines = [json.dumps(made) for made in rows(notes, count, rng)]
+        lines = [json.dumps(data_row) for data_row in rows(notes, count, rng)]
         (HERE / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -1,8 +1,8 @@
 """Write the quickstart's data: support messages and the team each one belongs to.
 
 Train and test never share a phrasing: every label has two disjoint lists of requests, and the words around a request
-(openers and closers) are disjoint too. What they do share is vocabulary, so the test asks whether the model learned
-what an invoice is about, not which template it has seen.
+(openers and closers) are disjoint too. They share the vocabulary. So the test measures whether the model learned what an
+invoice is about, and not whether it recognizes a template.
 
     python recipes/quickstart/make_data.py            # rewrites data/train.jsonl and data/test.jsonl in place
 """
@@ -300,12 +300,12 @@ TEST_CLOSERS = ["", "", " What can I do?", " Many thanks.", " Kind regards, Tom"
 
 
 def normalised(text: str) -> str:
-    """Letters only, lower case: two rows that differ in a number or in punctuation count as the same row."""
+    """Return the letters in lower case. Two rows that differ only in numbers or punctuation count as the same row."""
     return " ".join(re.findall(r"[a-z]+", text.lower()))
 
 
 def fill(template: str, rng: random.Random) -> str:
-    """Put a value into every slot; `item2` and `colour2` are values that differ from `item` and `colour`."""
+    """Fill every slot with a value; `item2` and `colour2` differ from `item` and `colour`."""
     values = {name: rng.choice(choices) for name, choices in SLOTS.items()}
     for name in ("item", "colour"):
         values[name + "2"] = rng.choice([choice for choice in SLOTS[name] if choice != values[name]])
@@ -321,22 +321,22 @@ def message(requests: list[str], openers: list[str], closers: list[str], rng: ra
 
 
 def rows(requests: dict[str, list[str]], counts: dict[str, int], openers, closers, rng: random.Random) -> list[dict]:
-    """Distinct rows (after normalisation) in shuffled order, `counts[label]` of each label."""
-    result, seen = [], set()
-    for label, wanted in counts.items():
-        kept = 0
-        while kept < wanted:
+    """Return rows that are distinct after `normalised`, shuffled, `counts[label]` of each label."""
+    result, texts = [], set()
+    for label, target in counts.items():
+        count = 0
+        while count < target:
             text = message(requests[label], openers, closers, rng)
-            if normalised(text) not in seen:
-                seen.add(normalised(text))
+            if normalised(text) not in texts:
+                texts.add(normalised(text))
                 result.append({"prompt": text, "completion": label})
-                kept += 1
+                count += 1
     rng.shuffle(result)
     return result
 
 
 def build() -> dict[str, list[dict]]:
-    """The two splits by file name; raises if a test row's words occur in train."""
+    """Return the two splits by file name. Raise ValueError if the words of a test row occur in train."""
     rng = random.Random(SEED)
     labels = list(TRAIN_REQUESTS)
     train = rows(TRAIN_REQUESTS, dict.fromkeys(labels, TRAIN_ROWS_PER_LABEL), TRAIN_OPENERS, TRAIN_CLOSERS, rng)

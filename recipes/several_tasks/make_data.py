@@ -1,7 +1,7 @@
-"""Write the recipe's data: one inbox, three questions about each message, each a task with a file of its own.
+"""Write the recipe's data: one inbox and three questions about each message. Each question is a task with its own files.
 
-`team` sorts (which team answers), `urgent` judges (yes or no), `order_number` finds (the number, or none). Train and test
-share vocabulary and never a message's wording.
+`team` asks which team answers, `urgent` asks for yes or no, `order_number` asks for the number or none. Train and test share
+vocabulary and never the wording of a message.
 
     python recipes/several_tasks/make_data.py            # rewrites data/*.jsonl in place
 """
@@ -94,7 +94,7 @@ QUESTIONS = {"team": "Which team?", "urgent": "Is it urgent?", "order_number": "
 
 
 def message(side: tuple, rng: random.Random) -> tuple[str, dict[str, str]]:
-    """A message, and the right answer to each question."""
+    """Return a message and the right answer to each question."""
     messages, urgent, calm, orders = side
     team = rng.choice(list(messages))
     is_urgent, has_order = rng.random() < 0.5, rng.random() < 0.7
@@ -106,12 +106,12 @@ def message(side: tuple, rng: random.Random) -> tuple[str, dict[str, str]]:
 
 
 def rows(side: tuple, task: str, count: int, rng: random.Random) -> list[dict[str, str]]:
-    """Distinct rows of one task."""
-    found: dict[str, dict[str, str]] = {}
-    while len(found) < count:
+    """Return distinct rows of one task."""
+    rows_by_text: dict[str, dict[str, str]] = {}
+    while len(rows_by_text) < count:
         text, answers = message(side, rng)
-        found.setdefault(text, {"prompt": f"{text} {QUESTIONS[task]}", "completion": answers[task]})
-    return list(found.values())
+        rows_by_text.setdefault(text, {"prompt": f"{text} {QUESTIONS[task]}", "completion": answers[task]})
+    return list(rows_by_text.values())
 
 
 def main() -> None:
@@ -120,7 +120,7 @@ def main() -> None:
     test = TEST_MESSAGES, TEST_URGENT, TEST_CALM, TEST_ORDERS
     for name, side, count in (("train", train, TRAIN_ROWS), ("test", test, TEST_ROWS)):
         for task in QUESTIONS:
-            lines = [json.dumps(made) for made in rows(side, task, count, rng)]
+            lines = [json.dumps(data_row) for data_row in rows(side, task, count, rng)]
             (HERE / "data" / f"{task}.{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

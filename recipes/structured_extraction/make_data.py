@@ -1,6 +1,6 @@
 """Write the recipe's data: messages about orders, and the fields they name.
 
-Train and test share the values' vocabulary and the fields, never a phrasing.
+Train and test share the fields and the vocabulary, and never a phrasing.
 
     python recipes/structured_extraction/make_data.py            # rewrites data/train.jsonl and data/test.jsonl in place
 """
@@ -122,7 +122,7 @@ TEST_MESSAGES = [
 
 
 def row(template: str, rng: random.Random) -> dict[str, str]:
-    """A message and its fields, in a fixed order; a field that is not named is `none`."""
+    """Return a message and its fields in a fixed order. A field that the message does not name is `none`."""
     values = {field: rng.choice(choices) for field, choices in VALUES.items()}
     named = {name for _, name, _, _ in string.Formatter().parse(template) if name}
     fields = [f"{field}: {values[field] if field in named else 'none'}" for field in FIELDS]
@@ -130,12 +130,12 @@ def row(template: str, rng: random.Random) -> dict[str, str]:
 
 
 def rows(templates: list[str], count: int, rng: random.Random) -> list[dict[str, str]]:
-    """Distinct rows, every template equally often."""
-    found: dict[str, dict[str, str]] = {}
-    while len(found) < count:
-        made = row(templates[len(found) % len(templates)], rng)
-        found.setdefault(made["prompt"], made)
-    result = list(found.values())
+    """Return distinct rows in which every template occurs equally often."""
+    rows_by_prompt: dict[str, dict[str, str]] = {}
+    while len(rows_by_prompt) < count:
+        new_row = row(templates[len(rows_by_prompt) % len(templates)], rng)
+        rows_by_prompt.setdefault(new_row["prompt"], new_row)
+    result = list(rows_by_prompt.values())
     rng.shuffle(result)
     return result
 
@@ -143,7 +143,7 @@ def rows(templates: list[str], count: int, rng: random.Random) -> list[dict[str,
 def main() -> None:
     rng = random.Random(SEED)
     for name, templates, count in (("train", TRAIN_MESSAGES, TRAIN_ROWS), ("test", TEST_MESSAGES, TEST_ROWS)):
-        lines = [json.dumps(made) for made in rows(templates, count, rng)]
+        lines = [json.dumps(data_row) for data_row in rows(templates, count, rng)]
         (HERE / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
