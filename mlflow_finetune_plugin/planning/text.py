@@ -14,7 +14,7 @@ def plan_text(plan: Plan, forecast: Forecast | None, why_not: str, data_summary:
         plan: the settled plan.
         forecast: memory and time, or None where they cannot be predicted.
         why_not: the reason for the missing forecast.
-        data_summary: the data report's summary line, which starts with ``data  ``.
+        data_summary: the data report's summary line.
     """
     flags = f" {' '.join(plan.serving_flags)}" if plan.serving_flags else ""
     lines = [
@@ -22,7 +22,7 @@ def plan_text(plan: Plan, forecast: Forecast | None, why_not: str, data_summary:
         *(f"fix      {change}" for change in (forecast.alternatives if forecast is not None else ())),
         f"run      {plan.config.adaptation} x {plan.config.objective} on {plan.base.name} "
         f"({plan.facts.parameters / 1e6:,.1f}M parameters, {plan.base.precision})",
-        data_summary.replace("data  ", "data     ", 1),
+        f"data     {data_summary}",
         *(_forecast_lines(forecast, plan.rows_a_step) if forecast is not None else ()),
         f"serving  {plan.serving}{flags}: {plan.serving_reason}",
         *(f"auto     {key} = {reason}" for key, reason in sorted(plan.reasons.items())),

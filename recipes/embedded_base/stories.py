@@ -103,7 +103,9 @@ def slots(rng: random.Random) -> dict[str, str]:
         "feel": FEELINGS,
     }
     names = ("a", "b", "animal", "animal2", "food", "food2", "colour", "colour2", "place", "place2", "m", "n")
-    values = dict(zip(names, (a, b, animal, animal2, food, food2, colour, colour2, scene_place, place2, m, n), strict=True))
+    values = dict(
+        zip(names, (a, b, animal, animal2, food, food2, colour, colour2, scene_place, place2, m, n), strict=True)
+    )
     return {key: str(value) for key, value in values.items()} | {key: rng.choice(some) for key, some in single.items()}
 
 
