@@ -323,19 +323,19 @@ def _export_lora(namespace: argparse.Namespace, client: MlflowClient, found: Fou
             base_model=base_model,
             max_nats=max_nats,
         )
-        made = done.made
+        export = done.export
         run = f"a new run {done.run_id}, for its own is gone" if done.is_new_run else f"run {done.run_id}"
         registered = f", registered as {done.version.uri} (alias {CHALLENGER}) in {run}"
     else:
         from mlflow_finetune_plugin.logged_models.conversion import export_lora
 
         assert folder is not None
-        made = export_lora(found.uri, folder, rank, base_model, max_nats=max_nats)
+        export = export_lora(found.uri, folder, rank, base_model, max_nats=max_nats)
     place = f" in {folder}" if folder is not None else ""
     print(
-        f"{found.uri} as LoRA of rank {made.rank}{place}{registered}: {made.layers} layers, {made.kept:.1%} of their updates; "
-        f"its log-probabilities differ from the adapter's by at most {made.max_nats:.2g} nats over {made.tokens} tokens "
-        f"({made.mean_nats:.2g} in the mean)"
+        f"{found.uri} as LoRA of rank {export.rank}{place}{registered}: {export.layers} layers, {export.held_share:.1%} of their updates; "
+        f"its log-probabilities differ from the adapter's by at most {export.max_nats:.2g} nats over {export.tokens} tokens "
+        f"({export.mean_nats:.2g} in the mean)"
     )
     return 0
 

@@ -43,7 +43,7 @@ class Reference:
     served_as: Mapping[str, ServedAs] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        served = {precision: log_probs.told() for precision, log_probs in self.served_as.items()}
+        served = {precision: log_probs.to_dict() for precision, log_probs in self.served_as.items()}
         return json.dumps({"precision": self.precision, "probes": self.probes, "served_as": served}, ensure_ascii=False)
 
     def log_probs(self, side: str) -> np.ndarray:

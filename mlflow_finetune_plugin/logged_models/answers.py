@@ -13,7 +13,7 @@ from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.evaluation.proof import measure
 from mlflow_finetune_plugin.evaluation.results import EvalRow
-from mlflow_finetune_plugin.logged_models.given_rows import given_rows
+from mlflow_finetune_plugin.logged_models.evaluation_rows import prepare_evaluation_rows
 from mlflow_finetune_plugin.logged_models.loading import LoggedModel, load_logged
 
 OnProgress = Callable[[int, int], None]
@@ -40,7 +40,7 @@ class Answerer:
 
     def rows(self, config: EvaluationConfig, folder: Path) -> list[EvalRow]:
         """The rows that somebody gives, with this version's own template and tokens. Raises DataError, ReloadError."""
-        return given_rows(config, self._loaded.card, self._renderer, folder).eval_rows
+        return prepare_evaluation_rows(config, self._loaded.card, self._renderer, folder).eval_rows
 
     @cached_property
     def _loaded(self) -> LoggedModel:

@@ -1,9 +1,9 @@
-"""An adapter that changes weights in its own way as plain LoRA: what it adds to each matrix, by its best approximation of a rank.
+"""Convert an adapter that changes weights in another way (DoRA, IA3) to plain LoRA of a given rank.
 
-DoRA and IA3 change whole matrices, which vLLM has no layers for. The update of each layer, merged weights minus the base's, is
-cut to ``rank`` by its singular values (Eckart and Young, 1936). What is lost is measured where it matters: on the
-log-probabilities of the version's own probes. PEFT's ``supports_lora_conversion`` is not asked: it says yes to what does not
-convert.
+vLLM has no layers for such adapters. The update of each layer (merged weights minus the base's) is cut to ``rank`` by its
+singular values, which is the best approximation of that rank (Eckart and Young, 1936). The loss is measured on the
+log-probabilities of the version's own probes. PEFT's ``supports_lora_conversion`` is not used, because it also returns True
+for adapters that cannot be converted.
 """
 
 from __future__ import annotations
@@ -25,37 +25,53 @@ from mlflow_finetune_plugin.errors import ConfigError, ReloadError
 from mlflow_finetune_plugin.logged_models.loading import LoggedModel, differences, load_logged, on_full_weights
 
 MAX_NATS = 0.05
-"""The policy when none is given: how far a token's log-probability may be from the adapter's own."""
+"""The default limit in nats: how far a token's log-probability may be from the adapter's own."""
 
 
 @dataclass(frozen=True)
 class LoraExport:
-    """``max_nats`` and ``mean_nats``: differences to the adapter's reference on ``tokens`` answer tokens.
+    """An adapter written as plain LoRA, and how far it is from the original.
 
-    ``kept``: the share of the updates' squared size that the rank holds, over all layers.
+    ``max_nats`` and ``mean_nats`` are the absolute differences of log-probabilities to the adapter's reference, on
+    ``tokens`` answer tokens. ``held_share`` is the share, 0 to 1, of the updates' squared norm that the rank holds, over
+    all layers.
     """
 
     folder: Path
     rank: int
     layers: int
-    kept: float
+    held_share: float
     max_nats: float
     mean_nats: float
     tokens: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as ``conversion.json`` names them, where ``held_share`` is ``kept``. Without the folder."""
+        values = asdict(self)
+        del values["folder"]
+        return {("kept" if key == "held_share" else key): value for key, value in values.items()}
 
 
 def export_lora(
     uri: str, folder: Path, rank: int, base_model: str | None = None, *, max_nats: float = MAX_NATS
 ) -> LoraExport:
-    """Writes PEFT's two files and ``conversion.json`` to ``folder``, which must be new or empty.
+    """Write the adapter as plain LoRA: PEFT's two files and ``conversion.json``. On an error ``folder`` stays empty.
 
-    Raises ConfigError for an adapter that changes no weights of linear layers, or their biases; ReloadError when what was
-    written, loaded back, differs by more than ``max_nats``; nothing is left in ``folder`` then.
+    Args:
+        uri: the logged model.
+        folder: a new or empty folder.
+        rank: rank of the LoRA, at least 1.
+        base_model: the folder of the base where it has moved; None uses the place recorded in the model.
+        max_nats: the largest difference allowed on any answer token.
+
+    Raises:
+        ConfigError: the adapter changes no weights of linear layers, or also their biases.
+        ReloadError: the written adapter, loaded back, differs by more than ``max_nats``.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError([f"--lora {folder}: is not empty; fix: name a new folder"])
+        raise ConfigError([f"--lora {folder}: is not empty; fix: name a new or empty folder"])
     if rank < 1:
-        raise ConfigError([f"--rank {rank}: expected a number from 1 on"])
+        raise ConfigError([f"--rank {rank}: must be at least 1; fix: --rank 16"])
     logged = load_logged(uri, base_model)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
@@ -66,13 +82,13 @@ def export_lora(
         largest, mean = float(nats.max()), float(nats.mean())
         if not largest <= max_nats:
             raise ReloadError(
-                f"as LoRA of rank {rank} it differs from the adapter by {largest:.2g} nats on a token (allowed {max_nats:g}; "
-                f"the rank holds {held_share:.1%} of the update); fix: a higher --rank, or a higher --max-nats"
+                f"the LoRA of rank {rank} differs from the adapter by {largest:.2g} nats on a token (allowed {max_nats:g}; "
+                f"the rank holds {held_share:.1%} of the update); fix: use a higher --rank or a higher --max-nats"
             )
         result = LoraExport(folder, rank, layers, held_share, largest, mean, len(nats))
         (part / "conversion.json").write_text(
             json.dumps(
-                {**asdict(result), "folder": None, "from": uri, "adaptation": logged.card["adaptation"]}, indent=1
+                {**result.to_dict(), "folder": None, "from": uri, "adaptation": logged.card["adaptation"]}, indent=1
             ),
             encoding="utf-8",
         )
@@ -85,7 +101,7 @@ def export_lora(
 
 
 def _write(logged: LoggedModel, folder: Path, rank: int) -> tuple[Any, int, float]:
-    """The base without its adapter, how many layers were converted, and how much of their updates the rank holds."""
+    """Write the adapter files; return the base without adapter, the layers converted, and the share that the rank holds."""
     model = on_full_weights(logged).eval()
     tensors: dict[str, torch.Tensor] = {}
     whole = held = 0.0
@@ -103,7 +119,7 @@ def _write(logged: LoggedModel, folder: Path, rank: int) -> tuple[Any, int, floa
     if not layers:
         raise ConfigError(
             [
-                f"adaptation {logged.card['adaptation']}: changes no weights of linear layers; fix: serve it with --engine transformers"
+                f"adaptation {logged.card['adaptation']}: changes no weights of linear layers, so it cannot become LoRA; fix: serve it with --engine transformers"
             ]
         )
     names = [name.removeprefix("base_model.model.").rsplit(".lora_", 1)[0] for name in tensors]
@@ -118,14 +134,14 @@ def _write(logged: LoggedModel, folder: Path, rank: int) -> tuple[Any, int, floa
 
 
 def _layers(model: PeftModel) -> Iterator[tuple[str, Any]]:
-    """Each adapted linear layer by its name in the base."""
+    """Yield each adapted linear layer with its name in the base."""
     for name, module in model.get_base_model().named_modules():
         if isinstance(module, BaseTunerLayer) and isinstance(module.get_base_layer(), torch.nn.Linear | Conv1D):
             yield name, module
 
 
 def _update(name: str, layer: Any) -> torch.Tensor:
-    """Merged weight minus the base's, (out, in)."""
+    """Return the merged weight minus the base's, (out, in)."""
     plain = layer.get_base_layer()
     before = plain.weight.detach().clone()
     bias = None if plain.bias is None else plain.bias.detach().clone()
@@ -133,16 +149,16 @@ def _update(name: str, layer: Any) -> torch.Tensor:
     update = plain.weight.detach().clone() - before
     changed_bias = bias is not None and not torch.equal(plain.bias, bias)
     layer.unmerge()
-    plain.weight.data.copy_(before)  # unmerging divides or subtracts: back to the bit
+    plain.weight.data.copy_(before)  # Unmerging divides or subtracts, which rounds; the copy is exact.
     if bias is not None:
         plain.bias.data.copy_(bias)
     if changed_bias:
-        raise ConfigError([f"{name}: the adapter changes its bias, which LoRA cannot; fix: export --merged"])
+        raise ConfigError([f"{name}: the adapter changes its bias, and LoRA has none; fix: export --merged"])
     return update.T if isinstance(plain, Conv1D) else update
 
 
 def _padded(matrix: torch.Tensor, rank: int, axis: int) -> torch.Tensor:
-    """With zeros where a layer has fewer dimensions than the rank."""
+    """Return the matrix with zeros appended along ``axis`` up to the rank: a small layer has fewer singular values."""
     missing = rank - matrix.shape[axis]
     if not missing:
         return matrix

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,7 @@ _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 class ConvertedVersion:
     """``is_new_run``: the run that made the original is gone, so the version has one of its own."""
 
-    made: LoraExport
+    export: LoraExport
     version: RegisteredVersion
     run_id: str
     is_new_run: bool
@@ -87,7 +87,7 @@ class _HomeRun:
 
 def register_converted(
     client: MlflowClient,
-    model: FoundModel,
+    source: FoundModel,
     rank: int,
     *,
     name: str | None = None,
@@ -101,12 +101,12 @@ def register_converted(
     Raises ConfigError for what cannot be converted or served, ReloadError when it differs by more than ``max_nats`` or does not
     load back, TrackingError when the registry refuses. Then nothing is left, neither here nor there.
     """
-    name = name or _name_of(model.uri)
+    name = name or _name_of(source.uri)
     with tempfile.TemporaryDirectory() as scratch:
         out = folder if folder is not None else Path(scratch) / "lora"
-        export = export_lora(model.uri, out, rank, base_model, max_nats=max_nats)
+        export = export_lora(source.uri, out, rank, base_model, max_nats=max_nats)
         try:
-            return _register(client, model, export, name, base_model, max_nats, Path(scratch))
+            return _register(client, source, export, name, base_model, max_nats, Path(scratch))
         except BaseException:
             shutil.rmtree(out, ignore_errors=True)
             raise
@@ -114,7 +114,7 @@ def register_converted(
 
 def _register(
     client: MlflowClient,
-    found: FoundModel,
+    source: FoundModel,
     export: LoraExport,
     name: str,
     base_model: str | None,
@@ -123,17 +123,17 @@ def _register(
 ) -> ConvertedVersion:
     from mlflow.exceptions import MlflowException
 
-    original = load_logged(found.uri, base_model)
+    original = load_logged(source.uri, base_model)
     adapter = scratch / "adapter"
     adapter.mkdir()
     for file in _ADAPTER_FILES:
         shutil.copyfile(export.folder / file, adapter / file)
     reference, rows = _reference(original, adapter, max_nats)
-    record = _record(found.uri, original.card, export)
+    record = _record(source.uri, original.card, export)
     card = _card(original.card, record, adapter)
     tags = _tags(card)
     try:
-        home = _home_run(client, found)
+        home = _home_run(client, source)
         with _undo_on_failure(client, home, name, card["adapter_digest"]), _in_experiment(home.experiment_id):
             logged = log_adapter(
                 adapter,
@@ -152,7 +152,7 @@ def _register(
             check_reload(back.model, back.tokenizer, reference, rows)
             version = register_adapter(client, logged.uri, name, tags=tags, description=_description(record))
     except MlflowException as error:
-        raise TrackingError(f"{found.uri} as LoRA cannot be logged: {' '.join(str(error).split())[:400]}") from error
+        raise TrackingError(f"{source.uri} as LoRA cannot be logged: {' '.join(str(error).split())[:400]}") from error
     _note(client, home, logged, version, record)
     return ConvertedVersion(export, version, home.run_id, home.is_new)
 
@@ -209,8 +209,7 @@ def _reference(original: LoggedModel, adapter: Path, max_nats: float) -> tuple[R
 def _record(uri: str, card: dict[str, Any], export: LoraExport) -> dict[str, Any]:
     """Where it came from, and what that cost."""
     origin = {key: card.get(key) for key in ("adaptation", "options", "serving", "adapter_digest")}
-    figures = {key: value for key, value in asdict(export).items() if key != "folder"}
-    return {"model": uri, **origin, **figures}
+    return {"model": uri, **origin, **export.to_dict()}
 
 
 def _card(card: dict[str, Any], record: dict[str, Any], adapter: Path) -> dict[str, Any]:
@@ -259,25 +258,25 @@ def _base(card: dict[str, Any]) -> BaseModel:
     )
 
 
-def _home_run(client: MlflowClient, model: FoundModel) -> _HomeRun:
+def _home_run(client: MlflowClient, source_model: FoundModel) -> _HomeRun:
     """The run that made the original; a new one beside it where that is gone."""
     from mlflow.exceptions import MlflowException
 
     experiment_id = "0"
-    if model.model_id is not None:
-        source = client.get_logged_model(model.model_id)
+    if source_model.model_id is not None:
+        source = client.get_logged_model(source_model.model_id)
         experiment_id = str(source.experiment_id)
         try:
             run = client.get_run(str(source.source_run_id))
             experiment_id = str(run.info.experiment_id)
             if run.info.lifecycle_stage == "active":
                 outputs = run.outputs.model_outputs if run.outputs is not None else []
-                step = next((output.step for output in outputs if output.model_id == model.model_id), 0)
+                step = next((output.step for output in outputs if output.model_id == source_model.model_id), 0)
                 return _HomeRun(run.info.run_id, experiment_id, step, is_new=False)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-    run = client.create_run(experiment_id, run_name=f"LoRA of {model.uri}")
+    run = client.create_run(experiment_id, run_name=f"LoRA of {source_model.uri}")
     return _HomeRun(run.info.run_id, experiment_id, 0, is_new=True)
 
 

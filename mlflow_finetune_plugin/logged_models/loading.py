@@ -64,6 +64,6 @@ def differences(model: Any, logged: LoggedModel) -> np.ndarray:
         [probe["completion_ids"] for probe in probes],
         pad_token_id=int(logged.tokenizer.pad_token_id or 0),
     )
-    told = np.concatenate([np.asarray(probe["adapter_log_probs"], dtype=np.float32) for probe in probes])
-    nats: np.ndarray = np.abs(np.concatenate(log_probs) - told)
+    recorded = np.concatenate([np.asarray(probe["adapter_log_probs"], dtype=np.float32) for probe in probes])
+    nats: np.ndarray = np.abs(np.concatenate(log_probs) - recorded)
     return nats

@@ -34,7 +34,7 @@ class ServedAs:
     gap: float
     max_gap: float
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As ``reference.json`` holds it."""
         return {
             "noise": self.noise,

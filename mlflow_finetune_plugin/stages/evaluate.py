@@ -15,7 +15,7 @@ from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.evaluation.proof import prove
 from mlflow_finetune_plugin.jobs.report import Report
-from mlflow_finetune_plugin.logged_models.given_rows import SEED, given_rows
+from mlflow_finetune_plugin.logged_models.evaluation_rows import SEED, prepare_evaluation_rows
 from mlflow_finetune_plugin.logged_models.loading import load_logged
 from mlflow_finetune_plugin.planning.plan import settle_eval
 from mlflow_finetune_plugin.stages.outages import with_patience
@@ -35,7 +35,7 @@ def run(config: EvaluationConfig, place: Place, report: Report) -> dict[str, Any
     report.stage("model", found.uri)
     loaded = with_patience(lambda: load_logged(found.uri, config.base_model), report)
     renderer = ChatRenderer(loaded.tokenizer, None)
-    data = given_rows(config, loaded.card, renderer, place.folder)
+    data = prepare_evaluation_rows(config, loaded.card, renderer, place.folder)
     seen = place.folder / "trained"
     told = told_of_trained_rows(data.report, data.eval_rows, MlflowClient(), found.model_id, seen, report)
     data = replace(data, report=told)

@@ -51,12 +51,12 @@ class MicroBatchTrainer(SFTTrainer):
         rows: list[Row] = self._prepare_inputs(inputs)["rows"]
         if self.processes.count > 1:
             self.processes.check_same(checksum(ids for ids, _ in rows), "the rows of a step")
-        own = [rows[i] for i in self.processes.share([len(ids) for ids, _ in rows])]
+        share_rows = [rows[i] for i in self.processes.share([len(ids) for ids, _ in rows])]
         self._step_rows = len(rows)
         before = self._counts["train"]
         self._counts["train"] = _Counts()
         with self.processes.own_random_numbers(self.args.device, seed=self.args.seed, step=self.state.global_step):
-            loss = self._share_loss(model, own, num_items_in_batch)
+            loss = self._share_loss(model, share_rows, num_items_in_batch)
         if self.processes.count > 1:
             self.processes.sum_gradients(model.parameters())
             loss = torch.tensor(self._summed("train", float(loss)), device=loss.device)

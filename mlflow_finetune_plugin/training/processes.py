@@ -44,13 +44,13 @@ class Processes:
     def share(self, lengths: Sequence[int]) -> list[int]:
         """Which of a step's rows are this process's: longest first, each to whoever has the fewest tokens so far."""
         loads = [0] * self.count
-        own = []
+        indices = []
         for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-            place = loads.index(min(loads))
-            loads[place] += lengths[row]
-            if place == self.rank:
-                own.append(row)
-        return sorted(own)
+            process = loads.index(min(loads))
+            loads[process] += lengths[row]
+            if process == self.rank:
+                indices.append(row)
+        return sorted(indices)
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """Each value summed over all processes, in float64. Raises PeerLostError."""
@@ -119,7 +119,7 @@ def joined(rank: int, count: int, meeting_place: Path) -> Iterator[Processes]:
 def _stay_on_this_host() -> None:
     """Gloo would look the host's name up to find a network card, which is not always possible, and not needed here."""
     cards = psutil.net_if_addrs().items()
-    loopback = next(card for card, addresses in cards if any(one.address == "127.0.0.1" for one in addresses))
+    loopback = next(card for card, addresses in cards if any(entry.address == "127.0.0.1" for entry in addresses))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
 
 

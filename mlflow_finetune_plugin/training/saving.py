@@ -40,7 +40,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
     """Saves whole checkpoints and goes on from one, bit for bit as if it had not stopped (on a CPU)."""
 
     saves: Saves | None = None
-    watcher: TrainerReporter
+    reporter: TrainerReporter
     best: BestWeights | None = None
     micro_batches: MicroBatches
 
@@ -60,7 +60,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
         Trainer._save_checkpoint(self, model, trial)  # TRL's own would also write a model card each time
         draft = Path(self.args.output_dir) / f"{PREFIX}{self.state.global_step}"
         if self.is_world_process_zero():
-            progress = {"watcher": self.watcher.state(), "trainer": self._progress()}
+            progress = {"watcher": self.reporter.state(), "trainer": self._progress()}
             if self.best is not None:
                 progress["best"] = self.best.state()
                 if self.best.folder.is_dir():
@@ -84,7 +84,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
         values: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS if hasattr(self, name)}
         values["tr_loss"] = float(self._tr_loss)
         values["learning_rate"] = self.args.learning_rate
-        values["processes"] = self.watcher.processes.count
+        values["processes"] = self.reporter.processes.count
         if hasattr(self, "_metrics"):
             values["metrics"] = {mode: dict(lists) for mode, lists in self._metrics.items()}
         if hasattr(self, "_counts"):
@@ -125,14 +125,14 @@ class Restorer(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.trainer.restore_progress(self.values["trainer"])
         _rescale(kwargs, args.learning_rate / self.values["trainer"]["learning_rate"])
-        self.trainer.watcher.restore(self.values["watcher"], state)
-        self._say_processes(self.values["trainer"].get("processes", 1), self.trainer.watcher.processes.count)
+        self.trainer.reporter.restore(self.values["watcher"], state)
+        self._say_processes(self.values["trainer"].get("processes", 1), self.trainer.reporter.processes.count)
         if self.trainer.best is not None and "best" in self.values:
             self.trainer.best.restore(self.values["best"], self.folder)
 
     def _say_processes(self, before: int, now: int) -> None:
         if before != now:
-            self.trainer.watcher.report.note(
+            self.trainer.reporter.report.note(
                 f"processes: went on with {now} instead of {before}; the rows of each step are the same, what dropout draws is not"
             )
 

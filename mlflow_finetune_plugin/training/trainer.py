@@ -78,13 +78,13 @@ def train(
     """
     _check_same_weights(model, processes, "the weights at the start of training")
     best = _best(settings, folder, report, processes, evaluates=eval_rows is not None)
-    watcher = TrainerReporter(report, processes, expected_tokens_per_s=expected_tokens_per_s)
-    trainer, packs = _trainer(model, tokenizer, train_rows, eval_rows, settings, method, folder, watcher, best)
+    reporter = TrainerReporter(report, processes, expected_tokens_per_s=expected_tokens_per_s)
+    trainer, packs = _trainer(model, tokenizer, train_rows, eval_rows, settings, method, folder, reporter, best)
     trainer.saves = saves
     can_stop = saves is not None or (not processes.is_first and settings.save_steps is not None)
     if checkpoint is not None:
         trainer.add_callback(Restorer(trainer, checkpoint))
-    with packed_attention(model) if packs else nullcontext(), stoppable(watcher.stop if can_stop else None):
+    with packed_attention(model) if packs else nullcontext(), stoppable(reporter.stop if can_stop else None):
         steps = _run(trainer, checkpoint)
     _check_same_weights(model, processes, "the weights at the end of training")
     if processes.is_first and settings.load_best_model_at_end and best is not None and best.score is not None:
@@ -95,11 +95,11 @@ def train(
         if parameter.requires_grad:  # TRL trains adapters on a quantised base in bfloat16; loaded back they are float32
             parameter.data = parameter.data.float()
     return TrainingResult(
-        losses=watcher.losses,
-        eval_losses=watcher.eval_losses,
+        losses=reporter.losses,
+        eval_losses=reporter.eval_losses,
         steps=steps,
-        tokens=watcher.tokens,
-        seconds=watcher.seconds,
+        tokens=reporter.tokens,
+        seconds=reporter.seconds,
         best_step=best.step if settings.load_best_model_at_end and best is not None else None,
     )
 
@@ -126,11 +126,11 @@ def _trainer(
     settings: TrainingSettings,
     method: Method,
     folder: Path,
-    watcher: TrainerReporter,
+    reporter: TrainerReporter,
     best: BestWeights | None,
 ) -> tuple[Any, bool]:
     """The objective's trainer, ours where we have a better one, and whether it packs rows."""
-    processes = watcher.processes
+    processes = reporter.processes
     trainer_class, config_class, extra = method.objective.trainer_class_and_config(method.objective_options)
     divides = issubclass(trainer_class, MicroBatchTrainer)
     if processes.count > 1 and not divides:
@@ -144,7 +144,7 @@ def _trainer(
     if divides:
         extra_arguments = {
             "micro_batches": _micro_batches(settings),
-            "on_smaller": watcher.on_smaller_micro_batches,
+            "on_smaller": reporter.on_smaller_micro_batches,
             "processes": processes,
         }
     trainer = saving(trainer_class)(
@@ -154,11 +154,11 @@ def _trainer(
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        callbacks=[watcher, *([best] if best is not None else [])],
+        callbacks=[reporter, *([best] if best is not None else [])],
         optimizers=(_optimizer(model, arguments, trainer_class, method), None),
     )
     trainer.remove_callback(_printer())
-    trainer.watcher, trainer.best = watcher, best
+    trainer.reporter, trainer.best = reporter, best
     return trainer, divides and settings.batching == "packed"
 
 

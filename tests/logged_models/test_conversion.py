@@ -33,9 +33,9 @@ def log_probs(model, logged):
 def test_at_full_rank_nothing_is_lost(maker, tmp_path, kind):
     uri = f"models:/bot/{maker.make('bot', seed=3, kind=kind, serving='convertible')}"
     width = maker.plain.config.hidden_size
-    made = export_lora(uri, tmp_path / "out", width, max_nats=1e-3)
-    assert made.kept == pytest.approx(1.0, abs=1e-6)
-    assert made.max_nats < 1e-3
+    export = export_lora(uri, tmp_path / "out", width, max_nats=1e-3)
+    assert export.held_share == pytest.approx(1.0, abs=1e-6)
+    assert export.max_nats < 1e-3
     logged = load_logged(uri)
     plain = PeftModel.from_pretrained(load_model(maker.base), tmp_path / "out").eval()
     assert np.abs(log_probs(plain, logged) - log_probs(logged.model, logged)).max() < 1e-3
@@ -49,7 +49,7 @@ def test_the_adapter_it_came_from_is_unchanged_and_a_low_rank_costs_more(maker, 
     uri = f"models:/bot/{maker.make('bot', seed=3, kind='dora', serving='convertible')}"
     low = export_lora(uri, tmp_path / "low", 2, max_nats=10)
     high = export_lora(uri, tmp_path / "high", 64, max_nats=10)
-    assert low.kept < high.kept <= 1
+    assert low.held_share < high.held_share <= 1
     assert low.mean_nats > high.mean_nats
     again = load_logged(uri)
     told = np.concatenate([probe["adapter_log_probs"] for probe in again.reference["probes"]])

@@ -73,9 +73,9 @@ def test_it_is_a_version_beside_the_original(maker, original):
         first.card["adapter_digest"],
     )
     assert (record["max_nats"], record["mean_nats"], record["kept"]) == (
-        done.made.max_nats,
-        done.made.mean_nats,
-        done.made.kept,
+        done.export.max_nats,
+        done.export.mean_nats,
+        done.export.held_share,
     )
     assert {k: first.card[k] for k in ("base_model", "stop_token_ids", "max_length")} == {
         k: second.card[k] for k in ("base_model", "stop_token_ids", "max_length")
@@ -83,11 +83,11 @@ def test_it_is_a_version_beside_the_original(maker, original):
     version = maker.client.get_model_version("bot", "2")
     tags = dict(version.tags)
     assert tags["finetune.converted_from"] == "models:/bot/1"
-    assert float(tags["finetune.conversion_max_nats"]) == pytest.approx(done.made.max_nats, rel=0.01)
+    assert float(tags["finetune.conversion_max_nats"]) == pytest.approx(done.export.max_nats, rel=0.01)
     assert tags["finetune.adapter_digest"] == second.card["adapter_digest"] == folder_digest(second.adapter)
     assert "converted from models:/bot/1" in version.description
     run = maker.client.get_run(done.run_id)
-    assert run.data.metrics["conversion/max_nats"] == done.made.max_nats
+    assert run.data.metrics["conversion/max_nats"] == done.export.max_nats
     logged = maker.client.get_logged_model(find_model(maker.client, done.version.uri).model_id)
     assert logged.experiment_id == run.info.experiment_id
     assert {metric.key for metric in logged.metrics} >= {"conversion/max_nats", "conversion/mean_nats"}
@@ -106,7 +106,9 @@ def test_its_reference_is_its_own(maker, original):
     assert second.reference["precision"] == "float32"
     assert differences(second.model, second).max() < 1e-4
     away = differences(second.model, first)
-    assert (float(away.max()), float(away.mean())) == pytest.approx((done.made.max_nats, done.made.mean_nats), abs=1e-5)
+    assert (float(away.max()), float(away.mean())) == pytest.approx(
+        (done.export.max_nats, done.export.mean_nats), abs=1e-5
+    )
     assert away.max() > 1e-3
     assert np.abs(differences(first.model, second)).max() > 1e-3
 

@@ -112,5 +112,5 @@ def test_a_quantised_base_stays_quantised(tmp_path):
     before, trained = _state(model), _says(model)
     found = served_as(model, ROWS, "float32+nf4", trained=trained, pad_token_id=0, max_gap=0.5)
     assert found.gap < 1e-4
-    assert found.told()["noise"] == found.noise
+    assert found.to_dict()["noise"] == found.noise
     _assert_unchanged(model, before)

@@ -14,7 +14,9 @@ SEED = 0
 """Of the row sample: the same rows are taken every time."""
 
 
-def given_rows(config: EvaluationConfig, card: dict[str, Any], renderer: ChatRenderer, folder: Path) -> PreparedData:
+def prepare_evaluation_rows(
+    config: EvaluationConfig, card: dict[str, Any], renderer: ChatRenderer, folder: Path
+) -> PreparedData:
     """``card``: the logged model's, whose longest row holds here, too. Raises DataError."""
     held_out = config.data.eval
     assert isinstance(held_out, list)
