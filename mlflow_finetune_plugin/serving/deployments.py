@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_ALREADY_EXISTS
 from mlflow.store.artifact.utils.models import _parse_model_uri
 
-from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.serving.engines.engine import free_port
 from mlflow_finetune_plugin.serving.local_services import (
     FLAVOR,
@@ -35,34 +34,21 @@ from mlflow_finetune_plugin.serving.local_services import (
     run_in_foreground,
     start,
 )
+from mlflow_finetune_plugin.serving.settings import SETTINGS
 
 _PORT_S = 15.0  # until a port is free whose process has ended
-_OPTIONS = {
-    "engine": "auto, vllm or transformers",
-    "dtype": "of the engines; default auto, each base's own",
-    "host": "default 127.0.0.1; another needs api_key_file",
-    "port": "default: a free one",
-    "api_key_file": "who may ask; predict then takes its key from " + ROUTER_KEY,
-    "poll": "seconds between two looks at the registry",
-    "tell_every": "seconds between two words to the registry of failures and latencies; default 60",
-    "store": "folder of adapters on this disk",
-    "max_store": "bytes of all adapters",
-    "base_model": "folder where the base is now",
-    "trust_remote_code": "true or false: may bases and tokenizers run Python code that they bring; default false",
-    "max_body": "bytes of a request",
-    "max_loaded": "versions in engines, unless more are meant by aliases",
-    "max_loras": "adapters in one batch of vLLM",
-    "max_cpu_loras": "adapters that vLLM keeps in memory",
-    "max_rank": "of later versions",
-    "max_model_len": "tokens of prompt and answer",
-    "max_num_seqs": "answers at the same time per engine",
-    "timeout": "seconds that create and update wait for the first answer (default 900)",
+_HELP = {
+    **{setting.option.name: setting.help for setting in SETTINGS},
+    "port": "the port to listen on (default: a free one)",
+    "timeout": "seconds that create and update wait for the first answer (default: 900)",
 }
+_SETTINGS_BY_NAME = {setting.option.name: setting for setting in SETTINGS}
+_EARLIER_NAMES = {s.option.earlier_name: s.option.name for s in SETTINGS if s.option.earlier_name is not None}
 
 
 def target_help() -> str:
     """What ``mlflow deployments help -t finetune`` prints."""
-    options = "\n".join(f"  {name:<17} {told}" for name, told in _OPTIONS.items())
+    options = "\n".join(f"  {name:<17} {text}" for name, text in _HELP.items())
     return f"""Target finetune: serves models that mlflow-finetune registered, with OpenAI's API, on this machine.
 
 Model URIs: models:/NAME@ALIAS (followed live), models:/NAME/VERSION, models:/NAME (by its split, else champion).
@@ -228,56 +214,53 @@ def _model_id(uri: str) -> str:
 
 
 def _settings(config: Mapping[str, Any] | None) -> dict[str, str]:
-    given = {
-        str(name): str(value).lower() if isinstance(value, bool) else str(value)
+    """Return the options by name, checked. Raises MlflowException."""
+    options = {
+        _EARLIER_NAMES.get(str(name), str(name)): str(value).lower() if isinstance(value, bool) else str(value)
         for name, value in (config or {}).items()
     }
-    unknown = sorted(given.keys() - _OPTIONS.keys())
+    unknown = sorted(options.keys() - _HELP.keys())
     if unknown:
         raise MlflowException(
-            f"unknown option {unknown[0]!r}; fix: one of {', '.join(_OPTIONS)}", INVALID_PARAMETER_VALUE
+            f"unknown option {unknown[0]!r}; fix: use one of {', '.join(_HELP)}", INVALID_PARAMETER_VALUE
         )
-    for name, (is_fit, fix) in _VALUES.items():
-        if name in given and not is_fit(given[name]):
-            raise MlflowException(f"{name} {given[name]!r}; fix: -C {name}={fix}", INVALID_PARAMETER_VALUE)
-    for name in ("api_key_file", "store", "base_model"):
-        if name in given:
-            given[name] = str(Path(given[name]).expanduser().resolve())  # the service may stand elsewhere later
-    return given
+    for name, text in options.items():
+        fix = _option_fix(name, text)
+        if fix is not None:
+            raise MlflowException(f"{name} {text!r}: not valid; fix: -C {name}={fix}", INVALID_PARAMETER_VALUE)
+    for name in options.keys() & _SETTINGS_BY_NAME.keys():
+        if _SETTINGS_BY_NAME[name].option.kind == "path":
+            options[name] = str(Path(options[name]).expanduser().resolve())  # the service may run in another folder
+    return options
 
 
-def _is_port(given: str) -> bool:
-    return given.isdecimal() and 1 <= int(given) <= 65535
+def _option_fix(name: str, text: str) -> str | None:
+    """Return the values that an option may have if this text is none of them."""
+    if name == "timeout":
+        return None if _is_seconds(text) else "SECONDS, more than 0"
+    option = _SETTINGS_BY_NAME[name].option
+    if name == "port":
+        return None if _is_port(text) else "NUMBER, from 1 to 65535, or leave it out for a free one"
+    if option.choices:
+        return None if text in option.choices else " or ".join(option.choices)
+    if option.kind == "integer":
+        return None if text.isdecimal() and int(text) > 0 else "NUMBER, from 1"
+    if option.kind == "seconds":
+        return None if _is_seconds(text) else "SECONDS, more than 0"
+    if option.kind == "switch":
+        return None if text in ("true", "false") else "true or false"
+    return None
 
 
-def _is_seconds(given: str) -> bool:
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and 1 <= int(text) <= 65535
+
+
+def _is_seconds(text: str) -> bool:
     try:
-        return 0 < float(given) < math.inf
+        return 0 < float(text) < math.inf
     except ValueError:
         return False
-
-
-def _is_count(given: str) -> bool:
-    return given.isdecimal() and int(given) > 0
-
-
-_COUNTS = (
-    "max_store",
-    "max_body",
-    "max_loaded",
-    "max_loras",
-    "max_cpu_loras",
-    "max_rank",
-    "max_model_len",
-    "max_num_seqs",
-)
-_VALUES: Mapping[str, tuple[Callable[[str], bool], str]] = {
-    **dict.fromkeys(_COUNTS, (_is_count, "NUMBER, from 1")),
-    "poll": (_is_seconds, "SECONDS, more than 0"),
-    "port": (_is_port, "NUMBER, from 1 to 65535, or leave it out for a free one"),
-    "timeout": (_is_seconds, "SECONDS, more than 0"),
-    "trust_remote_code": (lambda given: given in ("true", "false"), "true or false"),
-}
 
 
 def _check_flavor(flavor: str | None) -> None:

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
 
 from mlflow_finetune_plugin.credentials.api_keys import Keys
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError, without_secrets
-from mlflow_finetune_plugin.serving.engines.certificate import DTYPES, Certificate
-from mlflow_finetune_plugin.serving.engines.commands import AUTO, ENGINES, RANKS, EngineLimits
-from mlflow_finetune_plugin.serving.engines.fleet import MAX_LOADED, Fleet
+from mlflow_finetune_plugin.serving.engines.certificate import Certificate
+from mlflow_finetune_plugin.serving.engines.fleet import Fleet
 from mlflow_finetune_plugin.serving.http_server import HttpServer
 from mlflow_finetune_plugin.serving.router.follower import Follower
 from mlflow_finetune_plugin.serving.router.metrics import Metrics
 from mlflow_finetune_plugin.serving.router.router import Router, RouterSettings
-from mlflow_finetune_plugin.serving.router.served_log import TELL_EVERY_S, ServedLog
+from mlflow_finetune_plugin.serving.router.served_log import ServedLog
+from mlflow_finetune_plugin.serving.settings import ServiceSettings, check_settings
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.bases import Bases
 from mlflow_finetune_plugin.serving.versions.catalog import Catalog
 from mlflow_finetune_plugin.serving.versions.fetching import Fetcher, Version
-from mlflow_finetune_plugin.serving.versions.names import is_loopback
 from mlflow_finetune_plugin.serving.versions.scratch import Workplace
-from mlflow_finetune_plugin.store.names import BASE, CERTIFICATE_TAG
+from mlflow_finetune_plugin.store.names import CERTIFICATE_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,76 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DRAIN_S = 30
-
-
-@dataclass(frozen=True)
-class ServiceSettings:
-    """What ``mlflow-finetune serve`` and the deployments target can be told. ``max_store``: bytes of adapters on disk."""
-
-    models: tuple[str, ...]
-    store: Path
-    engine: str = AUTO
-    dtype: str | None = None
-    host: str = "127.0.0.1"
-    port: int = 8000
-    api_key_file: Path | None = None
-    poll_s: float = 1.0
-    tell_every_s: float = TELL_EVERY_S
-    base_models: tuple[Path, ...] = ()
-    max_store: int | None = None
-    max_body: int = 1_000_000
-    max_loaded: int = MAX_LOADED
-    trust_remote_code: bool = False
-    webhook_secret: str | None = field(default=None, repr=False)
-    limits: EngineLimits = field(default_factory=EngineLimits)
-
-
-def check_settings(settings: ServiceSettings) -> None:
-    """All faults that need no registry, at once. Raises ConfigError."""
-    faults = []
-    if not settings.models:
-        faults.append("no model to serve; fix: mlflow-finetune serve NAME")
-    for name in settings.models:
-        if name == BASE or "@" in name or "/" in name:
-            faults.append(
-                f"{name!r} is no name of a registered model; fix: the name alone, aliases are served by themselves"
-            )
-    if settings.engine not in ENGINES:
-        faults.append(f"engine {settings.engine!r}; fix: one of {', '.join(ENGINES)}")
-    if settings.dtype not in (None, *DTYPES):
-        faults.append(f"dtype {settings.dtype!r}; fix: one of {', '.join(DTYPES)}, or leave it out")
-    if settings.api_key_file is None and not is_loopback(settings.host):
-        faults.append(
-            f"host {settings.host}: without API keys only this machine may ask; fix: --api-key-file FILE "
-            "(mlflow-finetune keys add FILE NAME makes one), or --host 127.0.0.1"
-        )
-    if not 0 <= settings.port < 65536:
-        faults.append(f"port {settings.port}; fix: a number up to 65535")
-    rank = settings.limits.max_rank
-    if rank is not None and not 1 <= rank <= RANKS[-1]:
-        faults.append(f"max rank {rank}; fix: a number up to {RANKS[-1]}")
-    least_one = {
-        "max store": settings.max_store,
-        "max body": settings.max_body,
-        "max loaded": settings.max_loaded,
-        "max loras": settings.limits.max_loras,
-        "max cpu loras": settings.limits.max_cpu_loras,
-        "max model len": settings.limits.max_model_len,
-        "max num seqs": settings.limits.max_num_seqs,
-    }
-    faults += [
-        f"{name} {value}; fix: a number from 1" for name, value in least_one.items() if value is not None and value < 1
-    ]
-    faults += [
-        f"{name} {value}; fix: seconds, more than 0"
-        for name, value in {"poll": settings.poll_s, "tell every": settings.tell_every_s}.items()
-        if not 0 < value < math.inf
-    ]
-    for folder in settings.base_models:
-        if not (folder / "config.json").is_file():
-            faults.append(f"base model {folder}: holds no config.json; fix: the folder of a model")
-    if faults:
-        raise ConfigError(faults)
 
 
 class Service:
@@ -134,7 +60,7 @@ class Service:
         )
         self.metrics = Metrics()
         router_settings = RouterSettings(settings.max_body, settings.webhook_secret)
-        self.served = ServedLog(client, settings.port, every_s=settings.tell_every_s)
+        self.served = ServedLog(client, settings.port, every_s=settings.report_every_s)
         self.router = Router(self.follower, self.fleet, keys, self.metrics, router_settings, self.served.note)
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -122,6 +122,16 @@ def current_tracking_uri() -> str:
     return "mlruns" if has_folder_store else "sqlite:///mlflow.db"
 
 
+def current_store_uris() -> tuple[str, ...]:
+    """Return the tracking URI, and the registry URI if it is another one, that MLflow uses in this process."""
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None and hasattr(mlflow, "get_registry_uri"):
+        registry = str(mlflow.get_registry_uri())
+    else:
+        registry = os.environ.get("MLFLOW_REGISTRY_URI", "")
+    return tuple(dict.fromkeys(filter(None, (current_tracking_uri(), registry))))
+
+
 def check_store_exists(uri: str) -> None:
     """Check that the tracking store or registry exists, if it is a file or folder on this disk.
 

@@ -212,14 +212,18 @@ def test_help_tells_the_options(own):
         ("models:/bot@nobody", {}, "has no alias 'nobody'"),
         ("runs:/1/model", {}, "no model URI"),
         ("models:/bot/1", {"prot": "1"}, "unknown option 'prot'"),
-        ("models:/bot/1", {"max_loras": "abc"}, "max_loras 'abc'; fix: -C max_loras=NUMBER"),
-        ("models:/bot/1", {"port": "abc"}, "port 'abc'; fix: -C port=NUMBER, from 1 to 65535"),
-        ("models:/bot/1", {"port": "65536"}, "port '65536'; fix"),
-        ("models:/bot/1", {"timeout": "abc"}, "timeout 'abc'; fix: -C timeout=SECONDS"),
-        ("models:/bot/1", {"timeout": "nan"}, "timeout 'nan'; fix"),
-        ("models:/bot/1", {"trust_remote_code": "yes"}, "trust_remote_code 'yes'; fix: -C trust_remote_code=true or"),
-        ("models:/bot/1", {"engine": "tgi"}, "invalid choice|engine"),
-        ("models:/bot/1", {"host": "0.0.0.0"}, "without API keys only this machine may ask"),
+        ("models:/bot/1", {"max_loras": "abc"}, "max_loras 'abc': not valid; fix: -C max_loras=NUMBER"),
+        ("models:/bot/1", {"port": "abc"}, "port 'abc': not valid; fix: -C port=NUMBER, from 1 to 65535"),
+        ("models:/bot/1", {"port": "65536"}, "port '65536': not valid; fix"),
+        ("models:/bot/1", {"timeout": "abc"}, "timeout 'abc': not valid; fix: -C timeout=SECONDS"),
+        ("models:/bot/1", {"timeout": "nan"}, "timeout 'nan': not valid; fix"),
+        (
+            "models:/bot/1",
+            {"trust_remote_code": "yes"},
+            "trust_remote_code 'yes': not valid; fix: -C trust_remote_code=true or",
+        ),
+        ("models:/bot/1", {"engine": "tgi"}, "engine 'tgi': not valid; fix: -C engine=auto or vllm or transformers"),
+        ("models:/bot/1", {"host": "0.0.0.0"}, "other machines need API keys"),
     ],
 )
 def test_what_cannot_be_deployed_is_told_and_leaves_nothing(own, tmp_path, uri, config, said):
@@ -248,4 +252,4 @@ def test_code_of_a_base_is_trusted_where_that_is_said(given, is_flagged):
     served = argparse.ArgumentParser()
     add_serve_arguments(served)
     namespace = served.parse_args(words[words.index("serve") + 1 :])
-    assert (namespace.trust_remote_code, namespace.max_rank, namespace.models) == (is_flagged, 8, ["bot"])
+    assert (namespace.trust_remote_code, namespace.max_rank, tuple(namespace.models)) == (is_flagged, 8, ("bot",))

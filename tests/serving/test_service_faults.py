@@ -180,11 +180,11 @@ def refused(tmp_path, registry, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("bot@champion",), "is no name of a registered model"),
-        (("base",), "is no name of a registered model"),
-        (("bot", "--host", "0.0.0.0"), "without API keys only this machine may ask"),
+        (("bot@champion",), "is not the name of a registered model"),
+        (("base",), "is not the name of a registered model"),
+        (("bot", "--host", "0.0.0.0"), "other machines need API keys"),
         (("bot", "--api-key-file", "absent.yaml"), "cannot be read"),
-        (("bot", "--base-model", "/nowhere"), "holds no config.json"),
+        (("bot", "--base-model", "/nowhere"), "has no config.json"),
     ],
 )
 def test_bad_settings_are_one_message(refused, arguments, said):
@@ -198,7 +198,7 @@ def test_numbers_that_are_none_are_told_all_at_once(refused):
     said = refused("bot", *(word for name in names for word in (f"--max-{name}", "0")))
     assert "7 problems" in said
     for name in names:
-        assert f"max {name.replace('-', ' ')} 0; fix: a number from 1" in said
+        assert f"max {name.replace('-', ' ')} 0: not valid; fix: use a number from 1" in said
 
 
 def test_a_port_that_is_taken_is_told(refused):

@@ -25,7 +25,6 @@ _BASE_TOLERANCE = {"float32": 0.01, "bfloat16": 0.5, "float16": 0.1}
 _FLOOR = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.01}
 _TIMES_THE_BASE = 3.0
 _TIMES_THE_NOISE = 10.0
-DTYPES = tuple(_FLOOR)
 SIDES = ("base", "adapter")
 
 

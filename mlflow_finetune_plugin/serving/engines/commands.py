@@ -13,14 +13,10 @@ from pathlib import Path
 from mlflow_finetune_plugin.base_models.files import context_length, hidden_size
 from mlflow_finetune_plugin.errors import MissingExtraError, ServingError
 from mlflow_finetune_plugin.serving.engines import vllm_cpu_lora
+from mlflow_finetune_plugin.serving.settings import MAX_RANK, TRANSFORMERS, VLLM, EngineLimits
 from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, Version
 from mlflow_finetune_plugin.threads import allowed_cores, choose_threads
 from mlflow_finetune_plugin.weights_digest import weight_files
-
-VLLM = "vllm"
-TRANSFORMERS = "transformers"
-AUTO = "auto"
-ENGINES = (AUTO, VLLM, TRANSFORMERS)
 
 _OUTER = frozenset(("lm_head", "embed_tokens", "wte", "embed_out", "embed_in"))
 _LINEAR = frozenset(
@@ -38,19 +34,8 @@ _LINEAR |= {
     "dense_h_to_4h",
     "dense_4h_to_h",
 }
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes as --max-lora-rank
+RANKS = (8, 16, 32, 64, 128, 256, 320, MAX_RANK)  # what vLLM takes as --max-lora-rank
 _FEW_CORES = 4
-
-
-@dataclass(frozen=True)
-class EngineLimits:
-    """``max_loras``: adapters in one batch; ``max_cpu_loras``: kept in memory by vLLM; ``max_rank``: None takes the first version's."""
-
-    max_loras: int = 4
-    max_cpu_loras: int = 16
-    max_rank: int | None = None
-    max_model_len: int | None = None
-    max_num_seqs: int = 32
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ from pathlib import Path
 from mlflow_finetune_plugin.errors import EngineError, ServingError
 from mlflow_finetune_plugin.serving.engines.certificate import Certificate, certify, still_holds
 from mlflow_finetune_plugin.serving.engines.commands import (
-    VLLM,
-    EngineLimits,
     EngineSpec,
     choose_engine,
     rank_limit,
@@ -22,11 +20,10 @@ from mlflow_finetune_plugin.serving.engines.commands import (
 )
 from mlflow_finetune_plugin.serving.engines.engine import Engine
 from mlflow_finetune_plugin.serving.engines.tied_weights import readable_by_vllm
+from mlflow_finetune_plugin.serving.settings import VLLM, EngineLimits
 from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, Version
 
 logger = logging.getLogger(__name__)
-
-MAX_LOADED = 64
 
 
 @dataclass(eq=False)
@@ -73,7 +70,7 @@ class Fleet:
         *,
         dtype: str | None = None,
         trust_remote_code: bool = False,
-        max_loaded: int = MAX_LOADED,
+        max_loaded: int = 64,
     ) -> None:
         self._dtype, self._trust_remote_code = dtype, trust_remote_code
         self._asked, self._limits, self._folder, self._find_base = asked_engine, limits, folder, find_base

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _KEPT = 1000
-TELL_EVERY_S = 60.0
 
 
 @dataclass
@@ -33,7 +32,7 @@ class _Count:
 class ServedLog:
     """``note`` is called for each answer that ended; ``run`` writes what is new, as a tag of the version."""
 
-    def __init__(self, client: MlflowClient, port: int, *, every_s: float = TELL_EVERY_S) -> None:
+    def __init__(self, client: MlflowClient, port: int, *, every_s: float) -> None:
         self._client, self._every_s = client, every_s
         self._tag = f"{SERVED_TAG}{socket.gethostname()}-{port}"
         self._begun = round(time.time(), 1)

@@ -8,8 +8,8 @@ import pytest
 
 from mlflow_finetune_plugin.errors import ServingError
 from mlflow_finetune_plugin.serving.engines.certificate import certify, still_holds
-from mlflow_finetune_plugin.serving.engines.commands import TRANSFORMERS, EngineLimits
 from mlflow_finetune_plugin.serving.engines.fleet import Fleet
+from mlflow_finetune_plugin.serving.settings import TRANSFORMERS, EngineLimits
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.bases import Bases
 from mlflow_finetune_plugin.serving.versions.fetching import Fetcher

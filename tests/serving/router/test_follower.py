@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from mlflow_finetune_plugin.serving.engines.commands import TRANSFORMERS, EngineLimits
 from mlflow_finetune_plugin.serving.engines.fleet import Fleet
 from mlflow_finetune_plugin.serving.router.follower import Follower, NotReadyError, UnknownModelError
+from mlflow_finetune_plugin.serving.settings import TRANSFORMERS, EngineLimits
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.bases import Bases
 from mlflow_finetune_plugin.serving.versions.catalog import Catalog
