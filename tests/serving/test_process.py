@@ -35,7 +35,7 @@ def test_a_service_answers_until_it_is_closed(settings):
 
 
 def test_a_service_that_ends_is_an_error_with_its_reason(settings):
-    with pytest.raises(EngineError, match="ended with code 2: .*nobody: the registry has no such model"):
+    with pytest.raises(EngineError, match=r"ended with code 2: .*nobody: the registry has no such model"):
         serving.serve(settings("nobody"))
 
 
@@ -49,7 +49,7 @@ def test_a_missing_store_is_an_error_and_is_not_created(settings, tmp_path, monk
     uri = f"sqlite:///{tmp_path}/none.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     mlflow.set_tracking_uri(uri)
-    with pytest.raises(TrackingError, match="no MLflow tracking store at .*none.db; fix"):
+    with pytest.raises(TrackingError, match=r"no MLflow tracking store at .*none\.db; fix"):
         serving.serve(settings("bot"))
     assert not (tmp_path / "none.db").exists()
 
