@@ -3,7 +3,7 @@
     python benchmarks/plan_accuracy.py [--only NAME ...] [--threads 2]
 
 Bases are random Llamas, rows are random digits. A shape is planned as a run plans it (forecast.py), then trained as a run trains
-it (pipeline.train_adapter), with the huge pages that a worker asks for. Memory is the process's peak resident size from the first weight read
+it (stages.train.train_adapter), with the huge pages that a worker asks for. Memory is the process's peak resident size from the first weight read
 to the last step. Time is the wall clock of the training loop without its first step's start-up; others' work on the cores shows
 in it. Prints a Markdown table; `ratio` is predicted over measured, `above process` leaves out what Python and its libraries hold before the first weight.
 """
@@ -145,12 +145,12 @@ def _run(shape: Shape, folder: Path, threads: int) -> dict[str, float]:
     import torch
 
     torch.set_num_threads(threads)
-    from mlflow_finetune_plugin import pipeline
     from mlflow_finetune_plugin.config.run_config import RunConfig
     from mlflow_finetune_plugin.data.preparation import prepare
     from mlflow_finetune_plugin.jobs.report import Report
     from mlflow_finetune_plugin.planning.forecast import forecast_run
     from mlflow_finetune_plugin.planning.plan import data_request, make_plan, settle_on
+    from mlflow_finetune_plugin.stages.train import train_adapter
     from mlflow_finetune_plugin.training.memory import PeakMemory
 
     _write_base_apart(shape, folder)
@@ -161,7 +161,7 @@ def _run(shape: Shape, folder: Path, threads: int) -> dict[str, float]:
         raise RuntimeError(why_not)
     before = psutil.Process().memory_info().rss
     with PeakMemory() as peak:
-        trained = pipeline.train_adapter(plan, data, folder, Report(folder / "report.jsonl"))
+        trained = train_adapter(plan, data, folder, Report(folder / "report.jsonl"))
     return {
         "predicted": forecast.memory.training_and_loading / 2**20,
         "measured": peak.bytes / 2**20,

@@ -28,7 +28,6 @@ from peft import IA3Config, LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from trl import SFTConfig, SFTTrainer
 
-from mlflow_finetune_plugin import pipeline
 from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
 from mlflow_finetune_plugin.evaluation.generation import greedy_answers
@@ -141,11 +140,11 @@ def main() -> None:
         data = prepare(plan.data_request(decided), decided.renderer, folder / "data")
         if data.digest != run.data.tags["finetune.data_digest"]:
             raise SystemExit("the two sides would not train on the same tokens")
-        mixture = pipeline.mix_tasks(decided, data)
+        mixture = plan.mix_tasks(decided, data)
         rows = data.train.select(mixture.indices)
-        (version,) = MlflowClient().search_logged_models(["0"], filter_string=f"source_run_id = '{run.info.run_id}'")[
-            :1
-        ]
+        (version,) = MlflowClient().search_logged_models(
+            [run.info.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
+        )[:1]
         mine = mlflow.pyfunc.load_model(version.model_uri).unwrap_python_model().model
         losses = {"ours": held_out_loss(mine, data.eval_dataset)}
         with mine.disable_adapter():

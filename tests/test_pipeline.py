@@ -13,10 +13,10 @@ from pipeline_runs import Ran, config_for, run_pipeline
 from safetensors.torch import load_file
 from tiny_bases import FAMILIES, tiny_base
 
-from mlflow_finetune_plugin import pipeline
 from mlflow_finetune_plugin.base_models import loading
 from mlflow_finetune_plugin.errors import TrainingError
 from mlflow_finetune_plugin.jobs.report import Report
+from mlflow_finetune_plugin.stages import log
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -36,7 +36,16 @@ def first(tmp_path_factory, empty_store) -> Ran:
 
 
 def test_the_story_is_told_in_order(first):
-    assert list(dict.fromkeys(first.stages())) == ["plan", "data", "train", "proof", "model"]
+    assert list(dict.fromkeys(first.stages())) == [
+        "plan",
+        "data",
+        "train",
+        "proof",
+        "model",
+        "champion",
+        "page",
+        "next",
+    ]
     lines = {event["name"]: event["text"] for event in first.events("stage")}
     assert lines["data"].startswith("36 kept (24 to train on, 12 to evaluate on), 0 skipped")
     assert lines["train"].startswith("6 steps in ")
@@ -93,7 +102,7 @@ def test_metrics_reach_run_and_model(first):
 
 
 def test_artifacts_are_whole(first):
-    for name in ("plots/loss.png", "plots/gain.png"):
+    for name in ("1_loss.png", "2_gain.png"):
         assert first.artifact(name).read_bytes()[:8] == PNG
         assert first.artifact(name).stat().st_size > 5_000
     table = json.loads(first.artifact("proof/rows.json").read_text())
@@ -121,7 +130,7 @@ def test_version_carries_its_identity(first):
     assert version.tags["finetune.serving"] == "vllm"
     assert version.tags["finetune.base_model"] == "embedded"
     assert version.tags.items() <= first.run.data.tags.items()
-    assert "exact_match" in version.description
+    assert "exact match" in version.description
 
 
 def test_equal_configs_give_equal_bits_and_the_alias_moves(first, tmp_path, empty_store):
@@ -290,7 +299,7 @@ def test_first_model_is_free_before_the_second_is_loaded(tmp_path, empty_store, 
     """The GPU must never hold the trained model, its optimiser and the reloaded model at once."""
     loaded: list[weakref.ref[torch.nn.Module]] = []
     alive_at_reload: list[int] = []
-    load, reload = loading.load_base_model, pipeline.reload_adapter
+    load, reload = loading.load_base_model, log.reload_adapter
 
     def remembering_load(base):
         model = load(base)
@@ -303,7 +312,7 @@ def test_first_model_is_free_before_the_second_is_loaded(tmp_path, empty_store, 
         return reload(uri)
 
     monkeypatch.setattr(loading, "load_base_model", remembering_load)
-    monkeypatch.setattr(pipeline, "reload_adapter", counting_reload)
+    monkeypatch.setattr(log, "reload_adapter", counting_reload)
     gc.disable()  # only the pipeline's own collection may free it
     try:
         run_pipeline(tmp_path / "run", empty_store, config_for(tmp_path, tiny_base(tmp_path / "base")))
@@ -318,7 +327,7 @@ def test_proof_is_of_the_loaded_model(tmp_path, empty_store, monkeypatch):
     from mlflow_finetune_plugin.evaluation import proof
 
     seen = {}
-    reload, prove = pipeline.reload_adapter, proof.prove
+    reload, prove = log.reload_adapter, proof.prove
 
     def remembering_reload(uri):
         seen["uri"] = uri
@@ -329,7 +338,7 @@ def test_proof_is_of_the_loaded_model(tmp_path, empty_store, monkeypatch):
         seen["proven"] = model
         return prove(model, *args, **kwargs)
 
-    monkeypatch.setattr(pipeline, "reload_adapter", remembering_reload)
+    monkeypatch.setattr(log, "reload_adapter", remembering_reload)
     monkeypatch.setattr(proof, "prove", remembering_prove)
     ran = run_pipeline(tmp_path / "run", empty_store, config_for(tmp_path, tiny_base(tmp_path / "base")))
     assert seen["proven"] is seen["loaded"]

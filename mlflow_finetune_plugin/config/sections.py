@@ -146,7 +146,12 @@ class TrainingSettings(Section):
     save_steps: Annotated[int, Field(gt=0)] | Auto | None = Field(
         "auto", description="Steps between checkpoints, from which a run can be resumed; auto: about 4 a run."
     )
-    save_total_limit: int = Field(2, ge=1, description="Checkpoints that are kept.")
+    save_total_limit: int = Field(2, ge=1, description="Checkpoints that are kept while the run lasts.")
+    keep_checkpoints: bool = Field(
+        False,
+        description="Keep the checkpoints with their optimiser state among the artifacts of a finished run. By default "
+        "they are removed once the run has finished; a failed run keeps them, so that it can be resumed.",
+    )
     load_best_model_at_end: bool = Field(
         False, description="Keep the weights that were best on the held-out rows, not the last; needs eval_steps."
     )

@@ -20,8 +20,8 @@ from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.logged_models.adapter import Reference, log_adapter
 from mlflow_finetune_plugin.methods import Adaptation
 from mlflow_finetune_plugin.planning.plan import Plan
+from mlflow_finetune_plugin.stages.identity import Identity, model_card
 from mlflow_finetune_plugin.stages.outages import with_patience
-from mlflow_finetune_plugin.stages.records import Identity, model_card
 from mlflow_finetune_plugin.store.names import CHECKPOINT_EVAL_LOSS, EVAL_LOSS
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.saving import PROGRESS

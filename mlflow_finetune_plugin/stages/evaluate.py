@@ -6,11 +6,15 @@ its digest), and the metrics are linked to the model as well as to this run.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from mlflow_finetune_plugin.base_models.facts import Reasons
 from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
+from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.evaluation.proof import prove
@@ -18,10 +22,22 @@ from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.logged_models.evaluation_rows import SEED, prepare_evaluation_rows
 from mlflow_finetune_plugin.logged_models.loading import load_logged
 from mlflow_finetune_plugin.planning.plan import settle_eval
+from mlflow_finetune_plugin.stages.data_records import dataset_source, flat_params, record_data
+from mlflow_finetune_plugin.stages.description import summary
 from mlflow_finetune_plugin.stages.outages import with_patience
 from mlflow_finetune_plugin.stages.place import Place
-from mlflow_finetune_plugin.stages.records import record_evaluation, record_proof, summary
+from mlflow_finetune_plugin.stages.prove import record_proof
 from mlflow_finetune_plugin.stages.trained_rows import told_of_trained_rows
+from mlflow_finetune_plugin.store.names import (
+    ADAPTATION_TAG,
+    ADAPTER_DIGEST_TAG,
+    BASE_MODEL_TAG,
+    DATA_DIGEST_TAG,
+    EVALUATED_MODEL_TAG,
+    OBJECTIVE_TAG,
+    RECORDS_FOLDER,
+    TRAINED_ON_DIGEST_TAG,
+)
 from mlflow_finetune_plugin.store.registry import find_model
 
 
@@ -59,3 +75,35 @@ def run(config: EvaluationConfig, place: Place, report: Report) -> dict[str, Any
     kind = "given"  # the recipe's word for them is held-out; whether they were is in the data report
     record_proof(proof, found.model_id, 0, place.folder, report, rows=kind)
     return {"model_uri": found.uri, "model_id": found.model_id, "summary": summary(proof, found.uri, rows=kind)}
+
+
+def record_evaluation(
+    config: EvaluationConfig,
+    card: Mapping[str, Any],
+    data: PreparedData,
+    reasons: Reasons,
+    folder: Path,
+    report: Report,
+) -> None:
+    """What is evaluated on what: config with reasons, data report, the held-out rows as a dataset input, lineage tags."""
+    values = {**config.model_dump(mode="json"), "reasons": reasons}
+    report.params(flat_params({key: value for key, value in values.items() if key != "reasons"}))
+    report.text(folder / "config.json", json.dumps(values, indent=1, ensure_ascii=False), RECORDS_FOLDER)
+    record_data(data.report, folder, report)
+    assert isinstance(config.data.eval, list)
+    source = dataset_source(config.data.eval, data)
+    report.datasets([{"name": "held-out", "context": "eval", "digest": data.eval_digest, **source}])
+    report.tags(
+        {
+            EVALUATED_MODEL_TAG: config.model,
+            BASE_MODEL_TAG: str(card["base_model"]["name"]),
+            ADAPTATION_TAG: str(card["adaptation"]),
+            OBJECTIVE_TAG: str(card["objective"]),
+            ADAPTER_DIGEST_TAG: str(card["adapter_digest"]),
+            TRAINED_ON_DIGEST_TAG: str(card["data_digest"]),
+            DATA_DIGEST_TAG: data.eval_digest,
+        }
+    )
+    report.stage("data", data.report.summary().removeprefix("data").strip())
+    for warning in data.report.warnings:
+        report.note(warning)

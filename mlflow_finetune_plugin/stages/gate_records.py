@@ -4,16 +4,51 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from mlflow_finetune_plugin.config.data_files import data_files
+from mlflow_finetune_plugin.data.preparation import prepare
+from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.evaluation.results import EvalRow, answer_room
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.jobs.report import Report
+from mlflow_finetune_plugin.planning.plan import Plan, data_request
 from mlflow_finetune_plugin.promotion import held_out
 from mlflow_finetune_plugin.promotion.held_out import held_out_json
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
 from mlflow_finetune_plugin.stages.outages import with_patience
+from mlflow_finetune_plugin.stages.place import Place
+from mlflow_finetune_plugin.stages.plan import PlannedRun
 from mlflow_finetune_plugin.store.names import GATE_DIGEST_TAG, GATE_FOLDER, HELD_OUT_FOLDER, HELD_OUT_TAG
+
+
+def gate_records(planned: PlannedRun, place: Place, report: Report) -> None:
+    """Record the policy and the held-out rows. A resumed run keeps the policy of its first attempt."""
+    settings = planned.plan.config.eval
+    earlier = None if planned.plan.config.resume is None else written_policy(place.tracking_uri, place.run_id, report)
+    rows = regression_rows(planned.plan, place.folder)
+    record_policy(planned.plan.policy, rows, place.folder, report, earlier=earlier)
+    record_held_out(planned.data.eval_rows, list(settings.metrics), int(settings.max_new_tokens), place.folder, report)
+
+
+def regression_rows(plan: Plan, folder: Path) -> dict[str, list[EvalRow]]:
+    """Return the rows of each regression file of the policy, read as the held-out rows are."""
+    data = plan.config.data
+    like = data.eval[0] if isinstance(data.eval, list) else data.train[0]
+    rows: dict[str, list[EvalRow]] = {}
+    for path in dict.fromkeys(regression.data for regression in plan.policy.regressions):
+        file = like.model_copy(update={"path": path, "task": None, "weight": 1.0})
+        request = replace(data_request(plan), train=(), eval=data_files([file]), max_eval_rows=None)
+        prepared = prepare(request, plan.renderer, folder / "regressions")
+        lost = sum(skip.rows for file in prepared.report.files for skip in file.skipped)
+        if lost or not prepared.eval_rows:
+            raise DataError(
+                f"{path}: {lost:,} of its rows cannot be used, and a promotion asks every row of a regression file; "
+                f"fix: correct the rows that mlflow-finetune data {path} lists"
+            )
+        rows[path] = prepared.eval_rows
+    return rows
 
 
 def written_policy(tracking_uri: str, run_id: str, report: Report) -> str | None:
@@ -45,6 +80,11 @@ def record_policy(
         report.text(gate / f"{Path(path).name}.json", held_out_json(found, (), answer_room(found)), GATE_FOLDER)
     report.text(gate / "policy.json", written.to_json(), GATE_FOLDER)
     report.tags({GATE_DIGEST_TAG: written.digest})
+
+
+def held_out_digest(folder: Path) -> str:
+    """Return the digest (SHA-256, hex) of the held-out rows that the run in this folder recorded."""
+    return hashlib.sha256((folder / held_out.FILE).read_bytes()).hexdigest()
 
 
 def record_held_out(

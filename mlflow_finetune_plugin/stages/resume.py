@@ -13,7 +13,7 @@ from mlflow_finetune_plugin.jobs.folder import JobFolder
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.planning.plan import Plan
 from mlflow_finetune_plugin.stages.outages import with_patience
-from mlflow_finetune_plugin.store.names import CHECKPOINTS_FOLDER, DRIFT_TAG
+from mlflow_finetune_plugin.store.names import CHECKPOINTS_FOLDER, DRIFT_TAG, RECORDS_FOLDER
 from mlflow_finetune_plugin.training.checkpoints import (
     MANIFEST,
     Checkpoint,
@@ -167,7 +167,7 @@ def record_drift(now: Mapping[str, Any], tracking_uri: str, run_id: str, folder:
     report.tags({DRIFT_TAG: json.dumps(drift)})
     path = folder / "param_drift.json"
     path.write_text(json.dumps(drift, indent=1), encoding="utf-8")
-    report.artifact(path, "finetune")
+    report.artifact(path, RECORDS_FOLDER)
 
 
 def _short(value: Any) -> str:

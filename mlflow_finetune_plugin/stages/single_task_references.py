@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.evaluation.interference import interference
 from mlflow_finetune_plugin.evaluation.proof import measure
-from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow, MetricResult
+from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow, Interval, MetricResult
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.planning.plan import Plan
+from mlflow_finetune_plugin.store.clients import metric_part
+from mlflow_finetune_plugin.store.names import HELD_OUT_FOLDER, INTERFERENCE, PLOTS_FOLDER
 
 Train = Callable[[Plan, PreparedData, Path], Path]
 """Plan, the rows of one task, a folder to work in -> the adapter's folder."""
@@ -56,3 +59,37 @@ def _answers(plan: Plan, adapter: Path, rows: list[EvalRow]) -> AnswerSet:
         stop_token_ids=plan.renderer.stop_token_ids,
         answer_prefix=plan.renderer.answer_prefix,
     )
+
+
+def record_interference(costs: Mapping[str, tuple[MetricResult, ...]], folder: Path, report: Report) -> None:
+    """``interference/<metric>/<task>``: the mixture's adapter minus the task's own, below 0 where the mixture costs."""
+    if not costs:
+        return
+    values: dict[str, float] = {}
+    table = []
+    for task, results in costs.items():
+        for result in results:
+            values |= _gains(f"{INTERFERENCE}{result.name}/{metric_part(task)}", result.gain)
+            table.append(
+                [task, result.name, result.base, result.adapter, result.gain.value, result.gain.low, result.gain.high]
+            )
+    report.metrics(values)
+    columns = ["task", "metric", "single_task", "mixture", "gain", "gain_low", "gain_high"]
+    text = json.dumps({"columns": columns, "data": table}, ensure_ascii=False)
+    report.text(folder / "interference.json", text, HELD_OUT_FOLDER)
+    from mlflow_finetune_plugin.evaluation.plots import plot_tasks
+
+    figure = plot_tasks({task: results[0] for task, results in costs.items()}, "mixture against single-task adapters")
+    figure.savefig(folder / "interference.png", dpi=120)
+    report.artifact(folder / "interference.png", PLOTS_FOLDER)
+    for task, results in costs.items():
+        first = results[0]
+        report.stage(
+            "proof",
+            f"{task} alone {first.name} {first.base:.3g}, in the mixture {first.adapter:.3g} "
+            f"(95 % CI of the difference {first.gain.low:+.3g}..{first.gain.high:+.3g})",
+        )
+
+
+def _gains(name: str, gain: Interval) -> dict[str, float]:
+    return {name: gain.value, f"{name}_low": gain.low, f"{name}_high": gain.high}

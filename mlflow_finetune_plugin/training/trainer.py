@@ -28,6 +28,7 @@ from mlflow_finetune_plugin.training.stopping import stoppable
 from mlflow_finetune_plugin.training.weights import restore_weights
 
 _OURS = {
+    "keep_checkpoints",
     "max_length",
     "max_steps",
     "eval_steps",

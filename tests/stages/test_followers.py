@@ -10,10 +10,9 @@ import pytest
 from pipeline_runs import config_for
 from tiny_bases import tiny_base
 
-from mlflow_finetune_plugin import pipeline
 from mlflow_finetune_plugin.data.preparation import prepare
 from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId
-from mlflow_finetune_plugin.planning.plan import make_plan, settle
+from mlflow_finetune_plugin.planning.plan import data_request, make_plan, settle
 from mlflow_finetune_plugin.stages import followers
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.processes import PeerLostError
@@ -24,7 +23,7 @@ def settled(tmp_path):
     training = {"max_steps": 3, "per_device_train_batch_size": "auto"}
     config = config_for(tmp_path, tiny_base(tmp_path / "base"), training=training, options={"rank": 4, "init": "pissa"})
     plan = make_plan(config, processes=2)
-    data = prepare(pipeline.data_request(plan), plan.renderer, tmp_path)
+    data = prepare(data_request(plan), plan.renderer, tmp_path)
     data = replace(data, train=data.train.select([5, 3, 3, 0]))
     plan = settle(plan, train_rows=24, longest_row=50, eval_rows=data.eval_rows, layouts=["prompt_completion"])
     return plan, data

@@ -1,0 +1,43 @@
+"""What a run records of its data: the report, the dataset inputs, and config sections as flat params."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow_finetune_plugin.config.sections import DataFileSettings
+from mlflow_finetune_plugin.data.preparation import PreparedData
+from mlflow_finetune_plugin.data.report.contents import DataReport
+from mlflow_finetune_plugin.data.report.page import report_page
+from mlflow_finetune_plugin.jobs.report import Report
+from mlflow_finetune_plugin.store.names import RECORDS_FOLDER
+
+
+def record_data(found: DataReport, folder: Path, report: Report) -> None:
+    """Record the data report as JSON and as a page, also of data that cannot be trained on."""
+    text = json.dumps(found.to_json(), indent=1, ensure_ascii=False)
+    report.text(folder / "data_report.json", text, RECORDS_FOLDER)
+    report.text(folder / "data_report.html", report_page(found), RECORDS_FOLDER)
+
+
+def dataset_source(files: Sequence[DataFileSettings], data: PreparedData) -> dict[str, str]:
+    """Return source and profile of a dataset input, as MLflow stores them: JSON."""
+    return {
+        "source": json.dumps({"files": [file.path for file in files]}),
+        "profile": json.dumps({"train_rows": len(data.train), "eval_rows": len(data.eval_rows)}),
+    }
+
+
+def flat_params(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested sections as dotted keys, lists as JSON; keys without a value are left out."""
+    if isinstance(value, dict):
+        return {
+            key: item
+            for name, part in value.items()
+            for key, item in flat_params(part, f"{prefix}.{name}" if prefix else str(name)).items()
+        }
+    if value is None:
+        return {}
+    return {prefix: json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value}

@@ -1,0 +1,99 @@
+"""The texts for people: one line for each result of a run, and the description on the run's and the version's page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlflow_finetune_plugin.config.sections import DataFileSettings
+from mlflow_finetune_plugin.data.preparation import PreparedData
+from mlflow_finetune_plugin.evaluation.results import EvalReport, Interval, MetricResult
+from mlflow_finetune_plugin.planning.plan import Plan
+
+HELD_OUT = "held-out"
+
+SMALL_FORGETTING, LARGE_FORGETTING = 0.05, 0.2
+"""Nats per token: below the first, which is also the gate's default bound, it is small; from the second on, large."""
+
+_METRIC_LABELS = {"rougeL": "ROUGE-L", "chrf": "chrF", "bleu": "BLEU", "f1": "F1", "token_f1": "token F1"}
+_SHOWN_FILES = 3
+
+
+def metric_label(name: str) -> str:
+    """Return a metric's name as people write it: ``exact_match`` is exact match."""
+    return _METRIC_LABELS.get(name, name.replace("_", " "))
+
+
+def metric_line(metric: MetricResult, *, rows: str = HELD_OUT) -> str:
+    """Return the verdict on one metric, then both values, the gain and its interval.
+
+    ``rows`` says what the rows are; they are held out unless the caller brought his own.
+    """
+    gain = metric.gain
+    verdict = "better than the base" if gain.low > 0 else "worse than the base" if gain.high < 0 else "no clear gain"
+    return (
+        f"{verdict}: {metric_label(metric.name)} {metric.base:.3g} -> {metric.adapter:.3g} on {metric.rows:,} {rows} rows, "
+        f"gain {gain.value:+.3g} (95 % interval {gain.low:+.3g} to {gain.high:+.3g})"
+    )
+
+
+def forgetting_line(forgetting: Interval) -> str:
+    """Return how much the adapter lost on general text: a word, the number with its interval, and the scale."""
+    return (
+        f"{forgetting_word(forgetting.value)}, {forgetting.value:+.3g} nats per token on general text "
+        f"(95 % interval {forgetting.low:+.3g} to {forgetting.high:+.3g}; "
+        f"small is below {SMALL_FORGETTING:g}, large from {LARGE_FORGETTING:g})"
+    )
+
+
+def forgetting_word(nats: float) -> str:
+    """Return none, small, moderate or large."""
+    if nats <= 0:
+        return "none"
+    if nats < SMALL_FORGETTING:
+        return "small"
+    return "moderate" if nats < LARGE_FORGETTING else "large"
+
+
+def proof_lines(proof: EvalReport, *, rows: str = HELD_OUT) -> list[str]:
+    """Return one line for each metric, for each task its first metric, and one for forgetting."""
+    lines = [metric_line(metric, rows=rows) for metric in proof.metrics]
+    lines += [f"{task}: {metric_line(results[0], rows=rows)}" for task, results in proof.tasks.items()]
+    if proof.forgetting is not None:
+        lines.append(f"forgetting: {forgetting_line(proof.forgetting)}")
+    return lines
+
+
+def summary(proof: EvalReport, uri: str, *, rows: str = HELD_OUT) -> str:
+    """Return the run in one line."""
+    return f"{metric_line(proof.metrics[0], rows=rows)}; {uri}"
+
+
+def run_description(plan: Plan, data: PreparedData, proof: EvalReport | None = None, uri: str | None = None) -> str:
+    """Return the description on the run's page as Markdown: what is trained from what, on how many rows, with which result.
+
+    Without a proof the run has not finished, and the description says so.
+    """
+    tasks = sum(task is not None for task in {file.task for file in plan.config.data.train})
+    text = (
+        f"**{_head(plan)}**, trained on {len(data.train):,} rows of {_files(plan.config.data.train)}"
+        f"{f' ({tasks} tasks)' if tasks > 1 else ''}; {len(data.eval_rows):,} rows are held out."
+    )
+    if proof is None:
+        return f"{text}\n\nThe result appears here when the run has finished."
+    model = [] if uri is None else [f"Model: `{uri}`"]
+    return "\n".join([text, "", *(f"- {line}" for line in [*proof_lines(proof), *model])])
+
+
+def version_description(plan: Plan, proof: EvalReport) -> str:
+    """Return the description on the version's page as Markdown."""
+    return "\n".join([_head(plan), "", *(f"- {line}" for line in proof_lines(proof))])
+
+
+def _head(plan: Plan) -> str:
+    return f"{plan.config.adaptation} x {plan.config.objective} on {plan.base.name}"
+
+
+def _files(files: Sequence[DataFileSettings]) -> str:
+    names = [file.path.rpartition("/")[2] or file.path for file in files]
+    more = f" and {len(names) - _SHOWN_FILES} more files" if len(names) > _SHOWN_FILES else ""
+    return ", ".join(names[:_SHOWN_FILES]) + more

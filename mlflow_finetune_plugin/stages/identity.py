@@ -1,0 +1,87 @@
+"""What a version is made of: the digests and names in its tags, and the card that travels in the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow_finetune_plugin import __version__
+from mlflow_finetune_plugin.data.preparation import PreparedData
+from mlflow_finetune_plugin.planning.plan import Plan
+from mlflow_finetune_plugin.store.names import (
+    ADAPTATION_TAG,
+    ADAPTER_DIGEST_TAG,
+    BASE_DIGEST_TAG,
+    BASE_MODEL_TAG,
+    DATA_DIGEST_TAG,
+    OBJECTIVE_TAG,
+    SERVING_TAG,
+)
+from mlflow_finetune_plugin.weights_digest import folder_digest
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a version is made of: digests and names, the tags that lineage and serving rely on."""
+
+    adaptation: str
+    objective: str
+    base_model: str
+    base_digest: str
+    data_digest: str
+    adapter_digest: str
+    serving: str
+
+    @classmethod
+    def of(cls, plan: Plan, data: PreparedData, base_digest: str, adapter: Path) -> Identity:
+        return cls(
+            adaptation=plan.config.adaptation,
+            objective=plan.config.objective,
+            base_model=plan.base.name,
+            base_digest=base_digest,
+            data_digest=data.digest,
+            adapter_digest=folder_digest(adapter),
+            serving=plan.serving,
+        )
+
+    def tags(self) -> dict[str, str]:
+        """``finetune.<field>`` for every field."""
+        return {
+            ADAPTATION_TAG: self.adaptation,
+            OBJECTIVE_TAG: self.objective,
+            BASE_MODEL_TAG: self.base_model,
+            BASE_DIGEST_TAG: self.base_digest,
+            DATA_DIGEST_TAG: self.data_digest,
+            ADAPTER_DIGEST_TAG: self.adapter_digest,
+            SERVING_TAG: self.serving,
+        }
+
+
+def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
+    """What travels in the model as ``finetune.json``: enough to load it, serve it and know what it is."""
+    base = plan.base
+    return {
+        "mlflow_finetune": __version__,
+        "base_model": {
+            "name": base.name,
+            "folder": str(base.folder),
+            "revision": base.revision,
+            "digest": identity.base_digest,
+            "dtype": str(base.dtype).removeprefix("torch."),
+            "quantization": base.quantization,
+            "attn_implementation": base.attn_implementation,
+            "trust_remote_code": base.trust_remote_code,
+        },
+        "adaptation": identity.adaptation,
+        "objective": identity.objective,
+        "options": plan.options,
+        "serving": identity.serving,
+        "data_digest": identity.data_digest,
+        "adapter_digest": identity.adapter_digest,
+        "stop_token_ids": list(plan.renderer.stop_token_ids),
+        "answer_prefix": plan.renderer.answer_prefix.strip(),
+        "chat_template_source": plan.renderer.template_source,
+        "max_new_tokens": int(plan.config.eval.max_new_tokens),
+        "max_length": plan.max_length,
+    }

@@ -1,0 +1,126 @@
+"""The fourth stage: base and adapter answer the same held-out rows, and the run records the gain and the forgetting."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from peft import PeftModel
+
+from mlflow_finetune_plugin.data.preparation import PreparedData
+from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
+from mlflow_finetune_plugin.evaluation.results import EvalReport, MetricResult
+from mlflow_finetune_plugin.jobs.report import Report
+from mlflow_finetune_plugin.planning.plan import Plan
+from mlflow_finetune_plugin.promotion.held_out import TABLE as HELD_OUT_TABLE
+from mlflow_finetune_plugin.stages import single_task_references
+from mlflow_finetune_plugin.stages.description import HELD_OUT, proof_lines
+from mlflow_finetune_plugin.stages.log import LoggedRun
+from mlflow_finetune_plugin.stages.place import Place
+from mlflow_finetune_plugin.stages.plan import PlannedRun
+from mlflow_finetune_plugin.stages.train import train_aside
+from mlflow_finetune_plugin.store.clients import metric_part
+from mlflow_finetune_plugin.store.names import (
+    EVAL_ADAPTER,
+    EVAL_BASE,
+    EVAL_GAIN,
+    EVAL_GAIN_HIGH,
+    EVAL_GAIN_LOW,
+    EVAL_ROWS,
+    FORGETTING,
+    FORGETTING_HIGH,
+    FORGETTING_LOW,
+    GAIN_PICTURE,
+    HELD_OUT_FOLDER,
+    PLOTS_FOLDER,
+    PROOF_TAG,
+)
+
+
+def prove(planned: PlannedRun, logged: LoggedRun, place: Place, report: Report) -> EvalReport:
+    """Compare base and adapter on the held-out rows and record the result on the run and on the logged model."""
+    plan, data = planned.plan, planned.data
+    proof = prove_adapter(plan, data, logged.take_model(), report)
+    record_proof(proof, logged.adapter.model_id, logged.steps, place.folder, report)
+    if plan.config.eval.single_task_references and proof.tasks:
+        costs = single_task_references.costs_of_mixing(plan, data, proof, place.folder, report, train=train_aside)
+        single_task_references.record_interference(costs, place.folder, report)
+    return proof
+
+
+def prove_adapter(plan: Plan, data: PreparedData, model: PeftModel, report: Report) -> EvalReport:
+    """Let base and adapter answer the held-out rows, and measure both on text that the adapter was not trained on."""
+    from mlflow_finetune_plugin.evaluation.proof import prove as compare  # scipy is imported only after the first step
+
+    settings = plan.config.eval
+    texts = [] if settings.forgetting is False else read_texts(settings.forgetting or DEFAULT_TEXT)
+    return compare(
+        model,
+        plan.renderer.tokenizer,
+        data.eval_rows,
+        metrics=list(settings.metrics),
+        max_new_tokens=int(settings.max_new_tokens),
+        stop_token_ids=plan.renderer.stop_token_ids,
+        forgetting_texts=texts,
+        answer_prefix=plan.renderer.answer_prefix,
+        seed=plan.config.training.seed,
+        on_progress=lambda side, done, total: report.progress(done, total, f"answers of the {side}", stage="proof"),
+    )
+
+
+def record_proof(
+    proof: EvalReport, model_id: str | None, step: int, folder: Path, report: Report, *, rows: str = HELD_OUT
+) -> None:
+    """Record the metrics on the run and on the logged model, the rows as a table and the gains as a picture.
+
+    ``rows`` is what the lines for people call the rows.
+    """
+    report.metrics(proof_metrics(proof), step=step, model_id=model_id)
+    columns = list(proof.rows[0])
+    table = {"columns": columns, "data": [[row[column] for column in columns] for row in proof.rows]}
+    text = json.dumps(table, ensure_ascii=False)
+    report.text(folder / HELD_OUT_TABLE, text, HELD_OUT_FOLDER)
+    logged = json.dumps([{"path": f"{HELD_OUT_FOLDER}/{HELD_OUT_TABLE}", "type": "table"}])
+    report.tags({"mlflow.loggedArtifacts": logged, PROOF_TAG: hashlib.sha256(text.encode()).hexdigest()})
+    from mlflow_finetune_plugin.evaluation.plots import plot_gain, plot_tasks
+
+    figure = plot_gain(proof)
+    figure.savefig(folder / GAIN_PICTURE, dpi=120)
+    report.artifact(folder / GAIN_PICTURE)
+    if proof.tasks:
+        figure = plot_tasks({task: results[0] for task, results in proof.tasks.items()}, "adapter against base")
+        figure.savefig(folder / "tasks.png", dpi=120)
+        report.artifact(folder / "tasks.png", PLOTS_FOLDER)
+    for line in proof_lines(proof, rows=rows):
+        report.stage("proof", line)
+
+
+def proof_metrics(proof: EvalReport) -> dict[str, float]:
+    """``eval/base/M``, ``eval/adapter/M``, ``eval/gain/M``, ``eval/gain_low/M``, ``eval/gain_high/M``, ``forgetting/...``.
+
+    With several tasks each again as ``eval/base/M/TASK`` and so on.
+    """
+    values: dict[str, float] = {EVAL_ROWS: float(len(proof.rows))}
+    for metric in proof.metrics:
+        values |= _sides_and_gain(metric, "")
+    for task, results in proof.tasks.items():
+        for metric in results:
+            values |= _sides_and_gain(metric, f"/{metric_part(task)}")
+    if proof.forgetting is not None:
+        values |= {
+            FORGETTING: proof.forgetting.value,
+            FORGETTING_LOW: proof.forgetting.low,
+            FORGETTING_HIGH: proof.forgetting.high,
+        }
+    return values
+
+
+def _sides_and_gain(metric: MetricResult, task: str) -> dict[str, float]:
+    return {
+        f"{EVAL_BASE}{metric.name}{task}": metric.base,
+        f"{EVAL_ADAPTER}{metric.name}{task}": metric.adapter,
+        f"{EVAL_GAIN}{metric.name}{task}": metric.gain.value,
+        f"{EVAL_GAIN_LOW}{metric.name}{task}": metric.gain.low,
+        f"{EVAL_GAIN_HIGH}{metric.name}{task}": metric.gain.high,
+    }
