@@ -6,13 +6,11 @@ from collections.abc import Sequence
 
 from mlflow_finetune_plugin.config.sections import DataFileSettings
 from mlflow_finetune_plugin.data.preparation import PreparedData
-from mlflow_finetune_plugin.evaluation.results import EvalReport, Interval, MetricResult
+from mlflow_finetune_plugin.evaluation.results import EvalReport, MetricResult
+from mlflow_finetune_plugin.evaluation.scale import forgetting_text
 from mlflow_finetune_plugin.planning.plan import Plan
 
 HELD_OUT = "held-out"
-
-SMALL_FORGETTING, LARGE_FORGETTING = 0.05, 0.2
-"""Nats per token: below the first, which is also the gate's default bound, it is small; from the second on, large."""
 
 _METRIC_LABELS = {"rougeL": "ROUGE-L", "chrf": "chrF", "bleu": "BLEU", "f1": "F1", "token_f1": "token F1"}
 _SHOWN_FILES = 3
@@ -36,30 +34,12 @@ def metric_line(metric: MetricResult, *, rows: str = HELD_OUT) -> str:
     )
 
 
-def forgetting_line(forgetting: Interval) -> str:
-    """Return how much the adapter lost on general text: a word, the number with its interval, and the scale."""
-    return (
-        f"{forgetting_word(forgetting.value)}, {forgetting.value:+.3g} nats per token on general text "
-        f"(95 % interval {forgetting.low:+.3g} to {forgetting.high:+.3g}; "
-        f"small is below {SMALL_FORGETTING:g}, large from {LARGE_FORGETTING:g})"
-    )
-
-
-def forgetting_word(nats: float) -> str:
-    """Return none, small, moderate or large."""
-    if nats <= 0:
-        return "none"
-    if nats < SMALL_FORGETTING:
-        return "small"
-    return "moderate" if nats < LARGE_FORGETTING else "large"
-
-
 def proof_lines(proof: EvalReport, *, rows: str = HELD_OUT) -> list[str]:
     """Return one line for each metric, for each task its first metric, and one for forgetting."""
     lines = [metric_line(metric, rows=rows) for metric in proof.metrics]
     lines += [f"{task}: {metric_line(results[0], rows=rows)}" for task, results in proof.tasks.items()]
     if proof.forgetting is not None:
-        lines.append(f"forgetting: {forgetting_line(proof.forgetting)}")
+        lines.append(f"forgetting: {forgetting_text(proof.forgetting)} on general text")
     return lines
 
 
