@@ -1,4 +1,4 @@
-"""The best weights so far by a held-out metric, kept aside; and the end of a training that no longer improves."""
+"""Keep the best weights by a held-out metric, and stop a training that no longer improves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ _SCORE = "score.json"
 
 
 class BestWeights(TrainerCallback):  # type: ignore[misc]
-    """Keeps ``folder/best`` up to date after every evaluation; it travels in every checkpoint."""
+    """The callback that keeps ``folder/best`` up to date after every evaluation. Every checkpoint holds a copy.
+
+    Args:
+        folder: where ``best`` is written.
+        metric: the evaluation metric that is compared; ``eval_loss`` is better when lower, any other when higher.
+        patience: evaluations without improvement before training stops; None never stops.
+        report: receives the note about early stopping.
+        writes: whether this process writes the weights; only one of several does.
+    """
 
     def __init__(self, folder: Path, *, metric: str, patience: int | None, report: Report, writes: bool) -> None:
         self.folder = folder / BEST
@@ -31,7 +39,7 @@ class BestWeights(TrainerCallback):  # type: ignore[misc]
         self.score: float | None = None
         self.step = 0
         self.worse = 0
-        """Evaluations since the best."""
+        """Evaluations since the best one."""
 
     def on_evaluate(
         self,
@@ -70,7 +78,7 @@ class BestWeights(TrainerCallback):  # type: ignore[misc]
         return {"score": self.score, "step": self.step, "worse": self.worse}
 
     def restore(self, values: dict[str, Any], checkpoint: Path) -> None:
-        """As it was when the checkpoint was saved."""
+        """Return to the state in which the checkpoint was saved."""
         self.score, self.step, self.worse = values["score"], int(values["step"]), int(values["worse"])
         if self.writes and (checkpoint / BEST).is_dir():
             shutil.copytree(checkpoint / BEST, self.folder, dirs_exist_ok=True)

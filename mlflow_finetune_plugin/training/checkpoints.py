@@ -1,7 +1,8 @@
-"""Checkpoints that are whole or not counted: written aside, synced, sealed with a manifest of digests, renamed into place.
+"""Write and open checkpoints. A checkpoint is complete or it does not count.
 
-A checkpoint holds what is trained, the optimiser, the schedule, the random states, the position in the data, and what the
-report has said so far; training that starts from it goes on as if it had never stopped.
+Each is written in a draft folder, synced, sealed with a manifest of digests and renamed. It holds the trained weights,
+optimizer, schedule, random states, position in the data and the report so far, so a resumed training continues as if it
+had never stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ PREFIX = "checkpoint-"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint. ``fingerprint`` is what must not differ for training to go on from it."""
+    """A complete checkpoint. Training resumes from it only where ``fingerprint`` (data, base, options) is the same."""
 
     folder: Path
     step: int
@@ -34,7 +35,7 @@ class TornCheckpointError(Exception):
 
 
 def seal(draft: Path, target: Path, *, step: int, fingerprint: Mapping[str, Any]) -> Checkpoint:
-    """Makes ``draft`` the checkpoint ``target``: after a crash at any moment it is there whole, or not under that name."""
+    """Turn ``draft`` into the checkpoint ``target``. After a crash at any moment ``target`` is complete or absent."""
     digests = {}
     for path in sorted(path for path in draft.rglob("*") if path.is_file()):
         digests[path.relative_to(draft).as_posix()] = _digest(path)
@@ -44,7 +45,7 @@ def seal(draft: Path, target: Path, *, step: int, fingerprint: Mapping[str, Any]
     sync(draft / MANIFEST)
     sync(draft)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():  # of an attempt that went the same way
+    if target.exists():  # An earlier attempt saved the same step and was resumed from before it.
         shutil.rmtree(target)
     draft.rename(target)
     sync(target.parent)
@@ -52,12 +53,12 @@ def seal(draft: Path, target: Path, *, step: int, fingerprint: Mapping[str, Any]
 
 
 def opened(folder: Path) -> Checkpoint:
-    """The checkpoint in this folder, every byte verified. Raises TornCheckpointError."""
+    """Verify every byte of the checkpoint in this folder and return it. Raises TornCheckpointError."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         for name, digest in manifest["files"].items():
             if _digest(folder / name) != digest:
-                raise TornCheckpointError(f"{folder}: {name} is not what was saved")
+                raise TornCheckpointError(f"{folder}: {name} has changed since it was saved")
         return Checkpoint(folder, int(manifest["step"]), manifest["fingerprint"])
     except FileNotFoundError as error:
         raise TornCheckpointError(f"{folder}: {Path(error.filename).name} is missing") from error
@@ -66,7 +67,7 @@ def opened(folder: Path) -> Checkpoint:
 
 
 def newest_whole(folders: Iterable[Path], on_torn: Callable[[str], None]) -> Checkpoint | None:
-    """The furthest whole checkpoint of these; each torn one that stands before it is told to ``on_torn``."""
+    """Return the complete checkpoint with the highest step, or None. ``on_torn`` receives a message for each torn one before it."""
     for folder in sorted(folders, key=step_of, reverse=True):
         try:
             return opened(folder)
@@ -76,18 +77,18 @@ def newest_whole(folders: Iterable[Path], on_torn: Callable[[str], None]) -> Che
 
 
 def in_folder(root: Path) -> list[Path]:
-    """Folders that claim to be checkpoints, whole or torn."""
+    """Return the folders with a checkpoint's name, complete or torn."""
     return [path for path in root.glob(f"{PREFIX}*") if path.is_dir()] if root.is_dir() else []
 
 
 def step_of(folder: Path) -> int:
-    """The step that a checkpoint's name claims; -1 for one whose name says none."""
+    """Return the step in a checkpoint's name, or -1 where the name has none."""
     number = folder.name.removeprefix(PREFIX)
     return int(number) if number.isdigit() else -1
 
 
 def remove_old(root: Path, *, limit: int) -> None:
-    """Leaves the newest ``limit`` checkpoints."""
+    """Delete all but the newest ``limit`` checkpoints."""
     for folder in sorted(in_folder(root), key=step_of, reverse=True)[limit:]:
         shutil.rmtree(folder)
 

@@ -1,4 +1,4 @@
-"""Telling a refused allocation from other failures."""
+"""Recognise a refused allocation, and measure the peak memory of a phase."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ _CPU_REFUSALS = ("can't allocate memory", "Cannot allocate memory", "not enough 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for the refusals of a GPU's allocator, of torch's CPU allocator and of Python's own."""
+    """Return whether the GPU's allocator, torch's CPU allocator or Python refused an allocation."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(refusal in str(error) for refusal in _CPU_REFUSALS)
 
 
 class PeakMemory:
-    """A context; afterwards ``bytes`` holds CUDA's max_memory_reserved of the training GPU, or the process's peak RSS.
+    """A context manager that measures peak memory into ``bytes``.
 
-    Linux keeps the peak itself (VmHWM) and lets a process start it anew; elsewhere a thread looks every 20 ms and can
-    miss what lives shorter, then ``is_sampled`` is true.
+    With a GPU that is CUDA's ``max_memory_reserved``, else the process's peak resident memory. Linux records the peak
+    (VmHWM) and lets a process reset it. Elsewhere a thread samples every 20 ms, can miss shorter peaks, and sets
+    ``is_sampled``.
     """
 
     def __init__(self) -> None:
@@ -64,9 +65,10 @@ class PeakMemory:
 
 
 def _restart_high_water_mark() -> bool:
-    """Sets VmHWM to what is resident now (proc(5), clear_refs). False where that cannot be done."""
+    """Reset VmHWM to the current resident memory (proc(5), clear_refs). Return False where the system does not allow it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
+        # Some containers accept the write and ignore it, so check that the mark really fell (16 MiB of slack).
         return _high_water_mark() <= psutil.Process().memory_info().rss + 2**24
     except (OSError, KeyError):
         return False

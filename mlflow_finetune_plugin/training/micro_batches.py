@@ -1,7 +1,8 @@
-"""TRL's SFTTrainer whose optimiser step divides its rows by itself: without padding waste, and smaller when memory is short.
+"""The trainer: TRL's SFTTrainer, with each optimizer step divided into micro-batches here.
 
-One batch of the data loader holds all rows of an optimiser step, of all processes; each computes its share of them. Loss
-and gradient are sums over micro-batches, normalised by the loss tokens of the whole step, and summed over processes.
+That avoids padding and allows smaller micro-batches when memory is short. One batch of the data loader holds all rows of
+an optimizer step, of all processes, and each process computes its share. Loss and gradient are sums over micro-batches,
+divided by the loss tokens of the whole step, and summed over processes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from mlflow_finetune_plugin.training.processes import ALONE, Processes, checksum
 
 
 class MicroBatchTrainer(SFTTrainer):
-    """Trains on dividable steps. ``per_device_train_batch_size`` counts all rows of a step, of all processes."""
+    """The trainer that divides a step itself. Its ``per_device_train_batch_size`` counts all rows of a step, of all processes.
+
+    Args:
+        micro_batches: how the rows of a step are divided.
+        on_smaller: called with the new division after memory ran out.
+        processes: the processes that share each step.
+        arguments: those of ``SFTTrainer``.
+    """
 
     def __init__(
         self,
@@ -47,7 +55,7 @@ class MicroBatchTrainer(SFTTrainer):
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int = 1
     ) -> torch.Tensor:
-        """The step's loss, over all processes, with its gradient accumulated."""
+        """Accumulate the gradient of a step and return its loss over all processes, a scalar."""
         rows: list[Row] = self._prepare_inputs(inputs)["rows"]
         if self.processes.count > 1:
             self.processes.check_same(checksum(ids for ids, _ in rows), "the rows of a step")
@@ -64,14 +72,14 @@ class MicroBatchTrainer(SFTTrainer):
         return loss
 
     def _summed(self, mode: str, loss: float) -> float:
-        """The loss of all processes; the counts become those of all."""
+        """Return the loss summed over all processes; do the same with the counts."""
         counts = self._counts[mode]
         loss, *numbers = self.processes.sums([loss, counts.right, counts.scored, counts.tokens])
         self._counts[mode] = _Counts(*map(int, numbers))
         return loss
 
     def _share_loss(self, model: torch.nn.Module, rows: list[Row], num_items: torch.Tensor | int) -> torch.Tensor:
-        """The loss of these rows, which are a process's share. Out of memory it starts again with smaller micro-batches; no other notices."""
+        """Return the loss of this process's share of the rows. Out of memory it restarts with smaller micro-batches, which other processes do not notice."""
         lengths = [len(ids) for ids, _ in rows]
         while True:
             state, counts = random_state(self.args.device), replace(self._counts["train"])
@@ -82,7 +90,10 @@ class MicroBatchTrainer(SFTTrainer):
                 if not is_out_of_memory(error):
                     raise
                 failure = " ".join(str(error).split())[:300]
-            self._make_smaller(model, lengths, failure)  # behind the handler: the traceback holds the activations
+            self._make_smaller(
+                model, lengths, failure
+            )  # Outside the handler, because the traceback keeps the activations alive.
+            # Dropout draws the same numbers again, and no token is counted twice.
             set_random_state(self.args.device, state)
             self._counts["train"] = counts
 
@@ -116,7 +127,11 @@ class MicroBatchTrainer(SFTTrainer):
         return total
 
     def _loss(self, model: torch.nn.Module, rows: list[Row], num_items: torch.Tensor | int) -> torch.Tensor:
-        """Scalar: the rows' loss, summed and divided by ``num_items``. Talks to no other process: their rows are divided otherwise."""
+        """Return the summed loss of the rows divided by ``num_items``, a scalar.
+
+        It must not communicate with other processes: they have another number of micro-batches, so a collective call
+        would block without a partner.
+        """
         packs = self.micro_batches.batching == "packed"
         smooths = self.args.label_smoothing_factor > 0 and self.args.loss_type == "nll"
         batch = pack(rows) if packs else pad(rows, self._tokenizer.pad_token_id)
@@ -128,7 +143,7 @@ class MicroBatchTrainer(SFTTrainer):
         return loss / num_items
 
     def _loss_of_logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """As TRL's, on logits of the scored tokens only: without Triton its fused head computes those of all tokens."""
+        """Return TRL's loss from the logits of scored tokens only. Without Triton, TRL's fused head computes those of all tokens."""
         if batch.is_packed:
             logits = model(**batch.inputs, logits_to_keep=batch.keep, use_cache=False).logits[0]
         else:
@@ -156,7 +171,8 @@ class MicroBatchTrainer(SFTTrainer):
         log_probs = outputs.log_probs[outputs.label_mask]  # (scored tokens,)
         self._counts[self._mode].score(outputs.is_top1[outputs.label_mask])
         loss = self.summed_loss(log_probs)
-        if self.aux_loss_enabled and self._mode == "train":  # a mean over the micro-batch, averaged over the step's
+        if self.aux_loss_enabled and self._mode == "train":
+            # The auxiliary loss is a mean over a micro-batch; weigh it so that the step gets the mean over its micro-batches.
             sharers = min(self.processes.count, self._step_rows)
             weight = self.router_aux_loss_coef / self.current_gradient_accumulation_steps / sharers
             loss = loss + weight * outputs.aux_loss * self._step_items
@@ -167,7 +183,7 @@ class MicroBatchTrainer(SFTTrainer):
         return "train" if self.model.training else "eval"
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds accuracy and tokens since the last log, of all processes."""
+        """Add accuracy and tokens since the last log, of all processes."""
         counts = self._counts[self._mode]
         self._counts[self._mode] = _Counts()
         if self._mode == "train":
@@ -178,18 +194,18 @@ class MicroBatchTrainer(SFTTrainer):
         super().log(logs, start_time)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor:
-        """Loss tokens of the step, of all processes: each has drawn all of its rows."""
+        """Return the loss tokens of the step over all processes: each process has drawn every row of the step."""
         count = sum(loss_tokens(labels) for batch in batch_samples for _, labels in batch["rows"])
         return torch.tensor(count, device=device)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: Trainer's estimate wants one tensor of token ids."""
+        """Return 0: Trainer's estimate needs a single tensor of token ids, which does not exist here."""
         return 0
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The mean loss over all loss tokens of the held-out rows (Trainer's own is a mean of means over batches)."""
+        """Return the mean loss over all loss tokens of the held-out rows (Trainer's own is a mean of batch means)."""
         started = time.monotonic()
         self.model.eval()
         total, count = self._evaluated_sums(self.eval_dataset if eval_dataset is None else eval_dataset)
@@ -217,7 +233,7 @@ class MicroBatchTrainer(SFTTrainer):
 
 @dataclass
 class _Counts:
-    """Since the last log, of all processes; while a step is computed, of this one."""
+    """Tokens since the last log, of all processes; while a step is computed, of this process alone."""
 
     right: int = 0
     scored: int = 0
@@ -234,10 +250,10 @@ class _Counts:
 
 
 def as_rows(features: Sequence[dict[str, Any]]) -> dict[str, list[Row]]:
-    """The rows as they are; they are divided and padded or packed when they are computed."""
+    """Collate rows without padding; each micro-batch is padded or packed when it is computed."""
     return {"rows": [(torch.tensor(row["input_ids"]), torch.tensor(row["labels"])) for row in features]}
 
 
 def loss_tokens(labels: torch.Tensor) -> int:
-    """How many labels are scored: the first never is, nothing predicts it."""
+    """Return how many labels are scored. The first never is, because no token predicts it."""
     return int((labels[1:] != IGNORED_LABEL).sum())

@@ -1,8 +1,8 @@
-"""Attention over rows that lie end to end in one sequence: each row on its own, so nothing can leak across a border.
+"""Attention over rows packed end to end in one sequence. Each row attends to itself only.
 
-Needs no mask of tokens x tokens and computes nothing beyond a row. Registered in transformers under the names in
-``PACKED``; flash attention kernels, which know row borders themselves, are left as they are. In half precision on a GPU
-torch's own kernel of this kind computes all rows in one call, elsewhere they are computed one by one.
+It needs no mask of tokens x tokens and computes nothing beyond a row. It is registered in transformers under the names in
+``PACKED``. Flash attention kernels handle row borders themselves and are not replaced. In half precision on a GPU torch's
+variable-length kernel computes all rows in one call; elsewhere they are computed one by one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ try:
 except ImportError:  # before torch 2.10
     varlen_attn = None
 if varlen_attn is not None and not {"window_size", "enable_gqa"} <= set(signature(varlen_attn).parameters):
-    varlen_attn = None  # its first versions have neither
+    varlen_attn = None  # its first versions lack both
 
 PACKED = {"sdpa": "packed_sdpa", "eager": "packed_eager"}
-"""The model's own attention -> ours, which answers as it does: transformers' sdpa leaves soft capping out, eager does not."""
+"""The model's own attention -> the packed one with equal results: transformers' sdpa ignores soft capping, eager applies it."""
 
 
 def packed_rows(
@@ -43,10 +43,18 @@ def packed_rows(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each row. query, key, value: (1, heads, tokens, head size); returns (1, tokens, heads, head size)."""
+    """Return causal attention inside each row, (1, tokens, heads, head size).
+
+    query, key and value are (1, heads, tokens, head size); key and value may have fewer heads. ``row_lengths`` are the
+    tokens of each row in order. ``sliding_window`` counts the query's own token; None means the whole row. ``softcap``
+    limits the scores and applies in the eager variant only.
+
+    Raises:
+        TrainingError: the model passes a mask of its own or attention sinks.
+    """
     if attention_mask is not None or kwargs.get("s_aux") is not None:
         raise TrainingError(
-            "this model's attention has masks of its own or sinks, which packed rows do not know; "
+            "this model's attention uses its own masks or sinks, which packed rows do not support; "
             "fix: training.batching: grouped"
         )
     caps = softcap is not None and module.config._attn_implementation == PACKED["eager"]
@@ -72,7 +80,7 @@ def packed_rows(
 
 
 def _takes_varlen(query: torch.Tensor) -> bool:
-    """What torch.nn.attention.varlen asks for: half precision, Ampere or later, heads of at most 256 in steps of 8."""
+    """Return whether torch.nn.attention.varlen applies: half precision, Ampere or later, head size up to 256 in steps of 8."""
     if not query.is_cuda or varlen_attn is None or query.dtype not in (torch.float16, torch.bfloat16):
         return False
     size = query.shape[-1]
@@ -88,7 +96,7 @@ def _in_one_call(
     scaling: float | None,
     sliding_window: int | None,
 ) -> torch.Tensor:
-    """(1, heads, tokens, head size) -> (1, tokens, heads, head size); ``borders``: where rows begin, and the end."""
+    """Return attention, (1, tokens, heads, head size), by one kernel call. ``borders``: starts of the rows and the end, (rows + 1,)."""
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # (tokens, heads, head size)
     reach = -1 if sliding_window is None else sliding_window - 1
     output = varlen_attn(
@@ -98,7 +106,7 @@ def _in_one_call(
 
 
 def _window(length: int, size: int | None, device: torch.device) -> torch.Tensor | None:
-    """Which keys (second) a query (first) sees, when the window is shorter than the row."""
+    """Return the mask (queries, keys) of a sliding window, or None where the window holds the whole row."""
     if size is None or length <= size:
         return None
     distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
@@ -114,7 +122,7 @@ def _softcapped(
     window: torch.Tensor | None,
     softcap: float,
 ) -> torch.Tensor:
-    """Gemma 2's attention, which no fused kernel of torch computes."""
+    """Return Gemma 2's soft-capped attention, for which torch has no fused kernel."""
     length = query.shape[2]
     allowed = torch.ones(length, length, dtype=torch.bool, device=query.device).tril() if window is None else window
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
@@ -129,7 +137,7 @@ for name in PACKED.values():
 
 @contextmanager
 def packed_attention(model: PeftModel) -> Iterator[None]:
-    """Lets the model attend inside packed rows; afterwards it attends as before."""
+    """Switch the model to packed attention inside the context. Raises TrainingError for a kernel that cannot be packed."""
     base = model.get_base_model()
     before = base.config._attn_implementation
     if str(before).startswith("flash"):

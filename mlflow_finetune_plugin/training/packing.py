@@ -1,10 +1,10 @@
-"""Which rows share a forward pass, and how: every token of an effective batch is computed once, padding as little as can be.
+"""Divide the rows of an optimizer step into micro-batches with little padding, and build their tensors.
 
-A *micro-batch* is what one forward and backward pass sees. The rows of an optimiser step are drawn by the trainer; here
-they are only divided, so the step's loss and gradient do not depend on the division (`tests/training/test_packing.py`).
+A *micro-batch* is the input of one forward and backward pass. The trainer draws the rows of a step; this module only
+divides them, so loss and gradient do not depend on the division (`tests/training/test_packing.py`).
 
 ``padded``  rows in the order drawn, ``rows`` at a time, padded to the longest of them
-``grouped`` rows of like length together, padded, up to ``tokens``
+``grouped`` rows of similar length together, padded, up to ``tokens``
 ``packed``  rows laid end to end in one sequence of up to ``tokens``; attention ends at each row's borders
 """
 
@@ -26,14 +26,14 @@ Row = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True)
 class MicroBatches:
-    """How the rows of a step are divided: at most ``rows`` (padded) or ``tokens``, padding included, at a time."""
+    """The division of a step: at most ``rows`` (padded) or ``tokens``, padding included, per micro-batch."""
 
     batching: Batching
     rows: int
     tokens: int
 
     def divide(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Indices of the rows, one list a micro-batch. A row beyond ``tokens`` is alone in its own."""
+        """Return the row indices of each micro-batch. A row longer than ``tokens`` gets a micro-batch alone."""
         if self.batching == "padded":
             return [
                 list(range(start, min(start + self.rows, len(lengths)))) for start in range(0, len(lengths), self.rows)
@@ -46,7 +46,7 @@ class MicroBatches:
         )
 
     def halved(self, lengths: Sequence[int]) -> MicroBatches | None:
-        """Half of the largest micro-batch that rows share; None when every row is alone already."""
+        """Return a division of half the size, or None where every row already has a micro-batch alone."""
         shared = [part for part in self.divide(lengths) if len(part) > 1]
         if not shared:
             return None
@@ -55,14 +55,14 @@ class MicroBatches:
         return replace(self, rows=max(1, rows // 2), tokens=max(1, largest // 2))
 
     def size(self, part: Sequence[int], lengths: Sequence[int]) -> int:
-        """Tokens that a micro-batch computes, padding included."""
+        """Return the tokens that a micro-batch computes, padding included."""
         row_lengths = [lengths[i] for i in part]
         return sum(row_lengths) if self.batching == "packed" else len(row_lengths) * max(row_lengths)
 
 
 def _grouped(order: list[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
     parts: list[list[int]] = []
-    for i in order:  # longest first, so the first of a part decides its width
+    for i in order:  # Longest first, so the first row of a part decides its width.
         if parts and (len(parts[-1]) + 1) * lengths[parts[-1][0]] <= tokens:
             parts[-1].append(i)
         else:
@@ -71,7 +71,7 @@ def _grouped(order: list[int], lengths: Sequence[int], tokens: int) -> list[list
 
 
 def _packed(order: list[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """First fit, longest first: at most 11/9 of the fewest parts that are possible (Johnson 1973)."""
+    """Pack first fit, longest first: at most 11/9 of the minimal number of parts (Johnson 1973)."""
     parts: list[list[int]] = []
     free: list[int] = []
     for i in order:
@@ -87,9 +87,10 @@ def _packed(order: list[int], lengths: Sequence[int], tokens: int) -> list[list[
 
 @dataclass(frozen=True)
 class Batch:
-    """A micro-batch: ``inputs`` for the model, ``labels`` as its tokens, and what is scored.
+    """A micro-batch as tensors.
 
-    The logits of token ``keep[i]``, counted over the flattened batch, predict ``targets[i]``.
+    ``inputs`` are the model's arguments and ``labels`` has the shape of ``input_ids``. The logits at position ``keep[i]``
+    of the flattened batch predict ``targets[i]``; both are (scored tokens,).
     """
 
     inputs: dict[str, Any]
@@ -100,7 +101,7 @@ class Batch:
 
 
 def pad(rows: Sequence[Row], pad_token_id: int) -> Batch:
-    """``input_ids`` and ``attention_mask``, (rows, longest), padded on the right."""
+    """Return a batch with ``input_ids`` and ``attention_mask``, (rows, longest), padded on the right."""
     ids = [row[0] for row in rows]
     labels = _padded([_scored_only(row[1]) for row in rows], IGNORED_LABEL)
     inputs = {
@@ -111,10 +112,9 @@ def pad(rows: Sequence[Row], pad_token_id: int) -> Batch:
 
 
 def pack(rows: Sequence[Row]) -> Batch:
-    """One sequence: ``input_ids`` and ``position_ids`` (1, tokens), positions from 0 in each row.
+    """Return a batch of one sequence: ``input_ids`` and ``position_ids``, (1, tokens), positions from 0 in each row.
 
-    ``cu_seq_lens_q``/``k`` and ``max_length_q``/``k`` are what flash attention wants of it, ``row_lengths`` what
-    ``packed_attention`` wants.
+    Flash attention reads ``cu_seq_lens_q``/``k`` and ``max_length_q``/``k``; ``packed_attention`` reads ``row_lengths``.
     """
     ids = torch.cat([row[0] for row in rows])
     lengths = [len(row[0]) for row in rows]
@@ -138,7 +138,7 @@ def _batch(inputs: dict[str, Any], labels: torch.Tensor, *, is_packed: bool) -> 
 
 
 def _scored_only(labels: torch.Tensor) -> torch.Tensor:
-    """A row's first label is never scored: its predictor would be the row before."""
+    """Return the labels with the first one ignored: in a packed batch the row before would predict it."""
     labels = labels.clone()
     labels[0] = IGNORED_LABEL
     return labels

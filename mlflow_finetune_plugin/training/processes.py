@@ -1,8 +1,8 @@
-"""The processes that share an optimiser step, each on its own device.
+"""The processes that share each optimizer step, one per device.
 
-Every process draws the same rows and takes the same decisions; a step's rows are divided among them, and what they
-computed is summed before the optimiser moves. No process talks to another inside a forward or backward pass, so each
-may divide its rows as it likes, and start its part again when memory is short.
+Every process draws the same rows and makes the same decisions. The rows of a step are divided among them, and gradients
+are summed before the optimizer step. No process communicates inside a forward or backward pass, so each can divide its
+rows differently and can repeat its share when memory is short.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from torch import distributed
 
 from mlflow_finetune_plugin.errors import TrainingError
 
-_PATIENCE = timedelta(days=7)  # a process that dies is seen at once; one that works long, in a save say, is waited for
+_PATIENCE = timedelta(
+    days=7
+)  # A dead process is noticed at once; the limit only affects a slow one, for example during a save.
 _BUCKET = 2**26
-"""Numbers that are summed at a time: 256 MiB."""
+"""Gradient elements summed per call: 256 MiB of float32."""
 
 
 class PeerLostError(Exception):
-    """Another process of the training is gone. It knows why, this one does not."""
+    """Another process of this training ended. Its own error has the reason."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """``rank`` of ``count``; the first tells the run's story, the others only train."""
+    """One of ``count`` processes, numbered from 0. The first one also prepares, reports and saves."""
 
     rank: int = 0
     count: int = 1
@@ -42,7 +44,7 @@ class Processes:
         return self.rank == 0
 
     def share(self, lengths: Sequence[int]) -> list[int]:
-        """Which of a step's rows are this process's: longest first, each to whoever has the fewest tokens so far."""
+        """Return the indices of this process's rows. Longest first, each row goes to the process with the fewest tokens so far."""
         loads = [0] * self.count
         indices = []
         for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -53,17 +55,17 @@ class Processes:
         return sorted(indices)
 
     def sums(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over all processes, in float64. Raises PeerLostError."""
+        """Return each value summed over all processes, in float64. Raises PeerLostError."""
         if self.count == 1:
             return list(values)
         return _reduced(torch.tensor(values, dtype=torch.float64)).tolist()  # type: ignore[no-any-return]
 
     def any(self, claim: bool) -> bool:
-        """True on all processes when it is true on one."""
+        """Return True on all processes when ``claim`` is true on one."""
         return self.sums([float(claim)])[0] > 0
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Sums gradients over all processes; where nobody has one, none is made. Raises PeerLostError."""
+        """Sum gradients over all processes. A parameter without a gradient on any process stays without. Raises PeerLostError."""
         if self.count == 1:
             return
         trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -75,7 +77,13 @@ class Processes:
                 parameter.grad = part.view_as(parameter).to(parameter.dtype)
 
     def check_same(self, number: float, what: str) -> None:
-        """Raises TrainingError on every process when one of them holds another number (whole, below 2^32)."""
+        """Raise TrainingError on every process when one has another ``number`` (an integer below 2^32).
+
+        Args:
+            number: usually a checksum.
+            what: what the number stands for; subject of the error message, in the plural.
+        """
+        # float64 represents these sums exactly, so the comparison is exact.
         mine, all_of_them = number * self.count, self.sums([number])[0]
         if self.any(mine != all_of_them):
             raise TrainingError(
@@ -85,7 +93,7 @@ class Processes:
 
     @contextmanager
     def own_random_numbers(self, device: torch.device, *, seed: int, step: int) -> Iterator[None]:
-        """Dropout of this process in this step; the common random state, which orders the rows, is left as it was."""
+        """Seed dropout for this process and step; restore the common random state, which orders the rows, afterwards."""
         if self.count == 1:
             yield
             return
@@ -102,7 +110,13 @@ ALONE = Processes()
 
 @contextmanager
 def joined(rank: int, count: int, meeting_place: Path) -> Iterator[Processes]:
-    """Waits for all processes, which find each other through a file that no earlier training used."""
+    """Join the processes of a training; wait until all are there.
+
+    Args:
+        rank: number of this process, from 0.
+        count: how many processes there are.
+        meeting_place: a file through which they find each other; it must not exist before.
+    """
     if count == 1:
         yield ALONE
         return
@@ -117,14 +131,14 @@ def joined(rank: int, count: int, meeting_place: Path) -> Iterator[Processes]:
 
 
 def _stay_on_this_host() -> None:
-    """Gloo would look the host's name up to find a network card, which is not always possible, and not needed here."""
+    """Bind gloo to the loopback device. Otherwise it resolves the host's name, which fails in some containers."""
     cards = psutil.net_if_addrs().items()
     loopback = next(card for card, addresses in cards if any(entry.address == "127.0.0.1" for entry in addresses))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
 
 
 def checksum(tensors: Iterable[torch.Tensor]) -> int:
-    """Of contents and order, below 2^32."""
+    """Return a checksum of contents and order, below 2^32."""
     total = 0
     for tensor in tensors:
         data = tensor.detach().to("cpu").contiguous()
@@ -145,7 +159,7 @@ def set_random_state(device: torch.device, state: tuple[torch.Tensor, torch.Tens
 def _reduced(tensor: torch.Tensor) -> torch.Tensor:
     try:
         distributed.all_reduce(tensor)
-    except RuntimeError as error:  # gloo names the peer's address, which tells nobody anything
+    except RuntimeError as error:  # Gloo's message holds only the peer's address.
         raise PeerLostError(" ".join(str(error).split())[:300]) from error
     return tensor
 

@@ -1,4 +1,4 @@
-"""The trainer's callback that tells a run's report what happens."""
+"""The callback that writes a training's progress and metrics to the run's report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SLOW_INTERVALS = 2  # in a row: the first steps also pay for what is prepared o
 
 @dataclass
 class TrainerReporter(TrainerCallback):  # type: ignore[misc]
-    """Tells the report what happens, and stops a training whose loss is no longer a number."""
+    """The callback that reports progress and metrics, and stops a training whose loss is not finite."""
 
     report: Report
     processes: Processes = ALONE
@@ -45,7 +45,7 @@ class TrainerReporter(TrainerCallback):  # type: ignore[misc]
     tokens: int = 0
     halvings: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
-    """Set when the process was asked to end: the step that runs is finished and saved."""
+    """Set by SIGTERM: the running step is finished and saved, then training stops."""
     _events: list[dict[str, Any]] = field(default_factory=list)
     _started: float = 0.0
     _seconds_before: float = 0.0
@@ -53,9 +53,9 @@ class TrainerReporter(TrainerCallback):  # type: ignore[misc]
     _mark: tuple[float, int, int] = (0.0, 0, 0)  # time, tokens, step at the last log
 
     def on_smaller_micro_batches(self, smaller: MicroBatches) -> None:
-        """Says that memory was short, and what was done about it."""
+        """Report that memory ran out and that the step is repeated in smaller parts."""
         size = f"{smaller.rows} rows" if smaller.batching == "padded" else f"{smaller.tokens} tokens"
-        message = f"out of memory: the step starts again with micro-batches of {size}, the same rows a step"
+        message = f"out of memory: the step is repeated with micro-batches of {size}; the rows per step stay the same"
         logger.warning("process %s of %s: %s", self.processes.rank, self.processes.count, message)
         self.report.note(message)
         self.report.tags({MICRO_BATCH_TAG: size})
@@ -69,7 +69,7 @@ class TrainerReporter(TrainerCallback):  # type: ignore[misc]
         self.report.progress(0, state.max_steps, "steps", stage="train")
 
     def state(self) -> dict[str, Any]:
-        """What a later attempt needs to go on telling the same story."""
+        """Return the state that a resumed attempt needs to continue the report."""
         return {
             "losses": self.losses,
             "eval_losses": self.eval_losses,
@@ -80,9 +80,9 @@ class TrainerReporter(TrainerCallback):  # type: ignore[misc]
         }
 
     def restore(self, values: dict[str, Any], state: TrainerState) -> None:
-        """As it was when a checkpoint was saved; what was measured until then is told again, with its own time.
+        """Return to the state of a saved checkpoint and report its metrics again, with their original times.
 
-        Whoever carries the report over leaves out what MLflow has already.
+        The supervisor skips metrics that MLflow already has, so repeating them is safe and fills gaps of a crash.
         """
         self.losses = [(int(step), float(loss)) for step, loss in values["losses"]]
         self.eval_losses = [(int(step), float(loss)) for step, loss in values["eval_losses"]]
@@ -96,7 +96,7 @@ class TrainerReporter(TrainerCallback):  # type: ignore[misc]
 
     @property
     def seconds(self) -> float:
-        """Of training, all attempts together, as far as they were saved."""
+        """Seconds of training over all attempts, as far as they were saved."""
         return self._seconds_before + time.monotonic() - self._started
 
     def _metrics(self, values: dict[str, float], step: int) -> None:
@@ -109,7 +109,7 @@ class TrainerReporter(TrainerCallback):  # type: ignore[misc]
         if state.global_step == 1:
             self.report.event("first_step")
         if state.global_step == state.max_steps:
-            control.should_log = True  # else the last steps are missing from the curve and from the token count
+            control.should_log = True  # Otherwise the last steps are missing from curve and token count.
         if self.processes.any(self.stop.is_set()):
             self.stop.set()
             control.should_save = control.should_training_stop = True
@@ -128,7 +128,11 @@ class TrainerReporter(TrainerCallback):  # type: ignore[misc]
         elif EVAL_LOSS in figures:
             self.eval_losses.append((state.global_step, figures[EVAL_LOSS]))
             then, tokens, step = self._mark
-            self._mark = (then + figures.get("eval_runtime", 0.0), tokens, step)  # no time of training
+            self._mark = (
+                then + figures.get("eval_runtime", 0.0),
+                tokens,
+                step,
+            )  # Evaluation does not count as training time.
             keys = (EVAL_LOSS, EVAL_ACCURACY)
             self._metrics({key: value for key, value in figures.items() if key in keys}, state.global_step)
 

@@ -1,4 +1,4 @@
-"""Saving a TRL trainer whole, and starting one from what was saved: mixed into whatever trainer an objective names."""
+"""Save complete checkpoints of a trainer and resume from them. Mixed into the trainer class that the objective names."""
 
 from __future__ import annotations
 
@@ -25,19 +25,25 @@ _COUNTERS = ("tokens_seen", "loss_tokens_seen", "_total_train_tokens", "_globals
 
 @dataclass(frozen=True)
 class Saves:
-    """Where checkpoints go, how many stay, what they are bound to, and who hears of a new one."""
+    """How a training saves.
+
+    Attributes:
+        root: the folder of the checkpoints.
+        save_total_limit: how many checkpoints stay.
+        on_saved: called with every new checkpoint.
+    """
 
     root: Path
     save_total_limit: int
     fingerprint: Callable[[], Mapping[str, Any]]
-    """Asked for when something is saved: it takes reading the whole base."""
+    """Returns what must stay the same for a resume. A function, because it reads the whole base and is only needed at a save."""
     on_saved: Callable[[Checkpoint], None]
     before_saved: Callable[[Checkpoint, torch.nn.Module], None] = lambda draft, model: None
-    """What belongs to a checkpoint and lies elsewhere: written before the checkpoint counts, so that no kill can part them."""
+    """Writes what belongs to a checkpoint but is stored elsewhere, before the checkpoint counts: a kill cannot separate them."""
 
 
 class SavingTrainer(Trainer):  # type: ignore[misc]
-    """Saves whole checkpoints and goes on from one, bit for bit as if it had not stopped (on a CPU)."""
+    """The mixin that saves complete checkpoints and resumes from one, on a CPU with bit-identical results."""
 
     saves: Saves | None = None
     reporter: TrainerReporter
@@ -45,7 +51,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
     micro_batches: MicroBatches
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """What is trained, under its own names and in its own precision: PEFT's format may round or rename."""
+        """Write the trainable weights under their own names and in their own precision."""
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +63,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         if self.saves is None:
             return
-        Trainer._save_checkpoint(self, model, trial)  # TRL's own would also write a model card each time
+        Trainer._save_checkpoint(self, model, trial)  # Not super(): TRL's version writes a model card at every save.
         draft = Path(self.args.output_dir) / f"{PREFIX}{self.state.global_step}"
         if self.is_world_process_zero():
             progress = {"watcher": self.reporter.state(), "trainer": self._progress()}
@@ -80,7 +86,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
         remove_old(root, limit=self.saves.save_total_limit)
 
     def _progress(self) -> dict[str, Any]:
-        """What a Trainer forgets when it stops: sums since the last log, and what was counted."""
+        """Return the state that Trainer does not save itself: sums since the last log, and token counts."""
         values: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS if hasattr(self, name)}
         values["tr_loss"] = float(self._tr_loss)
         values["learning_rate"] = self.args.learning_rate
@@ -94,7 +100,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
         return values
 
     def restore_progress(self, values: Mapping[str, Any]) -> None:
-        """Undoes Trainer's forgetting; called when training begins."""
+        """Restore what ``_progress`` returned; called when training begins."""
         for name in _COUNTERS:
             if name in values:
                 setattr(self, name, values[name])
@@ -113,7 +119,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
 
 
 class Restorer(TrainerCallback):  # type: ignore[misc]
-    """Gives the trainer and its watcher back what a checkpoint holds of them, once the trainer has reset itself."""
+    """The callback that restores trainer and reporter from a checkpoint. It runs after Trainer has reset its own state."""
 
     def __init__(self, trainer: SavingTrainer, checkpoint: Checkpoint) -> None:
         self.trainer = trainer
@@ -126,19 +132,19 @@ class Restorer(TrainerCallback):  # type: ignore[misc]
         self.trainer.restore_progress(self.values["trainer"])
         _rescale(kwargs, args.learning_rate / self.values["trainer"]["learning_rate"])
         self.trainer.reporter.restore(self.values["watcher"], state)
-        self._say_processes(self.values["trainer"].get("processes", 1), self.trainer.reporter.processes.count)
+        self._report_processes(self.values["trainer"].get("processes", 1), self.trainer.reporter.processes.count)
         if self.trainer.best is not None and "best" in self.values:
             self.trainer.best.restore(self.values["best"], self.folder)
 
-    def _say_processes(self, before: int, now: int) -> None:
+    def _report_processes(self, before: int, now: int) -> None:
         if before != now:
             self.trainer.reporter.report.note(
-                f"processes: went on with {now} instead of {before}; the rows of each step are the same, what dropout draws is not"
+                f"processes: resumed with {now} instead of {before}; the rows of each step are the same, but dropout differs"
             )
 
 
 def _rescale(parts: Mapping[str, Any], ratio: float) -> None:
-    """A learning rate that was changed between attempts takes effect, where the saved optimiser and schedule hold the old one."""
+    """Apply a learning rate that changed between attempts: the saved optimizer and schedule hold the old one."""
     optimizer, schedule = parts.get("optimizer"), parts.get("lr_scheduler")
     if ratio == 1.0 or optimizer is None or schedule is None:
         return
@@ -150,5 +156,5 @@ def _rescale(parts: Mapping[str, Any], ratio: float) -> None:
 
 
 def saving(trainer_class: type) -> type:
-    """The trainer with whole checkpoints."""
+    """Return a subclass of the trainer that saves complete checkpoints."""
     return type(f"Saving{trainer_class.__name__}", (SavingTrainer, trainer_class), {})

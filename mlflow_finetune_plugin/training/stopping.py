@@ -1,4 +1,4 @@
-"""A training that is asked to end finishes its step and saves before it obeys."""
+"""Let a training that receives SIGTERM finish its step and save before it ends."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def stoppable(stop: threading.Event | None) -> Iterator[None]:
-    """SIGTERM inside sets ``stop``; on the way out the process then ends by that signal, as it would have at once.
+    """Set ``stop`` on SIGTERM inside the context, and end the process by that signal on exit.
 
-    Signals can only be held by the main thread of a process; elsewhere, and without ``stop``, they act at once.
+    Python handles signals in the main thread only; in any other thread, or with ``stop`` None, SIGTERM acts at once.
     """
     if stop is None or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def hold(number: int, frame: FrameType | None) -> None:
-        logger.info("asked to end: saving after this step")
+        logger.info("received SIGTERM: training stops after this step and saves")
         stop.set()
 
     before = signal.signal(signal.SIGTERM, hold)

@@ -1,4 +1,4 @@
-"""What objectives share: a TRL trainer set up from the resolved config, run, and watched."""
+"""Set up the objective's trainer from the resolved config, run it and report its progress."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ _OURS = {
     "metric_for_best_model",
     "early_stopping_patience",
 }
-"""Settings that are no argument of transformers, or are given to it in another way."""
+"""Settings that TrainingArguments does not have, or that are passed to it in another form."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What training leaves besides the weights: the loss curve as (step, loss), and what it took."""
+    """The result of a training besides the weights. Losses are (step, loss); ``seconds`` and ``tokens`` cover all attempts."""
 
     losses: list[tuple[int, float]]
     eval_losses: list[tuple[int, float]]
@@ -53,7 +53,7 @@ class TrainingResult:
     tokens: int
     seconds: float
     best_step: int | None = None
-    """The step whose weights were kept, with load_best_model_at_end."""
+    """With load_best_model_at_end: the step of the final weights."""
 
 
 def train(
@@ -71,11 +71,27 @@ def train(
     processes: Processes = ALONE,
     expected_tokens_per_s: float | None = None,
 ) -> TrainingResult:
-    """Trains the adapter in place, from ``checkpoint`` on when there is one, saving as ``saves`` says.
+    """Train the adapter in place.
 
-    Of several ``processes`` each calls this with the same model, rows and settings, and has the same model at the end.
-    Raises TrainingError when the loss is no longer a number. Asked to end by SIGTERM, it saves after the step that runs,
-    and the process ends as it was asked to.
+    With several ``processes``, each calls this with the same model, rows and settings, and ends with the same model. On
+    SIGTERM the training saves after the running step, then the process ends by that signal.
+
+    Args:
+        model: the wrapped base; its trainable weights change.
+        tokenizer: supplies the padding token.
+        train_rows: rows with ``input_ids`` and ``labels``.
+        eval_rows: held-out rows of the same form; None never evaluates.
+        settings: the training section, without ``auto``.
+        method: adaptation and objective with their options.
+        folder: scratch folder of this process.
+        report: receives progress, metrics and notes.
+        saves: how checkpoints are saved; None saves none.
+        checkpoint: where to resume; None starts at step 0.
+        processes: the processes that share each step.
+        expected_tokens_per_s: the plan's speed; the report warns at a tenth of it.
+
+    Raises:
+        TrainingError: the loss is not finite, or memory does not suffice for a single row.
     """
     _check_same_weights(model, processes, "the weights at the start of training")
     best = _best(settings, folder, report, processes, evaluates=eval_rows is not None)
@@ -91,9 +107,11 @@ def train(
     if processes.is_first and settings.load_best_model_at_end and best is not None and best.score is not None:
         restore_weights(model, best.folder)
         report.note(f"the weights of step {best.step} are kept: {best.metric} {best.score:.4g}")
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # whoever asks the model next gets no autocast
+    trainer.accelerator.unwrap_model(
+        model, keep_fp32_wrapper=False
+    )  # Otherwise accelerate's autocast stays around forward during the proof.
     for parameter in model.parameters():
-        if parameter.requires_grad:  # TRL trains adapters on a quantised base in bfloat16; loaded back they are float32
+        if parameter.requires_grad:  # TRL casts adapters on a quantised base to bfloat16; PEFT loads them as float32.
             parameter.data = parameter.data.float()
     return TrainingResult(
         losses=reporter.losses,
@@ -106,13 +124,13 @@ def train(
 
 
 def _run(trainer: SavingTrainer, checkpoint: Checkpoint | None) -> int:
-    """Trains what is left to be trained; returns the steps made, all attempts together."""
+    """Train the remaining steps; return the number of steps over all attempts."""
     if checkpoint is None:
         return int(trainer.train().global_step)
     total = int(trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1])
     if checkpoint.step < total:
         return int(trainer.train(resume_from_checkpoint=str(checkpoint.folder)).global_step)
-    # Trainer would make one more step when the last one was not the last of an epoch
+    # All steps are done. Trainer would train one more where the last step was not the last of an epoch.
     restore_weights(trainer.model, checkpoint.folder)
     state = TrainerState.load_from_json(str(checkpoint.folder / "trainer_state.json"))
     trainer.callback_handler.on_train_begin(trainer.args, state, trainer.control)
@@ -130,7 +148,7 @@ def _trainer(
     reporter: TrainerReporter,
     best: BestWeights | None,
 ) -> tuple[Any, bool]:
-    """The objective's trainer, ours where we have a better one, and whether it packs rows."""
+    """Return the objective's trainer with checkpoints and callbacks, and whether it packs rows."""
     processes = reporter.processes
     trainer_class, config_class, extra = method.objective.trainer_class_and_config(method.objective_options)
     divides = issubclass(trainer_class, MicroBatchTrainer)
@@ -184,7 +202,7 @@ def _check_same_weights(model: PeftModel, processes: Processes, what: str) -> No
 
 
 def _micro_batches(settings: TrainingSettings) -> MicroBatches:
-    assert settings.batching != "auto"  # resolved by the plan
+    assert settings.batching != "auto"  # the plan replaces it
     return MicroBatches(
         settings.batching, rows=int(settings.per_device_train_batch_size), tokens=int(settings.max_batch_tokens)
     )
@@ -193,9 +211,9 @@ def _micro_batches(settings: TrainingSettings) -> MicroBatches:
 def _arguments(
     settings: TrainingSettings, folder: Path, processes: Processes, *, evaluates: bool, divides: bool
 ) -> dict[str, Any]:
-    """The training section in the words of transformers.TrainingArguments.
+    """Return the training section as arguments of transformers.TrainingArguments.
 
-    A trainer that ``divides`` takes all rows of an optimiser step at once, of all processes.
+    A trainer that ``divides`` receives all rows of an optimizer step at once, of all processes.
     """
     recipe = settings.model_dump(exclude=_OURS)
     if divides:

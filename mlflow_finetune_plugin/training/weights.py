@@ -1,4 +1,4 @@
-"""What is trained, as a file: by name and in its own precision, where PEFT's format may round or rename."""
+"""Save and restore the trained weights by name and in their own precision. PEFT's format may round or rename them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WEIGHTS = "trainable.safetensors"
 
 
 def trained_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Copies of what is trained, on the CPU, by name."""
+    """Return copies of the trainable weights on the CPU, by name."""
     return {
         name: parameter.detach().to("cpu", copy=True).contiguous()
         for name, parameter in model.named_parameters()
@@ -22,11 +22,13 @@ def trained_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def restore_weights(model: torch.nn.Module, folder: Path) -> None:
-    """Puts saved weights in place of what is trained. Raises TrainingError when names or shapes differ."""
+    """Replace the trainable weights by saved ones. Raises TrainingError when names or shapes differ."""
     saved = load_file(folder / WEIGHTS)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     shapes = {name: tuple(tensor.shape) for name, tensor in saved.items()}
     if shapes != {name: tuple(parameter.shape) for name, parameter in trained.items()}:
-        raise TrainingError(f"{folder / WEIGHTS}: holds other weights than are trained here")
+        raise TrainingError(
+            f"{folder / WEIGHTS}: the names or shapes of its weights differ from this training's; fix: resume with the options of the earlier attempt"
+        )
     for name, parameter in trained.items():
         parameter.data = saved[name].to(parameter.device)

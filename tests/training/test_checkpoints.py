@@ -31,8 +31,8 @@ def test_sealed_checkpoint_opens_with_its_step_and_fingerprint(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: (folder / "weights").write_bytes(b"other"), "weights is not what was saved"),
-        (lambda folder: (folder / "weights").write_bytes(b"w" * 6), "weights is not what was saved"),
+        (lambda folder: (folder / "weights").write_bytes(b"other"), "weights has changed since it was saved"),
+        (lambda folder: (folder / "weights").write_bytes(b"w" * 6), "weights has changed since it was saved"),
         (lambda folder: (folder / "best" / "weights").unlink(), "weights is missing"),
         (lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing"),
         (lambda folder: (folder / "manifest.json").write_text('{"step": 7, "fil'), "JSONDecodeError"),

@@ -64,7 +64,7 @@ def test_a_step_that_does_not_fit_is_made_in_smaller_parts(base, tmp_path):
     events = [json.loads(line) for line in (tmp_path / "short" / "report.jsonl").read_text().splitlines()]
     notes = [event["text"] for event in events if event["event"] == "note"]
     assert notes
-    assert all("out of memory: the step starts again with micro-batches of" in note for note in notes)
+    assert all("out of memory: the step is repeated with micro-batches of" in note for note in notes)
     tags = [event["values"] for event in events if event["event"] == "tags"]
     assert tags[-1]["finetune.micro_batch"].endswith(" tokens")
     metrics = [event["values"] for event in events if event["event"] == "metrics"]

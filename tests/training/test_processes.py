@@ -107,7 +107,7 @@ def test_another_number_of_processes_goes_on_with_the_same_rows(base, tmp_path, 
     for name, weights in whole.items():
         torch.testing.assert_close(resumed[name], weights, rtol=1e-4, atol=1e-6)
     (note,) = notes(tmp_path / "resumed" / "0")
-    assert f"went on with {after} instead of {before}" in note
+    assert f"resumed with {after} instead of {before}" in note
 
 
 def test_mixture_of_experts_loraplus_and_label_smoothing_are_shared_too(tmp_path):
