@@ -22,7 +22,7 @@ from mlflow_finetune_plugin.jobs.folder import JobFolder
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.jobs.supervisor import DISK_FULL_EXIT
 from mlflow_finetune_plugin.jobs.workers import PEER_LOST_EXIT, done_name
-from mlflow_finetune_plugin.startup import ask_for_huge_pages, without
+from mlflow_finetune_plugin.startup import ask_for_huge_pages, quiet_libraries, without
 
 _DISK_FULL_ERRORS = (28, 122)  # ENOSPC, EDQUOT
 
@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     folder, rank = JobFolder(Path(path)), int(more[0]) if more else 0
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stdout)
     ask_for_huge_pages()
+    quiet_libraries(owns_process=True)
     try:
         report = Report(folder.report)
         try:

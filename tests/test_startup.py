@@ -2,6 +2,7 @@
 
 import gc
 import importlib.util
+import subprocess
 import sys
 
 import pytest
@@ -37,3 +38,25 @@ def test_garbage_is_looked_for_again_also_after_an_error():
     with pytest.raises(ImportError):
         failing()
     assert gc.isenabled()
+
+
+def test_only_messages_that_nobody_can_act_on_are_left_out():
+    program = """
+import logging, os, warnings
+from mlflow_finetune_plugin.startup import quiet_libraries
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+quiet_libraries(owns_process=True)
+warnings.simplefilter("always")
+warnings.warn("\\x1b[33mAdd type hints to the `predict` method to enable data validation", UserWarning)
+warnings.warn("the data changed", UserWarning)
+logging.getLogger("mlflow.store.db.utils").info("Creating initial MLflow database tables...")
+logging.getLogger("mlflow.store.db.utils").error("the database is locked")
+print(os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"])
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    output = result.stdout + result.stderr
+    assert "Add type hints" not in output
+    assert "database tables" not in output
+    assert "the data changed" in output
+    assert "the database is locked" in output
+    assert result.stdout == "false\n"

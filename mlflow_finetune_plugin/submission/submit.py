@@ -28,6 +28,7 @@ from mlflow_finetune_plugin.jobs.doctor import adopt_orphans, remove_old_folders
 from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId, jobs_home
 from mlflow_finetune_plugin.jobs.supervisor import start_supervisor
 from mlflow_finetune_plugin.planning.preflight import check_before_spend
+from mlflow_finetune_plugin.startup import quiet_libraries
 from mlflow_finetune_plugin.store.clients import absolute_store
 from mlflow_finetune_plugin.submission.attempts import next_attempt
 from mlflow_finetune_plugin.submission.backend_config import BackendSettings, backend_settings
@@ -69,6 +70,7 @@ def submit(request: Submission) -> SubmittedJob:
 
     Raises a FinetuneError, with nothing left behind, when the request cannot become a run.
     """
+    quiet_libraries(owns_process=False)
     settings = backend_settings(request.backend_config)
     request = replace(request, tracking_uri=absolute_store(request.tracking_uri, request.caller))
     try:
