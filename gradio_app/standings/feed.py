@@ -145,7 +145,7 @@ class StandingsReader:
     def _aliases(self) -> dict[str, str]:
         """None of a model that is not registered yet: its votes can still be shown."""
         try:
-            return dict(Catalog(self._client(), (self._model,)).look()[self._model].aliases)
+            return dict(Catalog(self._client(), (self._model,)).read()[self._model].aliases)
         except ConfigError:
             return {}
 

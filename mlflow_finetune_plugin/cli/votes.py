@@ -64,7 +64,7 @@ def votes(namespace: argparse.Namespace) -> int:
 
     name = namespace.name
     _check_together(namespace)
-    aliases = Catalog(mlflow.MlflowClient(), (name,)).look()[name].aliases
+    aliases = Catalog(mlflow.MlflowClient(), (name,)).read()[name].aliases
     pair, why_no_pair = _pair(name, namespace.between, aliases)
     if (deleted := _delete(namespace)) is not None:
         print(

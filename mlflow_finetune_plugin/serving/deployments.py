@@ -16,8 +16,8 @@ import httpx
 from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_ALREADY_EXISTS
-from mlflow.store.artifact.utils.models import _parse_model_uri
 
+from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.serving.engines.engine import free_port
 from mlflow_finetune_plugin.serving.local_services import (
     FLAVOR,
@@ -35,6 +35,7 @@ from mlflow_finetune_plugin.serving.local_services import (
     start,
 )
 from mlflow_finetune_plugin.serving.settings import SETTINGS
+from mlflow_finetune_plugin.store.model_ref import parse_model_ref
 
 _PORT_S = 15.0  # until a port is free whose process has ended
 _HELP = {
@@ -96,7 +97,7 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
             folder.mkdir(parents=True, exist_ok=True)  # it is there where an earlier create was killed
             try:
                 port = int(settings.get("port") or free_port())
-                return start(name, model_uri, model, settings, port=port).told()
+                return start(name, model_uri, model, settings, port=port).to_dict()
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
@@ -117,15 +118,15 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
         with alone(name):
             before = read(name)
             uri = model_uri or before.model_uri
-            given = _settings(config)
-            settings = {**before.settings, **given}
+            changes = _settings(config)
+            settings = {**before.settings, **changes}
             model = _model_id(uri)
-            port = int(given.get("port") or before.port)
+            port = int(changes.get("port") or before.port)
             if port != before.port:
                 check_port(settings.get("host", LOOPBACK), port)  # while the old one still serves
             end(before)
             try:
-                return start(name, uri, model, settings, port=port, port_wait_s=_PORT_S).told()
+                return start(name, uri, model, settings, port=port, port_wait_s=_PORT_S).to_dict()
             except MlflowException as error:
                 start(name, before.model_uri, before.model, before.settings, port=before.port, port_wait_s=_PORT_S)
                 raise MlflowException(f"{error.message}; it serves {before.model_uri} again, as before") from error
@@ -142,10 +143,10 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         root = deployments_root()
         names = sorted(path.parent.name for path in root.glob("*/deployment.json")) if root.is_dir() else []
-        return [read(name).told() for name in names]
+        return [read(name).to_dict() for name in names]
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
-        return read(name).told()
+        return read(name).to_dict()
 
     def predict(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
@@ -196,21 +197,11 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
 
 
 def _model_id(uri: str) -> str:
-    """``models:/NAME@ALIAS`` -> ``NAME@ALIAS``."""
+    """Return the router's name for a model URI: ``models:/NAME@ALIAS`` becomes ``NAME@ALIAS``. Raises MlflowException."""
     try:
-        if not uri.removeprefix("models:/").strip("/").count("/") and "@" not in uri and uri.startswith("models:/"):
-            return uri.removeprefix("models:/")
-        parsed = _parse_model_uri(uri)
-    except MlflowException as error:
-        raise MlflowException(
-            f"{uri}: no model URI; fix: models:/NAME@ALIAS, models:/NAME/VERSION or models:/NAME",
-            INVALID_PARAMETER_VALUE,
-        ) from error
-    if parsed.alias is not None:
-        return f"{parsed.name}@{parsed.alias}"
-    if parsed.version is not None:
-        return f"{parsed.name}/{parsed.version}"
-    raise MlflowException(f"{uri}: names no registered version; fix: models:/NAME/VERSION", INVALID_PARAMETER_VALUE)
+        return str(parse_model_ref(uri.removeprefix("models:/")))  # the prefix is optional, as in all commands
+    except ConfigError as error:
+        raise MlflowException(error.problems[0], INVALID_PARAMETER_VALUE) from error
 
 
 def _settings(config: Mapping[str, Any] | None) -> dict[str, str]:

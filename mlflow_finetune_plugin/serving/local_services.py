@@ -57,10 +57,10 @@ class Deployment:
     @property
     def process(self) -> psutil.Process | None:
         try:
-            found = psutil.Process(self.pid)
+            candidate = psutil.Process(self.pid)
             return (
-                found
-                if abs(found.create_time() - self.started) < 1 and found.status() != psutil.STATUS_ZOMBIE
+                candidate
+                if abs(candidate.create_time() - self.started) < 1 and candidate.status() != psutil.STATUS_ZOMBIE
                 else None
             )
         except psutil.NoSuchProcess:
@@ -90,7 +90,7 @@ class Deployment:
             )
         return self
 
-    def told(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """As MLflow's commands show it."""
         return {
             "name": self.name,
@@ -138,25 +138,27 @@ def start(
     host = settings.get("host", LOOPBACK)
     check_port(host, port, wait_s=port_wait_s)
     log = folder / "service.log"
-    own = addresses()
+    environment = addresses()
     with log.open("ab") as out:
         process = subprocess.Popen(
             serve_command(model, {**settings, "port": str(port)}),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            env={**os.environ, **own},
+            env={**os.environ, **environment},
             start_new_session=True,
         )
     started = psutil.Process(process.pid).create_time()
-    made = Deployment(name, model_uri, model, host, port, process.pid, started, own["MLFLOW_TRACKING_URI"], settings)
-    (folder / "deployment.json").write_text(json.dumps(asdict(made)), encoding="utf-8")
+    deployment = Deployment(
+        name, model_uri, model, host, port, process.pid, started, environment["MLFLOW_TRACKING_URI"], settings
+    )
+    (folder / "deployment.json").write_text(json.dumps(asdict(deployment)), encoding="utf-8")
     try:
-        _wait_for_answer(made, process, log, float(settings.get("timeout", _READY_S)))
+        _wait_for_answer(deployment, process, log, float(settings.get("timeout", _READY_S)))
     except BaseException:
-        end(made)
+        end(deployment)
         raise
-    return made
+    return deployment
 
 
 def run_in_foreground(model: str, settings: Mapping[str, str]) -> int:
@@ -169,7 +171,7 @@ def run_in_foreground(model: str, settings: Mapping[str, str]) -> int:
     )
     handed_on = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
     before = {
-        number: signal.signal(number, lambda found, _: process.send_signal(handed_on[signal.Signals(found)]))
+        number: signal.signal(number, lambda received, _: process.send_signal(handed_on[signal.Signals(received)]))
         for number in handed_on
     }
     try:
@@ -199,32 +201,32 @@ def serve_command(model: str, settings: Mapping[str, str]) -> list[str]:
     return command
 
 
-def _wait_for_answer(made: Deployment, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
+def _wait_for_answer(deployment: Deployment, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
-    said = "it does not listen yet"
+    reason = "it does not listen yet"
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise MlflowException(f"deployment {made.name!r} ended with code {process.returncode}: {_tail(log)}")
-        if not made.listens:
+            raise MlflowException(f"deployment {deployment.name!r} ended with code {process.returncode}: {_tail(log)}")
+        if not deployment.listens:
             time.sleep(0.2)
             continue
         try:
-            body = {"model": made.model, "messages": [{"role": "user", "content": "?"}], "max_tokens": 1}
+            body = {"model": deployment.model, "messages": [{"role": "user", "content": "?"}], "max_tokens": 1}
             answer = httpx.post(
-                made.url + "/v1/chat/completions", json=body, headers=headers(), timeout=60, trust_env=False
+                deployment.url + "/v1/chat/completions", json=body, headers=headers(), timeout=60, trust_env=False
             )
         except httpx.HTTPError:
             time.sleep(0.2)
             continue
         if answer.status_code == 200:
-            if made.listens:
+            if deployment.listens:
                 return
             continue
-        said = str(answer.json()["error"]["message"])
-        if answer.status_code in (401, 404) and "has not told" not in said:
+        reason = str(answer.json()["error"]["message"])
+        if answer.status_code in (401, 404) and "has not told" not in reason:
             break
         time.sleep(0.2)
-    raise MlflowException(f"deployment {made.name!r} gives no answer: {said}")
+    raise MlflowException(f"deployment {deployment.name!r} gives no answer: {reason}")
 
 
 def end(deployment: Deployment) -> None:
@@ -233,9 +235,9 @@ def end(deployment: Deployment) -> None:
         return
     process.send_signal(signal.SIGTERM)
     _, alive = psutil.wait_procs([process], timeout=_END_S)
-    for one in alive:
-        one.kill()
-        psutil.wait_procs([one], timeout=10)
+    for survivor in alive:
+        survivor.kill()
+        psutil.wait_procs([survivor], timeout=10)
 
 
 def check_port(host: str, port: int, *, wait_s: float = 0.0) -> None:

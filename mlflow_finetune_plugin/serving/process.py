@@ -30,7 +30,7 @@ _READY_S = 900.0
 _ENDS_S = 60.0
 _POLL_S = 0.2
 _TAIL_CHARS = 1500
-_KEPT_LOGS = 5
+_MAX_LOGS = 5
 
 OnProgress = Callable[[str], None]
 """Receives one line whenever what the service waits for changes."""
@@ -174,6 +174,6 @@ def _new_log() -> Path:
     """Return a new log file beside the last few ones."""
     folder = jobs_home() / "services"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for log in sorted(folder.glob("serving-*.log"))[: -_KEPT_LOGS + 1]:
+    for log in sorted(folder.glob("serving-*.log"))[: -_MAX_LOGS + 1]:
         log.unlink(missing_ok=True)
     return folder / f"serving-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns() % 10**6:06}.log"

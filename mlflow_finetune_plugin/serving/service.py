@@ -23,8 +23,8 @@ from mlflow_finetune_plugin.serving.settings import ServiceSettings, check_setti
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.bases import Bases
 from mlflow_finetune_plugin.serving.versions.catalog import Catalog
-from mlflow_finetune_plugin.serving.versions.fetching import Fetcher, Version
-from mlflow_finetune_plugin.serving.versions.scratch import Workplace
+from mlflow_finetune_plugin.serving.versions.fetching import FetchedVersion, Fetcher
+from mlflow_finetune_plugin.serving.versions.scratch import ScratchFolder
 from mlflow_finetune_plugin.store.names import CERTIFICATE_TAG
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Service:
         self.settings, self._client = settings, client
         keys = Keys(settings.api_key_file) if settings.api_key_file is not None else None
         store = AdapterStore(settings.store, settings.max_store)
-        self._workplace = Workplace(settings.store)
+        self._workplace = ScratchFolder(settings.store)
         self.fleet = Fleet(
             settings.engine,
             settings.limits,
@@ -67,7 +67,7 @@ class Service:
     def check_models(self) -> None:
         """Refuses names that the registry does not know. A registry that cannot be asked is waited for. Raises ConfigError."""
         try:
-            self.catalog.look()
+            self.catalog.read()
         except TrackingError as error:
             logger.warning("registry_away fault=%s", error)
         except ConfigError as error:
@@ -110,25 +110,25 @@ class Service:
         if not following.cancelled():
             following.result()  # a follower that broke is no good end
 
-    def _note_certificate(self, version: Version, found: Certificate) -> None:
+    def _note_certificate(self, version: FetchedVersion, certificate: Certificate) -> None:
         """A tag and an artifact of the version's run; that the registry cannot take them keeps nobody from serving."""
-        task = asyncio.create_task(asyncio.to_thread(self._write_certificate, version, found))
+        task = asyncio.create_task(asyncio.to_thread(self._write_certificate, version, certificate))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _write_certificate(self, version: Version, found: Certificate) -> None:
+    def _write_certificate(self, version: FetchedVersion, certificate: Certificate) -> None:
         from mlflow.exceptions import MlflowException
 
-        served = f"{found.engine}.{found.precision.replace('+', '-')}"
+        served = f"{certificate.engine}.{certificate.precision.replace('+', '-')}"
         tag = f"{CERTIFICATE_TAG}{served}"
         try:
             registered = self._client.get_model_version(version.model, version.number)
-            if dict(registered.tags).get(tag) == found.summary:
+            if dict(registered.tags).get(tag) == certificate.summary:
                 return
-            self._client.set_model_version_tag(version.model, version.number, tag, found.summary)
+            self._client.set_model_version_tag(version.model, version.number, tag, certificate.summary)
             if registered.run_id:
                 file = f"certificates/{version.model}-{version.number}-{served}.json"
-                self._client.log_text(registered.run_id, found.to_json(), file)
+                self._client.log_text(registered.run_id, certificate.to_json(), file)
         except (MlflowException, OSError) as error:
             logger.warning("certificate_not_written version=%s fault=%s", version.served_name, error)
 

@@ -19,8 +19,9 @@ from typing import Any
 
 from mlflow_finetune_plugin.errors import FinetuneError, ServingError
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
-from mlflow_finetune_plugin.serving.versions.fetching import Fetcher, Version
-from mlflow_finetune_plugin.serving.versions.names import Asked, parse
+from mlflow_finetune_plugin.serving.versions.fetching import FetchedVersion, Fetcher
+from mlflow_finetune_plugin.serving.versions.names import parse
+from mlflow_finetune_plugin.store.model_ref import ModelRef
 from mlflow_finetune_plugin.weights_digest import base_digest
 
 logger = logging.getLogger(__name__)
@@ -52,35 +53,35 @@ class VersionFinder:
 
     def __init__(self, models: frozenset[str], store: Path) -> None:
         self._models, self._store = models, AdapterStore(store.resolve())
-        self._found: dict[str, Version] = {}
+        self._versions: dict[str, FetchedVersion] = {}
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._bases: dict[str, str] = {}
 
-    def find(self, base: str, name: str) -> Version | None:
+    def find(self, base: str, name: str) -> FetchedVersion | None:
         """None for a name that is none of ours; what is refused is logged with its reason and not tried again for a while."""
-        asked = parse(name, self._models)
-        if asked is None or asked.version is None:
+        ref = parse(name, self._models)
+        if ref is None or ref.version is None:
             return None
-        if name in self._found:
-            return self._found[name]
+        if name in self._versions:
+            return self._versions[name]
         if time.monotonic() < self._unknown.get(name, 0.0):
             return None
         try:
-            found = self._fetch(base, asked)
+            fetched = self._fetch(base, ref)
         except FinetuneError as error:
             logger.warning("adapter %s is not loaded: %s", name, error)
             self._unknown[name] = time.monotonic() + _UNKNOWN_S
             while len(self._unknown) > _MOST_UNKNOWN:
                 self._unknown.popitem(last=False)
             return None
-        self._found[name] = found
-        return found
+        self._versions[name] = fetched
+        return fetched
 
-    def _fetch(self, base: str, asked: Asked) -> Version:
+    def _fetch(self, base: str, ref: ModelRef) -> FetchedVersion:
         from mlflow import MlflowClient
 
-        assert asked.version is not None
-        version = Fetcher(MlflowClient(), self._store).fetch(asked.model, asked.version)
+        assert ref.version is not None
+        version = Fetcher(MlflowClient(), self._store).fetch(ref.name, ref.version)
         try:
             if version.card["serving"] != "vllm":
                 raise ServingError(f"vLLM does not serve {version.card['adaptation']} with these options")
@@ -120,10 +121,10 @@ class PatientFinder:
 
     def __init__(self, finder: VersionFinder, timeout_s: float) -> None:
         self._finder, self._timeout_s = finder, timeout_s
-        self._one = asyncio.Lock()
-        self._running: dict[tuple[str, str], asyncio.Task[Version | None]] = {}
+        self._lock = asyncio.Lock()
+        self._running: dict[tuple[str, str], asyncio.Task[FetchedVersion | None]] = {}
 
-    async def find(self, base: str, name: str) -> Version | None:
+    async def find(self, base: str, name: str) -> FetchedVersion | None:
         """None for a name that is none of ours, that is refused, or that is not here in time."""
         task = self._running.get((base, name))
         if task is None:
@@ -136,8 +137,8 @@ class PatientFinder:
             logger.warning("adapter %s is not loaded: the registry took more than %.0f s", name, self._timeout_s)
             return None
 
-    async def _find(self, base: str, name: str) -> Version | None:
-        async with self._one:
+    async def _find(self, base: str, name: str) -> FetchedVersion | None:
+        async with self._lock:
             return await asyncio.to_thread(self._finder.find, base, name)
 
 
@@ -149,10 +150,10 @@ def _resolver(finder: VersionFinder, timeout_s: float) -> Any:
 
     class RegistryResolver(LoRAResolver):
         async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
-            found = await patient.find(base_model_name, lora_name)
-            if found is None:
+            version = await patient.find(base_model_name, lora_name)
+            if version is None:
                 return None
-            number = int(found.adapter.digest[:7], 16) + 1  # vLLM gives its own; it has to be above 0
-            return LoRARequest(lora_name=lora_name, lora_int_id=number, lora_path=str(found.adapter.folder))
+            number = int(version.adapter.digest[:7], 16) + 1  # vLLM gives its own; it has to be above 0
+            return LoRARequest(lora_name=lora_name, lora_int_id=number, lora_path=str(version.adapter.folder))
 
     return RegistryResolver()

@@ -210,7 +210,7 @@ def test_help_tells_the_options(own):
         ("models:/nobody@champion", {}, "the registry has no such model"),
         ("models:/bot/99", {}, "no such version"),
         ("models:/bot@nobody", {}, "has no alias 'nobody'"),
-        ("runs:/1/model", {}, "no model URI"),
+        ("runs:/1/model", {}, "not a valid model name"),
         ("models:/bot/1", {"prot": "1"}, "unknown option 'prot'"),
         ("models:/bot/1", {"max_loras": "abc"}, "max_loras 'abc': not valid; fix: -C max_loras=NUMBER"),
         ("models:/bot/1", {"port": "abc"}, "port 'abc': not valid; fix: -C port=NUMBER, from 1 to 65535"),

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mlflow_finetune_plugin.errors import ServingError
-from mlflow_finetune_plugin.serving.engines.engine import Engine
+from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
 
 # nats on a token: what the right base may be off by at most, and what the same weights may differ by in other kernels
 _BASE_TOLERANCE = {"float32": 0.01, "bfloat16": 0.5, "float16": 0.1}
@@ -63,7 +63,7 @@ class Certificate:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Expected:
     """What the worker stored for one precision: nats, one array of all probes a side."""
 
     base: np.ndarray
@@ -73,26 +73,26 @@ class _Told:
     max_gap: float
 
 
-async def certify(engine: Engine, served_name: str, reference: dict[str, Any], *, version: str) -> Certificate:
+async def certify(engine: EngineProcess, served_name: str, reference: dict[str, Any], *, version: str) -> Certificate:
     """Asks the engine; ``served_name`` must be loaded. Raises ServingError when it cannot be asked or the reference is none."""
     probes = _probes(reference, version)
     precision = engine.spec.key.precision
-    told = _told(reference, precision, version)
+    expected = _expected(reference, precision, version)
     adapter = _flat(await _log_probs(engine, served_name, probes))
     base = _flat(await _log_probs(engine, engine.spec.base_name, probes))
-    noise = max(told.noise, await _noise(engine, probes, base))
+    noise = max(expected.noise, await _noise(engine, probes, base))
     rendered, wrong_prompt = await _rendered(engine, served_name, probes)
     dtype = engine.spec.key.dtype
-    base_error, adapter_error = _largest(base - told.base), _largest(adapter - told.adapter)
+    base_error, adapter_error = _largest(base - expected.base), _largest(adapter - expected.adapter)
     tolerance = max(_FLOOR[dtype], _TIMES_THE_BASE * base_error, _TIMES_THE_NOISE * noise)
     reason = ""
-    if not told.gap <= told.max_gap:
-        reason = f"in {precision} the adapter says other things than it was trained to: {told.gap:.2g} nats, {told.max_gap:g} allowed"
+    if not expected.gap <= expected.max_gap:
+        reason = f"in {precision} the adapter says other things than it was trained to: {expected.gap:.2g} nats, {expected.max_gap:g} allowed"
     elif not base_error <= _BASE_TOLERANCE[dtype]:
         reason = f"the base is another one, or served in another precision: {base_error:.2g} nats off, {_BASE_TOLERANCE[dtype]:g} allowed"
     elif not adapter_error <= tolerance:
         reason = f"it is not the adapter that was trained, or not whole: {adapter_error:.2g} nats off, {tolerance:.2g} allowed"
-    elif not _mean(adapter - told.adapter) < _mean(adapter - told.base):
+    elif not _mean(adapter - expected.adapter) < _mean(adapter - expected.base):
         reason = "it answers as the base does"
     elif wrong_prompt is not None:
         reason = f"the engine renders conversations in another way: {wrong_prompt}"
@@ -108,19 +108,21 @@ async def certify(engine: Engine, served_name: str, reference: dict[str, Any], *
         base_error=base_error,
         noise=noise,
         tolerance=tolerance,
-        gap=told.gap,
-        max_gap=told.max_gap,
-        effect=_mean(told.adapter - told.base),
+        gap=expected.gap,
+        max_gap=expected.max_gap,
+        effect=_mean(expected.adapter - expected.base),
         rendered=rendered,
     )
 
 
-async def still_holds(found: Certificate, engine: Engine, served_name: str, reference: dict[str, Any]) -> bool:
+async def still_holds(
+    certificate: Certificate, engine: EngineProcess, served_name: str, reference: dict[str, Any]
+) -> bool:
     """Whether the adapter, loaded once more into the engine that ``found`` is of, says of its first probe what it shall."""
-    probes = _probes(reference, found.version)[:1]
-    told = _told(reference, engine.spec.key.precision, found.version).adapter
-    said = _flat(await _log_probs(engine, served_name, probes))
-    return _largest(said - told[: len(said)]) <= found.tolerance
+    probes = _probes(reference, certificate.version)[:1]
+    expected = _expected(reference, engine.spec.key.precision, certificate.version).adapter
+    measured = _flat(await _log_probs(engine, served_name, probes))
+    return _largest(measured - expected[: len(measured)]) <= certificate.tolerance
 
 
 def _probes(reference: dict[str, Any], version: str) -> list[dict[str, Any]]:
@@ -130,50 +132,52 @@ def _probes(reference: dict[str, Any], version: str) -> list[dict[str, Any]]:
     return probes
 
 
-def _told(reference: dict[str, Any], precision: str, version: str) -> _Told:
-    known = reference.get("served_as")
-    if known is None and reference.get("precision") == precision:  # as the package first wrote it: training's alone
+def _expected(reference: dict[str, Any], precision: str, version: str) -> _Expected:
+    precisions = reference.get("served_as")
+    if (
+        precisions is None and reference.get("precision") == precision
+    ):  # as the package first wrote it: training's alone
         base, adapter = (_flat([probe[f"{side}_log_probs"] for probe in reference["probes"]]) for side in SIDES)
-        return _Told(base, adapter, noise=0.0, gap=0.0, max_gap=0.0)
-    told = (known or {}).get(precision)
-    if told is None:
+        return _Expected(base, adapter, noise=0.0, gap=0.0, max_gap=0.0)
+    stored = (precisions or {}).get(precision)
+    if stored is None:
         raise ServingError(
-            f"{version}: it may not be served in {precision}, its reference is for {', '.join(known or ()) or 'no other'}; fix: --dtype auto, or train it "
+            f"{version}: it may not be served in {precision}, its reference is for {', '.join(precisions or ()) or 'no other'}; fix: --dtype auto, or train it "
             "with register.precisions"
         )
-    base, adapter = (_flat(told[f"{side}_log_probs"]) for side in SIDES)
-    return _Told(base, adapter, float(told["noise"]), float(told["gap"]), float(told["max_gap"]))
+    base, adapter = (_flat(stored[f"{side}_log_probs"]) for side in SIDES)
+    return _Expected(base, adapter, float(stored["noise"]), float(stored["gap"]), float(stored["max_gap"]))
 
 
-async def _noise(engine: Engine, probes: Sequence[dict[str, Any]], together: np.ndarray) -> float:
+async def _noise(engine: EngineProcess, probes: Sequence[dict[str, Any]], together: np.ndarray) -> float:
     """The largest difference on a token of this engine's base between probes asked together and one at a time.
 
     Measured once for each start of an engine: it is the precision's and the kernels', not the version's.
     """
     if engine.noise is None or engine.noise[0] != engine.generation:
         alone = [await _log_probs(engine, engine.spec.base_name, [probe]) for probe in probes]
-        found = _largest(_flat([row for rows in alone for row in rows]) - together)
-        engine.noise = (engine.generation, found)
+        difference = _largest(_flat([row for rows in alone for row in rows]) - together)
+        engine.noise = (engine.generation, difference)
     return engine.noise[1]
 
 
-async def _log_probs(engine: Engine, name: str, probes: Sequence[dict[str, Any]]) -> list[list[float]]:
+async def _log_probs(engine: EngineProcess, name: str, probes: Sequence[dict[str, Any]]) -> list[list[float]]:
     """Of each probe the log-probabilities of its answer's tokens, in one request."""
     prompts = [[*probe["prompt_ids"], *probe["completion_ids"]] for probe in probes]
     body = {"model": name, "prompt": prompts, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
     choices = sorted((await engine.complete(body))["choices"], key=lambda choice: int(choice["index"]))
-    found = []
+    rows = []
     for probe, ids, choice in zip(probes, prompts, choices, strict=True):
-        told = choice["prompt_logprobs"]
+        entries = choice["prompt_logprobs"]
         start = len(probe["prompt_ids"])
-        found.append([float(told[i][str(ids[i])]["logprob"]) for i in range(start, len(ids))])
-    return found
+        rows.append([float(entries[i][str(ids[i])]["logprob"]) for i in range(start, len(ids))])
+    return rows
 
 
-async def _rendered(engine: Engine, name: str, probes: Sequence[dict[str, Any]]) -> tuple[int, str | None]:
+async def _rendered(engine: EngineProcess, name: str, probes: Sequence[dict[str, Any]]) -> tuple[int, str | None]:
     """How many prompts the engine was asked to render, and the first that came out differently."""
-    asked = [probe for probe in probes if probe.get("messages")][:2]
-    for number, probe in enumerate(asked):
+    chats = [probe for probe in probes if probe.get("messages")][:2]
+    for number, probe in enumerate(chats):
         body = {
             "model": name,
             "messages": probe["messages"],
@@ -183,8 +187,8 @@ async def _rendered(engine: Engine, name: str, probes: Sequence[dict[str, Any]])
         }
         ids = (await engine.complete(body, "/v1/chat/completions")).get("prompt_token_ids")
         if ids != probe["prompt_ids"]:
-            return len(asked), f"probe {number} has other token ids"
-    return len(asked), None
+            return len(chats), f"probe {number} has other token ids"
+    return len(chats), None
 
 
 def _flat(rows: Sequence[Sequence[float]]) -> np.ndarray:

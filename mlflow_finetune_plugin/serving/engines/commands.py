@@ -14,7 +14,7 @@ from mlflow_finetune_plugin.base_models.files import context_length, hidden_size
 from mlflow_finetune_plugin.errors import MissingExtraError, ServingError
 from mlflow_finetune_plugin.serving.engines import vllm_cpu_lora
 from mlflow_finetune_plugin.serving.settings import MAX_RANK, TRANSFORMERS, VLLM, EngineLimits
-from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, Version
+from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, FetchedVersion
 from mlflow_finetune_plugin.threads import allowed_cores, choose_threads
 from mlflow_finetune_plugin.weights_digest import weight_files
 
@@ -60,12 +60,12 @@ class Command:
     environment: Mapping[str, str]
 
 
-def choose_engine(asked: str, version: Version) -> tuple[str, str]:
+def choose_engine(choice: str, version: FetchedVersion) -> tuple[str, str]:
     """(engine, reason) for a version. Raises ServingError when the engine asked for cannot serve it, MissingExtraError."""
     fault = _why_not_vllm(version)
-    if asked == TRANSFORMERS:
+    if choice == TRANSFORMERS:
         return TRANSFORMERS, "asked for"
-    if asked == VLLM and fault is not None:
+    if choice == VLLM and fault is not None:
         kind = MissingExtraError if not _has_vllm() else ServingError
         fix = "--engine auto"
         if kind is ServingError and _is_convertible(version):
@@ -73,10 +73,10 @@ def choose_engine(asked: str, version: Version) -> tuple[str, str]:
         raise kind(f"{version.model}/{version.number}: engine vllm cannot serve it: {fault}; fix: {fix}")
     if fault is not None:
         return TRANSFORMERS, fault
-    return VLLM, "asked for" if asked == VLLM else "vLLM is installed and serves this adaptation as it is"
+    return VLLM, "asked for" if choice == VLLM else "vLLM is installed and serves this adaptation as it is"
 
 
-def _why_not_vllm(version: Version) -> str | None:
+def _why_not_vllm(version: FetchedVersion) -> str | None:
     if not _has_vllm():
         return "vLLM is not installed (pip install 'mlflow-finetune[serve]', or [serve-cpu] without a GPU)"
     if version.card["serving"] != "vllm":
@@ -94,23 +94,23 @@ def _why_not_vllm(version: Version) -> str | None:
     return None
 
 
-def _is_convertible(version: Version) -> bool:
+def _is_convertible(version: FetchedVersion) -> bool:
     """DoRA, a rank beyond vLLM's, and IA3 are changes of weights, which LoRA approximates."""
     return version.card["serving"] in ("convertible", "merge")
 
 
-def rank_limit(rank: int | None, asked: int | None) -> int:
+def rank_limit(rank: int | None, max_rank: int | None) -> int:
     """VLLM's --max-lora-rank: what was asked for, else the smallest from 16 on that holds ``rank``."""
-    wanted = max(16, rank or 16) if asked is None else asked
-    found = next((limit for limit in RANKS if limit >= wanted), None)
-    if found is None:
+    needed = max(16, rank or 16) if max_rank is None else max_rank
+    supported = next((limit for limit in RANKS if limit >= needed), None)
+    if supported is None:
         raise ServingError(
-            f"rank {wanted} is above the {RANKS[-1]} that vLLM takes; fix: --max-rank {RANKS[-1]}, or less"
+            f"rank {needed} is above the {RANKS[-1]} that vLLM takes; fix: --max-rank {RANKS[-1]}, or less"
         )
-    return found
+    return supported
 
 
-def target_modules(base: Path, version: Version) -> tuple[str, ...]:
+def target_modules(base: Path, version: FetchedVersion) -> tuple[str, ...]:
     """The layers for which vLLM makes room: the usual ones that this base has, and those of the adapter.
 
     Left alone vLLM also wraps the output layer, which costs vocabulary x rank for each slot, and then two requests for the
@@ -118,13 +118,13 @@ def target_modules(base: Path, version: Version) -> tuple[str, ...]:
     """
     from safetensors import safe_open
 
-    found = set(version.target_modules)
+    modules = set(version.target_modules)
     for path in weight_files(base):
         with safe_open(path, "np") as weights:
-            found |= {
+            modules |= {
                 name.split(".")[-2] for name in list(weights.keys()) if name.endswith(".weight") and "." in name
             } & _LINEAR
-    return tuple(sorted(found))
+    return tuple(sorted(modules))
 
 
 def vllm_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path) -> Command:
@@ -167,8 +167,8 @@ def _few_cores(base: Path) -> dict[str, str]:
     if _has_cuda_vllm() or cores > _FEW_CORES:
         return {}
     threads = min(choose_threads(hidden_size(base)).count, max(1, cores - 1))
-    wanted = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(threads)}
-    return {name: os.environ.get(name, value) for name, value in wanted.items()}
+    settings = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": str(threads)}
+    return {name: os.environ.get(name, value) for name, value in settings.items()}
 
 
 def transformers_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path) -> Command:
@@ -194,10 +194,10 @@ def transformers_command(spec: EngineSpec, host: str, port: int, key: str, folde
 
 def _positions(base: Path) -> int:
     """How many tokens a base was made for. Raises ServingError when its config does not say."""
-    found = context_length(json.loads((base / "config.json").read_text(encoding="utf-8")))
-    if found is None:
+    positions = context_length(json.loads((base / "config.json").read_text(encoding="utf-8")))
+    if positions is None:
         raise ServingError(f"{base}/config.json does not say how many tokens it takes; fix: --max-model-len")
-    return found
+    return positions
 
 
 COMMANDS: Mapping[str, Callable[[EngineSpec, str, int, str, Path], Command]] = {

@@ -32,7 +32,7 @@ _LEASH = (sys.executable, "-m", "mlflow_finetune_plugin.serving.engines.leash")
 State = Literal["starting", "ready", "down", "stopped"]
 
 
-class Engine:
+class EngineProcess:
     """``generation`` counts starts: what was loaded into an earlier one is gone. ``on_ready`` is told of each.
 
     ``noise``: (generation, nats) of its base asked again; certificates keep it here.
@@ -113,8 +113,8 @@ class Engine:
 
     async def complete(self, body: dict[str, Any], route: str = "/v1/completions") -> dict[str, Any]:
         """One answer as a whole. Raises ServingError."""
-        found = await self._ask(route, body, "refuses a request of the router's own")
-        return dict(found.json())
+        response = await self._ask(route, body, "refuses a request of the router's own")
+        return dict(response.json())
 
     async def _ask(self, route: str, body: dict[str, Any], what: str) -> httpx.Response:
         try:

@@ -18,10 +18,10 @@ from mlflow_finetune_plugin.serving.engines.commands import (
     rank_limit,
     target_modules,
 )
-from mlflow_finetune_plugin.serving.engines.engine import Engine
+from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
 from mlflow_finetune_plugin.serving.engines.tied_weights import readable_by_vllm
 from mlflow_finetune_plugin.serving.settings import VLLM, EngineLimits
-from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, Version
+from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, FetchedVersion
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 class Resident:
     """A version with its engine. ``pins``: how many aliases mean it; ``in_flight``: answers that are being given."""
 
-    version: Version
-    engine: Engine
+    version: FetchedVersion
+    engine: EngineProcess
     pins: int = 0
     in_flight: int = 0
     last_used: int = 0
@@ -62,29 +62,29 @@ class Fleet:
 
     def __init__(
         self,
-        asked_engine: str,
+        engine_choice: str,
         limits: EngineLimits,
         folder: Path,
-        find_base: Callable[[Version], Path],
-        on_certificate: Callable[[Version, Certificate], None],
+        find_base: Callable[[FetchedVersion], Path],
+        on_certificate: Callable[[FetchedVersion, Certificate], None],
         *,
         dtype: str | None = None,
         trust_remote_code: bool = False,
         max_loaded: int = 64,
     ) -> None:
         self._dtype, self._trust_remote_code = dtype, trust_remote_code
-        self._asked, self._limits, self._folder, self._find_base = asked_engine, limits, folder, find_base
+        self._engine_choice, self._limits, self._folder, self._find_base = engine_choice, limits, folder, find_base
         self._on_certificate, self._max_loaded = on_certificate, max_loaded
-        self.engines: dict[tuple[str, EngineKey], Engine] = {}
+        self.engines: dict[tuple[str, EngineKey], EngineProcess] = {}
         self.residents: dict[str, Resident] = {}
-        self._certified: dict[str, tuple[Engine, int, Certificate]] = {}
+        self._certified: dict[str, tuple[EngineProcess, int, Certificate]] = {}
         self._clock = 0
         self._starting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # what the router asks for ----------------------------------------------------------------------------------------
 
-    async def admit(self, version: Version) -> Resident:
+    async def admit(self, version: FetchedVersion) -> Resident:
         """The version loaded into its engine and certified. Raises ServingError when it must not serve."""
         resident = self.residents.get(version.served_name)
         if resident is None:
@@ -110,7 +110,7 @@ class Fleet:
         return resident
 
     @asynccontextmanager
-    async def using(self, resident: Resident) -> AsyncIterator[Engine]:
+    async def using(self, resident: Resident) -> AsyncIterator[EngineProcess]:
         """While this lasts the version is not unloaded; it is loaded again where the engine was restarted."""
         resident.in_flight += 1
         self._clock += 1
@@ -137,11 +137,11 @@ class Fleet:
     async def forget_unused(self, but: Resident | None = None) -> None:
         """Unload what no alias means and nobody uses, beyond the most recently used ones; not ``but``, which is about to be."""
         idle = [
-            one
-            for one in self.residents.values()
-            if one is not but and not one.pins and not one.in_flight and not one.lock.locked()
+            candidate
+            for candidate in self.residents.values()
+            if candidate is not but and not candidate.pins and not candidate.in_flight and not candidate.lock.locked()
         ]
-        idle.sort(key=lambda one: one.last_used)
+        idle.sort(key=lambda candidate: candidate.last_used)
         for resident in idle[: max(0, len(self.residents) - self._max_loaded)]:
             await self._drop(resident)
 
@@ -155,7 +155,9 @@ class Fleet:
 
     def faults(self) -> list[str]:
         """What is wrong with engines that are not ready."""
-        return [f"engine {one.spec.kind}: {one.fault}" for one in self.engines.values() if one.fault is not None]
+        return [
+            f"engine {engine.spec.kind}: {engine.fault}" for engine in self.engines.values() if engine.fault is not None
+        ]
 
     async def stop(self) -> None:
         await asyncio.gather(*(engine.stop() for engine in self.engines.values()))
@@ -164,8 +166,8 @@ class Fleet:
 
     # engines ---------------------------------------------------------------------------------------------------------
 
-    async def _engine_for(self, version: Version) -> Engine:
-        kind, reason = await asyncio.to_thread(choose_engine, self._asked, version)
+    async def _engine_for(self, version: FetchedVersion) -> EngineProcess:
+        kind, reason = await asyncio.to_thread(choose_engine, self._engine_choice, version)
         key = version.engine_key(self._dtype)
         if version.base["trust_remote_code"] and not self._trust_remote_code:
             raise ServingError(
@@ -180,7 +182,7 @@ class Fleet:
             )
         return engine
 
-    async def _start(self, kind: str, key: EngineKey, version: Version, reason: str) -> Engine:
+    async def _start(self, kind: str, key: EngineKey, version: FetchedVersion, reason: str) -> EngineProcess:
         """One at a time: two versions may need the same one. Finding a base may take minutes."""
         async with self._starting:
             engine = self.engines.get((kind, key))
@@ -190,7 +192,7 @@ class Fleet:
                 if kind == VLLM:
                     base = await asyncio.to_thread(readable_by_vllm, base, folder / "base")
                 spec = await asyncio.to_thread(self._spec, kind, key, version, base)
-                engine = Engine(spec, folder, partial(self._engine_is_ready, kind, key))
+                engine = EngineProcess(spec, folder, partial(self._engine_is_ready, kind, key))
                 self.engines[kind, key] = engine
                 logger.info("engine_chosen kind=%s version=%s reason=%s", kind, version.served_name, reason)
                 engine.start()
@@ -210,7 +212,7 @@ class Fleet:
         except ServingError as error:
             logger.error("reload_failed version=%s fault=%s", resident.name, error)
 
-    def _spec(self, kind: str, key: EngineKey, version: Version, base: Path) -> EngineSpec:
+    def _spec(self, kind: str, key: EngineKey, version: FetchedVersion, base: Path) -> EngineSpec:
         card = version.base
         return EngineSpec(
             kind=kind,
@@ -242,17 +244,17 @@ class Fleet:
     async def _certify(self, resident: Resident, generation: int) -> Certificate:
         """Of one that this engine has certified since it started, and that was unloaded since, one probe is asked again."""
         reference, version = resident.version.reference, f"{resident.version.model}/{resident.version.number}"
-        known = self._certified.get(resident.name)
-        if known is not None and known[:2] == (resident.engine, generation):
-            if await still_holds(known[2], resident.engine, resident.name, reference):
-                return known[2]
+        earlier = self._certified.get(resident.name)
+        if earlier is not None and earlier[:2] == (resident.engine, generation):
+            if await still_holds(earlier[2], resident.engine, resident.name, reference):
+                return earlier[2]
             logger.error("certificate_broken version=%s", resident.name)
-        found = await certify(resident.engine, resident.name, reference, version=version)
-        self._on_certificate(resident.version, found)
-        if not found.passed:
-            raise ServingError(f"{version} must not serve: {found.reason}")
-        self._certified[resident.name] = (resident.engine, generation, found)
-        return found
+        certificate = await certify(resident.engine, resident.name, reference, version=version)
+        self._on_certificate(resident.version, certificate)
+        if not certificate.passed:
+            raise ServingError(f"{version} must not serve: {certificate.reason}")
+        self._certified[resident.name] = (resident.engine, generation, certificate)
+        return certificate
 
     async def _drop(self, resident: Resident) -> None:
         """Out of the engine and out of the store's hold, unless somebody asks for it meanwhile; a failed unload is told."""

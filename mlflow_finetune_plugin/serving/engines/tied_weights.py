@@ -27,21 +27,25 @@ def readable_by_vllm(base: Path, folder: Path) -> Path:
 
     if not json.loads((base / "config.json").read_text(encoding="utf-8")).get("tie_word_embeddings"):
         return base
-    places: dict[str, Path] = {}
+    files_by_name: dict[str, Path] = {}
     for path in weight_files(base):
         with safe_open(path, "pt") as weights:
-            places |= dict.fromkeys(weights.keys(), path)
-    others = [name for name in places if name != _OUTPUT]
-    if _OUTPUT not in places or not others or any(not n.startswith("model.") or "embed_tokens" in n for n in others):
+            files_by_name |= dict.fromkeys(weights.keys(), path)
+    other_names = [name for name in files_by_name if name != _OUTPUT]
+    if (
+        _OUTPUT not in files_by_name
+        or not other_names
+        or any(not n.startswith("model.") or "embed_tokens" in n for n in other_names)
+    ):
         return base
     try:
-        _lay_out(base, folder, places)
+        _lay_out(base, folder, files_by_name)
     except OSError as error:
         raise ServingError(f"{folder} cannot be written: {error.strerror or error}") from error
     return folder
 
 
-def _lay_out(base: Path, folder: Path, places: dict[str, Path]) -> None:
+def _lay_out(base: Path, folder: Path, files_by_name: dict[str, Path]) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
@@ -51,7 +55,7 @@ def _lay_out(base: Path, folder: Path, places: dict[str, Path]) -> None:
         link.unlink(missing_ok=True)
         if path.name != _INDEX:
             link.symlink_to(path.resolve())
-    with safe_open(places[_OUTPUT], "pt") as weights:
+    with safe_open(files_by_name[_OUTPUT], "pt") as weights:
         save_file({_INPUT: weights.get_tensor(_OUTPUT)}, folder / _ADDED, metadata={"format": "pt"})
-    names = {name: path.name for name, path in places.items()} | {_INPUT: _ADDED}
+    names = {name: path.name for name, path in files_by_name.items()} | {_INPUT: _ADDED}
     (folder / _INDEX).write_text(json.dumps({"metadata": {}, "weight_map": names}), encoding="utf-8")

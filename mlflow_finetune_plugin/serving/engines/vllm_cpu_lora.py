@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAME = "mlflow_finetune_cpu_lora"
-_PLACES = ("vllm.lora.ops.torch_ops.lora_ops", "vllm.lora.ops.torch_ops", "vllm.lora.punica_wrapper.punica_cpu")
+_MODULES = ("vllm.lora.ops.torch_ops.lora_ops", "vllm.lora.ops.torch_ops", "vllm.lora.punica_wrapper.punica_cpu")
 _OPERATOR = "bgmv_shrink"
 
 
@@ -34,8 +34,8 @@ def register() -> None:
         return
     if not hasattr(repaired, "skips_rows_without_adapter"):
         repaired = skipping(repaired)
-    for place in _PLACES:
-        module = sys.modules.get(place)
+    for module_name in _MODULES:
+        module = sys.modules.get(module_name)
         if hasattr(module, _OPERATOR):
             setattr(module, _OPERATOR, repaired)
 

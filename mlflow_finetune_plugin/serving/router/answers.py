@@ -15,8 +15,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mlflow_finetune_plugin.errors import ServingError
-from mlflow_finetune_plugin.serving.engines.engine import Engine
-from mlflow_finetune_plugin.serving.router.metrics import Watch
+from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
+from mlflow_finetune_plugin.serving.router.metrics import RequestTimer
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _END = b"\n\n"
 _ERROR = b'data: {"error"'
 
 
-class Told(Protocol):
+class AnswerEnd(Protocol):
     """Called once, when an answer is over. ``failed``: why, or None; ``is_refusal``: the engine took no such request."""
 
     def __call__(self, failed: str | None, *, is_refusal: bool = False) -> None: ...
@@ -37,24 +37,24 @@ class EngineLostError(ServingError):
 
 
 async def whole_answer(
-    engine: Engine, route: str, body: Mapping[str, Any], watch: Watch, gone: Awaitable[None] | None
+    engine: EngineProcess, route: str, body: Mapping[str, Any], timer: RequestTimer, client_gone: Awaitable[None] | None
 ) -> tuple[int, bytes]:
     """(status, body) of an answer that is not streamed. Cancelled at the engine when the client is ``gone``."""
-    asking = asyncio.ensure_future(engine.client.post(route, json=body))
-    waiting = {asking} | ({asyncio.ensure_future(gone)} if gone is not None else set())
+    sending = asyncio.ensure_future(engine.client.post(route, json=body))
+    waiting = {sending} | ({asyncio.ensure_future(client_gone)} if client_gone is not None else set())
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if not asking.done():
+        if not sending.done():
             raise ClientGoneError
-        answer = asking.result()
+        response = sending.result()
     except httpx.HTTPError as error:
         raise EngineLostError(f"{type(error).__name__}: {error}") from error
     finally:
         for task in waiting:
             task.cancel()
-    if answer.status_code == 200:
-        watch.usage(answer.json().get("usage"))
-    return answer.status_code, answer.content
+    if response.status_code == 200:
+        timer.usage(response.json().get("usage"))
+    return response.status_code, response.content
 
 
 class ClientGoneError(ServingError):
@@ -74,13 +74,13 @@ class StreamedAnswer(Response):
         self,
         upstream: httpx.Response,
         stack: AsyncExitStack,
-        watch: Watch,
-        told: Told,
+        timer: RequestTimer,
+        on_end: AnswerEnd,
         *,
         wants_usage: bool,
         headers: Mapping[str, str],
     ) -> None:
-        self._upstream, self._stack, self._watch, self._told = upstream, stack, watch, told
+        self._upstream, self._stack, self._timer, self._on_end = upstream, stack, timer, on_end
         self._wants_usage = wants_usage
         self.background = None
         self.status_code = 200
@@ -101,7 +101,7 @@ class StreamedAnswer(Response):
                 task.cancel()
             await asyncio.gather(listener, writer, return_exceptions=True)
             await self._stack.aclose()
-            self._told(failed)
+            self._on_end(failed)
 
     async def _write(self, send: Send) -> str | None:
         """Returns why it failed, if it did."""
@@ -147,7 +147,7 @@ class StreamedAnswer(Response):
             if _USAGE in chunk:
                 chunk = self._without_usage(chunk)
             else:
-                self._watch.event()
+                self._timer.event()
             if chunk:
                 yield chunk
         if unfinished:
@@ -155,14 +155,14 @@ class StreamedAnswer(Response):
 
     def _without_usage(self, chunk: bytes) -> bytes:
         events = chunk.split(b"\n\n")
-        kept = []
+        other_events = []
         for event in events:
             if _USAGE in event:
-                self._watch.usage(json.loads(event.removeprefix(b"data:")).get("usage"))
+                self._timer.usage(json.loads(event.removeprefix(b"data:")).get("usage"))
                 if not self._wants_usage:
                     continue
-            kept.append(event)
-        return b"\n\n".join(kept) if any(kept) else b""
+            other_events.append(event)
+        return b"\n\n".join(other_events) if any(other_events) else b""
 
 
 async def _disconnected(receive: Receive) -> None:

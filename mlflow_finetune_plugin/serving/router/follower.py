@@ -19,9 +19,9 @@ from pathlib import Path
 from mlflow_finetune_plugin.errors import EngineError, FinetuneError, ServingError, StoreError, TrackingError
 from mlflow_finetune_plugin.serving.engines.fleet import Fleet, Resident
 from mlflow_finetune_plugin.serving.versions.catalog import Catalog, CatalogModel, Snapshot
-from mlflow_finetune_plugin.serving.versions.fetching import Fetcher, Version
-from mlflow_finetune_plugin.serving.versions.names import Asked
+from mlflow_finetune_plugin.serving.versions.fetching import FetchedVersion, Fetcher
 from mlflow_finetune_plugin.serving.versions.traffic import Traffic, read_traffic
+from mlflow_finetune_plugin.store.model_ref import ModelRef
 from mlflow_finetune_plugin.store.names import SHADOW_TAG, SPLIT_TAG
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Target:
 
     model: str
     alias: str
-    wanted: str
+    registered: str
     resident: Resident | None = None
     fault: str | None = None
     failures: int = 0
@@ -63,7 +63,7 @@ class Target:
 class Health:
     """Of the registry: when it last answered, and what was wrong since."""
 
-    asked_at: float | None = None
+    answered_at: float | None = None
     fault: str | None = None
     traffic_problems: tuple[str, ...] = ()
     swaps: int = 0
@@ -91,7 +91,7 @@ class Follower:
         while True:
             started = time.monotonic()
             self._wake.clear()  # first: what wakes it while it looks is looked at again
-            await self.look()
+            await self.poll()
             try:
                 await asyncio.wait_for(self._wake.wait(), max(0.0, self._poll_s - (time.monotonic() - started)))
             except TimeoutError:
@@ -101,21 +101,21 @@ class Follower:
         """Look now: something has changed."""
         self._wake.set()
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """One look at the registry, and what follows from it; the moves themselves go on by themselves."""
-        found, faults = await asyncio.to_thread(self._catalog.look_at_each)
+        models, faults = await asyncio.to_thread(self._catalog.read_each)
         if faults:
             if self.health.fault is None:
                 logger.error("registry_lost fault=%s", "; ".join(faults.values()))
             self.health.fault = "; ".join(faults.values())
             last_known = {**self._remembered(), **self.snapshot}
-            snapshot = {**{name: last_known[name] for name in faults if name in last_known}, **found}
+            snapshot = {**{name: last_known[name] for name in faults if name in last_known}, **models}
         else:
             if self.health.fault is not None:
                 logger.info("registry_back")
-            self.health.fault, snapshot = None, found
-        if found:
-            self.health.asked_at = time.time()
+            self.health.fault, snapshot = None, models
+        if models:
+            self.health.answered_at = time.time()
         if snapshot and snapshot != self.snapshot:
             self._remember(snapshot)
         self.snapshot = snapshot
@@ -125,17 +125,17 @@ class Follower:
         self._follow(snapshot)
 
     def _follow(self, snapshot: Snapshot) -> None:
-        wanted = {(name, alias): number for name, model in snapshot.items() for alias, number in model.aliases.items()}
-        for place in [place for place in self.targets if place not in wanted]:
-            target = self.targets.pop(place)
+        numbers = {(name, alias): number for name, model in snapshot.items() for alias, number in model.aliases.items()}
+        for key in [key for key in self.targets if key not in numbers]:
+            target = self.targets.pop(key)
             if target.moving is not None:
                 target.moving.cancel()
             self._unpin(target)
-            logger.info("alias_gone model=%s alias=%s", *place)
-        for (model, alias), number in wanted.items():
+            logger.info("alias_gone model=%s alias=%s", *key)
+        for (model, alias), number in numbers.items():
             target = self.targets.setdefault((model, alias), Target(model, alias, number))
-            if target.wanted != number:
-                target.wanted, target.failures, target.retry_at = number, 0, 0.0
+            if target.registered != number:
+                target.registered, target.failures, target.retry_at = number, 0, 0.0
                 if target.moving is not None:
                     target.moving.cancel()
                     target.moving = None
@@ -186,25 +186,25 @@ class Follower:
 
     async def _load(self, model: str, number: str, *, is_move: bool) -> Resident:
         """One loading per version at a time, whoever asks; a move never stands behind what requests ask for."""
-        place = (model, number, is_move)
-        task = self._loading.get(place)
+        key = (model, number, is_move)
+        task = self._loading.get(key)
         if task is None:
-            task = asyncio.create_task(self._fetch_and_admit(*place))
-            self._loading[place] = task
-            task.add_done_callback(lambda done: self._forget_loading(place, done))
+            task = asyncio.create_task(self._fetch_and_admit(*key))
+            self._loading[key] = task
+            task.add_done_callback(lambda done: self._forget_loading(key, done))
         return await asyncio.shield(task)
 
-    def _forget_loading(self, place: tuple[str, str, bool], done: asyncio.Task[Resident]) -> None:
-        self._loading.pop(place, None)
+    def _forget_loading(self, key: tuple[str, str, bool], done: asyncio.Task[Resident]) -> None:
+        self._loading.pop(key, None)
         if not done.cancelled():
             done.exception()  # seen: who waited was told, and perhaps nobody waits any more
 
     async def _fetch_and_admit(self, model: str, number: str, is_move: bool) -> Resident:
-        found = self._resident(model, number)
-        if found is not None:
-            return found
+        resident = self._resident(model, number)
+        if resident is not None:
+            return resident
         async with self._fetches[is_move]:
-            version: Version = await asyncio.to_thread(self._fetcher.fetch, model, number)
+            version: FetchedVersion = await asyncio.to_thread(self._fetcher.fetch, model, number)
         return await self._fleet.admit(version)
 
     def _resident(self, model: str, number: str) -> Resident | None:
@@ -217,28 +217,26 @@ class Follower:
 
     # what requests ask for -------------------------------------------------------------------------------------------
 
-    async def find(self, asked: Asked, user: str | None) -> tuple[Resident, str | None]:
+    async def find(self, ref: ModelRef, user: str | None) -> tuple[Resident, str | None]:
         """Who answers, and under which alias. Raises UnknownModelError, NotReadyError."""
-        if asked.version is not None:
-            return await self._version(asked.model, asked.version), None
-        model = self.snapshot.get(asked.model)
+        if ref.version is not None:
+            return await self._version(ref.name, ref.version), None
+        model = self.snapshot.get(ref.name)
         if model is None:
-            raise NotReadyError(f"the registry has not told about {asked.model!r} yet")
-        alias = asked.alias
+            raise NotReadyError(f"the registry has not told about {ref.name!r} yet")
+        alias = ref.alias
         if alias is None:
-            alias = model.traffic.choose(asked.model, self._answering(asked.model, model.aliases), user)
+            alias = model.traffic.choose(ref.name, self._answering(ref.name, model.aliases), user)
         if alias is None:
-            raise UnknownModelError(
-                f"{asked.model!r} has no alias that serves; fix: set champion, or ask for a version"
-            )
-        target = self.targets.get((asked.model, alias))
+            raise UnknownModelError(f"{ref.name!r} has no alias that serves; fix: set champion, or ask for a version")
+        target = self.targets.get((ref.name, alias))
         if target is None:
             raise UnknownModelError(
-                f"{asked.model!r} has no alias {alias!r}; it has: {', '.join(sorted(model.aliases)) or 'none'}"
+                f"{ref.name!r} has no alias {alias!r}; it has: {', '.join(sorted(model.aliases)) or 'none'}"
             )
         if target.resident is None:
             why = target.fault or "; ".join(self._fleet.faults()) or "it is being loaded"
-            raise NotReadyError(f"{asked.model}@{alias} is not ready: {why}")
+            raise NotReadyError(f"{ref.name}@{alias} is not ready: {why}")
         return target.resident, alias
 
     def _answering(self, model: str, aliases: Mapping[str, str]) -> Mapping[str, str]:
@@ -247,9 +245,9 @@ class Follower:
         return {alias: number for alias, number in aliases.items() if alias in ready} or aliases
 
     async def _version(self, model: str, number: str) -> Resident:
-        found = self._resident(model, number)
-        if found is not None and (found.pins or await self._is_there(found)):
-            return found
+        loaded = self._resident(model, number)
+        if loaded is not None and (loaded.pins or await self._is_there(loaded)):
+            return loaded
         until, refusal = self._refused.get((model, number), (0.0, None))
         if refusal is not None and time.monotonic() < until:
             raise type(refusal)(str(refusal))
@@ -296,23 +294,23 @@ class Follower:
 
     def _remember(self, snapshot: Snapshot) -> None:
         """For a start while the registry is away."""
-        known = {
+        content = {
             name: {"aliases": dict(model.aliases), "traffic": _tags(model.traffic)} for name, model in snapshot.items()
         }
         draft = self._memory.with_name(f".{self._memory.name}.{os.getpid()}")
         try:
             self._memory.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(json.dumps(known), encoding="utf-8")
+            draft.write_text(json.dumps(content), encoding="utf-8")
             os.replace(draft, self._memory)
         except OSError as error:
             logger.warning("aliases_not_remembered fault=%s", error)
 
     def _remembered(self) -> Snapshot:
         try:
-            known: Mapping[str, dict[str, dict[str, str]]] = json.loads(self._memory.read_text(encoding="utf-8"))
+            content: Mapping[str, dict[str, dict[str, str]]] = json.loads(self._memory.read_text(encoding="utf-8"))
             return {
                 name: CatalogModel(dict(model["aliases"]), read_traffic(dict(model["traffic"]), dict(model["aliases"])))
-                for name, model in known.items()
+                for name, model in content.items()
                 if name in self._catalog.models
             }
         except FileNotFoundError:
@@ -323,5 +321,8 @@ class Follower:
 
 
 def _tags(traffic: Traffic) -> dict[str, str]:
-    said = {SPLIT_TAG: traffic.split, SHADOW_TAG: traffic.shadow}
-    return {tag: ", ".join(f"{alias}={weight!r}" for alias, weight in weights.items()) for tag, weights in said.items()}
+    weights_by_tag = {SPLIT_TAG: traffic.split, SHADOW_TAG: traffic.shadow}
+    return {
+        tag: ", ".join(f"{alias}={weight!r}" for alias, weight in weights.items())
+        for tag, weights in weights_by_tag.items()
+    }

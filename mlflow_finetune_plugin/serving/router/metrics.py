@@ -49,7 +49,7 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class Watch:
+class RequestTimer:
     """One answer's times and counts. ``finish`` is called once, whatever happened."""
 
     def __init__(self, metrics: Metrics, model: str, version: str, route: str, *, shadow: bool = False) -> None:

@@ -17,11 +17,11 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_text_or_texts(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
 
 
 def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_whole(one) and one >= 0 for one in value)
+    return isinstance(value, list) and all(_is_whole(item) and item >= 0 for item in value)
 
 
 Kind = tuple[Callable[[Any], bool], str]
@@ -107,7 +107,7 @@ class RequestError(Exception):
 
 
 @dataclass(frozen=True)
-class Asking:
+class CheckedRequest:
     """A checked body. ``wants_usage``: whether the client asked for the usage event of a stream."""
 
     route: str
@@ -130,7 +130,7 @@ class Asking:
         return body
 
 
-def read_request(route: str, raw: bytes) -> Asking:
+def read_request(route: str, raw: bytes) -> CheckedRequest:
     """Raises RequestError for a body that is no JSON object, has a field that is not for clients, or names no model."""
     try:
         body = json.loads(raw, parse_constant=_no_number)
@@ -155,7 +155,7 @@ def read_request(route: str, raw: bytes) -> Asking:
         raise RequestError(400, "stream_options takes include_usage alone", "unknown_field", "stream_options")
     if route == "/v1/chat/completions":
         _check_messages(body.get("messages"))
-    return Asking(
+    return CheckedRequest(
         route=route,
         model=model,
         user=user,
@@ -197,8 +197,8 @@ def _check_choices(body: Mapping[str, Any]) -> None:
 def _check_messages(messages: Any) -> None:
     """Text alone: pictures and sounds are named by URLs or files, which an engine would open."""
     if not messages:
-        said = 'no messages; fix: [{"role": "user", "content": "..."}]'
-        raise RequestError(400, said, "missing_messages", "messages")
+        message = 'no messages; fix: [{"role": "user", "content": "..."}]'
+        raise RequestError(400, message, "missing_messages", "messages")
     for number, turn in enumerate(messages):
         fault, code = _turn_fault(turn)
         if fault:
@@ -231,9 +231,9 @@ def _turn_fault(turn: Any) -> tuple[str, str]:
 def field_fault(body: Mapping[str, Any]) -> tuple[str, str] | None:
     """(field, what is wrong with it) of the first field that holds what it cannot; None when there is none."""
     for field, value in body.items():
-        is_one, wanted = _KINDS.get(field, (None, ""))
-        if is_one is not None and not is_one(value):
-            return field, f"{field} = {value!r:.60}: expected {wanted}"
+        is_valid, expected = _KINDS.get(field, (None, ""))
+        if is_valid is not None and not is_valid(value):
+            return field, f"{field} = {value!r:.60}: expected {expected}"
         if field in _MOST and not 0 <= value <= _MOST[field]:
             return field, f"{field} = {value!r:.60}: expected a number from 0 to {_MOST[field]:g}"
     return None

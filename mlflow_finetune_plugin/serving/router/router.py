@@ -20,19 +20,19 @@ from starlette.routing import Route
 
 from mlflow_finetune_plugin.credentials.api_keys import Key, Keys
 from mlflow_finetune_plugin.errors import ServingError
-from mlflow_finetune_plugin.serving.engines.engine import Engine
+from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
 from mlflow_finetune_plugin.serving.engines.fleet import Fleet, Resident
 from mlflow_finetune_plugin.serving.router.answers import (
+    AnswerEnd,
     ClientGoneError,
     EngineLostError,
     StreamedAnswer,
-    Told,
     until_gone,
     whole_answer,
 )
 from mlflow_finetune_plugin.serving.router.follower import Follower, NotReadyError, UnknownModelError
-from mlflow_finetune_plugin.serving.router.metrics import Metrics, Watch
-from mlflow_finetune_plugin.serving.router.requests import Asking, RequestError, read_request
+from mlflow_finetune_plugin.serving.router.metrics import Metrics, RequestTimer
+from mlflow_finetune_plugin.serving.router.requests import CheckedRequest, RequestError, read_request
 from mlflow_finetune_plugin.serving.router.status import Status
 from mlflow_finetune_plugin.serving.router.webhooks import is_true_webhook
 from mlflow_finetune_plugin.serving.versions.names import header_value, parse
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 _SHADOWS = 4
 _ROUTES = ("GET /v1/models", "POST /v1/chat/completions", "POST /v1/completions")
 _RETRY_S = 5
-_NOBODY_S_FAULT = ("client_gone", "cancelled")
+_NO_FAULT = ("client_gone", "cancelled")
 """Ends of an answer that say nothing of its version or of the engine."""
 
 
@@ -56,10 +56,10 @@ class RouterSettings:
 
 
 @dataclass(frozen=True)
-class _Speaker:
+class _Responder:
     """Who answers: a version, or a base alone."""
 
-    engine: Engine
+    engine: EngineProcess
     name: str
     model: str
     version: str
@@ -160,183 +160,183 @@ class Router:
     # answers ---------------------------------------------------------------------------------------------------------
 
     async def _answer(self, request: Request, request_id: str, key: Key | None) -> Response:
-        asking = read_request(request.url.path, await self._body(request))
-        speaker = await self._find(asking)
-        self._send_shadows(asking, speaker)
+        checked = read_request(request.url.path, await self._body(request))
+        responder = await self._find(checked)
+        self._send_shadows(checked, responder)
         stack = AsyncExitStack()
-        watch = Watch(self._metrics, speaker.model, speaker.version, asking.route)
-        told = partial(self._tell, request_id, key, speaker, asking, watch)
+        timer = RequestTimer(self._metrics, responder.model, responder.version, checked.route)
+        on_end = partial(self._log_answer, request_id, key, responder, checked, timer)
         try:
-            if speaker.resident is not None:
-                await stack.enter_async_context(self._fleet.using(speaker.resident))
-            elif speaker.engine.state != "ready":
-                raise ServingError(f"the engine is {speaker.engine.state}")
-            headers = self._receipt(speaker, request_id)
-            body = asking.for_engine(speaker.name, speaker.stop_token_ids)
-            if asking.is_stream:
-                return await self._streamed(asking, speaker, body, watch, told, stack, headers)
-            status, content = await whole_answer(speaker.engine, asking.route, body, watch, until_gone(request))
+            if responder.resident is not None:
+                await stack.enter_async_context(self._fleet.using(responder.resident))
+            elif responder.engine.state != "ready":
+                raise ServingError(f"the engine is {responder.engine.state}")
+            headers = self._receipt(responder, request_id)
+            body = checked.for_engine(responder.name, responder.stop_token_ids)
+            if checked.is_stream:
+                return await self._streamed(checked, responder, body, timer, on_end, stack, headers)
+            status, content = await whole_answer(responder.engine, checked.route, body, timer, until_gone(request))
         except (EngineLostError, httpx.HTTPError) as error:
             await stack.aclose()
-            told("engine_lost")
+            on_end("engine_lost")
             logger.error("engine_lost id=%s fault=%s", request_id, error)
             raise RequestError(
                 502, "the engine broke off this answer; ask again", "engine_lost", retry_after_s=_RETRY_S
             ) from error
         except ClientGoneError:
             await stack.aclose()
-            told("client_gone")
+            on_end("client_gone")
             return Response(status_code=499)
         except ServingError as error:
             await stack.aclose()
-            told("not_ready")
+            on_end("not_ready")
             raise RequestError(503, str(error), "not_ready", retry_after_s=_RETRY_S) from error
         except BaseException:
             await stack.aclose()
-            told("cancelled")
+            on_end("cancelled")
             raise
         await stack.aclose()
-        _tell_whole(told, status)
+        _end_whole(on_end, status)
         return Response(content, status, {**headers, "content-type": "application/json"})
 
     async def _streamed(
         self,
-        asking: Asking,
-        speaker: _Speaker,
+        checked: CheckedRequest,
+        responder: _Responder,
         body: dict[str, Any],
-        watch: Watch,
-        told: Told,
+        timer: RequestTimer,
+        on_end: AnswerEnd,
         stack: AsyncExitStack,
         headers: dict[str, str],
     ) -> Response:
-        upstream = await speaker.engine.client.send(
-            speaker.engine.client.build_request("POST", asking.route, json=body), stream=True
+        upstream = await responder.engine.client.send(
+            responder.engine.client.build_request("POST", checked.route, json=body), stream=True
         )
         stack.push_async_callback(upstream.aclose)
         if upstream.status_code != 200:
             content = await upstream.aread()
             await stack.aclose()
-            _tell_whole(told, upstream.status_code)
+            _end_whole(on_end, upstream.status_code)
             return Response(content, upstream.status_code, {**headers, "content-type": "application/json"})
-        return StreamedAnswer(upstream, stack, watch, told, wants_usage=asking.wants_usage, headers=headers)
+        return StreamedAnswer(upstream, stack, timer, on_end, wants_usage=checked.wants_usage, headers=headers)
 
-    async def _find(self, asking: Asking) -> _Speaker:
-        asked = parse(asking.model, self._follower.served_models())
-        base = self._base(asking.model) if asked is None else None  # a registered model's name goes before a base's
+    async def _find(self, checked: CheckedRequest) -> _Responder:
+        ref = parse(checked.model, self._follower.served_models())
+        base = self._base(checked.model) if ref is None else None  # a registered model's name goes before a base's
         if base is not None:
-            return _Speaker(base, base.spec.base_name, base.spec.base_name, BASE, "", [], None)
-        if asked is None:
-            raise _unknown(asking.model, "no such model here")
+            return _Responder(base, base.spec.base_name, base.spec.base_name, BASE, "", [], None)
+        if ref is None:
+            raise _unknown(checked.model, "no such model here")
         try:
-            resident, alias = await self._follower.find(asked, asking.user)
+            resident, alias = await self._follower.find(ref, checked.user)
         except UnknownModelError as error:
-            raise _unknown(asking.model, str(error)) from error
+            raise _unknown(checked.model, str(error)) from error
         except NotReadyError as error:
             raise RequestError(503, str(error), "not_ready", "model", _RETRY_S) from error
-        return _speaker(resident, alias)
+        return _responder(resident, alias)
 
-    def _base(self, model_id: str) -> Engine | None:
+    def _base(self, model_id: str) -> EngineProcess | None:
         """The engine behind a base's own name; behind ``base`` where all engines have one base."""
         engines = list(self._fleet.engines.values())
         if model_id == BASE and self._fleet.has_one_base:
             return _first_ready(engines)
         return _first_ready([engine for engine in engines if engine.spec.base_name == model_id])
 
-    def _receipt(self, speaker: _Speaker, request_id: str) -> dict[str, str]:
+    def _receipt(self, responder: _Responder, request_id: str) -> dict[str, str]:
         """Who spoke, for whoever has to prove it later."""
         return {
-            "x-finetune-model": header_value(speaker.model),
-            "x-finetune-version": header_value(speaker.version),
-            "x-finetune-adapter-digest": speaker.adapter_digest,
-            "x-finetune-base-digest": speaker.engine.spec.key.base_digest,
+            "x-finetune-model": header_value(responder.model),
+            "x-finetune-version": header_value(responder.version),
+            "x-finetune-adapter-digest": responder.adapter_digest,
+            "x-finetune-base-digest": responder.engine.spec.key.base_digest,
             "x-finetune-request-id": request_id,
         }
 
-    def _tell(
+    def _log_answer(
         self,
         request_id: str,
         key: Key | None,
-        speaker: _Speaker,
-        asking: Asking,
-        watch: Watch,
+        responder: _Responder,
+        checked: CheckedRequest,
+        timer: RequestTimer,
         failed: str | None,
         *,
         is_refusal: bool = False,
     ) -> None:
         """The end of an answer, without a word of what was said."""
-        took_ms = watch.finish(failed)
-        if speaker.resident is not None and not is_refusal and failed not in _NOBODY_S_FAULT:
-            self._note_answer(speaker.model, speaker.version, took_ms if failed is None else None)
-        said = {
+        took_ms = timer.finish(failed)
+        if responder.resident is not None and not is_refusal and failed not in _NO_FAULT:
+            self._note_answer(responder.model, responder.version, took_ms if failed is None else None)
+        entry = {
             "id": request_id,
             "key": key.name if key is not None else None,
-            "route": asking.route,
-            "model": speaker.model,
-            "version": speaker.version,
-            "alias": speaker.alias,
-            "stream": asking.is_stream,
+            "route": checked.route,
+            "model": responder.model,
+            "version": responder.version,
+            "alias": responder.alias,
+            "stream": checked.is_stream,
             "failed": failed,
-            "first_ms": None if watch.first_ms is None else round(watch.first_ms, 1),
+            "first_ms": None if timer.first_ms is None else round(timer.first_ms, 1),
             "took_ms": round(took_ms, 1),
-            "prompt_tokens": watch.prompt_tokens,
-            "completion_tokens": watch.completion_tokens,
+            "prompt_tokens": timer.prompt_tokens,
+            "completion_tokens": timer.completion_tokens,
         }
-        logger.info("answered %s", json.dumps(said))
+        logger.info("answered %s", json.dumps(entry))
 
     # shadow traffic --------------------------------------------------------------------------------------------------
 
-    def _send_shadows(self, asking: Asking, speaker: _Speaker) -> None:
+    def _send_shadows(self, checked: CheckedRequest, responder: _Responder) -> None:
         """The same request to whoever shadows this model; never waited for, and left out where there are too many."""
-        model = self._follower.snapshot.get(speaker.model)
-        if model is None or speaker.resident is None:
+        model = self._follower.snapshot.get(responder.model)
+        if model is None or responder.resident is None:
             return
         for alias in model.traffic.shadows(model.aliases):
-            target = self._follower.targets.get((speaker.model, alias))
-            if target is None or target.resident is None or target.resident is speaker.resident:
+            target = self._follower.targets.get((responder.model, alias))
+            if target is None or target.resident is None or target.resident is responder.resident:
                 continue
             if len(self._shadows) >= _SHADOWS:
                 self._metrics.refused.labels("shadow_dropped").inc()
                 continue
-            task = asyncio.create_task(self._shadow(asking, _speaker(target.resident, alias)))
+            task = asyncio.create_task(self._shadow(checked, _responder(target.resident, alias)))
             self._shadows.add(task)
             task.add_done_callback(self._shadows.discard)
 
-    async def _shadow(self, asking: Asking, speaker: _Speaker) -> None:
-        watch = Watch(self._metrics, speaker.model, speaker.version, asking.route, shadow=True)
+    async def _shadow(self, checked: CheckedRequest, responder: _Responder) -> None:
+        timer = RequestTimer(self._metrics, responder.model, responder.version, checked.route, shadow=True)
         failed: str | None = "engine_lost"
-        body = asking.for_engine(speaker.name, speaker.stop_token_ids)
+        body = checked.for_engine(responder.name, responder.stop_token_ids)
         for key in ("stream", "stream_options"):
             body.pop(key, None)
         try:
-            assert speaker.resident is not None
-            async with self._fleet.using(speaker.resident):
-                status, _ = await whole_answer(speaker.engine, asking.route, body, watch, None)
+            assert responder.resident is not None
+            async with self._fleet.using(responder.resident):
+                status, _ = await whole_answer(responder.engine, checked.route, body, timer, None)
             failed = None if status < 500 else "engine_error"
         except ServingError as error:
-            logger.warning("shadow_failed version=%s fault=%s", speaker.name, error)
+            logger.warning("shadow_failed version=%s fault=%s", responder.name, error)
         finally:
-            watch.finish(failed)
+            timer.finish(failed)
 
     async def _readyz(self, request: Request) -> Response:
         """Where keys are asked for, faults, which name folders and addresses, are for those who have one."""
-        is_told = self._keys is None or self._keys.find(_bearer(request)) is not None
-        return self._status.readyz(in_full=is_told)
+        has_key = self._keys is None or self._keys.find(_bearer(request)) is not None
+        return self._status.readyz(in_full=has_key)
 
     async def _models(self, request: Request, request_id: str, key: Key | None) -> Response:
         return JSONResponse(self._status.models(), headers={"x-finetune-request-id": request_id})
 
     async def _one_model(self, request: Request, request_id: str, key: Key | None) -> Response:
         name = request.path_params["model"]
-        found = next((one for one in self._status.models()["data"] if one["id"] == name), None)
-        if found is None:
+        model = next((entry for entry in self._status.models()["data"] if entry["id"] == name), None)
+        if model is None:
             raise _unknown(name, "no such model here")
-        return JSONResponse(found, headers={"x-finetune-request-id": request_id})
+        return JSONResponse(model, headers={"x-finetune-request-id": request_id})
 
     async def _no_route(self, request: Request, error: Exception) -> Response:
         """In OpenAI's form, as everything else."""
         status = getattr(error, "status_code", 404)
-        said = f"{request.method} {request.url.path[:200]}: no such route; fix: one of {', '.join(_ROUTES)}"
-        return self._refusal(RequestError(status, said, "unknown_route"), f"req-{uuid.uuid4().hex}")
+        message = f"{request.method} {request.url.path[:200]}: no such route; fix: one of {', '.join(_ROUTES)}"
+        return self._refusal(RequestError(status, message, "unknown_route"), f"req-{uuid.uuid4().hex}")
 
     # webhooks --------------------------------------------------------------------------------------------------------
 
@@ -353,9 +353,9 @@ class Router:
         return Response(status_code=204)
 
 
-def _speaker(resident: Resident, alias: str | None) -> _Speaker:
+def _responder(resident: Resident, alias: str | None) -> _Responder:
     version = resident.version
-    return _Speaker(
+    return _Responder(
         engine=resident.engine,
         name=resident.name,
         model=version.model,
@@ -367,17 +367,17 @@ def _speaker(resident: Resident, alias: str | None) -> _Speaker:
     )
 
 
-def _tell_whole(told: Told, status: int) -> None:
+def _end_whole(on_end: AnswerEnd, status: int) -> None:
     """The end of an answer that came in one piece, by the engine's status."""
-    told("engine_error" if status >= 500 else None, is_refusal=400 <= status < 500)
+    on_end("engine_error" if status >= 500 else None, is_refusal=400 <= status < 500)
 
 
 def _bearer(request: Request) -> str | None:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return given.strip() if scheme.lower() == "bearer" else None
+    scheme, _, api_key = request.headers.get("authorization", "").partition(" ")
+    return api_key.strip() if scheme.lower() == "bearer" else None
 
 
-def _first_ready(engines: list[Engine]) -> Engine | None:
+def _first_ready(engines: list[EngineProcess]) -> EngineProcess | None:
     return next((engine for engine in engines if engine.state == "ready"), engines[0] if engines else None)
 
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_KEPT = 1000
+_MAX_TIMES = 1000
 
 
 @dataclass
 class _Count:
     answers: int = 0
     failed: int = 0
-    times: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_KEPT))
+    times: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MAX_TIMES))
 
 
 class ServedLog:
@@ -53,19 +53,19 @@ class ServedLog:
         """Until cancelled. What is new since the last time is not told then: a registry that is away would hold up the end."""
         while True:
             await asyncio.sleep(self._every_s)
-            told = {place: self._summary(place) for place in sorted(self._new)}
+            summaries = {key: self._summary(key) for key in sorted(self._new)}
             self._new.clear()
-            self._new |= await asyncio.to_thread(self._write, told)
+            self._new |= await asyncio.to_thread(self._write, summaries)
 
-    def _summary(self, place: tuple[str, str]) -> ServedSummary:
-        count = self._counts[place]
+    def _summary(self, key: tuple[str, str]) -> ServedSummary:
+        count = self._counts[key]
         recent = latency_of(list(count.times)) if count.times else None
         return ServedSummary(self._begun, count.answers, count.failed, recent)
 
-    def _write(self, told: dict[tuple[str, str], ServedSummary]) -> set[tuple[str, str]]:
+    def _write(self, summaries: dict[tuple[str, str], ServedSummary]) -> set[tuple[str, str]]:
         """Blocks. Returns what could not be written and is to be told the next time."""
-        left = set(told)
-        for (model, version), summary in told.items():
+        left = set(summaries)
+        for (model, version), summary in summaries.items():
             try:
                 self._client.set_model_version_tag(model, version, self._tag, summary.to_json())
             except Exception as error:  # each kind of registry has errors of its own; serving goes on

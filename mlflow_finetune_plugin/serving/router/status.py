@@ -28,20 +28,22 @@ class Status:
 
     def models(self) -> dict[str, Any]:
         """OpenAI's list: what can be asked for now; as vLLM's says, ``root`` is the version that answers, ``parent`` its base."""
-        told: dict[str, dict[str, str]] = {engine.spec.base_name: {} for engine in self._fleet.engines.values()}
+        entries: dict[str, dict[str, str]] = {engine.spec.base_name: {} for engine in self._fleet.engines.values()}
         if self._fleet.has_one_base:
-            told[BASE] = {"root": next(iter(self._fleet.engines.values())).spec.base_name}
+            entries[BASE] = {"root": next(iter(self._fleet.engines.values())).spec.base_name}
         for name, model in self._follower.snapshot.items():
             if model.traffic.choose(name, model.aliases, None) is not None:
-                told.setdefault(name, {})
+                entries.setdefault(name, {})
             for alias in model.aliases:
                 target = self._follower.targets.get((name, alias))
                 if target is not None and target.resident is not None:
-                    told[f"{name}@{alias}"] = _root(target.resident)
-        told |= {root["root"]: root for one in self._fleet.residents.values() if one.is_ready for root in [_root(one)]}
+                    entries[f"{name}@{alias}"] = _root(target.resident)
+        entries |= {
+            root["root"]: root for loaded in self._fleet.residents.values() if loaded.is_ready for root in [_root(loaded)]
+        }
         data = [
             {"id": name, "object": "model", "created": self._created, "owned_by": "mlflow-finetune", **more}
-            for name, more in told.items()
+            for name, more in entries.items()
         ]
         return {"object": "list", "data": data}
 
@@ -54,8 +56,8 @@ class Status:
         A model without an alias asks for nothing: its versions answer by their numbers.
         """
         targets = list(self._follower.targets.values())
-        ready = [one for one in targets if one.resident is not None and one.resident.is_ready]
-        behind = [one for one in targets if one.serves != one.wanted]
+        ready = [target for target in targets if target.resident is not None and target.resident.is_ready]
+        behind = [target for target in targets if target.serves != target.registered]
         health = self._follower.health
         faults = [health.fault, *health.traffic_problems, *self._fleet.faults()]
         is_known = bool(targets) or (bool(self._follower.snapshot) and health.fault is None)
@@ -64,11 +66,15 @@ class Status:
         code = 200 if ready or is_whole else 503
         if not in_full:
             return JSONResponse({"status": status}, code)
-        told = {
+        content = {
             "status": status,
-            "registry": {"fault": health.fault, "asked_at": health.asked_at, "traffic": list(health.traffic_problems)},
+            "registry": {
+                "fault": health.fault,
+                "asked_at": health.answered_at,
+                "traffic": list(health.traffic_problems),
+            },
             "aliases": [
-                {"model": t.model, "alias": t.alias, "serves": t.serves, "wanted": t.wanted, "fault": t.fault}
+                {"model": t.model, "alias": t.alias, "serves": t.serves, "wanted": t.registered, "fault": t.fault}
                 for t in targets
             ],
             "engines": [
@@ -82,7 +88,7 @@ class Status:
                 for e in self._fleet.engines.values()
             ],
         }
-        return JSONResponse(told, code)
+        return JSONResponse(content, code)
 
     async def metrics(self, request: Request) -> Response:
         self._take_stock()
@@ -90,15 +96,15 @@ class Status:
 
     def _take_stock(self) -> None:
         metrics, health = self._metrics, self._follower.health
-        metrics.registry_up.set(health.fault is None and health.asked_at is not None)
+        metrics.registry_up.set(health.fault is None and health.answered_at is not None)
         metrics.swaps.set(health.swaps)
         metrics.failed_swaps.set(health.failed_swaps)
         for gauge in (metrics.resident, metrics.serving, metrics.behind):
             gauge.clear()
-        for one in self._fleet.residents.values():
-            metrics.resident.labels(one.version.model, one.version.number, one.engine.spec.kind).set(one.is_ready)
+        for loaded in self._fleet.residents.values():
+            metrics.resident.labels(loaded.version.model, loaded.version.number, loaded.engine.spec.kind).set(loaded.is_ready)
         for target in self._follower.targets.values():
-            metrics.behind.labels(target.model, target.alias).set(target.serves != target.wanted)
+            metrics.behind.labels(target.model, target.alias).set(target.serves != target.registered)
             if target.serves is not None:
                 metrics.serving.labels(target.model, target.alias).set(int(target.serves))
         for engine in self._fleet.engines.values():

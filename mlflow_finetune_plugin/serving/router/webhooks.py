@@ -27,5 +27,5 @@ def is_true_webhook(secret: str, headers: Mapping[str, str], body: bytes, now: f
         return False
     signed = f"{delivery}.{stamp}.".encode() + body
     digest = base64.b64encode(hmac.new(secret.encode(), signed, hashlib.sha256).digest()).decode()
-    given = headers.get(WEBHOOK_SIGNATURE_HEADER, "")
-    return hmac.compare_digest(f"{WEBHOOK_SIGNATURE_VERSION},{digest}".encode(), given.encode("utf-8", "replace"))
+    signature = headers.get(WEBHOOK_SIGNATURE_HEADER, "")
+    return hmac.compare_digest(f"{WEBHOOK_SIGNATURE_VERSION},{digest}".encode(), signature.encode("utf-8", "replace"))

@@ -52,7 +52,7 @@ def _serve(settings: EngineSettings, key: str) -> None:
     with without("scipy", "sklearn"):
         import torch
 
-        from mlflow_finetune_plugin.serving.transformers_engine.engine import Engine
+        from mlflow_finetune_plugin.serving.transformers_engine.engine import TransformersEngine
         from mlflow_finetune_plugin.serving.transformers_engine.loading import load
         from mlflow_finetune_plugin.serving.transformers_engine.server import build_app
 
@@ -60,7 +60,7 @@ def _serve(settings: EngineSettings, key: str) -> None:
     threads = choose_threads(int(base.model.config.get_text_config().hidden_size))
     torch.set_num_threads(threads.count)
     logging.getLogger("mlflow_finetune_plugin.serving").info("compute threads: %s", threads)
-    app: Any = build_app(Engine(settings, base), key)
+    app: Any = build_app(TransformersEngine(settings, base), key)
     gc.collect()
     gc.freeze()  # what is here now stays: looking through it again would halt every answer for 0.4 s
     config = uvicorn.Config(

@@ -31,7 +31,7 @@ class Choice:
         return sum(len(update.token_ids) for update in self.updates)
 
 
-class Answer:
+class GeneratedAnswer:
     """What a request gets: one JSON object, or events. ``decode`` gives the text of a single token."""
 
     def __init__(self, request: ChatRequest | CompletionRequest, prompts: list[list[int]], decode: Decode) -> None:
@@ -84,7 +84,7 @@ class Answer:
 
     def chunk(self, choice: Choice, update: Update) -> Json | None:
         """One event of a stream; None while there is nothing to tell."""
-        wants_tokens = bool(self._request.return_token_ids or self._request.told_logprobs() is not None)
+        wants_tokens = bool(self._request.return_token_ids or self._request.token_logprobs() is not None)
         if not (update.text or update.is_last or wants_tokens):
             return None
         body: Json = {"index": choice.index}
@@ -130,30 +130,31 @@ class Answer:
         return body
 
     def _prompt_logprobs(self, choice: Choice) -> list[Json | None] | None:
-        told = choice.updates[0].prompt_logprobs
-        if told is None:
+        positions = choice.updates[0].prompt_logprobs
+        if positions is None:
             return None
         return [
-            None if tokens is None else {str(token.token_id): self._told(token) for token in tokens} for tokens in told
+            None if tokens is None else {str(token.token_id): self._prompt_entry(token) for token in tokens}
+            for tokens in positions
         ]
 
-    def _told(self, token: TokenLogprob) -> Json:
+    def _prompt_entry(self, token: TokenLogprob) -> Json:
         return {"logprob": token.logprob, "rank": token.rank, "decoded_token": self._decode(token.token_id)}
 
     def _logprobs(self, choice: Choice, update: Update) -> Json | None:
-        top = self._request.told_logprobs()
+        top = self._request.token_logprobs()
         if top is None:
             return None
         return self._chat_logprobs(update, top) if self._is_chat else self._completion_logprobs(choice, update, top)
 
     def _chat_logprobs(self, update: Update, top: int) -> Json:
         content = [
-            {**self._named(tokens[0]), "top_logprobs": [self._named(token) for token in _likeliest(tokens, top)]}
+            {**self._entry(tokens[0]), "top_logprobs": [self._entry(token) for token in _likeliest(tokens, top)]}
             for tokens in update.logprobs
         ]
         return {"content": content}
 
-    def _named(self, token: TokenLogprob) -> Json:
+    def _entry(self, token: TokenLogprob) -> Json:
         text = self._decode(token.token_id)
         return {"token": text, "logprob": token.logprob, "bytes": list(text.encode())}
 

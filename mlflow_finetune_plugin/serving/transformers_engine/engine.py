@@ -20,7 +20,7 @@ from mlflow_finetune_plugin.serving.transformers_engine.settings import EngineSe
 from mlflow_finetune_plugin.serving.transformers_engine.trees import Base, Tree, collect_dropped_trees
 
 
-class EngineFault(RuntimeError):
+class EngineFaultError(RuntimeError):
     """A step failed; the message is for the client."""
 
 
@@ -38,29 +38,29 @@ class Refusal(Exception):
 class Exchange:
     """The sequences of one request, and what they say, in the order of their steps. Close it whatever happens."""
 
-    def __init__(self, engine: Engine, sequences: list[Sequence]) -> None:
+    def __init__(self, engine: TransformersEngine, sequences: list[Sequence]) -> None:
         self._engine, self._sequences = engine, sequences
-        self._said: asyncio.Queue[tuple[int, Update]] = asyncio.Queue()
+        self._updates: asyncio.Queue[tuple[int, Update]] = asyncio.Queue()
 
     async def updates(self) -> AsyncIterator[tuple[int, Update]]:
         """Number of the sequence, and what it adds. Raises EngineFault."""
         left = len(self._sequences)
         while left:
-            index, update = await self._said.get()
+            index, update = await self._updates.get()
             if update.error is not None:
-                raise EngineFault(update.error)
+                raise EngineFaultError(update.error)
             left -= update.is_last
             yield index, update
 
     def hear(self, sequence: Sequence, update: Update) -> None:
-        self._said.put_nowait((self._sequences.index(sequence), update))
+        self._updates.put_nowait((self._sequences.index(sequence), update))
 
     def close(self) -> None:
         """What is unfinished stops being generated."""
         self._engine.forget(self._sequences)
 
 
-class Engine:
+class TransformersEngine:
     """Lives in the event loop; only the scheduler's thread runs the model."""
 
     def __init__(self, settings: EngineSettings, loaded: LoadedBase) -> None:
@@ -159,9 +159,9 @@ class Engine:
         if name == self.settings.served_model_name:
             return self._base.tree
         if name not in self._adapters:
-            known = ", ".join([self.settings.served_model_name, *self._adapters])
+            names = ", ".join([self.settings.served_model_name, *self._adapters])
             raise Refusal(
-                404, f"no model {name!r}; fix: one of {known}", "NotFoundError", code="model_not_found", param="model"
+                404, f"no model {name!r}; fix: one of {names}", "NotFoundError", code="model_not_found", param="model"
             )
         return self._adapters[name]
 

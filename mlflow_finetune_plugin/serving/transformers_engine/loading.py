@@ -54,9 +54,9 @@ def load(settings: EngineSettings) -> LoadedBase:
 
 def _kernel(settings: EngineSettings) -> str:
     """The kernel of training; where it is a flash kernel and not here, the one that computes the same without it."""
-    wanted = settings.attn_implementation or "sdpa"
-    if wanted not in FLASH_KERNELS or (torch.cuda.is_available() and wanted in installed_flash_kernels()):
-        return wanted
+    kernel = settings.attn_implementation or "sdpa"
+    if kernel not in FLASH_KERNELS or (torch.cuda.is_available() and kernel in installed_flash_kernels()):
+        return kernel
     config = json.loads((settings.model / "config.json").read_text(encoding="utf-8"))
     return "eager" if config.get("attn_logit_softcapping") else "sdpa"
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mlflow_finetune_plugin.serving.transformers_engine.sampling import Sampling
+from mlflow_finetune_plugin.serving.transformers_engine.sampling import SamplingParams
 
 UNSUPPORTED = (
     "response_format",
@@ -111,13 +111,13 @@ class _Generation(_Body):
         """How long an answer may be. Raises ValueError when it is asked for by name and does not fit into ``room``."""
         raise NotImplementedError
 
-    def told_logprobs(self) -> int | None:
+    def token_logprobs(self) -> int | None:
         """Likeliest tokens to tell with each token; None for no log-probabilities."""
         raise NotImplementedError
 
-    def sampling(self, *, max_tokens: int) -> Sampling:
+    def sampling(self, *, max_tokens: int) -> SamplingParams:
         """How to answer; what was left open has OpenAI's defaults."""
-        given = {
+        values = {
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": None if self.top_k is None else max(self.top_k, 0),  # -1 is vLLM's word for all
@@ -126,16 +126,16 @@ class _Generation(_Body):
             "frequency_penalty": self.frequency_penalty,
             "repetition_penalty": self.repetition_penalty,
         }
-        return Sampling(
+        return SamplingParams(
             max_tokens=max_tokens,
             seed=self.seed,
             stop=self.stop_texts,
             stop_token_ids=frozenset(self.stop_token_ids or ()),
             ignore_eos=self.ignore_eos,
             skip_special_tokens=self.skip_special_tokens,
-            logprobs=self.told_logprobs(),
+            logprobs=self.token_logprobs(),
             prompt_logprobs=self.prompt_logprobs,
-            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+            **{name: value for name, value in values.items() if value is not None},  # type: ignore[arg-type]
         )
 
 
@@ -158,7 +158,7 @@ class ChatRequest(_Generation):
     def answer_tokens(self, room: int) -> int:
         return _fitting("max_completion_tokens", self.max_completion_tokens or self.max_tokens, room) or room
 
-    def told_logprobs(self) -> int | None:
+    def token_logprobs(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
@@ -168,7 +168,7 @@ class CompletionRequest(_Generation):
     prompt: str | TokenIds | list[str] | list[TokenIds]
     logprobs: int | None = Field(None, ge=0, le=20)
 
-    def told_logprobs(self) -> int | None:
+    def token_logprobs(self) -> int | None:
         return self.logprobs
 
     def answer_tokens(self, room: int) -> int:
@@ -185,12 +185,12 @@ class CompletionRequest(_Generation):
         return list(self.prompt)  # type: ignore[arg-type]
 
 
-def _fitting(name: str, asked: int | None, room: int) -> int | None:
-    if asked is not None and asked > room:
+def _fitting(name: str, value: int | None, room: int) -> int | None:
+    if value is not None and value > room:
         raise ValueError(
-            f"{name} = {asked}: the prompt leaves room for {room} tokens; fix: ask for fewer, or leave it out"
+            f"{name} = {value}: the prompt leaves room for {room} tokens; fix: ask for fewer, or leave it out"
         )
-    return asked
+    return value
 
 
 class LoadAdapter(_Body):

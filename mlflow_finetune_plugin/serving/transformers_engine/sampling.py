@@ -13,7 +13,7 @@ _MOST_NEGATIVE = -9999.0  # what OpenAI's clients are given for minus infinity, 
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingParams:
     """How one answer is made. ``logprobs`` and ``prompt_logprobs``: how many of the likeliest are told with each token."""
 
     max_tokens: int
@@ -62,7 +62,7 @@ def make_generator(seed: int | None, choice: int, device: torch.device) -> torch
 
 
 def choose(
-    logits: torch.Tensor, sampling: Sampling, generator: torch.Generator, *, prompt: list[int], answer: list[int]
+    logits: torch.Tensor, sampling: SamplingParams, generator: torch.Generator, *, prompt: list[int], answer: list[int]
 ) -> int:
     """A token for ``logits`` (vocab,), float32 without NaN."""
     logits = _penalised(logits, sampling, prompt, answer)
@@ -72,20 +72,20 @@ def choose(
     return int(torch.multinomial(probabilities, 1, generator=generator))
 
 
-def _penalised(logits: torch.Tensor, sampling: Sampling, prompt: list[int], answer: list[int]) -> torch.Tensor:
+def _penalised(logits: torch.Tensor, sampling: SamplingParams, prompt: list[int], answer: list[int]) -> torch.Tensor:
     if sampling.repetition_penalty != 1:
-        seen = torch.tensor(sorted({*prompt, *answer}), device=logits.device)
-        rows = logits[seen]
+        tokens_so_far = torch.tensor(sorted({*prompt, *answer}), device=logits.device)
+        rows = logits[tokens_so_far]
         factor = sampling.repetition_penalty
-        logits = logits.index_put((seen,), torch.where(rows > 0, rows / factor, rows * factor))
+        logits = logits.index_put((tokens_so_far,), torch.where(rows > 0, rows / factor, rows * factor))
     if answer and (sampling.frequency_penalty != 0 or sampling.presence_penalty != 0):
         tokens, counts = torch.tensor(answer, device=logits.device).unique(return_counts=True)
-        taken = counts * sampling.frequency_penalty + sampling.presence_penalty
-        logits = logits.index_put((tokens,), logits[tokens] - taken)
+        penalties = counts * sampling.frequency_penalty + sampling.presence_penalty
+        logits = logits.index_put((tokens,), logits[tokens] - penalties)
     return logits
 
 
-def _restricted(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+def _restricted(logits: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
     """Minus infinity where min_p, top_k and top_p leave a token out; the likeliest always stays."""
     if sampling.min_p > 0:
         probabilities = logits.softmax(dim=-1)
@@ -101,7 +101,7 @@ def _restricted(logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     return logits
 
 
-def told_logprobs(logits: torch.Tensor, tokens: list[int], top: int) -> list[list[TokenLogprob]]:
+def token_logprobs(logits: torch.Tensor, tokens: list[int], top: int) -> list[list[TokenLogprob]]:
     """For each row of ``logits`` (rows, vocab): its token first, then the ``top`` likeliest without repeating it."""
     log_probs = logits.float().log_softmax(dim=-1)  # (rows, vocab)
     chosen = torch.tensor(tokens, device=logits.device)[:, None]
@@ -116,10 +116,10 @@ def told_logprobs(logits: torch.Tensor, tokens: list[int], top: int) -> list[lis
         [
             TokenLogprob(token, max(value, _MOST_NEGATIVE), rank),
             *(
-                TokenLogprob(other, max(other_value, _MOST_NEGATIVE), place)
-                for place, (other, other_value) in enumerate(zip(others, other_values, strict=True), start=1)
+                TokenLogprob(other, max(other_value, _MOST_NEGATIVE), top_rank)
+                for top_rank, (other, other_value) in enumerate(zip(top_tokens, top_values, strict=True), start=1)
                 if other != token
             ),
         ]
-        for token, value, rank, others, other_values in rows
+        for token, value, rank, top_tokens, top_values in rows
     ]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 import torch
 from transformers import DynamicCache
 
-from mlflow_finetune_plugin.serving.transformers_engine.sequences import Group, Sequence, Update
+from mlflow_finetune_plugin.serving.transformers_engine.sequences import Sequence, SequenceGroup, Update
 from mlflow_finetune_plugin.serving.transformers_engine.trees import Tree
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Scheduler:
         self._max_sequences, self._probe, self._post = max_sequences, probe, post
         self._changed = threading.Condition()
         self._waiting: deque[Sequence] = deque()
-        self._groups: list[Group] = []
+        self._groups: list[SequenceGroup] = []
         self._is_closing = False
         self.broken: str | None = None
         self._thread = threading.Thread(target=self._run, name="decode", daemon=True)
@@ -99,9 +99,11 @@ class Scheduler:
         for group in list(self._groups):
             updates += self._step(group)
         self._groups = [group for group in self._groups if group.sequences]
-        told = [(sequence, said) for sequence, update in updates if (said := sequence.tell(update)) is not None]
-        if told:
-            self._post(told)
+        due = [
+            (sequence, merged) for sequence, update in updates if (merged := sequence.due_update(update)) is not None
+        ]
+        if due:
+            self._post(due)
 
     def _drop_cancelled(self) -> None:
         with self._changed:
@@ -119,20 +121,20 @@ class Scheduler:
         try:
             update, cache = sequence.prefill()
             if not update.is_last:
-                self._place(sequence, cache)
+                self._join_group(sequence, cache)
         except Exception as error:
             update = self._fault(error)
         self._waiting.popleft()  # only now: if the fault was the device's, it must be among those that are told
         return [(sequence, update)]
 
-    def _place(self, sequence: Sequence, cache: DynamicCache) -> None:
+    def _join_group(self, sequence: Sequence, cache: DynamicCache) -> None:
         group = next((group for group in self._groups if group.takes(sequence)), None)
         if group is None:
-            self._groups.append(Group(sequence, cache))
+            self._groups.append(SequenceGroup(sequence, cache))
         else:
             group.join(sequence, cache)
 
-    def _step(self, group: Group) -> list[tuple[Sequence, Update]]:
+    def _step(self, group: SequenceGroup) -> list[tuple[Sequence, Update]]:
         """One more token for every row; a fault of the whole step ends them all, one row's own fault only that row."""
         try:
             logits, likeliest, is_nan = group.step()

@@ -11,11 +11,11 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from mlflow_finetune_plugin.serving.transformers_engine.sampling import (
-    Sampling,
+    SamplingParams,
     TokenLogprob,
     choose,
     make_generator,
-    told_logprobs,
+    token_logprobs,
 )
 from mlflow_finetune_plugin.serving.transformers_engine.text import Detokenizer, StopTexts
 from mlflow_finetune_plugin.serving.transformers_engine.trees import Tree
@@ -46,7 +46,7 @@ def joined(updates: Listing[Update]) -> Update:
     return Update(
         text="".join(update.text for update in updates),
         token_ids=[token for update in updates for token in update.token_ids],
-        logprobs=[told for update in updates for told in update.logprobs],
+        logprobs=[tokens for update in updates for tokens in update.logprobs],
         prompt_logprobs=updates[0].prompt_logprobs,
         finish_reason=updates[-1].finish_reason,
         stop_reason=updates[-1].stop_reason,
@@ -64,7 +64,7 @@ class Sequence:
         self,
         tree: Tree,
         prompt: list[int],
-        sampling: Sampling,
+        sampling: SamplingParams,
         *,
         tokenizer: Any,
         stop_token_ids: frozenset[int],
@@ -75,7 +75,7 @@ class Sequence:
         self.answer: list[int] = []
         self.is_cancelled = False
         self._is_streamed = is_streamed
-        self._untold: list[Update] = []
+        self._pending: list[Update] = []
         self._ends = frozenset() if sampling.ignore_eos else stop_token_ids
         self._generator = make_generator(sampling.seed, choice, tree.device)
         self._text = Detokenizer(tokenizer, prompt, skip_special_tokens=sampling.skip_special_tokens)
@@ -86,12 +86,12 @@ class Sequence:
         """Tokens in the cache: all but the last of the answer, which the next step reads."""
         return self.tree.virtual_tokens + len(self.prompt) + len(self.answer) - 1
 
-    def tell(self, update: Update) -> Update | None:
+    def due_update(self, update: Update) -> Update | None:
         """What is to be told now."""
         if self._is_streamed:
             return update
-        self._untold.append(update)
-        return joined(self._untold) if update.is_last else None
+        self._pending.append(update)
+        return joined(self._pending) if update.is_last else None
 
     def prefill(self) -> tuple[Update, DynamicCache]:
         """Reads the prompt and answers with the first token."""
@@ -101,18 +101,18 @@ class Sequence:
         size = max(1, _LOGITS_AT_ONCE // self.tree.vocabulary_size)
         chunks = [self.prompt[start : start + size] for start in range(0, len(self.prompt), size)]
         logits, cache = self.tree.start(chunks[0], keep=len(chunks[0]))  # (chunk, vocab)
-        told: list[list[TokenLogprob] | None] = [None, *self._told(logits, chunks[0][1:])]
+        logprobs: list[list[TokenLogprob] | None] = [None, *self._logprobs(logits, chunks[0][1:])]
         for chunk in chunks[1:]:
-            told += self._told(logits[-1:], chunk[:1])
+            logprobs += self._logprobs(logits[-1:], chunk[:1])
             logits = self.tree.resume(cache, chunk, keep=len(chunk))
-            told += self._told(logits, chunk[1:])
+            logprobs += self._logprobs(logits, chunk[1:])
         update = self.accept(logits[-1].float(), likeliest=None)
-        update.prompt_logprobs = told
+        update.prompt_logprobs = logprobs
         return update, cache
 
-    def _told(self, logits: torch.Tensor, tokens: list[int]) -> list[list[TokenLogprob]]:
+    def _logprobs(self, logits: torch.Tensor, tokens: list[int]) -> list[list[TokenLogprob]]:
         top = self.sampling.prompt_logprobs or 0
-        return told_logprobs(logits[: len(tokens)], tokens, top) if tokens else []
+        return token_logprobs(logits[: len(tokens)], tokens, top) if tokens else []
 
     def accept(self, logits: torch.Tensor, *, likeliest: int | None) -> Update:
         """Chooses the next token from ``logits`` (vocab,). ``likeliest``, when known, is their argmax."""
@@ -125,23 +125,23 @@ class Sequence:
         self.answer.append(token)
         update = Update(token_ids=[token])
         if self.sampling.logprobs is not None:
-            update.logprobs = told_logprobs(logits[None], [token], self.sampling.logprobs)
+            update.logprobs = token_logprobs(logits[None], [token], self.sampling.logprobs)
         if token in self._ends:
             update.finish_reason = "stop"
         elif token in self.sampling.stop_token_ids:
             update.finish_reason, update.stop_reason = "stop", token
         else:
             update.text = self._stops.feed(self._text.feed(token))
-            if self._stops.found is None and len(self.answer) >= self.sampling.max_tokens:
+            if self._stops.match is None and len(self.answer) >= self.sampling.max_tokens:
                 update.finish_reason = "length"
-        if update.finish_reason and self._stops.found is None:
+        if update.finish_reason and self._stops.match is None:
             update.text += self._stops.feed(self._text.finish()) + self._stops.finish()
-        if self._stops.found is not None:
-            update.finish_reason, update.stop_reason = "stop", self._stops.found
+        if self._stops.match is not None:
+            update.finish_reason, update.stop_reason = "stop", self._stops.match
         return update
 
 
-class Group:
+class SequenceGroup:
     """Sequences of one tree whose next tokens are computed together, each from its own keys and values.
 
     Products of several rows may round otherwise than those of one, as on every server that batches: in float32 about

@@ -18,8 +18,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlflow_finetune_plugin.errors import StoreError
-from mlflow_finetune_plugin.serving.transformers_engine.answers import Answer, Json, error_body
-from mlflow_finetune_plugin.serving.transformers_engine.engine import Engine, EngineFault, Exchange, Refusal
+from mlflow_finetune_plugin.serving.transformers_engine.answers import GeneratedAnswer, Json, error_body
+from mlflow_finetune_plugin.serving.transformers_engine.engine import EngineFaultError, Exchange, Refusal, TransformersEngine
 from mlflow_finetune_plugin.serving.transformers_engine.protocol import (
     UNSUPPORTED,
     ChatRequest,
@@ -33,7 +33,7 @@ Body = TypeVar("Body", bound=BaseModel)
 _CLIENT_GONE = 499  # nobody reads it
 
 
-def build_app(engine: Engine, key: str) -> ASGIApp:
+def build_app(engine: TransformersEngine, key: str) -> ASGIApp:
     """The application; it starts and stops the engine's decode thread."""
 
     @asynccontextmanager
@@ -67,8 +67,8 @@ class _KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/v1"):
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._expected):
+            header = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(header, self._expected):
                 body = error_body("the key is missing or wrong", kind="AuthenticationError", code="invalid_api_key")
                 await JSONResponse(body, status_code=401)(scope, receive, send)
                 return
@@ -76,7 +76,7 @@ class _KeyCheck:
 
 
 class _Routes:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: TransformersEngine) -> None:
         self._engine = engine
 
     async def health(self, request: Request) -> Response:
@@ -91,19 +91,19 @@ class _Routes:
         return JSONResponse({"object": "list", "data": self._engine.models()})
 
     async def load_adapter(self, request: Request) -> Response:
-        asked = await _parsed(request, LoadAdapter)
+        body = await _parsed(request, LoadAdapter)
         try:
-            await self._engine.load_adapter(asked.lora_name, asked.lora_path)
+            await self._engine.load_adapter(body.lora_name, body.lora_path)
         except FileNotFoundError as error:
             raise Refusal(404, str(error), "NotFoundError", param="lora_path") from error
         except StoreError as error:
             raise Refusal(400, str(error), param="lora_path") from error
-        return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' added successfully.")
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     async def unload_adapter(self, request: Request) -> Response:
-        asked = await _parsed(request, UnloadAdapter)
-        await self._engine.unload_adapter(asked.lora_name)
-        return PlainTextResponse(f"Success: LoRA adapter '{asked.lora_name}' removed successfully.")
+        body = await _parsed(request, UnloadAdapter)
+        await self._engine.unload_adapter(body.lora_name)
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     async def chat(self, request: Request) -> Response:
         return await self._answer(request, await _parsed(request, ChatRequest))
@@ -111,10 +111,10 @@ class _Routes:
     async def completion(self, request: Request) -> Response:
         return await self._answer(request, await _parsed(request, CompletionRequest))
 
-    async def _answer(self, request: Request, asked: ChatRequest | CompletionRequest) -> Response:
-        exchange, prompts = self._engine.open(asked)
-        answer = Answer(asked, prompts, self._engine.token_text)
-        if asked.stream:
+    async def _answer(self, request: Request, body: ChatRequest | CompletionRequest) -> Response:
+        exchange, prompts = self._engine.open(body)
+        answer = GeneratedAnswer(body, prompts, self._engine.token_text)
+        if body.stream:
             return _EventStream(_events(answer, exchange), on_end=exchange.close)
         try:
             return await _whole(request, answer, exchange)
@@ -136,20 +136,20 @@ class _EventStream(StreamingResponse):
             self._on_end()
 
 
-async def _events(answer: Answer, exchange: Exchange) -> AsyncIterator[str]:
+async def _events(answer: GeneratedAnswer, exchange: Exchange) -> AsyncIterator[str]:
     try:
         for chunk in answer.first_chunks():
             yield _event(chunk)
         async for index, update in exchange.updates():
             choice = answer.choices[index]
             choice.updates.append(update)
-            told = answer.chunk(choice, update)
-            if told is not None:
-                yield _event(told)
+            chunk_body = answer.chunk(choice, update)
+            if chunk_body is not None:
+                yield _event(chunk_body)
         usage = answer.last_chunk()
         if usage is not None:
             yield _event(usage)
-    except EngineFault as error:
+    except EngineFaultError as error:
         yield _event(error_body(str(error), kind="InternalServerError", code=500))
     yield "data: [DONE]\n\n"
 
@@ -158,7 +158,7 @@ def _event(body: Json) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-async def _whole(request: Request, answer: Answer, exchange: Exchange) -> Response:
+async def _whole(request: Request, answer: GeneratedAnswer, exchange: Exchange) -> Response:
     collecting = asyncio.ensure_future(_collect(answer, exchange))
     leaving = asyncio.ensure_future(_client_leaves(request))
     try:
@@ -167,14 +167,14 @@ async def _whole(request: Request, answer: Answer, exchange: Exchange) -> Respon
             return Response(status_code=_CLIENT_GONE)
         collecting.result()
         return JSONResponse(answer.whole())
-    except EngineFault as error:
+    except EngineFaultError as error:
         return JSONResponse(error_body(str(error), kind="InternalServerError", code=500), status_code=500)
     finally:
         collecting.cancel()
         leaving.cancel()
 
 
-async def _collect(answer: Answer, exchange: Exchange) -> None:
+async def _collect(answer: GeneratedAnswer, exchange: Exchange) -> None:
     async for index, update in exchange.updates():
         answer.choices[index].updates.append(update)
 
@@ -195,8 +195,8 @@ async def _parsed(request: Request, kind: type[Body]) -> Body:
 
 def _reason(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
-        known = "not supported by the embedded engine" if fault["loc"][-1] in UNSUPPORTED else "no such field here"
-        return f"{known}; fix: leave it out, or serve with vLLM"
+        reason = "not supported by the embedded engine" if fault["loc"][-1] in UNSUPPORTED else "no such field here"
+        return f"{reason}; fix: leave it out, or serve with vLLM"
     return str(fault["msg"]).removeprefix("Value error, ")
 
 

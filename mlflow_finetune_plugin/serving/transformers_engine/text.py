@@ -17,26 +17,26 @@ class Detokenizer:
     def __init__(self, tokenizer: Any, prompt: Sequence[int], *, skip_special_tokens: bool) -> None:
         self._tokenizer, self._skip = tokenizer, skip_special_tokens
         self._ids = list(prompt[-_CONTEXT:])  # what was told last, then what was not told yet
-        self._told = len(self._ids)
-        self._told_text = self._decode(self._ids)
+        self._emitted = len(self._ids)
+        self._emitted_text = self._decode(self._ids)
 
     def feed(self, token: int) -> str:
         """The text that this token completes; empty while a character is unfinished."""
         self._ids.append(token)
         text = self._decode(self._ids)
-        if text.endswith(_INCOMPLETE) and len(self._ids) - self._told < _LONGEST_WAIT:
+        if text.endswith(_INCOMPLETE) and len(self._ids) - self._emitted < _LONGEST_WAIT:
             return ""
-        return self._tell(text)
+        return self._emit(text)
 
     def finish(self) -> str:
         """What is left of an answer that ends within a character."""
-        return self._tell(self._decode(self._ids)) if len(self._ids) > self._told else ""
+        return self._emit(self._decode(self._ids)) if len(self._ids) > self._emitted else ""
 
-    def _tell(self, text: str) -> str:
-        new = text[len(self._told_text) :]
+    def _emit(self, text: str) -> str:
+        new = text[len(self._emitted_text) :]
         if new or len(self._ids) > _LONGEST_CONTEXT:  # tokens without text are no context: a word would lose its space
-            self._ids = self._ids[self._told :]
-        self._told, self._told_text = len(self._ids), self._decode(self._ids)
+            self._ids = self._ids[self._emitted :]
+        self._emitted, self._emitted_text = len(self._ids), self._decode(self._ids)
         return new
 
     def _decode(self, ids: list[int]) -> str:
@@ -49,16 +49,16 @@ class StopTexts:
     def __init__(self, stops: Iterable[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
-        self.found: str | None = None
+        self.match: str | None = None
 
     def feed(self, text: str) -> str:
         """The text that can be told. After it ``found`` is the stop text that was met, if any."""
         text = self._held + text
-        places = [(text.find(stop), stop) for stop in self._stops if stop in text]
-        if places:
-            place, self.found = min(places)
+        matches = [(text.find(stop), stop) for stop in self._stops if stop in text]
+        if matches:
+            position, self.match = min(matches)
             self._held = ""
-            return text[:place]
+            return text[:position]
         held = self._possible_start(text)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]

@@ -138,8 +138,8 @@ class Base:
                 config.init_lora_weights,
             )
             return {id(value) for value in _held_values(self._template)}
-        kept_apart = tuple(getattr(config, "modules_to_save", None) or ())  # PEFT copies these itself
-        written = {key.removeprefix("base_model.model.").replace(".base_layer.", ".") for key in keys}
+        saved_modules = tuple(getattr(config, "modules_to_save", None) or ())  # PEFT copies these itself
+        overwritten = {key.removeprefix("base_model.model.").replace(".base_layer.", ".") for key in keys}
         named = (
             self._template.named_parameters(remove_duplicate=False),
             self._template.named_buffers(remove_duplicate=False),
@@ -148,7 +148,7 @@ class Base:
             id(tensor)
             for tensors in named
             for name, tensor in tensors
-            if name in written and not name.rpartition(".")[0].endswith(kept_apart or ("\0",))
+            if name in overwritten and not name.rpartition(".")[0].endswith(saved_modules or ("\0",))
         }
 
 

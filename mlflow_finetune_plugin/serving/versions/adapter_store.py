@@ -112,8 +112,8 @@ class AdapterStore:
     def digests(self) -> list[str]:
         """What is here, the least recently held first."""
         adapters = self.root / "adapters"
-        found = [path for path in adapters.iterdir() if _DIGEST.fullmatch(path.name)] if adapters.is_dir() else []
-        return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime_ns)]
+        folders = [path for path in adapters.iterdir() if _DIGEST.fullmatch(path.name)] if adapters.is_dir() else []
+        return [path.name for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns)]
 
     def size(self) -> int:
         """Bytes of all adapters."""
@@ -124,18 +124,18 @@ class AdapterStore:
             raise StoreError(f"adapter digest {digest[:80]!r}: not 64 hexadecimal digits")
         return self.root / "adapters" / digest
 
-    def _make_room(self, wanted: int) -> None:
+    def _make_room(self, size_bytes: int) -> None:
         if self.max_bytes is None:
             return
         for digest in self.digests():
-            if self.size() + wanted <= self.max_bytes:
+            if self.size() + size_bytes <= self.max_bytes:
                 return
             logger.info("adapter %s is evicted from the store, unless it is served", digest)
             self._drop(digest)
-        if self.size() + wanted > self.max_bytes:
+        if self.size() + size_bytes > self.max_bytes:
             raise StoreError(
                 f"the adapter store {self.root} may hold {self.max_bytes:,} bytes, {self.size():,} are being served and "
-                f"{wanted:,} more are wanted; fix: a larger store, or fewer versions under an alias"
+                f"{size_bytes:,} more are wanted; fix: a larger store, or fewer versions under an alias"
             )
 
     def _copy(self, source: Path, digest: str) -> None:
@@ -156,8 +156,8 @@ class AdapterStore:
             draft.rename(adapters / digest)
         except OSError as error:
             full = error.errno in _FULL
-            said = "the disk is full; fix: free space" if full else str(error.strerror)
-            raise StoreError(f"the adapter store {self.root} cannot be written: {said}") from error
+            reason = "the disk is full; fix: free space" if full else str(error.strerror)
+            raise StoreError(f"the adapter store {self.root} cannot be written: {reason}") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 

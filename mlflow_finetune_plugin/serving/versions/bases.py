@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlflow_finetune_plugin.base_models.files import local_folder
 from mlflow_finetune_plugin.errors import BaseModelError, ServingError
-from mlflow_finetune_plugin.serving.versions.fetching import Version
+from mlflow_finetune_plugin.serving.versions.fetching import FetchedVersion
 from mlflow_finetune_plugin.weights_digest import base_digest
 
 logger = logging.getLogger(__name__)
@@ -20,34 +20,36 @@ class Bases:
         self._moved = moved
         self._digests: dict[Path, str] = {}
 
-    def find(self, version: Version) -> Path:
+    def find(self, version: FetchedVersion) -> Path:
         """Blocks, perhaps for a download. Raises ServingError when no folder holds that base."""
         base = version.base
-        seen: list[str] = []
+        other_bases: list[str] = []
         for folder in self._candidates(base):
-            found = self._digest(folder)
-            if found == base["digest"]:
-                if seen and folder not in self._moved:
-                    wanted, name = str(base["digest"])[:12], f"{version.model}/{version.number}"
-                    logger.warning("base_model_passed_over version=%s wanted=%s %s", name, wanted, ", ".join(seen))
+            digest = self._digest(folder)
+            if digest == base["digest"]:
+                if other_bases and folder not in self._moved:
+                    expected, name = str(base["digest"])[:12], f"{version.model}/{version.number}"
+                    logger.warning(
+                        "base_model_passed_over version=%s wanted=%s %s", name, expected, ", ".join(other_bases)
+                    )
                 return folder
-            seen.append(f"{folder} ({found[:12]})")
+            other_bases.append(f"{folder} ({digest[:12]})")
         raise ServingError(
             f"{version.model}/{version.number}: its base {base['name']} ({str(base['digest'])[:12]}) is not here"
-            f"{'; other bases: ' + ', '.join(seen) if seen else ''}; fix: --base-model FOLDER"
+            f"{'; other bases: ' + ', '.join(other_bases) if other_bases else ''}; fix: --base-model FOLDER"
         )
 
     def _candidates(self, base: dict[str, object]) -> list[Path]:
-        found = [*self._moved, Path(str(base["folder"]))]
+        folders = [*self._moved, Path(str(base["folder"]))]
         try:
             local = local_folder(str(base["name"]))
         except BaseModelError:  # a folder of the machine that trained it
             local = None
         if local is not None:
-            found.append(local)
-        elif not str(base["name"]).startswith((".", "/", "~")) and not any(path.is_dir() for path in found):
-            found.append(_from_hub(str(base["name"]), base.get("revision")))
-        return [path for path in dict.fromkeys(found) if (path / "config.json").is_file()]
+            folders.append(local)
+        elif not str(base["name"]).startswith((".", "/", "~")) and not any(path.is_dir() for path in folders):
+            folders.append(_from_hub(str(base["name"]), base.get("revision")))
+        return [path for path in dict.fromkeys(folders) if (path / "config.json").is_file()]
 
     def _digest(self, folder: Path) -> str:
         if folder not in self._digests:

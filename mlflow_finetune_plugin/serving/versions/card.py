@@ -72,14 +72,14 @@ def check_card(card: dict[str, Any], name: str) -> None:
 
 def check_reference(reference: dict[str, Any], name: str) -> None:
     """Raises ServingError, of the first thing that is wrong with reference.json: log-probabilities for each token of each probe."""
-    found = _check(_Reference, reference, REFERENCE_FILE, name)
-    lengths = [len(probe.completion_ids) for probe in found.probes]
-    if found.served_as is None:
-        sides = [[probe.base_log_probs or [] for probe in found.probes]]
-        sides.append([probe.adapter_log_probs or [] for probe in found.probes])
+    checked = _check(_Reference, reference, REFERENCE_FILE, name)
+    lengths = [len(probe.completion_ids) for probe in checked.probes]
+    if checked.served_as is None:
+        sides = [[probe.base_log_probs or [] for probe in checked.probes]]
+        sides.append([probe.adapter_log_probs or [] for probe in checked.probes])
     else:
-        told = found.served_as.values()
-        sides = [side for one in told for side in (one.base_log_probs, one.adapter_log_probs)]
+        precisions = checked.served_as.values()
+        sides = [side for precision in precisions for side in (precision.base_log_probs, precision.adapter_log_probs)]
     if any([len(row) for row in side] != lengths for side in sides):
         raise ServingError(f"{name}: reference.json tells not of every token of its probes; fix: register it again")
 
@@ -89,5 +89,5 @@ def _check(kind: type[Content], content: dict[str, Any], file: str, name: str) -
         return kind.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ServingError(f"{name}: {file}: {place}: {first['msg'].lower()}; fix: register it again") from error
+        field = ".".join(str(part) for part in first["loc"])
+        raise ServingError(f"{name}: {file}: {field}: {first['msg'].lower()}; fix: register it again") from error

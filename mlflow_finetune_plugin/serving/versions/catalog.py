@@ -31,39 +31,39 @@ class Catalog:
     def __init__(self, client: MlflowClient, models: tuple[str, ...]) -> None:
         self._client, self.models = client, models
 
-    def look(self) -> Snapshot:
+    def read(self) -> Snapshot:
         """Asks the registry; blocks. Raises TrackingError when it cannot be asked, ConfigError for a model it does not have."""
         return {name: self._model(name) for name in self.models}
 
-    def look_at_each(self) -> tuple[dict[str, CatalogModel], dict[str, str]]:
+    def read_each(self) -> tuple[dict[str, CatalogModel], dict[str, str]]:
         """What the registry says of each model, and the faults of those that it says nothing of, or does not have; blocks.
 
         One that it does not have any more was taken out of service: it has no alias.
         """
-        found: dict[str, CatalogModel] = {}
+        snapshot: dict[str, CatalogModel] = {}
         faults: dict[str, str] = {}
         for name in self.models:
             try:
-                found[name] = self._model(name)
+                snapshot[name] = self._model(name)
             except TrackingError as error:
                 faults[name] = str(error)
             except ConfigError as error:
-                faults[name], found[name] = "; ".join(error.problems), CatalogModel({}, Traffic())
-        return found, faults
+                faults[name], snapshot[name] = "; ".join(error.problems), CatalogModel({}, Traffic())
+        return snapshot, faults
 
     def _model(self, name: str) -> CatalogModel:
         from mlflow.exceptions import MlflowException
 
         try:
-            found = self._client.get_registered_model(name)
+            registered = self._client.get_registered_model(name)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise ConfigError([f"{name}: the registry has no such model{self._nearest(name)}"]) from error
             raise TrackingError(f"the registry cannot be asked for {name!r}: {in_short(error)}") from error
         except Exception as error:  # what a store raises when its database or network is gone
             raise TrackingError(f"the registry cannot be asked for {name!r}: {in_short(error)}") from error
-        aliases = {alias: str(version) for alias, version in dict(found.aliases).items()}
-        return CatalogModel(aliases, read_traffic(dict(found.tags), aliases))
+        aliases = {alias: str(version) for alias, version in dict(registered.aliases).items()}
+        return CatalogModel(aliases, read_traffic(dict(registered.tags), aliases))
 
     def _nearest(self, name: str) -> str:
         from mlflow.exceptions import MlflowException

@@ -19,7 +19,7 @@ from mlflow_finetune_plugin.errors import ServingError, StoreError, TrackingErro
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore, HeldAdapter
 from mlflow_finetune_plugin.serving.versions.card import check_card, check_reference
 from mlflow_finetune_plugin.serving.versions.names import served_name
-from mlflow_finetune_plugin.serving.versions.scratch import Workplace
+from mlflow_finetune_plugin.serving.versions.scratch import ScratchFolder
 from mlflow_finetune_plugin.store.names import ADAPTER_DIGEST_TAG, CARD_FILE, REFERENCE_FILE
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class EngineKey:
 
 
 @dataclass(frozen=True)
-class Version:
+class FetchedVersion:
     """One version, ready to be loaded. ``card`` and ``reference`` are finetune.json and reference.json of the model."""
 
     model: str
@@ -114,13 +114,18 @@ class Fetcher:
     """
 
     def __init__(
-        self, client: MlflowClient, store: AdapterStore, workplace: Workplace | None = None, *, fresh_s: float = 60.0
+        self,
+        client: MlflowClient,
+        store: AdapterStore,
+        workplace: ScratchFolder | None = None,
+        *,
+        fresh_s: float = 60.0,
     ) -> None:
         self._client, self._store, self._fresh_s = client, store, fresh_s
-        self._workplace = workplace if workplace is not None else Workplace(store.root)
-        self._told: dict[tuple[str, str], tuple[float, str, str | None]] = {}
+        self._workplace = workplace if workplace is not None else ScratchFolder(store.root)
+        self._sources: dict[tuple[str, str], tuple[float, str, str | None]] = {}
 
-    def fetch(self, model: str, number: str) -> Version:
+    def fetch(self, model: str, number: str) -> FetchedVersion:
         """Raises TrackingError when the registry or the artifacts cannot be had, ServingError for what is no servable version,
         StoreError for an adapter that is not what its digest says, or no room.
         """
@@ -128,10 +133,10 @@ class Fetcher:
         try:
             source, digest = self._source(model, number)
         except TrackingError:
-            known = self._from_disk(record, model, number, None, None)
-            if known is None:
+            version = self._from_disk(record, model, number, None, None)
+            if version is None:
                 raise
-            return known  # versions do not change: what was fetched and verified once is good without the registry
+            return version  # versions do not change: what was fetched and verified once is good without the registry
         return self._from_disk(record, model, number, source, digest) or self._from_registry(
             record, model, number, source, digest
         )
@@ -141,40 +146,40 @@ class Fetcher:
         self._source(model, number)
 
     def _source(self, model: str, number: str) -> tuple[str, str | None]:
-        known = self._told.get((model, number))
-        if known is not None and time.monotonic() - known[0] < self._fresh_s:
-            return known[1:]
-        self._told.pop((model, number), None)
+        answer = self._sources.get((model, number))
+        if answer is not None and time.monotonic() - answer[0] < self._fresh_s:
+            return answer[1:]
+        self._sources.pop((model, number), None)
         source, digest = self._ask(model, number)
-        self._told[model, number] = (time.monotonic(), source, digest)
+        self._sources[model, number] = (time.monotonic(), source, digest)
         return source, digest
 
     def _ask(self, model: str, number: str) -> tuple[str, str | None]:
         from mlflow.exceptions import MlflowException
 
         try:
-            found = self._client.get_model_version(model, number)
+            version = self._client.get_model_version(model, number)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise ServingError(f"{model}/{number}: the registry has no such version") from error
             raise TrackingError(f"the registry cannot be asked for {model}/{number}: {in_short(error)}") from error
         except Exception as error:  # a store whose database or network is gone
             raise TrackingError(f"the registry cannot be asked for {model}/{number}: {in_short(error)}") from error
-        if found.status != "READY":
-            raise ServingError(f"{model}/{number}: is {found.status} in the registry, not READY")
-        return str(found.source), dict(found.tags).get(ADAPTER_DIGEST_TAG)
+        if version.status != "READY":
+            raise ServingError(f"{model}/{number}: is {version.status} in the registry, not READY")
+        return str(version.source), dict(version.tags).get(ADAPTER_DIGEST_TAG)
 
     def _from_disk(
         self, record: Path, model: str, number: str, source: str | None, tagged: str | None
-    ) -> Version | None:
+    ) -> FetchedVersion | None:
         """A version that was verified before; None when any of it is not here, or the registry's words are of another one."""
         try:
-            known = json.loads(record.read_text(encoding="utf-8"))
-            card, reference, digest = known["card"], known["reference"], str(known["tokenizer_digest"])
+            content = json.loads(record.read_text(encoding="utf-8"))
+            card, reference, digest = content["card"], content["reference"], str(content["tokenizer_digest"])
             check_card(card, f"{model}/{number}")
             if not _SHA.fullmatch(digest):
                 raise ValueError("its tokenizer has no digest")
-            is_other = source not in (None, known["source"]) or tagged not in (None, card["adapter_digest"])
+            is_other = source not in (None, content["source"]) or tagged not in (None, card["adapter_digest"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, ServingError) as error:
@@ -184,9 +189,9 @@ class Fetcher:
         if is_other or not tokenizer.is_dir():
             return None
         held = self._store.hold(card["adapter_digest"])
-        return None if held is None else Version(model, number, card, reference, tokenizer, digest, held)
+        return None if held is None else FetchedVersion(model, number, card, reference, tokenizer, digest, held)
 
-    def _from_registry(self, record: Path, model: str, number: str, source: str, digest: str | None) -> Version:
+    def _from_registry(self, record: Path, model: str, number: str, source: str, digest: str | None) -> FetchedVersion:
         name = f"{model}/{number}"
         folder = self._workplace.draft()
         try:
@@ -203,8 +208,8 @@ class Fetcher:
             try:
                 tokenizer_digest = _tokenizer_digest(artifacts / "tokenizer", name)
                 tokenizer = self._keep_tokenizer(artifacts / "tokenizer", tokenizer_digest)
-                known = {"source": source, "card": card, "reference": reference, "tokenizer_digest": tokenizer_digest}
-                _write(record, known)
+                content = {"source": source, "card": card, "reference": reference, "tokenizer_digest": tokenizer_digest}
+                _write(record, content)
             except BaseException:
                 held.release()
                 raise
@@ -214,27 +219,27 @@ class Fetcher:
             raise StoreError(f"{name} cannot be kept in {self._store.root}: {error.strerror or error}") from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return Version(model, number, card, reference, tokenizer, tokenizer_digest, held)
+        return FetchedVersion(model, number, card, reference, tokenizer, tokenizer_digest, held)
 
     def _tokenizer_folder(self, digest: str) -> Path:
         return self._store.root / "tokenizers" / digest
 
     def _keep_tokenizer(self, source: Path, digest: str) -> Path:
         """Whole or not at all; an engine may be reading the one that is there."""
-        kept = self._tokenizer_folder(digest)
-        if not kept.is_dir():
-            kept.parent.mkdir(parents=True, exist_ok=True)
+        target = self._tokenizer_folder(digest)
+        if not target.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
             draft = self._workplace.draft()
             for path in source.iterdir():
                 if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file() and not path.is_symlink():
                     shutil.copyfile(path, draft / path.name)
             try:
-                draft.rename(kept)
+                draft.rename(target)
             except OSError:
                 shutil.rmtree(draft, ignore_errors=True)
-                if not kept.is_dir():  # not just another process that was quicker
+                if not target.is_dir():  # not just another process that was quicker
                     raise
-        return kept
+        return target
 
 
 def _download(uri: str, folder: Path, name: str) -> Path:
@@ -250,16 +255,16 @@ def _download(uri: str, folder: Path, name: str) -> Path:
 
 def _json(path: Path, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ServingError(
             f"{name}: has no {path.name}, so it is no model of mlflow-finetune; fix: name one that its runs registered"
         ) from error
     except (ValueError, OSError) as error:
         raise ServingError(f"{name}: {path.name} cannot be read: {error}; fix: register it again") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ServingError(f"{name}: {path.name} holds no object; fix: register it again")
-    return found
+    return content
 
 
 def _tokenizer_digest(folder: Path, name: str) -> str:

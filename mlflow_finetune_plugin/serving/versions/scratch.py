@@ -20,7 +20,7 @@ _TRIES = 20
 
 
 @dataclass
-class Workplace:
+class ScratchFolder:
     """The folder under the store's ``work`` that is this process's own, made when it is first asked for.
 
     A lock on the folder's file says that its process lives, and goes with it however it ends: numbers of processes come again,
@@ -28,25 +28,25 @@ class Workplace:
     """
 
     store: Path
-    _made: Path | None = None
+    _folder: Path | None = None
     _lock: int | None = field(default=None, repr=False)
 
     @property
     def folder(self) -> Path:
         """Raises StoreError when the disk takes none."""
-        if self._made is None:
+        if self._folder is None:
             root = self.store / "work"
             try:
                 root.mkdir(parents=True, exist_ok=True)
                 sweep(root)
-                made = root / f"{os.getpid()}-{secrets.token_hex(4)}"
-                self._lock = os.open(_lock_of(made), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                new_folder = root / f"{os.getpid()}-{secrets.token_hex(4)}"
+                self._lock = os.open(_lock_of(new_folder), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 fcntl.flock(self._lock, fcntl.LOCK_SH)  # before there is a folder that others could think dead
-                made.mkdir(0o700)
+                new_folder.mkdir(0o700)
             except OSError as error:
                 raise StoreError(f"the adapter store {self.store} cannot be written: {error.strerror}") from error
-            self._made = made
-        return self._made
+            self._folder = new_folder
+        return self._folder
 
     def draft(self) -> Path:
         """A new empty folder for what is to be moved into its place when it is whole."""
@@ -57,10 +57,10 @@ class Workplace:
 
     def remove(self) -> None:
         """At the end of the process."""
-        if self._made is not None and self._lock is not None:
-            _remove(self._made)
+        if self._folder is not None and self._lock is not None:
+            _remove(self._folder)
             os.close(self._lock)
-            self._made = self._lock = None
+            self._folder = self._lock = None
 
 
 def sweep(root: Path) -> None:

@@ -62,11 +62,11 @@ def read_traffic(tags: Mapping[str, str], aliases: Mapping[str, str]) -> Traffic
 
 
 def _weights(tags: Mapping[str, str], tag: str, aliases: Mapping[str, str], problems: list[str]) -> dict[str, float]:
-    found: dict[str, float] = {}
+    weights: dict[str, float] = {}
     for part in filter(None, (part.strip() for part in tags.get(tag, "").split(","))):
-        alias, equals, weight = (one.strip() for one in part.partition("="))
+        alias, equals, weight = (text.strip() for text in part.partition("="))
         try:
-            found[alias] = _weight(weight) if equals else 1.0
+            weights[alias] = _weight(weight) if equals else 1.0
         except ValueError:
             problems.append(f"{tag} = {tags[tag]!r}: {weight!r} is no weight; fix: {_EXAMPLES[tag]}")
             return {}
@@ -74,7 +74,7 @@ def _weights(tags: Mapping[str, str], tag: str, aliases: Mapping[str, str], prob
             has = ", ".join(sorted(aliases)) or "none"
             problems.append(f"{tag} = {tags[tag]!r}: no alias {alias!r}, it has: {has}; fix: {_EXAMPLES[tag]}")
             return {}
-    return found
+    return weights
 
 
 def _weight(text: str) -> float:

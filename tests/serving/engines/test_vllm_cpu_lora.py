@@ -33,12 +33,12 @@ def test_every_place_of_vllm_has_it():
 
     vllm_cpu_lora.register()
     vllm_cpu_lora.register()
-    for place in vllm_cpu_lora._PLACES:
+    for place in vllm_cpu_lora._MODULES:
         operator = sys.modules[place].bgmv_shrink
         assert operator.skips_rows_without_adapter
         assert operator is wrapper.bgmv_shrink
     output = torch.full((2, 4), 7.0)
-    prefill = sys.modules[vllm_cpu_lora._PLACES[0]].sgmv_shrink
+    prefill = sys.modules[vllm_cpu_lora._MODULES[0]].sgmv_shrink
     index, lengths = torch.tensor([-1, 0]), torch.tensor([1, 1])
     prefill(torch.ones(2, 3), torch.ones(2, 1, 4, 3), output, torch.tensor([0, 1]), lengths, index, 2, 1, 2, 1.0)
     assert output.tolist() == [[0.0] * 4, [3.0] * 4]

@@ -12,7 +12,7 @@ from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.bases import Bases
 from mlflow_finetune_plugin.serving.versions.catalog import Catalog
 from mlflow_finetune_plugin.serving.versions.fetching import Fetcher
-from mlflow_finetune_plugin.serving.versions.names import Asked
+from mlflow_finetune_plugin.store.model_ref import ModelRef
 
 
 class WatchedFetcher(Fetcher):
@@ -42,7 +42,7 @@ def following(tmp_path, registry, fetcher, work):
 
 
 def asked(number):
-    return Asked("asked", None, number)
+    return ModelRef("asked", version=number)
 
 
 def test_what_was_refused_is_not_downloaded_again_at_once(tmp_path, registry):
@@ -72,7 +72,7 @@ def test_moves_do_not_stand_behind_requests(tmp_path, registry):
         requests = [asyncio.create_task(follower.find(asked(one), None)) for one in slow]
         while not fetcher.asked:
             await asyncio.sleep(0.01)
-        await follower.look()
+        await follower.poll()
         target = follower.targets["asked", "champion"]
         await asyncio.wait_for(target.moving, 120)
         assert target.serves == number
@@ -110,16 +110,16 @@ def test_a_split_chooses_among_those_that_can_answer(tmp_path, registry):
     registry.client.set_registered_model_tag("asked", "finetune.split", "champion=1, canary=99")
 
     async def work(follower):
-        await follower.look()
+        await follower.poll()
         with pytest.raises(NotReadyError, match=r"asked@c[a-z]+ is not ready"):
-            await follower.find(Asked("asked"), "somebody")
+            await follower.find(ModelRef("asked"), "somebody")
         champion, canary = (follower.targets["asked", alias] for alias in ("champion", "canary"))
         async with asyncio.timeout(120):
             while champion.resident is None or canary.fault is None:
                 await asyncio.sleep(0.05)
-        assert {(await follower.find(Asked("asked"), f"user {n}"))[1] for n in range(20)} == {"champion"}
+        assert {(await follower.find(ModelRef("asked"), f"user {n}"))[1] for n in range(20)} == {"champion"}
         with pytest.raises(NotReadyError, match="asked@canary is not ready"):
-            await follower.find(Asked("asked", "canary"), None)
+            await follower.find(ModelRef("asked", alias="canary"), None)
 
     try:
         following(tmp_path, registry, Fetcher(registry.client, AdapterStore(tmp_path / "store")), work)

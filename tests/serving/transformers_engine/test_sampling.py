@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from mlflow_finetune_plugin.serving.transformers_engine.sampling import (
-    Sampling,
+    SamplingParams,
     choose,
     make_generator,
-    told_logprobs,
+    token_logprobs,
 )
 
 # probabilities 0.5, 0.3, 0.15, 0.05
@@ -19,7 +19,7 @@ LOGITS = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 
 def draws(logits: torch.Tensor = LOGITS, *, answer: tuple[int, ...] = (), **settings: Any) -> Counter[int]:
     generator = make_generator(1, 0, torch.device("cpu"))
-    sampling = Sampling(max_tokens=1, **settings)
+    sampling = SamplingParams(max_tokens=1, **settings)
     return Counter(choose(logits, sampling, generator, prompt=[3], answer=list(answer)) for _ in range(2000))
 
 
@@ -60,7 +60,7 @@ def test_penalties_weigh_what_was_said() -> None:
 def test_a_seed_gives_the_same_draws_and_each_choice_its_own() -> None:
     def some(seed: int | None, choice: int) -> list[int]:
         generator = make_generator(seed, choice, torch.device("cpu"))
-        return [choose(LOGITS, Sampling(max_tokens=1), generator, prompt=[], answer=[]) for _ in range(50)]
+        return [choose(LOGITS, SamplingParams(max_tokens=1), generator, prompt=[], answer=[]) for _ in range(50)]
 
     assert some(5, 0) == some(5, 0)
     assert some(5, 0) != some(5, 1)
@@ -68,6 +68,6 @@ def test_a_seed_gives_the_same_draws_and_each_choice_its_own() -> None:
 
 
 def test_logprobs_tell_the_token_its_rank_and_the_likeliest() -> None:
-    (told,) = told_logprobs(LOGITS[None] + 3, [2], top=2)
+    (told,) = token_logprobs(LOGITS[None] + 3, [2], top=2)
     assert [(token.token_id, token.rank) for token in told] == [(2, 3), (0, 1), (1, 2)]
     assert [token.logprob for token in told] == pytest.approx(torch.tensor([0.15, 0.5, 0.3]).log().tolist(), abs=1e-6)

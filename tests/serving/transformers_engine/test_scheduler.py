@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from mlflow_finetune_plugin.evaluation.generation import greedy_answers
 from mlflow_finetune_plugin.serving.transformers_engine import sequences
-from mlflow_finetune_plugin.serving.transformers_engine.sampling import Sampling
+from mlflow_finetune_plugin.serving.transformers_engine.sampling import SamplingParams
 from mlflow_finetune_plugin.serving.transformers_engine.scheduler import Scheduler
 from mlflow_finetune_plugin.serving.transformers_engine.sequences import Sequence, Update
 from mlflow_finetune_plugin.serving.transformers_engine.trees import Base, Tree
@@ -36,7 +36,7 @@ class Decoding:
         self.scheduler = Scheduler(max_sequences=max_sequences, probe=tree, post=self._post)
 
     def sequence(self, prompt: list[int], **sampling: Any) -> Sequence:
-        settings = Sampling(**{"max_tokens": 12, "temperature": 0.0, **sampling})
+        settings = SamplingParams(**{"max_tokens": 12, "temperature": 0.0, **sampling})
         stops = frozenset((self._tokenizer.eos_token_id,))
         return Sequence(self.tree, prompt, settings, tokenizer=self._tokenizer, stop_token_ids=stops, is_streamed=False)
 

@@ -75,11 +75,11 @@ def test_stop_texts_never_leak(stops: list[str], fed: list[str], told: list[str]
     texts = StopTexts(stops)
     for piece, expected in zip(fed, told, strict=False):
         assert texts.feed(piece) == expected
-    assert texts.found == found
+    assert texts.match == found
 
 
 def test_held_text_is_told_at_the_end() -> None:
     texts = StopTexts(["END"])
     assert texts.feed("the EN") == "the "
     assert texts.finish() == "EN"
-    assert texts.found is None
+    assert texts.match is None

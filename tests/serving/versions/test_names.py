@@ -1,6 +1,7 @@
 import pytest
 
-from mlflow_finetune_plugin.serving.versions.names import Asked, header_value, http_address, parse, served_name
+from mlflow_finetune_plugin.serving.versions.names import header_value, http_address, parse, served_name
+from mlflow_finetune_plugin.store.model_ref import ModelRef
 
 MODELS = frozenset(("bot", "my bot", "a.b-c"))
 
@@ -8,10 +9,10 @@ MODELS = frozenset(("bot", "my bot", "a.b-c"))
 @pytest.mark.parametrize(
     ("model_id", "asked"),
     [
-        ("bot", Asked("bot")),
-        ("bot@champion", Asked("bot", alias="champion")),
-        ("my bot@v2 beta", Asked("my bot", alias="v2 beta")),
-        ("a.b-c/7", Asked("a.b-c", version="7")),
+        ("bot", ModelRef("bot")),
+        ("bot@champion", ModelRef("bot", alias="champion")),
+        ("my bot@v2 beta", ModelRef("my bot", alias="v2 beta")),
+        ("a.b-c/7", ModelRef("a.b-c", version="7")),
     ],
 )
 def test_ids_that_mean_something(model_id, asked):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mlflow_finetune_plugin.errors import StoreError
-from mlflow_finetune_plugin.serving.versions.scratch import Workplace
+from mlflow_finetune_plugin.serving.versions.scratch import ScratchFolder
 
 MAKE = """
 import sys
@@ -31,13 +31,13 @@ def test_the_dead_are_swept_and_the_living_are_not(tmp_path):
     living, kept = another(tmp_path)
     killed.kill()
     killed.wait()
-    own = Workplace(tmp_path)
+    own = ScratchFolder(tmp_path)
     folders = {str(path) for path in own.folder.parent.iterdir() if path.is_dir()}
     assert folders == {kept, str(own.folder)}
     assert left not in folders
     living.communicate("")
     own.remove()
-    last = Workplace(tmp_path)
+    last = ScratchFolder(tmp_path)
     assert [path for path in last.folder.parent.iterdir() if path.is_dir()] == [last.folder]
     last.remove()
     assert list((tmp_path / "work").iterdir()) == []
@@ -46,4 +46,4 @@ def test_the_dead_are_swept_and_the_living_are_not(tmp_path):
 def test_no_room_is_told(tmp_path):
     (tmp_path / "store").write_text("a file")
     with pytest.raises(StoreError, match="cannot be written"):
-        Workplace(tmp_path / "store").draft()
+        ScratchFolder(tmp_path / "store").draft()
