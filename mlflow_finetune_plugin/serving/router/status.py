@@ -39,7 +39,10 @@ class Status:
                 if target is not None and target.resident is not None:
                     entries[f"{name}@{alias}"] = _root(target.resident)
         entries |= {
-            root["root"]: root for loaded in self._fleet.residents.values() if loaded.is_ready for root in [_root(loaded)]
+            root["root"]: root
+            for loaded in self._fleet.residents.values()
+            if loaded.is_ready
+            for root in [_root(loaded)]
         }
         data = [
             {"id": name, "object": "model", "created": self._created, "owned_by": "mlflow-finetune", **more}
@@ -102,7 +105,9 @@ class Status:
         for gauge in (metrics.resident, metrics.serving, metrics.behind):
             gauge.clear()
         for loaded in self._fleet.residents.values():
-            metrics.resident.labels(loaded.version.model, loaded.version.number, loaded.engine.spec.kind).set(loaded.is_ready)
+            metrics.resident.labels(loaded.version.model, loaded.version.number, loaded.engine.spec.kind).set(
+                loaded.is_ready
+            )
         for target in self._follower.targets.values():
             metrics.behind.labels(target.model, target.alias).set(target.serves != target.registered)
             if target.serves is not None:

@@ -19,7 +19,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlflow_finetune_plugin.errors import StoreError
 from mlflow_finetune_plugin.serving.transformers_engine.answers import GeneratedAnswer, Json, error_body
-from mlflow_finetune_plugin.serving.transformers_engine.engine import EngineFaultError, Exchange, Refusal, TransformersEngine
+from mlflow_finetune_plugin.serving.transformers_engine.engine import (
+    EngineFaultError,
+    Exchange,
+    Refusal,
+    TransformersEngine,
+)
 from mlflow_finetune_plugin.serving.transformers_engine.protocol import (
     UNSUPPORTED,
     ChatRequest,
