@@ -14,6 +14,7 @@ from gradio_app.pages.data import DataPage
 from gradio_app.pages.runs import RunsPage
 from gradio_app.pages.standings import StandingsPage
 from gradio_app.pages.theme import script, style_sheet
+from gradio_app.pages.visits import visitor
 from gradio_app.playground import Playground
 from gradio_app.versions.promotion import Promotions
 
@@ -45,7 +46,11 @@ def build(
                 gr.HTML(view.notice(_NO_MODEL, "warn"))
                 return blocks
             with gr.Tab("Standings", id="standings") as tab:
-                StandingsPage(model, open_turns=playground.open_turns).build(tab)
+                StandingsPage(
+                    model,
+                    open_turns=playground.open_turns,
+                    voted_pair=lambda request: playground.voted_pair(*visitor(request)),
+                ).build(tab)
             with gr.Tab("Runs", id="runs") as tab:
                 RunsPage(model, lambda request: may_promote(request.username), promotions).build(tab)
             with gr.Tab("Data", id="data") as tab:

@@ -39,6 +39,11 @@ def table_head(heads: Sequence[str]) -> str:
     return f"<thead><tr>{cells}</tr></thead>"
 
 
+def link(url: str, text: str) -> str:
+    """Return a link that opens beside the page and does not tell the other page where it came from."""
+    return f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">{escape(text)}</a>'
+
+
 def soft(text: str) -> str:
     return f'<span class="mf-soft">{escape(text)}</span>'
 
@@ -51,36 +56,36 @@ def tags_as_text(markdown: str) -> str:
     Code stays as it is, for there Markdown shows tags by itself. Where this and a renderer differ on what is code, a tag
     is at worst left to the page's sanitizer and its policy, which hold it off too.
     """
-    told: list[str] = []
+    pieces: list[str] = []
     prose: list[str] = []
     fence = ""
 
     def end_prose() -> None:
-        told.append(_escaped("".join(prose)))
+        pieces.append(_escaped("".join(prose)))
         prose.clear()
 
     for line in markdown.splitlines(keepends=True):
-        found = _FENCE.match(line)
+        fence_line = _FENCE.match(line)
         if fence:
-            told.append(line)
-            closes = found is not None and found[1].startswith(fence) and not line[found.end() :].strip()
+            pieces.append(line)
+            closes = fence_line is not None and fence_line[1].startswith(fence) and not line[fence_line.end() :].strip()
             fence = "" if closes else fence
-        elif found is not None and not (found[1][0] == "`" and "`" in line[found.end() :]):
+        elif fence_line is not None and not (fence_line[1][0] == "`" and "`" in line[fence_line.end() :]):
             end_prose()
-            told.append(line)
-            fence = found[1]
+            pieces.append(line)
+            fence = fence_line[1]
         else:
             prose.append(line)
     end_prose()
-    return "".join(told)
+    return "".join(pieces)
 
 
 def _escaped(prose: str) -> str:
-    told, end = [], 0
+    pieces, end = [], 0
     for code in _CODE.finditer(prose):
-        told += [_as_text(prose[end : code.start()]), code[0]]
+        pieces += [_as_text(prose[end : code.start()]), code[0]]
         end = code.end()
-    return "".join([*told, _as_text(prose[end:])])
+    return "".join([*pieces, _as_text(prose[end:])])
 
 
 def _as_text(prose: str) -> str:

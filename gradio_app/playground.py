@@ -173,7 +173,15 @@ class Playground:
         cast = await asyncio.to_thread(self._cast, session, turn, model, choice, tuple(tags), comment)
         if turn.vote is None or cast.revision >= turn.vote.revision:  # two at once may end in another order
             turn.vote = cast
+            left, right = (side.receipt for side in cast.sides)
+            session.voted_pair = (left.version, right.version) if left and right else None
         return cast
+
+    def voted_pair(self, key: str, login: str | None) -> tuple[str, str] | None:
+        """Return the two versions that this session voted on last, in no order that says which side was which."""
+        session = self.known(key, login)
+        pair = session.voted_pair if session is not None else None
+        return None if pair is None else (min(pair), max(pair))
 
     def _cast(
         self, session: Session, turn: Asked, model: str, choice: str, reasons: tuple[str, ...], comment: str

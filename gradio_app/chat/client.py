@@ -24,6 +24,8 @@ LONGEST_ANSWER = 400_000
 """Characters; an endpoint that never ends is cut off there."""
 LONGEST_S = 1800.0
 """An endpoint that keeps the line open and never ends is given up then."""
+LEAST_STREAM_S = 0.05
+"""Between the first and the last piece of an answer whose speed is shown."""
 _LONGEST_EVENT = 1 << 20
 _MOST_TOKENS = 1 << 40
 _HINTS = {
@@ -77,6 +79,7 @@ class Answer:
     asked_at: float = 0.0
     asked_at_ms: int = 0
     first_at: float | None = None
+    last_at: float | None = None
     ended_at: float | None = None
     pieces: list[str] = field(default_factory=list)
     length: int = 0
@@ -111,15 +114,26 @@ class Answer:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """After the first token; None for a single one, or where the endpoint counts none."""
-        if self.completion_tokens is None or self.first_at is None or self.ended_at is None:
+        """Tokens a second after the first one. None where a stream does not show it.
+
+        That is so for a single token, for an endpoint that counts none, and for an answer that came all at once: the
+        time of its transfer is not the time of its generation.
+        """
+        if self.completion_tokens is None or self.completion_tokens < 2 or self.ended_at is None:
             return None
-        took = self.ended_at - self.first_at
-        return (self.completion_tokens - 1) / took if self.completion_tokens > 1 and took > 0 else None
+        if self.first_at is None or self.last_at is None or self.last_at - self.first_at < LEAST_STREAM_S:
+            return None
+        return (self.completion_tokens - 1) / (self.ended_at - self.first_at)
+
+    @property
+    def total_s(self) -> float | None:
+        """Seconds from the request to the end of the answer."""
+        return None if self.ended_at is None else self.ended_at - self.asked_at
 
     def add(self, piece: str) -> None:
+        self.last_at = time.monotonic()
         if self.first_at is None:
-            self.first_at = time.monotonic()
+            self.first_at = self.last_at
         piece = piece.encode("utf-8", "replace").decode()  # no page and no database takes half of a surrogate pair
         self.pieces.append(piece)
         self.length += len(piece)

@@ -99,6 +99,8 @@ def _figures(answer: Answer) -> list[tuple[str, str]]:
         told.append(("first token", f"{answer.first_token_s * 1000:,.0f} ms"))
     if answer.tokens_per_s is not None:
         told.append(("speed", f"{answer.tokens_per_s:,.1f} tokens/s"))
+    elif answer.total_s is not None:
+        told.append(("time", f"{answer.total_s:,.2f} s"))
     if answer.completion_tokens is not None:
         told.append(("tokens", f"{answer.prompt_tokens or 0:,} in, {answer.completion_tokens:,} out"))
     if answer.finish_reason == "length":

@@ -50,9 +50,9 @@ class ComparisonApi:
             session.sampling = _sampling(temperature, top_p, max_tokens, seed)
             turn = None
             async for turn, texts in self._playground.streams.ask(session, Prompt(str(prompt or ""))):
-                yield _told(turn, texts, is_over=False)
+                yield _turn_json(turn, texts, is_over=False)
             assert turn is not None
-            yield _told(turn, [turn.visible(place) for place in range(len(turn.answers))], is_over=True)
+            yield _turn_json(turn, [turn.visible(position) for position in range(len(turn.answers))], is_over=True)
         except FinetuneError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -77,7 +77,7 @@ class ComparisonApi:
             raise gr.Error(str(error), print_exception=False) from error
         turn = session.show_names() if show_names else session.last
         assert turn is not None
-        names = {LABELS[place]: contender.name for place, contender in enumerate(turn.contenders)}
+        names = {LABELS[position]: contender.name for position, contender in enumerate(turn.contenders)}
         receipts = {LABELS[p]: None if s.receipt is None else vars(s.receipt) for p, s in enumerate(cast.sides)}
         return {
             "vote_id": cast.vote_id,
@@ -97,7 +97,7 @@ class ComparisonApi:
 def _sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) -> Sampling:
     """A program may send anything. Raises SessionError for what is no number, or none that an endpoint takes."""
     try:
-        made = Sampling(
+        sampling = Sampling(
             float(temperature),
             float(top_p),
             None if max_tokens is None else int(max_tokens),
@@ -105,19 +105,21 @@ def _sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) -> Sampl
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise SessionError("Temperature, top_p, max_tokens and seed are numbers.") from error
-    if not (0 <= made.temperature <= MOST_TEMPERATURE and 0 < made.top_p <= 1 and (made.max_tokens or 1) > 0):
+    if not (
+        0 <= sampling.temperature <= MOST_TEMPERATURE and 0 < sampling.top_p <= 1 and (sampling.max_tokens or 1) > 0
+    ):
         raise SessionError("Temperature is 0 to 2, top_p above 0 and up to 1, max_tokens from 1.")
-    return made
+    return sampling
 
 
-def _told(turn: Asked, texts: list[str], *, is_over: bool) -> dict[str, Any]:
+def _turn_json(turn: Asked, texts: list[str], *, is_over: bool) -> dict[str, Any]:
     answers = [
         {
-            "side": LABELS[place],
+            "side": LABELS[position],
             "content": text,
             "fault": answer.fault if is_over else None,
         }
-        for place, (answer, text) in enumerate(zip(turn.answers, texts, strict=True))
+        for position, (answer, text) in enumerate(zip(turn.answers, texts, strict=True))
     ]
     return {
         "turn_id": turn.turn_id,

@@ -111,7 +111,7 @@ class ComparePage:
             "concurrency_limit": None,
             "postprocess": False,  # values are what the page takes already; else each one is a trip to a thread
         }
-        asked = [self._system, self._temperature, self._top_p, self._max_tokens, self._seed]
+        settings = [self._system, self._temperature, self._top_p, self._max_tokens, self._seed]
         page = [*self._chats, *self._lines, self._status, self._reference, self._difference, self._history]
         begun = [
             self._prompt,
@@ -127,13 +127,13 @@ class ComparePage:
         blocks.unload(self._leave)
 
         def speak(clicked: Any) -> Any:
-            told = clicked.then(self._stream, None, self._chats[:2], **private)
-            return told.then(self._settle, None, page, **private)
+            streamed = clicked.then(self._stream, None, self._chats[:2], **private)
+            return streamed.then(self._settle, None, page, **private)
 
         raw = {**private, "preprocess": False}  # each value is a trip to a thread, too; the handlers take any
         for event in (self._send.click, self._prompt.submit):
-            speak(event(self._ask, [self._prompt, *asked], begun, **raw))
-        speak(self._retry.click(self._ask_again, [self._prompt, *asked], begun, **raw))
+            speak(event(self._ask, [self._prompt, *settings], begun, **raw))
+        speak(self._retry.click(self._ask_again, [self._prompt, *settings], begun, **raw))
         self._stop.click(self._halt, None, None, queue=False, **private)
         self._edit.click(self._take_back, None, [self._prompt, *page], **private)
         self._undo.click(self._take_away, None, page, **private)
@@ -152,7 +152,7 @@ class ComparePage:
         )
         self._share.click(self._sharing, None, self._status, **private)
         self._sides.wire(page, self._doing, private)
-        self._prompts.wire(self._prompt, asked, begun, speak, self._beginning, private)
+        self._prompts.wire(self._prompt, settings, begun, speak, self._beginning, private)
 
     # handlers -----------------------------------------------------------------------------------------------------
 
@@ -167,10 +167,14 @@ class ComparePage:
         if not token or session is None:
             return ""
         try:
-            told = await self._playground.shared(session, token)
+            conversation = await self._playground.shared(session, token)
         except FinetuneError as error:
             return view.notice(str(error), "warn")
-        return view.shared_view(told) if told is not None else view.notice("This link's conversation is gone.", "warn")
+        return (
+            view.shared_view(conversation)
+            if conversation is not None
+            else view.notice("This link's conversation is gone.", "warn")
+        )
 
     def _leave(self, request: gr.Request) -> None:
         self._playground.forget(visitor(request)[0])
@@ -193,23 +197,23 @@ class ComparePage:
         except FinetuneError as error:
             return self._page(session, trouble=str(error))
 
-    async def _ask(self, request: gr.Request, prompt: Any, *asked: Any) -> Values:
+    async def _ask(self, request: gr.Request, prompt: Any, *settings: Any) -> Values:
         async def find(session: Session) -> Prompt:
             return Prompt(str(prompt or ""))
 
-        return await self._beginning(request, prompt, asked, find)
+        return await self._beginning(request, prompt, settings, find)
 
-    async def _ask_again(self, request: gr.Request, prompt: Any, *asked: Any) -> Values:
+    async def _ask_again(self, request: gr.Request, prompt: Any, *settings: Any) -> Values:
         async def find(session: Session) -> Prompt:
             return session.undo().prompt
 
-        return await self._beginning(request, prompt, asked, find, keeps_prompt=True)
+        return await self._beginning(request, prompt, settings, find, keeps_prompt=True)
 
     async def _beginning(
         self,
         request: gr.Request,
         prompt: Any,
-        asked: Values,
+        settings: Values,
         find: Callable[[Session], Awaitable[Prompt]],
         *,
         keeps_prompt: bool = False,
@@ -218,21 +222,21 @@ class ComparePage:
         session: Session | None = None
         try:
             session = await self._session(request)
-            _set(session, asked)
+            _set(session, settings)
             self._playground.streams.start(session, await find(session))
             session.trouble = None
         except FinetuneError as error:
             if session is not None:
                 session.trouble = str(error)  # the steps that follow end with telling it
-            return prompt, gr.skip(), gr.skip(), *self._side_lines(session), *self._told(session, str(error))
+            return prompt, gr.skip(), gr.skip(), *self._side_lines(session), *self._notices(session, str(error))
         return prompt if keeps_prompt else "", [], "", *_waiting(session)
 
     async def _stream(self, request: gr.Request) -> AsyncIterator[list[view.ChatMessages]]:
         """Two sides, with no more outputs than they need: this is what a hundred people wait for at once."""
         session = self._playground.known(*visitor(request))
         if session is not None and len(session.contenders) == 2:
-            async for shown in self._speaking(session):
-                yield shown
+            async for panels in self._speaking(session):
+                yield panels
 
     async def _speaking(self, session: Session) -> AsyncIterator[list[view.ChatMessages]]:
         turn = self._playground.streams.unwatched(session)
@@ -248,8 +252,8 @@ class ComparePage:
             yield await self._doing(request)
             return
         rest = (*_waiting(session), view.history_view(session))
-        async for shown in self._speaking(session):
-            yield *shown, *([] for _ in range(MOST_SIDES - len(shown))), *rest
+        async for panels in self._speaking(session):
+            yield *panels, *([] for _ in range(MOST_SIDES - len(panels))), *rest
         yield self._page(session, trouble=session.trouble)
 
     def _halt(self, request: gr.Request) -> None:
@@ -258,13 +262,13 @@ class ComparePage:
             self._playground.streams.stop(session)
 
     async def _take_back(self, request: gr.Request) -> Values:
-        taken: list[str] = []
+        prompts: list[str] = []
 
         def undo(session: Session) -> None:
-            taken.append(session.undo().prompt.text)
+            prompts.append(session.undo().prompt.text)
 
         values = await self._doing(request, undo)
-        return taken[0] if taken else "", *values
+        return prompts[0] if prompts else "", *values
 
     async def _take_away(self, request: gr.Request) -> Values:
         def undo(session: Session) -> None:
@@ -296,8 +300,8 @@ class ComparePage:
             voted = session.last.vote if session.last is not None else None
             if choice is None and voted is None:
                 raise SessionError("Vote first; then reasons can be added to it.")
-            made = choice if choice is not None or voted is None else voted.choice
-            await self._playground.vote(session, str(made), reasons or [], comment or "")
+            final_choice = choice if choice is not None or voted is None else voted.choice
+            await self._playground.vote(session, str(final_choice), reasons or [], comment or "")
 
         return await self._doing(request, cast)
 
@@ -313,8 +317,8 @@ class ComparePage:
 
     async def _exporting(self, request: gr.Request) -> str:
         session = self._playground.known(*visitor(request))
-        told = session.export() if session is not None else {"turns": []}
-        return json.dumps(told, indent=1, ensure_ascii=False)
+        conversation = session.export() if session is not None else {"turns": []}
+        return json.dumps(conversation, indent=1, ensure_ascii=False)
 
     async def _sharing(self, request: gr.Request) -> str:
         try:
@@ -329,21 +333,21 @@ class ComparePage:
         """Chats, side lines, status, reference, differences, history: as the session is now."""
         turn = session.last if session is not None else None
         chats = view.panels(session, turn) if session is not None else []
-        shown = [chat_payload(chats[place]) if place < len(chats) else [] for place in range(MOST_SIDES)]
+        payloads = [chat_payload(chats[position]) if position < len(chats) else [] for position in range(MOST_SIDES)]
         history = view.history_view(session) if session is not None else ""
-        return *shown, *self._side_lines(session), *self._told(session, trouble), history
+        return *payloads, *self._side_lines(session), *self._notices(session, trouble), history
 
     def _side_lines(self, session: Session | None) -> list[str]:
         turn = session.last if session is not None else None
         count = len(turn.answers) if turn is not None else 0
-        return [view.side_line(turn if place < count else None, place) for place in range(MOST_SIDES)]
+        return [view.side_line(turn if position < count else None, position) for position in range(MOST_SIDES)]
 
-    def _told(self, session: Session | None, trouble: str | None) -> tuple[str, str, str]:
+    def _notices(self, session: Session | None, trouble: str | None) -> tuple[str, str, str]:
         """Status, reference, and no differences."""
         if session is None:
             return view.notice(trouble or "This session has ended. Reload the page.", "bad"), "", ""
-        said = view.notice(trouble, "warn") if trouble else view.status(session)
-        return view.state(said, view.controls(session)), view.reference_view(session.last), ""
+        status = view.notice(trouble, "warn") if trouble else view.status(session)
+        return view.state(status, view.controls(session)), view.reference_view(session.last), ""
 
 
 def _answer_panel(position: int) -> gr.Chatbot:
@@ -369,9 +373,9 @@ def _side_facts(position: int) -> gr.HTML:
         return gr.HTML(view.side_line(None, position), elem_id=f"mf-side-{position}")
 
 
-def _set(session: Session, asked: Values) -> None:
+def _set(session: Session, settings: Values) -> None:
     """``asked``: system prompt, temperature, top p, and, as written, max tokens and seed."""
-    system, temperature, top_p, max_tokens, seed = asked
+    system, temperature, top_p, max_tokens, seed = settings
     session.sampling = shared_sampling(temperature, top_p, max_tokens, seed)
     session.system_prompt = str(system or "")
 
@@ -380,17 +384,17 @@ def chat_payload(messages: view.ChatMessages) -> list[dict[str, Any]]:
     """As ``gr.Chatbot`` sends messages to the page; a test holds it against the component's own."""
     return [
         {
-            "role": one["role"],
+            "role": message["role"],
             "metadata": None,
-            "content": [{"text": one["content"], "type": "text"}],
+            "content": [{"text": message["content"], "type": "text"}],
             "options": None,
         }
-        for one in messages
+        for message in messages
     ]
 
 
 def _waiting(session: Session) -> Values:
     """Side lines, status, reference and differences while answers come."""
-    lines = [view.side_line(None, place) for place in range(MOST_SIDES)]
+    lines = [view.side_line(None, position) for position in range(MOST_SIDES)]
     controls = view.Controls(is_speaking=True, sides=len(session.contenders))
     return *lines, view.state(view.notice("The answers are coming …"), controls), "", ""

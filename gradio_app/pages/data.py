@@ -38,9 +38,9 @@ class DataPage:
             remedy = "Train one: mlflow-finetune run PROJECT -e lora registers it here."
             return gr.update(choices=[], value=None), empty(f"{self.model} has no versions yet.", remedy)
         numbers = [version.number for version in versions.rows]
-        shown = picked if picked in numbers else numbers[0]
+        selected = picked if picked in numbers else numbers[0]
         choices = [(f"Version {number}", number) for number in numbers]
-        return gr.update(choices=choices, value=shown), await self._show(shown)
+        return gr.update(choices=choices, value=selected), await self._show(selected)
 
     async def _show(self, picked: str | None) -> str:
         if not picked:

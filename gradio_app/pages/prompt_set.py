@@ -33,26 +33,26 @@ class PromptSetPart:
     def wire(
         self,
         prompt: gr.Textbox,
-        asked: list[Any],
+        settings: list[Any],
         begun: list[Any],
         speak: Callable[[Any], Any],
         beginning: Beginning,
         private: dict[str, Any],
     ) -> None:
         self._beginning = beginning
-        speak(self._next.click(self._go_on, [self._set, prompt, *asked], [self._progress, *begun], **private))
+        speak(self._next.click(self._go_on, [self._set, prompt, *settings], [self._progress, *begun], **private))
         self._set.input(self._tell, self._set, self._progress, **private)
 
-    async def _go_on(self, request: gr.Request, name: str, prompt: str, *asked: Any) -> Values:
-        said: list[str] = []
+    async def _go_on(self, request: gr.Request, name: str, prompt: str, *settings: Any) -> Values:
+        sentences: list[str] = []
 
         async def find(session: Session) -> Prompt:
-            found, sentence = await self._playground.next_prompt(session, name)
-            said.append(sentence)
-            return found
+            upcoming, sentence = await self._playground.next_prompt(session, name)
+            sentences.append(sentence)
+            return upcoming
 
-        begun = await self._beginning(request, prompt, asked, find, keeps_prompt=True)
-        return view.soft(said[0]) if said else await self._tell(name, request), *begun
+        begun = await self._beginning(request, prompt, settings, find, keeps_prompt=True)
+        return view.soft(sentences[0]) if sentences else await self._tell(name, request), *begun
 
     async def _tell(self, name: str, request: gr.Request) -> str:
         try:

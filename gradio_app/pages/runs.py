@@ -12,7 +12,7 @@ from gradio.events import api
 
 from gradio_app.html_parts import note_html
 from gradio_app.registry_client import ask_mlflow, registry_client
-from gradio_app.versions.cards import MOST_VERSIONS, Version, Versions, list_versions, read_card
+from gradio_app.versions.cards import MOST_VERSIONS, VersionCard, Versions, list_versions, read_card
 from gradio_app.versions.html import card_html, comparison_html, versions_table
 from gradio_app.versions.moves_html import history_html, progress_html, verdict_html
 from gradio_app.versions.promotion import Promotions
@@ -47,7 +47,7 @@ class RunsPage:
     def build(self, tab: gr.Tab) -> None:
         """Called within the tab. Nothing is read before it is selected."""
         limit, listed = gr.State(_AT_ONCE), gr.State(None)
-        promotion_asked, rollback_asked = gr.State(None), gr.State(None)
+        planned_promotion, planned_rollback = gr.State(None), gr.State(None)
         table = gr.HTML(apply_default_css=False, js_on_load=_PICK_IN_TABLE, min_height=120)
         with gr.Row():
             picked = gr.Dropdown([], label="Version", interactive=True)
@@ -60,7 +60,7 @@ class RunsPage:
         with gr.Row():
             promote = gr.Button("Promote this version …", variant="primary", interactive=False)
             rollback = gr.Button("Roll back …", interactive=False)
-        asked = gr.HTML(apply_default_css=False)
+        question = gr.HTML(apply_default_css=False)
         reason = gr.Textbox(label="Reason, for the record", max_length=500, visible=False)
         with gr.Row():
             yes_promote = gr.Button("Yes, let the gate judge it", variant="primary", visible=False)
@@ -70,7 +70,7 @@ class RunsPage:
         gr.Markdown("### Moves so far")
         moves = gr.HTML(apply_default_css=False)
 
-        asking = [asked, reason, yes_promote, yes_rollback, no, promotion_asked, rollback_asked]
+        asking = [question, reason, yes_promote, yes_rollback, no, planned_promotion, planned_rollback]
         loaded = [listed, table, picked, other, card, older, rights, promote, rollback, moves]
         private: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "minimal"}
         quiet: dict[str, Any] = {**private, "show_progress": "hidden"}
@@ -80,30 +80,30 @@ class RunsPage:
 
         tab.select(**reload).then(**follow)
         refresh.click(**reload)
-        older.click(lambda shown: shown + _AT_ONCE, limit, limit, **quiet).then(**reload)
-        shown = [listed, picked, other]
-        picked.input(self._show, shown, [table, card], **private).then(**close)
-        other.input(self._show, shown, [table, card], **private)
+        older.click(lambda listing: listing + _AT_ONCE, limit, limit, **quiet).then(**reload)
+        listing = [listed, picked, other]
+        picked.input(self._show, listing, [table, card], **private).then(**close)
+        other.input(self._show, listing, [table, card], **private)
         table.click(self._pick, [listed, other], [picked, table, card], **private).then(**close)
         promote.click(self._ask_promotion, picked, [*asking, verdict], **private)
         rollback.click(self._ask_rollback, None, [*asking, verdict], **private)
         no.click(**close)
-        yes_promote.click(self._promote, promotion_asked, [verdict, *asking], **quiet).then(**reload)
-        yes_rollback.click(self._roll_back, [rollback_asked, reason], [verdict, *asking], **private).then(**reload)
+        yes_promote.click(self._promote, planned_promotion, [verdict, *asking], **quiet).then(**reload)
+        yes_rollback.click(self._roll_back, [planned_rollback, reason], [verdict, *asking], **private).then(**reload)
         api(self.versions, api_name="versions", api_description="Registered versions, newest first.")
         api(self.history, api_name="history", api_description="Moves of the model's aliases, newest first.")
 
     async def versions(self, limit: int = _AT_ONCE) -> list[dict[str, Any]]:
-        """The fields of ``version_cards.Version``, at most 500 versions."""
-        found = await self._told(self._list, max(1, int(limit)))
-        return [version.to_json() for version in found.rows]
+        """Return the fields of ``versions.cards.VersionCard``, of at most 500 versions."""
+        listed = await self._read_or_report(self._list, max(1, int(limit)))
+        return [version.to_json() for version in listed.rows]
 
     async def history(self) -> list[dict[str, Any]]:
-        """The fields of ``promotion.audit.Record``."""
-        records, _ = await self._told(self._history)
+        """Return the fields of ``promotion.moves.audit.Record``."""
+        records, _ = await self._read_or_report(self._history)
         return [record.to_json() for record in records]
 
-    async def _told(self, read: Callable[..., Any], *arguments: Any) -> Any:
+    async def _read_or_report(self, read: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return await ask_mlflow(read, *arguments)
         except FinetuneError as error:
@@ -126,25 +126,25 @@ class RunsPage:
                 ask_mlflow(self._list, limit), ask_mlflow(self._history)
             )
         except FinetuneError as error:
-            said = note_html(f"The versions cannot be shown now. {error}", "mf-bad")
+            notice = note_html(f"The versions cannot be shown now. {error}", "mf-bad")
             return (
                 None,
-                said,
+                notice,
                 *(gr.skip() for _ in range(3)),
                 gr.update(visible=False),
                 *_rights(may, False, False),
                 "",
             )
         numbers = [version.number for version in versions.rows]
-        shown = picked if picked in numbers else _first(versions)
+        selected = picked if picked in numbers else _first(versions)
         beside = other if other in numbers else ""
         choices = [(_label(version), version.number) for version in versions.rows]
-        table, card = await self._show(versions, shown, beside)
+        table, card = await self._show(versions, selected, beside)
         can_go_back = versions.has_more or any({PREVIOUS, CANARY} & set(version.aliases) for version in versions.rows)
         return (
             versions,
             table,
-            gr.update(choices=choices, value=shown),
+            gr.update(choices=choices, value=selected),
             gr.update(choices=[("none", ""), *choices], value=beside),
             card,
             gr.update(visible=versions.has_more and len(versions.rows) < MOST_VERSIONS),
@@ -196,8 +196,8 @@ class RunsPage:
         except FinetuneError as error:
             yield (note_html(str(error), "mf-bad"), *_closed())
             return
-        async for said in self._follow():
-            yield (said, *_closed())
+        async for html in self._follow():
+            yield (html, *_closed())
 
     async def _follow(self) -> AsyncIterator[Any]:
         """The gate at work, for whoever opens the page meanwhile too, and the verdict when it has come."""
@@ -205,11 +205,11 @@ class RunsPage:
         if last is None:
             yield gr.skip()
             return
-        said: tuple[int, int] | None = None
+        state: tuple[int, int] | None = None
         while last.end is None:
             seconds = (datetime.now(UTC) - last.begun).total_seconds()
-            if said != (now := (len(last.lines), int(seconds))):
-                said = now
+            if state != (now := (len(last.lines), int(seconds))):
+                state = now
                 yield progress_html(last.version, last.lines, seconds)
             await asyncio.sleep(_LOOK_S)
         yield verdict_html(last.version, last.end)
@@ -261,8 +261,8 @@ def _closed() -> tuple[Any, ...]:
 
 
 def _rights(may: bool, can_promote: bool, can_go_back: bool) -> tuple[Any, ...]:
-    said = "" if may else note_html(_NOT_YOURS)
-    return said, gr.update(interactive=may and can_promote), gr.update(interactive=may and can_go_back)
+    notice = "" if may else note_html(_NOT_YOURS)
+    return notice, gr.update(interactive=may and can_promote), gr.update(interactive=may and can_go_back)
 
 
 def _first(versions: Versions) -> str | None:
@@ -271,7 +271,7 @@ def _first(versions: Versions) -> str | None:
     return next((version.number for version in versions.rows if CHALLENGER in version.aliases), newest)
 
 
-def _label(version: Version) -> str:
+def _label(version: VersionCard) -> str:
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
     return f"Version {version.number}{aliases}"
 

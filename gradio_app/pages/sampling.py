@@ -19,7 +19,7 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {
     MAX_TOKENS: (1, 100_000, True),
     SEED: (-_LARGEST_SEED, _LARGEST_SEED, True),
 }
-OWN = tuple(_BOUNDS)
+SIDE_FIELDS = tuple(_BOUNDS)
 """The labels of a side's own settings, in the order in which ``own_sampling`` takes them."""
 
 
@@ -31,16 +31,16 @@ def number_field(label: str, empty: str, value: str = "", **more: Any) -> gr.Tex
 
 def number_of(label: str, text: Any) -> float | int | None:
     """What is written in the field of that label; None where it is empty. A program may send anything. Raises SessionError."""
-    written = "" if text is None else str(text).strip()
-    if not written:
+    stripped = "" if text is None else str(text).strip()
+    if not stripped:
         return None
     lowest, highest, is_whole = _BOUNDS[label]
     kind = "a whole number" if is_whole else "a number"
-    fault = f"{label} is {written!r}; write {kind} from {lowest:,} to {highest:,}, or nothing."
+    fault = f"{label} is {stripped!r}; write {kind} from {lowest:,} to {highest:,}, or nothing."
     if label == SEED:
-        fault = f"{label} is {written!r}; write {kind}, or nothing."
+        fault = f"{label} is {stripped!r}; write {kind}, or nothing."
     try:
-        number: float | int = int(written) if is_whole else float(written.replace(",", "."))
+        number: float | int = int(stripped) if is_whole else float(stripped.replace(",", "."))
     except ValueError as error:
         raise SessionError(fault) from error
     if not (math.isfinite(number) and lowest <= number <= highest):
@@ -60,7 +60,7 @@ def shared_sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) ->
 
 def own_sampling(shared: Sampling, texts: Sequence[str | None]) -> Sampling | None:
     """What a side is asked with, by its own fields and otherwise as all are; None: nothing of its own. Raises SessionError."""
-    numbers = [number_of(label, text) for label, text in zip(OWN, texts, strict=True)]
+    numbers = [number_of(label, text) for label, text in zip(SIDE_FIELDS, texts, strict=True)]
     if all(number is None for number in numbers):
         return None
     temperature, top_p = (None if number is None else float(number) for number in numbers[:2])
@@ -74,10 +74,10 @@ def own_sampling(shared: Sampling, texts: Sequence[str | None]) -> Sampling | No
 
 
 def _slid(label: str, value: Any) -> float:
-    found = number_of(label, value)
-    if found is None:
+    number = number_of(label, value)
+    if number is None:
         raise SessionError(f"{label} is empty; write a number.")
-    return float(found)
+    return float(number)
 
 
 def _whole(label: str, text: Any) -> int | None:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from gradio_app.chat.session import MOST_SIDES, Session, SessionError
-from gradio_app.pages.sampling import OWN, number_field, own_sampling
+from gradio_app.pages.sampling import SIDE_FIELDS, number_field, own_sampling
 from gradio_app.pages.visits import Values, visitor
 from gradio_app.playground import Playground
 from mlflow_finetune_plugin.errors import FinetuneError
@@ -27,12 +27,12 @@ class SidesPart:
                 '<p class="mf-soft">Two sides can be voted on, up to four compared. '
                 "A side's own settings hold while names are shown; blind, all sides are asked alike.</p>"
             )
-            self._sides, self._own = [], []
-            for place in range(MOST_SIDES):
+            self._sides, self._own_fields = [], []
+            for position in range(MOST_SIDES):
                 with gr.Row():
-                    side = gr.Dropdown([], label=f"Side {place + 1}", elem_id=f"mf-side-choice-{place}", scale=3)
+                    side = gr.Dropdown([], label=f"Side {position + 1}", elem_id=f"mf-side-choice-{position}", scale=3)
                     self._sides.append(side)
-                    self._own.append(_own_settings())
+                    self._own_fields.append(_own_settings())
             self._apply = gr.Button("Compare these", size="sm", variant="primary", elem_id="mf-apply")
 
     def wire(self, page: list[Any], doing: Doing, private: dict[str, Any]) -> None:
@@ -40,8 +40,8 @@ class SidesPart:
         self._doing = doing
         choosing = [self._part, *self._sides]
         self._choose.click(self._show, None, choosing, **private)
-        own = [field for fields in self._own for field in fields]
-        self._apply.click(self._compare, [*self._sides, *own], [*choosing, *page], **private)
+        all_fields = [field for fields in self._own_fields for field in fields]
+        self._apply.click(self._compare, [*self._sides, *all_fields], [*choosing, *page], **private)
 
     async def _show(self, request: gr.Request) -> list[Any]:
         try:
@@ -55,34 +55,37 @@ class SidesPart:
         return [
             gr.Column(visible=True),
             *(
-                gr.Dropdown(choices=names if place < 2 else [("none", ""), *names], value=value)
-                for place, value in enumerate(filled)
+                gr.Dropdown(choices=names if position < 2 else [("none", ""), *names], value=value)
+                for position, value in enumerate(filled)
             ),
         ]
 
     async def _compare(self, request: gr.Request, *values: Any) -> list[Any]:
         names, texts = list(values[:MOST_SIDES]), values[MOST_SIDES:]
-        made: list[Session] = []
+        begun: list[Session] = []
 
         async def compare(session: Session) -> Session:
             served = await self._playground.served()
-            chosen = [(place, served.find(name)) for place, name in enumerate(names) if name]
+            chosen = [(position, served.find(name)) for position, name in enumerate(names) if name]
             contenders = tuple(contender for _, contender in chosen)
             if len(contenders) < 2 or len(set(contenders)) < len(contenders):
                 raise SessionError("Choose two to four different sides.")
-            own = [own_sampling(session.sampling, texts[len(OWN) * place :][: len(OWN)]) for place, _ in chosen]
+            samplings = [
+                own_sampling(session.sampling, texts[len(SIDE_FIELDS) * position :][: len(SIDE_FIELDS)])
+                for position, _ in chosen
+            ]
             self._playground.streams.stop(session)
             session.contenders = contenders
-            session.own_samplings = {place: found for place, found in enumerate(own) if found is not None}
-            made.append(await self._playground.begin(*visitor(request), like=session))
-            return made[0]
+            session.own_samplings = {position: each for position, each in enumerate(samplings) if each is not None}
+            begun.append(await self._playground.begin(*visitor(request), like=session))
+            return begun[0]
 
         page = await self._doing(request, compare)
-        if not made:  # what was refused stays to be mended
+        if not begun:  # what was refused stays to be mended
             return [*(gr.skip() for _ in (self._part, *self._sides)), *page]
         hidden = [gr.Dropdown(choices=[], value=None) for _ in self._sides]  # blind: no name stays in the page
         return [gr.Column(visible=False), *hidden, *page]
 
 
 def _own_settings() -> list[gr.Textbox]:
-    return [number_field(label, "as all", min_width=90) for label in OWN]
+    return [number_field(label, "as all", min_width=90) for label in SIDE_FIELDS]

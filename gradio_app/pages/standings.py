@@ -1,7 +1,9 @@
-"""The tab Standings: what the votes say by now, while somebody looks."""
+"""The Standings tab: what the votes say, updated while the tab is open."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -23,9 +25,35 @@ from gradio_app.standings.vote_path import version_name
 
 INTERVAL_S = 5.0
 
+VotedPair = Callable[[gr.Request], Pair | None]
+"""Returns the two versions that the session of a request voted on last."""
+
+
+@dataclass(frozen=True)
+class _Display:
+    """What an open page displays.
+
+    ``voted`` is the session's last pair when the tab was opened, ``awaited`` the same pair while the standings do not have
+    its vote yet.
+    """
+
+    line: str = ""
+    number: int = -1
+    pair: str | None = None
+    voted: Pair | None = None
+    awaited: Pair | None = None
+
 
 class StandingsPage:
-    """Shows the votes of ``model`` in MLflow at ``tracking_uri`` (None: where MLflow tracks), but for ``open_turns``."""
+    """The votes of one registered model.
+
+    Args:
+        model: the registered model.
+        tracking_uri: where its votes are; None means where MLflow tracks.
+        interval_s: seconds between two updates of an open tab.
+        open_turns: turns whose votes may still change and are left out.
+        voted_pair: gives the pair that the tab opens on; None opens on the pair with the most votes.
+    """
 
     def __init__(
         self,
@@ -34,55 +62,74 @@ class StandingsPage:
         *,
         interval_s: float = INTERVAL_S,
         open_turns: OpenTurns = frozenset,
+        voted_pair: VotedPair = lambda request: None,
     ) -> None:
         self.model = model
         self.feed = StandingsFeed(model, tracking_uri, interval_s=interval_s, open_turns=open_turns)
         self._interval_s = interval_s
+        self._voted_pair = voted_pair
 
     def build(self, tab: gr.Tab) -> None:
-        """Within ``with gr.Tab(...) as tab`` of a ``gr.Tabs``: asks MLflow only while somebody has this tab open."""
+        """Build the components within ``with gr.Tab(...) as tab``. MLflow is read only while the tab is open."""
         with gr.Column(elem_classes="mf-standings"):
             state = gr.HTML(elem_id="standings-state")
             picker = gr.Dropdown(label="Versions compared", visible=False, elem_id="standings-pair")
             pair = gr.HTML(READING, elem_id="standings-of-pair")
             overview = gr.HTML(elem_id="standings-overview")
             not_counted = gr.HTML(elem_id="standings-not-counted")
-        seen = gr.State()
+        display = gr.State()
         timer = gr.Timer(self._interval_s, active=False)
-        shown = [state, picker, pair, overview, not_counted, seen]
-        # not queued: Gradio counts all queued events of the past anew after each, and here are many
+        inputs, outputs = [picker, display], [state, picker, pair, overview, not_counted, display]
+        # Not queued: Gradio counts all past events of the queue again after each one, and the timer makes many.
         quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
-        tab.select(self._show, [picker, seen], shown, **quiet)
-        timer.tick(self._show, [picker, seen], shown, **quiet)
-        picker.input(self._show, [picker, seen], shown, **quiet)
+        tab.select(self._open, inputs, outputs, **quiet)
+        timer.tick(self._update, inputs, outputs, **quiet)
+        picker.input(self._pick, inputs, outputs, **quiet)
         tab.select(lambda: gr.Timer(active=True), None, timer, **quiet)
         if isinstance(tab.parent, gr.Tabs):
             tab.parent.select(self._is_still_open(tab), None, timer, **quiet)
         api(self.standings, api_name="standings", concurrency_limit=None)
 
     async def standings(self) -> dict[str, Any]:
-        """What people and judges prefer by now: counts, win rates, the path to a decision, agreement, biases, ranking."""
-        glance = await self.feed.look()
-        standings = glance.standings or Standings(self.model, 0, {}, (), None)
-        return standings_json(standings, read_at=glance.read_at, fault=glance.fault)
+        """Return what people and judges prefer: counts, win rates, the path to a decision, agreement, biases, ranking."""
+        snapshot = await self.feed.latest()
+        standings = snapshot.standings or Standings(self.model, 0, {}, (), None)
+        return standings_json(standings, read_at=snapshot.read_at, fault=snapshot.fault)
 
-    async def _show(self, chosen: str | None, seen: list[Any] | None) -> list[Any]:
-        """What changed since this viewer's last look (``seen``): a fault told twice would be read aloud twice."""
-        glance = await self.feed.look()
-        line = state_html(self.model, glance.standings, glance.read_at, glance.fault)
-        told, shown = seen or (None, None)
-        if shown == [glance.number, chosen] or glance.standings is None:
-            return [gr.skip() if line == told else line, *[gr.skip()] * 4, [line, shown]]
-        standing = glance.standings.pair(_pair(chosen))
-        picker = _picker(glance.standings, standing.pair if standing else None)
-        empty = NONE_COUNTS if glance.standings.votes else NO_VOTES
+    async def _open(self, picked: str | None, display: _Display | None, request: gr.Request) -> list[Any]:
+        """Open on the pair of the session's last vote, unless the viewer picked another one since that vote."""
+        display, voted = display or _Display(), self._voted_pair(request)
+        if voted is not None and voted != display.voted:
+            display = replace(display, voted=voted, awaited=voted)
+        return await self._update(picked, display)
+
+    async def _pick(self, picked: str | None, display: _Display | None) -> list[Any]:
+        return await self._update(picked, replace(display or _Display(), awaited=None))
+
+    async def _update(self, picked: str | None, display: _Display | None) -> list[Any]:
+        """Return what changed since ``display``: a screen reader would read an unchanged fault again."""
+        display = display or _Display()
+        snapshot = await self.feed.latest()
+        standings = snapshot.standings
+        line = state_html(self.model, standings, snapshot.read_at, snapshot.fault)
+        changed_line = gr.skip() if line == display.line else line
+        if standings is None:
+            return [changed_line, *[gr.skip()] * 4, replace(display, line=line)]
+        voted = standings.voted_pair(display.awaited)
+        standing = voted or standings.pair(_pair(picked))
+        key = _key(standing.pair) if standing else None
+        awaited = None if voted is not None else display.awaited
+        current = replace(display, line=line, number=snapshot.number, pair=key, awaited=awaited)
+        if (current.number, current.pair) == (display.number, display.pair):
+            return [changed_line, *[gr.skip()] * 4, current]
+        empty = NONE_COUNTS if standings.votes else NO_VOTES
         return [
             line,
-            picker,
+            _picker(standings, standing.pair if standing else None),
             empty if standing is None else pair_html(standing),
-            overview_html(glance.standings),
-            not_counted_html(glance.standings),
-            [line, [glance.number, _key(standing.pair) if standing else chosen]],
+            overview_html(standings),
+            not_counted_html(standings),
+            current,
         ]
 
     @staticmethod
@@ -95,8 +142,8 @@ class StandingsPage:
 
 def _picker(standings: Standings, pair: Pair | None) -> gr.Dropdown:
     choices = [
-        (f"{_named(one.pair[0], standings)} against {_named(one.pair[1], standings)}", _key(one.pair))
-        for one in standings.pairs
+        (f"{_named(candidate, standings)} against {_named(champion, standings)}", _key((candidate, champion)))
+        for candidate, champion in (standing.pair for standing in standings.pairs)
     ]
     return gr.Dropdown(choices=choices, value=_key(pair) if pair else None, visible=len(choices) > 1)
 

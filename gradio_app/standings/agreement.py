@@ -33,13 +33,13 @@ def voter_agreement(votes: Sequence[ToldVote]) -> VoterAgreement:
     version preferred, a tie, or both bad. A voter who judged a prompt more than once counts with the first vote.
     All visitors without a login are one voter.
     """
-    said: dict[str, dict[str, Hashable]] = {}
+    verdicts: dict[str, dict[str, Hashable]] = {}
     for vote in votes:
         verdict = vote.choice if vote.winner is None else ("prefers", vote.winner.version)
-        said.setdefault(vote.prompt_digest, {}).setdefault(vote.voter, verdict)
-    shared = [by_voter for by_voter in said.values() if len(by_voter) > 1]
+        verdicts.setdefault(vote.prompt_digest, {}).setdefault(vote.voter, verdict)
+    shared = [by_voter for by_voter in verdicts.values() if len(by_voter) > 1]
     units = [tuple(by_voter.values()) for by_voter in shared]
-    pairs = [one == other for unit in units for one, other in combinations(unit, 2)]
+    pairs = [first == second for unit in units for first, second in combinations(unit, 2)]
     return VoterAgreement(
         alpha=krippendorff_alpha(units),
         agreeing=sum(pairs),

@@ -29,7 +29,7 @@ class ForestRow:
 
     label: str
     interval: Interval | None
-    told: str
+    text: str
     heading: str = ""
 
 
@@ -85,7 +85,7 @@ def path_plot(
     """
     frame = _frame(evidence_for, evidence_against, boundary, minimum)
     steps = len(evidence_for) - 1
-    said = (
+    description = (
         f"Evidence after {steps} {labels.steps}: {evidence_for[-1]:.3g} that {labels.candidate} is preferred, "
         f"{evidence_against[-1]:.3g} that {labels.champion} is; {boundary:.3g} decides."
     )
@@ -99,13 +99,13 @@ def path_plot(
         for side, values in sides
     )
     return (
-        f'<figure class="mf-path"><svg role="img" aria-label="{escape(said)}" width="100%" height="{_ALL}">'
+        f'<figure class="mf-path"><svg role="img" aria-label="{escape(description)}" width="100%" height="{_ALL}">'
         f"{_grid(frame, labels.steps)}{_bounds(frame, boundary, minimum)}"
         f'<svg x="{_LEFT}%" y="0" width="{_WIDE}%" height="{_ALL}" viewBox="0 0 1000 {_ALL}" '
         f'preserveAspectRatio="none" overflow="visible">{lines}</svg>{ends}</svg>'
         f'<figcaption><span class="mf-key mf-key-a">{escape(labels.candidate)} is preferred</span>'
         f'<span class="mf-key mf-key-b">{escape(labels.champion)} is preferred</span>'
-        f"{_least_told(minimum, labels.steps)}</figcaption></figure>"
+        f"{_minimum_key(minimum, labels.steps)}</figcaption></figure>"
     )
 
 
@@ -166,7 +166,7 @@ def _bounds(frame: _Frame, boundary: float, minimum: int) -> str:
     )
 
 
-def _least_told(minimum: int, steps: str) -> str:
+def _minimum_key(minimum: int, steps: str) -> str:
     if minimum <= 1:
         return ""
     return f'<span class="mf-key mf-key-least">decides not before {minimum:,} {escape(steps)}</span>'
@@ -179,7 +179,7 @@ def _forest_row(row: ForestRow, scale: Scale) -> str:
     heading = f'<tr><th colspan="3" scope="colgroup">{escape(row.heading)}</th></tr>' if row.heading else ""
     return (
         f'{heading}<tr><th scope="row">{escape(row.label)}</th><td>{_bar(row, scale)}</td>'
-        f"<td>{escape(row.told)}</td></tr>"
+        f"<td>{escape(row.text)}</td></tr>"
     )
 
 
@@ -187,7 +187,7 @@ def _bar(row: ForestRow, scale: Scale) -> str:
     middle = scale.percent(scale.middle)
     line = f'<line class="mf-middle" x1="{middle}%" x2="{middle}%" y1="0" y2="24"/>'
     if row.interval is None:
-        return f'<svg role="img" aria-label="{escape(row.told)}" width="100%" height="24">{line}</svg>'
+        return f'<svg role="img" aria-label="{escape(row.text)}" width="100%" height="24">{line}</svg>'
     low, at, high = (scale.percent(end) for end in (row.interval.low, row.interval.value, row.interval.high))
     side = "mf-even"
     if row.interval.low > scale.middle:
@@ -195,7 +195,7 @@ def _bar(row: ForestRow, scale: Scale) -> str:
     elif row.interval.high < scale.middle:
         side = "mf-behind"
     return (
-        f'<svg role="img" aria-label="{escape(f"{row.label}: {row.told}")}" class="{side}" width="100%" height="24">'
+        f'<svg role="img" aria-label="{escape(f"{row.label}: {row.text}")}" class="{side}" width="100%" height="24">'
         f'{line}<line class="mf-bar" x1="{low}%" x2="{high}%" y1="12" y2="12"/>'
         f'<circle class="mf-dot" cx="{at}%" cy="12" r="5"/></svg>'
     )

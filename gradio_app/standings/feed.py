@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Glance:
+class StandingsSnapshot:
     """What can be shown now: the last standings that could be read, when, and why there are no newer ones.
 
     ``standings`` None: nothing was ever read; ``fault`` None: nothing is wrong. ``number`` goes up with every change.
@@ -71,13 +71,13 @@ class StandingsFeed:
         self._reader = StandingsReader(model, tracking_uri, open_turns)
         self._interval_s, self._patience_s = interval_s, patience_s
         self._lock = threading.Lock()
-        self._glance = Glance()
+        self._snapshot = StandingsSnapshot()
         self._reading: Future[None] | None = None
         self._began = self._due = 0.0
         self.readings = 0
         """How often MLflow was asked."""
 
-    async def look(self) -> Glance:
+    async def latest(self) -> StandingsSnapshot:
         """Never raises: a fault is told in the glance."""
         pending = self._begin_when_due()
         if pending is not None:
@@ -85,8 +85,8 @@ class StandingsFeed:
         with self._lock:
             if self._reading is not None and time.monotonic() - self._began >= self._patience_s:
                 fault = f"MLflow has not answered within {self._patience_s:g} seconds"
-                return Glance(self._glance.standings, self._glance.read_at, fault, self._glance.number)
-            return self._glance
+                return StandingsSnapshot(self._snapshot.standings, self._snapshot.read_at, fault, self._snapshot.number)
+            return self._snapshot
 
     def _begin_when_due(self) -> Future[None] | None:
         with self._lock:
@@ -99,19 +99,21 @@ class StandingsFeed:
     def _read(self, done: Future[None]) -> None:
         standings, fault = None, None
         try:
-            standings = self._reader.read(self._glance.standings)
+            standings = self._reader.read(self._snapshot.standings)
         except FinetuneError as error:
             fault = str(error)
         except Exception as error:  # shown instead of a page that stands still
             logger.exception("the standings of %s cannot be made", self.model)
             fault = f"the standings cannot be made: {type(error).__name__}: {error}"
         with self._lock:
-            last = self._glance
+            last = self._snapshot
             if standings is None:
-                self._glance = Glance(last.standings, last.read_at, fault, last.number + (fault != last.fault))
+                self._snapshot = StandingsSnapshot(
+                    last.standings, last.read_at, fault, last.number + (fault != last.fault)
+                )
             else:
                 changed = standings is not last.standings or last.fault is not None
-                self._glance = Glance(standings, datetime.now(UTC), None, last.number + changed)
+                self._snapshot = StandingsSnapshot(standings, datetime.now(UTC), None, last.number + changed)
             took_s = time.monotonic() - self._began
             rest_s = 4 * took_s if fault is None else 0
             self._due = self._began + max(self._interval_s, took_s + rest_s)
@@ -125,7 +127,7 @@ class StandingsReader:
     def __init__(self, model: str, tracking_uri: str | None = None, open_turns: OpenTurns = frozenset) -> None:
         self._model, self._tracking_uri, self._open_turns = model, tracking_uri, open_turns
         self._terms: dict[str, VoteTerms] = {}
-        self._counted: tuple[Reading, dict[str, str]] | None = None
+        self._last_read: tuple[Reading, dict[str, str]] | None = None
 
     def read(self, last: Standings | None = None) -> Standings:
         """``last`` itself where nothing has changed since. Raises TrackingError, ConfigError."""
@@ -133,13 +135,13 @@ class StandingsReader:
         reading = read_votes(self._model, self._tracking_uri)
         reading = replace(reading, votes=tuple(vote for vote in reading.votes if vote.told.turn_id not in undecided))
         aliases = self._aliases()
-        if last is not None and self._counted == (reading, aliases):
+        if last is not None and self._last_read == (reading, aliases):
             return last
         candidates = {ordered_pair(pair, aliases)[0] for pair in judged_pairs(reading)} - {BASE}
         for version in candidates - self._terms.keys():
             self._terms[version] = self._terms_of(version)
         standings = standings_of(reading, aliases, self._terms)
-        self._counted = (reading, aliases)
+        self._last_read = (reading, aliases)
         return standings
 
     def _aliases(self) -> dict[str, str]:

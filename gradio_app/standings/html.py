@@ -1,4 +1,4 @@
-"""Standings as HTML: every text escaped, numbers in tables, a sentence first. Pure; its classes are styled by the page."""
+"""Render standings as HTML: a sentence first, numbers in tables, every text escaped. ``style.css`` styles the classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from html import escape
 
 from gradio_app.standings.charts import ForestRow, PathLabels, Scale, forest_plot, path_plot
-from gradio_app.standings.standings import Group, PairStanding, Standings
+from gradio_app.standings.standings import PairStanding, Standings, VoteGroup
 from gradio_app.standings.vote_path import version_name
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.statistics.ranking import Ranking
@@ -20,66 +20,69 @@ NO_VOTES = (
 )
 NONE_COUNTS = (
     '<div class="mf-empty"><h3>No vote counts yet</h3><p>A vote counts when both answers carry the receipt of a registered '
-    "version, and of two different ones. Why those cast so far do not is told below.</p></div>"
+    "version, and of two different ones. The reasons why the votes so far do not count are listed below.</p></div>"
 )
-READING = (
-    '<div class="mf-empty"><h3>Reading the votes …</h3><p>They are in MLflow; the first look takes longest.</p></div>'
-)
+READING = '<div class="mf-empty"><h3>Reading the votes …</h3><p>They are in MLflow; the first reading takes longest.</p></div>'
 
 
 def state_html(model: str, standings: Standings | None, read_at: datetime | None, fault: str | None) -> str:
-    """One line above all: of when the picture is, and what is wrong. Its clock moves, so it is no live region."""
-    told = ""
+    """Return the line above the standings: their time, and what is wrong. Its clock changes, so it is not a live region."""
+    line = ""
     if standings is not None:
         uncounted = standings.votes - standings.counted
-        told = f"{_count(standings.votes, 'vote')} on <b>{escape(model)}</b>"
-        told += f", {uncounted:,} of them not counted" if uncounted else ""
+        line = f"{_count(standings.votes, 'vote')} on <b>{escape(model)}</b>"
+        line += f", {uncounted:,} of them not counted" if uncounted else ""
     if read_at is not None:
         clock = f'<time datetime="{read_at.isoformat()}">{read_at:%H:%M:%S} UTC</time>'
-        told += f"; as of {clock}" if fault is None else f"; the picture below is of {clock}"
+        line += f"; as of {clock}" if fault is None else f"; the standings below are of {clock}"
     if fault is None:
-        return f'<p class="mf-state">{told}</p>'
+        return f'<p class="mf-state">{line}</p>'
     return (
         f'<div class="mf-fault" role="alert"><b>The votes cannot be read right now.</b> {escape(fault)}'
-        f"<br/>Votes cast meanwhile are kept on this host; this page goes on by itself.</div>"
-        f'<p class="mf-state">{told}</p>'
+        f"<br/>New votes are kept on this host, and this page updates when MLflow answers again.</div>"
+        f'<p class="mf-state">{line}</p>'
     )
 
 
 def pair_html(standing: PairStanding) -> str:
-    """All that is known of one pair of versions."""
-    candidate, champion = (version_name(version) for version in standing.pair)
-    path = standing.path
-    outcome = {"better": "mf-good", "worse": "mf-bad", "undecided": "mf-open"}[path.outcome]
-    parts = [f'<p class="mf-sentence {outcome}">{escape(path.sentence)}</p>', _tiles(standing.people)]
-    caption = f"How often {candidate} is preferred to {champion}, of votes that prefer one (95 % intervals)"
-    parts.append(forest_plot(_forest_rows(standing), caption=caption))
-    if path.scores:
-        steps = "voters" if path.unit == "voter" else "decisive votes"
-        parts.append("<h3>On the way to a decision</h3>")
-        parts.append(
-            path_plot(
-                path.evidence_for,
-                path.evidence_against,
-                boundary=path.boundary,
-                minimum=path.minimum,
-                labels=PathLabels(candidate, champion, steps),
-            )
-        )
-    parts += [f'<p class="mf-note">{escape(note)}</p>' for note in _path_notes(standing)]
-    parts += ["<h3>Can these votes be believed?</h3>", _belief(standing)]
-    return "".join(parts)
+    """Return one pair of versions: the state in words, the counts, and the numbers behind both in closed parts."""
+    outcome = {"better": "mf-good", "worse": "mf-bad", "undecided": "mf-open"}[standing.path.outcome]
+    rows = _trust_rows(standing)
+    warnings = sum(is_suspect for *_, is_suspect in rows)
+    question = "Can these votes be trusted?" + (f" {_count(warnings, 'warning')}" if warnings else "")
+    return (
+        f'<p class="mf-sentence {outcome}">{escape(headline(standing))}</p>{_tiles(standing.people)}'
+        f"{_part('standings-numbers', 'The numbers: intervals, groups and evidence', _numbers(standing))}"
+        f"{_part('standings-trust', question, _trust_table(rows))}"
+    )
+
+
+def headline(standing: PairStanding) -> str:
+    """Return what people prefer and what a decision still needs, for a reader who knows no statistics."""
+    people, path = standing.people, standing.path
+    decisive = people.candidate_wins + people.champion_wins
+    if not decisive:
+        return path.sentence
+    wins = max(people.candidate_wins, people.champion_wins)
+    preferred = people.candidate if people.candidate_wins >= people.champion_wins else people.champion
+    name = "each version" if 2 * wins == decisive else version_name(preferred)
+    share = f"{wins:,} of {_count(decisive, 'vote')} {'prefers' if wins == 1 else 'prefer'} {name}"
+    if path.outcome != "undecided":
+        return f"{path.sentence} {share}."
+    capped = decisive - path.scores if path.unit == "vote" else 0
+    cap = f" Of each voter the first {path.per_voter} votes count, so {capped:,} do not." if capped > 0 else ""
+    return f"{share}; {path.outlook}.{cap}"
 
 
 def overview_html(standings: Standings) -> str:
-    """Every pair, and the ranking where there are three versions or more; nothing where one pair is all there is."""
+    """Return every pair, and the ranking of three versions or more; nothing where there is one pair alone."""
     parts = []
     if standings.ranking is not None:
         parts.append(_ranking_html(standings.ranking))
     if len(standings.pairs) > 1:
         rows = [
-            ForestRow(f"{one.pair[0]} vs {one.pair[1]}", one.people.win_rate, _share_of(one.people))
-            for one in standings.pairs
+            ForestRow(f"{each.pair[0]} vs {each.pair[1]}", each.people.win_rate, _share_of(each.people))
+            for each in standings.pairs
         ]
         parts.append("<h3>Every pair</h3>")
         parts.append(forest_plot(rows, caption="How often the first is preferred to the second, by people"))
@@ -94,7 +97,7 @@ def not_counted_html(standings: Standings) -> str:
         for reason, votes in standings.not_counted.items()
     )
     return (
-        "<details class='mf-details'><summary>Votes that do not count</summary><div class='mf-scroll'>"
+        "<details class='mf-details' id='standings-uncounted'><summary>Votes that do not count</summary><div class='mf-scroll'>"
         '<table class="mf-table"><thead><tr><th scope="col">why</th><th scope="col">votes</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div></details>"
     )
@@ -104,7 +107,7 @@ def not_counted_html(standings: Standings) -> str:
 
 
 def _tiles(people: Summary) -> str:
-    told = [
+    counts = [
         (f"{version_name(people.candidate)} preferred", people.candidate_wins, "mf-a"),
         (f"{version_name(people.champion)} preferred", people.champion_wins, "mf-b"),
         ("tie", people.ties, ""),
@@ -112,15 +115,40 @@ def _tiles(people: Summary) -> str:
         ("people" if people.voters != 1 else "person", people.voters, ""),
     ]
     tiles = "".join(
-        f'<div class="mf-tile {name}"><dt>{escape(label)}</dt><dd>{number:,}</dd></div>' for label, number, name in told
+        f'<div class="mf-tile {name}"><dt>{escape(label)}</dt><dd>{number:,}</dd></div>'
+        for label, number, name in counts
     )
     return f'<dl class="mf-tiles">{tiles}</dl>'
+
+
+def _part(name: str, title: str, html: str) -> str:
+    """A part that the reader opens; the page's script keeps it open, by its id, when newer standings replace it."""
+    return f'<details class="mf-details" id="{name}"><summary>{escape(title)}</summary>{html}</details>'
+
+
+def _numbers(standing: PairStanding) -> str:
+    candidate, champion = (version_name(version) for version in standing.pair)
+    path = standing.path
+    caption = f"How often {candidate} is preferred to {champion}, of votes that prefer one (95 % intervals)"
+    parts = [forest_plot(_forest_rows(standing), caption=caption)]
+    if path.scores:
+        steps = "voters" if path.unit == "voter" else "decisive votes"
+        plot = path_plot(
+            path.evidence_for,
+            path.evidence_against,
+            boundary=path.boundary,
+            minimum=path.minimum,
+            labels=PathLabels(candidate, champion, steps),
+        )
+        parts += [f"<h3>Evidence after each of the {steps}</h3><p>{escape(path.sentence)}</p>", plot]
+    parts += [f'<p class="mf-note">{escape(note)}</p>' for note in _path_notes(standing)]
+    return "".join(parts)
 
 
 def _forest_rows(standing: PairStanding) -> list[ForestRow]:
     rows = [ForestRow("people", standing.people.win_rate, _share_of(standing.people))]
     rows += _headed(
-        "Models that judge, not counted among people",
+        "Judges (language models), not counted among people",
         (ForestRow(judge.voter, judge.summary.win_rate, _share_of(judge.summary)) for judge in standing.judges),
     )
     if any(group.name for group in standing.prompt_sets):
@@ -132,10 +160,10 @@ def _forest_rows(standing: PairStanding) -> list[ForestRow]:
 
 
 def _headed(heading: str, rows: Iterable[ForestRow]) -> list[ForestRow]:
-    return [ForestRow(row.label, row.interval, row.told, heading if i == 0 else "") for i, row in enumerate(rows)]
+    return [ForestRow(row.label, row.interval, row.text, heading if i == 0 else "") for i, row in enumerate(rows)]
 
 
-def _group_row(group: Group, label: str) -> ForestRow:
+def _group_row(group: VoteGroup, label: str) -> ForestRow:
     return ForestRow(label, group.win_rate, _share(group.win_rate, group.candidate_wins + group.champion_wins))
 
 
@@ -157,34 +185,39 @@ def _path_notes(standing: PairStanding) -> list[str]:
     if path.pair_number > 1:
         notes.append(
             f"This is pair number {path.pair_number} that people voted on. All pairs share one chance of error, so each "
-            "further one needs more evidence."
+            "further pair needs more evidence."
         )
     if path.waiting and path.scores:
         notes.append(f"{path.waiting_for}.")
     return notes
 
 
-def _belief(standing: PairStanding) -> str:
+def _trust_rows(standing: PairStanding) -> list[tuple[str, str, bool]]:
+    """Return (name, text, whether it is suspect) of everything that may make votes misleading."""
     people, agreed = standing.people, standing.agreement
     rows = [("people agree", _agreement(standing), agreed.alpha is not None and agreed.alpha < 0)]
-    rows.append(("left answer won", *_bias(people.left, "votes may prefer a place, not an answer")))
+    rows.append(("left answer won", *_bias(people.left, "votes may prefer a position, not an answer")))
     better = "shorter" if people.longer is not None and people.longer.share.value < 0.5 else "longer"
     rows.append(
         ("longer answer won", *_bias(people.longer, f"votes may go by length, or the better ones are {better}"))
     )
     if people.votes:
         most = f"{people.most_votes:,} of {people.votes:,} votes ({people.most_share:.0%})"
-        rows.append(
-            ("most active person", most + ("; outweighs all others" if people.is_flooded else ""), people.is_flooded)
-        )
+        outweighs = "; more than all others together" if people.is_flooded else ""
+        rows.append(("most active person", most + outweighs, people.is_flooded))
     rows += [
         (f"{judge.voter} agrees", f"with most people on {judge.agreed} of {_count(judge.shared, 'turn')}", False)
         for judge in standing.judges
         if judge.shared
     ]
+    return rows
+
+
+def _trust_table(rows: Iterable[tuple[str, str, bool]]) -> str:
     body = "".join(
-        f'<tr class="{mark}"><th scope="row">{escape(name)}</th><td>{escape(told)}</td></tr>'
-        for name, told, mark in ((name, told, "mf-warns" if warns else "mf-fine") for name, told, warns in rows)
+        f'<tr class="{"mf-warns" if is_suspect else "mf-fine"}"><th scope="row">{escape(name)}</th>'
+        f"<td>{escape(text)}</td></tr>"
+        for name, text, is_suspect in rows
     )
     return f'<div class="mf-scroll"><table class="mf-table"><tbody>{body}</tbody></table></div>'
 
@@ -192,20 +225,20 @@ def _belief(standing: PairStanding) -> str:
 def _agreement(standing: PairStanding) -> str:
     agreed = standing.agreement
     if not agreed.pairs:
-        return "not known: no prompt was judged by two people"
-    told = (
+        return "not known: two people have not judged the same prompt"
+    text = (
         f"{agreed.agreeing:,} of {_count(agreed.pairs, 'pair')} of votes on {_count(agreed.prompts, 'shared prompt')}"
     )
     if agreed.alpha is None:
-        return f"{told}; all said the same, so chance cannot be told apart"
-    return f"{told}; Krippendorff's alpha {agreed.alpha:.2f} (1 is perfect, 0 is chance)"
+        return f"{text}; all votes are the same, so agreement by chance cannot be excluded"
+    return f"{text}; Krippendorff's alpha {agreed.alpha:.2f} (1 is perfect, 0 is chance)"
 
 
 def _bias(bias: Bias | None, meaning: str) -> tuple[str, bool]:
     if bias is None:
         return "nothing to compare", False
-    told = f"{bias.wins:,} of {bias.votes:,}: {bias.share.value:.0%} ({bias.share.low:.0%} to {bias.share.high:.0%})"
-    return (f"{told}; suspect (p = {bias.p:.2g}): {meaning}", True) if bias.is_suspect else (told, False)
+    text = f"{bias.wins:,} of {bias.votes:,}: {bias.share.value:.0%} ({bias.share.low:.0%} to {bias.share.high:.0%})"
+    return (f"{text}; suspect (p = {bias.p:.2g}): {meaning}", True) if bias.is_suspect else (text, False)
 
 
 # several ---------------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from gradio_app.standings.standings import Group, PairStanding, Standings
+from gradio_app.standings.standings import PairStanding, Standings, VoteGroup
 from gradio_app.standings.vote_path import VotePath
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.statistics.ranking import Ranking
@@ -116,7 +116,7 @@ def _path(path: VotePath) -> dict[str, Any]:
     }
 
 
-def _group(group: Group) -> dict[str, Any]:
+def _group(group: VoteGroup) -> dict[str, Any]:
     return asdict(group) | {"win_rate": _interval(group.win_rate)}
 
 

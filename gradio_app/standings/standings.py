@@ -36,7 +36,7 @@ DEFAULT_TERMS = VoteTerms(VotesPolicy(), "it was trained under no votes policy, 
 
 
 @dataclass(frozen=True)
-class Group:
+class VoteGroup:
     """Votes that share a reason tag or a prompt set; ``win_rate`` is the candidate's, of decisive votes (Wilson, 95 %)."""
 
     name: str
@@ -60,8 +60,8 @@ class PairStanding:
     path: VotePath
     terms_note: str
     agreement: VoterAgreement
-    tags: tuple[Group, ...]
-    prompt_sets: tuple[Group, ...]
+    tags: tuple[VoteGroup, ...]
+    prompt_sets: tuple[VoteGroup, ...]
     judges: tuple[JudgeSummary, ...]
 
     @property
@@ -89,9 +89,13 @@ class Standings:
         return self.votes - sum(self.not_counted.values())
 
     def pair(self, pair: Pair | None) -> PairStanding | None:
-        """The pair asked for; where it has no votes, the one with the most."""
-        found = next((standing for standing in self.pairs if standing.pair == pair), None)
-        return found or (self.pairs[0] if self.pairs else None)
+        """Return the standing of ``pair``, in either order; where it has no votes, the one with the most votes."""
+        return self.voted_pair(pair) or (self.pairs[0] if self.pairs else None)
+
+    def voted_pair(self, pair: Pair | None) -> PairStanding | None:
+        """Return the standing of ``pair``, in either order; None where it has no votes."""
+        versions = set(pair or ())
+        return next((standing for standing in self.pairs if set(standing.pair) == versions), None)
 
 
 def standings_of(
@@ -125,12 +129,12 @@ def ordered_pair(pair: Pair, aliases: Mapping[str, str]) -> Pair:
     return (pair[1], pair[0]) if champion == pair[0] else pair
 
 
-def grouped(votes: Iterable[tuple[str, ToldVote]], candidate: str) -> tuple[Group, ...]:
+def grouped(votes: Iterable[tuple[str, ToldVote]], candidate: str) -> tuple[VoteGroup, ...]:
     """``votes`` with the name of their group, in the order of how many votes each has."""
-    found: dict[str, list[ToldVote]] = {}
+    members_of: dict[str, list[ToldVote]] = {}
     for name, vote in votes:
-        found.setdefault(name, []).append(vote)
-    ordered = sorted(found.items(), key=lambda group: (-len(group[1]), group[0]))
+        members_of.setdefault(name, []).append(vote)
+    ordered = sorted(members_of.items(), key=lambda group: (-len(group[1]), group[0]))
     return tuple(_group(name, members, candidate) for name, members in ordered)
 
 
@@ -150,11 +154,11 @@ def _standing(reading: Reading, pair: Pair, terms: VoteTerms) -> PairStanding:
     )
 
 
-def _group(name: str, votes: list[ToldVote], candidate: str) -> Group:
+def _group(name: str, votes: list[ToldVote], candidate: str) -> VoteGroup:
     winners = [vote.winner.version for vote in votes if vote.winner is not None]
     wins = winners.count(candidate)
     choices = [vote.choice for vote in votes]
-    return Group(
+    return VoteGroup(
         name=name,
         candidate_wins=wins,
         champion_wins=len(winners) - wins,
@@ -171,7 +175,7 @@ def _ranking(reading: Reading) -> Ranking | None:
         for vote in reading.between(first, second):
             score = 0.5 if vote.winner is None else float(vote.winner.version == first)
             comparisons.append(Comparison(vote.voter, first, second, score))
-    versions = {name for one in comparisons for name in (one.first, one.second)}
+    versions = {name for each in comparisons for name in (each.first, each.second)}
     return rank(comparisons) if len(versions) > 2 else None
 
 

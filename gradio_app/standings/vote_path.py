@@ -55,12 +55,19 @@ class VotePath:
         if not self.scores:
             return f"Undecided: {self.waiting_for}." if self.waiting else "Undecided: no vote prefers a side yet."
         highest = max(self.evidence_for[-1], self.evidence_against[-1])
-        now = f"Undecided: the evidence stands at {highest:.3g}, and {self.boundary:.3g} decides"
+        return f"Undecided: the evidence is {highest:.3g}, and {self.boundary:.3g} decides; {self.outlook}."
+
+    @property
+    def outlook(self) -> str:
+        """What a decision still needs. The number is the gate's own estimate; where it has none, the text says so."""
+        if not self.scores and self.waiting:
+            return f"how many more voters will decide cannot be estimated yet: {self.waiting_for}"
         if self.still_needed is None:
-            return f"{now}; how many more would decide cannot be told yet."
-        if self.still_needed == 0:  # it stands there by now; the least number of scores is what lacks
-            return f"{now}, but not before {_count(self.minimum, self.unit_name)}."
-        return f"{now}; about {_count(self.still_needed, self.unit_name, 'more ')} would likely decide."
+            return f"how many more {self.unit_name}s will decide cannot be estimated yet"
+        if self.still_needed == 0:  # the evidence is there, and the policy's least number of scores is not
+            missing = _count(max(self.minimum - self.scores, 1), self.unit_name, "more ")
+            return f"{missing} will decide: the policy needs at least {self.minimum:,}"
+        return f"about {_count(self.still_needed, self.unit_name, 'more ')} will decide, if they vote like those so far"
 
     @property
     def unit_name(self) -> str:
@@ -80,8 +87,8 @@ def vote_path(
     alpha = candidate_alpha(policy.alpha, pair_number)
     waiting = 0
     if policy.unit == "voter":
-        found = voter_scores(votes, per_voter=policy.per_voter)
-        scores, stakes, waiting = found.scores, VOTER_STAKES, found.waiting
+        scores_by_voter = voter_scores(votes, per_voter=policy.per_voter)
+        scores, stakes, waiting = scores_by_voter.scores, VOTER_STAKES, scores_by_voter.waiting
     else:
         scores, stakes = decisive_scores(votes, per_voter=policy.per_voter), VOTE_STAKES
     test = betting_test(scores, stakes, alpha=alpha, minimum=policy.minimum)

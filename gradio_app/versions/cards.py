@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from gradio_app.versions.mlflow_pages import run_page, version_page
 from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.store.names import (
     ADAPTATION_TAG,
@@ -60,7 +61,7 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Gain:
+class GainFigure:
     """A metric of the adapter and its base on the held-out rows; the gain is above 0 where the adapter is better."""
 
     metric: str
@@ -70,7 +71,7 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Served:
+class CertificateSummary:
     """What an engine's certificate says of a version in a precision: whether it answers as it was trained to."""
 
     engine: str
@@ -80,7 +81,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class VerdictSaid:
+class GateVerdict:
     """The gate's last word on a version; ``run_id`` holds its report, None where the tag was written by other means."""
 
     outcome: str
@@ -90,18 +91,26 @@ class VerdictSaid:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """``status`` is MLflow's; ``reason`` why it ended so, where something was amiss."""
+    """The run that trained a version.
+
+    ``status`` is MLflow's, ``reason`` why the run ended so where it did not finish, and ``page_url`` its page in MLflow,
+    None where MLflow tracks without an HTTP server.
+    """
 
     run_id: str
     status: str
     reason: str | None
     train_rows: int | None
     eval_rows: int | None
+    page_url: str | None = None
 
 
 @dataclass(frozen=True)
-class Version:
-    """A registered version. What is None or empty is not known; ``run`` is None where the run that made it is gone."""
+class VersionCard:
+    """A registered version. What is None or empty is not known.
+
+    ``run`` is None where the run that made it is gone, and ``page_url`` where the registry has no HTTP server.
+    """
 
     model: str
     number: str
@@ -113,11 +122,12 @@ class Version:
     base_model: str | None
     data_digest: str | None
     converted_from: str | None
-    gains: tuple[Gain, ...]
+    gains: tuple[GainFigure, ...]
     forgetting: Bounds | None
-    certificates: tuple[Served, ...]
-    verdict: VerdictSaid | None
+    certificates: tuple[CertificateSummary, ...]
+    verdict: GateVerdict | None
     run: TrainingRun | None
+    page_url: str | None = None
 
     @property
     def method(self) -> str | None:
@@ -132,7 +142,7 @@ class Versions:
     """Newest first. ``has_more``: there are older ones."""
 
     model: str
-    rows: tuple[Version, ...]
+    rows: tuple[VersionCard, ...]
     has_more: bool
 
 
@@ -146,8 +156,8 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class VersionCard:
-    version: Version
+class VersionDetails:
+    version: VersionCard
     curves: tuple[Curve, ...]
 
 
@@ -157,22 +167,22 @@ def list_versions(client: MlflowClient, model: str, *, limit: int = 50) -> Versi
     quote = '"' if "'" in model else "'"
     with registry_faults(model):
         aliases, _ = read_model(client, model)
-        found = client.search_model_versions(
+        page = client.search_model_versions(
             f"name = {quote}{model}{quote}", max_results=limit, order_by=["version_number DESC"]
         )
-        runs = _runs(client, [version.run_id for version in found])
-    rows = tuple(_version(version, aliases, runs.get(str(version.run_id))) for version in found)
-    return Versions(model, rows, has_more=bool(found.token))
+        runs = _runs(client, [version.run_id for version in page])
+    rows = tuple(_version(client, version, aliases, runs.get(str(version.run_id))) for version in page)
+    return Versions(model, rows, has_more=bool(page.token))
 
 
-def read_card(client: MlflowClient, model: str, number: str) -> VersionCard:
+def read_card(client: MlflowClient, model: str, number: str) -> VersionDetails:
     """Raises MoveError for a version that there is not, TrackingError."""
     with registry_faults(model):
         aliases, _ = read_model(client, model)
         version = find_version(client, model, number)
         run = _runs(client, [version.run_id]).get(str(version.run_id))
         curves = tuple(_curve(client, run.info.run_id, name) for name in _CURVES) if run is not None else ()
-    return VersionCard(_version(version, aliases, run), tuple(curve for curve in curves if curve.points))
+    return VersionDetails(_version(client, version, aliases, run), tuple(curve for curve in curves if curve.points))
 
 
 def find_version(client: MlflowClient, model: str, number: str) -> ModelVersion:
@@ -195,7 +205,7 @@ def _runs(client: MlflowClient, run_ids: Sequence[str | None]) -> dict[str, Run]
     from mlflow.entities import ViewType
     from mlflow.exceptions import MlflowException
 
-    found: dict[str, Run] = {}
+    runs: dict[str, Run] = {}
     left = list(dict.fromkeys(run_id for run_id in run_ids if run_id and re.fullmatch(r"\w+", run_id)))
     while left:
         first = left.pop(0)
@@ -205,24 +215,28 @@ def _runs(client: MlflowClient, run_ids: Sequence[str | None]) -> dict[str, Run]
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             continue
-        found[first] = run
+        runs[first] = run
         for start in range(0, len(left), _RUNS_AT_ONCE):
-            asked = ", ".join(f"'{run_id}'" for run_id in left[start : start + _RUNS_AT_ONCE])
-            page = client.search_runs([run.info.experiment_id], f"attributes.run_id IN ({asked})", ViewType.ALL)
-            found |= {one.info.run_id: one for one in page}
-        left = [run_id for run_id in left if run_id not in found]
-    return found
+            quoted_ids = ", ".join(f"'{run_id}'" for run_id in left[start : start + _RUNS_AT_ONCE])
+            page = client.search_runs([run.info.experiment_id], f"attributes.run_id IN ({quoted_ids})", ViewType.ALL)
+            runs |= {each.info.run_id: each for each in page}
+        left = [run_id for run_id in left if run_id not in runs]
+    return runs
 
 
-def _version(found: ModelVersion, aliases: Mapping[str, str], run: Run | None) -> Version:
-    tags = {str(key): str(value) for key, value in dict(found.tags).items()}
+def _version(
+    client: MlflowClient, registered: ModelVersion, aliases: Mapping[str, str], run: Run | None
+) -> VersionCard:
+    import mlflow
+
+    tags = {str(key): str(value) for key, value in dict(registered.tags).items()}
     metrics = dict(run.data.metrics) if run is not None else {}
-    return Version(
-        model=str(found.name),
-        number=str(found.version),
-        aliases=tuple(sorted(alias for alias, number in aliases.items() if number == str(found.version))),
-        created_ms=int(found.creation_timestamp or 0),
-        status=str(found.status),
+    return VersionCard(
+        model=str(registered.name),
+        number=str(registered.version),
+        aliases=tuple(sorted(alias for alias, number in aliases.items() if number == str(registered.version))),
+        created_ms=int(registered.creation_timestamp or 0),
+        status=str(registered.status),
         adaptation=tags.get(ADAPTATION_TAG),
         objective=tags.get(OBJECTIVE_TAG),
         base_model=tags.get(BASE_MODEL_TAG),
@@ -234,31 +248,32 @@ def _version(found: ModelVersion, aliases: Mapping[str, str], run: Run | None) -
             _served(key, value) for key, value in sorted(tags.items()) if key.startswith(CERTIFICATE_TAG)
         ),
         verdict=_verdict(tags.get(VERDICT_TAG)),
-        run=_training_run(run) if run is not None else None,
+        run=_training_run(client, run) if run is not None else None,
+        page_url=version_page(mlflow.get_registry_uri(), str(registered.name), str(registered.version)),
     )
 
 
-def _gains(metrics: Mapping[str, float]) -> tuple[Gain, ...]:
+def _gains(metrics: Mapping[str, float]) -> tuple[GainFigure, ...]:
     """A metric of one task of several is called ``METRIC/TASK``, and comes after those of all rows."""
     names = [key.removeprefix(EVAL_GAIN) for key in metrics if key.startswith(EVAL_GAIN)]
-    found = []
+    figures = []
     for name in sorted(names, key=lambda name: ("/" in name, name)):
         gain = _bounds(metrics, *(f"{part}{name}" for part in (EVAL_GAIN, EVAL_GAIN_LOW, EVAL_GAIN_HIGH)))
         if gain is not None:
-            found.append(
-                Gain(
+            figures.append(
+                GainFigure(
                     name,
                     _finite(metrics.get(f"{EVAL_BASE}{name}")),
                     _finite(metrics.get(f"{EVAL_ADAPTER}{name}")),
                     gain,
                 )
             )
-    return tuple(found)
+    return tuple(figures)
 
 
 def _bounds(metrics: Mapping[str, float], value: str, low: str, high: str) -> Bounds | None:
-    found = _finite(metrics.get(value))
-    return None if found is None else Bounds(found, _finite(metrics.get(low)), _finite(metrics.get(high)))
+    estimate = _finite(metrics.get(value))
+    return None if estimate is None else Bounds(estimate, _finite(metrics.get(low)), _finite(metrics.get(high)))
 
 
 def _finite(value: float | None) -> float | None:
@@ -270,28 +285,30 @@ def _is_number(value: float) -> bool:
     return math.isfinite(value) and abs(value) < _INFINITE
 
 
-def _served(tag: str, text: str) -> Served:
+def _served(tag: str, text: str) -> CertificateSummary:
     engine, _, precision = tag.removeprefix(CERTIFICATE_TAG).partition(".")
-    return Served(engine, precision, text.startswith("passed"), text)
+    return CertificateSummary(engine, precision, text.startswith("passed"), text)
 
 
-def _verdict(text: str | None) -> VerdictSaid | None:
+def _verdict(text: str | None) -> GateVerdict | None:
     """As ``promotion.carrying_out`` writes it; what another has written is shown as it is."""
     if text is None:
         return None
-    said = _VERDICT.fullmatch(text)
-    return VerdictSaid(said["outcome"], said["alias"], said["run_id"]) if said else VerdictSaid(text[:200], "", None)
+    match = _VERDICT.fullmatch(text)
+    return (
+        GateVerdict(match["outcome"], match["alias"], match["run_id"]) if match else GateVerdict(text[:200], "", None)
+    )
 
 
-def _training_run(run: Run) -> TrainingRun:
+def _training_run(client: MlflowClient, run: Run) -> TrainingRun:
     rows: dict[str, Any] = {}
     for used in run.inputs.dataset_inputs if run.inputs is not None else ():
         if {tag.key: tag.value for tag in used.tags}.get("mlflow.data.context") == "train":
             try:
-                told = json.loads(used.dataset.profile or "{}")
+                profile = json.loads(used.dataset.profile or "{}")
             except ValueError:
-                told = {}
-            rows = told if isinstance(told, dict) else {}
+                profile = {}
+            rows = profile if isinstance(profile, dict) else {}
     train, held_out = rows.get("train_rows"), rows.get("eval_rows")
     status = "DELETED" if run.info.lifecycle_stage == "deleted" else str(run.info.status)
     return TrainingRun(
@@ -300,12 +317,15 @@ def _training_run(run: Run) -> TrainingRun:
         run.data.tags.get(STATUS_TAG) if status != "FINISHED" else None,
         train if isinstance(train, int) else None,
         held_out if isinstance(held_out, int) else None,
+        run_page(str(client.tracking_uri), str(run.info.experiment_id), str(run.info.run_id)),
     )
 
 
 def _curve(client: MlflowClient, run_id: str, name: str) -> Curve:
     """One value a step: a resumed run tells the steps since its checkpoint again, and the later word holds."""
-    told = sorted(client.get_metric_history(run_id, _CURVES[name]), key=lambda metric: (metric.step, metric.timestamp))
-    points = {int(metric.step): float(metric.value) for metric in told}
+    values = sorted(
+        client.get_metric_history(run_id, _CURVES[name]), key=lambda metric: (metric.step, metric.timestamp)
+    )
+    points = {int(metric.step): float(metric.value) for metric in values}
     finite = tuple((step, loss) for step, loss in points.items() if _is_number(loss))
     return Curve(name, finite, len(points) - len(finite))

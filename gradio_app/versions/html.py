@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from gradio_app.html_parts import empty, outcome_html, soft, table_head
-from gradio_app.versions.cards import MOST_VERSIONS, Bounds, Gain, Version, VersionCard, Versions
+from gradio_app.html_parts import empty, link, outcome_html, soft, table_head
+from gradio_app.versions.cards import (
+    MOST_VERSIONS,
+    Bounds,
+    GainFigure,
+    TrainingRun,
+    VersionCard,
+    VersionDetails,
+    Versions,
+)
 from gradio_app.versions.loss_chart import Series, loss_chart
 from mlflow_finetune_plugin.evaluation.scale import describe_forgetting
 from mlflow_finetune_plugin.store.names import CHAMPION
 
-_RUN_GONE = "not known: its run is gone"
+_RUN_GONE = "not known: its run was deleted"
 
 
 def versions_table(versions: Versions, picked: str | None) -> str:
@@ -34,7 +42,7 @@ def versions_table(versions: Versions, picked: str | None) -> str:
     )
 
 
-def card_html(card: VersionCard) -> str:
+def card_html(card: VersionDetails) -> str:
     version = card.version
     facts = "".join(_pair(head, value) for head, value in _facts(version))
     chart = loss_chart([Series(curve.name, "a", curve) for curve in card.curves]) if version.run else soft(_RUN_GONE)
@@ -45,7 +53,7 @@ def card_html(card: VersionCard) -> str:
     )
 
 
-def comparison_html(a: VersionCard, b: VersionCard) -> str:
+def comparison_html(a: VersionDetails, b: VersionDetails) -> str:
     """Two versions side by side; what differs stands in bold."""
     sides = (a.version, b.version)
     rows = "".join(
@@ -67,7 +75,7 @@ def comparison_html(a: VersionCard, b: VersionCard) -> str:
     )
 
 
-def _row(version: Version, is_picked: bool) -> str:
+def _row(version: VersionCard, is_picked: bool) -> str:
     marked = ' class="mf-picked" aria-current="true"' if is_picked else ""
     button = f'<button type="button" class="mf-pick" data-version="{version.number}">Version {version.number}</button>'
     first = version.gains[0] if version.gains else None
@@ -80,7 +88,7 @@ def _row(version: Version, is_picked: bool) -> str:
     )
 
 
-def _facts(version: Version) -> list[tuple[str, str]]:
+def _facts(version: VersionCard) -> list[tuple[str, str]]:
     """(name, HTML) in one order for every version."""
     run = version.run
     converted = (
@@ -102,15 +110,17 @@ def _facts(version: Version) -> list[tuple[str, str]]:
         ),
         ("Served", _certificates(version)),
         ("Gate", _verdict(version)),
-        ("Training run", f"<code>{escape(run.run_id)}</code>, {ended}" if run else soft("gone")),
+        ("Training run", f"{_run_id(run)}, {ended}" if run else soft("deleted")),
         (
             "Registered",
-            _when(version.created_ms) + ("" if version.status == "READY" else f", {escape(version.status.lower())}"),
+            _when(version.created_ms)
+            + ("" if version.status == "READY" else f", {escape(version.status.lower())}")
+            + (f", {link(version.page_url, 'open in MLflow')}" if version.page_url else ""),
         ),
     ]
 
 
-def _data(version: Version, *, short: bool = False) -> str:
+def _data(version: VersionCard, *, short: bool = False) -> str:
     run = version.run
     rows = f"{run.train_rows:,} rows" if run is not None and run.train_rows is not None else ""
     if rows and not short and run is not None and run.eval_rows is not None:
@@ -120,61 +130,68 @@ def _data(version: Version, *, short: bool = False) -> str:
     return ", ".join(filter(None, (rows, digest))) or soft("not known")
 
 
-def _certificates(version: Version) -> str:
+def _certificates(version: VersionCard) -> str:
     if not version.certificates:
         return soft("not served yet")
     return "<br>".join(
-        f'<span class="{"mf-is-good" if one.passed else "mf-is-bad"}" title="{escape(one.text)}">'
-        f"{'certified' if one.passed else 'failed'}</span> {escape(one.engine)} {escape(one.precision)}"
-        for one in version.certificates
+        f'<span class="{"mf-is-good" if certificate.passed else "mf-is-bad"}" title="{escape(certificate.text)}">'
+        f"{'certified' if certificate.passed else 'failed'}</span> {escape(certificate.engine)} {escape(certificate.precision)}"
+        for certificate in version.certificates
     )
 
 
-def _verdict(version: Version) -> str:
-    said = version.verdict
-    if said is None:
+def _verdict(version: VersionCard) -> str:
+    verdict = version.verdict
+    if verdict is None:
         return soft("not judged yet")
-    return outcome_html(said.outcome) + (f" for {escape(said.alias)}" if said.alias not in ("", CHAMPION) else "")
+    alias = f" for {escape(verdict.alias)}" if verdict.alias not in ("", CHAMPION) else ""
+    return outcome_html(verdict.outcome) + alias
 
 
-def _gain_table(versions: Sequence[Version]) -> str:
+def _gain_table(versions: Sequence[VersionCard]) -> str:
     """One metric a row; of several versions each has its columns."""
-    known = [{gain.metric: gain for gain in version.gains} for version in versions]
-    names = list(dict.fromkeys(name for gains in known for name in gains))
+    figures = [{gain.metric: gain for gain in version.gains} for version in versions]
+    names = list(dict.fromkeys(name for gains in figures for name in gains))
     if not names:
         return _absent(versions[0], "No metrics were logged.")
-    one = len(versions) == 1
+    is_single = len(versions) == 1
     heads = [
         "Metric",
-        *(f"{part}{'' if one else f', v{v.number}'}" for v in versions for part in ("Base → adapter", "Gain")),
+        *(f"{part}{'' if is_single else f', v{v.number}'}" for v in versions for part in ("Base → adapter", "Gain")),
     ]
     rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(_gain_cells(gains.get(name)) for gains in known)}</tr>'
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(_gain_cells(gains.get(name)) for gains in figures)}</tr>'
         for name in names
     )
     return f'<div class="mf-scroll"><table class="mf-table">{table_head(heads)}<tbody>{rows}</tbody></table></div>'
 
 
-def _gain_cells(gain: Gain | None) -> str:
+def _gain_cells(gain: GainFigure | None) -> str:
     if gain is None:
         return f'<td colspan="2">{soft("not measured")}</td>'
     sides = " → ".join("?" if side is None else f"{side:.3g}" for side in (gain.base, gain.adapter))
     return f"<td>{sides}</td><td>{_bounds(gain.gain, good=1)}</td>"
 
 
-def _bounds(found: Bounds, *, good: int, unit: str = "") -> str:
+def _bounds(bounds: Bounds, *, good: int, unit: str = "") -> str:
     """Green or red only where the whole interval is on one side of 0; ``good``: the sign that is."""
-    low, high = found.low, found.high
+    low, high = bounds.low, bounds.high
     if low is None or high is None:
-        return f"{found.value:+.3g}{unit} {soft('no interval')}"
+        return f"{bounds.value:+.3g}{unit} {soft('no interval')}"
     sure = 1 if low > 0 else -1 if high < 0 else 0
     kind = {good: "mf-is-good", -good: "mf-is-bad"}.get(sure, "")
-    return (
-        f'<span class="{kind}">{found.value:+.3g}</span>{unit} <span class="mf-soft">({low:+.3g} to {high:+.3g})</span>'
-    )
+    return f'<span class="{kind}">{bounds.value:+.3g}</span>{unit} <span class="mf-soft">({low:+.3g} to {high:+.3g})</span>'
 
 
-def _aliases(version: Version) -> str:
+def _run_id(run: TrainingRun) -> str:
+    """The run's id as a link to its page in MLflow, or with a button that copies it where there is no such page."""
+    if run.page_url is not None:
+        return link(run.page_url, run.run_id)
+    run_id = escape(run.run_id)
+    return f'<code>{run_id}</code> <button type="button" class="mf-copy" data-copy="{run_id}">Copy</button>'
+
+
+def _aliases(version: VersionCard) -> str:
     return "".join(
         f'<span class="mf-badge{" mf-champion" if alias == CHAMPION else ""}">{escape(alias)}</span>'
         for alias in version.aliases
@@ -195,5 +212,5 @@ def _when(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M") + " UTC"
 
 
-def _absent(version: Version, otherwise: str) -> str:
+def _absent(version: VersionCard, otherwise: str) -> str:
     return soft(_RUN_GONE if version.run is None else otherwise)

@@ -26,14 +26,14 @@ class Series:
 
 def loss_chart(series: Sequence[Series]) -> str:
     """Training solid, evaluation dashed. A sentence where there is nothing to draw."""
-    drawn = [one for one in series if one.curve.points]
+    drawn = [each for each in series if each.curve.points]
     if not drawn:
         return '<p class="mf-soft">No loss was logged by the training run.</p>'
-    steps = [step for one in drawn for step, _ in one.curve.points]
-    losses = [loss for one in drawn for _, loss in one.curve.points]
+    steps = [step for each in drawn for step, _ in each.curve.points]
+    losses = [loss for each in drawn for _, loss in each.curve.points]
     axes = _Axes(min(steps), max(steps), min(losses), max(losses))
-    lines = "".join(_line(one, axes) for one in drawn)
-    left_out = sum(one.curve.left_out for one in drawn)
+    lines = "".join(_line(each, axes) for each in drawn)
+    left_out = sum(each.curve.left_out for each in drawn)
     note = f'<p class="mf-soft">{left_out:,} values are not drawn: they are not finite.</p>' if left_out else ""
     return (
         f'<svg class="mf-loss" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(described(drawn))}">'
@@ -43,23 +43,23 @@ def loss_chart(series: Sequence[Series]) -> str:
 
 def described(series: Sequence[Series]) -> str:
     """The picture in words."""
-    said = []
-    for one in series:
-        (first, begin), (last, end) = one.curve.points[0], one.curve.points[-1]
-        said.append(f"{one.label}: {begin:.3g} at step {first:,}, {end:.3g} at step {last:,}")
-    return f"Loss by step. {'; '.join(said)}."
+    parts = []
+    for each in series:
+        (first, begin), (last, end) = each.curve.points[0], each.curve.points[-1]
+        parts.append(f"{each.label}: {begin:.3g} at step {first:,}, {end:.3g} at step {last:,}")
+    return f"Loss by step. {'; '.join(parts)}."
 
 
 def thinned(points: Sequence[tuple[int, float]], most: int = _MOST_POINTS) -> list[tuple[int, float]]:
     """At most ``most`` points, with the lowest and the highest of every stretch, so that no spike is lost."""
     if len(points) <= most:
         return list(points)
-    stretches, kept = most // 2, []
+    stretches, chosen = most // 2, []
     for i in range(stretches):
         stretch = points[len(points) * i // stretches : len(points) * (i + 1) // stretches]
         ends = {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
-        kept += sorted(ends)
-    return kept
+        chosen += sorted(ends)
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ def _step_size(span: float) -> float:
     return next(power * factor for factor in (1, 2, 5, 10) if rough <= power * factor * (1 + 1e-9))
 
 
-def _line(one: Series, axes: _Axes) -> str:
-    points = thinned(one.curve.points)
-    kind = f"mf-{'eval' if one.curve.name == 'eval' else 'train'} mf-side-{'b' if one.side == 'b' else 'a'}"
+def _line(series: Series, axes: _Axes) -> str:
+    points = thinned(series.curve.points)
+    kind = f"mf-{'eval' if series.curve.name == 'eval' else 'train'} mf-side-{'b' if series.side == 'b' else 'a'}"
     placed = [(axes.x(step), axes.y(loss)) for step, loss in points]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-    dots = placed if (one.curve.name == "eval" and len(placed) <= 40) or len(placed) == 1 else []
+    dots = placed if (series.curve.name == "eval" and len(placed) <= 40) or len(placed) == 1 else []
     marks = "".join(f'<circle class="mf-dot {kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in dots)
     return f'<polyline class="mf-line {kind}" points="{line}"/>{marks}'
 
@@ -120,8 +120,8 @@ def _line(one: Series, axes: _Axes) -> str:
 def _legend(series: Sequence[Series]) -> str:
     entries = "".join(
         f'<li><svg class="mf-loss mf-key" viewBox="0 0 28 8" aria-hidden="true"><line class="mf-line '
-        f'mf-{"eval" if one.curve.name == "eval" else "train"} mf-side-{"b" if one.side == "b" else "a"}" x1="0" y1="4" x2="28" y2="4"/></svg>'
-        f"{escape(one.label)}</li>"
-        for one in series
+        f'mf-{"eval" if each.curve.name == "eval" else "train"} mf-side-{"b" if each.side == "b" else "a"}" x1="0" y1="4" x2="28" y2="4"/></svg>'
+        f"{escape(each.label)}</li>"
+        for each in series
     )
     return f'<ul class="mf-legend">{entries}</ul>'

@@ -45,20 +45,22 @@ def history_html(records: Sequence[Record], *, is_cut_off: bool = False) -> str:
 def verdict_html(version: str, end: PromotionEnd) -> str:
     kind, head = _ENDS[end.outcome]
     rows = "".join(
-        f'<tr><th scope="row">{escape(found.name)}</th><td>{outcome_html(found.outcome, is_finding=True)}</td><td class="mf-why">{escape(found.reason)}</td></tr>'
-        for found in end.findings
+        f'<tr><th scope="row">{escape(criterion.name)}</th><td>{outcome_html(criterion.outcome, is_finding=True)}</td><td class="mf-why">{escape(criterion.reason)}</td></tr>'
+        for criterion in end.findings
     )
     table = f'<div class="mf-scroll"><table class="mf-table">{table_head(("Criterion", "Outcome", "Why"))}<tbody>{rows}</tbody></table></div>'
     notes = "".join(soft(note) for note in end.notes)
-    said = note_html(f"Version {version}, {end.when:%Y-%m-%d %H:%M} UTC. {head}. {end.reason}", kind)
-    return f'<section class="mf-card" aria-label="Verdict" role="status">{said}{table if rows else ""}{notes}</section>'
+    notice = note_html(f"Version {version}, {end.when:%Y-%m-%d %H:%M} UTC. {head}. {end.reason}", kind)
+    return (
+        f'<section class="mf-card" aria-label="Verdict" role="status">{notice}{table if rows else ""}{notes}</section>'
+    )
 
 
 def progress_html(version: str, lines: Sequence[str], seconds: float) -> str:
-    shown = escape("\n".join(lines)) or "starting"
+    output = escape("\n".join(lines)) or "starting"
     return (
         f'<section class="mf-card" role="status" aria-label="Progress">{soft(f"The gate judges version {version}, for {seconds:.0f} s. You may leave this page: it goes on.")}'
-        f'<pre class="mf-lines">{shown}</pre></section>'
+        f'<pre class="mf-lines">{output}</pre></section>'
     )
 
 

@@ -30,7 +30,7 @@ from mlflow_finetune_plugin.store.people import ON_BEHALF_OF
 LONGEST_S = 3600.0
 """Of a promotion without a canary; what takes longer is ended."""
 _LONGEST_LINE = 2000
-_LINES_KEPT = 200
+_MOST_LINES = 200
 _LONGEST_DECISION = 8 * 2**20
 _GRACE_S = 3.0
 
@@ -43,7 +43,7 @@ _OUTCOMES: dict[int, Outcome] = {
 
 
 @dataclass(frozen=True)
-class Found:
+class JudgedCriterion:
     """One criterion of the policy: ``outcome`` is pass, hold or reject."""
 
     name: str
@@ -59,7 +59,7 @@ class PromotionEnd:
 
     outcome: Outcome
     reason: str
-    findings: tuple[Found, ...] = ()
+    findings: tuple[JudgedCriterion, ...] = ()
     notes: tuple[str, ...] = ()
     when: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -70,7 +70,7 @@ class Promotion:
     def __init__(self, model: str, version: str, person: str, limit_s: float = LONGEST_S) -> None:
         self.model, self.version, self.person = model, version, person
         self.begun = datetime.now(UTC)
-        self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
+        self._lines: deque[str] = deque(maxlen=_MOST_LINES)
         self._end: PromotionEnd | None = None
         command = ["-m", "mlflow_finetune_plugin.cli", "promote", f"--version={version}", "--json", "--", model]
         self._process = subprocess.Popen(
@@ -165,9 +165,9 @@ class Promotions:
     def stop(self) -> None:
         """At the end of the app."""
         with self._lock:
-            left = [one for one in self._last.values() if one.end is None]
-        for one in left:
-            one.stop()
+            left = [running for running in self._last.values() if running.end is None]
+        for running in left:
+            running.stop()
 
 
 def _environment(person: str) -> dict[str, str]:
@@ -175,10 +175,10 @@ def _environment(person: str) -> dict[str, str]:
     import mlflow
 
     tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    found = {**os.environ, "MLFLOW_TRACKING_URI": absolute_store(tracking, Path.cwd()), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": absolute_store(tracking, Path.cwd()), "PYTHONUNBUFFERED": "1"}
     if registry != tracking:
-        found["MLFLOW_REGISTRY_URI"] = absolute_store(registry, Path.cwd())
-    return {**found, ON_BEHALF_OF: person}
+        environment["MLFLOW_REGISTRY_URI"] = absolute_store(registry, Path.cwd())
+    return {**environment, ON_BEHALF_OF: person}
 
 
 def _ended(code: int, decision: str, lines: tuple[str, ...], late_s: float | None) -> PromotionEnd:
@@ -188,16 +188,18 @@ def _ended(code: int, decision: str, lines: tuple[str, ...], late_s: float | Non
             "fault", f"the gate had not ended after {late_s / 60:.0f} minutes and was stopped; fix: run it as a command"
         )
     if outcome is None:
-        said = (
+        message = (
             "\n".join(line.removeprefix("mlflow-finetune: ") for line in lines[-3:]) if code != 2 else _message(lines)
         )
         how = f"the gate was ended by signal {-code}" if code < 0 else f"the gate failed with exit code {code}"
-        return PromotionEnd("fault", said if code == 2 and said else f"{how}{f': {said}' if said else ''}")
+        return PromotionEnd("fault", message if code == 2 and message else f"{how}{f': {message}' if message else ''}")
     try:
-        told: dict[str, Any] = json.loads(decision)
-        verdict = told["verdict"]
-        findings = tuple(Found(str(f["name"]), str(f["outcome"]), str(f["reason"])) for f in verdict["findings"])
-        return PromotionEnd(outcome, str(verdict["reason"]), findings, tuple(map(str, told["notes"])))
+        report: dict[str, Any] = json.loads(decision)
+        verdict = report["verdict"]
+        findings = tuple(
+            JudgedCriterion(str(f["name"]), str(f["outcome"]), str(f["reason"])) for f in verdict["findings"]
+        )
+        return PromotionEnd(outcome, str(verdict["reason"]), findings, tuple(map(str, report["notes"])))
     except (ValueError, KeyError, TypeError) as error:
         return PromotionEnd(
             outcome, f"the command gave no verdict that can be shown ({error}); fix: see the history of moves"

@@ -97,7 +97,7 @@ def carry_out_rollback(client: MlflowClient, plan: PlannedRollback, *, reason: s
             move = roll_back(client, plan.model, reason=reason or None)
         else:
             move = roll_back(client, plan.model, reason=reason or None, judged=(plan.champion, plan.previous))
-    told = f"{move.settled.text}; {move.text}" if move.settled is not None else move.text
+    report = f"{move.settled.text}; {move.text}" if move.settled is not None else move.text
     if move.unrecorded is not None:
-        told += f"; the move stands, but its record could not be written yet: {move.unrecorded}"
-    return told
+        report += f"; the alias has moved, but its record could not be written yet: {move.unrecorded}"
+    return report

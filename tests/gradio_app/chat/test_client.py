@@ -41,6 +41,13 @@ def test_speed_is_tokens_after_the_first_by_the_time_after_the_first(endpoint):
     assert 15 < answer.tokens_per_s < 21  # it speaks at 20
 
 
+def test_an_answer_that_comes_all_at_once_has_a_time_and_no_speed(endpoint):
+    answer = answer_of(endpoint, "bot@champion")
+    assert answer.completion_tokens == 44
+    assert answer.tokens_per_s is None
+    assert 0 < answer.total_s < 2
+
+
 def test_sampling_reaches_the_endpoint_and_what_is_not_set_does_not():
     assert Sampling(temperature=0.5, max_tokens=None, seed=7).to_json() == {"temperature": 0.5, "top_p": 1.0, "seed": 7}
 

@@ -17,7 +17,7 @@ from page_visits import Visitor
 
 from gradio_app.pages.data import DataPage
 from gradio_app.pages.runs import RunsPage
-from gradio_app.pages.theme import style_sheet
+from gradio_app.pages.theme import script, style_sheet
 from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.store.names import INTENT_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
@@ -56,7 +56,7 @@ def served(rights):
             RunsPage("bot", rights).build(runs)
         with gr.Tab("Data") as data:
             DataPage("bot").build(data)
-    page.queue().launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, css=style_sheet())
+    page.queue().launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, css=style_sheet(), head=script())
     try:
         yield page.local_url
     finally:

@@ -12,7 +12,7 @@ from gradio_client import Client
 from votes_cast import Ledger, ledger_in, register_versions, vote
 
 from gradio_app.pages.standings import StandingsPage
-from gradio_app.pages.theme import style_sheet
+from gradio_app.pages.theme import script, style_sheet
 from mlflow_finetune_plugin.votes import Journal
 
 
@@ -21,7 +21,8 @@ class Playground:
 
     def __init__(self, ledger: Ledger, interval_s: float = 0.3) -> None:
         self.ledger = ledger
-        self.page = StandingsPage("bot", ledger.uri, interval_s=interval_s)
+        self.voted_pair: tuple[str, str] | None = None
+        self.page = StandingsPage("bot", ledger.uri, interval_s=interval_s, voted_pair=lambda request: self.voted_pair)
         with gr.Blocks() as self.app, gr.Tabs():
             with gr.Tab("Compare"):
                 gr.Markdown("chat")
@@ -32,7 +33,12 @@ class Playground:
     def start(self) -> None:
         port = int(self.url.rstrip("/").rpartition(":")[2])
         self.app.launch(
-            server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, css=style_sheet()
+            server_name="127.0.0.1",
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            css=style_sheet(),
+            head=script(),
         )
 
 
@@ -96,6 +102,29 @@ def test_a_person_sees_votes_come_in_and_picks_a_pair(playground, browser_page):
 
 
 @pytest.mark.browser
+def test_the_tab_opens_on_the_pair_of_the_sessions_last_vote(playground, browser_page):
+    page, ledger = browser_page, playground.ledger
+    ledger.cast(*[vote(n, "left", voter=f"v-{n}", left="2", right="1") for n in range(8)])
+    playground.voted_pair = ("1", "3")
+    page.get_by_role("tab", name="Standings").click()
+    shows(page, ".mf-sentence", "prefer version 2")  # the session's vote is not in MLflow yet
+    ledger.cast(vote(50, "left", voter="v-50", left="3", right="1"))
+    shows(page, ".mf-sentence", "1 of 1 vote prefers version 3")
+    page.get_by_label("Versions compared").click()
+    page.get_by_role("option", name="version 2 (challenger) against version 1 (champion)").click()
+    shows(page, ".mf-sentence", "8 of 8 votes prefer version 2")
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("tab", name="Standings").click()
+    time.sleep(1)
+    shows(page, ".mf-sentence", "8 of 8 votes prefer version 2")  # picked after the last vote
+    page.get_by_text("The numbers: intervals").click()
+    shows(page, ".mf-forest", "8")
+    ledger.cast(vote(60, "left", voter="v-60", left="2", right="1"))
+    shows(page, ".mf-sentence", "9 of 9 votes")
+    assert page.locator(".mf-forest").first.is_visible(), "what was opened stays open"
+
+
+@pytest.mark.browser
 def test_a_closed_tab_asks_for_nothing(playground, browser_page):
     page = browser_page
     page.get_by_role("tab", name="Standings").click()
@@ -123,7 +152,7 @@ def test_mlflow_away_leaves_the_last_picture_with_its_time(browser, server, tmp_
         shows(page, ".mf-sentence", "1 voter counts after")
         server.stop()
         shows(page, "#standings-state", "The votes cannot be read right now.")
-        shows(page, "#standings-state", "the picture below is of")
+        shows(page, "#standings-state", "the standings below are of")
         shows(page, ".mf-sentence", "1 voter counts after")
         server.start()
         shows(page, "#standings-state", "as of")
@@ -136,6 +165,7 @@ def test_a_hostile_tag_is_shown_as_text(playground, browser_page):
     hostile = "<img src=x onerror=\"document.title='owned'\">"
     playground.ledger.cast(vote(1, left="2", right="1", reasons=(hostile,), prompt_set=hostile))
     page.get_by_role("tab", name="Standings").click()
+    page.get_by_text("The numbers: intervals").click()
     shows(page, ".mf-forest", hostile)
     assert page.title() != "owned"
     assert page.locator("#standings-of-pair img").count() == 0

@@ -21,7 +21,7 @@ def ledger(tmp_path, empty_store) -> Ledger:
 
 def looks(feed, count=1):
     async def together():
-        return await asyncio.gather(*[feed.look() for _ in range(count)])
+        return await asyncio.gather(*[feed.latest() for _ in range(count)])
 
     return asyncio.run(together())
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 from votes_cast import read, vote
 
-from gradio_app.standings.html import not_counted_html, overview_html, pair_html, state_html
+from gradio_app.standings.html import headline, not_counted_html, overview_html, pair_html, state_html
 from gradio_app.standings.standings import standings_of
 
 NINE = datetime(2026, 11, 22, 9, 30, 5, tzinfo=UTC)
@@ -30,7 +30,32 @@ def test_the_sentence_comes_first():
     assert told.startswith(SENTENCE)
     assert "version 2 preferred 30 version 1 preferred 0" in told
     assert "100% of 30 (89% to 100%)" in told  # Wilson: 30 / (30 + 1.96^2)
-    assert "not known: no prompt was judged by two people" in told
+    assert "not known: two people have not judged the same prompt" in told
+
+
+def test_the_headline_says_who_is_preferred_and_what_a_decision_still_needs():
+    cast = [vote(n, "left", voter=f"v-{n}", left="2", right="1") for n in range(16)]
+    standing = standings(*cast).pairs[0]
+    assert standing.path.still_needed > 0
+    assert headline(standing) == (
+        f"16 of 16 votes prefer version 2; about {standing.path.still_needed} more voters will decide, "
+        "if they vote like those so far."
+    )
+
+
+def test_the_headline_says_so_where_the_rest_cannot_be_estimated():
+    assert headline(standings(vote(1, left="2", right="1")).pairs[0]) == (
+        "1 of 1 vote prefers version 2; how many more voters will decide cannot be estimated yet: "
+        "1 voter counts after 5 votes each, or when 5 more people have begun."
+    )
+
+
+def test_the_numbers_are_behind_details_and_warnings_are_counted_in_its_title():
+    biased = [vote(n, "left", voter=f"v-{n % 5}", left="12"[n % 2], right="21"[n % 2]) for n in range(20)]
+    html = pair_html(standings(*biased).pairs[0])
+    assert html.index("<details") > html.index("mf-tiles")
+    assert html.index("mf-forest") > html.index('<details class="mf-details" id="standings-numbers">')
+    assert "Can these votes be trusted? 1 warning</summary>" in html
 
 
 def test_nothing_of_a_vote_becomes_markup():
@@ -46,14 +71,14 @@ def test_nothing_of_a_vote_becomes_markup():
 def test_a_fault_is_told_beside_the_time_of_the_last_picture():
     told = text_of(state_html("bot", standings(vote(1)), NINE, "the tracking server cannot be asked"))
     assert told.startswith("The votes cannot be read right now. the tracking server cannot be asked")
-    assert told.endswith("1 vote on bot ; the picture below is of 09:30:05 UTC")
+    assert told.endswith("1 vote on bot ; the standings below are of 09:30:05 UTC")
     assert text_of(state_html("bot", standings(vote(1)), NINE, None)) == "1 vote on bot ; as of 09:30:05 UTC"
 
 
 def test_a_bias_to_one_side_is_told_as_suspect():
     cast = [vote(n, "left", voter=f"v-{n % 5}", left="12"[n % 2], right="21"[n % 2]) for n in range(20)]
     told = text_of(pair_html(standings(*cast).pairs[0]))
-    assert "20 of 20: 100% (84% to 100%); suspect (p = 1.9e-06): votes may prefer a place, not an answer" in told
+    assert "20 of 20: 100% (84% to 100%); suspect (p = 1.9e-06): votes may prefer a position, not an answer" in told
 
 
 def test_one_pair_needs_no_overview_and_three_versions_a_ranking():

@@ -60,18 +60,18 @@ def test_the_path_says_what_the_gate_says(said, policy):
 def test_undecided_says_how_many_more_would_likely_decide():
     path = vote_path(votes("+++-++"), "2", "1", policy=BY_VOTE)
     assert path.sentence == (
-        f"Undecided: the evidence stands at {path.evidence_for[-1]:.3g}, and 32.9 decides; "
-        f"about {path.still_needed} more decisive votes would likely decide."
+        f"Undecided: the evidence is {path.evidence_for[-1]:.3g}, and 32.9 decides; "
+        f"about {path.still_needed} more decisive votes will decide, if they vote like those so far."
     )
     assert path.still_needed > 1
     tied = vote_path(votes("+-" * 200), "2", "1", policy=BY_VOTE)
-    assert tied.sentence.endswith("decides; how many more would decide cannot be told yet.")
+    assert tied.sentence.endswith("decides; how many more decisive votes will decide cannot be estimated yet.")
 
 
 def test_evidence_before_the_minimum_decides_nothing():
     path = vote_path(votes("+" * 12), "2", "1", policy=VotesPolicy(unit="vote", minimum=20, per_voter=1000))
     assert path.outcome == "undecided"
-    assert path.sentence.endswith("about 8 more decisive votes would likely decide.")
+    assert path.sentence.endswith("about 8 more decisive votes will decide, if they vote like those so far.")
 
 
 def test_voters_who_are_not_done_wait():

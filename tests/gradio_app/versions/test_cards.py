@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from described_versions import register_described
 from mlflow.entities import Metric
 
-from gradio_app.versions.cards import Bounds, Gain, TrainingRun, list_versions, read_card
+from gradio_app.versions.cards import Bounds, GainFigure, TrainingRun, list_versions, read_card
 from gradio_app.versions.html import card_html, comparison_html, versions_table
 from mlflow_finetune_plugin.errors import MoveError
 
@@ -29,7 +30,7 @@ def test_a_version_tells_what_its_run_and_the_registry_hold(registry):
         "lora × sft",
         "tiny",
     )
-    assert version.gains == (Gain("exact_match", 0.1, 0.5, Bounds(0.4, 0.35000000000000003, 0.45)),)
+    assert version.gains == (GainFigure("exact_match", 0.1, 0.5, Bounds(0.4, 0.35000000000000003, 0.45)),)
     assert version.forgetting == Bounds(0.03, 0.01, 0.07)
     assert version.run == TrainingRun(run_id, "FINISHED", None, 800, 200)
     assert [(one.engine, one.precision, one.passed) for one in version.certificates] == [
@@ -43,6 +44,23 @@ def test_a_version_tells_what_its_run_and_the_registry_hold(registry):
         ("train", ((1, 3.0), (2, 2.0), (3, 1.0))),
         ("eval", ((3, 1.25),)),
     ]
+
+
+def test_a_run_and_a_version_link_to_mlflow_where_it_has_a_server(registry):
+    number = register_described(registry, "bot", 100)
+    card = read_card(registry, "bot", number)
+    run_id = card.version.run.run_id
+    assert (card.version.page_url, card.version.run.page_url) == (None, None)
+    assert f'data-copy="{run_id}">Copy</button>' in card_html(card)
+    version = replace(
+        card.version,
+        page_url="http://mlflow:5000/#/models/bot/versions/1",
+        run=replace(card.version.run, page_url=f"http://mlflow:5000/#/experiments/0/runs/{run_id}"),
+    )
+    html = card_html(replace(card, version=version))
+    assert f'href="http://mlflow:5000/#/experiments/0/runs/{run_id}"' in html
+    assert 'href="http://mlflow:5000/#/models/bot/versions/1"' in html
+    assert "data-copy" not in html
 
 
 def test_the_newest_come_first_and_only_as_many_as_are_asked_for(registry):
@@ -66,10 +84,10 @@ def test_runs_of_several_experiments_are_found_and_those_that_are_gone_are_said(
     registry.delete_run(registry.get_model_version("bot", numbers[0]).run_id)
     gone, purged, other, kept, deleted = list_versions(registry, "bot").rows
     assert (gone.run, purged.run) == (None, None)
-    assert other.gains == (Gain("f1", None, None, Bounds(0.5, None, None)),)
+    assert other.gains == (GainFigure("f1", None, None, Bounds(0.5, None, None)),)
     assert (kept.run.status, deleted.run.status) == ("FINISHED", "DELETED")
     assert deleted.gains == kept.gains, "a deleted run can be restored, and is still there"
-    assert "not known: its run is gone" in card_html(read_card(registry, "bot", purged.number))
+    assert "not known: its run was deleted" in card_html(read_card(registry, "bot", purged.number))
 
 
 def test_a_version_of_another_package_says_what_is_not_known(registry):
