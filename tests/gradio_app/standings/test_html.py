@@ -55,7 +55,7 @@ def test_the_numbers_are_behind_details_and_warnings_are_counted_in_its_title():
     html = pair_html(standings(*biased).pairs[0])
     assert html.index("<details") > html.index("mf-tiles")
     assert html.index("mf-forest") > html.index('<details class="mf-details" id="standings-numbers">')
-    assert "Can these votes be trusted? 1 warning</summary>" in html
+    assert "Can these votes be trusted? 2 warnings</summary>" in html
 
 
 def test_nothing_of_a_vote_becomes_markup():
