@@ -1,4 +1,4 @@
-"""Every recipe does on the embedded base what its README says, and its variant for GPUs is a config that reads."""
+"""Every recipe does on the embedded base what its README says, and its GPU variant is a valid config."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ GAINS = {
     "structured_extraction": {"exact_match": 0.3, "field_f1": 0.7},
     "domain_text": {"perplexity": 500.0},
 }
-"""What the lower end of each gain's interval must pass; far below what was measured, far above chance."""
+"""Bounds for the lower end of each gain's interval: far below the measured value, far above chance."""
 
 
 def entry_point(folder):
-    """Of the command in the first line."""
+    """Return the entry point of the command in the first line."""
     first = (folder / "finetune.yaml").read_text(encoding="utf-8").splitlines()[0]
-    found = re.fullmatch(r"# mlflow run \. -b finetune -e (\w+)", first)
-    assert found, first
-    return found[1]
+    match = re.fullmatch(r"# mlflow run \. -b finetune -e (\w+)", first)
+    assert match, first
+    return match[1]
 
 
 def test_each_entry_point_that_trains_has_a_recipe():
@@ -40,7 +40,7 @@ def test_each_entry_point_that_trains_has_a_recipe():
 def test_variant_for_gpus_is_the_same_recipe_on_a_hub_model(name):
     folder = RECIPES / name
     offline, on_gpu = (
-        load_config(place, entry_point(place), {}, caller=REPOSITORY) for place in (folder, folder / "gpu")
+        load_config(project, entry_point(project), {}, caller=REPOSITORY) for project in (folder, folder / "gpu")
     )
     assert offline.base_model.name == "embedded"
     assert "/" in on_gpu.base_model.name
@@ -52,7 +52,7 @@ def test_variant_for_gpus_is_the_same_recipe_on_a_hub_model(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_data_is_what_its_script_writes(name, tmp_path):
-    """Rewriting gives the same bytes: whoever changes the script must rewrite the data."""
+    """The script writes exactly the committed data, so a change of the script needs new data."""
     source = RECIPES / name
     copy = tmp_path / name
     (copy / "data").mkdir(parents=True)

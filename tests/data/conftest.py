@@ -30,8 +30,8 @@ def template_text(name: str) -> str:
 def control_tokens() -> list[str]:
     """Everything that looks like a control token in the chat templates that trl ships."""
     pattern = re.compile(r"<[|｜]?[A-Za-z/][^<>\s'\"{}=]{0,40}>|<\|?turn\|?>")
-    found = {token for path in template_folder().glob("*.jinja") for token in pattern.findall(path.read_text())}
-    return sorted(found | {"<|endoftext|>"})
+    tokens = {token for path in template_folder().glob("*.jinja") for token in pattern.findall(path.read_text())}
+    return sorted(tokens | {"<|endoftext|>"})
 
 
 LLAMA3_CUT = (  # how Llama 3 and Qwen cut a text before merging: line breaks stay together whatever follows

@@ -54,8 +54,8 @@ def test_rows_of_a_task_are_those_of_the_mixture_as_it_was_drawn():
     mixture = mix(tasks_of(rows), "equal", 2.0, seed=0)
     drawn_rows = rows.select(mixture.indices)
     alone = {task: rows_of(drawn_rows, task) for task in ("a", "b")}
-    assert {task: len(own) for task, own in alone.items()} == {"a": 24, "b": 24}
-    for task, own in alone.items():
-        assert set(own["task"]) == {task}
-        assert own["row"] == [row for row in drawn_rows["row"] if names[row] == task]
+    assert {task: len(task_rows) for task, task_rows in alone.items()} == {"a": 24, "b": 24}
+    for task, task_rows in alone.items():
+        assert set(task_rows["task"]) == {task}
+        assert task_rows["row"] == [row for row in drawn_rows["row"] if names[row] == task]
     assert len(rows_of(drawn_rows, "c")) == 0

@@ -88,11 +88,11 @@ def test_multi_turn_rows_are_evaluated_on_their_last_turn(tmp_path, byte_tokeniz
     assert (len(prepared.train), prepared.report.train_rows, prepared.report.unrolled) == (2, 1, 2)
 
 
-def test_progress_tells_rows_done(tmp_path, renderer, monkeypatch):
+def test_progress_reports_rows_done(tmp_path, renderer, monkeypatch):
     monkeypatch.setattr(reader, "BATCH_ROWS", 8)
-    told = []
-    prepare(request(jsonl(tmp_path / "a.jsonl", pairs(20))), renderer, tmp_path / "out", told.append)
-    assert told == [8, 16, 20]
+    counts = []
+    prepare(request(jsonl(tmp_path / "a.jsonl", pairs(20))), renderer, tmp_path / "out", counts.append)
+    assert counts == [8, 16, 20]
 
 
 # digests -------------------------------------------------------------------------------------------------------------
@@ -260,9 +260,9 @@ def test_long_documents_are_split_without_losing_a_token(tmp_path, renderer):
 
 
 def test_split_is_for_plain_text_alone(tmp_path, renderer):
-    asked = request(jsonl(tmp_path / "a.jsonl", LONG), held_out(tmp_path), max_length=32, overlength="split")
+    data_request = request(jsonl(tmp_path / "a.jsonl", LONG), held_out(tmp_path), max_length=32, overlength="split")
     with pytest.raises(DataError, match=r"2 rows are longer than max_length \(32 tokens\)"):
-        prepare(asked, renderer, tmp_path / "out")
+        prepare(data_request, renderer, tmp_path / "out")
 
 
 def test_answers_of_one_row_stay_on_one_side(tmp_path, renderer):
@@ -279,8 +279,8 @@ def test_each_file_may_have_columns_of_its_own(tmp_path, renderer):
     csv.write_text("body,reply,id\n" + "".join(f"question {i},answer {i},{i}\n" for i in range(6)))
     chat = jsonl(tmp_path / "chat.jsonl", pairs(5))
     files = (DataFile(csv, "t", columns={"prompt": "body", "completion": "reply"}), DataFile(chat, "c"))
-    asked = dataclasses.replace(request(chat), train=files)
-    report = prepare(asked, renderer, tmp_path / "out").report
+    data_request = dataclasses.replace(request(chat), train=files)
+    report = prepare(data_request, renderer, tmp_path / "out").report
     assert [(file.layout, file.rows_used) for file in report.files] == [
         ("prompt_completion: body -> reply", 6),
         ("prompt_completion: prompt -> completion", 5),
@@ -321,8 +321,8 @@ def test_an_earlier_result_stays_readable_when_its_folder_is_written_again(tmp_p
     ],
 )
 def test_real_data_is_read_recognised_and_encoded(tmp_path, dataset_folder, real_tokenizer, name, layout, rows):
-    asked = request(dataset_folder / name, None, overlength="drop", max_length=400)
-    report = prepare(asked, ChatRenderer(real_tokenizer), tmp_path / "out").report
+    data_request = request(dataset_folder / name, None, overlength="drop", max_length=400)
+    report = prepare(data_request, ChatRenderer(real_tokenizer), tmp_path / "out").report
     (file,) = report.files
     assert (file.layout, file.rows_read) == (layout, rows)
     left_out = {skip.reason for skip in file.skipped}
@@ -346,8 +346,8 @@ def test_real_data_is_read_recognised_and_encoded(tmp_path, dataset_folder, real
 )
 def test_nested_numbered_and_plain_data_is_read(tmp_path, dataset_folder, renderer, name, layout, rows, conversations):
     overlength = "split" if layout == "text: text" else "drop"
-    asked = request(dataset_folder / name, None, overlength=overlength, max_length=2048)
-    (file,) = prepare(asked, renderer, tmp_path / "out").report.files
+    data_request = request(dataset_folder / name, None, overlength=overlength, max_length=2048)
+    (file,) = prepare(data_request, renderer, tmp_path / "out").report.files
     assert (file.layout, file.rows_read, file.conversations) == (layout, rows, conversations)
     assert file.rows_used + sum(skip.rows for skip in file.skipped) == conversations
 

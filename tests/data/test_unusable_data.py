@@ -47,7 +47,7 @@ def test_one_row_cannot_be_split(tmp_path, renderer):
         prepare(request(jsonl(tmp_path / "a.jsonl", pairs(1))), renderer, tmp_path / "out")
 
 
-def test_broken_file_is_found_before_anything_is_written(tmp_path, renderer):
+def test_broken_file_raises_before_anything_is_written(tmp_path, renderer):
     (tmp_path / "a.jsonl").write_text('{"prompt": "p", "completion": "c"}\n{"prompt": "p", "comp')
     with pytest.raises(DataError, match="line 2: the last line is incomplete"):
         prepare(request(tmp_path / "a.jsonl"), renderer, tmp_path / "out")

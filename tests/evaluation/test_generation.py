@@ -16,7 +16,7 @@ def prompts_of_mixed_length(count=12, longest=20):
 
 
 def greedy_by_hand(model, prompt, max_new_tokens, stop_token_ids=()):
-    """The definition: no cache, no batch, no padding."""
+    """Score one row by definition, without cache, batch and padding."""
     ids = list(prompt)
     for _ in range(max_new_tokens):
         token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
@@ -56,12 +56,12 @@ def test_answer_ends_before_the_first_stop_token(model):
 def test_own_generation_config_neither_applies_nor_is_lost(model, recwarn):
     prompts = prompts_of_mixed_length()
     expected = [greedy_by_hand(model, prompt, 8) for prompt in prompts]
-    own = model.generation_config
-    own.update(
+    model_config = model.generation_config
+    model_config.update(
         do_sample=True, temperature=5.0, top_k=3, repetition_penalty=9.0, eos_token_id=expected[0][0], max_length=5
     )
     assert greedy_answers(model, prompts, max_new_tokens=8, stop_token_ids=[], pad_token_id=0) == expected
-    assert model.generation_config is own
+    assert model.generation_config is model_config
     assert not [warning for warning in recwarn if "generation" in str(warning.message)]
 
 
@@ -92,7 +92,7 @@ def test_impossible_request_is_refused_before_generating(llama, prompts, max_new
 
 
 def test_progress_counts_answered_rows(llama):
-    seen = []
+    calls = []
     prompts = [[5] * 4, [6] * 4, [7] * 4]
     greedy_answers(
         llama,
@@ -101,9 +101,9 @@ def test_progress_counts_answered_rows(llama):
         stop_token_ids=[],
         pad_token_id=0,
         batch_tokens=16,
-        on_progress=lambda done, total: seen.append((done, total)),
+        on_progress=lambda done, total: calls.append((done, total)),
     )
-    assert seen == [(2, 3), (3, 3)]
+    assert calls == [(2, 3), (3, 3)]
 
 
 @torch.no_grad()

@@ -145,9 +145,9 @@ def test_users_metric_is_bootstrapped_by_recomputing(adapted, tokenizer, rows, t
 
 
 def test_progress_names_the_side(adapted, tokenizer, rows):
-    seen = []
-    prove_on(adapted, tokenizer, rows, on_progress=lambda *step: seen.append(step))
-    assert seen == [("base", 6, 6), ("adapter", 6, 6)]
+    calls = []
+    prove_on(adapted, tokenizer, rows, on_progress=lambda *step: calls.append(step))
+    assert calls == [("base", 6, 6), ("adapter", 6, 6)]
 
 
 def test_faults_show_before_anything_is_generated(adapted, tokenizer, rows, monkeypatch):

@@ -7,7 +7,7 @@ from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 USER, ASSISTANT, SYSTEM = ({"role": role, "content": role[0]} for role in ("user", "assistant", "system"))
 
 
-def said(layout, row):
+def text_turns(layout, row):
     return [(message["role"], message["content"]) for message in to_conversation(layout, row).messages]
 
 
@@ -23,14 +23,14 @@ ALPACA = Layout("alpaca", {"history": "history", "instruction": "instruction", "
 
 
 def test_texts_are_taken_verbatim():
-    assert said(PAIR, {"prompt": " p\n", "completion": " c "}) == [("user", " p\n"), ("assistant", " c ")]
+    assert text_turns(PAIR, {"prompt": " p\n", "completion": " c "}) == [("user", " p\n"), ("assistant", " c ")]
 
 
 @pytest.mark.parametrize(
     ("label", "text"), [("x", "x"), (3, "3"), (0, "0"), (True, "true"), (False, "false"), (2.0, "2"), ("007", "007")]
 )
 def test_labels_become_text(label, text):
-    assert said(LABEL, {"text": "t", "label": label})[1] == ("assistant", text)
+    assert text_turns(LABEL, {"text": "t", "label": label})[1] == ("assistant", text)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_conversation_made_with_tools_is_refused():
 
 def test_developer_is_system():
     row = {"messages": [{"role": "developer", "content": "d"}, USER, ASSISTANT]}
-    assert said(Layout("messages", {"messages": "messages"}), row)[0] == ("system", "d")
+    assert text_turns(Layout("messages", {"messages": "messages"}), row)[0] == ("system", "d")
 
 
 def test_sharegpt_faults():
@@ -107,14 +107,14 @@ def test_fault_says_what_stood_there():
         to_conversation(PAIR, {"prompt": "p", "completion": 7})
 
 
-def all_said(row):
-    return [[m["content"] for m in found.messages] for found in to_conversations(detect_layout([row]), row)]
+def all_texts(row):
+    return [[m["content"] for m in conversation.messages] for conversation in to_conversations(detect_layout([row]), row)]
 
 
 def test_row_with_several_answers_is_several_conversations():
-    assert all_said({"prompt": "p", "completion": ["a", "b"]}) == [["p", "a"], ["p", "b"]]
+    assert all_texts({"prompt": "p", "completion": ["a", "b"]}) == [["p", "a"], ["p", "b"]]
     nested = [{"input": "x", "output": "a"}, {"input": "", "output": "b"}]
-    assert all_said({"instruction": "i", "instances": nested}) == [["i\n\nx", "a"], ["i", "b"]]
+    assert all_texts({"instruction": "i", "instances": nested}) == [["i\n\nx", "a"], ["i", "b"]]
 
 
 @pytest.mark.parametrize(
@@ -128,15 +128,15 @@ def test_row_with_several_answers_is_several_conversations():
         ({"text": " "}, "empty text: text"),
     ],
 )
-def test_fault_of_one_answer_is_the_rows(row, said_):
+def test_fault_of_one_answer_is_the_rows(row, message):
     layout = detect_layout([row])
     with pytest.raises(RowFault) as caught:
         to_conversations(layout, row)
-    assert str(caught.value) == said_
+    assert str(caught.value) == message
 
 
 def test_developer_turns_are_counted():
     turns = [{"role": "developer", "content": "d"}, USER, ASSISTANT]
-    (found,) = to_conversations(Layout("messages", {"messages": "messages"}), {"messages": turns})
-    assert found.developer_turns == 1
-    assert found.messages[0]["role"] == "system"
+    (only,) = to_conversations(Layout("messages", {"messages": "messages"}), {"messages": turns})
+    assert only.developer_turns == 1
+    assert only.messages[0]["role"] == "system"

@@ -1,4 +1,4 @@
-"""A file's instruction tells tasks apart whose rows ask different things of the same text."""
+"""A file's instruction separates tasks that ask different questions about the same text."""
 
 import json
 
@@ -37,12 +37,12 @@ def test_instruction_stands_before_the_first_user_turn_on_both_sides(tmp_path, p
     assert data.report.contradictions == 0
 
 
-def test_same_prompt_in_several_files_is_told_with_that_remedy(tmp_path, prepared):
+def test_same_prompt_in_several_files_is_reported_with_that_fix(tmp_path, prepared):
     train = (file(tmp_path, "plural", PLURAL), file(tmp_path, "opposite", OPPOSITE))
-    (found,) = [f for f in prepared(train, (file(tmp_path, "asked", {"pig": "pigs"}),)).report.findings if f.is_warning]
-    assert (found.check, found.count) == ("contradictions", 2)
-    assert "2 of them in different files" in found.text
-    assert "give each file an instruction" in found.fix
+    (finding,) = [f for f in prepared(train, (file(tmp_path, "asked", {"pig": "pigs"}),)).report.findings if f.is_warning]
+    assert (finding.check, finding.count) == ("contradictions", 2)
+    assert "2 of them in different files" in finding.text
+    assert "set an instruction for each file" in finding.fix
 
 
 def test_plain_text_takes_none(tmp_path, prepared):

@@ -7,7 +7,7 @@ from mlflow_finetune_plugin.errors import DataError
 USER, ASSISTANT, SYSTEM = ({"role": role, "content": role[0]} for role in ("user", "assistant", "system"))
 
 
-def said(layout, row):
+def text_turns(layout, row):
     return [(message["role"], message["content"]) for message in to_conversation(layout, row).messages]
 
 
@@ -85,10 +85,10 @@ def said(layout, row):
         ),
     ],
 )
-def test_layout_is_guessed_shown_and_used(row, shown, turns):
+def test_layout_is_detected_printed_and_used(row, shown, turns):
     layout = detect_layout([row])
     assert str(layout) == shown
-    assert said(layout, row) == turns
+    assert text_turns(layout, row) == turns
 
 
 def test_columns_of_later_rows_count_too():
@@ -169,7 +169,7 @@ def test_what_cannot_be_guessed_names_columns_layouts_and_fix(row, options, word
         ),
     ],
 )
-def test_preference_pairs_are_recognised_and_the_way_to_imitate_them_is_told(row, shown, fix):
+def test_preference_pairs_are_recognised_and_the_error_names_the_fix(row, shown, fix):
     layout = detect_layout([row])
     assert str(layout) == shown
     with pytest.raises(DataError, match="preference pairs cannot be used for training") as caught:

@@ -8,8 +8,8 @@ from mlflow_finetune_plugin.data.conversations.split import hash_row, hash_text,
 
 
 def held_out(split, hashes):
-    found = np.array(hashes, dtype=np.uint64)
-    return found[split.held_out(found)].tolist()
+    values = np.array(hashes, dtype=np.uint64)
+    return values[split.held_out(values)].tolist()
 
 
 def test_lowest_hashes_are_held_out():

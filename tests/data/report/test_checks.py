@@ -17,9 +17,9 @@ def encode(byte_tokenizer):
 
 @pytest.fixture
 def rows(tmp_path, encode):
-    def make(name, *said):
+    def make(name, *answered):
         index = RowIndex(tmp_path / name)
-        turns = [({"role": "user", "content": q}, {"role": "assistant", "content": a}) for q, a in said]
+        turns = [({"role": "user", "content": q}, {"role": "assistant", "content": a}) for q, a in answered]
         if turns:
             every = np.arange(len(turns))
             index.add(encode(turns), every, file=0, examples=every)
@@ -28,7 +28,7 @@ def rows(tmp_path, encode):
     return make
 
 
-def found(findings):
+def by_check(findings):
     return {finding.check: (finding.count, finding.places) for finding in findings}
 
 
@@ -38,7 +38,7 @@ def test_every_check_by_hand_with_its_places(rows):
     )
     held_out = rows("b", ("who?", "a fox"), ("Why?", "yes"), ("Where?", "here"), ("Where?", "here"), ("how?", "thus"))
     findings = row_findings(train, held_out)
-    assert found(findings) == {
+    assert by_check(findings) == {
         "duplicates": (1, ("a:2",)),
         "near duplicates": (1, ("a:5",)),
         "contradictions": (1, ("a:1", "a:2", "a:3")),
@@ -59,8 +59,8 @@ def test_documents_are_compared_whole(tmp_path, encode):
     index, other = RowIndex(tmp_path / "x"), RowIndex(tmp_path / "y")
     documents = [({"role": "assistant", "content": text},) for text in ("One day.", "Two days.", "one  day.")]
     index.add(encode(documents), np.arange(3), file=0, examples=np.arange(3))
-    sets = [RowSet.of(one, lambda file, line: str(line), str) for one in (index, other)]
-    assert found(row_findings(*sets)) == {"near duplicates": (1, ("3",))}
+    sets = [RowSet.of(document, lambda file, line: str(line), str) for document in (index, other)]
+    assert findings(row_findings(*sets)) == {"near duplicates": (1, ("3",))}
 
 
 def test_rare_and_unseen_labels():
@@ -88,7 +88,7 @@ def test_encoding_faults_are_counted_per_row_with_lines(encode):
     for row, fault, excerpt in batch.odd:
         tally.note_odd(row + 1, fault, excerpt)
         tally.note_odd(row + 1, fault, excerpt)  # a second conversation of the same line
-    assert found(encoding_findings([tally])) == {
+    assert findings(encoding_findings([tally])) == {
         "mojibake": (1, ("a.csv line 2",)),
         "replacement character": (2, ("a.csv line 3", "a.csv line 4")),
         "control characters": (1, ("a.csv line 4",)),

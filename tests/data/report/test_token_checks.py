@@ -17,14 +17,14 @@ def findings(tmp_path):
         rows = [{"prompt": f"Say {i}.", "completion": answer} for i, answer in enumerate(answers)]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         request = DataRequest((DataFile(path, "t", 1.0),), 0.2, "auto", {}, "error", 256, None, 0)
-        return {found.check: found for found in prepare(request, renderer, tmp_path / "out").report.findings}
+        return {finding.check: finding for finding in prepare(request, renderer, tmp_path / "out").report.findings}
 
     return of
 
 
 def test_answers_in_characters_that_the_base_never_saw_are_a_warning(findings):
-    found = findings([f'{{"city": "{city}"}}' for city in ("Oslo", "Rome", "Paris", "Lima", "Cairo") * 4])
-    finding = found["untrained answer tokens"]
+    result = findings([f'{{"city": "{city}"}}' for city in ("Oslo", "Rome", "Paris", "Lima", "Cairo") * 4])
+    finding = result["untrained answer tokens"]
     assert finding.is_warning
     assert '"' in finding.example
     assert "{" in finding.example
@@ -36,5 +36,5 @@ def test_answers_that_the_base_knows_are_not(findings):
 
 
 def test_a_rare_one_is_a_note(findings):
-    found = findings(["the kettle is red and the lamp is in Oslo"] * 400 + ["red #"] * 5)
-    assert not found["untrained answer tokens"].is_warning
+    result = findings(["the kettle is red and the lamp is in Oslo"] * 400 + ["red #"] * 5)
+    assert not result["untrained answer tokens"].is_warning

@@ -19,10 +19,10 @@ def labelled():
 
 
 def check(path):
-    found = list(read_rows(path))
-    assert len(found) == 2500
-    assert found[0] == (1, {"text": "text 0", "label": "no"})
-    assert found[2499] == (2500, {"text": "text 2499", "label": "yes"})
+    rows = list(read_rows(path))
+    assert len(rows) == 2500
+    assert rows[0] == (1, {"text": "text 0", "label": "no"})
+    assert rows[2499] == (2500, {"text": "text 2499", "label": "yes"})
     assert str(detect_layout([row for _, row in peek(path)])) == "label: text -> label"
 
 
@@ -60,7 +60,7 @@ def test_folder_of_several_splits_names_each(tmp_path, labelled):
     check(tmp_path / "both" / "train")
 
 
-def test_damage_is_told(tmp_path, labelled):
+def test_damaged_files_raise_with_the_fix(tmp_path, labelled):
     labelled.save_to_disk(tmp_path / "saved")
     (shard,) = (tmp_path / "saved").glob("*.arrow")
     shard.write_bytes(shard.read_bytes()[:5000])
@@ -99,7 +99,7 @@ def test_data_set_of_the_hub_is_read_from_the_cache_when_offline(cache):
     assert len(list(read_rows("hf:ours/labels:train[:10]"))) == 10
 
 
-def test_split_or_name_that_is_not_there_is_told(cache):
+def test_missing_split_or_name_raises_with_the_fix(cache):
     with pytest.raises(
         DataError, match=r"hf:ours/labels: cannot load split 'test' \(offline mode, HF_HUB_OFFLINE .* fix: check name"
     ):

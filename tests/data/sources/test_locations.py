@@ -29,8 +29,8 @@ from mlflow_finetune_plugin.errors import DataError
         ("hf:openai/gsm8k@v1.0:test", HubDataset("openai/gsm8k", None, "test", "v1.0")),
     ],
 )
-def test_hub_names(path, found):
-    assert hub_dataset(path) == found
+def test_hub_names(path, parsed):
+    assert hub_dataset(path) == parsed
     assert is_remote(path)
 
 
@@ -79,7 +79,7 @@ def test_artifact_of_a_run_is_data_under_its_own_name(run_id, tmp_path, byte_tok
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_artifact_that_is_not_there_is_told(run_id, tmp_path):
+def test_missing_artifact_raises_with_the_fix(run_id, tmp_path):
     with pytest.raises(
         DataError, match=r"sets/nothing\.jsonl: cannot fetch the artifact from sqlite.*fix: check the run"
     ):
@@ -92,7 +92,7 @@ def test_recipe_and_override_keep_names_of_elsewhere(tmp_path):
     from mlflow_finetune_plugin.config.run_config import load_config, resolve_paths
 
     (tmp_path / "finetune.yaml").write_text("data: {train: [rows.jsonl, 'hf:ours/labels:train']}\n")
-    given = {"eval_data": "runs:/abc/sets/test.jsonl"}
-    config = resolve_paths(load_config(tmp_path, "lora", given, caller=tmp_path / "elsewhere"), tmp_path)
+    overrides = {"eval_data": "runs:/abc/sets/test.jsonl"}
+    config = resolve_paths(load_config(tmp_path, "lora", overrides, caller=tmp_path / "elsewhere"), tmp_path)
     assert [file.path for file in config.data.train] == [str(tmp_path / "rows.jsonl"), "hf:ours/labels:train"]
     assert [file.path for file in config.data.eval] == ["runs:/abc/sets/test.jsonl"]

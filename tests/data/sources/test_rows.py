@@ -133,7 +133,7 @@ def test_unknown_suffix_names_the_known_ones(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "expected"),
     [
         ("a.jsonl", "", "is empty"),
         ("a.jsonl", "\n \n", "the file has no rows"),
@@ -193,14 +193,14 @@ def test_unknown_suffix_names_the_known_ones(tmp_path, name):
         ("a.parquet", b"PAR1 but not really", "not a valid Parquet file"),
     ],
 )
-def test_fault_says_where_and_how_to_fix_it(tmp_path, name, content, said):
+def test_fault_says_where_and_how_to_fix_it(tmp_path, name, content, expected):
     message = fault(write(tmp_path, name, content))
-    assert said in message
+    assert expected in message
     assert name in message
     assert "fix:" in message or "cut off" in message
 
 
-def test_rows_before_a_fault_are_given_first(tmp_path):
+def test_rows_before_a_fault_are_yielded_first(tmp_path):
     rows = read_rows(write(tmp_path, "a.jsonl", '{"a": 1}\nbroken\n{"a": 3}\n'))
     assert next(rows) == (1, {"a": 1})
     with pytest.raises(DataError, match="line 2"):

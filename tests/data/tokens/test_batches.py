@@ -43,8 +43,8 @@ def test_examples_come_out_as_they_went_in(batch):
 )
 def test_some_rows_get_other_examples(batch, changed):
     before = rows_of(batch)
-    made = batch.with_examples(changed)
-    assert rows_of(made) == [list(changed.get(row, before[row])) for row in range(4)]
+    example = batch.with_examples(changed)
+    assert rows_of(example) == [list(changed.get(row, before[row])) for row in range(4)]
     assert rows_of(batch) == before
 
 

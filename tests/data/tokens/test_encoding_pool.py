@@ -41,17 +41,17 @@ def frames(count):
     ]
 
 
-def collected(encode, given):
-    found = []
-    with EncodingPool(encode, lambda frame, batch: found.append((frame, batch))) as pool:
-        for frame in given:
+def collected(encode, frames):
+    batches = []
+    with EncodingPool(encode, lambda frame, batch: batches.append((frame, batch))) as pool:
+        for frame in frames:
             pool.submit(frame)
         pool.drain()
-    return found
+    return batches
 
 
-def told(batch):
-    """Everything in it, the hashes of Python's own kind too: they have to agree between processes."""
+def batch_lists(batch):
+    """Return everything in a batch as lists, including the hashes that must agree between processes."""
     fields = {**vars(batch), **vars(batch.tokens)}
     return {name: value.tolist() for name, value in fields.items() if isinstance(value, np.ndarray)} | {
         "faults": batch.faults,
@@ -63,10 +63,10 @@ def told(batch):
 @pytest.mark.parametrize("count", [1, 4, 5, 60])
 def test_batches_come_back_in_order_as_encoded_here(encode, monkeypatch, count, cores):
     monkeypatch.setattr(encoding_pool, "idle_cores", lambda: ThreadChoice(cores, ""))
-    given = frames(count)
-    found = collected(encode, given)
-    assert [frame for frame, _ in found] == given
-    assert [told(batch) for _, batch in found] == [told(encode(frame)) for frame in given]
+    submitted = frames(count)
+    results = collected(encode, submitted)
+    assert [frame for frame, _ in results] == submitted
+    assert [batch_lists(batch) for _, batch in results] == [batch_lists(encode(frame)) for frame in submitted]
 
 
 @forks

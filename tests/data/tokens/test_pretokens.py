@@ -77,12 +77,12 @@ def test_shortcut_changes_no_example(gpt2_tokenizer, turns, template):
     pieces = [*PIECES[:-1], " <|im_end|>", "<|im_start|>user\n", "open "]
     rows = []
     for _ in range(500):
-        said = ["".join(dice.choice(pieces) for _ in range(dice.randint(1, 9))) + "." for _ in range(2 * turns)]
-        rows.append([{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)])
-    by_cuts, by_offsets = ([str(one) for one in side.encode_batch(rows)] for side in (fast, slow))
+        messages = ["".join(dice.choice(pieces) for _ in range(dice.randint(1, 9))) + "." for _ in range(2 * turns)]
+        rows.append([{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(messages)])
+    by_cuts, by_offsets = ([str(example) for example in side.encode_batch(rows)] for side in (fast, slow))
     assert by_cuts == by_offsets
-    assert sum("Example(" in one for one in by_cuts) > 50
-    assert any("no end-of-turn token" in one for one in by_cuts) == (template == LEAVES_SOME_OPEN)
+    assert sum("Example(" in example for example in by_cuts) > 50
+    assert any("no end-of-turn token" in example for example in by_cuts) == (template == LEAVES_SOME_OPEN)
 
 
 def test_last_blank_behind_a_letter():

@@ -34,7 +34,7 @@ def prompt_ids(renderer, messages):
 
 
 def oracle(renderer, messages):
-    """ids of the prompt alone and of the whole, and the mask: all behind the prompt up to the end-of-turn token."""
+    """Return the ids of the prompt, the ids of the whole, and the mask, which covers everything after the prompt to the end of turn."""
     options = {"chat_template": renderer.chat_template, "return_dict": False}
     prompt = prompt_ids(renderer, messages[:-1])
     whole = renderer.tokenizer.apply_chat_template(messages, **options)
@@ -206,7 +206,7 @@ def random_conversation(dice):
 
 
 def check_random_conversations(renderer, count, exact_text):
-    """Whatever was done at the borders: each turn's prompt is what inference sees, and the answer is what is learnt."""
+    """Check that each turn's prompt is what inference sees and its answer is what carries loss, whatever happens at the borders."""
     dice = random.Random(0)
     conversations = [random_conversation(dice) for _ in range(count)]
     stop = renderer.tokenizer.decode([renderer.end_of_turn_token_id])
@@ -376,6 +376,6 @@ def test_tokenizer_without_eos_is_refused(byte_tokenizer):
         ("nothing of it", "leaves out the assistant's answer"),
     ],
 )
-def test_template_that_cannot_render_a_question_and_an_answer_is_refused(byte_tokenizer, template, said):
-    with pytest.raises(BaseModelError, match=said):
+def test_template_that_cannot_render_a_question_and_an_answer_is_refused(byte_tokenizer, template, message):
+    with pytest.raises(BaseModelError, match=message):
         ChatRenderer(byte_tokenizer, template)

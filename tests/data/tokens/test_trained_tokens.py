@@ -67,17 +67,17 @@ def test_untrained_tokens_are_those_whose_reason_says_so(tmp_path, rows, dtype):
     rows[[7, 8, 9, 300]] = rows[7] + 0.001 * torch.randn(4, 32)
     rows[[5, 6]] *= torch.tensor([[0.01], [0.0]])
     folder = saved(tmp_path, rows.to(dtype))
-    asked = np.array([0, 5, 6, 7, 10, 300, 399, 400])
-    found = untrained_tokens(folder, asked)
-    assert found.tolist() == [5, 6, 7, 300, 400]
-    assert found.tolist() == [token for token in asked.tolist() if untrained_reason(folder, token)]
+    ids = np.array([0, 5, 6, 7, 10, 300, 399, 400])
+    untrained = untrained_tokens(folder, ids)
+    assert untrained.tolist() == [5, 6, 7, 300, 400]
+    assert untrained.tolist() == [token for token in ids.tolist() if untrained_reason(folder, token)]
 
 
 def test_a_sample_of_a_large_vocabulary_finds_them_too(tmp_path):
     rows = torch.randn(20_000, 8, generator=torch.Generator().manual_seed(0))
     rows[15_000:] = rows[15_000] + 0.001 * torch.randn(5_000, 8)
-    found = untrained_tokens(saved(tmp_path, rows), np.array([3, 8_191, 8_192, 15_001, 19_999]))
-    assert found.tolist() == [15_001, 19_999]
+    untrained = untrained_tokens(saved(tmp_path, rows), np.array([3, 8_191, 8_192, 15_001, 19_999]))
+    assert untrained.tolist() == [15_001, 19_999]
     assert untrained_tokens(tmp_path, np.array([], dtype=np.int64)).tolist() == []
 
 
