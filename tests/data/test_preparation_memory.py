@@ -46,7 +46,12 @@ def peaks(folder, tokenizer, *counts):
         measured = []
         rows = ({"prompt": f"{i} " + "Why? " * 80, "completion": "yes " * 80} for i in range(count))
         data_request = request(jsonl(Path(folder) / f"{count}.jsonl", rows), max_eval_rows=10)
-        prepared = prepare(data_request, renderer, Path(folder) / "out", lambda rows, measured=measured: measured.append(own_memory_mib()))
+        prepared = prepare(
+            data_request,
+            renderer,
+            Path(folder) / "out",
+            lambda rows, measured=measured: measured.append(own_memory_mib()),
+        )
         assert prepared.report.train.tokens > 470 * (count - 10)
         maxima.append(max(*measured, own_memory_mib()))
     return maxima
@@ -56,7 +61,16 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, byte_tokenizer):
     """24 bytes of hashes a row are allowed, its tokens are not: 12,000 rows of 480 tokens take 46 MB as two int32."""
     byte_tokenizer.save_pretrained(tmp_path / "tokenizer")
     here = Path(__file__).resolve().parent
-    command = [sys.executable, "-c", PREPARING, f"{here}:{here.parent / 'support'}:{here.parent}", tmp_path, tmp_path / "tokenizer", "500", "12000"]
+    command = [
+        sys.executable,
+        "-c",
+        PREPARING,
+        f"{here}:{here.parent / 'support'}:{here.parent}",
+        tmp_path,
+        tmp_path / "tokenizer",
+        "500",
+        "12000",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     few, many = json.loads(done.stdout.splitlines()[-1])

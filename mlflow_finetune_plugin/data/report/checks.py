@@ -65,13 +65,33 @@ class RowSet:
         return cls(index.records(), position_text, show)
 
     def finding(
-        self, check: str, rows: np.ndarray, message: str, fix: str, *, count: int | None = None, warns: bool = True
+        self,
+        check: str,
+        rows: np.ndarray,
+        text: tuple[str, str],
+        fix: str,
+        *,
+        ending: str = "",
+        count: int | None = None,
+        warns: bool = True,
     ) -> DataFinding:
+        """Make a finding on ``rows``.
+
+        Args:
+            check: The name of the check.
+            rows: The positions of the rows in ``records``.
+            text: What was found, for one row and for several.
+            fix: What the user can do.
+            ending: The end of the text.
+            count: How often it was found; None means the number of rows.
+            warns: Whether the finding is a warning.
+        """
+        total = len(rows) if count is None else count
         first = self.records[rows[:MAX_LINES]]
         return DataFinding(
             check=check,
-            count=len(rows) if count is None else count,
-            text=message,
+            count=total,
+            text=text[total != 1] + ending,
             places=tuple(self.position_text(int(record["file"]), int(record["line"])) for record in first),
             example=self.show(int(first[0]["example"])) if len(first) else "",
             fix=fix,
@@ -90,41 +110,41 @@ def row_findings(train: RowSet, held_out: RowSet) -> list[DataFinding]:
     leaked = _shared(held_out.records["row"], train.records["row"])
     leaked_near = np.setdiff1d(_shared(normalised(held_out.records), normalised(train.records)), leaked)
     leaked_prompts = _shared(held_out.records["prompt"], train.records["prompt"])
+    too_optimistic = "so the proof is too optimistic"
+    repeats = ("training row repeats an earlier row", "training rows repeat an earlier row")
+    held_out_repeats = ("held-out row repeats an earlier row", "held-out rows repeat an earlier row")
+    leaks = ("held-out row is also a training row", "held-out rows are also training rows")
+    contradictory = ("prompt has more than one answer", "prompts have more than one answer")
+    of_prompts = f"of {len(held_out.records):,} held-out prompts "
     findings = [
-        train.finding(DUPLICATES, exact, "train rows repeat an earlier row word for word", once, warns=False),
-        train.finding(
-            NEAR_DUPLICATES, near, "train rows repeat an earlier row except for case and blanks", once, warns=False
-        ),
+        train.finding(DUPLICATES, exact, repeats, once, ending=" word for word", warns=False),
+        train.finding(NEAR_DUPLICATES, near, repeats, once, ending=" except for case and blanks", warns=False),
         train.finding(
             CONTRADICTIONS,
             contradicting,
-            "prompts have more than one answer"
-            + (f", {shared_by_files:,} of them in different files" if shared_by_files else ""),
+            contradictory,
             "set an instruction for each file if the files are different tasks on the same text"
             if shared_by_files
             else "keep the right answer of each prompt",
+            ending=f", {shared_by_files:,} of them in different files" if shared_by_files else "",
             count=prompts,
         ),
         held_out.finding(
             EVAL_DUPLICATES,
             _repeated(held_out.records["row"]),
-            "eval rows repeat an earlier row word for word",
+            held_out_repeats,
             once,
+            ending=" word for word",
             warns=False,
         ),
+        held_out.finding(LEAKED_ROWS, leaked, leaks, apart, ending=f", word for word, {too_optimistic}"),
         held_out.finding(
-            LEAKED_ROWS, leaked, "eval rows are also in train, word for word, so the proof is too optimistic", apart
-        ),
-        held_out.finding(
-            LEAKED_NEAR_ROWS,
-            leaked_near,
-            "eval rows are also in train except for case and blanks, so the proof is too optimistic",
-            apart,
+            LEAKED_NEAR_ROWS, leaked_near, leaks, apart, ending=f", except for case and blanks, {too_optimistic}"
         ),
         held_out.finding(
             LEAKED_PROMPTS,
             leaked_prompts,
-            f"of {len(held_out.records):,} eval prompts occur in train",
+            (of_prompts + "is also a training prompt", of_prompts + "are also training prompts"),
             "remove them, or expect the metrics to be too optimistic",
         ),
     ]
@@ -167,15 +187,16 @@ def label_findings(labels: Labels) -> list[DataFinding]:
     if unseen:
         places = tuple(labels.eval_positions[label] for label in unseen[:MAX_LINES])
         rows = sum(labels.eval[label] for label in unseen)
-        text = f"eval rows have one of {len(unseen):,} labels that do not occur in train"
+        verb = "row has" if rows == 1 else "rows have"
+        text = f"held-out {verb} one of {len(unseen):,} labels that do not occur in the training rows"
         findings.append(
-            DataFinding("unseen labels", rows, text, places, unseen[0], "add rows with these labels to train")
+            DataFinding("unseen labels", rows, text, places, unseen[0], "add training rows with these labels")
         )
     if len(labels.train) > 1:
         (most, many), *_, (least, few) = labels.train.most_common()
         if many >= _IMBALANCE * few:
-            text = f"times as many train rows have the label {most!r} ({many:,}) as {least!r} ({few:,})"
-            fix = "add rows with the rare labels, or compare f1 rather than accuracy"
+            text = f"times as many training rows have the label {most!r} ({many:,}) as {least!r} ({few:,})"
+            fix = "add training rows with the rare labels, or compare f1 rather than accuracy"
             findings.append(DataFinding("label imbalance", many // few, text, (), least, fix, is_warning=False))
     return findings
 
@@ -187,7 +208,7 @@ def encoding_findings(tallies: Sequence[RowTally]) -> list[DataFinding]:
         affected = [tally for tally in tallies if fault in tally.odd]
         places = tuple(f"{tally.name} line {line}" for tally in affected for line in tally.odd_lines[fault])
         rows = sum(tally.odd[fault] for tally in affected)
-        text = f"rows contain {_FAULTS[fault][0]}"
+        text = f"{'row contains' if rows == 1 else 'rows contain'} {_FAULTS[fault][0]}"
         findings.append(
             DataFinding(fault, rows, text, places[:MAX_LINES], affected[0].odd_examples[fault], _FAULTS[fault][1])
         )
@@ -204,7 +225,7 @@ def _stop_findings(renderer: ChatRenderer, examples: int) -> list[DataFinding]:
     if reason is None:
         return []
     token = str(renderer.tokenizer.convert_ids_to_tokens(renderer.end_of_turn_token_id))
-    text = f"train examples end with {token}, which the base was hardly trained on ({reason}), so the adapter may never stop"
+    text = f"training examples end with {token}, which the base was hardly trained on ({reason}), so the adapter may never stop"
     fix = "choose a base or a chat template that ends turns with a trained token"
     return [DataFinding(UNTRAINED_STOP, examples, text, (), token, fix)]
 

@@ -59,7 +59,8 @@ def _file(file: FileReport) -> Iterator[str]:
     yield f"{file.role:<6} {file.name}: {file.layout}; {file.rows_read:,} rows, {file.rows_used:,} kept"
     for skip in file.skipped:
         lines = ", ".join(map(str, skip.lines[:5])) + (", ..." if skip.rows > 5 else "")
-        yield f"       {skip.rows:,} {skip.reason}{f' ({skip.detail})' if skip.detail else ''}, line {lines}"
+        word = "line" if skip.rows == 1 else "lines"
+        yield f"       {skip.rows:,} {skip.reason}{f' ({skip.detail})' if skip.detail else ''}, {word} {lines}"
         if skip.example:
             yield f"         {skip.example}"
 
@@ -67,7 +68,10 @@ def _file(file: FileReport) -> Iterator[str]:
 def _lengths(side: str, tokens: TokenReport) -> Iterator[str]:
     if not tokens.examples:
         return
-    yield f"{side:<6} {tokens.examples:,} examples of {tokens.tokens:,} tokens, {tokens.loss_tokens:,} of them learnt; lengths:"
+    yield (
+        f"{side:<6} {tokens.examples:,} examples with {tokens.tokens:,} tokens, {tokens.loss_tokens:,} of them learnt; "
+        "examples by length in tokens:"
+    )
     most = max(count for _, _, count in tokens.length_histogram)
     for low, high, count in tokens.length_histogram:
         yield f"       {f'{low:,}-{high - 1:,}':>14} {'#' * max(1, round(_BAR * count / most)):<{_BAR}} {count:,}"

@@ -108,7 +108,9 @@ def test_fault_says_what_stood_there():
 
 
 def all_texts(row):
-    return [[m["content"] for m in conversation.messages] for conversation in to_conversations(detect_layout([row]), row)]
+    return [
+        [m["content"] for m in conversation.messages] for conversation in to_conversations(detect_layout([row]), row)
+    ]
 
 
 def test_row_with_several_answers_is_several_conversations():

@@ -39,7 +39,9 @@ def test_instruction_stands_before_the_first_user_turn_on_both_sides(tmp_path, p
 
 def test_same_prompt_in_several_files_is_reported_with_that_fix(tmp_path, prepared):
     train = (file(tmp_path, "plural", PLURAL), file(tmp_path, "opposite", OPPOSITE))
-    (finding,) = [f for f in prepared(train, (file(tmp_path, "asked", {"pig": "pigs"}),)).report.findings if f.is_warning]
+    (finding,) = [
+        f for f in prepared(train, (file(tmp_path, "asked", {"pig": "pigs"}),)).report.findings if f.is_warning
+    ]
     assert (finding.check, finding.count) == ("contradictions", 2)
     assert "2 of them in different files" in finding.text
     assert "set an instruction for each file" in finding.fix

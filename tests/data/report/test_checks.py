@@ -60,7 +60,7 @@ def test_documents_are_compared_whole(tmp_path, encode):
     documents = [({"role": "assistant", "content": text},) for text in ("One day.", "Two days.", "one  day.")]
     index.add(encode(documents), np.arange(3), file=0, examples=np.arange(3))
     sets = [RowSet.of(document, lambda file, line: str(line), str) for document in (index, other)]
-    assert findings(row_findings(*sets)) == {"near duplicates": (1, ("3",))}
+    assert by_check(row_findings(*sets)) == {"near duplicates": (1, ("3",))}
 
 
 def test_rare_and_unseen_labels():
@@ -88,7 +88,7 @@ def test_encoding_faults_are_counted_per_row_with_lines(encode):
     for row, fault, excerpt in batch.odd:
         tally.note_odd(row + 1, fault, excerpt)
         tally.note_odd(row + 1, fault, excerpt)  # a second conversation of the same line
-    assert findings(encoding_findings([tally])) == {
+    assert by_check(encoding_findings([tally])) == {
         "mojibake": (1, ("a.csv line 2",)),
         "replacement character": (2, ("a.csv line 3", "a.csv line 4")),
         "control characters": (1, ("a.csv line 4",)),

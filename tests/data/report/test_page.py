@@ -74,5 +74,5 @@ def test_terminal_report_says_the_same(report):
     text = report_text(report)
     assert "1 null field (label), line 31" in text
     assert "train  <img src=x>.jsonl: label: text -> label; 32 rows, 31 kept" in text
-    assert "1 train rows repeat an earlier row word for word (<img src=x>.jsonl line 32)" in text
+    assert "1 training row repeats an earlier row word for word (<img src=x>.jsonl line 32)" in text
     assert report.digest in text
