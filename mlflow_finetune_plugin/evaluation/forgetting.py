@@ -28,7 +28,9 @@ def read_texts(path: str | Path) -> list[str]:
         raise DataError(
             f"cannot read the forgetting text {path}: {error}; fix: set eval.forgetting to a readable text file"
         ) from error
-    except (UnicodeDecodeError, EOFError) as error:
+    except EOFError as error:
+        raise DataError(f"the forgetting text {path} is cut off: {error}; fix: compress it again") from error
+    except UnicodeDecodeError as error:
         raise DataError(f"the forgetting text {path} is not UTF-8 text: {error}; fix: save it as UTF-8") from error
     paragraphs = [text.strip() for text in re.split(r"\n\s*\n", content.replace("\r\n", "\n"))]
     texts = paragraphs if len(paragraphs) > 1 else [line.strip() for line in content.splitlines() if line.strip()]

@@ -34,7 +34,7 @@ def test_texts_are_paragraphs_or_else_lines(tmp_path, content, texts):
     [
         ("missing.txt", None, "cannot read"),
         ("broken.gz", b"no gzip", "cannot read"),
-        ("short.gz", gzip.compress(b"one two three" * 99, mtime=0)[:30], "is broken"),
+        ("short.gz", gzip.compress(b"one two three" * 99, mtime=0)[:30], "is cut off"),
         ("latin.txt", "café".encode("latin-1"), "fix: save it as UTF-8"),
         ("empty.txt", b" \n\n", "is empty"),
     ],

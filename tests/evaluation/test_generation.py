@@ -150,7 +150,9 @@ def test_adapted_model_equals_one_by_one(llama, config):
 
 
 def test_row_beyond_the_context_is_refused(llama):
-    with pytest.raises(FinetuneError, match="row 0 has 60 prompt and 5 completion tokens, the model's context is 64"):
+    with pytest.raises(
+        FinetuneError, match="row 0 has 60 prompt and 5 completion tokens, more than the model's context of 64"
+    ):
         completion_log_probs(llama, [[5] * 60], [[5] * 5], pad_token_id=0)
 
 

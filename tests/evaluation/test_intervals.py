@@ -146,7 +146,7 @@ def test_forgetting_weighs_tokens_and_is_positive_when_the_adapter_needs_more_na
         (
             [[0.0, 0], [0.0, 0]],
             [[0.0, 0], [0.0, 0]],
-            "the gain over all 2 rows is nan; fix: see that the rows hold tokens",
+            "the gain over all 2 rows is nan; fix: check that the rows have tokens",
         ),
         ([[0.0, 0], [1.0, 1]], [[0.0, 0], [1.0, 1]], "not a number on .* of 2000 bootstrap resamples"),
     ],

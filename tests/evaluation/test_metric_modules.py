@@ -94,7 +94,7 @@ def test_users_row_statistics_are_used_and_checked(tmp_path, user_metric):
         file.write("    def score(self, sums):\n        return sums[..., 0] / sums[..., 1]\n")
     metric = load_metric(path)
     assert metric.score(metric.row_statistics(["a"], ["b"])).tolist() == [0.5]
-    with pytest.raises(FinetuneError, match=r"gave shape \(1, 2\) for 2 rows"):
+    with pytest.raises(FinetuneError, match=r"returned shape \(1, 2\) for 2 rows"):
         metric.row_statistics(["a", "b"], ["a", "b"])
 
 

@@ -126,14 +126,14 @@ def test_a_named_layout_settles_what_the_columns_leave_open():
         (
             {"text": "t", "label": 1, "label_text": "x"},
             {},
-            ["2 ways: label: text -> label; or label: text -> label_text"],
+            ["2 layouts: label: text -> label; or label: text -> label_text"],
         ),
         (
             {"prompt": "p", "completion": "c", "response": "r"},
             {},
-            ["2 ways", "{prompt: prompt, completion: completion}"],
+            ["fit 2 layouts", "{prompt: prompt, completion: completion}"],
         ),
-        ({"my card is late": 1, "card": 2}, {}, ["is the first line of the file its header?"]),
+        ({"my card is late": 1, "card": 2}, {}, ["is the first line of the file a header?"]),
         ({"a": 1}, {"layout": "alpacca"}, ["'alpacca' is not a known layout", "pick one of: auto, messages, sharegpt"]),
         ({"a": 1}, {"layout": "messages"}, ["messages: messages|conversations|conversation"]),
         (

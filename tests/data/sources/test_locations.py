@@ -38,7 +38,7 @@ def test_hub_names(path, parsed):
     "path", ["hf:", "hf:a/b/c", "hf:a b:train", "hf:a:", "runs:/", "runs:/abc", "models:/name/1", "models:/name"]
 )
 def test_malformed_names_are_refused_with_the_form(path):
-    with pytest.raises(DataError, match=r"fix: (hf:NAME:SPLIT|runs:/RUN_ID/PATH)"):
+    with pytest.raises(DataError, match=r"fix: use (hf:NAME:SPLIT|runs:/RUN_ID/PATH)"):
         check_location(path)
 
 
