@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 from gradio_app.prompts.progress import JudgedPrompts
 from mlflow_finetune_plugin.errors import FinetuneError
-from mlflow_finetune_plugin.votes import Journal, Mirror, TurnLog
 from mlflow_finetune_plugin.votes.deletion import delete_unvoted_older_than
+from mlflow_finetune_plugin.votes.journal.journal import Journal
 from mlflow_finetune_plugin.votes.journal.shared_links import SharedConversations
+from mlflow_finetune_plugin.votes.mlflow.mirror import Mirror
+from mlflow_finetune_plugin.votes.mlflow.turn_log import TurnLog
 
 logger = logging.getLogger(__name__)
 

@@ -24,10 +24,9 @@ from gradio_app.registry_client import ask_mlflow
 from gradio_app.settings import PlaygroundSettings
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import FinetuneError
-from mlflow_finetune_plugin.votes import CastVote, Side, SpokenAnswer, Turn
-from mlflow_finetune_plugin.votes.journal.vote import Choice
-from mlflow_finetune_plugin.votes.mlflow.spoken_answer import STOPPED
-from mlflow_finetune_plugin.votes.prompt_file import PromptSet
+from mlflow_finetune_plugin.votes.journal.vote import CastVote, Choice, Turn, VoteSide
+from mlflow_finetune_plugin.votes.mlflow.answer_trace import STOPPED, TracedAnswer
+from mlflow_finetune_plugin.votes.prompt_sets import PromptSet
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +187,7 @@ class Playground:
     ) -> CastVote:
         ledger = self.ledgers.open(model)
         left, right = turn.answers
-        sides = (Side(left.receipt, left.text, None, "left"), Side(right.receipt, right.text, None, "right"))
+        sides = (VoteSide(left.receipt, left.text, None, "left"), VoteSide(right.receipt, right.text, None, "right"))
         cast = CastVote(
             turn=_told_turn(session, turn),
             sides=sides,
@@ -278,13 +277,13 @@ def _told_turn(session: Session, turn: Asked) -> Turn:
     return Turn(turn.turn_id, session.session_id, turn.messages, turn.prompt.prompt_set)
 
 
-def _spoken(turn: Asked, place: int) -> SpokenAnswer:
+def _spoken(turn: Asked, place: int) -> TracedAnswer:
     """For its trace. Beyond two sides there are no more positions than right."""
     answer = turn.answers[place]
     took_ms = 0 if answer.ended_at is None else int((answer.ended_at - answer.asked_at) * 1000)
     first_s = answer.first_token_s
-    return SpokenAnswer(
-        side=Side(answer.receipt, answer.text, None, "left" if place == 0 else "right"),
+    return TracedAnswer(
+        side=VoteSide(answer.receipt, answer.text, None, "left" if place == 0 else "right"),
         started_at_ms=answer.asked_at_ms,
         ended_at_ms=answer.asked_at_ms + max(0, took_ms),
         model=turn.contenders[place].model,

@@ -15,7 +15,7 @@ import orjson
 
 from mlflow_finetune_plugin.evaluation.results import Message
 from mlflow_finetune_plugin.store.names import BASE
-from mlflow_finetune_plugin.votes import Receipt
+from mlflow_finetune_plugin.votes.journal.vote import Receipt
 
 CONNECT_S = 5.0
 SILENCE_S = 120.0

@@ -15,7 +15,7 @@ from gradio_app.chat.client import Answer
 from gradio_app.chat.naming import SELF_NAMING
 from gradio_app.chat.session import LABELS, Asked, Session
 from gradio_app.html_parts import tags_as_text
-from mlflow_finetune_plugin.votes import CastVote
+from mlflow_finetune_plugin.votes.journal.vote import CastVote
 
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 

@@ -18,8 +18,7 @@ from gradio_app.chat.client import Answer, Endpoint, Sampling
 from gradio_app.chat.naming import is_distinctive, masked, names_itself
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.evaluation.results import Message
-from mlflow_finetune_plugin.votes import CastVote
-from mlflow_finetune_plugin.votes.journal.vote import clean, prompt_digest
+from mlflow_finetune_plugin.votes.journal.vote import CastVote, clean, prompt_digest
 
 Shuffle = Literal["turn", "session"]
 Named = tuple[str, str]

@@ -9,7 +9,7 @@ from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.promotion.answers import are_unseen
 from mlflow_finetune_plugin.promotion.proven_version import read_version
 from mlflow_finetune_plugin.store.names import BASE
-from mlflow_finetune_plugin.votes.prompt_file import MOST_PROMPTS, Prompt, PromptSet, prompt_set
+from mlflow_finetune_plugin.votes.prompt_sets import MOST_PROMPTS, PromptSet, PromptSetRow, prompt_set
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,5 +37,7 @@ def held_out_set(client: MlflowClient, model: str, version: str, *, others: Sequ
         raise DataError(f"{asked.uri}: no held-out row can be asked: {why}; fix: give a file of prompts")
     if len(questions) > MOST_PROMPTS:
         notes.append(f"{asked.uri}: the first {MOST_PROMPTS:,} of {len(questions):,} held-out rows are asked")
-    prompts = [Prompt(f"{row.source}:{row.line}", row.messages, row.reference) for row in questions[:MOST_PROMPTS]]
+    prompts = [
+        PromptSetRow(f"{row.source}:{row.line}", row.messages, row.reference) for row in questions[:MOST_PROMPTS]
+    ]
     return prompt_set(f"held-out rows of version {version}", prompts, notes)

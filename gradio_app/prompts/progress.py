@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mlflow_finetune_plugin.evaluation.results import Message
-from mlflow_finetune_plugin.votes import ANONYMOUS, CastVote, Journal
-from mlflow_finetune_plugin.votes.journal.vote import prompt_digest
-from mlflow_finetune_plugin.votes.prompt_file import Prompt, PromptSet
+from mlflow_finetune_plugin.votes.journal.journal import Journal
+from mlflow_finetune_plugin.votes.journal.vote import ANONYMOUS, CastVote, prompt_digest
+from mlflow_finetune_plugin.votes.prompt_sets import PromptSet, PromptSetRow
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Progress:
 
     done: int
     total: int
-    upcoming: tuple[Prompt, ...]
+    upcoming: tuple[PromptSetRow, ...]
 
     @property
-    def next(self) -> Prompt | None:
+    def next(self) -> PromptSetRow | None:
         """None: all are judged."""
         return self.upcoming[0] if self.upcoming else None
 

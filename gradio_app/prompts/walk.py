@@ -12,8 +12,8 @@ from gradio_app.prompts.held_out import held_out_set
 from gradio_app.prompts.progress import JudgedPrompts, Progress, progress
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.store.names import BASE
-from mlflow_finetune_plugin.votes import Journal
-from mlflow_finetune_plugin.votes.prompt_file import PromptSet, read_prompt_set
+from mlflow_finetune_plugin.votes.journal.journal import Journal
+from mlflow_finetune_plugin.votes.prompt_sets import PromptSet, read_prompt_set
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

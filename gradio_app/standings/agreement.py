@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from mlflow_finetune_plugin.votes.mlflow.feedback import ToldVote
+from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredVote
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class VoterAgreement:
     voters: int
 
 
-def voter_agreement(votes: Sequence[ToldVote]) -> VoterAgreement:
+def voter_agreement(votes: Sequence[MirroredVote]) -> VoterAgreement:
     """Of people's votes that are all between the same two versions (``Reading.between``).
 
     What was judged is a prompt (by its digest), so people count together who saw different answers of the same two

@@ -26,7 +26,7 @@ from mlflow_finetune_plugin.promotion.proven_version import read_version
 from mlflow_finetune_plugin.serving.versions.catalog import Catalog
 from mlflow_finetune_plugin.store.clients import client_for
 from mlflow_finetune_plugin.store.names import BASE
-from mlflow_finetune_plugin.votes import Reading, read_votes
+from mlflow_finetune_plugin.votes.mlflow.reading import Reading, read_votes
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -133,7 +133,7 @@ class StandingsReader:
         """``last`` itself where nothing has changed since. Raises TrackingError, ConfigError."""
         undecided = self._open_turns()
         reading = read_votes(self._model, self._tracking_uri)
-        reading = replace(reading, votes=tuple(vote for vote in reading.votes if vote.told.turn_id not in undecided))
+        reading = replace(reading, votes=tuple(vote for vote in reading.votes if vote.vote.turn_id not in undecided))
         aliases = self._aliases()
         if last is not None and self._last_read == (reading, aliases):
             return last

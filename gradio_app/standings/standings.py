@@ -15,9 +15,9 @@ from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.gate.statistics.proportions import wilson_interval
 from mlflow_finetune_plugin.gate.statistics.ranking import Comparison, Ranking, rank
 from mlflow_finetune_plugin.store.names import BASE, CHAMPION
-from mlflow_finetune_plugin.votes import Reading, gate_votes
+from mlflow_finetune_plugin.votes.mlflow.reading import Reading, gate_votes
 from mlflow_finetune_plugin.votes.checks import Summary
-from mlflow_finetune_plugin.votes.mlflow.feedback import ToldVote
+from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredVote
 from mlflow_finetune_plugin.votes.report import JudgeSummary, report_on
 
 Pair = tuple[str, str]
@@ -129,9 +129,9 @@ def ordered_pair(pair: Pair, aliases: Mapping[str, str]) -> Pair:
     return (pair[1], pair[0]) if champion == pair[0] else pair
 
 
-def grouped(votes: Iterable[tuple[str, ToldVote]], candidate: str) -> tuple[VoteGroup, ...]:
+def grouped(votes: Iterable[tuple[str, MirroredVote]], candidate: str) -> tuple[VoteGroup, ...]:
     """``votes`` with the name of their group, in the order of how many votes each has."""
-    members_of: dict[str, list[ToldVote]] = {}
+    members_of: dict[str, list[MirroredVote]] = {}
     for name, vote in votes:
         members_of.setdefault(name, []).append(vote)
     ordered = sorted(members_of.items(), key=lambda group: (-len(group[1]), group[0]))
@@ -154,7 +154,7 @@ def _standing(reading: Reading, pair: Pair, terms: VoteTerms) -> PairStanding:
     )
 
 
-def _group(name: str, votes: list[ToldVote], candidate: str) -> VoteGroup:
+def _group(name: str, votes: list[MirroredVote], candidate: str) -> VoteGroup:
     winners = [vote.winner.version for vote in votes if vote.winner is not None]
     wins = winners.count(candidate)
     choices = [vote.choice for vote in votes]

@@ -181,7 +181,7 @@ def _import(path: Path, name: str) -> None:
 
     done = import_csv(path, Journal(name))
     bare = f"; {done.without_receipts} without two receipts will never count" if done.without_receipts else ""
-    _say(f"{path}: {done.added} votes cast, {done.known} known before{bare}")
+    _say(f"{path}: {done.added} votes cast, {done.existing} known before{bare}")
 
 
 def _judge(namespace: argparse.Namespace, pair: tuple[str, str] | None, why_no_pair: str) -> None:
@@ -205,16 +205,16 @@ def _judge(namespace: argparse.Namespace, pair: tuple[str, str] | None, why_no_p
 
 
 def _pairs_to_judge(namespace: argparse.Namespace, pair: tuple[str, str]) -> list[Pair]:
-    from mlflow_finetune_plugin.votes.judge import ask_pairs, pairs_told
+    from mlflow_finetune_plugin.votes.judge import answer_pairs, voted_pairs
     from mlflow_finetune_plugin.votes.mlflow.reading import read_texts, read_votes
-    from mlflow_finetune_plugin.votes.prompt_file import read_prompt_set
+    from mlflow_finetune_plugin.votes.prompt_sets import read_prompt_set
 
     name = namespace.name
     if namespace.judge_prompts is None:
         people = read_votes(name).between(*pair)
-        return pairs_told(people, read_texts(name, people))
+        return voted_pairs(people, read_texts(name, people))
     models = (_served(name, pair[0]), _served(name, pair[1]))
-    asked = ask_pairs(
+    asked = answer_pairs(
         [prompt.messages for prompt in read_prompt_set(namespace.judge_prompts).prompts],
         url=namespace.router,
         models=models,

@@ -126,7 +126,7 @@ def _regressions(
 
 def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list[str]) -> Votes | None:
     """Over the base as long as there is no champion, as the gain is."""
-    from mlflow_finetune_plugin.votes import gate_votes, read_votes
+    from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes, read_votes
 
     reading = read_votes(candidate.name)
     refused = [f"{count:,} {why}" for why, count in reading.not_counted.items()]

@@ -1,4 +1,4 @@
-"""What a set of votes says and whether to believe it: counts, win rate, who voted how often, what else decided. Pure."""
+"""Statistics of a set of votes: counts, win rate, votes per voter, and biases by position and length."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.statistics.proportions import binomial_p, wilson_interval
-from mlflow_finetune_plugin.votes.mlflow.feedback import ToldVote
+from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredVote
 
 SUSPECT_P = 0.01
-"""Below this p-value a bias is worth a word. A look, not a test: nothing is decided by it."""
+"""A bias below this p-value is reported as suspect. Nothing else depends on it."""
 FLOOD_SHARE = 0.5
-"""Above this share of all votes, and not alone, one voter is flooding."""
+"""One of several voters with more than this share of all votes is reported as flooding."""
 
 
 @dataclass(frozen=True)
 class Bias:
-    """How often decisive votes went to the left, or the longer, answer; ``p`` is the exact two-sided one of one half."""
+    """How often decisive votes went to the left, or the longer, answer. ``p`` tests a share of one half, exact and two-sided."""
 
     wins: int
     votes: int
@@ -32,10 +32,11 @@ class Bias:
 
 @dataclass(frozen=True)
 class Summary:
-    """Votes between ``candidate`` and ``champion``.
+    """The votes between ``candidate`` and ``champion``.
 
-    ``win_rate`` is the candidate's share of decisive votes with Wilson's 95 % interval, as if votes were independent and
-    looked at once; the gate weighs them by voter, and for looks at any time. None where nothing was decisive.
+    ``win_rate`` is the candidate's share of decisive votes with Wilson's 95 % interval, which assumes independent votes and a
+    single evaluation; None without decisive votes. The gate uses other statistics: it weighs votes by voter and stays valid
+    when it is evaluated repeatedly.
     """
 
     candidate: str
@@ -57,7 +58,7 @@ class Summary:
 
     @property
     def most_share(self) -> float:
-        """Of all votes, those of the voter with the most."""
+        """The share of all votes that the most active voter cast."""
         return self.most_votes / self.votes if self.votes else 0.0
 
     @property
@@ -65,8 +66,8 @@ class Summary:
         return self.voters > 1 and self.most_share > FLOOD_SHARE
 
 
-def summarise(votes: Sequence[ToldVote], candidate: str, champion: str) -> Summary:
-    """Counts votes that are all between these two versions (``Reading.between``)."""
+def summarise(votes: Sequence[MirroredVote], candidate: str, champion: str) -> Summary:
+    """Summarise votes that are all between these two versions (see ``Reading.between``)."""
     decisive = [(vote, vote.winner) for vote in votes if vote.winner is not None]
     wins = sum(winner.version == candidate for _, winner in decisive)
     voters = Counter(vote.voter for vote in votes)
@@ -88,15 +89,15 @@ def summarise(votes: Sequence[ToldVote], candidate: str, champion: str) -> Summa
     )
 
 
-def agreement(people: Sequence[ToldVote], judges: Sequence[ToldVote]) -> tuple[int, int]:
-    """Of the turns on which people (by majority) and judges both preferred a side: how often the same one, of how many."""
+def agreement(people: Sequence[MirroredVote], judges: Sequence[MirroredVote]) -> tuple[int, int]:
+    """Return on how many turns people (by majority) and judges prefer the same answer, and on how many both prefer one."""
     preferred = [_majorities(votes) for votes in (people, judges)]
     both = preferred[0].keys() & preferred[1].keys()
     return sum(preferred[0][answers] == preferred[1][answers] for answers in both), len(both)
 
 
-def _majorities(votes: Sequence[ToldVote]) -> dict[frozenset[str], str]:
-    """The two answers -> the one that more voters preferred; turns without one are left out."""
+def _majorities(votes: Sequence[MirroredVote]) -> dict[frozenset[str], str]:
+    """Return the preferred answer by pair of answers; pairs without a majority are left out."""
     counts: dict[frozenset[str], Counter[str]] = {}
     for vote in votes:
         if vote.winner is not None:

@@ -1,8 +1,8 @@
-"""A language model as a voter of its own kind, over any OpenAI-compatible URL.
+"""A judge: a language model that votes, behind any OpenAI-compatible URL.
 
-Judges prefer what stands first (Zheng et al. 2023, "Judging LLM-as-a-Judge", section 3.3; Shi et al. 2024,
-arXiv 2406.07791), so each pair is shown in both orders, and only a verdict that is the same in both becomes a vote. A
-judge's votes are reported beside people's and never counted among them.
+Judges prefer the answer that comes first (Zheng et al. 2023, "Judging LLM-as-a-Judge", section 3.3; Shi et al. 2024,
+arXiv 2406.07791), so a judge sees each pair in both orders, and only a verdict that is the same in both becomes a vote.
+The votes of judges are reported separately and never counted as people's votes.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from mlflow_finetune_plugin.votes.journal.vote import (
     Choice,
     Position,
     Receipt,
-    Side,
     Turn,
+    VoteSide,
     clean,
-    prompt_digest,
-    text_digest,
 )
-from mlflow_finetune_plugin.votes.mlflow.feedback import ToldSide, ToldVote
-from mlflow_finetune_plugin.votes.mlflow.spoken_answer import SpokenText
+from mlflow_finetune_plugin.votes.mlflow.answer_trace import TraceText
+from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredSide, MirroredVote
+from mlflow_finetune_plugin.votes.mlflow.reading import verified_text
 
 Verdict = Literal["A", "B", "tie"]
+_POSITIONS: tuple[Position, Position] = ("left", "right")
 
 _VERDICT = re.compile(r"\[{0,2}(A|B|tie)\]{0,2}\.?", re.IGNORECASE)
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
@@ -52,9 +52,17 @@ Reply with one word and nothing else: A, B, or tie."""
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """``url`` ends where ``/chat/completions`` follows. Characters beyond ``longest_text`` in a text leave its turn unjudged.
+    """How to ask a judge.
 
-    ``max_tokens`` leaves room for models that think before they speak.
+    Args:
+        url: The base URL, without ``/chat/completions``.
+        model: The model to ask.
+        api_key: The API key; None: no key.
+        timeout_s: The longest wait for a reply.
+        max_tokens: The longest reply, with room for models that reason first.
+        longest_text: A turn with a longer text, in characters, is not judged.
+        at_once: Pairs that are judged at the same time.
+        tries: Attempts per question.
     """
 
     url: str
@@ -68,9 +76,9 @@ class JudgeSettings:
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
-            raise VoteError(f"{self.url!r} is no URL of a judge; fix: for example http://127.0.0.1:8000/v1")
+            raise VoteError(f"{self.url!r} is not a valid URL; fix: use for example http://127.0.0.1:8000/v1")
         if not self.model:
-            raise VoteError("the judge has no model; fix: name one that its URL serves")
+            raise VoteError("no model was given for the judge; fix: name a model that the URL serves")
 
     @property
     def voter(self) -> str:
@@ -79,7 +87,7 @@ class JudgeSettings:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge said of a pair. ``choice`` None: inconsistent, or ``fault`` says why there is no verdict."""
+    """The verdict of a judge on a pair. ``choice`` None: the two verdicts differ, or ``fault`` is the reason of a missing one."""
 
     pair: Pair
     choice: Choice | None
@@ -88,7 +96,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class JudgeReport:
-    """``consistency``: the share of pairs with the same verdict in both orders, among those with two verdicts."""
+    """The judgements of a judge on a list of pairs."""
 
     voter: str
     judgements: tuple[Judgement, ...]
@@ -103,23 +111,24 @@ class JudgeReport:
 
     @property
     def faults(self) -> tuple[tuple[str, str], ...]:
-        """(turn_id, why it was not judged)."""
-        return tuple((found.pair.turn.turn_id, found.fault) for found in self.judgements if found.fault is not None)
+        """The turns that were not judged, each with the reason."""
+        return tuple((entry.pair.turn.turn_id, entry.fault) for entry in self.judgements if entry.fault is not None)
 
     @property
     def consistency(self) -> float | None:
+        """The share of pairs with the same verdict in both orders, among those with two verdicts."""
         judged = self.consistent + self.inconsistent
         return self.consistent / judged if judged else None
 
 
 class _NoVerdictError(Exception):
-    """Why one question to the judge has no answer."""
+    """The reason why a judge gave no verdict."""
 
 
 def judge(pairs: Iterable[Pair], settings: JudgeSettings, journal: Journal) -> JudgeReport:
-    """Asks twice per pair, casts the consistent verdicts into the journal. A pair that fails is told, the others go on.
+    """Ask the judge twice per pair and cast the consistent verdicts into the journal.
 
-    Raises JournalError for the disk.
+    A pair that fails is listed in the report, and the others are judged. Raises JournalError if the journal cannot be written.
     """
     headers = {"authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     with (
@@ -127,9 +136,9 @@ def judge(pairs: Iterable[Pair], settings: JudgeSettings, journal: Journal) -> J
         ThreadPoolExecutor(settings.at_once) as pool,
     ):
         judgements = tuple(pool.map(lambda pair: _judge_pair(pair, settings, client), pairs))
-    for found in judgements:
-        if found.choice is not None:
-            vote = CastVote(found.pair.turn, found.pair.sides, found.choice, settings.voter, "judge")
+    for judgement in judgements:
+        if judgement.choice is not None:
+            vote = CastVote(judgement.pair.turn, judgement.pair.sides, judgement.choice, settings.voter, "judge")
             journal.cast(vote)
     return JudgeReport(settings.voter, judgements)
 
@@ -145,16 +154,16 @@ def _judge_pair(pair: Pair, settings: JudgeSettings, client: httpx.Client) -> Ju
     return Judgement(pair, choices.get((first, second)))
 
 
-def _verdict(turn: Turn, a: Side, b: Side, settings: JudgeSettings, client: httpx.Client) -> Verdict:
+def _verdict(turn: Turn, a: VoteSide, b: VoteSide, settings: JudgeSettings, client: httpx.Client) -> Verdict:
     messages = judge_messages(turn.messages, a.answer, b.answer, settings.longest_text)
     body = {"model": settings.model, "messages": messages, "temperature": 0, "max_tokens": settings.max_tokens}
     return parse_verdict(_ask(body, settings, client))
 
 
 def judge_messages(prompt: Sequence[Message], a: str, b: str, longest_text: int) -> list[Message]:
-    """The question to a judge. The code in the marks is new each time and in none of the texts, so no text can close its mark."""
-    asked = "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in prompt)
-    texts = {"conversation": clean(asked), "answer A": clean(a), "answer B": clean(b)}
+    """Return the messages to a judge. The marks carry a random code that is in none of the texts, so no text can end its mark."""
+    conversation = "\n\n".join(f"[{message['role']}]\n{message['content']}" for message in prompt)
+    texts = {"conversation": clean(conversation), "answer A": clean(a), "answer B": clean(b)}
     for name, text in texts.items():
         if len(text) > longest_text:
             raise _NoVerdictError(f"the {name} has {len(text):,} characters, more than {longest_text:,}")
@@ -169,77 +178,87 @@ def judge_messages(prompt: Sequence[Message], a: str, b: str, longest_text: int)
 
 
 def parse_verdict(reply: str) -> Verdict:
-    """One word, after a thought if there is one. Anything else is no verdict."""
-    found = _VERDICT.fullmatch(_THOUGHT.sub("", reply).strip())
-    if found is None:
-        raise _NoVerdictError(f"the judge gave no verdict but {' '.join(reply.split())[:80]!r}")
+    """Read the verdict, one word, from a reply; a leading <think> block is skipped."""
+    match = _VERDICT.fullmatch(_THOUGHT.sub("", reply).strip())
+    if match is None:
+        raise _NoVerdictError(f"the judge replied without a verdict: {' '.join(reply.split())[:80]!r}")
     verdicts: dict[str, Verdict] = {"a": "A", "b": "B", "tie": "tie"}
-    return verdicts[found[1].lower()]
+    return verdicts[match[1].lower()]
 
 
 def _ask(body: dict[str, Any], settings: JudgeSettings, client: httpx.Client) -> str:
-    """The reply's text. What may pass (no connection, 429, 5xx) is tried again."""
+    """Return the text of the reply. Temporary failures (no connection, 429, 5xx) are tried again."""
     url = settings.url.rstrip("/") + "/chat/completions"
     fault = ""
     for attempt in range(settings.tries):
         if attempt:
             time.sleep(0.5 * 2**attempt)
         try:
-            answer = client.post(url, json=body)
+            response = client.post(url, json=body)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             fault = f"{type(error).__name__}: {error}"
             continue
-        if answer.status_code == 200:
-            return _reply_text(answer)
-        fault = f"HTTP {answer.status_code}: {' '.join(answer.text.split())[:200]}"
-        if answer.status_code != 429 and answer.status_code < 500:
+        if response.status_code == 200:
+            return _reply_text(response)
+        fault = _http_fault(response)
+        if response.status_code != 429 and response.status_code < 500:
             break
     raise _NoVerdictError(f"the judge at {url} does not answer: {fault}")
 
 
-def _reply_text(answer: httpx.Response) -> str:
+def _reply_text(response: httpx.Response) -> str:
     try:
-        text = answer.json()["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise _NoVerdictError(f"the judge's answer is no chat completion: {error!r}") from error
+        text = _message_content(response)
+    except ValueError as error:
+        raise _NoVerdictError(f"the judge's answer is {error}") from error
     if not isinstance(text, str):
-        raise _NoVerdictError("the judge's answer holds no text")
+        raise _NoVerdictError("the judge's answer has no text")
     return text
+
+
+def _message_content(response: httpx.Response) -> Any:
+    """Return the content of a chat completion. Raises ValueError for any other response."""
+    try:
+        return response.json()["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"not a chat completion: {error!r}") from error
+
+
+def _http_fault(response: httpx.Response) -> str:
+    return f"HTTP {response.status_code}: {' '.join(response.text.split())[:200]}"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A turn and its two answers as shown."""
+    """A turn and its two answers as shown, left first."""
 
     turn: Turn
-    sides: tuple[Side, Side]
+    sides: tuple[VoteSide, VoteSide]
 
 
 @dataclass(frozen=True)
-class AskedPairs:
-    """Pairs made by asking, and (prompt number from 1, why there is no pair)."""
+class AnsweredPairs:
+    """Pairs of new answers. ``faults``: prompts without a pair, by number from 1, each with the reason."""
 
     pairs: tuple[Pair, ...]
     faults: tuple[tuple[int, str], ...]
 
 
-def pairs_told(votes: Iterable[ToldVote], texts: Mapping[str, SpokenText]) -> list[Pair]:
-    """The pairs voted on, each once, whose texts are still those that were voted on."""
+def voted_pairs(votes: Iterable[MirroredVote], texts: Mapping[str, TraceText]) -> list[Pair]:
+    """Return the pairs that were voted on, each once. Pairs are left out if their texts in MLflow are not those of the vote."""
     pairs: dict[tuple[str, frozenset[str]], Pair] = {}
     for vote in votes:
-        left, right = (texts.get(side.trace_id) for side in (vote.left, vote.right))
-        if left is None or right is None or prompt_digest(left.messages) != vote.prompt_digest:
+        left, right = (verified_text(side, vote.prompt_digest, texts) for side in (vote.left, vote.right))
+        if left is None or right is None:
             continue
-        sides = (_told_side(vote.left, left, "left"), _told_side(vote.right, right, "right"))
-        if sides[0] is None or sides[1] is None:
-            continue
+        sides = (_voted_side(vote.left, left, "left"), _voted_side(vote.right, right, "right"))
         turn = Turn(vote.turn_id, vote.session, left.messages, vote.prompt_set)
         answers = frozenset({vote.left.answer_id, vote.right.answer_id})
-        pairs.setdefault((vote.turn_id, answers), Pair(turn, (sides[0], sides[1])))
+        pairs.setdefault((vote.turn_id, answers), Pair(turn, sides))
     return list(pairs.values())
 
 
-def ask_pairs(
+def answer_pairs(
     prompts: Iterable[tuple[Message, ...]],
     *,
     url: str,
@@ -248,44 +267,51 @@ def ask_pairs(
     max_tokens: int = 512,
     timeout_s: float = 120.0,
     seed: int = 0,
-) -> AskedPairs:
-    """Asks two models of a router (``url`` ends in /v1) the same questions, greedily; who is shown left is drawn by ``seed``."""
+) -> AnsweredPairs:
+    """Ask two models of a router the same prompts, with temperature 0.
+
+    Args:
+        prompts: The messages of each prompt.
+        url: The router's base URL, which ends in ``/v1``.
+        models: The two models to ask.
+        api_key: The API key of the router; None: no key.
+        max_tokens: The longest answer.
+        timeout_s: The longest wait for an answer.
+        seed: Decides which model is shown on the left.
+    """
     order = random.Random(seed)
     session = f"judge-{uuid.uuid4().hex[:12]}"
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     pairs, faults = [], []
     with httpx.Client(timeout=timeout_s, headers=headers) as client:
         for number, messages in enumerate(prompts, 1):
-            shown = list(models)
-            order.shuffle(shown)
+            shuffled = list(models)
+            order.shuffle(shuffled)
             try:
                 left, right = (
-                    _asked(client, url, model, messages, max_tokens, position)
-                    for model, position in zip(shown, ("left", "right"), strict=True)
+                    _ask_model(client, url, model, messages, max_tokens, position)
+                    for model, position in zip(shuffled, _POSITIONS, strict=True)
                 )
             except (VoteError, httpx.HTTPError, httpx.InvalidURL) as error:
                 faults.append((number, f"{type(error).__name__}: {error}"))
                 continue
             pairs.append(Pair(Turn(uuid.uuid4().hex, session, messages), (left, right)))
-    return AskedPairs(tuple(pairs), tuple(faults))
+    return AnsweredPairs(tuple(pairs), tuple(faults))
 
 
-def _told_side(side: ToldSide, text: SpokenText, position: Position) -> Side | None:
-    if text_digest(text.answer) != side.answer_digest:
-        return None
-    return Side(side.receipt, text.answer, side.trace_id, position)
+def _voted_side(side: MirroredSide, text: TraceText, position: Position) -> VoteSide:
+    return VoteSide(side.receipt, text.answer, side.trace_id, position)
 
 
-def _asked(
-    client: httpx.Client, url: str, model: str, messages: tuple[Message, ...], max_tokens: int, position: str
-) -> Side:
+def _ask_model(
+    client: httpx.Client, url: str, model: str, messages: tuple[Message, ...], max_tokens: int, position: Position
+) -> VoteSide:
     body = {"model": model, "messages": list(messages), "temperature": 0, "max_tokens": max_tokens}
-    answer = client.post(url.rstrip("/") + "/chat/completions", json=body)
-    if answer.status_code != 200:
-        raise VoteError(f"{model}: HTTP {answer.status_code}: {' '.join(answer.text.split())[:200]}")
+    response = client.post(url.rstrip("/") + "/chat/completions", json=body)
+    if response.status_code != 200:
+        raise VoteError(f"{model}: {_http_fault(response)}")
     try:
-        text = answer.json()["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise VoteError(f"{model}: the answer is no chat completion: {error!r}") from error
-    place: Position = "left" if position == "left" else "right"
-    return Side(Receipt.from_headers(answer.headers), str(text or ""), None, place)
+        text = _message_content(response)
+    except ValueError as error:
+        raise VoteError(f"{model}: the answer is {error}") from error
+    return VoteSide(Receipt.from_headers(response.headers), str(text or ""), None, position)

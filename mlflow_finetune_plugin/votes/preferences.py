@@ -1,7 +1,7 @@
-"""Decided votes as preference data for the next training: TRL's layout, an explicit prompt and two conversations.
+"""Votes as preference data for the next training, in TRL's layout with an explicit prompt.
 
-A row is ``{"prompt": [messages], "chosen": [answer], "rejected": [answer]}``; what it rests on stands on the same line
-of ``NAME.meta.jsonl``, because TRL would carry further columns along.
+A row is ``{"prompt": [messages], "chosen": [answer], "rejected": [answer]}``. The votes behind a row are on the same line of
+``NAME.meta.jsonl``, because TRL would take further columns into the training.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from typing import Any
 
 from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.evaluation.results import Message
-from mlflow_finetune_plugin.votes.journal.vote import prompt_digest, text_digest
-from mlflow_finetune_plugin.votes.mlflow.feedback import ToldSide, ToldVote
-from mlflow_finetune_plugin.votes.mlflow.reading import SAME_VERSION, Reading, read_texts, read_votes
-from mlflow_finetune_plugin.votes.mlflow.spoken_answer import SpokenText
+from mlflow_finetune_plugin.votes.journal.vote import prompt_digest
+from mlflow_finetune_plugin.votes.mlflow.answer_trace import TraceText
+from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredSide, MirroredVote
+from mlflow_finetune_plugin.votes.mlflow.reading import SAME_VERSION, Reading, read_texts, read_votes, verified_text
 
 NOT_DECISIVE = "tie or both bad"
-EVENLY_SPLIT = "as many voters for one answer as for the other"
-NO_TEXT = "the traces are deleted, or hold another text than was voted on"
+EVENLY_SPLIT = "equally many votes for both answers"
+NO_TEXT = "the traces are deleted, or their text is not the one that was voted on"
 SAME_TEXT = "both answers are the same text"
 EMPTY = "an empty answer"
-CONTRADICTION = "an answer preferred in one turn and not in another, to the same prompt"
-REPEATED = "an answer that another row to the same prompt has"
+CONTRADICTION = "an answer preferred in one turn and rejected in another, to the same prompt"
+REPEATED = "an answer that is already in another row with the same prompt"
 
 
 @dataclass(frozen=True)
 class Preference:
-    """One row and the turns' votes behind it."""
+    """A preference row and the votes behind it."""
 
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
-    chosen_side: ToldSide
-    rejected_side: ToldSide
-    votes: tuple[ToldVote, ...]
+    chosen_side: MirroredSide
+    rejected_side: MirroredSide
+    votes: tuple[MirroredVote, ...]
 
     def row(self) -> dict[str, Any]:
-        """What TRL reads."""
+        """Return the row as TRL reads it."""
         return {
             "prompt": [dict(message) for message in self.prompt],
             "chosen": [{"role": "assistant", "content": self.chosen}],
@@ -50,6 +50,7 @@ class Preference:
         }
 
     def provenance(self) -> dict[str, Any]:
+        """Return the votes and sides behind the row, ready for JSON."""
         winners = [vote.winner.answer_id if vote.winner else None for vote in self.votes]
         return {
             "turn_id": self.votes[0].turn_id,
@@ -63,16 +64,16 @@ class Preference:
 
 @dataclass(frozen=True)
 class Preferences:
-    """The rows, in the order voted, and how many turns were left out for which reason."""
+    """The rows in the order of their votes, and the number of turns left out by reason."""
 
     rows: tuple[Preference, ...]
     left_out: Mapping[str, int]
 
 
-def exportable(reading: Reading) -> tuple[ToldVote, ...]:
-    """People's votes whose receipts are true; two answers of one version say as much about answers as those of two."""
+def exportable(reading: Reading) -> tuple[MirroredVote, ...]:
+    """Return people's votes with valid receipts. Votes between two answers of one version are included."""
     return tuple(
-        vote.told for vote in reading.votes if vote.told.kind == "person" and vote.fault in (None, SAME_VERSION)
+        vote.vote for vote in reading.votes if vote.vote.kind == "person" and vote.fault in (None, SAME_VERSION)
     )
 
 
@@ -86,42 +87,50 @@ def read_preferences(model: str, tracking_uri: str | None = None) -> Preferences
     return preferences(votes, read_texts(model, votes, tracking_uri))
 
 
-def preferences(votes: Iterable[ToldVote], texts: Mapping[str, SpokenText]) -> Preferences:
-    """One row a turn where most voters preferred one answer; ``texts`` by trace id (``read_texts``).
+def preferences(votes: Iterable[MirroredVote], texts: Mapping[str, TraceText]) -> Preferences:
+    """Return one row for each turn in which most voters preferred one answer.
 
-    No (prompt, answer) appears twice: where one is preferred here and not preferred there, every row that has it is left
-    out; where one is in several rows, the first stays.
+    No pair of prompt and answer appears twice. If an answer is preferred in one turn and rejected in another, all of its rows
+    are left out; if it is in several rows, the first one is used.
+
+    Args:
+        votes: The votes.
+        texts: The texts by trace id, of ``read_texts``.
     """
-    turns: dict[tuple[str, frozenset[str]], list[ToldVote]] = defaultdict(list)
+    turns: dict[tuple[str, frozenset[str]], list[MirroredVote]] = defaultdict(list)
     for vote in votes:
         turns[vote.turn_id, frozenset({vote.left.answer_id, vote.right.answer_id})].append(vote)
     left_out: Counter[str] = Counter()
-    found: list[Preference] = []
+    decided: list[Preference] = []
     for cast in turns.values():
         preference = _decide(cast, texts)
         if isinstance(preference, str):
             left_out[preference] += 1
         else:
-            found.append(preference)
-    rows, doubled = _each_answer_once(found)
+            decided.append(preference)
+    rows, doubled = _each_answer_once(decided)
     return Preferences(tuple(rows), dict((left_out + doubled).most_common()))
 
 
-def write_preferences(path: Path, found: Preferences) -> Path:
-    """Writes the rows and, beside them, what they rest on; returns the second file. Raises DataError for a path it cannot."""
+def write_preferences(path: Path, data: Preferences) -> Path:
+    """Write the rows to ``path`` and their votes to ``NAME.meta.jsonl``; return the second path.
+
+    Raises:
+        DataError: The files cannot be written.
+    """
     beside = path.with_name(f"{path.stem}.meta.jsonl")
     try:
-        _write(path, [row.row() for row in found.rows])
-        _write(beside, [row.provenance() for row in found.rows])
+        _write(path, [row.row() for row in data.rows])
+        _write(beside, [row.provenance() for row in data.rows])
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written: {error.strerror or error}; fix: name a file in a folder of yours"
+            f"{path} cannot be written: {error.strerror or error}; fix: use a folder that you can write to"
         ) from error
     return beside
 
 
-def _decide(cast: Sequence[ToldVote], texts: Mapping[str, SpokenText]) -> Preference | str:
-    """What the voters of one turn prefer, or why nobody can say."""
+def _decide(cast: Sequence[MirroredVote], texts: Mapping[str, TraceText]) -> Preference | str:
+    """Return the preference of a turn's voters, or the reason why there is none."""
     wins = Counter(vote.winner.answer_id for vote in cast if vote.winner is not None)
     if not wins:
         return NOT_DECISIVE
@@ -131,38 +140,30 @@ def _decide(cast: Sequence[ToldVote], texts: Mapping[str, SpokenText]) -> Prefer
     sides = {side.answer_id: side for side in (cast[0].left, cast[0].right)}
     chosen = sides.pop(order[0][0])
     (rejected,) = sides.values()
-    spoken = [_true_text(side, cast[0].prompt_digest, texts) for side in (chosen, rejected)]
-    if spoken[0] is None or spoken[1] is None:
+    answers = [verified_text(side, cast[0].prompt_digest, texts) for side in (chosen, rejected)]
+    if answers[0] is None or answers[1] is None:
         return NO_TEXT
-    if not spoken[0].answer.strip() or not spoken[1].answer.strip():
+    if not answers[0].answer.strip() or not answers[1].answer.strip():
         return EMPTY
-    if spoken[0].answer == spoken[1].answer:
+    if answers[0].answer == answers[1].answer:
         return SAME_TEXT
-    return Preference(spoken[0].messages, spoken[0].answer, spoken[1].answer, chosen, rejected, tuple(cast))
+    return Preference(answers[0].messages, answers[0].answer, answers[1].answer, chosen, rejected, tuple(cast))
 
 
-def _true_text(side: ToldSide, asked: str, texts: Mapping[str, SpokenText]) -> SpokenText | None:
-    """The text that was voted on, proven by the digests in the vote."""
-    text = texts.get(side.trace_id)
-    if text is None or prompt_digest(text.messages) != asked or text_digest(text.answer) != side.answer_digest:
-        return None
-    return text
-
-
-def _each_answer_once(found: Sequence[Preference]) -> tuple[list[Preference], Counter[str]]:
-    chosen = {(prompt_digest(row.prompt), row.chosen) for row in found}
-    contradicted = chosen & {(prompt_digest(row.prompt), row.rejected) for row in found}
-    seen: set[tuple[str, str]] = set()
+def _each_answer_once(preferences: Sequence[Preference]) -> tuple[list[Preference], Counter[str]]:
+    chosen = {(prompt_digest(row.prompt), row.chosen) for row in preferences}
+    contradicted = chosen & {(prompt_digest(row.prompt), row.rejected) for row in preferences}
+    used: set[tuple[str, str]] = set()
     rows = []
     left_out: Counter[str] = Counter()
-    for row in found:
+    for row in preferences:
         answers = {(prompt_digest(row.prompt), answer) for answer in (row.chosen, row.rejected)}
         if answers & contradicted:
             left_out[CONTRADICTION] += 1
-        elif answers & seen:
+        elif answers & used:
             left_out[REPEATED] += 1
         else:
-            seen |= answers
+            used |= answers
             rows.append(row)
     return rows, left_out
 

@@ -1,4 +1,4 @@
-"""What ``mlflow-finetune votes`` shows: one pair of versions, people and each judge apart, as text and as JSON."""
+"""The report on a model's votes: one pair of versions, people and each judge separately, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlflow_finetune_plugin.votes.pair import find_pair
 
 @dataclass(frozen=True)
 class JudgeSummary:
-    """A judge's votes on the pair, and on how many of the turns that people decided too it preferred the same answer."""
+    """A judge's votes on the pair. Of the ``shared`` turns that people decided too, it agreed with them on ``agreed``."""
 
     voter: str
     summary: Summary
@@ -24,7 +24,14 @@ class JudgeSummary:
 
 @dataclass(frozen=True)
 class VotesReport:
-    """``people`` None: there is no pair to compare, and ``why_no_pair`` says why."""
+    """The votes of a model, and those between two of its versions.
+
+    Args:
+        reading: All votes.
+        people: The votes of people between the two versions; None: there is no pair to compare.
+        judges: The votes of each judge between the two versions.
+        why_no_pair: Why there is no pair.
+    """
 
     reading: Reading
     people: Summary | None
@@ -57,18 +64,19 @@ class VotesReport:
         }
 
     def text(self) -> str:
+        """Return the report for a terminal."""
         name = self.reading.model
         counted = sum(vote.fault is None for vote in self.reading.votes)
         if not self.reading.votes and not self.reading.unreadable:
-            lines = [f"{name}: nobody has voted yet"]
+            lines = [f"{name}: no votes yet"]
         else:
             lines = [f"{name}: {_count(len(self.reading.votes), 'vote')} in MLflow, {counted} count"]
         lines += [_line("not counted", f"{votes}: {reason}") for reason, votes in self.reading.not_counted.items()]
         if self.people is None:
             lines += ["", self.why_no_pair] if self.why_no_pair else []
-            for (one, other), votes in self.reading.pairs().items():
+            for (first, second), votes in self.reading.pairs().items():
                 lines.append(
-                    _line(f"{one} and {other}", f"{_count(votes, 'vote')}; show them: --between {one} {other}")
+                    _line(f"{first} and {second}", f"{_count(votes, 'vote')}; show them: --between {first} {second}")
                 )
             return "\n".join(lines)
         lines += [
@@ -79,7 +87,7 @@ class VotesReport:
         for judge in self.judges:
             lines += [
                 "",
-                f"{judge.voter}, a model, not counted among people",
+                f"{judge.voter}, a judge, not counted with people",
                 *_summary_lines(judge.summary, is_judge=True),
             ]
             if judge.shared:
@@ -109,7 +117,7 @@ def report_votes(model: str, between: tuple[str, str] | None = None, tracking_ur
 
 
 def report_on(reading: Reading, pair: tuple[str, str] | None, why_no_pair: str = "") -> VotesReport:
-    """``pair``: candidate and champion, by version."""
+    """Summarise votes that were read already. ``pair`` is candidate and champion, by version."""
     if pair is None:
         return VotesReport(reading, None, (), why_no_pair)
     people, judged = (reading.between(*pair, kind) for kind in ("person", "judge"))
@@ -133,16 +141,18 @@ def _summary_lines(summary: Summary, *, is_judge: bool = False) -> list[str]:
         _line("both bad", str(summary.both_bad)),
     ]
     if summary.win_rate is None:
-        lines.append(_line("win rate", "none: no vote prefers a side"))
+        lines.append(_line("win rate", "none: no vote prefers an answer"))
     else:
         share = _share(summary.win_rate)
         lines.append(_line("win rate", f"{share} of {decisive} decisive votes for {summary.candidate}"))
     if not is_judge:
-        flood = "; FLOODED: this voter outweighs all others in any count by vote" if summary.is_flooded else ""
+        flood = "; WARNING: this voter cast more votes than all others together" if summary.is_flooded else ""
         most = f"{summary.most_votes} of {summary.votes} ({summary.most_share:.1%}), {summary.most_active}"
         lines.append(_line("most by one", most + flood))
-    lines.append(_line("left answer", _bias(summary.left, "votes prefer a place, not an answer")))
-    lines.append(_line("longer answer", _bias(summary.longer, "votes go by length, or the better ones are longer")))
+    lines.append(_line("left answer", _bias(summary.left, "voters may prefer a position, not an answer")))
+    lines.append(
+        _line("longer answer", _bias(summary.longer, "voters may prefer length, or the better answers are longer"))
+    )
     return lines
 
 
@@ -157,8 +167,8 @@ def _share(share: Interval) -> str:
     return f"{share.value:.1%} (95 % CI {share.low:.1%} to {share.high:.1%})"
 
 
-def _line(name: str, said: str) -> str:
-    return f"  {name:<16} {said}"
+def _line(name: str, text: str) -> str:
+    return f"  {name:<16} {text}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -205,7 +205,7 @@ def _latency(watched: Watched, notes: list[str]) -> Latency | NotMeasured:
 
 def _people(watched: Watched, notes: list[str]) -> tuple[tuple[Vote, ...] | NotMeasured, Turns | NotMeasured]:
     """Votes against the previous version, since this one became champion: those before are what made it so."""
-    from mlflow_finetune_plugin.votes import gate_votes, read_votes
+    from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes, read_votes
 
     champion, previous, since = watched.champion, watched.previous, watched.since
     if isinstance(previous, NotMeasured):

@@ -8,8 +8,9 @@ from chat_endpoint import Endpoint, prefers_longer
 from votes_cast import receipt, spoken, vote
 
 from mlflow_finetune_plugin.cli.main import main
-from mlflow_finetune_plugin.votes import Mirror, TurnLog
+from mlflow_finetune_plugin.votes import Mirror
 from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces
+from mlflow_finetune_plugin.votes.mlflow.turn_log import TurnLog
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_a_store_that_cannot_be_opened_keeps_nobody_from_the_page_and_is_told_to
     assert "ledger_not_opened" in log.read_text()
     client = Client(url, verbose=False)
     assert client.predict(prompt="hello", api_name="/chat")["can_vote"]
-    with pytest.raises(Exception, match="gopher://here cannot be asked about votes"):
+    with pytest.raises(Exception, match="gopher://here failed to read or write votes"):
         client.predict(choice="left", api_name="/vote")
 
 

@@ -40,10 +40,10 @@ def test_votes_reach_mlflow_each_once_with_their_changes(endpoint, store):
     run(Playground(settings(endpoint)), act)
     reading = read_votes("bot")
     assert reading.not_counted == {}
-    assert [vote.told.choice for vote in reading.votes] == ["left", "right", "tie", "both_bad"]
-    assert {vote.told.voter for vote in reading.votes} != {"ann"}
-    assert reading.votes[0].told.reasons == ("clear",)
-    assert reading.votes[0].told.comment == "fine"
+    assert [vote.vote.choice for vote in reading.votes] == ["left", "right", "tie", "both_bad"]
+    assert {vote.vote.voter for vote in reading.votes} != {"ann"}
+    assert reading.votes[0].vote.reasons == ("clear",)
+    assert reading.votes[0].vote.comment == "fine"
 
 
 def test_every_turn_has_a_trace_per_side_voted_on_or_not(endpoint, store):

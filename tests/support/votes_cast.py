@@ -12,9 +12,11 @@ from pathlib import Path
 import mlflow
 from mlflow import MlflowClient
 
-from mlflow_finetune_plugin.votes import CastVote, Entry, Journal, Mirror, Reading, Receipt, Side, SpokenAnswer, Turn
-from mlflow_finetune_plugin.votes.mlflow.feedback import feedback_of, told_vote
-from mlflow_finetune_plugin.votes.mlflow.reading import ReadVote
+from mlflow_finetune_plugin.votes import CastVote, Journal, Mirror, Receipt, Turn, VoteSide
+from mlflow_finetune_plugin.votes.journal.lines import Entry
+from mlflow_finetune_plugin.votes.mlflow.answer_trace import TracedAnswer
+from mlflow_finetune_plugin.votes.mlflow.feedback import feedback_of, mirrored_vote
+from mlflow_finetune_plugin.votes.mlflow.reading import CheckedVote, Reading
 
 BASE_DIGEST = "b" * 64
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -45,18 +47,18 @@ def vote(
     prompt = ({"role": "user", "content": question or f"question {number}"},)
     turn = Turn(f"t-{number}", f"s-{voter}", prompt, prompt_set)
     sides = (
-        Side(receipt(left, f"req-{number}-l"), answers[0], None, "left"),
-        Side(receipt(right, f"req-{number}-r"), answers[1], None, "right"),
+        VoteSide(receipt(left, f"req-{number}-l"), answers[0], None, "left"),
+        VoteSide(receipt(right, f"req-{number}-r"), answers[1], None, "right"),
     )
     return CastVote(turn, sides, choice, voter, **{"cast_at": NOON, **more})
 
 
-def spoken(cast: CastVote, **of_the_left) -> tuple[SpokenAnswer, SpokenAnswer]:
+def spoken(cast: CastVote, **of_the_left) -> tuple[TracedAnswer, TracedAnswer]:
     """Both answers to a vote's turn, as said a minute before noon: the left one in 2.5 s, the right one in 4 s."""
     left, right = cast.sides
     return (
-        SpokenAnswer(left, NOON_MS - 60_000, NOON_MS - 57_500, **{"model": "bot@champion", **of_the_left}),
-        SpokenAnswer(right, NOON_MS - 60_000, NOON_MS - 56_000, model="bot@challenger"),
+        TracedAnswer(left, NOON_MS - 60_000, NOON_MS - 57_500, **{"model": "bot@champion", **of_the_left}),
+        TracedAnswer(right, NOON_MS - 60_000, NOON_MS - 56_000, model="bot@challenger"),
     )
 
 
@@ -100,10 +102,10 @@ def ledger_in(folder: Path, empty_store: Path, versions: int = 2) -> Ledger:
 def read(*votes: CastVote) -> Reading:
     """What MLflow would say of these votes, all of which count."""
     told = [
-        told_vote(feedback_of(Entry(number, number, one), "j-1", [f"tr-{number}-l", f"tr-{number}-r"])[0])
+        mirrored_vote(feedback_of(Entry(number, number, one), "j-1", [f"tr-{number}-l", f"tr-{number}-r"])[0])
         for number, one in enumerate(votes, start=1)
     ]
-    return Reading("bot", tuple(ReadVote(one, None) for one in told), 0, 0)
+    return Reading("bot", tuple(CheckedVote(one, None) for one in told), 0, 0)
 
 
 def cast_in_a_loop(folder: str, first: str, count: str, starter: str = "") -> None:

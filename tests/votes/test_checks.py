@@ -4,15 +4,17 @@ import pytest
 from votes_cast import NOON, receipt
 
 from mlflow_finetune_plugin.votes.checks import agreement, summarise
-from mlflow_finetune_plugin.votes.mlflow.feedback import ToldSide, ToldVote
+from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredSide, MirroredVote
 
 
-def told(number, choice, *, voter="v-1", left="1", right="2", chars=(10, 20), kind="person") -> ToldVote:
+def told(number, choice, *, voter="v-1", left="1", right="2", chars=(10, 20), kind="person") -> MirroredVote:
     sides = [
-        ToldSide(receipt(version, f"req-{number}-{place}"), f"req-{number}-{place}", f"tr-{number}-{place}", length, "")
+        MirroredSide(
+            receipt(version, f"req-{number}-{place}"), f"req-{number}-{place}", f"tr-{number}-{place}", length, ""
+        )
         for place, version, length in (("l", left, chars[0]), ("r", right, chars[1]))
     ]
-    return ToldVote(
+    return MirroredVote(
         vote_id=f"{number}-{voter}", revision=1, journal="j", sequence=number, place=number, turn_id=f"t-{number}",
         session="s", voter=voter, kind=kind, choice=choice, left=sides[0], right=sides[1], prompt_digest="",
         cast_at=NOON, reasons=(), comment="",

@@ -6,8 +6,9 @@ import pytest
 from votes_cast import BASE_DIGEST, digest
 
 from mlflow_finetune_plugin.errors import VoteError
-from mlflow_finetune_plugin.votes import Journal, Mirror, gate_votes, read_votes
-from mlflow_finetune_plugin.votes.csv_import import Imported, import_csv
+from mlflow_finetune_plugin.votes import Journal, Mirror, read_votes
+from mlflow_finetune_plugin.votes.csv_import import CsvImport, import_csv
+from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes
 
 PLAIN = {"turn_id": "t-1", "prompt": "hi?", "left_answer": "a", "right_answer": "b", "choice": "left", "voter": "alice"}
 
@@ -42,8 +43,8 @@ def with_receipts(row, number):
 def test_imported_votes_count_like_others(ledger, tmp_path):
     rows = [with_receipts(PLAIN | {"turn_id": f"t-{n}", "choice": "right", "voter": f"p{n}"}, n) for n in range(3)]
     path = write(tmp_path / "votes.csv", *rows)
-    assert import_csv(path, ledger.journal) == Imported(3, 0, 0)
-    assert import_csv(path, ledger.journal) == Imported(0, 3, 0)
+    assert import_csv(path, ledger.journal) == CsvImport(3, 0, 0)
+    assert import_csv(path, ledger.journal) == CsvImport(0, 3, 0)
     Mirror(ledger.journal).flush()
     votes = gate_votes(read_votes("bot"), "2", "1")
     assert [vote.choice for vote in votes] == ["candidate"] * 3
@@ -54,7 +55,7 @@ def test_without_receipts_a_vote_is_kept_and_told(journal, tmp_path):
     path = write(
         tmp_path / "votes.csv", PLAIN | {"reasons": "clear; short", "comment": "two\nlines"}, PLAIN | {"voter": ""}
     )
-    assert import_csv(path, journal) == Imported(2, 0, 2)
+    assert import_csv(path, journal) == CsvImport(2, 0, 2)
     first, second = (entry.vote for entry in journal.entries())
     assert (first.reasons, first.comment, first.voter) == (("clear", "short"), "two\nlines", journal.voter("alice"))
     assert second.voter == "anonymous"

@@ -12,7 +12,7 @@ from mlflow.tracing.client import TracingClient
 from votes_cast import NOON, NOON_MS, spoken, vote
 
 from mlflow_finetune_plugin.errors import VoteError
-from mlflow_finetune_plugin.votes import Flushed, Mirror, TurnLog, read_texts, read_votes
+from mlflow_finetune_plugin.votes import Mirror, read_votes
 from mlflow_finetune_plugin.votes.deletion import (
     Deleted,
     delete_older_than,
@@ -20,7 +20,10 @@ from mlflow_finetune_plugin.votes.deletion import (
     forget_session,
     forget_voter,
 )
+from mlflow_finetune_plugin.votes.mlflow.mirror import FlushResult
+from mlflow_finetune_plugin.votes.mlflow.reading import read_texts
 from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces
+from mlflow_finetune_plugin.votes.mlflow.turn_log import TurnLog
 
 
 def traces_left():
@@ -47,12 +50,12 @@ def cast(ledger):
 def test_a_persons_votes_go_and_others_stay(cast):
     alice, bob = cast.journal.voter("alice"), cast.journal.voter("bob")
     assert forget_voter(cast.journal, "alice") == Deleted(votes=3, traces=2, feedback=4)
-    assert {read.told.voter for read in read_votes("bot").votes} == {bob}
+    assert {read.vote.voter for read in read_votes("bot").votes} == {bob}
     assert len(traces_left()) == 4  # Bob's answers are still his
     assert f"words of {alice}".encode() not in (cast.journal.folder / "votes.jsonl").read_bytes()
     (cast.journal.folder / "mirrored.json").unlink()
     Mirror(cast.journal).flush()
-    assert {read.told.voter for read in read_votes("bot").votes} == {bob}
+    assert {read.vote.voter for read in read_votes("bot").votes} == {bob}
 
 
 def test_a_person_is_found_by_the_hash_that_mlflow_shows(cast):
@@ -77,7 +80,7 @@ def test_a_session_goes_with_all_votes_on_its_turns(ledger):
     ledger.journal.cast(vote(2, voter="v-2"))
     Mirror(ledger.journal).flush()
     assert forget_session(ledger.journal, "s-v-1") == Deleted(1, 2, 0)
-    assert [read.told.session for read in read_votes("bot").votes] == ["s-v-2"]
+    assert [read.vote.session for read in read_votes("bot").votes] == ["s-v-2"]
 
 
 def test_old_votes_go_by_their_age(ledger):
@@ -86,7 +89,7 @@ def test_old_votes_go_by_their_age(ledger):
     Mirror(ledger.journal).flush()
     deleted = delete_older_than(ledger.journal, 2.5, now_s=NOON.timestamp())
     assert deleted == Deleted(2, 4, 0)
-    assert [read.told.turn_id for read in read_votes("bot").votes] == ["t-0", "t-1", "t-2"]
+    assert [read.vote.turn_id for read in read_votes("bot").votes] == ["t-0", "t-1", "t-2"]
     assert [entry.vote.turn.turn_id for entry in ledger.journal.entries()] == ["t-0", "t-1", "t-2"]
 
 
@@ -190,7 +193,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[3:]
 from votes_cast import spoken, vote
-from mlflow_finetune_plugin.votes import Journal, TurnLog
+from mlflow_finetune_plugin.votes import Journal
+from mlflow_finetune_plugin.votes.mlflow.turn_log import TurnLog
 journal = Journal("bot", Path(sys.argv[1]))
 log = TurnLog(journal, sys.argv[2])
 for number, login in enumerate(("alice", "bob")):
@@ -265,8 +269,8 @@ def test_a_vote_on_a_turn_that_is_deleted_already_has_its_traces_made_again(ledg
     ledger.journal.cast(replace(cast, sides=sides))
     Mirror(ledger.journal).flush()
     (read,) = read_votes("bot").votes
-    assert sorted([read.told.left.trace_id, read.told.right.trace_id]) == sorted(ids)
-    texts = read_texts("bot", [read.told])
+    assert sorted([read.vote.left.trace_id, read.vote.right.trace_id]) == sorted(ids)
+    texts = read_texts("bot", [read.vote])
     assert {text.answer for text in texts.values()} == {"a short answer", "another, longer answer"}
 
 
@@ -290,8 +294,8 @@ def test_a_trace_that_another_host_deletes_under_a_vote_is_made_again(ledger, mo
         return log_assessment(self, trace_id, feedback)
 
     monkeypatch.setattr(TracingClient, "log_assessment", delete_first)
-    assert Mirror(ledger.journal).flush() == Flushed(mirrored=1, refused=0)
+    assert Mirror(ledger.journal).flush() == FlushResult(mirrored=1, refused=0)
     assert deleted == [1]
     (read,) = read_votes("bot").votes
-    assert read.told.choice == "left"
-    assert len(read_texts("bot", [read.told])) == 2
+    assert read.vote.choice == "left"
+    assert len(read_texts("bot", [read.vote])) == 2

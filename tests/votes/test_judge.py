@@ -8,18 +8,19 @@ from conftest import free_port
 from votes_cast import vote
 
 from mlflow_finetune_plugin.errors import VoteError
-from mlflow_finetune_plugin.votes import Journal, Mirror, gate_votes, read_texts, read_votes
+from mlflow_finetune_plugin.votes import Journal, Mirror, read_votes
 from mlflow_finetune_plugin.votes.judge import (
     JudgeSettings,
     Pair,
     _NoVerdictError,
-    ask_pairs,
+    answer_pairs,
     judge,
     judge_messages,
-    pairs_told,
     parse_verdict,
+    voted_pairs,
 )
-from mlflow_finetune_plugin.votes.prompt_file import read_prompt_set
+from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes, read_texts
+from mlflow_finetune_plugin.votes.prompt_sets import read_prompt_set
 
 
 def pair(number=1, **more) -> Pair:
@@ -149,8 +150,8 @@ def test_pairs_of_the_ledger_are_judged_beside_peoples_votes(ledger):
     ledger.journal.cast(vote(1, "left"))
     ledger.journal.cast(vote(1, "left", voter="v-2"))
     Mirror(ledger.journal).flush()
-    people = [read.told for read in read_votes("bot").votes]
-    pairs = pairs_told(people, read_texts("bot", people))
+    people = [read.vote for read in read_votes("bot").votes]
+    pairs = voted_pairs(people, read_texts("bot", people))
     assert len(pairs) == 1
     with Endpoint(prefers_longer) as endpoint:
         judge(pairs, JudgeSettings(endpoint.url, "big"), ledger.journal)
@@ -177,7 +178,7 @@ def test_two_models_are_asked_the_same_and_their_receipts_kept(tmp_path):
 
     with Endpoint(reply) as endpoint:
         models = ("bot@challenger", "bot@champion")
-        asked = ask_pairs(
+        asked = answer_pairs(
             [one.messages for one in read_prompt_set(prompts).prompts], url=endpoint.url, models=models, seed=3
         )
     assert len(asked.pairs) == 2

@@ -7,9 +7,10 @@ import pytest
 from votes_cast import receipt, vote
 
 from mlflow_finetune_plugin.errors import DataError
-from mlflow_finetune_plugin.votes import Mirror, read_texts, read_votes
+from mlflow_finetune_plugin.votes import Mirror, read_votes
 from mlflow_finetune_plugin.votes import preferences as made
-from mlflow_finetune_plugin.votes.mlflow.spoken_answer import SpokenAnswer, root_span
+from mlflow_finetune_plugin.votes.mlflow.answer_trace import TracedAnswer, root_span
+from mlflow_finetune_plugin.votes.mlflow.reading import read_texts
 from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces
 from mlflow_finetune_plugin.votes.preferences import exportable, preferences, write_preferences
 
@@ -93,7 +94,7 @@ def test_a_text_that_was_changed_since_is_left_out(ledger):
     exported(ledger, vote(1), vote(2))
     traces = VoteTraces("bot")
     other = vote(1, answers=("somebody", "wrote this later"))
-    traces.tracing.log_spans(traces.experiment(), [root_span(other.turn, SpokenAnswer(other.sides[0], 1, 1))])
+    traces.tracing.log_spans(traces.experiment(), [root_span(other.turn, TracedAnswer(other.sides[0], 1, 1))])
     found = exported(ledger)
     assert found.left_out == {made.NO_TEXT: 1}
 

@@ -11,8 +11,9 @@ from serving_process import serving
 
 from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.store.registry import find_model
-from mlflow_finetune_plugin.votes import CastVote, Journal, Mirror, gate_votes, read_votes
-from mlflow_finetune_plugin.votes.judge import ask_pairs
+from mlflow_finetune_plugin.votes import CastVote, Journal, Mirror, read_votes
+from mlflow_finetune_plugin.votes.judge import answer_pairs
+from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes
 from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces
 
 PROMPTS = [({"role": "user", "content": question},) for question in QUESTIONS]
@@ -29,8 +30,8 @@ def test_votes_on_served_answers_reach_the_gate(tmp_path, empty_store, monkeypat
             maker.make("bot", seed=seed)
         with serving(tmp_path, maker.uri, "bot", "--engine", "transformers") as service:
             url = f"{service.url}/v1"
-            versions = ask_pairs(PROMPTS, url=url, models=("bot/1", "bot@challenger"), max_tokens=8)
-            base = ask_pairs(PROMPTS[:1], url=url, models=("bot/2", "base"), max_tokens=8)
+            versions = answer_pairs(PROMPTS, url=url, models=("bot/1", "bot@challenger"), max_tokens=8)
+            base = answer_pairs(PROMPTS[:1], url=url, models=("bot/2", "base"), max_tokens=8)
         assert versions.faults == base.faults == ()
         journal = Journal("bot", tmp_path / "votes")
         for pair in (*versions.pairs, *base.pairs):

@@ -1,4 +1,4 @@
-"""A line of the journal as bytes: JSON with the SHA-256 of itself, so that what is not whole is seen."""
+"""A line of the journal: JSON with the SHA-256 of itself, so that a damaged line is recognised."""
 
 from __future__ import annotations
 
@@ -12,43 +12,51 @@ from mlflow_finetune_plugin.votes.journal.vote import CastVote
 
 
 @dataclass(frozen=True)
-class Line:
+class Entry:
+    """A vote in the journal.
+
+    A changed vote keeps the ``first_sequence`` of its first revision. To read votes in order, take the last revision of each
+    and sort by ``first_sequence``. Sequences are assigned under a lock, so they are in the order in which votes arrived;
+    clock times are not used because a clock can jump.
+    """
+
     sequence: int
-    place: int
+    first_sequence: int
     vote: CastVote
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What is left of a vote that somebody asked to forget."""
+    """The remains of a vote that was forgotten on request."""
 
     sequence: int
 
 
-def written_line(line: Line | Forgotten) -> bytes:
-    told: dict[str, Any] = {"sequence": line.sequence}
-    if isinstance(line, Line):
-        told |= {"place": line.place, "vote": line.vote.to_json()}
-    return _canonical({**told, "sha256": _checksum(told)}) + b"\n"
+def written_line(line: Entry | Forgotten) -> bytes:
+    """Return the bytes of a line, with its line break."""
+    content: dict[str, Any] = {"sequence": line.sequence}
+    if isinstance(line, Entry):
+        content |= {"place": line.first_sequence, "vote": line.vote.to_json()}
+    return _canonical({**content, "sha256": _checksum(content)}) + b"\n"
 
 
-def parse_line(raw: bytes) -> Line | Forgotten | None:
-    """None for a line that is not what was written."""
+def parse_line(raw: bytes) -> Entry | Forgotten | None:
+    """Return what a line holds; None for a line whose checksum or content is wrong."""
     try:
-        told = json.loads(raw)
-        if told.pop("sha256") != _checksum(told):
+        content = json.loads(raw)
+        if content.pop("sha256") != _checksum(content):
             return None
-        if "vote" not in told:
-            return Forgotten(int(told["sequence"]))
-        return Line(int(told["sequence"]), int(told["place"]), CastVote.from_json(told["vote"]))
+        if "vote" not in content:
+            return Forgotten(int(content["sequence"]))
+        return Entry(int(content["sequence"]), int(content["place"]), CastVote.from_json(content["vote"]))
     except (ValueError, KeyError, TypeError, AttributeError, VoteError):
         return None
 
 
-def _checksum(told: dict[str, Any]) -> str:
-    return hashlib.sha256(_canonical(told)).hexdigest()
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(_canonical(content)).hexdigest()
 
 
-def _canonical(told: dict[str, Any]) -> bytes:
-    """ASCII without line breaks, whatever the text holds; a lone surrogate survives as its escape."""
-    return json.dumps(told, sort_keys=True, separators=(",", ":")).encode("ascii")
+def _canonical(content: dict[str, Any]) -> bytes:
+    """Return ASCII without line breaks for any text; a lone surrogate survives as its escape."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")

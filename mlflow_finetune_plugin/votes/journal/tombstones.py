@@ -1,7 +1,7 @@
-"""What was asked to be forgotten, for those who still hold some of it in memory, in whatever process of this host.
+"""Records of deletions, for every process of this host that still holds some of the deleted turns in memory.
 
-``forgotten.jsonl`` in the journal's folder, append-only. A line names nobody: a keyed digest of the voter or the session, or
-a time. Whoever takes something into memory remembers ``mark()``; only what is forgotten after that is about it.
+``forgotten.jsonl`` in the journal's folder is append-only. A line holds a time or the keyed digest of a voter or a session,
+never a name. A process that takes a turn into memory stores ``mark()`` with it and later checks only the lines after it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from mlflow_finetune_plugin.votes.journal.journal import Journal
 
 
 @dataclass(frozen=True)
-class Meant:
-    """Whose turn it was, or when: all of a voter's, all of a session's, or all that began at a time or before it."""
+class DeletionScope:
+    """What to delete: all turns of a voter, all of a session, or all that began at ``until_ms`` or earlier."""
 
     voter: str | None = None
     session: str | None = None
@@ -24,7 +24,7 @@ class Meant:
 
 
 class Tombstones:
-    """Of one journal. Raises OSError where the disk refuses."""
+    """The deletions of one journal. The methods raise OSError if the disk fails."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -34,29 +34,29 @@ class Tombstones:
         return self._journal.folder / "forgotten.jsonl"
 
     def mark(self) -> int:
-        """How much has been forgotten up to now. Where the disk does not say, nothing: then all of it counts as later."""
+        """Return the current end of the list. If it cannot be read, return 0, so that every deletion counts as later."""
         try:
             return self._size()
         except OSError:
             return 0
 
-    def add(self, meant: Meant) -> None:
-        """On the disk when this returns."""
-        told = {
-            "voter": self._disguised("voter", meant.voter),
-            "session": self._disguised("session", meant.session),
-            "until_ms": meant.until_ms,
+    def add(self, scope: DeletionScope) -> None:
+        """Write a deletion to the disk."""
+        record = {
+            "voter": self._digest("voter", scope.voter),
+            "session": self._digest("session", scope.session),
+            "until_ms": scope.until_ms,
         }
-        append_synced(self._path, b"\n" + json.dumps(told).encode() + b"\n")  # a torn line before it ends here
+        append_synced(self._path, b"\n" + json.dumps(record).encode() + b"\n")  # The first line break ends a torn line.
 
     def covers(self, mark: int, *, voter: str, session: str, started_at_ms: int) -> bool:
-        """Whether it was forgotten since ``mark``. A line that cannot be read may be about anybody."""
+        """Check whether a turn was deleted after ``mark``. A line that cannot be read counts as a deletion of it."""
         if self._size() == mark:
             return False
-        disguised = {"voter": self._disguised("voter", voter), "session": self._disguised("session", session)}
+        digests = {"voter": self._digest("voter", voter), "session": self._digest("session", session)}
         with self._path.open("rb") as file:
             file.seek(mark)
-            return any(_is_about(line, disguised, started_at_ms) for line in file if line.strip())
+            return any(_is_about(line, digests, started_at_ms) for line in file if line.strip())
 
     def _size(self) -> int:
         try:
@@ -64,15 +64,15 @@ class Tombstones:
         except FileNotFoundError:
             return 0
 
-    def _disguised(self, kind: str, name: str | None) -> str | None:
+    def _digest(self, kind: str, name: str | None) -> str | None:
         return None if name is None else self._journal.keyed_digest(f"{kind}\0{name}")
 
 
-def _is_about(line: bytes, disguised: dict[str, str | None], started_at_ms: int) -> bool:
+def _is_about(line: bytes, digests: dict[str, str | None], started_at_ms: int) -> bool:
     try:
-        told = json.loads(line)
-        if told["until_ms"] is not None and started_at_ms <= int(told["until_ms"]):
+        record = json.loads(line)
+        if record["until_ms"] is not None and started_at_ms <= int(record["until_ms"]):
             return True
-        return any(told[kind] is not None and told[kind] == name for kind, name in disguised.items())
+        return any(record[kind] is not None and record[kind] == digest for kind, digest in digests.items())
     except (ValueError, KeyError, TypeError):
         return True

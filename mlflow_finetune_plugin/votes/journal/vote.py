@@ -1,4 +1,4 @@
-"""One vote: who saw which two answers in which order, who gave them, and which one was preferred."""
+"""A vote: the voter, the turn, its two answers in the order shown with their receipts, and the choice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VoterKind = Literal["person", "judge"]
 Position = Literal["left", "right"]
 
 ANONYMOUS = "anonymous"
-"""The one voter that all visitors without a login are."""
+"""The voter that stands for all visitors without a login."""
 LONGEST_COMMENT = 4000
 """Characters."""
 MOST_REASONS = 20
@@ -40,9 +40,9 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class Receipt:
-    """What the router says of an answer: who gave it. A base alone has the version ``base`` and no adapter digest.
+    """The router's statement about an answer: which version gave it.
 
-    Raises VoteError for one that is not whole.
+    The base model has the version ``base`` and an empty adapter digest. Raises VoteError if another field is empty.
     """
 
     model: str
@@ -56,11 +56,11 @@ class Receipt:
         if self.version == BASE and self.adapter_digest == "":
             empty.remove("adapter_digest")
         if empty:
-            raise VoteError(f"a receipt lacks {', '.join(empty)}; fix: give all of {', '.join(_HEADERS.values())}")
+            raise VoteError(f"the receipt lacks {', '.join(empty)}; fix: give all of {', '.join(_HEADERS.values())}")
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, str]) -> Receipt | None:
-        """Of an answer's HTTP headers, whatever their case; None where they are no whole receipt."""
+        """Read the receipt from the HTTP headers of an answer; None if it is missing or incomplete."""
         lower = {name.lower(): value for name, value in headers.items()}
         if any(header not in lower for header in _HEADERS.values()):
             return None
@@ -71,11 +71,15 @@ class Receipt:
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two answers, as shown. ``receipt`` is None for an endpoint that is not ours.
+class VoteSide:
+    """One of the two answers of a vote, as shown.
 
-    ``trace_id`` names a trace of this answer that somebody else wrote; None, and where that one is gone: the mirror takes the
-    turn log's, or makes one.
+    Args:
+        receipt: None for an endpoint that is not a router of this package.
+        answer: The text.
+        trace_id: A trace of this answer that another program wrote. If it is None or the trace is gone, the mirror uses
+            the trace of the turn log, or creates one.
+        position: Where the answer was shown.
     """
 
     receipt: Receipt | None
@@ -85,7 +89,7 @@ class Side:
 
     @property
     def answer_id(self) -> str:
-        """The request's id; of an answer without a receipt, a digest of its place and text."""
+        """The request id of the receipt; without a receipt, a digest of the position and the text."""
         if self.receipt is not None:
             return self.receipt.request_id
         return f"{self.position}:{text_digest(self.answer)}"
@@ -93,10 +97,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Turn:
-    """What both sides were asked. ``turn_id`` must be unique among all turns; ``messages`` are the whole prompt.
+    """A prompt that both sides answered.
 
-    ``prompt_set`` names the set that the prompt was taken from, so that votes can be told apart by it; None: somebody
-    typed it. It says nothing of which turn or vote this is, so no id and no digest depends on it.
+    Args:
+        turn_id: Unique among all turns.
+        session: The session of the turn.
+        messages: The whole prompt.
+        prompt_set: The name of the prompt set; None: the user typed the prompt. No id and no digest depends on it.
     """
 
     turn_id: str
@@ -106,15 +113,15 @@ class Turn:
 
     def __post_init__(self) -> None:
         if not self.turn_id or not self.session:
-            raise VoteError("a turn lacks its turn_id or session; fix: give both")
+            raise VoteError("the turn has no turn_id or no session; fix: give both")
         if self.prompt_set is not None and not 0 < len(self.prompt_set) <= LONGEST_PROMPT_SET:
             raise VoteError(
-                f"turn {self.turn_id}: the name of a prompt set has 1 to {LONGEST_PROMPT_SET} characters, this one "
-                f"{len(self.prompt_set)}; fix: give a short one, or None"
+                f"turn {self.turn_id}: the name of the prompt set has {len(self.prompt_set)} characters; "
+                f"fix: use 1 to {LONGEST_PROMPT_SET}, or None"
             )
         if not self.messages or not all(_is_message(message) for message in self.messages):
             raise VoteError(
-                f"turn {self.turn_id}: has no prompt of messages with role and content; fix: give OpenAI messages"
+                f"turn {self.turn_id}: messages must each have a role and content; fix: give OpenAI messages"
             )
 
     @cached_property
@@ -124,15 +131,28 @@ class Turn:
 
 @dataclass(frozen=True)
 class CastVote:
-    """A vote. ``sides`` are in the order shown, left first; ``voter`` is a salted hash, ``anonymous`` or a judge's name.
+    """A vote.
 
-    The same voter, turn and pair of answers always give the same ``vote_id``, whichever was left, so that a vote sent
-    twice is one vote. A changed vote has the same id and a higher ``revision``. ``cast_at`` (UTC) is for people to
-    read: nothing is ordered by it, for clocks jump. Raises VoteError for what is no vote.
+    The same voter, turn and pair of answers always give the same ``vote_id``, whichever answer was on the left, so that a
+    vote sent twice is one vote. A changed vote has the same id and a higher ``revision``.
+
+    Args:
+        turn: The prompt.
+        sides: The two answers in the order shown, left first.
+        choice: The answer that the voter prefers.
+        voter: A salted hash, ``anonymous``, or the name of a judge.
+        kind: Whether a person or a judge voted.
+        reasons: Short tags.
+        comment: Free text.
+        cast_at: The time, in any time zone; None: now. For people to read; votes are not ordered by it, because clocks jump.
+        revision: 1, and 1 more for each change.
+
+    Raises:
+        VoteError: A field is not valid.
     """
 
     turn: Turn
-    sides: tuple[Side, Side]
+    sides: tuple[VoteSide, VoteSide]
     choice: Choice
     voter: str
     kind: VoterKind = "person"
@@ -144,25 +164,29 @@ class CastVote:
     def __post_init__(self) -> None:
         where = f"a vote on turn {self.turn.turn_id}"
         if self.choice not in get_args(Choice):
-            raise VoteError(f"{where}: no choice {self.choice!r:.40}; fix: pick one of: {', '.join(get_args(Choice))}")
+            raise VoteError(
+                f"{where}: {self.choice!r:.40} is not a choice; fix: pick one of: {', '.join(get_args(Choice))}"
+            )
         if self.kind not in get_args(VoterKind):
-            raise VoteError(f"{where}: no kind of voter {self.kind!r:.40}; fix: person or judge")
+            raise VoteError(f"{where}: {self.kind!r:.40} is not a kind of voter; fix: use person or judge")
         if not self.voter or len(self.voter) > 200:
-            raise VoteError(f"{where}: has no voter, or one too long; fix: Journal.voter(login) or ANONYMOUS")
+            raise VoteError(f"{where}: the voter is empty or too long; fix: use Journal.voter(login) or ANONYMOUS")
         if len(self.sides) != 2 or [side.position for side in self.sides] != ["left", "right"]:
-            raise VoteError(f"{where}: has not two sides; fix: give the left and the right one, in this order")
+            raise VoteError(f"{where}: needs two sides; fix: give the left one and the right one, in this order")
         if self.sides[0].answer_id == self.sides[1].answer_id:
-            raise VoteError(f"{where}: both sides are one answer, {self.sides[0].answer_id}; fix: give two")
+            raise VoteError(
+                f"{where}: both sides are the same answer, {self.sides[0].answer_id}; fix: give two answers"
+            )
         if len(self.reasons) > MOST_REASONS or any(not reason or len(reason) > 100 for reason in self.reasons):
             raise VoteError(
-                f"{where}: reasons are up to {MOST_REASONS} short tags; fix: put longer words in the comment"
+                f"{where}: reasons must be up to {MOST_REASONS} tags of 1 to 100 characters; fix: write longer text into the comment"
             )
         if len(self.comment) > LONGEST_COMMENT:
             raise VoteError(f"{where}: the comment is longer than {LONGEST_COMMENT} characters; fix: shorten it")
         if self.cast_at is None:
             object.__setattr__(self, "cast_at", datetime.now(UTC))
         elif self.cast_at.tzinfo is None:
-            raise VoteError(f"{where}: cast_at has no time zone; fix: give UTC")
+            raise VoteError(f"{where}: cast_at has no time zone; fix: use UTC")
 
     @property
     def vote_id(self) -> str:
@@ -174,29 +198,30 @@ class CastVote:
         return int(self.cast_at.timestamp() * 1000)
 
     def says_the_same(self, other: CastVote) -> bool:
-        """Whether a second sending of the vote changes anything. The other way round, ``left`` is another answer."""
-        shown = [[side.answer_id for side in vote.sides] for vote in (self, other)]
+        """Check whether two votes with the same id agree in order, choice, reasons and comment."""
+        orders = [[side.answer_id for side in vote.sides] for vote in (self, other)]
         same_words = (self.reasons, self.comment) == (other.reasons, other.comment)
-        return shown[0] == shown[1] and self.choice == other.choice and same_words
+        return orders[0] == orders[1] and self.choice == other.choice and same_words
 
     def to_json(self) -> dict[str, Any]:
-        told = asdict(self)
+        """Return the vote as the journal stores it."""
+        content = asdict(self)
         assert self.cast_at is not None
-        if self.turn.prompt_set is None:  # such lines stay as they were before sets had names
-            del told["turn"]["prompt_set"]
-        return {**told, "cast_at": self.cast_at.astimezone(UTC).isoformat()}
+        if self.turn.prompt_set is None:  # Votes without a prompt set keep the format of older journals.
+            del content["turn"]["prompt_set"]
+        return {**content, "cast_at": self.cast_at.astimezone(UTC).isoformat()}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> CastVote:
-        """The vote that ``to_json`` told. Raises VoteError, KeyError, TypeError or ValueError for anything else."""
-        turn = told["turn"]
+    def from_json(cls, content: Mapping[str, Any]) -> CastVote:
+        """Return the vote of ``to_json``. Raises VoteError, KeyError, TypeError or ValueError for anything else."""
+        turn = content["turn"]
         left, right = (
-            Side(**{**side, "receipt": None if side["receipt"] is None else Receipt(**side["receipt"])})
-            for side in told["sides"]
+            VoteSide(**{**side, "receipt": None if side["receipt"] is None else Receipt(**side["receipt"])})
+            for side in content["sides"]
         )
         return cls(
             **{
-                **told,
+                **content,
                 "turn": Turn(
                     turn["turn_id"],
                     turn["session"],
@@ -204,29 +229,29 @@ class CastVote:
                     turn.get("prompt_set"),
                 ),
                 "sides": (left, right),
-                "reasons": tuple(told["reasons"]),
-                "cast_at": datetime.fromisoformat(told["cast_at"]),
+                "reasons": tuple(content["reasons"]),
+                "cast_at": datetime.fromisoformat(content["cast_at"]),
             }
         )
 
 
 def vote_id(voter: str, turn_id: str, answer_ids: Sequence[str]) -> str:
-    """UUID 5 over the voter, the turn and the two answers in no order."""
+    """Return the UUID 5 of the voter, the turn and the two answers, in any order."""
     return str(uuid.uuid5(_NAMESPACE, json.dumps([voter, turn_id, *sorted(answer_ids)])))
 
 
 def trace_id_for(turn_id: str, answer_id: str) -> str:
-    """The trace of an answer, whoever makes it; the same again after a crash."""
+    """Return the trace id of an answer. It is the same for every writer, also after a crash."""
     return "tr-" + uuid.uuid5(_NAMESPACE, json.dumps(["trace", turn_id, answer_id])).hex
 
 
 def prompt_digest(messages: Sequence[Message]) -> str:
-    """SHA-256 over the messages as JSON, as a database keeps them."""
+    """Return the SHA-256 of the messages as JSON, as a database stores them."""
     return text_digest(json.dumps(clean_messages(messages), sort_keys=True))
 
 
 def clean(text: str) -> str:
-    """What any database takes: no NUL, no lone surrogates."""
+    """Replace NUL characters and lone surrogates, which databases refuse."""
     return text.encode("utf-8", "replace").decode().replace("\0", "�")
 
 

@@ -1,4 +1,4 @@
-"""A vote as MLflow feedback on the traces of both sides, and back."""
+"""Votes as MLflow feedback on the traces of both sides: written and read back."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mlflow_finetune_plugin.votes.journal.vote import Choice, Position, Receipt,
 if TYPE_CHECKING:
     from mlflow.entities import Feedback
 
-    from mlflow_finetune_plugin.votes.journal.journal import Entry
+    from mlflow_finetune_plugin.votes.journal.lines import Entry
 
 _POSITIONS = get_args(Position)
 
 
 @dataclass(frozen=True)
-class ToldSide:
-    """A side as its vote's feedback tells it: the answer by length in characters and SHA-256."""
+class MirroredSide:
+    """A side of a vote that MLflow holds: its answer is given by length in characters and SHA-256."""
 
     receipt: Receipt | None
     answer_id: str
@@ -36,21 +36,21 @@ class ToldSide:
 
 
 @dataclass(frozen=True)
-class ToldVote:
-    """A vote as MLflow holds it. ``left`` and ``right`` as shown; ``journal``, ``sequence`` and ``place`` as of ``Entry``."""
+class MirroredVote:
+    """A vote that MLflow holds. ``left`` and ``right`` are as shown; ``sequence`` and ``first_sequence`` are those of ``Entry``."""
 
     vote_id: str
     revision: int
     journal: str
     sequence: int
-    place: int
+    first_sequence: int
     turn_id: str
     session: str
     voter: str
     kind: VoterKind
     choice: Choice
-    left: ToldSide
-    right: ToldSide
+    left: MirroredSide
+    right: MirroredSide
     prompt_digest: str
     cast_at: datetime
     reasons: tuple[str, ...]
@@ -58,8 +58,8 @@ class ToldVote:
     prompt_set: str | None = None
 
     @property
-    def winner(self) -> ToldSide | None:
-        """The side preferred; None for ``tie`` and ``both_bad``."""
+    def winner(self) -> MirroredSide | None:
+        """The preferred side; None for ``tie`` and ``both_bad``."""
         return {"left": self.left, "right": self.right}.get(self.choice)
 
     @property
@@ -68,7 +68,7 @@ class ToldVote:
 
 
 def feedback_of(entry: Entry, journal: str, trace_ids: list[str]) -> list[Feedback]:
-    """One for each side, left first: ``won``, ``lost``, ``tie`` or ``both_bad`` as that side sees it."""
+    """Return the feedback for each side, left first: ``won``, ``lost``, ``tie`` or ``both_bad``."""
     from mlflow.entities import AssessmentSource, AssessmentSourceType, Feedback
 
     vote = entry.vote
@@ -78,7 +78,7 @@ def feedback_of(entry: Entry, journal: str, trace_ids: list[str]) -> list[Feedba
         "revision": str(vote.revision),
         "journal": journal,
         "sequence": str(entry.sequence),
-        "place": str(entry.place),
+        "place": str(entry.first_sequence),
         "turn_id": vote.turn.turn_id,
         "session": vote.turn.session,
         "voter": vote.voter,
@@ -94,8 +94,8 @@ def feedback_of(entry: Entry, journal: str, trace_ids: list[str]) -> list[Feedba
     for side, trace_id in zip(vote.sides, trace_ids, strict=True):
         receipt = None if side.receipt is None else asdict(side.receipt)
         answer = {"chars": len(side.answer), "answer_digest": text_digest(clean(side.answer))}
-        told = {"receipt": receipt, "answer_id": side.answer_id, "trace_id": trace_id, **answer}
-        metadata[side.position] = json.dumps(told)
+        content = {"receipt": receipt, "answer_id": side.answer_id, "trace_id": trace_id, **answer}
+        metadata[side.position] = json.dumps(content)
     kinds = {"person": AssessmentSourceType.HUMAN, "judge": AssessmentSourceType.LLM_JUDGE}
     return [
         Feedback(
@@ -110,54 +110,54 @@ def feedback_of(entry: Entry, journal: str, trace_ids: list[str]) -> list[Feedba
     ]
 
 
-def told_vote(feedback: Any) -> ToldVote:
-    """Raises VoteError for feedback that no mirror of ours wrote, or that somebody changed."""
-    told = {key.removeprefix(VOTE_METADATA): value for key, value in (feedback.metadata or {}).items()}
+def mirrored_vote(feedback: Any) -> MirroredVote:
+    """Read a vote from its feedback. Raises VoteError for feedback of another program, or that was changed."""
+    fields = {key.removeprefix(VOTE_METADATA): value for key, value in (feedback.metadata or {}).items()}
     try:
-        vote = ToldVote(
-            vote_id=told["vote_id"],
-            revision=int(told["revision"]),
-            journal=told["journal"],
-            sequence=int(told["sequence"]),
-            place=int(told["place"]),
-            turn_id=told["turn_id"],
-            session=told["session"],
-            voter=told["voter"],
-            kind=told["kind"],
-            choice=told["choice"],
-            left=_side(told["left"]),
-            right=_side(told["right"]),
-            prompt_digest=told["prompt_digest"],
-            cast_at=datetime.fromisoformat(told["cast_at"]),
-            reasons=tuple(json.loads(told["reasons"])),
+        vote = MirroredVote(
+            vote_id=fields["vote_id"],
+            revision=int(fields["revision"]),
+            journal=fields["journal"],
+            sequence=int(fields["sequence"]),
+            first_sequence=int(fields["place"]),
+            turn_id=fields["turn_id"],
+            session=fields["session"],
+            voter=fields["voter"],
+            kind=fields["kind"],
+            choice=fields["choice"],
+            left=_side(fields["left"]),
+            right=_side(fields["right"]),
+            prompt_digest=fields["prompt_digest"],
+            cast_at=datetime.fromisoformat(fields["cast_at"]),
+            reasons=tuple(json.loads(fields["reasons"])),
             comment=feedback.rationale or "",
-            prompt_set=told.get("prompt_set"),
+            prompt_set=fields.get("prompt_set"),
         )
-        _check(vote, told, feedback)
+        _check(vote, fields, feedback)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise VoteError(f"feedback {feedback.assessment_id} is no vote: {error!r}") from error
+        raise VoteError(f"feedback {feedback.assessment_id} is not a vote: {error!r}") from error
     return vote
 
 
-def _side(text: str) -> ToldSide:
-    told: Mapping[str, Any] = json.loads(text)
-    receipt = None if told["receipt"] is None else Receipt(**told["receipt"])
-    if receipt is not None and receipt.request_id != told["answer_id"]:
-        raise ValueError("a side's receipt is of another answer")
-    return ToldSide(receipt, told["answer_id"], told["trace_id"], int(told["chars"]), told["answer_digest"])
+def _side(text: str) -> MirroredSide:
+    fields: Mapping[str, Any] = json.loads(text)
+    receipt = None if fields["receipt"] is None else Receipt(**fields["receipt"])
+    if receipt is not None and receipt.request_id != fields["answer_id"]:
+        raise ValueError("the receipt of a side belongs to another answer")
+    return MirroredSide(receipt, fields["answer_id"], fields["trace_id"], int(fields["chars"]), fields["answer_digest"])
 
 
-def _check(vote: ToldVote, told: Mapping[str, str], feedback: Any) -> None:
-    """What is said twice must be the same."""
+def _check(vote: MirroredVote, fields: Mapping[str, str], feedback: Any) -> None:
+    """Check that fields which are stored twice agree. Raises ValueError."""
     kinds = {"HUMAN": "person", "LLM_JUDGE": "judge"}
     if vote.choice not in get_args(Choice) or kinds.get(feedback.source.source_type) != vote.kind:
-        raise ValueError("its choice or its voter is none")
+        raise ValueError("the choice or the kind of voter is not valid")
     if feedback.source.source_id != vote.voter:
-        raise ValueError("its source is another voter")
-    if feedback.feedback.value != _value(vote.choice, told["side"]):
-        raise ValueError("its value is not its choice")
+        raise ValueError("the source is another voter")
+    if feedback.feedback.value != _value(vote.choice, fields["side"]):
+        raise ValueError("the value contradicts the choice")
     if vote.vote_id != vote_id(vote.voter, vote.turn_id, [vote.left.answer_id, vote.right.answer_id]):
-        raise ValueError("its vote_id is another vote's")
+        raise ValueError("the vote_id belongs to another vote")
 
 
 def _value(choice: str, position: str) -> str:

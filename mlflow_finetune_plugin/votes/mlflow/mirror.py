@@ -1,7 +1,8 @@
-"""The journal's votes in MLflow, each at least once: after an outage or a crash some come twice, and readers dedupe.
+"""The vote mirror: writes the votes of the journal to MLflow.
 
-Order of writing: the traces, then the feedback on both, then the mark in the journal. Whatever stops this in between,
-the next flush begins at the mark again; the traces are found again by their ids.
+The mirror writes each vote at least once; after an outage or a crash some votes are written twice, and readers skip the copies.
+It writes the traces, then the feedback on both, then the mark in the journal. After an interruption the next flush continues
+from the mark and finds existing traces by their ids.
 """
 
 from __future__ import annotations
@@ -11,28 +12,30 @@ import threading
 from dataclasses import dataclass
 
 from mlflow_finetune_plugin.errors import JournalError, TrackingError, in_short
-from mlflow_finetune_plugin.store.clients import is_refusal
 from mlflow_finetune_plugin.store.names import VOTE_FEEDBACK, VOTE_ID_METADATA
-from mlflow_finetune_plugin.votes.journal.journal import Entry, Journal
+from mlflow_finetune_plugin.votes.journal.journal import Journal
+from mlflow_finetune_plugin.votes.journal.lines import Entry
 from mlflow_finetune_plugin.votes.mlflow.feedback import feedback_of
-from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces, asked
+from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces, is_permanent_refusal, tracking_errors
 
 logger = logging.getLogger(__name__)
 
-_NEEDS_SOMEBODY = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 _MOST_PER_FLUSH = 1000
 
 
 @dataclass(frozen=True)
-class Flushed:
-    """Votes and changes that one flush brought over, and those that the server refuses."""
+class FlushResult:
+    """The number of votes and changes that a flush wrote, and of those that the server refused."""
 
     mirrored: int
     refused: int
 
 
 class Mirror:
-    """Brings the journal's votes to ``tracking_uri`` (None: where MLflow tracks), in the background or by ``flush``."""
+    """Writes the votes of a journal to MLflow, in a background thread or by ``flush``.
+
+    ``tracking_uri`` None: the server that MLflow uses now. ``fault`` is the reason of the current outage.
+    """
 
     def __init__(
         self, journal: Journal, tracking_uri: str | None = None, *, poll_s: float = 0.5, longest_wait_s: float = 60.0
@@ -47,20 +50,20 @@ class Mirror:
 
     @property
     def pending(self) -> int:
-        """Up to how many votes and changes MLflow does not have yet."""
+        """The number of votes and changes that MLflow may not have yet."""
         return self._journal.sequence - self._journal.mirrored(self._traces.server)
 
-    def flush(self) -> Flushed:
-        """All that is pending, now. Raises TrackingError while the server is away; the votes stay in the journal."""
-        total = Flushed(0, 0)
+    def flush(self) -> FlushResult:
+        """Write all pending votes now. Raises TrackingError if the server does not answer; the votes stay in the journal."""
+        total = FlushResult(0, 0)
         while True:
-            done, is_last = self._flush_some(threading.Event())
-            total = Flushed(total.mirrored + done.mirrored, total.refused + done.refused)
+            part, is_last = self._flush_some(threading.Event())
+            total = FlushResult(total.mirrored + part.mirrored, total.refused + part.refused)
             if is_last:
                 return total
 
     def start(self) -> None:
-        """Mirrors in a thread of its own until ``stop``; an outage is logged, kept in ``fault`` and waited for."""
+        """Start the background thread. It logs an outage, keeps the reason in ``fault`` and tries again."""
         if self._thread is not None and self._thread.is_alive():
             return
         self._stopping.clear()
@@ -68,11 +71,11 @@ class Mirror:
         self._thread.start()
 
     def wake(self) -> None:
-        """A vote was cast: look now."""
+        """Mirror a new vote now, without waiting for the next poll."""
         self._wake.set()
 
     def stop(self, timeout_s: float = 10.0) -> bool:
-        """Ends the thread; what it has not brought over stays in the journal. False where it is still in a request."""
+        """End the thread; pending votes stay in the journal. Return False if the thread still waits for a request."""
         self._stopping.set()
         self._wake.set()
         if self._thread is None:
@@ -86,7 +89,7 @@ class Mirror:
             try:
                 self._flush_some(self._stopping)
                 if self.fault is not None:
-                    logger.warning("votes of %s: mirrored again after: %s", self._journal.model, self.fault)
+                    logger.warning("votes of %s: the mirror works again after: %s", self._journal.model, self.fault)
                 self.fault, wait_s = None, self._poll_s
             except (TrackingError, JournalError) as error:
                 if self.fault is None:
@@ -95,48 +98,48 @@ class Mirror:
             self._wake.wait(wait_s)
             self._wake.clear()
 
-    def _flush_some(self, stopping: threading.Event) -> tuple[Flushed, bool]:
-        """Up to a thousand, so that whoever wants to forget gets a turn; and whether that was all."""
-        mirrored = refused = seen = 0
+    def _flush_some(self, stopping: threading.Event) -> tuple[FlushResult, bool]:
+        """Write up to a thousand votes, so that a deletion can take the lock in between; and return whether that was all."""
+        mirrored = refused = entries = 0
         server = self._traces.server
         with self._journal.mirroring():
             last, done_to = self._journal.sequence, self._journal.mirrored(server)
             for entry in self._journal.entries(done_to):
-                if seen == _MOST_PER_FLUSH or stopping.is_set():
-                    return Flushed(mirrored, refused), stopping.is_set()
-                with asked(server):
+                if entries == _MOST_PER_FLUSH or stopping.is_set():
+                    return FlushResult(mirrored, refused), stopping.is_set()
+                with tracking_errors(server):
                     reason = self._mirror(entry)
                 if reason is None:
                     mirrored += 1
                 else:
                     refused += 1
-                    logger.error("votes of %s: %s refuses %s: %s", self._journal.model, server, entry.sequence, reason)
+                    logger.error(
+                        "votes of %s: %s refuses vote %s: %s", self._journal.model, server, entry.sequence, reason
+                    )
                     self._journal.set_aside(server, entry.sequence, reason)
-                seen += 1
+                entries += 1
                 self._journal.mark_mirrored(server, entry.sequence)
-            if self._journal.mirrored(server) < last:  # the last lines are forgotten or damaged
+            if self._journal.mirrored(server) < last:  # The last lines are forgotten or damaged.
                 self._journal.mark_mirrored(server, last)
-        return Flushed(mirrored, refused), True
+        return FlushResult(mirrored, refused), True
 
     def _mirror(self, entry: Entry) -> str | None:
-        """None when MLflow has the vote on both traces; the reason where it will never take it."""
+        """Write one vote. Return None, or the reason why the server will never accept it."""
         from mlflow.exceptions import MlflowException
 
         if self._experiment_id is None:
-            self._experiment_id = self._traces.experiment_made()
+            self._experiment_id = self._traces.ensure_experiment()
         try:
             try:
                 self._put(entry, self._experiment_id)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                self._put(entry, self._experiment_id)  # another host deleted a trace before its feedback came: make it
+                self._put(entry, self._experiment_id)  # Another host deleted a trace before its feedback was written.
         except MlflowException as error:
-            if not is_refusal(error) or error.error_code in _NEEDS_SOMEBODY:
+            if not is_permanent_refusal(error):
                 raise
-            if (
-                self._traces.experiment() is None
-            ):  # it went, and its votes with it: begin anew, or say that it is deleted
+            if self._traces.experiment() is None:  # It was deleted with its votes: the next flush creates it again.
                 self._experiment_id = None
                 raise
             return in_short(error)
@@ -152,7 +155,7 @@ class Mirror:
             self._traces.tracing.log_assessment(trace_id, feedback)
 
     def _overridden(self, trace_id: str, vote_id: str) -> str | None:
-        """The feedback that a change replaces in MLflow's pages; who reads by revision needs no such mark."""
+        """Return the feedback that a change replaces on MLflow's pages. ``read_votes`` uses the revision instead."""
         for feedback in self._traces.tracing.get_trace_info(trace_id).assessments:
             is_same = (feedback.metadata or {}).get(VOTE_ID_METADATA) == vote_id
             if feedback.name == VOTE_FEEDBACK and is_same and feedback.valid is not False:

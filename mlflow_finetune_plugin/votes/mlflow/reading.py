@@ -1,10 +1,10 @@
-"""A model's votes as MLflow holds them, from any host: each once, in order, and why those that do not count do not."""
+"""Read the votes of a model from MLflow: each once, in order, with the reason why a vote does not count."""
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin.errors import VoteError
 from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.store.names import ADAPTER_DIGEST_TAG, BASE, BASE_DIGEST_TAG, LEFT_TAG, VOTE_FEEDBACK
-from mlflow_finetune_plugin.votes.journal.vote import Receipt, VoterKind
-from mlflow_finetune_plugin.votes.mlflow.feedback import ToldSide, ToldVote, told_vote
-from mlflow_finetune_plugin.votes.mlflow.spoken_answer import SpokenText
-from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces, asked
+from mlflow_finetune_plugin.votes.journal.vote import Receipt, VoterKind, prompt_digest, text_digest
+from mlflow_finetune_plugin.votes.mlflow.answer_trace import TraceText
+from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredSide, MirroredVote, mirrored_vote
+from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces, tracking_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,105 +23,126 @@ if TYPE_CHECKING:
 NO_RECEIPTS = "without two receipts"
 SAME_VERSION = "the same version on both sides"
 OTHER_MODEL = "a receipt of another model"
-OTHER_BASE = "a base that is not the other side's"
-NO_VERSION = "a version that the registry does not have"
-NO_DIGEST = "a version whose digest the registry does not say"
-OTHER_DIGEST = "a digest that is not the version's in the registry"
+OTHER_BASE = "the two sides have different bases"
+NO_VERSION = "a version that is not in the registry"
+NO_DIGEST = "a version without an adapter digest in the registry"
+OTHER_DIGEST = "a digest that differs from the version's digest in the registry"
 SAME_TURN = "another vote of this voter on this turn and pair"
 SAME_ANSWERS = "another vote of this voter on the same two answers"
-TWO_TALES = "told in two ways"
-UNREADABLE = "feedback that is no vote, or was changed"
-
-_PAGE = 500
+CONTRADICTORY = "two copies that contradict each other"
+UNREADABLE = "feedback that is not a vote, or was changed"
 
 
 @dataclass(frozen=True)
-class ReadVote:
-    """A vote, and the reason why it does not count (None: it counts)."""
+class CheckedVote:
+    """A vote and the reason why it does not count; ``fault`` None: it counts."""
 
-    told: ToldVote
+    vote: MirroredVote
     fault: str | None
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What MLflow holds of a model's votes. ``votes`` in the order cast, each ``vote_id`` once, with its last revision.
+    """The votes of a model in MLflow.
 
-    ``copies`` were mirrored more than once (after a crash or an outage) and are passed by; ``unreadable`` is feedback
-    that calls itself a vote and is none.
+    Args:
+        model: The registered model.
+        votes: In the order cast, each ``vote_id`` once, with its last revision.
+        copies: The number of votes that were mirrored again after a crash or an outage; they are skipped.
+        unreadable: The number of feedback entries that are named as votes and cannot be read as votes.
     """
 
     model: str
-    votes: tuple[ReadVote, ...]
+    votes: tuple[CheckedVote, ...]
     copies: int
     unreadable: int
 
     @property
     def not_counted(self) -> dict[str, int]:
-        """Reason -> votes, the most first."""
+        """The number of votes that do not count, by reason, the most frequent first."""
         reasons = Counter(vote.fault for vote in self.votes if vote.fault is not None)
         if self.unreadable:
             reasons[UNREADABLE] += self.unreadable
         return dict(reasons.most_common())
 
-    def between(self, candidate: str, champion: str, kind: VoterKind = "person") -> tuple[ToldVote, ...]:
-        """The votes that count between two versions, of people or of judges, never of both. ``base`` is a version, too."""
+    def between(self, candidate: str, champion: str, kind: VoterKind = "person") -> tuple[MirroredVote, ...]:
+        """Return the votes that count between two versions (or ``base``), of people or of judges."""
         pair = frozenset({candidate, champion})
         return tuple(
-            vote.told
+            vote.vote
             for vote in self.votes
-            if vote.fault is None and vote.told.kind == kind and vote.told.versions == pair
+            if vote.fault is None and vote.vote.kind == kind and vote.vote.versions == pair
         )
 
     def pairs(self, kind: VoterKind = "person") -> dict[tuple[str, str], int]:
-        """Which two versions were voted on, in the order of their names, and how often."""
-        found = Counter(
-            tuple(sorted(str(version) for version in vote.told.versions))
+        """Return the number of votes that count, by pair of versions."""
+        counts = Counter(
+            tuple(sorted(str(version) for version in vote.vote.versions))
             for vote in self.votes
-            if vote.fault is None and vote.told.kind == kind
+            if vote.fault is None and vote.vote.kind == kind
         )
-        return {(pair[0], pair[1]): count for pair, count in found.most_common()}
+        return {(pair[0], pair[1]): count for pair, count in counts.most_common()}
 
     def pair_number(self, candidate: str, champion: str) -> int:
-        """The how-manyeth pair this is that people voted on, by their first votes; one that nobody voted on is the next.
+        """Return the number of a pair, from 1, in the order of the pairs' first votes; a pair without votes is the next.
 
-        Each pair is a test of its own, and all share one error rate (``gate.error_budget``).
+        Each pair is a separate test, and all tests share one error rate (``gate.error_budget``).
         """
-        stood = dict.fromkeys(
-            vote.told.versions for vote in self.votes if vote.fault is None and vote.told.kind == "person"
+        voted_pairs = dict.fromkeys(
+            vote.vote.versions for vote in self.votes if vote.fault is None and vote.vote.kind == "person"
         )
         pair = frozenset({candidate, champion})
-        return [*dict.fromkeys([*stood, pair])].index(pair) + 1
+        return [*dict.fromkeys([*voted_pairs, pair])].index(pair) + 1
 
 
 def read_votes(model: str, tracking_uri: str | None = None) -> Reading:
-    """All votes of ``model``. Raises TrackingError when MLflow cannot be asked."""
+    """Read all votes of a model. Raises TrackingError if MLflow does not answer.
+
+    ``tracking_uri`` None: the server that MLflow uses now.
+    """
     traces = VoteTraces(model, tracking_uri)
-    with asked(traces.server):
+    with tracking_errors(traces.server):
         experiment_id = traces.experiment()
         if experiment_id is None:
             return Reading(model, (), 0, 0)
-        told: list[ToldVote] = []
+        votes: list[MirroredVote] = []
         copies = unreadable = 0
-        seen: set[tuple[str, str, int]] = set()
+        keys: set[tuple[str, str, int]] = set()
         for trace_id, feedback in _feedback(traces, experiment_id):
             try:
-                vote = told_vote(feedback)
+                vote = mirrored_vote(feedback)
             except VoteError:
                 unreadable += 1
                 continue
             key = (trace_id, vote.vote_id, vote.revision)
-            copies += key in seen
-            seen.add(key)
-            told.append(vote)
-        return Reading(model, _judged(traces.client, model, told), copies, unreadable)
+            copies += key in keys
+            keys.add(key)
+            votes.append(vote)
+        return Reading(model, _checked(traces.client, model, votes), copies, unreadable)
 
 
-def read_texts(model: str, votes: Iterable[ToldVote], tracking_uri: str | None = None) -> dict[str, SpokenText]:
-    """Trace id -> what was asked and answered there. Raises TrackingError when MLflow cannot be asked."""
+def read_texts(model: str, votes: Iterable[MirroredVote], tracking_uri: str | None = None) -> dict[str, TraceText]:
+    """Return prompt and answer of the votes' sides by trace id. Raises TrackingError if MLflow does not answer."""
     traces = VoteTraces(model, tracking_uri)
-    with asked(traces.server):
+    with tracking_errors(traces.server):
         return traces.texts(side.trace_id for vote in votes for side in (vote.left, vote.right))
+
+
+def verified_text(side: MirroredSide, prompt: str, texts: Mapping[str, TraceText]) -> TraceText | None:
+    """Return the text that was voted on.
+
+    Args:
+        side: A side of a vote.
+        prompt: The prompt's digest in the vote.
+        texts: The texts by trace id, of ``read_texts``.
+
+    Returns:
+        None if the trace is deleted or its text does not match the digests in the vote.
+    """
+    text = texts.get(side.trace_id)
+    if text is None or prompt_digest(text.messages) != prompt or text_digest(text.answer) != side.answer_digest:
+        return None
+    return text
 
 
 def gate_votes(
@@ -132,9 +153,9 @@ def gate_votes(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> tuple[Vote, ...]:
-    """People's votes between two versions, as the gate takes them. Judges are not people.
+    """Return people's votes between two versions in the form that the gate takes; judges are left out.
 
-    ``since`` and ``until`` (not itself): by the clock of whoever took the vote, all others are left out.
+    ``since`` (inclusive) and ``until`` (exclusive) limit the time of the vote by the clock of its host.
     """
     return tuple(
         Vote(vote.voter, _gate_choice(vote, candidate))
@@ -143,46 +164,33 @@ def gate_votes(
     )
 
 
-def _gate_choice(vote: ToldVote, candidate: str) -> Any:
+def _gate_choice(vote: MirroredVote, candidate: str) -> Any:
     if vote.winner is None:
         return vote.choice
     return "candidate" if vote.winner.version == candidate else "champion"
 
 
 def _feedback(traces: VoteTraces, experiment_id: str) -> Iterator[tuple[str, Any]]:
-    """Of the left answers' traces, from the oldest, so that what is cast meanwhile moves no page.
+    """Yield trace id and feedback of the left answers, the oldest first, so that a new vote does not shift the pages.
 
-    A vote whose left trace somebody deleted is deleted, although the right one still shows it.
+    A vote whose left trace was deleted counts as deleted, although the right trace still has its feedback.
     """
-    token: str | None = None
-    while True:
-        page = traces.tracing.search_traces(
-            locations=[experiment_id],
-            max_results=_PAGE,
-            filter_string=f"tag.`{LEFT_TAG}` = 'true'",
-            order_by=["timestamp_ms ASC"],
-            page_token=token,
-            include_spans=False,
-        )
-        for trace in page:
-            for feedback in trace.info.assessments:
-                if feedback.name == VOTE_FEEDBACK:
-                    yield trace.info.trace_id, feedback
-        token = page.token
-        if not token:
-            return
+    for info in traces.search(experiment_id, f"tag.`{LEFT_TAG}` = 'true'", order_by=["timestamp_ms ASC"]):
+        for feedback in info.assessments:
+            if feedback.name == VOTE_FEEDBACK:
+                yield info.trace_id, feedback
 
 
 # each once, in order ---------------------------------------------------------------------------------------------------
 
 
-def _judged(client: MlflowClient, model: str, told: Sequence[ToldVote]) -> tuple[ReadVote, ...]:
-    last, two_tales = _last_revisions(told)
+def _checked(client: MlflowClient, model: str, votes: Sequence[MirroredVote]) -> tuple[CheckedVote, ...]:
+    last, contradictory = _last_revisions(votes)
     registry = _Registry(client, model)
     voted: set[tuple[Any, ...]] = set()
-    found = []
+    checked = []
     for vote in _in_order(last):
-        fault = TWO_TALES if vote.vote_id in two_tales else registry.fault(vote)
+        fault = CONTRADICTORY if vote.vote_id in contradictory else registry.fault(vote)
         turn = (vote.voter, vote.turn_id, vote.versions)
         answers = (vote.voter, frozenset({vote.left.answer_id, vote.right.answer_id}))
         if fault is None and turn in voted:
@@ -191,65 +199,65 @@ def _judged(client: MlflowClient, model: str, told: Sequence[ToldVote]) -> tuple
             fault = SAME_ANSWERS
         elif fault is None:
             voted |= {turn, answers}
-        found.append(ReadVote(vote, fault))
-    return tuple(found)
+        checked.append(CheckedVote(vote, fault))
+    return tuple(checked)
 
 
-def _last_revisions(told: Sequence[ToldVote]) -> tuple[list[ToldVote], set[str]]:
-    """The highest revision of every vote; and the votes of which one revision says different things."""
-    last: dict[str, ToldVote] = {}
-    two_tales = set()
-    for vote in told:
-        known = last.get(vote.vote_id)
-        if known is None or vote.revision > known.revision:
+def _last_revisions(votes: Sequence[MirroredVote]) -> tuple[list[MirroredVote], set[str]]:
+    """Return the highest revision of every vote, and the ids of votes whose copies of one revision differ."""
+    last: dict[str, MirroredVote] = {}
+    contradictory = set()
+    for vote in votes:
+        earlier = last.get(vote.vote_id)
+        if earlier is None or vote.revision > earlier.revision:
             last[vote.vote_id] = vote
-        elif vote.revision == known.revision and vote != known:
-            two_tales.add(vote.vote_id)
-    return list(last.values()), two_tales
+        elif vote.revision == earlier.revision and vote != earlier:
+            contradictory.add(vote.vote_id)
+    return list(last.values()), contradictory
 
 
-def _in_order(votes: Sequence[ToldVote]) -> Iterator[ToldVote]:
-    """By place within a journal; several hosts' journals are merged by time, made to stand still where a clock went back.
+def _in_order(votes: Sequence[MirroredVote]) -> Iterator[MirroredVote]:
+    """Yield the votes of a journal in its order, and merge the journals of several hosts by time.
 
-    So no jump of a clock changes the order of one journal's votes.
+    Within a journal the time never goes back, so a clock that jumps does not change the order of a journal's votes.
     """
-    journals: dict[str, list[ToldVote]] = {}
+    journals: dict[str, list[MirroredVote]] = {}
     for vote in votes:
         journals.setdefault(vote.journal, []).append(vote)
     lanes = []
     for journal, cast in sorted(journals.items()):
         latest: datetime | None = None
         lane = []
-        for vote in sorted(cast, key=lambda vote: vote.place):
+        for vote in sorted(cast, key=lambda vote: vote.first_sequence):
             latest = vote.cast_at if latest is None else max(latest, vote.cast_at)
-            lane.append((latest, journal, vote.place, vote.vote_id, vote))
+            lane.append((latest, journal, vote.first_sequence, vote.vote_id, vote))
         lanes.append(lane)
     for *_, vote in heapq.merge(*lanes, key=lambda item: item[:4]):
         yield vote
 
 
 class _Registry:
-    """What the registry says of the versions in receipts, asked once each."""
+    """Checks receipts against the registry, which is asked once per version."""
 
     def __init__(self, client: MlflowClient, model: str) -> None:
         self._client, self._model = client, model
         self._tags: dict[str, dict[str, str] | None] = {}
 
-    def fault(self, vote: ToldVote) -> str | None:
-        """Why the receipts are not those of two versions of the model."""
+    def fault(self, vote: MirroredVote) -> str | None:
+        """Return why the receipts are not those of two versions of the model; None if they are."""
         left, right = vote.left, vote.right
         if left.receipt is None or right.receipt is None:
             return NO_RECEIPTS
         return self._side(left, right.receipt) or self._side(right, left.receipt) or _same(left.receipt, right.receipt)
 
-    def _side(self, side: ToldSide, other: Receipt) -> str | None:
+    def _side(self, side: MirroredSide, other: Receipt) -> str | None:
         receipt = side.receipt
         assert receipt is not None
         if receipt.version == BASE:
             return None if receipt.base_digest == other.base_digest else OTHER_BASE
         if receipt.model != self._model:
             return OTHER_MODEL
-        tags = self._ask(receipt.version)
+        tags = self._version_tags(receipt.version)
         if tags is None:
             return NO_VERSION
         digest, base = tags.get(ADAPTER_DIGEST_TAG), tags.get(BASE_DIGEST_TAG)
@@ -258,7 +266,7 @@ class _Registry:
         is_true = digest == receipt.adapter_digest and base in (None, receipt.base_digest)
         return None if is_true else OTHER_DIGEST
 
-    def _ask(self, version: str) -> dict[str, str] | None:
+    def _version_tags(self, version: str) -> dict[str, str] | None:
         from mlflow.exceptions import MlflowException
 
         if version not in self._tags:

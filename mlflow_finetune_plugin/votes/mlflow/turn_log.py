@@ -1,7 +1,7 @@
-"""Every turn of the playground in MLflow, a trace per side, written behind the back of whoever talks.
+"""The turn log: writes every turn of the playground to MLflow in the background, one trace per side.
 
-Turns are held in memory until MLflow has them: what a crash takes, or an outage longer than the memory, is a trace and never
-a vote. Votes are in the journal, and its mirror makes the traces that a vote needs where there are none.
+Turns are held in memory until MLflow has them. A crash, or an outage that fills the memory, can lose traces but never votes:
+votes are in the journal, and the vote mirror creates missing traces.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import JournalError, TrackingError, in_short
-from mlflow_finetune_plugin.store.clients import is_refusal
 from mlflow_finetune_plugin.votes.journal.journal import Journal
 from mlflow_finetune_plugin.votes.journal.tombstones import Tombstones
 from mlflow_finetune_plugin.votes.journal.vote import ANONYMOUS, Turn
-from mlflow_finetune_plugin.votes.mlflow.spoken_answer import SpokenAnswer
-from mlflow_finetune_plugin.votes.mlflow.traces import SpokenTurn, VoteTraces, asked
+from mlflow_finetune_plugin.votes.mlflow.answer_trace import TracedAnswer
+from mlflow_finetune_plugin.votes.mlflow.traces import TracedTurn, VoteTraces, is_permanent_refusal, tracking_errors
 
 if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException
@@ -29,26 +29,26 @@ logger = logging.getLogger(__name__)
 
 MOST_TURNS = 2_000
 MOST_CHARS = 100_000_000
-"""Characters of prompts and answers held at most; a turn's prompt is the conversation up to it."""
-_BATCH = 16  # turns a request; each holds up who wants to forget
+"""The most characters of prompts and answers in memory; the prompt of a turn is the conversation up to it."""
+_BATCH = 16  # Turns per request; a deletion waits for a request to end.
 _FIRST_WAIT_S = 0.5
-_TO_END_S = 1.0  # a thread that waits until the very last wakes then, and needs a moment to end
+_TO_END_S = 1.0  # A thread that waits until the deadline needs a moment to end after it.
 _MOST_TRIES = 5
 _QUIET_S, _LONGEST_QUIET_WAIT_S = 0.5, 3.0
-_NEEDS_SOMEBODY = {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"}
 
 
 @dataclass(frozen=True)
 class _Note:
-    spoken: SpokenTurn
-    mark: int  # what had been forgotten when it was noted
+    traced: TracedTurn
+    mark: int  # The end of the list of deletions at that time.
     chars: int
 
 
 class TurnLog:
-    """Writes turns to ``tracking_uri`` (None: where MLflow tracks) from a thread of its own, between ``start`` and ``stop``.
+    """Writes turns to MLflow in a background thread, between ``start`` and ``stop``.
 
-    ``fault`` says why MLflow takes none now; ``lost`` counts turns that will have no trace, unless they are voted on.
+    ``tracking_uri`` None: the server that MLflow uses now. ``fault`` is the reason of the current outage; ``lost`` is the number
+    of turns that will have no trace unless a user votes on them.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TurnLog:
         self._notes: deque[_Note] = deque()
         self._chars = self._tries = self._noted = self._flushing = 0
         self._changed = threading.Condition()
-        self._deadline: float | None = None  # set once it is stopping
+        self._deadline: float | None = None  # Set when stopping.
         self._thread: threading.Thread | None = None
         self._is_full = False
         self.fault: str | None = None
@@ -76,26 +76,27 @@ class TurnLog:
 
     @property
     def pending(self) -> int:
-        """Turns noted that MLflow does not have yet."""
+        """The number of turns that MLflow does not have yet."""
         return len(self._notes)
 
-    def note(self, turn: Turn, answers: Sequence[SpokenAnswer], voter: str = ANONYMOUS) -> bool:
-        """Takes a turn that is over; ``voter`` as ``Journal.voter`` gives it. Returns at once.
+    def note(self, turn: Turn, answers: Sequence[TracedAnswer], voter: str = ANONYMOUS) -> bool:
+        """Add a turn that is over; returns at once. ``voter`` is the hash of ``Journal.voter``.
 
-        False where it cannot be kept: too much waits already, or the log was stopped.
+        Returns:
+            False if the turn is dropped, because the memory is full or the log was stopped.
         """
         chars = sum(len(message["content"]) for message in turn.messages) + sum(
-            len(said.side.answer) for said in answers
+            len(answer.side.answer) for answer in answers
         )
-        note = _Note(SpokenTurn(turn, tuple(answers), voter), self._tombstones.mark(), chars)
+        note = _Note(TracedTurn(turn, tuple(answers), voter), self._tombstones.mark(), chars)
         with self._changed:
             is_stopped = self._deadline is not None
             is_full = len(self._notes) >= self._most_turns or self._chars + chars > self._most_chars
             if is_stopped or is_full:
                 self.lost += 1
-                if is_stopped or not self._is_full:  # once for each time that it fills
-                    why = "the log was stopped" if is_stopped else f"{len(self._notes)} wait already"
-                    logger.warning("turns of %s: one is not kept, and has no trace: %s", self._journal.model, why)
+                if is_stopped or not self._is_full:  # Log it once each time that the memory fills.
+                    why = "the log was stopped" if is_stopped else f"{len(self._notes)} turns are waiting"
+                    logger.warning("turns of %s: a turn is dropped and has no trace: %s", self._journal.model, why)
                 self._is_full = is_full
                 return False
             self._is_full = False
@@ -106,7 +107,7 @@ class TurnLog:
         return True
 
     def start(self) -> None:
-        """Writes until ``stop``; an outage is logged, kept in ``fault`` and waited for."""
+        """Start the background thread. It logs an outage, keeps the reason in ``fault`` and tries again."""
         if self._thread is not None and self._thread.is_alive():
             return
         self._deadline = None
@@ -114,7 +115,7 @@ class TurnLog:
         self._thread.start()
 
     def flush(self, timeout_s: float) -> bool:
-        """Waits until MLflow has all that was noted; False where it does not in that time."""
+        """Wait until MLflow has all turns; return False if that takes longer than ``timeout_s``."""
         with self._changed:
             self._flushing += 1
             self._changed.notify_all()
@@ -124,7 +125,11 @@ class TurnLog:
                 self._flushing -= 1
 
     def stop(self, timeout_s: float = 10.0) -> bool:
-        """Writes what it can in that time and ends; what is left is lost, counted and logged. False where it is in a request."""
+        """Write as much as possible in that time and end the thread. The remaining turns are lost, counted and logged.
+
+        Returns:
+            False if the thread still waits for a request.
+        """
         with self._changed:
             self._deadline = time.monotonic() + timeout_s
             self._changed.notify_all()
@@ -137,7 +142,10 @@ class TurnLog:
             self._chars = 0
         if self.lost:
             logger.warning(
-                "turns of %s: %d have no trace, %d of them for the end", self._journal.model, self.lost, left
+                "turns of %s: %d have no trace, %d of them because the log was stopped",
+                self._journal.model,
+                self.lost,
+                left,
             )
         return self._thread is None or not self._thread.is_alive()
 
@@ -157,22 +165,24 @@ class TurnLog:
                 wait_s = min(self._longest_wait_s, 2 * wait_s)
                 continue
             if self.fault is not None:
-                logger.warning("turns of %s: written again after: %s", self._journal.model, self.fault)
+                logger.warning("turns of %s: the turn log works again after: %s", self._journal.model, self.fault)
             self.fault, wait_s, self._tries = None, _FIRST_WAIT_S, 0
             self._drop(len(notes))
 
     def _next(self) -> list[_Note]:
-        """The oldest, once there are any; none when it is time to end. They stay in their place until they are written."""
+        """Wait for turns and return the oldest; nothing when it is time to end. They stay queued until they are written."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._notes) or self._deadline is not None)
             self._wait_for_quiet()
             if self._deadline is not None and time.monotonic() >= self._deadline:
                 return []
-            size = 1 if self._tries else _BATCH  # after a failure one by one: one of them may be the reason
-            return [self._notes[place] for place in range(min(size, len(self._notes)))]
+            size = (
+                1 if self._tries else _BATCH
+            )  # After a failure try one by one, because one of them may be the reason.
+            return list(islice(self._notes, size))
 
     def _wait_for_quiet(self) -> None:
-        """Many who ask at once also end at once, and then wait for their pages: their traces need not be written just then."""
+        """Wait until no turn has ended for a moment: pages that just received their answers should not wait for traces."""
         until = time.monotonic() + _LONGEST_QUIET_WAIT_S
         while self._deadline is None and not self._flushing and time.monotonic() < until:
             before = self._noted
@@ -187,75 +197,75 @@ class TurnLog:
             until = time.monotonic() + wait_s
             was_stopping = self._deadline is not None
             while (left := until - time.monotonic()) > 0 and (self._deadline is not None) == was_stopping:
-                self._changed.wait(left)  # a new note wakes it as well, and waits with the others
+                self._changed.wait(left)  # A new turn wakes this too, and waits with the others.
 
     def _drop(self, count: int) -> None:
         with self._changed:
-            for _ in range(min(count, len(self._notes))):  # stop() may have taken them
+            for _ in range(min(count, len(self._notes))):  # stop() may have removed them.
                 self._chars -= self._notes.popleft().chars
             self._changed.notify_all()
 
     def _write(self, notes: Sequence[_Note]) -> None:
-        """Under the lock of those who forget: what is written is there to be found, what is forgotten is not written."""
+        """Write turns under the lock of deletions, so that a deleted turn is not written after its deletion."""
         from mlflow.exceptions import MlflowException
 
         with self._journal.mirroring():
-            spoken = [note.spoken for note in notes if not self._is_forgotten(note)]
-            with asked(self._traces.server):
+            turns = [note.traced for note in notes if not self._is_forgotten(note)]
+            with tracking_errors(self._traces.server):
                 if self._experiment_id is None:
-                    self._experiment_id = self._traces.experiment_made()
+                    self._experiment_id = self._traces.ensure_experiment()
                 try:
-                    self._traces.record(spoken, self._experiment_id)
+                    self._traces.record(turns, self._experiment_id)
                 except MlflowException as error:
-                    if not is_refusal(error) or error.error_code in _NEEDS_SOMEBODY:
+                    if not is_permanent_refusal(error):
                         raise
-                    self._refused(spoken, error)
+                    self._handle_refusal(turns, error)
 
     def _is_forgotten(self, note: _Note) -> bool:
-        spoken = note.spoken
+        traced = note.traced
         return self._tombstones.covers(
             note.mark,
-            voter=spoken.voter or ANONYMOUS,
-            session=spoken.turn.session,
-            started_at_ms=min((answer.started_at_ms for answer in spoken.answers), default=0),
+            voter=traced.voter or ANONYMOUS,
+            session=traced.turn.session,
+            started_at_ms=min((answer.started_at_ms for answer in traced.answers), default=0),
         )
 
-    def _refused(self, spoken: Sequence[SpokenTurn], error: MlflowException) -> None:
-        """One alone is left, if the experiment still is there; several are written again one by one."""
+    def _handle_refusal(self, turns: Sequence[TracedTurn], error: MlflowException) -> None:
+        """Drop a turn that is refused alone; write several again one by one."""
         from mlflow.exceptions import MlflowException
 
         self._experiment_id = self._traces.experiment()
-        if self._experiment_id is None:  # it was deleted for good: begin anew
+        if self._experiment_id is None:  # It was deleted permanently: create it again with the next try.
             raise error
-        if len(spoken) == 1:
-            self._lose(spoken[0], error)
+        if len(turns) == 1:
+            self._lose(turns[0], error)
             return
-        for one in spoken:
+        for traced in turns:
             try:
-                self._traces.record([one], self._experiment_id)
-            except MlflowException as again:
-                if not is_refusal(again) or again.error_code in _NEEDS_SOMEBODY:
+                self._traces.record([traced], self._experiment_id)
+            except MlflowException as refusal:
+                if not is_permanent_refusal(refusal):
                     raise
-                self._lose(one, again)
+                self._lose(traced, refusal)
 
     def _give_up_after_tries(self) -> None:
-        """A turn that fails again and again on a server that answers otherwise must not hold up all others."""
+        """Drop a turn that fails repeatedly on a server that answers other requests, so that it does not block the others."""
         self._tries += 1
         if self._tries < _MOST_TRIES:
             return
         try:
             self._traces.experiment()
-        except Exception:  # the server is away: it is not the turn's fault
+        except Exception:  # The server is away, so the turn is not the reason.
             logger.debug("turns of %s: the server does not answer either", self._journal.model, exc_info=True)
             return
         with self._changed:
-            spoken = self._notes[0].spoken if self._notes else None
-        if spoken is not None:
-            self._lose(spoken, self.fault)
+            traced = self._notes[0].traced if self._notes else None
+        if traced is not None:
+            self._lose(traced, self.fault)
             self._drop(1)
         self._tries = 0
 
-    def _lose(self, spoken: SpokenTurn, reason: object) -> None:
+    def _lose(self, traced: TracedTurn, reason: object) -> None:
         self.lost += 1
-        told = in_short(reason) if isinstance(reason, Exception) else reason
-        logger.error("turns of %s: %s has no trace: %s", self._journal.model, spoken.turn.turn_id, told)
+        text = in_short(reason) if isinstance(reason, Exception) else reason
+        logger.error("turns of %s: %s has no trace: %s", self._journal.model, traced.turn.turn_id, text)

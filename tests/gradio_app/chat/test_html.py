@@ -10,7 +10,7 @@ import pytest
 from gradio_app.chat import html as view
 from gradio_app.chat.client import Endpoint
 from gradio_app.chat.session import Contender, Prompt, Session
-from mlflow_finetune_plugin.votes import CastVote, Receipt, Side, Turn
+from mlflow_finetune_plugin.votes import CastVote, Receipt, Turn, VoteSide
 
 HERE = Endpoint("http://127.0.0.1:7777/v1")
 ONE, TWO = Contender("bot@champion", HERE, "bot@champion"), Contender("bot@challenger", HERE, "bot@challenger")
@@ -32,7 +32,7 @@ def answered(*, fault=None, texts=("first words", "second words"), reference=Non
 
 def cast(session, turn, choice="left"):
     sides = tuple(
-        Side(answer.receipt, answer.text, None, position)
+        VoteSide(answer.receipt, answer.text, None, position)
         for answer, position in zip(turn.answers, ("left", "right"), strict=True)
     )
     turn.vote = CastVote(Turn(turn.turn_id, session.session_id, turn.messages), sides, choice, "v")

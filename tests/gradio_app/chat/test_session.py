@@ -7,7 +7,7 @@ import pytest
 
 from gradio_app.chat.client import Endpoint, Sampling
 from gradio_app.chat.session import Contender, Prompt, Session, SessionError
-from mlflow_finetune_plugin.votes import CastVote, Receipt, Side, Turn
+from mlflow_finetune_plugin.votes import CastVote, Receipt, Turn, VoteSide
 
 HERE = Endpoint("http://127.0.0.1:1/v1")
 ONE, TWO, THREE = (Contender(name, HERE, name) for name in ("bot@champion", "bot@challenger", "base"))
@@ -32,8 +32,8 @@ def ask(of, text="hello", *texts):
 def vote(of, choice):
     turn = of.votable(choice)
     sides = (
-        Side(receipt("r-l"), turn.answers[0].text, None, "left"),
-        Side(receipt("r-r"), turn.answers[1].text, None, "right"),
+        VoteSide(receipt("r-l"), turn.answers[0].text, None, "left"),
+        VoteSide(receipt("r-r"), turn.answers[1].text, None, "right"),
     )
     turn.vote = CastVote(Turn(turn.turn_id, of.session_id, turn.messages), sides, choice, "v-1")
     return turn

@@ -63,6 +63,6 @@ def test_a_person_talks_to_two_served_versions_blind_and_votes(browser, registry
             60,
             "votes",
         )
-        assert [vote.told.choice for vote in found] == cast
+        assert [vote.vote.choice for vote in found] == cast
         assert all(vote.fault is None for vote in found)
         page.page.close()

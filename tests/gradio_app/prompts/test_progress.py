@@ -6,8 +6,9 @@ import pytest
 from votes_cast import vote
 
 from gradio_app.prompts.progress import JudgedPrompts, progress
-from mlflow_finetune_plugin.votes import ANONYMOUS, Journal
-from mlflow_finetune_plugin.votes.prompt_file import Prompt, PromptSet
+from mlflow_finetune_plugin.votes import Journal
+from mlflow_finetune_plugin.votes.journal.vote import ANONYMOUS
+from mlflow_finetune_plugin.votes.prompt_sets import Prompt, PromptSet
 
 
 def prompts(*questions):

@@ -11,7 +11,7 @@ from votes_cast import Ledger, ledger_in, register_versions, vote
 from gradio_app.standings.feed import StandingsFeed, StandingsReader
 from mlflow_finetune_plugin.gate.policy import GatePolicy, VotesPolicy
 from mlflow_finetune_plugin.store.clients import client_for
-from mlflow_finetune_plugin.votes import CastVote, Journal, Receipt, Side, Turn
+from mlflow_finetune_plugin.votes import CastVote, Journal, Receipt, Turn, VoteSide
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_mlflow_away_keeps_the_last_picture_and_says_so(server, tmp_path):
     away = next_reading(feed)
     assert away.standings is before.standings
     assert away.read_at == before.read_at
-    assert f"the tracking server {server.uri} cannot be asked about votes" in away.fault
+    assert f"the tracking server {server.uri} failed to read or write votes" in away.fault
     server.start()
     back = next_reading(feed)
     assert back.fault is None
@@ -91,7 +91,7 @@ def test_no_model_yet_is_nobody_s_fault(tmp_path, empty_store):
 
 def cast_between(version, other, digests):
     sides = tuple(
-        Side(Receipt("proven", number, digests[number], "b" * 64, f"req-{position}"), position, None, position)
+        VoteSide(Receipt("proven", number, digests[number], "b" * 64, f"req-{position}"), position, None, position)
         for number, position in ((version, "left"), (other, "right"))
     )
     return CastVote(Turn("t-1", "s-1", ({"role": "user", "content": "hi?"},)), sides, "left", "v-1")

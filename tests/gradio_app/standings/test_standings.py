@@ -9,7 +9,7 @@ from votes_cast import read, vote
 from gradio_app.standings.json import standings_json, thinned
 from gradio_app.standings.standings import DEFAULT_TERMS, VoteTerms, ordered_pair, standings_of
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
-from mlflow_finetune_plugin.votes.mlflow.reading import ReadVote
+from mlflow_finetune_plugin.votes.mlflow.reading import CheckedVote
 
 CHAMPION = {"champion": "1", "challenger": "2"}
 
@@ -94,7 +94,7 @@ def test_a_candidate_is_weighed_by_its_own_terms():
 
 def test_votes_that_do_not_count_are_told_and_in_no_pair():
     reading = read(*four_votes())
-    refused = ReadVote(reading.votes[0].told, "without two receipts")
+    refused = CheckedVote(reading.votes[0].vote, "without two receipts")
     reading = replace(reading, votes=(refused, *reading.votes[1:]), unreadable=2)
     found = standings_of(reading, CHAMPION)
     assert (found.votes, found.counted) == (6, 3)

@@ -16,7 +16,8 @@ from conftest import wait_for
 from votes_cast import NOON, vote
 
 from mlflow_finetune_plugin.errors import JournalError, VoteError
-from mlflow_finetune_plugin.votes import ANONYMOUS, CastVote, Journal, Receipt, Turn
+from mlflow_finetune_plugin.votes import CastVote, Journal, Receipt, Turn
+from mlflow_finetune_plugin.votes.journal.vote import ANONYMOUS
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def test_a_changed_vote_keeps_its_id_and_its_place(journal):
     journal.cast(vote(1, "left"))
     journal.cast(vote(2, "left"))
     changed = journal.cast(vote(1, "right"))
-    assert (changed.sequence, changed.place, changed.vote.revision) == (3, 1, 2)
+    assert (changed.sequence, changed.first_sequence, changed.vote.revision) == (3, 1, 2)
     assert changed.vote.vote_id == vote(1).vote_id
 
 

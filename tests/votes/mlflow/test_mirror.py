@@ -17,8 +17,10 @@ from mlflow.tracing.client import TracingClient
 from votes_cast import register_versions, vote
 
 from mlflow_finetune_plugin.errors import TrackingError
-from mlflow_finetune_plugin.votes import Flushed, Journal, Mirror, read_texts, read_votes
+from mlflow_finetune_plugin.votes import Journal, Mirror, read_votes
 from mlflow_finetune_plugin.votes.journal.vote import prompt_digest
+from mlflow_finetune_plugin.votes.mlflow.mirror import FlushResult
+from mlflow_finetune_plugin.votes.mlflow.reading import read_texts
 from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces
 
 
@@ -69,7 +71,7 @@ def test_a_change_replaces_the_feedback_it_changes(ledger):
             (True, "2"),
         ]
     (read,) = read_votes("bot").votes
-    assert (read.told.choice, read.told.revision, read.told.place) == ("right", 2, 1)
+    assert (read.vote.choice, read.vote.revision, read.vote.first_sequence) == ("right", 2, 1)
 
 
 def test_mirrored_again_after_a_lost_mark_is_one_vote(ledger):
@@ -86,7 +88,7 @@ def test_mirrored_again_after_a_lost_mark_is_one_vote(ledger):
 
 
 def test_a_side_with_a_trace_of_its_own_keeps_it(ledger):
-    experiment = VoteTraces("bot").experiment_made()
+    experiment = VoteTraces("bot").ensure_experiment()
     own = VoteTraces("bot")
     there = own.write(vote("x").turn, vote("x").sides, 1_000, experiment)
     cast = vote(1)
@@ -96,8 +98,8 @@ def test_a_side_with_a_trace_of_its_own_keeps_it(ledger):
     ledger.journal.cast(cast)
     Mirror(ledger.journal).flush()
     (read,) = read_votes("bot").votes
-    assert read.told.left.trace_id == there[0]
-    assert read.told.right.trace_id != "tr-" + "0" * 32  # it is in no experiment: a new one was made
+    assert read.vote.left.trace_id == there[0]
+    assert read.vote.right.trace_id != "tr-" + "0" * 32  # it is in no experiment: a new one was made
     assert len(traces_of(ledger)) == 3
 
 
@@ -105,10 +107,10 @@ def test_text_that_no_database_takes_is_mirrored_readable(ledger):
     ledger.journal.cast(vote(1, comment="a\0b \ud800", answers=("\0", "\ud83d"), question="why\0?"))
     assert Mirror(ledger.journal).flush().refused == 0
     (read,) = read_votes("bot").votes
-    assert read.told.comment == "a�b ?"
-    text = read_texts("bot", [read.told])[read.told.left.trace_id]
+    assert read.vote.comment == "a�b ?"
+    text = read_texts("bot", [read.vote])[read.vote.left.trace_id]
     assert (text.messages[0]["content"], text.answer) == ("why�?", "�")
-    assert prompt_digest(text.messages) == read.told.prompt_digest
+    assert prompt_digest(text.messages) == read.vote.prompt_digest
 
 
 def test_what_the_server_refuses_is_set_aside_and_told_and_holds_up_no_other(ledger, caplog, monkeypatch):
@@ -123,7 +125,7 @@ def test_what_the_server_refuses_is_set_aside_and_told_and_holds_up_no_other(led
     ledger.journal.cast(vote(1))
     ledger.journal.cast(vote(2))
     mirror = Mirror(ledger.journal)
-    assert mirror.flush() == Flushed(1, 1)
+    assert mirror.flush() == FlushResult(1, 1)
     assert "too odd" in ledger.journal.refusals(ledger.uri)[1]
     assert "refuses 1" in caplog.text
     assert mirror.pending == 0
@@ -157,11 +159,11 @@ def test_a_trace_that_a_crash_left_without_its_text_is_completed_on_a_server_whe
     traces, cast = VoteTraces("bot", server.uri), vote(1)
     with monkeypatch.context() as crash:
         crash.setattr(traces.tracing, "log_spans", lambda *_: None)
-        ids = traces.write(cast.turn, cast.sides, cast.cast_at_ms, traces.experiment_made())
+        ids = traces.write(cast.turn, cast.sides, cast.cast_at_ms, traces.ensure_experiment())
     assert traces.texts(ids) == {}
     journal = Journal("bot", tmp_path / "votes")
     journal.cast(cast)
-    assert Mirror(journal, server.uri).flush() == Flushed(1, 0)
+    assert Mirror(journal, server.uri).flush() == FlushResult(1, 0)
     assert [text.answer for text in traces.texts(ids).values()] == ["a short answer", "another, longer answer"]
 
 
@@ -186,7 +188,7 @@ def test_no_vote_is_lost_or_doubled_when_the_server_goes_and_comes_back(tmp_path
         assert mirror.stop()
     assert "stay in the journal" in caplog.text
     reading = read_votes("bot", server.uri)
-    assert [read.told.turn_id for read in reading.votes] == [f"t-{number}" for number in range(20)]
+    assert [read.vote.turn_id for read in reading.votes] == [f"t-{number}" for number in range(20)]
     assert reading.not_counted == {}
 
 
@@ -213,7 +215,7 @@ def test_killed_while_mirroring_ends_with_every_vote_once(ledger):
         process.wait()
     Mirror(ledger.journal).flush()
     reading = read_votes("bot")
-    assert [read.told.turn_id for read in reading.votes] == [f"t-{number}" for number in range(60)]
+    assert [read.vote.turn_id for read in reading.votes] == [f"t-{number}" for number in range(60)]
     assert reading.not_counted == {}
 
 
@@ -226,7 +228,7 @@ def test_killed_while_casting_every_acknowledged_vote_is_in_mlflow_once(ledger):
     told += [line for line in process.stdout.read().split() if len(line) == 36]
     process.wait()
     Mirror(Journal("bot")).flush()
-    read = [vote.told.vote_id for vote in read_votes("bot").votes]
+    read = [vote.vote.vote_id for vote in read_votes("bot").votes]
     assert set(told) <= set(read)
     assert len(read) == len(set(read))
 

@@ -10,8 +10,9 @@ from mlflow.entities import AssessmentSource, Feedback
 from votes_cast import NOON, digest, receipt, vote
 
 from mlflow_finetune_plugin.gate.votes import Vote
-from mlflow_finetune_plugin.votes import Journal, Mirror, gate_votes, read_texts, read_votes
+from mlflow_finetune_plugin.votes import Journal, Mirror, read_votes
 from mlflow_finetune_plugin.votes.mlflow import reading as reasons
+from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes, read_texts
 from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces
 
 
@@ -56,7 +57,7 @@ def test_order_is_that_of_the_journal_with_changes_at_their_first_place(ledger):
     ledger.journal.cast(vote(2, "left", cast_at=NOON))
     ledger.journal.cast(vote(3, "left", cast_at=NOON.replace(year=1999)))
     reading = mirrored(ledger, vote(1, "right", cast_at=NOON.replace(year=2000)))
-    assert [(read.told.turn_id, read.told.choice) for read in reading.votes] == [
+    assert [(read.vote.turn_id, read.vote.choice) for read in reading.votes] == [
         ("t-1", "right"),
         ("t-2", "left"),
         ("t-3", "left"),
@@ -71,7 +72,7 @@ def test_two_hosts_journals_are_merged_and_each_keeps_its_order(ledger, tmp_path
         other.cast(vote(f"b{number}", cast_at=NOON.replace(hour=hour)))
     Mirror(other).flush()
     Mirror(ledger.journal).flush()
-    read = [vote.told.turn_id for vote in read_votes("bot").votes]
+    read = [vote.vote.turn_id for vote in read_votes("bot").votes]
     assert read == ["t-a1", "t-a2", "t-b1", "t-b2", "t-a3"]
 
 
@@ -147,7 +148,7 @@ def test_judges_are_never_pooled_with_people(ledger):
 def test_feedback_that_contradicts_itself_is_told_and_not_counted(ledger, forged):
     mirrored(ledger, vote(1))
     traces = VoteTraces("bot")
-    left = read_votes("bot").votes[0].told.left.trace_id
+    left = read_votes("bot").votes[0].vote.left.trace_id
     trace = traces.tracing.get_trace(left)
     (true,) = trace.info.assessments
     changed = Feedback(
@@ -184,10 +185,10 @@ def test_an_answer_shown_left_here_and_right_there_hides_no_vote(ledger):
 def test_texts_are_read_back(ledger):
     reading = mirrored(ledger, vote(1, answers=("één", "two\nlines")))
     (read,) = reading.votes
-    texts = read_texts("bot", [read.told])
-    assert texts[read.told.left.trace_id].answer == "één"
-    assert texts[read.told.right.trace_id].answer == "two\nlines"
-    assert texts[read.told.left.trace_id].messages == ({"role": "user", "content": "question 1"},)
+    texts = read_texts("bot", [read.vote])
+    assert texts[read.vote.left.trace_id].answer == "één"
+    assert texts[read.vote.right.trace_id].answer == "two\nlines"
+    assert texts[read.vote.left.trace_id].messages == ({"role": "user", "content": "question 1"},)
 
 
 def test_more_votes_than_a_page(ledger, monkeypatch):
@@ -209,15 +210,15 @@ def test_any_host_reads_from_a_server(tmp_path, server):
     wait_for(lambda: mirror.pending == 0, 60, "votes in MLflow")
     mirror.stop()
     reading = read_votes("bot", server.uri)
-    assert [vote.told.comment for vote in reading.votes] == ["ünïcode"] * 5
+    assert [vote.vote.comment for vote in reading.votes] == ["ünïcode"] * 5
     assert reading.not_counted == {}
-    texts = read_texts("bot", [vote.told for vote in reading.votes], server.uri)
+    texts = read_texts("bot", [vote.vote for vote in reading.votes], server.uri)
     assert len(texts) == 10
 
 
 def test_a_prompt_set_is_read_from_mlflow_beside_votes_without_one(ledger):
     reading = mirrored(ledger, vote(1, prompt_set="greetings"), vote(2))
-    assert [read.told.prompt_set for read in reading.votes] == ["greetings", None]
+    assert [read.vote.prompt_set for read in reading.votes] == ["greetings", None]
     assert [read.fault for read in reading.votes] == [None, None]
 
 

@@ -15,8 +15,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE
 from votes_cast import NOON_MS, receipt, register_versions, spoken, vote
 
-from mlflow_finetune_plugin.votes import STOPPED, Journal, Mirror, SpokenAnswer, TurnLog, read_texts, read_votes
-from mlflow_finetune_plugin.votes.mlflow.traces import SpokenTurn, VoteTraces
+from mlflow_finetune_plugin.votes import Journal, Mirror, read_votes
+from mlflow_finetune_plugin.votes.mlflow.answer_trace import STOPPED, TracedAnswer
+from mlflow_finetune_plugin.votes.mlflow.reading import read_texts
+from mlflow_finetune_plugin.votes.mlflow.traces import TracedTurn, VoteTraces
+from mlflow_finetune_plugin.votes.mlflow.turn_log import TurnLog
 
 
 @pytest.fixture
@@ -87,8 +90,8 @@ def test_a_turn_is_two_traces_with_all_that_is_known_of_it(ledger, log):
 def test_a_failed_side_says_why_and_a_stopped_one_that_it_was(ledger, log):
     cast = vote(1)
     failed = replace(cast.sides[0], answer="half an ans")
-    left = SpokenAnswer(failed, NOON_MS, NOON_MS + 10, fault="the endpoint broke off")
-    right = SpokenAnswer(cast.sides[1], NOON_MS, NOON_MS + 10, finish_reason=STOPPED)
+    left = TracedAnswer(failed, NOON_MS, NOON_MS + 10, fault="the endpoint broke off")
+    right = TracedAnswer(cast.sides[1], NOON_MS, NOON_MS + 10, finish_reason=STOPPED)
     log.note(cast.turn, [left, right])
     assert log.flush(60)
     traces = traces_by_side()
@@ -116,8 +119,8 @@ def test_a_vote_hangs_on_the_turns_own_traces_and_leaves_them_as_they_are(ledger
     marks = {name: trace.info.tags.get("finetune.shown_left") for name, trace in after.items()}
     assert marks == {"t-1 1": "true", "t-1 2": None, "t-2 1": None, "t-2 2": None}
     (read,) = read_votes("bot").votes
-    assert read.told.winner.version == "2"
-    assert read_texts("bot", [read.told])[read.told.left.trace_id].answer == "a short answer"
+    assert read.vote.winner.version == "2"
+    assert read_texts("bot", [read.vote])[read.vote.left.trace_id].answer == "a short answer"
 
 
 def test_a_turn_that_is_written_after_its_vote_adds_what_the_vote_did_not_know(ledger, log):
@@ -210,11 +213,11 @@ def test_a_trace_that_a_crash_left_without_its_text_is_completed_by_the_vote(led
     cast = vote(1)
     traces = VoteTraces("bot")
     monkeypatch.setattr(traces.tracing, "log_spans", lambda *_: None)
-    traces.record([SpokenTurn(cast.turn, spoken(cast), "v-9")], traces.experiment_made())
+    traces.record([TracedTurn(cast.turn, spoken(cast), "v-9")], traces.ensure_experiment())
     ledger.journal.cast(cast)
     Mirror(ledger.journal).flush()
     (read,) = read_votes("bot").votes
-    assert read_texts("bot", [read.told])[read.told.right.trace_id].answer == "another, longer answer"
+    assert read_texts("bot", [read.vote])[read.vote.right.trace_id].answer == "another, longer answer"
     left = traces_by_side()["t-1 1"]
     assert (left.info.request_time, left.info.execution_duration) == (NOON_MS - 60_000, 2_500)
     assert left.data.spans[0].end_time_ns == (NOON_MS - 57_500) * 1_000_000
@@ -225,7 +228,8 @@ import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[3:]
 from votes_cast import spoken, vote
-from mlflow_finetune_plugin.votes import Journal, TurnLog
+from mlflow_finetune_plugin.votes import Journal
+from mlflow_finetune_plugin.votes.mlflow.turn_log import TurnLog
 log = TurnLog(Journal("bot", Path(sys.argv[1])), sys.argv[2])
 log.start()
 for number in range(40):
@@ -239,7 +243,7 @@ log.flush(600)
 def test_killed_while_writing_every_vote_finds_or_gets_both_traces(ledger):
     places = [str(ledger.journal.folder), ledger.uri, str(Path(votes_cast.__file__).parent)]
     traces = VoteTraces("bot")
-    traces.experiment_made()
+    traces.ensure_experiment()
     process = subprocess.Popen([sys.executable, "-c", NOTING, *places])
 
     def written():
@@ -253,7 +257,7 @@ def test_killed_while_writing_every_vote_finds_or_gets_both_traces(ledger):
     Mirror(ledger.journal).flush()
     reading = read_votes("bot")
     assert len(reading.votes) == 40
-    texts = read_texts("bot", [read.told for read in reading.votes])
+    texts = read_texts("bot", [read.vote for read in reading.votes])
     assert len(texts) == 80
     assert {text.answer for text in texts.values()} == {"a short answer", "another, longer answer"}
     times = {trace.info.request_time for trace in traces_by_side().values()}

@@ -6,8 +6,8 @@ import pytest
 from votes_cast import vote
 
 from mlflow_finetune_plugin.errors import DataError
-from mlflow_finetune_plugin.votes import prompt_file as prompt_sets
-from mlflow_finetune_plugin.votes.prompt_file import read_prompt_set
+from mlflow_finetune_plugin.votes import prompt_sets
+from mlflow_finetune_plugin.votes.prompt_sets import read_prompt_set
 
 HI = {"role": "user", "content": "hi?"}
 

@@ -1,4 +1,4 @@
-"""An answer as an MLflow trace tells it: who was asked what, with which settings, when it came, how it ended."""
+"""An answer as an MLflow trace: the prompt, the model, the sampling settings, the times and how the answer ended."""
 
 from __future__ import annotations
 
@@ -20,28 +20,37 @@ from mlflow_finetune_plugin.store.names import (
     TRACE_VERSION_TAG,
     TURN_TAG,
 )
-from mlflow_finetune_plugin.votes.journal.vote import Side, Turn, clean, clean_messages, text_digest, trace_id_for
+from mlflow_finetune_plugin.votes.journal.vote import Turn, VoteSide, clean, clean_messages, text_digest, trace_id_for
 
 if TYPE_CHECKING:
     from mlflow.entities import Span, Trace, TraceInfo
 
 STOPPED = "stopped"
-"""The finish reason of an answer that the person stopped; no endpoint says it."""
+"""The finish reason of an answer that the user stopped; endpoints do not use it."""
 _PREVIEW = 1000  # characters
 _TAG_VALUE = 4000  # characters; MLflow allows 8000 bytes and more, older servers less
 _SESSION = 200  # characters; MLflow's column
 
 
 @dataclass(frozen=True)
-class SpokenAnswer:
-    """One side's answer to a turn: text, receipt and position in ``side``; ``model`` and ``sampling`` as it was asked.
+class TracedAnswer:
+    """The answer of one side to a turn. None always means unknown or not present.
 
-    ``started_at_ms`` and ``ended_at_ms`` are milliseconds since 1970, ``first_token_ms`` milliseconds after the start.
-    ``finish_reason`` is the endpoint's (``stop``, ``length``), or ``STOPPED``; ``fault`` says why the answer is not whole.
-    ``system_prompt`` is this side's own, where it was not told the turn's. None: unknown, or there was none.
+    Args:
+        side: Text, receipt and position.
+        started_at_ms: When the request was sent, in milliseconds since 1970.
+        ended_at_ms: When the answer ended, in milliseconds since 1970.
+        model: The model name in the request.
+        sampling: The sampling settings in the request.
+        system_prompt: The system prompt of this side, where it differs from the turn's.
+        first_token_ms: From the request to the first token, in milliseconds.
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens of the answer.
+        finish_reason: The reason that the endpoint gives (``stop``, ``length``), or ``STOPPED``.
+        fault: Why the answer is incomplete.
     """
 
-    side: Side
+    side: VoteSide
     started_at_ms: int
     ended_at_ms: int
     model: str | None = None
@@ -55,31 +64,31 @@ class SpokenAnswer:
 
     @property
     def duration_ms(self) -> int:
-        """Not below 0, whatever the clock did."""
+        """The time that the answer took; 0 where the clock went back."""
         return max(0, self.ended_at_ms - self.started_at_ms)
 
     def trace_id(self, turn: Turn) -> str:
-        """The same for the turn's log, and for the mirror of a vote."""
+        """Return the id of the trace. The turn log and the vote mirror use the same one."""
         return trace_id_for(turn.turn_id, self.side.answer_id)
 
 
 @dataclass(frozen=True)
-class SpokenText:
-    """What a trace says was asked and answered."""
+class TraceText:
+    """The prompt and the answer of a trace."""
 
     messages: tuple[Message, ...]
     answer: str
 
 
 def trace_info(
-    turn: Turn, answer: SpokenAnswer, *, experiment_id: str, voter: str | None, model_id: str | None
+    turn: Turn, answer: TracedAnswer, *, experiment_id: str, voter: str | None, model_id: str | None
 ) -> TraceInfo:
-    """The trace without its span. ``voter``: whose conversation it is, as a salted hash."""
+    """Return the trace without its span. ``voter`` is the salted hash of the person in the conversation."""
     from mlflow.entities import TraceInfo, TraceLocation, TraceState
     from mlflow.tracing.constant import TraceMetadataKey, TraceTagKey
 
     metadata = {
-        TraceMetadataKey.TRACE_SESSION: told_session(turn.session),
+        TraceMetadataKey.TRACE_SESSION: trace_session(turn.session),
         TraceMetadataKey.TRACE_USER: None if voter is None else clean(voter),
         TraceMetadataKey.MODEL_ID: model_id,
     }
@@ -97,28 +106,28 @@ def trace_info(
     )
 
 
-def told_session(session: str) -> str:
-    """A session as traces name it; one that is longer than MLflow takes ends in its digest."""
+def trace_session(session: str) -> str:
+    """Return the session's name in traces. A name that is too long for MLflow ends in its digest."""
     text = clean(session)
     return text if len(text) <= _SESSION else text[: _SESSION - 64] + text_digest(text)
 
 
-def answer_tags(turn: Turn, side: Side) -> dict[str, str]:
-    """By which a person finds the traces of a turn, or of a version."""
+def answer_tags(turn: Turn, side: VoteSide) -> dict[str, str]:
+    """Return the tags by which the traces of a turn or a version can be searched."""
     tags = {TURN_TAG: turn.turn_id}
     if side.receipt is not None:
         tags |= {TRACE_MODEL_TAG: side.receipt.model, TRACE_VERSION_TAG: side.receipt.version}
     return {key: clean(value)[:_TAG_VALUE] for key, value in tags.items()}
 
 
-def root_span(turn: Turn, answer: SpokenAnswer) -> Span:
-    """The only one; the same again replaces it."""
+def root_span(turn: Turn, answer: TracedAnswer) -> Span:
+    """Return the only span of a trace. Writing it again replaces it."""
     from mlflow.entities import Span
 
     trace_id = answer.trace_id(turn)
     start_ns = answer.started_at_ms * 1_000_000
     failed = {"code": "STATUS_CODE_ERROR", "message": clean(answer.fault or "")}
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "trace_id": trace_id,
         "span_id": hashlib.sha256(trace_id.encode()).hexdigest()[:16],
         "parent_span_id": None,
@@ -133,21 +142,21 @@ def root_span(turn: Turn, answer: SpokenAnswer) -> Span:
             if value is not None
         },
     }
-    return Span.from_dict(told)
+    return Span.from_dict(fields)
 
 
-def _attributes(trace_id: str, turn: Turn, answer: SpokenAnswer) -> dict[str, Any]:
+def _attributes(trace_id: str, turn: Turn, answer: TracedAnswer) -> dict[str, Any]:
     from mlflow.entities import SpanType
     from mlflow.tracing.constant import SpanAttributeKey
 
-    asked = {"model": answer.model, "system_prompt": answer.system_prompt, **answer.sampling}
+    request = {"model": answer.model, "system_prompt": answer.system_prompt, **answer.sampling}
     receipt = answer.side.receipt
     return {
         SpanAttributeKey.REQUEST_ID: trace_id,
         SpanAttributeKey.SPAN_TYPE: SpanType.CHAT_MODEL,
         SpanAttributeKey.INPUTS: {
             "messages": clean_messages(turn.messages),
-            **{key: value for key, value in asked.items() if value is not None},
+            **{key: value for key, value in request.items() if value is not None},
         },
         SpanAttributeKey.OUTPUTS: clean(answer.side.answer),
         SpanAttributeKey.MODEL: answer.model,
@@ -161,36 +170,36 @@ def _attributes(trace_id: str, turn: Turn, answer: SpokenAnswer) -> dict[str, An
     }
 
 
-def _usage(answer: SpokenAnswer) -> dict[str, int] | None:
-    """As MLflow adds it up; nothing where a part is unknown, for its sum would be wrong."""
+def _usage(answer: TracedAnswer) -> dict[str, int] | None:
+    """Return the token counts that MLflow sums up; None if one is unknown, because the sum would be wrong."""
     from mlflow.tracing.constant import TokenUsageKey
 
-    asked, said = answer.prompt_tokens, answer.completion_tokens
-    if asked is None or said is None:
+    prompt, completion = answer.prompt_tokens, answer.completion_tokens
+    if prompt is None or completion is None:
         return None
     return {
-        TokenUsageKey.INPUT_TOKENS: asked,
-        TokenUsageKey.OUTPUT_TOKENS: said,
-        TokenUsageKey.TOTAL_TOKENS: asked + said,
+        TokenUsageKey.INPUT_TOKENS: prompt,
+        TokenUsageKey.OUTPUT_TOKENS: completion,
+        TokenUsageKey.TOTAL_TOKENS: prompt + completion,
     }
 
 
-def _events(answer: SpokenAnswer, start_ns: int) -> list[dict[str, Any]]:
+def _events(answer: TracedAnswer, start_ns: int) -> list[dict[str, Any]]:
     if answer.first_token_ms is None:
         return []
     at_ns = start_ns + int(answer.first_token_ms * 1_000_000)
     return [{"name": "first_token", "time_unix_nano": at_ns, "attributes": {}}]
 
 
-def spoken_text(trace: Trace) -> SpokenText | None:
-    """The prompt and the answer of a trace of ours, or of one whose root span has ``messages`` and an answer."""
+def trace_text(trace: Trace) -> TraceText | None:
+    """Return prompt and answer of a trace of this package, or of any whose root span has ``messages`` and an answer."""
     root = next((span for span in trace.data.spans if span.parent_id is None), None)
     inputs = root.inputs if root is not None else None
     messages = inputs.get("messages") if isinstance(inputs, dict) else None
     answer = root.outputs if root is not None else None
-    if isinstance(answer, dict):  # an OpenAI answer
+    if isinstance(answer, dict):  # OpenAI's format
         choices = answer.get("choices") or [{}]
         answer = (choices[0].get("message") or {}).get("content") if isinstance(choices[0], dict) else None
     if not isinstance(messages, list) or not isinstance(answer, str):
         return None
-    return SpokenText(tuple(messages), answer)
+    return TraceText(tuple(messages), answer)
