@@ -35,7 +35,7 @@ def cast_some(ledger):
 def test_nobody_has_voted(say):
     code, out, _ = say("bot")
     assert code == 0
-    assert "bot: nobody has voted yet" in out
+    assert "bot: no votes yet" in out
     assert "none between these two" in out
 
 
@@ -134,7 +134,7 @@ def test_a_judge_is_shown_beside_people(say, ledger):
     assert code == 0
     assert "judge:big: 13 of 13 pairs judged alike in both orders, 100.0% of those with two verdicts" in err
     assert "votes            13 by 4 voters" in out
-    assert "judge:big, a model, not counted among people" in out
+    assert "judge:big, a judge, not counted with people" in out
     assert "agrees           with most people on 9 of 12 turns" in out
 
 
@@ -168,7 +168,7 @@ def test_forgetting_is_a_command(say, ledger):
     assert "deleted 1 lines" in say("bot", "--forget-session", "s-v-1")[1]
     ledger.journal.cast(vote(3))
     assert "deleted 1 lines" in say("bot", "--delete-older-than", "0")[1]
-    assert "nobody has voted yet" in say("bot")[1]
+    assert "no votes yet" in say("bot")[1]
 
 
 def test_turns_nobody_voted_on_are_deleted_by_a_command(say, ledger):

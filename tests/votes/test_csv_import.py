@@ -77,10 +77,10 @@ def test_every_fault_is_told_with_its_line_and_nothing_is_imported(journal, tmp_
         import_csv(path, journal)
     said = str(told.value)
     for line, fault in (
-        (5, "no choice 'both'"),
-        (6, "lacks its turn_id"),
-        (7, "the left receipt is not whole: left_version"),
-        (8, "'yesterday' is no ISO 8601"),
+        (5, "'both' is not a choice"),
+        (6, "has no turn_id"),
+        (7, "the left receipt is incomplete: left_version"),
+        (8, "'yesterday' is not an ISO 8601"),
         (9, "no time zone"),
         (10, "prompt is empty"),
         (11, "earlier line"),
@@ -93,14 +93,14 @@ def test_every_fault_is_told_with_its_line_and_nothing_is_imported(journal, tmp_
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "no column 'turn_id'"),
-        ("turn_id,prompt,left_answer,right_answer,choice,voter\n", "holds no vote"),
+        ("", "column 'turn_id' is missing"),
+        ("turn_id,prompt,left_answer,right_answer,choice,voter\n", "has no votes"),
         ("turn_id,prompt,left_answer,right_answer,choice,voter,winner\n", "unknown column 'winner'"),
         ("turn_id,left_answer,right_answer,choice,voter\n", "one of the columns 'prompt' and 'messages'"),
         ("turn_id,prompt,left_answer,right_answer,choice,voter\nt,p,a,b,left\n", "more or fewer fields"),
         ("turn_id,prompt,left_answer,right_answer,choice,voter\nt,p,a,b,left,v,x\n", "more or fewer fields"),
-        ('turn_id,messages,left_answer,right_answer,choice,voter\nt,"{}",a,b,left,v\n', "no prompt of messages"),
-        ("turn_id,messages,left_answer,right_answer,choice,voter\nt,[1],a,b,left,v\n", "no JSON list of messages"),
+        ('turn_id,messages,left_answer,right_answer,choice,voter\nt,"{}",a,b,left,v\n', "must each have a role and content"),
+        ("turn_id,messages,left_answer,right_answer,choice,voter\nt,[1],a,b,left,v\n", "not a JSON list of messages"),
     ],
 )
 def test_a_file_that_is_no_votes_file_is_refused(journal, tmp_path, text, said):

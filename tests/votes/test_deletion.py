@@ -111,9 +111,9 @@ def test_nothing_to_forget_where_nobody_voted(ledger):
             act()
     assert delete_unvoted_older_than(ledger.journal, 0) == Deleted(0, 0, 0)
     for days in (-1, float("nan")):
-        with pytest.raises(VoteError, match="no age"):
+        with pytest.raises(VoteError, match="not a valid age"):
             delete_older_than(ledger.journal, days)
-        with pytest.raises(VoteError, match="no age"):
+        with pytest.raises(VoteError, match="not a valid age"):
             delete_unvoted_older_than(ledger.journal, days)
 
 

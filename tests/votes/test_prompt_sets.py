@@ -53,24 +53,24 @@ def test_a_prompt_twice_is_asked_once(tmp_path):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("{broken\n", "is no JSON"),
-        ("[" * 100_000 + "\n", "is no JSON"),
-        ("[1]\n", "is a list, no row"),
+        ("{broken\n", "is not JSON"),
+        ("[" * 100_000 + "\n", "is not JSON"),
+        ("[1]\n", "is a list, not a JSON object"),
         ({}, "has neither prompt and messages"),
         ({"prompt": "hi?", "messages": [HI]}, "has both prompt and messages"),
-        ({"prompt": "hi?", "refrence": "x"}, "no field 'refrence'; fix: keep of prompt, messages, reference"),
-        ({"prompt": " "}, "prompt is no text"),
-        ({"prompt": [HI]}, "prompt is no text"),
-        ({"messages": []}, "messages is no list of messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages is no list of messages"),
-        ({"messages": [{"role": "user", "content": None}]}, "messages is no list of messages"),
-        ({"messages": [{"role": "assistant", "content": "hello"}]}, "nobody asks at the end"),
-        ({"messages": [{"role": "system", "content": "be short"}]}, "nobody asks at the end"),
+        ({"prompt": "hi?", "refrence": "x"}, "'refrence' is not a field; fix: use only prompt, messages, reference"),
+        ({"prompt": " "}, "prompt is not a text"),
+        ({"prompt": [HI]}, "prompt is not a text"),
+        ({"messages": []}, "messages must be a list of messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages must be a list of messages"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages must be a list of messages"),
+        ({"messages": [{"role": "assistant", "content": "hello"}]}, "messages have no question of the user at the end"),
+        ({"messages": [{"role": "system", "content": "be short"}]}, "messages have no question of the user at the end"),
         ({"prompt": "hi?", "reference": "a", "completion": "b"}, "has two references, reference and completion"),
         ({"messages": [HI, {"role": "assistant", "content": "a"}], "reference": "b"}, "has two references"),
-        ({"prompt": "hi?", "reference": 3}, "reference is no text"),
-        ({"prompt": "hi?", "id": True}, "id is no short text"),
-        ({"prompt": "x" * 101}, "the prompt has 101 characters, at most 100 are sent"),
+        ({"prompt": "hi?", "reference": 3}, "reference is not a text"),
+        ({"prompt": "hi?", "id": True}, "id is not a short text"),
+        ({"prompt": "x" * 101}, "the prompt has 101 characters, the limit is 100"),
     ],
 )
 def test_what_is_no_prompt_is_told_with_its_line_and_the_fix(tmp_path, row, said):
@@ -82,9 +82,9 @@ def test_what_is_no_prompt_is_told_with_its_line_and_the_fix(tmp_path, row, said
 
 
 def test_what_is_no_file_of_prompts(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="No such file or directory; fix: name a JSON lines file"):
+    with pytest.raises(DataError, match="No such file or directory; fix: give a JSONL file"):
         read_prompt_set(tmp_path / "missing.jsonl")
-    with pytest.raises(DataError, match="holds no prompt; fix: write one row a line"):
+    with pytest.raises(DataError, match="has no prompts; fix: write one row per line"):
         read_prompt_set(write(tmp_path, "\n", "  \n"))
     (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "hi"}\n{"prompt": "caf\xe9"}\n')
     with pytest.raises(DataError, match="line 2: is not UTF-8; fix: save the file as UTF-8"):
@@ -93,7 +93,7 @@ def test_what_is_no_file_of_prompts(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="line 10001: more than 10,000 prompts; fix: split the file"):
         read_prompt_set(many)
     monkeypatch.setattr(prompt_sets, "LARGEST_FILE_BYTES", 1000)
-    with pytest.raises(DataError, match="MiB, at most 0 are read; fix: split the file"):
+    with pytest.raises(DataError, match="MiB, the limit is 0 MiB; fix: split the file"):
         read_prompt_set(many)
 
 

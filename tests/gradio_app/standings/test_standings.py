@@ -98,7 +98,7 @@ def test_votes_that_do_not_count_are_told_and_in_no_pair():
     reading = replace(reading, votes=(refused, *reading.votes[1:]), unreadable=2)
     found = standings_of(reading, CHAMPION)
     assert (found.votes, found.counted) == (6, 3)
-    assert found.not_counted == {"feedback that is no vote, or was changed": 2, "without two receipts": 1}
+    assert found.not_counted == {"feedback that is not a vote, or was changed": 2, "without two receipts": 1}
     assert found.pairs[0].people.votes == 3
 
 

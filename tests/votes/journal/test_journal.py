@@ -211,14 +211,14 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"choice": "both"}, "no choice 'both'"),
-        ({"voter": ""}, "no voter"),
-        ({"sides": vote(1).sides[:1]}, "not two sides"),
+        ({"choice": "both"}, "'both' is not a choice"),
+        ({"voter": ""}, "voter is empty"),
+        ({"sides": vote(1).sides[:1]}, "needs two sides"),
         ({"sides": (vote(1).sides[1], vote(1).sides[0])}, "in this order"),
-        ({"sides": (vote(1).sides[0], replace(vote(1).sides[0], position="right"))}, "both sides are one answer"),
-        ({"kind": "robot"}, "no kind"),
+        ({"sides": (vote(1).sides[0], replace(vote(1).sides[0], position="right"))}, "both sides are the same answer"),
+        ({"kind": "robot"}, "not a kind"),
         ({"comment": "x" * 4001}, "longer than 4000"),
-        ({"reasons": ("",)}, "short tags"),
+        ({"reasons": ("",)}, "tags of 1 to 100"),
         ({"cast_at": NOON.replace(tzinfo=None)}, "no time zone"),
     ],
 )
@@ -274,5 +274,5 @@ def test_a_line_written_before_prompt_sets_had_names_is_read(journal):
 
 @pytest.mark.parametrize("name", ["", "x" * 101])
 def test_a_prompt_set_has_a_short_name(name):
-    with pytest.raises(VoteError, match="1 to 100 characters"):
+    with pytest.raises(VoteError, match="use 1 to 100"):
         Turn("t-1", "s-1", ({"role": "user", "content": "hi?"},), name)

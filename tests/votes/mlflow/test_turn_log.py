@@ -150,7 +150,7 @@ def test_a_full_log_says_what_it_does_not_keep_and_loses_no_vote(ledger, caplog)
     log = TurnLog(ledger.journal, most_turns=2)
     assert [log.note(vote(n).turn, spoken(vote(n))) for n in range(4)] == [True, True, False, False]
     assert (log.pending, log.lost) == (2, 2)
-    assert caplog.text.count("one is not kept") == 1
+    assert caplog.text.count("a turn is dropped") == 1
     ledger.journal.cast(vote(3))
     log.start()
     assert log.flush(60)
@@ -201,12 +201,12 @@ def test_a_server_that_is_away_at_the_end_costs_the_traces_and_says_how_many(led
     for number in range(3):
         log.note(vote(number).turn, spoken(vote(number)))
     wait_for(lambda: log.fault, 30, "the outage told")
-    assert "cannot be asked" in log.fault
+    assert "failed to read or write votes" in log.fault
     start = time.monotonic()
     assert log.stop(1)
     assert time.monotonic() - start < 5
     assert log.lost == 3
-    assert "3 have no trace, 3 of them for the end" in caplog.text
+    assert "3 have no trace, 3 of them because the log was stopped" in caplog.text
 
 
 def test_a_trace_that_a_crash_left_without_its_text_is_completed_by_the_vote(ledger, monkeypatch):
