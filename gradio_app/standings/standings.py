@@ -15,9 +15,9 @@ from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.gate.statistics.proportions import wilson_interval
 from mlflow_finetune_plugin.gate.statistics.ranking import Comparison, Ranking, rank
 from mlflow_finetune_plugin.store.names import BASE, CHAMPION
-from mlflow_finetune_plugin.votes.mlflow.reading import Reading, gate_votes
 from mlflow_finetune_plugin.votes.checks import Summary
 from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredVote
+from mlflow_finetune_plugin.votes.mlflow.reading import Reading, gate_votes
 from mlflow_finetune_plugin.votes.report import JudgeSummary, report_on
 
 Pair = tuple[str, str]

@@ -99,7 +99,10 @@ def test_every_fault_is_told_with_its_line_and_nothing_is_imported(journal, tmp_
         ("turn_id,left_answer,right_answer,choice,voter\n", "one of the columns 'prompt' and 'messages'"),
         ("turn_id,prompt,left_answer,right_answer,choice,voter\nt,p,a,b,left\n", "more or fewer fields"),
         ("turn_id,prompt,left_answer,right_answer,choice,voter\nt,p,a,b,left,v,x\n", "more or fewer fields"),
-        ('turn_id,messages,left_answer,right_answer,choice,voter\nt,"{}",a,b,left,v\n', "must each have a role and content"),
+        (
+            'turn_id,messages,left_answer,right_answer,choice,voter\nt,"{}",a,b,left,v\n',
+            "must each have a role and content",
+        ),
         ("turn_id,messages,left_answer,right_answer,choice,voter\nt,[1],a,b,left,v\n", "not a JSON list of messages"),
     ],
 )
