@@ -1,4 +1,4 @@
-"""An adapter's two files, as PEFT writes them, equal for equal runs."""
+"""Write an adapter's two files in PEFT's format, byte for byte equal for equal runs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ _NAMES = ("target_modules", "feedforward_modules")
 
 
 def write_adapter(model: PeftModel, folder: Path, **arguments: Any) -> None:
-    """Writes ``adapter_config.json`` and ``adapter_model.safetensors``; ``arguments`` go to PEFT's ``save_pretrained``.
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` to ``folder``.
 
-    PEFT holds module names in sets, whose order is another in every process; sorted, equal runs have equal digests.
+    Args:
+        model: the trained model.
+        folder: receives the two files.
+        arguments: passed to PEFT's ``save_pretrained``.
     """
     model.save_pretrained(folder, safe_serialization=True, **arguments)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
+    # PEFT holds module names in sets, whose order differs between processes; sorted, equal runs have equal digests.
     ordered = {
         key: sorted(value) if key in _NAMES and isinstance(value, list) else value for key, value in config.items()
     }

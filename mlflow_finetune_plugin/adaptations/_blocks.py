@@ -1,4 +1,4 @@
-"""Where attention and feed-forward stand in the decoder blocks of a base, from its modules' names. No weights, no torch."""
+"""Find attention and feed-forward in the decoder blocks of a base by the names of its modules. Reads no weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlflow_finetune_plugin.base_models.facts import BaseFacts
 from mlflow_finetune_plugin.errors import BaseModelError
 
 _BLOCK = re.compile(r"(.+?\.\d+)\.(.+)")
-# the last linear layer of a feed-forward, by the names that transformers' decoders give it
+# Names of the last linear layer of a feed-forward in transformers' decoders.
 DOWN_PROJECTIONS = frozenset(
     ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out", "w2", "wo", "linear_2", "ff_out", "output_linear")
 )
@@ -19,9 +19,9 @@ DOWN_PROJECTIONS = frozenset(
 
 @dataclass(frozen=True)
 class Block:
-    """One decoder block: full names of its attention and feed-forward modules.
+    """A decoder block with the full names of its attention and feed-forward modules.
 
-    The feed-forward is the block's last linear layer where the block itself holds its layers (OPT).
+    Where the block itself holds the layers of its feed-forward (OPT), ``feedforward`` is the last of them.
     """
 
     name: str
@@ -29,12 +29,12 @@ class Block:
     feedforward: str
 
     def inside(self, name: str) -> str:
-        """A module's name as seen from the block: ``self_attn.k_proj``."""
+        """Return a module's name relative to the block, such as ``self_attn.k_proj``."""
         return name.removeprefix(f"{self.name}.")
 
 
 def decoder_blocks(base: BaseFacts, *, fix: str) -> list[Block]:
-    """Every decoder block in order. Raises BaseModelError, naming what was seen and the fix ``otherwise``."""
+    """Return every decoder block in order. Raises BaseModelError with the names that exist and the advice ``fix``."""
     children: dict[str, dict[str, None]] = defaultdict(dict)
     for name in sorted([*base.linear_shapes, *base.other_modules], key=_natural):
         if match := _BLOCK.fullmatch(name):
@@ -42,17 +42,17 @@ def decoder_blocks(base: BaseFacts, *, fix: str) -> list[Block]:
     stacks = {name.rpartition(".")[0] for name, parts in children.items() if _attention(base, name, parts)}
     names = [name for name in children if name.rpartition(".")[0] in stacks]
     if not names:
-        raise BaseModelError(f"no decoder block with an attention is seen in this {base.model_type}; fix: {fix}")
+        raise BaseModelError(f"this {base.model_type} has no decoder block with a known attention; fix: {fix}")
     return [_block(base, name, list(children[name]), fix) for name in names]
 
 
 def linears_in(base: BaseFacts, module: str) -> list[str]:
-    """The linear layers of a module, or the module itself where it is one."""
+    """Return the linear layers of a module, or the module itself where it is linear."""
     return [name for name in base.linear_shapes if name == module or name.startswith(f"{module}.")]
 
 
 def endings(base: BaseFacts, blocks: Iterable[Block], names: Iterable[str]) -> list[str]:
-    """The shortest way to name these modules to PEFT: their endings inside a block, if those match nothing else."""
+    """Return the shortest names that select these modules in PEFT: their endings inside a block, if those match nothing else."""
     names = list(names)
     short = sorted({block.inside(name) for block in blocks for name in names if name.startswith(f"{block.name}.")})
     matched = {name for name in [*base.linear_shapes, *base.other_modules] if base.is_target(name, short)}
@@ -60,13 +60,13 @@ def endings(base: BaseFacts, blocks: Iterable[Block], names: Iterable[str]) -> l
 
 
 def check_names(base: BaseFacts, option: str, names: list[str], choices: Iterable[str]) -> None:
-    """Refuses a name that no module of the base ends with. Raises BaseModelError with the choices."""
+    """Raise BaseModelError, with the choices, for a name that no module of the base ends with."""
     choices = list(choices)
     unmatched = [name for name in names if not any(base.is_target(module, [name]) for module in choices)]
     if unmatched or not names:
         endings = sorted({name.rsplit(".", 1)[-1] for name in choices if not name.rsplit(".", 1)[-1].isdigit()})
         raise BaseModelError(
-            f"options.{option}: {', '.join(unmatched) or 'an empty list'} matches no module of this base that can be chosen; "
+            f"options.{option}: {', '.join(unmatched) or 'an empty list'} matches no module of this base that this option accepts; "
             f"fix: choose from: {', '.join(endings)}"
         )
 
@@ -81,13 +81,13 @@ def _block(base: BaseFacts, name: str, parts: list[str], fix: str) -> Block:
         part_list = ", ".join(parts)
         missing = "attention" if not attention else "feed-forward"
         raise BaseModelError(
-            f"the {missing} of {name} cannot be told among its parts ({part_list}) in this {base.model_type}; fix: {fix}"
+            f"the {missing} of {name} is not recognised among its parts ({part_list}) in this {base.model_type}; fix: {fix}"
         )
     return Block(name, tuple(f"{name}.{part}" for part in attention), f"{name}.{feedforward[0]}")
 
 
 def _attention(base: BaseFacts, block: str, parts: Iterable[str]) -> list[str]:
-    """The parts that are attentions of this width: a vision tower beside the decoder has another."""
+    """Return the parts that are attentions of the decoder's width. A vision tower has another width."""
     return [
         part
         for part in parts
@@ -101,5 +101,5 @@ def _has_layers(base: BaseFacts, module: str) -> bool:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts layers.2 before layers.10."""
+    """Return a sort key that puts layers.2 before layers.10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]

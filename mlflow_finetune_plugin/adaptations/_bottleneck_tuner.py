@@ -1,7 +1,7 @@
-"""Bottleneck adapters as a method of PEFT 0.21: config, layer and tuner, entered into PEFT's mappings on import.
+"""Bottleneck adapters as a method of PEFT 0.21: config, layer and tuner, registered in PEFT's mappings on import.
 
-An adapter stands behind a whole module (an attention, a feed-forward) or a layer, and adds to its output ``x`` what
-``up(activation(down(x)))`` gives. This file travels inside every model that needs it and uses nothing of mlflow-finetune:
+An adapter follows a module (an attention, a feed-forward or a layer) and adds ``up(activation(down(x)))`` to its output
+``x``. This file is copied into every logged model that needs it, so it imports nothing of mlflow-finetune:
 
     import _bottleneck_tuner
     model = PeftModel.from_pretrained(base, folder)
@@ -24,7 +24,7 @@ PEFT_TYPE = "BOTTLENECK"
 
 @dataclass
 class BottleneckConfig(PeftConfig):
-    """Which modules have an adapter behind them, and its shape."""
+    """The modules that get an adapter, and the adapter's shape."""
 
     target_modules: set[str] | list[str] | str | None = field(
         default=None, metadata={"help": "Module names or endings."}
@@ -42,11 +42,13 @@ class BottleneckConfig(PeftConfig):
         self.peft_type = PEFT_TYPE
         self.target_modules = set(self.target_modules) if isinstance(self.target_modules, list) else self.target_modules
         if min(self.hidden_size, self.bottleneck_size) < 1:
-            raise ValueError(f"hidden_size {self.hidden_size}, bottleneck_size {self.bottleneck_size}: must be above 0")
+            raise ValueError(
+                f"hidden_size {self.hidden_size}, bottleneck_size {self.bottleneck_size}: both must be above 0"
+            )
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):
-    """A module of the base with adapters behind it. Whatever else is asked of it is answered by that module."""
+    """A module of the base followed by adapters. Every other attribute is the module's."""
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
 
@@ -62,7 +64,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
-        """Adds an adapter that changes nothing yet: its up-projection is zero."""
+        """Add an adapter that changes nothing yet: its up-projection is zero."""
         self.activations[adapter_name] = ACT2FN[config.activation]
         self.bottleneck_down[adapter_name] = nn.Linear(config.hidden_size, config.bottleneck_size)
         self.bottleneck_up[adapter_name] = nn.Linear(config.bottleneck_size, config.hidden_size)
@@ -71,7 +73,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's output, (batch, seq, hidden) or a tuple that starts with it, with the adapters' share added."""
+        """Return the module's output plus that of the adapters: (batch, seq, hidden), or a tuple that starts with it."""
         output = self.base_layer(*args, **kwargs)
         if self.disable_adapters:
             return output
@@ -96,7 +98,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
 
 class BottleneckModel(BaseTuner):
-    """Puts adapters behind the modules that the config names."""
+    """The tuner that adds adapters to the modules that the config names."""
 
     prefix = "bottleneck_"
     tuner_layer_cls = BottleneckLayer
@@ -121,7 +123,7 @@ class BottleneckModel(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        """PEFT's own expects a ``weight``, which an attention has not."""
+        """Replace a module without reading its ``weight``, which PEFT's own version does and an attention lacks."""
         setattr(parent, child_name, new_module)
         device = next(child.parameters()).device
         if isinstance(new_module, BottleneckLayer) and device.type != "meta":
@@ -130,7 +132,7 @@ class BottleneckModel(BaseTuner):
 
     @property
     def merge_and_unload(self) -> Any:
-        """Not there: whoever asks with ``hasattr`` learns that nothing can be merged."""
+        """Raise AttributeError, so that ``hasattr`` reports that these adapters cannot be merged."""
         raise AttributeError("merge_and_unload")
 
     def _check_merge_allowed(self) -> None:

@@ -1,7 +1,7 @@
 """Bottleneck adapters: small two-layer networks behind attention and feed-forward of every block, on PEFT.
 
-Houlsby et al. 2019 (arXiv 1902.00751) put one behind both, Pfeiffer et al. 2020 (arXiv 2005.00247) behind the
-feed-forward only. Each starts as the identity and is computed after the module, so neither can be merged.
+Houlsby et al. 2019 (arXiv 1902.00751) add one behind both, Pfeiffer et al. 2020 (arXiv 2005.00247) behind the
+feed-forward only. Each starts as the identity. It contains an activation, so it cannot be merged into the base.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODEL_CODE = (Path(__file__).parent / "_bottleneck_tuner.py",)
-"""Files that travel in every logged model and are imported before its adapter is loaded."""
+"""Copied into every logged model and imported before its adapter is loaded."""
 
-_FIX = "name the modules in options.after_modules, or take -P adaptation=lora"
-# these add the residual inside their attention or feed-forward, so behind the module is behind the residual
+_FIX = "name the modules in options.after_modules, or use -P adaptation=lora"
+# These add the residual inside attention or feed-forward, where an adapter behind the module would come too late.
 _RESIDUAL_INSIDE = frozenset(("bloom", "mpt"))
 
 
@@ -54,14 +54,14 @@ Options = BottleneckOptions
 
 
 def resolve(options: BottleneckOptions, base: BaseFacts, reasons: Reasons) -> BottleneckOptions:
-    """Replaces ``auto`` and refuses what this base cannot take."""
+    """Return the options without ``auto``. Raises BaseModelError for options that this base cannot take."""
     factor = options.reduction_factor
     if factor == "auto":
         factor = _reduction_factor(base, reasons)
     elif factor > base.hidden_size:
         raise BaseModelError(
-            f"options.reduction_factor = {factor:g}: leaves no bottleneck of hidden size {base.hidden_size}; "
-            f"fix: at most {base.hidden_size}"
+            f"options.reduction_factor = {factor:g}: is above the hidden size {base.hidden_size}, so no bottleneck remains; "
+            f"fix: use at most {base.hidden_size}"
         )
     return options.model_copy(
         update={"reduction_factor": float(factor), "after_modules": _after_modules(options, base, reasons)}
@@ -69,10 +69,10 @@ def resolve(options: BottleneckOptions, base: BaseFacts, reasons: Reasons) -> Bo
 
 
 def learning_rate(base: BaseFacts) -> tuple[float, str]:
-    """The ``auto`` learning rate and its reason."""
+    """Return the ``auto`` learning rate and its reason."""
     if base.hidden_size < 512:
         return 1e-3, "measured on tiny models (benchmarks/results/adaptation_rates.md)"
-    return 3e-4, "that of bottleneck adapters on LLaMA 7B and 13B (LLM-Adapters, arXiv 2304.01933)"
+    return 3e-4, "the rate of bottleneck adapters on LLaMA 7B and 13B (LLM-Adapters, arXiv 2304.01933)"
 
 
 def serving(options: BottleneckOptions) -> Serving:
@@ -81,12 +81,12 @@ def serving(options: BottleneckOptions) -> Serving:
 
 
 def has_effect(weights: Mapping[str, Any]) -> bool:
-    """Whether the saved tensors change anything: without an up-projection the adapter is the identity."""
+    """Return whether any up-projection is not zero; otherwise the adapter is the identity."""
     return any(bool(tensor.any()) for name, tensor in weights.items() if "bottleneck_up" in name)
 
 
 def apply(model: PreTrainedModel, options: BottleneckOptions, *, seed: int, folder: Path) -> PeftModel:
-    """Wraps the base; its answers are bit for bit those of the base until training."""
+    """Wrap the base. Its answers are bit for bit those of the base until training."""
     from peft import get_peft_model
     from transformers import set_seed
 
@@ -105,14 +105,14 @@ def apply(model: PreTrainedModel, options: BottleneckOptions, *, seed: int, fold
 
 
 def save(model: PeftModel, options: BottleneckOptions, folder: Path, *, start: Path) -> None:
-    """Writes PEFT's two files."""
+    """Write PEFT's two files."""
     write_adapter(model, folder)
 
 
 def _reduction_factor(base: BaseFacts, reasons: Reasons) -> float:
     factor = min(16.0, max(1.0, base.hidden_size / 32))
     reasons["options.reduction_factor"] = f"{factor}: " + (
-        "that of the papers' search (arXiv 2005.00247)"
+        "the best in the paper's search (arXiv 2005.00247)"
         if factor == 16
         else f"leaves a bottleneck of {int(base.hidden_size / factor)}, below which tiny models learn little"
     )
@@ -125,12 +125,12 @@ def _after_modules(options: BottleneckOptions, base: BaseFacts, reasons: Reasons
         return options.after_modules
     if base.model_type in _RESIDUAL_INSIDE:
         raise BaseModelError(
-            f"{base.model_type} adds the residual inside its modules, where no adapter can stand before it; fix: {_FIX}"
+            f"{base.model_type} adds the residual inside its modules, so an adapter behind them would come too late; fix: {_FIX}"
         )
     blocks = decoder_blocks(base, fix=_FIX)
     attention = [name for block in blocks for name in block.attention] if options.placement == "houlsby" else []
     targets = endings(base, blocks, [*attention, *(block.feedforward for block in blocks)])
-    reasons["options.after_modules"] = f"{', '.join(targets)}: {options.placement}, found in {len(blocks)} blocks"
+    reasons["options.after_modules"] = f"{', '.join(targets)}: {options.placement}, in {len(blocks)} blocks"
     return targets
 
 
@@ -144,5 +144,5 @@ def _check_width(base: BaseFacts, targets: list[str]) -> None:
     ]
     if narrow:
         raise BaseModelError(
-            f"options.after_modules: {narrow[0]} does not give the hidden size {base.hidden_size}; fix: leave it out"
+            f"options.after_modules: {narrow[0]} does not output the hidden size {base.hidden_size}; fix: leave it out"
         )

@@ -1,7 +1,7 @@
 """IA3: learned factors on keys, values and the feed-forward's inner activations (Liu et al. 2022, arXiv 2205.05638), on PEFT.
 
-One vector a layer, so few parameters; every factor starts at one. Where queries, keys and values come from one fused
-layer, its whole output is scaled. Experts that are stacked in one tensor are left as they are.
+Each layer gets one vector of factors that start at one. Where one fused layer computes queries, keys and values, its whole
+output is scaled. Experts that are stacked in one tensor are not changed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _VALUES = frozenset(("v_proj", "value", "value_proj", "wv", "v_lin"))
 _FUSED = frozenset(
     ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "qkv", "att_proj", "kv_proj", "kv_b_proj")
 )
-_FIX = "name the layers in options.key_value_modules and options.feedforward_modules, or take -P adaptation=lora"
+_FIX = "name the layers in options.key_value_modules and options.feedforward_modules, or use -P adaptation=lora"
 
 
 class IA3Options(Section):
@@ -55,7 +55,7 @@ Options = IA3Options
 
 
 def resolve(options: IA3Options, base: BaseFacts, reasons: Reasons) -> IA3Options:
-    """Replaces ``auto`` and refuses what this base cannot take."""
+    """Return the options without ``auto``. Raises BaseModelError for options that this base cannot take."""
     update = {
         "key_value_modules": options.key_value_modules,
         "feedforward_modules": options.feedforward_modules,
@@ -68,7 +68,7 @@ def resolve(options: IA3Options, base: BaseFacts, reasons: Reasons) -> IA3Option
         targets = endings(base, blocks, [name for block in blocks for name in _keys_and_values(base, block)])
         update["key_value_modules"] = targets
         reasons["options.key_value_modules"] = f"{', '.join(targets)}: keys and values in {len(blocks)} blocks" + (
-            ", with the queries, which are fused with them" if _is_fused(targets) else ""
+            ", and the queries that are fused with them" if _is_fused(targets) else ""
         )
     if options.feedforward_modules == "auto":
         targets = endings(base, blocks, [name for block in blocks for name in _down_projections(base, block)])
@@ -76,14 +76,14 @@ def resolve(options: IA3Options, base: BaseFacts, reasons: Reasons) -> IA3Option
         reasons["options.feedforward_modules"] = (
             f"{', '.join(targets)}: the last layer of every feed-forward"
             if targets
-            else "none: the experts are stacked in one tensor and stay as they are"
+            else "none: the experts are stacked in one tensor, which is not changed"
         )
     _check_disjoint(base, update["key_value_modules"], update["feedforward_modules"])
     return options.model_copy(update=update)
 
 
 def learning_rate(base: BaseFacts) -> tuple[float, str]:
-    """The ``auto`` learning rate and its reason. LoRA's is far too low: the factors start at one and move slowly."""
+    """Return the ``auto`` learning rate and its reason. LoRA's is far too low, because the factors start at one."""
     if base.hidden_size < 512:
         return 2e-2, "measured on tiny models (benchmarks/results/adaptation_rates.md)"
     return 5e-3, "PEFT's tuned IA3 on Llama 3.2 3B: 45.5 % on GSM8K instead of 31.1 % at 1e-4 (method_comparison)"
@@ -95,12 +95,12 @@ def serving(options: IA3Options) -> Serving:
 
 
 def has_effect(weights: Mapping[str, Any]) -> bool:
-    """Whether the saved factors change anything: those that are all one do not."""
+    """Return whether any saved factor differs from one."""
     return any(bool((tensor != 1).any()) for tensor in weights.values())
 
 
 def apply(model: PreTrainedModel, options: IA3Options, *, seed: int, folder: Path) -> PeftModel:
-    """Wraps the base; its answers are the base's until training. ``seed`` decides nothing: every factor starts at one."""
+    """Wrap the base. ``seed`` is unused: every factor starts at one."""
     from peft import IA3Config, get_peft_model
     from transformers.pytorch_utils import Conv1D
 
@@ -114,7 +114,7 @@ def apply(model: PreTrainedModel, options: IA3Options, *, seed: int, folder: Pat
 
 
 def save(model: PeftModel, options: IA3Options, folder: Path, *, start: Path) -> None:
-    """Writes PEFT's two files."""
+    """Write PEFT's two files."""
     write_adapter(model, folder)
 
 
@@ -126,7 +126,7 @@ def _keys_and_values(base: BaseFacts, block: Block) -> list[str]:
     if not fused and not (keys and values):
         layer_list = ", ".join(block.inside(name) for name in layers)
         raise BaseModelError(
-            f"keys and values of {block.name} cannot be told among its layers ({layer_list}) in this {base.model_type}; fix: {_FIX}"
+            f"keys and values of {block.name} are not recognised among its layers ({layer_list}) in this {base.model_type}; fix: {_FIX}"
         )
     return [*keys, *values, *fused]
 
@@ -137,7 +137,7 @@ def _down_projections(base: BaseFacts, block: Block) -> list[str]:
     if not projections and not base.has_stacked_experts:
         layer_list = ", ".join(block.inside(name) for name in layers)
         raise BaseModelError(
-            f"the last layer of {block.feedforward} cannot be told among its layers ({layer_list}) in this {base.model_type}; fix: {_FIX}"
+            f"the last layer of {block.feedforward} is not recognised among its layers ({layer_list}) in this {base.model_type}; fix: {_FIX}"
         )
     return projections
 
@@ -150,5 +150,5 @@ def _check_disjoint(base: BaseFacts, key_values: Any, feedforward: Any) -> None:
     both = [n for n in base.linear_shapes if base.is_target(n, key_values) and base.is_target(n, feedforward)]
     if both:
         raise BaseModelError(
-            f"{both[0]} is named by options.key_value_modules and options.feedforward_modules; fix: leave it out of one of them"
+            f"{both[0]} is in both options.key_value_modules and options.feedforward_modules; fix: remove it from one of them"
         )

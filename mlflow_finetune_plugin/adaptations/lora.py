@@ -1,9 +1,9 @@
 """LoRA: low-rank updates beside frozen weights (Hu et al. 2021, arXiv 2106.09685), on PEFT.
 
-With its relatives that share the structure: rsLoRA (arXiv 2312.03732), DoRA (arXiv 2402.09353), the initialisations
-PiSSA (arXiv 2404.02948), OLoRA (arXiv 2406.01775) and orthogonal, and LoRA+'s higher learning rate for B
-(arXiv 2402.12354). PiSSA and OLoRA change the base they start from; their result is saved as plain LoRA of twice the
-rank, which is exact, so that it loads on the untouched base and vLLM takes it.
+Variants: rsLoRA (arXiv 2312.03732), DoRA (arXiv 2402.09353), the initialisations PiSSA (arXiv 2404.02948), OLoRA
+(arXiv 2406.01775) and orthogonal, and LoRA+ with a higher learning rate for B (arXiv 2402.12354). PiSSA and OLoRA change
+the base that training starts from. Their result is saved as plain LoRA of twice the rank, which is exact, loads on the
+untouched base and is served by vLLM.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BASE_CHANGING_INITS = ("pissa", "olora")
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# names that PEFT takes for experts or routers of a mixture (peft.utils.transformers_weight_conversion)
+# PEFT treats layers of these names as experts or routers of a mixture (peft.utils.transformers_weight_conversion).
 _EXPERT_LAYERS = frozenset({"gate", "w1", "w2", "w3", "gate_proj", "up_proj", "down_proj"})
 
 
@@ -61,7 +61,7 @@ Options = LoraOptions
 
 
 def resolve(options: LoraOptions, base: BaseFacts, reasons: Reasons) -> LoraOptions:
-    """Replaces ``auto`` and refuses what this base cannot take."""
+    """Return the options without ``auto``. Raises BaseModelError for options that this base cannot take."""
     _check_combination(options)
     options = _without_experts(options, base, reasons)
     shapes = _target_shapes(options, base)
@@ -86,17 +86,17 @@ def resolve(options: LoraOptions, base: BaseFacts, reasons: Reasons) -> LoraOpti
         )
     if options.init == "orthogonal" and rank % 2:
         raise BaseModelError(
-            f"options.rank = {rank}: init orthogonal needs an even rank; fix: {rank + 1} or {rank - 1}"
+            f"options.rank = {rank}: init orthogonal needs an even rank; fix: use {rank + 1} or {rank - 1}"
         )
     return options.model_copy(update={"rank": rank, "alpha": float(alpha)})
 
 
 def learning_rate(base: BaseFacts) -> tuple[float, str]:
-    """The ``auto`` learning rate and its reason.
+    """Return the ``auto`` learning rate and its reason.
 
     Tinker's published fit for LoRA: 5e-5 x 10 x (2000 / hidden size) ** p with p = 0.781 for Llama, 0.0775 for Qwen.
-    Below hidden size 512 the fit was never measured; there 2e-3 learnt best on the embedded base without forgetting much
-    (benchmarks/results/learning_rate.md).
+    The fit was not measured below hidden size 512. There 2e-3 gave the best result on the embedded base with little
+    forgetting (benchmarks/results/learning_rate.md).
     """
     if base.model_type.startswith("qwen"):
         power, source = 0.0775, "Tinker's LoRA fit for Qwen"
@@ -115,17 +115,17 @@ def learning_rate(base: BaseFacts) -> tuple[float, str]:
 
 
 def serving(options: LoraOptions) -> Serving:
-    """How the result can be served: vllm; convertible, which DoRA is to plain LoRA; merge, for a rank beyond vLLM's."""
+    """Return ``vllm``, ``convertible`` for DoRA, or ``merge`` for a rank above vLLM's limit."""
     if options.dora:
         return "convertible"
     return "vllm" if vllm_max_lora_rank(options) is not None else "merge"
 
 
 def vllm_max_lora_rank(options: LoraOptions) -> int | None:
-    """The smallest ``--max-lora-rank`` under which vLLM takes the saved adapter, None where it takes it under none.
+    """Return the smallest ``--max-lora-rank`` with which vLLM accepts the saved adapter, or None where it never does.
 
-    vLLM's rules for what these options are saved as (vllm 0.32, lora/peft_helper.py and config/lora.py): no DoRA; every
-    start is fine, since those that change the base are saved as plain LoRA of twice the rank.
+    The rules are those of vllm 0.32 (lora/peft_helper.py, config/lora.py): no DoRA. Every initialisation is accepted,
+    because those that change the base are saved as plain LoRA of twice the rank.
     """
     if options.dora:
         return None
@@ -135,36 +135,36 @@ def vllm_max_lora_rank(options: LoraOptions) -> int | None:
 
 
 def meta_options(options: LoraOptions) -> LoraOptions:
-    """LoraOptions of the same shapes whose start needs no weights to be read, for a model that has none."""
+    """Return options of the same shapes with an initialisation that reads no weights."""
     return options.model_copy(update={"init": "default"})
 
 
 def has_effect(weights: Mapping[str, Any]) -> bool:
-    """Whether the saved tensors change anything: B starts at zero, so an update with B = 0 is none."""
+    """Return whether any B is not zero. B starts at zero, and with B = 0 the update is zero."""
     return any(bool(tensor.any()) for name, tensor in weights.items() if "lora_B" in name)
 
 
 def apply(model: PreTrainedModel, options: LoraOptions, *, seed: int, folder: Path) -> PeftModel:
-    """Wraps the base. For PiSSA and OLoRA the start is kept in ``folder``, to be subtracted when saving."""
+    """Wrap the base. For PiSSA and OLoRA, ``folder`` keeps the start values, which ``save`` subtracts."""
     from peft import LoraConfig, get_peft_model
     from transformers import set_seed
     from transformers.pytorch_utils import Conv1D
 
     if options.init in BASE_CHANGING_INITS and getattr(model, "hf_quantizer", None) is not None:
         raise BaseModelError(
-            f"options.init = {options.init!r}: changes the base's weights, which a quantised base cannot hold; "
-            "fix: options.init: default, or no base_model.quantization"
+            f"options.init = {options.init!r}: changes the base's weights, and quantised weights cannot represent the change; "
+            "fix: use options.init: default, or no base_model.quantization"
         )
     if options.dora and getattr(model, "is_loaded_in_8bit", False) and model.device.type == "cpu":
         raise BaseModelError(
             "options.dora on an int8 base: has no backward pass on a CPU (bitsandbytes 0.50); "
-            "fix: base_model.quantization: nf4, or no dora"
+            "fix: use base_model.quantization: nf4, or no dora"
         )
     has_conv1d = any(isinstance(module, Conv1D) for module in model.modules())
     if options.init == "olora" and has_conv1d:
         raise BaseModelError(
-            f"options.init = 'olora': PEFT cannot start so from the transposed layers of {model.config.model_type}; "
-            "fix: options.init: pissa or default"
+            f"options.init = 'olora': PEFT does not support it for the transposed layers of {model.config.model_type}; "
+            "fix: use options.init: pissa or default"
         )
     set_seed(seed)
     config = LoraConfig(
@@ -194,7 +194,7 @@ def optimizer(
     optimizer_kwargs: Mapping[str, Any],
     weight_decay: float,
 ) -> Any | None:
-    """LoRA+'s optimiser, or None for the trainer's own."""
+    """Return LoRA+'s optimizer, or None for the trainer's own."""
     if options.loraplus_ratio is None:
         return None
     from peft.optimizers import create_loraplus_optimizer
@@ -212,7 +212,7 @@ def optimizer(
 
 
 def save(model: PeftModel, options: LoraOptions, folder: Path, *, start: Path) -> None:
-    """Writes ``adapter_config.json`` and ``adapter_model.safetensors`` that load on the untouched base."""
+    """Write PEFT's two files so that they load on the untouched base."""
     if options.init in BASE_CHANGING_INITS:
         write_adapter(model, folder, path_initial_model_for_weight_conversion=str(start / "start"))
     else:
@@ -223,28 +223,28 @@ def save(model: PeftModel, options: LoraOptions, folder: Path, *, start: Path) -
 def _check_combination(options: LoraOptions) -> None:
     if options.dora and options.init in BASE_CHANGING_INITS:
         raise BaseModelError(
-            f"options.dora with options.init = {options.init!r}: DoRA's magnitude cannot be brought back to the "
-            "untouched base; fix: leave one of them out"
+            f"options.dora with options.init = {options.init!r}: DoRA's magnitude cannot be expressed on the "
+            "untouched base; fix: remove one of the two"
         )
 
 
 def _without_experts(options: LoraOptions, base: BaseFacts, reasons: Reasons) -> LoraOptions:
-    """For a mixture of experts whose experts are stacked in one tensor, all-linear is spelt out.
+    """Return the options with ``all-linear`` replaced by names where the experts are stacked in one tensor.
 
-    PEFT reads all-linear there as experts and router too, each expert at a rank of its own choice; what vLLM makes of
-    a router's adapter is an error. So only the layers that are linear layers are adapted, and that is said.
+    For such a base PEFT would also adapt experts and router, each expert at a rank that PEFT chooses, and vLLM rejects a
+    router's adapter. So only the linear layers are named, and the reason says so.
     """
     if not base.has_stacked_experts or options.target_modules != "all-linear":
         return options
     endings = sorted({name.rsplit(".", 1)[-1] for name in base.linear_shapes} - _EXPERT_LAYERS)
     reasons["options.target_modules"] = (
-        f"{', '.join(endings)}: the experts are stacked in one tensor and stay as they are, so does the router"
+        f"{', '.join(endings)}: the experts are stacked in one tensor, so they and the router are not adapted"
     )
     return options.model_copy(update={"target_modules": endings})
 
 
 def _target_shapes(options: LoraOptions, base: BaseFacts) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the layers that would be adapted. Raises BaseModelError when there is none."""
+    """Return names and shapes of the layers to adapt. Raises BaseModelError when there is none."""
     targets = options.target_modules
     chosen = {name: shape for name, shape in base.linear_shapes.items() if base.is_target(name, targets)}
     unmatched = (
@@ -265,14 +265,14 @@ def _target_shapes(options: LoraOptions, base: BaseFacts) -> dict[str, tuple[int
     non_linear = [name for name in base.other_modules if targets != "all-linear" and base.is_target(name, targets)]
     if non_linear:
         raise BaseModelError(
-            f"options.target_modules = {targets!r}: also matches {non_linear[0]}, which is no linear layer"
-            f"{' but the output head' if non_linear[0] == base.head else ''}; fix: match only from: {_endings(base)}"
+            f"options.target_modules = {targets!r}: also matches {non_linear[0]}, which is not a linear layer"
+            f"{', it is the output head' if non_linear[0] == base.head else ''}; fix: match only from: {_endings(base)}"
         )
     experts = sorted({name.rsplit(".", 1)[-1] for name in chosen} & _EXPERT_LAYERS)
     if base.has_stacked_experts and experts:
         raise BaseModelError(
             f"options.target_modules = {targets!r}: {', '.join(experts)} would also adapt the stacked experts; "
-            "fix: leave them out"
+            "fix: remove them"
         )
     return chosen
 

@@ -1,7 +1,7 @@
 """QLoRA: LoRA on a base held in 4 bits (Dettmers et al. 2023, arXiv 2305.14314), on PEFT and bitsandbytes.
 
-The base is quantised to nf4 with double quantisation, or to int8 (``base_model.quantization: int8``); it is quantised in
-the same way wherever the adapter is loaded. All that LoRA can do is done here, but for the starts that change the base.
+The base is quantised to nf4 with double quantisation, or to int8 (``base_model.quantization: int8``), in training and
+wherever the adapter is loaded. All options of LoRA apply except the initialisations that change the base.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ __all__ = [
 ]
 
 QUANTIZATION = "nf4"
-"""What ``base_model.quantization`` is when the recipe does not say."""
+"""The ``base_model.quantization`` that applies when the recipe sets none."""
 
 
 class QloraOptions(LoraOptions):
-    """LoRA's options; ``init`` without the starts that a quantised base cannot hold."""
+    """LoRA's options, where ``init`` excludes the initialisations that change the base's weights."""
 
     init: Literal["default", "gaussian", "orthogonal"] = Field("default", description="How A and B start.")
 
@@ -52,7 +52,7 @@ Options = QloraOptions
 
 
 def learning_rate(base: BaseFacts) -> tuple[float, str]:
-    """The ``auto`` learning rate and its reason: the paper's (table 9), measured below hidden size 512."""
+    """Return the ``auto`` learning rate and its reason: the paper's (table 9), or a measured one below hidden size 512."""
     if base.hidden_size < 512:
         return 2e-3, "measured on tiny models; the paper's smallest base has 7B parameters"
     if base.parameters > 20e9:

@@ -1,4 +1,4 @@
-"""Choose the attention kernel for a base model on a device, with the reason."""
+"""Choose the attention kernel for a base on this machine, with the reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mlflow_finetune_plugin.base_models.facts import Reasons
 from mlflow_finetune_plugin.errors import BaseModelError
 
 FLASH_PACKAGES = {"flash_attention_2": "flash-attn", "flash_attention_3": "flash-attn-3"}
-"""Kernel, by its name in transformers -> the distribution that brings it."""
+"""The kernel's name in transformers -> the distribution that provides it."""
 
 _FLASH_CAPABILITY = {"flash_attention_2": (8, 0), "flash_attention_3": (9, 0)}
 
@@ -17,7 +17,7 @@ _FLASH_HEAD_SIZE = 256
 
 @dataclass(frozen=True)
 class AttentionFacts:
-    """What the choice of a kernel depends on. ``capability`` is the GPU's, None without one."""
+    """The facts that decide the kernel. ``capability`` is the GPU's compute capability, None without a GPU."""
 
     model_type: str
     soft_caps: bool
@@ -26,31 +26,40 @@ class AttentionFacts:
     half_precision: bool
     capability: tuple[int, int] | None
     installed: frozenset[str]
-    """Of ``FLASH_PACKAGES``."""
+    """The kernels of ``FLASH_PACKAGES`` that are installed."""
 
 
 def resolve_attention(setting: str, facts: AttentionFacts, reasons: Reasons) -> str:
-    """The attention kernel. Raises BaseModelError for one that is not installed or that this base or GPU cannot take."""
+    """Return the attention kernel's name in transformers.
+
+    Args:
+        setting: ``base_model.attn_implementation``.
+        facts: base, GPU and installed packages.
+        reasons: receives the reason for an ``auto`` choice.
+
+    Raises:
+        BaseModelError: the kernel is not installed, or this base or GPU does not support it.
+    """
     obstacles = {kernel: _flash_obstacle(kernel, facts) for kernel in FLASH_PACKAGES}
     if setting != "auto":
         if obstacle := obstacles.get(setting):
-            raise BaseModelError(f"base_model.attn_implementation = {setting!r}: {obstacle}; fix: auto")
+            raise BaseModelError(f"base_model.attn_implementation = {setting!r}: {obstacle}; fix: use auto")
         if setting == "sdpa" and not facts.supports_sdpa:
             raise BaseModelError(
-                f"base_model.attn_implementation = 'sdpa': transformers has none for {facts.model_type}; fix: eager"
+                f"base_model.attn_implementation = 'sdpa': transformers has no sdpa for {facts.model_type}; fix: use eager"
             )
         if setting == "sdpa" and facts.soft_caps:
             raise BaseModelError(
-                "base_model.attn_implementation = 'sdpa': leaves out the base's soft capping, so it would be another model; fix: eager"
+                "base_model.attn_implementation = 'sdpa': ignores the base's soft capping, which would change the model; fix: use eager"
             )
         return setting
     flash = [kernel for kernel in reversed(FLASH_PACKAGES) if obstacles[kernel] is None]
     chosen, why = (
-        (flash[0], "installed, and the GPU and the precision take it")
+        (flash[0], "installed, and supported by GPU and precision")
         if flash and facts.model_type in PACKS
-        else ("eager", "the base caps its attention scores softly, which sdpa leaves out")
+        else ("eager", "the base uses soft capping of attention scores, which sdpa ignores")
         if facts.soft_caps
-        else ("eager", f"transformers has no other for {facts.model_type}")
+        else ("eager", f"transformers has no other kernel for {facts.model_type}")
         if not facts.supports_sdpa
         else ("sdpa", _why_no_flash(facts, obstacles))
     )
@@ -68,7 +77,7 @@ def _flash_obstacle(kernel: str, facts: AttentionFacts) -> str | None:
     if not facts.half_precision:
         return "needs base_model.dtype bfloat16 or float16"
     if facts.head_size > _FLASH_HEAD_SIZE:
-        return f"takes heads of up to {_FLASH_HEAD_SIZE}, this base has {facts.head_size}"
+        return f"supports head sizes up to {_FLASH_HEAD_SIZE}, this base has {facts.head_size}"
     return None
 
 
@@ -76,7 +85,7 @@ def _why_no_flash(facts: AttentionFacts, obstacles: dict[str, str | None]) -> st
     if facts.capability is None:
         return "no CUDA GPU for flash attention"
     obstacle_list = "; ".join(f"{kernel} {obstacle}" for kernel, obstacle in obstacles.items() if obstacle)
-    return obstacle_list or f"flash attention was not tried with {facts.model_type}"
+    return obstacle_list or f"flash attention is not tested with {facts.model_type}"
 
 
 PACKS = frozenset(
@@ -95,4 +104,4 @@ PACKS = frozenset(
         "qwen3_moe",
     ]
 )
-"""Model types whose packed rows were found to answer as the rows alone do (tests/training/test_packing.py)."""
+"""Model types for which packed rows give the same results as single rows (tests/training/test_packing.py)."""

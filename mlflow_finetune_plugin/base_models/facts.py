@@ -1,4 +1,4 @@
-"""What is known of a base model from its config files, before its weights are read."""
+"""The facts about a base model that its config files give, before any weight is read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ Reasons = dict[str, str]
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """What choices depend on: the base's family, sizes and linear layers (name -> weight shape, output head left out).
+    """Family, sizes and layers of a base.
 
-    ``other_modules`` are the names of all that is no such layer: the head, embeddings, norms, containers.
+    ``linear_shapes`` maps the name of each linear layer, except the output head, to the shape of its weight.
+    ``other_modules`` are the names of all other modules: head, embeddings, norms, containers. ``head`` is the name of the
+    output head. ``context_length`` is in tokens, None where the config states none.
     """
 
     model_type: str
@@ -29,7 +31,7 @@ class BaseFacts:
     has_transposed_layers: bool = False  # shapes are (in, out) as in GPT-2, else (out, in)
 
     def is_target(self, name: str, targets: str | list[str]) -> bool:
-        """PEFT's matching rule: all-linear, a full-match regular expression, or name endings."""
+        """Return whether PEFT would adapt this module: ``all-linear``, a full-match regular expression, or name endings."""
         if targets == "all-linear":
             return True
         if isinstance(targets, str):
@@ -37,17 +39,17 @@ class BaseFacts:
                 return re.fullmatch(targets, name) is not None
             except re.error as error:
                 raise BaseModelError(
-                    f"options.target_modules = {targets!r}: not a regular expression: {error}"
+                    f"options.target_modules = {targets!r}: not a valid regular expression: {error}; fix: list name endings instead"
                 ) from error
         return any(name == target or name.endswith(f".{target}") for target in targets)
 
 
-# model types whose class in vLLM 0.32 is no SupportsLoRA (vllm/model_executor/models): it would refuse every adapter
+# Model types whose class in vLLM 0.32 does not support LoRA (vllm/model_executor/models).
 _FAMILIES_WITHOUT_VLLM_LORA = frozenset(
     ("bloom", "dbrx", "falcon", "falcon_mamba", "gpt2", "gptj", "mamba", "mamba2", "orion", "stablelm", "zamba2")
 )
 
 
 def takes_adapters(model_type: str) -> bool:
-    """Whether vLLM serves adapters, plain LoRA at least, on bases of this family."""
+    """Return whether vLLM serves LoRA adapters on bases of this family."""
     return model_type not in _FAMILIES_WITHOUT_VLLM_LORA

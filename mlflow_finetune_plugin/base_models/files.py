@@ -1,7 +1,7 @@
-"""What the files of a base model say before anything is loaded: standard library only.
+"""Check the files of a base model before anything is loaded. Standard library only.
 
-Used twice: by the command that starts a run (local folders, so that a wrong folder costs no run) and by the worker
-(any base, once its files are on disk).
+The command that starts a run checks local folders, so that a wrong folder starts no run. The worker checks any base once
+its files are on disk.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder behind a base model's name: the packaged base, a local folder, or None for a hub name.
+    """Return the folder of a base model: the embedded base or a local folder. Return None for a hub name.
 
-    Raises BaseModelError for what is neither, with the nearest name.
+    Raises:
+        BaseModelError: the name is neither; the message suggests the nearest name.
     """
     if name == EMBEDDED:
         return EMBEDDED_FOLDER
@@ -39,7 +40,7 @@ def local_folder(name: str) -> Path | None:
     if os.path.isdir(path):
         return path.resolve()
     if _is_there(path):
-        what = "a link that leads nowhere" if not os.path.exists(path) else "a file, not a model folder"
+        what = "a broken link" if not os.path.exists(path) else "a file, not a model folder"
         raise BaseModelError(
             f"base_model.name = {_short(name)}: is {what}; fix: give the folder that holds config.json"
         )
@@ -56,23 +57,29 @@ def local_folder(name: str) -> Path | None:
 
 
 def check_hub_name(name: str) -> None:
-    """Refuses a hub model that cannot be had: the hub is switched off (HF_HUB_OFFLINE) and the cache does not hold it."""
+    """Raise BaseModelError for a hub model that cannot be downloaded (HF_HUB_OFFLINE) and is not in the cache."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "ON", "YES", "TRUE"):
         return
     cache = _hub_cache()
     if (cache / f"models--{name.replace('/', '--')}").is_dir():
         return
     raise BaseModelError(
-        f"base_model.name = {_short(name)}: no such folder here, not in the hub cache {cache}, and HF_HUB_OFFLINE forbids to ask "
-        f"the hub{_nearest_folder(Path(name))}; fix: give a local folder, {EMBEDDED!r}, or download it where there is a network"
+        f"base_model.name = {_short(name)}: no such folder here, not in the hub cache {cache}, and HF_HUB_OFFLINE forbids "
+        f"a download{_nearest_folder(Path(name))}; fix: give a local folder or {EMBEDDED!r}, or download it where there is a network"
     )
 
 
 def check_base_files(folder: Path, *, trust_remote_code: bool, max_length: int | None = None) -> dict[str, Any]:
-    """Refuses what could not be trained, and returns ``config.json``.
+    """Check that the folder holds a trainable base and return its ``config.json``.
 
-    Raises BaseModelError for a folder without config, tokenizer or safetensors, for an adapter, for a model that is not
-    a causal language model, for one that brings its own code, and for a max_length beyond its positions.
+    Args:
+        folder: the base.
+        trust_remote_code: whether a model with its own Python code is allowed.
+        max_length: tokens of the longest row, to compare with the base's positions; None skips that check.
+
+    Raises:
+        BaseModelError: no config, tokenizer or safetensors; an adapter; not a causal language model; code of its own
+            that is not trusted; or ``max_length`` beyond the positions.
     """
     _refuse_adapter(folder)
     config = _read_config(folder)
@@ -80,11 +87,11 @@ def check_base_files(folder: Path, *, trust_remote_code: bool, max_length: int |
     if config.get("is_encoder_decoder") or (architectures and not any(_is_causal(name) for name in architectures)):
         kind = ", ".join(architectures) or "an encoder-decoder"
         raise BaseModelError(
-            f"{folder}: not a causal language model ({kind}); fix: choose a base whose architecture ends in ForCausalLM"
+            f"{folder}: not a causal language model ({kind}); fix: choose a base with an architecture that ends in ForCausalLM"
         )
     if config.get("auto_map") and not trust_remote_code:
         raise BaseModelError(
-            f"{folder}: the model wants to run its own Python code ({', '.join(sorted(config['auto_map']))}); "
+            f"{folder}: the model brings its own Python code ({', '.join(sorted(config['auto_map']))}); "
             "fix: read that code, then set base_model.trust_remote_code: true"
         )
     if not any((folder / name).exists() for name in _TOKENIZER_FILES):
@@ -95,14 +102,15 @@ def check_base_files(folder: Path, *, trust_remote_code: bool, max_length: int |
     positions = context_length(config)
     if max_length is not None and positions is not None and max_length > positions:
         raise BaseModelError(
-            f"training.max_length = {max_length}: beyond the base's {positions} positions; fix: at most {positions}"
+            f"training.max_length = {max_length}: beyond the base's {positions} positions; fix: use at most {positions}"
         )
     return config
 
 
 def context_length(config: dict[str, Any]) -> int | None:
-    """Positions a model was built for, by the field names that architectures use; None when it states none."""
+    """Return the positions of a model in tokens, or None where its config states none."""
     text = config.get("text_config") or config
+    # Architectures use different field names.
     for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"):
         if isinstance(text.get(key), int):
             return int(text[key])
@@ -118,7 +126,7 @@ def hidden_size(folder: Path) -> int:
 
 
 def _is_there(path: Path) -> bool:
-    """Also a link that leads nowhere."""
+    """Return whether the path exists, including as a broken link."""
     return os.path.exists(path) or os.path.islink(path)
 
 
@@ -137,7 +145,7 @@ def _nearest_folder(path: Path) -> str:
 
 
 def _hub_cache() -> Path:
-    """Where huggingface_hub keeps models, by its own variables (it is not imported here: that takes a second)."""
+    """Return the cache folder of huggingface_hub by its own variables. Importing it would take a second."""
     if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(cache).expanduser()
     xdg = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -145,7 +153,7 @@ def _hub_cache() -> Path:
 
 
 def _refuse_adapter(folder: Path) -> None:
-    """With adapter_config.json in it, transformers would load the adapter and a base of the adapter's choice."""
+    """Raise BaseModelError for a folder with an adapter: transformers would load the adapter's own base."""
     path = folder / "adapter_config.json"
     if not path.exists():
         return
@@ -159,7 +167,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
         raise BaseModelError(
-            f"{folder}: no config.json, so this is no model folder; fix: give the folder that save_pretrained wrote"
+            f"{folder}: no config.json, so this is not a model folder; fix: give the folder that save_pretrained wrote"
         )
     return _read_json(path)
 
@@ -190,12 +198,12 @@ def _check_weights(folder: Path) -> None:
         files = weight_files(folder)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise BaseModelError(
-            f"{folder}/model.safetensors.index.json: no weight index ({type(error).__name__}: {error}); fix: download it again"
+            f"{folder}/model.safetensors.index.json: not a valid weight index ({type(error).__name__}: {error}); fix: download it again"
         ) from error
     missing = [path.name for path in files if not path.exists()]
     if missing:
         raise BaseModelError(
-            f"{folder}: weight files that the index or a link names are not there: {', '.join(missing[:3])}; fix: download the model again"
+            f"{folder}: missing weight files that the index or a link names: {', '.join(missing[:3])}; fix: download the model again"
         )
     if files:
         for path in files:
@@ -204,14 +212,14 @@ def _check_weights(folder: Path) -> None:
     pickles = [path.name for pattern in _PICKLES for path in folder.glob(pattern)]
     if pickles:
         raise BaseModelError(
-            f"{folder}: weights only as pickles ({', '.join(sorted(pickles)[:3])}), which can run code when loaded; "
+            f"{folder}: the weights are pickles ({', '.join(sorted(pickles)[:3])}), which can run code when loaded; "
             "fix: convert them to safetensors"
         )
     raise BaseModelError(f"{folder}: no weights (*.safetensors); fix: complete the download")
 
 
 def _check_header(path: Path) -> None:
-    """A safetensors file must be as long as its header says: half a download is told before it is loaded."""
+    """Raise BaseModelError where a safetensors file is not as long as its header says, as after half a download."""
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
@@ -224,7 +232,7 @@ def _check_header(path: Path) -> None:
     except (ValueError, AttributeError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise BaseModelError(f"{path}: not a safetensors file{_what_it_is(path)}; fix: download it again") from error
     if size != promised:
-        raise BaseModelError(f"{path}: {size} bytes, its header promises {promised}; fix: download it again")
+        raise BaseModelError(f"{path}: has {size} bytes, but its header says {promised}; fix: download it again")
 
 
 def _what_it_is(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The base model: found, checked, described and loaded. Weights are read last, when all else is known to fit."""
+"""Find, check, describe and load the base model. Weights are read last, after everything else is checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLASH_KERNELS = {"flash_attention_2": is_flash_attn_2_available, "flash_attentio
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A base model whose files are on this disk. ``revision`` is the commit of a hub model."""
+    """A base model with its files on this disk. ``revision`` is the commit of a hub model."""
 
     name: str
     folder: Path
@@ -36,13 +36,13 @@ class BaseModel:
 
     @property
     def precision(self) -> str:
-        """How the weights are held in training, for example ``bfloat16`` or ``bfloat16+nf4``."""
+        """The precision of the weights in training, for example ``bfloat16`` or ``bfloat16+nf4``."""
         name = str(self.dtype).removeprefix("torch.")
         return f"{name}+{self.quantization}" if self.quantization else name
 
 
 def find_base_model(settings: BaseModelSettings, reasons: Reasons) -> BaseModel:
-    """Finds the files (downloads a hub model), checks them and decides the precision. Raises BaseModelError."""
+    """Find the files, download a hub model, check them and decide the precision. Raises BaseModelError."""
     folder = local_folder(settings.name)
     revision = None
     if folder is None:
@@ -62,7 +62,7 @@ def find_base_model(settings: BaseModelSettings, reasons: Reasons) -> BaseModel:
 
 
 def attention_facts(base: BaseModel) -> AttentionFacts:
-    """What this base, this machine and the packages installed here say of attention kernels."""
+    """Return the facts that decide the attention kernel: base, GPU and installed packages."""
     config = _config(base)
     text = config.get_text_config()
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)  # None for code that comes with the model
@@ -79,17 +79,17 @@ def attention_facts(base: BaseModel) -> AttentionFacts:
 
 
 def installed_flash_kernels() -> frozenset[str]:
-    """By the names of ``attn_implementation``; whether the GPU takes them is another question."""
+    """Return the names of the installed flash kernels, whether or not the GPU supports them."""
     return frozenset(kernel for kernel, is_here in FLASH_KERNELS.items() if is_here())
 
 
 def device() -> torch.device:
-    """CUDA when there, else the CPU."""
+    """Return CUDA where there is a GPU, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
-    """The base's tokenizer; a missing padding token becomes the end-of-sequence token (padding never carries loss)."""
+    """Return the base's tokenizer. A missing padding token becomes the end-of-sequence token, as padding carries no loss."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=base.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
@@ -100,7 +100,7 @@ def load_tokenizer(base: BaseModel) -> PreTrainedTokenizerBase:
 
 
 def describe(base: BaseModel) -> BaseFacts:
-    """Sizes and linear layers, from the architecture on the meta device: no weight is read, no memory taken."""
+    """Return sizes and layers, from the architecture on the meta device: reads no weight and uses no memory."""
     model = empty_model(base)
     config = model.config
     head = model.get_output_embeddings()
@@ -127,7 +127,7 @@ def describe(base: BaseModel) -> BaseFacts:
 
 
 def empty_model(base: BaseModel) -> PreTrainedModel:
-    """The architecture on the meta device, in the base's precision but never quantised: no weight is read, no memory taken."""
+    """Return the architecture on the meta device, in the base's precision but not quantised. Reads no weight."""
     config = _config(base)
     try:
         with torch.device("meta"):
@@ -136,12 +136,12 @@ def empty_model(base: BaseModel) -> PreTrainedModel:
             )
     except ValueError as error:
         raise BaseModelError(
-            f"{base.folder}: not a causal language model that transformers knows: {one_line(error)}"
+            f"{base.folder}: transformers has no causal language model for it: {one_line(error)}"
         ) from error
 
 
 def load_base_model(base: BaseModel) -> PreTrainedModel:
-    """The weights, on the training device, in the chosen precision. Raises BaseModelError for weights that do not fit."""
+    """Return the model on the training device in the chosen precision. Raises BaseModelError for weights of another shape."""
     arguments: dict[str, Any] = {
         "dtype": base.dtype,
         "trust_remote_code": base.trust_remote_code,
@@ -169,10 +169,10 @@ def load_base_model(base: BaseModel) -> PreTrainedModel:
 
 
 def keep_4bit_layout(model: PreTrainedModel) -> None:
-    """Stops bitsandbytes from repacking 4-bit layers at their first inference on a CPU with AVX512-BF16.
+    """Stop bitsandbytes from repacking 4-bit layers at their first inference on a CPU with AVX512-BF16.
 
     The packed layers have no backward pass, so training after any evaluation would silently lose its gradients; they
-    round the scales to bfloat16, and they refuse widths that are no multiple of 32 (bitsandbytes 0.50, nn/modules.py).
+    round the scales to bfloat16, and they reject widths that are not a multiple of 32 (bitsandbytes 0.50, nn/modules.py).
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -180,7 +180,7 @@ def keep_4bit_layout(model: PreTrainedModel) -> None:
 
 
 def quantization_config(base: BaseModel) -> Any:
-    """Bitsandbytes as in QLoRA (arXiv 2305.14314): nf4 with double quantisation, or int8."""
+    """Return the bitsandbytes config: nf4 with double quantisation as in QLoRA (arXiv 2305.14314), or int8."""
     from transformers import BitsAndBytesConfig
 
     if base.quantization == "int8":
@@ -202,10 +202,10 @@ def _dtype(setting: str, config: dict[str, Any], reasons: Reasons) -> torch.dtyp
         return getattr(torch, setting)  # type: ignore[no-any-return]
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     if torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False) and stored != "float32":
-        reasons["base_model.dtype"] = "bfloat16: the GPU has it and the base was stored in half precision"
+        reasons["base_model.dtype"] = "bfloat16: the GPU supports it and the base is stored in half precision"
         return torch.bfloat16
     reasons["base_model.dtype"] = "float32: " + (
-        "the base was stored so" if stored == "float32" else "no GPU with bfloat16"
+        "the base is stored in it" if stored == "float32" else "no GPU with bfloat16"
     )
     return torch.float32
 
@@ -224,11 +224,11 @@ def _download(settings: BaseModelSettings) -> Path:
         return Path(snapshot_download(settings.name, revision=settings.revision, allow_patterns=_HUB_FILES))
     except RevisionNotFoundError as error:
         raise BaseModelError(
-            f"base_model.revision = {settings.revision!r}: no such revision of {settings.name}"
+            f"base_model.revision = {settings.revision!r}: no such revision of {settings.name}; fix: name a branch, tag or commit"
         ) from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise BaseModelError(
-            f"base_model.name = {settings.name!r}: no such folder here and no such model on the hub (or no right to it)"
+            f"base_model.name = {settings.name!r}: no such folder here and no such model on the hub (or no access to it); fix: check the name"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise BaseModelError(

@@ -1,7 +1,7 @@
 """Supervised fine-tuning: imitate the assistant's answers.
 
-Loss falls on the assistant's tokens only, its end-of-turn token included (data/tokens/renderer.py builds the labels), and is
-normalised by the number of such tokens over the whole effective batch.
+The loss covers the assistant's tokens only, including the end-of-turn token (data/tokens/renderer.py builds the labels).
+It is divided by the number of those tokens in the whole effective batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mlflow_finetune_plugin.section import Section
 
 
 class SftOptions(Section):
-    """SFT's own options, named as in trl.SFTConfig."""
+    """Options of supervised fine-tuning, named as in trl.SFTConfig."""
 
     loss_type: Literal["nll", "dft"] = Field("nll", description="nll, or dft: Dynamic Fine-Tuning (arXiv 2508.05629).")
 

@@ -1,4 +1,4 @@
-"""``auto`` becomes a value, once, with its reason. No torch: the numbers come from the base's shapes and the data's counts."""
+"""Replace every ``auto`` of the training section by a value, with the reason. Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mlflow_finetune_plugin.errors import BaseModelError
 
 
 def resolve_max_length(training: TrainingSettings, base: BaseFacts, reasons: Reasons) -> int:
-    """Tokens a row may have, checked against the base's positions."""
+    """Return the longest row in tokens. Raises BaseModelError where it exceeds the base's positions."""
     context = base.context_length
     if training.max_length == "auto":
         chosen = min(2048, context) if context else 2048
         reasons["training.max_length"] = f"{chosen}: " + (
-            "the base's whole context" if chosen == context else "2048, longer rows are rare in tuning data"
+            "the base's whole context" if chosen == context else "longer rows are rare in tuning data"
         )
         return chosen
     if context is not None and training.max_length > context:
         raise BaseModelError(
-            f"training.max_length = {training.max_length}: beyond the base's {context} positions; fix: at most {context}"
+            f"training.max_length = {training.max_length}: beyond the base's {context} positions; fix: use at most {context}"
         )
     return training.max_length
 
@@ -33,16 +33,16 @@ def resolve_batching(
     batching = training.batching
     if batching == "auto":
         batching, why = (
-            ("packed", "no padding, and attention ends at each row's borders")
+            ("packed", "no padding; attention ends at each row's borders")
             if base.model_type in PACKS
-            else ("grouped", f"packing was not tried with {base.model_type}")
+            else ("grouped", f"packing is not tested with {base.model_type}")
         )
         reasons["training.batching"] = f"{batching}: {why}"
     tokens = training.max_batch_tokens
     if tokens == "auto":
         tokens = int(training.per_device_train_batch_size) * longest_row
         reasons["training.max_batch_tokens"] = (
-            f"{tokens}: {training.per_device_train_batch_size} rows of the longest, {longest_row} tokens"
+            f"{tokens}: {training.per_device_train_batch_size} rows as long as the longest, {longest_row} tokens"
         )
     return {"batching": batching, "max_batch_tokens": tokens}
 
@@ -59,7 +59,19 @@ def resolve_training(
     max_length: int,
     reasons: Reasons,
 ) -> TrainingSettings:
-    """Every ``auto`` of the training section as a number."""
+    """Return the training section without ``auto``.
+
+    Args:
+        training: the section as in the recipe.
+        learning_rate: the adaptation's ``auto`` rate and its reason.
+        rows: training rows.
+        processes: processes that share each step.
+        on_gpu: whether training runs on a GPU.
+        has_bf16: whether that GPU supports bfloat16.
+        half_precision_base: whether the base is held in half precision.
+        max_length: tokens of the longest row.
+        reasons: receives the reason for each choice.
+    """
     update: dict[str, object] = {"max_length": max_length}
 
     def choose(key: str, value: object, why: str) -> None:
@@ -74,36 +86,36 @@ def resolve_training(
     choose(
         "per_device_train_batch_size",
         max(1, min(16 if not on_gpu else 8, 16 // processes, ceil(rows / processes))),
-        f"fits small memories; the effective batch is what matters{shared}",
+        f"fits little memory; only the effective batch affects the result{shared}",
     )
     at_once = int(update["per_device_train_batch_size"]) * processes  # type: ignore[call-overload]
     choose(
         "gradient_accumulation_steps",
         max(1, min(16 // at_once, ceil(rows / at_once))),
-        f"effective batch of about 16, LoRA loses from large ones{shared}",
+        f"effective batch of about 16; larger ones are worse for LoRA{shared}",
     )
     steps_per_epoch = ceil(rows / (at_once * int(update["gradient_accumulation_steps"])))  # type: ignore[call-overload]
     if training.max_steps is not None:
-        choose("num_train_epochs", float(ceil(training.max_steps / steps_per_epoch)), "max_steps decides")
+        choose("num_train_epochs", float(ceil(training.max_steps / steps_per_epoch)), "follows from max_steps")
         steps = training.max_steps
     else:
         choose(
             "num_train_epochs",
             float(min(3, max(1, ceil(200 / steps_per_epoch)))),
-            "up to 3 passes until about 200 optimiser steps",
+            "up to 3 passes, until about 200 optimizer steps",
         )
         steps = ceil(steps_per_epoch * float(update["num_train_epochs"]))  # type: ignore[arg-type]
-    # the first step of a warm-up has learning rate 0, so the only step of a run cannot be one
-    choose("warmup_steps", float(min(ceil(0.05 * steps), steps - 1)), f"5 % of {steps} optimiser steps")
+    # The first step of a warm-up has learning rate 0, so a run of one step must not have any.
+    choose("warmup_steps", float(min(ceil(0.05 * steps), steps - 1)), f"5 % of {steps} optimizer steps")
     choose(
-        "gradient_checkpointing", on_gpu, "saves memory on a GPU" if on_gpu else "a CPU has memory and needs the time"
+        "gradient_checkpointing", on_gpu, "saves memory on a GPU" if on_gpu else "on a CPU time is scarcer than memory"
     )
     choose(
         "bf16",
         on_gpu and has_bf16 and half_precision_base,
         _why_bf16(on_gpu and has_bf16, half_precision_base),
     )
-    choose("save_steps", max(1, ceil(steps / 4)), "about 4 checkpoints a run")
+    choose("save_steps", max(1, ceil(steps / 4)), "about 4 checkpoints per run")
     choose("logging_steps", max(1, steps // 100), "about 100 points in the charts")
     return training.model_copy(update=update)
 
@@ -111,4 +123,4 @@ def resolve_training(
 def _why_bf16(has_bf16: bool, half_precision_base: bool) -> str:
     if not has_bf16:
         return "no GPU with bfloat16"
-    return "the GPU has it" if half_precision_base else "the base is held in float32"
+    return "the GPU supports it" if half_precision_base else "the base is held in float32"

@@ -1,4 +1,4 @@
-"""What a run will take, before any weight is read: memory, time, whether it fits, and what would."""
+"""Forecast the memory and time of a run before any weight is read: whether it fits, and which changes would make it fit."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from mlflow_finetune_plugin.planning.step_trace import AdaptedModel, Untraceable
 from mlflow_finetune_plugin.planning.throughput import Rates, device_rates, step_seconds, torch_threads
 
 TIGHT = 0.85
-"""Above this share of the room a run is called tight: the prediction was found up to 0.82 of what was measured."""
+"""Above this share of the room a run is tight: the lowest prediction was 0.82 of the measured memory."""
 REFUSED = 1.2
-"""Above this share of the room a run is refused: beyond what the prediction was ever found to be too high."""
+"""Above this share of the room a run is refused: no prediction was ever too high by that much."""
 _PROCESS = 645 * MIB
 """Python, torch, transformers, TRL, PEFT and MLflow in a worker without a GPU (Linux, torch 2.13)."""
 _PROCESS_QUANTISED = 690 * MIB
 _HEAP = 1.05
-"""What glibc holds for blocks that are alive, since not every hole is filled again."""
-_OPTIMIZER_OPERATIONS = 14  # a trainable tensor, single-tensor AdamW
+"""Factor for heap fragmentation: glibc holds more than the live blocks, because not every hole is reused."""
+_OPTIMIZER_OPERATIONS = 14  # per trainable tensor, single-tensor AdamW
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The prediction for one run. ``seconds`` is training alone; ``flops`` those of all steps."""
+    """The prediction for one run. ``seconds`` covers training only, ``flops`` all steps."""
 
     memory: MemoryParts
     room: MemoryRoom
@@ -63,7 +63,7 @@ class Forecast:
         return "fits" if share <= TIGHT else "tight" if share <= REFUSED else "does not fit"
 
     def line(self) -> str:
-        """Memory, fit and time in one line."""
+        """Return the verdict, memory and time in one line."""
         return (
             f"{self.verdict}: needs {mib(self.memory.total):,.0f} MiB ({self.memory.peak_phase}) of "
             f"{mib(self.room.bytes):,.0f} MiB ({self.room.limit}); {self.shapes.steps:,} steps, "
@@ -71,7 +71,7 @@ class Forecast:
         )
 
     def refusal(self) -> str:
-        """Why this cannot run, and what would."""
+        """Return why the run does not fit, and the changes with which it would."""
         return (
             f"the run does not fit: it needs {mib(self.memory.total):,.0f} MiB ({self.memory.peak_phase}), more than {REFUSED} times "
             f"the {mib(self.room.bytes):,.0f} MiB available ({self.room.limit}); fix: "
@@ -82,7 +82,7 @@ class Forecast:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, in bytes, seconds and operations."""
+        """Return all figures in bytes, seconds and operations."""
         return {
             "memory_bytes": self.memory.to_json(),
             "room": asdict(self.room),
@@ -100,21 +100,23 @@ class Forecast:
 
 
 def duration(seconds: float) -> str:
-    """``25 s``, ``12 min``, ``3.4 h``."""
+    """Return seconds as text, such as ``25 s``, ``12 min`` or ``3.4 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def forecast_run(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast | None, str]:
-    """The settled plan, its micro-batch made smaller where that was ``auto`` and is needed, and its forecast.
+    """Forecast a settled plan, with a smaller micro-batch where that was ``auto`` and memory requires it.
 
-    Without a forecast the text says why: an architecture that cannot be run without its weights.
+    Returns:
+        The plan, its forecast, and an empty text. Where the architecture cannot run without weights: the plan, None, and
+        the reason.
     """
     try:
         return (*_forecast_run(plan, data), "")
     except UntraceableError as error:
-        return plan, None, f"memory and time are not predicted: {plan.facts.model_type} cannot be traced ({error})"
+        return plan, None, f"memory and time cannot be predicted: {plan.facts.model_type} cannot be traced ({error})"
 
 
 def _forecast_run(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast]:
@@ -133,13 +135,13 @@ def _forecast_run(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast]:
 
 
 def check_fits(forecast: Forecast | None) -> None:
-    """Raises PlanError."""
+    """Raise PlanError where the run does not fit. None, a missing forecast, passes."""
     if forecast is not None and forecast.verdict == "does not fit":
         raise PlanError(forecast.refusal())
 
 
 class _Forecaster:
-    """One plan under several settings; the model without weights is made once."""
+    """Forecasts one plan under several settings; builds the model without weights once."""
 
     def __init__(self, plan: Plan, data: PreparedData) -> None:
         self.plan, self.data = plan, data
@@ -158,7 +160,7 @@ class _Forecaster:
         return shapes_of(lengths, training, on_gpu=self.on_gpu, processes=self.plan.processes)
 
     def parts(self, training: TrainingSettings, quantization: str | None = "as planned") -> tuple[MemoryParts, Shapes]:
-        """The memory under these settings, and the micro-batches that it comes from."""
+        """Return the memory under these settings, and the micro-batches that decide it."""
         base, model, shapes = self.plan.base, self.model, self.shapes(training)
         quantization = base.quantization if quantization == "as planned" else quantization
         dtype = str(base.dtype).removeprefix("torch.")
@@ -170,7 +172,7 @@ class _Forecaster:
         ]
         largest_layer = max((prod(shape) for shape in self.plan.facts.linear_shapes.values()), default=0)
         unpacked = largest_layer * base.dtype.itemsize if quantization is not None else 0
-        adapter = model.trainable_bytes * (1 if self.on_gpu else 2)  # on a CPU the copy of its start lies there too
+        adapter = model.trainable_bytes * (1 if self.on_gpu else 2)  # A CPU also holds the copy of the start values.
         held = process + weights
         return (
             MemoryParts(
@@ -188,7 +190,7 @@ class _Forecaster:
 
     @cached_property
     def _proof(self) -> int:
-        """The worst batch of answers, of scored answers and of forgetting text, beside the weights."""
+        """Bytes beside the weights of the largest batch of answers, of scored answers or of the forgetting text."""
         answer = int(self.plan.config.eval.max_new_tokens)
         prompt = max(len(row.prompt_ids) for row in self.data.eval_rows)
         context = self.plan.facts.context_length or prompt + answer
@@ -212,7 +214,7 @@ class _Forecaster:
         return sum(len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids) for text in texts)
 
     def forecast(self, training: TrainingSettings, parts: MemoryParts, shapes: Shapes) -> Forecast:
-        """With the time: a mean micro-batch traced, and the device measured."""
+        """Return the forecast: trace a mean micro-batch and measure the device for the time."""
         trace = self.model.trace(
             shapes.mean, checkpointing=bool(training.gradient_checkpointing), accumulates=shapes.per_step > 1
         )
@@ -230,7 +232,7 @@ class _Forecaster:
 
 
 def _smaller_auto(plan: Plan, forecaster: _Forecaster) -> tuple[Plan, MemoryParts, Shapes] | None:
-    """The largest halving of an ``auto`` micro-batch that fits; None where nothing was ``auto`` or nothing is gained."""
+    """Return the plan with the largest halving of an ``auto`` micro-batch that fits, or None where nothing was ``auto``."""
     training, best = plan.config.training, None
     for training in _halvings(plan):
         parts, shapes = forecaster.parts(training)
@@ -241,7 +243,7 @@ def _smaller_auto(plan: Plan, forecaster: _Forecaster) -> tuple[Plan, MemoryPart
 
 
 def _halvings(plan: Plan, *, only_auto: bool = True) -> Iterator[TrainingSettings]:
-    """Smaller and smaller micro-batches of the same step; down to one row."""
+    """Yield the settings with smaller and smaller micro-batches of the same step, down to one row."""
     training = plan.config.training
     rows, accumulation = int(training.per_device_train_batch_size), int(training.gradient_accumulation_steps)
     padded = training.batching == "padded"
@@ -272,13 +274,13 @@ def _with_smaller(plan: Plan, training: TrainingSettings) -> Plan:
     )
     for key in keys:
         reasons[f"training.{key}"] = (
-            f"{getattr(training, key)}: what fits this machine's memory; the rows of a step stay the same"
+            f"{getattr(training, key)}: fits this machine's memory; the rows of a step stay the same"
         )
     return replace(plan, config=plan.config.model_copy(update={"training": training}), reasons=reasons)
 
 
 def _alternatives(plan: Plan, forecaster: _Forecaster) -> Iterator[str]:
-    """What would fit, each computed for this run; changes that need each other are told together."""
+    """Yield the changes with which the run would fit, each computed for this run."""
     training = plan.config.training
     smallest = training
     for smallest in _halvings(plan, only_auto=False):
@@ -316,12 +318,12 @@ def _alternatives(plan: Plan, forecaster: _Forecaster) -> Iterator[str]:
 
 
 def _fits(forecaster: _Forecaster, parts: MemoryParts) -> bool:
-    """Whether that would not even be tight."""
+    """Return whether these parts fit and are not tight."""
     return parts.total <= TIGHT * forecaster.room.bytes
 
 
 def _shorter(forecaster: _Forecaster, training: TrainingSettings) -> str | None:
-    """The longest max_length, by halving, of one row a micro-batch that fits with gradient checkpointing."""
+    """Return the longest max_length, by halving, that fits with one row per micro-batch, or None."""
     length = int(forecaster.lengths.tokens.max())
     while length >= 64:
         length //= 2

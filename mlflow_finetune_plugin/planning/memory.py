@@ -1,7 +1,7 @@
-"""Predicted memory: arithmetic over counts and shapes, and what this machine has left. No torch at the top.
+"""Predict the memory of a run from counts and shapes, and measure what this machine has left. No torch at the top.
 
-What one micro-batch takes beside the weights is traced, not calculated (step_trace.py); this file adds what can be
-counted: weights in their precision, the adapter, its gradients and the optimiser's states.
+The memory of one micro-batch is traced (step_trace.py). This file adds the parts that follow from counts: weights in their
+precision, the adapter, its gradients and the optimizer's states.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _STATE_BYTES = {
     "lion_32bit": 4.0,
     "paged_lion_8bit": 1 + 4 / 256,
 }
-"""Bytes of optimiser state per trainable parameter; None: twice the parameter's own bytes."""
+"""Bytes of optimizer state per trainable parameter; None means twice the parameter's own bytes."""
 
 
 @dataclass(frozen=True)
 class MemoryParts:
-    """Bytes at the worst moment of training; ``loading`` and ``proof`` are the other phases' own worst moments."""
+    """Bytes at the peak of training, by part; ``loading`` and ``proof`` are the peaks of the other phases."""
 
     process: int
     base_weights: int
@@ -58,7 +58,7 @@ class MemoryParts:
 
     @property
     def training_and_loading(self) -> int:
-        """What ``train/peak_memory_mib`` measures: from the first weight read to the last step."""
+        """The peak from the first weight read to the last step, as ``train/peak_memory_mib`` measures it."""
         return max(self.training, self.loading)
 
     @property
@@ -68,19 +68,19 @@ class MemoryParts:
 
     @property
     def peak_phase(self) -> str:
-        """Which phase the total comes from."""
+        """The phase with the highest peak."""
         phases = {"training": self.training, "loading": self.loading, "proof": self.proof}
         return max(phases, key=lambda name: phases[name])
 
     def to_json(self) -> dict[str, int | str]:
-        """Every part and the sums, in bytes."""
+        """Return every part and the sums, in bytes."""
         return {**asdict(self), "training": self.training, "total": self.total, "peak_phase": self.peak_phase}
 
 
 def weight_bytes(
     parameters: int, linear_shapes: Mapping[str, tuple[int, ...]], dtype: str, quantization: str | None
 ) -> int:
-    """The base's weights: bitsandbytes quantises linear layers; embeddings, norms and the output head stay as they are."""
+    """Return the bytes of the base's weights. bitsandbytes quantises linear layers, not embeddings, norms and output head."""
     if quantization is None:
         return parameters * DTYPE_BYTES[dtype]
     counts = [(prod(shape), shape[0]) for shape in linear_shapes.values()]
@@ -93,28 +93,29 @@ def weight_bytes(
 
 
 def optimizer_bytes(optim: str, trainable: int, trainable_bytes: int) -> int:
-    """The optimiser's states of all trainable parameters."""
+    """Return the bytes of optimizer state of all trainable parameters."""
     per_parameter = _STATE_BYTES[optim]
     return 2 * trainable_bytes if per_parameter is None else int(trainable * per_parameter)
 
 
 def mib(size: float) -> float:
-    """Bytes as MiB."""
+    """Return bytes as MiB."""
     return size / MIB
 
 
 @dataclass(frozen=True)
 class MemoryRoom:
-    """Bytes that the worker may hold in all, on the GPU or on this host, and what sets the limit."""
+    """The bytes that the worker can use on the GPU or on this host, and the name of the limit."""
 
     bytes: int
     limit: str
 
 
 def memory_room(processes: int = 1) -> MemoryRoom:
-    """CUDA's free memory where there is a GPU; else the smallest of available RAM, cgroup limit and RLIMIT_AS headroom.
+    """Return CUDA's free memory where there is a GPU, else ``host_room``.
 
-    What this process holds already is part of its own room; what is free on the host is for all ``processes`` of the run.
+    The memory that this process already holds counts as its own. Free memory of the host is divided by ``processes``, the
+    number of processes of the run.
     """
     import torch
 
@@ -125,7 +126,7 @@ def memory_room(processes: int = 1) -> MemoryRoom:
 
 
 def host_room(processes: int = 1) -> MemoryRoom:
-    """The smallest of what RAM, the control group and the address space limit leave."""
+    """Return the smallest of available RAM, control group limit and address space limit (RLIMIT_AS)."""
     process = psutil.Process().memory_info()
     shared = f", shared by {processes} processes" if processes > 1 else ""
     available = psutil.virtual_memory().available // processes
@@ -141,7 +142,7 @@ def host_room(processes: int = 1) -> MemoryRoom:
 
 
 def _cgroup_free(limit: Path, used: Path) -> int | None:
-    """None where there is no such control group, or no limit in it."""
+    """Return the free bytes of a control group, or None where it does not exist or has no limit."""
     try:
         most, now = limit.read_text().strip(), int(used.read_text())
     except (FileNotFoundError, NotADirectoryError, PermissionError):

@@ -1,4 +1,4 @@
-"""Which micro-batches a run will see: its rows drawn and divided as training does, without their tokens."""
+"""Predict the micro-batches of a run: draw and divide its rows as training does, by their lengths only."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _STEPS = 2000
 
 @dataclass(frozen=True)
 class RowLengths:
-    """Tokens and loss tokens of every training row."""
+    """Tokens and loss tokens of every training row, both (rows,)."""
 
     tokens: np.ndarray
     scored: np.ndarray
 
     @classmethod
     def of(cls, rows: datasets.Dataset) -> RowLengths:
-        """Reads the labels' counts; no row is copied."""
+        """Count the labels of each row; copies no row."""
         tokens, scored = [], []
         for table in rows.with_format("arrow").iter(batch_size=10_000):
             labels = table["labels"].combine_chunks()
@@ -42,33 +42,33 @@ class RowLengths:
         return cls(np.concatenate(tokens), np.concatenate(scored))
 
     def clipped(self, max_length: int) -> RowLengths:
-        """As if every row ended there."""
+        """Return the lengths with every row cut at ``max_length`` tokens."""
         return RowLengths(np.minimum(self.tokens, max_length), np.minimum(self.scored, max_length))
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """The micro-batches with most tokens and with most loss tokens, a mean one, and how many a step has on average."""
+    """The micro-batches with the most tokens and the most loss tokens, a mean one, and their mean number per step."""
 
     largest: tuple[MicroBatch, ...]
     mean: MicroBatch
     per_step: float
     steps: int
     tokens: int
-    """Of all steps, padding left out."""
+    """Tokens of all steps, without padding."""
 
 
 def steps_of(training: TrainingSettings, rows: int, processes: int = 1) -> int:
-    """Optimiser steps of the whole run, as Trainer counts them."""
+    """Return the optimizer steps of the whole run, as Trainer counts them."""
     if training.max_steps is not None:
         return training.max_steps
     return ceil(ceil(rows / _rows_a_step(training, processes)) * float(training.num_train_epochs))
 
 
 def shapes_of(lengths: RowLengths, training: TrainingSettings, *, on_gpu: bool, processes: int = 1) -> Shapes:
-    """Draws up to 2,000 steps with the run's seed; the order is not the trainer's own, the spread is.
+    """Draw up to 2,000 steps with the run's seed. The order differs from the trainer's, the distribution does not.
 
-    The micro-batches are those of the process that has most to do.
+    The micro-batches are those of the first process, which has the most work.
     """
     first = Processes(0, processes)
     rng = np.random.default_rng(training.seed)

@@ -1,4 +1,4 @@
-"""Decides everything before any weight is read: the base, its precision, the method's options, every ``auto``."""
+"""Decide everything before any weight is read: the base, its precision, the method's options, every ``auto``."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ _LONG_ANSWER_METRICS = ["rougeL", "chrf", "perplexity"]
 
 _SERVING_REASONS = {
     "vllm": "vLLM loads the adapter beside its base",
-    "convertible": "vLLM takes it once it is converted to plain LoRA",
-    "merge": "the rank is beyond vLLM's largest; merged into the base (mlflow-finetune export --merged) any engine serves it",
+    "convertible": "vLLM loads it after conversion to plain LoRA (mlflow-finetune export --lora)",
+    "merge": "the rank is above vLLM's limit; after a merge into the base (mlflow-finetune export --merged) any engine serves it",
     "transformers": "vLLM has no layers for {adaptation} on {family}",
 }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was decided, and why.
+    """The decisions for a run, and their reasons.
 
-    Once ``settle`` has seen the data, ``config`` holds no ``auto`` any more, but for ``data.layout`` of a mixture whose
-    files have different layouts: the reason then lists them.
+    After ``settle``, ``config`` holds no ``auto``, except ``data.layout`` of a mixture of files with different layouts: the
+    reason then lists them.
     """
 
     config: RunConfig
@@ -59,19 +59,19 @@ class Plan:
     threads: ThreadChoice
     """Compute threads of each process."""
     processes: int = 1
-    """How many share a step."""
+    """The number of processes that share each step."""
     expected_tokens_per_s: float | None = None
     """Training speed that the forecast expects of this machine; None without a forecast."""
 
     @property
     def serving(self) -> str:
-        """vllm, convertible, merge or transformers. vLLM has no LoRA layers for some families: those stay with transformers."""
+        """How the adapter can be served, see ``methods.Serving``. Families without LoRA layers in vLLM need transformers."""
         serving = load_method("adaptation", self.config.adaptation).serving(self.adaptation_options)
         return serving if takes_adapters(self.facts.model_type) else "transformers"
 
     @property
     def method(self) -> Method:
-        """Both methods with their options."""
+        """Adaptation and objective with their options."""
         config = self.config
         return Method(
             load_method("adaptation", config.adaptation),
@@ -82,36 +82,36 @@ class Plan:
 
     @property
     def serving_precisions(self) -> list[str]:
-        """The base's own, and what the recipe asks for besides."""
+        """The base's precision, and further ones of the recipe."""
         further = self.config.register_as.precisions if self.config.register_as is not None else []
         return list(dict.fromkeys([self.base.precision, *further]))
 
     @property
     def max_precision_gap(self) -> float:
-        """Nats on a token."""
+        """The largest precision gap allowed, in nats on a token."""
         register = self.config.register_as
         return MAX_PRECISION_GAP if register is None else register.max_precision_gap
 
     @property
     def policy(self) -> GatePolicy:
-        """What a promotion will ask of the version; a gain alone where the recipe does not say."""
+        """The recipe's promotion policy; by default it requires a gain only."""
         register = self.config.register_as
         return register.gate if register is not None and register.gate is not None else GatePolicy()
 
     @property
     def rows_a_step(self) -> int:
-        """The effective batch; once settled."""
+        """The effective batch in rows; only after ``settle``."""
         training = self.config.training
         return int(training.per_device_train_batch_size) * int(training.gradient_accumulation_steps) * self.processes
 
     @property
     def serving_reason(self) -> str:
-        """Why it is served so."""
+        """The reason for ``serving``."""
         return _SERVING_REASONS[self.serving].format(family=self.facts.model_type, adaptation=self.config.adaptation)
 
     @property
     def serving_flags(self) -> list[str]:
-        """What vLLM has to be started with, its default of 16 for the rank aside."""
+        """The flags that vLLM needs for this adapter."""
         if self.serving != "vllm":
             return []
         rank = load_method("adaptation", self.config.adaptation).vllm_max_lora_rank(self.adaptation_options)
@@ -119,19 +119,24 @@ class Plan:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of both methods, resolved."""
+        """The resolved options of adaptation and objective."""
         return {**self.adaptation_options.model_dump(), **self.config.objective_options().model_dump()}
 
 
 def make_plan(config: RunConfig, *, processes: int = 1) -> Plan:
-    """Checks the request against the base's files and shapes. Raises BaseModelError for what cannot be trained."""
+    """Plan a run from the base's files and shapes. ``settle`` completes the plan once the data is known.
+
+    Raises:
+        BaseModelError: this base cannot be trained with this config.
+        ConfigError: the config contradicts itself.
+    """
     reasons: Reasons = {}
     base = loading.find_base_model(config.base_model, reasons)
     _check_precisions(config, base)
     facts = loading.describe(base)
     adaptation = load_method("adaptation", config.adaptation)
     if base.quantization is not None and base.quantization == adaptation.QUANTIZATION:
-        reasons["base_model.quantization"] = f"{base.quantization}: what {config.adaptation} holds a base in"
+        reasons["base_model.quantization"] = f"{base.quantization}: the default of {config.adaptation}"
     options = adaptation.resolve(config.adaptation_options(), facts, reasons)
     max_length = resolve_max_length(config.training, facts, reasons)
     template = Path(config.data.chat_template).read_text(encoding="utf-8") if config.data.chat_template else None
@@ -146,14 +151,14 @@ def _check_precisions(config: RunConfig, base: loading.BaseModel) -> None:
     if further and base.quantization is not None:
         raise ConfigError(
             [
-                f"register.precisions: {', '.join(further)}: a base in {base.quantization} is served as it was trained; "
-                "fix: leave precisions out"
+                f"register.precisions: {', '.join(further)}: a base in {base.quantization} can only be served as it was trained; "
+                "fix: remove precisions"
             ]
         )
 
 
 def data_request(plan: Plan) -> DataRequest:
-    """The data section in the words of the data room."""
+    """Return the data section as a request to the data room."""
     data = plan.config.data
     return DataRequest(
         train=data_files(data.train),
@@ -168,14 +173,14 @@ def data_request(plan: Plan) -> DataRequest:
 
 
 def mix_tasks(plan: Plan, data: PreparedData) -> tuple[Mixture, PreparedData]:
-    """Which rows are drawn how often, by the config's mixing, and the data drawn so."""
+    """Return how often each row is drawn by the config's mixing, and the data after drawing."""
     settings = plan.config.data
     mixture = mix(tasks_of(data.train), settings.mixing, settings.mixing_temperature, plan.config.training.seed)
     return mixture, data if mixture.is_unchanged else replace(data, train=data.train.select(mixture.indices))
 
 
 def settle_on(plan: Plan, data: PreparedData) -> Plan:
-    """Resolves what depends on the data."""
+    """Return the plan with every ``auto`` that depends on the data resolved."""
     return settle(
         plan,
         train_rows=len(data.train),
@@ -186,7 +191,7 @@ def settle_on(plan: Plan, data: PreparedData) -> Plan:
 
 
 def settle(plan: Plan, *, train_rows: int, longest_row: int, eval_rows: list[EvalRow], layouts: list[str]) -> Plan:
-    """Resolves what depends on the data."""
+    """Return the plan with every ``auto`` that depends on the data resolved."""
     config, reasons = plan.config, dict(plan.reasons)
     adaptation = load_method("adaptation", config.adaptation)
     on_gpu = torch.cuda.is_available()
@@ -219,7 +224,7 @@ def settle(plan: Plan, *, train_rows: int, longest_row: int, eval_rows: list[Eva
 
 
 def settle_eval(settings: EvalSettings, eval_rows: list[EvalRow], layouts: list[str], reasons: Reasons) -> EvalSettings:
-    """Metrics and the length of answers, by what the held-out rows are."""
+    """Return the eval section with metrics and answer length chosen by the held-out rows."""
     update: dict[str, Any] = {}
     if settings.metrics == "auto":
         update["metrics"], why = _metrics(eval_rows, layouts)
@@ -229,7 +234,7 @@ def settle_eval(settings: EvalSettings, eval_rows: list[EvalRow], layouts: list[
         is_sample = _are_texts(layouts)
         update["max_new_tokens"] = min(room, _SAMPLE_TOKENS if is_sample else 1024)
         why = (
-            "a sample, which no metric of plain text reads"
+            "a sample for people; metrics of plain text do not use it"
             if is_sample
             else f"the longest reference has {room - 8} tokens"
         )
@@ -238,7 +243,7 @@ def settle_eval(settings: EvalSettings, eval_rows: list[EvalRow], layouts: list[
 
 
 def _with_layout(data: DataSettings, layouts: list[str], reasons: Reasons) -> DataSettings:
-    """``layouts`` is what was recognised, one per file, for example ``label: text -> intent``."""
+    """Return the data section with its layout. ``layouts`` are those recognised, one per file, e.g. ``label: text -> intent``."""
     if data.layout != "auto":
         return data
     names = {layout.partition(":")[0] for layout in layouts}

@@ -1,4 +1,4 @@
-"""What can be known before any spend and without torch: packages, the base's files, the head of every file named."""
+"""Check a run before any work and without torch: packages, the base's files, the first rows of every data file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEAD_BYTES = 65536
 
 
 def check_before_spend(config: RunConfig) -> None:
-    """Raises ConfigError with everything that is wrong, or MissingExtraError."""
+    """Raise ConfigError with every problem of a training run, or MissingExtraError for missing packages."""
     quantised = config.base_model.quantization is not None or config.training.optim.endswith(("8bit", "32bit"))
     needed = (*_TRAIN_PACKAGES, *(("bitsandbytes",) if quantised else ()))
     _check_packages("training", *needed)
@@ -36,7 +36,7 @@ def check_before_spend(config: RunConfig) -> None:
 
 
 def check_evaluation_before_spend(config: EvaluationConfig) -> None:
-    """As ``check_before_spend``."""
+    """Raise ConfigError with every problem of an evaluation, or MissingExtraError for missing packages."""
     _check_packages("evaluating", *_TRAIN_PACKAGES)
     problems: list[str] = []
     _check_data(config.data, _held_out(config.data), problems)
@@ -46,7 +46,7 @@ def check_evaluation_before_spend(config: EvaluationConfig) -> None:
 
 
 def check_promotion_before_spend() -> None:
-    """As ``check_before_spend``."""
+    """Raise MissingExtraError where the packages that a promotion needs are missing."""
     _check_packages("judging", *_TRAIN_PACKAGES)
 
 
@@ -74,7 +74,7 @@ def _check_data(data: DataSettings, files: list[DataFileSettings], problems: lis
         columns = data.columns if file.columns is None else file.columns
         try:
             check_location(str(path))
-            if not is_remote(str(path)):  # what lies elsewhere is read by the worker, which fetches it
+            if not is_remote(str(path)):  # The worker downloads remote data and checks it.
                 rows = [row for _, row in peek(path)]
                 check_learnable(detect_layout(rows, columns or None, file.layout or data.layout))
         except FinetuneError as error:
@@ -108,7 +108,7 @@ def _check_base(config: RunConfig, problems: list[str]) -> None:
     if package is not None and not _is_installed(package):
         problems.append(
             f"base_model.attn_implementation = {shown(base.attn_implementation)}: the package {package} is not installed; "
-            "fix: install it, or leave it to auto"
+            "fix: install it, or use auto"
         )
     try:
         folder = local_folder(base.name)
@@ -117,7 +117,7 @@ def _check_base(config: RunConfig, problems: list[str]) -> None:
         else:
             if base.revision is not None:
                 problems.append(
-                    f"base_model.revision = {shown(base.revision)}: a folder on this disk has no revisions; fix: leave it out"
+                    f"base_model.revision = {shown(base.revision)}: a folder on this disk has no revisions; fix: remove it"
                 )
             length = config.training.max_length
             check_base_files(
@@ -128,7 +128,7 @@ def _check_base(config: RunConfig, problems: list[str]) -> None:
 
 
 def _text_file_fault(name: str) -> str | None:
-    """Why this is no text file with something in it; None when it is. Its head is enough to tell."""
+    """Return why this is not a non-empty text file, or None. Reads the first 64 KiB only."""
     if os.path.isdir(name):
         return "is a folder; fix: name a file in it"
     if not os.path.exists(name):
@@ -141,7 +141,7 @@ def _text_file_fault(name: str) -> str | None:
         return f"cannot be read: {error.strerror}; fix: check its permissions"
     except UnicodeDecodeError as error:
         return f"not UTF-8 text (byte {error.start}); fix: save it as UTF-8"
-    return None if head.strip() else "is empty; fix: check what wrote it"
+    return None if head.strip() else "is empty; fix: check the program that wrote it"
 
 
 def _held_out(data: DataSettings) -> list[DataFileSettings]:

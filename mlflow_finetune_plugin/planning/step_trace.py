@@ -1,7 +1,7 @@
-"""What one micro-batch takes, found by making it without weights: the real model and the real adaptation on torch's meta device.
+"""Measure the memory and work of one micro-batch without weights: run the real model and adaptation on torch's meta device.
 
-Every tensor that forward and backward allocate is counted while it lives, so no table of formulas has to know an
-architecture, an adaptation or gradient checkpointing. What a kernel allocates inside is not seen.
+Every tensor that forward and backward allocate is counted while it exists, so no formulas for architectures, adaptations
+or gradient checkpointing are needed. Memory that a kernel allocates internally is not counted.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ _CHECKPOINTING = {"use_reentrant": False}
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """``rows`` of ``row_tokens`` each, of which ``scored`` carry loss, all rows together.
+    """A micro-batch of ``rows`` rows of ``row_tokens`` tokens; ``scored`` tokens of all rows together carry loss.
 
-    ``loss``: ``logits`` of the scored tokens, ``all_logits`` of all, or ``fused``: TRL's head, a chunk of tokens at a time.
+    ``loss`` says how the loss is computed: from the ``logits`` of the scored tokens, from ``all_logits``, or ``fused``, by
+    TRL's head in chunks of tokens.
     """
 
     rows: int
@@ -52,10 +53,10 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepTrace:
-    """Bytes beside the weights at the worst moment (new gradients left out), and what is computed.
+    """The peak of bytes beside the weights, without new gradients, and the work.
 
-    ``flops``: two per multiplication in matrix products, attention without its causal half; ``bytes_moved``: what
-    operations write, or read where that is more; ``operations``: how many.
+    ``flops`` counts two per multiplication of matrix products, attention without its causal half. ``bytes_moved`` is what
+    operations write, or read where that is more. ``operations`` is their number.
     """
 
     peak_bytes: int
@@ -76,7 +77,16 @@ class AdaptedModel:
     vocabulary: int
 
     def trace(self, batch: MicroBatch, *, checkpointing: bool, accumulates: bool) -> StepTrace:
-        """Forward and backward of one micro-batch; ``accumulates``: the gradients of earlier ones are there already."""
+        """Trace forward and backward of one micro-batch.
+
+        Args:
+            batch: its shape.
+            checkpointing: with gradient checkpointing.
+            accumulates: whether gradients of earlier micro-batches exist already.
+
+        Raises:
+            UntraceableError: the model cannot run without weights.
+        """
         model = self.model
         model.train()
         enable = model.gradient_checkpointing_enable if checkpointing else model.gradient_checkpointing_disable
@@ -94,7 +104,13 @@ class AdaptedModel:
         return tracker.result(saved, grads)
 
     def trace_answers(self, rows: int, row_tokens: int, columns: int) -> int:
-        """Bytes beside the weights when ``rows`` are read into the cache and ``columns`` of logits come out, without gradients."""
+        """Return the peak of bytes beside the weights of a forward pass into the cache, without gradients.
+
+        Args:
+            rows: rows in the batch.
+            row_tokens: tokens of each row.
+            columns: logits kept per row.
+        """
         self.model.eval()
         tracker = _Allocations([*self.model.parameters(), *self.model.buffers()])
         with _untraceable_errors(), torch.no_grad(), tracker:
@@ -111,7 +127,7 @@ class AdaptedModel:
 
 
 def adapted_model(base: BaseModel, adaptation: Adaptation, options: Any, *, seed: int) -> AdaptedModel:
-    """The adaptation applied to the base's shapes. Random states of the process are left as they were."""
+    """Apply the adaptation to the base on the meta device. Restores the random states of the process."""
     with (
         _preserved_random_states(),
         tempfile.TemporaryDirectory(prefix="mlflow-finetune-") as folder,
@@ -122,7 +138,7 @@ def adapted_model(base: BaseModel, adaptation: Adaptation, options: Any, *, seed
             _keep_inputs(empty)
         model = adaptation.apply(empty, adaptation.meta_options(options), seed=seed, folder=Path(folder))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if base.quantization is not None:  # as TRL does
+    if base.quantization is not None:  # TRL casts adapters on a quantised base to bfloat16.
         for parameter in trained:
             parameter.data = parameter.data.to(torch.bfloat16)
     _attend_traceably(model)
@@ -136,7 +152,7 @@ def adapted_model(base: BaseModel, adaptation: Adaptation, options: Any, *, seed
 
 
 def _loss(model: PeftModel, batch: MicroBatch) -> torch.Tensor:
-    """As training/micro_batches.py computes it."""
+    """Return the loss as training/micro_batches.py computes it."""
     shape = (1, batch.tokens) if batch.packs else (batch.rows, batch.row_tokens)
     inputs: dict[str, Any] = {"input_ids": torch.zeros(shape, dtype=torch.long, device="meta"), "use_cache": False}
     if batch.packs:
@@ -160,7 +176,7 @@ def _loss(model: PeftModel, batch: MicroBatch) -> torch.Tensor:
 
 
 def _keep_inputs(model: PreTrainedModel) -> None:
-    """Linear layers as bitsandbytes' int8 ones: they hold on to their input until backward (MatMul8bitLt, ctx.tensors)."""
+    """Let linear layers keep their input until backward, as bitsandbytes' int8 layers do (MatMul8bitLt, ctx.tensors)."""
     for module in model.modules():
         if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings():
             module.forward = partial(_InputKept.apply, module)
@@ -182,7 +198,7 @@ def _attend_traceably(model: PeftModel) -> None:
 
     base = model.get_base_model()
     add_fused_lm_head(base, outputs=("log_probs", "is_top1", "entropy"))
-    base.config.pad_token_id = None  # with it some models look for padding in the ids, which are not there
+    base.config.pad_token_id = None  # With it some models search the ids for padding, and meta tensors have no values.
     if base.config._attn_implementation == "sdpa":
         base.set_attn_implementation(_TRACED)
 
@@ -197,9 +213,9 @@ def _attention(
     row_lengths: tuple[int, ...] = (),
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention by a fused kernel, which keeps its inputs, its output and one number a query.
+    """Return causal attention by a fused kernel, which keeps its inputs, its output and one number per query.
 
-    query, key, value: (batch, heads, tokens, head size). On the meta device torch itself would take the kernel that
+    query, key, value: (batch, heads, tokens, head size). On the meta device torch itself would choose the kernel that
     keeps all scores.
     """
     groups = query.shape[1] // key.shape[1]
@@ -214,7 +230,7 @@ AttentionInterface.register(_TRACED, _attention)
 
 _FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _ATTENTION_PRODUCTS = {_FLASH: 2, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: 5}
-"""Matrix products of tokens x tokens x head size in a fused kernel, forward and backward, which makes the scores again."""
+"""Matrix products of tokens x tokens x head size in a fused kernel; the backward pass computes the scores again."""
 
 _GROUPED = torch.ops.aten._grouped_mm.default
 
@@ -226,7 +242,7 @@ def _grouped_product(
     bias: None = None,
     out_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """The shape of the experts' products; torch's own meta kernel knows bfloat16 only."""
+    """Return an empty result of the experts' products; torch's own meta kernel supports bfloat16 only."""
     shape = {
         (2, 2): lambda: (offs.shape[0], a.shape[0], b.shape[1]),  # type: ignore[union-attr]
         (2, 3): lambda: (a.shape[0], b.shape[2]),
@@ -237,19 +253,19 @@ def _grouped_product(
 
 
 def _grouped_flops(a: torch.Tensor, b: torch.Tensor) -> int:
-    """Each row of ``a`` meets one expert."""
+    """Return the flops of the experts' products: each row of ``a`` is multiplied by one expert."""
     inner = a.shape[-1]
     return 2 * inner * (a.shape[0] * b.shape[-1] if a.ndim == 2 else a.shape[-2] * b.shape[-1])
 
 
 class _Allocations(TorchDispatchMode):
-    """Counts the bytes of every storage from its birth to its death, and the operations of matrix products."""
+    """Counts the bytes of every live storage, and the operations of matrix products."""
 
     def __init__(self, existing: list[torch.Tensor]) -> None:
         super().__init__()
         self.live = self.peak = self.flops = self.moved = self.operations = 0
         self._sizes: dict[int, int] = {tensor.untyped_storage()._cdata: 0 for tensor in existing}
-        self._existing = existing  # kept alive, so that no address is used again
+        self._existing = existing  # Kept alive, so that no address is reused.
 
     def result(self, saved: int, gradients: int) -> StepTrace:
         return StepTrace(max(0, self.peak - gradients), saved, self.flops, self.moved, self.operations)
@@ -271,7 +287,7 @@ class _Allocations(TorchDispatchMode):
 
     @staticmethod
     def _products(function: Any, args: Any, kwargs: Any, result: Any) -> int:
-        """Two per multiplication of a matrix product; 0 for every other operation."""
+        """Return two per multiplication of a matrix product, 0 for every other operation."""
         packet = function._overloadpacket
         if packet in flop_registry:
             return int(flop_registry[packet](*args, **kwargs, out_val=result))
@@ -283,7 +299,7 @@ class _Allocations(TorchDispatchMode):
         return int(2 * _ATTENTION_PRODUCTS[packet] * query.numel() * query.shape[-2])
 
     def _note(self, storage: torch.UntypedStorage) -> bool:
-        """Whether it is new."""
+        """Count a storage; return whether it is new."""
         key = storage._cdata
         if key in self._sizes:
             return False
@@ -302,17 +318,17 @@ def _flat(result: Any) -> tuple[Any, ...] | list[Any]:
 
 
 class UntraceableError(Exception):
-    """A model decides by the values of its tensors, or uses an operation without a meta kernel."""
+    """The model branches on values of its tensors, or uses an operation without a meta kernel."""
 
 
 @contextmanager
 def _untraceable_errors() -> Iterator[None]:
     is_autocast_enabled = torch.is_autocast_enabled
-    # TRL's fused head asks it of its tensors' device, and torch has no answer for meta
+    # TRL's fused head calls it with its tensors' device, and torch raises for meta.
     torch.is_autocast_enabled = lambda device="cpu": device != "meta" and is_autocast_enabled(device)
     try:
         yield
-    except Exception as error:  # the code of any architecture runs here, on tensors it was not written for
+    except Exception as error:  # Any architecture's code runs here on meta tensors, so any exception is possible.
         raise UntraceableError(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     finally:
         torch.is_autocast_enabled = is_autocast_enabled

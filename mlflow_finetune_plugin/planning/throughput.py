@@ -1,4 +1,4 @@
-"""Predicted time: what a traced step computes, over what this device was measured to do.
+"""Predict the time of a run: the work of a traced step divided by the measured speed of this device.
 
 Three figures of the device, taken in a third of a second whenever they are needed, so that other work on it counts:
 matrix products at the model's hidden size, memory traffic, and the time that a small operation takes. A step's seconds are their sum on a CPU;

@@ -63,17 +63,17 @@ def test_tower_of_another_width_is_no_decoder():
     [
         (
             {"m.layers.0.mixer.in_proj": (32, 32)},
-            "no decoder block with an attention is seen in this odd; fix: do that",
+            "this odd has no decoder block with a known attention; fix: do that",
         ),
         (
             {"m.0.attn.q": (32, 32), "m.0.mlp.w": (32, 32), "m.0.moe.w": (32, 32)},
             r"feed-forward of m\.0 .*\(attn, mlp, moe\)",
         ),
-        ({"m.0.attn.q": (32, 32)}, r"feed-forward of m\.0 cannot be told"),
+        ({"m.0.attn.q": (32, 32)}, r"feed-forward of m\.0 is not recognised"),
         ({"m.0.attn.q": (32, 32), "m.0.first": (32, 48), "m.0.second": (48, 32)}, r"feed-forward of m\.0"),
         (
             {"m.0.attn.q": (32, 32), "m.0.mlp.w": (32, 32), "m.1.mixer.q": (32, 32), "m.1.mlp.w": (32, 32)},
-            r"attention of m\.1 cannot be told .*\(mixer, mlp\)",
+            r"attention of m\.1 is not recognised .*\(mixer, mlp\)",
         ),
     ],
     ids=[

@@ -218,11 +218,11 @@ def test_auto_values_come_with_reasons(llama):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"reduction_factor": 33.0}, "leaves no bottleneck of hidden size 32; fix: at most 32"),
+        ({"reduction_factor": 33.0}, "is above the hidden size 32, so no bottleneck remains; fix: use at most 32"),
         ({"after_modules": ["mpl"]}, "mpl matches no module.*mlp"),
         ({"after_modules": []}, "an empty list matches no module"),
         ({"after_modules": ["lm_head"]}, "lm_head matches no module"),
-        ({"after_modules": ["k_proj"]}, r"k_proj \(16, 32\) does not give the hidden size 32"),
+        ({"after_modules": ["k_proj"]}, r"k_proj \(16, 32\) does not output the hidden size 32"),
     ],
     ids=str,
 )

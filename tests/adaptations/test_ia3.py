@@ -87,7 +87,7 @@ def test_output_follows_the_papers_formula(llama):
         ({"key_value_modules": ["kproj"]}, r"options.key_value_modules: kproj matches no module.*k_proj"),
         ({"key_value_modules": []}, "an empty list matches no module"),
         ({"feedforward_modules": ["down"]}, r"options.feedforward_modules: down matches no module"),
-        ({"feedforward_modules": ["k_proj"]}, "k_proj is named by options.key_value_modules and"),
+        ({"feedforward_modules": ["k_proj"]}, "k_proj is in both options.key_value_modules and"),
         ({"key_value_modules": ["lm_head"]}, "lm_head matches no module"),
     ],
     ids=str,

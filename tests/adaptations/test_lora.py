@@ -231,7 +231,7 @@ def test_learning_rate_follows_the_published_fit(model_type, hidden, rate):
         ({"target_modules": []}, "matches no layer"),
         ({"target_modules": ""}, "matches no layer"),
         ({"target_modules": "q_proj"}, "matches no layer"),  # one text is a regular expression for the whole name
-        ({"target_modules": ".*(q_proj"}, "not a regular expression"),
+        ({"target_modules": ".*(q_proj"}, "not a valid regular expression"),
         ({"target_modules": ["lm_head"]}, "output head, which is never adapted"),
         ({"target_modules": ".*lm_head"}, "output head, which is never adapted"),
         ({"target_modules": ".*(lm_head|q_proj)"}, "also matches lm_head"),

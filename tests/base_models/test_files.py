@@ -88,9 +88,9 @@ def test_sound_base_gives_its_config(base):
             "not a causal language model (T5ForConditionalGeneration)",
         ),
         (lambda f: change_config(f, auto_map={"AutoModel": "x.Y"}), "its own Python code (AutoModel)"),
-        (only_pickles, "weights only as pickles (pytorch_model.bin)"),
+        (only_pickles, "the weights are pickles (pytorch_model.bin)"),
         (lambda f: (f / "model.safetensors").unlink(), "no weights (*.safetensors)"),
-        (lambda f: truncate(f / "model.safetensors"), "its header promises"),
+        (lambda f: truncate(f / "model.safetensors"), "but its header says"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "not a safetensors file"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 100), "not a safetensors file"),
         (
@@ -98,9 +98,9 @@ def test_sound_base_gives_its_config(base):
             "not a safetensors file but a Git LFS pointer",
         ),
         (lambda f: write_index(f, json.dumps({"weight_map": {"a": "part-1.safetensors"}})), "part-1.safetensors"),
-        (lambda f: write_index(f, '{"weight_map": '), "model.safetensors.index.json: no weight index"),
-        (lambda f: write_index(f, "{}"), "model.safetensors.index.json: no weight index"),
-        (lambda f: write_index(f, "[]"), "model.safetensors.index.json: no weight index"),
+        (lambda f: write_index(f, '{"weight_map": '), "model.safetensors.index.json: not a valid weight index"),
+        (lambda f: write_index(f, "{}"), "model.safetensors.index.json: not a valid weight index"),
+        (lambda f: write_index(f, "[]"), "model.safetensors.index.json: not a valid weight index"),
         (adapter, "holds a PEFT adapter (adapter_config.json), not a base; fix: name the adapter's base: org/its-base"),
         (adapter_alone, "holds a PEFT adapter"),
     ],
@@ -124,7 +124,7 @@ def test_trusted_code_is_let_in(base):
 def test_max_length_beyond_the_positions_is_refused(base):
     change_config(base, max_position_embeddings=64)
     with pytest.raises(
-        BaseModelError, match=r"training\.max_length = 65: beyond the base's 64 positions; fix: at most 64"
+        BaseModelError, match=r"training\.max_length = 65: beyond the base's 64 positions; fix: use at most 64"
     ):
         check_base_files(base, trust_remote_code=False, max_length=65)
     assert check_base_files(base, trust_remote_code=False, max_length=64)
@@ -135,7 +135,7 @@ def test_max_length_beyond_the_positions_is_refused(base):
     [
         ("{}/bse", "does not exist; did you mean {}/base?"),
         ("{}/base/config.json", "is a file, not a model folder"),
-        ("{}/dangling", "is a link that leads nowhere"),
+        ("{}/dangling", "is a broken link"),
         ("https://huggingface.co/org/model", "is a URL; fix: give the hub name"),
         ("my model", "neither a folder here nor a hub name"),
         ("a\0b", "neither a folder here nor a hub name"),

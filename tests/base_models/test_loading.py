@@ -164,7 +164,7 @@ def test_soft_capping_is_computed_or_the_kernel_refused(tmp_path):
     folder = tiny_base(tmp_path / "gemma2", "gemma2", attn_logit_softcapping=2.0)
     base = find(folder)
     assert base.attn_implementation == "eager"
-    with pytest.raises(BaseModelError, match="soft capping, so it would be another model; fix: eager"):
+    with pytest.raises(BaseModelError, match="soft capping, which would change the model; fix: use eager"):
         find(folder, attn_implementation="sdpa")
     ids = torch.arange(10, 30)[None]
     with torch.inference_mode():
@@ -177,7 +177,7 @@ def test_kernel_is_what_the_model_is_loaded_with(llama):
     assert loading.load_base_model(find(llama)).config._attn_implementation == "sdpa"
     eager = find(llama, attn_implementation="eager")
     assert loading.load_base_model(eager).config._attn_implementation == "eager"
-    with pytest.raises(BaseModelError, match="needs a CUDA GPU; fix: auto"):
+    with pytest.raises(BaseModelError, match="needs a CUDA GPU; fix: use auto"):
         find(llama, attn_implementation="flash_attention_2")
 
 

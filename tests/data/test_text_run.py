@@ -26,7 +26,7 @@ def test_documents_are_learnt_and_proven_by_perplexity(tmp_path, empty_store, do
     assert metrics["eval/adapter/perplexity"] < metrics["eval/base/perplexity"]
     reasons = json.loads(ran.artifact("finetune/config.json").read_text())["reasons"]
     assert reasons["eval.metrics"] == "perplexity: plain text has no answers to compare"
-    assert reasons["eval.max_new_tokens"].endswith("a sample, which no metric of plain text reads")
+    assert reasons["eval.max_new_tokens"].endswith("a sample for people; metrics of plain text do not use it")
     report = json.loads(ran.artifact("finetune/data_report.json").read_text())
     assert (report["eval_rows"], report["over_length"], report["train_rows"]) == (8, 40, 32)
     assert "stories.txt" in ran.artifact("finetune/data_report.html").read_text()

@@ -42,7 +42,7 @@ def resolved(
     ("model_type", "batching", "why"),
     [
         ("llama", "packed", "attention ends at each row's borders"),
-        ("mamba", "grouped", "packing was not tried with mamba"),
+        ("mamba", "grouped", "packing is not tested with mamba"),
     ],
 )
 def test_rows_are_packed_where_that_was_tried(model_type, batching, why):
@@ -184,10 +184,10 @@ def attention(**facts):
         ({"installed": frozenset()}, "sdpa", "flash_attention_2 flash-attn is not installed"),
         ({"half_precision": False}, "sdpa", "needs base_model.dtype"),
         ({"head_size": 320}, "sdpa", "this base has 320"),
-        ({"model_type": "unheard_of"}, "sdpa", "not tried with unheard_of"),
+        ({"model_type": "unheard_of"}, "sdpa", "not tested with unheard_of"),
         ({"soft_caps": True}, "flash_attention_3", "installed"),
         ({"soft_caps": True, "capability": None}, "eager", "caps its attention scores softly"),
-        ({"supports_sdpa": False, "capability": None}, "eager", "no other for llama"),
+        ({"supports_sdpa": False, "capability": None}, "eager", "no other kernel for llama"),
     ],
 )
 def test_attention_kernel_is_chosen_with_its_reason(facts, kernel, why):
@@ -199,11 +199,11 @@ def test_attention_kernel_is_chosen_with_its_reason(facts, kernel, why):
 @pytest.mark.parametrize(
     ("wanted", "facts", "why"),
     [
-        ("flash_attention_2", {"installed": frozenset()}, "flash-attn is not installed; fix: auto"),
+        ("flash_attention_2", {"installed": frozenset()}, "flash-attn is not installed; fix: use auto"),
         ("flash_attention_3", {"capability": (8, 0)}, "compute capability 9.0; fix"),
         ("flash_attention_2", {"capability": None}, "needs a CUDA GPU; fix"),
-        ("sdpa", {"soft_caps": True}, "soft capping, so it would be another model; fix: eager"),
-        ("sdpa", {"supports_sdpa": False}, "transformers has none for llama; fix: eager"),
+        ("sdpa", {"soft_caps": True}, "soft capping, which would change the model; fix: use eager"),
+        ("sdpa", {"supports_sdpa": False}, "transformers has no sdpa for llama; fix: use eager"),
     ],
 )
 def test_attention_kernel_that_does_not_fit_is_refused(wanted, facts, why):

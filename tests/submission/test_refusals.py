@@ -59,7 +59,7 @@ def test_unknown_entry_point_or_backend_config_is_refused(refused, more, parts):
             ["data.train.1 = 3", "expected a path or {path, task, weight, instruction, layout, columns}"],
         ),
         ({"register": "base"}, ["register.name = 'base'", "reserved"]),
-        ({"max_length": "100000"}, ["training.max_length = 100000", "positions", "fix: at most"]),
+        ({"max_length": "100000"}, ["training.max_length = 100000", "positions", "fix: use at most"]),
         ({"base_model": "no/such-model"}, ["no/such-model"]),
         ({"base_model": "embedded", "revision": "main"}, ["base_model.revision = 'main'", "has no revisions"]),
     ],
