@@ -70,7 +70,7 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
     """Build the comparison page. Gradio is imported here because it reads the folders that ``private_files`` sets."""
     try:
         from gradio_app import app
-        from gradio_app.chat.endpoints import look_once
+        from gradio_app.chat.endpoints import discover_once
         from gradio_app.playground import Playground
         from gradio_app.versions.promotion import Promotions
     except ModuleNotFoundError as error:
@@ -80,7 +80,7 @@ def _compare_page(settings: PlaygroundSettings, access: Access) -> Page:
             f"the playground needs the package {error.name}; fix: pip install 'mlflow-finetune[playground]'"
         ) from error
     playground = Playground(settings)
-    served = asyncio.run(look_once(playground.endpoints))
+    served = asyncio.run(discover_once(playground.endpoints))
     for fault in served.faults:
         logger.warning("%s The playground tries again when the page is opened.", fault)
     model = settings.model or (served.registered[0] if len(served.registered) == 1 else None)

@@ -13,13 +13,13 @@ from typing import Any, get_args
 import aiohttp
 
 from gradio_app.chat.client import Endpoint, new_http
-from gradio_app.chat.endpoints import Served, default_sides, look
+from gradio_app.chat.endpoints import ServedModels, default_sides, discover
 from gradio_app.chat.naming import SELF_NAMING
-from gradio_app.chat.session import Asked, Contender, Prompt, Session, SessionError
+from gradio_app.chat.session import ComparisonTurn, Contender, Prompt, Session, SessionError
 from gradio_app.chat.streams import Streams
 from gradio_app.ledgers import Ledger, Ledgers
 from gradio_app.prompts.progress import Progress
-from gradio_app.prompts.walk import PromptWalk, asked_of
+from gradio_app.prompts.walk import PromptWalk, prompt_to_ask
 from gradio_app.registry_client import ask_mlflow
 from gradio_app.settings import PlaygroundSettings
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
@@ -48,7 +48,7 @@ class Playground:
         )
         self.streams = Streams(settings, self._client, self._note)
         self._http: aiohttp.ClientSession | None = None
-        self._served: tuple[float, Served] | None = None
+        self._served: tuple[float, ServedModels] | None = None
         self._looking = asyncio.Lock()
         self._sessions: dict[str, Session] = {}
         self.ledgers = Ledgers(tracking_uri, settings.keep_traces_days)
@@ -56,11 +56,11 @@ class Playground:
 
     # who is served ------------------------------------------------------------------------------------------------
 
-    async def served(self) -> Served:
+    async def served(self) -> ServedModels:
         """Asked anew after a few seconds, once for all who wait."""
         async with self._looking:
             if self._served is None or time.monotonic() - self._served[0] > SERVED_FOR_S:
-                self._served = (time.monotonic(), await look(self._client(), self.endpoints))
+                self._served = (time.monotonic(), await discover(self._client(), self.endpoints))
             return self._served[1]
 
     def _client(self) -> aiohttp.ClientSession:
@@ -75,7 +75,7 @@ class Playground:
         found = self._sessions.get(key)
         if found is not None and found.login == login:
             found.used_at = time.monotonic()
-            self._model_kept(found)
+            self._voted_model(found)
             return found
         return await self.begin(key, login)
 
@@ -94,7 +94,7 @@ class Playground:
                 max_turns=self.settings.max_turns,
             )
         else:
-            made = like.heir(login)
+            made = like.successor(login)
         if key in self._sessions:
             self.streams.stop(self._sessions[key])  # nobody sees what it would say
         self._sessions[key] = made
@@ -102,10 +102,10 @@ class Playground:
         return made
 
     def _warm(self, session: Session) -> None:
-        if (model := self._model_kept(session)) is not None:
+        if (model := self._voted_model(session)) is not None:
             self.ledgers.warm(model)
 
-    def _model_kept(self, session: Session) -> str | None:
+    def _voted_model(self, session: Session) -> str | None:
         """Whose ledger takes this session's votes; the session knows whether there is one before anybody votes."""
         if self._served is None:
             return None
@@ -144,7 +144,7 @@ class Playground:
 
     # votes --------------------------------------------------------------------------------------------------------
 
-    def model_of(self, contenders: Sequence[Contender], served: Served) -> str | None:
+    def model_of(self, contenders: Sequence[Contender], served: ServedModels) -> str | None:
         """The registered model whose ledger takes votes between these; None where it cannot be told."""
         if self.settings.model is not None:
             return self.settings.model
@@ -183,13 +183,13 @@ class Playground:
         return None if pair is None else (min(pair), max(pair))
 
     def _cast(
-        self, session: Session, turn: Asked, model: str, choice: str, reasons: tuple[str, ...], comment: str
+        self, session: Session, turn: ComparisonTurn, model: str, choice: str, reasons: tuple[str, ...], comment: str
     ) -> CastVote:
         ledger = self.ledgers.open(model)
         left, right = turn.answers
         sides = (VoteSide(left.receipt, left.text, None, "left"), VoteSide(right.receipt, right.text, None, "right"))
         cast = CastVote(
-            turn=_told_turn(session, turn),
+            turn=_vote_turn(session, turn),
             sides=sides,
             choice=choice,  # type: ignore[arg-type]  # checked by CastVote
             voter=ledger.journal.voter(session.login),
@@ -205,7 +205,7 @@ class Playground:
         last = [session.last for session in list(self._sessions.values())]
         return frozenset(turn.turn_id for turn in last if turn is not None and turn.vote and turn.hides_names)
 
-    async def _note(self, session: Session, turn: Asked) -> None:
+    async def _note(self, session: Session, turn: ComparisonTurn) -> None:
         """Every turn becomes a trace per side; one whose sides have no registered model in common is nobody's."""
         model = self.model_of(turn.contenders, self._served[1]) if self._served is not None else None
         if model is None:
@@ -215,15 +215,15 @@ class Playground:
         except FinetuneError as error:
             logger.error("turn_not_kept fault=%s", error)
             return
-        spoken = [_spoken(turn, place) for place in range(len(turn.answers))]
-        ledger.turns.note(_told_turn(session, turn), spoken, ledger.journal.voter(session.login))
+        spoken = [_traced_answer(turn, place) for place in range(len(turn.answers))]
+        ledger.turns.note(_vote_turn(session, turn), spoken, ledger.journal.voter(session.login))
 
     # prompt sets, links -------------------------------------------------------------------------------------------
 
     async def next_prompt(self, session: Session, name: str) -> tuple[Prompt, str]:
         """The next unseen prompt of a set for this voter, and the how-manyeth that is. Raises SessionError, TrackingError."""
         prompts, found = await self._progress(session, name)
-        return asked_of(prompts, found), f"Prompt {found.done + 1:,} of {found.total:,}"
+        return prompt_to_ask(prompts, found), f"Prompt {found.done + 1:,} of {found.total:,}"
 
     async def progress_in(self, session: Session, name: str) -> str:
         """How far this voter is in a set, and what is to be known of it, in words. Raises SessionError, TrackingError."""
@@ -273,19 +273,19 @@ class Playground:
         await self.ledgers.close()
 
 
-def _told_turn(session: Session, turn: Asked) -> Turn:
+def _vote_turn(session: Session, turn: ComparisonTurn) -> Turn:
     return Turn(turn.turn_id, session.session_id, turn.messages, turn.prompt.prompt_set)
 
 
-def _spoken(turn: Asked, place: int) -> TracedAnswer:
+def _traced_answer(turn: ComparisonTurn, place: int) -> TracedAnswer:
     """For its trace. Beyond two sides there are no more positions than right."""
     answer = turn.answers[place]
-    took_ms = 0 if answer.ended_at is None else int((answer.ended_at - answer.asked_at) * 1000)
+    took_ms = 0 if answer.ended_at is None else int((answer.ended_at - answer.started_at) * 1000)
     first_s = answer.first_token_s
     return TracedAnswer(
         side=VoteSide(answer.receipt, answer.text, None, "left" if place == 0 else "right"),
-        started_at_ms=answer.asked_at_ms,
-        ended_at_ms=answer.asked_at_ms + max(0, took_ms),
+        started_at_ms=answer.started_at_ms,
+        ended_at_ms=answer.started_at_ms + max(0, took_ms),
         model=turn.contenders[place].model,
         sampling=turn.samplings[place].to_json(),
         first_token_ms=None if first_s is None else first_s * 1000,

@@ -21,7 +21,7 @@ from mlflow_finetune_plugin.errors import TrackingError
 from mlflow_finetune_plugin.store.clients import command_client
 
 Arguments = ParamSpec("Arguments")
-Told = TypeVar("Told")
+Result = TypeVar("Result")
 
 MOST_CALLS = 64
 _calls = threading.BoundedSemaphore(MOST_CALLS)
@@ -41,7 +41,9 @@ def registry_client() -> MlflowClient:
         return _clients[stores]
 
 
-async def ask_mlflow(read: Callable[Arguments, Told], *arguments: Arguments.args, **named: Arguments.kwargs) -> Told:
+async def ask_mlflow(
+    read: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
+) -> Result:
     """``read`` in a thread of its own, for what may wait for MLflow; never in the event loop's few threads.
 
     Those write votes, look names up and hash passwords, and none of that may wait for a server that does not answer.
@@ -49,7 +51,7 @@ async def ask_mlflow(read: Callable[Arguments, Told], *arguments: Arguments.args
     """
     if not _calls.acquire(blocking=False):
         raise TrackingError(f"{MOST_CALLS} questions wait for MLflow already; fix: look whether it answers, try again")
-    done: Future[Told] = Future()
+    done: Future[Result] = Future()
     done.set_running_or_notify_cancel()
 
     def work() -> None:

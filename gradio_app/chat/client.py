@@ -57,7 +57,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingSettings:
     """As OpenAI's API names them; ``max_tokens`` and ``seed`` None: the endpoint's own."""
 
     temperature: float = 0.0
@@ -70,14 +70,14 @@ class Sampling:
 
 
 @dataclass
-class Answer:
+class StreamedAnswer:
     """What has come so far. Times are ``time.monotonic`` seconds; None: not yet. ``fault`` says why it broke off, in words.
 
     ``fault_detail`` is what the endpoint itself said; it may name the model.
     """
 
-    asked_at: float = 0.0
-    asked_at_ms: int = 0
+    started_at: float = 0.0
+    started_at_ms: int = 0
     first_at: float | None = None
     last_at: float | None = None
     ended_at: float | None = None
@@ -110,7 +110,7 @@ class Answer:
     @property
     def first_token_s(self) -> float | None:
         """From the request to the first piece of text."""
-        return None if self.first_at is None else self.first_at - self.asked_at
+        return None if self.first_at is None else self.first_at - self.started_at
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -128,7 +128,7 @@ class Answer:
     @property
     def total_s(self) -> float | None:
         """Seconds from the request to the end of the answer."""
-        return None if self.ended_at is None else self.ended_at - self.asked_at
+        return None if self.ended_at is None else self.ended_at - self.started_at
 
     def add(self, piece: str) -> None:
         self.last_at = time.monotonic()
@@ -165,8 +165,8 @@ async def receive(
     endpoint: Endpoint,
     model: str,
     messages: Sequence[Message],
-    sampling: Sampling,
-    answer: Answer,
+    sampling: SamplingSettings,
+    answer: StreamedAnswer,
 ) -> None:
     """Streams into ``answer`` until it is over. What goes wrong is told in it; only cancelling raises.
 
@@ -179,7 +179,7 @@ async def receive(
         "stream_options": {"include_usage": True},
         **sampling.to_json(),
     }
-    answer.asked_at, answer.asked_at_ms = time.monotonic(), time.time_ns() // 1_000_000
+    answer.started_at, answer.started_at_ms = time.monotonic(), time.time_ns() // 1_000_000
     limit = asyncio.timeout(LONGEST_S)
     try:
         async with (
@@ -243,7 +243,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> tuple[str, str]:
     return f"refused the request ({why})", " ".join(said.split())[:500]
 
 
-async def _read_events(stream: aiohttp.StreamReader, answer: Answer) -> None:
+async def _read_events(stream: aiohttp.StreamReader, answer: StreamedAnswer) -> None:
     """Server-sent events, several to a read when the reader is behind; ends at ``[DONE]``."""
     unfinished = b""
     async for read in stream.iter_any():
@@ -259,7 +259,7 @@ async def _read_events(stream: aiohttp.StreamReader, answer: Answer) -> None:
     answer.fault = answer.fault or "broke off its answer"
 
 
-def _take(data: bytes, answer: Answer) -> bool:
+def _take(data: bytes, answer: StreamedAnswer) -> bool:
     """Whether this was the last event."""
     if data == b"[DONE]":
         return True
@@ -277,7 +277,7 @@ def _read_json(data: bytes) -> Any:
         return json.loads(data)
 
 
-def _take_event(told: Any, answer: Answer) -> bool:
+def _take_event(told: Any, answer: StreamedAnswer) -> bool:
     if "error" in told:
         answer.fault, error = "broke off its answer", told["error"]
         answer.fault_detail = str(error.get("message", "") if isinstance(error, dict) else error)[:500]

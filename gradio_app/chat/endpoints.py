@@ -25,7 +25,7 @@ _MOST_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModels:
     """Everything that can be asked now; ``faults``: of endpoints that could not say, in words."""
 
     contenders: tuple[Contender, ...]
@@ -42,7 +42,7 @@ class Served:
         raise SessionError(f"No model {name!r} is served now. Served: {some}.")
 
 
-async def look(http: aiohttp.ClientSession, endpoints: Sequence[Endpoint]) -> Served:
+async def discover(http: aiohttp.ClientSession, endpoints: Sequence[Endpoint]) -> ServedModels:
     """Asks all endpoints at once; one that is away is a fault beside what the others serve."""
     found = await asyncio.gather(*(_models(http, endpoint) for endpoint in endpoints))
     contenders: list[Contender] = []
@@ -55,10 +55,10 @@ async def look(http: aiohttp.ClientSession, endpoints: Sequence[Endpoint]) -> Se
                 registered[model.rpartition("@")[0]] = None
             elif owner == OURS and "/" in model and model.rpartition("/")[2].isdigit():
                 registered[model.rpartition("/")[0]] = None
-    return Served(tuple(contenders), tuple(registered), tuple(fault for _, fault in found if fault))
+    return ServedModels(tuple(contenders), tuple(registered), tuple(fault for _, fault in found if fault))
 
 
-def default_sides(served: Served, model: str | None) -> tuple[Contender, ...]:
+def default_sides(served: ServedModels, model: str | None) -> tuple[Contender, ...]:
     """Challenger against champion; where they are one version, or there is no champion, against its base.
 
     Of other endpoints the first two.
@@ -88,10 +88,10 @@ def _versions(names: dict[str, Contender], model: str) -> list[str]:
     return sorted(mine, key=lambda name: -int(name.rpartition("/")[2]))
 
 
-async def look_once(endpoints: Sequence[Endpoint]) -> Served:
+async def discover_once(endpoints: Sequence[Endpoint]) -> ServedModels:
     """By whoever has no connection of their own yet."""
     async with new_http() as http:
-        return await look(http, endpoints)
+        return await discover(http, endpoints)
 
 
 async def _models(http: aiohttp.ClientSession, endpoint: Endpoint) -> tuple[list[_Listed], str | None]:

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
-from gradio_app.chat.client import Answer
+from gradio_app.chat.client import StreamedAnswer
 from gradio_app.chat.naming import SELF_NAMING
-from gradio_app.chat.session import LABELS, Asked, Session
+from gradio_app.chat.session import LABELS, ComparisonTurn, Session
 from gradio_app.html_parts import tags_as_text
 from mlflow_finetune_plugin.votes.journal.vote import CastVote
 
@@ -24,12 +24,14 @@ LONGEST = 40_000
 
 CHOICES = {"left": "A is better", "right": "B is better", "tie": "A tie", "both_bad": "Both are bad"}
 _WAITING = "…"
-_NOT_KEPT = "Votes on them are not kept: they have no registered model in common. Their names can be shown at any time."
+_NOT_STORED = (
+    "Votes on them are not kept: they have no registered model in common. Their names can be shown at any time."
+)
 
 ChatMessages = list[dict[str, Any]]
 
 
-def panels(session: Session, turn: Asked | None, texts: Sequence[str] | None = None) -> list[ChatMessages]:
+def panels(session: Session, turn: ComparisonTurn | None, texts: Sequence[str] | None = None) -> list[ChatMessages]:
     """Per position, what its panel shows: the conversation so far, which is the same on all, and its own answer."""
     sides = len(session.contenders) if turn is None else len(turn.answers)
     if turn is None:
@@ -40,7 +42,7 @@ def panels(session: Session, turn: Asked | None, texts: Sequence[str] | None = N
     ]
     told = texts if texts is not None else [turn.visible(place) for place in range(sides)]
     return [
-        [*shared, {"role": "assistant", "content": _said(turn, place, tags_as_text(told[place]))}]
+        [*shared, {"role": "assistant", "content": _answer_text(turn, place, tags_as_text(told[place]))}]
         for place in range(sides)
     ]
 
@@ -53,7 +55,7 @@ def _message(one: dict[str, str], *, is_whole: bool) -> dict[str, Any]:
     return {"role": role, "content": tags_as_text(text) + went_on}
 
 
-def _said(turn: Asked, place: int, text: str) -> str:
+def _answer_text(turn: ComparisonTurn, place: int, text: str) -> str:
     answer = turn.answers[place]
     if not answer.is_over or (turn.shown is not None and turn.shown[place] < answer.length):
         return text or _WAITING  # that a side has ended, or failed, is told with its last word
@@ -69,7 +71,7 @@ def _said(turn: Asked, place: int, text: str) -> str:
     return "\n\n".join(filter(None, [text, *notes]))
 
 
-def side_line(turn: Asked | None, place: int) -> str:
+def side_line(turn: ComparisonTurn | None, place: int) -> str:
     """Under a panel: who this is, and what was measured, once that may be known."""
     if turn is None:
         return _line(f"Answer {LABELS[place]}", "")
@@ -93,7 +95,7 @@ def _line(name: str, said: str) -> str:
     return f'<div class="mf-side"><strong>{name}</strong><span class="mf-soft">{said}</span></div>'
 
 
-def _figures(answer: Answer) -> list[tuple[str, str]]:
+def _figures(answer: StreamedAnswer) -> list[tuple[str, str]]:
     told = []
     if answer.first_token_s is not None:
         told.append(("first token", f"{answer.first_token_s * 1000:,.0f} ms"))
@@ -108,7 +110,7 @@ def _figures(answer: Answer) -> list[tuple[str, str]]:
     return told
 
 
-def _receipt(answer: Answer) -> list[tuple[str, str]]:
+def _receipt(answer: StreamedAnswer) -> list[tuple[str, str]]:
     receipt = answer.receipt
     if receipt is None:
         return [("receipt", "none: votes with this side do not count for a promotion")] if answer.is_over else []
@@ -166,12 +168,12 @@ def welcome(session: Session) -> str:
         if len(session.contenders) > 2:
             rest = "and compare. Votes are between two sides: take the others away to vote."
         elif not session.keeps_votes:
-            rest = f"and compare. {_NOT_KEPT}"
+            rest = f"and compare. {_NOT_STORED}"
         return notice(f"{count} models answer, and you are not told which is which. Ask something, {rest}")
     return notice("Names are shown, so votes are not taken here. Hide the names to vote blind.")
 
 
-def turn_notice(turn: Asked) -> str:
+def turn_notice(turn: ComparisonTurn) -> str:
     """After the answers."""
     failed = [LABELS[place] for place, answer in enumerate(turn.answers) if answer.fault is not None]
     if failed and len(failed) == len(turn.answers):
@@ -192,13 +194,13 @@ def turn_notice(turn: Asked) -> str:
     if len(turn.answers) > 2:
         return notice("Compare them. Votes are between two sides: take the others away to vote.")
     if not turn.keeps_votes:
-        return notice(f"Compare them. {_NOT_KEPT}")
+        return notice(f"Compare them. {_NOT_STORED}")
     if turn.is_known_by_name:
         return notice("You have seen one of these answers with its name, so a vote on it would not be blind. Go on.")
     return notice("There is nothing fair to vote on here. Retry, or go on with another prompt.")
 
 
-def vote_notice(turn: Asked, cast: CastVote) -> str:
+def vote_notice(turn: ComparisonTurn, cast: CastVote) -> str:
     """What was voted, and what it counts; who was who, once that is shown."""
     said = f"Your vote: {escape(CHOICES[cast.choice])}. "
     if turn.are_names_shown:
@@ -226,7 +228,7 @@ def notice_html(html: str, kind: str = "") -> str:
     return f'<div class="mf-notice mf-{kind or "plain"}" role="{role}">{html}</div>'
 
 
-def difference_view(turn: Asked | None) -> str:
+def difference_view(turn: ComparisonTurn | None) -> str:
     """Both answers with what only one says marked."""
     if turn is None or len(turn.answers) < 2:
         return notice("There are no two answers to compare yet.")
@@ -248,7 +250,7 @@ def history_view(session: Session) -> str:
     return f'<div class="mf-scroll"><table class="mf-table"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
-def _history_row(number: int, turn: Asked) -> str:
+def _history_row(number: int, turn: ComparisonTurn) -> str:
     text = turn.prompt.text if len(turn.prompt.text) <= 120 else turn.prompt.text[:119] + "…"
     vote = CHOICES[turn.vote.choice] if turn.vote is not None else "-"
     names = ["hidden" if turn.hides_names else contender.name for contender in turn.contenders[:2]]
@@ -256,7 +258,7 @@ def _history_row(number: int, turn: Asked) -> str:
     return f'<tr><th scope="row">{number}</th>{cells}</tr>'
 
 
-def reference_view(turn: Asked | None) -> str:
+def reference_view(turn: ComparisonTurn | None) -> str:
     """The reference answer of a prompt set, once the vote is cast."""
     if turn is None or turn.prompt.reference is None:
         return ""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from gradio_app.chat.client import Answer
+from gradio_app.chat.client import StreamedAnswer
 
 LONGEST_WAIT_S = 15.0
 """For a side that says nothing: after this the others go on alone, for a dead endpoint must not look like a slow one."""
@@ -24,26 +24,26 @@ _RANDOM = secrets.SystemRandom()
 class Pace(Protocol):
     """Of one turn; asked again and again while its answers come."""
 
-    def shown(self, answers: Sequence[Answer]) -> list[int]:
+    def shown(self, answers: Sequence[StreamedAnswer]) -> list[int]:
         """Characters of each answer to show now."""
 
-    def is_over(self, answers: Sequence[Answer]) -> bool:
+    def is_over(self, answers: Sequence[StreamedAnswer]) -> bool:
         """Everything has come, and is shown."""
 
-    def left_s(self, answers: Sequence[Answer]) -> float:
+    def left_s(self, answers: Sequence[StreamedAnswer]) -> float:
         """Seconds until everything is shown, once it has come."""
 
 
 class OpenPace:
     """Everything as it comes."""
 
-    def shown(self, answers: Sequence[Answer]) -> list[int]:
+    def shown(self, answers: Sequence[StreamedAnswer]) -> list[int]:
         return [answer.length for answer in answers]
 
-    def is_over(self, answers: Sequence[Answer]) -> bool:
+    def is_over(self, answers: Sequence[StreamedAnswer]) -> bool:
         return all(answer.is_over for answer in answers)
 
-    def left_s(self, answers: Sequence[Answer]) -> float:
+    def left_s(self, answers: Sequence[StreamedAnswer]) -> float:
         return 0.0
 
 
@@ -74,7 +74,7 @@ class JointPace:
         self._known = 0  # characters of each when that was planned
         self._joint = (0, 0.0)  # what all have said, or said whole, and when they had
 
-    def shown(self, answers: Sequence[Answer]) -> list[int]:
+    def shown(self, answers: Sequence[StreamedAnswer]) -> list[int]:
         now = self._clock()
         self._note_news(answers, now)
         there = self._there(answers, now)
@@ -88,16 +88,16 @@ class JointPace:
             self._plan(answers, there, now)
         return [min(int(self._reached + 1e-6), answer.length) for answer in answers]
 
-    def is_over(self, answers: Sequence[Answer]) -> bool:
+    def is_over(self, answers: Sequence[StreamedAnswer]) -> bool:
         longest = max(answer.length for answer in answers)
         return all(answer.is_over for answer in answers) and self._reached + 1e-6 >= longest
 
-    def left_s(self, answers: Sequence[Answer]) -> float:
+    def left_s(self, answers: Sequence[StreamedAnswer]) -> float:
         """Until the rest is shown, once all has come; 0.0 where that is to be planned yet."""
         left = max(answer.length for answer in answers) - self._reached
         return max(0.0, left / self._pace) if self._pace > 0 else 0.0
 
-    def _note_news(self, answers: Sequence[Answer], now: float) -> None:
+    def _note_news(self, answers: Sequence[StreamedAnswer], now: float) -> None:
         if not self._news:
             self._news = [(0, now) for _ in answers]
         for index, answer in enumerate(answers):
@@ -107,7 +107,7 @@ class JointPace:
         if joint > self._joint[0]:
             self._joint = (joint, now)
 
-    def _there(self, answers: Sequence[Answer], now: float) -> int:
+    def _there(self, answers: Sequence[StreamedAnswer], now: float) -> int:
         speaking = [
             answer.length
             for answer, (_, since) in zip(answers, self._news, strict=True)
@@ -115,7 +115,7 @@ class JointPace:
         ]
         return min(speaking, default=max((answer.length for answer in answers), default=0))
 
-    def _plan(self, answers: Sequence[Answer], there: int, now: float) -> None:
+    def _plan(self, answers: Sequence[StreamedAnswer], there: int, now: float) -> None:
         """The pace until the next plan: a part of what is there and not shown, so that it never runs dry."""
         assert self._began is not None
         longest = max(answer.length for answer in answers)

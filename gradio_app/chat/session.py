@@ -14,14 +14,14 @@ import uuid
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from gradio_app.chat.client import Answer, Endpoint, Sampling
+from gradio_app.chat.client import Endpoint, SamplingSettings, StreamedAnswer
 from gradio_app.chat.naming import is_distinctive, masked, names_itself
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.evaluation.results import Message
 from mlflow_finetune_plugin.votes.journal.vote import CastVote, clean, prompt_digest
 
 Shuffle = Literal["turn", "session"]
-Named = tuple[str, str]
+RevealedAnswer = tuple[str, str]
 """An answer that was seen with its name: the digest of what was asked, and the text."""
 LABELS = ("A", "B", "C", "D")
 MOST_SIDES = len(LABELS)
@@ -67,7 +67,7 @@ class Prompt:
 
 
 @dataclass
-class Asked:
+class ComparisonTurn:
     """A turn. Everything is by position, left first; ``order[position]`` is the contender's place in the session."""
 
     turn_id: str
@@ -75,8 +75,8 @@ class Asked:
     messages: tuple[Message, ...]
     contenders: tuple[Contender, ...]
     order: tuple[int, ...]
-    samplings: tuple[Sampling, ...]
-    answers: tuple[Answer, ...]
+    samplings: tuple[SamplingSettings, ...]
+    answers: tuple[StreamedAnswer, ...]
     is_blind: bool
     coin: int
     keeps_votes: bool = True
@@ -85,7 +85,7 @@ class Asked:
     are_names_shown: bool = False
     shown: tuple[int, ...] | None = None
     """Characters of each that may be seen by now; None: all that has come. More would say which side is faster."""
-    named: set[Named] = field(default_factory=set)
+    revealed: set[RevealedAnswer] = field(default_factory=set)
     """The session's: answers that its person has seen together with a name."""
 
     @property
@@ -96,7 +96,9 @@ class Asked:
     @property
     def is_known_by_name(self) -> bool:
         """Asked again after its names were shown, an answer that is the same is blind no more."""
-        return self.vote is None and any((self.messages_digest, answer.text) in self.named for answer in self.answers)
+        return self.vote is None and any(
+            (self.messages_digest, answer.text) in self.revealed for answer in self.answers
+        )
 
     @property
     def messages_digest(self) -> str:
@@ -146,7 +148,7 @@ class Asked:
         return any(names_itself(answer.text, self.identities) for answer in self.answers)
 
     @property
-    def carried(self) -> int | None:
+    def continued_from(self) -> int | None:
         """The position whose answer the conversation goes on from; None where nobody answered."""
         preferred = {"left": 0, "right": 1}.get(self.vote.choice) if self.vote is not None else None
         spoke = [place for place, answer in enumerate(self.answers) if answer.length and answer.fault is None]
@@ -165,8 +167,8 @@ class Session:
     is_blind: bool = True
     shuffle: Shuffle = "turn"
     system_prompt: str = ""
-    sampling: Sampling = field(default_factory=Sampling)
-    own_samplings: dict[int, Sampling] = field(default_factory=dict)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    own_samplings: dict[int, SamplingSettings] = field(default_factory=dict)
     """Per contender, where sides are asked differently; only while names are open."""
     max_prompt_chars: int = 20_000
     max_turns: int = 50
@@ -174,8 +176,8 @@ class Session:
     voted_pair: tuple[str, str] | None = None
     """The two versions of the last vote, by their receipts; a new conversation keeps it."""
     session_id: str = field(default_factory=lambda: f"play-{uuid.uuid4().hex}")
-    turns: list[Asked] = field(default_factory=list)
-    named: set[Named] = field(default_factory=set)
+    turns: list[ComparisonTurn] = field(default_factory=list)
+    revealed: set[RevealedAnswer] = field(default_factory=set)
     trouble: str | None = None
     """Why the last one was not asked after all; until something else is done."""
     used_at: float = field(default_factory=time.monotonic)
@@ -183,7 +185,7 @@ class Session:
     _order: tuple[int, ...] = ()
 
     @property
-    def last(self) -> Asked | None:
+    def last(self) -> ComparisonTurn | None:
         return self.turns[-1] if self.turns else None
 
     @property
@@ -194,19 +196,19 @@ class Session:
         """What a next prompt stands after: the system prompt, prompts, and the answers that the conversation went on from."""
         told = self._system()
         for turn in self.turns:
-            if turn.carried is None:
+            if turn.continued_from is None:
                 continue
             if turn.prompt.messages is not None:  # a prompt of a set begins anew
                 told = list(turn.messages)
             else:
                 told.append({"role": "user", "content": turn.prompt.text})
-            told.append({"role": "assistant", "content": turn.answers[turn.carried].text})
+            told.append({"role": "assistant", "content": turn.answers[turn.continued_from].text})
         return tuple(told)
 
     def _system(self) -> list[Message]:
         return [{"role": "system", "content": clean(self.system_prompt)}] if self.system_prompt.strip() else []
 
-    def begin(self, prompt: Prompt) -> Asked:
+    def begin(self, prompt: Prompt) -> ComparisonTurn:
         """A new turn, its sides in their places, its answers to come. Raises SessionError; then nothing has changed."""
         self._check(prompt)
         if self.last is not None:
@@ -218,24 +220,24 @@ class Session:
         else:
             messages = (*self._system(), *prompt.messages)
         order = self._places()
-        asked = Asked(
+        asked = ComparisonTurn(
             turn_id=f"turn-{uuid.uuid4().hex}",
             prompt=prompt,
             messages=messages,
             contenders=tuple(self.contenders[place] for place in order),
             order=order,
             samplings=tuple(self._sampling(place) for place in order),
-            answers=tuple(Answer() for _ in order),
+            answers=tuple(StreamedAnswer() for _ in order),
             is_blind=self.is_blind,
             coin=self._random.randrange(12),  # divisible by any number of sides
             keeps_votes=self.keeps_votes,
-            named=self.named,
+            revealed=self.revealed,
         )
         self.turns.append(asked)
         self.used_at = time.monotonic()
         return asked
 
-    def undo(self) -> Asked:
+    def undo(self) -> ComparisonTurn:
         """Takes the last turn away, as if it had not been asked; its vote, if any, stays cast."""
         if self.is_speaking:
             raise SessionError("The answers are still coming. Stop them first.")
@@ -245,7 +247,7 @@ class Session:
         self._remember_names(turn)
         return turn
 
-    def heir(self, login: str | None) -> Session:
+    def successor(self, login: str | None) -> Session:
         """A new conversation of the same person, with the same settings."""
         for turn in self.turns[-1:]:
             self._remember_names(turn)
@@ -259,14 +261,14 @@ class Session:
             _order=(),
         )
 
-    def _remember_names(self, turn: Asked) -> None:
+    def _remember_names(self, turn: ComparisonTurn) -> None:
         """What the person has seen of a turn together with its names."""
         if not turn.hides_names:
-            self.named |= {
+            self.revealed |= {
                 (turn.messages_digest, answer.text) for answer in turn.answers if answer.length or answer.is_whole
             }
 
-    def votable(self, choice: str) -> Asked:
+    def votable(self, choice: str) -> ComparisonTurn:
         """The turn that a vote now would be on. Raises SessionError with the reason where there is none.
 
         Once names are shown a choice stands: who could change it then would not be blind. Reasons may still be added.
@@ -292,7 +294,7 @@ class Session:
             raise SessionError("One side has not answered whole, so there is nothing fair to vote on. Ask again.")
         return turn
 
-    def show_names(self) -> Asked:
+    def show_names(self) -> ComparisonTurn:
         """Of the last turn, after its vote, which then stands, and of the turns before it. Raises SessionError before.
 
         Who answers the next prompt in which place is thrown anew, also where it holds for a conversation.
@@ -330,7 +332,7 @@ class Session:
         self._order = tuple(self._random.sample(places, len(places)))
         return self._order
 
-    def _sampling(self, place: int) -> Sampling:
+    def _sampling(self, place: int) -> SamplingSettings:
         return self.sampling if self.is_blind else self.own_samplings.get(place, self.sampling)
 
     def export(self) -> dict[str, Any]:
@@ -342,7 +344,7 @@ class Session:
         }
 
 
-def exported(turn: Asked) -> dict[str, Any]:
+def exported(turn: ComparisonTurn) -> dict[str, Any]:
     """One turn as ``Session.export`` tells it."""
     return {
         "turn_id": turn.turn_id,
@@ -350,12 +352,12 @@ def exported(turn: Asked) -> dict[str, Any]:
         "messages": turn.visible_messages(),
         "reference": turn.prompt.reference if turn.vote is not None else None,
         "vote": None if turn.vote is None else turn.vote.choice,
-        "carried_on": None if turn.carried is None else LABELS[turn.carried],
+        "carried_on": None if turn.continued_from is None else LABELS[turn.continued_from],
         "answers": [_exported_answer(turn, position) for position in range(len(turn.answers))],
     }
 
 
-def _exported_answer(turn: Asked, position: int) -> dict[str, Any]:
+def _exported_answer(turn: ComparisonTurn, position: int) -> dict[str, Any]:
     answer = turn.answers[position]
     told: dict[str, Any] = {"side": LABELS[position], "content": turn.visible(position)}
     if turn.hides_names:

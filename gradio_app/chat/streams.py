@@ -11,7 +11,7 @@ import aiohttp
 
 from gradio_app.chat.client import receive
 from gradio_app.chat.pacing import JointPace, OpenPace, Pace
-from gradio_app.chat.session import Asked, Prompt, Session, SessionError
+from gradio_app.chat.session import ComparisonTurn, Prompt, Session, SessionError
 from gradio_app.chat.tempo import LEAST_S, Tempo
 from gradio_app.settings import PlaygroundSettings
 
@@ -21,11 +21,11 @@ _UNWATCHED_S = 15.0
 
 
 @dataclass
-class _Receiving:
+class _ActiveTurn:
     """What is being received for one turn. ``unwatched``: that turn, as long as its page has not come for it."""
 
     tasks: list[asyncio.Task[None]]
-    unwatched: Asked | None
+    unwatched: ComparisonTurn | None
 
     @property
     def running(self) -> int:
@@ -39,20 +39,20 @@ class Streams:
         self,
         settings: PlaygroundSettings,
         http: Callable[[], aiohttp.ClientSession],
-        over: Callable[[Session, Asked], Awaitable[None]],
+        over: Callable[[Session, ComparisonTurn], Awaitable[None]],
     ) -> None:
         self._settings, self._http, self._over = settings, http, over
         self._tempo = Tempo()
-        self._receiving: dict[str, _Receiving] = {}  # the last one of each session
+        self._receiving: dict[str, _ActiveTurn] = {}  # the last one of each session
         self._leaving: set[asyncio.Task[None]] = set()
 
-    async def ask(self, session: Session, prompt: Prompt) -> AsyncIterator[tuple[Asked, list[str]]]:
+    async def ask(self, session: Session, prompt: Prompt) -> AsyncIterator[tuple[ComparisonTurn, list[str]]]:
         """The turn, and per position the text to show: again and again until all is said. Raises SessionError before the first."""
         turn = self.start(session, prompt)
         async for texts in self.watch(session, turn):
             yield turn, texts
 
-    def start(self, session: Session, prompt: Prompt) -> Asked:
+    def start(self, session: Session, prompt: Prompt) -> ComparisonTurn:
         """Asks all sides at once; they are received as fast as they come. Raises SessionError; then nobody was asked.
 
         A page that does not ``watch`` within some seconds was closed: then the answers are stopped.
@@ -76,31 +76,31 @@ class Streams:
             )
             for place, side in enumerate(turn.contenders)
         ]
-        self._receiving[session.session_id] = _Receiving(tasks, turn)
+        self._receiving[session.session_id] = _ActiveTurn(tasks, turn)
         asyncio.get_running_loop().call_later(_UNWATCHED_S, self._leave_unwatched, session, turn)
         return turn
 
-    def unwatched(self, session: Session) -> Asked | None:
+    def unwatched(self, session: Session) -> ComparisonTurn | None:
         """The turn that was started and that nobody watches yet."""
         receiving = self._receiving.get(session.session_id)
         return receiving.unwatched if receiving is not None else None
 
-    async def watch(self, session: Session, turn: Asked) -> AsyncIterator[list[str]]:
+    async def watch(self, session: Session, turn: ComparisonTurn) -> AsyncIterator[list[str]]:
         """Per position the text to show. Who stops listening stops the answers."""
         receiving = self._receiving[session.session_id]
         receiving.unwatched = None
         pace: Pace = JointPace() if turn.is_blind else OpenPace()
-        self._tempo.begun()
+        self._tempo.stream_started()
         try:
             async for lengths in self._paced(turn, pace, receiving.tasks):
                 turn.shown = tuple(lengths) if turn.shown is not None else None
                 yield [turn.visible(place, length) for place, length in enumerate(lengths)]
-                self._tempo.told()
+                self._tempo.record_update()
         finally:
-            self._tempo.ended()
+            self._tempo.stream_ended()
             await self._close(session, turn, receiving)
 
-    def _leave_unwatched(self, session: Session, turn: Asked) -> None:
+    def _leave_unwatched(self, session: Session, turn: ComparisonTurn) -> None:
         receiving = self._receiving.get(session.session_id)
         if receiving is not None and receiving.unwatched is turn:
             receiving.unwatched = None
@@ -108,7 +108,7 @@ class Streams:
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
 
-    async def _close(self, session: Session, turn: Asked, receiving: _Receiving) -> None:
+    async def _close(self, session: Session, turn: ComparisonTurn, receiving: _ActiveTurn) -> None:
         _end(turn, receiving.tasks)
         if not turn.is_over:
             await self._halt(turn, receiving)
@@ -116,7 +116,9 @@ class Streams:
             self._receiving.pop(session.session_id)
         await self._over(session, turn)
 
-    async def _paced(self, turn: Asked, pace: Pace, tasks: Sequence[asyncio.Task[None]]) -> AsyncIterator[list[int]]:
+    async def _paced(
+        self, turn: ComparisonTurn, pace: Pace, tasks: Sequence[asyncio.Task[None]]
+    ) -> AsyncIterator[list[int]]:
         """The pace looks often, for it goes by what it sees; a page is told as often as there is time for it.
 
         That a side has ended is told at once, but not while blind: the moment would say which.
@@ -151,7 +153,7 @@ class Streams:
         if receiving is not None and turn is not None:
             _end(turn, receiving.tasks)
 
-    async def _halt(self, turn: Asked, receiving: _Receiving) -> None:
+    async def _halt(self, turn: ComparisonTurn, receiving: _ActiveTurn) -> None:
         for task, answer in zip(receiving.tasks, turn.answers, strict=True):
             answer.is_stopped = answer.is_stopped or not task.done()
             task.cancel()
@@ -161,7 +163,7 @@ class Streams:
             answer.ended_at = answer.ended_at if answer.ended_at is not None else now  # never began
 
 
-def _end(turn: Asked, tasks: Sequence[asyncio.Task[None]]) -> None:
+def _end(turn: ComparisonTurn, tasks: Sequence[asyncio.Task[None]]) -> None:
     """Ends what is being received; blind, forgets what was not shown: its length would say which side is faster."""
     for place, (task, answer) in enumerate(zip(tasks, turn.answers, strict=True)):
         is_cut = turn.shown is not None and turn.shown[place] < answer.length

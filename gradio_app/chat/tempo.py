@@ -10,7 +10,7 @@ MOST_S = 1.5
 _SHARE = 0.5
 """Of one core, for telling; the rest receives."""
 _LOOK_S = 0.5
-_LEAST_TOLD = 30
+_LEAST_UPDATES = 30
 """Updates that a look at their cost needs: with fewer, it is the cost of something else that is seen."""
 
 
@@ -22,27 +22,27 @@ class Tempo:
     ) -> None:
         self._clock, self._cpu = clock, cpu
         self._streams = 0
-        self._told = 0
+        self._updates = 0
         self._looked = (clock(), cpu())
         self._cost_s = 0.0
 
-    def begun(self) -> None:
+    def stream_started(self) -> None:
         self._streams += 1
 
-    def ended(self) -> None:
+    def stream_ended(self) -> None:
         self._streams -= 1
 
-    def told(self) -> None:
-        self._told += 1
+    def record_update(self) -> None:
+        self._updates += 1
         now = self._clock()
         at, cpu = self._looked
         if now - at < _LOOK_S:
             return
-        if self._told >= _LEAST_TOLD:
-            self._cost_s = (self._cpu() - cpu) / self._told
+        if self._updates >= _LEAST_UPDATES:
+            self._cost_s = (self._cpu() - cpu) / self._updates
         elif self._streams * self._cost_s < _SHARE * LEAST_S:
             self._cost_s = 0.0
-        self._looked, self._told = (now, self._cpu()), 0
+        self._looked, self._updates = (now, self._cpu()), 0
 
     @property
     def interval_s(self) -> float:

@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from gradio_app.chat.client import Sampling
-from gradio_app.chat.session import LABELS, Asked, Prompt, SessionError
+from gradio_app.chat.client import SamplingSettings
+from gradio_app.chat.session import LABELS, ComparisonTurn, Prompt, SessionError
 from gradio_app.pages.visits import visitor
 from gradio_app.playground import Playground
 from mlflow_finetune_plugin.errors import FinetuneError
@@ -94,10 +94,10 @@ class ComparisonApi:
         return session.export() if session is not None else {"turns": []}
 
 
-def _sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) -> Sampling:
+def _sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) -> SamplingSettings:
     """A program may send anything. Raises SessionError for what is no number, or none that an endpoint takes."""
     try:
-        sampling = Sampling(
+        sampling = SamplingSettings(
             float(temperature),
             float(top_p),
             None if max_tokens is None else int(max_tokens),
@@ -112,7 +112,7 @@ def _sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) -> Sampl
     return sampling
 
 
-def _turn_json(turn: Asked, texts: list[str], *, is_over: bool) -> dict[str, Any]:
+def _turn_json(turn: ComparisonTurn, texts: list[str], *, is_over: bool) -> dict[str, Any]:
     answers = [
         {
             "side": LABELS[position],

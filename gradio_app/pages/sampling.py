@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from gradio_app.chat.client import Sampling
+from gradio_app.chat.client import SamplingSettings
 from gradio_app.chat.session import SessionError
 
 MAX_TOKENS, SEED = "Max tokens", "Seed"
@@ -48,9 +48,9 @@ def number_of(label: str, text: Any) -> float | int | None:
     return number
 
 
-def shared_sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) -> Sampling:
+def shared_sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) -> SamplingSettings:
     """Of whatever a page sent. Raises SessionError."""
-    return Sampling(
+    return SamplingSettings(
         temperature=_slid("Temperature", temperature),
         top_p=_slid("Top p", top_p),
         max_tokens=_whole(MAX_TOKENS, max_tokens),
@@ -58,14 +58,14 @@ def shared_sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) ->
     )
 
 
-def own_sampling(shared: Sampling, texts: Sequence[str | None]) -> Sampling | None:
+def own_sampling(shared: SamplingSettings, texts: Sequence[str | None]) -> SamplingSettings | None:
     """What a side is asked with, by its own fields and otherwise as all are; None: nothing of its own. Raises SessionError."""
     numbers = [number_of(label, text) for label, text in zip(SIDE_FIELDS, texts, strict=True)]
     if all(number is None for number in numbers):
         return None
     temperature, top_p = (None if number is None else float(number) for number in numbers[:2])
     max_tokens, seed = (None if number is None else int(number) for number in numbers[2:])
-    return Sampling(
+    return SamplingSettings(
         temperature=shared.temperature if temperature is None else temperature,
         top_p=shared.top_p if top_p is None else top_p,
         max_tokens=shared.max_tokens if max_tokens is None else max_tokens,

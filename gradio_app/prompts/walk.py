@@ -80,7 +80,7 @@ class PromptWalk:
         return BASE
 
 
-def asked_of(prompts: PromptSet, found: Progress) -> Prompt:
+def prompt_to_ask(prompts: PromptSet, found: Progress) -> Prompt:
     """The next one as a session asks it. Raises SessionError where all are judged."""
     if found.next is None:
         raise SessionError(found.sentence)

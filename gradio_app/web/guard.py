@@ -17,15 +17,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gradio_app.settings import PlaygroundSettings
 from gradio_app.web.access import Access, Visitor
-from gradio_app.web.login import LoginPages, Sessions, asked_token
+from gradio_app.web.login import LoginPages, Sessions, session_token
 from gradio_app.web.request_rules import (
     LOGIN,
     LOGOUT,
-    Asked,
-    asked_session,
+    RequestFacts,
     forwarded_headers,
     host_fault,
     is_offered,
+    named_sessions,
     origin_fault,
 )
 
@@ -36,7 +36,7 @@ _BODY_S = 30.0
 _MOST_BOUND = 100_000
 _SCRIPT = re.compile(rb"<script(?=[\s>])")
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
-_FOUND = (200, 206, 304)
+_CACHEABLE_STATUS = (200, 206, 304)
 _BASE = b'<base href="./" />'
 """Says nothing at the root, and ``base-uri 'none'`` has browsers complain of it."""
 _HEADERS = {
@@ -71,13 +71,13 @@ class Guard:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
             nonce = secrets.token_urlsafe(16)
-            asked = Asked.of(scope, self._access)
-            outwards = _Outwards(send, nonce, self._policy(nonce), asked)
+            asked = RequestFacts.of(scope, self._access)
+            outwards = _SecuredSend(send, nonce, self._policy(nonce), asked)
             await self._handle(asked, scope, receive, outwards)
         else:
             await send({"type": "websocket.close", "code": 1008})  # the page uses none
 
-    async def _handle(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, asked: RequestFacts, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._refusal(asked)
         visitor = self._visitor(asked) if refusal is None else None
         if refusal is None and not self._is_login(asked) and visitor is None:
@@ -99,7 +99,7 @@ class Guard:
             headers = forwarded_headers(asked, self._access.header)
             await self._app({**scope, "headers": headers, VISITOR: visitor}, _replayed(body, receive), send)
 
-    def _refusal(self, asked: Asked) -> Response | None:
+    def _refusal(self, asked: RequestFacts) -> Response | None:
         """Why nobody may ask this, whoever it is; and the one question that everybody may ask."""
         if asked.path == "/healthz" and asked.method in ("GET", "HEAD"):
             return JSONResponse({"status": "ok"})
@@ -122,17 +122,17 @@ class Guard:
             "frame-src 'none'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
         )
 
-    def _is_login(self, asked: Asked) -> bool:
+    def _is_login(self, asked: RequestFacts) -> bool:
         return self._access.users is not None and asked.path.rstrip("/") in (LOGIN, LOGOUT)
 
-    def _visitor(self, asked: Asked) -> Visitor | None:
+    def _visitor(self, asked: RequestFacts) -> Visitor | None:
         if self._access.header is not None:
             return self._access.from_header(asked.headers.getlist(self._access.header), asked.peer)
         if self._access.users is not None:
-            return self._sessions.visitor(asked_token(asked, self._sessions.cookie))
+            return self._sessions.visitor(session_token(asked, self._sessions.cookie))
         return self._access.visitor(None)
 
-    def _stranger(self, asked: Asked) -> Response:
+    def _stranger(self, asked: RequestFacts) -> Response:
         if self._access.users is None:
             said = f"who you are, the proxy says in {self._access.header}, and this did not come from it so"
             return PlainTextResponse(f"{said}\n", 403)
@@ -140,11 +140,11 @@ class Guard:
             return RedirectResponse(LOGIN, 303)
         return JSONResponse({"detail": "log in first"}, 401)
 
-    def _owns_sessions(self, visitor: Visitor, asked: Asked, body: bytes) -> bool:
+    def _owns_sessions(self, visitor: Visitor, asked: RequestFacts, body: bytes) -> bool:
         """A Gradio session belongs to the first who names it: answers are fetched by its name alone."""
         if self._access.is_open:
             return True
-        for session in asked_session(asked, _session_of(body)):
+        for session in named_sessions(asked, _session_of(body)):
             owner = self._owners.setdefault(session[:200], visitor.name)
             self._owners.move_to_end(session[:200])
             if owner != visitor.name:
@@ -154,10 +154,10 @@ class Guard:
         return True
 
 
-class _Outwards:
+class _SecuredSend:
     """``send`` with our headers, without Gradio's permissions for other origins; the page's scripts get their nonce."""
 
-    def __init__(self, send: Send, nonce: str, policy: str, asked: Asked) -> None:
+    def __init__(self, send: Send, nonce: str, policy: str, asked: RequestFacts) -> None:
         self._send, self._nonce, self._policy = send, nonce.encode(), policy.encode()
         self._is_page, self._is_named_by_content = asked.path == "/", asked.is_named_by_content
         self._start: Message | None = None
@@ -171,7 +171,7 @@ class _Outwards:
                 if not name.lower().startswith(b"access-control-") and name.lower() not in _HEADERS
             ]
             headers = [*kept, *_HEADERS.items(), (b"content-security-policy", self._policy)]
-            if self._is_named_by_content and message["status"] in _FOUND:
+            if self._is_named_by_content and message["status"] in _CACHEABLE_STATUS:
                 headers.append((b"cache-control", b"private, max-age=31536000, immutable"))
             message = {**message, "headers": headers}
             if self._is_page and dict(message["headers"]).get(b"content-type", b"").startswith(b"text/html"):
@@ -199,7 +199,7 @@ def script_hashes(head: str) -> tuple[str, ...]:
     return tuple(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found)
 
 
-async def _body(asked: Asked, receive: Receive, most: int) -> bytes | Response:
+async def _body(asked: RequestFacts, receive: Receive, most: int) -> bytes | Response:
     """All of it, before anything is done with it."""
     too_long = PlainTextResponse(f"a request of more than {most} bytes is not read\n", 413, {"Connection": "close"})
     told = asked.headers.get("content-length", "0")

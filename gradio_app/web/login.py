@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from gradio_app.web.access import Access, Visitor
-from gradio_app.web.request_rules import LOGIN, LOGOUT, Asked
+from gradio_app.web.request_rules import LOGIN, LOGOUT, RequestFacts
 
 _LASTS_S = 12 * 3600.0
 _MOST_SESSIONS = 10_000
@@ -76,15 +76,15 @@ class LoginPages:
         self._access, self._sessions = access, sessions
         self._hashing = asyncio.Semaphore(_AT_ONCE)  # 32 MB each
 
-    async def answer(self, asked: Asked, body: bytes) -> Response:
-        token = asked_token(asked, self._sessions.cookie)
+    async def answer(self, asked: RequestFacts, body: bytes) -> Response:
+        token = session_token(asked, self._sessions.cookie)
         if asked.path == LOGOUT:
             return self._log_out(asked, token)
         if asked.method != "POST":
             return RedirectResponse("/", 303) if self._sessions.visitor(token) else HTMLResponse(_login_page(None))
         return await self._log_in(asked, body, token)
 
-    async def _log_in(self, asked: Asked, body: bytes, before: str | None) -> Response:
+    async def _log_in(self, asked: RequestFacts, body: bytes, before: str | None) -> Response:
         fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=20) if len(body) <= _MOST_BODY else {}
         name, password = (fields.get(field, [""])[0] for field in ("username", "password"))
         address = asked.client_address(self._access)
@@ -108,7 +108,7 @@ class LoginPages:
         )
         return answer
 
-    def _log_out(self, asked: Asked, token: str | None) -> Response:
+    def _log_out(self, asked: RequestFacts, token: str | None) -> Response:
         if asked.method != "POST":  # a link, or a picture's address, logs nobody out
             return HTMLResponse(_LOGOUT_PAGE)
         self._sessions.end(token)
@@ -117,7 +117,7 @@ class LoginPages:
         return answer
 
 
-def asked_token(asked: Asked, cookie: str) -> str | None:
+def session_token(asked: RequestFacts, cookie: str) -> str | None:
     for part in ";".join(asked.headers.getlist("cookie")).split(";"):
         name, _, value = part.strip().partition("=")
         if name == cookie:
@@ -129,7 +129,7 @@ def _digest(token: str | None) -> bytes:
     return hashlib.sha256((token or "").encode("utf-8", "surrogateescape")).digest()
 
 
-def _refusal(asked: Asked, wait_s: float) -> Response:
+def _refusal(asked: RequestFacts, wait_s: float) -> Response:
     if wait_s:
         said = f"Too many wrong passwords. Try again in {-(-int(wait_s) // 60)} min."
         status, headers = 429, {"Retry-After": str(int(wait_s))}

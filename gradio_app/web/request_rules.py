@@ -17,13 +17,13 @@ from mlflow_finetune_plugin.serving.versions.names import is_loopback
 
 API = "/gradio_api"
 LOGIN, LOGOUT = "/login", "/logout"
-_READ = frozenset(
+_GET_PATHS = frozenset(
     {"/", "/config", "/config/", "/theme.css", "/manifest.json", "/favicon.ico", "/robots.txt"}
     | {f"{API}/{name}" for name in ("theme.css", "info", "info/", "startup-events", "queue/data", "app_id", "user")}
 )
-_READ_BELOW = ("/assets/", "/static/", f"{API}/heartbeat/", f"{API}/call/")
-_WRITTEN = frozenset(f"{API}/{name}" for name in ("queue/join", "cancel", "reset"))
-_WRITTEN_BELOW = (f"{API}/run/", f"{API}/call/")
+_GET_PREFIXES = ("/assets/", "/static/", f"{API}/heartbeat/", f"{API}/call/")
+_POST_PATHS = frozenset(f"{API}/{name}" for name in ("queue/join", "cancel", "reset"))
+_POST_PREFIXES = (f"{API}/run/", f"{API}/call/")
 _FILE = f"{API}/file="
 _FORWARDED = ("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "forwarded")
 _SAFE = ("GET", "HEAD")
@@ -31,7 +31,7 @@ _NAMED_BY_CONTENT = re.compile(r"/assets/[\w.-]+-[\w-]{8,10}\.(?:js|css|svg|ttf|
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestFacts:
     """``peer``: the socket's own address. ``is_proxied``: that address is a trusted proxy's."""
 
     method: str
@@ -42,7 +42,7 @@ class Asked:
     is_proxied: bool
 
     @classmethod
-    def of(cls, scope: Scope, access: Access) -> Asked:
+    def of(cls, scope: Scope, access: Access) -> RequestFacts:
         peer = scope["client"][0] if scope.get("client") else None
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
         return cls(
@@ -82,7 +82,7 @@ class Asked:
         return str(self.peer)
 
 
-def host_fault(asked: Asked, settings: PlaygroundSettings) -> str | None:
+def host_fault(asked: RequestFacts, settings: PlaygroundSettings) -> str | None:
     """A page elsewhere whose name has been made to mean this machine still sends its own name as Host."""
     hosts = asked.headers.getlist("host")
     if len(hosts) != 1 or (name := _host_name(hosts[0])) is None:
@@ -97,7 +97,7 @@ def host_fault(asked: Asked, settings: PlaygroundSettings) -> str | None:
     return f"this page is not known as {name}; fix: --public-host {name}"
 
 
-def origin_fault(asked: Asked) -> str | None:
+def origin_fault(asked: RequestFacts) -> str | None:
     """Other sites may link to the page, and nothing else. Programs, which send neither header, are no browsers."""
     site = asked.headers.get("sec-fetch-site")
     if site not in (None, "same-origin", "none"):
@@ -119,17 +119,17 @@ def origin_fault(asked: Asked) -> str | None:
     return "another site may not ask this"
 
 
-def is_offered(asked: Asked, cache: Path) -> bool:
+def is_offered(asked: RequestFacts, cache: Path) -> bool:
     """Gradio has fifty routes more (uploads, files of the disk, monitoring, code editing); the page needs these."""
     method, path = asked.method, asked.path
     if any(part in ("..", ".") for part in path.split("/")) or "\\" in path or "\0" in path:
         return False
     if method in _SAFE:
-        return path in _READ or path.startswith(_READ_BELOW) or _is_made_here(path, cache)
-    return method == "POST" and (path in _WRITTEN or path.startswith(_WRITTEN_BELOW))
+        return path in _GET_PATHS or path.startswith(_GET_PREFIXES) or _is_generated_file(path, cache)
+    return method == "POST" and (path in _POST_PATHS or path.startswith(_POST_PREFIXES))
 
 
-def forwarded_headers(asked: Asked, user_header: str | None) -> list[tuple[bytes, bytes]]:
+def forwarded_headers(asked: RequestFacts, user_header: str | None) -> list[tuple[bytes, bytes]]:
     """The headers that Gradio may see: what only a proxy may say, from nobody else."""
     dropped = {"x-gradio-server", user_header or "", *(() if asked.is_proxied else _FORWARDED)}
     if asked.path == "/" or asked.is_near:  # the page is changed on its way out; for this machine nothing is packed
@@ -137,7 +137,7 @@ def forwarded_headers(asked: Asked, user_header: str | None) -> list[tuple[bytes
     return [(name, value) for name, value in asked.headers.raw if name.decode("latin-1").lower() not in dropped]
 
 
-def asked_session(asked: Asked, body_session: str | None) -> list[str]:
+def named_sessions(asked: RequestFacts, body_session: str | None) -> list[str]:
     """Every Gradio session that the request names."""
     found = list(asked.query.get("session_hash", ()))
     if asked.path.startswith(f"{API}/heartbeat/"):
@@ -145,7 +145,7 @@ def asked_session(asked: Asked, body_session: str | None) -> list[str]:
     return found + ([body_session] if body_session is not None else [])
 
 
-def _is_made_here(path: str, cache: Path) -> bool:
+def _is_generated_file(path: str, cache: Path) -> bool:
     """A file that a handler of this process made for a download, in this process's own folder; links do not lead out."""
     if not path.startswith(_FILE):
         return False

@@ -87,7 +87,7 @@ class Page:
     """``look``: theme, css, head and js, as ``gradio.mount_gradio_app`` takes them. ``close``: awaited at the end."""
 
     blocks: Blocks
-    look: Mapping[str, Any] = field(default_factory=dict)
+    theme: Mapping[str, Any] = field(default_factory=dict)
     close: Callable[[], Awaitable[None]] = _nothing
 
 
@@ -129,10 +129,10 @@ def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Pa
         enable_monitoring=False,
         pwa=False,
         mcp_server=False,
-        **page.look,
+        **page.theme,
     )
     _open_pages_quickly(app, blocks)
-    return Guard(app, settings, access, cache, inline_scripts=script_hashes(page.look.get("head") or ""))
+    return Guard(app, settings, access, cache, inline_scripts=script_hashes(page.theme.get("head") or ""))
 
 
 def _open_pages_quickly(app: FastAPI, blocks: Blocks) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from gradio_app.chat.session import Asked, Prompt, Session
+from gradio_app.chat.session import ComparisonTurn, Prompt, Session
 from gradio_app.playground import Playground
 from gradio_app.settings import PlaygroundSettings
 
@@ -29,7 +29,7 @@ def run(made: Playground, act: Callable[[Playground], Awaitable[T]]) -> T:
     return asyncio.run(all_of_it())
 
 
-async def spoken(playground: Playground, session: Session, prompt: str = "hello") -> Asked:
+async def spoken(playground: Playground, session: Session, prompt: str = "hello") -> ComparisonTurn:
     """The turn, when all is said."""
     async for _ in playground.streams.ask(session, Prompt(prompt)):
         continue

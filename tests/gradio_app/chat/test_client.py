@@ -6,7 +6,7 @@ import time
 import pytest
 
 from gradio_app.chat import client
-from gradio_app.chat.client import Answer, Endpoint, Sampling, new_http, receive
+from gradio_app.chat.client import Endpoint, SamplingSettings, StreamedAnswer, new_http, receive
 from mlflow_finetune_plugin.votes import Receipt
 
 ASKED = [{"role": "user", "content": "where is my card?"}]
@@ -14,9 +14,11 @@ ASKED = [{"role": "user", "content": "where is my card?"}]
 
 def answer_of(url, model, *, sampling=None, stop_after_s=None):
     async def ask():
-        answer = Answer()
+        answer = StreamedAnswer()
         async with new_http() as http:
-            task = asyncio.create_task(receive(http, Endpoint(url), model, ASKED, sampling or Sampling(), answer))
+            task = asyncio.create_task(
+                receive(http, Endpoint(url), model, ASKED, sampling or SamplingSettings(), answer)
+            )
             if stop_after_s is not None:
                 await asyncio.sleep(stop_after_s)
                 task.cancel()
@@ -49,7 +51,11 @@ def test_an_answer_that_comes_all_at_once_has_a_time_and_no_speed(endpoint):
 
 
 def test_sampling_reaches_the_endpoint_and_what_is_not_set_does_not():
-    assert Sampling(temperature=0.5, max_tokens=None, seed=7).to_json() == {"temperature": 0.5, "top_p": 1.0, "seed": 7}
+    assert SamplingSettings(temperature=0.5, max_tokens=None, seed=7).to_json() == {
+        "temperature": 0.5,
+        "top_p": 1.0,
+        "seed": 7,
+    }
 
 
 @pytest.mark.parametrize(

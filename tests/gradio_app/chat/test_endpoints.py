@@ -3,7 +3,7 @@
 import pytest
 
 from gradio_app.chat.client import Endpoint
-from gradio_app.chat.endpoints import Served, default_sides
+from gradio_app.chat.endpoints import ServedModels, default_sides
 from gradio_app.chat.session import Contender, SessionError
 
 HERE = Endpoint("http://127.0.0.1:1/v1")
@@ -11,7 +11,7 @@ HERE = Endpoint("http://127.0.0.1:1/v1")
 
 def served(*told, registered=("bot",)):
     """``told``: (name, root, parent) as an endpoint lists them."""
-    return Served(tuple(Contender(name, HERE, name, root, parent) for name, root, parent in told), registered, ())
+    return ServedModels(tuple(Contender(name, HERE, name, root, parent) for name, root, parent in told), registered, ())
 
 
 def version(alias, number, base="small"):

@@ -21,7 +21,7 @@ def answered(*, fault=None, texts=("first words", "second words"), reference=Non
     session = Session((ONE, TWO), _random=random.Random(3))
     turn = session.begin(Prompt(f"why {HOSTILE}", reference=reference))
     for place, (answer, text) in enumerate(zip(turn.answers, texts, strict=True)):
-        answer.asked_at, answer.asked_at_ms = 0.0, 1
+        answer.started_at, answer.started_at_ms = 0.0, 1
         answer.add(text)
         answer.first_at, answer.ended_at, answer.completion_tokens = 0.25, 1.25, 11
         answer.receipt = Receipt("bot", str(place + 7), "d" * 64, "e" * 64, f"req-{place}")

@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from gradio_app.chat.client import Answer
+from gradio_app.chat.client import StreamedAnswer
 from gradio_app.chat.pacing import JointPace, OpenPace
 
 
@@ -28,14 +28,14 @@ def say(answer, length, *, over=False):
 
 
 def test_open_everything_is_shown_as_it_comes():
-    a, b = Answer(), Answer()
+    a, b = StreamedAnswer(), StreamedAnswer()
     say(a, 7)
     assert OpenPace().shown([a, b]) == [7, 0]
 
 
 def test_blind_both_begin_together_and_grow_alike():
     clock = Clock()
-    a, b, pace = Answer(), Answer(), JointPace(clock=clock, chance=even)
+    a, b, pace = StreamedAnswer(), StreamedAnswer(), JointPace(clock=clock, chance=even)
     say(a, 500)
     assert pace.shown([a, b]) == [0, 0]
     say(b, 3)
@@ -50,7 +50,7 @@ def test_blind_both_begin_together_and_grow_alike():
 
 def test_the_rest_of_the_faster_is_shown_at_the_pace_so_far():
     clock = Clock()
-    a, b, pace = Answer(), Answer(), JointPace(clock=clock, chance=even)
+    a, b, pace = StreamedAnswer(), StreamedAnswer(), JointPace(clock=clock, chance=even)
     say(a, 600, over=True)
     say(b, 0)
     pace.shown([a, b])
@@ -74,7 +74,7 @@ def test_the_rest_of_the_faster_is_shown_at_the_pace_so_far():
 
 def test_what_came_at_once_is_there_at_once():
     clock = Clock()
-    a, b, pace = Answer(), Answer(), JointPace(clock=clock)
+    a, b, pace = StreamedAnswer(), StreamedAnswer(), JointPace(clock=clock)
     say(a, 2000, over=True)
     pace.shown([a, b])
     clock.now = 1.0
@@ -103,7 +103,7 @@ def test_where_and_when_the_updates_stop_says_nothing(slow, fast):
 
 def turn(chance, speeds):
     """Both texts, and the updates of a page that looks 15 times a second."""
-    clock, answers = Clock(), [Answer(), Answer()]
+    clock, answers = Clock(), [StreamedAnswer(), StreamedAnswer()]
     coming = []
     for speed in speeds:
         at, words = 0.5, []
@@ -145,7 +145,7 @@ def test_which_of_the_two_was_faster_does_not_show():
 
     def course(fast_first):
         clock = Clock()
-        a, b, pace = Answer(), Answer(), JointPace(clock=clock, chance=even)
+        a, b, pace = StreamedAnswer(), StreamedAnswer(), JointPace(clock=clock, chance=even)
         fast, slow = (a, b) if fast_first else (b, a)
         seen = []
         for tick in range(1, 60):
@@ -161,7 +161,7 @@ def test_which_of_the_two_was_faster_does_not_show():
 
 def test_a_side_that_says_nothing_holds_nobody_up_for_long():
     clock = Clock()
-    a, b, pace = Answer(), Answer(), JointPace(longest_wait_s=2.0, clock=clock)
+    a, b, pace = StreamedAnswer(), StreamedAnswer(), JointPace(longest_wait_s=2.0, clock=clock)
     say(a, 40)
     assert pace.shown([a, b]) == [0, 0]
     clock.now = 1.9
@@ -172,7 +172,7 @@ def test_a_side_that_says_nothing_holds_nobody_up_for_long():
 
 
 def test_a_failed_side_ends_at_once_and_the_other_goes_on():
-    a, b, pace = Answer(), Answer(), JointPace(clock=Clock())
+    a, b, pace = StreamedAnswer(), StreamedAnswer(), JointPace(clock=Clock())
     b.fault, b.ended_at = "refused", 1.0
     say(a, 9)
     assert pace.shown([a, b])[0] > 0

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from gradio_app.chat.client import Endpoint, Sampling
+from gradio_app.chat.client import Endpoint, SamplingSettings
 from gradio_app.chat.session import Contender, Prompt, Session, SessionError
 from mlflow_finetune_plugin.votes import CastVote, Receipt, Turn, VoteSide
 
@@ -77,7 +77,7 @@ def test_without_a_preference_a_coin_decides_and_both_come_up():
     taken = Counter()
     for seed in range(60):
         of = Session((ONE, TWO), _random=random.Random(seed))
-        taken[ask(of).carried] += 1
+        taken[ask(of).continued_from] += 1
     assert min(taken[0], taken[1]) > 15
 
 
@@ -93,7 +93,7 @@ def test_a_failed_side_is_not_gone_on_from():
     of = session()
     turn = ask(of, "hello", "half an ans", "whole answer")
     turn.answers[0].fault = "broke off its answer"
-    assert turn.carried == 1
+    assert turn.continued_from == 1
 
 
 @pytest.mark.parametrize("choice", ["left", "right", "tie", "both_bad"])
@@ -224,9 +224,12 @@ def test_undo_takes_the_turn_out_of_the_conversation():
 
 
 def test_sides_have_settings_of_their_own_only_while_names_are_open():
-    own = {1: Sampling(temperature=1.0)}
-    assert ask(session(is_blind=False, own_samplings=own)).samplings == (Sampling(), Sampling(temperature=1.0))
-    assert ask(session(own_samplings=own)).samplings == (Sampling(), Sampling())
+    own = {1: SamplingSettings(temperature=1.0)}
+    assert ask(session(is_blind=False, own_samplings=own)).samplings == (
+        SamplingSettings(),
+        SamplingSettings(temperature=1.0),
+    )
+    assert ask(session(own_samplings=own)).samplings == (SamplingSettings(), SamplingSettings())
 
 
 def test_a_blind_turn_is_exported_without_anything_that_says_who():
@@ -284,12 +287,12 @@ def test_an_answer_seen_with_its_name_is_not_voted_on_again():
     assert not again.can_be_voted_on
     with pytest.raises(SessionError, match="seen this answer with its name"):
         of.votable("left")
-    of = of.heir(None)
+    of = of.successor(None)
     ask(of, "hello", "from one", "something new")
     with pytest.raises(SessionError, match="seen this answer with its name"):
         of.votable("right")
-    ask(of.heir(None), "hello", "new", "newer")
-    of = of.heir(None)
+    ask(of.successor(None), "hello", "new", "newer")
+    of = of.successor(None)
     ask(of, "another prompt", "from one", "from two")
     assert of.votable("left")
 
@@ -297,7 +300,7 @@ def test_an_answer_seen_with_its_name_is_not_voted_on_again():
 def test_an_answer_seen_while_names_were_open_is_not_voted_on():
     of = session(is_blind=False)
     ask(of, "hello", "from one", "from two")
-    of = of.heir(None)
+    of = of.successor(None)
     of.is_blind = True
     ask(of, "hello", "from one", "from two")
     with pytest.raises(SessionError, match="seen this answer with its name"):

@@ -12,11 +12,11 @@ def tempo_at(cost_s, streams):
     hands = Hands()
     tempo = Tempo(clock=lambda: hands.now, cpu=lambda: hands.cpu)
     for _ in range(streams):
-        tempo.begun()
+        tempo.stream_started()
     for _ in range(400):
         hands.now += 0.01
         hands.cpu += cost_s
-        tempo.told()
+        tempo.record_update()
     return tempo
 
 
@@ -35,5 +35,5 @@ def test_nobody_waits_longer_than_a_second_and_a_half():
 def test_streams_that_end_give_their_share_back():
     tempo = tempo_at(0.002, 100)
     for _ in range(99):
-        tempo.ended()
+        tempo.stream_ended()
     assert tempo.interval_s == LEAST_S

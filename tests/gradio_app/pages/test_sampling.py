@@ -2,16 +2,16 @@
 
 import pytest
 
-from gradio_app.chat.client import Sampling
+from gradio_app.chat.client import SamplingSettings
 from gradio_app.chat.session import SessionError
 from gradio_app.pages.sampling import number_of, own_sampling, shared_sampling
 
-SHARED = Sampling(temperature=0.5, top_p=0.8, max_tokens=64, seed=3)
+SHARED = SamplingSettings(temperature=0.5, top_p=0.8, max_tokens=64, seed=3)
 
 
 def test_what_is_empty_is_not_asked_for():
-    assert shared_sampling(0, 1, "", None) == Sampling(0.0, 1.0, None, None)
-    assert shared_sampling(0.7, 0.9, " 33 ", "-7") == Sampling(0.7, 0.9, 33, -7)
+    assert shared_sampling(0, 1, "", None) == SamplingSettings(0.0, 1.0, None, None)
+    assert shared_sampling(0.7, 0.9, " 33 ", "-7") == SamplingSettings(0.7, 0.9, 33, -7)
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_whatever_a_page_sends_is_a_setting_or_is_refused_in_words(asked):
 
 def test_a_side_s_own_settings_stand_before_the_shared_ones():
     assert own_sampling(SHARED, ["", None, " ", ""]) is None
-    assert own_sampling(SHARED, ["0", "", "", ""]) == Sampling(0.0, 0.8, 64, 3)
-    assert own_sampling(SHARED, ["", "0,5", "1", "0"]) == Sampling(0.5, 0.5, 1, 0)
+    assert own_sampling(SHARED, ["0", "", "", ""]) == SamplingSettings(0.0, 0.8, 64, 3)
+    assert own_sampling(SHARED, ["", "0,5", "1", "0"]) == SamplingSettings(0.5, 0.5, 1, 0)
 
 
 @pytest.mark.parametrize(

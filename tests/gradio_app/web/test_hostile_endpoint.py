@@ -8,8 +8,8 @@ import resource
 import pytest
 
 from gradio_app.chat import client
-from gradio_app.chat.client import Answer, Endpoint, Sampling, is_of, new_http, receive
-from gradio_app.chat.endpoints import look
+from gradio_app.chat.client import Endpoint, SamplingSettings, StreamedAnswer, is_of, new_http, receive
+from gradio_app.chat.endpoints import discover
 from mlflow_finetune_plugin.votes import Receipt
 
 ASKED = [{"role": "user", "content": "hello"}]
@@ -53,9 +53,9 @@ async def served(body, ask, *, headers=(), status=200):
 
 def answer_of(body, *, model="base", key=None, **more):
     async def ask(url):
-        answer = Answer()
+        answer = StreamedAnswer()
         async with new_http() as http:
-            await receive(http, Endpoint(url, key), model, ASKED, Sampling(), answer)
+            await receive(http, Endpoint(url, key), model, ASKED, SamplingSettings(), answer)
         return answer
 
     return asyncio.run(served(body, ask, **more))
@@ -64,7 +64,7 @@ def answer_of(body, *, model="base", key=None, **more):
 def models_of(body, **more):
     async def ask(url):
         async with new_http() as http:
-            return await look(http, [Endpoint(url)])
+            return await discover(http, [Endpoint(url)])
 
     return asyncio.run(served(body, ask, **more))
 
