@@ -26,7 +26,6 @@ from mlflow_finetune_plugin.submission.mlflow_run import Submission
 from mlflow_finetune_plugin.submission.submit import submit
 
 CANCEL_PATIENCE_S = 60.0
-_STATUSES_AT_REST = ("FINISHED", "FAILED", "KILLED")
 
 
 class FinetuneRun(SubmittedRun):
@@ -45,6 +44,10 @@ class FinetuneRun(SubmittedRun):
         """Streams progress to stderr until the run has ended; True when it finished well."""
         ProgressDisplay(self.folder, sys.stderr).until_outcome()
         return self.get_status() == "FINISHED"
+
+    @property
+    def tracking_uri(self) -> str:
+        return self._tracking_uri
 
     def get_status(self) -> str:
         """RUNNING, FINISHED, FAILED or KILLED."""
@@ -91,7 +94,7 @@ class FinetuneBackend(AbstractBackend):
         submission = Submission(
             project_uri=project_uri,
             entry_point=entry_point,
-            parameters={str(name): _as_text(value) for name, value in (params or {}).items()},
+            parameters={str(name): parameter_text(value) for name, value in (params or {}).items()},
             version=version,
             backend_config=dict(backend_config or {}),
             tracking_uri=tracking_uri,
@@ -167,8 +170,8 @@ def wait_in_foreground(run: FinetuneRun, held: Sequence[int] = ()) -> None:
         )
 
 
-def _as_text(value: Any) -> str:
-    """A parameter as it would stand behind -P; from Python it may come as a number, a list or None."""
+def parameter_text(value: Any) -> str:
+    """Return a parameter as ``-P`` would take it; from Python it may be a number, a list or None."""
     return json.dumps(value) if value is None or isinstance(value, (list, dict)) else str(value)
 
 

@@ -61,6 +61,14 @@ class TrainingError(FinetuneError, RuntimeError):
     """Training ran and its result cannot be trusted: loss not finite, out of memory, an adapter that did not move."""
 
 
+class RunFailedError(FinetuneError, RuntimeError):
+    """A run ended as FAILED or KILLED. ``run_id`` names it."""
+
+    def __init__(self, message: str, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(message)
+
+
 class ReloadError(FinetuneError, RuntimeError):
     """The logged model does not give back the trained model's answers."""
 

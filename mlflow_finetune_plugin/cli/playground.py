@@ -1,186 +1,145 @@
-"""``mlflow-finetune playground`` and ``users``."""
+"""``mlflow-finetune playground``."""
 
 from __future__ import annotations
 
-import argparse
-import getpass
 import importlib.util
+import re
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
+
+from mlflow_finetune_plugin.cli.output import note
+from mlflow_finetune_plugin.cli.playground_processes import check_page, interruptions, run_page
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import ConfigError, EngineError, MissingExtraError, TrackingError, one_line
 from mlflow_finetune_plugin.store.clients import command_client
 
+if TYPE_CHECKING:
+    from mlflow_finetune_plugin.serving.process import RunningService
+
 _MOST_NAMES = 20
 _MOST_MODELS = 1000
+_PATH = click.Path(path_type=Path)
 
 
-def add_playground_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--endpoint",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="OpenAI-compatible, ends in /v1, also several; their key from "
-        f"{ROUTER_KEY} (default: serves --model itself)",
-    )
-    parser.add_argument("--model", default=None, metavar="NAME", help="the registered model whose votes are kept")
-    parser.add_argument(
-        "--side",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a model that takes part, up to four (default: challenger against champion, or against the base)",
-    )
-    parser.add_argument("--port", type=int, default=7860, help="default: 7860")
-    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1; another needs a login")
-    parser.add_argument("--auth-file", type=Path, default=None, metavar="FILE", help="who may come in; see `users`")
-    parser.add_argument("--user-header", default=None, metavar="NAME", help="the header in which a proxy says who asks")
-    parser.add_argument(
-        "--trusted-proxy",
-        action="append",
-        default=[],
-        metavar="ADDRESS",
-        help="whose header counts (default: this machine's)",
-    )
-    parser.add_argument(
-        "--promoter", action="append", default=[], metavar="USER", help="of the header's users, who may promote"
-    )
-    parser.add_argument(
-        "--public-host", action="append", default=[], metavar="NAME", help="the name under which a proxy is reached"
-    )
-    parser.add_argument(
-        "--prompts", type=Path, action="append", default=[], metavar="FILE", help="prompts to walk through, JSONL"
-    )
-    parser.add_argument(
-        "--keep-traces", default=None, metavar="DURATION", help="of answers without a vote, e.g. 30d (default: ever)"
-    )
-    parser.add_argument(
-        "--engine", default="auto", choices=("auto", "vllm", "transformers"), help="without --endpoint (default: auto)"
-    )
-    parser.add_argument(
-        "--store", type=Path, default=None, metavar="DIR", help="without --endpoint: adapters on this disk, as of serve"
-    )
-    parser.add_argument("--open", action="store_true", help="open the page in the browser, where there is a display")
-    parser.set_defaults(command=_playground)
+class _WithPageOptions(click.Command):
+    """A command whose help also lists the options that it forwards to the page."""
+
+    def format_epilog(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        formatter.write(_page_help())
 
 
-def add_users_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    add = actions.add_parser("add", help="ask for a password and write its hash to FILE; from stdin where it is piped")
-    add.add_argument("file", type=Path)
-    add.add_argument("name", help="who logs in; votes carry it")
-    add.add_argument("--may-promote", action="store_true", help="may promote and roll back in the playground")
-    add.set_defaults(command=_add_user)
-    remove = actions.add_parser("remove", help="take a user out; a playground that runs shuts them out at once")
-    remove.add_argument("file", type=Path)
-    remove.add_argument("name")
-    remove.set_defaults(command=_remove_user)
+@click.command(cls=_WithPageOptions, context_settings={"ignore_unknown_options": True})
+@click.option(
+    "--endpoint",
+    "endpoints",
+    multiple=True,
+    metavar="URL",
+    help=f"OpenAI-compatible endpoint, ends in /v1; can be repeated. Its API key is read from {ROUTER_KEY} "
+    "(default: the command serves --model itself).",
+)
+@click.option("--model", metavar="NAME", help="Registered model whose votes are recorded.")
+@click.option(
+    "--engine",
+    default="auto",
+    type=click.Choice(("auto", "vllm", "transformers")),
+    show_default=True,
+    help="Engine that serves --model, when no --endpoint is given.",
+)
+@click.option("--store", type=_PATH, metavar="DIR", help="Folder for fetched adapters, when no --endpoint is given.")
+@click.argument("page_options", nargs=-1, type=click.UNPROCESSED, metavar="[PAGE OPTIONS]")
+def playground(
+    endpoints: tuple[str, ...], model: str | None, engine: str, store: Path | None, page_options: tuple[str, ...]
+) -> int:
+    """Compare two models blind in the browser, and vote.
 
-
-def page_arguments(namespace: argparse.Namespace, endpoints: list[str], model: str | None) -> list[str]:
-    """For ``python -m gradio_app``; a key is not among them, all can read a process's arguments."""
-    given: list[tuple[str, list[str]]] = [
-        ("--endpoint", endpoints),
-        ("--model", [model] if model is not None else []),
-        ("--side", namespace.side),
-        ("--port", [str(namespace.port)]),
-        ("--host", [namespace.host]),
-        ("--auth-file", _one(namespace.auth_file)),
-        ("--user-header", _one(namespace.user_header)),
-        ("--trusted-proxy", namespace.trusted_proxy),
-        ("--promoter", namespace.promoter),
-        ("--public-host", namespace.public_host),
-        ("--prompts", [str(path) for path in namespace.prompts]),
-        ("--keep-traces", _one(namespace.keep_traces)),
-    ]
-    arguments = [f"{option}={value}" for option, values in given for value in values]
-    return arguments + [flag for flag in ("--open",) if getattr(namespace, flag[2:])]
-
-
-def _playground(namespace: argparse.Namespace) -> int:
+    Options of the page are listed below; this command forwards them to it.
+    """
     if importlib.util.find_spec("gradio") is None:
         raise MissingExtraError("the playground needs gradio; fix: pip install 'mlflow-finetune[playground]'")
-    from mlflow_finetune_plugin.cli.playground_processes import Interrupted, interruptions
-
-    if namespace.endpoint and (namespace.engine != "auto" or namespace.store is not None):
-        raise ConfigError(["--engine and --store are for serving without --endpoint; fix: leave one of them out"])
+    if endpoints and (engine != "auto" or store is not None):
+        raise ConfigError(["--engine and --store cannot be combined with --endpoint; fix: drop one of them"])
     try:
         with interruptions() as is_interrupted:
-            return _run(namespace, is_interrupted)
-    except Interrupted:
+            if endpoints:
+                return run_page(page_arguments(endpoints, model, page_options), is_interrupted)
+            return _serve_and_run(model, engine, store, page_options, is_interrupted)
+    except KeyboardInterrupt:
         return 0
-    except EngineError as error:  # nobody's fault of arguments
+    except EngineError as error:  # not an error in the arguments, therefore not exit code 2
         print(f"mlflow-finetune: {error}", file=sys.stderr)
         return 1
 
 
-def _run(namespace: argparse.Namespace, is_interrupted: Callable[[], bool]) -> int:
-    from mlflow_finetune_plugin.cli.playground_processes import check_page, run_page, serving
+def page_arguments(endpoints: Sequence[str], model: str | None, page_options: Sequence[str]) -> list[str]:
+    """Return the arguments of ``python -m gradio_app``. Keys are not among them: every user can read a process's arguments."""
+    arguments = [f"--endpoint={url}" for url in endpoints]
+    return arguments + ([f"--model={model}"] if model is not None else []) + list(page_options)
 
-    if namespace.endpoint:
-        return run_page(page_arguments(namespace, namespace.endpoint, namespace.model), is_interrupted)
-    model = _model(namespace.model)
-    if code := check_page(page_arguments(namespace, ["http://127.0.0.1/v1"], model)):
+
+def _serve_and_run(
+    name: str | None,
+    engine: str,
+    store: Path | None,
+    page_options: Sequence[str],
+    is_interrupted: Callable[[], bool],
+) -> int:
+    model = registered_model(name)
+    if code := check_page(page_arguments(["http://127.0.0.1/v1"], model, page_options)):
         return code
-    settings = {"engine": namespace.engine}
-    if namespace.store is not None:
-        settings["store"] = str(namespace.store.expanduser().absolute())
-    with serving(model, settings, is_interrupted, _say) as service:
-        return run_page(page_arguments(namespace, [service.url], model), is_interrupted, service)
+    with local_service(model, engine, store, is_interrupted) as service:
+        return run_page(page_arguments([service.url], model, page_options), is_interrupted, service)
 
 
-def _say(text: str) -> None:
-    print(f"  {text}", file=sys.stderr, flush=True)
+def local_service(model: str, engine: str, store: Path | None, is_interrupted: Callable[[], bool]) -> RunningService:
+    """Serve a registered model on a free port of this machine, and report on stderr what it waits for."""
+    from mlflow_finetune_plugin.serving.process import serve
+    from mlflow_finetune_plugin.serving.settings import service_settings
+
+    settings = service_settings((model,), {"engine": engine, "store": store, "port": 0})
+    service = serve(settings, on_progress=note, is_interrupted=is_interrupted)
+    note(f"serving     {model} at {service.url}; its log: {service.log}")
+    return service
 
 
-def _model(asked: str | None) -> str:
-    """The one to serve: that which is asked for, or the only one that there is. Raises ConfigError, TrackingError."""
+def _page_help() -> str:
+    """Return the page's own help, without the options that this command has itself."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "gradio_app", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    ).stdout
+    options = shown.partition("options:")[2]
+    entries = re.split(r"\n(?=  -)", options)
+    own = ("  -h", "  --endpoint", "  --model", "  --check")
+    return "Page options:\n" + "\n".join(entry for entry in entries if entry.strip() and not entry.startswith(own))
+
+
+def registered_model(name: str | None) -> str:
+    """Return the registered model to serve: ``name``, or the only one. Raises ConfigError, TrackingError."""
     from mlflow.exceptions import MlflowException
 
     try:
-        found = command_client().search_registered_models(max_results=_MOST_MODELS)
+        models = command_client().search_registered_models(max_results=_MOST_MODELS)
     except MlflowException as error:
-        raise TrackingError(f"the registry cannot be asked: {one_line(error)}") from error
-    names = [str(model.name) for model in found]
-    told = ", ".join(names[:_MOST_NAMES]) + (" ..." if len(names) > _MOST_NAMES else "")
+        raise TrackingError(f"the registry does not answer: {one_line(error)}") from error
+    names = [str(model.name) for model in models]
+    listed = ", ".join(names[:_MOST_NAMES]) + (" ..." if len(names) > _MOST_NAMES else "")
     if not names:
         raise ConfigError(
-            ["no model is registered; fix: train one (mlflow run PROJECT -b finetune), or --endpoint URL of another"]
+            [
+                "no model is registered; fix: train one (mlflow run PROJECT -b finetune), or name another with --endpoint URL"
+            ]
         )
-    if asked is None and len(names) > 1:
-        raise ConfigError([f"several models are registered; fix: --model with one of: {told}"])
-    if asked is not None and asked not in names and len(names) < _MOST_MODELS:
-        raise ConfigError([f"no model {asked!r} is registered; fix: --model with one of: {told}"])
-    return asked or names[0]
-
-
-def _one(value: object | None) -> list[str]:
-    return [str(value)] if value is not None else []
-
-
-def _add_user(namespace: argparse.Namespace) -> int:
-    from mlflow_finetune_plugin.credentials.users import add_user
-
-    add_user(namespace.file, namespace.name, _password(), may_promote=namespace.may_promote)
-    print(f"{namespace.file}: {namespace.name} may come in{' and promote' if namespace.may_promote else ''}")
-    return 0
-
-
-def _remove_user(namespace: argparse.Namespace) -> int:
-    from mlflow_finetune_plugin.credentials.users import remove_user
-
-    remove_user(namespace.file, namespace.name)
-    print(f"{namespace.file}: {namespace.name} is out")
-    return 0
-
-
-def _password() -> str:
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\r\n")
-    password = getpass.getpass("Password: ")
-    if getpass.getpass("Again: ") != password:
-        raise ConfigError(["the two passwords differ; fix: type the same twice"])
-    return password
+    if name is None and len(names) > 1:
+        raise ConfigError([f"several models are registered; fix: --model with one of: {listed}"])
+    if name is not None and name not in names and len(names) < _MOST_MODELS:
+        raise ConfigError([f"no registered model {name!r}; fix: --model with one of: {listed}"])
+    return name or names[0]

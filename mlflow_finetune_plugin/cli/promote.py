@@ -1,85 +1,96 @@
-"""``mlflow-finetune promote``: the gate, and the move when it says so."""
+"""``mlflow-finetune promote``."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+import click
+
+from mlflow_finetune_plugin.cli.output import base_model_option, json_option, note
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.store.clients import command_client
-from mlflow_finetune_plugin.store.names import CHALLENGER, CHAMPION
+from mlflow_finetune_plugin.store.names import CHAMPION
 
 
-def add_promote_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="registered model")
-    parser.add_argument("--version", default=None, help=f"to judge (default: the {CHALLENGER})")
-    parser.add_argument("--to", default=CHAMPION, metavar="ALIAS", help=f"to move (default: {CHAMPION})")
-    parser.add_argument(
-        "--policy",
-        type=Path,
-        default=None,
-        metavar="DIR",
-        help="project whose register.gate holds now, as is or changed",
-    )
-    parser.add_argument(
-        "--accept-new-policy", action="store_true", help="judge by a policy that was changed after the training"
-    )
-    parser.add_argument("--base-model", default=None, help="where the base is now, when it has moved")
-    parser.add_argument(
-        "--endpoint",
-        default=None,
-        metavar="URL",
-        help=f"router (http://.../v1) to time, and to ask where the policy says serving; its key from {ROUTER_KEY}",
-    )
-    parser.add_argument(
-        "--canary",
-        default=None,
-        metavar="PERCENTS",
-        help="when it passes, try it on a growing share of the requests first, e.g. 5,25,50; harm puts the split back",
-    )
-    parser.add_argument("--step", default=None, metavar="DURATION", help="of the canary, at least (default: 10m)")
-    parser.add_argument("--least-answers", default=None, metavar="N", help="of the canary in each step (default: 100)")
-    parser.add_argument("--dry-run", action="store_true", help="judge and tell; write and move nothing")
-    parser.add_argument("--json", action="store_true", help="print the whole decision as JSON")
-    parser.set_defaults(command=_promote)
+@click.command()
+@click.argument("name")
+@click.option("--version", help="Version to judge (default: the challenger).")
+@click.option("--to", "alias", default=CHAMPION, metavar="ALIAS", show_default=True, help="Alias to move.")
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Project whose register.gate applies (default: the policy that the training recorded).",
+)
+@click.option("--accept-new-policy", is_flag=True, help="Allow a policy that was changed after the training.")
+@base_model_option
+@click.option(
+    "--endpoint",
+    metavar="URL",
+    help="Router (http://.../v1) whose latency counts, and that answers where the policy asks for serving. "
+    f"Its API key is read from {ROUTER_KEY}.",
+)
+@click.option(
+    "--canary",
+    metavar="PERCENTS",
+    help="After a passing verdict, serve a growing share of requests first, e.g. 5,25,50. On regression the split is restored.",
+)
+@click.option("--step", metavar="DURATION", help="Shortest duration of a canary step (default: 10m).")
+@click.option("--least-answers", metavar="N", help="Fewest canary answers per step (default: 100).")
+@click.option("--dry-run", is_flag=True, help="Judge and report only; write and move nothing.")
+@json_option
+def promote(
+    name: str,
+    version: str | None,
+    alias: str,
+    policy: Path | None,
+    accept_new_policy: bool,
+    base_model: str | None,
+    endpoint: str | None,
+    canary: str | None,
+    step: str | None,
+    least_answers: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Judge a version by its policy, and move an alias to it.
 
-
-def _promote(namespace: argparse.Namespace) -> int:
+    Exit code 0: promoted; 3: hold; 4: refused.
+    """
+    # Only this command needs scipy and matplotlib, which these modules import.
     from mlflow_finetune_plugin.promotion.config import canary_policy
     from mlflow_finetune_plugin.promotion.decision import EXIT_CODES
-    from mlflow_finetune_plugin.promotion.promote import (  # scipy and matplotlib are for who judges
-        PromoteCommand,
-        promote,
-    )
+    from mlflow_finetune_plugin.promotion.promote import PromoteCommand
+    from mlflow_finetune_plugin.promotion.promote import promote as judge_and_move
     from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines
 
     command = PromoteCommand(
-        name=namespace.name,
-        version=namespace.version,
-        alias=namespace.to,
-        policy=namespace.policy,
-        accept_new_policy=namespace.accept_new_policy,
-        base_model=namespace.base_model,
-        endpoint=namespace.endpoint,
-        dry_run=namespace.dry_run,
-        canary=canary_policy(namespace.canary, namespace.step, namespace.least_answers),
+        name=name,
+        version=version,
+        alias=alias,
+        policy=policy,
+        accept_new_policy=accept_new_policy,
+        base_model=base_model,
+        endpoint=endpoint,
+        dry_run=dry_run,
+        canary=canary_policy(canary, step, least_answers),
     )
-    decision, done = promote(command_client(), command, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
-    if namespace.json:
+    decision, recorded = judge_and_move(command_client(), command, note)
+    if as_json:
         print(decision_json(decision))
     else:
         print("\n".join(decision_lines(decision)))
-        if done is None:
+        if recorded is None:
             print("  dry run  nothing was written or moved")
         else:
-            print(f"  report   run {done.run_id}, report.html")
-            if done.move is not None:
-                print(f"  moved    {done.move.text}")
-                if done.move.unrecorded is not None:
-                    told = f"the move stands, but its record could not be written: {done.move.unrecorded}"
+            print(f"  report   run {recorded.run_id}, report.html")
+            if recorded.move is not None:
+                print(f"  moved    {recorded.move.text}")
+                if recorded.move.unrecorded is not None:
                     print(
-                        f"mlflow-finetune: {told}; fix: that, then mlflow-finetune history {command.name}",
+                        "mlflow-finetune: the alias was moved, but its record could not be written: "
+                        f"{recorded.move.unrecorded}; fix: that, then mlflow-finetune history {name}",
                         file=sys.stderr,
                     )
     return EXIT_CODES[decision.verdict.outcome]

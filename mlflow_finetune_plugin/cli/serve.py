@@ -1,52 +1,56 @@
-"""``mlflow-finetune serve`` and ``keys``."""
+"""``mlflow-finetune serve``."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import errno
 import logging
 import os
 import sys
-from datetime import date
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import click
 
 from mlflow_finetune_plugin.errors import ConfigError, MissingExtraError
 from mlflow_finetune_plugin.serving.registry_check import check_registry
 from mlflow_finetune_plugin.serving.settings import SETTINGS, ServiceSettings, service_settings
 from mlflow_finetune_plugin.serving.versions.names import http_address
 
-_READERS = {"text": str, "path": Path, "integer": int, "seconds": float}
+_TYPES: dict[str, Any] = {"text": str, "path": click.Path(path_type=Path), "integer": int, "seconds": float}
 
 
-def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the models, and one option for each setting of a service."""
-    parser.add_argument("models", nargs="+", metavar="NAME", help="registered models; their aliases are followed live")
-    for setting in SETTINGS:
+def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Declare one option for each setting of a service."""
+    for setting in reversed(SETTINGS):
         option = setting.option
         if option.kind == "switch":
-            parser.add_argument(*option.flags, dest=setting.field_name, action="store_true", help=setting.help)
+            command = click.option(*option.flags, setting.field_name, is_flag=True, help=setting.help)(command)
         else:
-            parser.add_argument(
+            command = click.option(
                 *option.flags,
-                dest=setting.field_name,
-                type=_READERS[option.kind],
-                action="append" if setting.is_repeatable else "store",
-                choices=option.choices or None,
+                setting.field_name,
+                type=click.Choice(option.choices) if option.choices else _TYPES[option.kind],
+                multiple=setting.is_repeatable,
                 metavar=option.metavar,
                 help=setting.help,
-            )
+            )(command)
+    return command
 
 
-def serve(namespace: argparse.Namespace) -> int:
-    """Serve until Ctrl-C or SIGTERM, which let running answers end. Webhooks need FINETUNE_WEBHOOK_SECRET.
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="NAME...")
+@setting_options
+def serve(models: tuple[str, ...], **options: Any) -> int:
+    """Serve registered models through OpenAI's API and follow their aliases live.
 
-    Raises:
-        ConfigError: A setting is not valid, the registry has no such model, or the port cannot be listened on.
-        TrackingError: There is no tracking store.
+    NAME is a registered model. The service runs until Ctrl-C or SIGTERM and lets running answers end. It accepts
+    MLflow webhooks when FINETUNE_WEBHOOK_SECRET is set.
     """
     check_registry(lambda line: print(f"  waiting  {line}", file=sys.stderr, flush=True))
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a poll of a registry that is away must end
+    # A registry poll must end soon when the registry does not answer.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
@@ -58,63 +62,30 @@ def serve(namespace: argparse.Namespace) -> int:
     from mlflow import MlflowClient
 
     secret = os.environ.get("FINETUNE_WEBHOOK_SECRET") or None
-    settings = service_settings(tuple(namespace.models), vars(namespace), webhook_secret=secret)
+    settings = service_settings(models, options, webhook_secret=secret)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     ignore_hangup()
     service = Service(settings, MlflowClient())
     service.check_models()
     try:
-        asyncio.run(service.run(lambda: _tell_serving(settings)))
-    except SystemExit as error:  # uvicorn's way to say that it cannot listen, while it handles what kept it
+        asyncio.run(service.run(lambda: _announce(settings)))
+    except SystemExit as error:  # uvicorn exits when it cannot listen; the reason is the error that it handled
         if not isinstance(error.__context__, OSError):
             raise
-        raise ConfigError([_port_fault(settings, error.__context__)]) from error
+        raise ConfigError([_port_problem(settings, error.__context__)]) from error
     return 0
 
 
-def _tell_serving(settings: ServiceSettings) -> None:
+def _announce(settings: ServiceSettings) -> None:
     address = http_address(settings.host, settings.port)
     print(f"  serving  {', '.join(settings.models)} at {address}/v1", file=sys.stderr)
 
 
-def _port_fault(settings: ServiceSettings, error: OSError) -> str:
-    port = f"port {settings.port} of {settings.host} cannot be listened on"
+def _port_problem(settings: ServiceSettings, error: OSError) -> str:
+    port = f"port {settings.port} of {settings.host}"
     if error.errno == errno.EADDRINUSE:
-        return f"{port}: it is in use; fix: --port with another number"
-    return f"{port}: {error}; fix: --port with another number, or --host with an address of this machine"
-
-
-def add_keys_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    add = actions.add_parser("add", help="make a key, write its hash to FILE, print it once")
-    add.add_argument("file", type=Path)
-    add.add_argument("name", help="whose key it is; shown in logs")
-    add.add_argument(
-        "--requests-per-minute", type=int, default=None, metavar="N", help="what it may ask (default: any number)"
+        return f"{port} is in use; fix: --port with another number"
+    return (
+        f"cannot listen on {port}: {error}; fix: --port with another number, or --host with an address of this machine"
     )
-    add.add_argument(
-        "--expires", type=_day, default=None, metavar="YYYY-MM-DD", help="its last day, in UTC (default: none)"
-    )
-    add.set_defaults(command=_add_key)
-
-
-def _day(given: str) -> date:
-    try:
-        return date.fromisoformat(given)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{given!r} is no day; fix: YYYY-MM-DD, as 2027-01-31") from error
-
-
-def _add_key(namespace: argparse.Namespace) -> int:
-    from mlflow_finetune_plugin.credentials.api_keys import add_key
-
-    print(
-        add_key(
-            namespace.file,
-            namespace.name,
-            requests_per_minute=namespace.requests_per_minute,
-            expires=namespace.expires,
-        )
-    )
-    return 0

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import click
+
+from mlflow_finetune_plugin.cli.output import json_option, print_json
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError
 from mlflow_finetune_plugin.store.names import BASE, CHALLENGER, CHAMPION
@@ -26,98 +28,123 @@ _VERSION = re.compile(r"[1-9][0-9]*")
 _FAULTS_SHOWN = 10
 
 
-def add_votes_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="registered model")
-    parser.add_argument(
-        "--between",
-        nargs=2,
-        metavar=("VERSION", "VERSION"),
-        help="versions, aliases or base (default: challenger and champion)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--export", type=Path, metavar="FILE", help="write decided votes as preference data (JSONL, TRL's layout)"
-    )
-    parser.add_argument("--import", dest="csv", type=Path, metavar="FILE.csv", help="cast the votes of a CSV file")
-    parser.add_argument("--judge", metavar="URL", help=f"let a model vote too; key in {JUDGE_KEY}")
-    parser.add_argument("--judge-model", metavar="MODEL", help="which model --judge asks")
-    parser.add_argument(
-        "--judge-prompts", type=Path, metavar="FILE", help="judge answers to these prompts, not the votes' turns"
-    )
-    parser.add_argument("--router", metavar="URL", help=f"who answers --judge-prompts; key in {ROUTER_KEY}")
-    deleting = parser.add_mutually_exclusive_group()
-    deleting.add_argument(
-        "--forget", metavar="VOTER", help="delete a person's votes and conversations: a login, a hash, anonymous"
-    )
-    deleting.add_argument("--forget-session", metavar="SESSION", help="delete a session's turns and votes")
-    deleting.add_argument("--delete-older-than", type=float, metavar="DAYS", help="delete older votes and traces")
-    deleting.add_argument(
-        "--delete-unvoted-older-than", type=float, metavar="DAYS", help="delete older traces that nobody voted on"
-    )
+_PATH = click.Path(path_type=Path)
 
 
-def votes(namespace: argparse.Namespace) -> int:
-    """Deletes, or imports, judges, exports and shows, in this order. Raises ConfigError and what these raise."""
+@dataclass(frozen=True)
+class VotesOptions:
+    """The options of one call, by the names of the command line."""
+
+    name: str
+    between: tuple[str, str] | None
+    as_json: bool
+    export: Path | None
+    csv: Path | None
+    judge: str | None
+    judge_model: str | None
+    judge_prompts: Path | None
+    router: str | None
+    forget: str | None
+    forget_session: str | None
+    delete_older_than: float | None
+    delete_unvoted_older_than: float | None
+
+    @property
+    def deletions(self) -> list[object]:
+        values = (self.forget, self.forget_session, self.delete_older_than, self.delete_unvoted_older_than)
+        return [value for value in values if value is not None]
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--between",
+    nargs=2,
+    metavar="VERSION VERSION",
+    help="Versions, aliases or base to compare (default: challenger and champion).",
+)
+@json_option
+@click.option(
+    "--export", type=_PATH, metavar="FILE", help="Write decided votes as preference data (JSONL, TRL's layout)."
+)
+@click.option("--import", "csv", type=_PATH, metavar="FILE.csv", help="Import the votes of a CSV file.")
+@click.option("--judge", metavar="URL", help=f"Let a language model vote too; its API key is read from {JUDGE_KEY}.")
+@click.option("--judge-model", metavar="MODEL", help="Model that judges at --judge.")
+@click.option(
+    "--judge-prompts", type=_PATH, metavar="FILE", help="Judge answers to these prompts instead of the voted turns."
+)
+@click.option(
+    "--router", metavar="URL", help=f"Router that answers --judge-prompts; its API key is read from {ROUTER_KEY}."
+)
+@click.option("--forget", metavar="VOTER", help="Delete a voter's votes and turns: a login, a hash, or anonymous.")
+@click.option("--forget-session", metavar="SESSION", help="Delete the turns and votes of a session.")
+@click.option("--delete-older-than", type=float, metavar="DAYS", help="Delete older votes and traces.")
+@click.option("--delete-unvoted-older-than", type=float, metavar="DAYS", help="Delete older traces without a vote.")
+def votes(**values: Any) -> int:
+    """Show, import, export and delete the votes on a model's versions.
+
+    One call can import, judge, export and show, in this order. Deletion needs a call of its own.
+    """
     import mlflow
 
     from mlflow_finetune_plugin.serving.versions.catalog import Catalog
 
-    name = namespace.name
-    _check_together(namespace)
+    options = VotesOptions(**values)
+    name = options.name
+    _check_together(options)
     aliases = Catalog(mlflow.MlflowClient(), (name,)).read()[name].aliases
-    pair, why_no_pair = _pair(name, namespace.between, aliases)
-    if (deleted := _delete(namespace)) is not None:
+    pair, why_no_pair = _pair(name, options.between, aliases)
+    if (deleted := _delete(options)) is not None:
         print(
             f"{name}: deleted {deleted.votes} lines of this host's journal, {deleted.traces} traces "
             f"and {deleted.feedback} votes on others' traces in MLflow"
         )
         return 0
-    if namespace.csv is not None:
-        _import(namespace.csv, name)
+    if options.csv is not None:
+        _import(options.csv, name)
     _bring_over(name)
-    if namespace.judge is not None:
-        _judge(namespace, pair, why_no_pair)
+    if options.judge is not None:
+        _judge(options, pair, why_no_pair)
         _bring_over(name)
 
     from mlflow_finetune_plugin.votes.mlflow.reading import read_votes
     from mlflow_finetune_plugin.votes.report import report_on
 
     reading = read_votes(name)
-    if namespace.export is not None:
-        _export(namespace.export, reading)
+    if options.export is not None:
+        _export(options.export, reading)
     report = report_on(reading, pair, why_no_pair)
-    print(json.dumps(report.to_json(), indent=1, ensure_ascii=False) if namespace.json else report.text())
+    if options.as_json:
+        print_json(report.to_json())
+    else:
+        print(report.text())
     return 0
 
 
-def _check_together(namespace: argparse.Namespace) -> None:
+def _check_together(options: VotesOptions) -> None:
     faults = []
-    if (namespace.judge is None) != (namespace.judge_model is None):
+    if (options.judge is None) != (options.judge_model is None):
         faults.append("--judge and --judge-model: belong together; fix: give both")
-    if (namespace.judge_prompts is None) != (namespace.router is None):
+    if (options.judge_prompts is None) != (options.router is None):
         faults.append("--judge-prompts and --router: belong together; fix: give both")
-    if namespace.judge_prompts is not None and namespace.judge is None:
+    if options.judge_prompts is not None and options.judge is None:
         faults.append("--judge-prompts: is for a judge; fix: --judge URL --judge-model MODEL")
-    deletes = (
-        namespace.forget,
-        namespace.forget_session,
-        namespace.delete_older_than,
-        namespace.delete_unvoted_older_than,
-    )
-    acts = (namespace.csv, namespace.judge, namespace.export)
-    if any(option is not None for option in deletes) and any(option is not None for option in acts):
-        faults.append("deleting: goes alone; fix: leave --import, --export and --judge to another command")
+    actions = [value for value in (options.csv, options.judge, options.export) if value is not None]
+    if options.deletions and actions:
+        faults.append("deletion cannot be combined with --import, --export or --judge; fix: use two commands")
+    if len(options.deletions) > 1:
+        faults.append("only one deletion at a time; fix: use one command for each")
     if faults:
         raise ConfigError(faults)
 
 
-def _pair(name: str, between: list[str] | None, aliases: Mapping[str, str]) -> tuple[tuple[str, str] | None, str]:
+def _pair(name: str, between: tuple[str, str] | None, aliases: Mapping[str, str]) -> tuple[tuple[str, str] | None, str]:
     """The versions to compare; or why there are none, where nobody asked for any in particular. Raises ConfigError."""
     if between is None:
         missing = [alias for alias in (CHALLENGER, CHAMPION) if alias not in aliases]
         if missing:
             return None, f"{name} has no {' and no '.join(missing)}, so there is no pair to compare by default."
-        between = [CHALLENGER, CHAMPION]
+        between = (CHALLENGER, CHAMPION)
     pair = (_version(name, between[0], aliases), _version(name, between[1], aliases))
     if pair[0] == pair[1]:
         raise ConfigError([f"{between[0]} and {between[1]}: are both {name}/{pair[0]}; fix: --between two versions"])
@@ -146,7 +173,7 @@ def _journal_here(name: str) -> Journal | None:
     return Journal(name) if journal_folder(name).is_dir() else None
 
 
-def _delete(namespace: argparse.Namespace) -> Deleted | None:
+def _delete(options: VotesOptions) -> Deleted | None:
     from mlflow_finetune_plugin.votes.deletion import (
         delete_older_than,
         delete_unvoted_older_than,
@@ -156,22 +183,22 @@ def _delete(namespace: argparse.Namespace) -> Deleted | None:
     )
     from mlflow_finetune_plugin.votes.journal.journal import Journal, journal_folder
 
-    name = namespace.name
-    if namespace.forget is not None:
-        if not journal_folder(name).is_dir() and not is_hash(namespace.forget):
+    name = options.name
+    if options.forget is not None:
+        if not journal_folder(name).is_dir() and not is_hash(options.forget):
             raise ConfigError(
                 [
-                    f"--forget {namespace.forget}: only the host where votes were cast can tell whose they are, "
+                    f"--forget {options.forget}: only the host where votes were cast can tell whose they are, "
                     f"and {journal_folder(name)} is not here; fix: run it there, or give the hash that MLflow shows"
                 ]
             )
-        return forget_voter(Journal(name), namespace.forget)
-    if namespace.forget_session is not None:
-        return forget_session(Journal(name), namespace.forget_session)
-    if namespace.delete_older_than is not None:
-        return delete_older_than(Journal(name), namespace.delete_older_than)
-    if namespace.delete_unvoted_older_than is not None:
-        return delete_unvoted_older_than(Journal(name), namespace.delete_unvoted_older_than)
+        return forget_voter(Journal(name), options.forget)
+    if options.forget_session is not None:
+        return forget_session(Journal(name), options.forget_session)
+    if options.delete_older_than is not None:
+        return delete_older_than(Journal(name), options.delete_older_than)
+    if options.delete_unvoted_older_than is not None:
+        return delete_unvoted_older_than(Journal(name), options.delete_unvoted_older_than)
     return None
 
 
@@ -184,15 +211,17 @@ def _import(path: Path, name: str) -> None:
     _say(f"{path}: {done.added} votes cast, {done.existing} known before{bare}")
 
 
-def _judge(namespace: argparse.Namespace, pair: tuple[str, str] | None, why_no_pair: str) -> None:
+def _judge(options: VotesOptions, pair: tuple[str, str] | None, why_no_pair: str) -> None:
     from mlflow_finetune_plugin.votes.journal.journal import Journal
     from mlflow_finetune_plugin.votes.judge import JudgeSettings, judge
 
     if pair is None:
         raise ConfigError([f"--judge: {why_no_pair} fix: --between VERSION VERSION"])
-    settings = JudgeSettings(namespace.judge, namespace.judge_model, os.environ.get(JUDGE_KEY) or None)
-    pairs = _pairs_to_judge(namespace, pair)
-    report = judge(pairs, settings, Journal(namespace.name))
+    assert options.judge is not None
+    assert options.judge_model is not None  # _check_together refuses one without the other
+    settings = JudgeSettings(options.judge, options.judge_model, os.environ.get(JUDGE_KEY) or None)
+    pairs = _pairs_to_judge(options, pair)
+    report = judge(pairs, settings, Journal(options.name))
     rate = "" if report.consistency is None else f", {report.consistency:.1%} of those with two verdicts"
     _say(
         f"{settings.voter}: {report.consistent} of {len(pairs)} pairs judged alike in both orders{rate}; "
@@ -204,19 +233,20 @@ def _judge(namespace: argparse.Namespace, pair: tuple[str, str] | None, why_no_p
         _say(f"  and {len(report.faults) - _FAULTS_SHOWN} more")
 
 
-def _pairs_to_judge(namespace: argparse.Namespace, pair: tuple[str, str]) -> list[Pair]:
+def _pairs_to_judge(options: VotesOptions, pair: tuple[str, str]) -> list[Pair]:
     from mlflow_finetune_plugin.votes.judge import answer_pairs, voted_pairs
     from mlflow_finetune_plugin.votes.mlflow.reading import read_texts, read_votes
     from mlflow_finetune_plugin.votes.prompt_sets import read_prompt_set
 
-    name = namespace.name
-    if namespace.judge_prompts is None:
+    name = options.name
+    if options.judge_prompts is None:
         people = read_votes(name).between(*pair)
         return voted_pairs(people, read_texts(name, people))
+    assert options.router is not None  # _check_together refuses prompts without a router
     models = (_served(name, pair[0]), _served(name, pair[1]))
     asked = answer_pairs(
-        [prompt.messages for prompt in read_prompt_set(namespace.judge_prompts).prompts],
-        url=namespace.router,
+        [prompt.messages for prompt in read_prompt_set(options.judge_prompts).prompts],
+        url=options.router,
         models=models,
         api_key=os.environ.get(ROUTER_KEY) or None,
     )
@@ -228,7 +258,6 @@ def _pairs_to_judge(namespace: argparse.Namespace, pair: tuple[str, str]) -> lis
 
 
 def _served(name: str, version: str) -> str:
-
     return BASE if version == BASE else f"{name}/{version}"
 
 

@@ -1,16 +1,18 @@
-"""``mlflow-finetune watch``: is the champion still the one to have? Once, or again and again."""
+"""``mlflow-finetune watch``."""
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import click
+
+from mlflow_finetune_plugin.cli.output import base_model_option, json_option, note
 from mlflow_finetune_plugin.config.durations import seconds_of
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
 from mlflow_finetune_plugin.store.clients import command_client
@@ -24,75 +26,83 @@ if TYPE_CHECKING:
     from mlflow_finetune_plugin.watch.check import Look
 
 
-def add_watch_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="registered model whose champion is watched")
-    parser.add_argument("--data", default=None, metavar="FILE", help="new rows with answers, read anew at each look")
-    parser.add_argument("--every", type=_seconds, default=None, metavar="TIME", help="look again: 90s, 30m, 6h, 1d")
-    parser.add_argument("--times", type=int, default=None, metavar="N", help="looks in all (default: until Ctrl-C)")
-    parser.add_argument("--act", action="store_true", help="do roll back, when that is the verdict")
-    parser.add_argument(
-        "--policy",
-        default=None,
-        metavar="DIR",
-        help="project whose register.watch holds, and whose data section says how --data is read",
-    )
-    parser.add_argument("--base-model", default=None, metavar="DIR", help="where the base is now, when it has moved")
-    parser.add_argument("--json", action="store_true", help="print each look as JSON; with --every one a line")
-    parser.set_defaults(command=_watch)
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        try:
+            return seconds_of(value)
+        except ValueError as error:
+            self.fail(str(error), param, context)
 
 
-def _watch(namespace: argparse.Namespace) -> int:
+@click.command()
+@click.argument("name")
+@click.option("--data", metavar="FILE", help="New rows with answers; read again at each check.")
+@click.option("--every", type=_Duration(), metavar="DURATION", help="Repeat the check: 90s, 30m, 6h, 1d.")
+@click.option("--times", type=int, metavar="N", help="Number of checks with --every (default: until Ctrl-C).")
+@click.option("--act", is_flag=True, help="Roll back when that is the verdict.")
+@click.option(
+    "--policy",
+    metavar="DIR",
+    help="Project whose register.watch applies, and whose data section says how --data is read.",
+)
+@base_model_option
+@json_option
+def watch(
+    name: str,
+    data: str | None,
+    every: float | None,
+    times: int | None,
+    act: bool,
+    policy: str | None,
+    base_model: str | None,
+    as_json: bool,
+) -> int:
+    """Check whether the champion is still the best version.
+
+    Exit code 0: keep; 3: re-tune; 4: roll back.
+    """
     from mlflow_finetune_plugin.watch.check import EXIT_CODES
     from mlflow_finetune_plugin.watch.watch import Watch, WatchCommand, given_policy
 
     command = WatchCommand(
-        name=namespace.name,
-        policy=given_policy(namespace.policy),
-        data=namespace.data,
-        act=namespace.act,
-        project=namespace.policy,
-        base_model=namespace.base_model,
+        name=name, policy=given_policy(policy), data=data, act=act, project=policy, base_model=base_model
     )
-    if namespace.times is not None and (namespace.every is None or namespace.times < 1):
-        raise ConfigError([f"--times {namespace.times}: counts the looks of --every; fix: both, from 1 on"])
-    watch = Watch(command_client(), command, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
+    if times is not None and (every is None or times < 1):
+        raise ConfigError([f"--times {times}: counts the checks of --every; fix: give both, and at least 1"])
+    watcher = Watch(command_client(), command, note)
 
-    def look_and_tell() -> int:
-        seen, done = watch.look()
-        _tell(namespace, seen, done)
-        return EXIT_CODES[seen.verdict.outcome]
+    def check_and_print() -> int:
+        check, recorded = watcher.look()
+        _print_check(name, check, recorded, as_json=as_json, is_repeated=every is not None)
+        return EXIT_CODES[check.verdict.outcome]
 
-    if namespace.every is None:
-        return look_and_tell()
-    return repeat(look_and_tell, Schedule(namespace.every, namespace.times))
+    return check_and_print() if every is None else repeat(check_and_print, Schedule(every, times))
 
 
-def _tell(namespace: argparse.Namespace, seen: Look, done: LookedThrough) -> None:
+def _print_check(name: str, check: Look, recorded: LookedThrough, *, as_json: bool, is_repeated: bool) -> None:
     from mlflow_finetune_plugin.watch.report import look_json, look_lines
 
-    if namespace.json:
-        print(look_json(seen, indent=None if namespace.every is not None else 1), flush=True)
+    if as_json:
+        print(look_json(check, indent=None if is_repeated else 1), flush=True)
         return
-    lines = [*look_lines(seen), f"  report        run {done.run_id}, report.html"]
-    if done.move is not None:
-        lines.append(f"  rolled back   {done.move.text}")
-    elif seen.verdict.outcome == "roll back":
-        lines.append(
-            f"  to do         mlflow-finetune rollback {namespace.name} (watch --act does it); nothing was moved"
-        )
-    elif seen.verdict.outcome == "re-tune":
+    lines = [*look_lines(check), f"  report        run {recorded.run_id}, report.html"]
+    if recorded.move is not None:
+        lines.append(f"  rolled back   {recorded.move.text}")
+    elif check.verdict.outcome == "roll back":
+        lines.append(f"  to do         mlflow-finetune rollback {name} (watch --act does it); nothing was moved")
+    elif check.verdict.outcome == "re-tune":
         lines.append("  to do         train a new version on newer rows, then promote it; nothing was moved")
     print("\n".join(lines), flush=True)
-    if done.move is not None and done.move.unrecorded is not None:
-        told = f"the move stands, but its record could not be written: {done.move.unrecorded}"
-        print(f"mlflow-finetune: {told}; fix: that, then mlflow-finetune history {namespace.name}", file=sys.stderr)
-
-
-def _seconds(given: str) -> float:
-    try:
-        return seconds_of(given)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    if recorded.move is not None and recorded.move.unrecorded is not None:
+        print(
+            "mlflow-finetune: the alias was moved, but its record could not be written: "
+            f"{recorded.move.unrecorded}; fix: that, then mlflow-finetune history {name}",
+            file=sys.stderr,
+        )
 
 
 @dataclass(frozen=True)

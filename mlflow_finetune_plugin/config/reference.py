@@ -35,6 +35,32 @@ def methods_text() -> str:
     return "\n".join(lines)
 
 
+def methods_json() -> dict[str, Any]:
+    """Return entry points, adaptations and objectives with their options as JSON values."""
+    points = {
+        p.name: {"adaptation": p.adaptation, "objective": p.objective, "summary": p.summary}
+        for p in ENTRY_POINTS.values()
+    }
+    kinds = {
+        f"{kind}s": {
+            name: {
+                "summary": _headline(load_method(kind, name)),
+                "options": {
+                    key: {
+                        "value": expected(load_method(kind, name).Options, key),
+                        "default": _default(info),
+                        "description": info.description,
+                    }
+                    for key, info in load_method(kind, name).Options.model_fields.items()
+                },
+            }
+            for name in method_names(kind)
+        }
+        for kind in _KINDS
+    }
+    return {"entry_points": points, **kinds}
+
+
 def methods_table() -> str:
     """The README's table of methods."""
     rows = ["| entry point | adaptation x objective | what it does |", "|---|---|---|"]

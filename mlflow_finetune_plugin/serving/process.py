@@ -37,7 +37,11 @@ OnProgress = Callable[[str], None]
 
 
 def serve(
-    settings: ServiceSettings, *, ready_s: float = _READY_S, on_progress: OnProgress = lambda line: None
+    settings: ServiceSettings,
+    *,
+    ready_s: float = _READY_S,
+    on_progress: OnProgress = lambda line: None,
+    is_interrupted: Callable[[], bool] = lambda: False,
 ) -> RunningService:
     """Serve registered models in a child process. Returns when the service can answer.
 
@@ -47,15 +51,17 @@ def serve(
         settings: The models and the options; ``port=0`` picks a free port.
         ready_s: Seconds to wait until the service can answer.
         on_progress: Receives one line whenever what the service waits for changes; an exception ends the service.
+        is_interrupted: Is called while the service starts; True ends it.
 
     Raises:
+        KeyboardInterrupt: ``is_interrupted`` returned True.
         ConfigError: The settings are not valid.
         TrackingError: There is no tracking store.
         EngineError: The service ended, or was not ready in time; the message has the end of its log.
     """
     service = start_service(settings, on_progress=on_progress)
     try:
-        service.wait_until_ready(ready_s, on_progress)
+        service.wait_until_ready(ready_s, on_progress, is_interrupted)
     except BaseException:
         service.close()
         raise
@@ -130,11 +136,18 @@ class RunningService:
             text = " ".join(self.log.read_text(encoding="utf-8", errors="replace")[-_TAIL_CHARS:].split())
             raise EngineError(f"the service ended with code {code}: {text or 'without a message'}; its log: {self.log}")
 
-    def wait_until_ready(self, timeout_s: float = _READY_S, on_progress: OnProgress = lambda line: None) -> None:
+    def wait_until_ready(
+        self,
+        timeout_s: float = _READY_S,
+        on_progress: OnProgress = lambda line: None,
+        is_interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Wait until the service can answer. Raises EngineError when it ends or takes too long."""
         deadline = time.monotonic() + timeout_s
         missing = ""
         while time.monotonic() < deadline:
+            if is_interrupted():
+                raise KeyboardInterrupt
             self.check_alive()
             readiness = self._readiness()
             if readiness is not None and readiness.get("status") in ("ready", "degraded"):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any
+
+import click
 
 from mlflow_finetune_plugin.errors import ConfigError
 
@@ -23,39 +24,39 @@ class RunArguments:
     run_name: str | None
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError([f"mlflow-finetune run: {message}"])
+entry_point_option = click.option(
+    "-e", "--entry-point", metavar="NAME", help="Entry point: lora, qlora, ... (see: mlflow-finetune methods)."
+)
+parameters_option = click.option(
+    "-P",
+    "--param-list",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Override a key of finetune.yaml, e.g. -P learning_rate=2e-4. Can be repeated.",
+)
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the arguments, named as in ``mlflow run``."""
-    parser.add_argument("project", nargs="?", default=".", help="project folder or git URI, default: this folder")
-    parser.add_argument("-e", "--entry-point", default="main", help="lora, ...; see: mlflow-finetune methods")
-    parser.add_argument(
-        "-P", "--param-list", action="append", default=[], metavar="NAME=VALUE", help="override a leaf of finetune.yaml"
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Declare the arguments of ``run``, named as in ``mlflow run``."""
+    options = (
+        click.argument("project", default="."),
+        entry_point_option,
+        parameters_option,
+        click.option("-v", "--version", metavar="REF", help="Git commit, tag or branch of the project."),
+        click.option(
+            "-c", "--backend-config", metavar="JSON", help="JSON object or .json file, e.g. '{\"detach\": true}'."
+        ),
+        click.option("--experiment-name", metavar="NAME", help="MLflow experiment; created when it does not exist."),
+        click.option("--run-name", metavar="NAME", help="Name of the MLflow run."),
     )
-    parser.add_argument("-v", "--version", default=None, help="git commit, tag or branch")
-    parser.add_argument("-c", "--backend-config", default=None, metavar="JSON", help="for example '{\"detach\": true}'")
-    parser.add_argument("--experiment-name", default=None)
-    parser.add_argument("--run-name", default=None)
-
-
-def run_arguments(namespace: argparse.Namespace) -> RunArguments:
-    """The parsed arguments as a record. Raises ConfigError for a -P that is not NAME=VALUE or stands twice."""
-    return RunArguments(
-        project=namespace.project,
-        entry_point=namespace.entry_point,
-        parameters=run_parameters(namespace.param_list),
-        version=namespace.version,
-        backend_config=namespace.backend_config,
-        experiment_name=namespace.experiment_name,
-        run_name=namespace.run_name,
-    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def run_parameters(items: Sequence[str]) -> dict[str, str]:
-    """``NAME=VALUE`` words as a mapping. Raises ConfigError for one that is none, or stands twice."""
+    """Return ``NAME=VALUE`` words as a mapping. Raises ConfigError for a word of another form or a repeated name."""
     parameters: dict[str, str] = {}
     for item in items:
         name, separator, value = item.partition("=")
@@ -68,7 +69,19 @@ def run_parameters(items: Sequence[str]) -> dict[str, str]:
 
 
 def parse_run_arguments(arguments: list[str]) -> RunArguments:
-    """Reads the words after ``mlflow-finetune run``. Raises ConfigError instead of ending the program."""
-    parser = _Parser(prog="mlflow-finetune run", add_help=False)
-    add_run_arguments(parser)
-    return run_arguments(parser.parse_args(arguments))
+    """Read the words after ``mlflow-finetune run``. Raises ConfigError instead of ending the program."""
+    command = click.Command("run", params=_PARAMS, add_help_option=False)
+    try:
+        values = command.make_context("mlflow-finetune run", list(arguments)).params
+    except click.ClickException as error:
+        raise ConfigError([f"mlflow-finetune run: {error.format_message()}"]) from error
+    parameters = run_parameters(values.pop("parameters"))
+    return RunArguments(**{**values, "entry_point": values["entry_point"] or "main"}, parameters=parameters)
+
+
+@run_options
+def _declared() -> None:
+    """Carry the declarations of ``run_options`` for ``parse_run_arguments``."""
+
+
+_PARAMS: list[click.Parameter] = list(reversed(_declared.__click_params__))  # type: ignore[attr-defined]

@@ -15,16 +15,19 @@ def rows(workplace):
     return path
 
 
-def test_file_is_reported_as_text_page_and_json(workplace, rows):
-    done = workplace.cli("data", "rows.jsonl", "--html", "page.html", "--json", "report.json", "-P", "data.eval=0.2")
+def test_file_is_reported_as_text_page_and_json(workplace, rows, monkeypatch, capsys):
+    done = workplace.cli("data", "rows.jsonl", "--html", "page.html", "-P", "data.eval=0.2")
     assert done.returncode == 0, done.stdout
     assert "train  rows.jsonl: prompt_completion: prompt -> completion; 31 rows, 30 kept" in done.stdout
     assert "1 empty completion (completion), line 31" in done.stdout
     assert "<script" not in (workplace.path / "page.html").read_text()
-    report = json.loads((workplace.path / "report.json").read_text())
+    monkeypatch.chdir(rows.parent)
+    assert main(["data", "rows.jsonl", "--json", "-P", "data.eval=0.2"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["usable"]
     assert (report["kept"], report["skipped"], report["eval_rows"]) == (30, 1, 6)
     assert sorted(path.name for path in workplace.path.iterdir() if path.suffix in (".html", ".json", ".jsonl")) == [
-        *("page.html", "report.json", "rows.jsonl"),
+        *("page.html", "rows.jsonl"),
     ]
     jobs = workplace.home / "jobs"
     assert not jobs.is_dir() or not list(jobs.iterdir())

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from mlflow_finetune_plugin.cli.main import main
+from mlflow_finetune_plugin.cli.main import SECTIONS, main
 from mlflow_finetune_plugin.config.run_config import load_config
 
 
@@ -26,6 +26,28 @@ def say(capsys: pytest.CaptureFixture[str], desk):  # type: ignore[no-untyped-de
         return (code, *capsys.readouterr())
 
     return say
+
+
+def test_help_groups_every_command_by_task(say):
+    code, out, _ = say("--help")
+    assert code == 0
+    for section, commands in SECTIONS.items():
+        listed = out.partition(f"\n{section}:\n")[2].partition("\n\n")[0]
+        assert all(f"  {command} " in listed for command in commands), section
+
+
+@pytest.mark.parametrize("command", [name for commands in SECTIONS.values() for name in commands])
+def test_every_command_has_help_with_a_first_sentence(say, command):
+    code, out, _ = say(command, "--help")
+    assert code == 0
+    assert out.startswith("Usage: mlflow-finetune")
+    assert ". " in out or ".\n" in out
+
+
+def test_an_unknown_command_names_the_nearest(say):
+    code, _, error = say("promot")
+    assert code == 2
+    assert "did you mean promote?" in error
 
 
 def test_methods_lists_entry_points_and_options(say):

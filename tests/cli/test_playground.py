@@ -16,8 +16,7 @@ from gradio_client import Client
 from served_models import registry_of_bot
 from serving_process import marked
 
-from mlflow_finetune_plugin.cli.main import _parser
-from mlflow_finetune_plugin.cli.playground import page_arguments
+from mlflow_finetune_plugin.cli.playground import page_arguments, playground
 
 SECRET = "mf-a-secret-key"
 
@@ -183,12 +182,13 @@ def test_the_page_is_told_all_that_the_command_is():
     from gradio_app.arguments import new_parser, read_settings
     from gradio_app.settings import PlaygroundSettings
 
-    given = ["playground", "--endpoint", "http://a/v1", "--endpoint", "http://b/v1", "--model", "bot", "--side", "base"]
-    given += ["--port", "1", "--host", "h", "--auth-file", "/f", "--user-header", "X-U", "--trusted-proxy", "10.0.0.1"]
-    given += ["--promoter", "alice", "--public-host", "p", "--prompts", "/p", "--keep-traces", "12h", "--open"]
-    given += ["--side=-x"]
-    namespace = _parser().parse_args(given)
-    told = new_parser().parse_args(page_arguments(namespace, namespace.endpoint, namespace.model))
+    options = ["--side", "base", "--port", "1", "--host", "h", "--auth-file", "/f", "--user-header", "X-U"]
+    options += ["--trusted-proxy", "10.0.0.1", "--promoter", "alice", "--public-host", "p", "--prompts", "/p"]
+    options += ["--keep-traces", "12h", "--open", "--side=-x"]
+    arguments = ["--endpoint", "http://a/v1", "--endpoint", "http://b/v1", "--model", "bot", *options]
+    values = playground.make_context("playground", arguments).params
+    assert list(values["page_options"]) == options
+    told = new_parser().parse_args(page_arguments(values["endpoints"], values["model"], values["page_options"]))
     assert told.open
     assert read_settings(told) == PlaygroundSettings(
         endpoints=("http://a/v1", "http://b/v1"),
@@ -230,7 +230,7 @@ def test_users_come_and_go_by_command(workplace):
 
 def test_the_command_imports_no_gradio():
     code = (
-        "import sys; from mlflow_finetune_plugin import cli; cli._parser();"
+        "import sys; import mlflow_finetune_plugin.cli.playground;"
         "import mlflow_finetune_plugin.cli.playground_processes, mlflow_finetune_plugin.credentials.users;"
         "sys.exit('gradio' in sys.modules or 'torch' in sys.modules)"
     )

@@ -1,6 +1,5 @@
 """MLflow's deployments commands and client, on real services that outlive the shell that made them."""
 
-import argparse
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from served_models import QUESTIONS
 from serving_process import ServingProcess, ask, free_port
 
-from mlflow_finetune_plugin.cli.serve import add_serve_arguments
+from mlflow_finetune_plugin.cli.serve import serve
 from mlflow_finetune_plugin.serving.deployments import _model_id, _settings
 from mlflow_finetune_plugin.serving.local_services import Deployment, _wait_for_answer, alone, serve_command
 
@@ -249,7 +248,5 @@ def test_model_uris():
 @pytest.mark.parametrize(("given", "is_flagged"), [("true", True), (True, True), ("false", False), (False, False)])
 def test_code_of_a_base_is_trusted_where_that_is_said(given, is_flagged):
     words = serve_command("bot@champion", _settings({"trust_remote_code": given, "max_rank": 8}))
-    served = argparse.ArgumentParser()
-    add_serve_arguments(served)
-    namespace = served.parse_args(words[words.index("serve") + 1 :])
-    assert (namespace.trust_remote_code, namespace.max_rank, tuple(namespace.models)) == (is_flagged, 8, ("bot",))
+    options = serve.make_context("serve", words[words.index("serve") + 1 :]).params
+    assert (options["trust_remote_code"], options["max_rank"], options["models"]) == (is_flagged, 8, ("bot",))

@@ -1,11 +1,10 @@
 """One declaration per setting serves the command line, the deployments and the Python API."""
 
-import argparse
 from pathlib import Path
 
 import pytest
 
-from mlflow_finetune_plugin.cli.serve import add_serve_arguments
+from mlflow_finetune_plugin.cli.serve import serve
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.serving import EngineLimits, ServiceSettings, check_settings
 from mlflow_finetune_plugin.serving.settings import SETTINGS, serve_arguments, service_settings
@@ -30,10 +29,8 @@ ALL = ServiceSettings(
 
 
 def parsed(words):
-    parser = argparse.ArgumentParser()
-    add_serve_arguments(parser)
-    namespace = parser.parse_args(words)
-    return service_settings(tuple(namespace.models), vars(namespace))
+    options = serve.make_context("serve", list(words)).params
+    return service_settings(options.pop("models"), options)
 
 
 @pytest.mark.parametrize("settings", [ALL, ServiceSettings(("bot",))])

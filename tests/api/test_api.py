@@ -1,0 +1,71 @@
+"""The Python API: light to import, typed, and the same functions that the command line calls."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+
+import mlflow_finetune_plugin as ft
+from mlflow_finetune_plugin import api
+from mlflow_finetune_plugin.errors import ConfigError, RunFailedError
+
+
+def test_importing_is_light_and_every_name_is_there():
+    code = (
+        "import sys, mlflow_finetune_plugin as ft; ft.run, ft.plan, ft.check_data, ft.export;"
+        "print([n for n in ('torch', 'transformers', 'gradio', 'trl', 'peft') if n in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+    for name in api.__all__:
+        assert getattr(ft, name) is getattr(api, name)
+        assert name in dir(ft)
+
+
+def test_check_data_returns_the_report(desk):
+    checked = ft.check_data("train.jsonl", parameters={"data.eval": 0.2})
+    assert checked.is_usable
+    assert checked.to_dict()["kept"] == 20
+    assert "<html" in checked._repr_html_()
+
+
+def test_check_data_shows_why_rows_cannot_be_used(desk):
+    checked = ft.check_data("train.jsonl", parameters={"max_length": 4})
+    assert not checked.is_usable
+    assert "longer than max_length" in checked.problem
+
+
+def test_plan_predicts_without_a_run(desk):
+    (desk.path / "finetune.yaml").write_text("base_model: embedded\ndata: train.jsonl\n")
+    planned = ft.plan(parameters={"max_steps": 3})
+    assert planned.exit_code == 0
+    assert json.loads(json.dumps(planned.to_dict()))["forecast"]
+    assert desk.client().search_runs(["0"]) == []
+
+
+def test_a_request_that_is_not_valid_starts_nothing(desk):
+    with pytest.raises(ConfigError, match="did you mean rank"):
+        ft.run(REPOSITORY / "recipes" / "quickstart", "lora", {"rnk": 3})
+    assert desk.client().search_runs(["0"]) == []
+
+
+def test_run_trains_and_returns_what_was_registered(desk):
+    (desk.path / "finetune.yaml").write_text(
+        "base_model: embedded\ndata: train.jsonl\ntraining: {max_steps: 2}\nregister: {name: bot}\n"
+        "eval: {metrics: [exact_match], max_new_tokens: 4, forgetting: false}\n"
+    )
+    result = ft.run(entry_point="lora")
+    assert (result.status, result.model_uri) == ("FINISHED", "models:/bot/1")
+    assert any(name.startswith("train/") or "loss" in name for name in result.metrics)
+    assert result.run_id in result._repr_html_()
+    again = ft.evaluate("bot/1", "train.jsonl")
+    assert again.status == "FINISHED"
+    assert again.run_id != result.run_id
+
+
+def test_a_run_that_fails_raises_its_reason(desk, own_project):
+    with pytest.raises(RunFailedError, match="code 3") as failure:
+        ft.run(own_project("exit 3"))
+    assert failure.value.run_id
