@@ -16,17 +16,22 @@ INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 SECTIONS: dict[str, dict[str, str]] = {
     "Train": {
-        "init": "init",
-        "data": "data",
-        "plan": "plan",
-        "run": "run",
-        "methods": "reference",
-        "schema": "reference",
-        "export": "export",
+        "init": "train.init",
+        "data": "train.data",
+        "plan": "train.plan",
+        "run": "train.run",
+        "methods": "train.reference",
+        "schema": "train.reference",
+        "export": "train.export",
     },
-    "Serve": {"serve": "serve", "keys": "keys", "chat": "chat"},
-    "Compare": {"playground": "playground", "users": "users", "votes": "votes"},
-    "Promote": {"promote": "promote", "rollback": "rollback", "history": "rollback", "watch": "watch"},
+    "Serve": {"serve": "serve.serve", "keys": "serve.keys", "chat": "serve.chat"},
+    "Compare": {"playground": "compare.playground", "users": "compare.users", "votes": "compare.votes"},
+    "Promote": {
+        "promote": "promote.promote",
+        "rollback": "promote.rollback",
+        "history": "promote.rollback",
+        "watch": "promote.watch",
+    },
     "Installation": {"doctor": "doctor", "completion": "completion"},
 }
 """Section of the help -> command -> module of this folder that defines it."""

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from served_models import QUESTIONS
 from serving_process import ServingProcess, ask, free_port
 
-from mlflow_finetune_plugin.cli.serve import serve
+from mlflow_finetune_plugin.cli.serve.serve import serve
 from mlflow_finetune_plugin.serving.deployments import _model_id, _settings
 from mlflow_finetune_plugin.serving.local_services import Deployment, _wait_for_answer, alone, serve_command
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_finetune_plugin.cli.serve import serve
+from mlflow_finetune_plugin.cli.serve.serve import serve
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.serving import EngineLimits, ServiceSettings, check_settings
 from mlflow_finetune_plugin.serving.settings import SETTINGS, serve_arguments, service_settings

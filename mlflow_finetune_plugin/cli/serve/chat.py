@@ -52,8 +52,8 @@ def chat(
         if engine != "auto" or store is not None:
             raise ConfigError(["--engine and --store cannot be combined with --endpoint; fix: drop one of them"])
         return _talk(endpoint.rstrip("/"), str(reference), system, sampling)
-    from mlflow_finetune_plugin.cli.playground import local_service, registered_model
-    from mlflow_finetune_plugin.cli.playground_processes import interruptions
+    from mlflow_finetune_plugin.cli.compare.playground import local_service, registered_model
+    from mlflow_finetune_plugin.cli.compare.playground_processes import interruptions
 
     name = registered_model(reference.name)
     try:

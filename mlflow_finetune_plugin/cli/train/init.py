@@ -11,7 +11,7 @@ import click
 
 from mlflow_finetune_plugin.errors import ConfigError, unknown
 
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parents[2]
 _NOT_COPIED = ("__pycache__", "make_data.py", "demo.py", "playground.py", "README.md")
 _LAYOUTS = "prompt/completion, messages (OpenAI's chat format), ShareGPT, Alpaca, text/label, instances, or plain text"
 

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from proven_versions import register_proven, rows
 from serving_process import wait_until
 
-from mlflow_finetune_plugin.cli.watch import Schedule, repeat
+from mlflow_finetune_plugin.cli.promote.watch import Schedule, repeat
 
 
 def test_an_outage_is_told_and_the_next_look_comes(tmp_path, server):

@@ -39,7 +39,7 @@ def test_an_endpoint_that_is_not_there_is_one_error(monkeypatch, capsys):
 
 
 def test_the_conversation_is_sent_whole(monkeypatch, capsys):
-    from mlflow_finetune_plugin.cli import chat as room
+    from mlflow_finetune_plugin.cli.serve import chat as room
 
     sent = []
 

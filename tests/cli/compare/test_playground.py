@@ -16,7 +16,7 @@ from gradio_client import Client
 from served_models import registry_of_bot
 from serving_process import marked
 
-from mlflow_finetune_plugin.cli.playground import page_arguments, playground
+from mlflow_finetune_plugin.cli.compare.playground import page_arguments, playground
 
 SECRET = "mf-a-secret-key"
 
@@ -230,8 +230,8 @@ def test_users_come_and_go_by_command(workplace):
 
 def test_the_command_imports_no_gradio():
     code = (
-        "import sys; import mlflow_finetune_plugin.cli.playground;"
-        "import mlflow_finetune_plugin.cli.playground_processes, mlflow_finetune_plugin.credentials.users;"
+        "import sys; import mlflow_finetune_plugin.cli.compare.playground;"
+        "import mlflow_finetune_plugin.cli.compare.playground_processes, mlflow_finetune_plugin.credentials.users;"
         "sys.exit('gradio' in sys.modules or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlflow_finetune_plugin.cli.compare.playground_processes import check_page, interruptions, run_page
 from mlflow_finetune_plugin.cli.output import note
-from mlflow_finetune_plugin.cli.playground_processes import check_page, interruptions, run_page
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import ConfigError, EngineError, MissingExtraError, TrackingError, one_line
 from mlflow_finetune_plugin.store.clients import command_client

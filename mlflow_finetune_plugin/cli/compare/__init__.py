@@ -1,0 +1,1 @@
+"""Commands that compare versions: the playground, its users, and votes."""

@@ -1,0 +1,1 @@
+"""Commands that judge, move and watch the champion."""

@@ -1,0 +1,1 @@
+"""Commands that serve registered models, make API keys and chat."""

@@ -1,0 +1,1 @@
+"""Commands that start a project, check its data, plan and run it, and export its result."""
