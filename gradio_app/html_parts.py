@@ -1,4 +1,4 @@
-"""What the tabs' HTML has in common. All texts are escaped."""
+"""Render the HTML that several tabs share. Every text is escaped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OUTCOMES = {
 
 
 def note_html(text: str, kind: str = "") -> str:
-    """``kind``: mf-good, mf-bad, or nothing for a caution."""
+    """Return a note. ``kind`` is mf-good or mf-bad; empty means a caution."""
     return f'<p class="{f"mf-note {kind}".strip()}" role="status">{escape(text)}</p>'
 
 
@@ -29,7 +29,7 @@ def empty(what: str, remedy: str) -> str:
 
 
 def outcome_html(outcome: str, *, is_finding: bool = False) -> str:
-    """Of a verdict, or of one finding in it, in words and colour."""
+    """Return the outcome of a verdict, or of one of its criteria, in words and colour."""
     kind, text = _OUTCOMES.get(outcome, ("", outcome))
     return f'<span class="{kind}">{escape(outcome if is_finding else text)}</span>'
 
@@ -40,7 +40,7 @@ def table_head(heads: Sequence[str]) -> str:
 
 
 def link(url: str, text: str) -> str:
-    """Return a link that opens beside the page and does not tell the other page where it came from."""
+    """Return a link that opens a new tab, which does not learn the address of this page."""
     return f'<a href="{escape(url)}" target="_blank" rel="noopener noreferrer">{escape(text)}</a>'
 
 
@@ -49,12 +49,11 @@ def soft(text: str) -> str:
 
 
 def tags_as_text(markdown: str) -> str:
-    """Markdown whose HTML is shown as it was written, not rendered: what a model says is no part of the page.
+    """Return Markdown whose HTML is displayed as text, not rendered: an answer is not part of the page.
 
-    Images become links: who looks at an answer asks nobody for anything.
-
-    Code stays as it is, for there Markdown shows tags by itself. Where this and a renderer differ on what is code, a tag
-    is at worst left to the page's sanitizer and its policy, which hold it off too.
+    Images become links, so that reading an answer sends no request anywhere. Code stays as it is, because Markdown displays
+    tags in code as text. Where this function and a renderer disagree about what is code, the page's sanitizer and its
+    content security policy still hold a tag off.
     """
     pieces: list[str] = []
     prose: list[str] = []

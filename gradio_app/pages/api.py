@@ -1,4 +1,4 @@
-"""The same comparison for programs: ``gradio_client`` calls ``/chat``, ``/vote``, ``/export``; one client is one session."""
+"""The HTTP API of the comparison: ``/chat``, ``/vote`` and ``/export``. Each ``gradio_client`` is one session."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_TEMPERATURE = 2.0
 
 
 class ComparisonApi:
-    """``build`` within the Blocks."""
+    """The API of one playground. Call ``build`` within the Blocks."""
 
     def __init__(self, playground: Playground) -> None:
         self._playground = playground
@@ -38,9 +38,9 @@ class ComparisonApi:
         seed: int | None = None,
         new_conversation: bool = False,
     ) -> AsyncIterator[dict[str, Any]]:
-        """Asks both sides, blind. Yields what has come, again and again, at the pace that a page would show.
+        """Ask both sides, blind, and yield the text so far again and again, at the pace of a page.
 
-        Each is ``{"turn_id", "is_over", "answers": [{"side": "A", "content", "fault"}, ...], "can_vote"}``.
+        Each value is ``{"turn_id", "is_over", "answers": [{"side": "A", "content", "fault"}, ...], "can_vote"}``.
         """
         try:
             session = await self._playground.session(*visitor(request))
@@ -64,11 +64,11 @@ class ComparisonApi:
         comment: str = "",
         show_names: bool = True,
     ) -> dict[str, Any]:
-        """On this client's last turn: ``left`` (A), ``right`` (B), ``tie`` or ``both_bad``; returns who was who.
+        """Vote on this client's last turn: ``left`` (A), ``right`` (B), ``tie`` or ``both_bad``.
 
-        ``{"vote_id", "revision", "choice", "has_receipts", "names": {"A": ..., "B": ...}, "receipts": {...}}``. Shown names
-        make the vote stand; with ``show_names`` false it may be changed by another call, and ``names`` and ``receipts`` are
-        None. A vote without both receipts of a router is kept and feeds no promotion.
+        Returns ``{"vote_id", "revision", "choice", "has_receipts", "names": {"A": ..., "B": ...}, "receipts": {...}}``. Showing the
+        names makes the vote final. With ``show_names`` false another call may change it, and ``names`` and ``receipts`` are None.
+        A vote without the router's receipts of both answers is stored and does not count for a promotion.
         """
         try:
             session = await self._playground.session(*visitor(request))
@@ -89,13 +89,13 @@ class ComparisonApi:
         }
 
     async def export(self, request: gr.Request) -> dict[str, Any]:
-        """The conversation of this client; what is still blind has no names, receipts or times."""
+        """Return this client's conversation. A turn that is still blind has no names, receipts or times."""
         session = self._playground.known(*visitor(request))
         return session.export() if session is not None else {"turns": []}
 
 
 def _sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) -> SamplingSettings:
-    """A program may send anything. Raises SessionError for what is no number, or none that an endpoint takes."""
+    """Return the settings of a request. Raises SessionError for a value that is not a number or is out of range."""
     try:
         sampling = SamplingSettings(
             float(temperature),

@@ -1,4 +1,4 @@
-"""The first tab: one prompt, two answers side by side, a vote."""
+"""The Compare tab: one prompt, two answers side by side, a vote."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PLACEHOLDER = "Both answers appear here side by side."
 
 
 class ComparePage:
-    """``build`` within a tab. Handlers keep no state of their own: it is the session's."""
+    """The tab of one playground. Call ``build`` within the tab. The session holds all state."""
 
     def __init__(self, playground: Playground) -> None:
         self._playground = playground
@@ -36,7 +36,7 @@ class ComparePage:
 
     def build(self, blocks: gr.Blocks) -> None:
         """Components in reading order, which is the order of the Tab key, then what they do."""
-        self._status = gr.HTML(view.notice("Looking who answers …"), elem_id="mf-status")
+        self._status = gr.HTML(view.notice("Connecting to the models …"), elem_id="mf-status")
         with gr.Row(elem_classes="mf-chats", equal_height=True):
             self._chats = [_answer_panel(position) for position in range(MOST_SIDES)]
         with gr.Row(elem_classes="mf-votes"):
@@ -45,11 +45,11 @@ class ComparePage:
         with gr.Row(elem_classes="mf-ask"):
             self._prompt = gr.Textbox(
                 label="Prompt (Enter sends, Shift+Enter begins a new line)",
-                placeholder="Ask something.",  # one that fills two lines makes the field grow when it is empty
-                lines=1,  # with more, Gradio's Enter begins a new line
+                placeholder="Ask something.",  # A longer text that fills two lines would make the empty field grow.
+                lines=1,  # With more lines, Enter would begin a new line in Gradio.
                 max_lines=12,
                 scale=8,
-                elem_id="mf-prompt",  # the page's script focuses it: autofocus would scroll the page down to it
+                elem_id="mf-prompt",  # The page's script focuses it; autofocus would scroll.
             )
             with gr.Column(scale=1, min_width=120, elem_classes="mf-send"):
                 self._send = gr.Button("Send", variant="primary", elem_id="mf-send")
@@ -62,9 +62,7 @@ class ComparePage:
             self._differ = gr.Button("Differences", size="sm", elem_id="mf-differ")
             self._export = gr.Button("Export", size="sm", elem_id="mf-export")
             self._share = gr.Button("Share", size="sm", elem_id="mf-share")
-        with gr.Row(
-            elem_classes="mf-facts"
-        ):  # below the votes: it may grow when names are shown, and moves none of them
+        with gr.Row(elem_classes="mf-facts"):  # Below the votes, so that names do not move them.
             self._lines = [_side_facts(position) for position in range(MOST_SIDES)]
         self._shared = gr.HTML("", elem_id="mf-shared")
         self._reference = gr.HTML("", elem_id="mf-reference")
@@ -76,7 +74,7 @@ class ComparePage:
         self._prompts = PromptSetPart(self._playground)
         self._build_settings()
         with gr.Accordion("This session", open=False) as self._session_part:
-            self._history = gr.HTML(view.notice("Nothing has been asked in this session yet."), elem_id="mf-history")
+            self._history = gr.HTML(view.notice("This session has no prompts yet."), elem_id="mf-history")
         self._exported = gr.Textbox(visible=False)
         self._wire(blocks)
 
@@ -90,26 +88,29 @@ class ComparePage:
                     elem_id="mf-blind",
                 )
                 self._shuffle = gr.Radio(
-                    [("before every prompt", "turn"), ("once a conversation", "session")],
+                    [("before every prompt", "turn"), ("once per conversation", "session")],
                     value="turn",
-                    label="Sides change places",
+                    label="Sides swap",
                     elem_id="mf-shuffle",
                 )
             self._system = gr.Textbox(label="System prompt", lines=2, elem_id="mf-system")
             with gr.Row():
                 self._temperature = gr.Slider(0, 2, value=0, step=0.05, label="Temperature")
                 self._top_p = gr.Slider(0.05, 1, value=1, step=0.05, label="Top p")
-                self._max_tokens = number_field(MAX_TOKENS, "all that fit", elem_id="mf-max-tokens")
+                self._max_tokens = number_field(MAX_TOKENS, "no limit", elem_id="mf-max-tokens")
                 self._seed = number_field(SEED, "none", elem_id="mf-seed")
             self._sides = SidesPart(self._playground)
 
     def _wire(self, blocks: gr.Blocks) -> None:
-        """Handlers return values alone, for all outputs: Gradio builds a component anew for every update or skip of one."""
+        """Connect events with handlers.
+
+        Handlers return plain values for all outputs: Gradio rebuilds a component for every update or skip of one.
+        """
         private: dict[str, Any] = {
             "api_visibility": "private",
             "show_progress": "hidden",
             "concurrency_limit": None,
-            "postprocess": False,  # values are what the page takes already; else each one is a trip to a thread
+            "postprocess": False,  # The values are in the page's form; else each one takes a thread.
         }
         settings = [self._system, self._temperature, self._top_p, self._max_tokens, self._seed]
         page = [*self._chats, *self._lines, self._status, self._reference, self._difference, self._history]
@@ -130,17 +131,20 @@ class ComparePage:
             streamed = clicked.then(self._stream, None, self._chats[:2], **private)
             return streamed.then(self._settle, None, page, **private)
 
-        raw = {**private, "preprocess": False}  # each value is a trip to a thread, too; the handlers take any
+        raw = {
+            **private,
+            "preprocess": False,
+        }  # Preprocessing takes a thread for each value, and the handlers accept any value.
         for event in (self._send.click, self._prompt.submit):
             speak(event(self._ask, [self._prompt, *settings], begun, **raw))
         speak(self._retry.click(self._ask_again, [self._prompt, *settings], begun, **raw))
-        self._stop.click(self._halt, None, None, queue=False, **private)
-        self._edit.click(self._take_back, None, [self._prompt, *page], **private)
-        self._undo.click(self._take_away, None, page, **private)
+        self._stop.click(self._stop_answers, None, None, queue=False, **private)
+        self._edit.click(self._edit_prompt, None, [self._prompt, *page], **private)
+        self._undo.click(self._undo_turn, None, page, **private)
         places = [self._blind, self._shuffle]
-        self._new.click(self._begin_anew, places, page, **private)
+        self._new.click(self._restart, places, page, **private)
         for setting in places:
-            setting.input(self._begin_anew, places, page, **private)
+            setting.input(self._restart, places, page, **private)
         words = [self._reasons, self._comment]
         for choice, button in self._votes.items():
             button.click(self._voting(choice), words, page, **private)
@@ -161,7 +165,7 @@ class ComparePage:
         return await self._shared_with(request), *page
 
     async def _shared_with(self, request: gr.Request) -> str:
-        """The conversation of the link that opened this page, if one did."""
+        """Return the conversation of the link that opened this page, or nothing."""
         token = request.query_params.get("shared")
         session = self._playground.known(*visitor(request))
         if not token or session is None:
@@ -173,12 +177,12 @@ class ComparePage:
         return (
             view.shared_view(conversation)
             if conversation is not None
-            else view.notice("This link's conversation is gone.", "warn")
+            else view.notice("The conversation of this link was deleted.", "warn")
         )
 
     def _leave(self, request: gr.Request) -> None:
         self._playground.forget(visitor(request)[0])
-        self._blocks.state_holder.session_data.pop(str(request.session_hash), None)  # Gradio keeps it for ever
+        self._blocks.state_holder.session_data.pop(str(request.session_hash), None)  # Gradio never removes it.
 
     async def _session(self, request: gr.Request) -> Session:
         return await self._playground.session(*visitor(request))
@@ -186,7 +190,7 @@ class ComparePage:
     async def _doing(
         self, request: gr.Request, act: Callable[[Session], Awaitable[Session | None] | None] | None = None
     ) -> Values:
-        """The page after ``act``; where that cannot be done, the page as it is, and why."""
+        """Return the page after ``act``; where ``act`` fails, the unchanged page and the reason."""
         session: Session | None = None
         try:
             session = await self._session(request)
@@ -218,7 +222,7 @@ class ComparePage:
         *,
         keeps_prompt: bool = False,
     ) -> Values:
-        """What changes at once when a prompt is sent; a prompt that is refused stays where it was written."""
+        """Return what changes at once when a prompt is sent. A refused prompt stays in its field."""
         session: Session | None = None
         try:
             session = await self._session(request)
@@ -227,12 +231,12 @@ class ComparePage:
             session.trouble = None
         except FinetuneError as error:
             if session is not None:
-                session.trouble = str(error)  # the steps that follow end with telling it
+                session.trouble = str(error)  # The last step of this event displays it.
             return prompt, gr.skip(), gr.skip(), *self._side_lines(session), *self._notices(session, str(error))
         return prompt if keeps_prompt else "", [], "", *_waiting(session)
 
     async def _stream(self, request: gr.Request) -> AsyncIterator[list[view.ChatMessages]]:
-        """Two sides, with no more outputs than they need: this is what a hundred people wait for at once."""
+        """Yield the answers of two sides, with no more outputs than they need: many people wait for this at once."""
         session = self._playground.known(*visitor(request))
         if session is not None and len(session.contenders) == 2:
             async for panels in self._speaking(session):
@@ -240,15 +244,15 @@ class ComparePage:
 
     async def _speaking(self, session: Session) -> AsyncIterator[list[view.ChatMessages]]:
         turn = self._playground.streams.unwatched(session)
-        if turn is None:  # the prompt was refused; that has been told
+        if turn is None:  # The prompt was refused, and the page says why.
             return
         async for texts in self._playground.streams.watch(session, turn):
             yield [chat_payload(panel) for panel in view.panels(session, turn, texts)]
 
     async def _settle(self, request: gr.Request) -> AsyncIterator[Values]:
-        """The page when all is said; three and four sides are heard here first."""
+        """Yield the finished page. Turns of three and four sides stream here first."""
         session = self._playground.known(*visitor(request))
-        if session is None:  # nobody could be asked: why, is found again
+        if session is None:  # No session could begin; this repeats the reason.
             yield await self._doing(request)
             return
         rest = (*_waiting(session), view.history_view(session))
@@ -256,12 +260,12 @@ class ComparePage:
             yield *panels, *([] for _ in range(MOST_SIDES - len(panels))), *rest
         yield self._page(session, trouble=session.trouble)
 
-    def _halt(self, request: gr.Request) -> None:
+    def _stop_answers(self, request: gr.Request) -> None:
         session = self._playground.known(*visitor(request))
         if session is not None:
             self._playground.streams.stop(session)
 
-    async def _take_back(self, request: gr.Request) -> Values:
+    async def _edit_prompt(self, request: gr.Request) -> Values:
         prompts: list[str] = []
 
         def undo(session: Session) -> None:
@@ -270,13 +274,13 @@ class ComparePage:
         values = await self._doing(request, undo)
         return prompts[0] if prompts else "", *values
 
-    async def _take_away(self, request: gr.Request) -> Values:
+    async def _undo_turn(self, request: gr.Request) -> Values:
         def undo(session: Session) -> None:
             session.undo()
 
         return await self._doing(request, undo)
 
-    async def _begin_anew(self, blind: bool, shuffle: str, request: gr.Request) -> Values:
+    async def _restart(self, blind: bool, shuffle: str, request: gr.Request) -> Values:
         async def begin(session: Session) -> Session:
             self._playground.streams.stop(session)
             session.is_blind, session.shuffle = bool(blind), "session" if shuffle == "session" else "turn"
@@ -294,12 +298,12 @@ class ComparePage:
         return await self._cast(None, reasons, comment, request)
 
     async def _cast(self, choice: str | None, reasons: list[str], comment: str, request: gr.Request) -> Values:
-        """``choice`` None: the one that was made."""
+        """Cast a vote. ``choice`` None means the choice of the present vote."""
 
         async def cast(session: Session) -> None:
             voted = session.last.vote if session.last is not None else None
             if choice is None and voted is None:
-                raise SessionError("Vote first; then reasons can be added to it.")
+                raise SessionError("Vote first. Then you can add reasons.")
             final_choice = choice if choice is not None or voted is None else voted.choice
             await self._playground.vote(session, str(final_choice), reasons or [], comment or "")
 
@@ -327,10 +331,10 @@ class ComparePage:
         except FinetuneError as error:
             return view.notice(str(error), "warn")
 
-    # what is shown ------------------------------------------------------------------------------------------------
+    # values of the page ------------------------------------------------------------------------------------------------
 
     def _page(self, session: Session | None, *, trouble: str | None = None) -> Values:
-        """Chats, side lines, status, reference, differences, history: as the session is now."""
+        """Return chats, side lines, status, reference, differences and history, as the session is now."""
         turn = session.last if session is not None else None
         chats = view.panels(session, turn) if session is not None else []
         payloads = [chat_payload(chats[position]) if position < len(chats) else [] for position in range(MOST_SIDES)]
@@ -343,7 +347,7 @@ class ComparePage:
         return [view.side_line(turn if position < count else None, position) for position in range(MOST_SIDES)]
 
     def _notices(self, session: Session | None, trouble: str | None) -> tuple[str, str, str]:
-        """Status, reference, and no differences."""
+        """Return the status, the reference answer and an empty list of differences."""
         if session is None:
             return view.notice(trouble or "This session has ended. Reload the page.", "bad"), "", ""
         status = view.notice(trouble, "warn") if trouble else view.status(session)
@@ -351,7 +355,7 @@ class ComparePage:
 
 
 def _answer_panel(position: int) -> gr.Chatbot:
-    """Its height is what the window leaves, set in the style sheet."""
+    """Return a panel for answers. The style sheet gives it the height that the window leaves."""
     with gr.Column(min_width=280, elem_classes=f"mf-column mf-column-{position}"):
         return gr.Chatbot(
             label=f"Answer {LABELS[position]}",
@@ -374,14 +378,14 @@ def _side_facts(position: int) -> gr.HTML:
 
 
 def _set(session: Session, settings: Values) -> None:
-    """``asked``: system prompt, temperature, top p, and, as written, max tokens and seed."""
+    """Take over ``settings``: system prompt, temperature, top p, and the texts of max tokens and seed."""
     system, temperature, top_p, max_tokens, seed = settings
     session.sampling = shared_sampling(temperature, top_p, max_tokens, seed)
     session.system_prompt = str(system or "")
 
 
 def chat_payload(messages: view.ChatMessages) -> list[dict[str, Any]]:
-    """As ``gr.Chatbot`` sends messages to the page; a test holds it against the component's own."""
+    """Return messages as ``gr.Chatbot`` sends them to the page; a test compares both."""
     return [
         {
             "role": message["role"],
@@ -394,7 +398,7 @@ def chat_payload(messages: view.ChatMessages) -> list[dict[str, Any]]:
 
 
 def _waiting(session: Session) -> Values:
-    """Side lines, status, reference and differences while answers come."""
+    """Return side lines, status, reference and differences while answers arrive."""
     lines = [view.side_line(None, position) for position in range(MOST_SIDES)]
     controls = view.Controls(is_speaking=True, sides=len(session.contenders))
-    return *lines, view.state(view.notice("The answers are coming …"), controls), "", ""
+    return *lines, view.state(view.notice("Waiting for both answers …"), controls), "", ""

@@ -1,4 +1,4 @@
-"""The data tab: what a version was trained on, with the tokens that carry loss marked."""
+"""The Data tab: the training data of a version, with the tokens that carry loss marked."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _AT_ONCE = 200
 
 
 class DataPage:
-    """The reports of one registered model's versions."""
+    """The data reports of one registered model's versions."""
 
     def __init__(self, model: str) -> None:
         self.model = model
 
     def build(self, tab: gr.Tab) -> None:
-        """Called within the tab. Nothing is read before it is selected."""
-        picked = gr.Dropdown([], label="Training data of", interactive=True)
+        """Build the tab's components within the tab. Nothing is read before the tab is selected."""
+        picked = gr.Dropdown([], label="Training data of version", interactive=True)
         report = gr.HTML(apply_default_css=False, min_height=120)
         quiet: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "minimal"}
         tab.select(self._load, picked, [picked, report], **quiet)
@@ -33,7 +33,7 @@ class DataPage:
         try:
             versions = await ask_mlflow(self._list)
         except FinetuneError as error:
-            return gr.skip(), note_html(f"The data cannot be shown now. {error}", "mf-bad")
+            return gr.skip(), note_html(f"The data report cannot be read now. {error}", "mf-bad")
         if not versions.rows:
             remedy = "Train one: mlflow-finetune run PROJECT -e lora registers it here."
             return gr.update(choices=[], value=None), empty(f"{self.model} has no versions yet.", remedy)

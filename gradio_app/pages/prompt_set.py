@@ -1,4 +1,4 @@
-"""A set of prompts to walk through: the next unseen one, how far one is, the reference answer after the vote."""
+"""The prompt set: the next prompt that the voter has not judged, and the voter's progress."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ Beginning = Callable[..., Awaitable[Values]]
 
 
 class PromptSetPart:
-    """``beginning`` takes a prompt for the session; ``speak`` chains the streams behind the click."""
+    """The part of the Compare tab that walks through a prompt set."""
 
     def __init__(self, playground: Playground) -> None:
         self._playground = playground
-        with gr.Accordion("Prompt set: judge many prompts in a row", open=False), gr.Row():
+        with gr.Accordion("Prompt set: vote on many prompts in a row", open=False), gr.Row():
             self._set = gr.Dropdown(
                 playground.walk.names, value=playground.walk.names[0], label="Set", elem_id="mf-set"
             )
             with gr.Column():
                 self._next = gr.Button("Next prompt (key N)", variant="primary", elem_id="mf-next")
-                self._auto = gr.Checkbox(False, label="Go on by itself after each vote", elem_id="mf-auto")
-            self._progress = gr.HTML(view.soft("Prompts that you have not judged come first."), elem_id="mf-progress")
+                self._auto = gr.Checkbox(False, label="Advance automatically after each vote", elem_id="mf-auto")
+            self._progress = gr.HTML(
+                view.soft("You see the prompts that you have not judged yet."), elem_id="mf-progress"
+            )
 
     def wire(
         self,
@@ -40,10 +42,10 @@ class PromptSetPart:
         private: dict[str, Any],
     ) -> None:
         self._beginning = beginning
-        speak(self._next.click(self._go_on, [self._set, prompt, *settings], [self._progress, *begun], **private))
-        self._set.input(self._tell, self._set, self._progress, **private)
+        speak(self._next.click(self._advance, [self._set, prompt, *settings], [self._progress, *begun], **private))
+        self._set.input(self._progress_text, self._set, self._progress, **private)
 
-    async def _go_on(self, request: gr.Request, name: str, prompt: str, *settings: Any) -> Values:
+    async def _advance(self, request: gr.Request, name: str, prompt: str, *settings: Any) -> Values:
         sentences: list[str] = []
 
         async def find(session: Session) -> Prompt:
@@ -52,9 +54,9 @@ class PromptSetPart:
             return upcoming
 
         begun = await self._beginning(request, prompt, settings, find, keeps_prompt=True)
-        return view.soft(sentences[0]) if sentences else await self._tell(name, request), *begun
+        return view.soft(sentences[0]) if sentences else await self._progress_text(name, request), *begun
 
-    async def _tell(self, name: str, request: gr.Request) -> str:
+    async def _progress_text(self, name: str, request: gr.Request) -> str:
         try:
             session = await self._playground.session(*visitor(request))
             return view.soft(await self._playground.progress_in(session, name))

@@ -1,4 +1,4 @@
-"""The runs tab: a model's versions, one or two of them in depth, promote and rollback, and what was moved so far."""
+"""The Runs tab: versions, one or two of them in detail, promotion, rollback and the history of moves."""
 
 from __future__ import annotations
 
@@ -29,13 +29,16 @@ from mlflow_finetune_plugin.store.names import CANARY, CHALLENGER, INTENT_TAG, P
 from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
 
 _AT_ONCE = 50
-_LOOK_S = 0.25
+_POLL_S = 0.25
 _PICK_IN_TABLE = "window.mfPickVersion(element, trigger)"
-_NOT_YOURS = "Promoting and rolling back are for those who have the right to: may_promote in the auth file. Ask who runs this page."
+_NOT_ALLOWED = "You cannot promote or roll back: your user has no may_promote in the auth file. Ask the person who runs this playground."
 
 
 class RunsPage:
-    """``may_promote`` is asked on the server for every request that moves something, whatever the page shows."""
+    """The versions of one registered model.
+
+    The server checks ``may_promote`` for every request that moves an alias, whatever the page displays.
+    """
 
     def __init__(
         self, model: str, may_promote: Callable[[gr.Request], bool], promotions: Promotions | None = None
@@ -45,7 +48,7 @@ class RunsPage:
         self._promotions = promotions if promotions is not None else Promotions()
 
     def build(self, tab: gr.Tab) -> None:
-        """Called within the tab. Nothing is read before it is selected."""
+        """Build the tab's components within the tab. Nothing is read before the tab is selected."""
         limit, listed = gr.State(_AT_ONCE), gr.State(None)
         planned_promotion, planned_rollback = gr.State(None), gr.State(None)
         table = gr.HTML(apply_default_css=False, js_on_load=_PICK_IN_TABLE, min_height=120)
@@ -61,13 +64,13 @@ class RunsPage:
             promote = gr.Button("Promote this version …", variant="primary", interactive=False)
             rollback = gr.Button("Roll back …", interactive=False)
         question = gr.HTML(apply_default_css=False)
-        reason = gr.Textbox(label="Reason, for the record", max_length=500, visible=False)
+        reason = gr.Textbox(label="Reason (recorded)", max_length=500, visible=False)
         with gr.Row():
             yes_promote = gr.Button("Yes, let the gate judge it", variant="primary", visible=False)
             yes_rollback = gr.Button("Yes, roll back", variant="stop", visible=False)
-            no = gr.Button("No, leave it", visible=False)
+            no = gr.Button("Cancel", visible=False)
         verdict = gr.HTML(apply_default_css=False)
-        gr.Markdown("### Moves so far")
+        gr.Markdown("### History of moves")
         moves = gr.HTML(apply_default_css=False)
 
         asking = [question, reason, yes_promote, yes_rollback, no, planned_promotion, planned_rollback]
@@ -113,7 +116,7 @@ class RunsPage:
         return list_versions(registry_client(), self.model, limit=limit)
 
     def _history(self) -> tuple[list[Record], bool]:
-        """Reads only: what was cut off is settled by who has the right to move."""
+        """Read the history of moves. An interrupted move is left to a user who may promote."""
         client = registry_client()
         with registry_faults(self.model):
             _, tags = read_model(client, self.model)
@@ -126,7 +129,7 @@ class RunsPage:
                 ask_mlflow(self._list, limit), ask_mlflow(self._history)
             )
         except FinetuneError as error:
-            notice = note_html(f"The versions cannot be shown now. {error}", "mf-bad")
+            notice = note_html(f"The versions cannot be read now. {error}", "mf-bad")
             return (
                 None,
                 notice,
@@ -153,7 +156,7 @@ class RunsPage:
         )
 
     async def _pick(self, versions: Versions | None, other: str | None, event: gr.EventData) -> tuple[Any, ...]:
-        """A button of the table; what the browser says is looked up and not believed."""
+        """Handle a button of the table. The number comes from the browser, so it is checked against the list."""
         number = str(event._data.get("version", "")) if isinstance(event._data, dict) else ""
         if versions is None or number not in [version.number for version in versions.rows]:
             return gr.skip(), gr.skip(), gr.skip()
@@ -177,7 +180,7 @@ class RunsPage:
 
     async def _ask_promotion(self, picked: str | None, request: gr.Request) -> tuple[Any, ...]:
         if not self._may_promote(request):
-            return (*_closed(), note_html(_NOT_YOURS))
+            return (*_closed(), note_html(_NOT_ALLOWED))
         try:
             plan = await ask_mlflow(lambda: plan_promotion(registry_client(), self.model, picked or ""))
         except FinetuneError as error:
@@ -186,10 +189,10 @@ class RunsPage:
 
     async def _promote(self, plan: PlannedPromotion | None, request: gr.Request) -> AsyncIterator[tuple[Any, ...]]:
         if not self._may_promote(request):
-            yield (note_html(_NOT_YOURS), *_closed())
+            yield (note_html(_NOT_ALLOWED), *_closed())
             return
         if plan is None:
-            yield (note_html("Nothing was asked for; fix: pick a version and press Promote."), *_closed())
+            yield (note_html("No promotion was planned; fix: select a version and press Promote."), *_closed())
             return
         try:
             await asyncio.to_thread(self._promotions.begin, plan.model, plan.version, _person(request))
@@ -200,7 +203,7 @@ class RunsPage:
             yield (html, *_closed())
 
     async def _follow(self) -> AsyncIterator[Any]:
-        """The gate at work, for whoever opens the page meanwhile too, and the verdict when it has come."""
+        """Yield the gate's progress and its verdict, also in a page that was opened after the gate started."""
         last = self._promotions.last(self.model)
         if last is None:
             yield gr.skip()
@@ -211,12 +214,12 @@ class RunsPage:
             if state != (now := (len(last.lines), int(seconds))):
                 state = now
                 yield progress_html(last.version, last.lines, seconds)
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
         yield verdict_html(last.version, last.end)
 
     async def _ask_rollback(self, request: gr.Request) -> tuple[Any, ...]:
         if not self._may_promote(request):
-            return (*_closed(), note_html(_NOT_YOURS))
+            return (*_closed(), note_html(_NOT_ALLOWED))
         try:
             plan = await ask_mlflow(lambda: plan_rollback(registry_client(), self.model))
         except FinetuneError as error:
@@ -225,9 +228,9 @@ class RunsPage:
 
     async def _roll_back(self, plan: PlannedRollback | None, reason: str, request: gr.Request) -> tuple[Any, ...]:
         if not self._may_promote(request):
-            return (note_html(_NOT_YOURS), *_closed())
+            return (note_html(_NOT_ALLOWED), *_closed())
         if plan is None:
-            return (note_html("Nothing was asked for; fix: press Roll back."), *_closed())
+            return (note_html("No rollback was planned; fix: press Roll back."), *_closed())
         try:
             done = await ask_mlflow(
                 lambda: carry_out_rollback(registry_client(), plan, reason=reason.strip(), person=_person(request))
@@ -243,7 +246,7 @@ class RunsPage:
 def _asking(
     text: str, *, promotion: PlannedPromotion | None = None, rollback: PlannedRollback | None = None
 ) -> tuple[Any, ...]:
-    """The second step: what will happen, and the buttons that do it or leave it."""
+    """Return the confirmation step: what will happen, and the buttons that confirm or cancel."""
     is_rollback = rollback is not None
     return (
         note_html(text),
@@ -261,12 +264,12 @@ def _closed() -> tuple[Any, ...]:
 
 
 def _rights(may: bool, can_promote: bool, can_go_back: bool) -> tuple[Any, ...]:
-    notice = "" if may else note_html(_NOT_YOURS)
+    notice = "" if may else note_html(_NOT_ALLOWED)
     return notice, gr.update(interactive=may and can_promote), gr.update(interactive=may and can_go_back)
 
 
 def _first(versions: Versions) -> str | None:
-    """The challenger, which somebody will want to judge; else the newest."""
+    """Return the challenger, because it is the version to judge next, or else the newest version."""
     newest = versions.rows[0].number if versions.rows else None
     return next((version.number for version in versions.rows if CHALLENGER in version.aliases), newest)
 
@@ -277,5 +280,5 @@ def _label(version: VersionCard) -> str:
 
 
 def _person(request: gr.Request) -> str:
-    """Empty for the one visitor of a page without a login: then the machine's user says who it was."""
+    """Return the login; empty for a page without a login, where the machine's user is recorded instead."""
     return str(getattr(request, "username", None) or "")

@@ -1,4 +1,4 @@
-"""Settings of an answer as people write them. Text: an empty field of Gradio's Number becomes a zero once it is shown."""
+"""SamplingSettings settings as text: an empty field of Gradio's Number becomes a zero once it is displayed."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ SIDE_FIELDS = tuple(_BOUNDS)
 
 
 def number_field(label: str, empty: str, value: str = "", **more: Any) -> gr.Textbox:
-    """``empty`` says what is asked where nothing is written."""
+    """Return a field. ``empty`` says which value applies while the field is empty."""
     mode = gr.InputHTMLAttributes(autocomplete="off", spellcheck=False)
     return gr.Textbox(value, label=label, placeholder=empty, max_length=40, lines=1, html_attributes=mode, **more)
 
 
 def number_of(label: str, text: Any) -> float | int | None:
-    """What is written in the field of that label; None where it is empty. A program may send anything. Raises SessionError."""
+    """Return the number in the field of that label, or None where it is empty. Raises SessionError for anything else."""
     stripped = "" if text is None else str(text).strip()
     if not stripped:
         return None
     lowest, highest, is_whole = _BOUNDS[label]
     kind = "a whole number" if is_whole else "a number"
-    fault = f"{label} is {stripped!r}; write {kind} from {lowest:,} to {highest:,}, or nothing."
+    fault = f"{label} is {stripped!r}; write {kind} from {lowest:,} to {highest:,}, or leave the field empty."
     if label == SEED:
-        fault = f"{label} is {stripped!r}; write {kind}, or nothing."
+        fault = f"{label} is {stripped!r}; write {kind}, or leave the field empty."
     try:
         number: float | int = int(stripped) if is_whole else float(stripped.replace(",", "."))
     except ValueError as error:
@@ -49,7 +49,7 @@ def number_of(label: str, text: Any) -> float | int | None:
 
 
 def shared_sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) -> SamplingSettings:
-    """Of whatever a page sent. Raises SessionError."""
+    """Return the settings that apply to all sides. Raises SessionError."""
     return SamplingSettings(
         temperature=_slid("Temperature", temperature),
         top_p=_slid("Top p", top_p),
@@ -59,7 +59,7 @@ def shared_sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) ->
 
 
 def own_sampling(shared: SamplingSettings, texts: Sequence[str | None]) -> SamplingSettings | None:
-    """What a side is asked with, by its own fields and otherwise as all are; None: nothing of its own. Raises SessionError."""
+    """Return a side's own settings over the shared ones, or None where all its fields are empty. Raises SessionError."""
     numbers = [number_of(label, text) for label, text in zip(SIDE_FIELDS, texts, strict=True)]
     if all(number is None for number in numbers):
         return None

@@ -1,4 +1,4 @@
-"""Who meets: two sides to vote on, up to four to compare, with settings of their own while names are shown."""
+"""The choice of contenders: two sides to vote on, up to four to compare."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Doing = Callable[[gr.Request, Callable[[Session], Awaitable[Session]]], Awaitabl
 
 
 class SidesPart:
-    """Names come into the page when somebody asks for the choice, and leave it when the choice is made."""
+    """The choice of contenders. The names enter the page when it is opened, and leave it when it is applied."""
 
     def __init__(self, playground: Playground) -> None:
         self._playground = playground
-        self._choose = gr.Button("Choose who meets", size="sm", elem_id="mf-choose")
+        self._choose = gr.Button("Choose the models", size="sm", elem_id="mf-choose")
         with gr.Column(visible=False) as self._part:
             gr.HTML(
                 '<p class="mf-soft">Two sides can be voted on, up to four compared. '
@@ -36,7 +36,7 @@ class SidesPart:
             self._apply = gr.Button("Compare these", size="sm", variant="primary", elem_id="mf-apply")
 
     def wire(self, page: list[Any], doing: Doing, private: dict[str, Any]) -> None:
-        """``doing`` shows the whole ``page`` after a change of the session."""
+        """Connect the buttons. ``doing`` returns the values of ``page`` after a change of the session."""
         self._doing = doing
         choosing = [self._part, *self._sides]
         self._choose.click(self._show, None, choosing, **private)
@@ -81,9 +81,9 @@ class SidesPart:
             return begun[0]
 
         page = await self._doing(request, compare)
-        if not begun:  # what was refused stays to be mended
+        if not begun:  # A refused choice stays, so that the user can correct it.
             return [*(gr.skip() for _ in (self._part, *self._sides)), *page]
-        hidden = [gr.Dropdown(choices=[], value=None) for _ in self._sides]  # blind: no name stays in the page
+        hidden = [gr.Dropdown(choices=[], value=None) for _ in self._sides]  # No name stays in the page.
         return [gr.Column(visible=False), *hidden, *page]
 
 

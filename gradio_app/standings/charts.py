@@ -1,7 +1,7 @@
-"""Pictures of votes as SVG in text: no script, no fixed width, colours from the page, a sentence for who cannot see them.
+"""Charts of votes as SVG text: no script, colours from the page, a sentence for readers who do not see the picture.
 
-Places are percentages of the picture's width, so that it may be as wide as a phone without its letters shrinking. The
-classes are styled in ``pages/static/style.css``.
+Positions are percentages of the picture's width, so that it fits a phone without smaller letters. ``style.css`` styles the
+classes.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ _TOP, _HIGH, _ALL = 10, 180, 226
 
 @dataclass(frozen=True)
 class ForestRow:
-    """``interval`` None: there is nothing to draw, and ``told`` says so. An end that is infinite is drawn to the edge.
+    """One bar of a forest plot.
 
-    ``told`` stands beside the bar; ``heading`` makes a row of its own above the bars that follow.
+    Args:
+        label: the text before the bar.
+        interval: the estimate and its ends, an infinite end is drawn to the edge; None draws no bar.
+        text: the text after the bar, which also says why there is no bar.
+        heading: a title above this row and those that follow.
     """
 
     label: str
@@ -35,7 +39,7 @@ class ForestRow:
 
 @dataclass(frozen=True)
 class Scale:
-    """From ``low`` to ``high`` with a line at ``middle``, and what stands at these three places."""
+    """A scale from ``low`` to ``high`` with a line at ``middle``, and the texts at these three positions."""
 
     low: float
     middle: float
@@ -43,7 +47,7 @@ class Scale:
     marks: tuple[str, str, str]
 
     def percent(self, value: float) -> float:
-        """The place of a value, values beyond an end at that end."""
+        """Return the position of a value; a value beyond an end is at that end."""
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return round(2 + 96 * share, 2)
 
@@ -52,7 +56,7 @@ WIN_RATE = Scale(0.0, 0.5, 1.0, ("0%", "50%", "100%"))
 
 
 def forest_plot(rows: Sequence[ForestRow], *, caption: str, scale: Scale = WIN_RATE) -> str:
-    """A table whose rows hold a bar each: estimate, interval, and the line that means no difference."""
+    """Return a table whose rows hold a bar each: estimate, interval, and the line that means no difference."""
     marks = "".join(f"<span>{escape(mark)}</span>" for mark in scale.marks)
     body = "".join(_forest_row(row, scale) for row in rows)
     return (
@@ -64,7 +68,7 @@ def forest_plot(rows: Sequence[ForestRow], *, caption: str, scale: Scale = WIN_R
 
 @dataclass(frozen=True)
 class PathLabels:
-    """What the two lines and the steps along them are called."""
+    """The names of the two lines and of the steps along them."""
 
     candidate: str
     champion: str
@@ -79,7 +83,7 @@ def path_plot(
     minimum: int,
     labels: PathLabels,
 ) -> str:
-    """Both capitals after every score on a logarithmic scale, the boundary that decides, and the least number of scores.
+    """Return both capitals after every score on a logarithmic scale, the deciding boundary and the minimum number of scores.
 
     ``evidence_for`` and ``evidence_against`` begin before the first score.
     """
@@ -109,12 +113,12 @@ def path_plot(
     )
 
 
-# a path ----------------------------------------------------------------------------------------------------------------
+# path ----------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """Places within a path: steps 0 to ``longest`` across, powers of ten ``low`` to ``high`` up."""
+    """Positions in a path: steps 0 to ``longest`` across, powers of ten ``low`` to ``high`` up."""
 
     longest: int
     low: int
@@ -128,12 +132,12 @@ class _Frame:
         return round(_LEFT + _WIDE * step / self.longest, 2)
 
     def points(self, values: Sequence[float]) -> str:
-        """Of a line in a picture 1000 wide."""
+        """Return a line's points in a picture 1000 wide."""
         return " ".join(f"{1000 * i / self.longest:.1f},{self.height(values[i])}" for i in thinned(len(values)))
 
 
 def _frame(evidence_for: Sequence[float], evidence_against: Sequence[float], boundary: float, minimum: int) -> _Frame:
-    """From 0.1 or what is lower, but no lower than a millionth, to a little above the boundary or what is higher."""
+    """Return a frame from 0.1 or the lowest value (at least a millionth) to a little above the boundary or the highest."""
     lowest = max(min([0.1, *evidence_for, *evidence_against]), 1e-6)
     highest = max([boundary, *evidence_for, *evidence_against])
     low, high = math.floor(math.log10(lowest)), math.ceil(math.log10(highest) + 0.1)
@@ -172,7 +176,7 @@ def _minimum_key(minimum: int, steps: str) -> str:
     return f'<span class="mf-key mf-key-least">decides not before {minimum:,} {escape(steps)}</span>'
 
 
-# a forest --------------------------------------------------------------------------------------------------------------
+# forest --------------------------------------------------------------------------------------------------------------
 
 
 def _forest_row(row: ForestRow, scale: Scale) -> str:

@@ -1,4 +1,4 @@
-"""The standings as of a moment ago: read from MLflow in the background, once for however many look."""
+"""Read the standings from MLflow in the background, once for all viewers."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 OpenTurns = Callable[[], Set[str]]
-"""Turns whose votes may still be changed by who does not know the names: a count that moves with one would tell them."""
+"""Turns whose voter may still change the vote without knowing the names: a count that follows the vote would reveal them."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class StandingsSnapshot:
-    """What can be shown now: the last standings that could be read, when, and why there are no newer ones.
+    """The last standings that could be read, when, and why there are no newer ones.
 
-    ``standings`` None: nothing was ever read; ``fault`` None: nothing is wrong. ``number`` goes up with every change.
+    ``standings`` is None while nothing was read, ``fault`` is None while nothing is wrong, and ``number`` rises with every
+    change.
     """
 
     standings: Standings | None = None
@@ -51,11 +52,10 @@ class StandingsSnapshot:
 
 
 class StandingsFeed:
-    """Whoever looks sees standings of the last ``interval_s``; of all who look, one causes a reading.
+    """Gives every viewer standings of the last ``interval_s`` seconds; all viewers together cause one reading.
 
-    A reading that takes long is repeated less often, so that at most a fifth of the time goes into it, and answers that
-    stream meanwhile are not held up. While MLflow does not answer, everybody keeps the last standings: nobody waits
-    longer than ``patience_s``.
+    A slow reading is repeated less often, so that at most a fifth of the time goes into readings and streaming answers are not
+    held up. While MLflow does not answer, viewers keep the last standings and wait no longer than ``patience_s`` seconds.
     """
 
     def __init__(
@@ -75,16 +75,16 @@ class StandingsFeed:
         self._reading: Future[None] | None = None
         self._began = self._due = 0.0
         self.readings = 0
-        """How often MLflow was asked."""
+        """Number of readings from MLflow."""
 
     async def latest(self) -> StandingsSnapshot:
-        """Never raises: a fault is told in the glance."""
+        """Return the latest standings. Never raises: the snapshot holds the fault."""
         pending = self._begin_when_due()
         if pending is not None:
             await asyncio.wait({asyncio.wrap_future(pending)}, timeout=self._patience_s)
         with self._lock:
             if self._reading is not None and time.monotonic() - self._began >= self._patience_s:
-                fault = f"MLflow has not answered within {self._patience_s:g} seconds"
+                fault = f"MLflow did not answer within {self._patience_s:g} seconds"
                 return StandingsSnapshot(self._snapshot.standings, self._snapshot.read_at, fault, self._snapshot.number)
             return self._snapshot
 
@@ -102,9 +102,9 @@ class StandingsFeed:
             standings = self._reader.read(self._snapshot.standings)
         except FinetuneError as error:
             fault = str(error)
-        except Exception as error:  # shown instead of a page that stands still
-            logger.exception("the standings of %s cannot be made", self.model)
-            fault = f"the standings cannot be made: {type(error).__name__}: {error}"
+        except Exception as error:  # The page shows the fault instead of old standings alone.
+            logger.exception("the standings of %s cannot be computed", self.model)
+            fault = f"the standings cannot be computed: {type(error).__name__}: {error}"
         with self._lock:
             last = self._snapshot
             if standings is None:
@@ -122,7 +122,7 @@ class StandingsFeed:
 
 
 class StandingsReader:
-    """Asks MLflow for votes, aliases and terms, and counts anew only where one of them changed; blocks."""
+    """Reads votes, aliases and terms from MLflow, and counts again only where one of them changed. Blocks."""
 
     def __init__(self, model: str, tracking_uri: str | None = None, open_turns: OpenTurns = frozenset) -> None:
         self._model, self._tracking_uri, self._open_turns = model, tracking_uri, open_turns
@@ -130,7 +130,7 @@ class StandingsReader:
         self._last_read: tuple[Reading, dict[str, str]] | None = None
 
     def read(self, last: Standings | None = None) -> Standings:
-        """``last`` itself where nothing has changed since. Raises TrackingError, ConfigError."""
+        """Return the standings, which are ``last`` itself where nothing changed. Raises TrackingError, ConfigError."""
         undecided = self._open_turns()
         reading = read_votes(self._model, self._tracking_uri)
         reading = replace(reading, votes=tuple(vote for vote in reading.votes if vote.vote.turn_id not in undecided))
@@ -145,14 +145,14 @@ class StandingsReader:
         return standings
 
     def _aliases(self) -> dict[str, str]:
-        """None of a model that is not registered yet: its votes can still be shown."""
+        """Return the model's aliases, none before it is registered: its votes can still be displayed."""
         try:
             return dict(Catalog(self._client(), (self._model,)).read()[self._model].aliases)
         except ConfigError:
             return {}
 
     def _terms_of(self, version: str) -> VoteTerms:
-        """As its training run wrote them down, which never changes. Raises TrackingError."""
+        """Return the terms that the version's training run recorded, which never change. Raises TrackingError."""
         try:
             written = read_version(self._client(), self._model, version).policy
         except (GateError, MoveError) as error:

@@ -122,7 +122,7 @@ def _tiles(people: Summary) -> str:
 
 
 def _part(name: str, title: str, html: str) -> str:
-    """A part that the reader opens; the page's script keeps it open, by its id, when newer standings replace it."""
+    """Return a part that the reader opens. The page's script keeps it open, by its id, when new standings replace it."""
     return f'<details class="mf-details" id="{name}"><summary>{escape(title)}</summary>{html}</details>'
 
 
@@ -155,7 +155,7 @@ def _forest_rows(standing: PairStanding) -> list[ForestRow]:
         rows += _headed(
             "By prompt set", (_group_row(group, group.name or "typed by people") for group in standing.prompt_sets)
         )
-    rows += _headed("By reason given", (_group_row(group, group.name) for group in standing.tags))
+    rows += _headed("By reason", (_group_row(group, group.name) for group in standing.tags))
     return rows
 
 
@@ -173,7 +173,7 @@ def _share_of(summary: Summary) -> str:
 
 def _share(rate: Interval | None, decisive: int) -> str:
     if rate is None:
-        return "no vote prefers one"
+        return "no vote prefers a version"
     return f"{rate.value:.0%} of {decisive:,} ({rate.low:.0%} to {rate.high:.0%})"
 
 
@@ -196,10 +196,10 @@ def _trust_rows(standing: PairStanding) -> list[tuple[str, str, bool]]:
     """Return (name, text, whether it is suspect) of everything that may make votes misleading."""
     people, agreed = standing.people, standing.agreement
     rows = [("people agree", _agreement(standing), agreed.alpha is not None and agreed.alpha < 0)]
-    rows.append(("left answer won", *_bias(people.left, "votes may prefer a position, not an answer")))
+    rows.append(("left answer won", *_bias(people.left, "voters may prefer a position, not an answer")))
     better = "shorter" if people.longer is not None and people.longer.share.value < 0.5 else "longer"
     rows.append(
-        ("longer answer won", *_bias(people.longer, f"votes may go by length, or the better ones are {better}"))
+        ("longer answer won", *_bias(people.longer, f"voters may prefer a length, or the better answers are {better}"))
     )
     if people.votes:
         most = f"{people.most_votes:,} of {people.votes:,} votes ({people.most_share:.0%})"
@@ -241,7 +241,7 @@ def _bias(bias: Bias | None, meaning: str) -> tuple[str, bool]:
     return (f"{text}; suspect (p = {bias.p:.2g}): {meaning}", True) if bias.is_suspect else (text, False)
 
 
-# several ---------------------------------------------------------------------------------------------------------------
+# several pairs ---------------------------------------------------------------------------------------------------------------
 
 
 def _ranking_html(ranking: Ranking) -> str:

@@ -22,7 +22,7 @@
     BIAS      {"wins", "votes", "share": INTERVAL, "p", "is_suspect"}
     INTERVAL  {"value", "low", "high"}
 
-The prompt set named "" is prompts that somebody typed. No person's name or hash is told.
+The prompt set named "" holds prompts that people typed. It holds no person's name or hash.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from mlflow_finetune_plugin.gate.statistics.ranking import Ranking
 from mlflow_finetune_plugin.votes.checks import Bias, Summary
 
 MOST_POINTS = 400
-"""Of a vote path; more would be drawn on the same pixels."""
+"""Points of a vote path; more would be on the same pixels."""
 
 
 def standings_json(
@@ -59,7 +59,7 @@ def standings_json(
 
 
 def thinned(count: int, most: int = MOST_POINTS) -> list[int]:
-    """Up to ``most`` of the places 0 .. ``count`` - 1, evenly, the first and the last among them."""
+    """Return up to ``most`` of the indices 0 .. ``count`` - 1, evenly, with the first and the last."""
     if count <= most:
         return list(range(count))
     return [round(i * (count - 1) / (most - 1)) for i in range(most)]

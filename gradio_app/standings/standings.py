@@ -1,6 +1,6 @@
-"""How the versions of a model stand by its votes, ready to be shown: counts, tests and rankings of one reading. Pure.
+"""Count, test and rank the votes of one reading, ready to be displayed. Pure.
 
-People and judges are never pooled: what is said of people is of people alone, each judge stands beside them.
+People and judges are never pooled: figures of people are of people alone, and each judge has its own.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from mlflow_finetune_plugin.votes.mlflow.reading import Reading, gate_votes
 from mlflow_finetune_plugin.votes.report import JudgeSummary, report_on
 
 Pair = tuple[str, str]
-"""Candidate and champion, by version."""
+"""The versions of candidate and champion."""
 
 
 @dataclass(frozen=True)
 class VoteTerms:
-    """The terms by which the gate weighs votes for a candidate; ``note`` says so where they are not its own."""
+    """The terms by which the gate weighs votes for a candidate. ``note`` says why they are not the candidate's own."""
 
     policy: VotesPolicy
     note: str = ""
 
 
-DEFAULT_TERMS = VoteTerms(VotesPolicy(), "it was trained under no votes policy, so the gate does not read its votes")
+DEFAULT_TERMS = VoteTerms(VotesPolicy(), "its training recorded no votes policy, so the gate does not use its votes")
 
 
 @dataclass(frozen=True)
 class VoteGroup:
-    """Votes that share a reason tag or a prompt set; ``win_rate`` is the candidate's, of decisive votes (Wilson, 95 %)."""
+    """Votes with one reason tag or of one prompt set. ``win_rate`` is the candidate's, of decisive votes (Wilson, 95 %)."""
 
     name: str
     candidate_wins: int
@@ -51,9 +51,9 @@ class VoteGroup:
 class PairStanding:
     """People's votes between two versions, and each judge's beside them.
 
-    ``terms_note``: why the path is drawn by terms that are not the candidate's own; empty: they are. A vote with two
-    tags is in both groups of ``tags``, one without a tag in none; every vote is in one of ``prompt_sets``, the one
-    named "" being prompts that somebody typed.
+    ``terms_note`` says why the path follows terms that are not the candidate's own; empty means they are its own. A vote with
+    two tags is in both groups of ``tags``, one without a tag in none. Every vote is in one of ``prompt_sets``; the group named
+    "" holds prompts that people typed.
     """
 
     people: Summary
@@ -71,10 +71,11 @@ class PairStanding:
 
 @dataclass(frozen=True)
 class Standings:
-    """``pairs``: those voted on, the most votes of people first. ``ranking`` is of people and None below three versions.
+    """The votes on all versions of a model.
 
-    ``votes`` is all that MLflow holds, ``not_counted`` the reasons of those that do not count; ``aliases``: alias ->
-    version.
+    ``pairs`` starts with the pair that has the most votes of people. ``ranking`` is of people, None below three versions.
+    ``votes`` counts everything in MLflow, ``not_counted`` gives the reasons of votes that do not count, and ``aliases`` maps
+    an alias to its version.
     """
 
     model: str
@@ -101,7 +102,7 @@ class Standings:
 def standings_of(
     reading: Reading, aliases: Mapping[str, str] | None = None, terms: Mapping[str, VoteTerms] | None = None
 ) -> Standings:
-    """``terms``: version -> what the gate asks of its votes; versions that it lacks have ``DEFAULT_TERMS``."""
+    """Return the standings. ``terms`` maps a version to its terms; a version that it lacks has ``DEFAULT_TERMS``."""
     aliases, terms = aliases or {}, terms or {}
     pairs = [ordered_pair(pair, aliases) for pair in judged_pairs(reading)]
     return Standings(
@@ -115,12 +116,12 @@ def standings_of(
 
 
 def judged_pairs(reading: Reading) -> list[Pair]:
-    """Every two versions that people or judges voted on, those with the most votes of people first."""
+    """Return every two versions that people or judges voted on, the pair with the most votes of people first."""
     return list(dict.fromkeys([*reading.pairs("person"), *reading.pairs("judge")]))
 
 
 def ordered_pair(pair: Pair, aliases: Mapping[str, str]) -> Pair:
-    """Candidate first: a base is what candidates are compared with, then the champion, then the older version."""
+    """Return the candidate and the champion: the champion side is the base, else the champion, else the older version."""
 
     def claim(version: str) -> tuple[bool, bool, int]:
         return version == BASE, version == aliases.get(CHAMPION), -_number(version)
@@ -130,7 +131,7 @@ def ordered_pair(pair: Pair, aliases: Mapping[str, str]) -> Pair:
 
 
 def grouped(votes: Iterable[tuple[str, MirroredVote]], candidate: str) -> tuple[VoteGroup, ...]:
-    """``votes`` with the name of their group, in the order of how many votes each has."""
+    """Group ``votes`` by the name that comes with each, the largest group first."""
     members_of: dict[str, list[MirroredVote]] = {}
     for name, vote in votes:
         members_of.setdefault(name, []).append(vote)
@@ -169,7 +170,7 @@ def _group(name: str, votes: list[MirroredVote], candidate: str) -> VoteGroup:
 
 
 def _ranking(reading: Reading) -> Ranking | None:
-    """Bradley-Terry over people's votes; two versions need no model to be ranked."""
+    """Return a Bradley-Terry ranking of people's votes; two versions need no ranking."""
     comparisons = []
     for first, second in reading.pairs("person"):
         for vote in reading.between(first, second):

@@ -1,4 +1,4 @@
-"""Where the votes on two versions stand in the gate's test: the evidence after every score, and what decides. Pure."""
+"""Follow the gate's test over the votes on two versions: the evidence after every score, and the decision. Pure."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Outcome = Literal["better", "worse", "undecided"]
 
 @dataclass(frozen=True)
 class VotePath:
-    """The test that ``gate.criteria.judge_votes`` decides by, with all of its course.
+    """The whole course of the test by which ``gate.criteria.judge_votes`` decides.
 
-    ``evidence_for`` and ``evidence_against`` are the capitals of the bets on the candidate being better, and worse,
-    before the first and after every score; who reaches ``boundary`` first, not before ``minimum`` scores, decides, and
-    ``decided_at`` is after which score. ``unit`` is what a score is of; ``waiting`` voters have begun and do not count
-    yet, of whom each counts after ``per_voter`` votes. ``still_needed``: about how many more scores like these would decide; None where that cannot be told.
+    ``evidence_for`` and ``evidence_against`` are the capitals of the bets that the candidate is better, and worse, before the
+    first and after every score. The first to reach ``boundary``, not before ``minimum`` scores, decides; ``decided_at`` is the
+    number of scores by then. A score is of one ``unit``. ``waiting`` voters have begun and do not count yet; each counts after
+    ``per_voter`` votes. ``still_needed`` is the gate's estimate of how many more scores like these decide, None without one.
     """
 
     candidate: str
@@ -47,7 +47,7 @@ class VotePath:
 
     @property
     def sentence(self) -> str:
-        """What the path says, for somebody who knows no statistics."""
+        """Return the state of the test in one sentence."""
         if self.outcome != "undecided":
             won, lost = (self.candidate, self.champion) if self.outcome == "better" else (self.champion, self.candidate)
             at = _count(self.decided_at or 0, self.unit_name)
@@ -59,12 +59,12 @@ class VotePath:
 
     @property
     def outlook(self) -> str:
-        """What a decision still needs. The number is the gate's own estimate; where it has none, the text says so."""
+        """Return what a decision still needs. The number is the gate's own estimate; without one the text says so."""
         if not self.scores and self.waiting:
             return f"how many more voters will decide cannot be estimated yet: {self.waiting_for}"
         if self.still_needed is None:
             return f"how many more {self.unit_name}s will decide cannot be estimated yet"
-        if self.still_needed == 0:  # the evidence is there, and the policy's least number of scores is not
+        if self.still_needed == 0:  # The evidence suffices; the policy's minimum of scores is missing.
             missing = _count(max(self.minimum - self.scores, 1), self.unit_name, "more ")
             return f"{missing} will decide: the policy needs at least {self.minimum:,}"
         return f"about {_count(self.still_needed, self.unit_name, 'more ')} will decide, if they vote like those so far"
@@ -75,7 +75,7 @@ class VotePath:
 
     @property
     def waiting_for(self) -> str:
-        """When those who have begun will count: a voter's score must not change once it does."""
+        """Return when voters who have begun will count: a voter's score must not change once it counts."""
         who = "1 voter counts" if self.waiting == 1 else f"{self.waiting:,} voters count"
         return f"{who} after {self.per_voter} votes each, or when {PATIENCE_VOTERS} more people have begun"
 
@@ -83,7 +83,15 @@ class VotePath:
 def vote_path(
     votes: Sequence[Vote], candidate: str, champion: str, *, policy: VotesPolicy, pair_number: int = 1
 ) -> VotePath:
-    """``votes`` as ``votes.gate_votes`` gives them; ``pair_number`` as ``Reading.pair_number``: pairs share one alpha."""
+    """Return the path.
+
+    Args:
+        votes: as ``votes.gate_votes`` returns them.
+        candidate: version of the candidate.
+        champion: version of the champion.
+        policy: the terms of the test.
+        pair_number: as ``Reading.pair_number``; all pairs share one alpha.
+    """
     alpha = candidate_alpha(policy.alpha, pair_number)
     waiting = 0
     if policy.unit == "voter":
@@ -112,7 +120,7 @@ def vote_path(
 
 
 def version_name(version: str) -> str:
-    """As people call it: ``version 3``, ``the base``."""
+    """Return a version's name in a sentence: ``version 3``, ``the base``."""
     return "the base" if version == BASE else f"version {version}"
 
 

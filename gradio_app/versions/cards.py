@@ -1,7 +1,7 @@
-"""What the registry and the training runs say of a model's versions: a list, newest first, and one version in depth.
+"""Read a model's versions from the registry and their training runs: a list, newest first, and one version in detail.
 
-The list costs one search of the registry and one of the runs for each experiment, however many versions there are; loss
-curves are read for the version that is picked. Nothing is written.
+The list costs one search of the registry and one of the runs for each experiment, however many versions there are. Loss
+curves are read for the selected version only. Nothing is written.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 MOST_VERSIONS = 500
-"""That a list shows; older ones are asked for by number."""
+"""Most versions of a list; older ones are selected by number."""
 _RUNS_AT_ONCE = 100
 _INFINITE = 1e308
 _CURVES = {"train": TRAIN_LOSS, "eval": EVAL_LOSS}
@@ -72,7 +72,7 @@ class GainFigure:
 
 @dataclass(frozen=True)
 class CertificateSummary:
-    """What an engine's certificate says of a version in a precision: whether it answers as it was trained to."""
+    """An engine's certificate for a version in a precision: whether the engine answers as the version was trained to."""
 
     engine: str
     precision: str
@@ -82,7 +82,7 @@ class CertificateSummary:
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """The gate's last word on a version; ``run_id`` holds its report, None where the tag was written by other means."""
+    """The gate's last verdict on a version. ``run_id`` holds its report; None where something else wrote the tag."""
 
     outcome: str
     alias: str
@@ -109,7 +109,7 @@ class TrainingRun:
 class VersionCard:
     """A registered version. What is None or empty is not known.
 
-    ``run`` is None where the run that made it is gone, and ``page_url`` where the registry has no HTTP server.
+    ``run`` is None where the training run was deleted, and ``page_url`` where the registry has no HTTP server.
     """
 
     model: str
@@ -139,7 +139,7 @@ class VersionCard:
 
 @dataclass(frozen=True)
 class Versions:
-    """Newest first. ``has_more``: there are older ones."""
+    """Versions of a model, newest first. ``has_more`` says that there are older ones."""
 
     model: str
     rows: tuple[VersionCard, ...]
@@ -162,7 +162,12 @@ class VersionDetails:
 
 
 def list_versions(client: MlflowClient, model: str, *, limit: int = 50) -> Versions:
-    """Raises MoveError for a model that the registry does not have, TrackingError when it cannot be asked."""
+    """Return a model's newest versions.
+
+    Raises:
+        MoveError: the registry does not have the model.
+        TrackingError: the registry cannot be read.
+    """
     limit = min(limit, MOST_VERSIONS)
     quote = '"' if "'" in model else "'"
     with registry_faults(model):
@@ -176,7 +181,7 @@ def list_versions(client: MlflowClient, model: str, *, limit: int = 50) -> Versi
 
 
 def read_card(client: MlflowClient, model: str, number: str) -> VersionDetails:
-    """Raises MoveError for a version that there is not, TrackingError."""
+    """Return a version with its loss curves. Raises MoveError for a version that does not exist, TrackingError."""
     with registry_faults(model):
         aliases, _ = read_model(client, model)
         version = find_version(client, model, number)
@@ -186,10 +191,10 @@ def read_card(client: MlflowClient, model: str, number: str) -> VersionDetails:
 
 
 def find_version(client: MlflowClient, model: str, number: str) -> ModelVersion:
-    """Raises MoveError for a version that there is not, MlflowException."""
+    """Return a registered version. Raises MoveError for a version that does not exist, MlflowException."""
     from mlflow.exceptions import MlflowException
 
-    missing = MoveError(f"{model}: no version {number[:20]!r}; fix: pick one of the list")
+    missing = MoveError(f"{model}: no version {number[:20]!r}; fix: pick one from the list")
     if not _NUMBER.fullmatch(number):
         raise missing
     try:
@@ -201,7 +206,7 @@ def find_version(client: MlflowClient, model: str, number: str) -> ModelVersion:
 
 
 def _runs(client: MlflowClient, run_ids: Sequence[str | None]) -> dict[str, Run]:
-    """Those that are there, deleted ones too; one search for each experiment and each hundred."""
+    """Return the runs that exist, deleted ones too, with one search for each experiment and each hundred runs."""
     from mlflow.entities import ViewType
     from mlflow.exceptions import MlflowException
 
@@ -254,7 +259,7 @@ def _version(
 
 
 def _gains(metrics: Mapping[str, float]) -> tuple[GainFigure, ...]:
-    """A metric of one task of several is called ``METRIC/TASK``, and comes after those of all rows."""
+    """Return the gains of all rows, then those of single tasks, whose metrics are named ``METRIC/TASK``."""
     names = [key.removeprefix(EVAL_GAIN) for key in metrics if key.startswith(EVAL_GAIN)]
     figures = []
     for name in sorted(names, key=lambda name: ("/" in name, name)):
@@ -281,7 +286,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def _is_number(value: float) -> bool:
-    """MLflow's SQL stores keep an infinity as the largest number that a float can be."""
+    """Return whether a value is finite. MLflow's SQL stores keep an infinity as the largest float."""
     return math.isfinite(value) and abs(value) < _INFINITE
 
 
@@ -291,7 +296,7 @@ def _served(tag: str, text: str) -> CertificateSummary:
 
 
 def _verdict(text: str | None) -> GateVerdict | None:
-    """As ``promotion.carrying_out`` writes it; what another has written is shown as it is."""
+    """Parse the tag that ``promotion.carry_out`` writes. Another text is displayed as it is."""
     if text is None:
         return None
     match = _VERDICT.fullmatch(text)
@@ -322,7 +327,7 @@ def _training_run(client: MlflowClient, run: Run) -> TrainingRun:
 
 
 def _curve(client: MlflowClient, run_id: str, name: str) -> Curve:
-    """One value a step: a resumed run tells the steps since its checkpoint again, and the later word holds."""
+    """Return one value for each step. A resumed run logs the steps since its checkpoint again, and the later value counts."""
     values = sorted(
         client.get_metric_history(run_id, _CURVES[name]), key=lambda metric: (metric.step, metric.timestamp)
     )

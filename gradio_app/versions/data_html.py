@@ -1,4 +1,4 @@
-"""The data report of a version's training run, as a fragment for the page: counts, lengths, checks, what carries loss."""
+"""Render the data report of a version's training run as a fragment of the page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REPORT_CSS = f".mf-data {{ {LIGHT} }}\n.dark .mf-data {{ {DARK} }}\n{REPORT_STYL
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a version was trained on, as its run reported it."""
+    """The training data of a version, as its run reported it."""
 
     model: str
     number: str
@@ -33,28 +33,34 @@ class TrainingData:
     report: DataReport
 
     def to_html(self) -> str:
-        """Every text of the data is escaped; needs ``REPORT_CSS`` in the page."""
+        """Return the fragment, with every text of the data escaped. The page needs ``REPORT_CSS``."""
         return report_fragment(self.report)
 
 
 def read_training_data(client: MlflowClient, model: str, number: str) -> TrainingData:
-    """Raises MoveError for a version that there is not, DataError where its run left no report that can be shown, TrackingError."""
+    """Return the data report of a version.
+
+    Raises:
+        MoveError: the version does not exist.
+        DataError: its run has no report that can be displayed.
+        TrackingError: MLflow cannot be read.
+    """
     with registry_faults(model):
         version = find_version(client, model, number)
     if not version.run_id:
-        raise DataError(f"{model} version {number}: no run is known that trained it; fix: register it from its run")
+        raise DataError(f"{model} version {number}: the run that trained it is unknown; fix: register it from its run")
     return TrainingData(model, number, str(version.run_id), DataReport.from_json(_text(client, str(version.run_id))))
 
 
 def _text(client: MlflowClient, run_id: str) -> str:
-    """Of the artifact, whose size is looked at before and after it is fetched: not every store tells it."""
+    """Return the artifact's text. Its size is checked before and after the download: not every store reports sizes."""
     from mlflow.exceptions import MlflowException
 
     try:
         files = {file.path: file for file in client.list_artifacts(run_id, Path(ARTIFACT).parent.as_posix())}
         if ARTIFACT not in files:
             raise DataError(
-                f"run {run_id} holds no {ARTIFACT}: it was not made by mlflow-finetune, or was ended before its data was "
+                f"run {run_id} holds no {ARTIFACT}: another program made it, or it ended before its data was "
                 "read; fix: train it again"
             )
         _check_size(files[ARTIFACT].file_size or 0, run_id)
@@ -66,21 +72,19 @@ def _text(client: MlflowClient, run_id: str) -> str:
         raise DataError(f"run {run_id}: its {ARTIFACT} is not UTF-8; fix: train it again") from error
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise DataError(
-                f"the run {run_id} that trained it is gone; fix: none, its data is not known here"
-            ) from error
+            raise DataError(f"the run {run_id} that trained it was deleted; fix: restore the run") from error
         raise TrackingError(
             f"the data report of run {run_id}: {in_short(error)}; fix: try again when MLflow answers"
         ) from error
     except OSError as error:
         raise TrackingError(
-            f"the data report of run {run_id}: {in_short(error)}; fix: see where its artifacts lie"
+            f"the data report of run {run_id}: {in_short(error)}; fix: check the run's artifact location"
         ) from error
 
 
 def _check_size(size_bytes: int, run_id: str) -> None:
     if size_bytes > LONGEST_BYTES:
         raise DataError(
-            f"run {run_id}: its {ARTIFACT} has {size_bytes:,} bytes, more than the {LONGEST_BYTES:,} that are shown here; fix: "
+            f"run {run_id}: its {ARTIFACT} has {size_bytes:,} bytes, more than the {LONGEST_BYTES:,} that this page displays; fix: "
             f"open it in MLflow, or its finetune/data_report.html"
         )

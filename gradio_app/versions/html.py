@@ -1,4 +1,4 @@
-"""The list of versions, a version's card, and two side by side, as HTML for the page. All texts are escaped."""
+"""Render the list of versions, one version, and two side by side as HTML. Every text is escaped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RUN_GONE = "not known: its run was deleted"
 
 
 def versions_table(versions: Versions, picked: str | None) -> str:
-    """Each version's first cell is a button with the number in ``data-version``."""
+    """Return the table. Each version's first cell is a button with the number in ``data-version``."""
     if not versions.rows:
         return empty(
             f"{versions.model} has no versions yet.",
@@ -35,7 +35,7 @@ def versions_table(versions: Versions, picked: str | None) -> str:
     more = ""
     if versions.has_more:
         is_all = len(versions.rows) >= MOST_VERSIONS
-        remedy = "mlflow's own page lists them" if is_all else "“Show older”"
+        remedy = "MLflow's own page lists them" if is_all else "“Show older”"
         more = f'<p class="mf-soft">There are older versions than these {len(versions.rows)}: {remedy}.</p>'
     return (
         f'<div class="mf-scroll"><table class="mf-table">{table_head(heads)}<tbody>{body}</tbody></table></div>{more}'
@@ -54,7 +54,7 @@ def card_html(card: VersionDetails) -> str:
 
 
 def comparison_html(a: VersionDetails, b: VersionDetails) -> str:
-    """Two versions side by side; what differs stands in bold."""
+    """Return two versions side by side; differences are bold."""
     sides = (a.version, b.version)
     rows = "".join(
         f'<tr><th scope="row">{head}</th>{_cells(first, second)}</tr>'
@@ -68,7 +68,11 @@ def comparison_html(a: VersionDetails, b: VersionDetails) -> str:
         for curve in card.curves
     ]
     same = sides[0].data_digest is not None and sides[0].data_digest == sides[1].data_digest
-    caution = "" if same else soft("They were trained on different data: their gains are over different held-out rows.")
+    caution = (
+        ""
+        if same
+        else soft("The versions were trained on different data, so their gains are on different held-out rows.")
+    )
     return (
         f'<section class="mf-card" aria-label="Comparison"><div class="mf-scroll"><table class="mf-table">{head}<tbody>{rows}'
         f"</tbody></table></div><h4>On held-out rows</h4>{_gain_table(sides)}{caution}<h4>Loss</h4>{loss_chart(series)}</section>"
@@ -89,10 +93,10 @@ def _row(version: VersionCard, is_picked: bool) -> str:
 
 
 def _facts(version: VersionCard) -> list[tuple[str, str]]:
-    """(name, HTML) in one order for every version."""
+    """Return (name, HTML) pairs in one order for every version."""
     run = version.run
     converted = (
-        f"<br>{soft(f'converted from {version.converted_from}, whose run and figures are shown')}"
+        f"<br>{soft(f'converted from {version.converted_from}: run and figures are of that version')}"
         if version.converted_from
         else ""
     )
@@ -149,7 +153,7 @@ def _verdict(version: VersionCard) -> str:
 
 
 def _gain_table(versions: Sequence[VersionCard]) -> str:
-    """One metric a row; of several versions each has its columns."""
+    """Return one row for each metric; each of several versions has its own columns."""
     figures = [{gain.metric: gain for gain in version.gains} for version in versions]
     names = list(dict.fromkeys(name for gains in figures for name in gains))
     if not names:
@@ -174,7 +178,7 @@ def _gain_cells(gain: GainFigure | None) -> str:
 
 
 def _bounds(bounds: Bounds, *, good: int, unit: str = "") -> str:
-    """Green or red only where the whole interval is on one side of 0; ``good``: the sign that is."""
+    """Return an estimate, green or red only where the whole interval is on one side of 0; ``good`` is the good sign."""
     low, high = bounds.low, bounds.high
     if low is None or high is None:
         return f"{bounds.value:+.3g}{unit} {soft('no interval')}"
@@ -184,7 +188,7 @@ def _bounds(bounds: Bounds, *, good: int, unit: str = "") -> str:
 
 
 def _run_id(run: TrainingRun) -> str:
-    """The run's id as a link to its page in MLflow, or with a button that copies it where there is no such page."""
+    """Return the run's id as a link to its page in MLflow, or with a button that copies it where there is no page."""
     if run.page_url is not None:
         return link(run.page_url, run.run_id)
     run_id = escape(run.run_id)

@@ -1,4 +1,4 @@
-"""Loss curves as an SVG picture: a string without script, whose colours follow the page's theme."""
+"""Draw loss curves as SVG text without script; the colours follow the page's theme."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TICKS = 4
 
 @dataclass(frozen=True)
 class Series:
-    """A curve as it is drawn: ``label`` in the legend, ``side`` its colour, a or b."""
+    """A curve with its ``label`` in the legend and its colour, ``side`` a or b."""
 
     label: str
     side: str
@@ -25,7 +25,7 @@ class Series:
 
 
 def loss_chart(series: Sequence[Series]) -> str:
-    """Training solid, evaluation dashed. A sentence where there is nothing to draw."""
+    """Return the chart, training solid and evaluation dashed, or a sentence where there is nothing to draw."""
     drawn = [each for each in series if each.curve.points]
     if not drawn:
         return '<p class="mf-soft">No loss was logged by the training run.</p>'
@@ -42,7 +42,7 @@ def loss_chart(series: Sequence[Series]) -> str:
 
 
 def described(series: Sequence[Series]) -> str:
-    """The picture in words."""
+    """Return the chart in words."""
     parts = []
     for each in series:
         (first, begin), (last, end) = each.curve.points[0], each.curve.points[-1]
@@ -51,7 +51,7 @@ def described(series: Sequence[Series]) -> str:
 
 
 def thinned(points: Sequence[tuple[int, float]], most: int = _MOST_POINTS) -> list[tuple[int, float]]:
-    """At most ``most`` points, with the lowest and the highest of every stretch, so that no spike is lost."""
+    """Return at most ``most`` points, with the lowest and the highest of every stretch, so that no spike is lost."""
     if len(points) <= most:
         return list(points)
     stretches, chosen = most // 2, []
@@ -95,13 +95,13 @@ class _Axes:
         return "".join(drawn)
 
     def _range(self) -> tuple[float, float]:
-        """From 0 where the losses come near it; never empty."""
+        """Return the drawn range of losses: from 0 where the losses come near it, and never empty."""
         low = 0.0 if 0 <= self.lowest < self.highest / 2 else self.lowest
         return low, self.highest if self.highest > low else low + max(abs(low), 1.0) * 0.1
 
 
 def _step_size(span: float) -> float:
-    """1, 2 or 5 times a power of ten, for about _TICKS ticks."""
+    """Return 1, 2 or 5 times a power of ten, for about _TICKS ticks."""
     rough = span / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     return next(power * factor for factor in (1, 2, 5, 10) if rough <= power * factor * (1 + 1e-9))

@@ -1,4 +1,4 @@
-"""The addresses of MLflow's own pages. A store without a server has none."""
+"""Addresses of MLflow's own pages. A store without a server has none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def version_page(registry_uri: str, model: str, number: str) -> str | None:
 
 
 def _server(uri: str) -> str | None:
-    """The server's address without the user and password that the URI may carry: the address goes into the page."""
+    """Return the server's address without user and password, because the address becomes part of the page."""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return None

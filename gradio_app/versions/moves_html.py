@@ -1,4 +1,4 @@
-"""The history of moves, the gate at work and its verdict, as HTML for the page. All texts are escaped."""
+"""Render the history of moves, the gate's progress and its verdict as HTML. Every text is escaped."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _ENDS = {
     "promoted": ("mf-good", "Promoted"),
     "held": ("", "Held: nothing was moved"),
     "rejected": ("mf-bad", "Rejected: nothing was moved"),
-    "fault": ("mf-bad", "The gate could not judge"),
+    "fault": ("mf-bad", "The gate failed"),
 }
 
 
 def history_html(records: Sequence[Record], *, is_cut_off: bool = False) -> str:
-    """The newest of them, newest first. ``is_cut_off``: a move was begun, and nobody has settled yet what became of it."""
+    """Return the newest moves, newest first. ``is_cut_off`` says that a move began and is not settled yet."""
     begun = (
-        note_html("A move is under way, or was cut off. The next promotion or rollback settles it first.")
+        note_html("A move is running, or was interrupted. The next promotion or rollback settles it first.")
         if is_cut_off
         else ""
     )
@@ -36,7 +36,7 @@ def history_html(records: Sequence[Record], *, is_cut_off: bool = False) -> str:
     older = (
         ""
         if len(records) <= _MOST_MOVES
-        else f'<p class="mf-soft">{len(records) - _MOST_MOVES:,} older ones are not shown.</p>'
+        else f'<p class="mf-soft">{len(records) - _MOST_MOVES:,} older moves are not listed.</p>'
     )
     heads = ("When (UTC)", "What", "Alias", "Version", "Who", "Why")
     return f'{begun}<div class="mf-scroll"><table class="mf-table">{table_head(heads)}<tbody>{rows}</tbody></table></div>{older}'
@@ -59,12 +59,12 @@ def verdict_html(version: str, end: PromotionEnd) -> str:
 def progress_html(version: str, lines: Sequence[str], seconds: float) -> str:
     output = escape("\n".join(lines)) or "starting"
     return (
-        f'<section class="mf-card" role="status" aria-label="Progress">{soft(f"The gate judges version {version}, for {seconds:.0f} s. You may leave this page: it goes on.")}'
+        f'<section class="mf-card" role="status" aria-label="Progress">{soft(f"The gate judges version {version}, for {seconds:.0f} s. You can leave this page; the gate continues.")}'
         f'<pre class="mf-lines">{output}</pre></section>'
     )
 
 
 def _moved(record: Record) -> str:
     if record.is_moved:
-        return escape({"unexplained": "moved by other means"}.get(record.kind, record.kind))
+        return escape({"unexplained": "moved outside this project"}.get(record.kind, record.kind))
     return outcome_html(record.outcome) if record.outcome in ("hold", "reject") else f"{escape(record.kind)}, not moved"

@@ -1,9 +1,9 @@
-"""The gate at work for the page: ``mlflow-finetune promote`` in a process of its own.
+"""Run ``mlflow-finetune promote`` for the page, in a process of its own.
 
-The gate loads models and may take minutes, so it runs as the command itself, in a process of its own: a fault of it is
-told, and the page stays quick. The process belongs to this app and not to the page that asked: a page that is closed
-changes nothing, and whoever opens the next one finds the promotion under way, or its verdict. When the app ends, the
-process is ended with it; a move is written ahead, so it is then whole, not begun, or finished by the next command.
+The gate loads models and may take minutes. In its own process a failure becomes a message, and the page stays quick. The
+process belongs to the app, not to the page that started it: closing the page changes nothing, and the next page shows the
+progress or the verdict. The process ends with the app. The move is written ahead, so it is then complete, not begun, or
+the next command finishes it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from mlflow_finetune_plugin.store.clients import absolute_store
 from mlflow_finetune_plugin.store.people import ON_BEHALF_OF
 
 LONGEST_S = 3600.0
-"""Of a promotion without a canary; what takes longer is ended."""
+"""Longest promotion without a canary; a longer one is stopped."""
 _LONGEST_LINE = 2000
 _MOST_LINES = 200
-_LONGEST_DECISION = 8 * 2**20
+_MOST_DECISION_CHARS = 8 * 2**20
 _GRACE_S = 3.0
 
 Outcome = Literal["promoted", "held", "rejected", "fault"]
@@ -44,7 +44,7 @@ _OUTCOMES: dict[int, Outcome] = {
 
 @dataclass(frozen=True)
 class JudgedCriterion:
-    """One criterion of the policy: ``outcome`` is pass, hold or reject."""
+    """One criterion of the policy. ``outcome`` is pass, hold or reject."""
 
     name: str
     outcome: str
@@ -53,8 +53,10 @@ class JudgedCriterion:
 
 @dataclass(frozen=True)
 class PromotionEnd:
-    """``reason`` in one sentence or more; ``findings`` are those of the verdict, none for a fault. A fault moved nothing that
-    the next command would not settle. ``when`` is UTC.
+    """The end of a promotion.
+
+    ``reason`` is one or more sentences. ``findings`` are the verdict's criteria, none after a failure. A failure leaves no move
+    that the next command would not settle. ``when`` is UTC.
     """
 
     outcome: Outcome
@@ -65,7 +67,7 @@ class PromotionEnd:
 
 
 class Promotion:
-    """One run of the gate. ``lines`` are what it says meanwhile; ``end`` is None until it has ended."""
+    """One run of the gate. ``lines`` are its output so far; ``end`` is None while it runs."""
 
     def __init__(self, model: str, version: str, person: str, limit_s: float = LONGEST_S) -> None:
         self.model, self.version, self.person = model, version, person
@@ -79,7 +81,7 @@ class Promotion:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the app, which ends it
+            start_new_session=True,  # Ctrl-C ends the app, which then ends the process.
         )
         self._is_late = False
         self._decision = ""
@@ -113,14 +115,14 @@ class Promotion:
             _end_process(self._process, signal.SIGKILL)
 
     def _read_lines(self, stream: IO[bytes]) -> None:
-        """What has no end is cut into pieces, so that nothing the process says can fill the memory."""
+        """Collect the output. Endless lines are cut, so that the process cannot fill the memory."""
         while line := stream.readline(_LONGEST_LINE):
             text = line.decode("utf-8", "replace").strip()
             if text:
                 self._lines.append(without_secrets(text))
 
     def _read_decision(self, stream: IO[bytes]) -> None:
-        self._decision = stream.read(_LONGEST_DECISION).decode("utf-8", "replace")
+        self._decision = stream.read(_MOST_DECISION_CHARS).decode("utf-8", "replace")
         while stream.read(2**16):
             pass
 
@@ -137,7 +139,7 @@ class Promotion:
 
 
 class Promotions:
-    """Those that this app has begun: one at a time for each model, and the last one's end stays to be told."""
+    """The promotions of this app, one at a time for each model. The last one's end stays readable."""
 
     def __init__(self, *, limit_s: float = LONGEST_S) -> None:
         self._limit_s = limit_s
@@ -146,19 +148,19 @@ class Promotions:
         atexit.register(self.stop)
 
     def begin(self, model: str, version: str, person: str) -> Promotion:
-        """Raises MoveError while another one of the same model is under way."""
+        """Start a promotion. Raises MoveError while another one of the same model runs."""
         with self._lock:
             last = self._last.get(model)
             if last is not None and last.end is None:
                 raise MoveError(
-                    f"{model}: the gate judges version {last.version}, asked by {last.person or 'somebody'}, since "
+                    f"{model}: the gate judges version {last.version}, started by {last.person or 'this page'} at "
                     f"{last.begun:%H:%M:%S} UTC; fix: wait for its verdict"
                 )
             begun = self._last[model] = Promotion(model, version, person, self._limit_s)
             return begun
 
     def last(self, model: str) -> Promotion | None:
-        """Under way or ended."""
+        """Return the model's last promotion, running or ended."""
         with self._lock:
             return self._last.get(model)
 
@@ -171,7 +173,7 @@ class Promotions:
 
 
 def _environment(person: str) -> dict[str, str]:
-    """The stores of this process, wherever they were set."""
+    """Return the environment of the process, with the stores of this one."""
     import mlflow
 
     tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
@@ -185,7 +187,8 @@ def _ended(code: int, decision: str, lines: tuple[str, ...], late_s: float | Non
     outcome = _OUTCOMES.get(code)
     if late_s is not None:
         return PromotionEnd(
-            "fault", f"the gate had not ended after {late_s / 60:.0f} minutes and was stopped; fix: run it as a command"
+            "fault",
+            f"the gate had not ended after {late_s / 60:.0f} minutes and was stopped; fix: run `mlflow-finetune promote` in a terminal",
         )
     if outcome is None:
         message = (
@@ -201,13 +204,11 @@ def _ended(code: int, decision: str, lines: tuple[str, ...], late_s: float | Non
         )
         return PromotionEnd(outcome, str(verdict["reason"]), findings, tuple(map(str, report["notes"])))
     except (ValueError, KeyError, TypeError) as error:
-        return PromotionEnd(
-            outcome, f"the command gave no verdict that can be shown ({error}); fix: see the history of moves"
-        )
+        return PromotionEnd(outcome, f"the command's verdict cannot be read ({error}); fix: see the history of moves")
 
 
 def _message(lines: tuple[str, ...]) -> str:
-    """The last message of the command, which may have several lines."""
+    """Return the last message of the command, which may have several lines."""
     begins = [i for i, line in enumerate(lines) if line.startswith("mlflow-finetune: ")]
     return "\n".join(lines[begins[-1] :]).removeprefix("mlflow-finetune: ") if begins else "\n".join(lines[-3:])
 

@@ -1,4 +1,4 @@
-"""What a promotion or a rollback would do now, told before it is done; and the rollback, as the command does it."""
+"""Describe a promotion or a rollback before it is confirmed, and carry out the rollback as the command does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlannedPromotion:
-    """What promoting a version would do now, if the gate lets it pass."""
+    """The promotion of a version, as it would happen now if the gate passes it."""
 
     model: str
     version: str
@@ -29,29 +29,31 @@ class PlannedPromotion:
     @property
     def text(self) -> str:
         over = (
-            "its base, for there is no champion yet" if self.champion is None else f"{CHAMPION} version {self.champion}"
+            "its base, because there is no champion yet"
+            if self.champion is None
+            else f"{CHAMPION} version {self.champion}"
         )
         after = "" if self.champion is None else f"; {PREVIOUS} becomes version {self.champion}, for a rollback"
         return (
-            f"The gate judges version {self.version} against {over}, by the policy that its training wrote down. If it passes, "
-            f"{CHAMPION} becomes version {self.version} and is served from then on{after}. If it is held or rejected, nothing is "
-            "moved. Either way the decision is recorded under your name. It takes seconds to minutes."
+            f"The gate judges version {self.version} against {over}, by the policy that its training recorded. If the version passes, "
+            f"{CHAMPION} becomes version {self.version} and is served from then on{after}. If the verdict is hold or reject, nothing "
+            "moves. Either way the decision is recorded under your name. It takes seconds to minutes."
         )
 
 
 def plan_promotion(client: MlflowClient, model: str, version: str) -> PlannedPromotion:
-    """Raises MoveError for a version that there is not, or that is champion; TrackingError. Reads only."""
+    """Return the plan. Raises MoveError for a version that does not exist or is champion, TrackingError. Reads only."""
     with registry_faults(model):
         aliases, _ = read_model(client, model)
         number = str(find_version(client, model, version).version)
     if aliases.get(CHAMPION) == number:
-        raise MoveError(f"{model}: version {number} is {CHAMPION} already; fix: nothing, or pick another one")
+        raise MoveError(f"{model}: version {number} is {CHAMPION} already; fix: pick another version")
     return PlannedPromotion(model, number, aliases.get(CHAMPION))
 
 
 @dataclass(frozen=True)
 class PlannedRollback:
-    """What a rollback would do now. ``canary``: its candidate, where one is under way and would be ended instead."""
+    """A rollback as it would happen now. ``canary`` is the candidate of a running canary, which would end instead."""
 
     model: str
     champion: str | None
@@ -62,17 +64,17 @@ class PlannedRollback:
     def text(self) -> str:
         if self.canary is not None:
             return (
-                f"The canary of version {self.canary} ends, and its requests go back to where they went before. {CHAMPION} stays "
+                f"The canary of version {self.canary} ends, and the split of traffic before it is restored. {CHAMPION} stays "
                 f"{named(self.champion)}."
             )
         return (
             f"{CHAMPION} goes from {named(self.champion)} back to {named(self.previous)}, which is served from then on; {PREVIOUS} "
-            f"becomes {named(self.champion)}, so that another rollback undoes this one. No gate is asked."
+            f"becomes {named(self.champion)}, so that another rollback undoes this one. The gate does not judge a rollback."
         )
 
 
 def plan_rollback(client: MlflowClient, model: str) -> PlannedRollback:
-    """Raises MoveError where there is nothing to go back to, TrackingError. Reads only."""
+    """Return the plan. Raises MoveError where there is no version to return to, TrackingError. Reads only."""
     with registry_faults(model):
         aliases, tags = read_model(client, model)
     champion, previous, canary = aliases.get(CHAMPION), aliases.get(PREVIOUS), read_state(tags)
@@ -80,15 +82,17 @@ def plan_rollback(client: MlflowClient, model: str) -> PlannedRollback:
         return PlannedRollback(model, champion, previous, canary.candidate)
     if previous is None or previous == champion:
         raise MoveError(
-            f"{model}: no version has the alias {PREVIOUS!r} that could become {CHAMPION} again; fix: promote a second one first"
+            f"{model}: no version has the alias {PREVIOUS!r} that could become {CHAMPION} again; fix: promote a second version first"
         )
     return PlannedRollback(model, champion, previous, None)
 
 
 def carry_out_rollback(client: MlflowClient, plan: PlannedRollback, *, reason: str, person: str) -> str:
-    """What was done, in words. Raises MoveError when the aliases are no longer as planned, LeaseError, TrackingError."""
+    """Roll back and return a report. Raises MoveError when the aliases no longer match the plan, LeaseError, TrackingError."""
     if plan_rollback(client, plan.model) != plan:
-        raise MoveError(f"{plan.model}: its aliases have moved since you looked; nothing was moved; fix: look again")
+        raise MoveError(
+            f"{plan.model}: its aliases have moved since the plan was made; nothing was moved; fix: plan the rollback again"
+        )
     with on_behalf_of(person):
         if plan.canary is not None:
             ended = stop_canary(client, plan.model, reason=reason or None)

@@ -159,4 +159,4 @@ def test_a_link_shows_the_conversation_in_another_page(screen):
     expect(shared).to_contain_text("A tie")
     assert "bot@" not in other.page.content()
     gone = screen("/?shared=" + "x" * 32)
-    expect(gone.page.locator("#mf-shared")).to_contain_text("This link's conversation is gone.")
+    expect(gone.page.locator("#mf-shared")).to_contain_text("The conversation of this link was deleted.")

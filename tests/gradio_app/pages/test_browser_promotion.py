@@ -82,7 +82,7 @@ def test_a_person_promotes_twice_and_rolls_back(runs_tab):
         expect(page.get_by_text("Promoted.").first).to_be_visible(timeout=60_000)
         assert champion() == number
     page.get_by_role("button", name="Roll back").first.click()
-    page.get_by_label("Reason, for the record").fill("too curt")
+    page.get_by_label("Reason (recorded)").fill("too curt")
     page.get_by_role("button", name="Yes, roll back").click()
     expect(page.get_by_text("bot: champion 2 -> 1")).to_be_visible(timeout=60_000)
     assert champion() == "1"
@@ -93,6 +93,6 @@ def test_a_person_promotes_twice_and_rolls_back(runs_tab):
 
 def test_who_has_no_right_sees_why_and_cannot_press(runs_tab):
     page = runs_tab("bob", "battery staple")
-    expect(page.get_by_text("for those who have the right to")).to_be_visible(timeout=SLOW_MS)
+    expect(page.get_by_text("You cannot promote or roll back")).to_be_visible(timeout=SLOW_MS)
     expect(page.get_by_role("button", name="Promote this version")).to_be_disabled()
     expect(page.get_by_role("button", name="Roll back").first).to_be_disabled()

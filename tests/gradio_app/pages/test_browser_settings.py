@@ -16,7 +16,7 @@ def test_settings_reach_both_sides_alike(screen, stand):
     page.page.get_by_label("number input for Top p").fill("0.9")
     for field, text in (("max-tokens", "33"), ("seed", "seven")):
         page.page.locator(f"#mf-{field}").locator("input, textarea").fill(text)
-    page.send_refused("set", "Seed is 'seven'; write a whole number, or nothing.")
+    page.send_refused("set", "Seed is 'seven'; write a whole number, or leave the field empty.")
     page.page.locator("#mf-seed").locator("input, textarea").fill("7")
     page.page.keyboard.press("Tab")
     stand.forget()
@@ -108,7 +108,7 @@ def test_a_choice_of_sides_that_is_refused_stays_to_be_mended(screen):
 def test_a_set_is_walked_by_itself_with_references_after_the_vote(screen, stand):
     page = screen()
     page.open_part("Prompt set")
-    page.page.get_by_label("Go on by itself after each vote").check()
+    page.page.get_by_label("Advance automatically after each vote").check()
     page.page.locator("#mf-auto").press("Tab")
     seen = []
     expect(page.status).not_to_be_in_viewport()

@@ -87,7 +87,7 @@ def test_promote_asks_first_then_tells_the_verdict_and_rollback_the_same(registr
     visitor = Visitor(address)
     visitor.select_tab("Runs")
     visitor.press("Yes, let the gate judge it")
-    assert "Nothing was asked for" in visitor.text()
+    assert "was planned; fix:" in visitor.text()
     visitor.choose("Version", first)
     visitor.press("Promote this version")
     assert f"The gate judges version {first} against its base" in visitor.text()
@@ -121,10 +121,10 @@ def test_who_has_no_right_moves_nothing_whatever_is_sent(registry, address, righ
     asked.press("Promote this version")
     rights.may = False
     asked.press("Yes, let the gate judge it")
-    assert "for those who have the right to" in asked.text()
+    assert "You cannot promote or roll back" in asked.text()
     visitor = Visitor(address)
     visitor.select_tab("Runs")
-    assert "for those who have the right to" in visitor.text()
+    assert "You cannot promote or roll back" in visitor.text()
     for button in ("Promote this version", "Yes, let the gate judge it", "Roll back", "Yes, roll back"):
         visitor.press(button)
     assert champion(registry) is None
@@ -142,7 +142,7 @@ def test_a_refusal_stays_to_be_read_when_there_was_a_verdict_before(registry, ad
     rights.may = False
     visitor.press("Yes, let the gate judge it")
     assert "Promoted" not in visitor.text()
-    assert "for those who have the right to" in visitor.text()
+    assert "You cannot promote or roll back" in visitor.text()
 
 
 def test_programs_read_versions_and_moves_and_cannot_move_anything(registry, address):
@@ -160,9 +160,9 @@ def test_programs_read_versions_and_moves_and_cannot_move_anything(registry, add
 def test_a_model_that_is_not_there_and_one_without_versions_say_what_to_do(registry, address):
     visitor = Visitor(address)
     visitor.select_tab("Runs")
-    assert "The versions cannot be shown now. no registered model" in visitor.text()
+    assert "The versions cannot be read now. no registered model" in visitor.text()
     visitor.select_tab("Data")
-    assert "The data cannot be shown now. no registered model" in visitor.text()
+    assert "The data report cannot be read now. no registered model" in visitor.text()
     registry.create_registered_model("bot")
     for tab in ("Runs", "Data"):
         visitor.select_tab(tab)
@@ -190,7 +190,7 @@ def test_a_tracking_server_that_goes_is_told_and_what_was_shown_stays(server, ri
             assert "<polyline" in visitor.page()
             server.stop()
             visitor.press("Refresh")
-            assert "The versions cannot be shown now. bot: the registry failed: " in visitor.text()
+            assert "The versions cannot be read now. bot: the registry failed: " in visitor.text()
             assert f'aria-label="Version {number}"' in visitor.page(), "the card stays"
             visitor.press("Promote this version")
             assert "the registry failed" in visitor.text()
@@ -206,4 +206,4 @@ def test_a_move_that_was_cut_off_is_said(registry, address):
     registry.set_registered_model_tag("bot", INTENT_TAG, "{}")
     visitor = Visitor(address)
     visitor.select_tab("Runs")
-    assert "A move is under way, or was cut off." in visitor.text()
+    assert "A move is running, or was interrupted." in visitor.text()

@@ -41,13 +41,13 @@ def test_a_side_s_own_settings_stand_before_the_shared_ones():
 @pytest.mark.parametrize(
     ("label", "text", "said"),
     [
-        ("Temperature", "hot", "Temperature is 'hot'; write a number from 0 to 2, or nothing."),
+        ("Temperature", "hot", "Temperature is 'hot'; write a number from 0 to 2, or leave the field empty."),
         ("Temperature", "2.1", "from 0 to 2"),
         ("Temperature", "nan", "from 0 to 2"),
         ("Top p", "0", "from 0.01 to 1"),
         ("Max tokens", "1.5", "write a whole number from 1 to 100,000"),
         ("Max tokens", "0", "from 1"),
-        ("Seed", "9" * 30, "write a whole number, or nothing."),
+        ("Seed", "9" * 30, "write a whole number, or leave the field empty."),
     ],
 )
 def test_what_is_no_number_is_said_with_what_to_write(label, text, said):

@@ -118,10 +118,10 @@ def test_the_tab_opens_on_the_pair_of_the_sessions_last_vote(playground, browser
     time.sleep(1)
     shows(page, ".mf-sentence", "8 of 8 votes prefer version 2")  # picked after the last vote
     page.get_by_text("The numbers: intervals").click()
-    shows(page, ".mf-forest", "8")
+    shows(page, "#standings-numbers .mf-forest", "8")
     ledger.cast(vote(60, "left", voter="v-60", left="2", right="1"))
     shows(page, ".mf-sentence", "9 of 9 votes")
-    assert page.locator(".mf-forest").first.is_visible(), "what was opened stays open"
+    assert page.locator("#standings-numbers .mf-forest").is_visible(), "what was opened stays open"
 
 
 @pytest.mark.browser

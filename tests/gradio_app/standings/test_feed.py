@@ -79,7 +79,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         feed = StandingsFeed("bot", f"http://127.0.0.1:{silent.getsockname()[1]}", patience_s=0.2)
         glances = looks(feed, 3)
-        assert {glance.fault for glance in glances} == {"MLflow has not answered within 0.2 seconds"}
+        assert {glance.fault for glance in glances} == {"MLflow did not answer within 0.2 seconds"}
         assert feed.readings == 1
 
 
@@ -101,8 +101,8 @@ def cast_between(version, other, digests):
     ("policy", "unit", "note"),
     [
         (GatePolicy(votes=VotesPolicy(unit="vote", minimum=7)), "vote", ""),
-        (GatePolicy(), "voter", "it was trained under no votes policy, so the gate does not read its votes"),
-        (None, "voter", "it was trained under no votes policy, so the gate does not read its votes"),
+        (GatePolicy(), "voter", "its training recorded no votes policy, so the gate does not use its votes"),
+        (None, "voter", "its training recorded no votes policy, so the gate does not use its votes"),
     ],
 )
 def test_a_version_is_weighed_by_the_terms_of_its_training_run(ledger, tmp_path, policy, unit, note):

@@ -78,7 +78,7 @@ def test_a_fault_is_told_beside_the_time_of_the_last_picture():
 def test_a_bias_to_one_side_is_told_as_suspect():
     cast = [vote(n, "left", voter=f"v-{n % 5}", left="12"[n % 2], right="21"[n % 2]) for n in range(20)]
     told = text_of(pair_html(standings(*cast).pairs[0]))
-    assert "20 of 20: 100% (84% to 100%); suspect (p = 1.9e-06): votes may prefer a position, not an answer" in told
+    assert "20 of 20: 100% (84% to 100%); suspect (p = 1.9e-06): voters may prefer a position, not an answer" in told
 
 
 def test_one_pair_needs_no_overview_and_three_versions_a_ranking():
@@ -96,4 +96,4 @@ def test_a_length_that_wins_is_told_by_its_name(left, better):
     """In these votes the left answer is the shorter one, and version 2 always wins."""
     won, other = ("left", "1") if left == "2" else ("right", "2")
     cast = [vote(n, won, voter=f"v-{n}", left=left, right=other) for n in range(20)]
-    assert f"or the better ones are {better}" in text_of(pair_html(standings(*cast).pairs[0]))
+    assert f"or the better answers are {better}" in text_of(pair_html(standings(*cast).pairs[0]))

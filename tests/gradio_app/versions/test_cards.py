@@ -154,5 +154,5 @@ def test_what_is_not_there_is_one_message_with_its_fix(registry):
     registry.create_registered_model("bot")
     assert "mlflow-finetune run PROJECT" in versions_table(list_versions(registry, "bot"), None)
     for number in ("1", "0", "../1", "1" * 30):
-        with pytest.raises(MoveError, match=r"no version .* fix: pick one of the list"):
+        with pytest.raises(MoveError, match=r"no version .* fix: pick one from the list"):
             read_card(registry, "bot", number)

@@ -102,7 +102,7 @@ def test_what_is_no_report_is_said_with_a_remedy(registry):
         (json.dumps({**whole, "train_rows": "many"}), "not a valid data report"),
         (json.dumps(cut), "samples are incomplete"),
         (json.dumps({**whole, "train": {**whole["train"], "length_quantiles": {}}}), "lengths or samples"),
-        (f'"{"a" * LONGEST_BYTES}"', "more than the 4,194,304 that are shown here; fix: "),
+        (f'"{"a" * LONGEST_BYTES}"', "more than the 4,194,304 that this page displays; fix: "),
     ):
         with pytest.raises(DataError, match=said):
             read_training_data(registry, "bot", register(registry, text))
@@ -117,7 +117,7 @@ def test_a_run_that_is_gone_or_was_never_there(registry):
     registry.create_registered_model("bot")
     gone = registry.create_model_version("bot", "s3://nowhere/adapter", run_id="0" * 32).version
     none = registry.create_model_version("bot", "s3://nowhere/adapter").version
-    with pytest.raises(DataError, match="is gone; fix: "):
+    with pytest.raises(DataError, match="was deleted; fix: "):
         read_training_data(registry, "bot", str(gone))
     with pytest.raises(DataError, match="no run is known"):
         read_training_data(registry, "bot", str(none))

@@ -72,7 +72,7 @@ def test_one_promotion_of_a_model_at_a_time(registry):
     first = version(registry, 100)
     promotions = Promotions()
     begun = promotions.begin("bot", first, "ann")
-    with pytest.raises(MoveError, match=f"judges version {first}, asked by ann.*fix: wait"):
+    with pytest.raises(MoveError, match=f"judges version {first}, started by ann.*fix: wait"):
         promotions.begin("bot", first, "ben")
     assert begun.wait(120).outcome == "promoted"
     assert promotions.last("bot") is begun
@@ -158,7 +158,7 @@ def test_a_rollback_does_what_was_confirmed_or_nothing(registry):
     plan = plan_rollback(registry, "bot")
     assert f"champion goes from version {second} back to version {first}" in plan.text
     promote(registry, "bot", third, second)
-    with pytest.raises(MoveError, match="moved since you looked"):
+    with pytest.raises(MoveError, match="moved since the plan was made"):
         carry_out_rollback(registry, plan, reason="", person="ann")
     assert aliases(registry) == (third, second)
     told = carry_out_rollback(registry, plan_rollback(registry, "bot"), reason="rude answers", person="ann\nbob")
