@@ -27,6 +27,8 @@ class Operation:
     parameters: dict[str, str]
 
 
+DEFAULT_ENTRY_POINT = "lora"
+
 ENTRY_POINTS: dict[str, EntryPoint] = {
     point.name: point
     for point in (
@@ -75,9 +77,14 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def entry_point(name: str, *, beside: Sequence[str] = ()) -> EntryPoint | Operation:
-    """The pair or the operation behind a name. ``main``, MLflow's default when ``-e`` is missing, is answered with the choices.
+    """Return the pair or the operation behind a name.
 
-    ``beside`` names what else could have been meant: the entry points of the project's own MLproject.
+    Args:
+        name: The name after ``-e``.
+        beside: Further names to suggest: the entry points of the project's own MLproject.
+
+    Raises:
+        ConfigError: There is no such entry point.
     """
     if name in ENTRY_POINTS:
         return ENTRY_POINTS[name]
@@ -85,6 +92,4 @@ def entry_point(name: str, *, beside: Sequence[str] = ()) -> EntryPoint | Operat
         return OPERATIONS[name]
     known = [*ENTRY_POINTS, *OPERATIONS]
     choices = [*known, *(other for other in beside if other not in known)]
-    if name == "main":
-        raise ConfigError([f"no entry point given; fix: add -e with one of: {', '.join(choices)}"])
     raise ConfigError([unknown("entry point", name, choices)])

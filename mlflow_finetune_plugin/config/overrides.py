@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlflow_finetune_plugin.config.problems import Origins, shown, unknown_key
+from mlflow_finetune_plugin.config.problems import ALIASES, Origins, shown, unknown_key
 from mlflow_finetune_plugin.config.yaml_source import KeyPath, parse_value
 from mlflow_finetune_plugin.data.sources.locations import is_remote
 from mlflow_finetune_plugin.section import EMBEDDED, Section
@@ -120,6 +120,8 @@ def _place(
     path: KeyPath, name: str, value: Any, leaves: Mapping[str, list[KeyPath]], problems: list[str]
 ) -> KeyPath | None:
     known = [place for places in leaves.values() for place in places]
+    if len(path) == 1 and str(path[0]) not in leaves and ALIASES.get(str(path[0])) in leaves:
+        path = (ALIASES[str(path[0])],)
     if len(path) == 2 and path in known:
         return path
     if path[:-1] in _MAPPINGS and path[:-1] in known:  # one part of a leaf that is a mapping

@@ -17,6 +17,18 @@ _BOUNDS = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum
 
 _LONGEST_SHOWN = 120
 
+ALIASES = {
+    "batch_size": "per_device_train_batch_size",
+    "epochs": "num_train_epochs",
+    "lr": "learning_rate",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "lora_rank": "rank",
+    "r": "rank",
+    "steps": "max_steps",
+}
+"""Short names that ``-P`` accepts, and the keys that they mean. A recipe uses the full names."""
+
 
 class Origins:
     """Where each leaf came from, for messages: ``finetune.yaml:7`` or ``-P rank``."""
@@ -55,6 +67,20 @@ def validated(
         for where, fault in faults.items():
             if not any(len(other) > len(where) and other[: len(where)] == where for other in faults):
                 problems.append(_fault_line(fault, where, model, origin))
+        return None
+
+
+def valid_part(model: type[BaseModel], value: Any) -> BaseModel | None:
+    """Return a section without its faulty keys, so that what its other keys name can be checked; None when that is not valid."""
+    if not isinstance(value, dict):
+        return None
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        faulty = {problem["loc"][0] for problem in error.errors() if problem["loc"]}
+    try:
+        return model.model_validate({key: leaf for key, leaf in value.items() if key not in faulty})
+    except ValidationError:
         return None
 
 
@@ -120,7 +146,9 @@ def _fault_line(fault: Any, where: KeyPath, model: type[BaseModel], origin: Orig
 
 
 def unknown_key(place: str, key: str, value: Any, choices: list[str]) -> str:
-    near = difflib.get_close_matches(key[:_LONGEST_SHOWN], choices, n=1, cutoff=0.5)
+    leaf = ALIASES.get(key.rpartition(".")[2], "")
+    meant = [choice for choice in choices if leaf and choice.rpartition(".")[2] == leaf]
+    near = meant or difflib.get_close_matches(key[:_LONGEST_SHOWN], choices, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(choices)}"
     return f"{place[:_LONGEST_SHOWN]}: unknown key {key[:_LONGEST_SHOWN]} (= {shown(value)}); {hint}"
 

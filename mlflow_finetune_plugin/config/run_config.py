@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from mlflow_finetune_plugin.config.overrides import (
     parse_overrides,
     path_from,
 )
-from mlflow_finetune_plugin.config.problems import Origins, shown, unknown_key, validated
+from mlflow_finetune_plugin.config.problems import Origins, shown, unknown_key, valid_part, validated
 from mlflow_finetune_plugin.config.register_section import RegisterSettings
 from mlflow_finetune_plugin.config.sections import (
     DataFileSettings,
@@ -39,7 +40,7 @@ from mlflow_finetune_plugin.config.yaml_source import Document, KeyPath, load_do
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
 from mlflow_finetune_plugin.evaluation.metric_modules import check_metric_name
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.methods import Adaptation, Objective, built_in_methods, load_method
+from mlflow_finetune_plugin.methods import Adaptation, Kind, Objective, built_in_methods, load_method
 from mlflow_finetune_plugin.section import Section
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ SECTIONS: dict[str, type[Section]] = {
     "register": RegisterSettings,
 }
 EVALUATION_SECTIONS: dict[str, type[Section]] = {"data": HeldOutSettings, "eval": EvalSettings}
+_KINDS: tuple[Kind, ...] = ("adaptation", "objective")
 _NAME_PROBLEMS = re.compile(r"[/:@%#?\"'\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -87,10 +89,47 @@ def load_config(
     caller: Path,
     folders: Mapping[str, Path] | None = None,
 ) -> RunConfig:
-    """Reads ``finetune.yaml`` in the project (if there), applies the overrides and checks everything.
+    """Read ``finetune.yaml`` in the project (if there), apply the overrides and check everything.
 
-    ``folders`` names overrides whose relative paths start elsewhere than in ``caller``: those that an MLproject fills
-    in. Raises ConfigError listing every fault, each with its place, key, value and nearest name.
+    Args:
+        project: The project folder.
+        entry_point: An entry point that trains.
+        overrides: The ``-P`` parameters, as text.
+        caller: Folder in which the relative paths of overrides start.
+        folders: Overrides whose relative paths start elsewhere, with that folder: those that an MLproject fills in.
+
+    Raises:
+        ConfigError: With every problem, each with its place, key, value and the nearest valid name.
+    """
+    draft = draft_config(project, entry_point, overrides, caller=caller, folders=folders)
+    if draft.config is None:
+        raise ConfigError(draft.problems)
+    return draft.config
+
+
+@dataclass(frozen=True)
+class ConfigDraft:
+    """What could be read of a request."""
+
+    config: RunConfig | None
+    """None when there are problems."""
+    sections: dict[str, Any]
+    """Every section that is valid at least in part, for further checks."""
+    problems: list[str]
+
+
+def draft_config(
+    project: Path,
+    entry_point: str,
+    overrides: Mapping[str, str],
+    *,
+    caller: Path,
+    folders: Mapping[str, Path] | None = None,
+) -> ConfigDraft:
+    """Read as much of a request as is valid, and list its problems. The arguments are those of ``load_config``.
+
+    Raises:
+        ConfigError: For an entry point that does not train, and a recipe that cannot be read at all.
     """
     verb = find_entry_point(entry_point)
     if isinstance(verb, Operation):
@@ -102,14 +141,20 @@ def load_config(
     apply_top_level(values, given, ("adaptation", "objective", "resume"), overrides, origin, problems)
     methods = _methods(values, problems)
     option_fields = _option_fields(methods)
+    leaves = leaves_of(SECTIONS, option_fields if len(methods) == len(_KINDS) else _all_option_fields())
     where = Where(caller, dict(folders or {}))
-    apply_overrides(values, given, overrides, leaves_of(SECTIONS, option_fields), SECTIONS, where, origin, problems)
+    apply_overrides(values, given, overrides, leaves, SECTIONS, where, origin, problems)
     if not isinstance(values.get("data"), dict) or "train" not in values["data"]:
         problems.append(f"no training data; fix: add data.train to {RECIPE_FILE} or -P data=FILE{_misnamed(project)}")
     config = _validate(values, entry_point, option_fields, methods, origin, problems)
-    if problems or config is None:
-        raise ConfigError(problems)
-    return config
+    sections = {
+        name: valid_part(model, values[name]) if name in values else model()
+        for name, model in SECTIONS.items()
+        if name in values or name in ("base_model", "training", "eval")
+    }
+    return ConfigDraft(
+        None if problems else config, {name: section for name, section in sections.items() if section}, problems
+    )
 
 
 def read_recipe(project: Path, problems: list[str]) -> tuple[dict[str, Any], Origins]:
@@ -141,12 +186,22 @@ def _file_values(document: Document, origin: Origins, problems: list[str]) -> di
 
 def _methods(values: Mapping[str, Any], problems: list[str]) -> dict[str, Adaptation | Objective]:
     found: dict[str, Adaptation | Objective] = {}
-    for kind in ("adaptation", "objective"):
+    for kind in _KINDS:
         try:
             found[kind] = load_method(kind, str(values[kind]))
         except ConfigError as error:
             problems += error.problems
     return found
+
+
+def _all_option_fields() -> dict[str, str]:
+    """Return the options of every built-in method: with an unknown method, its options are not reported as unknown too."""
+    return {
+        field: kind
+        for kind in _KINDS
+        for name in built_in_methods(kind)
+        for field in load_method(kind, name).Options.model_fields
+    }
 
 
 def _option_fields(methods: Mapping[str, Adaptation | Objective]) -> dict[str, str]:
@@ -302,10 +357,25 @@ def _options_of(module: Adaptation | Objective, options: Mapping[str, Any]) -> A
 
 def resolve_paths(config: RunConfig, project: Path) -> RunConfig:
     """The same config with every path absolute; paths of the file are relative to the project folder."""
-    base = config.base_model.model_copy(update={"name": base_from(project, config.base_model.name)})
-    data, held_out = _absolute_data(config.data, project), _absolute_eval(config.eval, project)
-    register = absolute_gate(config.register_as, project)
-    return config.model_copy(update={"data": data, "eval": held_out, "base_model": base, "register_as": register})
+    sections = {
+        "base_model": config.base_model,
+        "data": config.data,
+        "eval": config.eval,
+        "register": config.register_as,
+    }
+    sections = resolve_section_paths(sections, project)
+    return config.model_copy(update={**sections, "register_as": sections.pop("register")})
+
+
+def resolve_section_paths(sections: Mapping[str, Any], project: Path) -> dict[str, Any]:
+    """Return sections of a recipe with every path absolute; relative ones start at the project folder."""
+    resolve: dict[str, Callable[[Any, Path], Any]] = {
+        "base_model": lambda base, folder: base.model_copy(update={"name": base_from(folder, base.name)}),
+        "data": _absolute_data,
+        "eval": _absolute_eval,
+        "register": absolute_gate,
+    }
+    return {name: resolve[name](section, project) if name in resolve else section for name, section in sections.items()}
 
 
 def absolute_gate(register: RegisterSettings | None, project: Path) -> RegisterSettings | None:

@@ -4,21 +4,49 @@ from __future__ import annotations
 
 import codecs
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mlflow_finetune_plugin.base_models.attention import FLASH_PACKAGES
 from mlflow_finetune_plugin.base_models.files import check_base_files, check_hub_name, local_folder
+from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
 from mlflow_finetune_plugin.config.problems import shown
-from mlflow_finetune_plugin.config.run_config import RunConfig
+from mlflow_finetune_plugin.config.run_config import RunConfig, draft_config, resolve_paths, resolve_section_paths
 from mlflow_finetune_plugin.config.sections import DataFileSettings, DataSettings, EvalSettings
 from mlflow_finetune_plugin.data.conversations.layouts import check_learnable, detect_layout
 from mlflow_finetune_plugin.data.sources.locations import check_location, is_remote
 from mlflow_finetune_plugin.data.sources.rows import peek
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError
+from mlflow_finetune_plugin.gate.policy import GatePolicy
 
 _TRAIN_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "evaluate")
 _HEAD_BYTES = 65536
+
+
+def load_checked_config(
+    project: Path,
+    entry_point: str,
+    overrides: Mapping[str, str],
+    *,
+    caller: Path,
+    folders: Mapping[str, Path] | None = None,
+) -> RunConfig:
+    """Return the config of a training, its paths absolute, with everything checked that needs no computation.
+
+    The arguments are those of ``load_config``.
+
+    Raises:
+        ConfigError: With every problem of the request and of the files that it names.
+        MissingExtraError: A package is not installed.
+    """
+    draft = draft_config(project, entry_point, overrides, caller=caller, folders=folders)
+    if draft.config is not None:
+        config = resolve_paths(draft.config, project)
+        check_before_spend(config)
+        return config
+    raise ConfigError([*draft.problems, *_section_problems(resolve_section_paths(draft.sections, project))])
 
 
 def check_before_spend(config: RunConfig) -> None:
@@ -26,13 +54,25 @@ def check_before_spend(config: RunConfig) -> None:
     quantised = config.base_model.quantization is not None or config.training.optim.endswith(("8bit", "32bit"))
     needed = (*_TRAIN_PACKAGES, *(("bitsandbytes",) if quantised else ()))
     _check_packages("training", *needed)
-    problems: list[str] = []
-    _check_base(config, problems)
-    _check_data(config.data, [*config.data.train, *_held_out(config.data)], problems)
-    _check_eval(config.eval, problems)
-    _check_gate(config, problems)
+    problems = _section_problems({**dict(config), "register": config.register_as})
     if problems:
         raise ConfigError(problems)
+
+
+def _section_problems(sections: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the files that sections of a recipe name. A section that is not there is left out."""
+    problems: list[str] = []
+    data = sections.get("data")
+    if "base_model" in sections:
+        length = sections["training"].max_length if "training" in sections else None
+        _check_base(sections["base_model"], length if isinstance(length, int) else None, problems)
+    if data is not None:
+        _check_data(data, [*data.train, *_held_out(data)], problems)
+    if "eval" in sections:
+        _check_eval(sections["eval"], problems)
+    if data is not None and sections.get("register") is not None:
+        _check_gate(sections["register"].gate, data, problems)
+    return problems
 
 
 def check_evaluation_before_spend(config: EvaluationConfig) -> None:
@@ -91,19 +131,17 @@ def _check_eval(settings: EvalSettings, problems: list[str]) -> None:
             problems.append(f"eval.metrics = {metric}: {fault}")
 
 
-def _check_gate(config: RunConfig, problems: list[str]) -> None:
-    gate = config.register_as.gate if config.register_as is not None else None
+def _check_gate(gate: GatePolicy | None, data: DataSettings, problems: list[str]) -> None:
     for regression in gate.regressions if gate is not None else ():
         path = Path(regression.data)
         try:
             check_location(str(path))
-            detect_layout([row for _, row in peek(path)], config.data.columns or None, config.data.layout)
+            detect_layout([row for _, row in peek(path)], data.columns or None, data.layout)
         except FinetuneError as error:
             problems.append(f"register.gate.regressions: {_with_path(str(error), path)}")
 
 
-def _check_base(config: RunConfig, problems: list[str]) -> None:
-    base = config.base_model
+def _check_base(base: BaseModelSettings, max_length: int | None, problems: list[str]) -> None:
     package = FLASH_PACKAGES.get(base.attn_implementation)
     if package is not None and not _is_installed(package):
         problems.append(
@@ -119,10 +157,7 @@ def _check_base(config: RunConfig, problems: list[str]) -> None:
                 problems.append(
                     f"base_model.revision = {shown(base.revision)}: a folder on this disk has no revisions; fix: remove it"
                 )
-            length = config.training.max_length
-            check_base_files(
-                folder, trust_remote_code=base.trust_remote_code, max_length=None if length == "auto" else length
-            )
+            check_base_files(folder, trust_remote_code=base.trust_remote_code, max_length=max_length)
     except FinetuneError as error:
         problems.append(str(error))
 

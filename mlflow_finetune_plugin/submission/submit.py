@@ -19,15 +19,15 @@ from pathlib import Path
 import psutil
 
 from mlflow_finetune_plugin import __version__
-from mlflow_finetune_plugin.config.entry_points import OPERATIONS
+from mlflow_finetune_plugin.config.entry_points import DEFAULT_ENTRY_POINT, OPERATIONS
 from mlflow_finetune_plugin.config.entry_points import entry_point as find_entry_point
-from mlflow_finetune_plugin.config.run_config import RunConfig, load_config, resolve_paths
+from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.errors import FinetuneError, ProjectError
 from mlflow_finetune_plugin.jobs import launcher
 from mlflow_finetune_plugin.jobs.doctor import adopt_orphans, remove_old_folders
 from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId, jobs_home
 from mlflow_finetune_plugin.jobs.supervisor import start_supervisor
-from mlflow_finetune_plugin.planning.preflight import check_before_spend
+from mlflow_finetune_plugin.planning.preflight import load_checked_config
 from mlflow_finetune_plugin.startup import quiet_libraries
 from mlflow_finetune_plugin.store.clients import absolute_store
 from mlflow_finetune_plugin.submission.attempts import next_attempt
@@ -45,6 +45,8 @@ from mlflow_finetune_plugin.submission.operations import operation_config
 from mlflow_finetune_plugin.submission.project import ProjectFolder, open_project
 
 logger = logging.getLogger(__name__)
+
+_NO_ENTRY_POINT = "main"  # what MLflow passes without -e
 
 TELEMETRY_OFF = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -98,6 +100,8 @@ def submit(request: Submission) -> SubmittedJob:
 def _submit_into(folder: JobFolder, request: Submission, settings: BackendSettings) -> str:
     project = open_project(request.project_uri, request.version, folder.path / "project")
     entry = mlproject_entry(project.path, request.entry_point, request.parameters)
+    if entry is None and request.entry_point == _NO_ENTRY_POINT:
+        request = replace(request, entry_point=DEFAULT_ENTRY_POINT)
     if isinstance(entry, OwnCommand):
         settings.refuse_processes("a project's own command starts its processes itself")
         return _submit_command(request, folder, project, entry)
@@ -132,11 +136,9 @@ def _follow_mlproject(
 
 
 def _submit_training(request: Submission, folder: JobFolder, project: ProjectFolder, settings: BackendSettings) -> str:
-    config = load_config(
+    config = load_checked_config(
         project.path, request.entry_point, request.parameters, caller=request.caller, folders=request.folders
     )
-    config = resolve_paths(config, project.path)
-    check_before_spend(config)
     processes = launcher.environments(
         gpus_per_node=settings.gpus_per_node, processes_per_node=settings.processes_per_node
     )

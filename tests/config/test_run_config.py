@@ -130,7 +130,7 @@ def test_names_that_registry_or_serving_cannot_carry_are_refused(tmp_path, name)
 
 @pytest.mark.parametrize(
     ("entry_point", "hint"),
-    [("lorra", "did you mean lora?"), ("main", "add -e with one of: lora"), ("x", "pick one of: lora")],
+    [("lorra", "did you mean lora?"), ("main", "pick one of: lora"), ("x", "pick one of: lora")],
 )
 def test_unknown_entry_point_is_answered_with_the_choices(tmp_path, entry_point, hint):
     (found,) = problems(tmp_path, {"data": "a.jsonl"}, entry_point)

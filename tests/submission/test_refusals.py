@@ -19,7 +19,6 @@ from submission_requests import DATA, assert_nothing_left, assert_tells
     ("more", "parts"),
     [
         ({"entry_point": "lorra"}, ["no entry point 'lorra'", "did you mean lora?", "pick one of: lora"]),
-        ({"entry_point": "main"}, ["no entry point given", "add -e with one of: lora"]),
         ({"entry_point": "x" * 5000}, ["no entry point 'xxx", "pick one of"]),
         ({"backend_config": {"ENV_MANAGER": "virtualenv"}}, ["--env-manager virtualenv", "whose torch", "local"]),
         ({"backend_config": {"ENV_MANAGER": "conda"}}, ["--env-manager conda", "fix: --env-manager local"]),
@@ -71,6 +70,46 @@ def test_wrong_parameter_is_refused(refused, parameters, parts):
 def test_every_fault_comes_in_one_message(refused):
     message = refused({"data": "trian.jsonl", "base_model": "./nope", "forgetting": "nope.txt", "chat_template": "."})
     assert_tells(message, "4 problems", "trian.jsonl", "./nope".lstrip("./"), "nope.txt: no such file", "is a folder")
+
+
+def test_faults_of_the_request_do_not_hide_those_of_the_files(refused):
+    wrong = {"rnk": "3", "learning_rate": "-1", "data": "trian.jsonl", "base_model": "./nope", "overlength": "cut"}
+    parts = [
+        "-P rnk: unknown key",
+        "training.learning_rate = -1",
+        "trian.jsonl: no such file",
+        "nope",
+        "data.overlength",
+    ]
+    assert_tells(refused(wrong), "5 problems", *parts)
+
+
+def test_unknown_method_does_not_make_its_options_unknown(refused):
+    message = refused({**DATA, "adaptation": "lorra", "rank": "8"})
+    assert_tells(message, "1 problem", "no adaptation 'lorra'")
+
+
+@pytest.mark.parametrize(
+    ("alias", "value", "section", "key"),
+    [
+        ("lr", "0.5", "training", "learning_rate"),
+        ("epochs", "7", "training", "num_train_epochs"),
+        ("batch_size", "3", "training", "per_device_train_batch_size"),
+        ("steps", "9", "training", "max_steps"),
+    ],
+)
+def test_short_names_of_parameters_are_understood(desk, alias, value, section, key):
+    from mlflow_finetune_plugin.config.run_config import load_config
+
+    config = load_config(desk.path, "lora", {**DATA, alias: value, "r": "4"}, caller=desk.path)
+    assert getattr(getattr(config, section), key) == float(value)
+    assert config.options["rank"] == 4
+
+
+def test_short_name_for_another_method_or_beside_the_full_name_is_refused(desk, refused):
+    assert_tells(refused({**DATA, "lr": "1", "learning_rate": "2"}), "sets training.learning_rate, as does -P lr")
+    (desk.path / "finetune.yaml").write_text("training: {batch_size: 3}")
+    assert_tells(refused(DATA), "training.batch_size", "did you mean training.per_device_train_batch_size?")
 
 
 @pytest.mark.parametrize("name", ["2024", "7e12", "0123", "true", "2024-01-31"])
