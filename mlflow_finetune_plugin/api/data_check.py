@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.config.run_config import RECIPE_FILE, RunConfig, load_config, resolve_paths
+from mlflow_finetune_plugin.config.run_config import RECIPE_FILE, RunConfig
 from mlflow_finetune_plugin.data.sources.arrow_files import is_saved_dataset
 from mlflow_finetune_plugin.errors import ConfigError
-from mlflow_finetune_plugin.planning.preflight import check_before_spend
+from mlflow_finetune_plugin.planning.preflight import load_checked_config
 
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.data.report.contents import DataReport
@@ -73,7 +73,6 @@ def check_data(
     name = os.fspath(source)
     with tempfile.TemporaryDirectory(prefix="mlflow-finetune-") as folder:
         config = _config(name, entry_point or "lora", overrides, Path(folder))
-        check_before_spend(config)
         try:
             return CheckedData(name, _report(config, Path(folder)))
         except UnusableDataError as error:
@@ -89,7 +88,7 @@ def _config(source: str, entry_point: str, overrides: Mapping[str, str], empty: 
         raise ConfigError([f"{source}: a folder without {RECIPE_FILE}; fix: name a data file, or a project"])
     project = folder if is_project else empty
     parameters = dict(overrides) if is_project else {**overrides, "data": source}
-    return resolve_paths(load_config(project, entry_point, parameters, caller=caller), project)
+    return load_checked_config(project, entry_point, parameters, caller=caller)
 
 
 def _report(config: RunConfig, folder: Path) -> DataReport:

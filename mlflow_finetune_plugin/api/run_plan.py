@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.config.run_config import RunConfig, load_config, resolve_paths
+from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.jobs.launcher import environments
-from mlflow_finetune_plugin.planning.preflight import check_before_spend
+from mlflow_finetune_plugin.planning.preflight import load_checked_config
 from mlflow_finetune_plugin.startup import ask_for_huge_pages
 
 if TYPE_CHECKING:
@@ -84,7 +84,6 @@ def plan(
 
     overrides = {name: parameter_text(value) for name, value in (parameters or {}).items()}
     config = _config(os.fspath(project), entry_point or "lora", overrides)
-    check_before_spend(config)
     ask_for_huge_pages()  # The worker does the same; the measured rates depend on it.
     from mlflow_finetune_plugin.data.preparation import prepare
     from mlflow_finetune_plugin.planning.forecast import forecast_run
@@ -103,4 +102,4 @@ def _config(project: str, entry_point: str, overrides: Mapping[str, str]) -> Run
     folder = caller / project
     if not folder.is_dir():
         raise ConfigError([f"{project}: no such project folder; fix: name a folder with a finetune.yaml"])
-    return resolve_paths(load_config(folder, entry_point, overrides, caller=caller), folder)
+    return load_checked_config(folder, entry_point, overrides, caller=caller)

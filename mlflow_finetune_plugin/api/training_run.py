@@ -203,12 +203,17 @@ def _experiment_id(name: str | None) -> str:
     import mlflow
     from mlflow.tracking.fluent import _get_experiment_id
 
+    from mlflow_finetune_plugin.store.clients import check_store_answers
+
     try:
         if name is None:
             return str(os.environ.get("MLFLOW_EXPERIMENT_ID") or _get_experiment_id())
+        check_store_answers(mlflow.get_tracking_uri())
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(name)
         return str(experiment.experiment_id if experiment else client.create_experiment(name))
+    except TrackingError:
+        raise
     except Exception as error:  # tracking stores raise many types; the user needs the server's own message
         raise TrackingError(
             f"tracking server {without_secrets(mlflow.get_tracking_uri())}: {one_line(error)}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import sys
 
 import click
 
 from mlflow_finetune_plugin import __version__
+from mlflow_finetune_plugin.console import coloured
 from mlflow_finetune_plugin.errors import FinetuneError, RunFailedError, unknown
+from mlflow_finetune_plugin.startup import quiet_libraries
 
 PROGRAM = "mlflow-finetune"
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -75,8 +76,11 @@ class Commands(click.Group):
 @click.version_option(__version__, message=f"{PROGRAM} %(version)s")
 def cli() -> None:
     """Fine-tune open language models inside MLflow: train, prove, serve, compare and promote."""
-    # On a CPU, bitsandbytes warns about a faster kernel whenever PEFT imports it, even when nothing is quantised.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    quiet_libraries(owns_process=True)
+
+
+def _print_error(text: str) -> None:
+    print(f"{coloured(f'{PROGRAM}:', 'red', sys.stderr)} {text}", file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,13 +92,13 @@ def main(arguments: list[str] | None = None) -> int:
         return int(cli.main(args=arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
     except click.ClickException as error:
         hint = f" (see: {error.ctx.command_path} --help)" if isinstance(error, click.UsageError) and error.ctx else ""
-        print(f"{PROGRAM}: {error.format_message()}{hint}", file=sys.stderr)
+        _print_error(f"{error.format_message()}{hint}")
         return 2
     except RunFailedError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        _print_error(str(error))
         return 1
     except FinetuneError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        _print_error(str(error))
         return 2
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED

@@ -109,6 +109,7 @@ def absolute_store(tracking_uri: str, caller: Path) -> str:
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _NO_STORE_FIX = "fix: set MLFLOW_TRACKING_URI to the store that has your runs, or train a model first with mlflow run"
 _ANSWERS_S = 5.0
+_GATEWAY_FAULTS = (502, 503, 504)
 
 
 def current_tracking_uri() -> str:
@@ -167,8 +168,13 @@ def check_store_answers(uri: str, *, timeout_s: float = _ANSWERS_S) -> None:
             address = (parts.hostname, parts.port or _DATABASE_PORTS[database])
             with socket.create_connection(address, timeout=timeout_s):
                 pass
-    except urllib.error.HTTPError:
-        return  # an answer
+    except urllib.error.HTTPError as error:
+        if error.code in _GATEWAY_FAULTS:
+            raise TrackingError(
+                f"the tracking server {without_secrets(uri)} is not behind its proxy: HTTP {error.code}; "
+                "fix: start it, or set MLFLOW_TRACKING_URI to one that runs"
+            ) from error
+        return  # any other refusal is an answer
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, ssl.SSLError):

@@ -29,7 +29,7 @@ from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId, jobs_home
 from mlflow_finetune_plugin.jobs.supervisor import start_supervisor
 from mlflow_finetune_plugin.planning.preflight import load_checked_config
 from mlflow_finetune_plugin.startup import quiet_libraries
-from mlflow_finetune_plugin.store.clients import absolute_store
+from mlflow_finetune_plugin.store.clients import absolute_store, check_store_answers
 from mlflow_finetune_plugin.submission.attempts import next_attempt
 from mlflow_finetune_plugin.submission.backend_config import BackendSettings, backend_settings
 from mlflow_finetune_plugin.submission.mlflow_run import (
@@ -103,6 +103,7 @@ def _submit_into(folder: JobFolder, request: Submission, settings: BackendSettin
     if entry is None and request.entry_point == _NO_ENTRY_POINT:
         request = replace(request, entry_point=DEFAULT_ENTRY_POINT)
     if isinstance(entry, OwnCommand):
+        check_store_answers(request.tracking_uri)
         settings.refuse_processes("a project's own command starts its processes itself")
         return _submit_command(request, folder, project, entry)
     if isinstance(entry, FinetuneCommand):
@@ -111,6 +112,7 @@ def _submit_into(folder: JobFolder, request: Submission, settings: BackendSettin
         find_entry_point(request.entry_point, beside=entry_names(project.path))
     if request.entry_point in OPERATIONS:
         settings.refuse_processes(f"{request.entry_point} runs in one process")
+        check_store_answers(request.tracking_uri)
         return _submit_operation(request, folder, project)
     return _submit_training(request, folder, project, settings)
 
@@ -142,6 +144,7 @@ def _submit_training(request: Submission, folder: JobFolder, project: ProjectFol
     processes = launcher.environments(
         gpus_per_node=settings.gpus_per_node, processes_per_node=settings.processes_per_node
     )
+    check_store_answers(request.tracking_uri)  # MLflow itself would try for minutes
     if config.resume is not None:
         request = _go_on_with(config, request)
     folder.write("config", config.model_dump(mode="json", by_alias=True))
