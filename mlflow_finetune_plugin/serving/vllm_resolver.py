@@ -1,10 +1,10 @@
-"""For anyone's ``vllm serve --enable-lora``: ``model="my-bot/7"`` loads that version from the MLflow registry.
+"""Let any ``vllm serve --enable-lora`` load versions from the MLflow registry: ``model="my-bot/7"``.
 
-vLLM loads this module through the entry-point group ``vllm.general_plugins``, in each of its processes. Nothing happens unless
-FINETUNE_RESOLVER_MODELS names the models that may be loaded (``my-bot,other-bot``); VLLM_ALLOW_RUNTIME_LORA_UPDATING has to be
-on for vLLM to ask at all. Versions only: vLLM keeps what a name meant for ever, so an alias would go stale without a sign.
-The adapter comes from the content-addressed store (FINETUNE_RESOLVER_STORE), verified against its digest, and must have been
-trained on the base that is served.
+vLLM loads this module through the entry-point group ``vllm.general_plugins``, in each of its processes. The module does
+nothing unless FINETUNE_RESOLVER_MODELS names the models that may be loaded (``my-bot,other-bot``), and vLLM uses it only with
+VLLM_ALLOW_RUNTIME_LORA_UPDATING. It resolves versions and no aliases, because vLLM never resolves a name twice: an alias
+would go stale without a sign. The adapter comes from the content-addressed store (FINETUNE_RESOLVER_STORE), is verified
+against its digest, and must have been trained on the base that is served.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MOST_UNKNOWN = 1000
 
 
 def register() -> None:
-    """The entry point. May be called again; does nothing where no model is allowed."""
+    """Register the resolver with vLLM. It may be called again, and does nothing if no model is allowed."""
     models = frozenset(filter(None, (name.strip() for name in os.environ.get(MODELS_VARIABLE, "").split(","))))
     if not models:
         return
@@ -49,7 +49,7 @@ def register() -> None:
 
 
 class VersionFinder:
-    """Names to verified adapters on this disk; without vLLM, so that it can be tested without one. Blocks."""
+    """Finds verified versions by name. It does not need vLLM, so that it can be tested alone. Its methods block."""
 
     def __init__(self, models: frozenset[str], store: Path) -> None:
         self._models, self._store = models, AdapterStore(store.resolve())
@@ -58,7 +58,10 @@ class VersionFinder:
         self._bases: dict[str, str] = {}
 
     def find(self, base: str, name: str) -> FetchedVersion | None:
-        """None for a name that is none of ours; what is refused is logged with its reason and not tried again for a while."""
+        """Return a version, or None for a name that is not allowed or cannot be served.
+
+        A refusal is logged with its reason, and not tried again for a while.
+        """
         ref = parse(name, self._models)
         if ref is None or ref.version is None:
             return None
@@ -87,7 +90,7 @@ class VersionFinder:
                 raise ServingError(f"vLLM does not serve {version.card['adaptation']} with these options")
             if self._digest(base) != version.base["digest"]:
                 raise ServingError(
-                    f"it was trained on {version.base['name']} ({str(version.base['digest'])[:12]}), {base} is served"
+                    f"it was trained on {version.base['name']} ({str(version.base['digest'])[:12]}), but vLLM serves {base}"
                 )
         except BaseException:
             version.adapter.release()
@@ -95,7 +98,7 @@ class VersionFinder:
         return version
 
     def _digest(self, base: str) -> str:
-        """Of the base that is served: a folder, or what the hub's cache holds under its name."""
+        """Return the digest of the base that vLLM serves: a folder, or a name in the hub's cache."""
         if base not in self._bases:
             folder = Path(base)
             if not folder.is_dir():
@@ -106,17 +109,17 @@ class VersionFinder:
                     folder = Path(snapshot_download(base, local_files_only=True))
                 except (LocalEntryNotFoundError, OSError) as error:
                     raise ServingError(
-                        f"the base {base} that is served is not in the hub's cache, so it cannot be told whether it is the "
-                        "adapter's; fix: serve it from a folder"
+                        f"the served base {base} is not in the hub's cache, so it cannot be compared with the adapter's base; "
+                        "fix: serve it from a folder"
                     ) from error
             self._bases[base] = base_digest(folder)
         return self._bases[base]
 
 
 class PatientFinder:
-    """One fetch at a time, each waited for no longer than ``timeout_s``; the event loop goes on meanwhile.
+    """Runs one fetch at a time outside the event loop, and waits for each no longer than ``timeout_s``.
 
-    A fetch that takes longer goes on alone: who asks for that version again waits for the same one.
+    A fetch that takes longer continues. The next request for that version waits for the same fetch.
     """
 
     def __init__(self, finder: VersionFinder, timeout_s: float) -> None:
@@ -125,7 +128,7 @@ class PatientFinder:
         self._running: dict[tuple[str, str], asyncio.Task[FetchedVersion | None]] = {}
 
     async def find(self, base: str, name: str) -> FetchedVersion | None:
-        """None for a name that is none of ours, that is refused, or that is not here in time."""
+        """Return a version; None for a name that is not allowed, cannot be served, or is not fetched in time."""
         task = self._running.get((base, name))
         if task is None:
             task = asyncio.create_task(self._find(base, name))
@@ -153,7 +156,7 @@ def _resolver(finder: VersionFinder, timeout_s: float) -> Any:
             version = await patient.find(base_model_name, lora_name)
             if version is None:
                 return None
-            number = int(version.adapter.digest[:7], 16) + 1  # vLLM gives its own; it has to be above 0
+            number = int(version.adapter.digest[:7], 16) + 1  # vLLM replaces it, but refuses 0
             return LoRARequest(lora_name=lora_name, lora_int_id=number, lora_path=str(version.adapter.folder))
 
     return RegistryResolver()

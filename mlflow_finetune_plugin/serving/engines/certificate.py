@@ -1,11 +1,11 @@
-"""Before a version takes traffic: does this engine say of known texts what the trained model said of them?
+"""Certify a version before it takes traffic: compare the engine's log-probabilities with those of the trained model.
 
-The worker stored rendered prompts, token ids and the log-probabilities of base and adapter, as they are in training's precision
-and as each serving precision makes them. The engine is asked for its own, of both, and must be within what asking again
-already changes: the noise of the worker and of this engine (other company in the batch), three times what its base is off by,
-and what another kernel of the same precision may round. It must also be nearer to the adapter than to the base. How far the
-serving precision is from training's was measured by the worker, and is gated apart. The prompts are rendered by the engine
-too: another chat template gives other token ids.
+The worker stored prompts, token ids and the log-probabilities of base and adapter, in the precision of training and in each
+precision of serving. The engine computes its own for both. They may differ by what a repeated request already changes: the
+noise of the worker and of this engine (other rows in the batch), three times the difference of its base, and the rounding of
+another kernel of the same precision. They must also be nearer to the adapter's than to the base's. The worker measured how far
+the serving precision is from the training precision, which has a limit of its own. The engine renders the prompts too, because
+another chat template gives other token ids.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from mlflow_finetune_plugin.errors import ServingError
 from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
 
-# nats on a token: what the right base may be off by at most, and what the same weights may differ by in other kernels
+# nats on a token: the largest difference of the right base, and of the same weights in another kernel
 _BASE_TOLERANCE = {"float32": 0.01, "bfloat16": 0.5, "float16": 0.1}
 _FLOOR = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.01}
 _TIMES_THE_BASE = 3.0
@@ -30,11 +30,16 @@ SIDES = ("base", "adapter")
 
 @dataclass(frozen=True)
 class Certificate:
-    """Largest differences, in nats on one of ``tokens`` answer tokens; ``precision`` is that of serving.
+    """The result of a comparison. Errors are the largest differences in nats on one of ``tokens`` answer tokens.
 
-    ``noise``: of asking again, the worker's or the engine's, whichever is larger. ``gap``: between the adapter in training's
-    precision and in this one, as the worker found it; ``max_gap`` is allowed. ``effect``: mean difference of the adapter's
-    reference from the base's.
+    Attributes:
+        precision: The precision of serving.
+        adapter_error: The adapter's difference from its reference; ``tolerance`` is the limit.
+        base_error: The base's difference from its reference.
+        noise: The difference between repeated requests, the worker's or the engine's, whichever is larger.
+        gap: The adapter's difference between the precisions of training and serving; ``max_gap`` is the limit.
+        effect: The mean difference between the references of adapter and base.
+        rendered: How many prompts the engine rendered.
     """
 
     version: str
@@ -64,7 +69,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class _Expected:
-    """What the worker stored for one precision: nats, one array of all probes a side."""
+    """The worker's log-probabilities for one precision, in nats: one array of all probes' tokens per side."""
 
     base: np.ndarray
     adapter: np.ndarray
@@ -74,7 +79,17 @@ class _Expected:
 
 
 async def certify(engine: EngineProcess, served_name: str, reference: dict[str, Any], *, version: str) -> Certificate:
-    """Asks the engine; ``served_name`` must be loaded. Raises ServingError when it cannot be asked or the reference is none."""
+    """Compare an engine with a version's reference.
+
+    Args:
+        engine: A ready engine.
+        served_name: The engine's name for the adapter, which must be loaded.
+        reference: The version's reference.json.
+        version: The version's name, for messages.
+
+    Raises:
+        ServingError: The engine does not answer, or the reference has no values for this precision.
+    """
     probes = _probes(reference, version)
     precision = engine.spec.key.precision
     expected = _expected(reference, precision, version)
@@ -87,15 +102,15 @@ async def certify(engine: EngineProcess, served_name: str, reference: dict[str, 
     tolerance = max(_FLOOR[dtype], _TIMES_THE_BASE * base_error, _TIMES_THE_NOISE * noise)
     reason = ""
     if not expected.gap <= expected.max_gap:
-        reason = f"in {precision} the adapter says other things than it was trained to: {expected.gap:.2g} nats, {expected.max_gap:g} allowed"
+        reason = f"in {precision} the adapter differs too much from its training: {expected.gap:.2g} nats, {expected.max_gap:g} allowed"
     elif not base_error <= _BASE_TOLERANCE[dtype]:
-        reason = f"the base is another one, or served in another precision: {base_error:.2g} nats off, {_BASE_TOLERANCE[dtype]:g} allowed"
+        reason = f"the base is another one, or is served in another precision: {base_error:.2g} nats off, {_BASE_TOLERANCE[dtype]:g} allowed"
     elif not adapter_error <= tolerance:
-        reason = f"it is not the adapter that was trained, or not whole: {adapter_error:.2g} nats off, {tolerance:.2g} allowed"
+        reason = f"it is not the adapter that was trained, or is incomplete: {adapter_error:.2g} nats off, {tolerance:.2g} allowed"
     elif not _mean(adapter - expected.adapter) < _mean(adapter - expected.base):
         reason = "it answers as the base does"
     elif wrong_prompt is not None:
-        reason = f"the engine renders conversations in another way: {wrong_prompt}"
+        reason = f"the engine renders conversations differently: {wrong_prompt}"
     return Certificate(
         version=version,
         engine=engine.spec.kind,
@@ -128,15 +143,14 @@ async def still_holds(
 def _probes(reference: dict[str, Any], version: str) -> list[dict[str, Any]]:
     probes = reference.get("probes")
     if not isinstance(probes, list) or not probes:
-        raise ServingError(f"{version}: its reference.json holds no probes; fix: register it again")
+        raise ServingError(f"{version}: its reference.json has no probes; fix: register it again")
     return probes
 
 
 def _expected(reference: dict[str, Any], precision: str, version: str) -> _Expected:
     precisions = reference.get("served_as")
-    if (
-        precisions is None and reference.get("precision") == precision
-    ):  # as the package first wrote it: training's alone
+    if precisions is None and reference.get("precision") == precision:
+        # The first version of this package stored the training precision alone.
         base, adapter = (_flat([probe[f"{side}_log_probs"] for probe in reference["probes"]]) for side in SIDES)
         return _Expected(base, adapter, noise=0.0, gap=0.0, max_gap=0.0)
     stored = (precisions or {}).get(precision)
@@ -150,9 +164,9 @@ def _expected(reference: dict[str, Any], precision: str, version: str) -> _Expec
 
 
 async def _noise(engine: EngineProcess, probes: Sequence[dict[str, Any]], together: np.ndarray) -> float:
-    """The largest difference on a token of this engine's base between probes asked together and one at a time.
+    """Return the largest difference on a token of this engine's base between probes sent together and one at a time.
 
-    Measured once for each start of an engine: it is the precision's and the kernels', not the version's.
+    It is measured once for each start of an engine, because it depends on the precision and the kernels, not on the version.
     """
     if engine.noise is None or engine.noise[0] != engine.generation:
         alone = [await _log_probs(engine, engine.spec.base_name, [probe]) for probe in probes]
@@ -162,7 +176,7 @@ async def _noise(engine: EngineProcess, probes: Sequence[dict[str, Any]], togeth
 
 
 async def _log_probs(engine: EngineProcess, name: str, probes: Sequence[dict[str, Any]]) -> list[list[float]]:
-    """Of each probe the log-probabilities of its answer's tokens, in one request."""
+    """Return the log-probabilities of each probe's answer tokens, from one request."""
     prompts = [[*probe["prompt_ids"], *probe["completion_ids"]] for probe in probes]
     body = {"model": name, "prompt": prompts, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
     choices = sorted((await engine.complete(body))["choices"], key=lambda choice: int(choice["index"]))
@@ -175,7 +189,7 @@ async def _log_probs(engine: EngineProcess, name: str, probes: Sequence[dict[str
 
 
 async def _rendered(engine: EngineProcess, name: str, probes: Sequence[dict[str, Any]]) -> tuple[int, str | None]:
-    """How many prompts the engine was asked to render, and the first that came out differently."""
+    """Let the engine render up to two prompts. Returns how many, and a description of the first that differs."""
     chats = [probe for probe in probes if probe.get("messages")][:2]
     for number, probe in enumerate(chats):
         body = {

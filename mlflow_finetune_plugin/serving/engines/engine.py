@@ -1,4 +1,4 @@
-"""One engine as a child process: started, asked, watched, started again when it dies, drained when it is no longer wanted."""
+"""Run an engine as a child process: start it, send it requests, restart it when it dies, drain and end it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,17 @@ State = Literal["starting", "ready", "down", "stopped"]
 
 
 class EngineProcess:
-    """``generation`` counts starts: what was loaded into an earlier one is gone. ``on_ready`` is told of each.
+    """An engine of one base.
 
-    ``noise``: (generation, nats) of its base asked again; certificates keep it here.
+    Attributes:
+        generation: Counts the starts. Adapters that were loaded into an earlier generation are gone.
+        noise: The generation, and the difference in nats between repeated requests to its base; ``certify`` sets it.
+
+    Args:
+        spec: What the engine is started with.
+        folder: The folder for its log.
+        on_ready: Called after each start.
+        ready_s: Seconds that a start may take.
     """
 
     def __init__(
@@ -72,12 +80,12 @@ class EngineProcess:
         return self._process.pid if self._process is not None else None
 
     def start(self) -> None:
-        """Returns at once; ``wait_ready`` tells when it answers."""
+        """Begin to start the engine, and return at once; ``wait_ready`` waits until it answers."""
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
 
     async def wait_ready(self, timeout_s: float | None = None) -> None:
-        """Raises ServingError when it does not answer in time, or will not be started again."""
+        """Wait until the engine answers. Raises EngineError when it does not in time, or is not started again."""
         waiting = asyncio.ensure_future(self._ready.wait())
         keeper = self._keeper
         try:
@@ -91,20 +99,20 @@ class EngineProcess:
             )
 
     async def stop(self) -> None:
-        """Lets it finish what it is answering, then ends it."""
+        """Let running answers end, then end the engine."""
         answers = self.state == "ready"
         self.state = "stopped"
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        await self._end(_DRAIN_S if answers else 0.0)  # while it starts, vLLM is deaf to signals
+        await self._end(_DRAIN_S if answers else 0.0)  # while it starts, vLLM ignores signals
         self._ready.clear()
         await self.client.aclose()
 
     # adapters --------------------------------------------------------------------------------------------------------
 
     async def load(self, name: str, path: Path) -> None:
-        """Raises ServingError when the engine refuses the adapter."""
+        """Load an adapter. Raises ServingError when the engine refuses it."""
         body = {"lora_name": name, "lora_path": str(path)}
         await self._ask("/v1/load_lora_adapter", body, f"refuses adapter {name}")
 
@@ -112,8 +120,8 @@ class EngineProcess:
         await self._ask("/v1/unload_lora_adapter", {"lora_name": name}, f"cannot unload {name}")
 
     async def complete(self, body: dict[str, Any], route: str = "/v1/completions") -> dict[str, Any]:
-        """One answer as a whole. Raises ServingError."""
-        response = await self._ask(route, body, "refuses a request of the router's own")
+        """Return one whole answer. Raises ServingError."""
+        response = await self._ask(route, body, "refuses a request of the router itself")
         return dict(response.json())
 
     async def _ask(self, route: str, body: dict[str, Any], what: str) -> httpx.Response:
@@ -128,7 +136,7 @@ class EngineProcess:
     # its life --------------------------------------------------------------------------------------------------------
 
     async def _keep(self) -> None:
-        """Start it, watch it, start it again after a longer and longer pause; a start that succeeded resets the pause."""
+        """Start the engine, and restart it whenever it ends, after a pause that doubles until a start succeeds."""
         pause = 1.0
         while self.state != "stopped":
             started = time.monotonic()
@@ -153,13 +161,13 @@ class EngineProcess:
 
     async def _start_once(self) -> None:
         self.state = "starting"
-        self._port = free_port()  # the last one may be taken by now
+        self._port = free_port()  # the last one may be in use by now
         self.client.base_url = f"http://{HOST}:{self._port}"
         self.folder.mkdir(parents=True, exist_ok=True)
         command = COMMANDS[self.spec.kind](self.spec, HOST, self._port, self._key, self.folder)
         if self.log.exists():
-            self.log.replace(self.log.with_suffix(".log.1"))  # of the start before
-        read_end, self._leash = os.pipe()  # held until `_end`; the kernel lets go of it when the router is killed
+            self.log.replace(self.log.with_suffix(".log.1"))  # the log of the previous start
+        read_end, self._leash = os.pipe()  # open until `_end`; the kernel closes it when the router is killed
         try:
             with self.log.open("wb") as log:
                 self._process = await asyncio.create_subprocess_exec(
@@ -194,13 +202,13 @@ class EngineProcess:
             return False
 
     async def _warm_up(self) -> None:
-        """The first answers compile and allocate: nobody shall wait for that."""
+        """Send the first requests, which compile and allocate, so that no client waits for that."""
         body = {"model": self.spec.base_name, "prompt": "a", "max_tokens": 2, "temperature": 0}
         for extra in ({}, {"prompt_logprobs": 0}):
             await self.complete({**body, **extra})
 
     async def _end(self, drain_s: float) -> None:
-        """Itself and its own processes, after it had ``drain_s`` to finish what it is answering."""
+        """End the engine and its processes, after ``drain_s`` seconds for its running answers."""
         process = self._process
         if process is not None and process.returncode is None and drain_s:
             process.send_signal(signal.SIGTERM)
@@ -209,16 +217,16 @@ class EngineProcess:
             except TimeoutError:
                 logger.warning("engine_killed kind=%s", self.spec.kind)
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):  # all of them are gone
-                os.killpg(process.pid, signal.SIGKILL)  # also when it died before its own processes
+            with contextlib.suppress(ProcessLookupError):  # no process of the group is left
+                os.killpg(process.pid, signal.SIGKILL)  # its child processes may outlive it
                 await process.wait()
-        self._process = None  # its number may be another's by the next time
+        self._process = None  # another process may get its id
         if self._leash is not None:
             os.close(self._leash)
             self._leash = None
 
     def _tail(self) -> str:
-        """The last words of its log, in one line."""
+        """Return the end of its log, in one line."""
         try:
             return " ".join(self.log.read_bytes()[-_LOG_TAIL:].decode("utf-8", "replace").split())
         except FileNotFoundError:
@@ -226,6 +234,7 @@ class EngineProcess:
 
 
 def free_port() -> int:
+    """Return a port of loopback that no process listens on."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

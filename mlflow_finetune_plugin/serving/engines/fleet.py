@@ -1,4 +1,4 @@
-"""The engines, and which adapters they hold: started when a version needs them, loaded, certified, drained, unloaded."""
+"""The engines and their adapters. The fleet starts an engine when a version needs it, and loads, certifies and unloads versions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Resident:
-    """A version with its engine. ``pins``: how many aliases mean it; ``in_flight``: answers that are being given."""
+    """A version with its engine.
+
+    Attributes:
+        pins: How many aliases refer to the version.
+        in_flight: How many answers are running.
+        last_used: The fleet's clock at the last use.
+        loaded_in: The engine's generation that has the adapter; None while it is unloaded.
+        certified_in: The engine's generation that passed the certificate.
+    """
 
     version: FetchedVersion
     engine: EngineProcess
@@ -50,14 +58,22 @@ class Resident:
 
     @property
     def is_ready(self) -> bool:
-        """Loaded, and certified by the engine that runs now."""
+        """Whether the running engine has loaded and certified the version."""
         return self.is_loaded and self.certified_in == self.engine.generation
 
 
 class Fleet:
-    """``find_base``: where a version's base lies on this machine; ``on_certificate``: told of each new one.
+    """All engines of a service.
 
-    ``dtype``: of all engines, where it is not to be each base's own.
+    Args:
+        engine_choice: ``auto``, ``vllm`` or ``transformers``.
+        limits: What each engine may hold.
+        folder: The folder for the engines' logs.
+        find_base: Returns the folder of a version's base on this machine.
+        on_certificate: Called with each new certificate.
+        dtype: The precision of all engines; None means each base's own.
+        trust_remote_code: Whether bases may run Python code of their own.
+        max_loaded: Versions that stay loaded without an alias.
     """
 
     def __init__(
@@ -82,16 +98,16 @@ class Fleet:
         self._starting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # what the router asks for ----------------------------------------------------------------------------------------
+    # requests of the router ------------------------------------------------------------------------------------------
 
     async def admit(self, version: FetchedVersion) -> Resident:
-        """The version loaded into its engine and certified. Raises ServingError when it must not serve."""
+        """Load a version into its engine and certify it. Raises ServingError when it must not serve."""
         resident = self.residents.get(version.served_name)
         if resident is None:
             try:
                 engine = await self._engine_for(version)
             except BaseException:
-                version.adapter.release()  # nobody will
+                version.adapter.release()  # no resident holds it
                 raise
             resident = self.residents.setdefault(version.served_name, Resident(version, engine))
         if resident.version is not version:
@@ -99,7 +115,7 @@ class Fleet:
         self._clock += 1
         resident.last_used = self._clock
         try:
-            resident.in_flight += 1  # so that nobody unloads it now
+            resident.in_flight += 1  # so that it is not unloaded now
             try:
                 await self._make_ready(resident)
             finally:
@@ -111,31 +127,33 @@ class Fleet:
 
     @asynccontextmanager
     async def using(self, resident: Resident) -> AsyncIterator[EngineProcess]:
-        """While this lasts the version is not unloaded; it is loaded again where the engine was restarted."""
+        """Keep a version loaded. It is loaded again if the engine was restarted. Raises EngineError, ServingError."""
         resident.in_flight += 1
         self._clock += 1
         resident.last_used = self._clock
         try:
             if resident.engine.state != "ready":
-                raise EngineError(
-                    f"the engine of {resident.name} is {resident.engine.state}; fix: ask again in a while"
-                )
+                raise EngineError(f"the engine of {resident.name} is {resident.engine.state}; fix: try again later")
             if not resident.is_ready:
                 if self.residents.get(resident.name) is not resident:
-                    raise ServingError(f"{resident.name} was unloaded a moment ago; fix: ask again")
+                    raise ServingError(f"{resident.name} was unloaded a moment ago; fix: try again")
                 await self._make_ready(resident)
             yield resident.engine
         finally:
             resident.in_flight -= 1
 
     def forget_unused_soon(self, but: Resident | None = None) -> None:
-        """Nobody who asks waits for what others do not need any more."""
+        """Run ``forget_unused`` in the background, so that no request waits for it."""
         task = asyncio.create_task(self.forget_unused(but))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def forget_unused(self, but: Resident | None = None) -> None:
-        """Unload what no alias means and nobody uses, beyond the most recently used ones; not ``but``, which is about to be."""
+        """Unload the least recently used versions beyond ``max_loaded`` that no alias refers to and no answer uses.
+
+        Args:
+            but: A version that is about to be used and stays.
+        """
         idle = [
             candidate
             for candidate in self.residents.values()
@@ -146,7 +164,7 @@ class Fleet:
             await self._drop(resident)
 
     async def withdraw(self, resident: Resident) -> None:
-        """Unload what the registry has no more; answers that are being given end as they began."""
+        """Unload a version that was deleted from the registry. Running answers finish with it."""
         await self._drop(resident)
 
     @property
@@ -154,7 +172,7 @@ class Fleet:
         return len({engine.spec.key.base_digest for engine in self.engines.values()}) == 1
 
     def faults(self) -> list[str]:
-        """What is wrong with engines that are not ready."""
+        """Return the faults of the engines that are not ready."""
         return [
             f"engine {engine.spec.kind}: {engine.fault}" for engine in self.engines.values() if engine.fault is not None
         ]
@@ -171,19 +189,19 @@ class Fleet:
         key = version.engine_key(self._dtype)
         if version.base["trust_remote_code"] and not self._trust_remote_code:
             raise ServingError(
-                f"{version.model}/{version.number}: its base runs Python code that it brings; fix: --trust-remote-code, when you do"
+                f"{version.model}/{version.number}: its base runs Python code of its own; fix: --trust-remote-code, if you trust it"
             )
         engine = self.engines.get((kind, key)) or await self._start(kind, key, version, reason)
         rank = version.rank
         if kind == VLLM and rank is not None and rank > engine.spec.max_rank:
             raise ServingError(
-                f"{version.model}/{version.number}: rank {rank} is above the {engine.spec.max_rank} that its engine was "
-                f"started for; fix: --max-rank {rank}"
+                f"{version.model}/{version.number}: rank {rank} is above its engine's limit of {engine.spec.max_rank}; "
+                f"fix: --max-rank {rank}"
             )
         return engine
 
     async def _start(self, kind: str, key: EngineKey, version: FetchedVersion, reason: str) -> EngineProcess:
-        """One at a time: two versions may need the same one. Finding a base may take minutes."""
+        """Start engines one at a time, because two versions may need the same one. Finding a base may take minutes."""
         async with self._starting:
             engine = self.engines.get((kind, key))
             if engine is None:
@@ -199,7 +217,7 @@ class Fleet:
         return engine
 
     def _engine_is_ready(self, kind: str, key: EngineKey) -> None:
-        """After a restart: what aliases mean is loaded and certified again before somebody asks for it."""
+        """Load and certify the aliases' versions again after a restart, before a request needs them."""
         for resident in self.residents.values():
             if resident.engine is self.engines.get((kind, key)) and resident.pins:
                 task = asyncio.create_task(self._make_ready_again(resident))
@@ -242,7 +260,7 @@ class Fleet:
             resident.certified_in = generation
 
     async def _certify(self, resident: Resident, generation: int) -> Certificate:
-        """Of one that this engine has certified since it started, and that was unloaded since, one probe is asked again."""
+        """Certify a version. If this start of the engine has certified it before, one probe is enough."""
         reference, version = resident.version.reference, f"{resident.version.model}/{resident.version.number}"
         earlier = self._certified.get(resident.name)
         if earlier is not None and earlier[:2] == (resident.engine, generation):
@@ -257,24 +275,24 @@ class Fleet:
         return certificate
 
     async def _drop(self, resident: Resident) -> None:
-        """Out of the engine and out of the store's hold, unless somebody asks for it meanwhile; a failed unload is told."""
+        """Unload a version and release its adapter, unless a request needs it meanwhile. A failed unload is logged."""
         async with resident.lock:
             if self.residents.get(resident.name) is not resident or resident.pins or resident.in_flight:
                 return
             was_loaded = resident.is_loaded
-            resident.loaded_in = resident.certified_in = None  # first: who asks from now on waits for the lock
+            resident.loaded_in = resident.certified_in = None  # first, so that requests from now on wait for the lock
             if was_loaded:
                 try:
                     await resident.engine.unload(resident.name)
                 except ServingError as error:
                     logger.warning("unload_failed version=%s fault=%s", resident.name, error)
             if resident.pins or resident.in_flight:
-                return  # who waits for the lock now loads it again
+                return  # a request that waits for the lock loads it again
             self.residents.pop(resident.name, None)
             resident.version.adapter.release()
             logger.info("unloaded version=%s", resident.name)
 
 
 def base_name(name: str) -> str:
-    """What a base is called in requests: its hub name, or the name of its folder."""
+    """Return the name of a base in requests: its hub name, or the name of its folder."""
     return Path(name).name if name.startswith((".", "/", "~")) else name

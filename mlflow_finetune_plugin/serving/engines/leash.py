@@ -1,8 +1,8 @@
-"""``python -m mlflow_finetune_plugin.serving.engines.leash COMMAND ...``: becomes COMMAND, and nothing of it outlives who started it.
+"""``python -m mlflow_finetune_plugin.serving.engines.leash COMMAND ...`` runs COMMAND so that none of its processes outlives its parent.
 
-stdin is the read end of a pipe whose other end the router alone holds, and this process leads a group of its own. Before it
-becomes the engine it leaves a watcher behind, in another session and nobody's child: when the pipe ends, because the router has
-let go or was killed, the watcher ends the whole group. The engine stays the router's child, with its process id and exit code.
+stdin is the read end of a pipe whose other end only the parent holds, and this process leads its own process group. Before it
+becomes COMMAND it forks a watcher into another session. When the pipe closes, because the parent closed it or was killed, the
+watcher ends the whole group. COMMAND stays the parent's child, with its process id and exit code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GRACE_S = 2.0
 
 
 def main(command: list[str]) -> None:
-    """Does not return: the process goes on as ``command``."""
+    """Replace this process by ``command``. It does not return."""
     group = os.getpid()
     if os.fork() == 0:
         if os.fork() == 0:
@@ -31,10 +31,10 @@ def main(command: list[str]) -> None:
 
 
 def _watch(group: int) -> None:
-    """Until the pipe ends; then the group is asked, and after a moment made, to end."""
+    """Wait until the pipe closes. Then send the group SIGTERM, and after a moment SIGKILL."""
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # whoever ends everything at once ends the router, and that is enough
+        signal.signal(number, signal.SIG_IGN)  # a signal to all processes also ends the parent, and that is enough
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
@@ -48,7 +48,7 @@ def _watch(group: int) -> None:
             os.killpg(group, 0)
         os.killpg(group, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
-        pass  # all of them are gone; macOS refuses where only zombies are left
+        pass  # no process is left; macOS raises PermissionError for zombies
     os._exit(0)
 
 

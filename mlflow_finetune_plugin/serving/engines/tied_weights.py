@@ -1,7 +1,7 @@
-"""A base whose file holds its tied embeddings as the output layer alone, laid out so that vLLM reads them.
+"""Make a base readable for vLLM if its file stores the tied embeddings only as the output layer.
 
-Transformers ties either way. vLLM (0.32) passes over ``lm_head.weight`` of a tied model and leaves the input embeddings at
-zero, without a word: every token gets the same probability. Older training scripts write such files.
+Transformers ties them in both directions. vLLM (0.32) ignores ``lm_head.weight`` of a tied model and leaves the input
+embeddings at zero without an error, so that every token gets the same probability. Older training scripts write such files.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _INDEX = "model.safetensors.index.json"
 
 
 def readable_by_vllm(base: Path, folder: Path) -> Path:
-    """``base`` itself, or ``folder``: links to its files, and the tied weights once more under the name of the input's.
+    """Return ``base``, or ``folder`` with links to its files and a copy of the tied weights under the input's name.
 
-    Takes the disk of the embeddings. Raises ServingError when ``folder`` cannot be written.
+    The copy is as large as the embeddings. Raises ServingError when ``folder`` cannot be written.
     """
     from safetensors import safe_open
 

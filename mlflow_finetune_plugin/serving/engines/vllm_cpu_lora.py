@@ -1,9 +1,9 @@
-"""On CPUs vLLM 0.32 gives a request for the base the adapter of the last slot, whenever other requests in the batch have one.
+"""Repair vLLM 0.32 on CPUs, where a request for the base gets the adapter of the last slot if others in the batch have one.
 
-Rows without an adapter carry the index -1, which its GPU kernels skip and its CPU operators take for the last slot
-(vllm-project/vllm pull requests 48421 and 49656, open in November 2026). So the first operator, which brings a row down to an
-adapter's rank, gives zeros for such rows here: what follows then adds nothing. vLLM loads this module in each of its processes,
-through the entry-point group ``vllm.general_plugins``; with its own repair it would change nothing.
+Rows without an adapter have the index -1. vLLM's GPU kernels skip them, but its CPU operators use the last slot
+(vllm-project/vllm pull requests 48421 and 49656, open in November 2026). Here the first operator, which projects a row to an
+adapter's rank, returns zeros for such rows, so that the next one adds nothing. vLLM loads this module in each of its processes,
+through the entry-point group ``vllm.general_plugins``. In a vLLM that is repaired the module changes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OPERATOR = "bgmv_shrink"
 
 
 def register() -> None:
-    """The entry point. May be called again."""
+    """Replace vLLM's operator. It may be called again."""
     try:
         from vllm.lora.ops.torch_ops import lora_ops
 
@@ -41,7 +41,7 @@ def register() -> None:
 
 
 def skipping(shrink: Callable[..., None]) -> Callable[..., None]:
-    """``shrink`` with zeros in the output's rows whose index is negative."""
+    """Return ``shrink`` with zeros in the output rows that have a negative index."""
 
     def skipping_shrink(
         inputs: torch.Tensor,  # (rows, hidden)

@@ -1,4 +1,4 @@
-"""From an engine to a client: bytes as they come, watched, ended cleanly whatever happens to either side."""
+"""Pass answers from an engine to a client, measure them, and end them cleanly whatever happens to either side."""
 
 from __future__ import annotations
 
@@ -27,19 +27,31 @@ _ERROR = b'data: {"error"'
 
 
 class AnswerEnd(Protocol):
-    """Called once, when an answer is over. ``failed``: why, or None; ``is_refusal``: the engine took no such request."""
+    """Receives the end of an answer, once.
+
+    Args:
+        failed: Why the answer failed; None if it did not.
+        is_refusal: Whether the engine refused the request.
+    """
 
     def __call__(self, failed: str | None, *, is_refusal: bool = False) -> None: ...
 
 
 class EngineLostError(ServingError):
-    """The engine broke off; ``fault`` is for the log."""
+    """The engine ended the answer early; the message is for the log."""
 
 
 async def whole_answer(
     engine: EngineProcess, route: str, body: Mapping[str, Any], timer: RequestTimer, client_gone: Awaitable[None] | None
 ) -> tuple[int, bytes]:
-    """(status, body) of an answer that is not streamed. Cancelled at the engine when the client is ``gone``."""
+    """Return the status and body of an answer that is not streamed.
+
+    The engine's generation is cancelled when ``client_gone`` completes.
+
+    Raises:
+        ClientGoneError: The client closed its connection.
+        EngineLostError: The engine ended the answer early.
+    """
     sending = asyncio.ensure_future(engine.client.post(route, json=body))
     waiting = {sending} | ({asyncio.ensure_future(client_gone)} if client_gone is not None else set())
     try:
@@ -58,14 +70,14 @@ async def whole_answer(
 
 
 class ClientGoneError(ServingError):
-    """Nobody is there to take the answer."""
+    """The client closed its connection before the answer."""
 
 
 class StreamedAnswer(Response):
-    """Server-sent events passed on as they are, but for the usage event that the client did not ask for.
+    """Server-sent events, passed on unchanged except for a usage event that the client did not request.
 
-    When the engine is lost the client gets an error event and no ``[DONE]``; when the client is gone the connection to the
-    engine is closed, which ends the generation.
+    If the engine ends the answer early, the client gets an error event and no ``[DONE]``. If the client closes its connection,
+    the connection to the engine is closed, which ends the generation.
     """
 
     media_type = "text/event-stream"
@@ -87,7 +99,7 @@ class StreamedAnswer(Response):
         self.init_headers({**headers, "cache-control": "no-cache", "x-accel-buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        failed: str | None = "client_gone"  # until it is known better
+        failed: str | None = "client_gone"  # until the answer ends
         listener = asyncio.ensure_future(_disconnected(receive))
         writer = asyncio.ensure_future(self._write(send))
         try:
@@ -95,7 +107,7 @@ class StreamedAnswer(Response):
             if writer.done():
                 failed = writer.result()
         except OSError:
-            logger.debug("client_gone while writing")  # uvicorn raises it for a connection that is closed
+            logger.debug("client_gone while writing")  # uvicorn raises OSError for a closed connection
         finally:
             for task in (listener, writer):
                 task.cancel()
@@ -104,7 +116,7 @@ class StreamedAnswer(Response):
             self._on_end(failed)
 
     async def _write(self, send: Send) -> str | None:
-        """Returns why it failed, if it did."""
+        """Send the answer. Returns why it failed, or None."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         failed, is_done, is_broken = None, False, False
         try:
@@ -118,7 +130,7 @@ class StreamedAnswer(Response):
         if failed is not None:
             event = {
                 "error": {
-                    "message": "the engine broke off this answer; ask again",
+                    "message": "the engine ended this answer early; fix: send the request again",
                     "type": "server_error",
                     "code": "engine_lost",
                 }
@@ -138,9 +150,8 @@ class StreamedAnswer(Response):
     async def _chunks(self) -> AsyncIterator[bytes]:
         unfinished = b""
         async for read in self._upstream.aiter_raw():
-            chunk, end, unfinished = (unfinished + read).rpartition(
-                _END
-            )  # whole events: a slow client's come in pieces
+            # Only whole events are passed on, because a slow client's events arrive in pieces.
+            chunk, end, unfinished = (unfinished + read).rpartition(_END)
             chunk += end
             if not chunk:
                 continue
@@ -171,6 +182,6 @@ async def _disconnected(receive: Receive) -> None:
 
 
 async def until_gone(request: Request) -> None:
-    """Returns when the client has closed its connection."""
+    """Return when the client has closed its connection."""
     while not await request.is_disconnected():
         await asyncio.sleep(0.2)

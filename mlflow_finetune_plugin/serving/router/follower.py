@@ -1,7 +1,7 @@
-"""Follows the registry: each alias means a version that is loaded and certified, and moves only to another such version.
+"""Follow the registry's aliases. Each alias refers to a loaded and certified version, and moves only to another such version.
 
-On a change the new version is fetched, verified, loaded, certified; then the alias is flipped in one step. Answers that began
-with the old version end with it. When anything fails, the last version that was good stays.
+When an alias moves, the follower fetches, verifies, loads and certifies the new version, and then switches the alias in one
+step. Answers that began with the old version end with it. If anything fails, the old version stays.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _FETCHES = 2
 
 
 class UnknownModelError(ServingError):
-    """Nobody serves that name."""
+    """No served model has that name."""
 
 
 class NotReadyError(ServingError):
-    """The name is right, and its version cannot answer now."""
+    """The name is valid, but its version cannot answer now."""
 
 
 @dataclass(eq=False)
 class Target:
-    """An alias. ``wanted``: the version that the registry names; ``resident``: the one that answers."""
+    """An alias. ``registered`` is its version in the registry, ``resident`` the version that answers."""
 
     model: str
     alias: str
@@ -61,7 +61,7 @@ class Target:
 
 @dataclass
 class Health:
-    """Of the registry: when it last answered, and what was wrong since."""
+    """When the registry last answered (epoch seconds), and its faults since then."""
 
     answered_at: float | None = None
     fault: str | None = None
@@ -71,7 +71,15 @@ class Health:
 
 
 class Follower:
-    """``poll_s``: how long an alias may lag behind the registry when nothing wakes the follower earlier."""
+    """Follows the aliases of a catalog's models.
+
+    Args:
+        catalog: Reads the registry.
+        fetcher: Fetches versions.
+        fleet: Loads and certifies versions.
+        folder: Where the aliases are remembered for a start without the registry.
+        poll_s: Seconds between two polls of the registry; a webhook wakes the follower earlier.
+    """
 
     def __init__(self, catalog: Catalog, fetcher: Fetcher, fleet: Fleet, folder: Path, *, poll_s: float = 1.0) -> None:
         self._catalog, self._fetcher, self._fleet = catalog, fetcher, fleet
@@ -87,10 +95,10 @@ class Follower:
     # the registry ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Until cancelled. What was good when it last ran is served at once where the registry cannot be asked."""
+        """Poll until cancelled. If the registry does not answer at the start, the last known aliases are served."""
         while True:
             started = time.monotonic()
-            self._wake.clear()  # first: what wakes it while it looks is looked at again
+            self._wake.clear()  # first, so that a change during the poll leads to another poll
             await self.poll()
             try:
                 await asyncio.wait_for(self._wake.wait(), max(0.0, self._poll_s - (time.monotonic() - started)))
@@ -98,11 +106,11 @@ class Follower:
                 continue
 
     def wake(self) -> None:
-        """Look now: something has changed."""
+        """Poll now, because something has changed."""
         self._wake.set()
 
     async def poll(self) -> None:
-        """One look at the registry, and what follows from it; the moves themselves go on by themselves."""
+        """Read the registry once, and start the moves that follow; they run in the background."""
         models, faults = await asyncio.to_thread(self._catalog.read_each)
         if faults:
             if self.health.fault is None:
@@ -185,7 +193,7 @@ class Follower:
             target.resident = None
 
     async def _load(self, model: str, number: str, *, is_move: bool) -> Resident:
-        """One loading per version at a time, whoever asks; a move never stands behind what requests ask for."""
+        """Load a version once, however many callers wait for it. A move never waits behind loads for requests."""
         key = (model, number, is_move)
         task = self._loading.get(key)
         if task is None:
@@ -197,7 +205,7 @@ class Follower:
     def _forget_loading(self, key: tuple[str, str, bool], done: asyncio.Task[Resident]) -> None:
         self._loading.pop(key, None)
         if not done.cancelled():
-            done.exception()  # seen: who waited was told, and perhaps nobody waits any more
+            done.exception()  # mark it as retrieved: the callers that still waited have raised it
 
     async def _fetch_and_admit(self, model: str, number: str, is_move: bool) -> Resident:
         resident = self._resident(model, number)
@@ -208,39 +216,48 @@ class Follower:
         return await self._fleet.admit(version)
 
     def _resident(self, model: str, number: str) -> Resident | None:
-        """One that is ready to answer."""
+        """Return the loaded version if it is ready to answer."""
         for resident in self._fleet.residents.values():
             version = resident.version
             if (version.model, version.number) == (model, number) and resident.is_ready:
                 return resident
         return None
 
-    # what requests ask for -------------------------------------------------------------------------------------------
+    # requests --------------------------------------------------------------------------------------------------------
 
     async def find(self, ref: ModelRef, user: str | None) -> tuple[Resident, str | None]:
-        """Who answers, and under which alias. Raises UnknownModelError, NotReadyError."""
+        """Return the version that answers, and the alias that led to it.
+
+        Args:
+            ref: The model of the request.
+            user: The request's ``user``, who gets the same alias each time; None draws one.
+
+        Raises:
+            UnknownModelError: There is no such alias or version.
+            NotReadyError: The version cannot answer yet.
+        """
         if ref.version is not None:
             return await self._version(ref.name, ref.version), None
         model = self.snapshot.get(ref.name)
         if model is None:
-            raise NotReadyError(f"the registry has not told about {ref.name!r} yet")
+            raise NotReadyError(f"{ref.name!r} has not been read from the registry yet; fix: try again later")
         alias = ref.alias
         if alias is None:
             alias = model.traffic.choose(ref.name, self._answering(ref.name, model.aliases), user)
         if alias is None:
-            raise UnknownModelError(f"{ref.name!r} has no alias that serves; fix: set champion, or ask for a version")
+            raise UnknownModelError(f"{ref.name!r} has no alias that serves; fix: set the alias champion, or request a version")
         target = self.targets.get((ref.name, alias))
         if target is None:
             raise UnknownModelError(
                 f"{ref.name!r} has no alias {alias!r}; it has: {', '.join(sorted(model.aliases)) or 'none'}"
             )
         if target.resident is None:
-            why = target.fault or "; ".join(self._fleet.faults()) or "it is being loaded"
+            why = target.fault or "; ".join(self._fleet.faults()) or "it is loading"
             raise NotReadyError(f"{ref.name}@{alias} is not ready: {why}")
         return target.resident, alias
 
     def _answering(self, model: str, aliases: Mapping[str, str]) -> Mapping[str, str]:
-        """The aliases that a split may choose: those that can answer, as long as any can. The others show in /readyz."""
+        """Return the aliases that a split may choose: those that can answer, or all if none can. /readyz shows the others."""
         ready = {alias for (name, alias), target in self.targets.items() if name == model and target.resident}
         return {alias: number for alias, number in aliases.items() if alias in ready} or aliases
 
@@ -256,23 +273,23 @@ class Follower:
             self._fleet.forget_unused_soon(but=resident)
             return resident
         except TimeoutError as error:
-            raise NotReadyError(f"{model}/{number} is being loaded; fix: ask again in a while") from error
-        except StoreError as error:  # not what its digest says, or no room: asking at once would download it again
-            raise self._refuse(model, number, NotReadyError(f"{model}/{number} cannot be had: {error}")) from error
+            raise NotReadyError(f"{model}/{number} is loading; fix: try again later") from error
+        except StoreError as error:  # remembered, because each new request would download the version again
+            raise self._refuse(model, number, NotReadyError(f"{model}/{number} cannot be fetched: {error}")) from error
         except EngineError as error:
-            raise NotReadyError(f"{model}/{number} cannot be had now: {error}") from error
+            raise NotReadyError(f"{model}/{number} cannot be loaded now: {error}") from error
         except ServingError as error:
             raise self._refuse(model, number, UnknownModelError(str(error))) from error
         except FinetuneError as error:
-            raise NotReadyError(f"{model}/{number} cannot be had now: {error}") from error
+            raise NotReadyError(f"{model}/{number} cannot be fetched now: {error}") from error
 
     async def _is_there(self, resident: Resident) -> bool:
-        """Whether the registry still has a version that no alias vouches for; asked once a minute. One that is gone is unloaded."""
+        """Return whether the registry still has a version without an alias, and unload it if not. It is checked once a minute."""
         version = resident.version
         try:
             await asyncio.to_thread(self._fetcher.confirm, version.model, version.number)
         except TrackingError:
-            return True  # nobody can be asked: what was good before still is
+            return True  # the registry does not answer, so the last known state holds
         except ServingError:
             await self._fleet.withdraw(resident)
             return False
@@ -281,7 +298,7 @@ class Follower:
     def _refuse(
         self, model: str, number: str, refusal: UnknownModelError | NotReadyError
     ) -> UnknownModelError | NotReadyError:
-        """Remembers it for a while; returns it."""
+        """Remember a refusal for a while, and return it."""
         self._refused[model, number] = (time.monotonic() + _REFUSED_S, refusal)
         while len(self._refused) > _MOST_REFUSED:
             self._refused.popitem(last=False)
@@ -293,7 +310,7 @@ class Follower:
     # memory ----------------------------------------------------------------------------------------------------------
 
     def _remember(self, snapshot: Snapshot) -> None:
-        """For a start while the registry is away."""
+        """Store the aliases for a start while the registry does not answer."""
         content = {
             name: {"aliases": dict(model.aliases), "traffic": _tags(model.traffic)} for name, model in snapshot.items()
         }

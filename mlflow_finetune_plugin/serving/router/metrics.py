@@ -1,4 +1,4 @@
-"""Prometheus metrics of a router, per version, in a registry of its own."""
+"""Prometheus metrics of a router, per version."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _NEXT_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 
 
 class Metrics:
-    """``version`` is a version's number, or ``base``."""
+    """The metrics of one router. The label ``version`` is a version's number, or ``base``."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         counter = partial(Counter, registry=self.registry, namespace="finetune")
         gauge = partial(Gauge, registry=self.registry, namespace="finetune")
         histogram = partial(Histogram, registry=self.registry, namespace="finetune")
-        self.requests = counter("requests", "Answers begun", (*_VERSION, "route", "shadow"))
+        self.requests = counter("requests", "Answers that began", (*_VERSION, "route", "shadow"))
         self.errors = counter("errors", "Answers that failed", (*_VERSION, "reason"))
-        self.refused = counter("refused", "Requests that no version saw", ("reason",))
+        self.refused = counter("refused", "Requests that were refused before any version", ("reason",))
         self.first = histogram(
             "time_to_first_token_seconds", "Request to first event of a stream", _VERSION, buckets=_FIRST_S
         )
@@ -33,7 +33,7 @@ class Metrics:
         self.between = histogram("inter_token_seconds", "Between two events of a stream", _VERSION, buckets=_NEXT_S)
         self.prompt_tokens = counter("prompt_tokens", "Tokens of prompts", _VERSION)
         self.completion_tokens = counter("completion_tokens", "Tokens of answers", _VERSION)
-        self.in_flight = gauge("in_flight", "Answers being given", _VERSION)
+        self.in_flight = gauge("in_flight", "Running answers", _VERSION)
         self.resident = gauge("resident", "1 while a version is loaded and certified", (*_VERSION, "engine"))
         self.serving = gauge("alias_version", "The version that answers under an alias", ("model", "alias"))
         self.behind = gauge(
@@ -50,7 +50,7 @@ class Metrics:
 
 
 class RequestTimer:
-    """One answer's times and counts. ``finish`` is called once, whatever happened."""
+    """Measures one answer. Call ``finish`` once, whatever happens."""
 
     def __init__(self, metrics: Metrics, model: str, version: str, route: str, *, shadow: bool = False) -> None:
         self._metrics, self._labels = metrics, (model, version)
@@ -61,7 +61,7 @@ class RequestTimer:
         metrics.in_flight.labels(*self._labels).inc()
 
     def event(self) -> None:
-        """Bytes of a stream have come."""
+        """Count a chunk of a stream."""
         now = time.perf_counter()
         if self.first_ms is None:
             self.first_ms = 1000 * (now - self._started)
@@ -71,13 +71,13 @@ class RequestTimer:
         self._last = now
 
     def usage(self, usage: object) -> None:
-        """What the engine says it used."""
+        """Count the tokens that the engine reports."""
         if isinstance(usage, dict):
             self.prompt_tokens = int(usage.get("prompt_tokens") or 0)
             self.completion_tokens = int(usage.get("completion_tokens") or 0)
 
     def finish(self, failed: str | None = None) -> float:
-        """Returns milliseconds since the start."""
+        """Count the end of the answer. Returns the milliseconds since its start."""
         self._metrics.in_flight.labels(*self._labels).dec()
         self._metrics.prompt_tokens.labels(*self._labels).inc(self.prompt_tokens)
         self._metrics.completion_tokens.labels(*self._labels).inc(self.completion_tokens)

@@ -1,4 +1,4 @@
-"""What a client may ask: OpenAI's fields and the sampling fields that vLLM adds, nothing that reaches into an engine."""
+"""Check requests. They may have OpenAI's fields and vLLM's sampling fields, but none that controls an engine."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ _KINDS: Mapping[str, Kind] = {
     "stop": (_is_text_or_texts, "text, or a list of texts"),
     "stop_token_ids": (_are_ids, "a list of token ids"),
     "logit_bias": (lambda value: isinstance(value, dict), "an object"),
-    "messages": (lambda value: isinstance(value, list), "a list of turns"),
+    "messages": (lambda value: isinstance(value, list), "a list of messages"),
 }
 
 _MOST = {"temperature": 2.0, "top_p": 1.0, "min_p": 1.0}
-"""OpenAI's own limits, where a value beyond them can only be a mistake; the least is 0."""
+"""OpenAI's upper limits, where a larger value can only be a mistake. The lower limit is 0."""
 
 _SAMPLING = frozenset(
     (
@@ -66,7 +66,7 @@ _SAMPLING = frozenset(
     )
 ) | frozenset(("repetition_penalty", "min_tokens", "stop_token_ids", "ignore_eos", "logit_bias", "logprobs"))
 _COMMON = _SAMPLING | {"model", "stream", "stream_options", "user", "metadata", "store", "service_tier"}
-_NOT_FOR_ENGINES = ("metadata", "store", "service_tier", "user")  # for OpenAI's own house-keeping
+_NOT_FOR_ENGINES = ("metadata", "store", "service_tier", "user")  # OpenAI's service uses these, an engine does not
 
 FIELDS: Mapping[str, frozenset[str]] = {
     "/v1/chat/completions": _COMMON
@@ -81,7 +81,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     },
     "/v1/completions": _COMMON | {"prompt", "echo", "suffix", "best_of"},
 }
-"""By route, what may stand in a body."""
+"""The fields that a body may have, by route."""
 
 _TURN_FIELDS = frozenset(("role", "content", "name", "tool_calls", "tool_call_id", "refusal"))
 _MOST_CHOICES = 16
@@ -90,7 +90,7 @@ _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 @dataclass(frozen=True)
 class RequestError(Exception):
-    """An answer of OpenAI's form: HTTP status, code, message, and the field it is about."""
+    """An error in OpenAI's form: HTTP status, message, code, and the field that it is about."""
 
     status: int
     message: str
@@ -108,7 +108,7 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class CheckedRequest:
-    """A checked body. ``wants_usage``: whether the client asked for the usage event of a stream."""
+    """A request whose body is valid. ``wants_usage``: whether the client requested a stream's usage event."""
 
     route: str
     model: str
@@ -118,26 +118,30 @@ class CheckedRequest:
     body: dict[str, Any]
 
     def for_engine(self, served_name: str, stop_token_ids: list[int]) -> dict[str, Any]:
-        """The body as an engine gets it. A base's own answers end where its tokenizer says (``stop_token_ids`` empty)."""
+        """Return the body for an engine.
+
+        Args:
+            served_name: The engine's name for the model.
+            stop_token_ids: The adapter's; empty for a base, whose answers end at its tokenizer's end of sequence.
+        """
         body = {key: value for key, value in self.body.items() if key not in _NOT_FOR_ENGINES}
         body["model"] = served_name
         if stop_token_ids and not body.get("ignore_eos"):
             body["stop_token_ids"] = list(dict.fromkeys([*stop_token_ids, *(body.get("stop_token_ids") or [])]))
         if self.is_stream:
-            body["stream_options"] = {
-                "include_usage": True
-            }  # for the metrics; the event goes on only if it was asked for
+            # The metrics need the usage event; the client gets it only if it requested it.
+            body["stream_options"] = {"include_usage": True}
         return body
 
 
 def read_request(route: str, raw: bytes) -> CheckedRequest:
-    """Raises RequestError for a body that is no JSON object, has a field that is not for clients, or names no model."""
+    """Return a checked request. Raises RequestError for a body that is not JSON, or has a field that is not valid."""
     try:
         body = json.loads(raw, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"the body is no JSON: {error}", "invalid_json") from error
+        raise RequestError(400, f"the body is not valid JSON: {error}", "invalid_json") from error
     if not isinstance(body, dict):
-        raise RequestError(400, "the body is no JSON object", "invalid_json")
+        raise RequestError(400, "the body is not a JSON object", "invalid_json")
     _check_encodable(body)
     unknown = sorted(str(key)[:60] for key in body.keys() - FIELDS[route])
     if unknown:
@@ -148,11 +152,16 @@ def read_request(route: str, raw: bytes) -> CheckedRequest:
     if fault is not None:
         raise RequestError(400, fault[1], "invalid_type", fault[0])
     if not model:
-        raise RequestError(400, "no model; fix: one of GET /v1/models", "missing_model", "model")
+        raise RequestError(400, "no model; fix: use one of GET /v1/models", "missing_model", "model")
     _check_choices(body)
     options = body.get("stream_options")
     if options is not None and (not isinstance(options, dict) or options.keys() - {"include_usage"}):
-        raise RequestError(400, "stream_options takes include_usage alone", "unknown_field", "stream_options")
+        raise RequestError(
+            400,
+            "stream_options may only have include_usage; fix: leave the others out",
+            "unknown_field",
+            "stream_options",
+        )
     if route == "/v1/chat/completions":
         _check_messages(body.get("messages"))
     return CheckedRequest(
@@ -166,36 +175,38 @@ def read_request(route: str, raw: bytes) -> CheckedRequest:
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _check_encodable(body: Any) -> None:
-    """JSON may hold half a surrogate pair or a number too large for a float: nobody can pass these on."""
+    """Refuse half a surrogate pair and numbers too large for a float. JSON may hold them, but no engine accepts them."""
     try:
         json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
-        raise RequestError(400, "the body holds half a character, or a number that is none", "invalid_json") from error
+        raise RequestError(
+            400, "the body has half a character (a lone surrogate), or a number that is too large", "invalid_json"
+        ) from error
 
 
 def _check_choices(body: Mapping[str, Any]) -> None:
-    """One request gets at most so many answers, over all of its prompts."""
+    """Limit the answers of one request, over all of its prompts."""
     prompt = body.get("prompt")
     prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
     for field in ("n", "best_of"):
         count = body.get(field, 1)
         if not 1 <= count <= _MOST_CHOICES:
-            raise RequestError(400, f"{field} is not between 1 and {_MOST_CHOICES}", "invalid_value", field)
+            raise RequestError(400, f"{field} must be between 1 and {_MOST_CHOICES}", "invalid_value", field)
         if prompts * count > _MOST_CHOICES:
             raise RequestError(
                 400,
-                f"more than {_MOST_CHOICES} answers in one request; fix: several requests",
+                f"more than {_MOST_CHOICES} answers in one request; fix: send several requests",
                 "invalid_value",
                 "prompt",
             )
 
 
 def _check_messages(messages: Any) -> None:
-    """Text alone: pictures and sounds are named by URLs or files, which an engine would open."""
+    """Accept text only: images and audio are given as URLs or files, which an engine would open."""
     if not messages:
         message = 'no messages; fix: [{"role": "user", "content": "..."}]'
         raise RequestError(400, message, "missing_messages", "messages")
@@ -206,9 +217,9 @@ def _check_messages(messages: Any) -> None:
 
 
 def _turn_fault(turn: Any) -> tuple[str, str]:
-    """(what is wrong, code), both empty where nothing is."""
+    """Return what is wrong with a message, and the error's code. Both are empty if nothing is."""
     if not isinstance(turn, dict):
-        return "is no object with role and content", "invalid_type"
+        return "expected an object with role and content", "invalid_type"
     unknown = sorted(str(key)[:60] for key in turn.keys() - _TURN_FIELDS)
     if unknown:
         return f"unknown field {unknown[0]!r}; fix: leave it out", "unknown_field"
@@ -222,14 +233,14 @@ def _turn_fault(turn: Any) -> tuple[str, str]:
     for part in content if isinstance(content, list) else []:
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
         if not isinstance(part, dict) or kind != "text" or part.keys() - {"type", "text"}:
-            return f"content of type {kind!r:.40} is not served, text is", "unsupported_content"
+            return f"content of type {kind!r:.40} is not supported; fix: send text", "unsupported_content"
         if not isinstance(part.get("text"), str):
             return f"text = {part.get('text')!r:.40}: expected text", "invalid_type"
     return "", ""
 
 
 def field_fault(body: Mapping[str, Any]) -> tuple[str, str] | None:
-    """(field, what is wrong with it) of the first field that holds what it cannot; None when there is none."""
+    """Return the first field with an invalid value and what is wrong with it; None if all are valid."""
     for field, value in body.items():
         is_valid, expected = _KINDS.get(field, (None, ""))
         if is_valid is not None and not is_valid(value):

@@ -1,4 +1,4 @@
-"""What users reach: OpenAI's routes, aliases resolved to versions, a receipt on every answer."""
+"""The router: OpenAI's routes. It resolves aliases to versions and adds a receipt to every answer."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ _SHADOWS = 4
 _ROUTES = ("GET /v1/models", "POST /v1/chat/completions", "POST /v1/completions")
 _RETRY_S = 5
 _NO_FAULT = ("client_gone", "cancelled")
-"""Ends of an answer that say nothing of its version or of the engine."""
+"""Ends of an answer that neither its version nor its engine caused."""
 
 
 @dataclass(frozen=True)
 class RouterSettings:
-    """``max_body``: bytes; ``webhook_secret``: None refuses webhooks."""
+    """Settings of a router. ``max_body`` is in bytes; without a ``webhook_secret`` webhooks are refused."""
 
     max_body: int = 1_000_000
     webhook_secret: str | None = None
@@ -57,7 +57,7 @@ class RouterSettings:
 
 @dataclass(frozen=True)
 class _Responder:
-    """Who answers: a version, or a base alone."""
+    """The version, or the base, that answers a request."""
 
     engine: EngineProcess
     name: str
@@ -70,7 +70,16 @@ class _Responder:
 
 
 class Router:
-    """An ASGI application over a follower of the registry and its engines."""
+    """An ASGI application on top of a follower and its engines.
+
+    Args:
+        follower: Finds the version that answers.
+        fleet: The engines.
+        keys: The API keys; None lets every client in.
+        metrics: Counts requests and answers.
+        settings: The limits of requests.
+        note_answer: Receives model, version and milliseconds of each answer; None for one that failed.
+    """
 
     def __init__(
         self,
@@ -98,7 +107,7 @@ class Router:
         ]
         self.app = Starlette(routes=routes, exception_handlers={404: self._no_route, 405: self._no_route})
 
-    # every request of OpenAI's routes --------------------------------------------------------------------------------
+    # requests to OpenAI's routes -------------------------------------------------------------------------------------
 
     def _guarded(
         self, handle: Callable[[Request, str, Key | None], Awaitable[Response]]
@@ -181,7 +190,10 @@ class Router:
             on_end("engine_lost")
             logger.error("engine_lost id=%s fault=%s", request_id, error)
             raise RequestError(
-                502, "the engine broke off this answer; ask again", "engine_lost", retry_after_s=_RETRY_S
+                502,
+                "the engine ended this answer early; fix: send the request again",
+                "engine_lost",
+                retry_after_s=_RETRY_S,
             ) from error
         except ClientGoneError:
             await stack.aclose()
@@ -222,7 +234,7 @@ class Router:
 
     async def _find(self, checked: CheckedRequest) -> _Responder:
         ref = parse(checked.model, self._follower.served_models())
-        base = self._base(checked.model) if ref is None else None  # a registered model's name goes before a base's
+        base = self._base(checked.model) if ref is None else None  # a registered model's name has precedence
         if base is not None:
             return _Responder(base, base.spec.base_name, base.spec.base_name, BASE, "", [], None)
         if ref is None:
@@ -236,14 +248,14 @@ class Router:
         return _responder(resident, alias)
 
     def _base(self, model_id: str) -> EngineProcess | None:
-        """The engine behind a base's own name; behind ``base`` where all engines have one base."""
+        """Return the engine of a base by its own name, or by ``base`` if all engines have the same base."""
         engines = list(self._fleet.engines.values())
         if model_id == BASE and self._fleet.has_one_base:
             return _first_ready(engines)
         return _first_ready([engine for engine in engines if engine.spec.base_name == model_id])
 
     def _receipt(self, responder: _Responder, request_id: str) -> dict[str, str]:
-        """Who spoke, for whoever has to prove it later."""
+        """Return the headers that prove which version answered."""
         return {
             "x-finetune-model": header_value(responder.model),
             "x-finetune-version": header_value(responder.version),
@@ -263,7 +275,7 @@ class Router:
         *,
         is_refusal: bool = False,
     ) -> None:
-        """The end of an answer, without a word of what was said."""
+        """Log the end of an answer, without any text of prompt or answer."""
         took_ms = timer.finish(failed)
         if responder.resident is not None and not is_refusal and failed not in _NO_FAULT:
             self._note_answer(responder.model, responder.version, took_ms if failed is None else None)
@@ -286,7 +298,7 @@ class Router:
     # shadow traffic --------------------------------------------------------------------------------------------------
 
     def _send_shadows(self, checked: CheckedRequest, responder: _Responder) -> None:
-        """The same request to whoever shadows this model; never waited for, and left out where there are too many."""
+        """Send the request to the model's shadow versions too. It does not wait for them, and drops what is too much."""
         model = self._follower.snapshot.get(responder.model)
         if model is None or responder.resident is None:
             return
@@ -318,7 +330,7 @@ class Router:
             timer.finish(failed)
 
     async def _readyz(self, request: Request) -> Response:
-        """Where keys are asked for, faults, which name folders and addresses, are for those who have one."""
+        """Report readiness. Faults name folders and addresses, so that with API keys only clients with a key get them."""
         has_key = self._keys is None or self._keys.find(_bearer(request)) is not None
         return self._status.readyz(in_full=has_key)
 
@@ -333,9 +345,9 @@ class Router:
         return JSONResponse(model, headers={"x-finetune-request-id": request_id})
 
     async def _no_route(self, request: Request, error: Exception) -> Response:
-        """In OpenAI's form, as everything else."""
+        """Return an unknown route as an error in OpenAI's form."""
         status = getattr(error, "status_code", 404)
-        message = f"{request.method} {request.url.path[:200]}: no such route; fix: one of {', '.join(_ROUTES)}"
+        message = f"{request.method} {request.url.path[:200]}: no such route; fix: use one of {', '.join(_ROUTES)}"
         return self._refusal(RequestError(status, message, "unknown_route"), f"req-{uuid.uuid4().hex}")
 
     # webhooks --------------------------------------------------------------------------------------------------------
@@ -368,7 +380,7 @@ def _responder(resident: Resident, alias: str | None) -> _Responder:
 
 
 def _end_whole(on_end: AnswerEnd, status: int) -> None:
-    """The end of an answer that came in one piece, by the engine's status."""
+    """Report the end of a whole answer by the engine's status."""
     on_end("engine_error" if status >= 500 else None, is_refusal=400 <= status < 500)
 
 
@@ -382,4 +394,4 @@ def _first_ready(engines: list[EngineProcess]) -> EngineProcess | None:
 
 
 def _unknown(model_id: str, why: str) -> RequestError:
-    return RequestError(404, f"{model_id[:200]!r}: {why}; fix: one of GET /v1/models", "model_not_found", "model")
+    return RequestError(404, f"{model_id[:200]!r}: {why}; fix: use one of GET /v1/models", "model_not_found", "model")

@@ -1,4 +1,4 @@
-"""How each version answered, told to the registry for whoever judges it: failures, and the newest answers' latencies."""
+"""Report to the registry how each version answers: its failures, and the latencies of its newest answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ class _Count:
 
 
 class ServedLog:
-    """``note`` is called for each answer that ended; ``run`` writes what is new, as a tag of the version."""
+    """Collects the ends of answers, and writes them as a tag of each version.
+
+    Args:
+        client: The registry.
+        port: The router's port, which is part of the tag's name.
+        every_s: Seconds between two reports.
+    """
 
     def __init__(self, client: MlflowClient, port: int, *, every_s: float) -> None:
         self._client, self._every_s = client, every_s
@@ -40,7 +46,13 @@ class ServedLog:
         self._new: set[tuple[str, str]] = set()
 
     def note(self, model: str, version: str, took_ms: float | None) -> None:
-        """``version``: a number; ``took_ms``: from the request to the end of its answer, None where it failed."""
+        """Count an answer that ended.
+
+        Args:
+            model: The registered model.
+            version: The version's number.
+            took_ms: Milliseconds from the request to the end of the answer; None if it failed.
+        """
         count = self._counts.setdefault((model, version), _Count())
         count.answers += 1
         if took_ms is None:
@@ -50,7 +62,7 @@ class ServedLog:
         self._new.add((model, version))
 
     async def run(self) -> None:
-        """Until cancelled. What is new since the last time is not told then: a registry that is away would hold up the end."""
+        """Report until cancelled. The last answers are not reported, because a dead registry would delay the end."""
         while True:
             await asyncio.sleep(self._every_s)
             summaries = {key: self._summary(key) for key in sorted(self._new)}
@@ -63,14 +75,14 @@ class ServedLog:
         return ServedSummary(self._begun, count.answers, count.failed, recent)
 
     def _write(self, summaries: dict[tuple[str, str], ServedSummary]) -> set[tuple[str, str]]:
-        """Blocks. Returns what could not be written and is to be told the next time."""
+        """Write the tags. It blocks. Returns the versions to report again next time."""
         left = set(summaries)
         for (model, version), summary in summaries.items():
             try:
                 self._client.set_model_version_tag(model, version, self._tag, summary.to_json())
-            except Exception as error:  # each kind of registry has errors of its own; serving goes on
+            except Exception as error:  # each kind of registry raises errors of its own; serving continues
                 logger.warning("served_not_written version=%s/%s fault=%s", model, version, in_short(error))
                 if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
-                    return left  # it may take them the next time; one that is gone takes none any more
+                    return left  # the registry may accept them next time; a deleted version never does
             left.discard((model, version))
         return left

@@ -1,4 +1,4 @@
-"""What there is and how it is: the model list, readiness, metrics of the moment."""
+"""The router's model list, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def _root(resident: Resident) -> dict[str, str]:
 
 
 class Status:
-    """Of one router."""
+    """The status of one router."""
 
     def __init__(self, follower: Follower, fleet: Fleet, metrics: Metrics) -> None:
         self._follower, self._fleet, self._metrics = follower, fleet, metrics
         self._created = int(time.time())
 
     def models(self) -> dict[str, Any]:
-        """OpenAI's list: what can be asked for now; as vLLM's says, ``root`` is the version that answers, ``parent`` its base."""
+        """Return OpenAI's model list. As in vLLM, ``root`` is the version that answers, and ``parent`` its base."""
         entries: dict[str, dict[str, str]] = {engine.spec.base_name: {} for engine in self._fleet.engines.values()}
         if self._fleet.has_one_base:
             entries[BASE] = {"root": next(iter(self._fleet.engines.values())).spec.base_name}
@@ -54,9 +54,12 @@ class Status:
         return JSONResponse({"status": "alive"})
 
     def readyz(self, *, in_full: bool) -> Response:
-        """200 while something can be answered; ``degraded`` says that not everything is as the registry has it.
+        """Return 200 while any alias can answer; ``degraded`` means that not all is as in the registry.
 
-        A model without an alias asks for nothing: its versions answer by their numbers.
+        A model without an alias counts as ready, because its versions answer by their numbers.
+
+        Args:
+            in_full: Whether to list aliases, engines and faults.
         """
         targets = list(self._follower.targets.values())
         ready = [target for target in targets if target.resident is not None and target.resident.is_ready]

@@ -1,4 +1,4 @@
-"""MLflow's webhooks as an accelerator: a true one makes the router look at the registry now instead of at the next poll."""
+"""Verify MLflow's webhooks. A valid one makes the router poll the registry at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_AGO_S = 300.0
 
 
 def is_true_webhook(secret: str, headers: Mapping[str, str], body: bytes, now: float | None = None) -> bool:
-    """Whether MLflow signed this body, with this secret, in the last five minutes."""
+    """Return whether MLflow signed this body with this secret in the last five minutes."""
     delivery, stamp = headers.get(WEBHOOK_DELIVERY_ID_HEADER, ""), headers.get(WEBHOOK_TIMESTAMP_HEADER, "")
     if not stamp.isascii() or not stamp.isdigit() or len(stamp) > 12:
         return False

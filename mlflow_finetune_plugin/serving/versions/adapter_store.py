@@ -1,7 +1,8 @@
-"""Adapters on this disk, each under the digest of its contents: nothing is ever overwritten, so nothing served goes stale.
+"""Store adapters on this disk, each under the digest of its contents. Nothing is ever overwritten.
 
-``ROOT/adapters/DIGEST/`` holds an adapter's two files; ``ROOT/locks/DIGEST`` is locked by whoever serves it, so that several
-routers share a store and none evicts what another serves. The locks go with their process, however it ends.
+``ROOT/adapters/DIGEST/`` holds an adapter's two files. A process locks ``ROOT/locks/DIGEST`` while it serves the adapter, so
+that several routers can share a store and none evicts what another one serves. The kernel releases the locks of a process
+however it ends.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class HeldAdapter:
-    """An adapter that stays in the store until it is released. A context manager."""
+    """An adapter that stays in the store until it is released. It is a context manager."""
 
     def __init__(self, digest: str, folder: Path, lock: int) -> None:
         self.digest, self.folder = digest, folder
         self._lock: int | None = lock
 
     def release(self) -> None:
-        """Lets others evict it. May be called again."""
+        """Allow other processes to evict the adapter. It may be called again."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -57,13 +58,13 @@ class HeldAdapter:
 
 @dataclass(frozen=True)
 class AdapterStore:
-    """``max_bytes``: what all adapters together may take; None leaves it to the disk."""
+    """A folder of adapters. ``max_bytes`` limits all of them together; None means no limit."""
 
     root: Path
     max_bytes: int | None = None
 
     def hold(self, digest: str) -> HeldAdapter | None:
-        """The adapter, verified against its digest; None when it is not here, or was damaged and is now gone."""
+        """Verify an adapter against its digest and hold it. Returns None if it is not stored, or was damaged and is removed."""
         held = self._open(digest)
         if held is None and self._folder(digest).is_dir():
             with self._alone():
@@ -73,12 +74,16 @@ class AdapterStore:
         return held
 
     def add(self, source: Path, digest: str) -> HeldAdapter:
-        """Copies an adapter's files into the store and holds it. Raises StoreError for what is not that adapter, or no room."""
+        """Copy an adapter's files into the store and hold it.
+
+        Raises:
+            StoreError: ``source`` is not the adapter with this digest, or there is no room for it.
+        """
         if (here := self.hold(digest)) is not None:
             return here
         fault = _fault(source, digest)
         if fault is not None:
-            raise StoreError(f"adapter {digest}: {fault}; fix: train or register it again, nothing was stored")
+            raise StoreError(f"adapter {digest}: {fault}; nothing was stored; fix: train or register it again")
         with self._alone():
             if (here := self._open(digest)) is not None:  # another process was quicker
                 return here
@@ -91,7 +96,7 @@ class AdapterStore:
         return held
 
     def _open(self, digest: str) -> HeldAdapter | None:
-        """Holds it if it is here and whole."""
+        """Hold the adapter if it is stored and whole."""
         folder = self._folder(digest)
         held = HeldAdapter(digest, folder, self._lock(digest, fcntl.LOCK_SH))
         if not folder.is_dir() or (fault := _fault(folder, digest)) is not None:
@@ -103,25 +108,25 @@ class AdapterStore:
         return held
 
     def _drop(self, digest: str) -> None:
-        """Removes it, unless somebody holds it; call it alone."""
+        """Remove the adapter unless a process holds it. Call it inside ``_alone``."""
         if self._folder(digest).is_dir():
             with self._unheld(digest) as is_unheld:
                 if is_unheld:
                     _remove(self._folder(digest))
 
     def digests(self) -> list[str]:
-        """What is here, the least recently held first."""
+        """Return the digests of the stored adapters, the least recently held first."""
         adapters = self.root / "adapters"
         folders = [path for path in adapters.iterdir() if _DIGEST.fullmatch(path.name)] if adapters.is_dir() else []
         return [path.name for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns)]
 
     def size(self) -> int:
-        """Bytes of all adapters."""
+        """Return the bytes of all adapters."""
         return sum(_size(self._folder(digest)) for digest in self.digests())
 
     def _folder(self, digest: str) -> Path:
         if _DIGEST.fullmatch(digest) is None:
-            raise StoreError(f"adapter digest {digest[:80]!r}: not 64 hexadecimal digits")
+            raise StoreError(f"adapter digest {digest[:80]!r} is not 64 hexadecimal digits")
         return self.root / "adapters" / digest
 
     def _make_room(self, size_bytes: int) -> None:
@@ -134,12 +139,12 @@ class AdapterStore:
             self._drop(digest)
         if self.size() + size_bytes > self.max_bytes:
             raise StoreError(
-                f"the adapter store {self.root} may hold {self.max_bytes:,} bytes, {self.size():,} are being served and "
-                f"{size_bytes:,} more are wanted; fix: a larger store, or fewer versions under an alias"
+                f"the adapter store {self.root} is full: {self.size():,} of {self.max_bytes:,} bytes are being served, and "
+                f"{size_bytes:,} more are needed; fix: a larger --max-store, or fewer versions under an alias"
             )
 
     def _copy(self, source: Path, digest: str) -> None:
-        """Whole or not at all: a draft, written through to the disk, then renamed."""
+        """Copy whole or not at all: write a draft through to the disk, then rename it."""
         adapters = self.root / "adapters"
         try:
             adapters.mkdir(parents=True, exist_ok=True)
@@ -163,7 +168,7 @@ class AdapterStore:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One process changes the store at a time; drafts that a dead one left are swept."""
+        """Let one process change the store at a time, and remove the drafts of dead ones."""
         lock = self._lock("store", fcntl.LOCK_EX)
         try:
             for draft in (self.root / "adapters").glob(".draft-*"):
@@ -174,7 +179,7 @@ class AdapterStore:
 
     @contextmanager
     def _unheld(self, digest: str) -> Iterator[bool]:
-        """Whether nobody holds it; nobody can begin to while this lasts."""
+        """Yield whether no process holds the adapter. No process can begin to hold it inside."""
         try:
             lock = self._lock(digest, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -201,20 +206,20 @@ class AdapterStore:
 
 
 def _fault(folder: Path, digest: str) -> str | None:
-    """What is wrong with an adapter's files, if anything: others than safetensors and its config are never read."""
+    """Return what is wrong with an adapter's files, or None. Only the safetensors file and the config are ever read."""
     entries = sorted(folder.iterdir())
     names = {path.name for path in entries}
     if names != FILES:
-        return f"files {sorted(names ^ FILES)} should not be there, or are missing"
+        return f"files {sorted(names ^ FILES)} are missing or do not belong there"
     if not all(path.is_file() and not path.is_symlink() for path in entries):
-        return "a file is no regular file"
+        return "a file is not a regular file"
     if folder_digest(folder) != digest:
         return "its contents have another digest"
     try:
         with safe_open(folder / "adapter_model.safetensors", "np") as weights:
             return None if weights.keys() else "it holds no weights"
     except (SafetensorError, OSError) as error:
-        return f"no safetensors file: {error}"
+        return f"not a valid safetensors file: {error}"
 
 
 def _size(folder: Path) -> int:
@@ -222,7 +227,7 @@ def _size(folder: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Out of sight first, so that a kill in between leaves nothing that looks whole."""
+    """Rename first, so that a kill in between leaves nothing that looks whole."""
     grave = folder.with_name(f".draft-{folder.name}")
     folder.rename(grave)
     shutil.rmtree(grave, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Where the base of a version lies on this machine, proven by its digest; read once per folder."""
+"""Find the base of a version on this machine, by its digest. Each folder's digest is computed once."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ logger = logging.getLogger(__name__)
 
 
 class Bases:
-    """``moved``: folders to look in first, for bases that no longer lie where they were trained on."""
+    """The bases on this machine. ``moved`` are folders to try first, for bases that moved since training."""
 
     def __init__(self, moved: tuple[Path, ...] = ()) -> None:
         self._moved = moved
         self._digests: dict[Path, str] = {}
 
     def find(self, version: FetchedVersion) -> Path:
-        """Blocks, perhaps for a download. Raises ServingError when no folder holds that base."""
+        """Return the folder of a version's base. It blocks, and may download. Raises ServingError if no folder has it."""
         base = version.base
         other_bases: list[str] = []
         for folder in self._candidates(base):
@@ -30,12 +30,12 @@ class Bases:
                 if other_bases and folder not in self._moved:
                     expected, name = str(base["digest"])[:12], f"{version.model}/{version.number}"
                     logger.warning(
-                        "base_model_passed_over version=%s wanted=%s %s", name, expected, ", ".join(other_bases)
+                        "base_model_skipped version=%s expected=%s %s", name, expected, ", ".join(other_bases)
                     )
                 return folder
             other_bases.append(f"{folder} ({digest[:12]})")
         raise ServingError(
-            f"{version.model}/{version.number}: its base {base['name']} ({str(base['digest'])[:12]}) is not here"
+            f"{version.model}/{version.number}: its base {base['name']} ({str(base['digest'])[:12]}) is not on this machine"
             f"{'; other bases: ' + ', '.join(other_bases) if other_bases else ''}; fix: --base-model FOLDER"
         )
 
@@ -43,7 +43,7 @@ class Bases:
         folders = [*self._moved, Path(str(base["folder"]))]
         try:
             local = local_folder(str(base["name"]))
-        except BaseModelError:  # a folder of the machine that trained it
+        except BaseModelError:  # the name is a folder of the machine that trained the version
             local = None
         if local is not None:
             folders.append(local)
@@ -65,5 +65,5 @@ def _from_hub(name: str, revision: object) -> Path:
         return Path(snapshot_download(name, revision=str(revision) if revision else None))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ServingError(
-            f"base {name} cannot be had: {type(error).__name__}: {error}; fix: --base-model FOLDER"
+            f"base {name} cannot be downloaded: {type(error).__name__}: {error}; fix: --base-model FOLDER"
         ) from error

@@ -1,4 +1,4 @@
-"""What a version says of itself, finetune.json and reference.json, checked: a registry may hold what other people wrote."""
+"""Check a version's own files, finetune.json and reference.json, because a registry may hold files of any origin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Ids = list[Annotated[int, Field(ge=0)]]
 
 
 class _Part(BaseModel):
-    """Strict in what is read, silent about what is not: later versions write more."""
+    """A part of a file. Unknown fields are ignored, because later versions of this package write more."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -66,12 +66,12 @@ Content = TypeVar("Content", bound=_Part)
 
 
 def check_card(card: dict[str, Any], name: str) -> None:
-    """Raises ServingError, of the first thing that is wrong with finetune.json."""
+    """Raise ServingError with the first fault of finetune.json."""
     _check(_Card, card, CARD_FILE, name)
 
 
 def check_reference(reference: dict[str, Any], name: str) -> None:
-    """Raises ServingError, of the first thing that is wrong with reference.json: log-probabilities for each token of each probe."""
+    """Raise ServingError with the first fault of reference.json, which has a log-probability for each token of each probe."""
     checked = _check(_Reference, reference, REFERENCE_FILE, name)
     lengths = [len(probe.completion_ids) for probe in checked.probes]
     if checked.served_as is None:
@@ -81,7 +81,9 @@ def check_reference(reference: dict[str, Any], name: str) -> None:
         precisions = checked.served_as.values()
         sides = [side for precision in precisions for side in (precision.base_log_probs, precision.adapter_log_probs)]
     if any([len(row) for row in side] != lengths for side in sides):
-        raise ServingError(f"{name}: reference.json tells not of every token of its probes; fix: register it again")
+        raise ServingError(
+            f"{name}: reference.json does not have a log-probability for every token of its probes; fix: register it again"
+        )
 
 
 def _check(kind: type[Content], content: dict[str, Any], file: str, name: str) -> Content:

@@ -1,4 +1,4 @@
-"""What the registry says at this moment about the models that are served."""
+"""Read the served models' aliases and traffic rules from the registry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CatalogModel:
-    """``aliases``: alias -> version number."""
+    """A registered model. ``aliases`` maps each alias to a version number."""
 
     aliases: Mapping[str, str]
     traffic: Traffic
@@ -26,19 +26,25 @@ Snapshot = Mapping[str, CatalogModel]
 
 
 class Catalog:
-    """The registered models named, through any MLflow registry."""
+    """The registered models with these names, in any MLflow registry."""
 
     def __init__(self, client: MlflowClient, models: tuple[str, ...]) -> None:
         self._client, self.models = client, models
 
     def read(self) -> Snapshot:
-        """Asks the registry; blocks. Raises TrackingError when it cannot be asked, ConfigError for a model it does not have."""
+        """Read all models. It blocks.
+
+        Raises:
+            TrackingError: The registry cannot be reached.
+            ConfigError: The registry does not have one of the models.
+        """
         return {name: self._model(name) for name in self.models}
 
     def read_each(self) -> tuple[dict[str, CatalogModel], dict[str, str]]:
-        """What the registry says of each model, and the faults of those that it says nothing of, or does not have; blocks.
+        """Read each model, and go on when one cannot be read. It blocks.
 
-        One that it does not have any more was taken out of service: it has no alias.
+        Returns:
+            The models that could be read, and the faults by model name. A deleted model has a fault and no aliases.
         """
         snapshot: dict[str, CatalogModel] = {}
         faults: dict[str, str] = {}
@@ -59,9 +65,9 @@ class Catalog:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise ConfigError([f"{name}: the registry has no such model{self._nearest(name)}"]) from error
-            raise TrackingError(f"the registry cannot be asked for {name!r}: {in_short(error)}") from error
-        except Exception as error:  # what a store raises when its database or network is gone
-            raise TrackingError(f"the registry cannot be asked for {name!r}: {in_short(error)}") from error
+            raise TrackingError(f"{name!r} cannot be read from the registry: {in_short(error)}") from error
+        except Exception as error:  # stores raise errors of their own when their database or network is gone
+            raise TrackingError(f"{name!r} cannot be read from the registry: {in_short(error)}") from error
         aliases = {alias: str(version) for alias, version in dict(registered.aliases).items()}
         return CatalogModel(aliases, read_traffic(dict(registered.tags), aliases))
 
@@ -70,13 +76,13 @@ class Catalog:
 
         try:
             names = [model.name for model in self._client.search_registered_models(max_results=200)]
-        except MlflowException:  # it has just said that there is no such model: what else there is, it need not tell
-            return "; fix: the name of a registered model"
+        except MlflowException:  # the list is only a help, and the registry may refuse to list
+            return "; fix: give the name of a registered model"
         near = difflib.get_close_matches(name, names, n=1)
         if near:
             return f"; did you mean {near[0]!r}?"
         return (
             f"; it has: {', '.join(names[:8])}"
             if names
-            else "; fix: register one, mlflow run PROJECT -b finetune -e lora"
+            else "; fix: train and register one with mlflow run PROJECT -b finetune -e lora"
         )

@@ -1,4 +1,4 @@
-"""A version of the registry on this disk: fetched once, verified, its adapter held in the store for as long as it is used."""
+"""Fetch versions from the registry. Each is fetched once and verified, and its adapter stays in the store while it is used."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _NOT_FOR_CHATS = (
     "truncation_side",
     "truncation_strategy",
 )
-"""Settings of a tokenizer that change no token id of a conversation, and differ from one training to the next."""
+"""Settings of a tokenizer that change no token id of a conversation, and may differ from one training to the next."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class EngineKey:
 
     @property
     def precision(self) -> str:
-        """As references name it: ``bfloat16``, or ``bfloat16+nf4``."""
+        """The precision as references name it: ``bfloat16``, or ``bfloat16+nf4``."""
         return f"{self.dtype}+{self.quantization}" if self.quantization else self.dtype
 
 
 @dataclass(frozen=True)
 class FetchedVersion:
-    """One version, ready to be loaded. ``card`` and ``reference`` are finetune.json and reference.json of the model."""
+    """A version that is ready to be loaded. ``card`` and ``reference`` are its finetune.json and reference.json."""
 
     model: str
     number: str
@@ -80,37 +80,44 @@ class FetchedVersion:
         return dict(self.card["base_model"])
 
     def engine_key(self, dtype: str | None = None) -> EngineKey:
-        """``dtype``: of serving; None serves in the base's own. Raises ServingError for another one of a quantised base."""
+        """Return the key of the engine that can serve this version.
+
+        Args:
+            dtype: The precision of serving; None means the base's own.
+
+        Raises:
+            ServingError: The base is quantised, and ``dtype`` is not its own.
+        """
         base = self.base
         if dtype not in (None, base["dtype"]) and base["quantization"]:
             raise ServingError(
-                f"{self.model}/{self.number}: its base in {base['quantization']} is served as it was trained, in "
-                f"{base['dtype']}, not in {dtype}; fix: leave --dtype out"
+                f"{self.model}/{self.number}: its base is quantised to {base['quantization']} and must be served in "
+                f"{base['dtype']}, as it was trained, not in {dtype}; fix: leave --dtype out"
             )
         return EngineKey(str(base["digest"]), dtype or str(base["dtype"]), base["quantization"], self.tokenizer_digest)
 
     @property
     def target_modules(self) -> tuple[str, ...]:
-        """The last names of the layers that the adapter changes, from its weights."""
+        """The last part of the names of the layers that the adapter's weights change."""
         with safe_open(self.adapter.folder / "adapter_model.safetensors", "np") as weights:
             layers = {re.split(r"\.lora_|\.ia3_|\.bottleneck", name)[0] for name in list(weights.keys())}
         return tuple(sorted({layer.rsplit(".", 1)[-1] for layer in layers}))
 
     @property
     def rank(self) -> int | None:
-        """The highest rank of its low-rank updates; None where it has none. Raises ServingError for a config that is none."""
+        """The largest rank of the adapter's updates; None if it has no rank. Raises ServingError for an invalid config."""
         config = _json(self.adapter.folder / "adapter_config.json", f"{self.model}/{self.number}")
         pattern = config.get("rank_pattern") or {}
         if not isinstance(pattern, dict):
-            raise ServingError(f"{self.model}/{self.number}: its rank_pattern is no object; fix: register it again")
+            raise ServingError(f"{self.model}/{self.number}: its rank_pattern is not an object; fix: register it again")
         ranks = [config.get("r"), *pattern.values()]
         return max((rank for rank in ranks if isinstance(rank, int)), default=None)
 
 
 class Fetcher:
-    """Gets versions from the registry into the store; blocks.
+    """Fetches versions from the registry into the store. Its methods block.
 
-    Versions do not change, but may be deleted: for ``fresh_s`` after the registry has said what one is, it is not asked again.
+    Versions do not change, but may be deleted. The registry's answer about a version is valid for ``fresh_s`` seconds.
     """
 
     def __init__(
@@ -126,8 +133,12 @@ class Fetcher:
         self._sources: dict[tuple[str, str], tuple[float, str, str | None]] = {}
 
     def fetch(self, model: str, number: str) -> FetchedVersion:
-        """Raises TrackingError when the registry or the artifacts cannot be had, ServingError for what is no servable version,
-        StoreError for an adapter that is not what its digest says, or no room.
+        """Return a verified version and hold its adapter.
+
+        Raises:
+            TrackingError: The registry or the artifacts cannot be reached.
+            ServingError: There is no such version, or it cannot be served.
+            StoreError: The adapter does not have its digest, or there is no room for it.
         """
         record = self._store.root / "versions" / f"{_sha(model, number)}.json"
         try:
@@ -136,13 +147,13 @@ class Fetcher:
             version = self._from_disk(record, model, number, None, None)
             if version is None:
                 raise
-            return version  # versions do not change: what was fetched and verified once is good without the registry
+            return version  # versions do not change, so one that was verified is good without the registry
         return self._from_disk(record, model, number, source, digest) or self._from_registry(
             record, model, number, source, digest
         )
 
     def confirm(self, model: str, number: str) -> None:
-        """Raises ServingError for a version that the registry does not have any more, TrackingError when it cannot be asked."""
+        """Check that the registry still has a version. Raises ServingError if not, TrackingError if it cannot be reached."""
         self._source(model, number)
 
     def _source(self, model: str, number: str) -> tuple[str, str | None]:
@@ -162,9 +173,9 @@ class Fetcher:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise ServingError(f"{model}/{number}: the registry has no such version") from error
-            raise TrackingError(f"the registry cannot be asked for {model}/{number}: {in_short(error)}") from error
-        except Exception as error:  # a store whose database or network is gone
-            raise TrackingError(f"the registry cannot be asked for {model}/{number}: {in_short(error)}") from error
+            raise TrackingError(f"{model}/{number} cannot be read from the registry: {in_short(error)}") from error
+        except Exception as error:  # stores raise errors of their own when their database or network is gone
+            raise TrackingError(f"{model}/{number} cannot be read from the registry: {in_short(error)}") from error
         if version.status != "READY":
             raise ServingError(f"{model}/{number}: is {version.status} in the registry, not READY")
         return str(version.source), dict(version.tags).get(ADAPTER_DIGEST_TAG)
@@ -172,18 +183,18 @@ class Fetcher:
     def _from_disk(
         self, record: Path, model: str, number: str, source: str | None, tagged: str | None
     ) -> FetchedVersion | None:
-        """A version that was verified before; None when any of it is not here, or the registry's words are of another one."""
+        """Return a version that was verified before; None if a part is missing, or the registry has another one by now."""
         try:
             content = json.loads(record.read_text(encoding="utf-8"))
             card, reference, digest = content["card"], content["reference"], str(content["tokenizer_digest"])
             check_card(card, f"{model}/{number}")
             if not _SHA.fullmatch(digest):
-                raise ValueError("its tokenizer has no digest")
+                raise ValueError("the tokenizer's digest is not valid")
             is_other = source not in (None, content["source"]) or tagged not in (None, card["adapter_digest"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, ServingError) as error:
-            logger.warning("record_unreadable file=%s fault=%s", record, error)  # it is fetched again
+            logger.warning("record_unreadable file=%s fault=%s", record, error)  # the version is fetched again
             return None
         tokenizer = self._tokenizer_folder(digest)
         if is_other or not tokenizer.is_dir():
@@ -216,7 +227,7 @@ class Fetcher:
         except OSError as error:
             if isinstance(error, StoreError):
                 raise
-            raise StoreError(f"{name} cannot be kept in {self._store.root}: {error.strerror or error}") from error
+            raise StoreError(f"{name} cannot be stored in {self._store.root}: {error.strerror or error}") from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         return FetchedVersion(model, number, card, reference, tokenizer, tokenizer_digest, held)
@@ -225,7 +236,7 @@ class Fetcher:
         return self._store.root / "tokenizers" / digest
 
     def _keep_tokenizer(self, source: Path, digest: str) -> Path:
-        """Whole or not at all; an engine may be reading the one that is there."""
+        """Store a tokenizer whole or not at all; an engine may be reading the one that is stored."""
         target = self._tokenizer_folder(digest)
         if not target.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -237,7 +248,7 @@ class Fetcher:
                 draft.rename(target)
             except OSError:
                 shutil.rmtree(draft, ignore_errors=True)
-                if not target.is_dir():  # not just another process that was quicker
+                if not target.is_dir():  # else another process was quicker
                     raise
         return target
 
@@ -247,10 +258,10 @@ def _download(uri: str, folder: Path, name: str) -> Path:
 
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
-    except Exception as error:  # each artifact store has errors of its own
+    except Exception as error:  # each artifact store raises errors of its own
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
             raise
-        raise TrackingError(f"the artifacts of {name} cannot be had: {in_short(error)}") from error
+        raise TrackingError(f"the artifacts of {name} cannot be downloaded: {in_short(error)}") from error
 
 
 def _json(path: Path, name: str) -> dict[str, Any]:
@@ -258,21 +269,22 @@ def _json(path: Path, name: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ServingError(
-            f"{name}: has no {path.name}, so it is no model of mlflow-finetune; fix: name one that its runs registered"
+            f"{name}: has no {path.name}, so mlflow-finetune did not register it; fix: name a version that one of its runs "
+            "registered"
         ) from error
     except (ValueError, OSError) as error:
         raise ServingError(f"{name}: {path.name} cannot be read: {error}; fix: register it again") from error
     if not isinstance(content, dict):
-        raise ServingError(f"{name}: {path.name} holds no object; fix: register it again")
+        raise ServingError(f"{name}: {path.name} is not a JSON object; fix: register it again")
     return content
 
 
 def _tokenizer_digest(folder: Path, name: str) -> str:
-    """Of what decides which token ids a conversation becomes."""
+    """Return the digest of everything that decides which token ids a conversation becomes."""
     settings = _json(folder / "tokenizer_config.json", name)
     template = folder / "chat_template.jinja"
     if not (template.is_file() or settings.get("chat_template")) or not (folder / "tokenizer.json").is_file():
-        raise ServingError(f"{name}: its tokenizer is not whole; fix: register it again")
+        raise ServingError(f"{name}: its tokenizer is incomplete; fix: register it again")
     telling = {key: value for key, value in settings.items() if key not in _NOT_FOR_CHATS}
     total = hashlib.sha256(json.dumps(telling, sort_keys=True).encode())
     for path in (folder / "tokenizer.json", template):

@@ -1,4 +1,4 @@
-"""Scratch folders under a store, one a process: held while it lives, swept by the next one when it is dead."""
+"""Scratch folders under a store, one per process. The next process removes the folders of dead ones."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _TRIES = 20
 
 @dataclass
 class ScratchFolder:
-    """The folder under the store's ``work`` that is this process's own, made when it is first asked for.
+    """The folder of this process under the store's ``work``. It is created when it is first used.
 
-    A lock on the folder's file says that its process lives, and goes with it however it ends: numbers of processes come again,
-    and mean nothing on another host that shares the disk.
+    A lock on the folder's lock file shows that the process lives; the kernel releases it however the process ends. Process
+    ids would not do: they are used again, and mean nothing on another host that shares the disk.
     """
 
     store: Path
@@ -33,7 +33,7 @@ class ScratchFolder:
 
     @property
     def folder(self) -> Path:
-        """Raises StoreError when the disk takes none."""
+        """The folder. Raises StoreError if it cannot be created."""
         if self._folder is None:
             root = self.store / "work"
             try:
@@ -41,7 +41,7 @@ class ScratchFolder:
                 sweep(root)
                 new_folder = root / f"{os.getpid()}-{secrets.token_hex(4)}"
                 self._lock = os.open(_lock_of(new_folder), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-                fcntl.flock(self._lock, fcntl.LOCK_SH)  # before there is a folder that others could think dead
+                fcntl.flock(self._lock, fcntl.LOCK_SH)  # before the folder exists, so that no process removes it
                 new_folder.mkdir(0o700)
             except OSError as error:
                 raise StoreError(f"the adapter store {self.store} cannot be written: {error.strerror}") from error
@@ -49,14 +49,14 @@ class ScratchFolder:
         return self._folder
 
     def draft(self) -> Path:
-        """A new empty folder for what is to be moved into its place when it is whole."""
+        """Create an empty folder for content that is moved to its final path when it is whole."""
         try:
             return Path(tempfile.mkdtemp(prefix="draft-", dir=self.folder))
         except OSError as error:
             raise StoreError(f"the adapter store {self.store} cannot be written: {error.strerror}") from error
 
     def remove(self) -> None:
-        """At the end of the process."""
+        """Remove the folder, at the end of the process."""
         if self._folder is not None and self._lock is not None:
             _remove(self._folder)
             os.close(self._lock)
@@ -64,14 +64,14 @@ class ScratchFolder:
 
 
 def sweep(root: Path) -> None:
-    """Removes the folders of processes that are dead."""
+    """Remove the folders of dead processes."""
     for folder in root.iterdir():
         if not folder.is_dir():
             continue
         try:
             lock = os.open(_lock_of(folder), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
-            continue  # another process has just swept it
+            continue  # another process has just removed it
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -88,7 +88,7 @@ def _lock_of(folder: Path) -> Path:
 
 
 def _remove(folder: Path) -> None:
-    """A fetch that was under way may still write into it for a moment."""
+    """Remove a folder, with retries, because a cancelled fetch may still write into it for a moment."""
     for _ in range(_TRIES):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

@@ -1,11 +1,11 @@
-"""Who answers when only a model is named: a weighted split among its aliases, and shadow traffic beside it.
+"""Choose the alias that answers a request which names only a model, and the aliases that get a copy of it.
 
-Both are tags of the registered model, so that moving them is recorded where aliases are:
+Two tags of the registered model hold the weights, so that a change is recorded where the aliases are:
 
     finetune.split    champion=90, challenger=10
     finetune.shadow   challenger            (or challenger=0.1 for a tenth of the requests)
 
-With ``user`` in a request, the same user gets the same alias as long as the weights stay.
+If a request has a ``user``, the same user gets the same alias while the weights stay the same.
 """
 
 from __future__ import annotations
@@ -22,14 +22,20 @@ _EXAMPLES = {SPLIT_TAG: f"{CHAMPION}=90, {CHALLENGER}=10", SHADOW_TAG: f"{CHALLE
 
 @dataclass(frozen=True)
 class Traffic:
-    """``split``: weights by alias, empty where nothing was said. ``problems``: tags that could not be understood."""
+    """The traffic rules of a model.
+
+    Attributes:
+        split: Weights by alias; empty without a tag.
+        shadow: Shares of the requests by alias, from 0 to 1.
+        problems: One message per tag that is not valid.
+    """
 
     split: Mapping[str, float] = field(default_factory=dict)
     shadow: Mapping[str, float] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
     def choose(self, model: str, aliases: Mapping[str, str], user: str | None) -> str | None:
-        """An alias that exists: by the split, else champion, else challenger; None where there is none of them."""
+        """Return an alias that exists: by the split, else champion, else challenger; None without any of them."""
         weights = {alias: weight for alias, weight in self.split.items() if alias in aliases and weight > 0}
         if not weights:
             return next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), None)
@@ -41,12 +47,12 @@ class Traffic:
         return next(reversed(weights))
 
     def shadows(self, aliases: Mapping[str, str]) -> list[str]:
-        """The aliases that shall also get this request, each by its own share of the dice."""
+        """Return the aliases that get a copy of this request, each drawn by its own share."""
         return [alias for alias, share in self.shadow.items() if alias in aliases and random.random() < share]
 
 
 def read_traffic(tags: Mapping[str, str], aliases: Mapping[str, str]) -> Traffic:
-    """What the tags of a registered model say; a tag that is wrong counts as absent and is told in ``problems``."""
+    """Return the rules that a registered model's tags hold. A tag that is not valid counts as absent, with a problem."""
     problems: list[str] = []
     split = _weights(tags, SPLIT_TAG, aliases, problems)
     if split and not any(split.values()):
@@ -68,11 +74,11 @@ def _weights(tags: Mapping[str, str], tag: str, aliases: Mapping[str, str], prob
         try:
             weights[alias] = _weight(weight) if equals else 1.0
         except ValueError:
-            problems.append(f"{tag} = {tags[tag]!r}: {weight!r} is no weight; fix: {_EXAMPLES[tag]}")
+            problems.append(f"{tag} = {tags[tag]!r}: {weight!r} is not a valid weight; fix: {_EXAMPLES[tag]}")
             return {}
         if alias not in aliases:
             has = ", ".join(sorted(aliases)) or "none"
-            problems.append(f"{tag} = {tags[tag]!r}: no alias {alias!r}, it has: {has}; fix: {_EXAMPLES[tag]}")
+            problems.append(f"{tag} = {tags[tag]!r}: no alias {alias!r}, the model has: {has}; fix: {_EXAMPLES[tag]}")
             return {}
     return weights
 
@@ -85,7 +91,7 @@ def _weight(text: str) -> float:
 
 
 def _point(model: str, user: str | None) -> float:
-    """Somewhere in [0, 1): for a user always the same."""
+    """Return a number in [0, 1), random without a user and always the same for a user."""
     if user is None:
         return random.random()
     digest = hashlib.blake2b(f"{model}\0{user}".encode(), digest_size=8).digest()
