@@ -1,6 +1,7 @@
-"""``mlflow deployments -t finetune``: services of this machine, each a process that outlives the shell that made it.
+"""``mlflow deployments -t finetune``: services of this machine, each a process that outlives the shell that started it.
 
-What there is stands in files beside the job folders, so any shell of the same user can list, ask, update and delete it.
+Files beside the job folders describe the deployments, so that any shell of the same user can list, query, update and delete
+them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from mlflow_finetune_plugin.serving.local_services import (
 from mlflow_finetune_plugin.serving.settings import SETTINGS
 from mlflow_finetune_plugin.store.model_ref import parse_model_ref
 
-_PORT_S = 15.0  # until a port is free whose process has ended
+_PORT_S = 15.0  # how long a port may stay busy after its process has ended
 _HELP = {
     **{setting.option.name: setting.help for setting in SETTINGS},
     "port": "the port to listen on (default: a free one)",
@@ -48,7 +49,7 @@ _EARLIER_NAMES = {s.option.earlier_name: s.option.name for s in SETTINGS if s.op
 
 
 def target_help() -> str:
-    """What ``mlflow deployments help -t finetune`` prints."""
+    """Return the text of ``mlflow deployments help -t finetune``."""
     options = "\n".join(f"  {name:<17} {text}" for name, text in _HELP.items())
     return f"""Target finetune: serves models that mlflow-finetune registered, with OpenAI's API, on this machine.
 
@@ -63,7 +64,7 @@ Options (-C NAME=VALUE):
 
 
 def run_local(name: str, model_uri: str, flavor: str | None = None, config: Mapping[str, Any] | None = None) -> None:
-    """Serves in the foreground until Ctrl-C or SIGTERM; then ends the process with the service's own exit status."""
+    """Serve in the foreground until Ctrl-C or SIGTERM, and exit with the service's exit status."""
     check_name(name)
     _check_flavor(flavor)
     settings = _settings(config)
@@ -72,7 +73,7 @@ def run_local(name: str, model_uri: str, flavor: str | None = None, config: Mapp
 
 
 class FinetuneDeploymentClient(BaseDeploymentClient):
-    """Deployments of this machine."""
+    """MLflow's client for deployments on this machine."""
 
     def create_deployment(
         self,
@@ -82,7 +83,7 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
         config: Mapping[str, Any] | None = None,
         endpoint: str | None = None,
     ) -> dict[str, Any]:
-        """Returns when the first answer has been given. Raises MlflowException when there will be none."""
+        """Start a deployment, and return after its first answer. Raises MlflowException if it gives none."""
         _check_flavor(flavor)
         check_name(name)
         model = _model_id(model_uri)
@@ -91,10 +92,10 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
             folder = folder_of(name)
             if (folder / "deployment.json").exists():
                 raise MlflowException(
-                    f"deployment {name!r} is there already; fix: another name, or update or delete it",
+                    f"deployment {name!r} exists already; fix: choose another name, or update or delete it",
                     RESOURCE_ALREADY_EXISTS,
                 )
-            folder.mkdir(parents=True, exist_ok=True)  # it is there where an earlier create was killed
+            folder.mkdir(parents=True, exist_ok=True)  # it exists if an earlier create was killed
             try:
                 port = int(settings.get("port") or free_port())
                 return start(name, model_uri, model, settings, port=port).to_dict()
@@ -110,9 +111,9 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
         config: Mapping[str, Any] | None = None,
         endpoint: str | None = None,
     ) -> dict[str, Any]:
-        """Starts it again with what has changed, on its port unless another is given; as it was, where that gives no answer.
+        """Restart a deployment with changed options, on its port unless ``config`` has another one.
 
-        An alias that moves needs no update.
+        If the changed deployment gives no answer, it is restarted as it was before. A moved alias needs no update.
         """
         _check_flavor(flavor)
         with alone(name):
@@ -123,18 +124,18 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
             model = _model_id(uri)
             port = int(changes.get("port") or before.port)
             if port != before.port:
-                check_port(settings.get("host", LOOPBACK), port)  # while the old one still serves
+                check_port(settings.get("host", LOOPBACK), port)  # before the running service is ended
             end(before)
             try:
                 return start(name, uri, model, settings, port=port, port_wait_s=_PORT_S).to_dict()
             except MlflowException as error:
                 start(name, before.model_uri, before.model, before.settings, port=before.port, port_wait_s=_PORT_S)
-                raise MlflowException(f"{error.message}; it serves {before.model_uri} again, as before") from error
+                raise MlflowException(f"{error.message}; the deployment serves {before.model_uri} as before") from error
 
     def delete_deployment(
         self, name: str, config: Mapping[str, Any] | None = None, endpoint: str | None = None
     ) -> None:
-        """Lets running answers end. Deleting what is not there is no error, as MLflow asks for it."""
+        """End and remove a deployment; running answers end first. As MLflow requires, a missing one is no error."""
         with alone(name):
             if (folder_of(name) / "deployment.json").exists():
                 end(read(name))
@@ -151,9 +152,12 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
     def predict(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
     ) -> PredictionsResponse:
-        """Rows with ``prompt`` or ``messages`` (a DataFrame, a list, one dict); other columns are sampling fields.
+        """Answer each row, with the version that answered.
 
-        One answer per row, with the version that gave it.
+        Args:
+            deployment_name: The deployment.
+            inputs: Rows with ``prompt`` or ``messages``: a DataFrame, a list or one dict. Other columns are sampling fields.
+            endpoint: Not used.
         """
         deployment = read(_named(deployment_name)).answering()
         answers = []
@@ -174,7 +178,7 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
     ) -> Iterator[dict[str, Any]]:
-        """OpenAI's chunks of one answer."""
+        """Yield OpenAI's chunks of one answer."""
         deployment = read(_named(deployment_name)).answering()
         (row,) = _rows(inputs)
         body = {**_body(deployment, row), "stream": True}
@@ -193,7 +197,7 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
                     yield event
 
 
-# what is given -----------------------------------------------------------------------------------------------------------
+# arguments ---------------------------------------------------------------------------------------------------------------
 
 
 def _model_id(uri: str) -> str:
@@ -256,12 +260,12 @@ def _is_seconds(text: str) -> bool:
 
 def _check_flavor(flavor: str | None) -> None:
     if flavor not in (None, FLAVOR, "python_function"):
-        raise MlflowException(f"flavor {flavor!r}; fix: leave it out", INVALID_PARAMETER_VALUE)
+        raise MlflowException(f"flavor {flavor!r}: not supported; fix: leave it out", INVALID_PARAMETER_VALUE)
 
 
 def _named(name: str | None) -> str:
     if name is None:
-        raise MlflowException("no deployment is named; fix: --name NAME", INVALID_PARAMETER_VALUE)
+        raise MlflowException("no deployment name; fix: --name NAME", INVALID_PARAMETER_VALUE)
     return name
 
 
@@ -276,7 +280,7 @@ def _rows(inputs: Any) -> list[dict[str, Any]]:
     else:
         rows = [{"prompt": row} if isinstance(row, str) else dict(row) for row in inputs or []]
     if not rows:
-        raise MlflowException("no rows; fix: rows with `prompt` or `messages`", INVALID_PARAMETER_VALUE)
+        raise MlflowException("no rows; fix: give rows with `prompt` or `messages`", INVALID_PARAMETER_VALUE)
     return rows
 
 
@@ -288,7 +292,7 @@ def _body(deployment: Deployment, row: Mapping[str, Any]) -> dict[str, Any]:
         messages = [{"role": "user", "content": row["prompt"]}]
     else:
         raise MlflowException(
-            f"a row has `prompt` or `messages`; found {sorted(map(str, row))}", INVALID_PARAMETER_VALUE
+            f"a row has only {sorted(map(str, row))}; fix: give it `prompt` or `messages`", INVALID_PARAMETER_VALUE
         )
     return {**fields, "model": deployment.model, "messages": messages}
 

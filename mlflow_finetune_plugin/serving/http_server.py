@@ -1,4 +1,4 @@
-"""uvicorn with ends of our own: for the router, and for the playground's page."""
+"""uvicorn without its own signal handling, for the router and for the playground."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import uvicorn
 
 
 class HttpServer(uvicorn.Server):
-    """``listening`` is called once connections are taken.
+    """A uvicorn server. ``listening`` is called when it accepts connections.
 
-    Signals are the program's: uvicorn raises them again when it has ended, before what else runs could be ended, and a
-    good end would look like a death.
+    The program handles the signals itself. uvicorn would raise them again when it has ended, before the program could end
+    its other parts, and a regular end would look like a crash.
     """
 
     def __init__(self, config: uvicorn.Config, listening: Callable[[], None]) -> None:
@@ -30,6 +30,6 @@ class HttpServer(uvicorn.Server):
         yield
 
     def end(self) -> None:
-        """First: let answers end. Again: do not wait for them."""
+        """End the server. The first call lets running answers end, the second does not wait for them."""
         self.force_exit = self.should_exit
         self.should_exit = True

@@ -1,4 +1,4 @@
-"""A service of this machine as a file and a process: what the deployments target starts, finds again and ends."""
+"""Start, find and end the deployments of this machine. Each is a file and a process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass
 class Deployment:
-    """One service. ``started``: the process's own start time, so that another one with its number is not taken for it."""
+    """A deployed service. ``started`` is the process's start time, which tells it from a later process with the same id."""
 
     name: str
     model_uri: str
@@ -68,7 +68,7 @@ class Deployment:
 
     @property
     def listens(self) -> bool:
-        """Is it this deployment's own process that answers at its port, and not whoever came after it?"""
+        """Whether the deployment's own process listens on its port, and not another one that came later."""
         process = self.process
         if process is None:
             return False
@@ -79,7 +79,7 @@ class Deployment:
         return any(s.status == psutil.CONN_LISTEN and s.laddr.port == self.port for s in sockets)
 
     def answering(self) -> Deployment:
-        """Itself. Raises MlflowException where a request would reach nobody, or somebody else."""
+        """Return this deployment. Raises MlflowException if it does not listen, so that no other process gets the request."""
         if self.process is None:
             raise MlflowException(f"deployment {self.name!r} is dead; fix: update or delete it", INVALID_STATE)
         if not self.listens:
@@ -91,7 +91,7 @@ class Deployment:
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """As MLflow's commands show it."""
+        """Return the deployment as MLflow's commands show it."""
         return {
             "name": self.name,
             "flavor": FLAVOR,
@@ -103,7 +103,7 @@ class Deployment:
         }
 
     def status(self) -> str:
-        """``ready``, ``degraded``, ``not ready``, or ``dead`` where its process is gone."""
+        """Return ``ready``, ``degraded``, ``not ready``, or ``dead`` if its process has ended."""
         if self.process is None:
             return "dead"
         if not self.listens:
@@ -116,7 +116,7 @@ class Deployment:
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """One process changes a deployment at a time. Raises MlflowException while another does."""
+    """Let one process change a deployment at a time. Raises MlflowException while another one does."""
     check_name(name)
     deployments_root().mkdir(parents=True, exist_ok=True)
     with (deployments_root() / f".{name}.lock").open("w") as lock:
@@ -133,7 +133,19 @@ def alone(name: str) -> Iterator[None]:
 def start(
     name: str, model_uri: str, model: str, settings: dict[str, str], *, port: int, port_wait_s: float = 0.0
 ) -> Deployment:
-    """Returns when its own process has given an answer. Raises MlflowException, and ends it, where it gives none."""
+    """Start a deployment, and return when its process has answered a request.
+
+    Args:
+        name: The deployment.
+        model_uri: As the user gave it.
+        model: The router's name for the model.
+        settings: The options, by the names of ``-C``.
+        port: The port to listen on.
+        port_wait_s: Seconds to wait until the port is free.
+
+    Raises:
+        MlflowException: The service gives no answer; its process is ended.
+    """
     folder = folder_of(name)
     host = settings.get("host", LOOPBACK)
     check_port(host, port, wait_s=port_wait_s)
@@ -162,12 +174,12 @@ def start(
 
 
 def run_in_foreground(model: str, settings: Mapping[str, str]) -> int:
-    """Serves until Ctrl-C, SIGTERM or the terminal's end, each handed on once; returns the service's exit status."""
+    """Serve until Ctrl-C, SIGTERM or SIGHUP, each passed on once. Returns the service's exit status."""
     process = subprocess.Popen(
         serve_command(model, settings),
         stdin=subprocess.DEVNULL,
         env={**os.environ, **addresses()},
-        process_group=0,  # a Ctrl-C that reached it by itself too would count as the second, which waits for no answer
+        process_group=0,  # else the terminal sends Ctrl-C to it too, and a second one does not wait for answers
     )
     handed_on = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
     before = {
@@ -182,14 +194,14 @@ def run_in_foreground(model: str, settings: Mapping[str, str]) -> int:
 
 
 def addresses() -> dict[str, str]:
-    """The registry of this process, for another one's environment."""
+    """Return the environment variables that give another process the tracking store and registry of this one."""
     import mlflow
 
     return {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "MLFLOW_REGISTRY_URI": mlflow.get_registry_uri()}
 
 
 def serve_command(model: str, settings: Mapping[str, str]) -> list[str]:
-    """What serves the registered model behind ``NAME``, ``NAME@ALIAS`` or ``NAME/VERSION``."""
+    """Return the command that serves the registered model of ``NAME``, ``NAME@ALIAS`` or ``NAME/VERSION``."""
     registered = model.partition("@")[0].partition("/")[0]
     command = [sys.executable, "-m", "mlflow_finetune_plugin.cli", "serve", registered]
     for name, value in settings.items():
@@ -203,7 +215,7 @@ def serve_command(model: str, settings: Mapping[str, str]) -> list[str]:
 
 def _wait_for_answer(deployment: Deployment, process: subprocess.Popen[bytes], log: Path, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
-    reason = "it does not listen yet"
+    reason = "it does not listen"
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise MlflowException(f"deployment {deployment.name!r} ended with code {process.returncode}: {_tail(log)}")
@@ -223,7 +235,7 @@ def _wait_for_answer(deployment: Deployment, process: subprocess.Popen[bytes], l
                 return
             continue
         reason = str(answer.json()["error"]["message"])
-        if answer.status_code in (401, 404) and "has not told" not in reason:
+        if answer.status_code in (401, 404):  # these do not change; a version that is still loading is 503
             break
         time.sleep(0.2)
     raise MlflowException(f"deployment {deployment.name!r} gives no answer: {reason}")
@@ -241,7 +253,7 @@ def end(deployment: Deployment) -> None:
 
 
 def check_port(host: str, port: int, *, wait_s: float = 0.0) -> None:
-    """Raises MlflowException where it cannot be listened on, not even after so long."""
+    """Raise MlflowException if the port is still in use after ``wait_s`` seconds."""
     deadline = time.monotonic() + wait_s
     while (fault := _port_fault(host, port)) is not None:
         if time.monotonic() >= deadline:
@@ -256,9 +268,8 @@ def _port_fault(host: str, port: int) -> str | None:
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             with socket.socket(family, kind, protocol) as probe:
-                probe.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-                )  # as the server does: closed ones may linger
+                # As the server does, because closed connections keep a port busy for a while.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(address)
     except OSError as error:
         return error.strerror or str(error)
@@ -294,7 +305,10 @@ def check_name(name: str) -> None:
         or not all(c.isascii() and (c.isalnum() or c in "._-") for c in name)
         or name[0] == "."
     ):
-        raise MlflowException(f"name {name[:100]!r}; fix: letters, digits, . _ -", INVALID_PARAMETER_VALUE)
+        raise MlflowException(
+            f"deployment name {name[:100]!r}: not valid; fix: use up to 100 letters, digits, . _ -",
+            INVALID_PARAMETER_VALUE,
+        )
 
 
 def headers() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Everything together: follower, engines, router, and the server that listens; started and ended as one."""
+"""Run a service: the follower, the engines, the router and the HTTP server start and end together."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ _DRAIN_S = 30
 
 
 class Service:
-    """``run`` until a signal; then no new request is taken, running answers are finished, engines are ended."""
+    """A service of registered models.
+
+    Raises:
+        ConfigError: A setting is not valid.
+    """
 
     def __init__(self, settings: ServiceSettings, client: MlflowClient) -> None:
         check_settings(settings)
@@ -65,21 +69,32 @@ class Service:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def check_models(self) -> None:
-        """Refuses names that the registry does not know. A registry that cannot be asked is waited for. Raises ConfigError."""
+        """Check that the registry has the models. A registry that does not answer is logged; the follower waits for it.
+
+        Raises:
+            ConfigError: The registry answers, and does not have one of the models.
+        """
         try:
             self.catalog.read()
         except TrackingError as error:
             logger.warning("registry_away fault=%s", error)
         except ConfigError as error:
             self._workplace.remove()
-            where = f"(asked: {_registry()}; fix: a name that it has, or MLFLOW_TRACKING_URI of the one that has it)"
+            where = f"(registry: {_registry()}; fix: use a name that it has, or set MLFLOW_TRACKING_URI to the one that has it)"
             raise ConfigError([f"{problem} {where}" for problem in error.problems]) from error
         except BaseException:
             self._workplace.remove()
             raise
 
-    async def run(self, tell_listening: Callable[[], None] = lambda: None) -> None:
-        """``tell_listening`` is called once connections are taken. Raises SystemExit, uvicorn's own way, when the port is taken."""
+    async def run(self, on_listening: Callable[[], None] = lambda: None) -> None:
+        """Serve until SIGINT or SIGTERM; then refuse new requests, finish running answers, and end the engines.
+
+        Args:
+            on_listening: Called when the service accepts connections.
+
+        Raises:
+            SystemExit: uvicorn cannot listen on the port; the OSError is its context.
+        """
         config = uvicorn.Config(
             self.router.app,
             host=self.settings.host,
@@ -92,7 +107,7 @@ class Service:
             h11_max_incomplete_event_size=64 * 1024,
             lifespan="off",
         )
-        server = HttpServer(config, tell_listening)
+        server = HttpServer(config, on_listening)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, server.end)
@@ -108,10 +123,10 @@ class Service:
             await self.fleet.stop()
             self._workplace.remove()
         if not following.cancelled():
-            following.result()  # a follower that broke is no good end
+            following.result()  # raises the follower's error
 
     def _note_certificate(self, version: FetchedVersion, certificate: Certificate) -> None:
-        """A tag and an artifact of the version's run; that the registry cannot take them keeps nobody from serving."""
+        """Write a certificate in the background, as a tag of the version and an artifact of its run."""
         task = asyncio.create_task(asyncio.to_thread(self._write_certificate, version, certificate))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -134,7 +149,7 @@ class Service:
 
 
 def _end_with(task: asyncio.Task[None], server: uvicorn.Server) -> None:
-    """A follower that breaks is a fault of the program: better no service than one that follows nothing."""
+    """End the server if the follower fails, because that is a bug, and a service must not stop following the registry."""
     if not task.cancelled() and task.exception() is not None:
         logger.critical("follower_broken", exc_info=task.exception())
         server.should_exit = True
@@ -147,6 +162,6 @@ def _registry() -> str:
 
 
 def ignore_hangup() -> None:
-    """A service outlives the shell that started it."""
+    """Ignore SIGHUP, so that a service outlives the shell that started it."""
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -245,7 +245,9 @@ class Follower:
         if alias is None:
             alias = model.traffic.choose(ref.name, self._answering(ref.name, model.aliases), user)
         if alias is None:
-            raise UnknownModelError(f"{ref.name!r} has no alias that serves; fix: set the alias champion, or request a version")
+            raise UnknownModelError(
+                f"{ref.name!r} has no alias that serves; fix: set the alias champion, or request a version"
+            )
         target = self.targets.get((ref.name, alias))
         if target is None:
             raise UnknownModelError(

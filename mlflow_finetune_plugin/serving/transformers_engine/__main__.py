@@ -1,4 +1,4 @@
-"""``python -m mlflow_finetune_plugin.serving.transformers_engine CONFIG.json``: loads the base, then answers until SIGTERM."""
+"""``python -m mlflow_finetune_plugin.serving.transformers_engine CONFIG.json`` loads a base and answers until SIGTERM."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that none is
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0 after SIGTERM, 1 for what the message on stderr says, 2 for a wrong call."""
+    """Return the exit status: 0 after SIGTERM, 1 with a message on stderr for an error, 2 for wrong arguments."""
     if len(arguments) != 1:
         print("usage: python -m mlflow_finetune_plugin.serving.transformers_engine CONFIG.json", file=sys.stderr)
         return 2
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 def _serve(settings: EngineSettings, key: str) -> None:
     check_files(settings)
-    listener = _bound(settings)  # before the weights are read: a port that is taken is told at once
+    listener = _bound(settings)  # before the weights are read, so that a port in use is reported at once
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its int8 layers warn at every product
     if settings.quantization is None:
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # PEFT would import it because it is installed
@@ -62,7 +62,7 @@ def _serve(settings: EngineSettings, key: str) -> None:
     logging.getLogger("mlflow_finetune_plugin.serving").info("compute threads: %s", threads)
     app: Any = build_app(TransformersEngine(settings, base), key)
     gc.collect()
-    gc.freeze()  # what is here now stays: looking through it again would halt every answer for 0.4 s
+    gc.freeze()  # later collections skip these objects, which stay; scanning them would halt all answers for 0.4 s
     config = uvicorn.Config(
         app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=_KEEP_ALIVE_S
     )
@@ -76,7 +76,7 @@ def _bound(settings: EngineSettings) -> socket.socket:
         listener.bind((settings.host, settings.port))
     except OSError as error:
         listener.close()
-        raise ConfigError([f"{settings.host}:{settings.port}: cannot be listened on: {error.strerror}"]) from error
+        raise ConfigError([f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"]) from error
     return listener
 
 

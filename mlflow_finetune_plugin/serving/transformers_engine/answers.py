@@ -1,4 +1,4 @@
-"""Answers in OpenAI's shapes, with vLLM's extensions where they were asked for."""
+"""Build answers in OpenAI's format, with vLLM's extensions if the request has them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Decode = Callable[[int], str]
 
 @dataclass
 class Choice:
-    """One answer as far as it has come. ``text_offset``: where in the text its next token's log-probability belongs."""
+    """An answer so far. ``text_offset`` is the position in the text of the next token's log-probability."""
 
     index: int
     prompt: list[int]
@@ -32,7 +32,7 @@ class Choice:
 
 
 class GeneratedAnswer:
-    """What a request gets: one JSON object, or events. ``decode`` gives the text of a single token."""
+    """The answer to a request: one JSON object, or events. ``decode`` returns the text of a single token."""
 
     def __init__(self, request: ChatRequest | CompletionRequest, prompts: list[list[int]], decode: Decode) -> None:
         self._request, self._prompts, self._decode = request, prompts, decode
@@ -55,7 +55,7 @@ class GeneratedAnswer:
         return self._usage(sum(map(len, self._prompts)), sum(choice.tokens for choice in self.choices))
 
     def whole(self) -> Json:
-        """The answer of a request that does not stream."""
+        """Return the answer to a request that does not stream."""
         body: Json = {
             **self._head,
             "choices": [self._whole_choice(choice) for choice in self.choices],
@@ -68,7 +68,7 @@ class GeneratedAnswer:
         return body
 
     def first_chunks(self) -> list[Json]:
-        """What a stream starts with: for chats, who speaks."""
+        """Return the first chunks of a stream: the role, for chats."""
         if not self._is_chat:
             return []
         chunks = []
@@ -83,7 +83,7 @@ class GeneratedAnswer:
         return chunks
 
     def chunk(self, choice: Choice, update: Update) -> Json | None:
-        """One event of a stream; None while there is nothing to tell."""
+        """Return one event of a stream; None while there is nothing to send."""
         wants_tokens = bool(self._request.return_token_ids or self._request.token_logprobs() is not None)
         if not (update.text or update.is_last or wants_tokens):
             return None
@@ -102,7 +102,7 @@ class GeneratedAnswer:
         return self._chunk(choice, body)
 
     def last_chunk(self) -> Json | None:
-        """The usage, if it was asked for."""
+        """Return the usage, if the request wants it."""
         options = self._request.stream_options
         return {**self._head, "choices": [], "usage": self.usage} if options and options.include_usage else None
 
@@ -180,10 +180,10 @@ class GeneratedAnswer:
 
 
 def _likeliest(tokens: list[TokenLogprob], top: int) -> list[TokenLogprob]:
-    """The ``top`` likeliest in order; the chosen token is the first of ``tokens`` and may be among them."""
+    """Return the ``top`` likeliest tokens in order. The chosen token is the first of ``tokens`` and may be among them."""
     return sorted((token for token in tokens if token.rank <= top), key=lambda token: token.rank)[:top]
 
 
 def error_body(message: str, *, kind: str, code: int | str, param: str | None = None) -> Json:
-    """OpenAI's error object."""
+    """Return OpenAI's error object."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}

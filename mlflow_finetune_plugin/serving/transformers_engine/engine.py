@@ -1,4 +1,4 @@
-"""Base, adapters and decode thread in one: what the routes ask, without HTTP."""
+"""The Transformers engine without HTTP: the base, its adapters and the decode thread."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from mlflow_finetune_plugin.serving.transformers_engine.trees import Base, Tree,
 
 
 class EngineFaultError(RuntimeError):
-    """A step failed; the message is for the client."""
+    """A decode step failed; the message is for the client."""
 
 
 @dataclass(eq=False)
 class Refusal(Exception):
-    """What a client asked for and does not get."""
+    """A refusal of a client's request."""
 
     status: int
     message: str
@@ -36,14 +36,14 @@ class Refusal(Exception):
 
 
 class Exchange:
-    """The sequences of one request, and what they say, in the order of their steps. Close it whatever happens."""
+    """The sequences of one request and their updates, in the order of the steps. Close it whatever happens."""
 
     def __init__(self, engine: TransformersEngine, sequences: list[Sequence]) -> None:
         self._engine, self._sequences = engine, sequences
         self._updates: asyncio.Queue[tuple[int, Update]] = asyncio.Queue()
 
     async def updates(self) -> AsyncIterator[tuple[int, Update]]:
-        """Number of the sequence, and what it adds. Raises EngineFault."""
+        """Yield the sequence's number and its update, until all have ended. Raises EngineFaultError."""
         left = len(self._sequences)
         while left:
             index, update = await self._updates.get()
@@ -52,22 +52,22 @@ class Exchange:
             left -= update.is_last
             yield index, update
 
-    def hear(self, sequence: Sequence, update: Update) -> None:
+    def put(self, sequence: Sequence, update: Update) -> None:
         self._updates.put_nowait((self._sequences.index(sequence), update))
 
     def close(self) -> None:
-        """What is unfinished stops being generated."""
+        """Stop the generation of unfinished sequences."""
         self._engine.forget(self._sequences)
 
 
 class TransformersEngine:
-    """Lives in the event loop; only the scheduler's thread runs the model."""
+    """The engine. It runs in the event loop; only the scheduler's thread runs the model."""
 
     def __init__(self, settings: EngineSettings, loaded: LoadedBase) -> None:
         self.settings = settings
         self._stop_token_ids = loaded.stop_token_ids
         self._tokenizer = loaded.tokenizer
-        self._decoder: Any = copy.deepcopy(loaded.tokenizer)  # the decode thread's: a tokenizer serves one thread
+        self._decoder: Any = copy.deepcopy(loaded.tokenizer)  # for the decode thread: tokenizers are not thread-safe
         self._base = Base(loaded.model)
         self._adapters: dict[str, Tree] = {}
         self._growing = asyncio.Lock()
@@ -84,16 +84,16 @@ class TransformersEngine:
 
     @property
     def broken(self) -> str | None:
-        """Why nothing is decoded any more."""
+        """Why decoding has stopped for good; None while it works."""
         return self._scheduler.broken
 
     @property
     def load(self) -> int:
-        """Sequences that run or wait."""
+        """The number of sequences that run or wait."""
         return self._scheduler.unfinished
 
     def models(self) -> list[dict[str, Any]]:
-        """OpenAI's model list: the base, then the adapters."""
+        """Return OpenAI's model list: the base, then the adapters."""
         name, card = (
             self.settings.served_model_name,
             {"object": "model", "created": self._created, "owned_by": "mlflow-finetune"},
@@ -112,20 +112,26 @@ class TransformersEngine:
         ]
 
     async def load_adapter(self, name: str, path: str) -> None:
-        """Raises Refusal for a name that is taken; FileNotFoundError, StoreError for what is no adapter."""
+        """Load an adapter.
+
+        Raises:
+            Refusal: The name is in use.
+            FileNotFoundError: There is no adapter at the path.
+            StoreError: The files are not an adapter of this base.
+        """
         async with self._growing:
             if name in self._adapters or name == self.settings.served_model_name:
                 raise Refusal(400, f"the name {name!r} is already loaded; fix: unload it first, or choose another")
             self._adapters[name] = await asyncio.to_thread(self._base.grow, Path(path))
 
     async def unload_adapter(self, name: str) -> None:
-        """Sequences that began with it finish with it."""
+        """Unload an adapter. Running sequences finish with it. Raises Refusal if it is not loaded."""
         if self._adapters.pop(name, None) is None:
             raise Refusal(404, f"the adapter {name!r} is not loaded", "NotFoundError")
         await asyncio.to_thread(collect_dropped_trees)
 
     def open(self, request: ChatRequest | CompletionRequest) -> tuple[Exchange, list[list[int]]]:
-        """Starts answering; gives the exchange and the prompts' tokens. Raises Refusal."""
+        """Start answering a request. Returns the exchange and the prompts' token ids. Raises Refusal."""
         tree = self._tree(request.model)
         try:
             prompts = (
@@ -146,13 +152,13 @@ class TransformersEngine:
         return exchange, prompts
 
     def forget(self, sequences: list[Sequence]) -> None:
-        """Ends them, if they have not ended."""
+        """End sequences that have not ended."""
         for sequence in sequences:
             self._exchanges.pop(sequence, None)
         self._scheduler.cancel(sequences)
 
     def token_text(self, token: int) -> str:
-        """A token by itself, special or not."""
+        """Return the text of a single token, special or not."""
         return str(self._tokenizer.decode([token]))
 
     def _tree(self, name: str) -> Tree:
@@ -172,7 +178,7 @@ class TransformersEngine:
                 messages, tokenize=False, add_generation_prompt=request.add_generation_prompt
             )
         except (TemplateError, TypeError) as error:
-            raise ValueError(f"messages: the chat template refuses them: {error}") from error
+            raise ValueError(f"messages: refused by the chat template: {error}") from error
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _ids(self, prompt: str | list[int]) -> list[int]:
@@ -181,7 +187,7 @@ class TransformersEngine:
     def _sequences(self, tree: Tree, prompt: list[int], request: ChatRequest | CompletionRequest) -> list[Sequence]:
         limit = self.settings.max_model_len - tree.virtual_tokens
         if not prompt:
-            raise ValueError("prompt: empty; fix: give at least one token")
+            raise ValueError("prompt: empty; fix: send at least one token")
         if max(prompt) >= tree.vocabulary_size:
             raise ValueError(f"prompt: token id {max(prompt)} is beyond the vocabulary of {tree.vocabulary_size}")
         if len(prompt) >= limit:
@@ -208,4 +214,4 @@ class TransformersEngine:
     def _hand_out(self, updates: list[tuple[Sequence, Update]]) -> None:
         for sequence, update in updates:
             if (exchange := self._exchanges.get(sequence)) is not None:
-                exchange.hear(sequence, update)
+                exchange.put(sequence, update)

@@ -1,4 +1,4 @@
-"""The base's weights and tokenizer, as in training."""
+"""Load a base's weights and tokenizer as in training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlflow_finetune_plugin.serving.transformers_engine.settings import EngineSe
 
 @dataclass(frozen=True)
 class LoadedBase:
-    """``stop_token_ids`` end every answer: the tokenizer's end of sequence and the generation config's."""
+    """A loaded base. The ``stop_token_ids`` of tokenizer and generation config end every answer."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -28,7 +28,7 @@ class LoadedBase:
 
 
 def load(settings: EngineSettings) -> LoadedBase:
-    """Raises BaseModelError for files that are not there or do not fit."""
+    """Load a base. Raises BaseModelError for files that are missing or do not match."""
     base = BaseModel(
         name=str(settings.model),
         folder=settings.model,
@@ -46,14 +46,12 @@ def load(settings: EngineSettings) -> LoadedBase:
     if settings.chat_template is not None:
         tokenizer.chat_template = settings.chat_template
     stops = _stop_token_ids(model.generation_config, tokenizer)
-    model.generation_config = (
-        GenerationConfig()
-    )  # what the base's own asks for must not fill what a request leaves open
+    model.generation_config = GenerationConfig()  # the base's own defaults must not replace OpenAI's
     return LoadedBase(model, tokenizer, stops)
 
 
 def _kernel(settings: EngineSettings) -> str:
-    """The kernel of training; where it is a flash kernel and not here, the one that computes the same without it."""
+    """Return the attention kernel of training, or the equivalent one if it is a flash kernel that is not installed."""
     kernel = settings.attn_implementation or "sdpa"
     if kernel not in FLASH_KERNELS or (torch.cuda.is_available() and kernel in installed_flash_kernels()):
         return kernel

@@ -1,4 +1,4 @@
-"""What may be asked: OpenAI's fields that are served, and vLLM's beside them. Anything else is refused by name."""
+"""The fields of requests: OpenAI's that are supported, and vLLM's. Any other field is refused by name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StreamOptions(_Body):
 
 
 class Message(_Body):
-    """A turn. Content in parts is joined: only text is served."""
+    """A message. Parts of content are joined; only text is supported."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -42,12 +42,12 @@ class Message(_Body):
     content: str | list[dict[str, Any]] | None = None
 
     def for_template(self) -> dict[str, Any]:
-        """As the chat template wants it. Raises ValueError for parts that are not text."""
+        """Return the message as the chat template expects it. Raises ValueError for parts that are not text."""
         if not isinstance(self.content, list):
             return {**(self.model_extra or {}), "role": self.role, "content": self.content or ""}
         other = [part.get("type") for part in self.content if not isinstance(part.get("text"), str)]
         if other:
-            raise ValueError(f"messages: a content part of type {other[0]!r}; fix: this engine takes text parts only")
+            raise ValueError(f"messages: a content part of type {other[0]!r}; fix: send text parts only")
         return {
             **(self.model_extra or {}),
             "role": self.role,
@@ -56,7 +56,7 @@ class Message(_Body):
 
 
 class _Generation(_Body):
-    """What chats and completions have in common."""
+    """The fields that chats and completions share."""
 
     model: str
     max_tokens: int | None = Field(None, ge=1)
@@ -83,7 +83,7 @@ class _Generation(_Body):
     @model_validator(mode="before")
     @classmethod
     def _without_unused(cls, body: Any) -> Any:
-        """Clients send null for what they do not use."""
+        """Drop unsupported fields that are null, because clients send null for what they do not use."""
         if isinstance(body, dict):
             return {name: value for name, value in body.items() if name not in UNSUPPORTED or value is not None}
         return body
@@ -95,7 +95,7 @@ class _Generation(_Body):
         if self.prompt_logprobs is not None and self.stream:
             raise ValueError("prompt_logprobs: not with stream=true")
         if "" in self.stop_texts:
-            raise ValueError("stop: an empty text stops everything; fix: leave it out")
+            raise ValueError("stop: an empty text would end every answer; fix: leave it out")
         return self
 
     @property
@@ -104,23 +104,23 @@ class _Generation(_Body):
 
     @property
     def choices(self) -> int:
-        """Answers per prompt."""
+        """The number of answers per prompt."""
         return self.n or 1
 
     def answer_tokens(self, room: int) -> int:
-        """How long an answer may be. Raises ValueError when it is asked for by name and does not fit into ``room``."""
+        """Return the limit of an answer in tokens. Raises ValueError if the request sets one that is above ``room``."""
         raise NotImplementedError
 
     def token_logprobs(self) -> int | None:
-        """Likeliest tokens to tell with each token; None for no log-probabilities."""
+        """Return how many likeliest tokens to report with each token; None for no log-probabilities."""
         raise NotImplementedError
 
     def sampling(self, *, max_tokens: int) -> SamplingParams:
-        """How to answer; what was left open has OpenAI's defaults."""
+        """Return the sampling parameters; fields without a value have OpenAI's defaults."""
         values = {
             "temperature": self.temperature,
             "top_p": self.top_p,
-            "top_k": None if self.top_k is None else max(self.top_k, 0),  # -1 is vLLM's word for all
+            "top_k": None if self.top_k is None else max(self.top_k, 0),  # vLLM's -1 means all
             "min_p": self.min_p,
             "presence_penalty": self.presence_penalty,
             "frequency_penalty": self.frequency_penalty,
@@ -175,9 +175,9 @@ class CompletionRequest(_Generation):
         return _fitting("max_tokens", self.max_tokens, room) or min(_COMPLETION_TOKENS, room)
 
     def prompts(self) -> list[str | list[int]]:
-        """One or several. Raises ValueError for none."""
+        """Return one or several prompts. Raises ValueError if there is none."""
         if not self.prompt:
-            raise ValueError("prompt: empty; fix: give at least one token")
+            raise ValueError("prompt: empty; fix: send at least one token")
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):
@@ -188,7 +188,7 @@ class CompletionRequest(_Generation):
 def _fitting(name: str, value: int | None, room: int) -> int | None:
     if value is not None and value > room:
         raise ValueError(
-            f"{name} = {value}: the prompt leaves room for {room} tokens; fix: ask for fewer, or leave it out"
+            f"{name} = {value}: the prompt leaves room for {room} tokens; fix: use a smaller number, or leave it out"
         )
     return value
 

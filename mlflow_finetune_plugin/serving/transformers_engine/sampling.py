@@ -1,4 +1,4 @@
-"""The next token from a row of logits: penalties, temperature, min_p, top_k, top_p, in vLLM's order."""
+"""Sample the next token from a row of logits: penalties, temperature, min_p, top_k, top_p, in vLLM's order."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 GREEDY_BELOW = 1e-5
 """Temperatures below it mean the likeliest token, as in vLLM."""
 
-_MOST_NEGATIVE = -9999.0  # what OpenAI's clients are given for minus infinity, which JSON has not
+_MOST_NEGATIVE = -9999.0  # OpenAI's value for minus infinity, which JSON does not have
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How one answer is made. ``logprobs`` and ``prompt_logprobs``: how many of the likeliest are told with each token."""
+    """How an answer is sampled. ``logprobs`` and ``prompt_logprobs`` are how many likeliest tokens to report with each token."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -34,7 +34,7 @@ class SamplingParams:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the likeliest token of the bare logits is all that is asked for."""
+        """Whether the next token is simply the likeliest one of the unchanged logits."""
         return (
             self.temperature < GREEDY_BELOW
             and self.presence_penalty == self.frequency_penalty == 0
@@ -44,7 +44,7 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """Nats, and the place among all tokens, 1 for the likeliest."""
+    """A token's log-probability in nats, and its rank among all tokens; 1 is the likeliest."""
 
     token_id: int
     logprob: float
@@ -52,7 +52,7 @@ class TokenLogprob:
 
 
 def make_generator(seed: int | None, choice: int, device: torch.device) -> torch.Generator:
-    """A source of randomness for one answer alone, so that nothing else that runs changes it."""
+    """Return a random generator for one answer, so that no other request changes its tokens."""
     generator = torch.Generator(device=device)
     if seed is None:
         generator.seed()
@@ -64,7 +64,7 @@ def make_generator(seed: int | None, choice: int, device: torch.device) -> torch
 def choose(
     logits: torch.Tensor, sampling: SamplingParams, generator: torch.Generator, *, prompt: list[int], answer: list[int]
 ) -> int:
-    """A token for ``logits`` (vocab,), float32 without NaN."""
+    """Choose a token from ``logits`` (vocab,), float32 without NaN."""
     logits = _penalised(logits, sampling, prompt, answer)
     if sampling.temperature < GREEDY_BELOW:
         return int(logits.argmax())
@@ -86,7 +86,7 @@ def _penalised(logits: torch.Tensor, sampling: SamplingParams, prompt: list[int]
 
 
 def _restricted(logits: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
-    """Minus infinity where min_p, top_k and top_p leave a token out; the likeliest always stays."""
+    """Set tokens that min_p, top_k and top_p exclude to minus infinity. The likeliest always stays."""
     if sampling.min_p > 0:
         probabilities = logits.softmax(dim=-1)
         logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.max(), -torch.inf)
@@ -94,7 +94,7 @@ def _restricted(logits: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
         logits = logits.masked_fill(logits < logits.topk(sampling.top_k).values[-1], -torch.inf)
     if sampling.top_p < 1:
         values, order = logits.sort(descending=True)
-        before = values.softmax(dim=-1).cumsum(dim=-1) - values.softmax(dim=-1)  # mass of what is likelier
+        before = values.softmax(dim=-1).cumsum(dim=-1) - values.softmax(dim=-1)  # probability of all likelier tokens
         outside = before >= sampling.top_p
         outside[0] = False
         logits = logits.masked_fill(torch.zeros_like(outside).scatter(0, order, outside), -torch.inf)
@@ -102,7 +102,7 @@ def _restricted(logits: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
 
 
 def token_logprobs(logits: torch.Tensor, tokens: list[int], top: int) -> list[list[TokenLogprob]]:
-    """For each row of ``logits`` (rows, vocab): its token first, then the ``top`` likeliest without repeating it."""
+    """Return the log-probabilities for each row of ``logits`` (rows, vocab): its token, then the other ``top`` likeliest."""
     log_probs = logits.float().log_softmax(dim=-1)  # (rows, vocab)
     chosen = torch.tensor(tokens, device=logits.device)[:, None]
     values = log_probs.gather(1, chosen)  # (rows, 1)

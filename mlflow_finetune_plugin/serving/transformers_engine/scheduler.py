@@ -1,4 +1,4 @@
-"""The decode thread: takes requests in order, reads one prompt between two steps, ends what failed and goes on."""
+"""The decode thread. It takes requests in order, reads one prompt between two steps, and survives failed requests."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 _STOPPED = "the engine was stopped"
 
 Post = Callable[[list[tuple[Sequence, Update]]], None]
-"""Takes what one round added, in the decode thread; must not wait."""
+"""Receives the updates of one round, in the decode thread. It must not block."""
 
 
 class Scheduler:
-    """At most ``max_sequences`` are decoded at once, the rest waits in order.
+    """Decodes at most ``max_sequences`` at once; the others wait in order.
 
-    ``probe`` is a tree that must be able to read a token after any fault: if it cannot, the device is lost, every
-    request ends with an error and ``broken`` says why.
+    After a fault the scheduler reads a token with ``probe``. If that fails, the device is lost: every request ends with an
+    error, and ``broken`` holds the reason.
     """
 
     def __init__(self, *, max_sequences: int, probe: Tree, post: Post) -> None:
@@ -39,14 +39,14 @@ class Scheduler:
 
     @property
     def unfinished(self) -> int:
-        """Sequences that run or wait."""
+        """The number of sequences that run or wait."""
         return len(self._waiting) + sum(len(group.sequences) for group in list(self._groups))
 
     def start(self) -> None:
         self._thread.start()
 
     def submit(self, sequences: Iterable[Sequence]) -> None:
-        """Puts sequences behind those that wait. Raises RuntimeError when nothing decodes any more."""
+        """Add sequences to the queue. Raises RuntimeError when decoding has stopped."""
         with self._changed:
             if self.broken is not None or self._is_closing:
                 raise RuntimeError(self.broken or _STOPPED)
@@ -54,14 +54,14 @@ class Scheduler:
             self._changed.notify()
 
     def cancel(self, sequences: Iterable[Sequence]) -> None:
-        """They end at the next round, without another word."""
+        """End sequences at the next round, without another update."""
         with self._changed:
             for sequence in sequences:
                 sequence.is_cancelled = True
             self._changed.notify()
 
     def close(self) -> None:
-        """Ends whatever still runs with an error."""
+        """End all sequences with an error, and wait for the thread."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()
@@ -87,7 +87,7 @@ class Scheduler:
                 self._post([(sequence, Update(error=reason)) for sequence in left])
 
     def _wait(self) -> bool:
-        """Sleeps while there is nothing to do; False when it is time to end."""
+        """Sleep while there is nothing to do. Returns False when the thread should end."""
         with self._changed:
             while not (self._waiting or self._groups or self._is_closing):
                 self._changed.wait()
@@ -114,7 +114,7 @@ class Scheduler:
         self._groups = [group for group in self._groups if group.sequences]
 
     def _prefill_next(self) -> list[tuple[Sequence, Update]]:
-        """Reads the prompt of the sequence that waits longest, if there is room for one."""
+        """Read the prompt of the sequence that waits longest, if there is room for one more."""
         if not self._waiting or sum(len(group.sequences) for group in self._groups) >= self._max_sequences:
             return []
         sequence = self._waiting[0]
@@ -124,7 +124,7 @@ class Scheduler:
                 self._join_group(sequence, cache)
         except Exception as error:
             update = self._fault(error)
-        self._waiting.popleft()  # only now: if the fault was the device's, it must be among those that are told
+        self._waiting.popleft()  # only now: if the device failed, this sequence must end with an error too
         return [(sequence, update)]
 
     def _join_group(self, sequence: Sequence, cache: DynamicCache) -> None:
@@ -135,7 +135,7 @@ class Scheduler:
             group.join(sequence, cache)
 
     def _step(self, group: SequenceGroup) -> list[tuple[Sequence, Update]]:
-        """One more token for every row; a fault of the whole step ends them all, one row's own fault only that row."""
+        """Decode one token for every row. A fault of the step ends all rows, a fault of one row only that row."""
         try:
             logits, likeliest, is_nan = group.step()
         except Exception as error:
@@ -146,7 +146,7 @@ class Scheduler:
         for row, sequence in enumerate(group.sequences):
             try:
                 if is_nan[row]:
-                    raise ValueError("the model's logits hold NaN")
+                    raise ValueError("the model's logits contain NaN")
                 update = sequence.accept(logits[row], likeliest=likeliest[row])
             except Exception as error:
                 update = self._fault(error)
@@ -155,7 +155,7 @@ class Scheduler:
         return updates
 
     def _fault(self, error: Exception) -> Update:
-        """Tells of a failed step; raises when the device cannot even read one token any more."""
+        """Return the update for a failed step. It raises when the device cannot read even one token."""
         logger.error("a decode step failed", exc_info=error)
         self._probe.start([0], keep=1)
         return Update(error=f"the engine failed on this request: {type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""One answer in the making, and the rows that are decoded together."""
+"""The sequences that are being decoded, alone and in groups."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from mlflow_finetune_plugin.serving.transformers_engine.text import Detokenizer,
 from mlflow_finetune_plugin.serving.transformers_engine.trees import Tree
 
 _LOGITS_AT_ONCE = 2**28
-"""Of a prompt whose log-probabilities are asked for: 1 GiB in float32."""
+"""The logits in memory at once while a prompt's log-probabilities are computed: 1 GiB in float32."""
 
 
 @dataclass
 class Update:
-    """What one step added to an answer. The last one has a ``finish_reason`` or an ``error``."""
+    """The part of an answer that one step added. The last update has a ``finish_reason`` or an ``error``."""
 
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Update:
 
 
 def joined(updates: Listing[Update]) -> Update:
-    """All updates of an answer as one."""
+    """Join all updates of an answer."""
     return Update(
         text="".join(update.text for update in updates),
         token_ids=[token for update in updates for token in update.token_ids],
@@ -55,9 +55,16 @@ def joined(updates: Listing[Update]) -> Update:
 
 
 class Sequence:
-    """A prompt and the answer to it so far. Holds its tree, so that unloading the adapter does not end it.
+    """A prompt and its answer so far. It holds its tree, so that unloading the adapter does not end it.
 
-    ``is_streamed``: whether every update is told, or one at the end, which spares the event loop the steps between.
+    Args:
+        tree: The base, or the base with an adapter.
+        prompt: Token ids.
+        sampling: How to sample the answer.
+        tokenizer: Turns the answer's tokens into text.
+        stop_token_ids: Tokens that end the answer.
+        choice: The number of this answer among those to the same prompt; it changes the seed.
+        is_streamed: True sends every update; False sends one at the end, which saves work in the event loop.
     """
 
     def __init__(
@@ -83,18 +90,18 @@ class Sequence:
 
     @property
     def length(self) -> int:
-        """Tokens in the cache: all but the last of the answer, which the next step reads."""
+        """The number of tokens in the cache: all but the answer's last one, which the next step reads."""
         return self.tree.virtual_tokens + len(self.prompt) + len(self.answer) - 1
 
     def due_update(self, update: Update) -> Update | None:
-        """What is to be told now."""
+        """Return the update to send now, or None."""
         if self._is_streamed:
             return update
         self._pending.append(update)
         return joined(self._pending) if update.is_last else None
 
     def prefill(self) -> tuple[Update, DynamicCache]:
-        """Reads the prompt and answers with the first token."""
+        """Read the prompt, and return the first token and the cache."""
         if self.sampling.prompt_logprobs is None:
             logits, cache = self.tree.start(self.prompt, keep=1)
             return self.accept(logits[-1].float(), likeliest=None), cache
@@ -115,9 +122,9 @@ class Sequence:
         return token_logprobs(logits[: len(tokens)], tokens, top) if tokens else []
 
     def accept(self, logits: torch.Tensor, *, likeliest: int | None) -> Update:
-        """Chooses the next token from ``logits`` (vocab,). ``likeliest``, when known, is their argmax."""
+        """Choose the next token from ``logits`` (vocab,). ``likeliest`` is their argmax; None means not computed yet."""
         if likeliest is None and bool(logits.isnan().any()):
-            raise ValueError("the model's logits hold NaN")
+            raise ValueError("the model's logits contain NaN")
         if likeliest is None or not self.sampling.is_plain:
             token = choose(logits, self.sampling, self._generator, prompt=self.prompt, answer=self.answer)
         else:
@@ -144,8 +151,8 @@ class Sequence:
 class SequenceGroup:
     """Sequences of one tree whose next tokens are computed together, each from its own keys and values.
 
-    Products of several rows may round otherwise than those of one, as on every server that batches: in float32 about
-    1e-6 of a logit, in half precision enough that two nearly equal tokens may change places.
+    As on every server that batches, products of several rows may round differently from those of one row: in float32 by
+    about 1e-6 of a logit, in half precision by enough to swap two nearly equal tokens.
     """
 
     def __init__(self, sequence: Sequence, cache: DynamicCache) -> None:
@@ -155,11 +162,11 @@ class SequenceGroup:
         self._may_grow = self.tree.may_batch and all(type(layer) is DynamicLayer for layer in cache.layers)
 
     def takes(self, sequence: Sequence) -> bool:
-        """Whether a sequence can be decoded with these: caches with a window or a state cannot be padded."""
+        """Return whether a sequence can join. Caches with a window or a state cannot be padded."""
         return self._may_grow and sequence.tree is self.tree
 
     def join(self, sequence: Sequence, cache: DynamicCache) -> None:
-        """Adds a row; the shorter caches are padded on the left."""
+        """Add a row. Shorter caches are padded on the left."""
         for layer, other in zip(self._cache.layers, cache.layers, strict=True):
             width = max(layer.keys.shape[-2], other.keys.shape[-2])
             layer.keys = torch.cat([_padded(layer.keys, width), _padded(other.keys, width)])  # (rows, heads, seq, head)
@@ -167,7 +174,7 @@ class SequenceGroup:
         self.sequences.append(sequence)
 
     def keep(self, sequences: Listing[Sequence]) -> None:
-        """Drops all other rows, and the padding that only they needed."""
+        """Drop all other rows, and padding that only they needed."""
         if len(sequences) == len(self.sequences):
             return
         rows = [index for index, sequence in enumerate(self.sequences) if sequence in sequences]
@@ -180,7 +187,7 @@ class SequenceGroup:
             layer.values = layer.values[rows, :, -width:]
 
     def step(self) -> tuple[torch.Tensor, list[int], list[bool]]:
-        """Logits (rows, vocab) of every row's next token, the likeliest tokens, and where there is NaN."""
+        """Return the logits (rows, vocab) of every row's next token, the likeliest tokens, and which rows contain NaN."""
         tokens = [sequence.answer[-1] for sequence in self.sequences]
         logits = self.tree.step(self._cache, tokens, [sequence.length for sequence in self.sequences])
         return logits, logits.argmax(dim=-1).tolist(), logits.isnan().any(dim=-1).tolist()

@@ -1,4 +1,4 @@
-"""The routes: vLLM's HTTP surface, so that a router need not know which engine it speaks to."""
+"""The HTTP routes of the Transformers engine. They are vLLM's, so that a router can use either engine."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from mlflow_finetune_plugin.serving.transformers_engine.protocol import (
 
 Body = TypeVar("Body", bound=BaseModel)
 
-_CLIENT_GONE = 499  # nobody reads it
+_CLIENT_GONE = 499  # no client reads it
 
 
 def build_app(engine: TransformersEngine, key: str) -> ASGIApp:
-    """The application; it starts and stops the engine's decode thread."""
+    """Return the application. It starts and stops the engine's decode thread."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -65,7 +65,7 @@ def build_app(engine: TransformersEngine, key: str) -> ASGIApp:
 
 
 class _KeyCheck:
-    """Lets nobody without the key to a /v1 route."""
+    """Refuses requests to /v1 without the key."""
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app, self._expected = app, f"Bearer {key}".encode()
@@ -128,7 +128,7 @@ class _Routes:
 
 
 class _EventStream(StreamingResponse):
-    """Server-sent events; ``on_end`` is called at the end, also when the client is gone."""
+    """Server-sent events. ``on_end`` is called at the end, also when the client closes its connection."""
 
     def __init__(self, events: AsyncIterator[str], *, on_end: Callable[[], None]) -> None:
         super().__init__(events, media_type="text/event-stream")
@@ -200,7 +200,7 @@ async def _parsed(request: Request, kind: type[Body]) -> Body:
 
 def _reason(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
-        reason = "not supported by the embedded engine" if fault["loc"][-1] in UNSUPPORTED else "no such field here"
+        reason = "not supported by the Transformers engine" if fault["loc"][-1] in UNSUPPORTED else "no such field here"
         return f"{reason}; fix: leave it out, or serve with vLLM"
     return str(fault["msg"]).removeprefix("Value error, ")
 

@@ -1,4 +1,4 @@
-"""What the engine is started with: one JSON file, and the key in the environment."""
+"""Read the engine's settings from a JSON file, and its key from the environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY_VARIABLE = "FINETUNE_ENGINE_KEY"
 
 
 class EngineSettings(BaseModel):
-    """The base as it was trained on, and where to listen."""
+    """The base as in training, and the address to listen on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,7 +34,7 @@ class EngineSettings(BaseModel):
 
 
 def read_settings(path: Path) -> EngineSettings:
-    """Raises ConfigError with every fault of the file."""
+    """Read the settings. Raises ConfigError with every fault of the file."""
     try:
         return EngineSettings.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -46,7 +46,7 @@ def read_settings(path: Path) -> EngineSettings:
 
 
 def check_files(settings: EngineSettings) -> None:
-    """What can be known of base and tokenizer without torch. Raises BaseModelError."""
+    """Check base and tokenizer without importing torch. Raises BaseModelError."""
     for folder in (settings.model, settings.tokenizer):
         if not folder.is_dir():
             raise BaseModelError(f"{folder}: no such folder; fix: give the folders of the base and of its tokenizer")
@@ -58,7 +58,7 @@ def check_files(settings: EngineSettings) -> None:
 
 
 def read_key() -> str:
-    """The key that every /v1 request must bear. Raises ConfigError where there is none."""
+    """Return the key that every /v1 request must carry. Raises ConfigError if it is not set."""
     key = os.environ.get(KEY_VARIABLE, "")
     if not key:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Tokens to text, piece by piece: no half characters, no stop text let through."""
+"""Turn tokens into text piece by piece, without half characters and without stop texts."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 _CONTEXT = 16  # prompt tokens before the answer, so that its first word keeps the space it begins with
 _LONGEST_CONTEXT = 64
-_LONGEST_WAIT = 16  # a character has at most four bytes: tokens that still make none by then never will
+_LONGEST_WAIT = 16  # a character has at most four bytes, so 16 tokens without one will never complete one
 _INCOMPLETE = "\ufffd"
 
 
 class Detokenizer:
-    """The text of an answer as it grows. What it gives, joined, is the answer's text after its prompt."""
+    """Decodes a growing answer. The returned pieces, joined, are the answer's text after its prompt."""
 
     def __init__(self, tokenizer: Any, prompt: Sequence[int], *, skip_special_tokens: bool) -> None:
         self._tokenizer, self._skip = tokenizer, skip_special_tokens
-        self._ids = list(prompt[-_CONTEXT:])  # what was told last, then what was not told yet
+        self._ids = list(prompt[-_CONTEXT:])  # the tokens of the last piece, then those of the next one
         self._emitted = len(self._ids)
         self._emitted_text = self._decode(self._ids)
 
     def feed(self, token: int) -> str:
-        """The text that this token completes; empty while a character is unfinished."""
+        """Return the text that this token completes; empty while a character is incomplete."""
         self._ids.append(token)
         text = self._decode(self._ids)
         if text.endswith(_INCOMPLETE) and len(self._ids) - self._emitted < _LONGEST_WAIT:
@@ -29,7 +29,7 @@ class Detokenizer:
         return self._emit(text)
 
     def finish(self) -> str:
-        """What is left of an answer that ends within a character."""
+        """Return the rest of an answer that ends within a character."""
         return self._emit(self._decode(self._ids)) if len(self._ids) > self._emitted else ""
 
     def _emit(self, text: str) -> str:
@@ -44,7 +44,7 @@ class Detokenizer:
 
 
 class StopTexts:
-    """Lets text through up to the first stop text. What may be the beginning of one is held back until it is known."""
+    """Passes text on up to the first stop text. It holds back text that may be the beginning of one."""
 
     def __init__(self, stops: Iterable[str]) -> None:
         self._stops = tuple(stops)
@@ -52,7 +52,7 @@ class StopTexts:
         self.match: str | None = None
 
     def feed(self, text: str) -> str:
-        """The text that can be told. After it ``found`` is the stop text that was met, if any."""
+        """Return the text that can be sent, and set ``match`` if it ends at a stop text."""
         text = self._held + text
         matches = [(text.find(stop), stop) for stop in self._stops if stop in text]
         if matches:
@@ -64,11 +64,11 @@ class StopTexts:
         return text[: len(text) - held]
 
     def finish(self) -> str:
-        """What was held back and turned out to be no stop text."""
+        """Return the text that was held back and is not a stop text."""
         held, self._held = self._held, ""
         return held
 
     def _possible_start(self, text: str) -> int:
-        """Characters at the end that some stop text begins with."""
+        """Return how many characters at the end are the beginning of a stop text."""
         longest = min(max(map(len, self._stops), default=1) - 1, len(text))
         return next((n for n in range(longest, 0, -1) if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)

@@ -1,8 +1,8 @@
-"""One base in memory, and for every adapter a tree of modules of its own over the same weights.
+"""Hold one base in memory, and for every adapter a tree of modules that shares the base's weights.
 
-PEFT puts its layers into a tree and switches adapters in place. Here nothing is switched: each adapter has its tree, so
-adapters of any method stand side by side, are loaded while others answer, and are gone when the last sequence that
-uses them has ended. A tree costs its Python objects and the adapter's own weights.
+PEFT puts its layers into a tree and switches adapters in place. Here nothing is switched, because each adapter has a tree.
+Adapters of any method can be loaded together, and while others answer; they are freed when their last sequence has ended. A
+tree costs its Python objects and the adapter's weights.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mlflow_finetune_plugin.methods import load_method, method_module, method_na
 logger = logging.getLogger(__name__)
 
 _PROMPT_METHODS = (PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.PREFIX_TUNING)
-# what these compute hangs on more than the tokens: a task number, a second pass, an invocation inside the prompt
+# their output depends on more than the tokens: a task id, a second pass, an invocation sequence inside the prompt
 _UNSERVED_METHODS = frozenset(("XLORA", "POLY", "ADAPTION_PROMPT", "MULTITASK_PROMPT_TUNING", "CPT", "CARTRIDGE"))
 _BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -44,21 +44,21 @@ class Tree:
         parameters = inspect.signature(model.forward).parameters
         self._has_positions = "position_ids" in parameters
         self._keeps_logits = "logits_to_keep" in parameters
-        # LLM.int8() picks its outlier columns from all rows together: rows of one batch would change each other
+        # LLM.int8() picks its outlier columns from all rows together, so that rows of a batch would change each other.
         self.may_batch = self._has_positions and not getattr(model, "is_loaded_in_8bit", False)
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go."""
+        """The device of the token ids."""
         return self.model.get_input_embeddings().weight.device  # type: ignore[no-any-return]
 
     @property
     def vocabulary_size(self) -> int:
-        """Ids below it have an embedding."""
+        """The number of token ids that have an embedding."""
         return int(self.model.get_input_embeddings().weight.shape[0])
 
     def start(self, ids: list[int], *, keep: int) -> tuple[torch.Tensor, DynamicCache]:
-        """Reads a prompt, behind the adapter's virtual tokens if it has any; logits (keep, vocab) and the cache."""
+        """Read a prompt, after the adapter's virtual tokens. Returns the last logits (keep, vocab) and the cache."""
         inputs = torch.tensor([ids], device=self.device)  # (1, seq)
         if self._prompt_model is None:
             return self._read(DynamicCache(config=self.model.config), keep, input_ids=inputs)
@@ -70,11 +70,11 @@ class Tree:
         return self._read(DynamicCache(config=self.model.config), keep, inputs_embeds=embedded)
 
     def resume(self, cache: DynamicCache, ids: list[int], *, keep: int) -> torch.Tensor:
-        """Reads further tokens of one sequence; logits (keep, vocab)."""
+        """Read more tokens of a sequence. Returns the last logits (keep, vocab)."""
         return self._read(cache, keep, input_ids=torch.tensor([ids], device=self.device))[0]
 
     def step(self, cache: DynamicCache, tokens: list[int], lengths: list[int]) -> torch.Tensor:
-        """One token of every row behind its ``lengths`` cached ones, which are padded on the left; logits (rows, vocab)."""
+        """Read one token of every row after its ``lengths`` cached tokens, padded on the left. Returns logits (rows, vocab)."""
         inputs = torch.tensor([[token] for token in tokens], device=self.device)  # (rows, 1)
         more: dict[str, Any] = {}
         width = max(lengths)
@@ -94,7 +94,7 @@ class Tree:
 
 
 class Base:
-    """The weights, loaded once. ``tree`` answers as the base; ``grow`` makes the tree of an adapter."""
+    """The weights of a base, in memory once. ``tree`` answers as the base; ``grow`` creates an adapter's tree."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         learn_methods()
@@ -105,22 +105,23 @@ class Base:
         self.tree = Tree(self._copy(private=()))
 
     def grow(self, path: Path) -> Tree:
-        """The tree of the adapter in a folder. Raises StoreError for what is no adapter of this base."""
+        """Return the tree of the adapter in a folder. Raises StoreError if it is not an adapter of this base."""
         config, keys = _read_adapter(path)
         private = self._overwritten(config, keys)
         try:
             peft_model = PeftModel.from_pretrained(self._copy(private=private), str(path), config=config)
-            read = peft_model.load_adapter(str(path), peft_model.active_adapter)  # again, for what it says of the names
+            read = peft_model.load_adapter(
+                str(path), peft_model.active_adapter
+            )  # again, for its report of missing names
         except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, OSError) as error:
             raise StoreError(f"{path}: PEFT cannot put this adapter on the base: {error}") from error
         unknown = [] if config.is_prompt_learning else read.unexpected_keys  # PEFT reads a prompt apart, and strictly
         for fault, names in (("missing", read.missing_keys), ("unknown", unknown)):
-            if names:  # PEFT would go on with fresh weights
+            if names:  # PEFT would continue with random weights
                 raise StoreError(f"{path}: {len(names)} weights are {fault} ({names[0]}); fix: save the adapter again")
         shared = {id(value) for value in _held_values(self._template)}
-        for (
-            parameter
-        ) in peft_model.parameters():  # all of an engine is in one precision; PEFT keeps adapters in float32
+        # All of an engine has one precision, but PEFT loads adapters in float32.
+        for parameter in peft_model.parameters():
             if id(parameter) not in shared and parameter.is_floating_point():
                 parameter.data = parameter.data.to(self._template.dtype)
         peft_model.requires_grad_(False).eval()
@@ -131,10 +132,10 @@ class Base:
         return copy.deepcopy(self._template, shared)
 
     def _overwritten(self, config: PeftConfig, keys: Collection[str]) -> set[int]:
-        """Ids of the weights that loading this adapter writes to: its tree gets copies of them."""
+        """Return the ids of the weights that loading this adapter overwrites. Its tree gets copies of them."""
         if str(getattr(config, "init_lora_weights", "")).startswith(_BASE_CHANGING_INITS):
             logger.warning(
-                "%s starts by changing the base's weights: this adapter holds a copy of them all; fix: save it converted to plain LoRA",
+                "%s changes the base's weights, so this adapter needs a copy of all of them; fix: save it converted to plain LoRA",
                 config.init_lora_weights,
             )
             return {id(value) for value in _held_values(self._template)}
@@ -153,7 +154,7 @@ class Base:
 
 
 def learn_methods() -> None:
-    """Imports the files with which our own and third parties' methods enter themselves into PEFT."""
+    """Import the files in which methods of this package and of third parties register themselves with PEFT."""
     for name in method_names("adaptation"):
         try:
             adaptation = load_method("adaptation", name)
@@ -164,45 +165,44 @@ def learn_methods() -> None:
 
 
 def collect_dropped_trees() -> None:
-    """Frees unloaded adapters whose objects refer to each other, instead of when Python happens to look.
+    """Free unloaded adapters now, because their objects refer to each other and Python would free them much later.
 
-    Whoever serves calls ``gc.freeze()`` once the base is loaded: otherwise this looks through all of torch, 0.4 s in
-    which no other thread runs.
+    Call ``gc.freeze()`` once the base is loaded. Otherwise this scans all of torch, and no other thread runs for 0.4 s.
     """
     gc.collect()
 
 
 def _held_values(model: torch.nn.Module) -> Iterator[Any]:
-    """Every tensor that some module holds, and bitsandbytes' states of quantisation, which hold tensors of their own."""
+    """Yield every tensor of every module, and bitsandbytes' quantisation states, which hold tensors too."""
     for module in model.modules():
         for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
             if isinstance(value, torch.Tensor) or type(value).__name__ == "QuantState":
                 yield value
-            elif type(value).__name__ == "MatmulLtState":  # its layer writes to it: the tensors inside are shared
+            elif type(value).__name__ == "MatmulLtState":  # its layer writes to it, so only its tensors are shared
                 yield from (inner for inner in vars(value).values() if isinstance(inner, torch.Tensor))
 
 
 def _read_adapter(path: Path) -> tuple[PeftConfig, list[str]]:
-    """Config, and the names of the saved tensors."""
+    """Return the config and the names of the saved tensors."""
     weights = path / "adapter_model.safetensors"
     if not (path / "adapter_config.json").is_file() or not weights.is_file():
         raise FileNotFoundError(
-            f"{path}: no adapter found; fix: a folder with adapter_config.json and adapter_model.safetensors"
+            f"{path}: no adapter; fix: use a folder with adapter_config.json and adapter_model.safetensors"
         )
     try:
         config = PeftConfig.from_pretrained(str(path))
         with safe_open(weights, framework="pt") as file:
             keys = list(file.keys())
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise StoreError(f"{path}: not an adapter that PEFT can read: {error}") from error
+        raise StoreError(f"{path}: PEFT cannot read this adapter: {error}") from error
     method = str(getattr(config.peft_type, "value", config.peft_type))
     if method in _UNSERVED_METHODS or getattr(config, "alora_invocation_tokens", None):
         raise StoreError(
-            f"{path}: the embedded engine cannot serve {method} adapters of this kind; fix: use plain LoRA"
+            f"{path}: the Transformers engine cannot serve {method} adapters of this kind; fix: use plain LoRA"
         )
     if config.is_prompt_learning and config.peft_type not in _PROMPT_METHODS:
         raise StoreError(
-            f"{path}: the embedded engine cannot serve {method}; fix: prompt tuning, p-tuning or prefix tuning"
+            f"{path}: the Transformers engine cannot serve {method}; fix: use prompt tuning, p-tuning or prefix tuning"
         )
     config.inference_mode = True
     return config, keys
