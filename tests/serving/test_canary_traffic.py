@@ -1,4 +1,4 @@
-"""A canary beside live traffic: a real router on the embedded engine, and the command that widens what the router follows."""
+"""A canary beside live traffic: a real router on the Transformers engine, and the command that widens what the router follows."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_a_deployment_lives_through_every_verb(own, tmp_path, registry):
     client = get_deploy_client("finetune")
     told = client.get_deployment("prod")
     assert (told["status"], told["model"], told["flavor"]) == ("ready", "bot@champion", "finetune")
-    with pytest.raises(MlflowException, match="is there already"):
+    with pytest.raises(MlflowException, match="exists already"):
         client.create_deployment("prod", "models:/bot@champion", config={"engine": "transformers"})
 
     rows = tmp_path / "rows.json"
@@ -110,7 +110,7 @@ def test_a_deployment_lives_through_every_verb(own, tmp_path, registry):
 
     failing = command(own, "update", "-t", "finetune", "--name", "prod", "-m", "models:/bot/9999")
     assert failing.returncode != 0
-    assert "it serves models:/bot/2 again, as before" in failing.stdout + failing.stderr
+    assert "the deployment serves models:/bot/2 as before" in failing.stdout + failing.stderr
     assert client.predict("prod", [QUESTIONS[0]])["predictions"][0]["version"] == "2"
     assert client.get_deployment("prod")["url"] == told["url"]
 
@@ -167,7 +167,7 @@ def test_an_answer_counts_only_from_the_process_that_was_started(tmp_path):
             started = psutil.Process(silent.pid).create_time()
             made = Deployment("prod", "models:/bot/1", "bot/1", "127.0.0.1", taken, silent.pid, started, "sqlite://")
             assert made.status() == "not ready"
-            with pytest.raises(MlflowException, match="gives no answer: it does not listen yet"):
+            with pytest.raises(MlflowException, match="gives no answer: it does not listen"):
                 _wait_for_answer(made, silent, tmp_path / "service.log", timeout_s=1)
             with pytest.raises(MlflowException, match=f"does not listen at port {taken}; fix"):
                 made.answering()
@@ -235,7 +235,7 @@ def test_what_cannot_be_deployed_is_told_and_leaves_nothing(own, tmp_path, uri, 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "a b", "x" * 101])
 def test_names_cannot_leave_their_folder(own, name):
-    with pytest.raises(MlflowException, match="fix: letters, digits"):
+    with pytest.raises(MlflowException, match="fix: use up to 100 letters, digits"):
         get_deploy_client("finetune").create_deployment(name, "models:/bot/1")
 
 

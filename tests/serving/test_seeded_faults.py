@@ -14,8 +14,8 @@ SEEDED_FAULTS = {
     "corrupt": "no safetensors file",
     "pickled": "should not be there, or are missing",
     "renamed": "20 weights are missing",
-    "half": "it is not the adapter that was trained, or not whole",
-    "swapped": "it is not the adapter that was trained, or not whole",
+    "half": "it is not the adapter that was trained, or is incomplete",
+    "swapped": "it is not the adapter that was trained, or is incomplete",
     "template": "the engine renders conversations in another way",
 }
 
@@ -65,7 +65,7 @@ def test_a_precision_is_served_where_the_worker_has_told_of_it(tmp_path, registr
         faults = lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}  # noqa: E731
         said = wait_until(lambda: faults() if all(map(faults().get, ("untold", "challenger"))) else None)
         assert "its reference is for float32" in said["untold"]
-        assert "in bfloat16 the adapter says other things than it was trained to" in said["challenger"]
+        assert "in bfloat16 the adapter differs too much from its training" in said["challenger"]
         assert ask(service, "half@challenger").status_code == 503
         tag = "finetune.certificate.transformers.bfloat16"
         found = wait_until(lambda: registry.client.get_model_version("half", told).tags.get(tag))

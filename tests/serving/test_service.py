@@ -140,9 +140,9 @@ def test_shadow_traffic_is_seen_in_metrics_alone(client, registry):
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("no artifacts", "cannot be had|has no finetune.json"),
-        ("another digest", "its tag finetune.adapter_digest says"),
-        ("another base", "its base embedded .* is not here"),
+        ("no artifacts", "cannot be downloaded|has no finetune.json"),
+        ("another digest", "its tag finetune.adapter_digest is"),
+        ("another base", "its base embedded .* is not on this machine"),
     ],
 )
 def test_a_version_that_must_not_serve_leaves_the_last_good_one(client, registry, service, fault, said):

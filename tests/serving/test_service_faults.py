@@ -110,7 +110,7 @@ def test_a_registry_that_is_away_at_the_start_and_later(tmp_path, server):
     service = start_serving(tmp_path, server.uri, "bot", *ENGINE, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     try:
         wait_until(lambda: service.status() == "not ready")
-        assert "cannot be asked" in wait_until(lambda: service.get("/readyz")[1]["registry"]["fault"])
+        assert "cannot be read from the registry" in wait_until(lambda: service.get("/readyz")[1]["registry"]["fault"])
         server.start()
         service.wait_for("ready")
         server.stop()
@@ -154,8 +154,8 @@ def test_a_model_that_the_registry_does_not_have_is_no_start(tmp_path, registry)
     service = start_serving(tmp_path, registry.uri, "bott")
     assert service.process.wait(60) == 2
     said = service.log.read_text()
-    assert f"bott: the registry has no such model; did you mean 'bot'? (asked: {registry.uri}; fix: " in said
-    assert "or MLFLOW_TRACKING_URI of the one that has it)" in said
+    assert f"bott: the registry has no such model; did you mean 'bot'? (registry: {registry.uri}; fix: " in said
+    assert "or set MLFLOW_TRACKING_URI to the one that has it)" in said
     assert "serving  " not in said
     assert list((service.store / "work").iterdir()) == []
 
@@ -206,8 +206,8 @@ def test_a_port_that_is_taken_is_told(refused):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         said = refused("bot", *ENGINE, "--port", str(taken.getsockname()[1]))
-    assert "cannot be listened on: it is in use; fix: --port with another number" in said
-    assert "serving  " not in said, "it is told once it is true"
+    assert "is in use; fix: --port with another number" in said
+    assert "serving  " not in said, "it is printed only once the service listens"
 
 
 def test_an_address_of_another_machine_is_told(tmp_path, refused):

@@ -98,7 +98,7 @@ def test_a_rank_above_the_limit_is_told(service, registry):
     version = registry.make("bot", seed=60, r=64)
     try:
         fault = wait_until(lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}["challenger"])
-        assert "rank 64 is above the 16 that its engine was started for; fix: --max-rank 64" in fault
+        assert "rank 64 is above its engine's limit of 16; fix: --max-rank 64" in fault
         assert ask(service, "bot@challenger").headers["x-finetune-version"] == "2"
         assert ask(service, f"bot/{version}").status_code == 404
     finally:

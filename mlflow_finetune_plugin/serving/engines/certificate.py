@@ -156,8 +156,8 @@ def _expected(reference: dict[str, Any], precision: str, version: str) -> _Expec
     stored = (precisions or {}).get(precision)
     if stored is None:
         raise ServingError(
-            f"{version}: it may not be served in {precision}, its reference is for {', '.join(precisions or ()) or 'no other'}; fix: --dtype auto, or train it "
-            "with register.precisions"
+            f"{version}: its reference does not cover serving in {precision}, but in {', '.join(precisions or ()) or 'no other precision'}; "
+            "fix: --dtype auto, or train it with register.precisions"
         )
     base, adapter = (_flat(stored[f"{side}_log_probs"]) for side in SIDES)
     return _Expected(base, adapter, float(stored["noise"]), float(stored["gap"]), float(stored["max_gap"]))

@@ -21,7 +21,7 @@ def test_what_converts_is_told_so(monkeypatch, adaptation, serving):
     monkeypatch.setattr(commands, "_has_vllm", lambda: True)
     with pytest.raises(
         ServingError,
-        match=r"fix: mlflow-finetune export models:/bot/7 --register makes plain LoRA of it, or --engine auto",
+        match=r"fix: convert it to plain LoRA with mlflow-finetune export models:/bot/7 --register, or use --engine auto",
     ):
         choose_engine("vllm", version(adaptation, serving))
     assert choose_engine("auto", version(adaptation, serving))[0] == "transformers"

@@ -108,7 +108,7 @@ def test_an_unknown_precision_of_serving_is_told(shared, fetcher):
         version = fetcher.fetch("bot", "1")
         resident = await fleet.admit(version)
         reference = {**version.reference, "served_as": {}}
-        with pytest.raises(ServingError, match=r"may not be served in float32.*for no other"):
+        with pytest.raises(ServingError, match=r"does not cover serving in float32.*no other precision"):
             await certify(resident.engine, resident.name, reference, version="bot/1")
 
     shared.run(work)

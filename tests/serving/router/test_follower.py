@@ -53,7 +53,7 @@ def test_what_was_refused_is_not_downloaded_again_at_once(tmp_path, registry):
 
     async def work(follower):
         for _ in range(5):
-            with pytest.raises(NotReadyError, match="cannot be had"):
+            with pytest.raises(NotReadyError, match="cannot be fetched"):
                 await follower.find(asked(number), None)
             with pytest.raises(UnknownModelError, match="no such version"):
                 await follower.find(asked("99999"), None)

@@ -59,7 +59,7 @@ def test_nobody_without_the_key_reaches_a_v1_route(running: EngineProcess) -> No
     ("body", "named"),
     [
         ({"temprature": 1}, "temprature: no such field"),
-        ({"response_format": {"type": "json_object"}}, "response_format: not supported by the embedded engine"),
+        ({"response_format": {"type": "json_object"}}, "response_format: not supported by the Transformers engine"),
         ({"tools": []}, "tools: not supported"),
         ({"logit_bias": {"1": 2}}, "logit_bias: not supported"),
         ({"temperature": -1}, "temperature:"),

@@ -116,7 +116,7 @@ def test_least_recently_held_is_evicted_and_never_one_that_is_held(tmp_path, ada
 def test_store_full_of_what_is_served_says_so(tmp_path, adapter):
     store = AdapterStore(tmp_path / "store", max_bytes=5_000)
     (a, first), (b, second) = adapter("a"), adapter("b")
-    with store.add(a, first), pytest.raises(StoreError, match=r"may hold 5,000 bytes, .* being served .* fix: "):
+    with store.add(a, first), pytest.raises(StoreError, match=r"of 5,000 bytes are being served.* fix: "):
         store.add(b, second)
     assert store.digests() == [first]
 

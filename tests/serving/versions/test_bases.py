@@ -34,11 +34,13 @@ def test_a_moved_base_is_found_by_what_it_holds(version, other, tmp_path, caplog
 def test_a_folder_that_holds_another_base_is_passed_over_and_told(version, other, caplog):
     with caplog.at_level(logging.WARNING):
         assert str(Bases((other,)).find(version)) == version.base["folder"]
-    assert f"base_model_passed_over version=bot/1 wanted={version.base['digest'][:12]} {other}" in caplog.text
+    assert f"base_model_skipped version=bot/1 expected={version.base['digest'][:12]} {other}" in caplog.text
 
 
 def test_a_base_that_is_nowhere_is_told_with_what_was_seen(version, other):
     gone = str(other.parent / "gone")
     version.card["base_model"] = {**version.base, "folder": gone, "name": gone}
-    with pytest.raises(ServingError, match=r"is not here; other bases: .*other \([0-9a-f]{12}\); fix: --base-model"):
+    with pytest.raises(
+        ServingError, match=r"is not on this machine; other bases: .*other \([0-9a-f]{12}\); fix: --base-model"
+    ):
         Bases((other,)).find(version)

@@ -20,7 +20,7 @@ def test_a_wrong_tag_is_told_and_counts_as_absent(tag):
     traffic = read_traffic({"finetune.split": tag}, ALIASES)
     assert not traffic.split
     (problem,) = traffic.problems
-    assert "is no weight; fix: champion=90, challenger=10" in problem
+    assert "is not a valid weight; fix: champion=90, challenger=10" in problem
 
 
 @pytest.mark.parametrize(
