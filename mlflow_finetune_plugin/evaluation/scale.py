@@ -25,8 +25,8 @@ def describe_forgetting(nats: float) -> str:
 
 
 def forgetting_text(interval: Interval) -> str:
-    """Return forgetting in words and numbers: ``small, +0.020 nats per token (95 % interval +0.010..+0.031)``."""
+    """Return forgetting in words and numbers: ``small, +0.020 nats per token (95 % interval +0.010 to +0.031)``."""
     text = f"{describe_forgetting(interval.value)}, {interval.value:+.3f} nats per token"
     if math.isinf(interval.low) or math.isinf(interval.high):
         return f"{text} (no interval: only one text)"
-    return f"{text} (95 % interval {interval.low:+.3f}..{interval.high:+.3f})"
+    return f"{text} (95 % interval {interval.low:+.3f} to {interval.high:+.3f})"

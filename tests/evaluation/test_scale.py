@@ -34,7 +34,7 @@ def test_scale_follows_the_scaling_law():
 
 def test_forgetting_text_gives_the_word_first():
     assert forgetting_text(Interval(0.02, 0.01, 0.031, "")) == (
-        "small, +0.020 nats per token (95 % interval +0.010..+0.031)"
+        "small, +0.020 nats per token (95 % interval +0.010 to +0.031)"
     )
     assert forgetting_text(Interval(0.02, -math.inf, math.inf, "")) == (
         "small, +0.020 nats per token (no interval: only one text)"

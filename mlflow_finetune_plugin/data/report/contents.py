@@ -139,7 +139,7 @@ class DataReport:
 
     @property
     def verdict(self) -> str:
-        """``good``, ``usable``, ``usable with N warnings`` or ``unusable``."""
+        """Return ``good``, ``usable``, ``usable with N warnings`` or ``unusable``."""
         if self.fault is not None:
             return "unusable"
         if self.warnings:

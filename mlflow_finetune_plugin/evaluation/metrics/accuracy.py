@@ -1,9 +1,9 @@
-"""Accuracy of labels: the answer names the reference's label, whatever its case, spacing and punctuation.
+"""Accuracy of labels: the share of answers that name the reference's label, ignoring case, spacing and punctuation.
 
 The match that lm-evaluation-harness calls ``ignore_case`` and ``ignore_punctuation``
 (https://github.com/EleutherAI/lm-evaluation-harness), so that "Positive." answers "positive". What carries meaning
 in labels stays: a sign before a number ("-1" is not "1"), a point inside one ("3.5" is not "35"), "#" and "%", and
-symbols such as "+" and "<". A label made of punctuation alone is compared as it stands.
+symbols such as "+" and "<". A label of punctuation alone is compared unchanged.
 """
 
 import unicodedata
@@ -28,7 +28,7 @@ class Accuracy(evaluate.Metric):
         return evaluate.MetricInfo(description=_DESCRIPTION, citation=_CITATION, features=features)
 
     def row_statistics(self, predictions, references):
-        """Columns: (hit, 1)."""
+        """Return the columns (hit, 1) per row."""
         hits = [normalise_label(p) == normalise_label(r) for p, r in zip(predictions, references, strict=True)]
         return np.stack([np.array(hits, dtype=float), np.ones(len(hits))], axis=1)  # (n, 2)
 

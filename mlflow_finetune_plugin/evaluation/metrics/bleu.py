@@ -22,7 +22,7 @@ class Bleu(evaluate.Metric):
         return evaluate.MetricInfo(description=_DESCRIPTION, citation=_CITATION, features=features)
 
     def row_statistics(self, predictions, references):
-        """Columns: answer's length, reference's length, matches of 1 to 4 words, candidates of 1 to 4 words."""
+        """Return per row the lengths of answer and reference, then matches and candidates of 1 to 4 words."""
         # the method that sacrebleu's own significance tests resample from
         rows = sacrebleu.BLEU(force=True)._extract_corpus_statistics(list(predictions), [list(references)])
         return np.array(rows, dtype=float)  # (n, 10)

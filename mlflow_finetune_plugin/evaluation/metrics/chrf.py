@@ -21,7 +21,7 @@ class Chrf(evaluate.Metric):
         return evaluate.MetricInfo(description=_DESCRIPTION, citation=_CITATION, features=features)
 
     def row_statistics(self, predictions, references):
-        """Columns: for each length of 1 to 6 characters the n-grams of the answer, of the reference, and shared."""
+        """Return per row, for 1 to 6 characters, the n-grams of the answer, of the reference, and the shared ones."""
         # the method that sacrebleu's own significance tests resample from
         rows = sacrebleu.CHRF()._extract_corpus_statistics(list(predictions), [list(references)])
         return np.array(rows, dtype=float)  # (n, 18)

@@ -1,4 +1,4 @@
-"""Exact match: the answer equals the reference, outer whitespace aside. Source: SQuAD's exact match without its
+"""Exact match: the answer equals the reference, ignoring outer whitespace. Source: SQuAD's exact match without its
 normalisation (Rajpurkar et al. 2016, https://arxiv.org/abs/1606.05250).
 """
 
@@ -7,7 +7,7 @@ import evaluate
 import numpy as np
 
 _DESCRIPTION = (
-    "Share of answers that equal their reference character for character, outer whitespace aside, from 0 to 1."
+    "Share of answers that equal their reference character for character, ignoring outer whitespace, from 0 to 1."
 )
 _CITATION = "Rajpurkar et al. 2016, SQuAD: 100,000+ Questions for Machine Comprehension of Text, arXiv:1606.05250"
 
@@ -22,7 +22,7 @@ class ExactMatch(evaluate.Metric):
         return evaluate.MetricInfo(description=_DESCRIPTION, citation=_CITATION, features=features)
 
     def row_statistics(self, predictions, references):
-        """Columns: (hit, 1)."""
+        """Return the columns (hit, 1) per row."""
         hits = [p.strip() == r.strip() for p, r in zip(predictions, references, strict=True)]
         return np.stack([np.array(hits, dtype=float), np.ones(len(hits))], axis=1)  # (n, 2)
 

@@ -2,8 +2,8 @@
 ``f1_score(average="macro")`` defines it (https://scikit-learn.org/stable/modules/generated/sklearn.metrics.f1_score.html).
 
 The labels are those that occur in the references, outer whitespace stripped. An answer outside them counts as a miss
-for the reference's label and as a false alarm for none. On a bootstrap resample the average runs over the labels that
-the resample's references hold.
+for the reference's label and as a false alarm for none. On a bootstrap resample the average covers the labels that
+occur in its references.
 """
 
 import datasets
@@ -24,7 +24,7 @@ class F1(evaluate.Metric):
         return evaluate.MetricInfo(description=_DESCRIPTION, citation=_CITATION, features=features)
 
     def row_statistics(self, predictions, references):
-        """Columns: one block of predicted, one of actual and one of correct counts, each with a column per label."""
+        """Return per row the predicted, actual and correct counts, each block with a column per label."""
         labels = {label: i for i, label in enumerate(sorted({r.strip() for r in references}))}
         predicted, actual = np.zeros((2, len(references), len(labels)))  # each (n, labels)
         for row, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):

@@ -28,7 +28,7 @@ class Perplexity(evaluate.Metric):
         return evaluate.MetricInfo(description=_DESCRIPTION, citation=_CITATION, features=features)
 
     def row_statistics(self, predictions, references):
-        """Columns: (nats, tokens)."""
+        """Return the columns (nats, tokens) per row."""
         return np.stack([np.asarray(predictions, dtype=float), np.asarray(references, dtype=float)], axis=1)  # (n, 2)
 
     def score(self, sums):

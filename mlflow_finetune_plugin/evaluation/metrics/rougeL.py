@@ -22,7 +22,7 @@ class RougeL(evaluate.Metric):
         return evaluate.MetricInfo(description=_DESCRIPTION, citation=_CITATION, features=features)
 
     def row_statistics(self, predictions, references):
-        """Columns: (F-measure of the row, 1)."""
+        """Return the columns (F-measure of the row, 1) per row."""
         scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
         values = [
             scorer.score(target=r, prediction=p)["rougeL"].fmeasure

@@ -25,7 +25,7 @@ class TokenF1(evaluate.Metric):
         return evaluate.MetricInfo(description=_DESCRIPTION, citation=_CITATION, features=features)
 
     def row_statistics(self, predictions, references):
-        """Columns: (F1 of the row, 1)."""
+        """Return the columns (F1 of the row, 1) per row."""
         values = [_token_f1(_tokens(p), _tokens(r)) for p, r in zip(predictions, references, strict=True)]
         return np.stack([np.array(values, dtype=float), np.ones(len(values))], axis=1)  # (n, 2)
 

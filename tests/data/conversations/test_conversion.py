@@ -120,7 +120,7 @@ def test_row_with_several_answers_is_several_conversations():
 
 
 @pytest.mark.parametrize(
-    ("row", "said_"),
+    ("row", "message"),
     [
         ({"prompt": "p", "completion": []}, "empty completion: completion"),
         ({"prompt": "p", "completion": ["a", " "]}, "empty completion: completion 2: completion"),

@@ -20,7 +20,7 @@ from mlflow_finetune_plugin.errors import DataError
 
 
 @pytest.mark.parametrize(
-    ("path", "found"),
+    ("path", "parsed"),
     [
         ("hf:gsm8k", HubDataset("gsm8k", None, "train", None)),
         ("hf:openai/gsm8k:test", HubDataset("openai/gsm8k", None, "test", None)),

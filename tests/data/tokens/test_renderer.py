@@ -369,7 +369,7 @@ def test_tokenizer_without_eos_is_refused(byte_tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("template", "message"),
     [
         ("{% for m in messages %}", "fails on one question with one answer"),
         ("{{ raise_exception('never') }}", "fails on one question with one answer: never"),
