@@ -201,6 +201,7 @@ class _Preparation:
         file.tally.rows_after_weight += len(held_out)
         self._put(self.eval, file, encoded, held_out, np.ones(len(held_out), dtype=np.int64))
         for row in held_out.tolist():
+            # A chat is proven on its last turn only, in full length: a cut reference could not be compared with an answer.
             pieces = encoded.examples(row) if is_document(batch.conversations[row]) else whole.examples(row)[-1:]
             line, messages = int(whole.lines[row]), batch.conversations[row]
             self.eval_rows += [_eval_row(line, messages, piece, file.file) for piece in pieces]
@@ -217,6 +218,7 @@ class _Preparation:
         if file.tally.role == "train":
             splits = not isinstance(self._request.eval, tuple)
             return every, self._split.held_out(encoded.row_hashes) if splits else ~every
+        # Eval rows are sampled by position too, so that duplicates are drawn one by one.
         places = [hash_text(row_key(file.file, line), self._request.seed) for line in encoded.lines.tolist()]
         is_chosen = self._split.held_out(np.array(places, dtype=np.uint64))
         for line in encoded.lines[~is_chosen].tolist():
@@ -271,11 +273,12 @@ class _Preparation:
         rest = file.weight - whole
         copies = np.full(len(lines), whole, dtype=np.int64)
         if rest:
+            # The hash of the position, not of the text, decides: duplicates must not all be drawn or all be left out.
             hashes = [hash_text(row_key(file, line), self._request.seed) for line in lines.tolist()]
             copies += np.array([row_hash < rest * 2**64 for row_hash in hashes], dtype=np.int64)
         return copies
 
-    # the end ---------------------------------------------------------------------------------------------------------
+    # result ----------------------------------------------------------------------------------------------------------
 
     def _fault(self) -> str | None:
         """Return why the data cannot be used, or None."""

@@ -47,6 +47,7 @@ def paired_binary_interval(base: ArrayLike, adapter: ArrayLike, confidence: floa
         return _tango_statistic(gained, lost, rows, delta) - side * z
 
     edge = 1 - 1e-12
+    # At the edges the score test has no root: every row was lost, or every row was gained.
     low = -1.0 if lost == rows else brentq(excess, -edge, edge, args=(1.0,))
     high = 1.0 if gained == rows else brentq(excess, -edge, edge, args=(-1.0,))
     return Interval(value=(gained - lost) / rows, low=low, high=high, method="Tango 1998 score")
@@ -117,7 +118,7 @@ def resampled_gains(
     for start in range(0, n_resamples, per_chunk):
         size = min(per_chunk, n_resamples - start)
         drawn = rng.integers(rows, size=(size, rows)) + rows * np.arange(size)[:, None]
-        # how often each resample draws each row: multinomial, but counting is faster than numpy's multinomial
+        # The weights are how often each resample draws each row. Counting is faster than numpy's multinomial.
         weights = np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
         gains.append(gain(weights @ base, weights @ adapter))
     return np.concatenate(gains)
@@ -168,7 +169,7 @@ def _gain(score: Score, higher_is_better: bool) -> Callable[[Array, Array], Arra
     sign = 1.0 if higher_is_better else -1.0
 
     def gain(base_sums: Array, adapter_sums: Array) -> Array:
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # a sum of zero tokens is reported below
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # the caller reports sums of zero tokens
             return np.asarray(sign * (score(adapter_sums) - score(base_sums)))
 
     return gain

@@ -65,6 +65,7 @@ def prove(
     sides: dict[str, AnswerSet] = {}
     general: dict[str, np.ndarray] = {}
     for name in ("base", "adapter"):
+        # One model in memory serves both sides, so precision and kernels cannot differ between them.
         with model.disable_adapter() if name == "base" else nullcontext():
             sides[name] = measure(
                 model,

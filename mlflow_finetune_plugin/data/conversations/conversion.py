@@ -174,6 +174,7 @@ def _history(layout: Layout, row: Mapping[str, Any]) -> list[Message]:
 
 
 def _messages(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
+    # A template writes tools into the prompt, so a row without them would be a different task.
     for key in ("tools", "functions"):
         if row.get(key):
             raise RowFault(UNSUPPORTED_FIELD, key)
@@ -202,6 +203,7 @@ def _role_message(turn: Any) -> Message:
     for key in _UNSUPPORTED_KEYS:
         if turn.get(key):
             raise RowFault(UNSUPPORTED_FIELD, key)
+    # OpenAI's format marks turns that carry no loss with weight 0; ignoring it would train on them.
     if turn.get("weight") not in (None, 1):
         raise RowFault(UNSUPPORTED_FIELD, f"weight {turn['weight']!r}")
     return _message(role, _turn_text(turn, "content", role))

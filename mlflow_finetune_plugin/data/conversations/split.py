@@ -66,6 +66,7 @@ def sorted_hashes(hashes: array[int]) -> np.ndarray:
 
 def _lowest(hashes: np.ndarray, limit: int, *, leave_one: bool) -> tuple[int, int]:
     """Return a bound with at most ``limit`` hashes below it, and their number. Equal hashes stay together."""
+    # A split of the training rows leaves at least one row to train on.
     most = min(limit, len(hashes) - 1 if leave_one else len(hashes))
     if most <= 0:
         return 0, 0

@@ -97,7 +97,7 @@ def _figures(report: DataReport) -> str:
 def _warnings(report: DataReport) -> str:
     paragraphs = "".join(f'<p class="warn">{escape(warning)}</p>' for warning in report.warnings)
     notes = "".join(f'<p class="soft">{escape(note)}</p>' for note in report.notes)
-    return f"<h2>What to know</h2>{paragraphs}{notes}" if paragraphs or notes else ""
+    return f"<h2>Warnings and notes</h2>{paragraphs}{notes}" if paragraphs or notes else ""
 
 
 def _files(files: Sequence[FileReport]) -> str:
@@ -156,7 +156,11 @@ def _skipped(files: Sequence[FileReport]) -> str:
         for file in files
         for skip in file.skipped
     ]
-    return "<h2>Left out</h2>" + _table(["file", "reason", "#rows", "lines", "detail", "example"], rows) if rows else ""
+    return (
+        "<h2>Rows left out</h2>" + _table(["file", "reason", "#rows", "lines", "detail", "example"], rows)
+        if rows
+        else ""
+    )
 
 
 def _samples(report: DataReport) -> str:
@@ -166,7 +170,7 @@ def _samples(report: DataReport) -> str:
 
     samples = "".join(f"<pre>{colour(sample)}</pre>" for sample in report.mask_samples)
     caption = '<p class="soft">The tokens that the model reads, as text. The model learns to write the <mark>marked</mark> ones.</p>'
-    return f"<h2>What is learnt</h2>{caption}{samples}" if samples else ""
+    return f"<h2>Sample training examples</h2>{caption}{samples}" if samples else ""
 
 
 def _footer(report: DataReport) -> str:
@@ -178,7 +182,9 @@ def _footer(report: DataReport) -> str:
         "digest of train": report.digest,
         "digest of eval": report.eval_digest,
     }
-    return "<h2>Identity</h2>" + _table(["", ""], [[name, f"`{value}"] for name, value in facts.items()])
+    return "<h2>Split, template and digests</h2>" + _table(
+        ["", ""], [[name, f"`{value}"] for name, value in facts.items()]
+    )
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -85,6 +85,7 @@ class Labels:
         self.eval_positions: dict[str, str] = {}
 
     def note(self, side: str, label: str, position: str) -> None:
+        """Count a row; ``side`` is ``train`` or ``eval``."""
         counts = self.train if side == "train" else self.eval
         if label in counts or len(counts) < _MAX_LABELS:
             counts[label] += 1

@@ -106,7 +106,7 @@ def _nearest_file(path: Path) -> str:
     inside = sorted(p.name for p in path.parent.iterdir() if p.is_file())
     near = difflib.get_close_matches(path.name, inside, n=1, cutoff=0.5)
     if near:
-        return f"did you mean {path.parent / near[0]}?"
+        return f"did you mean {path.parent / near[0]}? fix: correct the path"
     readable = [name for name in inside if Path(name.removesuffix(".gz")).suffix in SUFFIXES]
     return f"fix: check the path; data files in {path.parent}: {', '.join(readable[:5]) or 'none'}"
 
@@ -163,6 +163,7 @@ def _check_is_text(path: Path, head: bytes) -> None:
     for signature, what in _SIGNATURES.items():
         if head.startswith(signature):
             raise DataError(f"{path}: not a text file: it is {what}")
+    # ASCII text in UTF-16 has a zero in every other byte.
     zeros = head.count(0)
     if zeros * 3 > len(head) and (not any(head[0::2]) or not any(head[1:-1:2])):
         name = "UTF-16BE" if not any(head[0::2]) else "UTF-16LE"
@@ -195,6 +196,7 @@ def _jsonl_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[
         try:
             row = json.loads(text)
         except (ValueError, RecursionError) as error:
+            # A broken last line is a file that is cut off, which needs another fix than a broken line.
             is_last = all(not rest.strip() for _, rest in lines)
             raise DataError(_jsonl_fault(path, number, text, error, is_last)) from error
         if not isinstance(row, dict):

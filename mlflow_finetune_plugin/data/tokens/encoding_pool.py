@@ -105,9 +105,11 @@ def _begin_child(encode: Encode, parent: int) -> None:
     global _encode_here  # noqa: PLW0603  a forked process has one encoder
     _encode_here = encode
     gc.set_threshold(_GARBAGE)
+    # The parent decides what Ctrl-C means; the children only wait for it to end them.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    # The parent may have died before prctl took effect.
     if os.getppid() != parent:
         os._exit(1)
 
@@ -122,6 +124,7 @@ def _quiet_fork() -> Iterator[None]:
     """Make the children tokenize on one core each and share the memory that exists at the fork."""
     before = os.environ.get(_PARALLELISM)
     os.environ[_PARALLELISM] = "false"
+    # Without freeze, the first garbage collection of a child would copy every page that it shares with the parent.
     gc.freeze()
     try:
         yield

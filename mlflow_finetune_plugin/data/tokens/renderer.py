@@ -152,7 +152,8 @@ class ChatRenderer:
         planned = [self._plan(turns) for turns in self._render_turns(conversations)]
         encoded = self._encode_pieces(planned)
         again = [i for i, result in enumerate(encoded) if result is None]
-        if again:  # several turns that are joint as text and not as tokens
+        # The turns of these conversations share a text prefix but not a token prefix.
+        if again:
             unrolled = [self._unrolled(turns) for turns in self._render_turns([conversations[i] for i in again])]
             for i, result in zip(again, self._encode_pieces(unrolled), strict=True):
                 encoded[i] = result

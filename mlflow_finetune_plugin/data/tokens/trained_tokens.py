@@ -20,6 +20,8 @@ from mlflow_finetune_plugin.weights_digest import weight_files
 _OUTPUTS = ("lm_head.weight", "embed_out.weight")
 _INPUTS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 _BLOCK_ROWS = 8192
+# A row counts as untrained if it points in the same direction as at least two others, or is shorter than a third of the median
+# row. A single similar row is not a sign.
 _SAME_COSINE = 0.98
 _SAME_ROWS = 2
 _SMALL_NORM = 1 / 3
@@ -60,6 +62,7 @@ def untrained_reason(folder: Path, token_id: int) -> str | None:
     norm = float(row.norm())
     if not norm > 0:
         return f"its row of {name} is all zeros"
+    # Block by block: in float32 the embedding of a large vocabulary takes gigabytes.
     same, norms = 0, []
     for start in range(0, count, _BLOCK_ROWS):
         block = embedding.rows(slice(start, start + _BLOCK_ROWS))  # (rows, hidden)
@@ -96,7 +99,7 @@ def untrained_tokens(folder: Path, token_ids: np.ndarray) -> np.ndarray:
         in_block = token_ids[(token_ids >= start) & (token_ids < min(count, start + _BLOCK_ROWS))]
         if not len(in_block):
             continue
-        block = embedding.rows(in_block)  # (own, hidden)
+        block = embedding.rows(in_block)  # (in_block, hidden)
         norms = block.norm(dim=1, keepdim=True)
         alike = (block @ sampled.T > _SAME_COSINE * norms).sum(dim=1).numpy() - np.isin(in_block, sample)
         unseen.append(in_block[(alike >= _SAME_ROWS) | (norms[:, 0] < _SMALL_NORM * median).numpy()])

@@ -66,7 +66,15 @@ def test_pictures_draw_what_is_counted(report):
     columns = [a for tag, a in page.tags if tag == "rect" and a["class"] == "train" and "x" in a]
     assert len([tag for tag, _ in page.tags if tag == "svg"]) == 3
     assert len(columns) == len(report.train.length_histogram) + 3
-    for heading in ("Files", "Lengths", "Labels", "Checks", "Left out", "What is learnt", "Identity"):
+    for heading in (
+        "Files",
+        "Lengths",
+        "Labels",
+        "Checks",
+        "Rows left out",
+        "Sample training examples",
+        "Split, template and digests",
+    ):
         assert heading in page.words
 
 
