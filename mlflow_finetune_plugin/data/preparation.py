@@ -20,6 +20,7 @@ import datasets
 import numpy as np
 
 from mlflow_finetune_plugin.data.conversations.conversion import is_document
+from mlflow_finetune_plugin.data.conversations.row_faults import OVER_LENGTH
 from mlflow_finetune_plugin.data.conversations.split import Split, hash_text, sample_of_eval, split_of_train
 from mlflow_finetune_plugin.data.reader import DataFile, Reader, ReadFile, row_key
 from mlflow_finetune_plugin.data.report.checks import (
@@ -40,7 +41,7 @@ from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, ExampleText
 from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
 from mlflow_finetune_plugin.data.tokens.batch_encoder import BatchEncoder
 from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
-from mlflow_finetune_plugin.data.tokens.overlength import OVER_LENGTH, Fitting, fitted
+from mlflow_finetune_plugin.data.tokens.overlength import Fitting, fitted
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer, Example
 from mlflow_finetune_plugin.data.tokens.spool import Spool, SpooledBatch
 from mlflow_finetune_plugin.data.tokens.token_file import TokenFile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+OVER_LENGTH = "over length"
 EMPTY_PROMPT = "empty prompt"
 EMPTY_COMPLETION = "empty completion"
 EMPTY_TEXT = "empty text"

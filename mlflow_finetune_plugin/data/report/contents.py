@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from mlflow_finetune_plugin.data.conversations.row_faults import OVER_LENGTH
 from mlflow_finetune_plugin.data.tokens.token_report import TokenReport
 from mlflow_finetune_plugin.errors import DataError
 
@@ -183,21 +184,20 @@ class DataReport:
     def summary(self) -> str:
         """Return one line for the console: the verdict, then the counts that matter."""
         duplicates = _count(self.duplicates, "duplicate") if self.duplicates else "no duplicates"
-        parts = [self._skipped_text(), duplicates]
-        if self.over_length:
-            parts.append(f"{self.over_length:,} over length")
+        reasons = self._skip_reasons()
+        parts = [_skipped_text(reasons), duplicates]
+        if changed := self.over_length - reasons[OVER_LENGTH]:
+            parts.append(f"{changed:,} longer than max_length ({self.overlength})")
         if (share := self._loss_share()) < _LOW_LOSS_SHARE:
             parts.append(f"only {share:.1%} of the tokens are answers to learn from, the rest is prompt")
         return f"{self.verdict}: {_count(self.train_rows, 'row')} to train on, {self.eval_rows:,} held out; {', '.join(parts)}"
 
-    def _skipped_text(self) -> str:
-        if not self.skipped:
-            return "none skipped"
+    def _skip_reasons(self) -> Counter[str]:
         reasons: Counter[str] = Counter()
         for file in self.files:
             for skip in file.skipped:
                 reasons[skip.reason] += skip.rows
-        return f"{self.skipped:,} skipped ({', '.join(f'{rows:,} {reason}' for reason, rows in reasons.most_common())})"
+        return reasons
 
     def _loss_share(self) -> float:
         """Return the share of all tokens that carry loss, from 0 to 1; 1 where there are no tokens."""
@@ -211,6 +211,12 @@ class UnusableDataError(DataError):
     def __init__(self, message: str, report: DataReport) -> None:
         super().__init__(message)
         self.report = report
+
+
+def _skipped_text(reasons: Counter[str]) -> str:
+    if not reasons:
+        return "none skipped"
+    return f"{reasons.total():,} skipped ({', '.join(f'{rows:,} {reason}' for reason, rows in reasons.most_common())})"
 
 
 def _count(number: int, noun: str) -> str:

@@ -60,7 +60,8 @@ def _file(file: FileReport) -> Iterator[str]:
     for skip in file.skipped:
         lines = ", ".join(map(str, skip.lines[:5])) + (", ..." if skip.rows > 5 else "")
         word = "line" if skip.rows == 1 else "lines"
-        yield f"       {skip.rows:,} {skip.reason}{f' ({skip.detail})' if skip.detail else ''}, {word} {lines}"
+        detail = f" ({'first: ' if skip.rows > 1 else ''}{skip.detail})" if skip.detail else ""
+        yield f"       {skip.rows:,} {skip.reason}{detail}, {word} {lines}"
         if skip.example:
             yield f"         {skip.example}"
 

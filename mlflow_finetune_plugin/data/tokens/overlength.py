@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow_finetune_plugin.data.conversations.conversion import is_document
+from mlflow_finetune_plugin.data.conversations.row_faults import OVER_LENGTH
 from mlflow_finetune_plugin.data.tokens.renderer import Example
 from mlflow_finetune_plugin.evaluation.results import Message
 
 NO_LOSS_TOKEN = "no loss token left"
-OVER_LENGTH = "over length"
 
 
 @dataclass(frozen=True, slots=True)
