@@ -5,7 +5,7 @@ import pytest
 from data_requests import held_out, jsonl, pairs, request
 
 from mlflow_finetune_plugin.data.preparation import prepare
-from mlflow_finetune_plugin.data.report.contents import DataReport, UnusableDataError
+from mlflow_finetune_plugin.data.report.contents import DataReport, SkipCount, UnusableDataError
 from mlflow_finetune_plugin.data.report.text import report_text
 from mlflow_finetune_plugin.data.tokens.token_report import token_report
 
@@ -56,3 +56,12 @@ def test_json_keeps_the_keys_of_earlier_versions(report):
     contents = report.to_json()
     assert contents["kept"] == report.rows_used
     assert [file["kept"] for file in contents["files"]] == [file.rows_used for file in report.files]
+
+
+def test_rows_over_max_length_are_counted_once(report):
+    skipped = replace(report.files[0], skipped=(SkipCount("over length", 3, (1, 2, 3), "40 tokens"),))
+    dropped = replace(report, files=(skipped,), over_length=3, overlength="drop")
+    assert dropped.summary().endswith("; 3 skipped (3 over length), no duplicates")
+    assert "3 over length (first: 40 tokens), lines 1, 2, 3" in report_text(dropped)
+    cut = replace(report, over_length=2, overlength="truncate")
+    assert cut.summary().endswith("; none skipped, no duplicates, 2 longer than max_length (truncate)")
