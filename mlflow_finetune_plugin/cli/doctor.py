@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from mlflow_finetune_plugin.cli.output import json_option, print_json
+from mlflow_finetune_plugin.console import coloured
 
 
 @click.command()
@@ -22,5 +25,6 @@ def doctor(reap: bool, as_json: bool) -> int:
         print_json([{"good": check.is_good, "text": check.text} for check in checks])
     else:
         for check in checks:
-            print(f"{'ok  ' if check.is_good else 'FIX '} {check.text}")
+            mark = coloured("ok  ", "green", sys.stdout) if check.is_good else coloured("FIX ", "red", sys.stdout)
+            print(f"{mark} {check.text}")
     return 0 if all(check.is_good for check in checks) else 1

@@ -26,7 +26,9 @@ from mlflow_finetune_plugin.errors import FinetuneError, ProjectError
 from mlflow_finetune_plugin.jobs import launcher
 from mlflow_finetune_plugin.jobs.doctor import adopt_orphans, remove_old_folders
 from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId, jobs_home
+from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.jobs.supervisor import start_supervisor
+from mlflow_finetune_plugin.jobs.versions import untested_note
 from mlflow_finetune_plugin.planning.preflight import load_checked_config
 from mlflow_finetune_plugin.startup import quiet_libraries
 from mlflow_finetune_plugin.store.clients import absolute_store, check_store_answers
@@ -148,6 +150,8 @@ def _submit_training(request: Submission, folder: JobFolder, project: ProjectFol
     if config.resume is not None:
         request = _go_on_with(config, request)
     folder.write("config", config.model_dump(mode="json", by_alias=True))
+    if (note := untested_note()) is not None:
+        Report(folder.report).note(note)
     return _start_worker(request, folder, project, "train", processes)
 
 

@@ -171,6 +171,12 @@ def test_doctor_of_a_clean_machine_is_content(desk):
         assert word in result.stdout
 
 
+def test_doctor_creates_no_store(desk, tmp_path):
+    result = desk.cli("doctor", MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")
+    assert "does not exist yet; the first run creates it" in result.stdout
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 def test_doctor_tells_a_store_that_is_away_without_its_password(desk):
     result = desk.cli("doctor", MLFLOW_TRACKING_URI="http://me:secret@127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     assert result.returncode == 1
