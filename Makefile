@@ -12,7 +12,7 @@ TORCH_BACKEND := $(if $(UV_FIND_LINKS),,--torch-backend=auto)
 INSTALL := $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt --overrides overrides.txt \
     $(TORCH_BACKEND)
 unexport PYTHONDONTWRITEBYTECODE
-EXTRAS ?= train,playground,dev
+EXTRAS ?= train,playground,dev,docs
 TESTS ?= tests
 # whole files side by side, in the order of tests/conftest.py; JOBS=0 is one process, for a debugger
 JOBS ?= 2
@@ -46,8 +46,10 @@ lint: setup
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
+# writes the generated pages, and builds the site in site/
 docs: setup
 	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .demo
+	rm -rf $(VENV) build dist site *.egg-info .demo

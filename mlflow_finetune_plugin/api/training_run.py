@@ -64,7 +64,7 @@ def run(
         entry_point: for example ``lora``; None runs the project's ``main`` entry point, or ``lora`` where it has none.
         parameters: overrides of the recipe, as ``-P`` takes them: ``{"learning_rate": 2e-4, "data.train": "rows.jsonl"}``.
         version: git commit, tag or branch of ``project``.
-        backend_config: as ``--backend-config`` takes it, for example ``{"gpus": 1}``.
+        backend_config: as ``--backend-config`` takes it, for example ``{"gpus_per_node": 1}``.
         experiment_name: MLflow experiment; created when it does not exist.
         run_name: name of the MLflow run.
 

@@ -18,14 +18,15 @@ from mlflow_finetune_plugin.config.yaml_source import KeyPath, parse_value
 from mlflow_finetune_plugin.data.sources.locations import is_remote
 from mlflow_finetune_plugin.section import EMBEDDED, Section
 
-_SHORTHANDS: dict[str, KeyPath] = {
+SHORTHANDS: dict[str, KeyPath] = {
     "base_model": ("base_model", "name"),
     "data": ("data", "train"),
     "eval_data": ("data", "eval"),
     "register": ("register", "name"),
 }
+"""Names of ``-P`` that set the key that a person means by them."""
 _MAPPINGS: tuple[KeyPath, ...] = (("data", "columns"),)
-_TOP_LEVEL = ("adaptation", "objective", "resume", "model", "version", "to", "accept_new_policy", "endpoint")
+TOP_LEVEL = ("adaptation", "objective", "resume", "model", "version", "to", "accept_new_policy", "endpoint")
 """Keys of ``-P`` that belong to no section."""
 
 
@@ -43,7 +44,7 @@ def parse_overrides(overrides: Mapping[str, str]) -> list[tuple[KeyPath, Any]]:
 
 
 def path_of(name: str) -> KeyPath:
-    return _SHORTHANDS.get(name, tuple(name.split(".")))
+    return SHORTHANDS.get(name, tuple(name.split(".")))
 
 
 def apply_top_level(
@@ -56,7 +57,7 @@ def apply_top_level(
 ) -> None:
     """Sets the keys of ``-P`` that belong to no section; one that this entry point does not have is a fault."""
     for (path, value), name in zip(given, overrides, strict=True):
-        if len(path) != 1 or path[0] not in _TOP_LEVEL:
+        if len(path) != 1 or path[0] not in TOP_LEVEL:
             continue
         if path[0] not in known:
             problems.append(f"-P {name} = {shown(value)}: is not for this entry point; fix: leave it out")
@@ -76,7 +77,7 @@ def apply_overrides(
 ) -> None:
     seen: dict[KeyPath, str] = {}
     for (path, value), name in zip(given, overrides, strict=True):
-        if len(path) == 1 and path[0] in _TOP_LEVEL:
+        if len(path) == 1 and path[0] in TOP_LEVEL:
             continue
         place = _place(path, name, value, leaves, problems)
         if place is None:
@@ -133,7 +134,7 @@ def _place(
         problems.append(f"-P {name} = {shown(value)}: the name stands in several sections; fix: say which: {choices}")
         return None
     dotted = [".".join(map(str, place)) for places in leaves.values() for place in places]
-    choices_ = [*_SHORTHANDS, *_TOP_LEVEL, *leaves] if len(path) == 1 else dotted
+    choices_ = [*SHORTHANDS, *TOP_LEVEL, *leaves] if len(path) == 1 else dotted
     problems.append(unknown_key(f"-P {name}", name, value, choices_))
     return None
 

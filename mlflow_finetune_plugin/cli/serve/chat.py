@@ -29,9 +29,20 @@ _TIMEOUT_S = 120.0
 )
 @click.option("--system", metavar="TEXT", help="System message of every conversation.")
 @click.option("--max-tokens", type=int, default=512, show_default=True, help="Longest answer.")
-@click.option("--temperature", type=float, default=0.0, show_default=True)
-@click.option("--engine", default="auto", type=click.Choice(("auto", "vllm", "transformers")), show_default=True)
-@click.option("--store", type=click.Path(path_type=Path), metavar="DIR", help="Folder for fetched adapters.")
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 gives the likeliest answer.")
+@click.option(
+    "--engine",
+    default="auto",
+    type=click.Choice(("auto", "vllm", "transformers")),
+    show_default=True,
+    help="Engine that generates the answers, when no --endpoint is given.",
+)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder for fetched adapters, when no --endpoint is given.",
+)
 def chat(
     model: str,
     endpoint: str | None,
