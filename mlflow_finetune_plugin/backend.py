@@ -29,7 +29,7 @@ CANCEL_PATIENCE_S = 60.0
 
 
 class FinetuneRun(SubmittedRun):
-    """A run under supervision. Its status is the supervisor's word, whoever holds this object."""
+    """The handle of a submitted run. The supervisor decides the run's status; the handle only reads it."""
 
     def __init__(self, run_id: str, folder: JobFolder, tracking_uri: str) -> None:
         self._run_id = run_id
@@ -41,7 +41,7 @@ class FinetuneRun(SubmittedRun):
         return self._run_id
 
     def wait(self) -> bool:
-        """Streams progress to stderr until the run has ended; True when it finished well."""
+        """Print progress to stderr until the run has ended. Returns whether it is FINISHED."""
         ProgressDisplay(self.folder, sys.stderr).until_outcome()
         return self.get_status() == "FINISHED"
 
@@ -50,7 +50,7 @@ class FinetuneRun(SubmittedRun):
         return self._tracking_uri
 
     def get_status(self) -> str:
-        """RUNNING, FINISHED, FAILED or KILLED."""
+        """Return RUNNING, FINISHED, FAILED or KILLED."""
         outcome = self.folder.read("outcome")
         if outcome is not None:
             return str(outcome["status"])
@@ -59,19 +59,19 @@ class FinetuneRun(SubmittedRun):
         return str(MlflowClient(self._tracking_uri).get_run(self._run_id).info.status)
 
     def reason(self) -> str:
-        """Why the run ended as it did; empty while it runs."""
+        """Return why the run has its status; empty while it runs."""
         outcome = self.folder.read("outcome")
         return str(outcome["reason"]) if outcome else ""
 
     def cancel(self) -> None:
-        """Stops the run and waits until it says KILLED (or what it had become before)."""
+        """Cancel the run and wait until it has ended, at most a minute."""
         self.request_cancel("cancel() was called")
         deadline = time.monotonic() + CANCEL_PATIENCE_S
         while self.folder.read("outcome") is None and time.monotonic() < deadline:
             time.sleep(0.1)
 
     def request_cancel(self, by: str) -> None:
-        """Asks the supervisor, which looks ten times a second, to stop the run; returns at once."""
+        """Request the end of the run without waiting. The supervisor checks for requests ten times a second."""
         if self.folder.read("outcome") is None and self.folder.cancel_requested_by() is None:
             self.folder.request_cancel(by)
 

@@ -1,4 +1,4 @@
-"""Every error a user can cause, one family. Standard library only.
+"""The errors that a user can cause, all of one base class. Standard library only.
 
 A message says what is wrong, where, and how to fix it. Leaf errors also subclass the standard exception that a
 caller without this package would catch.
@@ -9,11 +9,11 @@ import re
 
 
 class FinetuneError(Exception):
-    """What went wrong, where, and the fix, in one message meant for the person who started the run."""
+    """An error that a user can cause: its message says what is wrong, where, and how to fix it."""
 
 
 class ConfigError(FinetuneError, ValueError):
-    """The recipe, the ``-P`` overrides or the backend config do not make a run. Holds every fault found, not the first."""
+    """The recipe, the ``-P`` overrides or the backend config are not valid. ``problems`` lists every problem."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
@@ -22,7 +22,7 @@ class ConfigError(FinetuneError, ValueError):
 
 
 class DataError(FinetuneError, ValueError):
-    """A data file cannot be read, or holds no row to train on."""
+    """A data file cannot be read, or has no row to train on."""
 
 
 class BaseModelError(FinetuneError, ValueError):
@@ -30,23 +30,23 @@ class BaseModelError(FinetuneError, ValueError):
 
 
 class PlanError(FinetuneError, ValueError):
-    """What is asked for cannot be had on this machine, by the plan's prediction; nothing was spent."""
+    """By the plan's forecast the run does not fit on this machine. No weight was read."""
 
 
 class GateError(FinetuneError, ValueError):
-    """The evidence or the policy of a promotion is broken: not numbers, not the same rows, nothing that could pass."""
+    """The policy or the evidence of a promotion is not valid: not numbers, different rows, or a bound that no version can pass."""
 
 
 class MoveError(FinetuneError, RuntimeError):
-    """An alias is not moved: what the registry holds is not what the move was meant for, or the registry refuses."""
+    """The alias was not moved: the registry has changed since the move was planned, or it refused the move."""
 
 
 class LeaseError(MoveError):
-    """Somebody else moves the aliases of this registered model, or the right to do so was lost."""
+    """Another process moves the aliases of this registered model, or this process lost its lease."""
 
 
 class MissingExtraError(FinetuneError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed. The message names the extra that installs it."""
 
 
 class TrackingError(FinetuneError, ConnectionError):
@@ -58,7 +58,7 @@ class ProjectError(FinetuneError, ValueError):
 
 
 class TrainingError(FinetuneError, RuntimeError):
-    """Training ran and its result cannot be trusted: loss not finite, out of memory, an adapter that did not move."""
+    """The training cannot be used: the loss was not finite, memory ran out, or the adapter did not change."""
 
 
 class RunFailedError(FinetuneError, RuntimeError):
@@ -70,46 +70,46 @@ class RunFailedError(FinetuneError, RuntimeError):
 
 
 class ReloadError(FinetuneError, RuntimeError):
-    """The logged model does not give back the trained model's answers."""
+    """The logged model does not give the trained model's answers."""
 
 
 class StoreError(FinetuneError, OSError):
-    """An adapter cannot be put into, or taken from, the store of served adapters."""
+    """An adapter cannot be written to, or read from, the folder of fetched adapters."""
 
 
 class ServingError(FinetuneError, RuntimeError):
-    """A version cannot be served, or an engine does not do what it was asked."""
+    """A version cannot be served, or an engine refused a request."""
 
 
 class EngineError(ServingError):
-    """An engine cannot be asked now: it starts, or has died. It is no fault of a version."""
+    """An engine cannot answer now, because it is starting or has ended. The version is not at fault."""
 
 
 class VoteError(FinetuneError, ValueError):
-    """A vote cannot be cast, imported, judged or read as it is."""
+    """A vote cannot be cast, imported, judged or read."""
 
 
 class JournalError(FinetuneError, OSError):
-    """The journal of votes on this disk cannot be read or written; a vote that raised it was not cast."""
+    """The journal of votes on this disk cannot be read or written. A vote that raised this error was not cast."""
 
 
 def in_short(error: BaseException) -> str:
-    """Somebody else's error in a line, with its kind."""
+    """Return another library's error in one line, with its type."""
     return f"{type(error).__name__}: {one_line(error)}"
 
 
 def one_line(error: BaseException) -> str:
-    """Somebody else's error in a line of at most 400 characters, without the passwords of addresses in it."""
+    """Return another library's error in one line of at most 400 characters, without passwords in addresses."""
     return without_secrets(" ".join(str(error).split()))[:400]
 
 
 def without_secrets(text: str) -> str:
-    """An address, or a message that holds some, without the user and password that it may carry."""
+    """Return an address, or a message with addresses, without the users and passwords in them."""
     return re.sub(r"://[^/\s]*@", "://", text)
 
 
 def unknown(what: str, value: str, choices: list[str]) -> str:
-    """One line for a name that is none of the choices, with the nearest one."""
+    """Return one line for a name that is not among the choices, with the nearest choice."""
     value = value[:120]
     near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""

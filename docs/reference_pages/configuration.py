@@ -45,7 +45,7 @@ _TOP = """
 | `options` | mapping | `{{}}` | Options of the adaptation and of the objective, listed below. |
 """
 _BACKEND = """
-The backend config says where a run is computed, never what is learnt. Give it as JSON or as a `.json` file to
+The backend config says where a run is computed, never what is trained. Give it as JSON or as a `.json` file to
 `mlflow run -c`, `mlflow-finetune run -c` or `ft.run(backend_config=...)`.
 """
 

@@ -1,4 +1,4 @@
-"""The verbs: an entry point is a named pair of an adaptation and an objective, or an operation on what was trained."""
+"""The entry points: named pairs of an adaptation and an objective, and operations on registered models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlflow_finetune_plugin.errors import ConfigError, unknown
 
 @dataclass(frozen=True)
 class EntryPoint:
-    """What ``-e NAME`` stands for; ``-P adaptation=`` and ``-P objective=`` change the pair."""
+    """An entry point that trains. ``-P adaptation=`` and ``-P objective=`` replace its pair."""
 
     name: str
     adaptation: str
@@ -20,7 +20,7 @@ class EntryPoint:
 
 @dataclass(frozen=True)
 class Operation:
-    """What ``-e NAME`` stands for when nothing is trained; ``parameters`` are the ``-P`` that only it has."""
+    """An entry point that trains nothing. ``parameters`` describes the ``-P`` keys that only it has."""
 
     name: str
     summary: str
@@ -46,30 +46,30 @@ OPERATIONS: dict[str, Operation] = {
     for operation in (
         Operation(
             "evaluate",
-            "the proof again, of a registered adapter on other held-out rows",
+            "prove a registered adapter again, on other held-out rows",
             {"model": "models:/NAME/VERSION or models:/NAME@ALIAS"},
         ),
         Operation(
             "promote",
-            "the gate: judges a registered version by its policy, and moves the alias when the verdict says so",
+            "judge a registered version by its policy, and move the alias if the verdict is promote",
             {
                 "model": "registered model; default: the recipe's register.name",
-                "version": "to judge; default: the challenger",
+                "version": "version to judge; default: the challenger",
                 "to": "alias to move; default: champion",
-                "accept_new_policy": "true judges by a recipe's policy that was changed after the training",
-                "endpoint": "router (http://.../v1) to time, and to ask where the policy says serving",
-                "canary": "percentages, e.g. 5,25,50: try it on a growing share of the requests before the move",
-                "step": "of the canary, at least, e.g. 10m (default)",
-                "least_answers": "of the canary in each step; default: 100",
+                "accept_new_policy": "accept a recipe's policy that was changed after the training",
+                "endpoint": "router (http://.../v1) whose latency counts, and that answers where the policy sets through: serving",
+                "canary": "percentages, e.g. 5,25,50: serve a growing share of requests before the move",
+                "step": "shortest duration of a canary step; default: 10m",
+                "least_answers": "fewest canary answers in a step; default: 100",
             },
         ),
         Operation(
             "watch",
-            "is the champion still the one to have: keep, re-tune or roll back, with the evidence",
+            "check whether the champion is still the best version: keep, re-tune or roll back, with the evidence",
             {
                 "model": "registered model; default: the recipe's register.name",
-                "data": "new rows with answers, for another proof and to see whether they have drifted",
-                "act": "true does roll back, when that is the verdict",
+                "data": "new rows with answers, for another proof and for the test of drift",
+                "act": "roll back if that is the verdict",
             },
         ),
     )

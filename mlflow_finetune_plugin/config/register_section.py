@@ -1,4 +1,4 @@
-"""The ``register`` section of a recipe: under which name, in which precisions, and what a version must show to be promoted."""
+"""The ``register`` section of a recipe: the model's name, its serving precisions, and what a version must show to be promoted."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class RegisterSettings(Section):
     )
     precisions: list[Literal["float32", "bfloat16", "float16"]] = Field(
         default_factory=list,
-        description="Further precisions in which it may be served (serve --dtype); the base's own always is one.",
+        description="Further precisions in which the version may be served (serve --dtype), beside the base's.",
     )
     max_precision_gap: float = Field(
         MAX_PRECISION_GAP,
         gt=0,
-        description="Nats on a token that the adapter may be from itself as it was trained, in a precision of serving.",
+        description="Largest accepted difference between the adapter in a serving precision and as it was trained, in nats on a token.",
     )
     gate: GatePolicy | None = Field(
         None, description="What a version must show before `promote` moves an alias to it; default: a gain alone."
     )
     watch: WatchPolicy | None = Field(
         None,
-        description="What `watch` asks of the champion, and may be changed at any time; default: the defaults of its keys.",
+        description="What `watch` requires of the champion; it may be changed at any time. Default: the defaults of its keys.",
     )

@@ -1,6 +1,6 @@
-"""The sections of a recipe: what may be written in ``finetune.yaml``, each leaf typed and described.
+"""The sections of a recipe: every key of ``finetune.yaml`` with its type, default and description.
 
-Names are TRL's, PEFT's and MLflow's. ``auto`` is resolved once in the worker, with the reason logged (``auto.py``).
+Names are TRL's, PEFT's and MLflow's. The plan replaces every ``auto`` once, and logs the reason.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class DataFileSettings(Section):
 
     path: DataLocation = Field(
         min_length=1,
-        description="File (in the recipe relative to the recipe, in -P to the caller), hf:NAME[:CONFIG]:SPLIT, runs:/RUN_ID/PATH or models:/NAME/VERSION/PATH.",
+        description="File (relative to the recipe, or with -P to the current directory), hf:NAME[:CONFIG]:SPLIT, runs:/RUN_ID/PATH or models:/NAME/VERSION/PATH.",
     )
     task: str | None = Field(None, description="Name of the task; default: the file's stem.")
     weight: float = Field(1.0, gt=0, description="How often its rows are drawn, 1 = each once per epoch.")
     instruction: str | None = Field(
         None,
         min_length=1,
-        description="Written before the first user turn of each row, where the rows alone do not say what is asked.",
+        description="Text before the first user turn of each row, for rows that do not state the task.",
     )
     layout: Layout | None = Field(None, description="How its rows are laid out; default: data.layout.")
     columns: dict[str, str] | None = Field(None, description="Role -> column in this file; default: data.columns.")
@@ -50,7 +50,7 @@ Files = Annotated[list[DataFileSettings], BeforeValidator(_as_files), Field(min_
 
 
 class DataSettings(Section):
-    """What is learnt from, and what is held out."""
+    """The rows to train on, and the held-out rows."""
 
     train: Files = Field(description="File, list of files, or list of {path, task, weight}.")
     eval: Annotated[
@@ -69,13 +69,13 @@ class DataSettings(Section):
     )
     mixing: Literal["proportional", "equal", "temperature"] = Field(
         "proportional",
-        description="How often each task is drawn: as often as it has rows, all alike, or rows ** (1 / mixing_temperature).",
+        description="How often each task is drawn: in proportion to its rows, equally, or in proportion to rows ** (1 / mixing_temperature).",
     )
-    mixing_temperature: float = Field(2.0, ge=1, description="Of mixing: temperature; 1 is proportional.")
+    mixing_temperature: float = Field(2.0, ge=1, description="Exponent of mixing: temperature; 1 is proportional.")
 
 
 class HeldOutSettings(DataSettings):
-    """What an adapter is evaluated on; what it was trained on is not read."""
+    """The rows that an adapter is evaluated on. Training files are not read."""
 
     train: Files | None = Field(None, description="Not read by evaluate.")  # type: ignore[assignment]
 
@@ -156,10 +156,10 @@ class TrainingSettings(Section):
         False, description="Keep the weights that were best on the held-out rows, not the last; needs eval_steps."
     )
     metric_for_best_model: Literal["eval_loss", "eval_mean_token_accuracy"] = Field(
-        "eval_loss", description="What best means."
+        "eval_loss", description="Metric that decides which weights are best."
     )
     early_stopping_patience: Annotated[int, Field(gt=0)] | None = Field(
-        None, description="End training after so many evaluations without a new best; needs eval_steps."
+        None, description="End training after this many evaluations without a new best; needs eval_steps."
     )
     dataloader_num_workers: int = Field(0, ge=0, description="Processes that collate batches.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of data order, initialisation and dropout.")
@@ -181,5 +181,5 @@ class EvalSettings(Section):
     )
     single_task_references: bool = Field(
         False,
-        description="Of a mixture of tasks: also train one adapter per task, and show what the mixture costs each.",
+        description="For a mixture of tasks: also train one adapter per task, and report what the mixture costs each task.",
     )

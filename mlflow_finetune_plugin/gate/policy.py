@@ -19,7 +19,7 @@ _RULES = 1
 
 
 class GainPolicy(Section):
-    """The metric's gain over the champion; over the base as long as there is no champion."""
+    """The metric's gain over the champion, or over the base while there is no champion."""
 
     metric: str | None = Field(None, min_length=1, description="Metric by its name; default: the evaluation's first.")
     over: Literal["champion", "base"] = Field(
@@ -52,23 +52,21 @@ class ForgettingPolicy(Section):
 
 
 class VotesPolicy(Section):
-    """Whether people prefer the candidate, by a test that may be looked at after every vote."""
+    """Whether people prefer the candidate, by a test that stays valid when it is evaluated after every vote."""
 
     alpha: float = Field(
         0.05, ge=1e-6, lt=0.5, description="Chance of ever promoting a candidate that is not preferred."
     )
     unit: Literal["voter", "vote"] = Field(
-        "voter", description="What is counted: voter speaks of people like these, vote of these voters only."
+        "voter", description="What is counted: voter generalises to other people, vote describes only these voters."
     )
     minimum: int = Field(10, ge=1, le=10_000, description="Voters (unit voter) or decisive votes needed to decide.")
-    per_voter: int = Field(
-        5, ge=1, le=1000, description="Votes of one voter that count, the first ones; a voter's share of a verdict."
-    )
-    required: bool = Field(False, description="Hold until the votes decide; else they can only reject.")
+    per_voter: int = Field(5, ge=1, le=1000, description="Votes of one voter that count: the first ones.")
+    required: bool = Field(False, description="Hold until the votes decide; by default votes can only reject.")
 
 
 class LatencyPolicy(Section):
-    """How slow the candidate may be, by its 95th percentile."""
+    """Bounds on the candidate's latency, by its 95th percentile."""
 
     p95_ms: float | None = Field(None, gt=0, description="At most this many milliseconds.")
     over_champion: float | None = Field(None, gt=0, description="At most this many times the champion's.")
@@ -81,11 +79,11 @@ class LatencyPolicy(Section):
 
 
 class RegressionPolicy(Section):
-    """Rows that must not get worse, however few: a plain bound on the candidate's own score."""
+    """Rows on which the candidate must keep a score, however few they are."""
 
     data: DataLocation = Field(min_length=1, description="Data file of the rows.")
     metric: str = Field(min_length=1, description="Metric by its name.")
-    at_least: float = Field(1.0, description="Least score of the candidate.")
+    at_least: float = Field(1.0, description="Lowest accepted score of the candidate.")
 
     @model_validator(mode="after")
     def _can_be_reached(self) -> RegressionPolicy:
@@ -98,11 +96,9 @@ class RegressionPolicy(Section):
 
 
 class GatePolicy(Section):
-    """All that is asked of a candidate. With nothing written: a gain whose interval is not below 0."""
+    """What a candidate must show. By default: a gain whose interval is not below 0."""
 
-    gain: GainPolicy | None = Field(
-        default_factory=GainPolicy, description="Gain in a metric; null: none is asked for."
-    )
+    gain: GainPolicy | None = Field(default_factory=GainPolicy, description="Gain in a metric; null: not required.")
     forgetting: ForgettingPolicy | None = Field(None, description="Bound on forgetting; default: none.")
     votes: VotesPolicy | None = Field(None, description="Test of the votes; default: votes are not read.")
     latency: LatencyPolicy | None = Field(None, description="Latency budget; default: none.")

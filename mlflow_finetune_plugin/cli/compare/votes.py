@@ -83,7 +83,7 @@ class VotesOptions:
 def votes(**values: Any) -> int:
     """Show, import, export and delete the votes on a model's versions.
 
-    One call can import, judge, export and show, in this order. Deletion needs a call of its own.
+    One call can import, judge, export and show, in this order. Deletion needs a separate call.
     """
     import mlflow
 
