@@ -125,11 +125,11 @@ def submit(
 ) -> FinetuneRun:
     """Check the request, start the run and return its handle at once.
 
-    The run goes on without the caller. The handle is MLflow's ``SubmittedRun``: ``wait()``, ``get_status()``, ``cancel()``.
+    The run continues without the caller. The handle is MLflow's ``SubmittedRun``: ``wait()``, ``get_status()``, ``cancel()``.
 
     Args:
         guard: returns a context manager that surrounds the submission; the command line holds back Ctrl-C with it.
-        The others: as of ``run``.
+        The others: as for ``run``.
 
     Raises:
         ConfigError, ProjectError, DataError, BaseModelError, PlanError, TrackingError: nothing was started.
