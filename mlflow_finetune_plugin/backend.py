@@ -22,6 +22,7 @@ from mlflow.projects.submitted_run import SubmittedRun
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.jobs.folder import JobFolder
 from mlflow_finetune_plugin.jobs.progress import ProgressDisplay
+from mlflow_finetune_plugin.submission.experiment import chosen_experiment
 from mlflow_finetune_plugin.submission.mlflow_run import Submission
 from mlflow_finetune_plugin.submission.submit import submit
 
@@ -98,7 +99,7 @@ class FinetuneBackend(AbstractBackend):
             version=version,
             backend_config=dict(backend_config or {}),
             tracking_uri=tracking_uri,
-            experiment_id=str(experiment_id),
+            experiment_id=chosen_experiment(str(experiment_id), is_explicit=_names_experiment(cli)),
             run_name=(cli or {}).get("run_name"),
             run_id=(cli or {}).get("run_id"),
         )
@@ -173,6 +174,10 @@ def wait_in_foreground(run: FinetuneRun, held: Sequence[int] = ()) -> None:
 def parameter_text(value: Any) -> str:
     """Return a parameter as ``-P`` would take it; from Python it may be a number, a list or None."""
     return json.dumps(value) if value is None or isinstance(value, (list, dict)) else str(value)
+
+
+def _names_experiment(cli: Mapping[str, Any] | None) -> bool:
+    return cli is not None and (cli.get("experiment_name") is not None or cli.get("experiment_id") is not None)
 
 
 def _command_line() -> dict[str, Any] | None:

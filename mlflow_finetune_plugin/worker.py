@@ -147,6 +147,7 @@ def _run_id(folder: JobFolder) -> str:
     while True:
         run = folder.read("run")
         if run is not None:
+            os.environ["MLFLOW_EXPERIMENT_ID"] = run["experiment_id"]  # what MLflow logs without a run lands beside it
             return str(run["run_id"])
         time.sleep(0.02)
 

@@ -65,8 +65,9 @@ def run(
         parameters: overrides of the recipe, as ``-P`` takes them: ``{"learning_rate": 2e-4, "data.train": "rows.jsonl"}``.
         version: git commit, tag or branch of ``project``.
         backend_config: as ``--backend-config`` takes it, for example ``{"gpus_per_node": 1}``.
-        experiment_name: MLflow experiment; created when it does not exist.
-        run_name: name of the MLflow run.
+        experiment_name: MLflow experiment; created when it does not exist. None is the experiment that the environment or
+            ``mlflow.set_experiment`` names, else the one with the project's name.
+        run_name: name of the MLflow run; None makes one such as ``lora-2026-11-22-1``.
 
     Raises:
         ConfigError: the request is not valid; nothing was started.
@@ -198,16 +199,22 @@ def _result(handle: FinetuneRun) -> RunResult:
     )
 
 
-def _experiment_id(name: str | None) -> str:
-    """Return the experiment that ``mlflow run`` would choose. Raises TrackingError when the server cannot answer."""
+def _experiment_id(name: str | None) -> str | None:
+    """Return the experiment that the user chose, as ``mlflow run`` finds it; None for the project's own.
+
+    Raises:
+        TrackingError: The server cannot answer.
+    """
     import mlflow
     from mlflow.tracking.fluent import _get_experiment_id
 
     from mlflow_finetune_plugin.store.clients import check_store_answers
+    from mlflow_finetune_plugin.submission.experiment import chosen_experiment
 
     try:
         if name is None:
-            return str(os.environ.get("MLFLOW_EXPERIMENT_ID") or _get_experiment_id())
+            experiment_id = str(os.environ.get("MLFLOW_EXPERIMENT_ID") or _get_experiment_id())
+            return chosen_experiment(experiment_id, is_explicit=False)
         check_store_answers(mlflow.get_tracking_uri())
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(name)

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.jobs.folder import jobs_home
-from mlflow_finetune_plugin.store.clients import is_refusal, logger
+from mlflow_finetune_plugin.jobs.folder import JobFolder, jobs_home
+from mlflow_finetune_plugin.store.clients import client_for, is_refusal, logger
 from mlflow_finetune_plugin.store.names import ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, JOB_TAG, STATUS_TAG
 
 if TYPE_CHECKING:
@@ -64,6 +64,18 @@ class RunRecord:
                     raise
                 logger.warning("%s could not be uploaded: %s", path, error)
         self._client.set_terminated(self.run_id, status)
+
+    def remove_artifacts(self, folders: Iterable[str]) -> None:
+        """Remove folders of artifacts that a finished run no longer needs. What the store refuses to remove stays."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        for folder in folders:
+            try:
+                if self._client.list_artifacts(self.run_id, folder):
+                    uri = self._client.get_run(self.run_id).info.artifact_uri
+                    get_artifact_repository(uri, tracking_uri=self._client.tracking_uri).delete_artifacts(folder)
+            except Exception as error:  # an artifact store raises errors of many kinds, and the run has finished
+                logger.warning("the artifacts %s could not be removed: %s: %s", folder, type(error).__name__, error)
 
     def _metrics(self, event: dict[str, Any]) -> None:
         from mlflow.entities import Metric
@@ -173,6 +185,27 @@ def reap_expired(
         client.set_tag(run_id, STATUS_TAG, reason)
         client.set_terminated(run_id, "FAILED")
     return found
+
+
+def experiment_of(folder: JobFolder, client: MlflowClient) -> str | None:
+    """Return the experiment of a job's run; None when the command ended before it created the project's experiment."""
+    run, job = folder.read("run") or {}, folder.read("job") or {}
+    experiment_id = run.get("experiment_id") or job.get("experiment_id")
+    if experiment_id is not None:
+        return str(experiment_id)
+    experiment = client.get_experiment_by_name(job["experiment_name"])
+    return None if experiment is None else str(experiment.experiment_id)
+
+
+def reap_neighbours(folder: JobFolder) -> None:
+    """End the runs of a job's experiment whose host died. Every finished supervisor does this for the others."""
+    try:
+        client = client_for((folder.read("job") or {})["tracking_uri"])
+        experiment_id = experiment_of(folder, client)
+        for run_id, reason in reap_expired(client, [experiment_id], now_s=time.time()) if experiment_id else []:
+            logger.info("run %s marked FAILED: %s", run_id, reason)
+    except Exception as error:
+        logger.warning("could not look for dead runs: %s: %s", type(error).__name__, error)
 
 
 def _has_folder(run: Any) -> bool:

@@ -25,7 +25,7 @@ from typing import Any
 
 from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId
 from mlflow_finetune_plugin.jobs.report import ReportReader
-from mlflow_finetune_plugin.jobs.run_record import HEARTBEAT_EVERY_S, RunRecord, reap_expired
+from mlflow_finetune_plugin.jobs.run_record import HEARTBEAT_EVERY_S, RunRecord, experiment_of, reap_neighbours
 from mlflow_finetune_plugin.jobs.workers import TERMINATION_GRACE_S, Ending, Workers, oom_kills
 from mlflow_finetune_plugin.store.clients import client_for, is_refusal
 from mlflow_finetune_plugin.store.names import JOB_TAG, LOGS_FOLDER
@@ -82,6 +82,7 @@ class Supervisor:
         outcome = self._judge(ending)
         self._conclude(outcome)
         if outcome.status == "FINISHED":
+            self._remove_obsolete_artifacts()
             shutil.rmtree(self.folder.work, ignore_errors=True)  # MLflow has all of it; of other runs it may be wanted
 
     def _start_or_adopt(self, adopt: bool) -> None:
@@ -153,9 +154,9 @@ class Supervisor:
         client = client_for(self.job["tracking_uri"])
         self._run_is_unknown = True
         try:
-            runs = client.search_runs(
-                [self.job["experiment_id"]], f"tags.`{JOB_TAG}` = '{self.folder.id}'", max_results=1
-            )
+            experiment_id = experiment_of(self.folder, client)
+            condition = f"tags.`{JOB_TAG}` = '{self.folder.id}'"
+            runs = client.search_runs([experiment_id], condition, max_results=1) if experiment_id else []
         except Exception as error:
             logger.warning("cannot look for this job's run: %s: %s", type(error).__name__, error)
             return None
@@ -267,6 +268,10 @@ class Supervisor:
                 time.sleep(wait_s)
                 wait_s = min(60.0, 2 * wait_s)
 
+    def _remove_obsolete_artifacts(self) -> None:
+        if self._record is not None and self._result is not None and not self._is_superseded:
+            self._record.remove_artifacts(self._result.get("obsolete_artifacts", ()))
+
     def _carry_over_rest(self, *, must: bool) -> None:
         try:
             self._carry_over()
@@ -294,15 +299,6 @@ class Supervisor:
             except OSError as error:
                 logger.error("traceback.txt cannot be written: %s", error)
         return files
-
-
-def keep_house(job: dict[str, Any]) -> None:
-    """What a finished supervisor does for others: ends runs of the experiment whose host died."""
-    try:
-        for run_id, reason in reap_expired(client_for(job["tracking_uri"]), [job["experiment_id"]], now_s=time.time()):
-            logger.info("run %s marked FAILED: %s", run_id, reason)
-    except Exception as error:
-        logger.warning("could not look for dead runs: %s: %s", type(error).__name__, error)
 
 
 def _import_mlflow() -> None:
@@ -360,7 +356,7 @@ def main(argv: list[str] | None = None) -> int:
         time.sleep(min(60, arguments.adopt))
         return 1
     os.write(alive, b".")
-    keep_house(supervisor.job)
+    reap_neighbours(folder)
     return 0
 
 

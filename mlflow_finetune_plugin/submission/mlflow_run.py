@@ -7,17 +7,31 @@ import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from mlflow_finetune_plugin.errors import ConfigError, TrackingError, in_short, one_line, without_secrets
+from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, TrackingError, in_short, one_line, without_secrets
 from mlflow_finetune_plugin.jobs.folder import JobFolder
 from mlflow_finetune_plugin.jobs.run_record import RunRecord
 from mlflow_finetune_plugin.store.names import ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, JOB_TAG, STATUS_TAG
 from mlflow_finetune_plugin.submission.attempts import claim
+from mlflow_finetune_plugin.submission.experiment import find_experiment, next_run_name, project_experiment
 from mlflow_finetune_plugin.submission.project import ProjectFolder, caller_folder
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CreatedRun:
+    """The ids of a run that exists in MLflow, and of its experiment."""
+
+    run_id: str
+    experiment_id: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return the ids for the job folder's file ``run``."""
+        return {"run_id": self.run_id, "experiment_id": self.experiment_id}
 
 
 @dataclass(frozen=True)
@@ -30,7 +44,10 @@ class Submission:
     version: str | None
     backend_config: dict[str, Any]
     tracking_uri: str
-    experiment_id: str
+    experiment_id: str | None
+    """The experiment that the user chose; None is the one named ``experiment_name``."""
+    experiment_name: str = "finetune"
+    """The project's name."""
     run_name: str | None = None
     run_id: str | None = None
     attempt: int = 1
@@ -69,7 +86,8 @@ def end_run(request: Submission, folder: JobFolder, error: BaseException) -> Non
     client = MlflowClient(request.tracking_uri)
     status = "FAILED" if isinstance(error, Exception) else "KILLED"
     try:
-        runs = client.search_runs([request.experiment_id], f"tags.`{JOB_TAG}` = '{folder.id}'")
+        experiment_id = request.experiment_id or find_experiment(client, request.tracking_uri, request.experiment_name)
+        runs = client.search_runs([experiment_id], f"tags.`{JOB_TAG}` = '{folder.id}'") if experiment_id else []
         for run in runs:
             client.set_tag(run.info.run_id, STATUS_TAG, f"not started: {in_short(error)}")
             client.set_terminated(run.info.run_id, status)
@@ -77,8 +95,8 @@ def end_run(request: Submission, folder: JobFolder, error: BaseException) -> Non
         logger.error("the run of %s may still say RUNNING: %s: %s", folder.id, type(refusal).__name__, refusal)
 
 
-def create_run(request: Submission, folder: JobFolder, project: ProjectFolder) -> str:
-    """The MLflow run with the tags that stock MLflow sets, and ours. Raises TrackingError."""
+def create_run(request: Submission, folder: JobFolder, project: ProjectFolder) -> CreatedRun:
+    """Create the MLflow run with the tags that stock MLflow sets, and ours. Raises TrackingError."""
     import mlflow
     from mlflow import MlflowClient
     from mlflow.tracking.context.default_context import _get_user
@@ -113,13 +131,18 @@ def create_run(request: Submission, folder: JobFolder, project: ProjectFolder) -
             for key, value in present.items():
                 client.set_tag(request.run_id, key, value)
             client.update_run(request.run_id, status="RUNNING")
-            return request.run_id
-        run = client.create_run(request.experiment_id, tags=present, run_name=request.run_name)
-    except ConfigError:
+            experiment_id = request.experiment_id or client.get_run(request.run_id).info.experiment_id
+            return CreatedRun(request.run_id, str(experiment_id))
+        experiment_id = request.experiment_id or (parent.info.experiment_id if parent else None)
+        if experiment_id is None:
+            experiment_id = project_experiment(client, request.tracking_uri, request.experiment_name)
+        run_name = request.run_name or next_run_name(client, experiment_id, request.entry_point, date.today())
+        run = client.create_run(experiment_id, tags=present, run_name=run_name)
+    except FinetuneError:
         raise
     except Exception as error:  # whatever a tracking store raises, the person is told what it said
         raise tracking_error(request, error) from error
-    return str(run.info.run_id)
+    return CreatedRun(str(run.info.run_id), str(experiment_id))
 
 
 def tracking_error(request: Submission, error: Exception) -> TrackingError:

@@ -39,6 +39,12 @@ class FinetuneCommand:
     from_caller: frozenset[str]
 
 
+def declared_name(folder: Path) -> str | None:
+    """Return the name that the folder's MLproject declares, if there is one. Raises ProjectError for a broken MLproject."""
+    name = _values(folder).get("name")
+    return name.strip() or None if isinstance(name, str) else None
+
+
 def entry_names(folder: Path) -> list[str]:
     """The entry points that the folder's MLproject defines. Raises ProjectError for a broken MLproject."""
     return list(_entries(folder))
@@ -82,7 +88,18 @@ def _mlproject(folder: Path) -> Path | None:
 
 
 def _entries(folder: Path) -> Mapping[str, Any]:
-    """The entry points as written. MLflow does not check the shape of MLproject: it would fail with a traceback."""
+    """Return the entry points as written. MLflow does not check the shape of MLproject: it would fail with a traceback."""
+    path, values = _mlproject(folder), _values(folder)
+    entries: Any = values.get("entry_points", {})
+    if not isinstance(entries, dict):
+        raise ProjectError(f"{path}: entry_points: expected NAME: {{command: ...}}; fix: add one, or remove the key")
+    for name, entry in entries.items():
+        _check_entry(f"{path}: entry_points.{name}", entry)
+    return entries
+
+
+def _values(folder: Path) -> Mapping[str, Any]:
+    """Return the MLproject's keys; none where there is no such file."""
     import yaml
 
     path = _mlproject(folder)
@@ -100,12 +117,7 @@ def _entries(folder: Path) -> Mapping[str, Any]:
         raise ProjectError(f"{path}: cannot be read: {error}; fix: make it a YAML file") from error
     if not isinstance(values, dict):
         raise ProjectError(f"{path}: expected keys such as name and entry_points; fix: add them, or remove the file")
-    entries = values.get("entry_points", {})
-    if not isinstance(entries, dict):
-        raise ProjectError(f"{path}: entry_points: expected NAME: {{command: ...}}; fix: add one, or remove the key")
-    for name, entry in entries.items():
-        _check_entry(f"{path}: entry_points.{name}", entry)
-    return entries
+    return values
 
 
 def _check_entry(where: str, entry: Any) -> None:

@@ -47,8 +47,14 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "-c", "--backend-config", metavar="JSON", help="JSON object or .json file, e.g. '{\"detach\": true}'."
         ),
-        click.option("--experiment-name", metavar="NAME", help="MLflow experiment; created when it does not exist."),
-        click.option("--run-name", metavar="NAME", help="Name of the MLflow run."),
+        click.option(
+            "--experiment-name",
+            metavar="NAME",
+            help="MLflow experiment; created when it does not exist (default: the project's name).",
+        ),
+        click.option(
+            "--run-name", metavar="NAME", help="Name of the MLflow run (default: for example lora-2026-11-22-1)."
+        ),
     )
     for option in reversed(options):
         command = option(command)

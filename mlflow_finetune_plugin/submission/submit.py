@@ -34,6 +34,7 @@ from mlflow_finetune_plugin.startup import quiet_libraries
 from mlflow_finetune_plugin.store.clients import absolute_store, check_store_answers
 from mlflow_finetune_plugin.submission.attempts import next_attempt
 from mlflow_finetune_plugin.submission.backend_config import BackendSettings, backend_settings
+from mlflow_finetune_plugin.submission.experiment import project_name
 from mlflow_finetune_plugin.submission.mlflow_run import (
     Submission,
     check_param_names,
@@ -101,6 +102,7 @@ def submit(request: Submission) -> SubmittedJob:
 
 def _submit_into(folder: JobFolder, request: Submission, settings: BackendSettings) -> str:
     project = open_project(request.project_uri, request.version, folder.path / "project")
+    request = replace(request, experiment_name=project_name(project.path, project.source))
     entry = mlproject_entry(project.path, request.entry_point, request.parameters)
     if entry is None and request.entry_point == _NO_ENTRY_POINT:
         request = replace(request, entry_point=DEFAULT_ENTRY_POINT)
@@ -190,13 +192,13 @@ def _start_worker(
     _write_job(request, folder, kind, command, {}, cwd=request.caller, processes=processes)
     supervisor = start_supervisor(folder)
     try:
-        run_id = create_run(request, folder, project)
-        folder.write("run", {"run_id": run_id})
+        run = create_run(request, folder, project)
+        folder.write("run", run.to_json())
     except BaseException as error:
         _abandon(supervisor)
         end_run(request, folder, error)
         raise
-    return run_id
+    return run.run_id
 
 
 def _submit_command(request: Submission, folder: JobFolder, project: ProjectFolder, entry: OwnCommand) -> str:
@@ -204,18 +206,19 @@ def _submit_command(request: Submission, folder: JobFolder, project: ProjectFold
     check_param_names(entry.parameters)
     supervisor: int | None = None
     try:
-        run_id = create_run(request, folder, project)
-        log_params(request, run_id, entry.parameters)
-        environment = {"MLFLOW_RUN_ID": run_id}
+        run = create_run(request, folder, project)
+        request = replace(request, experiment_id=run.experiment_id)
+        log_params(request, run.run_id, entry.parameters)
+        environment = {"MLFLOW_RUN_ID": run.run_id}
         _write_job(request, folder, "command", ["bash", "-c", entry.command], environment, cwd=project.path)
-        folder.write("run", {"run_id": run_id})
+        folder.write("run", run.to_json())
         supervisor = start_supervisor(folder)
     except BaseException as error:
         if supervisor is not None:
             _abandon(supervisor)
         end_run(request, folder, error)
         raise
-    return run_id
+    return run.run_id
 
 
 def _write_job(
@@ -237,12 +240,13 @@ def _write_job(
             "environment": {
                 **TELEMETRY_OFF,
                 "MLFLOW_TRACKING_URI": request.tracking_uri,
-                "MLFLOW_EXPERIMENT_ID": request.experiment_id,
+                **({"MLFLOW_EXPERIMENT_ID": request.experiment_id} if request.experiment_id else {}),
                 **environment,
             },
             "processes": [dict(own) for own in processes],
             "tracking_uri": request.tracking_uri,
             "experiment_id": request.experiment_id,
+            "experiment_name": request.experiment_name,
             "attempt": request.attempt,
             "started_by": ProcessId.of(os.getpid()).to_json(),
             "version": __version__,
