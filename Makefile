@@ -12,6 +12,9 @@ TORCH_BACKEND := $(if $(UV_FIND_LINKS),,--torch-backend=auto)
 INSTALL := $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt --overrides overrides.txt \
     $(TORCH_BACKEND)
 unexport PYTHONDONTWRITEBYTECODE
+# on one line and without syntax that an old Python does not have, so that it is the version that is reported
+CHECK_PYTHON := import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("Python %d.%d is too old; \
+    fix: make PYTHON=python3.11 (3.11, 3.12 and 3.13 are tested), after rm -rf $(VENV)" % v)
 EXTRAS ?= train,playground,dev,docs
 TESTS ?= tests
 # whole files side by side, in the order of tests/conftest.py; JOBS=0 is one process, for a debugger
@@ -21,6 +24,7 @@ JOBS ?= 2
 
 setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml setup.cfg constraints.txt overrides.txt
+	@$$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) -c '$(CHECK_PYTHON)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q uv
 	$(INSTALL) -e '.[$(EXTRAS)]'

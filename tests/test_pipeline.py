@@ -237,7 +237,7 @@ def test_quantised_base_trains_and_is_quantised_again(quantization, family, tmp_
 def test_quantised_base_refuses_a_start_that_changes_it(init, tmp_path, empty_store):
     base = tiny_base(tmp_path / "base")
     config = config_for(tmp_path, base, base_model={"name": str(base), "quantization": "nf4"}, options={"init": init})
-    with pytest.raises(loading.BaseModelError, match="quantised base"):
+    with pytest.raises(loading.BaseModelError, match="quantised weights"):
         run_pipeline(tmp_path / "run", empty_store, config)
 
 

@@ -17,7 +17,7 @@ def serve(
     Use the service as a context manager: ``with ft.serve("my-bot") as service: OpenAI(base_url=service.url, ...)``.
 
     Args:
-        models: names of registered models; their aliases are followed live.
+        models: names of registered models, in any form that the commands take; their aliases are followed live.
         port: 0 takes a free port.
         on_progress: receives a line whenever what the service waits for changes.
         settings: the options of ``mlflow-finetune serve`` by their field names, for example ``engine="transformers"``.
@@ -30,8 +30,10 @@ def serve(
     from mlflow_finetune_plugin.errors import ConfigError, unknown
     from mlflow_finetune_plugin.serving.process import serve as start
     from mlflow_finetune_plugin.serving.settings import SETTINGS, service_settings
+    from mlflow_finetune_plugin.store.model_ref import model_name
 
-    names = [setting.field_name for setting in SETTINGS]
-    if problems := [unknown("setting of serve", name, names) for name in settings if name not in names]:
+    known = [setting.field_name for setting in SETTINGS]
+    if problems := [unknown("setting of serve", name, known) for name in settings if name not in known]:
         raise ConfigError(problems)
-    return start(service_settings(models, {**settings, "port": port}), on_progress=on_progress)
+    names = tuple(map(model_name, models))
+    return start(service_settings(names, {**settings, "port": port}), on_progress=on_progress)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.store.clients import command_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -73,6 +74,25 @@ def find_model_ref(client: MlflowClient, text: str) -> ModelRef:
         return ref
     is_name = any(model.name == text for model in client.search_registered_models(f"name = {_quoted(text)}"))
     return ModelRef(text) if is_name else ref
+
+
+def model_name(text: str) -> str:
+    """Return the registered model that a name of any form belongs to, for commands that concern a whole model.
+
+    If the registry does not answer, ``a@b`` is read as the alias ``b`` of ``a``.
+
+    Raises:
+        ConfigError: for a text that ``parse_model_ref`` refuses.
+    """
+    ref = parse_model_ref(text)
+    if ref.alias is None or text.startswith("models:/"):
+        return ref.name
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return find_model_ref(command_client(), text).name
+    except MlflowException:
+        return ref.name
 
 
 def _quoted(text: str) -> str:

@@ -1,7 +1,6 @@
-"""``make demo``: trains the quickstart through ``mlflow run``, serves it, and asks base and adapter the same question.
+"""``make demo``: train the quickstart with ``mlflow run``, serve it, and ask base and adapter the same question.
 
-Everything lands in ``.demo/`` (MLflow store, artifacts, job folders); look at it with
-``mlflow ui --backend-store-uri sqlite:///.demo/mlflow.db``.
+Everything is written to ``.demo/`` (MLflow store, artifacts, job folders). The last lines say how to look at it.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -17,18 +17,24 @@ from pathlib import Path
 from typing import Any
 
 RECIPE = Path(__file__).resolve().parent
-QUESTION_ROW = 3  # any held-out row would do
+QUESTION_ROW = (
+    2  # a held-out row that the tiny base answers with a whole sentence; most of its answers are single odd words
+)
 WAIT_S = 300
+PROGRAMS = Path(sys.executable).parent
 
 
 def main() -> int:
-    """Runs the demo and returns the exit code of ``mlflow run``, then of the service."""
+    """Run the demo and return the exit code of ``mlflow run``, then of the service."""
     folder = open_folder()
-    return train(folder) or show_answers(folder)
+    code = train(folder) or show_answers(folder)
+    if code == 0:
+        print(next_steps(folder))
+    return code
 
 
 def open_folder() -> Path:
-    """``.demo``, with this process's MLflow in it."""
+    """Return ``.demo``, and let this process and its children use the MLflow store in it."""
     folder = Path.cwd() / ".demo"
     folder.mkdir(exist_ok=True)
     os.environ |= {
@@ -40,18 +46,18 @@ def open_folder() -> Path:
 
 
 def train(folder: Path) -> int:
-    """The quickstart, as its users have it; the exit code of ``mlflow run``."""
-    command = [str(Path(sys.executable).parent / "mlflow"), "run", str(RECIPE), "-b", "finetune", "-e", "lora"]
+    """Train the quickstart as a user does, and return the exit code of ``mlflow run``."""
+    command = [str(PROGRAMS / "mlflow"), "run", str(RECIPE), "-b", "finetune", "-e", "lora"]
     print("$ mlflow run recipes/quickstart -b finetune -e lora", flush=True)
     return subprocess.run(command, cwd=folder, check=False).returncode
 
 
 def show_answers(folder: Path) -> int:
-    """Serves what was registered and asks base and adapter the same held-out question over OpenAI's API."""
+    """Serve the registered model, and ask base and adapter the same held-out question over OpenAI's API."""
     import httpx
 
     port = _free_port()
-    command = [str(Path(sys.executable).parent / "mlflow-finetune"), "serve", "quickstart"]
+    command = [str(PROGRAMS / "mlflow-finetune"), "serve", "quickstart"]
     print(f"$ mlflow-finetune serve quickstart --port {port}", flush=True)
     with (folder / "serve.log").open("wb") as log:
         service = subprocess.Popen(
@@ -68,12 +74,30 @@ def show_answers(folder: Path) -> int:
             body = {"model": model, "messages": [{"role": "user", "content": row["prompt"]}], "temperature": 0}
             answer = httpx.post(f"{url}/v1/chat/completions", json={**body, "max_tokens": 16}, timeout=60)
             answer.raise_for_status()
-            said = answer.json()["choices"][0]["message"]["content"]
-            print(f"  {model:<22} {said!r} (version {answer.headers['x-finetune-version']})")
+            text = answer.json()["choices"][0]["message"]["content"]
+            print(f"  {model:<22} {text!r} (version {answer.headers['x-finetune-version']})")
     finally:
         service.terminate()
         code = service.wait(90)
     return code
+
+
+def next_steps(folder: Path) -> str:
+    """Return what to do after the demo, as commands that work in the folder it was started in."""
+    store = f"sqlite:///{folder / 'mlflow.db'}"
+    return f"""
+What next:
+  MLflow's pages   {shlex.quote(program("mlflow"))} ui --backend-store-uri {shlex.quote(store)}
+                   then open http://127.0.0.1:5000, experiment quickstart
+  the playground   make playground      (base and adapter side by side, blind, in the browser)
+  your own data    {shlex.quote(program("mlflow-finetune"))} init my-bot
+"""
+
+
+def program(name: str) -> str:
+    """Return a program that was installed beside this Python, as a path from the working folder where it lies there."""
+    path = PROGRAMS / name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _wait_until_ready(url: str, service: subprocess.Popen[bytes]) -> dict[str, Any]:
@@ -82,9 +106,9 @@ def _wait_until_ready(url: str, service: subprocess.Popen[bytes]) -> dict[str, A
     deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline and service.poll() is None:
         with contextlib.suppress(httpx.HTTPError):  # until it listens
-            found = httpx.get(f"{url}/readyz", timeout=5).json()
-            if found["status"] == "ready":
-                return dict(found)
+            status = httpx.get(f"{url}/readyz", timeout=5).json()
+            if status["status"] == "ready":
+                return dict(status)
         time.sleep(0.2)
     raise SystemExit("the service is not ready; its log: .demo/serve.log")
 

@@ -1,10 +1,11 @@
 """One parser reads the names of models for every command."""
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
 from mlflow_finetune_plugin.errors import ConfigError
-from mlflow_finetune_plugin.store.model_ref import ModelRef, find_model_ref, parse_model_ref
+from mlflow_finetune_plugin.store.model_ref import ModelRef, find_model_ref, model_name, parse_model_ref
 
 
 @pytest.mark.parametrize(
@@ -67,3 +68,13 @@ def test_the_registry_says_whether_an_at_sign_belongs_to_the_name(tmp_path):
     client.create_registered_model("me@work")
     assert find_model_ref(client, "me@work") == ModelRef("me@work")
     assert find_model_ref(client, "models:/me@work") == ModelRef("me", alias="work")
+
+
+def test_model_name_is_the_registered_model_of_every_form(desk, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", desk.tracking_uri)
+    mlflow.set_tracking_uri(desk.tracking_uri)
+    for text in ("my-bot", "my-bot/1", "my-bot@champion", "models:/my-bot/1", "models:/my-bot@champion"):
+        assert model_name(text) == "my-bot"
+    desk.client().create_registered_model("me@home")
+    assert model_name("me@home") == "me@home"
+    assert model_name("models:/me@home") == "me"

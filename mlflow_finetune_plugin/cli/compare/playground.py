@@ -17,6 +17,7 @@ from mlflow_finetune_plugin.cli.output import note
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import ConfigError, EngineError, MissingExtraError, TrackingError, one_line
 from mlflow_finetune_plugin.store.clients import command_client
+from mlflow_finetune_plugin.store.model_ref import model_name
 
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.serving.process import RunningService
@@ -52,14 +53,16 @@ class _WithPageOptions(click.Command):
     help="Engine that serves --model, when no --endpoint is given.",
 )
 @click.option("--store", type=_PATH, metavar="DIR", help="Folder for fetched adapters, when no --endpoint is given.")
-@click.argument("page_options", nargs=-1, type=click.UNPROCESSED, metavar="[PAGE OPTIONS]")
+@click.argument("page_options", nargs=-1, type=click.UNPROCESSED, metavar="[MODEL] [PAGE OPTIONS]")
 def playground(
     endpoints: tuple[str, ...], model: str | None, engine: str, store: Path | None, page_options: tuple[str, ...]
 ) -> int:
     """Compare two models blind in the browser, and vote.
 
-    Options of the page are listed below; this command forwards them to it.
+    MODEL is the same as --model: my-bot (my-bot/1, my-bot@champion and models:/ URIs name the same model). Options of the
+    page are listed below; this command forwards them to it.
     """
+    model, page_options = _model_of(model, page_options)
     if importlib.util.find_spec("gradio") is None:
         raise MissingExtraError("the playground needs gradio; fix: pip install 'mlflow-finetune[playground]'")
     if endpoints and (engine != "auto" or store is not None):
@@ -74,6 +77,15 @@ def playground(
     except EngineError as error:  # not an error in the arguments, therefore not exit code 2
         print(f"mlflow-finetune: {error}", file=sys.stderr)
         return 1
+
+
+def _model_of(option: str | None, arguments: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """Return the registered model, from ``--model`` or the first argument, and the other arguments."""
+    if arguments and not arguments[0].startswith("-"):
+        if option is not None:
+            raise ConfigError([f"{arguments[0]} and --model {option} both name the model; fix: drop one of them"])
+        option, arguments = arguments[0], arguments[1:]
+    return (None if option is None else model_name(option)), arguments
 
 
 def page_arguments(endpoints: Sequence[str], model: str | None, page_options: Sequence[str]) -> list[str]:

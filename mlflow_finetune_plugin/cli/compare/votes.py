@@ -15,6 +15,7 @@ import click
 from mlflow_finetune_plugin.cli.output import json_option, print_json
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError
+from mlflow_finetune_plugin.store.model_ref import model_name
 from mlflow_finetune_plugin.store.names import BASE, CHALLENGER, CHAMPION
 
 if TYPE_CHECKING:
@@ -89,9 +90,9 @@ def votes(**values: Any) -> int:
 
     from mlflow_finetune_plugin.serving.versions.catalog import Catalog
 
-    options = VotesOptions(**values)
-    name = options.name
+    options = VotesOptions(**{**values, "name": model_name(values["name"])})
     _check_together(options)
+    name = options.name
     aliases = Catalog(mlflow.MlflowClient(), (name,)).read()[name].aliases
     pair, why_no_pair = _pair(name, options.between, aliases)
     if (deleted := _delete(options)) is not None:

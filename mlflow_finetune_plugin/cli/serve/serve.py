@@ -17,6 +17,7 @@ from mlflow_finetune_plugin.errors import ConfigError, MissingExtraError
 from mlflow_finetune_plugin.serving.registry_check import check_registry
 from mlflow_finetune_plugin.serving.settings import SETTINGS, ServiceSettings, service_settings
 from mlflow_finetune_plugin.serving.versions.names import http_address
+from mlflow_finetune_plugin.store.model_ref import model_name
 
 _TYPES: dict[str, Any] = {"text": str, "path": click.Path(path_type=Path), "integer": int, "seconds": float}
 
@@ -45,7 +46,8 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def serve(models: tuple[str, ...], **options: Any) -> int:
     """Serve registered models through OpenAI's API and follow their aliases live.
 
-    NAME is a registered model. The service runs until Ctrl-C or SIGTERM and lets running answers end. It accepts
+    NAME is a registered model: my-bot. Other forms of its name (my-bot/1, my-bot@champion, models:/my-bot/1) serve the
+    same model, because a service answers for all of its versions. The service runs until Ctrl-C or SIGTERM and lets running answers end. It accepts
     MLflow webhooks when FINETUNE_WEBHOOK_SECRET is set.
     """
     check_registry(lambda line: print(f"  waiting  {line}", file=sys.stderr, flush=True))
@@ -62,7 +64,7 @@ def serve(models: tuple[str, ...], **options: Any) -> int:
     from mlflow import MlflowClient
 
     secret = os.environ.get("FINETUNE_WEBHOOK_SECRET") or None
-    settings = service_settings(models, options, webhook_secret=secret)
+    settings = service_settings(tuple(map(model_name, models)), options, webhook_secret=secret)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     ignore_hangup()

@@ -1,5 +1,6 @@
 """``mlflow-finetune playground`` and ``users`` as processes; the service behind it has the real embedded engine."""
 
+import importlib
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ from served_models import registry_of_bot
 from serving_process import marked
 
 from mlflow_finetune_plugin.cli.compare.playground import page_arguments, playground
+from mlflow_finetune_plugin.errors import ConfigError
 
 SECRET = "mf-a-secret-key"
 
@@ -175,7 +177,7 @@ def test_which_model_is_asked_for_with_the_names(workplace):
     several = workplace.cli("playground")
     assert (several.returncode, "fix: --model with one of: one, two" in several.stdout) == (2, True)
     unknown = workplace.cli("playground", "--model", "three")
-    assert "no model 'three' is registered; fix: --model with one of: one, two" in unknown.stdout
+    assert "no registered model 'three'; fix: --model with one of: one, two" in unknown.stdout
 
 
 def test_the_page_is_told_all_that_the_command_is():
@@ -204,6 +206,16 @@ def test_the_page_is_told_all_that_the_command_is():
         prompt_sets=(Path("/p"),),
         keep_traces_days=0.5,
     )
+
+
+@pytest.mark.parametrize("name", ["my-bot", "my-bot/1", "models:/my-bot@champion"])
+def test_the_model_is_the_first_argument_or_an_option(name):
+    module = importlib.import_module("mlflow_finetune_plugin.cli.compare.playground")
+    assert module._model_of(None, (name, "--port", "1")) == ("my-bot", ("--port", "1"))
+    assert module._model_of(name, ("--port", "1")) == ("my-bot", ("--port", "1"))
+    assert module._model_of(None, ("--port", "1")) == (None, ("--port", "1"))
+    with pytest.raises(ConfigError, match="both name the model"):
+        module._model_of("other", (name,))
 
 
 def test_users_come_and_go_by_command(workplace):
