@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tiers import mark_by_fixtures, without_processes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -53,8 +54,15 @@ LONGEST_FIRST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes take whole files: the longest first, or one of them is alone with such a file at the end."""
+    mark_by_fixtures(items)
     places = {REPOSITORY / "tests" / name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    with without_processes(item):
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +75,12 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow SQLite store with its tables made once; tests copy it."""
+    from mlflow import MlflowClient
+
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    code = "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]); mlflow.search_experiments()"
-    subprocess.run([sys.executable, "-c", code, f"sqlite:///{path}"], check=True, cwd=path.parent)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path.parent)  # the artifacts of the default experiment lie in the working directory
+        MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 
 

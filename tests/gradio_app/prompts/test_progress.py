@@ -8,11 +8,11 @@ from votes_cast import vote
 from gradio_app.prompts.progress import JudgedPrompts, progress
 from mlflow_finetune_plugin.votes import Journal
 from mlflow_finetune_plugin.votes.journal.vote import ANONYMOUS
-from mlflow_finetune_plugin.votes.prompt_sets import Prompt, PromptSet
+from mlflow_finetune_plugin.votes.prompt_sets import PromptSet, PromptSetRow
 
 
 def prompts(*questions):
-    return PromptSet("set", tuple(Prompt(q, ({"role": "user", "content": q},)) for q in questions))
+    return PromptSet("set", tuple(PromptSetRow(q, ({"role": "user", "content": q},)) for q in questions))
 
 
 SET = prompts("a", "b", "c")
