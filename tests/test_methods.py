@@ -54,6 +54,7 @@ def test_optional_members_have_their_defaults():
         ia3.QUANTIZATION = "nf4"
 
 
+@pytest.mark.train
 def test_examples_of_the_documentation_train(package, tmp_path, empty_store):
     package({"layernorm": ("adaptation", EXAMPLES["layernorm"]), "focal": ("objective", EXAMPLES["focal"])})
     assert "layernorm" in method_names("adaptation")

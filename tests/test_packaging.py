@@ -75,7 +75,6 @@ def test_version_is_told_once_and_alike():
     assert project["version"] == mlflow_finetune_plugin.__version__
 
 
-@pytest.mark.slow
 def test_installed_wheel_runs_the_quickstart_outside_the_checkout(wheel, tmp_path, empty_store):
     site = tmp_path / "site"
     install = [

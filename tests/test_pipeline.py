@@ -35,6 +35,7 @@ def first(tmp_path_factory, empty_store) -> Ran:
     return run_pipeline(folder / "run", empty_store, config)
 
 
+@pytest.mark.train
 def test_the_story_is_told_in_order(first):
     assert list(dict.fromkeys(first.stages())) == [
         "plan",
@@ -54,6 +55,7 @@ def test_the_story_is_told_in_order(first):
     assert any(event["done"] == 6 and event["total"] == 6 for event in first.events("progress"))
 
 
+@pytest.mark.train
 def test_no_auto_is_left_and_each_has_its_reason(first):
     params = first.run.data.params
     assert "auto" not in params.values()
@@ -80,6 +82,7 @@ def test_no_auto_is_left_and_each_has_its_reason(first):
     assert params["register.name"] == "bot"
 
 
+@pytest.mark.train
 def test_metrics_reach_run_and_model(first):
     metrics = first.run.data.metrics
     names = json.loads(first.run.data.params["eval.metrics"])
@@ -101,6 +104,7 @@ def test_metrics_reach_run_and_model(first):
     assert [m.step for m in first.client.get_metric_history(first.run_id, "eval_loss")] == [3, 6]
 
 
+@pytest.mark.train
 def test_artifacts_are_whole(first):
     for name in ("1_loss.png", "2_gain.png"):
         assert first.artifact(name).read_bytes()[:8] == PNG
@@ -112,6 +116,7 @@ def test_artifacts_are_whole(first):
     assert json.loads(first.artifact("finetune/data_report.json").read_text())["train_rows"] == 24
 
 
+@pytest.mark.train
 def test_the_run_names_its_data(first):
     inputs = {entry.tags[0].value: entry.dataset for entry in first.run.inputs.dataset_inputs}
     assert set(inputs) == {"train", "eval"}
@@ -121,6 +126,7 @@ def test_the_run_names_its_data(first):
     assert "test.jsonl" in inputs["eval"].source
 
 
+@pytest.mark.train
 def test_version_carries_its_identity(first):
     version = first.client.get_model_version_by_alias("bot", "challenger")
     assert str(version.version) == "1"
@@ -133,6 +139,7 @@ def test_version_carries_its_identity(first):
     assert "exact match" in version.description
 
 
+@pytest.mark.train
 def test_equal_configs_give_equal_bits_and_the_alias_moves(first, tmp_path, empty_store):
     store = Path(first.tracking_uri.removeprefix("sqlite:///"))
     second = run_pipeline(tmp_path / "second", empty_store, first.config, store=store)
@@ -147,12 +154,14 @@ def test_equal_configs_give_equal_bits_and_the_alias_moves(first, tmp_path, empt
     assert first.events("metrics")[-1]["values"] == second.events("metrics")[-1]["values"]
 
 
+@pytest.mark.train
 def test_another_seed_gives_another_adapter(first, tmp_path, empty_store):
     training = first.config.training.model_copy(update={"seed": 1})
     other = run_pipeline(tmp_path, empty_store, first.config.model_copy(update={"training": training}))
     assert other.run.data.tags["finetune.adapter_digest"] != first.run.data.tags["finetune.adapter_digest"]
 
 
+@pytest.mark.train
 def test_counts_and_speeds_are_true(first):
     rows = json.loads(first.artifact("finetune/data_report.json").read_text())["train"]
     metrics = first.run.data.metrics
@@ -168,6 +177,7 @@ def test_counts_and_speeds_are_true(first):
     assert last["loss"] == metrics["train/loss"]
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_trains_and_loads_back(family, tmp_path, empty_store):
     config = config_for(tmp_path, tiny_base(tmp_path / "base", family))
@@ -182,6 +192,7 @@ def test_every_family_trains_and_loads_back(family, tmp_path, empty_store):
     assert ran.run.data.tags["finetune.serving"] == expected
 
 
+@pytest.mark.train
 def test_sharded_base(tmp_path, empty_store):
     base = tiny_base(tmp_path / "base", "qwen2", shard="40KB")
     assert len(list(base.glob("*.safetensors"))) > 2
@@ -192,6 +203,7 @@ def test_sharded_base(tmp_path, empty_store):
     assert ran.run.data.tags["finetune.base_digest"] != whole.run.data.tags["finetune.base_digest"]
 
 
+@pytest.mark.train
 @pytest.mark.parametrize(
     ("settings", "precision"),
     [({}, "float32"), ({"dtype": "bfloat16"}, "bfloat16"), ({"dtype": "float16"}, "float16")],
@@ -209,11 +221,13 @@ def test_half_precision_base(settings, precision, tmp_path, empty_store):
         assert config["reasons"]["base_model.dtype"] == "float32: no GPU with bfloat16"
 
 
+@pytest.mark.train
 def test_bf16_autocast_does_not_outlive_training(tmp_path, empty_store):
     config = config_for(tmp_path, tiny_base(tmp_path / "base"), training={"bf16": True})
     assert run_pipeline(tmp_path / "run", empty_store, config).reload_error() < 1e-5
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 @pytest.mark.parametrize("family", ["qwen3", "gpt2"])
 def test_quantised_base_trains_and_is_quantised_again(quantization, family, tmp_path, empty_store):
@@ -233,6 +247,7 @@ def test_quantised_base_trains_and_is_quantised_again(quantization, family, tmp_
     assert all(tensor.any() for tensor in weights.values())
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 def test_quantised_base_refuses_a_start_that_changes_it(init, tmp_path, empty_store):
     base = tiny_base(tmp_path / "base")
@@ -241,6 +256,7 @@ def test_quantised_base_refuses_a_start_that_changes_it(init, tmp_path, empty_st
         run_pipeline(tmp_path / "run", empty_store, config)
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("training", [{"gradient_checkpointing": True}, {"label_smoothing_factor": 0.1}])
 def test_training_switches_reach_the_trainer(training, tmp_path, empty_store):
     base = tiny_base(tmp_path / "base")
@@ -253,6 +269,7 @@ def test_training_switches_reach_the_trainer(training, tmp_path, empty_store):
         assert second != pytest.approx(first, abs=1e-3)
 
 
+@pytest.mark.train
 def test_qwen3_template_with_its_think_block(tmp_path, empty_store):
     import trl
 
@@ -266,6 +283,7 @@ def test_qwen3_template_with_its_think_block(tmp_path, empty_store):
     assert not any("think" in answer for answer in answers)
 
 
+@pytest.mark.train
 def test_base_without_chat_template(tmp_path, empty_store):
     base = tiny_base(tmp_path / "base", chat_template=None)
     ran = run_pipeline(tmp_path / "run", empty_store, config_for(tmp_path, base))
@@ -273,6 +291,7 @@ def test_base_without_chat_template(tmp_path, empty_store):
     assert report["template_source"] == "default"
 
 
+@pytest.mark.train
 def test_unregistered_run_still_has_its_model(tmp_path, empty_store):
     config = config_for(tmp_path, tiny_base(tmp_path / "base"), register=None)
     ran = run_pipeline(tmp_path / "run", empty_store, config)
@@ -280,12 +299,14 @@ def test_unregistered_run_still_has_its_model(tmp_path, empty_store):
     assert ran.result["model_uri"] == f"models:/{ran.result['model_id']}"
 
 
+@pytest.mark.train
 def test_run_with_rate_zero_is_refused_and_nothing_is_logged(tmp_path, empty_store):
     config = config_for(tmp_path, tiny_base(tmp_path / "base"), training={"max_steps": 1, "warmup_steps": 1.0})
     with pytest.raises(TrainingError, match="bit for bit at its start"):
         run_pipeline(tmp_path / "run", empty_store, config)
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("options", [{"dora": True}, {"init": "pissa"}, {"init": "olora"}, {"init": "orthogonal"}])
 def test_untouched_adapter_is_refused_whatever_its_start(options, tmp_path, empty_store):
     config = config_for(
@@ -295,6 +316,7 @@ def test_untouched_adapter_is_refused_whatever_its_start(options, tmp_path, empt
         run_pipeline(tmp_path / "run", empty_store, config)
 
 
+@pytest.mark.train
 def test_first_model_is_free_before_the_second_is_loaded(tmp_path, empty_store, monkeypatch):
     """The GPU must never hold the trained model, its optimiser and the reloaded model at once."""
     loaded: list[weakref.ref[torch.nn.Module]] = []
@@ -322,6 +344,7 @@ def test_first_model_is_free_before_the_second_is_loaded(tmp_path, empty_store, 
     assert alive_at_reload == [0]
 
 
+@pytest.mark.train
 def test_proof_is_of_the_loaded_model(tmp_path, empty_store, monkeypatch):
     """What is proven is the object that came back from MLflow, base and adapter side."""
     from mlflow_finetune_plugin.evaluation import proof

@@ -64,7 +64,7 @@ def test_data_is_what_its_script_writes(name, tmp_path):
         assert file.read_bytes() == (source / "data" / file.name).read_bytes(), file.name
 
 
-@pytest.mark.slow
+@pytest.mark.train
 @pytest.mark.parametrize("name", sorted(GAINS))
 def test_recipe_teaches_what_it_says(name, tmp_path, empty_store, monkeypatch):
     folder = RECIPES / name

@@ -32,7 +32,9 @@ def test_run_prove_register_serve_vote_promote(tmp_path: Path, empty_store: Path
     assert run.info.status == "FINISHED"
     assert run.data.metrics["eval/gain_low/exact_match"] > 0.2
 
-    with serving(tmp_path, workplace.tracking_uri, "quickstart", "--engine", "transformers", "--poll", "0.2") as service:
+    with serving(
+        tmp_path, workplace.tracking_uri, "quickstart", "--engine", "transformers", "--poll", "0.2"
+    ) as service:
         openai = OpenAI(base_url=service.url + "/v1", api_key="none")
         answers = [
             openai.chat.completions.create(

@@ -76,6 +76,7 @@ def runs(tmp_path_factory, empty_store):
     return get
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("adaptation", [name for name in ADAPTATIONS if name != "lora"])  # lora: test_pipeline.py
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mixtral"])
 def test_run_gives_back_what_was_trained(adaptation, family, tmp_path, empty_store):
@@ -114,6 +115,7 @@ def test_every_family_learns_and_loads_back(adaptation, family, tmp_path):
         torch.testing.assert_close(again(ids).logits, trained.logits, atol=1e-6, rtol=0)
 
 
+@pytest.mark.train
 def test_stock_mlflow_loads_each_where_this_package_cannot_be_imported(runs):
     """All of them in one process: what one model brings along must not disturb the next."""
     models, proven = {}, {}
@@ -141,6 +143,7 @@ def test_stock_mlflow_loads_each_where_this_package_cannot_be_imported(runs):
         assert code == {"weights_digest.py", *(file.name for file in loaded(adaptation).MODEL_CODE)}
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
 def test_base_is_bit_for_bit_itself_with_the_adapter_off(adaptation, runs):
     ran = runs(adaptation)
@@ -156,6 +159,7 @@ def test_base_is_bit_for_bit_itself_with_the_adapter_off(adaptation, runs):
         assert not torch.equal(model(ids).logits, alone)
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
 def test_start_is_the_base_and_the_base_is_frozen(adaptation, runs, tmp_path):
     config, module = runs(adaptation).config, loaded(adaptation)
@@ -175,6 +179,7 @@ def test_start_is_the_base_and_the_base_is_frozen(adaptation, runs, tmp_path):
     assert {p.dtype for p in trainable} == {torch.float32}
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
 def test_adapter_at_its_start_is_refused_and_the_trained_one_is_not(adaptation, runs, tmp_path):
     ran, module = runs(adaptation), loaded(adaptation)
@@ -192,6 +197,7 @@ def test_adapter_at_its_start_is_refused_and_the_trained_one_is_not(adaptation, 
         check_adapter_file(tmp_path / "saved", module)
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("adaptation", ADAPTATIONS)
 def test_adapter_folder_is_pefts_and_the_same_in_every_process(adaptation, runs):
     folder = runs(adaptation).work / "adapter"

@@ -43,6 +43,7 @@ def wrapped(folder: Path, tmp_path: Path, **options: object) -> PeftModel:
     return lora.apply(loading.load_base_model(found(folder)), resolved, seed=0, folder=tmp_path)
 
 
+@pytest.mark.train
 @pytest.mark.parametrize(
     "options",
     [

@@ -70,6 +70,7 @@ def test_missing_bitsandbytes_is_told_before_any_spend(tmp_path, monkeypatch):
     check_before_spend(config(tmp_path, "lora"))
 
 
+@pytest.mark.train
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
 def test_run_trains_on_the_quantised_base_and_says_so(quantization, tmp_path, empty_store):
     base = tiny_base(tmp_path / "base", "qwen3")

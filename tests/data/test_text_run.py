@@ -14,6 +14,7 @@ def documents(tmp_path):
     return path
 
 
+@pytest.mark.train
 def test_documents_are_learnt_and_proven_by_perplexity(tmp_path, empty_store, documents):
     base = tiny_base(tmp_path / "base")
     data = {"train": [{"path": str(documents)}], "eval": 0.2, "overlength": "split"}

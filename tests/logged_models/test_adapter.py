@@ -99,6 +99,7 @@ def answers_of(process: subprocess.CompletedProcess[str]) -> dict[str, list[str]
     return json.loads(line.removeprefix("ANSWERS"))
 
 
+@pytest.mark.train
 def test_stock_mlflow_loads_it_where_this_package_cannot_be_imported(ran, model_folder, tmp_path):
     base = Path(ran.config.base_model.name)
     moved = tmp_path / "moved"
@@ -115,6 +116,7 @@ def test_stock_mlflow_loads_it_where_this_package_cannot_be_imported(ran, model_
     assert len(set(answers["sampled"])) > 1
 
 
+@pytest.mark.train
 def test_moved_base_must_be_given_and_must_be_the_same(ran, model_folder, tmp_path, monkeypatch):
     base = Path(ran.config.base_model.name)
     moved = tmp_path / "moved"
@@ -138,6 +140,7 @@ def test_moved_base_must_be_given_and_must_be_the_same(ran, model_folder, tmp_pa
     assert mlflow.pyfunc.load_model(str(model_folder), model_config=unchecked).predict(["hello"])
 
 
+@pytest.mark.train
 def test_model_holds_the_adapter_and_no_base(ran, model_folder):
     files = [path for path in model_folder.rglob("*") if path.is_file()]
     assert not [p for p in files if p.suffix in (".pkl", ".pickle", ".bin", ".pt", ".pth", ".joblib")]
@@ -155,6 +158,7 @@ def test_model_holds_the_adapter_and_no_base(ran, model_folder):
     assert "bitsandbytes" not in requirements
 
 
+@pytest.mark.train
 def test_adapter_loads_with_plain_peft_and_says_the_same(ran, model_folder):
     base = AutoModelForCausalLM.from_pretrained(ran.config.base_model.name, dtype=torch.float32)
     plain = PeftModel.from_pretrained(base, model_folder / "artifacts" / "adapter").eval()
@@ -167,6 +171,7 @@ def test_adapter_loads_with_plain_peft_and_says_the_same(ran, model_folder):
     assert tokenizer.chat_template == original.chat_template
 
 
+@pytest.mark.train
 def test_reference_holds_true_log_probabilities(ran, model_folder):
     reference = json.loads((model_folder / "artifacts" / "reference.json").read_text())
     assert reference["precision"] == "float32"
@@ -193,6 +198,7 @@ def naive_log_probs(model: torch.nn.Module, probe: dict) -> list[float]:
     return [float(log_probs[len(prompt) - 1 + i, token]) for i, token in enumerate(completion)]
 
 
+@pytest.mark.train
 def test_reload_check_accepts_the_model_and_refuses_a_changed_one(ran, model_folder, held_out, tmp_path):
     reference = Reference(**json.loads((ran.work / "reference.json").read_text()))
     model, tokenizer = reload_adapter(str(model_folder))
@@ -207,6 +213,7 @@ def test_reload_check_accepts_the_model_and_refuses_a_changed_one(ran, model_fol
         check_reload(*reload_adapter(str(changed)), reference, held_out)
 
 
+@pytest.mark.train
 def test_reload_check_refuses_lost_tensors_and_broken_files(ran, model_folder, held_out, tmp_path):
     reference = Reference(**json.loads((ran.work / "reference.json").read_text()))
     lost = shutil.copytree(model_folder, tmp_path / "lost")
@@ -222,6 +229,7 @@ def test_reload_check_refuses_lost_tensors_and_broken_files(ran, model_folder, h
         reload_adapter(str(half))
 
 
+@pytest.mark.train
 def test_reload_check_sees_a_base_that_is_not_the_one(ran, model_folder, held_out):
     reference = Reference(**json.loads((ran.work / "reference.json").read_text()))
     model, tokenizer = reload_adapter(str(model_folder))
@@ -235,6 +243,7 @@ def test_reload_check_sees_a_base_that_is_not_the_one(ran, model_folder, held_ou
         check_reload(model, tokenizer, reference, held_out)
 
 
+@pytest.mark.train
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -260,6 +269,7 @@ def test_adapter_that_answers_as_the_base_is_refused():
     check_adapter_moved(Reference("float32", [{**probe, "adapter_log_probs": [-1.0, -2.0000002]}]))
 
 
+@pytest.mark.train
 def test_input_that_is_no_question_is_an_error(model_folder):
     model = mlflow.pyfunc.load_model(str(model_folder))
     for wrong in (pd.DataFrame({"prompt": [None], "other": [1]}), [{"question": "hello"}], [3], [None]):

@@ -131,7 +131,7 @@ def test_another_name_and_a_copy(maker, original, tmp_path):
 def test_a_run_that_is_gone_is_replaced_and_told(maker, original, capsys):
     gone = run_of(maker, original)
     maker.client.delete_run(gone)
-    assert main.main(["export", original.uri, "--rank", str(RANK), "--max-nats", "10", "--register"]) == 0
+    assert main(["export", original.uri, "--rank", str(RANK), "--max-nats", "10", "--register"]) == 0
     said = capsys.readouterr().out
     assert "registered as models:/bot/2 (alias challenger) in a new run" in said
     assert f"{RANK}, registered" in said
@@ -180,7 +180,7 @@ def test_a_failure_leaves_nothing(maker, original, tmp_path, monkeypatch, moment
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.train
 @pytest.mark.parametrize("base", [{}, {"quantization": "nf4"}], ids=["float32", "nf4"])
 def test_what_was_trained_is_converted(tmp_path, empty_store, base):
     """A real DoRA run; on a quantised base the version is proven on that base, as it will be served."""
@@ -223,5 +223,5 @@ def test_a_logged_model_needs_a_name(maker, original):
     [((), "nothing to make; fix: --merged DIR"), (("--merged", "d", "--register"), "is for plain LoRA")],
 )
 def test_the_command_refuses_what_makes_no_sense(maker, capsys, arguments, said):
-    assert main.main(["export", "models:/bot/1", *arguments]) == 2
+    assert main(["export", "models:/bot/1", *arguments]) == 2
     assert said in capsys.readouterr().err

@@ -20,6 +20,7 @@ def trained(tmp_path, empty_store, **sections):
     return ran
 
 
+@pytest.mark.train
 @pytest.mark.parametrize(
     ("sections", "tolerance"),
     [

@@ -107,6 +107,7 @@ def test_when_nothing_helps_that_is_said(tmp_path, base, monkeypatch):
     assert "no setting makes it fit" in refused.refusal()
 
 
+@pytest.mark.train
 def test_a_run_that_cannot_fit_ends_before_any_weight_is_read(tmp_path, base, empty_store, monkeypatch):
     room(monkeypatch, 50 * MIB)
     monkeypatch.setattr(loading, "load_base_model", lambda base: pytest.fail("weights were read"))
@@ -115,6 +116,7 @@ def test_a_run_that_cannot_fit_ends_before_any_weight_is_read(tmp_path, base, em
     assert (tmp_path / "run" / "work" / "plan.json").exists()
 
 
+@pytest.mark.train
 def test_a_run_logs_what_was_predicted_and_what_it_took(tmp_path, base, empty_store):
     ran = run_pipeline(tmp_path / "run", empty_store, config_for(tmp_path, base))
     metrics = ran.run.data.metrics

@@ -37,7 +37,6 @@ from mlflow_finetune_plugin.promotion.moves.move import promote_version, roll_ba
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
 
 
-@pytest.mark.slow
 def test_moves_over_rest_are_settled_and_recorded_like_others(server, monkeypatch, capsys):
     client = MlflowClient(server.uri)
     register_versions(client, "bot", 4)
@@ -148,7 +147,6 @@ def become(login_server, monkeypatch):
     return become
 
 
-@pytest.mark.slow
 def test_the_servers_permissions_hold(login_server, become, monkeypatch):
     """Who may not edit the model moves nothing and is told; who may edit can do all of it without the right to delete."""
 

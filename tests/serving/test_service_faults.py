@@ -27,7 +27,9 @@ ENGINE = ("--engine", "transformers", "--poll", "0.2")
 
 def engine_of(service):
     """The process of its engine."""
-    (found,) = [p for p in psutil.Process(service.process.pid).children() if "transformers_engine" in " ".join(p.cmdline())]
+    (found,) = [
+        p for p in psutil.Process(service.process.pid).children() if "transformers_engine" in " ".join(p.cmdline())
+    ]
     return found
 
 

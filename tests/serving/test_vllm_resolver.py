@@ -160,7 +160,6 @@ def vllm(tmp_path_factory, registry):
 
 
 @pytest.mark.vllm
-@pytest.mark.slow
 def test_anyones_vllm_loads_a_version_on_first_use(vllm):
     """Names that it has never seen."""
     answers = {model: vllm.complete(model) for model in (BASE, "bot/1", "bot/2")}
@@ -171,7 +170,6 @@ def test_anyones_vllm_loads_a_version_on_first_use(vllm):
 
 
 @pytest.mark.vllm
-@pytest.mark.slow
 def test_anyones_vllm_says_of_the_embedded_base_what_transformers_says(vllm):
     tokenizer, model = AutoTokenizer.from_pretrained(BASE), load_model(EMBEDDED_FOLDER)
     chat = [{"role": "user", "content": "My name is Anna."}]

@@ -11,7 +11,7 @@ import pytest
 from served_models import QUESTIONS
 from serving_process import CHAT, ask, body, marked, serving, start_serving, wait_until
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
 

@@ -5,7 +5,7 @@ import pytest
 from pipeline_runs import config_for, run_pipeline
 from tiny_bases import tiny_base
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.train]
 
 
 def test_each_evaluated_checkpoint_is_a_model_with_its_held_out_loss(tmp_path, empty_store):

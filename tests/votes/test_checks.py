@@ -15,7 +15,7 @@ def told(number, choice, *, voter="v-1", left="1", right="2", chars=(10, 20), ki
         for place, version, length in (("l", left, chars[0]), ("r", right, chars[1]))
     ]
     return MirroredVote(
-        vote_id=f"{number}-{voter}", revision=1, journal="j", sequence=number, place=number, turn_id=f"t-{number}",
+        vote_id=f"{number}-{voter}", revision=1, journal="j", sequence=number, first_sequence=number, turn_id=f"t-{number}",
         session="s", voter=voter, kind=kind, choice=choice, left=sides[0], right=sides[1], prompt_digest="",
         cast_at=NOON, reasons=(), comment="",
     )  # fmt: skip

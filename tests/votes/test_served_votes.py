@@ -19,7 +19,6 @@ from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces
 PROMPTS = [({"role": "user", "content": question},) for question in QUESTIONS]
 
 
-@pytest.mark.slow
 def test_votes_on_served_answers_reach_the_gate(tmp_path, empty_store, monkeypatch):
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     before = mlflow.get_tracking_uri()

@@ -51,7 +51,6 @@ def test_other_bases_are_left_alone(tmp_path):
 
 
 @pytest.mark.vllm
-@pytest.mark.slow
 def test_vllm_serves_it_and_nothing_is_left_when_the_router_is_killed(output_only, tmp_path, empty_store, monkeypatch):
     """The certificate compares the base's log-probabilities with those of Transformers: ready means that they agree.
 

@@ -167,7 +167,6 @@ def test_a_trace_that_a_crash_left_without_its_text_is_completed_on_a_server_whe
     assert [text.answer for text in traces.texts(ids).values()] == ["a short answer", "another, longer answer"]
 
 
-@pytest.mark.slow
 def test_no_vote_is_lost_or_doubled_when_the_server_goes_and_comes_back(tmp_path, server, caplog, impatient):
     register_versions(server.uri)
     journal = Journal("bot", tmp_path / "votes")
@@ -202,7 +201,6 @@ Mirror(Journal("bot", Path(sys.argv[1])), sys.argv[2]).flush()
 """
 
 
-@pytest.mark.slow
 def test_killed_while_mirroring_ends_with_every_vote_once(ledger):
     for number in range(60):
         ledger.journal.cast(vote(number))

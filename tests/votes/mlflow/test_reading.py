@@ -164,12 +164,12 @@ def test_feedback_that_contradicts_itself_is_told_and_not_counted(ledger, forged
     assert len(gate_votes(reading, "2", "1")) == 1
 
 
-def test_a_vote_told_in_two_ways_does_not_count(ledger, tmp_path):
+def test_contradictory_copies_of_a_vote_do_not_count(ledger, tmp_path):
     other = tmp_path / "copied-to-another-host"
     shutil.copytree(ledger.journal.folder, other)  # the same salt and id: two journals that think they are one
     Journal("bot", other).cast(vote(1, "right"))
     Mirror(Journal("bot", other)).flush()
-    assert mirrored(ledger, vote(1, "left")).not_counted == {reasons.TWO_TALES: 1}
+    assert mirrored(ledger, vote(1, "left")).not_counted == {reasons.CONTRADICTORY: 1}
 
 
 def test_an_answer_shown_left_here_and_right_there_hides_no_vote(ledger):

@@ -239,7 +239,6 @@ log.flush(600)
 """
 
 
-@pytest.mark.slow
 def test_killed_while_writing_every_vote_finds_or_gets_both_traces(ledger):
     places = [str(ledger.journal.folder), ledger.uri, str(Path(votes_cast.__file__).parent)]
     traces = VoteTraces("bot")
@@ -264,7 +263,6 @@ def test_killed_while_writing_every_vote_finds_or_gets_both_traces(ledger):
     assert times == {NOON_MS, NOON_MS - 60_000}  # of the votes, and of the turns that came over before the kill
 
 
-@pytest.mark.slow
 def test_turns_wait_while_the_server_is_away_and_their_votes_find_them(tmp_path, server, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
