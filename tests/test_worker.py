@@ -21,7 +21,6 @@ from mlflow_finetune_plugin.worker import reason_of
 QUICKSTART = str(REPOSITORY / "recipes" / "quickstart")
 REASON = "finetune.status_reason"
 TWO_PROCESSES = ("-c", '{"processes_per_node": 2}')
-pytestmark = pytest.mark.slow
 needs_two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
 
 

@@ -10,8 +10,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.logged_models.merging import export_merged
 
-pytestmark = pytest.mark.slow
-
 
 def trained(tmp_path, empty_store, **sections):
     config = config_for(tmp_path, tiny_base(tmp_path / "base"), **sections)

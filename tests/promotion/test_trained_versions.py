@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import mlflow
-import pytest
 from conftest import REPOSITORY
 
 from mlflow_finetune_plugin.promotion.moves.audit import history
@@ -13,7 +12,6 @@ from mlflow_finetune_plugin.store.names import SERVED_TAG
 from mlflow_finetune_plugin.store.served_tags import ServedSummary
 
 QUICKSTART = REPOSITORY / "recipes" / "quickstart"
-pytestmark = pytest.mark.slow
 
 RECIPE = """
 data: {{train: {data}/train.jsonl, eval: {data}/test.jsonl}}

@@ -10,7 +10,6 @@ from mlflow_finetune_plugin.store.registry import find_model
 
 QUICKSTART = REPOSITORY / "recipes" / "quickstart"
 TEST_ROWS = QUICKSTART / "data" / "test.jsonl"
-pytestmark = pytest.mark.slow
 
 
 def evaluate(workplace, *arguments):

@@ -6,8 +6,6 @@ import pytest
 from pipeline_runs import config_for, run_pipeline
 from tiny_bases import tiny_base
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.train
 def test_two_tasks_are_mixed_proven_apart_and_compared_with_adapters_of_their_own(tmp_path, empty_store):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 
 import mlflow
-import pytest
 from served_models import QUESTIONS, VersionMaker
 from serving_process import serving
 

@@ -16,7 +16,6 @@ VLLM = pytest.param(
     "vllm",
     marks=[
         pytest.mark.vllm,
-        pytest.mark.slow,
         pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from conftest import REPOSITORY
 
 from gradio_app.versions.cards import read_card
@@ -10,7 +9,6 @@ from gradio_app.versions.data_html import read_training_data
 from gradio_app.versions.html import card_html
 
 QUICKSTART = REPOSITORY / "recipes" / "quickstart"
-pytestmark = pytest.mark.slow
 
 
 def test_the_card_and_the_data_of_a_trained_version_are_whole(workplace):

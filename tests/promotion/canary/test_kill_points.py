@@ -5,7 +5,6 @@ import random
 import pytest
 from canary_processes import faults_after_settling, faults_left_by_kill, kill_canary, prepare
 
-pytestmark = pytest.mark.slow
 DICE = random.Random(0)
 
 
