@@ -19,8 +19,9 @@ EXTRAS ?= train,playground,dev,docs
 TESTS ?= tests
 # whole files side by side, in the order of tests/conftest.py; JOBS=0 is one process, for a debugger
 JOBS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup setup-serve-cpu demo playground test lint docs clean
+.PHONY: setup setup-serve-cpu demo playground test test-all lint docs clean
 
 setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml setup.cfg constraints.txt overrides.txt
@@ -40,8 +41,13 @@ demo: setup
 playground: setup
 	$(BIN)/python recipes/quickstart/playground.py $(PLAYGROUND)
 
+# at most five minutes on two cores: everything that starts no process and trains nothing, and the whole path once
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=30 $(TESTS)
+	$(PYTEST) --durations=10 -m 'not (process or train or browser or vllm or gpu or ray or slurm)' $(TESTS)
+
+# everything; EXTRAS=train,playground,dev,serve-cpu and a Chromium add the tests with a real vLLM and a real browser
+test-all: setup
+	$(PYTEST) --durations=30 $(TESTS)
 
 lint: setup
 	$(BIN)/ruff check .
