@@ -114,26 +114,26 @@ def _promote(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
     import mlflow
     from mlflow import MlflowClient
 
-    from mlflow_finetune_plugin.promotion import promote
+    from mlflow_finetune_plugin.promotion import request
     from mlflow_finetune_plugin.promotion.config import PromotionConfig
 
     config = PromotionConfig.model_validate(folder.read("config"))
     _run_id(folder)  # it exists before anything is moved
     mlflow.set_tracking_uri(job["tracking_uri"])
-    report.result(**promote.run(config, MlflowClient(), folder.work, report))
+    report.result(**request.run(config, MlflowClient(), folder.work, report))
 
 
 def _watch(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
     import mlflow
     from mlflow import MlflowClient
 
-    from mlflow_finetune_plugin.watch import watch
+    from mlflow_finetune_plugin.watch import request
     from mlflow_finetune_plugin.watch.config import WatchConfig
 
     config = WatchConfig.model_validate(folder.read("config"))
     _run_id(folder)  # it exists before anything is moved
     mlflow.set_tracking_uri(job["tracking_uri"])
-    report.result(**watch.run(config, MlflowClient(), folder.work, report))
+    report.result(**request.run(config, MlflowClient(), folder.work, report))
 
 
 def _leave_out_bitsandbytes(config: RunConfig) -> None:

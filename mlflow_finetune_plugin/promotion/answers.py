@@ -19,7 +19,7 @@ from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED, MetricMod
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Interval
 from mlflow_finetune_plugin.gate.evidence import Gain, Latency
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows
-from mlflow_finetune_plugin.promotion.held_out import HeldOut, side_from_json, side_json, side_of
+from mlflow_finetune_plugin.promotion.held_out import HeldOut, answer_set_content, answer_set_from, proof_answers
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
 from mlflow_finetune_plugin.store.names import (
     MOVE_CANDIDATE_DIGEST_TAG,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SIDES_FILE = "sides.json"
+ANSWERS_FILE = "sides.json"
 """Of such a run: what its versions answered, by adapter and rows, so that the next need not ask again."""
 
 WATCHED_TAGS = (WATCH_CHAMPION_DIGEST_TAG, WATCH_PREVIOUS_DIGEST_TAG)
@@ -45,7 +45,7 @@ ADAPTER_TAGS = (MOVE_CANDIDATE_DIGEST_TAG, MOVE_CHAMPION_DIGEST_TAG, *WATCHED_TA
 Note = Callable[[str], None]
 
 
-class Speaks(Protocol):
+class RowAnswerer(Protocol):
     """Whoever answers rows as a version does: the model itself, or an endpoint that serves it."""
 
     def answer(self, rows: Sequence[EvalRow], max_new_tokens: int) -> AnswerSet: ...
@@ -58,19 +58,19 @@ class Sources:
     ``latency``: a probe run's, which goes before the router's; ``known``: sides of earlier decisions, by (adapter, rows).
     """
 
-    speaker: Callable[[ProvenVersion], Speaks]
-    served: Callable[[ProvenVersion], Speaks] | None = None
+    speaker: Callable[[ProvenVersion], RowAnswerer]
+    served: Callable[[ProvenVersion], RowAnswerer] | None = None
     latency: Latency | None = None
     known: dict[tuple[str, str], AnswerSet] = field(default_factory=dict)
     measured: dict[tuple[str, str], AnswerSet] = field(default_factory=dict)
 
 
-def side_on(version: ProvenVersion, rows: HeldOut, sources: Sources, say: Note) -> AnswerSet:
+def answers_on(version: ProvenVersion, rows: HeldOut, sources: Sources, say: Note) -> AnswerSet:
     """From its own proof, an earlier decision, or now."""
     place = (version.adapter_digest, rows.digest)
     table, own = version.proof_table, version.held_out
     if version.is_run_s_own and table is not None and own is not None and own.digest == rows.digest:
-        return side_of(table, "adapter", rows.rows, f"{version.uri}'s proof")
+        return proof_answers(table, "adapter", rows.rows, f"{version.uri}'s proof")
     for known in (sources.known, sources.measured):
         if place in known and len(known[place].answers) == len(known[place].nats) == len(rows.rows):
             return known[place]
@@ -126,7 +126,9 @@ def _with_a_width(gain: Interval) -> Interval:
     return Interval(gain.value, -math.inf, math.inf, gain.method) if gain.low == gain.high else gain
 
 
-def known_sides(client: MlflowClient, experiment_id: str, adapters: Sequence[str]) -> dict[tuple[str, str], AnswerSet]:
+def recorded_answers(
+    client: MlflowClient, experiment_id: str, adapters: Sequence[str]
+) -> dict[tuple[str, str], AnswerSet]:
     """What the adapters (digests) answered in earlier decisions and looks. Those that cannot be read any more are measured again."""
     from mlflow.exceptions import MlflowException
 
@@ -138,10 +140,12 @@ def known_sides(client: MlflowClient, experiment_id: str, adapters: Sequence[str
         digest = run.data.tags[SIDES_TAG]
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                text = Path(client.download_artifacts(run.info.run_id, SIDES_FILE, scratch)).read_text(encoding="utf-8")
+                text = Path(client.download_artifacts(run.info.run_id, ANSWERS_FILE, scratch)).read_text(
+                    encoding="utf-8"
+                )
             if hashlib.sha256(text.encode()).hexdigest() != digest:
                 raise ValueError("it is not what the run wrote")
-            sides = {(str(told["adapter"]), str(told["rows"])): side_from_json(told) for told in json.loads(text)}
+            sides = {(str(told["adapter"]), str(told["rows"])): answer_set_from(told) for told in json.loads(text)}
         except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("answers of run %s are asked for again: %s", run.info.run_id, in_short(error))
             continue
@@ -151,8 +155,8 @@ def known_sides(client: MlflowClient, experiment_id: str, adapters: Sequence[str
     return found
 
 
-def sides_json(sides: dict[tuple[str, str], AnswerSet]) -> str:
+def answers_json(sides: dict[tuple[str, str], AnswerSet]) -> str:
     return json.dumps(
-        [{"adapter": adapter, "rows": rows, **side_json(side)} for (adapter, rows), side in sides.items()],
+        [{"adapter": adapter, "rows": rows, **answer_set_content(side)} for (adapter, rows), side in sides.items()],
         ensure_ascii=False,
     )

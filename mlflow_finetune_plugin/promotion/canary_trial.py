@@ -44,7 +44,7 @@ class CanaryTrial:
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialResult:
     """``move``: None where nothing was moved; ``interruption``: the signal that ended it, if one did."""
 
     course: CanaryCourse
@@ -59,7 +59,7 @@ def decide_by_canary(
     evidence: MoveEvidence,
     trial: CanaryTrial,
     report: Callable[[Decision], None],
-) -> tuple[Decision, Tried]:
+) -> tuple[Decision, TrialResult]:
     """The decision with the canary's findings and outcome, which ``report`` is given before any move.
 
     ``evidence``: with the decision's run. Raises as ``carry_out_canary``.
@@ -89,7 +89,7 @@ def decide_by_canary(
 
 def carry_out_canary(
     client: MlflowClient, plan: CanaryPlan, say: Say, conclude: Callable[[CanaryCourse], MoveEvidence]
-) -> Tried:
+) -> TrialResult:
     """The canary, then the move or the record that there is none. ``conclude`` gives the evidence for either.
 
     Raises as ``run_canary`` and ``promote_version``; then the split is put back, if the registry lets us.
@@ -107,7 +107,7 @@ def carry_out_canary(
             leave(client, plan.name, course.state, say, is_closed=True)
             raise
         _close(client, plan.name, course, say)
-    return Tried(course, move, interruption)
+    return TrialResult(course, move, interruption)
 
 
 def _promote(client: MlflowClient, plan: CanaryPlan, course: CanaryCourse, evidence: MoveEvidence, say: Say) -> Move:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
-from mlflow_finetune_plugin.promotion.answers import SIDES_FILE, Sources, sides_json
+from mlflow_finetune_plugin.promotion.answers import ANSWERS_FILE, Sources, answers_json
 from mlflow_finetune_plugin.promotion.canary_trial import CanaryTrial, decide_by_canary
 from mlflow_finetune_plugin.promotion.decision import Decision
 from mlflow_finetune_plugin.promotion.moves.audit import promotions_experiment, record_decision
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class CarriedOut:
+class RecordedDecision:
     """``run_id``: of the decision; ``move``: None where nothing was to be moved; ``decision``: as a canary left it."""
 
     run_id: str
@@ -45,7 +45,7 @@ def carry_out(
     *,
     run_id: str | None = None,
     trial: CanaryTrial | None = None,
-) -> CarriedOut:
+) -> RecordedDecision:
     """``run_id``: a run of the model's promotions that is already there; ``trial``: the canary before the move. Raises
     MoveError, LeaseError, TrackingError; then the report is there and says what the verdict was, and nothing was moved.
     A canary that a signal ended is told and recorded, and then the signal raised again.
@@ -75,7 +75,7 @@ def carry_out(
         logger.warning("the version does not point to its decision %s: %s", run_id, in_short(error))
     if is_stopped and interruption is not None:
         interruption.raise_again()
-    return CarriedOut(run_id, move, decision)
+    return RecordedDecision(run_id, move, decision)
 
 
 def _write_report(client: MlflowClient, run_id: str, decision: Decision, sources: Sources) -> None:
@@ -83,8 +83,8 @@ def _write_report(client: MlflowClient, run_id: str, decision: Decision, sources
         client.log_text(run_id, decision_json(decision), "verdict.json")
         client.log_text(run_id, decision_page(decision), "report.html")
         if sources.measured:
-            text = sides_json(sources.measured)
-            client.log_text(run_id, text, SIDES_FILE)
+            text = answers_json(sources.measured)
+            client.log_text(run_id, text, ANSWERS_FILE)
             client.set_tag(run_id, SIDES_TAG, hashlib.sha256(text.encode()).hexdigest())
         _log_numbers(client, run_id, decision)
 

@@ -11,8 +11,8 @@ from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.gate.evidence import Evidence, Gain, Latency, Regression, Votes
 from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GainPolicy, GatePolicy
-from mlflow_finetune_plugin.promotion.answers import Note, Sources, are_unseen, compared, metric_of, side_on
-from mlflow_finetune_plugin.promotion.held_out import HeldOut, side_of
+from mlflow_finetune_plugin.promotion.answers import Note, Sources, answers_on, are_unseen, compared, metric_of
+from mlflow_finetune_plugin.promotion.held_out import HeldOut, proof_answers
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
 from mlflow_finetune_plugin.store.names import BASE
 from mlflow_finetune_plugin.store.served_tags import logged_latencies
@@ -87,20 +87,20 @@ def _gain(
         against = (
             sources.served(other).answer(rows.rows, rows.max_new_tokens)
             if other is not None
-            else _base_side(candidate, rows)
+            else _base_answers(candidate, rows)
         )
     else:
-        own = side_on(candidate, rows, sources, say)
-        against = side_on(other, rows, sources, say) if other is not None else _base_side(candidate, rows)
+        own = answers_on(candidate, rows, sources, say)
+        against = answers_on(other, rows, sources, say) if other is not None else _base_answers(candidate, rows)
     if against is None:
         notes.append(f"{candidate.uri}: its run kept no answers of the base")
         return None
     return compared(module, rows, kept, own, against, "champion" if other is not None else "base")
 
 
-def _base_side(candidate: ProvenVersion, rows: HeldOut) -> AnswerSet | None:
+def _base_answers(candidate: ProvenVersion, rows: HeldOut) -> AnswerSet | None:
     table = candidate.proof_table
-    return None if table is None else side_of(table, "base", rows.rows, f"{candidate.uri}'s proof")
+    return None if table is None else proof_answers(table, "base", rows.rows, f"{candidate.uri}'s proof")
 
 
 # the rest ----------------------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ def _regressions(
 ) -> Iterator[Regression]:
     for regression in policy.regressions:
         rows = candidate.regression_rows(regression.data)
-        side = side_on(candidate, rows, sources, say)
+        side = answers_on(candidate, rows, sources, say)
         module = metric_of(regression.metric, candidate, rows)
         if not module.higher_is_better:
             raise GateError(

@@ -93,7 +93,7 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def side_of(table: Mapping[str, Any], name: str, rows: Sequence[EvalRow], what: str) -> AnswerSet:
+def proof_answers(table: Mapping[str, Any], name: str, rows: Sequence[EvalRow], what: str) -> AnswerSet:
     """What ``base`` or ``adapter`` answered, from the table of a proof. Raises GateError when it is not of these rows."""
     columns, data = table.get("columns"), table.get("data")
     try:
@@ -113,11 +113,11 @@ def side_of(table: Mapping[str, Any], name: str, rows: Sequence[EvalRow], what: 
     return AnswerSet(answers, nats)
 
 
-def side_json(side: AnswerSet) -> dict[str, Any]:
+def answer_set_content(side: AnswerSet) -> dict[str, Any]:
     return {"answers": side.answers, "nats": side.nats.tolist()}
 
 
-def side_from_json(told: Mapping[str, Any]) -> AnswerSet:
+def answer_set_from(told: Mapping[str, Any]) -> AnswerSet:
     return AnswerSet([str(answer) for answer in told["answers"]], np.asarray(told["nats"], dtype=np.float64))
 
 

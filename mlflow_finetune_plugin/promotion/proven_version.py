@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlflow_finetune_plugin.config.sections import DataSettings
 from mlflow_finetune_plugin.errors import GateError, MoveError, TrackingError, in_short
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.promotion import held_out
@@ -31,6 +32,7 @@ from mlflow_finetune_plugin.store.names import (
     HELD_OUT_TAG,
     OBJECTIVE_TAG,
     PROOF_TAG,
+    RECORDS_FOLDER,
 )
 
 if TYPE_CHECKING:
@@ -99,6 +101,19 @@ class ProvenVersion:
         except (ValueError, TypeError, KeyError, EOFError) as error:
             raise GateError(
                 f"{self.uri}: what tells the rows that it was trained on is broken: {error}; fix: train it again"
+            ) from error
+
+    @cached_property
+    def data_settings(self) -> DataSettings | None:
+        """The recipe's ``data`` section as the training run resolved it; None where the run or its config is gone."""
+        path = self._artifact(f"{RECORDS_FOLDER}/config.json")
+        if path is None:
+            return None
+        try:
+            return DataSettings.model_validate(json.loads(path.read_text(encoding="utf-8"))["data"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise GateError(
+                f"{self.uri}: the data section of its run's config.json cannot be read: {in_short(error)}; fix: train it again"
             ) from error
 
     @property

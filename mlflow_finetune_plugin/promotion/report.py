@@ -26,8 +26,13 @@ _VERDICTS = {"promote": COLORS["pass"], "hold": COLORS["hold"], "reject": COLORS
 
 
 def decision_json(decision: Decision) -> str:
-    """RFC 8259; everything that the page says."""
-    content: dict[str, Any] = {
+    """Return all that the page shows, as JSON (RFC 8259)."""
+    return json.dumps(decision_content(decision), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def decision_content(decision: Decision) -> dict[str, Any]:
+    """Return all that the page shows, as JSON values."""
+    return {
         "mlflow_finetune": __version__,
         "model": decision.name,
         "alias": decision.alias,
@@ -43,7 +48,6 @@ def decision_json(decision: Decision) -> str:
         "notes": list(decision.notes),
         "decided_at": decision.when,
     }
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def decision_page(decision: Decision) -> str:
@@ -77,17 +81,18 @@ def decision_page(decision: Decision) -> str:
 
 
 def decision_lines(decision: Decision) -> list[str]:
-    """As a terminal shows it."""
-    over = "no champion yet" if decision.champion is None else f"champion is version {decision.champion.number}"
-    lines = [f"{decision.name}: version {decision.candidate.number} for {decision.alias} ({over})"]
+    """Return the lines for a terminal: the verdict first, then notes, canary steps and findings."""
+    over = "there is no champion" if decision.champion is None else f"champion is version {decision.champion.number}"
+    lines = [
+        f"{decision.verdict.outcome}: {decision.name} version {decision.candidate.number} as {decision.alias} ({over})"
+    ]
     if decision.is_policy_changed:
         lines.append(
-            f"  policy   changed since training: {decision.policy.digest[:12]}, was {str(decision.trained_policy_digest)[:12]}"
+            f"  policy   changed since the training: {decision.policy.digest[:12]}, was {str(decision.trained_policy_digest)[:12]}"
         )
     lines += [f"  note     {note}" for note in decision.notes]
     lines += [f"  step     {step.text}" for step in (decision.canary.steps if decision.canary is not None else ())]
-    lines += [f"  {f.outcome:<8} {f.name}: {f.reason}" for f in decision.verdict.findings]
-    return [*lines, f"  verdict  {decision.verdict.outcome}"]
+    return lines + [f"  {f.outcome:<8} {f.name}: {f.reason}" for f in decision.verdict.findings]
 
 
 def _votes(decision: Decision) -> Figure | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
-from mlflow_finetune_plugin.promotion.answers import SIDES_FILE, WATCHED_TAGS, Sources, sides_json
+from mlflow_finetune_plugin.promotion.answers import ANSWERS_FILE, WATCHED_TAGS, Sources, answers_json
 from mlflow_finetune_plugin.promotion.carry_out import end_run
 from mlflow_finetune_plugin.promotion.moves.audit import promotions_experiment
 from mlflow_finetune_plugin.promotion.moves.move import roll_back
@@ -26,8 +26,8 @@ from mlflow_finetune_plugin.store.names import (
     WATCH_TAG,
 )
 from mlflow_finetune_plugin.store.registered_model import registry_faults
-from mlflow_finetune_plugin.watch.check import Look
-from mlflow_finetune_plugin.watch.report import look_json, look_page
+from mlflow_finetune_plugin.watch.check import WatchCheck
+from mlflow_finetune_plugin.watch.report import check_json, check_page
 from mlflow_finetune_plugin.watch.state import FILE
 
 if TYPE_CHECKING:
@@ -39,64 +39,64 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LookedThrough:
+class RecordedCheck:
     """``run_id``: of the look; ``move``: None where nothing was moved."""
 
     run_id: str
     move: Move | None
 
 
-def carry_out_look(client: MlflowClient, look: Look, sources: Sources, *, acts: bool) -> LookedThrough:
+def record_check(client: MlflowClient, check: WatchCheck, sources: Sources, *, has_effect: bool) -> RecordedCheck:
     """``acts``: roll back when the verdict says so. Raises MoveError, LeaseError, TrackingError; then nothing was moved."""
-    with registry_faults(look.watched.name):
-        run_id = _look_run(client, look)
+    with registry_faults(check.watched.name):
+        run_id = _check_run(client, check)
     try:
-        _write_report(client, run_id, look, sources)
-        move = _move(client, run_id, look) if acts and look.verdict.outcome == "roll back" else None
+        _write_report(client, run_id, check, sources)
+        move = _move(client, run_id, check) if has_effect and check.verdict.outcome == "roll back" else None
     except BaseException:
         end_run(client, run_id, "FAILED")
         raise
     end_run(client, run_id, "FINISHED")
-    _tell_version(client, look, run_id, move)
-    return LookedThrough(run_id, move)
+    _tell_version(client, check, run_id, move)
+    return RecordedCheck(run_id, move)
 
 
-def _look_run(client: MlflowClient, look: Look) -> str:
-    watched = look.watched
+def _check_run(client: MlflowClient, check: WatchCheck) -> str:
+    watched = check.watched
     sides = (watched.champion, watched.previous)
     adapters = [version.adapter_digest for version in sides if isinstance(version, ProvenVersion)]
     tags = {
         **dict(zip(WATCHED_TAGS, adapters, strict=False)),
         WATCH_CHAMPION_TAG: watched.champion.number,
-        WATCH_REASON_TAG: look.verdict.reason[:_LONGEST_TAG],
+        WATCH_REASON_TAG: check.verdict.reason[:_LONGEST_TAG],
     }
     experiment = promotions_experiment(client, watched.name)
-    title = f"watch {watched.champion.number}: {look.verdict.outcome}"
+    title = f"watch {watched.champion.number}: {check.verdict.outcome}"
     return str(client.create_run(experiment, run_name=title, tags=tags).info.run_id)
 
 
-def _write_report(client: MlflowClient, run_id: str, look: Look, sources: Sources) -> None:
-    with registry_faults(look.watched.name):
-        client.log_text(run_id, look_json(look), "verdict.json")
-        client.log_text(run_id, look_page(look), "report.html")
-        client.log_text(run_id, look.state.to_json(), FILE)
+def _write_report(client: MlflowClient, run_id: str, check: WatchCheck, sources: Sources) -> None:
+    with registry_faults(check.watched.name):
+        client.log_text(run_id, check_json(check), "verdict.json")
+        client.log_text(run_id, check_page(check), "report.html")
+        client.log_text(run_id, check.state.to_json(), FILE)
         if sources.measured:
-            text = sides_json(sources.measured)
-            client.log_text(run_id, text, SIDES_FILE)
+            text = answers_json(sources.measured)
+            client.log_text(run_id, text, ANSWERS_FILE)
             client.set_tag(run_id, SIDES_TAG, hashlib.sha256(text.encode()).hexdigest())
-        _log_numbers(client, run_id, look)
+        _log_numbers(client, run_id, check)
         # The outcome is written last, because the next check continues from a run that has it.
-        client.set_tag(run_id, WATCH_OUTCOME_TAG, look.verdict.outcome)
+        client.set_tag(run_id, WATCH_OUTCOME_TAG, check.verdict.outcome)
 
 
-def _log_numbers(client: MlflowClient, run_id: str, look: Look) -> None:
+def _log_numbers(client: MlflowClient, run_id: str, check: WatchCheck) -> None:
     """Each finding's estimate, interval and counts, so that looks can be compared in MLflow's own tables."""
     from mlflow.entities import Metric
 
     from mlflow_finetune_plugin.store.clients import metric_part
 
     values: dict[str, float] = {}
-    for finding in look.verdict.findings:
+    for finding in check.verdict.findings:
         name, interval = f"{WATCH_METRIC}{metric_part(finding.name)}", finding.interval
         if interval is not None:
             values |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -106,13 +106,13 @@ def _log_numbers(client: MlflowClient, run_id: str, look: Look) -> None:
     client.log_batch(run_id, [Metric(name, value, at, 0) for name, value in values.items() if math.isfinite(value)])
 
 
-def _move(client: MlflowClient, run_id: str, look: Look) -> Move:
+def _move(client: MlflowClient, run_id: str, check: WatchCheck) -> Move:
     from mlflow.exceptions import MlflowException
 
-    watched = look.watched
+    watched = check.watched
     assert isinstance(watched.previous, ProvenVersion)  # a verdict without one is none to roll back
     judged = (watched.champion.number, watched.previous.number)
-    move = roll_back(client, watched.name, reason=f"watch, run {run_id}: {look.verdict.reason}", judged=judged)
+    move = roll_back(client, watched.name, reason=f"watch, run {run_id}: {check.verdict.reason}", judged=judged)
     try:
         client.set_tag(run_id, WATCH_MOVE_RUN_TAG, move.run_id or "not recorded yet")
     except MlflowException as error:  # the move stands and tells the run of this look in its reason
@@ -120,13 +120,13 @@ def _move(client: MlflowClient, run_id: str, look: Look) -> Move:
     return move
 
 
-def _tell_version(client: MlflowClient, look: Look, run_id: str, move: Move | None) -> None:
+def _tell_version(client: MlflowClient, check: WatchCheck, run_id: str, move: Move | None) -> None:
     from mlflow.exceptions import MlflowException
 
-    watched = look.watched
+    watched = check.watched
     done = ", rolled back" if move is not None else ""
     try:
-        text = f"{look.verdict.outcome}{done}, {look.when}, run {run_id}"
+        text = f"{check.verdict.outcome}{done}, {check.when}, run {run_id}"
         client.set_model_version_tag(watched.name, watched.champion.number, WATCH_TAG, text)
     except MlflowException as error:  # the look is recorded; this only points to it
         logger.warning("the version does not point to the look %s: %s", run_id, in_short(error))

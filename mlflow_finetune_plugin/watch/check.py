@@ -12,7 +12,7 @@ from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
 from mlflow_finetune_plugin.promotion.answers import Note, Sources
 from mlflow_finetune_plugin.promotion.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.moves.audit import now
-from mlflow_finetune_plugin.watch.collect import look_at
+from mlflow_finetune_plugin.watch.collect import collect_evidence
 from mlflow_finetune_plugin.watch.state import WatchState, last_state
 from mlflow_finetune_plugin.watch.target import Watched
 
@@ -26,7 +26,7 @@ Rows = Callable[[], HeldOut | NotMeasured | None]
 
 
 @dataclass(frozen=True)
-class Look:
+class WatchCheck:
     """Who was looked at, by which policy, what was seen and what follows. ``when``: ISO 8601, UTC."""
 
     watched: Watched
@@ -38,11 +38,13 @@ class Look:
     when: str
 
 
-def look(client: MlflowClient, watched: Watched, policy: WatchPolicy, rows: Rows, sources: Sources, say: Note) -> Look:
+def check(
+    client: MlflowClient, watched: Watched, policy: WatchPolicy, rows: Rows, sources: Sources, say: Note
+) -> WatchCheck:
     """Raises TrackingError, and what ``rows`` raises."""
     notes: list[str] = []
     experiment = client.get_experiment_by_name(f"{watched.name}.promotions")
     state = last_state(client, experiment.experiment_id, notes) if experiment is not None else WatchState()
-    seen = look_at(watched, state, rows(), sources, say)
-    verdict = judge_watch(policy, seen.evidence)
-    return Look(watched, policy, verdict, seen.evidence, seen.state, (*notes, *seen.notes), now())
+    collected = collect_evidence(watched, state, rows(), sources, say)
+    verdict = judge_watch(policy, collected.evidence)
+    return WatchCheck(watched, policy, verdict, collected.evidence, collected.state, (*notes, *collected.notes), now())

@@ -15,7 +15,7 @@ from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
 from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.gate.watch_evidence import Fall, NewRows, NotMeasured, Proof, Turns, WatchEvidence
-from mlflow_finetune_plugin.promotion.answers import Note, Sources, are_unseen, compared, metric_of, side_on
+from mlflow_finetune_plugin.promotion.answers import Note, Sources, answers_on, are_unseen, compared, metric_of
 from mlflow_finetune_plugin.promotion.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion, check_comparable
 from mlflow_finetune_plugin.store.served_tags import logged_latencies, served
@@ -34,7 +34,7 @@ class Seen:
     notes: tuple[str, ...]
 
 
-def look_at(
+def collect_evidence(
     watched: Watched, state: WatchState, rows: HeldOut | NotMeasured | None, sources: Sources, say: Note
 ) -> Seen:
     """``rows``: new ones that somebody gave; None: nobody did. Raises TrackingError; all other faults are told in the evidence."""
@@ -92,7 +92,7 @@ def _proof(
         return NotMeasured(str(error))
     kept = _unseen(rows, [champion, previous], notes)
     module = metric_of(_metric_name(watched), champion, rows)
-    own, against = side_on(champion, rows, sources, say), side_on(previous, rows, sources, say)
+    own, against = answers_on(champion, rows, sources, say), answers_on(previous, rows, sources, say)
     return Proof(compared(module, rows, kept, own, against, "champion"), number)
 
 
@@ -128,7 +128,7 @@ def _score_fall(
     samples = []
     for asked in (_held_out(champion), rows):
         kept = _unseen(asked, [champion], notes)
-        side = side_on(champion, asked, sources, say).at(kept)
+        side = answers_on(champion, asked, sources, say).at(kept)
         _, scores = compare(module, [asked.rows[i] for i in kept], side, side, seed=0)
         samples.append(Sample(tuple(scores[f"adapter_{module.name}"]), clusters=_clusters(asked, kept)))
     return Fall(module.name, samples[0], samples[1], number, module.higher_is_better)
@@ -140,7 +140,7 @@ def _nats_fall(
     samples = []
     for asked in (_held_out(champion), rows):
         kept = _unseen(asked, [champion], notes)
-        nats = side_on(champion, asked, sources, say).nats
+        nats = answers_on(champion, asked, sources, say).nats
         tokens = [len(asked.rows[i].completion_ids) for i in kept]
         per_token = tuple(float(nats[i]) / count for i, count in zip(kept, tokens, strict=True))
         samples.append(Sample(per_token, tuple(map(float, tokens)), _clusters(asked, kept)))

@@ -15,6 +15,7 @@ from mlflow_finetune_plugin.config.evaluation import (
 from mlflow_finetune_plugin.config.overrides import base_from, path_from
 from mlflow_finetune_plugin.config.problems import unknown_key
 from mlflow_finetune_plugin.config.run_config import RECIPE_FILE, read_recipe, read_register
+from mlflow_finetune_plugin.config.sections import DataSettings, HeldOutSettings
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
 from mlflow_finetune_plugin.planning.preflight import check_evaluation_before_spend
@@ -72,10 +73,53 @@ def load_watch_policy(project: Path) -> WatchPolicy | None:
     return register.watch if register is not None else None
 
 
-def rows_config(project: str | None, data: str, *, caller: Path, model: str = "models:/watched/1") -> EvaluationConfig:
-    """How to read the rows of ``data``, as ``-e evaluate`` would in this project. Raises ConfigError for what it cannot."""
+def has_data_section(project: str | None) -> bool:
+    """Return whether the project's recipe says how data is read."""
+    if project is None:
+        return False
+    values, _ = read_recipe(Path(project), [])
+    return "data" in values
+
+
+def rows_config(
+    project: str | None,
+    data: str,
+    *,
+    caller: Path,
+    model: str = "models:/watched/1",
+    trained: DataSettings | None = None,
+) -> EvaluationConfig:
+    """Return how to read the rows of ``data``: as ``-e evaluate`` would in this project, or as a training did.
+
+    Args:
+        project: Folder of the recipe; None means a project without one.
+        data: A file, or another location that a recipe may name.
+        caller: Folder in which a relative path of ``data`` starts.
+        model: The model that is asked.
+        trained: The ``data`` section of a training run, whose layout and columns then apply.
+
+    Raises:
+        ConfigError: The file or the recipe is not valid.
+    """
     folder = Path(project) if project is not None else _NO_PROJECT
     config = load_evaluation_config(folder, "evaluate", {"model": model, "eval_data": data}, caller=caller)
     config = resolve_evaluation_paths(config, folder)
+    if trained is not None:
+        config = config.model_copy(update={"data": _read_as(trained, config.data)})
     check_evaluation_before_spend(config)
     return config
+
+
+def _read_as(trained: DataSettings, new: HeldOutSettings) -> HeldOutSettings:
+    """Return the settings of new rows with the layout and columns of the held-out rows of a training.
+
+    Where the training read several files, the one of the same name decides, else the first.
+    """
+    files = trained.eval if isinstance(trained.eval, list) else trained.train
+    assert isinstance(new.eval, list)
+    rows = []
+    for file in new.eval:
+        like = next((known for known in files if Path(known.path).name == Path(file.path).name), files[0])
+        rows.append(like.model_copy(update={"path": file.path, "task": None, "weight": 1.0}))
+    update = {"eval": rows, "layout": trained.layout, "columns": trained.columns, "overlength": trained.overlength}
+    return new.model_copy(update=update)

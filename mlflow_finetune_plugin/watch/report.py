@@ -14,58 +14,63 @@ from mlflow_finetune_plugin.gate.watch_evidence import NotMeasured
 from mlflow_finetune_plugin.promotion.pictures import COLORS, plot_intervals, plot_votes
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
 from mlflow_finetune_plugin.promotion.report import STYLE, picture
-from mlflow_finetune_plugin.watch.check import Look
+from mlflow_finetune_plugin.watch.check import WatchCheck
 
 
-def look_json(look: Look, *, indent: int | None = 1) -> str:
-    """RFC 8259; everything that the page says. ``indent`` None: one line."""
-    watched = look.watched
-    content: dict[str, Any] = {
+def check_json(check: WatchCheck) -> str:
+    """Return all that the page shows, as JSON (RFC 8259)."""
+    return json.dumps(check_content(check), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def check_content(check: WatchCheck) -> dict[str, Any]:
+    """Return all that the page shows, as JSON values."""
+    watched = check.watched
+    return {
         "mlflow_finetune": __version__,
         "model": watched.name,
         "champion": _version(watched.champion),
         "champion_since": None if watched.since is None else watched.since.isoformat(),
         "previous": _version(watched.previous) if isinstance(watched.previous, ProvenVersion) else None,
-        "policy": look.policy.model_dump(mode="json"),
+        "policy": check.policy.model_dump(mode="json"),
         "gate": watched.gate.model_dump(mode="json"),
-        "verdict": json.loads(look.verdict.to_json()),
-        "notes": list(look.notes),
-        "looked_at": look.when,
+        "verdict": json.loads(check.verdict.to_json()),
+        "notes": list(check.notes),
+        "looked_at": check.when,
     }
-    return json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def look_page(look: Look) -> str:
+def check_page(check: WatchCheck) -> str:
     """One HTML file without scripts or links to elsewhere."""
-    verdict = look.verdict
-    title = f"{look.watched.name}: watch of version {look.watched.champion.number}"
+    verdict = check.verdict
+    title = f"{check.watched.name}: watch of version {check.watched.champion.number}"
     badge = f'<span class="verdict" style="background:{COLORS[verdict.outcome]}">{verdict.outcome}</span>'
     rows = "".join(
         f'<tr><td>{escape(f.name)}</td><td style="color:{COLORS[f.outcome]}">{f.outcome}</td><td>{escape(f.reason)}</td></tr>'
         for f in verdict.findings
     )
-    notes = "".join(f"<li>{escape(note)}</li>" for note in look.notes)
+    notes = "".join(f"<li>{escape(note)}</li>" for note in check.notes)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)} {badge}</h1>"
-        f'<p>{escape(verdict.reason)}</p><p class="soft">{escape(_who(look))}; looked at {escape(look.when)}</p>'
+        f'<p>{escape(verdict.reason)}</p><p class="soft">{escape(_who(check))}; looked at {escape(check.when)}</p>'
         f"<h2>Findings</h2><table><tr><th>watched</th><th>outcome</th><th>why</th></tr>{rows}</table>"
-        f"{picture('Intervals', plot_intervals(verdict.findings))}{picture('Votes', _votes(look))}"
+        f"{picture('Intervals', plot_intervals(verdict.findings))}{picture('Votes', _votes(check))}"
         f"{f'<h2>Notes</h2><ul>{notes}</ul>' if notes else ''}"
-        f"<h2>Policy</h2><pre>{escape(json.dumps(look.policy.model_dump(mode='json'), indent=1))}</pre></html>"
+        f"<h2>Policy</h2><pre>{escape(json.dumps(check.policy.model_dump(mode='json'), indent=1))}</pre></html>"
     )
 
 
-def look_lines(look: Look) -> list[str]:
-    """As a terminal shows it."""
-    lines = [f"{look.watched.name}: {_who(look)}"]
-    lines += [f"  note          {note}" for note in look.notes]
-    lines += [f"  {f.outcome:<13} {f.name}: {f.reason}" for f in look.verdict.findings]
-    return [*lines, f"  verdict       {look.verdict.outcome}: {look.verdict.reason}"]
+def check_lines(check: WatchCheck) -> list[str]:
+    """Return the lines for a terminal: the verdict first, then the versions, notes and findings."""
+    verdict = check.verdict
+    lines = [f"{verdict.outcome}: {check.watched.name} version {check.watched.champion.number}: {verdict.reason}"]
+    lines.append(f"  versions      {_who(check)}")
+    lines += [f"  note          {note}" for note in check.notes]
+    return lines + [f"  {f.outcome:<13} {f.name}: {f.reason}" for f in verdict.findings]
 
 
-def _who(look: Look) -> str:
-    watched = look.watched
+def _who(check: WatchCheck) -> str:
+    watched = check.watched
     since = f" since {watched.since:%Y-%m-%d %H:%M} UTC" if watched.since is not None else ""
     previous = watched.previous
     other = previous.why if isinstance(previous, NotMeasured) else f"previous is version {previous.number}"
@@ -78,8 +83,8 @@ def _version(version: ProvenVersion) -> dict[str, str]:
     return {"version": version.number, "adapter_digest": version.adapter_digest}
 
 
-def _votes(look: Look) -> Figure | None:
-    votes, policy = look.evidence.votes, look.watched.gate.votes or VotesPolicy()
+def _votes(check: WatchCheck) -> Figure | None:
+    votes, policy = check.evidence.votes, check.watched.gate.votes or VotesPolicy()
     if isinstance(votes, NotMeasured):
         return None
     return plot_votes(

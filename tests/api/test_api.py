@@ -6,16 +6,18 @@ import sys
 
 import pytest
 from conftest import REPOSITORY
+from proven_versions import register_proven, rows
 
 import mlflow_finetune_plugin as ft
 from mlflow_finetune_plugin import api
 from mlflow_finetune_plugin.errors import ConfigError, RunFailedError
+from mlflow_finetune_plugin.gate.policy import GatePolicy
 
 
 def test_importing_is_light_and_every_name_is_there():
     code = (
-        "import sys, mlflow_finetune_plugin as ft; ft.run, ft.plan, ft.check_data, ft.export;"
-        "print([n for n in ('torch', 'transformers', 'gradio', 'trl', 'peft') if n in sys.modules])"
+        "import sys, mlflow_finetune_plugin as ft; ft.run, ft.plan, ft.check_data, ft.export, ft.promote, ft.check_champion;"
+        "print([n for n in ('torch', 'transformers', 'gradio', 'trl', 'peft', 'scipy', 'matplotlib') if n in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
@@ -69,3 +71,32 @@ def test_a_run_that_fails_raises_its_reason(desk, own_project):
     with pytest.raises(RunFailedError, match="code 3") as failure:
         ft.run(own_project("exit 3"))
     assert failure.value.run_id
+
+
+def test_promote_check_and_roll_back_return_what_was_decided_and_moved(desk):
+    import mlflow
+
+    mlflow.set_tracking_uri(desk.tracking_uri)
+    policy = GatePolicy.model_validate({"gain": {"metric": "exact_match"}})
+    for right in (40, 90):
+        register_proven(desk.client(), "bot", rows(100), right=right, policy=policy, base="b" * 64)
+    first = ft.promote("bot", 1)
+    assert (first.outcome, first.is_promoted, first.exit_code, first.version) == ("promote", True, 0, "1")
+    assert "<html" in first._repr_html_()
+    assert ft.promote("bot/1").outcome == "unchanged"
+    rehearsal = ft.promote("bot", dry_run=True)
+    assert (rehearsal.outcome, rehearsal.move, rehearsal.run_id) == ("promote", None, None)
+    lines: list[str] = []
+    assert ft.promote("bot", on_progress=lines.append).move.to_version == "2"
+    assert lines == ["version 2 was chosen, because it is the challenger (the newest trained version)"]
+    assert ft.promote("bot", alias="trial", version=1).exit_code == 0
+    check = ft.check_champion("bot")
+    assert (check.outcome, check.version, check.move) == ("keep", "2", None)
+    assert json.loads(json.dumps(check.to_dict()))["run_id"] == check.run_id
+    back = ft.rollback("bot", "too slow")
+    assert (back.version, back.to_dict()["move"]["from_version"]) == ("1", "2")
+    moves = ft.history("bot")
+    assert [record.kind for record in moves.records] == ["rollback", "promote", "promote", "promote"]
+    assert "too slow" in moves._repr_html_()
+    with pytest.raises(AttributeError):
+        first.outcome = "hold"

@@ -9,7 +9,7 @@ from proven_versions import rows
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare, load_metrics
 from mlflow_finetune_plugin.evaluation.results import EvalRow
-from mlflow_finetune_plugin.promotion.held_out import file_digest, held_out_json, read_held_out, side_of
+from mlflow_finetune_plugin.promotion.held_out import file_digest, held_out_json, proof_answers, read_held_out
 
 
 def test_rows_come_back_as_they_were(tmp_path):
@@ -73,7 +73,7 @@ def test_a_table_of_other_rows_is_refused():
         "columns": ["reference", "adapter_answer", "adapter_nats_per_token"],
         "data": [["yes", "a", 0.5], ["yes", "b", 0.25]],
     }
-    assert side_of(table, "adapter", kept, "bot/1").nats.tolist() == [1.0, 0.5], "nats of the whole answer"
+    assert proof_answers(table, "adapter", kept, "bot/1").nats.tolist() == [1.0, 0.5], "nats of the whole answer"
     for broken in ({**table, "data": table["data"][:1]}, {**table, "data": [["no", "a", 1.0]] * 2}, json.loads("{}")):
         with pytest.raises(GateError):
-            side_of(broken, "adapter", kept, "bot/1")
+            proof_answers(broken, "adapter", kept, "bot/1")

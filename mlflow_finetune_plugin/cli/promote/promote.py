@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import click
 
-from mlflow_finetune_plugin.cli.output import base_model_option, json_option, note
+from mlflow_finetune_plugin.cli.output import base_model_option, json_option, note, print_json
+from mlflow_finetune_plugin.cli.promote.printing import print_unrecorded, print_verdict
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
-from mlflow_finetune_plugin.store.clients import command_client
 from mlflow_finetune_plugin.store.names import CHAMPION
 
 
 @click.command()
-@click.argument("name")
-@click.option("--version", help="Version to judge (default: the challenger).")
+@click.argument("model")
+@click.option("--version", help="Version to judge (default: the challenger, which is the newest trained version).")
 @click.option("--to", "alias", default=CHAMPION, metavar="ALIAS", show_default=True, help="Alias to move.")
 @click.option(
     "--policy",
-    type=click.Path(path_type=Path),
     metavar="DIR",
     help="Project whose register.gate applies (default: the policy that the training recorded).",
 )
@@ -41,10 +37,10 @@ from mlflow_finetune_plugin.store.names import CHAMPION
 @click.option("--dry-run", is_flag=True, help="Judge and report only; write and move nothing.")
 @json_option
 def promote(
-    name: str,
+    model: str,
     version: str | None,
     alias: str,
-    policy: Path | None,
+    policy: str | None,
     accept_new_policy: bool,
     base_model: str | None,
     endpoint: str | None,
@@ -56,41 +52,29 @@ def promote(
 ) -> int:
     """Judge a version by its policy, and move an alias to it.
 
-    Exit code 0: promoted; 3: hold; 4: refused.
-    """
-    # Only this command needs scipy and matplotlib, which these modules import.
-    from mlflow_finetune_plugin.promotion.config import canary_policy
-    from mlflow_finetune_plugin.promotion.decision import EXIT_CODES
-    from mlflow_finetune_plugin.promotion.promote import PromoteCommand
-    from mlflow_finetune_plugin.promotion.promote import promote as judge_and_move
-    from mlflow_finetune_plugin.promotion.report import decision_json, decision_lines
+    MODEL is my-bot, my-bot/3, my-bot@challenger or a models:/ URI.
 
-    command = PromoteCommand(
-        name=name,
-        version=version,
+    Exit code 0: promoted, or already champion; 3: hold; 4: rejected.
+    """
+    from mlflow_finetune_plugin.api import promote as judge_and_move
+
+    result = judge_and_move(
+        model,
+        version,
         alias=alias,
         policy=policy,
         accept_new_policy=accept_new_policy,
         base_model=base_model,
         endpoint=endpoint,
+        canary=canary,
+        step=step,
+        least_answers=least_answers,
         dry_run=dry_run,
-        canary=canary_policy(canary, step, least_answers),
+        on_progress=note,
     )
-    decision, recorded = judge_and_move(command_client(), command, note)
     if as_json:
-        print(decision_json(decision))
+        print_json(result.to_dict())
     else:
-        print("\n".join(decision_lines(decision)))
-        if recorded is None:
-            print("  dry run  nothing was written or moved")
-        else:
-            print(f"  report   run {recorded.run_id}, report.html")
-            if recorded.move is not None:
-                print(f"  moved    {recorded.move.text}")
-                if recorded.move.unrecorded is not None:
-                    print(
-                        "mlflow-finetune: the alias was moved, but its record could not be written: "
-                        f"{recorded.move.unrecorded}; fix: that, then mlflow-finetune history {name}",
-                        file=sys.stderr,
-                    )
-    return EXIT_CODES[decision.verdict.outcome]
+        print_verdict(result.text(), result.exit_code)
+    print_unrecorded(result.move)
+    return result.exit_code

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from mlflow_finetune_plugin.cli.output import base_model_option, json_option, note
+from mlflow_finetune_plugin.cli.promote.printing import print_unrecorded, print_verdict
 from mlflow_finetune_plugin.config.durations import seconds_of
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
-from mlflow_finetune_plugin.store.clients import command_client
 
 _FAILED = 2
 
 _STEP_S = 0.2
-
-if TYPE_CHECKING:
-    from mlflow_finetune_plugin.watch.carry_out import LookedThrough
-    from mlflow_finetune_plugin.watch.check import Look
 
 
 class _Duration(click.ParamType[float]):
@@ -39,20 +36,24 @@ class _Duration(click.ParamType[float]):
 
 
 @click.command()
-@click.argument("name")
-@click.option("--data", metavar="FILE", help="New rows with answers; read again at each check.")
+@click.argument("model")
+@click.option(
+    "--data",
+    metavar="FILE",
+    help="New rows with answers, in the layout and columns of the training; read again at each check.",
+)
 @click.option("--every", type=_Duration(), metavar="DURATION", help="Repeat the check: 90s, 30m, 6h, 1d.")
 @click.option("--times", type=int, metavar="N", help="Number of checks with --every (default: until Ctrl-C).")
 @click.option("--act", is_flag=True, help="Roll back when that is the verdict.")
 @click.option(
     "--policy",
     metavar="DIR",
-    help="Project whose register.watch applies, and whose data section says how --data is read.",
+    help="Project whose register.watch applies, and whose data section, if it has one, says how --data is read.",
 )
 @base_model_option
 @json_option
 def watch(
-    name: str,
+    model: str,
     data: str | None,
     every: float | None,
     times: int | None,
@@ -65,49 +66,34 @@ def watch(
 
     Exit code 0: keep; 3: re-tune; 4: roll back.
     """
-    from mlflow_finetune_plugin.watch.check import EXIT_CODES
-    from mlflow_finetune_plugin.watch.watch import Watch, WatchCommand, given_policy
+    from mlflow_finetune_plugin.watch.request import Watch, WatchOptions
 
-    command = WatchCommand(
-        name=name, policy=given_policy(policy), data=data, act=act, project=policy, base_model=base_model
-    )
     if times is not None and (every is None or times < 1):
         raise ConfigError([f"--times {times}: counts the checks of --every; fix: give both, and at least 1"])
-    watcher = Watch(command_client(), command, note)
+    options = WatchOptions(data=data, act=act, project=policy, base_model=base_model)
+    checks = Watch(model, options, say=note)
 
     def check_and_print() -> int:
-        check, recorded = watcher.look()
-        _print_check(name, check, recorded, as_json=as_json, is_repeated=every is not None)
-        return EXIT_CODES[check.verdict.outcome]
+        result = checks.check()
+        if as_json:
+            indent = None if every is not None else 1  # one line per check can be read as JSON Lines
+            print(json.dumps(result.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False), flush=True)
+        else:
+            print_verdict(result.text(), result.exit_code)
+        print_unrecorded(result.move)
+        return result.exit_code
 
     return check_and_print() if every is None else repeat(check_and_print, Schedule(every, times))
 
 
-def _print_check(name: str, check: Look, recorded: LookedThrough, *, as_json: bool, is_repeated: bool) -> None:
-    from mlflow_finetune_plugin.watch.report import look_json, look_lines
-
-    if as_json:
-        print(look_json(check, indent=None if is_repeated else 1), flush=True)
-        return
-    lines = [*look_lines(check), f"  report        run {recorded.run_id}, report.html"]
-    if recorded.move is not None:
-        lines.append(f"  rolled back   {recorded.move.text}")
-    elif check.verdict.outcome == "roll back":
-        lines.append(f"  to do         mlflow-finetune rollback {name} (watch --act does it); nothing was moved")
-    elif check.verdict.outcome == "re-tune":
-        lines.append("  to do         train a new version on newer rows, then promote it; nothing was moved")
-    print("\n".join(lines), flush=True)
-    if recorded.move is not None and recorded.move.unrecorded is not None:
-        print(
-            "mlflow-finetune: the alias was moved, but its record could not be written: "
-            f"{recorded.move.unrecorded}; fix: that, then mlflow-finetune history {name}",
-            file=sys.stderr,
-        )
-
-
 @dataclass(frozen=True)
 class Schedule:
-    """Seconds from one look's start to the next one's; looks in all, None: no end."""
+    """When checks are repeated.
+
+    Args:
+        every_s: Seconds from the start of one check to the start of the next.
+        times: Number of checks; None means no end.
+    """
 
     every_s: float
     times: int | None = None
@@ -115,42 +101,47 @@ class Schedule:
 
 @dataclass
 class _End:
-    """Whether somebody has asked for the end: by Ctrl-C, which ends between two looks, or twice, at once; or by SIGTERM."""
+    """Whether the user asked for the end. Ctrl-C and SIGTERM end between two checks; a second signal ends at once."""
 
-    is_asked: bool = False
+    is_requested: bool = False
 
-    def ask(self, *_: object) -> None:
-        if self.is_asked:
+    def request(self, *_: object) -> None:
+        if self.is_requested:
             raise KeyboardInterrupt
-        self.is_asked = True
+        self.is_requested = True
 
 
-def repeat(look: Callable[[], int], schedule: Schedule) -> int:
-    """``look`` gives the exit code of one look; the last one's is returned, 2 where that one failed.
+def repeat(check: Callable[[], int], schedule: Schedule) -> int:
+    """Repeat a check. Its FinetuneError, for example of a registry that does not answer, is printed, and the checks continue.
 
-    A look's FinetuneError is told on stderr, a registry that is away among them, and the next look comes.
+    Args:
+        check: Carries out one check and returns its exit code.
+        schedule: When the check is repeated.
+
+    Returns:
+        The exit code of the last check; 2 where that one failed.
     """
-    code, done = 0, 0
-    with _listening() as end:
-        while not end.is_asked:
+    code, checks = 0, 0
+    with _signals() as end:
+        while not end.is_requested:
             started = time.monotonic()
             try:
-                code = look()
+                code = check()
             except FinetuneError as error:
                 code = _FAILED
                 print(f"mlflow-finetune: {time.strftime('%Y-%m-%d %H:%M:%S')}: {error}", file=sys.stderr, flush=True)
-            done += 1
-            if done == schedule.times:
+            checks += 1
+            if checks == schedule.times:
                 break
-            while not end.is_asked and time.monotonic() < started + schedule.every_s:
+            while not end.is_requested and time.monotonic() < started + schedule.every_s:
                 time.sleep(_STEP_S)
     return code
 
 
 @contextmanager
-def _listening() -> Iterator[_End]:
+def _signals() -> Iterator[_End]:
     end = _End()
-    before = {number: signal.signal(number, end.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, end.request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield end
     finally:

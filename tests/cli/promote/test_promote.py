@@ -16,7 +16,7 @@ from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion.answers import Sources
 from mlflow_finetune_plugin.promotion.carry_out import carry_out
-from mlflow_finetune_plugin.promotion.decision import decide, stand
+from mlflow_finetune_plugin.promotion.decision import decide, prepare_decision
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint
 from mlflow_finetune_plugin.promotion.held_out import FILE, TABLE
 from mlflow_finetune_plugin.promotion.moves.audit import history
@@ -35,6 +35,10 @@ def promote(*arguments):
 
 def champion(client, name="bot"):
     return read_model(client, name)[0].get("champion")
+
+
+def challenger(client):
+    return read_model(client, "bot")[0]["challenger"]
 
 
 def report_of(client):
@@ -189,19 +193,72 @@ def test_a_must_pass_row_that_is_missed_rejects(client, tmp_path):
     must_pass = rows(4, "must-pass.jsonl")
     policy = GatePolicy.model_validate({"regressions": [{"data": str(file), "metric": "exact_match", "at_least": 1.0}]})
     register_proven(client, "bot", rows(50), right=50, policy=policy, regressions={str(file): must_pass})
-    standing = stand(client, "bot", None, "champion")
+    pending = prepare_decision(client, "bot", challenger(client), "champion")
 
     class Speaker:
         def answer(self, asked, max_new_tokens=None):
             return AnswerSet([RIGHT] * 3 + [WRONG] * (len(asked) - 3), np.zeros(len(asked)))
 
-    decision = decide(standing, Sources(speaker=lambda version: Speaker()), lambda text: None)
+    decision = decide(pending, Sources(speaker=lambda version: Speaker()), lambda text: None)
     assert decision.verdict.outcome == "reject"
     assert "must-pass must-pass.jsonl, exact_match: 0.75: below 1" in decision.verdict.reason
     assert decision.notes[-2:] == (
         "must-pass.jsonl: 1 of 4 rows missed:",
         "must-pass.jsonl line 4: 'question 3?' was answered 'no', not 'yes'",
     )
+
+
+# which version is judged -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_champion_already_is_success_and_moves_nothing(client, capsys):
+    first = register_proven(client, "bot", rows(50), right=40, policy=POLICY)
+    assert promote("bot") == 0
+    before = history(client, "bot")
+    for arguments in (["bot"], ["bot", "--version", f"0{first}"], [f"models:/bot/{first}"], ["bot", "--dry-run"]):
+        capsys.readouterr()
+        assert promote(*arguments) == 0
+        assert capsys.readouterr().out == f"already champion: bot version {first}; nothing was judged or moved\n"
+    assert promote("bot", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["verdict"]["outcome"], result["move"]) == ("unchanged", None)
+    assert result["verdict"]["reason"] == f"version {first} is already champion"
+    assert history(client, "bot") == before
+
+
+def test_the_challenger_is_judged_and_a_better_version_on_the_same_rows_is_named(client, capsys):
+    def proven(right, **more):
+        metrics = {"eval/adapter/exact_match": right / 100}
+        return register_proven(client, "bot", rows(100), right=right, policy=POLICY, metrics=metrics, **more)
+
+    better = proven(90)
+    proven(95, base="c" * 64)
+    register_proven(client, "bot", rows(99), right=99, policy=POLICY, metrics={"eval/adapter/exact_match": 1.0})
+    newest = proven(70)
+    assert promote("bot") == 0
+    printed = capsys.readouterr()
+    assert f"version {newest} was chosen, because it is the challenger" in printed.err
+    note = (
+        f"version {better} did better on the same held-out rows: exact_match 0.9, version {newest} 0.7; "
+        f"to judge it: mlflow-finetune promote bot --version {better}"
+    )
+    assert note in printed.out
+    assert report_of(client)["notes"] == [note]
+    assert champion(client) == newest
+    assert promote("bot", "--version", better) == 0
+    assert "did better" not in capsys.readouterr().out, "the user chose the version"
+    proven(80)
+    assert promote("bot") == 4
+    assert "did better" not in capsys.readouterr().out, "versions that were champion are not named again"
+
+
+@pytest.mark.parametrize("model", ["bot/1", "bot@trial", "models:/bot/1", "models:/bot@trial"])
+def test_the_name_may_hold_the_version(client, model):
+    register_proven(client, "bot", rows(50), right=40, policy=POLICY)
+    register_proven(client, "bot", rows(50), right=50, policy=POLICY)
+    client.set_registered_model_alias("bot", "trial", "1")
+    assert promote(model) == 0
+    assert champion(client) == "1"
 
 
 # what is asked once ------------------------------------------------------------------------------------------------------
@@ -219,12 +276,12 @@ def test_a_champion_of_other_rows_is_asked_once(client):
             return AnswerSet([WRONG] * len(asked), np.zeros(len(asked)))
 
     def judged():
-        from mlflow_finetune_plugin.promotion.promote import PromoteCommand, _sources
+        from mlflow_finetune_plugin.promotion.request import PromotionOptions, _sources
 
-        standing = stand(client, "bot", None, "champion")
-        sources = _sources(client, PromoteCommand("bot"), standing, lambda text: None)
+        pending = prepare_decision(client, "bot", challenger(client), "champion")
+        sources = _sources(client, PromotionOptions(), pending, lambda text: None)
         sources.speaker = lambda version: Speaker()
-        decision = decide(standing, sources, lambda text: None)
+        decision = decide(pending, sources, lambda text: None)
         return carry_out(client, decision, sources)
 
     done = judged()
@@ -266,11 +323,11 @@ def test_a_policy_that_was_tampered_with_is_refused(client):
     content["gate"]["gain"]["at_least"] = -1.0
     client.log_text(run_id, json.dumps(content), "finetune/gate/policy.json")
     with pytest.raises(GateError, match="find out who changed it"):
-        stand(client, "bot", version, "champion")
+        prepare_decision(client, "bot", version, "champion")
     honest = write_policy(GatePolicy.model_validate({"gain": {"at_least": -1.0}}), {})
     client.log_text(run_id, honest.to_json(), "finetune/gate/policy.json")
     with pytest.raises(GateError, match="its run says that its policy is"):
-        stand(client, "bot", version, "champion")
+        prepare_decision(client, "bot", version, "champion")
 
 
 def test_a_policy_for_a_version_that_wrote_none_is_a_new_one(client, tmp_path):
@@ -292,8 +349,8 @@ def test_what_cannot_be_judged_is_one_message_and_moves_nothing(client, capsys):
     for arguments, said in (
         (["nobody"], "no registered model 'nobody'"),
         (["bot", "--version", "99"], "no version 99"),
-        (["bot", "--version", first], "is champion already"),
-        (["bot", "--version", f"0{first}"], "is champion already"),
+        (["bot/2", "--version", "2"], "names a version besides version 2"),
+        (["bot@nothing"], "has no alias 'nothing'"),
         (["bot", "--version", "2", "--to", "previous"], "no version can be promoted to 'previous'"),
         (["bot", "--version", "2", "--to", "v3"], "no version can be promoted to 'v3'"),
         (["bot", "--version", "2"], "hold the same adapter"),
@@ -331,7 +388,7 @@ def test_answers_that_are_of_other_rows_are_refused(client):
     table["data"] = table["data"][:-1]
     log_believed(client, run_id, PROOF_TAG, json.dumps(table), TABLE)
     with pytest.raises(GateError, match="no table of these rows"):
-        decide(stand(client, "bot", version, "champion"), Sources(speaker=nobody), lambda text: None)
+        decide(prepare_decision(client, "bot", version, "champion"), Sources(speaker=nobody), lambda text: None)
 
 
 @pytest.mark.parametrize("file", [FILE, TABLE])
@@ -350,7 +407,7 @@ def test_a_champion_that_moved_meanwhile_stops_the_move(client):
     third = register_proven(client, "bot", rows(50), right=50, policy=POLICY)
     client.set_registered_model_alias("bot", "champion", first)
     sources = Sources(speaker=nobody)
-    decision = decide(stand(client, "bot", third, "champion"), sources, lambda text: None)
+    decision = decide(prepare_decision(client, "bot", third, "champion"), sources, lambda text: None)
     client.set_registered_model_alias("bot", "champion", second)
     with pytest.raises(MoveError, match="judge again"):
         carry_out(client, decision, sources)

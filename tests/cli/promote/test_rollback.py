@@ -95,3 +95,18 @@ def test_a_rollback_without_a_record_says_so(say, client):
     code, out, err = say("rollback", "bot")
     assert (code, out) == (0, "bot: champion 2 -> 1, previous is 2 (not recorded yet)\n")
     assert "its record could not be written: the experiment 'bot.promotions' is deleted" in err
+
+
+def test_rollback_prints_json(say, client):
+    code, out, _ = say("rollback", "bot", "--json", "--reason", "rude answers")
+    result = json.loads(out)
+    assert (code, result["model"], result["ended_canary"]) == (0, "bot", None)
+    assert (result["move"]["from_version"], result["move"]["to_version"], result["move"]["previous"]) == ("2", "1", "2")
+
+
+def test_a_version_is_not_a_model_to_roll_back(say, client):
+    for command in ("rollback", "history", "watch"):
+        code, _, err = say(command, "bot/1")
+        assert code == 2
+        assert "names one version, and this command works on the whole model; fix: bot" in err
+    assert aliases_of(client, "bot") == ("2", "1")

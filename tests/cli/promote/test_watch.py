@@ -5,12 +5,15 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
-from proven_versions import register_proven, rows
+from proven_versions import RIGHT, register_proven, rows
 from votes_cast import BASE_DIGEST, digest, vote
 
 from mlflow_finetune_plugin.cli.main import main
+from mlflow_finetune_plugin.config.sections import DataSettings
 from mlflow_finetune_plugin.errors import MoveError
+from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
 from mlflow_finetune_plugin.promotion.answers import Sources
@@ -21,8 +24,9 @@ from mlflow_finetune_plugin.store.names import SERVED_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
 from mlflow_finetune_plugin.store.served_tags import LatencySummary, ServedSummary
 from mlflow_finetune_plugin.votes import Journal, Mirror
-from mlflow_finetune_plugin.watch.carry_out import carry_out_look
-from mlflow_finetune_plugin.watch.check import look
+from mlflow_finetune_plugin.watch.carry_out import record_check
+from mlflow_finetune_plugin.watch.check import check
+from mlflow_finetune_plugin.watch.request import Watch
 from mlflow_finetune_plugin.watch.target import find_watched
 
 POLICY = GatePolicy.model_validate(
@@ -110,7 +114,7 @@ def test_failures_roll_back_once_and_only_where_told_to(pair, capsys):
     tell(pair, "2", 200, 30)
     assert watch() == 4
     assert aliases(pair) == ("2", "1")
-    assert "to do         mlflow-finetune rollback bot" in capsys.readouterr().out
+    assert "next          mlflow-finetune rollback bot" in capsys.readouterr().out
     assert watch("--act") == 4
     assert aliases(pair) == ("1", "2")
     assert "rolled back   bot: champion 2 -> 1, previous is 2" in capsys.readouterr().out
@@ -203,12 +207,12 @@ def test_what_is_known_of_nothing_is_said_and_nothing_is_done(client, capsys):
 def test_a_champion_that_moved_since_the_look_is_not_rolled_back(pair):
     tell(pair, "2", 200, 30)
     sources = Sources(speaker=lambda version: pytest.fail("all is known"))
-    seen = look(pair, find_watched(pair, "bot"), WatchPolicy(), lambda: None, sources, lambda text: None)
+    seen = check(pair, find_watched(pair, "bot"), WatchPolicy(), lambda: None, sources, lambda text: None)
     assert seen.verdict.outcome == "roll back"
     third = register_proven(pair, "bot", rows(100), right=95, policy=POLICY)
     promote(pair, third, "2")
     with pytest.raises(MoveError, match="fix: judge again"):
-        carry_out_look(pair, seen, sources, acts=True)
+        record_check(pair, seen, sources, has_effect=True)
     assert aliases(pair) == (third, "2")
     assert last_look(pair)[0].info.status == "FAILED"
 
@@ -230,6 +234,37 @@ def test_the_policy_of_a_project_holds(pair, tmp_path, capsys):
     assert "register.watch.errors.at_most = 7: expected number at least 1e-05 and below 0.5" in capsys.readouterr().err
 
 
+def test_new_rows_are_read_as_the_training_read_its_rows_unless_the_policy_s_recipe_says_how(
+    pair, tmp_path, monkeypatch
+):
+    data = {"train": "old.csv", "columns": {"prompt": "ask", "completion": "say"}, "overlength": "drop"}
+    settings = DataSettings.model_validate({**data, "layout": "prompt_completion"})
+    run_id = pair.get_model_version("bot", "2").run_id
+    pair.log_text(run_id, json.dumps({"data": settings.model_dump(mode="json")}), "finetune/config.json")
+    (tmp_path / "new.csv").write_text("ask,say,ask_again\nwho?,me,why?\n")
+    recipe = tmp_path / "project" / "finetune.yaml"
+    recipe.parent.mkdir()
+    readings = []
+
+    class Reader:
+        def rows(self, config, folder):
+            readings.append((config.data.layout, config.data.columns, config.data.overlength, config.data.eval[0].path))
+            return rows(20, "new.csv")
+
+        def answer(self, questions, max_new_tokens):
+            return AnswerSet([RIGHT] * len(questions), np.full(len(questions), 2.0))
+
+    monkeypatch.setattr(Watch, "_answerer", lambda self, uri: Reader())
+    as_trained = ("prompt_completion", data["columns"], "drop", str(tmp_path / "new.csv"))
+    assert watch("--data", "new.csv") in (0, 3)
+    recipe.write_text("register: {name: bot, watch: {errors: {at_most: 0.2}}}")
+    assert watch("--data", "new.csv", "--policy", "project") in (0, 3)
+    assert readings == [as_trained] * 2
+    recipe.write_text("data: {columns: {prompt: ask_again}}\nregister: {name: bot, watch: {errors: {at_most: 0.2}}}")
+    assert watch("--data", "new.csv", "--policy", "project") in (0, 3)
+    assert readings[2] == ("auto", {"prompt": "ask_again"}, "error", str(tmp_path / "new.csv"))
+
+
 def test_looks_come_again_and_a_fault_of_one_ends_none(pair, capsys):
     """At the second look the champion is gone; a third would come."""
     looks = []
@@ -249,8 +284,8 @@ def test_looks_come_again_and_a_fault_of_one_ends_none(pair, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--times", "2"), "counts the looks of --every"),
-        (("--every", "1m", "--times", "0"), "counts the looks of --every"),
+        (("--times", "2"), "counts the checks of --every"),
+        (("--every", "1m", "--times", "0"), "counts the checks of --every"),
         (("--policy", "."), "has no register.watch"),
         (("--data", "gone.jsonl"), "gone.jsonl"),
     ],
@@ -272,4 +307,4 @@ def test_a_model_without_a_champion_is_one_message(client, capsys):
         assert said in capsys.readouterr().err
     with pytest.raises(SystemExit):
         watch("--every", "soon")
-    assert "'soon' is no duration" in capsys.readouterr().err
+    assert "'soon' is no" in capsys.readouterr().err
