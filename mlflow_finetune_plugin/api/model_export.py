@@ -45,13 +45,13 @@ class ExportedModel:
         )
         if self.kind == "merged":
             return f"{self.source_uri} merged into {self.folder}; {difference}"
-        place = f" in {self.folder}" if self.folder is not None else ""
+        location = f" in {self.folder}" if self.folder is not None else ""
         registered = ""
         if self.model_uri is not None:
             run = f"new run {self.run_id}, because its own is gone" if self.is_new_run else f"run {self.run_id}"
             registered = f", registered as {self.model_uri} (alias challenger) in {run}"
         return (
-            f"{self.source_uri} as LoRA of rank {self.rank}{place}{registered}: {self.layers} layers, "
+            f"{self.source_uri} as LoRA of rank {self.rank}{location}{registered}: {self.layers} layers, "
             f"{self.energy:.1%} of their updates; {difference} ({self.mean_nats:.2g} on average)"
         )
 

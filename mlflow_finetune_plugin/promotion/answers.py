@@ -1,4 +1,7 @@
-"""What versions answer to rows: their own run's proof, an earlier decision's or look's, or asked now; and the two compared."""
+"""Answers of versions to rows, and their comparison.
+
+The answers come from the proof of the version's own run, from an earlier decision or check, or are measured now.
+"""
 
 from __future__ import annotations
 
@@ -35,30 +38,35 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ANSWERS_FILE = "sides.json"
-"""Of such a run: what its versions answered, by adapter and rows, so that the next need not ask again."""
+"""Artifact of a decision or a check: the measured answers by adapter and rows, so that later ones reuse them."""
 
 WATCHED_TAGS = (WATCH_CHAMPION_DIGEST_TAG, WATCH_PREVIOUS_DIGEST_TAG)
-"""Of a look's run: the adapters that it looked at."""
+"""Tags of a check's run with the digests of the adapters that it compared."""
 ADAPTER_TAGS = (MOVE_CANDIDATE_DIGEST_TAG, MOVE_CHAMPION_DIGEST_TAG, *WATCHED_TAGS)
-"""Of runs that may hold such a file: whose answers."""
+"""Tags of runs that may hold ANSWERS_FILE: the digests of the adapters that answered."""
 
 Note = Callable[[str], None]
 
 
 class RowAnswerer(Protocol):
-    """Whoever answers rows as a version does: the model itself, or an endpoint that serves it."""
+    """Answers rows as a version does: the loaded model, or an endpoint that serves it."""
 
     def answer(self, rows: Sequence[EvalRow], max_new_tokens: int) -> AnswerSet: ...
 
 
 @dataclass
 class Sources:
-    """Where evidence may come from. ``speaker``: of a version, made when something has to be asked of it.
+    """Where evidence comes from.
 
-    ``latency``: a probe run's, which goes before the router's; ``known``: sides of earlier decisions, by (adapter, rows).
+    Args:
+        answerer: Returns what answers rows as a version; called only when answers have to be measured.
+        served: The same through serving; None without an endpoint.
+        latency: Latency that a probe measured; it is used instead of the routers' own figures.
+        known: Answers of earlier decisions and checks, by the digests of adapter and rows.
+        measured: Answers that were measured now, by the same keys.
     """
 
-    speaker: Callable[[ProvenVersion], RowAnswerer]
+    answerer: Callable[[ProvenVersion], RowAnswerer]
     served: Callable[[ProvenVersion], RowAnswerer] | None = None
     latency: Latency | None = None
     known: dict[tuple[str, str], AnswerSet] = field(default_factory=dict)
@@ -66,54 +74,74 @@ class Sources:
 
 
 def answers_on(version: ProvenVersion, rows: HeldOut, sources: Sources, say: Note) -> AnswerSet:
-    """From its own proof, an earlier decision, or now."""
-    place = (version.adapter_digest, rows.digest)
-    table, own = version.proof_table, version.held_out
-    if version.is_run_s_own and table is not None and own is not None and own.digest == rows.digest:
+    """Return the version's answers to the rows: those of its own proof, of an earlier decision, or measured now."""
+    key = (version.adapter_digest, rows.digest)
+    table, held_out = version.proof_table, version.held_out
+    if version.is_run_s_own and table is not None and held_out is not None and held_out.digest == rows.digest:
         return proof_answers(table, "adapter", rows.rows, f"{version.uri}'s proof")
     for known in (sources.known, sources.measured):
-        if place in known and len(known[place].answers) == len(known[place].nats) == len(rows.rows):
-            return known[place]
-    say(f"asking {version.uri} {len(rows.rows):,} rows")
-    sources.measured[place] = sources.speaker(version).answer(rows.rows, rows.max_new_tokens)
-    return sources.measured[place]
+        if key in known and len(known[key].answers) == len(known[key].nats) == len(rows.rows):
+            return known[key]
+    say(f"measuring the answers of {version.uri} to {len(rows.rows):,} rows")
+    sources.measured[key] = sources.answerer(version).answer(rows.rows, rows.max_new_tokens)
+    return sources.measured[key]
 
 
-def are_unseen(rows: Sequence[EvalRow], sides: Sequence[ProvenVersion], notes: list[str]) -> list[bool]:
-    """Whether neither side was trained on a row: for what it has learnt by heart a version's answer is no evidence."""
+def are_unseen(rows: Sequence[EvalRow], versions: Sequence[ProvenVersion], notes: list[str]) -> list[bool]:
+    """Return for each row whether none of the versions was trained on it.
+
+    An answer that a version memorised is not evidence of what it can do.
+    """
     unseen = [True] * len(rows)
-    for side in sides:
-        known = side.trained_rows
-        if known is None:
-            notes.append(f"{side.uri}: whether it was trained on these rows is not known, its run does not tell")
+    for version in versions:
+        trained = version.trained_rows
+        if trained is None:
+            notes.append(
+                f"{version.uri}: whether it was trained on these rows is not known, because its run did not record its rows"
+            )
             continue
-        hashes, seed = known
-        seen = [hash_eval_row(row, seed) in hashes for row in rows]
-        if any(seen):
-            notes.append(f"{side.uri} was trained on {sum(seen):,} of {len(rows):,} held-out rows: they are left out")
-        unseen = [is_new and not was_seen for is_new, was_seen in zip(unseen, seen, strict=True)]
+        hashes, seed = trained
+        in_training = [hash_eval_row(row, seed) in hashes for row in rows]
+        if any(in_training):
+            notes.append(
+                f"{version.uri} was trained on {sum(in_training):,} of {len(rows):,} held-out rows: they are left out"
+            )
+        unseen = [is_new and not is_trained for is_new, is_trained in zip(unseen, in_training, strict=True)]
     return unseen
 
 
 def metric_of(name: str | None, candidate: ProvenVersion, rows: HeldOut) -> MetricModule:
-    """By the name in a policy; a file's own travels with the proof."""
-    of_proof = candidate.held_out.metrics if candidate.held_out is not None else rows.metrics
-    wanted = Path(name or next(iter(of_proof))).name
-    (module,) = load_metrics([wanted if wanted in PACKAGED else candidate.metric_file(wanted)])
+    """Return the metric that a policy names; None means the first metric of the proof.
+
+    A metric of the user's own is loaded from the file in the candidate's proof.
+    """
+    metrics = candidate.held_out.metrics if candidate.held_out is not None else rows.metrics
+    file_name = Path(name or next(iter(metrics))).name
+    (module,) = load_metrics([file_name if file_name in PACKAGED else candidate.metric_file(file_name)])
     return module
 
 
-def compared(
-    module: MetricModule, rows: HeldOut, kept: list[int], own: AnswerSet, against: AnswerSet, over: str
+def gain_of(
+    module: MetricModule, rows: HeldOut, indices: list[int], candidate: AnswerSet, other: AnswerSet, over: str
 ) -> Gain:
-    asked = [rows.rows[i] for i in kept]
-    drawn_with = rows.clusters
-    clusters = [drawn_with[i] for i in kept] if drawn_with is not None else None
-    result, scores = compare(module, asked, against.at(kept), own.at(kept), seed=0, clusters=clusters)
+    """Return the candidate's gain in a metric.
+
+    Args:
+        module: The metric.
+        rows: The rows that both were asked.
+        indices: The rows that count.
+        candidate: The candidate's answers to all rows.
+        other: The answers that they are compared with.
+        over: ``champion`` or ``base``: whose answers ``other`` are.
+    """
+    compared_rows = [rows.rows[i] for i in indices]
+    all_clusters = rows.clusters
+    clusters = [all_clusters[i] for i in indices] if all_clusters is not None else None
+    result, scores = compare(module, compared_rows, other.at(indices), candidate.at(indices), seed=0, clusters=clusters)
     if not scores:
         return Gain(module.name, over, _with_a_width(result.gain), module.higher_is_better)  # type: ignore[arg-type]
     paired = PairedRows(
-        row_ids=tuple(rows.ids[i] for i in kept),
+        row_ids=tuple(rows.ids[i] for i in indices),
         candidate=tuple(scores[f"adapter_{module.name}"]),
         champion=tuple(scores[f"base_{module.name}"]),
         clusters=tuple(clusters) if clusters is not None else None,
@@ -122,19 +150,25 @@ def compared(
 
 
 def _with_a_width(gain: Interval) -> Interval:
-    """Where no resample differs from another nothing was learnt of the spread: the ends are unknown, not where the value is."""
+    """Return the interval, with unknown ends where all resamples are equal: then they say nothing about the spread."""
     return Interval(gain.value, -math.inf, math.inf, gain.method) if gain.low == gain.high else gain
 
 
 def recorded_answers(
     client: MlflowClient, experiment_id: str, adapters: Sequence[str]
 ) -> dict[tuple[str, str], AnswerSet]:
-    """What the adapters (digests) answered in earlier decisions and looks. Those that cannot be read any more are measured again."""
+    """Return the answers of adapters in earlier decisions and checks. Answers that cannot be read are left out.
+
+    Args:
+        client: The tracking server.
+        experiment_id: The experiment that records the model's decisions.
+        adapters: Digests of the adapters.
+    """
     from mlflow.exceptions import MlflowException
 
-    found: dict[tuple[str, str], AnswerSet] = {}
-    measured = f"tags.`{SIDES_TAG}` LIKE '%'"  # looks that measured nothing are many
-    for run in client.search_runs([experiment_id], measured, max_results=200):
+    known: dict[tuple[str, str], AnswerSet] = {}
+    has_answers = f"tags.`{SIDES_TAG}` LIKE '%'"  # leaves out the many checks that measured nothing
+    for run in client.search_runs([experiment_id], has_answers, max_results=200):
         if not {run.data.tags.get(tag) for tag in ADAPTER_TAGS} & set(adapters):
             continue
         digest = run.data.tags[SIDES_TAG]
@@ -144,19 +178,22 @@ def recorded_answers(
                     encoding="utf-8"
                 )
             if hashlib.sha256(text.encode()).hexdigest() != digest:
-                raise ValueError("it is not what the run wrote")
-            sides = {(str(told["adapter"]), str(told["rows"])): answer_set_from(told) for told in json.loads(text)}
+                raise ValueError("the file is not the one that the run wrote")
+            answers = {
+                (str(entry["adapter"]), str(entry["rows"])): answer_set_from(entry) for entry in json.loads(text)
+            }
         except (MlflowException, OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("answers of run %s are asked for again: %s", run.info.run_id, in_short(error))
+            logger.warning("the answers in run %s are measured again: %s", run.info.run_id, in_short(error))
             continue
-        for place, side in sides.items():
-            if place[0] in adapters:
-                found.setdefault(place, side)
-    return found
+        for key, answer_set in answers.items():
+            if key[0] in adapters:
+                known.setdefault(key, answer_set)
+    return known
 
 
-def answers_json(sides: dict[tuple[str, str], AnswerSet]) -> str:
+def answers_json(answers: dict[tuple[str, str], AnswerSet]) -> str:
+    """Return answers as the JSON that ``recorded_answers`` reads."""
     return json.dumps(
-        [{"adapter": adapter, "rows": rows, **answer_set_content(side)} for (adapter, rows), side in sides.items()],
+        [{"adapter": adapter, "rows": rows, **answer_set_content(side)} for (adapter, rows), side in answers.items()],
         ensure_ascii=False,
     )

@@ -1,4 +1,4 @@
-"""A decision to promote goes through a canary first, and says in the end what came of that."""
+"""Try a decision to promote with a canary, and add the canary's outcome to the decision."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class CanaryTrial:
-    """How a decision is to be tried; ``say`` is told each step."""
+    """How a decision is tried. ``say`` receives a line at each step."""
 
     policy: CanaryPolicy
     say: Say
@@ -45,7 +45,7 @@ class CanaryTrial:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """``move``: None where nothing was moved; ``interruption``: the signal that ended it, if one did."""
+    """What a canary led to. ``move`` is None where nothing was moved; ``interruption`` holds the signal that ended it, if any."""
 
     course: CanaryCourse
     move: Move | None
@@ -60,9 +60,18 @@ def decide_by_canary(
     trial: CanaryTrial,
     report: Callable[[Decision], None],
 ) -> tuple[Decision, TrialResult]:
-    """The decision with the canary's findings and outcome, which ``report`` is given before any move.
+    """Run the canary, and return the decision with the canary's findings and outcome.
 
-    ``evidence``: with the decision's run. Raises as ``carry_out_canary``.
+    Args:
+        client: The tracking server and registry.
+        decision: A decision to promote.
+        sources: Where newer votes come from.
+        evidence: The evidence for the move, with the decision's run.
+        trial: How the canary runs.
+        report: Writes the decision's report; called before any move.
+
+    Raises:
+        The errors of ``carry_out_canary``.
     """
     champion = decision.champion
     assert champion is not None
@@ -75,24 +84,31 @@ def decide_by_canary(
         evidence=evidence,
         latency=decision.policy.policy.latency,
         votes=lambda: _votes(decision, sources),
-        tell=lambda step, told: _log_step(client, run_id, step, told),
+        on_step=lambda number, step: _log_step(client, run_id, number, step),
     )
 
     def conclude(course: CanaryCourse) -> MoveEvidence:
-        tried = _with_course(decision, course)
-        report(tried)
-        return replace(evidence, outcome=tried.verdict.outcome, reason=tried.verdict.reason)
+        final = _with_course(decision, course)
+        report(final)
+        return replace(evidence, outcome=final.verdict.outcome, reason=final.verdict.reason)
 
-    tried = carry_out_canary(client, plan, trial.say, conclude)
-    return _with_course(decision, tried.course), tried
+    result = carry_out_canary(client, plan, trial.say, conclude)
+    return _with_course(decision, result.course), result
 
 
 def carry_out_canary(
     client: MlflowClient, plan: CanaryPlan, say: Say, conclude: Callable[[CanaryCourse], MoveEvidence]
 ) -> TrialResult:
-    """The canary, then the move or the record that there is none. ``conclude`` gives the evidence for either.
+    """Run the canary, then move the alias or record that it was not moved.
 
-    Raises as ``run_canary`` and ``promote_version``; then the split is put back, if the registry lets us.
+    Args:
+        client: The tracking server and registry.
+        plan: The canary.
+        say: Receives a line at each step.
+        conclude: Returns the evidence for the move or the record.
+
+    Raises:
+        The errors of ``run_canary`` and ``promote_version``. The split is restored first, if the registry answers.
     """
     with Interruption() as interruption:
         course = run_canary(client, plan, interruption, say)
@@ -118,20 +134,20 @@ def _promote(client: MlflowClient, plan: CanaryPlan, course: CanaryCourse, evide
         except LeaseError as error:
             if time.monotonic() > until:
                 raise
-            say(f"{error}; tried again")
+            say(f"{error}; trying again")
             time.sleep(1)
 
 
 def _close(client: MlflowClient, name: str, course: CanaryCourse, say: Say) -> None:
-    """All is recorded: the state goes, and before it, where the alias was moved, the split and the alias ``canary``."""
+    """Remove the canary's state once all is recorded; after a move, restore the split and remove the alias ``canary`` first."""
     if course.outcome == "promote":
         leave(client, name, course.state, say, is_closed=True)
         return
     try:
         with registry_faults(name), Lease(client, name) as lease:
             close_canary(client, lease, course.state)
-    except FinetuneError as error:  # split and alias are back; what is left is a tag that the next call takes away
-        logger.warning("the canary's tag is left for the next call: %s", error)
+    except FinetuneError as error:  # the split is restored; only a tag remains, which the next call removes
+        logger.warning("the canary's tag could not be removed; the next command removes it: %s", error)
 
 
 def _with_course(decision: Decision, course: CanaryCourse) -> Decision:
@@ -140,21 +156,21 @@ def _with_course(decision: Decision, course: CanaryCourse) -> Decision:
 
 
 def _votes(decision: Decision, sources: Sources) -> Finding | None:
-    """None where nobody voted between the two."""
+    """Judge the votes between the two versions; None where there are none."""
     policy = decision.policy.policy.votes or VotesPolicy.model_validate({})
-    asked = GatePolicy.model_validate({"gain": None, "votes": {**policy.model_dump(), "required": True}})
+    votes_only = GatePolicy.model_validate({"gain": None, "votes": {**policy.model_dump(), "required": True}})
     try:
-        votes = collect(asked, decision.candidate, decision.champion, sources, lambda text: None).evidence.votes
-    except FinetuneError as error:  # who cannot be read says nothing for or against; it is told
+        votes = collect(votes_only, decision.candidate, decision.champion, sources, lambda text: None).evidence.votes
+    except FinetuneError as error:  # unreadable votes decide nothing, and the finding shows it
         return Finding("votes", "noted", f"could not be read: {error}")
     return None if votes is None else judge_votes(policy, votes)
 
 
-def _log_step(client: MlflowClient, run_id: str, step: int, told: CanaryStep) -> None:
+def _log_step(client: MlflowClient, run_id: str, number: int, step: CanaryStep) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        for key, value in told.metrics():
-            client.log_metric(run_id, key, value, step=step)
-    except MlflowException as error:  # the report tells the steps as well
-        logger.warning("step %d of the canary is not in the run's metrics: %s", step, in_short(error))
+        for key, value in step.metrics():
+            client.log_metric(run_id, key, value, step=number)
+    except MlflowException as error:  # the report holds the steps as well
+        logger.warning("step %d of the canary is not in the run's metrics: %s", number, in_short(error))

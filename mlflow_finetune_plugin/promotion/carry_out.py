@@ -1,4 +1,4 @@
-"""A decision becomes a run with its report, and, where it says so, a move."""
+"""Record a decision as a run with its report, and move the alias where the verdict is to promote."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RecordedDecision:
-    """``run_id``: of the decision; ``move``: None where nothing was to be moved; ``decision``: as a canary left it."""
+    """A recorded decision. ``move`` is None where nothing was moved; ``decision`` includes the outcome of a canary."""
 
     run_id: str
     move: Move | None
@@ -46,9 +46,18 @@ def carry_out(
     run_id: str | None = None,
     trial: CanaryTrial | None = None,
 ) -> RecordedDecision:
-    """``run_id``: a run of the model's promotions that is already there; ``trial``: the canary before the move. Raises
-    MoveError, LeaseError, TrackingError; then the report is there and says what the verdict was, and nothing was moved.
-    A canary that a signal ended is told and recorded, and then the signal raised again.
+    """Write the report of a decision to a run, and move the alias where the verdict is to promote.
+
+    Args:
+        client: The tracking server and registry.
+        decision: The decision.
+        sources: Where its evidence came from; answers that were measured are stored for later decisions.
+        run_id: An existing run in the model's experiment of promotions; None creates one.
+        trial: The canary before the move; None moves at once.
+
+    Raises:
+        LeaseError, MoveError, TrackingError: The report is written, and nothing was moved.
+        KeyboardInterrupt, SystemExit: A signal ended the canary; its outcome is recorded first.
     """
     from mlflow.exceptions import MlflowException
 
@@ -60,8 +69,8 @@ def carry_out(
         if trial is not None and decision.verdict.outcome == "promote":
             report = partial(_write_report, client, run_id, sources=sources)
             evidence = _evidence(decision, run_id)
-            decision, tried = decide_by_canary(client, decision, sources, evidence, trial, report)
-            move, interruption = tried.move, tried.interruption
+            decision, trial_result = decide_by_canary(client, decision, sources, evidence, trial, report)
+            move, interruption = trial_result.move, trial_result.interruption
         else:
             move = _move(client, run_id, decision)
     except BaseException:
@@ -70,9 +79,9 @@ def carry_out(
     is_stopped = move is None and interruption is not None and interruption.signal is not None
     end_run(client, run_id, "KILLED" if is_stopped else "FINISHED")
     try:
-        _tell_version(client, decision, run_id)
-    except MlflowException as error:  # the decision stands and is recorded; this only points to it
-        logger.warning("the version does not point to its decision %s: %s", run_id, in_short(error))
+        _tag_version(client, decision, run_id)
+    except MlflowException as error:  # the decision is recorded; the tag only points to it
+        logger.warning("the version has no tag that points to its decision, run %s: %s", run_id, in_short(error))
     if is_stopped and interruption is not None:
         interruption.raise_again()
     return RecordedDecision(run_id, move, decision)
@@ -112,7 +121,7 @@ def _evidence(decision: Decision, run_id: str) -> MoveEvidence:
 
 
 def end_run(client: MlflowClient, run_id: str, status: str) -> None:
-    """A server that is away now must hide neither what was moved nor why nothing was."""
+    """End the run. A server that does not answer now must not hide what was moved, or why nothing was."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -129,7 +138,7 @@ def _decision_run(client: MlflowClient, decision: Decision) -> str:
 
 
 def _log_numbers(client: MlflowClient, run_id: str, decision: Decision) -> None:
-    """Each finding's estimate and interval as metrics, so that decisions can be compared in MLflow's own tables."""
+    """Log each finding's estimate and interval as metrics, so that MLflow's tables compare decisions."""
     from mlflow_finetune_plugin.store.clients import metric_part
 
     for finding in decision.verdict.findings:
@@ -143,7 +152,7 @@ def _log_numbers(client: MlflowClient, run_id: str, decision: Decision) -> None:
             client.log_metric(run_id, f"gate/{metric_part(finding.name)}{end}", value)
 
 
-def _tell_version(client: MlflowClient, decision: Decision, run_id: str) -> None:
+def _tag_version(client: MlflowClient, decision: Decision, run_id: str) -> None:
     name, number, verdict = decision.name, decision.candidate.number, decision.verdict
     client.set_model_version_tag(name, number, VERDICT_TAG, f"{verdict.outcome} for {decision.alias}, run {run_id}")
     before = str(client.get_model_version(name, number).description or "").partition(_MARK)[0]

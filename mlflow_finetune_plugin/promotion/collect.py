@@ -1,4 +1,4 @@
-"""Evidence for a policy, out of MLflow: what is not there yet is measured, on the very rows, once per pair of versions."""
+"""Collect the evidence that a policy asks for from MLflow. Missing answers are measured once per version and rows."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.gate.evidence import Evidence, Gain, Latency, Regression, Votes
 from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GainPolicy, GatePolicy
-from mlflow_finetune_plugin.promotion.answers import Note, Sources, answers_on, are_unseen, compared, metric_of
+from mlflow_finetune_plugin.promotion.answers import Note, Sources, answers_on, are_unseen, gain_of, metric_of
 from mlflow_finetune_plugin.promotion.held_out import HeldOut, proof_answers
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
 from mlflow_finetune_plugin.store.names import BASE
 from mlflow_finetune_plugin.store.served_tags import logged_latencies
 
 _SHOWN = 3
-
 _LONGEST = 60
 
 
 @dataclass(frozen=True)
 class Collected:
-    """``notes``: what a person should know of how the evidence came about, a line each."""
+    """The evidence. ``notes`` say how it came about, one line each."""
 
     evidence: Evidence
     notes: tuple[str, ...]
@@ -33,7 +32,13 @@ class Collected:
 def collect(
     policy: GatePolicy, candidate: ProvenVersion, champion: ProvenVersion | None, sources: Sources, say: Note
 ) -> Collected:
-    """Only what the policy asks for is measured. Raises GateError for evidence that is broken, TrackingError, ReloadError."""
+    """Collect what the policy asks for; nothing else is measured.
+
+    Raises:
+        GateError: A part of the evidence is broken.
+        ReloadError: A version cannot be loaded.
+        TrackingError: MLflow does not answer.
+    """
     notes: list[str] = []
     gain = _gain(policy.gain, candidate, champion, sources, say, notes) if policy.gain is not None else None
     evidence = Evidence(
@@ -60,42 +65,41 @@ def _gain(
 ) -> Gain | None:
     rows = candidate.held_out
     if rows is None:
-        notes.append(f"{candidate.uri}: its run kept no held-out rows, so nothing can be compared on them")
+        notes.append(f"{candidate.uri}: its run recorded no held-out rows, so there is nothing to compare on")
         return None
     over_champion = policy.over == "champion" and champion is not None
     other = champion if over_champion else None
     if candidate.trained_rows is None:
-        notes.append(f"{candidate.uri}: what it was trained on is not known, so held-out rows prove nothing")
+        notes.append(f"{candidate.uri}: what it was trained on is not known, so its held-out rows are not evidence")
         return None
-    kept = [
-        i for i, is_new in enumerate(are_unseen(rows.rows, [candidate, *([other] if other else [])], notes)) if is_new
-    ]
-    if not kept:
-        notes.append("every held-out row was trained on by one side or the other")
+    unseen = are_unseen(rows.rows, [candidate, *([other] if other else [])], notes)
+    indices = [i for i, is_new in enumerate(unseen) if is_new]
+    if not indices:
+        notes.append("one of the two versions was trained on every held-out row")
         return None
     module = metric_of(policy.metric, candidate, rows)
     if policy.through == "serving":
         if sources.served is None:
             notes.append(
-                "the policy asks for answers through serving; fix: --endpoint URL of the router that serves both"
+                "the policy asks for answers through serving; fix: --endpoint URL of a router that serves both versions"
             )
             return None
         if module.reads_likelihoods:
-            raise GateError(f"{module.name} reads likelihoods, which serving does not tell; fix: gain.through: model")
-        say(f"asking for {len(rows.rows):,} held-out rows through serving")
-        own = sources.served(candidate).answer(rows.rows, rows.max_new_tokens)
-        against = (
+            raise GateError(f"{module.name} needs likelihoods, which serving does not report; fix: gain.through: model")
+        say(f"measuring the answers to {len(rows.rows):,} held-out rows through serving")
+        answers = sources.served(candidate).answer(rows.rows, rows.max_new_tokens)
+        compared_with = (
             sources.served(other).answer(rows.rows, rows.max_new_tokens)
             if other is not None
             else _base_answers(candidate, rows)
         )
     else:
-        own = answers_on(candidate, rows, sources, say)
-        against = answers_on(other, rows, sources, say) if other is not None else _base_answers(candidate, rows)
-    if against is None:
-        notes.append(f"{candidate.uri}: its run kept no answers of the base")
+        answers = answers_on(candidate, rows, sources, say)
+        compared_with = answers_on(other, rows, sources, say) if other is not None else _base_answers(candidate, rows)
+    if compared_with is None:
+        notes.append(f"{candidate.uri}: its run recorded no answers of the base")
         return None
-    return compared(module, rows, kept, own, against, "champion" if other is not None else "base")
+    return gain_of(module, rows, indices, answers, compared_with, "champion" if other is not None else "base")
 
 
 def _base_answers(candidate: ProvenVersion, rows: HeldOut) -> AnswerSet | None:
@@ -115,17 +119,17 @@ def _regressions(
         module = metric_of(regression.metric, candidate, rows)
         if not module.higher_is_better:
             raise GateError(
-                f"{regression.metric} on {regression.data}: less is better, so at_least asks nothing; fix: another metric"
+                f"{regression.metric} on {regression.data}: lower is better, so at_least has no meaning; fix: another metric"
             )
         result, scores = compare(module, rows.rows, side, side, seed=0)
         best = HIGHEST_SCORES.get(regression.metric)
         if scores and best is not None:
-            notes += tell_missed_rows(regression.data, rows.rows, side, scores[f"adapter_{module.name}"], best)
+            notes += missed_rows(regression.data, rows.rows, side, scores[f"adapter_{module.name}"], best)
         yield Regression(regression.data, regression.metric, result.adapter)
 
 
 def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list[str]) -> Votes | None:
-    """Over the base as long as there is no champion, as the gain is."""
+    """Return the votes on the candidate against the champion; against the base while there is no champion, like the gain."""
     from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes, read_votes
 
     reading = read_votes(candidate.name)
@@ -142,26 +146,24 @@ def _latency(
     candidate: ProvenVersion, champion: ProvenVersion | None, sources: Sources, notes: list[str]
 ) -> Latency | None:
     if sources.latency is not None:
-        notes.append("latency: of a probe run through the endpoint, one request at a time")
+        notes.append("latency: measured by a probe through the endpoint, one request at a time")
         return sources.latency
-    fix = "serve it, or promote --endpoint URL, which asks for some"
+    fix = "serve it, or use promote --endpoint URL, which measures it"
     beside = (champion.tags, champion.uri) if champion is not None else None
-    own, other = logged_latencies((candidate.tags, candidate.uri), beside, notes, fix)
-    return None if own is None else Latency(own, other)
+    latency_ms, other_ms = logged_latencies((candidate.tags, candidate.uri), beside, notes, fix)
+    return None if latency_ms is None else Latency(latency_ms, other_ms)
 
 
-def tell_missed_rows(
-    name: str, rows: Sequence[EvalRow], side: AnswerSet, scores: Sequence[float], best: float
-) -> list[str]:
-    """How many scored below ``best``, and the first of them with question, answer and reference, a line each; none: nothing."""
+def missed_rows(name: str, rows: Sequence[EvalRow], side: AnswerSet, scores: Sequence[float], best: float) -> list[str]:
+    """Return how many rows scored below ``best``, and the first of them with question, answer and reference, a line each."""
     missed = [i for i, score in enumerate(scores) if score < best]
     if not missed:
         return []
-    told = f"{name}: {len(missed):,} of {len(rows):,} rows missed{', the first ones' if len(missed) > _SHOWN else ''}:"
-    return [told, *(_told(rows[i], side.answers[i]) for i in missed[:_SHOWN])]
+    head = f"{name}: {len(missed):,} of {len(rows):,} rows missed{', the first ones' if len(missed) > _SHOWN else ''}:"
+    return [head, *(_missed_row(rows[i], side.answers[i]) for i in missed[:_SHOWN])]
 
 
-def _told(row: EvalRow, answer: str) -> str:
+def _missed_row(row: EvalRow, answer: str) -> str:
     question = str(row.messages[-1]["content"]) if row.messages else "the text"
     return (
         f"{Path(row.source).name} line {row.line}: {_short(question)} was answered {_short(answer)}, "

@@ -1,4 +1,4 @@
-"""What ``-e promote`` is told to do, and the policy that a project's recipe holds now."""
+"""The configuration of ``-e promote``, and the policy in a project's recipe."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _CANARY = ("canary", "step", "least_answers")
 
 
 class PromotionConfig(Section):
-    """What ``-e promote`` is told to do. ``policy``: folder of the recipe whose policy holds now; None takes the version's own.
+    """The configuration of ``-e promote``.
 
-    ``canary``, ``step``, ``least_answers``: as ``canary_policy`` takes them.
+    ``policy`` is the folder of the recipe whose policy applies; None means the policy that the training recorded.
+    ``canary``, ``step`` and ``least_answers`` are the arguments of ``canary_policy``.
     """
 
     entry_point: str
@@ -39,31 +40,40 @@ class PromotionConfig(Section):
 
 
 def canary_policy(canary: str | None, step: str | None, least_answers: str | None) -> CanaryPolicy | None:
-    """``5,25,50`` (percent), ``10m`` per step, answers per step; None without a canary. Raises ConfigError."""
+    """Return the policy of a canary; None without one.
+
+    Args:
+        canary: Rising percentages of the requests, for example ``5,25,50``.
+        step: Shortest duration of a step, for example ``10m``.
+        least_answers: Fewest answers per step, a whole number.
+
+    Raises:
+        ConfigError: With every value that is not valid.
+    """
     if canary is None:
-        given = [name for name, text in (("step", step), ("least answers", least_answers)) if text is not None]
-        if given:
-            raise ConfigError([f"{' and '.join(given)} without canary; fix: canary 5,25,50, or leave them out"])
+        options = [name for name, text in (("step", step), ("least answers", least_answers)) if text is not None]
+        if options:
+            raise ConfigError([f"{' and '.join(options)} without canary; fix: canary 5,25,50, or leave them out"])
         return None
-    told: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     problems = []
     try:
-        told["steps"] = tuple(float(part.strip().removesuffix("%")) for part in canary.split(","))
+        settings["steps"] = tuple(float(part.strip().removesuffix("%")) for part in canary.split(","))
     except ValueError:
-        problems.append(f"canary {canary!r}: no percentages; fix: rising ones, e.g. 5,25,50")
+        problems.append(f"canary {canary!r}: expected percentages; fix: rising ones, e.g. 5,25,50")
     try:
         if step is not None:
-            told["step_s"] = seconds_of(step)
+            settings["step_s"] = seconds_of(step)
     except ValueError as error:
         problems.append(f"canary step {error}")
     if least_answers is not None and not least_answers.isdecimal():
         problems.append(f"least answers {least_answers!r}; fix: a number from 1")
     elif least_answers is not None:
-        told["least_answers"] = int(least_answers)
+        settings["least_answers"] = int(least_answers)
     if problems:
         raise ConfigError(problems)
     try:
-        return CanaryPolicy(**told)
+        return CanaryPolicy(**settings)
     except GateError as error:
         raise ConfigError([str(error)]) from error
 
@@ -71,41 +81,51 @@ def canary_policy(canary: str | None, step: str | None, least_answers: str | Non
 def load_promotion_config(
     project: Path, entry_point: str, overrides: Mapping[str, str], *, caller: Path
 ) -> PromotionConfig:
-    """As ``load_config``: of the recipe only ``register`` is read. Raises ConfigError."""
+    """Read the configuration of ``-e promote``: the recipe's ``register`` section and the overrides.
+
+    Args:
+        project: The project folder.
+        entry_point: The name of the operation.
+        overrides: The ``-P`` parameters, as text.
+        caller: Folder in which the relative paths of overrides start.
+
+    Raises:
+        ConfigError: With every problem.
+    """
     problems: list[str] = []
-    values, _ = read_recipe(project, problems)
-    register = values.get("register")
+    recipe, _ = read_recipe(project, problems)
+    register = recipe.get("register")
     name = register.get("name") if isinstance(register, dict) else None
     has_policy = isinstance(register, dict) and register.get("gate") is not None
     known = ("model", "version", "to", "accept_new_policy", "endpoint", "base_model", *_CANARY)
     problems += [
         unknown_key(f"-P {key}", key, text, list(known)) for key, text in overrides.items() if key not in known
     ]
-    told: dict[str, Any] = {"model": name, **{key: text for key, text in overrides.items() if key in known}}
-    if told.get("accept_new_policy", "false") not in ("true", "false"):
-        problems.append(f"-P accept_new_policy = {told['accept_new_policy']}: expected true or false")
+    values: dict[str, Any] = {"model": name, **{key: text for key, text in overrides.items() if key in known}}
+    if values.get("accept_new_policy", "false") not in ("true", "false"):
+        problems.append(f"-P accept_new_policy = {values['accept_new_policy']}: expected true or false")
     try:
-        canary_policy(*(told.get(key) for key in _CANARY))
+        canary_policy(*(values.get(key) for key in _CANARY))
     except ConfigError as error:
         problems += [f"-P {problem}" for problem in error.problems]
-    if not isinstance(told["model"], str):
+    if not isinstance(values["model"], str):
         problems.append("no registered model; fix: -P model=NAME, or register.name in the recipe")
     if problems:
         raise ConfigError(problems)
     if has_policy:
-        load_policy(project)  # its faults are told before there is a run
-    base = told.pop("base_model", None)
-    accept = told.pop("accept_new_policy", "false") == "true"
+        load_policy(project)  # reports faults before there is a run
+    base = values.pop("base_model", None)
+    accept = values.pop("accept_new_policy", "false") == "true"
     return PromotionConfig(
         entry_point=entry_point,
         accept_new_policy=accept,
         base_model=base_from(caller, str(base)) if base is not None else None,
         policy=str(project.absolute()) if has_policy else None,
-        **told,
+        **values,
     )
 
 
 def load_policy(project: Path) -> GatePolicy | None:
-    """The policy that a project's recipe holds now, its paths absolute; None where it has none. Raises ConfigError."""
+    """Return the policy in a project's recipe, with absolute paths; None where it has none. Raises ConfigError."""
     absolute = absolute_gate(read_register(project), project.absolute())
     return absolute.gate if absolute is not None else None

@@ -1,4 +1,4 @@
-"""A candidate, the champion, a policy, the evidence and the verdict, and how they come together."""
+"""Decide about a candidate: read versions and policy, collect the evidence, judge."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXIT_CODES = {"promote": 0, "unchanged": 0, "hold": 3, "reject": 4}
 
 @dataclass(frozen=True)
 class PendingDecision:
-    """Who stands against whom, by which policy; nothing is measured yet."""
+    """Candidate, champion and policy of a decision that is not made yet."""
 
     name: str
     alias: str
@@ -38,13 +38,13 @@ class PendingDecision:
 
     @property
     def is_policy_changed(self) -> bool:
-        """A version whose run wrote none was trained under the gain alone."""
+        """Whether the policy differs from the one that the training recorded. Without a record that is the default policy."""
         return self.policy.digest != (self.trained_policy_digest or WrittenPolicy(GatePolicy()).digest)
 
 
 @dataclass(frozen=True)
 class Decision(PendingDecision):
-    """And what came of it. ``when``: ISO 8601, UTC; ``canary``: what the candidate went through, None without one."""
+    """A decision with its verdict. ``when`` is ISO 8601 in UTC; ``canary`` is None without a canary."""
 
     verdict: Verdict
     evidence: Evidence = field(repr=False)
@@ -59,7 +59,7 @@ def prepare_decision(
     version: str,
     alias: str,
     *,
-    given: GatePolicy | None = None,
+    policy: GatePolicy | None = None,
     accept_new_policy: bool = False,
 ) -> PendingDecision:
     """Read the versions and the policy that a decision needs.
@@ -69,7 +69,7 @@ def prepare_decision(
         name: The registered model.
         version: The candidate.
         alias: The alias to move.
-        given: A policy to apply now, for example a project's; None means the one that the candidate's training recorded.
+        policy: A policy to apply now, for example a project's; None means the one that the candidate's training recorded.
         accept_new_policy: Allow a policy that differs from the recorded one.
 
     Raises:
@@ -82,28 +82,31 @@ def prepare_decision(
     if champion is not None:
         check_comparable(candidate, champion)
     trained = candidate.policy
-    policy = policy_now(given, trained) if given is not None else trained or WrittenPolicy(GatePolicy())
-    pending = PendingDecision(name, alias, candidate, champion, policy, trained.digest if trained is not None else None)
+    written = policy_now(policy, trained) if policy is not None else trained or WrittenPolicy(GatePolicy())
+    pending = PendingDecision(
+        name, alias, candidate, champion, written, trained.digest if trained is not None else None
+    )
     if pending.is_policy_changed and not accept_new_policy:
         before = trained or WrittenPolicy(GatePolicy())
         raise GateError(
-            f"{name}/{version}: the policy has changed since its training wrote it down ({policy.digest[:12]}, was "
-            f"{before.digest[:12]}): {'; '.join(_changes(before, policy))}; fix: leave it as it was, or --accept-new-policy (-P accept_new_policy=true)"
+            f"{name}/{version}: the policy has changed since its training recorded it ({written.digest[:12]}, was "
+            f"{before.digest[:12]}): {'; '.join(_changes(before, written))}; fix: restore it, or --accept-new-policy "
+            "(-P accept_new_policy=true)"
         )
     return pending
 
 
 def decide(pending: PendingDecision, sources: Sources, say: Callable[[str], None]) -> Decision:
-    """Collects what the policy asks for, and judges. Raises what ``collect`` raises."""
+    """Collect the evidence that the policy asks for, and judge it. Raises the errors of ``collect``."""
     collected = collect(pending.policy.policy, pending.candidate, pending.champion, sources, say)
     verdict = judge(pending.policy.policy, collected.evidence)
     return Decision(**vars(pending), verdict=verdict, evidence=collected.evidence, notes=collected.notes, when=now())
 
 
 def _changes(before: WrittenPolicy, after: WrittenPolicy) -> list[str]:
-    """Each part that differs, as ``key: before -> after``."""
+    """Return each part that differs, as ``key: before -> after``."""
     old, new = before.policy.model_dump(mode="json"), after.policy.model_dump(mode="json")
-    told = [f"{key}: {old[key]} -> {new[key]}" for key in new if old.get(key) != new[key]]
+    changes = [f"{key}: {old[key]} -> {new[key]}" for key in new if old.get(key) != new[key]]
     if dict(before.files) != dict(after.files):
-        told.append("the rows of a regression file")
-    return told
+        changes.append("the rows of a regression file")
+    return changes

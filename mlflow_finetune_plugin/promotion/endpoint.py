@@ -1,4 +1,4 @@
-"""A version as its users have it: asked through a router, believed by its receipts, timed."""
+"""Ask and time a version through a router, and check by the receipts that this version answered."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ _WARM = 3
 
 @dataclass(frozen=True)
 class Endpoint:
-    """``url``: with ``/v1``, of a router of this package that serves the versions; ``key``: None sends none."""
+    """A router of this package. ``url`` includes ``/v1``; ``key`` is an API key, None sends none."""
 
     url: str
     key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if "@" in self.url.partition("//")[2].partition("/")[0] or not self.url.startswith(("http://", "https://")):
-            raise GateError(f"the endpoint is no http(s) URL without a name and password; fix: the key in {ROUTER_KEY}")
+            raise GateError(
+                f"the endpoint is not an http(s) URL without a name and password; fix: put the key in {ROUTER_KEY}"
+            )
 
     def client(self) -> httpx.Client:
         headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
@@ -38,24 +40,22 @@ class Endpoint:
 
 
 class ServedVersion:
-    """One version behind an endpoint. Raises GateError for an answer that another one gave."""
+    """One version behind an endpoint. Raises GateError for an answer of another version."""
 
     def __init__(self, endpoint: Endpoint, version: ProvenVersion) -> None:
         self._endpoint, self._version = endpoint, version
 
     def answer(self, rows: Sequence[EvalRow], max_new_tokens: int) -> AnswerSet:
-        """As the router gives them at temperature 0; how likely the references were it does not tell (nan)."""
+        """Return the router's answers at temperature 0. Likelihoods are NaN, because the router does not report them."""
         with self._endpoint.client() as client:
             answers = [self.ask(client, row, max_new_tokens)[0] for row in rows]
         return AnswerSet(answers, np.full(len(answers), np.nan))
 
     def ask(self, client: httpx.Client, row: EvalRow, max_new_tokens: int) -> tuple[str, float]:
-        """(answer, milliseconds from the request to its end)."""
+        """Return the answer and the milliseconds from the request to its end."""
         version = self._version
         if not row.messages:
-            raise GateError(
-                f"{version.uri}: rows of plain text cannot be asked for as a chat; fix: gain.through: model"
-            )
+            raise GateError(f"{version.uri}: rows of plain text cannot be sent as a chat; fix: gain.through: model")
         name = f"{version.name}/{version.number}"
         body = {
             "model": name,
@@ -65,29 +65,28 @@ class ServedVersion:
         }
         started = time.perf_counter()
         try:
-            answer = client.post("chat/completions", json=body)
+            response = client.post("chat/completions", json=body)
             took_ms = 1000 * (time.perf_counter() - started)
-            told = answer.json()
+            content = response.json()
         except (httpx.HTTPError, ValueError) as error:
             raise GateError(
                 f"{name} at {self._endpoint.url}: {type(error).__name__}: {error}; fix: check --endpoint"
             ) from error
-        if answer.status_code != 200:
-            said = (
-                told.get("error", {}).get("message", answer.text[:200]) if isinstance(told, dict) else answer.text[:200]
-            )
-            raise GateError(f"{name} at {self._endpoint.url}: {answer.status_code}: {said}; fix: serve it there")
-        digest = answer.headers.get("x-finetune-adapter-digest")
+        if response.status_code != 200:
+            error_body = content.get("error", {}) if isinstance(content, dict) else {}
+            message = error_body.get("message", response.text[:200])
+            raise GateError(f"{name} at {self._endpoint.url}: {response.status_code}: {message}; fix: serve it there")
+        digest = response.headers.get("x-finetune-adapter-digest")
         if digest != version.adapter_digest:
             raise GateError(
-                f"{name} at {self._endpoint.url}: the answer's receipt is of adapter {str(digest)[:12]}, the registry's is "
+                f"{name} at {self._endpoint.url}: the answer's receipt names adapter {str(digest)[:12]}, the registry has "
                 f"{version.adapter_digest[:12]}; fix: name a router that serves this registry"
             )
         try:
-            text = told["choices"][0]["message"]["content"] or ""
+            text = content["choices"][0]["message"]["content"] or ""
         except (KeyError, IndexError, TypeError) as error:
             raise GateError(
-                f"{name} at {self._endpoint.url}: its answer is no chat completion: {in_short(error)}"
+                f"{name} at {self._endpoint.url}: its answer is not a chat completion: {in_short(error)}"
             ) from error
         return str(text).strip(), took_ms
 
@@ -99,12 +98,12 @@ def probe_latency(
     rows: HeldOut,
     say: Callable[[str], None],
 ) -> Latency:
-    """Both asked the same rows in turns, one request at a time, so that what else goes on there meets both alike."""
-    asked = [rows.rows[i % len(rows.rows)] for i in range(PROBE_ROWS + _WARM)]
-    say(f"timing {PROBE_ROWS} answers of each side at {endpoint.url}")
+    """Time both versions on the same rows in turns, one request at a time, so that other load affects both alike."""
+    probes = [rows.rows[i % len(rows.rows)] for i in range(PROBE_ROWS + _WARM)]
+    say(f"timing {PROBE_ROWS} answers of each version at {endpoint.url}")
     took: tuple[list[float], list[float]] = ([], [])
     with endpoint.client() as client:
-        for number, row in enumerate(asked):
+        for number, row in enumerate(probes):
             sides = [(candidate, took[0]), *([(champion, took[1])] if champion is not None else [])]
             for side, times in sides if number % 2 else reversed(sides):
                 _, took_ms = side.ask(client, row, rows.max_new_tokens)

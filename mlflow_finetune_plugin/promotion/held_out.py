@@ -1,4 +1,4 @@
-"""Held-out rows as a run keeps them, so that another version can be asked the very same; and what a side answered."""
+"""Held-out rows as a run records them, so that other versions answer the same rows; and the recorded answers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ TABLE = "rows.json"
 
 @dataclass(frozen=True)
 class HeldOut:
-    """``metrics``: packaged names, or files that lie beside, with their sha256; ``max_new_tokens``: that an answer may have, whoever is asked.
+    """The held-out rows of a run.
 
-    ``digest`` (sha256, hex) is of all that decides the answers: the rows and the length.
+    Args:
+        rows: The rows.
+        metrics: Packaged metrics and metric files, each file with its SHA-256.
+        max_new_tokens: The longest answer of any version.
+        digest: SHA-256 (hex) of all that decides the answers: the rows and the length.
     """
 
     rows: tuple[EvalRow, ...]
@@ -33,12 +37,15 @@ class HeldOut:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """One a row: its place, and where it came from."""
+        """One id per row: its position, file and line."""
         return tuple(f"{i}:{row.source}:{row.line}" for i, row in enumerate(self.rows))
 
     @property
     def clusters(self) -> tuple[str, ...] | None:
-        """Rows with the same question, or cut from the same row of a file, are one draw; None where no two are."""
+        """The cluster of each row; None where every row is one of its own.
+
+        Rows with the same question, or cut from the same line of a file, are not independent, so they share a cluster.
+        """
         root: dict[str, str] = {}
 
         def find(key: str) -> str:
@@ -48,15 +55,16 @@ class HeldOut:
 
         keys = []
         for row in self.rows:
-            place = json.dumps([row.source, row.line])
-            asked = json.dumps(list(row.messages), ensure_ascii=False) if row.messages else place
-            root[find(asked)] = find(place)
-            keys.append(place)
-        found = tuple(find(key) for key in keys)
-        return found if len(set(found)) < len(found) else None
+            line = json.dumps([row.source, row.line])
+            question = json.dumps(list(row.messages), ensure_ascii=False) if row.messages else line
+            root[find(question)] = find(line)
+            keys.append(line)
+        clusters = tuple(find(key) for key in keys)
+        return clusters if len(set(clusters)) < len(clusters) else None
 
 
 def held_out_json(rows: Sequence[EvalRow], metrics: Sequence[str], max_new_tokens: int) -> str:
+    """Return held-out rows as the JSON that ``read_held_out`` reads."""
     content = {
         "metrics": {Path(metric).name: file_digest(metric) if metric.endswith(".py") else None for metric in metrics},
         "max_new_tokens": max_new_tokens,
@@ -66,59 +74,65 @@ def held_out_json(rows: Sequence[EvalRow], metrics: Sequence[str], max_new_token
 
 
 def read_held_out(text: str, what: str) -> HeldOut:
-    """Raises GateError for what ``held_out_json`` has not written."""
+    """Read what ``held_out_json`` wrote. ``what`` names it in errors. Raises GateError for anything else."""
     try:
         content: dict[str, Any] = json.loads(text)
         rows = tuple(_row_of(row) for row in content["rows"])
         metrics = {str(name): str(digest) if digest else None for name, digest in content["metrics"].items()}
         longest = int(content["max_new_tokens"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise GateError(
-            f"{what}: holds no held-out rows: {type(error).__name__} {error}; fix: train it again"
-        ) from error
+        raise GateError(f"{what}: has no held-out rows: {type(error).__name__} {error}; fix: train it again") from error
     if not rows or longest < 1:
-        raise GateError(f"{what}: holds no rows, or no room for answers; fix: train it again, with held-out rows")
+        raise GateError(f"{what}: has no rows, or no room for answers; fix: train it again, with held-out rows")
     return HeldOut(rows, metrics, longest, rows_digest(rows, longest))
 
 
 def rows_digest(rows: Sequence[EvalRow], max_new_tokens: int) -> str:
-    """sha256 (hex) of questions, references and their order, and of how long an answer may be."""
+    """Return the SHA-256 (hex) of questions, references, their order and the longest answer."""
     content = [max_new_tokens, [_row(row) for row in rows]]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
 def file_digest(path: str | Path) -> str:
-    """sha256 (hex). Raises OSError."""
+    """Return the SHA-256 (hex) of a file. Raises OSError."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def proof_answers(table: Mapping[str, Any], name: str, rows: Sequence[EvalRow], what: str) -> AnswerSet:
-    """What ``base`` or ``adapter`` answered, from the table of a proof. Raises GateError when it is not of these rows."""
+    """Return recorded answers from the table of a proof.
+
+    Args:
+        table: The table.
+        name: ``base`` or ``adapter``: whose answers.
+        rows: The rows that the table must hold.
+        what: The name of the table in errors.
+
+    Raises:
+        GateError: The table is not of these rows.
+    """
     columns, data = table.get("columns"), table.get("data")
     try:
-        told = [dict(zip(columns, row, strict=True)) for row in data]  # type: ignore[arg-type, union-attr]
-        answers = [str(row[f"{name}_answer"]) for row in told]
-        nats = np.array(
-            [
-                float(row[f"{name}_nats_per_token"]) * len(kept.completion_ids)
-                for row, kept in zip(told, rows, strict=True)
-            ]
-        )
-        is_same = all(row["reference"] == kept.reference for row, kept in zip(told, rows, strict=True))
+        entries = [dict(zip(columns, values, strict=True)) for values in data]  # type: ignore[arg-type, union-attr]
+        answers = [str(entry[f"{name}_answer"]) for entry in entries]
+        pairs = list(zip(entries, rows, strict=True))
+        nats = np.array([float(entry[f"{name}_nats_per_token"]) * len(row.completion_ids) for entry, row in pairs])
+        is_same = all(entry["reference"] == row.reference for entry, row in pairs)
     except (TypeError, KeyError, ValueError) as error:
-        raise GateError(f"{what}: is no table of these rows: {error}; fix: train it again") from error
+        raise GateError(f"{what}: is not a table of these rows: {error}; fix: train it again") from error
     if not is_same:
         raise GateError(f"{what}: its references are not those of the held-out rows; fix: find out who changed it")
     return AnswerSet(answers, nats)
 
 
-def answer_set_content(side: AnswerSet) -> dict[str, Any]:
-    return {"answers": side.answers, "nats": side.nats.tolist()}
+def answer_set_content(answers: AnswerSet) -> dict[str, Any]:
+    """Return answers as JSON values."""
+    return {"answers": answers.answers, "nats": answers.nats.tolist()}
 
 
-def answer_set_from(told: Mapping[str, Any]) -> AnswerSet:
-    return AnswerSet([str(answer) for answer in told["answers"]], np.asarray(told["nats"], dtype=np.float64))
+def answer_set_from(content: Mapping[str, Any]) -> AnswerSet:
+    """Return the answers that ``answer_set_content`` describes."""
+    return AnswerSet([str(answer) for answer in content["answers"]], np.asarray(content["nats"], dtype=np.float64))
 
 
 def _row(row: EvalRow) -> dict[str, Any]:
@@ -133,13 +147,13 @@ def _row(row: EvalRow) -> dict[str, Any]:
     }
 
 
-def _row_of(told: Mapping[str, Any]) -> EvalRow:
+def _row_of(content: Mapping[str, Any]) -> EvalRow:
     return EvalRow(
-        messages=tuple(dict(message) for message in told["messages"]),
-        prompt_ids=tuple(int(i) for i in told["prompt_ids"]),
-        completion_ids=tuple(int(i) for i in told["completion_ids"]),
-        reference=str(told["reference"]),
-        task=str(told["task"]),
-        source=str(told["source"]),
-        line=int(told["line"]),
+        messages=tuple(dict(message) for message in content["messages"]),
+        prompt_ids=tuple(int(i) for i in content["prompt_ids"]),
+        completion_ids=tuple(int(i) for i in content["completion_ids"]),
+        reference=str(content["reference"]),
+        task=str(content["task"]),
+        source=str(content["source"]),
+        line=int(content["line"]),
     )

@@ -1,4 +1,4 @@
-"""A verdict in pictures: each interval with its bound, and the path of the votes with its boundary. No display is needed."""
+"""Pictures of a verdict: each interval with its bound, and the votes' evidence with its boundary. No display is needed."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ COLORS = {
 
 
 def plot_intervals(findings: Sequence[Finding | WatchFinding]) -> Figure | None:
-    """A row per finding with a number, on a scale of its own: estimate, 95 % interval if it has one, the bound as a line."""
-    shown = [(finding, seen) for finding in findings if (seen := _seen(finding)) is not None]
-    if not shown:
+    """Plot each finding with a number on a scale of its own: the estimate, its 95 % interval if it has one, the bound as a line."""
+    plotted = [(finding, interval) for finding in findings if (interval := _interval(finding)) is not None]
+    if not plotted:
         return None
-    figure = _figure(7.5, 0.7 + 0.95 * len(shown))
-    axes: list[Axes] = list(figure.subplots(len(shown), 1, squeeze=False)[:, 0])
-    for ax, (finding, seen) in zip(axes, shown, strict=True):
-        _draw(ax, finding, seen)
+    figure = _figure(7.5, 0.7 + 0.95 * len(plotted))
+    axes: list[Axes] = list(figure.subplots(len(plotted), 1, squeeze=False)[:, 0])
+    for ax, (finding, interval) in zip(axes, plotted, strict=True):
+        _draw(ax, finding, interval)
     return figure
 
 
 def plot_votes(
     votes: Sequence[Vote], *, unit: str, per_voter: int, alpha: float, minimum: int, candidate: str = "candidate"
 ) -> Figure | None:
-    """The two capitals after every score, on a logarithmic scale, and the boundary that decides."""
+    """Plot the evidence for and against the candidate after every score, on a logarithmic scale, and the deciding boundary."""
     if unit == "voter":
         scores, stakes = voter_scores(votes, per_voter=per_voter).scores, VOTER_STAKES
     else:
@@ -61,8 +61,8 @@ def plot_votes(
     return figure
 
 
-def _seen(finding: Finding | WatchFinding) -> Interval | None:
-    """The interval; a score on rows that are all there are, or a percentile, as one without width; None: there is no number."""
+def _interval(finding: Finding | WatchFinding) -> Interval | None:
+    """Return the interval; a score or a percentile without one gets no width. None: the finding has no number."""
     if finding.interval is not None:
         return finding.interval
     value = finding.details.get("score", finding.details.get("candidate_p95_ms", finding.details.get("p95_ms")))

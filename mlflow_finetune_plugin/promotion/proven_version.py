@@ -1,4 +1,4 @@
-"""A registered version as the gate sees it: what its tags say, and the proof that its training run keeps. MLflow alone is read."""
+"""A registered version as the gate reads it from MLflow: its tags, and the proof in its training run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ProvenVersion:
-    """``tags`` are the version's, ``metrics`` the last ones of its run; both empty of what is gone."""
+    """A registered version with its proof.
+
+    Args:
+        name: The registered model.
+        number: The version.
+        run_id: The training run; None where it was deleted.
+        tags: The version's tags.
+        run_tags: The run's tags; empty without a run.
+        metrics: The run's last metrics; empty without a run.
+        client: Reads the run's artifacts when they are needed.
+    """
 
     name: str
     number: str
@@ -61,46 +71,48 @@ class ProvenVersion:
 
     @property
     def is_run_s_own(self) -> bool:
-        """Whether the run's proof is of this adapter: a converted one shares the run of what it was converted from."""
+        """Whether the run's proof measured this adapter. A converted version shares the run of its original."""
         return self.run_tags.get(ADAPTER_DIGEST_TAG) == self.adapter_digest
 
     @cached_property
     def policy(self) -> WrittenPolicy | None:
-        """None where the run wrote none."""
+        """The policy that the training recorded; None where it recorded none."""
         path = self._artifact(f"{GATE_FOLDER}/policy.json")
         tagged = self.run_tags.get(GATE_DIGEST_TAG)
-        found = None
+        policy = None
         if path is not None:
-            found = WrittenPolicy.from_json(path.read_text(encoding="utf-8"), f"{self.uri}'s policy")
-        if tagged is not None and (found is None or found.digest != tagged):
-            what = "is gone" if found is None else f"has the digest {found.digest[:12]}"
+            policy = WrittenPolicy.from_json(path.read_text(encoding="utf-8"), f"{self.uri}'s policy")
+        if tagged is not None and (policy is None or policy.digest != tagged):
+            what = "is gone" if policy is None else f"has the digest {policy.digest[:12]}"
             raise GateError(
-                f"{self.uri}: its run says that its policy is {tagged[:12]}, the file {what}; fix: find out who changed it"
+                f"{self.uri}: its run recorded the policy {tagged[:12]}, but the file {what}; fix: find out who changed it"
             )
-        return found
+        return policy
 
     @cached_property
     def held_out(self) -> HeldOut | None:
-        text = self._believed(held_out.FILE, HELD_OUT_TAG)
+        """The held-out rows of the run; None where it has none."""
+        text = self._verified(held_out.FILE, HELD_OUT_TAG)
         return None if text is None else held_out.read_held_out(text, f"{self.uri}'s {held_out.FILE}")
 
     @cached_property
     def proof_table(self) -> Mapping[str, object] | None:
-        text = self._believed(held_out.TABLE, PROOF_TAG)
+        """The table of the proof with both answers to each row; None where the run has none."""
+        text = self._verified(held_out.TABLE, PROOF_TAG)
         return None if text is None else dict(json.loads(text))
 
     @cached_property
     def trained_rows(self) -> tuple[frozenset[int], int] | None:
-        """(hashes, their seed) of the rows that it was trained on; None where nobody can know."""
+        """Hashes of the rows that it was trained on, and their seed; None where the run has no record of them."""
         hashes, seed = self._artifact("finetune/trained_rows.npy"), self._artifact("finetune/trained_rows.json")
         if hashes is None or seed is None:
             return None
         try:
-            told = json.loads(seed.read_text(encoding="utf-8"))
-            return frozenset(int(one) for one in np.load(hashes, allow_pickle=False)), int(told["seed"])
+            content = json.loads(seed.read_text(encoding="utf-8"))
+            return frozenset(int(value) for value in np.load(hashes, allow_pickle=False)), int(content["seed"])
         except (ValueError, TypeError, KeyError, EOFError) as error:
             raise GateError(
-                f"{self.uri}: what tells the rows that it was trained on is broken: {error}; fix: train it again"
+                f"{self.uri}: the record of the rows that it was trained on is broken: {error}; fix: train it again"
             ) from error
 
     @cached_property
@@ -118,45 +130,49 @@ class ProvenVersion:
 
     @property
     def forgetting(self) -> Interval | None:
-        """Nats per token over the base, as its own run measured it."""
-        found = [self.metrics.get(name) for name in (FORGETTING, FORGETTING_LOW, FORGETTING_HIGH)]
-        if not self.is_run_s_own or None in found:
+        """Nats per token over the base, as its run measured it; None where its run did not."""
+        ends = [self.metrics.get(name) for name in (FORGETTING, FORGETTING_LOW, FORGETTING_HIGH)]
+        if not self.is_run_s_own or None in ends:
             return None
-        value, low, high = (_unbounded(float(end)) for end in found if end is not None)
+        value, low, high = (_unbounded(float(end)) for end in ends if end is not None)
         return Interval(value, low, high, method="of the training run's proof")
 
     def regression_rows(self, name: str) -> HeldOut:
-        """The rows of a regression file, as they were when its run began. Raises GateError when they are not those any more."""
+        """Return the rows of a regression file as they were when the run began. Raises GateError when they were changed."""
         path = self._artifact(f"{GATE_FOLDER}/{name}.json")
-        _, wanted = self.policy.files.get(name, ("", "")) if self.policy is not None else ("", "")
-        if path is None or not wanted:
-            raise GateError(f"{self.uri}: its run holds no rows of {name}; fix: train it again")
-        found = held_out.read_held_out(path.read_text(encoding="utf-8"), f"{self.uri}'s {name}")
-        if found.digest != wanted:
-            raise GateError(f"{self.uri}: {name} is not what its policy was written with; fix: find out who changed it")
-        return found
+        _, digest = self.policy.files.get(name, ("", "")) if self.policy is not None else ("", "")
+        if path is None or not digest:
+            raise GateError(f"{self.uri}: its run has no rows of {name}; fix: train it again")
+        rows = held_out.read_held_out(path.read_text(encoding="utf-8"), f"{self.uri}'s {name}")
+        if rows.digest != digest:
+            raise GateError(
+                f"{self.uri}: {name} is not the file that its policy was recorded with; fix: find out who changed it"
+            )
+        return rows
 
     def metric_file(self, name: str) -> str:
-        """A metric's name as it can be loaded here: packaged ones are, others travel with the proof."""
+        """Return the name or path by which a metric can be loaded here; a metric file is part of the proof."""
         if not name.endswith(".py"):
             return name
         path = self._artifact(f"{HELD_OUT_FOLDER}/{name}")
         if path is None:
-            raise GateError(f"{self.uri}: its run holds no metric file {name}; fix: train it again")
-        wanted = self.held_out.metrics.get(name) if self.held_out is not None else None
-        if held_out.file_digest(path) != wanted:
-            raise GateError(f"{self.uri}: {name} is not what its run measured with; fix: find out who changed it")
+            raise GateError(f"{self.uri}: its run has no metric file {name}; fix: train it again")
+        digest = self.held_out.metrics.get(name) if self.held_out is not None else None
+        if held_out.file_digest(path) != digest:
+            raise GateError(
+                f"{self.uri}: {name} is not the file that its run measured with; fix: find out who changed it"
+            )
         return str(path)
 
-    def _believed(self, file: str, tag: str) -> str | None:
-        """A file of the proof, as the run's tag names it; None where it is gone. Raises GateError for another."""
+    def _verified(self, file: str, tag: str) -> str | None:
+        """Return a file of the proof; None where it is gone. Raises GateError when its digest is not the one in the run's tag."""
         path = self._artifact(f"{HELD_OUT_FOLDER}/{file}")
         if path is None:
             return None
-        tagged, found = self.run_tags.get(tag), held_out.file_digest(path)
-        if tagged != found:
+        tagged, digest = self.run_tags.get(tag), held_out.file_digest(path)
+        if tagged != digest:
             raise GateError(
-                f"{self.uri}: its run says that {file} is {str(tagged)[:12]}, it is {found[:12]}; fix: find out who changed it"
+                f"{self.uri}: its run recorded {file} as {str(tagged)[:12]}, but it is {digest[:12]}; fix: find out who changed it"
             )
         return path.read_text(encoding="utf-8")
 
@@ -165,7 +181,7 @@ class ProvenVersion:
         return tempfile.TemporaryDirectory(prefix="gate-")
 
     def _artifact(self, path: str) -> Path | None:
-        """A file of the run; None where the run, or the file, is gone."""
+        """Return a file of the run; None where the run or the file is gone."""
         if self.run_id is None:
             return None
         try:
@@ -173,33 +189,38 @@ class ProvenVersion:
             if path not in listed:
                 return None
             return Path(self.client.download_artifacts(self.run_id, path, self._scratch.name))
-        except Exception as error:  # each kind of artifact store has errors of its own
+        except Exception as error:  # each kind of artifact store raises different errors
             raise TrackingError(f"{self.uri}: its proof cannot be read: {in_short(error)}") from error
 
 
 def _unbounded(end: float) -> float:
-    """SQL stores keep an infinite metric as the largest float."""
+    """Undo what SQL stores do: they store an infinite metric as the largest float."""
     return math.copysign(math.inf, end) if abs(end) >= sys.float_info.max else end
 
 
 def read_version(client: MlflowClient, name: str, number: str) -> ProvenVersion:
-    """Raises MoveError for a version that is none, or none of this package's; TrackingError."""
+    """Read a registered version and its run.
+
+    Raises:
+        MoveError: There is no such version, or this package did not register it.
+        TrackingError: MLflow does not answer.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client.get_model_version(name, number)
+        version = client.get_model_version(name, number)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise MoveError(f"{name}: no version {number}; fix: one that the registry has") from error
+            raise MoveError(f"{name}: no version {number}; fix: name one that the registry has") from error
         raise TrackingError(f"{name}/{number}: the registry failed: {in_short(error)}") from error
-    tags = dict(found.tags)
+    tags = dict(version.tags)
     if ADAPTER_DIGEST_TAG not in tags or BASE_DIGEST_TAG not in tags:
         raise MoveError(
-            f"{name}/{number}: was not registered by mlflow-finetune, so nothing is known of it; fix: name another version"
+            f"{name}/{number}: was not registered by mlflow-finetune, so it has no proof; fix: name another version"
         )
     run_tags: dict[str, str] = {}
     metrics: dict[str, float] = {}
-    run_id = found.run_id or None
+    run_id = version.run_id or None
     if run_id is not None:
         try:
             run = client.get_run(run_id)
@@ -208,16 +229,16 @@ def read_version(client: MlflowClient, name: str, number: str) -> ProvenVersion:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise TrackingError(f"{name}/{number}: its run cannot be read: {in_short(error)}") from error
             run_id = None
-    return ProvenVersion(name, str(found.version), run_id, tags, run_tags, metrics, client)
+    return ProvenVersion(name, str(version.version), run_id, tags, run_tags, metrics, client)
 
 
 def check_comparable(candidate: ProvenVersion, champion: ProvenVersion) -> None:
-    """Raises MoveError for another base or task, of which a difference says nothing."""
+    """Check that two versions have the same base and objective, and different adapters. Raises MoveError."""
     for tag, what in ((BASE_DIGEST_TAG, "base"), (OBJECTIVE_TAG, "objective")):
         if candidate.tags.get(tag) != champion.tags.get(tag):
             raise MoveError(
-                f"{candidate.uri} and {champion.uri} have not the same {what} ({str(candidate.tags.get(tag))[:12]}, "
-                f"{str(champion.tags.get(tag))[:12]}): their answers cannot be weighed against each other by this policy; "
+                f"{candidate.uri} and {champion.uri} do not have the same {what} ({str(candidate.tags.get(tag))[:12]}, "
+                f"{str(champion.tags.get(tag))[:12]}), so a policy cannot compare their answers; "
                 f"fix: register it under another name, or set the alias by hand"
             )
     if candidate.adapter_digest == champion.adapter_digest:

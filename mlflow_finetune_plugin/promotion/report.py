@@ -1,4 +1,4 @@
-"""A decision as people read it: one page that holds its pictures, and JSON that holds all of it."""
+"""A decision for readers: an HTML page with its pictures, JSON with all of it, lines for a terminal."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def decision_content(decision: Decision) -> dict[str, Any]:
 
 
 def decision_page(decision: Decision) -> str:
-    """One HTML file without scripts or links to elsewhere."""
+    """Return one HTML page without scripts or external links."""
     verdict = decision.verdict
     over = "no champion yet" if decision.champion is None else f"champion: version {decision.champion.number}"
     title = f"{decision.name} version {decision.candidate.number} for {decision.alias}"
@@ -62,7 +62,7 @@ def decision_page(decision: Decision) -> str:
     )
     changed = (
         "<p><strong>The policy was changed after the training run</strong> that wrote "
-        f"<code>{escape(str(decision.trained_policy_digest)[:12])}</code>, and was accepted by whoever asked.</p>"
+        f"<code>{escape(str(decision.trained_policy_digest)[:12])}</code>, and was accepted with --accept-new-policy.</p>"
         if decision.is_policy_changed
         else ""
     )
@@ -105,7 +105,7 @@ def _votes(decision: Decision) -> Figure | None:
 
 
 def picture(heading: str, figure: Figure | None) -> str:
-    """HTML that holds the figure itself; empty where there is none."""
+    """Return HTML that contains the figure; empty without a figure."""
     if figure is None:
         return ""
     content = io.BytesIO()

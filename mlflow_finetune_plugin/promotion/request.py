@@ -134,7 +134,7 @@ def _judge_and_move(client: MlflowClient, candidate: Candidate, options: Promoti
             candidate.name,
             candidate.number,
             options.alias,
-            given=_policy(options),
+            policy=_policy(options),
             accept_new_policy=options.accept_new_policy,
         )
         trial = _trial(options, pending, say)
@@ -185,7 +185,7 @@ def _policy(options: PromotionOptions) -> GatePolicy | None:
 
 def _sources(client: MlflowClient, options: PromotionOptions, pending: PendingDecision, say: Say) -> Sources:
     @lru_cache(maxsize=1)  # one model in memory at a time
-    def speaker(uri: str) -> RowAnswerer:
+    def answerer(uri: str) -> RowAnswerer:
         from mlflow_finetune_plugin.logged_models.answers import Answerer  # imports torch, which most calls do not need
 
         return Answerer(uri, options.base_model)
@@ -194,7 +194,7 @@ def _sources(client: MlflowClient, options: PromotionOptions, pending: PendingDe
     experiment = client.get_experiment_by_name(f"{pending.name}.promotions")
     adapters = [version.adapter_digest for version in versions]
     known = recorded_answers(client, experiment.experiment_id, adapters) if experiment else {}
-    sources = Sources(speaker=lambda version: speaker(version.uri), known=known)
+    sources = Sources(answerer=lambda version: answerer(version.uri), known=known)
     rows = pending.candidate.held_out
     if options.endpoint is None or rows is None:
         return sources

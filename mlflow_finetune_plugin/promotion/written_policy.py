@@ -1,4 +1,4 @@
-"""The policy as a training run carries it: written down, with the rows it names, before any evidence exists."""
+"""The policy as a training run records it, with its regression rows, before any evidence exists."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from mlflow_finetune_plugin.promotion.held_out import file_digest, rows_digest
 
 @dataclass(frozen=True)
 class WrittenPolicy:
-    """``policy``: its regressions name files of ``files``, name -> (sha256 of the file, sha256 of its rows as rendered for
-    this version); no path of any machine.
+    """A recorded policy.
+
+    Args:
+        policy: The policy; its regressions name entries of ``files``, never paths of a machine.
+        files: Name -> SHA-256 of the file, and SHA-256 of its rows as rendered for this version.
     """
 
     policy: GatePolicy
@@ -28,7 +31,7 @@ class WrittenPolicy:
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of the policy and of the files that it names."""
+        """SHA-256 (hex) of the policy and of the files that it names."""
         content = [self.policy.digest(), sorted((name, file) for name, (file, _) in self.files.items())]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -38,34 +41,41 @@ class WrittenPolicy:
 
     @classmethod
     def from_json(cls, text: str, what: str) -> WrittenPolicy:
-        """Raises GateError when it is not what its own digest says. ``what`` names it in the message."""
+        """Read what ``to_json`` wrote. ``what`` names it in errors. Raises GateError when its digest does not match."""
         try:
             content: dict[str, Any] = json.loads(text)
-            found = cls(
+            written = cls(
                 GatePolicy.model_validate(content["gate"]),
                 {name: (str(file), str(rows)) for name, (file, rows) in content["files"].items()},
             )
-            told = content["digest"]
+            digest = content["digest"]
         except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise GateError(f"{what}: is no policy: {error}; fix: train it again") from error
-        if found.digest != told:
+            raise GateError(f"{what}: is not a policy: {error}; fix: train it again") from error
+        if written.digest != digest:
             raise GateError(
-                f"{what}: its digest says {str(told)[:12]}, its contents {found.digest[:12]}; fix: find out who changed it"
+                f"{what}: its recorded digest is {str(digest)[:12]}, that of its contents {written.digest[:12]}; fix: find out who changed it"
             )
-        return found
+        return written
 
 
 def write_policy(policy: GatePolicy, rows: Mapping[str, Sequence[EvalRow]]) -> WrittenPolicy:
-    """The policy of a recipe, with the rows of its regression files by the paths that it has there."""
+    """Return a recipe's policy for the record. ``rows`` are those of its regression files, by path."""
     files = {
-        Path(path).name: (_file_digest(path), rows_digest(found, answer_room(found))) for path, found in rows.items()
+        Path(path).name: (_file_digest(path), rows_digest(file_rows, answer_room(file_rows)))
+        for path, file_rows in rows.items()
     }
     return WrittenPolicy(_with_names(policy), files)
 
 
 def policy_now(policy: GatePolicy, trained: WrittenPolicy | None) -> WrittenPolicy:
-    """A recipe's policy of today, its paths absolute. Bounds may have changed since ``trained``; rows that no model was asked
-    then cannot be added. Raises GateError.
+    """Return a recipe's current policy for a version that was trained under another one.
+
+    Args:
+        policy: The current policy, with absolute paths.
+        trained: The policy that the training recorded.
+
+    Raises:
+        GateError: A regression file is new or was changed. Bounds may change, but the version has no rows of that file.
     """
     files: dict[str, tuple[str, str]] = {}
     known = trained.files if trained is not None else {}
@@ -73,20 +83,22 @@ def policy_now(policy: GatePolicy, trained: WrittenPolicy | None) -> WrittenPoli
         name = Path(path).name
         if name not in known or known[name][0] != _file_digest(path):
             raise GateError(
-                f"{path}: is not what the training run wrote down{' as ' + name if name in known else ''}; "
-                "fix: train a version with it, or judge by the policy as it was"
+                f"{path}: is not what the training run recorded{' as ' + name if name in known else ''}; "
+                "fix: train a version with it, or judge by the recorded policy"
             )
         files[name] = known[name]
     return WrittenPolicy(_with_names(policy), files)
 
 
 def _with_names(policy: GatePolicy) -> GatePolicy:
-    regressions = [one.model_copy(update={"data": Path(one.data).name}) for one in policy.regressions]
+    regressions = [
+        regression.model_copy(update={"data": Path(regression.data).name}) for regression in policy.regressions
+    ]
     return policy.model_copy(update={"regressions": regressions})
 
 
 def _file_digest(path: str) -> str:
-    """sha256 (hex). Raises GateError."""
+    """Return the SHA-256 (hex) of a file. Raises GateError."""
     try:
         return file_digest(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A look becomes a run with its report, and, where it says so and may act, a rollback."""
+"""Record a check as a run with its report, and roll back where the verdict says so and the check may act."""
 
 from __future__ import annotations
 
@@ -40,14 +40,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RecordedCheck:
-    """``run_id``: of the look; ``move``: None where nothing was moved."""
+    """A recorded check. ``run_id`` is its run; ``move`` is the rollback, None where nothing was moved."""
 
     run_id: str
     move: Move | None
 
 
 def record_check(client: MlflowClient, check: WatchCheck, sources: Sources, *, has_effect: bool) -> RecordedCheck:
-    """``acts``: roll back when the verdict says so. Raises MoveError, LeaseError, TrackingError; then nothing was moved."""
+    """Write the report of a check to a new run, and roll back where the verdict says so.
+
+    Args:
+        client: The tracking server and registry.
+        check: The check.
+        sources: Where its evidence came from; answers that were measured are stored for later checks.
+        has_effect: Whether the champion may be rolled back.
+
+    Raises:
+        LeaseError, MoveError, TrackingError: Nothing was moved.
+    """
     with registry_faults(check.watched.name):
         run_id = _check_run(client, check)
     try:
@@ -57,14 +67,14 @@ def record_check(client: MlflowClient, check: WatchCheck, sources: Sources, *, h
         end_run(client, run_id, "FAILED")
         raise
     end_run(client, run_id, "FINISHED")
-    _tell_version(client, check, run_id, move)
+    _tag_version(client, check, run_id, move)
     return RecordedCheck(run_id, move)
 
 
 def _check_run(client: MlflowClient, check: WatchCheck) -> str:
     watched = check.watched
-    sides = (watched.champion, watched.previous)
-    adapters = [version.adapter_digest for version in sides if isinstance(version, ProvenVersion)]
+    versions = (watched.champion, watched.previous)
+    adapters = [version.adapter_digest for version in versions if isinstance(version, ProvenVersion)]
     tags = {
         **dict(zip(WATCHED_TAGS, adapters, strict=False)),
         WATCH_CHAMPION_TAG: watched.champion.number,
@@ -90,7 +100,7 @@ def _write_report(client: MlflowClient, run_id: str, check: WatchCheck, sources:
 
 
 def _log_numbers(client: MlflowClient, run_id: str, check: WatchCheck) -> None:
-    """Each finding's estimate, interval and counts, so that looks can be compared in MLflow's own tables."""
+    """Log each finding's estimate, interval and counts, so that MLflow's tables compare checks."""
     from mlflow.entities import Metric
 
     from mlflow_finetune_plugin.store.clients import metric_part
@@ -110,23 +120,23 @@ def _move(client: MlflowClient, run_id: str, check: WatchCheck) -> Move:
     from mlflow.exceptions import MlflowException
 
     watched = check.watched
-    assert isinstance(watched.previous, ProvenVersion)  # a verdict without one is none to roll back
+    assert isinstance(watched.previous, ProvenVersion)  # without one the verdict is never to roll back
     judged = (watched.champion.number, watched.previous.number)
     move = roll_back(client, watched.name, reason=f"watch, run {run_id}: {check.verdict.reason}", judged=judged)
     try:
         client.set_tag(run_id, WATCH_MOVE_RUN_TAG, move.run_id or "not recorded yet")
-    except MlflowException as error:  # the move stands and tells the run of this look in its reason
-        logger.warning("the look's run %s does not point to its move: %s", run_id, in_short(error))
+    except MlflowException as error:  # the move's reason names this run, so the link exists
+        logger.warning("the check's run %s has no tag that points to its move: %s", run_id, in_short(error))
     return move
 
 
-def _tell_version(client: MlflowClient, check: WatchCheck, run_id: str, move: Move | None) -> None:
+def _tag_version(client: MlflowClient, check: WatchCheck, run_id: str, move: Move | None) -> None:
     from mlflow.exceptions import MlflowException
 
     watched = check.watched
-    done = ", rolled back" if move is not None else ""
+    effect = ", rolled back" if move is not None else ""
     try:
-        text = f"{check.verdict.outcome}{done}, {check.when}, run {run_id}"
+        text = f"{check.verdict.outcome}{effect}, {check.when}, run {run_id}"
         client.set_model_version_tag(watched.name, watched.champion.number, WATCH_TAG, text)
-    except MlflowException as error:  # the look is recorded; this only points to it
-        logger.warning("the version does not point to the look %s: %s", run_id, in_short(error))
+    except MlflowException as error:  # the check is recorded; the tag only points to it
+        logger.warning("the version has no tag that points to its check, run %s: %s", run_id, in_short(error))

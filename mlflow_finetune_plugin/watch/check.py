@@ -1,4 +1,4 @@
-"""A look at a champion, judged. Nothing is written or moved here."""
+"""Check a champion: collect the evidence and judge it. Nothing is written or moved here."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 EXIT_CODES = {"keep": 0, "re-tune": 3, "roll back": 4}
 
 Rows = Callable[[], HeldOut | NotMeasured | None]
-"""Reads the new rows that somebody gave; None where nobody did."""
+"""Reads the user's new rows; returns None where the user named none."""
 
 
 @dataclass(frozen=True)
 class WatchCheck:
-    """Who was looked at, by which policy, what was seen and what follows. ``when``: ISO 8601, UTC."""
+    """A check of a champion: policy, evidence and verdict. ``when`` is ISO 8601 in UTC."""
 
     watched: Watched
     policy: WatchPolicy
@@ -41,7 +41,19 @@ class WatchCheck:
 def check(
     client: MlflowClient, watched: Watched, policy: WatchPolicy, rows: Rows, sources: Sources, say: Note
 ) -> WatchCheck:
-    """Raises TrackingError, and what ``rows`` raises."""
+    """Check a champion.
+
+    Args:
+        client: The tracking server.
+        watched: The champion and the version before it.
+        policy: The criteria.
+        rows: Reads the user's new rows.
+        sources: Where answers come from.
+        say: Receives a line before each step that takes time.
+
+    Raises:
+        TrackingError: MLflow does not answer. The errors of ``rows`` are passed on.
+    """
     notes: list[str] = []
     experiment = client.get_experiment_by_name(f"{watched.name}.promotions")
     state = last_state(client, experiment.experiment_id, notes) if experiment is not None else WatchState()

@@ -1,4 +1,4 @@
-"""What there is to see of a champion, out of MLflow; models are asked only what no run knows yet."""
+"""Collect the evidence on a champion from MLflow. Models answer rows only where no run has the answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
 from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.gate.watch_evidence import Fall, NewRows, NotMeasured, Proof, Turns, WatchEvidence
-from mlflow_finetune_plugin.promotion.answers import Note, Sources, answers_on, are_unseen, compared, metric_of
+from mlflow_finetune_plugin.promotion.answers import Note, Sources, answers_on, are_unseen, gain_of, metric_of
 from mlflow_finetune_plugin.promotion.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion, check_comparable
 from mlflow_finetune_plugin.store.served_tags import logged_latencies, served
@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """``state``: what the next look goes on from; ``notes``: what a person should know of how this came about."""
+class CollectedEvidence:
+    """The evidence of a check. ``state`` is where the next check continues; ``notes`` say how the evidence came about."""
 
     evidence: WatchEvidence
     state: WatchState
@@ -36,8 +36,19 @@ class Seen:
 
 def collect_evidence(
     watched: Watched, state: WatchState, rows: HeldOut | NotMeasured | None, sources: Sources, say: Note
-) -> Seen:
-    """``rows``: new ones that somebody gave; None: nobody did. Raises TrackingError; all other faults are told in the evidence."""
+) -> CollectedEvidence:
+    """Collect what the tracking server, the routers, voters and the models know about a champion.
+
+    Args:
+        watched: The champion and the version before it.
+        state: The counts of the last check.
+        rows: New rows of the user; None where there are none.
+        sources: Where answers come from.
+        say: Receives a line before each step that takes time.
+
+    Raises:
+        TrackingError: MLflow does not answer. Any other fault is a ``NotMeasured`` in the evidence.
+    """
     notes = list(watched.notes)
     champion, previous = watched.champion, watched.previous
     state, failures = _failures(champion, state)
@@ -46,9 +57,9 @@ def collect_evidence(
         state, previous_failures = _failures(previous, state)
     if isinstance(rows, HeldOut):
         state = state.with_rows(champion.number, rows.digest)
-    votes, turns = _people(watched, notes)
+    votes, turns = _votes(watched, notes)
     evidence = WatchEvidence(
-        previous=_way_back(watched),
+        previous=_rollback_target(watched),
         gate=watched.gate,
         proof=_or_why(lambda: _proof(watched, _held_out(champion), 1, sources, say, notes)),
         failures=failures,
@@ -58,17 +69,17 @@ def collect_evidence(
         turns=turns,
         new_rows=_new_rows(watched, rows, state, sources, say, notes),
     )
-    return Seen(evidence, state, tuple(dict.fromkeys(notes)))
+    return CollectedEvidence(evidence, state, tuple(dict.fromkeys(notes)))
 
 
-def _way_back(watched: Watched) -> str | NotMeasured:
-    if watched.no_way_back is not None or isinstance(watched.previous, NotMeasured):
-        return NotMeasured(watched.no_way_back or "there is no previous version")
+def _rollback_target(watched: Watched) -> str | NotMeasured:
+    if watched.no_rollback is not None or isinstance(watched.previous, NotMeasured):
+        return NotMeasured(watched.no_rollback or "there is no previous version")
     return watched.previous.number
 
 
 def _or_why(measure: Callable[[], T | NotMeasured]) -> T | NotMeasured:
-    """What cannot be measured is said, and is no end of a look; a registry that is away is one."""
+    """Return what ``measure`` returns, or why it failed. Only a registry that does not answer ends the check."""
     try:
         return measure()
     except TrackingError:
@@ -90,10 +101,10 @@ def _proof(
         check_comparable(champion, previous)
     except MoveError as error:
         return NotMeasured(str(error))
-    kept = _unseen(rows, [champion, previous], notes)
+    indices = _unseen(rows, [champion, previous], notes)
     module = metric_of(_metric_name(watched), champion, rows)
-    own, against = answers_on(champion, rows, sources, say), answers_on(previous, rows, sources, say)
-    return Proof(compared(module, rows, kept, own, against, "champion"), number)
+    answers, previous_answers = (answers_on(version, rows, sources, say) for version in (champion, previous))
+    return Proof(gain_of(module, rows, indices, answers, previous_answers, "champion"), number)
 
 
 def _new_rows(
@@ -126,11 +137,11 @@ def _score_fall(
     if not module.scores_single_rows:
         return NotMeasured(f"{module.name} has no score per row")
     samples = []
-    for asked in (_held_out(champion), rows):
-        kept = _unseen(asked, [champion], notes)
-        side = answers_on(champion, asked, sources, say).at(kept)
-        _, scores = compare(module, [asked.rows[i] for i in kept], side, side, seed=0)
-        samples.append(Sample(tuple(scores[f"adapter_{module.name}"]), clusters=_clusters(asked, kept)))
+    for row_set in (_held_out(champion), rows):
+        indices = _unseen(row_set, [champion], notes)
+        answers = answers_on(champion, row_set, sources, say).at(indices)
+        _, scores = compare(module, [row_set.rows[i] for i in indices], answers, answers, seed=0)
+        samples.append(Sample(tuple(scores[f"adapter_{module.name}"]), clusters=_clusters(row_set, indices)))
     return Fall(module.name, samples[0], samples[1], number, module.higher_is_better)
 
 
@@ -138,73 +149,73 @@ def _nats_fall(
     champion: ProvenVersion, rows: HeldOut, number: int, sources: Sources, say: Note, notes: list[str]
 ) -> Fall | NotMeasured:
     samples = []
-    for asked in (_held_out(champion), rows):
-        kept = _unseen(asked, [champion], notes)
-        nats = answers_on(champion, asked, sources, say).nats
-        tokens = [len(asked.rows[i].completion_ids) for i in kept]
-        per_token = tuple(float(nats[i]) / count for i, count in zip(kept, tokens, strict=True))
-        samples.append(Sample(per_token, tuple(map(float, tokens)), _clusters(asked, kept)))
+    for row_set in (_held_out(champion), rows):
+        indices = _unseen(row_set, [champion], notes)
+        nats = answers_on(champion, row_set, sources, say).nats
+        tokens = [len(row_set.rows[i].completion_ids) for i in indices]
+        per_token = tuple(float(nats[i]) / count for i, count in zip(indices, tokens, strict=True))
+        samples.append(Sample(per_token, tuple(map(float, tokens)), _clusters(row_set, indices)))
     return Fall("nats per token of the references", samples[0], samples[1], number, higher_is_better=False)
 
 
 def _held_out(champion: ProvenVersion) -> HeldOut:
     if champion.held_out is None:
-        raise GateError(f"{champion.uri}: its run kept no held-out rows")
+        raise GateError(f"{champion.uri}: its run recorded no held-out rows")
     return champion.held_out
 
 
-def _unseen(rows: HeldOut, sides: Sequence[ProvenVersion], notes: list[str]) -> list[int]:
-    """Places of the rows that no side was trained on. Raises GateError where there are none, or nobody can know."""
-    champion = sides[0]
+def _unseen(rows: HeldOut, versions: Sequence[ProvenVersion], notes: list[str]) -> list[int]:
+    """Return the indices of the rows that no version was trained on. Raises GateError where there are none, or it is not known."""
+    champion = versions[0]
     if champion.trained_rows is None:
-        raise GateError(f"{champion.uri}: what it was trained on is not known, so no rows prove anything of it")
-    kept = [place for place, is_new in enumerate(are_unseen(rows.rows, sides, notes)) if is_new]
-    if not kept:
-        raise GateError("every row was trained on by one side or the other")
-    return kept
+        raise GateError(f"{champion.uri}: what it was trained on is not known, so no rows are evidence")
+    indices = [index for index, is_new in enumerate(are_unseen(rows.rows, versions, notes)) if is_new]
+    if not indices:
+        raise GateError("one of the versions was trained on every row")
+    return indices
 
 
-def _clusters(rows: HeldOut, kept: Sequence[int]) -> tuple[str, ...] | None:
-    """None where no two of the rows kept were drawn together."""
-    drawn_with = rows.clusters
-    found = tuple(drawn_with[i] for i in kept) if drawn_with is not None else ()
-    return found if len(set(found)) < len(found) else None
+def _clusters(rows: HeldOut, indices: Sequence[int]) -> tuple[str, ...] | None:
+    """Return the clusters of these rows; None where no two of them share one."""
+    all_clusters = rows.clusters
+    clusters = tuple(all_clusters[i] for i in indices) if all_clusters is not None else ()
+    return clusters if len(set(clusters)) < len(clusters) else None
 
 
 def _metric_name(watched: Watched) -> str | None:
     return watched.gate.gain.metric if watched.gate.gain is not None else None
 
 
-# what routers and people told ------------------------------------------------------------------------------------------------
+# reports of routers, and votes ------------------------------------------------------------------------------------------------
 
 
 def _failures(version: ProvenVersion, state: WatchState) -> tuple[WatchState, Answered | NotMeasured]:
     try:
-        told = served(version.tags, version.uri)
+        reported = served(version.tags, version.uri)
     except GateError as error:
         return state, NotMeasured(str(error))
-    after = state.with_served(version.number, told)
-    found = after.served[version.number].failures
-    if found.answers == 0:
-        return after, NotMeasured(f"no router told of an answer of {version.uri}; fix: serve it")
-    return after, found
+    after = state.with_served(version.number, reported)
+    failures = after.served[version.number].failures
+    if failures.answers == 0:
+        return after, NotMeasured(f"no router reported an answer of {version.uri}; fix: serve it")
+    return after, failures
 
 
 def _latency(watched: Watched, notes: list[str]) -> Latency | NotMeasured:
     champion, previous = watched.champion, watched.previous
     if watched.gate.latency is None:
-        return NotMeasured("the champion's policy asks nothing of it")
+        return NotMeasured("the champion's policy sets no limit")
     beside = (previous.tags, previous.uri) if isinstance(previous, ProvenVersion) else None
-    told: list[str] = []
-    own, other = logged_latencies((champion.tags, champion.uri), beside, told)
-    if own is None:
-        return NotMeasured(told[0])
-    notes += told
-    return Latency(own, other)
+    latency_notes: list[str] = []
+    champion_ms, previous_ms = logged_latencies((champion.tags, champion.uri), beside, latency_notes)
+    if champion_ms is None:
+        return NotMeasured(latency_notes[0])
+    notes += latency_notes
+    return Latency(champion_ms, previous_ms)
 
 
-def _people(watched: Watched, notes: list[str]) -> tuple[tuple[Vote, ...] | NotMeasured, Turns | NotMeasured]:
-    """Votes against the previous version, since this one became champion: those before are what made it so."""
+def _votes(watched: Watched, notes: list[str]) -> tuple[tuple[Vote, ...] | NotMeasured, Turns | NotMeasured]:
+    """Return the votes between champion and previous version since the promotion. Earlier votes led to the promotion itself."""
     from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes, read_votes
 
     champion, previous, since = watched.champion, watched.previous, watched.since
@@ -215,9 +226,11 @@ def _people(watched: Watched, notes: list[str]) -> tuple[tuple[Vote, ...] | NotM
     if refused:
         notes.append(f"votes that do not count: {', '.join(refused)}")
     after = gate_votes(reading, previous.number, champion.number, since=since)
-    votes = after or NotMeasured(f"nobody has compared versions {champion.number} and {previous.number} since")
+    votes = after or NotMeasured(
+        f"no votes between versions {champion.number} and {previous.number} since the promotion"
+    )
     if since is None:
-        return votes, NotMeasured("when it became champion is not known, it was made so by hand")
+        return votes, NotMeasured("the time of the promotion is not known, because the alias was set by hand")
     policy = watched.gate.votes or VotesPolicy()
     counted = 1 if policy.unit == "voter" else policy.per_voter
     before = gate_votes(reading, previous.number, champion.number, until=since)
@@ -225,11 +238,11 @@ def _people(watched: Watched, notes: list[str]) -> tuple[tuple[Vote, ...] | NotM
 
 
 def _bad_turns(votes: Sequence[Vote], per_voter: int) -> tuple[float, ...]:
-    """1 where the previous version (the candidate) won or both were bad, of each voter's first ``per_voter`` votes."""
+    """Return 1 where the previous version (the candidate) won or both were bad, for each voter's first ``per_voter`` votes."""
     cast: Counter[str] = Counter()
-    found = []
+    turns = []
     for vote in votes:
         cast[vote.voter] += 1
         if cast[vote.voter] <= per_voter:
-            found.append(1.0 if vote.choice in ("candidate", "both_bad") else 0.0)
-    return tuple(found)
+            turns.append(1.0 if vote.choice in ("candidate", "both_bad") else 0.0)
+    return tuple(turns)

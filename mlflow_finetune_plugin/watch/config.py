@@ -1,4 +1,4 @@
-"""What ``-e watch`` is told to do, the policy that a project's recipe holds now, and how new rows are to be read."""
+"""The configuration of ``-e watch``, the policy in a project's recipe, and how new rows are read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NO_PROJECT = Path(os.devnull)
 
 
 class WatchConfig(Section):
-    """``project``: folder of the recipe that says what is asked and how ``data`` is read; None: the defaults."""
+    """The configuration of ``-e watch``. ``project`` is the folder of the recipe with policy and data section; None means defaults."""
 
     entry_point: str
     model: str
@@ -36,29 +36,39 @@ class WatchConfig(Section):
 
 
 def load_watch_config(project: Path, entry_point: str, overrides: Mapping[str, str], *, caller: Path) -> WatchConfig:
-    """As ``load_config``: of the recipe ``register`` is read, and ``data`` and ``eval`` for new rows. Raises ConfigError."""
+    """Read the configuration of ``-e watch``: the recipe's ``register`` section, ``data`` and ``eval`` for new rows, and overrides.
+
+    Args:
+        project: The project folder.
+        entry_point: The name of the operation.
+        overrides: The ``-P`` parameters, as text.
+        caller: Folder in which the relative paths of overrides start.
+
+    Raises:
+        ConfigError: With every problem.
+    """
     problems: list[str] = []
-    values, _ = read_recipe(project, problems)
-    register = values.get("register")
+    recipe, _ = read_recipe(project, problems)
+    register = recipe.get("register")
     name = register.get("name") if isinstance(register, dict) else None
     known = ("model", "data", "act", "base_model")
     problems += [
         unknown_key(f"-P {key}", key, text, list(known)) for key, text in overrides.items() if key not in known
     ]
-    told: dict[str, Any] = {"model": name, **{key: text for key, text in overrides.items() if key in known}}
-    if told.get("act", "false") not in ("true", "false"):
-        problems.append(f"-P act = {told['act']}: expected true or false")
-    if not isinstance(told["model"], str):
+    values: dict[str, Any] = {"model": name, **{key: text for key, text in overrides.items() if key in known}}
+    if values.get("act", "false") not in ("true", "false"):
+        problems.append(f"-P act = {values['act']}: expected true or false")
+    if not isinstance(values["model"], str):
         problems.append("no registered model; fix: -P model=NAME, or register.name in the recipe")
     if problems:
         raise ConfigError(problems)
-    load_watch_policy(project)  # its faults are told before there is a run
-    base, data = told.get("base_model"), told.get("data")
+    load_watch_policy(project)  # reports faults before there is a run
+    base, data = values.get("base_model"), values.get("data")
     config = WatchConfig(
         entry_point=entry_point,
-        model=told["model"],
+        model=values["model"],
         data=path_from(caller, str(data)) if data is not None else None,
-        act=told.get("act", "false") == "true",
+        act=values.get("act", "false") == "true",
         base_model=base_from(caller, str(base)) if base is not None else None,
         project=str(project.absolute()) if (project / RECIPE_FILE).is_file() else None,
     )
@@ -68,7 +78,7 @@ def load_watch_config(project: Path, entry_point: str, overrides: Mapping[str, s
 
 
 def load_watch_policy(project: Path) -> WatchPolicy | None:
-    """The policy that a project's recipe holds now; None where it has none. Raises ConfigError."""
+    """Return the policy in a project's recipe; None where it has none. Raises ConfigError."""
     register = read_register(project)
     return register.watch if register is not None else None
 

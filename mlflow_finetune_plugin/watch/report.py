@@ -1,4 +1,4 @@
-"""A look at a champion as people read it: one page that holds its pictures, JSON that holds all of it, lines for a terminal."""
+"""A check for readers: an HTML page with its pictures, JSON with all of it, lines for a terminal."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_content(check: WatchCheck) -> dict[str, Any]:
 
 
 def check_page(check: WatchCheck) -> str:
-    """One HTML file without scripts or links to elsewhere."""
+    """Return one HTML page without scripts or external links."""
     verdict = check.verdict
     title = f"{check.watched.name}: watch of version {check.watched.champion.number}"
     badge = f'<span class="verdict" style="background:{COLORS[verdict.outcome]}">{verdict.outcome}</span>'
@@ -52,8 +52,8 @@ def check_page(check: WatchCheck) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)} {badge}</h1>"
-        f'<p>{escape(verdict.reason)}</p><p class="soft">{escape(_who(check))}; looked at {escape(check.when)}</p>'
-        f"<h2>Findings</h2><table><tr><th>watched</th><th>outcome</th><th>why</th></tr>{rows}</table>"
+        f'<p>{escape(verdict.reason)}</p><p class="soft">{escape(_who(check))}; checked {escape(check.when)}</p>'
+        f"<h2>Findings</h2><table><tr><th>criterion</th><th>outcome</th><th>why</th></tr>{rows}</table>"
         f"{picture('Intervals', plot_intervals(verdict.findings))}{picture('Votes', _votes(check))}"
         f"{f'<h2>Notes</h2><ul>{notes}</ul>' if notes else ''}"
         f"<h2>Policy</h2><pre>{escape(json.dumps(check.policy.model_dump(mode='json'), indent=1))}</pre></html>"
@@ -74,8 +74,8 @@ def _who(check: WatchCheck) -> str:
     since = f" since {watched.since:%Y-%m-%d %H:%M} UTC" if watched.since is not None else ""
     previous = watched.previous
     other = previous.why if isinstance(previous, NotMeasured) else f"previous is version {previous.number}"
-    if watched.no_way_back is not None and not isinstance(previous, NotMeasured):
-        other += ", which was itself rolled back from"
+    if watched.no_rollback is not None and not isinstance(previous, NotMeasured):
+        other += ", which was rolled back itself"
     return f"champion is version {watched.champion.number}{since}, {other}"
 
 

@@ -99,13 +99,13 @@ class Watch:
             self.say(str(error))
         with registry_faults(name):
             watched = find_watched(client, name)
-            speaker = lru_cache(maxsize=1)(self._answerer)  # one model in memory at a time, and none between checks
+            answerer = lru_cache(maxsize=1)(self._answerer)  # one model in memory at a time, and none between checks
             sources = Sources(
-                lambda version: speaker(version.uri),
+                lambda version: answerer(version.uri),
                 known=self._known_answers(name, watched.champion, watched.previous),
             )
             champion_check = check(
-                client, watched, self._policy, lambda: self._new_rows(watched.champion, speaker), sources, self.say
+                client, watched, self._policy, lambda: self._new_rows(watched.champion, answerer), sources, self.say
             )
         recorded = record_check(client, champion_check, sources, has_effect=self.options.act)
         self._answers |= sources.measured
@@ -128,7 +128,7 @@ class Watch:
             ) from error
         return Answerer(uri, self.options.base_model)
 
-    def _new_rows(self, champion: ProvenVersion, speaker: Callable[[str], Answerer]) -> HeldOut | NotMeasured | None:
+    def _new_rows(self, champion: ProvenVersion, answerer: Callable[[str], Answerer]) -> HeldOut | NotMeasured | None:
         data, project = self.options.data, self.options.project
         if data is None:
             return None
@@ -149,7 +149,7 @@ class Watch:
         self.say(f"reading {data} with the template of {champion.uri} and {columns}")
         try:
             with tempfile.TemporaryDirectory(prefix="watch-") as folder:
-                rows = speaker(champion.uri).rows(config, Path(folder))
+                rows = answerer(champion.uri).rows(config, Path(folder))
         except (ReloadError, MissingExtraError) as error:
             return NotMeasured(" ".join(str(error).split()))
         if not rows:

@@ -1,4 +1,4 @@
-"""Who is watched: the champion of a model, since when, and the version that a rollback would go to."""
+"""The champion that is checked: since when it is champion, and the version that a rollback would restore."""
 
 from __future__ import annotations
 
@@ -20,9 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Watched:
-    """``since``: when it became champion, UTC; None where it was made so by hand. ``gate``: its own written policy.
+    """A model's champion and the version before it.
 
-    ``no_way_back``: why there is no rolling back to ``previous``; None where it can be.
+    Args:
+        name: The registered model.
+        champion: The champion.
+        previous: The version that a rollback would restore, or why there is none.
+        since: When the champion was promoted, UTC; None where the alias was set by hand.
+        gate: The policy that the champion's training recorded.
+        notes: What could not be read.
+        no_rollback: Why the champion cannot be rolled back; None where it can.
     """
 
     name: str
@@ -31,11 +38,11 @@ class Watched:
     since: datetime | None
     gate: GatePolicy
     notes: tuple[str, ...]
-    no_way_back: str | None = None
+    no_rollback: str | None = None
 
 
 def find_watched(client: MlflowClient, name: str) -> Watched:
-    """Raises MoveError for a model without a champion of this package's, TrackingError."""
+    """Read the champion and the version before it. Raises MoveError where this package registered no champion, TrackingError."""
     aliases, tags = read_model(client, name)
     number = aliases.get(CHAMPION)
     if number is None:
@@ -44,13 +51,13 @@ def find_watched(client: MlflowClient, name: str) -> Watched:
     try:
         policy, notes = champion.policy, []
     except GateError as error:
-        policy, notes = None, [f"what its policy asks is not known: {error}"]
+        policy, notes = None, [f"its policy cannot be read: {error}"]
     moved = tags.get(f"{MOVED_TAG}{CHAMPION}")
     last = json.loads(moved) if moved is not None else {}
     since = datetime.fromisoformat(last["when"]) if str(last.get("version")) == number else None
     previous = _previous(client, name, number, aliases.get(PREVIOUS))
     gate = policy.policy if policy is not None else GatePolicy()
-    return Watched(name, champion, previous, since, gate, tuple(notes), _no_way_back(previous))
+    return Watched(name, champion, previous, since, gate, tuple(notes), _no_rollback(previous))
 
 
 def _previous(client: MlflowClient, name: str, champion: str, number: str | None) -> ProvenVersion | NotMeasured:
@@ -59,15 +66,18 @@ def _previous(client: MlflowClient, name: str, champion: str, number: str | None
     try:
         return read_version(client, name, number)
     except MoveError as error:
-        return NotMeasured(f"the previous version is none: {error}")
+        return NotMeasured(f"the previous version cannot be used: {error}")
 
 
-def _no_way_back(previous: ProvenVersion | NotMeasured) -> str | None:
-    """Not to one that was itself rolled back from since it was last promoted: two versions would take turns for ever."""
+def _no_rollback(previous: ProvenVersion | NotMeasured) -> str | None:
+    """Say why the previous version is not restored: it was rolled back itself after its last promotion.
+
+    Without this rule two bad versions would replace each other again and again.
+    """
     if isinstance(previous, NotMeasured):
         return previous.why
     rolled_back, promoted = (previous.tags.get(tag, "") for tag in (ROLLED_BACK_TAG, PROMOTED_TAG))
     when = rolled_back.partition(" ")[0]
     if when > promoted.partition(" ")[0]:  # ISO 8601, UTC, of one length
-        return f"version {previous.number}, the previous one, was itself rolled back from on {when}"
+        return f"version {previous.number}, the previous one, was rolled back itself on {when}"
     return None

@@ -4,12 +4,12 @@ import numpy as np
 from proven_versions import rows
 
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
-from mlflow_finetune_plugin.promotion.collect import tell_missed_rows
+from mlflow_finetune_plugin.promotion.collect import missed_rows
 
 
 def told(answers, asked):
     scores = [float(answer == row.reference) for answer, row in zip(answers, asked, strict=True)]
-    return tell_missed_rows("must-pass.jsonl", asked, AnswerSet(answers, np.zeros(len(answers))), scores, 1.0)
+    return missed_rows("must-pass.jsonl", asked, AnswerSet(answers, np.zeros(len(answers))), scores, 1.0)
 
 
 def test_nothing_is_told_of_rows_that_were_passed():

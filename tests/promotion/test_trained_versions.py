@@ -98,7 +98,7 @@ def _watched(workplace, project, client):
     assert acted.returncode == 0, acted.stdout
     run = client.search_runs(["0"], order_by=["start_time DESC"])[0]
     assert run.data.tags["finetune.watch"] == "roll back"
-    assert "asking models:/bot" not in acted.stdout, "the answers are known by now"
+    assert "measuring the answers of models:/bot" not in acted.stdout, "the answers are known by now"
     newest = history(client, "bot")[0]
     assert (newest.kind, newest.from_version, newest.to_version) == ("rollback", "2", "1")
     assert newest.reason.startswith(f"watch, run {run.data.tags['finetune.watch_run']}: ")

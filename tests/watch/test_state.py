@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mlflow_finetune_plugin.store.served_tags import ServedSummary
-from mlflow_finetune_plugin.watch.state import Served, WatchState
+from mlflow_finetune_plugin.watch.state import ServedCounts, WatchState
 
 
 def told(**routers):
@@ -13,15 +13,15 @@ def told(**routers):
 
 
 def test_what_a_router_counted_before_it_was_started_again_is_kept():
-    served = Served().now(told(a=(1.0, 100, 2), b=(1.0, 10, 0)))
+    served = ServedCounts().updated(told(a=(1.0, 100, 2), b=(1.0, 10, 0)))
     assert (served.failures.answers, served.failures.failed) == (110, 2)
-    served = served.now(told(a=(1.0, 150, 3), b=(1.0, 10, 0)))
+    served = served.updated(told(a=(1.0, 150, 3), b=(1.0, 10, 0)))
     assert (served.failures.answers, served.failures.failed) == (160, 3)
-    served = served.now(told(a=(9.0, 5, 1), b=(1.0, 20, 1)))
+    served = served.updated(told(a=(9.0, 5, 1), b=(1.0, 20, 1)))
     assert (served.failures.answers, served.failures.failed) == (175, 5)
-    served = served.now(told(b=(1.0, 20, 1)))  # a's tag was deleted
+    served = served.updated(told(b=(1.0, 20, 1)))  # a's tag was deleted
     assert (served.failures.answers, served.failures.failed) == (175, 5)
-    assert served.now(told(b=(1.0, 20, 1))) == served
+    assert served.updated(told(b=(1.0, 20, 1))) == served
 
 
 def test_rows_are_numbered_by_version_and_digest():

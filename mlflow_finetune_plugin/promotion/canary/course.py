@@ -1,4 +1,4 @@
-"""What a canary went through, step by step, and how that is told: in JSON, on the page, as metrics."""
+"""The course of a canary, step by step: as JSON, on the page, as metrics."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from mlflow_finetune_plugin.promotion.moves.canary_state import CanaryState
 
 @dataclass(frozen=True)
 class CanaryStep:
-    """``share`` in percent; ``canary``, ``champion``: their answers within the step; ``e_worse``: the evidence by its end.
+    """One step of a canary.
 
-    The 95th percentiles are of the newest answers at its end, None where too few were told.
+    Args:
+        share: The canary's share of the requests, in percent.
+        seconds: The duration of the step.
+        canary: The canary's answers within the step.
+        champion: The champion's answers within the step.
+        e_worse: The evidence, at the end of the step, that the canary fails more often.
+        p95_ms: The 95th percentile of the canary's newest latencies at the end; None where too few were reported.
+        champion_p95_ms: The same of the champion.
     """
 
     share: float
@@ -29,10 +36,12 @@ class CanaryStep:
 
     @property
     def text(self) -> str:
-        took = f"{self.share:g} % for {self.seconds:.0f} s"
-        return f"{took}: {self.canary} answers failed, of the champion's {self.champion}, evidence {self.e_worse:.3g}"
+        """One line for a terminal."""
+        step = f"{self.share:g} % for {self.seconds:.0f} s"
+        return f"{step}: {self.canary} answers failed, of the champion's {self.champion}, evidence {self.e_worse:.3g}"
 
     def metrics(self) -> Iterator[tuple[str, float]]:
+        """Yield name and value of the step's MLflow metrics."""
         yield "canary/share_percent", self.share
         yield "canary/seconds", self.seconds
         yield "canary/answers", self.canary.answers
@@ -48,7 +57,7 @@ class CanaryStep:
 
 @dataclass(frozen=True)
 class CanaryCourse:
-    """``steps``: all that were begun, the last one as far as it came; ``findings`` made the ``outcome``."""
+    """All steps that began, the last one as far as it came, and the outcome with the findings that decided it."""
 
     state: CanaryState
     steps: tuple[CanaryStep, ...]
@@ -57,6 +66,7 @@ class CanaryCourse:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the course as JSON values."""
         return {
             "id": self.state.id,
             "begun": self.state.begun,
@@ -67,7 +77,7 @@ class CanaryCourse:
         }
 
     def page(self) -> str:
-        """Its section of the report, HTML."""
+        """Return the section of the report, HTML."""
         head = "".join(
             f"<th>{name}</th>"
             for name in (

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as something to be looked at, for work that must be put in order before it ends."""
+"""Ctrl-C and SIGTERM as a value that work can check, so that it restores its state before it ends."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-_LOOK_S = 0.1
+_POLL_S = 0.1
 
 
 class Interruption:
-    """``with Interruption() as interruption``: the first signal is kept in ``signal``, a second one interrupts at once.
+    """Records the first signal in ``signal``; a second one interrupts at once. Used as a context manager.
 
-    Outside the main thread signals are somebody else's, and none is ever seen.
+    Python delivers signals to the main thread only, so in other threads ``signal`` stays None.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Interruption:
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._keep)
+                self._before[number] = signal.signal(number, self._record)
         return self
 
     def __exit__(
@@ -34,19 +34,19 @@ class Interruption:
             signal.signal(number, handler)
 
     def wait(self, seconds: float) -> None:
-        """Less long when a signal comes."""
+        """Wait, or less long when a signal arrives."""
         until = time.monotonic() + seconds
-        while self.signal is None and (left := until - time.monotonic()) > 0:
-            time.sleep(min(_LOOK_S, left))
+        while self.signal is None and (remaining_s := until - time.monotonic()) > 0:
+            time.sleep(min(_POLL_S, remaining_s))
 
     def raise_again(self) -> None:
-        """What the signal would have done: KeyboardInterrupt, or SystemExit with 128 and its number."""
+        """Do what the signal would have done: raise KeyboardInterrupt, or SystemExit with 128 plus its number."""
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self.signal is not None:
             raise SystemExit(128 + self.signal)
 
-    def _keep(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:
             raise KeyboardInterrupt
         self.signal = number

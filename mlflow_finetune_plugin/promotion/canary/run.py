@@ -1,8 +1,8 @@
-"""A candidate is tried on a growing share of the requests while nothing shows that it does harm.
+"""Try a candidate on a growing share of the requests while no regression is shown.
 
-The routers follow the split that is set here and tell the registry how each version answered; every look reads that and
-asks ``gate.canary`` what follows. A registry that cannot be asked for a while is asked again; a canary that has not
-looked for as long as others would take it for dead gives up.
+The routers follow the split that is set here and report to the registry how each version answered. Every check reads
+these reports and lets ``gate.canary`` decide what follows. When the registry does not answer, the canary tries again. It
+gives up after the time without a heartbeat at which other processes would consider it dead.
 """
 
 from __future__ import annotations
@@ -40,15 +40,26 @@ from mlflow_finetune_plugin.store.registered_model import read_model, registry_f
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_LOOK_S = 5.0
+_CHECK_S = 5.0
 _VOTES_S = 60.0
 _END_S = 60.0
-"""How long the end is tried while another holds the lease or the registry is away."""
+"""How long the end is retried while another process has the lease or the registry does not answer."""
 
 
 @dataclass(frozen=True)
 class CanaryPlan:
-    """``latency``: of the written policy; ``votes``: the finding of people's votes as they are now; ``evidence``: the gate's."""
+    """What a canary needs.
+
+    Args:
+        name: The registered model.
+        candidate: The version that is tried.
+        champion: The version that answers the other requests.
+        policy: Steps and limits.
+        evidence: The gate's evidence for the promotion.
+        latency: The latency limits of the gate's policy; None means no limits.
+        votes: Returns the finding of the votes as they are now; None where there are none.
+        on_step: Called with the number, from 1, and the step at the end of each step.
+    """
 
     name: str
     candidate: str
@@ -57,17 +68,19 @@ class CanaryPlan:
     evidence: MoveEvidence
     latency: LatencyPolicy | None = None
     votes: Callable[[], Finding | None] = lambda: None
-    tell: Callable[[int, CanaryStep], None] = lambda step, told: None
-    """Called at the end of each step, counted from 1."""
+    on_step: Callable[[int, CanaryStep], None] = lambda number, step: None
 
 
 def run_canary(
     client: MlflowClient, plan: CanaryPlan, interruption: Interruption, say: Callable[[str], None]
 ) -> CanaryCourse:
-    """From the first step to the end. Where the outcome is to promote, split and alias stay for the move; else they are put
-    back when this returns. Either way ``close_canary`` is the caller's, when all is recorded.
+    """Run the canary from the first step to the end.
 
-    Raises MoveError, LeaseError, TrackingError, GateError; the split is put back then too, if the registry lets us.
+    Where the outcome is to promote, the split and the alias ``canary`` stay for the move; otherwise they are restored
+    here. In both cases the caller calls ``close_canary`` when all is recorded.
+
+    Raises:
+        GateError, LeaseError, MoveError, TrackingError: The split is restored first, if the registry answers.
     """
     with registry_faults(plan.name), Lease(client, plan.name) as lease:
         settled = settle_held(client, lease)
@@ -89,23 +102,32 @@ def run_canary(
 def leave(
     client: MlflowClient, name: str, state: CanaryState, say: Callable[[str], None], *, is_closed: bool = False
 ) -> None:
-    """Puts split and alias back where this canary is still under way, and says so; ``is_closed``: and closes it.
+    """Restore split and alias where this canary is still under way, and report it.
 
-    Tried again for a minute; where it cannot be done, that is said, and the next call does it.
+    This is retried for a minute. After that the next command does it, and ``say`` receives that message.
+
+    Args:
+        client: The tracking server and registry.
+        name: The registered model.
+        state: The canary.
+        say: Receives the outcome.
+        is_closed: Also remove the canary's state from the registered model.
     """
     until = time.monotonic() + _END_S
     while True:
         try:
             with registry_faults(name), Lease(client, name) as lease:
-                found = read_state(read_model(client, name)[1])
-                if found is not None and found.id == state.id:
+                current = read_state(read_model(client, name)[1])
+                if current is not None and current.id == state.id:
                     say(f"canary ended: {put_back(client, lease, state)}")
                     if is_closed:
                         close_canary(client, lease, state)
             return
         except (TrackingError, MoveError) as error:
             if time.monotonic() > until:
-                say(f"the split could not be put back: {error}; the next call does it, e.g. mlflow-finetune history")
+                say(
+                    f"the split could not be restored: {error}; the next command does it, for example mlflow-finetune history {name}"
+                )
                 return
             time.sleep(1)
 
@@ -122,50 +144,50 @@ class _Canary:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._look_s = min(_LOOK_S, self.plan.policy.step_s / 5)
-        self._asked_votes_s = self._told_alive_s = self._looked_s = time.monotonic()
+        self._check_s = min(_CHECK_S, self.plan.policy.step_s / 5)
+        self._votes_s = self._heartbeat_s = self._checked_s = time.monotonic()
         self._votes: Finding | None = None
-        self._slow_looks, self._latency_mark = 0, ""
+        self._slow_checks, self._latency_mark = 0, ""
         self._latency: tuple[Finding, ...] = ()
         self._begin_step()
 
     def follow(self) -> CanaryCourse:
         while True:
-            self.interruption.wait(self._look_s)
+            self.interruption.wait(self._check_s)
             if self.interruption.signal is not None:
                 return self._ended(
                     "hold", f"stopped by signal {self.interruption.signal} in step {self.state.step + 1}"
                 )
             try:
                 with registry_faults(self.plan.name):
-                    course = self._look()
+                    course = self._check()
             except (TrackingError, MoveError) as error:
-                if time.monotonic() - self._looked_s > DEAD_S:
+                if time.monotonic() - self._checked_s > DEAD_S:
                     raise
-                self.say(f"canary: cannot look now, looks again: {error}")
+                self.say(f"canary: the registry cannot be read now, trying again: {error}")
                 continue
-            self._looked_s = time.monotonic()
+            self._checked_s = time.monotonic()
             if course is not None:
                 return course
 
-    def _look(self) -> CanaryCourse | None:
-        """What ended it; None while it goes on."""
-        found = disturbance(self.client, self.plan.name, self.state)
-        if found is not None:
-            with Lease(self.client, self.plan.name):  # not in the middle of what somebody else does
-                found = disturbance(self.client, self.plan.name, self.state)
-        if found is not None:
-            return self._disturbed(found)
+    def _check(self) -> CanaryCourse | None:
+        """Check the canary once. Returns its course when it has ended, else None."""
+        change = disturbance(self.client, self.plan.name, self.state)
+        if change is not None:
+            with Lease(self.client, self.plan.name):  # a second look, when no other process is in the middle of a move
+                change = disturbance(self.client, self.plan.name, self.state)
+        if change is not None:
+            return self._disturbed(change)
         now_s = time.monotonic()
-        if now_s - self._told_alive_s >= HEARTBEAT_S:
+        if now_s - self._heartbeat_s >= HEARTBEAT_S:
             keep_alive(self.client, self.plan.name, self.state)
-            self._told_alive_s = now_s
-            self._tell_waiting()
+            self._heartbeat_s = now_s
+            self._report_progress()
         if self.answers.read():
             self._time_answers()
-        if now_s - self._asked_votes_s >= _VOTES_S:
-            self._votes, self._asked_votes_s = self.plan.votes(), now_s
-        verdict = judge_canary(self.plan.policy, self._seen())
+        if now_s - self._votes_s >= _VOTES_S:
+            self._votes, self._votes_s = self.plan.votes(), now_s
+        verdict = judge_canary(self.plan.policy, self._evidence())
         if verdict.action == "wait":
             return None
         is_last = self.state.step + 1 == len(self.plan.policy.steps)
@@ -178,14 +200,14 @@ class _Canary:
             return None
         return self._judged(verdict)
 
-    def _tell_waiting(self) -> None:
-        seen, policy = self._seen(), self.plan.policy
+    def _report_progress(self) -> None:
+        evidence, policy = self._evidence(), self.plan.policy
         self.say(
-            f"canary: step {seen.step + 1}: {seen.step_answers:,} of at least {policy.least_answers:,} answers, "
-            f"{seen.in_step_s:.0f} of at least {policy.step_s:.0f} s; gives up after {policy.patience * policy.step_s:.0f} s"
+            f"canary: step {evidence.step + 1}: {evidence.step_answers:,} of at least {policy.least_answers:,} answers, "
+            f"{evidence.in_step_s:.0f} of at least {policy.step_s:.0f} s; gives up after {policy.patience * policy.step_s:.0f} s"
         )
 
-    def _seen(self) -> CanaryLook:
+    def _evidence(self) -> CanaryLook:
         return CanaryLook(
             step=self.state.step,
             in_step_s=time.monotonic() - self._step_s,
@@ -194,19 +216,19 @@ class _Canary:
             champion=self.answers.champions,
             failures=self.answers.failures,
             latency=self._latency,
-            slow_looks=self._slow_looks,
+            slow_looks=self._slow_checks,
             votes=self._votes,
         )
 
     def _time_answers(self) -> None:
-        """Judges the newest latencies, each summary once."""
-        found = self.answers.latency()
-        if self.plan.latency is None or found is None or found[0] == self._latency_mark:
+        """Judge the newest latencies, each report once."""
+        report = self.answers.latency()
+        if self.plan.latency is None or report is None or report[0] == self._latency_mark:
             return
-        self._latency_mark, latency = found
+        self._latency_mark, latency = report
         self._latency = tuple(judge_latency(self.plan.latency, Evidence(has_champion=True, latency=latency)))
         is_slow = any(finding.outcome == "reject" for finding in self._latency)
-        self._slow_looks = self._slow_looks + 1 if is_slow else 0
+        self._slow_checks = self._slow_checks + 1 if is_slow else 0
 
     def _begin_step(self) -> None:
         self._step_s, self._began_s = time.monotonic(), time.time()
@@ -217,17 +239,17 @@ class _Canary:
         )
 
     def _end_step(self) -> None:
-        own, other = (
+        canary, champion = (
             Answered(now.answers - then.answers, now.failed - then.failed)
             for now, then in zip((self.answers.canary, self.answers.champions), self._at_step, strict=True)
         )
-        found = self.answers.latency()
-        latency = found[1] if found is not None else None
+        report = self.answers.latency()
+        latency = report[1] if report is not None else None
         step = CanaryStep(
             share=self.state.share,
             seconds=round(time.monotonic() - self._step_s, 1),
-            canary=own,
-            champion=other,
+            canary=canary,
+            champion=champion,
             e_worse=self.answers.failures.e_worse,
             p95_ms=latency.candidate_p95_ms if latency is not None else None,
             champion_p95_ms=latency.champion_p95_ms if latency is not None else None,
@@ -235,9 +257,9 @@ class _Canary:
         self.steps.append(step)
         silent = self.answers.silent(self._began_s)
         if silent:
-            self.notes.append(f"canary at {step.share:g} %: nothing new was told by {', '.join(silent)}")
+            self.notes.append(f"canary at {step.share:g} %: no new reports from {', '.join(silent)}")
         self.say(f"canary: {step.text}")
-        self.plan.tell(len(self.steps), step)
+        self.plan.on_step(len(self.steps), step)
 
     def _judged(self, verdict: CanaryVerdict) -> CanaryCourse:
         self._end_step()
@@ -245,11 +267,11 @@ class _Canary:
         outcome = outcomes.get(verdict.action, "hold")
         return CanaryCourse(self.state, tuple(self.steps), outcome, verdict.findings, tuple(self.notes))
 
-    def _disturbed(self, found: str) -> CanaryCourse:
+    def _disturbed(self, change: str) -> CanaryCourse:
         record = record_of(self.client, self.state.run_id) if self.state.run_id is not None else None
         if record is not None and record.outcome == "reject":
             return self._ended("reject", record.reason)
-        return self._ended("hold", found)
+        return self._ended("hold", change)
 
     def _ended(self, outcome: Literal["hold", "reject"], reason: str) -> CanaryCourse:
         self._end_step()

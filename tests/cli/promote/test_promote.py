@@ -195,11 +195,11 @@ def test_a_must_pass_row_that_is_missed_rejects(client, tmp_path):
     register_proven(client, "bot", rows(50), right=50, policy=policy, regressions={str(file): must_pass})
     pending = prepare_decision(client, "bot", challenger(client), "champion")
 
-    class Speaker:
+    class Answerer:
         def answer(self, asked, max_new_tokens=None):
             return AnswerSet([RIGHT] * 3 + [WRONG] * (len(asked) - 3), np.zeros(len(asked)))
 
-    decision = decide(pending, Sources(speaker=lambda version: Speaker()), lambda text: None)
+    decision = decide(pending, Sources(answerer=lambda version: Answerer()), lambda text: None)
     assert decision.verdict.outcome == "reject"
     assert "must-pass must-pass.jsonl, exact_match: 0.75: below 1" in decision.verdict.reason
     assert decision.notes[-2:] == (
@@ -270,7 +270,7 @@ def test_a_champion_of_other_rows_is_asked_once(client):
     register_proven(client, "bot", rows(40), right=30, policy=GatePolicy.model_validate({"gain": {"at_least": 0.9}}))
     times = []
 
-    class Speaker:
+    class Answerer:
         def answer(self, asked, max_new_tokens=None):
             times.append(len(asked))
             return AnswerSet([WRONG] * len(asked), np.zeros(len(asked)))
@@ -280,7 +280,7 @@ def test_a_champion_of_other_rows_is_asked_once(client):
 
         pending = prepare_decision(client, "bot", challenger(client), "champion")
         sources = _sources(client, PromotionOptions(), pending, lambda text: None)
-        sources.speaker = lambda version: Speaker()
+        sources.answerer = lambda version: Answerer()
         decision = decide(pending, sources, lambda text: None)
         return carry_out(client, decision, sources)
 
@@ -326,7 +326,7 @@ def test_a_policy_that_was_tampered_with_is_refused(client):
         prepare_decision(client, "bot", version, "champion")
     honest = write_policy(GatePolicy.model_validate({"gain": {"at_least": -1.0}}), {})
     client.log_text(run_id, honest.to_json(), "finetune/gate/policy.json")
-    with pytest.raises(GateError, match="its run says that its policy is"):
+    with pytest.raises(GateError, match="its run recorded the policy"):
         prepare_decision(client, "bot", version, "champion")
 
 
@@ -354,7 +354,7 @@ def test_what_cannot_be_judged_is_one_message_and_moves_nothing(client, capsys):
         (["bot", "--version", "2", "--to", "previous"], "no version can be promoted to 'previous'"),
         (["bot", "--version", "2", "--to", "v3"], "no version can be promoted to 'v3'"),
         (["bot", "--version", "2"], "hold the same adapter"),
-        (["bot", "--version", other], "have not the same base"),
+        (["bot", "--version", other], "do not have the same base"),
         (["bot", "--version", "4"], "was not registered by mlflow-finetune"),
         (["bot", "--version", other, "--policy", "nowhere"], "has no register.gate"),
     ):
@@ -387,8 +387,8 @@ def test_answers_that_are_of_other_rows_are_refused(client):
     table = json.loads(Path(client.download_artifacts(run_id, "proof/rows.json", ".")).read_text())
     table["data"] = table["data"][:-1]
     log_believed(client, run_id, PROOF_TAG, json.dumps(table), TABLE)
-    with pytest.raises(GateError, match="no table of these rows"):
-        decide(prepare_decision(client, "bot", version, "champion"), Sources(speaker=nobody), lambda text: None)
+    with pytest.raises(GateError, match="is not a table of these rows"):
+        decide(prepare_decision(client, "bot", version, "champion"), Sources(answerer=nobody), lambda text: None)
 
 
 @pytest.mark.parametrize("file", [FILE, TABLE])
@@ -398,7 +398,7 @@ def test_a_proof_that_somebody_changed_is_refused(client, capsys, file):
     text = Path(client.download_artifacts(run_id, f"proof/{file}", ".")).read_text()
     client.log_text(run_id, f"{text} ", f"proof/{file}")
     assert promote("bot") == 2
-    assert f"its run says that {file} is" in capsys.readouterr().err
+    assert f"its run recorded {file} as" in capsys.readouterr().err
     assert champion(client) is None
 
 
@@ -406,7 +406,7 @@ def test_a_champion_that_moved_meanwhile_stops_the_move(client):
     first, second = (register_proven(client, "bot", rows(50), right=right, policy=POLICY) for right in (10, 20))
     third = register_proven(client, "bot", rows(50), right=50, policy=POLICY)
     client.set_registered_model_alias("bot", "champion", first)
-    sources = Sources(speaker=nobody)
+    sources = Sources(answerer=nobody)
     decision = decide(prepare_decision(client, "bot", third, "champion"), sources, lambda text: None)
     client.set_registered_model_alias("bot", "champion", second)
     with pytest.raises(MoveError, match="judge again"):

@@ -88,7 +88,7 @@ def test_a_champion_that_is_fine_is_kept_and_the_look_is_in_mlflow(pair, capsys)
     said = capsys.readouterr().out
     assert "keep          proof: exact_match over the previous version 0.4 [" in said
     assert "keep          errors: 4 of 1,000 answers failed" in said
-    assert "not measured  votes: nobody has compared versions 2 and 1 since" in said
+    assert "not measured  votes: no votes between versions 2 and 1 since the promotion" in said
     run, told = last_look(pair)
     assert (run.info.status, run.data.tags["finetune.watch.outcome"]) == ("FINISHED", "keep")
     assert run.info.run_name == "watch 2: keep"
@@ -126,16 +126,14 @@ def test_failures_roll_back_once_and_only_where_told_to(pair, capsys):
     tell(pair, "1", 200, 30)
     assert watch("--act") == 3, "two versions do not take turns"
     assert aliases(pair) == ("1", "2")
-    assert (
-        "it cannot be rolled back, version 2, the previous one, was itself rolled back from" in capsys.readouterr().out
-    )
+    assert "it cannot be rolled back, version 2, the previous one, was rolled back itself on" in capsys.readouterr().out
 
 
 def test_a_champion_that_is_worse_than_one_rolled_back_from_is_no_champion_to_keep(pair, capsys):
     roll_back(pair, "bot")
     assert watch("--act") == 3
     assert findings(pair)["proof"]["outcome"] == "roll back"
-    assert "previous is version 2, which was itself rolled back from" in capsys.readouterr().out
+    assert "previous is version 2, which was rolled back itself" in capsys.readouterr().out
     assert aliases(pair) == ("1", "2")
     roll_back(pair, "bot")
     assert watch() == 0, "the rollback was undone"
@@ -195,7 +193,7 @@ def test_what_is_known_of_nothing_is_said_and_nothing_is_done(client, capsys):
     assert watch("--act", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert {one["name"]: one["reason"] for one in told["verdict"]["findings"]} == {
-        "proof": f"models:/bot/{first}: its run kept no held-out rows",
+        "proof": f"models:/bot/{first}: its run recorded no held-out rows",
         "errors": f"models:/bot/{first}: tag finetune.served.broken: is no summary of answers: 'recent'; fix: delete the tag",
         "latency": "the champion's policy asks nothing of it",
         "votes": "there is no previous version",
@@ -206,7 +204,7 @@ def test_what_is_known_of_nothing_is_said_and_nothing_is_done(client, capsys):
 
 def test_a_champion_that_moved_since_the_look_is_not_rolled_back(pair):
     tell(pair, "2", 200, 30)
-    sources = Sources(speaker=lambda version: pytest.fail("all is known"))
+    sources = Sources(answerer=lambda version: pytest.fail("all is known"))
     seen = check(pair, find_watched(pair, "bot"), WatchPolicy(), lambda: None, sources, lambda text: None)
     assert seen.verdict.outcome == "roll back"
     third = register_proven(pair, "bot", rows(100), right=95, policy=POLICY)
