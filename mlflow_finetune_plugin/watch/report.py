@@ -63,8 +63,7 @@ def check_page(check: WatchCheck) -> str:
 def check_lines(check: WatchCheck) -> list[str]:
     """Return the lines for a terminal: the verdict first, then the versions, notes and findings."""
     verdict = check.verdict
-    lines = [f"{verdict.outcome}: {check.watched.name} version {check.watched.champion.number}: {verdict.reason}"]
-    lines.append(f"  versions      {_who(check)}")
+    lines = [f"{verdict.outcome}: {check.watched.name}, {_who(check)}"]
     lines += [f"  note          {note}" for note in check.notes]
     return lines + [f"  {f.outcome:<13} {f.name}: {f.reason}" for f in verdict.findings]
 

@@ -258,9 +258,11 @@ def test_new_rows_are_read_as_the_training_read_its_rows_unless_the_policy_s_rec
     recipe.write_text("register: {name: bot, watch: {errors: {at_most: 0.2}}}")
     assert watch("--data", "new.csv", "--policy", "project") in (0, 3)
     assert readings == [as_trained] * 2
-    recipe.write_text("data: {columns: {prompt: ask_again}}\nregister: {name: bot, watch: {errors: {at_most: 0.2}}}")
+    recipe.write_text(
+        "data: {columns: {prompt: ask_again, completion: say}}\nregister: {name: bot, watch: {errors: {at_most: 0.2}}}"
+    )
     assert watch("--data", "new.csv", "--policy", "project") in (0, 3)
-    assert readings[2] == ("auto", {"prompt": "ask_again"}, "error", str(tmp_path / "new.csv"))
+    assert readings[2] == ("auto", {"prompt": "ask_again", "completion": "say"}, "error", str(tmp_path / "new.csv"))
 
 
 def test_looks_come_again_and_a_fault_of_one_ends_none(pair, capsys):
@@ -303,6 +305,5 @@ def test_a_model_without_a_champion_is_one_message(client, capsys):
     for name, said in (("bot", "there is nothing to watch"), ("nobody", "no registered model 'nobody'")):
         assert main(["watch", name]) == 2
         assert said in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        watch("--every", "soon")
+    assert watch("--every", "soon") == 2
     assert "'soon' is no" in capsys.readouterr().err

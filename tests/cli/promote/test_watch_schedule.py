@@ -31,12 +31,12 @@ def test_an_outage_is_told_and_the_next_look_comes(tmp_path, server):
         process = subprocess.Popen(command, cwd=tmp_path, env=own, stdout=out, stderr=out)
     said = lambda text: log.read_text().count(text)  # noqa: E731
     try:
-        wait_until(lambda: said("keep: bot version 1"))
+        wait_until(lambda: said("keep: bot, champion is version 1"))
         server.stop()
         wait_until(lambda: said("bot: the registry failed"))
         server.start()
-        looks = said("keep: bot version 1")
-        wait_until(lambda: said("keep: bot version 1") > looks)
+        looks = said("keep: bot, champion is version 1")
+        wait_until(lambda: said("keep: bot, champion is version 1") > looks)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0, log.read_text()
         assert "Traceback" not in log.read_text()
