@@ -296,7 +296,7 @@ def _served(tag: str, text: str) -> CertificateSummary:
 
 
 def _verdict(text: str | None) -> GateVerdict | None:
-    """Parse the tag that ``promotion.carry_out`` writes. Another text is displayed as it is."""
+    """Parse the tag that ``promotion.decision_run`` writes. Another text is displayed as it is."""
     if text is None:
         return None
     match = _VERDICT.fullmatch(text)

@@ -1,4 +1,4 @@
-"""Run a training or an evaluation: ``ft.run``, ``ft.evaluate``, and ``ft.submit`` for a run that nobody waits for."""
+"""Run a training or an evaluation: ``ft.run``, ``ft.evaluate``, and ``ft.submit`` to start a run without waiting for it."""
 
 from __future__ import annotations
 

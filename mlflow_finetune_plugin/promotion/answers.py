@@ -194,6 +194,6 @@ def recorded_answers(
 def answers_json(answers: dict[tuple[str, str], AnswerSet]) -> str:
     """Return answers as the JSON that ``recorded_answers`` reads."""
     return json.dumps(
-        [{"adapter": adapter, "rows": rows, **answer_set_content(side)} for (adapter, rows), side in answers.items()],
+        [{"adapter": adapter, "rows": rows, **answer_set_content(entry)} for (adapter, rows), entry in answers.items()],
         ensure_ascii=False,
     )

@@ -104,9 +104,9 @@ def probe_latency(
     took: tuple[list[float], list[float]] = ([], [])
     with endpoint.client() as client:
         for number, row in enumerate(probes):
-            sides = [(candidate, took[0]), *([(champion, took[1])] if champion is not None else [])]
-            for side, times in sides if number % 2 else reversed(sides):
-                _, took_ms = side.ask(client, row, rows.max_new_tokens)
+            turns = [(candidate, took[0]), *([(champion, took[1])] if champion is not None else [])]
+            for version, times in turns if number % 2 else reversed(turns):
+                _, took_ms = version.ask(client, row, rows.max_new_tokens)
                 if number >= _WARM:
                     times.append(took_ms)
     p95 = [float(np.percentile(times, 95)) if times else None for times in took]

@@ -42,7 +42,7 @@ class HeldOut:
 
     @property
     def clusters(self) -> tuple[str, ...] | None:
-        """The cluster of each row; None where every row is one of its own.
+        """The cluster of each row; None where no two rows share one.
 
         Rows with the same question, or cut from the same line of a file, are not independent, so they share a cluster.
         """

@@ -16,10 +16,10 @@ from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.promotion.answers import RowAnswerer, Sources, recorded_answers
 from mlflow_finetune_plugin.promotion.canary_trial import CanaryTrial
-from mlflow_finetune_plugin.promotion.carry_out import carry_out
 from mlflow_finetune_plugin.promotion.choice import Candidate, choose_candidate
 from mlflow_finetune_plugin.promotion.config import PromotionConfig, canary_policy, load_policy
 from mlflow_finetune_plugin.promotion.decision import PendingDecision, decide, prepare_decision
+from mlflow_finetune_plugin.promotion.decision_run import carry_out
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint, ServedVersion, probe_latency
 from mlflow_finetune_plugin.promotion.moves.canary_state import read_state
 from mlflow_finetune_plugin.promotion.moves.settlement import settle

@@ -12,7 +12,7 @@ from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
 from mlflow_finetune_plugin.promotion.answers import Note, Sources
 from mlflow_finetune_plugin.promotion.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.moves.audit import now
-from mlflow_finetune_plugin.watch.collect import collect_evidence
+from mlflow_finetune_plugin.watch.evidence import collect_evidence
 from mlflow_finetune_plugin.watch.state import WatchState, last_state
 from mlflow_finetune_plugin.watch.target import Watched
 

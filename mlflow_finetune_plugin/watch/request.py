@@ -23,8 +23,8 @@ from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
 from mlflow_finetune_plugin.store.clients import command_client
 from mlflow_finetune_plugin.store.names import WATCH_RUN_TAG, WATCH_TAG
 from mlflow_finetune_plugin.store.registered_model import registry_faults
-from mlflow_finetune_plugin.watch.carry_out import record_check
 from mlflow_finetune_plugin.watch.check import check
+from mlflow_finetune_plugin.watch.check_run import record_check
 from mlflow_finetune_plugin.watch.config import WatchConfig, has_data_section, load_watch_policy, rows_config
 from mlflow_finetune_plugin.watch.report import check_json, check_page
 from mlflow_finetune_plugin.watch.result import CheckResult

@@ -7,8 +7,8 @@ from typing import Any
 
 from mlflow_finetune_plugin.promotion.moves.settlement import Move
 from mlflow_finetune_plugin.promotion.result import move_content
-from mlflow_finetune_plugin.watch.carry_out import RecordedCheck
 from mlflow_finetune_plugin.watch.check import EXIT_CODES, WatchCheck
+from mlflow_finetune_plugin.watch.check_run import RecordedCheck
 from mlflow_finetune_plugin.watch.report import check_content, check_lines, check_page
 
 

@@ -174,7 +174,7 @@ class _Canary:
         """Check the canary once. Returns its course when it has ended, else None."""
         change = disturbance(self.client, self.plan.name, self.state)
         if change is not None:
-            with Lease(self.client, self.plan.name):  # a second look, when no other process is in the middle of a move
+            with Lease(self.client, self.plan.name):  # read again when no other process can be in the middle of a move
                 change = disturbance(self.client, self.plan.name, self.state)
         if change is not None:
             return self._disturbed(change)

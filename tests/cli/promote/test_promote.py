@@ -15,8 +15,8 @@ from mlflow_finetune_plugin.errors import GateError, MoveError
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion.answers import Sources
-from mlflow_finetune_plugin.promotion.carry_out import carry_out
 from mlflow_finetune_plugin.promotion.decision import decide, prepare_decision
+from mlflow_finetune_plugin.promotion.decision_run import carry_out
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint
 from mlflow_finetune_plugin.promotion.held_out import FILE, TABLE
 from mlflow_finetune_plugin.promotion.moves.audit import history

@@ -24,8 +24,8 @@ from mlflow_finetune_plugin.store.names import SERVED_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
 from mlflow_finetune_plugin.store.served_tags import LatencySummary, ServedSummary
 from mlflow_finetune_plugin.votes import Journal, Mirror
-from mlflow_finetune_plugin.watch.carry_out import record_check
 from mlflow_finetune_plugin.watch.check import check
+from mlflow_finetune_plugin.watch.check_run import record_check
 from mlflow_finetune_plugin.watch.request import Watch
 from mlflow_finetune_plugin.watch.target import find_watched
 

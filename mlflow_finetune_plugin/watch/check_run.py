@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
 from mlflow_finetune_plugin.promotion.answers import ANSWERS_FILE, WATCHED_TAGS, Sources, answers_json
-from mlflow_finetune_plugin.promotion.carry_out import end_run
+from mlflow_finetune_plugin.promotion.decision_run import end_run
 from mlflow_finetune_plugin.promotion.moves.audit import promotions_experiment
 from mlflow_finetune_plugin.promotion.moves.move import roll_back
 from mlflow_finetune_plugin.promotion.moves.settlement import Move

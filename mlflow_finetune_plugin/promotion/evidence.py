@@ -115,16 +115,16 @@ def _regressions(
 ) -> Iterator[Regression]:
     for regression in policy.regressions:
         rows = candidate.regression_rows(regression.data)
-        side = answers_on(candidate, rows, sources, say)
+        answers = answers_on(candidate, rows, sources, say)
         module = metric_of(regression.metric, candidate, rows)
         if not module.higher_is_better:
             raise GateError(
                 f"{regression.metric} on {regression.data}: lower is better, so at_least has no meaning; fix: another metric"
             )
-        result, scores = compare(module, rows.rows, side, side, seed=0)
+        result, scores = compare(module, rows.rows, answers, answers, seed=0)
         best = HIGHEST_SCORES.get(regression.metric)
         if scores and best is not None:
-            notes += missed_rows(regression.data, rows.rows, side, scores[f"adapter_{module.name}"], best)
+            notes += missed_rows(regression.data, rows.rows, answers, scores[f"adapter_{module.name}"], best)
         yield Regression(regression.data, regression.metric, result.adapter)
 
 
@@ -154,13 +154,15 @@ def _latency(
     return None if latency_ms is None else Latency(latency_ms, other_ms)
 
 
-def missed_rows(name: str, rows: Sequence[EvalRow], side: AnswerSet, scores: Sequence[float], best: float) -> list[str]:
+def missed_rows(
+    name: str, rows: Sequence[EvalRow], answers: AnswerSet, scores: Sequence[float], best: float
+) -> list[str]:
     """Return how many rows scored below ``best``, and the first of them with question, answer and reference, a line each."""
     missed = [i for i, score in enumerate(scores) if score < best]
     if not missed:
         return []
     head = f"{name}: {len(missed):,} of {len(rows):,} rows missed{', the first ones' if len(missed) > _SHOWN else ''}:"
-    return [head, *(_missed_row(rows[i], side.answers[i]) for i in missed[:_SHOWN])]
+    return [head, *(_missed_row(rows[i], answers.answers[i]) for i in missed[:_SHOWN])]
 
 
 def _missed_row(row: EvalRow, answer: str) -> str:
