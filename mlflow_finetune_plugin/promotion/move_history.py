@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.promotion.choice import whole_model
+from mlflow_finetune_plugin.promotion.connection import connect
 from mlflow_finetune_plugin.promotion.moves.audit import Record
 from mlflow_finetune_plugin.promotion.moves.audit import history as read_records
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
-from mlflow_finetune_plugin.store.clients import command_client
 from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def history(model: str, *, client: MlflowClient | None = None) -> MoveHistory:
         ConfigError, MoveError: There is no such model.
         TrackingError: The registry does not answer.
     """
-    client = client or command_client()
+    client = connect(client)
     with registry_faults(model):
         name = whole_model(client, model)
     try:

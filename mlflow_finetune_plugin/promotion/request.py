@@ -18,6 +18,7 @@ from mlflow_finetune_plugin.promotion.answers import RowAnswerer, Sources, recor
 from mlflow_finetune_plugin.promotion.canary_trial import CanaryTrial
 from mlflow_finetune_plugin.promotion.choice import Candidate, choose_candidate
 from mlflow_finetune_plugin.promotion.config import PromotionConfig, canary_policy, load_policy
+from mlflow_finetune_plugin.promotion.connection import connect
 from mlflow_finetune_plugin.promotion.decision import PendingDecision, decide, prepare_decision
 from mlflow_finetune_plugin.promotion.decision_run import carry_out
 from mlflow_finetune_plugin.promotion.endpoint import Endpoint, ServedVersion, probe_latency
@@ -26,7 +27,6 @@ from mlflow_finetune_plugin.promotion.moves.settlement import settle
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
 from mlflow_finetune_plugin.promotion.report import decision_json, decision_page
 from mlflow_finetune_plugin.promotion.result import PromotionResult
-from mlflow_finetune_plugin.store.clients import command_client
 from mlflow_finetune_plugin.store.names import CHAMPION, PROMOTION_RUN_TAG, VERDICT_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
 
@@ -82,7 +82,7 @@ def promote(
     Raises:
         ConfigError, GateError, LeaseError, MoveError, ReloadError, TrackingError: Nothing was moved.
     """
-    options, client = options or PromotionOptions(), client or command_client()
+    options, client = options or PromotionOptions(), connect(client)
     with registry_faults(model):
         candidate = choose_candidate(client, model, options.version, options.alias)
     name = candidate.name

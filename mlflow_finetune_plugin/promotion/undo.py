@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.promotion.choice import whole_model
+from mlflow_finetune_plugin.promotion.connection import connect
 from mlflow_finetune_plugin.promotion.moves.canary_moves import stop_canary
 from mlflow_finetune_plugin.promotion.moves.move import roll_back
 from mlflow_finetune_plugin.promotion.moves.settlement import Move
 from mlflow_finetune_plugin.promotion.result import move_content
-from mlflow_finetune_plugin.store.clients import command_client
 from mlflow_finetune_plugin.store.registered_model import registry_faults
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def rollback(model: str, reason: str | None = None, *, client: MlflowClient | No
     Raises:
         ConfigError, LeaseError, MoveError, TrackingError: Nothing was moved.
     """
-    client = client or command_client()
+    client = connect(client)
     with registry_faults(model):
         name = whole_model(client, model)
     ended = stop_canary(client, name, reason=reason)

@@ -17,10 +17,10 @@ from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.promotion.answers import Sources, recorded_answers
 from mlflow_finetune_plugin.promotion.choice import whole_model
+from mlflow_finetune_plugin.promotion.connection import connect
 from mlflow_finetune_plugin.promotion.held_out import HeldOut, rows_digest
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
-from mlflow_finetune_plugin.store.clients import command_client
 from mlflow_finetune_plugin.store.names import WATCH_RUN_TAG, WATCH_TAG
 from mlflow_finetune_plugin.store.registered_model import registry_faults
 from mlflow_finetune_plugin.watch.check import check
@@ -78,7 +78,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         self._policy = self.options.policy or _required_policy(self.options.project)
-        self._client = self.client or command_client()
+        self._client = connect(self.client)
 
     def check(self) -> CheckResult:
         """Judge the champion, record the check, and roll back where the options allow it and the verdict says so.

@@ -110,3 +110,18 @@ def test_a_version_is_not_a_model_to_roll_back(say, client):
         assert code == 2
         assert "names one version, and this command works on the whole model; fix: bot" in err
     assert aliases_of(client, "bot") == ("2", "1")
+
+
+@pytest.mark.parametrize("command", ["promote", "rollback", "history", "watch"])
+def test_a_command_without_a_store_creates_none(command, tmp_path, monkeypatch, capsys):
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    monkeypatch.chdir(tmp_path)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    try:
+        assert main([command, "bot"]) == 2
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert "no MLflow tracking store at" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
