@@ -114,8 +114,8 @@ def check_champion(
         model: The registered model.
         data: File of new rows with answers, in the layout and columns of the training.
         act: Roll back when that is the verdict.
-        policy: Folder of a project whose ``register.watch`` applies, and whose ``data`` section, if it has one, says how
-            ``data`` is read.
+        policy: Folder of a project whose ``register.watch`` applies, and whose ``data.layout`` and ``data.columns``, if
+            it has them, say how ``data`` is read.
         base_model: Folder of the base model, when it has moved.
         on_progress: Receives a line before each step that takes time.
 

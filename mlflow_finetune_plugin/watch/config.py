@@ -15,13 +15,16 @@ from mlflow_finetune_plugin.config.evaluation import (
 from mlflow_finetune_plugin.config.overrides import base_from, path_from
 from mlflow_finetune_plugin.config.problems import unknown_key
 from mlflow_finetune_plugin.config.run_config import RECIPE_FILE, read_recipe, read_register
-from mlflow_finetune_plugin.config.sections import DataSettings, HeldOutSettings
-from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.config.sections import DataFileSettings, DataSettings, HeldOutSettings
+from mlflow_finetune_plugin.data.sources.locations import check_location, is_remote
+from mlflow_finetune_plugin.data.sources.rows import peek
+from mlflow_finetune_plugin.errors import ConfigError, DataError
 from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
 from mlflow_finetune_plugin.planning.preflight import check_evaluation_before_spend
 from mlflow_finetune_plugin.section import Section
 
 _NO_PROJECT = Path(os.devnull)
+_ANY_MODEL = "models:/watched/1"
 
 
 class WatchConfig(Section):
@@ -73,8 +76,26 @@ def load_watch_config(project: Path, entry_point: str, overrides: Mapping[str, s
         project=str(project.absolute()) if (project / RECIPE_FILE).is_file() else None,
     )
     if config.data is not None:
-        rows_config(config.project, config.data, caller=caller)
+        _check_new_rows(config.project, config.data, caller)
     return config
+
+
+def _check_new_rows(project: str | None, data: str, caller: Path) -> None:
+    """Check the new rows before there is a run. Raises ConfigError.
+
+    Where the recipe names no columns, those of the champion's training apply. They are not known yet, so that only
+    reading the file is checked.
+    """
+    if names_columns(project):
+        rows_config(project, data, caller=caller)
+        return
+    for file in _files(_evaluation_config(project, data, caller, _ANY_MODEL)):
+        try:
+            check_location(file.path)
+            if not is_remote(file.path):
+                peek(Path(file.path))
+        except DataError as error:
+            raise ConfigError([str(error)]) from error
 
 
 def load_watch_policy(project: Path) -> WatchPolicy | None:
@@ -83,12 +104,17 @@ def load_watch_policy(project: Path) -> WatchPolicy | None:
     return register.watch if register is not None else None
 
 
-def has_data_section(project: str | None) -> bool:
-    """Return whether the project's recipe says how data is read."""
+def names_columns(project: str | None) -> bool:
+    """Return whether the project's recipe names a layout or columns that hold for all of its files."""
+    return bool({"layout", "columns"} & _data_keys(project))
+
+
+def _data_keys(project: str | None) -> set[str]:
     if project is None:
-        return False
+        return set()
     values, _ = read_recipe(Path(project), [])
-    return "data" in values
+    data = values.get("data")
+    return set(data) if isinstance(data, dict) else set()
 
 
 def rows_config(
@@ -96,7 +122,7 @@ def rows_config(
     data: str,
     *,
     caller: Path,
-    model: str = "models:/watched/1",
+    model: str = _ANY_MODEL,
     trained: DataSettings | None = None,
 ) -> EvaluationConfig:
     """Return how to read the rows of ``data``: as ``-e evaluate`` would in this project, or as a training did.
@@ -111,25 +137,35 @@ def rows_config(
     Raises:
         ConfigError: The file or the recipe is not valid.
     """
-    folder = Path(project) if project is not None else _NO_PROJECT
-    config = load_evaluation_config(folder, "evaluate", {"model": model, "eval_data": data}, caller=caller)
-    config = resolve_evaluation_paths(config, folder)
+    config = _evaluation_config(project, data, caller, model)
     if trained is not None:
-        config = config.model_copy(update={"data": _read_as(trained, config.data)})
+        data_settings = _read_as(trained, config.data, keeps_overlength="overlength" in _data_keys(project))
+        config = config.model_copy(update={"data": data_settings})
     check_evaluation_before_spend(config)
     return config
 
 
-def _read_as(trained: DataSettings, new: HeldOutSettings) -> HeldOutSettings:
+def _evaluation_config(project: str | None, data: str, caller: Path, model: str) -> EvaluationConfig:
+    folder = Path(project) if project is not None else _NO_PROJECT
+    config = load_evaluation_config(folder, "evaluate", {"model": model, "eval_data": data}, caller=caller)
+    return resolve_evaluation_paths(config, folder)
+
+
+def _files(config: EvaluationConfig) -> list[DataFileSettings]:
+    assert isinstance(config.data.eval, list)  # the override names a file
+    return config.data.eval
+
+
+def _read_as(trained: DataSettings, new: HeldOutSettings, *, keeps_overlength: bool) -> HeldOutSettings:
     """Return the settings of new rows with the layout and columns of the held-out rows of a training.
 
     Where the training read several files, the one of the same name decides, else the first.
     """
     files = trained.eval if isinstance(trained.eval, list) else trained.train
-    assert isinstance(new.eval, list)
     rows = []
-    for file in new.eval:
+    for file in new.eval if isinstance(new.eval, list) else ():
         like = next((known for known in files if Path(known.path).name == Path(file.path).name), files[0])
         rows.append(like.model_copy(update={"path": file.path, "task": None, "weight": 1.0}))
-    update = {"eval": rows, "layout": trained.layout, "columns": trained.columns, "overlength": trained.overlength}
+    overlength = new.overlength if keeps_overlength else trained.overlength
+    update = {"eval": rows, "layout": trained.layout, "columns": trained.columns, "overlength": overlength}
     return new.model_copy(update=update)

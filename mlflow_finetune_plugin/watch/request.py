@@ -25,7 +25,7 @@ from mlflow_finetune_plugin.store.names import WATCH_RUN_TAG, WATCH_TAG
 from mlflow_finetune_plugin.store.registered_model import registry_faults
 from mlflow_finetune_plugin.watch.check import check
 from mlflow_finetune_plugin.watch.check_run import record_check
-from mlflow_finetune_plugin.watch.config import WatchConfig, has_data_section, load_watch_policy, rows_config
+from mlflow_finetune_plugin.watch.config import WatchConfig, load_watch_policy, names_columns, rows_config
 from mlflow_finetune_plugin.watch.report import check_json, check_page
 from mlflow_finetune_plugin.watch.result import CheckResult
 from mlflow_finetune_plugin.watch.target import find_watched
@@ -46,8 +46,9 @@ class WatchOptions:
     Args:
         data: File of new rows with answers; read again at each check.
         act: Roll back when that is the verdict.
-        project: Folder of a project whose ``register.watch`` applies, and whose ``data`` section says how ``data`` is
-            read. Without one the defaults apply, and ``data`` is read as the champion's training read its rows.
+        project: Folder of a project whose ``register.watch`` applies, and whose ``data`` section, where it
+            names a layout or columns, says how ``data`` is read. Without one the default criteria apply, and ``data`` is
+            read as the champion's training read its rows.
         base_model: Folder of the base model, when it has moved.
         policy: The criteria; None means those of ``project``, which must then have some, or the defaults.
     """
@@ -133,7 +134,7 @@ class Watch:
         if data is None:
             return None
         try:
-            trained = None if has_data_section(project) else champion.data_settings
+            trained = None if names_columns(project) else champion.data_settings
         except GateError as error:
             return NotMeasured(str(error))
         config = rows_config(project, data, caller=Path.cwd(), model=champion.uri, trained=trained)

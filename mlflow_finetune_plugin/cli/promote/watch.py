@@ -48,7 +48,7 @@ class _Duration(click.ParamType[float]):
 @click.option(
     "--policy",
     metavar="DIR",
-    help="Project whose register.watch applies, and whose data section, if it has one, says how --data is read.",
+    help="Project whose register.watch applies, and whose data.layout and data.columns, if it has them, say how --data is read.",
 )
 @base_model_option
 @json_option

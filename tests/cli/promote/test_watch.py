@@ -255,7 +255,7 @@ def test_new_rows_are_read_as_the_training_read_its_rows_unless_the_policy_s_rec
     monkeypatch.setattr(Watch, "_answerer", lambda self, uri: Reader())
     as_trained = ("prompt_completion", data["columns"], "drop", str(tmp_path / "new.csv"))
     assert watch("--data", "new.csv") in (0, 3)
-    recipe.write_text("register: {name: bot, watch: {errors: {at_most: 0.2}}}")
+    recipe.write_text("data: old.csv\nregister: {name: bot, watch: {errors: {at_most: 0.2}}}")
     assert watch("--data", "new.csv", "--policy", "project") in (0, 3)
     assert readings == [as_trained] * 2
     recipe.write_text(
