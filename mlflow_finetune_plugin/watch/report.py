@@ -64,6 +64,10 @@ def check_lines(check: WatchCheck) -> list[str]:
     """Return the lines for a terminal: the verdict first, then the versions, notes and findings."""
     verdict = check.verdict
     lines = [f"{verdict.outcome}: {check.watched.name}, {_who(check)}"]
+    # The findings say why, except where no rollback is possible, and where nothing could be measured.
+    outcomes = {finding.outcome for finding in verdict.findings}
+    if verdict.outcome not in outcomes or "roll back" in outcomes - {verdict.outcome}:
+        lines.append(f"  reason        {verdict.reason}")
     lines += [f"  note          {note}" for note in check.notes]
     return lines + [f"  {f.outcome:<13} {f.name}: {f.reason}" for f in verdict.findings]
 
