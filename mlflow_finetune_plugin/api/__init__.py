@@ -1,4 +1,6 @@
-"""The Python API: one function for each thing that a user does. ``import mlflow_finetune_plugin as ft`` offers them all.
+"""The Python API: one function for each thing that a user does.
+
+``import mlflow_finetune_plugin as ft`` offers them all.
 
 Every function returns a frozen object, prints nothing, and raises a ``FinetuneError`` whose message names the fix.
 Importing is light: torch, transformers and the serving stack are imported by the call that needs them.

@@ -17,8 +17,8 @@ DEFAULT_MAX_NATS = 0.05
 class ExportedModel:
     """An exported model, compared with the adapter that it was made from.
 
-    ``max_nats`` is the largest difference of a token's log-probability, over ``tokens`` tokens. ``energy`` is the share of
-    the adapter's weight updates that plain LoRA of this ``rank`` holds; None for a merged model.
+    ``max_nats`` is the largest difference of a token's log-probability, over ``tokens`` tokens. ``energy`` is the
+    share of the adapter's weight updates that plain LoRA of this ``rank`` holds; None for a merged model.
     """
 
     source_uri: str
@@ -72,7 +72,8 @@ def export(
         model: ``my-bot``, ``my-bot/1``, ``my-bot@champion`` or a ``models:/`` URI.
         merged: new folder for the adapter merged into its base.
         lora: new folder for plain LoRA (made from DoRA or IA3, cut to ``rank``).
-        register: True registers the plain LoRA as a new version of the same registered model, a name as one of that model.
+        register: True registers the plain LoRA as a new version of the same registered model, a name as one of that
+            model.
         rank: rank of the plain LoRA.
         max_nats: largest accepted difference of a token's log-probability for plain LoRA, in nats.
         base_model: folder of the base, when it has moved.

@@ -40,7 +40,8 @@ def promote(
         policy: Folder of a project whose ``register.gate`` applies; None means the policy that the training recorded.
         accept_new_policy: Allow a policy that was changed after the training.
         base_model: Folder of the base model, when it has moved.
-        endpoint: URL of a router (``http://.../v1``) whose latency counts, and that answers where the policy asks for serving.
+        endpoint: URL of a router (``http://.../v1``) whose latency counts, and that answers where the policy asks for
+            serving.
         canary: Percentages such as ``"5,25,50"``: after a passing verdict, serve a growing share of requests first.
         step: Shortest duration of a canary step, for example ``"10m"``.
         least_answers: Fewest canary answers per step.

@@ -1,4 +1,7 @@
-"""``ft.plan``: predict the memory and time of a run, without a run. Reads the base's shapes and tokenizer, no weights."""
+"""``ft.plan``: predict the memory and time of a run, without a run.
+
+Reads the base's shapes and tokenizer, no weights.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A plan with every value chosen, and its forecast. ``forecast`` is None where there is none; ``why_not`` says why."""
+    """A plan with every value chosen, and its forecast.
+
+    ``forecast`` is None where there is none; ``why_not`` says why.
+    """
 
     plan: Plan
     forecast: Forecast | None

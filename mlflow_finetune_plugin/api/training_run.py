@@ -1,4 +1,4 @@
-"""Run a training or an evaluation: ``ft.run``, ``ft.evaluate``, and ``ft.submit`` to start a run without waiting for it."""
+"""Run a training or an evaluation: ``ft.run``, ``ft.evaluate``, and ``ft.submit`` to start a run in the background."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class RunResult:
     """A run that has FINISHED.
 
-    ``model_uri`` names the registered version, or the logged model where the recipe registers none. ``metrics`` holds the
-    run's last metrics by their MLflow names. ``summary`` is the line that the run ended with.
+    ``model_uri`` names the registered version, or the logged model where the recipe registers none. ``metrics`` holds
+    the run's last metrics by their MLflow names. ``summary`` is the line that the run ended with.
     """
 
     run_id: str
@@ -62,7 +62,8 @@ def run(
     Args:
         project: folder or git URI of a project with a ``finetune.yaml``.
         entry_point: for example ``lora``; None runs the project's ``main`` entry point, or ``lora`` where it has none.
-        parameters: overrides of the recipe, as ``-P`` takes them: ``{"learning_rate": 2e-4, "data.train": "rows.jsonl"}``.
+        parameters: overrides of the recipe, as ``-P`` takes them: ``{"learning_rate": 2e-4, "data.train":
+            "rows.jsonl"}``.
         version: git commit, tag or branch of ``project``.
         backend_config: as ``--backend-config`` takes it, for example ``{"gpus_per_node": 1}``.
         experiment_name: MLflow experiment; created when it does not exist. None is the experiment that the environment or
@@ -126,7 +127,8 @@ def submit(
 ) -> FinetuneRun:
     """Check the request, start the run and return its handle at once.
 
-    The run continues without the caller. The handle is MLflow's ``SubmittedRun``: ``wait()``, ``get_status()``, ``cancel()``.
+    The run continues without the caller. The handle is MLflow's ``SubmittedRun``: ``wait()``, ``get_status()``,
+    ``cancel()``.
 
     Args:
         guard: returns a context manager that surrounds the submission; the command line holds back Ctrl-C with it.

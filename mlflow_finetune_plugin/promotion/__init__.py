@@ -1,8 +1,8 @@
 """Judge versions by a policy that was recorded before their evidence existed, and move aliases safely.
 
 The room promises that an alias moves only when the verdict is to promote, that every decision and move is a run in the
-experiment ``NAME.promotions`` with its report, and that a process which is killed at any point leaves the old state or the
-new one. The rules are in ``gate``, the moves of aliases in ``promotion.moves``, trials on live traffic in
+experiment ``NAME.promotions`` with its report, and that a process which is killed at any point leaves the old state or
+the new one. The rules are in ``gate``, the moves of aliases in ``promotion.moves``, trials on live traffic in
 ``promotion.canary``.
 """
 

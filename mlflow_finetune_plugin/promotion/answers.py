@@ -97,7 +97,8 @@ def are_unseen(rows: Sequence[EvalRow], versions: Sequence[ProvenVersion], notes
         trained = version.trained_rows
         if trained is None:
             notes.append(
-                f"{version.uri}: whether it was trained on these rows is not known, because its run did not record its rows"
+                f"{version.uri}: whether it was trained on these rows is not known, because its run did not "
+                "record its rows"
             )
             continue
         hashes, seed = trained

@@ -45,7 +45,10 @@ class CanaryTrial:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a canary led to. ``move`` is None where nothing was moved; ``interruption`` holds the signal that ended it, if any."""
+    """What a canary led to.
+
+    ``move`` is None where nothing was moved; ``interruption`` holds the signal that ended it, if any.
+    """
 
     course: CanaryCourse
     move: Move | None
@@ -139,7 +142,7 @@ def _promote(client: MlflowClient, plan: CanaryPlan, course: CanaryCourse, evide
 
 
 def _close(client: MlflowClient, name: str, course: CanaryCourse, say: Say) -> None:
-    """Remove the canary's state once all is recorded; after a move, restore the split and remove the alias ``canary`` first."""
+    """Remove the canary's state once all is recorded; after a move, restore the split and the alias first."""
     if course.outcome == "promote":
         leave(client, name, course.state, say, is_closed=True)
         return

@@ -71,7 +71,8 @@ def whole_model(client: MlflowClient, model: str) -> str:
 def choose_candidate(client: MlflowClient, model: str, version: str | None, alias: str) -> Candidate:
     """Return the version that the request names, or the challenger where it names none.
 
-    The best of many versions on the same rows is partly luck, so it is not chosen. ``better`` names it, and the user decides.
+    The best of many versions on the same rows is partly luck, so it is not chosen. ``better`` names it, and the user
+    decides.
 
     Args:
         model: ``my-bot``, ``my-bot/3``, ``my-bot@challenger`` or a ``models:/`` URI.
@@ -130,8 +131,9 @@ def find_better(client: MlflowClient, candidate: ProvenVersion) -> str | None:
     if best_number == candidate.number:
         return None
     return (
-        f"version {best_number} did better on the same held-out rows: {metric.name} {best:.4g}, version {candidate.number} "
-        f"{score:.4g}; to judge it: mlflow-finetune promote {candidate.name} --version {best_number}"
+        f"version {best_number} did better on the same held-out rows: {metric.name} {best:.4g}, "
+        f"version {candidate.number} {score:.4g}; to judge it: mlflow-finetune promote {candidate.name} "
+        f"--version {best_number}"
     )
 
 

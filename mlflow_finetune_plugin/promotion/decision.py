@@ -38,7 +38,10 @@ class PendingDecision:
 
     @property
     def is_policy_changed(self) -> bool:
-        """Whether the policy differs from the one that the training recorded. Without a record that is the default policy."""
+        """Whether the policy differs from the one that the training recorded.
+
+        Without a record that is the default policy.
+        """
         return self.policy.digest != (self.trained_policy_digest or WrittenPolicy(GatePolicy()).digest)
 
 
@@ -69,7 +72,8 @@ def prepare_decision(
         name: The registered model.
         version: The candidate.
         alias: The alias to move.
-        policy: A policy to apply now, for example a project's; None means the one that the candidate's training recorded.
+        policy: A policy to apply now, for example a project's; None means the one that the candidate's training
+            recorded.
         accept_new_policy: Allow a policy that differs from the recorded one.
 
     Raises:

@@ -46,7 +46,10 @@ class ServedVersion:
         self._endpoint, self._version = endpoint, version
 
     def answer(self, rows: Sequence[EvalRow], max_new_tokens: int) -> AnswerSet:
-        """Return the router's answers at temperature 0. Likelihoods are NaN, because the router does not report them."""
+        """Return the router's answers at temperature 0.
+
+        Likelihoods are NaN, because the router does not report them.
+        """
         with self._endpoint.client() as client:
             answers = [self.ask(client, row, max_new_tokens)[0] for row in rows]
         return AnswerSet(answers, np.full(len(answers), np.nan))
@@ -79,8 +82,8 @@ class ServedVersion:
         digest = response.headers.get("x-finetune-adapter-digest")
         if digest != version.adapter_digest:
             raise GateError(
-                f"{name} at {self._endpoint.url}: the answer's receipt names adapter {str(digest)[:12]}, the registry has "
-                f"{version.adapter_digest[:12]}; fix: name a router that serves this registry"
+                f"{name} at {self._endpoint.url}: the answer's receipt names adapter {str(digest)[:12]}, "
+                f"the registry has {version.adapter_digest[:12]}; fix: name a router that serves this registry"
             )
         try:
             text = content["choices"][0]["message"]["content"] or ""

@@ -52,7 +52,7 @@ def collect(
     return Collected(evidence, tuple(notes))
 
 
-# the gain ----------------------------------------------------------------------------------------------------------------
+# the gain ------------------------------------------------------------------------------------------------------------
 
 
 def _gain(
@@ -107,7 +107,7 @@ def _base_answers(candidate: ProvenVersion, rows: HeldOut) -> AnswerSet | None:
     return None if table is None else proof_answers(table, "base", rows.rows, f"{candidate.uri}'s proof")
 
 
-# the rest ----------------------------------------------------------------------------------------------------------------
+# the rest ------------------------------------------------------------------------------------------------------------
 
 
 def _regressions(
@@ -119,7 +119,8 @@ def _regressions(
         module = metric_of(regression.metric, candidate, rows)
         if not module.higher_is_better:
             raise GateError(
-                f"{regression.metric} on {regression.data}: lower is better, so at_least has no meaning; fix: another metric"
+                f"{regression.metric} on {regression.data}: lower is better, so at_least has no meaning; "
+                "fix: another metric"
             )
         result, scores = compare(module, rows.rows, answers, answers, seed=0)
         best = HIGHEST_SCORES.get(regression.metric)
@@ -129,7 +130,7 @@ def _regressions(
 
 
 def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list[str]) -> Votes | None:
-    """Return the votes on the candidate against the champion; against the base while there is no champion, like the gain."""
+    """Return the votes between candidate and champion, or base while there is no champion."""
     from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes, read_votes
 
     reading = read_votes(candidate.name)
@@ -157,7 +158,7 @@ def _latency(
 def missed_rows(
     name: str, rows: Sequence[EvalRow], answers: AnswerSet, scores: Sequence[float], best: float
 ) -> list[str]:
-    """Return how many rows scored below ``best``, and the first of them with question, answer and reference, a line each."""
+    """Return how many rows scored below ``best``, and the first of them in full, one line each."""
     missed = [i for i, score in enumerate(scores) if score < best]
     if not missed:
         return []

@@ -1,4 +1,7 @@
-"""Pictures of a verdict: each interval with its bound, and the votes' evidence with its boundary. No display is needed."""
+"""Pictures of a verdict: each interval with its bound, and the votes' evidence with its boundary.
+
+No display is needed.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ COLORS = {
 
 
 def plot_intervals(findings: Sequence[Finding | WatchFinding]) -> Figure | None:
-    """Plot each finding with a number on a scale of its own: the estimate, its 95 % interval if it has one, the bound as a line."""
+    """Plot each finding with a number on its own scale: the estimate, its 95 % interval, the bound as a line."""
     plotted = [(finding, interval) for finding in findings if (interval := _interval(finding)) is not None]
     if not plotted:
         return None
@@ -36,7 +39,7 @@ def plot_intervals(findings: Sequence[Finding | WatchFinding]) -> Figure | None:
 def plot_votes(
     votes: Sequence[Vote], *, unit: str, per_voter: int, alpha: float, minimum: int, candidate: str = "candidate"
 ) -> Figure | None:
-    """Plot the evidence for and against the candidate after every score, on a logarithmic scale, and the deciding boundary."""
+    """Plot the evidence for and against the candidate after every score, and the boundary that decides."""
     if unit == "voter":
         scores, stakes = voter_scores(votes, per_voter=per_voter).scores, VOTER_STAKES
     else:

@@ -85,7 +85,8 @@ class ProvenVersion:
         if tagged is not None and (policy is None or policy.digest != tagged):
             what = "is gone" if policy is None else f"has the digest {policy.digest[:12]}"
             raise GateError(
-                f"{self.uri}: its run recorded the policy {tagged[:12]}, but the file {what}; fix: find out who changed it"
+                f"{self.uri}: its run recorded the policy {tagged[:12]}, but the file {what}; "
+                "fix: find out who changed it"
             )
         return policy
 
@@ -125,7 +126,8 @@ class ProvenVersion:
             return DataSettings.model_validate(json.loads(path.read_text(encoding="utf-8"))["data"])
         except (ValueError, KeyError, TypeError) as error:
             raise GateError(
-                f"{self.uri}: the data section of its run's config.json cannot be read: {in_short(error)}; fix: train it again"
+                f"{self.uri}: the data section of its run's config.json cannot be read: {in_short(error)}; "
+                "fix: train it again"
             ) from error
 
     @property
@@ -138,7 +140,10 @@ class ProvenVersion:
         return Interval(value, low, high, method="of the training run's proof")
 
     def regression_rows(self, name: str) -> HeldOut:
-        """Return the rows of a regression file as they were when the run began. Raises GateError when they were changed."""
+        """Return the rows of a regression file as they were when the run began.
+
+        Raises GateError when they were changed.
+        """
         path = self._artifact(f"{GATE_FOLDER}/{name}.json")
         _, digest = self.policy.files.get(name, ("", "")) if self.policy is not None else ("", "")
         if path is None or not digest:
@@ -165,14 +170,18 @@ class ProvenVersion:
         return str(path)
 
     def _verified(self, file: str, tag: str) -> str | None:
-        """Return a file of the proof; None where it is gone. Raises GateError when its digest is not the one in the run's tag."""
+        """Return a file of the proof; None where it is gone.
+
+        Raises GateError when its digest is not the one in the run's tag.
+        """
         path = self._artifact(f"{HELD_OUT_FOLDER}/{file}")
         if path is None:
             return None
         tagged, digest = self.run_tags.get(tag), held_out.file_digest(path)
         if tagged != digest:
             raise GateError(
-                f"{self.uri}: its run recorded {file} as {str(tagged)[:12]}, but it is {digest[:12]}; fix: find out who changed it"
+                f"{self.uri}: its run recorded {file} as {str(tagged)[:12]}, but it is {digest[:12]}; "
+                "fix: find out who changed it"
             )
         return path.read_text(encoding="utf-8")
 

@@ -20,7 +20,8 @@ h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:co
 td,th{text-align:left;vertical-align:top;padding:.35rem .6rem;border-bottom:1px solid #d1d9e0}
 .verdict{display:inline-block;padding:.15rem .6rem;border-radius:.4rem;color:#fff;font-weight:600}
 .soft{color:#59636e}img{max-width:100%}code{font-size:.9em}
-@media(prefers-color-scheme:dark){body{color:#f0f6fc;background:#0d1117}td,th{border-color:#3d444d}.soft{color:#9198a1}img{background:#fff;border-radius:.4rem}}
+@media(prefers-color-scheme:dark){body{color:#f0f6fc;background:#0d1117}td,th{border-color:#3d444d}.soft{color:#9198a1}
+img{background:#fff;border-radius:.4rem}}
 """
 _VERDICTS = {"promote": COLORS["pass"], "hold": COLORS["hold"], "reject": COLORS["reject"]}
 
@@ -57,12 +58,14 @@ def decision_page(decision: Decision) -> str:
     title = f"{decision.name} version {decision.candidate.number} for {decision.alias}"
     badge = f'<span class="verdict" style="background:{_VERDICTS[verdict.outcome]}">{verdict.outcome}</span>'
     rows = "".join(
-        f'<tr><td>{escape(f.name)}</td><td style="color:{COLORS[f.outcome]}">{f.outcome}</td><td>{escape(f.reason)}</td></tr>'
+        f'<tr><td>{escape(f.name)}</td><td style="color:{COLORS[f.outcome]}">{f.outcome}</td>'
+        f"<td>{escape(f.reason)}</td></tr>"
         for f in verdict.findings
     )
     changed = (
         "<p><strong>The policy was changed after the training run</strong> that wrote "
-        f"<code>{escape(str(decision.trained_policy_digest)[:12])}</code>, and was accepted with --accept-new-policy.</p>"
+        f"<code>{escape(str(decision.trained_policy_digest)[:12])}</code>, and was accepted with "
+        "--accept-new-policy.</p>"
         if decision.is_policy_changed
         else ""
     )
@@ -88,7 +91,8 @@ def decision_lines(decision: Decision) -> list[str]:
     ]
     if decision.is_policy_changed:
         lines.append(
-            f"  policy   changed since the training: {decision.policy.digest[:12]}, was {str(decision.trained_policy_digest)[:12]}"
+            f"  policy   changed since the training: {decision.policy.digest[:12]}, "
+            f"was {str(decision.trained_policy_digest)[:12]}"
         )
     lines += [f"  note     {note}" for note in decision.notes]
     lines += [f"  step     {step.text}" for step in (decision.canary.steps if decision.canary is not None else ())]

@@ -46,8 +46,8 @@ class PromotionOptions:
         policy: Folder of a project whose ``register.gate`` applies; None means the policy that the training recorded.
         accept_new_policy: Allow a policy that differs from the recorded one.
         base_model: Folder of the base model, when it has moved.
-        endpoint: URL of a router (``http://.../v1``) that serves both versions. Its latency counts, and it answers where
-            the policy asks for serving.
+        endpoint: URL of a router (``http://.../v1``) that serves both versions. Its latency counts, and it answers
+            where the policy asks for serving.
         dry_run: Judge only; write and move nothing.
         canary: How the candidate is tried on a growing share of the requests before the move; None moves at once.
     """
@@ -164,7 +164,7 @@ def _report_canary(client: MlflowClient, name: str, say: Say) -> None:
 
 
 def _trial(options: PromotionOptions, pending: PendingDecision, say: Say) -> CanaryTrial | None:
-    """Check before anything is measured that a canary is possible: it needs a champion, and the alias that users follow."""
+    """Check, before anything is measured, that a canary is possible: it needs a champion."""
     if options.canary is None:
         return None
     if pending.alias != CHAMPION:

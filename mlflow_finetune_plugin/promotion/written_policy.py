@@ -53,7 +53,8 @@ class WrittenPolicy:
             raise GateError(f"{what}: is not a policy: {error}; fix: train it again") from error
         if written.digest != digest:
             raise GateError(
-                f"{what}: its recorded digest is {str(digest)[:12]}, that of its contents {written.digest[:12]}; fix: find out who changed it"
+                f"{what}: its recorded digest is {str(digest)[:12]}, that of its contents {written.digest[:12]}; "
+                "fix: find out who changed it"
             )
         return written
 

@@ -1,8 +1,8 @@
 """Check again and again whether the champion is still the best version.
 
-A check compares the champion with the version before it, on held-out rows, new rows, failures, latency and votes. The room
-promises that every check is a run with its report, that a missing measurement never triggers an action, and that a rollback
-happens only where it was requested and the verdict says so.
+A check compares the champion with the version before it, on held-out rows, new rows, failures, latency and votes. The
+room promises that every check is a run with its report, that a missing measurement never triggers an action, and that a
+rollback happens only where it was requested and the verdict says so.
 """
 
 from __future__ import annotations

@@ -28,7 +28,10 @@ _ANY_MODEL = "models:/watched/1"
 
 
 class WatchConfig(Section):
-    """The configuration of ``-e watch``. ``project`` is the folder of the recipe with policy and data section; None means defaults."""
+    """The configuration of ``-e watch``.
+
+    ``project`` is the folder of the recipe with policy and data section; None means defaults.
+    """
 
     entry_point: str
     model: str
@@ -39,7 +42,8 @@ class WatchConfig(Section):
 
 
 def load_watch_config(project: Path, entry_point: str, overrides: Mapping[str, str], *, caller: Path) -> WatchConfig:
-    """Read the configuration of ``-e watch``: the recipe's ``register`` section, ``data`` and ``eval`` for new rows, and overrides.
+    """Read the configuration of ``-e watch``: the recipe's ``register`` section, ``data`` and ``eval`` for new rows,
+    and overrides.
 
     Args:
         project: The project folder.

@@ -27,7 +27,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CollectedEvidence:
-    """The evidence of a check. ``state`` is where the next check continues; ``notes`` say how the evidence came about."""
+    """The evidence of a check.
+
+    ``state`` is where the next check continues; ``notes`` say how the evidence came about.
+    """
 
     evidence: WatchEvidence
     state: WatchState
@@ -88,7 +91,7 @@ def _or_why(measure: Callable[[], T | NotMeasured]) -> T | NotMeasured:
         return NotMeasured(" ".join(str(error).split()))
 
 
-# rows --------------------------------------------------------------------------------------------------------------------
+# rows ----------------------------------------------------------------------------------------------------------------
 
 
 def _proof(
@@ -165,7 +168,10 @@ def _held_out(champion: ProvenVersion) -> HeldOut:
 
 
 def _unseen(rows: HeldOut, versions: Sequence[ProvenVersion], notes: list[str]) -> list[int]:
-    """Return the indices of the rows that no version was trained on. Raises GateError where there are none, or it is not known."""
+    """Return the indices of the rows that no version was trained on.
+
+    Raises GateError where there are none, or it is not known.
+    """
     champion = versions[0]
     if champion.trained_rows is None:
         raise GateError(f"{champion.uri}: what it was trained on is not known, so no rows are evidence")
@@ -186,7 +192,7 @@ def _metric_name(watched: Watched) -> str | None:
     return watched.gate.gain.metric if watched.gate.gain is not None else None
 
 
-# reports of routers, and votes ------------------------------------------------------------------------------------------------
+# reports of routers, and votes --------------------------------------------------------------------------------------
 
 
 def _failures(version: ProvenVersion, state: WatchState) -> tuple[WatchState, Answered | NotMeasured]:
@@ -215,7 +221,10 @@ def _latency(watched: Watched, notes: list[str]) -> Latency | NotMeasured:
 
 
 def _votes(watched: Watched, notes: list[str]) -> tuple[tuple[Vote, ...] | NotMeasured, Turns | NotMeasured]:
-    """Return the votes between champion and previous version since the promotion. Earlier votes led to the promotion itself."""
+    """Return the votes between champion and previous version since the promotion.
+
+    Earlier votes led to the promotion itself.
+    """
     from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes, read_votes
 
     champion, previous, since = watched.champion, watched.previous, watched.since
@@ -238,7 +247,7 @@ def _votes(watched: Watched, notes: list[str]) -> tuple[tuple[Vote, ...] | NotMe
 
 
 def _bad_turns(votes: Sequence[Vote], per_voter: int) -> tuple[float, ...]:
-    """Return 1 where the previous version (the candidate) won or both were bad, for each voter's first ``per_voter`` votes."""
+    """Return 1 for each vote that the previous version won or that found both bad, of a voter's first ``per_voter``."""
     cast: Counter[str] = Counter()
     turns = []
     for vote in votes:

@@ -45,7 +45,8 @@ def check_page(check: WatchCheck) -> str:
     title = f"{check.watched.name}: watch of version {check.watched.champion.number}"
     badge = f'<span class="verdict" style="background:{COLORS[verdict.outcome]}">{verdict.outcome}</span>'
     rows = "".join(
-        f'<tr><td>{escape(f.name)}</td><td style="color:{COLORS[f.outcome]}">{f.outcome}</td><td>{escape(f.reason)}</td></tr>'
+        f'<tr><td>{escape(f.name)}</td><td style="color:{COLORS[f.outcome]}">{f.outcome}</td>'
+        f"<td>{escape(f.reason)}</td></tr>"
         for f in verdict.findings
     )
     notes = "".join(f"<li>{escape(note)}</li>" for note in check.notes)

@@ -47,8 +47,8 @@ class WatchOptions:
         data: File of new rows with answers; read again at each check.
         act: Roll back when that is the verdict.
         project: Folder of a project whose ``register.watch`` applies, and whose ``data`` section, where it
-            names a layout or columns, says how ``data`` is read. Without one the default criteria apply, and ``data`` is
-            read as the champion's training read its rows.
+            names a layout or columns, says how ``data`` is read. Without one the default criteria apply, and ``data``
+            is read as the champion's training read its rows.
         base_model: Folder of the base model, when it has moved.
         policy: The criteria; None means those of ``project``, which must then have some, or the defaults.
     """

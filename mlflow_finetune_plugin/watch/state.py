@@ -1,4 +1,7 @@
-"""The counts of all checks of a model so far. The newest check's run holds them, and the next check continues from there."""
+"""The counts of all checks of a model so far.
+
+The newest check's run holds them, and the next check continues from there.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,10 @@ class WatchState:
 
 
 def last_state(client: MlflowClient, experiment_id: str, notes: list[str]) -> WatchState:
-    """Return the state in the newest check's run. Where it cannot be read, ``notes`` say so and the counts start again."""
+    """Return the state in the newest check's run.
+
+    Where it cannot be read, ``notes`` say so and the counts start again.
+    """
     from mlflow.exceptions import MlflowException
 
     checks = client.search_runs(

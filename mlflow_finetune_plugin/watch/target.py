@@ -42,7 +42,10 @@ class Watched:
 
 
 def find_watched(client: MlflowClient, name: str) -> Watched:
-    """Read the champion and the version before it. Raises MoveError where this package registered no champion, TrackingError."""
+    """Read the champion and the version before it.
+
+    Raises MoveError where this package registered no champion, TrackingError.
+    """
     aliases, tags = read_model(client, name)
     number = aliases.get(CHAMPION)
     if number is None:

@@ -30,7 +30,8 @@ from mlflow_finetune_plugin.store.names import CHAMPION
 @click.option(
     "--canary",
     metavar="PERCENTS",
-    help="After a passing verdict, serve a growing share of requests first, e.g. 5,25,50. On regression the split is restored.",
+    help="After a passing verdict, serve a growing share of requests first, e.g. 5,25,50. "
+    "On regression the split is restored.",
 )
 @click.option("--step", metavar="DURATION", help="Shortest duration of a canary step (default: 10m).")
 @click.option("--least-answers", metavar="N", help="Fewest canary answers per step (default: 100).")

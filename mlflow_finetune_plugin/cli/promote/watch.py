@@ -48,7 +48,8 @@ class _Duration(click.ParamType[float]):
 @click.option(
     "--policy",
     metavar="DIR",
-    help="Project whose register.watch applies, and whose data.layout and data.columns, if it has them, say how --data is read.",
+    help="Project whose register.watch applies, and whose data.layout and data.columns, if it has them, "
+    "say how --data is read.",
 )
 @base_model_option
 @json_option
@@ -112,7 +113,8 @@ class _End:
 
 
 def repeat(check: Callable[[], int], schedule: Schedule) -> int:
-    """Repeat a check. Its FinetuneError, for example of a registry that does not answer, is printed, and the checks continue.
+    """Repeat a check. Its FinetuneError, for example of a registry that does not answer, is printed, and the checks
+    continue.
 
     Args:
         check: Carries out one check and returns its exit code.

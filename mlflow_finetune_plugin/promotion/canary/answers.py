@@ -1,4 +1,4 @@
-"""Answers of a canary and of the champion since the canary began, as routers report them: counts, batches, latencies."""
+"""Answers of canary and champion since the canary began, as routers report them: counts and latencies."""
 
 from __future__ import annotations
 

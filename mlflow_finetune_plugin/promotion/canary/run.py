@@ -1,8 +1,8 @@
 """Try a candidate on a growing share of the requests while no regression is shown.
 
 The routers follow the split that is set here and report to the registry how each version answered. Every check reads
-these reports and lets ``gate.canary`` decide what follows. When the registry does not answer, the canary tries again. It
-gives up after the time without a heartbeat at which other processes would consider it dead.
+these reports and lets ``gate.canary`` decide what follows. When the registry does not answer, the canary tries again.
+It gives up after the time without a heartbeat at which other processes would consider it dead.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def leave(
         except (TrackingError, MoveError) as error:
             if time.monotonic() > until:
                 say(
-                    f"the split could not be restored: {error}; the next command does it, for example mlflow-finetune history {name}"
+                    f"the split could not be restored: {error}; the next command does it, "
+                    f"for example mlflow-finetune history {name}"
                 )
                 return
             time.sleep(1)
@@ -203,8 +204,9 @@ class _Canary:
     def _report_progress(self) -> None:
         evidence, policy = self._evidence(), self.plan.policy
         self.say(
-            f"canary: step {evidence.step + 1}: {evidence.step_answers:,} of at least {policy.least_answers:,} answers, "
-            f"{evidence.in_step_s:.0f} of at least {policy.step_s:.0f} s; gives up after {policy.patience * policy.step_s:.0f} s"
+            f"canary: step {evidence.step + 1}: {evidence.step_answers:,} of at least {policy.least_answers:,} "
+            f"answers, {evidence.in_step_s:.0f} of at least {policy.step_s:.0f} s; gives up after "
+            f"{policy.patience * policy.step_s:.0f} s"
         )
 
     def _evidence(self) -> CanaryLook:
