@@ -20,7 +20,7 @@ def test_parameters_of_a_run_are_checked_before_it(tmp_path):
     with pytest.raises(ConfigError) as refused:
         load_promotion_config(tmp_path, "promote", wrong, caller=tmp_path)
     assert [problem.partition(";")[0] for problem in refused.value.problems] == [
-        "-P canary 'five': no percentages",
+        "-P canary 'five': expected percentages",
         "-P canary step 'soon' is no duration",
         "-P least answers '-1'",
     ]

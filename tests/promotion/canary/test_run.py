@@ -277,7 +277,7 @@ def test_what_a_dead_process_left_is_put_back_by_the_next_call(bot, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--canary", "5,x"], "no percentages"),
+        (["--canary", "5,x"], "expected percentages"),
         (["--canary", "50,25"], "rising percentages"),
         (["--canary", "5", "--step", "soon"], "is no duration"),
         (["--canary", "5", "--least-answers", "0"], "a number from 1"),
