@@ -76,7 +76,7 @@ class Person:
     def show_names(self) -> str:
         """What the status says then."""
         self.page.click("#mf-reveal")
-        self.tells("It stands now")
+        self.tells("The vote is final")
         return str(self.page.locator("#mf-status").inner_text())
 
     def open_tab(self, name: str) -> None:

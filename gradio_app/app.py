@@ -1,4 +1,4 @@
-"""The page put together: tabs, theme, script, API."""
+"""Build the page: tabs, theme, script and API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gradio_app.versions.promotion import Promotions
 
 TITLE = "mlflow-finetune playground"
 _NO_MODEL = (
-    "No registered model is known here, so votes are not kept and there are no standings. "
+    "No registered model is known, so votes are not stored and there are no standings. "
     "Start the playground with --model NAME, or with an endpoint that serves one."
 )
 
@@ -31,10 +31,17 @@ def build(
     may_promote: Callable[[str | None], bool],
     promotions: Promotions | None = None,
 ) -> gr.Blocks:
-    """``model``: the registered model whose standings, runs and data are shown; ``may_promote`` is asked with the login."""
+    """Build the page.
+
+    Args:
+        playground: The playground that the page displays.
+        model: The registered model of the other tabs; None leaves these tabs out.
+        may_promote: Whether a login may promote and roll back.
+        promotions: The promotions under way; None begins with none.
+    """
     blocks: gr.Blocks = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True)
     with blocks:
-        ComparisonApi(playground).build()  # first, for the names of its endpoints
+        ComparisonApi(playground).build()  # First, so that no other event takes the names of its endpoints.
         with gr.Row(elem_classes="mf-head"):
             gr.HTML(f"<h1>{TITLE}</h1>")
             switch = gr.Button("Light or dark", size="sm", scale=0, min_width=100, elem_id="mf-theme")
@@ -64,14 +71,14 @@ def theme() -> Mapping[str, Any]:
 
 
 def _gradio_theme() -> gr.themes.Base:
-    """Quiet surfaces, system fonts (nothing is fetched from elsewhere), one accent."""
+    """Return the theme: system fonts, so that nothing is loaded from other servers, and one accent colour."""
     return gr.themes.Default(
         primary_hue=gr.themes.colors.blue,
         neutral_hue=gr.themes.colors.slate,
         radius_size=gr.themes.sizes.radius_md,
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"],
-    ).set(  # Gradio's own are below a contrast of 4.5 to 1
+    ).set(  # Gradio's own colours are below a contrast of 4.5 to 1.
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_400",
         block_label_text_color="*neutral_600",

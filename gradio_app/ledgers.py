@@ -1,4 +1,4 @@
-"""Where votes and turns go, per registered model: opened once, kept up by the hour, closed with nothing lost."""
+"""The ledger of each registered model: stores votes and turns, and deletes what is too old every hour."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _EARLY_S = 5.0
 
 @dataclass(frozen=True)
 class Ledger:
-    """On this disk, and from there into MLflow."""
+    """The journal of a model on this disk, and the threads that copy it to MLflow."""
 
     journal: Journal
     mirror: Mirror
@@ -34,7 +34,7 @@ class Ledger:
 
 
 class Ledgers:
-    """``keep_traces_days``: after which turns without a vote, and shared conversations, are deleted; None: never."""
+    """The ledgers of one app. Turns without a vote and shared links are deleted after ``keep_traces_days``; None: never."""
 
     def __init__(self, tracking_uri: str | None = None, keep_traces_days: float | None = None) -> None:
         self._tracking_uri, self._keep_traces_days = tracking_uri, keep_traces_days
@@ -44,7 +44,10 @@ class Ledgers:
         self._tasks: set[asyncio.Task[Ledger]] = set()
 
     def open(self, model: str) -> Ledger:
-        """Its threads begin with the first call. Raises JournalError, TrackingError for a store that MLflow cannot open."""
+        """Return the model's ledger; the first call starts its threads.
+
+        Raises JournalError, and TrackingError for a store that MLflow cannot open.
+        """
         with self._lock:
             if model not in self._ledgers:
                 journal = Journal(model)
@@ -52,12 +55,12 @@ class Ledgers:
                 ledger = Ledger(journal, mirror, turns, JudgedPrompts(journal), SharedConversations(journal))
                 mirror.start()
                 turns.start()
-                threading.Thread(target=self._keep_up, args=(ledger,), name="upkeep", daemon=True).start()
+                threading.Thread(target=self._clean_up, args=(ledger,), name="cleanup", daemon=True).start()
                 self._ledgers[model] = ledger
             return self._ledgers[model]
 
     def open_early(self, model: str) -> None:
-        """Before anybody comes, for it takes a second of the processor. A store that is away holds up nobody for long."""
+        """Open a ledger at the start of the app, because that takes a second of processor time. Waits at most five seconds."""
         opening = threading.Thread(target=self._open_early, args=(model,), name="ledger", daemon=True)
         opening.start()
         opening.join(_EARLY_S)
@@ -66,10 +69,10 @@ class Ledgers:
         try:
             self.open(model)
         except (FinetuneError, OSError) as error:
-            logger.error("ledger_not_opened fault=%s", error)  # the first vote says so to its voter
+            logger.error("ledger_not_opened fault=%s", error)  # The first vote reports it to its voter.
 
     def warm(self, model: str) -> None:
-        """Opens it while the person still writes: the first vote need not wait for MLflow."""
+        """Open a ledger in the background, so that the first vote does not wait for MLflow."""
         if model not in self._ledgers:
             task = asyncio.create_task(asyncio.to_thread(self.open, model))
             self._tasks.add(task)
@@ -78,20 +81,20 @@ class Ledgers:
     def _warmed(self, task: asyncio.Task[Ledger]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            logger.error("ledger_not_opened fault=%s", task.exception())  # the first vote says so to its voter
+            logger.error("ledger_not_opened fault=%s", task.exception())  # The first vote reports it to its voter.
 
-    def _keep_up(self, ledger: Ledger) -> None:
+    def _clean_up(self, ledger: Ledger) -> None:
         while not self._ending.is_set():
             try:
                 ledger.shared.purge(self._keep_traces_days)
                 if self._keep_traces_days is not None:
                     delete_unvoted_older_than(ledger.journal, self._keep_traces_days, self._tracking_uri)
             except (FinetuneError, OSError) as error:
-                logger.warning("upkeep of %s is put off by an hour: %s", ledger.journal.model, error)
+                logger.warning("cleanup of %s failed and is tried again in an hour: %s", ledger.journal.model, error)
             self._ending.wait(UPKEEP_S)
 
     async def close(self) -> None:
-        """Writes what MLflow takes within some seconds; votes that it does not have then stay in the journal."""
+        """Stop the threads. Votes that MLflow does not accept within five seconds stay in the journal."""
         self._ending.set()
         stops = [stop for ledger in self._ledgers.values() for stop in (ledger.turns.stop, ledger.mirror.stop)]
         await asyncio.gather(*(asyncio.to_thread(stop, _END_S) for stop in stops))

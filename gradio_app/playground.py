@@ -1,4 +1,4 @@
-"""The playground behind its page: who is served, everybody's sessions, votes, prompt sets and links. No Gradio here."""
+"""The playground without its page: served models, sessions, votes, prompt sets and shared links. No Gradio here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gradio_app.chat.session import ComparisonTurn, Contender, Prompt, Session, 
 from gradio_app.chat.streams import Streams
 from gradio_app.ledgers import Ledger, Ledgers
 from gradio_app.prompts.progress import Progress
-from gradio_app.prompts.walk import PromptWalk, prompt_to_ask
+from gradio_app.prompts.walk import PromptWalk, next_prompt
 from gradio_app.registry_client import ask_mlflow
 from gradio_app.settings import PlaygroundSettings
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
@@ -34,31 +34,31 @@ MOST_SESSIONS = 5_000
 IDLE_S = 2 * 3600.0
 SERVED_FOR_S = 5.0
 REASONS = ("correct", "helpful", "clear", "style", "too long", "made up", "unsafe")
-"""Tags that the page offers beside a vote."""
+"""The reasons that the page offers for a vote."""
 
 
 class Playground:
-    """One per app. Everything but ``vote`` and ``__init__`` belongs to the event loop that serves the page."""
+    """The playground of one app. All methods but ``__init__`` and ``open_turns`` run on the event loop that serves the page."""
 
     def __init__(self, settings: PlaygroundSettings, tracking_uri: str | None = None) -> None:
         self.settings = settings
         key = os.environ.get(ROUTER_KEY) or None
-        self.endpoints = tuple(  # the first one gets the key of the environment; the others are somebody else's
-            Endpoint(url.rstrip("/"), key if place == 0 else None) for place, url in enumerate(settings.endpoints)
+        self.endpoints = tuple(  # Only the first endpoint gets the key of the environment.
+            Endpoint(url.rstrip("/"), key if number == 0 else None) for number, url in enumerate(settings.endpoints)
         )
         self.streams = Streams(settings, self._client, self._note)
         self._http: aiohttp.ClientSession | None = None
         self._served: tuple[float, ServedModels] | None = None
-        self._looking = asyncio.Lock()
+        self._discovering = asyncio.Lock()
         self._sessions: dict[str, Session] = {}
         self.ledgers = Ledgers(tracking_uri, settings.keep_traces_days)
         self.walk = PromptWalk(settings.prompt_sets, longest_prompt_chars=settings.max_prompt_chars)
 
-    # who is served ------------------------------------------------------------------------------------------------
+    # served models ------------------------------------------------------------------------------------------------
 
     async def served(self) -> ServedModels:
-        """Asked anew after a few seconds, once for all who wait."""
-        async with self._looking:
+        """Return the served models, listed again after five seconds. Concurrent callers share one request."""
+        async with self._discovering:
             if self._served is None or time.monotonic() - self._served[0] > SERVED_FOR_S:
                 self._served = (time.monotonic(), await discover(self._client(), self.endpoints))
             return self._served[1]
@@ -71,59 +71,61 @@ class Playground:
     # sessions -----------------------------------------------------------------------------------------------------
 
     async def session(self, key: str, login: str | None) -> Session:
-        """The session of a page, or of an API client, by its secret key; begun where there is none. Raises SessionError."""
-        found = self._sessions.get(key)
-        if found is not None and found.login == login:
-            found.used_at = time.monotonic()
-            self._voted_model(found)
-            return found
+        """Return the session of a page or API client by its secret key, and begin one where there is none. Raises SessionError."""
+        session = self._sessions.get(key)
+        if session is not None and session.login == login:
+            session.used_at = time.monotonic()
+            self._voted_model(session)
+            return session
         return await self.begin(key, login)
 
     async def begin(self, key: str, login: str | None, like: Session | None = None) -> Session:
-        """A new session in its place, with the settings of ``like``. Raises SessionError where nobody can be compared."""
+        """Begin a session that replaces the key's present one, with the settings of ``like``.
+
+        Raises SessionError where fewer than two models are served.
+        """
         self._forget_idle()
         if len(self._sessions) >= MOST_SESSIONS and key not in self._sessions:
             self._forget_one_of(login)
         if like is None:
             served = await self.served()
             sides = tuple(served.find(name) for name in self.settings.sides)
-            made = Session(
+            session = Session(
                 contenders=sides or default_sides(served, self.settings.model),
                 login=login,
                 max_prompt_chars=self.settings.max_prompt_chars,
                 max_turns=self.settings.max_turns,
             )
         else:
-            made = like.successor(login)
+            session = like.successor(login)
         if key in self._sessions:
-            self.streams.stop(self._sessions[key])  # nobody sees what it would say
-        self._sessions[key] = made
-        self._warm(made)
-        return made
+            self.streams.stop(self._sessions[key])  # No page shows these answers any more.
+        self._sessions[key] = session
+        self._warm(session)
+        return session
 
     def _warm(self, session: Session) -> None:
         if (model := self._voted_model(session)) is not None:
             self.ledgers.warm(model)
 
     def _voted_model(self, session: Session) -> str | None:
-        """Whose ledger takes this session's votes; the session knows whether there is one before anybody votes."""
+        """Return the model whose ledger stores this session's votes, and note in the session whether there is one."""
         if self._served is None:
             return None
         served = self._served[1]
         model = self.model_of(session.contenders, served)
-        if (
-            model is not None or not served.faults
-        ):  # an endpoint that is away tells no names, and is not forgotten for it
+        # An endpoint that does not answer lists no names, so its absence does not change the session.
+        if model is not None or not served.faults:
             session.keeps_votes = model is not None
         return model
 
     def known(self, key: str, login: str | None) -> Session | None:
-        """The session, where it has begun."""
-        found = self._sessions.get(key)
-        return found if found is not None and found.login == login else None
+        """Return the session if it has begun."""
+        session = self._sessions.get(key)
+        return session if session is not None and session.login == login else None
 
     def forget(self, key: str) -> None:
-        """The page was closed: what is being received for it ends."""
+        """Remove the session of a closed page and stop its answers."""
         session = self._sessions.pop(key, None)
         if session is not None:
             self.streams.stop(session)
@@ -134,43 +136,46 @@ class Playground:
             self.forget(key)
 
     def _forget_one_of(self, login: str | None) -> None:
-        """For one more of ``login``: the one used longest ago of whoever has most. Raises SessionError where all speak."""
+        """Make room for a session of ``login``: remove the least recently used session of the user that has most.
+
+        Raises SessionError where all sessions of that user are receiving answers.
+        """
         count = Counter(session.login for session in self._sessions.values())
-        most = max(count, key=lambda one: (count[one], one == login))
-        idle = [key for key, one in self._sessions.items() if one.login == most and not one.is_speaking]
+        most = max(count, key=lambda user: (count[user], user == login))
+        idle = [key for key, session in self._sessions.items() if session.login == most and not session.is_speaking]
         if not idle:
-            raise SessionError("Too many people are here at once. Try again in some minutes.")
+            raise SessionError("Too many people are using the playground now. Try again in a few minutes.")
         self.forget(min(idle, key=lambda key: (bool(self._sessions[key].turns), self._sessions[key].used_at)))
 
     # votes --------------------------------------------------------------------------------------------------------
 
     def model_of(self, contenders: Sequence[Contender], served: ServedModels) -> str | None:
-        """The registered model whose ledger takes votes between these; None where it cannot be told."""
+        """Return the registered model whose ledger stores votes between these contenders, or None where there is not exactly one."""
         if self.settings.model is not None:
             return self.settings.model
-        found = {
+        models = {
             name
             for contender in contenders
             for name in served.registered
             if contender.model.startswith((f"{name}@", f"{name}/"))
         }
-        return found.pop() if len(found) == 1 else None
+        return models.pop() if len(models) == 1 else None
 
     async def vote(self, session: Session, choice: str, reasons: Sequence[str] = (), comment: str = "") -> CastVote:
-        """On the last turn; may be changed until its names are shown. When this returns, the vote is on the disk.
+        """Vote on the last turn, or change the vote before the names are shown. The vote is on disk when this returns.
 
-        Raises SessionError, VoteError for what is no vote, and JournalError when it could not be written: then it was
-        not cast.
+        Raises SessionError, VoteError for an invalid vote, and JournalError when the vote could not be written and was not
+        cast.
         """
         if choice not in get_args(Choice):
-            raise SessionError(f"There is no choice {choice!r:.40}; pick one of: {', '.join(get_args(Choice))}.")
+            raise SessionError(f"{choice!r:.40} is not a valid choice; pick one of: {', '.join(get_args(Choice))}.")
         turn = session.votable(choice)
         model, _ = await self._ledger_of(session)
         tags = [reason for reason in dict.fromkeys(reasons) if reason != SELF_NAMING]
         if turn.names_itself:
             tags.append(SELF_NAMING)
         cast = await asyncio.to_thread(self._cast, session, turn, model, choice, tuple(tags), comment)
-        if turn.vote is None or cast.revision >= turn.vote.revision:  # two at once may end in another order
+        if turn.vote is None or cast.revision >= turn.vote.revision:  # Two concurrent votes may end in another order.
             turn.vote = cast
             left, right = (side.receipt for side in cast.sides)
             session.voted_pair = (left.version, right.version) if left and right else None
@@ -201,35 +206,35 @@ class Playground:
         return entry.vote
 
     def open_turns(self) -> frozenset[str]:
-        """Turns with a vote that their person may still change, not knowing the names. May be asked in any thread."""
+        """Return the turns whose vote may still change, because their names are hidden. Can be called in any thread."""
         last = [session.last for session in list(self._sessions.values())]
         return frozenset(turn.turn_id for turn in last if turn is not None and turn.vote and turn.hides_names)
 
     async def _note(self, session: Session, turn: ComparisonTurn) -> None:
-        """Every turn becomes a trace per side; one whose sides have no registered model in common is nobody's."""
+        """Log each side of an ended turn as a trace, if the sides have a registered model in common."""
         model = self.model_of(turn.contenders, self._served[1]) if self._served is not None else None
         if model is None:
             return
         try:
             ledger = await asyncio.to_thread(self.ledgers.open, model)
         except FinetuneError as error:
-            logger.error("turn_not_kept fault=%s", error)
+            logger.error("turn_not_stored fault=%s", error)
             return
-        spoken = [_traced_answer(turn, place) for place in range(len(turn.answers))]
-        ledger.turns.note(_vote_turn(session, turn), spoken, ledger.journal.voter(session.login))
+        traces = [_traced_answer(turn, position) for position in range(len(turn.answers))]
+        ledger.turns.note(_vote_turn(session, turn), traces, ledger.journal.voter(session.login))
 
     # prompt sets, links -------------------------------------------------------------------------------------------
 
     async def next_prompt(self, session: Session, name: str) -> tuple[Prompt, str]:
-        """The next unseen prompt of a set for this voter, and the how-manyeth that is. Raises SessionError, TrackingError."""
-        prompts, found = await self._progress(session, name)
-        return prompt_to_ask(prompts, found), f"Prompt {found.done + 1:,} of {found.total:,}"
+        """Return the voter's next prompt of a set, and its number in words. Raises SessionError, TrackingError."""
+        prompts, progress = await self._progress(session, name)
+        return next_prompt(prompts, progress), f"Prompt {progress.done + 1:,} of {progress.total:,}"
 
     async def progress_in(self, session: Session, name: str) -> str:
-        """How far this voter is in a set, and what is to be known of it, in words. Raises SessionError, TrackingError."""
-        prompts, found = await self._progress(session, name)
-        repeated = f"{prompts.repeated:,} rows that repeat another are left out" if prompts.repeated else ""
-        return ". ".join(filter(None, [found.sentence, repeated, *prompts.notes]))
+        """Return the voter's progress in a set and the notes on that set, in words. Raises SessionError, TrackingError."""
+        prompts, progress = await self._progress(session, name)
+        repeated = f"{prompts.repeated:,} repeated rows are left out" if prompts.repeated else ""
+        return ". ".join(filter(None, [progress.sentence, repeated, *prompts.notes]))
 
     async def _progress(self, session: Session, name: str) -> tuple[PromptSet, Progress]:
         model, ledger = await self._ledger_of(session)
@@ -245,27 +250,27 @@ class Playground:
         )
 
     async def share(self, session: Session) -> str:
-        """The token of a link to the conversation as it may be shown now. Raises SessionError, JournalError."""
+        """Store the conversation as it may be shown now and return the token of its link. Raises SessionError, JournalError."""
         if not session.turns or session.is_speaking:
-            raise SessionError("There is no whole conversation to share yet.")
+            raise SessionError("There is no complete conversation to share yet.")
         _, ledger = await self._ledger_of(session)
         voter = ledger.journal.voter(session.login)
-        told = session.export()
-        return await asyncio.to_thread(ledger.shared.save, told, voter=voter, session=session.session_id)
+        conversation = session.export()
+        return await asyncio.to_thread(ledger.shared.save, conversation, voter=voter, session=session.session_id)
 
     async def shared(self, session: Session, token: str) -> dict[str, Any] | None:
-        """The conversation behind a link; None where there is none, or none any more."""
+        """Return the conversation of a link; None where it does not exist or was deleted."""
         _, ledger = await self._ledger_of(session)
         return await asyncio.to_thread(ledger.shared.load, token)
 
     async def _ledger_of(self, session: Session) -> tuple[str, Ledger]:
         model = self.model_of(session.contenders, await self.served())
         if model is None:
-            raise SessionError("These sides have no registered model in common, so nothing of them is kept here.")
+            raise SessionError("These sides have no registered model in common, so nothing of this session is stored.")
         return model, await asyncio.to_thread(self.ledgers.open, model)
 
     async def close(self) -> None:
-        """Ends all streams; votes that MLflow does not have yet stay in the journal."""
+        """End all streams. Votes that MLflow does not have yet stay in the journal."""
         for session in list(self._sessions.values()):
             self.streams.stop(session)
         if self._http is not None:
@@ -277,17 +282,17 @@ def _vote_turn(session: Session, turn: ComparisonTurn) -> Turn:
     return Turn(turn.turn_id, session.session_id, turn.messages, turn.prompt.prompt_set)
 
 
-def _traced_answer(turn: ComparisonTurn, place: int) -> TracedAnswer:
-    """For its trace. Beyond two sides there are no more positions than right."""
-    answer = turn.answers[place]
+def _traced_answer(turn: ComparisonTurn, position: int) -> TracedAnswer:
+    """Return an answer for its trace. A third and a fourth side count as right, because traces know two sides."""
+    answer = turn.answers[position]
     took_ms = 0 if answer.ended_at is None else int((answer.ended_at - answer.started_at) * 1000)
     first_s = answer.first_token_s
     return TracedAnswer(
-        side=VoteSide(answer.receipt, answer.text, None, "left" if place == 0 else "right"),
+        side=VoteSide(answer.receipt, answer.text, None, "left" if position == 0 else "right"),
         started_at_ms=answer.started_at_ms,
         ended_at_ms=answer.started_at_ms + max(0, took_ms),
-        model=turn.contenders[place].model,
-        sampling=turn.samplings[place].to_json(),
+        model=turn.contenders[position].model,
+        sampling=turn.samplings[position].to_json(),
         first_token_ms=None if first_s is None else first_s * 1000,
         prompt_tokens=answer.prompt_tokens,
         completion_tokens=answer.completion_tokens,

@@ -1,7 +1,7 @@
-"""The way to MLflow for handlers that run side by side in threads.
+"""Access to MLflow for handlers that run concurrently in threads.
 
-MLflow is imported here, when the app starts and nothing runs beside it: functions elsewhere import parts of it when they are
-first called, and two threads that do so at once lock each other out (``_DeadlockError``).
+MLflow is imported here, when the app starts and no other thread runs. Functions elsewhere import parts of MLflow on their first
+call, and two threads that do so at once can deadlock in the import system (``_DeadlockError``).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _clients: dict[tuple[str, str], MlflowClient] = {}
 
 
 def registry_client() -> MlflowClient:
-    """Where MLflow tracks now. The first of each place is made by one thread alone, with the stores that it imports."""
+    """Return the client of MLflow's present stores. One thread alone creates it, because that imports the stores."""
     with _lock:
         stores = (mlflow.get_tracking_uri(), mlflow.get_registry_uri())
         if stores not in _clients:
             client = command_client()
-            with suppress(MlflowException):  # whoever asks for something is told
+            with suppress(MlflowException):  # The next request reports the fault.
                 client.search_registered_models(max_results=1)
             _clients[stores] = client
         return _clients[stores]
@@ -44,13 +44,15 @@ def registry_client() -> MlflowClient:
 async def ask_mlflow(
     read: Callable[Arguments, Result], *arguments: Arguments.args, **named: Arguments.kwargs
 ) -> Result:
-    """``read`` in a thread of its own, for what may wait for MLflow; never in the event loop's few threads.
+    """Call ``read`` in a new thread, because it may wait for MLflow.
 
-    Those write votes, look names up and hash passwords, and none of that may wait for a server that does not answer.
-    Raises what ``read`` raises, and TrackingError where too many wait already.
+    The event loop's few threads write votes, look up names and hash passwords, and must not wait for a server that does not
+    answer. Raises what ``read`` raises, and TrackingError where too many calls already wait.
     """
     if not _calls.acquire(blocking=False):
-        raise TrackingError(f"{MOST_CALLS} questions wait for MLflow already; fix: look whether it answers, try again")
+        raise TrackingError(
+            f"{MOST_CALLS} requests already wait for MLflow; fix: check whether it answers, then try again"
+        )
     done: Future[Result] = Future()
     done.set_running_or_notify_cancel()
 

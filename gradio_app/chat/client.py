@@ -1,4 +1,4 @@
-"""Answers from any OpenAI-compatible endpoint, received as fast as they come, whoever waits to show them."""
+"""Receive answers from any OpenAI-compatible endpoint as fast as they come, independently of their display."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from mlflow_finetune_plugin.votes.journal.vote import Receipt
 
 CONNECT_S = 5.0
 SILENCE_S = 120.0
-"""How long an endpoint may say nothing before its answer counts as broken off; a first token may wait for a model to load."""
+"""After this time without data an answer counts as broken off. It is long because a first token may wait for a model to load."""
 LONGEST_ANSWER = 400_000
-"""Characters; an endpoint that never ends is cut off there."""
+"""Characters. An answer that is longer is cut off here, because an endpoint may never end it."""
 LONGEST_S = 1800.0
-"""An endpoint that keeps the line open and never ends is given up then."""
+"""After this time an answer is cut off, because an endpoint may keep the connection open and never end it."""
 LEAST_STREAM_S = 0.05
-"""Between the first and the last piece of an answer whose speed is shown."""
+"""The least time between the first and the last piece of an answer whose speed is shown."""
 _LONGEST_EVENT = 1 << 20
 _MOST_TOKENS = 1 << 40
 _HINTS = {
-    400: "perhaps more was asked than fits; shorten the conversation, or lower max tokens in the settings",
-    401: "it wants a key, or another one",
+    400: "the conversation may be too long for the model; shorten it, or lower max tokens in the settings",
+    401: "it needs an API key, or another one",
     404: "it does not serve this model now",
     413: "the conversation is too long for it",
-    429: "too many ask it at once; try again in a moment",
+    429: "it receives too many requests; try again in a moment",
     503: "it is starting, or overloaded; try again in a moment",
 }
-"""In words that name no model: the endpoint's own are shown with the names."""
+"""Hints that name no model. The endpoint's own message may name it, so it is shown only with the names."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """As OpenAI's API names them; ``max_tokens`` and ``seed`` None: the endpoint's own."""
+    """The settings under the names of OpenAI's API. ``max_tokens`` or ``seed`` None leaves the choice to the endpoint."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -71,9 +71,10 @@ class SamplingSettings:
 
 @dataclass
 class StreamedAnswer:
-    """What has come so far. Times are ``time.monotonic`` seconds; None: not yet. ``fault`` says why it broke off, in words.
+    """An answer as far as it has been received. Times are ``time.monotonic`` seconds, or None before the event.
 
-    ``fault_detail`` is what the endpoint itself said; it may name the model.
+    ``fault`` is the reason why the answer broke off, in words. ``fault_detail`` is the endpoint's own message, which may name
+    the model.
     """
 
     started_at: float = 0.0
@@ -103,21 +104,21 @@ class StreamedAnswer:
 
     @property
     def is_whole(self) -> bool:
-        """Said to its end. Nothing is an answer too, where the model ended it: one that has nothing to say can lose."""
+        """Whether the model ended the answer. An empty answer counts where the model ended it, so that it can lose a vote."""
         has_ended = self.is_over and self.fault is None and not self.is_stopped
         return has_ended and (self.length > 0 or self.finish_reason is not None)
 
     @property
     def first_token_s(self) -> float | None:
-        """From the request to the first piece of text."""
+        """Seconds from the request to the first piece of text."""
         return None if self.first_at is None else self.first_at - self.started_at
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Tokens a second after the first one. None where a stream does not show it.
+        """Tokens per second after the first one, or None where the stream does not show the speed.
 
-        That is so for a single token, for an endpoint that counts none, and for an answer that came all at once: the
-        time of its transfer is not the time of its generation.
+        It does not for a single token, for an endpoint that counts no tokens, and for an answer that came in one chunk,
+        because the time of a transfer is not the time of a generation.
         """
         if self.completion_tokens is None or self.completion_tokens < 2 or self.ended_at is None:
             return None
@@ -134,20 +135,20 @@ class StreamedAnswer:
         self.last_at = time.monotonic()
         if self.first_at is None:
             self.first_at = self.last_at
-        piece = piece.encode("utf-8", "replace").decode()  # no page and no database takes half of a surrogate pair
+        piece = piece.encode("utf-8", "replace").decode()  # Pages and databases refuse half of a surrogate pair.
         self.pieces.append(piece)
         self.length += len(piece)
 
     def cut(self, length: int) -> None:
-        """Forgets what has come beyond so many characters."""
+        """Drop everything beyond ``length`` characters."""
         self.pieces = [self.text[:length]]
         self.length = len(self.pieces[0])
 
 
 def new_http() -> aiohttp.ClientSession:
-    """One for the whole app: as many connections as there are answers, no proxy of the environment, no cookies.
+    """Return the HTTP session of the whole app: as many connections as there are answers, no proxy of the environment, no cookies.
 
-    Nothing is unpacked: a thousandth of what a bomb unpacks to is already more than an answer.
+    Responses are never decompressed, because a hostile endpoint could send a small response that unpacks to gigabytes.
     """
     return aiohttp.ClientSession(
         headers={"Accept-Encoding": "identity"},
@@ -168,9 +169,9 @@ async def receive(
     sampling: SamplingSettings,
     answer: StreamedAnswer,
 ) -> None:
-    """Streams into ``answer`` until it is over. What goes wrong is told in it; only cancelling raises.
+    """Receive into ``answer`` until it is over. Faults are recorded in it; only a cancellation raises.
 
-    A cancelled answer keeps what has come, ends, and closes its connection, which ends the generation.
+    A cancelled answer keeps its text and closes its connection, which ends the generation.
     """
     body = {
         "model": model,
@@ -193,8 +194,10 @@ async def receive(
                 return
             answer.receipt = Receipt.from_headers(response.headers)
             if answer.receipt is not None and not is_of(answer.receipt, model):
-                answer.fault = "is not who was asked"
-                answer.fault_detail = f"{endpoint.name}: asked {model}, answered {_who(answer.receipt)}"
+                answer.fault = "answered as another model"
+                answer.fault_detail = (
+                    f"{endpoint.name}: the request named {model}, the receipt names {_name_of(answer.receipt)}"
+                )
                 return
             await _read_events(response.content, answer)
     except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError, TimeoutError) as error:
@@ -202,28 +205,28 @@ async def receive(
             answer.fault = f"was cut off after {LONGEST_S / 60:.0f} minutes"
             return
         is_silent = answer.first_at is not None or not isinstance(error, aiohttp.ClientConnectorError)
-        answer.fault = f"said nothing for {SILENCE_S:.0f} s" if is_silent and _is_read(error) else "cannot be reached"
+        answer.fault = f"sent nothing for {SILENCE_S:.0f} s" if is_silent and _is_read(error) else "cannot be reached"
         answer.fault_detail = f"{endpoint.name}: {type(error).__name__}"
     except (aiohttp.ClientError, ValueError, OSError) as error:
         answer.fault, answer.fault_detail = "broke off its answer", f"{endpoint.name}: {type(error).__name__}: {error}"
     finally:
         answer.ended_at = time.monotonic()
-        if endpoint.api_key:  # some endpoints say the key that they refuse
+        if endpoint.api_key:  # Some endpoints repeat the key that they refuse.
             answer.fault_detail = answer.fault_detail.replace(endpoint.api_key, "…")
 
 
-def is_of(receipt: Receipt, asked: str) -> bool:
-    """Whether this can be the receipt of the model asked; of names that say neither model nor version anything can."""
-    if asked == BASE:
+def is_of(receipt: Receipt, requested: str) -> bool:
+    """Whether a request for the model ``requested`` can have this receipt. A name without model and version can have any."""
+    if requested == BASE:
         return receipt.version == BASE
-    model, at, _ = asked.rpartition("@")
-    if at:  # any version of the model can stand behind an alias
+    model, at, _ = requested.rpartition("@")
+    if at:  # An alias may point to any version of the model.
         return receipt.model == model and receipt.version != BASE
-    model, _, version = asked.rpartition("/")
+    model, _, version = requested.rpartition("/")
     return not (model and version.isdecimal()) or (receipt.model, receipt.version) == (model, version)
 
 
-def _who(receipt: Receipt) -> str:
+def _name_of(receipt: Receipt) -> str:
     return f"{receipt.model}/{receipt.version}"
 
 
@@ -234,17 +237,17 @@ def _is_read(error: BaseException) -> bool:
 async def _refusal(response: aiohttp.ClientResponse) -> tuple[str, str]:
     text = (await response.content.read(20_000)).decode("utf-8", "replace")
     try:
-        told = json.loads(text)["error"]
-        said = str(told["message"] if isinstance(told, dict) else told)
+        error = json.loads(text)["error"]
+        message = str(error["message"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
-        said = text
+        message = text
     hint = _HINTS.get(response.status)
     why = f"HTTP {response.status}" + (f": {hint}" if hint is not None else "")
-    return f"refused the request ({why})", " ".join(said.split())[:500]
+    return f"refused the request ({why})", " ".join(message.split())[:500]
 
 
 async def _read_events(stream: aiohttp.StreamReader, answer: StreamedAnswer) -> None:
-    """Server-sent events, several to a read when the reader is behind; ends at ``[DONE]``."""
+    """Read server-sent events until ``[DONE]``. One read holds several events when the reader is behind."""
     unfinished = b""
     async for read in stream.iter_any():
         whole, end, unfinished = (unfinished + read).replace(b"\r\n", b"\n").rpartition(b"\n\n")
@@ -260,7 +263,7 @@ async def _read_events(stream: aiohttp.StreamReader, answer: StreamedAnswer) -> 
 
 
 def _take(data: bytes, answer: StreamedAnswer) -> bool:
-    """Whether this was the last event."""
+    """Add an event to the answer and return whether it was the last one."""
     if data == b"[DONE]":
         return True
     try:
@@ -270,23 +273,23 @@ def _take(data: bytes, answer: StreamedAnswer) -> bool:
 
 
 def _read_json(data: bytes) -> Any:
-    """Quickly; what is not strictly JSON, such as half of a surrogate pair, as Python takes it. Raises ValueError."""
+    """Parse with orjson, and with Python's lenient parser where a text has, say, half of a surrogate pair. Raises ValueError."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
         return json.loads(data)
 
 
-def _take_event(told: Any, answer: StreamedAnswer) -> bool:
-    if "error" in told:
-        answer.fault, error = "broke off its answer", told["error"]
+def _take_event(event: Any, answer: StreamedAnswer) -> bool:
+    if "error" in event:
+        answer.fault, error = "broke off its answer", event["error"]
         answer.fault_detail = str(error.get("message", "") if isinstance(error, dict) else error)[:500]
         return True
-    usage = told.get("usage")
+    usage = event.get("usage")
     if isinstance(usage, dict):
         answer.prompt_tokens = _count(usage.get("prompt_tokens"))
         answer.completion_tokens = _count(usage.get("completion_tokens"))
-    choices = told.get("choices")
+    choices = event.get("choices")
     if choices:
         choice = choices[0]
         piece = (choice.get("delta") or {}).get("content")
@@ -300,5 +303,5 @@ def _take_event(told: Any, answer: StreamedAnswer) -> bool:
     return False
 
 
-def _count(told: Any) -> int | None:
-    return told if type(told) is int and 0 <= told < _MOST_TOKENS else None
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < _MOST_TOKENS else None

@@ -1,4 +1,4 @@
-"""What the endpoints serve, and who meets by default."""
+"""List the models that the endpoints serve, and choose the two that are compared by default."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlflow_finetune_plugin.store.names import BASE, CHALLENGER, CHAMPION
 from mlflow_finetune_plugin.votes.journal.vote import clean
 
 OURS = "mlflow-finetune"
-"""``owned_by`` of the models that our router serves."""
+"""The ``owned_by`` of models that a router of this project serves."""
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 _MOST = 5000
 _Listed = tuple[str, str, str | None, str | None]
@@ -26,53 +26,52 @@ _MOST_BYTES = 4_000_000
 
 @dataclass(frozen=True)
 class ServedModels:
-    """Everything that can be asked now; ``faults``: of endpoints that could not say, in words."""
+    """Every model that answers now. ``faults`` holds a sentence for each endpoint that could not list its models."""
 
     contenders: tuple[Contender, ...]
     registered: tuple[str, ...]
-    """Registered models behind routers of ours."""
+    """Registered models that routers of this project serve."""
     faults: tuple[str, ...]
 
     def find(self, name: str) -> Contender:
-        """By the name that people see, or the model's own. Raises SessionError."""
+        """Return the contender of that displayed name or model name. Raises SessionError."""
         for contender in self.contenders:
             if name in (contender.name, contender.model):
                 return contender
-        some = ", ".join(contender.name for contender in self.contenders[:12]) or "none"
-        raise SessionError(f"No model {name!r} is served now. Served: {some}.")
+        names = ", ".join(contender.name for contender in self.contenders[:12]) or "none"
+        raise SessionError(f"No model {name!r} is served now. Served: {names}.")
 
 
 async def discover(http: aiohttp.ClientSession, endpoints: Sequence[Endpoint]) -> ServedModels:
-    """Asks all endpoints at once; one that is away is a fault beside what the others serve."""
-    found = await asyncio.gather(*(_models(http, endpoint) for endpoint in endpoints))
+    """List the models of all endpoints at once. An endpoint that does not answer becomes a fault."""
+    listings = await asyncio.gather(*(_models(http, endpoint) for endpoint in endpoints))
     contenders: list[Contender] = []
     registered: dict[str, None] = {}
-    for place, (endpoint, (models, _)) in enumerate(zip(endpoints, found, strict=True)):
+    for number, (endpoint, (models, _)) in enumerate(zip(endpoints, listings, strict=True)):
         for model, owner, root, parent in models:
-            name = model if place == 0 else f"{model} [{endpoint.name}]"
+            name = model if number == 0 else f"{model} [{endpoint.name}]"
             contenders.append(Contender(model, endpoint, name, root, parent))
             if owner == OURS and "@" in model:
                 registered[model.rpartition("@")[0]] = None
             elif owner == OURS and "/" in model and model.rpartition("/")[2].isdigit():
                 registered[model.rpartition("/")[0]] = None
-    return ServedModels(tuple(contenders), tuple(registered), tuple(fault for _, fault in found if fault))
+    return ServedModels(tuple(contenders), tuple(registered), tuple(fault for _, fault in listings if fault))
 
 
 def default_sides(served: ServedModels, model: str | None) -> tuple[Contender, ...]:
-    """Challenger against champion; where they are one version, or there is no champion, against its base.
+    """Return the challenger and the champion, or a version and its base where there are no two different versions.
 
-    Of other endpoints the first two.
-
-    Raises SessionError where fewer than two can be asked.
+    Of endpoints without a registered model the first two models are compared. Raises SessionError where fewer than two models
+    are served.
     """
     names = {contender.name: contender for contender in served.contenders}
-    wanted = model or (served.registered[0] if served.registered else None)
-    if wanted is not None:
-        versions = [f"{wanted}@{CHALLENGER}", f"{wanted}@{CHAMPION}"]
+    registered = model or (served.registered[0] if served.registered else None)
+    if registered is not None:
+        versions = [f"{registered}@{CHALLENGER}", f"{registered}@{CHAMPION}"]
         parent = next((names[name].parent for name in versions if name in names), None)
-        order = [*versions, *([parent] if parent is not None else []), BASE, *_versions(names, wanted)]
+        order = [*versions, *([parent] if parent is not None else []), BASE, *_versions(names, registered)]
         different: dict[str, Contender] = {}
-        for name in (one for one in order if one in names):
+        for name in filter(names.__contains__, order):
             different.setdefault(names[name].root or name, names[name])
         sides = list(different.values())
         if len(sides) >= 2:
@@ -84,12 +83,12 @@ def default_sides(served: ServedModels, model: str | None) -> tuple[Contender, .
 
 
 def _versions(names: dict[str, Contender], model: str) -> list[str]:
-    mine = [name for name in names if name.startswith(f"{model}/") and name.rpartition("/")[2].isdigit()]
-    return sorted(mine, key=lambda name: -int(name.rpartition("/")[2]))
+    versions = [name for name in names if name.startswith(f"{model}/") and name.rpartition("/")[2].isdigit()]
+    return sorted(versions, key=lambda name: -int(name.rpartition("/")[2]))
 
 
 async def discover_once(endpoints: Sequence[Endpoint]) -> ServedModels:
-    """By whoever has no connection of their own yet."""
+    """List the models without an HTTP session of the caller."""
     async with new_http() as http:
         return await discover(http, endpoints)
 
@@ -101,13 +100,12 @@ async def _models(http: aiohttp.ClientSession, endpoint: Endpoint) -> tuple[list
         ) as response:
             if response.status != 200:
                 return [], f"{endpoint.name} refuses to list its models (HTTP {response.status})."
-            told = json.loads(await _read(response.content))
-            rows = told["data"][:_MOST]
+            rows = json.loads(await _read(response.content))["data"][:_MOST]
             return [_listed(row) for row in rows], None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         return [], f"{endpoint.name} cannot be reached ({type(error).__name__})."
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return [], f"{endpoint.name} answers, but not as OpenAI's API lists models."
+        return [], f"{endpoint.name} answers, but not with a list of models as in OpenAI's API."
 
 
 def _listed(row: dict[str, Any]) -> _Listed:
@@ -116,7 +114,7 @@ def _listed(row: dict[str, Any]) -> _Listed:
 
 
 async def _read(stream: aiohttp.StreamReader) -> bytes:
-    """All of it, up to what a list of models can be. Raises ValueError for more."""
+    """Return the whole body. Raises ValueError for one that is too long for a list of models."""
     parts, size = [], 0
     async for part in stream.iter_any():
         parts.append(part)

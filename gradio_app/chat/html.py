@@ -1,4 +1,4 @@
-"""What the compare page says, as HTML and as Markdown messages. Every text that came from elsewhere is escaped."""
+"""Render the comparison page as HTML and as Markdown messages. Every foreign text is escaped."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ from mlflow_finetune_plugin.votes.journal.vote import CastVote
 _WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 
 LONGEST = 40_000
-"""Characters of each; the comparison takes time that grows with the product."""
+"""Characters of each answer that are compared. The time of a comparison grows with their product."""
 
 CHOICES = {"left": "A is better", "right": "B is better", "tie": "A tie", "both_bad": "Both are bad"}
 _WAITING = "…"
-_NOT_STORED = (
-    "Votes on them are not kept: they have no registered model in common. Their names can be shown at any time."
-)
+_NOT_STORED = "Votes on them are not stored, because they have no registered model in common. You can show their names at any time."
 
 ChatMessages = list[dict[str, Any]]
 
 
 def panels(session: Session, turn: ComparisonTurn | None, texts: Sequence[str] | None = None) -> list[ChatMessages]:
-    """Per position, what its panel shows: the conversation so far, which is the same on all, and its own answer."""
+    """Return the messages of each panel: the conversation so far, which all panels share, and the side's answer."""
     sides = len(session.contenders) if turn is None else len(turn.answers)
     if turn is None:
         return [[] for _ in range(sides)]
     is_whole = turn.prompt.messages is not None
     shared = [
-        _message(one, is_whole=is_whole) for one in turn.visible_messages() if is_whole or one["role"] != "system"
+        _message(message, is_whole=is_whole)
+        for message in turn.visible_messages()
+        if is_whole or message["role"] != "system"
     ]
-    told = texts if texts is not None else [turn.visible(place) for place in range(sides)]
+    answers = texts if texts is not None else [turn.visible(position) for position in range(sides)]
     return [
-        [*shared, {"role": "assistant", "content": _answer_text(turn, place, tags_as_text(told[place]))}]
-        for place in range(sides)
+        [*shared, {"role": "assistant", "content": _answer_text(turn, position, tags_as_text(answers[position]))}]
+        for position in range(sides)
     ]
 
 
-def _message(one: dict[str, str], *, is_whole: bool) -> dict[str, Any]:
-    """``is_whole``: of a conversation that a prompt set brought; else an earlier answer is one of two, and says so."""
-    role = one["role"] if one["role"] in ("user", "assistant") else "user"
-    text = one["content"] if role == one["role"] else f"*{one['role']}*\n\n{one['content']}"
-    went_on = "\n\n*The conversation went on from this answer.*" if role == "assistant" and not is_whole else ""
-    return {"role": role, "content": tags_as_text(text) + went_on}
+def _message(message: dict[str, str], *, is_whole: bool) -> dict[str, Any]:
+    """Return an earlier message. ``is_whole`` false marks an answer as the one of two that the conversation continues from."""
+    role = message["role"] if message["role"] in ("user", "assistant") else "user"
+    text = message["content"] if role == message["role"] else f"*{message['role']}*\n\n{message['content']}"
+    mark = "\n\n*The conversation continues from this answer.*" if role == "assistant" and not is_whole else ""
+    return {"role": role, "content": tags_as_text(text) + mark}
 
 
-def _answer_text(turn: ComparisonTurn, place: int, text: str) -> str:
-    answer = turn.answers[place]
-    if not answer.is_over or (turn.shown is not None and turn.shown[place] < answer.length):
-        return text or _WAITING  # that a side has ended, or failed, is told with its last word
+def _answer_text(turn: ComparisonTurn, position: int, text: str) -> str:
+    answer = turn.answers[position]
+    if not answer.is_over or (turn.shown is not None and turn.shown[position] < answer.length):
+        return text or _WAITING  # The end or the fault of a side appears with its last word.
     notes = []
     if answer.fault is not None:
         notes.append(f"**This side {answer.fault}.**")
@@ -67,61 +67,57 @@ def _answer_text(turn: ComparisonTurn, place: int, text: str) -> str:
     if answer.is_stopped:
         notes.append("*Stopped.*")
     if not answer.length and not notes:
-        notes.append("*This side answered with nothing.*")
+        notes.append("*This side gave an empty answer.*")
     return "\n\n".join(filter(None, [text, *notes]))
 
 
-def side_line(turn: ComparisonTurn | None, place: int) -> str:
-    """Under a panel: who this is, and what was measured, once that may be known."""
+def side_line(turn: ComparisonTurn | None, position: int) -> str:
+    """Return the line under a panel: the model's name and measurements, once names are shown."""
     if turn is None:
-        return _line(f"Answer {LABELS[place]}", "")
+        return _line(f"Answer {LABELS[position]}", "")
     if turn.hides_names:
-        said = (
-            "its name can be shown after your vote"
-            if turn.can_be_voted_on or not turn.is_over
-            else "its name is hidden"
-        )
-        return _line(f"Answer {LABELS[place]}", said)
-    answer, contender = turn.answers[place], turn.contenders[place]
+        hint = "name can be shown after your vote" if turn.can_be_voted_on or not turn.is_over else "name hidden"
+        return _line(f"Answer {LABELS[position]}", hint)
+    answer, contender = turn.answers[position], turn.contenders[position]
     facts = [*_figures(answer), *_receipt(answer)]
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return (
         f'<div class="mf-side"><strong>{escape(contender.name)}</strong>'
-        f'<span class="mf-soft">answer {LABELS[place]}</span><dl>{shown}</dl></div>'
+        f'<span class="mf-soft">answer {LABELS[position]}</span><dl>{shown}</dl></div>'
     )
 
 
-def _line(name: str, said: str) -> str:
-    return f'<div class="mf-side"><strong>{name}</strong><span class="mf-soft">{said}</span></div>'
+def _line(name: str, hint: str) -> str:
+    return f'<div class="mf-side"><strong>{name}</strong><span class="mf-soft">{hint}</span></div>'
 
 
 def _figures(answer: StreamedAnswer) -> list[tuple[str, str]]:
-    told = []
+    figures = []
     if answer.first_token_s is not None:
-        told.append(("first token", f"{answer.first_token_s * 1000:,.0f} ms"))
+        figures.append(("first token", f"{answer.first_token_s * 1000:,.0f} ms"))
     if answer.tokens_per_s is not None:
-        told.append(("speed", f"{answer.tokens_per_s:,.1f} tokens/s"))
+        figures.append(("speed", f"{answer.tokens_per_s:,.1f} tokens/s"))
     elif answer.total_s is not None:
-        told.append(("time", f"{answer.total_s:,.2f} s"))
+        figures.append(("time", f"{answer.total_s:,.2f} s"))
     if answer.completion_tokens is not None:
-        told.append(("tokens", f"{answer.prompt_tokens or 0:,} in, {answer.completion_tokens:,} out"))
+        figures.append(("tokens", f"{answer.prompt_tokens or 0:,} in, {answer.completion_tokens:,} out"))
     if answer.finish_reason == "length":
-        told.append(("ended", "at the limit of tokens"))
-    return told
+        figures.append(("ended", "at the token limit"))
+    return figures
 
 
 def _receipt(answer: StreamedAnswer) -> list[tuple[str, str]]:
     receipt = answer.receipt
     if receipt is None:
-        return [("receipt", "none: votes with this side do not count for a promotion")] if answer.is_over else []
+        return [("receipt", "none, so votes with this side do not count for a promotion")] if answer.is_over else []
     adapter = f", adapter {receipt.adapter_digest[:12]}" if receipt.adapter_digest else ""
-    who = f"{receipt.model}/{receipt.version}{adapter}, base {receipt.base_digest[:12]}"
-    return [("receipt", who), ("request", receipt.request_id)]
+    names = f"{receipt.model}/{receipt.version}{adapter}, base {receipt.base_digest[:12]}"
+    return [("receipt", names), ("request", receipt.request_id)]
 
 
 @dataclass(frozen=True)
 class Controls:
-    """What the page's script lets be pressed; the handlers check again. ``voted``: the choice made."""
+    """The buttons that the page's script enables. Handlers check again. ``voted`` is the choice of the present vote."""
 
     sides: int
     is_speaking: bool = False
@@ -132,7 +128,7 @@ class Controls:
 
 
 def controls(session: Session) -> Controls:
-    """As the session is now."""
+    """Return the controls for the session's present state."""
     turn = session.last
     if turn is None:
         return Controls(len(session.contenders))
@@ -147,13 +143,13 @@ def controls(session: Session) -> Controls:
     )
 
 
-def state(html: str, found: Controls) -> str:
-    """A notice that carries the controls for the page's script."""
-    return f'<div data-mf="{escape(json.dumps(asdict(found)), quote=True)}">{html}</div>'
+def state(html: str, enabled: Controls) -> str:
+    """Return a notice that carries the controls for the page's script."""
+    return f'<div data-mf="{escape(json.dumps(asdict(enabled)), quote=True)}">{html}</div>'
 
 
 def status(session: Session) -> str:
-    """What there is to say now."""
+    """Return the notice for the session's present state."""
     turn = session.last
     if turn is None:
         return welcome(session)
@@ -161,65 +157,65 @@ def status(session: Session) -> str:
 
 
 def welcome(session: Session) -> str:
-    """Before the first prompt."""
+    """Return the notice before the first prompt."""
     if session.is_blind:
         count = {2: "Two", 3: "Three", 4: "Four"}.get(len(session.contenders), str(len(session.contenders)))
-        rest = "then say which answer is better. Their names can be shown after your vote."
+        rest = "then vote for the better answer. You can show the names after your vote."
         if len(session.contenders) > 2:
-            rest = "and compare. Votes are between two sides: take the others away to vote."
+            rest = "and compare. A vote needs exactly two sides; remove the others to vote."
         elif not session.keeps_votes:
             rest = f"and compare. {_NOT_STORED}"
-        return notice(f"{count} models answer, and you are not told which is which. Ask something, {rest}")
-    return notice("Names are shown, so votes are not taken here. Hide the names to vote blind.")
+        return notice(f"{count} models answer with hidden names. Send a prompt, {rest}")
+    return notice("Names are shown, so you cannot vote. Hide the names to vote blind.")
 
 
 def turn_notice(turn: ComparisonTurn) -> str:
-    """After the answers."""
-    failed = [LABELS[place] for place, answer in enumerate(turn.answers) if answer.fault is not None]
+    """Return the notice after the answers."""
+    failed = [LABELS[position] for position, answer in enumerate(turn.answers) if answer.fault is not None]
     if failed and len(failed) == len(turn.answers):
-        return notice("No side answered. Try again, or look whether the models are served.", "bad")
+        return notice("No side answered. Retry, or check whether the models are served.", "bad")
     if failed:
-        return notice(f"Side {' and '.join(failed)} did not answer whole; the other did. Retry to compare.", "warn")
+        return notice(f"Side {' and '.join(failed)} did not answer completely. Retry to compare.", "warn")
     if any(answer.is_stopped for answer in turn.answers):
-        return notice("Stopped. Retry, or go on with another prompt.")
+        return notice("Stopped. Retry, or send another prompt.")
     if turn.can_be_voted_on:
         hint = ""
         if turn.names_itself:
-            hint = " An answer names a model; a vote on this turn is marked."
+            hint = " An answer names a model, so a vote on this turn is marked."
         elif turn.visible(0) == turn.visible(1):
-            hint = " Both are the same text."
+            hint = " Both answers are the same text."
         return notice(f"Which answer is better? Keys: ← A, → B, ↑ a tie, ↓ both bad.{hint}")
     if not turn.is_blind:
-        return notice("Names are shown, so votes are not taken here. Hide the names in the settings to vote blind.")
+        return notice("Names are shown, so you cannot vote. Hide the names in the settings to vote blind.")
     if len(turn.answers) > 2:
-        return notice("Compare them. Votes are between two sides: take the others away to vote.")
+        return notice("Compare the answers. A vote needs exactly two sides; remove the others to vote.")
     if not turn.keeps_votes:
-        return notice(f"Compare them. {_NOT_STORED}")
+        return notice(f"Compare the answers. {_NOT_STORED}")
     if turn.is_known_by_name:
-        return notice("You have seen one of these answers with its name, so a vote on it would not be blind. Go on.")
-    return notice("There is nothing fair to vote on here. Retry, or go on with another prompt.")
+        return notice("You have already seen one of these answers with its name. Send another prompt to vote.")
+    return notice("A vote on this turn would not be fair. Retry, or send another prompt.")
 
 
 def vote_notice(turn: ComparisonTurn, cast: CastVote) -> str:
-    """What was voted, and what it counts; who was who, once that is shown."""
-    said = f"Your vote: {escape(CHOICES[cast.choice])}. "
+    """Return the notice after a vote, with the names once they are shown."""
+    text = f"Your vote: {escape(CHOICES[cast.choice])}. "
     if turn.are_names_shown:
-        said += ", ".join(
-            f"{LABELS[place]} was <strong>{escape(contender.name)}</strong>"
-            for place, contender in enumerate(turn.contenders)
+        text += ", ".join(
+            f"{LABELS[position]} was <strong>{escape(contender.name)}</strong>"
+            for position, contender in enumerate(turn.contenders)
         )
-        said += ". It stands now; reasons can still be added."
+        text += ". The vote is final; you can still add reasons."
     else:
-        said += "Change it as you like, until you show the names or go on with another prompt."
+        text += "You can change it until you show the names or send another prompt."
     if SELF_NAMING in cast.reasons:
-        said += " An answer named a model, so the vote is marked."
+        text += " An answer named a model, so the vote is marked."
     if any(side.receipt is None for side in cast.sides):
-        said += " A side has no receipt of a router, so it is kept but does not count for a promotion."
-    return notice_html(said, "good")
+        text += " A side has no router's receipt, so the vote is stored and does not count for a promotion."
+    return notice_html(text, "good")
 
 
 def notice(text: str, kind: str = "") -> str:
-    """A line for people; kinds: good, warn, bad."""
+    """Return a notice. ``kind`` is good, warn or bad; empty means plain."""
     return notice_html(escape(text), kind)
 
 
@@ -229,22 +225,22 @@ def notice_html(html: str, kind: str = "") -> str:
 
 
 def difference_view(turn: ComparisonTurn | None) -> str:
-    """Both answers with what only one says marked."""
+    """Return both answers, with the words marked that only one of them contains."""
     if turn is None or len(turn.answers) < 2:
         return notice("There are no two answers to compare yet.")
     left, right = differences(turn.visible(0), turn.visible(1))
     same = " The answers are the same." if turn.visible(0) == turn.visible(1) else ""
     return (
         f'<div class="mf-diff" role="group" aria-label="differences word by word"><p class="mf-soft">'
-        f"Marked words are said by one side alone.{same}</p>"
+        f"Marked words are in one answer only.{same}</p>"
         f"<div><h4>A</h4><pre>{left}</pre></div><div><h4>B</h4><pre>{right}</pre></div></div>"
     )
 
 
 def history_view(session: Session) -> str:
-    """The session's turns, newest first; names of turns that still hide them are not told."""
+    """Return the session's turns, newest first, without names that are still hidden."""
     if not session.turns:
-        return notice("Nothing has been asked in this session yet.")
+        return notice("This session has no prompts yet.")
     rows = "".join(_history_row(number, turn) for number, turn in reversed(list(enumerate(session.turns, 1))))
     heads = "".join(f'<th scope="col">{head}</th>' for head in ("#", "prompt", "vote", "A", "B"))
     return f'<div class="mf-scroll"><table class="mf-table"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
@@ -259,48 +255,48 @@ def _history_row(number: int, turn: ComparisonTurn) -> str:
 
 
 def reference_view(turn: ComparisonTurn | None) -> str:
-    """The reference answer of a prompt set, once the vote is cast."""
+    """Return the reference answer of a prompt set once the vote is cast."""
     if turn is None or turn.prompt.reference is None:
         return ""
     if turn.vote is None:
-        return '<p class="mf-soft">A reference answer is shown after your vote.</p>'
+        return '<p class="mf-soft">The reference answer appears after your vote.</p>'
     return f'<details open class="mf-reference"><summary>Reference answer</summary><pre>{escape(turn.prompt.reference)}</pre></details>'
 
 
 def soft(text: str) -> str:
-    """A quiet line."""
+    """Return a line in a subdued colour."""
     return f'<p class="mf-soft" role="status">{escape(text)}</p>'
 
 
 def share_notice(token: str) -> str:
-    """The link, which the page's script completes with its own address."""
+    """Return a notice with the link to a shared conversation, relative to this page."""
     link = f"?shared={escape(token, quote=True)}"
     return notice_html(
-        f'Whoever may open this page can read this conversation at <a href="{link}" target="_blank" rel="noopener">this link</a>. '
-        "Names that are hidden stay hidden in it."
+        f'Everyone who can open this page can read this conversation at <a href="{link}" target="_blank" rel="noopener">this link</a>. '
+        "Hidden names stay hidden there."
     )
 
 
-def shared_view(told: Mapping[str, Any]) -> str:
-    """A conversation that somebody else had, as text: nothing of it is rendered."""
-    turns = "".join(_shared_turn(number, turn) for number, turn in enumerate(told.get("turns", []), 1))
+def shared_view(conversation: Mapping[str, Any]) -> str:
+    """Return a shared conversation as plain text, without rendering its Markdown."""
+    turns = "".join(_shared_turn(number, turn) for number, turn in enumerate(conversation.get("turns", []), 1))
     return (
         f'<section class="mf-shared" aria-label="shared conversation"><h3>A shared conversation</h3>{turns}</section>'
     )
 
 
 def _shared_turn(number: int, turn: Mapping[str, Any]) -> str:
-    asked = str(turn["messages"][-1]["content"])
+    prompt = str(turn["messages"][-1]["content"])
     answers = "".join(
         f"<div><h4>{escape(answer['side'])} {escape(str(answer.get('model') or ''))}</h4><pre>{escape(answer['content'])}</pre></div>"
         for answer in turn["answers"]
     )
     voted = f'<p class="mf-soft">{escape(CHOICES[turn["vote"]])}</p>' if turn.get("vote") else ""
-    return f'<h4>{number}. {escape(asked)}</h4><div class="mf-diff">{answers}</div>{voted}'
+    return f'<h4>{number}. {escape(prompt)}</h4><div class="mf-diff">{answers}</div>{voted}'
 
 
 def differences(left: str, right: str) -> tuple[str, str]:
-    """Both as HTML, every text of theirs escaped; ``<mark>`` is around what one alone says: neither is the other's correction."""
+    """Return both texts as escaped HTML, with ``<mark>`` around the words that only one of them contains."""
     if left == right:
         return html.escape(left), html.escape(right)
     a, b = _WORDS.findall(left[:LONGEST]), _WORDS.findall(right[:LONGEST])
@@ -310,5 +306,5 @@ def differences(left: str, right: str) -> tuple[str, str]:
             text = html.escape("".join(words))
             parts[side].append(text if tag == "equal" or not text else f"<mark>{text}</mark>")
     rests = (left[LONGEST:], right[LONGEST:])
-    told = ["".join(part) + html.escape(rest) for part, rest in zip(parts, rests, strict=True)]
-    return told[0], told[1]
+    marked = ["".join(part) + html.escape(rest) for part, rest in zip(parts, rests, strict=True)]
+    return marked[0], marked[1]

@@ -1,4 +1,4 @@
-"""Answers that say who gave them: a vote on such a turn is not blind in earnest, so it is marked."""
+"""Find answers that name their model. A vote on such a turn is not fully blind, so it is marked."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 SELF_NAMING = "self-naming answer"
-"""The reason tag that such a turn's votes carry."""
+"""The reason tag of votes on such a turn."""
 MASK = "▮▮▮"
 
-# the vendors and families that FastChat's cleaning of arena battles knows, and later ones; "claude" also is a name of people,
-# "llama", "phi" and "gemini" have meanings of their own: so a family alone counts only after words that introduce oneself
+# The vendors and families that FastChat's cleaning of arena battles looks for, and later ones. "claude" is also a first name,
+# and "llama", "phi" and "gemini" have other meanings, so a family counts only after words with which a model introduces itself.
 _FAMILIES = (
     "chatgpt|gpt[- ]?[0-9o][\\w.-]*|openai|claude|anthropic|bard|gemini|gemma|llama|vicuna|alpaca|koala|mistral|mixtral|"
     "qwen|tongyi|alibaba|deepseek|grok|phi-?[0-9]*|falcon|dolly|stablelm|olmo|smollm\\w*|tinyllama|command[- ]?r|cohere|"
@@ -25,15 +25,15 @@ _INTRODUCES = re.compile(
 
 
 def names_itself(text: str, identities: Iterable[str]) -> bool:
-    """Whether ``text`` holds an identity of the turn's contenders, or introduces itself as a known model."""
+    """Whether ``text`` contains an identity of the turn's contenders, or introduces its author as a known model."""
     pattern = _identities(tuple(sorted(set(identities))))
     return (pattern is not None and pattern.search(text) is not None) or _INTRODUCES.search(text) is not None
 
 
 def masked(text: str, identities: Iterable[str], *, is_whole: bool = True) -> str:
-    """``text`` with the contenders' identities blackened, as it may be shown while blind.
+    """Return ``text`` with the contenders' identities masked, as it may be shown while names are hidden.
 
-    Of a text that goes on (``is_whole`` false) an end that may become an identity is held back.
+    With ``is_whole`` false, an end of the text that may become an identity is left out.
     """
     names = tuple(sorted(set(identities)))
     pattern = _identities(names)
@@ -43,13 +43,13 @@ def masked(text: str, identities: Iterable[str], *, is_whole: bool = True) -> st
 
 
 def _beginning(text: str, names: Iterable[str]) -> int:
-    """Characters at the end of ``text`` that an identity begins with."""
-    lower, found = text[-200:].lower(), 0
+    """Return how many characters at the end of ``text`` are the beginning of an identity."""
+    lower, longest = text[-200:].lower(), 0
     for name in names:
         if is_distinctive(name):
-            held = (n for n in range(min(len(name), len(lower)), 0, -1) if lower.endswith(name[:n].lower()))
-            found = max(found, next(held, 0))
-    return found
+            lengths = (n for n in range(min(len(name), len(lower)), 0, -1) if lower.endswith(name[:n].lower()))
+            longest = max(longest, next(lengths, 0))
+    return longest
 
 
 def is_distinctive(name: str) -> bool:
@@ -59,5 +59,5 @@ def is_distinctive(name: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _identities(names: tuple[str, ...]) -> re.Pattern[str] | None:
-    found = [re.escape(name) for name in sorted(names, key=len, reverse=True) if is_distinctive(name)]
-    return re.compile(rf"(?<!\w)(?:{'|'.join(found)})(?!\w)", re.IGNORECASE) if found else None
+    patterns = [re.escape(name) for name in sorted(names, key=len, reverse=True) if is_distinctive(name)]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(patterns)})(?!\w)", re.IGNORECASE) if patterns else None

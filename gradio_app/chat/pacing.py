@@ -1,4 +1,4 @@
-"""How much of each answer is shown: all that has come, or, while blind, as much of each as of the others."""
+"""How much of each answer is shown: everything received, or, while names are hidden, equally much of each."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Protocol
 from gradio_app.chat.client import StreamedAnswer
 
 LONGEST_WAIT_S = 15.0
-"""For a side that says nothing: after this the others go on alone, for a dead endpoint must not look like a slow one."""
+"""After this time without text from one side, the others continue alone, so that a dead endpoint does not look like a slow one."""
 LONGEST_REST_S = 8.0
-"""In which the rest of the longest answer is shown at the latest, once everything has come."""
+"""The longest time that the rest of an answer takes to appear once everything has been received."""
 _BEHIND_CHARS = 80
-"""How far what is shown stays behind what has come: some words, in which the rhythm of single ones is lost."""
+"""How far the display stays behind the received text. A delay of some words hides the rhythm of single tokens."""
 _LEAST_BEHIND_S, _MOST_BEHIND_S = 0.6, 2.0
 _AT_ONCE_S = 0.5
 _LEAST_TIMED_S = 0.25
@@ -22,20 +22,20 @@ _RANDOM = secrets.SystemRandom()
 
 
 class Pace(Protocol):
-    """Of one turn; asked again and again while its answers come."""
+    """How much of one turn's answers to show, queried again and again while they arrive."""
 
     def shown(self, answers: Sequence[StreamedAnswer]) -> list[int]:
-        """Characters of each answer to show now."""
+        """Return the characters of each answer to show now."""
 
     def is_over(self, answers: Sequence[StreamedAnswer]) -> bool:
-        """Everything has come, and is shown."""
+        """Whether everything has been received and shown."""
 
     def left_s(self, answers: Sequence[StreamedAnswer]) -> float:
-        """Seconds until everything is shown, once it has come."""
+        """Return the seconds until everything is shown, once everything has been received."""
 
 
 class OpenPace:
-    """Everything as it comes."""
+    """Show everything as it arrives."""
 
     def shown(self, answers: Sequence[StreamedAnswer]) -> list[int]:
         return [answer.length for answer in answers]
@@ -48,14 +48,14 @@ class OpenPace:
 
 
 class JointPace:
-    """One number of characters for all sides, never more than the slowest of those still speaking has said.
+    """Show the same number of characters of all sides, at most as many as the slowest unfinished side has sent.
 
-    So nobody sees which side is faster: all begin at the same moment and grow alike, and each ends at its own length,
-    which its text shows anyway. What has come is not shown as it comes: the steps would end where the slower side's
-    words end, in the rhythm of its tokens, and half a minute of them says for certain which it is. It is shown evenly,
-    some words behind, at a pace that is set anew now and then, with some chance in it. When the slowest has ended, what
-    others have said beyond it is not thrown in at once (that would say that they were done before) but shown at the
-    pace so far. A side that has said nothing for ``longest_wait_s`` holds nobody up.
+    The display does not reveal which side is faster: all sides start at the same moment and grow alike, and each ends at its
+    length, which its text shows anyway. Text is not shown as it arrives, because the steps would follow the tokens of
+    the slower side, and half a minute of that rhythm identifies it. Text is shown evenly, some words behind, at a
+    pace that changes from time to time by a random factor. When the slowest side has ended, the rest of the others
+    appears at the pace so far; to show it at once would reveal that they ended earlier. A side that has sent nothing
+    for ``longest_wait_s`` no longer delays the others.
     """
 
     def __init__(
@@ -65,27 +65,31 @@ class JointPace:
         chance: Callable[[], float] = _RANDOM.random,
     ) -> None:
         self._longest_wait_s, self._clock, self._chance = longest_wait_s, clock, chance
-        self._news: list[tuple[int, float]] = []  # per side: its length, and when it grew to it
+        self._news: list[tuple[int, float]] = []  # Per side: its length, and when it reached that length.
         self._began: float | None = None
         self._last = clock()
         self._reached = 0.0
-        self._pace = 0.0  # characters a second
+        self._pace = 0.0  # Characters per second.
         self._planned_until = 0.0
-        self._known = 0  # characters of each when that was planned
-        self._joint = (0, 0.0)  # what all have said, or said whole, and when they had
+        self._planned_chars = 0  # Characters of each side at the time of the plan.
+        self._joint = (0, 0.0)  # The characters that all sides have sent, and when they had.
 
     def shown(self, answers: Sequence[StreamedAnswer]) -> list[int]:
         now = self._clock()
         self._note_news(answers, now)
-        there = self._there(answers, now)
-        if there > 0 and self._began is None:
+        available = self._available(answers, now)
+        if available > 0 and self._began is None:
             self._began = self._last = now
-            self._reached = 1.0  # the first one at once: the wait for it is over
-        self._reached = min(self._reached + self._pace * (now - self._last), max(self._reached, float(self._known)))
+            self._reached = 1.0  # The first character appears at once, which ends the wait.
+        self._reached = min(
+            self._reached + self._pace * (now - self._last), max(self._reached, float(self._planned_chars))
+        )
         self._last = now
-        is_new = all(answer.is_over for answer in answers) and self._known < max(answer.length for answer in answers)
+        is_new = all(answer.is_over for answer in answers) and self._planned_chars < max(
+            answer.length for answer in answers
+        )
         if self._began is not None and (now >= self._planned_until or is_new):
-            self._plan(answers, there, now)
+            self._plan(answers, available, now)
         return [min(int(self._reached + 1e-6), answer.length) for answer in answers]
 
     def is_over(self, answers: Sequence[StreamedAnswer]) -> bool:
@@ -93,7 +97,7 @@ class JointPace:
         return all(answer.is_over for answer in answers) and self._reached + 1e-6 >= longest
 
     def left_s(self, answers: Sequence[StreamedAnswer]) -> float:
-        """Until the rest is shown, once all has come; 0.0 where that is to be planned yet."""
+        """Return the seconds until the rest is shown, once all has been received; 0.0 before the first plan."""
         left = max(answer.length for answer in answers) - self._reached
         return max(0.0, left / self._pace) if self._pace > 0 else 0.0
 
@@ -107,7 +111,7 @@ class JointPace:
         if joint > self._joint[0]:
             self._joint = (joint, now)
 
-    def _there(self, answers: Sequence[StreamedAnswer], now: float) -> int:
+    def _available(self, answers: Sequence[StreamedAnswer], now: float) -> int:
         speaking = [
             answer.length
             for answer, (_, since) in zip(answers, self._news, strict=True)
@@ -115,23 +119,27 @@ class JointPace:
         ]
         return min(speaking, default=max((answer.length for answer in answers), default=0))
 
-    def _plan(self, answers: Sequence[StreamedAnswer], there: int, now: float) -> None:
-        """The pace until the next plan: a part of what is there and not shown, so that it never runs dry."""
+    def _plan(self, answers: Sequence[StreamedAnswer], available: int, now: float) -> None:
+        """Set the pace until the next plan: slow enough that the received text lasts until then."""
         assert self._began is not None
         longest = max(answer.length for answer in answers)
         joint, at = self._joint
-        if all(answer.is_over for answer in answers) and self._reached == 1:  # it came at once, and nothing was seen
-            self._pace, self._planned_until, self._known = longest / _AT_ONCE_S, now + _AT_ONCE_S, longest
+        if (
+            all(answer.is_over for answer in answers) and self._reached == 1
+        ):  # Everything came in one chunk, so no speed can be seen.
+            self._pace, self._planned_until, self._planned_chars = longest / _AT_ONCE_S, now + _AT_ONCE_S, longest
             return
         so_far = joint / max(at - self._began, _LEAST_TIMED_S)
-        wanted_s = min(_MOST_BEHIND_S, _BEHIND_CHARS / max(so_far, 1.0))
-        behind_s = max(_LEAST_BEHIND_S, min(wanted_s, now - self._began))  # little is known at first: look again soon
+        target_s = min(_MOST_BEHIND_S, _BEHIND_CHARS / max(so_far, 1.0))
+        behind_s = max(
+            _LEAST_BEHIND_S, min(target_s, now - self._began)
+        )  # The speed is uncertain at first, so plan again soon.
         chance = 0.3 + 1.4 * self._chance()
-        self._pace = (there - self._reached) / behind_s * chance
-        if there > joint:  # one has ended, or is not waited for: no faster than so far
+        self._pace = (available - self._reached) / behind_s * chance
+        if available > joint:  # A side has ended or is silent: do not speed up.
             self._pace = min(self._pace, max(so_far, longest / LONGEST_REST_S) * chance)
         if all(answer.is_over for answer in answers):
             self._pace = max(so_far, longest / LONGEST_REST_S) * chance
-            if joint == longest:  # as long as each other, and nobody has more to say
+            if joint == longest:  # All have the same length, so nothing can be revealed.
                 self._pace = max(self._pace, (longest - self._reached) / _AT_ONCE_S)
-        self._planned_until, self._known = now + behind_s / 2, there
+        self._planned_until, self._planned_chars = now + behind_s / 2, available

@@ -1,8 +1,8 @@
-"""One person's comparison: who meets, in which order they are shown, what was asked, what was preferred. Pure state.
+"""The state of a comparison: its contenders, the order in which they are shown, its turns and votes.
 
-Both sides are always asked the same: after a turn the conversation goes on from the answer that was preferred, and
-without a preference from either, by a coin thrown beforehand. So a vote compares two answers to one prompt, and
-neither side's history gives it away when sides are shuffled anew.
+Both sides always receive the same messages. After a turn the conversation continues from the preferred answer, or from a random
+one where neither is preferred. A vote therefore compares two answers to the same messages, and a side's history does not
+reveal which side it is when the sides swap.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from mlflow_finetune_plugin.votes.journal.vote import CastVote, clean, prompt_di
 
 Shuffle = Literal["turn", "session"]
 RevealedAnswer = tuple[str, str]
-"""An answer that was seen with its name: the digest of what was asked, and the text."""
+"""An answer that was shown with its name: the digest of its messages, and its text."""
 LABELS = ("A", "B", "C", "D")
 MOST_SIDES = len(LABELS)
 
 
 class SessionError(FinetuneError, ValueError):
-    """What a person asked for cannot be done now; the message tells them why and what to do."""
+    """An action that is not possible now. The message says why, and what to do."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A model of an endpoint. ``name`` is what people are told once they may know.
+    """A model of an endpoint. ``name`` is displayed once names are shown.
 
-    As the endpoint lists them: ``root`` is who really answers, ``parent`` the base below it; None where it does not say.
+    ``root`` is the model that answers, and ``parent`` is its base, as the endpoint lists them; None where it does not.
     """
 
     model: str
@@ -46,21 +46,21 @@ class Contender:
 
     @property
     def identities(self) -> set[str]:
-        """Texts that would say who this is."""
+        """Texts that would reveal the contender."""
         registered = self.model.rpartition("@")[0] or self.model.rpartition("/")[0]
-        found = {self.model, self.name, self.endpoint.name, registered}
-        return {text for text in found if is_distinctive(text)}
+        texts = {self.model, self.name, self.endpoint.name, registered}
+        return {text for text in texts if is_distinctive(text)}
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """``reference`` is shown after the vote; ``prompt_set`` says where the prompt came from; None: the person wrote it."""
+    """A prompt. ``reference`` is shown after the vote. ``prompt_set`` names the prompt's set; None means that the voter wrote it."""
 
     text: str
     reference: str | None = None
     prompt_set: str | None = None
     messages: tuple[Message, ...] | None = None
-    """Of a prompt set: all that is asked, instead of what was said before in the session."""
+    """All messages of a row of a prompt set, which replace the conversation so far."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", clean(str(self.text)))
@@ -68,7 +68,7 @@ class Prompt:
 
 @dataclass
 class ComparisonTurn:
-    """A turn. Everything is by position, left first; ``order[position]`` is the contender's place in the session."""
+    """A turn. Tuples are by position, left first. ``order[position]`` is the contender's index in the session."""
 
     turn_id: str
     prompt: Prompt
@@ -80,22 +80,22 @@ class ComparisonTurn:
     is_blind: bool
     coin: int
     keeps_votes: bool = True
-    """Whether there is a ledger that takes votes between these."""
+    """Whether a ledger stores votes between these contenders."""
     vote: CastVote | None = None
     are_names_shown: bool = False
     shown: tuple[int, ...] | None = None
-    """Characters of each that may be seen by now; None: all that has come. More would say which side is faster."""
+    """Characters of each answer that may be shown; None means all. More would reveal which side is faster."""
     revealed: set[RevealedAnswer] = field(default_factory=set)
-    """The session's: answers that its person has seen together with a name."""
+    """The answers of the session that were shown with a name."""
 
     @property
     def is_over(self) -> bool:
-        """All has come, and is shown."""
+        """Whether all answers have been received and shown."""
         return self.shown is None and all(answer.is_over for answer in self.answers)
 
     @property
     def is_known_by_name(self) -> bool:
-        """Asked again after its names were shown, an answer that is the same is blind no more."""
+        """Whether an answer equals one that was shown with its name, because the prompt was sent again."""
         return self.vote is None and any(
             (self.messages_digest, answer.text) in self.revealed for answer in self.answers
         )
@@ -106,7 +106,7 @@ class ComparisonTurn:
 
     @property
     def can_be_voted_on(self) -> bool:
-        """Blind, of two, and both have answered whole."""
+        """Whether names are hidden, there are two sides, and both have answered completely."""
         return (
             self.is_blind
             and len(self.answers) == 2
@@ -125,7 +125,7 @@ class ComparisonTurn:
         return set().union(*(contender.identities for contender in self.contenders))
 
     def visible(self, position: int, length: int | None = None) -> str:
-        """An answer as it may be shown now, up to ``length`` characters; while blind without what names a contender."""
+        """Return an answer as it may be shown now, up to ``length`` characters, with identities masked while names are hidden."""
         answer = self.answers[position]
         if length is None and self.shown is not None:
             length = self.shown[position]
@@ -135,12 +135,14 @@ class ComparisonTurn:
         return masked(text, self.identities, is_whole=answer.is_over and len(text) == answer.length)
 
     def visible_messages(self) -> list[Message]:
-        """What was asked, as it may be shown now: an earlier answer may name a contender, too."""
+        """Return the turn's messages as they may be shown now. Identities in earlier answers are masked too."""
         if not self.hides_names:
             return list(self.messages)
         return [
-            {**one, "content": masked(one["content"], self.identities)} if one["role"] == "assistant" else one
-            for one in self.messages
+            {**message, "content": masked(message["content"], self.identities)}
+            if message["role"] == "assistant"
+            else message
+            for message in self.messages
         ]
 
     @property
@@ -149,18 +151,18 @@ class ComparisonTurn:
 
     @property
     def continued_from(self) -> int | None:
-        """The position whose answer the conversation goes on from; None where nobody answered."""
+        """The position whose answer the conversation continues from; None where no side answered."""
         preferred = {"left": 0, "right": 1}.get(self.vote.choice) if self.vote is not None else None
-        spoke = [place for place, answer in enumerate(self.answers) if answer.length and answer.fault is None]
-        spoke = spoke or [place for place, answer in enumerate(self.answers) if answer.length]
+        answered = [position for position, answer in enumerate(self.answers) if answer.length and answer.fault is None]
+        answered = answered or [position for position, answer in enumerate(self.answers) if answer.length]
         if preferred is not None:
             return preferred
-        return spoke[self.coin % len(spoke)] if spoke else None
+        return answered[self.coin % len(answered)] if answered else None
 
 
 @dataclass
 class Session:
-    """``login`` is whose it is (None: nobody said who); ``settings`` apply from the next turn on."""
+    """A comparison. ``login`` is its user, or None on a page without a login. Settings apply from the next turn on."""
 
     contenders: tuple[Contender, ...]
     login: str | None = None
@@ -179,7 +181,7 @@ class Session:
     turns: list[ComparisonTurn] = field(default_factory=list)
     revealed: set[RevealedAnswer] = field(default_factory=set)
     trouble: str | None = None
-    """Why the last one was not asked after all; until something else is done."""
+    """Why the last prompt was refused; None after the next successful action."""
     used_at: float = field(default_factory=time.monotonic)
     _random: random.Random = field(default_factory=secrets.SystemRandom, repr=False)
     _order: tuple[int, ...] = ()
@@ -193,23 +195,23 @@ class Session:
         return self.last is not None and not self.last.is_over
 
     def context(self) -> tuple[Message, ...]:
-        """What a next prompt stands after: the system prompt, prompts, and the answers that the conversation went on from."""
-        told = self._system()
+        """Return the messages before the next prompt: the system prompt, and prompts with the answers that the conversation continues from."""
+        messages = self._system()
         for turn in self.turns:
             if turn.continued_from is None:
                 continue
-            if turn.prompt.messages is not None:  # a prompt of a set begins anew
-                told = list(turn.messages)
+            if turn.prompt.messages is not None:  # A prompt of a set replaces the conversation.
+                messages = list(turn.messages)
             else:
-                told.append({"role": "user", "content": turn.prompt.text})
-            told.append({"role": "assistant", "content": turn.answers[turn.continued_from].text})
-        return tuple(told)
+                messages.append({"role": "user", "content": turn.prompt.text})
+            messages.append({"role": "assistant", "content": turn.answers[turn.continued_from].text})
+        return tuple(messages)
 
     def _system(self) -> list[Message]:
         return [{"role": "system", "content": clean(self.system_prompt)}] if self.system_prompt.strip() else []
 
     def begin(self, prompt: Prompt) -> ComparisonTurn:
-        """A new turn, its sides in their places, its answers to come. Raises SessionError; then nothing has changed."""
+        """Add a turn whose answers are still empty. Raises SessionError, and then changes nothing."""
         self._check(prompt)
         if self.last is not None:
             self._remember_names(self.last)
@@ -219,28 +221,28 @@ class Session:
             messages = prompt.messages
         else:
             messages = (*self._system(), *prompt.messages)
-        order = self._places()
-        asked = ComparisonTurn(
+        order = self._new_order()
+        turn = ComparisonTurn(
             turn_id=f"turn-{uuid.uuid4().hex}",
             prompt=prompt,
             messages=messages,
-            contenders=tuple(self.contenders[place] for place in order),
+            contenders=tuple(self.contenders[index] for index in order),
             order=order,
-            samplings=tuple(self._sampling(place) for place in order),
+            samplings=tuple(self._sampling(index) for index in order),
             answers=tuple(StreamedAnswer() for _ in order),
             is_blind=self.is_blind,
-            coin=self._random.randrange(12),  # divisible by any number of sides
+            coin=self._random.randrange(12),  # 12 is divisible by two, three and four sides.
             keeps_votes=self.keeps_votes,
             revealed=self.revealed,
         )
-        self.turns.append(asked)
+        self.turns.append(turn)
         self.used_at = time.monotonic()
-        return asked
+        return turn
 
     def undo(self) -> ComparisonTurn:
-        """Takes the last turn away, as if it had not been asked; its vote, if any, stays cast."""
+        """Remove the last turn from the conversation and return it. A vote on it stays stored."""
         if self.is_speaking:
-            raise SessionError("The answers are still coming. Stop them first.")
+            raise SessionError("The answers are still arriving. Stop them first.")
         if not self.turns:
             raise SessionError("There is nothing to undo.")
         turn = self.turns.pop()
@@ -248,7 +250,7 @@ class Session:
         return turn
 
     def successor(self, login: str | None) -> Session:
-        """A new conversation of the same person, with the same settings."""
+        """Return a new conversation of the same user, with the same settings."""
         for turn in self.turns[-1:]:
             self._remember_names(turn)
         return replace(
@@ -262,46 +264,51 @@ class Session:
         )
 
     def _remember_names(self, turn: ComparisonTurn) -> None:
-        """What the person has seen of a turn together with its names."""
+        """Record the answers of a turn whose names are shown."""
         if not turn.hides_names:
             self.revealed |= {
                 (turn.messages_digest, answer.text) for answer in turn.answers if answer.length or answer.is_whole
             }
 
     def votable(self, choice: str) -> ComparisonTurn:
-        """The turn that a vote now would be on. Raises SessionError with the reason where there is none.
+        """Return the turn that a vote would be on now. Raises SessionError with the reason where there is none.
 
-        Once names are shown a choice stands: who could change it then would not be blind. Reasons may still be added.
+        A vote is final once names are shown, because a change would not be blind. Reasons may still be added.
         """
         turn = self.last
         if turn is None:
-            raise SessionError("Ask something first, then vote on the answers.")
+            raise SessionError("Send a prompt first, then vote on the answers.")
         if not turn.is_over:
-            raise SessionError("The answers are still coming. Vote when both are there.")
+            raise SessionError("The answers are still arriving. Vote when both are complete.")
         if not turn.is_blind:
-            raise SessionError("Votes are cast blind. Hide the names and ask again.")
+            raise SessionError("Votes need hidden names. Hide the names and send the prompt again.")
         if turn.are_names_shown and turn.vote is None:
-            raise SessionError("The names of this turn are shown already, and votes are cast blind. Ask again.")
+            raise SessionError(
+                "The names of this turn are already shown, and votes need hidden names. Send another prompt."
+            )
         if turn.are_names_shown and turn.vote is not None and turn.vote.choice != choice:
-            raise SessionError("The names are shown, so your vote on this turn stands.")
+            raise SessionError("The names are shown, so your vote on this turn is final.")
         if len(turn.answers) != 2:
-            raise SessionError("A vote is between two sides. Take the others away.")
+            raise SessionError("A vote needs exactly two sides. Remove the others.")
         if not turn.keeps_votes:
-            raise SessionError("These sides have no registered model in common, so votes on them are not kept.")
+            raise SessionError("These sides have no registered model in common, so votes on them are not stored.")
         if turn.is_known_by_name:
-            raise SessionError("You have seen this answer with its name, so a vote on it is not blind. Ask another.")
+            raise SessionError("You have already seen this answer with its name. Send another prompt to vote.")
         if not turn.can_be_voted_on:
-            raise SessionError("One side has not answered whole, so there is nothing fair to vote on. Ask again.")
+            raise SessionError(
+                "One side did not answer completely, so a vote would not be fair. Send the prompt again."
+            )
         return turn
 
     def show_names(self) -> ComparisonTurn:
-        """Of the last turn, after its vote, which then stands, and of the turns before it. Raises SessionError before.
+        """Show the names of the last turn and of the turns before it. Its vote is final from then on.
 
-        Who answers the next prompt in which place is thrown anew, also where it holds for a conversation.
+        The sides swap again for the next prompt, even where they swap once per conversation. Raises SessionError for a turn that
+        still needs a vote.
         """
         turn = self.last
         if turn is None or not turn.is_over:
-            raise SessionError("There is no answer yet whose name could be shown.")
+            raise SessionError("There is no complete answer yet, so there are no names to show.")
         if turn.vote is None and turn.can_be_voted_on:
             raise SessionError("Vote first; then the names are shown.")
         for shown in self.turns:
@@ -312,31 +319,31 @@ class Session:
 
     def _check(self, prompt: Prompt) -> None:
         if self.is_speaking:
-            raise SessionError("The answers to your last prompt are still coming. Stop them, or wait.")
+            raise SessionError("The answers to your last prompt are still arriving. Stop them, or wait.")
         if not prompt.text.strip():
             raise SessionError("Write a prompt first.")
         total = len(prompt.text) + len(self.system_prompt)
         if total > self.max_prompt_chars:
-            raise SessionError(f"The prompt has {total:,} characters; up to {self.max_prompt_chars:,} are taken.")
+            raise SessionError(f"The prompt has {total:,} characters; the limit is {self.max_prompt_chars:,}.")
         if len(self.turns) >= self.max_turns:
-            raise SessionError(f"This conversation has its {self.max_turns} turns. Begin a new one.")
+            raise SessionError(f"This conversation has reached its limit of {self.max_turns} turns. Start a new one.")
         if len(self.contenders) < 2:
             raise SessionError("There is only one model to compare. Choose a second side.")
 
-    def _places(self) -> tuple[int, ...]:
-        places = tuple(range(len(self.contenders)))
+    def _new_order(self) -> tuple[int, ...]:
+        unshuffled = tuple(range(len(self.contenders)))
         if not self.is_blind:
-            return places
-        if self.shuffle == "session" and len(self._order) == len(places):
+            return unshuffled
+        if self.shuffle == "session" and len(self._order) == len(unshuffled):
             return self._order
-        self._order = tuple(self._random.sample(places, len(places)))
+        self._order = tuple(self._random.sample(unshuffled, len(unshuffled)))
         return self._order
 
-    def _sampling(self, place: int) -> SamplingSettings:
-        return self.sampling if self.is_blind else self.own_samplings.get(place, self.sampling)
+    def _sampling(self, index: int) -> SamplingSettings:
+        return self.sampling if self.is_blind else self.own_samplings.get(index, self.sampling)
 
     def export(self) -> dict[str, Any]:
-        """The conversation as JSON; of turns whose names are hidden, neither names nor receipts nor times."""
+        """Return the conversation as JSON. A turn with hidden names has no names, receipts or times."""
         return {
             "session": self.session_id,
             "system_prompt": self.system_prompt,
@@ -345,7 +352,7 @@ class Session:
 
 
 def exported(turn: ComparisonTurn) -> dict[str, Any]:
-    """One turn as ``Session.export`` tells it."""
+    """Return a turn as it is in ``Session.export``."""
     return {
         "turn_id": turn.turn_id,
         "blind": turn.is_blind,
@@ -359,12 +366,12 @@ def exported(turn: ComparisonTurn) -> dict[str, Any]:
 
 def _exported_answer(turn: ComparisonTurn, position: int) -> dict[str, Any]:
     answer = turn.answers[position]
-    told: dict[str, Any] = {"side": LABELS[position], "content": turn.visible(position)}
+    visible: dict[str, Any] = {"side": LABELS[position], "content": turn.visible(position)}
     if turn.hides_names:
-        return told
+        return visible
     receipt = None if answer.receipt is None else vars(answer.receipt)
     return {
-        **told,
+        **visible,
         "model": turn.contenders[position].name,
         "sampling": turn.samplings[position].to_json(),
         "receipt": receipt,

@@ -1,4 +1,4 @@
-"""Answers on their way: asked for at once, received as fast as they come, shown at a turn's pace, ended when nobody looks."""
+"""Answers of all sessions: requested at once, received as fast as they come, shown at the turn's pace, stopped when unwatched."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from gradio_app.chat.tempo import LEAST_S, Tempo
 from gradio_app.settings import PlaygroundSettings
 
 _LEAST_SLEEP_S = 0.02
-_LOOK_S = 0.25
+_PACE_S = 0.25
 _UNWATCHED_S = 15.0
 
 
 @dataclass
 class _ActiveTurn:
-    """What is being received for one turn. ``unwatched``: that turn, as long as its page has not come for it."""
+    """The answers that are received for a turn. ``unwatched`` is the turn until its page watches it."""
 
     tasks: list[asyncio.Task[None]]
     unwatched: ComparisonTurn | None
@@ -33,7 +33,7 @@ class _ActiveTurn:
 
 
 class Streams:
-    """Of all sessions, on one event loop. ``http`` gives the connections, ``over`` is told of every turn that has ended."""
+    """The answers of all sessions, on one event loop. ``http`` returns the HTTP session; ``over`` is called for every ended turn."""
 
     def __init__(
         self,
@@ -43,19 +43,19 @@ class Streams:
     ) -> None:
         self._settings, self._http, self._over = settings, http, over
         self._tempo = Tempo()
-        self._receiving: dict[str, _ActiveTurn] = {}  # the last one of each session
+        self._receiving: dict[str, _ActiveTurn] = {}  # The last turn of each session.
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def ask(self, session: Session, prompt: Prompt) -> AsyncIterator[tuple[ComparisonTurn, list[str]]]:
-        """The turn, and per position the text to show: again and again until all is said. Raises SessionError before the first."""
+        """Send a prompt and yield the turn with the text to show per position until it is over. Raises SessionError first."""
         turn = self.start(session, prompt)
         async for texts in self.watch(session, turn):
             yield turn, texts
 
     def start(self, session: Session, prompt: Prompt) -> ComparisonTurn:
-        """Asks all sides at once; they are received as fast as they come. Raises SessionError; then nobody was asked.
+        """Send a prompt to all sides at once. Raises SessionError, and then sends nothing.
 
-        A page that does not ``watch`` within some seconds was closed: then the answers are stopped.
+        If no page watches the turn within 15 seconds, the page was closed, and the answers are stopped.
         """
         before = self._receiving.get(session.session_id)
         sides, allowed = len(session.contenders), self._settings.max_streams_per_session
@@ -64,29 +64,31 @@ class Streams:
                 f"{sides} sides are {sides} streams, and this playground allows {allowed}. Choose fewer."
             )
         if (before.running if before is not None else 0) + sides > allowed:
-            raise SessionError("This session has answers under way already. Stop them, or wait.")
-        if sum(found.running > 0 for found in self._receiving.values()) >= self._settings.max_streams:
-            raise SessionError("Many people are asking right now. Try again in a moment.")
+            raise SessionError("This session is still receiving answers. Stop them, or wait.")
+        if sum(active.running > 0 for active in self._receiving.values()) >= self._settings.max_streams:
+            raise SessionError("Many people are using the playground now. Try again in a moment.")
         turn = session.begin(prompt)
         turn.shown = (0,) * sides if turn.is_blind else None
         client = self._http()
         tasks = [
             asyncio.create_task(
-                receive(client, side.endpoint, side.model, turn.messages, turn.samplings[place], turn.answers[place])
+                receive(
+                    client, side.endpoint, side.model, turn.messages, turn.samplings[position], turn.answers[position]
+                )
             )
-            for place, side in enumerate(turn.contenders)
+            for position, side in enumerate(turn.contenders)
         ]
         self._receiving[session.session_id] = _ActiveTurn(tasks, turn)
         asyncio.get_running_loop().call_later(_UNWATCHED_S, self._leave_unwatched, session, turn)
         return turn
 
     def unwatched(self, session: Session) -> ComparisonTurn | None:
-        """The turn that was started and that nobody watches yet."""
+        """Return the turn that was started and is not watched yet."""
         receiving = self._receiving.get(session.session_id)
         return receiving.unwatched if receiving is not None else None
 
     async def watch(self, session: Session, turn: ComparisonTurn) -> AsyncIterator[list[str]]:
-        """Per position the text to show. Who stops listening stops the answers."""
+        """Yield the text to show per position. Closing this iterator stops the answers."""
         receiving = self._receiving[session.session_id]
         receiving.unwatched = None
         pace: Pace = JointPace() if turn.is_blind else OpenPace()
@@ -94,7 +96,7 @@ class Streams:
         try:
             async for lengths in self._paced(turn, pace, receiving.tasks):
                 turn.shown = tuple(lengths) if turn.shown is not None else None
-                yield [turn.visible(place, length) for place, length in enumerate(lengths)]
+                yield [turn.visible(position, length) for position, length in enumerate(lengths)]
                 self._tempo.record_update()
         finally:
             self._tempo.stream_ended()
@@ -119,9 +121,9 @@ class Streams:
     async def _paced(
         self, turn: ComparisonTurn, pace: Pace, tasks: Sequence[asyncio.Task[None]]
     ) -> AsyncIterator[list[int]]:
-        """The pace looks often, for it goes by what it sees; a page is told as often as there is time for it.
+        """Yield the lengths to show. The pace is computed often; the page is updated as often as the tempo allows.
 
-        That a side has ended is told at once, but not while blind: the moment would say which.
+        The end of a side is shown at once, except while names are hidden, because the moment would reveal the side.
         """
         before: list[int] | None = None
         next_s, ended = 0.0, 0
@@ -140,15 +142,15 @@ class Streams:
                 before, ended = lengths, sum(task.done() for task in tasks)
                 next_s = time.monotonic() + self._tempo.interval_s
             early_s = next_s - time.monotonic()
-            wait_s = min(_LOOK_S, early_s if early_s > 0 else LEAST_S)
+            wait_s = min(_PACE_S, early_s if early_s > 0 else LEAST_S)
             pending = [task for task in tasks if not task.done()]
             if pending:
                 await asyncio.wait(pending, timeout=wait_s, return_when=wakes)
-            else:  # nobody waits for an update that is due later
+            else:  # Everything is received, so only the display is left.
                 await asyncio.sleep(min(wait_s, max(_LEAST_SLEEP_S, pace.left_s(turn.answers))))
 
     def stop(self, session: Session) -> None:
-        """Ends what is being received; what has come stays."""
+        """Stop receiving. The text received so far stays."""
         receiving, turn = self._receiving.get(session.session_id), session.last
         if receiving is not None and turn is not None:
             _end(turn, receiving.tasks)
@@ -160,16 +162,16 @@ class Streams:
         await asyncio.gather(*receiving.tasks, return_exceptions=True)
         now = time.monotonic()
         for answer in turn.answers:
-            answer.ended_at = answer.ended_at if answer.ended_at is not None else now  # never began
+            answer.ended_at = answer.ended_at if answer.ended_at is not None else now  # A request that never started.
 
 
 def _end(turn: ComparisonTurn, tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Ends what is being received; blind, forgets what was not shown: its length would say which side is faster."""
-    for place, (task, answer) in enumerate(zip(tasks, turn.answers, strict=True)):
-        is_cut = turn.shown is not None and turn.shown[place] < answer.length
+    """Stop receiving. While names are hidden, drop text that was not shown, because its length would reveal the faster side."""
+    for position, (task, answer) in enumerate(zip(tasks, turn.answers, strict=True)):
+        is_cut = turn.shown is not None and turn.shown[position] < answer.length
         if is_cut or not task.done():
             answer.is_stopped = True
             task.cancel()
         if turn.shown is not None and is_cut:
-            answer.cut(turn.shown[place])
+            answer.cut(turn.shown[position])
     turn.shown = None

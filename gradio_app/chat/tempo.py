@@ -1,4 +1,4 @@
-"""How often pages are told what has come: often while few watch, less often where the app would spend itself on telling."""
+"""How often pages are updated: often while few people watch, less often when updates would take too much of the processor."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 LEAST_S = 1 / 15
 MOST_S = 1.5
 _SHARE = 0.5
-"""Of one core, for telling; the rest receives."""
-_LOOK_S = 0.5
+"""The share of one core that updates may use. The rest receives answers."""
+_MEASURE_S = 0.5
 _LEAST_UPDATES = 30
-"""Updates that a look at their cost needs: with fewer, it is the cost of something else that is seen."""
+"""Updates that a measurement of their cost needs. With fewer, the processor time is mostly that of other work."""
 
 
 class Tempo:
-    """Shared by all streams of one process. ``begun`` and ``ended`` say that a stream is watched, ``told`` that it was shown."""
+    """The interval between updates, shared by all streams of a process. Streams report their start, their updates and their end."""
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, cpu: Callable[[], float] = time.process_time
@@ -23,7 +23,7 @@ class Tempo:
         self._clock, self._cpu = clock, cpu
         self._streams = 0
         self._updates = 0
-        self._looked = (clock(), cpu())
+        self._measured = (clock(), cpu())
         self._cost_s = 0.0
 
     def stream_started(self) -> None:
@@ -35,16 +35,16 @@ class Tempo:
     def record_update(self) -> None:
         self._updates += 1
         now = self._clock()
-        at, cpu = self._looked
-        if now - at < _LOOK_S:
+        at, cpu = self._measured
+        if now - at < _MEASURE_S:
             return
         if self._updates >= _LEAST_UPDATES:
             self._cost_s = (self._cpu() - cpu) / self._updates
         elif self._streams * self._cost_s < _SHARE * LEAST_S:
             self._cost_s = 0.0
-        self._looked, self._updates = (now, self._cpu()), 0
+        self._measured, self._updates = (now, self._cpu()), 0
 
     @property
     def interval_s(self) -> float:
-        """Between two updates of one stream: as many as half a core makes, at what one has cost so far."""
+        """Seconds between two updates of one stream, so that all updates together take half a core at their measured cost."""
         return min(MOST_S, max(LEAST_S, self._streams * self._cost_s / _SHARE))

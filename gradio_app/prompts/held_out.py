@@ -1,4 +1,4 @@
-"""The held-out rows of a version's training run as a set of prompts."""
+"""The held-out rows of a version's training run as a prompt set."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 
 def held_out_set(client: MlflowClient, model: str, version: str, *, others: Sequence[str] = ()) -> PromptSet:
-    """The rows that ``version`` was proven on, as its run kept them; rows that it, or ``others``, were trained on are left out.
+    """Return the rows that ``version`` was proven on, without rows that it or ``others`` were trained on.
 
-    Raises DataError where the run kept none that can be asked, GateError where they are not what the run says,
-    MoveError for a version that is none, TrackingError.
+    Raises DataError where the run has no row with a question, GateError where the rows do not match the run's digest, MoveError
+    for a version that does not exist, and TrackingError.
     """
-    asked = read_version(client, model, version)
-    if asked.held_out is None:
+    proven = read_version(client, model, version)
+    if proven.held_out is None:
         raise DataError(
-            f"{asked.uri}: its training run kept no held-out rows; fix: train with an eval file or a split, or give a "
+            f"{proven.uri}: its training run has no held-out rows; fix: train with an eval file or a split, or give a "
             "file of prompts"
         )
     notes: list[str] = []
-    sides = [asked, *(read_version(client, model, other) for other in others if other not in (version, BASE))]
-    unseen = are_unseen(asked.held_out.rows, sides, notes)
-    rows = [row for row, is_new in zip(asked.held_out.rows, unseen, strict=True) if is_new]
+    sides = [proven, *(read_version(client, model, other) for other in others if other not in (version, BASE))]
+    unseen = are_unseen(proven.held_out.rows, sides, notes)
+    rows = [row for row, is_new in zip(proven.held_out.rows, unseen, strict=True) if is_new]
     questions = [row for row in rows if row.messages]
     if not questions:
-        why = "they are texts without a question" if rows else "every one of them was trained on"
-        raise DataError(f"{asked.uri}: no held-out row can be asked: {why}; fix: give a file of prompts")
+        why = "they are texts without a question" if rows else "all of them were trained on"
+        raise DataError(f"{proven.uri}: no held-out row can be used: {why}; fix: give a file of prompts")
     if len(questions) > MOST_PROMPTS:
-        notes.append(f"{asked.uri}: the first {MOST_PROMPTS:,} of {len(questions):,} held-out rows are asked")
+        notes.append(f"{proven.uri}: the first {MOST_PROMPTS:,} of {len(questions):,} held-out rows are used")
     prompts = [
         PromptSetRow(f"{row.source}:{row.line}", row.messages, row.reference) for row in questions[:MOST_PROMPTS]
     ]

@@ -1,4 +1,4 @@
-"""The prompt sets of one playground, and where each voter is in them."""
+"""The prompt sets of one playground, and each voter's progress in them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 HELD_OUT = "Held-out rows of the training"
-"""Of the first side that has a version; the name says no version, for it stands on a blind page."""
+"""The set of the first side that is a version. Its name contains no version, because the blind page displays it."""
 
 
 class PromptWalk:
-    """Reads the files at once. Raises DataError for one that is no prompt set."""
+    """The prompt sets of ``files``, which are read at once. Raises DataError for a file that is not a prompt set."""
 
     def __init__(self, files: Sequence[Path], *, longest_prompt_chars: int) -> None:
-        found = [read_prompt_set(path, longest_prompt_chars=longest_prompt_chars) for path in files]
-        self._sets = {one.name: one for one in found}
+        sets = [read_prompt_set(path, longest_prompt_chars=longest_prompt_chars) for path in files]
+        self._sets = {prompts.name: prompts for prompts in sets}
         self._held_out: dict[tuple[str, ...], PromptSet] = {}
         self._lock = threading.Lock()
 
@@ -45,7 +45,7 @@ class PromptWalk:
         login: str | None,
         session: str,
     ) -> tuple[PromptSet, Progress]:
-        """Where this voter is, judging these contenders. Asks the registry. Raises SessionError, TrackingError."""
+        """Return a set and the voter's progress in it for these contenders. Reads MLflow. Raises SessionError, TrackingError."""
         from gradio_app.registry_client import registry_client
 
         client = registry_client()
@@ -64,12 +64,12 @@ class PromptWalk:
                 try:
                     self._held_out[versions] = held_out_set(client, model, proven[0], others=proven[1:])
                 except FinetuneError as error:
-                    raise SessionError(f"There are no held-out rows to ask. {error}") from error
+                    raise SessionError(f"There are no held-out rows to use. {error}") from error
             return self._held_out[versions]
 
     @staticmethod
     def _version(client: MlflowClient, model: str, contender: Contender) -> str:
-        """The number behind an alias now; ``base`` for what is no version of the model."""
+        """Return the version that an alias points to now, or ``base`` for a contender that is not a version of the model."""
         if contender.model.startswith(f"{model}@"):
             from mlflow_finetune_plugin.store.registry import find_model
 
@@ -80,13 +80,13 @@ class PromptWalk:
         return BASE
 
 
-def prompt_to_ask(prompts: PromptSet, found: Progress) -> Prompt:
-    """The next one as a session asks it. Raises SessionError where all are judged."""
-    if found.next is None:
-        raise SessionError(found.sentence)
+def next_prompt(prompts: PromptSet, voter_progress: Progress) -> Prompt:
+    """Return the next prompt for a session. Raises SessionError where all are judged."""
+    if voter_progress.next is None:
+        raise SessionError(voter_progress.sentence)
     return Prompt(
-        text=found.next.messages[-1]["content"],
-        reference=found.next.reference,
+        text=voter_progress.next.messages[-1]["content"],
+        reference=voter_progress.next.reference,
         prompt_set=prompts.name,
-        messages=found.next.messages,
+        messages=voter_progress.next.messages,
     )

@@ -1,4 +1,4 @@
-"""Who is asking, and what they may do: a password, a header of a trusted proxy, or whoever sits at this machine."""
+"""Identify the user of a request: by a password, by a trusted proxy's header, or as the one local user without a login."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _MOST_REMEMBERED = 10_000
 
 @dataclass(frozen=True)
 class Visitor:
-    """``name`` is what ``gr.Request.username`` says; the one visitor of a page without a login is ``LOCAL_NAME``."""
+    """A user. ``name`` is also ``gr.Request.username``; the only user of a page without a login is ``LOCAL_NAME``."""
 
     name: str
     may_promote: bool
 
 
 class Access:
-    """What the settings say of who may come in. Raises ConfigError for an auth file that cannot be read."""
+    """The access rules of the settings. Raises ConfigError for an auth file that cannot be read."""
 
     def __init__(self, settings: PlaygroundSettings) -> None:
         self.users = Users(settings.auth_file) if settings.auth_file is not None else None
@@ -42,13 +42,13 @@ class Access:
 
     @property
     def is_open(self) -> bool:
-        """No login at all: loopback only."""
+        """Whether there is no login. The settings allow that on loopback only."""
         return self.users is None and self.header is None
 
     def visitor(self, name: str | None) -> Visitor | None:
-        """Whom a handler's ``request.username`` means; None for nobody, and for a user who has been taken out."""
+        """Return the user of a handler's ``request.username``; None without a name and for a deleted user."""
         if self.is_open:
-            return Visitor(LOCAL_NAME, may_promote=True)  # it is their own machine
+            return Visitor(LOCAL_NAME, may_promote=True)  # Only the machine's user can open a loopback page.
         if name is None:
             return None
         if self.users is not None:
@@ -57,23 +57,23 @@ class Access:
         return Visitor(name, name in self._promoters)
 
     def may_promote(self, name: str | None) -> bool:
-        found = self.visitor(name)
-        return found is not None and found.may_promote
+        visitor = self.visitor(name)
+        return visitor is not None and visitor.may_promote
 
     def is_trusted_proxy(self, peer: str | None) -> bool:
-        """``peer`` is the socket's own address: what headers say of it anybody can write."""
-        found = _address(peer)
-        return found is not None and any(found in network for network in self._proxies)
+        """Whether a connection comes from a trusted proxy. ``peer`` is the socket's address, because headers can be forged."""
+        address = _address(peer)
+        return address is not None and any(address in network for network in self._proxies)
 
     def from_header(self, values: list[str], peer: str | None) -> Visitor | None:
-        """Whom the proxy names; None where that is not said once, by a trusted proxy, as a name."""
+        """Return the user that a trusted proxy names; None unless the header occurs once and holds a valid name."""
         if self.header is None or not self.is_trusted_proxy(peer) or len(values) != 1:
             return None
         name = values[0].strip()
         return self.visitor(name) if name_fault(name) is None else None
 
     def log_in(self, name: str, password: str, address: str) -> Visitor | float:
-        """The visitor, or the seconds until another attempt is heard; 0.0 for a wrong name or password. Takes 0.1 s."""
+        """Return the user, 0.0 for a wrong name or password, or the seconds until the next attempt is allowed. Takes 0.1 s."""
         assert self.users is not None
         name = name.strip()[: MAX_NAME_CHARS + 1]
         if wait_s := self.attempts.begin(name, address):
@@ -86,9 +86,9 @@ class Access:
 
 
 class Attempts:
-    """Wrong passwords per name and per address within a quarter of an hour; names that nobody has count as others do.
+    """Limits wrong passwords per name and per address within 15 minutes. Unknown names count like known ones.
 
-    An attempt counts when it begins, so that many at the same time are no way around; one that succeeds is taken back.
+    An attempt counts when it begins, so that concurrent attempts cannot pass the limit. A successful one is subtracted.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -97,7 +97,7 @@ class Attempts:
         self._lock = threading.Lock()
 
     def begin(self, name: str, address: str) -> float:
-        """0 and it counts; else the seconds until one of this name from this address may."""
+        """Count an attempt and return 0, or return the seconds until the next one of this name and address is allowed."""
         now = self._clock()
         with self._lock:
             wait_s = max(self._wait_s(key, most, now) for key, most in _limits(name, address))
@@ -111,7 +111,7 @@ class Attempts:
         return 0.0
 
     def succeeded(self, name: str, address: str) -> None:
-        """The name's are forgotten; of the address's only this one: somebody's own name clears nobody else's."""
+        """Clear the attempts of the name, and one of the address: a login must not clear attempts on other names."""
         (of_name, _), (of_address, _) = _limits(name, address)
         with self._lock:
             self._at.pop(of_name, None)
@@ -130,17 +130,17 @@ def _limits(name: str, address: str) -> tuple[tuple[str, int], tuple[str, int]]:
 
 
 def _neighbourhood(address: str) -> str:
-    """An IPv6 client has a whole /64 to choose from."""
-    found = _address(address)
-    if isinstance(found, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((int(found), 64), strict=False))
+    """Return the address, or the /64 network of an IPv6 address, because one client owns all of it."""
+    parsed = _address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((int(parsed), 64), strict=False))
     return address
 
 
 def _address(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        found = ipaddress.ip_address((text or "").partition("%")[0])
+        address = ipaddress.ip_address((text or "").partition("%")[0])
     except ValueError:
         return None
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return mapped or found
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

@@ -1,4 +1,4 @@
-"""What stands before Gradio: who asks, from where, for what, how much; and what leaves with every answer."""
+"""Check every request before Gradio receives it, and add the security headers to every response."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gradio_app.web.request_rules import (
 )
 
 VISITOR = "mlflow_finetune.visitor"
-"""The key of the ASGI scope under which Gradio's ``auth_dependency`` finds who asks."""
+"""The key of the ASGI scope under which Gradio's ``auth_dependency`` finds the user."""
 
 _BODY_S = 30.0
 _MOST_BOUND = 100_000
@@ -38,7 +38,7 @@ _SCRIPT = re.compile(rb"<script(?=[\s>])")
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _CACHEABLE_STATUS = (200, 206, 304)
 _BASE = b'<base href="./" />'
-"""Says nothing at the root, and ``base-uri 'none'`` has browsers complain of it."""
+"""Has no effect at the root, and browsers report it as a violation of ``base-uri 'none'``."""
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"DENY",
@@ -50,7 +50,7 @@ _HEADERS = {
 
 
 class Guard:
-    """An ASGI application around another: everything that it does not let through is answered here."""
+    """An ASGI application around another one. It answers the requests that it does not let through."""
 
     def __init__(
         self,
@@ -71,50 +71,53 @@ class Guard:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
             nonce = secrets.token_urlsafe(16)
-            asked = RequestFacts.of(scope, self._access)
-            outwards = _SecuredSend(send, nonce, self._policy(nonce), asked)
-            await self._handle(asked, scope, receive, outwards)
+            facts = RequestFacts.of(scope, self._access)
+            outwards = _SecuredSend(send, nonce, self._policy(nonce), facts)
+            await self._handle(facts, scope, receive, outwards)
         else:
-            await send({"type": "websocket.close", "code": 1008})  # the page uses none
+            await send({"type": "websocket.close", "code": 1008})  # The page uses no websockets.
 
-    async def _handle(self, asked: RequestFacts, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(asked)
-        visitor = self._visitor(asked) if refusal is None else None
-        if refusal is None and not self._is_login(asked) and visitor is None:
-            refusal = self._stranger(asked)
+    async def _handle(self, facts: RequestFacts, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal(facts)
+        visitor = self._visitor(facts) if refusal is None else None
+        if refusal is None and not self._is_login(facts) and visitor is None:
+            refusal = self._unidentified(facts)
         if refusal is not None:
             await refusal(scope, receive, send)
             return
-        body = await _body(asked, receive, self._settings.max_body_bytes)
+        body = await _body(facts, receive, self._settings.max_body_bytes)
         if isinstance(body, Response):
             await body(scope, receive, send)
-        elif self._is_login(asked):
-            answer = await self._login.answer(asked, body)
+        elif self._is_login(facts):
+            answer = await self._login.answer(facts, body)
             await answer(scope, receive, send)
         else:
             assert visitor is not None
-            if not self._owns_sessions(visitor, asked, body):
-                await JSONResponse({"detail": "this session is another visitor's"}, 403)(scope, receive, send)
+            if not self._owns_sessions(visitor, facts, body):
+                await JSONResponse({"detail": "this session belongs to another user"}, 403)(scope, receive, send)
                 return
-            headers = forwarded_headers(asked, self._access.header)
+            headers = forwarded_headers(facts, self._access.header)
             await self._app({**scope, "headers": headers, VISITOR: visitor}, _replayed(body, receive), send)
 
-    def _refusal(self, asked: RequestFacts) -> Response | None:
-        """Why nobody may ask this, whoever it is; and the one question that everybody may ask."""
-        if asked.path == "/healthz" and asked.method in ("GET", "HEAD"):
+    def _refusal(self, facts: RequestFacts) -> Response | None:
+        """Return the answer to requests that are refused for every user, and to the health check, which needs no user."""
+        if facts.path == "/healthz" and facts.method in ("GET", "HEAD"):
             return JSONResponse({"status": "ok"})
-        if fault := host_fault(asked, self._settings):
+        if fault := host_fault(facts, self._settings):
             return PlainTextResponse(f"{fault}\n", 421)
-        if fault := origin_fault(asked):
+        if fault := origin_fault(facts):
             return PlainTextResponse(f"{fault}\n", 403)
-        if self._is_login(asked) and asked.method in ("GET", "HEAD", "POST"):
+        if self._is_login(facts) and facts.method in ("GET", "HEAD", "POST"):
             return None
-        if not is_offered(asked, self._cache):
-            return PlainTextResponse("nothing is here\n", 404)
+        if not is_offered(facts, self._cache):
+            return PlainTextResponse("not found\n", 404)
         return None
 
     def _policy(self, nonce: str) -> str:
-        """Scripts that came with the page, and no others; Gradio makes functions of handlers' ``js``: 'unsafe-eval'."""
+        """Return the content security policy: only the page's own scripts run.
+
+        Gradio compiles the ``js`` of handlers to functions, which needs 'unsafe-eval'.
+        """
         return (
             f"default-src 'self'; script-src 'self' 'unsafe-eval' 'nonce-{nonce}' {self._inline_scripts}; "
             "script-src-attr 'none'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
@@ -122,29 +125,34 @@ class Guard:
             "frame-src 'none'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
         )
 
-    def _is_login(self, asked: RequestFacts) -> bool:
-        return self._access.users is not None and asked.path.rstrip("/") in (LOGIN, LOGOUT)
+    def _is_login(self, facts: RequestFacts) -> bool:
+        return self._access.users is not None and facts.path.rstrip("/") in (LOGIN, LOGOUT)
 
-    def _visitor(self, asked: RequestFacts) -> Visitor | None:
+    def _visitor(self, facts: RequestFacts) -> Visitor | None:
         if self._access.header is not None:
-            return self._access.from_header(asked.headers.getlist(self._access.header), asked.peer)
+            return self._access.from_header(facts.headers.getlist(self._access.header), facts.peer)
         if self._access.users is not None:
-            return self._sessions.visitor(session_token(asked, self._sessions.cookie))
+            return self._sessions.visitor(session_token(facts, self._sessions.cookie))
         return self._access.visitor(None)
 
-    def _stranger(self, asked: RequestFacts) -> Response:
+    def _unidentified(self, facts: RequestFacts) -> Response:
         if self._access.users is None:
-            said = f"who you are, the proxy says in {self._access.header}, and this did not come from it so"
-            return PlainTextResponse(f"{said}\n", 403)
-        if asked.wants_page:
+            fault = (
+                f"a trusted proxy must name the user in the header {self._access.header}; this request has no such name"
+            )
+            return PlainTextResponse(f"{fault}\n", 403)
+        if facts.wants_page:
             return RedirectResponse(LOGIN, 303)
         return JSONResponse({"detail": "log in first"}, 401)
 
-    def _owns_sessions(self, visitor: Visitor, asked: RequestFacts, body: bytes) -> bool:
-        """A Gradio session belongs to the first who names it: answers are fetched by its name alone."""
+    def _owns_sessions(self, visitor: Visitor, facts: RequestFacts, body: bytes) -> bool:
+        """Whether the request's Gradio sessions belong to its user. A session belongs to the first user who names it.
+
+        Gradio itself gives the answers of a session to everyone who knows its name.
+        """
         if self._access.is_open:
             return True
-        for session in named_sessions(asked, _session_of(body)):
+        for session in named_sessions(facts, _session_of(body)):
             owner = self._owners.setdefault(session[:200], visitor.name)
             self._owners.move_to_end(session[:200])
             if owner != visitor.name:
@@ -155,22 +163,22 @@ class Guard:
 
 
 class _SecuredSend:
-    """``send`` with our headers, without Gradio's permissions for other origins; the page's scripts get their nonce."""
+    """Sends responses with security headers and script nonces, without Gradio's CORS headers."""
 
-    def __init__(self, send: Send, nonce: str, policy: str, asked: RequestFacts) -> None:
+    def __init__(self, send: Send, nonce: str, policy: str, facts: RequestFacts) -> None:
         self._send, self._nonce, self._policy = send, nonce.encode(), policy.encode()
-        self._is_page, self._is_named_by_content = asked.path == "/", asked.is_named_by_content
+        self._is_page, self._is_named_by_content = facts.path == "/", facts.is_named_by_content
         self._start: Message | None = None
         self._body = b""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            kept = [
+            headers = [
                 (name, value)
                 for name, value in message["headers"]
                 if not name.lower().startswith(b"access-control-") and name.lower() not in _HEADERS
             ]
-            headers = [*kept, *_HEADERS.items(), (b"content-security-policy", self._policy)]
+            headers += [*_HEADERS.items(), (b"content-security-policy", self._policy)]
             if self._is_named_by_content and message["status"] in _CACHEABLE_STATUS:
                 headers.append((b"cache-control", b"private, max-age=31536000, immutable"))
             message = {**message, "headers": headers}
@@ -187,25 +195,25 @@ class _SecuredSend:
     async def _send_page(self) -> None:
         assert self._start is not None
         page = _SCRIPT.sub(b'<script nonce="' + self._nonce + b'"', self._body).replace(_BASE, b"", 1)
-        kept = [(name, value) for name, value in self._start["headers"] if name.lower() != b"content-length"]
-        kept += [(b"content-length", str(len(page)).encode()), (b"cache-control", b"no-store")]
-        await self._send({**self._start, "headers": kept})
+        headers = [(name, value) for name, value in self._start["headers"] if name.lower() != b"content-length"]
+        headers += [(b"content-length", str(len(page)).encode()), (b"cache-control", b"no-store")]
+        await self._send({**self._start, "headers": headers})
         await self._send({"type": "http.response.body", "body": page})
 
 
 def script_hashes(head: str) -> tuple[str, ...]:
-    """Of the inline scripts in what a page puts into its head: Gradio adds them in the browser, without a nonce."""
-    found = _INLINE_SCRIPT.findall(head)
-    return tuple(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found)
+    """Return the CSP hashes of the inline scripts in a page's head, which Gradio adds in the browser without a nonce."""
+    scripts = _INLINE_SCRIPT.findall(head)
+    return tuple(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
 
 
-async def _body(asked: RequestFacts, receive: Receive, most: int) -> bytes | Response:
-    """All of it, before anything is done with it."""
-    too_long = PlainTextResponse(f"a request of more than {most} bytes is not read\n", 413, {"Connection": "close"})
-    told = asked.headers.get("content-length", "0")
-    if not told.isdecimal() or len(told) > 18:
-        return PlainTextResponse("content-length is no number\n", 400, {"Connection": "close"})
-    if int(told) > most:
+async def _body(facts: RequestFacts, receive: Receive, most: int) -> bytes | Response:
+    """Return the whole body, or the answer to a request whose body is refused."""
+    too_long = PlainTextResponse(f"the request has more than {most} bytes\n", 413, {"Connection": "close"})
+    length = facts.headers.get("content-length", "0")
+    if not length.isdecimal() or len(length) > 18:
+        return PlainTextResponse("content-length is not a valid number\n", 400, {"Connection": "close"})
+    if int(length) > most:
         return too_long
     parts, size = [], 0
     try:
@@ -213,7 +221,7 @@ async def _body(asked: RequestFacts, receive: Receive, most: int) -> bytes | Res
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    return PlainTextResponse("the request broke off\n", 400)
+                    return PlainTextResponse("the request ended early\n", 400)
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 if size > most:
@@ -221,17 +229,17 @@ async def _body(asked: RequestFacts, receive: Receive, most: int) -> bytes | Res
                 if not message.get("more_body", False):
                     return b"".join(parts)
     except TimeoutError:
-        return PlainTextResponse("the request came too slowly\n", 408, {"Connection": "close"})
+        return PlainTextResponse("the request took too long\n", 408, {"Connection": "close"})
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    is_told = False
+    is_sent = False
 
     async def replay() -> Message:
-        nonlocal is_told
-        if is_told:
-            return await receive()  # the end of the connection
-        is_told = True
+        nonlocal is_sent
+        if is_sent:
+            return await receive()  # Waits for the end of the connection.
+        is_sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay

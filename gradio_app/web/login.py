@@ -1,4 +1,4 @@
-"""Logging in with a password: sessions, their cookie, and the page."""
+"""The login with a password: sessions, their cookie, and the login page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_BODY = 8_000
 
 @dataclass
 class _Session:
-    """``password`` is the hash that was right: when it changes, the session ends."""
+    """A login. ``password`` is the hash at the login; when the user's hash changes, the session ends."""
 
     name: str
     password: bytes
@@ -33,15 +33,15 @@ class _Session:
 
 
 class Sessions:
-    """Who has logged in, in this process's memory: tokens as hashes, each good for twelve hours."""
+    """The logged-in users, in this process's memory. Tokens are stored as hashes and are valid for twelve hours."""
 
     def __init__(self, access: Access, port: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._access, self._clock = access, clock
         self._sessions: OrderedDict[bytes, _Session] = OrderedDict()
-        self.cookie = f"mlflow_finetune_{port}"  # cookies are shared by all ports of a host
+        self.cookie = f"mlflow_finetune_{port}"  # All ports of a host share their cookies.
 
     def begin(self, name: str) -> str | None:
-        """The token of a new session; None when the user has been taken out meanwhile."""
+        """Begin a session and return its token; None when the user was deleted meanwhile."""
         password = self._password(name)
         if password is None:
             return None
@@ -70,33 +70,33 @@ class Sessions:
 
 
 class LoginPages:
-    """``/login`` and ``/logout``. Gradio's own client logs in here too, and is told as Gradio tells it."""
+    """Answers ``/login`` and ``/logout``, for browsers as a page, for Gradio's client as Gradio's own login does."""
 
     def __init__(self, access: Access, sessions: Sessions) -> None:
         self._access, self._sessions = access, sessions
-        self._hashing = asyncio.Semaphore(_AT_ONCE)  # 32 MB each
+        self._hashing = asyncio.Semaphore(_AT_ONCE)  # A hash takes 32 MB.
 
-    async def answer(self, asked: RequestFacts, body: bytes) -> Response:
-        token = session_token(asked, self._sessions.cookie)
-        if asked.path == LOGOUT:
-            return self._log_out(asked, token)
-        if asked.method != "POST":
+    async def answer(self, facts: RequestFacts, body: bytes) -> Response:
+        token = session_token(facts, self._sessions.cookie)
+        if facts.path == LOGOUT:
+            return self._log_out(facts, token)
+        if facts.method != "POST":
             return RedirectResponse("/", 303) if self._sessions.visitor(token) else HTMLResponse(_login_page(None))
-        return await self._log_in(asked, body, token)
+        return await self._log_in(facts, body, token)
 
-    async def _log_in(self, asked: RequestFacts, body: bytes, before: str | None) -> Response:
+    async def _log_in(self, facts: RequestFacts, body: bytes, before: str | None) -> Response:
         fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=20) if len(body) <= _MOST_BODY else {}
         name, password = (fields.get(field, [""])[0] for field in ("username", "password"))
-        address = asked.client_address(self._access)
+        address = facts.client_address(self._access)
         async with self._hashing:
-            found = await asyncio.to_thread(self._access.log_in, name, password, address)
-        if not isinstance(found, Visitor):
-            return _refusal(asked, found)
+            attempt = await asyncio.to_thread(self._access.log_in, name, password, address)
+        if not isinstance(attempt, Visitor):
+            return _refusal(facts, attempt)
         self._sessions.end(before)
-        token = self._sessions.begin(found.name)
+        token = self._sessions.begin(attempt.name)
         if token is None:
-            return _refusal(asked, 0.0)
-        is_page = "text/html" in asked.headers.get("accept", "")
+            return _refusal(facts, 0.0)
+        is_page = "text/html" in facts.headers.get("accept", "")
         answer = RedirectResponse("/", 303) if is_page else JSONResponse({"success": True})
         answer.set_cookie(
             self._sessions.cookie,
@@ -104,21 +104,21 @@ class LoginPages:
             max_age=int(_LASTS_S),
             httponly=True,
             samesite="lax",
-            secure=asked.is_secure,
+            secure=facts.is_secure,
         )
         return answer
 
-    def _log_out(self, asked: RequestFacts, token: str | None) -> Response:
-        if asked.method != "POST":  # a link, or a picture's address, logs nobody out
+    def _log_out(self, facts: RequestFacts, token: str | None) -> Response:
+        if facts.method != "POST":  # GET changes nothing, because links and images send it.
             return HTMLResponse(_LOGOUT_PAGE)
         self._sessions.end(token)
         answer = RedirectResponse(LOGIN, 303)
-        answer.delete_cookie(self._sessions.cookie, httponly=True, samesite="lax", secure=asked.is_secure)
+        answer.delete_cookie(self._sessions.cookie, httponly=True, samesite="lax", secure=facts.is_secure)
         return answer
 
 
-def session_token(asked: RequestFacts, cookie: str) -> str | None:
-    for part in ";".join(asked.headers.getlist("cookie")).split(";"):
+def session_token(facts: RequestFacts, cookie: str) -> str | None:
+    for part in ";".join(facts.headers.getlist("cookie")).split(";"):
         name, _, value = part.strip().partition("=")
         if name == cookie:
             return value
@@ -129,22 +129,22 @@ def _digest(token: str | None) -> bytes:
     return hashlib.sha256((token or "").encode("utf-8", "surrogateescape")).digest()
 
 
-def _refusal(asked: RequestFacts, wait_s: float) -> Response:
+def _refusal(facts: RequestFacts, wait_s: float) -> Response:
     if wait_s:
-        said = f"Too many wrong passwords. Try again in {-(-int(wait_s) // 60)} min."
+        message = f"Too many wrong passwords. Try again in {-(-int(wait_s) // 60)} min."
         status, headers = 429, {"Retry-After": str(int(wait_s))}
     else:
-        said, status, headers = "Name or password is wrong.", 401, {}
-    if "text/html" in asked.headers.get("accept", ""):
-        return HTMLResponse(_login_page(said), status, headers)
-    return JSONResponse({"detail": said}, status, headers)
+        message, status, headers = "Name or password is wrong.", 401, {}
+    if "text/html" in facts.headers.get("accept", ""):
+        return HTMLResponse(_login_page(message), status, headers)
+    return JSONResponse({"detail": message}, status, headers)
 
 
 def _login_page(fault: str | None) -> str:
-    told = f'<p role="alert">{html.escape(fault)}</p>' if fault else ""
+    alert = f'<p role="alert">{html.escape(fault)}</p>' if fault else ""
     return _page(
         "Log in",
-        f"""<form method="post" action="{LOGIN}"><h1>Playground</h1>{told}
+        f"""<form method="post" action="{LOGIN}"><h1>Playground</h1>{alert}
 <label for="username">Name</label>
 <input id="username" name="username" autocomplete="username" autocapitalize="none" required autofocus>
 <label for="password">Password</label>

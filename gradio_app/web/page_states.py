@@ -1,8 +1,7 @@
-"""What Gradio keeps of each open page, made from one page's instead of anew.
+"""Gradio's state of each open page, copied from one page instead of computed for each.
 
-A page's state tells what every component looks like. Gradio asks each component for it when a page opens, which takes as long
-as a hundred answers' words, one page after the other, and keeps a quarter of a megabyte; yet all pages begin alike, and what
-happens on a page replaces little of it.
+The state describes every component. Gradio computes it when a page opens, which takes as long as a hundred updates of an
+answer, one page after the other, and 250 kB of memory. All pages begin with the same state, and use replaces little of it.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class PageState(SessionState):  # type: ignore[misc]
-    """Of one page. What tells how a component looks is shared with other pages, so it is replaced and never changed."""
+    """The state of one page. Pages share the descriptions of components, so a change replaces a description."""
 
     def opened_again(self) -> PageState:
-        """Another page, as this one was; to be asked of one on which nothing has happened."""
+        """Return the state of a new page. Call this on the state of a page that nobody has used."""
         other = copy(self)
         other.blocks_config = copy(self.blocks_config)
         other.config_values = dict(self.config_values)
@@ -36,7 +35,7 @@ class PageState(SessionState):  # type: ignore[misc]
 
 
 class PageStates(StateHolder):  # type: ignore[misc]
-    """Of all pages: Gradio's own holder, whose pages are quickly opened."""
+    """The states of all pages: Gradio's holder, which copies the state of new pages."""
 
     def set_blocks(self, blocks: Blocks) -> None:
         super().set_blocks(blocks)

@@ -1,4 +1,4 @@
-"""What a request may ask for, and from where: pure questions about its method, path and headers."""
+"""Rules for requests: pure functions of their method, path and headers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NAMED_BY_CONTENT = re.compile(r"/assets/[\w.-]+-[\w-]{8,10}\.(?:js|css|svg|ttf|
 
 @dataclass(frozen=True)
 class RequestFacts:
-    """``peer``: the socket's own address. ``is_proxied``: that address is a trusted proxy's."""
+    """The facts of a request. ``peer`` is the socket's address; ``is_proxied`` says that it is a trusted proxy's."""
 
     method: str
     path: str
@@ -56,17 +56,17 @@ class RequestFacts:
 
     @property
     def is_named_by_content(self) -> bool:
-        """A file of Gradio's page whose name is made of what is in it: another content has another name."""
+        """Whether the path is a file of Gradio's page with its content's hash in its name, so that it can be cached forever."""
         return self.method in _SAFE and _NAMED_BY_CONTENT.fullmatch(self.path) is not None
 
     @property
     def is_near(self) -> bool:
-        """From this machine, where a file is read sooner than it is packed and unpacked."""
+        """Whether the request comes from this machine, where compression takes longer than the transfer."""
         return self.peer is not None and not self.is_proxied and is_loopback(self.peer)
 
     @property
     def is_secure(self) -> bool:
-        """The browser speaks TLS, as a trusted proxy says."""
+        """Whether the browser uses TLS, by a trusted proxy's header."""
         return self.is_proxied and self.headers.get("x-forwarded-proto", "").partition(",")[0].strip() == "https"
 
     @property
@@ -74,7 +74,7 @@ class RequestFacts:
         return self.method in _SAFE and "text/html" in self.headers.get("accept", "")
 
     def client_address(self, access: Access) -> str:
-        """Whose attempts are counted: the peer, or the last address that no trusted proxy has, where one forwards."""
+        """Return the address to count attempts by: the peer, or behind trusted proxies the last address that is not one of them."""
         if self.is_proxied:
             for hop in reversed(",".join(self.headers.getlist("x-forwarded-for")).split(",")):
                 if not access.is_trusted_proxy(hop.strip()):
@@ -82,46 +82,49 @@ class RequestFacts:
         return str(self.peer)
 
 
-def host_fault(asked: RequestFacts, settings: PlaygroundSettings) -> str | None:
-    """A page elsewhere whose name has been made to mean this machine still sends its own name as Host."""
-    hosts = asked.headers.getlist("host")
+def host_fault(facts: RequestFacts, settings: PlaygroundSettings) -> str | None:
+    """Return why the Host header is refused, or None. This stops DNS rebinding: such a page sends its own name as Host."""
+    hosts = facts.headers.getlist("host")
     if len(hosts) != 1 or (name := _host_name(hosts[0])) is None:
-        return "a request has one Host"
+        return "a request needs exactly one valid Host header"
     known = {_plain(host) for host in (*settings.public_hosts, settings.host)}
     if settings.is_loopback or settings.user_header is not None:
         known |= set(LOOPBACK_NAMES)
     elif not settings.public_hosts:
-        return None  # a login stands before everything, and its cookie belongs to one name
+        return None  # The login protects the page, and its cookie belongs to one host name.
     if name in known:
         return None
-    return f"this page is not known as {name}; fix: --public-host {name}"
+    return f"the host name {name} is not allowed; fix: start the playground with --public-host {name}"
 
 
-def origin_fault(asked: RequestFacts) -> str | None:
-    """Other sites may link to the page, and nothing else. Programs, which send neither header, are no browsers."""
-    site = asked.headers.get("sec-fetch-site")
+def origin_fault(facts: RequestFacts) -> str | None:
+    """Return why the origin is refused, or None. Other sites may only link to the page.
+
+    A program that is not a browser sends neither header and is let through.
+    """
+    site = facts.headers.get("sec-fetch-site")
     if site not in (None, "same-origin", "none"):
         is_link = (
-            asked.headers.get("sec-fetch-mode") == "navigate" and asked.headers.get("sec-fetch-dest") == "document"
+            facts.headers.get("sec-fetch-mode") == "navigate" and facts.headers.get("sec-fetch-dest") == "document"
         )
-        if not (is_link and asked.method in _SAFE and asked.path in ("/", LOGIN, LOGOUT)):
-            return "another site may not ask this"
-    if site is not None or asked.method in _SAFE:
+        if not (is_link and facts.method in _SAFE and facts.path in ("/", LOGIN, LOGOUT)):
+            return "requests from other sites are refused"
+    if site is not None or facts.method in _SAFE:
         return None
-    origins = asked.headers.getlist("origin")
+    origins = facts.headers.getlist("origin")
     if not origins:
         return None
-    here = {asked.headers.get("host", "").lower()}
-    if asked.is_proxied:
-        here |= {host.strip().lower() for host in asked.headers.get("x-forwarded-host", "").split(",")} - {""}
+    here = {facts.headers.get("host", "").lower()}
+    if facts.is_proxied:
+        here |= {host.strip().lower() for host in facts.headers.get("x-forwarded-host", "").split(",")} - {""}
     if len(origins) == 1 and urlsplit(origins[0]).netloc.lower() in here:
         return None
-    return "another site may not ask this"
+    return "requests from other sites are refused"
 
 
-def is_offered(asked: RequestFacts, cache: Path) -> bool:
-    """Gradio has fifty routes more (uploads, files of the disk, monitoring, code editing); the page needs these."""
-    method, path = asked.method, asked.path
+def is_offered(facts: RequestFacts, cache: Path) -> bool:
+    """Whether the page needs this route. Gradio has fifty more: uploads, files of the disk, monitoring, code editing."""
+    method, path = facts.method, facts.path
     if any(part in ("..", ".") for part in path.split("/")) or "\\" in path or "\0" in path:
         return False
     if method in _SAFE:
@@ -129,31 +132,31 @@ def is_offered(asked: RequestFacts, cache: Path) -> bool:
     return method == "POST" and (path in _POST_PATHS or path.startswith(_POST_PREFIXES))
 
 
-def forwarded_headers(asked: RequestFacts, user_header: str | None) -> list[tuple[bytes, bytes]]:
-    """The headers that Gradio may see: what only a proxy may say, from nobody else."""
-    dropped = {"x-gradio-server", user_header or "", *(() if asked.is_proxied else _FORWARDED)}
-    if asked.path == "/" or asked.is_near:  # the page is changed on its way out; for this machine nothing is packed
+def forwarded_headers(facts: RequestFacts, user_header: str | None) -> list[tuple[bytes, bytes]]:
+    """Return the headers for Gradio. Headers that only a proxy may set are dropped from other clients."""
+    dropped = {"x-gradio-server", user_header or "", *(() if facts.is_proxied else _FORWARDED)}
+    if facts.path == "/" or facts.is_near:  # The guard changes the page, and local files stay uncompressed.
         dropped.add("accept-encoding")
-    return [(name, value) for name, value in asked.headers.raw if name.decode("latin-1").lower() not in dropped]
+    return [(name, value) for name, value in facts.headers.raw if name.decode("latin-1").lower() not in dropped]
 
 
-def named_sessions(asked: RequestFacts, body_session: str | None) -> list[str]:
-    """Every Gradio session that the request names."""
-    found = list(asked.query.get("session_hash", ()))
-    if asked.path.startswith(f"{API}/heartbeat/"):
-        found.append(asked.path.removeprefix(f"{API}/heartbeat/").strip("/"))
-    return found + ([body_session] if body_session is not None else [])
+def named_sessions(facts: RequestFacts, body_session: str | None) -> list[str]:
+    """Return every Gradio session that the request names."""
+    sessions = list(facts.query.get("session_hash", ()))
+    if facts.path.startswith(f"{API}/heartbeat/"):
+        sessions.append(facts.path.removeprefix(f"{API}/heartbeat/").strip("/"))
+    return sessions + ([body_session] if body_session is not None else [])
 
 
 def _is_generated_file(path: str, cache: Path) -> bool:
-    """A file that a handler of this process made for a download, in this process's own folder; links do not lead out."""
+    """Whether the path is a download in this process's own folder. Symbolic links are resolved first."""
     if not path.startswith(_FILE):
         return False
     try:
-        found = Path(path.removeprefix(_FILE)).resolve(strict=True)
+        file = Path(path.removeprefix(_FILE)).resolve(strict=True)
     except (OSError, ValueError, RuntimeError):
         return False
-    return found.is_file() and found.is_relative_to(cache.resolve())
+    return file.is_file() and file.is_relative_to(cache.resolve())
 
 
 def _host_name(host: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The playground as a service: Gradio behind the guard, on one port, until it is told to end."""
+"""Serve the playground: Gradio behind the guard, on one port, until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _MOST_FILE_BYTES = 1_000_000
 _THREADS_BESIDE_STREAMS = 8
 _MOST_STATES = 1_000
 _COLLECTED_AFTER = (10_000, 10, 10)
-"""Python's own is 700, which a page's opening alone passes a hundred times."""
+"""Thresholds of the garbage collector. Python's default of 700 is passed a hundred times while a page opens."""
 _QUEUE_LOOKS_S = 0.005
-"""Gradio's queue looks a thousand times a second whether somebody has clicked, which takes 6 % of a core for ever."""
+"""The interval of Gradio's queue. Its default of 1 ms takes 6 % of a core all the time."""
 QUIET = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -49,23 +49,23 @@ QUIET = {
     "GRADIO_ROOT_PATH": "",
     "GRADIO_ANALYTICS_CACHE_FREQUENCY": "1000000000",
 }
-"""What Gradio reads from the environment, whoever has set it: nothing is sent, shared or served beside the page.
+"""Environment variables for Gradio, which replace the user's: nothing is sent, shared or served beside the page.
 
-The last one: events between two counts of all past ones, which Gradio makes for a page of its own that is not served here.
+The last one is the number of events between two counts of all past events, for a page of Gradio's that is not served here.
 """
 
 
 def check_address(settings: PlaygroundSettings) -> None:
-    """Raises ConfigError when nobody can listen there."""
+    """Raise ConfigError when the address cannot be listened on."""
     _listening(settings).close()
 
 
 @contextlib.contextmanager
 def private_files() -> Iterator[Path]:
-    """An empty folder of this process alone, in which Gradio keeps its files; gone afterwards.
+    """Create an empty folder for Gradio's files, and delete it afterwards.
 
-    Must begin before gradio is imported. Gradio offers to browsers what a handler returns from its temporary folder
-    and from the working directory, so the first becomes this one, and ``make_app`` blocks the second.
+    Enter this before gradio is imported. Gradio serves files that a handler returns from its temporary folder and from the
+    working directory, so this folder replaces the first, and ``make_app`` blocks the second.
     """
     folder = Path(tempfile.mkdtemp(prefix="mlflow-finetune-playground-")).resolve()
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
@@ -84,7 +84,7 @@ async def _nothing() -> None:
 
 @dataclass(frozen=True)
 class Page:
-    """``look``: theme, css, head and js, as ``gradio.mount_gradio_app`` takes them. ``close``: awaited at the end."""
+    """A page to serve. ``theme`` holds arguments of ``gradio.mount_gradio_app``; ``close`` is awaited at the end."""
 
     blocks: Blocks
     theme: Mapping[str, Any] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Page:
 
 
 def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Path) -> Guard:
-    """The page, behind the guard; ``cache`` is what ``private_files`` gave."""
+    """Return the page behind the guard. ``cache`` comes from ``private_files``."""
     import fastapi
     import gradio
 
@@ -102,16 +102,18 @@ def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Pa
         await page.close()
 
     blocks = page.blocks
-    blocks.max_threads = settings.max_streams + _THREADS_BESIDE_STREAMS  # 40 otherwise, and as many streams
+    blocks.max_threads = (
+        settings.max_streams + _THREADS_BESIDE_STREAMS
+    )  # The default of 40 would also limit the streams.
     blocks.queue(
         max_size=settings.max_waiting,
         default_concurrency_limit=settings.max_streams,
-        api_open=False,  # otherwise anybody may go round the queue
-        status_update_rate=10,  # automatic: all who wait are told at each event, which grows with the square of them
+        api_open=False,  # Otherwise API clients could bypass the queue.
+        status_update_rate=10,  # "auto" updates all waiting clients at each event, which grows with their square.
     )
-    blocks.state_session_capacity = _MOST_STATES  # 10,000 otherwise, kept when they end
+    blocks.state_session_capacity = _MOST_STATES  # The default is 10,000, also of closed pages.
     blocks._queue.sleep_when_free = _QUEUE_LOOKS_S
-    blocks.has_launched = True  # a mounted page is never launched, and Gradio checks no path of a file before that
+    blocks.has_launched = True  # A mounted page is never launched, and Gradio checks file paths only after launch.
     app = gradio.mount_gradio_app(
         fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=closes),
         blocks,
@@ -148,7 +150,7 @@ def _open_pages_quickly(app: FastAPI, blocks: Blocks) -> None:
 
 
 def run(app: Guard, settings: PlaygroundSettings, tell_listening: Callable[[str], None] = lambda address: None) -> None:
-    """Until SIGINT or SIGTERM; answers under way get two seconds. Raises ConfigError when it cannot listen there."""
+    """Serve until SIGINT or SIGTERM; open answers get two seconds. Raises ConfigError when it cannot listen there."""
     sock = _listening(settings)
     address = http_address(settings.host, int(sock.getsockname()[1]))
     config = uvicorn.Config(
@@ -156,7 +158,7 @@ def run(app: Guard, settings: PlaygroundSettings, tell_listening: Callable[[str]
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # who asks is the socket's peer; what a proxy forwards, the guard reads
+        proxy_headers=False,  # The guard itself reads the headers of trusted proxies.
         forwarded_allow_ips=[],
         timeout_graceful_shutdown=_DRAIN_S,
         timeout_keep_alive=75,
@@ -184,26 +186,26 @@ async def _serve(server: HttpServer, sock: socket.socket) -> None:
 
 
 def _spare_the_collector() -> None:
-    """What is there now stays: a full collection goes through all of it, and every answer stands still meanwhile."""
+    """Exempt present objects from garbage collection, because a full collection of them would pause every answer."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECTED_AFTER)
 
 
 def _name_of_visitor(request: Request) -> str | None:
-    """What ``gr.Request.username`` says in every handler."""
+    """Return the value of ``gr.Request.username`` in every handler."""
     visitor = request.scope.get(VISITOR)
     return visitor.name if visitor is not None else None
 
 
 def _listening(settings: PlaygroundSettings) -> socket.socket:
     host = settings.host.strip("[]")
-    where = f"port {settings.port} of {settings.host} cannot be listened on"
+    where = f"cannot listen on port {settings.port} of {settings.host}"
     try:
         family = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, settings.port), family=family, backlog=1024)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise ConfigError([f"{where}: it is in use; fix: --port with another number"]) from error
+            raise ConfigError([f"{where}: the port is in use; fix: --port with another number"]) from error
         fix = "--port with another number, or --host with an address of this machine"
         raise ConfigError([f"{where}: {error.strerror or error}; fix: {fix}"]) from error

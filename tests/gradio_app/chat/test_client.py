@@ -88,7 +88,7 @@ def test_an_endpoint_that_says_nothing_is_given_up(endpoint, monkeypatch):
     monkeypatch.setattr(client, "SILENCE_S", 0.3)
     start = time.monotonic()
     answer = answer_of(endpoint, "mute")
-    assert answer.fault.startswith("said nothing for")
+    assert answer.fault.startswith("sent nothing for")
     assert time.monotonic() - start < 5
 
 

@@ -105,7 +105,7 @@ def test_a_vote_can_be_changed_until_names_are_shown(choice):
     of.show_names()
     of.votable(choice)  # the same again: reasons may be added
     other = "tie" if choice != "tie" else "left"
-    with pytest.raises(SessionError, match="your vote on this turn stands"):
+    with pytest.raises(SessionError, match="your vote on this turn is final"):
         of.votable(other)
 
 
@@ -143,12 +143,12 @@ def test_earlier_turns_stay_blind_until_names_are_asked_for_and_places_are_throw
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (lambda of: of.turns.clear(), "Ask something first"),
-        (lambda of: setattr(of.last.answers[0], "ended_at", None), "still coming"),
-        (lambda of: setattr(of.last.answers[0], "fault", "broke off"), "not answered whole"),
-        (lambda of: setattr(of.last.answers[1], "is_stopped", True), "not answered whole"),
-        (lambda of: setattr(of.last, "is_blind", False), "cast blind"),
-        (lambda of: setattr(of.last, "are_names_shown", True), "shown already"),
+        (lambda of: of.turns.clear(), "Send a prompt first"),
+        (lambda of: setattr(of.last.answers[0], "ended_at", None), "still arriving"),
+        (lambda of: setattr(of.last.answers[0], "fault", "broke off"), "did not answer completely"),
+        (lambda of: setattr(of.last.answers[1], "is_stopped", True), "did not answer completely"),
+        (lambda of: setattr(of.last, "is_blind", False), "need hidden names"),
+        (lambda of: setattr(of.last, "are_names_shown", True), "already shown"),
     ],
 )
 def test_there_is_no_vote_on_what_is_not_fair(spoil, why):
@@ -162,7 +162,7 @@ def test_there_is_no_vote_on_what_is_not_fair(spoil, why):
 def test_a_model_that_ended_without_a_word_has_answered_and_one_whose_end_nobody_told_has_not():
     of = session()
     silent = ask(of, "hello", "", "right text")
-    with pytest.raises(SessionError, match="not answered whole"):
+    with pytest.raises(SessionError, match="did not answer completely"):
         of.votable("right")
     silent.answers[0].finish_reason = "stop"
     vote(of, "right")
@@ -186,7 +186,7 @@ def test_where_nobody_keeps_votes_that_is_known_before_one_is_cast():
 def test_three_sides_are_compared_and_not_voted_on():
     of = session(ONE, TWO, THREE)
     ask(of, "hello", "a", "b", "c")
-    with pytest.raises(SessionError, match="between two sides"):
+    with pytest.raises(SessionError, match="exactly two sides"):
         of.votable("left")
 
 
@@ -208,9 +208,9 @@ def test_what_cannot_be_asked_changes_nothing(prompt, more, why):
 def test_one_prompt_at_a_time():
     of = session()
     of.begin(Prompt("one"))
-    with pytest.raises(SessionError, match="still coming"):
+    with pytest.raises(SessionError, match="still arriving"):
         of.begin(Prompt("two"))
-    with pytest.raises(SessionError, match="still coming"):
+    with pytest.raises(SessionError, match="still arriving"):
         of.undo()
 
 

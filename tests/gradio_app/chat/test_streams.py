@@ -92,7 +92,7 @@ def test_too_many_at_once_are_told_so(endpoint, store):
         one, two = await playground.session("one", None), await playground.session("two", None)
         task = asyncio.create_task(spoken(playground, one))
         await asyncio.sleep(0.2)
-        with pytest.raises(SessionError, match="Many people are asking"):
+        with pytest.raises(SessionError, match="Many people are using"):
             await spoken(playground, two)
         playground.streams.stop(one)
         await task
@@ -124,7 +124,7 @@ def test_nothing_says_more_than_is_shown_while_answers_come(endpoint, store):
             exported = [answer["content"] for answer in session.export()["turns"][0]["answers"]]
             panels = [panel[-1]["content"] for panel in view.panels(session, told)]
             seen.append((texts, exported, panels, told.answers[0].is_over or told.answers[1].is_over, told.is_over))
-            with pytest.raises(SessionError, match="still coming"):
+            with pytest.raises(SessionError, match="still arriving"):
                 session.votable("left")
         return seen
 

@@ -60,7 +60,7 @@ def test_a_vote_tells_who_was_who_and_stands_in_the_standings(app):
     assert second["revision"] == 2
     assert set(second["names"].values()) == {"bot@champion", "bot@challenger"}
     assert second["has_receipts"]
-    with pytest.raises(AppError, match="your vote on this turn stands"):
+    with pytest.raises(AppError, match="your vote on this turn is final"):
         client.predict("right", api_name="/vote")
     exported = client.predict(api_name="/export")["turns"][0]
     assert exported["vote"] == "left"
@@ -78,14 +78,14 @@ def test_a_vote_tells_who_was_who_and_stands_in_the_standings(app):
 
 def test_nobody_votes_before_asking_nor_for_another_session(app):
     chat(Client(app, verbose=False))
-    with pytest.raises(AppError, match="Ask something first"):
+    with pytest.raises(AppError, match="Send a prompt first"):
         Client(app, verbose=False).predict("left", api_name="/vote")
 
 
 def test_no_choice_is_no_vote(app):
     client = Client(app, verbose=False)
     chat(client)
-    with pytest.raises(AppError, match="no choice 'best'"):
+    with pytest.raises(AppError, match="'best' is not a valid choice"):
         client.predict("best", api_name="/vote")
 
 

@@ -43,10 +43,10 @@ def test_a_vote_changes_until_names_are_shown_and_then_stands(screen, stand):
     page.vote("left")
     page.vote("tie")
     expect(page.button("vote-left")).to_have_attribute("aria-pressed", "false")
-    expect(page.status).to_contain_text("Change it as you like")
+    expect(page.status).to_contain_text("You can change it")
     page.show_names()
     said = page.status.inner_text()
-    names = re.search(r"A was (\S+), B was (\S+)\. It stands now", said).groups()
+    names = re.search(r"A was (\S+), B was (\S+)\. The vote is final", said).groups()
     assert set(names) == {"bot@champion", "bot@challenger"}
     for place, name in enumerate(names):
         version = {"bot@champion": "1", "bot@challenger": "2"}[name]
@@ -64,7 +64,7 @@ def test_a_vote_changes_until_names_are_shown_and_then_stands(screen, stand):
     page.page.locator("#mf-comment textarea").fill("it <b>listens</b>")
     page.button("explain").click()
     expect(page.page.get_by_label("helpful")).to_be_checked()
-    expect(page.status).to_contain_text("It stands now")
+    expect(page.status).to_contain_text("The vote is final")
     wait_for(lambda: len(stand.votes("to be changed")) == 3, 20, "third revision")
     last = stand.votes("to be changed")[-1]
     assert (last.choice, last.reasons, last.comment) == ("tie", ("helpful",), "it <b>listens</b>")
@@ -111,7 +111,7 @@ def test_stop_keeps_what_was_shown_and_the_conversation_goes_on(screen):
     expect(page.button("send")).to_be_disabled()
     page.button("stop").click()
     page.answered()
-    expect(page.status).to_contain_text("Stopped. Retry, or go on with another prompt.")
+    expect(page.status).to_contain_text("Stopped. Retry, or send another prompt.")
     shown = [page.answer(place).inner_text() for place in (0, 1)]
     assert shown[0] == shown[1], "not even by its length"
     assert "Stopped." in shown[0]

@@ -80,7 +80,7 @@ def test_a_side_that_has_nothing_to_say_can_lose(screen):
     page = screen()
     page.compare("empty", "base")
     page.ask("have you anything to say?")
-    silent = next(place for place in (0, 1) if "answered with nothing" in page.answer(place).inner_text())
+    silent = next(place for place in (0, 1) if "gave an empty answer" in page.answer(place).inner_text())
     page.vote("right" if silent == 0 else "left")
     page.show_names()
     assert page.side(silent).locator("strong").inner_text() == "empty"
@@ -98,7 +98,7 @@ def test_an_endpoint_that_dies_while_it_answers_holds_nobody_up_and_comes_back(s
         expect(page.page.locator(".mf-chats").get_by_text("This side broke off its answer.")).to_have_count(1)
         shown = [page.answer(place).inner_text() for place in (0, 1)]
         assert sum(len(text.split()) > 110 for text in shown) == 1, "the other side says all that it has to"
-        expect(page.status).to_contain_text("did not answer whole")
+        expect(page.status).to_contain_text("did not answer completely")
         page.ask("are you there?")
         expect(page.page.locator(".mf-chats").get_by_text("This side cannot be reached.")).to_have_count(1)
     finally:

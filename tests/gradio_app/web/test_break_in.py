@@ -96,7 +96,7 @@ def test_a_vote_that_was_acknowledged_outlives_a_kill(tmp_path, endpoint, store)
     assert [(vote["choice"], vote["comment"]) for vote in cast_in(tmp_path)] == [("left", "hé 😀")]
     with playing(tmp_path, endpoint, store) as second:
         client = Client(second.url, verbose=False)
-        with pytest.raises(Exception, match="Ask something first"):  # the turn went with the process
+        with pytest.raises(Exception, match="Send a prompt first"):  # the turn went with the process
             client.predict(choice="right", api_name="/vote")
         client.predict(prompt="hello", api_name="/chat")
         client.predict(choice="tie", api_name="/vote")

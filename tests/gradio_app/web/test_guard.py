@@ -72,7 +72,7 @@ def test_another_site_can_change_nothing(page):
         {"Sec-Fetch-Site": "same-site"},
     ):
         answer = page.ask("POST", JOIN, json=join(), headers=headers)
-        assert (answer.status_code, answer.text) == (403, "another site may not ask this\n"), headers
+        assert (answer.status_code, answer.text) == (403, "requests from other sites are refused\n"), headers
     assert page.ask("POST", JOIN, json=join(), headers={"Origin": page.url}).status_code == 200
     same = {"Origin": page.url, "Sec-Fetch-Site": "same-origin"}
     assert page.ask("POST", JOIN, json=join(), headers=same).status_code == 200
@@ -336,7 +336,7 @@ def test_a_header_that_anybody_else_writes_opens_nothing(tmp_path):
         forged = {"X-Forwarded-User": "alice", "X-Forwarded-For": "10.9.9.9", "Forwarded": "for=10.9.9.9"}
         answer = place.ask("GET", "/config", headers=forged)
         assert answer.status_code == 403
-        assert "did not come from it" in answer.text
+        assert "a trusted proxy must name the user" in answer.text
 
 
 def test_ends_within_five_seconds_while_a_page_listens(tmp_path):
@@ -358,4 +358,4 @@ def test_faults_are_one_message_and_exit_code_2(tmp_path, workplace):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(AssertionError, match="it ended with 2"):  # noqa: SIM117
         with playground(tmp_path, "--port", str(taken.getsockname()[1])):
             pass
-    assert "it is in use; fix: --port with another number" in next(tmp_path.glob("playground-*.log")).read_text()
+    assert "the port is in use; fix: --port with another number" in next(tmp_path.glob("playground-*.log")).read_text()

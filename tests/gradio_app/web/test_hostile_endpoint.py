@@ -117,7 +117,7 @@ def test_a_list_of_models_without_an_end_is_not_read():
 
     served_now = models_of(for_ever)
     assert served_now.contenders == ()
-    assert "not as OpenAI's API lists models" in served_now.faults[0]
+    assert "not with a list of models as in OpenAI's API" in served_now.faults[0]
 
 
 def test_events_that_say_nothing_end_at_last(monkeypatch):
@@ -150,7 +150,7 @@ def receipt_headers(model, version):
 def test_an_answer_of_another_model_than_was_asked_is_told_and_not_shown(asked, model, version):
     """A base that silently answers with the adapter on it makes every comparison with it worthless."""
     answer = answer_of(said("hello") + DONE, model=asked, headers=receipt_headers(model, version))
-    assert answer.fault == "is not who was asked"
+    assert answer.fault == "answered as another model"
     assert answer.text == ""
     assert f"asked {asked}, answered {model}/{version}" in answer.fault_detail
 
