@@ -194,8 +194,8 @@ def test_three_sides_are_compared_and_not_voted_on():
     ("prompt", "more", "why"),
     [
         ("   ", {}, "Write a prompt"),
-        ("x" * 101, {"max_prompt_chars": 100}, "101 characters; up to 100"),
-        ("x", {"max_turns": 0}, "has its 0 turns"),
+        ("x" * 101, {"max_prompt_chars": 100}, "101 characters; the limit is 100"),
+        ("x", {"max_turns": 0}, "limit of 0 turns"),
     ],
 )
 def test_what_cannot_be_asked_changes_nothing(prompt, more, why):

@@ -38,10 +38,10 @@ def test_rows_that_the_other_side_was_trained_on_are_left_out(client):
 
 
 def test_a_version_without_rows_to_ask_says_so(client):
-    with pytest.raises(DataError, match="models:/bot/1: its training run kept no held-out rows; fix: train with"):
+    with pytest.raises(DataError, match="models:/bot/1: its training run has no held-out rows; fix: train with"):
         held_out_set(client, "bot", register_proven(client, "bot", None, 0))
     text = EvalRow((), (1,), (2, 3), "a text", "task", "book.txt", 1)
-    with pytest.raises(DataError, match="no held-out row can be asked: they are texts without a question"):
+    with pytest.raises(DataError, match="no held-out row can be used: they are texts without a question"):
         held_out_set(client, "bot", register_proven(client, "bot", [text], 0))
     with pytest.raises(MoveError, match="no version 9"):
         held_out_set(client, "bot", "9")

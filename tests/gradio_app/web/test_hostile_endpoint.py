@@ -152,7 +152,7 @@ def test_an_answer_of_another_model_than_was_asked_is_told_and_not_shown(asked, 
     answer = answer_of(said("hello") + DONE, model=asked, headers=receipt_headers(model, version))
     assert answer.fault == "answered as another model"
     assert answer.text == ""
-    assert f"asked {asked}, answered {model}/{version}" in answer.fault_detail
+    assert f"the request named {asked}, the receipt names {model}/{version}" in answer.fault_detail
 
 
 @pytest.mark.parametrize(
@@ -172,5 +172,5 @@ def test_receipts_of_who_was_asked_are_taken(asked, model, version):
 def test_a_key_that_the_endpoint_says_is_not_told():
     refusal = json.dumps({"error": {"message": "Incorrect API key provided: sk-secret-1."}}).encode()
     answer = answer_of(refusal, key="sk-secret-1", status=401)
-    assert answer.fault == "refused the request (HTTP 401: it wants a key, or another one)"
+    assert answer.fault == "refused the request (HTTP 401: it needs an API key, or another one)"
     assert answer.fault_detail == "Incorrect API key provided: …."
