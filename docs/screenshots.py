@@ -1,9 +1,9 @@
-"""Makes the README's pictures: the playground on the quickstart's model, in Debian's Chromium, into docs/images.
+"""Take the pictures of the documentation: the playground on the quickstart's model, in Chromium, into docs/images.
 
     python docs/screenshots.py [--store .demo]
 
-The model is trained by ``make demo`` into ``.demo``; the pictures rest on its answers to the first held-out questions, asked
-at temperature 0, so that another run shows the same but for times and places of the sides. Votes go to a copy of that store.
+``make demo`` trains the model into ``.demo``. The script asks the first held-out questions at temperature 0, so another run shows
+the same page except for times and the positions of the sides. Votes go to a copy of the store.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -30,23 +31,32 @@ from serving_process import serving
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "quickstart"
 IMAGES = ROOT / "docs" / "images"
-LARGEST_BYTES = 150_000
+LARGEST_BYTES = 300_000
 VOTES = 12
+MAX_TOKENS = 24
+DESKTOP = {"width": 1200, "height": 800}
 PHONE = {"width": 390, "height": 844}
 _DRAWN_S = 3.0
-"""In which charts are drawn, and fonts settle."""
+"""The time in which charts are drawn and fonts settle."""
 
 
-def pictures(url: str, held_out: dict[str, str], folder: Path) -> None:
-    with chromium() as opened:
-        person = Person(opened, url)
+def take_pictures(url: str, held_out: dict[str, str], folder: Path) -> None:
+    """Vote on the first questions as a person would, and take a picture of each stage.
+
+    Args:
+        url: The address of the playground.
+        held_out: The reference answer by question.
+        folder: Where the pictures go.
+    """
+    with chromium() as browser:
+        person = Person(browser, url, **DESKTOP)
         person.wait_until_usable()
-        person.limit_tokens(24)
+        person.limit_tokens(MAX_TOKENS)
         person.unfold("Settings")
         person.unfold("Prompt set")
-        for number in range(VOTES):
+        for number in range(1, VOTES + 1):
             person.ask_next()
-            if number == VOTES - 1:
+            if number == VOTES:
                 shoot(person, folder / "compare-blind.png")
             person.vote(choice_by(held_out[plain(person.asked)], person.answers), by_key=False)
         person.show_names()
@@ -56,38 +66,45 @@ def pictures(url: str, held_out: dict[str, str], folder: Path) -> None:
             time.sleep(2 * _DRAWN_S)
             shoot(person, folder / f"{tab.lower()}.png")
         person.leave()
-        phone = Person(opened, url, query="/?__theme=dark", **PHONE)
-        phone.wait_until_usable()
-        phone.ask(next(iter(held_out)))
-        shoot(phone, folder / "phone-dark.png")
-        phone.leave()
+        take_phone_picture(browser, url, held_out, folder / "phone-dark.png")
+
+
+def take_phone_picture(browser: Any, url: str, held_out: dict[str, str], path: Path) -> None:
+    """Ask one question on a phone with dark colours."""
+    person = Person(browser, url, query="/?__theme=dark", **PHONE)
+    person.wait_until_usable()
+    person.limit_tokens(MAX_TOKENS)
+    person.unfold("Settings")
+    person.ask(next(iter(held_out)))
+    shoot(person, path)
+    person.leave()
 
 
 def shoot(person: Person, path: Path) -> None:
-    """From the page's top, nothing focused, nothing moving."""
+    """Save a picture of the top of the page, without a focused field and after all movement."""
     person.page.evaluate("document.activeElement && document.activeElement.blur(); window.scrollTo(0, 0)")
     time.sleep(_DRAWN_S)
     person.picture(path)
 
 
-def fewer_colours(path: Path) -> None:
-    """A palette of 256 is enough for a page, and a third of the bytes. Raises SystemExit for one that stays too large."""
+def reduce_colours(path: Path) -> None:
+    """Reduce a picture to 256 colours, which saves two thirds of its bytes. Raises SystemExit if it stays too large."""
     from PIL import Image
 
     with Image.open(path) as image:
         image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
     if (size := path.stat().st_size) > LARGEST_BYTES:
         raise SystemExit(
-            f"{path.name}: {size:,} bytes; fix: show less, up to {LARGEST_BYTES:,} belong in the repository"
+            f"{path.name}: {size:,} bytes, at most {LARGEST_BYTES:,} are allowed; fix: show less of the page"
         )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--store", type=Path, default=ROOT / ".demo", help="where the quickstart was trained")
+    parser.add_argument("--store", type=Path, default=ROOT / ".demo", help="the folder into which `make demo` trained")
     store = parser.parse_args().store.resolve()
     if not (store / "mlflow.db").exists():
-        raise SystemExit(f"{store}: no model there; fix: make demo, or --store DIR")
+        raise SystemExit(f"{store} contains no model; fix: run `make demo`, or use --store DIR")
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -104,9 +121,9 @@ def main() -> None:
             serving(folder, uri, MODEL, "--engine", "transformers") as service,
             page_process(folder, "--endpoint", f"{service.url}/v1", "--model", MODEL) as page,
         ):
-            pictures(page.url, held_out, IMAGES)
+            take_pictures(page.url, held_out, IMAGES)
     for path in sorted(IMAGES.glob("*.png")):
-        fewer_colours(path)
+        reduce_colours(path)
         print(f"{path.relative_to(ROOT)}  {path.stat().st_size:,} bytes")
 
 

@@ -131,6 +131,6 @@ def next_commands(version: RegisteredVersion | None, uri: str) -> list[str]:
         return [f"mlflow-finetune run . -e evaluate -P model={uri} -P eval_data=FILE"]
     return [
         f"mlflow-finetune serve {version.name}",
-        f"mlflow-finetune playground {version.name}",
+        f"mlflow-finetune playground --model {version.name}",
         f"mlflow-finetune promote {version.name} --version {version.version}",
     ]
