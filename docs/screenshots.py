@@ -2,8 +2,8 @@
 
     python docs/screenshots.py [--store .demo]
 
-``make demo`` trains the model into ``.demo``. The script asks the first held-out questions at temperature 0, so another run shows
-the same page except for times and the positions of the sides. Votes go to a copy of the store.
+``make demo`` trains the model into ``.demo``. The script asks the first held-out questions at temperature 0, so another
+run shows the same page except for times and the positions of the sides. Votes go to a copy of the store.
 """
 
 from __future__ import annotations

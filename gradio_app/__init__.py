@@ -1,7 +1,9 @@
-"""The playground: compare models blind in the browser, vote, and watch the standings. ``python -m gradio_app`` serves it.
+"""The playground: compare models blind in the browser, vote, and watch the standings.
 
-The package is a client of any OpenAI-compatible endpoint. Votes are on disk before the page confirms them, and no name of a
-hidden model reaches the browser before its vote is final.
+``python -m gradio_app`` serves it.
+
+The package is a client of any OpenAI-compatible endpoint. Votes are on disk before the page confirms them, and no name
+of a hidden model reaches the browser before its vote is final.
 """
 
 from __future__ import annotations

@@ -51,9 +51,9 @@ def soft(text: str) -> str:
 def tags_as_text(markdown: str) -> str:
     """Return Markdown whose HTML is displayed as text, not rendered: an answer is not part of the page.
 
-    Images become links, so that reading an answer sends no request anywhere. Code stays as it is, because Markdown displays
-    tags in code as text. Where this function and a renderer disagree about what is code, the page's sanitizer and its
-    content security policy still hold a tag off.
+    Images become links, so that reading an answer sends no request anywhere. Code stays as it is, because Markdown
+    displays tags in code as text. Where this function and a renderer disagree about what is code, the page's sanitizer
+    and its content security policy still hold a tag off.
     """
     pieces: list[str] = []
     prose: list[str] = []

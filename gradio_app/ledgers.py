@@ -34,7 +34,10 @@ class Ledger:
 
 
 class Ledgers:
-    """The ledgers of one app. Turns without a vote and shared links are deleted after ``keep_traces_days``; None: never."""
+    """The ledgers of one app.
+
+    Turns without a vote and shared links are deleted after ``keep_traces_days``; None: never.
+    """
 
     def __init__(self, tracking_uri: str | None = None, keep_traces_days: float | None = None) -> None:
         self._tracking_uri, self._keep_traces_days = tracking_uri, keep_traces_days
@@ -60,7 +63,10 @@ class Ledgers:
             return self._ledgers[model]
 
     def open_early(self, model: str) -> None:
-        """Open a ledger at the start of the app, because that takes a second of processor time. Waits at most five seconds."""
+        """Open a ledger at the start of the app, because that takes a second of processor time.
+
+        Waits at most five seconds.
+        """
         opening = threading.Thread(target=self._open_early, args=(model,), name="ledger", daemon=True)
         opening.start()
         opening.join(_EARLY_S)

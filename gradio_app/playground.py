@@ -38,7 +38,10 @@ REASONS = ("correct", "helpful", "clear", "style", "too long", "made up", "unsaf
 
 
 class Playground:
-    """The playground of one app. All methods but ``__init__`` and ``open_turns`` run on the event loop that serves the page."""
+    """The playground of one app.
+
+    All methods but ``__init__`` and ``open_turns`` run on the event loop that serves the page.
+    """
 
     def __init__(self, settings: PlaygroundSettings, tracking_uri: str | None = None) -> None:
         self.settings = settings
@@ -71,7 +74,10 @@ class Playground:
     # sessions -----------------------------------------------------------------------------------------------------
 
     async def session(self, key: str, login: str | None) -> Session:
-        """Return the session of a page or API client by its secret key, and begin one where there is none. Raises SessionError."""
+        """Return the session of a page or API client by its secret key, and begin one where there is none.
+
+        Raises SessionError.
+        """
         session = self._sessions.get(key)
         if session is not None and session.login == login:
             session.used_at = time.monotonic()
@@ -150,7 +156,7 @@ class Playground:
     # votes --------------------------------------------------------------------------------------------------------
 
     def model_of(self, contenders: Sequence[Contender], served: ServedModels) -> str | None:
-        """Return the registered model whose ledger stores votes between these contenders, or None where there is not exactly one."""
+        """Return the registered model whose ledger stores votes between these contenders, or None."""
         if self.settings.model is not None:
             return self.settings.model
         models = {
@@ -164,8 +170,8 @@ class Playground:
     async def vote(self, session: Session, choice: str, reasons: Sequence[str] = (), comment: str = "") -> CastVote:
         """Vote on the last turn, or change the vote before the names are shown. The vote is on disk when this returns.
 
-        Raises SessionError, VoteError for an invalid vote, and JournalError when the vote could not be written and was not
-        cast.
+        Raises SessionError, VoteError for an invalid vote, and JournalError when the vote could not be written and was
+        not cast.
         """
         if choice not in get_args(Choice):
             raise SessionError(f"{choice!r:.40} is not a valid choice; pick one of: {', '.join(get_args(Choice))}.")
@@ -231,7 +237,10 @@ class Playground:
         return next_prompt(prompts, progress), f"Prompt {progress.done + 1:,} of {progress.total:,}"
 
     async def progress_in(self, session: Session, name: str) -> str:
-        """Return the voter's progress in a set and the notes on that set, in words. Raises SessionError, TrackingError."""
+        """Return the voter's progress in a set and the notes on that set, in words.
+
+        Raises SessionError, TrackingError.
+        """
         prompts, progress = await self._progress(session, name)
         repeated = f"{prompts.repeated:,} repeated rows are left out" if prompts.repeated else ""
         return ". ".join(filter(None, [progress.sentence, repeated, *prompts.notes]))
@@ -250,7 +259,10 @@ class Playground:
         )
 
     async def share(self, session: Session) -> str:
-        """Store the conversation as it may be shown now and return the token of its link. Raises SessionError, JournalError."""
+        """Store the conversation as it may be shown now and return the token of its link.
+
+        Raises SessionError, JournalError.
+        """
         if not session.turns or session.is_speaking:
             raise SessionError("There is no complete conversation to share yet.")
         _, ledger = await self._ledger_of(session)

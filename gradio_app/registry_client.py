@@ -1,7 +1,7 @@
 """Access to MLflow for handlers that run concurrently in threads.
 
-MLflow is imported here, when the app starts and no other thread runs. Functions elsewhere import parts of MLflow on their first
-call, and two threads that do so at once can deadlock in the import system (``_DeadlockError``).
+MLflow is imported here, when the app starts and no other thread runs. Functions elsewhere import parts of MLflow on
+their first call, and two threads that do so at once can deadlock in the import system (``_DeadlockError``).
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ async def ask_mlflow(
 ) -> Result:
     """Call ``read`` in a new thread, because it may wait for MLflow.
 
-    The event loop's few threads write votes, look up names and hash passwords, and must not wait for a server that does not
-    answer. Raises what ``read`` raises, and TrackingError where too many calls already wait.
+    The event loop's few threads write votes, look up names and hash passwords, and must not wait for a server that does
+    not answer. Raises what ``read`` raises, and TrackingError where too many calls already wait.
     """
     if not _calls.acquire(blocking=False):
         raise TrackingError(

@@ -1,7 +1,7 @@
 """The conversation with two to four models: endpoints, sessions, turns, and the pace at which answers are shown.
 
-All sides of a turn receive the same messages. While names are hidden, nothing that a session returns reveals a side: no name,
-no receipt and no time.
+All sides of a turn receive the same messages. While names are hidden, nothing that a session returns reveals a side: no
+name, no receipt and no time.
 """
 
 from __future__ import annotations

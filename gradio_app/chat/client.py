@@ -19,7 +19,10 @@ from mlflow_finetune_plugin.votes.journal.vote import Receipt
 
 CONNECT_S = 5.0
 SILENCE_S = 120.0
-"""After this time without data an answer counts as broken off. It is long because a first token may wait for a model to load."""
+"""After this time without data an answer counts as broken off.
+
+It is long because a first token may wait for a model to load.
+"""
 LONGEST_ANSWER = 400_000
 """Characters. An answer that is longer is cut off here, because an endpoint may never end it."""
 LONGEST_S = 1800.0
@@ -58,7 +61,10 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """The settings under the names of OpenAI's API. ``max_tokens`` or ``seed`` None leaves the choice to the endpoint."""
+    """The settings under the names of OpenAI's API.
+
+    ``max_tokens`` or ``seed`` None leaves the choice to the endpoint.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -73,8 +79,8 @@ class SamplingSettings:
 class StreamedAnswer:
     """An answer as far as it has been received. Times are ``time.monotonic`` seconds, or None before the event.
 
-    ``fault`` is the reason why the answer broke off, in words. ``fault_detail`` is the endpoint's own message, which may name
-    the model.
+    ``fault`` is the reason why the answer broke off, in words. ``fault_detail`` is the endpoint's own message, which
+    may name the model.
     """
 
     started_at: float = 0.0
@@ -104,7 +110,10 @@ class StreamedAnswer:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the model ended the answer. An empty answer counts where the model ended it, so that it can lose a vote."""
+        """Whether the model ended the answer.
+
+        An empty answer counts where the model ended it, so that it can lose a vote.
+        """
         has_ended = self.is_over and self.fault is None and not self.is_stopped
         return has_ended and (self.length > 0 or self.finish_reason is not None)
 
@@ -146,7 +155,7 @@ class StreamedAnswer:
 
 
 def new_http() -> aiohttp.ClientSession:
-    """Return the HTTP session of the whole app: as many connections as there are answers, no proxy of the environment, no cookies.
+    """Return the HTTP session of the app: unlimited connections, no proxy of the environment, no cookies.
 
     Responses are never decompressed, because a hostile endpoint could send a small response that unpacks to gigabytes.
     """
@@ -216,7 +225,10 @@ async def receive(
 
 
 def is_of(receipt: Receipt, requested: str) -> bool:
-    """Whether a request for the model ``requested`` can have this receipt. A name without model and version can have any."""
+    """Whether a request for the model ``requested`` can have this receipt.
+
+    A name without model and version can have any.
+    """
     if requested == BASE:
         return receipt.version == BASE
     model, at, _ = requested.rpartition("@")
@@ -273,7 +285,10 @@ def _take(data: bytes, answer: StreamedAnswer) -> bool:
 
 
 def _read_json(data: bytes) -> Any:
-    """Parse with orjson, and with Python's lenient parser where a text has, say, half of a surrogate pair. Raises ValueError."""
+    """Parse with orjson, and with Python's lenient parser where a text has, say, half of a surrogate pair.
+
+    Raises ValueError.
+    """
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:

@@ -61,8 +61,8 @@ async def discover(http: aiohttp.ClientSession, endpoints: Sequence[Endpoint]) -
 def default_sides(served: ServedModels, model: str | None) -> tuple[Contender, ...]:
     """Return the challenger and the champion, or a version and its base where there are no two different versions.
 
-    Of endpoints without a registered model the first two models are compared. Raises SessionError where fewer than two models
-    are served.
+    Of endpoints without a registered model the first two models are compared. Raises SessionError where fewer than two
+    models are served.
     """
     names = {contender.name: contender for contender in served.contenders}
     registered = model or (served.registered[0] if served.registered else None)

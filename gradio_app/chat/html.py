@@ -24,7 +24,10 @@ LONGEST = 40_000
 
 CHOICES = {"left": "A is better", "right": "B is better", "tie": "A tie", "both_bad": "Both are bad"}
 _WAITING = "…"
-_NOT_STORED = "Votes on them are not stored, because they have no registered model in common. You can show their names at any time."
+_NOT_STORED = (
+    "Votes on them are not stored, because they have no registered model in common. "
+    "You can show their names at any time."
+)
 
 ChatMessages = list[dict[str, Any]]
 
@@ -48,7 +51,10 @@ def panels(session: Session, turn: ComparisonTurn | None, texts: Sequence[str] |
 
 
 def _message(message: dict[str, str], *, is_whole: bool) -> dict[str, Any]:
-    """Return an earlier message. ``is_whole`` false marks an answer as the one of two that the conversation continues from."""
+    """Return an earlier message.
+
+    ``is_whole`` false marks an answer as the one of two that the conversation continues from.
+    """
     role = message["role"] if message["role"] in ("user", "assistant") else "user"
     text = message["content"] if role == message["role"] else f"*{message['role']}*\n\n{message['content']}"
     mark = "\n\n*The conversation continues from this answer.*" if role == "assistant" and not is_whole else ""
@@ -272,7 +278,8 @@ def share_notice(token: str) -> str:
     """Return a notice with the link to a shared conversation, relative to this page."""
     link = f"?shared={escape(token, quote=True)}"
     return notice_html(
-        f'Everyone who can open this page can read this conversation at <a href="{link}" target="_blank" rel="noopener">this link</a>. '
+        "Everyone who can open this page can read this conversation at "
+        f'<a href="{link}" target="_blank" rel="noopener">this link</a>. '
         "Hidden names stay hidden there."
     )
 

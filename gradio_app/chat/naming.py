@@ -10,8 +10,8 @@ SELF_NAMING = "self-naming answer"
 """The reason tag of votes on such a turn."""
 MASK = "▮▮▮"
 
-# The vendors and families that FastChat's cleaning of arena battles looks for, and later ones. "claude" is also a first name,
-# and "llama", "phi" and "gemini" have other meanings, so a family counts only after words with which a model introduces itself.
+# The vendors and families that FastChat's cleaning of arena battles looks for, and later ones. "claude" is also a first
+# name, and "llama", "phi" and "gemini" have other meanings, so a family counts only after words of an introduction.
 _FAMILIES = (
     "chatgpt|gpt[- ]?[0-9o][\\w.-]*|openai|claude|anthropic|bard|gemini|gemma|llama|vicuna|alpaca|koala|mistral|mixtral|"
     "qwen|tongyi|alibaba|deepseek|grok|phi-?[0-9]*|falcon|dolly|stablelm|olmo|smollm\\w*|tinyllama|command[- ]?r|cohere|"

@@ -10,7 +10,7 @@ from typing import Protocol
 from gradio_app.chat.client import StreamedAnswer
 
 LONGEST_WAIT_S = 15.0
-"""After this time without text from one side, the others continue alone, so that a dead endpoint does not look like a slow one."""
+"""After this time without text from one side the others continue, so that a dead endpoint does not look slow."""
 LONGEST_REST_S = 8.0
 """The longest time that the rest of an answer takes to appear once everything has been received."""
 _BEHIND_CHARS = 80
@@ -50,10 +50,10 @@ class OpenPace:
 class JointPace:
     """Show the same number of characters of all sides, at most as many as the slowest unfinished side has sent.
 
-    The display does not reveal which side is faster: all sides start at the same moment and grow alike, and each ends at its
-    length, which its text shows anyway. Text is not shown as it arrives, because the steps would follow the tokens of
-    the slower side, and half a minute of that rhythm identifies it. Text is shown evenly, some words behind, at a
-    pace that changes from time to time by a random factor. When the slowest side has ended, the rest of the others
+    The display does not reveal which side is faster: all sides start at the same moment and grow alike, and each ends
+    at its length, which its text shows anyway. Text is not shown as it arrives, because the steps would follow the
+    tokens of the slower side, and half a minute of that rhythm identifies it. Text is shown evenly, some words behind,
+    at a pace that changes from time to time by a random factor. When the slowest side has ended, the rest of the others
     appears at the pace so far; to show it at once would reveal that they ended earlier. A side that has sent nothing
     for ``longest_wait_s`` no longer delays the others.
     """

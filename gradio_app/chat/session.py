@@ -1,8 +1,8 @@
 """The state of a comparison: its contenders, the order in which they are shown, its turns and votes.
 
-Both sides always receive the same messages. After a turn the conversation continues from the preferred answer, or from a random
-one where neither is preferred. A vote therefore compares two answers to the same messages, and a side's history does not
-reveal which side it is when the sides swap.
+Both sides always receive the same messages. After a turn the conversation continues from the preferred answer, or from
+a random one where neither is preferred. A vote therefore compares two answers to the same messages, and a side's
+history does not reveal which side it is when the sides swap.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ class Contender:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt. ``reference`` is shown after the vote. ``prompt_set`` names the prompt's set; None means that the voter wrote it."""
+    """A prompt.
+
+    ``reference`` is shown after the vote. ``prompt_set`` names the prompt's set; None means that the voter wrote it.
+    """
 
     text: str
     reference: str | None = None
@@ -125,7 +128,7 @@ class ComparisonTurn:
         return set().union(*(contender.identities for contender in self.contenders))
 
     def visible(self, position: int, length: int | None = None) -> str:
-        """Return an answer as it may be shown now, up to ``length`` characters, with identities masked while names are hidden."""
+        """Return the first ``length`` characters of an answer, with identities masked while names are hidden."""
         answer = self.answers[position]
         if length is None and self.shown is not None:
             length = self.shown[position]
@@ -171,7 +174,7 @@ class Session:
     system_prompt: str = ""
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     own_samplings: dict[int, SamplingSettings] = field(default_factory=dict)
-    """Per contender, where sides are asked differently; only while names are open."""
+    """Settings of single contenders by index. They apply only while names are shown."""
     max_prompt_chars: int = 20_000
     max_turns: int = 50
     keeps_votes: bool = True
@@ -195,7 +198,7 @@ class Session:
         return self.last is not None and not self.last.is_over
 
     def context(self) -> tuple[Message, ...]:
-        """Return the messages before the next prompt: the system prompt, and prompts with the answers that the conversation continues from."""
+        """Return the messages before the next prompt, with the answers that the conversation continues from."""
         messages = self._system()
         for turn in self.turns:
             if turn.continued_from is None:
@@ -303,8 +306,8 @@ class Session:
     def show_names(self) -> ComparisonTurn:
         """Show the names of the last turn and of the turns before it. Its vote is final from then on.
 
-        The sides swap again for the next prompt, even where they swap once per conversation. Raises SessionError for a turn that
-        still needs a vote.
+        The sides swap again for the next prompt, even where they swap once per conversation. Raises SessionError for a
+        turn that still needs a vote.
         """
         turn = self.last
         if turn is None or not turn.is_over:

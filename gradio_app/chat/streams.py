@@ -1,4 +1,4 @@
-"""Answers of all sessions: requested at once, received as fast as they come, shown at the turn's pace, stopped when unwatched."""
+"""Receive the answers of all sessions as fast as they come, and show them at the pace of their turn."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ class _ActiveTurn:
 
 
 class Streams:
-    """The answers of all sessions, on one event loop. ``http`` returns the HTTP session; ``over`` is called for every ended turn."""
+    """The answers of all sessions, on one event loop.
+
+    ``http`` returns the HTTP session; ``over`` is called for every ended turn.
+    """
 
     def __init__(
         self,
@@ -47,7 +50,10 @@ class Streams:
         self._leaving: set[asyncio.Task[None]] = set()
 
     async def ask(self, session: Session, prompt: Prompt) -> AsyncIterator[tuple[ComparisonTurn, list[str]]]:
-        """Send a prompt and yield the turn with the text to show per position until it is over. Raises SessionError first."""
+        """Send a prompt and yield the turn with the text to show per position until it is over.
+
+        Raises SessionError first.
+        """
         turn = self.start(session, prompt)
         async for texts in self.watch(session, turn):
             yield turn, texts
@@ -166,7 +172,10 @@ class Streams:
 
 
 def _end(turn: ComparisonTurn, tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Stop receiving. While names are hidden, drop text that was not shown, because its length would reveal the faster side."""
+    """Stop receiving.
+
+    While names are hidden, drop text that was not shown, because its length would reveal the faster side.
+    """
     for position, (task, answer) in enumerate(zip(tasks, turn.answers, strict=True)):
         is_cut = turn.shown is not None and turn.shown[position] < answer.length
         if is_cut or not task.done():

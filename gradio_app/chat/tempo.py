@@ -1,4 +1,4 @@
-"""How often pages are updated: often while few people watch, less often when updates would take too much of the processor."""
+"""How often pages are updated: less often when updates would take too much of the processor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ _LEAST_UPDATES = 30
 
 
 class Tempo:
-    """The interval between updates, shared by all streams of a process. Streams report their start, their updates and their end."""
+    """The interval between updates, shared by all streams of a process.
+
+    Streams report their start, their updates and their end.
+    """
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, cpu: Callable[[], float] = time.process_time
@@ -46,5 +49,5 @@ class Tempo:
 
     @property
     def interval_s(self) -> float:
-        """Seconds between two updates of one stream, so that all updates together take half a core at their measured cost."""
+        """Seconds between two updates of a stream, so that all updates together take half a core."""
         return min(MOST_S, max(LEAST_S, self._streams * self._cost_s / _SHARE))

@@ -1,7 +1,7 @@
 """The playground's pages: layout and handlers, one file for each tab.
 
-A handler keeps no state: it reads and changes the session. These files import Gradio, together with ``gradio_app.app`` and
-``gradio_app.web``. No name of a hidden model is in the page, in its requests or in its configuration.
+A handler keeps no state: it reads and changes the session. These files import Gradio, together with ``gradio_app.app``
+and ``gradio_app.web``. No name of a hidden model is in the page, in its requests or in its configuration.
 """
 
 import importlib

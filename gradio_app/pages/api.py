@@ -66,9 +66,10 @@ class ComparisonApi:
     ) -> dict[str, Any]:
         """Vote on this client's last turn: ``left`` (A), ``right`` (B), ``tie`` or ``both_bad``.
 
-        Returns ``{"vote_id", "revision", "choice", "has_receipts", "names": {"A": ..., "B": ...}, "receipts": {...}}``. Showing the
-        names makes the vote final. With ``show_names`` false another call may change it, and ``names`` and ``receipts`` are None.
-        A vote without the router's receipts of both answers is stored and does not count for a promotion.
+        Returns ``{"vote_id", "revision", "choice", "has_receipts", "names": {"A": ..., "B": ...}, "receipts": {...}}``.
+        Showing the names makes the vote final. With ``show_names`` false another call may change it, and ``names`` and
+        ``receipts`` are None. A vote without the router's receipts of both answers is stored and does not count for a
+        promotion.
         """
         try:
             session = await self._playground.session(*visitor(request))

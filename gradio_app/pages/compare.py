@@ -23,7 +23,6 @@ _VOTES = (
     ("both_bad", "↓ Both are bad"),
     ("right", "B is better →"),
 )
-_PLACEHOLDER = "Both answers appear here side by side."
 
 
 class ComparePage:
@@ -113,16 +112,9 @@ class ComparePage:
             "postprocess": False,  # The values are in the page's form; else each one takes a thread.
         }
         settings = [self._system, self._temperature, self._top_p, self._max_tokens, self._seed]
-        page = [*self._chats, *self._lines, self._status, self._reference, self._difference, self._history]
-        begun = [
-            self._prompt,
-            self._reasons,
-            self._comment,
-            *self._lines,
-            self._status,
-            self._reference,
-            self._difference,
-        ]
+        notices = [*self._lines, self._status, self._reference, self._difference]
+        page = [*self._chats, *notices, self._history]
+        begun = [self._prompt, self._reasons, self._comment, *notices]
         blocks.load(self._load, None, [self._shared, *page], **private)
         self._blocks = blocks
         blocks.unload(self._leave)
@@ -331,7 +323,7 @@ class ComparePage:
         except FinetuneError as error:
             return view.notice(str(error), "warn")
 
-    # values of the page ------------------------------------------------------------------------------------------------
+    # values of the page ---------------------------------------------------------------------------------------------
 
     def _page(self, session: Session | None, *, trouble: str | None = None) -> Values:
         """Return chats, side lines, status, reference, differences and history, as the session is now."""
@@ -364,7 +356,7 @@ def _answer_panel(position: int) -> gr.Chatbot:
             height="var(--mf-panel-height)",
             min_height=0,
             buttons=["copy"],
-            placeholder=_PLACEHOLDER,
+            placeholder=f"Answer {LABELS[position]} appears here.",
             layout="panel",
             sanitize_html=True,
             allow_tags=False,

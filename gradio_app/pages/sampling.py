@@ -30,7 +30,10 @@ def number_field(label: str, empty: str, value: str = "", **more: Any) -> gr.Tex
 
 
 def number_of(label: str, text: Any) -> float | int | None:
-    """Return the number in the field of that label, or None where it is empty. Raises SessionError for anything else."""
+    """Return the number in the field of that label, or None where it is empty.
+
+    Raises SessionError for anything else.
+    """
     stripped = "" if text is None else str(text).strip()
     if not stripped:
         return None
@@ -59,7 +62,10 @@ def shared_sampling(temperature: Any, top_p: Any, max_tokens: Any, seed: Any) ->
 
 
 def own_sampling(shared: SamplingSettings, texts: Sequence[str | None]) -> SamplingSettings | None:
-    """Return a side's own settings over the shared ones, or None where all its fields are empty. Raises SessionError."""
+    """Return a side's own settings over the shared ones, or None where all its fields are empty.
+
+    Raises SessionError.
+    """
     numbers = [number_of(label, text) for label, text in zip(SIDE_FIELDS, texts, strict=True)]
     if all(number is None for number in numbers):
         return None

@@ -24,8 +24,9 @@ class SidesPart:
         self._choose = gr.Button("Choose the models", size="sm", elem_id="mf-choose")
         with gr.Column(visible=False) as self._part:
             gr.HTML(
-                '<p class="mf-soft">Two sides can be voted on, up to four compared. '
-                "A side's own settings hold while names are shown; blind, all sides are asked alike.</p>"
+                '<p class="mf-soft">Choose two sides to vote, or up to four to compare. '
+                "A side's own settings apply only while names are shown. "
+                "With hidden names all sides use the same settings.</p>"
             )
             self._sides, self._own_fields = [], []
             for position in range(MOST_SIDES):

@@ -33,8 +33,8 @@ VotedPair = Callable[[gr.Request], Pair | None]
 class _Display:
     """What an open page displays.
 
-    ``voted`` is the pair of the session's last vote when the tab was opened. ``awaited`` is the same pair while the standings
-    do not hold that vote yet.
+    ``voted`` is the pair of the session's last vote when the tab was opened. ``awaited`` is the same pair while the
+    standings do not hold that vote yet.
     """
 
     line: str = ""

@@ -12,7 +12,10 @@ _STATIC = Path(__file__).parent / "static"
 
 @cache
 def style_sheet() -> str:
-    """Return the CSS of all tabs. The data report's own rules come first, so that the page's colours replace its own."""
+    """Return the CSS of all tabs.
+
+    The data report's own rules come first, so that the page's colours replace its own.
+    """
     return f"{REPORT_CSS}\n{(_STATIC / 'style.css').read_text(encoding='utf-8')}"
 
 

@@ -1,6 +1,7 @@
 """Prompt sets of a playground, and each voter's progress in them.
 
-A voter gets each prompt of a set once per pair of versions, and never a held-out row that one of the sides was trained on.
+A voter gets each prompt of a set once per pair of versions, and never a held-out row that one of the sides was trained
+on.
 """
 
 from __future__ import annotations

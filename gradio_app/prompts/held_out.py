@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def held_out_set(client: MlflowClient, model: str, version: str, *, others: Sequence[str] = ()) -> PromptSet:
     """Return the rows that ``version`` was proven on, without rows that it or ``others`` were trained on.
 
-    Raises DataError where the run has no row with a question, GateError where the rows do not match the run's digest, MoveError
-    for a version that does not exist, and TrackingError.
+    Raises DataError where the run has no row with a question, GateError where the rows do not match the run's digest,
+    MoveError for a version that does not exist, and TrackingError.
     """
     proven = read_version(client, model, version)
     if proven.held_out is None:

@@ -49,8 +49,8 @@ class JudgedPrompts:
     def of(self, voter: str, session: str, versions: frozenset[str] | None = None) -> frozenset[str]:
         """Return digests of the prompts that this voter judged, between ``versions`` if given.
 
-        All visitors without a login are one voter in the ledger; here the session distinguishes them. A prompt has a digest of
-        all its messages and one without the system prompt, because the page may have added that.
+        All visitors without a login are one voter in the ledger; here the session distinguishes them. A prompt has a
+        digest of all its messages and one without the system prompt, because the page may have added that.
         """
         with self._lock:
             self._catch_up()
@@ -75,8 +75,8 @@ class JudgedPrompts:
 def progress(prompt_set: PromptSet, judged: Iterable[str], voter: str, session: str, *, seed: int = 0) -> Progress:
     """Return a voter's progress. ``judged`` comes from ``JudgedPrompts.of``.
 
-    The seed, the set's name and the voter determine the order, so that several voters together cover the set long before each has
-    judged all of it. The order is the same after a restart, and a vote does not change it.
+    The seed, the set's name and the voter determine the order, so that several voters together cover the set long
+    before each has judged all of it. The order is the same after a restart, and a vote does not change it.
     """
     judged = set(judged)
     ordered = list(prompt_set.prompts)

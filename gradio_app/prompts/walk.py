@@ -45,7 +45,10 @@ class PromptWalk:
         login: str | None,
         session: str,
     ) -> tuple[PromptSet, Progress]:
-        """Return a set and the voter's progress in it for these contenders. Reads MLflow. Raises SessionError, TrackingError."""
+        """Return a set and the voter's progress in it for these contenders.
+
+        Reads MLflow. Raises SessionError, TrackingError.
+        """
         from gradio_app.registry_client import registry_client
 
         client = registry_client()
@@ -69,7 +72,7 @@ class PromptWalk:
 
     @staticmethod
     def _version(client: MlflowClient, model: str, contender: Contender) -> str:
-        """Return the version that an alias points to now, or ``base`` for a contender that is not a version of the model."""
+        """Return the version that an alias points to now, or ``base`` for a contender that is not a version."""
         if contender.model.startswith(f"{model}@"):
             from mlflow_finetune_plugin.store.registry import find_model
 

@@ -1,7 +1,7 @@
 """The standings of a model's versions by people's and judges' votes.
 
-The numbers come from the gate's own computation, people and judges are never pooled, and a vote that its voter may still
-change is left out.
+The numbers come from the gate's own computation, people and judges are never pooled, and a vote that its voter may
+still change is left out.
 """
 
 from gradio_app.standings.feed import StandingsFeed, StandingsSnapshot

@@ -14,9 +14,9 @@ from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredVote
 class VoterAgreement:
     """How far voters agree on ``prompts`` that two or more of ``voters`` judged.
 
-    Each two voters on one prompt are one of ``pairs``; in ``agreeing`` of them both votes are the same. ``alpha`` compares this
-    with chance: 1 is perfect, 0 is what voters would agree by chance, below 0 is less. It is None where all votes are alike,
-    or where no prompt has two voters.
+    Each two voters on one prompt are one of ``pairs``; in ``agreeing`` of them both votes are the same. ``alpha``
+    compares this with chance: 1 is perfect, 0 is what voters would agree by chance, below 0 is less. It is None where
+    all votes are alike, or where no prompt has two voters.
     """
 
     alpha: float | None
@@ -29,9 +29,10 @@ class VoterAgreement:
 def voter_agreement(votes: Sequence[MirroredVote]) -> VoterAgreement:
     """Return the agreement in people's votes, which are all between the same two versions (``Reading.between``).
 
-    The unit is a prompt (by its digest), so people count together who saw different answers of the same two versions: answers
-    that vary make agreement lower than it would be on the same two texts. The value is the version preferred, a tie, or both
-    bad. A voter who judged a prompt more than once counts with the first vote. All visitors without a login are one voter.
+    The unit is a prompt (by its digest), so people count together who saw different answers of the same two versions:
+    answers that vary make agreement lower than it would be on the same two texts. The value is the version preferred, a
+    tie, or both bad. A voter who judged a prompt more than once counts with the first vote. All visitors without a
+    login are one voter.
     """
     verdicts: dict[str, dict[str, Hashable]] = {}
     for vote in votes:
@@ -52,12 +53,13 @@ def voter_agreement(votes: Sequence[MirroredVote]) -> VoterAgreement:
 def krippendorff_alpha(units: Sequence[Sequence[Hashable]]) -> float | None:
     """Return nominal alpha = 1 - observed / expected disagreement; each unit holds one value per voter who judged it.
 
-    Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C: every ordered pair of values within a unit of m
-    values weighs 1 / (m - 1); n values in all that can be paired, n_c of them c, and o_cc pairs of c with c:
+    Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C: every ordered pair of values within a
+    unit of m values weighs 1 / (m - 1); n values in all that can be paired, n_c of them c, and o_cc pairs of c with c:
 
         alpha = ((n - 1) * sum o_cc - sum n_c (n_c - 1)) / (n (n - 1) - sum n_c (n_c - 1)).
 
-    Voters may have judged different units. The result is None without two values in a unit, or where all values are the same.
+    Voters may have judged different units. The result is None without two values in a unit, or where all values are the
+    same.
     """
     matching = 0.0
     totals: Counter[Hashable] = Counter()

@@ -1,7 +1,7 @@
 """Charts of votes as SVG text: no script, colours from the page, a sentence for readers who do not see the picture.
 
-Positions are percentages of the picture's width, so that it fits a phone without smaller letters. ``style.css`` styles the
-classes.
+Positions are percentages of the picture's width, so that it fits a phone without smaller letters. ``style.css`` styles
+the classes.
 """
 
 from __future__ import annotations

@@ -41,8 +41,8 @@ logger = logging.getLogger(__name__)
 class StandingsSnapshot:
     """The last standings that could be read, when, and why there are no newer ones.
 
-    ``standings`` is None while nothing was read, ``fault`` is None while nothing is wrong, and ``number`` rises with every
-    change.
+    ``standings`` is None while nothing was read, ``fault`` is None while nothing is wrong, and ``number`` rises with
+    every change.
     """
 
     standings: Standings | None = None
@@ -54,8 +54,9 @@ class StandingsSnapshot:
 class StandingsFeed:
     """Gives every viewer standings of the last ``interval_s`` seconds; all viewers together cause one reading.
 
-    A slow reading is repeated less often, so that at most a fifth of the time goes into readings and streaming answers are not
-    held up. While MLflow does not answer, viewers keep the last standings and wait no longer than ``patience_s`` seconds.
+    A slow reading is repeated less often, so that at most a fifth of the time goes into readings and streaming answers
+    are not held up. While MLflow does not answer, viewers keep the last standings and wait no longer than
+    ``patience_s`` seconds.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""Render standings as HTML: a sentence first, numbers in tables, every text escaped. ``style.css`` styles the classes."""
+"""Render standings as HTML: a sentence first, numbers in tables, every text escaped.
+
+``style.css`` styles the classes.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ READING = '<div class="mf-empty"><h3>Reading the votes …</h3><p>They are in ML
 
 
 def state_html(model: str, standings: Standings | None, read_at: datetime | None, fault: str | None) -> str:
-    """Return the line above the standings: their time, and what is wrong. Its clock changes, so it is not a live region."""
+    """Return the line above the standings: their time, and what is wrong.
+
+    Its clock changes, so it is not a live region.
+    """
     line = ""
     if standings is not None:
         uncounted = standings.votes - standings.counted
@@ -103,7 +109,7 @@ def not_counted_html(standings: Standings) -> str:
     )
 
 
-# one pair --------------------------------------------------------------------------------------------------------------
+# one pair ---------------------------------------------------------------------------------------------------------
 
 
 def _tiles(people: Summary) -> str:
@@ -122,7 +128,10 @@ def _tiles(people: Summary) -> str:
 
 
 def _part(name: str, title: str, html: str) -> str:
-    """Return a part that the reader opens. The page's script keeps it open, by its id, when new standings replace it."""
+    """Return a part that the reader opens.
+
+    The page's script keeps it open, by its id, when new standings replace it.
+    """
     return f'<details class="mf-details" id="{name}"><summary>{escape(title)}</summary>{html}</details>'
 
 
@@ -241,7 +250,7 @@ def _bias(bias: Bias | None, meaning: str) -> tuple[str, bool]:
     return (f"{text}; suspect (p = {bias.p:.2g}): {meaning}", True) if bias.is_suspect else (text, False)
 
 
-# several pairs ---------------------------------------------------------------------------------------------------------------
+# several pairs ----------------------------------------------------------------------------------------------------
 
 
 def _ranking_html(ranking: Ranking) -> str:

@@ -37,7 +37,10 @@ DEFAULT_TERMS = VoteTerms(VotesPolicy(), "its training recorded no votes policy,
 
 @dataclass(frozen=True)
 class VoteGroup:
-    """Votes with one reason tag or of one prompt set. ``win_rate`` is the candidate's, of decisive votes (Wilson, 95 %)."""
+    """Votes with one reason tag or of one prompt set.
+
+    ``win_rate`` is the candidate's, of decisive votes (Wilson, 95 %).
+    """
 
     name: str
     candidate_wins: int
@@ -51,9 +54,9 @@ class VoteGroup:
 class PairStanding:
     """People's votes between two versions, and each judge's beside them.
 
-    ``terms_note`` says why the path follows terms that are not the candidate's own; empty means they are its own. A vote with
-    two tags is in both groups of ``tags``, one without a tag in none. Every vote is in one of ``prompt_sets``; the group named
-    "" holds prompts that people typed.
+    ``terms_note`` says why the path follows terms that are not the candidate's own; empty means they are its own. A
+    vote with two tags is in both groups of ``tags``, one without a tag in none. Every vote is in one of
+    ``prompt_sets``; the group named "" holds prompts that people typed.
     """
 
     people: Summary
@@ -73,9 +76,9 @@ class PairStanding:
 class Standings:
     """The votes on all versions of a model.
 
-    ``pairs`` starts with the pair that has the most votes of people. ``ranking`` is of people, None below three versions.
-    ``votes`` counts everything in MLflow, ``not_counted`` gives the reasons of votes that do not count, and ``aliases`` maps
-    an alias to its version.
+    ``pairs`` starts with the pair that has the most votes of people. ``ranking`` is of people, None below three
+    versions. ``votes`` counts everything in MLflow, ``not_counted`` gives the reasons of votes that do not count, and
+    ``aliases`` maps an alias to its version.
     """
 
     model: str

@@ -21,10 +21,11 @@ Outcome = Literal["better", "worse", "undecided"]
 class VotePath:
     """The whole course of the test by which ``gate.criteria.judge_votes`` decides.
 
-    ``evidence_for`` and ``evidence_against`` are the capitals of the bets that the candidate is better, and worse, before the
-    first and after every score. The first to reach ``boundary``, not before ``minimum`` scores, decides; ``decided_at`` is the
-    number of scores by then. A score is of one ``unit``. ``waiting`` voters have begun and do not count yet; each counts after
-    ``per_voter`` votes. ``still_needed`` is the gate's estimate of how many more scores like these decide, None without one.
+    ``evidence_for`` and ``evidence_against`` are the capitals of the bets that the candidate is better, and worse,
+    before the first and after every score. The first to reach ``boundary``, not before ``minimum`` scores, decides;
+    ``decided_at`` is the number of scores by then. A score is of one ``unit``. ``waiting`` voters have begun and do not
+    count yet; each counts after ``per_voter`` votes. ``still_needed`` is the gate's estimate of how many more scores
+    like these decide, None without one.
     """
 
     candidate: str

@@ -93,8 +93,8 @@ class GateVerdict:
 class TrainingRun:
     """The run that trained a version.
 
-    ``status`` is MLflow's, ``reason`` why the run ended so where it did not finish, and ``page_url`` its page in MLflow,
-    None where MLflow tracks without an HTTP server.
+    ``status`` is MLflow's, ``reason`` why the run ended so where it did not finish, and ``page_url`` its page in
+    MLflow, None where MLflow tracks without an HTTP server.
     """
 
     run_id: str
@@ -327,7 +327,10 @@ def _training_run(client: MlflowClient, run: Run) -> TrainingRun:
 
 
 def _curve(client: MlflowClient, run_id: str, name: str) -> Curve:
-    """Return one value for each step. A resumed run logs the steps since its checkpoint again, and the later value counts."""
+    """Return one value for each step.
+
+    A resumed run logs the steps since its checkpoint again, and the later value counts.
+    """
     values = sorted(
         client.get_metric_history(run_id, _CURVES[name]), key=lambda metric: (metric.step, metric.timestamp)
     )

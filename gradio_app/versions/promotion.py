@@ -1,9 +1,9 @@
 """Run ``mlflow-finetune promote`` for the page, in a process of its own.
 
-The gate loads models and may take minutes. In its own process a failure becomes a message, and the page stays quick. The
-process belongs to the app, not to the page that started it: closing the page changes nothing, and the next page shows the
-progress or the verdict. The process ends with the app. The move is written ahead, so it is then complete, not begun, or
-the next command finishes it.
+The gate loads models and may take minutes. In its own process a failure becomes a message, and the page stays quick.
+The process belongs to the app, not to the page that started it: closing the page changes nothing, and the next page
+shows the progress or the verdict. The process ends with the app. The move is written ahead, so it is then complete, not
+begun, or the next command finishes it.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class JudgedCriterion:
 class PromotionEnd:
     """The end of a promotion.
 
-    ``reason`` is one or more sentences. ``findings`` are the verdict's criteria, none after a failure. A failure leaves no move
-    that the next command would not settle. ``when`` is UTC.
+    ``reason`` is one or more sentences. ``findings`` are the verdict's criteria, none after a failure. A failure leaves
+    no move that the next command would not settle. ``when`` is UTC.
     """
 
     outcome: Outcome

@@ -88,7 +88,10 @@ def plan_rollback(client: MlflowClient, model: str) -> PlannedRollback:
 
 
 def carry_out_rollback(client: MlflowClient, plan: PlannedRollback, *, reason: str, person: str) -> str:
-    """Roll back and return a report. Raises MoveError when the aliases no longer match the plan, LeaseError, TrackingError."""
+    """Roll back and return a report.
+
+    Raises MoveError when the aliases no longer match the plan, LeaseError, TrackingError.
+    """
     if plan_rollback(client, plan.model) != plan:
         raise MoveError(
             f"{plan.model}: its aliases have moved since the plan was made; nothing was moved; fix: plan the rollback again"

@@ -1,7 +1,7 @@
 """The web server of the playground: the login, the guard before Gradio, and the port.
 
-Gradio receives a request only after the guard has checked its host, origin, route, size and user, and every response carries
-a content security policy.
+Gradio receives a request only after the guard has checked its host, origin, route, size and user, and every response
+carries a content security policy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Identify the user of a request: by a password, by a trusted proxy's header, or as the one local user without a login."""
+"""Identify the user of a request: by a password, by a trusted proxy's header, or as the one local user."""
 
 from __future__ import annotations
 
@@ -61,7 +61,10 @@ class Access:
         return visitor is not None and visitor.may_promote
 
     def is_trusted_proxy(self, peer: str | None) -> bool:
-        """Whether a connection comes from a trusted proxy. ``peer`` is the socket's address, because headers can be forged."""
+        """Whether a connection comes from a trusted proxy.
+
+        ``peer`` is the socket's address, because headers can be forged.
+        """
         address = _address(peer)
         return address is not None and any(address in network for network in self._proxies)
 
@@ -73,7 +76,10 @@ class Access:
         return self.visitor(name) if name_fault(name) is None else None
 
     def log_in(self, name: str, password: str, address: str) -> Visitor | float:
-        """Return the user, 0.0 for a wrong name or password, or the seconds until the next attempt is allowed. Takes 0.1 s."""
+        """Return the user, 0.0 for a wrong name or password, or the seconds until the next attempt is allowed.
+
+        Takes 0.1 s.
+        """
         assert self.users is not None
         name = name.strip()[: MAX_NAME_CHARS + 1]
         if wait_s := self.attempts.begin(name, address):
@@ -97,7 +103,7 @@ class Attempts:
         self._lock = threading.Lock()
 
     def begin(self, name: str, address: str) -> float:
-        """Count an attempt and return 0, or return the seconds until the next one of this name and address is allowed."""
+        """Count an attempt and return 0, or return the seconds until this name and address may try again."""
         now = self._clock()
         with self._lock:
             wait_s = max(self._wait_s(key, most, now) for key, most in _limits(name, address))

@@ -100,7 +100,7 @@ class Guard:
             await self._app({**scope, "headers": headers, VISITOR: visitor}, _replayed(body, receive), send)
 
     def _refusal(self, facts: RequestFacts) -> Response | None:
-        """Return the answer to requests that are refused for every user, and to the health check, which needs no user."""
+        """Return the answer to requests that every user is refused, and to the health check, which needs no user."""
         if facts.path == "/healthz" and facts.method in ("GET", "HEAD"):
             return JSONResponse({"status": "ok"})
         if fault := host_fault(facts, self._settings):
@@ -202,7 +202,7 @@ class _SecuredSend:
 
 
 def script_hashes(head: str) -> tuple[str, ...]:
-    """Return the CSP hashes of the inline scripts in a page's head, which Gradio adds in the browser without a nonce."""
+    """Return the CSP hashes of the inline scripts in a page's head, which Gradio adds without a nonce."""
     scripts = _INLINE_SCRIPT.findall(head)
     return tuple(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
 

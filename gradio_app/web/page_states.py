@@ -1,7 +1,8 @@
 """Gradio's state of each open page, copied from one page instead of computed for each.
 
-The state describes every component. Gradio computes it when a page opens, which takes as long as a hundred updates of an
-answer, one page after the other, and 250 kB of memory. All pages begin with the same state, and use replaces little of it.
+The state describes every component. Gradio computes it when a page opens, which takes as long as a hundred updates of
+an answer, one page after the other, and 250 kB of memory. All pages begin with the same state, and use replaces little
+of it.
 """
 
 from __future__ import annotations

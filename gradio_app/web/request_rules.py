@@ -56,7 +56,7 @@ class RequestFacts:
 
     @property
     def is_named_by_content(self) -> bool:
-        """Whether the path is a file of Gradio's page with its content's hash in its name, so that it can be cached forever."""
+        """Whether the path is a file of Gradio with a hash of its content in its name, so that it can be cached."""
         return self.method in _SAFE and _NAMED_BY_CONTENT.fullmatch(self.path) is not None
 
     @property
@@ -74,7 +74,7 @@ class RequestFacts:
         return self.method in _SAFE and "text/html" in self.headers.get("accept", "")
 
     def client_address(self, access: Access) -> str:
-        """Return the address to count attempts by: the peer, or behind trusted proxies the last address that is not one of them."""
+        """Return the address to count attempts by: the peer, or the last one before trusted proxies."""
         if self.is_proxied:
             for hop in reversed(",".join(self.headers.getlist("x-forwarded-for")).split(",")):
                 if not access.is_trusted_proxy(hop.strip()):
@@ -83,7 +83,10 @@ class RequestFacts:
 
 
 def host_fault(facts: RequestFacts, settings: PlaygroundSettings) -> str | None:
-    """Return why the Host header is refused, or None. This stops DNS rebinding: such a page sends its own name as Host."""
+    """Return why the Host header is refused, or None.
+
+    This stops DNS rebinding: such a page sends its own name as Host.
+    """
     hosts = facts.headers.getlist("host")
     if len(hosts) != 1 or (name := _host_name(hosts[0])) is None:
         return "a request needs exactly one valid Host header"
@@ -123,7 +126,10 @@ def origin_fault(facts: RequestFacts) -> str | None:
 
 
 def is_offered(facts: RequestFacts, cache: Path) -> bool:
-    """Whether the page needs this route. Gradio has fifty more: uploads, files of the disk, monitoring, code editing."""
+    """Whether the page needs this route.
+
+    Gradio has fifty more: uploads, files of the disk, monitoring, code editing.
+    """
     method, path = facts.method, facts.path
     if any(part in ("..", ".") for part in path.split("/")) or "\\" in path or "\0" in path:
         return False

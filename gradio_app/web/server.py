@@ -51,7 +51,8 @@ QUIET = {
 }
 """Environment variables for Gradio, which replace the user's: nothing is sent, shared or served beside the page.
 
-The last one is the number of events between two counts of all past events, for a page of Gradio's that is not served here.
+The last one is the number of events between two counts of all past events, for a page of Gradio's that is not served
+here.
 """
 
 
@@ -64,8 +65,8 @@ def check_address(settings: PlaygroundSettings) -> None:
 def private_files() -> Iterator[Path]:
     """Create an empty folder for Gradio's files, and delete it afterwards.
 
-    Enter this before gradio is imported. Gradio serves files that a handler returns from its temporary folder and from the
-    working directory, so this folder replaces the first, and ``make_app`` blocks the second.
+    Enter this before gradio is imported. Gradio serves files that a handler returns from its temporary folder and from
+    the working directory, so this folder replaces the first, and ``make_app`` blocks the second.
     """
     folder = Path(tempfile.mkdtemp(prefix="mlflow-finetune-playground-")).resolve()
     before, tempfile.tempdir = tempfile.tempdir, str(folder)

@@ -98,7 +98,7 @@ def test_retry_edit_and_undo(screen, stand):
     expect(page.chat(1)).not_to_contain_text("put better", timeout=SLOW_MS)
     expect(page.chat(1)).to_contain_text("the first question")
     page.button("undo").click()
-    expect(page.chat(0)).to_contain_text("Both answers appear here side by side.", timeout=SLOW_MS)
+    expect(page.chat(0)).to_contain_text("Answer A appears here.", timeout=SLOW_MS)
     for name in ("retry", "edit", "undo", "differ", "export", "share"):
         expect(page.button(name)).to_be_disabled()
 
