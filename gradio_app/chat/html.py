@@ -166,7 +166,7 @@ def welcome(session: Session) -> str:
     """Return the notice before the first prompt."""
     if session.is_blind:
         count = {2: "Two", 3: "Three", 4: "Four"}.get(len(session.contenders), str(len(session.contenders)))
-        rest = "then vote for the better answer. You can show the names after your vote."
+        rest = "then vote for the better answer."
         if len(session.contenders) > 2:
             rest = "and compare. A vote needs exactly two sides; remove the others to vote."
         elif not session.keeps_votes:

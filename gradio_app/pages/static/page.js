@@ -28,11 +28,6 @@
     const button = buttonOf('mf-vote-' + choice);
     if (button && button.offsetParent && press(button.id)) event.preventDefault();  // not from another tab
   });
-  // The prompt set is below the answers, so the page scrolls back to them when the next prompt is sent.
-  document.addEventListener('click', event => {
-    if (event.target.closest && event.target.closest('#mf-next'))
-      document.getElementById('mf-status').scrollIntoView({block: 'nearest'});
-  });
 
   // Controls ---------------------------------------------------------------------------------------------------------
 
@@ -46,7 +41,13 @@
     if (button) { button.disabled = !isEnabled; button.setAttribute('aria-disabled', String(!isEnabled)); }
     return button;
   };
+  // The prompt is below the answers, and on a phone the keyboard covers them, so the page goes back to them.
+  const showAnswers = () => {
+    if (matchMedia('(pointer: coarse)').matches) document.activeElement.blur();
+    document.getElementById('mf-status').scrollIntoView({block: 'nearest'});
+  };
   let lastVote = null;
+  let wasSpeaking = false;
   // The status carries what may be pressed. Gradio would rebuild each button in every open page for it.
   const applyControls = () => {
     const carrier = document.querySelector('#mf-status [data-mf]');
@@ -62,6 +63,8 @@
     if (controls.voted !== null && lastVote === null && auto && auto.checked)
       setTimeout(() => press('mf-next'), ADVANCE_MS);
     lastVote = controls.voted;
+    if (controls.is_speaking && !wasSpeaking) showAnswers();
+    wasSpeaking = controls.is_speaking;
     for (const choice of Object.values(VOTE_KEYS)) {
       const button = setEnabled('mf-vote-' + choice, controls.can_vote);
       if (!button) continue;

@@ -15,7 +15,7 @@ KEYS = {"ArrowLeft": "left", "ArrowRight": "right", "ArrowUp": "tie", "ArrowDown
 
 def test_a_blind_conversation_with_every_vote_by_key_and_by_mouse(screen, stand):
     page = screen()
-    expect(page.status).to_contain_text("Two models answer, and you are not told which is which.")
+    expect(page.status).to_contain_text("Two models answer with hidden names.")
     for key, choice in KEYS.items():
         page.ask(f"by key {choice}")
         expect(page.status).to_contain_text("Which answer is better?")

@@ -36,13 +36,11 @@ def test_the_page_opens_at_its_top_with_the_tabs_in_view(screen, profile):
 def test_short_answers_and_the_votes_are_in_view_together(screen, profile):
     page, viewport = screen(**profile), profile["viewport"]
     page.compare("base", "bot/1")
-    page.page.evaluate("window.scrollTo(0, 0)")
-    page.prompt.evaluate("field => field.focus({preventScroll: true})")
-    page.page.keyboard.type("Which colour is it?")
-    page.page.keyboard.press("Enter")
+    page.prompt.scroll_into_view_if_needed()
+    page.prompt.fill("Which colour is it?")
+    page.button("send").click()
     page.speaking()
     page.answered()
-    page.page.evaluate("window.scrollTo(0, 0)")
     votes_top = min(box(page.button(f"vote-{choice}"))[1] for choice in CHOICES)
     for choice in CHOICES:
         assert_in_view(page.button(f"vote-{choice}"), viewport)
@@ -51,6 +49,13 @@ def test_short_answers_and_the_votes_are_in_view_together(screen, profile):
         assert_in_view(page.answer(position), viewport)
         assert box(page.answer(position))[1] < votes_top, "the votes cover no answer's beginning"
     assert not page.is_wider_than_the_window()
+
+
+def test_a_phone_shows_every_tab_and_its_head_without_an_overlap(screen):
+    page = screen(**PHONE)
+    for name in ("Compare", "Standings", "Runs", "Data"):
+        assert_in_view(page.page.get_by_role("tab", name=name), PHONE["viewport"])
+    assert box(page.page.locator(".mf-head h1"))[2] <= box(page.page.locator("#mf-theme"))[0]
 
 
 def test_on_a_desktop_the_prompt_is_in_view_below_the_votes(screen):
