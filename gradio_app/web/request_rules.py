@@ -97,7 +97,7 @@ def host_fault(facts: RequestFacts, settings: PlaygroundSettings) -> str | None:
         return None  # The login protects the page, and its cookie belongs to one host name.
     if name in known:
         return None
-    return f"the host name {name} is not allowed; fix: start the playground with --public-host {name}"
+    return f"the host name {name} is not allowed; fix: --public-host {name}"
 
 
 def origin_fault(facts: RequestFacts) -> str | None:

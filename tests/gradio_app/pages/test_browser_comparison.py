@@ -74,7 +74,7 @@ def test_names_cannot_be_had_before_the_vote(screen):
     page = screen()
     page.ask("who is who?")
     expect(page.button("reveal")).to_be_disabled()
-    expect(page.side(0)).to_have_text("Answer Aits name can be shown after your vote")
+    expect(page.side(0)).to_have_text("Answer Aname can be shown after your vote")
 
 
 def test_retry_edit_and_undo(screen, stand):

@@ -111,9 +111,9 @@ def test_an_endpoint_that_dies_while_it_answers_holds_nobody_up_and_comes_back(s
 def test_a_prompt_that_is_refused_stays_and_says_why(screen):
     page = screen()
     page.send_refused("  ", "Write a prompt first.")
-    page.send_refused("x" * 20_001, "The prompt has 20,001 characters; up to 20,000 are taken.")
+    page.send_refused("x" * 20_001, "The prompt has 20,001 characters; the limit is 20,000.")
     page.page.wait_for_timeout(1000)
-    expect(page.status).to_contain_text("up to 20,000")
+    expect(page.status).to_contain_text("the limit is 20,000")
 
 
 def test_a_page_that_is_loaded_again_begins_anew_and_its_votes_are_kept(screen, stand):
