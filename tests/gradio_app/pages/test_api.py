@@ -100,5 +100,5 @@ def test_a_conversation_goes_on_and_begins_anew(app):
 
 
 def test_too_long_a_prompt_is_told_so(app):
-    with pytest.raises(AppError, match=r"up to 20,000 are taken"):
+    with pytest.raises(AppError, match=r"the limit is 20,000"):
         Client(app, verbose=False).predict("x" * 20_001, api_name="/chat")

@@ -63,7 +63,7 @@ def test_nobody_goes_round_the_queue_or_shares_a_session_that_nobody_named(place
         ({"prompt": "hi", "top_p": 0}, "above 0"),
         ({"prompt": "hi", "max_tokens": -1}, "from 1"),
         ({"prompt": None}, "Write a prompt"),
-        ({"prompt": "x" * 20_001}, "up to 20,000 are taken"),
+        ({"prompt": "x" * 20_001}, "the limit is 20,000"),
     ],
 )
 def test_a_program_is_told_what_cannot_be_asked(place, asked, why):
