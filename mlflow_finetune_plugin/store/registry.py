@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError
-from mlflow_finetune_plugin.store.names import CHALLENGER
+from mlflow_finetune_plugin.store.model_ref import ModelRef, find_model_ref
+from mlflow_finetune_plugin.store.names import CHALLENGER, CHAMPION
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,31 +68,66 @@ class FoundModel:
     model_id: str | None
 
 
-def find_model(client: MlflowClient, uri: str) -> FoundModel:
-    """Resolves ``models:/NAME/VERSION``, ``models:/NAME@ALIAS`` or ``models:/m-...``. Raises ConfigError, TrackingError."""
+def find_model(client: MlflowClient, name: str) -> FoundModel:
+    """Resolve the name of a logged adapter.
+
+    Args:
+        client: The client of the registry.
+        name: ``my-bot/1``, ``my-bot@champion``, a ``models:/`` URI of either or of a logged model (``models:/m-...``), or
+            ``my-bot``: its champion, or its challenger while there is no champion, as the router answers that name.
+
+    Raises:
+        ConfigError: The name is not valid, or the registry does not have it.
+        TrackingError: The registry does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        uri = _uri_of(client, name)
+        return _find_uri(client, uri)
+    except MlflowException as error:
+        reason = " ".join(str(error).split())[:300]
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise ConfigError([f"model = {name}: {reason}; fix: a version that the registry has"]) from error
+        raise TrackingError(f"the registry does not answer for {name}: {reason}") from error
+
+
+def _uri_of(client: MlflowClient, name: str) -> str:
+    if name.startswith("models:/"):
+        return name
+    try:
+        reference = find_model_ref(client, name)
+    except ConfigError as error:
+        raise ConfigError([f"model = {error.problems[0]}"]) from error
+    if reference.is_whole_model:
+        aliases = client.get_registered_model(reference.name).aliases
+        alias = next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), None)
+        if alias is None:
+            raise ConfigError(
+                [f"model = {name}: has neither a champion nor a challenger; fix: name a version, {name}/NUMBER"]
+            )
+        reference = ModelRef(reference.name, alias=alias)
+    return f"models:/{reference}"
+
+
+def _find_uri(client: MlflowClient, uri: str) -> FoundModel:
     from mlflow.exceptions import MlflowException
     from mlflow.store.artifact.utils.models import _parse_model_uri
 
     try:
-        asked = _parse_model_uri(uri)
+        parsed = _parse_model_uri(uri)
     except MlflowException as error:
         raise ConfigError(
             [f"model = {uri}: not a model URI; fix: models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-ID"]
         ) from error
-    try:
-        if asked.model_id is not None:
-            return FoundModel(f"models:/{client.get_logged_model(asked.model_id).model_id}", asked.model_id)
-        if asked.alias is not None:
-            version = client.get_model_version_by_alias(asked.name, asked.alias)
-        elif asked.version is not None:
-            version = client.get_model_version(asked.name, str(asked.version))
-        else:
-            raise ConfigError([f"model = {uri}: names no version; fix: models:/NAME/VERSION or models:/NAME@ALIAS"])
-    except MlflowException as error:
-        said = " ".join(str(error).split())[:300]
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise ConfigError([f"model = {uri}: {said}; fix: a version that the registry has"]) from error
-        raise TrackingError(f"the registry cannot be asked for {uri}: {said}") from error
+    if parsed.model_id is not None:
+        return FoundModel(f"models:/{client.get_logged_model(parsed.model_id).model_id}", parsed.model_id)
+    if parsed.alias is not None:
+        version = client.get_model_version_by_alias(parsed.name, parsed.alias)
+    elif parsed.version is not None:
+        version = client.get_model_version(parsed.name, str(parsed.version))
+    else:
+        raise ConfigError([f"model = {uri}: names no version; fix: models:/NAME/VERSION or models:/NAME@ALIAS"])
     source = str(version.source)
     model_id = version.model_id or (source.removeprefix("models:/") if source.startswith("models:/m-") else None)
     return FoundModel(f"models:/{version.name}/{version.version}", model_id)

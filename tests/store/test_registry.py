@@ -7,9 +7,9 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_finetune_plugin.errors import TrackingError
+from mlflow_finetune_plugin.errors import ConfigError, TrackingError
 from mlflow_finetune_plugin.store.names import CHALLENGER
-from mlflow_finetune_plugin.store.registry import register_adapter
+from mlflow_finetune_plugin.store.registry import find_model, register_adapter
 
 MODEL = """
 import mlflow
@@ -77,3 +77,18 @@ def test_asked_again_after_an_outage_it_makes_no_second_version(client, log_mode
 def test_refusal_names_the_model(client):
     with pytest.raises(TrackingError, match="refused 'bot'"):
         register_adapter(client, "models:/m-" + "0" * 32, "bot", tags={}, description="")
+
+
+def test_find_model_takes_every_form_of_a_name(client, log_model):
+    uri = log_model()
+    register_adapter(client, uri, "bot", tags={}, description="")
+    second = register_adapter(client, log_model(), "bot", tags={}, description="")
+    assert find_model(client, "bot").uri == second.uri, "the challenger, while there is no champion"
+    client.set_registered_model_alias("bot", "champion", "1")
+    for name in ("bot", "bot/1", "bot@champion", "models:/bot/1", "models:/bot@champion"):
+        assert find_model(client, name).uri == "models:/bot/1"
+    assert find_model(client, uri).uri == uri
+    client.delete_registered_model_alias("bot", "champion")
+    client.delete_registered_model_alias("bot", CHALLENGER)
+    with pytest.raises(ConfigError, match=r"neither a champion nor a challenger; fix: name a version, bot/NUMBER"):
+        find_model(client, "bot")

@@ -126,7 +126,11 @@ def test_text_that_looks_like_a_number_stays_text(desk, ask, name):
         ({"eval_data": "train.jsonl"}, ["no model; fix: -P model=models:/NAME/VERSION"]),
         ({"model": "models:/bot/1"}, ["no held-out rows; fix: -P eval_data=FILE"]),
         ({"model": "models:/bot/1", "eval_data": "train.jsonl"}, ["models:/bot/1"]),
-        ({"model": "bot", "eval_data": "train.jsonl"}, ["not a model URI"]),
+        (
+            {"model": "bot/latest", "eval_data": "train.jsonl"},
+            ["'bot/latest' is not a valid model name", "NAME/VERSION"],
+        ),
+        ({"model": "bot", "eval_data": "train.jsonl"}, ["Registered Model with name=bot not found"]),
         ({"model": "models:/bot", "eval_data": "train.jsonl"}, ["Logged model with ID 'bot' not found"]),
         ({"model": "models:/bot/1", "eval_data": "gone.jsonl"}, ["no such file"]),
         ({"model": "models:/bot/1", "eval_data": "train.jsonl", "rank": "3"}, ["-P rank"]),
