@@ -185,7 +185,7 @@ def _command_line() -> dict[str, Any] | None:
     import click
 
     context = click.get_current_context(silent=True)
-    own = getattr(sys.modules.get("mlflow.cli"), "run", None)
-    if context is None or own is None or context.command is not own:
+    run_command = getattr(sys.modules.get("mlflow.cli"), "run", None)
+    if context is None or run_command is None or context.command is not run_command:
         return None
     return dict(context.params)

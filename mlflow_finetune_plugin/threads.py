@@ -119,8 +119,8 @@ def _paths(membership: Path, controller: str) -> str:
 
 def _groups(mount: Path, path: str) -> list[Path]:
     """Return the folders of a group and of the groups around it: each can limit the process."""
-    own = mount / path.strip("/")
-    return [own, *(parent for parent in own.parents if parent.is_relative_to(mount))]
+    group = mount / path.strip("/")
+    return [group, *(parent for parent in group.parents if parent.is_relative_to(mount))]
 
 
 def _quota_v2(folder: Path) -> float | None:

@@ -91,13 +91,13 @@ def _work(folder: JobFolder, report: Report) -> None:
             Place,  # torch and all that is heavy, while the command creates the run
         )
 
-    place = Place(
+    workspace = Place(
         run_id=_run_id(folder),
         tracking_uri=job["tracking_uri"],
         folder=folder.work,
         processes=len(job.get("processes") or [{}]),
     )
-    report.result(**pipeline.run(config, place, report))
+    report.result(**pipeline.run(config, workspace, report))
 
 
 def _evaluate(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
@@ -106,8 +106,8 @@ def _evaluate(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
         from mlflow_finetune_plugin.stages import evaluate
         from mlflow_finetune_plugin.stages.place import Place
 
-    place = Place(run_id=_run_id(folder), tracking_uri=job["tracking_uri"], folder=folder.work)
-    report.result(**evaluate.run(config, place, report))
+    workspace = Place(run_id=_run_id(folder), tracking_uri=job["tracking_uri"], folder=folder.work)
+    report.result(**evaluate.run(config, workspace, report))
 
 
 def _promote(folder: JobFolder, job: dict[str, Any], report: Report) -> None:

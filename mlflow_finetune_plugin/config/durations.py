@@ -10,8 +10,8 @@ _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
 
 def seconds_of(text: str) -> float:
     """Raises ValueError, with the fix, for what is no duration above 0."""
-    found = _WRITTEN.fullmatch(text.strip())
-    seconds = float(found[1]) * _UNITS_S[found[2]] if found is not None else 0.0
+    match = _WRITTEN.fullmatch(text.strip())
+    seconds = float(match[1]) * _UNITS_S[match[2]] if match is not None else 0.0
     if seconds <= 0:
         raise ValueError(f"{text!r} is no duration; fix: a number with s, m, h or d, e.g. 10m")
     return seconds

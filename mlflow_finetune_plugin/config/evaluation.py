@@ -52,14 +52,14 @@ def load_evaluation_config(
     problems: list[str] = []
     values, origin = read_recipe(project, problems)
     values = {key: value for key, value in values.items() if key in EVALUATION_SECTIONS}
-    given = parse_overrides(overrides)
-    base = next((value for path, value in given if path == ("base_model", "name")), None)
-    given = [(path, value) for path, value in given if path != ("base_model", "name")]
+    assignments = parse_overrides(overrides)
+    base = next((value for path, value in assignments if path == ("base_model", "name")), None)
+    assignments = [(path, value) for path, value in assignments if path != ("base_model", "name")]
     overrides = {name: text for name, text in overrides.items() if path_of(name) != ("base_model", "name")}
-    apply_top_level(values, given, ("model",), overrides, origin, problems)
+    apply_top_level(values, assignments, ("model",), overrides, origin, problems)
     where = Where(caller, dict(folders or {}))
     apply_overrides(
-        values, given, overrides, leaves_of(EVALUATION_SECTIONS, {}), EVALUATION_SECTIONS, where, origin, problems
+        values, assignments, overrides, leaves_of(EVALUATION_SECTIONS, {}), EVALUATION_SECTIONS, where, origin, problems
     )
     if not isinstance(values.get("model"), str):
         problems.append("no model; fix: -P model=models:/NAME/VERSION")

@@ -49,14 +49,14 @@ def path_of(name: str) -> KeyPath:
 
 def apply_top_level(
     values: dict[str, Any],
-    given: list[tuple[KeyPath, Any]],
+    assignments: list[tuple[KeyPath, Any]],
     known: tuple[str, ...],
     overrides: Mapping[str, str],
     origin: Origins,
     problems: list[str],
 ) -> None:
     """Sets the keys of ``-P`` that belong to no section; one that this entry point does not have is a fault."""
-    for (path, value), name in zip(given, overrides, strict=True):
+    for (path, value), name in zip(assignments, overrides, strict=True):
         if len(path) != 1 or path[0] not in TOP_LEVEL:
             continue
         if path[0] not in known:
@@ -67,7 +67,7 @@ def apply_top_level(
 
 def apply_overrides(
     values: dict[str, Any],
-    given: list[tuple[KeyPath, Any]],
+    assignments: list[tuple[KeyPath, Any]],
     overrides: Mapping[str, str],
     leaves: Mapping[str, list[KeyPath]],
     sections: Mapping[str, type[Section]],
@@ -75,36 +75,41 @@ def apply_overrides(
     origin: Origins,
     problems: list[str],
 ) -> None:
-    seen: dict[KeyPath, str] = {}
-    for (path, value), name in zip(given, overrides, strict=True):
+    setters: dict[KeyPath, str] = {}
+    for (path, value), name in zip(assignments, overrides, strict=True):
         if len(path) == 1 and path[0] in TOP_LEVEL:
             continue
-        place = _place(path, name, value, leaves, problems)
-        if place is None:
+        key_path = _leaf(path, name, value, leaves, problems)
+        if key_path is None:
             continue
-        if place in seen:
-            problems.append(f"-P {name}: sets {'.'.join(map(str, place))}, as does -P {seen[place]}; fix: give one")
+        if key_path in setters:
+            problems.append(
+                f"-P {name}: sets {'.'.join(map(str, key_path))}, as does -P {setters[key_path]}; fix: give one"
+            )
             continue
-        seen[place] = name
-        section = values.setdefault(str(place[0]), {})
+        setters[key_path] = name
+        section = values.setdefault(str(key_path[0]), {})
         if not isinstance(section, dict):
-            problems.append(f"-P {name}: section {place[0]} is not a mapping, so its leaf {place[1]} cannot be set")
+            problems.append(
+                f"-P {name}: section {key_path[0]} is not a mapping, so its leaf {key_path[1]} cannot be set"
+            )
             continue
-        if _is_text(place, sections) and isinstance(value, (bool, int, float)):  # a revision 7e12, a model called 2024
+        # YAML reads a revision 7e12 as a number, and a model called 2024, too.
+        if _is_text(key_path, sections) and isinstance(value, (bool, int, float)):
             value = overrides[name]
-        if len(place) == 3:
-            before = section.get(str(place[1]))
-            value = {**(before if isinstance(before, dict) else {}), str(place[2]): value}
-        values[str(place[0])] = {
+        if len(key_path) == 3:
+            before = section.get(str(key_path[1]))
+            value = {**(before if isinstance(before, dict) else {}), str(key_path[2]): value}
+        values[str(key_path[0])] = {
             **section,
-            str(place[1]): _caller_paths(place[:2], value, where.folders.get(name, where.caller)),
+            str(key_path[1]): _caller_paths(key_path[:2], value, where.folders.get(name, where.caller)),
         }
-        origin.override(place, name)
+        origin.override(key_path, name)
 
 
-def _is_text(place: KeyPath, sections: Mapping[str, type[Section]]) -> bool:
-    model = sections.get(str(place[0]))
-    return model is not None and model.model_fields[str(place[1])].annotation in (str, str | None)
+def _is_text(key_path: KeyPath, sections: Mapping[str, type[Section]]) -> bool:
+    model = sections.get(str(key_path[0]))
+    return model is not None and model.model_fields[str(key_path[1])].annotation in (str, str | None)
 
 
 def leaves_of(sections: Mapping[str, type[Section]], option_fields: Mapping[str, str]) -> dict[str, list[KeyPath]]:
@@ -117,10 +122,10 @@ def leaves_of(sections: Mapping[str, type[Section]], option_fields: Mapping[str,
     return leaves
 
 
-def _place(
+def _leaf(
     path: KeyPath, name: str, value: Any, leaves: Mapping[str, list[KeyPath]], problems: list[str]
 ) -> KeyPath | None:
-    known = [place for places in leaves.values() for place in places]
+    known = [leaf for places in leaves.values() for leaf in places]
     if len(path) == 1 and str(path[0]) not in leaves and ALIASES.get(str(path[0])) in leaves:
         path = (ALIASES[str(path[0])],)
     if len(path) == 2 and path in known:
@@ -130,22 +135,22 @@ def _place(
     if len(path) == 1 and len(leaves.get(str(path[0]), [])) == 1:
         return leaves[str(path[0])][0]
     if len(path) == 1 and str(path[0]) in leaves:
-        choices = ", ".join(".".join(map(str, place)) for place in leaves[str(path[0])])
+        choices = ", ".join(".".join(map(str, leaf)) for leaf in leaves[str(path[0])])
         problems.append(f"-P {name} = {shown(value)}: the name stands in several sections; fix: say which: {choices}")
         return None
-    dotted = [".".join(map(str, place)) for places in leaves.values() for place in places]
+    dotted = [".".join(map(str, leaf)) for places in leaves.values() for leaf in places]
     choices_ = [*SHORTHANDS, *TOP_LEVEL, *leaves] if len(path) == 1 else dotted
     problems.append(unknown_key(f"-P {name}", name, value, choices_))
     return None
 
 
-def _caller_paths(place: KeyPath, value: Any, caller: Path) -> Any:
+def _caller_paths(key_path: KeyPath, value: Any, caller: Path) -> Any:
     """Relative paths on ``-P`` mean the caller's directory."""
-    if place in (("data", "train"), ("data", "eval")):
+    if key_path in (("data", "train"), ("data", "eval")):
         return _map_paths(value, caller)
-    if place in (("eval", "forgetting"), ("data", "chat_template")) and isinstance(value, str):
+    if key_path in (("eval", "forgetting"), ("data", "chat_template")) and isinstance(value, str):
         return path_from(caller, value)
-    if place == ("eval", "metrics"):
+    if key_path == ("eval", "metrics"):
         metrics = (
             value
             if isinstance(value, list)
@@ -158,7 +163,7 @@ def _caller_paths(place: KeyPath, value: Any, caller: Path) -> Any:
             if isinstance(metrics, list)
             else metrics
         )
-    if place == ("base_model", "name") and isinstance(value, str):
+    if key_path == ("base_model", "name") and isinstance(value, str):
         return base_from(caller, value)
     return value
 

@@ -88,15 +88,15 @@ def _without_union_tags(where: KeyPath, model: type[BaseModel], depth: int) -> K
     """Pydantic adds the union's member to the location; a reader of YAML knows only keys and indices."""
     if len(where) > depth and _section_at(model, where[depth : depth + 1]) not in (None, DataFileSettings):
         return where  # a section of a section, which is in no union
-    kept: list[str | int] = list(where[: depth + 1])
+    parts: list[str | int] = list(where[: depth + 1])
     for part in where[depth + 1 :]:
         if (
             isinstance(part, int)
             or part in DataFileSettings.model_fields
-            or (len(kept) > depth + 1 and isinstance(kept[-1], int))
+            or (len(parts) > depth + 1 and isinstance(parts[-1], int))
         ):
-            kept.append(part)
-    return tuple(kept)
+            parts.append(part)
+    return tuple(parts)
 
 
 def _section_at(model: type[BaseModel], keys: KeyPath) -> type[BaseModel] | None:
@@ -120,15 +120,15 @@ def _kinds(annotation: Any) -> list[type[BaseModel]]:
 
 def _fault_line(fault: Any, where: KeyPath, model: type[BaseModel], origin: Origins) -> str:
     key = ".".join(map(str, where))
-    place = origin.of(where)
+    source = origin.of(where)
     if fault["type"] == "extra_forbidden":
         nested = (_section_at(model, where[1:-1]) or DataFileSettings).model_fields
         prefix = ".".join(map(str, where[:-1]))
-        return unknown_key(place, key, fault["input"], [f"{prefix}.{name}" for name in nested])
+        return unknown_key(source, key, fault["input"], [f"{prefix}.{name}" for name in nested])
     if fault["type"] == "missing":
-        return f"{place}: {key} is missing"
-    own, key_of_own = _section_at(model, where[1:-1]), str(where[-1])
-    info = own.model_fields.get(key_of_own) if own is not None and len(where) > 1 else None
+        return f"{source}: {key} is missing"
+    section, field_name = _section_at(model, where[1:-1]), str(where[-1])
+    info = section.model_fields.get(field_name) if section is not None and len(where) > 1 else None
     message = fault["msg"][0].lower() + fault["msg"][1:]
     if fault["type"] == "value_error":
         message = fault["msg"].removeprefix("Value error, ")
@@ -136,21 +136,21 @@ def _fault_line(fault: Any, where: KeyPath, model: type[BaseModel], origin: Orig
         message = f"expected keys such as {', '.join(list(model.model_fields)[:3])}"
     elif fault["type"] == "model_type" and _section_at(model, where[1:]) in (None, DataFileSettings):
         message = f"expected a path or {{{', '.join(DataFileSettings.model_fields)}}}"
-    elif own is not None and info is not None:
-        message = f"expected {expected(own, key_of_own)}"
+    elif section is not None and info is not None:
+        message = f"expected {expected(section, field_name)}"
         if not fault["type"].endswith(
             ("_type", "_parsing", "literal_error", "greater_than", "greater_than_equal", "less_than", "less_than_equal")
         ):
             message += f" ({fault['msg'][0].lower() + fault['msg'][1:]})"
-    return f"{place}: {key} = {shown(fault['input'])}: {message}"
+    return f"{source}: {key} = {shown(fault['input'])}: {message}"
 
 
-def unknown_key(place: str, key: str, value: Any, choices: list[str]) -> str:
+def unknown_key(source: str, key: str, value: Any, choices: list[str]) -> str:
     leaf = ALIASES.get(key.rpartition(".")[2], "")
     meant = [choice for choice in choices if leaf and choice.rpartition(".")[2] == leaf]
     near = meant or difflib.get_close_matches(key[:_LONGEST_SHOWN], choices, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(choices)}"
-    return f"{place[:_LONGEST_SHOWN]}: unknown key {key[:_LONGEST_SHOWN]} (= {shown(value)}); {hint}"
+    return f"{source[:_LONGEST_SHOWN]}: unknown key {key[:_LONGEST_SHOWN]} (= {shown(value)}); {hint}"
 
 
 def shown(value: Any) -> str:

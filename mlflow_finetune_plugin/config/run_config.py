@@ -137,13 +137,13 @@ def draft_config(
     problems: list[str] = []
     values, origin = read_recipe(project, problems)
     values = {"adaptation": verb.adaptation, "objective": verb.objective, **values}
-    given = parse_overrides(overrides)
-    apply_top_level(values, given, ("adaptation", "objective", "resume"), overrides, origin, problems)
+    assignments = parse_overrides(overrides)
+    apply_top_level(values, assignments, ("adaptation", "objective", "resume"), overrides, origin, problems)
     methods = _methods(values, problems)
     option_fields = _option_fields(methods)
     leaves = leaves_of(SECTIONS, option_fields if len(methods) == len(_KINDS) else _all_option_fields())
     where = Where(caller, dict(folders or {}))
-    apply_overrides(values, given, overrides, leaves, SECTIONS, where, origin, problems)
+    apply_overrides(values, assignments, overrides, leaves, SECTIONS, where, origin, problems)
     if not isinstance(values.get("data"), dict) or "train" not in values["data"]:
         problems.append(f"no training data; fix: add data.train to {RECIPE_FILE} or -P data=FILE{_misnamed(project)}")
     config = _validate(values, entry_point, option_fields, methods, origin, problems)
@@ -185,13 +185,13 @@ def _file_values(document: Document, origin: Origins, problems: list[str]) -> di
 
 
 def _methods(values: Mapping[str, Any], problems: list[str]) -> dict[str, Adaptation | Objective]:
-    found: dict[str, Adaptation | Objective] = {}
+    methods: dict[str, Adaptation | Objective] = {}
     for kind in _KINDS:
         try:
-            found[kind] = load_method(kind, str(values[kind]))
+            methods[kind] = load_method(kind, str(values[kind]))
         except ConfigError as error:
             problems += error.problems
-    return found
+    return methods
 
 
 def _all_option_fields() -> dict[str, str]:
@@ -273,8 +273,8 @@ def _without_other_methods(
         for field in load_method(kind, name).Options.model_fields
     }
     for key in [key for key in others if key in known]:
-        place = origin.of(("options", key))
-        logger.warning("%s: options.%s is not read: it is an option of the %s", place, key, known[key])
+        source = origin.of(("options", key))
+        logger.warning("%s: options.%s is not read: it is an option of the %s", source, key, known[key])
     return {key: value for key, value in options.items() if key not in others or key not in known}
 
 
@@ -307,11 +307,11 @@ def _semantic_problems(sections: Mapping[str, Any], origin: Origins) -> list[str
     if register is not None:
         problems += [f"{origin.of(('register', 'name'))}: {fault}" for fault in register_name_problems(register.name)]
     gate = register.gate if register is not None else None
-    for place, metric in _gate_metrics(gate):
+    for key_path, metric in _gate_metrics(gate):
         try:
             check_metric_name(metric)
         except FinetuneError as error:
-            problems.append(f"{origin.of(('register', 'gate', *place))}: {error}")
+            problems.append(f"{origin.of(('register', 'gate', *key_path))}: {error}")
     if gate is not None and gate.forgetting is not None and held_out is not None and held_out.forgetting is False:
         problems.append(
             f"{origin.of(('register', 'gate', 'forgetting'))}: no version can pass: eval.forgetting is off; "
@@ -330,10 +330,10 @@ def _gate_metrics(gate: GatePolicy | None) -> list[tuple[KeyPath, str]]:
     """Names of metrics in a policy, and where they stand; those of files are looked for among the proof's."""
     if gate is None:
         return []
-    named: list[tuple[KeyPath, str]] = [(("regressions", i), one.metric) for i, one in enumerate(gate.regressions)]
+    named: list[tuple[KeyPath, str]] = [(("regressions", i), bound.metric) for i, bound in enumerate(gate.regressions)]
     if gate.gain is not None and gate.gain.metric is not None:
         named.append((("gain", "metric"), gate.gain.metric))
-    return [(place, metric) for place, metric in named if not metric.endswith(".py")]
+    return [(key_path, metric) for key_path, metric in named if not metric.endswith(".py")]
 
 
 def register_name_problems(name: str) -> list[str]:
@@ -342,9 +342,9 @@ def register_name_problems(name: str) -> list[str]:
         return [f"register.name = {name!r}: the name is reserved; fix: choose another"]
     if name != name.strip() or not name.strip("."):
         return [f"register.name = {shown(name)}: starts or ends with a blank, or is only dots; fix: remove them"]
-    if found := _NAME_PROBLEMS.search(name):
+    if match := _NAME_PROBLEMS.search(name):
         return [
-            f"register.name = {shown(name)}: may not contain {found.group()!r}; fix: use letters, digits, '-', '_' and '.'"
+            f"register.name = {shown(name)}: may not contain {match.group()!r}; fix: use letters, digits, '-', '_' and '.'"
         ]
     return []
 
@@ -381,7 +381,9 @@ def resolve_section_paths(sections: Mapping[str, Any], project: Path) -> dict[st
 def absolute_gate(register: RegisterSettings | None, project: Path) -> RegisterSettings | None:
     if register is None or register.gate is None:
         return register
-    regressions = [one.model_copy(update={"data": path_from(project, one.data)}) for one in register.gate.regressions]
+    regressions = [
+        bound.model_copy(update={"data": path_from(project, bound.data)}) for bound in register.gate.regressions
+    ]
     return register.model_copy(update={"gate": register.gate.model_copy(update={"regressions": regressions})})
 
 
@@ -411,11 +413,11 @@ def read_register(project: Path) -> RegisterSettings | None:
     """The section ``register`` that a project's recipe holds now; None where it has none. Raises ConfigError."""
     problems: list[str] = []
     values, origin = read_recipe(project, problems)
-    found = (
+    section = (
         validated(RegisterSettings, values["register"], ("register",), origin, problems)
         if "register" in values
         else None
     )
     if problems:
         raise ConfigError(problems)
-    return found if isinstance(found, RegisterSettings) else None
+    return section if isinstance(section, RegisterSettings) else None

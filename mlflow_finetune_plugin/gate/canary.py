@@ -47,7 +47,9 @@ class CanaryVerdict:
     @property
     def reason(self) -> str:
         decisive = {"back": "reject", "hold": "hold"}.get(self.action, "pass")
-        return "; ".join(f"{one.name}: {one.reason}" for one in self.findings if one.outcome == decisive)
+        return "; ".join(
+            f"{finding.name}: {finding.reason}" for finding in self.findings if finding.outcome == decisive
+        )
 
 
 def judge_canary(policy: CanaryPolicy, look: CanaryLook) -> CanaryVerdict:
@@ -73,8 +75,8 @@ def _is_open(harms: list[Finding]) -> bool:
 def _compared(policy: CanaryPolicy, look: CanaryLook) -> Finding:
     evidence = look.failures.e_worse
     is_worse = evidence >= policy.boundary
-    told = f"{look.canary} answers failed, of the champion's {look.champion}"
-    told += f": evidence of more {evidence:.3g} of {policy.boundary:.3g}"
+    reason = f"{look.canary} answers failed, of the champion's {look.champion}"
+    reason += f": evidence of more {evidence:.3g} of {policy.boundary:.3g}"
     details: dict[str, JsonScalar] = {
         "answers": look.canary.answers,
         "failed": look.canary.failed,
@@ -83,7 +85,7 @@ def _compared(policy: CanaryPolicy, look: CanaryLook) -> Finding:
         "e_worse": evidence,
         "boundary": policy.boundary,
     }
-    return Finding("canary failures", "reject" if is_worse else "pass", told, details=details)
+    return Finding("canary failures", "reject" if is_worse else "pass", reason, details=details)
 
 
 def _bounded(policy: CanaryPolicy, look: CanaryLook) -> Finding:
@@ -92,37 +94,37 @@ def _bounded(policy: CanaryPolicy, look: CanaryLook) -> Finding:
     """
     bound = policy.failures_at_most
     evidence, of_champion = e_above(look.canary, bound), e_above(look.champion, bound)
-    told = f"{look.canary} answers failed: evidence of more than {bound:.3g} {evidence:.3g} of {policy.boundary:.3g}"
+    reason = f"{look.canary} answers failed: evidence of more than {bound:.3g} {evidence:.3g} of {policy.boundary:.3g}"
     details: dict[str, JsonScalar] = {"e_above": evidence, "e_above_champion": of_champion, "boundary": policy.boundary}
     outcome: FindingOutcome = "pass"
     if evidence >= policy.boundary and of_champion > 1:
-        outcome, told = "hold", f"{told}, and some of the champion's {look.champion}; fix: find out why both fail"
+        outcome, reason = "hold", f"{reason}, and some of the champion's {look.champion}; fix: find out why both fail"
     elif evidence >= policy.boundary:
         outcome = "reject"
-    return Finding("canary failure bound", outcome, told, bound, details=details)
+    return Finding("canary failure bound", outcome, reason, bound, details=details)
 
 
 def _slow(policy: CanaryPolicy, look: CanaryLook) -> list[Finding]:
     is_slow = look.slow_looks >= policy.slow_looks
-    found = []
-    for one in look.latency:
-        if one.outcome == "reject" and is_slow:
-            found.append(_as_canary(one, "reject", f", {look.slow_looks} times in a row"))
+    findings = []
+    for finding in look.latency:
+        if finding.outcome == "reject" and is_slow:
+            findings.append(_as_canary(finding, "reject", f", {look.slow_looks} times in a row"))
         else:
-            found.append(_as_canary(one, "pass" if one.outcome == "pass" else "noted"))
-    return found
+            findings.append(_as_canary(finding, "pass" if finding.outcome == "pass" else "noted"))
+    return findings
 
 
 def _step(policy: CanaryPolicy, look: CanaryLook) -> Finding:
     share = f"step {look.step + 1} of {len(policy.steps)} ({policy.steps[look.step]:g} %)"
-    told = f"{share}: {look.step_answers:,} answers in {look.in_step_s:.0f} s"
+    progress = f"{share}: {look.step_answers:,} answers in {look.in_step_s:.0f} s"
     if look.in_step_s >= policy.step_s and look.step_answers >= policy.least_answers:
-        return Finding("canary step", "pass", told)
-    wanted = f"{told}, wanted are {policy.least_answers:,} in {policy.step_s:g} s"
+        return Finding("canary step", "pass", progress)
+    shortfall = f"{progress}, wanted are {policy.least_answers:,} in {policy.step_s:g} s"
     if look.in_step_s >= policy.patience * policy.step_s:
-        reason = f"{wanted}, and {policy.patience} times as long was waited; fix: more traffic, or --least-answers"
+        reason = f"{shortfall}, and {policy.patience} times as long was waited; fix: more traffic, or --least-answers"
         return Finding("canary step", "hold", reason)
-    return Finding("canary step", "noted", wanted)
+    return Finding("canary step", "noted", shortfall)
 
 
 def _as_canary(finding: Finding, outcome: Literal["pass", "noted", "reject"], more: str = "") -> Finding:

@@ -29,8 +29,8 @@ class CanaryPolicy:
     def __post_init__(self) -> None:
         rising = all(low < high for low, high in zip((0.0, *self.steps), self.steps, strict=False))
         if not self.steps or not rising or not self.steps[-1] <= 100:
-            told = ",".join(f"{step:g}" for step in self.steps) or "none"
-            raise GateError(f"canary steps {told}; fix: rising percentages above 0 and up to 100, e.g. 5,25,50")
+            steps = ",".join(f"{step:g}" for step in self.steps) or "none"
+            raise GateError(f"canary steps {steps}; fix: rising percentages above 0 and up to 100, e.g. 5,25,50")
         if not 0 < self.step_s < math.inf:
             raise GateError(f"a canary step of {self.step_s:g} s; fix: a duration above 0, e.g. 10m")
         if self.least_answers < 1:

@@ -63,24 +63,24 @@ def judge_gain(policy: GainPolicy, evidence: Evidence) -> Finding:
     below it. The interval is good for one look: judging again on more rows takes another chance of 2.5 %.
     """
     over = policy.over if evidence.has_champion else "base"
-    wanted = f"{policy.metric or 'a metric'} over the {over}"
+    comparison = f"{policy.metric or 'a metric'} over the {over}"
     gain = evidence.gain
     if gain is None:
-        return _missing("gain", f"the gain in {wanted} was not measured", policy.at_least)
+        return _missing("gain", f"the gain in {comparison} was not measured", policy.at_least)
     if gain.over != over or (
         policy.metric is not None and PurePath(policy.metric).name.removesuffix(".py") != gain.metric
     ):
-        told = f"the policy asks for the gain in {wanted}, measured was {gain.metric} over the {gain.over}"
-        return _missing("gain", told, policy.at_least)
+        reason = f"the policy asks for the gain in {comparison}, measured was {gain.metric} over the {gain.over}"
+        return _missing("gain", reason, policy.at_least)
     interval, rows, details = _gain_interval(gain)
-    seen = f"{gain.metric} over the {over} {_shown(interval)}{f' on {rows:,} rows' if rows is not None else ''}"
+    estimate = f"{gain.metric} over the {over} {_shown(interval)}{f' on {rows:,} rows' if rows is not None else ''}"
     bound = policy.at_least
     if interval.low >= bound:
-        return Finding("gain", "pass", f"{seen}: at least {bound:g}", bound, interval, details=details)
+        return Finding("gain", "pass", f"{estimate}: at least {bound:g}", bound, interval, details=details)
     if interval.high < bound:
-        return Finding("gain", "reject", f"{seen}: all of it below {bound:g}", bound, interval, details=details)
+        return Finding("gain", "reject", f"{estimate}: all of it below {bound:g}", bound, interval, details=details)
     needed = None if rows is None else rows_still_needed(interval, rows, bound)
-    reason = f"{seen}: reaches below {bound:g}{_more(needed, 'rows')}"
+    reason = f"{estimate}: reaches below {bound:g}{_more(needed, 'rows')}"
     return Finding("gain", "hold", reason, bound, interval, needed, "rows", details)
 
 
@@ -92,14 +92,16 @@ def judge_forgetting(policy: ForgettingPolicy, measured: Forgetting | Interval |
         interval, rows = measured, None
     else:
         interval, rows = _forgetting_interval(measured), len(measured.row_ids)
-    seen = f"{describe_forgetting(interval.value)}, {_shown(interval)} nats per token"
+    estimate = f"{describe_forgetting(interval.value)}, {_shown(interval)} nats per token"
     answer = non_inferiority(interval, policy.at_most)
     if answer == "shown":
-        return Finding("forgetting", "pass", f"{seen}: at most {policy.at_most:g}", policy.at_most, interval)
+        return Finding("forgetting", "pass", f"{estimate}: at most {policy.at_most:g}", policy.at_most, interval)
     if answer == "refuted":
-        return Finding("forgetting", "reject", f"{seen}: all of it above {policy.at_most:g}", policy.at_most, interval)
+        return Finding(
+            "forgetting", "reject", f"{estimate}: all of it above {policy.at_most:g}", policy.at_most, interval
+        )
     needed = None if rows is None else rows_still_needed(interval, rows, policy.at_most)
-    reason = f"{seen}: reaches above {policy.at_most:g}{_more(needed, 'rows')}"
+    reason = f"{estimate}: reaches above {policy.at_most:g}{_more(needed, 'rows')}"
     return Finding("forgetting", "hold", reason, policy.at_most, interval, needed, "rows")
 
 
@@ -127,11 +129,11 @@ def judge_votes(policy: VotesPolicy, evidence: Votes | None) -> Finding:
         "voters": counts.voters,
     }
     if policy.unit == "voter":
-        found = voter_scores(evidence.votes, per_voter=policy.per_voter)
-        scores, stakes, whose = found.scores, VOTER_STAKES, "voters"
-        details |= {"waiting_voters": found.waiting, "unfinished_voters": found.unfinished}
-        details |= {"left_after_win": found.left_after_win, "left_after_loss": found.left_after_loss}
-        lowest = betting_test(found.lowest_scores, VOTER_STAKES, alpha=alpha)
+        by_voter = voter_scores(evidence.votes, per_voter=policy.per_voter)
+        scores, stakes, whose = by_voter.scores, VOTER_STAKES, "voters"
+        details |= {"waiting_voters": by_voter.waiting, "unfinished_voters": by_voter.unfinished}
+        details |= {"left_after_win": by_voter.left_after_win, "left_after_loss": by_voter.left_after_loss}
+        lowest = betting_test(by_voter.lowest_scores, VOTER_STAKES, alpha=alpha)
         details |= {"e_better_if_missing_votes_were_lost": float(lowest.e_better[-1])}
     else:
         scores = decisive_scores(evidence.votes, per_voter=policy.per_voter)
@@ -143,34 +145,34 @@ def judge_votes(policy: VotesPolicy, evidence: Votes | None) -> Finding:
         "e_worse": float(test.e_worse[-1]),
         "boundary": test.boundary,
     }
-    seen = f"mean score {_shown(test.mean)} of {len(scores)} {whose}"
+    estimate = f"mean score {_shown(test.mean)} of {len(scores)} {whose}"
     if test.worse_at is not None:
-        reason = f"{seen}: worse than the {evidence.over}, shown after {test.worse_at}"
+        reason = f"{estimate}: worse than the {evidence.over}, shown after {test.worse_at}"
         return Finding("votes", "reject", reason, 0.5, test.mean, details=details)
     if test.better_at is not None:
-        reason = f"{seen}: better than the {evidence.over}, shown after {test.better_at}"
+        reason = f"{estimate}: better than the {evidence.over}, shown after {test.better_at}"
         return Finding("votes", "pass", reason, 0.5, test.mean, details=details)
     needed = scores_still_needed(scores, stakes, alpha=alpha, minimum=policy.minimum)
     evidence_now = f"evidence {max(test.e_better[-1], test.e_worse[-1]):.3g} of {test.boundary:.3g}"
-    reason = f"{seen}: undecided, {evidence_now}, at least {policy.minimum} count{_more(needed, unit)}"
+    reason = f"{estimate}: undecided, {evidence_now}, at least {policy.minimum} count{_more(needed, unit)}"
     return Finding("votes", undecided, reason, 0.5, test.mean, needed, unit, details)
 
 
 def judge_latency(policy: LatencyPolicy, evidence: Evidence) -> list[Finding]:
     """One finding per bound. Without a champion there is nothing to be slower than, which is noted."""
-    found = []
+    findings = []
     if policy.p95_ms is not None:
-        found.append(_slow("latency p95", evidence.latency, policy.p95_ms, "the budget"))
+        findings.append(_slow("latency p95", evidence.latency, policy.p95_ms, "the budget"))
     if policy.over_champion is None:
-        return found
+        return findings
     name, latency = "latency over champion", evidence.latency
     if not evidence.has_champion:
-        return [*found, Finding(name, "noted", "there is no champion to be slower than")]
+        return [*findings, Finding(name, "noted", "there is no champion to be slower than")]
     if latency is not None and latency.champion_p95_ms is None:
-        return [*found, _missing(name, "the champion's latency was not measured", None, _TIME_IT)]
+        return [*findings, _missing(name, "the champion's latency was not measured", None, _TIME_IT)]
     times = policy.over_champion
     most_ms = times * latency.champion_p95_ms if latency is not None and latency.champion_p95_ms is not None else None
-    return [*found, _slow(name, latency, most_ms, f"{times:g} times the champion's")]
+    return [*findings, _slow(name, latency, most_ms, f"{times:g} times the champion's")]
 
 
 def judge_regression(policy: RegressionPolicy, measured: tuple[Regression, ...]) -> Finding:

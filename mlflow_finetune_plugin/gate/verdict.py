@@ -32,8 +32,8 @@ class Verdict:
     def reason(self) -> str:
         """Why in one line: the findings that made the outcome."""
         decisive = {"promote": "pass"}.get(self.outcome, self.outcome)
-        told = "; ".join(f"{f.name}: {f.reason}" for f in self.findings if f.outcome == decisive)
-        return told or "nothing that the policy asks for could be judged"
+        reasons = "; ".join(f"{f.name}: {f.reason}" for f in self.findings if f.outcome == decisive)
+        return reasons or "nothing that the policy asks for could be judged"
 
     def to_json(self) -> str:
         """RFC 8259, sorted keys; an end of an interval that is unbounded is null."""

@@ -87,11 +87,11 @@ def decisive_scores(votes: Sequence[Vote], *, per_voter: int) -> Array:
     looks at earlier votes only, so a bet placed under it was placed before the vote. Shape (votes that count,).
     """
     _check_cap(per_voter)
-    seen: Counter[str] = Counter()
+    votes_by_voter: Counter[str] = Counter()
     scores = []
     for vote in votes:
-        if vote.choice in ("candidate", "champion") and seen[vote.voter] < per_voter:
-            seen[vote.voter] += 1
+        if vote.choice in ("candidate", "champion") and votes_by_voter[vote.voter] < per_voter:
+            votes_by_voter[vote.voter] += 1
             scores.append(SCORES[vote.choice])
     return np.array(scores, dtype=np.float64)
 

@@ -73,5 +73,5 @@ def _judge_new_rows(policy: WatchPolicy, rows: NewRows | None) -> list[WatchFind
 
 
 def _reason(outcome: WatchOutcome, findings: list[WatchFinding]) -> str:
-    told = "; ".join(f"{finding.name}: {finding.reason}" for finding in findings if finding.outcome == outcome)
-    return told or "nothing that is watched could be measured"
+    reasons = "; ".join(f"{finding.name}: {finding.reason}" for finding in findings if finding.outcome == outcome)
+    return reasons or "nothing that is watched could be measured"

@@ -56,11 +56,11 @@ def judge_proof(policy: ProofPolicy, proof: Proof | NotMeasured, name: str = "pr
             rows = PairedRows(rows.row_ids, rows.champion, rows.candidate, rows.clusters)
         interval = paired_interval(rows, confidence=1 - 2 * part)
         interval = replace(interval, method=f"{interval.method}, confidence {1 - 2 * part:.4g}")
-    seen = f"{gain.metric} over the previous version {_shown(interval)}"
+    estimate = f"{gain.metric} over the previous version {_shown(interval)}"
     if interval.high < 0:
-        return WatchFinding(name, "roll back", f"{seen}: the previous one is better", 0.0, interval, details)
-    told = "better" if interval.low > 0 else "no worse, as far as these rows can tell"
-    return WatchFinding(name, "keep", f"{seen}: {told}", 0.0, interval, details)
+        return WatchFinding(name, "roll back", f"{estimate}: the previous one is better", 0.0, interval, details)
+    meaning = "better" if interval.low > 0 else "no worse, as far as these rows can tell"
+    return WatchFinding(name, "keep", f"{estimate}: {meaning}", 0.0, interval, details)
 
 
 def judge_errors(
@@ -69,27 +69,27 @@ def judge_errors(
     """Rolls back when more than ``at_most`` of the answers fail, unless the previous version's do so, too."""
     if isinstance(failures, NotMeasured):
         return _not_measured("errors", failures)
-    found = failure_rate(failures, at_most=policy.at_most, alpha=policy.alpha)
+    rate = failure_rate(failures, at_most=policy.at_most, alpha=policy.alpha)
     details: dict[str, JsonScalar] = {
         "answers": failures.answers,
         "failed": failures.failed,
-        "evidence": found.evidence,
-        "boundary": found.boundary,
+        "evidence": rate.evidence,
+        "boundary": rate.boundary,
     }
-    seen = f"{failures.failed:,} of {failures.answers:,} answers failed, {_shown(found.rate)}"
-    told = partial(WatchFinding, "errors", bound=policy.at_most, interval=found.rate, details=details)
+    counts = f"{failures.failed:,} of {failures.answers:,} answers failed, {_shown(rate.rate)}"
+    finding = partial(WatchFinding, "errors", bound=policy.at_most, interval=rate.rate, details=details)
     if failures.answers < policy.minimum:
-        return told("keep", f"{seen}: decides from {policy.minimum} answers on")
-    if not found.is_above:
-        evidence = f"evidence {found.evidence:.3g} of {found.boundary:.3g}"
-        return told("keep", f"{seen}: not shown to be above {policy.at_most:g}, {evidence}")
+        return finding("keep", f"{counts}: decides from {policy.minimum} answers on")
+    if not rate.is_above:
+        evidence = f"evidence {rate.evidence:.3g} of {rate.boundary:.3g}"
+        return finding("keep", f"{counts}: not shown to be above {policy.at_most:g}, {evidence}")
     if isinstance(previous, Answered) and previous.answers >= policy.minimum:
         other = failure_rate(previous, at_most=policy.at_most, alpha=policy.alpha)
         if other.is_above:
             others = f"{previous.failed:,} of {previous.answers:,}"
-            reason = f"{seen}: above {policy.at_most:g}, but so are the previous version's, {others}"
-            return told("keep", f"{reason}: going back would not help; fix: see the engine's log")
-    return told("roll back", f"{seen}: above {policy.at_most:g}")
+            reason = f"{counts}: above {policy.at_most:g}, but so are the previous version's, {others}"
+            return finding("keep", f"{reason}: going back would not help; fix: see the engine's log")
+    return finding("roll back", f"{counts}: above {policy.at_most:g}")
 
 
 def judge_latency(policy: LatencyPolicy | None, latency: Latency | NotMeasured) -> list[WatchFinding]:
@@ -98,27 +98,27 @@ def judge_latency(policy: LatencyPolicy | None, latency: Latency | NotMeasured) 
         return [_not_measured("latency", NotMeasured("the champion's policy asks nothing of it"))]
     if isinstance(latency, NotMeasured):
         return [_not_measured("latency", latency)]
-    found = []
+    findings = []
     if policy.p95_ms is not None:
-        found.append(_slow("latency p95", latency, policy.p95_ms, "the budget"))
+        findings.append(_slow("latency p95", latency, policy.p95_ms, "the budget"))
     if policy.over_champion is not None and latency.champion_p95_ms is None:
-        found.append(_not_measured("latency over previous", NotMeasured("no router told of the previous version's")))
+        findings.append(_not_measured("latency over previous", NotMeasured("no router told of the previous version's")))
     elif policy.over_champion is not None and latency.champion_p95_ms is not None:
         most_ms, times = policy.over_champion * latency.champion_p95_ms, policy.over_champion
-        found.append(_slow("latency over previous", latency, most_ms, f"{times:g} times the previous version's"))
-    return found
+        findings.append(_slow("latency over previous", latency, most_ms, f"{times:g} times the previous version's"))
+    return findings
 
 
 def judge_people(gate: GatePolicy, votes: tuple[Vote, ...] | NotMeasured) -> WatchFinding:
     """Rolls back when people's votes show the previous version to be preferred, by the test of the champion's gate."""
     if isinstance(votes, NotMeasured):
         return _not_measured("votes", votes)
-    found = judge_votes(gate.votes or VotesPolicy(), Votes(votes))
-    told = {"pass": "the previous version is preferred", "reject": "the champion is preferred"}
-    seen = found.reason.partition(":")[0]
-    reason = f"{seen} (1: the previous version's): {told.get(found.outcome, 'undecided')}"
-    outcome: WatchOutcome = "roll back" if found.outcome == "pass" else "keep"
-    return WatchFinding("votes", outcome, reason, 0.5, found.interval, found.details)
+    finding = judge_votes(gate.votes or VotesPolicy(), Votes(votes))
+    meanings = {"pass": "the previous version is preferred", "reject": "the champion is preferred"}
+    estimate = finding.reason.partition(":")[0]
+    reason = f"{estimate} (1: the previous version's): {meanings.get(finding.outcome, 'undecided')}"
+    outcome: WatchOutcome = "roll back" if finding.outcome == "pass" else "keep"
+    return WatchFinding("votes", outcome, reason, 0.5, finding.interval, finding.details)
 
 
 def judge_turns(policy: VoteDriftPolicy, turns: Turns | NotMeasured) -> WatchFinding:
@@ -137,12 +137,12 @@ def judge_turns(policy: VoteDriftPolicy, turns: Turns | NotMeasured) -> WatchFin
     before, after = (
         confidence_sequence(np.array(side), VOTE_STAKES, alpha=policy.alpha / 2) for side in (turns.before, turns.after)
     )
-    seen = f"lost or both bad in {_shown(after)} of {len(turns.after)} votes, before {_shown(before)} of {len(turns.before)}"
+    shares = f"lost or both bad in {_shown(after)} of {len(turns.after)} votes, before {_shown(before)} of {len(turns.before)}"
     details: dict[str, JsonScalar] = {"before": before.value, "before_high": before.high, "alpha": policy.alpha}
-    told = partial(WatchFinding, name, bound=before.high, interval=after, details=details)
+    finding = partial(WatchFinding, name, bound=before.high, interval=after, details=details)
     if after.low > before.high:
-        return told("re-tune", f"{seen}: more often")
-    return told("keep", f"{seen}: no rise is shown")
+        return finding("re-tune", f"{shares}: more often")
+    return finding("keep", f"{shares}: no rise is shown")
 
 
 def judge_fall(policy: DriftPolicy, fall: Fall | NotMeasured, name: str, at_most: float) -> WatchFinding:
@@ -158,11 +158,11 @@ def judge_fall(policy: DriftPolicy, fall: Fall | NotMeasured, name: str, at_most
         "set_of_rows": fall.number,
         "alpha": part,
     }
-    seen = f"{fall.metric} is worse by {_shown(interval)} on the new rows"
-    told = partial(WatchFinding, name, bound=at_most, interval=interval, details=details)
+    estimate = f"{fall.metric} is worse by {_shown(interval)} on the new rows"
+    finding = partial(WatchFinding, name, bound=at_most, interval=interval, details=details)
     if interval.low > at_most:
-        return told("re-tune", f"{seen}: all of it above {at_most:g}")
-    return told("keep", f"{seen}: not shown to be above {at_most:g}")
+        return finding("re-tune", f"{estimate}: all of it above {at_most:g}")
+    return finding("keep", f"{estimate}: not shown to be above {at_most:g}")
 
 
 def _slow(name: str, latency: Latency, most_ms: float, what: str) -> WatchFinding:

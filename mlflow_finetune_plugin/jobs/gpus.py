@@ -24,19 +24,19 @@ def visible_gpus() -> list[str]:
     return chosen_gpus(os.environ.get(VISIBLE), _LISTED.findall(_listing()))
 
 
-def chosen_gpus(wanted: str | None, uuids: list[str]) -> list[str]:
+def chosen_gpus(visible: str | None, uuids: list[str]) -> list[str]:
     """What CUDA makes of ``CUDA_VISIBLE_DEVICES``: entries up to the first that names none of the devices ``uuids``."""
     cards = [uuid for uuid in uuids if not uuid.startswith("MIG")]
-    if wanted is None:
+    if visible is None:
         return [str(number) for number in range(len(cards))]
-    found: list[str] = []
-    for name in map(str.strip, wanted.split(",")):
+    chosen: list[str] = []
+    for name in map(str.strip, visible.split(",")):
         is_card = name.isdigit() and int(name) < len(cards)
         is_uuid = name.startswith(("GPU-", "MIG-")) and any(uuid.startswith(name) for uuid in uuids)
-        if not (is_card or is_uuid) or name in found:
+        if not (is_card or is_uuid) or name in chosen:
             break
-        found.append(name)
-    return found
+        chosen.append(name)
+    return chosen
 
 
 def _listing() -> str:
@@ -47,9 +47,9 @@ def _listing() -> str:
         raise FinetuneError(f"nvidia-smi -L: {error}; fix: the GPU driver") from error
     if answer.returncode == 0:
         return answer.stdout
-    said = " ".join((answer.stdout + answer.stderr).split())[:200]
-    if "No devices were found" in said:
+    text = " ".join((answer.stdout + answer.stderr).split())[:200]
+    if "No devices were found" in text:
         return ""
     raise FinetuneError(
-        f"nvidia-smi -L failed: {said}; fix: the GPU driver, or CUDA_VISIBLE_DEVICES= to train on the CPU"
+        f"nvidia-smi -L failed: {text}; fix: the GPU driver, or CUDA_VISIBLE_DEVICES= to train on the CPU"
     )

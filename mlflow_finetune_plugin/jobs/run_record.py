@@ -161,7 +161,7 @@ def reap_expired(
     """
     import socket
 
-    found: list[tuple[str, str]] = []
+    expired: list[tuple[str, str]] = []
     token: str | None = None
     while True:
         page = client.search_runs(
@@ -177,14 +177,14 @@ def reap_expired(
             ):
                 continue
             reason = f"no sign of life from {run.data.tags.get(HOST_TAG, 'its host')} for {age_s / 60:.0f} minutes: the host or its network died"
-            found.append((run.info.run_id, reason))
+            expired.append((run.info.run_id, reason))
         token = page.token
         if not token:
             break
-    for run_id, reason in found if act else []:  # after the last page: pages are counted among those that run
+    for run_id, reason in expired if act else []:  # after the last page: pages are counted among those that run
         client.set_tag(run_id, STATUS_TAG, reason)
         client.set_terminated(run_id, "FAILED")
-    return found
+    return expired
 
 
 def experiment_of(folder: JobFolder, client: MlflowClient) -> str | None:

@@ -116,11 +116,11 @@ class Supervisor:
 
     def _check_stop(self) -> None:
         if self._stop_requested_by is None:
-            asked = self.folder.cancel_requested_by()
-            if asked is None and not self._has_run() and self._command_is_gone():
-                asked = "the command that started it died before the run was created"
-            if asked is not None:
-                self._request_stop(asked)
+            reason = self.folder.cancel_requested_by()
+            if reason is None and not self._has_run() and self._command_is_gone():
+                reason = "the command that started it died before the run was created"
+            if reason is not None:
+                self._request_stop(reason)
         elif self._stop_since is not None and time.monotonic() - self._stop_since > TERMINATION_GRACE_S:
             self._workers.signal(signal.SIGKILL)
 

@@ -98,8 +98,8 @@ def absolute_store(tracking_uri: str, caller: Path) -> str:
         raise TrackingError(
             f"tracking URI {tracking_uri}: lives in the memory of one process, and a run has several; fix: name a file or a server"
         )
-    if found := _SQLITE_FILE.match(tracking_uri):
-        return f"{found[1]}{caller / found[2]}{found[3]}"
+    if match := _SQLITE_FILE.match(tracking_uri):
+        return f"{match[1]}{caller / match[2]}{match[3]}"
     is_folder = tracking_uri and ":" not in tracking_uri and tracking_uri not in ("databricks", "uc", "databricks-uc")
     return str(caller / tracking_uri) if is_folder else tracking_uri
 

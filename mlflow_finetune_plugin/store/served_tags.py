@@ -69,36 +69,37 @@ Tagged = tuple[Mapping[str, str], str]
 
 
 def logged_latencies(
-    own: Tagged, other: Tagged | None, notes: list[str], fix: str = "serve it"
+    tagged: Tagged, other: Tagged | None, notes: list[str], fix: str = "serve it"
 ) -> tuple[float | None, float | None]:
     """95th percentiles in ms of both, told by one router, for routers' clocks, loads and machines differ; None: not told.
 
     Of the routers that told enough of both the one that told most is taken. ``fix`` goes into the note where there are too
     few. Raises GateError for a tag that is none.
     """
-    first = _told_enough(own, notes, fix)
+    first = _told_enough(tagged, notes, fix)
     if other is None:
-        return _by(first, _most(first), own, notes), None
+        return _by(first, _most(first), tagged, notes), None
     second = _told_enough(other, notes, fix)
     common = {
-        name: min(first[name], second[name], key=lambda one: one.answers) for name in first.keys() & second.keys()
+        name: min(first[name], second[name], key=lambda summary: summary.answers)
+        for name in first.keys() & second.keys()
     }
     if first and second and not common:
         notes.append(
-            f"no router told enough of both {own[1]} and {other[1]}, so they are not compared; fix: serve both by one"
+            f"no router told enough of both {tagged[1]} and {other[1]}, so they are not compared; fix: serve both by one"
         )
     if not common:
-        return _by(first, _most(first), own, notes), None
+        return _by(first, _most(first), tagged, notes), None
     name = _most(common)
-    return _by(first, name, own, notes), _by(second, name, other, notes)
+    return _by(first, name, tagged, notes), _by(second, name, other, notes)
 
 
 def _told_enough(side: Tagged, notes: list[str], fix: str) -> dict[str, LatencySummary]:
-    found = {name: one.recent for name, one in served(*side).items() if one.recent is not None}
-    fresh = {name: one for name, one in found.items() if time.time() - one.until <= OLDEST_S}
-    enough = {name: one for name, one in fresh.items() if one.answers >= LEAST_ANSWERS}
+    recent = {name: summary.recent for name, summary in served(*side).items() if summary.recent is not None}
+    fresh = {name: summary for name, summary in recent.items() if time.time() - summary.until <= OLDEST_S}
+    enough = {name: summary for name, summary in fresh.items() if summary.answers >= LEAST_ANSWERS}
     if not enough:
-        most = max((one.answers for one in fresh.values()), default=0)
+        most = max((summary.answers for summary in fresh.values()), default=0)
         notes.append(
             f"{side[1]}: no router told of {LEAST_ANSWERS} answers of the last {OLDEST_S / 86400:g} days (found {most}); "
             f"fix: {fix}"
@@ -106,37 +107,39 @@ def _told_enough(side: Tagged, notes: list[str], fix: str) -> dict[str, LatencyS
     return enough
 
 
-def _most(told: Mapping[str, LatencySummary]) -> str | None:
-    return max(told, key=lambda name: told[name].answers, default=None)
+def _most(summaries: Mapping[str, LatencySummary]) -> str | None:
+    return max(summaries, key=lambda name: summaries[name].answers, default=None)
 
 
-def _by(told: Mapping[str, LatencySummary], name: str | None, side: Tagged, notes: list[str]) -> float | None:
+def _by(summaries: Mapping[str, LatencySummary], name: str | None, side: Tagged, notes: list[str]) -> float | None:
     if name is None:
         return None
-    notes.append(f"{side[1]}: p95 {told[name].p95_ms:g} ms of {told[name].answers:,} answers, told by router {name}")
-    return told[name].p95_ms
+    notes.append(
+        f"{side[1]}: p95 {summaries[name].p95_ms:g} ms of {summaries[name].answers:,} answers, told by router {name}"
+    )
+    return summaries[name].p95_ms
 
 
 def _parse(text: str, what: str) -> ServedSummary:
     try:
-        told: dict[str, Any] = json.loads(text)
-        recent = told["recent"]
-        found = ServedSummary(**{**told, "recent": None if recent is None else LatencySummary(**recent)})
-        _check(found)
+        content: dict[str, Any] = json.loads(text)
+        recent = content["recent"]
+        summary = ServedSummary(**{**content, "recent": None if recent is None else LatencySummary(**recent)})
+        _check(summary)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise GateError(f"{what}: is no summary of answers: {error}; fix: delete the tag") from error
-    return found
+    return summary
 
 
-def _check(found: ServedSummary) -> None:
-    counts = [found.answers, found.failed] + ([found.recent.answers] if found.recent is not None else [])
-    if not all(type(count) is int for count in counts) or not 0 <= found.failed <= found.answers:
+def _check(summary: ServedSummary) -> None:
+    counts = [summary.answers, summary.failed] + ([summary.recent.answers] if summary.recent is not None else [])
+    if not all(type(count) is int for count in counts) or not 0 <= summary.failed <= summary.answers:
         raise ValueError("its counts are none")
-    recent = found.recent
+    recent = summary.recent
     times = [] if recent is None else [recent.p50_ms, recent.p95_ms, recent.since, recent.until]
-    if not all(math.isfinite(value) for value in [found.begun, *times]):
+    if not all(math.isfinite(value) for value in [summary.begun, *times]):
         raise ValueError("its numbers are none")
     if recent is not None and not (
-        0 < recent.p50_ms <= recent.p95_ms and 0 < recent.answers <= found.answers - found.failed
+        0 < recent.p50_ms <= recent.p95_ms and 0 < recent.answers <= summary.answers - summary.failed
     ):
         raise ValueError("its latencies are none")

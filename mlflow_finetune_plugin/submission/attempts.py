@@ -59,11 +59,11 @@ def next_attempt(client: MlflowClient, run_id: str, *, adaptation: str, objectiv
         raise _refusal(run_id, "no run of this backend; fix: give the id of a run that it started")
     if run.info.status == "FINISHED":
         raise _refusal(run_id, "the run has finished, nothing is left to do; fix: start a new run")
-    for kind, tag, wanted in (("adaptation", ADAPTATION_TAG, adaptation), ("objective", OBJECTIVE_TAG, objective)):
-        before = tags.get(tag, wanted)
-        if before != wanted:
+    for kind, tag, method in (("adaptation", ADAPTATION_TAG, adaptation), ("objective", OBJECTIVE_TAG, objective)):
+        before = tags.get(tag, method)
+        if before != method:
             raise _refusal(
-                run_id, f"its {kind} is {before}, not {wanted}; fix: the same command as before, or a new run"
+                run_id, f"its {kind} is {before}, not {method}; fix: the same command as before, or a new run"
             )
     if run.info.status == "RUNNING":
         _check_dead(run)

@@ -41,9 +41,9 @@ def backend_settings(backend_config: dict[str, Any]) -> BackendSettings:
                 f"--env-manager {manager}: this backend trains in the environment it runs in, whose torch matches the GPU; fix: --env-manager local"
             ]
         )
-    given = {key: value for key, value in backend_config.items() if key not in _MLFLOW_KEYS}
+    own_keys = {key: value for key, value in backend_config.items() if key not in _MLFLOW_KEYS}
     try:
-        settings = BackendSettings.model_validate(given)
+        settings = BackendSettings.model_validate(own_keys)
     except ValidationError as error:
         known = list(BackendSettings.model_fields)
         raise ConfigError(

@@ -135,27 +135,27 @@ def _is_ours(command: str) -> bool:
     return command.split()[: len(OWN_COMMAND)] == OWN_COMMAND
 
 
-def _own_command(entry: Any, given: Mapping[str, str]) -> OwnCommand:
+def _own_command(entry: Any, parameters: Mapping[str, str]) -> OwnCommand:
     """The shell's words with values quoted; the parameters themselves unquoted, unlike stock MLflow's."""
-    undeclared = {name: value for name, value in given.items() if name not in entry.parameters}
-    return OwnCommand(entry.compute_command(dict(given), None), {**_filled_in(entry, given), **undeclared})
+    undeclared = {name: value for name, value in parameters.items() if name not in entry.parameters}
+    return OwnCommand(entry.compute_command(dict(parameters), None), {**_filled_in(entry, parameters), **undeclared})
 
 
-def _filled_in(entry: Any, given: Mapping[str, str]) -> dict[str, str]:
-    return {name: str(given.get(name, parameter.default)) for name, parameter in entry.parameters.items()}
+def _filled_in(entry: Any, parameters: Mapping[str, str]) -> dict[str, str]:
+    return {name: str(parameters.get(name, parameter.default)) for name, parameter in entry.parameters.items()}
 
 
-def _template(entry: Any, given: Mapping[str, str], where: str) -> RunArguments:
+def _template(entry: Any, parameters: Mapping[str, str], where: str) -> RunArguments:
     """Our own command with its braces still open. It is read word by word, so that a value is never split or quoted."""
     try:
         template = parse_run_arguments(shlex.split(entry.command)[len(OWN_COMMAND) :])
     except (ConfigError, ValueError) as error:
-        said = "; ".join(error.problems) if isinstance(error, ConfigError) else str(error)
-        raise ProjectError(f"{where}: {said}; fix: correct its command") from error
+        reason = "; ".join(error.problems) if isinstance(error, ConfigError) else str(error)
+        raise ProjectError(f"{where}: {reason}; fix: correct its command") from error
     misplaced = [f"--{name.replace('_', '-')}" for name in _NEVER_HERE if getattr(template, name) is not None]
     if misplaced:
         raise ProjectError(f"{where}: {', '.join(misplaced)} in its command; fix: give it to mlflow run instead")
-    twice = sorted(name for name in template.parameters if name in given and name not in entry.parameters)
+    twice = sorted(name for name in template.parameters if name in parameters and name not in entry.parameters)
     if twice:
         raise ProjectError(
             f"{where}: its command sets -P {', '.join(twice)} itself; fix: leave it out, or declare it as a parameter there"
@@ -163,11 +163,11 @@ def _template(entry: Any, given: Mapping[str, str], where: str) -> RunArguments:
     return template
 
 
-def _finetune_command(template: RunArguments, entry: Any, given: Mapping[str, str]) -> FinetuneCommand:
-    values = _filled_in(entry, given)
-    undeclared = {name: value for name, value in given.items() if name not in entry.parameters}
+def _finetune_command(template: RunArguments, entry: Any, from_user: Mapping[str, str]) -> FinetuneCommand:
+    values = _filled_in(entry, from_user)
+    undeclared = {name: value for name, value in from_user.items() if name not in entry.parameters}
     parameters = {name: value.format(**values) for name, value in template.parameters.items()}
-    from_caller = {name for name, value in template.parameters.items() if set(given) & set(_fields(value))}
+    from_caller = {name for name, value in template.parameters.items() if set(from_user) & set(_fields(value))}
     return FinetuneCommand(
         replace(
             template,

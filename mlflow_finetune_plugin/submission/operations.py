@@ -33,10 +33,10 @@ def _evaluation(request: Submission, project: Path) -> dict[str, Any]:
     config = resolve_evaluation_paths(config, project)
     check_evaluation_before_spend(config)
     try:
-        found = find_model(MlflowClient(request.tracking_uri), config.model)
+        model = find_model(MlflowClient(request.tracking_uri), config.model)
     except TrackingError as error:
         raise tracking_error(request, error) from error
-    return config.model_copy(update={"model": found.uri}).model_dump(mode="json")
+    return config.model_copy(update={"model": model.uri}).model_dump(mode="json")
 
 
 def _promotion(request: Submission, project: Path) -> dict[str, Any]:

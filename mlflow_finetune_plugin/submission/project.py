@@ -144,8 +144,8 @@ def _remote_project(location: str, subfolder: str, version: str | None, fetch_in
     try:
         utils._fetch_git_repo(location, version, str(fetch_into))
     except (ExecutionException, git.exc.GitError) as error:
-        said = _git_says(error).replace(location, public)
-        raise ProjectError(f"project {_shown(public)}: git could not fetch it: {said}") from None
+        reason = _git_says(error).replace(location, public)
+        raise ProjectError(f"project {_shown(public)}: git could not fetch it: {reason}") from None
     clone = git.Repo(fetch_into)
     return ProjectFolder(
         path=_subfolder(fetch_into, subfolder, public),

@@ -243,7 +243,7 @@ def _write_job(
                 **({"MLFLOW_EXPERIMENT_ID": request.experiment_id} if request.experiment_id else {}),
                 **environment,
             },
-            "processes": [dict(own) for own in processes],
+            "processes": [dict(process) for process in processes],
             "tracking_uri": request.tracking_uri,
             "experiment_id": request.experiment_id,
             "experiment_name": request.experiment_name,

@@ -53,12 +53,13 @@ def test_one_recipe_serves_several_methods_and_says_what_it_leaves_out(tmp_path,
         assert load(tmp_path, "lora").options == {"rank": 8}
         assert load(tmp_path, "adapters").options == {"reduction_factor": 4.0}
         assert load(tmp_path, "adapters", adaptation="ia3").options == {}
-    said = [record.getMessage() for record in caplog.records]
+    messages = [record.getMessage() for record in caplog.records]
     assert (
-        said[0] == "finetune.yaml:3: options.reduction_factor is not read: it is an option of the adaptation bottleneck"
+        messages[0]
+        == "finetune.yaml:3: options.reduction_factor is not read: it is an option of the adaptation bottleneck"
     )
-    assert len(said) == 4
-    assert said[1] == "finetune.yaml:2: options.rank is not read: it is an option of the adaptation lora"
+    assert len(messages) == 4
+    assert messages[1] == "finetune.yaml:2: options.rank is not read: it is an option of the adaptation lora"
 
 
 def test_option_of_no_method_and_option_on_the_command_are_refused(tmp_path):

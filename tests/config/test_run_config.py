@@ -89,7 +89,7 @@ def test_all_faults_come_in_one_answer(tmp_path):
         "register: {name: base}\n"
         "trainig: {}\n",
     )
-    found = problems(tmp_path, {"rnk": "3", "name": "x"})
+    lines = problems(tmp_path, {"rnk": "3", "name": "x"})
     expected = [
         ("finetune.yaml:1", "base_model.dtpye", "did you mean base_model.dtype?"),
         ("finetune.yaml:2", "data.train.0.wieght", "did you mean data.train.0.weight?"),
@@ -104,9 +104,14 @@ def test_all_faults_come_in_one_answer(tmp_path):
         ("-P rnk", "(= 3)", "did you mean rank?"),
         ("-P name", "several sections", "base_model.name, register.name"),
     ]
-    for place, key, hint in expected:
-        assert any(line.startswith(place) and key in line and hint in line for line in found), (place, key, hint, found)
-    assert len(found) == len(expected)
+    for source, key, hint in expected:
+        assert any(line.startswith(source) and key in line and hint in line for line in lines), (
+            source,
+            key,
+            hint,
+            lines,
+        )
+    assert len(lines) == len(expected)
 
 
 @pytest.mark.parametrize(
@@ -118,14 +123,14 @@ def test_all_faults_come_in_one_answer(tmp_path):
     ],
 )
 def test_numbers_that_no_model_can_take_are_refused_before_any_spend(tmp_path, key, value, hint):
-    (found,) = problems(tmp_path, {"data": "a.jsonl", key: value})
-    assert found.endswith(f"options.{key} = {value}: {hint}")
+    (problem,) = problems(tmp_path, {"data": "a.jsonl", key: value})
+    assert problem.endswith(f"options.{key} = {value}: {hint}")
 
 
 @pytest.mark.parametrize("name", ["base", "a/b", "a:b", "bot@champion", "bot.promoting", " bot", ".."])
 def test_names_that_registry_or_serving_cannot_carry_are_refused(tmp_path, name):
-    (found,) = problems(tmp_path, {"data": "a.jsonl", "register": f"'{name}'"})
-    assert "register.name" in found
+    (problem,) = problems(tmp_path, {"data": "a.jsonl", "register": f"'{name}'"})
+    assert "register.name" in problem
 
 
 @pytest.mark.parametrize(
@@ -133,8 +138,8 @@ def test_names_that_registry_or_serving_cannot_carry_are_refused(tmp_path, name)
     [("lorra", "did you mean lora?"), ("main", "pick one of: lora"), ("x", "pick one of: lora")],
 )
 def test_unknown_entry_point_is_answered_with_the_choices(tmp_path, entry_point, hint):
-    (found,) = problems(tmp_path, {"data": "a.jsonl"}, entry_point)
-    assert hint in found
+    (problem,) = problems(tmp_path, {"data": "a.jsonl"}, entry_point)
+    assert hint in problem
 
 
 def test_missing_data_says_how_to_give_it(tmp_path):
@@ -160,7 +165,7 @@ def test_yaml_numbers_and_words_mean_what_they_say(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("section", "said"),
+    ("section", "message"),
     [
         (
             "gate: {votes: {alfa: 0.2}}",
@@ -172,6 +177,6 @@ def test_yaml_numbers_and_words_mean_what_they_say(tmp_path):
         ("watch: 3", "register.watch = 3: expected {proof, errors, vote_drift, drift}"),
     ],
 )
-def test_a_fault_of_a_section_within_a_section_names_its_key(tmp_path, section, said):
+def test_a_fault_of_a_section_within_a_section_names_its_key(tmp_path, section, message):
     (tmp_path / "finetune.yaml").write_text(f"data: train.jsonl\nregister:\n  name: bot\n  {section}\n")
-    assert f"finetune.yaml:4: {said}" in problems(tmp_path)
+    assert f"finetune.yaml:4: {message}" in problems(tmp_path)

@@ -102,7 +102,7 @@ def test_where_less_is_better_the_candidate_gains_by_less():
 
 
 @pytest.mark.parametrize(
-    ("has_champion", "over", "asked", "outcome"),
+    ("has_champion", "over", "policy_over", "outcome"),
     [
         (True, "champion", "champion", "promote"),
         (True, "base", "champion", "hold"),
@@ -112,8 +112,8 @@ def test_where_less_is_better_the_candidate_gains_by_less():
         (True, "champion", "base", "hold"),
     ],
 )
-def test_gain_is_over_what_was_asked_and_over_the_base_without_a_champion(has_champion, over, asked, outcome):
-    verdict = judge(policy(gain={"over": asked}), Evidence(has_champion, gain=gain(30, 5, over=over)))
+def test_gain_is_over_what_was_asked_and_over_the_base_without_a_champion(has_champion, over, policy_over, outcome):
+    verdict = judge(policy(gain={"over": policy_over}), Evidence(has_champion, gain=gain(30, 5, over=over)))
     assert verdict.outcome == outcome
     if outcome == "hold":
         assert f"measured was exact_match over the {over}" in verdict.reason
@@ -125,7 +125,7 @@ def test_gain_in_another_metric_holds():
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "criteria",
     [
         {},
         {**GAIN_OFF, "forgetting": {}},
@@ -135,8 +135,8 @@ def test_gain_in_another_metric_holds():
         {**GAIN_OFF, "regressions": [{"data": "a.jsonl", "metric": "exact_match"}]},
     ],
 )
-def test_missing_evidence_holds(asked):
-    verdict = judge(policy(**asked), Evidence(True))
+def test_missing_evidence_holds(criteria):
+    verdict = judge(policy(**criteria), Evidence(True))
     assert verdict.outcome == "hold"
     assert only(verdict).outcome == "hold"
     assert only(verdict).reason
@@ -169,49 +169,49 @@ def test_forgetting_weighs_tokens_and_may_come_as_an_interval():
     ],
 )
 def test_votes_by_voter(each, required, outcome, finding_outcome):
-    asked = policy(votes={"required": required})
-    verdict = judge(asked, Evidence(True, gain=GOOD, votes=votes(20, each)))
+    votes_policy = policy(votes={"required": required})
+    verdict = judge(votes_policy, Evidence(True, gain=GOOD, votes=votes(20, each)))
     assert verdict.outcome == outcome
     assert verdict.findings[1].outcome == finding_outcome
     assert verdict.findings[1].details["counted"] == 20
 
 
-@pytest.mark.parametrize("given", [None, Votes(())])
+@pytest.mark.parametrize("cast", [None, Votes(())])
 @pytest.mark.parametrize(("required", "outcome"), [(True, "hold"), (False, "promote")])
-def test_no_vote_holds_only_where_votes_are_required(given, required, outcome):
-    verdict = judge(policy(votes={"required": required}), Evidence(True, gain=GOOD, votes=given))
+def test_no_vote_holds_only_where_votes_are_required(cast, required, outcome):
+    verdict = judge(policy(votes={"required": required}), Evidence(True, gain=GOOD, votes=cast))
     assert verdict.outcome == outcome
     assert verdict.findings[1].reason == "nobody has voted"
 
 
 def test_fewer_voters_than_the_minimum_hold_and_say_how_many_more():
-    asked = policy(**GAIN_OFF, votes={"required": True})
-    finding = only(judge(asked, Evidence(True, votes=votes(9, "wwwww"))))
+    votes_policy = policy(**GAIN_OFF, votes={"required": True})
+    finding = only(judge(votes_policy, Evidence(True, votes=votes(9, "wwwww"))))
     assert (finding.outcome, finding.still_needed, finding.still_needed_unit) == ("hold", 1, "voters")
-    assert only(judge(asked, Evidence(True, votes=votes(10, "wwwww")))).outcome == "pass"
+    assert only(judge(votes_policy, Evidence(True, votes=votes(10, "wwwww")))).outcome == "pass"
 
 
 @pytest.mark.parametrize(
     ("cast", "outcome"), [("wwwww", "promote"), ("lllll", "reject"), ("wlwlw", "promote"), ("", "promote")]
 )
 def test_without_a_champion_votes_over_the_base_may_decide_and_are_not_waited_for(cast, outcome):
-    given = Votes(tuple(votes(12, cast).votes), 1, "base") if cast else None
-    asked = policy(votes={"required": True})
-    verdict = judge(asked, Evidence(False, gain=gain(30, 5, over="base"), votes=given))
+    over_base = Votes(tuple(votes(12, cast).votes), 1, "base") if cast else None
+    votes_policy = policy(votes={"required": True})
+    verdict = judge(votes_policy, Evidence(False, gain=gain(30, 5, over="base"), votes=over_base))
     assert verdict.outcome == outcome
-    told = verdict.findings[1]
-    assert (told.outcome == "noted") == (cast in ("", "wlwlw"))
-    if told.outcome != "noted":
-        assert "than the base, shown after" in told.reason
+    finding = verdict.findings[1]
+    assert (finding.outcome == "noted") == (cast in ("", "wlwlw"))
+    if finding.outcome != "noted":
+        assert "than the base, shown after" in finding.reason
 
 
 def test_votes_over_somebody_else_are_no_evidence():
-    asked = policy(votes={})
+    votes_policy = policy(votes={})
     of_base, of_champion = Votes(votes(1, "w").votes, 1, "base"), votes(1, "w")
     with pytest.raises(GateError, match="votes over the base, where there is a champion"):
-        judge(asked, Evidence(True, gain=GOOD, votes=of_base))
+        judge(votes_policy, Evidence(True, gain=GOOD, votes=of_base))
     with pytest.raises(GateError, match="votes over a champion, where there is none"):
-        judge(asked, Evidence(False, gain=gain(30, 5, over="base"), votes=of_champion))
+        judge(votes_policy, Evidence(False, gain=gain(30, 5, over="base"), votes=of_champion))
 
 
 def test_voters_who_left_are_told_and_what_if_they_had_lost():
@@ -223,8 +223,8 @@ def test_voters_who_left_are_told_and_what_if_they_had_lost():
 
 
 def test_one_eager_voter_is_one_voter():
-    asked = policy(**GAIN_OFF, votes={"required": True, "minimum": 1})
-    assert judge(asked, Evidence(True, votes=votes(1, "w" * 500))).outcome == "hold"
+    votes_policy = policy(**GAIN_OFF, votes={"required": True, "minimum": 1})
+    assert judge(votes_policy, Evidence(True, votes=votes(1, "w" * 500))).outcome == "hold"
     by_vote = policy(**GAIN_OFF, votes={"required": True, "minimum": 1, "unit": "vote", "per_voter": 500})
     verdict = judge(by_vote, Evidence(True, votes=votes(1, "w" * 500)))
     assert verdict.outcome == "promote"
@@ -232,17 +232,17 @@ def test_one_eager_voter_is_one_voter():
 
 
 def test_vote_unit_counts_decisive_votes_under_the_cap():
-    asked = policy(**GAIN_OFF, votes={"unit": "vote", "required": True, "per_voter": 2})
-    finding = only(judge(asked, Evidence(True, votes=votes(30, "twbww"))))
+    votes_policy = policy(**GAIN_OFF, votes={"unit": "vote", "required": True, "per_voter": 2})
+    finding = only(judge(votes_policy, Evidence(True, votes=votes(30, "twbww"))))
     assert finding.details["counted"] == 60
     assert (finding.details["ties"], finding.details["both_bad"], finding.details["wins"]) == (30, 30, 90)
     assert finding.outcome == "pass"
 
 
 def test_later_candidates_share_the_error_rate():
-    asked = policy(**GAIN_OFF, votes={"required": True})
+    votes_policy = policy(**GAIN_OFF, votes={"required": True})
     alone, first, tenth = (
-        only(judge(asked, Evidence(True, votes=votes(12, "wwwlw", number)))) for number in (None, 1, 10)
+        only(judge(votes_policy, Evidence(True, votes=votes(12, "wwwlw", number)))) for number in (None, 1, 10)
     )
     assert alone.details["alpha"] == 0.05
     assert first.details["alpha"] == pytest.approx(0.03039636)
@@ -250,10 +250,10 @@ def test_later_candidates_share_the_error_rate():
 
 
 def test_latency_has_two_bounds():
-    asked = policy(**GAIN_OFF, latency={"p95_ms": 800, "over_champion": 1.2})
+    votes_policy = policy(**GAIN_OFF, latency={"p95_ms": 800, "over_champion": 1.2})
     outcomes = {
         (candidate, champion): [
-            f.outcome for f in judge(asked, Evidence(True, latency=Latency(candidate, champion))).findings
+            f.outcome for f in judge(votes_policy, Evidence(True, latency=Latency(candidate, champion))).findings
         ]
         for candidate, champion in ((600, 500), (601, 500), (801, 800), (600, None))
     }
@@ -261,8 +261,8 @@ def test_latency_has_two_bounds():
 
 
 def test_first_candidate_has_no_champion_to_be_slower_than():
-    asked = policy(latency={"over_champion": 1.2})
-    verdict = judge(asked, Evidence(False, gain=gain(30, 5, over="base"), latency=Latency(600)))
+    votes_policy = policy(latency={"over_champion": 1.2})
+    verdict = judge(votes_policy, Evidence(False, gain=gain(30, 5, over="base"), latency=Latency(600)))
     assert verdict.outcome == "promote"
     assert verdict.findings[1].outcome == "noted"
     alone = judge(policy(**GAIN_OFF, latency={"over_champion": 1.2}), Evidence(False, latency=Latency(600)))
@@ -271,36 +271,36 @@ def test_first_candidate_has_no_champion_to_be_slower_than():
 
 
 def test_regression_below_its_bound_rejects():
-    asked = policy(
+    votes_policy = policy(
         regressions=[{"data": "a.jsonl", "metric": "exact_match"}, {"data": "b.jsonl", "metric": "exact_match"}]
     )
     good = (Regression("a.jsonl", "exact_match", 1.0), Regression("b.jsonl", "exact_match", 1.0))
-    assert judge(asked, Evidence(True, gain=GOOD, regressions=good)).outcome == "promote"
+    assert judge(votes_policy, Evidence(True, gain=GOOD, regressions=good)).outcome == "promote"
     bad = (good[0], Regression("b.jsonl", "exact_match", 0.99))
-    assert judge(asked, Evidence(True, gain=GOOD, regressions=bad)).outcome == "reject"
-    assert judge(asked, Evidence(True, gain=GOOD, regressions=good[:1])).outcome == "hold"
+    assert judge(votes_policy, Evidence(True, gain=GOOD, regressions=bad)).outcome == "reject"
+    assert judge(votes_policy, Evidence(True, gain=GOOD, regressions=good[:1])).outcome == "hold"
 
 
 def test_a_rejection_outweighs_what_is_open():
-    asked = policy(forgetting={}, latency={"p95_ms": 800})
-    verdict = judge(asked, Evidence(True, gain=GOOD, latency=Latency(900)))
+    votes_policy = policy(forgetting={}, latency={"p95_ms": 800})
+    verdict = judge(votes_policy, Evidence(True, gain=GOOD, latency=Latency(900)))
     assert [f.outcome for f in verdict.findings] == ["pass", "hold", "reject"]
     assert verdict.outcome == "reject"
     assert verdict.reason == "latency p95: p95 900 ms: above the budget, 800 ms"
 
 
 def test_verdict_is_json_with_its_policy():
-    asked = policy(votes={}, latency={"p95_ms": 800})
-    verdict = judge(asked, Evidence(True, gain=GOOD, votes=votes(20, "wwwwl"), latency=Latency(700)))
-    told = json.loads(verdict.to_json(), parse_constant=pytest.fail)
-    assert (told["outcome"], told["policy_digest"]) == ("promote", asked.digest())
-    assert [f["name"] for f in told["findings"]] == ["gain", "votes", "latency p95"]
-    assert told["findings"][0]["estimate"] == pytest.approx(25 / 300)
-    assert told["findings"][0]["details"]["mcnemar_p"] < 0.001
-    assert told["findings"][1]["details"]["boundary"] == pytest.approx(20)
+    votes_policy = policy(votes={}, latency={"p95_ms": 800})
+    verdict = judge(votes_policy, Evidence(True, gain=GOOD, votes=votes(20, "wwwwl"), latency=Latency(700)))
+    content = json.loads(verdict.to_json(), parse_constant=pytest.fail)
+    assert (content["outcome"], content["policy_digest"]) == ("promote", votes_policy.digest())
+    assert [f["name"] for f in content["findings"]] == ["gain", "votes", "latency p95"]
+    assert content["findings"][0]["estimate"] == pytest.approx(25 / 300)
+    assert content["findings"][0]["details"]["mcnemar_p"] < 0.001
+    assert content["findings"][1]["details"]["boundary"] == pytest.approx(20)
     assert (
         verdict.to_json()
-        == judge(asked, Evidence(True, gain=GOOD, votes=votes(20, "wwwwl"), latency=Latency(700))).to_json()
+        == judge(votes_policy, Evidence(True, gain=GOOD, votes=votes(20, "wwwwl"), latency=Latency(700))).to_json()
     )
 
 

@@ -18,9 +18,9 @@ def random_votes(rng, voters=30, n=150):
 
 
 def test_tally_counts_every_choice_and_voter():
-    found = tally(votes("aw aw bl ct ab"))
-    assert (found.candidate, found.champion, found.tie, found.both_bad) == (2, 1, 1, 1)
-    assert (found.voters, found.decisive) == (3, 3)
+    counts = tally(votes("aw aw bl ct ab"))
+    assert (counts.candidate, counts.champion, counts.tie, counts.both_bad) == (2, 1, 1, 1)
+    assert (counts.voters, counts.decisive) == (3, 3)
 
 
 def test_decisive_scores_leave_out_ties_and_cap_each_voter():
@@ -38,16 +38,16 @@ def test_ties_and_both_bad_weigh_a_half():
 
 
 def test_voters_count_in_the_order_of_their_first_votes():
-    found = voter_scores(votes("aw bl bl cw cw"), per_voter=2)
-    assert found.scores.tolist() == []  # a is open, and b and c wait for it
-    assert found.waiting == 3
+    by_voter = voter_scores(votes("aw bl bl cw cw"), per_voter=2)
+    assert by_voter.scores.tolist() == []  # a is open, and b and c wait for it
+    assert by_voter.waiting == 3
     assert voter_scores(votes("aw bl bl cw cw aw"), per_voter=2).scores.tolist() == [1.0, 0.0, 1.0]
 
 
 def test_voter_who_stays_away_is_closed_and_missing_votes_weigh_as_ties():
-    found = voter_scores(votes("aw bl bl cw"), per_voter=2, patience=2)
-    assert found.scores.tolist() == [0.75, 0.0]
-    assert (found.waiting, found.unfinished, found.left_after_win, found.left_after_loss) == (1, 1, 1, 0)
+    by_voter = voter_scores(votes("aw bl bl cw"), per_voter=2, patience=2)
+    assert by_voter.scores.tolist() == [0.75, 0.0]
+    assert (by_voter.waiting, by_voter.unfinished, by_voter.left_after_win, by_voter.left_after_loss) == (1, 1, 1, 0)
     assert voter_scores(votes("aw bl bl cw aw"), per_voter=2, patience=2).scores.tolist() == [0.75, 0.0]  # too late
 
 
@@ -57,8 +57,8 @@ def test_scores_once_given_out_never_change():
         log = random_votes(rng)
         whole = voter_scores(log, per_voter=3).scores
         for length in range(len(log)):
-            seen = voter_scores(log[:length], per_voter=3).scores
-            np.testing.assert_array_equal(seen, whole[: len(seen)])
+            scores = voter_scores(log[:length], per_voter=3).scores
+            np.testing.assert_array_equal(scores, whole[: len(scores)])
 
 
 def test_leaving_after_a_win_gains_nothing():
@@ -70,16 +70,16 @@ def test_leaving_after_a_win_gains_nothing():
             log.append(Vote(str(voter), "candidate" if won else "champion"))
             if won:
                 break
-    found = voter_scores(log, per_voter=5)
-    assert found.scores.mean() == pytest.approx(0.5, abs=0.01)
-    assert found.unfinished == found.left_after_win > 3700
-    assert found.left_after_loss == 0
+    by_voter = voter_scores(log, per_voter=5)
+    assert by_voter.scores.mean() == pytest.approx(0.5, abs=0.01)
+    assert by_voter.unfinished == by_voter.left_after_win > 3700
+    assert by_voter.left_after_loss == 0
 
 
 def test_lowest_scores_take_every_missing_vote_for_lost():
-    found = voter_scores(votes("aw bw bt cl dw"), per_voter=2, patience=1)
-    assert found.scores.tolist() == [0.75, 0.75, 0.25]
-    assert found.lowest_scores.tolist() == [0.5, 0.75, 0.0]
+    by_voter = voter_scores(votes("aw bw bt cl dw"), per_voter=2, patience=1)
+    assert by_voter.scores.tolist() == [0.75, 0.75, 0.25]
+    assert by_voter.lowest_scores.tolist() == [0.5, 0.75, 0.0]
 
 
 def test_leaving_after_a_loss_flatters_the_scores_but_not_the_lowest():
@@ -92,9 +92,9 @@ def test_leaving_after_a_loss_flatters_the_scores_but_not_the_lowest():
             log.append(Vote(str(voter), "candidate" if won else "champion"))
             if not won and rng.random() < 0.5:
                 break
-    found = voter_scores(log, per_voter=5)
-    assert found.scores.mean() > 0.53
-    assert found.lowest_scores.mean() < 0.5
+    by_voter = voter_scores(log, per_voter=5)
+    assert by_voter.scores.mean() > 0.53
+    assert by_voter.lowest_scores.mean() < 0.5
 
 
 def test_no_vote_is_no_score():

@@ -28,10 +28,10 @@ GATE = GatePolicy.model_validate({"latency": {"p95_ms": 100, "over_champion": 1.
 
 def proof(gained, lost, rows=200, number=1, **more):
     """Of rows of 0 and 1 the champion gains ``gained`` over the previous version and loses ``lost``."""
-    own = [1.0] * gained + [0.0] * (rows - gained)
-    other = [0.0] * gained + [1.0] * lost + [0.0] * (rows - gained - lost)
+    champion = [1.0] * gained + [0.0] * (rows - gained)
+    previous = [0.0] * gained + [1.0] * lost + [0.0] * (rows - gained - lost)
     ids = tuple(str(i) for i in range(rows))
-    return Proof(Gain("exact_match", "champion", PairedRows(ids, tuple(own), tuple(other)), **more), number)
+    return Proof(Gain("exact_match", "champion", PairedRows(ids, tuple(champion), tuple(previous)), **more), number)
 
 
 def votes(preferred, voters, each=5):
@@ -145,14 +145,14 @@ def test_a_latency_that_nobody_asked_for_is_not_measured():
 
 
 def test_json_is_json():
-    told = json.loads(judged(proof=proof(0, 0, rows=1), failures=Answered(100, 0)).to_json())
-    assert told["outcome"] == "keep"
+    content = json.loads(judged(proof=proof(0, 0, rows=1), failures=Answered(100, 0)).to_json())
+    assert content["outcome"] == "keep"
     assert {"name", "outcome", "reason", "bound", "estimate", "interval", "method", "details"} == set(
-        told["findings"][0]
+        content["findings"][0]
     )
     unbounded = Fall("token_f1", Sample((0.5,) * 3), Sample((0.2, 0.4)), 1)
     findings = json.loads(judged(new_rows=NewRows(NOT, unbounded, NOT)).to_json())["findings"]
-    assert [one["interval"] for one in findings if one["name"] == "drift of data"] == [[None, None]]
+    assert [finding["interval"] for finding in findings if finding["name"] == "drift of data"] == [[None, None]]
 
 
 def test_a_champion_that_is_fine_is_rolled_back_or_tuned_in_at_most_alpha_of_all_watches():
@@ -163,16 +163,16 @@ def test_a_champion_that_is_fine_is_rolled_back_or_tuned_in_at_most_alpha_of_all
     for _ in range(150):
         before = _promoted_by_luck(rng)
         cast = rng.random(200) < 0.5
-        found = set()
+        acted_on = set()
         for count in range(10, 201, 10):
             verdict = judged(
                 policy,
                 gate=gate,
-                votes=tuple(Vote("v", "candidate" if one else "champion") for one in cast[:count]),
+                votes=tuple(Vote("v", "candidate" if is_lost else "champion") for is_lost in cast[:count]),
                 turns=Turns(before, tuple(cast[:count].astype(float))),
             )
-            found |= {finding.name for finding in verdict.findings if finding.outcome in ("roll back", "re-tune")}
-        for name in found:
+            acted_on |= {finding.name for finding in verdict.findings if finding.outcome in ("roll back", "re-tune")}
+        for name in acted_on:
             acted[name] += 1
     assert acted["votes"] <= 150 * 0.05 + 2 * math.sqrt(150 * 0.05)
     assert acted["drift of votes"] <= 150 * 0.05

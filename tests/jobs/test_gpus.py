@@ -28,7 +28,7 @@ def driver(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "found"),
+    ("visible", "chosen"),
     [
         (None, ["0", "1"]),
         ("1", ["1"]),
@@ -43,8 +43,8 @@ def driver(tmp_path, monkeypatch):
         ("GPU-none", []),
     ],
 )
-def test_gpus_are_those_that_cuda_would_show(wanted, found):
-    assert chosen_gpus(wanted, UUIDS) == found
+def test_gpus_are_those_that_cuda_would_show(visible, chosen):
+    assert chosen_gpus(visible, UUIDS) == chosen
 
 
 def test_every_gpu_counts_once_and_its_slices_only_by_name(driver, monkeypatch):

@@ -37,7 +37,7 @@ def test_several_processes_train_without_gpu_when_the_cores_allow_it(machine):
 
 
 @pytest.mark.parametrize(
-    ("gpus", "asked", "why"),
+    ("gpus", "processes", "why"),
     [
         (["0"], {"gpus_per_node": 2}, "gpus_per_node = 2: 1 GPU is visible here; fix: at most that many"),
         ([], {"gpus_per_node": 1}, 'no GPUs are visible here; fix: .* or {"processes_per_node": N}'),
@@ -45,7 +45,7 @@ def test_several_processes_train_without_gpu_when_the_cores_allow_it(machine):
         ([], {"processes_per_node": 9}, "this machine grants 8 cores; fix: at most that many"),
     ],
 )
-def test_what_this_machine_cannot_do_is_refused(machine, gpus, asked, why):
+def test_what_this_machine_cannot_do_is_refused(machine, gpus, processes, why):
     machine(*gpus)
     with pytest.raises(ConfigError, match=why):
-        environments(**asked)
+        environments(**processes)

@@ -43,12 +43,12 @@ def test_reader_waits_for_the_end_of_a_line_and_keeps_its_place(tmp_path):
     with path.open("ab") as stream:
         stream.write(half[:-3])
     assert [event["text"] for event in reader.new_events()] == ["one"]
-    place = reader.offset
+    offset = reader.offset
     assert list(reader.new_events()) == []
     with path.open("ab") as stream:
         stream.write(half[-3:] + b"\n")
     assert [event["text"] for event in reader.new_events()] == ["ü"]
-    assert [event["text"] for event in ReportReader(path, place).new_events()] == ["ü"]
+    assert [event["text"] for event in ReportReader(path, offset).new_events()] == ["ü"]
 
 
 def test_offset_stands_behind_each_event_as_it_is_yielded(tmp_path):

@@ -118,9 +118,9 @@ def test_everything_dead_is_found_by_doctor(workplace, own_project):
     job = workplace.job()
     _kill_sentinel_and_all(job, process)
     assert workplace.only_run().info.status == "RUNNING"
-    found = workplace.cli("doctor")
-    assert found.returncode == 1
-    assert "its supervisor died" in found.stdout
+    report = workplace.cli("doctor")
+    assert report.returncode == 1
+    assert "its supervisor died" in report.stdout
     reaped = workplace.cli("doctor", "--reap")
     run = workplace.ended_run()
     assert run.info.status == "FAILED"
@@ -226,8 +226,8 @@ def test_event_that_can_never_be_carried_over_does_not_hold_the_status(desk, mon
 
 
 def test_unreachable_server_is_one_clear_error_and_leaves_nothing(workplace, own_project):
-    place = make_workplace(workplace.path, f"http://127.0.0.1:{free_port()}")
-    result = place.mlflow_run(
+    unreachable = make_workplace(workplace.path, f"http://127.0.0.1:{free_port()}")
+    result = unreachable.mlflow_run(
         str(own_project("true")),
         "--experiment-id",
         "0",
@@ -237,7 +237,7 @@ def test_unreachable_server_is_one_clear_error_and_leaves_nothing(workplace, own
     assert result.returncode == 1
     assert "tracking server" in result.stdout
     assert "Traceback" not in result.stdout
-    assert not any((place.home / "jobs").iterdir())
+    assert not any((unreachable.home / "jobs").iterdir())
 
 
 def _text(path: Path) -> str | None:

@@ -44,10 +44,10 @@ def pids(workers: Workers) -> list[int]:
 
 
 def ended(workers: Workers, *, is_stopping: bool = False) -> Ending:
-    found: Ending = wait_for(lambda: workers.ending(is_stopping=is_stopping), 15, "end")
+    ending: Ending = wait_for(lambda: workers.ending(is_stopping=is_stopping), 15, "end")
     workers.signal(signal.SIGKILL)  # as the supervisor does
     wait_for(lambda: not any(map(is_alive, pids(workers))), 5, "end of all")
-    return found
+    return ending
 
 
 def test_one_process_is_the_worker(folder):

@@ -183,9 +183,9 @@ def runs(client, experiment, tmp_path, monkeypatch) -> dict[str, str]:
         "ended elsewhere": {HEARTBEAT_TAG: "9000", HOST_TAG: "elsewhere"},
         "not ours": {},
     }
-    made = {kind: client.create_run(experiment, tags=tags).info.run_id for kind, tags in kinds.items()}
-    client.set_terminated(made["ended elsewhere"], "FINISHED")
-    return made
+    run_ids = {kind: client.create_run(experiment, tags=tags).info.run_id for kind, tags in kinds.items()}
+    client.set_terminated(run_ids["ended elsewhere"], "FINISHED")
+    return run_ids
 
 
 def test_only_silent_runs_of_other_hosts_are_ended(client, experiment, runs):

@@ -48,10 +48,16 @@ def log_model(client, tmp_path):
 
 
 def test_version_has_tags_description_and_alias(client, log_model):
-    version = register_adapter(client, log_model(), "bot", tags={"finetune.serving": "vllm"}, description="what it is")
-    assert version.uri == "models:/bot/1"
-    found = client.get_model_version_by_alias("bot", CHALLENGER)
-    assert (str(found.version), found.description, found.tags) == ("1", "what it is", {"finetune.serving": "vllm"})
+    registered = register_adapter(
+        client, log_model(), "bot", tags={"finetune.serving": "vllm"}, description="what it is"
+    )
+    assert registered.uri == "models:/bot/1"
+    version = client.get_model_version_by_alias("bot", CHALLENGER)
+    assert (str(version.version), version.description, version.tags) == (
+        "1",
+        "what it is",
+        {"finetune.serving": "vllm"},
+    )
 
 
 def test_second_version_takes_the_alias_and_leaves_others(client, log_model):
@@ -66,12 +72,12 @@ def test_second_version_takes_the_alias_and_leaves_others(client, log_model):
 def test_asked_again_after_an_outage_it_makes_no_second_version(client, log_model):
     uri = log_model()
     mlflow.register_model(uri, "bot")  # the first try came as far as this
-    version = register_adapter(client, uri, "bot", tags={"a": "b"}, description="whole")
-    assert version.version == "1"
+    registered = register_adapter(client, uri, "bot", tags={"a": "b"}, description="whole")
+    assert registered.version == "1"
     assert len(client.search_model_versions("name = 'bot'")) == 1
-    found = client.get_model_version_by_alias("bot", CHALLENGER)
-    assert found.description == "whole"
-    assert found.tags == {"a": "b"}
+    version = client.get_model_version_by_alias("bot", CHALLENGER)
+    assert version.description == "whole"
+    assert version.tags == {"a": "b"}
 
 
 def test_refusal_names_the_model(client):

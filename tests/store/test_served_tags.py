@@ -14,18 +14,26 @@ RECENT = LatencySummary(40, 100.0, 200.0, NOW - 60, NOW)
 
 
 def test_each_router_is_read_as_it_wrote():
-    told = {"a-8000": ServedSummary(NOW, 50, 3, RECENT), "b-8000": ServedSummary(NOW, 7, 7, None)}
-    tags = {f"{SERVED_TAG}{name}": one.to_json() for name, one in told.items()} | {"finetune.base": "unrelated"}
-    assert served(tags, "models:/bot/1") == told
+    summaries = {"a-8000": ServedSummary(NOW, 50, 3, RECENT), "b-8000": ServedSummary(NOW, 7, 7, None)}
+    tags = {f"{SERVED_TAG}{name}": summary.to_json() for name, summary in summaries.items()} | {
+        "finetune.base": "unrelated"
+    }
+    assert served(tags, "models:/bot/1") == summaries
 
 
 def test_percentiles_are_of_the_sorted_times():
-    found = latency_of([(float(n), float(100 - n)) for n in range(100)])
-    assert (found.answers, found.p50_ms, found.p95_ms, found.since, found.until) == (100, 51.0, 95.0, 0.0, 99.0)
+    summary = latency_of([(float(n), float(100 - n)) for n in range(100)])
+    assert (summary.answers, summary.p50_ms, summary.p95_ms, summary.since, summary.until) == (
+        100,
+        51.0,
+        95.0,
+        0.0,
+        99.0,
+    )
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"failed": 51}, "counts"),
         ({"failed": -1}, "counts"),
@@ -39,10 +47,10 @@ def test_percentiles_are_of_the_sorted_times():
         ({"more": 1}, "unexpected"),
     ],
 )
-def test_a_tag_that_is_none_is_one_error(changed, said):
-    told = {**json.loads(ServedSummary(NOW, 50, 3, RECENT).to_json()), **changed}
-    with pytest.raises(GateError, match=said) as error:
-        served({f"{SERVED_TAG}r": json.dumps(told)}, "models:/bot/1")
+def test_a_tag_that_is_none_is_one_error(changed, message):
+    content = {**json.loads(ServedSummary(NOW, 50, 3, RECENT).to_json()), **changed}
+    with pytest.raises(GateError, match=message) as error:
+        served({f"{SERVED_TAG}r": json.dumps(content)}, "models:/bot/1")
     assert "models:/bot/1: tag finetune.served.r" in str(error.value)
     assert "fix: delete the tag" in str(error.value)
 
@@ -57,8 +65,8 @@ def test_latency_is_of_the_router_that_gave_most_answers_of_late():
     old = LatencySummary(900, 1.0, 2.0, 0.0, NOW - 8 * 86400)
     few = LatencySummary(29, 1.0, 3.0, NOW, NOW)
     tags = {
-        f"{SERVED_TAG}{n}": ServedSummary(0.0, one.answers, 0, one).to_json()
-        for n, one in enumerate((old, few, RECENT))
+        f"{SERVED_TAG}{n}": ServedSummary(0.0, summary.answers, 0, summary).to_json()
+        for n, summary in enumerate((old, few, RECENT))
     }
     notes = []
     assert logged_latencies((tags, "models:/bot/1"), None, notes) == (200.0, None)
@@ -68,16 +76,19 @@ def test_latency_is_of_the_router_that_gave_most_answers_of_late():
     assert "found 0" in notes[-1]
 
 
-def told_by(**answers):
+def tags_of(**answers):
     """Tags of routers that told so many answers, each with a p95 of its own."""
     summaries = {name: LatencySummary(count, 1.0, float(count), NOW, NOW) for name, count in answers.items()}
-    return {f"{SERVED_TAG}{name}": ServedSummary(0.0, one.answers, 0, one).to_json() for name, one in summaries.items()}
+    return {
+        f"{SERVED_TAG}{name}": ServedSummary(0.0, summary.answers, 0, summary).to_json()
+        for name, summary in summaries.items()
+    }
 
 
 def test_two_versions_are_compared_by_one_router():
     notes = []
-    own, other = told_by(a=900, b=40, c=60), told_by(b=70, c=50)
-    assert logged_latencies((own, "bot/2"), (other, "bot/1"), notes) == (60.0, 50.0), "c told the most of both"
-    assert logged_latencies((own, "bot/2"), (told_by(d=99), "bot/1"), notes) == (900.0, None)
+    candidate, champion = tags_of(a=900, b=40, c=60), tags_of(b=70, c=50)
+    assert logged_latencies((candidate, "bot/2"), (champion, "bot/1"), notes) == (60.0, 50.0), "c told the most of both"
+    assert logged_latencies((candidate, "bot/2"), (tags_of(d=99), "bot/1"), notes) == (900.0, None)
     assert "no router told enough of both bot/2 and bot/1" in notes[-2]
-    assert logged_latencies((own, "bot/2"), (told_by(a=29), "bot/1"), notes) == (900.0, None)
+    assert logged_latencies((candidate, "bot/2"), (tags_of(a=29), "bot/1"), notes) == (900.0, None)

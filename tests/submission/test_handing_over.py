@@ -105,11 +105,11 @@ def test_relative_store_means_the_callers_in_every_process(desk, ask, own_projec
 def test_what_the_worker_finds_fails_the_run_with_the_reason(desk, ask, parameters, parts):
     write_rows(desk.path / "blank.jsonl", [{**row, "completion": ""} for row in ROWS])
     job = ask({"base_model": "embedded", **parameters})
-    run = FinetuneRun(job.run_id, job.folder, job.tracking_uri)
-    assert run.wait() is False
-    found = desk.client().get_run(job.run_id)
-    assert found.info.status == "FAILED"
-    assert_tells(found.data.tags["finetune.status_reason"], *parts)
+    submitted = FinetuneRun(job.run_id, job.folder, job.tracking_uri)
+    assert submitted.wait() is False
+    run = desk.client().get_run(job.run_id)
+    assert run.info.status == "FAILED"
+    assert_tells(run.data.tags["finetune.status_reason"], *parts)
     reports = [file.path for file in desk.client().list_artifacts(job.run_id, "finetune")]
     assert ("finetune/data_report.html" in reports) == (parameters["data"] != "train.jsonl")
 
@@ -249,21 +249,21 @@ def test_run_of_this_host_without_a_job_folder_is_reaped(desk):
     folder = JobFolder.create()
     tags = {"finetune.heartbeat": "1", "finetune.host": host}
     lost = client.create_run("0", tags={**tags, "finetune.job": "20200101-000000-00000000"}).info.run_id
-    kept = client.create_run("0", tags={**tags, "finetune.job": folder.id}).info.run_id
+    running = client.create_run("0", tags={**tags, "finetune.job": folder.id}).info.run_id
     assert [run_id for run_id, _ in reap_expired(client, ["0"], now_s=time.time())] == [lost]
     assert client.get_run(lost).info.status == "FAILED"
-    assert client.get_run(kept).info.status == "RUNNING"
+    assert client.get_run(running).info.status == "RUNNING"
 
 
 def children() -> list[str]:
     """But for engines, which other tests of this process keep for longer than one of them."""
     import psutil
 
-    found = []
+    commands = []
     for process in psutil.Process().children(recursive=True):
         if process.status() != psutil.STATUS_ZOMBIE:
-            found.append(" ".join(process.cmdline()))
-    return [command for command in found if "mlflow_finetune_plugin.serving" not in command]
+            commands.append(" ".join(process.cmdline()))
+    return [command for command in commands if "mlflow_finetune_plugin.serving" not in command]
 
 
 @pytest.mark.parametrize(

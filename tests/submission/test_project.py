@@ -55,45 +55,45 @@ def repository(tmp_path: Path) -> Repository:
 @pytest.mark.parametrize("form", ["{}", "file://{}"])
 def test_version_is_fetched_and_the_checkout_stays(tmp_path, repository, version, word, form):
     (repository.path / "word.txt").write_text("not committed")
-    found = open_project(form.format(repository.path), version, tmp_path / "fetched")
-    assert (found.path / "word.txt").read_text() == word
-    assert found.commit == repository.git("rev-parse", f"{version}^{{commit}}")
-    assert found.branch == (version if version in ("feature", "main") else None)
-    assert found.repository == str(repository.path)
-    assert found.source == str(repository.path)
+    project = open_project(form.format(repository.path), version, tmp_path / "fetched")
+    assert (project.path / "word.txt").read_text() == word
+    assert project.commit == repository.git("rev-parse", f"{version}^{{commit}}")
+    assert project.branch == (version if version in ("feature", "main") else None)
+    assert project.repository == str(repository.path)
+    assert project.source == str(repository.path)
     assert repository.git("symbolic-ref", "--short", "HEAD") == "main"
     assert (repository.path / "word.txt").read_text() == "not committed"
 
 
 @pytest.mark.parametrize("length", [40, 8])
 def test_version_may_be_a_commit_whole_or_short(tmp_path, repository, length):
-    found = open_project(str(repository.path), repository.first[:length], tmp_path / "fetched")
-    assert (found.path / "word.txt").read_text() == "one"
-    assert found.commit == repository.first
+    project = open_project(str(repository.path), repository.first[:length], tmp_path / "fetched")
+    assert (project.path / "word.txt").read_text() == "one"
+    assert project.commit == repository.first
 
 
 @pytest.mark.parametrize("uri", ["file://{}#sub", "{}#sub", "{}/sub"])
 @pytest.mark.parametrize("version", [None, "v1"])
 def test_subfolder_of_a_repository(tmp_path, repository, uri, version):
-    found = open_project(uri.format(repository.path), version, tmp_path / "fetched")
-    assert found.path.name == "sub"
-    assert found.source == str(repository.path / "sub")
-    assert found.with_lineage().commit == (repository.first if version else repository.git("rev-parse", "HEAD"))
-    assert ("echo one" in (found.path / "MLproject").read_text()) == (version == "v1")
+    project = open_project(uri.format(repository.path), version, tmp_path / "fetched")
+    assert project.path.name == "sub"
+    assert project.source == str(repository.path / "sub")
+    assert project.with_lineage().commit == (repository.first if version else repository.git("rev-parse", "HEAD"))
+    assert ("echo one" in (project.path / "MLproject").read_text()) == (version == "v1")
 
 
 def test_local_repository_tells_where_it_was_cloned_from_without_secrets(tmp_path, repository):
     repository.git("remote", "add", "origin", "https://me:secret@example.org/bot.git")
     for version in (None, "v1"):
-        found = open_project(str(repository.path), version, tmp_path / f"fetched-{version}")
-        assert found.with_lineage().repository == "https://example.org/bot.git"
+        project = open_project(str(repository.path), version, tmp_path / f"fetched-{version}")
+        assert project.with_lineage().repository == "https://example.org/bot.git"
 
 
 def test_bare_repository_is_fetched(tmp_path, repository):
     bare = tmp_path / "bare.git"
     repository.git("clone", "-q", "--bare", ".", str(bare))
-    found = open_project(f"file://{bare}#sub", None, tmp_path / "fetched")
-    assert "echo two" in (found.path / "MLproject").read_text()
+    project = open_project(f"file://{bare}#sub", None, tmp_path / "fetched")
+    assert "echo two" in (project.path / "MLproject").read_text()
 
 
 def test_folder_is_itself_whatever_its_name(tmp_path):
@@ -183,7 +183,7 @@ entry_points:
 
 
 @pytest.mark.parametrize(
-    ("text", "given", "hint"),
+    ("text", "parameters", "hint"),
     [
         ("entry_points: [", {}, "MLproject:1: not valid YAML"),
         ("", {}, "expected keys such as name and entry_points"),
@@ -210,9 +210,9 @@ entry_points:
         ),
     ],
 )
-def test_broken_mlproject_is_one_clear_error(tmp_path, text, given, hint):
+def test_broken_mlproject_is_one_clear_error(tmp_path, text, parameters, hint):
     with pytest.raises(ProjectError) as caught:
-        mlproject_entry(mlproject(tmp_path, text), "main", given)
+        mlproject_entry(mlproject(tmp_path, text), "main", parameters)
     assert hint in str(caught.value)
     assert str(tmp_path / "MLproject") in str(caught.value)
 

@@ -130,8 +130,10 @@ def _page_help() -> str:
     ).stdout
     options = shown.partition("options:")[2]
     entries = re.split(r"\n(?=  -)", options)
-    own = ("  -h", "  --endpoint", "  --model", "  --check")
-    return "Page options:\n" + "\n".join(entry for entry in entries if entry.strip() and not entry.startswith(own))
+    own_options = ("  -h", "  --endpoint", "  --model", "  --check")
+    return "Page options:\n" + "\n".join(
+        entry for entry in entries if entry.strip() and not entry.startswith(own_options)
+    )
 
 
 def registered_model(name: str | None) -> str:

@@ -152,20 +152,20 @@ def _pair(name: str, between: tuple[str, str] | None, aliases: Mapping[str, str]
     return pair, ""
 
 
-def _version(name: str, asked: str, aliases: Mapping[str, str]) -> str:
+def _version(name: str, version: str, aliases: Mapping[str, str]) -> str:
     from mlflow import MlflowClient
 
     from mlflow_finetune_plugin.errors import unknown
     from mlflow_finetune_plugin.store.registry import find_model
 
-    if asked in aliases:
-        return aliases[asked]
-    if asked == BASE:
-        return asked
-    if _VERSION.fullmatch(asked):
-        find_model(MlflowClient(), f"models:/{name}/{asked}")
-        return asked
-    raise ConfigError([f"--between {asked}: {unknown(f'alias of {name}', asked, [*aliases, BASE])}"])
+    if version in aliases:
+        return aliases[version]
+    if version == BASE:
+        return version
+    if _VERSION.fullmatch(version):
+        find_model(MlflowClient(), f"models:/{name}/{version}")
+        return version
+    raise ConfigError([f"--between {version}: {unknown(f'alias of {name}', version, [*aliases, BASE])}"])
 
 
 def _journal_here(name: str) -> Journal | None:
@@ -245,17 +245,17 @@ def _pairs_to_judge(options: VotesOptions, pair: tuple[str, str]) -> list[Pair]:
         return voted_pairs(people, read_texts(name, people))
     assert options.router is not None  # _check_together refuses prompts without a router
     models = (_served(name, pair[0]), _served(name, pair[1]))
-    asked = answer_pairs(
+    answers = answer_pairs(
         [prompt.messages for prompt in read_prompt_set(options.judge_prompts).prompts],
         url=options.router,
         models=models,
         api_key=os.environ.get(ROUTER_KEY) or None,
     )
-    for number, fault in asked.faults[:_FAULTS_SHOWN]:
+    for number, fault in answers.faults[:_FAULTS_SHOWN]:
         _say(f"  prompt {number}: {fault}")
-    if asked.faults:
-        _say(f"{len(asked.faults)} of {len(asked.faults) + len(asked.pairs)} prompts have no two answers")
-    return list(asked.pairs)
+    if answers.faults:
+        _say(f"{len(answers.faults)} of {len(answers.faults) + len(answers.pairs)} prompts have no two answers")
+    return list(answers.pairs)
 
 
 def _served(name: str, version: str) -> str:
@@ -289,10 +289,10 @@ def _export(path: Path, reading: Reading) -> None:
     from mlflow_finetune_plugin.votes.preferences import exportable, preferences, write_preferences
 
     cast = exportable(reading)
-    found = preferences(cast, read_texts(reading.model, cast))
-    beside = write_preferences(path, found)
-    _say(f"{path}: {len(found.rows)} preference rows, what they rest on in {beside.name}")
-    for reason, turns in found.left_out.items():
+    rows = preferences(cast, read_texts(reading.model, cast))
+    beside = write_preferences(path, rows)
+    _say(f"{path}: {len(rows.rows)} preference rows, what they rest on in {beside.name}")
+    for reason, turns in rows.left_out.items():
         _say(f"  left out {turns}: {reason}")
 
 

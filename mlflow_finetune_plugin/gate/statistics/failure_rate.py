@@ -55,7 +55,7 @@ class FailureRate:
         return self.evidence >= self.boundary
 
 
-def failure_rate(found: Answered, *, at_most: float, alpha: float) -> FailureRate:
+def failure_rate(counted: Answered, *, at_most: float, alpha: float) -> FailureRate:
     """Tests, at error ``alpha``, that no answer fails with more than ``at_most``. Raises GateError for no such bound.
 
     A decision stands from the first crossing on only for whoever was there: this tells where the capital stands now.
@@ -63,21 +63,27 @@ def failure_rate(found: Answered, *, at_most: float, alpha: float) -> FailureRat
     if not 0 < at_most < 1 or not 0 < alpha < 0.5:
         raise GateError(f"at most {at_most} at an error of {alpha} cannot be tested; fix: an alpha below 0.5")
     limit, stakes = -math.log(alpha), rate_stakes(at_most)
-    outcomes, counts = np.array([0.0, 1.0]), np.array([found.answers - found.failed, found.failed], dtype=np.float64)
+    outcomes, counts = (
+        np.array([0.0, 1.0]),
+        np.array([counted.answers - counted.failed, counted.failed], dtype=np.float64),
+    )
     method = f"betting, {1 - 2 * alpha:.4g} at all times"
-    if found.answers == 0:
+    if counted.answers == 0:
         return FailureRate(Interval(0.0, 0.0, 1.0, method), 1.0, 1 / alpha)
     low = lower_end(outcomes, counts, stakes, limit)
     high = 1 - lower_end(outcomes, counts[::-1], VOTE_STAKES, limit)
-    rate = Interval(found.failed / found.answers, low, high, method)
-    return FailureRate(rate, e_above(found, at_most), 1 / alpha)
+    rate = Interval(counted.failed / counted.answers, low, high, method)
+    return FailureRate(rate, e_above(counted, at_most), 1 / alpha)
 
 
-def e_above(found: Answered, at_most: float) -> float:
+def e_above(counted: Answered, at_most: float) -> float:
     """The capital of that test: evidence that answers fail with more than ``at_most``. Raises GateError for no such bound."""
     if not 0 < at_most < 1:
         raise GateError(f"a bound of {at_most} on the share of failures; fix: give one between 0 and 1, e.g. 0.05")
-    outcomes, counts = np.array([0.0, 1.0]), np.array([found.answers - found.failed, found.failed], dtype=np.float64)
+    outcomes, counts = (
+        np.array([0.0, 1.0]),
+        np.array([counted.answers - counted.failed, counted.failed], dtype=np.float64),
+    )
     return math.exp(min(mixed_log_capital(outcomes, counts, rate_stakes(at_most), at_most), 700.0))
 
 

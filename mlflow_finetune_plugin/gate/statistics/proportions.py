@@ -47,8 +47,8 @@ def _interval(
     successes: int, trials: int, confidence: float, scipy_name: Literal["wilson", "exact"], method: str
 ) -> Interval:
     _check(successes, trials)
-    found = binomtest(successes, trials).proportion_ci(confidence, scipy_name)
-    return Interval(successes / trials, float(found.low), float(found.high), method)
+    bounds = binomtest(successes, trials).proportion_ci(confidence, scipy_name)
+    return Interval(successes / trials, float(bounds.low), float(bounds.high), method)
 
 
 def _check(successes: int, trials: int) -> None:

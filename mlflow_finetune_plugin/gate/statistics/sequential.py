@@ -108,8 +108,8 @@ def confidence_sequence(scores: Sequence[float] | Array, stakes: Stakes, *, alph
     method = f"betting, {1 - 2 * alpha:.4g} at all times"
     if len(x) == 0:
         return Interval(0.5, 0.0, 1.0, method)
-    values, found = np.unique(x, return_counts=True)
-    counts = found.astype(np.float64)
+    values, repeats = np.unique(x, return_counts=True)
+    counts = repeats.astype(np.float64)
     low, high = lower_end(values, counts, stakes, limit), 1 - lower_end(1 - values, counts, stakes, limit)
     return Interval(float(x.mean()), low, high, method)
 
@@ -193,13 +193,13 @@ def _growths(x: Array, stakes: Stakes) -> list[Array]:
     return [log_factors(side, stakes).mean(axis=0) for side in (x, 1 - x)]
 
 
-def _scores_in_all(growth: Array, seen: int, stakes: Stakes, limit: float) -> int:
+def _scores_in_all(growth: Array, scores: int, stakes: Stakes, limit: float) -> int:
     """The least n >= ``seen`` at which the mixture stands at ``limit``; it is convex in n, so it passes it once."""
 
     def stands(n: int) -> bool:
         return bool(_mixed(n * growth, stakes) >= limit)
 
-    return _least(stands, seen, FARTHEST_FORECAST + 1)
+    return _least(stands, scores, FARTHEST_FORECAST + 1)
 
 
 def _least(holds: Callable[[int], bool], low: int, high: int) -> int:

@@ -57,10 +57,10 @@ def difference_interval(first: Sample, second: Sample, *, confidence: float = 0.
 
 
 def _newcombe(first: tuple[float, ...], second: tuple[float, ...], confidence: float) -> Interval:
-    one, other = (wilson_interval(int(sum(values)), len(values), confidence) for values in (first, second))
-    value = one.value - other.value
-    low = value - math.hypot(one.value - one.low, other.high - other.value)
-    high = value + math.hypot(one.high - one.value, other.value - other.low)
+    first_rate, second_rate = (wilson_interval(int(sum(values)), len(values), confidence) for values in (first, second))
+    value = first_rate.value - second_rate.value
+    low = value - math.hypot(first_rate.value - first_rate.low, second_rate.high - second_rate.value)
+    high = value + math.hypot(first_rate.high - first_rate.value, second_rate.value - second_rate.low)
     return Interval(value, low, high, f"Newcombe 1998, confidence {confidence:.4g}")
 
 

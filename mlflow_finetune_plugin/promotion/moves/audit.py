@@ -74,21 +74,21 @@ def promotions_experiment(client: MlflowClient, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
     title = f"{name}.promotions"
-    found = client.get_experiment_by_name(title)
-    if found is None:
+    experiment = client.get_experiment_by_name(title)
+    if experiment is None:
         try:
             return str(client.create_experiment(title, tags={PROMOTIONS_OF_TAG: name}))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            found = client.get_experiment_by_name(title)  # another was first
-    if found is None or found.lifecycle_stage == "deleted":
+            experiment = client.get_experiment_by_name(title)  # another was first
+    if experiment is None or experiment.lifecycle_stage == "deleted":
         raise MoveError(
             f"the experiment {title!r} is deleted, and holds the record of every move; fix: mlflow experiments restore"
         )
-    if found.tags.get(PROMOTIONS_OF_TAG) != name:
+    if experiment.tags.get(PROMOTIONS_OF_TAG) != name:
         raise MoveError(f"the experiment {title!r} is not of this package; fix: rename it")
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def check_decision_run(client: MlflowClient, name: str, run_id: str) -> None:
@@ -149,9 +149,9 @@ def write_record(client: MlflowClient, name: str, intent: Intent, *, is_moved: b
             if not _is_gone(error):
                 raise
         tags = _tags(name, intent, is_moved=is_moved, note=f"{note} (the decision's run {decided} is gone)".strip())
-    found = client.search_runs([experiment], f"tags.`{MOVE_TAG}id` = '{intent.id}'", max_results=1)
-    if found:
-        run = found[0]
+    runs = client.search_runs([experiment], f"tags.`{MOVE_TAG}id` = '{intent.id}'", max_results=1)
+    if runs:
+        run = runs[0]
     else:
         started_ms = int(datetime.fromisoformat(intent.when).timestamp() * 1000)
         title = f"{intent.kind} {intent.alias} {intent.from_version or 'none'} -> {intent.to_version}"
@@ -194,53 +194,53 @@ def history(client: MlflowClient, name: str) -> list[Record]:
     waiting = [_record(_tags(name, intent, is_moved=True, note=""), None) for intent in unrecorded(model.tags)]
     known = {record.id: record for record in waiting} | _recorded(client, name)
     records = sorted(known.values(), key=lambda record: record.when, reverse=True)
-    told = [] if INTENT_TAG in model.tags else _unexplained_now(model)
+    entries = [] if INTENT_TAG in model.tags else _unexplained_now(model)
     for record in records:
-        told.append(record)
+        entries.append(record)
         if record.is_moved and record.from_version != record.expected:
-            told.append(_unexplained(name, record.alias, record.expected, record.from_version, record.when))
-    return told
+            entries.append(_unexplained(name, record.alias, record.expected, record.from_version, record.when))
+    return entries
 
 
 def _recorded(client: MlflowClient, name: str) -> dict[str, Record]:
     experiment = client.get_experiment_by_name(f"{name}.promotions")
     if experiment is None:
         return {}
-    found: dict[str, Record] = {}
+    by_id: dict[str, Record] = {}
     is_record = f"tags.`{MOVE_TAG}id` LIKE '%'"  # looks of a watch lie there, too, and are no moves
     token: str | None = None
     while True:
         page = client.search_runs([experiment.experiment_id], is_record, max_results=_PAGE, page_token=token)
         records = [_record(run.data.tags, run.info.run_id) for run in page]
-        found |= {record.id: record for record in records if record.model == name}
+        by_id |= {record.id: record for record in records if record.model == name}
         token = page.token
         if not token:
-            return found
+            return by_id
 
 
 def _unexplained_now(model: RegisteredModel) -> list[Record]:
     """Aliases that do not name what the last recorded move had left them at."""
-    seen = now()
+    noticed_at = now()
     aliases = {CHAMPION, *(key.removeprefix(MOVED_TAG) for key in model.tags if key.startswith(MOVED_TAG))}
     pairs = [(alias, last_moved(model.tags, alias), model.aliases.get(alias)) for alias in sorted(aliases)]
     return [
-        _unexplained(model.name, alias, expected, None if found is None else str(found), seen)
-        for alias, expected, found in pairs
-        if expected != (None if found is None else str(found))
+        _unexplained(model.name, alias, expected, None if version is None else str(version), noticed_at)
+        for alias, expected, version in pairs
+        if expected != (None if version is None else str(version))
     ]
 
 
-def _unexplained(name: str, alias: str, expected: str | None, found: str | None, seen: str) -> Record:
+def _unexplained(name: str, alias: str, expected: str | None, to_version: str | None, when: str) -> Record:
     tags = {
         "kind": "unexplained",
         "model": name,
         "alias": alias,
         "from": expected,
-        "to": found,
+        "to": to_version,
         "expected": expected,
         "moved": "true",
         "who": "unknown",
-        "when": seen,
+        "when": when,
         "reason": "moved by other means; the time is when it was seen",
     }
     return _record({f"{MOVE_TAG}{key}": value for key, value in tags.items() if value is not None}, None)

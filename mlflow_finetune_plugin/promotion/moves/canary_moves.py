@@ -81,9 +81,9 @@ def begin_canary(
 def widen_canary(client: MlflowClient, lease: Lease, state: CanaryState) -> CanaryState:
     """The next step. Raises MoveError where ``disturbance`` finds one; then nothing was changed."""
     name = lease.name
-    found = disturbance(client, name, state)
-    if found is not None:
-        raise MoveError(f"{name}: {found}")
+    reason = disturbance(client, name, state)
+    if reason is not None:
+        raise MoveError(f"{name}: {reason}")
     step = state.step + 1
     wider = replace(state, step=step, split_now=split_of(state.steps[step]), heartbeat=time.time())
     lease.check()
@@ -100,8 +100,8 @@ def keep_alive(client: MlflowClient, name: str, state: CanaryState) -> None:
 def disturbance(client: MlflowClient, name: str, state: CanaryState) -> str | None:
     """What somebody else did that ends this canary; None where all is as it was left."""
     aliases, tags = read_model(client, name)
-    found = read_state(tags)
-    if found is None or found.id != state.id:
+    current = read_state(tags)
+    if current is None or current.id != state.id:
         return "somebody else ended the canary"
     if aliases.get(CHAMPION) != state.champion:
         return f"{CHAMPION} is {named(aliases.get(CHAMPION))} now, moved by other means"
@@ -121,22 +121,22 @@ def put_back(client: MlflowClient, lease: Lease, state: CanaryState) -> str:
     aliases, tags = read_model(client, name)
     split = tags.get(SPLIT_TAG)
     if split == state.split_before:
-        told = f"{SPLIT_TAG} is as it was before"
+        outcome = f"{SPLIT_TAG} is as it was before"
     elif state.is_own_split(split) or _names_canary(split):
         lease.check()
         if state.split_before is not None:
             client.set_registered_model_tag(name, SPLIT_TAG, state.split_before)
         else:
             client.delete_registered_model_tag(name, SPLIT_TAG)
-        told = f"{SPLIT_TAG} is put back to {state.split_before or 'none'}"
+        outcome = f"{SPLIT_TAG} is put back to {state.split_before or 'none'}"
     else:
-        told = f"{SPLIT_TAG} was set to {split or 'none'} by other means, which stands"
+        outcome = f"{SPLIT_TAG} was set to {split or 'none'} by other means, which stands"
     if aliases.get(CANARY) == state.candidate:
         lease.check()
         client.delete_registered_model_alias(name, CANARY)
     elif CANARY in aliases:
-        told += f"; the alias {CANARY!r} was moved to {named(aliases[CANARY])} by other means, which stands"
-    return told
+        outcome += f"; the alias {CANARY!r} was moved to {named(aliases[CANARY])} by other means, which stands"
+    return outcome
 
 
 def close_canary(client: MlflowClient, lease: Lease, state: CanaryState) -> None:
@@ -144,8 +144,8 @@ def close_canary(client: MlflowClient, lease: Lease, state: CanaryState) -> None
     _, tags = read_model(client, lease.name)
     for key in sorted(key for key in tags if key.startswith(CANARY_ALIVE_TAG)):
         client.delete_registered_model_tag(lease.name, key)
-    found = read_state(tags)
-    if found is not None and found.id == state.id:
+    current = read_state(tags)
+    if current is not None and current.id == state.id:
         lease.check()
         client.delete_registered_model_tag(lease.name, CANARY_TAG)
 
@@ -160,17 +160,17 @@ def end_for_another(client: MlflowClient, lease: Lease, state: CanaryState, why:
 
     name = lease.name
     is_promoted = read_model(client, name)[0].get(state.alias) == state.candidate
-    told = put_back(client, lease, state)
+    note = put_back(client, lease, state)
     try:
         if not is_promoted and (state.run_id is None or record_of(client, state.run_id) is None):
             record_canary(client, name, state, state.evidence(outcome, f"canary {why} at {state.share:g} %"))
         if state.run_id is not None:
             client.set_terminated(state.run_id, "FINISHED" if is_promoted or outcome == "reject" else "FAILED")
     except (MlflowException, MoveError) as error:
-        told += f"; its record could not be written: {one_line(error)}"
+        note += f"; its record could not be written: {one_line(error)}"
     close_canary(client, lease, state)
     after = " after its candidate had become champion" if is_promoted else ""
-    return f"{name}: {state.text}, was {why}{after}; {told}"
+    return f"{name}: {state.text}, was {why}{after}; {note}"
 
 
 def stop_canary(client: MlflowClient, name: str, *, reason: str | None = None) -> str | None:

@@ -67,8 +67,8 @@ class Intent:
         try:
             content: dict[str, Any] = json.loads(text)
             evidence = content.pop("evidence")
-            told = None if evidence is None else MoveEvidence(**{**evidence, "reason": content["reason"]})
-            return cls(**content, evidence=told)
+            move_evidence = None if evidence is None else MoveEvidence(**{**evidence, "reason": content["reason"]})
+            return cls(**content, evidence=move_evidence)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise MoveError(
                 f"the tag {INTENT_TAG!r} of the registered model holds no move: {text[:200]!r}; fix: see what the aliases "

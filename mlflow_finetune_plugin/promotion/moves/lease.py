@@ -65,12 +65,12 @@ class Lease:
         for _ in range(_TRIES):
             if self._create():
                 return self
-            found = self._read()
-            if found is None:
+            holder = self._read()
+            if holder is None:
                 continue  # released at this moment
-            if not found.is_over(now_s=time.time(), skew_s=self._skew_s):
-                raise self._held(found)
-            self._bury(found)
+            if not holder.is_over(now_s=time.time(), skew_s=self._skew_s):
+                raise self._held(holder)
+            self._bury(holder)
         raise LeaseError(f"{self.name}: others take its lease again and again; fix: try again when they are done")
 
     def __exit__(
@@ -94,7 +94,7 @@ class Lease:
 
     def renew(self) -> None:
         """Another full duration from now. Raises LeaseError when it is no longer ours."""
-        holder = self._own()
+        holder = self._our_holder()
         began_s, expires_s = time.monotonic(), time.time() + self.duration_s
         self._client.set_registered_model_tag(self.model, renewal_tag(holder.id), f"{expires_s:.3f}")
         self._check_held()
@@ -112,8 +112,8 @@ class Lease:
             # the store looks at what exists to say so, and may find it released
             if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
                 raise
-            found = self._read()
-            if found is None or found.id != mine.id:
+            holder = self._read()
+            if holder is None or holder.id != mine.id:
                 return False  # else: a repeated request, whose first answer was lost on its way
         self._holder, self._deadline_s = mine, began_s + self.duration_s
         return True
@@ -129,12 +129,12 @@ class Lease:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
-        found = Holder.from_tags(tags)
-        if found is None:
+        holder = Holder.from_tags(tags)
+        if holder is None:
             raise LeaseError(
                 f"registered model {model!r} is no lease, and moves of {self.name!r} need one of that name; fix: rename it"
             )
-        return found
+        return holder
 
     def _bury(self, over: Holder) -> None:
         """Moves what is over out of the way, if nobody was first."""
@@ -167,7 +167,7 @@ class Lease:
 
         if self._is_past():
             return
-        grave = f"{self.model}.{self._own().id}"
+        grave = f"{self.model}.{self._our_holder().id}"
         try:
             self._client.rename_registered_model(self.model, grave)
             self._client.delete_registered_model(grave)
@@ -198,22 +198,24 @@ class Lease:
                     raise
 
     def _check_held(self) -> None:
-        found = self._read()
-        if found is None or found.id != self._own().id:
-            raise self._lost("it was ended" if found is None else f"{found.owner} (process {found.pid}) took it over")
+        holder = self._read()
+        if holder is None or holder.id != self._our_holder().id:
+            raise self._lost(
+                "it was ended" if holder is None else f"{holder.owner} (process {holder.pid}) took it over"
+            )
 
     def _is_past(self) -> bool:
-        return time.monotonic() >= self._deadline_s or time.time() >= self._own().expires_s
+        return time.monotonic() >= self._deadline_s or time.time() >= self._our_holder().expires_s
 
-    def _own(self) -> Holder:
+    def _our_holder(self) -> Holder:
         if self._holder is None:
             raise LeaseError(f"{self.name}: its lease was not taken; fix: with Lease(...) as lease")
         return self._holder
 
-    def _held(self, found: Holder) -> LeaseError:
-        until = datetime.fromtimestamp(found.expires_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    def _held(self, holder: Holder) -> LeaseError:
+        until = datetime.fromtimestamp(holder.expires_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return LeaseError(
-            f"{self.name}: {found.owner} (process {found.pid}) moves its aliases, until {until} at the latest; fix: wait for "
+            f"{self.name}: {holder.owner} (process {holder.pid}) moves its aliases, until {until} at the latest; fix: wait for "
             f"that, or, if that process is gone, delete the registered model {self.model!r}"
         )
 

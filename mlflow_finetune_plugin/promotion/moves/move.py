@@ -69,18 +69,18 @@ def promote_version(
             raise MoveError(
                 f"{name}: somebody else ended the canary of version {version}; nothing was moved; fix: see history"
             )
-        found = aliases.get(alias)
-        if found == version:
+        current = aliases.get(alias)
+        if current == version:
             raise MoveError(f"{name}: version {version} is {alias} already; fix: nothing, or name another version")
-        if found != evidence.champion:
+        if current != evidence.champion:
             raise MoveError(
-                f"{name}: version {version} was judged against {named(evidence.champion)}, but {alias} is {named(found)} now; "
+                f"{name}: version {version} was judged against {named(evidence.champion)}, but {alias} is {named(current)} now; "
                 "fix: judge again"
             )
         _check_version(client, name, version, "named to promote", "name a version that the registry has")
         if evidence.run_id is not None:
             check_decision_run(client, name, evidence.run_id)
-        intent = _intent("promote", alias, found, version, aliases, tags, evidence.reason, evidence)
+        intent = _intent("promote", alias, current, version, aliases, tags, evidence.reason, evidence)
         return _carry_out(client, lease, intent, settled)
 
 
@@ -101,25 +101,25 @@ def roll_back(
             return replace(settled.move, settled=settled)
         ended = f"{settled.text}; " if settled is not None else ""
         aliases, tags = read_model(client, name)
-        found, target = aliases.get(CHAMPION), aliases.get(PREVIOUS)
+        current, target = aliases.get(CHAMPION), aliases.get(PREVIOUS)
         if target is None:
             raise MoveError(
                 f"{ended}{name}: no version has the alias {PREVIOUS!r}, so there is nothing to go back to (it is set by the second "
                 "promotion, and goes with its version when that is deleted); fix: set the alias to the version to go back to"
             )
-        if target == found:
+        if target == current:
             raise MoveError(
                 f"{name}: {CHAMPION} and {PREVIOUS} are both version {target}; fix: set {PREVIOUS} to another"
             )
-        if judged is not None and judged != (found, target):
+        if judged is not None and judged != (current, target):
             raise MoveError(
-                f"{name}: {CHAMPION} is {named(found)} and {PREVIOUS} {target} now, not versions {' and '.join(judged)} that were "
+                f"{name}: {CHAMPION} is {named(current)} and {PREVIOUS} {target} now, not versions {' and '.join(judged)} that were "
                 "judged; fix: judge again"
             )
         _check_version(
             client, name, target, f"named by {PREVIOUS}", f"set {PREVIOUS} to a version that the registry has"
         )
-        intent = _intent("rollback", CHAMPION, found, target, aliases, tags, reason or "", None)
+        intent = _intent("rollback", CHAMPION, current, target, aliases, tags, reason or "", None)
         return _carry_out(client, lease, intent, settled)
 
 
@@ -144,7 +144,7 @@ def _carry_out(client: MlflowClient, lease: Lease, intent: Intent, settled: Sett
 def _intent(
     kind: Kind,
     alias: str,
-    found: str | None,
+    current: str | None,
     target: str,
     aliases: dict[str, str],
     tags: dict[str, str],
@@ -155,9 +155,9 @@ def _intent(
         id=uuid4().hex,
         kind=kind,
         alias=alias,
-        from_version=found,
+        from_version=current,
         to_version=target,
-        previous=found if alias == CHAMPION and found != aliases.get(PREVIOUS) else None,
+        previous=current if alias == CHAMPION and current != aliases.get(PREVIOUS) else None,
         expected=last_moved(tags, alias),
         who=who_moves(),
         when=now(),

@@ -51,8 +51,8 @@ class Move:
 
     @property
     def text(self) -> str:
-        told = f"{self.name}: {self.alias} {self.from_version or 'none'} -> {self.to_version}"
-        return told if self.previous is None or self.alias != CHAMPION else f"{told}, previous is {self.previous}"
+        change = f"{self.name}: {self.alias} {self.from_version or 'none'} -> {self.to_version}"
+        return change if self.previous is None or self.alias != CHAMPION else f"{change}, previous is {self.previous}"
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ def settle_held(
     return replace(moved, text=f"{moved.text}; {ended.text}")
 
 
-def _settle_canary(client: MlflowClient, lease: Lease, own: str | None, *, ends_canary: bool) -> Settled | None:
+def _settle_canary(client: MlflowClient, lease: Lease, own_canary: str | None, *, ends_canary: bool) -> Settled | None:
     name = lease.name
     _, tags = read_model(client, name)
     state = read_state(tags)
-    if state is None or state.id == own:
+    if state is None or state.id == own_canary:
         return None
     if ends_canary:
         text = end_for_another(client, lease, state, f"ended by a rollback of {who_moves()}", "reject")
@@ -129,17 +129,17 @@ def _settle_move(client: MlflowClient, lease: Lease) -> Settled | None:
         return settled
     intent = Intent.from_json(tags[INTENT_TAG])
     begun = f"{name}: a {intent.kind} of version {intent.to_version} to {intent.alias}, begun {intent.when} by {intent.who},"
-    found = aliases.get(intent.alias)
-    if found == intent.to_version:
+    current = aliases.get(intent.alias)
+    if current == intent.to_version:
         previous = _set_previous(client, lease, intent, aliases.get(PREVIOUS))
         move = record_and_close(client, lease, intent, previous)
         text = f"{begun} was cut off after the alias had moved; it is finished"
         return Settled("finished", intent.kind, text, move, move.unrecorded)
     lease.check()
-    if found == intent.from_version:
+    if current == intent.from_version:
         client.delete_registered_model_tag(name, INTENT_TAG)
         return Settled("dropped", intent.kind, f"{begun} was cut off before the alias moved; nothing was changed")
-    what = f"was cut off, and {intent.alias} is {named(found)} now, moved by other means"
+    what = f"was cut off, and {intent.alias} is {named(current)} now, moved by other means"
     write_record(client, name, intent, is_moved=False, note=f"({what})")
     client.delete_registered_model_tag(name, INTENT_TAG)
     return Settled("overtaken", intent.kind, f"{begun} {what}; that stands")
@@ -170,25 +170,25 @@ def record_and_close(client: MlflowClient, lease: Lease, intent: Intent, previou
     )
 
 
-def _set_previous(client: MlflowClient, lease: Lease, intent: Intent, found: str | None) -> str | None:
+def _set_previous(client: MlflowClient, lease: Lease, intent: Intent, current: str | None) -> str | None:
     """What ``previous`` names in the end: it stays where it is when what it should name has been deleted meanwhile."""
-    wanted = intent.previous
-    if wanted is None or wanted == found or not version_exists(client, lease.name, wanted):
-        return found
+    previous = intent.previous
+    if previous is None or previous == current or not version_exists(client, lease.name, previous):
+        return current
     lease.check()
-    client.set_registered_model_alias(lease.name, PREVIOUS, wanted)
-    return wanted
+    client.set_registered_model_alias(lease.name, PREVIOUS, previous)
+    return previous
 
 
 def _settle_records(client: MlflowClient, name: str, tags: dict[str, str]) -> Settled | None:
     settled = None
     for intent in unrecorded(tags):
         run_id, why = _try_to_record(client, name, intent)
-        told = f"{name}: the record of the {intent.kind} of {intent.when} to version {intent.to_version} was missing"
+        text = f"{name}: the record of the {intent.kind} of {intent.when} to version {intent.to_version} was missing"
         if run_id is None:
-            return Settled("recorded", intent.kind, f"{told} and still cannot be written: {why}", unrecorded=why)
+            return Settled("recorded", intent.kind, f"{text} and still cannot be written: {why}", unrecorded=why)
         client.delete_registered_model_tag(name, f"{UNRECORDED_TAG}{intent.id}")
-        settled = Settled("recorded", intent.kind, f"{told}; it is written")
+        settled = Settled("recorded", intent.kind, f"{text}; it is written")
     return settled
 
 

@@ -26,34 +26,43 @@ SECRET = "mf-a-secret-key"
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory, empty_store):
     """``bot``, one version: its challenger."""
-    with registry_of_bot(tmp_path_factory.mktemp("registry"), empty_store, versions=1) as made:
-        yield made
+    with registry_of_bot(tmp_path_factory.mktemp("registry"), empty_store, versions=1) as tracking_uri:
+        yield tracking_uri
 
 
 class Command:
     """One command with its own mark, so that what it leaves behind is found."""
 
     def __init__(self, folder: Path, tracking_uri: str, *arguments: str, **more: str) -> None:
-        self.mark, self.log = str(folder), folder / "said.log"
-        own = {"MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_REGISTRY_URI": tracking_uri, "FINETUNE_TEST": self.mark}
-        own |= {"MLFLOW_FINETUNE_HOME": str(folder / "home"), "PYTHONUNBUFFERED": "1"}
+        self.mark, self.log = str(folder), folder / "output.log"
+        environment = {
+            "MLFLOW_TRACKING_URI": tracking_uri,
+            "MLFLOW_REGISTRY_URI": tracking_uri,
+            "FINETUNE_TEST": self.mark,
+        }
+        environment |= {"MLFLOW_FINETUNE_HOME": str(folder / "home"), "PYTHONUNBUFFERED": "1"}
         command = [sys.executable, "-m", "mlflow_finetune_plugin.cli", *arguments]
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                command, cwd=folder, env={**os.environ, **own, **more}, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+                command,
+                cwd=folder,
+                env={**os.environ, **environment, **more},
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
             )
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text()
 
     def page(self, timeout_s: float = 240) -> str:
         def address():
-            assert self.process.poll() is None, self.said[-3000:]
-            found = re.search(r"playground  (http://\S+)", self.said)
-            return found[1] if found else None
+            assert self.process.poll() is None, self.output[-3000:]
+            match = re.search(r"playground  (http://\S+)", self.output)
+            return match[1] if match else None
 
-        return wait_for(address, timeout_s, f"page; it said {self.said[-2000:]}")
+        return wait_for(address, timeout_s, f"page; it said {self.output[-2000:]}")
 
     def left(self) -> list[psutil.Process]:
         return marked(self.mark)
@@ -76,12 +85,12 @@ def command(tmp_path, registry):
         return started[-1]
 
     yield start
-    for one in started:
-        one.kill_all()
+    for process in started:
+        process.kill_all()
 
 
-def serving_port(said: str) -> int:
-    return int(re.search(r"serving     bot at http://127\.0\.0\.1:(\d+)/v1; its log: \S+", said)[1])
+def serving_port(output: str) -> int:
+    return int(re.search(r"serving     bot at http://127\.0\.0\.1:(\d+)/v1; its log: \S+", output)[1])
 
 
 def test_serves_the_only_model_and_opens_its_page_and_both_end_together(command, tmp_path):
@@ -91,16 +100,16 @@ def test_serves_the_only_model_and_opens_its_page_and_both_end_together(command,
         "playground", "--engine", "transformers", "--port", str(port), "--store", store, MLFLOW_FINETUNE_API_KEY=SECRET
     )
     assert running.page() == f"http://127.0.0.1:{port}"
-    assert "waiting for the service to listen" in running.said
-    assert "ready       transformers on embedded" in running.said
-    models = httpx.get(f"http://127.0.0.1:{serving_port(running.said)}/v1/models", trust_env=False).json()["data"]
+    assert "waiting for the service to listen" in running.output
+    assert "ready       transformers on embedded" in running.output
+    models = httpx.get(f"http://127.0.0.1:{serving_port(running.output)}/v1/models", trust_env=False).json()["data"]
     assert "bot@challenger" in [model["id"] for model in models]
     assert Client(f"http://127.0.0.1:{port}", verbose=False).config["title"] == "mlflow-finetune playground"
-    assert not [one for one in running.left() if SECRET in " ".join(one.cmdline())]
+    assert not [process for process in running.left() if SECRET in " ".join(process.cmdline())]
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(60) == 0
     running.gone()
-    assert "Traceback" not in running.said
+    assert "Traceback" not in running.output
 
 
 @pytest.mark.parametrize("who", ["service", "page", "command"])
@@ -112,14 +121,16 @@ def test_none_outlives_the_others(command, who, tmp_path):
         running.gone()
         return
     name = "mlflow_finetune_plugin.cli serve" if who == "service" else "-m gradio_app"
-    victim = next(one for one in psutil.Process(running.process.pid).children() if name in " ".join(one.cmdline()))
+    victim = next(
+        child for child in psutil.Process(running.process.pid).children() if name in " ".join(child.cmdline())
+    )
     victim.kill()
     code = running.process.wait(60)
     running.gone()
     if who == "service":
         assert code == 1
-        assert "the service ended with code 137" in running.said
-        assert "its log: " in running.said
+        assert "the service ended with code 137" in running.output
+        assert "its log: " in running.output
     else:
         assert code == 137
 
@@ -128,7 +139,7 @@ def test_somebody_else_s_endpoint_is_enough(command):
     port = free_port()
     running = command("playground", "--endpoint", "http://127.0.0.1:9/v1", "--port", str(port))
     assert running.page() == f"http://127.0.0.1:{port}"
-    assert "serving" not in running.said
+    assert "serving" not in running.output
     assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).json() == {"status": "ok"}
     began = time.monotonic()
     running.process.send_signal(signal.SIGTERM)
@@ -137,7 +148,7 @@ def test_somebody_else_s_endpoint_is_enough(command):
     running.gone()
     refused = command("playground", "--endpoint", "http://127.0.0.1:9/v1", "--engine", "vllm")
     assert refused.process.wait(60) == 2
-    assert "--engine and --store are for serving without --endpoint; fix" in refused.said
+    assert "--engine and --store are for serving without --endpoint; fix" in refused.output
 
 
 def test_a_service_that_cannot_start_is_told_and_ends_it(command, tmp_path):
@@ -147,13 +158,13 @@ def test_a_service_that_cannot_start_is_told_and_ends_it(command, tmp_path):
         "playground", "--engine", "transformers", "--port", str(free_port()), "--store", str(not_a_folder)
     )
     assert running.process.wait(120) == 1
-    assert "the service ended with code" in running.said
+    assert "the service ended with code" in running.output
     running.gone()
 
 
 def test_an_interruption_while_it_waits_ends_it_well(command):
     running = command("playground", "--engine", "transformers", "--port", str(free_port()))
-    wait_for(lambda: "waiting for" in running.said, 60, "word of waiting")
+    wait_for(lambda: "waiting for" in running.output, 60, "word of waiting")
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(60) == 0
     running.gone()
@@ -163,9 +174,9 @@ def test_a_fault_in_the_page_s_arguments_is_told_before_anything_is_served(comma
     began = time.monotonic()
     running = command("playground", "--host", "0.0.0.0")
     assert running.process.wait(60) == 2
-    assert running.said.count("fix:") == 1
-    assert "without a login only this machine may open the page" in running.said
-    assert "serving" not in running.said
+    assert running.output.count("fix:") == 1
+    assert "without a login only this machine may open the page" in running.output
+    assert "serving" not in running.output
     assert time.monotonic() - began < 40
 
 
@@ -187,12 +198,12 @@ def test_the_page_is_told_all_that_the_command_is():
     options = ["--side", "base", "--port", "1", "--host", "h", "--auth-file", "/f", "--user-header", "X-U"]
     options += ["--trusted-proxy", "10.0.0.1", "--promoter", "alice", "--public-host", "p", "--prompts", "/p"]
     options += ["--keep-traces", "12h", "--open", "--side=-x"]
-    arguments = ["--endpoint", "http://a/v1", "--endpoint", "http://b/v1", "--model", "bot", *options]
-    values = playground.make_context("playground", arguments).params
+    words = ["--endpoint", "http://a/v1", "--endpoint", "http://b/v1", "--model", "bot", *options]
+    values = playground.make_context("playground", words).params
     assert list(values["page_options"]) == options
-    told = new_parser().parse_args(page_arguments(values["endpoints"], values["model"], values["page_options"]))
-    assert told.open
-    assert read_settings(told) == PlaygroundSettings(
+    arguments = new_parser().parse_args(page_arguments(values["endpoints"], values["model"], values["page_options"]))
+    assert arguments.open
+    assert read_settings(arguments) == PlaygroundSettings(
         endpoints=("http://a/v1", "http://b/v1"),
         model="bot",
         sides=("base", "-x"),
@@ -229,8 +240,8 @@ def test_users_come_and_go_by_command(workplace):
             check=False,
         )
 
-    made = users("add", "users.yaml", "alice", "--may-promote", password="correct horse\n")
-    assert (made.returncode, made.stdout) == (0, "users.yaml: alice may come in and promote\n")
+    answer = users("add", "users.yaml", "alice", "--may-promote", password="correct horse\n")
+    assert (answer.returncode, answer.stdout) == (0, "users.yaml: alice may come in and promote\n")
     assert (
         users("add", "users.yaml", "bob", password="short\n").stderr.count("a password of 5 characters; fix: use 8")
         == 1

@@ -62,11 +62,15 @@ def test_the_table_says_what_was_cast(say, ledger):
 def test_json_says_the_same(say, ledger):
     cast_some(ledger)
     code, out, _ = say("bot", "--json", "--between", "champion", "2")
-    told = json.loads(out)
+    report = json.loads(out)
     assert code == 0
-    assert (told["people"]["candidate"], told["people"]["candidate_wins"], told["people"]["votes"]) == ("1", 3, 13)
-    assert told["people"]["win_rate"]["value"] == 0.25
-    assert told["not_counted"] == {"the same version on both sides": 1}
+    assert (report["people"]["candidate"], report["people"]["candidate_wins"], report["people"]["votes"]) == (
+        "1",
+        3,
+        13,
+    )
+    assert report["people"]["win_rate"]["value"] == 0.25
+    assert report["not_counted"] == {"the same version on both sides": 1}
 
 
 def test_no_champion_is_said_and_the_pairs_are_shown(say, ledger):
@@ -89,7 +93,7 @@ def test_votes_against_the_base_are_shown(say, ledger):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("bit",), "did you mean 'bot'?"),
         (("bot", "--between", "1", "champion"), "are both bot/1"),
@@ -102,11 +106,11 @@ def test_votes_against_the_base_are_shown(say, ledger):
         (("bot", "--import", "nowhere.csv"), "cannot be read"),
     ],
 )
-def test_faults_are_told(say, ledger, arguments, said):
+def test_faults_are_told(say, ledger, arguments, message):
     shutil.rmtree(ledger.journal.folder)
     code, out, err = say(*arguments)
     assert (code, out) == (2, "")
-    assert said in err, err
+    assert message in err, err
 
 
 def test_export_tells_what_it_left_out(say, ledger, tmp_path):
@@ -143,8 +147,8 @@ def test_a_judge_compares_two_served_models_on_prompts(say, ledger, tmp_path):
 
     def answer(body):
         version = body["model"].split("/")[1]
-        made = receipt(version, f"req-{len(router.asked)}")
-        headers = {f"x-finetune-{key.replace('_', '-')}": value for key, value in vars(made).items()}
+        version_receipt = receipt(version, f"req-{len(router.asked)}")
+        headers = {f"x-finetune-{key.replace('_', '-')}": value for key, value in vars(version_receipt).items()}
         return {"text": "long answer" if version == "2" else "short", "headers": headers}
 
     with Endpoint(answer) as router, Endpoint(prefers_longer) as endpoint:

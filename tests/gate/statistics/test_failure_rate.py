@@ -25,9 +25,9 @@ def test_the_capital_is_the_mixture_of_likelihood_ratios():
 
 @pytest.mark.parametrize(("failed", "answers"), [(0, 40), (3, 30), (5, 100), (20, 1000), (25, 1000), (2, 2)])
 def test_the_lower_end_is_above_the_bound_exactly_where_the_test_decides(failed, answers):
-    found = rate(failed, answers)
-    assert (found.rate.low > 0.01) == found.is_above == (found.evidence >= 20)
-    assert found.rate.low <= found.rate.value == failed / answers <= found.rate.high
+    result = rate(failed, answers)
+    assert (result.rate.low > 0.01) == result.is_above == (result.evidence >= 20)
+    assert result.rate.low <= result.rate.value == failed / answers <= result.rate.high
 
 
 @pytest.mark.parametrize("true_rate", [0.001, 0.01])
@@ -47,8 +47,8 @@ def test_looks_after_every_batch_decide_wrongly_in_at_most_alpha_of_all_series(t
 
 def test_three_times_the_bound_is_found_soon():
     rng = np.random.default_rng(1)
-    found = [rate(int(failed), 1500).is_above for failed in rng.binomial(1500, 0.03, size=200)]
-    assert np.mean(found) > 0.95
+    decisions = [rate(int(failed), 1500).is_above for failed in rng.binomial(1500, 0.03, size=200)]
+    assert np.mean(decisions) > 0.95
 
 
 def test_no_answer_knows_nothing_and_broken_counts_are_refused():

@@ -31,22 +31,22 @@ def season():
 
 
 def test_strengths_equal_agrestis_baseball_example():
-    found = rank(season(), prior_votes=0, n_resamples=10)
-    strengths = {m.name: m.strength.value for m in found.models}
+    ranking = rank(season(), prior_votes=0, n_resamples=10)
+    strengths = {m.name: m.strength.value for m in ranking.models}
     over_baltimore = [strengths[team] - strengths["Baltimore"] for team in TEAMS]
     assert over_baltimore == pytest.approx(PUBLISHED, abs=1e-3)
-    assert found.models[0].name == "Milwaukee"
-    assert found.models[0].points == 50
-    assert found.models[0].comparisons == 78
-    assert found.win_probability("Boston", "New York") == pytest.approx(0.46, abs=0.01)  # Agresti: .46
-    assert found.notes == ()
+    assert ranking.models[0].name == "Milwaukee"
+    assert ranking.models[0].points == 50
+    assert ranking.models[0].comparisons == 78
+    assert ranking.win_probability("Boston", "New York") == pytest.approx(0.46, abs=0.01)  # Agresti: .46
+    assert ranking.notes == ()
 
 
 def test_two_models_by_hand():
     comparisons = [Comparison(str(i), "a", "b", 1) for i in range(6)] + [Comparison("x", "b", "a", 0.5)] * 4
-    found = rank(comparisons, prior_votes=0, n_resamples=10)  # 8 points to 2
-    assert found.win_probability("a", "b") == pytest.approx(0.8)
-    assert found.models[0].strength.value == pytest.approx(math.log(4) / 2)
+    ranking = rank(comparisons, prior_votes=0, n_resamples=10)  # 8 points to 2
+    assert ranking.win_probability("a", "b") == pytest.approx(0.8)
+    assert ranking.models[0].strength.value == pytest.approx(math.log(4) / 2)
 
 
 def test_a_tie_is_half_a_win_each_and_order_does_not_matter():
@@ -54,18 +54,20 @@ def test_a_tie_is_half_a_win_each_and_order_does_not_matter():
     split = [Comparison("v", x, y, s) for x, y in (("a", "b"), ("c", "b")) for s in (0, 1)] + [
         Comparison("v", "c", "a", 0)
     ] * 2
-    one, two = ({m.name: m.strength.value for m in rank(c, n_resamples=2).models} for c in (tied * 2, split))
-    assert one == pytest.approx(two)
+    tied_strengths, split_strengths = (
+        {m.name: m.strength.value for m in rank(c, n_resamples=2).models} for c in (tied * 2, split)
+    )
+    assert tied_strengths == pytest.approx(split_strengths)
 
 
 def simulated(rng, strengths, voters, votes):
     comparisons = []
     for voter in range(voters):
-        own = {name: s + rng.normal(0, 0.7) for name, s in strengths.items()}
+        tastes = {name: s + rng.normal(0, 0.7) for name, s in strengths.items()}
         for _ in range(votes):
             a, b = rng.choice(list(strengths), size=2, replace=False)
             comparisons.append(
-                Comparison(str(voter), str(a), str(b), int(rng.random() < 1 / (1 + math.exp(own[b] - own[a]))))
+                Comparison(str(voter), str(a), str(b), int(rng.random() < 1 / (1 + math.exp(tastes[b] - tastes[a]))))
             )
     return comparisons
 
@@ -91,42 +93,42 @@ def test_intervals_hold_the_truth():
             Comparison(str(i), a, b, int(rng.random() < p))
             for i, (a, b, p) in enumerate([("a", "b", 0.7311), ("b", "c", 0.5), ("a", "c", 0.7311)] * 40)
         ]
-        found = {m.name: m.strength for m in rank(log, n_resamples=200).models}
-        held.append(found["a"].low <= 2 / 3 <= found["a"].high)
+        strengths = {m.name: m.strength for m in rank(log, n_resamples=200).models}
+        held.append(strengths["a"].low <= 2 / 3 <= strengths["a"].high)
     assert np.mean(held) >= 0.85
 
 
 def test_groups_without_a_link_are_ranked_apart():
-    found = rank([Comparison("v", "a", "b", 1), Comparison("w", "b", "a", 1), Comparison("w", "d", "c", 0.5)])
-    assert found.groups == (("a", "b"), ("c", "d"))
-    assert "cannot be compared: a, b | c, d" in found.notes[0]
+    ranking = rank([Comparison("v", "a", "b", 1), Comparison("w", "b", "a", 1), Comparison("w", "d", "c", 0.5)])
+    assert ranking.groups == (("a", "b"), ("c", "d"))
+    assert "cannot be compared: a, b | c, d" in ranking.notes[0]
     with pytest.raises(GateError, match="nothing links 'a' with 'c'"):
-        found.win_probability("a", "c")
+        ranking.win_probability("a", "c")
 
 
 def test_one_sided_votes_are_finite_and_said():
-    found = rank(
+    ranking = rank(
         [Comparison(str(i), "a", b, 1) for i in range(5) for b in ("b", "c")] + [Comparison("v", "b", "c", 0.5)]
     )
-    assert found.models[0].name == "a"
-    assert all(math.isfinite(m.strength.value) for m in found.models)
-    assert [math.isinf(m.strength.high) for m in found.models] == [True, False, False]
-    assert [math.isinf(m.strength.low) for m in found.models] == [False, True, True]
-    assert found.notes == ("one-sided: nobody else took a point from a, so only the prior bounds how far ahead",)
+    assert ranking.models[0].name == "a"
+    assert all(math.isfinite(m.strength.value) for m in ranking.models)
+    assert [math.isinf(m.strength.high) for m in ranking.models] == [True, False, False]
+    assert [math.isinf(m.strength.low) for m in ranking.models] == [False, True, True]
+    assert ranking.notes == ("one-sided: nobody else took a point from a, so only the prior bounds how far ahead",)
     with pytest.raises(GateError, match="no maximum likelihood: one-sided"):
         rank([Comparison("v", "a", "b", 1)], prior_votes=0)
 
 
 def test_two_unbeaten_models_are_both_open_above():
-    found = rank([Comparison(str(i), x, "c", 1) for i in range(5) for x in ("a", "b")])
-    assert {m.name: math.isinf(m.strength.high) for m in found.models} == {"a": True, "b": True, "c": False}
-    assert "took a point from a, b," in found.notes[0]
+    ranking = rank([Comparison(str(i), x, "c", 1) for i in range(5) for x in ("a", "b")])
+    assert {m.name: math.isinf(m.strength.high) for m in ranking.models} == {"a": True, "b": True, "c": False}
+    assert "took a point from a, b," in ranking.notes[0]
 
 
 def test_one_voter_has_no_interval():
-    found = rank([Comparison("v", "a", "b", 1), Comparison("v", "b", "a", 1)])
-    assert (found.models[0].strength.low, found.models[0].strength.high) == (-math.inf, math.inf)
-    assert "one voter" in found.notes[0]
+    ranking = rank([Comparison("v", "a", "b", 1), Comparison("v", "b", "a", 1)])
+    assert (ranking.models[0].strength.low, ranking.models[0].strength.high) == (-math.inf, math.inf)
+    assert "one voter" in ranking.notes[0]
 
 
 def test_broken_comparisons_are_refused():

@@ -67,13 +67,13 @@ def test_decision_stands_from_the_first_crossing_after_the_minimum():
 
 def test_confidence_sequence_excludes_one_half_exactly_when_the_capital_says_so():
     rng = np.random.default_rng(0)
-    seen = set()
+    outcomes = set()
     for _ in range(200):
         scores = rng.binomial(5, rng.choice([0.4, 0.5, 0.7]), size=25) / 5
         test = betting_test(scores, VOTER_STAKES, alpha=0.05)
         assert (test.e_better[-1] >= 20, test.e_worse[-1] >= 20) == (test.mean.low >= 0.5, test.mean.high <= 0.5)
-        seen.add((test.mean.low >= 0.5, test.mean.high <= 0.5))
-    assert len(seen) == 3
+        outcomes.add((test.mean.low >= 0.5, test.mean.high <= 0.5))
+    assert len(outcomes) == 3
 
 
 def test_confidence_sequence_holds_the_mean_at_all_times():

@@ -23,17 +23,17 @@ def binary(hits, rows, **more):
     ],
 )
 def test_binary_rows_get_newcombe_s_interval(first, second, low, high):
-    found = difference_interval(binary(*first), binary(*second))
-    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+    interval = difference_interval(binary(*first), binary(*second))
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_other_rows_get_welch_s_interval():
     rng = np.random.default_rng(0)
     first, second = rng.normal(1, 1, 30), rng.normal(0, 3, 12)
     expected = ttest_ind(first, second, equal_var=False).confidence_interval(0.9)
-    found = difference_interval(Sample(tuple(first)), Sample(tuple(second)), confidence=0.9)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    assert found.value == pytest.approx(first.mean() - second.mean())
+    interval = difference_interval(Sample(tuple(first)), Sample(tuple(second)), confidence=0.9)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+    assert interval.value == pytest.approx(first.mean() - second.mean())
 
 
 def test_rows_that_stand_twice_do_not_count_twice():
@@ -52,9 +52,9 @@ def test_weights_make_it_a_ratio_of_sums():
 
 @pytest.mark.parametrize("alike", [Sample((2.0,) * 5), Sample((2.0,)), Sample((1.0, 2.0), clusters=("a", "a"))])
 def test_rows_without_spread_bound_nothing(alike):
-    found = difference_interval(alike, Sample((0.0, 1.0, 2.0)))
-    assert (found.low, found.high) == (-math.inf, math.inf)
-    assert "the first rows have no spread" in found.method
+    interval = difference_interval(alike, Sample((0.0, 1.0, 2.0)))
+    assert (interval.low, interval.high) == (-math.inf, math.inf)
+    assert "the first rows have no spread" in interval.method
 
 
 @pytest.mark.parametrize("kind", ["binary", "clustered", "skewed"])
@@ -69,8 +69,8 @@ def test_it_holds_the_truth_as_often_as_it_says(kind):
             return Sample(tuple(means + rng.normal(0, 0.3, len(means))), clusters=tuple(np.repeat(range(rows // 2), 2)))
         return Sample(tuple(rng.exponential(1, rows)))
 
-    found = [difference_interval(draw(80), draw(40)) for _ in range(600)]
-    assert 0.92 <= np.mean([one.low <= 0 <= one.high for one in found]) <= 0.98
+    intervals = [difference_interval(draw(80), draw(40)) for _ in range(600)]
+    assert 0.92 <= np.mean([interval.low <= 0 <= interval.high for interval in intervals]) <= 0.98
 
 
 def test_broken_values_are_refused():

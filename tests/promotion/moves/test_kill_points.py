@@ -101,8 +101,8 @@ def cut_off(call: str) -> Callable[[MlflowClient, str], None]:
         register_versions(client, f"{name}-rehearsal", 3)
         two_promotions(client, f"{name}-rehearsal")
         promote(calls, f"{name}-rehearsal", "3", "2")
-        begun = calls.made.index("set_registered_model_tag")
-        assert run_killed(uri, calls.made.index(call, begun) + 1, promote, name, "3", "2")
+        begun = calls.methods.index("set_registered_model_tag")
+        assert run_killed(uri, calls.methods.index(call, begun) + 1, promote, name, "3", "2")
         assert INTENT_TAG in client.get_registered_model(name).tags
 
     return prepare
@@ -113,10 +113,10 @@ class Recorded:
 
     def __init__(self, client: MlflowClient) -> None:
         self._client = client
-        self.made: list[str] = []
+        self.methods: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        self.made.append(name)
+        self.methods.append(name)
         return getattr(self._client, name)
 
 

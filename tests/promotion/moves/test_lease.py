@@ -25,9 +25,9 @@ def models(client) -> list[str]:
 
 def held_elsewhere(client, *, expires_in_s: float) -> Holder:
     """A lease of another machine, whose life nobody here can judge."""
-    found = Holder("e" * 32, "ann@elsewhere", 1, "another machine", time.time() + expires_in_s)
-    client.create_registered_model("bot.promoting", tags=found.to_tags())
-    return found
+    holder = Holder("e" * 32, "ann@elsewhere", 1, "another machine", time.time() + expires_in_s)
+    client.create_registered_model("bot.promoting", tags=holder.to_tags())
+    return holder
 
 
 def test_it_leaves_nothing_in_the_registry(client):
@@ -124,7 +124,7 @@ def test_a_clock_set_back_does_not_lengthen_it(client, monkeypatch):
 def test_who_was_taken_over_stops_and_does_not_end_the_later_lease(client):
     with Lease(client, "bot") as first:
         client.rename_registered_model(
-            "bot.promoting", f"bot.promoting.{first._own().id}"
+            "bot.promoting", f"bot.promoting.{first._our_holder().id}"
         )  # as one that takes over does
         second = Lease(client, "bot").__enter__()
         with pytest.raises(LeaseError, match="took it over"):

@@ -45,8 +45,8 @@ def test_the_first_promotion_sets_no_previous(client):
 
 def test_a_promotion_is_recorded_with_its_evidence(moved):
     run_id = moved.create_run(promotions_experiment(moved, "bot")).info.run_id
-    said = evidence("2", run_id=run_id, candidate_digest="c" * 64, champion_digest="a" * 64)
-    move = promote_version(moved, "bot", 3, evidence=said)
+    judged = evidence("2", run_id=run_id, candidate_digest="c" * 64, champion_digest="a" * 64)
+    move = promote_version(moved, "bot", 3, evidence=judged)
     assert (move.run_id, move.previous, aliases_of(moved, "bot")) == (run_id, "2", ("3", "2"))
     newest = history(moved, "bot")[0]
     assert (newest.kind, newest.outcome, newest.is_moved) == ("promote", "promote", True)
@@ -79,7 +79,7 @@ def test_another_alias_moves_without_previous(moved):
 
 
 @pytest.mark.parametrize(
-    ("version", "said", "told"),
+    ("version", "judged", "message"),
     [
         ("2", evidence("2"), "version 2 is champion already"),
         ("3", evidence("1"), "judged against version 1, but champion is version 2 now"),
@@ -89,9 +89,9 @@ def test_another_alias_moves_without_previous(moved):
         ("3", evidence("2", run_id="f" * 32), "run f+ does not exist"),
     ],
 )
-def test_what_is_refused_moves_nothing(moved, version, said, told):
-    with pytest.raises(MoveError, match=told):
-        promote_version(moved, "bot", version, evidence=said)
+def test_what_is_refused_moves_nothing(moved, version, judged, message):
+    with pytest.raises(MoveError, match=message):
+        promote_version(moved, "bot", version, evidence=judged)
     assert aliases_of(moved, "bot") == ("2", "1")
     assert len(moves_of(moved, "bot")) == 2
     assert faults_after_settling(moved, "bot") == []
@@ -145,12 +145,12 @@ def test_rollback_needs_nothing_of_the_versions_tracking_data(desk, tmp_path):
     experiment = client.create_experiment("training", artifact_location=str(tmp_path / "artifacts"))
     for _ in range(2):
         run_id = client.create_run(experiment).info.run_id
-        made = mlflow.models.Model.log(
+        model = mlflow.models.Model.log(
             artifact_path=None, name="m", flavor=mlflow.pyfunc, run_id=run_id, python_model=str(source),
             signature=mlflow.models.ModelSignature(params=mlflow.types.ParamSchema([])), pip_requirements=[],
         )  # fmt: skip
-        mlflow.register_model(f"models:/{made.model_id}", "real")
-        runs.append((run_id, made.model_id))
+        mlflow.register_model(f"models:/{model.model_id}", "real")
+        runs.append((run_id, model.model_id))
     promote_version(client, "real", "1", evidence=evidence(None))
     promote_version(client, "real", "2", evidence=evidence("1"))
     for run_id, model_id in runs:
@@ -166,14 +166,14 @@ def test_rollback_needs_nothing_of_the_versions_tracking_data(desk, tmp_path):
 
 def test_a_move_by_hand_shows_as_unexplained_before_and_after_the_next_move(moved):
     moved.set_registered_model_alias("bot", "champion", "3")
-    found = history(moved, "bot")[0]
-    assert (found.kind, found.from_version, found.to_version, found.run_id) == ("unexplained", "2", "3", None)
+    newest = history(moved, "bot")[0]
+    assert (newest.kind, newest.from_version, newest.to_version, newest.run_id) == ("unexplained", "2", "3", None)
     with pytest.raises(MoveError, match="champion is version 3 now"):
         promote_version(moved, "bot", "1", evidence=evidence("2"))
     roll_back(moved, "bot")
     assert aliases_of(moved, "bot") == ("1", "3")
-    told = [(move.kind, move.from_version, move.to_version) for move in history(moved, "bot")[:3]]
-    assert told == [("rollback", "3", "1"), ("unexplained", "2", "3"), ("promote", "1", "2")]
+    moves = [(move.kind, move.from_version, move.to_version) for move in history(moved, "bot")[:3]]
+    assert moves == [("rollback", "3", "1"), ("unexplained", "2", "3"), ("promote", "1", "2")]
 
 
 def test_a_champion_deleted_by_hand_shows_too_and_can_be_followed(moved):
@@ -195,8 +195,8 @@ def test_deleted_records_make_no_unexplained_moves(moved):
 
 
 def test_decisions_that_held_are_told_with_the_moves(moved):
-    said = MoveEvidence("hold", "d" * 64, "120 rows are too few", champion="2")
-    record_decision(moved, "bot", "3", evidence=said)
+    judged = MoveEvidence("hold", "d" * 64, "120 rows are too few", champion="2")
+    record_decision(moved, "bot", "3", evidence=judged)
     newest = history(moved, "bot")[0]
     assert (newest.outcome, newest.is_moved, newest.from_version, newest.to_version) == ("hold", False, "2", "3")
     assert (newest.who, newest.reason) == (who_moves(), "120 rows are too few")
@@ -221,8 +221,8 @@ def test_a_move_whose_record_cannot_be_written_stands_and_the_next_call_records_
     assert aliases_of(moved, "bot") == ("1", "2")
     roll_back(moved, "bot", reason="and back")  # records that cannot be written are in no rollback's way
     assert aliases_of(moved, "bot") == ("2", "1")
-    told = history(moved, "bot")
-    assert [(record.kind, record.run_id) for record in told] == [("rollback", None), ("rollback", None)]
+    records = history(moved, "bot")
+    assert [(record.kind, record.run_id) for record in records] == [("rollback", None), ("rollback", None)]
     with pytest.raises(MoveError, match="still cannot be written"):
         promote_version(moved, "bot", "3", evidence=evidence("2"))
     moved.restore_experiment(experiment)
