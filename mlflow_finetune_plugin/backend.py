@@ -24,7 +24,7 @@ from mlflow_finetune_plugin.jobs.folder import JobFolder
 from mlflow_finetune_plugin.jobs.progress import ProgressDisplay
 from mlflow_finetune_plugin.submission.experiment import chosen_experiment
 from mlflow_finetune_plugin.submission.mlflow_run import Submission
-from mlflow_finetune_plugin.submission.submit import submit
+from mlflow_finetune_plugin.submission.submitted_job import submit
 
 CANCEL_PATIENCE_S = 60.0
 

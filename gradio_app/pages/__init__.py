@@ -4,8 +4,9 @@ A handler keeps no state: it reads and changes the session. These files import G
 and ``gradio_app.web``. No name of a hidden model is in the page, in its requests or in its configuration.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mlflow_finetune_plugin.lazy import names_on_first_use
 
 if TYPE_CHECKING:
     from gradio_app.pages.api import ComparisonApi
@@ -15,17 +16,14 @@ if TYPE_CHECKING:
     from gradio_app.pages.standings import StandingsPage
 
 __all__ = ["ComparePage", "ComparisonApi", "DataPage", "RunsPage", "StandingsPage"]
-_FILES = {
-    "ComparePage": "compare",
-    "ComparisonApi": "api",
-    "DataPage": "data",
-    "RunsPage": "runs",
-    "StandingsPage": "standings",
-}
 
-
-def __getattr__(name: str) -> Any:
-    """Import a page on first use, because it imports Gradio."""
-    if name not in _FILES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
+__getattr__ = names_on_first_use(
+    __name__,
+    {
+        "ComparePage": "compare",
+        "ComparisonApi": "api",
+        "DataPage": "data",
+        "RunsPage": "runs",
+        "StandingsPage": "standings",
+    },
+)

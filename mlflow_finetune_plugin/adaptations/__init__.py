@@ -1,4 +1,7 @@
-"""The built-in adaptations: how a training changes the base. Each file satisfies ``methods.AdaptationModule``."""
+"""The built-in adaptations: how a training changes the base. Each file satisfies ``methods.AdaptationModule``.
+
+The room promises that whatever differs between two adaptations is in their files.
+"""
 
 from __future__ import annotations
 
@@ -9,3 +12,5 @@ if TYPE_CHECKING:  # mypy checks here that every file satisfies the contract
     from mlflow_finetune_plugin.methods import AdaptationModule
 
     _CHECKED: list[AdaptationModule] = [bottleneck, ia3, lora, qlora]
+
+__all__ = ["bottleneck", "ia3", "lora", "qlora"]

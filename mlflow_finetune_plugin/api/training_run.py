@@ -143,7 +143,7 @@ def submit(
 
     from mlflow_finetune_plugin.backend import FinetuneRun, parameter_text
     from mlflow_finetune_plugin.submission.mlflow_run import Submission
-    from mlflow_finetune_plugin.submission.submit import submit as submit_job
+    from mlflow_finetune_plugin.submission.submitted_job import submit as submit_job
 
     request = Submission(
         project_uri=os.fspath(project),

@@ -13,9 +13,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mlflow_finetune_plugin.base_models.weights_digest import weight_files
 from mlflow_finetune_plugin.errors import BaseModelError
 from mlflow_finetune_plugin.section import EMBEDDED
-from mlflow_finetune_plugin.weights_digest import weight_files
 
 EMBEDDED_FOLDER = Path(__file__).parent.parent / "embedded_base"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "tekken.json")

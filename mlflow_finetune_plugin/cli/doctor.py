@@ -7,7 +7,7 @@ import sys
 import click
 
 from mlflow_finetune_plugin.cli.output import json_option, print_json
-from mlflow_finetune_plugin.console import coloured
+from mlflow_finetune_plugin.jobs.console import coloured
 
 
 @click.command()

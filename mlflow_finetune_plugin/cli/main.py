@@ -8,8 +8,8 @@ import sys
 import click
 
 from mlflow_finetune_plugin import __version__
-from mlflow_finetune_plugin.console import coloured
 from mlflow_finetune_plugin.errors import FinetuneError, RunFailedError, unknown
+from mlflow_finetune_plugin.jobs.console import coloured
 from mlflow_finetune_plugin.startup import quiet_libraries
 
 PROGRAM = "mlflow-finetune"

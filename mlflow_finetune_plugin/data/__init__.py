@@ -6,31 +6,17 @@ Names are imported on first use, so that importing this package stays light.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mlflow_finetune_plugin.lazy import names_on_first_use
 
 if TYPE_CHECKING:
-    from mlflow_finetune_plugin.data.preparation import DataRequest as DataRequest
-    from mlflow_finetune_plugin.data.preparation import PreparedData as PreparedData
-    from mlflow_finetune_plugin.data.preparation import prepare as prepare
-    from mlflow_finetune_plugin.data.reader import DataFile as DataFile
-    from mlflow_finetune_plugin.data.report.contents import DataReport as DataReport
-    from mlflow_finetune_plugin.data.report.contents import UnusableDataError as UnusableDataError
-    from mlflow_finetune_plugin.data.report.page import report_page as report_page
-    from mlflow_finetune_plugin.data.report.text import report_text as report_text
-    from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer as ChatRenderer
-
-_MODULES = {
-    "ChatRenderer": "tokens.renderer",
-    "DataFile": "reader",
-    "DataReport": "report.contents",
-    "DataRequest": "preparation",
-    "PreparedData": "preparation",
-    "UnusableDataError": "report.contents",
-    "prepare": "preparation",
-    "report_page": "report.page",
-    "report_text": "report.text",
-}
+    from mlflow_finetune_plugin.data.preparation import DataRequest, PreparedData, prepare
+    from mlflow_finetune_plugin.data.reader import DataFile
+    from mlflow_finetune_plugin.data.report.contents import DataReport, UnusableDataError
+    from mlflow_finetune_plugin.data.report.page import report_page
+    from mlflow_finetune_plugin.data.report.text import report_text
+    from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
 __all__ = [
     "ChatRenderer",
@@ -44,8 +30,17 @@ __all__ = [
     "report_text",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = names_on_first_use(
+    __name__,
+    {
+        "ChatRenderer": "tokens.renderer",
+        "DataFile": "reader",
+        "DataReport": "report.contents",
+        "DataRequest": "preparation",
+        "PreparedData": "preparation",
+        "UnusableDataError": "report.contents",
+        "prepare": "preparation",
+        "report_page": "report.page",
+        "report_text": "report.text",
+    },
+)

@@ -6,33 +6,16 @@ that importing this package stays light.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mlflow_finetune_plugin.lazy import names_on_first_use
 
 if TYPE_CHECKING:
-    from mlflow_finetune_plugin.evaluation.comparison import AnswerSet as AnswerSet
-    from mlflow_finetune_plugin.evaluation.comparison import compare as compare
-    from mlflow_finetune_plugin.evaluation.metric_modules import load_metric as load_metric
-    from mlflow_finetune_plugin.evaluation.proof import measure as measure
-    from mlflow_finetune_plugin.evaluation.proof import prove as prove
-    from mlflow_finetune_plugin.evaluation.results import EvalReport as EvalReport
-    from mlflow_finetune_plugin.evaluation.results import EvalRow as EvalRow
-    from mlflow_finetune_plugin.evaluation.results import Interval as Interval
-    from mlflow_finetune_plugin.evaluation.results import MetricResult as MetricResult
-    from mlflow_finetune_plugin.evaluation.scale import describe_forgetting as describe_forgetting
-
-_MODULES = {
-    "AnswerSet": "comparison",
-    "EvalReport": "results",
-    "EvalRow": "results",
-    "Interval": "results",
-    "MetricResult": "results",
-    "compare": "comparison",
-    "describe_forgetting": "scale",
-    "load_metric": "metric_modules",
-    "measure": "proof",
-    "prove": "proof",
-}
+    from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare
+    from mlflow_finetune_plugin.evaluation.metric_modules import load_metric
+    from mlflow_finetune_plugin.evaluation.proof import measure, prove
+    from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow, Interval, MetricResult
+    from mlflow_finetune_plugin.evaluation.scale import describe_forgetting
 
 __all__ = [
     "AnswerSet",
@@ -47,8 +30,18 @@ __all__ = [
     "prove",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = names_on_first_use(
+    __name__,
+    {
+        "AnswerSet": "comparison",
+        "EvalReport": "results",
+        "EvalRow": "results",
+        "Interval": "results",
+        "MetricResult": "results",
+        "compare": "comparison",
+        "describe_forgetting": "scale",
+        "load_metric": "metric_modules",
+        "measure": "proof",
+        "prove": "proof",
+    },
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, TextIO
 
-from mlflow_finetune_plugin.console import Progress
+from mlflow_finetune_plugin.jobs.console import ProgressLine
 from mlflow_finetune_plugin.jobs.folder import JobFolder, supervisor_alive
 from mlflow_finetune_plugin.jobs.report import ReportReader
 
@@ -21,7 +21,7 @@ class ProgressDisplay:
     def __init__(self, folder: JobFolder, out: TextIO) -> None:
         self._folder = folder
         self._reader = ReportReader(folder.report)
-        self._progress = Progress(out)
+        self._progress = ProgressLine(out)
 
     def until_outcome(self) -> dict[str, Any] | None:
         """Follow the job until its outcome is written. Return None when no supervisor has lived for 20 seconds."""

@@ -26,7 +26,7 @@ from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
 
 PROBES = 16
 _LOADER = Path(__file__).parent / "pyfunc_loader.py"
-_CODE = Path(__file__).parent.parent / "weights_digest.py"
+_CODE = Path(__file__).parent.parent / "base_models" / "weights_digest.py"
 # log-probabilities of the same weights on the same device and code path; half precision may pick other kernels
 _RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 2e-2}
 

@@ -20,6 +20,7 @@ from peft import PeftModel
 from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.base_models.facts import takes_adapters
 from mlflow_finetune_plugin.base_models.loading import BaseModel
+from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
 from mlflow_finetune_plugin.config.sections import MAX_PRECISION_GAP
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError, TrackingError
 from mlflow_finetune_plugin.evaluation.results import EvalRow
@@ -55,7 +56,6 @@ from mlflow_finetune_plugin.store.registry import (
     is_registered,
     register_adapter,
 )
-from mlflow_finetune_plugin.weights_digest import folder_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,4 +1,7 @@
-"""The built-in objectives: what a training learns from. Each file satisfies ``methods.Objective``."""
+"""The built-in objectives: what a training learns from. Each file satisfies ``methods.Objective``.
+
+The room promises that an objective and an adaptation know nothing of each other, so that every pair can be trained.
+"""
 
 from __future__ import annotations
 
@@ -9,3 +12,5 @@ if TYPE_CHECKING:  # mypy checks here that every file satisfies the contract
     from mlflow_finetune_plugin.objectives import sft
 
     _CHECKED: list[Objective] = [sft]
+
+__all__ = ["sft"]

@@ -22,7 +22,7 @@ _WARM = 3
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class RouterEndpoint:
     """A router of this package. ``url`` includes ``/v1``; ``key`` is an API key, None sends none."""
 
     url: str
@@ -42,7 +42,7 @@ class Endpoint:
 class ServedVersion:
     """One version behind an endpoint. Raises GateError for an answer of another version."""
 
-    def __init__(self, endpoint: Endpoint, version: ProvenVersion) -> None:
+    def __init__(self, endpoint: RouterEndpoint, version: ProvenVersion) -> None:
         self._endpoint, self._version = endpoint, version
 
     def answer(self, rows: Sequence[EvalRow], max_new_tokens: int) -> AnswerSet:
@@ -97,7 +97,7 @@ class ServedVersion:
 def probe_latency(
     candidate: ServedVersion,
     champion: ServedVersion | None,
-    endpoint: Endpoint,
+    endpoint: RouterEndpoint,
     rows: HeldOut,
     say: Callable[[str], None],
 ) -> Latency:

@@ -21,7 +21,7 @@ from mlflow_finetune_plugin.promotion.config import PromotionConfig, canary_poli
 from mlflow_finetune_plugin.promotion.connection import connect
 from mlflow_finetune_plugin.promotion.decision import PendingDecision, decide, prepare_decision
 from mlflow_finetune_plugin.promotion.decision_run import carry_out
-from mlflow_finetune_plugin.promotion.endpoint import Endpoint, ServedVersion, probe_latency
+from mlflow_finetune_plugin.promotion.endpoint import RouterEndpoint, ServedVersion, probe_latency
 from mlflow_finetune_plugin.promotion.moves.canary_state import read_state
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
 from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
@@ -198,7 +198,7 @@ def _sources(client: MlflowClient, options: PromotionOptions, pending: PendingDe
     rows = pending.candidate.held_out
     if options.endpoint is None or rows is None:
         return sources
-    endpoint = Endpoint(options.endpoint, os.environ.get(ROUTER_KEY))
+    endpoint = RouterEndpoint(options.endpoint, os.environ.get(ROUTER_KEY))
 
     def served(version: ProvenVersion) -> ServedVersion:
         return ServedVersion(endpoint, version)

@@ -7,8 +7,9 @@ certificate never answers.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mlflow_finetune_plugin.lazy import names_on_first_use
 
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.serving.process import RunningService, serve
@@ -17,18 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineLimits", "RunningService", "Service", "ServiceSettings", "check_settings", "serve"]
 
-_MODULES = {
-    "EngineLimits": "settings",
-    "RunningService": "process",
-    "Service": "service",
-    "ServiceSettings": "settings",
-    "check_settings": "settings",
-    "serve": "process",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name at its first use, because most modules here need packages of the serve extra."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = names_on_first_use(
+    __name__,
+    {
+        "EngineLimits": "settings",
+        "RunningService": "process",
+        "Service": "service",
+        "ServiceSettings": "settings",
+        "check_settings": "settings",
+        "serve": "process",
+    },
+)

@@ -24,7 +24,7 @@ Kind = Literal["text", "path", "integer", "seconds", "switch"]
 
 
 @dataclass(frozen=True)
-class Option:
+class ServeOption:
     """How a setting is given to ``mlflow-finetune serve`` and to ``mlflow deployments create -C NAME=VALUE``.
 
     Attributes:
@@ -56,8 +56,8 @@ class Option:
         return (self.flag, *earlier)
 
 
-def _option(*texts: str, **more: Any) -> dict[str, Option]:
-    return {"option": Option(*texts, **more)}  # type: ignore[arg-type]  # the caller passes name, help, kind and metavar
+def _option(*texts: str, **more: Any) -> dict[str, ServeOption]:
+    return {"option": ServeOption(*texts, **more)}  # type: ignore[arg-type]  # the caller passes name, help, kind and metavar
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Setting:
     """
 
     field_name: str
-    option: Option
+    option: ServeOption
     default: Any
     is_repeatable: bool
 

@@ -17,12 +17,12 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+from mlflow_finetune_plugin.base_models.weights_digest import base_digest
 from mlflow_finetune_plugin.errors import FinetuneError, ServingError
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.fetching import FetchedVersion, Fetcher
 from mlflow_finetune_plugin.serving.versions.names import parse
 from mlflow_finetune_plugin.store.model_ref import ModelRef
-from mlflow_finetune_plugin.weights_digest import base_digest
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_finetune_plugin import __version__
+from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.planning.plan import Plan
 from mlflow_finetune_plugin.store.names import (
@@ -18,7 +19,6 @@ from mlflow_finetune_plugin.store.names import (
     OBJECTIVE_TAG,
     SERVING_TAG,
 )
-from mlflow_finetune_plugin.weights_digest import folder_digest
 
 
 @dataclass(frozen=True)

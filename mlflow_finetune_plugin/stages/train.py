@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mlflow_finetune_plugin.base_models import loading
+from mlflow_finetune_plugin.base_models.weights_digest import base_digest
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.logged_models.adapter import (
@@ -48,7 +49,6 @@ from mlflow_finetune_plugin.training.memory import PeakMemory
 from mlflow_finetune_plugin.training.processes import joined
 from mlflow_finetune_plugin.training.saving import Saves
 from mlflow_finetune_plugin.training.trainer import TrainingResult
-from mlflow_finetune_plugin.weights_digest import base_digest
 
 
 @dataclass(frozen=True)

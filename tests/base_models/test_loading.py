@@ -148,7 +148,7 @@ def test_hub_name_without_network_is_one_clear_error():
 
 
 def test_copy_has_the_same_digest_and_a_changed_byte_another(llama, tmp_path):
-    from mlflow_finetune_plugin.weights_digest import base_digest
+    from mlflow_finetune_plugin.base_models.weights_digest import base_digest
 
     copy = Path(shutil.copytree(llama, tmp_path / "copy"))
     assert base_digest(copy) == base_digest(llama)

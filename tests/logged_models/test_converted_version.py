@@ -14,6 +14,7 @@ from pipeline_runs import config_for, run_pipeline
 from served_models import VersionMaker
 from tiny_bases import tiny_base
 
+from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
 from mlflow_finetune_plugin.cli import main
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError, TrackingError
 from mlflow_finetune_plugin.logged_models import converted_version
@@ -22,7 +23,6 @@ from mlflow_finetune_plugin.logged_models.loading import differences, load_logge
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.fetching import Fetcher
 from mlflow_finetune_plugin.store.registry import find_model
-from mlflow_finetune_plugin.weights_digest import folder_digest
 
 RANK = 16
 

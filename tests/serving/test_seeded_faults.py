@@ -77,7 +77,7 @@ def test_a_precision_is_served_where_the_worker_has_told_of_it(tmp_path, registr
 def _break(registry, number: str, fault: str, *, model: str, good: str) -> None:
     from safetensors.torch import load_file, save_file
 
-    from mlflow_finetune_plugin.weights_digest import folder_digest
+    from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
 
     adapter = registry.artifacts(model, number) / "adapter"
     weights = adapter / "adapter_model.safetensors"

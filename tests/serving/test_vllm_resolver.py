@@ -17,9 +17,9 @@ from tiny_adapters import load_model
 from transformers import AutoTokenizer
 
 from mlflow_finetune_plugin.base_models.files import EMBEDDED_FOLDER
+from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
 from mlflow_finetune_plugin.serving import vllm_resolver
 from mlflow_finetune_plugin.serving.vllm_resolver import PatientFinder, VersionFinder
-from mlflow_finetune_plugin.weights_digest import folder_digest
 
 BASE = str(EMBEDDED_FOLDER)
 

@@ -10,7 +10,7 @@ from submission_requests import DATA, assert_nothing_left
 
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.submission.mlflow_run import Submission
-from mlflow_finetune_plugin.submission.submit import SubmittedJob, submit
+from mlflow_finetune_plugin.submission.submitted_job import SubmittedJob, submit
 
 
 @pytest.fixture

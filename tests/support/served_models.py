@@ -17,13 +17,13 @@ from tiny_adapters import load_model, save_adapter
 from transformers import AutoTokenizer
 
 from mlflow_finetune_plugin.base_models.files import EMBEDDED_FOLDER
+from mlflow_finetune_plugin.base_models.weights_digest import base_digest, folder_digest
 from mlflow_finetune_plugin.config.sections import MAX_PRECISION_GAP
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.logged_models.adapter import log_adapter, make_reference, probe_log_probs
 from mlflow_finetune_plugin.logged_models.precisions import served_as
 from mlflow_finetune_plugin.store.registry import register_adapter
-from mlflow_finetune_plugin.weights_digest import base_digest, folder_digest
 
 QUESTIONS = (
     "where is my card?",

@@ -1,1 +1,3 @@
 """Commands that compare versions: the playground, its users, and votes."""
+
+__all__ = ["playground", "users", "votes"]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlflow_finetune_plugin.weights_digest import weight_files
+from mlflow_finetune_plugin.base_models.weights_digest import weight_files
 
 _OUTPUTS = ("lm_head.weight", "embed_out.weight")
 _INPUTS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_finetune_plugin.base_models.files import context_length, hidden_size
+from mlflow_finetune_plugin.base_models.weights_digest import weight_files
 from mlflow_finetune_plugin.errors import MissingExtraError, ServingError
 from mlflow_finetune_plugin.serving.engines import vllm_cpu_lora
 from mlflow_finetune_plugin.serving.settings import MAX_RANK, TRANSFORMERS, VLLM, EngineLimits
 from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, FetchedVersion
 from mlflow_finetune_plugin.threads import allowed_cores, choose_threads
-from mlflow_finetune_plugin.weights_digest import weight_files
 
 _OUTER = frozenset(("lm_head", "embed_tokens", "wte", "embed_out", "embed_in"))
 _LINEAR = frozenset(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from mlflow_finetune_plugin.base_models.weights_digest import weight_files
 from mlflow_finetune_plugin.errors import ServingError
-from mlflow_finetune_plugin.weights_digest import weight_files
 
 _OUTPUT = "lm_head.weight"
 _INPUT = "model.embed_tokens.weight"

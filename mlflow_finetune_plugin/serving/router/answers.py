@@ -73,7 +73,7 @@ class ClientGoneError(ServingError):
     """The client closed its connection before the answer."""
 
 
-class StreamedAnswer(Response):
+class ForwardedStream(Response):
     """Server-sent events, passed on unchanged except for a usage event that the client did not request.
 
     If the engine ends the answer early, the client gets an error event and no ``[DONE]``. If the client closes its connection,

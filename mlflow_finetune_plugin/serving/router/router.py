@@ -26,7 +26,7 @@ from mlflow_finetune_plugin.serving.router.answers import (
     AnswerEnd,
     ClientGoneError,
     EngineLostError,
-    StreamedAnswer,
+    ForwardedStream,
     until_gone,
     whole_answer,
 )
@@ -230,7 +230,7 @@ class Router:
             await stack.aclose()
             _end_whole(on_end, upstream.status_code)
             return Response(content, upstream.status_code, {**headers, "content-type": "application/json"})
-        return StreamedAnswer(upstream, stack, timer, on_end, wants_usage=checked.wants_usage, headers=headers)
+        return ForwardedStream(upstream, stack, timer, on_end, wants_usage=checked.wants_usage, headers=headers)
 
     async def _find(self, checked: CheckedRequest) -> _Responder:
         ref = parse(checked.model, self._follower.served_models())

@@ -23,9 +23,9 @@ from typing import Self
 
 from safetensors import SafetensorError, safe_open
 
+from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
 from mlflow_finetune_plugin.durable_files import sync
 from mlflow_finetune_plugin.errors import StoreError
-from mlflow_finetune_plugin.weights_digest import folder_digest
 
 logger = logging.getLogger(__name__)
 

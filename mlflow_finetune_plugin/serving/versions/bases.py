@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 
 from mlflow_finetune_plugin.base_models.files import local_folder
+from mlflow_finetune_plugin.base_models.weights_digest import base_digest
 from mlflow_finetune_plugin.errors import BaseModelError, ServingError
 from mlflow_finetune_plugin.serving.versions.fetching import FetchedVersion
-from mlflow_finetune_plugin.weights_digest import base_digest
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.promotion.answers import Sources
 from mlflow_finetune_plugin.promotion.decision import decide, prepare_decision
 from mlflow_finetune_plugin.promotion.decision_run import carry_out
-from mlflow_finetune_plugin.promotion.endpoint import Endpoint
+from mlflow_finetune_plugin.promotion.endpoint import RouterEndpoint
 from mlflow_finetune_plugin.promotion.held_out import FILE, TABLE
 from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
@@ -369,7 +369,7 @@ def test_what_cannot_be_judged_is_one_message_and_moves_nothing(client, capsys):
 def test_an_endpoint_holds_no_secret():
     for url in ("http://me:secret@here/v1", "here:8000", "file:///etc/passwd"):
         with pytest.raises(GateError, match="without a name and password") as caught:
-            Endpoint(url)
+            RouterEndpoint(url)
         assert "secret" not in str(caught.value)
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
 from mlflow_finetune_plugin.errors import StoreError
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
-from mlflow_finetune_plugin.weights_digest import folder_digest
 
 
 @pytest.fixture

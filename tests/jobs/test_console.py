@@ -7,7 +7,7 @@ import select
 
 import pytest
 
-from mlflow_finetune_plugin.console import Progress, coloured, duration
+from mlflow_finetune_plugin.jobs.console import ProgressLine, coloured, duration
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_colour_is_for_terminals_that_want_it(monkeypatch):
 
 def test_log_has_numbers_with_units_and_no_internal_names():
     out = io.StringIO()
-    progress = Progress(out)
+    progress = ProgressLine(out)
     for step in range(5):
         progress.show("train", step, 4, "steps", {"loss": 2.5, "tokens_per_s": 4531.0, "seconds_left": 93.0})
     assert out.getvalue().splitlines() == [
@@ -48,8 +48,8 @@ def test_log_has_numbers_with_units_and_no_internal_names():
 
 def test_time_left_is_computed_where_it_is_not_reported(monkeypatch):
     out, now = io.StringIO(), [1000.0]
-    monkeypatch.setattr("mlflow_finetune_plugin.console.time.monotonic", lambda: now[0])
-    progress = Progress(out)
+    monkeypatch.setattr("mlflow_finetune_plugin.jobs.console.time.monotonic", lambda: now[0])
+    progress = ProgressLine(out)
     for done in (0, 20, 40):
         progress.show("proof", done, 100, "answers of the base")
         now[0] += 11
@@ -58,8 +58,8 @@ def test_time_left_is_computed_where_it_is_not_reported(monkeypatch):
 
 def test_lines_of_a_long_training_get_rarer(monkeypatch):
     out, now = io.StringIO(), [1000.0]
-    monkeypatch.setattr("mlflow_finetune_plugin.console.time.monotonic", lambda: now[0])
-    progress = Progress(out)
+    monkeypatch.setattr("mlflow_finetune_plugin.jobs.console.time.monotonic", lambda: now[0])
+    progress = ProgressLine(out)
     for step in range(7200):
         progress.show("train", step, 7200, "steps")
         now[0] += 1
@@ -70,7 +70,7 @@ def test_each_work_has_a_bar_of_its_own(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     reader, writer = pty.openpty()
     with os.fdopen(writer, "w") as terminal:
-        progress = Progress(terminal)
+        progress = ProgressLine(terminal)
         for unit in ("answers of the base", "answers of the adapter"):
             for done in range(3):
                 progress.show("proof", done, 2, unit)

@@ -44,7 +44,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-class Progress:
+class ProgressLine:
     """Shows how far a piece of work is: a bar on a terminal, elsewhere a line every 10 s, later every minute."""
 
     def __init__(self, stream: TextIO) -> None:
