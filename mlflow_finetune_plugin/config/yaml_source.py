@@ -100,7 +100,7 @@ def load_document(path: Path) -> Document:
     except RecursionError as error:
         raise ConfigError([f"{path}: an anchor (&name) holds itself; fix: write the value out"]) from error
     if repeated:
-        raise ConfigError([f"{path}:{entry}: the key stands twice; fix: keep one" for entry in repeated])
+        raise ConfigError([f"{path}:{entry}: the key occurs twice; fix: keep one" for entry in repeated])
     return Document(values, lines)
 
 

@@ -1,8 +1,8 @@
-"""What follows from a look at a canary, a candidate that answers a growing share of the requests: widen, wait, back, or stop.
+"""Judge a canary, a candidate that answers a growing share of the requests: widen, wait, back or hold.
 
-Harm is looked for at every look: failures by tests that may be looked at as often (``failures``), people's votes by
-theirs, latency by several looks in a row. A canary that does no harm widens when its time is over and it has answered
-enough; one that does not get to answer holds.
+Every check tests for harm: failed answers by tests that stay valid however often they are repeated (``failures``),
+people's votes by theirs, latency by several slow summaries in a row. A canary without harm widens when its step has
+lasted long enough and it has given enough answers. One that gets too few answers holds.
 """
 
 from __future__ import annotations
@@ -20,10 +20,18 @@ Action = Literal["widen", "wait", "back", "hold"]
 
 @dataclass(frozen=True)
 class CanaryLook:
-    """What is known at a look. ``canary``, ``champion``: their answers since the canary began; ``failures``: batch by batch.
+    """The measurements at one check of a canary.
 
-    ``step`` counts from 0, ``in_step_s`` and ``step_answers`` (the canary's) since it began. ``latency``: findings of
-    the routers' newest answers, ``slow_looks`` of new ones in a row being too slow. ``votes``: the finding of people's.
+    Args:
+        step: The current step, from 0.
+        in_step_s: Seconds since the step began.
+        step_answers: Answers of the canary since the step began.
+        canary: The canary's answers since the canary began.
+        champion: The champion's answers in the same time.
+        failures: The test of the failures so far, batch by batch.
+        latency: Findings on the routers' newest answers.
+        slow_looks: How many new latency summaries in a row were too slow.
+        votes: The finding on people's votes; None without votes.
     """
 
     step: int
@@ -39,7 +47,7 @@ class CanaryLook:
 
 @dataclass(frozen=True)
 class CanaryVerdict:
-    """``findings`` say why."""
+    """What to do with the canary, and the findings that are the reason."""
 
     action: Action
     findings: tuple[Finding, ...]
@@ -53,7 +61,7 @@ class CanaryVerdict:
 
 
 def judge_canary(policy: CanaryPolicy, look: CanaryLook) -> CanaryVerdict:
-    """Back if anything shows harm; else widen, wait or hold by the step's time and answers."""
+    """Return ``back`` if any finding shows harm, else widen, wait or hold by the time and the answers of the step."""
     harms = [_compared(policy, look), _bounded(policy, look), *_slow(policy, look)]
     if look.votes is not None:
         harms.append(_as_canary(look.votes, "reject" if look.votes.outcome == "reject" else "noted"))
@@ -89,8 +97,10 @@ def _compared(policy: CanaryPolicy, look: CanaryLook) -> Finding:
 
 
 def _bounded(policy: CanaryPolicy, look: CanaryLook) -> Finding:
-    """What fails on both sides is no fault of the canary's: then nothing widens, and nothing goes back. For that any
-    evidence of the champion's is enough, as the burst of an outage passes the two by different margins.
+    """Compare the canary's failures with the policy's bound.
+
+    If both sides fail, the cause is not the canary: it neither widens nor goes back. Any evidence against the champion
+    is enough for that, because an outage pushes the two sides past the bound by different margins.
     """
     bound = policy.failures_at_most
     evidence, of_champion = e_above(look.canary, bound), e_above(look.champion, bound)
@@ -120,9 +130,9 @@ def _step(policy: CanaryPolicy, look: CanaryLook) -> Finding:
     progress = f"{share}: {look.step_answers:,} answers in {look.in_step_s:.0f} s"
     if look.in_step_s >= policy.step_s and look.step_answers >= policy.least_answers:
         return Finding("canary step", "pass", progress)
-    shortfall = f"{progress}, wanted are {policy.least_answers:,} in {policy.step_s:g} s"
+    shortfall = f"{progress}; the step needs {policy.least_answers:,} in {policy.step_s:g} s"
     if look.in_step_s >= policy.patience * policy.step_s:
-        reason = f"{shortfall}, and {policy.patience} times as long was waited; fix: more traffic, or --least-answers"
+        reason = f"{shortfall} and has lasted {policy.patience} times as long; fix: send more traffic, or lower --least-answers"
         return Finding("canary step", "hold", reason)
     return Finding("canary step", "noted", shortfall)
 

@@ -1,4 +1,4 @@
-"""How a canary widens, as it was asked for. Nothing heavy is imported: commands read it before they judge."""
+"""The policy of a canary: how it widens. Imports nothing heavy, because commands read it before they judge."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ from mlflow_finetune_plugin.errors import GateError
 
 @dataclass(frozen=True)
 class CanaryPolicy:
-    """How a canary widens. ``steps``: its shares of the requests in percent; ``step_s``: seconds that each takes at least.
+    """How a canary widens.
 
-    ``least_answers`` in each step, for which ``patience`` times ``step_s`` are waited. ``alpha``: chance of ever going
-    back because of failures though the candidate fails no more often than the champion and than ``failures_at_most``;
-    while both fail more often than that, it neither widens nor goes back.
-    ``slow_looks``: new summaries in a row that must be too slow. Raises GateError for what is no policy.
+    Args:
+        steps: Shares of the requests in percent, rising.
+        step_s: Seconds that each step takes at least.
+        least_answers: Answers that the canary must give in each step.
+        alpha: Chance of ever going back because of failures if the candidate fails no more often than the champion and
+            than ``failures_at_most``. While both fail more often than that, the canary neither widens nor goes back.
+        failures_at_most: Share of answers that may fail.
+        slow_looks: New latency summaries in a row that must be too slow.
+        patience: A step without ``least_answers`` holds after ``patience`` times ``step_s``.
+
+    Raises:
+        GateError: A value is out of range.
     """
 
     steps: tuple[float, ...]
@@ -38,5 +46,5 @@ class CanaryPolicy:
 
     @property
     def boundary(self) -> float:
-        """Of each of the two tests of failures, which share ``alpha``."""
+        """The evidence at which each of the two tests of failures decides. They share ``alpha``."""
         return 2 / self.alpha

@@ -1,4 +1,6 @@
-"""One finding per criterion of a policy: what was asked, what was seen, what follows, and what would settle it."""
+"""Judge each criterion of a policy: one finding with the requirement, the measurement, the outcome and what would
+decide it.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,23 @@ FindingOutcome = Literal["pass", "hold", "reject", "noted"]
 JsonScalar = str | int | float | bool | None
 
 
-_TIME_IT = "--endpoint URL times it, or serve it until a router has told of enough answers"
+_TIME_IT = "--endpoint URL times it, or serve it until a router has reported enough answers"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """``noted`` neither helps nor hinders. ``still_needed`` estimates, on hold, how many more of
-    ``still_needed_unit`` would likely decide if they are like those seen; None: no estimate.
+    """The outcome of one criterion.
+
+    Args:
+        name: The criterion.
+        outcome: ``noted`` neither supports nor prevents a promotion.
+        reason: The outcome in words, with the numbers.
+        bound: The bound of the policy.
+        interval: The estimate.
+        still_needed: On hold, how many more of ``still_needed_unit`` would probably decide, if they are like those so
+            far; None without an estimate.
+        still_needed_unit: What ``still_needed`` counts.
+        details: More numbers, for the report.
     """
 
     name: str
@@ -59,8 +71,10 @@ class Finding:
 
 
 def judge_gain(policy: GainPolicy, evidence: Evidence) -> Finding:
-    """Passes when the lower end of the 95 % paired interval is at or above ``at_least``, rejects when the upper end is
-    below it. The interval is good for one look: judging again on more rows takes another chance of 2.5 %.
+    """Pass if the lower end of the 95 % paired interval is at or above ``at_least``, reject if the upper end is below
+    it.
+
+    The interval is valid for one look. Judging again on more rows adds another chance of error of 2.5 %.
     """
     over = policy.over if evidence.has_champion else "base"
     comparison = f"{policy.metric or 'a metric'} over the {over}"
@@ -85,7 +99,7 @@ def judge_gain(policy: GainPolicy, evidence: Evidence) -> Finding:
 
 
 def judge_forgetting(policy: ForgettingPolicy, measured: Forgetting | Interval | None) -> Finding:
-    """Non-inferiority: passes when the upper end of the 95 % interval is at or below ``at_most`` nats per token."""
+    """Pass if the upper end of the 95 % interval is at or below ``at_most`` nats per token (non-inferiority)."""
     if measured is None:
         return _missing("forgetting", "forgetting was not measured", policy.at_most)
     if isinstance(measured, Interval):
@@ -106,15 +120,15 @@ def judge_forgetting(policy: ForgettingPolicy, measured: Forgetting | Interval |
 
 
 def judge_votes(policy: VotesPolicy, evidence: Votes | None) -> Finding:
-    """Passes or rejects at the first crossing of 1/alpha by the capital that bets on better or on worse.
+    """Pass or reject when the capital that bets on better or on worse first crosses 1/alpha.
 
-    ``bound`` is 1/2, ``interval`` the confidence sequence of the mean score at 1 - 2 alpha. Undecided votes hold when
-    they are required, else they are noted.
+    ``bound`` is 1/2 and ``interval`` the confidence sequence of the mean score at 1 - 2 alpha. Undecided votes hold if
+    the policy requires votes; otherwise they are noted.
     """
     undecided: FindingOutcome = "hold" if policy.required else "noted"
     unit: Literal["voters", "decisive votes"] = "voters" if policy.unit == "voter" else "decisive votes"
     if evidence is None or not evidence.votes:
-        return Finding("votes", undecided, "nobody has voted", 0.5, still_needed_unit=unit)
+        return Finding("votes", undecided, "no votes were cast", 0.5, still_needed_unit=unit)
     alpha = policy.alpha
     if evidence.candidate_number is not None:
         alpha = candidate_alpha(alpha, evidence.candidate_number)
@@ -159,7 +173,7 @@ def judge_votes(policy: VotesPolicy, evidence: Votes | None) -> Finding:
 
 
 def judge_latency(policy: LatencyPolicy, evidence: Evidence) -> list[Finding]:
-    """One finding per bound. Without a champion there is nothing to be slower than, which is noted."""
+    """Return one finding for each bound. Without a champion the comparison with it is only noted."""
     findings = []
     if policy.p95_ms is not None:
         findings.append(_slow("latency p95", evidence.latency, policy.p95_ms, "the budget"))
@@ -176,7 +190,10 @@ def judge_latency(policy: LatencyPolicy, evidence: Evidence) -> list[Finding]:
 
 
 def judge_regression(policy: RegressionPolicy, measured: tuple[Regression, ...]) -> Finding:
-    """A plain bound: these rows are the population, so there is no interval and no hold but for lack of a score."""
+    """Compare the score with a plain bound.
+
+    These rows are the whole population, so there is no interval, and only a missing score holds.
+    """
     name = f"must-pass {policy.data}, {policy.metric}"
     score = next((r.score for r in measured if (r.data, r.metric) == (policy.data, policy.metric)), None)
     if score is None:
@@ -226,11 +243,11 @@ def _shown(interval: Interval) -> str:
 
 def _more(needed: int | None, unit: str) -> str:
     if needed is None:
-        return "; how many more would decide cannot be told yet"
+        return "; how many more would decide cannot be estimated yet"
     return f"; about {needed:,} more {unit} like these would likely decide"
 
 
-class Told(Protocol):
+class AnyFinding(Protocol):
     """What findings of the gate and of the watch have in common."""
 
     @property
@@ -247,7 +264,7 @@ class Told(Protocol):
     def details(self) -> Mapping[str, Any]: ...
 
 
-def finding_json(finding: Told) -> dict[str, Any]:
+def finding_json(finding: AnyFinding) -> dict[str, Any]:
     interval = finding.interval
     return {
         "name": finding.name,

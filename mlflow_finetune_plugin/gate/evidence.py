@@ -1,4 +1,4 @@
-"""What was measured of a candidate. Numbers that are none are refused here, so that a verdict never rests on one."""
+"""The measurements of a candidate. Invalid numbers are refused here, so that no verdict is based on them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from mlflow_finetune_plugin.gate.votes import Vote
 
 @dataclass(frozen=True)
 class Gain:
-    """The candidate against ``over`` under ``metric``.
+    """The candidate's gain over ``over`` in ``metric``.
 
-    ``measured`` is the score per row on both sides, in the metric's own direction; or, for metrics without a score per
-    row, a 95 % interval of the gain, positive = the candidate is better. Raises GateError for an interval without
-    numbers.
+    ``measured`` holds the score of each row on both sides, in the metric's own direction. For metrics without a score
+    per row it is a 95 % interval of the gain, where positive means that the candidate is better.
+
+    Raises:
+        GateError: The interval has no numbers.
     """
 
     metric: str
@@ -34,10 +36,13 @@ class Gain:
 
 @dataclass(frozen=True)
 class Forgetting:
-    """Per text the candidate's minus the base's nats per token (rows,), positive = worse, and the text's tokens.
+    """For each text the candidate's minus the base's nats per token (rows,), where positive is worse, and the text's
+    tokens.
 
-    With ``tokens`` every token weighs the same, as in the evaluation; without, every text. Raises GateError for broken
-    rows (``check_rows``) and for texts without tokens.
+    With ``tokens`` every token has the same weight, as in the evaluation; without, every text has.
+
+    Raises:
+        GateError: The rows are invalid (``check_rows``), or a text has no tokens.
     """
 
     row_ids: tuple[str, ...]
@@ -54,11 +59,13 @@ class Forgetting:
 
 @dataclass(frozen=True)
 class Votes:
-    """Votes between candidate and ``over`` in the order cast, each ``vote_id`` once.
+    """Votes between the candidate and ``over`` in the order in which they were cast, each ``vote_id`` once.
 
-    ``candidate_number`` counts the candidates that ever stood for votes under this policy, from 1, and makes them share
-    the policy's alpha (``error_budget``); None: the whole alpha is this candidate's. Raises GateError for a number
-    below 1.
+    ``candidate_number`` counts the candidates that were ever voted on under this policy, from 1. They share the
+    policy's alpha (``error_budget``). None gives the whole alpha to this candidate.
+
+    Raises:
+        GateError: The number is below 1.
     """
 
     votes: tuple[Vote, ...]
@@ -98,10 +105,13 @@ class Regression:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that is known of a candidate; None or absent: not measured. ``has_champion``: there is one to replace.
+    """All measurements of a candidate; None or empty means not measured. ``has_champion``: there is a champion to
+    replace.
 
-    ``forgetting`` may be a 95 % interval in nats per token where the rows are not kept. Raises GateError for an
-    interval without numbers and for a regression file measured twice under one metric.
+    ``forgetting`` may be a 95 % interval in nats per token if the rows were not stored.
+
+    Raises:
+        GateError: An interval has no numbers, or a regression file was measured twice under one metric.
     """
 
     has_champion: bool

@@ -15,7 +15,7 @@ HIGHEST_SCORES = {"accuracy": 1.0, "exact_match": 1.0, "f1": 1.0, "rougeL": 1.0,
 """Packaged metrics whose best score is 1, so that a bound beyond it can be refused when it is written."""
 
 _RULES = 1
-"""Goes up when the same policy and evidence may give another verdict, so that digests tell the two apart."""
+"""Part of every digest. Increase it when the same policy and evidence can give another verdict."""
 
 
 class GainPolicy(Section):
@@ -44,7 +44,7 @@ class GainPolicy(Section):
 
 
 class ForgettingPolicy(Section):
-    """What the candidate may lose on general text that it was not trained on."""
+    """How much the candidate may lose on general text that it was not trained on."""
 
     at_most: float = Field(
         0.05, description="Bound on the upper end of the 95 % interval of forgetting, in nats per token."

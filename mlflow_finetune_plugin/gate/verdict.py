@@ -1,4 +1,6 @@
-"""Policy and evidence in, verdict out: promote, hold or reject, with a finding per criterion."""
+"""Judge a candidate: from a policy and evidence to a verdict of promote, hold or reject, with a finding for each
+criterion.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from mlflow_finetune_plugin.gate.policy import GatePolicy, VotesPolicy
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome, and per criterion why; ``policy_digest`` is the sha256 of what was asked."""
+    """The outcome with the finding of each criterion. ``policy_digest`` is the SHA-256 of the policy."""
 
     outcome: Literal["promote", "hold", "reject"]
     findings: tuple[Finding, ...]
@@ -30,13 +32,13 @@ class Verdict:
 
     @property
     def reason(self) -> str:
-        """Why in one line: the findings that made the outcome."""
+        """The findings that decided the outcome, in one line."""
         decisive = {"promote": "pass"}.get(self.outcome, self.outcome)
         reasons = "; ".join(f"{f.name}: {f.reason}" for f in self.findings if f.outcome == decisive)
         return reasons or "nothing that the policy asks for could be judged"
 
     def to_json(self) -> str:
-        """RFC 8259, sorted keys; an end of an interval that is unbounded is null."""
+        """Return RFC 8259 JSON with sorted keys. An unbounded end of an interval is null."""
         content = {
             "outcome": self.outcome,
             "reason": self.reason,
@@ -47,11 +49,11 @@ class Verdict:
 
 
 def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
-    """Reject if any criterion is shown to be missed, else hold if any is open or was not measured, else promote.
+    """Reject if any criterion is shown to be missed, else hold if any is undecided or not measured, else promote.
 
-    A promotion needs every criterion, so criteria do not add up their errors: the chance of promoting a candidate that
-    misses one is at most that one's (intersection-union test: Berger 1982, Technometrics 24, 295-300). For gain and
-    forgetting that is 2.5 % per look, for votes alpha over all looks.
+    A promotion needs every criterion, so the errors of the criteria do not add up: the chance of promoting a candidate
+    that misses one is at most the error of that one (intersection-union test: Berger 1982, Technometrics 24, 295-300).
+    For gain and forgetting that is 2.5 % per look, for votes alpha over all looks.
     """
     findings: list[Finding] = []
     if policy.gain is not None:
@@ -73,14 +75,16 @@ def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
 
 
 def _judged_votes(policy: VotesPolicy, evidence: Evidence) -> Finding:
-    """As long as there is no champion, over the base: they may decide, and are not waited for."""
+    """Judge the votes. While there is no champion they compare the candidate with the base: they can decide, but the
+    gate does not wait for them.
+    """
     votes = evidence.votes
     if evidence.has_champion:
         if votes is not None and votes.over != "champion":
             raise GateError("votes over the base, where there is a champion; fix: those between it and the candidate")
         return judge_votes(policy, votes)
     if votes is None or not votes.votes:
-        return Finding("votes", "noted", "there is no champion yet, and nobody has compared it with the base")
+        return Finding("votes", "noted", "there is no champion yet, and no votes compare it with the base")
     if votes.over != "base":
         raise GateError("votes over a champion, where there is none; fix: those between the base and the candidate")
     return judge_votes(policy.model_copy(update={"required": False}), votes)

@@ -1,4 +1,4 @@
-"""Votes in the order they were cast, and the scores that the tests of ``sequential`` may read from them."""
+"""Votes in the order in which they were cast, and the scores that the tests in ``sequential`` may use."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ Array = NDArray[np.float64]
 Choice = Literal["candidate", "champion", "tie", "both_bad"]
 
 SCORES: dict[Choice, float] = {"candidate": 1.0, "champion": 0.0, "tie": 0.5, "both_bad": 0.5}
-"""``both_bad`` prefers nobody, so it weighs as a tie; it is counted apart in the tally."""
+"""``both_bad`` prefers neither side, so it has the weight of a tie. The tally counts it separately."""
 
 PATIENCE_VOTERS = 5
-"""How many voters may begin after one who has not finished before that one is closed as it stands."""
+"""How many voters may begin after a voter who has not finished before that voter is closed with the votes cast so far.
+"""
 
 
 @dataclass(frozen=True)
 class Vote:
-    """One answer of one voter. Raises GateError for a choice that is none."""
+    """One answer of one voter. Raises GateError for an unknown choice."""
 
     voter: str
     choice: Choice
@@ -36,7 +37,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Tally:
-    """All votes counted, whatever a test reads of them."""
+    """The counts of all votes, including those that a test leaves out."""
 
     candidate: int
     champion: int

@@ -1,4 +1,6 @@
-"""Is the champion still the one to have? Evidence in; keep, re-tune or roll back out, with a finding per thing watched."""
+"""Judge whether the champion should stay: from evidence to keep, re-tune or roll back, with a finding for each
+criterion.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,14 @@ from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
 
 @dataclass(frozen=True)
 class WatchVerdict:
-    """The outcome, why in one line, and per thing watched what was seen."""
+    """The outcome, the reason in one line, and the finding of each criterion."""
 
     outcome: WatchOutcome
     findings: tuple[WatchFinding, ...]
     reason: str
 
     def to_json(self) -> str:
-        """RFC 8259, sorted keys; an end of an interval that is unbounded is null."""
+        """Return RFC 8259 JSON with sorted keys. An unbounded end of an interval is null."""
         content = {
             "outcome": self.outcome,
             "reason": self.reason,
@@ -39,11 +41,12 @@ class WatchVerdict:
 
 
 def judge_watch(policy: WatchPolicy, evidence: WatchEvidence) -> WatchVerdict:
-    """The worst finding wins: roll back, else re-tune, else keep. What was not measured changes nothing.
+    """Return the worst outcome of all findings: roll back, else re-tune, else keep.
 
-    Errors of the findings add up: a champion that is fine in every way is rolled back with a chance of at most the sum of the
-    alphas of proof, errors and votes, however often it is looked at. A latency is held against a bound, without a test. Where
-    there is no version to go back to, what speaks for it asks for a tuning instead, and the reason says so.
+    Missing measurements never trigger an action. The errors of the findings add up: a champion without fault is rolled
+    back with a chance of at most the sum of the alphas of proof, errors and votes, however often it is checked. Latency
+    is compared with a bound, without a test. If there is no version to go back to, a reason to roll back asks for a
+    tuning instead.
     """
     findings = [
         judge_proof(policy.proof, evidence.proof),

@@ -1,4 +1,4 @@
-"""What was seen of a champion since it became one; what was not, with the reason."""
+"""The measurements of a champion since it became the champion. A missing one gives its reason."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from mlflow_finetune_plugin.gate.votes import Vote
 
 @dataclass(frozen=True)
 class NotMeasured:
-    """``why``, for a person: no reason to act, and no reason to believe that all is well."""
+    """A missing measurement, with the reason for a person. It triggers no action and is no sign that all is well."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Proof:
-    """The champion (as ``gain``'s candidate) against the previous version.
+    """The champion (as ``gain``'s candidate) compared with the previous version.
 
-    ``number`` counts the sets of rows on which these two were ever compared, from 1, and makes them share alpha
-    (``error_budget``). Raises GateError for a number below 1.
+    ``number`` counts the sets of rows on which these two were compared, from 1. The sets share alpha
+    (``error_budget``).
+
+    Raises:
+        GateError: The number is below 1.
     """
 
     gain: Gain
@@ -50,9 +53,10 @@ class Fall:
 
 @dataclass(frozen=True)
 class Turns:
-    """Whether the champion lost, or both answers were bad (1), in votes against the previous version, in the order cast.
+    """The champion's votes against the previous version in the order cast: 1 if it lost or both answers were bad, else
+    0.
 
-    ``before`` and ``after`` it became champion.
+    ``before`` holds those from before it became champion, ``after`` those since.
     """
 
     before: tuple[float, ...]
@@ -61,7 +65,7 @@ class Turns:
 
 @dataclass(frozen=True)
 class NewRows:
-    """What the champion, and the previous version, answered to rows that were given to the watch."""
+    """The answers of the champion and of the previous version to the new rows that the watch was started with."""
 
     proof: Proof | NotMeasured
     score_fall: Fall | NotMeasured
@@ -70,10 +74,13 @@ class NewRows:
 
 @dataclass(frozen=True)
 class WatchEvidence:
-    """``previous``: the version that a rollback would go to, or why there is none.
+    """All measurements for one check.
 
-    ``gate``: the champion's own written policy, which says what of latency and votes. ``votes`` have the previous version
-    as candidate. ``new_rows`` is None where none were given.
+    Args:
+        previous: The version that a rollback would restore, or the reason why there is none.
+        gate: The policy by which the champion was promoted. It sets the bounds of latency and votes.
+        votes: Votes in which the previous version is the candidate.
+        new_rows: None without new rows.
     """
 
     previous: str | NotMeasured

@@ -1,4 +1,4 @@
-"""One finding per thing watched: what was seen, and whether the champion may stay for it."""
+"""Judge each criterion of the watch: one finding with the measurement and whether the champion can stay."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ WatchOutcome = Literal["keep", "re-tune", "roll back"]
 
 @dataclass(frozen=True)
 class WatchFinding:
-    """``not measured`` is no reason to act. ``bound``: what ``interval`` is held against."""
+    """The outcome of one criterion. ``not measured`` triggers no action. ``bound`` is what ``interval`` is compared
+    with.
+    """
 
     name: str
     outcome: WatchOutcome | Literal["not measured"]
@@ -38,7 +40,7 @@ class WatchFinding:
 
 
 def judge_proof(policy: ProofPolicy, proof: Proof | NotMeasured, name: str = "proof") -> WatchFinding:
-    """Rolls back when the previous version is provably better: the upper end of the gain's interval is below 0."""
+    """Roll back if the previous version is shown to be better: the upper end of the gain's interval is below 0."""
     if isinstance(proof, NotMeasured):
         return _not_measured(name, proof)
     gain, part = proof.gain, candidate_alpha(policy.alpha, proof.number)
@@ -66,7 +68,7 @@ def judge_proof(policy: ProofPolicy, proof: Proof | NotMeasured, name: str = "pr
 def judge_errors(
     policy: ErrorsPolicy, failures: Answered | NotMeasured, previous: Answered | NotMeasured
 ) -> WatchFinding:
-    """Rolls back when more than ``at_most`` of the answers fail, unless the previous version's do so, too."""
+    """Roll back if more than ``at_most`` of the answers fail, unless the same is true of the previous version."""
     if isinstance(failures, NotMeasured):
         return _not_measured("errors", failures)
     rate = failure_rate(failures, at_most=policy.at_most, alpha=policy.alpha)
@@ -93,7 +95,9 @@ def judge_errors(
 
 
 def judge_latency(policy: LatencyPolicy | None, latency: Latency | NotMeasured) -> list[WatchFinding]:
-    """By the champion's own gate policy, the previous version being what it may be slower than. A bound is no test."""
+    """Apply the champion's own gate policy, with the previous version in the place of the champion. A bound needs no
+    test.
+    """
     if policy is None:
         return [_not_measured("latency", NotMeasured("the champion's policy asks nothing of it"))]
     if isinstance(latency, NotMeasured):
@@ -102,7 +106,9 @@ def judge_latency(policy: LatencyPolicy | None, latency: Latency | NotMeasured) 
     if policy.p95_ms is not None:
         findings.append(_slow("latency p95", latency, policy.p95_ms, "the budget"))
     if policy.over_champion is not None and latency.champion_p95_ms is None:
-        findings.append(_not_measured("latency over previous", NotMeasured("no router told of the previous version's")))
+        findings.append(
+            _not_measured("latency over previous", NotMeasured("no router reported the previous version's"))
+        )
     elif policy.over_champion is not None and latency.champion_p95_ms is not None:
         most_ms, times = policy.over_champion * latency.champion_p95_ms, policy.over_champion
         findings.append(_slow("latency over previous", latency, most_ms, f"{times:g} times the previous version's"))
@@ -110,7 +116,7 @@ def judge_latency(policy: LatencyPolicy | None, latency: Latency | NotMeasured) 
 
 
 def judge_people(gate: GatePolicy, votes: tuple[Vote, ...] | NotMeasured) -> WatchFinding:
-    """Rolls back when people's votes show the previous version to be preferred, by the test of the champion's gate."""
+    """Roll back if people's votes show that they prefer the previous version, by the test of the champion's gate."""
     if isinstance(votes, NotMeasured):
         return _not_measured("votes", votes)
     finding = judge_votes(gate.votes or VotesPolicy(), Votes(votes))
@@ -122,11 +128,11 @@ def judge_people(gate: GatePolicy, votes: tuple[Vote, ...] | NotMeasured) -> Wat
 
 
 def judge_turns(policy: VoteDriftPolicy, turns: Turns | NotMeasured) -> WatchFinding:
-    """Asks for a tuning when the champion's share of bad turns has risen, by two confidence sequences that do not meet.
+    """Ask for a tuning if the champion's share of bad turns has risen: two confidence sequences that do not overlap.
 
-    Each is valid at all times, at half of alpha on the side that counts (``sequential.confidence_sequence``): that before
-    ended because votes let it become champion, that after is looked at again and again. So the chance of ever saying so
-    where the share is the same is at most alpha.
+    Each sequence is valid at all times, at half of alpha on the side that counts (``sequential.confidence_sequence``).
+    The first ended because votes made the version champion, and the second is read repeatedly. So the chance of ever
+    asking for a tuning while the share is unchanged is at most alpha.
     """
     name = "drift of votes"
     if isinstance(turns, NotMeasured):
@@ -146,7 +152,7 @@ def judge_turns(policy: VoteDriftPolicy, turns: Turns | NotMeasured) -> WatchFin
 
 
 def judge_fall(policy: DriftPolicy, fall: Fall | NotMeasured, name: str, at_most: float) -> WatchFinding:
-    """Asks for a tuning when the lower end of the fall from held-out rows to new ones is above ``at_most``."""
+    """Ask for a tuning if the lower end of the fall from held-out rows to new rows is above ``at_most``."""
     if isinstance(fall, NotMeasured):
         return _not_measured(name, fall)
     part = candidate_alpha(policy.alpha, fall.number)

@@ -1,7 +1,7 @@
 """Read and write the MLflow tracking store and registry.
 
-The room promises that no other room knows an alias, a tag or an error code of MLflow: ``names`` lists every name that this
-package writes, and errors of the server become errors of this package, with the fix.
+The room promises that no other room knows an alias, a tag or an error code of MLflow: ``names`` lists every name that
+this package writes, and errors of the server become errors of this package, with the fix.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The run as MLflow holds it: what the supervisor writes there, and how failures of the tracking server are told apart.
+"""Connect to the tracking server and registry, and distinguish a server that is away from a request that it refuses.
 
-A server that is away is waited for; a request that the server refuses will be refused again, so it is noted and left.
+Callers wait for a server that is away. A refused request would be refused again, so it is noted and left out.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PASSING_STATUS = (408, 425, 429)  # timeout, too early, too many requests
 
 
 def is_refusal(error: Exception) -> bool:
-    """True when asking again cannot help; everything else may be an outage."""
+    """Return whether a repeated request cannot succeed. Any other error may be an outage."""
     status = getattr(getattr(error, "response", None), "status_code", None)  # of an artifact store behind HTTP
     if isinstance(status, int):
         return 400 <= status < 500 and status not in _PASSING_STATUS
@@ -48,7 +48,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 def client_for(tracking_uri: str) -> MlflowClient:
-    """A client whose calls fail within seconds, so that its caller decides how long to wait."""
+    """Return a client whose calls fail within seconds, so that its caller decides how long to wait."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     from mlflow import MlflowClient
@@ -57,8 +57,10 @@ def client_for(tracking_uri: str) -> MlflowClient:
 
 
 def tracing_client_for(tracking_uri: str) -> TracingClient:
-    """MLflow's own looks for the files of a trace (one without spans may have some) where the process tracks, and fails
-    where it was asked to look at another server.
+    """Return a client that reads the files of traces from its own server.
+
+    MLflow's client looks for the files of a trace (one without spans may have some) on the server that the process
+    tracks to, and fails if that is another one.
     """
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.tracing.client import TracingClient
@@ -72,8 +74,10 @@ def tracing_client_for(tracking_uri: str) -> TracingClient:
 
 
 def command_client() -> MlflowClient:
-    """Where MLflow tracks, for a command at whose end somebody waits: a server that is away is told within seconds, not waited
-    for, and MLflow prints neither links nor bars into what the command says.
+    """Return a client for a command that a person waits for.
+
+    A server that is away is reported within seconds, and MLflow prints no links or progress bars into the command's
+    output.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -85,7 +89,7 @@ def command_client() -> MlflowClient:
 
 
 def metric_part(task: str) -> str:
-    """A name as a part of a metric's name, where MLflow takes only some characters."""
+    """Return a name with only the characters that MLflow allows in a metric's name."""
     return re.sub(r"[^\w\-. ]", "_", task, flags=re.ASCII).strip(". ") or "_"
 
 
@@ -93,7 +97,7 @@ _SQLITE_FILE = re.compile(r"^(sqlite(?:\+\w+)?:///)(?!/)([^?]+)(.*)$", re.DOTALL
 
 
 def absolute_store(tracking_uri: str, caller: Path) -> str:
-    """A store on this disk as every process of the run must name it, wherever that process stands."""
+    """Return the URI of a store on this disk with an absolute path, valid in every process of the run."""
     if tracking_uri in ("sqlite://", "sqlite:///:memory:"):
         raise TrackingError(
             f"tracking URI {tracking_uri}: lives in the memory of one process, and a run has several; fix: name a file or a server"

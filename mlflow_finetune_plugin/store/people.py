@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 ON_BEHALF_OF = "MLFLOW_FINETUNE_ON_BEHALF_OF"
-"""The environment variable by which a service tells the command that it runs who asked for the move."""
+"""The environment variable in which a service passes on the person who requested a move to the command that it runs."""
 
 _LONGEST_PERSON = 100
 
@@ -18,7 +18,9 @@ _person: ContextVar[str] = ContextVar("_person", default="")
 
 @contextmanager
 def on_behalf_of(person: str) -> Iterator[None]:
-    """Moves inside, of this thread or task, are recorded as asked for by ``person``, whom a service has let in."""
+    """Record ``person``, whom a service has authenticated, as the one who requests moves inside this block of this
+    thread or task.
+    """
     token = _person.set(person)
     try:
         yield
@@ -27,9 +29,9 @@ def on_behalf_of(person: str) -> Iterator[None]:
 
 
 def who_moves() -> str:
-    """``user@host``: the user of the tracking server where one logs in there, else of this machine.
+    """Return ``user@host``: the user of the tracking server if it has a login, else of this machine.
 
-    ``person via user@host`` where a service moves for a person of its own.
+    For a service that moves on behalf of a person it is ``person via user@host``.
     """
     from mlflow.tracking.context.default_context import _get_user
 

@@ -1,4 +1,4 @@
-"""A registered model as a move sees it: its aliases and tags, its versions, and what the registry says when it refuses."""
+"""Read the aliases, tags and versions of a registered model, and translate the registry's errors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def read_model(client: MlflowClient, name: str) -> tuple[dict[str, str], dict[str, str]]:
-    """(aliases, tags), read at once. Raises MoveError when there is no such model."""
+    """Return (aliases, tags), from one read. Raises MoveError if there is no such model."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -40,7 +40,7 @@ def version_exists(client: MlflowClient, name: str, version: str) -> bool:
 
 @contextmanager
 def registry_faults(name: str) -> Iterator[None]:
-    """What the registry refuses, or its silence, as errors of this package."""
+    """Turn the registry's refusals and outages into errors of this package."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,4 +1,4 @@
-"""The registry's side of a proven adapter: a version, its alias and its tags."""
+"""Register a proven adapter: a version with its alias and its tags."""
 
 from __future__ import annotations
 
@@ -30,9 +30,12 @@ class RegisteredVersion:
 def register_adapter(
     client: MlflowClient, model_uri: str, name: str, *, tags: Mapping[str, str], description: str
 ) -> RegisteredVersion:
-    """A new version of ``name`` under the alias challenger; the alias moves only when the version is whole.
+    """Register a new version of ``name`` with the alias challenger. The alias moves when everything else is written.
 
-    Asked again for the same model, it finishes the version that is there. Raises TrackingError when the registry refuses.
+    If it is called again for the same model, it completes the existing version.
+
+    Raises:
+        TrackingError: The registry refused.
     """
     from mlflow import register_model
     from mlflow.exceptions import MlflowException
@@ -49,12 +52,12 @@ def register_adapter(
 
 
 def is_registered(client: MlflowClient, name: str) -> bool:
-    """Whether the registry has a model of this name, with or without versions."""
+    """Return whether the registry has a model of this name, with or without versions."""
     return bool(client.search_registered_models(f"name = '{name}'"))
 
 
 def forget_version(client: MlflowClient, model_uri: str, name: str) -> None:
-    """Deletes the version that a failed ``register_adapter`` may have left."""
+    """Delete the version that a failed ``register_adapter`` may have left behind."""
     version = _version_of(client, model_uri, name)
     if version is not None:
         client.delete_model_version(name, version.version)
@@ -134,5 +137,5 @@ def _find_uri(client: MlflowClient, uri: str) -> FoundModel:
 
 
 def _version_of(client: MlflowClient, model_uri: str, name: str) -> ModelVersion | None:
-    """A version that an earlier try, cut off by an outage, left behind."""
+    """Return the version that an earlier attempt, interrupted by an outage, left behind."""
     return next((v for v in client.search_model_versions(f"name = '{name}'") if v.source == model_uri), None)

@@ -1,4 +1,4 @@
-"""How a version answered, as routers tell the registry: how often it failed, how long it took; a tag per router."""
+"""The answers of a version as routers report them to the registry: failures and latencies, in one tag per router."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ OLDEST_S = 7 * 86400.0
 
 @dataclass(frozen=True)
 class LatencySummary:
-    """Of the last ``answers`` answers of a version that did not fail, milliseconds from the request to its end.
+    """The latencies of a version's last ``answers`` successful answers, in milliseconds from the request to its end.
 
-    ``since``, ``until``: epoch seconds, UTC, of the first and last of them.
+    ``since`` and ``until`` are the epoch seconds (UTC) of the first and the last of them.
     """
 
     answers: int
@@ -32,11 +32,12 @@ class LatencySummary:
 
 @dataclass(frozen=True)
 class ServedSummary:
-    """Of one router: all answers of a version that ended since ``begun`` (epoch s), those that failed among them.
+    """One router's report: all answers of a version that ended since ``begun`` (epoch seconds), and how many of them
+    failed.
 
-    What failed is the version's or its engine's fault. What never became an answer is not counted: a client that went
-    away, a request that was refused, shadow traffic. ``recent``: the newest that did not fail; None when none did.
-    A router that is started again begins anew.
+    A failure is a fault of the version or its engine. Requests that never became an answer are not counted: a client
+    that disconnected, a request that was refused, shadow traffic. ``recent`` covers the newest successful answers; None
+    without any. A router that restarts begins a new count.
     """
 
     begun: float
@@ -49,14 +50,18 @@ class ServedSummary:
 
 
 def latency_of(times: Sequence[tuple[float, float]]) -> LatencySummary:
-    """``times``: (epoch seconds of the end, milliseconds), the first the oldest; at least one."""
+    """Summarise at least one answer. ``times`` holds (epoch seconds of the end, milliseconds), oldest first."""
     took = sorted(ms for _, ms in times)
     middle, high = took[len(took) // 2], took[math.ceil(0.95 * len(took)) - 1]
     return LatencySummary(len(took), round(middle, 1), round(high, 1), round(times[0][0], 1), round(times[-1][0], 1))
 
 
 def served(tags: Mapping[str, str], what: str) -> dict[str, ServedSummary]:
-    """By the router's name. ``what`` has the tags, for messages. Raises GateError for a tag that is no summary."""
+    """Return the summaries by router name. ``what`` names the owner of the tags in messages.
+
+    Raises:
+        GateError: A tag is not a valid summary.
+    """
     return {
         key.removeprefix(SERVED_TAG): _parse(text, f"{what}: tag {key}")
         for key, text in tags.items()
@@ -65,28 +70,37 @@ def served(tags: Mapping[str, str], what: str) -> dict[str, ServedSummary]:
 
 
 Tagged = tuple[Mapping[str, str], str]
-"""A version's tags, and what to call it in messages."""
+"""A version's tags, and its name in messages."""
 
 
 def logged_latencies(
     tagged: Tagged, other: Tagged | None, notes: list[str], fix: str = "serve it"
 ) -> tuple[float | None, float | None]:
-    """95th percentiles in ms of both, told by one router, for routers' clocks, loads and machines differ; None: not told.
+    """Return both versions' 95th percentiles in ms as one router reports them; None if there are none.
 
-    Of the routers that told enough of both the one that told most is taken. ``fix`` goes into the note where there are too
-    few. Raises GateError for a tag that is none.
+    Clocks, load and machines of routers differ, so both must come from the same router. Of the routers with enough
+    answers of both versions the one with the most is used.
+
+    Args:
+        tagged: The version.
+        other: The version to compare with, or None.
+        notes: Receives what was used, or why there is nothing.
+        fix: The fix in the note about too few answers.
+
+    Raises:
+        GateError: A tag is not a valid summary.
     """
-    first = _told_enough(tagged, notes, fix)
+    first = _recent_answers(tagged, notes, fix)
     if other is None:
         return _by(first, _most(first), tagged, notes), None
-    second = _told_enough(other, notes, fix)
+    second = _recent_answers(other, notes, fix)
     common = {
         name: min(first[name], second[name], key=lambda summary: summary.answers)
         for name in first.keys() & second.keys()
     }
     if first and second and not common:
         notes.append(
-            f"no router told enough of both {tagged[1]} and {other[1]}, so they are not compared; fix: serve both by one"
+            f"no router reported enough answers of both {tagged[1]} and {other[1]}, so they are not compared; fix: serve both by one"
         )
     if not common:
         return _by(first, _most(first), tagged, notes), None
@@ -94,14 +108,14 @@ def logged_latencies(
     return _by(first, name, tagged, notes), _by(second, name, other, notes)
 
 
-def _told_enough(side: Tagged, notes: list[str], fix: str) -> dict[str, LatencySummary]:
+def _recent_answers(side: Tagged, notes: list[str], fix: str) -> dict[str, LatencySummary]:
     recent = {name: summary.recent for name, summary in served(*side).items() if summary.recent is not None}
     fresh = {name: summary for name, summary in recent.items() if time.time() - summary.until <= OLDEST_S}
     enough = {name: summary for name, summary in fresh.items() if summary.answers >= LEAST_ANSWERS}
     if not enough:
         most = max((summary.answers for summary in fresh.values()), default=0)
         notes.append(
-            f"{side[1]}: no router told of {LEAST_ANSWERS} answers of the last {OLDEST_S / 86400:g} days (found {most}); "
+            f"{side[1]}: no router reported {LEAST_ANSWERS} answers of the last {OLDEST_S / 86400:g} days (found {most}); "
             f"fix: {fix}"
         )
     return enough
@@ -115,7 +129,7 @@ def _by(summaries: Mapping[str, LatencySummary], name: str | None, side: Tagged,
     if name is None:
         return None
     notes.append(
-        f"{side[1]}: p95 {summaries[name].p95_ms:g} ms of {summaries[name].answers:,} answers, told by router {name}"
+        f"{side[1]}: p95 {summaries[name].p95_ms:g} ms of {summaries[name].answers:,} answers, reported by router {name}"
     )
     return summaries[name].p95_ms
 
@@ -127,7 +141,7 @@ def _parse(text: str, what: str) -> ServedSummary:
         summary = ServedSummary(**{**content, "recent": None if recent is None else LatencySummary(**recent)})
         _check(summary)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise GateError(f"{what}: is no summary of answers: {error}; fix: delete the tag") from error
+        raise GateError(f"{what}: is not a summary of answers: {error}; fix: delete the tag") from error
     return summary
 
 

@@ -150,7 +150,7 @@ def test_missing_data_says_how_to_give_it(tmp_path):
     ("text", "hint"),
     [
         ("data: {train: a\n", "finetune.yaml:"),
-        ("data: {train: a}\ndata: {train: b}\n", "stands twice"),
+        ("data: {train: a}\ndata: {train: b}\n", "occurs twice"),
         ("- a\n- b\n", "expected keys"),
     ],
 )

@@ -37,7 +37,9 @@ def test_who_gets_nothing_to_answer_holds_after_ten_times_as_long():
     assert judge_canary(POLICY, look).action == "wait"
     verdict = judge_canary(POLICY, replace(look, in_step_s=6000))
     assert verdict.action == "hold"
-    assert verdict.reason.startswith("canary step: step 2 of 3 (25 %): 3 answers in 6000 s, wanted are 100 in 600 s")
+    assert verdict.reason.startswith(
+        "canary step: step 2 of 3 (25 %): 3 answers in 6000 s; the step needs 100 in 600 s"
+    )
 
 
 def test_more_failures_than_the_champion_go_back_even_when_time_is_over():

@@ -181,7 +181,7 @@ def test_votes_by_voter(each, required, outcome, finding_outcome):
 def test_no_vote_holds_only_where_votes_are_required(cast, required, outcome):
     verdict = judge(policy(votes={"required": required}), Evidence(True, gain=GOOD, votes=cast))
     assert verdict.outcome == outcome
-    assert verdict.findings[1].reason == "nobody has voted"
+    assert verdict.findings[1].reason == "no votes were cast"
 
 
 def test_fewer_voters_than_the_minimum_hold_and_say_how_many_more():

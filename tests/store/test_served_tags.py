@@ -57,7 +57,7 @@ def test_a_tag_that_is_none_is_one_error(changed, message):
 
 @pytest.mark.parametrize("text", ["[]", "{}", "no json", "null"])
 def test_a_tag_that_is_no_json_object_is_one_error(text):
-    with pytest.raises(GateError, match="is no summary of answers"):
+    with pytest.raises(GateError, match="is not a summary of answers"):
         served({f"{SERVED_TAG}r": text}, "models:/bot/1")
 
 
@@ -70,7 +70,7 @@ def test_latency_is_of_the_router_that_gave_most_answers_of_late():
     }
     notes = []
     assert logged_latencies((tags, "models:/bot/1"), None, notes) == (200.0, None)
-    assert notes == ["models:/bot/1: p95 200 ms of 40 answers, told by router 2"]
+    assert notes == ["models:/bot/1: p95 200 ms of 40 answers, reported by router 2"]
     only_failed = {f"{SERVED_TAG}r": ServedSummary(0.0, 9, 9, None).to_json()}
     assert logged_latencies((only_failed, "models:/bot/1"), None, notes) == (None, None)
     assert "found 0" in notes[-1]
@@ -90,5 +90,5 @@ def test_two_versions_are_compared_by_one_router():
     candidate, champion = tags_of(a=900, b=40, c=60), tags_of(b=70, c=50)
     assert logged_latencies((candidate, "bot/2"), (champion, "bot/1"), notes) == (60.0, 50.0), "c told the most of both"
     assert logged_latencies((candidate, "bot/2"), (tags_of(d=99), "bot/1"), notes) == (900.0, None)
-    assert "no router told enough of both bot/2 and bot/1" in notes[-2]
+    assert "no router reported enough answers of both bot/2 and bot/1" in notes[-2]
     assert logged_latencies((candidate, "bot/2"), (tags_of(a=29), "bot/1"), notes) == (900.0, None)

@@ -1,10 +1,11 @@
-"""Do more answers fail than may? A test that may be looked at after every answer, from two counts.
+"""Test whether more answers fail than a bound allows, from two counts. The test stays valid after every answer.
 
-The betting test of ``sequential`` with the bound in the place of 1/2: a gambler bets at odds that are fair where an answer
-fails with a probability of ``at_most``, given those before it. Where none fails with more, ever owning 1/alpha has a
-probability of at most alpha (Ville 1939), however often one looks. Source: Waudby-Smith and Ramdas 2024, JRSS B 86, 1-27,
-section 4; on 0 and 1 the capital is a mixture of likelihood ratios of p > at_most against p = at_most, with stake
-(p - at_most) / (1 - at_most) (Robbins 1970, Annals of Mathematical Statistics 41, 1397-1409), so the order does not matter.
+It is the betting test of ``sequential`` with the bound in the place of 1/2: a gambler bets at odds that are fair if an
+answer fails with probability ``at_most``, given those before it. If none fails with more, the capital ever reaches
+1/alpha with probability at most alpha (Ville 1939), however often it is read. Source: Waudby-Smith and Ramdas 2024,
+JRSS B 86, 1-27, section 4. On 0 and 1 the capital is a mixture of likelihood ratios of p > at_most against p = at_most,
+with stake (p - at_most) / (1 - at_most) (Robbins 1970, Annals of Mathematical Statistics 41, 1397-1409), so the order
+does not matter.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _CELLS = 64
 
 @dataclass(frozen=True)
 class Answered:
-    """Answers that have ended, and those of them that failed. Raises GateError for counts that are none."""
+    """The number of answers that have ended, and of those that failed. Raises GateError for impossible counts."""
 
     answers: int
     failed: int
@@ -41,9 +42,10 @@ class Answered:
 
 @dataclass(frozen=True)
 class FailureRate:
-    """``evidence``: the capital by now; ``boundary`` is 1/alpha. ``rate`` holds at all times at confidence 1 - 2 alpha.
+    """The result of the test. ``evidence`` is the current capital, and ``boundary`` is 1/alpha.
 
-    Its lower end is above ``at_most`` exactly where the capital has reached the boundary.
+    ``rate`` is valid at all times, at confidence 1 - 2 alpha. The lower end of ``rate`` is above ``at_most`` exactly
+    when the capital has reached the boundary.
     """
 
     rate: Interval
@@ -56,9 +58,13 @@ class FailureRate:
 
 
 def failure_rate(counted: Answered, *, at_most: float, alpha: float) -> FailureRate:
-    """Tests, at error ``alpha``, that no answer fails with more than ``at_most``. Raises GateError for no such bound.
+    """Test, at error ``alpha``, whether answers fail with more than ``at_most``.
 
-    A decision stands from the first crossing on only for whoever was there: this tells where the capital stands now.
+    The result is the current one. A caller that acts on the first crossing must remember it, because the capital can
+    fall again.
+
+    Raises:
+        GateError: ``at_most`` or ``alpha`` cannot be tested.
     """
     if not 0 < at_most < 1 or not 0 < alpha < 0.5:
         raise GateError(f"at most {at_most} at an error of {alpha} cannot be tested; fix: an alpha below 0.5")
@@ -77,7 +83,11 @@ def failure_rate(counted: Answered, *, at_most: float, alpha: float) -> FailureR
 
 
 def e_above(counted: Answered, at_most: float) -> float:
-    """The capital of that test: evidence that answers fail with more than ``at_most``. Raises GateError for no such bound."""
+    """Return the capital of that test: the evidence that answers fail with more than ``at_most``.
+
+    Raises:
+        GateError: ``at_most`` is not between 0 and 1.
+    """
     if not 0 < at_most < 1:
         raise GateError(f"a bound of {at_most} on the share of failures; fix: give one between 0 and 1, e.g. 0.05")
     outcomes, counts = (
@@ -88,6 +98,6 @@ def e_above(counted: Answered, at_most: float) -> float:
 
 
 def rate_stakes(at_most: float) -> Stakes:
-    """Stakes whose best failure rates lie evenly, on a logarithmic scale, from 1.1 times ``at_most`` to nearly 1."""
+    """Return stakes whose best failure rates lie from 1.1 times ``at_most`` to nearly 1, evenly on a logarithmic scale."""
     rates = np.geomspace(1.1 * at_most, (1 + at_most) / 2 + 0.4 * (1 - at_most), _CELLS)
     return Stakes((rates - at_most) / (1 - at_most), np.full(_CELLS, -math.log(_CELLS)))

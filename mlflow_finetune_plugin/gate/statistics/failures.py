@@ -1,16 +1,17 @@
 """Does a candidate fail more often than the champion? A test that may be looked at after every batch of answers.
 
-Answers come in batches (what one router told between two looks), each with answers of both sides. If the
-candidate fails no more often than the champion, then of a batch's failures a share that is hypergeometric falls to it, or
-less: given both sizes and the number of failures, whatever the rate of failures was in that batch (Fisher 1935, JRSS 98,
-39-82; as a test over strata Cox 1970, "Analysis of Binary Data", 4.3). An outage that hits both sides alike is therefore
-no evidence, which it would be against an assumed rate. With x of the failures the candidate's, a gambler who bets on odds
-w > 1 wins w^x / E[w^X]: 1 in expectation where the odds are even, less where the candidate's are lower, as the law of x
-has a monotone likelihood ratio in the odds. The product over batches, mixed over a grid of odds (Robbins 1970, Annals of
-Mathematical Statistics 41, 1397-1409), reaches 1/alpha with a probability of at most alpha, however often one looks
-(Ville 1939, "Etude critique de la notion de collectif", chapter V). Turner, Ly and Gruenwald 2024 ("Generic E-variables
-for exact sequential k-sample tests that allow for optional stopping", JSPI 230, 106116) give the unconditional one, which
-has to learn the rates first: it wants more answers in all six cases of ``benchmarks/gate_canary.py``.
+Answers come in batches (what one router told between two looks), each with answers of both sides. If the candidate
+fails no more often than the champion, then of a batch's failures a share that is hypergeometric falls to it, or less:
+given both sizes and the number of failures, whatever the rate of failures was in that batch (Fisher 1935, JRSS 98,
+39-82; as a test over strata Cox 1970, "Analysis of Binary Data", 4.3). An outage that hits both sides alike is
+therefore no evidence, which it would be against an assumed rate. With x of the failures the candidate's, a gambler who
+bets on odds w > 1 wins w^x / E[w^X]: 1 in expectation where the odds are even, less where the candidate's are lower, as
+the law of x has a monotone likelihood ratio in the odds. The product over batches, mixed over a grid of odds (Robbins
+1970, Annals of Mathematical Statistics 41, 1397-1409), reaches 1/alpha with a probability of at most alpha, however
+often one looks (Ville 1939, "Etude critique de la notion de collectif", chapter V). Turner, Ly and Gruenwald 2024
+("Generic E-variables for exact sequential k-sample tests that allow for optional stopping", JSPI 230, 106116) give the
+unconditional one, which has to learn the rates first: it wants more answers in all six cases of
+``benchmarks/gate_canary.py``.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ class FailureTest:
         return float(np.exp(min(np.logaddexp.reduce(self.log_capitals) - math.log(len(self.log_capitals)), 700.0)))
 
     def after(self, candidate: Answered, champion: Answered) -> FailureTest:
-        """With one more batch; one in which a side gave no answer, or nothing failed, says nothing.
+        """Return the test with one more batch. A batch in which a side gave no answer, or nothing failed, changes
+        nothing.
 
-        When a batch ends must not depend on how many of it failed.
+        The end of a batch must not depend on how many of its answers failed.
         """
         failed = candidate.failed + champion.failed
         if not (candidate.answers and champion.answers and failed):

@@ -32,7 +32,7 @@ class PairedRows:
     """Scores of two models on the same rows, in the same order.
 
     ``clusters`` names what each row was drawn with (a document, a dialogue); rows of one cluster are not independent.
-    Raises GateError (a ValueError) for no rows, unequal lengths, a row id that stands twice, and scores that are not
+    Raises GateError (a ValueError) for no rows, unequal lengths, a repeated row id, and scores that are not
     finite.
     """
 
@@ -90,7 +90,7 @@ def check_rows(
             raise GateError(f"{rows} row ids but {len(column)} values of {name}; fix: give one value per row")
     if len(set(row_ids)) != rows:
         twice = next(i for i in row_ids if list(row_ids).count(i) > 1)
-        raise GateError(f"row {twice!r} stands twice; fix: give each row once, and put what it shares into clusters")
+        raise GateError(f"row {twice!r} occurs twice; fix: give each row once, and put what it shares into clusters")
     for name, column in columns.items():
         broken = np.flatnonzero(~np.isfinite(np.asarray(column, dtype=np.float64)))
         if len(broken):
@@ -192,8 +192,9 @@ def clustered_standard_error(values: Sequence[float] | Array, clusters: Sequence
     """Standard error of the mean of ``values`` (rows,) whose clusters are independent, in the unit of ``values``.
 
     Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640, clustered standard errors: the square root of the
-    products of deviations summed within clusters, over the number of rows; here times sqrt(G / (G - 1)) for G clusters, which
-    without clusters is the common s / sqrt(n). Infinite for one cluster. Raises GateError as ``mean_interval`` does.
+    products of deviations summed within clusters, over the number of rows; here times sqrt(G / (G - 1)) for G clusters,
+    which without clusters is the common s / sqrt(n). Infinite for one cluster. Raises GateError as ``mean_interval``
+    does.
     """
     x = np.asarray(values, dtype=np.float64)
     check_rows([str(i) for i in range(len(x))], {"values": x.tolist()}, clusters)

@@ -99,7 +99,8 @@ def betting_test(scores: Sequence[float] | Array, stakes: Stakes, *, alpha: floa
 
 
 def confidence_sequence(scores: Sequence[float] | Array, stakes: Stakes, *, alpha: float) -> Interval:
-    """The means in [0, 1] against which neither gambler owns 1/alpha by now: confidence 1 - 2 alpha, valid at all times.
+    """The means in [0, 1] against which neither gambler owns 1/alpha by now: confidence 1 - 2 alpha, valid at all
+    times.
 
     The capital against a mean m is the product of 1 + stake (x / m - 1); it falls in m, so each end is a root (section
     4, Theorem 3, with one-sided capitals). No score: [0, 1] around 1/2. Raises as ``betting_test``.

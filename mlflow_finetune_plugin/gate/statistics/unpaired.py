@@ -19,7 +19,9 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sample:
-    """``values`` (rows,) of one set; their mean is weighted, e.g. by tokens. Raises GateError for no rows and no numbers."""
+    """``values`` (rows,) of one set; their mean is weighted, e.g. by tokens. Raises GateError for no rows and no
+    numbers.
+    """
 
     values: tuple[float, ...]
     weights: tuple[float, ...] | None = None
@@ -38,10 +40,10 @@ class Sample:
 def difference_interval(first: Sample, second: Sample, *, confidence: float = 0.95) -> Interval:
     """Mean of ``first`` minus mean of ``second``, whose rows have nothing to do with each other.
 
-    Rows of 0 and 1: Newcombe 1998, "Interval estimation for the difference between independent proportions", Statistics in
-    Medicine 17, 873-890, method 10. All else: Welch 1947, Biometrika 34, 28-35, with Satterthwaite's degrees of freedom; each
-    standard error is that of a ratio of sums over clusters (``paired.standard_errors``). A set of one row or cluster, or whose
-    rows are all alike, has no spread: the interval is then unbounded, and ``method`` says so.
+    Rows of 0 and 1: Newcombe 1998, "Interval estimation for the difference between independent proportions", Statistics
+    in Medicine 17, 873-890, method 10. All else: Welch 1947, Biometrika 34, 28-35, with Satterthwaite's degrees of
+    freedom; each standard error is that of a ratio of sums over clusters (``paired.standard_errors``). A set of one row
+    or cluster, or whose rows are all alike, has no spread: the interval is then unbounded, and ``method`` says so.
     """
     if first.is_binary and second.is_binary:
         return _newcombe(first.values, second.values, confidence)

@@ -1,7 +1,7 @@
 """Move the aliases of a registered model, one process at a time, and record every move.
 
-The room promises that a process which is killed anywhere leaves the old state or the new one: the next call completes the
-move or drops it. Moves need only the registry, so a rollback works without the version's run or its files.
+The room promises that a process which is killed anywhere leaves the old state or the new one: the next call completes
+the move or drops it. Moves need only the registry, so a rollback works without the version's run or its files.
 """
 
 from __future__ import annotations

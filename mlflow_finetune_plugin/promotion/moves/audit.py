@@ -1,8 +1,9 @@
-"""Who moved which alias when, on what evidence: one MLflow run per decision, in the model's experiment ``NAME.promotions``.
+"""Record the decisions on a model's aliases: one MLflow run per decision, in the model's experiment
+``NAME.promotions``.
 
-Records are only added. A decision's run may be there before the move (with its report) and then gets the record as tags;
-a rollback makes a run of its own. Moves by hand leave no run: they show as a record that does not start where the one
-before had ended.
+Records are only added. The run of a decision may exist before the move, with its report, and then gets the record as
+tags. A rollback creates its own run. A move that was made by hand has no run; it shows as a record that does not start
+where the previous one ended.
 """
 
 from __future__ import annotations
@@ -34,11 +35,14 @@ _PAGE = 500
 
 @dataclass(frozen=True)
 class Record:
-    """A decision and what came of it.
+    """A decision and its effect.
 
-    ``kind``: promote, rollback, or unexplained (somebody moved the alias without this package; ``when`` is then when it
-    was seen). ``is_moved`` is False for decisions that held or rejected. ``expected`` as in Intent. ``run_id`` is the
-    run that holds the record; None for an unexplained move, and for one whose record could not be written yet.
+    Args:
+        kind: promote, rollback, or unexplained for a move that was made without this package. ``when`` is then the time
+            at which it was noticed.
+        expected: As in Intent.
+        is_moved: False for decisions that held or rejected.
+        run_id: The run that holds the record; None for an unexplained move, and while the record could not be written.
     """
 
     id: str
@@ -65,12 +69,16 @@ class Record:
 
 
 def now() -> str:
-    """ISO 8601, UTC, milliseconds."""
+    """Return the time as ISO 8601 in UTC, with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def promotions_experiment(client: MlflowClient, name: str) -> str:
-    """The id of the experiment ``NAME.promotions``, made when absent. Raises MoveError when it is deleted or another's."""
+    """Return the id of the experiment ``NAME.promotions``, and create it if it does not exist.
+
+    Raises:
+        MoveError: The experiment is deleted, or belongs to something else.
+    """
     from mlflow.exceptions import MlflowException
 
     title = f"{name}.promotions"
@@ -92,7 +100,7 @@ def promotions_experiment(client: MlflowClient, name: str) -> str:
 
 
 def check_decision_run(client: MlflowClient, name: str, run_id: str) -> None:
-    """Raises MoveError unless the run can carry the record."""
+    """Check that the run can carry the record. Raises MoveError if it cannot."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -110,7 +118,9 @@ def check_decision_run(client: MlflowClient, name: str, run_id: str) -> None:
 def record_decision(
     client: MlflowClient, name: str, version: str, *, alias: str = CHAMPION, evidence: MoveEvidence
 ) -> str:
-    """Records a decision that moves nothing (hold, reject); returns the id of its run. What MLflow refuses is passed on."""
+    """Record a decision that moves nothing (hold, reject) and return the id of its run. MLflow's exceptions are passed
+    on.
+    """
     from uuid import uuid4
 
     expected = last_moved(client.get_registered_model(name).tags, alias)
@@ -131,9 +141,9 @@ def record_decision(
 
 
 def write_record(client: MlflowClient, name: str, intent: Intent, *, is_moved: bool, note: str = "") -> str:
-    """The record of this move, once however often it is asked for; returns the id of its run.
+    """Write the record of this move, once however often it is called, and return the id of its run.
 
-    It goes to the decision's run; where that has gone since, to a run of its own that says so.
+    The record goes to the decision's run. If that run has been deleted since, it goes to a new run that mentions this.
     """
     from mlflow.entities import RunTag
     from mlflow.exceptions import MlflowException
@@ -162,7 +172,7 @@ def write_record(client: MlflowClient, name: str, intent: Intent, *, is_moved: b
 
 
 def record_of(client: MlflowClient, run_id: str) -> Record | None:
-    """The record that a decision's run holds; None where it holds none, or is gone."""
+    """Return the record in a decision's run; None if the run has none or was deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -175,20 +185,21 @@ def record_of(client: MlflowClient, run_id: str) -> Record | None:
 
 
 def last_moved(tags: Mapping[str, str], alias: str) -> str | None:
-    """The version that the last recorded move left the alias at, from the registered model's tags."""
+    """Return the version to which the last recorded move set the alias, from the registered model's tags."""
     text = tags.get(f"{MOVED_TAG}{alias}")
     return None if text is None else str(json.loads(text)["version"])
 
 
 def unrecorded(tags: Mapping[str, str]) -> list[Intent]:
-    """The moves whose record could not be written yet, from the registered model's tags."""
+    """Return the moves whose record could not be written yet, from the registered model's tags."""
     return [Intent.from_json(value) for key, value in sorted(tags.items()) if key.startswith(UNRECORDED_TAG)]
 
 
 def history(client: MlflowClient, name: str) -> list[Record]:
-    """Every record, newest first, and before each that does not start where the last had ended the move nobody recorded.
+    """Return every record, newest first. Before a record that does not start where the previous one ended comes the
+    unexplained move.
 
-    Reads only. Call ``settle`` first, so that a move that was cut off is told as what it became.
+    Only reads. Call ``settle`` first, so that an interrupted move is reported as what it became.
     """
     model = client.get_registered_model(name)
     waiting = [_record(_tags(name, intent, is_moved=True, note=""), None) for intent in unrecorded(model.tags)]
@@ -219,7 +230,7 @@ def _recorded(client: MlflowClient, name: str) -> dict[str, Record]:
 
 
 def _unexplained_now(model: RegisteredModel) -> list[Record]:
-    """Aliases that do not name what the last recorded move had left them at."""
+    """Return the aliases that do not name the version to which the last recorded move set them."""
     noticed_at = now()
     aliases = {CHAMPION, *(key.removeprefix(MOVED_TAG) for key in model.tags if key.startswith(MOVED_TAG))}
     pairs = [(alias, last_moved(model.tags, alias), model.aliases.get(alias)) for alias in sorted(aliases)]
@@ -298,7 +309,7 @@ def _record(run_tags: Mapping[str, str], run_id: str | None) -> Record:
 
 
 def _is_gone(error: Any) -> bool:
-    """Of a run: deleted for good, or deleted and not yet purged."""
+    """Return whether a run was deleted, permanently or not."""
     return error.error_code == "RESOURCE_DOES_NOT_EXIST" or (
         error.error_code in ("INVALID_PARAMETER_VALUE", "INVALID_STATE") and "active" in str(error)
     )

@@ -1,10 +1,12 @@
-"""What a canary changes in the registry: begun, widened, ended, and ended for a process that is gone. Each step may be cut off.
+"""Change the registry for a canary: begin, widen and end it, also for a process that died. Each step may be
+interrupted.
 
-Written ahead: the tag ``finetune.canary`` says what the split was and which splits will be set. Then the alias ``canary``,
-then the split, so that a split never names an alias that is not there. The end goes the other way: the split as it was
-before, the alias away, the tag away. Whoever finds the tag with nobody alive behind it does the rest of that. The lease
-is held for each of these alone, not while the canary waits. Taking the alias away wants the right to delete aliases
-(MANAGE under MLflow's basic-auth), which is asked for before anything is changed.
+The intention is written first: the tag ``finetune.canary`` holds the previous split and the splits that will be set.
+Then comes the alias ``canary``, and then the split, so that a split never names an alias that does not exist. The end
+reverses the order: restore the split, delete the alias, delete the tag. A process that finds the tag without a live
+process behind it completes the rest. The lease is held only during each of these steps, not while the canary waits.
+Deleting the alias needs the right to delete aliases (MANAGE under MLflow's basic-auth), which is checked before
+anything is changed.
 """
 
 from __future__ import annotations
@@ -32,7 +34,11 @@ if TYPE_CHECKING:
 def begin_canary(
     client: MlflowClient, lease: Lease, candidate: str, policy: CanaryPolicy, evidence: MoveEvidence
 ) -> CanaryState:
-    """The first step, for who holds the lease and has settled what was left. Raises MoveError; then nothing was changed."""
+    """Set the first step. The caller holds the lease and has settled earlier moves.
+
+    Raises:
+        MoveError: The canary cannot begin; nothing was changed.
+    """
     name = lease.name
     aliases, tags = read_model(client, name)
     champion = aliases.get(CHAMPION)
@@ -79,7 +85,7 @@ def begin_canary(
 
 
 def widen_canary(client: MlflowClient, lease: Lease, state: CanaryState) -> CanaryState:
-    """The next step. Raises MoveError where ``disturbance`` finds one; then nothing was changed."""
+    """Set the next step. Raises MoveError if ``disturbance`` returns a reason; nothing was changed then."""
     name = lease.name
     reason = disturbance(client, name, state)
     if reason is not None:
@@ -98,11 +104,11 @@ def keep_alive(client: MlflowClient, name: str, state: CanaryState) -> None:
 
 
 def disturbance(client: MlflowClient, name: str, state: CanaryState) -> str | None:
-    """What somebody else did that ends this canary; None where all is as it was left."""
+    """Return a change from outside that ends this canary; None if everything is as this canary set it."""
     aliases, tags = read_model(client, name)
     current = read_state(tags)
     if current is None or current.id != state.id:
-        return "somebody else ended the canary"
+        return "another process ended the canary"
     if aliases.get(CHAMPION) != state.champion:
         return f"{CHAMPION} is {named(aliases.get(CHAMPION))} now, moved by other means"
     if aliases.get(CANARY) != state.candidate:
@@ -113,9 +119,9 @@ def disturbance(client: MlflowClient, name: str, state: CanaryState) -> str | No
 
 
 def put_back(client: MlflowClient, lease: Lease, state: CanaryState) -> str:
-    """The split as it was before, and the alias away; returns what became of them, in words.
+    """Restore the previous split and delete the alias. Return the result in words.
 
-    A split that somebody else has set meanwhile is left alone, unless it names the alias that goes.
+    A split that was set from outside in the meantime stays, unless it names the alias that is deleted.
     """
     name = lease.name
     aliases, tags = read_model(client, name)
@@ -130,17 +136,17 @@ def put_back(client: MlflowClient, lease: Lease, state: CanaryState) -> str:
             client.delete_registered_model_tag(name, SPLIT_TAG)
         outcome = f"{SPLIT_TAG} is put back to {state.split_before or 'none'}"
     else:
-        outcome = f"{SPLIT_TAG} was set to {split or 'none'} by other means, which stands"
+        outcome = f"{SPLIT_TAG} was set to {split or 'none'} by other means, and stays so"
     if aliases.get(CANARY) == state.candidate:
         lease.check()
         client.delete_registered_model_alias(name, CANARY)
     elif CANARY in aliases:
-        outcome += f"; the alias {CANARY!r} was moved to {named(aliases[CANARY])} by other means, which stands"
+        outcome += f"; the alias {CANARY!r} was moved to {named(aliases[CANARY])} by other means, and stays so"
     return outcome
 
 
 def close_canary(client: MlflowClient, lease: Lease, state: CanaryState) -> None:
-    """Nothing is under way any more, where this canary still was."""
+    """Delete the tags of this canary."""
     _, tags = read_model(client, lease.name)
     for key in sorted(key for key in tags if key.startswith(CANARY_ALIVE_TAG)):
         client.delete_registered_model_tag(lease.name, key)
@@ -151,10 +157,10 @@ def close_canary(client: MlflowClient, lease: Lease, state: CanaryState) -> None
 
 
 def end_for_another(client: MlflowClient, lease: Lease, state: CanaryState, why: str, outcome: str) -> str:
-    """The end of another process's canary, with its record and the end of its run. Returns what was done, in words.
+    """End the canary of another process, write its record and end its run. Return the result in words.
 
-    One whose candidate is champion was cut off after its move, which has a record of its own. A record that cannot be
-    written keeps nobody from ending a canary, and is told.
+    If the candidate is already champion, the process was interrupted after the move, which has its own record. A record
+    that cannot be written does not prevent the end of the canary, and is mentioned in the result.
     """
     from mlflow.exceptions import MlflowException
 
@@ -174,8 +180,14 @@ def end_for_another(client: MlflowClient, lease: Lease, state: CanaryState, why:
 
 
 def stop_canary(client: MlflowClient, name: str, *, reason: str | None = None) -> str | None:
-    """Ends the canary that is under way, alive or not, and says so; None where there is none, or its candidate is
-    champion already. The champion stays where it is. Raises LeaseError, MoveError, TrackingError.
+    """End the current canary, whether its process is alive or not, and return the result in words. The champion does
+    not change.
+
+    Returns:
+        None if there is no canary, or its candidate is already champion.
+
+    Raises:
+        LeaseError, MoveError, TrackingError: The canary could not be ended.
     """
     with registry_faults(name):
         if read_state(read_model(client, name)[1]) is None:
@@ -190,7 +202,7 @@ def stop_canary(client: MlflowClient, name: str, *, reason: str | None = None) -
 
 
 def record_canary(client: MlflowClient, name: str, state: CanaryState, evidence: MoveEvidence) -> str:
-    """The decision that a canary came to without a move, in the history once; returns the id of its run."""
+    """Record the decision on a canary that moved nothing, once, and return the id of its run."""
     intent = Intent(
         id=state.id,
         kind="promote",

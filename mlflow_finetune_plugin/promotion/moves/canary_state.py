@@ -1,4 +1,4 @@
-"""A canary that is under way, as a tag of the registered model tells it, and whether the process behind it still lives."""
+"""The state of a canary, stored in a tag of the registered model, and whether the process behind it is alive."""
 
 from __future__ import annotations
 
@@ -15,15 +15,20 @@ from mlflow_finetune_plugin.store.names import CANARY, CANARY_ALIVE_TAG, CANARY_
 
 HEARTBEAT_S = 20.0
 DEAD_S = 180.0
-"""Without a heartbeat; who finds it waits ``SKEW_S`` longer, as clocks differ."""
+"""A process without a heartbeat for this long is dead. Others wait ``SKEW_S`` longer, because clocks differ."""
 SKEW_S = 120.0
 
 
 @dataclass(frozen=True)
 class CanaryState:
-    """``steps``: shares in percent; ``step`` counts from 0. ``split_before``: None where no tag was set. ``begun``: ISO 8601.
+    """The state of a canary.
 
-    ``heartbeat``: epoch seconds when it was written; later ones are in the tag ``CANARY_ALIVE_TAG``.
+    Args:
+        steps: Shares of the requests in percent.
+        step: The current step, from 0.
+        split_before: The split before the canary; None if no tag was set.
+        begun: ISO 8601.
+        heartbeat: Epoch seconds when this state was written. Later heartbeats are in the tag ``CANARY_ALIVE_TAG``.
     """
 
     id: str
@@ -49,7 +54,7 @@ class CanaryState:
 
     @classmethod
     def from_json(cls, text: str) -> CanaryState:
-        """Raises MoveError for what no canary of this package has written."""
+        """Parse a tag. Raises MoveError if no canary of this package has written it."""
         try:
             content: dict[str, Any] = json.loads(text)
             return cls(**{**content, "steps": tuple(float(step) for step in content["steps"])})
@@ -69,7 +74,7 @@ class CanaryState:
         return f"a canary of version {self.candidate} at {self.share:g} %, begun {self.begun} by {self.who}"
 
     def is_own_split(self, split: str | None) -> bool:
-        """Whether this canary wrote that, at any step: it may have been cut off between two."""
+        """Return whether this canary wrote the split at any step, because it may have been interrupted between two."""
         return split in {split_of(step) for step in self.steps}
 
     def is_alive(self, tags: Mapping[str, str]) -> bool:
@@ -96,7 +101,7 @@ def split_of(share: float) -> str:
 
 
 def read_state(tags: Mapping[str, str]) -> CanaryState | None:
-    """From the registered model's tags. Raises MoveError for a tag that is none."""
+    """Return the canary in the registered model's tags. Raises MoveError for an invalid tag."""
     text = tags.get(CANARY_TAG)
     return None if text is None else CanaryState.from_json(text)
 
@@ -105,4 +110,4 @@ def _heartbeat(text: str | None) -> float:
     try:
         return float(text) if text is not None else 0.0
     except ValueError:
-        return 0.0  # nobody's heartbeat: the one in the state holds
+        return 0.0  # without a heartbeat tag, the one in the state counts

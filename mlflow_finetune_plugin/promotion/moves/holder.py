@@ -1,4 +1,4 @@
-"""Whom a lease belongs to, written as tags, and whether that process is gone."""
+"""The holder of a lease, stored as tags, and whether its process has ended."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from mlflow_finetune_plugin.store.people import who_moves
 
 
 def renewal_tag(lease_id: str) -> str:
-    """Where a lease's later expiry is written: under its id, so that a late renewal cannot extend a lease after it."""
+    """Return the tag for a later expiry of a lease. It contains the lease's id, so that a late renewal cannot extend
+    the next lease.
+    """
     return f"{LEASE_TAG}renewed.{lease_id}"
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Whom a lease belongs to, as its tags say. ``expires_s``: epoch seconds, UTC. ``machine`` is empty where unknown."""
+    """The holder of a lease. ``expires_s`` is in epoch seconds (UTC). ``machine`` is empty if it is unknown."""
 
     id: str
     owner: str
@@ -43,7 +45,7 @@ class Holder:
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> Holder | None:
-        """None for a registered model that is no lease."""
+        """Return None for a registered model that is not a lease."""
         try:
             lease_id = tags[f"{LEASE_TAG}id"]
             expires_s = float(tags.get(renewal_tag(lease_id), tags[f"{LEASE_TAG}expires"]))
@@ -61,7 +63,7 @@ class Holder:
         return now_s > self.expires_s + skew_s or self._has_died()
 
     def _has_died(self) -> bool:
-        """Only what is sure: a process of this machine and process namespace that is no more."""
+        """Return True only if it is certain: a process of this machine and process namespace that has ended."""
         import psutil
 
         if not self.machine or self.machine != _machine():
@@ -76,7 +78,7 @@ class Holder:
 
 
 def _machine() -> str:
-    """The boot of the kernel and the process namespace; empty where there is no Linux to ask."""
+    """Return the kernel's boot id and the process namespace; empty outside Linux."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

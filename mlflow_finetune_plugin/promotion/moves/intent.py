@@ -1,4 +1,4 @@
-"""What a move is about to do, written down before it does it: a tag of the registered model, and what it carries."""
+"""The intent of a move, written to a tag of the registered model before the move."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.store.names import INTENT_TAG
 
 REASON_LIMIT = 1000
-"""Characters: an intent has to fit into a registered model's tag, which SQL stores cut or refuse at 5,000."""
+"""Characters. An intent must fit into a tag of a registered model, which SQL stores cut or refuse at 5,000."""
 
 Kind = Literal["promote", "rollback"]
 
 
 @dataclass(frozen=True)
 class MoveEvidence:
-    """Why a version may become champion.
+    """The reason why a version may become champion.
 
-    ``run_id`` is the decision's run, in the experiment ``NAME.promotions``; None lets the move make one. ``champion`` is
-    the version that the candidate was judged against, None where there was none. Digests are sha256, hexadecimal; those
-    of the adapters are of their weights, None where not known.
+    Args:
+        run_id: The decision's run, in the experiment ``NAME.promotions``; None lets the move create one.
+        champion: The version that the candidate was compared with; None if there was none.
+        policy_digest: SHA-256 (hex), as the digests of the adapters' weights.
+        candidate_digest: None if unknown.
+        champion_digest: None if unknown.
     """
 
     outcome: str
@@ -35,11 +38,13 @@ class MoveEvidence:
 
 @dataclass(frozen=True)
 class Intent:
-    """One move: ``alias`` from a version (None: it did not exist) to another.
+    """One move of ``alias`` from a version (None: the alias did not exist) to another.
 
-    ``previous`` is what the alias previous is to name afterwards, None where it is left alone. ``expected`` is what the
-    last recorded move had left the alias at: where that is not ``from_version``, somebody moved it by hand in between.
-    ``when`` is ISO 8601, UTC.
+    Args:
+        previous: The version that the alias ``previous`` will name; None leaves it unchanged.
+        expected: The version to which the last recorded move set the alias. If it is not ``from_version``, the alias
+            was moved by hand in between.
+        when: ISO 8601, UTC.
     """
 
     id: str
@@ -55,7 +60,7 @@ class Intent:
     evidence: MoveEvidence | None
 
     def to_json(self) -> str:
-        """A promotion's reason is its evidence's, and written once."""
+        """Return JSON. A promotion's reason equals its evidence's reason and is written once."""
         content = asdict(self)
         if content["evidence"] is not None:
             content["evidence"]["reason"] = ""
@@ -63,7 +68,7 @@ class Intent:
 
     @classmethod
     def from_json(cls, text: str) -> Intent:
-        """Raises MoveError for what no move of this package has written."""
+        """Parse a tag. Raises MoveError if no move of this package has written it."""
         try:
             content: dict[str, Any] = json.loads(text)
             evidence = content.pop("evidence")
@@ -71,6 +76,6 @@ class Intent:
             return cls(**content, evidence=move_evidence)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise MoveError(
-                f"the tag {INTENT_TAG!r} of the registered model holds no move: {text[:200]!r}; fix: see what the aliases "
+                f"the tag {INTENT_TAG!r} of the registered model is not a move: {text[:200]!r}; fix: see what the aliases "
                 "should name, set them, then delete the tag"
             ) from error

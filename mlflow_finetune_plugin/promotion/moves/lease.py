@@ -1,19 +1,20 @@
-"""The right to move aliases of one registered model, held by one process at a time.
+"""The right to move the aliases of one registered model, held by one process at a time.
 
-What it rests on. MLflow has no compare-and-swap on aliases, but names of registered models are a primary key: of all who
-create ``NAME.promoting`` exactly one succeeds, on every SQL store and through REST, and the tags of its creation are
-written in the same transaction. So the holder is always decided by creation. What is over is moved out of the way by a
-rename to ``NAME.promoting.ID`` (a grave), ID being the random id of the lease that is meant. A grave's name exists once
-as well, so of all who bury the same lease one succeeds, and a late one cannot bury the lease that came after it as long
-as the grave is there; should it be gone, the id in what was buried shows the mistake and it is put back. A holder
-releases by burying its own lease, which fails where another has done so, and never deletes by a name that may have passed
-to somebody else. Reads must see the last write: not so on a server whose ``read_db_uri`` is a lagging replica.
+Basis. MLflow has no compare-and-swap on aliases, but names of registered models are a primary key: of all processes
+that create ``NAME.promoting`` exactly one succeeds, on every SQL store and through REST, and the tags of the creation
+are written in the same transaction. So the holder is always decided by creation. An expired lease is moved out of the
+way by a rename to ``NAME.promoting.ID`` (a grave), where ID is the random id of that lease. The name of a grave also
+exists once, so of all processes that bury the same lease one succeeds, and a late one cannot bury the next lease while
+the grave exists. If the grave is gone, the id in the buried lease shows the mistake, and it is renamed back. A holder
+releases the lease by burying it, which fails if another process has done so, and never deletes by a name that may
+already belong to another process. Reads must return the last write, which is not so on a server whose ``read_db_uri``
+is a lagging replica.
 
-Clocks. The expiry is wall-clock time (UTC) of the holder; who finds it compares with its own clock and waits SKEW_S
-longer. The holder stops at its expiry by the wall clock or by the monotonic one, whichever comes first. Where clocks
-differ by more than SKEW_S, a lease may be taken from a live holder: its next ``check`` refuses, so what can then still
-happen is one write that was already past its check. A holder killed on this machine, in this process namespace, is
-known to be dead and not waited for (Linux; elsewhere the expiry decides).
+Clocks. The expiry is the wall-clock time (UTC) of the holder. Another process compares it with its own clock and waits
+SKEW_S longer. The holder stops at its expiry by the wall clock or the monotonic clock, whichever comes first. If the
+clocks differ by more than SKEW_S, a lease can be taken from a live holder. Its next ``check`` then refuses, so at most
+one write that has already passed its check can still happen. A holder that was killed on this machine, in this process
+namespace, is known to be dead and is not waited for (Linux; elsewhere the expiry decides).
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ _TRIES = 20
 
 
 def lease_name(name: str) -> str:
-    """The registered model that stands for the lease of ``name``."""
+    """Return the name of the registered model that represents the lease of ``name``."""
     return f"{name}.promoting"
 
 
 class Lease:
     """``with Lease(client, name) as lease: ... lease.check() ...``.
 
-    Raises LeaseError on entry when somebody else holds it, and in ``check`` when it is no longer held; what the registry
-    refuses is passed on. Not for use by several threads.
+    Entering raises LeaseError if another process holds the lease, and ``check`` if this process has lost it. The
+    registry's exceptions are passed on. Not for use by several threads.
     """
 
     def __init__(
@@ -85,7 +86,11 @@ class Lease:
             logger.warning("the lease %s could not be given back: %s", self.model, one_line(refusal))
 
     def check(self) -> None:
-        """Directly before every write: raises LeaseError unless the lease is still ours. Renews it at half its time."""
+        """Check, directly before every write, that the lease is still held, and renew it after half of its time.
+
+        Raises:
+            LeaseError: The lease was lost.
+        """
         if self._is_past():
             raise self._lost("it expired before the move was done")
         self._check_held()
@@ -93,7 +98,7 @@ class Lease:
             self.renew()
 
     def renew(self) -> None:
-        """Another full duration from now. Raises LeaseError when it is no longer ours."""
+        """Extend the lease by its full duration from now. Raises LeaseError if it was lost."""
         holder = self._our_holder()
         began_s, expires_s = time.monotonic(), time.time() + self.duration_s
         self._client.set_registered_model_tag(self.model, renewal_tag(holder.id), f"{expires_s:.3f}")
@@ -119,7 +124,9 @@ class Lease:
         return True
 
     def _read(self, model: str | None = None) -> Holder | None:
-        """None when there is none. Raises LeaseError for a registered model of that name which is no lease."""
+        """Return the holder; None without a lease. Raises LeaseError for a registered model of that name that is not a
+        lease.
+        """
         from mlflow.exceptions import MlflowException
 
         model = model or self.model
@@ -132,12 +139,12 @@ class Lease:
         holder = Holder.from_tags(tags)
         if holder is None:
             raise LeaseError(
-                f"registered model {model!r} is no lease, and moves of {self.name!r} need one of that name; fix: rename it"
+                f"registered model {model!r} is not a lease, and moves of {self.name!r} need one of that name; fix: rename it"
             )
         return holder
 
     def _bury(self, over: Holder) -> None:
-        """Moves what is over out of the way, if nobody was first."""
+        """Rename an expired lease out of the way, unless another process was faster."""
         from mlflow.exceptions import MlflowException
 
         grave = f"{self.model}.{over.id}"
@@ -155,14 +162,14 @@ class Lease:
         buried = self._read(grave)
         if buried is None or buried.id == over.id:
             return
-        try:  # a late burial: its grave was gone, and somebody else's lease went into it
+        try:  # a late burial: its grave was gone, and the next lease went into it
             self._client.rename_registered_model(grave, self.model)
         except MlflowException as error:
             if not _is_taken_or_gone(error):
                 raise
 
     def _release(self) -> None:
-        """Within its time nobody has buried it, so its grave need not stay; after it, it is left for others to bury."""
+        """Bury the lease and delete its grave. An expired lease is left for other processes to bury."""
         from mlflow.exceptions import MlflowException
 
         if self._is_past():
@@ -176,7 +183,7 @@ class Lease:
                 raise
 
     def _remove_old_graves(self) -> None:
-        """Those which nobody can still mean to bury."""
+        """Delete the graves that no process can still try to bury."""
         from mlflow.exceptions import MlflowException
 
         prefix = f"{self.model}."
@@ -226,7 +233,9 @@ class Lease:
 
 
 def _is_taken_or_gone(error: Any) -> bool:
-    """Of a rename: somebody else was first. BAD_REQUEST is how the SQL store says that the row went meanwhile."""
+    """Return whether a rename failed because another process was faster. The SQL store reports BAD_REQUEST for a
+    vanished row.
+    """
     return error.error_code in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST") or (
         error.error_code == "BAD_REQUEST" and "0 were matched" in str(error)
     )

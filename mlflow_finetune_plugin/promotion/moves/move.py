@@ -1,16 +1,19 @@
-"""Moving an alias so that a crash at any point leaves the old state or the new one, and the next call knows which.
+"""Move an alias so that a crash at any point leaves the old state or the new one, and the next call knows which.
 
-Under the lease: the intent is written to the registered model; then the alias; then ``previous``; both are read back; the
-record is written; the intent is removed. Where the record cannot be written the move stands all the same, is told as
-unrecorded, and the next call writes the record; only promotions wait for that, rollbacks never. The alias is the first thing that changes, so what a crash left needs never be
-undone, which would take the right to delete aliases: where the alias still names the old version nothing has happened
-and the intent is dropped, where it names the new one the rest is done. ``previous`` names at every point a version that
-was champion before. ``check`` of the lease stands directly before every write to an alias; a process that stalls between
-the two longer than the lease lasts can still write once. The registry has nothing to prevent that: it shows as a move
-that the history cannot explain.
+Under the lease, a move writes its intent to the registered model, then the alias, then ``previous``, reads both back,
+writes the record, and deletes the intent. If the record cannot be written, the move remains valid and is reported as
+unrecorded. The next call writes the record; a promotion waits for that, a rollback never does. The alias changes first,
+so nothing that a crash leaves behind must ever be undone, which would need the right to delete aliases. If the alias
+still names the old version, nothing has happened and the intent is dropped. If it names the new version, the rest is
+done. At every point ``previous`` names a version that was champion before.
 
-Moves need the registry alone: no run and no logged model of a version is read. Under MLflow's basic-auth they need EDIT
-on the registered model, leave to create one (the lease), and EDIT on the experiment ``NAME.promotions`` for the record.
+Every write to an alias follows directly after a ``check`` of the lease. A process that stalls between the two for
+longer than the lease lasts can still write once. The registry cannot prevent this; the history then shows an
+unexplained move.
+
+Moves need only the registry: no run and no logged model of a version is read. Under MLflow's basic-auth they need EDIT
+on the registered model, permission to create one (the lease), and EDIT on the experiment ``NAME.promotions`` for the
+record.
 """
 
 from __future__ import annotations
@@ -42,12 +45,18 @@ def promote_version(
     evidence: MoveEvidence,
     own_canary: str | None = None,
 ) -> Move:
-    """The alias to this version; where the alias is champion, ``previous`` to what was champion.
+    """Set the alias to this version. If the alias is champion, set ``previous`` to the former champion.
 
-    A move to this version that an earlier call began and that is only finished here is returned as the move. Raises
-    MoveError when the verdict is not to promote, the version is gone or has the alias already, or the alias is not where
-    it was when the evidence was judged, or a canary is under way other than ``own_canary`` (its id); LeaseError when somebody
-    else moves aliases now; TrackingError.
+    If an earlier call began this move and only the rest is done here, it is returned as the move.
+
+    Args:
+        own_canary: The id of the caller's canary, which may be in progress.
+
+    Raises:
+        MoveError: The verdict is not to promote, the version does not exist or has the alias already, the alias is not
+            where it was when the evidence was judged, or another canary is in progress.
+        LeaseError: Another process is moving aliases.
+        TrackingError: The registry failed.
     """
     version = str(version)
     if alias == PREVIOUS:
@@ -67,7 +76,7 @@ def promote_version(
         canary = read_state(tags)
         if own_canary is not None and (canary is None or canary.id != own_canary):
             raise MoveError(
-                f"{name}: somebody else ended the canary of version {version}; nothing was moved; fix: see history"
+                f"{name}: another process ended the canary of version {version}; nothing was moved; fix: see history"
             )
         current = aliases.get(alias)
         if current == version:
@@ -87,13 +96,20 @@ def promote_version(
 def roll_back(
     client: MlflowClient, name: str, *, reason: str | None = None, judged: tuple[str, str] | None = None
 ) -> Move:
-    """Champion to ``previous`` and previous to what was champion, so that the same call undoes it. No gate.
+    """Set champion to ``previous`` and previous to the former champion, so that a second call undoes the first. No gate
+    is asked.
 
-    ``judged``: the (champion, previous) for which somebody found that it should be; None: whoever they are. Where they are
-    others by now nothing is moved.
-    A rollback that an earlier call began and that is only finished here is returned as the move: it is not rolled back
-    again. A canary that is under way is ended first. Raises MoveError when there is no previous version, LeaseError,
-    TrackingError; then nothing was moved.
+    If an earlier call began this rollback and only the rest is done here, it is returned as the move, and there is no
+    second rollback. A canary in progress is ended first.
+
+    Args:
+        judged: The (champion, previous) to which the decision refers; None accepts any. If the aliases have changed
+            since, nothing is moved.
+
+    Raises:
+        MoveError: There is no previous version; nothing was moved.
+        LeaseError: Another process is moving aliases; nothing was moved.
+        TrackingError: The registry failed.
     """
     with registry_faults(name), Lease(client, name) as lease:
         settled = settle_held(client, lease, ends_canary=True)
@@ -135,8 +151,8 @@ def _carry_out(client: MlflowClient, lease: Lease, intent: Intent, settled: Sett
     aliases, _ = read_model(client, name)
     if aliases.get(intent.alias) != intent.to_version:
         raise MoveError(
-            f"{name}: {intent.alias} was set to version {intent.to_version}, but is {named(aliases.get(intent.alias))}: somebody "
-            "moved it at the same moment; fix: see mlflow-finetune history, then call again"
+            f"{name}: {intent.alias} was set to version {intent.to_version}, but is {named(aliases.get(intent.alias))}: another "
+            "process moved it at the same moment; fix: see mlflow-finetune history, then call again"
         )
     return replace(record_and_close(client, lease, intent, aliases.get(PREVIOUS)), settled=settled)
 

@@ -1,4 +1,4 @@
-"""The end of a move: recorded, closed, and, after a crash, found by the next call and finished or dropped."""
+"""Complete a move: record it and close it. After a crash the next call finds the move and completes or drops it."""
 
 from __future__ import annotations
 
@@ -31,10 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Move:
-    """An alias that was moved. ``previous`` is what the alias previous names now, None where it is not set.
+    """A moved alias.
 
-    ``run_id`` is the run that holds the record. It is None when the record could not be written, ``unrecorded`` says
-    why, and the next call writes it. ``settled`` is what an earlier call had left and this one settled first.
+    Args:
+        previous: The version that the alias ``previous`` names now; None if it is not set.
+        run_id: The run that holds the record. None if the record could not be written; ``unrecorded`` gives the reason,
+            and the next call writes it.
+        settled: The interrupted move of an earlier call that this call settled first.
     """
 
     kind: Kind
@@ -57,12 +60,16 @@ class Move:
 
 @dataclass(frozen=True)
 class Settled:
-    """What an earlier call had left.
+    """The interrupted move of an earlier call, and its end.
 
-    ``how``: finished (it was cut off after the alias had moved, the rest is done), dropped (cut off before, nothing was
-    changed), overtaken (cut off, and somebody has moved the alias elsewhere, which stands), recorded (only its record was
-    missing), ended (a canary: the split is put back and its alias away). ``text`` tells a person. ``move`` is there for what was finished. ``unrecorded``: why a record still cannot
-    be written, None when none is missing.
+    Args:
+        how: finished (it was interrupted after the alias had moved, and the rest is done), dropped (interrupted before,
+            so nothing was changed), overtaken (interrupted, and the alias was moved elsewhere from outside, which
+            remains), recorded (only its record was missing), or ended (a canary: the split is restored and its alias
+            deleted).
+        text: The same for a person.
+        move: The move that was finished.
+        unrecorded: Why a record still cannot be written; None if none is missing.
     """
 
     how: Literal["finished", "dropped", "overtaken", "recorded", "ended"]
@@ -73,10 +80,13 @@ class Settled:
 
 
 def settle(client: MlflowClient, name: str) -> Settled | None:
-    """Finishes or drops what a call that was cut off had left, and tells; None, without a lease, when nothing was left.
+    """Complete or drop the interrupted move of an earlier call and return it. Without one, return None and take no
+    lease.
 
-    Raises LeaseError while the move is under way, MoveError while a canary is or when it may not be settled by this user,
-    TrackingError.
+    Raises:
+        LeaseError: The move is still in progress.
+        MoveError: A canary is in progress, or this user may not settle the move.
+        TrackingError: The registry failed.
     """
     with registry_faults(name):
         _, tags = read_model(client, name)
@@ -91,7 +101,12 @@ def settle(client: MlflowClient, name: str) -> Settled | None:
 def settle_held(
     client: MlflowClient, lease: Lease, *, own_canary: str | None = None, ends_canary: bool = False
 ) -> Settled | None:
-    """``settle`` for who holds the lease. ``own_canary``: the id of the caller's own, which stays; ``ends_canary``: any goes."""
+    """Settle as ``settle`` does, under a lease that the caller holds.
+
+    Args:
+        own_canary: The id of the caller's canary, which is not ended.
+        ends_canary: End any canary.
+    """
     moved = _settle_move(client, lease)
     ended = _settle_canary(client, lease, own_canary, ends_canary=ends_canary)
     if moved is None or ended is None:
@@ -142,11 +157,11 @@ def _settle_move(client: MlflowClient, lease: Lease) -> Settled | None:
     what = f"was cut off, and {intent.alias} is {named(current)} now, moved by other means"
     write_record(client, name, intent, is_moved=False, note=f"({what})")
     client.delete_registered_model_tag(name, INTENT_TAG)
-    return Settled("overtaken", intent.kind, f"{begun} {what}; that stands")
+    return Settled("overtaken", intent.kind, f"{begun} {what}; it stays there")
 
 
 def record_and_close(client: MlflowClient, lease: Lease, intent: Intent, previous: str | None) -> Move:
-    """The end of a move whose aliases stand: its record, or the note that it is missing; then nothing is under way."""
+    """Write the record of a move whose aliases are set, or the note that it is missing, and close the move."""
     name = lease.name
     run_id, why = _try_to_record(client, name, intent)
     lease.check()
@@ -171,7 +186,9 @@ def record_and_close(client: MlflowClient, lease: Lease, intent: Intent, previou
 
 
 def _set_previous(client: MlflowClient, lease: Lease, intent: Intent, current: str | None) -> str | None:
-    """What ``previous`` names in the end: it stays where it is when what it should name has been deleted meanwhile."""
+    """Return the version that ``previous`` names now. It does not change if the version that it should name was deleted
+    meanwhile.
+    """
     previous = intent.previous
     if previous is None or previous == current or not version_exists(client, lease.name, previous):
         return current
@@ -193,7 +210,9 @@ def _settle_records(client: MlflowClient, name: str, tags: dict[str, str]) -> Se
 
 
 def _try_to_record(client: MlflowClient, name: str, intent: Intent) -> tuple[str | None, str | None]:
-    """The id of the record's run, or why there is none: the move has happened, so no fault here may hide that."""
+    """Return the id of the record's run, or the reason why there is none: the move has happened, so no error here may
+    hide it.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -205,7 +224,7 @@ def _try_to_record(client: MlflowClient, name: str, intent: Intent) -> tuple[str
 
 
 def _tag_version(client: MlflowClient, name: str, intent: Intent) -> None:
-    """A line on the version that was promoted, or from which was rolled back, unless it has been deleted meanwhile."""
+    """Tag the version that was promoted or rolled back, unless it was deleted meanwhile."""
     line = f"{intent.when} {intent.alias} {intent.from_version or 'none'} -> {intent.to_version} by {intent.who}"
     is_promotion = intent.kind == "promote"
     tag, version = (PROMOTED_TAG, intent.to_version) if is_promotion else (ROLLED_BACK_TAG, intent.from_version)

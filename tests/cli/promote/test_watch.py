@@ -194,7 +194,7 @@ def test_what_is_known_of_nothing_is_said_and_nothing_is_done(client, capsys):
     told = json.loads(capsys.readouterr().out)
     assert {one["name"]: one["reason"] for one in told["verdict"]["findings"]} == {
         "proof": f"models:/bot/{first}: its run recorded no held-out rows",
-        "errors": f"models:/bot/{first}: tag finetune.served.broken: is no summary of answers: 'recent'; fix: delete the tag",
+        "errors": f"models:/bot/{first}: tag finetune.served.broken: is not a summary of answers: 'recent'; fix: delete the tag",
         "latency": "the champion's policy asks nothing of it",
         "votes": "there is no previous version",
         "drift of votes": "there is no previous version",

@@ -176,7 +176,7 @@ def test_broken_rows_are_refused(candidate, champion, message):
 
 
 def test_repeated_rows_and_lone_clusters_are_refused():
-    with pytest.raises(GateError, match="row 'a' stands twice"):
+    with pytest.raises(GateError, match="row 'a' occurs twice"):
         PairedRows(("b", "a", "a"), (1.0,) * 3, (1.0,) * 3)
     with pytest.raises(GateError, match="2 row ids but 1 values of clusters"):
         PairedRows(("a", "b"), (1.0,) * 2, (1.0,) * 2, ("x",))

@@ -160,7 +160,7 @@ def test_a_canary_without_answers_holds(bot):
     with telling(router):
         assert promote(step="0.2s") == 3
     assert is_as_before(client, first)
-    assert "0 answers in 2 s, wanted are 20 in 0.2 s" in record_of(client)[0].reason
+    assert "0 answers in 2 s; the step needs 20 in 0.2 s" in record_of(client)[0].reason
 
 
 def test_a_rollback_ends_it_and_others_are_refused_meanwhile(bot, capsys):
@@ -195,13 +195,13 @@ def test_a_split_that_somebody_else_sets_ends_it(bot, names_canary, capsys):
         client.set_registered_model_tag("bot", SPLIT, split)
     assert promotion.code == 3
     assert is_as_before(client, first, None if names_canary else split)
-    assert ("by other means, which stands" in capsys.readouterr().err) is not names_canary
+    assert ("by other means, and stays so" in capsys.readouterr().err) is not names_canary
     assert f"{split!r} now, set by other means" in record_of(client)[0].reason
 
 
 def test_a_canary_that_was_ended_meanwhile_moves_nothing(bot):
     client, _, first, second = bot
-    with pytest.raises(MoveError, match="somebody else ended the canary of version 2; nothing was moved"):
+    with pytest.raises(MoveError, match="another process ended the canary of version 2; nothing was moved"):
         promote_version(client, "bot", second, evidence=evidence(first), own_canary="ended")
     assert is_as_before(client, first)
 

@@ -162,6 +162,6 @@ def test_a_creation_whose_answer_was_lost_is_recognised(client):
 
 def test_a_model_of_that_name_which_is_no_lease_is_left_alone(client):
     client.create_registered_model(lease_name("bot"))
-    with pytest.raises(LeaseError, match="is no lease"), Lease(client, "bot"):
+    with pytest.raises(LeaseError, match="is not a lease"), Lease(client, "bot"):
         pass
     assert models(client) == ["bot.promoting"]

@@ -289,7 +289,7 @@ def test_an_intent_fits_into_a_tag_however_long_the_reasons_are(moved):
 
 def test_an_intent_that_nobody_wrote_is_told_not_guessed(moved):
     moved.set_registered_model_tag("bot", INTENT_TAG, "{}")
-    with pytest.raises(MoveError, match=r"'finetune\.move' of the registered model holds no move"):
+    with pytest.raises(MoveError, match=r"'finetune\.move' of the registered model is not a move"):
         roll_back(moved, "bot")
     assert aliases_of(moved, "bot") == ("2", "1")
 
