@@ -1,7 +1,7 @@
-"""The front door: MLflow's project backend ``finetune``. The only room that knows MLflow Projects.
+"""MLflow's project backend ``finetune``. The only module that knows MLflow Projects.
 
-``mlflow run`` never waits for a plugin and returns 0 whatever happens; so from the command line ``run`` itself waits,
-streams and fails. From Python it returns at once and ``wait()`` works.
+``mlflow run`` does not wait for a plugin and returns 0 whatever happens. So on the command line ``run`` itself waits,
+shows progress and fails. From Python it returns at once, and ``wait()`` waits.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class FinetuneBackend(AbstractBackend):
         tracking_uri: str,
         experiment_id: str,
     ) -> FinetuneRun:
-        """Checks, starts and, from the command line, waits. Raises ExecutionException with one clear message."""
+        """Check the request, start it and, on the command line, wait. Raises ExecutionException with one clear message."""
         cli = _command_line()
         submission = Submission(
             project_uri=project_uri,
@@ -122,7 +122,9 @@ class FinetuneBackend(AbstractBackend):
 
 @contextmanager
 def interruptions_held(held: list[int]) -> Iterator[None]:
-    """Keeps the first Ctrl-C or SIGTERM until the run that is being created can be cancelled; a second one acts at once."""
+    """Hold the first Ctrl-C or SIGTERM back until the run that is being created can be cancelled. A second one acts at
+    once.
+    """
 
     def hold(number: int, frame: FrameType | None) -> None:
         if held:
@@ -138,7 +140,9 @@ def interruptions_held(held: list[int]) -> Iterator[None]:
 
 
 def wait_in_foreground(run: FinetuneRun, held: Sequence[int] = ()) -> None:
-    """Waits as a shell command does: Ctrl-C and SIGTERM (also those ``held``) cancel the run, a failure is an error."""
+    """Wait as a shell command does: Ctrl-C and SIGTERM (also those in ``held``) cancel the run, and a failure is an
+    error.
+    """
 
     def on_terminate(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
@@ -181,7 +185,7 @@ def _names_experiment(cli: Mapping[str, Any] | None) -> bool:
 
 
 def _command_line() -> dict[str, Any] | None:
-    """The parameters of ``mlflow run``, or None when called from Python (also from somebody's own click command)."""
+    """Return the parameters of ``mlflow run``; None for a call from Python, also from another click command."""
     import click
 
     context = click.get_current_context(silent=True)

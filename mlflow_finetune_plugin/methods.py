@@ -42,7 +42,8 @@ __all__ = [
 Kind = Literal["adaptation", "objective"]
 Serving = Literal["vllm", "convertible", "merge", "transformers"]
 """How a trained adapter can be served: vLLM loads it (``vllm``), or loads it after a conversion to plain LoRA
-(``convertible``) or after a merge into the base (``merge``); ``transformers`` means only the Transformers engine can."""
+(``convertible``) or after a merge into the base (``merge``); ``transformers`` means only the Transformers engine can.
+"""
 
 _PACKAGES: dict[Kind, str] = {
     "adaptation": "mlflow_finetune_plugin.adaptations",
@@ -86,7 +87,8 @@ class AdaptationModule(Protocol):
         """
 
     def save(self, model: PeftModel, options: Any, folder: Path, *, start: Path) -> None:
-        """Write ``adapter_config.json`` and ``adapter_model.safetensors`` to ``folder``, loadable on the untouched base.
+        """Write ``adapter_config.json`` and ``adapter_model.safetensors`` to ``folder``, loadable on the untouched
+        base.
 
         Args:
             model: the trained model.
@@ -97,7 +99,9 @@ class AdaptationModule(Protocol):
 
 
 class Adaptation(AdaptationModule, Protocol):
-    """An adaptation as ``load_method`` returns it: the optional members have the defaults below where a module omits them."""
+    """An adaptation as ``load_method`` returns it: the optional members have the defaults below where a module omits
+    them.
+    """
 
     QUANTIZATION: Literal["nf4", "int8"] | None = None
     """The ``base_model.quantization`` that applies when the recipe sets none."""
@@ -105,7 +109,8 @@ class Adaptation(AdaptationModule, Protocol):
     MODEL_CODE: tuple[Path, ...] = ()
     """Python files that are copied into every logged model and imported before its adapter is loaded.
 
-    An adaptation that PEFT does not know registers itself in ``peft.mapping`` there. The files must not import this package.
+    An adaptation that PEFT does not know registers itself in ``peft.mapping`` there. The files must not import this
+    package.
     """
 
     def optimizer(
@@ -263,7 +268,7 @@ def contract_faults(kind: Kind, module: object) -> Iterator[str]:
 
 
 def _members(contract: type) -> list[str]:
-    """The public names that a protocol and its bases declare, in their order."""
+    """Return the public names that a protocol and its bases declare, in their order."""
     return [name for base in reversed(contract.__mro__[:-1]) for name in vars(base) if not name.startswith("_")]
 
 
@@ -291,7 +296,7 @@ _ATTRIBUTE_FAULTS: dict[str, Callable[[Any], str | None]] = {
 
 
 def _signature_fault(function: Any, contract: Callable[..., Any]) -> str | None:
-    """Why the function cannot be called as the contract's method is, or None."""
+    """Return why the function cannot be called like the contract's method, or None."""
     if not callable(function):
         return f"is {function!r}, not a function"
     parameters = list(inspect.signature(contract).parameters.values())[1:]  # without self

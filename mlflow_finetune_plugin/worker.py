@@ -1,8 +1,8 @@
 """The training process: ``python -m mlflow_finetune_plugin.worker JOB_FOLDER [RANK]``.
 
-Starts before the MLflow run exists and spends that time importing. Everything it says goes to the job's report; how it
-ends is told by an ``error`` or ``result`` event and the exit code, and judged by the supervisor. A ``RANK`` above 0
-only trains, together with the process that has none.
+It starts before the MLflow run exists and uses that time for imports. It writes to the job's report, and ends with an
+``error`` or ``result`` event and an exit code, from which the supervisor decides the status. A process with a ``RANK``
+above 0 only trains, together with the process that has none.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _is_lost_peer(error: Exception) -> bool:
-    """The process that is gone has told the reason, or its exit code does."""
+    """Return whether another process ended first. That one has reported the reason, or its exit code shows it."""
     from mlflow_finetune_plugin.training.processes import PeerLostError
 
     return isinstance(error, PeerLostError)
@@ -137,13 +137,15 @@ def _watch(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
 
 
 def _leave_out_bitsandbytes(config: RunConfig) -> None:
-    """PEFT imports bitsandbytes because it is installed; where nothing is quantised that costs 2 to 3 s of every start."""
+    """Prevent PEFT from importing bitsandbytes if nothing is quantised, because the import costs 2 to 3 s of every
+    start.
+    """
     if config.base_model.quantization is None and not config.training.optim.endswith(("8bit", "32bit")):
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # Python's own way to say: not importable
 
 
 def _run_id(folder: JobFolder) -> str:
-    """The MLflow run's id; the supervisor ends this process if the run is never created."""
+    """Return the MLflow run's id. The supervisor ends this process if the run is never created."""
     while True:
         run = folder.read("run")
         if run is not None:
@@ -153,7 +155,7 @@ def _run_id(folder: JobFolder) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line that says what ended a training, with the fix where there is one."""
+    """Return the reason why a training ended in one line, with the fix if there is one."""
     import torch
 
     text = " ".join(str(error).split())[:1000]

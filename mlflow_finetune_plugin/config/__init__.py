@@ -1,7 +1,7 @@
 """Read a recipe and its ``-P`` overrides into one frozen configuration.
 
-The room promises that ``load_config`` raises every problem at once, each with its file and line and the fix, and that it
-needs no torch.
+The room promises that ``load_config`` raises every problem at once, each with its file and line and the fix, and that
+it needs no torch.
 """
 
 from __future__ import annotations

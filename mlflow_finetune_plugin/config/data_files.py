@@ -9,7 +9,7 @@ from mlflow_finetune_plugin.data.preparation import DataFile
 
 
 def data_files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:
-    """The config's files in the words of the data room; a task is named by its file where nothing else is said."""
+    """Convert a configuration's files to those of the data room. A task without a name is named after its file."""
     return tuple(
         DataFile(
             Path(file.path),

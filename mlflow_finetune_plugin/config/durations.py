@@ -9,7 +9,7 @@ _WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd]?)")
 
 
 def seconds_of(text: str) -> float:
-    """Raises ValueError, with the fix, for what is no duration above 0."""
+    """Return a duration in seconds. Raises ValueError, with the fix, for a text that is not a duration above 0."""
     match = _WRITTEN.fullmatch(text.strip())
     seconds = float(match[1]) * _UNITS_S[match[2]] if match is not None else 0.0
     if seconds <= 0:

@@ -31,7 +31,7 @@ from mlflow_finetune_plugin.section import Section
 
 
 class EvaluationConfig(Section):
-    """What ``-e evaluate`` is told to do. ``base_model`` says where the base is now, when it has moved."""
+    """The configuration of ``-e evaluate``. ``base_model`` is the base's folder if it has moved since the training."""
 
     entry_point: str
     model: str
@@ -48,7 +48,9 @@ def load_evaluation_config(
     caller: Path,
     folders: Mapping[str, Path] | None = None,
 ) -> EvaluationConfig:
-    """As ``load_config``, of an operation: only the recipe's sections ``data`` and ``eval`` are read."""
+    """Read the recipe's sections ``data`` and ``eval`` for an evaluation. The arguments and errors are those of
+    ``load_config``.
+    """
     problems: list[str] = []
     values, origin = read_recipe(project, problems)
     values = {key: value for key, value in values.items() if key in EVALUATION_SECTIONS}
@@ -78,6 +80,6 @@ def load_evaluation_config(
 
 
 def resolve_evaluation_paths(config: EvaluationConfig, project: Path) -> EvaluationConfig:
-    """As ``resolve_paths``."""
+    """Return the same configuration with every path absolute, as ``resolve_paths`` does."""
     data, held_out = _absolute_data(config.data, project), _absolute_eval(config.eval, project)
     return config.model_copy(update={"data": data, "eval": held_out})

@@ -1,8 +1,8 @@
-"""``-P`` overrides: which leaf a name means, and from where its paths start.
+"""Apply ``-P`` overrides: find the key that a name means, and the folder in which its paths start.
 
-An override names a leaf by its own name when only one section has it (``rank``, ``learning_rate``), or dotted
-(``training.learning_rate``). ``base_model``, ``data``, ``eval_data`` and ``register`` on ``-P`` set the leaf that a
-person means: ``base_model.name``, ``data.train``, ``data.eval``, ``register.name``.
+An override names a key alone if only one section has it (``rank``, ``learning_rate``), or with its section
+(``training.learning_rate``). ``base_model``, ``data``, ``eval_data`` and ``register`` are short for
+``base_model.name``, ``data.train``, ``data.eval`` and ``register.name``.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ TOP_LEVEL = ("adaptation", "objective", "resume", "model", "version", "to", "acc
 
 @dataclass(frozen=True)
 class Where:
-    """Where the relative paths of ``-P`` start: at the caller, or where ``folders`` says for one."""
+    """The folder in which the relative paths of ``-P`` start: the caller's, unless ``folders`` has another one for an
+    override.
+    """
 
     caller: Path
     folders: dict[str, Path]
 
 
 def parse_overrides(overrides: Mapping[str, str]) -> list[tuple[KeyPath, Any]]:
-    """Key paths where the name alone decides; bare leaf names stay one element and are placed later."""
+    """Return (key path, value) of each override. A name without a section stays one element; it is resolved later."""
     return [(path_of(name), parse_value(text)) for name, text in overrides.items()]
 
 
@@ -55,7 +57,7 @@ def apply_top_level(
     origin: Origins,
     problems: list[str],
 ) -> None:
-    """Sets the keys of ``-P`` that belong to no section; one that this entry point does not have is a fault."""
+    """Set the keys of ``-P`` that belong to no section. A key that the entry point does not have is a problem."""
     for (path, value), name in zip(assignments, overrides, strict=True):
         if len(path) != 1 or path[0] not in TOP_LEVEL:
             continue
@@ -145,7 +147,7 @@ def _leaf(
 
 
 def _caller_paths(key_path: KeyPath, value: Any, caller: Path) -> Any:
-    """Relative paths on ``-P`` mean the caller's directory."""
+    """Make relative paths on ``-P`` absolute; they start in the caller's folder."""
     if key_path in (("data", "train"), ("data", "eval")):
         return _map_paths(value, caller)
     if key_path in (("eval", "forgetting"), ("data", "chat_template")) and isinstance(value, str):
@@ -179,12 +181,12 @@ def _map_paths(value: Any, folder: Path) -> Any:
 
 
 def path_from(folder: Path, path: str) -> str:
-    """The path as seen from ``folder``; what is no path of this machine stays what it is, to be fetched or refused by its name."""
+    """Return the path with relative paths starting in ``folder``. URLs and names of artifacts stay as they are."""
     return path if "://" in path or is_remote(path) else str(folder / os.path.expanduser(path))
 
 
 def base_from(folder: Path, name: str) -> str:
-    """A base model's folder as seen from ``folder``; a hub name stays what it is."""
+    """Return the folder of a base model with relative paths starting in ``folder``. A hub name stays as it is."""
     path = os.path.join(folder, os.path.expanduser(name))
     is_folder = name != EMBEDDED and (name.startswith((".", "~")) or os.path.isdir(path))
     return os.path.realpath(path) if is_folder else name

@@ -1,4 +1,4 @@
-"""Faults of a recipe as lines a person can act on: place, key, value, what was expected or the nearest name."""
+"""Problems of a recipe, one line each: where, which key and value, and what is expected or the nearest name."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Origins:
         self._overridden[path] = f"-P {name[:_LONGEST_SHOWN]}"
 
     def is_of_file(self, path: KeyPath) -> bool:
-        """Whether the recipe says it, and no ``-P``."""
+        """Return whether the value comes from the recipe and not from a ``-P``."""
         return path in self._lines and path not in self._overridden
 
     def of(self, path: KeyPath) -> str:
@@ -71,7 +71,9 @@ def validated(
 
 
 def valid_part(model: type[BaseModel], value: Any) -> BaseModel | None:
-    """Return a section without its faulty keys, so that what its other keys name can be checked; None when that is not valid."""
+    """Return a section without its faulty keys, so that what its other keys name can be checked; None when that is not
+    valid.
+    """
     if not isinstance(value, dict):
         return None
     try:
@@ -85,7 +87,9 @@ def valid_part(model: type[BaseModel], value: Any) -> BaseModel | None:
 
 
 def _without_union_tags(where: KeyPath, model: type[BaseModel], depth: int) -> KeyPath:
-    """Pydantic adds the union's member to the location; a reader of YAML knows only keys and indices."""
+    """Return the location without the members of unions that pydantic adds: a reader of YAML knows only keys and
+    indices.
+    """
     if len(where) > depth and _section_at(model, where[depth : depth + 1]) not in (None, DataFileSettings):
         return where  # a section of a section, which is in no union
     parts: list[str | int] = list(where[: depth + 1])
@@ -100,7 +104,7 @@ def _without_union_tags(where: KeyPath, model: type[BaseModel], depth: int) -> K
 
 
 def _section_at(model: type[BaseModel], keys: KeyPath) -> type[BaseModel] | None:
-    """The section that stands under ``keys`` of a section, or in a list there; None where there is none."""
+    """Return the section at ``keys`` of a section, or in a list there; None if there is none."""
     for key in keys:
         if isinstance(key, int):
             continue
@@ -154,13 +158,13 @@ def unknown_key(source: str, key: str, value: Any, choices: list[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: enough to recognise it by, however long it is."""
+    """Return a value for a message: shortened, but long enough to recognise it."""
     text = repr(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}... ({len(text):,} characters)"
 
 
 def expected(model: type[BaseModel], key: str) -> str:
-    """What may stand at ``key`` of a section."""
+    """Return what ``key`` of a section accepts, in words."""
     schema = model.model_json_schema()
     return _words(schema["properties"][key], schema.get("$defs", {}))
 

@@ -1,4 +1,6 @@
-"""Describe the configuration from the code: the methods and their options, the JSON Schema of a recipe, and MLproject files."""
+"""Describe the configuration from the code: the methods and their options, the JSON Schema of a recipe, and MLproject
+files.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ def methods_table() -> str:
 
 
 def mlproject(name: str) -> str:
-    """Return an MLproject with every entry point, so that ``mlflow run`` with MLflow's local backend works in the folder too."""
+    """Return an MLproject with every entry point, so that ``mlflow run`` with MLflow's local backend works in the
+    folder too.
+    """
     lines = [
         f"name: {name}",
         "",
@@ -130,7 +134,9 @@ def json_schema() -> dict[str, Any]:
 
 
 def _accept_plain_paths(data: dict[str, Any]) -> None:
-    """Accept a path where the model has a list of files: a validator converts it, which pydantic's schema does not show."""
+    """Accept a path where the model has a list of files: a validator converts it, which pydantic's schema does not
+    show.
+    """
     file = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/DataFileSettings"}]}
     files = [*file["anyOf"], {"type": "array", "items": file, "minItems": 1}]
     for key, more in (

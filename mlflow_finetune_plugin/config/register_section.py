@@ -1,4 +1,6 @@
-"""The ``register`` section of a recipe: the model's name, its serving precisions, and what a version must show to be promoted."""
+"""The ``register`` section of a recipe: the model's name, its serving precisions, and what a version must show to be
+promoted.
+"""
 
 from __future__ import annotations
 

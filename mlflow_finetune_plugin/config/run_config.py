@@ -1,6 +1,6 @@
-"""Recipe file + ``-P`` overrides + entry point -> one frozen RunConfig, with all faults in one answer.
+"""Combine recipe, ``-P`` overrides and entry point into one frozen RunConfig, and list every problem at once.
 
-Paths in ``-P`` are relative to the caller's directory, paths in the file to the file.
+Paths in ``-P`` start in the caller's folder, paths in the recipe in the recipe's folder.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _NAME_PROBLEMS = re.compile(r"[/:@%#?\"'\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class RunConfig(Section):
-    """Everything a run is told to do. Method options are kept apart: the adaptation's and the objective's."""
+    """The configuration of a training run. The options of the adaptation and those of the objective are separate."""
 
     entry_point: str
     adaptation: str
@@ -73,11 +73,11 @@ class RunConfig(Section):
     resume: str | None = None
 
     def adaptation_options(self) -> Any:
-        """The adaptation's own ``Options``, from the share of ``options`` that is its."""
+        """Return the adaptation's ``Options`` from its part of ``options``."""
         return _options_of(load_method("adaptation", self.adaptation), self.options)
 
     def objective_options(self) -> Any:
-        """The objective's own ``Options``."""
+        """Return the objective's ``Options``."""
         return _options_of(load_method("objective", self.objective), self.options)
 
 
@@ -216,7 +216,7 @@ def _validate(
     origin: Origins,
     problems: list[str],
 ) -> RunConfig | None:
-    """Validates section by section, so that one broken section does not hide the faults of the next."""
+    """Validate section by section, so that one broken section does not hide the problems of the next."""
     options = values.get("options", {})
     ready = len(methods) == 2
     if not isinstance(options, dict):
@@ -264,7 +264,7 @@ def _validate(
 def _without_other_methods(
     options: dict[str, Any], option_fields: Mapping[str, str], origin: Origins
 ) -> dict[str, Any]:
-    """One recipe serves several entry points: what its file says to another method is left out, and that is said."""
+    """Leave out the recipe's options for other methods, with a warning, because one recipe serves several entry points."""
     others = [key for key in options if key not in option_fields and origin.is_of_file(("options", key))]
     known = {
         field: f"{kind} {name}"
@@ -281,7 +281,7 @@ def _without_other_methods(
 def _with_quantization(
     sections: Mapping[str, Any], quantization: str | None, name: str, origin: Origins, problems: list[str]
 ) -> Any:
-    """The base model section, with the adaptation's own quantization where the recipe sets none."""
+    """Return the base model section with the adaptation's default quantization if the recipe sets none."""
     base = sections.get("base_model", BaseModelSettings())
     if base is None or quantization is None or base.quantization is not None:
         return base
@@ -294,7 +294,7 @@ def _with_quantization(
 
 
 def _semantic_problems(sections: Mapping[str, Any], origin: Origins) -> list[str]:
-    """Faults that types do not tell, of the sections that are otherwise well formed."""
+    """Return the problems that types do not reveal, of the sections that are otherwise valid."""
     problems: list[str] = []
     register, held_out = sections.get("register"), sections.get("eval")
     training = sections.get("training")
@@ -327,7 +327,9 @@ def _semantic_problems(sections: Mapping[str, Any], origin: Origins) -> list[str
 
 
 def _gate_metrics(gate: GatePolicy | None) -> list[tuple[KeyPath, str]]:
-    """Names of metrics in a policy, and where they stand; those of files are looked for among the proof's."""
+    """Return the metrics that a policy names, with their key paths. Files are left out, because the proof looks for
+    them.
+    """
     if gate is None:
         return []
     named: list[tuple[KeyPath, str]] = [(("regressions", i), bound.metric) for i, bound in enumerate(gate.regressions)]
@@ -337,7 +339,7 @@ def _gate_metrics(gate: GatePolicy | None) -> list[tuple[KeyPath, str]]:
 
 
 def register_name_problems(name: str) -> list[str]:
-    """Why MLflow's registry, or the serving names ``NAME@ALIAS`` and ``NAME/VERSION``, could not carry this name."""
+    """Return why MLflow's registry, or the served names ``NAME@ALIAS`` and ``NAME/VERSION``, cannot contain this name."""
     if name == "base" or name.endswith(".promoting"):
         return [f"register.name = {name!r}: the name is reserved; fix: choose another"]
     if name != name.strip() or not name.strip("."):
@@ -356,7 +358,7 @@ def _options_of(module: Adaptation | Objective, options: Mapping[str, Any]) -> A
 
 
 def resolve_paths(config: RunConfig, project: Path) -> RunConfig:
-    """The same config with every path absolute; paths of the file are relative to the project folder."""
+    """Return the same configuration with every path absolute. Relative paths of the recipe start in the project folder."""
     sections = {
         "base_model": config.base_model,
         "data": config.data,
@@ -410,7 +412,7 @@ def _absolute_files(files: list[DataFileSettings], project: Path) -> list[DataFi
 
 
 def read_register(project: Path) -> RegisterSettings | None:
-    """The section ``register`` that a project's recipe holds now; None where it has none. Raises ConfigError."""
+    """Return the section ``register`` of a project's current recipe; None if it has none. Raises ConfigError."""
     problems: list[str] = []
     values, origin = read_recipe(project, problems)
     section = (

@@ -1,7 +1,7 @@
-"""YAML that remembers where each key stands, with YAML 1.2 numbers and booleans.
+"""Read YAML with the line of each key, and with YAML 1.2 numbers and booleans.
 
-PyYAML follows YAML 1.1, where ``1e-4`` is text and ``no`` is False. A recipe means what its reader thinks it means, so
-numbers follow the YAML 1.2 core schema, booleans are only true and false, nothing is a date, and a repeated key is an
+PyYAML follows YAML 1.1, where ``1e-4`` is text and ``no`` is False. A recipe should mean what its reader expects, so
+numbers follow the YAML 1.2 core schema, only true and false are booleans, nothing is a date, and a repeated key is an
 error.
 """
 
@@ -50,7 +50,7 @@ _Loader.add_implicit_resolver(
 
 
 def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    """PyYAML's own reads 010 as octal."""
+    """Read 010 as ten; PyYAML reads it as octal."""
     text = str(loader.construct_scalar(node))
     return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 
@@ -61,7 +61,9 @@ _LONGEST_VALUE = 20_000  # PyYAML's time and depth grow with the text, and a val
 
 
 def parse_value(text: str) -> Any:
-    """The value of one ``-P name=text``. Text that is no YAML (an unbalanced bracket, say) stays text."""
+    """Return the value of one ``-P name=text``. Text that is not valid YAML, for example with an unbalanced bracket,
+    stays text.
+    """
     if len(text) > _LONGEST_VALUE:
         return text
     try:
@@ -73,7 +75,7 @@ def parse_value(text: str) -> Any:
 
 
 def load_document(path: Path) -> Document:
-    """Reads a recipe file. Raises ConfigError for what is not a UTF-8 YAML mapping with unique keys."""
+    """Read a recipe file. Raises ConfigError for a file that is not a UTF-8 YAML mapping with unique keys."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
 """Run the processes of a job and own the status of its MLflow run.
 
-The room promises that a run's status is true whatever dies: the worker, the supervisor, the machine or the tracking server.
-A supervisor writes the status, and ``examine`` ends the runs whose processes died unnoticed.
+The room promises that a run's status is true whatever dies: the worker, the supervisor, the machine or the tracking
+server. A supervisor writes the status, and ``examine`` ends the runs whose processes died unnoticed.
 """
 
 from __future__ import annotations

@@ -205,7 +205,9 @@ def adopt_orphans() -> list[JobFolder]:
 
 
 def remove_old_folders(*, now_s: float) -> int:
-    """Remove job folders that have not changed for a week and whose run has ended or never existed. Return their number."""
+    """Remove job folders that have not changed for a week and whose run has ended or never existed. Return their
+    number.
+    """
     import shutil
 
     old = [

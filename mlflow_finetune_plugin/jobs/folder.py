@@ -1,15 +1,15 @@
-"""A job folder: what the command, the supervisor and the worker of one run tell each other, as files.
+"""The job folder: files through which the command, the supervisor and the workers of one run communicate.
 
 ``job.json``      what to do; written once by the command
 ``run.json``      the MLflow run, once it exists; written by the command
-``starting.json`` who answers for the job until its supervisor has said that it lives
-``state.json``    who is alive: supervisor, worker, and worker-1 and so on when several processes train
-``done-1.json``   that such a process has done its share
-``supervisor.lock`` held by the one supervisor, for as long as it lives
-``report.jsonl``  what the worker says, one event a line (report.py)
-``worker.log``    what the worker prints
-``cancel``        exists once somebody asked to stop
-``outcome.json``  the last word: status, reason, and whether the tracking server has it
+``starting.json`` the process that is responsible for the job until its supervisor reports that it is alive
+``state.json``    the live processes: supervisor, worker, and worker-1 and so on if several processes train
+``done-1.json``   written by such a process when its share is done
+``supervisor.lock`` held by the one supervisor while it lives
+``report.jsonl``  the worker's report, one event per line (report.py)
+``worker.log``    the worker's output
+``cancel``        exists once a stop was requested
+``outcome.json``  the final status and reason, and whether the tracking server has them
 
 Every file is written whole and renamed into place, so a reader never sees half of one.
 """
@@ -32,7 +32,7 @@ from mlflow_finetune_plugin.durable_files import write_whole
 
 
 def jobs_home() -> Path:
-    """Where job folders live: $MLFLOW_FINETUNE_HOME, else the XDG state folder."""
+    """Return the folder of job folders: $MLFLOW_FINETUNE_HOME, else the XDG state folder."""
     if home := os.environ.get("MLFLOW_FINETUNE_HOME"):
         return Path(home).expanduser().absolute()
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -47,14 +47,14 @@ class JobFolder:
 
     @classmethod
     def create(cls) -> JobFolder:
-        """A new, empty job folder that only this user can read."""
+        """Create an empty job folder that only this user can read."""
         path = jobs_home() / "jobs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
         path.mkdir(parents=True, mode=0o700)
         return cls(path)
 
     @classmethod
     def all(cls) -> list[JobFolder]:
-        """Every job folder of this user, oldest first."""
+        """Return every job folder of this user, oldest first."""
         root = jobs_home() / "jobs"
         return [cls(path) for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
 
@@ -76,11 +76,11 @@ class JobFolder:
 
     @property
     def work(self) -> Path:
-        """The worker's scratch space."""
+        """The worker's scratch folder."""
         return self.path / "work"
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """The contents of one of the JSON files, or None while it does not exist."""
+        """Return the contents of one of the JSON files; None while it does not exist."""
         try:
             value: dict[str, Any] = json.loads((self.path / f"{name}.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -88,15 +88,17 @@ class JobFolder:
         return value
 
     def write(self, name: str, value: dict[str, Any]) -> None:
-        """Writes one of the JSON files whole."""
+        """Write one of the JSON files whole."""
         write_whole(self.path / f"{name}.json", json.dumps(value, indent=1).encode())
 
     def answer_for(self, pid: int) -> None:
-        """Says which process the job is in the hands of, before its supervisor can say so itself."""
+        """Record the process that is responsible for the job before its supervisor can record itself."""
         self.write("starting", {"supervisor": ProcessId.of(pid).to_json()})
 
     def claim(self) -> int | None:
-        """The one supervisor's lock, as an open file; None when another process holds it. The kernel frees it at death."""
+        """Take the lock of the one supervisor, as an open file; None if another process holds it. The kernel releases
+        it at death.
+        """
         lock = os.open(self.path / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,7 +111,7 @@ class JobFolder:
         (self.path / "cancel").write_text(by, encoding="utf-8")
 
     def cancel_requested_by(self) -> str | None:
-        """Who asked to stop, or None."""
+        """Return who requested the stop; None without a request."""
         try:
             return (self.path / "cancel").read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -118,7 +120,7 @@ class JobFolder:
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process that cannot be mistaken for a later one with the same number."""
+    """A process, distinguishable from a later one with the same number."""
 
     pid: int
     started: float
@@ -136,7 +138,7 @@ class ProcessId:
         return {"pid": self.pid, "started": self.started, "host": self.host}
 
     def is_alive(self) -> bool:
-        """True while the very same process runs on this host; a zombie is dead."""
+        """Return whether this same process runs on this host. A zombie is dead."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -147,6 +149,6 @@ class ProcessId:
 
 
 def supervisor_alive(folder: JobFolder) -> bool:
-    """True while a supervisor of this job runs on this host, or is being started."""
+    """Return whether a supervisor of this job runs on this host, or is being started."""
     owners = [ProcessId.from_json((folder.read(name) or {}).get("supervisor")) for name in ("state", "starting")]
     return any(owner is not None and owner.is_alive() for owner in owners)

@@ -1,4 +1,4 @@
-"""Which GPUs a process started here would see, told without torch, whose import takes seconds."""
+"""Find the GPUs that a process would see, without torch, whose import takes seconds."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ _TIMEOUT_S = 60
 
 
 def visible_gpus() -> list[str]:
-    """Each as ``CUDA_VISIBLE_DEVICES`` names it, in CUDA's order: by nvidia-smi, and that variable where it is set.
+    """Return the GPUs in CUDA's order as ``CUDA_VISIBLE_DEVICES`` names them: nvidia-smi's, limited by that variable.
 
-    None without nvidia-smi, which comes with every driver. Raises FinetuneError when nvidia-smi fails.
+    The list is empty without nvidia-smi, which comes with every driver.
+
+    Raises:
+        FinetuneError: nvidia-smi fails.
     """
     if shutil.which("nvidia-smi") is None:
         return []
@@ -25,7 +28,9 @@ def visible_gpus() -> list[str]:
 
 
 def chosen_gpus(visible: str | None, uuids: list[str]) -> list[str]:
-    """What CUDA makes of ``CUDA_VISIBLE_DEVICES``: entries up to the first that names none of the devices ``uuids``."""
+    """Apply CUDA's rule for ``CUDA_VISIBLE_DEVICES``: entries count up to the first that is not one of the devices
+    ``uuids``.
+    """
     cards = [uuid for uuid in uuids if not uuid.startswith("MIG")]
     if visible is None:
         return [str(number) for number in range(len(cards))]
@@ -40,7 +45,7 @@ def chosen_gpus(visible: str | None, uuids: list[str]) -> list[str]:
 
 
 def _listing() -> str:
-    """``nvidia-smi -L``: a line a GPU, indented lines for its MIG instances."""
+    """Return the output of ``nvidia-smi -L``: a line per GPU, indented lines for its MIG instances."""
     try:
         answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,7 +1,7 @@
-"""Starts a run's processes on this machine: one, or one for each GPU that shares the training.
+"""Start a run's processes on this machine: one, or one for each GPU that shares the training.
 
-A launcher is a module with ``environments(...)``, what each process of a run gets beside its own environment, and
-``start(command, ...) -> subprocess.Popen``; the supervisor knows nothing else of it.
+A launcher is a module with ``environments(...)``, the additional environment of each process of a run, and
+``start(command, ...) -> subprocess.Popen``. The supervisor uses nothing else of it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from mlflow_finetune_plugin.threads import allowed_cores
 
 
 def environments(*, gpus_per_node: int | None = None, processes_per_node: int | None = None) -> list[dict[str, str]]:
-    """One entry a process. Without a limit: one process for each visible GPU, one where there is none.
+    """Return one environment per process. Without a limit: one process for each visible GPU, or one without GPUs.
 
-    Raises ConfigError for more GPUs than are visible, more processes than cores, and processes that would share a GPU.
+    Raises:
+        ConfigError: More GPUs are requested than are visible, more processes than cores, or processes that would share
+            a GPU.
     """
     gpus = visible_gpus()
     if gpus_per_node is not None and gpus_per_node > len(gpus):
@@ -49,7 +51,7 @@ def environments(*, gpus_per_node: int | None = None, processes_per_node: int | 
 
 
 def start(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """A process, detached from every terminal; its output goes to ``log``."""
+    """Start a process that is detached from every terminal, with its output in ``log``."""
     with log.open("ab") as output:
         return subprocess.Popen(
             list(command),

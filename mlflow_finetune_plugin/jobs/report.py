@@ -1,7 +1,7 @@
-"""What a worker says while it works: JSON lines in one file, read by the supervisor and by whoever watches.
+"""The worker's report: JSON lines in one file, read by the supervisor and by everything that shows progress.
 
-The worker never waits for the tracking server while it trains: it writes here, the supervisor carries the news over.
-Events: stage, note, progress, metrics, params, tags, artifact, checkpoint, datasets, error, result.
+The worker never waits for the tracking server while it trains. It writes here, and the supervisor copies the events to
+MLflow. Events: stage, note, progress, metrics, params, tags, artifact, checkpoint, datasets, error, result.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class Report:
-    """The worker's side: every call appends one line, written in one piece."""
+    """The worker's side. Every call appends one line with one write."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -29,24 +29,26 @@ class Report:
             raise OSError(28, "disk full while writing the worker's report")
 
     def stage(self, name: str, text: str = "") -> None:
-        """A chapter begins (plan, data, train, proof, model), or says its one line."""
+        """Begin a stage (plan, data, train, proof, model), or add its line of text."""
         self.event("stage", name=name, text=text)
 
     def text(self, path: Path, text: str, folder: str) -> None:
-        """A text that is written to ``path`` and becomes an artifact in ``folder``."""
+        """Write a text to ``path`` and add it as an artifact in ``folder``."""
         path.write_text(text, encoding="utf-8")
         self.artifact(path, folder)
 
     def note(self, text: str) -> None:
-        """A warning meant for the person who watches."""
+        """Add a warning for the person who watches the run."""
         self.event("note", text=text)
 
     def progress(self, done: int, total: int, unit: str, *, stage: str, **figures: float) -> None:
-        """How far a stage is, in ``unit``; ``figures`` (loss, tokens_per_s, seconds_left) are shown beside it."""
+        """Report how far a stage is, in ``unit``. ``figures`` (loss, tokens_per_s, seconds_left) are shown beside it."""
         self.event("progress", done=done, total=total, unit=unit, stage=stage, **figures)
 
     def metrics(self, values: Mapping[str, float], *, step: int = 0, model_id: str | None = None) -> None:
-        """Metrics for the run (and the logged model). A NaN or infinity is kept as text, JSON has none."""
+        """Add metrics for the run (and the logged model). NaN and infinity are written as text, because JSON has
+        neither.
+        """
         safe = {key: (value if math.isfinite(value) else repr(float(value))) for key, value in values.items()}
         self.event("metrics", values=safe, step=step, model_id=model_id)
 
@@ -57,30 +59,32 @@ class Report:
         self.event("tags", values=dict(values))
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """A file to be uploaded to the run under ``folder``; it must stay where it is until the run has ended."""
+        """Add a file to upload to the run under ``folder``. It must stay where it is until the run has ended."""
         self.event("artifact", path=str(path), folder=folder)
 
     def datasets(self, inputs: Sequence[Mapping[str, str]]) -> None:
-        """Dataset inputs: name, digest, source, context, profile."""
+        """Add dataset inputs: name, digest, source, context, profile."""
         self.event("datasets", inputs=[dict(entry) for entry in inputs])
 
     def error(self, reason: str, traceback: str = "") -> None:
         self.event("error", reason=reason, traceback=traceback)
 
     def result(self, **values: Any) -> None:
-        """The worker's last word when all went well; without it the run counts as failed."""
+        """Add the result of a worker that succeeded. Without it the run counts as failed."""
         self.event("result", **values)
 
 
 class ReportReader:
-    """The reader's side: whole lines that came since the last call."""
+    """The reader's side: the complete lines since the last call."""
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         self._path = path
         self.offset = offset
 
     def new_events(self) -> Iterator[dict[str, Any]]:
-        """Yields events not seen yet; ``offset`` stands behind each event as it is yielded. Half a line waits for its end."""
+        """Yield the events since the last call. ``offset`` is behind each event when it is yielded. An incomplete line
+        waits for its end.
+        """
         try:
             stream = self._path.open("rb")
         except FileNotFoundError:

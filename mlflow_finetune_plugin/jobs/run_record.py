@@ -1,4 +1,4 @@
-"""A run as MLflow holds it: status, tags, heartbeat; and ending the runs whose processes died."""
+"""Write a run's status, tags and heartbeat to MLflow, and end the runs whose processes died."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RunRecord:
         self._steps_known: dict[str, set[int]] = {}
 
     def is_mine(self) -> bool:
-        """False once a later attempt owns the run: then this writer must be silent."""
+        """Return False once a later attempt owns the run. This writer must then write nothing more."""
         tags = self._client.get_run(self.run_id).data.tags
         return int(tags.get(ATTEMPT_TAG, self._attempt)) == self._attempt
 
@@ -42,15 +42,15 @@ class RunRecord:
         self._client.set_tag(self.run_id, HEARTBEAT_TAG, str(int(time.time())))
 
     def apply(self, event: dict[str, Any]) -> None:
-        """Carries one event of the worker's report over. Events that are only for watchers are passed by."""
+        """Copy one event of the worker's report to MLflow. Events that are only for display are skipped."""
         handler = getattr(self, f"_{event['event']}", None)
         if handler is not None:
             handler(event)
 
     def finish(self, status: str, reason: str, files: Iterable[tuple[Path, str]], *, must_upload: bool = True) -> None:
-        """Writes the end: reason, logs, status; the status last, so that a finished run is complete.
+        """Write the end: reason, logs and status. The status comes last, so that a finished run is complete.
 
-        With ``must_upload`` a log file that cannot be uploaded now, for a reason that may pass, is an error.
+        With ``must_upload`` it is an error if a log file cannot be uploaded now, but perhaps later.
         """
         if not self.is_mine():
             logger.warning("run %s belongs to a later attempt; its status is left alone", self.run_id)
@@ -90,7 +90,9 @@ class RunRecord:
             self._client.log_batch(self.run_id, metrics=metrics)
 
     def _steps_of_earlier_attempts(self, key: str) -> set[int]:
-        """A resumed run makes steps again that were logged before it died: they stay as they were logged."""
+        """Return the steps that were logged before the interruption. A resumed run repeats them, and the first values
+        stay.
+        """
         if self._attempt == 1:
             return set()
         if key not in self._steps_known:
@@ -120,7 +122,9 @@ class RunRecord:
         self._client.log_artifact(self.run_id, event["path"], event["folder"] or None)
 
     def _checkpoint(self, event: dict[str, Any]) -> None:
-        """A folder that gives way to later ones: when it has, or does meanwhile, a later one is on its way."""
+        """Upload a checkpoint folder. If it was replaced by a later one, before or during the upload, a later event
+        brings that one.
+        """
         try:
             if Path(event["path"]).is_dir():
                 self._client.log_artifacts(self.run_id, event["path"], event["folder"])
@@ -155,9 +159,10 @@ def _shortened(value: str, limit: int) -> str:
 def reap_expired(
     client: MlflowClient, experiment_ids: list[str], *, now_s: float, act: bool = True
 ) -> list[tuple[str, str]]:
-    """Runs of ours that still say RUNNING though their heartbeat stopped: marked FAILED when ``act``.
+    """Find runs of this package with status RUNNING whose heartbeat stopped, and mark them FAILED with ``act``.
 
-    Returns (run id, what is wrong). A run of this host is left to its job folder, which knows more, while that is there.
+    Returns:
+        (run id, what is wrong). A run of this host is left to its job folder, which knows more, while that exists.
     """
     import socket
 

@@ -1,11 +1,13 @@
-"""The owner of a run's status: starts the worker, carries its report to MLflow, and writes the last word.
+"""The supervisor, which owns a run's status: it starts the worker, copies its report to MLflow and writes the final
+status.
 
-Runs in a session of its own, so it outlives the shell, and imports no torch. It is itself watched: a forked sentinel
-notices its death and puts a new supervisor in its place, which adopts the worker that is still running. Whatever dies,
-somebody is left who knows how it ended; when everything died (the host restarted), the next command finds the job
-folder and ends it (``doctor``).
+It runs in a separate session, so it outlives the shell, and imports no torch. A forked sentinel notices its death and
+starts a new supervisor, which adopts the running worker. So whatever dies, a process remains that knows how the run
+ended. If everything died because the host restarted, the next command finds the job folder and ends the job
+(``doctor``).
 
-    python -m mlflow_finetune_plugin.jobs.supervisor JOB_FOLDER [--adopt N]      N: how many supervisors this job has used up
+    python -m mlflow_finetune_plugin.jobs.supervisor JOB_FOLDER [--adopt N]      N: supervisors that this job has used
+        up
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ class Outcome:
 
 
 class Supervisor:
-    """One job, from the worker's start to the run's last word."""
+    """One job, from the start of the worker to the final status of the run."""
 
     def __init__(self, folder: JobFolder) -> None:
         self.folder = folder
@@ -68,7 +70,7 @@ class Supervisor:
         self._is_superseded = False
 
     def supervise(self, *, adopt: bool) -> None:
-        """The whole life. Returns when MLflow has the last word, or when there never was a run."""
+        """Supervise the job. Returns when MLflow has the final status, or when the run was never created."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -105,7 +107,7 @@ class Supervisor:
             self._workers.signal(signal.SIGTERM)
 
     def _follow_workers(self) -> Ending:
-        """Waits for the workers' end, relaying meanwhile."""
+        """Copy events to MLflow until the workers end."""
         while True:
             self._check_stop()
             ending = self._workers.ending(is_stopping=self._stop_requested_by is not None)
@@ -137,7 +139,7 @@ class Supervisor:
         return self._record is not None
 
     def _run_was_created(self) -> bool:
-        """A worker can end before its run exists: whether it will is known once the command has said so or is gone."""
+        """Return whether the run exists. A worker can end before it does; the command then reports it, or is dead."""
         deadline = time.monotonic() + LAST_WORD_PATIENCE_S
         while not self._has_run():
             if self._command_is_gone() and not self._has_run() and not self._run_is_unknown:
@@ -148,7 +150,7 @@ class Supervisor:
         return True
 
     def _find_run_by_job(self) -> str | None:
-        """The command can die between creating the run and telling us: the run then carries the job's name."""
+        """Find the run by the job's name in it, if the command died between creating the run and reporting it."""
         if not self._command_is_gone():
             return None
         client = client_for(self.job["tracking_uri"])
@@ -164,7 +166,7 @@ class Supervisor:
         return runs[0].info.run_id if runs else None
 
     def _relay(self) -> None:
-        """Carries new events and the heartbeat over; while the server is away, waits longer each time."""
+        """Copy new events and the heartbeat to MLflow. While the server is away, wait longer each time."""
         if time.monotonic() < self._retry_at or not self._has_run():
             return
         try:
@@ -242,10 +244,10 @@ class Supervisor:
         return Outcome("FAILED", f"{who} ended with exit code {code}; its last line: {last}")
 
     def _conclude(self, outcome: Outcome) -> None:
-        """Tells the watchers, then MLflow, for as long as it takes.
+        """Write the outcome for the watching processes and then to MLflow, for as long as it takes.
 
-        The status does not wait for ever for an event or a log file that cannot be carried over for a reason nobody
-        foresaw: after ten minutes it is written without them.
+        After ten minutes the status is written without an event or a log file that cannot be copied for an unforeseen
+        reason.
         """
         started = time.monotonic()
         first_failure = True
@@ -302,7 +304,7 @@ class Supervisor:
 
 
 def _import_mlflow() -> None:
-    """Takes seconds; done while the worker imports its own."""
+    """Import MLflow, which takes seconds, while the worker does its imports."""
     import mlflow  # noqa: F401
 
 
@@ -317,7 +319,7 @@ def _last_line(path: Path) -> str:
 
 
 def _fork_sentinel(folder: JobFolder, generation: int, lock: int) -> int:
-    """Forks a process that replaces this supervisor if it dies without saying so. Returns the pipe that keeps it calm."""
+    """Fork a process that replaces this supervisor if it dies unannounced. Return the pipe on which it announces its end."""
     quiet, alive = os.pipe()
     if os.fork() == 0:
         os.setsid()
@@ -335,7 +337,7 @@ def _fork_sentinel(folder: JobFolder, generation: int, lock: int) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry of the supervisor process."""
+    """Run the supervisor process."""
     parser = argparse.ArgumentParser(prog="supervisor")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--adopt", type=int, default=0, metavar="N")
@@ -361,7 +363,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def start_supervisor(folder: JobFolder, *, adopt: bool = False) -> int:
-    """Starts a supervisor in a session of its own and returns its process id."""
+    """Start a supervisor in a separate session and return its process id."""
     command = [
         sys.executable,
         "-m",

@@ -1,6 +1,7 @@
 """Compare the installed packages with the versions that were tested together.
 
-The tested versions are in ``tested_versions.txt``, which tests/jobs/test_versions.py keeps equal to ``constraints.txt``.
+The tested versions are in ``tested_versions.txt``, which tests/jobs/test_versions.py keeps equal to
+``constraints.txt``.
 """
 
 from __future__ import annotations

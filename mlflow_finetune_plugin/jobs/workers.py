@@ -1,6 +1,6 @@
-"""The processes of one job, started or adopted by its supervisor. When one breaks, the others are ended.
+"""The processes of one job, started or adopted by its supervisor. If one fails, the others are ended.
 
-The first is the worker, whose end is the job's; the others train with it and end before it.
+The first is the worker, whose end is the job's end. The others train with it and end before it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 TERMINATION_GRACE_S = 15.0
 PEER_LOST_EXIT = 75  # sysexits.h EX_TEMPFAIL: another process of the training is gone, and knows why
 _EXPLANATION_S = 5.0
-"""How long the process that broke a training is given to end, once another has noticed."""
+"""Time for the process that broke a training to end, after another process has noticed."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a job's processes ended: the exit code of the one that decided it, None when nobody could see it."""
+    """The end of a job's processes: the exit code of the one that decided it; None if it is unknown."""
 
     code: int | None
     who: str = "the worker"
@@ -67,7 +67,7 @@ class _Process:
 
 
 class Workers:
-    """``folder``'s processes, by rank."""
+    """The processes of ``folder``, by rank."""
 
     def __init__(self, folder: JobFolder) -> None:
         self._folder = folder
@@ -76,7 +76,7 @@ class Workers:
         self._ending_since: float | None = None
 
     def start(self, job: dict[str, Any]) -> None:
-        """One process for each entry of ``job["processes"]``, the environment that is its own."""
+        """Start one process for each entry of ``job["processes"]``, which is its environment."""
         for rank, environment in enumerate(job.get("processes") or [{}]):
             started = launcher.start(
                 [*job["command"], *([str(rank)] if rank else [])],
@@ -87,14 +87,14 @@ class Workers:
             self._processes.append(_Process(rank, ProcessId.of(started.pid), started))
 
     def adopt(self, state: dict[str, Any]) -> None:
-        """Those that an earlier supervisor started."""
+        """Adopt the processes that an earlier supervisor started."""
         rank = 0
         while (process := ProcessId.from_json(state.get(_name(rank)))) is not None:
             self._processes.append(_Process(rank, process))
             rank += 1
 
     def to_json(self) -> dict[str, Any]:
-        """``worker``, ``worker-1`` and so on, as ``state.json`` holds them."""
+        """Return ``worker``, ``worker-1`` and so on, as in ``state.json``."""
         return {_name(process.rank): process.id.to_json() for process in self._processes}
 
     def signal(self, number: int) -> None:
@@ -102,7 +102,9 @@ class Workers:
             process.signal(number)
 
     def ending(self, *, is_stopping: bool) -> Ending | None:
-        """None while the job's processes work. ``is_stopping``: all were asked to end, so that none has failed by ending."""
+        """Return the end of the processes; None while they work. ``is_stopping``: all were asked to end, so that an end
+        is no failure.
+        """
         for process in self._processes:
             process.poll()
         if not self._processes:
@@ -117,7 +119,7 @@ class Workers:
         return None
 
     def _has_failed(self, process: _Process) -> bool:
-        """A process whose exit code nobody saw has failed unless it had said that its work was done."""
+        """Return whether a process failed. Without an exit code it failed unless it reported that its share was done."""
         if not process.has_ended or process.code in (0, PEER_LOST_EXIT):
             return False
         return process.code is not None or not self._is_done(process)
@@ -131,7 +133,7 @@ class Workers:
         return time.monotonic() - first.ended_at < _EXPLANATION_S
 
     def _end_the_others(self) -> None:
-        """The first may save what it has: it is asked before it is made to."""
+        """End the other processes. The first gets a request before it is forced to end, because it may save its state."""
         if self._ending_since is None:
             self._ending_since = time.monotonic()
             logger.info("process %s has failed; ending the others", self._culprit and self._culprit.rank)
@@ -145,7 +147,7 @@ class Workers:
 
 
 def done_name(rank: int) -> str:
-    """The file of a job folder in which a process says that it has done its share."""
+    """Return the file of a job folder in which a process reports that its share is done."""
     return f"done-{rank}"
 
 
@@ -154,7 +156,7 @@ def _name(rank: int) -> str:
 
 
 def oom_kills() -> int:
-    """How often the kernel killed for memory in this control group; 0 where that is not told."""
+    """Return how often the kernel killed a process for memory in this control group; 0 if that is unknown."""
     try:
         text = Path("/sys/fs/cgroup/memory.events").read_text(encoding="ascii")
     except OSError:

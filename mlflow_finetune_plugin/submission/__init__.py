@@ -1,7 +1,7 @@
 """Turn a request to MLflow into a supervised job.
 
-The room promises to check everything that can be checked without torch before it creates an MLflow run, and to end the run
-with a reason if its work does not begin.
+The room promises to check everything that can be checked without torch before it creates an MLflow run, and to end the
+run with a reason if its work does not begin.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A run's next attempt: may this run be resumed now, and by which number will its writers know each other?
+"""Resume a run: check whether it may be resumed now, and number the attempt.
 
-Each number is given out once: who takes it writes a param of the run, and params are what a tracking store never
-overwrites. Of two commands that resume the same run at the same moment one finds the other's name there.
+Each number is used once: the command that takes it writes a param of the run, and a tracking store never overwrites a
+param. If two commands resume the same run at the same moment, one of them finds the other's name there.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 WINDING_UP_S = 60.0
-"""How long a supervisor whose worker has died is given to write its last word."""
+"""Time for a supervisor whose worker has died to write the status."""
 
 
 @dataclass(frozen=True)
 class NextAttempt:
-    """The run to go on with."""
+    """The run to resume."""
 
     run_id: str
     number: int
@@ -41,7 +41,11 @@ class NextAttempt:
 
 
 def next_attempt(client: MlflowClient, run_id: str, *, adaptation: str, objective: str) -> NextAttempt:
-    """Raises ConfigError for a run that cannot, or must not, be resumed; what a tracking store raises is passed on."""
+    """Return the next attempt of a run. The tracking store's exceptions are passed on.
+
+    Raises:
+        ConfigError: The run cannot be resumed.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -76,7 +80,7 @@ def next_attempt(client: MlflowClient, run_id: str, *, adaptation: str, objectiv
 
 @dataclass(frozen=True)
 class Owner:
-    """Who makes an attempt."""
+    """The process that makes an attempt."""
 
     host: str
     job: str
@@ -92,7 +96,9 @@ class Owner:
 
 
 def claim(client: MlflowClient, run_id: str, number: int, job: str) -> None:
-    """Takes the attempt for this job. Raises ConfigError when another job has it; what a tracking store raises is passed on."""
+    """Take the attempt for this job. Raises ConfigError if another job has it. The tracking store's exceptions are
+    passed on.
+    """
     from mlflow.exceptions import MlflowException
 
     mine, name = Owner(socket.gethostname(), job, int(time.time())), f"{ATTEMPT_OWNER_PARAM}{number}"
@@ -109,7 +115,7 @@ def claim(client: MlflowClient, run_id: str, number: int, job: str) -> None:
 
 
 def _check_gone(run_id: str, owner: Owner) -> None:
-    """An attempt that was taken but never began: its command died, or begins it at this moment."""
+    """Check an attempt that was taken but has not begun: its command died, or is beginning it at this moment."""
     folder = JobFolder(jobs_home() / "jobs" / owner.job)
     if owner.host == socket.gethostname() and folder.path.is_dir():
         if supervisor_alive(folder):

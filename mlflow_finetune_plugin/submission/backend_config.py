@@ -1,4 +1,4 @@
-"""What ``-c`` may hold: infrastructure only, never hyperparameters."""
+"""The backend config (``-c``): infrastructure only, never hyperparameters."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class BackendSettings(Section):
     )
 
     def refuse_processes(self, why: str) -> None:
-        """Raises ConfigError when several processes are asked for where there is no training to share."""
+        """Raise ConfigError if several processes are requested although no training can share them."""
         for key in ("gpus_per_node", "processes_per_node"):
             if (getattr(self, key) or 1) > 1:
                 raise ConfigError([f"-c {key} = {getattr(self, key)}: {why}; fix: leave it out"])
 
 
 def backend_settings(backend_config: dict[str, Any]) -> BackendSettings:
-    """The settings in ``-c``, without the keys that MLflow puts there. Raises ConfigError with every fault."""
+    """Return the settings in ``-c``, without the keys that MLflow adds. Raises ConfigError with every problem."""
     manager = backend_config.get("ENV_MANAGER")
     if manager not in (None, "local"):
         raise ConfigError(

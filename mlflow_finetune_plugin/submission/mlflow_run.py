@@ -1,4 +1,4 @@
-"""The MLflow run of a submission: made with its lineage, its parameters logged, and ended when its work is not begun."""
+"""Create the MLflow run of a submission with its lineage and parameters, and end it if its work does not begin."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CreatedRun:
 
 @dataclass(frozen=True)
 class Submission:
-    """One request, as MLflow hands it over."""
+    """One request, as MLflow passes it on."""
 
     project_uri: str
     entry_point: str
@@ -78,7 +78,7 @@ def log_params(request: Submission, run_id: str, parameters: Mapping[str, str]) 
 
 
 def end_run(request: Submission, folder: JobFolder, error: BaseException) -> None:
-    """A run that was created, but whose work was not started, says so. A server that is away had no run to create."""
+    """End a run whose work did not begin, with the reason. If the server is away, there is no run."""
     if isinstance(error, TrackingError):
         return
     from mlflow import MlflowClient

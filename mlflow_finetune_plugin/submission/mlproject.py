@@ -1,7 +1,7 @@
-"""What a project's MLproject says of an entry point: a program of its own, or a preset of ours.
+"""Read an entry point from a project's MLproject: the project's own program, or a preset of ``mlflow-finetune run``.
 
-MLflow does not check the file's shape and quotes what it logs; here a broken file is one clear error, and the parameters
-that are logged are the values that were given.
+MLflow does not check the file's structure and quotes what it logs. Here a broken file is one clear error, and the
+logged parameters are the values that the user gave.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NEVER_HERE = ("version", "backend_config", "experiment_name")  # of the outer c
 
 @dataclass(frozen=True)
 class OwnCommand:
-    """An MLproject entry point that is somebody's own program."""
+    """An entry point of an MLproject that runs the project's own program."""
 
     command: str
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -30,9 +30,9 @@ class OwnCommand:
 
 @dataclass(frozen=True)
 class FinetuneCommand:
-    """An MLproject entry point that calls ``mlflow-finetune run``: its arguments, parameters filled in.
+    """An MLproject entry point that calls ``mlflow-finetune run``: its arguments with the parameters filled in.
 
-    ``from_caller`` names the ``-P`` whose value the person gave; the others are the MLproject's own words.
+    ``from_caller`` names the ``-P`` whose value the user gave. The others come from the MLproject.
     """
 
     arguments: RunArguments
@@ -46,14 +46,14 @@ def declared_name(folder: Path) -> str | None:
 
 
 def entry_names(folder: Path) -> list[str]:
-    """The entry points that the folder's MLproject defines. Raises ProjectError for a broken MLproject."""
+    """Return the entry points that the folder's MLproject defines. Raises ProjectError for a broken MLproject."""
     return list(_entries(folder))
 
 
 def mlproject_entry(
     folder: Path, entry_point: str, parameters: Mapping[str, str]
 ) -> OwnCommand | FinetuneCommand | None:
-    """What the folder's MLproject says of an entry point; None when it does not define it. Raises ProjectError."""
+    """Return an entry point of the folder's MLproject; None if it does not define it. Raises ProjectError."""
     from mlflow.exceptions import ExecutionException, MlflowException
 
     if entry_point not in _entries(folder):
@@ -136,7 +136,7 @@ def _is_ours(command: str) -> bool:
 
 
 def _own_command(entry: Any, parameters: Mapping[str, str]) -> OwnCommand:
-    """The shell's words with values quoted; the parameters themselves unquoted, unlike stock MLflow's."""
+    """Return the shell command with quoted values. Unlike MLflow's, the logged parameters are not quoted."""
     undeclared = {name: value for name, value in parameters.items() if name not in entry.parameters}
     return OwnCommand(entry.compute_command(dict(parameters), None), {**_filled_in(entry, parameters), **undeclared})
 
@@ -146,7 +146,9 @@ def _filled_in(entry: Any, parameters: Mapping[str, str]) -> dict[str, str]:
 
 
 def _template(entry: Any, parameters: Mapping[str, str], where: str) -> RunArguments:
-    """Our own command with its braces still open. It is read word by word, so that a value is never split or quoted."""
+    """Return our own command before the parameters are filled in. It is split first, so that a value is never split or
+    quoted.
+    """
     try:
         template = parse_run_arguments(shlex.split(entry.command)[len(OWN_COMMAND) :])
     except (ConfigError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What the operations evaluate, promote and watch are told to do, checked before a worker starts for it."""
+"""Configure the operations evaluate, promote and watch, and check them before their worker starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from mlflow_finetune_plugin.watch.config import load_watch_config
 
 
 def operation_config(request: Submission, project: Path) -> dict[str, Any]:
-    """The config of the request's operation, for its worker. Raises ConfigError, MoveError, TrackingError."""
+    """Return the configuration of the request's operation, for its worker. Raises ConfigError, MoveError,
+    TrackingError.
+    """
     return {"evaluate": _evaluation, "promote": _promotion, "watch": _watch}[request.entry_point](request, project)
 
 

@@ -1,7 +1,7 @@
-"""A project: a local folder, or a git URI with ``#subdir`` and a version.
+"""Open a project: a local folder, or a git URI with ``#subdir`` and a version.
 
-Stock MLflow checks a version out inside the folder it is given; here a version is always fetched into a folder of the
-job, so nobody's checkout moves.
+MLflow checks a version out inside the given folder. Here a version is always fetched into a folder of the job, so the
+user's checkout does not change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GIT_SCHEMES = ("http", "https", "ssh", "git", "git+ssh")
 
 @dataclass(frozen=True)
 class ProjectFolder:
-    """A project on disk and where it came from. What git says is known of fetched projects; ``with_lineage`` asks it."""
+    """A project on disk and its origin. Fetched projects know their commit; ``with_lineage`` reads it for local ones."""
 
     path: Path
     source: str
@@ -35,7 +35,9 @@ class ProjectFolder:
     branch: str | None = None
 
     def with_lineage(self) -> ProjectFolder:
-        """The same folder with its commit and repository, if it lies in one. Importing git takes 0.1 s: asked last."""
+        """Return the same folder with its commit and repository, if it is in one. Importing git takes 0.1 s, so this is
+        called last.
+        """
         if self.commit or not any((parent / ".git").exists() for parent in (self.path, *self.path.parents)):
             return self
         from mlflow.utils.git_utils import get_git_commit, get_git_repo_url
@@ -44,7 +46,7 @@ class ProjectFolder:
 
 
 def open_project(uri: str, version: str | None, fetch_into: Path) -> ProjectFolder:
-    """The project folder behind a URI; git projects are fetched into ``fetch_into``. Raises ProjectError."""
+    """Return the project folder behind a URI. Git projects are fetched into ``fetch_into``. Raises ProjectError."""
     location, subfolder = _split(uri)
     if _is_remote(location):
         return _remote_project(location, subfolder, version, fetch_into)
@@ -62,7 +64,7 @@ def open_project(uri: str, version: str | None, fetch_into: Path) -> ProjectFold
 
 
 def _split(uri: str) -> tuple[str, str]:
-    """Location and subfolder of ``LOCATION#SUBFOLDER``; a folder whose own name holds a # is itself."""
+    """Return location and subfolder of ``LOCATION#SUBFOLDER``. A folder with a # in its name is a location."""
     if os.path.isdir(uri):
         return uri, ""
     location, _, subfolder = uri.strip("'\"").partition("#")
@@ -94,7 +96,7 @@ def _folder_project(root: Path, subfolder: str, uri: str) -> ProjectFolder:
 
 
 def _version_of_local(local: Path, subfolder: str, version: str | None, fetch_into: Path, uri: str) -> ProjectFolder:
-    """A commit of a repository on this disk, cloned elsewhere: the caller's checkout does not move."""
+    """Return a commit of a repository on this disk, cloned elsewhere, so that the caller's checkout does not change."""
     from mlflow.utils.git_utils import get_git_repo_url
 
     git = _git()
@@ -157,7 +159,7 @@ def _remote_project(location: str, subfolder: str, version: str | None, fetch_in
 
 
 def _git() -> Any:
-    """GitPython, whose import fails where the git program is missing."""
+    """Import GitPython, which fails if the git program is missing."""
     try:
         import git
     except ImportError as error:
@@ -166,7 +168,7 @@ def _git() -> Any:
 
 
 def _git_says(error: Exception) -> str:
-    """What git wrote to stderr, in one line."""
+    """Return git's stderr in one line."""
     text = " ".join(str(error).split())
     return text.rpartition("stderr:")[2].strip(" '")[:400] or text[:400]
 
@@ -189,7 +191,7 @@ def _nearest(path: Path) -> str:
 
 
 def _without_user(uri: str) -> str:
-    """A git URI without the user and password that it may carry; git@host:path stays."""
+    """Return a git URI without a user and password in it; git@host:path stays."""
     parts = urlsplit(uri)
     if not parts.scheme or "@" not in parts.netloc or parts.scheme.endswith("ssh"):
         return uri
@@ -202,5 +204,5 @@ def _shown(uri: str) -> str:
 
 
 def caller_folder() -> Path:
-    """Where relative paths on the command line start."""
+    """Return the folder in which relative paths on the command line start."""
     return Path(os.getcwd())

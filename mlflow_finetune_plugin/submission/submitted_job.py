@@ -1,7 +1,7 @@
-"""From a request to a supervised job: check everything that can be checked without torch, start, create the run.
+"""Submit a request: check everything that can be checked without torch, start the worker, and create the run.
 
-The worker starts before the MLflow run exists, because its imports take longer than everything else together; it waits
-for the run's id before it touches anything. When the run cannot be created, the worker is stopped and nothing remains.
+The worker starts before the MLflow run exists, because its imports take longer than everything else together. It waits
+for the run's id before it changes anything. If the run cannot be created, the worker is stopped and nothing remains.
 """
 
 from __future__ import annotations
@@ -71,9 +71,10 @@ class SubmittedJob:
 
 
 def submit(request: Submission) -> SubmittedJob:
-    """Checks the request, starts it under a supervisor and creates its MLflow run.
+    """Check the request, start it under a supervisor and create its MLflow run.
 
-    Raises a FinetuneError, with nothing left behind, when the request cannot become a run.
+    Raises:
+        FinetuneError: The request cannot become a run; nothing remains.
     """
     quiet_libraries(owns_process=False)
     settings = backend_settings(request.backend_config)
@@ -124,7 +125,7 @@ def _submit_into(folder: JobFolder, request: Submission, settings: BackendSettin
 def _follow_mlproject(
     request: Submission, project: ProjectFolder, entry: FinetuneCommand
 ) -> tuple[Submission, ProjectFolder]:
-    """An MLproject whose command is ``mlflow-finetune run DIR -e NAME -P ...`` is a preset of ours."""
+    """Replace the request by the preset, if the MLproject's command is ``mlflow-finetune run DIR -e NAME -P ...``."""
     arguments = entry.arguments
     path = (project.path / arguments.project).resolve()
     if not path.is_dir():
@@ -158,7 +159,7 @@ def _submit_training(request: Submission, folder: JobFolder, project: ProjectFol
 
 
 def _go_on_with(config: RunConfig, request: Submission) -> Submission:
-    """The request as the next attempt of the run that the config names."""
+    """Return the request as the next attempt of the run that the configuration names."""
     from mlflow import MlflowClient
 
     try:
@@ -187,7 +188,7 @@ def _start_worker(
     kind: str,
     processes: Sequence[Mapping[str, str]] = ({},),
 ) -> str:
-    """Starts the worker under its supervisor, then creates the run, for which the worker waits."""
+    """Start the worker under its supervisor, and then create the run, for which the worker waits."""
     command = [sys.executable, "-m", "mlflow_finetune_plugin.worker", str(folder.path)]
     _write_job(request, folder, kind, command, {}, cwd=request.caller, processes=processes)
     supervisor = start_supervisor(folder)
@@ -202,7 +203,7 @@ def _start_worker(
 
 
 def _submit_command(request: Submission, folder: JobFolder, project: ProjectFolder, entry: OwnCommand) -> str:
-    """A project's own program: the run exists first, because the program expects its id in the environment."""
+    """Run a project's own program. The MLflow run exists first, because the program expects its id in the environment."""
     check_param_names(entry.parameters)
     supervisor: int | None = None
     try:
@@ -255,7 +256,9 @@ def _write_job(
 
 
 def _abandon(supervisor: int) -> None:
-    """Ends a supervisor, its sentinel and its worker at once. It is stopped first, so that it starts nobody meanwhile."""
+    """End a supervisor, its sentinel and its worker at once. The supervisor is stopped first, so that it starts no
+    other process.
+    """
     try:
         os.kill(supervisor, signal.SIGSTOP)
         for child in psutil.Process(supervisor).children(recursive=True):

@@ -89,7 +89,9 @@ def _model_of(option: str | None, arguments: tuple[str, ...]) -> tuple[str | Non
 
 
 def page_arguments(endpoints: Sequence[str], model: str | None, page_options: Sequence[str]) -> list[str]:
-    """Return the arguments of ``python -m gradio_app``. Keys are not among them: every user can read a process's arguments."""
+    """Return the arguments of ``python -m gradio_app``. Keys are not among them: every user can read a process's
+    arguments.
+    """
     arguments = [f"--endpoint={url}" for url in endpoints]
     return arguments + ([f"--model={model}"] if model is not None else []) + list(page_options)
 

@@ -1,4 +1,4 @@
-"""``mlflow-finetune votes``: what a model's votes say; import, export, a judge's votes, deleting."""
+"""``mlflow-finetune votes``: show, import, export and delete the votes on a model's versions, or add a judge's votes."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _check_together(options: VotesOptions) -> None:
 
 
 def _pair(name: str, between: tuple[str, str] | None, aliases: Mapping[str, str]) -> tuple[tuple[str, str] | None, str]:
-    """The versions to compare; or why there are none, where nobody asked for any in particular. Raises ConfigError."""
+    """Return the versions to compare; or, if the user named none and there are none, the reason. Raises ConfigError."""
     if between is None:
         missing = [alias for alias in (CHALLENGER, CHAMPION) if alias not in aliases]
         if missing:
@@ -263,7 +263,7 @@ def _served(name: str, version: str) -> str:
 
 
 def _bring_over(name: str) -> None:
-    """What this host's journal has and MLflow does not; told when it cannot be."""
+    """Mirror the votes in this host's journal that MLflow does not have, and report if that fails."""
     from mlflow_finetune_plugin.votes.mlflow.mirror import Mirror
 
     journal = _journal_here(name)
