@@ -20,7 +20,8 @@ def run(folder: Path, given: dict[str, str]) -> dict[str, float]:
     from mlflow import MlflowClient
 
     from mlflow_finetune_plugin import pipeline
-    from mlflow_finetune_plugin.config.run_config import load_config, resolve_paths
+    from mlflow_finetune_plugin.config.absolute_paths import resolve_paths
+    from mlflow_finetune_plugin.config.run_config import load_config
     from mlflow_finetune_plugin.jobs.report import Report, ReportReader
     from mlflow_finetune_plugin.stages.place import Place
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
+from mlflow_finetune_plugin.config.absolute_paths import resolve_section_paths
 from mlflow_finetune_plugin.config.overrides import (
     Where,
     apply_overrides,
@@ -20,8 +21,6 @@ from mlflow_finetune_plugin.config.overrides import (
 from mlflow_finetune_plugin.config.problems import validated
 from mlflow_finetune_plugin.config.run_config import (
     EVALUATION_SECTIONS,
-    _absolute_data,
-    _absolute_eval,
     _semantic_problems,
     read_recipe,
 )
@@ -81,5 +80,4 @@ def load_evaluation_config(
 
 def resolve_evaluation_paths(config: EvaluationConfig, project: Path) -> EvaluationConfig:
     """Return the same configuration with every path absolute, as ``resolve_paths`` does."""
-    data, held_out = _absolute_data(config.data, project), _absolute_eval(config.eval, project)
-    return config.model_copy(update={"data": data, "eval": held_out})
+    return config.model_copy(update=resolve_section_paths({"data": config.data, "eval": config.eval}, project))

@@ -384,7 +384,7 @@ def start_supervisor(folder: JobFolder, *, adopt: bool = False) -> int:
     try:
         folder.answer_for(process.pid)
     except OSError:
-        process.kill()  # it has started nobody yet
+        process.kill()  # it has started no process yet
         raise
     return process.pid
 

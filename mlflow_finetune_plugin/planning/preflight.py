@@ -11,9 +11,10 @@ from typing import Any
 from mlflow_finetune_plugin.base_models.attention import FLASH_PACKAGES
 from mlflow_finetune_plugin.base_models.files import check_base_files, check_hub_name, local_folder
 from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
+from mlflow_finetune_plugin.config.absolute_paths import resolve_paths, resolve_section_paths
 from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
 from mlflow_finetune_plugin.config.problems import shown
-from mlflow_finetune_plugin.config.run_config import RunConfig, draft_config, resolve_paths, resolve_section_paths
+from mlflow_finetune_plugin.config.run_config import RunConfig, draft_config
 from mlflow_finetune_plugin.config.sections import DataFileSettings, DataSettings, EvalSettings
 from mlflow_finetune_plugin.data.conversations.layouts import check_learnable, detect_layout
 from mlflow_finetune_plugin.data.sources.locations import check_location, is_remote

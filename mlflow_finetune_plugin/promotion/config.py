@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow_finetune_plugin.config.absolute_paths import absolute_gate
 from mlflow_finetune_plugin.config.durations import seconds_of
 from mlflow_finetune_plugin.config.overrides import base_from
 from mlflow_finetune_plugin.config.problems import unknown_key
-from mlflow_finetune_plugin.config.run_config import absolute_gate, read_recipe, read_register
+from mlflow_finetune_plugin.config.run_config import read_recipe, read_register
 from mlflow_finetune_plugin.errors import ConfigError, GateError
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.policy import GatePolicy

@@ -73,7 +73,7 @@ def log_params(request: Submission, run_id: str, parameters: Mapping[str, str]) 
     try:
         record = RunRecord(MlflowClient(request.tracking_uri), run_id, attempt=1)
         record.apply({"event": "params", "values": dict(parameters)})
-    except Exception as error:  # whatever a tracking store raises, the person is told what it said
+    except Exception as error:  # a tracking store can raise anything, and the message goes to the user
         raise tracking_error(request, error) from error
 
 
@@ -140,7 +140,7 @@ def create_run(request: Submission, folder: JobFolder, project: ProjectFolder) -
         run = client.create_run(experiment_id, tags=present, run_name=run_name)
     except FinetuneError:
         raise
-    except Exception as error:  # whatever a tracking store raises, the person is told what it said
+    except Exception as error:  # a tracking store can raise anything, and the message goes to the user
         raise tracking_error(request, error) from error
     return CreatedRun(str(run.info.run_id), str(experiment_id))
 

@@ -171,7 +171,7 @@ def _go_on_with(config: RunConfig, request: Submission) -> Submission:
         )
     except FinetuneError:
         raise
-    except Exception as error:  # whatever a tracking store raises, the person is told what it said
+    except Exception as error:  # a tracking store can raise anything, and the message goes to the user
         raise tracking_error(request, error) from error
     return replace(request, run_id=attempt.run_id, attempt=attempt.number, experiment_id=attempt.experiment_id)
 

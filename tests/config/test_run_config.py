@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_finetune_plugin.config.run_config import load_config, resolve_paths
+from mlflow_finetune_plugin.config.absolute_paths import resolve_paths
+from mlflow_finetune_plugin.config.run_config import load_config
 from mlflow_finetune_plugin.errors import ConfigError
 
 

@@ -89,7 +89,8 @@ def test_missing_artifact_raises_with_the_fix(run_id, tmp_path):
 
 
 def test_recipe_and_override_keep_names_of_elsewhere(tmp_path):
-    from mlflow_finetune_plugin.config.run_config import load_config, resolve_paths
+    from mlflow_finetune_plugin.config.absolute_paths import resolve_paths
+    from mlflow_finetune_plugin.config.run_config import load_config
 
     (tmp_path / "finetune.yaml").write_text("data: {train: [rows.jsonl, 'hf:ours/labels:train']}\n")
     overrides = {"eval_data": "runs:/abc/sets/test.jsonl"}
