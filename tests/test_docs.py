@@ -116,7 +116,7 @@ def known_keys() -> set[str]:
     """Return every name that ``-P`` accepts with some entry point."""
     leaves = leaves_of(SECTIONS, option_fields())
     bare = {name for name, places in leaves.items() if len(places) == 1}
-    dotted = {".".join(map(str, place)) for places in leaves.values() for place in places}
+    dotted = {".".join(map(str, key_path)) for places in leaves.values() for key_path in places}
     of_operations = {key for operation in OPERATIONS.values() for key in operation.parameters}
     return bare | dotted | of_operations | {*SHORTHANDS, *ALIASES, *TOP_LEVEL}
 
