@@ -198,7 +198,7 @@ entry_points:
         ("entry_points: {main: {command: 'ls {}'}}", {}, "declare the parameter they name"),
         ("entry_points: {main: {command: \"awk '{print}'\"}}", {}, "double braces that are meant"),
         ("{docker_env: {image: x}, entry_points: {main: {command: ls}}}", {}, "wants docker_env"),
-        ("entry_points: {main: {command: mlflow-finetune run --frob}}", {}, "unrecognized arguments: --frob"),
+        ("entry_points: {main: {command: mlflow-finetune run --frob}}", {}, "No such option '--frob'"),
         ("entry_points: {main: {command: mlflow-finetune run 'x}}", {}, "No closing quotation"),
         ("entry_points: {main: {command: mlflow-finetune run -P rank}}", {}, "-P rank: expected NAME=VALUE"),
         ("entry_points: {main: {command: mlflow-finetune run -v v1}}", {}, "--version in its command"),

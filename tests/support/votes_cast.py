@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
+import pytest
 from mlflow import MlflowClient
 
 from mlflow_finetune_plugin.votes import CastVote, Journal, Mirror, Receipt, Turn, VoteSide
@@ -97,6 +99,18 @@ def ledger_in(folder: Path, empty_store: Path, versions: int = 2) -> Ledger:
     register_versions(uri, versions)
     mlflow.set_tracking_uri(before)
     return Ledger(Journal("bot", folder / "votes"), uri)
+
+
+def ledger_of_this_user(folder: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    """Yield a ledger where commands look for one: on the store that this process tracks, and in the user's home."""
+    shutil.copy(empty_store, folder / "mlflow.db")
+    uri, before = f"sqlite:///{folder / 'mlflow.db'}", mlflow.get_tracking_uri()
+    monkeypatch.setenv("MLFLOW_FINETUNE_HOME", str(folder / "home"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)
+    register_versions(uri)
+    yield Ledger(Journal("bot"), uri)
+    mlflow.set_tracking_uri(before)
 
 
 def read(*votes: CastVote) -> Reading:

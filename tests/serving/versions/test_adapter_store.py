@@ -72,7 +72,7 @@ def no_tensors(folder):
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
-    [(pickled, "adapter_model.bin"), (linked, "no regular file"), (no_tensors, "no safetensors file")],
+    [(pickled, "adapter_model.bin"), (linked, "not a regular file"), (no_tensors, "not a valid safetensors file")],
 )
 def test_what_is_no_adapter_is_refused_and_leaves_nothing(store, adapter, spoil, said):
     folder, _ = adapter("a")
