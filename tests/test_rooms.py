@@ -11,17 +11,14 @@ PACKAGES = ("mlflow_finetune_plugin", "gradio_app")
 DATA_FOLDERS = {"embedded_base", "recipes"}
 MODULES_IN_A_ROOM = 15
 MODULES_IN_THE_ROOT = 10
-LARGE_ROOMS = {"mlflow_finetune_plugin/stages": 17}
+LARGE_ROOMS = {"mlflow_finetune_plugin/promotion": 18, "mlflow_finetune_plugin/stages": 17}
 """Rooms with more modules than the aim, and how many they may have. No room may come to have more than 18."""
 WITHOUT_FACE = {
     "gradio_app",
     "gradio_app/chat",
     "gradio_app/prompts",
     "gradio_app/web",
-    "mlflow_finetune_plugin/promotion",
-    "mlflow_finetune_plugin/promotion/canary",
     "mlflow_finetune_plugin/stages",
-    "mlflow_finetune_plugin/watch",
 }
 """Rooms that have no docstring or no public face yet. The list only becomes shorter."""
 

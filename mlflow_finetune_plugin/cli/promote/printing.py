@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from mlflow_finetune_plugin.console import Colour, coloured
+from mlflow_finetune_plugin.jobs.console import Colour, coloured
 
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.promotion.moves.settlement import Move
