@@ -172,9 +172,9 @@ def test_doctor_of_a_clean_machine_is_content(desk):
 
 
 def test_doctor_creates_no_store(desk, tmp_path):
-    result = desk.cli("doctor", MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/mlflow.db")
+    result = desk.cli("doctor", MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/absent.db")
     assert "does not exist yet; the first run creates it" in result.stdout
-    assert not (tmp_path / "mlflow.db").exists()
+    assert not (tmp_path / "absent.db").exists()
 
 
 def test_doctor_tells_a_store_that_is_away_without_its_password(desk):
