@@ -36,6 +36,8 @@ VOTES = 12
 MAX_TOKENS = 24
 DESKTOP = {"width": 1200, "height": 800}
 PHONE = {"width": 390, "height": 844}
+_MARGIN_PX = 24
+_WAIT_MS = 120_000
 _DRAWN_S = 3.0
 """The time in which charts are drawn and fonts settle."""
 
@@ -50,6 +52,7 @@ def take_pictures(url: str, held_out: dict[str, str], folder: Path) -> None:
     """
     with chromium() as browser:
         person = Person(browser, url, **DESKTOP)
+        person.page.set_default_timeout(_WAIT_MS)
         person.wait_until_usable()
         person.limit_tokens(MAX_TOKENS)
         person.unfold("Settings")
@@ -60,11 +63,11 @@ def take_pictures(url: str, held_out: dict[str, str], folder: Path) -> None:
                 shoot(person, folder / "compare-blind.png")
             person.vote(choice_by(held_out[plain(person.asked)], person.answers), by_key=False)
         person.show_names()
-        shoot(person, folder / "compare-voted.png")
-        for tab in ("Standings", "Runs"):
+        shoot(person, folder / "compare-voted.png", below=".mf-facts")
+        for tab, last in (("Standings", "#standings-trust"), ("Runs", None)):
             person.open_tab(tab)
             time.sleep(2 * _DRAWN_S)
-            shoot(person, folder / f"{tab.lower()}.png")
+            shoot(person, folder / f"{tab.lower()}.png", below=last)
         person.leave()
         take_phone_picture(browser, url, held_out, folder / "phone-dark.png")
 
@@ -72,6 +75,7 @@ def take_pictures(url: str, held_out: dict[str, str], folder: Path) -> None:
 def take_phone_picture(browser: Any, url: str, held_out: dict[str, str], path: Path) -> None:
     """Ask one question on a phone with dark colours."""
     person = Person(browser, url, query="/?__theme=dark", **PHONE)
+    person.page.set_default_timeout(_WAIT_MS)
     person.wait_until_usable()
     person.limit_tokens(MAX_TOKENS)
     person.unfold("Settings")
@@ -80,11 +84,22 @@ def take_phone_picture(browser: Any, url: str, held_out: dict[str, str], path: P
     person.leave()
 
 
-def shoot(person: Person, path: Path) -> None:
-    """Save a picture of the top of the page, without a focused field and after all movement."""
+def shoot(person: Person, path: Path, *, below: str | None = None) -> None:
+    """Save a picture of the top of the page, without a focused field and after all movement.
+
+    Args:
+        person: The page.
+        path: Where the picture goes.
+        below: The selector of the last element to show; None: the window.
+    """
     person.page.evaluate("document.activeElement && document.activeElement.blur(); window.scrollTo(0, 0)")
     time.sleep(_DRAWN_S)
-    person.picture(path)
+    if below is None:
+        person.picture(path)
+        return
+    box = person.page.locator(below).first.bounding_box()
+    clip = {"x": 0, "y": 0, "width": DESKTOP["width"], "height": box["y"] + box["height"] + _MARGIN_PX}
+    person.page.screenshot(path=str(path), full_page=True, clip=clip)
 
 
 def reduce_colours(path: Path) -> None:
