@@ -36,7 +36,7 @@ VOTES = 12
 MAX_TOKENS = 24
 DESKTOP = {"width": 1200, "height": 800}
 PHONE = {"width": 390, "height": 844}
-_MARGIN_PX = 24
+_MARGIN_PX = 8
 _WAIT_MS = 120_000
 _DRAWN_S = 3.0
 """The time in which charts are drawn and fonts settle."""
