@@ -101,7 +101,7 @@ def test_votes_against_the_base_are_shown(say, ledger):
         (("bot", "--between", "1", "champ"), "did you mean champion?"),
         (("bot", "--judge", "http://x/v1"), "--judge and --judge-model: belong together"),
         (("bot", "--judge-prompts", "p.jsonl"), "--judge-prompts and --router: belong together"),
-        (("bot", "--forget", "alice", "--export", "x.jsonl"), "deleting: goes alone"),
+        (("bot", "--forget", "alice", "--export", "x.jsonl"), "deletion cannot be combined with --import"),
         (("bot", "--forget", "alice"), "only the host where votes were cast"),
         (("bot", "--import", "nowhere.csv"), "cannot be read"),
     ],

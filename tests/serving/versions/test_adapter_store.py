@@ -131,6 +131,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.process
 def test_lock_of_a_killed_process_goes_with_it(tmp_path, adapter):
     (a, first), (b, second) = adapter("a"), adapter("b")
     AdapterStore(tmp_path / "store").add(a, first).release()
@@ -171,6 +172,7 @@ def test_draft_of_a_killed_process_is_swept(store, adapter):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk, which takes root")
+@pytest.mark.process
 def test_full_disk_is_one_clear_error_and_keeps_what_was_there(tmp_path, adapter):
     disk = tmp_path / "disk"
     disk.mkdir()
