@@ -214,6 +214,12 @@ class _CompleteMethod:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{name}: a loaded method is read-only")
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _CompleteMethod) and other.module is self.module
+
+    def __hash__(self) -> int:
+        return hash(self.module)
+
 
 class _CompleteAdaptation(_CompleteMethod, Adaptation):
     """Inherits the defaults of the optional members from the protocol."""

@@ -133,7 +133,7 @@ def test_a_run_that_is_gone_is_replaced_and_told(maker, original, capsys):
     maker.client.delete_run(gone)
     assert main(["export", original.uri, "--rank", str(RANK), "--max-nats", "10", "--register"]) == 0
     said = capsys.readouterr().out
-    assert "registered as models:/bot/2 (alias challenger) in a new run" in said
+    assert "registered as models:/bot/2 (alias challenger) in new run" in said
     assert f"{RANK}, registered" in said
     assert len(said.splitlines()) == 1
     run = maker.client.get_run(run_of(maker, find_model(maker.client, "models:/bot/2")))
@@ -146,7 +146,7 @@ def test_a_run_that_is_gone_is_replaced_and_told(maker, original, capsys):
 def test_beyond_the_policy_nothing_is_registered(maker, original, tmp_path):
     run_id = run_of(maker, original)
     before = state(maker, run_id)
-    with pytest.raises(ReloadError, match=r"as LoRA of rank 1 it differs .* fix: a higher --rank"):
+    with pytest.raises(ReloadError, match=r"the LoRA of rank 1 differs from the adapter by .* fix: "):
         register_converted(maker.client, original, 1, name="new", folder=tmp_path / "out", max_nats=1e-4)
     assert state(maker, run_id) == before
     assert not (tmp_path / "out").exists()
@@ -220,7 +220,7 @@ def test_a_logged_model_needs_a_name(maker, original):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [((), "nothing to make; fix: --merged DIR"), (("--merged", "d", "--register"), "is for plain LoRA")],
+    [((), "nothing to export; fix: --merged DIR"), (("--merged", "d", "--register"), "--register cannot be combined with --merged")],
 )
 def test_the_command_refuses_what_makes_no_sense(maker, capsys, arguments, said):
     assert main(["export", "models:/bot/1", *arguments]) == 2

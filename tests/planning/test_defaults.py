@@ -120,7 +120,7 @@ def test_sizes_by_hand(rows, gpu, given, expected):
         (False, False, True, False, "no GPU with bfloat16"),
         (True, False, True, False, "no GPU with bfloat16"),
         (True, True, False, False, "the base is held in float32"),
-        (True, True, True, True, "the GPU has it"),
+        (True, True, True, True, "the GPU supports it"),
     ],
 )
 def test_bf16_and_its_true_reason(gpu, bf16, half, value, why):
@@ -186,7 +186,7 @@ def attention(**facts):
         ({"head_size": 320}, "sdpa", "this base has 320"),
         ({"model_type": "unheard_of"}, "sdpa", "not tested with unheard_of"),
         ({"soft_caps": True}, "flash_attention_3", "installed"),
-        ({"soft_caps": True, "capability": None}, "eager", "caps its attention scores softly"),
+        ({"soft_caps": True, "capability": None}, "eager", "soft capping of attention scores"),
         ({"supports_sdpa": False, "capability": None}, "eager", "no other kernel for llama"),
     ],
 )

@@ -65,7 +65,7 @@ def test_an_auto_micro_batch_gets_smaller_and_the_step_stays(tmp_path, base, mon
     assert chosen.gradient_accumulation_steps == before.gradient_accumulation_steps
     assert smaller.verdict == "fits"
     assert smaller.shapes.per_step > 1
-    assert after.reasons["training.max_batch_tokens"].startswith(f"{chosen.max_batch_tokens}: what fits")
+    assert after.reasons["training.max_batch_tokens"].startswith(f"{chosen.max_batch_tokens}: fits this machine's memory")
 
 
 def test_padded_rows_keep_the_effective_batch(tmp_path, base, monkeypatch):

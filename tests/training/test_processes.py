@@ -161,7 +161,7 @@ def test_memory_short_on_one_process_changes_nothing(base, tmp_path):
     for name, weights in whole.items():
         torch.testing.assert_close(short[name], weights, rtol=1e-4, atol=1e-6)
     assert not notes(tmp_path / "short" / "0")
-    assert "the step starts again" in notes(tmp_path / "short" / "1")[0]
+    assert "the step is repeated with micro-batches of" in notes(tmp_path / "short" / "1")[0]
 
 
 def test_sigterm_to_one_stops_all_after_the_same_step(base, tmp_path):

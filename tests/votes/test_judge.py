@@ -80,7 +80,7 @@ def test_a_fault_of_the_endpoint_is_told_for_its_turn_and_the_others_go_on(journ
         report = judge([pair(1), pair(2), pair(3)], JudgeSettings(endpoint.url, "big"), journal)
     faults = dict(report.faults)
     assert "HTTP 400: context too long" in faults["t-1"]
-    assert "no verdict but 'both are fine'" in faults["t-2"]
+    assert "without a verdict: 'both are fine'" in faults["t-2"]
     assert [entry.vote.turn.turn_id for entry in journal.entries()] == ["t-3"]
 
 

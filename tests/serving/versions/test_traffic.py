@@ -28,7 +28,7 @@ def test_a_wrong_tag_is_told_and_counts_as_absent(tag):
     [
         ("champion:90, challenger:10", "no alias 'champion:90'"),
         ("90,10", "no alias '90'"),
-        ("champoin=90", "no alias 'champoin', it has: canary, challenger, champion"),
+        ("champoin=90", "no alias 'champoin', the model has: canary, challenger, champion"),
         ("@champion=90", "no alias '@champion'"),
         ("champion=0", "all weights are 0"),
     ],

@@ -12,6 +12,7 @@ from votes_cast import NOON, digest, receipt, vote
 from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.votes import Journal, Mirror, read_votes
 from mlflow_finetune_plugin.votes.mlflow import reading as reasons
+from mlflow_finetune_plugin.votes.mlflow import traces
 from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes, read_texts
 from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces
 
@@ -192,7 +193,7 @@ def test_texts_are_read_back(ledger):
 
 
 def test_more_votes_than_a_page(ledger, monkeypatch):
-    monkeypatch.setattr(reasons, "_PAGE", 3)
+    monkeypatch.setattr(traces, "_PAGE", 3)
     reading = mirrored(ledger, *(vote(number) for number in range(11)))
     assert len(reading.votes) == 11
     assert reading.copies == 0
