@@ -38,6 +38,7 @@ def start(uri: str, **more: object) -> FinetuneRun:
     return found
 
 
+@pytest.mark.process
 def test_synchronous_run_is_finished_and_says_where_it_came_from(here):
     folder = here.path / "bot"
     project(
@@ -71,6 +72,7 @@ def test_synchronous_run_is_finished_and_says_where_it_came_from(here):
     assert run.data.tags["mlflow.user"]
 
 
+@pytest.mark.process
 def test_version_runs_that_commit_and_leaves_the_checkout(here):
     folder = here.path / "repo"
     said = here.path / "said.txt"
@@ -89,6 +91,7 @@ def test_version_runs_that_commit_and_leaves_the_checkout(here):
     assert "echo two" in (folder / "MLproject").read_text()
 
 
+@pytest.mark.process
 def test_synchronous_run_that_fails_raises(here, own_project):
     with pytest.raises(ExecutionException, match="failed"):
         start(str(own_project("exit 3")))
@@ -103,6 +106,7 @@ def test_bad_request_raises_execution_exception_with_the_message(here):
     assert here.client().search_runs(["0"]) == []
 
 
+@pytest.mark.process
 def test_asynchronous_run_is_nested_and_can_be_cancelled(here, own_project):
     with mlflow.start_run(experiment_id="0") as parent:
         submitted = start(str(own_project("sleep 300")), synchronous=False)
@@ -117,6 +121,7 @@ def test_asynchronous_run_is_nested_and_can_be_cancelled(here, own_project):
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
 
 
+@pytest.mark.process
 def test_asynchronous_run_can_be_waited_for_from_somebodys_own_run_command(here, own_project):
     """A click command that happens to be called run is not ``mlflow run``: it is not made to wait."""
     found: list[FinetuneRun] = []
@@ -131,6 +136,7 @@ def test_asynchronous_run_can_be_waited_for_from_somebodys_own_run_command(here,
     assert found[0].get_status() == "FINISHED"
 
 
+@pytest.mark.process
 def test_python_values_arrive_as_they_would_on_the_command_line(here, own_project):
     values = {"n": 3, "rate": 1e-5, "flag": True, "names": ["a", "b"], "none": None}
     submitted = start(str(own_project("true")), parameters=values, synchronous=False)
@@ -139,6 +145,7 @@ def test_python_values_arrive_as_they_would_on_the_command_line(here, own_projec
     assert params == {"n": "3", "rate": "1e-05", "flag": "True", "names": '["a", "b"]', "none": "null"}
 
 
+@pytest.mark.process
 def test_run_name_and_experiment_are_there_while_it_runs(here, own_project):
     process = here.start_mlflow_run(
         str(own_project("sleep 300")), "--run-name", "my run", "--experiment-name", "my experiment"

@@ -33,6 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
+@pytest.mark.process
 def test_wheel_holds_every_package_and_its_data(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     packages = {
@@ -59,6 +60,7 @@ def test_wheel_holds_every_package_and_its_data(wheel):
         assert needed in names
 
 
+@pytest.mark.process
 def test_wheel_has_its_entry_points(wheel):
     archive = zipfile.ZipFile(wheel)
     (name,) = [entry for entry in archive.namelist() if entry.endswith("entry_points.txt")]
@@ -75,6 +77,7 @@ def test_version_is_told_once_and_alike():
     assert project["version"] == mlflow_finetune_plugin.__version__
 
 
+@pytest.mark.process
 def test_installed_wheel_runs_the_quickstart_outside_the_checkout(wheel, tmp_path, empty_store):
     site = tmp_path / "site"
     install = [

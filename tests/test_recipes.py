@@ -50,6 +50,7 @@ def test_variant_for_gpus_is_the_same_recipe_on_a_hub_model(name):
         assert (folder / "gpu" / file.path).resolve().is_file()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", NAMES)
 def test_data_is_what_its_script_writes(name, tmp_path):
     """The script writes exactly the committed data, so a change of the script needs new data."""

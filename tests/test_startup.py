@@ -40,6 +40,7 @@ def test_garbage_is_looked_for_again_also_after_an_error():
     assert gc.isenabled()
 
 
+@pytest.mark.process
 def test_only_messages_that_nobody_can_act_on_are_left_out():
     program = """
 import logging, os, warnings

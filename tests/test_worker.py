@@ -57,6 +57,7 @@ def tokens_per_s(workplace: Workplace, name: str) -> float:
     return median(metric.value for metric in client.get_metric_history(version.run_id, "train/tokens_per_second"))
 
 
+@pytest.mark.process
 @needs_two_cores
 def test_busy_cores_slow_a_small_training_only_by_their_share(workplace):
     """With a thread on each core every matrix product waits for the busy ones: 25 to 400 times as long."""
@@ -67,6 +68,7 @@ def test_busy_cores_slow_a_small_training_only_by_their_share(workplace):
     assert beside_others > alone / 8
 
 
+@pytest.mark.process
 def test_kill_9_of_a_training_worker_fails_the_run(workplace):
     process = workplace.start_finetune_run(QUICKSTART, "-e", "lora", "-P", "num_train_epochs=500")
     job = training_job(workplace)
@@ -81,6 +83,7 @@ def test_kill_9_of_a_training_worker_fails_the_run(workplace):
     assert not workplace.client().search_registered_models()
 
 
+@pytest.mark.process
 @needs_two_cores
 def test_kill_9_of_the_supervisor_lets_a_training_of_two_processes_finish_well(workplace):
     arguments = ("-P", "max_steps=150", "-P", "max_rows=20", "-P", "per_device_train_batch_size=8", *TWO_PROCESSES)
@@ -99,6 +102,7 @@ def test_kill_9_of_the_supervisor_lets_a_training_of_two_processes_finish_well(w
     ] == 150  # nothing that the first supervisor had not carried over is lost
 
 
+@pytest.mark.process
 @needs_two_cores
 def test_kill_9_of_one_of_two_processes_fails_the_run_with_both(workplace):
     process = workplace.start_finetune_run(QUICKSTART, "-e", "lora", "-P", "max_steps=2000", *TWO_PROCESSES)
@@ -139,6 +143,7 @@ def test_training_outlives_an_outage_of_its_tracking_server(tmp_path, server):
     stop_jobs(workplace)
 
 
+@pytest.mark.process
 def test_loss_that_is_no_number_fails_the_run(workplace):
     result = workplace.finetune_run(
         QUICKSTART, "-e", "lora", "-P", "learning_rate=1e30", "-P", "max_grad_norm=0", "-P", "max_rows=20"
@@ -152,6 +157,7 @@ def test_loss_that_is_no_number_fails_the_run(workplace):
     assert not workplace.client().search_registered_models()
 
 
+@pytest.mark.process
 def test_full_disk_fails_the_run_with_that_reason(tmp_path, empty_store):
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -185,6 +191,7 @@ def test_memory_errors_are_told_with_their_remedy():
     assert reason_of(caught.value).startswith("out of memory")
 
 
+@pytest.mark.process
 def test_report_of_a_finished_training_ends_with_its_result(workplace):
     result = workplace.mlflow_run(QUICKSTART, "-e", "lora", "-P", "max_steps=40", "-P", "max_rows=20")
     assert result.returncode == 0, result.stdout

@@ -14,6 +14,7 @@ from mlflow_finetune_plugin.errors import ConfigError, RunFailedError
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 
 
+@pytest.mark.process
 def test_importing_is_light_and_every_name_is_there():
     code = (
         "import sys, mlflow_finetune_plugin as ft; ft.run, ft.plan, ft.check_data, ft.export, ft.promote, ft.check_champion;"
@@ -53,6 +54,7 @@ def test_a_request_that_is_not_valid_starts_nothing(desk):
     assert desk.client().search_runs(["0"]) == []
 
 
+@pytest.mark.process
 def test_run_trains_and_returns_what_was_registered(desk):
     (desk.path / "finetune.yaml").write_text(
         "base_model: embedded\ndata: train.jsonl\ntraining: {max_steps: 2}\nregister: {name: bot}\n"
@@ -67,6 +69,7 @@ def test_run_trains_and_returns_what_was_registered(desk):
     assert again.run_id != result.run_id
 
 
+@pytest.mark.process
 def test_a_run_that_fails_raises_its_reason(desk, own_project):
     with pytest.raises(RunFailedError, match="code 3") as failure:
         ft.run(own_project("exit 3"))

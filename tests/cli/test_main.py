@@ -36,6 +36,7 @@ def test_help_groups_every_command_by_task(say):
         assert all(f"  {command} " in listed for command in commands), section
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("command", [name for commands in SECTIONS.values() for name in commands])
 def test_every_command_has_help_with_a_first_sentence(say, command):
     code, out, _ = say(command, "--help")
@@ -154,6 +155,7 @@ def test_bad_run_is_exit_code_2_and_one_message(say, desk, arguments, hint):
     assert desk.client().search_runs(["0"]) == []
 
 
+@pytest.mark.process
 def test_ctrl_c_of_run_is_exit_code_130_without_a_traceback(desk, own_project):
     process = desk.start(["mlflow_finetune_plugin.cli", "run", str(own_project("sleep 300"))])
     desk.job()
@@ -164,6 +166,7 @@ def test_ctrl_c_of_run_is_exit_code_130_without_a_traceback(desk, own_project):
     assert desk.ended_run().info.status == "KILLED"
 
 
+@pytest.mark.process
 def test_doctor_of_a_clean_machine_is_content(desk):
     result = desk.cli("doctor")
     assert result.returncode == 0, result.stdout
@@ -171,12 +174,14 @@ def test_doctor_of_a_clean_machine_is_content(desk):
         assert word in result.stdout
 
 
+@pytest.mark.process
 def test_doctor_creates_no_store(desk, tmp_path):
     result = desk.cli("doctor", MLFLOW_TRACKING_URI=f"sqlite:///{tmp_path}/absent.db")
     assert "does not exist yet; the first run creates it" in result.stdout
     assert not (tmp_path / "absent.db").exists()
 
 
+@pytest.mark.process
 def test_doctor_tells_a_store_that_is_away_without_its_password(desk):
     result = desk.cli("doctor", MLFLOW_TRACKING_URI="http://me:secret@127.0.0.1:9", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     assert result.returncode == 1
@@ -185,6 +190,7 @@ def test_doctor_tells_a_store_that_is_away_without_its_password(desk):
     assert "Traceback" not in result.stdout
 
 
+@pytest.mark.process
 def test_a_command_pays_only_for_what_it_needs():
     """The libraries that some command needs are imported by that command."""
     heavy = "{'torch', 'transformers', 'mlflow', 'scipy', 'matplotlib', 'pandas', 'datasets'}"

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 from data_requests import jsonl, request
 
 # A separate process: memory that earlier tests left in this one could be freed or taken at any time.
@@ -57,6 +58,7 @@ def peaks(folder, tokenizer, *counts):
     return maxima
 
 
+@pytest.mark.process
 def test_memory_does_not_grow_with_the_rows(tmp_path, byte_tokenizer):
     """24 bytes of hashes a row are allowed, its tokens are not: 12,000 rows of 480 tokens take 46 MB as two int32."""
     byte_tokenizer.save_pretrained(tmp_path / "tokenizer")

@@ -39,6 +39,7 @@ def test_packaged_metrics_are_the_files_of_the_folder():
     assert PACKAGED == ("accuracy", "bleu", "chrf", "exact_match", "f1", "perplexity", "rougeL", "token_f1")
 
 
+@pytest.mark.process
 def test_checking_a_name_imports_nothing_heavy():
     program = (
         "import sys; from mlflow_finetune_plugin.evaluation.metric_modules import check_metric_name; "

@@ -155,6 +155,7 @@ def test_json_is_json():
     assert [finding["interval"] for finding in findings if finding["name"] == "drift of data"] == [[None, None]]
 
 
+@pytest.mark.simulation
 def test_a_champion_that_is_fine_is_rolled_back_or_tuned_in_at_most_alpha_of_all_watches():
     """Looks after every batch of answers and of votes; the vote drift is told from a promotion that good luck brought about."""
     rng = np.random.default_rng(5)

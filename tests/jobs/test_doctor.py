@@ -22,6 +22,7 @@ def test_torch_that_does_not_fit_the_machine_comes_with_the_fix(build, gpus, has
         assert part in check.text
 
 
+@pytest.mark.process
 def test_no_store_is_created_where_there_is_none(tmp_path, monkeypatch):
     import mlflow
 

@@ -25,6 +25,7 @@ def tell_to_end(workplace: Workplace) -> None:
     (workplace.path / "own" / "told").touch()
 
 
+@pytest.mark.process
 def test_command_that_succeeds_finishes_the_run(workplace, own_project):
     result = workplace.mlflow_run(str(own_project("echo hello from the project")))
     assert result.returncode == 0, result.stdout
@@ -34,6 +35,7 @@ def test_command_that_succeeds_finishes_the_run(workplace, own_project):
     assert "hello from the project" in Path(log).read_text()
 
 
+@pytest.mark.process
 def test_command_that_fails_fails_the_run_and_the_shell(workplace, own_project):
     result = workplace.mlflow_run(str(own_project("echo last words; exit 7")))
     assert result.returncode == 1
@@ -44,6 +46,7 @@ def test_command_that_fails_fails_the_run_and_the_shell(workplace, own_project):
     assert run.data.tags[REASON] in result.stdout
 
 
+@pytest.mark.process
 def test_ctrl_c_kills_the_run_and_its_children(workplace, own_project):
     process = workplace.start_mlflow_run(str(own_project("sleep 300 & echo $! > child.pid; wait")))
     job = workplace.job()
@@ -58,6 +61,7 @@ def test_ctrl_c_kills_the_run_and_its_children(workplace, own_project):
     assert not is_alive(pids(job)["worker"])
 
 
+@pytest.mark.process
 def test_sigterm_to_mlflow_run_kills_the_run(workplace, own_project):
     process = workplace.start_mlflow_run(str(own_project("sleep 300")))
     job = workplace.job()
@@ -68,6 +72,7 @@ def test_sigterm_to_mlflow_run_kills_the_run(workplace, own_project):
     assert workplace.only_run().info.status == "KILLED"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("victim", "number", "status", "reason"),
     [
@@ -88,6 +93,7 @@ def test_signal_ends_the_run_with_its_true_status(workplace, own_project, victim
     assert reason in run.data.tags[REASON]
 
 
+@pytest.mark.process
 def test_kill_9_of_the_supervisor_lets_the_worker_finish(workplace, own_project):
     process = workplace.start_finetune_run(str(own_project(UNTIL_TOLD)))
     job = workplace.job()
@@ -104,6 +110,7 @@ def test_kill_9_of_the_supervisor_lets_the_worker_finish(workplace, own_project)
     assert process.returncode == 1, output
 
 
+@pytest.mark.process
 def test_kill_9_of_mlflow_run_lets_the_run_finish(workplace, own_project):
     process = workplace.start_mlflow_run(str(own_project(UNTIL_TOLD)))
     workplace.job()
@@ -113,6 +120,7 @@ def test_kill_9_of_mlflow_run_lets_the_run_finish(workplace, own_project):
     assert workplace.ended_run().info.status == "FINISHED"
 
 
+@pytest.mark.process
 def test_everything_dead_is_found_by_doctor(workplace, own_project):
     process = workplace.start_finetune_run(str(own_project("exec sleep 300")))
     job = workplace.job()
@@ -128,6 +136,7 @@ def test_everything_dead_is_found_by_doctor(workplace, own_project):
     assert run.info.run_id in reaped.stdout
 
 
+@pytest.mark.process
 def test_next_run_ends_the_dead_one(workplace, own_project):
     process = workplace.start_finetune_run(str(own_project("exec sleep 300")))
     job = workplace.job()
@@ -137,6 +146,7 @@ def test_next_run_ends_the_dead_one(workplace, own_project):
     wait_for(lambda: workplace.client().get_run(dead).info.status == "FAILED", 30, "the dead run's end")
 
 
+@pytest.mark.process
 def test_detached_run_returns_at_once_and_finishes(workplace, own_project):
     result = workplace.finetune_run(str(own_project(UNTIL_TOLD)), "-c", '{"detach": true}')
     assert result.returncode == 0
@@ -180,6 +190,7 @@ def job_of_this_process(desk, command: str) -> JobFolder:
     return folder
 
 
+@pytest.mark.process
 def test_worker_that_dies_before_its_run_exists_fails_the_run(desk):
     folder = job_of_this_process(desk, "echo too early; exit 3")
     supervisor.start_supervisor(folder)
@@ -193,6 +204,7 @@ def test_worker_that_dies_before_its_run_exists_fails_the_run(desk):
     assert "too early" in run.data.tags[REASON]
 
 
+@pytest.mark.process
 def test_worker_that_ignores_sigterm_is_killed(desk, monkeypatch):
     folder = job_of_this_process(desk, "trap '' TERM; touch deaf; while true; do sleep 1; done")
     folder.write("run", {"run_id": desk.client().create_run("0").info.run_id})
@@ -214,6 +226,7 @@ def test_worker_that_ignores_sigterm_is_killed(desk, monkeypatch):
     assert not is_alive(pids(folder.path)["worker"])
 
 
+@pytest.mark.process
 def test_event_that_can_never_be_carried_over_does_not_hold_the_status(desk, monkeypatch):
     folder = job_of_this_process(desk, "exit 3")
     folder.write("run", {"run_id": desk.client().create_run("0").info.run_id})
@@ -225,6 +238,7 @@ def test_event_that_can_never_be_carried_over_does_not_hold_the_status(desk, mon
     assert folder.read("outcome")["recorded"] is True
 
 
+@pytest.mark.process
 def test_unreachable_server_is_one_clear_error_and_leaves_nothing(workplace, own_project):
     unreachable = make_workplace(workplace.path, f"http://127.0.0.1:{free_port()}")
     result = unreachable.mlflow_run(

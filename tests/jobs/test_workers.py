@@ -14,6 +14,8 @@ from conftest import is_alive, wait_for
 from mlflow_finetune_plugin.jobs.folder import JobFolder
 from mlflow_finetune_plugin.jobs.workers import PEER_LOST_EXIT, Ending, Workers, done_name
 
+pytestmark = pytest.mark.process
+
 WAITS = "time.sleep(60)"
 
 

@@ -220,7 +220,10 @@ def test_a_logged_model_needs_a_name(maker, original):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [((), "nothing to export; fix: --merged DIR"), (("--merged", "d", "--register"), "--register cannot be combined with --merged")],
+    [
+        ((), "nothing to export; fix: --merged DIR"),
+        (("--merged", "d", "--register"), "--register cannot be combined with --merged"),
+    ],
 )
 def test_the_command_refuses_what_makes_no_sense(maker, capsys, arguments, said):
     assert main(["export", "models:/bot/1", *arguments]) == 2

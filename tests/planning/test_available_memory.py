@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from mlflow_finetune_plugin.planning.memory import _cgroup_free, host_room
 
@@ -26,6 +27,7 @@ def test_available_ram_bounds_the_room():
     assert 0 < room.bytes <= psutil.virtual_memory().total + 2**20
 
 
+@pytest.mark.process
 def test_an_address_space_limit_is_seen():
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(

@@ -53,6 +53,7 @@ def test_where_there_is_room_nothing_is_changed(tmp_path, base):
     assert f"fits: needs {found.memory.total / MIB:,.0f} MiB" in found.line()
 
 
+@pytest.mark.train
 def test_an_auto_micro_batch_gets_smaller_and_the_step_stays(tmp_path, base, monkeypatch):
     plan, data = planned(tmp_path, base)
     _, found = foreseen(plan, data)
@@ -65,9 +66,12 @@ def test_an_auto_micro_batch_gets_smaller_and_the_step_stays(tmp_path, base, mon
     assert chosen.gradient_accumulation_steps == before.gradient_accumulation_steps
     assert smaller.verdict == "fits"
     assert smaller.shapes.per_step > 1
-    assert after.reasons["training.max_batch_tokens"].startswith(f"{chosen.max_batch_tokens}: fits this machine's memory")
+    assert after.reasons["training.max_batch_tokens"].startswith(
+        f"{chosen.max_batch_tokens}: fits this machine's memory"
+    )
 
 
+@pytest.mark.train
 def test_padded_rows_keep_the_effective_batch(tmp_path, base, monkeypatch):
     plan, data = planned(tmp_path, base, batching="padded")
     _, found = foreseen(plan, data)
@@ -81,6 +85,7 @@ def test_padded_rows_keep_the_effective_batch(tmp_path, base, monkeypatch):
     )
 
 
+@pytest.mark.train
 def test_what_was_given_is_not_changed_but_refused_with_what_would_fit(tmp_path, base, monkeypatch):
     plan, data = planned(tmp_path, base, max_batch_tokens=640, per_device_train_batch_size=16)
     _, found = foreseen(plan, data)
@@ -99,6 +104,7 @@ def test_what_was_given_is_not_changed_but_refused_with_what_would_fit(tmp_path,
     assert "a test's limit" in text
 
 
+@pytest.mark.train
 def test_when_nothing_helps_that_is_said(tmp_path, base, monkeypatch):
     plan, data = planned(tmp_path, base)
     room(monkeypatch, 50 * MIB)

@@ -29,6 +29,7 @@ for shape, found in all_measured(shapes, threads=1):
 TOLERANCE = (0.8, 1.25)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(torch.cuda.is_available() or sys.platform != "linux", reason="measures a Linux process on the CPU")
 def test_memory_is_predicted_for_eight_shapes(tmp_path):
     done = subprocess.run(

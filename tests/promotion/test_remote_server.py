@@ -147,6 +147,7 @@ def become(login_server, monkeypatch):
     return become
 
 
+@pytest.mark.process
 def test_the_servers_permissions_hold(login_server, become, monkeypatch):
     """Who may not edit the model moves nothing and is told; who may edit can do all of it without the right to delete."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import mlflow
+import pytest
 from serving_process import CHAT, ask, body, serving, wait_until
 
 from mlflow_finetune_plugin.cli.main import main
@@ -38,6 +39,7 @@ class Users(threading.Thread):
                 self.answers.append((answer.status_code, answer.headers.get("x-finetune-version", "")))
 
 
+@pytest.mark.process
 def test_live_traffic_goes_over_step_by_step_and_no_request_fails(tmp_path, registry):
     client = registry.client
     first, second = (registry.make("tried", seed=seed) for seed in (7, 8))

@@ -74,6 +74,7 @@ def command(own, *arguments):
 CREATE = ("create", "-t", "finetune", "-m", "models:/bot@champion", "-C", "engine=transformers", "-C", "poll=0.2")
 
 
+@pytest.mark.process
 def test_a_deployment_lives_through_every_verb(own, tmp_path, registry):
     created = command(own, *CREATE, "--name", "prod", "-C", f"store={tmp_path / 'store'}")
     assert created.returncode == 0, created.stdout + created.stderr
@@ -128,6 +129,7 @@ def test_a_deployment_lives_through_every_verb(own, tmp_path, registry):
     client.delete_deployment("prod")
 
 
+@pytest.mark.process
 def test_a_dead_service_is_told_as_dead(own, tmp_path):
     client = get_deploy_client("finetune")
     (tmp_path / "home" / "deployments" / "prod").mkdir(parents=True)  # as a create that was killed leaves it
@@ -159,6 +161,7 @@ def test_a_port_of_somebody_else_is_no_deployment(own, tmp_path):
         assert client.list_deployments() == []
 
 
+@pytest.mark.process
 def test_an_answer_counts_only_from_the_process_that_was_started(tmp_path):
     """The port can be taken after it was found free: by one that answers, while the own process does not listen."""
     silent = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -176,6 +179,7 @@ def test_an_answer_counts_only_from_the_process_that_was_started(tmp_path):
         silent.wait()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_run_local_serves_in_the_foreground_until_a_signal(own, tmp_path, sent):
     port, log = free_port(), tmp_path / "run-local.log"
@@ -196,6 +200,7 @@ def test_run_local_serves_in_the_foreground_until_a_signal(own, tmp_path, sent):
         started.kill()
 
 
+@pytest.mark.process
 def test_help_tells_the_options(own):
     told = command(own, "help", "-t", "finetune")
     assert told.returncode == 0
@@ -203,6 +208,7 @@ def test_help_tells_the_options(own):
         assert word in told.stdout
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("uri", "config", "said"),
     [

@@ -22,6 +22,7 @@ def settings(tmp_path, registry, monkeypatch):
     return lambda *models: serving.ServiceSettings(models, engine="transformers", port=0, store=tmp_path / "store")
 
 
+@pytest.mark.process
 def test_a_service_answers_until_it_is_closed(settings):
     lines = []
     with serving.serve(settings("bot"), on_progress=lines.append) as service:
@@ -34,6 +35,7 @@ def test_a_service_answers_until_it_is_closed(settings):
     service.close()
 
 
+@pytest.mark.process
 def test_a_service_that_ends_is_an_error_with_its_reason(settings):
     with pytest.raises(EngineError, match=r"ended with code 2: .*nobody: the registry has no such model"):
         serving.serve(settings("nobody"))
@@ -54,6 +56,7 @@ def test_a_missing_store_is_an_error_and_is_not_created(settings, tmp_path, monk
     assert not (tmp_path / "none.db").exists()
 
 
+@pytest.mark.process
 def test_the_command_in_an_empty_folder_creates_nothing(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     command = [sys.executable, "-m", "mlflow_finetune_plugin.cli", "serve", "bot"]
@@ -65,6 +68,7 @@ def test_the_command_in_an_empty_folder_creates_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.process
 def test_a_server_that_does_not_answer_is_reported_and_waited_for(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     command = [sys.executable, "-m", "mlflow_finetune_plugin.cli", "serve", "bot", "--store", str(tmp_path / "store")]

@@ -8,6 +8,8 @@ import shutil
 import pytest
 from serving_process import ask, serving, start_serving, wait_until
 
+pytestmark = pytest.mark.process
+
 ENGINE = ("--engine", "transformers", "--poll", "0.2")
 
 SEEDED_FAULTS = {

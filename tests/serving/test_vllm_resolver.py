@@ -99,6 +99,7 @@ def test_ten_thousand_names_leave_no_trace(finder, monkeypatch):
     assert not finder._unknown
 
 
+@pytest.mark.process
 def test_nothing_is_loaded_unless_models_are_named():
     code = "import sys; from mlflow_finetune_plugin.serving import vllm_resolver as r; r.register(); assert 'vllm' not in sys.modules"
     own = {name: value for name, value in os.environ.items() if name != "FINETUNE_RESOLVER_MODELS"}

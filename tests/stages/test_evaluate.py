@@ -16,6 +16,7 @@ def evaluate(workplace, *arguments):
     return workplace.finetune_run(str(workplace.path), "-e", "evaluate", *arguments)
 
 
+@pytest.mark.process
 def test_evaluation_of_a_registered_version_says_what_its_own_run_said(workplace):
     text = QUICKSTART / "data" / "general.txt"
     same = ["-P", "eval.max_rows=40", "-P", "metrics=exact_match,perplexity", "-P", f"forgetting={text}"]

@@ -48,6 +48,7 @@ def test_one_process_makes_the_same_steps_with_more_accumulation(settled):
     assert (alone.rows_a_step, alone.processes) == (16, 1)
 
 
+@pytest.mark.process
 def test_waiting_ends_with_the_first_process(tmp_path):
     first = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)"])
     job = JobFolder(tmp_path)

@@ -96,6 +96,7 @@ def adapter_digests(place: Workplace, run_id: str) -> dict[str, set[str]]:
     return {name: {model.tags["finetune.adapter_digest"] for model in models if model.name == name} for name in names}
 
 
+@pytest.mark.process
 @pytest.mark.timeout(1500)
 def test_kills_change_nothing(trainee):
     whole = trainee.finetune_run(*arguments())
@@ -132,6 +133,7 @@ def test_kills_change_nothing(trainee):
     assert "has finished, nothing is left to do" in again.stdout
 
 
+@pytest.mark.process
 def test_cancelled_run_goes_on_elsewhere_from_its_artifacts(trainee):
     process = trainee.start_finetune_run(*arguments(save_steps=1000, max_steps=400))
     job = trainee.job()

@@ -257,6 +257,7 @@ def test_a_server_that_refuses_the_request_answers():
         thread.join()
 
 
+@pytest.mark.process
 def test_the_tracking_uri_is_known_without_importing_mlflow(tmp_path):
     code = (
         "import sys; from mlflow_finetune_plugin.store.clients import current_tracking_uri as uri;"

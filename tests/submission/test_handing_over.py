@@ -23,6 +23,7 @@ from mlflow_finetune_plugin.jobs.run_record import reap_expired
 # tracking ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_experiment_that_is_deleted_or_unknown_is_refused_within_seconds(desk, refused):
     client = desk.client()
     gone = client.create_experiment("gone")
@@ -34,6 +35,7 @@ def test_experiment_that_is_deleted_or_unknown_is_refused_within_seconds(desk, r
     assert [process for process in children() if "mlflow_finetune_plugin" in process] == []
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "uri",
     [
@@ -51,6 +53,7 @@ def test_unusable_tracking_store_is_one_error_without_secrets(refused, monkeypat
     assert "secret" not in message
 
 
+@pytest.mark.process
 def test_run_that_cannot_be_handed_over_does_not_stay_running(desk, ask, own_project, monkeypatch):
     """The disk is full just after the run was created: the folder refuses the file that would name it."""
     real = JobFolder.write
@@ -83,6 +86,7 @@ def test_job_home_that_cannot_be_written_is_told(desk, ask, monkeypatch):
     assert desk.client().search_runs(["0"]) == []
 
 
+@pytest.mark.process
 def test_relative_store_means_the_callers_in_every_process(desk, ask, own_project):
     job = ask({}, project_uri=str(own_project("true")), entry_point="main", tracking_uri="sqlite:///mlflow.db")
     assert job.tracking_uri == f"sqlite:///{desk.path}/mlflow.db"
@@ -94,6 +98,7 @@ def test_relative_store_means_the_callers_in_every_process(desk, ask, own_projec
 # what only the worker can find: the run ends FAILED with the reason -------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("parameters", "parts"),
     [
@@ -117,6 +122,7 @@ def test_what_the_worker_finds_fails_the_run_with_the_reason(desk, ask, paramete
 # the whole command --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
@@ -133,6 +139,7 @@ def test_refused_command_is_one_message_and_exit_code_1(desk, arguments, hint):
     assert_nothing_left(desk)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("detached", [False, True], ids=["refused", "detached"])
 def test_parent_never_imports_the_heavy_packages(desk, own_project, detached):
     own_project("true")
@@ -155,6 +162,7 @@ finally:
         assert desk.ended_run().info.status == "FINISHED"
 
 
+@pytest.mark.process
 def test_two_runs_at_once_do_not_disturb_each_other(desk, own_project):
     project = str(own_project("echo {word}; sleep 1"))
     (Path(project) / "MLproject").write_text(
@@ -168,6 +176,7 @@ def test_two_runs_at_once_do_not_disturb_each_other(desk, own_project):
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
+@pytest.mark.process
 def test_run_id_left_in_the_environment_is_not_taken_over(desk, own_project):
     other = desk.client().create_run("0")
     result = desk.mlflow_run(str(own_project("true")), MLFLOW_RUN_ID=other.info.run_id)
@@ -177,6 +186,7 @@ def test_run_id_left_in_the_environment_is_not_taken_over(desk, own_project):
     assert runs[other.info.run_id].data.tags.get("finetune.job") is None
 
 
+@pytest.mark.process
 def test_project_path_with_spaces_and_unicode(desk, ask):
     folder = desk.path / "mein Bot ü #1"
     folder.mkdir()
@@ -186,6 +196,7 @@ def test_project_path_with_spaces_and_unicode(desk, ask):
     assert (folder / "here.txt").read_text().strip() == str(folder)
 
 
+@pytest.mark.process
 def test_runs_that_start_one_after_another_do_not_adopt_each_other(desk, ask, own_project):
     """A supervisor needs a second to say that it lives; the next command must not take its job for an orphan."""
     project = str(own_project("sleep 2"))
@@ -196,6 +207,7 @@ def test_runs_that_start_one_after_another_do_not_adopt_each_other(desk, ask, ow
         assert FinetuneRun(job.run_id, job.folder, job.tracking_uri).wait(), job.folder.read("outcome")
 
 
+@pytest.mark.process
 def test_second_supervisor_of_a_job_leaves_at_once(desk, ask, own_project):
     job = ask({}, project_uri=str(own_project("until [ -e told ]; do sleep 0.1; done")), entry_point="main")
     wait_for(lambda: job.folder.read("state"), 60, "supervisor")
@@ -225,6 +237,7 @@ def dead_job(desk: Workplace, cwd: Path) -> tuple[JobFolder, str]:
     return folder, run.info.run_id
 
 
+@pytest.mark.process
 def test_dead_job_whose_folder_is_gone_hinders_nobody(desk, ask):
     _, run_id = dead_job(desk, desk.path / "gone")
     with pytest.raises(FinetuneError, match="no entry point 'x'"):

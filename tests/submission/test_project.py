@@ -149,6 +149,7 @@ def test_no_mlproject_and_another_entry_point_are_none(tmp_path):
     assert mlproject_entry(mlproject(tmp_path, "entry_points: {main: {command: ls}}"), "lora", {}) is None
 
 
+@pytest.mark.process
 def test_own_command_quotes_in_the_shell_and_not_in_mlflow(tmp_path):
     mlproject(tmp_path, "entry_points: {main: {parameters: {a: string, b: {default: 2}}, command: 'echo {a} {b}'}}")
     value = "two words; rm 'x' \"$HOME\""

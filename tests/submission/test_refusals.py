@@ -215,6 +215,7 @@ def test_unusable_recipe_is_refused(desk, refused, make, parts):
     assert_tells(refused({}), *parts)
 
 
+@pytest.mark.process
 def test_missing_extra_is_named(desk):
     """In a process of its own where ``peft`` cannot be found, as on a machine that never installed it."""
     code = """

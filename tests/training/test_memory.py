@@ -48,6 +48,7 @@ def limited(base: Path, folder: Path, headroom_mb: int) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.process
 def test_a_step_that_does_not_fit_is_made_in_smaller_parts(base, tmp_path):
     short = limited(base, tmp_path / "short", 250)  # the whole step's logits alone take 130 MB, with gradients 400
     assert short.returncode == 0, short.stderr[-3000:]
@@ -71,6 +72,7 @@ def test_a_step_that_does_not_fit_is_made_in_smaller_parts(base, tmp_path):
     assert max(value["train/halvings"] for value in metrics) == len(notes)
 
 
+@pytest.mark.process
 def test_a_single_row_that_does_not_fit_ends_the_training(base, tmp_path):
     short = limited(base, tmp_path / "short", 12)
     assert short.returncode != 0

@@ -19,6 +19,8 @@ from mlflow_finetune_plugin.training.processes import PeerLostError, Processes
 from mlflow_finetune_plugin.training.saving import Saves
 from mlflow_finetune_plugin.training.weights import trained_weights
 
+pytestmark = pytest.mark.process
+
 ROWS = rows_of([*LENGTHS, (4, 4), (3, 2), (7, 1)])  # 11 rows: the last step of an epoch has fewer than a full one
 
 

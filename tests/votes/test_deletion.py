@@ -206,6 +206,7 @@ sys.exit(not log.flush(60))
 """
 
 
+@pytest.mark.process
 def test_what_another_process_holds_in_memory_is_forgotten_too(ledger):
     places = [str(ledger.journal.folder), ledger.uri, str(Path(votes_cast.__file__).parent)]
     with subprocess.Popen(

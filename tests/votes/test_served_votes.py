@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import mlflow
+import pytest
 from served_models import QUESTIONS, VersionMaker
 from serving_process import serving
 
@@ -18,6 +19,7 @@ from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces
 PROMPTS = [({"role": "user", "content": question},) for question in QUESTIONS]
 
 
+@pytest.mark.process
 def test_votes_on_served_answers_reach_the_gate(tmp_path, empty_store, monkeypatch):
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     before = mlflow.get_tracking_uri()

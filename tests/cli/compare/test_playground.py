@@ -93,6 +93,7 @@ def serving_port(output: str) -> int:
     return int(re.search(r"serving     bot at http://127\.0\.0\.1:(\d+)/v1; its log: \S+", output)[1])
 
 
+@pytest.mark.process
 def test_serves_the_only_model_and_opens_its_page_and_both_end_together(command, tmp_path):
     port = free_port()
     store = str(tmp_path / "store")
@@ -112,6 +113,7 @@ def test_serves_the_only_model_and_opens_its_page_and_both_end_together(command,
     assert "Traceback" not in running.output
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("who", ["service", "page", "command"])
 def test_none_outlives_the_others(command, who, tmp_path):
     running = command("playground", "--engine", "transformers", "--port", str(free_port()), "--model", "bot")
@@ -135,6 +137,7 @@ def test_none_outlives_the_others(command, who, tmp_path):
         assert code == 137
 
 
+@pytest.mark.process
 def test_somebody_else_s_endpoint_is_enough(command):
     port = free_port()
     running = command("playground", "--endpoint", "http://127.0.0.1:9/v1", "--port", str(port))
@@ -151,6 +154,7 @@ def test_somebody_else_s_endpoint_is_enough(command):
     assert "--engine and --store are for serving without --endpoint; fix" in refused.output
 
 
+@pytest.mark.process
 def test_a_service_that_cannot_start_is_told_and_ends_it(command, tmp_path):
     not_a_folder = tmp_path / "store"
     not_a_folder.write_text("")
@@ -162,6 +166,7 @@ def test_a_service_that_cannot_start_is_told_and_ends_it(command, tmp_path):
     running.gone()
 
 
+@pytest.mark.process
 def test_an_interruption_while_it_waits_ends_it_well(command):
     running = command("playground", "--engine", "transformers", "--port", str(free_port()))
     wait_for(lambda: "waiting for" in running.output, 60, "word of waiting")
@@ -170,6 +175,7 @@ def test_an_interruption_while_it_waits_ends_it_well(command):
     running.gone()
 
 
+@pytest.mark.process
 def test_a_fault_in_the_page_s_arguments_is_told_before_anything_is_served(command):
     began = time.monotonic()
     running = command("playground", "--host", "0.0.0.0")
@@ -180,6 +186,7 @@ def test_a_fault_in_the_page_s_arguments_is_told_before_anything_is_served(comma
     assert time.monotonic() - began < 40
 
 
+@pytest.mark.process
 def test_which_model_is_asked_for_with_the_names(workplace):
     none = workplace.cli("playground")
     assert (none.returncode, "no model is registered; fix: train one" in none.stdout) == (2, True)
@@ -229,6 +236,7 @@ def test_the_model_is_the_first_argument_or_an_option(name):
         module._model_of("other", (name,))
 
 
+@pytest.mark.process
 def test_users_come_and_go_by_command(workplace):
     def users(*arguments, password=""):
         return subprocess.run(
@@ -251,6 +259,7 @@ def test_users_come_and_go_by_command(workplace):
     assert users("remove", "users.yaml", "alice").returncode == 2
 
 
+@pytest.mark.process
 def test_the_command_imports_no_gradio():
     code = (
         "import sys; import mlflow_finetune_plugin.cli.compare.playground;"

@@ -15,6 +15,7 @@ def rows(workplace):
     return path
 
 
+@pytest.mark.process
 def test_file_is_reported_as_text_page_and_json(workplace, rows, monkeypatch, capsys):
     done = workplace.cli("data", "rows.jsonl", "--html", "page.html", "-P", "data.eval=0.2")
     assert done.returncode == 0, done.stdout

@@ -34,6 +34,7 @@ def project(desk) -> Path:
     return desk.path / "bot"
 
 
+@pytest.mark.process
 def test_plan_starts_with_the_verdict_and_creates_nothing(project, desk):
     done = desk.cli("plan", "bot")
     assert done.returncode == 0, done.stdout

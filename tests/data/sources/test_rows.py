@@ -212,6 +212,7 @@ def test_long_values_are_shortened_in_messages(tmp_path):
     assert len(message) < len(str(tmp_path)) + 250
 
 
+@pytest.mark.process
 def test_light_modules_load_nothing_heavy():
     code = (
         "import sys, mlflow_finetune_plugin.data.sources.rows, mlflow_finetune_plugin.data.conversations.conversion; "

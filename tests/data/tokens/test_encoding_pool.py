@@ -114,6 +114,7 @@ def test_a_killed_process_is_one_clear_error(encode):
         collected(killed, frames(60))
 
 
+@pytest.mark.process
 @forks
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 def test_children_end_with_their_parent(tmp_path, sent):

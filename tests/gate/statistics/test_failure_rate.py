@@ -30,6 +30,7 @@ def test_the_lower_end_is_above_the_bound_exactly_where_the_test_decides(failed,
     assert result.rate.low <= result.rate.value == failed / answers <= result.rate.high
 
 
+@pytest.mark.simulation
 @pytest.mark.parametrize("true_rate", [0.001, 0.01])
 def test_looks_after_every_batch_decide_wrongly_in_at_most_alpha_of_all_series(true_rate):
     """A fixed test at the same alpha, looked at as often, is wrong several times more: so the series are hard enough."""

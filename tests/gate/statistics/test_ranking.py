@@ -85,6 +85,7 @@ def test_intervals_are_over_voters_not_votes():
     assert widths["voters"] > 1.5 * widths["votes"]
 
 
+@pytest.mark.simulation
 def test_intervals_hold_the_truth():
     rng = np.random.default_rng(1)
     held = []

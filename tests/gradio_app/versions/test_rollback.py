@@ -37,6 +37,7 @@ def aliases(client: MlflowClient) -> tuple[str | None, str | None]:
     return found.get("champion"), found.get("previous")
 
 
+@pytest.mark.process
 def test_the_gate_moves_the_alias_and_its_verdict_is_told(registry):
     first, worse = version(registry, 100), version(registry, 60)
     promotions = Promotions()
@@ -51,6 +52,7 @@ def test_the_gate_moves_the_alias_and_its_verdict_is_told(registry):
     assert aliases(registry) == (first, None)
 
 
+@pytest.mark.process
 def test_what_cannot_be_judged_is_told_as_the_command_says_it(registry):
     registry.create_registered_model("bot")
     registry.create_model_version("bot", "runs:/nothing/model")
@@ -61,6 +63,7 @@ def test_what_cannot_be_judged_is_told_as_the_command_says_it(registry):
     assert not end.reason.startswith("mlflow-finetune:")
 
 
+@pytest.mark.process
 def test_a_name_that_looks_like_an_option_is_a_name(registry):
     registry.create_registered_model("--dry-run")
     end = Promotions().begin("--dry-run", "1", "").wait(120)
@@ -68,6 +71,7 @@ def test_a_name_that_looks_like_an_option_is_a_name(registry):
     assert "no version 1" in end.reason
 
 
+@pytest.mark.process
 def test_one_promotion_of_a_model_at_a_time(registry):
     first = version(registry, 100)
     promotions = Promotions()
@@ -79,6 +83,7 @@ def test_one_promotion_of_a_model_at_a_time(registry):
     assert "already" in promotions.begin("bot", first, "ben").wait(120).reason
 
 
+@pytest.mark.process
 def test_a_gate_that_dies_or_takes_too_long_is_a_fault_and_moves_nothing(registry):
     first = version(registry, 100)
     promotions = Promotions()
@@ -101,12 +106,14 @@ def begin_and_end(desk: Workplace, number: str, end: str) -> int:
     return int(app.stdout)
 
 
+@pytest.mark.process
 def test_an_app_that_ends_takes_its_gate_along(registry, desk):
     gate = begin_and_end(desk, version(registry, 100), "sys.exit(0)")
     wait_for(lambda: not is_alive(gate), 10, "end of the gate")
     assert aliases(registry) == (None, None)
 
 
+@pytest.mark.process
 def test_an_app_that_is_killed_leaves_the_model_whole(registry, desk):
     first = version(registry, 100)
     gate = begin_and_end(desk, first, "os.kill(os.getpid(), 9)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from conftest import REPOSITORY
 
 from gradio_app.versions.cards import read_card
@@ -11,6 +12,7 @@ from gradio_app.versions.html import card_html
 QUICKSTART = REPOSITORY / "recipes" / "quickstart"
 
 
+@pytest.mark.process
 def test_the_card_and_the_data_of_a_trained_version_are_whole(workplace):
     more = ["-P", "max_steps=20", "-P", "eval_steps=10", "-P", "eval.max_rows=20"]
     trained = workplace.finetune_run(str(QUICKSTART), "-e", "lora", *more)

@@ -15,6 +15,8 @@ from playground_process import playground
 
 from mlflow_finetune_plugin.credentials.users import add_user, remove_user
 
+pytestmark = pytest.mark.process
+
 JOIN = "/gradio_api/queue/join"
 FOREIGN = "http://evil.example"
 

@@ -22,6 +22,8 @@ from mlflow_finetune_plugin.promotion.moves.move import promote_version
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
 from mlflow_finetune_plugin.store.names import CANARY_ALIVE_TAG, CANARY_TAG, INTENT_TAG
 
+pytestmark = pytest.mark.process
+
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}, "latency": {"over_champion": 2.0}})
 SPLIT = "finetune.split"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+import pytest
 from alias_moves import (
     aliases_of,
     evidence,
@@ -17,6 +18,8 @@ from alias_moves import (
 
 from mlflow_finetune_plugin.promotion.moves.lease import Lease, lease_name
 from mlflow_finetune_plugin.promotion.moves.move import promote_version
+
+pytestmark = pytest.mark.process
 
 
 def run_together(target, arguments):  # type: ignore[no-untyped-def]

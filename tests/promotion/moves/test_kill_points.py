@@ -22,6 +22,8 @@ from mlflow import MlflowClient
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
 from mlflow_finetune_plugin.store.names import INTENT_TAG
 
+pytestmark = pytest.mark.process
+
 MOST_CALLS = 40
 
 

@@ -14,6 +14,8 @@ from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.bases import Bases
 from mlflow_finetune_plugin.serving.versions.fetching import Fetcher
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def fetcher(tmp_path, registry) -> Fetcher:

@@ -11,6 +11,8 @@ import time
 import pytest
 from serving_process import marked, wait_until
 
+pytestmark = pytest.mark.process
+
 # deaf to SIGTERM, as vLLM is while it starts, with a process of its own that is deaf too
 STUBBORN = """
 import os, signal, sys, time

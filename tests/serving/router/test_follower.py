@@ -14,6 +14,8 @@ from mlflow_finetune_plugin.serving.versions.catalog import Catalog
 from mlflow_finetune_plugin.serving.versions.fetching import Fetcher
 from mlflow_finetune_plugin.store.model_ref import ModelRef
 
+pytestmark = pytest.mark.process
+
 
 class WatchedFetcher(Fetcher):
     """The real one; tells what it was asked, and lets requests for ``slow`` versions wait."""

@@ -12,6 +12,8 @@ from tiny_adapters import KINDS
 
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs, greedy_answers
 
+pytestmark = pytest.mark.process
+
 PROMPTS = ["Once upon a time", "The big red dog", "Tell me about rain, please. It was a dark night and"]
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who are you? 日本 🎉"}]
 STOPS = (2, 0)

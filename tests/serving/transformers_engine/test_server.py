@@ -32,6 +32,7 @@ def error(reply: Any, status: int) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.process
 def test_models_are_the_base_and_its_adapters(running: EngineProcess, models: Any) -> None:
     listed = running.ask("GET", "/v1/models").json
     assert listed["object"] == "list"
@@ -42,12 +43,14 @@ def test_models_are_the_base_and_its_adapters(running: EngineProcess, models: An
     assert listed["data"][-1]["max_model_len"] == 507  # five virtual tokens
 
 
+@pytest.mark.process
 def test_what_no_answer_needs_is_not_loaded(running: EngineProcess) -> None:
     mapped = {part for file in psutil.Process(running.process.pid).memory_maps() for part in Path(file.path).parts}
     assert "torch" in mapped
     assert not {"scipy", "sklearn", "pandas", "bitsandbytes", "mlflow"} & mapped
 
 
+@pytest.mark.process
 def test_nobody_without_the_key_reaches_a_v1_route(running: EngineProcess) -> None:
     for method, path in [("GET", "/v1/models"), ("POST", "/v1/completions"), ("POST", "/v1/load_lora_adapter")]:
         for key in (None, "wrong", "test-key2"):
@@ -55,6 +58,7 @@ def test_nobody_without_the_key_reaches_a_v1_route(running: EngineProcess) -> No
     assert running.ask("GET", "/health", key=None).status == 200
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("body", "named"),
     [
@@ -84,6 +88,7 @@ def test_what_is_not_served_is_refused_by_name(running: EngineProcess, body: dic
     assert found["message"].startswith(named)
 
 
+@pytest.mark.process
 def test_refusals_of_chats_and_of_what_is_no_request(running: EngineProcess) -> None:
     chat = {"model": "base", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
     assert (
@@ -101,6 +106,7 @@ def test_refusals_of_chats_and_of_what_is_no_request(running: EngineProcess) -> 
     assert error(running.ask("GET", "/v1/completions"), 405)
 
 
+@pytest.mark.process
 def test_prompts_of_every_form_are_answered(running: EngineProcess, models: Any) -> None:
     ids = [models.tokenizer(text)["input_ids"] for text in ("Once upon", "A dog")]
     body = {"model": "base", "temperature": 0, "max_tokens": 5}
@@ -114,6 +120,7 @@ def test_prompts_of_every_form_are_answered(running: EngineProcess, models: Any)
     assert texts("Once upon") == texts(ids[0]) == both[:1]
 
 
+@pytest.mark.process
 def test_adapters_that_cannot_be_loaded_are_refused(running: EngineProcess, models: Any, tmp_path: Path) -> None:
     def load(name: str, path: Path | str) -> Any:
         return running.post("/v1/load_lora_adapter", lora_name=name, lora_path=str(path))
@@ -133,6 +140,7 @@ def test_adapters_that_cannot_be_loaded_are_refused(running: EngineProcess, mode
     assert [model["id"] for model in running.ask("GET", "/v1/models").json["data"]] == ["base", *KINDS]
 
 
+@pytest.mark.process
 def test_an_unloaded_adapter_finishes_what_it_began(running: EngineProcess, tmp_path: Path) -> None:
     path = save_adapter("lora", EMBEDDED, tmp_path / "short-lived", seed=5)
     running.post("/v1/load_lora_adapter", lora_name="short-lived", lora_path=str(path))
@@ -151,6 +159,7 @@ def test_an_unloaded_adapter_finishes_what_it_began(running: EngineProcess, tmp_
     running.post("/v1/unload_lora_adapter", lora_name="short-lived")
 
 
+@pytest.mark.process
 def test_answers_stay_the_same_while_adapters_come_and_go(running: EngineProcess, models: Any) -> None:
     body = {"model": "dora", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 40, "ignore_eos": True}
     expected = running.post("/v1/completions", **body).json["choices"][0]["text"]
@@ -170,6 +179,7 @@ def test_answers_stay_the_same_while_adapters_come_and_go(running: EngineProcess
     assert answers == {expected}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("is_streamed", [True, False])
 def test_a_client_that_leaves_ends_its_sequences(running: EngineProcess, is_streamed: bool) -> None:
     running.wait_for_load(0)
@@ -186,6 +196,7 @@ def test_a_client_that_leaves_ends_its_sequences(running: EngineProcess, is_stre
     running.wait_for_load(0, timeout_s=1)
 
 
+@pytest.mark.process
 def test_a_failing_request_gets_an_error_and_the_engine_lives_on(running: EngineProcess, tmp_path: Path) -> None:
     misfit = save_adapter("bottleneck", EMBEDDED, tmp_path / "misfit", hidden_size=64)  # loads, and fails in a step
     running.post("/v1/load_lora_adapter", lora_name="misfit", lora_path=str(misfit))
@@ -228,6 +239,7 @@ def test_sigterm_lets_running_answers_end_on_a_real_model(shared_data: Path, tmp
         assert running.process.wait(timeout=10) == 0
 
 
+@pytest.mark.process
 def test_a_quantized_base_is_served_as_it_was_trained_on(tmp_path: Path, models: Any) -> None:
     prompt, completion = (models.tokenizer(text)["input_ids"] for text in ("Once upon a time", " there was a dog."))
     trained_on = BaseModel(
@@ -244,6 +256,7 @@ def test_a_quantized_base_is_served_as_it_was_trained_on(tmp_path: Path, models:
     assert found == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+@pytest.mark.process
 def test_a_start_that_cannot_succeed_says_why_at_once(running: EngineProcess, tmp_path: Path) -> None:
     def words(config: Path, **environment: str) -> str:
         log = tmp_path / "log"
@@ -263,6 +276,7 @@ def test_a_start_that_cannot_succeed_says_why_at_once(running: EngineProcess, tm
     assert "colour:" in told
 
 
+@pytest.mark.process
 def test_serving_alone_imports_nothing_heavy() -> None:
     code = (
         "import sys, mlflow_finetune_plugin.serving.transformers_engine.settings as _;"

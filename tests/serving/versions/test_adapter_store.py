@@ -171,6 +171,7 @@ def test_draft_of_a_killed_process_is_swept(store, adapter):
     assert not draft.exists()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk, which takes root")
 @pytest.mark.process
 def test_full_disk_is_one_clear_error_and_keeps_what_was_there(tmp_path, adapter):

@@ -45,7 +45,11 @@ def test_a_broken_record_is_fetched_again(tmp_path, registry):
         ("reference.json", {"probes": []}, "reference.json: probes"),
         ("reference.json", {"probes": [{"prompt_ids": [1], "completion_ids": ["a"]}]}, "reference.json: probes.0"),
         ("reference.json", {"served_as": {"float32": {}}}, "reference.json: served_as.float32"),
-        ("reference.json", {"probes": [{"prompt_ids": [1], "completion_ids": [1]}]}, "does not have a log-probability for every token"),
+        (
+            "reference.json",
+            {"probes": [{"prompt_ids": [1], "completion_ids": [1]}]},
+            "does not have a log-probability for every token",
+        ),
     ],
 )
 def test_what_others_wrote_into_a_version_is_refused_in_one_message(tmp_path, registry, file, change, said):

@@ -107,6 +107,7 @@ def test_a_damaged_line_counts_as_none_and_keeps_its_sequence(journal, caplog):
     assert Journal("bot", journal.folder).cast(vote(4)).sequence == 4  # 3 may have been mirrored
 
 
+@pytest.mark.process
 def test_killed_while_casting_keeps_every_acknowledged_vote(journal):
     process = start_casting(journal.folder, 0, 100_000)
     assert process.stdout is not None
@@ -120,6 +121,7 @@ def test_killed_while_casting_keeps_every_acknowledged_vote(journal):
     assert len(kept) - len(told) in (0, 1)  # the one that was written and not told yet
 
 
+@pytest.mark.process
 def test_two_processes_share_one_journal(journal, tmp_path):
     starter = tmp_path / "go"
     processes = [start_casting(journal.folder, first, 120, str(starter)) for first in (0, 80)]  # forty come from both
@@ -132,6 +134,7 @@ def test_two_processes_share_one_journal(journal, tmp_path):
     assert journal.damaged == journal.torn == 0
 
 
+@pytest.mark.process
 def test_full_disk_is_told_and_the_vote_is_not_there(journal):
     journal.cast(vote(1))
     code = (

@@ -201,6 +201,7 @@ Mirror(Journal("bot", Path(sys.argv[1])), sys.argv[2]).flush()
 """
 
 
+@pytest.mark.process
 def test_killed_while_mirroring_ends_with_every_vote_once(ledger):
     for number in range(60):
         ledger.journal.cast(vote(number))
@@ -217,6 +218,7 @@ def test_killed_while_mirroring_ends_with_every_vote_once(ledger):
     assert reading.not_counted == {}
 
 
+@pytest.mark.process
 def test_killed_while_casting_every_acknowledged_vote_is_in_mlflow_once(ledger):
     command = [sys.executable, votes_cast.__file__, str(ledger.journal.folder), "0", "100000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -239,6 +239,7 @@ log.flush(600)
 """
 
 
+@pytest.mark.process
 def test_killed_while_writing_every_vote_finds_or_gets_both_traces(ledger):
     places = [str(ledger.journal.folder), ledger.uri, str(Path(votes_cast.__file__).parent)]
     traces = VoteTraces("bot")
