@@ -13,6 +13,8 @@ from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
 from mlflow_finetune_plugin.logged_models.conversion import export_lora
 from mlflow_finetune_plugin.logged_models.loading import load_logged
 
+pytestmark = pytest.mark.train
+
 
 @pytest.fixture
 def maker(tmp_path, empty_store, monkeypatch):

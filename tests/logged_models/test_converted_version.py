@@ -24,6 +24,8 @@ from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.fetching import Fetcher
 from mlflow_finetune_plugin.store.registry import find_model
 
+pytestmark = pytest.mark.train
+
 RANK = 16
 
 

@@ -22,6 +22,8 @@ from serving_process import CHAT, ask, body, marked, serving, start_serving, wai
 from mlflow_finetune_plugin.cli.main import main
 from mlflow_finetune_plugin.store.served_tags import served
 
+pytestmark = pytest.mark.process
+
 ENGINE = ("--engine", "transformers", "--poll", "0.2")
 
 

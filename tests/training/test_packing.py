@@ -15,6 +15,8 @@ from mlflow_finetune_plugin.training import packed_attention as packed_attention
 from mlflow_finetune_plugin.training.packed_attention import packed_attention
 from mlflow_finetune_plugin.training.packing import MicroBatches, pack, pad
 
+pytestmark = pytest.mark.train
+
 ROWS = [7, 3, 12, 5, 5, 20]
 
 

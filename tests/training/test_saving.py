@@ -12,6 +12,8 @@ from mlflow_finetune_plugin.training.checkpoints import Checkpoint, in_folder, o
 from mlflow_finetune_plugin.training.saving import Saves
 from mlflow_finetune_plugin.training.weights import trained_weights
 
+pytestmark = pytest.mark.train
+
 HELD_OUT = [(4, 2), (3, 6), (9, 3)]
 
 

@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mlflow_finetune_plugin.adaptations import lora
 from mlflow_finetune_plugin.errors import TrainingError
 
+pytestmark = pytest.mark.train
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
