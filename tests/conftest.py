@@ -28,6 +28,7 @@ os.environ.setdefault(
 )  # tiny models gain nothing from more, and lose all on cores that others use
 
 LONGEST_FIRST = (
+    "test_whole_path.py",
     "serving/test_vllm_service.py",
     "serving/test_service_faults.py",
     "jobs/test_supervisor.py",

@@ -188,7 +188,6 @@ def refused(tmp_path, registry, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("bot@champion",), "is not the name of a registered model"),
         (("base",), "is not the name of a registered model"),
         (("bot", "--host", "0.0.0.0"), "other machines need API keys"),
         (("bot", "--api-key-file", "absent.yaml"), "cannot be read"),
