@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("version", [(2, 7), (3, 10)])
 def test_setup_on_an_old_python_names_the_versions_that_work(tmp_path: Path, version: tuple[int, int]) -> None:
     if shutil.which("make") is None:

@@ -82,6 +82,7 @@ def test_runs_are_numbered_by_entry_point_and_day(desk: Workplace) -> None:
     assert next_run_name(client, experiment_id, "o'clock", TODAY) == "o'clock-2026-11-22-1"
 
 
+@pytest.mark.process
 def test_run_lands_in_the_experiment_of_its_project(desk, ask, own_project, monkeypatch) -> None:
     monkeypatch.setattr(fluent, "_active_experiment_id", None)
     mlflow.set_tracking_uri(desk.tracking_uri)

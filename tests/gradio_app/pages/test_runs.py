@@ -82,6 +82,7 @@ def test_versions_are_read_when_the_tab_is_selected_and_picked_in_the_table(regi
     assert 'aria-label="Comparison"' in visitor.page()
 
 
+@pytest.mark.process
 def test_promote_asks_first_then_tells_the_verdict_and_rollback_the_same(registry, address):
     first, second = register_described(registry, "bot", 100), register_described(registry, "bot", 160)
     visitor = Visitor(address)
@@ -132,6 +133,7 @@ def test_who_has_no_right_moves_nothing_whatever_is_sent(registry, address, righ
     assert first in visitor.text()
 
 
+@pytest.mark.process
 def test_a_refusal_stays_to_be_read_when_there_was_a_verdict_before(registry, address, rights):
     first = register_described(registry, "bot", 100)
     visitor = Visitor(address)

@@ -119,7 +119,7 @@ def test_a_run_that_is_gone_or_was_never_there(registry):
     none = registry.create_model_version("bot", "s3://nowhere/adapter").version
     with pytest.raises(DataError, match="was deleted; fix: "):
         read_training_data(registry, "bot", str(gone))
-    with pytest.raises(DataError, match="no run is known"):
+    with pytest.raises(DataError, match="the run that trained it is unknown"):
         read_training_data(registry, "bot", str(none))
     with pytest.raises(MoveError, match="no version '9'"):
         read_training_data(registry, "bot", "9")

@@ -146,7 +146,7 @@ def test_a_rollback_ends_a_canary_first_and_only_that(registry):
 def test_a_plan_says_what_will_happen(registry):
     first, second = version(registry, 100), version(registry, 160)
     plan = plan_promotion(registry, "bot", first)
-    assert "against its base, for there is no champion yet" in plan.text
+    assert "against its base, because there is no champion yet" in plan.text
     registry.set_registered_model_alias("bot", "champion", first)
     text = plan_promotion(registry, "bot", second).text
     assert f"judges version {second} against champion version {first}" in text
