@@ -7,11 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 
 import pytest
 from conftest import REPOSITORY, Workplace, is_alive, make_workplace, pids, stop_jobs, wait_for
@@ -33,39 +29,6 @@ def training_job(workplace: Workplace) -> Path:
         "step",
     )
     return job
-
-
-@contextmanager
-def busy_cores() -> Iterator[None]:
-    """One process for each core that computes without a pause."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
-def tokens_per_s(workplace: Workplace, name: str) -> float:
-    """The median speed of a short training."""
-    arguments = ("-P", "max_steps=12", "-P", "logging_steps=2", "-P", "max_rows=4", "-P", f"register={name}")
-    result = workplace.finetune_run(QUICKSTART, "-e", "lora", *arguments)
-    assert result.returncode == 0, result.stdout
-    client = workplace.client()
-    version = client.get_model_version_by_alias(name, "challenger")
-    return median(metric.value for metric in client.get_metric_history(version.run_id, "train/tokens_per_second"))
-
-
-@pytest.mark.process
-@needs_two_cores
-def test_busy_cores_slow_a_small_training_only_by_their_share(workplace):
-    """With a thread on each core every matrix product waits for the busy ones: 25 to 400 times as long."""
-    workplace.environment.pop("OMP_NUM_THREADS", None)
-    alone = tokens_per_s(workplace, "alone")
-    with busy_cores():
-        beside_others = tokens_per_s(workplace, "beside-others")
-    assert beside_others > alone / 8
 
 
 @pytest.mark.process
