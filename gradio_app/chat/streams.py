@@ -12,7 +12,7 @@ import aiohttp
 from gradio_app.chat.client import receive
 from gradio_app.chat.pacing import JointPace, OpenPace, Pace
 from gradio_app.chat.session import ComparisonTurn, Prompt, Session, SessionError
-from gradio_app.chat.tempo import LEAST_S, Tempo
+from gradio_app.chat.update_interval import LEAST_S, UpdateInterval
 from gradio_app.settings import PlaygroundSettings
 
 _LEAST_SLEEP_S = 0.02
@@ -45,7 +45,7 @@ class Streams:
         over: Callable[[Session, ComparisonTurn], Awaitable[None]],
     ) -> None:
         self._settings, self._http, self._over = settings, http, over
-        self._tempo = Tempo()
+        self._update_interval = UpdateInterval()
         self._receiving: dict[str, _ActiveTurn] = {}  # The last turn of each session.
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -98,14 +98,14 @@ class Streams:
         receiving = self._receiving[session.session_id]
         receiving.unwatched = None
         pace: Pace = JointPace() if turn.is_blind else OpenPace()
-        self._tempo.stream_started()
+        self._update_interval.stream_started()
         try:
             async for lengths in self._paced(turn, pace, receiving.tasks):
                 turn.shown = tuple(lengths) if turn.shown is not None else None
                 yield [turn.visible(position, length) for position, length in enumerate(lengths)]
-                self._tempo.record_update()
+                self._update_interval.record_update()
         finally:
-            self._tempo.stream_ended()
+            self._update_interval.stream_ended()
             await self._close(session, turn, receiving)
 
     def _leave_unwatched(self, session: Session, turn: ComparisonTurn) -> None:
@@ -127,7 +127,7 @@ class Streams:
     async def _paced(
         self, turn: ComparisonTurn, pace: Pace, tasks: Sequence[asyncio.Task[None]]
     ) -> AsyncIterator[list[int]]:
-        """Yield the lengths to show. The pace is computed often; the page is updated as often as the tempo allows.
+        """Yield the lengths to show. The pace is computed often; the page is updated as often as the update interval allows.
 
         The end of a side is shown at once, except while names are hidden, because the moment would reveal the side.
         """
@@ -146,7 +146,7 @@ class Streams:
             if lengths != before and (has_ended or time.monotonic() >= next_s):
                 yield lengths
                 before, ended = lengths, sum(task.done() for task in tasks)
-                next_s = time.monotonic() + self._tempo.interval_s
+                next_s = time.monotonic() + self._update_interval.interval_s
             early_s = next_s - time.monotonic()
             wait_s = min(_PACE_S, early_s if early_s > 0 else LEAST_S)
             pending = [task for task in tasks if not task.done()]

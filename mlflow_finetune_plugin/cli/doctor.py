@@ -18,7 +18,7 @@ def doctor(reap: bool, as_json: bool) -> int:
 
     Exit code 1: something needs a fix.
     """
-    from mlflow_finetune_plugin.jobs.doctor import examine
+    from mlflow_finetune_plugin.jobs.health_checks import examine
 
     checks = list(examine(reap=reap))
     if as_json:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from mlflow_finetune_plugin.lazy import names_on_first_use
 
 if TYPE_CHECKING:
-    from mlflow_finetune_plugin.jobs.doctor import examine
     from mlflow_finetune_plugin.jobs.folder import JobFolder
     from mlflow_finetune_plugin.jobs.gpus import visible_gpus
+    from mlflow_finetune_plugin.jobs.health_checks import examine
     from mlflow_finetune_plugin.jobs.progress import ProgressDisplay
     from mlflow_finetune_plugin.jobs.report import Report, ReportReader
     from mlflow_finetune_plugin.jobs.run_record import RunRecord

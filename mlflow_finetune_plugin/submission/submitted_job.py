@@ -24,8 +24,8 @@ from mlflow_finetune_plugin.config.entry_points import entry_point as find_entry
 from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.errors import FinetuneError, ProjectError
 from mlflow_finetune_plugin.jobs import launcher
-from mlflow_finetune_plugin.jobs.doctor import adopt_orphans, remove_old_folders
 from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId, jobs_home
+from mlflow_finetune_plugin.jobs.orphans import adopt_orphans, remove_old_folders
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.jobs.supervisor import start_supervisor
 from mlflow_finetune_plugin.jobs.versions import untested_note

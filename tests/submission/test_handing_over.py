@@ -16,8 +16,8 @@ from submission_requests import DATA, assert_nothing_left, assert_tells
 
 from mlflow_finetune_plugin.backend import FinetuneRun
 from mlflow_finetune_plugin.errors import FinetuneError
-from mlflow_finetune_plugin.jobs.doctor import adopt_orphans, remove_old_folders
 from mlflow_finetune_plugin.jobs.folder import JobFolder
+from mlflow_finetune_plugin.jobs.orphans import adopt_orphans, remove_old_folders
 from mlflow_finetune_plugin.jobs.run_record import reap_expired
 
 # tracking ---------------------------------------------------------------------------------------------------------

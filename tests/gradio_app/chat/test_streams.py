@@ -9,7 +9,7 @@ from comparisons import run, settings, spoken
 
 from gradio_app.chat import html as view
 from gradio_app.chat.session import Prompt, SessionError
-from gradio_app.chat.tempo import Tempo
+from gradio_app.chat.update_interval import UpdateInterval
 from gradio_app.playground import Playground
 
 
@@ -178,7 +178,7 @@ def test_a_page_that_never_comes_for_its_answers_ends_them(endpoint, store, monk
     assert run(Playground(settings(endpoint, sides=("slow", "base"))), act).is_over
 
 
-class Seldom(Tempo):
+class Seldom(UpdateInterval):
     """Of an app that is busy: a page is told once a second."""
 
     interval_s = 1.0
@@ -186,7 +186,7 @@ class Seldom(Tempo):
 
 async def told_at(playground, *, is_blind):
     """When the page was told, how much of each side, and the turn; times as the answers' own."""
-    playground.streams._tempo = Seldom()
+    playground.streams._update_interval = Seldom()
     session = await playground.session("key", None)
     session.is_blind = is_blind
     seen = []

@@ -14,7 +14,7 @@ _LEAST_UPDATES = 30
 """Updates that a measurement of their cost needs. With fewer, the processor time is mostly that of other work."""
 
 
-class Tempo:
+class UpdateInterval:
     """The interval between updates, shared by all streams of a process.
 
     Streams report their start, their updates and their end.

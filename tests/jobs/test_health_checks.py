@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlflow_finetune_plugin.jobs.doctor import device_check, examine
+from mlflow_finetune_plugin.jobs.health_checks import device_check, examine
 
 
 @pytest.mark.parametrize(

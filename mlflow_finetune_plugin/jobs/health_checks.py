@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -10,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mlflow_finetune_plugin.errors import FinetuneError, TrackingError, one_line, without_secrets
-from mlflow_finetune_plugin.jobs.folder import JobFolder, jobs_home, supervisor_alive
+from mlflow_finetune_plugin.jobs.folder import jobs_home
 from mlflow_finetune_plugin.jobs.gpus import visible_gpus
+from mlflow_finetune_plugin.jobs.orphans import is_unfinished, orphans
 from mlflow_finetune_plugin.jobs.supervisor import start_supervisor
 from mlflow_finetune_plugin.jobs.versions import (
     REQUIRED_FOR_TRAINING,
@@ -21,8 +21,6 @@ from mlflow_finetune_plugin.jobs.versions import (
     package_versions,
 )
 from mlflow_finetune_plugin.threads import allowed_cores
-
-KEEP_FOLDERS_S = 7 * 24 * 3600.0
 
 SECURITY_FLOORS = {
     "vllm": ((0, 33), "GHSA-5r3c-5x4v-8gjh and older"),
@@ -135,16 +133,6 @@ def _has_gpu() -> bool:
         return False
 
 
-def orphans() -> list[JobFolder]:
-    """Return this user's jobs whose run has no final status in MLflow and whose supervisor does not run on this host."""
-    return [folder for folder in JobFolder.all() if _is_unfinished(folder) and not supervisor_alive(folder)]
-
-
-def _is_unfinished(folder: JobFolder) -> bool:
-    outcome = folder.read("outcome")
-    return folder.read("run") is not None and (outcome is None or not outcome["recorded"])
-
-
 def _jobs(*, reap: bool) -> Iterator[HealthCheck]:
     abandoned = orphans()
     if not abandoned:
@@ -156,7 +144,7 @@ def _jobs(*, reap: bool) -> Iterator[HealthCheck]:
             continue
         start_supervisor(folder, adopt=True)
         deadline = time.monotonic() + _REAP_PATIENCE_S
-        while _is_unfinished(folder) and time.monotonic() < deadline:
+        while is_unfinished(folder) and time.monotonic() < deadline:
             time.sleep(0.2)
         outcome = folder.read("outcome")
         is_recorded = outcome is not None and outcome["recorded"]
@@ -194,35 +182,3 @@ def _tracking(*, reap: bool) -> Iterator[HealthCheck]:
         yield HealthCheck(
             reap, f"run {run_id}: {reason}; " + ("marked FAILED" if reap else "fix: mlflow-finetune doctor --reap")
         )
-
-
-def adopt_orphans() -> list[JobFolder]:
-    """Give every orphan a new supervisor, without waiting. Every new run does this for the runs before it."""
-    abandoned = orphans()
-    for folder in abandoned:
-        start_supervisor(folder, adopt=True)
-    return abandoned
-
-
-def remove_old_folders(*, now_s: float) -> int:
-    """Remove job folders that have not changed for a week and whose run has ended or never existed. Return their
-    number.
-    """
-    import shutil
-
-    old = [
-        folder
-        for folder in JobFolder.all()
-        if now_s - _changed_s(folder) > KEEP_FOLDERS_S and not _is_unfinished(folder) and not supervisor_alive(folder)
-    ]
-    for folder in old:
-        shutil.rmtree(folder.path, ignore_errors=True)
-    return len(old)
-
-
-def _changed_s(folder: JobFolder) -> float:
-    """Return when the folder changed last; now, if another command has just removed it."""
-    try:
-        return os.path.getmtime(folder.path)
-    except FileNotFoundError:
-        return time.time()
