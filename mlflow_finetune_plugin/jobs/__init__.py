@@ -38,7 +38,7 @@ __getattr__ = names_on_first_use(
         "Report": "report",
         "ReportReader": "report",
         "RunRecord": "run_record",
-        "examine": "doctor",
+        "examine": "health_checks",
         "start_supervisor": "supervisor",
         "visible_gpus": "gpus",
     },
