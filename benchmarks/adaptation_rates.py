@@ -23,7 +23,7 @@ def run(folder: Path, given: dict[str, str]) -> dict[str, float]:
     from mlflow_finetune_plugin.config.absolute_paths import resolve_paths
     from mlflow_finetune_plugin.config.run_config import load_config
     from mlflow_finetune_plugin.jobs.report import Report, ReportReader
-    from mlflow_finetune_plugin.stages.place import Place
+    from mlflow_finetune_plugin.stages.context import RunContext
 
     config = resolve_paths(load_config(RECIPE, "lora", given, caller=folder), RECIPE)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
@@ -32,7 +32,7 @@ def run(folder: Path, given: dict[str, str]) -> dict[str, float]:
     (folder / "work").mkdir()
     report = Report(folder / "report.jsonl")
     run_id = client.create_run(experiment).info.run_id
-    pipeline.run(config.model_copy(update={"register_as": None}), Place(run_id, uri, folder / "work"), report)
+    pipeline.run(config.model_copy(update={"register_as": None}), RunContext(run_id, uri, folder / "work"), report)
     values: dict[str, float] = {}
     for event in ReportReader(folder / "report.jsonl").new_events():
         values |= event.get("values", {}) if event["event"] == "metrics" else {}

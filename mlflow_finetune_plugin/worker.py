@@ -87,27 +87,27 @@ def _work(folder: JobFolder, report: Report) -> None:
     _leave_out_bitsandbytes(config)
     with without("sklearn"):
         from mlflow_finetune_plugin import pipeline
-        from mlflow_finetune_plugin.stages.place import (
-            Place,  # torch and all that is heavy, while the command creates the run
+        from mlflow_finetune_plugin.stages.context import (
+            RunContext,  # torch and all that is heavy, while the command creates the run
         )
 
-    workspace = Place(
+    context = RunContext(
         run_id=_run_id(folder),
         tracking_uri=job["tracking_uri"],
         folder=folder.work,
         processes=len(job.get("processes") or [{}]),
     )
-    report.result(**pipeline.run(config, workspace, report))
+    report.result(**pipeline.run(config, context, report))
 
 
 def _evaluate(folder: JobFolder, job: dict[str, Any], report: Report) -> None:
     config = EvaluationConfig.model_validate(folder.read("config"))
     with without("sklearn"):
         from mlflow_finetune_plugin.stages import evaluate
-        from mlflow_finetune_plugin.stages.place import Place
+        from mlflow_finetune_plugin.stages.context import RunContext
 
-    workspace = Place(run_id=_run_id(folder), tracking_uri=job["tracking_uri"], folder=folder.work)
-    report.result(**evaluate.run(config, workspace, report))
+    context = RunContext(run_id=_run_id(folder), tracking_uri=job["tracking_uri"], folder=folder.work)
+    report.result(**evaluate.run(config, context, report))
 
 
 def _promote(folder: JobFolder, job: dict[str, Any], report: Report) -> None:

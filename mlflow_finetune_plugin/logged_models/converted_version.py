@@ -218,7 +218,7 @@ def _card(card: dict[str, Any], record: dict[str, Any], adapter: Path) -> dict[s
 
 
 def _tags(card: dict[str, Any]) -> dict[str, str]:
-    """As ``stages.identity.Identity`` makes them, and the conversion's."""
+    """Return the tags of ``stages.records.identity.Identity``, and those of the conversion."""
     tags = {
         ADAPTATION_TAG: "adaptation",
         OBJECTIVE_TAG: "objective",

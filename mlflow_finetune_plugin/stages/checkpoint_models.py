@@ -1,7 +1,7 @@
-"""Checkpoints that were evaluated, as LoggedModels of the run: MLflow's charts then compare them by their held-out loss.
+"""Log the checkpoints that were evaluated as models of the run, so that MLflow's charts compare them by held-out loss.
 
-They are written beside the checkpoints while training runs and logged when it has ended, because training waits for no
-tracking server; so a run that dies shows none until it is resumed.
+They are written beside the checkpoints while training runs and logged when it has ended, because training never waits for
+the tracking server. A run that dies therefore shows none of them until it is resumed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.logged_models.adapter import Reference, log_adapter
 from mlflow_finetune_plugin.methods import Adaptation
 from mlflow_finetune_plugin.planning.plan import Plan
-from mlflow_finetune_plugin.stages.identity import Identity, model_card
 from mlflow_finetune_plugin.stages.outages import with_patience
+from mlflow_finetune_plugin.stages.records.identity import Identity, model_card
 from mlflow_finetune_plugin.store.names import CHECKPOINT_EVAL_LOSS, EVAL_LOSS
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.saving import PROGRESS
@@ -33,24 +33,23 @@ _SCORE = "score.json"
 def keeps_models(
     adaptation: Adaptation, options: Any, folder: Path, report: Report
 ) -> Callable[[Checkpoint, torch.nn.Module], None]:
-    """Writes the adapter of each checkpoint that was evaluated at its own step to ``folder/checkpoint_models/STEP``.
+    """Return what writes the adapter of an evaluated checkpoint to ``folder/checkpoint_models/STEP``.
 
-    It is given the checkpoint's draft.
+    It is called with the checkpoint's draft, and passes over a checkpoint that was not evaluated at its own step.
     """
-    told = False
+    is_reported = False
 
     def keep(checkpoint: Checkpoint, model: torch.nn.Module) -> None:
-        nonlocal told
+        nonlocal is_reported
         progress = json.loads((checkpoint.folder / PROGRESS).read_text(encoding="utf-8"))
         losses = dict(progress["watcher"]["eval_losses"])
         if checkpoint.step not in losses:
             return
-        if (
-            folder / "start"
-        ).is_dir():  # PiSSA, OLoRA: saving them subtracts the start, and takes the model apart for it
-            if not told:
+        # Saving an adapter that began with PiSSA or OLoRA subtracts its start, and takes the model apart for that.
+        if (folder / "start").is_dir():
+            if not is_reported:
                 report.note("checkpoints are not logged as models: this initialisation changes the base until the end")
-            told = True
+            is_reported = True
             return
         aside = folder / FOLDER / str(checkpoint.step)
         adaptation.save(model, options, aside / "adapter", start=aside)
@@ -62,10 +61,16 @@ def keeps_models(
 def log_checkpoint_models(
     plan: Plan, data: PreparedData, base_digest: str, run_id: str, folder: Path, kept_step: int, report: Report
 ) -> None:
-    """Logs those of all attempts on this disk, each with its step and held-out loss; the kept step is logged by itself."""
+    """Log the checkpoints of all attempts on this disk, each with its step and held-out loss.
+
+    Args:
+        kept_step: The step of the run's own model, which is logged already.
+    """
     homes = {folder, *(job.work for job in JobFolder.all() if (job.read("run") or {}).get("run_id") == run_id)}
-    found = {int(path.name): path for home in homes for path in (home / FOLDER).glob("*") if (path / _SCORE).exists()}
-    for step, path in sorted(found.items()):
+    adapters = {
+        int(path.name): path for home in homes for path in (home / FOLDER).glob("*") if (path / _SCORE).exists()
+    }
+    for step, path in sorted(adapters.items()):
         if step == kept_step:
             continue
         identity = Identity.of(plan, data, base_digest, path / "adapter")

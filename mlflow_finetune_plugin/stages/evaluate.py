@@ -1,7 +1,7 @@
-"""``-e evaluate``: the proof again, of a logged adapter, on held-out rows that it may never have met.
+"""``-e evaluate``: prove a logged adapter again, on other held-out rows.
 
-The rows are rendered with the template that travels in the model, the base is the one it was trained on (checked by
-its digest), and the metrics are linked to the model as well as to this run.
+The rows are rendered with the chat template that the model carries. The base is the one that the adapter was trained on,
+checked by its digest. The metrics are linked to the model as well as to this run.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.logged_models.evaluation_rows import SEED, prepare_evaluation_rows
 from mlflow_finetune_plugin.logged_models.loading import load_logged
 from mlflow_finetune_plugin.planning.plan import settle_eval
-from mlflow_finetune_plugin.stages.data_records import dataset_source, flat_params, record_data
-from mlflow_finetune_plugin.stages.description import summary
+from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.outages import with_patience
-from mlflow_finetune_plugin.stages.place import Place
 from mlflow_finetune_plugin.stages.prove import record_proof
-from mlflow_finetune_plugin.stages.trained_rows import told_of_trained_rows
+from mlflow_finetune_plugin.stages.records.data import dataset_source, flat_params, record_data
+from mlflow_finetune_plugin.stages.records.description import summary
+from mlflow_finetune_plugin.stages.records.trained_rows import report_trained_rows
 from mlflow_finetune_plugin.store.names import (
     ADAPTATION_TAG,
     ADAPTER_DIGEST_TAG,
@@ -41,24 +41,28 @@ from mlflow_finetune_plugin.store.names import (
 from mlflow_finetune_plugin.store.registry import find_model
 
 
-def run(config: EvaluationConfig, place: Place, report: Report) -> dict[str, Any]:
-    """Base and adapter answer the rows. Returns the run's last word."""
+def run(config: EvaluationConfig, context: RunContext, report: Report) -> dict[str, Any]:
+    """Let base and adapter answer the rows, and record the comparison.
+
+    Returns:
+        ``model_uri``, ``model_id`` and ``summary``, the run in one line.
+    """
     import mlflow
     from mlflow import MlflowClient
 
-    mlflow.set_tracking_uri(place.tracking_uri)
-    found = with_patience(lambda: find_model(MlflowClient(), config.model), report)
-    report.stage("model", found.uri)
-    loaded = with_patience(lambda: load_logged(found.uri, config.base_model), report)
+    mlflow.set_tracking_uri(context.tracking_uri)
+    model = with_patience(lambda: find_model(MlflowClient(), config.model), report)
+    report.stage("model", model.uri)
+    loaded = with_patience(lambda: load_logged(model.uri, config.base_model), report)
     renderer = ChatRenderer(loaded.tokenizer, None)
-    data = prepare_evaluation_rows(config, loaded.card, renderer, place.folder)
-    seen = place.folder / "trained"
-    told = told_of_trained_rows(data.report, data.eval_rows, MlflowClient(), found.model_id, seen, report)
-    data = replace(data, report=told)
+    data = prepare_evaluation_rows(config, loaded.card, renderer, context.folder)
+    hashes = context.folder / "trained"
+    data_report = report_trained_rows(data.report, data.eval_rows, MlflowClient(), model.model_id, hashes, report)
+    data = replace(data, report=data_report)
     reasons: Reasons = {}
     settings = settle_eval(config.eval, data.eval_rows, [file.layout for file in data.report.files], reasons)
-    config = config.model_copy(update={"model": found.uri, "eval": settings})
-    record_evaluation(config, loaded.card, data, reasons, place.folder, report)
+    config = config.model_copy(update={"model": model.uri, "eval": settings})
+    record_evaluation(config, loaded.card, data, reasons, context.folder, report)
     texts = [] if settings.forgetting is False else read_texts(settings.forgetting or DEFAULT_TEXT)
     proof = prove(
         loaded.model,
@@ -72,9 +76,9 @@ def run(config: EvaluationConfig, place: Place, report: Report) -> dict[str, Any
         seed=SEED,
         on_progress=lambda side, done, total: report.progress(done, total, f"answers of the {side}", stage="proof"),
     )
-    kind = "given"  # the recipe's word for them is held-out; whether they were is in the data report
-    record_proof(proof, found.model_id, 0, place.folder, report, rows=kind)
-    return {"model_uri": found.uri, "model_id": found.model_id, "summary": summary(proof, found.uri, rows=kind)}
+    kind = "evaluated"  # not "held-out": the data report says how many of them the adapter was trained on
+    record_proof(proof, model.model_id, 0, context.folder, report, rows=kind)
+    return {"model_uri": model.uri, "model_id": model.model_id, "summary": summary(proof, model.uri, rows=kind)}
 
 
 def record_evaluation(
@@ -85,7 +89,7 @@ def record_evaluation(
     folder: Path,
     report: Report,
 ) -> None:
-    """What is evaluated on what: config with reasons, data report, the held-out rows as a dataset input, lineage tags."""
+    """Record config with reasons, data report, the held-out rows as a dataset input, and the lineage as tags."""
     values = {**config.model_dump(mode="json"), "reasons": reasons}
     report.params(flat_params({key: value for key, value in values.items() if key != "reasons"}))
     report.text(folder / "config.json", json.dumps(values, indent=1, ensure_ascii=False), RECORDS_FOLDER)

@@ -1,7 +1,7 @@
-"""What the first process of a training hands to the others, and what they do with it: train their share, and end.
+"""The processes of a training beside the first: each waits for the first one's task, trains its share, and ends.
 
-The first prepares the data and settles the plan, however long that takes; the others wait for its word. All load the
-same base and apply the same adaptation with the same seed, which is compared before the first step.
+The first process prepares the data and settles the plan, however long that takes. All processes load the same base and
+apply the same adaptation with the same seed, and compare the result before the first step.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MEETING_PLACE = "processes"
 
 @dataclass(frozen=True)
 class Task:
-    """A settled training, as it is read by another process."""
+    """A settled training, as another process reads it."""
 
     config: RunConfig
     base: BaseModel
@@ -49,7 +49,7 @@ class Task:
 
 
 def hand_over(plan: Plan, data: PreparedData, checkpoint: Checkpoint | None, folder: Path) -> None:
-    """Lets the others begin. The rows stay in their memory-mapped files, only the order travels."""
+    """Write the task, so that the other processes begin. The rows stay in memory-mapped files; only their order is written."""
     with (folder / _ROWS).open("wb") as stream:
         pickle.dump((data.train, data.eval_dataset), stream)
     base = {**vars(plan.base), "folder": str(plan.base.folder), "dtype": str(plan.base.dtype).removeprefix("torch.")}
@@ -67,21 +67,21 @@ def hand_over(plan: Plan, data: PreparedData, checkpoint: Checkpoint | None, fol
 
 
 def meeting_place(folder: Path) -> Path:
-    """The file through which the processes of this job find each other."""
+    """Return the file through which the processes of this job find each other."""
     return folder / _MEETING_PLACE
 
 
 def follow(job: JobFolder, rank: int) -> None:
-    """The whole life of a process that is not the first. Raises PeerLostError when the first is gone."""
+    """Run a process that is not the first, from the task to its end. Raises PeerLostError when the first has ended."""
     task = _read(_awaited(job))
-    own = job.work / f"process-{rank}"
+    scratch = job.work / f"process-{rank}"
     torch.set_num_threads(task.threads)
-    own.mkdir(exist_ok=True)
+    scratch.mkdir(exist_ok=True)
     model = task.method.adaptation.apply(
         loading.load_base_model(task.base),
         task.method.adaptation_options,
         seed=task.config.training.seed,
-        folder=own,
+        folder=scratch,
     )
     with joined(rank, task.processes, meeting_place(job.work)) as processes:
         train(
@@ -91,7 +91,7 @@ def follow(job: JobFolder, rank: int) -> None:
             eval_rows=task.eval_rows,
             settings=task.config.training,
             method=task.method,
-            folder=own,
+            folder=scratch,
             report=Report(Path(os.devnull)),
             checkpoint=task.checkpoint,
             processes=processes,
@@ -99,7 +99,7 @@ def follow(job: JobFolder, rank: int) -> None:
 
 
 def _awaited(job: JobFolder) -> Path:
-    """The task's file, once the first process has written it, for as long as that one lives."""
+    """Wait for the task's file, and return it. Raises PeerLostError when the first process ends before it has written it."""
     path = job.work / _TASK
     while not path.exists():
         first = ProcessId.from_json((job.read("state") or {}).get("worker"))
@@ -135,7 +135,7 @@ def _read(path: Path) -> Task:
 
 
 def alone(plan: Plan) -> Plan:
-    """The plan for one process: as many rows a step, more of them on the one device."""
+    """Return the plan for one process, with as many rows a step: the one device accumulates more micro-batches."""
     training = plan.config.training
     steps = int(training.gradient_accumulation_steps) * plan.processes
     config = plan.config.model_copy(

@@ -15,10 +15,10 @@ from mlflow_finetune_plugin.logged_models.adapter import (
     reload_adapter,
 )
 from mlflow_finetune_plugin.stages.checkpoint_models import log_checkpoint_models
-from mlflow_finetune_plugin.stages.identity import Identity, model_card
+from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.outages import with_patience
-from mlflow_finetune_plugin.stages.place import Place
 from mlflow_finetune_plugin.stages.plan import PlannedRun
+from mlflow_finetune_plugin.stages.records.identity import Identity, model_card
 from mlflow_finetune_plugin.stages.train import TrainedRun, free_memory
 from mlflow_finetune_plugin.store.names import PRECISION, RELOAD_NATS
 
@@ -43,36 +43,36 @@ class LoggedRun:
         return model
 
 
-def log(planned: PlannedRun, trained: TrainedRun, place: Place, report: Report) -> LoggedRun:
+def log(planned: PlannedRun, trained: TrainedRun, context: RunContext, report: Report) -> LoggedRun:
     """Log the adapter and the evaluated checkpoints, and check that the logged adapter loads as it was trained."""
     identity = Identity.of(planned.plan, planned.data, trained.base_digest, trained.adapter.folder)
-    logged, model = log_and_reload(planned, trained, identity, place, report)
+    logged, model = log_and_reload(planned, trained, identity, context, report)
     log_checkpoint_models(
-        planned.plan, planned.data, trained.base_digest, place.run_id, place.folder, trained.kept_step, report
+        planned.plan, planned.data, trained.base_digest, context.run_id, context.folder, trained.kept_step, report
     )
     return LoggedRun(logged, identity, trained.adapter.result.steps, model)
 
 
 def log_and_reload(
-    planned: PlannedRun, trained: TrainedRun, identity: Identity, place: Place, report: Report
+    planned: PlannedRun, trained: TrainedRun, identity: Identity, context: RunContext, report: Report
 ) -> tuple[LoggedAdapter, PeftModel]:
     """Log the adapter, load it back as any user would, and compare it with what was trained."""
     import mlflow
 
     plan, reference = planned.plan, trained.adapter.reference
     free_memory()
-    mlflow.set_tracking_uri(place.tracking_uri)
+    mlflow.set_tracking_uri(context.tracking_uri)
     plan.renderer.tokenizer.chat_template = plan.renderer.chat_template
     logged = with_patience(
         lambda: log_adapter(
             trained.adapter.folder,
             plan.renderer.tokenizer,
-            run_id=place.run_id,
+            run_id=context.run_id,
             name=plan.config.register_as.name if plan.config.register_as else "adapter",
             base=plan.base,
             card=model_card(plan, identity),
             reference=reference,
-            folder=place.folder,
+            folder=context.folder,
             step=trained.kept_step,
             tags=identity.tags(),
         ),

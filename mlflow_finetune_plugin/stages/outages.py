@@ -1,4 +1,4 @@
-"""Waiting for a tracking server that is away, where there is nothing else to do."""
+"""Wait for a tracking server that does not answer, in stages that cannot continue without it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ Result = TypeVar("Result")
 
 
 def with_patience(action: Callable[[], Result], report: Report, *, patience_s: float = PATIENCE_S) -> Result:
-    """Does ``action``, again and again while the tracking server is away. A refusal or a FinetuneError is not repeated.
+    """Return what ``action`` returns, and repeat it while the tracking server is away.
 
-    Raises TrackingError after ``patience_s``.
+    A refusal or a FinetuneError of another cause is not repeated.
+
+    Raises:
+        TrackingError: The server refused, or was away for ``patience_s`` seconds.
     """
     from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException  # of an artifact store behind HTTP; no ConnectionError of Python's
+    from requests.exceptions import (
+        RequestException,  # an artifact store behind HTTP raises it; it is not Python's ConnectionError
+    )
 
     deadline = time.monotonic() + patience_s
     wait_s = 1.0

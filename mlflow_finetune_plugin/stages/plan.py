@@ -18,11 +18,11 @@ from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.planning.forecast import Forecast, check_fits, forecast_run
 from mlflow_finetune_plugin.planning.memory import mib
 from mlflow_finetune_plugin.planning.plan import Plan, data_request, make_plan, mix_tasks, settle_on
-from mlflow_finetune_plugin.stages.data_records import dataset_source, flat_params, record_data
-from mlflow_finetune_plugin.stages.description import run_description
-from mlflow_finetune_plugin.stages.place import Place
+from mlflow_finetune_plugin.stages.context import RunContext
+from mlflow_finetune_plugin.stages.records.data import dataset_source, flat_params, record_data
+from mlflow_finetune_plugin.stages.records.description import run_description
+from mlflow_finetune_plugin.stages.records.trained_rows import record_trained_rows
 from mlflow_finetune_plugin.stages.resume import record_drift
-from mlflow_finetune_plugin.stages.trained_rows import record_trained_rows
 from mlflow_finetune_plugin.store.names import (
     ADAPTATION_TAG,
     BASE_MODEL_TAG,
@@ -43,24 +43,24 @@ class PlannedRun:
     data: PreparedData
 
 
-def plan(config: RunConfig, place: Place, report: Report) -> PlannedRun:
+def plan(config: RunConfig, context: RunContext, report: Report) -> PlannedRun:
     """Resolve every option, prepare the data, forecast memory and time, and record all of it.
 
     Raises:
         ConfigError: An option or the forecast does not fit.
         DataError: No row is left to train or to evaluate on; the run has the report.
     """
-    draft = make_plan(config, processes=place.processes)
+    draft = make_plan(config, processes=context.processes)
     torch.set_num_threads(draft.threads.count)
-    rows = prepare_data(draft, place.folder, report)
+    rows = prepare_data(draft, context.folder, report)
     mixture, data = mix_tasks(draft, rows)
     settled, forecast, why_not = forecast_run(settle_on(draft, data), data)
     if config.resume is not None:
-        record_drift(plan_params(settled), place.tracking_uri, place.run_id, place.folder, report)
-    record_plan(settled, data, place.folder, report)
-    record_trained_rows(data.trained_rows, settled.config.training.seed, place.folder, report)
-    record_forecast(forecast, why_not, place.folder, report)
-    record_mixture(mixture, settled.config.data.mixing, place.folder, report)
+        record_drift(plan_params(settled), context.tracking_uri, context.run_id, context.folder, report)
+    record_plan(settled, data, context.folder, report)
+    record_trained_rows(data.trained_rows, settled.config.training.seed, context.folder, report)
+    record_forecast(forecast, why_not, context.folder, report)
+    record_mixture(mixture, settled.config.data.mixing, context.folder, report)
     report.tags({DESCRIPTION_TAG: run_description(settled, data)})
     check_fits(forecast)
     return PlannedRun(settled, data)

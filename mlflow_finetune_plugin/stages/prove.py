@@ -15,10 +15,10 @@ from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.planning.plan import Plan
 from mlflow_finetune_plugin.promotion.held_out import TABLE as HELD_OUT_TABLE
 from mlflow_finetune_plugin.stages import single_task_references
-from mlflow_finetune_plugin.stages.description import HELD_OUT, proof_lines
+from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.log import LoggedRun
-from mlflow_finetune_plugin.stages.place import Place
 from mlflow_finetune_plugin.stages.plan import PlannedRun
+from mlflow_finetune_plugin.stages.records.description import HELD_OUT, proof_lines
 from mlflow_finetune_plugin.stages.train import train_aside
 from mlflow_finetune_plugin.store.clients import metric_part
 from mlflow_finetune_plugin.store.names import (
@@ -38,14 +38,14 @@ from mlflow_finetune_plugin.store.names import (
 )
 
 
-def prove(planned: PlannedRun, logged: LoggedRun, place: Place, report: Report) -> EvalReport:
+def prove(planned: PlannedRun, logged: LoggedRun, context: RunContext, report: Report) -> EvalReport:
     """Compare base and adapter on the held-out rows and record the result on the run and on the logged model."""
     plan, data = planned.plan, planned.data
     proof = prove_adapter(plan, data, logged.take_model(), report)
-    record_proof(proof, logged.adapter.model_id, logged.steps, place.folder, report)
+    record_proof(proof, logged.adapter.model_id, logged.steps, context.folder, report)
     if plan.config.eval.single_task_references and proof.tasks:
-        costs = single_task_references.costs_of_mixing(plan, data, proof, place.folder, report, train=train_aside)
-        single_task_references.record_interference(costs, place.folder, report)
+        costs = single_task_references.costs_of_mixing(plan, data, proof, context.folder, report, train=train_aside)
+        single_task_references.record_interference(costs, context.folder, report)
     return proof
 
 

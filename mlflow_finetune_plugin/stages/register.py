@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 from mlflow_finetune_plugin.errors import TrackingError
 from mlflow_finetune_plugin.evaluation.results import EvalReport, MetricResult
 from mlflow_finetune_plugin.jobs.report import Report
-from mlflow_finetune_plugin.stages.description import metric_label, run_description, summary, version_description
-from mlflow_finetune_plugin.stages.gate_records import held_out_digest
+from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.log import LoggedRun
 from mlflow_finetune_plugin.stages.outages import with_patience
-from mlflow_finetune_plugin.stages.place import Place
 from mlflow_finetune_plugin.stages.plan import PlannedRun
+from mlflow_finetune_plugin.stages.records.description import (
+    metric_label,
+    run_description,
+    summary,
+    version_description,
+)
+from mlflow_finetune_plugin.stages.records.gate import held_out_digest
 from mlflow_finetune_plugin.store.links import run_page, version_page
 from mlflow_finetune_plugin.store.names import (
     CHALLENGER,
@@ -31,7 +36,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def register(planned: PlannedRun, logged: LoggedRun, proof: EvalReport, place: Place, report: Report) -> dict[str, Any]:
+def register(
+    planned: PlannedRun, logged: LoggedRun, proof: EvalReport, context: RunContext, report: Report
+) -> dict[str, Any]:
     """Register the model when the recipe names one, describe the run, and report its end.
 
     Returns:
@@ -48,8 +55,8 @@ def register(planned: PlannedRun, logged: LoggedRun, proof: EvalReport, place: P
         report.stage("model", f"{uri} (not registered: the recipe has no register.name)")
     else:
         report.stage("model", f"{uri}, alias {CHALLENGER}")
-        report.stage("champion", champion_line(client, version, proof, place.folder, report))
-    for line in _pages(client, place, version, report):
+        report.stage("champion", champion_line(client, version, proof, context.folder, report))
+    for line in _pages(client, context, version, report):
         report.stage("page", line)
     for command in next_commands(version, uri):
         report.stage("next", command)
@@ -117,12 +124,14 @@ def _champion(client: MlflowClient, name: str) -> tuple[str | None, dict[str, st
     return number, dict(run.data.tags), dict(run.data.metrics)
 
 
-def _pages(client: MlflowClient, place: Place, version: RegisteredVersion | None, report: Report) -> Iterator[str]:
+def _pages(
+    client: MlflowClient, context: RunContext, version: RegisteredVersion | None, report: Report
+) -> Iterator[str]:
     """Yield where MLflow shows the run and the version: an address, or the command that opens a local store."""
-    run = with_patience(lambda: client.get_run(place.run_id), report)
-    yield run_page(place.tracking_uri, run.info.experiment_id, place.run_id)
+    run = with_patience(lambda: client.get_run(context.run_id), report)
+    yield run_page(context.tracking_uri, run.info.experiment_id, context.run_id)
     if version is not None:
-        yield version_page(place.tracking_uri, version.name, version.version)
+        yield version_page(context.tracking_uri, version.name, version.version)
 
 
 def next_commands(version: RegisteredVersion | None, uri: str) -> list[str]:

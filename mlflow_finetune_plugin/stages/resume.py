@@ -1,4 +1,4 @@
-"""Going on with a run: which checkpoint, of which attempt, on this disk or in the run's artifacts; and what has changed since."""
+"""Resume a run: find its last whole checkpoint, on this disk or in its artifacts, and report what has changed since."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FOLDER = "checkpoints"
 
 
 def fingerprint(plan: Plan, data: PreparedData, base_digest: str) -> dict[str, Any]:
-    """What must be as it was for a checkpoint to be of any use; the rest may change between attempts."""
+    """Return what must not change between attempts for a checkpoint to be of use. Everything else may change."""
     config, training = plan.config, plan.config.training
     values = {
         "base model": base_digest,
@@ -48,11 +48,11 @@ def fingerprint(plan: Plan, data: PreparedData, base_digest: str) -> dict[str, A
             training.weight_decay,
         ],
     }
-    return json.loads(json.dumps(values))  # type: ignore[no-any-return]  # as a manifest will give it back
+    return json.loads(json.dumps(values))  # type: ignore[no-any-return]  # as a manifest returns it
 
 
 def check_same(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
-    """Raises ConfigError naming all that is no longer as it was."""
+    """Raise ConfigError with everything that has changed since the checkpoint."""
     before = checkpoint.fingerprint
     changed = [
         leaf for name in now if before.get(name) != now[name] for leaf in _leaves(name, before.get(name), now[name])
@@ -67,7 +67,7 @@ def check_same(checkpoint: Checkpoint, now: Mapping[str, Any]) -> None:
 
 
 def check_not_past(checkpoint: Checkpoint, steps: int) -> None:
-    """Raises ConfigError when the checkpoint is past the end of the training that is asked for now."""
+    """Raise ConfigError when the checkpoint is after the last step of the training that is requested now."""
     if checkpoint.step > steps:
         raise ConfigError(
             [
@@ -78,7 +78,7 @@ def check_not_past(checkpoint: Checkpoint, steps: int) -> None:
 
 
 def _leaves(name: str, was: Any, is_now: Any) -> list[tuple[str, Any, Any]]:
-    """What differs within a section, or the whole where it is none."""
+    """Return what differs within a section; the whole value where it is not a section."""
     if not (isinstance(was, Mapping) and isinstance(is_now, Mapping)):
         return [(name, was, is_now)]
     both = {**was, **is_now}
@@ -86,22 +86,22 @@ def _leaves(name: str, was: Any, is_now: Any) -> list[tuple[str, Any, Any]]:
 
 
 def find_checkpoint(run_id: str, tracking_uri: str, folder: Path, report: Report) -> Checkpoint | None:
-    """The furthest whole checkpoint of the run: of its attempts on this disk, else of its artifacts. None when there is none."""
+    """Return the run's furthest whole checkpoint, of its attempts on this disk or its artifacts; None when there is none."""
     here = [path for job in JobFolder.all() if _is_of(job, run_id) for path in in_folder(job.work / FOLDER)]
-    local = newest_whole(here, _told(report))
+    local = newest_whole(here, _note_torn(report))
     stored = _from_artifacts(run_id, tracking_uri, folder / "downloaded", local.step if local else -1, report)
-    found = stored or local
-    if found is None:
+    checkpoint = stored or local
+    if checkpoint is None:
         report.note("no whole checkpoint of this run was found: training starts from its beginning")
     else:
         report.note(
-            f"resumed after step {found.step}, from {'the artifacts of the run' if stored else found.folder.name}"
+            f"resumed after step {checkpoint.step}, from {'the artifacts of the run' if stored else checkpoint.folder.name}"
         )
-    return found
+    return checkpoint
 
 
 def _from_artifacts(run_id: str, tracking_uri: str, folder: Path, beyond: int, report: Report) -> Checkpoint | None:
-    """The furthest whole checkpoint among the run's artifacts that is beyond this step."""
+    """Return the furthest whole checkpoint among the run's artifacts that is beyond this step."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri)
@@ -113,15 +113,14 @@ def _from_artifacts(run_id: str, tracking_uri: str, folder: Path, beyond: int, r
                 json.loads(_download(client, run_id, f"{slot.path}/{MANIFEST}", folder, report).read_text())["step"]
             )
         except (OSError, ValueError, KeyError) as error:
-            _told(report)(f"artifact {slot.path}: no manifest: {type(error).__name__}")
+            _note_torn(report)(f"artifact {slot.path}: no manifest: {type(error).__name__}")
     for path, step in sorted(steps.items(), key=lambda item: -item[1]):
         if step <= beyond:
             continue
         try:
-            got = _download(client, run_id, path, folder, report)
-            return opened(got)
+            return opened(_download(client, run_id, path, folder, report))
         except (OSError, TornCheckpointError) as error:
-            _told(report)(f"artifact {path}: {error}")
+            _note_torn(report)(f"artifact {path}: {error}")
     return None
 
 
@@ -130,8 +129,8 @@ def _download(client: Any, run_id: str, path: str, folder: Path, report: Report)
     return Path(with_patience(lambda: client.download_artifacts(run_id, path, str(folder)), report))
 
 
-def _told(report: Report) -> Callable[[str], None]:
-    return lambda torn: report.note(f"a torn checkpoint is passed over: {torn}")
+def _note_torn(report: Report) -> Callable[[str], None]:
+    return lambda torn: report.note(f"an incomplete checkpoint is passed over: {torn}")
 
 
 def _is_of(job: JobFolder, run_id: str) -> bool:
@@ -139,7 +138,7 @@ def _is_of(job: JobFolder, run_id: str) -> bool:
 
 
 def uploads(report: Report, limit: int) -> Callable[[Checkpoint], None]:
-    """Sends each checkpoint to the run's artifacts, in turn over the one before last: what is stored does not grow."""
+    """Return what uploads each checkpoint over the oldest one in the run's artifacts, so that their size does not grow."""
     count = 0
 
     def upload(checkpoint: Checkpoint) -> None:
@@ -152,7 +151,7 @@ def uploads(report: Report, limit: int) -> Callable[[Checkpoint], None]:
 
 
 def record_drift(now: Mapping[str, Any], tracking_uri: str, run_id: str, folder: Path, report: Report) -> None:
-    """Shows which params are not what an earlier attempt logged; MLflow keeps the first values."""
+    """Record which params differ from those of an earlier attempt; MLflow keeps the first values."""
     from mlflow import MlflowClient
 
     logged = with_patience(lambda: MlflowClient(tracking_uri).get_run(run_id), report).data.params

@@ -1,4 +1,4 @@
-"""One adapter per task, trained as the mixture was, to show what the mixture costs each task."""
+"""Train one adapter per task with the settings of the mixture, to measure what the mixture costs each task."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from mlflow_finetune_plugin.evaluation.proof import measure
 from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow, Interval, MetricResult
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.planning.plan import Plan
+from mlflow_finetune_plugin.stages.records.description import metric_label
 from mlflow_finetune_plugin.store.clients import metric_part
 from mlflow_finetune_plugin.store.names import HELD_OUT_FOLDER, INTERFERENCE, PLOTS_FOLDER
 
 Train = Callable[[Plan, PreparedData, Path], Path]
-"""Plan, the rows of one task, a folder to work in -> the adapter's folder."""
+"""Trains an adapter by the plan, on the rows of one task, in a folder, and returns the adapter's folder."""
 
 
 def costs_of_mixing(
     plan: Plan, data: PreparedData, proof: EvalReport, folder: Path, report: Report, *, train: Train
 ) -> dict[str, tuple[MetricResult, ...]]:
-    """Per task and metric: the mixture's adapter against one trained on that task's rows alone, as often as drawn.
+    """Compare the mixture's adapter, for each task and metric, with one trained on that task's rows alone, as often as drawn.
 
     These adapters are neither logged nor registered.
     """
     singles: dict[str, AnswerSet] = {}
     for number, task in enumerate(proof.tasks):
-        own = rows_of(data.train, task)
-        if not len(own):
+        task_rows = rows_of(data.train, task)
+        if not len(task_rows):
             report.note(f"task {task} has no row to train on, so no single-task adapter to compare with")
             continue
         report.progress(number, len(proof.tasks), f"single-task adapters (now {task})", stage="proof")
         rows = [row for row in data.eval_rows if row.task == task]
-        only = replace(data, train=own, eval_rows=rows, eval_dataset=rows_of(data.eval_dataset, task))
+        only = replace(data, train=task_rows, eval_rows=rows, eval_dataset=rows_of(data.eval_dataset, task))
         adapter = train(plan, only, folder / "single_tasks" / str(number))
         singles[task] = _answers(plan, adapter, rows)
     return interference(
@@ -62,7 +63,7 @@ def _answers(plan: Plan, adapter: Path, rows: list[EvalRow]) -> AnswerSet:
 
 
 def record_interference(costs: Mapping[str, tuple[MetricResult, ...]], folder: Path, report: Report) -> None:
-    """``interference/<metric>/<task>``: the mixture's adapter minus the task's own, below 0 where the mixture costs."""
+    """Record ``interference/<metric>/<task>``: the mixture's adapter minus the task's own; below 0 where the mixture costs."""
     if not costs:
         return
     values: dict[str, float] = {}
@@ -86,8 +87,8 @@ def record_interference(costs: Mapping[str, tuple[MetricResult, ...]], folder: P
         first = results[0]
         report.stage(
             "proof",
-            f"{task} alone {first.name} {first.base:.3g}, in the mixture {first.adapter:.3g} "
-            f"(95 % CI of the difference {first.gain.low:+.3g}..{first.gain.high:+.3g})",
+            f"{task}: {metric_label(first.name)} {first.base:.3g} trained alone, {first.adapter:.3g} in the mixture "
+            f"(95 % interval of the difference {first.gain.low:+.3g} to {first.gain.high:+.3g})",
         )
 
 

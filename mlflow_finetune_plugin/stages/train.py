@@ -32,7 +32,7 @@ from mlflow_finetune_plugin.planning.micro_batch_shapes import steps_of
 from mlflow_finetune_plugin.planning.plan import Plan
 from mlflow_finetune_plugin.stages import followers
 from mlflow_finetune_plugin.stages.checkpoint_models import keeps_models
-from mlflow_finetune_plugin.stages.place import Place
+from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.plan import PlannedRun
 from mlflow_finetune_plugin.stages.resume import (
     FOLDER,
@@ -79,21 +79,21 @@ class TrainedRun:
         return self.adapter.result.best_step or self.adapter.result.steps
 
 
-def train(planned: PlannedRun, place: Place, report: Report) -> TrainedRun:
+def train(planned: PlannedRun, context: RunContext, report: Report) -> TrainedRun:
     """Train, saving checkpoints, and record what it took. A resumed run continues from its last whole checkpoint."""
     plan, data = planned.plan, planned.data
     with ThreadPoolExecutor(1) as executor:
         # The digest reads every byte of the base, so it is computed while the training prepares.
         digest = executor.submit(base_digest, plan.base.folder)
-        saves, checkpoint = checkpoints(plan, data, digest.result, place, report)
+        saves, checkpoint = checkpoints(plan, data, digest.result, context, report)
         with PeakMemory() as peak:
-            adapter = train_adapter(plan, data, place.folder, report, saves=saves, checkpoint=checkpoint)
-    record_training(adapter.result, peak.bytes, place.folder, report)
+            adapter = train_adapter(plan, data, context.folder, report, saves=saves, checkpoint=checkpoint)
+    record_training(adapter.result, peak.bytes, context.folder, report)
     return TrainedRun(adapter, digest.result())
 
 
 def checkpoints(
-    plan: Plan, data: PreparedData, base_digest: Callable[[], str], place: Place, report: Report
+    plan: Plan, data: PreparedData, base_digest: Callable[[], str], context: RunContext, report: Report
 ) -> tuple[Saves | None, Checkpoint | None]:
     """Return how this attempt saves, and the checkpoint it continues from.
 
@@ -106,7 +106,7 @@ def checkpoints(
 
     checkpoint = None
     if plan.config.resume is not None:
-        checkpoint = find_checkpoint(place.run_id, place.tracking_uri, place.folder, report)
+        checkpoint = find_checkpoint(context.run_id, context.tracking_uri, context.folder, report)
         if checkpoint is not None:
             check_same(checkpoint, now())
             check_not_past(checkpoint, steps_of(plan.config.training, len(data.train), plan.processes))
@@ -114,8 +114,8 @@ def checkpoints(
     if training.save_steps is None:
         return None, checkpoint
     upload = uploads(report, training.save_total_limit)
-    keep = keeps_models(plan.method.adaptation, plan.adaptation_options, place.folder, report)
-    return Saves(place.folder / FOLDER, training.save_total_limit, now, upload, keep), checkpoint
+    keep = keeps_models(plan.method.adaptation, plan.adaptation_options, context.folder, report)
+    return Saves(context.folder / FOLDER, training.save_total_limit, now, upload, keep), checkpoint
 
 
 def train_adapter(

@@ -49,8 +49,11 @@ def test_evaluation_of_a_registered_version_says_what_its_own_run_said(workplace
         *(workplace, "-P", "model=models:/quickstart/1", "-P", "eval_data=seen.jsonl", "-P", "forgetting=false")
     )
     assert again.returncode == 0, again.stdout
-    assert "15 of 25 rows are rows that the adapter was trained on: for them this is no proof" in again.stdout
-    assert "on 25 given rows" in again.stdout
+    assert (
+        "15 of 25 rows are rows that the adapter was trained on: for them this evaluation proves nothing"
+        in again.stdout
+    )
+    assert "on 25 evaluated rows" in again.stdout
     found = find_model(client, "models:/quickstart@challenger")
     model = client.get_logged_model(found.model_id)
     assert {before.info.run_id, run.info.run_id} <= {metric.run_id for metric in model.metrics}

@@ -113,7 +113,7 @@ def test_kills_change_nothing(trainee):
     (torn / "optimizer.pt").write_bytes(b"torn")
     last = trainee.finetune_run(*arguments(resume=run_id, max_new_tokens=3))
     assert last.returncode == 0, last.stdout
-    assert f"torn checkpoint is passed over: {torn}: optimizer.pt" in last.stdout
+    assert f"incomplete checkpoint is passed over: {torn}: optimizer.pt" in last.stdout
     assert "changed since the run began: eval.max_new_tokens 2 -> 3" in last.stdout
     run = trainee.client().get_run(run_id)
     assert (run.info.status, run.data.tags[ATTEMPT_TAG]) == ("FINISHED", "3")

@@ -15,7 +15,7 @@ from mlflow_finetune_plugin import pipeline
 from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.jobs.report import Report, ReportReader
 from mlflow_finetune_plugin.jobs.run_record import RunRecord
-from mlflow_finetune_plugin.stages.place import Place
+from mlflow_finetune_plugin.stages.context import RunContext
 
 
 @dataclass
@@ -92,7 +92,7 @@ def run_pipeline(folder: Path, empty_store: Path, config: RunConfig, *, store: P
     run_id = client.create_run(experiment_id).info.run_id
     (folder / "work").mkdir()
     report = Report(folder / "report.jsonl")
-    result = pipeline.run(config, Place(run_id, uri, folder / "work"), report)
+    result = pipeline.run(config, RunContext(run_id, uri, folder / "work"), report)
     record = RunRecord(client, run_id, attempt=1)
     for event in all_events(folder):
         record.apply(event)

@@ -8,7 +8,7 @@ from proven_versions import rows
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.promotion.written_policy import WrittenPolicy
-from mlflow_finetune_plugin.stages.gate_records import record_held_out, record_policy
+from mlflow_finetune_plugin.stages.records.gate import record_held_out, record_policy
 from mlflow_finetune_plugin.store.names import GATE_DIGEST_TAG
 
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}})

@@ -1,4 +1,4 @@
-"""What a version is made of: the digests and names in its tags, and the card that travels in the model."""
+"""The identity of a version: the digests and names in its tags, and the card inside the model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mlflow_finetune_plugin.store.names import (
 
 @dataclass(frozen=True)
 class Identity:
-    """What a version is made of: digests and names, the tags that lineage and serving rely on."""
+    """The digests and names of what a version is made of. Lineage and serving rely on them as tags."""
 
     adaptation: str
     objective: str
@@ -35,6 +35,7 @@ class Identity:
 
     @classmethod
     def of(cls, plan: Plan, data: PreparedData, base_digest: str, adapter: Path) -> Identity:
+        """Return the identity of an adapter that was trained by this plan."""
         return cls(
             adaptation=plan.config.adaptation,
             objective=plan.config.objective,
@@ -46,7 +47,7 @@ class Identity:
         )
 
     def tags(self) -> dict[str, str]:
-        """``finetune.<field>`` for every field."""
+        """Return the identity as tags."""
         return {
             ADAPTATION_TAG: self.adaptation,
             OBJECTIVE_TAG: self.objective,
@@ -59,7 +60,7 @@ class Identity:
 
 
 def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
-    """What travels in the model as ``finetune.json``: enough to load it, serve it and know what it is."""
+    """Return the content of the model's file ``finetune.json``: all that is needed to load, serve and identify it."""
     base = plan.base
     return {
         "mlflow_finetune": __version__,

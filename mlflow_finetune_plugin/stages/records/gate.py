@@ -1,4 +1,4 @@
-"""What a training run writes down before its first step, so that a promotion can believe it later: the policy, and the rows."""
+"""Record the policy and the held-out rows before the first step, so that a promotion can rely on them later."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from mlflow_finetune_plugin.planning.plan import Plan, data_request
 from mlflow_finetune_plugin.promotion import held_out
 from mlflow_finetune_plugin.promotion.held_out import held_out_json
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
+from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.outages import with_patience
-from mlflow_finetune_plugin.stages.place import Place
 from mlflow_finetune_plugin.stages.plan import PlannedRun
 from mlflow_finetune_plugin.store.names import GATE_DIGEST_TAG, GATE_FOLDER, HELD_OUT_FOLDER, HELD_OUT_TAG
 
 
-def gate_records(planned: PlannedRun, place: Place, report: Report) -> None:
+def record_gate(planned: PlannedRun, context: RunContext, report: Report) -> None:
     """Record the policy and the held-out rows. A resumed run keeps the policy of its first attempt."""
     settings = planned.plan.config.eval
-    earlier = None if planned.plan.config.resume is None else written_policy(place.tracking_uri, place.run_id, report)
-    rows = regression_rows(planned.plan, place.folder)
-    record_policy(planned.plan.policy, rows, place.folder, report, earlier=earlier)
-    record_held_out(planned.data.eval_rows, list(settings.metrics), int(settings.max_new_tokens), place.folder, report)
+    earlier = (
+        None if planned.plan.config.resume is None else written_policy(context.tracking_uri, context.run_id, report)
+    )
+    rows = regression_rows(planned.plan, context.folder)
+    record_policy(planned.plan.policy, rows, context.folder, report, earlier=earlier)
+    record_held_out(
+        planned.data.eval_rows, list(settings.metrics), int(settings.max_new_tokens), context.folder, report
+    )
 
 
 def regression_rows(plan: Plan, folder: Path) -> dict[str, list[EvalRow]]:
@@ -52,7 +56,7 @@ def regression_rows(plan: Plan, folder: Path) -> dict[str, list[EvalRow]]:
 
 
 def written_policy(tracking_uri: str, run_id: str, report: Report) -> str | None:
-    """The digest of the gate's policy that an earlier attempt wrote; None where it did not come so far."""
+    """Return the digest of the gate's policy that an earlier attempt recorded; None where it ended before that."""
     from mlflow import MlflowClient
 
     tags = with_patience(lambda: MlflowClient(tracking_uri).get_run(run_id), report).data.tags
@@ -62,22 +66,26 @@ def written_policy(tracking_uri: str, run_id: str, report: Report) -> str | None
 def record_policy(
     policy: GatePolicy, rows: Mapping[str, Sequence[EvalRow]], folder: Path, report: Report, *, earlier: str | None
 ) -> None:
-    """What a promotion will ask, before there is an answer: the policy, the rows it names, its digest as a tag.
+    """Record the policy, the rows that it names, and its digest as a tag.
 
-    ``earlier``: the digest that an attempt before this one wrote; its policy stays, because there may be answers by now.
+    Args:
+        earlier: The digest that an earlier attempt recorded. Its policy stays, because the policy must not change once
+            there may be answers to judge.
     """
     written = write_policy(policy, rows)
     if earlier is not None:
         if earlier != written.digest:
             report.note(
-                f"register.gate is not what it was when the run began ({written.digest[:12]}, was {earlier[:12]}): "
-                "the version will be judged by the one that was"
+                f"register.gate has changed since the run began ({written.digest[:12]}, was {earlier[:12]}); "
+                "the version is judged by the policy of the beginning"
             )
         return
     gate = folder / "gate"
     gate.mkdir(exist_ok=True)
-    for path, found in rows.items():
-        report.text(gate / f"{Path(path).name}.json", held_out_json(found, (), answer_room(found)), GATE_FOLDER)
+    for path, regression in rows.items():
+        report.text(
+            gate / f"{Path(path).name}.json", held_out_json(regression, (), answer_room(regression)), GATE_FOLDER
+        )
     report.text(gate / "policy.json", written.to_json(), GATE_FOLDER)
     report.tags({GATE_DIGEST_TAG: written.digest})
 
@@ -90,7 +98,7 @@ def held_out_digest(folder: Path) -> str:
 def record_held_out(
     rows: Sequence[EvalRow], metrics: Sequence[str], max_new_tokens: int, folder: Path, report: Report
 ) -> None:
-    """The held-out rows whole, so that another version can be asked the same; metric files travel with them."""
+    """Record the held-out rows whole, so that another version can answer the same rows, and the metric files with them."""
     text = held_out_json(rows, metrics, max_new_tokens)
     report.text(folder / held_out.FILE, text, HELD_OUT_FOLDER)
     report.tags({HELD_OUT_TAG: hashlib.sha256(text.encode()).hexdigest()})

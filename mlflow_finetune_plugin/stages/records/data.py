@@ -15,11 +15,11 @@ from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.store.names import RECORDS_FOLDER
 
 
-def record_data(found: DataReport, folder: Path, report: Report) -> None:
+def record_data(data_report: DataReport, folder: Path, report: Report) -> None:
     """Record the data report as JSON and as a page, also of data that cannot be trained on."""
-    text = json.dumps(found.to_json(), indent=1, ensure_ascii=False)
+    text = json.dumps(data_report.to_json(), indent=1, ensure_ascii=False)
     report.text(folder / "data_report.json", text, RECORDS_FOLDER)
-    report.text(folder / "data_report.html", report_page(found), RECORDS_FOLDER)
+    report.text(folder / "data_report.html", report_page(data_report), RECORDS_FOLDER)
 
 
 def dataset_source(files: Sequence[DataFileSettings], data: PreparedData) -> dict[str, str]:
