@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, TextIO
 
-from mlflow_finetune_plugin.jobs.console import ProgressLine
+from mlflow_finetune_plugin.jobs.console import Colour, ProgressLine, coloured
 from mlflow_finetune_plugin.jobs.folder import JobFolder, supervisor_alive
 from mlflow_finetune_plugin.jobs.report import ReportReader
 
@@ -21,6 +21,7 @@ class ProgressDisplay:
     def __init__(self, folder: JobFolder, out: TextIO) -> None:
         self._folder = folder
         self._reader = ReportReader(folder.report)
+        self._out = out
         self._progress = ProgressLine(out)
 
     def until_outcome(self) -> dict[str, Any] | None:
@@ -39,12 +40,16 @@ class ProgressDisplay:
                 return None
             time.sleep(POLL_S)
 
+    def _with_colour(self, text: str, colour: Colour | None) -> str:
+        verdict, colon, rest = text.partition(":")
+        return f"{coloured(verdict, colour, self._out)}{colon}{rest}" if colour else text
+
     def _show_new(self) -> None:
         for event in self._reader.new_events():
             if event["event"] == "progress":
                 figures = {key: value for key, value in event.items() if key not in _NOT_FIGURES}
                 self._progress.show(event["stage"], event["done"], event["total"], event["unit"], figures)
             elif event["event"] == "stage" and event["text"]:
-                self._progress.print(f"  {event['name']:<8} {event['text']}")
+                self._progress.print(f"  {event['name']:<8} {self._with_colour(event['text'], event.get('colour'))}")
             elif event["event"] == "note":
                 self._progress.print(f"  note     {event['text']}")

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlflow_finetune_plugin.jobs.console import Colour
+
 
 class Report:
     """The worker's side. Every call appends one line with one write."""
@@ -28,9 +30,13 @@ class Report:
         if written != len(data):
             raise OSError(28, "disk full while writing the worker's report")
 
-    def stage(self, name: str, text: str = "") -> None:
-        """Begin a stage (plan, data, train, proof, model), or add its line of text."""
-        self.event("stage", name=name, text=text)
+    def stage(self, name: str, text: str = "", *, colour: Colour | None = None) -> None:
+        """Report a line of a stage (plan, data, train, proof, model).
+
+        Args:
+            colour: On a terminal, the colour of a verdict: the text up to its first colon.
+        """
+        self.event("stage", name=name, text=text, **({"colour": colour} if colour else {}))
 
     def text(self, path: Path, text: str, folder: str) -> None:
         """Write a text to ``path`` and add it as an artifact in ``folder``."""

@@ -14,6 +14,7 @@ from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.data.mixture import Mixture
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
 from mlflow_finetune_plugin.data.report.contents import UnusableDataError
+from mlflow_finetune_plugin.jobs.console import Colour
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.planning.forecast import Forecast, check_fits, forecast_run
 from mlflow_finetune_plugin.planning.memory import mib
@@ -33,6 +34,8 @@ from mlflow_finetune_plugin.store.names import (
     PROCESSES_TAG,
     RECORDS_FOLDER,
 )
+
+_VERDICT_COLOURS: dict[str, Colour] = {"fits": "green", "tight": "yellow", "does not fit": "red"}
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,6 @@ def record_forecast(forecast: Forecast | None, why_not: str, folder: Path, repor
         return
     report.text(folder / "plan.json", json.dumps(forecast.to_json(), indent=1), RECORDS_FOLDER)
     report.metrics({PLAN_MEMORY: mib(forecast.memory.training_and_loading), PLAN_SECONDS: forecast.seconds})
-    report.stage("plan", forecast.line())
+    report.stage("plan", forecast.line(), colour=_VERDICT_COLOURS[forecast.verdict])
     if forecast.verdict == "tight":
         report.note("memory is tight by the prediction: steps are made in smaller parts if it runs out")

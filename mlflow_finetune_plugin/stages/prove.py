@@ -18,7 +18,7 @@ from mlflow_finetune_plugin.stages import single_task_references
 from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.log import LoggedRun
 from mlflow_finetune_plugin.stages.plan import PlannedRun
-from mlflow_finetune_plugin.stages.records.description import HELD_OUT, proof_lines
+from mlflow_finetune_plugin.stages.records.description import HELD_OUT, coloured_proof_lines
 from mlflow_finetune_plugin.stages.train import train_aside
 from mlflow_finetune_plugin.store.clients import metric_part
 from mlflow_finetune_plugin.store.names import (
@@ -92,8 +92,8 @@ def record_proof(
         figure = plot_tasks({task: results[0] for task, results in proof.tasks.items()}, "adapter against base")
         figure.savefig(folder / "tasks.png", dpi=120)
         report.artifact(folder / "tasks.png", PLOTS_FOLDER)
-    for line in proof_lines(proof, rows=rows):
-        report.stage("proof", line)
+    for line, colour in coloured_proof_lines(proof, rows=rows).items():
+        report.stage("proof", line, colour=colour)
 
 
 def proof_metrics(proof: EvalReport) -> dict[str, float]:

@@ -7,6 +7,8 @@ import os
 import pty
 import select
 
+import pytest
+
 from mlflow_finetune_plugin.jobs.folder import JobFolder
 from mlflow_finetune_plugin.jobs.progress import ProgressDisplay
 from mlflow_finetune_plugin.jobs.report import Report
@@ -43,6 +45,23 @@ def test_terminal_shows_one_bar_with_loss_speed_and_time_left(tmp_path, monkeypa
     assert "note     beware" in shown
     bars = [line for line in shown.split("\n") if "|" in line]
     assert len(bars) == 1  # redrawn in place, never a second one
+
+
+@pytest.mark.parametrize(
+    ("no_color", "line"), [("", "proof    \x1b[32mbetter\x1b[0m: 0 -> 1"), ("1", "proof    better: 0 -> 1")]
+)
+def test_a_verdict_is_coloured_on_a_terminal_unless_no_color_is_set(tmp_path, monkeypatch, no_color, line):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", no_color)
+    folder = JobFolder(tmp_path)
+    Report(folder.report).stage("proof", "better: 0 -> 1", colour="green")
+    folder.write("outcome", {"status": "FINISHED"})
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w") as terminal:
+        ProgressDisplay(folder, terminal).until_outcome()
+        output = os.read(reader, 1 << 16).decode()
+    os.close(reader)
+    assert line in output
 
 
 def test_log_gets_the_first_and_the_last_line_of_progress(tmp_path):

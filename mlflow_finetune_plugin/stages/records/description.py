@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from mlflow_finetune_plugin.config.sections import DataFileSettings
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.evaluation.results import EvalReport, MetricResult
-from mlflow_finetune_plugin.evaluation.scale import forgetting_text
+from mlflow_finetune_plugin.evaluation.scale import describe_forgetting, forgetting_text
+from mlflow_finetune_plugin.jobs.console import Colour
 from mlflow_finetune_plugin.planning.plan import Plan
 
 HELD_OUT = "held-out"
 
 _METRIC_LABELS = {"rougeL": "ROUGE-L", "chrf": "chrF", "bleu": "BLEU", "f1": "F1", "token_f1": "token F1"}
 _SHOWN_FILES = 3
+_FORGETTING_COLOURS: dict[str, Colour] = {"none": "green", "small": "green", "moderate": "yellow", "large": "red"}
 
 
 def metric_label(name: str) -> str:
@@ -36,11 +38,22 @@ def metric_line(metric: MetricResult, *, rows: str = HELD_OUT) -> str:
 
 def proof_lines(proof: EvalReport, *, rows: str = HELD_OUT) -> list[str]:
     """Return one line for each metric, for each task its first metric, and one for forgetting."""
-    lines = [metric_line(metric, rows=rows) for metric in proof.metrics]
-    lines += [f"{task}: {metric_line(results[0], rows=rows)}" for task, results in proof.tasks.items()]
+    return list(coloured_proof_lines(proof, rows=rows))
+
+
+def coloured_proof_lines(proof: EvalReport, *, rows: str = HELD_OUT) -> dict[str, Colour]:
+    """Return the lines of ``proof_lines``, each with the colour of its verdict."""
+    lines = {metric_line(metric, rows=rows): _gain_colour(metric) for metric in proof.metrics}
+    for task, results in proof.tasks.items():
+        lines[f"{task}: {metric_line(results[0], rows=rows)}"] = _gain_colour(results[0])
     if proof.forgetting is not None:
-        lines.append(f"forgetting: {forgetting_text(proof.forgetting)} on general text")
+        line = f"forgetting: {forgetting_text(proof.forgetting)} on general text"
+        lines[line] = _FORGETTING_COLOURS[describe_forgetting(proof.forgetting.value)]
     return lines
+
+
+def _gain_colour(metric: MetricResult) -> Colour:
+    return "green" if metric.gain.low > 0 else "red" if metric.gain.high < 0 else "yellow"
 
 
 def summary(proof: EvalReport, uri: str, *, rows: str = HELD_OUT) -> str:
