@@ -15,7 +15,7 @@ from pathlib import Path
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "quickstart"
 
 
-def run(folder: Path, given: dict[str, str]) -> dict[str, float]:
+def run(folder: Path, parameters: dict[str, str]) -> dict[str, float]:
     """One run; the last value of every metric it reported."""
     from mlflow import MlflowClient
 
@@ -25,7 +25,7 @@ def run(folder: Path, given: dict[str, str]) -> dict[str, float]:
     from mlflow_finetune_plugin.jobs.report import Report, ReportReader
     from mlflow_finetune_plugin.stages.context import RunContext
 
-    config = resolve_paths(load_config(RECIPE, "lora", given, caller=folder), RECIPE)
+    config = resolve_paths(load_config(RECIPE, "lora", parameters, caller=folder), RECIPE)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(uri)
     experiment = client.create_experiment("rates", artifact_location=str(folder / "artifacts"))

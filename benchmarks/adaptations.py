@@ -73,8 +73,8 @@ def ours(name: str, folder: Path, arguments: argparse.Namespace, work: Path) -> 
     adaptation = load_method("adaptation", name)
     settings = BaseModelSettings(name=str(folder), quantization=adaptation.QUANTIZATION)
     base = loading.find_base_model(settings, {})
-    wanted = {"rank": RANK, "alpha": 32.0} if "rank" in adaptation.Options.model_fields else {}
-    options = adaptation.resolve(adaptation.Options(**wanted), loading.describe(base), {})
+    values = {"rank": RANK, "alpha": 32.0} if "rank" in adaptation.Options.model_fields else {}
+    options = adaptation.resolve(adaptation.Options(**values), loading.describe(base), {})
     model = adaptation.apply(loading.load_base_model(base), options, seed=0, folder=work)
     training = our_settings(
         rate=RATE,

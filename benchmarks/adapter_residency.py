@@ -58,14 +58,14 @@ async def chunks_a_second(url: str, models: list[str], clients: int, seconds: fl
 
 def first_tokens(url: str, versions: list[str]) -> dict[str, list[float]]:
     """Two versions may stay loaded, so each is unloaded when it comes round again."""
-    found: dict[str, list[float]] = {"cold": [], "cached": [], "warm": []}
+    times_ms: dict[str, list[float]] = {"cold": [], "cached": [], "warm": []}
     with httpx.Client(base_url=url, timeout=120, trust_env=False) as client:
         first_token(client, "bot@champion")
         for name in ("cold", "cached", "cached"):
             for version in versions:
-                found[name].append(first_token(client, f"bot/{version}"))
-                found["warm"].append(first_token(client, f"bot/{version}"))
-    return found
+                times_ms[name].append(first_token(client, f"bot/{version}"))
+                times_ms["warm"].append(first_token(client, f"bot/{version}"))
+    return times_ms
 
 
 def main() -> None:

@@ -108,9 +108,11 @@ def faults_before_settling(client: MlflowClient) -> list[str]:
     if begun is not None:
         champions.add(Intent.from_json(begun).to_version)
         previous.add(Intent.from_json(begun).from_version)
-    found = aliases_of(client, NAME)
+    aliases = aliases_of(client, NAME)
     return (
-        [] if found[0] in champions and found[1] in previous else [f"as killed: {found}, not {champions}, {previous}"]
+        []
+        if aliases[0] in champions and aliases[1] in previous
+        else [f"as killed: {aliases}, not {champions}, {previous}"]
     )
 
 
@@ -141,12 +143,12 @@ def main() -> int:
         promote_version(client, NAME, "1", evidence=evidence(None))
         alone_ms = milliseconds_per_promotion(client)
         before = len(moves_of(client, NAME))
-        found: list[str] = []
+        faults: list[str] = []
         while True:
             one_round(uri, ledger, dice, options.workers)
             counts["rounds"] += 1
             counts["kills"] += options.workers
-            found += faults_before_settling(client)
+            faults += faults_before_settling(client)
             model = client.get_registered_model(NAME)
             counts["kills within a move"] += INTENT_TAG in model.tags
             counts["leases left by the dead"] += bool(client.search_registered_models(f"name = '{lease_name(NAME)}'"))
@@ -155,33 +157,33 @@ def main() -> int:
             with Lease(client, NAME):
                 pass  # a lease that was left with nothing begun
             every = moves_of(client, NAME)
-            found += faults_in(client, NAME, every, runs=10)
+            faults += faults_in(client, NAME, every, runs=10)
             moves = every[:-before]
             promotions = sum(move.kind == "promote" for move in moves)
             is_late = time.monotonic() - began > 60 * options.most_minutes
-            if promotions >= options.promotions or found or is_late:
+            if promotions >= options.promotions or faults or is_late:
                 break
-        found += faults_in(client, NAME, every, runs=len(every))
-        told = Path(ledger).read_text().split()
-        lost = set(told) - {move.run_id for move in moves}
+        faults += faults_in(client, NAME, every, runs=len(every))
+        acknowledged = Path(ledger).read_text().split()
+        lost = set(acknowledged) - {move.run_id for move in moves}
         print(
             f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, SQLite, {options.workers} processes at once, seed {options.seed}"
         )
         rows: list[tuple[str, object]] = [
             ("promotions", promotions),
             ("rollbacks", len(moves) - promotions),
-            ("moves told as done before the kill", len(told)),
+            ("moves told as done before the kill", len(acknowledged)),
             *sorted(counts.items()),
-            ("inconsistent states", len(found)),
+            ("inconsistent states", len(faults)),
             ("lost records", len(lost)),
             ("seconds", f"{time.monotonic() - began:.0f}"),
             ("one promotion alone, median ms", f"{alone_ms:.0f}"),
         ]
         for name, value in rows:
             print(f"  {name:<36} {value}")
-        for fault in found:
+        for fault in faults:
             print(f"  FAULT {fault}")
-    return 1 if found or lost else 0
+    return 1 if faults or lost else 0
 
 
 if __name__ == "__main__":

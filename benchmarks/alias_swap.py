@@ -65,7 +65,7 @@ class Said:
 class Move:
     """``asked`` and ``moved``: when the registry was told, and when it had answered that."""
 
-    asked: float
+    requested: float
     moved: float
     version: str
 
@@ -129,9 +129,9 @@ async def measure(
 ) -> tuple[Moves, dict[str, Said]]:
     limits = httpx.Limits(max_connections=200)
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
-        said = {}
+        answers = {}
         for version in versions:
-            said[version] = await say(client, f"{model}/{version}")
+            answers[version] = await say(client, f"{model}/{version}")
         moves, running, stop = Moves(), set(), asyncio.Event()
 
         async def load() -> None:
@@ -146,10 +146,10 @@ async def measure(
         loading, dice, now = asyncio.create_task(load()), random.Random(0), versions[0]
         for _ in range(swaps):
             now = dice.choice([version for version in versions if version != now])
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             await asyncio.to_thread(move, now)
             moved = time.perf_counter()
-            moves.moved.append(Move(asked, moved, now))
+            moves.moved.append(Move(requested, moved, now))
             while not any(t.version == now and t.sent >= moved for t in moves.answered):
                 if time.perf_counter() - moved > 60:
                     raise SystemExit(f"no answer from version {now} within a minute")
@@ -158,29 +158,29 @@ async def measure(
         stop.set()
         await loading
         await asyncio.gather(*running)
-    return moves, said
+    return moves, answers
 
 
-def report(moves: Moves, said: dict[str, Said], poll_s: float) -> dict[str, float]:
-    failed = [told.fault for told in moves.answered if told.fault is not None]
+def report(moves: Moves, answers: dict[str, Said], poll_s: float) -> dict[str, float]:
+    failed = [answer.fault for answer in moves.answered if answer.fault is not None]
     counts = dict.fromkeys(("late", "another_version", "tie", "unexplained"), 0)
     flips = []
     following = [*moves.moved[1:], Move(float("inf"), float("inf"), "")]
     before = ["1", *(move.version for move in moves.moved)]
     for move, after, previous in zip(moves.moved, following, before, strict=False):
-        mine = [told for told in moves.answered if told.version == move.version and told.sent >= move.moved]
-        flips.append(min(told.first for told in mine) - move.asked)
-        turned = min(told.done for told in mine)
-        for told in moves.answered:
-            if move.moved <= told.sent < after.moved and told.fault is None:
+        mine = [answer for answer in moves.answered if answer.version == move.version and answer.sent >= move.moved]
+        flips.append(min(answer.first for answer in mine) - move.requested)
+        turned = min(answer.done for answer in mine)
+        for answer in moves.answered:
+            if move.moved <= answer.sent < after.moved and answer.fault is None:
                 allowed = {move.version}
-                allowed |= {previous} if told.sent <= turned else set()
-                allowed |= {after.version} if told.done >= after.asked else set()
-                counts["late"] += told.version not in allowed
-    for told in moves.answered:
-        if told.fault is None and told.version is not None and told.text != said[told.version].text:
-            counts[_why(told, said)] += 1
-    times = [1000 * (told.done - told.sent) for told in moves.answered]
+                allowed |= {previous} if answer.sent <= turned else set()
+                allowed |= {after.version} if answer.done >= after.requested else set()
+                counts["late"] += answer.version not in allowed
+    for answer in moves.answered:
+        if answer.fault is None and answer.version is not None and answer.text != answers[answer.version].text:
+            counts[_why(answer, answers)] += 1
+    times = [1000 * (answer.done - answer.sent) for answer in moves.answered]
     flips.sort()
     for fault in failed[:5]:
         print("  failed:", fault)
@@ -188,7 +188,7 @@ def report(moves: Moves, said: dict[str, Said], poll_s: float) -> dict[str, floa
         "requests": len(moves.answered),
         "failed": len(failed),
         **counts,
-        "different_answers": len({one.text for one in said.values()}),
+        "different_answers": len({expected.text for expected in answers.values()}),
         "flip_p50_s": statistics.median(flips),
         "flip_p99_s": flips[min(len(flips) - 1, int(0.99 * len(flips)))],
         "flip_max_s": flips[-1],
@@ -197,12 +197,12 @@ def report(moves: Moves, said: dict[str, Said], poll_s: float) -> dict[str, floa
     }
 
 
-def _why(told: Told, said: dict[str, Said]) -> str:
+def _why(answer: Told, answers: dict[str, Said]) -> str:
     """Whose words they are, if not those that its version said alone."""
-    assert told.version is not None
-    if any(told.text == one.text for version, one in said.items() if version != told.version):
+    assert answer.version is not None
+    if any(answer.text == expected.text for version, expected in answers.items() if version != answer.version):
         return "another_version"
-    return "tie" if said[told.version].lead_where_it_parts(told.text) < TIE_NATS else "unexplained"
+    return "tie" if answers[answer.version].lead_where_it_parts(answer.text) < TIE_NATS else "unexplained"
 
 
 def main() -> None:
@@ -218,7 +218,7 @@ def main() -> None:
     with scratch_registry(options.versions) as registry:
         extra = ["--poll", str(options.poll), "--max-cpu-loras", str(options.max_cpu_loras)]
         with serving(registry.folder, registry.uri, "bot", "--engine", options.engine, *extra) as service:
-            moves, said = asyncio.run(
+            moves, answers = asyncio.run(
                 measure(
                     service.url,
                     "bot",
@@ -228,7 +228,7 @@ def main() -> None:
                     lambda version: registry.client.set_registered_model_alias("bot", "champion", version),
                 )
             )
-        figures = report(moves, said, options.poll)
+        figures = report(moves, answers, options.poll)
     print(f"engine {options.engine}, {options.versions} versions, {options.swaps} swaps, {options.rate:g} requests/s")
     for name, value in figures.items():
         print(f"  {name:<18} {value:,.3f}" if isinstance(value, float) else f"  {name:<18} {value:,}")

@@ -56,8 +56,8 @@ def banking_rows(source: Path, seed: int = 0) -> Rows:
     parts: tuple[list[Row], ...] = ([], [], [])
     dice = random.Random(seed)
     for intent in INTENTS:
-        own = {_plain(row["prompt"]): row for row in test if row["completion"] == intent}
-        fresh = [row for plain, row in own.items() if plain not in known]
+        intent_rows = {_plain(row["prompt"]): row for row in test if row["completion"] == intent}
+        fresh = [row for plain, row in intent_rows.items() if plain not in known]
         dice.shuffle(fresh)
         for part, many in zip(parts, (HELD_OUT, MUST_PASS, LIVE), strict=True):
             part += fresh[:many]

@@ -41,10 +41,10 @@ def main() -> int:
                 name = f"bot-{fails:g}-{at}"
                 prepare(client, name)
                 was_killed = kill_canary(uri, at, name, fails=fails)
-                found = faults_left_by_kill(client, name) + faults_after_settling(client, name)
-                kills, faults = kills + was_killed, faults + len(found)
+                kill_faults = faults_left_by_kill(client, name) + faults_after_settling(client, name)
+                kills, faults = kills + was_killed, faults + len(kill_faults)
                 moved += was_killed and str(client.get_registered_model(name).aliases["champion"]) == "2"
-                for fault in found:
+                for fault in kill_faults:
                     print(f"  {course}, killed before change {at}: {fault}")
             print(f"  {course:10} killed before each of {kills} changes; champion afterwards the candidate in {moved}")
     finally:

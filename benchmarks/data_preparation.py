@@ -159,15 +159,15 @@ def cpu_seconds() -> float:
 
 def memory_mib() -> tuple[float, float]:
     """(everything, without the pages of mapped files) of this process and its children; a shared page is counted once."""
-    everything = own = 0
+    everything = private = 0
     for process in (psutil.Process(), *psutil.Process().children()):
         try:
             lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
         except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
             continue
         kib = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:]}
-        everything, own = everything + kib["Pss"], own + kib["Pss_Anon"]
-    return everything / 1024, own / 1024
+        everything, private = everything + kib["Pss"], private + kib["Pss_Anon"]
+    return everything / 1024, private / 1024
 
 
 class Sampler(threading.Thread):
@@ -182,8 +182,8 @@ class Sampler(threading.Thread):
             self.look()
 
     def look(self) -> None:
-        everything, own = memory_mib()
-        self.all_mib, self.own_mib = max(self.all_mib, everything), max(self.own_mib, own)
+        everything, private = memory_mib()
+        self.all_mib, self.own_mib = max(self.all_mib, everything), max(self.own_mib, private)
 
     def stop(self) -> None:
         self._done.set()

@@ -33,27 +33,27 @@ def batches(
     rng: np.random.Generator, canary: float, champion: float, share: float, size: int, count: int, outage: float = 0.0
 ) -> Iterator[Batch]:
     """``size`` answers a batch. ``outage``: chance that a batch falls into one, where nine in ten fail on both sides."""
-    own = rng.binomial(size, share, size=count)
+    canary_sizes = rng.binomial(size, share, size=count)
     is_out = rng.random(count) < outage
-    for n, out in zip(own.tolist(), is_out.tolist(), strict=True):
+    for n, out in zip(canary_sizes.tolist(), is_out.tolist(), strict=True):
         rates = (0.9, 0.9) if out else (canary, champion)
         yield Answered(n, int(rng.binomial(n, rates[0]))), Answered(size - n, int(rng.binomial(size - n, rates[1])))
 
 
-def compared(seen: Iterator[Batch]) -> int | None:
-    return judged(seen)[0]
+def compared(stream: Iterator[Batch]) -> int | None:
+    return judged(stream)[0]
 
 
-def both(seen: Iterator[Batch]) -> int | None:
-    return judged(seen)[1]
+def both(stream: Iterator[Batch]) -> int | None:
+    return judged(stream)[1]
 
 
-def judged(seen: Iterator[Batch]) -> tuple[int | None, int | None]:
+def judged(stream: Iterator[Batch]) -> tuple[int | None, int | None]:
     """When the comparison alone goes back, and when a canary as it is judged does: by the comparison or the bound."""
     test, canary, champion = FailureTest(), Answered(0, 0), Answered(0, 0)
     at: int | None = None
-    for own, other in seen:
-        test, canary, champion = test.after(own, other), canary + own, champion + other
+    for part, other in stream:
+        test, canary, champion = test.after(part, other), canary + part, champion + other
         if at is None and judge_canary(POLICY, CanaryLook(0, 0.0, 0, canary, champion, test)).action == "back":
             at = canary.answers
         if test.e_worse >= BOUNDARY:
@@ -61,43 +61,43 @@ def judged(seen: Iterator[Batch]) -> tuple[int | None, int | None]:
     return None, at
 
 
-def bounded(seen: Iterator[Batch]) -> int | None:
+def bounded(stream: Iterator[Batch]) -> int | None:
     total = Answered(0, 0)
-    for own, _ in seen:
-        total += own
+    for part, _ in stream:
+        total += part
         if e_above(total, POLICY.failures_at_most) >= BOUNDARY:
             return total.answers
     return None
 
 
-def turner(seen: Iterator[Batch]) -> int | None:
+def turner(stream: Iterator[Batch]) -> int | None:
     log_e, answers = 0.0, 0
     own_seen, other_seen = np.array([0.18, 0.18]), np.array([0.18, 0.18])  # failed, succeeded
-    for own, other in seen:
-        answers += own.answers
+    for part, other in stream:
+        answers += part.answers
         p, q = own_seen[0] / own_seen.sum(), other_seen[0] / other_seen.sum()
-        if p > q and own.answers and other.answers:
-            mean = (own.answers * p + other.answers * q) / (own.answers + other.answers)
-            for side, rate in ((own, p), (other, q)):
+        if p > q and part.answers and other.answers:
+            mean = (part.answers * p + other.answers * q) / (part.answers + other.answers)
+            for side, rate in ((part, p), (other, q)):
                 log_e += side.failed * np.log(rate / mean)
                 log_e += (side.answers - side.failed) * np.log((1 - rate) / (1 - mean))
-        own_seen += (own.failed, own.answers - own.failed)
+        own_seen += (part.failed, part.answers - part.failed)
         other_seen += (other.failed, other.answers - other.failed)
         if log_e >= np.log(BOUNDARY):
             return answers
     return None
 
 
-def peeking(seen: Iterator[Batch]) -> int | None:
+def peeking(stream: Iterator[Batch]) -> int | None:
     """Fisher's exact test, one-sided at 5 %, after every batch."""
-    own, other = Answered(0, 0), Answered(0, 0)
-    for one, two in seen:
-        own, other = own + one, other + two
-        failed = own.failed + other.failed
-        if own.failed * (own.answers + other.answers) <= failed * own.answers:
+    canary, other = Answered(0, 0), Answered(0, 0)
+    for part, other_part in stream:
+        canary, other = canary + part, other + other_part
+        failed = canary.failed + other.failed
+        if canary.failed * (canary.answers + other.answers) <= failed * canary.answers:
             continue
-        if hypergeom.sf(own.failed - 1, own.answers + other.answers, failed, own.answers) < 0.05:
-            return own.answers
+        if hypergeom.sf(canary.failed - 1, canary.answers + other.answers, failed, canary.answers) < 0.05:
+            return canary.answers
     return None
 
 
@@ -105,8 +105,8 @@ def share_stopped(sims: int, stops: Stops, make: Callable[[np.random.Generator],
     return [stops(make(np.random.default_rng([7, seed]))) for seed in range(sims)]
 
 
-def told_share(found: list[int | None]) -> str:
-    return f"{np.mean([at is not None for at in found]):.2%}"
+def share_text(stops: list[int | None]) -> str:
+    return f"{np.mean([at is not None for at in stops]):.2%}"
 
 
 def false_stops(sims: int) -> None:
@@ -121,14 +121,14 @@ def false_stops(sims: int) -> None:
         def make(rng: np.random.Generator, rate=rate, share=share, outage=outage) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
             return batches(rng, rate, rate, share, 100, 100, outage)
 
-        found = [judged(make(np.random.default_rng([7, seed]))) for seed in range(sims)]
-        told = [told_share([one[0] for one in found]), told_share([one[1] for one in found])]
-        told += [told_share(share_stopped(sims // 4, stops, make)) for stops in (turner, peeking)]
+        stops_at = [judged(make(np.random.default_rng([7, seed]))) for seed in range(sims)]
+        cells = [share_text([pair[0] for pair in stops_at]), share_text([pair[1] for pair in stops_at])]
+        cells += [share_text(share_stopped(sims // 4, stops, make)) for stops in (turner, peeking)]
         more = ", outages of both in 3 % of the batches" if outage else ""
-        print(f"| {rate:.0%} on both sides, {share:.0%}{more} | {' | '.join(told)} |", flush=True)
+        print(f"| {rate:.0%} on both sides, {share:.0%}{more} | {' | '.join(cells)} |", flush=True)
     bound = POLICY.failures_at_most
     at_bound = share_stopped(sims, bounded, lambda rng: batches(rng, bound, bound, 0.5, 100, 100))
-    print(f"\nThe bound alone, at a rate of just {bound:.0%}: {told_share(at_bound)}.", flush=True)
+    print(f"\nThe bound alone, at a rate of just {bound:.0%}: {share_text(at_bound)}.", flush=True)
 
 
 def noticing(sims: int) -> None:
@@ -143,14 +143,14 @@ def noticing(sims: int) -> None:
         def make(rng: np.random.Generator, case=(canary, champion, share, size)) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
             return batches(rng, *case, count=40_000 // case[3])
 
-        told = []
+        cells = []
         for stops in (both, compared, turner):
-            found = [np.inf if at is None else at for at in share_stopped(sims, stops, make)]
-            middle, high = np.quantile(found, [0.5, 0.9], method="higher")
-            told.append(
+            stops_at = [np.inf if at is None else at for at in share_stopped(sims, stops, make)]
+            middle, high = np.quantile(stops_at, [0.5, 0.9], method="higher")
+            cells.append(
                 ", ".join("not within 40,000" if value == np.inf else f"{value:,.0f}" for value in (middle, high))
             )
-        print(f"| {champion:.1%}, {canary:.0%}; {share:.0%}; {size} | {' | '.join(told)} |", flush=True)
+        print(f"| {champion:.1%}, {canary:.0%}; {share:.0%}; {size} | {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:

@@ -102,12 +102,12 @@ def print_binary_coverage(sims: int) -> None:
         for rows in SIZES:
             cells = np.random.default_rng(rows).multinomial(rows, [gained, lost, 1 - gained - lost], size=sims)[:, :2]
             tables, counts = np.unique(cells, axis=0, return_counts=True)
-            found = [
+            shares = [
                 paired_binary_interval([0] * g + [1] * b + [0] * (rows - g - b), [1] * g + [0] * (rows - g))
                 for g, b in tables
             ]
-            above = np.average([i.low > gained - lost for i in found], weights=counts)
-            below = np.average([i.high < gained - lost for i in found], weights=counts)
+            above = np.average([i.low > gained - lost for i in shares], weights=counts)
+            below = np.average([i.high < gained - lost for i in shares], weights=counts)
             print(f"| {gained}, {lost} | {rows} | {1 - above - below:.1%} | {above:.1%} | {below:.1%} |", flush=True)
 
 

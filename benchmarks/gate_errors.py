@@ -141,12 +141,12 @@ def whole_path(sims: int, n_voters: int = 60) -> tuple[float, float]:
         voter = np.repeat(np.arange(n_voters), cast)
         when = begins[voter] + rng.exponential(3, size=len(voter))  # some six voters at a time
         won = rng.random(len(voter)) < rng.beta(2, 2, size=n_voters)[voter]
-        found = voter_scores(
+        scores = voter_scores(
             [Vote(str(voter[i]), CHOICES[int(won[i])]) for i in np.argsort(when)],
             per_voter=5,
         )
-        promoted += betting_test(found.scores, VOTER_STAKES, alpha=0.05, minimum=MINIMUM).better_at is not None
-        unfinished, counted = unfinished + found.unfinished, counted + len(found.scores)
+        promoted += betting_test(scores.scores, VOTER_STAKES, alpha=0.05, minimum=MINIMUM).better_at is not None
+        unfinished, counted = unfinished + scores.unfinished, counted + len(scores.scores)
     return promoted / sims, unfinished / counted
 
 
@@ -209,12 +209,12 @@ def print_power(sims: int) -> None:
     print("| votes per voter, voters | " + " | ".join(map(str, rates)) + " |\n|---|" + "---|" * len(rates))
 
     def cells(steps: int, make: Callable[[float], Draw], votes: int, stakes: Stakes, alpha: float = 0.05) -> str:
-        told = []
+        texts = []
         for rate in rates:
             at = first_crossing(make(rate), votes, stakes, sims, steps, alpha)
             shown = [f"{q:.0f}" if q <= steps else f"> {steps}" for q in np.quantile(at, (0.5, 0.9))]
-            told.append(f"{shown[0]} ({shown[1]})")
-        return " | ".join(told)
+            texts.append(f"{shown[0]} ({shown[1]})")
+        return " | ".join(texts)
 
     for votes in (1, 3, 5, 10):
         row = cells(400, lambda p, k=votes: voters(alike(p), k), votes, VOTER_STAKES)
@@ -238,15 +238,17 @@ def print_forecasts(sims: int) -> None:
     rich = np.array([c for _, c in path]) >= 20
     rich[: MINIMUM - 1] = False
     at = np.where(rich.any(axis=0), rich.argmax(axis=0) + 1, 401)
-    for seen in (10, 20):
-        open_now = np.flatnonzero(at > seen)[:1000]
-        told = [scores_still_needed(points[:seen, i] / 10, VOTER_STAKES, alpha=0.05, minimum=MINIMUM) for i in open_now]
-        needed = at[open_now] - seen
-        given = np.array([x is not None for x in told])
-        enough = np.mean([n <= x for n, x in zip(needed, told, strict=True) if x is not None])
-        middle = statistics.median(x for x in told if x is not None)
+    for judged in (10, 20):
+        open_now = np.flatnonzero(at > judged)[:1000]
+        forecasts = [
+            scores_still_needed(points[:judged, i] / 10, VOTER_STAKES, alpha=0.05, minimum=MINIMUM) for i in open_now
+        ]
+        needed = at[open_now] - judged
+        has_forecast = np.array([x is not None for x in forecasts])
+        enough = np.mean([n <= x for n, x in zip(needed, forecasts, strict=True) if x is not None])
+        middle = statistics.median(x for x in forecasts if x is not None)
         print(
-            f"- undecided after {seen} voters ({len(open_now)} cases): an estimate in {given.mean():.0%}, median "
+            f"- undecided after {judged} voters ({len(open_now)} cases): an estimate in {has_forecast.mean():.0%}, median "
             f"{middle:.0f} more; truly {np.median(needed):.0f} more; the estimate was enough in {enough:.0%}",
             flush=True,
         )

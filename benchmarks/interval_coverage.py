@@ -132,8 +132,8 @@ def print_coverage(
     for rows in SIZES:
         rng = np.random.default_rng([rows, *name.encode()])
         drawn = (rng.integers(POPULATION, size=rows) for _ in range(samples))
-        found = np.array([bounds(population[0][d], population[1][d], i) for i, d in enumerate(drawn)])
-        for method, low, high in zip(methods, found[..., 0].T, found[..., 1].T, strict=True):
+        ends = np.array([bounds(population[0][d], population[1][d], i) for i, d in enumerate(drawn)])
+        for method, low, high in zip(methods, ends[..., 0].T, ends[..., 1].T, strict=True):
             held = np.mean((low <= truth) & (truth <= high))
             above, below = np.mean(low > truth), np.mean(high < truth)
             print(

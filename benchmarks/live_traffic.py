@@ -24,21 +24,21 @@ LOOK_S = 0.1
 
 @dataclass(frozen=True)
 class Move:
-    """``before``: the last look at which the alias meant another version; ``seen``: the first at which it meant this one."""
+    """``before``: the last look at which the alias meant another version; ``first_seen``: the first at which it meant this one."""
 
     before: float
-    seen: float
+    first_seen: float
     version: str | None
 
 
 @dataclass
 class LiveTraffic:
-    """``asked``: (model, question, what came back), in the order of the ends."""
+    """``requests``: (model, question, what came back), in the order of the ends."""
 
     model: str
     challenger: str
     moves: list[Move] = field(default_factory=list)
-    asked: list[tuple[str, int, Told]] = field(default_factory=list)
+    requests: list[tuple[str, int, Told]] = field(default_factory=list)
 
     def champion(self) -> str | None:
         return self.moves[-1].version if self.moves else None
@@ -47,21 +47,21 @@ class LiveTraffic:
         """When the first token of the first answer by that version came to a client of the champion; None: not yet."""
         name = f"{self.model}@{CHAMPION}"
         firsts = [
-            told.first
-            for model, _, told in list(self.asked)
-            if model == name and told.fault is None and told.version == move.version and told.first >= move.before
+            answer.first
+            for model, _, answer in list(self.requests)
+            if model == name and answer.fault is None and answer.version == move.version and answer.first >= move.before
         ]
         return min(firsts, default=None)
 
-    def meant(self, asked: str, told: Told, wait_s: float) -> set[str | None]:
+    def meant(self, name: str, answer: Told, wait_s: float) -> set[str | None]:
         """Who may answer that request: whoever the name meant from ``wait_s`` before it was sent until its end."""
-        ends = [*(after.seen for after in self.moves[1:]), math.inf]
+        ends = [*(after.first_seen for after in self.moves[1:]), math.inf]
         versions = {
             move.version
             for move, end in zip(self.moves, ends, strict=True)
-            if move.before <= told.done and told.sent <= end + wait_s
+            if move.before <= answer.done and answer.sent <= end + wait_s
         }
-        if asked == self.model and None in versions:
+        if name == self.model and None in versions:
             return versions - {None} | {self.challenger}
         return versions
 
@@ -80,8 +80,8 @@ def live_traffic(
             at = number
             while not stop.is_set():
                 messages = [{"role": "user", "content": questions[at % len(questions)]}]
-                told = await ask(http, name, stream=number % 2 == 0, messages=messages, tokens=tokens)
-                traffic.asked.append((name, at % len(questions), told))
+                answer = await ask(http, name, stream=number % 2 == 0, messages=messages, tokens=tokens)
+                traffic.requests.append((name, at % len(questions), answer))
                 at += 1
                 await asyncio.sleep(pause_s)
 
@@ -94,21 +94,21 @@ def live_traffic(
             yield traffic
         finally:
             stop.set()
-        for one in running:
-            one.result()  # raises what ended it before its time
+        for task in running:
+            task.result()  # raises what ended it before its time
 
 
 def _watch(client: MlflowClient, traffic: LiveTraffic, stop: threading.Event) -> None:
     """Looks at the registry itself, not at the router, so that a move is dated by who was told of it first."""
     before = -math.inf
     while not stop.is_set():
-        asked = time.perf_counter()
+        requested = time.perf_counter()
         version = client.get_registered_model(traffic.model).aliases.get(CHAMPION)
         now = time.perf_counter()
-        found = None if version is None else str(version)
-        if not traffic.moves or found != traffic.champion():
-            traffic.moves.append(Move(before, now, found))
-        before = asked
+        current = None if version is None else str(version)
+        if not traffic.moves or current != traffic.champion():
+            traffic.moves.append(Move(before, now, current))
+        before = requested
         stop.wait(LOOK_S)
 
 
@@ -131,7 +131,7 @@ def say_all(
 
 
 def figures(
-    traffic: LiveTraffic, said: Mapping[tuple[str, int], Said], digests: Mapping[str, str], wait_s: float
+    traffic: LiveTraffic, expected: Mapping[tuple[str, int], Said], digests: Mapping[str, str], wait_s: float
 ) -> tuple[dict[str, int | float], list[str]]:
     """Counts over all requests, and the faults one by one. Faults are: a failed request, an answer by a version that the
     name had not meant for ``wait_s`` any more or by an older one after the new one had spoken, a receipt with another
@@ -139,54 +139,54 @@ def figures(
     """
     counts: Counter[str] = Counter()
     faults = []
-    for name, question, told in traffic.asked:
+    for name, question, answer in traffic.requests:
         counts["requests"] += 1
-        meant = traffic.meant(name, told, wait_s)
-        if told.fault is not None:
-            kind = "no champion yet (404)" if told.fault.startswith("404") and None in meant else "failed"
-        elif told.version not in meant:
+        meant = traffic.meant(name, answer, wait_s)
+        if answer.fault is not None:
+            kind = "no champion yet (404)" if answer.fault.startswith("404") and None in meant else "failed"
+        elif answer.version not in meant:
             kind = "by a version not meant"
-        elif told.digest != digests[told.version]:
+        elif answer.digest != digests[answer.version]:
             kind = "receipt of another adapter"
         else:
-            counts[f"by version {told.version}"] += 1
-            kind = _words(told, question, said)
+            counts[f"by version {answer.version}"] += 1
+            kind = _words(answer, question, expected)
         counts[kind] += 1
         if kind not in ("no champion yet (404)", "as it says alone", "parted at a near tie"):
-            faults.append(f"{kind}: {name}, version {told.version}, {told.fault or told.text!r}")
+            faults.append(f"{kind}: {name}, version {answer.version}, {answer.fault or answer.text!r}")
     turned = _turned_back(traffic)
     counts["by the old one after the new one"] = len(turned)
     faults += turned
     for kind in ("failed", "by a version not meant", "receipt of another adapter", "other words"):
         counts.setdefault(kind, 0)
-    times = sorted(1000 * (told.done - told.sent) for _, _, told in traffic.asked if told.fault is None)
+    times = sorted(1000 * (answer.done - answer.sent) for _, _, answer in traffic.requests if answer.fault is None)
     if not times:
         return dict(counts), [*faults, "nobody was answered"]
     high = times[math.ceil(0.95 * len(times)) - 1]
     return {**counts, "p50_ms": statistics.median(times), "p95_ms": high, "slowest_ms": times[-1]}, faults
 
 
-def _words(told: Told, question: int, said: Mapping[tuple[str, int], Said]) -> str:
-    assert told.version is not None
-    alone = said[told.version, question]
-    if told.text == alone.text:
+def _words(answer: Told, question: int, expected: Mapping[tuple[str, int], Said]) -> str:
+    assert answer.version is not None
+    alone = expected[answer.version, question]
+    if answer.text == alone.text:
         return "as it says alone"
-    return "parted at a near tie" if alone.lead_where_it_parts(told.text) < TIE_NATS else "other words"
+    return "parted at a near tie" if alone.lead_where_it_parts(answer.text) < TIE_NATS else "other words"
 
 
 def _turned_back(traffic: LiveTraffic) -> list[str]:
-    found = []
+    faults = []
     for old, new in pairwise(traffic.moves):
         turned, after = traffic.first_by(new), _end_of(traffic, new)
         if turned is None:
             continue
-        found += [
-            f"by the old one after the new one: {name}, version {told.version} sent {told.sent - turned:.2f} s after"
-            for name, _, told in traffic.asked
-            if name == f"{traffic.model}@{CHAMPION}" and turned < told.sent and told.done < after
-            if told.fault is None and told.version == old.version
+        faults += [
+            f"by the old one after the new one: {name}, version {answer.version} sent {answer.sent - turned:.2f} s after"
+            for name, _, answer in traffic.requests
+            if name == f"{traffic.model}@{CHAMPION}" and turned < answer.sent and answer.done < after
+            if answer.fault is None and answer.version == old.version
         ]
-    return found
+    return faults
 
 
 def _end_of(traffic: LiveTraffic, move: Move) -> float:

@@ -147,12 +147,12 @@ def main() -> None:
         for repeat in range(arguments.repeats):
             for side in sides:
                 model = adapted_model(tokenizer).to(device)
-                place = folder / f"{side}-{repeat}".replace(" ", "-")
-                place.mkdir()
+                scratch = folder / f"{side}-{repeat}".replace(" ", "-")
+                scratch.mkdir()
                 took, loss = (
-                    trl(model, tokenizer, rows, arguments, place)
+                    trl(model, tokenizer, rows, arguments, scratch)
                     if side == "TRL defaults"
-                    else ours(model, tokenizer, rows, side, arguments, place)
+                    else ours(model, tokenizer, rows, side, arguments, scratch)
                 )
                 times[side].append(took)
                 losses[side] = loss, held_out_loss(model, data.eval_dataset)

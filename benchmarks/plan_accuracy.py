@@ -83,8 +83,8 @@ def main() -> int:
     print(f"{date.today()}, {platform.machine()}, {arguments.threads} threads\n")
     print("| shape | predicted MiB | measured MiB | ratio | above process | predicted s | measured s | ratio |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
-    for shape, found in all_measured(chosen, threads=arguments.threads):
-        print(_row(shape.name, found), flush=True)
+    for shape, measured in all_measured(chosen, threads=arguments.threads):
+        print(_row(shape.name, measured), flush=True)
     return 0
 
 
@@ -95,11 +95,11 @@ def all_measured(shapes: Sequence[Shape], *, threads: int) -> Iterator[tuple[Sha
         yield shape, measured(shape, threads=threads)
 
 
-def _row(name: str, found: dict[str, float]) -> str:
-    above = found["predicted_growth"] / found["measured_growth"]
+def _row(name: str, measured: dict[str, float]) -> str:
+    above = measured["predicted_growth"] / measured["measured_growth"]
     return (
-        f"| {name} | {found['predicted']:,.0f} | {found['measured']:,.0f} | {found['predicted'] / found['measured']:.2f} "
-        f"| {above:.2f} | {found['predicted_s']:.1f} | {found['measured_s']:.1f} | {found['predicted_s'] / found['measured_s']:.2f} |"
+        f"| {name} | {measured['predicted']:,.0f} | {measured['measured']:,.0f} | {measured['predicted'] / measured['measured']:.2f} "
+        f"| {above:.2f} | {measured['predicted_s']:.1f} | {measured['measured_s']:.1f} | {measured['predicted_s'] / measured['measured_s']:.2f} |"
     )
 
 

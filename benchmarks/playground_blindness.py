@@ -23,10 +23,10 @@ _PAGES = ("/", "/config", "/gradio_api/info", "/gradio_api/startup-events")
 
 def scripts() -> dict[str, dict]:
     """Both sides name themselves, in pieces that cut their names."""
-    said = "I am {name}, who else. Ask {name} again, or ({name}): and {name}"
+    text = "I am {name}, who else. Ask {name} again, or ({name}): and {name}"
     return {
         f"bot@{alias}": {
-            "text": said.format(name=f"bot@{alias}"),
+            "text": text.format(name=f"bot@{alias}"),
             "piece": 3,
             "rate": 400,
             "headers": router_headers(number),
@@ -69,14 +69,14 @@ async def measure(http: aiohttp.ClientSession, url: str, endpoint: str, turns: i
             heard.search([await response.text()], needles)
     conversations = turns // TURNS_A_CONVERSATION
     people = [Person(http, url, config, listens=True) for _ in range(min(20, conversations))]
-    shares = [len(range(place, conversations, len(people))) for place in range(len(people))]
+    shares = [len(range(number, conversations, len(people))) for number in range(len(people))]
     await asyncio.gather(*(_speak(person, share, needles, heard) for person, share in zip(people, shares, strict=True)))
     for needle, where in heard.leaks[:5]:
         print(f"leak of {needle!r}: {where!r}")
-    told = f"{len(heard.leaks)} in {heard.turns:,} turns with votes, {heard.bytes / 1e6:,.0f} MB"
+    counts = f"{len(heard.leaks)} in {heard.turns:,} turns with votes, {heard.bytes / 1e6:,.0f} MB"
     shown = f"{heard.revealed} of {conversations} conversations"
     return [
-        Measured("identity strings that reach a blind page", told, "0", not heard.leaks),
+        Measured("identity strings that reach a blind page", counts, "0", not heard.leaks),
         Measured("the same search finds the names once shown", shown, "all", heard.revealed == conversations),
     ]
 
@@ -87,13 +87,13 @@ async def _speak(person: Person, conversations: int, needles: tuple[str, ...], h
     for number in range(conversations):
         before: list[str] = []
         for turn in range(TURNS_A_CONVERSATION):
-            asked = await person.ask(f"question {number} {turn} of {person.key}")
+            entry = await person.ask(f"question {number} {turn} of {person.key}")
             voted = await person.vote(dice.choice(("left", "right", "tie", "both_bad")))
             heard.turns += 1
             if turn == 0:
                 heard.search(person.heard, needles)
             else:
-                heard.search([_of_this_turn(asked.shown), _of_this_turn(voted.shown)], needles)
+                heard.search([_of_this_turn(entry.shown), _of_this_turn(voted.shown)], needles)
             before += person.heard
             person.heard.clear()
         shown = str((await person.show_names()).shown[:_HISTORY])

@@ -53,16 +53,16 @@ class Person:
         try:
             self.page.locator("#mf-status", has_text=text).wait_for()
         except Exception as error:
-            said = [self.page.locator(f"#mf-{part}").inner_text() for part in ("status", "chat-0", "chat-1")]
-            raise AssertionError(f"it does not say {text!r}, but: {' / '.join(said)}") from error
+            texts = [self.page.locator(f"#mf-{part}").inner_text() for part in ("status", "chat-0", "chat-1")]
+            raise AssertionError(f"it does not say {text!r}, but: {' / '.join(texts)}") from error
 
     @property
-    def asked(self) -> str:
+    def prompt(self) -> str:
         return str(self.page.locator('#mf-chat-0 [data-testid="user"]').last.inner_text()).strip()
 
     @property
     def answers(self) -> list[str]:
-        chats = [self.page.locator(f'#mf-chat-{place} [data-testid="bot"]').last for place in range(2)]
+        chats = [self.page.locator(f'#mf-chat-{side} [data-testid="bot"]').last for side in range(2)]
         return [str(chat.inner_text()).strip() for chat in chats]
 
     def vote(self, choice: str, *, by_key: bool) -> None:

@@ -43,7 +43,7 @@ class Person:
         self.listens = listens
         self.heard: list[str] = []
         self._api = url + str(config.get("api_prefix", ""))
-        self._functions = {one["api_name"]: one["id"] for one in config["dependencies"]}
+        self._functions = {dependency["api_name"]: dependency["id"] for dependency in config["dependencies"]}
         self._headers = {"Origin": url}
 
     async def open(self) -> Turn:
@@ -58,7 +58,7 @@ class Person:
         turn = await self.call("_stream")
         settled = await self.call("_settle")
         turn.first_s, turn.took_s = begun + turn.first_s, time.monotonic() - start
-        turn.changed_s = {place: begun + at for place, at in turn.changed_s.items()}
+        turn.changed_s = {side: begun + at for side, at in turn.changed_s.items()}
         turn.shown = settled.shown
         return turn
 
@@ -75,8 +75,8 @@ class Person:
 
     def _voting(self, choice: str) -> str:
         """Its buttons stand on the page from left to right; their handlers are one function made four times."""
-        made = ["cast_vote", "cast_vote_1", "cast_vote_2", "cast_vote_3"]
-        return dict(zip(("left", "tie", "both_bad", "right"), made, strict=True))[choice]
+        endpoints = ["cast_vote", "cast_vote_1", "cast_vote_2", "cast_vote_3"]
+        return dict(zip(("left", "tie", "both_bad", "right"), endpoints, strict=True))[choice]
 
     async def call(self, name: str, *data: Any) -> Turn:
         body = {"data": data, "fn_index": self._functions[name], "session_hash": self.key, "trigger_id": None}
@@ -108,16 +108,16 @@ class Person:
 
     def _take(self, turn: Turn, message: dict[str, Any], at: float) -> None:
         """Later messages of a generator say what is different; the last one repeats it all, or says nothing."""
-        told = message["output"].get("data") or []
+        values = message["output"].get("data") or []
         is_more = message["msg"] == "process_generating" and turn.updates > 1
         if message["msg"] == "process_generating":
-            turn.changed_s |= {place: at for place, one in enumerate(told) if one not in _NOTHING_TO_SAY}
+            turn.changed_s |= {side: at for side, value in enumerate(values) if value not in _NOTHING_TO_SAY}
         if self.listens:
             if is_more:
-                told = [apply_diff(old, change) for old, change in zip(turn.shown, told, strict=True)]
-            self.heard.append(json.dumps(told, ensure_ascii=False))
-        if told and (self.listens or not is_more):
-            turn.shown = told
+                values = [apply_diff(old, change) for old, change in zip(turn.shown, values, strict=True)]
+            self.heard.append(json.dumps(values, ensure_ascii=False))
+        if values and (self.listens or not is_more):
+            turn.shown = values
 
     async def _events(self) -> AsyncIterator[bytes]:
         async with self._http.get(f"{self._api}/queue/data", params={"session_hash": self.key}) as response:

@@ -58,7 +58,7 @@ _TRACES_S = 3.0
 
 async def crowd(http: aiohttp.ClientSession, app: PageProcess, endpoint: str, clients: list[int]) -> list[Measured]:
     """All ask at once, blind; the same answers without a page in between are the comparison."""
-    found = []
+    results = []
     for count in clients:
         people = await opened(http, app.url, count)
         await asyncio.gather(*(person.meet("left", "right") for person in people))
@@ -68,21 +68,21 @@ async def crowd(http: aiohttp.ClientSession, app: PageProcess, endpoint: str, cl
         cpu_s = app.cpu_s - before
         await asyncio.sleep(_TRACES_S)
         raw = await raw_s(http, endpoint, 2 * count)
-        found.append(_crowd_row(count, turns, cpu_s, raw))
-    return found
+        results.append(_crowd_row(count, turns, cpu_s, raw))
+    return results
 
 
 async def programs(http: aiohttp.ClientSession, app: PageProcess, clients: list[int]) -> list[Measured]:
     """All call /chat at once, each for the first time: nothing was opened before."""
-    found = []
+    results = []
     for count in clients:
         config = await config_of(http, app.url)
         people = [Person(http, app.url, config) for _ in range(count)]
         before = app.cpu_s
         turns = await asyncio.gather(*(person.call("chat", *CHAT) for person in people))
-        found.append(_crowd_row(count, turns, app.cpu_s - before, None, "programs at /chat"))
+        results.append(_crowd_row(count, turns, app.cpu_s - before, None, "programs at /chat"))
         await asyncio.sleep(_TRACES_S)
-    return found
+    return results
 
 
 def _crowd_row(count: int, turns: list[Turn], cpu_s: float, raw: list[float] | None, who: str = "people") -> Measured:
@@ -116,7 +116,7 @@ async def raw_s(http: aiohttp.ClientSession, endpoint: str, count: int) -> list[
 
 async def start_skew(http: aiohttp.ClientSession, app: PageProcess, endpoint: str, turns: int) -> list[Measured]:
     """Between the two requests of a turn, as they reach the endpoint."""
-    found = []
+    results = []
     for count in (1, 25):
         people = await opened(http, app.url, count)
         await asyncio.gather(*(person.meet("short", "brief") for person in people))
@@ -128,23 +128,23 @@ async def start_skew(http: aiohttp.ClientSession, app: PageProcess, endpoint: st
         late = skews[min(len(skews) - 1, int(0.99 * len(skews)))]
         value = f"p99 {late:.1f} ms, max {skews[-1]:.1f} ms, median {statistics.median(skews):.1f} ms of {len(skews)}"
         who = "one person" if count == 1 else f"{count} people at once"
-        found.append(
+        results.append(
             Measured(f"start skew of the two sides, {who}", value, f"{SKEW_GOAL_MS:g} ms", skews[-1] <= SKEW_GOAL_MS)
         )
-    return found
+    return results
 
 
 async def _skews(http: aiohttp.ClientSession, endpoint: str) -> list[float]:
     """Milliseconds; forgets what it has read."""
     origin = endpoint.removesuffix("/v1")
     async with http.get(f"{origin}/asked") as response:
-        asked = await response.json()
+        turns = await response.json()
     async with http.get(f"{origin}/forget"):
         pass
     at: dict[str, list[float]] = defaultdict(list)
-    for one in asked:
-        if (prompt := one["messages"][-1]["content"]).startswith("skew"):
-            at[prompt].append(one["at"])
+    for entry in turns:
+        if (prompt := entry["messages"][-1]["content"]).startswith("skew"):
+            at[prompt].append(entry["at"])
     assert all(len(times) == 2 for times in at.values()), "a turn asked one side only"
     return [1000 * abs(times[0] - times[1]) for times in at.values()]
 
@@ -156,10 +156,14 @@ async def slow_side(http: aiohttp.ClientSession, app: PageProcess, pairs: int, b
     received, hidden = await asyncio.gather(
         _beside_both(open_eyed, pairs, is_blind=False), _beside_both(blind, blind_pairs, is_blind=True)
     )
-    told = [("received, names shown", received, 0), ("shown, names shown", received, 1), ("received, blind", hidden, 0)]
+    views = [
+        ("received, names shown", received, 0),
+        ("shown, names shown", received, 1),
+        ("received, blind", hidden, 0),
+    ]
     rows = []
-    for what, found, place in told:
-        equal, slow = (statistics.median(times[place] for times in found[other]) for other in ("equal", "slow"))
+    for what, seconds, side in views:
+        equal, slow = (statistics.median(times[side] for times in seconds[other]) for other in ("equal", "slow"))
         more = slow / equal - 1
         value = f"{slow:.3f} s beside it, {equal:.3f} s beside an equal one: {more:+.1%}"
         rows.append(Measured(f"fast side {what}", value, f"+{SLOWED_GOAL:.0%}", more <= SLOWED_GOAL))
@@ -170,7 +174,7 @@ async def _beside_both(person: Person, pairs: int, *, is_blind: bool) -> dict[st
     """Seconds until the fast side was received, and until it was shown."""
     await person.open()
     await person.call("_begin_anew", is_blind, "turn")
-    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    times: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for _ in range(pairs):
         for other in ("equal", "slow"):
             await person.meet("fast", other)
@@ -179,15 +183,15 @@ async def _beside_both(person: Person, pairs: int, *, is_blind: bool) -> dict[st
             if is_blind:
                 await person.vote("tie")
                 shown = (await person.show_names()).shown
-            found[other].append((_received_s(shown), turn.changed_s[0]))
-    return found
+            times[other].append((_received_s(shown), turn.changed_s[0]))
+    return times
 
 
 def _received_s(shown: list[Any]) -> float:
     """From the line under the fast side: its first token, and the rest at the speed measured."""
-    line = next(one for one in shown if isinstance(one, str) and "<strong>fast</strong>" in one)
+    line = next(match for match in shown if isinstance(match, str) and "<strong>fast</strong>" in match)
     numbers = [re.search(pattern, line) for pattern in (r"([\d,]+) ms", r"([\d,.]+) tokens/s", r"([\d,]+) out")]
-    first_ms, speed, tokens = (float(one.group(1).replace(",", "")) for one in numbers if one is not None)
+    first_ms, speed, tokens = (float(match.group(1).replace(",", "")) for match in numbers if match is not None)
     return first_ms / 1000 + (tokens - 1) / speed
 
 
@@ -197,7 +201,7 @@ async def calling(app: PageProcess, clients: list[int]) -> list[Measured]:
 
 
 async def by_programs(app: PageProcess, endpoint: str, options: argparse.Namespace) -> list[Measured]:
-    found: list[Measured] = []
+    results: list[Measured] = []
     async with new_http() as http:
         parts = {
             "crowd": lambda: crowd(http, app, endpoint, options.clients),
@@ -208,10 +212,10 @@ async def by_programs(app: PageProcess, endpoint: str, options: argparse.Namespa
         for name in options.parts:
             if name in parts:
                 started = time.monotonic()
-                found += await parts[name]()
+                results += await parts[name]()
                 print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
                 await asyncio.sleep(_TRACES_S)
-    return found
+    return results
 
 
 def parsed() -> argparse.Namespace:
@@ -226,7 +230,7 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    options, told, started = parsed(), machine(), time.monotonic()
+    options, machine_text, started = parsed(), machine(), time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         os.environ |= {
@@ -237,17 +241,17 @@ def main() -> None:
         register_versions(os.environ["MLFLOW_TRACKING_URI"])
         with streaming_endpoint(SCRIPTS, folder) as endpoint:
             arguments = ("--endpoint", endpoint, "--model", "bot")
-            found = []
+            results = []
             if "opening" in options.parts:
                 with page_process(folder, *arguments) as app:
-                    found += playground_opening.measure(app.url, options.openings)
+                    results += playground_opening.measure(app.url, options.openings)
             if "programs" in options.parts:
                 with page_process(folder, *arguments, "--side", "left", "--side", "right") as app:
-                    found += asyncio.run(calling(app, options.clients))
+                    results += asyncio.run(calling(app, options.clients))
             with page_process(folder, *arguments) as app:
-                found += asyncio.run(by_programs(app, endpoint, options))
-    print(f"{told}; took {time.monotonic() - started:.0f} s\n\n{table(found)}")
-    if any(one.is_met is False for one in found):
+                results += asyncio.run(by_programs(app, endpoint, options))
+    print(f"{machine_text}; took {time.monotonic() - started:.0f} s\n\n{table(results)}")
+    if any(result.is_met is False for result in results):
         raise SystemExit(1)
 
 

@@ -46,10 +46,10 @@ def quickstart_project(folder: Path) -> Path:
     """The recipe as it is, and a gate that asks people."""
     shutil.copytree(QUICKSTART, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__", "gpu"))
     recipe = folder / "finetune.yaml"
-    told = recipe.read_text(encoding="utf-8").replace(
+    text = recipe.read_text(encoding="utf-8").replace(
         "register: {name: quickstart}", "register:\n  name: quickstart" + GATE
     )
-    recipe.write_text(told, encoding="utf-8")
+    recipe.write_text(text, encoding="utf-8")
     return folder
 
 
@@ -69,12 +69,12 @@ def train(project: Path, store: Path) -> None:
     started = time.perf_counter()
     command = [str(mlflow), "run", str(project), "-b", "finetune", "-e", "lora"]
     done = subprocess.run(command, cwd=store, capture_output=True, text=True, check=False)
-    said = done.stdout + done.stderr
-    if done.returncode or "alias challenger" not in said:
-        raise SystemExit(f"{project.name}: its training ended with {done.returncode}\n{said[-4000:]}")
+    output = done.stdout + done.stderr
+    if done.returncode or "alias challenger" not in output:
+        raise SystemExit(f"{project.name}: its training ended with {done.returncode}\n{output[-4000:]}")
     print(f"trained {project.name} in {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-    found = (line.strip() for line in said.splitlines() if "exact_match" in line or "alias challenger" in line)
-    print(*(f"  {line}" for line in found), sep="\n", file=sys.stderr, flush=True)
+    lines = (line.strip() for line in output.splitlines() if "exact_match" in line or "alias challenger" in line)
+    print(*(f"  {line}" for line in lines), sep="\n", file=sys.stderr, flush=True)
 
 
 def trained(store: Path, names: list[str], banking77: Path | None, base: Path | None, steps: int) -> None:

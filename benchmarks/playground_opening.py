@@ -30,7 +30,7 @@ def measure(url: str, openings: int) -> list[Measured]:
                 (first if number == 0 else cold).append(opened_s(context, url))
                 warm.append(opened_s(context, url))
                 context.close()
-    return [told("cold, in a browser just started", first), told("cold", cold), told("warm", warm)]
+    return [result_of("cold, in a browser just started", first), result_of("cold", cold), result_of("warm", warm)]
 
 
 def opened_s(context: Any, url: str) -> float:
@@ -44,7 +44,7 @@ def opened_s(context: Any, url: str) -> float:
     return took
 
 
-def told(kind: str, seconds: list[float]) -> Measured:
+def result_of(kind: str, seconds: list[float]) -> Measured:
     middle, longest = statistics.median(seconds), max(seconds)
     value = f"median {middle:.2f} s, max {longest:.2f} s of {len(seconds)}"
     return Measured(f"page usable after opening, {kind}", value, f"{GOAL_S:g} s", longest <= GOAL_S)

@@ -33,8 +33,8 @@ class Measured:
         return f"| {self.what} | {self.value} | {self.goal} | {verdict} |"
 
 
-def table(found: Sequence[Measured]) -> str:
-    return "\n".join(["| what | measured | goal | |", "|---|---|---|---|", *(one.row() for one in found)])
+def table(results: Sequence[Measured]) -> str:
+    return "\n".join(["| what | measured | goal | |", "|---|---|---|---|", *(result.row() for result in results)])
 
 
 def machine() -> str:

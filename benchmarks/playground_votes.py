@@ -56,9 +56,9 @@ def choice_by(reference: str, answers: list[str]) -> str:
     return {(True, False): "left", (False, True): "right", (True, True): "tie"}.get((left, right), "both_bad")
 
 
-def judge(browser: Any, url: str, taught: Taught, wanted: dict[str, str], votes: int, out: Path) -> Judged:
+def judge(browser: Any, url: str, taught: Taught, expected: dict[str, str], votes: int, out: Path) -> Judged:
     """``votes`` by each person, every other one by key; names are shown after each person's last vote."""
-    found, started = Judged(taught.name), time.perf_counter()
+    judged, started = Judged(taught.name), time.perf_counter()
     for name in PEOPLE:
         person = Person(browser, url)
         person.log_in(name, PASSWORD)
@@ -67,21 +67,21 @@ def judge(browser: Any, url: str, taught: Taught, wanted: dict[str, str], votes:
         person.unfold("Prompt set")
         for number in range(votes):
             person.ask_next()
-            if found.turns == 0:
+            if judged.turns == 0:
                 person.picture(out / f"{taught.name}-asked.png")
-            choice = choice_by(wanted[plain(person.asked)], person.answers)
+            choice = choice_by(expected[plain(person.prompt)], person.answers)
             person.vote(choice, by_key=number % 2 == 1)
-            found.choices[choice] += 1
-            found.turns += 1
-        found.revealed.append(" ".join(person.show_names().split()))
+            judged.choices[choice] += 1
+            judged.turns += 1
+        judged.revealed.append(" ".join(person.show_names().split()))
         person.picture(out / f"{taught.name}-{name}.png", full_page=True)
         if name == PEOPLE[-1]:
             person.open_tab("Standings")
             time.sleep(_DRAWN_S)
             person.picture(out / f"{taught.name}-standings.png", full_page=True)
         person.leave()
-    found.took_s = time.perf_counter() - started
-    return found
+    judged.took_s = time.perf_counter() - started
+    return judged
 
 
 def standings(url: str) -> dict[str, Any]:
@@ -95,12 +95,12 @@ def in_mlflow() -> Counter[str]:
     """Traces with a person's vote, and votes on them, as MLflow keeps them; a base's traces name no registered model."""
     import mlflow
 
-    client, found = mlflow.MlflowClient(), Counter({"traces": 0, "votes": 0})
-    experiments = [one.experiment_id for one in client.search_experiments()]
+    client, counts = mlflow.MlflowClient(), Counter({"traces": 0, "votes": 0})
+    experiments = [entry.experiment_id for entry in client.search_experiments()]
     for trace in client.search_traces(locations=experiments, max_results=500):
-        given = [one for one in trace.info.assessments if one.source.source_type == "HUMAN"]
-        found += Counter(traces=bool(given), votes=len(given))
-    return found
+        votes = [entry for entry in trace.info.assessments if entry.source.source_type == "HUMAN"]
+        counts += Counter(traces=bool(votes), votes=len(votes))
+    return counts
 
 
 def own_base(model: str) -> str:
@@ -118,41 +118,47 @@ def command(*arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "mlflow_finetune_plugin.cli", *arguments], capture_output=True, text=True, check=False
     )
-    said = [line for line in (done.stdout + done.stderr).splitlines() if " INFO " not in line and "Warning" not in line]
-    return f"$ mlflow-finetune {' '.join(arguments)}      # exit code {done.returncode}\n" + "\n".join(said)
+    lines = [
+        line for line in (done.stdout + done.stderr).splitlines() if " INFO " not in line and "Warning" not in line
+    ]
+    return f"$ mlflow-finetune {' '.join(arguments)}      # exit code {done.returncode}\n" + "\n".join(lines)
 
 
-def aftermath(found: Judged, before: Counter[str], out: Path) -> list[str]:
+def aftermath(judged: Judged, before: Counter[str], out: Path) -> list[str]:
     """Markdown on what became of the votes, and what is wrong with it."""
-    export = out / f"{found.model}-preferences.jsonl"
-    votes = command("votes", found.model, "--between", "1", "base", "--export", str(export))
+    export = out / f"{judged.model}-preferences.jsonl"
+    votes = command("votes", judged.model, "--between", "1", "base", "--export", str(export))
     rows = export.read_text(encoding="utf-8").splitlines() if export.exists() else []
-    kept = in_mlflow()
-    traces, feedback = (kept[name] - before[name] for name in ("traces", "votes"))
-    pair = next(iter(found.standings["pairs"]), None)
+    after = in_mlflow()
+    traces, feedback = (after[name] - before[name] for name in ("traces", "votes"))
+    pair = next(iter(judged.standings["pairs"]), None)
     people = pair["people"] if pair is not None else {}
-    told = {key: people.get(key) for key in ("votes", "candidate_wins", "champion_wins", "ties", "both_bad", "voters")}
-    print(f"\n## {found.model}\n")
-    print(f"- **{found.turns} blind votes** of {len(PEOPLE)} people in {found.took_s:.0f} s: {dict(found.choices)}.")
-    print(f"- Names, once shown: {' / '.join(found.revealed)}")
+    figures = {
+        key: people.get(key) for key in ("votes", "candidate_wins", "champion_wins", "ties", "both_bad", "voters")
+    }
+    print(f"\n## {judged.model}\n")
+    print(f"- **{judged.turns} blind votes** of {len(PEOPLE)} people in {judged.took_s:.0f} s: {dict(judged.choices)}.")
+    print(f"- Names, once shown: {' / '.join(judged.revealed)}")
     print(f"- **MLflow**: {feedback} pieces of people's feedback on {traces} traces.")
-    print(f"- **Standings** (API): {found.standings['votes']} votes, {found.standings['counted']} counted; {told}.")
+    print(
+        f"- **Standings** (API): {judged.standings['votes']} votes, {judged.standings['counted']} counted; {figures}."
+    )
     print(f"- **Exported**: {len(rows)} preference rows for DPO. The first: `{rows[0] if rows else 'none'}`")
-    print(f"\n```\n{votes.replace(str(out) + '/', '')}\n\n{command('promote', found.model, '--dry-run')}\n```")
+    print(f"\n```\n{votes.replace(str(out) + '/', '')}\n\n{command('promote', judged.model, '--dry-run')}\n```")
     faults = []
-    if found.standings["counted"] != found.turns:
-        faults.append(f"{found.model}: {found.standings['counted']} of {found.turns} votes count in the standings")
-    if traces != 2 * found.turns:
-        faults.append(f"{found.model}: {traces} of {2 * found.turns} traces have feedback")
-    decided = found.choices["left"] + found.choices["right"]
+    if judged.standings["counted"] != judged.turns:
+        faults.append(f"{judged.model}: {judged.standings['counted']} of {judged.turns} votes count in the standings")
+    if traces != 2 * judged.turns:
+        faults.append(f"{judged.model}: {traces} of {2 * judged.turns} traces have feedback")
+    decided = judged.choices["left"] + judged.choices["right"]
     if len(rows) > decided or (decided and not rows):
-        faults.append(f"{found.model}: {len(rows)} rows were exported of {decided} decided votes")
+        faults.append(f"{judged.model}: {len(rows)} rows were exported of {decided} decided votes")
     return faults
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [one.name for one in MODELS]
+    names = [model.name for model in MODELS]
     parser.add_argument("--models", nargs="+", choices=names, default=names)
     parser.add_argument("--banking77", type=Path, default=None)
     parser.add_argument("--base", type=Path, default=None, help="that banking77 is trained on")
@@ -165,7 +171,7 @@ def parsed() -> argparse.Namespace:
 
 
 def main() -> None:
-    options, told = parsed(), machine()
+    options, machine_text = parsed(), machine()
     out = (options.out or Path(tempfile.mkdtemp())).resolve()
     store = (options.store or Path(tempfile.mkdtemp())).resolve()
     for folder in (out, store):
@@ -180,7 +186,7 @@ def main() -> None:
     banking77, base = (path.resolve() if path else None for path in (options.banking77, options.base))
     os.chdir(store)
     trained(store, options.models, banking77, base, options.steps)
-    print(f"{told}; engine {options.engine}")
+    print(f"{machine_text}; engine {options.engine}")
     faults: list[str] = []
     with tempfile.TemporaryDirectory() as scratch, chromium() as opened:
         users = Path(scratch) / "users.yaml"
@@ -188,15 +194,15 @@ def main() -> None:
             add_user(users, name, PASSWORD)
         uri = os.environ["MLFLOW_TRACKING_URI"]
         with serving(Path(scratch), uri, *options.models, "--engine", options.engine) as service:
-            for taught in (one for one in MODELS if one.name in options.models):
+            for taught in (model for model in MODELS if model.name in options.models):
                 held_out = next(p for p in (store / taught.name).rglob("*.jsonl") if p.stem in ("test", "held-out"))
                 arguments = ["--endpoint", f"{service.url}/v1", "--model", taught.name, "--auth-file", str(users)]
                 arguments += ["--side", f"{taught.name}@challenger", "--side", own_base(taught.name)]
                 before = in_mlflow()
                 with page_process(Path(scratch), *arguments) as app:
-                    found = judge(opened, app.url, taught, references(held_out), options.votes, out)
-                    found.standings = standings(app.url)
-                faults += aftermath(found, before, out)
+                    judged = judge(opened, app.url, taught, references(held_out), options.votes, out)
+                    judged.standings = standings(app.url)
+                faults += aftermath(judged, before, out)
     print(*(f"FAULT {fault}" for fault in faults), sep="\n")
     print(f"\nfaults: {len(faults)}; screenshots: {len(list(out.glob('*.png')))}")
     if faults:

@@ -35,27 +35,27 @@ class Judged:
     version: Version
     exit_code: int
     took_s: float
-    said: str
+    output: str
     decision: dict[str, Any]
 
     def finding(self, name: str) -> dict[str, Any]:
-        return next(one for one in self.decision["verdict"]["findings"] if one["name"].startswith(name))
+        return next(finding for finding in self.decision["verdict"]["findings"] if finding["name"].startswith(name))
 
 
 def judge(version: Version, url: str, out: Path) -> Judged:
     from mlflow import MlflowClient
 
-    code, took_s, said = finetune("promote", MODEL, "--version", version.number, "--endpoint", f"{url}/v1")
+    code, took_s, output = finetune("promote", MODEL, "--version", version.number, "--endpoint", f"{url}/v1")
     print(f"\n$ mlflow-finetune promote {MODEL} --version {version.number} --endpoint {url}/v1      # exit code {code}")
-    print(said.rstrip())
-    told = re.search(r"report +run (\w+)", said)
-    if told is None:
+    print(output.rstrip())
+    match = re.search(r"report +run (\w+)", output)
+    if match is None:
         raise SystemExit(f"version {version.number}: no decision was made")
-    for file, kept in (("verdict.json", "json"), ("report.html", "html")):
-        path = MlflowClient().download_artifacts(told[1], file, str(out))
-        Path(path).rename(out / f"{version.number}-{version.kind.name}.{kept}")
+    for file, suffix in (("verdict.json", "json"), ("report.html", "html")):
+        path = MlflowClient().download_artifacts(match[1], file, str(out))
+        Path(path).rename(out / f"{version.number}-{version.kind.name}.{suffix}")
     decision = json.loads((out / f"{version.number}-{version.kind.name}.json").read_text())
-    return Judged(version, code, took_s, said, decision)
+    return Judged(version, code, took_s, output, decision)
 
 
 def story(versions: list[Version], rows: Rows, options: argparse.Namespace, out: Path) -> list[str]:
@@ -67,7 +67,7 @@ def story(versions: list[Version], rows: Rows, options: argparse.Namespace, out:
     questions = [row["prompt"] for row in rows.live]
     serve = ("--engine", options.engine, "--poll", str(POLL_S))
     with serving(Path.cwd(), get_tracking_uri(), MODEL, *serve) as service:
-        said = say_all(service.url, MODEL, [version.number for version in versions], questions, TOKENS)
+        answers = say_all(service.url, MODEL, [version.number for version in versions], questions, TOKENS)
         begun = time.perf_counter()
         with live_traffic(
             service.url, MlflowClient(), MODEL, questions, clients=options.clients, pause_s=options.pause, tokens=TOKENS
@@ -77,40 +77,40 @@ def story(versions: list[Version], rows: Rows, options: argparse.Namespace, out:
             for version in versions:
                 judged.append(judge(version, service.url, out))
                 time.sleep(options.between)
-            rolled_back, _, told = finetune("rollback", MODEL, "--reason", "to see it work")
+            rolled_back, _, output = finetune("rollback", MODEL, "--reason", "to see it work")
             print(
-                f"\n$ mlflow-finetune rollback {MODEL} --reason 'to see it work'      # exit code {rolled_back}\n{told}"
+                f"\n$ mlflow-finetune rollback {MODEL} --reason 'to see it work'      # exit code {rolled_back}\n{output}"
             )
             time.sleep(options.between)
         seconds = time.perf_counter() - begun
         (out / "serving.log").write_bytes(service.log.read_bytes())
-    code, _, told = finetune("history", MODEL)
-    print(f"$ mlflow-finetune history {MODEL}      # exit code {code}\n{told}")
+    code, _, output = finetune("history", MODEL)
+    print(f"$ mlflow-finetune history {MODEL}      # exit code {code}\n{output}")
     digests = {version.number: version.digest for version in versions}
-    counts, faults = figures(traffic, said, digests, POLL_S + 1)
-    print_versions(judged, said, rows)
+    counts, faults = figures(traffic, answers, digests, POLL_S + 1)
+    print_versions(judged, answers, rows)
     print_traffic(traffic, counts, seconds, options)
     faults += [f"rollback ended with {rolled_back}"] if rolled_back else []
     return [*faults, *story_faults(judged, [move.version for move in traffic.moves], traffic)]
 
 
-def print_versions(judged: list[Judged], said: dict[tuple[str, int], Any], rows: Rows) -> None:
+def print_versions(judged: list[Judged], answers: dict[tuple[str, int], Any], rows: Rows) -> None:
     print(
         "| version | trained on | steps | train s | whole run s | leaks that the data report counts | held-out | must-pass | "
         "live questions | forgetting, nats | gain [95 %] | p95 ms | verdict | exit code | seconds to judge |"
     )
     print("|---" * 15 + "|")
-    for one in judged:
-        version, metrics = one.version, one.version.metrics
-        gain, slow = one.finding("gain"), one.finding("latency")
-        right = [said[version.number, i].text.strip() == row["completion"] for i, row in enumerate(rows.live)]
+    for entry in judged:
+        version, metrics = entry.version, entry.version.metrics
+        gain, slow = entry.finding("gain"), entry.finding("latency")
+        right = [answers[version.number, i].text.strip() == row["completion"] for i, row in enumerate(rows.live)]
         print(
             f"| {version.number} | {version.kind.name}, {len(version.kind.rows):,} rows | {version.kind.steps} | "
             f"{metrics['train/seconds']:.0f} | {version.run_s:.0f} | {version.leaks_found} | "
-            f"{metrics['eval/adapter/exact_match']:.3f} | {one.finding('must-pass')['details']['score']:.3f} | "
-            f"{sum(right) / len(right):.3f} | {one.finding('forgetting')['estimate']:+.2f} | "
+            f"{metrics['eval/adapter/exact_match']:.3f} | {entry.finding('must-pass')['details']['score']:.3f} | "
+            f"{sum(right) / len(right):.3f} | {entry.finding('forgetting')['estimate']:+.2f} | "
             f"{gain['estimate']:+.3f} [{gain['interval'][0]:+.3f}, {gain['interval'][1]:+.3f}] | "
-            f"{slow['details']['candidate_p95_ms']:.0f} | {one.decision['verdict']['outcome']} | {one.exit_code} | {one.took_s:.0f} |"
+            f"{slow['details']['candidate_p95_ms']:.0f} | {entry.decision['verdict']['outcome']} | {entry.exit_code} | {entry.took_s:.0f} |"
         )
 
 
@@ -127,25 +127,25 @@ def print_traffic(traffic: Any, counts: dict[str, int | float], seconds: float, 
 
 def story_faults(judged: list[Judged], moved: list[str | None], traffic: Any) -> list[str]:
     """What is not as the three versions deserve."""
-    found = [
-        f"version {one.version.number}, {one.version.kind.name}: exit code {one.exit_code}, not {one.version.kind.exit_code}"
-        for one in judged
-        if one.exit_code != one.version.kind.exit_code
+    faults = [
+        f"version {entry.version.number}, {entry.version.kind.name}: exit code {entry.exit_code}, not {entry.version.kind.exit_code}"
+        for entry in judged
+        if entry.exit_code != entry.version.kind.exit_code
     ]
     leaked = judged[-1].decision["verdict"]["findings"]
-    rejects = [one["name"] for one in leaked if one["outcome"] == "reject"]
+    rejects = [entry["name"] for entry in leaked if entry["outcome"] == "reject"]
     if rejects != ["must-pass must-pass.jsonl, exact_match"]:
-        found.append(f"the leaked version was refused for {rejects}, not for the must-pass file alone")
+        faults.append(f"the leaked version was refused for {rejects}, not for the must-pass file alone")
     if judged[-1].finding("gain")["outcome"] != "pass":
-        found.append("the leaked version's gain did not pass, so its leak was no temptation")
-    first, second, _ = (one.version.number for one in judged)
+        faults.append("the leaked version's gain did not pass, so its leak was no temptation")
+    first, second, _ = (entry.version.number for entry in judged)
     if moved != [None, first, second, first]:
-        found.append(f"the champion was {moved}, not {[None, first, second, first]}")
+        faults.append(f"the champion was {moved}, not {[None, first, second, first]}")
     for move in traffic.moves[1:]:
         answered = traffic.first_by(move)
         if answered is None or answered - move.before > POLL_S + 1:
-            found.append(f"version {move.version} did not answer for the champion within {POLL_S + 1:g} s of its move")
-    return found
+            faults.append(f"version {move.version} did not answer for the champion within {POLL_S + 1:g} s of its move")
+    return faults
 
 
 def parsed() -> argparse.Namespace:

@@ -62,7 +62,7 @@ def ours(arguments: argparse.Namespace, folder: Path) -> tuple[Any, RunConfig]:
     return run, RunConfig.model_validate(config)
 
 
-def base_of(config: RunConfig, place: Path) -> Any:
+def base_of(config: RunConfig, folder: Path) -> Any:
     keywords: dict[str, Any] = {"dtype": config.base_model.dtype}
     if config.base_model.quantization == "nf4":
         keywords["quantization_config"] = BitsAndBytesConfig(
@@ -71,7 +71,7 @@ def base_of(config: RunConfig, place: Path) -> Any:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=getattr(torch, str(config.base_model.dtype)),
         )
-    return AutoModelForCausalLM.from_pretrained(place, **keywords)
+    return AutoModelForCausalLM.from_pretrained(folder, **keywords)
 
 
 def plain(config: RunConfig, decided: plan.Plan, data: PreparedData, folder: Path) -> tuple[Any, float]:

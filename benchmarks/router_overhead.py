@@ -55,10 +55,10 @@ async def one_client(direct: Side, router: Side, pairs: int) -> tuple[list[float
     firsts: tuple[list[float], list[float]] = ([], [])
     async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
         for number in range(pairs + 10):
-            for place, side in enumerate((direct, router) if number % 2 else (router, direct)):
+            for position, side in enumerate((direct, router) if number % 2 else (router, direct)):
                 first, _ = await stream(client, side, 4)
                 if number >= 10:  # the first ones warm up
-                    firsts[(place == 0) != bool(number % 2)].append(first)
+                    firsts[(position == 0) != bool(number % 2)].append(first)
     return firsts
 
 
@@ -71,8 +71,8 @@ async def many_clients(side: Side, clients: int, seconds: float) -> float:
         async def run() -> None:
             nonlocal events
             while time.perf_counter() < stop:
-                _, found = await stream(client, side, 32)
-                events += found
+                _, answer = await stream(client, side, 32)
+                events += answer
 
         started = time.perf_counter()
         await asyncio.gather(*(run() for _ in range(clients)))
@@ -82,14 +82,14 @@ async def many_clients(side: Side, clients: int, seconds: float) -> float:
 def engine_side(router: psutil.Process, model: str) -> Side:
     """The engine's address, key and its own name for the model."""
     engine = next(p for p in router.children() if {"VLLM_API_KEY", "FINETUNE_ENGINE_KEY"} & p.environ().keys())
-    own, words = engine.environ(), engine.cmdline()
-    if "FINETUNE_ENGINE_KEY" in own:
-        key, port = own["FINETUNE_ENGINE_KEY"], json.loads(Path(words[-1]).read_text())["port"]
+    environment, words = engine.environ(), engine.cmdline()
+    if "FINETUNE_ENGINE_KEY" in environment:
+        key, port = environment["FINETUNE_ENGINE_KEY"], json.loads(Path(words[-1]).read_text())["port"]
     else:
-        key, port = own["VLLM_API_KEY"], words[words.index("--port") + 1]
+        key, port = environment["VLLM_API_KEY"], words[words.index("--port") + 1]
     headers = {"Authorization": f"Bearer {key}"}
     names = httpx.get(f"http://127.0.0.1:{port}/v1/models", headers=headers).json()["data"]
-    name = next(one["id"] for one in names if one["id"].startswith(f"{model}/"))
+    name = next(entry["id"] for entry in names if entry["id"].startswith(f"{model}/"))
     return Side(f"http://127.0.0.1:{port}", name, headers)
 
 

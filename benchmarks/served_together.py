@@ -55,8 +55,8 @@ def banking_project(source: Path, base: Path, folder: Path, max_steps: int) -> P
 
 def banking_rows(source: Path, rows: int) -> list[tuple[str, str]]:
     with (source / "test.csv").open(encoding="utf-8", newline="") as file:
-        found = list(csv.DictReader(file))[: rows * 7 : 7]
-    return [(row["text"], row.get("category") or row.get("label") or "") for row in found]
+        rows_read = list(csv.DictReader(file))[: rows * 7 : 7]
+    return [(row["text"], row.get("category") or row.get("label") or "") for row in rows_read]
 
 
 async def ask_all(
@@ -69,7 +69,7 @@ async def ask_all(
     firsts: list[float] = []
     spoke: set[str] = set()
 
-    async def one(question: str) -> str:
+    async def ask(question: str) -> str:
         body = {"model": model, "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 24}
         async with gate:
             started = time.perf_counter()
@@ -84,7 +84,7 @@ async def ask_all(
                 parts += [choice.delta.content or "" for choice in event.choices]
             return "".join(parts)
 
-    answers = list(await asyncio.gather(*(one(question) for question in questions)))
+    answers = list(await asyncio.gather(*(ask(question) for question in questions)))
     await client.close()
     return answers, firsts, spoke
 
@@ -113,9 +113,12 @@ def main() -> None:
     lines = (QUICKSTART / "data" / "test.jsonl").read_text(encoding="utf-8").splitlines()
     quick = [(row["prompt"], row["completion"]) for row in map(json.loads, lines)][: options.rows]
     held_out = {"quickstart": quick, "banking77": banking_rows(source, options.rows)}
-    asked = {"quickstart": [q for q, _ in quick], "banking77": [INSTRUCTION + q for q, _ in held_out["banking77"]]}
+    questions_of = {
+        "quickstart": [q for q, _ in quick],
+        "banking77": [INSTRUCTION + q for q, _ in held_out["banking77"]],
+    }
     expected = {}
-    for name, questions in asked.items():
+    for name, questions in questions_of.items():
         loaded = mlflow.pyfunc.load_model(f"models:/{name}@challenger")
         expected[name] = list(loaded.predict(questions, params={"max_new_tokens": 24}))
     for engine in options.engine or ["vllm", "transformers"]:
@@ -124,8 +127,8 @@ def main() -> None:
             print(f"engine {engine}: {ready['status']}, {len(ready['engines'])} engines, {time.strftime('%Y-%m-%d')}")
             for name, rows in held_out.items():
                 model = f"{name}@challenger"
-                whole, _, spoke = asyncio.run(ask_all(service.url, model, asked[name], stream=False))
-                streamed, firsts, _ = asyncio.run(ask_all(service.url, model, asked[name], stream=True))
+                whole, _, spoke = asyncio.run(ask_all(service.url, model, questions_of[name], stream=False))
+                streamed, firsts, _ = asyncio.run(ask_all(service.url, model, questions_of[name], stream=True))
                 same = sum(a == b for a, b in zip(whole, expected[name], strict=True))
                 right = sum(a.strip() == answer.strip() for a, (_, answer) in zip(whole, rows, strict=True))
                 streams = sum(a == b for a, b in zip(whole, streamed, strict=True))

@@ -55,20 +55,20 @@ async def load(url: str, models: list[str], clients: int, until: float) -> tuple
 def sizes(router: psutil.Process) -> tuple[float, float, float]:
     """MiB of its own that the router holds, what it started, and of the latter what lies in mappings of POOL and more."""
     engine = router.children(recursive=True)
-    own, engines = (sum(p.memory_full_info().uss for p in group) / 2**20 for group in ([router], engine))
-    return own, engines, sum(pools(process.pid) for process in engine)
+    router_mib, engines = (sum(p.memory_full_info().uss for p in group) / 2**20 for group in ([router], engine))
+    return router_mib, engines, sum(pools(process.pid) for process in engine)
 
 
 def pools(pid: int) -> float:
     """MiB in memory of a process's large anonymous mappings: vLLM's key-value cache, which it takes whole at its start."""
-    found, large = 0, False
+    count, large = 0, False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == "Size":
             large = int(value.split()[0]) * 1024 >= POOL
         elif name == "Anonymous" and large:
-            found += int(value.split()[0])
-    return found / 1024
+            count += int(value.split()[0])
+    return count / 1024
 
 
 async def watch(router: psutil.Process, until: float, started: float) -> list[tuple[float, float, float, float]]:

@@ -87,25 +87,26 @@ def write_project(folder: Path, kind: Kind, rows: Rows, options: argparse.Namesp
 
 
 def train(project: Path, kind: Kind) -> None:
-    code, took_s, said = command("mlflow", "run", str(project), "-b", "finetune", "-e", "lora")
-    if code or "alias challenger" not in said:
-        raise SystemExit(f"{kind.name}: its training ended with {code}\n{said[-4000:]}")
+    code, took_s, output = command("mlflow", "run", str(project), "-b", "finetune", "-e", "lora")
+    if code or "alias challenger" not in output:
+        raise SystemExit(f"{kind.name}: its training ended with {code}\n{output[-4000:]}")
     print(f"trained {kind.name} in {took_s:.0f} s", flush=True)
     print(
-        *(f"  {line.strip()}" for line in said.splitlines() if "exact_match" in line or "forgetting" in line), sep="\n"
+        *(f"  {line.strip()}" for line in output.splitlines() if "exact_match" in line or "forgetting" in line),
+        sep="\n",
     )
 
 
 def trained(store: Path, kinds: Sequence[Kind], rows: Rows, options: argparse.Namespace) -> list[Version]:
     """Trained now, or by an earlier call that kept the store; then as they were before anybody judged them."""
-    kept = store / "trained.db"
-    if kept.is_file():
-        shutil.copyfile(kept, store / "mlflow.db")
+    copy = store / "trained.db"
+    if copy.is_file():
+        shutil.copyfile(copy, store / "mlflow.db")
         print("trained by an earlier call")
     else:
         for kind in kinds:
             train(write_project(store / kind.name, kind, rows, options), kind)
-        shutil.copyfile(store / "mlflow.db", kept)
+        shutil.copyfile(store / "mlflow.db", copy)
     return [read_version(str(number), kind) for number, kind in enumerate(kinds, start=1)]
 
 
@@ -113,11 +114,11 @@ def read_version(number: str, kind: Kind) -> Version:
     from mlflow import MlflowClient
 
     client = MlflowClient()
-    found = client.get_model_version(MODEL, number)
-    run = client.get_run(found.run_id)
+    version = client.get_model_version(MODEL, number)
+    run = client.get_run(version.run_id)
     if run.data.params["training.max_steps"] != str(kind.steps):
         raise SystemExit(f"version {number} was trained with other --steps; fix: another --store")
-    report = json.loads(Path(client.download_artifacts(found.run_id, "finetune/data_report.json")).read_text())
-    leaks = sum(one["count"] for one in report["findings"] if "in train" in one["check"])
+    report = json.loads(Path(client.download_artifacts(version.run_id, "finetune/data_report.json")).read_text())
+    leaks = sum(finding["count"] for finding in report["findings"] if "in train" in finding["check"])
     run_s = (run.info.end_time - run.info.start_time) / 1000
-    return Version(kind, number, run_s, dict(run.data.metrics), leaks, found.tags["finetune.adapter_digest"])
+    return Version(kind, number, run_s, dict(run.data.metrics), leaks, version.tags["finetune.adapter_digest"])
