@@ -16,7 +16,12 @@ from mlflow_finetune_plugin.cli.compare.playground_processes import check_page, 
 from mlflow_finetune_plugin.cli.output import note
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import ConfigError, EngineError, MissingExtraError, TrackingError, one_line
-from mlflow_finetune_plugin.store.clients import command_client
+from mlflow_finetune_plugin.store.clients import (
+    check_store_answers,
+    check_store_exists,
+    command_client,
+    current_store_uris,
+)
 from mlflow_finetune_plugin.store.model_ref import model_name
 
 if TYPE_CHECKING:
@@ -142,6 +147,9 @@ def registered_model(name: str | None) -> str:
     """Return the registered model to serve: ``name``, or the only one. Raises ConfigError, TrackingError."""
     from mlflow.exceptions import MlflowException
 
+    for uri in current_store_uris():
+        check_store_exists(uri)
+        check_store_answers(uri)
     try:
         models = command_client().search_registered_models(max_results=_MOST_MODELS)
     except MlflowException as error:

@@ -67,6 +67,7 @@ def serve(models: tuple[str, ...], **options: Any) -> int:
     settings = service_settings(tuple(map(model_name, models)), options, webhook_secret=secret)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each retry; the service reports an outage once
     ignore_hangup()
     service = Service(settings, MlflowClient())
     service.check_models()

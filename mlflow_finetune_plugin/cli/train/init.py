@@ -84,12 +84,14 @@ A fine-tuning project of [mlflow-finetune](https://github.com/mlflow-finetune/ml
 | `finetune.yaml` | base model, data, options of the training |
 | `MLproject` | entry points for `mlflow run` |
 | `data/` | rows to train on and held-out rows; replace the example rows with yours |
+| `gpu/` | the same project for a GPU and a model from the Hugging Face hub |
 
 ```
 mlflow-finetune data . -e {entry_point}      # check the rows and the tokens
 mlflow-finetune plan . -e {entry_point}      # memory and time, before a run
 mlflow run . -b finetune -e {entry_point}    # train, prove, register {name}
-mlflow-finetune playground --model {name}
+mlflow-finetune chat {name}
+mlflow-finetune playground {name}
 mlflow-finetune promote {name}
 ```
 

@@ -57,3 +57,13 @@ def test_the_conversation_is_sent_whole(monkeypatch, capsys):
         ["be brief", "one", "yes", "two"],
         ["be brief", "three"],
     ]
+
+
+@pytest.mark.parametrize("command", ["chat", "playground"])
+def test_no_database_is_created_where_there_is_none(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    module = "mlflow_finetune_plugin.cli.compare.playground"
+    monkeypatch.setattr(f"{module}.current_store_uris", lambda: ("sqlite:///mlflow.db",))
+    assert main([command, "my-bot"]) == 2
+    assert "no MLflow tracking store at" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
