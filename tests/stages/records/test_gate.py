@@ -38,7 +38,7 @@ def test_a_later_attempt_leaves_the_policy_and_says_when_it_is_another(told, tmp
     record_policy(POLICY, {}, tmp_path, report, earlier=WrittenPolicy(POLICY).digest)
     assert not events("note")
     record_policy(POLICY, {}, tmp_path, report, earlier="0" * 64)
-    assert "the version will be judged by the one that was" in events("note")[0]["text"]
+    assert "the version is judged by the policy of the beginning" in events("note")[0]["text"]
     assert not events("tags")
     assert not events("artifact")
 
