@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import DataError
-from mlflow_finetune_plugin.promotion.answers import are_unseen
-from mlflow_finetune_plugin.promotion.proven_version import read_version
+from mlflow_finetune_plugin.promotion.evidence.answers import are_unseen
+from mlflow_finetune_plugin.promotion.evidence.proven_version import read_version
 from mlflow_finetune_plugin.store.names import BASE
 from mlflow_finetune_plugin.votes.prompt_sets import MOST_PROMPTS, PromptSet, PromptSetRow, prompt_set
 

@@ -22,7 +22,7 @@ from gradio_app.standings.standings import (
 )
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, GateError, MoveError
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
-from mlflow_finetune_plugin.promotion.proven_version import read_version
+from mlflow_finetune_plugin.promotion.evidence.proven_version import read_version
 from mlflow_finetune_plugin.serving.versions.catalog import Catalog
 from mlflow_finetune_plugin.store.clients import client_for
 from mlflow_finetune_plugin.store.names import BASE

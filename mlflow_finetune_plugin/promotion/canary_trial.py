@@ -13,12 +13,12 @@ from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.criteria import Finding, judge_votes
 from mlflow_finetune_plugin.gate.policy import GatePolicy, VotesPolicy
 from mlflow_finetune_plugin.gate.verdict import Verdict
-from mlflow_finetune_plugin.promotion.answers import Sources
 from mlflow_finetune_plugin.promotion.canary.course import CanaryCourse, CanaryStep
 from mlflow_finetune_plugin.promotion.canary.interruption import Interruption
 from mlflow_finetune_plugin.promotion.canary.run import CanaryPlan, leave, run_canary
 from mlflow_finetune_plugin.promotion.decision import Decision
-from mlflow_finetune_plugin.promotion.evidence import collect
+from mlflow_finetune_plugin.promotion.evidence.answers import Sources
+from mlflow_finetune_plugin.promotion.evidence.collection import collect
 from mlflow_finetune_plugin.promotion.moves.canary_moves import close_canary, record_canary
 from mlflow_finetune_plugin.promotion.moves.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.moves.lease import Lease

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import ConfigError, GateError, MoveError
 from mlflow_finetune_plugin.evaluation.metric_modules import MetricModule
-from mlflow_finetune_plugin.promotion.answers import metric_of
-from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion, read_version
+from mlflow_finetune_plugin.promotion.evidence.answers import metric_of
+from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion, read_version
 from mlflow_finetune_plugin.store.model_ref import find_model_ref
 from mlflow_finetune_plugin.store.names import (
     ADAPTER_DIGEST_TAG,

@@ -10,10 +10,10 @@ from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.evidence import Evidence
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.verdict import Verdict, judge
-from mlflow_finetune_plugin.promotion.answers import Sources
-from mlflow_finetune_plugin.promotion.evidence import collect
+from mlflow_finetune_plugin.promotion.evidence.answers import Sources
+from mlflow_finetune_plugin.promotion.evidence.collection import collect
+from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion, check_comparable, read_version
 from mlflow_finetune_plugin.promotion.moves.audit import now
-from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion, check_comparable, read_version
 from mlflow_finetune_plugin.promotion.written_policy import WrittenPolicy, policy_now
 from mlflow_finetune_plugin.store.registered_model import read_model
 

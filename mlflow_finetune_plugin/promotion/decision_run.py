@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
-from mlflow_finetune_plugin.promotion.answers import ANSWERS_FILE, Sources, answers_json
 from mlflow_finetune_plugin.promotion.canary_trial import CanaryTrial, decide_by_canary
 from mlflow_finetune_plugin.promotion.decision import Decision
+from mlflow_finetune_plugin.promotion.evidence.answers import ANSWERS_FILE, Sources, answers_json
 from mlflow_finetune_plugin.promotion.moves.audit import promotions_experiment, record_decision
 from mlflow_finetune_plugin.promotion.moves.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.moves.move import promote_version

@@ -14,17 +14,17 @@ from mlflow_finetune_plugin.errors import ConfigError, MoveError
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.jobs.report import Report
-from mlflow_finetune_plugin.promotion.answers import RowAnswerer, Sources, recorded_answers
 from mlflow_finetune_plugin.promotion.canary_trial import CanaryTrial
 from mlflow_finetune_plugin.promotion.choice import Candidate, choose_candidate
 from mlflow_finetune_plugin.promotion.config import PromotionConfig, canary_policy, load_policy
 from mlflow_finetune_plugin.promotion.connection import connect
 from mlflow_finetune_plugin.promotion.decision import PendingDecision, decide, prepare_decision
 from mlflow_finetune_plugin.promotion.decision_run import carry_out
-from mlflow_finetune_plugin.promotion.endpoint import RouterEndpoint, ServedVersion, probe_latency
+from mlflow_finetune_plugin.promotion.evidence.answers import RowAnswerer, Sources, recorded_answers
+from mlflow_finetune_plugin.promotion.evidence.endpoint import RouterEndpoint, ServedVersion, probe_latency
+from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
 from mlflow_finetune_plugin.promotion.moves.canary_state import read_state
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
-from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
 from mlflow_finetune_plugin.promotion.report import decision_json, decision_page
 from mlflow_finetune_plugin.promotion.result import PromotionResult
 from mlflow_finetune_plugin.store.names import CHAMPION, PROMOTION_RUN_TAG, VERDICT_TAG

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.results import EvalRow, answer_room
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.promotion.held_out import file_digest, rows_digest
+from mlflow_finetune_plugin.promotion.evidence.held_out import file_digest, rows_digest
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_text
 from mlflow_finetune_plugin.evaluation.results import EvalReport, MetricResult
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.planning.plan import Plan
-from mlflow_finetune_plugin.promotion.held_out import TABLE as HELD_OUT_TABLE
+from mlflow_finetune_plugin.promotion.evidence.held_out import TABLE as HELD_OUT_TABLE
 from mlflow_finetune_plugin.stages import single_task_references
 from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.log import LoggedRun

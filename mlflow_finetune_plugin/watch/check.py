@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from mlflow_finetune_plugin.gate.watch import WatchVerdict, judge_watch
 from mlflow_finetune_plugin.gate.watch_evidence import NotMeasured, WatchEvidence
 from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
-from mlflow_finetune_plugin.promotion.answers import Note, Sources
-from mlflow_finetune_plugin.promotion.held_out import HeldOut
+from mlflow_finetune_plugin.promotion.evidence.answers import Note, Sources
+from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.moves.audit import now
 from mlflow_finetune_plugin.watch.evidence import collect_evidence
 from mlflow_finetune_plugin.watch.state import WatchState, last_state

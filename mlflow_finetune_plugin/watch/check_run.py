@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
-from mlflow_finetune_plugin.promotion.answers import ANSWERS_FILE, WATCHED_TAGS, Sources, answers_json
 from mlflow_finetune_plugin.promotion.decision_run import end_run
+from mlflow_finetune_plugin.promotion.evidence.answers import ANSWERS_FILE, WATCHED_TAGS, Sources, answers_json
+from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
 from mlflow_finetune_plugin.promotion.moves.audit import promotions_experiment
 from mlflow_finetune_plugin.promotion.moves.move import roll_back
 from mlflow_finetune_plugin.promotion.moves.settlement import Move
-from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
 from mlflow_finetune_plugin.store.names import (
     SIDES_TAG,
     WATCH_CHAMPION_TAG,

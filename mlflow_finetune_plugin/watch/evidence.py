@@ -15,9 +15,9 @@ from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
 from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.gate.watch_evidence import Fall, NewRows, NotMeasured, Proof, Turns, WatchEvidence
-from mlflow_finetune_plugin.promotion.answers import Note, Sources, answers_on, are_unseen, gain_of, metric_of
-from mlflow_finetune_plugin.promotion.held_out import HeldOut
-from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion, check_comparable
+from mlflow_finetune_plugin.promotion.evidence.answers import Note, Sources, answers_on, are_unseen, gain_of, metric_of
+from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut
+from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion, check_comparable
 from mlflow_finetune_plugin.store.served_tags import logged_latencies, served
 from mlflow_finetune_plugin.watch.state import WatchState
 from mlflow_finetune_plugin.watch.target import Watched

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.gate.watch_evidence import NotMeasured
+from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
 from mlflow_finetune_plugin.promotion.pictures import COLORS, plot_intervals, plot_votes
-from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
 from mlflow_finetune_plugin.promotion.report import STYLE, picture
 from mlflow_finetune_plugin.watch.check import WatchCheck
 

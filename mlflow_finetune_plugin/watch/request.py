@@ -15,12 +15,12 @@ from mlflow_finetune_plugin.evaluation.results import answer_room
 from mlflow_finetune_plugin.gate.watch_evidence import NotMeasured
 from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
 from mlflow_finetune_plugin.jobs.report import Report
-from mlflow_finetune_plugin.promotion.answers import Sources, recorded_answers
 from mlflow_finetune_plugin.promotion.choice import whole_model
 from mlflow_finetune_plugin.promotion.connection import connect
-from mlflow_finetune_plugin.promotion.held_out import HeldOut, rows_digest
+from mlflow_finetune_plugin.promotion.evidence.answers import Sources, recorded_answers
+from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut, rows_digest
+from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
 from mlflow_finetune_plugin.promotion.moves.settlement import settle
-from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
 from mlflow_finetune_plugin.store.names import WATCH_RUN_TAG, WATCH_TAG
 from mlflow_finetune_plugin.store.registered_model import registry_faults
 from mlflow_finetune_plugin.watch.check import check

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mlflow_finetune_plugin.errors import GateError, MoveError
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.watch_evidence import NotMeasured
-from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion, read_version
+from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion, read_version
 from mlflow_finetune_plugin.store.names import CHAMPION, MOVED_TAG, PREVIOUS, PROMOTED_TAG, ROLLED_BACK_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
 

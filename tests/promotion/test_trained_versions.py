@@ -7,8 +7,8 @@ import mlflow
 import pytest
 from conftest import REPOSITORY
 
+from mlflow_finetune_plugin.promotion.evidence.proven_version import read_version
 from mlflow_finetune_plugin.promotion.moves.audit import history
-from mlflow_finetune_plugin.promotion.proven_version import read_version
 from mlflow_finetune_plugin.store.names import SERVED_TAG
 from mlflow_finetune_plugin.store.served_tags import ServedSummary
 

@@ -323,7 +323,7 @@ def test_a_store_that_is_full(tmp_path, registry):
         fault = wait_until(
             lambda: next(a["fault"] for a in service.get("/readyz")[1]["aliases"] if a["alias"] == "challenger")
         )
-        assert "may hold" in fault
+        assert "is full" in fault
         assert ask(service, "bot@challenger").headers["x-finetune-version"] == "1"
         registry.client.set_registered_model_alias("bot", "champion", number)
         assert ask(service, "bot@champion").status_code == 200

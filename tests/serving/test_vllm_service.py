@@ -117,7 +117,7 @@ def test_what_vllm_refuses_is_served_once_it_is_converted(service, registry):
     try:
         fault = wait_until(lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}["challenger"])
         assert "engine vllm cannot serve it" in fault
-        assert f"fix: mlflow-finetune export models:/bot/{refused} --register" in fault
+        assert f"mlflow-finetune export models:/bot/{refused} --register" in fault
         found = find_model(registry.client, f"models:/bot/{refused}")
         version = register_converted(registry.client, found, 16, max_nats=10).version.version
         wait_until(lambda: ask(service, "bot@challenger").headers.get("x-finetune-version") == version)

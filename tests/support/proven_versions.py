@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow_finetune_plugin.data.conversations.split import hash_eval_row
 from mlflow_finetune_plugin.evaluation.results import EvalRow, answer_room
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.promotion.held_out import FILE, TABLE, held_out_json
+from mlflow_finetune_plugin.promotion.evidence.held_out import FILE, TABLE, held_out_json
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
 from mlflow_finetune_plugin.store.names import GATE_DIGEST_TAG, GATE_FOLDER, HELD_OUT_FOLDER, HELD_OUT_TAG, PROOF_TAG
 

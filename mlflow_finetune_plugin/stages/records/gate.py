@@ -14,8 +14,8 @@ from mlflow_finetune_plugin.evaluation.results import EvalRow, answer_room
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.planning.plan import Plan, data_request
-from mlflow_finetune_plugin.promotion import held_out
-from mlflow_finetune_plugin.promotion.held_out import held_out_json
+from mlflow_finetune_plugin.promotion.evidence import held_out
+from mlflow_finetune_plugin.promotion.evidence.held_out import held_out_json
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
 from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.outages import with_patience

@@ -14,11 +14,11 @@ from mlflow_finetune_plugin.cli.main import main
 from mlflow_finetune_plugin.errors import GateError, MoveError
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.promotion.answers import Sources
 from mlflow_finetune_plugin.promotion.decision import decide, prepare_decision
 from mlflow_finetune_plugin.promotion.decision_run import carry_out
-from mlflow_finetune_plugin.promotion.endpoint import RouterEndpoint
-from mlflow_finetune_plugin.promotion.held_out import FILE, TABLE
+from mlflow_finetune_plugin.promotion.evidence.answers import Sources
+from mlflow_finetune_plugin.promotion.evidence.endpoint import RouterEndpoint
+from mlflow_finetune_plugin.promotion.evidence.held_out import FILE, TABLE
 from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
 from mlflow_finetune_plugin.store.names import PROOF_TAG, SERVED_TAG

@@ -16,7 +16,7 @@ from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
-from mlflow_finetune_plugin.promotion.answers import Sources
+from mlflow_finetune_plugin.promotion.evidence.answers import Sources
 from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.promotion.moves.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.moves.move import promote_version, roll_back

@@ -17,8 +17,8 @@ import numpy as np
 from mlflow_finetune_plugin.config.sections import DataSettings
 from mlflow_finetune_plugin.errors import GateError, MoveError, TrackingError, in_short
 from mlflow_finetune_plugin.evaluation.results import Interval
-from mlflow_finetune_plugin.promotion import held_out
-from mlflow_finetune_plugin.promotion.held_out import HeldOut
+from mlflow_finetune_plugin.promotion.evidence import held_out
+from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.written_policy import WrittenPolicy
 from mlflow_finetune_plugin.store.names import (
     ADAPTER_DIGEST_TAG,

@@ -22,8 +22,13 @@ from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED, MetricMod
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Interval
 from mlflow_finetune_plugin.gate.evidence import Gain, Latency
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows
-from mlflow_finetune_plugin.promotion.held_out import HeldOut, answer_set_content, answer_set_from, proof_answers
-from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
+from mlflow_finetune_plugin.promotion.evidence.held_out import (
+    HeldOut,
+    answer_set_content,
+    answer_set_from,
+    proof_answers,
+)
+from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
 from mlflow_finetune_plugin.store.names import (
     MOVE_CANDIDATE_DIGEST_TAG,
     MOVE_CHAMPION_DIGEST_TAG,

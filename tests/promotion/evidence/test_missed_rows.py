@@ -4,7 +4,7 @@ import numpy as np
 from proven_versions import rows
 
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
-from mlflow_finetune_plugin.promotion.evidence import missed_rows
+from mlflow_finetune_plugin.promotion.evidence.collection import missed_rows
 
 
 def told(answers, asked):

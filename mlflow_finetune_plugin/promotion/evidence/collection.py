@@ -11,9 +11,9 @@ from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.gate.evidence import Evidence, Gain, Latency, Regression, Votes
 from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GainPolicy, GatePolicy
-from mlflow_finetune_plugin.promotion.answers import Note, Sources, answers_on, are_unseen, gain_of, metric_of
-from mlflow_finetune_plugin.promotion.held_out import HeldOut, proof_answers
-from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
+from mlflow_finetune_plugin.promotion.evidence.answers import Note, Sources, answers_on, are_unseen, gain_of, metric_of
+from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut, proof_answers
+from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
 from mlflow_finetune_plugin.store.names import BASE
 from mlflow_finetune_plugin.store.served_tags import logged_latencies
 

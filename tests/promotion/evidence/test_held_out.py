@@ -9,7 +9,7 @@ from proven_versions import rows
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare, load_metrics
 from mlflow_finetune_plugin.evaluation.results import EvalRow
-from mlflow_finetune_plugin.promotion.held_out import file_digest, held_out_json, proof_answers, read_held_out
+from mlflow_finetune_plugin.promotion.evidence.held_out import file_digest, held_out_json, proof_answers, read_held_out
 
 
 def test_rows_come_back_as_they_were(tmp_path):

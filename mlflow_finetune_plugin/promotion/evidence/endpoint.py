@@ -14,8 +14,8 @@ from mlflow_finetune_plugin.errors import GateError, in_short
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.gate.evidence import Latency
-from mlflow_finetune_plugin.promotion.held_out import HeldOut
-from mlflow_finetune_plugin.promotion.proven_version import ProvenVersion
+from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut
+from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
 
 PROBE_ROWS = 60
 _WARM = 3
