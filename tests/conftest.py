@@ -155,9 +155,13 @@ class Workplace:
 
         return MlflowClient(self.tracking_uri)
 
-    def only_run(self):  # type: ignore[no-untyped-def]
+    def runs(self):  # type: ignore[no-untyped-def]
+        """All runs of the store, whatever their experiment."""
         client = self.client()
-        runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        return list(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
+
+    def only_run(self):  # type: ignore[no-untyped-def]
+        runs = self.runs()
         assert len(runs) == 1, [run.info.run_id for run in runs]
         return runs[0]
 

@@ -45,13 +45,13 @@ def test_plan_predicts_without_a_run(desk):
     planned = ft.plan(parameters={"max_steps": 3})
     assert planned.exit_code == 0
     assert json.loads(json.dumps(planned.to_dict()))["forecast"]
-    assert desk.client().search_runs(["0"]) == []
+    assert desk.runs() == []
 
 
 def test_a_request_that_is_not_valid_starts_nothing(desk):
     with pytest.raises(ConfigError, match="did you mean rank"):
         ft.run(REPOSITORY / "recipes" / "quickstart", "lora", {"rnk": 3})
-    assert desk.client().search_runs(["0"]) == []
+    assert desk.runs() == []
 
 
 @pytest.mark.process

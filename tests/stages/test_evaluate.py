@@ -29,7 +29,7 @@ def test_evaluation_of_a_registered_version_says_what_its_own_run_said(workplace
     result = evaluate(workplace, "-P", "model=models:/quickstart@challenger", "-P", "eval_data=test.jsonl", *same)
     assert result.returncode == 0, result.stdout
     client = workplace.client()
-    (run,) = [r for r in client.search_runs(["0"]) if r.info.run_id != before.info.run_id]
+    (run,) = [r for r in workplace.runs() if r.info.run_id != before.info.run_id]
     assert run.info.status == "FINISHED"
     assert run.data.params["model"] == "models:/quickstart/1"
     assert run.data.tags["finetune.evaluated_model"] == "models:/quickstart/1"

@@ -67,7 +67,7 @@ def test_run_that_cannot_be_handed_over_does_not_stay_running(desk, ask, own_pro
     for project, entry in ((".", "lora"), (str(own_project("true")), "main")):
         with pytest.raises(FinetuneError, match=r"run\.json: No space left on device"):
             ask(DATA if entry == "lora" else {}, project_uri=project, entry_point=entry)
-    runs = desk.client().search_runs(["0"])
+    runs = desk.runs()
     assert [run.info.status for run in runs] == ["FAILED", "FAILED"]
     assert all("No space left" in run.data.tags["finetune.status_reason"] for run in runs)
     assert not list((desk.home / "jobs").glob("*"))
@@ -83,7 +83,7 @@ def test_job_home_that_cannot_be_written_is_told(desk, ask, monkeypatch):
     monkeypatch.setenv("MLFLOW_FINETUNE_HOME", str(desk.path / "train.jsonl"))
     with pytest.raises(FinetuneError, match="set MLFLOW_FINETUNE_HOME to a folder"):
         ask()
-    assert desk.client().search_runs(["0"]) == []
+    assert desk.runs() == []
 
 
 @pytest.mark.process
@@ -171,7 +171,7 @@ def test_two_runs_at_once_do_not_disturb_each_other(desk, own_project):
     both = [desk.start_finetune_run(project, "-P", f"word={word}") for word in ("one", "two")]
     outputs = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
-    runs = desk.client().search_runs(["0"])
+    runs = desk.runs()
     assert sorted(run.data.params["word"] for run in runs) == ["one", "two"]
     assert {run.info.status for run in runs} == {"FINISHED"}
 
@@ -181,7 +181,7 @@ def test_run_id_left_in_the_environment_is_not_taken_over(desk, own_project):
     other = desk.client().create_run("0")
     result = desk.mlflow_run(str(own_project("true")), MLFLOW_RUN_ID=other.info.run_id)
     assert result.returncode == 0, result.stdout
-    runs = {run.info.run_id: run for run in desk.client().search_runs(["0"])}
+    runs = {run.info.run_id: run for run in desk.runs()}
     assert len(runs) == 2
     assert runs[other.info.run_id].data.tags.get("finetune.job") is None
 
