@@ -64,7 +64,11 @@ def ours(arguments: argparse.Namespace, seed: int, folder: Path, environment: di
     if result.returncode != 0:
         raise SystemExit(result.stderr)
     client = MlflowClient(environment["MLFLOW_TRACKING_URI"])
-    run = client.search_runs(["0"], order_by=["attributes.start_time DESC"], max_results=1)[0]
+    run = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )[0]
     table = json.loads(Path(client.download_artifacts(run.info.run_id, "proof/rows.json", str(folder))).read_text())
     records = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
     return {

@@ -78,7 +78,7 @@ def main() -> int:
         }
         client = MlflowClient()
         subprocess.run(command(arguments), cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-        (whole,) = client.search_runs(["0"])
+        (whole,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
         step, resumed, killed = 0, [], []
         jobs = folder / "home" / "jobs"
         for _ in range(arguments.kills):
@@ -92,7 +92,11 @@ def main() -> int:
             )
             step = kill_at(step, jobs, before, process)
             killed.append(step)
-            (run,) = [run for run in client.search_runs(["0"]) if run.info.run_id != whole.info.run_id]
+            (run,) = [
+                run
+                for run in client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+                if run.info.run_id != whole.info.run_id
+            ]
             while client.get_run(run.info.run_id).info.status == "RUNNING":
                 time.sleep(0.2)
             resumed = [f"resume={run.info.run_id}"]

@@ -50,7 +50,10 @@ def main() -> None:
             started = time.monotonic()
             subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
             wall = time.monotonic() - started
-            m = MlflowClient(store).search_runs(["0"])[0].data.metrics
+            client = MlflowClient(store)
+            m = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])[
+                0
+            ].data.metrics
         print(
             f"| {rate} | {seed} | {m['eval/base/exact_match']:.3f} | {m['eval/adapter/exact_match']:.3f} | "
             f"{m['eval/gain/exact_match']:+.3f} ({m['eval/gain_low/exact_match']:+.3f}..{m['eval/gain_high/exact_match']:+.3f}) | "

@@ -54,7 +54,11 @@ def ours(arguments: argparse.Namespace, folder: Path) -> tuple[Any, RunConfig]:
         raise SystemExit(result.stdout + result.stderr)
     sys.stderr.write(result.stdout)
     client = MlflowClient()
-    run = client.search_runs(["0"], order_by=["attributes.start_time DESC"], max_results=1)[0]
+    run = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()],
+        order_by=["attributes.start_time DESC"],
+        max_results=1,
+    )[0]
     config = json.loads(
         Path(client.download_artifacts(run.info.run_id, "finetune/config.json", str(folder))).read_text()
     )

@@ -29,6 +29,12 @@ register:
 """
 
 
+def newest_run(client):
+    """Return the project's newest run; decisions and checks record theirs in other experiments."""
+    experiment = client.get_experiment_by_name("project")
+    return client.search_runs([experiment.experiment_id], order_by=["start_time DESC"])[0]
+
+
 def test_two_versions_of_real_runs(workplace):
     project = workplace.path / "project"
     project.mkdir()
@@ -50,7 +56,7 @@ def test_two_versions_of_real_runs(workplace):
     assert process.returncode == 0, said
     judged = workplace.mlflow_run(str(project), "-e", "promote")
     assert judged.returncode == 0, judged.stdout
-    run = client.search_runs(["0"], order_by=["start_time DESC"])[0]
+    run = newest_run(client)
     assert run.info.status == "FINISHED"
     assert run.data.tags["finetune.verdict"] in ("hold", "reject"), "a fourth of the steps is no better"
     record = history(client, "bot")[0]
@@ -99,7 +105,7 @@ def _watched(workplace, project, client):
     assert found["drift of data"]["details"]["held_out_rows"] == 30
     acted = workplace.mlflow_run(str(project), "-e", "watch", "-P", "act=true")
     assert acted.returncode == 0, acted.stdout
-    run = client.search_runs(["0"], order_by=["start_time DESC"])[0]
+    run = newest_run(client)
     assert run.data.tags["finetune.watch"] == "roll back"
     assert "measuring the answers of models:/bot" not in acted.stdout, "the answers are known by now"
     newest = history(client, "bot")[0]
@@ -115,7 +121,7 @@ def test_a_policy_that_cannot_be_written_costs_no_run(workplace):
     refused = workplace.finetune_run(str(project), "-e", "lora")
     assert refused.returncode == 2
     assert "must-pass.jsonl" in refused.stdout
-    assert workplace.client().search_runs(["0"]) == []
+    assert workplace.runs() == []
 
 
 def test_a_must_pass_row_that_cannot_be_asked_ends_the_run_before_the_training(workplace):

@@ -91,7 +91,9 @@ def history(place: Workplace, run_id: str, key: str) -> list[tuple[int, float]]:
 
 def adapter_digests(place: Workplace, run_id: str) -> dict[str, set[str]]:
     """Of the run's model and of its evaluated checkpoints."""
-    models = place.client().search_logged_models(["0"], filter_string=f"source_run_id = '{run_id}'")
+    client = place.client()
+    experiment_id = client.get_run(run_id).info.experiment_id
+    models = client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'")
     names = {model.name for model in models}
     return {name: {model.tags["finetune.adapter_digest"] for model in models if model.name == name} for name in names}
 
