@@ -13,12 +13,12 @@ pytestmark = pytest.mark.process
 ENGINE = ("--engine", "transformers", "--poll", "0.2")
 
 SEEDED_FAULTS = {
-    "corrupt": "no safetensors file",
-    "pickled": "should not be there, or are missing",
+    "corrupt": "not a valid safetensors file",
+    "pickled": "are missing or do not belong there",
     "renamed": "20 weights are missing",
     "half": "it is not the adapter that was trained, or is incomplete",
     "swapped": "it is not the adapter that was trained, or is incomplete",
-    "template": "the engine renders conversations in another way",
+    "template": "the engine renders conversations differently",
 }
 
 
@@ -66,7 +66,7 @@ def test_a_precision_is_served_where_the_worker_has_told_of_it(tmp_path, registr
         registry.client.set_registered_model_alias("half", "challenger", strict)
         faults = lambda: {a["alias"]: a["fault"] for a in service.get("/readyz")[1]["aliases"]}  # noqa: E731
         said = wait_until(lambda: faults() if all(map(faults().get, ("untold", "challenger"))) else None)
-        assert "its reference is for float32" in said["untold"]
+        assert "its reference does not cover serving in bfloat16, but in float32" in said["untold"]
         assert "in bfloat16 the adapter differs too much from its training" in said["challenger"]
         assert ask(service, "half@challenger").status_code == 503
         tag = "finetune.certificate.transformers.bfloat16"

@@ -50,7 +50,7 @@ def test_evaluation_of_a_registered_version_says_what_its_own_run_said(workplace
     )
     assert again.returncode == 0, again.stdout
     assert (
-        "15 of 25 rows are rows that the adapter was trained on: for them this evaluation proves nothing"
+        "15 of 25 rows are rows that the adapter was trained on; for them this evaluation proves nothing"
         in again.stdout
     )
     assert "on 25 evaluated rows" in again.stdout
