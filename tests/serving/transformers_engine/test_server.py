@@ -209,6 +209,7 @@ def test_a_failing_request_gets_an_error_and_the_engine_lives_on(running: Engine
     assert running.post("/v1/completions", **body | {"model": "base"}).status == 200
 
 
+@pytest.mark.process
 def test_sigterm_lets_running_answers_end_on_a_real_model(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "models" / "stories260k-hd64"
     tokenizer = AutoTokenizer.from_pretrained(folder)
