@@ -134,5 +134,5 @@ def test_a_must_pass_row_that_cannot_be_asked_ends_the_run_before_the_training(w
     assert ended.returncode == 1
     run = workplace.only_run()
     assert run.info.status == "FAILED"
-    assert "1 of its rows cannot be asked" in run.data.tags["finetune.status_reason"]
+    assert "1 of its rows cannot be used" in run.data.tags["finetune.status_reason"]
     assert "loss" not in run.data.metrics

@@ -125,7 +125,7 @@ def test_mixture_of_experts_loraplus_and_label_smoothing_are_shared_too(tmp_path
 def test_best_weights_and_early_stopping_are_decided_alike(base, tmp_path):
     settings = {
         "max_steps": 12,
-        "learning_rate": 0.5,
+        "learning_rate": 5.0,
         "eval_steps": 1,
         "load_best_model_at_end": True,
         "early_stopping_patience": 2,

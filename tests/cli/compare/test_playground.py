@@ -102,7 +102,7 @@ def test_serves_the_only_model_and_opens_its_page_and_both_end_together(command,
     )
     assert running.page() == f"http://127.0.0.1:{port}"
     assert "waiting for the service to listen" in running.output
-    assert "ready       transformers on embedded" in running.output
+    assert "serving     bot at http://127.0.0.1:" in running.output
     models = httpx.get(f"http://127.0.0.1:{serving_port(running.output)}/v1/models", trust_env=False).json()["data"]
     assert "bot@challenger" in [model["id"] for model in models]
     assert Client(f"http://127.0.0.1:{port}", verbose=False).config["title"] == "mlflow-finetune playground"
