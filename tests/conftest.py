@@ -214,9 +214,10 @@ def desk(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     """The workplace as this process's own: its store, its job folders, its directory, with good data in it."""
     for name in ("MLFLOW_FINETUNE_HOME", "MLFLOW_TRACKING_URI"):
         monkeypatch.setenv(name, workplace.environment[name])
-    # A registry that an earlier test of this process named would receive this test's versions.
+    # A store or registry that an earlier test of this process named would receive this test's versions.
     monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
     monkeypatch.setattr("mlflow.tracking._model_registry.utils._registry_uri", None)
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", None)
     monkeypatch.chdir(workplace.path)
     write_rows(workplace.path / "train.jsonl", ROWS)
     return workplace

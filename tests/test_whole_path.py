@@ -61,7 +61,7 @@ def test_run_prove_register_serve_vote_promote(tmp_path: Path, empty_store: Path
         assert json.loads(promotion.stdout[promotion.stdout.index("{") :])["verdict"]["outcome"] == "promote"
         assert client.get_model_version_by_alias("quickstart", "champion").version == version.version
         answer = wait_for(lambda: answer_of(openai, "quickstart@champion"), 30, "answer of the champion")
-        assert answer.headers["x-finetune-version"] == version.version
+        assert answer.headers["x-finetune-version"] == str(version.version)
 
 
 def vote_in_the_playground(workplace, endpoint: str, prompt: str) -> None:

@@ -116,6 +116,7 @@ def test_every_family_learns_and_loads_back(adaptation, family, tmp_path):
 
 
 @pytest.mark.train
+@pytest.mark.process
 def test_stock_mlflow_loads_each_where_this_package_cannot_be_imported(runs):
     """All of them in one process: what one model brings along must not disturb the next."""
     models, proven = {}, {}

@@ -100,6 +100,7 @@ def answers_of(process: subprocess.CompletedProcess[str]) -> dict[str, list[str]
 
 
 @pytest.mark.train
+@pytest.mark.process
 def test_stock_mlflow_loads_it_where_this_package_cannot_be_imported(ran, model_folder, tmp_path):
     base = Path(ran.config.base_model.name)
     moved = tmp_path / "moved"

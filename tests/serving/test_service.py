@@ -141,7 +141,7 @@ def test_shadow_traffic_is_seen_in_metrics_alone(client, registry):
     ("fault", "said"),
     [
         ("no artifacts", "cannot be downloaded|has no finetune.json"),
-        ("another digest", "its tag finetune.adapter_digest is"),
+        ("another digest", "its tag finetune.adapter_digest says"),
         ("another base", "its base embedded .* is not on this machine"),
     ],
 )

@@ -18,7 +18,7 @@ LENGTHS = [(20, 60), (30, 40), (10, 90), (5, 75)] * 6
 PROGRAM = """
 import json, resource, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/support"]
 from training.trained import adapted, rows_of, run
 from training.test_memory import LENGTHS
 base, folder, headroom = Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])

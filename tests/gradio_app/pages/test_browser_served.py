@@ -56,7 +56,7 @@ def test_a_person_talks_to_two_served_versions_blind_and_votes(browser, registry
         names = {page.side(place).locator("strong").inner_text() for place in (0, 1)}
         assert names == {"bot@champion", "bot@challenger"}
         for place in (0, 1):
-            expect(page.side(place)).to_contain_text(re.compile(r"speed .* tokens/s|time .* s"))
+            expect(page.side(place)).to_contain_text(re.compile(r"speed[\d.,]+ tokens/s|time[\d.,]+ m?s"))
         found = wait_for(
             lambda: (votes := read_votes("bot", registry.uri).votes[before:]) and len(votes) == len(cast) and votes,
             60,

@@ -11,10 +11,10 @@ from mlflow_finetune_plugin.serving.versions.scratch import ScratchFolder
 MAKE = """
 import sys
 from pathlib import Path
-from mlflow_finetune_plugin.serving.versions.scratch import Workplace
-made = Workplace(Path(sys.argv[1]))
-(made.draft() / "half").write_text("x")
-print(made.folder, flush=True)
+from mlflow_finetune_plugin.serving.versions.scratch import ScratchFolder
+scratch = ScratchFolder(Path(sys.argv[1]))
+(scratch.draft() / "half").write_text("x")
+print(scratch.folder, flush=True)
 sys.stdin.read()
 """
 
