@@ -43,7 +43,7 @@ playground: setup
 
 # at most five minutes on two cores: everything that starts no process and trains nothing, and the whole path once
 test: setup
-	$(PYTEST) --durations=10 -m 'not (process or train or simulation or browser or vllm or gpu or ray or slurm)' $(TESTS)
+	$(PYTEST) --durations=10 -m 'not (process or train or store or simulation or browser or vllm or gpu or ray or slurm)' $(TESTS)
 
 # everything; EXTRAS=train,playground,dev,serve-cpu and a Chromium add the tests with a real vLLM and a real browser
 test-all: setup

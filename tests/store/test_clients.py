@@ -22,6 +22,8 @@ from mlflow_finetune_plugin.jobs.run_record import RunRecord, reap_expired
 from mlflow_finetune_plugin.store.clients import check_store_answers, check_store_exists, is_refusal
 from mlflow_finetune_plugin.store.names import ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG, JOB_TAG, STATUS_TAG
 
+pytestmark = pytest.mark.store
+
 
 @pytest.fixture
 def client(tmp_path, empty_store) -> MlflowClient:

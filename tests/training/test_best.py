@@ -9,6 +9,8 @@ from mlflow_finetune_plugin.training.checkpoints import opened
 from mlflow_finetune_plugin.training.saving import Saves
 from mlflow_finetune_plugin.training.weights import trained_weights
 
+pytestmark = pytest.mark.train
+
 HELD_OUT = [(4, 2), (3, 6), (9, 3)]
 """Random tokens: learning others by heart soon makes them less likely."""
 

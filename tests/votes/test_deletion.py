@@ -25,6 +25,8 @@ from mlflow_finetune_plugin.votes.mlflow.reading import read_texts
 from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces
 from mlflow_finetune_plugin.votes.mlflow.turn_log import TurnLog
 
+pytestmark = pytest.mark.store
+
 
 def traces_left():
     traces = VoteTraces("bot")

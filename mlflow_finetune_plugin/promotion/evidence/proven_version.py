@@ -37,6 +37,7 @@ from mlflow_finetune_plugin.store.names import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class ProvenVersion:
         tags: The version's tags.
         run_tags: The run's tags; empty without a run.
         metrics: The run's last metrics; empty without a run.
-        client: Reads the run's artifacts when they are needed.
+        artifact_uri: The root of the run's artifacts; None without a run. They are read when they are needed.
+        tracking_uri: The server that the run is on.
     """
 
     name: str
@@ -59,7 +61,8 @@ class ProvenVersion:
     tags: Mapping[str, str]
     run_tags: Mapping[str, str]
     metrics: Mapping[str, float]
-    client: MlflowClient = field(repr=False, compare=False)
+    artifact_uri: str | None = field(repr=False)
+    tracking_uri: str = field(repr=False)
 
     @property
     def uri(self) -> str:
@@ -189,15 +192,22 @@ class ProvenVersion:
     def _scratch(self) -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(prefix="gate-")
 
+    @cached_property
+    def _run_files(self) -> ArtifactRepository:
+        """The run's artifacts. MLflow's client would read the run and search the logged models again for each file."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(str(self.artifact_uri), tracking_uri=self.tracking_uri)
+
     def _artifact(self, path: str) -> Path | None:
         """Return a file of the run; None where the run or the file is gone."""
-        if self.run_id is None:
+        if self.artifact_uri is None:
             return None
         try:
-            listed = {file.path for file in self.client.list_artifacts(self.run_id, str(Path(path).parent))}
+            listed = {file.path for file in self._run_files.list_artifacts(str(Path(path).parent))}
             if path not in listed:
                 return None
-            return Path(self.client.download_artifacts(self.run_id, path, self._scratch.name))
+            return Path(self._run_files.download_artifacts(path, self._scratch.name))
         except Exception as error:  # each kind of artifact store raises different errors
             raise TrackingError(f"{self.uri}: its proof cannot be read: {in_short(error)}") from error
 
@@ -229,16 +239,18 @@ def read_version(client: MlflowClient, name: str, number: str) -> ProvenVersion:
         )
     run_tags: dict[str, str] = {}
     metrics: dict[str, float] = {}
+    artifact_uri: str | None = None
     run_id = version.run_id or None
     if run_id is not None:
         try:
             run = client.get_run(run_id)
             run_tags, metrics = dict(run.data.tags), dict(run.data.metrics)
+            artifact_uri = run.info.artifact_uri
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise TrackingError(f"{name}/{number}: its run cannot be read: {in_short(error)}") from error
             run_id = None
-    return ProvenVersion(name, str(version.version), run_id, tags, run_tags, metrics, client)
+    return ProvenVersion(name, str(version.version), run_id, tags, run_tags, metrics, artifact_uri, client.tracking_uri)
 
 
 def check_comparable(candidate: ProvenVersion, champion: ProvenVersion) -> None:

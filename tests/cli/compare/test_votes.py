@@ -12,6 +12,8 @@ from mlflow_finetune_plugin.votes import Mirror
 from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces
 from mlflow_finetune_plugin.votes.mlflow.turn_log import TurnLog
 
+pytestmark = pytest.mark.store
+
 
 @pytest.fixture
 def say(capsys, ledger):

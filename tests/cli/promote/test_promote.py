@@ -26,6 +26,8 @@ from mlflow_finetune_plugin.store.registered_model import read_model
 from mlflow_finetune_plugin.store.served_tags import ServedSummary, latency_of
 from mlflow_finetune_plugin.votes import Journal, Mirror
 
+pytestmark = pytest.mark.store
+
 POLICY = GatePolicy.model_validate({"gain": {"metric": "exact_match"}})
 
 

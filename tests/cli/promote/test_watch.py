@@ -29,6 +29,8 @@ from mlflow_finetune_plugin.watch.check_run import record_check
 from mlflow_finetune_plugin.watch.request import Watch
 from mlflow_finetune_plugin.watch.target import find_watched
 
+pytestmark = pytest.mark.store
+
 POLICY = GatePolicy.model_validate(
     {
         "gain": {"metric": "exact_match"},

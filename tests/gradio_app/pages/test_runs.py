@@ -22,6 +22,8 @@ from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.store.names import INTENT_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
 
+pytestmark = pytest.mark.store
+
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 

@@ -13,6 +13,8 @@ from mlflow_finetune_plugin.gate.policy import GatePolicy, VotesPolicy
 from mlflow_finetune_plugin.store.clients import client_for
 from mlflow_finetune_plugin.votes import CastVote, Journal, Receipt, Turn, VoteSide
 
+pytestmark = pytest.mark.store
+
 
 @pytest.fixture
 def ledger(tmp_path, empty_store) -> Ledger:

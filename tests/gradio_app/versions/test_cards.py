@@ -13,6 +13,8 @@ from gradio_app.versions.cards import Bounds, GainFigure, TrainingRun, list_vers
 from gradio_app.versions.html import card_html, comparison_html, versions_table
 from mlflow_finetune_plugin.errors import MoveError
 
+pytestmark = pytest.mark.store
+
 HOSTILE = '<img src=x onerror="alert(1)">'
 
 

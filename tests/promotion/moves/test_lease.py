@@ -13,6 +13,8 @@ from mlflow_finetune_plugin.promotion.moves import holder, lease
 from mlflow_finetune_plugin.promotion.moves.holder import Holder
 from mlflow_finetune_plugin.promotion.moves.lease import Lease, lease_name
 
+pytestmark = pytest.mark.store
+
 
 @pytest.fixture
 def client(workplace):

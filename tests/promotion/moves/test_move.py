@@ -19,6 +19,8 @@ from mlflow_finetune_plugin.promotion.moves.settlement import settle
 from mlflow_finetune_plugin.store.names import INTENT_TAG, UNRECORDED_TAG
 from mlflow_finetune_plugin.store.people import who_moves
 
+pytestmark = pytest.mark.store
+
 
 @pytest.fixture
 def client(workplace):

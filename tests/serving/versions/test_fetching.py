@@ -9,6 +9,8 @@ from mlflow_finetune_plugin.errors import ServingError
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.fetching import Fetcher
 
+pytestmark = pytest.mark.store
+
 
 def test_a_deleted_version_is_noticed_after_a_while(tmp_path, registry):
     number = registry.make("gone", seed=7)

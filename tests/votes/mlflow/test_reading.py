@@ -16,6 +16,8 @@ from mlflow_finetune_plugin.votes.mlflow import traces
 from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes, read_texts
 from mlflow_finetune_plugin.votes.mlflow.traces import VoteTraces
 
+pytestmark = pytest.mark.store
+
 
 def mirrored(ledger, *votes):
     for cast in votes:

@@ -21,6 +21,8 @@ from mlflow_finetune_plugin.votes.mlflow.reading import read_texts
 from mlflow_finetune_plugin.votes.mlflow.traces import TracedTurn, VoteTraces
 from mlflow_finetune_plugin.votes.mlflow.turn_log import TurnLog
 
+pytestmark = pytest.mark.store
+
 
 @pytest.fixture
 def log(ledger):
