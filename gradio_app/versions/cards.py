@@ -130,8 +130,8 @@ class VersionCard:
     page_url: str | None = None
 
     @property
-    def method(self) -> str | None:
-        return f"{self.adaptation} × {self.objective}" if self.adaptation and self.objective else None
+    def adaptation_and_objective(self) -> str | None:
+        return f"{self.adaptation} x {self.objective}" if self.adaptation and self.objective else None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -30,7 +30,16 @@ def versions_table(versions: Versions, picked: str | None) -> str:
             f"{versions.model} has no versions yet.",
             "Train one: mlflow-finetune run PROJECT -e lora registers it here.",
         )
-    heads = ("Version", "Method", "Gain over base", "Forgetting", "Gate", "Served", "Data", "Registered")
+    heads = (
+        "Version",
+        "Adaptation x objective",
+        "Gain over base",
+        "Forgetting",
+        "Gate",
+        "Served",
+        "Data",
+        "Registered",
+    )
     body = "".join(_row(version, version.number == picked) for version in versions.rows)
     more = ""
     if versions.has_more:
@@ -85,7 +94,14 @@ def _row(version: VersionCard, is_picked: bool) -> str:
     first = version.gains[0] if version.gains else None
     gain = f"{escape(first.metric)} {_bounds(first.gain, good=1)}" if first else _absent(version, "not measured")
     facts = dict(_facts(version))
-    cells = [facts["Method"], gain, facts["Forgetting"], facts["Gate"], facts["Served"], _data(version, short=True)]
+    cells = [
+        facts["Adaptation x objective"],
+        gain,
+        facts["Forgetting"],
+        facts["Gate"],
+        facts["Served"],
+        _data(version, short=True),
+    ]
     return (
         f'<tr{marked}><th scope="row">{button}<br>{_aliases(version)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}'
         f"<td>{_when(version.created_ms)}</td></tr>"
@@ -102,7 +118,11 @@ def _facts(version: VersionCard) -> list[tuple[str, str]]:
     )
     ended = f"{escape(run.status.lower())}" + (f": {escape(run.reason)}" if run.reason else "") if run else ""
     return [
-        ("Method", (escape(version.method) if version.method else soft("not known")) + converted),
+        (
+            "Adaptation x objective",
+            (escape(version.adaptation_and_objective) if version.adaptation_and_objective else soft("not known"))
+            + converted,
+        ),
         ("Base", escape(version.base_model) if version.base_model else soft("not known")),
         ("Data", _data(version)),
         (

@@ -43,10 +43,6 @@ class VotesReport:
         """The number of people's votes that count, by pair of versions."""
         return self.reading.pairs()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the same as ``to_dict``."""
-        return self.to_dict()
-
     def to_dict(self) -> dict[str, Any]:
         """Return counts, shares in [0, 1] with their intervals, and p-values, ready for JSON."""
         return {

@@ -116,7 +116,7 @@ def votes(**values: Any) -> int:
         _export(options.export, reading)
     report = report_on(reading, pair, why_no_pair)
     if options.as_json:
-        print_json(report.to_json())
+        print_json(report.to_dict())
     else:
         print(report.text())
     return 0

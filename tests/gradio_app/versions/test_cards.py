@@ -29,7 +29,7 @@ def test_a_version_tells_what_its_run_and_the_registry_hold(registry):
     assert (version.number, version.aliases, version.method, version.base_model) == (
         number,
         ("challenger",),
-        "lora × sft",
+        "lora x sft",
         "tiny",
     )
     assert version.gains == (GainFigure("exact_match", 0.1, 0.5, Bounds(0.4, 0.35000000000000003, 0.45)),)
@@ -133,7 +133,7 @@ def test_two_versions_stand_side_by_side_and_differences_are_bold(registry):
     first = register_described(registry, "bot", 100)
     second = register_described(registry, "bot", 160, tags={"adaptation": "dora", "data_digest": "ef" * 32})
     page = comparison_html(*(read_card(registry, "bot", number) for number in (first, second)))
-    assert "<td><b>lora × sft</b></td><td><b>dora × sft</b></td>" in page
+    assert "<td><b>lora x sft</b></td><td><b>dora x sft</b></td>" in page
     assert "<td>tiny</td><td>tiny</td>" in page
     assert "trained on different data" in page
     assert page.count("<polyline") == 4
