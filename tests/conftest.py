@@ -8,13 +8,13 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from forked import run_module, start_module
 from tiers import mark_by_fixtures, without_processes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -29,27 +29,32 @@ os.environ.setdefault(
 
 LONGEST_FIRST = (
     "test_whole_path.py",
-    "serving/test_vllm_service.py",
     "serving/test_service_faults.py",
+    "test_recipes.py",
+    "serving/test_vllm_service.py",
+    "test_pipeline.py",
+    "cli/compare/test_playground.py",
+    "serving/test_deployments.py",
+    "stages/test_resume.py",
+    "gradio_app/pages/test_browser_served.py",
     "jobs/test_supervisor.py",
     "test_worker.py",
-    "stages/test_resume.py",
-    "serving/test_deployments.py",
-    "test_pipeline.py",
-    "test_recipes.py",
+    "promotion/moves/test_kill_points.py",
     "submission/test_handing_over.py",
     "promotion/test_trained_versions.py",
-    "stages/test_evaluate.py",
-    "serving/test_seeded_faults.py",
-    "votes/mlflow/test_mirror.py",
-    "serving/engines/test_fleet.py",
-    "promotion/test_remote_server.py",
-    "serving/test_vllm_resolver.py",
-    "promotion/moves/test_concurrency.py",
-    "training/test_processes.py",
     "adaptations/test_contract.py",
+    "serving/test_seeded_faults.py",
+    "training/test_trainer.py",
+    "adaptations/test_lora.py",
+    "training/test_processes.py",
+    "training/test_packing.py",
+    "votes/mlflow/test_mirror.py",
+    "stages/test_evaluate.py",
+    "gradio_app/pages/test_runs.py",
+    "gradio_app/pages/test_standings.py",
     "serving/engines/test_tied_weights.py",
-    "promotion/moves/test_kill_points.py",
+    "api/test_api.py",
+    "promotion/moves/test_concurrency.py",
 )
 
 
@@ -99,8 +104,9 @@ class Workplace:
 
     def start(self, arguments: Sequence[str], **more: str) -> subprocess.Popen[str]:
         """A command in a process group of its own, so that a test can send it what a terminal would."""
-        return subprocess.Popen(
-            [sys.executable, "-m", *arguments],
+        return start_module(
+            arguments[0],
+            arguments[1:],
             cwd=self.path,
             env={**self.environment, **more},
             stdout=subprocess.PIPE,
@@ -110,15 +116,15 @@ class Workplace:
         )
 
     def run(self, arguments: Sequence[str], timeout_s: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", *arguments],
+        return run_module(
+            arguments[0],
+            arguments[1:],
             cwd=self.path,
             env={**self.environment, **more},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=timeout_s,
-            check=False,
         )
 
     def mlflow_run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
@@ -282,9 +288,6 @@ class Server:
     def start(self) -> None:
         store = f"sqlite:///{self.path / 'server.db'}"
         command = [
-            sys.executable,
-            "-m",
-            "mlflow",
             "server",
             "--backend-store-uri",
             store,
@@ -294,7 +297,8 @@ class Server:
             "1",
         ]
         log = (self.path / "server.log").open("ab")
-        self._process = subprocess.Popen(
+        self._process = start_module(
+            "mlflow",
             [*command, "--artifacts-destination", str(self.path / "artifacts")],
             cwd=self.path,
             env={**os.environ, **NO_JOBS},

@@ -13,6 +13,7 @@ import mlflow
 import pandas as pd
 import psutil
 import pytest
+from forked import run_module, start_module
 from mlflow.deployments import get_deploy_client
 from mlflow.exceptions import MlflowException
 from served_models import QUESTIONS
@@ -67,8 +68,8 @@ def own(tmp_path, registry, monkeypatch):
 
 
 def command(own, *arguments):
-    words = [sys.executable, "-m", "mlflow", "deployments", *arguments]
-    return subprocess.run(words, env=own, capture_output=True, text=True, timeout=300, check=False)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return run_module("mlflow", ["deployments", *arguments], env=own, text=True, timeout=300, **streams)
 
 
 CREATE = ("create", "-t", "finetune", "-m", "models:/bot@champion", "-C", "engine=transformers", "-C", "poll=0.2")
@@ -186,9 +187,7 @@ def test_run_local_serves_in_the_foreground_until_a_signal(own, tmp_path, sent):
     words = ["run-local", "-t", "finetune", "--name", "here", "-m", "models:/bot@champion"]
     options = ["-C", f"port={port}", "-C", f"store={tmp_path / 'store'}", "-C", "engine=transformers"]
     with log.open("wb") as out:
-        started = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "deployments", *words, *options], env=own, stdout=out, stderr=out
-        )
+        started = start_module("mlflow", ["deployments", *words, *options], env=own, stdout=out, stderr=out)
     local = ServingProcess(started, port, log, tmp_path / "store")
     try:
         local.wait_for("ready")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 from conftest import free_port
+from forked import start_module
 
 SMALL_PAGE = Path(__file__).with_name("small_page.py")
 REAL_PAGE = ("-m", "gradio_app")
@@ -52,7 +53,11 @@ def playground(
     log = folder / f"playground-{port}.log"
     command = [sys.executable, *program, "--endpoint", endpoint, "--port", str(port), *arguments]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, cwd=folder, env={**os.environ, **environment})
+        options = {"stdout": out, "stderr": out, "cwd": folder, "env": {**os.environ, **environment}}
+        if tuple(program) == REAL_PAGE:
+            process = start_module(program[1], command[3:], **options)
+        else:
+            process = subprocess.Popen(command, **options)
     found = PlaygroundProcess(process, port, log)
     try:
         deadline = time.monotonic() + 120

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import httpx
 import psutil
+from forked import start_module
 from served_models import QUESTIONS
 
 READY_S = 240
@@ -76,14 +77,18 @@ def start_serving(folder: Path, tracking_uri: str, *arguments: str, **environmen
     port = free_port()
     log = folder / f"serving-{port}.log"
     store = folder / "store"
-    command = [sys.executable, "-m", "mlflow_finetune_plugin.cli", "serve", *arguments]
+    command = ["serve", *arguments]
     command += ["--port", str(port)] + ([] if "--store" in arguments else ["--store", str(store)])
     own = {"MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_REGISTRY_URI": tracking_uri}
     own |= {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    module, env = "mlflow_finetune_plugin.cli", {**os.environ, **own, **environment}
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=out, cwd=folder, env={**os.environ, **own, **environment}
-        )
+        if "FINETUNE_TEST" in environment:  # by which a test finds the process, so it must be in its own environment
+            process = subprocess.Popen(
+                [sys.executable, "-m", module, *command], stdout=out, stderr=out, cwd=folder, env=env
+            )
+        else:
+            process = start_module(module, command, stdout=out, stderr=out, cwd=folder, env=env)
     return ServingProcess(process, port, log, store)
 
 

@@ -2,12 +2,11 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import mlflow
 import pytest
+from forked import start_module
 from mlflow import MlflowClient
 from proven_versions import register_proven, rows
 from serving_process import wait_until
@@ -25,10 +24,16 @@ def test_an_outage_is_told_and_the_next_look_comes(tmp_path, server):
     finally:
         mlflow.set_tracking_uri(before)
     own = {**os.environ, "MLFLOW_TRACKING_URI": server.uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    command = [sys.executable, "-m", "mlflow_finetune_plugin.cli", "watch", "bot", "--every", "1s"]
     log = tmp_path / "watch.log"
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=tmp_path, env=own, stdout=out, stderr=out)
+        process = start_module(
+            "mlflow_finetune_plugin.cli",
+            ["watch", "bot", "--every", "1s"],
+            cwd=tmp_path,
+            env=own,
+            stdout=out,
+            stderr=out,
+        )
     said = lambda text: log.read_text().count(text)  # noqa: E731
     try:
         wait_until(lambda: said("keep: bot, champion is version 1"))

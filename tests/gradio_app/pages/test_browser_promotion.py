@@ -79,7 +79,7 @@ def test_a_person_promotes_twice_and_rolls_back(runs_tab):
         expect(page.get_by_text(f"The gate judges version {number} against")).to_be_visible(timeout=SLOW_MS)
         assert champion() == (None if number == "1" else "1"), "only after the confirmation"
         yes.click()
-        expect(page.get_by_text("Promoted.").first).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("Promoted.").first).to_be_visible(timeout=180_000)
         assert champion() == number
     page.get_by_role("button", name="Roll back").first.click()
     page.get_by_label("Reason (recorded)").fill("too curt")

@@ -121,7 +121,7 @@ def test_the_tab_opens_on_the_pair_of_the_sessions_last_vote(playground, browser
     shows(page, "#standings-numbers .mf-forest", "8")
     ledger.cast(vote(60, "left", voter="v-60", left="2", right="1"))
     shows(page, ".mf-sentence", "9 of 9 votes")
-    assert page.locator("#standings-numbers .mf-forest").is_visible(), "what was opened stays open"
+    page.locator("#standings-numbers .mf-forest").wait_for(timeout=20_000)  # what was opened stays open
 
 
 @pytest.mark.browser

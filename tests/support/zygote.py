@@ -1,0 +1,139 @@
+"""A process that has imported MLflow and this package's commands, or the page, and forks a copy of itself for each command.
+
+``python -m mlflow run`` imports for three to five seconds of CPU time before it does anything. A fork of this process runs
+the same module as ``__main__``, with the arguments, environment, directory and streams of the request. Its command line and
+``/proc/PID/environ`` are those of this process, so a test that reads them starts a Python of its own.
+
+Each connection to the socket is one request: JSON with the descriptors of stdin, stdout and stderr. The answers are a line
+with the process id and, when it has ended, a line with its return code as ``subprocess`` gives it.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+from typing import Any
+
+_LONGEST_REQUEST = 1_000_000
+
+
+def main() -> None:
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    {"commands": _import_commands, "page": _import_page}[sys.argv[2]]()
+    gc.freeze()  # so that collections in a fork do not copy the pages of what is imported
+    request = _serve(listener)
+    if request is not None:  # in a fork
+        sys.argv = [request["module"], *request["arguments"]]
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+
+
+def _import_commands() -> None:
+    import fastapi  # noqa: F401
+    import uvicorn  # noqa: F401
+
+    import mlflow_finetune_plugin.api
+    import mlflow_finetune_plugin.backend
+    import mlflow_finetune_plugin.cli.main
+    import mlflow_finetune_plugin.serving.deployments
+    import mlflow_finetune_plugin.serving.service
+    import mlflow_finetune_plugin.submission  # noqa: F401
+
+
+def _import_page() -> None:
+
+    import gradio_app.app
+    import gradio_app.pages.runs
+    import gradio_app.pages.standings  # noqa: F401
+
+
+def _serve(listener: socket.socket) -> dict[str, Any] | None:
+    """Fork for each request until stdin ends. Returns the request in a fork, and None in this process."""
+    ended_read, ended_write = os.pipe()
+    for end in (ended_read, ended_write):
+        os.set_blocking(end, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    before = signal.set_wakeup_fd(ended_write)
+    children: dict[int, socket.socket] = {}
+    with selectors.DefaultSelector() as selector:
+        for readable in (listener, ended_read, sys.stdin.fileno()):
+            selector.register(readable, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is listener:
+                    connection, _ = listener.accept()
+                    request, streams = _receive(connection)
+                    pid = os.fork()
+                    if pid == 0:
+                        signal.set_wakeup_fd(before)
+                        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                        for inherited in (*children.values(), connection, listener):
+                            inherited.close()
+                        os.close(ended_read)
+                        os.close(ended_write)
+                        _become(request, streams)
+                        return request
+                    for stream in streams:
+                        os.close(stream)
+                    children[pid] = connection
+                    connection.sendall(f"{pid}\n".encode())
+                elif key.fileobj == ended_read:
+                    os.read(ended_read, 1000)
+                    _report_ended(children)
+                elif not os.read(sys.stdin.fileno(), 1000):  # the tests are over
+                    for pid in children:
+                        os.kill(pid, signal.SIGKILL)
+                    return None
+
+
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    content, ancillary, _, _ = connection.recvmsg(_LONGEST_REQUEST, socket.CMSG_SPACE(3 * 4))
+    streams = array.array("i")
+    for _, _, data in ancillary:
+        streams.frombytes(data)
+    while not content.endswith(b"\n"):
+        content += connection.recv(_LONGEST_REQUEST)
+    return json.loads(content), list(streams)
+
+
+def _become(request: dict[str, Any], streams: list[int]) -> None:
+    """Give this fork what a Python of its own would have."""
+    if request["new_session"]:
+        os.setsid()
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    for stream in streams:
+        if stream > 2:
+            os.close(stream)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    sys.path[0] = request["folder"]
+    unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(write_through=unbuffered, line_buffering=stream is sys.stderr or stream.isatty())  # type: ignore[union-attr]
+
+
+def _report_ended(children: dict[int, socket.socket]) -> None:
+    while children:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        if pid not in children:
+            continue
+        with children.pop(pid) as connection:
+            try:
+                connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+            except OSError:  # who asked is gone
+                continue
+
+
+if __name__ == "__main__":
+    main()
