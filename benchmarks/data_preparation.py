@@ -97,7 +97,7 @@ def load_tokenizer(folder: str | None):
 
 
 def run_prepare(path: Path, folder: Path, tokenizer) -> int:
-    from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
+    from mlflow_finetune_plugin.data import DataFile, DataRequest, prepare
     from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
     request = DataRequest(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlflow_finetune_plugin.config.sections import DataFileSettings
-from mlflow_finetune_plugin.data.preparation import DataFile
+from mlflow_finetune_plugin.data.reader import DataFile
 
 
 def data_files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:

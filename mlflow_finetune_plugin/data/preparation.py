@@ -9,12 +9,10 @@ the report counts every row that is left out with its reason and line.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import datasets
 import numpy as np
@@ -39,45 +37,18 @@ from mlflow_finetune_plugin.data.report.checks import (
 from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport, LabelReport, UnusableDataError
 from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, ExampleText, across, segments
 from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
+from mlflow_finetune_plugin.data.request import DataRequest
 from mlflow_finetune_plugin.data.tokens.batch_encoder import BatchEncoder
 from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 from mlflow_finetune_plugin.data.tokens.overlength import Fitting, fitted
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer, Example
 from mlflow_finetune_plugin.data.tokens.spool import Spool, SpooledBatch
 from mlflow_finetune_plugin.data.tokens.token_file import TokenFile
-from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Message
-
-__all__ = ["DataFile", "DataRequest", "PreparedData", "prepare"]
 
 OVER_EVAL_LIMIT = "over max_eval_rows"
 
 _SHOWN_LABELS = 200
-
-
-@dataclass(frozen=True)
-class DataRequest:
-    """What to prepare.
-
-    Attributes:
-        train: The training files; empty to prepare held-out files only.
-        eval: The held-out files, or the fraction of training rows to hold out; None means a tenth, at most 500 rows.
-        layout: ``auto`` or a layout's name.
-        columns: The column of each part of the layout that the user named.
-        overlength: What to do with rows of more than ``max_length`` tokens; ``split`` applies to plain text only.
-        max_length: Most tokens of a training example.
-        max_eval_rows: Most held-out rows; None means no limit.
-        seed: Seed of the split and of the sample for weights.
-    """
-
-    train: tuple[DataFile, ...]
-    eval: tuple[DataFile, ...] | float | None
-    layout: str
-    columns: Mapping[str, str]
-    overlength: Literal["error", "drop", "truncate", "split"]
-    max_length: int
-    max_eval_rows: int | None
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -115,7 +86,7 @@ def prepare(
         DataError: a file or a setting is not valid.
         UnusableDataError: no row is left to train or to evaluate on, or rows are too long. It holds the report.
     """
-    _check_request(request)
+    request.check()
     folder.mkdir(parents=True, exist_ok=True)
     with Spool(folder / "rows.spool") as spool:
         reader = Reader(
@@ -129,30 +100,12 @@ def prepare(
         )
         with reader:
             files = [reader.read(file, "train") for file in request.train]
-            files += [reader.read(file, "eval") for file in _eval_files(request)]
+            files += [reader.read(file, "eval") for file in request.eval_files]
         run = _Preparation(request, renderer, folder, _split(request, reader))
         with run.train, run.eval:
             for file in files:
                 run.write(file, spool)
     return run.result()
-
-
-def _eval_files(request: DataRequest) -> tuple[DataFile, ...]:
-    return request.eval if isinstance(request.eval, tuple) else ()
-
-
-def _check_request(request: DataRequest) -> None:
-    if not request.train and not isinstance(request.eval, tuple):
-        raise DataError("data.train names no file; fix: set data.train: FILE")
-    for file in (*request.train, *_eval_files(request)):
-        if not (math.isfinite(file.weight) and file.weight > 0):
-            raise DataError(
-                f"{file.path}: weight {file.weight} is not a positive number; fix: use a number above 0, or remove the file"
-            )
-    if isinstance(request.eval, float | int) and not 0 < request.eval < 1:
-        raise DataError(
-            f"data.eval: {request.eval} is not a fraction between 0 and 1; fix: use for example 0.1, or a file"
-        )
 
 
 def _split(request: DataRequest, reader: Reader) -> Split:

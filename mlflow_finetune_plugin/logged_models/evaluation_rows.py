@@ -7,7 +7,8 @@ from typing import Any
 
 from mlflow_finetune_plugin.config.data_files import data_files
 from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
-from mlflow_finetune_plugin.data.preparation import DataRequest, PreparedData, prepare
+from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
+from mlflow_finetune_plugin.data.request import DataRequest
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
 SEED = 0

@@ -19,7 +19,8 @@ from mlflow_finetune_plugin.config.sections import (
     EvalSettings,
 )
 from mlflow_finetune_plugin.data.mixture import Mixture, mix, tasks_of
-from mlflow_finetune_plugin.data.preparation import DataRequest, PreparedData
+from mlflow_finetune_plugin.data.preparation import PreparedData
+from mlflow_finetune_plugin.data.request import DataRequest
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.evaluation.results import EvalRow, answer_room

@@ -53,7 +53,6 @@ def test_an_engine_killed_while_streaming(service):
     assert service.get("/readyz")[1]["engines"][0]["restarts"] == 1
 
 
-@pytest.mark.process
 def test_the_registry_is_told_of_failures_and_of_nothing_that_is_no_version_s_fault(tmp_path, registry):
     """Each answer once; a client that went away, a request refused, shadow traffic and a base are none of the version's."""
     number = registry.make("told", seed=5)
@@ -83,7 +82,6 @@ def test_the_registry_is_told_of_failures_and_of_nothing_that_is_no_version_s_fa
         assert told(shadowed) == {}
 
 
-@pytest.mark.process
 def test_an_engine_that_is_never_ready_is_told(tmp_path, registry):
     service = start_serving(tmp_path, registry.uri, "bot", *ENGINE, "--max-model-len", "100000000")
     try:
@@ -141,7 +139,6 @@ def test_a_registry_that_is_away_at_the_start_and_later(tmp_path, server):
         service.end()
 
 
-@pytest.mark.process
 def test_a_model_that_is_gone_is_out_of_service_and_leaves_the_others_moving(tmp_path, registry):
     for name in ("gone", "stays"):
         first, second = (registry.make(name, seed=seed) for seed in (1, 2))
@@ -157,7 +154,6 @@ def test_a_model_that_is_gone_is_out_of_service_and_leaves_the_others_moving(tmp
         assert ask(service, "gone").status_code == 404
 
 
-@pytest.mark.process
 def test_a_model_that_the_registry_does_not_have_is_no_start(tmp_path, registry):
     service = start_serving(tmp_path, registry.uri, "bott")
     assert service.process.wait(60) == 2
@@ -225,7 +221,6 @@ def test_an_address_of_another_machine_is_told(tmp_path, refused):
     assert "or --host with an address of this machine" in said
 
 
-@pytest.mark.process
 def test_sigterm_under_load_lets_answers_end(tmp_path, registry):
     with serving(tmp_path, registry.uri, "bot", *ENGINE) as service:
         engine = engine_of(service)
@@ -253,7 +248,6 @@ def test_sigterm_under_load_lets_answers_end(tmp_path, registry):
         assert not engine.is_running()
 
 
-@pytest.mark.process
 def test_a_router_killed_while_its_engine_starts_leaves_nothing(tmp_path, registry):
     mark = str(tmp_path)
     service = start_serving(tmp_path, registry.uri, "bot", *ENGINE, FINETUNE_TEST=mark)
@@ -266,7 +260,6 @@ def test_a_router_killed_while_its_engine_starts_leaves_nothing(tmp_path, regist
         service.process.kill()
 
 
-@pytest.mark.process
 def test_versions_asked_for_by_number_do_not_pile_up(tmp_path, registry):
     """Beyond the limit the least recently used goes, unless an alias means it; asked for again it comes back."""
     versions = ["1", "2", *(registry.make("bot", seed=80 + n) for n in range(4))]
@@ -311,7 +304,6 @@ def test_two_routers_on_one_store(service, registry, tmp_path):
     assert ask(service, "bot@challenger").status_code == 200
 
 
-@pytest.mark.process
 def test_a_store_that_is_full(tmp_path, registry):
     """What is served stays served; the version that found no room is told, and comes when there is room."""
     one = sum(path.stat().st_size for path in (registry.artifacts("bot", "1") / "adapter").iterdir())
@@ -331,7 +323,6 @@ def test_a_store_that_is_full(tmp_path, registry):
     registry.client.set_registered_model_alias("bot", "challenger", "2")
 
 
-@pytest.mark.process
 def test_keys_are_asked_for(tmp_path, registry):
     from mlflow_finetune_plugin.credentials.api_keys import add_key
 
@@ -363,7 +354,6 @@ def test_keys_are_asked_for(tmp_path, registry):
         assert (late.status_code, late.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
-@pytest.mark.process
 def test_where_it_serves_is_told_when_it_listens_and_a_true_webhook_makes_it_look_at_once(tmp_path, registry):
     from mlflow.webhooks.delivery import _generate_hmac_signature
 

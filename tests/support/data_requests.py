@@ -2,7 +2,7 @@
 
 import json
 
-from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest
+from mlflow_finetune_plugin.data import DataFile, DataRequest
 
 
 def jsonl(path, rows):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
+from mlflow_finetune_plugin.data import DataFile, DataRequest, prepare
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import DataError
 

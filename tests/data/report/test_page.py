@@ -4,7 +4,7 @@ import re
 import pytest
 from page_words import Page
 
-from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
+from mlflow_finetune_plugin.data import DataFile, DataRequest, prepare
 from mlflow_finetune_plugin.data.report.contents import DataReport
 from mlflow_finetune_plugin.data.report.page import report_fragment, report_page
 from mlflow_finetune_plugin.data.report.text import report_text

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from mlflow_finetune_plugin.base_models.files import EMBEDDED_FOLDER
-from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
+from mlflow_finetune_plugin.data import DataFile, DataRequest, prepare
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
 

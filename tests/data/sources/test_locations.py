@@ -6,7 +6,7 @@ import shutil
 import mlflow
 import pytest
 
-from mlflow_finetune_plugin.data.preparation import DataFile, DataRequest, prepare
+from mlflow_finetune_plugin.data import DataFile, DataRequest, prepare
 from mlflow_finetune_plugin.data.sources.locations import (
     HubDataset,
     check_location,

@@ -1,0 +1,55 @@
+"""What to prepare: data files, their layout, and how to split and shorten the rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from mlflow_finetune_plugin.data.reader import DataFile
+from mlflow_finetune_plugin.errors import DataError
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """What to prepare.
+
+    Attributes:
+        train: The training files; empty to prepare held-out files only.
+        eval: The held-out files, or the fraction of training rows to hold out; None means a tenth, at most 500 rows.
+        layout: ``auto`` or a layout's name.
+        columns: The column of each part of the layout that the user named.
+        overlength: What to do with rows of more than ``max_length`` tokens; ``split`` applies to plain text only.
+        max_length: Most tokens of a training example.
+        max_eval_rows: Most held-out rows; None means no limit.
+        seed: Seed of the split and of the sample for weights.
+    """
+
+    train: tuple[DataFile, ...]
+    eval: tuple[DataFile, ...] | float | None
+    layout: str
+    columns: Mapping[str, str]
+    overlength: Literal["error", "drop", "truncate", "split"]
+    max_length: int
+    max_eval_rows: int | None
+    seed: int
+
+    @property
+    def eval_files(self) -> tuple[DataFile, ...]:
+        """The held-out files; empty where they are a fraction of the training rows."""
+        return self.eval if isinstance(self.eval, tuple) else ()
+
+    def check(self) -> None:
+        """Raise DataError where a value is not valid."""
+        if not self.train and not isinstance(self.eval, tuple):
+            raise DataError("data.train names no file; fix: set data.train: FILE")
+        for file in (*self.train, *self.eval_files):
+            if not (math.isfinite(file.weight) and file.weight > 0):
+                raise DataError(
+                    f"{file.path}: weight {file.weight} is not a positive number; fix: use a number above 0, or remove the file"
+                )
+        if isinstance(self.eval, float | int) and not 0 < self.eval < 1:
+            raise DataError(
+                f"data.eval: {self.eval} is not a fraction between 0 and 1; fix: use for example 0.1, or a file"
+            )
