@@ -24,9 +24,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from trl import SFTTrainer
 
 from mlflow_finetune_plugin.adaptations import lora
+from mlflow_finetune_plugin.data import DataFile, DataRequest, prepare
 from mlflow_finetune_plugin.data.conversations.conversion import to_conversation
 from mlflow_finetune_plugin.data.conversations.layouts import detect_layout
-from mlflow_finetune_plugin.data import DataFile, DataRequest, prepare
 from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.jobs.report import Report

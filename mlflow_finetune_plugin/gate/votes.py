@@ -52,13 +52,17 @@ class Tally:
 
 @dataclass(frozen=True)
 class VoterScores:
-    """What ``voter_scores`` found.
+    """The result of ``voter_scores``.
 
-    ``scores`` (voters,) in [0, 1] of the voters that count, in order of their first votes; ``lowest_scores`` (voters,)
-    are theirs if every vote not cast were the champion's, which no leaving can flatter; ``waiting`` voters have
-    begun and do not count yet; ``unfinished`` of those that count were closed before their last vote, of whom
-    ``left_after_win`` and ``left_after_loss`` had decided so in their last vote: where these two are far apart although
-    the score is not, voters stay or leave by what they prefer, and ``voter_scores`` promises nothing.
+    Args:
+        scores: (voters,) in [0, 1], of the voters that count, in the order of their first votes.
+        lowest_scores: (voters,) The same if every vote that was not cast were the champion's. Leaving early cannot raise them.
+        waiting: Voters who have begun and do not count yet.
+        unfinished: Voters who count and were closed before their last vote.
+        left_after_win: Unfinished voters whose last vote was for the candidate.
+        left_after_loss: Unfinished voters whose last vote was for the champion. Where this differs a lot from
+            ``left_after_win`` although the score is even, voters stay or leave by what they prefer, and ``scores`` are not
+            valid.
     """
 
     scores: Array
@@ -81,11 +85,11 @@ def tally(votes: Sequence[Vote]) -> Tally:
 
 
 def decisive_scores(votes: Sequence[Vote], *, per_voter: int) -> Array:
-    """1 for the candidate and 0 for the champion, in order, from each voter's first ``per_voter`` decisive votes.
+    """Return 1 for the candidate and 0 for the champion, in order, for each voter's first ``per_voter`` decisive votes.
 
-    Ties and ``both_bad`` are left out: given that a vote is decisive, the hypothesis "it is as likely the champion's"
-    says the same whatever decides which votes are (the sign test: Dixon and Mood 1946, JASA 41, 557-566). The cap
-    looks at earlier votes only, so a bet placed under it was placed before the vote. Shape (votes that count,).
+    Ties and ``both_bad`` are left out. Given that a vote is decisive, the hypothesis "the champion is as likely to get it"
+    does not depend on what decides which votes are (the sign test: Dixon and Mood 1946, JASA 41, 557-566). The cap depends on
+    earlier votes only, so each bet is placed before its vote. Shape (votes that count,).
     """
     _check_cap(per_voter)
     votes_by_voter: Counter[str] = Counter()
@@ -98,34 +102,35 @@ def decisive_scores(votes: Sequence[Vote], *, per_voter: int) -> Array:
 
 
 def voter_scores(votes: Sequence[Vote], *, per_voter: int, patience: int = PATIENCE_VOTERS) -> VoterScores:
-    """One score per voter, final when it is first given out, whatever is voted afterwards.
+    """Return one score per voter. A score never changes after it was first returned, whatever is voted later.
 
     With k = ``per_voter``, the score of a voter with votes Y_1 .. Y_N (win 1, tie or both bad 1/2, loss 0) is
 
         X = 1/2 + sum over i <= min(N, k) of (Y_i - 1/2) / k,
 
-    the mean of k votes where those not cast weigh as ties. Voters are numbered by their first vote. Voter j is closed
-    at the vote that is its k-th, or that is the first one of voter j + ``patience``, and counts once all voters before
-    it are closed.
+    the mean of k votes in which those not cast weigh as ties. Voters are numbered by their first vote. Voter j is closed
+    at the vote that is its k-th, or at the first vote of voter j + ``patience``. It counts once all voters before it are
+    closed.
 
-    Why looking after every vote stays harmless. (1) A closed score never changes, and who counts is always a prefix
+    Why the test stays valid after every vote. (1) A closed score never changes, and the voters that count are always a prefix
     X_1 .. X_m of one sequence that is fixed by the votes alone, not by who looked. (2) Under the hypothesis
     E[X_j | X_1 .. X_j-1] <= 1/2, the betting capital of ``sequential`` is a nonnegative supermartingale along that
     sequence, and by Ville 1939 its supremum over all m reaches 1/alpha with probability at most alpha. (3) A look after
-    any vote, chosen in the light of anything, unfinished voters included, sees the capital at some m, so it promotes
-    only if the supremum reaches 1/alpha. Counting every voter's running mean instead would break (1): the capital could
-    be caught at a fluctuation that the sequence of final scores never has.
+    any vote, chosen for any reason and with unfinished voters in view, sees the capital at some m, so it promotes only if
+    the supremum reaches 1/alpha. Counting every voter's running mean instead would break (1): the capital could be read at a
+    fluctuation that the sequence of final scores never has.
 
-    Which worlds satisfy the hypothesis, when voters neither see each other's votes nor come because of them:
-    (a) votes of mean 1/2 given the voter's own past, even where a voter leaves because of an outcome: X - 1/2 is then a
-    stopped martingale over k (a plain mean of the votes cast would not be: leaving at the first win makes it .69);
-    (b) voters who differ, the mean of their means being 1/2, as long as how many votes count does not depend on what
-    the voter prefers, as when all cast k. Not satisfied where voters who like the candidate stay longer. In a blind
-    comparison a vote for either side looks the same to its voter, so there is little reason to; but ``lowest_scores``
-    satisfy it whatever makes voters leave, being nowhere above the scores of the k votes they would have cast, and so
-    does ``per_voter=1``, which no leaving touches.
+    When the hypothesis holds, for voters who do not see each other's votes and do not come because of them:
+    (a) votes have mean 1/2 given the voter's own past, even where a voter leaves because of an outcome: X - 1/2 is then a
+    stopped martingale over k. (A plain mean of the votes cast would not do: leaving at the first win makes it .69.)
+    (b) voters differ and the mean of their means is 1/2, as long as the number of votes that count does not depend on what
+    the voter prefers, as when all cast k. It does not hold where voters who like the candidate stay longer. In a blind
+    comparison a vote for either side looks the same to its voter, so there is little reason for this. ``lowest_scores``
+    satisfy the hypothesis whatever makes voters leave, because they are never above the scores of k votes, and so does
+    ``per_voter=1``, which leaving cannot affect.
 
-    Raises GateError for a cap or a patience below 1.
+    Raises:
+        GateError: A cap or a patience is below 1.
     """
     _check_cap(per_voter)
     if patience < 1:

@@ -1,7 +1,7 @@
-"""Candidate minus champion on the same rows: one interval, one p-value, one answer on a margin.
+"""Compare a candidate with a champion on the same rows: an interval of the difference, a p-value, a test of a margin.
 
-Rows of 0 and 1 get Tango's score interval. Everything else, and all rows that share sources, gets a bootstrap-t over
-rows or over sources. How often these intervals hold the truth is measured by ``benchmarks/gate_errors.py``.
+Rows of 0 and 1 get Tango's score interval. Other scores, and all rows that share clusters, get a bootstrap-t interval
+over rows or clusters. ``benchmarks/gate_errors.py`` measures how often these intervals contain the true difference.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ FARTHEST_FORECAST_ROWS = 1_000_000
 class PairedRows:
     """Scores of two models on the same rows, in the same order.
 
-    ``clusters`` names what each row was drawn with (a document, a dialogue); rows of one cluster are not independent.
-    Raises GateError (a ValueError) for no rows, unequal lengths, a repeated row id, and scores that are not
-    finite.
+    ``clusters`` names the group that each row belongs to (a document, a dialogue); rows of one cluster are not independent.
+
+    Raises:
+        GateError: There are no rows, the lengths differ, a row id is repeated, or a score is not finite. It is a ValueError.
     """
 
     row_ids: tuple[str, ...]
@@ -51,7 +52,7 @@ class PairedRows:
         champion: Mapping[str, float],
         clusters: Mapping[str, Hashable] | None = None,
     ) -> PairedRows:
-        """From scores by row id. Raises GateError unless both sides, and ``clusters``, have the very same row ids."""
+        """Join scores by row id. Raises GateError unless both sides, and ``clusters``, have the same row ids."""
         others = {"champion": set(champion)} | ({} if clusters is None else {"clusters": set(clusters)})
         for name, others_ids in others.items():
             odd = sorted(others_ids ^ set(candidate))
@@ -81,7 +82,7 @@ class PairedRows:
 def check_rows(
     row_ids: Sequence[str], columns: Mapping[str, Sequence[float]], clusters: Sequence[Hashable] | None
 ) -> None:
-    """Raises GateError for no rows, unequal lengths, a repeated row id, and values that are not finite."""
+    """Raise GateError for no rows, unequal lengths, a repeated row id, or a value that is not finite."""
     rows = len(row_ids)
     if rows == 0:
         raise GateError("no rows to compare; fix: give the evaluation of at least one row")
@@ -101,10 +102,10 @@ def check_rows(
 
 
 def paired_interval(rows: PairedRows, *, confidence: float = 0.95, seed: int = 0, n_resamples: int = 4000) -> Interval:
-    """Interval of the mean difference candidate minus champion, in the metric's unit.
+    """Return the interval of the mean difference, candidate minus champion, in the metric's unit.
 
-    Rows of 0 and 1 without clusters: Tango 1998 (see ``evaluation.intervals``), which has a width also where no row
-    differs. All else: ``mean_interval`` of the differences.
+    Rows of 0 and 1 without clusters get Tango 1998 (see ``evaluation.intervals``), which has a width even where no row
+    differs. Other rows get ``mean_interval`` of the differences.
     """
     if rows.is_binary and rows.clusters is None:
         return paired_binary_interval(rows.champion, rows.candidate, confidence)
@@ -122,17 +123,19 @@ def mean_interval(
     seed: int = 0,
     n_resamples: int = 4000,
 ) -> Interval:
-    """Bootstrap-t interval of the (weighted) mean of ``values`` (rows,), resampling clusters where there are some.
+    """Return the bootstrap-t interval of the (weighted) mean of ``values`` (rows,). It resamples clusters where there are some.
 
-    Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 12.5; clusters are drawn whole (Davison and
-    Hinkley 1997, "Bootstrap Methods and their Application", section 3.8), and each resample is studentised with its
-    own clustered standard error (Miller 2024, arXiv 2411.00640; ``clustered_standard_error``). Chosen over the
-    percentile interval of the evaluation because its misses are more even on both sides when rows are skewed, and a
-    gate looks at one side. ``weights`` (rows,), e.g. tokens, make it a ratio of sums.
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 12.5. Clusters are drawn whole (Davison and
+    Hinkley 1997, "Bootstrap Methods and their Application", section 3.8), and each resample is studentised with its own
+    clustered standard error (Miller 2024, arXiv 2411.00640; ``clustered_standard_error``). The percentile interval of the
+    evaluation misses unevenly on the two sides when rows are skewed. A gate uses one side, so it needs this interval instead.
+    ``weights`` (rows,), for example tokens, make the mean a ratio of sums.
 
-    One row or cluster has no spread, nor have rows that all differ alike: the interval is then unbounded, and
-    ``method`` says so. So is a side on which too few rows differ for a bound. Raises GateError for no rows, values
-    that are not finite, and weights that are not positive.
+    One row or cluster has no spread, nor have rows that all differ by the same amount. The interval is then unbounded, and
+    ``method`` says so. A side on which too few rows differ is unbounded too.
+
+    Raises:
+        GateError: There are no rows, a value is not finite, or a weight is not positive.
     """
     x = np.asarray(values, dtype=np.float64)  # (rows,)
     w = np.ones_like(x) if weights is None else np.asarray(weights, dtype=np.float64)
@@ -157,7 +160,7 @@ def mean_interval(
 
 
 def cluster_statistics(x: Array, w: Array, clusters: Sequence[Hashable] | None) -> Array:
-    """Per cluster the additive [x, w, xx, xw, ww] that a studentised ratio of sums needs, (clusters, 5)."""
+    """Return the sums [x, w, xx, xw, ww] per cluster that a studentised ratio of sums needs, (clusters, 5)."""
     if clusters is not None:
         places = {name: i for i, name in enumerate(dict.fromkeys(clusters))}
         index = np.array([places[name] for name in clusters], dtype=np.intp)
@@ -170,10 +173,10 @@ def _sums(values: Array, index: NDArray[np.intp], size: int) -> Array:
 
 
 def studentised_means(sums: Array, value: float | Array, units: int) -> Array:
-    """(mean of a resample - ``value``) / standard error of that resample, from sums (..., 5) to (...).
+    """Return (mean of a resample - ``value``) / standard error of that resample, from sums (..., 5) to (...).
 
-    A resample without spread says nothing on how far its mean is off, so it counts as infinitely far, on both sides
-    when it hits ``value`` itself (nan): that makes an interval longer, never shorter.
+    A resample without spread gives no information about the error of its mean, so it counts as infinitely far. Where its
+    mean equals ``value`` the result is nan, and it counts on both sides. This can only make an interval longer.
     """
     distance = sums[..., 0] / sums[..., 1] - value
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -181,7 +184,7 @@ def studentised_means(sums: Array, value: float | Array, units: int) -> Array:
 
 
 def bootstrap_t_bounds(value: float | Array, spread: float | Array, t: Array, confidence: float) -> tuple[Array, Array]:
-    """``value`` minus the outer quantiles of ``t`` (resamples, samples), in standard errors; (samples,) each."""
+    """Return ``value`` minus the outer quantiles of ``t`` (resamples, samples), in standard errors; (samples,) each."""
     tail = (1 - confidence) / 2
     upper = np.quantile(np.where(np.isnan(t), np.inf, t), 1 - tail, axis=0, method="higher")
     lower = np.quantile(np.where(np.isnan(t), -np.inf, t), tail, axis=0, method="lower")
@@ -189,12 +192,11 @@ def bootstrap_t_bounds(value: float | Array, spread: float | Array, t: Array, co
 
 
 def clustered_standard_error(values: Sequence[float] | Array, clusters: Sequence[Hashable] | None = None) -> float:
-    """Standard error of the mean of ``values`` (rows,) whose clusters are independent, in the unit of ``values``.
+    """Return the standard error of the mean of ``values`` (rows,) whose clusters are independent, in the unit of ``values``.
 
-    Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640, clustered standard errors: the square root of the
-    products of deviations summed within clusters, over the number of rows; here times sqrt(G / (G - 1)) for G clusters,
-    which without clusters is the common s / sqrt(n). Infinite for one cluster. Raises GateError as ``mean_interval``
-    does.
+    Source: Miller 2024, "Adding Error Bars to Evals", arXiv 2411.00640: the square root of the products of deviations summed
+    within clusters, divided by the number of rows; here times sqrt(G / (G - 1)) for G clusters, which without clusters is the
+    usual s / sqrt(n). It is infinite for one cluster. Raises GateError as ``mean_interval`` does.
     """
     x = np.asarray(values, dtype=np.float64)
     check_rows([str(i) for i in range(len(x))], {"values": x.tolist()}, clusters)
@@ -203,7 +205,7 @@ def clustered_standard_error(values: Sequence[float] | Array, clusters: Sequence
 
 
 def standard_errors(sums: Array, units: int) -> Array:
-    """Linearised standard error of sum(x) / sum(w) from [x, w, xx, xw, ww] sums (..., 5)."""
+    """Return the linearised standard error of sum(x) / sum(w) from [x, w, xx, xw, ww] sums (..., 5)."""
     x, w, xx, xw, ww = np.moveaxis(sums, -1, 0)
     mean = x / w
     squares = xx - 2 * mean * xw + mean * mean * ww
@@ -212,10 +214,10 @@ def standard_errors(sums: Array, units: int) -> Array:
 
 
 def mcnemar_p(rows: PairedRows) -> float:
-    """Two-sided exact p-value that candidate and champion hit equally often, for rows of 0 and 1.
+    """Return the exact two-sided p-value of "candidate and champion are right equally often", for rows of 0 and 1.
 
-    McNemar 1947, Psychometrika 12, 153-157: among rows with one hit, the candidate's are Binomial(1/2). 1 where no
-    row differs. Raises GateError for other scores.
+    Source: McNemar 1947, Psychometrika 12, 153-157: among the rows on which one side is right, the candidate's are
+    Binomial(1/2). The p-value is 1 where no row differs. Raises GateError for other scores.
     """
     if not rows.is_binary:
         raise GateError("McNemar's test takes one 0 or 1 per row; fix: use paired_interval for other metrics")
@@ -224,11 +226,11 @@ def mcnemar_p(rows: PairedRows) -> float:
 
 
 def non_inferiority(harm: Interval, margin: float) -> Literal["shown", "refuted", "open"]:
-    """Whether a harm (positive = worse, same unit as ``margin``) stays within ``margin``.
+    """Return whether a harm (positive = worse, in the unit of ``margin``) stays within ``margin``.
 
-    Shown when the whole interval is at or below the margin, refuted when all of it is above, else open (Piaggio et
-    al. 2012, CONSORT for non-inferiority trials, JAMA 308, 2594-2604, figure 1). Raises GateError for a margin that is
-    not finite.
+    It is shown when the whole interval is at or below the margin, refuted when all of it is above, else open (Piaggio et al.
+    2012, CONSORT for non-inferiority trials, JAMA 308, 2594-2604, figure 1). Raises GateError for a margin that is not
+    finite.
     """
     if not math.isfinite(margin):
         raise GateError(f"the margin is {margin}; fix: give a finite number")
@@ -238,10 +240,11 @@ def non_inferiority(harm: Interval, margin: float) -> Literal["shown", "refuted"
 
 
 def rows_still_needed(interval: Interval, rows: int, bound: float) -> int | None:
-    """How many more rows would likely bring the whole interval to one side of ``bound``. An estimate.
+    """Estimate how many more rows would bring the whole interval to one side of ``bound``.
 
-    Takes the difference seen for the true one and lets the distance of the end in question shrink with the root of the
-    rows. None where that end is unbounded, the difference is on the bound, or it would take more than a million rows.
+    The estimate takes the measured difference for the true one and lets the distance to the relevant end shrink with the root
+    of the number of rows. It is None where that end is unbounded, the difference is on the bound, or more than a million rows
+    would be needed.
     """
     distance = abs(interval.value - bound)
     reach = interval.value - interval.low if interval.value > bound else interval.high - interval.value

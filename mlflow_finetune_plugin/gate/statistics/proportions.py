@@ -1,4 +1,4 @@
-"""A share of successes: its interval and its exact test."""
+"""Intervals and the exact test of a share of successes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from mlflow_finetune_plugin.evaluation.results import Interval
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
-    """Score interval of a share, within [0, 1] (Wilson 1927, JASA 22, 209-212; no continuity correction).
+    """Return the score interval of a share, within [0, 1] (Wilson 1927, JASA 22, 209-212; no continuity correction).
 
-    Valid for one look at a number of trials fixed beforehand; for votes under watch use ``gate.sequential``. Raises
-    GateError for no trials or an impossible count.
+    It is valid for one look at a number of trials that was fixed beforehand. For votes that are read repeatedly, use
+    ``sequential``. Raises GateError for no trials or an impossible count.
     """
     return _interval(successes, trials, confidence, "wilson", "Wilson 1927")
 
 
 def exact_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
-    """Exact interval of a share, never below its confidence (Clopper and Pearson 1934, Biometrika 26, 404-413).
-
-    Raises GateError for no trials or an impossible count.
+    """Return the exact interval of a share; its coverage is never below its confidence (Clopper and Pearson 1934, Biometrika
+    26, 404-413). Raises GateError for no trials or an impossible count.
     """
     return _interval(successes, trials, confidence, "exact", "Clopper-Pearson 1934")
 
@@ -33,9 +32,9 @@ def binomial_p(
     share: float = 0.5,
     alternative: Literal["two-sided", "less", "greater"] = "two-sided",
 ) -> float:
-    """Exact binomial p-value of ``share``; two-sided sums every count no likelier than the one seen.
+    """Return the exact binomial p-value of ``share``. Two-sided, it sums every count that is no likelier than the observed one.
 
-    Fisher 1935, "The Design of Experiments", chapter 2. Raises GateError for no trials, an impossible count or share.
+    Source: Fisher 1935, "The Design of Experiments", chapter 2. Raises GateError for no trials, an impossible count or share.
     """
     _check(successes, trials)
     if not 0 <= share <= 1:

@@ -1,4 +1,4 @@
-"""Three or more models compared two at a time: Bradley-Terry strengths, with intervals over voters."""
+"""Rank three or more models that were compared two at a time: Bradley-Terry strengths, with intervals over voters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _TOLERANCE = 1e-9
 class Comparison:
     """One voter's answer on two models: 1 for the first, 0 for the second, 0.5 for a tie or both bad.
 
-    Raises GateError for another score and for a model compared with itself.
+    Raises:
+        GateError: The score is another one, or a model is compared with itself.
     """
 
     voter: str
@@ -40,7 +41,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RankedModel:
-    """``strength`` in log odds against the average of the model's group; ``points``: wins plus half the ties."""
+    """A model with its strength, in log odds against the average of its group. ``points`` are wins plus half the ties."""
 
     name: str
     strength: Interval
@@ -50,14 +51,14 @@ class RankedModel:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Models from strong to weak, group by group; ``notes`` say what the comparisons cannot tell."""
+    """Models from strong to weak, group by group. ``notes`` say what the comparisons cannot decide."""
 
     models: tuple[RankedModel, ...]
     groups: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
 
     def win_probability(self, first: str, second: str) -> float:
-        """P(``first`` is preferred). Raises GateError for models of different groups, or unknown ones."""
+        """Return P(``first`` is preferred). Raises GateError for unknown models, and for models of different groups."""
         if not any(first in group and second in group for group in self.groups):
             raise GateError(f"nothing links {first!r} with {second!r}; fix: collect comparisons between them")
         strengths = {model.name: model.strength.value for model in self.models}
@@ -72,20 +73,20 @@ def rank(
     seed: int = 0,
     n_resamples: int = 1000,
 ) -> Ranking:
-    """Strengths by penalised maximum likelihood, P(i over j) = 1 / (1 + exp(s_j - s_i)), ties half a win each.
+    """Return the strengths by penalised maximum likelihood: P(i over j) = 1 / (1 + exp(s_j - s_i)); a tie is half a win each.
 
-    Bradley and Terry 1952, Biometrika 39, 324-345; fitted by the MM algorithm of Hunter 2004, Annals of Statistics 32,
-    384-406, section 2. Voters are resampled whole for percentile intervals (Davison and Hinkley 1997, section 3.8),
-    because one voter's votes are not independent.
+    Source: Bradley and Terry 1952, Biometrika 39, 324-345; fitted by the MM algorithm of Hunter 2004, Annals of Statistics 32,
+    384-406, section 2. Percentile intervals resample whole voters (Davison and Hinkley 1997, section 3.8), because the votes
+    of one voter are not independent.
 
-    The likelihood has a maximum only where no set of models won all its comparisons with the rest (Ford 1957, American
-    Mathematical Monthly 64, 28-33), which resamples of few voters miss even where the data do not. So each model also
-    draws ``prior_votes`` comparisons with an average model (half a vote each way by default; Caron and Doucet 2012,
-    JCGS 21, 174-196, section 2); where only that bounds a strength, its interval is open on that side and a note says
-    so. Models that no chain of comparisons links are ranked in groups apart.
+    The likelihood has a maximum only where no set of models won all its comparisons with the others (Ford 1957, American
+    Mathematical Monthly 64, 28-33). Resamples of few voters often violate this even where the data do not. So each model also
+    draws ``prior_votes`` comparisons with an average model, half a vote each way by default (Caron and Doucet 2012, JCGS 21,
+    174-196, section 2). Where only these bound a strength, its interval is open on that side, and a note says so. Models that
+    no chain of comparisons links are ranked in separate groups.
 
-    Raises GateError for no comparison, and for ``prior_votes=0`` (plain maximum likelihood, for which no interval over
-    voters need exist) where the maximum does not exist.
+    Raises:
+        GateError: There is no comparison, or the maximum does not exist for ``prior_votes=0`` (plain maximum likelihood).
     """
     if not comparisons:
         raise GateError("no comparison to rank by; fix: collect votes first")
@@ -125,7 +126,7 @@ def rank(
 
 
 def _ends(spread: Array, confidence: float, groups: list[list[int]], winners: list[set[int]]) -> tuple[Array, Array]:
-    """Percentiles of the resamples (resamples, models); open where only the prior bounds a strength."""
+    """Return the percentiles of the resamples (resamples, models), open where only the prior bounds a strength."""
     tail = (1 - confidence) / 2
     lows, highs = np.quantile(spread, [tail, 1 - tail], axis=0)
     for group, won in zip(groups, winners, strict=True):
@@ -135,7 +136,7 @@ def _ends(spread: Array, confidence: float, groups: list[list[int]], winners: li
 
 
 def _points_per_voter(comparisons: Sequence[Comparison], names: list[str]) -> Array:
-    """Entry (v, i, j): what voter v gave model i against model j."""
+    """Return the points that voter v gave model i against model j, as entry (v, i, j)."""
     model = {name: i for i, name in enumerate(names)}
     voter = {name: i for i, name in enumerate(dict.fromkeys(c.voter for c in comparisons))}
     points = np.zeros((len(voter), len(names), len(names)))
@@ -146,7 +147,7 @@ def _points_per_voter(comparisons: Sequence[Comparison], names: list[str]) -> Ar
 
 
 def _groups(points: Array, names: list[str]) -> tuple[list[list[int]], list[str]]:
-    """Models linked by comparisons, and a note where that is not all of them."""
+    """Return the groups of models that comparisons link, and a note where there are several."""
     _, linked = connected_components(points > 0, directed=True, connection="weak")
     groups = [np.flatnonzero(linked == g).tolist() for g in range(linked.max() + 1)]
     if len(groups) == 1:
@@ -156,7 +157,7 @@ def _groups(points: Array, names: list[str]) -> tuple[list[list[int]], list[str]
 
 
 def _winners(points: Array, group: list[int]) -> set[int]:
-    """The models of the group from whose equals (linked by points both ways) the rest took no point."""
+    """Return the models of the group that the others took no point from; models linked by points both ways count as equals."""
     _, level = connected_components(points > 0, directed=True, connection="strong")
     winners: set[int] = set()
     for part in dict.fromkeys(level[group]):
@@ -177,7 +178,7 @@ def _resampled_strengths(
 
 
 def _strengths(points: Array, groups: list[list[int]], prior_votes: float) -> Array:
-    """Log strengths of each table of points (tables, models, models), centred per group; (tables, models)."""
+    """Return the log strengths for each table of points (tables, models, models), centred per group; (tables, models)."""
     games = points + points.swapaxes(1, 2)
     won = points.sum(axis=2) + prior_votes / 2
     worth = np.ones(won.shape)

@@ -1,4 +1,4 @@
-"""One model on two sets of rows: how far its mean fell from the first to the second, with an interval."""
+"""Compare one model on two sets of rows: the difference of the means, with an interval."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sample:
-    """``values`` (rows,) of one set; their mean is weighted, e.g. by tokens. Raises GateError for no rows and no
-    numbers.
+    """The values (rows,) of one set. Their mean is weighted, for example by tokens.
+
+    Raises:
+        GateError: There are no rows, or a value is not a number.
     """
 
     values: tuple[float, ...]
@@ -33,17 +35,17 @@ class Sample:
 
     @property
     def is_binary(self) -> bool:
-        """Independent rows of 0 and 1 that weigh alike."""
+        """Whether the rows are independent, 0 or 1, and of equal weight."""
         return self.weights is None and self.clusters is None and bool(np.isin(self.values, (0.0, 1.0)).all())
 
 
 def difference_interval(first: Sample, second: Sample, *, confidence: float = 0.95) -> Interval:
-    """Mean of ``first`` minus mean of ``second``, whose rows have nothing to do with each other.
+    """Return the interval of the mean of ``first`` minus the mean of ``second``, for independent sets of rows.
 
-    Rows of 0 and 1: Newcombe 1998, "Interval estimation for the difference between independent proportions", Statistics
-    in Medicine 17, 873-890, method 10. All else: Welch 1947, Biometrika 34, 28-35, with Satterthwaite's degrees of
-    freedom; each standard error is that of a ratio of sums over clusters (``paired.standard_errors``). A set of one row
-    or cluster, or whose rows are all alike, has no spread: the interval is then unbounded, and ``method`` says so.
+    Rows of 0 and 1: Newcombe 1998, "Interval estimation for the difference between independent proportions", Statistics in
+    Medicine 17, 873-890, method 10. Other rows: Welch 1947, Biometrika 34, 28-35, with Satterthwaite's degrees of freedom;
+    each standard error is that of a ratio of sums over clusters (``paired.standard_errors``). A set of one row or cluster, or
+    of equal rows, has no spread. The interval is then unbounded, and ``method`` says so.
     """
     if first.is_binary and second.is_binary:
         return _newcombe(first.values, second.values, confidence)
@@ -67,7 +69,7 @@ def _newcombe(first: tuple[float, ...], second: tuple[float, ...], confidence: f
 
 
 def _mean(sample: Sample) -> tuple[float, float | None, int]:
-    """(mean, its standard error, rows or clusters); no error where there is no spread."""
+    """Return (mean, its standard error, rows or clusters). The error is None where there is no spread."""
     x = np.asarray(sample.values, dtype=np.float64)
     w = np.ones_like(x) if sample.weights is None else np.asarray(sample.weights, dtype=np.float64)
     mean = float(x @ w / w.sum())
