@@ -122,7 +122,7 @@ class Adaptation(AdaptationModule, Protocol):
         optimizer_kwargs: Mapping[str, Any],
         weight_decay: float,
     ) -> Any | None:
-        """Return a torch optimizer of its own, or None for the trainer's."""
+        """Return a torch optimizer, or None for the trainer's."""
         return None
 
     def has_effect(self, weights: Mapping[str, Any]) -> bool:

@@ -86,4 +86,4 @@ def quiet_libraries(*, owns_process: bool) -> None:
         if not _QUIET_WARNINGS.search(str(message)):
             show(message, category, filename, lineno, file, line)
 
-    warnings.showwarning = show_others  # MLflow adds filters of its own later, which would come before ours
+    warnings.showwarning = show_others  # MLflow adds its filters later, which would come before ours

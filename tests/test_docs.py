@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import json
 import re
 import shlex
 import sys
+import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -232,6 +234,28 @@ def test_words_are_plain(page):
         for match in re.finditer(phrase, text, re.IGNORECASE)
     ]
     assert faults == []
+
+
+@pytest.mark.parametrize("root", ["mlflow_finetune_plugin", "gradio_app"])
+def test_docstrings_and_comments_use_the_usual_words(root):
+    faults = [
+        f"{ids(path)}:{line}: {match[0]!r}; write: {better}"
+        for path in sorted((REPOSITORY / root).rglob("*.py"))
+        for line, text in docstrings_and_comments(path)
+        for phrase, better in REFUSED.items()
+        for match in re.finditer(phrase, prose(text), re.IGNORECASE)
+    ]
+    assert faults == []
+
+
+def docstrings_and_comments(path: Path) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
+    with tokenize.open(path) as file:
+        for token in tokenize.generate_tokens(file.readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.string
 
 
 class TestReferenceAgainstSources:

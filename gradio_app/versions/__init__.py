@@ -1,6 +1,6 @@
 """A model's registered versions for the page: read from MLflow, rendered, promoted and rolled back.
 
-Reading changes nothing in MLflow. A promotion runs the gate as a command of its own, and a rollback first checks that
+Reading changes nothing in MLflow. A promotion runs the gate as a separate command, and a rollback first checks that
 the aliases are as they were when the user confirmed it.
 """
 

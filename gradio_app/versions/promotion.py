@@ -1,4 +1,4 @@
-"""Run ``mlflow-finetune promote`` for the page, in a process of its own.
+"""Run ``mlflow-finetune promote`` for the page, in a separate process.
 
 The gate loads models and may take minutes. In its own process a failure becomes a message, and the page stays quick.
 The process belongs to the app, not to the page that started it: closing the page changes nothing, and the next page

@@ -20,7 +20,7 @@ class PageState(SessionState):  # type: ignore[misc]
     """The state of one page. Pages share the descriptions of components, so a change replaces a description."""
 
     def opened_again(self) -> PageState:
-        """Return the state of a new page. Call this on the state of a page that nobody has used."""
+        """Return the state of a new page. Call this on the state of an unused page."""
         other = copy(self)
         other.blocks_config = copy(self.blocks_config)
         other.config_values = dict(self.config_values)

@@ -78,7 +78,7 @@ def check_base_files(folder: Path, *, trust_remote_code: bool, max_length: int |
         max_length: tokens of the longest row, to compare with the base's positions; None skips that check.
 
     Raises:
-        BaseModelError: no config, tokenizer or safetensors; an adapter; not a causal language model; code of its own
+        BaseModelError: no config, tokenizer or safetensors; an adapter; not a causal language model; custom code
             that is not trusted; or ``max_length`` beyond the positions.
     """
     _refuse_adapter(folder)

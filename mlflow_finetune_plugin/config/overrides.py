@@ -63,7 +63,7 @@ def apply_top_level(
             continue
         if path[0] not in known:
             problems.append(f"-P {name} = {shown(value)}: is not for this entry point; fix: leave it out")
-        values[str(path[0])] = overrides[name]  # a run id of digits is no number
+        values[str(path[0])] = overrides[name]  # a run id of digits is not a number
         origin.override(path, name)
 
 

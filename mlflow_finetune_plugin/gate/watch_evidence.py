@@ -14,7 +14,7 @@ from mlflow_finetune_plugin.gate.votes import Vote
 
 @dataclass(frozen=True)
 class NotMeasured:
-    """A missing measurement, with the reason for a person. It triggers no action and is no sign that all is well."""
+    """A missing measurement, with the reason for a person. It triggers no action and does not mean that all is well."""
 
     why: str
 

@@ -84,7 +84,7 @@ def _version_text(package: PackageVersion) -> str:
 
 
 def _device() -> HealthCheck:
-    """Ask torch in a process of its own: importing it here would delay every other check by seconds."""
+    """Ask torch in another process: importing it here would delay every other check by seconds."""
     answer = subprocess.run([sys.executable, "-c", _DEVICE_CODE], capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         lines = answer.stderr.strip().splitlines() or ["no message"]

@@ -102,8 +102,8 @@ class Workers:
             process.signal(number)
 
     def ending(self, *, is_stopping: bool) -> Ending | None:
-        """Return the end of the processes; None while they work. ``is_stopping``: all were asked to end, so that an end
-        is no failure.
+        """Return the end of the processes; None while they work. ``is_stopping``: all were asked to end, so an end
+        is not a failure.
         """
         for process in self._processes:
             process.poll()

@@ -33,9 +33,9 @@ _RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 2e-2}
 
 @dataclass(frozen=True)
 class Reference:
-    """What base and adapter said of known texts, for whoever must prove later that the same model answers.
+    """Log-probabilities of base and adapter on known texts. They later prove that the same model answers.
 
-    The probes hold what they said in training's ``precision``; ``served_as`` what they say in each precision of serving.
+    ``probes`` are measured in training's ``precision``, ``served_as`` in each precision of serving.
     """
 
     precision: str
@@ -47,7 +47,7 @@ class Reference:
         return json.dumps({"precision": self.precision, "probes": self.probes, "served_as": served}, ensure_ascii=False)
 
     def log_probs(self, side: str) -> np.ndarray:
-        """All log-probabilities of one side (``base`` or ``adapter``), in a row."""
+        """Return all log-probabilities of one side (``base`` or ``adapter``), (tokens,)."""
         return np.concatenate([np.asarray(probe[f"{side}_log_probs"], dtype=np.float32) for probe in self.probes])
 
 

@@ -39,7 +39,7 @@ class Answerer:
         )
 
     def rows(self, config: EvaluationConfig, folder: Path) -> list[EvalRow]:
-        """The rows that somebody gives, with this version's own template and tokens. Raises DataError, ReloadError."""
+        """Return the rows of the request, rendered with this version's template and tokens. Raises DataError, ReloadError."""
         return prepare_evaluation_rows(config, self._loaded.card, self._renderer, folder).eval_rows
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A converted adapter as a version of its own: proven as a trained one is, in the run that made what it was converted from."""
+"""Register a converted adapter as a new version, with a proof like a trained one, in the run that made the original."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 @dataclass(frozen=True)
 class ConvertedVersion:
-    """``is_new_run``: the run that made the original is gone, so the version has one of its own."""
+    """``is_new_run``: the run that made the original is gone, so a new run was created for the version."""
 
     export: LoraExport
     version: RegisteredVersion
@@ -282,7 +282,7 @@ def _home_run(client: MlflowClient, source_model: FoundModel) -> _HomeRun:
 
 @contextmanager
 def _in_experiment(experiment_id: str) -> Iterator[None]:
-    """MLflow logs a model into the experiment of the process, whatever run it is told."""
+    """Set the experiment of this process: MLflow logs a model there, not into the experiment of the given run."""
     names = ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
     before = {name: os.environ.pop(name) for name in names if name in os.environ}
     os.environ["MLFLOW_EXPERIMENT_ID"] = experiment_id

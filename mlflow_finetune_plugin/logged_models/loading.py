@@ -56,7 +56,7 @@ def on_full_weights(logged: LoggedModel) -> PeftModel:
 
 
 def differences(model: Any, logged: LoggedModel) -> np.ndarray:
-    """How far ``model`` is from what the trained adapter said of its probes: absolute nats, one per answer token."""
+    """Return how far ``model`` is from the trained adapter on its probes: absolute nats, one per answer token."""
     probes = logged.reference["probes"]
     log_probs = completion_log_probs(
         model,

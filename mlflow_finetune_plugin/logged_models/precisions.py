@@ -1,8 +1,8 @@
-"""What base and adapter say in each precision in which they may be served, and how far each is from itself when asked again.
+"""Measure base and adapter in each precision that may serve them, and how much a repeated measurement differs.
 
-Training holds the adapter in float32 on a base that may be bfloat16; engines hold both in one precision. So the reference that
-an engine is compared with is told by the model cast as the engine will cast it, not by the one that was trained; how far these
-two are apart is a number of its own, the gap.
+Training holds the adapter in float32 on a base that may be bfloat16; engines hold both in one precision. So the reference for
+an engine comes from the model cast as the engine casts it, not from the trained one. The difference between these two is
+measured separately, as the gap.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ def _largest(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float
 
 @contextmanager
 def _cast(model: PeftModel, dtype: torch.dtype) -> Iterator[PeftModel]:
-    """Base and adapter in ``dtype``, without what training has put around their ``forward``; bit for bit as before afterwards.
+    """Cast base and adapter to ``dtype``, without what training has put around their ``forward``, and restore them bit for bit.
 
-    In place: a copy of a trained model would go on running the original, which TRL's fused head and accelerate's autocast hold
-    in closures. Not buffers: engines too keep the angles of positions in float32.
+    The cast is in place: a copy of a trained model would still run the original, which TRL's fused head and accelerate's autocast
+    hold in closures. Buffers are not cast: engines also keep the angles of positions in float32.
     """
     originals = {
         name: parameter.data

@@ -135,7 +135,7 @@ class FinetuneDeploymentClient(BaseDeploymentClient):
     def delete_deployment(
         self, name: str, config: Mapping[str, Any] | None = None, endpoint: str | None = None
     ) -> None:
-        """End and remove a deployment; running answers end first. As MLflow requires, a missing one is no error."""
+        """End and remove a deployment; running answers end first. As MLflow requires, a missing one is not an error."""
         with alone(name):
             if (folder_of(name) / "deployment.json").exists():
                 end(read(name))

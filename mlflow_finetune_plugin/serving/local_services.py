@@ -38,7 +38,7 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass
 class Deployment:
-    """A deployed service. ``started`` is the process's start time, which tells it from a later process with the same id."""
+    """A deployed service. ``started`` is the process's start time, which distinguishes it from a later process with the same id."""
 
     name: str
     model_uri: str

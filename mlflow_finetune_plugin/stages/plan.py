@@ -79,7 +79,7 @@ def prepare_data(plan: Plan, folder: Path, report: Report) -> PreparedData:
 
 
 def plan_params(plan: Plan) -> dict[str, Any]:
-    """The resolved config, flat, as params are logged; which run is resumed is no param of that run."""
+    """Return the resolved config, flat, as params are logged, without the run that is resumed."""
     config = {**plan.config.model_dump(mode="json", by_alias=True, exclude={"resume"}), "options": plan.options}
     return flat_params(config)
 

@@ -92,7 +92,7 @@ def project_experiment(client: MlflowClient, tracking_uri: str, name: str) -> st
 def next_run_name(client: MlflowClient, experiment_id: str, entry_point: str, today: date) -> str:
     """Return ``ENTRY_POINT-DATE-N`` with the first N that is higher than those of the experiment's runs of that day.
 
-    Two runs that start in the same moment may get the same name; MLflow tells runs apart by their ids.
+    Two runs that start in the same moment may get the same name; MLflow distinguishes runs by their ids.
     """
     prefix = f"{entry_point}-{today.isoformat()}-"
     runs: list[Any] = client.search_runs(

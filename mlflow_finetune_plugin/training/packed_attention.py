@@ -50,7 +50,7 @@ def packed_rows(
     limits the scores and applies in the eager variant only.
 
     Raises:
-        TrainingError: the model passes a mask of its own or attention sinks.
+        TrainingError: the model passes its own mask or attention sinks.
     """
     if attention_mask is not None or kwargs.get("s_aux") is not None:
         raise TrainingError(

@@ -38,7 +38,7 @@ def fitted(examples: list[Example], limit: int, overlength: str, messages: Seque
 
 
 def _pieces(document: Example, limit: int) -> list[Example]:
-    """Cut a document into pieces of ``limit`` tokens. Each starts with the last token of the one before, so that every token is learnt."""
+    """Cut a document into pieces of ``limit`` tokens. Each starts with the last token of the one before, so every token is trained on."""
     ids, pieces = document.input_ids, []
     for start in range(0, len(ids) - 1, limit - 1):
         piece = ids[start : start + limit]

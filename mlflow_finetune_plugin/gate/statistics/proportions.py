@@ -32,7 +32,7 @@ def binomial_p(
     share: float = 0.5,
     alternative: Literal["two-sided", "less", "greater"] = "two-sided",
 ) -> float:
-    """Return the exact binomial p-value of ``share``. Two-sided, it sums every count that is no likelier than the observed one.
+    """Return the exact binomial p-value of ``share``. Two-sided, it sums every count at most as likely as the observed one.
 
     Source: Fisher 1935, "The Design of Experiments", chapter 2. Raises GateError for no trials, an impossible count or share.
     """

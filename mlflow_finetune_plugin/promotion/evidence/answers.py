@@ -79,7 +79,7 @@ class Sources:
 
 
 def answers_on(version: ProvenVersion, rows: HeldOut, sources: Sources, say: Note) -> AnswerSet:
-    """Return the version's answers to the rows: those of its own proof, of an earlier decision, or measured now."""
+    """Return the version's answers to the rows: those of its proof, of an earlier decision, or measured now."""
     key = (version.adapter_digest, rows.digest)
     table, held_out = version.proof_table, version.held_out
     if version.is_run_s_own and table is not None and held_out is not None and held_out.digest == rows.digest:

@@ -4,7 +4,7 @@ The worker stored prompts, token ids and the log-probabilities of base and adapt
 precision of serving. The engine computes its own for both. They may differ by what a repeated request already changes: the
 noise of the worker and of this engine (other rows in the batch), three times the difference of its base, and the rounding of
 another kernel of the same precision. They must also be nearer to the adapter's than to the base's. The worker measured how far
-the serving precision is from the training precision, which has a limit of its own. The engine renders the prompts too, because
+the serving precision is from the training precision, which has a separate limit. The engine renders the prompts too, because
 another chat template gives other token ids.
 """
 
@@ -133,7 +133,7 @@ async def certify(engine: EngineProcess, served_name: str, reference: dict[str, 
 async def still_holds(
     certificate: Certificate, engine: EngineProcess, served_name: str, reference: dict[str, Any]
 ) -> bool:
-    """Whether the adapter, loaded once more into the engine that ``found`` is of, says of its first probe what it shall."""
+    """Return whether the adapter, loaded again into this engine, still gives the certified log-probabilities on its first probe."""
     probes = _probes(reference, certificate.version)[:1]
     expected = _expected(reference, engine.spec.key.precision, certificate.version).adapter
     measured = _flat(await _log_probs(engine, served_name, probes))

@@ -80,7 +80,7 @@ class ServedLog:
         for (model, version), summary in summaries.items():
             try:
                 self._client.set_model_version_tag(model, version, self._tag, summary.to_json())
-            except Exception as error:  # each kind of registry raises errors of its own; serving continues
+            except Exception as error:  # each kind of registry raises different errors; serving continues
                 logger.warning("served_not_written version=%s/%s fault=%s", model, version, in_short(error))
                 if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
                     return left  # the registry may accept them next time; a deleted version never does

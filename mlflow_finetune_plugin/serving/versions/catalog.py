@@ -41,7 +41,7 @@ class Catalog:
         return {name: self._model(name) for name in self.models}
 
     def read_each(self) -> tuple[dict[str, CatalogModel], dict[str, str]]:
-        """Read each model, and go on when one cannot be read. It blocks.
+        """Read each model, and continue when one cannot be read. It blocks.
 
         Returns:
             The models that could be read, and the faults by model name. A deleted model has a fault and no aliases.

@@ -258,7 +258,7 @@ def _download(uri: str, folder: Path, name: str) -> Path:
 
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
-    except Exception as error:  # each artifact store raises errors of its own
+    except Exception as error:  # each artifact store raises different errors
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
             raise
         raise TrackingError(f"the artifacts of {name} cannot be downloaded: {in_short(error)}") from error
