@@ -91,8 +91,10 @@
       prompt.focus({preventScroll: true});
   };
   const openDetails = new Set();
-  document.addEventListener('toggle', event => {
-    if (event.target.matches('details[id]')) openDetails[event.target.open ? 'add' : 'delete'](event.target.id);
+  // A click is noted before it opens or closes: the toggle event comes later, when new standings may have replaced the element.
+  document.addEventListener('click', event => {
+    const details = event.target.closest && event.target.closest('summary')?.parentElement;
+    if (details?.matches('details[id]')) openDetails[details.open ? 'delete' : 'add'](details.id);
   }, true);
   // New standings replace the whole table; what the reader has opened stays open.
   const reopenDetails = () => {
