@@ -49,7 +49,7 @@ def test_kill_9_of_a_training_worker_fails_the_run(workplace):
 @pytest.mark.process
 @needs_two_cores
 def test_kill_9_of_the_supervisor_lets_a_training_of_two_processes_finish_well(workplace):
-    arguments = ("-P", "max_steps=150", "-P", "max_rows=20", "-P", "per_device_train_batch_size=8", *TWO_PROCESSES)
+    arguments = ("-P", "max_steps=60", "-P", "max_rows=20", "-P", "per_device_train_batch_size=8", *TWO_PROCESSES)
     process = workplace.start_finetune_run(QUICKSTART, "-e", "lora", *arguments)
     job = training_job(workplace)
     os.kill(pids(job)["supervisor"], signal.SIGKILL)
@@ -62,7 +62,7 @@ def test_kill_9_of_the_supervisor_lets_a_training_of_two_processes_finish_well(w
     history = workplace.client().get_metric_history(run.info.run_id, "train/loss")
     assert [metric.step for metric in history][
         -1
-    ] == 150  # nothing that the first supervisor had not carried over is lost
+    ] == 60  # nothing that the first supervisor had not carried over is lost
 
 
 @pytest.mark.process

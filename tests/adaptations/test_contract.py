@@ -78,10 +78,13 @@ def runs(tmp_path_factory, empty_store):
 
 @pytest.mark.train
 @pytest.mark.parametrize("adaptation", [name for name in ADAPTATIONS if name != "lora"])  # lora: test_pipeline.py
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "mixtral"])
-def test_run_gives_back_what_was_trained(adaptation, family, tmp_path, empty_store):
-    config = small_config(tmp_path, tiny_base(tmp_path / "base", family), adaptation)
-    ran = run_pipeline(tmp_path / "run", empty_store, config)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral"])  # all families, without the pipeline: the test below
+def test_run_gives_back_what_was_trained(adaptation, family, runs, tmp_path, empty_store):
+    if family == "llama":
+        ran = runs(adaptation)
+    else:
+        config = small_config(tmp_path, tiny_base(tmp_path / "base", family), adaptation)
+        ran = run_pipeline(tmp_path / "run", empty_store, config)
     assert ran.reload_error() < 1e-5
     losses = [m.value for m in ran.client.get_metric_history(ran.run_id, "train/loss")]
     assert losses[-1] < losses[0]

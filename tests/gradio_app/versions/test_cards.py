@@ -26,7 +26,7 @@ def test_a_version_tells_what_its_run_and_the_registry_hold(registry):
     registry.set_model_version_tag("bot", number, "finetune.verdict", "hold for champion, run abc123")
     (version,) = list_versions(registry, "bot").rows
     run_id = registry.get_model_version("bot", number).run_id
-    assert (version.number, version.aliases, version.method, version.base_model) == (
+    assert (version.number, version.aliases, version.adaptation_and_objective, version.base_model) == (
         number,
         ("challenger",),
         "lora x sft",
