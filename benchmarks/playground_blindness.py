@@ -101,7 +101,7 @@ async def _speak(person: Person, conversations: int, needles: tuple[str, ...], h
         heard.search(before, receipts)
         heard.revealed += len(receipts) == 2 and "bot@champion" in shown and "bot@challenger" in shown
         person.heard.clear()
-        await person.call("_begin_anew", True, "turn")
+        await person.call("_restart", True, "turn")
 
 
 def _of_this_turn(shown: list[Any]) -> str:

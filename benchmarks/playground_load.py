@@ -122,7 +122,7 @@ async def start_skew(http: aiohttp.ClientSession, app: PageProcess, endpoint: st
         await asyncio.gather(*(person.meet("short", "brief") for person in people))
         for number in range(-(-turns // count)):
             if number % 40 == 39:  # a conversation has 50 turns
-                await asyncio.gather(*(person.call("_begin_anew", True, "turn") for person in people))
+                await asyncio.gather(*(person.call("_restart", True, "turn") for person in people))
             await asyncio.gather(*(person.ask(f"skew {person.key} {number}") for person in people))
         skews = sorted(await _skews(http, endpoint))
         late = skews[min(len(skews) - 1, int(0.99 * len(skews)))]
@@ -173,7 +173,7 @@ async def slow_side(http: aiohttp.ClientSession, app: PageProcess, pairs: int, b
 async def _beside_both(person: Person, pairs: int, *, is_blind: bool) -> dict[str, list[tuple[float, float]]]:
     """Seconds until the fast side was received, and until it was shown."""
     await person.open()
-    await person.call("_begin_anew", is_blind, "turn")
+    await person.call("_restart", is_blind, "turn")
     times: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for _ in range(pairs):
         for other in ("equal", "slow"):
