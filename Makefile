@@ -14,7 +14,7 @@ INSTALL := $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c
 unexport PYTHONDONTWRITEBYTECODE
 # on one line and without syntax that an old Python does not have, so that it is the version that is reported
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("Python %d.%d is too old; \
-    fix: make PYTHON=python3.11 (3.11, 3.12 and 3.13 are tested), after rm -rf $(VENV)" % v)
+    fix: make PYTHON=python3.11 (3.11 is tested; 3.12 and 3.13 are not yet), after rm -rf $(VENV)" % v)
 EXTRAS ?= train,playground,dev,docs
 TESTS ?= tests
 # whole files side by side, in the order of tests/conftest.py; JOBS=0 is one process, for a debugger
@@ -41,7 +41,7 @@ demo: setup
 playground: setup
 	$(BIN)/python recipes/quickstart/playground.py $(PLAYGROUND)
 
-# at most five minutes on two cores: everything that starts no process and trains nothing, and the whole path once
+# at most five minutes on two cores: all that starts no process, trains nothing and fills no MLflow store, and the whole path
 test: setup
 	$(PYTEST) --durations=10 -m 'not (process or train or store or simulation or browser or vllm or gpu or ray or slurm)' $(TESTS)
 

@@ -67,13 +67,13 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
         self._connection.connect(_zygote(IMPORTS[command[2]]))
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))]
         self._connection.sendmsg([json.dumps(request).encode() + b"\n"], ancillary)
-        self.pid = int(self._line())
+        self.pid = self._number("started")
         self._child_created = True
         self._close_pipe_fds(
             *(values_by_name[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite"))
         )
 
-    def _line(self) -> str:
+    def _number(self, event: str) -> int:
         assert self._connection is not None
         line = b""
         while not line.endswith(b"\n"):
@@ -81,7 +81,10 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
             if not byte:
                 raise RuntimeError("the zygote of the tests has ended")
             line += byte
-        return line.decode()
+        name, number = line.decode().split()
+        if name != event:
+            raise RuntimeError(f"expected {event!r} from the zygote of the tests, got {line!r}: see its stderr")
+        return int(number)
 
     def _internal_poll(self, *_: Any, **__: Any) -> int | None:
         return self._wait(0) if self.returncode is None else self.returncode
@@ -90,7 +93,7 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
         if self.returncode is None:
             readable, _, _ = select.select([self._connection], [], [], timeout)
             if readable:
-                self.returncode = int(self._line())
+                self.returncode = self._number("ended")
                 self._connection.close()  # type: ignore[union-attr]
             elif timeout:
                 raise subprocess.TimeoutExpired(self.args, timeout)

@@ -4,8 +4,9 @@
 the same module as ``__main__``, with the arguments, environment, directory and streams of the request. Its command line and
 ``/proc/PID/environ`` are those of this process, so a test that reads them starts a Python of its own.
 
-Each connection to the socket is one request: JSON with the descriptors of stdin, stdout and stderr. The answers are a line
-with the process id and, when it has ended, a line with its return code as ``subprocess`` gives it.
+Each connection to the socket is one request: JSON with the descriptors of stdin, stdout and stderr. The answers are
+``started PID``, from the fork when it has its directory and session, and ``ended CODE``, from the zygote, with the return code
+as ``subprocess`` gives it.
 """
 
 from __future__ import annotations
@@ -73,16 +74,17 @@ def _serve(listener: socket.socket) -> dict[str, Any] | None:
                     if pid == 0:
                         signal.set_wakeup_fd(before)
                         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                        for inherited in (*children.values(), connection, listener):
+                        for inherited in (*children.values(), listener):
                             inherited.close()
                         os.close(ended_read)
                         os.close(ended_write)
                         _become(request, streams)
+                        with connection:
+                            connection.sendall(f"started {os.getpid()}\n".encode())
                         return request
                     for stream in streams:
                         os.close(stream)
                     children[pid] = connection
-                    connection.sendall(f"{pid}\n".encode())
                 elif key.fileobj == ended_read:
                     os.read(ended_read, 1000)
                     _report_ended(children)
@@ -130,7 +132,7 @@ def _report_ended(children: dict[int, socket.socket]) -> None:
             continue
         with children.pop(pid) as connection:
             try:
-                connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+                connection.sendall(f"ended {os.waitstatus_to_exitcode(status)}\n".encode())
             except OSError:  # who asked is gone
                 continue
 

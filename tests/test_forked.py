@@ -1,0 +1,52 @@
+"""Commands that tests fork from the zygote behave as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+from forked import ForkedProcess, run_module, start_module
+
+CLI = "mlflow_finetune_plugin.cli"
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+def test_a_test_without_a_mark_cannot_fork_a_command():
+    with pytest.raises(AssertionError, match=r"fix: mark it with pytest\.mark\.process"):
+        start_module(CLI, ["--help"], env=os.environ)
+
+
+@pytest.mark.process
+def test_output_and_return_code_are_those_of_the_command(tmp_path):
+    helped = run_module(CLI, ["--help"], env=os.environ, timeout=60, cwd=tmp_path, **PIPES)
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert "promote" in helped.stdout
+    refused = run_module(CLI, ["no-such-command"], env=os.environ, timeout=60, cwd=tmp_path, **PIPES)
+    assert refused.returncode == 2
+    assert "no-such-command" in refused.stderr
+
+
+@pytest.mark.process
+def test_directory_environment_and_signals_reach_it(tmp_path):
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'given.db'}"}
+    process = start_module(
+        "mlflow", ["server", "--port", "0"], env=environment, cwd=tmp_path, start_new_session=True, **PIPES
+    )
+    assert isinstance(process, ForkedProcess)
+    assert os.readlink(f"/proc/{process.pid}/cwd") == str(tmp_path)
+    assert os.getsid(process.pid) == process.pid
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.process
+def test_what_python_reads_at_its_start_needs_a_python_of_its_own(tmp_path):
+    other = {**os.environ, "PYTHONHASHSEED": "7"}
+    with start_module(CLI, ["--help"], env=other, cwd=tmp_path, **PIPES) as process:
+        assert not isinstance(process, ForkedProcess)
+        process.communicate(timeout=60)
