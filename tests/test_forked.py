@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import pytest
-from forked import ForkedProcess, run_module, start_module
+from forked import run_module, start_module
 
 CLI = "mlflow_finetune_plugin.cli"
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -34,7 +34,7 @@ def test_directory_environment_and_signals_reach_it(tmp_path):
     process = start_module(
         "mlflow", ["server", "--port", "0"], env=environment, cwd=tmp_path, start_new_session=True, **PIPES
     )
-    assert isinstance(process, ForkedProcess)
+    assert process.is_fork
     assert os.readlink(f"/proc/{process.pid}/cwd") == str(tmp_path)
     assert os.getsid(process.pid) == process.pid
     with pytest.raises(subprocess.TimeoutExpired):
@@ -48,5 +48,5 @@ def test_directory_environment_and_signals_reach_it(tmp_path):
 def test_what_python_reads_at_its_start_needs_a_python_of_its_own(tmp_path):
     other = {**os.environ, "PYTHONHASHSEED": "7"}
     with start_module(CLI, ["--help"], env=other, cwd=tmp_path, **PIPES) as process:
-        assert not isinstance(process, ForkedProcess)
+        assert not process.is_fork
         process.communicate(timeout=60)

@@ -12,24 +12,45 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
-IMPORTS = {"mlflow": "commands", "mlflow_finetune_plugin.cli": "commands", "gradio_app": "page"}
+IMPORTS = {
+    "mlflow": "commands",
+    "mlflow_finetune_plugin.cli": "commands",
+    "mlflow_finetune_plugin.jobs.supervisor": "commands",
+    "mlflow_finetune_plugin.worker": "training",
+    "gradio_app": "page",
+}
 """What the zygote of each module imports."""
-_READ_AT_START = ("PYTHONPATH", "PYTHONHASHSEED", "OMP_NUM_THREADS", "LD_PRELOAD", "PATH")
+FORKS = "FINETUNE_TEST_FORKS"
+"""The environment variable that holds ``no`` where each process must be a Python of its own."""
+_READ_AT_START = [
+    "PYTHONPATH",
+    "PYTHONHASHSEED",
+    "OMP_NUM_THREADS",
+    "LD_PRELOAD",
+    "PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+]
 """Variables that Python, or an import of the zygote, reads once."""
 
-_zygotes: dict[tuple[int, str], tuple[subprocess.Popen[bytes], str]] = {}
+_zygotes: dict[str, subprocess.Popen[bytes]] = {}
+_OPTIONS = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]
+_tests = SimpleNamespace(pid=os.getpid(), environment={})
+"""The process of the tests, also in forks: its id, after which the sockets of the zygotes are named, and its environment."""
 
 
 def start_module(
     module: str, arguments: Sequence[str], *, env: Mapping[str, str], **options: Any
 ) -> subprocess.Popen[Any]:
     """Start ``python -m module arguments``. ``options`` are those of ``subprocess.Popen``."""
-    command = [sys.executable, "-m", module, *arguments]
-    can_fork = module in IMPORTS and all(env.get(name) == os.environ.get(name) for name in _READ_AT_START)
-    return (ForkedProcess if can_fork else subprocess.Popen)(command, env=dict(env), **options)
+    _start_zygotes()
+    return ForkedProcess([sys.executable, "-m", module, *arguments], env=dict(env), **options)
 
 
 def run_module(
@@ -45,33 +66,68 @@ def run_module(
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
+def fork_what_forks_start(tests_pid: int) -> None:
+    """Let the forks of this process, which is a zygote, start supervisors and workers as forks, too."""
+    _tests.pid = tests_pid
+    _tests.environment.update({name: os.environ.get(name) for name in _READ_AT_START})
+    subprocess.Popen = ForkedProcess  # type: ignore[misc]
+
+
+def _can_fork(command: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Return whether a fork of a zygote does the same as ``command``."""
+    if command[:2] != [sys.executable, "-m"] or command[2] not in IMPORTS or environment.get(FORKS) == "no":
+        return False
+    if any(environment.get(name) != value for name, value in _tests.environment.items()):
+        return False
+    return IMPORTS[command[2]] != "training" or not _needs_bitsandbytes(Path(command[3]))
+
+
+def _needs_bitsandbytes(job: Path) -> bool:
+    """Return whether the configuration of a job may name bitsandbytes, which the zygote has not imported."""
+    return any(word in (job / "config.json").read_text(encoding="utf-8") for word in ("4bit", "8bit", "32bit"))
+
+
 class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
-    """A command as a fork of the zygote. Its parent is the zygote, which sends its return code."""
+    """A command as a fork of the zygote where that does the same, else as a process of its own.
+
+    The parent of a fork is the zygote, which sends its return code.
+    """
 
     _connection: socket.socket | None = None
 
+    @property
+    def is_fork(self) -> bool:
+        return self._connection is not None
+
     def _execute_child(self, *arguments: Any) -> None:
-        values_by_name = inspect.signature(subprocess.Popen._execute_child).bind(self, *arguments).arguments  # type: ignore[attr-defined]
-        command = [os.fspath(word) for word in values_by_name["args"]]
-        assert command[:2] == [sys.executable, "-m"], command
+        values_by_name = _OPTIONS.bind(self, *arguments).arguments
+        options = SimpleNamespace(**values_by_name)
+        command = [] if isinstance(options.args, (str, os.PathLike)) else [os.fspath(word) for word in options.args]
+        environment = {
+            str(key): str(value) for key, value in (os.environ if options.env is None else options.env).items()
+        }
+        if options.shell or options.pass_fds or options.preexec_fn or not _can_fork(command, environment):
+            super()._execute_child(*arguments)  # type: ignore[misc]
+            return
         request = {
             "module": command[2],
             "arguments": command[3:],
-            "environment": {str(key): str(value) for key, value in values_by_name["env"].items()},
-            "folder": os.fspath(values_by_name["cwd"] or os.getcwd()),
-            "new_session": bool(values_by_name["start_new_session"]),
+            "environment": environment,
+            "folder": os.fspath(options.cwd or os.getcwd()),
+            "new_session": bool(options.start_new_session),
         }
-        ends = [values_by_name[name] for name in ("p2cread", "c2pwrite", "errwrite")]
-        streams = [end if end != -1 else number for number, end in enumerate(ends)]
+        streams = [
+            end if end != -1 else number
+            for number, end in enumerate((options.p2cread, options.c2pwrite, options.errwrite))
+        ]
         self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(_zygote(IMPORTS[command[2]]))
+        self._connection.connect(_address(IMPORTS[command[2]]))
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))]
         self._connection.sendmsg([json.dumps(request).encode() + b"\n"], ancillary)
         self.pid = self._number("started")
         self._child_created = True
-        self._close_pipe_fds(
-            *(values_by_name[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite"))
-        )
+        pipes = ["p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite"]
+        self._close_pipe_fds(*(values_by_name[name] for name in pipes))
 
     def _number(self, event: str) -> int:
         assert self._connection is not None
@@ -86,34 +142,41 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
             raise RuntimeError(f"expected {event!r} from the zygote of the tests, got {line!r}: see its stderr")
         return int(number)
 
-    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
-        return self._wait(0) if self.returncode is None else self.returncode
+    def _internal_poll(self, *arguments: Any, **options: Any) -> int | None:
+        if self._connection is None:
+            return super()._internal_poll(*arguments, **options)  # type: ignore[misc,no-any-return]
+        return self._wait(0)
 
     def _wait(self, timeout: float | None) -> int | None:
+        if self._connection is None:
+            return super()._wait(timeout=timeout)  # type: ignore[misc,no-any-return]
         if self.returncode is None:
             readable, _, _ = select.select([self._connection], [], [], timeout)
             if readable:
                 self.returncode = self._number("ended")
-                self._connection.close()  # type: ignore[union-attr]
+                self._connection.close()
             elif timeout:
                 raise subprocess.TimeoutExpired(self.args, timeout)
         return self.returncode
 
 
-def _zygote(imports: str) -> str:
-    """Return the socket of this process's zygote, started when it is first needed. It ends with this process."""
-    pid = os.getpid()
-    if (pid, imports) not in _zygotes:
-        path = f"\0finetune-tests-{pid}-{imports}"
+def _address(imports: str) -> str:
+    return f"\0finetune-tests-{_tests.pid}-{imports}"
+
+
+def _start_zygotes() -> None:
+    """Start the zygotes of this process, each of which imports when it is first needed. They end with this process."""
+    if _zygotes:
+        return
+    _tests.environment.update({name: os.environ.get(name) for name in _READ_AT_START})
+    for imports in sorted(set(IMPORTS.values())):
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(path)
+            listener.bind(_address(imports))
             listener.listen(64)
-            process = subprocess.Popen(
-                [sys.executable, str(ZYGOTE), str(listener.fileno()), imports],
+            _zygotes[imports] = subprocess.Popen(
+                [sys.executable, str(ZYGOTE), str(listener.fileno()), imports, str(_tests.pid)],
                 stdin=subprocess.PIPE,
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
                 env={**os.environ, "PYTHONUNBUFFERED": ""},
             )
-        _zygotes[pid, imports] = process, path
-    return _zygotes[pid, imports][1]

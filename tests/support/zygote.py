@@ -16,18 +16,25 @@ import gc
 import json
 import os
 import runpy
+import select
 import selectors
 import signal
 import socket
 import sys
 from typing import Any
 
+import forked
+
 _LONGEST_REQUEST = 1_000_000
 
 
 def main() -> None:
-    listener = socket.socket(fileno=int(sys.argv[1]))
-    {"commands": _import_commands, "page": _import_page}[sys.argv[2]]()
+    listener, imports, tests_pid = socket.socket(fileno=int(sys.argv[1])), sys.argv[2], int(sys.argv[3])
+    readable, _, _ = select.select([listener, sys.stdin], [], [])
+    if listener not in readable:  # the tests are over, and needed nothing of it
+        return
+    {"commands": _import_commands, "page": _import_page, "training": _import_training}[imports]()
+    forked.fork_what_forks_start(tests_pid)
     gc.freeze()  # so that collections in a fork do not copy the pages of what is imported
     request = _serve(listener)
     if request is not None:  # in a fork
@@ -42,9 +49,24 @@ def _import_commands() -> None:
     import mlflow_finetune_plugin.api
     import mlflow_finetune_plugin.backend
     import mlflow_finetune_plugin.cli.main
+    import mlflow_finetune_plugin.jobs.supervisor
     import mlflow_finetune_plugin.serving.deployments
     import mlflow_finetune_plugin.serving.service
     import mlflow_finetune_plugin.submission  # noqa: F401
+
+
+def _import_training() -> None:
+    """Import what a worker imports for a training whose base is not quantised."""
+    from mlflow_finetune_plugin.startup import ask_for_huge_pages, without
+
+    ask_for_huge_pages()
+    with without("bitsandbytes", "sklearn"):
+        import mlflow_finetune_plugin.pipeline
+        import mlflow_finetune_plugin.promotion.request
+        import mlflow_finetune_plugin.stages.evaluate
+        import mlflow_finetune_plugin.stages.followers
+        import mlflow_finetune_plugin.watch.request
+        import mlflow_finetune_plugin.worker  # noqa: F401
 
 
 def _import_page() -> None:
