@@ -13,7 +13,7 @@ import mlflow
 import pandas as pd
 import psutil
 import pytest
-from forked import run_module, start_module
+from forked import FORKS, run_module, start_module
 from mlflow.deployments import get_deploy_client
 from mlflow.exceptions import MlflowException
 from served_models import QUESTIONS
@@ -187,7 +187,9 @@ def test_run_local_serves_in_the_foreground_until_a_signal(own, tmp_path, sent):
     words = ["run-local", "-t", "finetune", "--name", "here", "-m", "models:/bot@champion"]
     options = ["-C", f"port={port}", "-C", f"store={tmp_path / 'store'}", "-C", "engine=transformers"]
     with log.open("wb") as out:
-        started = start_module("mlflow", ["deployments", *words, *options], env=own, stdout=out, stderr=out)
+        started = start_module(
+            "mlflow", ["deployments", *words, *options], env=own | {FORKS: "no"}, stdout=out, stderr=out
+        )
     local = ServingProcess(started, port, log, tmp_path / "store")
     try:
         local.wait_for("ready")

@@ -10,6 +10,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +22,12 @@ IMPORTS = {
     "mlflow_finetune_plugin.cli": "commands",
     "mlflow_finetune_plugin.jobs.supervisor": "commands",
     "mlflow_finetune_plugin.worker": "training",
+    "mlflow_finetune_plugin.serving.transformers_engine": "engine",
     "gradio_app": "page",
 }
 """What the zygote of each module imports."""
+LEASH = "mlflow_finetune_plugin.serving.engines.leash"
+"""The module that replaces itself by the command in its arguments, so it forks from the zygote of that command."""
 FORKS = "FINETUNE_TEST_FORKS"
 """The environment variable that holds ``no`` where each process must be a Python of its own."""
 _READ_AT_START = [
@@ -41,6 +45,8 @@ _READ_AT_START = [
 
 _zygotes: dict[str, subprocess.Popen[bytes]] = {}
 _OPTIONS = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]
+_real_waitpid = os.waitpid
+_forks_by_pid: dict[int, ForkedProcess] = {}
 _tests = SimpleNamespace(pid=os.getpid(), environment={})
 """The process of the tests, also in forks: its id, after which the sockets of the zygotes are named, and its environment."""
 
@@ -67,24 +73,51 @@ def run_module(
 
 
 def fork_what_forks_start(tests_pid: int) -> None:
-    """Let the forks of this process, which is a zygote, start supervisors and workers as forks, too."""
+    """Let the forks of this process, which is a zygote, start supervisors, workers and engines as forks, too."""
     _tests.pid = tests_pid
     _tests.environment.update({name: os.environ.get(name) for name in _READ_AT_START})
     subprocess.Popen = ForkedProcess  # type: ignore[misc]
+    os.waitpid = _waitpid
 
 
-def _can_fork(command: Sequence[str], environment: Mapping[str, str]) -> bool:
-    """Return whether a fork of a zygote does the same as ``command``."""
-    if command[:2] != [sys.executable, "-m"] or command[2] not in IMPORTS or environment.get(FORKS) == "no":
-        return False
+def module_of(command: Sequence[str]) -> str | None:
+    """Return MODULE of ``python -m MODULE ...`` if there is a zygote for it."""
+    is_module = list(command[:2]) == [sys.executable, "-m"] and len(command) > 2
+    return command[2] if is_module and command[2] in IMPORTS else None
+
+
+def _imports(command: Sequence[str], environment: Mapping[str, str]) -> str | None:
+    """Return the zygote whose fork does the same as ``command``; None if there is none."""
+    if environment.get(FORKS) == "no":
+        return None
     if any(environment.get(name) != value for name, value in _tests.environment.items()):
-        return False
-    return IMPORTS[command[2]] != "training" or not _needs_bitsandbytes(Path(command[3]))
+        return None
+    if list(command[:3]) == [sys.executable, "-m", LEASH]:
+        command = command[3:]
+    module = module_of(command)
+    if module is None:
+        return None
+    if module.endswith(".worker") and _names_bitsandbytes(Path(command[3]) / "config.json"):
+        return None
+    if module.endswith("_engine") and _names_bitsandbytes(Path(command[3])):
+        return None
+    return IMPORTS[module]
 
 
-def _needs_bitsandbytes(job: Path) -> bool:
-    """Return whether the configuration of a job may name bitsandbytes, which the zygote has not imported."""
-    return any(word in (job / "config.json").read_text(encoding="utf-8") for word in ("4bit", "8bit", "32bit"))
+def _names_bitsandbytes(config: Path) -> bool:
+    """Return whether a configuration may need bitsandbytes, which no zygote has imported."""
+    return any(word in config.read_text(encoding="utf-8") for word in ("nf4", "int8", "4bit", "8bit", "32bit"))
+
+
+def _waitpid(pid: int, options: int) -> tuple[int, int]:
+    """Do what ``os.waitpid`` does, also for a fork, whose parent is the zygote. asyncio waits so for its processes."""
+    process = _forks_by_pid.get(pid)
+    if process is None:
+        return _real_waitpid(pid, options)
+    code = process._wait(0 if options & os.WNOHANG else None)
+    if code is None:
+        return 0, 0
+    return pid, -code if code < 0 else code << 8
 
 
 class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
@@ -106,7 +139,8 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
         environment = {
             str(key): str(value) for key, value in (os.environ if options.env is None else options.env).items()
         }
-        if options.shell or options.pass_fds or options.preexec_fn or not _can_fork(command, environment):
+        imports = None if options.shell or options.pass_fds or options.preexec_fn else _imports(command, environment)
+        if imports is None:
             super()._execute_child(*arguments)  # type: ignore[misc]
             return
         request = {
@@ -121,10 +155,12 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
             for number, end in enumerate((options.p2cread, options.c2pwrite, options.errwrite))
         ]
         self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(_address(IMPORTS[command[2]]))
+        self._connection.connect(_address(imports))
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))]
         self._connection.sendmsg([json.dumps(request).encode() + b"\n"], ancillary)
+        self._reading = threading.Lock()
         self.pid = self._number("started")
+        _forks_by_pid[self.pid] = self
         self._child_created = True
         pipes = ["p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite"]
         self._close_pipe_fds(*(values_by_name[name] for name in pipes))
@@ -152,11 +188,13 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
             return super()._wait(timeout=timeout)  # type: ignore[misc,no-any-return]
         if self.returncode is None:
             readable, _, _ = select.select([self._connection], [], [], timeout)
-            if readable:
-                self.returncode = self._number("ended")
-                self._connection.close()
-            elif timeout:
-                raise subprocess.TimeoutExpired(self.args, timeout)
+            if not readable:
+                if timeout:
+                    raise subprocess.TimeoutExpired(self.args, timeout)
+                return None
+            with self._reading:  # asyncio waits in a thread
+                if self.returncode is None:
+                    self.returncode = self._number("ended")
         return self.returncode
 
 

@@ -21,7 +21,7 @@ import selectors
 import signal
 import socket
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import forked
 
@@ -33,13 +33,29 @@ def main() -> None:
     readable, _, _ = select.select([listener, sys.stdin], [], [])
     if listener not in readable:  # the tests are over, and needed nothing of it
         return
-    {"commands": _import_commands, "page": _import_page, "training": _import_training}[imports]()
+    {"commands": _import_commands, "engine": _import_engine, "page": _import_page, "training": _import_training}[
+        imports
+    ]()
     forked.fork_what_forks_start(tests_pid)
     gc.freeze()  # so that collections in a fork do not copy the pages of what is imported
     request = _serve(listener)
     if request is not None:  # in a fork
-        sys.argv = [request["module"], *request["arguments"]]
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        if request["module"] == forked.LEASH:
+            os.execv = _run_instead_of_exec  # type: ignore[assignment]
+        _run(request["module"], request["arguments"])
+
+
+def _run(module: str, arguments: list[str]) -> None:
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _run_instead_of_exec(_: str, command: list[str]) -> NoReturn:
+    """Run the module of ``python -m MODULE ...`` in this process, which has imported it."""
+    module = forked.module_of(command)
+    assert module is not None, command
+    _run(module, command[3:])
+    sys.exit(0)
 
 
 def _import_commands() -> None:
@@ -67,6 +83,16 @@ def _import_training() -> None:
         import mlflow_finetune_plugin.stages.followers
         import mlflow_finetune_plugin.watch.request
         import mlflow_finetune_plugin.worker  # noqa: F401
+
+
+def _import_engine() -> None:
+    """Import what the Transformers engine imports for a base that is not quantised."""
+    from mlflow_finetune_plugin.startup import without
+
+    with without("bitsandbytes", "scipy", "sklearn"):
+        import mlflow_finetune_plugin.serving.transformers_engine.engine
+        import mlflow_finetune_plugin.serving.transformers_engine.loading
+        import mlflow_finetune_plugin.serving.transformers_engine.server  # noqa: F401
 
 
 def _import_page() -> None:
