@@ -166,7 +166,7 @@ def wait_in_foreground(run: FinetuneRun, held: Sequence[int] = ()) -> None:
     outcome = run.folder.read("outcome") or {}
     if outcome and not outcome["recorded"]:
         print(
-            "  note     the tracking server is away; the supervisor goes on until it has written the status",
+            "  note     the tracking server is away; the supervisor keeps trying until it has written the status",
             file=sys.stderr,
         )
     if not finished:

@@ -237,21 +237,21 @@ def test_words_are_plain(page):
 
 
 @pytest.mark.parametrize("root", ["mlflow_finetune_plugin", "gradio_app"])
-def test_docstrings_and_comments_use_the_usual_words(root):
+def test_docstrings_comments_and_messages_use_the_usual_words(root):
     faults = [
         f"{ids(path)}:{line}: {match[0]!r}; write: {better}"
         for path in sorted((REPOSITORY / root).rglob("*.py"))
-        for line, text in docstrings_and_comments(path)
+        for line, text in strings_and_comments(path)
         for phrase, better in REFUSED.items()
         for match in re.finditer(phrase, prose(text), re.IGNORECASE)
     ]
     assert faults == []
 
 
-def docstrings_and_comments(path: Path) -> Iterator[tuple[int, str]]:
+def strings_and_comments(path: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            yield node.lineno, node.value.value
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield node.lineno, node.value
     with tokenize.open(path) as file:
         for token in tokenize.generate_tokens(file.readline):
             if token.type == tokenize.COMMENT:

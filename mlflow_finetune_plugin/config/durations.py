@@ -13,5 +13,5 @@ def seconds_of(text: str) -> float:
     match = _WRITTEN.fullmatch(text.strip())
     seconds = float(match[1]) * _UNITS_S[match[2]] if match is not None else 0.0
     if seconds <= 0:
-        raise ValueError(f"{text!r} is no duration; fix: a number with s, m, h or d, e.g. 10m")
+        raise ValueError(f"{text!r} is not a duration; fix: a number with s, m, h or d, e.g. 10m")
     return seconds

@@ -138,7 +138,7 @@ def _leaf(
         return leaves[str(path[0])][0]
     if len(path) == 1 and str(path[0]) in leaves:
         choices = ", ".join(".".join(map(str, leaf)) for leaf in leaves[str(path[0])])
-        problems.append(f"-P {name} = {shown(value)}: the name stands in several sections; fix: say which: {choices}")
+        problems.append(f"-P {name} = {shown(value)}: several sections have this name; fix: write one of {choices}")
         return None
     dotted = [".".join(map(str, leaf)) for places in leaves.values() for leaf in places]
     choices_ = [*SHORTHANDS, *TOP_LEVEL, *leaves] if len(path) == 1 else dotted

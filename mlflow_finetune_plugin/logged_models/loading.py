@@ -41,7 +41,9 @@ def load_logged(uri: str, base_model: str | None = None) -> LoggedModel:
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise ReloadError(f"{uri} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(getattr(loaded, "card", None), dict):
-        raise ReloadError(f"{uri} is no model of mlflow-finetune; fix: name a version that one of its runs registered")
+        raise ReloadError(
+            f"{uri} is not a model of mlflow-finetune; fix: name a version that one of its runs registered"
+        )
     torch.set_num_threads(choose_threads(int(loaded.model.config.get_text_config().hidden_size)).count)
     reference = json.loads((folder / "artifacts" / REFERENCE_FILE).read_text(encoding="utf-8"))
     return LoggedModel(loaded.model, loaded.tokenizer, loaded.card, reference, folder / "artifacts" / "adapter")

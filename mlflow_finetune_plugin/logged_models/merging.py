@@ -72,7 +72,7 @@ def _merge(logged: LoggedModel) -> Any:
     if not hasattr(logged.model.base_model, "merge_and_unload"):
         raise ConfigError(
             [
-                f"adaptation {logged.card['adaptation']}: is no change of weights, so it cannot be merged; fix: --merged only for lora, qlora, ia3"
+                f"adaptation {logged.card['adaptation']}: does not change the base's weights, so it cannot be merged; fix: --merged only for lora, qlora, ia3"
             ]
         )
     return on_full_weights(logged).merge_and_unload(safe_merge=True)

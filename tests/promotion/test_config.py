@@ -21,7 +21,7 @@ def test_parameters_of_a_run_are_checked_before_it(tmp_path):
         load_promotion_config(tmp_path, "promote", wrong, caller=tmp_path)
     assert [problem.partition(";")[0] for problem in refused.value.problems] == [
         "-P canary 'five': expected percentages",
-        "-P canary step 'soon' is no duration",
+        "-P canary step 'soon' is not a duration",
         "-P least answers '-1'",
     ]
     with pytest.raises(ConfigError, match="least answers without canary"):

@@ -217,11 +217,11 @@ def encoding_findings(tallies: Sequence[RowTally]) -> list[DataFinding]:
 
 def token_findings(renderer: ChatRenderer, train: TokenFile) -> list[DataFinding]:
     """Return findings on an end-of-turn token and on answer tokens that the base was hardly trained on."""
-    return [*_stop_findings(renderer, train.examples), *_answer_findings(renderer, train.learnt_tokens())]
+    return [*_stop_findings(renderer, train.examples), *_answer_findings(renderer, train.loss_counts())]
 
 
 def _stop_findings(renderer: ChatRenderer, examples: int) -> list[DataFinding]:
-    reason = renderer.unlearnt_end_of_turn
+    reason = renderer.untrained_end_of_turn
     if reason is None:
         return []
     token = str(renderer.tokenizer.convert_ids_to_tokens(renderer.end_of_turn_token_id))
@@ -241,6 +241,8 @@ def _answer_findings(renderer: ChatRenderer, counts: np.ndarray) -> list[DataFin
     most = unseen[np.argsort(-counts[unseen], kind="stable")][:_MOST_TOKENS]
     words = " ".join(renderer.tokenizer.convert_ids_to_tokens(most.tolist()))
     count, total = int(counts[unseen].sum()), int(counts.sum())
-    text = f"of {total:,} learnt tokens are among {len(unseen):,} tokens that the base was hardly trained on ({words})"
-    fix = "write answers without these tokens, or choose another base, because an adapter cannot tell them apart"
+    text = (
+        f"of {total:,} tokens trained on are among {len(unseen):,} tokens that the base was hardly trained on ({words})"
+    )
+    fix = "write answers without these tokens, or choose another base, because an adapter cannot distinguish them"
     return [DataFinding(UNTRAINED_ANSWERS, count, text, (), words, fix, is_warning=count > _NOTED_SHARE * total)]

@@ -88,7 +88,7 @@ def _figures(report: DataReport) -> str:
         "held-out rows": f"{report.eval_rows:,}",
         "skipped": f"{report.skipped:,}",
         "tokens": f"{tokens:,}",
-        "learnt tokens": f"{100 * loss / tokens:.0f} %" if tokens else "0 %",
+        "tokens trained on": f"{100 * loss / tokens:.0f} %" if tokens else "0 %",
         "longest": f"{max(report.train.length_quantiles['max'], report.eval.length_quantiles['max']):,} of {report.max_length:,}",
     }
     return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures.items()) + "</dl>"

@@ -70,7 +70,7 @@ def _lengths(side: str, tokens: TokenReport) -> Iterator[str]:
     if not tokens.examples:
         return
     yield (
-        f"{side:<6} {tokens.examples:,} examples with {tokens.tokens:,} tokens, {tokens.loss_tokens:,} of them learnt; "
+        f"{side:<6} {tokens.examples:,} examples with {tokens.tokens:,} tokens, {tokens.loss_tokens:,} of them trained on; "
         "examples by length in tokens:"
     )
     most = max(count for _, _, count in tokens.length_histogram)

@@ -100,7 +100,7 @@ class ChatRenderer:
         self._finder = AnswerFinder(tokenizer)
         self._probe()
         self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys((self.end_of_turn_token_id, tokenizer.eos_token_id)))
-        self.unlearnt_end_of_turn = untrained_reason(weights, self.end_of_turn_token_id) if weights else None
+        self.untrained_end_of_turn = untrained_reason(weights, self.end_of_turn_token_id) if weights else None
         self._stop_texts = tuple(tokenizer.convert_ids_to_tokens(list(self.stop_token_ids)))
 
     @property
@@ -110,7 +110,7 @@ class ChatRenderer:
         if self.appends_eos:
             token = self.tokenizer.eos_token
             texts.append(
-                f"the chat template does not end answers with a stop token, so {token} is appended to each answer and learnt"
+                f"the chat template does not end answers with a stop token, so {token} is appended to each answer and trained on"
             )
         if self.answer_prefix:
             texts.append(

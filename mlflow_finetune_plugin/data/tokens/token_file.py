@@ -32,7 +32,7 @@ class TokenFile:
         self._part = path.with_name(path.name + ".part")  # an earlier file may still be memory-mapped
         self._sha = hashlib.sha256(template_digest.encode())
         self._lengths: Counter[int] = Counter()
-        self._learnt = np.zeros(0, dtype=np.int64)  # token id -> how often it carries loss
+        self._loss_counts = np.zeros(0, dtype=np.int64)  # token id -> how often it carries loss
         self.examples = 0
         self.index = RowIndex(path.with_name(path.stem + ".rows"))
 
@@ -60,7 +60,7 @@ class TokenFile:
         self.examples += len(batch)
         self._lengths.update(batch.lengths.tolist())
         self._sha.update(b"".join(_digested(batch)))
-        self._count_learnt(batch.ids[batch.mask != 0])
+        self._count_loss(batch.ids[batch.mask != 0])
         offsets = pa.array(batch.offsets.astype(np.int32))
         labels = np.where(batch.mask, batch.ids, np.int32(IGNORED_LABEL))
         columns = [
@@ -79,16 +79,16 @@ class TokenFile:
         return self._sha.hexdigest()[:_DIGEST_CHARS]
 
     def token_report(self) -> TokenReport:
-        return token_report(self._lengths, int(self._learnt.sum()))
+        return token_report(self._lengths, int(self._loss_counts.sum()))
 
-    def learnt_tokens(self) -> np.ndarray:
+    def loss_counts(self) -> np.ndarray:
         """Return how often each token id carries loss: int64, (highest id + 1,)."""
-        return self._learnt
+        return self._loss_counts
 
-    def _count_learnt(self, ids: np.ndarray) -> None:
-        counts = np.bincount(ids, minlength=len(self._learnt))
-        counts[: len(self._learnt)] += self._learnt
-        self._learnt = counts
+    def _count_loss(self, ids: np.ndarray) -> None:
+        counts = np.bincount(ids, minlength=len(self._loss_counts))
+        counts[: len(self._loss_counts)] += self._loss_counts
+        self._loss_counts = counts
 
 
 def _digested(batch: TokenBatch) -> Iterator[bytes]:

@@ -98,7 +98,7 @@ def rank(
     groups, notes = _groups(points, names)
     winners = [_winners(points, group) for group in groups]
     notes += [
-        f"one-sided: nobody else took a point from {', '.join(names[i] for i in sorted(won))}, "
+        f"one-sided: no other side took a point from {', '.join(names[i] for i in sorted(won))}, "
         "so only the prior bounds how far ahead"
         for won in winners
         if won

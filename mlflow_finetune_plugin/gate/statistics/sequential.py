@@ -173,7 +173,9 @@ def _scores(scores: Sequence[float] | Array) -> Array:
 def _limit(alpha: float) -> float:
     """Return the log of the boundary 1/alpha."""
     if not 0 < alpha < 0.5:
-        raise GateError(f"an alpha of {alpha} is no error rate of a test; fix: give one between 0 and 0.5, e.g. 0.05")
+        raise GateError(
+            f"an alpha of {alpha} is not an error rate of a test; fix: give one between 0 and 0.5, e.g. 0.05"
+        )
     return -math.log(alpha)
 
 

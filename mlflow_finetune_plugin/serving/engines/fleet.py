@@ -189,7 +189,7 @@ class Fleet:
         key = version.engine_key(self._dtype)
         if version.base["trust_remote_code"] and not self._trust_remote_code:
             raise ServingError(
-                f"{version.model}/{version.number}: its base runs Python code of its own; fix: --trust-remote-code, if you trust it"
+                f"{version.model}/{version.number}: its base runs the Python code in its repository; fix: --trust-remote-code, if you trust it"
             )
         engine = self.engines.get((kind, key)) or await self._start(kind, key, version, reason)
         rank = version.rank

@@ -335,7 +335,7 @@ def test_template_without_stop_token_gets_the_eos_token_and_is_unrolled(byte_tok
     renderer = ChatRenderer(byte_tokenizer, template)
     assert renderer.appends_eos
     assert renderer.notes == (
-        "the chat template does not end answers with a stop token, so <|endoftext|> is appended to each answer and learnt",
+        "the chat template does not end answers with a stop token, so <|endoftext|> is appended to each answer and trained on",
         "the chat template writes ' ' before each answer, and the model learns to write it",
     )
     first, second = renderer.encode(DOUBLE)

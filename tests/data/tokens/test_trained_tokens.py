@@ -86,9 +86,9 @@ def test_shipped_end_tokens_were_trained(shared_data, model):
     from transformers import AutoTokenizer
 
     folder = shared_data / "models" / model
-    assert ChatRenderer(AutoTokenizer.from_pretrained(folder), weights=folder).unlearnt_end_of_turn is None
+    assert ChatRenderer(AutoTokenizer.from_pretrained(folder), weights=folder).untrained_end_of_turn is None
     embedded = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
-    assert ChatRenderer(embedded, weights=EMBEDDED_FOLDER).unlearnt_end_of_turn is None
+    assert ChatRenderer(embedded, weights=EMBEDDED_FOLDER).untrained_end_of_turn is None
 
 
 def test_the_trap_of_the_toy_stories_is_found(shared_data):
@@ -98,4 +98,4 @@ def test_the_trap_of_the_toy_stories_is_found(shared_data):
     folder = shared_data / "models" / "stories260k-hd64"
     renderer = ChatRenderer(AutoTokenizer.from_pretrained(folder, eos_token="</s>"), weights=folder)
     assert renderer.tokenizer.convert_ids_to_tokens(renderer.end_of_turn_token_id) == "</s>"
-    assert "is the same as that of" in renderer.unlearnt_end_of_turn
+    assert "is the same as that of" in renderer.untrained_end_of_turn

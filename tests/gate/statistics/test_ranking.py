@@ -115,7 +115,7 @@ def test_one_sided_votes_are_finite_and_said():
     assert all(math.isfinite(m.strength.value) for m in ranking.models)
     assert [math.isinf(m.strength.high) for m in ranking.models] == [True, False, False]
     assert [math.isinf(m.strength.low) for m in ranking.models] == [False, True, True]
-    assert ranking.notes == ("one-sided: nobody else took a point from a, so only the prior bounds how far ahead",)
+    assert ranking.notes == ("one-sided: no other side took a point from a, so only the prior bounds how far ahead",)
     with pytest.raises(GateError, match="no maximum likelihood: one-sided"):
         rank([Comparison("v", "a", "b", 1)], prior_votes=0)
 

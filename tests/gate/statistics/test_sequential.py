@@ -169,5 +169,5 @@ def test_impossible_tests_are_refused(alpha, minimum):
 
 @pytest.mark.parametrize("function", [confidence_sequence, scores_still_needed])
 def test_impossible_error_rates_are_refused(function):
-    with pytest.raises(GateError, match=r"an alpha of 0\.7 is no error rate"):
+    with pytest.raises(GateError, match=r"an alpha of 0\.7 is not an error rate"):
         function([1.0], VOTE_STAKES, alpha=0.7)

@@ -88,7 +88,7 @@ def test_one_pair_needs_no_overview_and_three_versions_a_ranking():
     told = text_of(overview_html(three))
     assert "Ranking" in told
     assert "2 vs 1" in told
-    assert "nobody else took a point from" in told
+    assert "no other side took a point from" in told
 
 
 @pytest.mark.parametrize(("left", "better"), [("2", "shorter"), ("1", "longer")])

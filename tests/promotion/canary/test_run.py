@@ -281,7 +281,7 @@ def test_what_a_dead_process_left_is_put_back_by_the_next_call(bot, capsys):
     [
         (["--canary", "5,x"], "expected percentages"),
         (["--canary", "50,25"], "rising percentages"),
-        (["--canary", "5", "--step", "soon"], "is no duration"),
+        (["--canary", "5", "--step", "soon"], "is not a duration"),
         (["--canary", "5", "--least-answers", "0"], "a number from 1"),
         (["--step", "5m"], "step without canary"),
         (["--canary", "5", "--to", "staging"], "a canary is for champion, not staging"),
