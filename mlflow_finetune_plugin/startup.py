@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import importlib.metadata
 import logging
 import os
 import re
@@ -35,15 +37,19 @@ def without(*packages: str) -> Iterator[None]:
 
     Transformers imports scikit-learn (with pandas and scipy) for assisted generation, and scipy for losses of object
     detection. Together with bitsandbytes and garbage collection they take a quarter of the Transformers engine's import
-    time (2026-11-22). Packages that are already imported stay.
+    time (2026-11-22). Transformers and TRL each list the files of all installed packages, which is done once here.
+    Packages that are already imported stay.
     """
     hidden = [name for name in packages if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: Python's own way to say not importable
     was_enabled = gc.isenabled()
     gc.disable()
+    list_packages = importlib.metadata.packages_distributions
+    importlib.metadata.packages_distributions = functools.cache(list_packages)
     try:
         yield
     finally:
+        importlib.metadata.packages_distributions = list_packages
         if was_enabled:
             gc.enable()
         for name in hidden:

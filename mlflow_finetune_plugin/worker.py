@@ -65,7 +65,7 @@ def _is_lost_peer(error: Exception) -> bool:
 
 def _share(folder: JobFolder, rank: int) -> None:
     _leave_out_bitsandbytes(RunConfig.model_validate(folder.read("config")))
-    with without("sklearn"):
+    with without("scipy", "sklearn"):
         from mlflow_finetune_plugin.stages import followers
 
     followers.follow(folder, rank)
@@ -85,7 +85,7 @@ def _work(folder: JobFolder, report: Report) -> None:
         return
     config = RunConfig.model_validate(folder.read("config"))
     _leave_out_bitsandbytes(config)
-    with without("sklearn"):
+    with without("scipy", "sklearn"):
         from mlflow_finetune_plugin import pipeline
         from mlflow_finetune_plugin.stages.context import (
             RunContext,  # torch and all that is heavy, while the command creates the run

@@ -1,6 +1,7 @@
 """Packages that are left out of an import are as if not installed for its time, and no longer."""
 
 import gc
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
@@ -38,6 +39,23 @@ def test_garbage_is_looked_for_again_also_after_an_error():
     with pytest.raises(ImportError):
         failing()
     assert gc.isenabled()
+
+
+def test_installed_packages_are_listed_once():
+    with without():
+        assert importlib.metadata.packages_distributions() is importlib.metadata.packages_distributions()
+    assert importlib.metadata.packages_distributions() is not importlib.metadata.packages_distributions()
+
+
+@pytest.mark.process
+def test_a_training_imports_no_scipy_before_its_proof():
+    code = (
+        "import sys; from mlflow_finetune_plugin.startup import without\n"
+        "with without('scipy', 'sklearn'): from mlflow_finetune_plugin import pipeline\n"
+        "print('scipy' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "False\n"
 
 
 @pytest.mark.process

@@ -12,8 +12,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
-from scipy.stats import norm, t
 
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.evaluation.results import Interval
@@ -33,6 +31,9 @@ def paired_binary_interval(base: ArrayLike, adapter: ArrayLike, confidence: floa
     for the paired-sample design", Statistics in Medicine 17, 891-908. The interval stays inside [-1, 1] and has a
     width even if no row differs.
     """
+    from scipy.optimize import brentq  # here, because a training imports this module long before its proof
+    from scipy.special import ndtri
+
     base_hits, adapter_hits = _paired(base, adapter)
     if base_hits.ndim != 1 or not np.isin([base_hits, adapter_hits], (0.0, 1.0)).all():
         raise FinetuneError(
@@ -41,7 +42,7 @@ def paired_binary_interval(base: ArrayLike, adapter: ArrayLike, confidence: floa
     rows = len(base_hits)
     gained = int(((adapter_hits == 1) & (base_hits == 0)).sum())
     lost = int(((adapter_hits == 0) & (base_hits == 1)).sum())
-    z = float(norm.ppf((1 + confidence) / 2))
+    z = float(ndtri((1 + confidence) / 2))
 
     def excess(delta: float, side: float) -> float:
         return _tango_statistic(gained, lost, rows, delta) - side * z
@@ -126,8 +127,10 @@ def resampled_gains(
 
 def expanded_levels(rows: int, confidence: float) -> tuple[float, float]:
     """Return the quantile levels of Hesterberg's expanded percentile interval."""
-    reach = math.sqrt(rows / (rows - 1)) * float(t.ppf((1 + confidence) / 2, rows - 1))
-    return float(norm.cdf(-reach)), float(norm.cdf(reach))
+    from scipy.special import ndtr, stdtrit
+
+    reach = math.sqrt(rows / (rows - 1)) * float(stdtrit(rows - 1, (1 + confidence) / 2))
+    return float(ndtr(-reach)), float(ndtr(reach))
 
 
 def _ratio(sums: Array) -> Array:

@@ -13,8 +13,6 @@ from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_text
 from mlflow_finetune_plugin.evaluation.results import EvalReport, MetricResult
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.planning.plan import Plan
-from mlflow_finetune_plugin.promotion.evidence.held_out import TABLE as HELD_OUT_TABLE
-from mlflow_finetune_plugin.stages import single_task_references
 from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.log import LoggedRun
 from mlflow_finetune_plugin.stages.plan import PlannedRun
@@ -33,6 +31,7 @@ from mlflow_finetune_plugin.store.names import (
     FORGETTING_LOW,
     GAIN_PICTURE,
     HELD_OUT_FOLDER,
+    HELD_OUT_TABLE,
     PLOTS_FOLDER,
     PROOF_TAG,
 )
@@ -44,6 +43,8 @@ def prove(planned: PlannedRun, logged: LoggedRun, context: RunContext, report: R
     proof = prove_adapter(plan, data, logged.take_model(), report)
     record_proof(proof, logged.adapter.model_id, logged.steps, context.folder, report)
     if plan.config.eval.single_task_references and proof.tasks:
+        from mlflow_finetune_plugin.stages import single_task_references
+
         costs = single_task_references.costs_of_mixing(plan, data, proof, context.folder, report, train=train_aside)
         single_task_references.record_interference(costs, context.folder, report)
     return proof

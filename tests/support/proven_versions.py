@@ -15,9 +15,16 @@ from mlflow import MlflowClient
 from mlflow_finetune_plugin.data.conversations.split import hash_eval_row
 from mlflow_finetune_plugin.evaluation.results import EvalRow, answer_room
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.promotion.evidence.held_out import FILE, TABLE, held_out_json
+from mlflow_finetune_plugin.promotion.evidence.held_out import FILE, held_out_json
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
-from mlflow_finetune_plugin.store.names import GATE_DIGEST_TAG, GATE_FOLDER, HELD_OUT_FOLDER, HELD_OUT_TAG, PROOF_TAG
+from mlflow_finetune_plugin.store.names import (
+    GATE_DIGEST_TAG,
+    GATE_FOLDER,
+    HELD_OUT_FOLDER,
+    HELD_OUT_TABLE,
+    HELD_OUT_TAG,
+    PROOF_TAG,
+)
 
 RIGHT, WRONG = "yes", "no"
 
@@ -59,7 +66,7 @@ def register_proven(
             log_believed(
                 client, run_id, HELD_OUT_TAG, held_out_json(held_out, ["exact_match"], answer_room(held_out)), FILE
             )
-            log_believed(client, run_id, PROOF_TAG, json.dumps(_table(held_out, right, base_right)), TABLE)
+            log_believed(client, run_id, PROOF_TAG, json.dumps(_table(held_out, right, base_right)), HELD_OUT_TABLE)
         if policy is not None:
             written = write_policy(policy, regressions or {})
             client.log_text(run_id, written.to_json(), f"{GATE_FOLDER}/policy.json")

@@ -76,11 +76,12 @@ def _import_training() -> None:
     from mlflow_finetune_plugin.startup import ask_for_huge_pages, without
 
     ask_for_huge_pages()
-    with without("bitsandbytes", "sklearn"):
+    with without("bitsandbytes", "scipy", "sklearn"):
         import mlflow_finetune_plugin.pipeline
+        import mlflow_finetune_plugin.stages.followers
+    with without("bitsandbytes", "sklearn"):
         import mlflow_finetune_plugin.promotion.request
         import mlflow_finetune_plugin.stages.evaluate
-        import mlflow_finetune_plugin.stages.followers
         import mlflow_finetune_plugin.watch.request
         import mlflow_finetune_plugin.worker  # noqa: F401
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.statistics.paired import check_rows, cluster_statistics, standard_errors
@@ -56,7 +56,7 @@ def difference_interval(first: Sample, second: Sample, *, confidence: float = 0.
         return Interval(value, -math.inf, math.inf, f"none: the {which} rows have no spread")
     squares = error**2 + other_error**2
     freedom = squares**2 / (error**4 / (units - 1) + other_error**4 / (other_units - 1))
-    reach = float(t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(squares)
+    reach = float(stdtrit(freedom, (1 + confidence) / 2)) * math.sqrt(squares)
     return Interval(value, value - reach, value + reach, f"Welch 1947, confidence {confidence:.4g}")
 
 

@@ -16,7 +16,6 @@ from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 
 FILE = "held_out.json"
-TABLE = "rows.json"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from mlflow_finetune_plugin.store.names import (
     GATE_DIGEST_TAG,
     GATE_FOLDER,
     HELD_OUT_FOLDER,
+    HELD_OUT_TABLE,
     HELD_OUT_TAG,
     OBJECTIVE_TAG,
     PROOF_TAG,
@@ -102,7 +103,7 @@ class ProvenVersion:
     @cached_property
     def proof_table(self) -> Mapping[str, object] | None:
         """The table of the proof with both answers to each row; None where the run has none."""
-        text = self._verified(held_out.TABLE, PROOF_TAG)
+        text = self._verified(HELD_OUT_TABLE, PROOF_TAG)
         return None if text is None else dict(json.loads(text))
 
     @cached_property

@@ -18,10 +18,10 @@ from mlflow_finetune_plugin.promotion.decision import decide, prepare_decision
 from mlflow_finetune_plugin.promotion.decision_run import carry_out
 from mlflow_finetune_plugin.promotion.evidence.answers import Sources
 from mlflow_finetune_plugin.promotion.evidence.endpoint import RouterEndpoint
-from mlflow_finetune_plugin.promotion.evidence.held_out import FILE, TABLE
+from mlflow_finetune_plugin.promotion.evidence.held_out import FILE
 from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
-from mlflow_finetune_plugin.store.names import PROOF_TAG, SERVED_TAG
+from mlflow_finetune_plugin.store.names import HELD_OUT_TABLE, PROOF_TAG, SERVED_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
 from mlflow_finetune_plugin.store.served_tags import ServedSummary, latency_of
 from mlflow_finetune_plugin.votes import Journal, Mirror
@@ -319,12 +319,12 @@ def test_answers_that_are_of_other_rows_are_refused(client):
     run_id = client.get_model_version("bot", version).run_id
     table = json.loads(Path(client.download_artifacts(run_id, "proof/rows.json", ".")).read_text())
     table["data"] = table["data"][:-1]
-    log_believed(client, run_id, PROOF_TAG, json.dumps(table), TABLE)
+    log_believed(client, run_id, PROOF_TAG, json.dumps(table), HELD_OUT_TABLE)
     with pytest.raises(GateError, match="is not a table of these rows"):
         decide(prepare_decision(client, "bot", version, "champion"), Sources(answerer=nobody), lambda text: None)
 
 
-@pytest.mark.parametrize("file", [FILE, TABLE])
+@pytest.mark.parametrize("file", [FILE, HELD_OUT_TABLE])
 def test_a_proof_that_somebody_changed_is_refused(client, capsys, file):
     version = register_proven(client, "bot", rows(20), right=10, policy=POLICY)
     run_id = client.get_model_version("bot", version).run_id
