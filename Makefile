@@ -14,14 +14,15 @@ INSTALL := $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c
 unexport PYTHONDONTWRITEBYTECODE
 # on one line and without syntax that an old Python does not have, so that it is the version that is reported
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("Python %d.%d is too old; \
-    fix: make PYTHON=python3.11 (3.11 is tested; 3.12 and 3.13 are not yet), after rm -rf $(VENV)" % v)
+    fix: make PYTHON=python3.11 (3.11, 3.12 and 3.13 are tested), after rm -rf $(VENV)" % v)
 EXTRAS ?= train,playground,dev,docs
 TESTS ?= tests
+PYTHONS ?= python3.11 python3.12 python3.13
 # whole files side by side, in the order of tests/conftest.py; JOBS=0 is one process, for a debugger
 JOBS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup setup-serve-cpu demo playground test test-all lint docs clean
+.PHONY: setup setup-serve-cpu demo playground test test-pythons test-all lint docs clean
 
 setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml setup.cfg constraints.txt overrides.txt
@@ -44,6 +45,10 @@ playground: setup
 # at most five minutes on two cores: all that starts no process, trains nothing and fills no MLflow store, and the whole path
 test: setup
 	$(PYTEST) --durations=10 -m 'not (process or train or store or simulation or browser or vllm or gpu or ray or slurm)' $(TESTS)
+
+# `make test` with each Python that the package supports, in an environment for each
+test-pythons:
+	for python in $(PYTHONS); do $(MAKE) test PYTHON=$$python VENV=.venv-$$python || exit 1; done
 
 # everything; EXTRAS=train,playground,dev,serve-cpu and a Chromium add the tests with a real vLLM and a real browser
 test-all: setup
