@@ -36,7 +36,7 @@ def test_directory_environment_and_signals_reach_it(tmp_path):
     )
     assert process.is_fork
     assert os.readlink(f"/proc/{process.pid}/cwd") == str(tmp_path)
-    assert os.getsid(process.pid) == process.pid
+    assert os.getsid(process.pid) == os.getpgid(process.pid) == process.pid
     with pytest.raises(subprocess.TimeoutExpired):
         process.wait(0.1)
     os.killpg(process.pid, signal.SIGKILL)

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from conftest import Workplace, free_port, is_alive, make_workplace, pids, stop_jobs, wait_for
+from forked import FORKS
 
 from mlflow_finetune_plugin.jobs import supervisor, workers
 from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId
 
 REASON = "finetune.status_reason"
+OWN_PROCESSES = {FORKS: "no"}  # where a test looks for command lines
 UNTIL_TOLD = "until [ -e told ]; do sleep 0.1; done"
 
 
@@ -122,7 +124,7 @@ def test_kill_9_of_mlflow_run_lets_the_run_finish(workplace, own_project):
 
 @pytest.mark.process
 def test_everything_dead_is_found_by_doctor(workplace, own_project):
-    process = workplace.start_finetune_run(str(own_project("exec sleep 300")))
+    process = workplace.start_finetune_run(str(own_project("exec sleep 300")), **OWN_PROCESSES)
     job = workplace.job()
     _kill_sentinel_and_all(job, process)
     assert workplace.only_run().info.status == "RUNNING"
@@ -138,7 +140,7 @@ def test_everything_dead_is_found_by_doctor(workplace, own_project):
 
 @pytest.mark.process
 def test_next_run_ends_the_dead_one(workplace, own_project):
-    process = workplace.start_finetune_run(str(own_project("exec sleep 300")))
+    process = workplace.start_finetune_run(str(own_project("exec sleep 300")), **OWN_PROCESSES)
     job = workplace.job()
     dead = json.loads((job / "run.json").read_text())["run_id"]
     _kill_sentinel_and_all(job, process)

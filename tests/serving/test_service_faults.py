@@ -16,7 +16,6 @@ import httpx
 import mlflow
 import psutil
 import pytest
-from forked import FORKS
 from mlflow.exceptions import MlflowException
 from served_models import VersionMaker
 from serving_process import CHAT, ask, body, marked, serving, start_serving, wait_until
@@ -27,15 +26,17 @@ from mlflow_finetune_plugin.store.served_tags import served
 pytestmark = pytest.mark.process
 
 ENGINE = ("--engine", "transformers", "--poll", "0.2")
-OWN_PROCESSES = {FORKS: "no"}  # so that the engine is a child of the router
 
 
 def engine_of(service):
-    """The process of its engine."""
-    (found,) = [
-        p for p in psutil.Process(service.process.pid).children() if "transformers_engine" in " ".join(p.cmdline())
-    ]
-    return found
+    """The process of its engine: the one that listens on another port."""
+
+    def is_engine(process):
+        sockets = process.net_connections("tcp")
+        return any(socket.status == psutil.CONN_LISTEN and socket.laddr.port != service.port for socket in sockets)
+
+    (engine,) = filter(is_engine, marked(str(service.log.parent)))
+    return engine
 
 
 def deleted(client, name):
@@ -74,7 +75,7 @@ def test_the_registry_is_told_of_failures_and_of_nothing_that_is_no_version_s_fa
     registry.client.set_registered_model_alias("told", "champion", number)
     registry.client.set_registered_model_tag("told", "finetune.shadow", "challenger")
     started = time.time()
-    with serving(tmp_path, registry.uri, "told", *ENGINE, "--tell-every", "0.2", **OWN_PROCESSES) as service:
+    with serving(tmp_path, registry.uri, "told", *ENGINE, "--tell-every", "0.2") as service:
         told = lambda version: served(registry.client.get_model_version("told", version).tags, version)  # noqa: E731
         assert [ask(service, name).status_code for name in ("told@champion", "told@champion", "base")] == [200] * 3
         assert httpx.post(service.url + CHAT, json=body("told@champion", stream=True), timeout=60).status_code == 200
@@ -236,7 +237,7 @@ def test_an_address_of_another_machine_is_told(tmp_path, refused):
 
 
 def test_sigterm_under_load_lets_answers_end(tmp_path, registry):
-    with serving(tmp_path, registry.uri, "bot", *ENGINE, **OWN_PROCESSES) as service:
+    with serving(tmp_path, registry.uri, "bot", *ENGINE) as service:
         engine = engine_of(service)
         told = []
 
@@ -396,7 +397,7 @@ def test_where_it_serves_is_told_when_it_listens_and_a_true_webhook_makes_it_loo
 
 def test_a_router_killed_while_its_engine_answers_leaves_nothing(service):
     """The last to ask the service that this file shares."""
-    mark = psutil.Process(service.process.pid).environ()["FINETUNE_TEST"]
+    mark = str(service.log.parent)
     assert len(marked(mark)) >= 3
     request = body("bot@champion", stream=True, max_tokens=220, ignore_eos=True)
     with httpx.stream("POST", service.url + CHAT, json=request, timeout=60) as answer:

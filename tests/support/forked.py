@@ -149,6 +149,7 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
             "environment": environment,
             "folder": os.fspath(options.cwd or os.getcwd()),
             "new_session": bool(options.start_new_session),
+            "process_group": options.process_group,
         }
         streams = [
             end if end != -1 else number
@@ -216,5 +217,6 @@ def _start_zygotes() -> None:
                 stdin=subprocess.PIPE,
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
+                cwd=ZYGOTE.parent,  # not that of a test, by which its processes are found
                 env={**os.environ, "PYTHONUNBUFFERED": ""},
             )

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +18,7 @@ from typing import Any, TypeVar
 
 import httpx
 import psutil
-from forked import start_module
+from forked import ZYGOTE, start_module
 from served_models import QUESTIONS
 
 READY_S = 240
@@ -83,12 +82,7 @@ def start_serving(folder: Path, tracking_uri: str, *arguments: str, **environmen
     own |= {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     module, env = "mlflow_finetune_plugin.cli", {**os.environ, **own, **environment}
     with log.open("wb") as out:
-        if "FINETUNE_TEST" in environment:  # by which a test finds the process, so it must be in its own environment
-            process = subprocess.Popen(
-                [sys.executable, "-m", module, *command], stdout=out, stderr=out, cwd=folder, env=env
-            )
-        else:
-            process = start_module(module, command, stdout=out, stderr=out, cwd=folder, env=env)
+        process = start_module(module, command, stdout=out, stderr=out, cwd=folder, env=env)
     return ServingProcess(process, port, log, store)
 
 
@@ -127,11 +121,16 @@ def wait_until(found: Callable[[], T], seconds: float = 120) -> T:
 
 
 def marked(mark: str) -> list[psutil.Process]:
-    """All that live of those started with ``FINETUNE_TEST=mark`` in their environment, whoever their parent is now."""
+    """All that live of those started with ``FINETUNE_TEST=mark`` in their environment, whoever their parent is now.
+
+    The environment of a fork is not visible from outside, so forks are found by their directory, which is ``mark``, too.
+    """
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("FINETUNE_TEST") == mark and process.status() != psutil.STATUS_ZOMBIE:
+            is_fork = ZYGOTE.name in " ".join(process.cmdline()[:2])
+            is_marked = process.cwd() == mark if is_fork else process.environ().get("FINETUNE_TEST") == mark
+            if is_marked and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue

@@ -157,6 +157,8 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     """Give this fork what a Python of its own would have."""
     if request["new_session"]:
         os.setsid()
+    if request["process_group"] >= 0:
+        os.setpgid(0, request["process_group"])
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     for stream in streams:

@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 from conftest import free_port, wait_for
+from forked import FORKS, start_module
 from gradio_client import Client
 from served_models import registry_of_bot
 from serving_process import marked
@@ -21,6 +22,7 @@ from mlflow_finetune_plugin.cli.compare.playground import page_arguments, playgr
 from mlflow_finetune_plugin.errors import ConfigError
 
 SECRET = "mf-a-secret-key"
+OWN_PROCESSES = {FORKS: "no"}  # where a test reads command lines
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +43,10 @@ class Command:
             "FINETUNE_TEST": self.mark,
         }
         environment |= {"MLFLOW_FINETUNE_HOME": str(folder / "home"), "PYTHONUNBUFFERED": "1"}
-        command = [sys.executable, "-m", "mlflow_finetune_plugin.cli", *arguments]
         with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                command,
+            self.process = start_module(
+                "mlflow_finetune_plugin.cli",
+                arguments,
                 cwd=folder,
                 env={**os.environ, **environment, **more},
                 stdout=out,
@@ -89,6 +91,11 @@ def command(tmp_path, registry):
         process.kill_all()
 
 
+def listening(process: psutil.Process, port: int) -> bool:
+    sockets = process.net_connections("tcp")
+    return any(socket.status == psutil.CONN_LISTEN and socket.laddr.port == port for socket in sockets)
+
+
 def serving_port(output: str) -> int:
     return int(re.search(r"serving     bot at http://127\.0\.0\.1:(\d+)/v1; its log: \S+", output)[1])
 
@@ -98,7 +105,15 @@ def test_serves_the_only_model_and_opens_its_page_and_both_end_together(command,
     port = free_port()
     store = str(tmp_path / "store")
     running = command(
-        "playground", "--engine", "transformers", "--port", str(port), "--store", store, MLFLOW_FINETUNE_API_KEY=SECRET
+        "playground",
+        "--engine",
+        "transformers",
+        "--port",
+        str(port),
+        "--store",
+        store,
+        MLFLOW_FINETUNE_API_KEY=SECRET,
+        **OWN_PROCESSES,
     )
     assert running.page() == f"http://127.0.0.1:{port}"
     assert "waiting for the service to listen" in running.output
@@ -116,16 +131,15 @@ def test_serves_the_only_model_and_opens_its_page_and_both_end_together(command,
 @pytest.mark.process
 @pytest.mark.parametrize("who", ["service", "page", "command"])
 def test_none_outlives_the_others(command, who, tmp_path):
-    running = command("playground", "--engine", "transformers", "--port", str(free_port()), "--model", "bot")
+    port = free_port()
+    running = command("playground", "--engine", "transformers", "--port", str(port), "--model", "bot")
     running.page()
     if who == "command":
         running.process.kill()
         running.gone()
         return
-    name = "mlflow_finetune_plugin.cli serve" if who == "service" else "-m gradio_app"
-    victim = next(
-        child for child in psutil.Process(running.process.pid).children() if name in " ".join(child.cmdline())
-    )
+    listens_on = serving_port(running.output) if who == "service" else port
+    (victim,) = (process for process in running.left() if listening(process, listens_on))
     victim.kill()
     code = running.process.wait(60)
     running.gone()
