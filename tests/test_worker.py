@@ -49,7 +49,17 @@ def test_kill_9_of_a_training_worker_fails_the_run(workplace):
 @pytest.mark.process
 @needs_two_cores
 def test_kill_9_of_the_supervisor_lets_a_training_of_two_processes_finish_well(workplace):
-    arguments = ("-P", "max_steps=60", "-P", "max_rows=20", "-P", "per_device_train_batch_size=8", *TWO_PROCESSES)
+    arguments = (
+        "-P",
+        "max_steps=60",
+        "-P",
+        "max_rows=20",
+        "-P",
+        "forgetting=false",
+        "-P",
+        "per_device_train_batch_size=8",
+        *TWO_PROCESSES,
+    )
     process = workplace.start_finetune_run(QUICKSTART, "-e", "lora", *arguments)
     job = training_job(workplace)
     os.kill(pids(job)["supervisor"], signal.SIGKILL)
@@ -84,7 +94,7 @@ def test_kill_9_of_one_of_two_processes_fails_the_run_with_both(workplace):
 
 def test_training_outlives_an_outage_of_its_tracking_server(tmp_path, server):
     workplace = make_workplace(tmp_path, server.uri)
-    arguments = ["-P", "max_steps=60", "-P", "max_rows=40", "-P", "register=outlasting"]
+    arguments = ["-P", "max_steps=60", "-P", "max_rows=40", "-P", "forgetting=false", "-P", "register=outlasting"]
     process = workplace.start_finetune_run(QUICKSTART, "-e", "lora", *arguments)
     job = training_job(workplace)
     server.stop()
