@@ -256,8 +256,9 @@ GAIN_PICTURE = _declare("artifact", "2_gain.png", "Base and adapter in each metr
 PLOTS_FOLDER = _declare("artifact", "plots", "More pictures: tasks.png, interference.png.", "run")
 RECORDS_FOLDER = _declare("artifact", "finetune", "What the run was made of: config, data report, forecast.", "run")
 HELD_OUT_FOLDER = _declare("artifact", "proof", "The held-out rows and both answers to each.", "run")
-HELD_OUT_TABLE = "rows.json"
-"""The file in ``HELD_OUT_FOLDER`` with the held-out rows and both answers to each."""
+HELD_OUT_TABLE = _declare(
+    "artifact", "rows.json", "In `proof/`: each held-out row with both answers and their scores.", "run"
+)
 GATE_FOLDER = _declare("artifact", "finetune/gate", "The policy and the rows of its regression files.", "run")
 LOGS_FOLDER = _declare("artifact", "logs", "The worker's log and, after an error, its traceback.", "run")
 CHECKPOINTS_FOLDER = _declare("artifact", "checkpoints", "Checkpoints to resume from, while the run lasts.", "run")

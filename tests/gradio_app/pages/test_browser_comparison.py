@@ -112,8 +112,8 @@ def test_stop_keeps_what_was_shown_and_the_conversation_goes_on(screen):
     page.button("stop").click()
     page.answered()
     expect(page.status).to_contain_text("Stopped. Retry, or send another prompt.")
-    for place in (0, 1):  # the page may show the end of one side a moment after that of the other
-        expect(page.answer(place)).to_contain_text("Stopped.", timeout=SLOW_MS)
+    for side in (0, 1):  # the page may show the end of one side a moment after that of the other
+        expect(page.answer(side)).to_contain_text("Stopped.", timeout=SLOW_MS)
     shown = [page.answer(place).inner_text() for place in (0, 1)]
     assert shown[0] == shown[1], "not even by its length"
     expect(page.button("vote-left")).to_be_disabled()
