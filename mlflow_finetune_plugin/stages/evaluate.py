@@ -108,6 +108,6 @@ def record_evaluation(
             DATA_DIGEST_TAG: data.eval_digest,
         }
     )
-    report.stage("data", data.report.summary().removeprefix("data").strip())
+    report.stage("data", data.report.summary(is_evaluation=True).removeprefix("data").strip())
     for warning in data.report.warnings:
         report.note(warning)

@@ -181,8 +181,12 @@ class DataReport:
             ) from error
         return report
 
-    def summary(self) -> str:
-        """Return one line for the console: the verdict, then the counts that matter."""
+    def summary(self, *, is_evaluation: bool = False) -> str:
+        """Return one line for the console: the verdict, then the counts that matter.
+
+        Args:
+            is_evaluation: Nothing is trained, so all rows are there to be evaluated.
+        """
         duplicates = _count(self.duplicates, "duplicate") if self.duplicates else "no duplicates"
         reasons = self._skip_reasons()
         parts = [_skipped_text(reasons), duplicates]
@@ -190,7 +194,10 @@ class DataReport:
             parts.append(f"{changed:,} longer than max_length ({self.overlength})")
         if (share := self._loss_share()) < _LOW_LOSS_SHARE:
             parts.append(f"only {share:.1%} of the tokens are answers to learn from, the rest is prompt")
-        return f"{self.verdict}: {_count(self.train_rows, 'row')} to train on, {self.eval_rows:,} held out; {', '.join(parts)}"
+        rows = f"{_count(self.train_rows, 'row')} to train on, {self.eval_rows:,} held out"
+        if is_evaluation:
+            rows = f"{_count(self.eval_rows, 'row')} to evaluate"
+        return f"{self.verdict}: {rows}; {', '.join(parts)}"
 
     def _skip_reasons(self) -> Counter[str]:
         reasons: Counter[str] = Counter()

@@ -18,6 +18,7 @@ def report(tmp_path, renderer):
 
 def test_good_data_is_called_good(report):
     assert report.summary() == f"good: 20 rows to train on, {report.eval_rows} held out; none skipped, no duplicates"
+    assert report.summary(is_evaluation=True) == "good: 1 row to evaluate; none skipped, no duplicates"
 
 
 def test_summary_mentions_the_learnt_share_only_when_it_is_low(report):
