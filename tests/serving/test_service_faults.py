@@ -14,11 +14,10 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import mlflow
-import psutil
 import pytest
 from mlflow.exceptions import MlflowException
 from served_models import VersionMaker
-from serving_process import CHAT, ask, body, marked, serving, start_serving, wait_until
+from serving_process import CHAT, ask, body, engine_of, marked, serving, start_serving, wait_until
 
 from mlflow_finetune_plugin.cli.main import main
 from mlflow_finetune_plugin.store.served_tags import served
@@ -26,17 +25,6 @@ from mlflow_finetune_plugin.store.served_tags import served
 pytestmark = pytest.mark.process
 
 ENGINE = ("--engine", "transformers", "--poll", "0.2")
-
-
-def engine_of(service):
-    """The process of its engine: the one that listens on another port."""
-
-    def is_engine(process):
-        sockets = process.net_connections("tcp")
-        return any(socket.status == psutil.CONN_LISTEN and socket.laddr.port != service.port for socket in sockets)
-
-    (engine,) = filter(is_engine, marked(str(service.log.parent)))
-    return engine
 
 
 def deleted(client, name):

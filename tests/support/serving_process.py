@@ -135,3 +135,14 @@ def marked(mark: str) -> list[psutil.Process]:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
+
+
+def engine_of(service: ServingProcess) -> psutil.Process:
+    """The process of its engine: the one that listens on another port."""
+
+    def is_engine(process: psutil.Process) -> bool:
+        sockets = process.net_connections("tcp")
+        return any(socket.status == psutil.CONN_LISTEN and socket.laddr.port != service.port for socket in sockets)
+
+    (engine,) = filter(is_engine, marked(str(service.log.parent)))
+    return engine
