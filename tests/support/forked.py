@@ -97,11 +97,17 @@ def _imports(command: Sequence[str], environment: Mapping[str, str]) -> str | No
     module = module_of(command)
     if module is None:
         return None
-    if module.endswith(".worker") and _names_bitsandbytes(Path(command[3]) / "config.json"):
+    if module.endswith(".worker") and not _trains_without_bitsandbytes(Path(command[3])):
         return None
     if module.endswith("_engine") and _names_bitsandbytes(Path(command[3])):
         return None
     return IMPORTS[module]
+
+
+def _trains_without_bitsandbytes(job: Path) -> bool:
+    """Return whether a job is a training that needs no bitsandbytes. An evaluation's configuration does not show it."""
+    is_training = json.loads((job / "job.json").read_text(encoding="utf-8"))["kind"] == "train"
+    return is_training and not _names_bitsandbytes(job / "config.json")
 
 
 def _names_bitsandbytes(config: Path) -> bool:
@@ -196,6 +202,7 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
             with self._reading:  # asyncio waits in a thread
                 if self.returncode is None:
                     self.returncode = self._number("ended")
+                    _forks_by_pid.pop(self.pid, None)  # the number may become another process's
         return self.returncode
 
 

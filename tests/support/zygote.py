@@ -79,10 +79,6 @@ def _import_training() -> None:
     with without("bitsandbytes", "scipy", "sklearn"):
         import mlflow_finetune_plugin.pipeline
         import mlflow_finetune_plugin.stages.followers
-    with without("bitsandbytes", "sklearn"):
-        import mlflow_finetune_plugin.promotion.request
-        import mlflow_finetune_plugin.stages.evaluate
-        import mlflow_finetune_plugin.watch.request
         import mlflow_finetune_plugin.worker  # noqa: F401
 
 
