@@ -29,6 +29,7 @@ SCRIPTS = {
     "steady": {"text": LONG, "tokens": 120, "rate": 30, "headers": router_headers("4")},
     "even": {"text": LONG, "tokens": 120, "rate": 30, "headers": router_headers("3")},
     "endless": {"text": LONG, "tokens": 100_000, "rate": 200},
+    "endless and slow": {"text": LONG, "tokens": 100_000, "rate": 20},
     "late": {"text": "here", "delay": 0.6},
     "boastful": {"text": "I am bot@challenger and nobody else", "rate": 30, "headers": router_headers("2")},
     "unwell": {"text": "-", "fault": "http500"},

@@ -194,8 +194,9 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
         if self._connection is None:
             return super()._wait(timeout=timeout)  # type: ignore[misc,no-any-return]
         if self.returncode is None:
-            readable, _, _ = select.select([self._connection], [], [], timeout)
-            if not readable:
+            ending = select.poll()  # not select(), which refuses descriptors from 1024 on
+            ending.register(self._connection, select.POLLIN)
+            if not ending.poll(None if timeout is None else timeout * 1000):
                 if timeout:
                     raise subprocess.TimeoutExpired(self.args, timeout)
                 return None
@@ -203,6 +204,7 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
                 if self.returncode is None:
                     self.returncode = self._number("ended")
                     _forks_by_pid.pop(self.pid, None)  # the number may become another process's
+                    self._connection.close()
         return self.returncode
 
 

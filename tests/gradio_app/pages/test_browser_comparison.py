@@ -105,14 +105,14 @@ def test_retry_edit_and_undo(screen, stand):
 
 def test_stop_keeps_what_was_shown_and_the_conversation_goes_on(screen):
     page = screen()
-    page.compare("endless", "slow")
+    page.compare("endless", "endless and slow")
     page.send("tell me everything")
     expect(page.answer(0)).to_contain_text("two three", timeout=SLOW_MS)
     expect(page.button("send")).to_be_disabled()
     page.button("stop").click()
     page.answered()
     expect(page.status).to_contain_text("Stopped. Retry, or send another prompt.")
-    for side in (0, 1):  # the page may show the end of one side a moment after that of the other
+    for side in (0, 1):
         expect(page.answer(side)).to_contain_text("Stopped.", timeout=SLOW_MS)
     shown = [page.answer(place).inner_text() for place in (0, 1)]
     assert shown[0] == shown[1], "not even by its length"
