@@ -18,8 +18,9 @@ CHECK_PYTHON := import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("
 EXTRAS ?= train,playground,dev,docs
 TESTS ?= tests
 PYTHONS ?= python3.11 python3.12 python3.13
-# whole files side by side, in the order of tests/conftest.py; JOBS=0 is one process, for a debugger
-JOBS ?= 2
+# whole files side by side, in the order of tests/conftest.py; three for two cores, because tests often wait for processes;
+# JOBS=0 is one process, for a debugger
+JOBS ?= 3
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup setup-serve-cpu demo playground test test-pythons test-all lint docs clean

@@ -63,6 +63,7 @@ def test_new_versions_are_certified_while_others_answer(service, registry):
                 wait_until(
                     lambda version=version: ask(service, "bot@moving").headers.get("x-finetune-version") == version
                 )
+                wait_until(lambda version=version: version in seen)  # one of the four has asked it, too
         finally:
             stop.append(True)
         for one in running:

@@ -1,4 +1,4 @@
-"""``python -m MODULE`` as a fork of the zygote: a ``subprocess.Popen`` that skips seconds of imports."""
+"""``python -m MODULE`` or ``python FILE`` as a fork of the zygote: a ``subprocess.Popen`` that skips seconds of imports."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
+SMALL_PAGE = Path(__file__).with_name("small_page.py")
 IMPORTS = {
     "mlflow": "commands",
     "mlflow_finetune_plugin.cli": "commands",
@@ -24,8 +25,9 @@ IMPORTS = {
     "mlflow_finetune_plugin.worker": "training",
     "mlflow_finetune_plugin.serving.transformers_engine": "engine",
     "gradio_app": "page",
+    str(SMALL_PAGE): "page",
 }
-"""What the zygote of each module imports."""
+"""What the zygote of each module, or file, imports."""
 LEASH = "mlflow_finetune_plugin.serving.engines.leash"
 """The module that replaces itself by the command in its arguments, so it forks from the zygote of that command."""
 FORKS = "FINETUNE_TEST_FORKS"
@@ -55,8 +57,13 @@ def start_module(
     module: str, arguments: Sequence[str], *, env: Mapping[str, str], **options: Any
 ) -> subprocess.Popen[Any]:
     """Start ``python -m module arguments``. ``options`` are those of ``subprocess.Popen``."""
+    return start_python(["-m", module, *arguments], env=env, **options)
+
+
+def start_python(arguments: Sequence[str], *, env: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
+    """Start ``python arguments``. ``options`` are those of ``subprocess.Popen``."""
     _start_zygotes()
-    return ForkedProcess([sys.executable, "-m", module, *arguments], env=dict(env), **options)
+    return ForkedProcess([sys.executable, *arguments], env=dict(env), **options)
 
 
 def run_module(
@@ -80,10 +87,12 @@ def fork_what_forks_start(tests_pid: int) -> None:
     os.waitpid = _waitpid
 
 
-def module_of(command: Sequence[str]) -> str | None:
-    """Return MODULE of ``python -m MODULE ...`` if there is a zygote for it."""
-    is_module = list(command[:2]) == [sys.executable, "-m"] and len(command) > 2
-    return command[2] if is_module and command[2] in IMPORTS else None
+def program_of(command: Sequence[str]) -> tuple[str, list[str]] | None:
+    """Return the module or the file that ``python -m MODULE ...`` or ``python FILE ...`` runs, and its arguments."""
+    if len(command) < 2 or command[0] != sys.executable:
+        return None
+    words = list(command[2:] if command[1] == "-m" else command[1:])
+    return (words[0], words[1:]) if words else None
 
 
 def _imports(command: Sequence[str], environment: Mapping[str, str]) -> str | None:
@@ -92,16 +101,17 @@ def _imports(command: Sequence[str], environment: Mapping[str, str]) -> str | No
         return None
     if any(environment.get(name) != value for name, value in _tests.environment.items()):
         return None
-    if list(command[:3]) == [sys.executable, "-m", LEASH]:
-        command = command[3:]
-    module = module_of(command)
-    if module is None:
+    program = program_of(command)
+    if program is not None and program[0] == LEASH:
+        program = program_of(program[1])
+    if program is None or program[0] not in IMPORTS:
         return None
-    if module.endswith(".worker") and not _trains_without_bitsandbytes(Path(command[3])):
+    name, arguments = program
+    if name.endswith(".worker") and not _trains_without_bitsandbytes(Path(arguments[0])):
         return None
-    if module.endswith("_engine") and _names_bitsandbytes(Path(command[3])):
+    if name.endswith("_engine") and _names_bitsandbytes(Path(arguments[0])):
         return None
-    return IMPORTS[module]
+    return IMPORTS[name]
 
 
 def _trains_without_bitsandbytes(job: Path) -> bool:
@@ -149,9 +159,11 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
         if imports is None:
             super()._execute_child(*arguments)  # type: ignore[misc]
             return
+        program = program_of(command)
+        assert program is not None
         request = {
-            "module": command[2],
-            "arguments": command[3:],
+            "program": program[0],
+            "arguments": program[1],
             "environment": environment,
             "folder": os.fspath(options.cwd or os.getcwd()),
             "new_session": bool(options.start_new_session),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +13,8 @@ from pathlib import Path
 
 import httpx
 from conftest import free_port
-from forked import start_module
+from forked import SMALL_PAGE, start_python
 
-SMALL_PAGE = Path(__file__).with_name("small_page.py")
 REAL_PAGE = ("-m", "gradio_app")
 NOBODY = "http://127.0.0.1:9/v1"
 
@@ -51,13 +49,9 @@ def playground(
     """Listens when it begins, ended when it is over. ``program`` ``REAL_PAGE``: the page that users have."""
     port = free_port()
     log = folder / f"playground-{port}.log"
-    command = [sys.executable, *program, "--endpoint", endpoint, "--port", str(port), *arguments]
+    command = [*program, "--endpoint", endpoint, "--port", str(port), *arguments]
     with log.open("wb") as out:
-        options = {"stdout": out, "stderr": out, "cwd": folder, "env": {**os.environ, **environment}}
-        if tuple(program) == REAL_PAGE:
-            process = start_module(program[1], command[3:], **options)
-        else:
-            process = subprocess.Popen(command, **options)
+        process = start_python(command, stdout=out, stderr=out, cwd=folder, env={**os.environ, **environment})
     found = PlaygroundProcess(process, port, log)
     try:
         deadline = time.monotonic() + 120

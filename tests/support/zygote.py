@@ -40,21 +40,24 @@ def main() -> None:
     gc.freeze()  # so that collections in a fork do not copy the pages of what is imported
     request = _serve(listener)
     if request is not None:  # in a fork
-        if request["module"] == forked.LEASH:
+        if request["program"] == forked.LEASH:
             os.execv = _run_instead_of_exec  # type: ignore[assignment]
-        _run(request["module"], request["arguments"])
+        _run(request["program"], request["arguments"])
 
 
-def _run(module: str, arguments: list[str]) -> None:
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+def _run(program: str, arguments: list[str]) -> None:
+    sys.argv = [program, *arguments]
+    if program.endswith(".py"):
+        runpy.run_path(program, run_name="__main__")
+    else:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
 
 
 def _run_instead_of_exec(_: str, command: list[str]) -> NoReturn:
     """Run the module of ``python -m MODULE ...`` in this process, which has imported it."""
-    module = forked.module_of(command)
-    assert module is not None, command
-    _run(module, command[3:])
+    program = forked.program_of(command)
+    assert program is not None, command
+    _run(*program)
     sys.exit(0)
 
 
@@ -80,6 +83,9 @@ def _import_training() -> None:
         import mlflow_finetune_plugin.pipeline
         import mlflow_finetune_plugin.stages.followers
         import mlflow_finetune_plugin.worker  # noqa: F401
+    from mlflow.utils.requirements_utils import _init_modules_to_packages_map
+
+    _init_modules_to_packages_map()  # lists all installed packages, for a second, when a model is logged
 
 
 def _import_engine() -> None:
