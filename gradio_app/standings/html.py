@@ -52,7 +52,7 @@ def state_html(model: str, standings: Standings | None, read_at: datetime | None
 
 def pair_html(standing: PairStanding) -> str:
     """Return one pair of versions: the state in words, the counts, and the numbers behind both in closed parts."""
-    outcome = {"better": "mf-good", "worse": "mf-bad", "undecided": "mf-open"}[standing.path.outcome]
+    outcome = {"better": "mf-good", "worse": "mf-bad", "undecided": "mf-open"}[standing.path.test.outcome]
     rows = _trust_rows(standing)
     warnings = sum(is_suspect for *_, is_suspect in rows)
     question = "Can these votes be trusted?" + (f" {_count(warnings, 'warning')}" if warnings else "")
@@ -73,10 +73,10 @@ def headline(standing: PairStanding) -> str:
     preferred = people.candidate if people.candidate_wins >= people.champion_wins else people.champion
     name = "each version" if 2 * wins == decisive else version_name(preferred)
     share = f"{wins:,} of {_count(decisive, 'vote')} {'prefers' if wins == 1 else 'prefer'} {name}"
-    if path.outcome != "undecided":
+    if path.test.outcome != "undecided":
         return f"{path.sentence} {share}."
-    capped = decisive - path.scores if path.unit == "vote" else 0
-    cap = f" Of each voter the first {path.per_voter} votes count, so {capped:,} do not." if capped > 0 else ""
+    capped = decisive - path.scores if path.policy.unit == "vote" else 0
+    cap = f" Of each voter the first {path.policy.per_voter} votes count, so {capped:,} do not." if capped > 0 else ""
     return f"{share}; {path.outlook}.{cap}"
 
 
@@ -141,12 +141,12 @@ def _numbers(standing: PairStanding) -> str:
     caption = f"How often {candidate} is preferred to {champion}, of votes that prefer one (95 % intervals)"
     parts = [forest_plot(_forest_rows(standing), caption=caption)]
     if path.scores:
-        steps = "voters" if path.unit == "voter" else "decisive votes"
+        steps = "voters" if path.policy.unit == "voter" else "decisive votes"
         plot = path_plot(
-            path.evidence_for,
-            path.evidence_against,
-            boundary=path.boundary,
-            minimum=path.minimum,
+            path.test.evidence_for.tolist(),
+            path.test.evidence_against.tolist(),
+            boundary=path.test.boundary,
+            minimum=path.policy.minimum,
             labels=PathLabels(candidate, champion, steps),
         )
         parts += [f"<h3>Evidence after each of the {steps}</h3><p>{escape(path.sentence)}</p>", plot]
@@ -196,9 +196,7 @@ def _path_notes(standing: PairStanding) -> list[str]:
             f"This is pair number {path.pair_number} that people voted on. All pairs share one chance of error, so each "
             "further pair needs more evidence."
         )
-    if path.waiting and path.scores:
-        notes.append(f"{path.waiting_for}.")
-    return notes
+    return notes + path.notes
 
 
 def _trust_rows(standing: PairStanding) -> list[tuple[str, str, bool]]:

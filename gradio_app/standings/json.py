@@ -100,17 +100,22 @@ def _summary(summary: Summary) -> dict[str, Any]:
 
 def _path(path: VotePath) -> dict[str, Any]:
     return {
-        "outcome": path.outcome,
+        "outcome": path.test.outcome,
         "sentence": path.sentence,
-        "unit": path.unit,
-        "boundary": path.boundary,
-        "minimum": path.minimum,
-        "decided_at": path.decided_at,
-        "still_needed": path.still_needed,
-        "waiting": path.waiting,
+        "unit": path.policy.unit,
+        "boundary": path.test.boundary,
+        "minimum": path.policy.minimum,
+        "decided_at": path.test.decided_at,
+        "still_needed": path.test.still_needed,
+        "open_voters": path.test.open_voters,
+        "shared_prompts": path.test.prompts,
         "pair_number": path.pair_number,
         "points": [
-            {"scores": i, "evidence_for": path.evidence_for[i], "evidence_against": path.evidence_against[i]}
+            {
+                "scores": i,
+                "evidence_for": float(path.test.evidence_for[i]),
+                "evidence_against": float(path.test.evidence_against[i]),
+            }
             for i in thinned(path.scores + 1)
         ],
     }

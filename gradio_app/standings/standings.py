@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from gradio_app.standings.agreement import VoterAgreement, voter_agreement
 from gradio_app.standings.vote_path import VotePath, vote_path
 from mlflow_finetune_plugin.evaluation.results import Interval
+from mlflow_finetune_plugin.gate.evidence import Votes
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.gate.statistics.proportions import wilson_interval
 from mlflow_finetune_plugin.gate.statistics.ranking import Comparison, Ranking, rank
@@ -146,7 +147,8 @@ def _standing(reading: Reading, pair: Pair, terms: VoteTerms) -> PairStanding:
     report = report_on(reading, pair)
     assert report.people is not None
     people = reading.between(*pair)
-    path = vote_path(gate_votes(reading, *pair), *pair, policy=terms.policy, pair_number=reading.pair_number(*pair))
+    votes = Votes(gate_votes(reading, *pair), reading.pair_number(*pair), read_at=reading.read_at)
+    path = vote_path(votes, *pair, policy=terms.policy)
     return PairStanding(
         people=report.people,
         path=path,

@@ -20,7 +20,6 @@ from mlflow_finetune_plugin.gate.policy import (
     RegressionPolicy,
     VotesPolicy,
 )
-from mlflow_finetune_plugin.gate.statistics.error_budget import candidate_alpha
 from mlflow_finetune_plugin.gate.statistics.paired import (
     PairedRows,
     mcnemar_p,
@@ -29,13 +28,8 @@ from mlflow_finetune_plugin.gate.statistics.paired import (
     paired_interval,
     rows_still_needed,
 )
-from mlflow_finetune_plugin.gate.statistics.sequential import (
-    VOTE_STAKES,
-    VOTER_STAKES,
-    betting_test,
-    scores_still_needed,
-)
-from mlflow_finetune_plugin.gate.votes import decisive_scores, tally, voter_scores
+from mlflow_finetune_plugin.gate.vote_test import VoteTest, run_vote_test
+from mlflow_finetune_plugin.gate.votes import tally
 
 FindingOutcome = Literal["pass", "hold", "reject", "noted"]
 JsonScalar = str | int | float | bool | None
@@ -120,56 +114,58 @@ def judge_forgetting(policy: ForgettingPolicy, measured: Forgetting | Interval |
 
 
 def judge_votes(policy: VotesPolicy, evidence: Votes | None) -> Finding:
-    """Pass or reject when the capital that bets on better or on worse first crosses 1/alpha.
+    """Pass or reject when ``vote_test`` shows that people prefer the candidate, or the other side.
 
-    ``bound`` is 1/2 and ``interval`` the confidence sequence of the mean score at 1 - 2 alpha. Undecided votes hold if
+    ``bound`` is 1/2 and ``interval`` the confidence sequence of the mean score. Undecided votes hold if
     the policy requires votes; otherwise they are noted.
     """
     undecided: FindingOutcome = "hold" if policy.required else "noted"
     unit: Literal["voters", "decisive votes"] = "voters" if policy.unit == "voter" else "decisive votes"
     if evidence is None or not evidence.votes:
         return Finding("votes", undecided, "no votes were cast", 0.5, still_needed_unit=unit)
-    alpha = policy.alpha
-    if evidence.candidate_number is not None:
-        alpha = candidate_alpha(alpha, evidence.candidate_number)
+    test = run_vote_test(policy, evidence)
     counts = tally(evidence.votes)
     details: dict[str, JsonScalar] = {
         "unit": policy.unit,
-        "alpha": alpha,
+        "alpha": test.alpha,
         "wins": counts.candidate,
         "losses": counts.champion,
         "ties": counts.tie,
         "both_bad": counts.both_bad,
         "voters": counts.voters,
-    }
-    if policy.unit == "voter":
-        by_voter = voter_scores(evidence.votes, per_voter=policy.per_voter)
-        scores, stakes, whose = by_voter.scores, VOTER_STAKES, "voters"
-        details |= {"waiting_voters": by_voter.waiting, "unfinished_voters": by_voter.unfinished}
-        details |= {"left_after_win": by_voter.left_after_win, "left_after_loss": by_voter.left_after_loss}
-        lowest = betting_test(by_voter.lowest_scores, VOTER_STAKES, alpha=alpha)
-        details |= {"e_better_if_missing_votes_were_lost": float(lowest.e_better[-1])}
-    else:
-        scores = decisive_scores(evidence.votes, per_voter=policy.per_voter)
-        stakes, whose = VOTE_STAKES, "decisive votes, true of these voters only"
-    test = betting_test(scores, stakes, alpha=alpha, minimum=policy.minimum)
-    details |= {
-        "counted": len(scores),
-        "e_better": float(test.e_better[-1]),
-        "e_worse": float(test.e_worse[-1]),
+        "counted": test.counted,
+        "e_better": float(test.evidence_for[-1]),
+        "e_worse": float(test.evidence_against[-1]),
         "boundary": test.boundary,
     }
-    estimate = f"mean score {_shown(test.mean)} of {len(scores)} {whose}"
-    if test.worse_at is not None:
-        reason = f"{estimate}: worse than the {evidence.over}, shown after {test.worse_at}"
-        return Finding("votes", "reject", reason, 0.5, test.mean, details=details)
-    if test.better_at is not None:
-        reason = f"{estimate}: better than the {evidence.over}, shown after {test.better_at}"
-        return Finding("votes", "pass", reason, 0.5, test.mean, details=details)
-    needed = scores_still_needed(scores, stakes, alpha=alpha, minimum=policy.minimum)
-    evidence_now = f"evidence {max(test.e_better[-1], test.e_worse[-1]):.3g} of {test.boundary:.3g}"
-    reason = f"{estimate}: undecided, {evidence_now}, at least {policy.minimum} count{_more(needed, unit)}"
-    return Finding("votes", undecided, reason, 0.5, test.mean, needed, unit, details)
+    if policy.unit == "voter":
+        details |= {"open_voters": test.open_voters, "unfinished_voters": test.unfinished}
+        details |= {"left_after_win": test.left_after_win, "left_after_loss": test.left_after_loss}
+    if test.prompts is not None:
+        details |= {"shared_prompts": test.prompts}
+        details |= {"e_better_by_prompt": test.prompt_evidence_for, "e_worse_by_prompt": test.prompt_evidence_against}
+    if test.planned_look is not None:
+        look = test.planned_look
+        details |= {"planned_voters": look.voters, "planned_alpha": look.alpha}
+        details |= {"planned_p_better": look.p_better, "planned_p_worse": look.p_worse}
+    whose = "voters" if policy.unit == "voter" else "decisive votes, true of these voters only"
+    estimate = f"mean score {_shown(test.mean)} of {test.counted} {whose}"
+    if test.outcome != "undecided":
+        reason = f"{estimate}: {test.outcome} than the {evidence.over}, shown after {test.decided_at}"
+        outcome: FindingOutcome = "pass" if test.outcome == "better" else "reject"
+        return Finding("votes", outcome, reason, 0.5, test.mean, details=details)
+    reason = f"{estimate}: undecided, {_undecided(test, policy)}{_more(test.still_needed, unit)}"
+    return Finding("votes", undecided, reason, 0.5, test.mean, test.still_needed, unit, details)
+
+
+def _undecided(test: VoteTest, policy: VotesPolicy) -> str:
+    parts = [f"evidence {max(test.evidence_for[-1], test.evidence_against[-1]):.3g} of {test.boundary:.3g}"]
+    if test.lacks_prompts:
+        parts.append(f"the voters share only {test.prompts} prompts, so more prompts are needed")
+    if test.open_voters:
+        parts.append(f"{test.open_voters} voters can still vote, and missing votes count against a decision")
+    parts.append(f"at least {policy.minimum} count")
+    return ", ".join(parts)
 
 
 def judge_latency(policy: LatencyPolicy, evidence: Evidence) -> list[Finding]:

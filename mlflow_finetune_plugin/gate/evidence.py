@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from mlflow_finetune_plugin.errors import GateError
@@ -62,7 +63,8 @@ class Votes:
     """Votes between the candidate and ``over`` in the order in which they were cast, each ``vote_id`` once.
 
     ``candidate_number`` counts the candidates that were ever voted on under this policy, from 1. They share the
-    policy's alpha (``error_budget``). None gives the whole alpha to this candidate.
+    policy's alpha (``error_budget``). None gives the whole alpha to this candidate. ``read_at`` is the time at which the votes
+    were read; None: no more votes will come.
 
     Raises:
         GateError: The number is below 1.
@@ -71,6 +73,7 @@ class Votes:
     votes: tuple[Vote, ...]
     candidate_number: int | None = None
     over: Literal["champion", "base"] = "champion"
+    read_at: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.candidate_number is not None and self.candidate_number < 1:

@@ -14,7 +14,7 @@ from mlflow_finetune_plugin.section import DataLocation, Section
 HIGHEST_SCORES = {"accuracy": 1.0, "exact_match": 1.0, "f1": 1.0, "rougeL": 1.0, "token_f1": 1.0}
 """Packaged metrics whose best score is 1, so that a bound beyond it can be refused when it is written."""
 
-_RULES = 1
+_RULES = 2
 """Part of every digest. Increase it when the same policy and evidence can give another verdict."""
 
 
@@ -62,6 +62,15 @@ class VotesPolicy(Section):
     )
     minimum: int = Field(10, ge=1, le=10_000, description="Voters (unit voter) or decisive votes needed to decide.")
     per_voter: int = Field(5, ge=1, le=1000, description="Votes of one voter that count: the first ones.")
+    planned_voters: int | None = Field(
+        20,
+        ge=5,
+        le=10_000,
+        description="Voters after whom a t-test is made once, with half of alpha; null: only the test after every voter.",
+    )
+    closes_after_h: float = Field(
+        24.0, gt=0, le=8760, description="Hours without a vote after which a voter with fewer votes counts as finished."
+    )
     required: bool = Field(False, description="Hold until the votes decide; by default votes can only reject.")
 
 

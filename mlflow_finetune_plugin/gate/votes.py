@@ -1,10 +1,11 @@
-"""Votes in the order in which they were cast, and the scores that the tests in ``sequential`` may use."""
+"""Votes in the order in which they were cast, and the scores of voters and prompts that the vote test uses."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,21 +19,30 @@ Choice = Literal["candidate", "champion", "tie", "both_bad"]
 SCORES: dict[Choice, float] = {"candidate": 1.0, "champion": 0.0, "tie": 0.5, "both_bad": 0.5}
 """``both_bad`` prefers neither side, so it has the weight of a tie. The tally counts it separately."""
 
-PATIENCE_VOTERS = 5
-"""How many voters may begin after a voter who has not finished before that voter is closed with the votes cast so far.
-"""
-
 
 @dataclass(frozen=True)
 class Vote:
-    """One answer of one voter. Raises GateError for an unknown choice."""
+    """One answer of one voter. Raises GateError for an unknown choice.
+
+    Args:
+        voter: Who voted.
+        choice: The preferred side.
+        prompt: What the answers were to, as any name that is equal for equal prompts; None: a prompt of its own.
+        cast_at: When it was cast; None: unknown, and then no pause between this vote and others closes its voter.
+    """
 
     voter: str
     choice: Choice
+    prompt: str | None = None
+    cast_at: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.choice not in SCORES:
             raise GateError(f"no choice {self.choice!r}; fix: pick one of: {', '.join(get_args(Choice))}")
+
+    @property
+    def score(self) -> float:
+        return SCORES[self.choice]
 
 
 @dataclass(frozen=True)
@@ -51,26 +61,58 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class VoterScores:
-    """The result of ``voter_scores``.
+class VoterVotes:
+    """The votes of one voter that count, the first ``per_voter`` before the voter was closed.
 
     Args:
-        scores: (voters,) in [0, 1], of the voters that count, in the order of their first votes.
-        lowest_scores: (voters,) The same if every vote that was not cast were the champion's. Leaving early cannot raise them.
-        waiting: Voters who have begun and do not count yet.
-        unfinished: Voters who count and were closed before their last vote.
-        left_after_win: Unfinished voters whose last vote was for the candidate.
-        left_after_loss: Unfinished voters whose last vote was for the champion. Where this differs a lot from
-            ``left_after_win`` although the score is even, voters stay or leave by what they prefer, and ``scores`` are not
-            valid.
+        votes: At least one.
+        places: The place of each vote among the votes of all voters.
+        per_voter: How many votes of a voter count.
+        is_open: Whether more votes of this voter may count.
     """
 
-    scores: Array
-    lowest_scores: Array
-    waiting: int
-    unfinished: int
-    left_after_win: int
-    left_after_loss: int
+    votes: tuple[Vote, ...]
+    places: tuple[int, ...]
+    per_voter: int
+    is_open: bool
+
+    @property
+    def total(self) -> float:
+        return sum(vote.score for vote in self.votes)
+
+    @property
+    def shrunk(self) -> float:
+        """The mean of ``per_voter`` votes of which those not cast weigh as ties."""
+        return 0.5 + (self.total - 0.5 * len(self.votes)) / self.per_voter
+
+    @property
+    def plain(self) -> float:
+        """The mean of the votes that were cast."""
+        return self.total / len(self.votes)
+
+    @property
+    def lowest(self) -> float:
+        """The score if every vote not cast preferred the champion. No later vote makes ``shrunk`` or ``plain`` lower."""
+        return self.total / self.per_voter
+
+    @property
+    def highest(self) -> float:
+        """The score if every vote not cast preferred the candidate. No later vote makes ``shrunk`` or ``plain`` higher."""
+        return (self.total + self.per_voter - len(self.votes)) / self.per_voter
+
+
+@dataclass(frozen=True)
+class VoterBounds:
+    """Scores that are proven now, one per voter in the order of the voters' first votes; (voters,) in [0, 1] each.
+
+    A closed voter has the final score. An open voter has the lowest score that is still possible in ``low_*``, and the
+    highest in ``high_*``, so a later vote never lowers a ``low_*`` score or raises a ``high_*`` score.
+    """
+
+    low_shrunk: Array
+    low_plain: Array
+    high_shrunk: Array
+    high_plain: Array
 
 
 def tally(votes: Sequence[Vote]) -> Tally:
@@ -97,68 +139,96 @@ def decisive_scores(votes: Sequence[Vote], *, per_voter: int) -> Array:
     for vote in votes:
         if vote.choice in ("candidate", "champion") and votes_by_voter[vote.voter] < per_voter:
             votes_by_voter[vote.voter] += 1
-            scores.append(SCORES[vote.choice])
+            scores.append(vote.score)
     return np.array(scores, dtype=np.float64)
 
 
-def voter_scores(votes: Sequence[Vote], *, per_voter: int, patience: int = PATIENCE_VOTERS) -> VoterScores:
-    """Return one score per voter. A score never changes after it was first returned, whatever is voted later.
+def votes_by_voter(
+    votes: Sequence[Vote], *, per_voter: int, closes_after: timedelta, now: datetime | None
+) -> list[VoterVotes]:
+    """Return the votes that count, by voter, in the order of the voters' first votes.
 
-    With k = ``per_voter``, the score of a voter with votes Y_1 .. Y_N (win 1, tie or both bad 1/2, loss 0) is
+    A voter is closed by the vote that is number ``per_voter``, or by ``closes_after`` without a vote. Votes after that do not
+    count, so the final score of a voter is fixed by that voter's votes and their times, whoever looks and whenever.
 
-        X = 1/2 + sum over i <= min(N, k) of (Y_i - 1/2) / k,
-
-    the mean of k votes in which those not cast weigh as ties. Voters are numbered by their first vote. Voter j is closed
-    at the vote that is its k-th, or at the first vote of voter j + ``patience``. It counts once all voters before it are
-    closed.
-
-    Why the test stays valid after every vote. (1) A closed score never changes, and the voters that count are always a prefix
-    X_1 .. X_m of one sequence that is fixed by the votes alone, not by who looked. (2) Under the hypothesis
-    E[X_j | X_1 .. X_j-1] <= 1/2, the betting capital of ``sequential`` is a nonnegative supermartingale along that
-    sequence, and by Ville 1939 its supremum over all m reaches 1/alpha with probability at most alpha. (3) A look after
-    any vote, chosen for any reason and with unfinished voters in view, sees the capital at some m, so it promotes only if
-    the supremum reaches 1/alpha. Counting every voter's running mean instead would break (1): the capital could be read at a
-    fluctuation that the sequence of final scores never has.
-
-    When the hypothesis holds, for voters who do not see each other's votes and do not come because of them:
-    (a) votes have mean 1/2 given the voter's own past, even where a voter leaves because of an outcome: X - 1/2 is then a
-    stopped martingale over k. (A plain mean of the votes cast would not do: leaving at the first win makes it .69.)
-    (b) voters differ and the mean of their means is 1/2, as long as the number of votes that count does not depend on what
-    the voter prefers, as when all cast k. It does not hold where voters who like the candidate stay longer. In a blind
-    comparison a vote for either side looks the same to its voter, so there is little reason for this. ``lowest_scores``
-    satisfy the hypothesis whatever makes voters leave, because they are never above the scores of k votes, and so does
-    ``per_voter=1``, which leaving cannot affect.
+    Args:
+        votes: In the order in which they were cast.
+        per_voter: How many votes of a voter count.
+        closes_after: The longest pause between two votes of a voter.
+        now: The time of the look; None: no more votes will come, so every voter is closed.
 
     Raises:
-        GateError: A cap or a patience is below 1.
+        GateError: ``per_voter`` is below 1, or ``closes_after`` is not above 0.
     """
     _check_cap(per_voter)
-    if patience < 1:
-        raise GateError(f"a patience of {patience} voters closes voters before they begin; fix: give 1 or more")
-    cast: dict[str, list[float]] = {}  # counted votes, voters in order of their first
-    closed: set[str] = set()
-    begun: list[str] = []
-    for vote in votes:
-        if vote.voter not in cast:
-            cast[vote.voter] = []
-            begun.append(vote.voter)
-            if len(begun) > patience:
-                closed.add(begun[-1 - patience])
-        if vote.voter not in closed:
-            cast[vote.voter].append(SCORES[vote.choice])
-            if len(cast[vote.voter]) == per_voter:
-                closed.add(vote.voter)
-    counted = next((i for i, voter in enumerate(begun) if voter not in closed), len(begun))
-    scores = [0.5 + (sum(cast[voter]) - 0.5 * len(cast[voter])) / per_voter for voter in begun[:counted]]
-    last = [cast[voter][-1] for voter in begun[:counted] if len(cast[voter]) < per_voter]
-    return VoterScores(
-        scores=np.array(scores, dtype=np.float64),
-        lowest_scores=np.array([sum(cast[voter]) / per_voter for voter in begun[:counted]], dtype=np.float64),
-        waiting=len(begun) - counted,
-        unfinished=len(last),
-        left_after_win=last.count(1.0),
-        left_after_loss=last.count(0.0),
+    if closes_after <= timedelta(0):
+        raise GateError(
+            f"a pause of {closes_after} closes voters before their second vote; fix: give more than 0 hours"
+        )
+    places_by_voter: dict[str, list[int]] = {}
+    late: set[str] = set()
+    for place, vote in enumerate(votes):
+        places = places_by_voter.setdefault(vote.voter, [])
+        if places and _has_passed(closes_after, votes[places[-1]].cast_at, vote.cast_at):
+            late.add(vote.voter)
+        if vote.voter not in late and len(places) < per_voter:
+            places.append(place)
+
+    def is_open(voter: str, places: list[int]) -> bool:
+        has_left = voter in late or now is None or _has_passed(closes_after, votes[places[-1]].cast_at, now)
+        return len(places) < per_voter and not has_left
+
+    return [
+        VoterVotes(tuple(votes[place] for place in places), tuple(places), per_voter, is_open(voter, places))
+        for voter, places in places_by_voter.items()
+    ]
+
+
+def voter_bounds(voters: Sequence[VoterVotes]) -> VoterBounds:
+    """Return the scores that the vote test may bet on now.
+
+    Why a test on them stays valid at every look. Let X_1, X_2, ... be the final scores of the voters in the order of their
+    first votes. (1) They are fixed by the votes, not by the looks. (2) Under the hypothesis E[X_j | X_1 .. X_j-1] <= 1/2 the
+    capital of ``sequential`` along X is a nonnegative supermartingale, and by Ville 1939 it ever reaches 1/alpha with
+    probability at most alpha. (3) The capital rises in every score, and ``low_*`` is never above X, so the capital seen at any
+    look, over any first voters, is at most the capital of X over the same voters. Nobody has to finish before the next voter
+    begins. ``high_*`` is the mirror image for "worse".
+
+    The hypothesis for voters who do not see each other's votes:
+    - ``shrunk``: votes have mean 1/2 given the voter's own past, also where a voter leaves because of an outcome (X - 1/2 is a
+      stopped martingale over ``per_voter``), or voters differ with a mean of 1/2 and cast equally many votes;
+    - ``plain``: voters differ with a mean of 1/2 over voters and do not leave because of an outcome, however many votes
+      each casts. Busy voters who prefer the candidate more than casual ones do raise ``shrunk``, and not ``plain``.
+    A decision needs both, so it is wrong with a probability of at most alpha where either hypothesis holds.
+    """
+    return VoterBounds(
+        low_shrunk=np.array([voter.lowest if voter.is_open else voter.shrunk for voter in voters]),
+        low_plain=np.array([voter.lowest if voter.is_open else voter.plain for voter in voters]),
+        high_shrunk=np.array([voter.highest if voter.is_open else voter.shrunk for voter in voters]),
+        high_plain=np.array([voter.highest if voter.is_open else voter.plain for voter in voters]),
     )
+
+
+def prompt_scores(voters: Sequence[VoterVotes]) -> Array | None:
+    """Return the score of the first vote on each prompt, in order; (prompts,). None: no two voters share a prompt.
+
+    Voters who share prompts are not independent: a prompt that suits the candidate wins the votes of all of them. The first
+    votes on different prompts are independent of each other as prompts are.
+    """
+    placed = sorted(
+        ((place, vote) for voter in voters for place, vote in zip(voter.places, voter.votes, strict=True)),
+        key=lambda item: item[0],
+    )
+    first: dict[str | int, Vote] = {}
+    is_shared = False
+    for place, vote in placed:
+        name = place if vote.prompt is None else vote.prompt
+        is_shared |= first.setdefault(name, vote).voter != vote.voter
+    return np.array([vote.score for vote in first.values()], dtype=np.float64) if is_shared else None
+
+
+def _has_passed(pause: timedelta, since: datetime | None, until: datetime | None) -> bool:
+    return since is not None and until is not None and until - since > pause
 
 
 def _check_cap(per_voter: int) -> None:

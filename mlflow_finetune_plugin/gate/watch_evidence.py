@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlflow_finetune_plugin.errors import GateError
-from mlflow_finetune_plugin.gate.evidence import Gain, Latency
+from mlflow_finetune_plugin.gate.evidence import Gain, Latency, Votes
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
-from mlflow_finetune_plugin.gate.votes import Vote
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class WatchEvidence:
     failures: Answered | NotMeasured
     previous_failures: Answered | NotMeasured
     latency: Latency | NotMeasured
-    votes: tuple[Vote, ...] | NotMeasured
+    votes: Votes | NotMeasured
     turns: Turns | NotMeasured
     new_rows: NewRows | None = None
 

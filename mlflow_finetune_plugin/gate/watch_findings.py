@@ -18,7 +18,6 @@ from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered, failur
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows, paired_interval
 from mlflow_finetune_plugin.gate.statistics.sequential import VOTE_STAKES, confidence_sequence
 from mlflow_finetune_plugin.gate.statistics.unpaired import difference_interval
-from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.gate.watch_evidence import Fall, NotMeasured, Proof, Turns
 from mlflow_finetune_plugin.gate.watch_policy import DriftPolicy, ErrorsPolicy, ProofPolicy, VoteDriftPolicy
 
@@ -115,11 +114,11 @@ def judge_latency(policy: LatencyPolicy | None, latency: Latency | NotMeasured) 
     return findings
 
 
-def judge_people(gate: GatePolicy, votes: tuple[Vote, ...] | NotMeasured) -> WatchFinding:
+def judge_people(gate: GatePolicy, votes: Votes | NotMeasured) -> WatchFinding:
     """Roll back if people's votes show that they prefer the previous version, by the test of the champion's gate."""
     if isinstance(votes, NotMeasured):
         return _not_measured("votes", votes)
-    finding = judge_votes(gate.votes or VotesPolicy(), Votes(votes))
+    finding = judge_votes(gate.votes or VotesPolicy(), votes)
     meanings = {"pass": "the previous version is preferred", "reject": "the champion is preferred"}
     estimate = finding.reason.partition(":")[0]
     reason = f"{estimate} (1: the previous version's): {meanings.get(finding.outcome, 'undecided')}"

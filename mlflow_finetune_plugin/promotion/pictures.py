@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.criteria import Finding
-from mlflow_finetune_plugin.gate.statistics.sequential import VOTE_STAKES, VOTER_STAKES, betting_test
-from mlflow_finetune_plugin.gate.votes import Vote, decisive_scores, voter_scores
+from mlflow_finetune_plugin.gate.vote_test import VoteTest
 from mlflow_finetune_plugin.gate.watch_findings import WatchFinding
 
 COLORS = {
@@ -36,22 +35,15 @@ def plot_intervals(findings: Sequence[Finding | WatchFinding]) -> Figure | None:
     return figure
 
 
-def plot_votes(
-    votes: Sequence[Vote], *, unit: str, per_voter: int, alpha: float, minimum: int, candidate: str = "candidate"
-) -> Figure | None:
+def plot_votes(test: VoteTest, *, unit: str, minimum: int, candidate: str = "candidate") -> Figure | None:
     """Plot the evidence for and against the candidate after every score, and the boundary that decides."""
-    if unit == "voter":
-        scores, stakes = voter_scores(votes, per_voter=per_voter).scores, VOTER_STAKES
-    else:
-        scores, stakes = decisive_scores(votes, per_voter=per_voter), VOTE_STAKES
-    if not len(scores):
+    if not test.counted:
         return None
-    test = betting_test(scores, stakes, alpha=alpha, minimum=minimum)
     figure = _figure(7.5, 3.6)
     ax = figure.subplots()
-    at = range(len(scores) + 1)
-    ax.plot(at, test.e_better, color=COLORS["pass"], linewidth=2, label=f"{candidate} better")
-    ax.plot(at, test.e_worse, color=COLORS["reject"], linewidth=2, label=f"{candidate} worse")
+    at = range(test.counted + 1)
+    ax.plot(at, test.evidence_for, color=COLORS["pass"], linewidth=2, label=f"{candidate} better")
+    ax.plot(at, test.evidence_against, color=COLORS["reject"], linewidth=2, label=f"{candidate} worse")
     ax.axhline(test.boundary, color="black", linewidth=1, linestyle="--", label=f"decides at {test.boundary:.3g}")
     if minimum > 1:
         ax.axvline(minimum, color="#57606a", linewidth=1, linestyle=":", label=f"not before {minimum}")

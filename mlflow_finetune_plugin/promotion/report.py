@@ -11,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from mlflow_finetune_plugin import __version__
+from mlflow_finetune_plugin.gate.vote_test import run_vote_test
 from mlflow_finetune_plugin.promotion.decision import Decision
 from mlflow_finetune_plugin.promotion.pictures import COLORS, plot_intervals, plot_votes
 
@@ -103,9 +104,7 @@ def _votes(decision: Decision) -> Figure | None:
     policy, evidence = decision.policy.policy.votes, decision.evidence.votes
     if policy is None or evidence is None:
         return None
-    finding = next(f for f in decision.verdict.findings if f.name == "votes")
-    alpha = float(finding.details["alpha"] or policy.alpha)
-    return plot_votes(evidence.votes, unit=policy.unit, per_voter=policy.per_voter, alpha=alpha, minimum=policy.minimum)
+    return plot_votes(run_vote_test(policy, evidence), unit=policy.unit, minimum=policy.minimum)
 
 
 def picture(heading: str, figure: Figure | None) -> str:

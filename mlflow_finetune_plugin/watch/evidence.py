@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from mlflow_finetune_plugin.errors import FinetuneError, GateError, MoveError, TrackingError
 from mlflow_finetune_plugin.evaluation.comparison import compare
-from mlflow_finetune_plugin.gate.evidence import Latency
+from mlflow_finetune_plugin.gate.evidence import Latency, Votes
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
@@ -220,7 +220,7 @@ def _latency(watched: Watched, notes: list[str]) -> Latency | NotMeasured:
     return Latency(champion_ms, previous_ms)
 
 
-def _votes(watched: Watched, notes: list[str]) -> tuple[tuple[Vote, ...] | NotMeasured, Turns | NotMeasured]:
+def _votes(watched: Watched, notes: list[str]) -> tuple[Votes | NotMeasured, Turns | NotMeasured]:
     """Return the votes between champion and previous version since the promotion.
 
     Earlier votes led to the promotion itself.
@@ -235,8 +235,10 @@ def _votes(watched: Watched, notes: list[str]) -> tuple[tuple[Vote, ...] | NotMe
     if refused:
         notes.append(f"votes that do not count: {', '.join(refused)}")
     after = gate_votes(reading, previous.number, champion.number, since=since)
-    votes = after or NotMeasured(
-        f"no votes between versions {champion.number} and {previous.number} since the promotion"
+    votes = (
+        Votes(after, read_at=reading.read_at)
+        if after
+        else NotMeasured(f"no votes between versions {champion.number} and {previous.number} since the promotion")
     )
     if since is None:
         return votes, NotMeasured("the time of the promotion is not known, because the alias was set by hand")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
+from mlflow_finetune_plugin.gate.vote_test import run_vote_test
 from mlflow_finetune_plugin.gate.watch_evidence import NotMeasured
 from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
 from mlflow_finetune_plugin.promotion.pictures import COLORS, plot_intervals, plot_votes
@@ -92,10 +93,5 @@ def _votes(check: WatchCheck) -> Figure | None:
     if isinstance(votes, NotMeasured):
         return None
     return plot_votes(
-        votes,
-        unit=policy.unit,
-        per_voter=policy.per_voter,
-        alpha=policy.alpha,
-        minimum=policy.minimum,
-        candidate="previous",
+        run_vote_test(policy, votes), unit=policy.unit, minimum=policy.minimum, candidate="previous"
     )

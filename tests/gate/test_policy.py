@@ -106,7 +106,7 @@ def test_digest_is_of_the_meaning():
 
 def test_digest_of_no_policy_stays():
     # a change here changes the digest of every policy ever logged: raise _RULES and say so in the changelog
-    assert GatePolicy().digest() == "9d98bf3eb4c89cdd2b13d88b2f5190480ae1e16c8d0b5de93a1a0012ad1b0e89"
+    assert GatePolicy().digest() == "879f06e7be3eb9f0ae2e8686cdaed5aa29f930d835edb69f9d8aa0b76e5fc633"
 
 
 def test_policy_is_frozen_and_its_numbers_finite():

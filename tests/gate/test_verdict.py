@@ -2,6 +2,8 @@ import json
 import math
 import time
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,7 @@ def votes(voters, each, number=None):
     return Votes(tuple(Vote(str(v), choices[c]) for v in range(voters) for c in each), number)
 
 
+T0 = datetime(2026, 11, 1, tzinfo=UTC)
 GOOD = gain(30, 5)
 GAIN_OFF = {"gain": None}
 
@@ -214,12 +217,21 @@ def test_votes_over_somebody_else_are_no_evidence():
         judge(votes_policy, Evidence(False, gain=gain(30, 5, over="base"), votes=of_champion))
 
 
-def test_voters_who_left_are_told_and_what_if_they_had_lost():
+def test_voters_who_left_are_counted():
     finding = only(judge(policy(**GAIN_OFF, votes={"required": True}), Evidence(True, votes=votes(40, "ww"))))
     assert finding.outcome == "pass"
-    assert (finding.details["unfinished_voters"], finding.details["left_after_win"]) == (35, 35)
-    assert finding.details["waiting_voters"] == 5
-    assert finding.details["e_better_if_missing_votes_were_lost"] < 20 < finding.details["e_better"]
+    assert (finding.details["unfinished_voters"], finding.details["left_after_win"]) == (40, 40)
+    assert finding.details["open_voters"] == 0
+
+
+def test_open_voters_hold_and_the_reason_says_so():
+    cast = tuple(Vote(str(voter), "candidate", cast_at=T0) for voter in range(40))
+    finding = only(
+        judge(policy(**GAIN_OFF, votes={"required": True}), Evidence(True, votes=Votes(cast, 1, read_at=T0)))
+    )
+    assert finding.outcome == "hold"
+    assert "40 voters can still vote, and missing votes count against a decision" in finding.reason
+    assert finding.details["planned_p_better"] is None
 
 
 def test_one_eager_voter_is_one_voter():
@@ -297,7 +309,7 @@ def test_verdict_is_json_with_its_policy():
     assert [f["name"] for f in content["findings"]] == ["gain", "votes", "latency p95"]
     assert content["findings"][0]["estimate"] == pytest.approx(25 / 300)
     assert content["findings"][0]["details"]["mcnemar_p"] < 0.001
-    assert content["findings"][1]["details"]["boundary"] == pytest.approx(20)
+    assert content["findings"][1]["details"]["boundary"] == pytest.approx(40)
     assert (
         verdict.to_json()
         == judge(votes_policy, Evidence(True, gain=GOOD, votes=votes(20, "wwwwl"), latency=Latency(700))).to_json()

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.results import Interval
-from mlflow_finetune_plugin.gate.evidence import Gain, Latency
+from mlflow_finetune_plugin.gate.evidence import Gain, Latency, Votes
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows
@@ -35,7 +35,8 @@ def proof(gained, lost, rows=200, number=1, **more):
 
 
 def votes(preferred, voters, each=5):
-    return tuple(Vote(str(v), "candidate" if preferred else "champion") for v in range(voters) for _ in range(each))
+    choice = "candidate" if preferred else "champion"
+    return Votes(tuple(Vote(str(v), choice) for v in range(voters) for _ in range(each)))
 
 
 def fall(held_out, new, rows=300, number=1, **more):
@@ -81,7 +82,7 @@ def test_what_was_not_measured_is_said_and_moves_nothing():
         ({"votes": votes(True, 30)}, "votes", "roll back"),
         ({"votes": votes(True, 9)}, "votes", "keep"),
         ({"votes": votes(False, 30)}, "votes", "keep"),
-        ({"votes": ()}, "votes", "keep"),
+        ({"votes": Votes(())}, "votes", "keep"),
         ({"turns": Turns((0.0,) * 80 + (1.0,) * 20, (1.0,) * 60 + (0.0,) * 40)}, "drift of votes", "re-tune"),
         ({"turns": Turns((0.0,) * 80 + (1.0,) * 20, (1.0,) * 20 + (0.0,) * 80)}, "drift of votes", "keep"),
         ({"turns": Turns((0.0,) * 80, ())}, "drift of votes", "not measured"),
@@ -169,7 +170,7 @@ def test_a_champion_that_is_fine_is_rolled_back_or_tuned_in_at_most_alpha_of_all
             verdict = judged(
                 policy,
                 gate=gate,
-                votes=tuple(Vote("v", "candidate" if is_lost else "champion") for is_lost in cast[:count]),
+                votes=Votes(tuple(Vote("v", "candidate" if is_lost else "champion") for is_lost in cast[:count])),
                 turns=Turns(before, tuple(cast[:count].astype(float))),
             )
             acted_on |= {finding.name for finding in verdict.findings if finding.outcome in ("roll back", "re-tune")}

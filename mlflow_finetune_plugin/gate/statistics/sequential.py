@@ -104,6 +104,15 @@ def betting_test(scores: Sequence[float] | Array, stakes: Stakes, *, alpha: floa
     )
 
 
+def capitals(scores: Sequence[float] | Array, stakes: Stakes) -> tuple[Array, Array]:
+    """Return the capitals of both gamblers before the first score and after each, (scores + 1,): "above" and "below" 1/2.
+
+    Raises GateError as ``betting_test`` does.
+    """
+    x = _scores(scores)
+    return _capped_exp(_log_capitals(x, stakes)), _capped_exp(_log_capitals(1 - x, stakes))
+
+
 def confidence_sequence(scores: Sequence[float] | Array, stakes: Stakes, *, alpha: float) -> Interval:
     """Return the mean with its confidence sequence: confidence 1 - 2 alpha, valid at all times.
 

@@ -140,7 +140,7 @@ def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list
     other = BASE if champion is None else champion.number
     votes = gate_votes(reading, candidate.number, other)
     number = reading.pair_number(candidate.number, other)
-    return Votes(votes, number, "base" if champion is None else "champion") if votes else None
+    return Votes(votes, number, "base" if champion is None else "champion", reading.read_at) if votes else None
 
 
 def _latency(

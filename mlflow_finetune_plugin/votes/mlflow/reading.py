@@ -6,7 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.errors import VoteError
@@ -50,12 +50,14 @@ class Reading:
         votes: In the order cast, each ``vote_id`` once, with its last revision.
         copies: The number of votes that were mirrored again after a crash or an outage; they are skipped.
         unreadable: The number of feedback entries that are named as votes and cannot be read as votes.
+        read_at: When they were read.
     """
 
     model: str
     votes: tuple[CheckedVote, ...]
     copies: int
     unreadable: int
+    read_at: datetime | None = None
 
     @property
     def not_counted(self) -> dict[str, int]:
@@ -100,11 +102,11 @@ def read_votes(model: str, tracking_uri: str | None = None) -> Reading:
 
     ``tracking_uri`` None: the server that MLflow uses now.
     """
-    traces = VoteTraces(model, tracking_uri)
+    traces, read_at = VoteTraces(model, tracking_uri), datetime.now(UTC)
     with tracking_errors(traces.server):
         experiment_id = traces.experiment()
         if experiment_id is None:
-            return Reading(model, (), 0, 0)
+            return Reading(model, (), 0, 0, read_at)
         votes: list[MirroredVote] = []
         copies = unreadable = 0
         keys: set[tuple[str, str, int]] = set()
@@ -118,7 +120,7 @@ def read_votes(model: str, tracking_uri: str | None = None) -> Reading:
             copies += key in keys
             keys.add(key)
             votes.append(vote)
-        return Reading(model, _checked(traces.client, model, votes), copies, unreadable)
+        return Reading(model, _checked(traces.client, model, votes), copies, unreadable, read_at)
 
 
 def read_texts(model: str, votes: Iterable[MirroredVote], tracking_uri: str | None = None) -> dict[str, TraceText]:
@@ -158,7 +160,7 @@ def gate_votes(
     ``since`` (inclusive) and ``until`` (exclusive) limit the time of the vote by the clock of its host.
     """
     return tuple(
-        Vote(vote.voter, _gate_choice(vote, candidate))
+        Vote(vote.voter, _gate_choice(vote, candidate), vote.prompt_digest, vote.cast_at)
         for vote in reading.between(candidate, champion, "person")
         if (since is None or vote.cast_at >= since) and (until is None or vote.cast_at < until)
     )
