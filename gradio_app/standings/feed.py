@@ -136,14 +136,16 @@ class StandingsReader:
         reading = read_votes(self._model, self._tracking_uri)
         reading = replace(reading, votes=tuple(vote for vote in reading.votes if vote.vote.turn_id not in undecided))
         aliases = self._aliases()
-        if last is not None and self._last_read == (reading, aliases):
+        read_at = None if reading.read_at is None else reading.read_at.replace(minute=0, second=0, microsecond=0)
+        hourly = replace(reading, read_at=read_at)  # time alone changes standings only where it closes voters
+        if last is not None and self._last_read == (hourly, aliases):
             return last
         candidates = {ordered_pair(pair, aliases)[0] for pair in judged_pairs(reading)} - {BASE}
         for version in candidates - self._terms.keys():
             self._terms[version] = self._terms_of(version)
         standings = standings_of(reading, aliases, self._terms)
-        self._last_read = (reading, aliases)
-        return standings
+        self._last_read = (hourly, aliases)
+        return last if last == standings else standings
 
     def _aliases(self) -> dict[str, str]:
         """Return the model's aliases, none before it is registered: its votes can still be displayed."""

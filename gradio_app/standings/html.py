@@ -143,8 +143,8 @@ def _numbers(standing: PairStanding) -> str:
     if path.scores:
         steps = "voters" if path.policy.unit == "voter" else "decisive votes"
         plot = path_plot(
-            path.test.evidence_for.tolist(),
-            path.test.evidence_against.tolist(),
+            path.test.evidence_for,
+            path.test.evidence_against,
             boundary=path.test.boundary,
             minimum=path.policy.minimum,
             labels=PathLabels(candidate, champion, steps),

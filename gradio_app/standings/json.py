@@ -113,8 +113,8 @@ def _path(path: VotePath) -> dict[str, Any]:
         "points": [
             {
                 "scores": i,
-                "evidence_for": float(path.test.evidence_for[i]),
-                "evidence_against": float(path.test.evidence_against[i]),
+                "evidence_for": path.test.evidence_for[i],
+                "evidence_against": path.test.evidence_against[i],
             }
             for i in thinned(path.scores + 1)
         ],

@@ -134,8 +134,8 @@ def judge_votes(policy: VotesPolicy, evidence: Votes | None) -> Finding:
         "both_bad": counts.both_bad,
         "voters": counts.voters,
         "counted": test.counted,
-        "e_better": float(test.evidence_for[-1]),
-        "e_worse": float(test.evidence_against[-1]),
+        "e_better": test.evidence_for[-1],
+        "e_worse": test.evidence_against[-1],
         "boundary": test.boundary,
     }
     if policy.unit == "voter":

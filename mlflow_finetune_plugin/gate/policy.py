@@ -64,7 +64,7 @@ class VotesPolicy(Section):
     per_voter: int = Field(5, ge=1, le=1000, description="Votes of one voter that count: the first ones.")
     planned_voters: int | None = Field(
         20,
-        ge=5,
+        ge=10,
         le=10_000,
         description="Voters after whom a t-test is made once, with half of alpha; null: only the test after every voter.",
     )

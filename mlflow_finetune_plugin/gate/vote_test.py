@@ -6,6 +6,7 @@ equally, so together they err with a probability of at most alpha.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t
 
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.evidence import Votes
@@ -89,8 +91,8 @@ class VoteTest:
     boundary: float
     mean: Interval
     counted: int
-    evidence_for: Array
-    evidence_against: Array
+    evidence_for: tuple[float, ...]
+    evidence_against: tuple[float, ...]
     prompts: int | None = None
     prompt_evidence_for: float | None = None
     prompt_evidence_against: float | None = None
@@ -106,8 +108,8 @@ class VoteTest:
         """Whether the voters would decide, and the prompts that they share are too few."""
         if self.prompt_evidence_for is None or self.prompt_evidence_against is None or self.outcome != "undecided":
             return False
-        better = self.evidence_for.max() >= self.boundary > self.prompt_evidence_for
-        return bool(better or self.evidence_against.max() >= self.boundary > self.prompt_evidence_against)
+        better = max(self.evidence_for) >= self.boundary > self.prompt_evidence_for
+        return bool(better or max(self.evidence_against) >= self.boundary > self.prompt_evidence_against)
 
 
 def run_vote_test(policy: VotesPolicy, evidence: Votes) -> VoteTest:
@@ -132,9 +134,11 @@ def _by_vote(policy: VotesPolicy, evidence: Votes, alpha: float) -> VoteTest:
         boundary=test.boundary,
         mean=test.mean,
         counted=len(scores),
-        evidence_for=test.e_better,
-        evidence_against=test.e_worse,
-        still_needed=scores_still_needed(scores, VOTE_STAKES, alpha=alpha, minimum=policy.minimum),
+        evidence_for=tuple(test.e_better.tolist()),
+        evidence_against=tuple(test.e_worse.tolist()),
+        still_needed=None
+        if decided_at is not None
+        else scores_still_needed(scores, VOTE_STAKES, alpha=alpha, minimum=policy.minimum),
     )
 
 
@@ -174,13 +178,13 @@ def _by_voter(policy: VotesPolicy, evidence: Votes, alpha: float) -> VoteTest:
         boundary=boundary,
         mean=mean,
         counted=len(voters),
-        evidence_for=evidence_for,
-        evidence_against=evidence_against,
+        evidence_for=tuple(evidence_for.tolist()),
+        evidence_against=tuple(evidence_against.tolist()),
         prompts=None if by_prompt is None else len(by_prompt),
         prompt_evidence_for=prompt_for,
         prompt_evidence_against=prompt_against,
         planned_look=look,
-        still_needed=_voters_still_needed(shrunk, policy, betting_alpha),
+        still_needed=None if decided_at is not None else _voters_still_needed(voters, policy, betting_alpha, look),
         open_voters=sum(voter.is_open for voter in voters),
         unfinished=len(left),
         left_after_win=left.count(1.0),
@@ -203,9 +207,18 @@ def _planned_look(voters: Sequence[VoterVotes], planned: int, alpha: float) -> P
     return PlannedLook(planned, alpha, max(better), max(worse))
 
 
-def _voters_still_needed(scores: Array, policy: VotesPolicy, alpha: float) -> int | None:
-    """Estimate how many more voters decide, if they finish and vote like those so far."""
-    return scores_still_needed(scores, VOTER_STAKES, alpha=alpha, minimum=policy.minimum)
+def _voters_still_needed(
+    voters: Sequence[VoterVotes], policy: VotesPolicy, alpha: float, look: PlannedLook | None
+) -> int | None:
+    """Estimate how many more voters decide, if all finish and vote like those who have; None before one has."""
+    finished = np.array([voter.shrunk for voter in voters if not voter.is_open])
+    needed = scores_still_needed(finished, VOTER_STAKES, alpha=alpha, minimum=policy.minimum)
+    in_all = None if needed is None else len(finished) + needed
+    if look is not None and look.p_better is None and len(finished) > 1:
+        error = float(finished.std(ddof=1)) / math.sqrt(look.voters)
+        if abs(float(finished.mean()) - 0.5) >= float(t.isf(look.alpha, look.voters - 1)) * error:
+            in_all = look.voters if in_all is None else min(in_all, look.voters)
+    return None if in_all is None else max(in_all - len(voters), 0)
 
 
 def _mean(scores: Array, lowest: Array, highest: Array, alpha: float) -> Interval:

@@ -27,7 +27,7 @@ class Vote:
     Args:
         voter: Who voted.
         choice: The preferred side.
-        prompt: What the answers were to, as any name that is equal for equal prompts; None: a prompt of its own.
+        prompt: What the answers were to, as any name that is equal for equal prompts; None: no other vote is on it.
         cast_at: When it was cast; None: unknown, and then no pause between this vote and others closes its voter.
     """
 
@@ -149,7 +149,7 @@ def votes_by_voter(
     """Return the votes that count, by voter, in the order of the voters' first votes.
 
     A voter is closed by the vote that is number ``per_voter``, or by ``closes_after`` without a vote. Votes after that do not
-    count, so the final score of a voter is fixed by that voter's votes and their times, whoever looks and whenever.
+    count, so the final score of a voter depends on that voter's votes and their times, not on the looks.
 
     Args:
         votes: In the order in which they were cast.

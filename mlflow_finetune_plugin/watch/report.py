@@ -92,6 +92,4 @@ def _votes(check: WatchCheck) -> Figure | None:
     votes, policy = check.evidence.votes, check.watched.gate.votes or VotesPolicy()
     if isinstance(votes, NotMeasured):
         return None
-    return plot_votes(
-        run_vote_test(policy, votes), unit=policy.unit, minimum=policy.minimum, candidate="previous"
-    )
+    return plot_votes(run_vote_test(policy, votes), unit=policy.unit, minimum=policy.minimum, candidate="previous")

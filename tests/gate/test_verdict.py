@@ -1,7 +1,6 @@
 import json
 import math
 import time
-
 from datetime import UTC, datetime
 
 import numpy as np

@@ -113,13 +113,13 @@ def ledger_of_this_user(folder: Path, empty_store: Path, monkeypatch: pytest.Mon
     mlflow.set_tracking_uri(before)
 
 
-def read(*votes: CastVote) -> Reading:
-    """What MLflow would say of these votes, all of which count."""
+def read(*votes: CastVote, read_at: datetime | None = None) -> Reading:
+    """What MLflow would say of these votes, all of which count. ``read_at`` None: no more votes will come."""
     told = [
         mirrored_vote(feedback_of(Entry(number, number, one), "j-1", [f"tr-{number}-l", f"tr-{number}-r"])[0])
         for number, one in enumerate(votes, start=1)
     ]
-    return Reading("bot", tuple(CheckedVote(one, None) for one in told), 0, 0)
+    return Reading("bot", tuple(CheckedVote(one, None) for one in told), 0, 0, read_at)
 
 
 def cast_in_a_loop(folder: str, first: str, count: str, starter: str = "") -> None:

@@ -114,7 +114,7 @@ def test_a_version_is_weighed_by_the_terms_of_its_training_run(ledger, tmp_path,
         register_proven(client, "proven", rows(2), 1, adapter=digests[number], policy=policy)
     Ledger(Journal("proven", tmp_path / "proven"), ledger.uri).cast(cast_between("2", "1", digests))
     (standing,) = StandingsReader("proven", ledger.uri).read().pairs
-    assert (standing.path.unit, standing.terms_note) == (unit, note)
+    assert (standing.path.policy.unit, standing.terms_note) == (unit, note)
 
 
 def test_a_policy_that_somebody_changed_is_told_and_not_used(ledger, tmp_path):

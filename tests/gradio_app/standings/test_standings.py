@@ -87,9 +87,9 @@ def test_a_candidate_is_weighed_by_its_own_terms():
     by_vote = VoteTerms(VotesPolicy(unit="vote", minimum=2, alpha=0.2))
     reading = read(*four_votes())
     (own,) = standings_of(reading, CHAMPION, {"2": by_vote}).pairs
-    assert (own.path.unit, own.path.minimum, own.terms_note) == ("vote", 2, "")
+    assert (own.path.policy.unit, own.path.policy.minimum, own.terms_note) == ("vote", 2, "")
     (default,) = standings_of(reading, CHAMPION).pairs
-    assert (default.path.unit, default.terms_note) == ("voter", DEFAULT_TERMS.note)
+    assert (default.path.policy.unit, default.terms_note) == ("voter", DEFAULT_TERMS.note)
 
 
 def test_votes_that_do_not_count_are_told_and_in_no_pair():
@@ -120,7 +120,9 @@ def test_json_is_whole_and_tells_nobody_s_name():
     assert "v-secret" not in text
     assert "ann" not in text.replace("cannot", "")
     assert told["pairs"][0]["people"]["candidate_wins"] == 1
-    assert told["pairs"][0]["path"]["points"] == [{"scores": 0, "evidence_for": 1.0, "evidence_against": 1.0}]
+    points = told["pairs"][0]["path"]["points"]
+    assert points[0] == {"scores": 0, "evidence_for": 1.0, "evidence_against": 1.0}
+    assert [point["scores"] for point in points] == [0, 1, 2]
     assert told["pairs"][0]["agreement"] == {"alpha": None, "agreeing": 0, "pairs": 0, "prompts": 0, "voters": 0}
     strongest = told["ranking"]["models"][0]
     assert (strongest["version"], strongest["strength"]["high"]) == ("3", None)  # nobody took a point from it
