@@ -65,8 +65,9 @@ class Finding:
 
 
 def judge_gain(policy: GainPolicy, evidence: Evidence) -> Finding:
-    """Pass if the lower end of the 95 % paired interval is at or above ``at_least``, reject if the upper end is below
-    it.
+    """Pass if the lower end of the 95 % paired interval is above ``at_least``, reject if the upper end is below it.
+
+    A lower end that equals the bound does not exclude it, as when two rows of 200 are gained and none is lost.
 
     The interval is valid for one look. Judging again on more rows adds another chance of error of 2.5 %.
     """
@@ -83,8 +84,8 @@ def judge_gain(policy: GainPolicy, evidence: Evidence) -> Finding:
     interval, rows, details = _gain_interval(gain)
     estimate = f"{gain.metric} over the {over} {_shown(interval)}{f' on {rows:,} rows' if rows is not None else ''}"
     bound = policy.at_least
-    if interval.low >= bound:
-        return Finding("gain", "pass", f"{estimate}: at least {bound:g}", bound, interval, details=details)
+    if interval.low > bound:
+        return Finding("gain", "pass", f"{estimate}: above {bound:g}", bound, interval, details=details)
     if interval.high < bound:
         return Finding("gain", "reject", f"{estimate}: all of it below {bound:g}", bound, interval, details=details)
     needed = None if rows is None else rows_still_needed(interval, rows, bound)

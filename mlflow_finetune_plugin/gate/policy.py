@@ -29,7 +29,8 @@ class GainPolicy(Section):
         "model", description="Where the answers come from: the loaded model, or the router that serves both versions."
     )
     at_least: float = Field(
-        0.0, description="Bound on the lower end of the 95 % paired interval of the gain, in the metric's unit."
+        0.0,
+        description="What the lower end of the 95 % paired interval of the gain must be above, in the metric's unit.",
     )
 
     @model_validator(mode="after")

@@ -191,8 +191,8 @@ def voter_bounds(voters: Sequence[VoterVotes]) -> VoterBounds:
     first votes. (1) They are fixed by the votes, not by the looks. (2) Under the hypothesis E[X_j | X_1 .. X_j-1] <= 1/2 the
     capital of ``sequential`` along X is a nonnegative supermartingale, and by Ville 1939 it ever reaches 1/alpha with
     probability at most alpha. (3) The capital rises in every score, and ``low_*`` is never above X, so the capital seen at any
-    look, over any first voters, is at most the capital of X over the same voters. Nobody has to finish before the next voter
-    begins. ``high_*`` is the mirror image for "worse".
+    look, over any first voters, is at most the capital of X over the same voters. A voter may begin before
+    another one finishes. ``high_*`` is the mirror image for "worse".
 
     The hypothesis for voters who do not see each other's votes:
     - ``shrunk``: votes have mean 1/2 given the voter's own past, also where a voter leaves because of an outcome (X - 1/2 is a

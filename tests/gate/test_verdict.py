@@ -71,9 +71,10 @@ def test_gain_alone_decides_by_its_interval(won, lost, at_least, outcome):
     assert (finding.still_needed is not None) == (outcome == "hold")
 
 
-def test_lower_end_exactly_on_the_bound_passes():
+def test_an_end_exactly_on_the_bound_does_not_exclude_it():
     edge = Gain("m", "champion", Interval(0.2, 0.1, 0.3, ""))
-    assert judge(policy(gain={"at_least": 0.1}), Evidence(True, gain=edge)).outcome == "promote"
+    assert judge(policy(gain={"at_least": 0.09}), Evidence(True, gain=edge)).outcome == "promote"
+    assert judge(policy(gain={"at_least": 0.1}), Evidence(True, gain=edge)).outcome == "hold"
     assert judge(policy(gain={"at_least": 0.3}), Evidence(True, gain=edge)).outcome == "hold"
 
 
@@ -83,7 +84,7 @@ def test_held_gain_says_how_many_rows_would_decide():
     assert finding.outcome == "hold"
     assert f"about {finding.still_needed:,} more rows" in finding.reason
     times = (100 + finding.still_needed) / 100
-    more = gain(round(12 * times * 1.05), round(6 * times), rows=round(100 * times))
+    more = gain(round(12 * times * 1.15), round(6 * times), rows=round(100 * times))
     assert judge(GatePolicy(), Evidence(True, gain=more)).outcome == "promote"
 
 

@@ -132,7 +132,7 @@ def test_each_further_set_of_rows_has_a_smaller_share_of_alpha():
     assert first.outcome == "roll back"
     assert second.outcome == "keep"
     assert first.details["alpha"] > 0.025 > second.details["alpha"]
-    assert first.interval.method == "Tango 1998 score, confidence 0.9392"
+    assert first.interval.method == "Tango 1998 score and half-samples of rows, confidence 0.9392"
     whole = Proof(Gain("bleu", "champion", Interval(-3.0, -5.0, -1.0, "told")), 1)
     assert judged(proof=whole).outcome == "roll back"
     other = judged(proof=replace(whole, number=2)).findings[0]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.intervals import paired_binary_interval, resampled_gains
 from mlflow_finetune_plugin.evaluation.results import Interval
+from mlflow_finetune_plugin.gate.statistics.half_samples import half_sample_interval
 from mlflow_finetune_plugin.gate.statistics.proportions import binomial_p
 
 Array = NDArray[np.float64]
@@ -104,14 +105,29 @@ def check_rows(
 def paired_interval(rows: PairedRows, *, confidence: float = 0.95, seed: int = 0, n_resamples: int = 4000) -> Interval:
     """Return the interval of the mean difference, candidate minus champion, in the metric's unit.
 
-    Rows of 0 and 1 without clusters get Tango 1998 (see ``evaluation.intervals``), which has a width even where no row
-    differs. Other rows get ``mean_interval`` of the differences.
+    Rows of 0 and 1 get Tango 1998 (see ``evaluation.intervals``), which has a width even where no row differs, widened to the
+    half-sample interval (``half_samples``). At 0 that is the exact test of McNemar 1947, and it allows for clusters. Other rows
+    get ``mean_interval`` of the differences.
     """
-    if rows.is_binary and rows.clusters is None:
-        return paired_binary_interval(rows.champion, rows.candidate, confidence)
-    return mean_interval(
-        rows.differences, clusters=rows.clusters, confidence=confidence, seed=seed, n_resamples=n_resamples
+    if not rows.is_binary:
+        return mean_interval(
+            rows.differences, clusters=rows.clusters, confidence=confidence, seed=seed, n_resamples=n_resamples
+        )
+    score = paired_binary_interval(rows.champion, rows.candidate, confidence)
+    low, high, units = _half_samples(
+        rows.differences, np.ones(len(rows.row_ids)), rows.clusters, confidence, seed, n_resamples
     )
+    method = f"{score.method} and half-samples of {units}"
+    return Interval(score.value, min(score.low, low), max(score.high, high), method)
+
+
+def _half_samples(
+    values: Array, weights: Array, clusters: Sequence[Hashable] | None, confidence: float, seed: int, n_subsets: int
+) -> tuple[float, float, str]:
+    """Return the ends of the half-sample interval of a weighted mean, and what its units are called."""
+    sums = cluster_statistics(values * weights, weights, clusters)
+    low, high = half_sample_interval(sums[:, 0], sums[:, 1], confidence=confidence, seed=seed, n_subsets=n_subsets)
+    return low, high, "rows" if clusters is None else f"{len(sums)} clusters"
 
 
 def mean_interval(
@@ -123,7 +139,10 @@ def mean_interval(
     seed: int = 0,
     n_resamples: int = 4000,
 ) -> Interval:
-    """Return the bootstrap-t interval of the (weighted) mean of ``values`` (rows,). It resamples clusters where there are some.
+    """Return the interval of the (weighted) mean of ``values`` (rows,), by clusters where there are some.
+
+    It holds two intervals, the bootstrap-t and that of half-samples (``half_samples``). The bootstrap-t allows for skewed rows,
+    and errs where few rows differ; half-samples are right there.
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 12.5. Clusters are drawn whole (Davison and
     Hinkley 1997, "Bootstrap Methods and their Application", section 3.8), and each resample is studentised with its own
@@ -156,7 +175,9 @@ def mean_interval(
 
     t = resampled_gains(statistics, statistics[:, :0], studentised, seed, n_resamples)
     low, high = bootstrap_t_bounds(value, spread, t[:, None], confidence)
-    return Interval(value, float(low[0]), float(high[0]), f"bootstrap-t over {units}, {n_resamples} resamples")
+    half_low, half_high, units = _half_samples(x, w, clusters, confidence, seed, n_resamples)
+    method = f"bootstrap-t and half-samples of {units}, {n_resamples} each"
+    return Interval(value, min(float(low[0]), half_low), max(float(high[0]), half_high), method)
 
 
 def cluster_statistics(x: Array, w: Array, clusters: Sequence[Hashable] | None) -> Array:
@@ -228,13 +249,13 @@ def mcnemar_p(rows: PairedRows) -> float:
 def non_inferiority(harm: Interval, margin: float) -> Literal["shown", "refuted", "open"]:
     """Return whether a harm (positive = worse, in the unit of ``margin``) stays within ``margin``.
 
-    It is shown when the whole interval is at or below the margin, refuted when all of it is above, else open (Piaggio et al.
+    It is shown when the whole interval is below the margin, refuted when all of it is above, else open (Piaggio et al.
     2012, CONSORT for non-inferiority trials, JAMA 308, 2594-2604, figure 1). Raises GateError for a margin that is not
     finite.
     """
     if not math.isfinite(margin):
         raise GateError(f"the margin is {margin}; fix: give a finite number")
-    if harm.high <= margin:
+    if harm.high < margin:
         return "shown"
     return "refuted" if harm.low > margin else "open"
 

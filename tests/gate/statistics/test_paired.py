@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.evaluation.intervals import paired_binary_interval
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.statistics.paired import (
     PairedRows,
@@ -42,17 +43,24 @@ def test_mcnemar_refuses_shares():
 
 
 def test_hits_get_tangos_published_interval_and_the_candidates_sign():
-    interval = paired_interval(hits(1, 7, 1, 12))  # Fagerland, Lydersen, Laake 2014, Statistics in Medicine 33
-    assert (interval.value, interval.low, interval.high) == pytest.approx((-0.286, -0.517, -0.026), abs=5e-4)
-    assert interval.method == "Tango 1998 score"
+    table = hits(1, 7, 1, 12)  # Fagerland, Lydersen, Laake 2014, Statistics in Medicine 33
+    score = paired_binary_interval(table.champion, table.candidate)
+    assert (score.value, score.low, score.high) == pytest.approx((-0.286, -0.517, -0.026), abs=5e-4)
+    interval = paired_interval(table)
+    assert interval.value == score.value
+    assert interval.low <= score.low
+    assert interval.high == 0.0, "the exact test of McNemar does not exclude 0: p is .0703"
+    assert interval.method == "Tango 1998 score and half-samples of rows"
+    many = hits(10, 70, 10, 120)
+    assert paired_interval(many).high == paired_binary_interval(many.champion, many.candidate).high
 
 
-def test_hits_in_clusters_get_the_cluster_bootstrap():
+def test_hits_in_clusters_get_the_interval_of_clusters():
     rng = np.random.default_rng(0)
     shift = np.repeat(rng.random(40) < 0.5, 10)  # whole documents on which only the candidate is right
     alone = paired_interval(rows_of(shift.astype(float), np.zeros(400)))
     clustered = paired_interval(rows_of(shift.astype(float), np.zeros(400), tuple(np.repeat(np.arange(40), 10))))
-    assert clustered.method == "bootstrap-t over 40 clusters, 4000 resamples"
+    assert clustered.method == "Tango 1998 score and half-samples of 40 clusters"
     assert clustered.value == alone.value
     assert 2.5 < (clustered.high - clustered.low) / (alone.high - alone.low) < 4  # sqrt(10) = 3.2
 
@@ -150,6 +158,33 @@ def test_a_large_mean_does_not_drown_a_small_spread():
     assert (far.low - 1000, far.high - 1000) == pytest.approx((near.low, near.high), abs=1e-9)
 
 
+def test_two_gained_rows_do_not_exclude_zero_with_clusters_or_without():
+    """Version 0.1 promoted on them as soon as two rows shared a question: the exact one-sided p-value is 1/4."""
+    clusters = (*range(199), 198)
+    for few in (rows_of([1.0] * 2 + [0.0] * 198, [0.0] * 200, clusters), hits(0, 0, 2, 198)):
+        assert paired_interval(few).low <= 0
+    assert mean_interval([0.5, 0.4] + [0.0] * 198).low <= 0
+    assert mean_interval([0.5, 0.4] + [0.0] * 198, clusters=clusters).low <= 0
+
+
+def test_a_gain_on_nearly_all_rows_is_shown_with_a_repeated_question():
+    """Version 0.1 held: resamples without spread made the interval of the clusters unbounded."""
+    interval = paired_interval(rows_of([1.0] * 197 + [0.0] * 3, [0.0] * 200, (*range(199), 198)))
+    assert (interval.low, interval.high) == pytest.approx((0.948, 1.0), abs=0.005)
+
+
+@pytest.mark.simulation
+@pytest.mark.parametrize("differing", [1, 2, 3, 4, 8])
+def test_equal_models_that_differ_on_few_rows_pass_in_at_most_alpha(differing):
+    rng = np.random.default_rng(differing)
+    passed = 0
+    for _ in range(400):
+        differs, wins = rng.random(200) < differing / 200, rng.random(200) < 0.5
+        values = np.where(wins, 1.0, -1.0) * differs * rng.uniform(0.2, 1, 200)
+        passed += mean_interval(values, n_resamples=1000).low > 0
+    assert passed / 400 <= 0.025 + 2 * math.sqrt(0.025 * 0.975 / 400)
+
+
 def test_two_rows_that_differ_bound_nothing_above():
     interval = mean_interval([0.3, 0.5] + [0.0] * 298)
     assert interval.high == math.inf
@@ -196,7 +231,7 @@ def test_join_pairs_by_id_and_refuses_other_rows():
 
 @pytest.mark.parametrize(
     ("low", "high", "answer"),
-    [(-0.1, 0.05, "shown"), (-0.1, 0.051, "open"), (0.05, 0.2, "open"), (0.051, 0.2, "refuted")],
+    [(-0.1, 0.049, "shown"), (-0.1, 0.05, "open"), (0.05, 0.2, "open"), (0.051, 0.2, "refuted")],
 )
 def test_non_inferiority_compares_the_interval_with_the_margin(low, high, answer):
     assert non_inferiority(Interval(0.0, low, high, ""), 0.05) == answer
