@@ -23,9 +23,11 @@ from gradio_app.standings.standings import (
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, GateError, MoveError
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.promotion.evidence.proven_version import read_version
+from mlflow_finetune_plugin.promotion.vote_pairs import TestedPairs, read_tested_pairs
 from mlflow_finetune_plugin.serving.versions.catalog import Catalog
 from mlflow_finetune_plugin.store.clients import client_for
 from mlflow_finetune_plugin.store.names import BASE
+from mlflow_finetune_plugin.store.registered_model import registry_faults
 from mlflow_finetune_plugin.votes.mlflow.reading import Reading, read_votes
 
 if TYPE_CHECKING:
@@ -128,31 +130,33 @@ class StandingsReader:
     def __init__(self, model: str, tracking_uri: str | None = None, open_turns: OpenTurns = frozenset) -> None:
         self._model, self._tracking_uri, self._open_turns = model, tracking_uri, open_turns
         self._terms: dict[str, VoteTerms] = {}
-        self._last_read: tuple[Reading, dict[str, str]] | None = None
+        self._last_read: tuple[Reading, dict[str, str], TestedPairs] | None = None
 
     def read(self, last: Standings | None = None) -> Standings:
         """Return the standings, which are ``last`` itself where nothing changed. Raises TrackingError, ConfigError."""
         undecided = self._open_turns()
         reading = read_votes(self._model, self._tracking_uri)
         reading = replace(reading, votes=tuple(vote for vote in reading.votes if vote.vote.turn_id not in undecided))
-        aliases = self._aliases()
+        aliases, tested = self._registered()
         read_at = None if reading.read_at is None else reading.read_at.replace(minute=0, second=0, microsecond=0)
         hourly = replace(reading, read_at=read_at)  # time alone changes standings only where it closes voters
-        if last is not None and self._last_read == (hourly, aliases):
+        if last is not None and self._last_read == (hourly, aliases, tested):
             return last
         candidates = {ordered_pair(pair, aliases)[0] for pair in judged_pairs(reading)} - {BASE}
         for version in candidates - self._terms.keys():
             self._terms[version] = self._terms_of(version)
-        standings = standings_of(reading, aliases, self._terms)
-        self._last_read = (hourly, aliases)
+        standings = standings_of(reading, aliases, self._terms, tested)
+        self._last_read = (hourly, aliases, tested)
         return last if last == standings else standings
 
-    def _aliases(self) -> dict[str, str]:
-        """Return the model's aliases, none before it is registered: its votes can still be displayed."""
+    def _registered(self) -> tuple[dict[str, str], TestedPairs]:
+        """Return the model's aliases and tested pairs, none before it is registered: its votes can still be displayed."""
         try:
-            return dict(Catalog(self._client(), (self._model,)).read()[self._model].aliases)
+            registered = Catalog(self._client(), (self._model,)).read()[self._model]
         except ConfigError:
-            return {}
+            return {}, TestedPairs({})
+        with registry_faults(self._model):
+            return dict(registered.aliases), read_tested_pairs(self._client(), self._model)
 
     def _terms_of(self, version: str) -> VoteTerms:
         """Return the terms that the version's training run recorded, which never change. Raises TrackingError."""

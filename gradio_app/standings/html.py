@@ -193,8 +193,8 @@ def _path_notes(standing: PairStanding) -> list[str]:
         notes.append(f"{who[0].upper()}{who[1:]}: {standing.terms_note}. The path is drawn by the default terms.")
     if path.pair_number > 1:
         notes.append(
-            f"This is pair number {path.pair_number} that people voted on. All pairs share one chance of error, so each "
-            "further pair needs more evidence."
+            f"This is pair number {path.pair_number} that the gate tests by votes. All pairs share one chance of error, so "
+            "each further pair needs more evidence, and less after every version that was shown to be better."
         )
     return notes + path.notes
 

@@ -15,6 +15,7 @@ from mlflow_finetune_plugin.gate.evidence import Votes
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.gate.statistics.proportions import wilson_interval
 from mlflow_finetune_plugin.gate.statistics.ranking import Comparison, Ranking, rank
+from mlflow_finetune_plugin.promotion.vote_pairs import TestedPair, TestedPairs
 from mlflow_finetune_plugin.store.names import BASE, CHAMPION
 from mlflow_finetune_plugin.votes.checks import Summary
 from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredVote
@@ -104,16 +105,26 @@ class Standings:
 
 
 def standings_of(
-    reading: Reading, aliases: Mapping[str, str] | None = None, terms: Mapping[str, VoteTerms] | None = None
+    reading: Reading,
+    aliases: Mapping[str, str] | None = None,
+    terms: Mapping[str, VoteTerms] | None = None,
+    tested: TestedPairs | None = None,
 ) -> Standings:
-    """Return the standings. ``terms`` maps a version to its terms; a version that it lacks has ``DEFAULT_TERMS``."""
-    aliases, terms = aliases or {}, terms or {}
+    """Return the standings.
+
+    Args:
+        reading: The votes.
+        aliases: Those of the model.
+        terms: The terms of each version; a version that it lacks has ``DEFAULT_TERMS``.
+        tested: The pairs that the gate has tested; None: none.
+    """
+    aliases, terms, tested = aliases or {}, terms or {}, tested or TestedPairs({})
     pairs = [ordered_pair(pair, aliases) for pair in judged_pairs(reading)]
     return Standings(
         model=reading.model,
         votes=len(reading.votes) + reading.unreadable,
         not_counted=reading.not_counted,
-        pairs=tuple(_standing(reading, pair, terms.get(pair[0], DEFAULT_TERMS)) for pair in pairs),
+        pairs=tuple(_standing(reading, pair, terms.get(pair[0], DEFAULT_TERMS), tested.pair(*pair)) for pair in pairs),
         ranking=_ranking(reading),
         aliases=dict(aliases),
     )
@@ -143,11 +154,11 @@ def grouped(votes: Iterable[tuple[str, MirroredVote]], candidate: str) -> tuple[
     return tuple(_group(name, members, candidate) for name, members in ordered)
 
 
-def _standing(reading: Reading, pair: Pair, terms: VoteTerms) -> PairStanding:
+def _standing(reading: Reading, pair: Pair, terms: VoteTerms, tested: TestedPair) -> PairStanding:
     report = report_on(reading, pair)
     assert report.people is not None
     people = reading.between(*pair)
-    votes = Votes(gate_votes(reading, *pair), reading.pair_number(*pair), read_at=reading.read_at)
+    votes = Votes(gate_votes(reading, *pair), tested.number, read_at=reading.read_at, discoveries=tested.discoveries)
     path = vote_path(votes, *pair, policy=terms.policy)
     return PairStanding(
         people=report.people,

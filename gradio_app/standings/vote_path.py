@@ -19,7 +19,7 @@ class VotePath:
         champion: The version of the champion.
         policy: The terms of the test.
         test: Its state.
-        pair_number: As ``Reading.pair_number``.
+        pair_number: The number of the pair among those that the gate tested.
     """
 
     candidate: str
@@ -97,7 +97,7 @@ def vote_path(votes: Votes, candidate: str, champion: str, *, policy: VotesPolic
         champion: version of the champion.
         policy: the terms of the test.
     """
-    return VotePath(candidate, champion, policy, run_vote_test(policy, votes), votes.candidate_number or 1)
+    return VotePath(candidate, champion, policy, run_vote_test(policy, votes), votes.number or 1)
 
 
 def version_name(version: str) -> str:

@@ -62,8 +62,9 @@ class Forgetting:
 class Votes:
     """Votes between the candidate and ``over`` in the order in which they were cast, each ``vote_id`` once.
 
-    ``candidate_number`` counts the candidates that were ever voted on under this policy, from 1. They share the
-    policy's alpha (``error_budget``). None gives the whole alpha to this candidate. ``read_at`` is the time at which the votes
+    ``number`` counts the pairs of the model that were tested by votes, from 1, and ``discoveries`` those before this one
+    whose candidate was shown to be better; they share the policy's alpha (``error_budget``). None gives the whole alpha to
+    this pair. ``read_at`` is the time at which the votes
     were read; None: no more votes will come.
 
     Raises:
@@ -71,13 +72,14 @@ class Votes:
     """
 
     votes: tuple[Vote, ...]
-    candidate_number: int | None = None
+    number: int | None = None
     over: Literal["champion", "base"] = "champion"
     read_at: datetime | None = None
+    discoveries: int = 0
 
     def __post_init__(self) -> None:
-        if self.candidate_number is not None and self.candidate_number < 1:
-            raise GateError(f"candidate number {self.candidate_number}; fix: count candidates from 1")
+        if self.number is not None and self.number < 1:
+            raise GateError(f"pair number {self.number}; fix: count pairs from 1")
 
 
 @dataclass(frozen=True)

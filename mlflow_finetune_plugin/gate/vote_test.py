@@ -19,7 +19,7 @@ from scipy.stats import t
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.evidence import Votes
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
-from mlflow_finetune_plugin.gate.statistics.error_budget import candidate_alpha
+from mlflow_finetune_plugin.gate.statistics.error_budget import discovery_alpha
 from mlflow_finetune_plugin.gate.statistics.planned_look import planned_look_p
 from mlflow_finetune_plugin.gate.statistics.sequential import (
     VOTE_STAKES,
@@ -118,8 +118,8 @@ def run_vote_test(policy: VotesPolicy, evidence: Votes) -> VoteTest:
     A decision "better" needs a mean score above 1/2 now, besides the evidence at some look; "worse" one below.
     """
     alpha = policy.alpha
-    if evidence.candidate_number is not None:
-        alpha = candidate_alpha(alpha, evidence.candidate_number)
+    if evidence.number is not None:
+        alpha = discovery_alpha(alpha, evidence.number, evidence.discoveries)
     return _by_voter(policy, evidence, alpha) if policy.unit == "voter" else _by_vote(policy, evidence, alpha)
 
 

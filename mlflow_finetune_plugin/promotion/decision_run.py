@@ -17,6 +17,7 @@ from mlflow_finetune_plugin.promotion.moves.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.moves.move import promote_version
 from mlflow_finetune_plugin.promotion.moves.settlement import Move
 from mlflow_finetune_plugin.promotion.report import decision_json, decision_page
+from mlflow_finetune_plugin.promotion.vote_pairs import record_tested_pair
 from mlflow_finetune_plugin.store.names import SIDES_TAG, VERDICT_TAG
 from mlflow_finetune_plugin.store.registered_model import registry_faults
 
@@ -89,6 +90,7 @@ def carry_out(
 
 def _write_report(client: MlflowClient, run_id: str, decision: Decision, sources: Sources) -> None:
     with registry_faults(decision.name):
+        record_tested_pair(client, decision)
         client.log_text(run_id, decision_json(decision), "verdict.json")
         client.log_text(run_id, decision_page(decision), "report.html")
         if sources.measured:

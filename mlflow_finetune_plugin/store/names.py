@@ -126,6 +126,13 @@ MOVE_CHAMPION_DIGEST_TAG = _declare(
 LEASE_TAG = _declare(
     "tag", "finetune.lease.", "Who may move the aliases now: id, owner, expiry.", "registered model", ending="<field>"
 )
+VOTE_PAIR_TAG = _declare(
+    "tag",
+    "finetune.vote_pair.",
+    "A pair that the gate tested by votes: its number, and earlier discoveries, as JSON.",
+    "registered model",
+    ending="<version>-<version>",
+)
 PROMOTED_TAG = _declare("tag", "finetune.promoted", "When and from where an alias was moved to it.", "version")
 ROLLED_BACK_TAG = _declare("tag", "finetune.rolled_back", "When an alias was rolled back from it.", "version")
 CANARY_TAG = _declare("tag", "finetune.canary", "The canary that runs, as JSON.", "registered model")

@@ -9,7 +9,6 @@ import pytest
 from served_models import QUESTIONS, VersionMaker
 from serving_process import serving
 
-from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.store.registry import find_model
 from mlflow_finetune_plugin.votes import CastVote, Journal, Mirror, read_votes
 from mlflow_finetune_plugin.votes.judge import answer_pairs
@@ -41,8 +40,11 @@ def test_votes_on_served_answers_reach_the_gate(tmp_path, empty_store, monkeypat
         reading = read_votes("bot", maker.uri)
         assert reading.not_counted == {}
         alice = journal.voter("alice")
-        assert gate_votes(reading, "2", "1") == (Vote(alice, "candidate"),) * len(QUESTIONS)
-        assert gate_votes(reading, "2", "base") == (Vote(alice, "candidate"),)
+        votes = gate_votes(reading, "2", "1")
+        assert [(vote.voter, vote.choice) for vote in votes] == [(alice, "candidate")] * len(QUESTIONS)
+        assert len({vote.prompt for vote in votes}) == len(QUESTIONS)
+        (over_base,) = gate_votes(reading, "2", "base")
+        assert (over_base.voter, over_base.choice) == (alice, "candidate")
         model_id = find_model(maker.client, "models:/bot/2").model_id
         assert model_id is not None
         linked = VoteTraces("bot", maker.uri).tracing.search_traces(

@@ -23,3 +23,20 @@ def candidate_alpha(alpha: float, number: int) -> float:
     if number < 1:
         raise GateError(f"candidate number {number}; fix: count candidates from 1")
     return alpha * 6 / (math.pi * number) ** 2
+
+
+def discovery_alpha(alpha: float, number: int, discoveries: int) -> float:
+    """Return the error that test ``number`` (1, 2, ...) may spend after so many discoveries: ``candidate_alpha`` times one more
+    than they are.
+
+    Of all candidates that are ever shown to be better, the expected share without a preference stays at most ``alpha``, however
+    the tests depend on each other: e-LOND, Xu and Ramdas 2024, "Online multiple testing with e-values", AISTATS. Before the
+    first discovery that share is the chance of any. A team whose candidates often are better therefore keeps its power, where
+    ``candidate_alpha`` alone would ask more of each.
+
+    Raises:
+        GateError: As ``candidate_alpha``, or ``discoveries`` is not between 0 and ``number`` - 1.
+    """
+    if not 0 <= discoveries < max(number, 1):
+        raise GateError(f"{discoveries} discoveries before test {number}; fix: count earlier tests alone")
+    return candidate_alpha(alpha, number) * (discoveries + 1)

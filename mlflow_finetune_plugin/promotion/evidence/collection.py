@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare
@@ -14,7 +15,9 @@ from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GainPolicy, GateP
 from mlflow_finetune_plugin.promotion.evidence.answers import Note, Sources, answers_on, are_unseen, gain_of, metric_of
 from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut, proof_answers
 from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
+from mlflow_finetune_plugin.promotion.vote_pairs import read_tested_pairs
 from mlflow_finetune_plugin.store.names import BASE
+from mlflow_finetune_plugin.store.registered_model import registry_faults
 from mlflow_finetune_plugin.store.served_tags import logged_latencies
 
 _SHOWN = 3
@@ -131,6 +134,8 @@ def _regressions(
 
 def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list[str]) -> Votes | None:
     """Return the votes between candidate and champion, or base while there is no champion."""
+    from mlflow import MlflowClient
+
     from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes, read_votes
 
     reading = read_votes(candidate.name)
@@ -139,8 +144,12 @@ def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list
         notes.append(f"votes that do not count: {', '.join(refused)}")
     other = BASE if champion is None else champion.number
     votes = gate_votes(reading, candidate.number, other)
-    number = reading.pair_number(candidate.number, other)
-    return Votes(votes, number, "base" if champion is None else "champion", reading.read_at) if votes else None
+    if not votes:
+        return None
+    with registry_faults(candidate.name):
+        pair = read_tested_pairs(MlflowClient(), candidate.name).pair(candidate.number, other)
+    over: Literal["champion", "base"] = "base" if champion is None else "champion"
+    return Votes(votes, pair.number, over, reading.read_at, pair.discoveries)
 
 
 def _latency(

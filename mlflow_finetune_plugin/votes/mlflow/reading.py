@@ -85,17 +85,6 @@ class Reading:
         )
         return {(pair[0], pair[1]): count for pair, count in counts.most_common()}
 
-    def pair_number(self, candidate: str, champion: str) -> int:
-        """Return the number of a pair, from 1, in the order of the pairs' first votes; a pair without votes is the next.
-
-        Each pair is a separate test, and all tests share one error rate (``gate.error_budget``).
-        """
-        voted_pairs = dict.fromkeys(
-            vote.vote.versions for vote in self.votes if vote.fault is None and vote.vote.kind == "person"
-        )
-        pair = frozenset({candidate, champion})
-        return [*dict.fromkeys([*voted_pairs, pair])].index(pair) + 1
-
 
 def read_votes(model: str, tracking_uri: str | None = None) -> Reading:
     """Read all votes of a model. Raises TrackingError if MLflow does not answer.

@@ -1,6 +1,7 @@
 """What a reading of votes comes to: every number here is counted by hand."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from votes_cast import read, vote
 from gradio_app.standings.json import standings_json, thinned
 from gradio_app.standings.standings import DEFAULT_TERMS, VoteTerms, ordered_pair, standings_of
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
+from mlflow_finetune_plugin.promotion.vote_pairs import TestedPair, TestedPairs
 from mlflow_finetune_plugin.votes.mlflow.reading import CheckedVote
 
 CHAMPION = {"champion": "1", "challenger": "2"}
@@ -80,7 +82,14 @@ def test_three_versions_are_ranked_and_two_are_not():
     assert three.ranking.models[0].name == "3"
     assert {model.name: model.comparisons for model in three.ranking.models} == {"1": 4, "2": 6, "3": 2}
     assert [one.pair for one in three.pairs] == [("2", "1"), ("3", "2")]
-    assert [one.path.pair_number for one in three.pairs] == [1, 2]
+
+
+def test_a_pair_has_the_number_under_which_the_gate_tested_it():
+    beaten = [vote(n, "left", voter=f"v-{n}", left="3", right="2") for n in (11, 12)]
+    tested = TestedPairs({frozenset("12"): TestedPair(1, 0, is_better=True)})
+    pairs = standings_of(read(*four_votes(), *beaten), CHAMPION, tested=tested).pairs
+    assert [one.path.pair_number for one in pairs] == [1, 2]
+    assert pairs[1].path.test.alpha == pytest.approx(2 * 0.05 * 6 / math.pi**2 / 4)
 
 
 def test_a_candidate_is_weighed_by_its_own_terms():

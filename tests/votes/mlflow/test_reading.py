@@ -9,7 +9,6 @@ from conftest import wait_for
 from mlflow.entities import AssessmentSource, Feedback
 from votes_cast import NOON, digest, receipt, vote
 
-from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.votes import Journal, Mirror, read_votes
 from mlflow_finetune_plugin.votes.mlflow import reading as reasons
 from mlflow_finetune_plugin.votes.mlflow import traces
@@ -47,12 +46,15 @@ def test_gate_votes_name_the_winner_whatever_side_it_was_on(ledger):
         vote(3, "tie", voter="v-1"),
         vote(4, "both_bad", voter="v-2"),
     )
-    assert gate_votes(reading, "2", "1") == (
-        Vote("v-1", "champion"),
-        Vote("v-2", "candidate"),
-        Vote("v-1", "tie"),
-        Vote("v-2", "both_bad"),
-    )
+    votes = gate_votes(reading, "2", "1")
+    assert [(vote.voter, vote.choice) for vote in votes] == [
+        ("v-1", "champion"),
+        ("v-2", "candidate"),
+        ("v-1", "tie"),
+        ("v-2", "both_bad"),
+    ]
+    assert {vote.cast_at for vote in votes} == {NOON}
+    assert len({vote.prompt for vote in votes}) == 4
 
 
 def test_order_is_that_of_the_journal_with_changes_at_their_first_place(ledger):
@@ -110,7 +112,7 @@ def test_votes_against_the_base_count_between_version_and_base(ledger):
     cast = with_receipt(vote(1, "right"), "left", receipt("base", "req-1-l", model="tiny-base"))
     reading = mirrored(ledger, cast)
     assert reading.not_counted == {}
-    assert gate_votes(reading, "2", "base") == (Vote("v-1", "candidate"),)
+    assert [(vote.voter, vote.choice) for vote in gate_votes(reading, "2", "base")] == [("v-1", "candidate")]
     assert reading.pairs() == {("2", "base"): 1}
 
 
@@ -223,16 +225,3 @@ def test_a_prompt_set_is_read_from_mlflow_beside_votes_without_one(ledger):
     reading = mirrored(ledger, vote(1, prompt_set="greetings"), vote(2))
     assert [read.vote.prompt_set for read in reading.votes] == ["greetings", None]
     assert [read.fault for read in reading.votes] == [None, None]
-
-
-def test_pairs_are_numbered_by_their_first_votes_of_people(ledger):
-    reading = mirrored(
-        ledger,
-        vote(1, left="base", right="2", kind="judge", voter="judge"),
-        vote(2, left="1", right="2"),
-        vote(3, left="1", right="base"),
-        vote(4, left="2", right="1", voter="v-2"),
-    )
-    assert reading.pair_number("2", "1") == 1
-    assert reading.pair_number("1", "base") == 2
-    assert reading.pair_number("2", "base") == 3  # a judge's votes begin no pair, so it would be the next

@@ -1,0 +1,84 @@
+"""Pairs that votes tested: numbered once, whatever is deleted later, with one error rate for all pairs of a model."""
+
+import json
+
+import pytest
+from promote_command import promote
+from proven_versions import register_proven, rows
+from votes_cast import BASE_DIGEST, digest, vote
+
+from mlflow_finetune_plugin.errors import MoveError
+from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.promotion.vote_pairs import TestedPair, TestedPairs, read_tested_pairs
+from mlflow_finetune_plugin.store.names import LEFT_TAG, VOTE_PAIR_TAG
+from mlflow_finetune_plugin.votes import Journal, Mirror
+from mlflow_finetune_plugin.votes.mlflow.reading import read_votes
+
+POLICY = GatePolicy.model_validate(
+    {"gain": {"metric": "exact_match"}, "votes": {"per_voter": 1, "minimum": 10, "required": True}}
+)
+
+
+def test_a_new_pair_is_the_next_and_knows_the_discoveries_before_it():
+    pairs = TestedPairs.from_tags(
+        {
+            f"{VOTE_PAIR_TAG}1-2": '{"number": 1, "discoveries": 0, "is_better": true}',
+            f"{VOTE_PAIR_TAG}2-base": '{"number": 4, "discoveries": 1, "is_better": false}',
+            "finetune.split": "champion=90, challenger=10",
+        }
+    )
+    assert pairs.pair("2", "1") == pairs.pair("1", "2") == TestedPair(1, 0, True)
+    assert pairs.pair("3", "2") == TestedPair(5, 1)
+    assert TestedPairs({}).pair("2", "1") == TestedPair(1, 0)
+
+
+@pytest.mark.parametrize("value", ["", "3", '{"number": 1}', '{"place": 1}'])
+def test_a_tag_that_was_changed_is_refused(value):
+    with pytest.raises(MoveError, match=r"finetune\.vote_pair\.1-2 of the registered model is .* fix: restore it"):
+        TestedPairs.from_tags({f"{VOTE_PAIR_TAG}1-2": value})
+
+
+@pytest.mark.store
+class TestGate:
+    def cast(self, tmp_path, candidate, champion, voters, choice="left"):
+        journal = Journal("bot", tmp_path / f"journal-{candidate}")
+        for number in range(voters):
+            journal.cast(vote(f"{candidate}-{number}", choice, voter=f"v-{number}", left=candidate, right=champion))
+        Mirror(journal).flush()
+
+    def versions(self, client, count):
+        asked = rows(100)
+        versions = [
+            register_proven(client, "bot", asked, right=90, policy=POLICY, adapter=digest(str(n)), base=BASE_DIGEST)
+            for n in range(1, count + 1)
+        ]
+        client.set_registered_model_alias("bot", "champion", versions[0])
+        return versions
+
+    def test_the_gates_first_decision_numbers_a_pair_and_a_dry_run_does_not(self, client, tmp_path):
+        first, second, third = self.versions(client, 3)
+        self.cast(tmp_path, second, first, 40)
+        assert promote("bot", "--version", second, "--dry-run") == 3, "votes pass, and the gain is undecided"
+        assert read_tested_pairs(client, "bot") == TestedPairs({})
+        assert promote("bot", "--version", second) == 3
+        tested = TestedPair(1, 0, is_better=True)
+        assert read_tested_pairs(client, "bot").pair(second, first) == tested
+        self.cast(tmp_path, third, first, 3)
+        promote("bot", "--version", third)
+        assert read_tested_pairs(client, "bot").pairs.keys() == {frozenset({first, second})}, (
+            "three voters decide nothing"
+        )
+        assert read_tested_pairs(client, "bot").pair(third, first) == TestedPair(2, 1)
+
+    def test_deleted_votes_leave_the_numbers(self, client, tmp_path):
+        first, second, third = self.versions(client, 3)
+        self.cast(tmp_path, second, first, 12, "tie")
+        promote("bot", "--version", second)
+        for checked in read_votes("bot").votes:
+            for side in (checked.vote.left, checked.vote.right):
+                client.set_trace_tag(side.trace_id, LEFT_TAG, "false")
+        assert read_votes("bot").votes == ()
+        self.cast(tmp_path, third, first, 12, "tie")
+        promote("bot", "--version", third)
+        tags = client.get_registered_model("bot").tags
+        assert json.loads(tags[f"{VOTE_PAIR_TAG}{first}-{third}"])["number"] == 2
