@@ -95,7 +95,9 @@ def test_an_endpoint_that_dies_while_it_answers_holds_nobody_up_and_comes_back(s
     stand.other.kill()
     try:
         page.answered()
-        expect(page.page.locator(".mf-chats").get_by_text("This side broke off its answer.")).to_have_count(1)
+        expect(page.page.locator(".mf-chats").get_by_text("This side broke off its answer.")).to_have_count(
+            1, timeout=SLOW_MS
+        )
         shown = [page.answer(place).inner_text() for place in (0, 1)]
         assert max(len(text.split()) for text in shown) > 110, "the other side says all that it has to"
         expect(page.status).to_contain_text("did not answer completely")
