@@ -164,8 +164,10 @@ class StandingsReader:
             written = read_version(self._client(), self._model, version).policy
         except (GateError, MoveError) as error:
             return VoteTerms(VotesPolicy(), str(error))
-        if written is None or written.policy.votes is None:
+        if written is None:
             return DEFAULT_TERMS
+        if written.policy.votes is None:
+            return VoteTerms(VotesPolicy(), "its policy leaves votes out, so the gate does not read them")
         return VoteTerms(written.policy.votes)
 
     def _client(self) -> MlflowClient:

@@ -19,7 +19,8 @@ from mlflow_finetune_plugin.votes.checks import Bias, Summary
 
 NO_VOTES = (
     '<div class="mf-empty"><h3>No votes yet</h3><p>Ask something under <b>Compare</b>, read both answers and vote for the '
-    "better one. What people prefer appears here a few seconds after the first vote.</p></div>"
+    "better one. What people prefer appears here a few seconds after the first vote. By default the gate reads these votes: a "
+    "version that people are shown to like less is not promoted.</p></div>"
 )
 NONE_COUNTS = (
     '<div class="mf-empty"><h3>No vote counts yet</h3><p>A vote counts when both answers carry the receipt of a registered '

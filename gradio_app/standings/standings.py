@@ -34,7 +34,7 @@ class VoteTerms:
     note: str = ""
 
 
-DEFAULT_TERMS = VoteTerms(VotesPolicy(), "its training recorded no votes policy, so the gate does not use its votes")
+DEFAULT_TERMS = VoteTerms(VotesPolicy())
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def judge_gain(policy: GainPolicy, evidence: Evidence) -> Finding:
     if interval.high < bound:
         return Finding("gain", "reject", f"{estimate}: all of it below {bound:g}", bound, interval, details=details)
     needed = None if rows is None else rows_still_needed(interval, rows, bound)
-    reason = f"{estimate}: reaches below {bound:g}{_more(needed, 'rows')}"
+    reason = f"{estimate}: not shown to be above {bound:g}{_more(needed, 'rows')}"
     return Finding("gain", "hold", reason, bound, interval, needed, "rows", details)
 
 

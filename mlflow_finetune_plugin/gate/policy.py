@@ -110,7 +110,10 @@ class GatePolicy(Section):
 
     gain: GainPolicy | None = Field(default_factory=GainPolicy, description="Gain in a metric; null: not required.")
     forgetting: ForgettingPolicy | None = Field(None, description="Bound on forgetting; default: none.")
-    votes: VotesPolicy | None = Field(None, description="Test of the votes; default: votes are not read.")
+    votes: VotesPolicy | None = Field(
+        default_factory=VotesPolicy,
+        description="Test of people's votes, where there are any; null: votes are not read.",
+    )
     latency: LatencyPolicy | None = Field(None, description="Latency budget; default: none.")
     regressions: list[RegressionPolicy] = Field(
         default_factory=list, description="Data on which the candidate must keep a score."

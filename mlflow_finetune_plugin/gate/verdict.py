@@ -60,7 +60,7 @@ def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
         findings.append(judge_gain(policy.gain, evidence))
     if policy.forgetting is not None:
         findings.append(judge_forgetting(policy.forgetting, evidence.forgetting))
-    if policy.votes is not None:
+    if policy.votes is not None and (policy.votes.required or (evidence.votes is not None and evidence.votes.votes)):
         findings.append(_judged_votes(policy.votes, evidence))
     if policy.latency is not None:
         findings += judge_latency(policy.latency, evidence)

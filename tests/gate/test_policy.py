@@ -4,7 +4,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.gate.policy import GatePolicy, VotesPolicy
 
 WHOLE = """
 gain:       {metric: exact_match, over: champion, at_least: 0.0}
@@ -29,7 +29,7 @@ def test_whole_policy_is_read():
 def test_no_policy_is_gain_alone():
     default = GatePolicy()
     assert (default.gain.metric, default.gain.over, default.gain.at_least) == (None, "champion", 0.0)
-    assert (default.forgetting, default.votes, default.latency, default.regressions) == (None, None, None, [])
+    assert (default.forgetting, default.votes, default.latency, default.regressions) == (None, VotesPolicy(), None, [])
 
 
 def test_every_key_is_optional():
@@ -106,7 +106,7 @@ def test_digest_is_of_the_meaning():
 
 def test_digest_of_no_policy_stays():
     # a change here changes the digest of every policy ever logged: raise _RULES and say so in the changelog
-    assert GatePolicy().digest() == "879f06e7be3eb9f0ae2e8686cdaed5aa29f930d835edb69f9d8aa0b76e5fc633"
+    assert GatePolicy().digest() == "4cf2ab72146058e84e9872e9eb0041fc4a53ffed77aa106fd35a3261bfee2333"
 
 
 def test_policy_is_frozen_and_its_numbers_finite():

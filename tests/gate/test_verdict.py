@@ -184,7 +184,13 @@ def test_votes_by_voter(each, required, outcome, finding_outcome):
 def test_no_vote_holds_only_where_votes_are_required(cast, required, outcome):
     verdict = judge(policy(votes={"required": required}), Evidence(True, gain=GOOD, votes=cast))
     assert verdict.outcome == outcome
-    assert verdict.findings[1].reason == "no votes were cast"
+    reasons = [finding.reason for finding in verdict.findings if finding.name == "votes"]
+    assert reasons == (["no votes were cast"] if required else [])
+
+
+def test_votes_are_read_by_default_where_there_are_any():
+    assert judge(GatePolicy(), Evidence(True, gain=GOOD, votes=votes(20, "lllwl"))).outcome == "reject"
+    assert judge(GatePolicy(votes=None), Evidence(True, gain=GOOD)).outcome == "promote"
 
 
 def test_fewer_voters_than_the_minimum_hold_and_say_how_many_more():

@@ -244,7 +244,7 @@ def test_a_policy_changed_after_the_training_is_shown_and_has_to_be_accepted(cli
     assert promote("bot", "--policy", "project", "--accept-new-policy") == 0
     assert report_of(client)["policy_is_changed"] is True
     recipe.write_text("register: {name: bot, gate: {gain: {metric: exact_match}}}")
-    register_proven(client, "bot", rows(50), right=45, policy=POLICY)
+    register_proven(client, "bot", rows(50), right=46, policy=POLICY)
     assert promote("bot", "--policy", "project") == 0, "written otherwise, and the same"
 
 
