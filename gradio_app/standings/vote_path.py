@@ -68,18 +68,17 @@ class VotePath:
 
     @property
     def notes(self) -> list[str]:
-        """Return what limits the evidence now: open voters, the planned look, and prompts that voters share."""
-        test, look, notes = self.test, self.test.planned_look, []
+        """Return what limits the evidence now: open voters, the next planned look, and prompts that voters share."""
+        test, notes = self.test, []
+        look = next((look for look in test.planned_looks if look.p_better is None), None)
         if test.open_voters:
             who = "1 voter has" if test.open_voters == 1 else f"{test.open_voters:,} voters have"
             notes.append(
                 f"{who} cast fewer than {self.policy.per_voter} votes. Until they cast the others, or do not vote for "
                 f"{self.policy.closes_after_h:g} hours, their missing votes count against a decision."
             )
-        if look is not None and look.p_better is None and test.outcome == "undecided":
-            notes.append(
-                f"When the first {look.voters:,} voters are finished, the test looks once with a lower hurdle."
-            )
+        if look is not None and test.outcome == "undecided":
+            notes.append(f"When the first {look.voters:,} voters are finished, less evidence is enough to decide.")
         if test.prompts is not None:
             notes.append(
                 f"Voters share prompts. The first votes on the {_count(test.prompts, 'prompt')} must show the same, "

@@ -145,10 +145,9 @@ def judge_votes(policy: VotesPolicy, evidence: Votes | None) -> Finding:
     if test.prompts is not None:
         details |= {"shared_prompts": test.prompts}
         details |= {"e_better_by_prompt": test.prompt_evidence_for, "e_worse_by_prompt": test.prompt_evidence_against}
-    if test.planned_look is not None:
-        look = test.planned_look
-        details |= {"planned_voters": look.voters, "planned_alpha": look.alpha}
-        details |= {"planned_p_better": look.p_better, "planned_p_worse": look.p_worse}
+    for look in test.planned_looks:
+        details |= {f"look_at_{look.voters}_alpha": look.alpha}
+        details |= {f"look_at_{look.voters}_p_better": look.p_better, f"look_at_{look.voters}_p_worse": look.p_worse}
     whose = "voters" if policy.unit == "voter" else "decisive votes, true of these voters only"
     estimate = f"mean score {_shown(test.mean)} of {test.counted} {whose}"
     if test.outcome != "undecided":

@@ -14,6 +14,9 @@ from mlflow_finetune_plugin.section import DataLocation, Section
 HIGHEST_SCORES = {"accuracy": 1.0, "exact_match": 1.0, "f1": 1.0, "rougeL": 1.0, "token_f1": 1.0}
 """Packaged metrics whose best score is 1, so that a bound beyond it can be refused when it is written."""
 
+LEAST_PLANNED_VOTERS = 10
+"""Fewer voters are too few for a t-test."""
+
 _RULES = 2
 """Part of every digest. Increase it when the same policy and evidence can give another verdict."""
 
@@ -65,9 +68,9 @@ class VotesPolicy(Section):
     per_voter: int = Field(5, ge=1, le=1000, description="Votes of one voter that count: the first ones.")
     planned_voters: int | None = Field(
         20,
-        ge=10,
+        ge=LEAST_PLANNED_VOTERS,
         le=10_000,
-        description="Voters after whom a t-test is made once, with half of alpha; null: only the test after every voter.",
+        description="Voters after whom a t-test is made once, as after minimum voters; null: only the test after every voter.",
     )
     closes_after_h: float = Field(
         24.0, gt=0, le=8760, description="Hours without a vote after which a voter with fewer votes counts as finished."

@@ -1,7 +1,7 @@
-"""The test of people's votes: the evidence after every voter, the planned look, and the decision. Pure.
+"""The test of people's votes: the evidence after every voter, two planned looks, and the decision. Pure.
 
-A candidate is better when betting shows it at any look, or the one planned look does. The two share the policy's alpha
-equally, so together they err with a probability of at most alpha.
+A candidate is better when betting shows it at any look, or a planned look does. They share the policy's alpha, so together
+they err with a probability of at most alpha.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scipy.stats import t
 
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.evidence import Votes
-from mlflow_finetune_plugin.gate.policy import VotesPolicy
+from mlflow_finetune_plugin.gate.policy import LEAST_PLANNED_VOTERS, VotesPolicy
 from mlflow_finetune_plugin.gate.statistics.error_budget import discovery_alpha
 from mlflow_finetune_plugin.gate.statistics.planned_look import planned_look_p
 from mlflow_finetune_plugin.gate.statistics.sequential import (
@@ -40,10 +40,17 @@ from mlflow_finetune_plugin.gate.votes import (
 Array = NDArray[np.float64]
 Outcome = Literal["better", "worse", "undecided"]
 
+FIRST_LOOK, MAIN_LOOK = 0.15, 0.5
+"""The parts of alpha that the looks at the least and at the planned number of voters spend; the rest is for betting.
+
+The first look decides where nearly all agree, the main look where 65 % do; betting needs more voters, and may be read at any
+time. ``benchmarks/gate_audit.py`` measures them together.
+"""
+
 
 @dataclass(frozen=True)
 class PlannedLook:
-    """The look at the first ``voters`` voters: both p-values, or None while one of them is open or missing.
+    """A look at the first ``voters`` voters: both p-values, or None while one of them is open or missing.
 
     ``alpha`` is its part of the error. ``p_better`` is the p-value of "not preferred", ``p_worse`` of "not less preferred".
     """
@@ -76,7 +83,7 @@ class VoteTest:
         prompts: The number of different prompts, if voters share some; None if no two voters do.
         prompt_evidence_for: The highest evidence over prompts so far; None if no two voters share a prompt.
         prompt_evidence_against: Likewise for worse.
-        planned_look: None if the policy plans none.
+        planned_looks: Those that the policy plans, with fewer voters first.
         still_needed: An estimate of how many more scores decide, if they are like those so far.
         open_voters: Voters whose next votes count. Until then, each missing vote counts for the side that is not shown.
         unfinished: Voters who were closed before their last vote.
@@ -96,7 +103,7 @@ class VoteTest:
     prompts: int | None = None
     prompt_evidence_for: float | None = None
     prompt_evidence_against: float | None = None
-    planned_look: PlannedLook | None = None
+    planned_looks: tuple[PlannedLook, ...] = ()
     still_needed: int | None = None
     open_voters: int = 0
     unfinished: int = 0
@@ -149,7 +156,8 @@ def _by_voter(policy: VotesPolicy, evidence: Votes, alpha: float) -> VoteTest:
         closes_after=timedelta(hours=policy.closes_after_h),
         now=evidence.read_at,
     )
-    betting_alpha = alpha / 2 if policy.planned_voters is not None else alpha
+    looks = tuple(_planned_look(voters, planned, part * alpha) for planned, part in _plan(policy).items())
+    betting_alpha = alpha - sum(look.alpha for look in looks)
     bounds = voter_bounds(voters)
     evidence_for = np.minimum(*(capitals(x, VOTER_STAKES)[0] for x in (bounds.low_shrunk, bounds.low_plain)))
     evidence_against = np.minimum(*(capitals(x, VOTER_STAKES)[1] for x in (bounds.high_shrunk, bounds.high_plain)))
@@ -160,13 +168,8 @@ def _by_voter(policy: VotesPolicy, evidence: Votes, alpha: float) -> VoteTest:
     boundary = 1 / betting_alpha
     better_at = _first_at(evidence_for, boundary, policy.minimum) if _suffices(prompt_for, boundary) else None
     worse_at = _first_at(evidence_against, boundary, policy.minimum) if _suffices(prompt_against, boundary) else None
-    look = None
-    if policy.planned_voters is not None:
-        look = _planned_look(voters, max(policy.planned_voters, policy.minimum), alpha / 2)
-    if look is not None and look.outcome == "better":
-        better_at = min(better_at or look.voters, look.voters)
-    if look is not None and look.outcome == "worse":
-        worse_at = min(worse_at or look.voters, look.voters)
+    better_at = _earliest(better_at, *(look.voters for look in looks if look.outcome == "better"))
+    worse_at = _earliest(worse_at, *(look.voters for look in looks if look.outcome == "worse"))
     shrunk = np.array([voter.shrunk for voter in voters])
     mean = _mean(shrunk, bounds.low_shrunk, bounds.high_shrunk, betting_alpha)
     outcome, decided_at = _decision(better_at, worse_at, mean.value)
@@ -183,13 +186,24 @@ def _by_voter(policy: VotesPolicy, evidence: Votes, alpha: float) -> VoteTest:
         prompts=None if by_prompt is None else len(by_prompt),
         prompt_evidence_for=prompt_for,
         prompt_evidence_against=prompt_against,
-        planned_look=look,
-        still_needed=None if decided_at is not None else _voters_still_needed(voters, policy, betting_alpha, look),
+        planned_looks=looks,
+        still_needed=None if decided_at is not None else _voters_still_needed(voters, policy, betting_alpha, looks),
         open_voters=sum(voter.is_open for voter in voters),
         unfinished=len(left),
         left_after_win=left.count(1.0),
         left_after_loss=left.count(0.0),
     )
+
+
+def _plan(policy: VotesPolicy) -> dict[int, float]:
+    """Return the part of alpha that each planned look spends, by its number of voters."""
+    if policy.planned_voters is None:
+        return {}
+    if policy.planned_voters <= policy.minimum:
+        return {policy.minimum: MAIN_LOOK}
+    if policy.minimum < LEAST_PLANNED_VOTERS:
+        return {policy.planned_voters: MAIN_LOOK}
+    return {policy.minimum: FIRST_LOOK, policy.planned_voters: MAIN_LOOK}
 
 
 def _planned_look(voters: Sequence[VoterVotes], planned: int, alpha: float) -> PlannedLook:
@@ -208,16 +222,18 @@ def _planned_look(voters: Sequence[VoterVotes], planned: int, alpha: float) -> P
 
 
 def _voters_still_needed(
-    voters: Sequence[VoterVotes], policy: VotesPolicy, alpha: float, look: PlannedLook | None
+    voters: Sequence[VoterVotes], policy: VotesPolicy, alpha: float, looks: Sequence[PlannedLook]
 ) -> int | None:
     """Estimate how many more voters decide, if all finish and vote like those who have; None before one has."""
     finished = np.array([voter.shrunk for voter in voters if not voter.is_open])
     needed = scores_still_needed(finished, VOTER_STAKES, alpha=alpha, minimum=policy.minimum)
     in_all = None if needed is None else len(finished) + needed
-    if look is not None and look.p_better is None and len(finished) > 1:
+    for look in looks:
+        if look.p_better is not None or len(finished) < 2:
+            continue
         error = float(finished.std(ddof=1)) / math.sqrt(look.voters)
         if abs(float(finished.mean()) - 0.5) >= float(t.isf(look.alpha, look.voters - 1)) * error:
-            in_all = look.voters if in_all is None else min(in_all, look.voters)
+            in_all = _earliest(in_all, look.voters)
     return None if in_all is None else max(in_all - len(voters), 0)
 
 
@@ -233,6 +249,10 @@ def _decision(better_at: int | None, worse_at: int | None, mean: float) -> tuple
     if better_at is not None and mean > 0.5:
         return "better", better_at
     return "undecided", None
+
+
+def _earliest(*places: int | None) -> int | None:
+    return min((place for place in places if place is not None), default=None)
 
 
 def _suffices(prompt_evidence: float | None, boundary: float) -> bool:

@@ -40,7 +40,7 @@ class TestedPairs:
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> TestedPairs:
-        """Read them from the tags of the registered model. Raises MoveError for a tag that somebody changed."""
+        """Read them from the tags of the registered model. Raises MoveError for a tag that was changed."""
         pairs = {}
         for name, value in tags.items():
             if not name.startswith(VOTE_PAIR_TAG):
@@ -50,7 +50,7 @@ class TestedPairs:
             except (TypeError, ValueError) as error:
                 raise MoveError(
                     f"the tag {name} of the registered model is {value!r}, which this package did not write; "
-                    "fix: restore it from the report of the pair's first decision, or delete it to test the pair anew"
+                    "fix: restore it from the report of the pair's first decision, or delete it to test the pair again"
                 ) from error
         return cls(pairs)
 
@@ -62,7 +62,7 @@ class TestedPairs:
 
 
 def read_tested_pairs(client: MlflowClient, model: str) -> TestedPairs:
-    """Raises MlflowException if the registry does not answer, MoveError for a tag that somebody changed."""
+    """Raises MlflowException if the registry does not answer, MoveError for a tag that was changed."""
     return TestedPairs.from_tags(client.get_registered_model(model).tags)
 
 

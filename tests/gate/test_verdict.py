@@ -201,7 +201,7 @@ def test_fewer_voters_than_the_minimum_hold_and_say_how_many_more():
 
 
 @pytest.mark.parametrize(
-    ("cast", "outcome"), [("wwwww", "promote"), ("lllll", "reject"), ("wlwlw", "promote"), ("", "promote")]
+    ("cast", "outcome"), [("wwwww", "promote"), ("lllll", "reject"), ("wlwlt", "promote"), ("", "promote")]
 )
 def test_without_a_champion_votes_over_the_base_may_decide_and_are_not_waited_for(cast, outcome):
     over_base = Votes(tuple(votes(12, cast).votes), 1, "base") if cast else None
@@ -209,7 +209,7 @@ def test_without_a_champion_votes_over_the_base_may_decide_and_are_not_waited_fo
     verdict = judge(votes_policy, Evidence(False, gain=gain(30, 5, over="base"), votes=over_base))
     assert verdict.outcome == outcome
     finding = verdict.findings[1]
-    assert (finding.outcome == "noted") == (cast in ("", "wlwlw"))
+    assert (finding.outcome == "noted") == (cast in ("", "wlwlt"))
     if finding.outcome != "noted":
         assert "than the base, shown after" in finding.reason
 
@@ -237,7 +237,7 @@ def test_open_voters_hold_and_the_reason_says_so():
     )
     assert finding.outcome == "hold"
     assert "40 voters can still vote, and missing votes count against a decision" in finding.reason
-    assert finding.details["planned_p_better"] is None
+    assert finding.details["look_at_20_p_better"] is None
 
 
 def test_one_eager_voter_is_one_voter():
@@ -315,7 +315,7 @@ def test_verdict_is_json_with_its_policy():
     assert [f["name"] for f in content["findings"]] == ["gain", "votes", "latency p95"]
     assert content["findings"][0]["estimate"] == pytest.approx(25 / 300)
     assert content["findings"][0]["details"]["mcnemar_p"] < 0.001
-    assert content["findings"][1]["details"]["boundary"] == pytest.approx(40)
+    assert content["findings"][1]["details"]["boundary"] == pytest.approx(20 / 0.35)
     assert (
         verdict.to_json()
         == judge(votes_policy, Evidence(True, gain=GOOD, votes=votes(20, "wwwwl"), latency=Latency(700))).to_json()

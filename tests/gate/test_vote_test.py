@@ -67,23 +67,45 @@ def test_evidence_once_seen_is_never_more_than_what_the_finished_voters_give():
             assert (np.array(now) <= np.array(last[: test.counted + 1]) + 1e-9).all()
 
 
-def test_the_planned_look_is_made_once_when_its_voters_are_finished():
+def test_planned_looks_are_made_once_when_their_voters_are_finished():
     rng = np.random.default_rng(3)
     votes = cast(rng.random((40, 5)) < 0.66, "one after another")
-    looks = [decide(votes[: 5 * n]).planned_look for n in (19, 20, 30, 40)]
-    assert looks[0].p_better is None
-    assert looks[1] == looks[2] == looks[3], "voters who come later do not change it"
-    assert looks[1].alpha == pytest.approx(decide(votes).alpha / 2)
-    assert 1 / decide(votes).boundary == pytest.approx(decide(votes).alpha / 2)
+    looks = [decide(votes[: 5 * n]).planned_looks for n in (9, 10, 19, 20, 30, 40)]
+    assert [[look.p_better is not None for look in both] for both in looks[:4]] == [
+        [False, False],
+        [True, False],
+        [True, False],
+        [True, True],
+    ]
+    assert looks[3] == looks[4] == looks[5], "voters who come later do not change them"
+    test = decide(votes)
+    assert [look.voters for look in test.planned_looks] == [10, 20]
+    parts = [look.alpha / test.alpha for look in test.planned_looks] + [1 / test.boundary / test.alpha]
+    assert parts == pytest.approx([0.15, 0.5, 0.35])
 
 
-def test_the_planned_look_decides_where_betting_does_not_yet():
-    wins = np.tile([1, 1, 1, 0, 0], (20, 1))
-    wins[0, 3], wins[1, 2] = 1, 0  # all but two score .6
-    with_look, without = (decide(cast(wins), policy) for policy in (POLICY, NO_LOOK))
-    assert (with_look.outcome, with_look.decided_at) == ("better", 20)
+@pytest.mark.parametrize(
+    ("policy", "looks"),
+    [
+        (VotesPolicy(planned_voters=None), []),
+        (VotesPolicy(minimum=30), [30]),
+        (VotesPolicy(minimum=3), [20]),
+        (VotesPolicy(minimum=15, planned_voters=40), [15, 40]),
+    ],
+)
+def test_looks_follow_the_policy(policy, looks):
+    assert [look.voters for look in decide([], policy).planned_looks] == looks
+
+
+def test_planned_looks_decide_where_betting_does_not_yet():
+    wins = np.array([[1] * won + [0] * (5 - won) for won in (5, 2, 4, 3, 2) * 4])  # a mean of .64
+    with_looks, without = (decide(cast(wins), policy) for policy in (POLICY, NO_LOOK))
+    assert (with_looks.outcome, with_looks.decided_at) == ("better", 20)
     assert without.outcome == "undecided"
     assert decide(cast(1 - wins)).outcome == "worse"
+    clear = np.tile([1, 1, 1, 1, 0], (10, 1))
+    assert (decide(cast(clear)).outcome, decide(cast(clear)).decided_at) == ("better", 10)
+    assert decide(cast(clear), NO_LOOK).outcome == "undecided"
 
 
 def test_voters_who_share_few_prompts_decide_nothing_alone():
@@ -103,7 +125,7 @@ def test_a_lead_that_was_lost_is_no_decision():
 
 def test_single_votes_have_no_planned_look():
     test = decide(cast(np.ones((1, 12))), VotesPolicy(unit="vote", per_voter=12))
-    assert (test.outcome, test.planned_look, test.counted) == ("better", None, 12)
+    assert (test.outcome, test.planned_looks, test.counted) == ("better", (), 12)
 
 
 @pytest.mark.simulation

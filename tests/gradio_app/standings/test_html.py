@@ -10,8 +10,8 @@ from gradio_app.standings.html import headline, not_counted_html, overview_html,
 from gradio_app.standings.standings import standings_of
 
 NINE = datetime(2026, 11, 22, 9, 30, 5, tzinfo=UTC)
-SENTENCE = "Decided: version 2 is preferred to version 1, shown after 20 voters."
-"""All of the first twenty voters prefer it, which the planned look decides. Betting on scores of .6 would need 30."""
+SENTENCE = "Decided: version 2 is preferred to version 1, shown after 10 voters."
+"""All of the first ten voters prefer it, which the first planned look decides. Betting on scores of .6 would need 30."""
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
@@ -33,11 +33,11 @@ def test_the_sentence_comes_first():
 
 
 def test_the_headline_says_who_is_preferred_and_what_a_decision_still_needs():
-    cast = [vote(n, "left", voter=f"v-{n}", left="2", right="1") for n in range(16)]
+    cast = [vote(n, "left", voter=f"v-{n}", left="2", right="1") for n in range(7)]
     standing = standings(*cast).pairs[0]
     assert standing.path.test.still_needed > 0
     assert headline(standing) == (
-        f"16 of 16 votes prefer version 2; about {standing.path.test.still_needed} more voters will decide, "
+        f"7 of 7 votes prefer version 2; about {standing.path.test.still_needed} more voters will decide, "
         "if they vote like those so far."
     )
 

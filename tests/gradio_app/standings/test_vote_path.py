@@ -88,7 +88,7 @@ def test_open_voters_the_planned_look_and_shared_prompts_are_explained():
     assert path.notes == [
         "2 voters have cast fewer than 5 votes. Until they cast the others, or do not vote for 24 hours, their missing votes "
         "count against a decision.",
-        "When the first 20 voters are finished, the test looks once with a lower hurdle.",
+        "When the first 10 voters are finished, less evidence is enough to decide.",
     ]
     cast = tuple(Vote(f"v-{voter}", "candidate", str(prompt)) for voter in range(30) for prompt in range(5))
     shared = vote_path(Votes(cast, 1, read_at=NOW), "2", "1", policy=VotesPolicy(planned_voters=None))
