@@ -5,7 +5,8 @@
 Every figure comes from 10,000 simulated comparisons (``--sims``), so a share near 5 % is known to within 0.4 points
 (two standard errors). "Promoted" means at any of all the looks, one after every vote. A voter's score changes the
 capital only when it is final, so looking after every vote and after every voter see the same capitals;
-``whole path`` runs the real functions on interleaved votes instead of simulated scores.
+``whole path`` runs the real functions on interleaved votes instead of simulated scores. The figures are of betting alone;
+``gate_audit.py`` simulates the whole test with its planned looks, shared prompts and voters who judge at once.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from gate_coverage import print_coverage
 from scipy.stats import binom, t
 
 from mlflow_finetune_plugin.gate.evidence import Evidence, Votes
-from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.gate.policy import GatePolicy, VotesPolicy
 from mlflow_finetune_plugin.gate.statistics.error_budget import candidate_alpha
 from mlflow_finetune_plugin.gate.statistics.ranking import Comparison, rank
 from mlflow_finetune_plugin.gate.statistics.sequential import (
     VOTE_STAKES,
     VOTER_STAKES,
     Stakes,
-    betting_test,
     log_factors,
     scores_still_needed,
 )
 from mlflow_finetune_plugin.gate.verdict import judge
-from mlflow_finetune_plugin.gate.votes import Vote, voter_scores
+from mlflow_finetune_plugin.gate.vote_test import run_vote_test
+from mlflow_finetune_plugin.gate.votes import Vote
 
 MINIMUM = 10
 CHOICES = ("champion", "candidate")
@@ -141,12 +142,10 @@ def whole_path(sims: int, n_voters: int = 60) -> tuple[float, float]:
         voter = np.repeat(np.arange(n_voters), cast)
         when = begins[voter] + rng.exponential(3, size=len(voter))  # some six voters at a time
         won = rng.random(len(voter)) < rng.beta(2, 2, size=n_voters)[voter]
-        scores = voter_scores(
-            [Vote(str(voter[i]), CHOICES[int(won[i])]) for i in np.argsort(when)],
-            per_voter=5,
-        )
-        promoted += betting_test(scores.scores, VOTER_STAKES, alpha=0.05, minimum=MINIMUM).better_at is not None
-        unfinished, counted = unfinished + scores.unfinished, counted + len(scores.scores)
+        cast_votes = tuple(Vote(str(voter[i]), CHOICES[int(won[i])]) for i in np.argsort(when))
+        test = run_vote_test(VotesPolicy(), Votes(cast_votes))
+        promoted += test.outcome == "better"
+        unfinished, counted = unfinished + test.unfinished, counted + test.counted
     return promoted / sims, unfinished / counted
 
 

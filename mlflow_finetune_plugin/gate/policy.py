@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -17,8 +18,9 @@ HIGHEST_SCORES = {"accuracy": 1.0, "exact_match": 1.0, "f1": 1.0, "rougeL": 1.0,
 LEAST_PLANNED_VOTERS = 10
 """Fewer voters are too few for a t-test."""
 
-_RULES = 2
-"""Part of every digest. Increase it when the same policy and evidence can give another verdict."""
+RULES = 2
+"""Part of every digest. Increase it when the same policy and evidence can give another verdict. Policies that were recorded
+under earlier rules are still read."""
 
 
 class GainPolicy(Section):
@@ -143,5 +145,10 @@ class GatePolicy(Section):
 
     def digest(self) -> str:
         """sha256 (hex) of the policy with its defaults filled in: equal meaning, equal digest, in any order of keys."""
-        content = {"rules": _RULES, "gate": self.model_dump(mode="json")}
-        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return content_digest(self.model_dump(mode="json"), RULES)
+
+
+def content_digest(gate: Mapping[str, Any], rules: int) -> str:
+    """Return the sha256 (hex) of a policy's JSON under one of the rules, 1 to ``RULES``."""
+    content = {"rules": rules, "gate": gate}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -87,6 +87,8 @@ def prepare_decision(
         check_comparable(candidate, champion)
     trained = candidate.policy
     written = policy_now(policy, trained) if policy is not None else trained or WrittenPolicy(GatePolicy())
+    if written == trained:  # also one that was recorded under earlier rules, with its digest
+        written = trained
     pending = PendingDecision(
         name, alias, candidate, champion, written, trained.digest if trained is not None else None
     )

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.results import EvalRow, answer_room
-from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.gate.policy import RULES, GatePolicy, content_digest
 from mlflow_finetune_plugin.promotion.evidence.held_out import file_digest, rows_digest
 
 
@@ -24,16 +24,17 @@ class WrittenPolicy:
     Args:
         policy: The policy; its regressions name entries of ``files``, never paths of a machine.
         files: Name -> SHA-256 of the file, and SHA-256 of its rows as rendered for this version.
+        recorded_digest: The digest that was recorded, perhaps under earlier rules; None for a policy that was not recorded.
     """
 
     policy: GatePolicy
     files: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    recorded_digest: str | None = field(default=None, compare=False)
 
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of the policy and of the files that it names."""
-        content = [self.policy.digest(), sorted((name, file) for name, (file, _) in self.files.items())]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return self.recorded_digest or _digest(self.policy.digest(), self.files)
 
     def to_json(self) -> str:
         content = {"digest": self.digest, "files": dict(self.files), "gate": self.policy.model_dump(mode="json")}
@@ -44,16 +45,14 @@ class WrittenPolicy:
         """Read what ``to_json`` wrote. ``what`` names it in errors. Raises GateError when its digest does not match."""
         try:
             content: dict[str, Any] = json.loads(text)
-            written = cls(
-                GatePolicy.model_validate(content["gate"]),
-                {name: (str(file), str(rows)) for name, (file, rows) in content["files"].items()},
-            )
-            digest = content["digest"]
+            files = {name: (str(file), str(rows)) for name, (file, rows) in content["files"].items()}
+            written = cls(GatePolicy.model_validate(content["gate"]), files, str(content["digest"]))
+            digests = [_digest(content_digest(content["gate"], rules), files) for rules in range(RULES, 0, -1)]
         except (ValueError, KeyError, TypeError, ValidationError) as error:
             raise GateError(f"{what}: is not a policy: {error}; fix: train it again") from error
-        if written.digest != digest:
+        if written.digest not in digests:
             raise GateError(
-                f"{what}: its recorded digest is {str(digest)[:12]}, that of its contents {written.digest[:12]}; "
+                f"{what}: its recorded digest is {written.digest[:12]}, that of its contents {digests[0][:12]}; "
                 "fix: find out who changed it"
             )
         return written
@@ -89,6 +88,11 @@ def policy_now(policy: GatePolicy, trained: WrittenPolicy | None) -> WrittenPoli
             )
         files[name] = known[name]
     return WrittenPolicy(_with_names(policy), files)
+
+
+def _digest(policy_digest: str, files: Mapping[str, tuple[str, str]]) -> str:
+    content = [policy_digest, sorted((name, file) for name, (file, _) in files.items())]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _with_names(policy: GatePolicy) -> GatePolicy:

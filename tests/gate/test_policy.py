@@ -105,7 +105,7 @@ def test_digest_is_of_the_meaning():
 
 
 def test_digest_of_no_policy_stays():
-    # a change here changes the digest of every policy ever logged: raise _RULES and say so in the changelog
+    # a change here changes the digest of every policy ever logged: raise RULES and say so in the changelog
     assert GatePolicy().digest() == "4cf2ab72146058e84e9872e9eb0041fc4a53ffed77aa106fd35a3261bfee2333"
 
 

@@ -26,7 +26,7 @@ def test_shared_prompts_are_clusters_too():
     """Every voter gives the same answers, so the prompts alone are independent, and there are four of them."""
     wins = np.tile([1, 1, 1, 0], (20, 1))
     deviations, voters = (wins - 0.5).ravel() / 80, np.repeat(np.arange(20), 4)
-    better, worse = planned_look_p(deviations, voters, np.tile(np.arange(4), 20))
+    better, _ = planned_look_p(deviations, voters, np.tile(np.arange(4), 20))
     assert better == pytest.approx(ttest_1samp([1, 1, 1, 0], 0.5, alternative="greater").pvalue)
 
 
