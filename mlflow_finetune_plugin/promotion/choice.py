@@ -69,10 +69,11 @@ def whole_model(client: MlflowClient, model: str) -> str:
 
 
 def choose_candidate(client: MlflowClient, model: str, version: str | None, alias: str) -> Candidate:
-    """Return the version that the request names, or the challenger where it names none.
+    """Return the version that the request names. Where it names none, return the challenger, or the best while there is no champion.
 
-    The best of many versions on the same rows is partly luck, so it is not chosen. ``better`` names it, and the user
-    decides.
+    The best of many versions on the same rows is partly luck, so it does not replace the challenger of a champion: ``better``
+    names it, and the user decides. While no version has the alias, the challenger would be compared with the base alone, and
+    the newest version could pass a better one.
 
     Args:
         model: ``my-bot``, ``my-bot/3``, ``my-bot@challenger`` or a ``models:/`` URI.
@@ -103,11 +104,25 @@ def choose_candidate(client: MlflowClient, model: str, version: str | None, alia
         better = find_better(client, read_version(client, name, number))
     except (MoveError, GateError):  # judging the version reports what is wrong with it
         better = None
-    return Candidate(name, number, has_alias, choice, better or "")
+    if better is None:
+        return Candidate(name, number, has_alias, choice)
+    if alias not in aliases:
+        choice = f"version {better.number} was chosen, because no version is {alias} yet, and version {better.scores}"
+        return Candidate(name, better.number, False, choice)
+    hint = f"version {better.scores}; to judge it: mlflow-finetune promote {name} --version {better.number}"
+    return Candidate(name, number, has_alias, choice, hint)
 
 
-def find_better(client: MlflowClient, candidate: ProvenVersion) -> str | None:
-    """Return a sentence that names the version with the best score on the candidate's held-out rows.
+@dataclass(frozen=True)
+class BetterVersion:
+    """A version with the best score on the held-out rows of another one. ``scores`` compares the two in words."""
+
+    number: str
+    scores: str
+
+
+def find_better(client: MlflowClient, candidate: ProvenVersion) -> BetterVersion | None:
+    """Return the version with the best score on the candidate's held-out rows.
 
     Only versions that were proven on the same rows, were never promoted and were not rejected are compared.
 
@@ -130,10 +145,10 @@ def find_better(client: MlflowClient, candidate: ProvenVersion) -> str | None:
             best_number, best = str(version.version), other
     if best_number == candidate.number:
         return None
-    return (
-        f"version {best_number} did better on the same held-out rows: {metric.name} {best:.4g}, "
-        f"version {candidate.number} {score:.4g}; to judge it: mlflow-finetune promote {candidate.name} "
-        f"--version {best_number}"
+    return BetterVersion(
+        best_number,
+        f"{best_number} did better on the same held-out rows: {metric.name} {best:.4g}, "
+        f"version {candidate.number} {score:.4g}",
     )
 
 
