@@ -181,9 +181,12 @@ def _shared(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def label_findings(labels: Labels) -> list[DataFinding]:
-    """Return findings on eval labels that train does not have, and on a label ten times as frequent as the rarest."""
+    """Return findings on eval labels that train does not have, and on a label ten times as frequent as the rarest.
+
+    An evaluation has no training rows to compare with.
+    """
     findings = []
-    unseen = [label for label in labels.eval if label not in labels.train]
+    unseen = [label for label in labels.eval if label not in labels.train] if labels.train else []
     if unseen:
         places = tuple(labels.eval_positions[label] for label in unseen[:MAX_LINES])
         rows = sum(labels.eval[label] for label in unseen)

@@ -75,6 +75,14 @@ def test_rare_and_unseen_labels():
     assert "'often' (20) as 'rare' (1)" in str(imbalance)
 
 
+def test_an_evaluation_has_no_unseen_labels():
+    labels = Labels()
+    labels.note("eval", "spam", "b:7")
+    assert label_findings(labels) == []
+    labels.note("train", "spam", "a:1")
+    assert label_findings(labels) == []
+
+
 def test_encoding_faults_are_counted_per_row_with_lines(encode):
     tally = RowTally("a.csv", "t", 1.0, "train", Layout("text", {"text": "text"}))
     texts = [
