@@ -37,9 +37,13 @@ def test_without_a_champion_the_best_version_on_the_same_rows_is_judged(client, 
     newest = proven(client, 39)
     assert promote("bot") == 0
     assert champion(client) == best
-    assert capsys.readouterr().err.lstrip().startswith(
-        f"version {best} was chosen, because no version is champion yet, and version {best} did better on the same held-out "
-        f"rows: exact_match 0.93, version {newest} 0.39\n"
+    assert (
+        capsys.readouterr()
+        .err.lstrip()
+        .startswith(
+            f"version {best} was chosen, because no version is champion yet, and version {best} did better on the same held-out "
+            f"rows: exact_match 0.93, version {newest} 0.39\n"
+        )
     )
     assert promote("bot") == 4, "the challenger is judged against the champion"
     assert promote("bot", "--version", newest) == 4
