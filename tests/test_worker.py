@@ -21,10 +21,10 @@ needs_two_cores = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two proc
 
 
 def training_job(workplace: Workplace) -> Path:
-    """The job folder once optimiser steps are made."""
+    """The job folder once optimiser steps are made, and their loss is reported."""
     job = workplace.job()
     wait_for(
-        lambda: "first_step" in (job / "report.jsonl").read_text() if (job / "report.jsonl").exists() else None,
+        lambda: "train/loss" in (job / "report.jsonl").read_text() if (job / "report.jsonl").exists() else None,
         120,
         "step",
     )
