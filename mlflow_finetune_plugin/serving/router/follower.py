@@ -243,10 +243,12 @@ class Follower:
             raise NotReadyError(f"{ref.name!r} has not been read from the registry yet; fix: try again later")
         alias = ref.alias
         if alias is None:
-            alias = model.traffic.choose(ref.name, self._answering(ref.name, model.aliases), user)
+            answering = self._answering(ref.name, model.aliases) if model.traffic.split else model.aliases
+            alias = model.traffic.choose(ref.name, answering, user)
         if alias is None:
+            aliases = ", ".join(f"{ref.name}@{other}" for other in sorted(model.aliases)) or f"{ref.name}/NUMBER"
             raise UnknownModelError(
-                f"{ref.name!r} has no alias that serves; fix: set the alias champion, or request a version"
+                f"{ref.name!r} has no champion yet; fix: mlflow-finetune promote {ref.name}, or request {aliases}"
             )
         target = self.targets.get((ref.name, alias))
         if target is None:

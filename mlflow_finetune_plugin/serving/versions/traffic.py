@@ -35,10 +35,13 @@ class Traffic:
     problems: tuple[str, ...] = ()
 
     def choose(self, model: str, aliases: Mapping[str, str], user: str | None) -> str | None:
-        """Return an alias that exists: by the split, else champion, else challenger; None without any of them."""
+        """Return an alias that exists: by the split, else champion; None without either.
+
+        A challenger is never chosen without a split, because it is not proven against the champion, or against its base by the gate.
+        """
         weights = {alias: weight for alias, weight in self.split.items() if alias in aliases and weight > 0}
         if not weights:
-            return next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), None)
+            return CHAMPION if CHAMPION in aliases else None
         point = _point(model, user) * sum(weights.values())
         for alias, weight in weights.items():
             point -= weight

@@ -90,15 +90,15 @@ def test_a_person_sees_votes_come_in_and_picks_a_pair(playground, browser_page):
     page.get_by_role("tab", name="Standings").click()
     shows(page, "#standings-of-pair", "No votes yet")
     ledger.cast(*[vote(n, "left", voter=f"v-{n}", left="2", right="1") for n in range(30)])
-    shows(page, ".mf-sentence", "Decided: version 2 is preferred to version 1, shown after 25 voters.")
+    shows(page, ".mf-sentence", "Decided: version 2 is preferred to version 1, shown after 10 voters.")
     assert page.evaluate("document.documentElement.scrollWidth") == 375
     ledger.cast(*[vote(n, "left", voter=f"v-{n}", left="3", right="2") for n in (40, 41)])
     shows(page, "#standings-overview", "Ranking")
     page.get_by_label("Versions compared").click()
     page.get_by_role("option", name="version 3 against version 2 (challenger)").click()
-    shows(page, ".mf-sentence", "2 voters count after 5 votes each, or when 5 more people have begun.")
+    shows(page, ".mf-sentence", "2 of 2 votes prefer version 3; about 8 more voters will decide")
     time.sleep(1)
-    shows(page, ".mf-sentence", "2 voters count after")  # the next ticks keep the pair that was picked
+    shows(page, ".mf-sentence", "2 of 2 votes prefer version 3")  # the next ticks keep the pair that was picked
 
 
 @pytest.mark.browser
@@ -149,11 +149,11 @@ def test_mlflow_away_leaves_the_last_picture_with_its_time(browser, server, tmp_
     playground.start()
     with open_page(browser, playground.url) as page:
         page.get_by_role("tab", name="Standings").click()
-        shows(page, ".mf-sentence", "1 voter counts after")
+        shows(page, ".mf-sentence", "1 of 1 vote prefers version 2")
         server.stop()
         shows(page, "#standings-state", "The votes cannot be read right now.")
         shows(page, "#standings-state", "the standings below are of")
-        shows(page, ".mf-sentence", "1 voter counts after")
+        shows(page, ".mf-sentence", "1 of 1 vote prefers version 2")
         server.start()
         shows(page, "#standings-state", "as of")
     playground.app.close()

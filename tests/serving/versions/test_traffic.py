@@ -51,6 +51,15 @@ def test_a_shadow_cannot_be_more_than_every_request():
     assert read_traffic({"finetune.shadow": "canary=2"}, ALIASES).problems
 
 
+def test_a_bare_name_is_the_champion_and_never_an_unproven_challenger():
+    """Version 0.1 let the newest version answer while there was no champion, whatever its proof said."""
+    assert Traffic().choose("bot", ALIASES, None) == "champion"
+    assert Traffic().choose("bot", {"challenger": "2"}, None) is None
+    assert Traffic({"challenger": 1}).choose("bot", {"challenger": "2"}, None) == "challenger", (
+        "by a split that somebody set"
+    )
+
+
 def test_weights_are_kept_over_many_users():
     traffic = Traffic({"champion": 90, "challenger": 10})
     chosen = Counter(traffic.choose("bot", ALIASES, f"user {n}") for n in range(20_000))
@@ -71,6 +80,5 @@ def test_a_user_stays_and_moves_only_as_far_as_the_weights():
 
 def test_who_answers_without_a_split():
     assert Traffic().choose("bot", ALIASES, None) == "champion"
-    assert Traffic().choose("bot", {"challenger": "2"}, None) == "challenger"
     assert Traffic().choose("bot", {"other": "2"}, None) is None
     assert Traffic({"gone": 1}).choose("bot", ALIASES, "u") == "champion"
