@@ -136,8 +136,8 @@ def test_twenty_voters_of_65_percent_decide_in_three_of_four_cases(order):
 
 def shared_prompts(prompts):
     def make(rng):
-        asked = rng.integers(prompts, size=(100, 5))
-        return cast(rng.random((100, 5)) < rng.beta(1, 1, prompts)[asked], prompts=asked)
+        prompt_of_vote = rng.integers(prompts, size=(100, 5))
+        return cast(rng.random((100, 5)) < rng.beta(1, 1, prompts)[prompt_of_vote], prompts=prompt_of_vote)
 
     return make
 

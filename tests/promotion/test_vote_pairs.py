@@ -47,9 +47,9 @@ class TestGate:
         Mirror(journal).flush()
 
     def versions(self, client, count):
-        asked = rows(100)
+        held_out = rows(100)
         versions = [
-            register_proven(client, "bot", asked, right=90, policy=POLICY, adapter=digest(str(n)), base=BASE_DIGEST)
+            register_proven(client, "bot", held_out, right=90, policy=POLICY, adapter=digest(str(n)), base=BASE_DIGEST)
             for n in range(1, count + 1)
         ]
         client.set_registered_model_alias("bot", "champion", versions[0])

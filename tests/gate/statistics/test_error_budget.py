@@ -32,15 +32,15 @@ def test_each_discovery_gives_the_next_test_as_much_again():
 
 @pytest.mark.simulation
 def test_of_all_discoveries_at_most_alpha_are_false():
-    """E-values of 1/alpha times a coin, the worst case; half of the candidates are better and nearly always found."""
+    """E-values of 1/alpha times a coin, the worst case; half of the candidates are better and nearly always discovered."""
     rng = np.random.default_rng(0)
     shares = []
     for _ in range(2000):
-        found = wrong = 0
+        discoveries = wrong = 0
         for number in range(1, 31):
-            alpha = discovery_alpha(0.05, number, found)
+            alpha = discovery_alpha(0.05, number, discoveries)
             is_better = rng.random() < 0.5
             if rng.random() < (0.95 if is_better else alpha):
-                found, wrong = found + 1, wrong + (not is_better)
-        shares.append(wrong / max(found, 1))
+                discoveries, wrong = discoveries + 1, wrong + (not is_better)
+        shares.append(wrong / max(discoveries, 1))
     assert np.mean(shares) <= 0.05

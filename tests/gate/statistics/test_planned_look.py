@@ -53,8 +53,8 @@ def test_equal_models_are_called_better_in_at_most_alpha(prompts):
     sims, errors = 2000, 0
     for _ in range(sims):
         shares = np.full(1, 0.5) if prompts is None else rng.beta(1, 1, size=prompts)
-        asked = rng.integers(len(shares), size=(20, 5))
-        deviations = ((rng.random((20, 5)) < shares[asked]) - 0.5).ravel() / 100
-        names = None if prompts is None else asked.ravel()
+        prompt_of_vote = rng.integers(len(shares), size=(20, 5))
+        deviations = ((rng.random((20, 5)) < shares[prompt_of_vote]) - 0.5).ravel() / 100
+        names = None if prompts is None else prompt_of_vote.ravel()
         errors += planned_look_p(deviations, np.repeat(np.arange(20), 5), names)[0] <= 0.05
     assert errors / sims <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / sims)
