@@ -20,14 +20,13 @@ from gradio_app.standings.standings import (
     ordered_pair,
     standings_of,
 )
-from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, GateError, MoveError
+from mlflow_finetune_plugin.errors import FinetuneError, GateError, MoveError
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.promotion.evidence.proven_version import read_version
-from mlflow_finetune_plugin.promotion.vote_pairs import TestedPairs, read_tested_pairs
-from mlflow_finetune_plugin.serving.versions.catalog import Catalog
+from mlflow_finetune_plugin.promotion.vote_pairs import VotePairs
 from mlflow_finetune_plugin.store.clients import client_for
 from mlflow_finetune_plugin.store.names import BASE
-from mlflow_finetune_plugin.store.registered_model import registry_faults
+from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
 from mlflow_finetune_plugin.votes.mlflow.reading import Reading, read_votes
 
 if TYPE_CHECKING:
@@ -130,10 +129,10 @@ class StandingsReader:
     def __init__(self, model: str, tracking_uri: str | None = None, open_turns: OpenTurns = frozenset) -> None:
         self._model, self._tracking_uri, self._open_turns = model, tracking_uri, open_turns
         self._terms: dict[str, VoteTerms] = {}
-        self._last_read: tuple[Reading, dict[str, str], TestedPairs] | None = None
+        self._last_read: tuple[Reading, dict[str, str], VotePairs] | None = None
 
     def read(self, last: Standings | None = None) -> Standings:
-        """Return the standings, which are ``last`` itself where nothing changed. Raises TrackingError, ConfigError."""
+        """Return the standings, which are ``last`` itself where nothing changed. Raises TrackingError, MoveError."""
         undecided = self._open_turns()
         reading = read_votes(self._model, self._tracking_uri)
         reading = replace(reading, votes=tuple(vote for vote in reading.votes if vote.vote.turn_id not in undecided))
@@ -149,14 +148,14 @@ class StandingsReader:
         self._last_read = (hourly, aliases, tested)
         return last if last == standings else standings
 
-    def _registered(self) -> tuple[dict[str, str], TestedPairs]:
-        """Return the model's aliases and tested pairs, none before it is registered: its votes can still be displayed."""
-        try:
-            registered = Catalog(self._client(), (self._model,)).read()[self._model]
-        except ConfigError:
-            return {}, TestedPairs({})
+    def _registered(self) -> tuple[dict[str, str], VotePairs]:
+        """Return the model's aliases and the pairs that the gate tested, none before it is registered: votes can still be shown."""
         with registry_faults(self._model):
-            return dict(registered.aliases), read_tested_pairs(self._client(), self._model)
+            try:
+                aliases, tags = read_model(self._client(), self._model)
+            except MoveError:  # no such model yet
+                return {}, VotePairs({})
+        return aliases, VotePairs.from_tags(tags)
 
     def _terms_of(self, version: str) -> VoteTerms:
         """Return the terms that the version's training run recorded, which never change. Raises TrackingError."""

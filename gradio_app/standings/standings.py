@@ -15,7 +15,7 @@ from mlflow_finetune_plugin.gate.evidence import Votes
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.gate.statistics.proportions import wilson_interval
 from mlflow_finetune_plugin.gate.statistics.ranking import Comparison, Ranking, rank
-from mlflow_finetune_plugin.promotion.vote_pairs import TestedPair, TestedPairs
+from mlflow_finetune_plugin.promotion.vote_pairs import VotePair, VotePairs
 from mlflow_finetune_plugin.store.names import BASE, CHAMPION
 from mlflow_finetune_plugin.votes.checks import Summary
 from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredVote
@@ -108,7 +108,7 @@ def standings_of(
     reading: Reading,
     aliases: Mapping[str, str] | None = None,
     terms: Mapping[str, VoteTerms] | None = None,
-    tested: TestedPairs | None = None,
+    tested: VotePairs | None = None,
 ) -> Standings:
     """Return the standings.
 
@@ -118,7 +118,7 @@ def standings_of(
         terms: The terms of each version; a version that it lacks has ``DEFAULT_TERMS``.
         tested: The pairs that the gate has tested; None: none.
     """
-    aliases, terms, tested = aliases or {}, terms or {}, tested or TestedPairs({})
+    aliases, terms, tested = aliases or {}, terms or {}, tested or VotePairs({})
     pairs = [ordered_pair(pair, aliases) for pair in judged_pairs(reading)]
     return Standings(
         model=reading.model,
@@ -154,7 +154,7 @@ def grouped(votes: Iterable[tuple[str, MirroredVote]], candidate: str) -> tuple[
     return tuple(_group(name, members, candidate) for name, members in ordered)
 
 
-def _standing(reading: Reading, pair: Pair, terms: VoteTerms, tested: TestedPair) -> PairStanding:
+def _standing(reading: Reading, pair: Pair, terms: VoteTerms, tested: VotePair) -> PairStanding:
     report = report_on(reading, pair)
     assert report.people is not None
     people = reading.between(*pair)

@@ -39,7 +39,8 @@ class VotePath:
         if test.outcome != "undecided":
             won, lost = (self.candidate, self.champion) if test.outcome == "better" else (self.champion, self.candidate)
             at = _count(test.decided_at or 0, self.unit_name)
-            return f"Decided: {version_name(won)} is preferred to {version_name(lost)}, shown after {at}."
+            look = ", at a planned look" if test.deciding_look is not None else ""
+            return f"Decided: {version_name(won)} is preferred to {version_name(lost)}, shown after {at}{look}."
         if not test.counted:
             return "Undecided: no vote prefers a side yet."
         highest = max(test.evidence_for[-1], test.evidence_against[-1])
@@ -53,9 +54,7 @@ class VotePath:
             return f"the voters would decide, but they share only {_count(test.prompts or 0, 'prompt')}: vote on more prompts"
         if test.still_needed is None:
             return f"how many more {self.unit_name}s will decide cannot be estimated yet"
-        if (
-            test.still_needed == 0
-        ):  # The evidence suffices once open voters finish, or the minimum of scores is reached.
+        if test.still_needed == 0:  # Enough once open voters finish, or the minimum of scores is reached.
             missing = self.policy.minimum - test.counted
             if missing <= 0:
                 return f"the {_count(test.open_voters, 'voter')} who can still vote will decide"

@@ -152,6 +152,9 @@ def judge_votes(policy: VotesPolicy, evidence: Votes | None) -> Finding:
     estimate = f"mean score {_shown(test.mean)} of {test.counted} {whose}"
     if test.outcome != "undecided":
         reason = f"{estimate}: {test.outcome} than the {evidence.over}, shown after {test.decided_at}"
+        if test.deciding_look is not None:
+            p = test.deciding_look.p_better if test.outcome == "better" else test.deciding_look.p_worse
+            reason += f", at a planned look: p = {p:.2g}, and {test.deciding_look.alpha:.2g} decides"
         outcome: FindingOutcome = "pass" if test.outcome == "better" else "reject"
         return Finding("votes", outcome, reason, 0.5, test.mean, details=details)
     reason = f"{estimate}: undecided, {_undecided(test, policy)}{_more(test.still_needed, unit)}"

@@ -72,7 +72,7 @@ class VotesPolicy(Section):
         20,
         ge=LEAST_PLANNED_VOTERS,
         le=10_000,
-        description="Voters after whom a t-test is made once, as after minimum voters; null: only the test after every voter.",
+        description="With unit voter: voters after whom a t-test is made once, as after minimum voters; null: no such test.",
     )
     closes_after_h: float = Field(
         24.0, gt=0, le=8760, description="Hours without a vote after which a voter with fewer votes counts as finished."

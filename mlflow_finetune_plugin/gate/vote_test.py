@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.evidence import Votes
@@ -109,6 +109,15 @@ class VoteTest:
     unfinished: int = 0
     left_after_win: int = 0
     left_after_loss: int = 0
+
+    @property
+    def deciding_look(self) -> PlannedLook | None:
+        """The planned look that decided; None while undecided, or where the evidence decided as early."""
+        evidence = self.evidence_for if self.outcome == "better" else self.evidence_against
+        if self.decided_at is None or evidence[self.decided_at] >= self.boundary:
+            return None
+        looks = (look for look in self.planned_looks if look.outcome == self.outcome)
+        return next((look for look in looks if look.voters == self.decided_at), None)
 
     @property
     def lacks_prompts(self) -> bool:
@@ -232,7 +241,7 @@ def _voters_still_needed(
         if look.p_better is not None or len(finished) < 2:
             continue
         error = float(finished.std(ddof=1)) / math.sqrt(look.voters)
-        if abs(float(finished.mean()) - 0.5) >= float(t.isf(look.alpha, look.voters - 1)) * error:
+        if abs(float(finished.mean()) - 0.5) >= float(stdtrit(look.voters - 1, 1 - look.alpha)) * error:
             in_all = _earliest(in_all, look.voters)
     return None if in_all is None else max(in_all - len(voters), 0)
 

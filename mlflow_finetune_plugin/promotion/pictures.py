@@ -45,6 +45,13 @@ def plot_votes(test: VoteTest, *, unit: str, minimum: int, candidate: str = "can
     ax.plot(at, test.evidence_for, color=COLORS["pass"], linewidth=2, label=f"{candidate} better")
     ax.plot(at, test.evidence_against, color=COLORS["reject"], linewidth=2, label=f"{candidate} worse")
     ax.axhline(test.boundary, color="black", linewidth=1, linestyle="--", label=f"decides at {test.boundary:.3g}")
+    if test.deciding_look is not None:
+        at_look = test.deciding_look.voters
+        ax.axvline(
+            at_look,
+            color=COLORS["pass" if test.outcome == "better" else "reject"],
+            label=f"planned look at {at_look} decides",
+        )
     if minimum > 1:
         ax.axvline(minimum, color="#57606a", linewidth=1, linestyle=":", label=f"not before {minimum}")
     ax.set_yscale("log")

@@ -188,6 +188,17 @@ def test_no_vote_holds_only_where_votes_are_required(cast, required, outcome):
     assert reasons == (["no votes were cast"] if required else [])
 
 
+def test_the_reason_names_the_planned_look_that_decided():
+    mixed = ["wwwww", "wwlll", "wwwwl", "wwwll", "wwlll"] * 4
+    choices = {"w": "candidate", "l": "champion"}
+    cast = tuple(Vote(str(v), choices[c]) for v, voted in enumerate(mixed) for c in voted)
+    finding = only(judge(policy(**GAIN_OFF, votes={"required": True}), Evidence(True, votes=Votes(cast, 1))))
+    assert finding.outcome == "pass"
+    p, alpha = finding.details["look_at_20_p_better"], finding.details["look_at_20_alpha"]
+    assert finding.reason.endswith(f"shown after 20, at a planned look: p = {p:.2g}, and {alpha:.2g} decides")
+    assert finding.details["e_better"] < finding.details["boundary"]
+
+
 def test_votes_are_read_by_default_where_there_are_any():
     assert judge(GatePolicy(), Evidence(True, gain=GOOD, votes=votes(20, "lllwl"))).outcome == "reject"
     assert judge(GatePolicy(votes=None), Evidence(True, gain=GOOD)).outcome == "promote"

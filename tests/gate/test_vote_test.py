@@ -105,6 +105,8 @@ def test_planned_looks_decide_where_betting_does_not_yet():
     assert decide(cast(1 - wins)).outcome == "worse"
     clear = np.tile([1, 1, 1, 1, 0], (10, 1))
     assert (decide(cast(clear)).outcome, decide(cast(clear)).decided_at) == ("better", 10)
+    assert with_looks.deciding_look == with_looks.planned_looks[1]
+    assert decide(cast(np.ones((10, 5)))).deciding_look is None, "the evidence alone decides as early"
 
 
 def test_voters_who_share_few_prompts_decide_nothing_alone():

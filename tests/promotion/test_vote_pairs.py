@@ -3,13 +3,16 @@
 import json
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from promote_command import promote
 from proven_versions import register_proven, rows
 from votes_cast import BASE_DIGEST, digest, vote
 
 from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.promotion.vote_pairs import TestedPair, TestedPairs, read_tested_pairs
+from mlflow_finetune_plugin.promotion.vote_pairs import VotePair, VotePairs, read_vote_pairs
 from mlflow_finetune_plugin.store.names import LEFT_TAG, VOTE_PAIR_TAG
 from mlflow_finetune_plugin.votes import Journal, Mirror
 from mlflow_finetune_plugin.votes.mlflow.reading import read_votes
@@ -20,22 +23,22 @@ POLICY = GatePolicy.model_validate(
 
 
 def test_a_new_pair_is_the_next_and_knows_the_discoveries_before_it():
-    pairs = TestedPairs.from_tags(
+    pairs = VotePairs.from_tags(
         {
             f"{VOTE_PAIR_TAG}1-2": '{"number": 1, "discoveries": 0, "is_better": true}',
             f"{VOTE_PAIR_TAG}2-base": '{"number": 4, "discoveries": 1, "is_better": false}',
             "finetune.split": "champion=90, challenger=10",
         }
     )
-    assert pairs.pair("2", "1") == pairs.pair("1", "2") == TestedPair(1, 0, True)
-    assert pairs.pair("3", "2") == TestedPair(5, 1)
-    assert TestedPairs({}).pair("2", "1") == TestedPair(1, 0)
+    assert pairs.pair("2", "1") == pairs.pair("1", "2") == VotePair(1, 0, True)
+    assert pairs.pair("3", "2") == VotePair(5, 1)
+    assert VotePairs({}).pair("2", "1") == VotePair(1, 0)
 
 
 @pytest.mark.parametrize("value", ["", "3", '{"number": 1}', '{"place": 1}'])
 def test_a_tag_that_was_changed_is_refused(value):
     with pytest.raises(MoveError, match=r"finetune\.vote_pair\.1-2 of the registered model is .* fix: restore it"):
-        TestedPairs.from_tags({f"{VOTE_PAIR_TAG}1-2": value})
+        VotePairs.from_tags({f"{VOTE_PAIR_TAG}1-2": value})
 
 
 @pytest.mark.store
@@ -59,16 +62,16 @@ class TestGate:
         first, second, third = self.versions(client, 3)
         self.cast(tmp_path, second, first, 40)
         assert promote("bot", "--version", second, "--dry-run") == 3, "votes pass, and the gain is undecided"
-        assert read_tested_pairs(client, "bot") == TestedPairs({})
+        assert read_vote_pairs(client, "bot") == VotePairs({})
         assert promote("bot", "--version", second) == 3
-        tested = TestedPair(1, 0, is_better=True)
-        assert read_tested_pairs(client, "bot").pair(second, first) == tested
+        tested = VotePair(1, 0, is_better=True)
+        assert read_vote_pairs(client, "bot").pair(second, first) == tested
         self.cast(tmp_path, third, first, 3)
         promote("bot", "--version", third)
-        assert read_tested_pairs(client, "bot").pairs.keys() == {frozenset({first, second})}, (
+        assert read_vote_pairs(client, "bot").pairs.keys() == {frozenset({first, second})}, (
             "three voters decide nothing"
         )
-        assert read_tested_pairs(client, "bot").pair(third, first) == TestedPair(2, 1)
+        assert read_vote_pairs(client, "bot").pair(third, first) == VotePair(2, 1)
 
     def test_deleted_votes_leave_the_numbers(self, client, tmp_path):
         first, second, third = self.versions(client, 3)
@@ -82,3 +85,23 @@ class TestGate:
         promote("bot", "--version", third)
         tags = client.get_registered_model("bot").tags
         assert json.loads(tags[f"{VOTE_PAIR_TAG}{first}-{third}"])["number"] == 2
+
+    def test_who_may_not_change_the_model_may_still_judge(self, client, tmp_path, monkeypatch, caplog):
+        first, second, _ = self.versions(client, 3)
+        self.cast(tmp_path, second, first, 12, "tie")
+        set_tag = MlflowClient.set_registered_model_tag
+
+        def refuse(self, name, key, value):
+            if key.startswith(VOTE_PAIR_TAG):
+                raise MlflowException("not yours", error_code=PERMISSION_DENIED)
+            set_tag(self, name, key, value)
+
+        monkeypatch.setattr(MlflowClient, "set_registered_model_tag", refuse)
+        assert promote("bot", "--version", second) == 3
+        assert "the pair that votes tested has no number in the registry yet: " in caplog.text
+        better = register_proven(
+            client, "bot", rows(100), right=99, policy=POLICY, adapter=digest("4"), base=BASE_DIGEST
+        )
+        self.cast(tmp_path, better, first, 40)
+        assert promote("bot", "--version", better) == 2
+        assert str(client.get_model_version_by_alias("bot", "champion").version) == first

@@ -14,7 +14,10 @@ import httpx
 
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import ConfigError, EngineError, ServingError
-from mlflow_finetune_plugin.store.model_ref import parse_model_ref
+from mlflow_finetune_plugin.store.clients import command_client
+from mlflow_finetune_plugin.store.model_ref import ModelRef, parse_model_ref
+from mlflow_finetune_plugin.store.names import CHALLENGER, CHAMPION, SPLIT_TAG
+from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
 
 _NEW, _EXIT = "/new", ("/exit", "/quit")
 _TIMEOUT_S = 120.0
@@ -67,6 +70,7 @@ def chat(
     from mlflow_finetune_plugin.cli.compare.playground_processes import interruptions
 
     name = registered_model(reference.name)
+    reference = _served(reference)
     try:
         with interruptions() as is_interrupted:  # only while the engine starts: a later Ctrl-C ends the conversation
             service = local_service(name, engine, store, is_interrupted)
@@ -75,6 +79,21 @@ def chat(
     except EngineError as error:
         print(f"mlflow-finetune: {error}", file=sys.stderr)
         return 1
+
+
+def _served(reference: ModelRef) -> ModelRef:
+    """Return what to ask for: the challenger where the router would refuse the bare name, which is for users' requests.
+
+    Raises ConfigError where no version could answer, before an engine starts.
+    """
+    with registry_faults(reference.name):
+        aliases, tags = read_model(command_client(), reference.name)
+    if not reference.is_whole_model or CHAMPION in aliases or SPLIT_TAG in tags:
+        return reference
+    if CHALLENGER not in aliases:
+        raise ConfigError([f"{reference.name}: has neither a champion nor a challenger; fix: {reference.name}/NUMBER"])
+    print(f"No version is champion yet: the challenger, version {aliases[CHALLENGER]}, answers.", file=sys.stderr)
+    return ModelRef(reference.name, alias=CHALLENGER)
 
 
 def _talk(url: str, model: str, system: str | None, sampling: dict[str, float]) -> int:

@@ -29,9 +29,11 @@ def discovery_alpha(alpha: float, number: int, discoveries: int) -> float:
     """Return the error that test ``number`` (1, 2, ...) may spend after so many discoveries: ``candidate_alpha`` times one more
     than they are.
 
-    Of all candidates that are ever shown to be better, the expected share without a preference stays at most ``alpha``, however
-    the tests depend on each other: e-LOND, Xu and Ramdas 2024, "Online multiple testing with e-values", AISTATS. Before the
-    first discovery that share is the chance of any. A team whose candidates often are better therefore keeps its power, where
+    Of all candidates that are ever shown to be better, the expected share without a preference stays at most ``alpha`` if each
+    test errs with at most its part, given the discoveries before it: LOND, Javanmard and Montanari 2018, Annals of Statistics
+    46, 526-554. That holds where the votes on a pair do not depend on what was shown of earlier pairs. For tests by betting alone
+    it holds under any dependence (e-LOND, Xu and Ramdas 2024, AISTATS); planned looks are no e-values. Before the first
+    discovery that share is the chance of any. A team whose candidates often are better keeps its power, where
     ``candidate_alpha`` alone would ask more of each.
 
     Raises:

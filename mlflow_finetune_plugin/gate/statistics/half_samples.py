@@ -1,4 +1,4 @@
-"""The interval of a mean that the sign-flip test gives, exact where differences are symmetric around it, however few differ."""
+"""The sign-flip test of a mean and the interval that it gives, exact where clusters are symmetric around it, however few differ."""
 
 from __future__ import annotations
 
@@ -36,16 +36,35 @@ def half_sample_interval(
     Returns:
         The ends of the interval, which belong to it: a mean that equals an end is not excluded.
     """
-    clusters, tail = len(sums), (1 - confidence) / 2
-    wanted = min(max(n_subsets, math.ceil(50 / tail)), _MOST_SUBSETS)
-    means = np.sort(
-        _all_means(sums, weights) if 2**clusters - 1 <= wanted else _random_means(sums, weights, wanted, seed)
-    )
+    tail = (1 - confidence) / 2
+    means = np.sort(_subset_means(sums, weights, min(max(n_subsets, math.ceil(50 / tail)), _MOST_SUBSETS), seed))
     outside = math.floor(tail * (len(means) + 1))  # of the sets of signs, which are one more, with the measured one
     if outside == 0:
         return -math.inf, math.inf
-    low, high = float(means[outside - 1]), float(means[-outside])
-    return low, high
+    return float(means[outside - 1]), float(means[-outside])
+
+
+def sign_flip_p(sums: Array, *, seed: int, n_subsets: int = 20_000) -> tuple[float, float]:
+    """Return the one-sided p-values of "the mean is at most 0" and of "the mean is at least 0".
+
+    They are the shares of subsets whose mean is on the other side, which are the sets of signs that give a sum as large. With
+    clusters of equal size it is the sign test.
+
+    Args:
+        sums: (clusters,) The sum of the values of each cluster.
+        seed: Of the random subsets, where there are more than ``n_subsets``.
+        n_subsets: How many of them.
+    """
+    means = _subset_means(sums, np.ones(len(sums)), n_subsets, seed)
+    rounding = 1e-12 * float(np.abs(sums).max(initial=0.0))
+    at_most, at_least = (means <= rounding).sum(), (means >= -rounding).sum()
+    return float(1 + at_most) / (len(means) + 1), float(1 + at_least) / (len(means) + 1)
+
+
+def _subset_means(sums: Array, weights: Array, wanted: int, seed: int) -> Array:
+    if 2 ** len(sums) - 1 <= wanted:
+        return _all_means(sums, weights)
+    return _random_means(sums, weights, wanted, seed)
 
 
 def _all_means(sums: Array, weights: Array) -> Array:

@@ -15,7 +15,7 @@ from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GainPolicy, GateP
 from mlflow_finetune_plugin.promotion.evidence.answers import Note, Sources, answers_on, are_unseen, gain_of, metric_of
 from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut, proof_answers
 from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
-from mlflow_finetune_plugin.promotion.vote_pairs import read_tested_pairs
+from mlflow_finetune_plugin.promotion.vote_pairs import read_vote_pairs
 from mlflow_finetune_plugin.store.names import BASE
 from mlflow_finetune_plugin.store.registered_model import registry_faults
 from mlflow_finetune_plugin.store.served_tags import logged_latencies
@@ -147,7 +147,7 @@ def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list
     if not votes:
         return None
     with registry_faults(candidate.name):
-        pair = read_tested_pairs(MlflowClient(), candidate.name).pair(candidate.number, other)
+        pair = read_vote_pairs(MlflowClient(), candidate.name).pair(candidate.number, other)
     over: Literal["champion", "base"] = "base" if champion is None else "champion"
     return Votes(votes, pair.number, over, reading.read_at, pair.discoveries)
 

@@ -4,9 +4,13 @@ import io
 import json
 
 import pytest
+from proven_versions import register_proven, rows
 from streaming_endpoint import streaming_endpoint
 
 from mlflow_finetune_plugin.cli.main import main
+from mlflow_finetune_plugin.cli.serve.chat import _served
+from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.store.model_ref import parse_model_ref
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +71,20 @@ def test_no_database_is_created_where_there_is_none(command, tmp_path, monkeypat
     assert main([command, "my-bot"]) == 2
     assert "no MLflow tracking store at" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.store
+def test_the_challenger_answers_where_a_bare_name_would_be_refused(client, capsys):
+    first = register_proven(client, "bot", rows(2), right=1)
+    assert str(_served(parse_model_ref("bot"))) == "bot@challenger"
+    assert capsys.readouterr().err == f"No version is champion yet: the challenger, version {first}, answers.\n"
+    assert str(_served(parse_model_ref("bot/1"))) == "bot/1"
+    client.set_registered_model_tag("bot", "finetune.split", "challenger=1")
+    assert str(_served(parse_model_ref("bot"))) == "bot"
+    client.delete_registered_model_tag("bot", "finetune.split")
+    client.set_registered_model_alias("bot", "champion", first)
+    assert str(_served(parse_model_ref("bot"))) == "bot"
+    for alias in ("champion", "challenger"):
+        client.delete_registered_model_alias("bot", alias)
+    with pytest.raises(ConfigError, match=r"bot: has neither a champion nor a challenger; fix: bot/NUMBER"):
+        _served(parse_model_ref("bot"))

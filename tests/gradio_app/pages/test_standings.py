@@ -90,7 +90,9 @@ def test_a_person_sees_votes_come_in_and_picks_a_pair(playground, browser_page):
     page.get_by_role("tab", name="Standings").click()
     shows(page, "#standings-of-pair", "No votes yet")
     ledger.cast(*[vote(n, "left", voter=f"v-{n}", left="2", right="1") for n in range(30)])
-    shows(page, ".mf-sentence", "Decided: version 2 is preferred to version 1, shown after 10 voters.")
+    shows(
+        page, ".mf-sentence", "Decided: version 2 is preferred to version 1, shown after 10 voters, at a planned look."
+    )
     assert page.evaluate("document.documentElement.scrollWidth") == 375
     ledger.cast(*[vote(n, "left", voter=f"v-{n}", left="3", right="2") for n in (40, 41)])
     shows(page, "#standings-overview", "Ranking")

@@ -10,7 +10,7 @@ from gradio_app.standings.html import headline, not_counted_html, overview_html,
 from gradio_app.standings.standings import standings_of
 
 NINE = datetime(2026, 11, 22, 9, 30, 5, tzinfo=UTC)
-SENTENCE = "Decided: version 2 is preferred to version 1, shown after 10 voters."
+SENTENCE = "Decided: version 2 is preferred to version 1, shown after 10 voters, at a planned look."
 """All of the first ten voters prefer it, which the first planned look decides. Betting on scores of .6 would need 30."""
 HOSTILE = "<img src=x onerror=alert(1)>"
 
