@@ -31,6 +31,11 @@ def test_run_prove_register_serve_vote_promote(tmp_path: Path, empty_store: Path
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["eval/gain_low/exact_match"] > 0.2
+    assert "champion version 1, the first to pass the gate (gain: exact_match over the base " in " ".join(
+        training.stdout.split()
+    )
+    assert client.get_model_version_by_alias("quickstart", "champion").version == version.version
+    assert workplace.cli("promote", "quickstart").stdout.startswith("already champion: quickstart version 1")
 
     with serving(
         tmp_path, workplace.tracking_uri, "quickstart", "--engine", "transformers", "--poll", "0.2"
@@ -38,7 +43,7 @@ def test_run_prove_register_serve_vote_promote(tmp_path: Path, empty_store: Path
         openai = OpenAI(base_url=service.url + "/v1", api_key="none")
         answers = [
             openai.chat.completions.create(
-                model="quickstart@challenger",
+                model="quickstart",
                 messages=[{"role": "user", "content": row["prompt"]}],
                 temperature=0,
                 max_tokens=8,
@@ -54,13 +59,13 @@ def test_run_prove_register_serve_vote_promote(tmp_path: Path, empty_store: Path
         assert [pair["votes"] for pair in json.loads(votes.stdout)["pairs"]] == [1]
 
         assert httpx.post(
-            service.url + "/v1/chat/completions", json={"model": "quickstart@champion", "messages": []}, timeout=30
+            service.url + "/v1/chat/completions", json={"model": "quickstart@released", "messages": []}, timeout=30
         ).is_client_error
-        promotion = workplace.cli("promote", "quickstart", "--json")
+        promotion = workplace.cli("promote", "quickstart", "--to", "released", "--json")
         assert promotion.returncode == 0, promotion.stdout
         assert json.loads(promotion.stdout[promotion.stdout.index("{") :])["verdict"]["outcome"] == "promote"
-        assert client.get_model_version_by_alias("quickstart", "champion").version == version.version
-        answer = wait_for(lambda: answer_of(openai, "quickstart@champion"), 30, "answer of the champion")
+        assert client.get_model_version_by_alias("quickstart", "released").version == version.version
+        answer = wait_for(lambda: answer_of(openai, "quickstart@released"), 30, "answer of the promoted version")
         assert answer.headers["x-finetune-version"] == str(version.version)
 
 

@@ -18,7 +18,14 @@ class RegisterSettings(Section):
     """Where the proven adapter is registered."""
 
     name: str = Field(
-        min_length=1, max_length=200, description="Registered model; a new version gets the alias challenger."
+        min_length=1,
+        max_length=200,
+        description="Registered model; a new version that is better than its base gets the alias challenger.",
+    )
+    first_champion: Literal["auto", "manual"] = Field(
+        "auto",
+        description="auto: while no version is champion, the run judges its version by the gate, and a pass makes it champion; "
+        "manual: only `promote` does.",
     )
     precisions: list[Literal["float32", "bfloat16", "float16"]] = Field(
         default_factory=list,

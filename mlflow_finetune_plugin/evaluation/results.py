@@ -59,6 +59,11 @@ class MetricResult:
     higher_is_better: bool
     rows: int
 
+    @property
+    def is_better(self) -> bool:
+        """Whether the adapter did better on these rows. Its interval says whether that may be chance."""
+        return self.gain.value > 0
+
 
 @dataclass(frozen=True)
 class EvalReport:

@@ -99,7 +99,7 @@ def choose_candidate(client: MlflowClient, model: str, version: str | None, alia
     has_alias = aliases.get(alias) == number
     if not is_default:
         return Candidate(name, number, has_alias)
-    choice = f"version {number} was chosen, because it is the {CHALLENGER} (the newest trained version)"
+    choice = f"version {number} was chosen, because it is the {CHALLENGER} (the newest version that beat its base)"
     try:
         better = find_better(client, read_version(client, name, number))
     except (MoveError, GateError):  # judging the version reports what is wrong with it

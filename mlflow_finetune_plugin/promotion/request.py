@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
-from mlflow_finetune_plugin.errors import ConfigError, MoveError
+from mlflow_finetune_plugin.errors import ConfigError, GateError, MoveError
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.jobs.report import Report
@@ -98,6 +98,40 @@ def promote(
     if candidate.has_alias:
         return PromotionResult(name, options.alias, candidate.number, "unchanged", notes=candidate.notes)
     return _judge_and_move(client, candidate, options, say)
+
+
+def promote_first(client: MlflowClient, name: str, version: str) -> PromotionResult | None:
+    """Judge a version that a run has just proven by its recorded policy, and make it the first champion if it passes.
+
+    Only what the run measured is evidence: no model is loaded.
+
+    Args:
+        client: The tracking server and registry.
+        name: The registered model.
+        version: The version.
+
+    Returns:
+        The decision; None where there is a champion already, and nothing was judged.
+
+    Raises:
+        GateError, LeaseError, MoveError, TrackingError: Nothing was moved.
+    """
+    settle(client, name)
+    with registry_faults(name):
+        pending = prepare_decision(client, name, version, CHAMPION)
+        if pending.champion is not None:
+            return None
+        sources = Sources(answerer=_refuse_to_measure)
+        decision = decide(pending, sources, lambda text: None)
+    recorded = carry_out(client, decision, sources)
+    return PromotionResult.of(recorded.decision, run_id=recorded.run_id, move=recorded.move)
+
+
+def _refuse_to_measure(version: ProvenVersion) -> RowAnswerer:
+    raise GateError(
+        f"the policy asks for answers that the run did not measure; fix: mlflow-finetune promote {version.name} "
+        f"--version {version.number}"
+    )
 
 
 def run(config: PromotionConfig, client: MlflowClient, folder: Path, report: Report) -> dict[str, Any]:

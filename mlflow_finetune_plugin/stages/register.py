@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.errors import TrackingError
 from mlflow_finetune_plugin.evaluation.results import EvalReport, MetricResult
 from mlflow_finetune_plugin.jobs.report import Report
+from mlflow_finetune_plugin.stages.champion import champion_news
 from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.log import LoggedRun
 from mlflow_finetune_plugin.stages.outages import with_patience
@@ -19,17 +18,8 @@ from mlflow_finetune_plugin.stages.records.description import (
     summary,
     version_description,
 )
-from mlflow_finetune_plugin.stages.records.gate import held_out_digest
 from mlflow_finetune_plugin.store.links import run_page, version_page
-from mlflow_finetune_plugin.store.names import (
-    CHALLENGER,
-    CHAMPION,
-    CHECKPOINTS_FOLDER,
-    DESCRIPTION_TAG,
-    EVAL_ADAPTER,
-    HELD_OUT_TAG,
-)
-from mlflow_finetune_plugin.store.registered_model import read_model
+from mlflow_finetune_plugin.store.names import CHALLENGER, CHECKPOINTS_FOLDER, DESCRIPTION_TAG
 from mlflow_finetune_plugin.store.registry import RegisteredVersion, register_adapter
 
 if TYPE_CHECKING:
@@ -51,14 +41,18 @@ def register(
     version = _register(client, planned, logged, proof, report)
     uri = logged.adapter.uri if version is None else version.uri
     report.tags({**logged.identity.tags(), DESCRIPTION_TAG: run_description(planned.plan, planned.data, proof, uri)})
-    if version is None:
+    may_promote = False
+    if version is None or settings.register_as is None:
         report.stage("model", f"{uri} (not registered: the recipe has no register.name)")
     else:
-        report.stage("model", f"{uri}, alias {CHALLENGER}")
-        report.stage("champion", champion_line(client, version, proof, context.folder, report))
+        report.stage("model", f"{uri}, {_alias_of(proof.metrics[0])}")
+        first, digest = settings.register_as.first_champion, logged.identity.adapter_digest
+        news = champion_news(client, version, proof, first, digest, context, report)
+        report.stage("champion", news.line)
+        may_promote = news.may_promote
     for line in _pages(client, context, version, report):
         report.stage("page", line)
-    for command in next_commands(version, uri):
+    for command in next_commands(version, uri, may_promote=may_promote):
         report.stage("next", command)
     return {
         "model_uri": uri,
@@ -76,52 +70,23 @@ def _register(
         return None
     tags, description = logged.identity.tags(), version_description(planned.plan, proof)
     return with_patience(
-        lambda: register_adapter(client, logged.adapter.uri, section.name, tags=tags, description=description), report
+        lambda: register_adapter(
+            client,
+            logged.adapter.uri,
+            section.name,
+            tags=tags,
+            description=description,
+            is_challenger=proof.metrics[0].is_better,
+        ),
+        report,
     )
 
 
-def champion_line(
-    client: MlflowClient, version: RegisteredVersion, proof: EvalReport, folder: Path, report: Report
-) -> str:
-    """Compare the version with the champion in the first metric, where both answered the same held-out rows."""
-    try:
-        number, tags, metrics = with_patience(lambda: _champion(client, version.name), report)
-    except TrackingError as error:
-        return f"could not be read: {error}"
-    if number is None:
-        return f"{version.name} has none yet; promote this version to make it the champion"
-    if tags.get(HELD_OUT_TAG) != held_out_digest(folder):
-        return f"version {number} was proven on other held-out rows; promote asks both versions the same rows"
-    metric = proof.metrics[0]
-    value = metrics.get(f"{EVAL_ADAPTER}{metric.name}")
-    if value is None:
-        return f"version {number} was not measured in {metric_label(metric.name)}; promote compares both versions"
-    return _comparison(metric, number, value)
-
-
-def _comparison(metric: MetricResult, number: str, champion: float) -> str:
-    gain = metric.adapter - champion if metric.higher_is_better else champion - metric.adapter
-    verdict = "better than" if gain > 0 else "worse than" if gain < 0 else "equal to"
-    return (
-        f"{verdict} version {number}: {metric_label(metric.name)} {champion:.3g} -> {metric.adapter:.3g} "
-        f"on the same {metric.rows:,} held-out rows, gain {gain:+.3g}; promote decides whether that is enough"
-    )
-
-
-def _champion(client: MlflowClient, name: str) -> tuple[str | None, dict[str, str], dict[str, float]]:
-    """Return the champion's number, and the tags and metrics of its run; no number where there is no champion."""
-    from mlflow.exceptions import MlflowException
-
-    number = read_model(client, name)[0].get(CHAMPION)
-    if number is None:
-        return None, {}, {}
-    try:
-        run = client.get_run(str(client.get_model_version(name, number).run_id))
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-        return number, {}, {}  # its run was deleted
-    return number, dict(run.data.tags), dict(run.data.metrics)
+def _alias_of(metric: MetricResult) -> str:
+    if metric.is_better:
+        return f"alias {CHALLENGER}"
+    values = f"{metric_label(metric.name)} {metric.base:.3g} -> {metric.adapter:.3g}"
+    return f"no alias, because it is not better than its base: {values}"
 
 
 def _pages(
@@ -134,12 +99,12 @@ def _pages(
         yield version_page(context.tracking_uri, version.name, version.version)
 
 
-def next_commands(version: RegisteredVersion | None, uri: str) -> list[str]:
+def next_commands(version: RegisteredVersion | None, uri: str, *, may_promote: bool) -> list[str]:
     """Return the commands that a user is likely to want now, ready to be copied."""
     if version is None:
         return [f"mlflow-finetune run . -e evaluate -P model={uri} -P eval_data=FILE"]
     return [
         f"mlflow-finetune serve {version.name}",
         f"mlflow-finetune playground --model {version.name}",
-        f"mlflow-finetune promote {version.name} --version {version.version}",
+        *([f"mlflow-finetune promote {version.name} --version {version.version}"] if may_promote else []),
     ]

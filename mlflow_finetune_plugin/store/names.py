@@ -41,7 +41,7 @@ def _declare(kind: Kind, text: str, description: str, *owners: Owner, ending: st
 
 # Aliases of a registered model.
 CHAMPION = _declare("alias", "champion", "The version that users get; only the gate or a person moves it.", "version")
-CHALLENGER = _declare("alias", "challenger", "The newest trained version, the next one to judge.", "version")
+CHALLENGER = _declare("alias", "challenger", "The newest version that beat its base, the next one to judge.", "version")
 PREVIOUS = _declare("alias", "previous", "The champion before this one; a rollback restores it.", "version")
 CANARY = _declare("alias", "canary", "The version that gets a growing share of the requests.", "version")
 

@@ -28,11 +28,23 @@ class RegisteredVersion:
 
 
 def register_adapter(
-    client: MlflowClient, model_uri: str, name: str, *, tags: Mapping[str, str], description: str
+    client: MlflowClient,
+    model_uri: str,
+    name: str,
+    *,
+    tags: Mapping[str, str],
+    description: str,
+    is_challenger: bool = True,
 ) -> RegisteredVersion:
-    """Register a new version of ``name`` with the alias challenger. The alias moves when everything else is written.
+    """Register a new version of ``name``. If it is called again for the same model, it completes the existing version.
 
-    If it is called again for the same model, it completes the existing version.
+    Args:
+        client: The client of the registry.
+        model_uri: The logged model.
+        name: The registered model.
+        tags: The version's tags.
+        description: The version's description, as Markdown.
+        is_challenger: Set the alias challenger to it, when everything else is written.
 
     Raises:
         TrackingError: The registry refused.
@@ -45,7 +57,8 @@ def register_adapter(
         for key, value in tags.items():
             client.set_model_version_tag(name, version.version, key, value)
         client.update_model_version(name, version.version, description=description)
-        client.set_registered_model_alias(name, CHALLENGER, version.version)
+        if is_challenger:
+            client.set_registered_model_alias(name, CHALLENGER, version.version)
     except MlflowException as error:
         raise TrackingError(f"the registry refused {name!r}: {' '.join(str(error).split())[:400]}") from error
     return RegisteredVersion(name, str(version.version))

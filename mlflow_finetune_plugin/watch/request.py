@@ -88,8 +88,9 @@ class Watch:
             ConfigError, DataError, LeaseError, MoveError, TrackingError: Nothing was moved.
         """
         client = self._client
-        if self.options.project is None:
-            self.say("the default criteria apply; to use those of a project: --policy DIR")
+        if self.options.policy is None and _policy_of(self.options.project) is None:
+            fix = "--policy DIR" if self.options.project is None else "a section register.watch"
+            self.say(f"the default criteria apply; to use those of a project: {fix}")
         with registry_faults(self.model):
             name = whole_model(client, self.model)
         try:
@@ -205,10 +206,18 @@ def run(config: WatchConfig, client: MlflowClient, folder: Path, report: Report)
 
 
 def _required_policy(project: str | None) -> WatchPolicy:
-    """Return the criteria of a project that the user named, or the defaults where none is named."""
+    """Return the criteria of a project that the user named, or the defaults where it has none, or none is named.
+
+    A project may be named for its ``data`` section alone. Raises ConfigError for one that has neither.
+    """
     policy = _policy_of(project)
-    if project is not None and policy is None:
-        raise ConfigError([f"{project}: its recipe has no register.watch; fix: write one, or leave --policy out"])
+    if project is not None and policy is None and not names_columns(project):
+        raise ConfigError(
+            [
+                f"{project}: its recipe has neither register.watch nor data.layout or data.columns; "
+                "fix: write one of them, or leave --policy out"
+            ]
+        )
     return policy or WatchPolicy()
 
 

@@ -91,7 +91,7 @@ def test_promote_check_and_roll_back_return_what_was_decided_and_moved(desk):
     assert (rehearsal.outcome, rehearsal.move, rehearsal.run_id) == ("promote", None, None)
     lines: list[str] = []
     assert ft.promote("bot", on_progress=lines.append).move.to_version == "2"
-    assert lines == ["version 2 was chosen, because it is the challenger (the newest trained version)"]
+    assert lines == ["version 2 was chosen, because it is the challenger (the newest version that beat its base)"]
     assert ft.promote("bot", alias="trial", version=1).exit_code == 0
     check = ft.check_champion("bot")
     assert (check.outcome, check.version, check.move) == ("keep", "2", None)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +96,28 @@ def run_pipeline(folder: Path, empty_store: Path, config: RunConfig, *, store: P
     run_id = client.create_run(experiment_id).info.run_id
     (folder / "work").mkdir()
     report = Report(folder / "report.jsonl")
-    result = pipeline.run(config, RunContext(run_id, uri, folder / "work"), report)
-    record = RunRecord(client, run_id, attempt=1)
-    for event in all_events(folder):
-        record.apply(event)
+    with relayed(folder, RunRecord(client, run_id, attempt=1)):
+        result = pipeline.run(config, RunContext(run_id, uri, folder / "work"), report)
     return Ran(folder, config, client, uri, run_id, result)
+
+
+@contextmanager
+def relayed(folder: Path, record: RunRecord) -> Iterator[None]:
+    """Copy the report to MLflow while the pipeline runs, as the supervisor does, and the rest of it at the end."""
+    reader, ended = ReportReader(folder / "report.jsonl"), threading.Event()
+
+    def relay() -> None:
+        while True:
+            is_last = ended.wait(0.1)
+            for event in reader.new_events():
+                record.apply(event)
+            if is_last:
+                return
+
+    with ThreadPoolExecutor(1) as pool:
+        relaying = pool.submit(relay)
+        try:
+            yield
+        finally:
+            ended.set()
+    relaying.result()

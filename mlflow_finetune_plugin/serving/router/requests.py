@@ -16,13 +16,34 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_text_or_texts(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+def _is_stop(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list) and len(value) <= _MOST_STOPS and all(isinstance(item, str) for item in value)
+    )
 
 
 def _are_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_whole(item) and item >= 0 for item in value)
+    return (
+        isinstance(value, list)
+        and len(value) <= _MOST_IDS
+        and all(_is_whole(item) and 0 <= item <= _INT32 for item in value)
+    )
 
+
+def _is_bias(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= _MOST_IDS
+        and all(
+            token.isascii() and token.isdigit() and int(token[:11]) <= _INT32 and _is_number(bias) and abs(bias) <= 100
+            for token, bias in value.items()
+        )
+    )
+
+
+_INT32, _INT64 = 2**31 - 1, 2**63 - 1
+_MOST_IDS = 1000
+_MOST_STOPS = 64
 
 Kind = tuple[Callable[[Any], bool], str]
 
@@ -42,14 +63,29 @@ _KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("stream", "ignore_eos", "echo", "parallel_tool_calls", "store"), _SWITCH),
     "model": (lambda value: isinstance(value, str), "text"),
     "user": (lambda value: isinstance(value, str), "text"),
-    "stop": (_is_text_or_texts, "text, or a list of texts"),
-    "stop_token_ids": (_are_ids, "a list of token ids"),
-    "logit_bias": (lambda value: isinstance(value, dict), "an object"),
+    "stop": (_is_stop, f"text, or a list of at most {_MOST_STOPS} texts"),
+    "stop_token_ids": (_are_ids, f"a list of token ids, at most {_MOST_IDS:,}"),
+    "logit_bias": (_is_bias, f"an object of at most {_MOST_IDS:,} token ids with numbers from -100 to 100"),
+    "logprobs": (lambda value: isinstance(value, bool) or _is_whole(value), "true, false or a whole number"),
     "messages": (lambda value: isinstance(value, list), "a list of messages"),
 }
 
-_MOST = {"temperature": 2.0, "top_p": 1.0, "min_p": 1.0}
-"""OpenAI's upper limits, where a larger value can only be a mistake. The lower limit is 0."""
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "repetition_penalty": (0.1, 10),
+    "max_tokens": (1, _INT32),
+    "max_completion_tokens": (1, _INT32),
+    "min_tokens": (0, _INT32),
+    "top_k": (-1, _INT32),
+    "seed": (-_INT64 - 1, _INT64),
+    "top_logprobs": (0, 20),
+    "logprobs": (0, 20),
+}
+"""The least and the largest value of each number: OpenAI's limits, or those within which no engine can fail."""
 
 _SAMPLING = frozenset(
     (
@@ -245,6 +281,7 @@ def field_fault(body: Mapping[str, Any]) -> tuple[str, str] | None:
         is_valid, expected = _KINDS.get(field, (None, ""))
         if is_valid is not None and not is_valid(value):
             return field, f"{field} = {value!r:.60}: expected {expected}"
-        if field in _MOST and not 0 <= value <= _MOST[field]:
-            return field, f"{field} = {value!r:.60}: expected a number from 0 to {_MOST[field]:g}"
+        low, high = _RANGES.get(field, (value, value))
+        if field in _RANGES and not low <= value <= high:
+            return field, f"{field} = {value!r:.60}: expected a number from {low:,} to {high:,}"
     return None

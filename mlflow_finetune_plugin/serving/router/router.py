@@ -34,6 +34,7 @@ from mlflow_finetune_plugin.serving.router.follower import Follower, NotReadyErr
 from mlflow_finetune_plugin.serving.router.metrics import Metrics, RequestTimer
 from mlflow_finetune_plugin.serving.router.requests import CheckedRequest, RequestError, read_request
 from mlflow_finetune_plugin.serving.router.status import Status
+from mlflow_finetune_plugin.serving.router.version_faults import VersionFaults
 from mlflow_finetune_plugin.serving.router.webhooks import is_true_webhook
 from mlflow_finetune_plugin.serving.versions.names import header_value, parse
 from mlflow_finetune_plugin.store.names import BASE
@@ -78,7 +79,7 @@ class Router:
         keys: The API keys; None lets every client in.
         metrics: Counts requests and answers.
         settings: The limits of requests.
-        note_answer: Receives model, version and milliseconds of each answer; None for one that failed.
+        note_answer: Receives model, version and milliseconds of each answer; None for one that failed by a fault of the version.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Router:
         self._follower, self._fleet, self._keys = follower, fleet, keys
         self._metrics, self._settings = metrics, settings
         self._shadows: set[asyncio.Task[None]] = set()
+        self._faults = VersionFaults(lambda model, version: note_answer(model, version, None))
         self._status = status = Status(follower, fleet, metrics)
         routes = [
             Route("/v1/models", self._guarded(self._models), methods=["GET"]),
@@ -278,7 +280,10 @@ class Router:
         """Log the end of an answer, without any text of prompt or answer."""
         took_ms = timer.finish(failed)
         if responder.resident is not None and not is_refusal and failed not in _NO_FAULT:
-            self._note_answer(responder.model, responder.version, took_ms if failed is None else None)
+            if failed == "engine_error":
+                self._faults.report(request_id, checked, responder.engine, responder.model, responder.version)
+            else:
+                self._note_answer(responder.model, responder.version, took_ms if failed is None else None)
         entry = {
             "id": request_id,
             "key": key.name if key is not None else None,

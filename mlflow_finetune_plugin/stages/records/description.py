@@ -79,7 +79,8 @@ def run_description(plan: Plan, data: PreparedData, proof: EvalReport | None = N
 
 def version_description(plan: Plan, proof: EvalReport) -> str:
     """Return the description on the version's page as Markdown."""
-    return "\n".join([_head(plan), "", *(f"- {line}" for line in proof_lines(proof))])
+    word = [] if proof.metrics[0].is_better else ["**Not better than its base.**", ""]
+    return "\n".join([_head(plan), "", *word, *(f"- {line}" for line in proof_lines(proof))])
 
 
 def _head(plan: Plan) -> str:

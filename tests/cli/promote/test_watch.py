@@ -264,7 +264,10 @@ def test_new_rows_are_read_as_the_training_read_its_rows_unless_the_policy_s_rec
         "data: {columns: {prompt: ask_again, completion: say}}\nregister: {name: bot, watch: {errors: {at_most: 0.2}}}"
     )
     assert watch("--data", "new.csv", "--policy", "project") in (0, 3)
-    assert readings[2] == ("auto", {"prompt": "ask_again", "completion": "say"}, "error", str(tmp_path / "new.csv"))
+    recipe.write_text("data: {columns: {prompt: ask_again, completion: say}}")  # named for its columns alone
+    assert watch("--data", "new.csv", "--policy", "project") in (0, 3)
+    as_named = ("auto", {"prompt": "ask_again", "completion": "say"}, "error", str(tmp_path / "new.csv"))
+    assert readings[2:] == [as_named] * 2
 
 
 def test_looks_come_again_and_a_fault_of_one_ends_none(pair, capsys):
@@ -288,7 +291,7 @@ def test_looks_come_again_and_a_fault_of_one_ends_none(pair, capsys):
     [
         (("--times", "2"), "counts the checks of --every"),
         (("--every", "1m", "--times", "0"), "counts the checks of --every"),
-        (("--policy", "."), "has no register.watch"),
+        (("--policy", "."), "has neither register.watch nor data.layout or data.columns"),
         (("--data", "gone.jsonl"), "gone.jsonl"),
     ],
 )

@@ -34,6 +34,22 @@ TURNS = [{"role": "user", "content": "hello"}]
         (PLAIN, b'{"model": "m", "prompt": "a", "stop_token_ids": [[1]]}', "expected a list of token ids"),
         (PLAIN, b'{"model": "m", "prompt": "a", "max_tokens": "5"}', "max_tokens = '5': expected a whole number"),
         (PLAIN, b'{"model": "m", "prompt": "a", "temperature": 99}', "expected a number from 0 to 2"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "repetition_penalty": 1e-300}', "expected a number from 0.1 to 10"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "repetition_penalty": -1}', "expected a number from 0.1 to 10"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "presence_penalty": 1e300}', "expected a number from -2 to 2"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "frequency_penalty": -3}', "expected a number from -2 to 2"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "top_k": -2}', "expected a number from -1 to 2,147,483,647"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "top_k": 99999999999999999999}', "expected a number from -1"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "seed": 99999999999999999999}', "expected a number from -9,223,372"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "max_tokens": 0}', "expected a number from 1"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "min_tokens": -1}', "expected a number from 0"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "logprobs": 999}', "expected a number from 0 to 20"),
+        (CHAT, b'{"model": "m", "messages": [], "top_logprobs": 21}', "expected a number from 0 to 20"),
+        (PLAIN, json.dumps({"model": "m", "prompt": "a", "stop_token_ids": [1] * 1001}).encode(), "at most 1,000"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "stop_token_ids": [4294967296]}', "a list of token ids"),
+        (PLAIN, json.dumps({"model": "m", "prompt": "a", "stop": ["x"] * 65}).encode(), "at most 64 texts"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "logit_bias": {"a": 1}}', "an object of at most 1,000 token ids"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "logit_bias": {"7": 1e9}}', "with numbers from -100 to 100"),
         (CHAT, b'{"model": "m"}', "no messages; fix"),
         (CHAT, b'{"model": "m", "messages": "hi"}', "messages = 'hi': expected a list of messages"),
         (CHAT, b'{"model": "m", "messages": [{"role": "user"}]}', r"messages\[0\]: content = None: expected text"),
@@ -49,7 +65,17 @@ def test_what_no_engine_is_given(route, raw, said):
 
 
 @pytest.mark.parametrize(
-    "more", [{"stream": True}, {"stream": False}, {"stream": None}, {"n": 16}, {"prompt": list(range(500))}]
+    "more",
+    [
+        {"stream": True},
+        {"stream": False},
+        {"stream": None},
+        {"n": 16},
+        {"prompt": list(range(500))},
+        {"temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1.3, "seed": -(2**63)},
+        {"logprobs": 0, "logit_bias": {"7": -100}, "stop": ["a"] * 64, "stop_token_ids": [0] * 1000},
+        {"logprobs": True, "presence_penalty": -2, "frequency_penalty": 2, "max_tokens": 1, "min_tokens": 0},
+    ],
 )
 def test_what_is_passed_on(more):
     asking = read_request(PLAIN, json.dumps({"model": "m", "prompt": "a", **more}).encode())

@@ -1,0 +1,89 @@
+"""Tell the failures of a version from those that a request causes, so that no client can bring about a rollback.
+
+When an engine fails to answer as a version, the base on the same engine is asked the same. If that fails too, the request or
+the engine caused it, and the failure is not counted against the version. Equal requests count once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
+from mlflow_finetune_plugin.serving.router.requests import CheckedRequest
+
+logger = logging.getLogger(__name__)
+
+_AT_ONCE = 4
+_TIMEOUT_S = 60.0
+_REMEMBERED = 10_000
+_MOST_TOKENS = 16
+"""Tokens that the base is asked for; a request that no engine can answer fails at the first ones."""
+
+
+class VersionFaults:
+    """Decides about failed answers in the background.
+
+    Args:
+        note_failure: Receives model and version of a failure that counts against the version.
+    """
+
+    def __init__(self, note_failure: Callable[[str, str], None]) -> None:
+        self._note_failure = note_failure
+        self._seen: OrderedDict[tuple[str, str, str], None] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def report(self, request_id: str, checked: CheckedRequest, engine: EngineProcess, model: str, version: str) -> None:
+        """Take an answer that the engine failed to give. While four are being checked, further ones are not counted."""
+        asked = (model, version, _digest(checked))
+        if asked in self._seen:
+            return
+        if len(self._tasks) >= _AT_ONCE:
+            logger.info("fault_not_checked id=%s version=%s/%s", request_id, model, version)
+            return
+        self._seen[asked] = None
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        task = asyncio.create_task(self._check(request_id, checked, engine, model, version))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _check(
+        self, request_id: str, checked: CheckedRequest, engine: EngineProcess, model: str, version: str
+    ) -> None:
+        try:
+            answer = await engine.client.post(
+                checked.route, json=_asked_of_the_base(checked, engine.spec.base_name), timeout=_TIMEOUT_S
+            )
+            is_request_s = answer.status_code >= 500
+        except httpx.HTTPError:
+            is_request_s = True
+        if is_request_s:
+            logger.warning("fault_of_request id=%s version=%s/%s: the base fails too", request_id, model, version)
+        else:
+            logger.warning("fault_of_version id=%s version=%s/%s: the base answers", request_id, model, version)
+            self._note_failure(model, version)
+
+
+def _asked_of_the_base(checked: CheckedRequest, base_name: str) -> dict[str, Any]:
+    body = checked.for_engine(base_name, [])
+    limits = [body.pop("max_tokens", None), body.pop("max_completion_tokens", None)]
+    tokens = min([_MOST_TOKENS, *(limit for limit in limits if limit is not None)])
+    body["max_tokens"] = tokens
+    if "min_tokens" in body:
+        body["min_tokens"] = min(body["min_tokens"], tokens)
+    for field in ("stream", "stream_options"):
+        body.pop(field, None)
+    return body
+
+
+def _digest(checked: CheckedRequest) -> str:
+    asked = {key: value for key, value in checked.body.items() if key not in ("model", "user", "stream", "metadata")}
+    return hashlib.sha256(json.dumps([checked.route, asked], sort_keys=True).encode()).hexdigest()
