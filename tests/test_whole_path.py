@@ -35,7 +35,7 @@ def test_run_prove_register_serve_vote_promote(tmp_path: Path, empty_store: Path
         training.stdout.split()
     )
     assert client.get_model_version_by_alias("quickstart", "champion").version == version.version
-    assert workplace.cli("promote", "quickstart").stdout.startswith("already champion: quickstart version 1")
+    assert "\nalready champion: quickstart version 1; " in workplace.cli("promote", "quickstart").stdout
 
     with serving(
         tmp_path, workplace.tracking_uri, "quickstart", "--engine", "transformers", "--poll", "0.2"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 from mlflow_finetune_plugin.errors import FinetuneError, TrackingError, one_line
 from mlflow_finetune_plugin.evaluation.results import EvalReport, MetricResult
 from mlflow_finetune_plugin.jobs.report import Report
-from mlflow_finetune_plugin.promotion.request import promote_first
 from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.outages import with_patience
 from mlflow_finetune_plugin.stages.records.description import metric_label
@@ -83,6 +82,8 @@ def _first(
     client: MlflowClient, version: RegisteredVersion, adapter_digest: str, context: RunContext, report: Report
 ) -> ChampionNews:
     from mlflow.exceptions import MlflowException
+
+    from mlflow_finetune_plugin.promotion.request import promote_first  # scipy is imported only after the first step
 
     command = f"mlflow-finetune promote {version.name} --version {version.version}"
     try:
