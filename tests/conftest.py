@@ -174,9 +174,10 @@ class Workplace:
         return MlflowClient(self.tracking_uri)
 
     def runs(self):  # type: ignore[no-untyped-def]
-        """All runs of the store, whatever their experiment."""
+        """All runs of the store, whatever their experiment, besides the records of promotions."""
         client = self.client()
-        return list(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
+        experiments = [each for each in client.search_experiments() if not each.name.endswith(".promotions")]
+        return list(client.search_runs([experiment.experiment_id for experiment in experiments]))
 
     def only_run(self):  # type: ignore[no-untyped-def]
         runs = self.runs()

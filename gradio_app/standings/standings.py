@@ -20,6 +20,7 @@ from mlflow_finetune_plugin.store.names import BASE, CHAMPION
 from mlflow_finetune_plugin.votes.checks import Summary
 from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredVote
 from mlflow_finetune_plugin.votes.mlflow.reading import Reading, gate_votes
+from mlflow_finetune_plugin.votes.pair import VersionPair
 from mlflow_finetune_plugin.votes.report import JudgeSummary, report_on
 
 Pair = tuple[str, str]
@@ -155,7 +156,7 @@ def grouped(votes: Iterable[tuple[str, MirroredVote]], candidate: str) -> tuple[
 
 
 def _standing(reading: Reading, pair: Pair, terms: VoteTerms, tested: VotePair) -> PairStanding:
-    report = report_on(reading, pair)
+    report = report_on(reading, VersionPair(*pair))
     assert report.people is not None
     people = reading.between(*pair)
     votes = Votes(gate_votes(reading, *pair), tested.number, read_at=reading.read_at, discoveries=tested.discoveries)

@@ -33,21 +33,23 @@ def find_pair(
     Args:
         client: The client of the registry.
         model: A registered model.
-        between: Two versions, aliases or ``base``; None: the challenger and the champion.
+        between: Two versions, aliases or ``base``; None: the challenger and the champion, or the base instead of the one
+            that is missing or the same version.
 
     Returns:
-        The pair and an empty text; or None and the reason, where ``between`` is None and an alias is missing.
+        The pair and an empty text; or None and the reason, where ``between`` is None and the model has neither alias.
 
     Raises:
-        ConfigError: The model, a version or an alias does not exist, or both names are one version.
+        ConfigError: The model, a version or an alias does not exist, or ``between`` names one version twice.
         TrackingError: The registry does not answer.
     """
     aliases = _aliases(client, model)
     if between is None:
-        missing = [alias for alias in (CHALLENGER, CHAMPION) if alias not in aliases]
-        if missing:
-            return None, f"{model} has no {' and no '.join(missing)}, so there is no pair to compare by default."
-        between = (CHALLENGER, CHAMPION)
+        versions = list(dict.fromkeys(aliases[alias] for alias in (CHALLENGER, CHAMPION) if alias in aliases))
+        if not versions:
+            return None, f"{model} has no {CHALLENGER} and no {CHAMPION}, so there is no pair to compare by default."
+        candidate, champion = [*versions, BASE][:2]
+        return VersionPair(candidate, champion), ""
     candidate, champion = (_version(client, model, name, aliases) for name in between)
     if candidate == champion:
         raise ConfigError(

@@ -9,7 +9,7 @@ from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.store.clients import client_for, command_client
 from mlflow_finetune_plugin.votes.checks import Bias, Summary, agreement, summarise
 from mlflow_finetune_plugin.votes.mlflow.reading import Reading, read_votes
-from mlflow_finetune_plugin.votes.pair import find_pair
+from mlflow_finetune_plugin.votes.pair import VersionPair, find_pair
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,7 @@ class VotesReport:
         lines += [_line("not counted", f"{votes}: {reason}") for reason, votes in self.reading.not_counted.items()]
         if self.people is None:
             lines += ["", self.why_no_pair] if self.why_no_pair else []
-            for (first, second), votes in self.reading.pairs().items():
-                lines.append(
-                    _line(f"{first} and {second}", f"{_count(votes, 'vote')}; show them: --between {first} {second}")
-                )
-            return "\n".join(lines)
+            return "\n".join([*lines, *self._other_pairs()])
         lines += [
             "",
             f"{name}: {self.people.candidate} against {self.people.champion}, people",
@@ -88,7 +84,16 @@ class VotesReport:
             ]
             if judge.shared:
                 lines.append(_line("agrees", f"with most people on {judge.agreed} of {_count(judge.shared, 'turn')}"))
-        return "\n".join(lines)
+        others = self._other_pairs()
+        return "\n".join([*lines, *(["", "other pairs", *others] if others else [])])
+
+    def _other_pairs(self) -> list[str]:
+        shown = set() if self.people is None else {self.people.candidate, self.people.champion}
+        return [
+            _line(f"{first} and {second}", f"{_count(votes, 'vote')}; show them: --between {first} {second}")
+            for (first, second), votes in self.reading.pairs().items()
+            if {first, second} != shown
+        ]
 
 
 def report_votes(model: str, between: tuple[str, str] | None = None, tracking_uri: str | None = None) -> VotesReport:
@@ -98,7 +103,8 @@ def report_votes(model: str, between: tuple[str, str] | None = None, tracking_ur
 
     Args:
         model: The registered model.
-        between: Two versions, aliases or ``base``; None: the challenger and the champion.
+        between: Two versions, aliases or ``base``; None: the challenger and the champion, or the base instead of the one
+            that is missing or the same version.
         tracking_uri: The tracking server; None: the one that MLflow uses now.
 
     Raises:
@@ -107,21 +113,19 @@ def report_votes(model: str, between: tuple[str, str] | None = None, tracking_ur
     """
     client = command_client() if tracking_uri is None else client_for(tracking_uri)
     pair, why_no_pair = find_pair(client, model, between)
-    return report_on(
-        read_votes(model, tracking_uri), None if pair is None else (pair.candidate, pair.champion), why_no_pair
-    )
+    return report_on(read_votes(model, tracking_uri), pair, why_no_pair)
 
 
-def report_on(reading: Reading, pair: tuple[str, str] | None, why_no_pair: str = "") -> VotesReport:
-    """Summarise votes that were read already. ``pair`` is candidate and champion, by version."""
+def report_on(reading: Reading, pair: VersionPair | None, why_no_pair: str = "") -> VotesReport:
+    """Summarise votes that were read already."""
     if pair is None:
         return VotesReport(reading, None, (), why_no_pair)
-    people, judged = (reading.between(*pair, kind) for kind in ("person", "judge"))
+    people, judged = (reading.between(pair.candidate, pair.champion, kind) for kind in ("person", "judge"))
     judges = []
     for voter in sorted({vote.voter for vote in judged}):
         votes = [vote for vote in judged if vote.voter == voter]
-        judges.append(JudgeSummary(voter, summarise(votes, *pair), *agreement(people, votes)))
-    return VotesReport(reading, summarise(people, *pair), tuple(judges))
+        judges.append(JudgeSummary(voter, summarise(votes, pair.candidate, pair.champion), *agreement(people, votes)))
+    return VotesReport(reading, summarise(people, pair.candidate, pair.champion), tuple(judges))
 
 
 def _summary_lines(summary: Summary, *, is_judge: bool = False) -> list[str]:

@@ -28,7 +28,7 @@ SCRIPTS = {
     "fast": {"text": LONG, "tokens": 60, "rate": 400, "headers": router_headers("4")},
     "steady": {"text": LONG, "tokens": 120, "rate": 30, "headers": router_headers("4")},
     "even": {"text": LONG, "tokens": 120, "rate": 30, "headers": router_headers("3")},
-    "endless": {"text": LONG, "tokens": 100_000, "rate": 200},
+    "endless": {"text": LONG, "tokens": 100_000, "rate": 40},
     "endless and slow": {"text": LONG, "tokens": 100_000, "rate": 20},
     "late": {"text": "here", "delay": 0.6},
     "boastful": {"text": "I am bot@challenger and nobody else", "rate": 30, "headers": router_headers("2")},

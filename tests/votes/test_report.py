@@ -31,11 +31,15 @@ def test_versions_and_the_base_are_named_as_the_caller_likes(ledger):
         report_votes("bit")
 
 
-def test_a_missing_alias_leaves_no_pair_and_says_why(ledger):
-    VoteTraces("bot").client.delete_registered_model_alias("bot", "champion")
+def test_a_model_without_both_aliases_has_no_pair_and_says_why(ledger):
+    client = VoteTraces("bot").client
+    client.delete_registered_model_alias("bot", "champion")
+    report = report_votes("bot")
+    assert (report.people.candidate, report.people.champion) == ("2", "base")
+    client.delete_registered_model_alias("bot", "challenger")
     report = report_votes("bot")
     assert report.people is None
-    assert "bot has no champion" in report.text()
+    assert "bot has no challenger and no champion" in report.text()
 
 
 def test_preferences_are_read_from_mlflow(ledger):

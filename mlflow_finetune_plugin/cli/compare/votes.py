@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +14,16 @@ from mlflow_finetune_plugin.cli.output import json_option, print_json
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError
 from mlflow_finetune_plugin.store.model_ref import model_name
-from mlflow_finetune_plugin.store.names import BASE, CHALLENGER, CHAMPION
+from mlflow_finetune_plugin.store.names import BASE
 
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.votes.deletion import Deleted
     from mlflow_finetune_plugin.votes.journal.journal import Journal
     from mlflow_finetune_plugin.votes.judge import Pair
     from mlflow_finetune_plugin.votes.mlflow.reading import Reading
+    from mlflow_finetune_plugin.votes.pair import VersionPair
 
 JUDGE_KEY = "MLFLOW_FINETUNE_JUDGE_API_KEY"
-_VERSION = re.compile(r"[1-9][0-9]*")
 _FAULTS_SHOWN = 10
 
 
@@ -62,7 +60,7 @@ class VotesOptions:
     "--between",
     nargs=2,
     metavar="VERSION VERSION",
-    help="Versions, aliases or base to compare (default: challenger and champion).",
+    help="Versions, aliases or base to compare (default: challenger and champion, or base where they are one version).",
 )
 @json_option
 @click.option(
@@ -88,13 +86,12 @@ def votes(**values: Any) -> int:
     """
     import mlflow
 
-    from mlflow_finetune_plugin.serving.versions.catalog import Catalog
+    from mlflow_finetune_plugin.votes.pair import find_pair
 
     options = VotesOptions(**{**values, "name": model_name(values["name"])})
     _check_together(options)
     name = options.name
-    aliases = Catalog(mlflow.MlflowClient(), (name,)).read()[name].aliases
-    pair, why_no_pair = _pair(name, options.between, aliases)
+    pair, why_no_pair = find_pair(mlflow.MlflowClient(), name, options.between)
     if (deleted := _delete(options)) is not None:
         print(
             f"{name}: deleted {deleted.votes} lines of this host's journal, {deleted.traces} traces "
@@ -137,35 +134,6 @@ def _check_together(options: VotesOptions) -> None:
         faults.append("only one deletion at a time; fix: use one command for each")
     if faults:
         raise ConfigError(faults)
-
-
-def _pair(name: str, between: tuple[str, str] | None, aliases: Mapping[str, str]) -> tuple[tuple[str, str] | None, str]:
-    """Return the versions to compare; or, if the user named none and there are none, the reason. Raises ConfigError."""
-    if between is None:
-        missing = [alias for alias in (CHALLENGER, CHAMPION) if alias not in aliases]
-        if missing:
-            return None, f"{name} has no {' and no '.join(missing)}, so there is no pair to compare by default."
-        between = (CHALLENGER, CHAMPION)
-    pair = (_version(name, between[0], aliases), _version(name, between[1], aliases))
-    if pair[0] == pair[1]:
-        raise ConfigError([f"{between[0]} and {between[1]}: are both {name}/{pair[0]}; fix: --between two versions"])
-    return pair, ""
-
-
-def _version(name: str, version: str, aliases: Mapping[str, str]) -> str:
-    from mlflow import MlflowClient
-
-    from mlflow_finetune_plugin.errors import unknown
-    from mlflow_finetune_plugin.store.registry import find_model
-
-    if version in aliases:
-        return aliases[version]
-    if version == BASE:
-        return version
-    if _VERSION.fullmatch(version):
-        find_model(MlflowClient(), f"models:/{name}/{version}")
-        return version
-    raise ConfigError([f"--between {version}: {unknown(f'alias of {name}', version, [*aliases, BASE])}"])
 
 
 def _journal_here(name: str) -> Journal | None:
@@ -212,7 +180,7 @@ def _import(path: Path, name: str) -> None:
     _say(f"{path}: {done.added} votes cast, {done.existing} known before{bare}")
 
 
-def _judge(options: VotesOptions, pair: tuple[str, str] | None, why_no_pair: str) -> None:
+def _judge(options: VotesOptions, pair: VersionPair | None, why_no_pair: str) -> None:
     from mlflow_finetune_plugin.votes.journal.journal import Journal
     from mlflow_finetune_plugin.votes.judge import JudgeSettings, judge
 
@@ -234,17 +202,17 @@ def _judge(options: VotesOptions, pair: tuple[str, str] | None, why_no_pair: str
         _say(f"  and {len(report.faults) - _FAULTS_SHOWN} more")
 
 
-def _pairs_to_judge(options: VotesOptions, pair: tuple[str, str]) -> list[Pair]:
+def _pairs_to_judge(options: VotesOptions, pair: VersionPair) -> list[Pair]:
     from mlflow_finetune_plugin.votes.judge import answer_pairs, voted_pairs
     from mlflow_finetune_plugin.votes.mlflow.reading import read_texts, read_votes
     from mlflow_finetune_plugin.votes.prompt_sets import read_prompt_set
 
     name = options.name
     if options.judge_prompts is None:
-        people = read_votes(name).between(*pair)
+        people = read_votes(name).between(pair.candidate, pair.champion)
         return voted_pairs(people, read_texts(name, people))
     assert options.router is not None  # _check_together refuses prompts without a router
-    models = (_served(name, pair[0]), _served(name, pair[1]))
+    models = (_served(name, pair.candidate), _served(name, pair.champion))
     answers = answer_pairs(
         [prompt.messages for prompt in read_prompt_set(options.judge_prompts).prompts],
         url=options.router,

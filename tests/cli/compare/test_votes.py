@@ -75,16 +75,25 @@ def test_json_says_the_same(say, ledger):
     assert report["not_counted"] == {"the same version on both sides": 1}
 
 
-def test_no_champion_is_said_and_the_pairs_are_shown(say, ledger):
+def test_the_base_stands_in_for_a_missing_alias_and_the_other_pairs_are_named(say, ledger):
     cast_some(ledger)
     client = VoteTraces("bot").client
     client.delete_registered_model_alias("bot", "champion")
     code, out, _ = say("bot")
     assert code == 0
-    assert "bot has no champion" in out
+    assert "bot: 2 against base, people" in out
     assert "13 votes; show them: --between 1 2" in out
     client.delete_registered_model_alias("bot", "challenger")
-    assert "bot has no challenger and no champion" in say("bot")[1]
+    out = say("bot")[1]
+    assert "bot has no challenger and no champion" in out
+    assert "13 votes; show them: --between 1 2" in out
+
+
+def test_a_champion_that_is_the_challenger_too_is_compared_with_the_base(say, ledger):
+    VoteTraces("bot").client.set_registered_model_alias("bot", "champion", "2")
+    code, out, _ = say("bot")
+    assert code == 0
+    assert "bot: 2 against base, people" in out
 
 
 def test_votes_against_the_base_are_shown(say, ledger):
@@ -97,9 +106,9 @@ def test_votes_against_the_base_are_shown(say, ledger):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("bit",), "did you mean 'bot'?"),
+        (("bit",), "did you mean bot?"),
         (("bot", "--between", "1", "champion"), "are both bot/1"),
-        (("bot", "--between", "1", "99"), "models:/bot/99"),
+        (("bot", "--between", "1", "99"), "version or alias of bot"),
         (("bot", "--between", "1", "champ"), "did you mean champion?"),
         (("bot", "--judge", "http://x/v1"), "--judge and --judge-model: belong together"),
         (("bot", "--judge-prompts", "p.jsonl"), "--judge-prompts and --router: belong together"),

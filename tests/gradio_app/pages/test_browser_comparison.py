@@ -109,7 +109,7 @@ def test_stop_keeps_what_was_shown_and_the_conversation_goes_on(screen):
     page.send("tell me everything")
     expect(page.answer(0)).to_contain_text("two three", timeout=SLOW_MS)
     expect(page.button("send")).to_be_disabled()
-    page.button("stop").click()
+    page.button("stop").click(no_wait_after=True)
     page.answered()
     expect(page.status).to_contain_text("Stopped. Retry, or send another prompt.")
     for side in (0, 1):

@@ -27,7 +27,7 @@ class Base:
     """An engine as the base answers on it: with an error to each question that begins with "broken"."""
 
     def __init__(self) -> None:
-        self.asked: list[dict] = []
+        self.requests: list[dict] = []
         self.is_open = asyncio.Event()
         self.is_open.set()
         app = Starlette(routes=[Route(CHAT, self.answer, methods=["POST"])])
@@ -37,9 +37,9 @@ class Base:
         )
 
     async def answer(self, request: Request) -> JSONResponse:
-        self.asked.append(await request.json())
+        self.requests.append(await request.json())
         await self.is_open.wait()
-        fails = self.asked[-1]["messages"][0]["content"].startswith("broken")
+        fails = self.requests[-1]["messages"][0]["content"].startswith("broken")
         return JSONResponse({}, 500 if fails else 200)
 
 
@@ -47,36 +47,36 @@ def counted(*requests, is_open: bool = True) -> tuple[list[tuple[str, str]], lis
     """Return the failures that count after the engine failed to answer these, and what the base was asked."""
 
     async def report() -> tuple[list[tuple[str, str]], list[dict]]:
-        base, noted = Base(), []
-        faults = VersionFaults(lambda model, version: noted.append((model, version)))
+        base, failures = Base(), []
+        faults = VersionFaults(lambda model, version: failures.append((model, version)))
         if not is_open:
             base.is_open.clear()
-        for one in requests:
-            faults.report("req-1", one, base.engine, "bot", "3")
+        for answered in requests:
+            faults.report("req-1", answered, base.engine, "bot", "3")
         await asyncio.sleep(0.1)
         base.is_open.set()
         await asyncio.gather(*faults._tasks)
-        return noted, base.asked
+        return failures, base.requests
 
     return asyncio.run(report())
 
 
 def test_a_request_that_the_base_cannot_answer_either_is_no_fault_of_the_version():
-    noted, asked = counted(request("broken by the request"))
-    assert (noted, len(asked)) == ([], 1)
+    failures, base_requests = counted(request("broken by the request"))
+    assert (failures, len(base_requests)) == ([], 1)
     assert counted(request("fine for the base"))[0] == [("bot", "3")]
 
 
 def test_the_base_is_asked_the_same_for_a_few_tokens():
-    _, (asked,) = counted(request("hello", stream=True, max_completion_tokens=500, temperature=0.5, user="me"))
-    assert asked == {
+    _, (base_request,) = counted(request("hello", stream=True, max_completion_tokens=500, temperature=0.5, user="me"))
+    assert base_request == {
         "model": "base-model",
         "messages": [{"role": "user", "content": "hello"}],
         "temperature": 0.5,
         "max_tokens": 16,
     }
-    _, (asked,) = counted(request("hello", max_tokens=3, min_tokens=9))
-    assert (asked["max_tokens"], asked["min_tokens"]) == (3, 3)
+    _, (base_request,) = counted(request("hello", max_tokens=3, min_tokens=9))
+    assert (base_request["max_tokens"], base_request["min_tokens"]) == (3, 3)
 
 
 def test_the_same_request_counts_once_however_often_it_is_sent():
@@ -86,18 +86,18 @@ def test_the_same_request_counts_once_however_often_it_is_sent():
 
 
 def test_a_flood_of_failures_is_not_asked_again_without_end():
-    noted, asked = counted(*[request(f"question {number}") for number in range(50)], is_open=False)
-    assert len(noted) == len(asked) == 4
+    failures, base_requests = counted(*[request(f"question {number}") for number in range(50)], is_open=False)
+    assert len(failures) == len(base_requests) == 4
 
 
 def test_an_engine_that_is_gone_blames_no_version():
     async def report() -> list[tuple[str, str]]:
-        noted: list[tuple[str, str]] = []
-        faults = VersionFaults(lambda model, version: noted.append((model, version)))
+        failures: list[tuple[str, str]] = []
+        faults = VersionFaults(lambda model, version: failures.append((model, version)))
         async with httpx.AsyncClient(base_url="http://127.0.0.1:9") as client:  # the discard port: nobody listens
             gone = SimpleNamespace(client=client, spec=SimpleNamespace(base_name="base-model"))
             faults.report("req-1", request("hello"), gone, "bot", "3")
             await asyncio.gather(*faults._tasks)
-        return noted
+        return failures
 
     assert asyncio.run(report()) == []
