@@ -95,7 +95,9 @@ def _first(
     if result is None:
         return ChampionNews(f"another version became champion meanwhile; to compare the two: {command}", True)
     if result.is_promoted:
-        return ChampionNews(f"version {version.version}, the first to pass the gate ({result.reason})", False)
+        return ChampionNews(
+            f"version {version.version}, because {version.name} had none and this version passed the gate", False
+        )
     return ChampionNews(
         f"{version.name} has none yet, and this version did not pass the gate ({result.outcome}, {result.reason})", True
     )

@@ -70,12 +70,12 @@ def show_answers(folder: Path) -> int:
         lines = (RECIPE / "data" / "test.jsonl").read_text(encoding="utf-8").splitlines()
         row = json.loads(lines[QUESTION_ROW])
         print(f"  question {row['prompt']!r} (expected: {row['completion']})")
-        for model in ("base", "quickstart@challenger"):
+        for model in ("base", "quickstart"):
             body = {"model": model, "messages": [{"role": "user", "content": row["prompt"]}], "temperature": 0}
             answer = httpx.post(f"{url}/v1/chat/completions", json={**body, "max_tokens": 16}, timeout=60)
             answer.raise_for_status()
             text = answer.json()["choices"][0]["message"]["content"]
-            print(f"  {model:<22} {text!r} (version {answer.headers['x-finetune-version']})")
+            print(f"  {model:<11} {text!r} (version {answer.headers['x-finetune-version']})")
     finally:
         service.terminate()
         code = service.wait(90)
