@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.evidence import Gain, Latency, Votes
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
+from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
 
 
@@ -85,8 +85,8 @@ class WatchEvidence:
     previous: str | NotMeasured
     gate: GatePolicy
     proof: Proof | NotMeasured
-    failures: Answered | NotMeasured
-    previous_failures: Answered | NotMeasured
+    failures: FailureDetector | NotMeasured
+    previous_failures: FailureDetector | NotMeasured
     latency: Latency | NotMeasured
     votes: Votes | NotMeasured
     turns: Turns | NotMeasured

@@ -14,7 +14,8 @@ from mlflow_finetune_plugin.gate.criteria import JsonScalar, judge_votes
 from mlflow_finetune_plugin.gate.evidence import Latency, Votes
 from mlflow_finetune_plugin.gate.policy import GatePolicy, LatencyPolicy, VotesPolicy
 from mlflow_finetune_plugin.gate.statistics.error_budget import candidate_alpha
-from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered, failure_rate
+from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
+from mlflow_finetune_plugin.gate.statistics.failure_rate import failure_rate
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows, paired_interval
 from mlflow_finetune_plugin.gate.statistics.sequential import VOTE_STAKES, confidence_sequence
 from mlflow_finetune_plugin.gate.statistics.unpaired import difference_interval
@@ -65,32 +66,37 @@ def judge_proof(policy: ProofPolicy, proof: Proof | NotMeasured, name: str = "pr
 
 
 def judge_errors(
-    policy: ErrorsPolicy, failures: Answered | NotMeasured, previous: Answered | NotMeasured
+    policy: ErrorsPolicy, failures: FailureDetector | NotMeasured, previous: FailureDetector | NotMeasured
 ) -> WatchFinding:
-    """Roll back if more than ``at_most`` of the answers fail, unless the same is true of the previous version."""
+    """Roll back if more than ``at_most`` of the answers fail, unless the same is true of the previous version.
+
+    Answers since any earlier check can show it, so good answers from before do not hide a rise.
+    """
     if isinstance(failures, NotMeasured):
         return _not_measured("errors", failures)
-    rate = failure_rate(failures, at_most=policy.at_most, alpha=policy.alpha)
+    boundary, total, recent = 1 / policy.alpha, failures.total, failures.recent
     details: dict[str, JsonScalar] = {
-        "answers": failures.answers,
-        "failed": failures.failed,
-        "evidence": rate.evidence,
-        "boundary": rate.boundary,
+        "answers": total.answers,
+        "failed": total.failed,
+        "evidence": failures.evidence,
+        "boundary": boundary,
     }
-    counts = f"{failures.failed:,} of {failures.answers:,} answers failed, {_shown(rate.rate)}"
-    finding = partial(WatchFinding, "errors", bound=policy.at_most, interval=rate.rate, details=details)
-    if failures.answers < policy.minimum:
+    rate = failure_rate(total, at_most=policy.at_most, alpha=policy.alpha).rate
+    finding = partial(WatchFinding, "errors", bound=policy.at_most, interval=rate, details=details)
+    counts = f"{total} answers failed, {_shown(rate)}"
+    if total.answers < policy.minimum:
         return finding("keep", f"{counts}: decides from {policy.minimum} answers on")
-    if not rate.is_above:
-        evidence = f"evidence {rate.evidence:.3g} of {rate.boundary:.3g}"
+    if failures.evidence < boundary:
+        evidence = f"evidence {failures.evidence:.3g} of {boundary:.3g}"
         return finding("keep", f"{counts}: not shown to be above {policy.at_most:g}, {evidence}")
-    if isinstance(previous, Answered) and previous.answers >= policy.minimum:
-        other = failure_rate(previous, at_most=policy.at_most, alpha=policy.alpha)
-        if other.is_above:
-            others = f"{previous.failed:,} of {previous.answers:,}"
-            reason = f"{counts}: above {policy.at_most:g}, but so are the previous version's, {others}"
-            return finding("keep", f"{reason}: going back would not help; fix: see the engine's log")
-    return finding("roll back", f"{counts}: above {policy.at_most:g}")
+    if recent != total:
+        counts = f"{recent} answers failed recently, of all {total}"
+    above = f"{counts}: above {policy.at_most:g}"
+    if isinstance(previous, FailureDetector) and previous.total.answers >= policy.minimum:
+        if previous.evidence >= boundary:
+            others = f"but so are the previous version's, {previous.recent}"
+            return finding("keep", f"{above}, {others}: going back would not help; fix: see the engine's log")
+    return finding("roll back", above)
 
 
 def judge_latency(policy: LatencyPolicy | None, latency: Latency | NotMeasured) -> list[WatchFinding]:

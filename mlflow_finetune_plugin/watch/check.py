@@ -57,6 +57,6 @@ def check(
     notes: list[str] = []
     experiment = client.get_experiment_by_name(f"{watched.name}.promotions")
     state = last_state(client, experiment.experiment_id, notes) if experiment is not None else WatchState()
-    collected = collect_evidence(watched, state, rows(), sources, say)
+    collected = collect_evidence(watched, policy, state, rows(), sources, say)
     verdict = judge_watch(policy, collected.evidence)
     return WatchCheck(watched, policy, verdict, collected.evidence, collected.state, (*notes, *collected.notes), now())

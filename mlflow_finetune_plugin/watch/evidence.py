@@ -11,10 +11,11 @@ from mlflow_finetune_plugin.errors import FinetuneError, GateError, MoveError, T
 from mlflow_finetune_plugin.evaluation.comparison import compare
 from mlflow_finetune_plugin.gate.evidence import Latency, Votes
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
-from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
+from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
 from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.gate.watch_evidence import Fall, NewRows, NotMeasured, Proof, Turns, WatchEvidence
+from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
 from mlflow_finetune_plugin.promotion.evidence.answers import Note, Sources, answers_on, are_unseen, gain_of, metric_of
 from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion, check_comparable
@@ -38,12 +39,18 @@ class CollectedEvidence:
 
 
 def collect_evidence(
-    watched: Watched, state: WatchState, rows: HeldOut | NotMeasured | None, sources: Sources, say: Note
+    watched: Watched,
+    policy: WatchPolicy,
+    state: WatchState,
+    rows: HeldOut | NotMeasured | None,
+    sources: Sources,
+    say: Note,
 ) -> CollectedEvidence:
     """Collect what the tracking server, the routers, voters and the models know about a champion.
 
     Args:
         watched: The champion and the version before it.
+        policy: The criteria.
         state: The counts of the last check.
         rows: New rows of the user; None where there are none.
         sources: Where answers come from.
@@ -54,10 +61,10 @@ def collect_evidence(
     """
     notes = list(watched.notes)
     champion, previous = watched.champion, watched.previous
-    state, failures = _failures(champion, state)
-    previous_failures: Answered | NotMeasured = NotMeasured("there is no previous version")
+    state, failures = _failures(champion, state, policy.errors.at_most)
+    previous_failures: FailureDetector | NotMeasured = NotMeasured("there is no previous version")
     if isinstance(previous, ProvenVersion):
-        state, previous_failures = _failures(previous, state)
+        state, previous_failures = _failures(previous, state, policy.errors.at_most)
     if isinstance(rows, HeldOut):
         state = state.with_rows(champion.number, rows.digest)
     votes, turns = _votes(watched, notes)
@@ -195,16 +202,18 @@ def _metric_name(watched: Watched) -> str | None:
 # reports of routers, and votes --------------------------------------------------------------------------------------
 
 
-def _failures(version: ProvenVersion, state: WatchState) -> tuple[WatchState, Answered | NotMeasured]:
+def _failures(
+    version: ProvenVersion, state: WatchState, at_most: float
+) -> tuple[WatchState, FailureDetector | NotMeasured]:
     try:
         reported = served(version.tags, version.uri)
     except GateError as error:
         return state, NotMeasured(str(error))
-    after = state.with_served(version.number, reported)
-    failures = after.served[version.number].failures
-    if failures.answers == 0:
+    after = state.with_served(version.number, reported, at_most)
+    detector = after.detectors[version.number]
+    if detector.total.answers == 0:
         return after, NotMeasured(f"no router reported an answer of {version.uri}; fix: serve it")
-    return after, failures
+    return after, detector
 
 
 def _latency(watched: Watched, notes: list[str]) -> Latency | NotMeasured:

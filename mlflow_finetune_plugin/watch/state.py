@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.errors import in_short
+from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.store.names import WATCH_OUTCOME_TAG
 from mlflow_finetune_plugin.store.served_tags import ServedSummary
@@ -39,15 +40,22 @@ class ServedCounts:
     ended: tuple[int, int] = (0, 0)
 
     def updated(self, reported: Mapping[str, ServedSummary]) -> ServedCounts:
-        """Return the counts with the routers' newest reports. Counts from before a restart stay included."""
+        """Return the counts with the routers' newest reports.
+
+        Counts from before a restart stay included. A report with fewer answers than the last one comes from a replica of
+        the registry that lags behind, and is ignored.
+        """
         over = [
             known for name, known in self.routers.items() if name not in reported or reported[name].begun != known[0]
         ]
         answers, failed = self.ended
         ended = (answers + sum(known[1] for known in over), failed + sum(known[2] for known in over))
-        return ServedCounts(
-            {name: (report.begun, report.answers, report.failed) for name, report in reported.items()}, ended
-        )
+        routers = {}
+        for name, report in reported.items():
+            newest, known = (report.begun, report.answers, report.failed), self.routers.get(name)
+            is_behind = known is not None and known[0] == report.begun and known[1:] > newest[1:]
+            routers[name] = known if is_behind and known is not None else newest
+        return ServedCounts(routers, ended)
 
     @property
     def failures(self) -> Answered:
@@ -58,15 +66,32 @@ class ServedCounts:
 
 @dataclass(frozen=True)
 class WatchState:
-    """By version: its answers, and the digests of the sets of new rows that it answered as champion, in order."""
+    """What the next check continues from, by version.
+
+    Args:
+        served: Its answers.
+        rows: The digests of the sets of new rows that it answered as champion, in order.
+        detectors: The test of its failed answers.
+    """
 
     served: Mapping[str, ServedCounts] = field(default_factory=dict)
     rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    detectors: Mapping[str, FailureDetector] = field(default_factory=dict)
 
-    def with_served(self, version: str, reported: Mapping[str, ServedSummary]) -> WatchState:
-        """Return the state with the newest reports on a version."""
-        counts = self.served.get(version, ServedCounts()).updated(reported)
-        return replace(self, served={**self.served, version: counts})
+    def with_served(self, version: str, reported: Mapping[str, ServedSummary], at_most: float) -> WatchState:
+        """Return the state with the newest reports on a version.
+
+        The answers since the last check are one batch of the test. Another bound ``at_most`` than that of the last check
+        starts a new test, with all answers as its first batch.
+        """
+        before = self.served.get(version, ServedCounts())
+        counts = before.updated(reported)
+        detector = self.detectors.get(version)
+        if detector is None or detector.at_most != at_most:
+            detector = FailureDetector(at_most).after(counts.failures)
+        else:
+            detector = detector.after(counts.failures - before.failures)
+        return replace(self, served={**self.served, version: counts}, detectors={**self.detectors, version: detector})
 
     def with_rows(self, version: str, digest: str) -> WatchState:
         """Return the state with one more set of new rows, unless it is known."""
@@ -87,7 +112,21 @@ class WatchState:
             )
             for version, counts in content["served"].items()
         }
-        return cls(served, {str(version): tuple(map(str, digests)) for version, digests in content["rows"].items()})
+        rows = {str(version): tuple(map(str, digests)) for version, digests in content["rows"].items()}
+        detectors = {  # states of version 0.1 have none
+            str(version): _detector(detector) for version, detector in content.get("detectors", {}).items()
+        }
+        return cls(served, rows, detectors)
+
+
+def _detector(content: dict[str, Any]) -> FailureDetector:
+    return FailureDetector(
+        at_most=float(content["at_most"]),
+        batches=int(content["batches"]),
+        log_capitals=tuple(map(float, content["log_capitals"])),
+        total=Answered(**content["total"]),
+        recent=Answered(**content["recent"]),
+    )
 
 
 def last_state(client: MlflowClient, experiment_id: str, notes: list[str]) -> WatchState:

@@ -12,6 +12,7 @@ from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.evidence import Gain, Latency, Votes
 from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows
 from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
@@ -32,6 +33,14 @@ def proof(gained, lost, rows=200, number=1, **more):
     previous = [0.0] * gained + [1.0] * lost + [0.0] * (rows - gained - lost)
     ids = tuple(str(i) for i in range(rows))
     return Proof(Gain("exact_match", "champion", PairedRows(ids, tuple(champion), tuple(previous)), **more), number)
+
+
+def answered(*batches):
+    """Batches of (answers, failures) as the watch has read them, one at each check."""
+    detector = FailureDetector(POLICY.errors.at_most)
+    for answers, failed in [batches] if isinstance(batches[0], int) else batches:
+        detector = detector.after(Answered(answers, failed))
+    return detector
 
 
 def votes(preferred, voters, each=5):
@@ -67,13 +76,15 @@ def test_what_was_not_measured_is_said_and_moves_nothing():
         ({"proof": proof(30, 2)}, "proof", "keep"),
         ({"proof": proof(10, 12)}, "proof", "keep"),
         ({"proof": proof(30, 2, higher_is_better=False)}, "proof", "roll back"),
-        ({"failures": Answered(1000, 40)}, "errors", "roll back"),
-        ({"failures": Answered(1000, 12)}, "errors", "keep"),
-        ({"failures": Answered(29, 29)}, "errors", "keep"),
-        ({"failures": Answered(30, 30)}, "errors", "roll back"),
-        ({"failures": Answered(1000, 40), "previous_failures": Answered(1000, 40)}, "errors", "keep"),
-        ({"failures": Answered(1000, 40), "previous_failures": Answered(1000, 10)}, "errors", "roll back"),
-        ({"failures": Answered(1000, 40), "previous_failures": Answered(4, 4)}, "errors", "roll back"),
+        ({"failures": answered(1000, 40)}, "errors", "roll back"),
+        ({"failures": answered(1000, 12)}, "errors", "keep"),
+        ({"failures": answered(29, 29)}, "errors", "keep"),
+        ({"failures": answered(30, 30)}, "errors", "roll back"),
+        ({"failures": answered(1000, 40), "previous_failures": answered(1000, 40)}, "errors", "keep"),
+        ({"failures": answered(1000, 40), "previous_failures": answered(1000, 10)}, "errors", "roll back"),
+        ({"failures": answered(1000, 40), "previous_failures": answered(4, 4)}, "errors", "roll back"),
+        ({"failures": answered((50_000, 100), (300, 30))}, "errors", "roll back"),
+        ({"failures": answered((50_000, 100), (300, 3))}, "errors", "keep"),
         ({"latency": Latency(101, 90)}, "latency p95", "roll back"),
         ({"latency": Latency(99, 90)}, "latency p95", "keep"),
         ({"latency": Latency(90, 50)}, "latency over previous", "roll back"),
@@ -112,7 +123,7 @@ def test_new_rows(rows, name, outcome):
 
 def test_the_worst_finding_wins_and_tells_why():
     verdict = judged(
-        gate=GATE, proof=proof(30, 2), failures=Answered(1000, 40), new_rows=NewRows(NOT, fall(290, 200), NOT)
+        gate=GATE, proof=proof(30, 2), failures=answered(1000, 40), new_rows=NewRows(NOT, fall(290, 200), NOT)
     )
     assert verdict.outcome == "roll back"
     assert verdict.reason.startswith("errors: 40 of 1,000 answers failed")
@@ -120,11 +131,16 @@ def test_the_worst_finding_wins_and_tells_why():
     assert judged(proof=proof(30, 2), new_rows=NewRows(NOT, fall(290, 200), NOT)).outcome == "re-tune"
 
 
+def test_a_rise_is_named_by_its_own_counts():
+    verdict = judged(failures=answered((50_000, 100), (300, 30), (300, 25)))
+    assert verdict.reason == "errors: 55 of 600 answers failed recently, of all 155 of 50,600: above 0.01"
+
+
 def test_without_a_version_to_go_back_to_nothing_is_rolled_back():
-    verdict = judged(previous=NotMeasured("there is no previous version"), failures=Answered(1000, 40))
+    verdict = judged(previous=NotMeasured("there is no previous version"), failures=answered(1000, 40))
     assert verdict.outcome == "re-tune"
     assert verdict.reason.startswith("it cannot be rolled back, there is no previous version; errors: 40 of 1,000")
-    assert judged(previous=NotMeasured("there is none"), failures=Answered(1000, 1)).outcome == "keep"
+    assert judged(previous=NotMeasured("there is none"), failures=answered(1000, 1)).outcome == "keep"
 
 
 def test_each_further_set_of_rows_has_a_smaller_share_of_alpha():
@@ -146,7 +162,7 @@ def test_a_latency_that_nobody_asked_for_is_not_measured():
 
 
 def test_json_is_json():
-    content = json.loads(judged(proof=proof(0, 0, rows=1), failures=Answered(100, 0)).to_json())
+    content = json.loads(judged(proof=proof(0, 0, rows=1), failures=answered(100, 0)).to_json())
     assert content["outcome"] == "keep"
     assert {"name", "outcome", "reason", "bound", "estimate", "interval", "method", "details"} == set(
         content["findings"][0]

@@ -36,6 +36,9 @@ class Answered:
     def __add__(self, other: Answered) -> Answered:
         return Answered(self.answers + other.answers, self.failed + other.failed)
 
+    def __sub__(self, other: Answered) -> Answered:
+        return Answered(self.answers - other.answers, self.failed - other.failed)
+
     def __str__(self) -> str:
         return f"{self.failed:,} of {self.answers:,}"
 

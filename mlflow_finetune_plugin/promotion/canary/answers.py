@@ -123,10 +123,7 @@ class CanaryAnswers:
 def _since(counts: tuple[Answered, Answered], before: tuple[Answered, Answered] | None) -> tuple[Answered, Answered]:
     if before is None:
         return counts
-    canary, champion = (
-        Answered(now.answers - then.answers, now.failed - then.failed) for now, then in zip(counts, before, strict=True)
-    )
-    return canary, champion
+    return counts[0] - before[0], counts[1] - before[1]
 
 
 def _later(known: Answered, reported: Answered) -> Answered:

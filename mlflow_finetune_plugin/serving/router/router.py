@@ -282,6 +282,8 @@ class Router:
         if responder.resident is not None and not is_refusal and failed not in _NO_FAULT:
             if failed == "engine_error":
                 self._faults.report(request_id, checked, responder.engine, responder.model, responder.version)
+            elif failed == "engine_lost":
+                self._faults.report_lost(responder.engine, responder.model, responder.version)
             else:
                 self._note_answer(responder.model, responder.version, took_ms if failed is None else None)
         entry = {

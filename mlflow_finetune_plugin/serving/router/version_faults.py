@@ -1,7 +1,9 @@
 """Tell the failures of a version from those that a request causes, so that no client can bring about a rollback.
 
 When an engine fails to answer as a version, the base on the same engine is asked the same. If that fails too, the request or
-the engine caused it, and the failure is not counted against the version. Equal requests count once.
+the engine caused it, and the failure is not counted against the version. Equal requests count once, and so do all answers of
+a version that are lost with one process of an engine: otherwise one end of an engine would count as many failures as there
+were answers under way.
 """
 
 from __future__ import annotations
@@ -42,18 +44,30 @@ class VersionFaults:
 
     def report(self, request_id: str, checked: CheckedRequest, engine: EngineProcess, model: str, version: str) -> None:
         """Take an answer that the engine failed to give. While four are being checked, further ones are not counted."""
-        asked = (model, version, _digest(checked))
-        if asked in self._seen:
+        fault = (model, version, _digest(checked))
+        if fault in self._seen:
             return
         if len(self._tasks) >= _AT_ONCE:
             logger.info("fault_not_checked id=%s version=%s/%s", request_id, model, version)
             return
-        self._seen[asked] = None
-        if len(self._seen) > _REMEMBERED:
-            self._seen.popitem(last=False)
+        self._is_new(fault)
         task = asyncio.create_task(self._check(request_id, checked, engine, model, version))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def report_lost(self, engine: EngineProcess, model: str, version: str) -> None:
+        """Take an answer that ended with its engine."""
+        process = f"{id(engine)} {engine.generation}"
+        if self._is_new((model, version, process)):
+            self._note_failure(model, version)
+
+    def _is_new(self, fault: tuple[str, str, str]) -> bool:
+        if fault in self._seen:
+            return False
+        self._seen[fault] = None
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        return True
 
     async def _check(
         self, request_id: str, checked: CheckedRequest, engine: EngineProcess, model: str, version: str

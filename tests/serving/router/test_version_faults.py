@@ -101,3 +101,15 @@ def test_an_engine_that_is_gone_blames_no_version():
         return failures
 
     assert asyncio.run(report()) == []
+
+
+def test_all_answers_that_are_lost_with_one_process_of_an_engine_count_once():
+    failures = []
+    faults = VersionFaults(lambda model, version: failures.append((model, version)))
+    engine = SimpleNamespace(generation=1)
+    for _ in range(300):
+        faults.report_lost(engine, "bot", "3")
+    assert failures == [("bot", "3")]
+    engine.generation = 2
+    faults.report_lost(engine, "bot", "3")
+    assert failures == [("bot", "3")] * 2
