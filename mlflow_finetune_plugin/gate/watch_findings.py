@@ -92,10 +92,10 @@ def judge_errors(
     if recent != total:
         counts = f"{recent} answers failed recently, of all {total}"
     above = f"{counts}: above {policy.at_most:g}"
-    if isinstance(previous, FailureDetector) and previous.total.answers >= policy.minimum:
-        if previous.evidence >= boundary:
-            others = f"but so are the previous version's, {previous.recent}"
-            return finding("keep", f"{above}, {others}: going back would not help; fix: see the engine's log")
+    control = previous if isinstance(previous, FailureDetector) else None
+    if control is not None and control.total.answers >= policy.minimum and control.evidence >= boundary:
+        others = f"but so are the previous version's, {control.recent}"
+        return finding("keep", f"{above}, {others}: going back would not help; fix: see the engine's log")
     return finding("roll back", above)
 
 
