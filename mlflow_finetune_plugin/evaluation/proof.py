@@ -16,7 +16,7 @@ from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare, com
 from mlflow_finetune_plugin.evaluation.forgetting import text_nats
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs, context_length, greedy_answers
 from mlflow_finetune_plugin.evaluation.intervals import mean_interval
-from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow
+from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow, TextNats
 
 FORGETTING_LENGTH = 1024
 """Longest window of forgetting text, in tokens. It is enough context for prose and fits in memory with any vocabulary."""
@@ -89,6 +89,7 @@ def prove(
         rows=tuple(
             _record(row, i, sides) | {name: values[i] for name, values in columns.items()} for i, row in enumerate(rows)
         ),
+        texts=_text_nats(general) if general else (),
     )
 
 
@@ -122,6 +123,11 @@ def measure(
         ],
         nats=np.array([-values.sum(dtype=np.float64) for values in log_probs]),
     )
+
+
+def _text_nats(general: dict[str, np.ndarray]) -> tuple[TextNats, ...]:
+    sums = zip(general["base"].tolist(), general["adapter"].tolist(), strict=True)
+    return tuple(TextNats(int(tokens), base, adapter) for (base, tokens), (adapter, _) in sums if tokens)
 
 
 def _record(row: EvalRow, number: int, sides: dict[str, AnswerSet]) -> dict[str, Any]:

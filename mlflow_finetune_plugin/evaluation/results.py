@@ -66,6 +66,15 @@ class MetricResult:
 
 
 @dataclass(frozen=True)
+class TextNats:
+    """The summed nats of one general text under base and adapter, and its number of tokens."""
+
+    tokens: int
+    base: float
+    adapter: float
+
+
+@dataclass(frozen=True)
 class EvalReport:
     """The proof of an adapter.
 
@@ -74,9 +83,11 @@ class EvalReport:
         forgetting: Adapter minus base on general text, in nats per token; None if not measured.
         rows: One record per held-out row.
         tasks: The metrics on the rows of each task; empty with a single task.
+        texts: The general texts that forgetting was measured on.
     """
 
     metrics: tuple[MetricResult, ...]
     forgetting: Interval | None
     rows: tuple[dict[str, Any], ...] = field(repr=False)
     tasks: dict[str, tuple[MetricResult, ...]] = field(default_factory=dict)
+    texts: tuple[TextNats, ...] = field(default=(), repr=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from peft import PeftModel
@@ -29,6 +30,8 @@ from mlflow_finetune_plugin.store.names import (
     FORGETTING,
     FORGETTING_HIGH,
     FORGETTING_LOW,
+    FORGETTING_TABLE,
+    FORGETTING_TAG,
     GAIN_PICTURE,
     HELD_OUT_FOLDER,
     HELD_OUT_TABLE,
@@ -84,6 +87,10 @@ def record_proof(
     report.text(folder / HELD_OUT_TABLE, text, HELD_OUT_FOLDER)
     logged = json.dumps([{"path": f"{HELD_OUT_FOLDER}/{HELD_OUT_TABLE}", "type": "table"}])
     report.tags({"mlflow.loggedArtifacts": logged, PROOF_TAG: hashlib.sha256(text.encode()).hexdigest()})
+    if proof.texts:
+        text = json.dumps([asdict(sums) for sums in proof.texts])
+        report.text(folder / FORGETTING_TABLE, text, HELD_OUT_FOLDER)
+        report.tags({FORGETTING_TAG: hashlib.sha256(text.encode()).hexdigest()})
     from mlflow_finetune_plugin.evaluation.plots import plot_gain, plot_tasks
 
     figure = plot_gain(proof)

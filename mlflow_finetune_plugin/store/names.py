@@ -99,6 +99,9 @@ CONVERSION_MEAN_TAG = _declare(
 GATE_DIGEST_TAG = _declare("tag", "finetune.gate_digest", "SHA-256 of the gate's policy file.", "run")
 HELD_OUT_TAG = _declare("tag", "finetune.held_out_digest", "SHA-256 of the file with the held-out rows.", "run")
 PROOF_TAG = _declare("tag", "finetune.proof_digest", "SHA-256 of the table with both answers to each row.", "run")
+FORGETTING_TAG = _declare(
+    "tag", "finetune.forgetting_digest", "SHA-256 of the file with the nats of each forgetting text.", "run"
+)
 
 # Promotion, rollback and canary.
 VERDICT_TAG = _declare("tag", "finetune.verdict", "The last verdict on the version, and its run.", "run", "version")
@@ -265,6 +268,9 @@ RECORDS_FOLDER = _declare("artifact", "finetune", "What the run was made of: con
 HELD_OUT_FOLDER = _declare("artifact", "proof", "The held-out rows and both answers to each.", "run")
 HELD_OUT_TABLE = _declare(
     "artifact", "rows.json", "In `proof/`: each held-out row with both answers and their scores.", "run"
+)
+FORGETTING_TABLE = _declare(
+    "artifact", "forgetting.json", "In `proof/`: tokens and summed nats of each forgetting text, base and adapter.", "run"
 )
 GATE_FOLDER = _declare("artifact", "finetune/gate", "The policy and the rows of its regression files.", "run")
 LOGS_FOLDER = _declare("artifact", "logs", "The worker's log and, after an error, its traceback.", "run")

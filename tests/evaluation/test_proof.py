@@ -80,10 +80,14 @@ def test_adapter_that_learnt_the_answers_is_proven_better(adapted, tokenizer, ro
 
 def test_forgetting_is_the_growth_in_nats_per_token(adapted, build_llama, tokenizer, rows):
     texts = ["w30 w31 w32", "w33 w34", "w35 w36 w37 w38"]
-    forgetting = prove_on(adapted, tokenizer, rows, forgetting_texts=texts).forgetting
+    report = prove_on(adapted, tokenizer, rows, forgetting_texts=texts)
+    forgetting = report.forgetting
     base, adapter = (text_nats(model, tokenizer, texts, max_length=64) for model in (build_llama().eval(), adapted))
     assert base[:, 1].tolist() == [3, 2, 4]
     assert forgetting.value == pytest.approx((adapter[:, 0].sum() - base[:, 0].sum()) / 9, abs=1e-5)
+    for text, (base_nats, tokens), (adapter_nats, _) in zip(report.texts, base, adapter, strict=True):
+        assert (text.base, text.adapter) == pytest.approx((base_nats, adapter_nats), abs=1e-4)
+        assert text.tokens == tokens
 
 
 def test_every_row_is_on_record(adapted, tokenizer, rows):

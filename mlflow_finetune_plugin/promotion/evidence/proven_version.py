@@ -17,6 +17,7 @@ import numpy as np
 from mlflow_finetune_plugin.config.sections import DataSettings
 from mlflow_finetune_plugin.errors import GateError, MoveError, TrackingError, in_short
 from mlflow_finetune_plugin.evaluation.results import Interval
+from mlflow_finetune_plugin.gate.evidence import Forgetting
 from mlflow_finetune_plugin.promotion.evidence import held_out
 from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.written_policy import WrittenPolicy
@@ -26,6 +27,8 @@ from mlflow_finetune_plugin.store.names import (
     FORGETTING,
     FORGETTING_HIGH,
     FORGETTING_LOW,
+    FORGETTING_TABLE,
+    FORGETTING_TAG,
     GATE_DIGEST_TAG,
     GATE_FOLDER,
     HELD_OUT_FOLDER,
@@ -135,10 +138,20 @@ class ProvenVersion:
             ) from error
 
     @property
-    def forgetting(self) -> Interval | None:
-        """Nats per token over the base, as its run measured it; None where its run did not."""
+    def forgetting(self) -> Forgetting | Interval | None:
+        """Nats per token over the base, as its run measured it; None where its run did not.
+
+        It is the nats of each text, or the interval of the run's proof, for runs of version 0.1, which kept no texts.
+        """
+        if not self.is_run_s_own:
+            return None
+        text = self._verified(FORGETTING_TABLE, FORGETTING_TAG)
+        if text is not None:
+            return _text_forgetting(text, f"{self.uri}'s {FORGETTING_TABLE}")
+        if FORGETTING_TAG in self.run_tags:
+            raise GateError(f"{self.uri}: its run recorded {FORGETTING_TABLE}, but it is gone; fix: train it again")
         ends = [self.metrics.get(name) for name in (FORGETTING, FORGETTING_LOW, FORGETTING_HIGH)]
-        if not self.is_run_s_own or None in ends:
+        if None in ends:
             return None
         value, low, high = (_unbounded(float(end)) for end in ends if end is not None)
         return Interval(value, low, high, method="of the training run's proof")
@@ -216,6 +229,18 @@ class ProvenVersion:
 def _unbounded(end: float) -> float:
     """Undo what SQL stores do: they store an infinite metric as the largest float."""
     return math.copysign(math.inf, end) if abs(end) >= sys.float_info.max else end
+
+
+def _text_forgetting(text: str, what: str) -> Forgetting:
+    try:
+        texts = [(int(entry["tokens"]), float(entry["base"]), float(entry["adapter"])) for entry in json.loads(text)]
+    except (ValueError, TypeError, KeyError) as error:
+        raise GateError(f"{what} cannot be read: {in_short(error)}; fix: train it again") from error
+    return Forgetting(
+        row_ids=tuple(str(number) for number in range(len(texts))),
+        nats_per_token=tuple((adapter - base) / max(tokens, 1) for tokens, base, adapter in texts),
+        tokens=tuple(float(tokens) for tokens, _, _ in texts),
+    )
 
 
 def read_version(client: MlflowClient, name: str, number: str) -> ProvenVersion:

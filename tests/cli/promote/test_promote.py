@@ -21,7 +21,7 @@ from mlflow_finetune_plugin.promotion.evidence.endpoint import RouterEndpoint
 from mlflow_finetune_plugin.promotion.evidence.held_out import FILE
 from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
-from mlflow_finetune_plugin.store.names import HELD_OUT_TABLE, PROOF_TAG, SERVED_TAG
+from mlflow_finetune_plugin.store.names import FORGETTING_TABLE, FORGETTING_TAG, HELD_OUT_TABLE, PROOF_TAG, SERVED_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
 from mlflow_finetune_plugin.store.served_tags import ServedSummary, latency_of
 from mlflow_finetune_plugin.votes import Journal, Mirror
@@ -157,6 +157,41 @@ def test_forgetting_and_latency_are_read_where_they_are(client):
     slow = ServedSummary(0.0, 40, 0, latency_of([(at, ms * 3) for at, ms in times])).to_json()
     client.set_model_version_tag("bot", second, f"{SERVED_TAG}router", slow)
     assert promote("bot", "--version", second) == 4
+
+
+def with_texts(client, version, harms):
+    """Give the version's run the nats of texts of 50 tokens each, on which it is worse by these nats per token."""
+    run_id = client.get_model_version("bot", version).run_id
+    texts = [{"tokens": 50, "base": 100.0, "adapter": 100.0 + 50 * harm} for harm in harms]
+    log_believed(client, run_id, FORGETTING_TAG, json.dumps(texts), FORGETTING_TABLE)
+    return run_id
+
+
+def test_forgetting_is_judged_on_the_texts_of_the_run(client):
+    """A few texts carry the harm: the interval over texts reaches above the bound, though their mean is below it."""
+    policy = GatePolicy.model_validate({"gain": None, "forgetting": {"at_most": 0.1}})
+    even, uneven = [0.05, 0.06, 0.04, 0.05] * 10, [0.0] * 38 + [1.0, 1.0]
+    for harms, code, outcome in ((even, 0, "pass"), (uneven, 3, "hold")):
+        version = register_proven(client, "bot", rows(20), right=10, policy=policy)
+        with_texts(client, version, harms)
+        assert promote("bot", "--version", version) == code
+        (finding,) = report_of(client)["verdict"]["findings"]
+        assert (finding["name"], finding["outcome"]) == ("forgetting", outcome)
+        assert finding["estimate"] == pytest.approx(0.05)
+        assert "bootstrap-t" in finding["method"]
+
+
+def test_a_changed_or_lost_file_of_texts_is_refused(client, capsys):
+    policy = GatePolicy.model_validate({"gain": None, "forgetting": {"at_most": 0.1}})
+    version = register_proven(client, "bot", rows(20), right=10, policy=policy)
+    run_id = with_texts(client, version, [0.2] * 40)
+    client.log_text(run_id, json.dumps([{"tokens": 50, "base": 100.0, "adapter": 100.0}] * 40), "proof/forgetting.json")
+    assert promote("bot", "--version", version) == 2
+    assert "its run recorded forgetting.json as" in capsys.readouterr().err
+    artifacts = Path(client.get_run(run_id).info.artifact_uri.removeprefix("file://"))
+    (artifacts / "proof" / "forgetting.json").unlink()
+    assert promote("bot", "--version", version) == 2
+    assert "but it is gone" in capsys.readouterr().err
 
 
 def test_rows_that_a_side_was_trained_on_are_no_evidence(client):
