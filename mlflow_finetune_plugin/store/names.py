@@ -270,7 +270,10 @@ HELD_OUT_TABLE = _declare(
     "artifact", "rows.json", "In `proof/`: each held-out row with both answers and their scores.", "run"
 )
 FORGETTING_TABLE = _declare(
-    "artifact", "forgetting.json", "In `proof/`: tokens and summed nats of each forgetting text, base and adapter.", "run"
+    "artifact",
+    "forgetting.json",
+    "In `proof/`: tokens and summed nats of each forgetting text, base and adapter.",
+    "run",
 )
 GATE_FOLDER = _declare("artifact", "finetune/gate", "The policy and the rows of its regression files.", "run")
 LOGS_FOLDER = _declare("artifact", "logs", "The worker's log and, after an error, its traceback.", "run")
