@@ -47,6 +47,8 @@ _UTF16_FIX = "fix: iconv -f {name} -t UTF-8 FILE > NEW"
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield (line that the row starts on, row). For Parquet and Arrow, which have no lines, it is the row's number from 1.
 
+    The numbers of a file are all different and increase, also where several rows of a JSON document share a line.
+
     The call checks the name and the existence of the file; everything else is checked while the rows are read.
 
     Args:
@@ -242,13 +244,18 @@ def _type(value: object) -> str:
 
 
 def _json_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Row]]:
-    """Yield the rows of ``[{...}, ...]`` or ``{"data": [{...}, ...]}``. The whole text is in memory, the rows are not."""
+    """Yield the rows of ``[{...}, ...]`` or ``{"data": [{...}, ...]}``. The whole text is in memory, the rows are not.
+
+    No two rows have the same number, because a row's number is its identity: the split, the weights and the gate depend on it.
+    So a row that starts on the line of an earlier row is counted on from there; in a document on one line, as ``json.dump``
+    writes it, the numbers are those of the rows.
+    """
     text = "".join(line for _, line in lines)
     if not text.strip():
         raise DataError(f"{path}: the file is empty; fix: check the program that wrote it")
     document = JsonDocument(path, text)
     document.enter_row_list()
-    line, lines_counted_to = 1, 0
+    line, lines_counted_to, number = 1, 0, 0
     while (start := document.next_item()) is not None:
         line, lines_counted_to = line + text.count("\n", lines_counted_to, start), start
         row = document.value()
@@ -257,5 +264,6 @@ def _json_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[i
                 f"{path}, line {line}: the row is {_type(row)}, not an object: {excerpt(text[start : start + 200])}; "
                 "fix: write a list of objects"
             )
-        yield line, row
+        number = max(line, number + 1)
+        yield number, row
     document.finish()

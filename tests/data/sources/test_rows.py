@@ -40,7 +40,14 @@ def test_json_list_rows_carry_the_line_they_start_on(tmp_path):
 
 def test_json_object_gives_the_rows_of_its_data_key(tmp_path):
     path = write(tmp_path, "a.json", '{"version": [1],\n "data": [{"a": 1}, {"a": 2}],\n "more": {"x": []}}')
-    assert list(read_rows(path)) == [(2, {"a": 1}), (2, {"a": 2})]
+    assert list(read_rows(path)) == [(2, {"a": 1}), (3, {"a": 2})]
+
+
+def test_json_rows_on_one_line_have_different_numbers(tmp_path):
+    path = write(tmp_path, "a.json", json.dumps([{"a": 1}, {"a": 2}, {"a": 3}]))
+    assert list(read_rows(path)) == [(1, {"a": 1}), (2, {"a": 2}), (3, {"a": 3})]
+    path = write(tmp_path, "b.json", '[\n{"a": 1}, {"a": 2}, {"a": 3},\n\n\n{"a": 4}]')
+    assert [number for number, _ in read_rows(path)] == [2, 3, 4, 5]
 
 
 def test_json_object_of_numbered_rows(tmp_path):
