@@ -17,6 +17,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
+from mlflow_finetune_plugin.data.conversations.chat_turns import unmarked
 from mlflow_finetune_plugin.data.conversations.conversion import is_document
 from mlflow_finetune_plugin.data.conversations.row_faults import OVER_LENGTH
 from mlflow_finetune_plugin.data.conversations.split import Split, hash_text, sample_of_eval, split_of_train
@@ -344,6 +345,12 @@ class _Preparation:
         developers = sum(tally.developer_turns for tally in self._tallies)
         if developers:
             yield f"{developers:,} developer turns were read as system turns"
+        contexts = sum(tally.context_answers for tally in self._tallies)
+        if contexts:
+            yield (
+                f"{contexts:,} assistant turns are context and carry no loss: the rows exclude them (weight: 0, train: false, "
+                "loss: false), they are part of a prompt, or no user turn comes before them"
+            )
         several = sum(tally.conversations - tally.rows_read for tally in self._tallies)
         if several:
             yield f"rows with several answers became {several:,} additional conversations"
@@ -361,7 +368,7 @@ def _eval_row(line: int, messages: tuple[Message, ...], example: Example, file: 
     """Make a held-out row: the last assistant turn is the reference, the turns before it are the prompt."""
     start, end = example.last_turn()
     return EvalRow(
-        messages=messages[:-1],
+        messages=tuple(unmarked(messages[:-1])),
         prompt_ids=tuple(example.input_ids[:start]),
         completion_ids=tuple(example.input_ids[start:end]),
         reference=messages[-1]["content"],

@@ -135,6 +135,7 @@ class Reader:
         ]:
             tally.conversations += 1
             tally.developer_turns += conversation.developer_turns
+            tally.context_answers += conversation.context_answers
             self._batch.add(line, conversation.messages)
         if self._batch.is_full():
             self._submit()

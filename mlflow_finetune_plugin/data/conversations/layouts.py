@@ -65,7 +65,7 @@ _ASKING, _ANSWERING = (tuple(dict.fromkeys(names)) for names in zip(*_PAIRS, str
 _PAIR_PARTS = {"prompt": _ASKING, "completion": _ANSWERING}
 
 _SHAPES: dict[str, _Shape] = {
-    "messages": _Shape({"messages": ("messages", "conversations", "conversation")}, {}, None),
+    "messages": _Shape({"messages": ("messages", "conversations", "conversation")}, _SYSTEM, None),
     "sharegpt": _Shape({"conversations": ("conversations", "conversation")}, _SYSTEM, None),
     "alpaca": _Shape(
         {"instruction": ("instruction",), "output": ("output",)},

@@ -29,6 +29,7 @@ class RowTally:
     rows_used: int = 0
     rows_after_weight: int = 0
     developer_turns: int = 0
+    context_answers: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     lines: dict[str, list[int]] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
