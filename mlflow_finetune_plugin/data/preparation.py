@@ -93,8 +93,7 @@ def prepare(
         reader = Reader(
             spool,
             BatchEncoder(renderer, request.seed),
-            request.columns,
-            request.layout,
+            request.column_settings,
             request.seed,
             folder / "fetched",
             on_progress or (lambda rows: None),

@@ -30,5 +30,7 @@ def prepare_evaluation_rows(
         max_length=int(card["max_length"]),
         max_eval_rows=config.eval.max_rows,
         seed=SEED,
+        ignore=tuple(config.data.ignore),
+        prompt_template=config.data.prompt_template,
     )
     return prepare(request, renderer, folder)

@@ -1,8 +1,12 @@
 """Rows as OpenAI, Axolotl, ms-swift, LLaMA-Factory, TRL and the hub's data sets write them: used as they mean it, or refused by name."""
 
-from data_requests import jsonl, request
+import json
 
-from mlflow_finetune_plugin.data.preparation import prepare
+import pytest
+from data_requests import jsonl, pairs, request
+
+from mlflow_finetune_plugin.data import DataFile, DataReport, prepare, report_page, report_text
+from mlflow_finetune_plugin.errors import DataError
 
 SYSTEM, USER, ASSISTANT = ({"role": r, "content": f"{r}."} for r in ("system", "user", "assistant"))
 
@@ -37,3 +41,29 @@ def test_valid_rows_of_openai_are_all_used(tmp_path, renderer, byte_tokenizer):
     ]
     assert [note for note in prepared.report.notes if "4 assistant turns are context" in note]  # two on each side
     assert all("weight" not in turn for row in prepared.eval_rows for turn in row.messages)
+
+
+def test_unused_columns_are_in_every_form_of_the_report(tmp_path, renderer):
+    rows = [{**row, "id": i, "note": "seldom" if i < 3 else None} for i, row in enumerate(pairs(20))]
+    report = prepare(request(jsonl(tmp_path / "a.jsonl", rows)), renderer, tmp_path / "out").report
+    assert report.files[0].unused_columns == {"id": 20, "note": 3}
+    assert "columns that are not used: id (20 rows), note (3 rows)" in report_text(report)
+    assert "<code>note</code> (3)" in report_page(report)
+    assert DataReport.from_json(json.dumps(report.to_json())).files == report.files
+
+
+def test_a_column_that_carries_the_task_stops_the_run_until_a_setting_decides(tmp_path, renderer, byte_tokenizer):
+    rows = [{**row, "context": f"Fact {i}."} for i, row in enumerate(pairs(20))]
+    train = jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(DataError, match=r"a\.jsonl: the column 'context' is not used"):
+        prepare(request(train), renderer, tmp_path / "out")
+    with pytest.raises(DataError, match=r"a\.jsonl: the column 'context' is not used"):  # in later rows only
+        prepare(request(jsonl(tmp_path / "a.jsonl", [*pairs(60, 50), *rows])), renderer, tmp_path / "out")
+    train = jsonl(tmp_path / "a.jsonl", rows)
+    for files in (request(train, ignore=("context",)), request((DataFile(train, "t", ignore=("context",)),))):
+        assert prepare(files, renderer, tmp_path / "out").report.files[0].unused_columns == {}
+    template = "{{ context }} {{ prompt }}"
+    for files in (request(train, prompt_template=template), request((DataFile(train, "t", prompt_template=template),))):
+        prepared = prepare(files, renderer, tmp_path / "out")
+        assert byte_tokenizer.decode(prepared.train[0]["input_ids"]).startswith("Fact ")
+        assert prepared.report.files[0].layout == "prompt_completion: data.prompt_template -> completion"

@@ -30,7 +30,8 @@ from mlflow_finetune_plugin.evaluation.results import Message
 
 _WEIGHT = "weight"
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_SHAREGPT_ROLES = {**_ROLES, "human": "user", "gpt": "assistant"}
+_ROLES |= {"model": "assistant", "chatbot": "assistant"}  # Gemini's and Cohere's names
+_SHAREGPT_ROLES = {**_ROLES, "human": "user", "gpt": "assistant", "bot": "assistant"}
 _TOOL_ROLES = frozenset(("tool", "function", "ipython", "observation", "function_call", "tool_call", "tool_response"))
 _UNSUPPORTED_KEYS = ("reasoning_content", "reasoning", "thinking", "audio", "refusal")
 _NUMBERS = ("weight", "loss_scale")
@@ -57,7 +58,7 @@ def as_context(message: Message) -> Message:
 
 
 def role_turn(turn: Any) -> Message:
-    """Read a turn of the form ``{"role": ..., "content": ...}``."""
+    """Read a turn of the form ``{"role": ..., "content": ...}``; Gemini calls the content ``parts``."""
     role = _role(turn, "role", _ROLES)
     for key in ("tool_calls", "function_call"):
         if turn.get(key):
@@ -65,7 +66,8 @@ def role_turn(turn: Any) -> Message:
     for key in _UNSUPPORTED_KEYS:
         if turn.get(key):
             raise RowFault(UNSUPPORTED_FIELD, key)
-    return _marked(turn, role, _content(turn, "content", role))
+    content = "parts" if "parts" in turn and "content" not in turn else "content"
+    return _marked(turn, role, _content(turn, content, role))
 
 
 def sharegpt_turn(turn: Any) -> Message:
@@ -107,10 +109,11 @@ def _role(turn: Any, key: str, roles: Mapping[str, str]) -> str:
     role = turn[key]
     if role is None:
         raise RowFault(NULL_FIELD, key)
-    if not isinstance(role, str) or role not in roles:
-        why = ": tool calls are not supported" if role in _TOOL_ROLES else ""
+    name = role.lower() if isinstance(role, str) else ""
+    if name not in roles:
+        why = ": tool calls are not supported" if name in _TOOL_ROLES else ""
         raise RowFault(UNSUPPORTED_ROLE, excerpt_of(role) + why)
-    return roles[role]
+    return roles[name]
 
 
 def _content(turn: Mapping[str, Any], key: str, role: str) -> str:

@@ -66,6 +66,10 @@ def to_conversations(layout: Layout, row: Mapping[str, Any]) -> list[Conversatio
         return _instances(layout, row)
     answer = ANSWERS.get(layout.name)
     answers = row.get(layout.columns[answer]) if answer else None
+    if isinstance(answers, dict) and isinstance(
+        answers.get("text"), list
+    ):  # SQuAD: the same answer at several positions
+        answers = list(dict.fromkeys(answers["text"]))
     if isinstance(answers, list) and layout.name != "label":
         return _several_answers(layout, row, layout.columns[str(answer)], answers)
     return [_conversation(layout, row)]

@@ -16,6 +16,7 @@ ROLES_OUT_OF_ORDER = "roles out of order"
 ENDS_WITH_USER_TURN = "ends with a user turn"
 UNSUPPORTED_ROLE = "unsupported role"
 UNSUPPORTED_FIELD = "unsupported field"
+TEMPLATE_FAILS = "prompt template fails"
 
 
 class RowFault(Exception):

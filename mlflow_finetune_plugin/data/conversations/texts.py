@@ -54,7 +54,12 @@ def content_text(value: Any, name: str, if_empty: str) -> str:
 
 
 def optional_text(value: Any, name: str) -> str:
-    """Return a content as ``content_text`` does, or "" for null and for a blank or empty one."""
+    """Return a content as ``content_text`` does, or "" for null and for a blank or empty one.
+
+    Gemini writes the system text as an object with ``parts``.
+    """
+    if isinstance(value, dict) and isinstance(value.get("parts"), list):
+        value = value["parts"]
     if value is None or value == [] or (isinstance(value, str) and not value.strip()):
         return ""
     return content_text(value, name, EMPTY_PROMPT)

@@ -12,6 +12,7 @@ from mlflow_finetune_plugin.data.conversations.layouts import Layout
 from mlflow_finetune_plugin.data.report.contents import MAX_LINES, FileReport, SkipCount
 
 _EXAMPLE_CHARS = 200
+_SHOWN_COLUMNS = 50
 _MAX_LABELS = 10_000
 
 
@@ -34,6 +35,7 @@ class RowTally:
     lines: dict[str, list[int]] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
+    unused_columns: Counter[str] = field(default_factory=Counter)
     odd: Counter[str] = field(default_factory=Counter)
     odd_lines: dict[str, list[int]] = field(default_factory=dict)
     odd_examples: dict[str, str] = field(default_factory=dict)
@@ -74,6 +76,7 @@ class RowTally:
             skipped=skipped,
             weight=self.weight,
             rows_after_weight=self.rows_after_weight,
+            unused_columns=dict(self.unused_columns.most_common(_SHOWN_COLUMNS)),
         )
 
 
