@@ -81,6 +81,12 @@ class DataSettings(Section):
         min_length=1,
         description="Jinja text over the columns of a row that composes its prompt, e.g. '{{ question }}\n\n{{ context }}'.",
     )
+    max_skipped: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Largest share of a file's rows that may be unusable; above it the run stops. Rows over max_length do not count.",
+    )
     overlength: Literal["error", "drop", "truncate", "split"] = Field(
         "error", description="What happens to rows over max_length; split: plain text in pieces, other rows an error."
     )

@@ -19,7 +19,7 @@ import numpy as np
 
 from mlflow_finetune_plugin.data.conversations.chat_turns import unmarked
 from mlflow_finetune_plugin.data.conversations.conversion import is_document
-from mlflow_finetune_plugin.data.conversations.row_faults import OVER_LENGTH
+from mlflow_finetune_plugin.data.conversations.row_faults import OVER_EVAL_LIMIT, OVER_LENGTH
 from mlflow_finetune_plugin.data.conversations.split import Split, hash_text, sample_of_eval, split_of_train
 from mlflow_finetune_plugin.data.reader import DataFile, Reader, ReadFile, row_key
 from mlflow_finetune_plugin.data.report.checks import (
@@ -36,6 +36,7 @@ from mlflow_finetune_plugin.data.report.checks import (
     token_findings,
 )
 from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport, LabelReport, UnusableDataError
+from mlflow_finetune_plugin.data.report.faults import over_length_fault, skipped_fault, why_skipped
 from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, ExampleText, across, segments
 from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
 from mlflow_finetune_plugin.data.request import DataRequest
@@ -46,8 +47,6 @@ from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer, Example
 from mlflow_finetune_plugin.data.tokens.spool import Spool, SpooledBatch
 from mlflow_finetune_plugin.data.tokens.token_file import TokenFile
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Message
-
-OVER_EVAL_LIMIT = "over max_eval_rows"
 
 _SHOWN_LABELS = 200
 
@@ -111,7 +110,9 @@ def prepare(
 def _split(request: DataRequest, reader: Reader) -> Split:
     if isinstance(request.eval, tuple):
         return sample_of_eval(reader.place_hashes, request.max_eval_rows, request.seed)
-    return split_of_train(reader.row_hashes, request.eval, request.max_eval_rows, request.seed)
+    return split_of_train(
+        reader.row_hashes, request.eval, request.max_eval_rows, request.seed, prompt_hashes=reader.prompt_hashes
+    )
 
 
 class _Preparation:
@@ -171,7 +172,7 @@ class _Preparation:
         every = np.ones(len(encoded), dtype=np.bool_)
         if file.tally.role == "train":
             splits = not isinstance(self._request.eval, tuple)
-            return every, self._split.held_out(encoded.row_hashes) if splits else ~every
+            return every, self._split.held_out(encoded.row_hashes, encoded.line_prompts) if splits else ~every
         # Eval rows are sampled by position too, so that duplicates are drawn one by one.
         places = [hash_text(row_key(file.file, line), self._request.seed) for line in encoded.lines.tolist()]
         is_chosen = self._split.held_out(np.array(places, dtype=np.uint64))
@@ -237,39 +238,17 @@ class _Preparation:
     def _fault(self) -> str | None:
         """Return why the data cannot be used, or None."""
         if self._over_length:
-            return self._over_length_message()
+            return over_length_fault(self._over_length, self._request.max_length)
         if self._request.train and not self.train.examples:
-            return f"no usable row to train on: {self._why_skipped()}"
+            return f"no usable row to train on: {why_skipped(self._tallies)}"
         if self.eval_rows:
-            return None
+            return skipped_fault(self._tallies, self._request.max_skipped)
         if isinstance(self._request.eval, tuple):
-            return f"no usable row to evaluate on: {self._why_skipped()}"
+            return f"no usable row to evaluate on: {why_skipped(self._tallies)}"
         return (
             f"no row to evaluate on: {self.train.rows} usable training row(s) are too few to hold one out; "
             "fix: set data.eval to a file, or add rows"
         )
-
-    def _over_length_message(self) -> str:
-        rows_over = self._over_length
-        first = ", ".join(f"{name} line {line} ({length})" for name, line, length in rows_over[:5])
-        longest = max(length for _, _, length in rows_over)
-        rows = "1 row is" if len(rows_over) == 1 else f"{len(rows_over):,} rows are"
-        return (
-            f"{rows} longer than max_length ({self._request.max_length} tokens): {first}"
-            f"{', ...' if len(rows_over) > 5 else ''}; the longest has {longest:,}; fix: set data.overlength: drop (or truncate), "
-            f"or training.max_length: {longest} if the base model allows it"
-        )
-
-    def _why_skipped(self) -> str:
-        reasons = []
-        for count in self._tallies:
-            for skip in count.report().skipped:
-                lines = ", ".join(map(str, skip.lines[:5]))
-                detail = f" ({skip.detail})" if skip.detail else ""
-                reasons.append(f"{count.name}: {skip.rows} {skip.reason}{detail} in line {lines}")
-        return (
-            "; ".join(reasons) or "the weights of the files leave no row"
-        ) + "; fix: correct the rows, data.columns or data.layout"
 
     def result(self) -> PreparedData:
         trained_rows = np.unique(self.train.index.records()["row"])

@@ -101,6 +101,7 @@ class Reader:
         self._role: Literal["train", "eval"] = "train"
         self._rows_done, self._on_progress = 0, on_progress
         self.row_hashes = array("Q")
+        self.prompt_hashes = array("Q")
         self.place_hashes = array("Q")
 
     def __enter__(self) -> Self:
@@ -163,7 +164,9 @@ class Reader:
     def _collect(self, frame: bytes, encoded: EncodedBatch) -> None:
         self._spool.add(frame, encoded)
         if self._role == "train":
-            self.row_hashes.frombytes(encoded.row_hashes[is_first_of_line(encoded.lines)].tobytes())
+            is_first = is_first_of_line(encoded.lines)
+            self.row_hashes.frombytes(encoded.row_hashes[is_first].tobytes())
+            self.prompt_hashes.frombytes(encoded.line_prompts[is_first].tobytes())
         self._rows_done += len(encoded)
         self._on_progress(self._rows_done)
 

@@ -26,6 +26,7 @@ class DataRequest:
         max_eval_rows: Most held-out rows; None means no limit.
         seed: Seed of the split and of the sample for weights.
         ignore: Columns that are not a part of the task.
+        max_skipped: The largest share of a file's rows that may be unusable, from 0 to 1.
         prompt_template: Jinja text over the columns of a row that gives its prompt; None means that the layout gives it.
     """
 
@@ -39,6 +40,7 @@ class DataRequest:
     seed: int
     ignore: tuple[str, ...] = ()
     prompt_template: str | None = None
+    max_skipped: float = 1.0
 
     @property
     def column_settings(self) -> ColumnSettings:

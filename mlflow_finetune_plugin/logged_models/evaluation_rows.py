@@ -32,5 +32,6 @@ def prepare_evaluation_rows(
         seed=SEED,
         ignore=tuple(config.data.ignore),
         prompt_template=config.data.prompt_template,
+        max_skipped=config.data.max_skipped,
     )
     return prepare(request, renderer, folder)

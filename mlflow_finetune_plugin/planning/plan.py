@@ -172,6 +172,7 @@ def data_request(plan: Plan) -> DataRequest:
         seed=plan.config.training.seed,
         ignore=tuple(data.ignore),
         prompt_template=data.prompt_template,
+        max_skipped=data.max_skipped,
     )
 
 

@@ -14,7 +14,7 @@ from mlflow_finetune_plugin.data.conversations.layouts import (
     composed_layout,
     detect_layout,
 )
-from mlflow_finetune_plugin.data.conversations.ratings import check_ranked, check_single_answers
+from mlflow_finetune_plugin.data.conversations.ratings import check_classes, check_ranked, check_single_answers
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.unused_columns import UnusedColumns
 from mlflow_finetune_plugin.errors import DataError
@@ -90,6 +90,7 @@ def interpret(rows: Sequence[Mapping[str, Any]], settings: ColumnSettings) -> In
         layout = detect_layout(rows, settings.columns, settings.layout)
         if is_guessed or layout.name == PREFERENCE:
             check_ranked(layout, rows)
+    check_classes(layout, rows)
     # The first rows have their own count, so that reading the whole file later counts each row once.
     first = Interpretation(layout, settings.ignore, template)
     for row in rows:

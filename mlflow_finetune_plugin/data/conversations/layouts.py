@@ -7,6 +7,7 @@ only.
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,8 @@ _BESIDE_TEXT = frozenset(
 )
 """Columns that describe the source of a text. A ``text`` column with no other columns than these holds documents."""
 
+_FEWEST_ROWS = 10
+_LONGEST_LABEL = 60
 _SYSTEM = {"system": ("system", "system_prompt")}
 _TEXT_COLUMNS = (
     *("text", "sentence", "query", "utterance", "message", "review", "comment", "tweet", "content", "document"),
@@ -132,7 +135,7 @@ def detect_layout(
     candidates = _without_weaker(candidates) or ([] if columns else _further_readings(rows, present, layout))
     if len(candidates) == 1:
         return candidates[0]
-    raise DataError(_no_single_layout(candidates, present, layout))
+    raise DataError(_no_single_layout(candidates, present, layout, _offer(rows, present)))
 
 
 def _check_columns(columns: Mapping[str, str], present: list[str], layout: str) -> None:
@@ -294,7 +297,23 @@ def _without_weaker(candidates: list[Layout]) -> list[Layout]:
     return [c for c in candidates if c is alpaca or not set(c.columns.values()) <= used]
 
 
-def _no_single_layout(candidates: list[Layout], present: list[str], layout: str) -> str:
+def _offer(rows: list[Mapping[str, Any]], present: list[str]) -> str:
+    """Return a setting for a file with one column of long texts and one of few short ones, or with two columns of text."""
+    values = {name: [row[name] for row in rows if row.get(name) not in (None, "")] for name in present}
+    texts = [name for name, column in values.items() if column and all(isinstance(value, str) for value in column)]
+    if len(texts) != 2 or len(rows) < _FEWEST_ROWS:
+        return ""
+    few, many = sorted(texts, key=lambda name: len(set(values[name])))
+    is_class = len(set(values[few])) * 3 <= len(values[few]) and max(map(len, values[few])) <= _LONGEST_LABEL
+    parts = {"text": many, "label": few} if is_class else {"prompt": texts[0], "completion": texts[1]}
+    reason = (
+        f"{few!r} has {len(set(values[few]))} different values, as labels have" if is_class else "two columns of text"
+    )
+    command = " ".join(f"-P {shlex.quote(f'data.columns.{part}={column}')}" for part, column in parts.items())
+    return f"; perhaps {command} ({reason})"
+
+
+def _no_single_layout(candidates: list[Layout], present: list[str], layout: str, offer: str) -> str:
     listed = ", ".join(name if len(name) <= 40 else name[:37] + "..." for name in present) or "none"
     if candidates:
         either = "; or ".join(str(candidate) for candidate in candidates)
@@ -310,7 +329,7 @@ def _no_single_layout(candidates: list[Layout], present: list[str], layout: str)
     return (
         f"the columns {listed} fit no known layout{hint}; fix: name them, for example "
         "data.columns: {prompt: ..., completion: ...}, compose a prompt of several columns with data.prompt_template, or set "
-        f"data.layout. Known layouts:{table}"
+        f"data.layout{offer}. Known layouts:{table}"
     )
 
 

@@ -5,6 +5,7 @@ Every fix that an error names was tried on the first rows of the file.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 _REJECTED = re.compile(r"(^|_)(rejected|non_preferred|dispreferred)(_|$)|^response_k$")
 _CHOSEN = re.compile(r"(^|_)(chosen|preferred)(_|$)|^response_j$")
+_DECIMAL = re.compile(r"-?\d*\.\d+(e-?\d+)?")
+_FEWEST_ROWS = 10
 _PROMPTS = ("prompt", "question", "instruction", "input", "query")
 _ANSWERS = frozenset(
     ("completion", "response", "output", "answer", "messages", "conversations", "conversation", "completions")
@@ -62,6 +65,25 @@ def check_ranked(layout: Layout, rows: Rows) -> None:
         raise DataError(
             f"the column {column!r} holds two answers in every row, which LLaMA-Factory ranks as [better, worse]: {_WHY} "
             "ranked answers; fix: keep the first of each list, or set data.layout: alpaca to learn both"
+        )
+
+
+def check_classes(layout: Layout, rows: Rows) -> None:
+    """Raise DataError where the labels are measurements such as 0.35 and not classes."""
+    if layout.name != "label":
+        return
+    column = layout.columns["label"]
+    values = [row.get(column) for row in rows]
+    fractions = [v for v in values if isinstance(v, float) and math.isfinite(v) and not v.is_integer()]
+    texts = [float(v) for v in values if isinstance(v, str) and _DECIMAL.fullmatch(v.strip())]
+    # The cells of a CSV file are texts: a few ratings such as 4.5 may be classes, as many numbers as rows are not.
+    are_measured = len(texts) == len(values) >= _FEWEST_ROWS and len(set(texts)) * 2 > len(texts)
+    if fractions or are_measured:
+        example = next(iter(fractions or texts))
+        raise DataError(
+            f"the column {column!r} holds numbers such as {example:g}, which are not classes, and this version does not train "
+            "regression; fix: write a class for each range of the numbers into a column (low, high), and name it in "
+            "data.columns: {label: ...}"
         )
 
 

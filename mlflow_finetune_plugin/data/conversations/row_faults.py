@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 OVER_LENGTH = "over length"
+OVER_EVAL_LIMIT = "over max_eval_rows"
 EMPTY_PROMPT = "empty prompt"
 EMPTY_COMPLETION = "empty completion"
 EMPTY_TEXT = "empty text"

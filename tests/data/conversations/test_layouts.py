@@ -214,6 +214,15 @@ def test_what_cannot_be_guessed_names_columns_layouts_and_fix(row, options, word
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+def test_two_columns_are_offered_as_label_or_pair_in_the_command_to_type():
+    rows = [{"the ticket": f"Where is my order number {i}?", "queue": ("sales", "support")[i % 2]} for i in range(12)]
+    with pytest.raises(DataError, match="fit no known layout") as caught:
+        detect_layout(rows)
+    assert "perhaps -P 'data.columns.text=the ticket' -P data.columns.label=queue" in str(caught.value)
+    with pytest.raises(DataError, match=r"perhaps -P data\.columns\.prompt=ask -P data\.columns\.completion=say"):
+        detect_layout([{"ask": f"What is {i}?", "say": f"It is {i}."} for i in range(12)])
+
+
 def test_label_beside_a_text_makes_it_no_document():
     assert str(detect_layout([{"text": "t", "label": "l"}])) == "label: text -> label"
     assert str(detect_layout([{"body": "t", "label": "l"}], {"text": "body"}, "text")) == "text: body"

@@ -122,3 +122,14 @@ def test_ranked_answers_of_llama_factory_are_refused():
 def test_rated_steps_are_refused():
     with pytest.raises(DataError, match="rate the steps of an answer"):
         interpret([{"prompt": "p", "completions": ["a", "b"], "labels": [True, False]}], ColumnSettings())
+
+
+@pytest.mark.parametrize("values", [[0.0, 1.0, 0.35], [f"{i / 100}" for i in range(20)]])
+def test_numbers_that_are_not_classes_are_refused(values):
+    with pytest.raises(DataError, match=r"the column 'label' holds numbers such as 0\.?\d*, which are not classes"):
+        interpret([{"text": "t", "label": value} for value in values], ColumnSettings())
+
+
+@pytest.mark.parametrize("values", [[0.0, 1.0, 2.0], ["4.5", "5.0"] * 10, [1, 2, 3]])
+def test_numbers_that_may_be_classes_are_labels(values):
+    assert interpret([{"text": "t", "label": value} for value in values], ColumnSettings())
