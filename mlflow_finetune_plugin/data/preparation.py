@@ -36,7 +36,7 @@ from mlflow_finetune_plugin.data.report.checks import (
     token_findings,
 )
 from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport, LabelReport, UnusableDataError
-from mlflow_finetune_plugin.data.report.faults import over_length_fault, skipped_fault, why_skipped
+from mlflow_finetune_plugin.data.report.faults import over_length_fault, skipped_fault, token_without_row, why_skipped
 from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, ExampleText, across, segments
 from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
 from mlflow_finetune_plugin.data.request import DataRequest
@@ -135,6 +135,7 @@ class _Preparation:
         self._over_length: list[tuple[str, int, int]] = []
         self._samples: dict[int, list[Example]] = {}
         self._labels = Labels()
+        self._largest_id = 0
 
     def write(self, file: ReadFile, spool: Spool) -> None:
         """Count the rows of one file and write each to the training or the held-out side."""
@@ -220,7 +221,9 @@ class _Preparation:
         side.index.add(encoded, rows, file=len(self._tallies) - 1, examples=side.examples + np.cumsum(sizes) - sizes)
         spans = zip(encoded.starts[rows].tolist(), encoded.counts[rows].tolist(), copies.tolist(), strict=True)
         numbers = [number for start, count, times in spans for number in [*range(start, start + count)] * times]
-        side.write(encoded.tokens.take(np.array(numbers, dtype=np.int64)), file.file.task)
+        tokens = encoded.tokens.take(np.array(numbers, dtype=np.int64))
+        self._largest_id = max(self._largest_id, int(tokens.ids.max(initial=0)))
+        side.write(tokens, file.file.task)
 
     def _copies(self, lines: np.ndarray, file: DataFile) -> np.ndarray:
         """Return how often each row is used: the weight's whole part, and once more for a seeded share of the rows."""
@@ -237,6 +240,8 @@ class _Preparation:
 
     def _fault(self) -> str | None:
         """Return why the data cannot be used, or None."""
+        if fault := token_without_row(self._renderer, self._largest_id):
+            return fault
         if self._over_length:
             return over_length_fault(self._over_length, self._request.max_length)
         if self._request.train and not self.train.examples:

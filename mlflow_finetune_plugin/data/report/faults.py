@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from mlflow_finetune_plugin.data.conversations.row_faults import OVER_EVAL_LIMIT, OVER_LENGTH
 from mlflow_finetune_plugin.data.report.tally import RowTally
 from mlflow_finetune_plugin.data.tokens.overlength import NO_LOSS_TOKEN
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
+from mlflow_finetune_plugin.data.tokens.trained_tokens import embedding_rows
 
 _CHOSEN_REASONS = (OVER_LENGTH, NO_LOSS_TOKEN, OVER_EVAL_LIMIT)
 """Reasons that follow from a setting, such as ``overlength: drop``. They do not count towards ``max_skipped``."""
@@ -34,6 +36,19 @@ def why_skipped(tallies: Sequence[RowTally]) -> str:
     return (
         "; ".join(reasons) or "the weights of the files leave no row"
     ) + "; fix: correct the rows, data.columns or data.layout"
+
+
+def token_without_row(renderer: ChatRenderer, largest_id: int) -> str | None:
+    """Return the fault of a token for which the base has no embedding; None where the base has one for each, or is unknown."""
+    rows = embedding_rows(renderer.weights) if renderer.weights is not None else None
+    if rows is None or largest_id < rows:
+        return None
+    token = renderer.tokenizer.convert_ids_to_tokens(largest_id)
+    return (
+        f"the tokenizer is larger than the base's embedding table: the data has the token {token!r} with id {largest_id:,}, and the "
+        f"table has {rows:,} rows; fix: use the tokenizer that belongs to the base, or resize the base with "
+        "model.resize_token_embeddings(len(tokenizer)) and save it"
+    )
 
 
 def over_length_fault(rows: Sequence[tuple[str, int, int]], max_length: int) -> str:
