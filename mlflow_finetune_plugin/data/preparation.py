@@ -325,6 +325,8 @@ class _Preparation:
         return f"{self._tallies[file].name} line {line}"
 
     def _notes(self) -> Iterator[str]:
+        for tally in self._tallies:
+            yield from (f"{tally.name}: {note}" for note in tally.source_notes)
         developers = sum(tally.developer_turns for tally in self._tallies)
         if developers:
             yield f"{developers:,} developer turns were read as system turns"

@@ -131,7 +131,7 @@ class Reader:
         reading = self._interpretation(file, local)
         tally = RowTally(file.report_name, file.task, file.weight, role, reading.layout)
         start, self._role = self._spool.position(), role
-        for line, row in read_rows(local):
+        for line, row in read_rows(local, tally.source_notes.append):
             tally.rows_read += 1
             if role == "eval":
                 self.place_hashes.append(hash_text(row_key(file, line), self._seed))

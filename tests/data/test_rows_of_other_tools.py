@@ -67,3 +67,13 @@ def test_a_column_that_carries_the_task_stops_the_run_until_a_setting_decides(tm
         prepared = prepare(files, renderer, tmp_path / "out")
         assert byte_tokenizer.decode(prepared.train[0]["input_ids"]).startswith("Fact ")
         assert prepared.report.files[0].layout == "prompt_completion: data.prompt_template -> completion"
+
+
+def test_report_names_an_unusual_separator_and_encoding(tmp_path, renderer):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"prompt;completion\n" + "".join(f"Où {i}?;là\n" for i in range(12)).encode("cp1252"))
+    report = prepare(request(path), renderer, tmp_path / "out").report
+    assert [note for note in report.notes if note.startswith("a.csv")] == [
+        "a.csv: the columns are separated by semicolons",
+        "a.csv: the encoding is Windows-1252, because line 2 is not UTF-8",
+    ]

@@ -35,6 +35,7 @@ class RowTally:
     lines: dict[str, list[int]] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
+    source_notes: list[str] = field(default_factory=list)
     unused_columns: Counter[str] = field(default_factory=Counter)
     odd: Counter[str] = field(default_factory=Counter)
     odd_lines: dict[str, list[int]] = field(default_factory=dict)
