@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlflow_finetune_plugin.config.sections import DataFileSettings
+from mlflow_finetune_plugin.config.sections import DataFileSettings, DataSettings
+from mlflow_finetune_plugin.data.conversations.interpretation import ColumnSettings
 from mlflow_finetune_plugin.data.reader import DataFile
 
 
@@ -18,6 +19,13 @@ def data_files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:
             file.instruction,
             file.layout,
             file.columns,
+            None if file.ignore is None else tuple(file.ignore),
+            file.prompt_template,
         )
         for file in files
     )
+
+
+def column_settings(data: DataSettings) -> ColumnSettings:
+    """Return how the columns of every file are read that has no settings of its own."""
+    return ColumnSettings(data.layout, data.columns, tuple(data.ignore), data.prompt_template)

@@ -14,6 +14,13 @@ from mlflow_finetune_plugin.section import Auto, DataLocation, Layout, LocalFile
 MAX_PRECISION_GAP = 0.5
 
 
+def _as_names(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[list[str], BeforeValidator(_as_names)]
+
+
 class DataFileSettings(Section):
     """One data file of a mixture."""
 
@@ -30,6 +37,10 @@ class DataFileSettings(Section):
     )
     layout: Layout | None = Field(None, description="How its rows are laid out; default: data.layout.")
     columns: dict[str, str] | None = Field(None, description="Role -> column in this file; default: data.columns.")
+    ignore: Names | None = Field(None, description="Columns to leave out in this file; default: data.ignore.")
+    prompt_template: str | None = Field(
+        None, min_length=1, description="Jinja text that composes this file's prompts; default: data.prompt_template."
+    )
 
 
 def _as_files(value: Any) -> Any:
@@ -60,6 +71,21 @@ class DataSettings(Section):
     layout: Layout = Field("auto", description="How rows are laid out; auto recognises it and shows the guess.")
     columns: dict[str, str] = Field(
         default_factory=dict, description="Role -> column, e.g. {prompt: text, completion: intent}."
+    )
+    ignore: Names = Field(
+        default_factory=list,
+        description="Columns that are not a part of the task. An unused column that looks like one stops the run.",
+    )
+    prompt_template: str | None = Field(
+        None,
+        min_length=1,
+        description="Jinja text over the columns of a row that composes its prompt, e.g. '{{ question }}\n\n{{ context }}'.",
+    )
+    max_skipped: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Largest share of a file's rows that may be unusable; above it the run stops. Rows over max_length do not count.",
     )
     overlength: Literal["error", "drop", "truncate", "split"] = Field(
         "error", description="What happens to rows over max_length; split: plain text in pieces, other rows an error."

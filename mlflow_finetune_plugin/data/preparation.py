@@ -17,8 +17,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 
+from mlflow_finetune_plugin.data.conversations.chat_turns import unmarked
 from mlflow_finetune_plugin.data.conversations.conversion import is_document
-from mlflow_finetune_plugin.data.conversations.row_faults import OVER_LENGTH
+from mlflow_finetune_plugin.data.conversations.row_faults import OVER_EVAL_LIMIT, OVER_LENGTH
 from mlflow_finetune_plugin.data.conversations.split import Split, hash_text, sample_of_eval, split_of_train
 from mlflow_finetune_plugin.data.reader import DataFile, Reader, ReadFile, row_key
 from mlflow_finetune_plugin.data.report.checks import (
@@ -35,6 +36,7 @@ from mlflow_finetune_plugin.data.report.checks import (
     token_findings,
 )
 from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport, LabelReport, UnusableDataError
+from mlflow_finetune_plugin.data.report.faults import over_length_fault, skipped_fault, token_without_row, why_skipped
 from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, ExampleText, across, segments
 from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
 from mlflow_finetune_plugin.data.request import DataRequest
@@ -45,8 +47,6 @@ from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer, Example
 from mlflow_finetune_plugin.data.tokens.spool import Spool, SpooledBatch
 from mlflow_finetune_plugin.data.tokens.token_file import TokenFile
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Message
-
-OVER_EVAL_LIMIT = "over max_eval_rows"
 
 _SHOWN_LABELS = 200
 
@@ -92,8 +92,7 @@ def prepare(
         reader = Reader(
             spool,
             BatchEncoder(renderer, request.seed),
-            request.columns,
-            request.layout,
+            request.column_settings,
             request.seed,
             folder / "fetched",
             on_progress or (lambda rows: None),
@@ -111,7 +110,9 @@ def prepare(
 def _split(request: DataRequest, reader: Reader) -> Split:
     if isinstance(request.eval, tuple):
         return sample_of_eval(reader.place_hashes, request.max_eval_rows, request.seed)
-    return split_of_train(reader.row_hashes, request.eval, request.max_eval_rows, request.seed)
+    return split_of_train(
+        reader.row_hashes, request.eval, request.max_eval_rows, request.seed, prompt_hashes=reader.prompt_hashes
+    )
 
 
 class _Preparation:
@@ -134,6 +135,7 @@ class _Preparation:
         self._over_length: list[tuple[str, int, int]] = []
         self._samples: dict[int, list[Example]] = {}
         self._labels = Labels()
+        self._largest_id = 0
 
     def write(self, file: ReadFile, spool: Spool) -> None:
         """Count the rows of one file and write each to the training or the held-out side."""
@@ -171,7 +173,7 @@ class _Preparation:
         every = np.ones(len(encoded), dtype=np.bool_)
         if file.tally.role == "train":
             splits = not isinstance(self._request.eval, tuple)
-            return every, self._split.held_out(encoded.row_hashes) if splits else ~every
+            return every, self._split.held_out(encoded.row_hashes, encoded.line_prompts) if splits else ~every
         # Eval rows are sampled by position too, so that duplicates are drawn one by one.
         places = [hash_text(row_key(file.file, line), self._request.seed) for line in encoded.lines.tolist()]
         is_chosen = self._split.held_out(np.array(places, dtype=np.uint64))
@@ -219,7 +221,9 @@ class _Preparation:
         side.index.add(encoded, rows, file=len(self._tallies) - 1, examples=side.examples + np.cumsum(sizes) - sizes)
         spans = zip(encoded.starts[rows].tolist(), encoded.counts[rows].tolist(), copies.tolist(), strict=True)
         numbers = [number for start, count, times in spans for number in [*range(start, start + count)] * times]
-        side.write(encoded.tokens.take(np.array(numbers, dtype=np.int64)), file.file.task)
+        tokens = encoded.tokens.take(np.array(numbers, dtype=np.int64))
+        self._largest_id = max(self._largest_id, int(tokens.ids.max(initial=0)))
+        side.write(tokens, file.file.task)
 
     def _copies(self, lines: np.ndarray, file: DataFile) -> np.ndarray:
         """Return how often each row is used: the weight's whole part, and once more for a seeded share of the rows."""
@@ -236,40 +240,20 @@ class _Preparation:
 
     def _fault(self) -> str | None:
         """Return why the data cannot be used, or None."""
+        if fault := token_without_row(self._renderer, self._largest_id):
+            return fault
         if self._over_length:
-            return self._over_length_message()
+            return over_length_fault(self._over_length, self._request.max_length)
         if self._request.train and not self.train.examples:
-            return f"no usable row to train on: {self._why_skipped()}"
+            return f"no usable row to train on: {why_skipped(self._tallies)}"
         if self.eval_rows:
-            return None
+            return skipped_fault(self._tallies, self._request.max_skipped)
         if isinstance(self._request.eval, tuple):
-            return f"no usable row to evaluate on: {self._why_skipped()}"
+            return f"no usable row to evaluate on: {why_skipped(self._tallies)}"
         return (
             f"no row to evaluate on: {self.train.rows} usable training row(s) are too few to hold one out; "
             "fix: set data.eval to a file, or add rows"
         )
-
-    def _over_length_message(self) -> str:
-        rows_over = self._over_length
-        first = ", ".join(f"{name} line {line} ({length})" for name, line, length in rows_over[:5])
-        longest = max(length for _, _, length in rows_over)
-        rows = "1 row is" if len(rows_over) == 1 else f"{len(rows_over):,} rows are"
-        return (
-            f"{rows} longer than max_length ({self._request.max_length} tokens): {first}"
-            f"{', ...' if len(rows_over) > 5 else ''}; the longest has {longest:,}; fix: set data.overlength: drop (or truncate), "
-            f"or training.max_length: {longest} if the base model allows it"
-        )
-
-    def _why_skipped(self) -> str:
-        reasons = []
-        for count in self._tallies:
-            for skip in count.report().skipped:
-                lines = ", ".join(map(str, skip.lines[:5]))
-                detail = f" ({skip.detail})" if skip.detail else ""
-                reasons.append(f"{count.name}: {skip.rows} {skip.reason}{detail} in line {lines}")
-        return (
-            "; ".join(reasons) or "the weights of the files leave no row"
-        ) + "; fix: correct the rows, data.columns or data.layout"
 
     def result(self) -> PreparedData:
         trained_rows = np.unique(self.train.index.records()["row"])
@@ -341,9 +325,17 @@ class _Preparation:
         return f"{self._tallies[file].name} line {line}"
 
     def _notes(self) -> Iterator[str]:
+        for tally in self._tallies:
+            yield from (f"{tally.name}: {note}" for note in tally.source_notes)
         developers = sum(tally.developer_turns for tally in self._tallies)
         if developers:
             yield f"{developers:,} developer turns were read as system turns"
+        contexts = sum(tally.context_answers for tally in self._tallies)
+        if contexts:
+            yield (
+                f"{contexts:,} assistant turns are context and carry no loss: the rows exclude them (weight: 0, train: false, "
+                "loss: false), they are part of a prompt, or no user turn comes before them"
+            )
         several = sum(tally.conversations - tally.rows_read for tally in self._tallies)
         if several:
             yield f"rows with several answers became {several:,} additional conversations"
@@ -361,7 +353,7 @@ def _eval_row(line: int, messages: tuple[Message, ...], example: Example, file: 
     """Make a held-out row: the last assistant turn is the reference, the turns before it are the prompt."""
     start, end = example.last_turn()
     return EvalRow(
-        messages=messages[:-1],
+        messages=tuple(unmarked(messages[:-1])),
         prompt_ids=tuple(example.input_ids[:start]),
         completion_ids=tuple(example.input_ids[start:end]),
         reference=messages[-1]["content"],

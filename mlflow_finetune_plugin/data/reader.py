@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from mlflow_finetune_plugin.data.conversations.conversion import instructed, to_conversations
-from mlflow_finetune_plugin.data.conversations.layouts import TEXT, Layout, check_learnable, detect_layout
+from mlflow_finetune_plugin.data.conversations.conversion import Conversation, instructed
+from mlflow_finetune_plugin.data.conversations.interpretation import ColumnSettings, Interpretation, interpret
+from mlflow_finetune_plugin.data.conversations.layouts import TEXT
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.split import hash_text
 from mlflow_finetune_plugin.data.report.tally import RowTally
@@ -43,6 +45,8 @@ class DataFile:
         instruction: Text that is put before the first user turn of each row, with a blank line between.
         layout: The layout of this file; None means the request's.
         columns: The columns of this file; None means the request's.
+        ignore: The columns of this file that are not a part of the task; None means the request's.
+        prompt_template: Jinja text that composes the prompts of this file; None means the request's.
     """
 
     path: Path
@@ -51,6 +55,17 @@ class DataFile:
     instruction: str | None = None
     layout: str | None = None
     columns: Mapping[str, str] | None = None
+    ignore: tuple[str, ...] | None = None
+    prompt_template: str | None = None
+
+    def settings(self, defaults: ColumnSettings) -> ColumnSettings:
+        """Return how the file's columns are read, with the request's settings where the file has none."""
+        return ColumnSettings(
+            layout=self.layout or defaults.layout,
+            columns=defaults.columns if self.columns is None else self.columns,
+            ignore=defaults.ignore if self.ignore is None else self.ignore,
+            prompt_template=self.prompt_template or defaults.prompt_template,
+        )
 
     @property
     def report_name(self) -> str:
@@ -75,18 +90,18 @@ class Reader:
         self,
         spool: Spool,
         encoder: BatchEncoder,
-        columns: Mapping[str, str],
-        layout: str,
+        columns: ColumnSettings,
         seed: int,
         folder: Path,
         on_progress: Callable[[int], None],
     ) -> None:
-        self._spool, self._columns, self._layout, self._seed, self._folder = spool, columns, layout, seed, folder
+        self._spool, self._columns, self._seed, self._folder = spool, columns, seed, folder
         self._pool = EncodingPool(encoder, self._collect)
         self._batch = _Batch()
         self._role: Literal["train", "eval"] = "train"
         self._rows_done, self._on_progress = 0, on_progress
         self.row_hashes = array("Q")
+        self.prompt_hashes = array("Q")
         self.place_hashes = array("Q")
 
     def __enter__(self) -> Self:
@@ -113,28 +128,30 @@ class Reader:
             raise DataError(str(error).replace(str(local), str(file.path))) from error
 
     def _read(self, file: DataFile, local: Path, role: Literal["train", "eval"]) -> ReadFile:
-        layout = self._layout_of(file, local)
-        tally = RowTally(file.report_name, file.task, file.weight, role, layout)
+        reading = self._interpretation(file, local)
+        tally = RowTally(file.report_name, file.task, file.weight, role, reading.layout)
         start, self._role = self._spool.position(), role
-        for line, row in read_rows(local):
+        for line, row in read_rows(local, tally.source_notes.append):
             tally.rows_read += 1
             if role == "eval":
                 self.place_hashes.append(hash_text(row_key(file, line), self._seed))
             try:
-                self._add(line, row, tally, file.instruction)
+                self._add(line, reading.conversations(row), tally, file.instruction)
             except RowFault as fault:
                 tally.conversations += 1
                 tally.skip(line, fault.reason, fault.detail, row)
         self._submit()
         self._pool.drain()
+        with _named(file, local):
+            reading.unused.check()  # again, because the first rows may lack a column
+        tally.unused_columns = reading.unused.counts
         return ReadFile(file, tally, start, self._spool.position())
 
-    def _add(self, line: int, row: Mapping[str, Any], tally: RowTally, instruction: str | None) -> None:
-        for conversation in [
-            instructed(conversation, instruction) for conversation in to_conversations(tally.layout, row)
-        ]:
+    def _add(self, line: int, read: list[Conversation], tally: RowTally, instruction: str | None) -> None:
+        for conversation in [instructed(conversation, instruction) for conversation in read]:
             tally.conversations += 1
             tally.developer_turns += conversation.developer_turns
+            tally.context_answers += conversation.context_answers
             self._batch.add(line, conversation.messages)
         if self._batch.is_full():
             self._submit()
@@ -147,24 +164,31 @@ class Reader:
     def _collect(self, frame: bytes, encoded: EncodedBatch) -> None:
         self._spool.add(frame, encoded)
         if self._role == "train":
-            self.row_hashes.frombytes(encoded.row_hashes[is_first_of_line(encoded.lines)].tobytes())
+            is_first = is_first_of_line(encoded.lines)
+            self.row_hashes.frombytes(encoded.row_hashes[is_first].tobytes())
+            self.prompt_hashes.frombytes(encoded.line_prompts[is_first].tobytes())
         self._rows_done += len(encoded)
         self._on_progress(self._rows_done)
 
-    def _layout_of(self, file: DataFile, local: Path) -> Layout:
-        try:
-            columns = self._columns if file.columns is None else file.columns
-            layout = detect_layout((row for _, row in peek(local)), columns, file.layout or self._layout)
-            check_learnable(layout)
-            if file.instruction is not None and layout.name == TEXT:
+    def _interpretation(self, file: DataFile, local: Path) -> Interpretation:
+        with _named(file, local):
+            reading = interpret([row for _, row in peek(local)], file.settings(self._columns))
+            if file.instruction is not None and reading.layout.name == TEXT:
                 raise DataError(
                     "an instruction needs conversations, and this file holds plain text; fix: remove instruction from data"
                 )
-        except DataError as error:
-            if str(local) in str(error):
-                raise
-            raise DataError(f"{file.path}: {error}") from error
-        return layout
+        return reading
+
+
+@contextmanager
+def _named(file: DataFile, local: Path) -> Iterator[None]:
+    """Put the file's name before an error that does not name it."""
+    try:
+        yield
+    except DataError as error:
+        if str(local) in str(error):
+            raise
+        raise DataError(f"{file.path}: {error}") from error
 
 
 class _Batch:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from mlflow_finetune_plugin.data.conversations.interpretation import ColumnSettings
 from mlflow_finetune_plugin.data.reader import DataFile
 from mlflow_finetune_plugin.errors import DataError
 
@@ -24,6 +25,9 @@ class DataRequest:
         max_length: Most tokens of a training example.
         max_eval_rows: Most held-out rows; None means no limit.
         seed: Seed of the split and of the sample for weights.
+        ignore: Columns that are not a part of the task.
+        max_skipped: The largest share of a file's rows that may be unusable, from 0 to 1.
+        prompt_template: Jinja text over the columns of a row that gives its prompt; None means that the layout gives it.
     """
 
     train: tuple[DataFile, ...]
@@ -34,6 +38,14 @@ class DataRequest:
     max_length: int
     max_eval_rows: int | None
     seed: int
+    ignore: tuple[str, ...] = ()
+    prompt_template: str | None = None
+    max_skipped: float = 1.0
+
+    @property
+    def column_settings(self) -> ColumnSettings:
+        """How the columns of the files are read; a file may have settings of its own."""
+        return ColumnSettings(self.layout, self.columns, self.ignore, self.prompt_template)
 
     @property
     def eval_files(self) -> tuple[DataFile, ...]:

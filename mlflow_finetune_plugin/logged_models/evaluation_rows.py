@@ -30,5 +30,8 @@ def prepare_evaluation_rows(
         max_length=int(card["max_length"]),
         max_eval_rows=config.eval.max_rows,
         seed=SEED,
+        ignore=tuple(config.data.ignore),
+        prompt_template=config.data.prompt_template,
+        max_skipped=config.data.max_skipped,
     )
     return prepare(request, renderer, folder)

@@ -170,6 +170,9 @@ def data_request(plan: Plan) -> DataRequest:
         max_length=plan.max_length,
         max_eval_rows=plan.config.eval.max_rows,
         seed=plan.config.training.seed,
+        ignore=tuple(data.ignore),
+        prompt_template=data.prompt_template,
+        max_skipped=data.max_skipped,
     )
 
 

@@ -12,11 +12,12 @@ from mlflow_finetune_plugin.base_models.attention import FLASH_PACKAGES
 from mlflow_finetune_plugin.base_models.files import check_base_files, check_hub_name, local_folder
 from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.config.absolute_paths import resolve_paths, resolve_section_paths
+from mlflow_finetune_plugin.config.data_files import column_settings, data_files
 from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
 from mlflow_finetune_plugin.config.problems import shown
 from mlflow_finetune_plugin.config.run_config import RunConfig, draft_config
 from mlflow_finetune_plugin.config.sections import DataFileSettings, DataSettings, EvalSettings
-from mlflow_finetune_plugin.data.conversations.layouts import check_learnable, detect_layout
+from mlflow_finetune_plugin.data.conversations.interpretation import interpret
 from mlflow_finetune_plugin.data.sources.locations import check_location, is_remote
 from mlflow_finetune_plugin.data.sources.rows import peek
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError
@@ -110,14 +111,12 @@ def _is_installed(distribution: str) -> bool:
 
 
 def _check_data(data: DataSettings, files: list[DataFileSettings], problems: list[str]) -> None:
-    for file in files:
-        path = Path(file.path)
-        columns = data.columns if file.columns is None else file.columns
+    for file in data_files(files):
+        path = file.path
         try:
             check_location(str(path))
             if not is_remote(str(path)):  # The worker downloads remote data and checks it.
-                rows = [row for _, row in peek(path)]
-                check_learnable(detect_layout(rows, columns or None, file.layout or data.layout))
+                interpret([row for _, row in peek(path)], file.settings(column_settings(data)))
         except FinetuneError as error:
             problems.append(_with_path(str(error), path))
     if data.chat_template is not None and (fault := _text_file_fault(data.chat_template)):
@@ -137,7 +136,7 @@ def _check_gate(gate: GatePolicy | None, data: DataSettings, problems: list[str]
         path = Path(regression.data)
         try:
             check_location(str(path))
-            detect_layout([row for _, row in peek(path)], data.columns or None, data.layout)
+            interpret([row for _, row in peek(path)], column_settings(data))
         except FinetuneError as error:
             problems.append(f"register.gate.regressions: {_with_path(str(error), path)}")
 

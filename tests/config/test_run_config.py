@@ -63,6 +63,13 @@ def test_one_column_can_be_named_without_the_others(tmp_path):
     assert "data.columns" in problems(project, {"data.columns.prompt.x": "body"})[0]
 
 
+def test_ignored_columns_are_a_name_or_a_list(tmp_path):
+    project = recipe(tmp_path, "data: {train: [{path: a.csv, ignore: id}], prompt_template: '{{ a }}'}\n")
+    config = load(project, {"data.ignore": "context"})
+    assert (config.data.ignore, config.data.train[0].ignore) == (["context"], ["id"])
+    assert load(project, {"data.ignore": "[a, b]"}).data.ignore == ["a", "b"]
+
+
 def test_override_values_are_yaml(tmp_path):
     config = load(tmp_path, {"data": "[a.jsonl, {path: b.jsonl, task: two, weight: 2.0}]", "forgetting": "false"})
     assert [(file.task, file.weight) for file in config.data.train] == [(None, 1.0), ("two", 2.0)]

@@ -95,6 +95,18 @@ def test_progress_reports_rows_done(tmp_path, renderer, monkeypatch):
     assert counts == [8, 16, 20]
 
 
+def test_json_on_one_line_is_as_many_rows(tmp_path, renderer):
+    train, eval_file = tmp_path / "a.json", tmp_path / "b.json"
+    train.write_text(json.dumps(pairs(200)))
+    eval_file.write_text(json.dumps(pairs(50, 900)))
+    split = prepare(request(train), renderer, tmp_path / "split").report
+    assert (split.train_rows, split.eval_rows) == (160, 40)
+    half = request((DataFile(train, "t", 0.5),), (DataFile(eval_file, "t"),), max_eval_rows=20)
+    prepared = prepare(half, renderer, tmp_path / "half")
+    assert 60 < prepared.report.train.examples < 140
+    assert len(prepared.eval_rows) == len({row.line for row in prepared.eval_rows}) == 20
+
+
 # digests -------------------------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 import pytest
 from data_requests import held_out, jsonl, pairs, request
 
-from mlflow_finetune_plugin.data.preparation import DataFile, prepare
+from mlflow_finetune_plugin.data import DataFile, UnusableDataError, prepare
 from mlflow_finetune_plugin.errors import DataError
 
 
@@ -45,6 +45,30 @@ def test_no_usable_eval_row(tmp_path, renderer):
 def test_one_row_cannot_be_split(tmp_path, renderer):
     with pytest.raises(DataError, match=r"1 usable training row\(s\) are too few to hold one out"):
         prepare(request(jsonl(tmp_path / "a.jsonl", pairs(1))), renderer, tmp_path / "out")
+
+
+def test_too_large_a_share_of_unusable_rows_stops_the_run(tmp_path, renderer):
+    train = jsonl(tmp_path / "a.jsonl", [*pairs(16), *[{"prompt": "Why?", "completion": ""}] * 4])
+    with pytest.raises(UnusableDataError) as caught:
+        prepare(request(train, max_skipped=0.1), renderer, tmp_path / "out")
+    assert str(caught.value).startswith(
+        "4 of 20 rows of a.jsonl cannot be used (20%; data.max_skipped allows 10%): 4 empty completion (completion) in line 17"
+    )
+    assert str(caught.value).endswith("data.max_skipped: 0.2")
+    assert caught.value.report.verdict == "unusable"
+    assert prepare(request(train, max_skipped=0.2), renderer, tmp_path / "out").report.skipped == 4
+
+
+def test_rows_that_a_setting_leaves_out_are_not_unusable(tmp_path, renderer):
+    train = jsonl(tmp_path / "a.jsonl", [*pairs(10), *({"prompt": f"{i} " * 50, "completion": "x"} for i in range(10))])
+    settings = {"overlength": "drop", "max_length": 40, "max_skipped": 0.0}
+    assert prepare(request(train, **settings), renderer, tmp_path / "out").report.skipped == 10
+
+
+def test_answers_of_a_prompt_are_on_one_side(tmp_path, renderer):
+    rows = [{"prompt": f"What is {i % 20}?", "completion": f"It is {i}."} for i in range(60)]
+    prepared = prepare(request(jsonl(tmp_path / "a.jsonl", rows)), renderer, tmp_path / "out")
+    assert (prepared.report.eval_rows, prepared.report.leaked_prompts) == (12, 0)
 
 
 def test_broken_file_raises_before_anything_is_written(tmp_path, renderer):

@@ -7,7 +7,8 @@ only.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+import shlex
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,8 @@ _BESIDE_TEXT = frozenset(
 )
 """Columns that describe the source of a text. A ``text`` column with no other columns than these holds documents."""
 
+_FEWEST_ROWS = 10
+_LONGEST_LABEL = 60
 _SYSTEM = {"system": ("system", "system_prompt")}
 _TEXT_COLUMNS = (
     *("text", "sentence", "query", "utterance", "message", "review", "comment", "tweet", "content", "document"),
@@ -61,11 +64,24 @@ _PAIRS = (
     ("question", "answer"),
     ("instruction", "response"),
 )
+_FURTHER_PAIRS = (
+    *(("query", "response"), ("problem", "solution"), ("message_1", "message_2"), ("question", "response")),
+    *(("question", "answers"), ("prompt", "answer"), ("prompt", "output"), ("input", "response"), ("input", "answer")),
+    *(("prompt", "generation"), ("article", "summary"), ("dialogue", "summary"), ("document", "summary")),
+)
+"""Pairs that are tried where no other layout fits: Axolotl's and ms-swift's prompt formats that differ by names alone."""
+_FURTHER_CHATS = ("contents", "dialogue", "dialog", "chat", "turns")
+_WITH_INPUT = (
+    *(("instruction", "input", "output"), ("instruction", "context", "output"), ("instruction", "input", "response")),
+    *(("instruction", "context", "response"), ("question", "context", "answer"), ("question", "context", "answers")),
+    ("question", "context", "response"),
+)
+"""Columns of an instruction, the text that it is about, and the answer: Alpaca, Dolly, SQuAD and others."""
 _ASKING, _ANSWERING = (tuple(dict.fromkeys(names)) for names in zip(*_PAIRS, strict=True))
 _PAIR_PARTS = {"prompt": _ASKING, "completion": _ANSWERING}
 
 _SHAPES: dict[str, _Shape] = {
-    "messages": _Shape({"messages": ("messages", "conversations", "conversation")}, {}, None),
+    "messages": _Shape({"messages": ("messages", "conversations", "conversation")}, _SYSTEM, None),
     "sharegpt": _Shape({"conversations": ("conversations", "conversation")}, _SYSTEM, None),
     "alpaca": _Shape(
         {"instruction": ("instruction",), "output": ("output",)},
@@ -88,17 +104,8 @@ LAYOUTS = tuple(_SHAPES)
 """The names that ``data.layout`` accepts."""
 
 
-def check_learnable(layout: Layout) -> None:
-    """Raise DataError for a layout that supervised fine-tuning cannot learn from."""
-    if layout.name == PREFERENCE:
-        prompt = {part: layout.columns[part] for part in ("prompt",) if part in layout.columns}
-        chosen = layout.columns["chosen"]
-        imitated = {**prompt, "completion": chosen} if prompt else {"messages": chosen}
-        columns = ", ".join(f"{part}: {column}" for part, column in imitated.items())
-        raise DataError(
-            f"{layout}: preference pairs cannot be used for training: the objective sft learns from single answers, and no "
-            f"objective of this version learns from pairs; fix: data.columns: {{{columns}}} trains on the better answer alone"
-        )
+COMPOSED = "data.prompt_template"
+"""The name under which a row holds its composed prompt (see ``prompt_template.py``). No column of a file is called so."""
 
 
 # detection -----------------------------------------------------------------------------------------------------------
@@ -125,10 +132,10 @@ def detect_layout(
     candidates: list[Layout] = []
     for name in LAYOUTS if layout == "auto" else (layout,):
         candidates += _readings(name, rows, columns, present, has_to_fit=layout == "auto")
-    candidates = _without_weaker(candidates)
+    candidates = _without_weaker(candidates) or ([] if columns else _further_readings(rows, present, layout))
     if len(candidates) == 1:
         return candidates[0]
-    raise DataError(_no_single_layout(candidates, present, layout))
+    raise DataError(_no_single_layout(candidates, present, layout, _offer(rows, present)))
 
 
 def _check_columns(columns: Mapping[str, str], present: list[str], layout: str) -> None:
@@ -167,8 +174,79 @@ def _readings(
         for part, names in shape.optional.items()
         if part in named or any(column in present for column in names)
     }
+    if name == "alpaca":
+        ways = _with_input(ways, named, present)
     layouts = [Layout(name, _in_order(shape, {**extra, **way})) for way in ways]
     return [layout for layout in layouts if not has_to_fit or _fits(layout, rows)]
+
+
+def _with_input(ways: list[dict[str, str]], named: Mapping[str, str], present: list[str]) -> list[dict[str, str]]:
+    """Return the columns of the first known instruction with an input, or ``ways`` where the file has none."""
+    for instruction, context, output in _WITH_INPUT:
+        way = {"instruction": instruction, "input": context, "output": output}
+        if set(way.values()) <= set(present) and {**way, **named} == {**named, **way}:
+            return [way]
+    return ways
+
+
+def _further_readings(rows: list[Mapping[str, Any]], present: list[str], layout: str) -> list[Layout]:
+    """Return the readings by names that are less clear, for a file that fits no layout by the usual ones."""
+    ways: list[tuple[str, dict[str, str]]] = []
+    for prompt, completion in _FURTHER_PAIRS:
+        ways.append(("prompt_completion", {"prompt": prompt, "completion": completion}))
+    for column in _FURTHER_CHATS:
+        ways += [("messages", {"messages": column}), ("sharegpt", {"conversations": column})]
+    system = _system_column((*_SYSTEM["system"], "systemInstruction", "system_instruction"), present)
+    readings = [
+        Layout(name, {**system, **way})
+        for name, way in ways
+        if layout in ("auto", name) and set(way.values()) <= set(present)
+    ]
+    return [reading for reading in readings if _fits(reading, rows)]
+
+
+def _system_column(names: tuple[str, ...], present: list[str]) -> dict[str, str]:
+    name = next((name for name in names if name in present), None)
+    return {"system": name} if name is not None else {}
+
+
+def composed_layout(
+    rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], layout: str, used: Collection[str]
+) -> Layout:
+    """Return the layout of rows whose prompt ``data.prompt_template`` composes.
+
+    Args:
+        rows: The first rows of the file.
+        columns: The columns that the user named: ``completion``, ``label`` or ``output``, and ``system``.
+        layout: ``auto``, ``prompt_completion`` or ``label``.
+        used: The columns that the template reads.
+
+    Raises:
+        DataError: a setting does not fit a template, or the column of the answer is not clear.
+    """
+    present = list(dict.fromkeys(str(key) for row in rows for key in row))
+    if layout not in ("auto", "prompt_completion", "label"):
+        raise DataError(f"{COMPOSED}: the layout {layout} has no prompt to compose; fix: remove data.layout")
+    _check_columns(columns, present, "auto")
+    if extra := sorted(set(columns) - {"completion", "label", "output", "system"}):
+        raise DataError(f"data.columns.{extra[0]}: {COMPOSED} composes the prompt; fix: remove one of them")
+    answers = {part: columns[part] for part in ("completion", "output", "label") if part in columns}
+    if not answers:
+        known = dict.fromkeys((*_ANSWERING, "output", "answers", "solution", "summary"), "completion")
+        known.update(dict.fromkeys(_LABEL_COLUMNS, "label"))
+        answers = {name: part for name, part in known.items() if name in present and name not in used}
+        answers = {part: name for name, part in answers.items()} if len(answers) == 1 else {}
+    if len(answers) != 1:
+        raise DataError(
+            f"{COMPOSED}: which column holds the answer is not clear (columns: {', '.join(present)}); "
+            "fix: name it, data.columns: {completion: ...}, or {label: ...} for a class"
+        )
+    ((part, answer),) = answers.items()
+    unread = [name for name in present if name not in used]
+    system = {"system": columns["system"]} if "system" in columns else _system_column(_SYSTEM["system"], unread)
+    if part == "label" or layout == "label":
+        return Layout("label", {**system, "text": COMPOSED, "label": answer})
+    return Layout("prompt_completion", {**system, "prompt": COMPOSED, "completion": answer})
 
 
 def _in_order(shape: _Shape, columns: dict[str, str]) -> dict[str, str]:
@@ -219,7 +297,23 @@ def _without_weaker(candidates: list[Layout]) -> list[Layout]:
     return [c for c in candidates if c is alpaca or not set(c.columns.values()) <= used]
 
 
-def _no_single_layout(candidates: list[Layout], present: list[str], layout: str) -> str:
+def _offer(rows: list[Mapping[str, Any]], present: list[str]) -> str:
+    """Return a setting for a file with one column of long texts and one of few short ones, or with two columns of text."""
+    values = {name: [row[name] for row in rows if row.get(name) not in (None, "")] for name in present}
+    texts = [name for name, column in values.items() if column and all(isinstance(value, str) for value in column)]
+    if len(texts) != 2 or len(rows) < _FEWEST_ROWS:
+        return ""
+    few, many = sorted(texts, key=lambda name: len(set(values[name])))
+    is_class = len(set(values[few])) * 3 <= len(values[few]) and max(map(len, values[few])) <= _LONGEST_LABEL
+    parts = {"text": many, "label": few} if is_class else {"prompt": texts[0], "completion": texts[1]}
+    reason = (
+        f"{few!r} has {len(set(values[few]))} different values, as labels have" if is_class else "two columns of text"
+    )
+    command = " ".join(f"-P {shlex.quote(f'data.columns.{part}={column}')}" for part, column in parts.items())
+    return f"; perhaps {command} ({reason})"
+
+
+def _no_single_layout(candidates: list[Layout], present: list[str], layout: str, offer: str) -> str:
     listed = ", ".join(name if len(name) <= 40 else name[:37] + "..." for name in present) or "none"
     if candidates:
         either = "; or ".join(str(candidate) for candidate in candidates)
@@ -234,7 +328,8 @@ def _no_single_layout(candidates: list[Layout], present: list[str], layout: str)
     hint = " (is the first line of the file a header?)" if any(" " in name.strip() for name in present) else ""
     return (
         f"the columns {listed} fit no known layout{hint}; fix: name them, for example "
-        f"data.columns: {{prompt: ..., completion: ...}}, or set data.layout. Known layouts:{table}"
+        "data.columns: {prompt: ..., completion: ...}, compose a prompt of several columns with data.prompt_template, or set "
+        f"data.layout{offer}. Known layouts:{table}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 OVER_LENGTH = "over length"
+OVER_EVAL_LIMIT = "over max_eval_rows"
 EMPTY_PROMPT = "empty prompt"
 EMPTY_COMPLETION = "empty completion"
 EMPTY_TEXT = "empty text"
@@ -11,10 +12,12 @@ MISSING_FIELD = "missing field"
 WRONG_TYPE = "wrong type"
 BROKEN_UNICODE = "broken unicode"
 NO_ASSISTANT_TURN = "no assistant turn"
+NO_LEARNT_TURN = "no turn to learn"
 ROLES_OUT_OF_ORDER = "roles out of order"
 ENDS_WITH_USER_TURN = "ends with a user turn"
 UNSUPPORTED_ROLE = "unsupported role"
 UNSUPPORTED_FIELD = "unsupported field"
+TEMPLATE_FAILS = "prompt template fails"
 
 
 class RowFault(Exception):

@@ -18,37 +18,93 @@ _EVERYTHING = 2**64
 
 
 @dataclass(frozen=True)
+class PromptGroups:
+    """The prompts that several different rows have, each with the hash that decides for all of them.
+
+    Attributes:
+        prompts: Hashes of these prompts, uint64, sorted.
+        hashes: The lowest row hash of each prompt, uint64.
+    """
+
+    prompts: np.ndarray
+    hashes: np.ndarray
+
+    @classmethod
+    def of(cls, row_hashes: np.ndarray, prompt_hashes: np.ndarray) -> PromptGroups:
+        order = np.lexsort((row_hashes, prompt_hashes))
+        prompts, rows = prompt_hashes[order], row_hashes[order]
+        same_prompt = prompts[1:] == prompts[:-1]
+        differs = np.unique(prompts[1:][same_prompt & (rows[1:] != rows[:-1])])
+        return cls(differs, rows[np.searchsorted(prompts, differs)] if len(differs) else differs)
+
+    def split_hashes(self, row_hashes: np.ndarray, prompt_hashes: np.ndarray) -> np.ndarray:
+        """Return the hash that decides for each row: its own, or that of its prompt's group; uint64, (rows,)."""
+        if not len(self.prompts):
+            return row_hashes
+        at = np.minimum(np.searchsorted(self.prompts, prompt_hashes), len(self.prompts) - 1)
+        return np.where(self.prompts[at] == prompt_hashes, self.hashes[at], row_hashes)
+
+
+@dataclass(frozen=True)
 class Split:
-    """The rows with a hash below ``below`` are held out; ``description`` explains the choice in words."""
+    """The rows with a hash below ``below`` are held out; ``description`` explains the choice in words.
+
+    ``groups`` keeps the answers of one prompt on the same side.
+    """
 
     below: int
     description: str
+    groups: PromptGroups | None = None
 
-    def held_out(self, hashes: np.ndarray) -> np.ndarray:
+    def held_out(self, hashes: np.ndarray, prompt_hashes: np.ndarray | None = None) -> np.ndarray:
         """Return whether each row is held out: bool, (rows,)."""
         if self.below >= _EVERYTHING:
             return np.ones(len(hashes), dtype=np.bool_)
+        if self.groups is not None and prompt_hashes is not None:
+            hashes = self.groups.split_hashes(hashes, prompt_hashes)
         return hashes < np.uint64(self.below)
 
 
-def split_of_train(row_hashes: array[int], fraction: float | None, max_rows: int | None, seed: int) -> Split:
-    """Hold out a fraction of the training rows. Duplicates stay on the same side.
+def split_of_train(
+    row_hashes: array[int],
+    fraction: float | None,
+    max_rows: int | None,
+    seed: int,
+    *,
+    prompt_hashes: array[int] | None = None,
+) -> Split:
+    """Hold out a fraction of the training rows. Duplicates, and the answers of one prompt, stay on the same side.
+
+    Prompts with more rows than may be held out are an exception where nothing else is left to hold out.
 
     Args:
         row_hashes: ``hash_row`` of every training row.
         fraction: Share to hold out, from 0 to 1; None means a tenth, at most 500 rows.
         max_rows: Most rows to hold out; None means no limit.
         seed: The seed that the hashes were made with; named in the description.
+        prompt_hashes: A hash of each row's prompt; None means that rows are not grouped by their prompts.
     """
     limits = [max_rows, DEFAULT_EVAL_ROWS if fraction is None else None]
     limit = min((rows for rows in limits if rows is not None), default=None)
     share = DEFAULT_EVAL_FRACTION if fraction is None else fraction
-    hashes = sorted_hashes(row_hashes)
-    target = max(1, round(share * len(hashes)))
-    below, held_out = _lowest(hashes, target if limit is None else min(target, limit), leave_one=True)
+    target = max(1, round(share * len(row_hashes)))
+    target = target if limit is None else min(target, limit)
+    hashes, groups = sorted_hashes(row_hashes), None
+    if prompt_hashes is not None and len(row_hashes):
+        rows, prompts = (np.frombuffer(values, dtype=np.uint64) for values in (row_hashes, prompt_hashes))
+        groups = PromptGroups.of(rows, prompts)
+        grouped = np.sort(groups.split_hashes(rows, prompts))
+        if _lowest(grouped, target, leave_one=True)[1]:
+            hashes = grouped
+        else:
+            groups = None
+    below, held_out = _lowest(hashes, target, leave_one=True)
     share_text = f"{'by default ' if fraction is None else ''}{share:g} of the training rows"
     most = "" if limit is None else f", at most {limit:,}"
-    return Split(below, f"{share_text}{most}: {held_out:,} of {len(hashes):,} rows, by a hash with seed {seed}")
+    by = f"by a hash with seed {seed}"
+    if groups is not None and len(groups.prompts):
+        by += "; all answers of a prompt on one side"
+    return Split(below, f"{share_text}{most}: {held_out:,} of {len(hashes):,} rows, {by}", groups)
 
 
 def sample_of_eval(place_hashes: array[int], max_rows: int | None, seed: int) -> Split:

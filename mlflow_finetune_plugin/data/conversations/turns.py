@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlflow_finetune_plugin.data.conversations.chat_turns import is_learnt
 from mlflow_finetune_plugin.data.conversations.row_faults import NO_ASSISTANT_TURN, RowFault
 from mlflow_finetune_plugin.data.conversations.templates import Template
 from mlflow_finetune_plugin.evaluation.results import Message
@@ -84,7 +85,7 @@ def default_turns(
     text, turns = template.bos, []
     for message in messages:
         before, text = text, text + template.render_turn(message)
-        if message["role"] == "assistant":
+        if is_learnt(message):
             answer = message["content"]
             for stop in stop_texts:
                 if stop in answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,12 +28,16 @@ _NOTED_SHARE = 0.001
 DUPLICATES = "duplicates"
 NEAR_DUPLICATES = "near duplicates"
 CONTRADICTIONS = "contradictions"
+CONSTANT_ANSWERS = "constant answers"
+SIMILAR_LABELS = "similar labels"
 EVAL_DUPLICATES = "duplicates in eval"
 LEAKED_ROWS = "eval rows in train"
 LEAKED_NEAR_ROWS = "eval rows in train except for case and blanks"
 LEAKED_PROMPTS = "eval prompts in train"
 
 _IMBALANCE = 10
+_FEWEST_CONSTANT = 10
+"""Fewer rows with one answer are not a sign of anything."""
 _FAULTS = {
     MOJIBAKE: (
         "UTF-8 text that was read as Windows-1252 (\u00c3\u00a9 for \u00e9)",
@@ -74,6 +79,7 @@ class RowSet:
         ending: str = "",
         count: int | None = None,
         warns: bool = True,
+        example_rows: np.ndarray | None = None,
     ) -> DataFinding:
         """Make a finding on ``rows``.
 
@@ -85,15 +91,17 @@ class RowSet:
             ending: The end of the text.
             count: How often it was found; None means the number of rows.
             warns: Whether the finding is a warning.
+            example_rows: The positions of the rows to show; None means the first of ``rows``.
         """
         total = len(rows) if count is None else count
         first = self.records[rows[:MAX_LINES]]
+        examples = self.records["example"][rows[:1] if example_rows is None else example_rows]
         return DataFinding(
             check=check,
             count=total,
             text=text[total != 1] + ending,
             places=tuple(self.position_text(int(record["file"]), int(record["line"])) for record in first),
-            example=self.show(int(first[0]["example"])) if len(first) else "",
+            example=" | ".join(self.show(int(example)) for example in examples),
             fix=fix,
             is_warning=warns,
         )
@@ -117,6 +125,13 @@ def row_findings(train: RowSet, held_out: RowSet) -> list[DataFinding]:
     contradictory = ("prompt has more than one answer", "prompts have more than one answer")
     of_prompts = f"of {len(held_out.records):,} held-out prompts "
     findings = [
+        train.finding(
+            CONSTANT_ANSWERS,
+            _constant(train.records),
+            ("training row has the same answer", "training rows have the same answer"),
+            "add rows with other answers, because the model learns to write this one whatever the prompt is",
+            ending=", all that there are",
+        ),
         train.finding(DUPLICATES, exact, repeats, once, ending=" word for word", warns=False),
         train.finding(NEAR_DUPLICATES, near, repeats, once, ending=" except for case and blanks", warns=False),
         train.finding(
@@ -128,6 +143,7 @@ def row_findings(train: RowSet, held_out: RowSet) -> list[DataFinding]:
             else "keep the right answer of each prompt",
             ending=f", {shared_by_files:,} of them in different files" if shared_by_files else "",
             count=prompts,
+            example_rows=_two_answers(train.records, contradicting),
         ),
         held_out.finding(
             EVAL_DUPLICATES,
@@ -171,6 +187,26 @@ def _contradicting(records: np.ndarray) -> tuple[np.ndarray, int]:
     return np.flatnonzero(np.isin(records["prompt"], bad)) if len(bad) else np.empty(0, dtype=np.int64), len(bad)
 
 
+def _two_answers(records: np.ndarray, contradicting: np.ndarray) -> np.ndarray:
+    """Return the positions of the first contradicting row and of the first row that answers its prompt otherwise."""
+    if not len(contradicting):
+        return contradicting
+    first = contradicting[0]
+    same_prompt = contradicting[records["prompt"][contradicting] == records["prompt"][first]]
+    other = same_prompt[records["answer"][same_prompt] != records["answer"][first]]
+    return np.array([first, other[0]])
+
+
+def _constant(records: np.ndarray) -> np.ndarray:
+    """Return the positions of all rows if they have the same answer to different prompts, else none."""
+    is_constant = (
+        len(records) >= _FEWEST_CONSTANT
+        and bool((records["answer"] == records["answer"][0]).all())
+        and bool((records["prompt"] != records["prompt"][0]).any())
+    )
+    return np.arange(len(records) if is_constant else 0)
+
+
 def _prompts_of_several_files(records: np.ndarray) -> int:
     places = np.unique(records[["prompt", "file"]])
     return int((np.unique(places["prompt"], return_counts=True)[1] > 1).sum())
@@ -181,11 +217,12 @@ def _shared(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def label_findings(labels: Labels) -> list[DataFinding]:
-    """Return findings on eval labels that train does not have, and on a label ten times as frequent as the rarest.
+    """Return findings on labels that differ only by form, on eval labels that train does not have, and on a label ten times as
+    frequent as the rarest.
 
     An evaluation has no training rows to compare with.
     """
-    findings = []
+    findings = _similar_labels(labels)
     unseen = [label for label in labels.eval if label not in labels.train] if labels.train else []
     if unseen:
         places = tuple(labels.eval_positions[label] for label in unseen[:MAX_LINES])
@@ -202,6 +239,21 @@ def label_findings(labels: Labels) -> list[DataFinding]:
             fix = "add training rows with the rare labels, or compare f1 rather than accuracy"
             findings.append(DataFinding("label imbalance", many // few, text, (), least, fix, is_warning=False))
     return findings
+
+
+def _similar_labels(labels: Labels) -> list[DataFinding]:
+    forms: dict[str, list[str]] = {}
+    counts = labels.train + labels.eval
+    for label in counts:
+        forms.setdefault(unicodedata.normalize("NFKC", label).casefold().strip(), []).append(label)
+    similar = [variants for variants in forms.values() if len(variants) > 1]
+    if not similar:
+        return []
+    text = (
+        "label occurs in several forms" if len(similar) == 1 else "labels occur in several forms"
+    ) + ", which differ only in case, blanks or Unicode form and count as different labels"
+    example = ", ".join(f"{label!r} {counts[label]:,} times" for label in similar[0])
+    return [DataFinding(SIMILAR_LABELS, len(similar), text, (), example, "write each label in one form")]
 
 
 def encoding_findings(tallies: Sequence[RowTally]) -> list[DataFinding]:

@@ -46,6 +46,8 @@ class FileReport:
     rows_after_weight: int = 0
     conversations: int = 0
     """More than ``rows_read`` where a row has several answers. Each conversation is kept or skipped."""
+    unused_columns: dict[str, int] = field(default_factory=dict)
+    """The number of rows with a value in each column that the layout does not use."""
 
 
 @dataclass(frozen=True)

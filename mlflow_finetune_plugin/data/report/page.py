@@ -115,7 +115,14 @@ def _files(files: Sequence[FileReport]) -> str:
         for file in files
     ]
     heads = ["file", "side", "task", "layout", "#rows", "#kept", "#skipped", "#weight"]
-    return "<h2>Files</h2>" + _table(heads, rows)
+    return "<h2>Files</h2>" + _table(heads, rows) + "".join(map(_unused_columns, files))
+
+
+def _unused_columns(file: FileReport) -> str:
+    if not file.unused_columns:
+        return ""
+    counts = ", ".join(f"<code>{escape(name)}</code> ({_n(rows)})" for name, rows in file.unused_columns.items())
+    return f'<p class="soft">Columns of {escape(file.name)} that are not used, with the number of rows that have a value: {counts}</p>'
 
 
 def _lengths(report: DataReport) -> str:

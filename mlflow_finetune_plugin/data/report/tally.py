@@ -12,6 +12,7 @@ from mlflow_finetune_plugin.data.conversations.layouts import Layout
 from mlflow_finetune_plugin.data.report.contents import MAX_LINES, FileReport, SkipCount
 
 _EXAMPLE_CHARS = 200
+_SHOWN_COLUMNS = 50
 _MAX_LABELS = 10_000
 
 
@@ -29,10 +30,13 @@ class RowTally:
     rows_used: int = 0
     rows_after_weight: int = 0
     developer_turns: int = 0
+    context_answers: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     lines: dict[str, list[int]] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
+    source_notes: list[str] = field(default_factory=list)
+    unused_columns: Counter[str] = field(default_factory=Counter)
     odd: Counter[str] = field(default_factory=Counter)
     odd_lines: dict[str, list[int]] = field(default_factory=dict)
     odd_examples: dict[str, str] = field(default_factory=dict)
@@ -73,6 +77,7 @@ class RowTally:
             skipped=skipped,
             weight=self.weight,
             rows_after_weight=self.rows_after_weight,
+            unused_columns=dict(self.unused_columns.most_common(_SHOWN_COLUMNS)),
         )
 
 

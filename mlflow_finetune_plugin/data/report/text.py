@@ -57,6 +57,9 @@ def _finding(level: str, finding: DataFinding) -> Iterator[str]:
 
 def _file(file: FileReport) -> Iterator[str]:
     yield f"{file.role:<6} {file.name}: {file.layout}; {file.rows_read:,} rows, {file.rows_used:,} kept"
+    if file.unused_columns:
+        counts = ", ".join(f"{name} ({_rows(rows)})" for name, rows in file.unused_columns.items())
+        yield f"       columns that are not used: {counts}"
     for skip in file.skipped:
         lines = ", ".join(map(str, skip.lines[:5])) + (", ..." if skip.rows > 5 else "")
         word = "line" if skip.rows == 1 else "lines"
@@ -64,6 +67,10 @@ def _file(file: FileReport) -> Iterator[str]:
         yield f"       {skip.rows:,} {skip.reason}{detail}, {word} {lines}"
         if skip.example:
             yield f"         {skip.example}"
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _lengths(side: str, tokens: TokenReport) -> Iterator[str]:

@@ -1,13 +1,20 @@
-"""Read rows from CSV and TSV files. The first line is the header, and every row has as many fields."""
+"""Read rows from CSV and TSV files. The first line is the header, and every row has as many fields.
+
+A ``.csv`` file whose header has no comma may separate its columns with semicolons, tabs or vertical bars, as Excel writes it in
+many countries. A first line such as ``sep=;`` names the separator, and is not the header.
+"""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mlflow_finetune_plugin.data.sources.json_document import EXCERPT_CHARS, excerpt
+from mlflow_finetune_plugin.data.sources.text_lines import Note
 from mlflow_finetune_plugin.errors import DataError
 
 Row = dict[str, Any]
@@ -16,13 +23,24 @@ _LONGEST_CSV_FIELD = 2**31 - 1  # the csv module's default of 128 KiB is shorter
 _LONGEST_HEADER_NAME = 64
 
 
-def csv_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Row]]:
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+
+
+def csv_rows(path: Path, lines: Iterator[tuple[int, str]], note: Note) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CSV_FIELD))
-    tabs = path.name.lower().removesuffix(".gz").endswith(".tsv")
-    reader = csv.reader((text for _, text in lines), delimiter="\t" if tabs else ",", strict=True)
+    usual = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
+    first = list(_lines_to_header(lines))
+    named = _SEPARATOR_LINE.fullmatch(first[-1]) if first else None
+    separator = named[1] if named else _separator(first[-1] if first else "", usual)
+    if separator != usual:
+        note(f"the columns are separated by {_SEPARATORS.get(separator, repr(separator))}")
+    before = len(first) if named else 0
+    texts = chain([] if named else first, (text for _, text in lines))
+    reader = csv.reader(texts, delimiter=separator, strict=True)
     header: list[str] | None = None
     while True:
-        line = reader.line_num + 1
+        line = reader.line_num + 1 + before
         try:
             cells = next(reader)
         except StopIteration:
@@ -32,7 +50,7 @@ def csv_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int
         if not cells:
             continue
         if header is None:
-            header = _checked_header(path, line, cells, tabs)
+            header = _checked_header(path, line, cells)
         elif len(cells) != len(header):
             raise DataError(
                 f"{path}, line {line}: the row has {len(cells)} field{'' if len(cells) == 1 else 's'} and the header {len(header)} "
@@ -41,6 +59,23 @@ def csv_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int
             )
         else:
             yield line, dict(zip(header, cells, strict=True))
+
+
+def _lines_to_header(lines: Iterator[tuple[int, str]]) -> Iterator[str]:
+    """Yield the blank lines at the start of a file and its first other line."""
+    for _, text in lines:
+        yield text
+        if text.strip():
+            return
+
+
+def _separator(header: str, usual: str) -> str:
+    """Return the separator of a header: the usual one, unless only another one divides it."""
+    fields = {separator: len(next(csv.reader([header], delimiter=separator), [])) for separator in _SEPARATORS}
+    if fields[usual] > 1 or usual == "\t":
+        return usual
+    most = max(fields, key=lambda separator: fields[separator])
+    return most if fields[most] > 1 else usual
 
 
 def _csv_fault(path: Path, line: int, error: csv.Error) -> str:
@@ -52,12 +87,8 @@ def _csv_fault(path: Path, line: int, error: csv.Error) -> str:
     return f'{path}, line {line}: {error}; fix: quote the field and double the quotes inside it ("")'
 
 
-def _checked_header(path: Path, line: int, names: list[str], tabs: bool) -> list[str]:
+def _checked_header(path: Path, line: int, names: list[str]) -> list[str]:
     listed = ", ".join(repr(name[:EXCERPT_CHARS]) for name in names)
-    if not tabs and len(names) == 1 and any(separator in names[0] for separator in ";\t|"):
-        raise DataError(
-            f"{path}, line {line}: the header is a single column {listed}; fix: separate columns with commas, or name the file .tsv for tabs"
-        )
     looks_like_values = [n for n in names if len(n) > _LONGEST_HEADER_NAME or "\n" in n or _is_number(n)]
     if looks_like_values:
         raise DataError(

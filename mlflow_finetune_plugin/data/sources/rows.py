@@ -1,6 +1,6 @@
 """Read rows from files and data sets one at a time, each with the line that it starts on.
 
-The reader repairs nothing. A file that is cut off, malformed or in another encoding raises a ``DataError`` with the line and
+The reader repairs nothing. A file that is cut off, malformed or in an unknown encoding raises a ``DataError`` with the line and
 the fix, because a row that is lost here appears in no report. Standard library only; pyarrow is imported for Parquet and
 Arrow files, ``datasets`` for data sets of the hub.
 """
@@ -11,7 +11,7 @@ import difflib
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,36 +21,29 @@ from mlflow_finetune_plugin.data.sources.delimited import csv_rows
 from mlflow_finetune_plugin.data.sources.json_document import JsonDocument, excerpt
 from mlflow_finetune_plugin.data.sources.locations import HUB, hub_dataset
 from mlflow_finetune_plugin.data.sources.text_documents import text_rows
+from mlflow_finetune_plugin.data.sources.text_lines import Note, text_lines
 from mlflow_finetune_plugin.errors import DataError
 
 Row = dict[str, Any]
-_Reader = Callable[[Path, Iterator[tuple[int, str]]], Iterator[tuple[int, Row]]]
+_Reader = Callable[[Path, Iterator[tuple[int, str]], Note], Iterator[tuple[int, Row]]]
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 """The file formats that ``read_rows`` accepts. The text formats may also end with ``.gz``."""
 
+_JSON = (".jsonl", ".ndjson", ".json")
 _BINARY = (".parquet", ".arrow")
 
-_HEAD_BYTES = 8192
-_SIGNATURES = {
-    b"\x1f\x8b": "gzip data; fix: end its name with .gz",
-    b"PK\x03\x04": "a zip archive (or a spreadsheet); fix: unpack it, or export it as CSV",
-    b"PAR1": "a Parquet file; fix: end its name with .parquet",
-    b"ARROW1": "an Arrow file; fix: end its name with .arrow",
-    b"\x28\xb5\x2f\xfd": "zstd data; fix: decompress it, or compress with gzip",
-    b"BZh": "bzip2 data; fix: decompress it, or compress with gzip",
-    b"\xfd7zXZ": "xz data; fix: decompress it, or compress with gzip",
-}
-_UTF16_FIX = "fix: iconv -f {name} -t UTF-8 FILE > NEW"
 
-
-def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def read_rows(path: Path, note: Note | None = None) -> Iterator[tuple[int, Row]]:
     """Yield (line that the row starts on, row). For Parquet and Arrow, which have no lines, it is the row's number from 1.
+
+    The numbers of a file are all different and increase, also where several rows of a JSON document share a line.
 
     The call checks the name and the existence of the file; everything else is checked while the rows are read.
 
     Args:
         path: A file, a folder that ``datasets.save_to_disk`` wrote, or an ``hf:`` name.
+        note: Called with what is unusual about the file: its encoding or its separator.
 
     Raises:
         DataError: the file does not exist, has an unknown format or is malformed.
@@ -65,13 +58,18 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     if kind in _BINARY:
         read = arrow_files.parquet_rows if kind == ".parquet" else arrow_files.arrow_rows
         return _rows_or_empty(path, read(path))
-    readers: dict[str, _Reader] = {".json": _json_rows, ".csv": csv_rows, ".tsv": csv_rows, ".txt": text_rows}
-    return _rows_or_empty(path, _text_rows(path, is_gzip, readers.get(kind, _jsonl_rows)))
+    readers: dict[str, _Reader] = {".json": _json_rows, ".csv": csv_rows, ".tsv": csv_rows, ".txt": _documents}
+    read_text = readers.get(kind, _jsonl_rows)
+    return _rows_or_empty(path, _text_rows(path, is_gzip, read_text, is_json=kind in _JSON, note=note or _ignore))
 
 
 def peek(path: Path, n: int = 50) -> list[tuple[int, Row]]:
     """Return the first ``n`` rows, from which the layout is detected."""
     return list(islice(read_rows(path), n))
+
+
+def _ignore(_: str) -> None:
+    """Take a note of a reader whose caller does not report."""
 
 
 def _kind(path: Path) -> tuple[str, bool]:
@@ -123,10 +121,10 @@ def _rows_or_empty(path: Path, rows: Iterator[tuple[int, Row]]) -> Iterator[tupl
 # text ----------------------------------------------------------------------------------------------------------------
 
 
-def _text_rows(path: Path, is_gzip: bool, reader: _Reader) -> Iterator[tuple[int, Row]]:
+def _text_rows(path: Path, is_gzip: bool, reader: _Reader, *, is_json: bool, note: Note) -> Iterator[tuple[int, Row]]:
     try:
         with gzip.open(path, "rb") if is_gzip else path.open("rb") as stream:
-            yield from reader(path, _lines(path, stream))
+            yield from reader(path, text_lines(path, stream, is_json=is_json, note=note), note)
     except gzip.BadGzipFile as error:
         raise DataError(
             f"{path}: not a valid gzip file ({error}); fix: compress it again, or remove .gz from the name"
@@ -141,55 +139,14 @@ def _text_rows(path: Path, is_gzip: bool, reader: _Reader) -> Iterator[tuple[int
         ) from error
 
 
-def _lines(path: Path, stream: Iterable[bytes]) -> Iterator[tuple[int, str]]:
-    """Yield (number, text with its line end) of every physical line. Only ``\\n`` ends a line."""
-    offset = 0
-    for number, raw in enumerate(stream, start=1):
-        if number == 1:
-            _check_is_text(path, raw[:_HEAD_BYTES])
-        if b"\x00" in raw:
-            at = offset + raw.index(b"\x00")
-            raise DataError(f"{path}, line {number}: a NUL byte at byte {at}; fix: remove it, or write the file again")
-        yield number, _decode(path, number, raw, offset).removeprefix("\ufeff" if number == 1 else "")
-        offset += len(raw)
-    if offset == 0:
-        raise DataError(f"{path}: the file is empty; fix: check the program that wrote it")
-
-
-def _check_is_text(path: Path, head: bytes) -> None:
-    for bom, name in ((b"\xff\xfe\x00\x00", "UTF-32"), (b"\xff\xfe", "UTF-16"), (b"\xfe\xff", "UTF-16")):
-        if head.startswith(bom):
-            raise DataError(f"{path}: the encoding is {name}, not UTF-8; {_UTF16_FIX.format(name=name)}")
-    for signature, what in _SIGNATURES.items():
-        if head.startswith(signature):
-            raise DataError(f"{path}: not a text file: it is {what}")
-    # ASCII text in UTF-16 has a zero in every other byte.
-    zeros = head.count(0)
-    if zeros * 3 > len(head) and (not any(head[0::2]) or not any(head[1:-1:2])):
-        name = "UTF-16BE" if not any(head[0::2]) else "UTF-16LE"
-        raise DataError(
-            f"{path}: the encoding seems to be UTF-16 without a byte order mark; {_UTF16_FIX.format(name=name)}"
-        )
-    controls = sum(byte < 32 and byte not in b"\t\n\r\x0b\x0c\x1b" for byte in head)
-    if zeros and controls * 10 > len(head):
-        raise DataError(f"{path}: not a text file; fix: use a file in one of the formats {', '.join(SUFFIXES)}")
-
-
-def _decode(path: Path, number: int, raw: bytes, offset: int) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        around = raw[max(0, error.start - 10) : error.start + 10]
-        raise DataError(
-            f"{path}, line {number}: not UTF-8 at byte {offset + error.start} (0x{raw[error.start]:02x} in {around!r}); "
-            "fix: convert it, for example iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
-        ) from error
+def _documents(path: Path, lines: Iterator[tuple[int, str]], _: Note) -> Iterator[tuple[int, Row]]:
+    return text_rows(path, lines)
 
 
 # JSON lines ----------------------------------------------------------------------------------------------------------
 
 
-def _jsonl_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Row]]:
+def _jsonl_rows(path: Path, lines: Iterator[tuple[int, str]], _: Note) -> Iterator[tuple[int, Row]]:
     for number, text in lines:
         if not text.strip():
             continue
@@ -241,14 +198,19 @@ def _type(value: object) -> str:
 # one JSON document ---------------------------------------------------------------------------------------------------
 
 
-def _json_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, Row]]:
-    """Yield the rows of ``[{...}, ...]`` or ``{"data": [{...}, ...]}``. The whole text is in memory, the rows are not."""
+def _json_rows(path: Path, lines: Iterator[tuple[int, str]], _: Note) -> Iterator[tuple[int, Row]]:
+    """Yield the rows of ``[{...}, ...]`` or ``{"data": [{...}, ...]}``. The whole text is in memory, the rows are not.
+
+    No two rows have the same number, because a row's number is its identity: the split, the weights and the gate depend on it.
+    So a row that starts on the line of an earlier row is counted on from there; in a document on one line, as ``json.dump``
+    writes it, the numbers are those of the rows.
+    """
     text = "".join(line for _, line in lines)
     if not text.strip():
         raise DataError(f"{path}: the file is empty; fix: check the program that wrote it")
     document = JsonDocument(path, text)
     document.enter_row_list()
-    line, lines_counted_to = 1, 0
+    line, lines_counted_to, number = 1, 0, 0
     while (start := document.next_item()) is not None:
         line, lines_counted_to = line + text.count("\n", lines_counted_to, start), start
         row = document.value()
@@ -257,5 +219,6 @@ def _json_rows(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[i
                 f"{path}, line {line}: the row is {_type(row)}, not an object: {excerpt(text[start : start + 200])}; "
                 "fix: write a list of objects"
             )
-        yield line, row
+        number = max(line, number + 1)
+        yield number, row
     document.finish()

@@ -46,12 +46,13 @@ class BatchEncoder:
             answer if is_document(messages) else hash_prompt(messages[:-1])
             for messages, answer in zip(conversations, answers, strict=True)
         ]
-        own_hashes = _hashes(hashes)
+        own_hashes, prompt_hashes = _hashes(hashes), _hashes(prompts)
         return EncodedBatch(
             lines=numbers,
             row_hashes=own_hashes[first_of_line],
+            line_prompts=prompt_hashes[first_of_line],
             own_hashes=own_hashes,
-            prompt_hashes=_hashes(prompts),
+            prompt_hashes=prompt_hashes,
             answer_hashes=_hashes(answers),
             counts=counts,
             tokens=tokens,

@@ -71,6 +71,7 @@ class EncodedBatch:
     Attributes:
         lines: The line of each conversation in its file, int64.
         row_hashes: The hash of the first conversation of the same line, uint64; the split depends on it.
+        line_prompts: The hash of the prompt of the first conversation of the same line, uint64, as ``prompt_hashes``.
         own_hashes: The exact hash of each conversation, uint64.
         prompt_hashes: Hashes that ignore case and whitespace, uint64.
         answer_hashes: Hashes that ignore case and whitespace, uint64.
@@ -82,6 +83,7 @@ class EncodedBatch:
 
     lines: np.ndarray
     row_hashes: np.ndarray
+    line_prompts: np.ndarray
     own_hashes: np.ndarray
     prompt_hashes: np.ndarray
     answer_hashes: np.ndarray

@@ -11,7 +11,8 @@ that it can be removed from generated text before a comparison with a reference.
 
 *Several turns* are one example when that changes nothing, that is when P and F of every turn are prefixes of the whole
 rendering, as text and as tokens. Otherwise (Qwen3 strips think blocks from earlier turns) the conversation is unrolled:
-one example per assistant turn, each with loss on its last turn only.
+one example per assistant turn, each with loss on its last turn only. An assistant turn that the file excludes from learning
+(``chat_turns.is_learnt``) is part of the prompt of the turns after it.
 
 *Tokens at the border.* F is tokenized as one text. If its tokens do not start with ``ids(P)`` (one token covers the border,
 or P's trailing blanks are tokenized differently at the end of a text), P and R are tokenized apart, provided that the
@@ -25,9 +26,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from mlflow_finetune_plugin.data.conversations.chat_turns import is_learnt, unmarked
 from mlflow_finetune_plugin.data.conversations.conversion import is_document
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.templates import Template, prepends_bos
@@ -162,15 +165,16 @@ class ChatRenderer:
     # rendering -------------------------------------------------------------------------------------------------------
 
     def _render_turns(self, conversations: Sequence[Sequence[Message]]) -> list[list[RenderedTurn] | RowFault]:
-        """Render P and F of every assistant turn; the last F is the whole conversation."""
+        """Render P and F of every assistant turn that is learnt; the last F is the whole conversation."""
         if self._template.is_default:
             return [default_turns(messages, self._template, self._stop_texts) for messages in conversations]
         prompts: list[list[Message]] = []
         fulls: list[list[Message]] = []
         for messages in conversations:
-            ends = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-            prompts += [list(messages[:i]) for i in ends]
-            fulls += [list(messages[: i + 1]) for i in ends]
+            ends = [i for i, message in enumerate(messages) if is_learnt(message)]
+            turns = unmarked(messages)
+            prompts += [turns[:i] for i in ends]
+            fulls += [turns[: i + 1] for i in ends]
         rendered = iter(
             zip(
                 self._template.render(prompts, generation_prompt=True),
@@ -181,7 +185,7 @@ class ChatRenderer:
         )
         result: list[list[RenderedTurn] | RowFault] = []
         for messages in conversations:
-            mine = [next(rendered) for message in messages if message["role"] == "assistant"]
+            mine = [next(rendered) for message in messages if is_learnt(message)]
             result.append(checked_turns(mine, self._stop_texts))
         return result
 
@@ -189,7 +193,9 @@ class ChatRenderer:
         if isinstance(turns, RowFault) or len(turns) == 1 or self.appends_eos:
             return self._unrolled(turns)
         whole = turns[-1].full
-        if all(whole.startswith(turn.full) for turn in turns):
+        # Two answers without a prompt between them would be one span of loss, which nothing could take apart again.
+        follow_each_other = any(len(after.prompt) <= len(turn.full) for turn, after in pairwise(turns))
+        if not follow_each_other and all(whole.startswith(turn.full) for turn in turns):
             return [Piece(whole, [(len(turn.prompt), len(turn.full)) for turn in turns])]
         return self._unrolled(turns)
 

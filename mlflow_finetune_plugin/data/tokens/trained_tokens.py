@@ -106,6 +106,15 @@ def untrained_tokens(folder: Path, token_ids: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate(unseen))
 
 
+def embedding_rows(folder: Path) -> int | None:
+    """Return how many tokens the base's input embedding has a row for; None if the folder holds no such weights."""
+    for path in weight_files(folder):
+        for name, entry in _header(path)[1].items():
+            if name.endswith(_INPUTS):
+                return int(entry["shape"][0])
+    return None
+
+
 def _output_embedding(folder: Path) -> _Embedding | None:
     """Return the output embedding, or the input embedding where both are tied; None if there is none or its type is unknown."""
     entries: dict[str, tuple[Path, int, dict[str, Any]]] = {}

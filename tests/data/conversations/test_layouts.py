@@ -1,7 +1,7 @@
 import pytest
 
 from mlflow_finetune_plugin.data.conversations.conversion import to_conversation
-from mlflow_finetune_plugin.data.conversations.layouts import Layout, check_learnable, detect_layout
+from mlflow_finetune_plugin.data.conversations.layouts import Layout, detect_layout
 from mlflow_finetune_plugin.errors import DataError
 
 USER, ASSISTANT, SYSTEM = ({"role": role, "content": role[0]} for role in ("user", "assistant", "system"))
@@ -72,6 +72,66 @@ def text_turns(layout, row):
                 *[("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")],
                 *[("user", "i"), ("assistant", "o")],
             ],
+        ),
+        (
+            {"instruction": "i", "context": "x", "response": "r", "category": "c"},
+            "alpaca: instruction, context -> response",
+            [("user", "i\n\nx"), ("assistant", "r")],
+        ),
+        (
+            {"question": "q", "context": "x", "answer": "a"},
+            "alpaca: question, context -> answer",
+            [("user", "q\n\nx"), ("assistant", "a")],
+        ),
+        (
+            {
+                "id": 1,
+                "title": "t",
+                "question": "q",
+                "context": "x",
+                "answers": {"text": ["a", "a"], "answer_start": [1, 9]},
+            },
+            "alpaca: question, context -> answers",
+            [("user", "q\n\nx"), ("assistant", "a")],
+        ),
+        (
+            {"message_1": "p", "message_2": "r"},
+            "prompt_completion: message_1 -> message_2",
+            [("user", "p"), ("assistant", "r")],
+        ),
+        (
+            {"system_prompt": "s", "question": "q", "response": "r"},
+            "prompt_completion: system_prompt, question -> response",
+            [("system", "s"), ("user", "q"), ("assistant", "r")],
+        ),
+        (
+            {"dialogue": [{"from": "human", "value": "h"}, {"from": "bot", "value": "b"}]},
+            "sharegpt: dialogue",
+            [("user", "h"), ("assistant", "b")],
+        ),
+        (
+            {"dialogue": "d", "summary": "s"},
+            "prompt_completion: dialogue -> summary",
+            [("user", "d"), ("assistant", "s")],
+        ),
+        (
+            {
+                "systemInstruction": {"role": "system", "parts": [{"text": "s"}]},
+                "contents": [{"role": "user", "parts": [{"text": "u"}]}, {"role": "model", "parts": [{"text": "m"}]}],
+            },
+            "messages: systemInstruction, contents",
+            [("system", "s"), ("user", "u"), ("assistant", "m")],
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "System", "content": "s"},
+                    {"role": "User", "content": "u"},
+                    {"role": "Chatbot", "content": "c"},
+                ]
+            },
+            "messages: messages",
+            [("system", "s"), ("user", "u"), ("assistant", "c")],
         ),
         ({"text": "t", "category": "c"}, "label: text -> category", [("user", "t"), ("assistant", "c")]),
         ({"utterance": "t", "intent": "c", "id": 7}, "label: utterance -> intent", [("user", "t"), ("assistant", "c")]),
@@ -154,29 +214,13 @@ def test_what_cannot_be_guessed_names_columns_layouts_and_fix(row, options, word
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("row", "shown", "fix"),
-    [
-        (
-            {"prompt": "p", "chosen": "c", "rejected": "r"},
-            "preference: prompt, chosen, rejected",
-            "data.columns: {prompt: prompt, completion: chosen}",
-        ),
-        (
-            {"chosen": [USER, ASSISTANT], "rejected": [USER, ASSISTANT]},
-            "preference: chosen, rejected",
-            "data.columns: {messages: chosen}",
-        ),
-    ],
-)
-def test_preference_pairs_are_recognised_and_the_error_names_the_fix(row, shown, fix):
-    layout = detect_layout([row])
-    assert str(layout) == shown
-    with pytest.raises(DataError, match="preference pairs cannot be used for training") as caught:
-        check_learnable(layout)
-    assert fix in str(caught.value)
-    columns = dict(pair.split(": ") for pair in fix.removeprefix("data.columns: {").removesuffix("}").split(", "))
-    check_learnable(detect_layout([row], columns))
+def test_two_columns_are_offered_as_label_or_pair_in_the_command_to_type():
+    rows = [{"the ticket": f"Where is my order number {i}?", "queue": ("sales", "support")[i % 2]} for i in range(12)]
+    with pytest.raises(DataError, match="fit no known layout") as caught:
+        detect_layout(rows)
+    assert "perhaps -P 'data.columns.text=the ticket' -P data.columns.label=queue" in str(caught.value)
+    with pytest.raises(DataError, match=r"perhaps -P data\.columns\.prompt=ask -P data\.columns\.completion=say"):
+        detect_layout([{"ask": f"What is {i}?", "say": f"It is {i}."} for i in range(12)])
 
 
 def test_label_beside_a_text_makes_it_no_document():

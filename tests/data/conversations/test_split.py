@@ -24,6 +24,30 @@ def test_duplicates_are_never_parted():
     assert held_out(split_of_train(hashes, 0.5, None, 0), hashes) == [1]
 
 
+def test_answers_of_a_prompt_are_never_parted():
+    hashes, prompts = array("Q", [50, 10, 40, 20, 30]), array("Q", [1, 2, 3, 4, 2])
+    split = split_of_train(hashes, 0.4, None, 0, prompt_hashes=prompts)
+    rows, of_prompt = (np.array(values, dtype=np.uint64) for values in (hashes, prompts))
+    assert split.held_out(rows, of_prompt).tolist() == [False, True, False, False, True]
+    assert split.description.endswith("2 of 5 rows, by a hash with seed 0; all answers of a prompt on one side")
+
+
+def test_different_prompts_are_split_as_without_groups():
+    hashes = array("Q", [50, 10, 40, 20, 30, 10])
+    split = split_of_train(hashes, 0.4, None, 0, prompt_hashes=array("Q", [9, 2, 3, 4, 7, 2]))
+    assert (split.below, split.description) == (
+        split_of_train(hashes, 0.4, None, 0).below,
+        split_of_train(hashes, 0.4, None, 0).description,
+    )
+
+
+def test_a_prompt_with_more_answers_than_may_be_held_out_is_parted():
+    hashes = array("Q", [50, 10, 40, 20])
+    split = split_of_train(hashes, 0.25, None, 0, prompt_hashes=array("Q", [1, 1, 1, 1]))
+    values = np.array(hashes, dtype=np.uint64)
+    assert split.held_out(values, np.ones(4, dtype=np.uint64)).tolist() == [False, True, False, False]
+
+
 @pytest.mark.parametrize("hashes", [[], [7], [7, 7, 7]])
 def test_one_kind_of_row_is_not_split(hashes):
     assert held_out(split_of_train(array("Q", hashes), 0.5, None, 0), hashes) == []

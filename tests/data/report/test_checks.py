@@ -47,7 +47,30 @@ def test_every_check_by_hand_with_its_places(rows):
         "eval rows in train except for case and blanks": (1, ("b:1",)),
         "eval prompts in train": (3, ("b:1", "b:2", "b:5")),
     }
-    assert next(f for f in findings if f.check == "near duplicates").example == "a example 4"
+    examples = {finding.check: finding.example for finding in findings}
+    assert examples["near duplicates"] == "a example 4"
+    assert examples["contradictions"] == "a example 0 | a example 2"
+
+
+def test_constant_answers_are_a_finding(rows):
+    same = [(f"Is {i} so?", "yes") for i in range(10)]
+    (finding,) = row_findings(rows("a", *same), rows("b"))
+    assert (finding.check, finding.count, finding.places[0], finding.is_warning) == (
+        "constant answers",
+        10,
+        "a:1",
+        True,
+    )
+    assert row_findings(rows("c", *same[:9]), rows("d")) == []
+    assert row_findings(rows("e", *same, ("Is it?", "no")), rows("f")) == []
+
+
+def test_labels_that_differ_only_by_form_are_a_finding():
+    labels = Labels()
+    for label in ("Spam", "spam", "spam", "caf\u00e9", "cafe\u0301", "ham"):
+        labels.note("train", label, "a:1")
+    (finding,) = label_findings(labels)
+    assert (finding.check, finding.count, finding.example) == ("similar labels", 2, "'Spam' 1 times, 'spam' 2 times")
 
 
 def test_clean_rows_give_no_finding(rows):

@@ -40,7 +40,14 @@ def test_json_list_rows_carry_the_line_they_start_on(tmp_path):
 
 def test_json_object_gives_the_rows_of_its_data_key(tmp_path):
     path = write(tmp_path, "a.json", '{"version": [1],\n "data": [{"a": 1}, {"a": 2}],\n "more": {"x": []}}')
-    assert list(read_rows(path)) == [(2, {"a": 1}), (2, {"a": 2})]
+    assert list(read_rows(path)) == [(2, {"a": 1}), (3, {"a": 2})]
+
+
+def test_json_rows_on_one_line_have_different_numbers(tmp_path):
+    path = write(tmp_path, "a.json", json.dumps([{"a": 1}, {"a": 2}, {"a": 3}]))
+    assert list(read_rows(path)) == [(1, {"a": 1}), (2, {"a": 2}), (3, {"a": 3})]
+    path = write(tmp_path, "b.json", '[\n{"a": 1}, {"a": 2}, {"a": 3},\n\n\n{"a": 4}]')
+    assert [number for number, _ in read_rows(path)] == [2, 3, 4, 5]
 
 
 def test_json_object_of_numbered_rows(tmp_path):
@@ -63,6 +70,48 @@ def test_csv_field_longer_than_the_csv_modules_limit(tmp_path):
 
 def test_csv_keeps_the_unnamed_index_column_of_pandas(tmp_path):
     assert peek(write(tmp_path, "a.csv", ",text\n0,hello\n")) == [(2, {"": "0", "text": "hello"})]
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "note"),
+    [
+        ("text;label\na, b;x\n", 2, ["the columns are separated by semicolons"]),
+        ("text\tlabel\na, b\tx\n", 2, ["the columns are separated by tabs"]),
+        ("sep=;\ntext;label\na, b;x\n", 3, ["the columns are separated by semicolons"]),
+        ('\ufeffsep=,\r\ntext,label\r\n"a, b",x\r\n', 3, []),
+        ('text,label\n"a, b",x\n', 2, []),
+    ],
+)
+def test_csv_separators_are_detected_and_noted(tmp_path, content, line, note):
+    notes = []
+    assert list(read_rows(write(tmp_path, "a.csv", content), notes.append)) == [(line, {"text": "a, b", "label": "x"})]
+    assert notes == note
+
+
+@pytest.mark.parametrize(
+    ("encoding", "note"),
+    [
+        ("utf-8", []),
+        ("utf-16", ["the encoding is UTF-16"]),
+        ("cp1252", ["the encoding is Windows-1252, because line 3 is not UTF-8"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_encodings_are_detected_and_noted(tmp_path, name, encoding, note):
+    notes, content = [], "text,label\nplain,x\ncafé – “naïve”,€\n".encode(encoding)
+    path = write(tmp_path, name, gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
+    assert list(read_rows(path, notes.append)) == [
+        (2, {"text": "plain", "label": "x"}),
+        (3, {"text": "café – “naïve”", "label": "€"}),
+    ]
+    assert notes == note
+
+
+def test_json_lines_may_be_utf16(tmp_path):
+    assert peek(write(tmp_path, "a.jsonl", '{"a": "é"}\n{"a": "ü"}\n'.encode("utf-16"))) == [
+        (1, {"a": "é"}),
+        (2, {"a": "ü"}),
+    ]
 
 
 def test_tsv_separates_by_tabs(tmp_path):
@@ -168,12 +217,17 @@ def test_unknown_suffix_names_the_known_ones(tmp_path, name):
             "the header is missing",
         ),
         ("a.csv", "12,hello\n13,you\n", "line 1: the header is missing"),
-        ("a.csv", "text;label\na;b\n", "fix: separate columns with commas"),
+        ("a.csv", "text;label\na;b;c\n", "line 2: the row has 3 fields and the header 2"),
+        ("a.csv", "sep=;\ntext;label\na;b\nc\n", "line 4: the row has 1 field and the header 2"),
         ("a.csv", 'text,label\na,b\n"c,d\n', "line 3: a quote that opens in this row is never closed"),
         ("a.csv", 'text,label\n"a" b,c\n', "line 2: "),
         ("a.jsonl", b'{"a": 1}\n{"a": "caf\xe9"}\n', "line 2: not UTF-8 at byte 19 (0xe9"),
-        ("a.csv", b"text,label\ncaf\xe9,x\n", "line 2: not UTF-8 at byte 14 (0xe9"),
-        ("a.jsonl", '{"a": 1}\n'.encode("utf-16"), "the encoding is UTF-16, not UTF-8; fix: iconv -f UTF-16 -t UTF-8"),
+        ("a.csv", "text,label\nПривет,x\n".encode("cp1251"), "line 2: not UTF-8 at byte 11 (0xcf"),
+        ("a.csv", "text,label\nłódź,x\n".encode("cp1250"), "line 2: not UTF-8"),
+        ("a.csv", "text,label\né,x\n".encode() + b"caf\xe9,x\n", "line 3: not UTF-8 at byte 19 (0xe9"),
+        ("a.csv", b"text,label\ncaf\xe9,x\n" + "é,x\n".encode(), "line 3: earlier lines are in Windows-1252"),
+        ("a.jsonl", '{"a": 1}\n'.encode("utf-32"), "the encoding is UTF-32, not UTF-8; fix: iconv -f UTF-32 -t UTF-8"),
+        ("a.jsonl", '{"a": 1}\n'.encode("utf-16")[:-1], "not valid UTF-16"),
         ("a.csv", "text,label\na,b\n".encode("utf-16-le"), "seems to be UTF-16 without a byte order mark"),
         ("a.csv", b"text,label\na\x00b,c\n", "line 2: a NUL byte at byte 12"),
         ("a.jsonl", bytes(range(256)) * 4, "not a text file"),

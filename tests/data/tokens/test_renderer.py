@@ -379,3 +379,40 @@ def test_tokenizer_without_eos_is_refused(byte_tokenizer):
 def test_template_that_cannot_render_a_question_and_an_answer_is_refused(byte_tokenizer, template, message):
     with pytest.raises(BaseModelError, match=message):
         ChatRenderer(byte_tokenizer, template)
+
+
+# turns without loss --------------------------------------------------------------------------------------------------
+
+EXCLUDED = {"role": "assistant", "content": "a pear", "weight": "0"}
+
+
+def learnt_texts(renderer, messages):
+    """Return the text of each example and the parts of it that carry loss."""
+    examples = renderer.encode(messages)
+    return [
+        (
+            renderer.tokenizer.decode(example.input_ids),
+            renderer.tokenizer.decode([i for i, m in zip(example.input_ids, example.loss_mask, strict=True) if m]),
+        )
+        for example in examples
+    ]
+
+
+def test_an_excluded_turn_is_context(byte_tokenizer, chat_template):
+    turns = [{"role": "user", "content": "Name a fruit."}, EXCLUDED, {"role": "user", "content": "Yes?"}]
+    turns.append({"role": "assistant", "content": "no"})
+    (plain,) = learnt_texts(ChatRenderer(byte_tokenizer), turns)
+    assert plain == ("Name a fruit.\na pear<|endoftext|>Yes?\nno<|endoftext|>", "no<|endoftext|>")
+    (chatml,) = learnt_texts(ChatRenderer(byte_tokenizer, chat_template("qwen2_5")), turns)
+    assert "a pear<|im_end|>" in chatml[0]
+    assert chatml[1] == "no<|im_end|>"
+
+
+def test_answers_that_follow_each_other_are_one_example_each(byte_tokenizer):
+    turns = [{"role": "user", "content": "Why?"}, *({"role": "assistant", "content": text} for text in ("yes", "no"))]
+    renderer = ChatRenderer(byte_tokenizer)
+    assert learnt_texts(renderer, turns) == [
+        ("Why?\nyes<|endoftext|>", "yes<|endoftext|>"),
+        ("Why?\nyes<|endoftext|>no<|endoftext|>", "no<|endoftext|>"),
+    ]
+    assert renderer.encode(turns)[-1].last_turn()[0] == len(renderer.encode(turns[:2])[0].input_ids)

@@ -1,0 +1,145 @@
+"""Read the turns of a chat: their roles, their texts, and the marks of turns that the model must not learn.
+
+A marked assistant turn stays in the conversation as context and carries no loss. Each tool marks it in another way: OpenAI,
+Mistral and Together with ``weight: 0``, Axolotl with ``train: false`` or ``training: false``, ms-swift with ``loss: false`` or
+``loss_scale: 0``. A mark with a value between, or one for a part of a turn, is a fault: ignoring it would train on texts that
+the file excludes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlflow_finetune_plugin.data.conversations.row_faults import (
+    EMPTY_COMPLETION,
+    EMPTY_PROMPT,
+    ENDS_WITH_USER_TURN,
+    MISSING_FIELD,
+    NO_ASSISTANT_TURN,
+    NO_LEARNT_TURN,
+    NULL_FIELD,
+    ROLES_OUT_OF_ORDER,
+    UNSUPPORTED_FIELD,
+    UNSUPPORTED_ROLE,
+    WRONG_TYPE,
+    RowFault,
+)
+from mlflow_finetune_plugin.data.conversations.texts import content_text, excerpt_of
+from mlflow_finetune_plugin.evaluation.results import Message
+
+_WEIGHT = "weight"
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES |= {"model": "assistant", "chatbot": "assistant"}  # Gemini's and Cohere's names
+_SHAREGPT_ROLES = {**_ROLES, "human": "user", "gpt": "assistant", "bot": "assistant"}
+_TOOL_ROLES = frozenset(("tool", "function", "ipython", "observation", "function_call", "tool_call", "tool_response"))
+_UNSUPPORTED_KEYS = ("reasoning_content", "reasoning", "thinking", "audio", "refusal")
+_NUMBERS = ("weight", "loss_scale")
+_SWITCHES = ("train", "training", "loss")
+_PARTIAL = ("train_detail", "training_detail")
+
+
+def is_learnt(message: Message) -> bool:
+    """Return whether the model learns this turn: an assistant turn that the file does not exclude."""
+    return message["role"] == "assistant" and _WEIGHT not in message
+
+
+def unmarked(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages as a chat template reads them, without the marks of excluded turns."""
+    return [
+        {"role": message["role"], "content": message["content"]} if _WEIGHT in message else message
+        for message in messages
+    ]
+
+
+def as_context(message: Message) -> Message:
+    """Return an assistant turn that carries no loss. Other turns never carry any, and stay as they are."""
+    return {**message, _WEIGHT: "0"} if message["role"] == "assistant" else message
+
+
+def role_turn(turn: Any) -> Message:
+    """Read a turn of the form ``{"role": ..., "content": ...}``; Gemini calls the content ``parts``."""
+    role = _role(turn, "role", _ROLES)
+    for key in ("tool_calls", "function_call"):
+        if turn.get(key):
+            raise RowFault(UNSUPPORTED_ROLE, f"{role} with {key}: tool calls are not supported")
+    for key in _UNSUPPORTED_KEYS:
+        if turn.get(key):
+            raise RowFault(UNSUPPORTED_FIELD, key)
+    content = "parts" if "parts" in turn and "content" not in turn else "content"
+    return _marked(turn, role, _content(turn, content, role))
+
+
+def sharegpt_turn(turn: Any) -> Message:
+    """Read a turn of the form ``{"from": ..., "value": ...}``."""
+    role = _role(turn, "from", _SHAREGPT_ROLES)
+    return _marked(turn, role, _content(turn, "value", role))
+
+
+def in_turn(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return the conversation up to the last turn that the model learns.
+
+    An assistant turn before the first user turn answers nothing, so it is context. Whether roles may follow each other in
+    another order than user, assistant, user, assistant is up to the chat template, which renders the conversation later.
+
+    Raises:
+        RowFault: the conversation has no turn to learn, or does not end with the assistant.
+    """
+    roles = [message["role"] for message in messages]
+    shown = " ".join(roles)
+    if "assistant" not in roles:
+        raise RowFault(NO_ASSISTANT_TURN, shown)
+    if roles[-1] == "user":
+        raise RowFault(ENDS_WITH_USER_TURN, shown)
+    if roles[-1] != "assistant" or "user" not in roles:
+        raise RowFault(ROLES_OUT_OF_ORDER, shown)
+    first_user = roles.index("user")
+    turns = [*map(as_context, messages[:first_user]), *messages[first_user:]]
+    learnt = [position for position, message in enumerate(turns) if is_learnt(message)]
+    if not learnt:
+        raise RowFault(NO_LEARNT_TURN, shown)
+    return tuple(turns[: learnt[-1] + 1])
+
+
+def _role(turn: Any, key: str, roles: Mapping[str, str]) -> str:
+    if not isinstance(turn, dict):
+        raise RowFault(WRONG_TYPE, f"a turn is {excerpt_of(turn)}, not an object")
+    if key not in turn:
+        raise RowFault(MISSING_FIELD, key)
+    role = turn[key]
+    if role is None:
+        raise RowFault(NULL_FIELD, key)
+    name = role.lower() if isinstance(role, str) else ""
+    if name not in roles:
+        why = ": tool calls are not supported" if name in _TOOL_ROLES else ""
+        raise RowFault(UNSUPPORTED_ROLE, excerpt_of(role) + why)
+    return roles[name]
+
+
+def _content(turn: Mapping[str, Any], key: str, role: str) -> str:
+    if key not in turn:
+        raise RowFault(MISSING_FIELD, key)
+    return content_text(turn[key], key, EMPTY_COMPLETION if role == "assistant" else EMPTY_PROMPT)
+
+
+def _marked(turn: Mapping[str, Any], role: str, content: str) -> Message:
+    message = {"role": role, "content": content}
+    return as_context(message) if _is_excluded(turn, role) else message
+
+
+def _is_excluded(turn: Mapping[str, Any], role: str) -> bool:
+    is_excluded = False
+    for key in _PARTIAL:
+        if turn.get(key):
+            raise RowFault(UNSUPPORTED_FIELD, f"{key}: only whole turns can be left out of the loss")
+    for key in (*_NUMBERS, *_SWITCHES):
+        value = turn.get(key)
+        if value is None:
+            continue
+        if value not in (0, 1):  # True and False are equal to 1 and 0
+            raise RowFault(UNSUPPORTED_FIELD, f"{key} {value!r}: a turn carries loss (1, true) or none (0, false)")
+        if role == "assistant":
+            is_excluded = is_excluded or not value
+        elif value and key in ("train", "training"):
+            raise RowFault(UNSUPPORTED_FIELD, f"{key} true in a {role} turn: only assistant turns are learnt")
+    return is_excluded

@@ -1,0 +1,112 @@
+"""Decide how the rows of one file are read: its layout, the columns that are ignored, and the template of its prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlflow_finetune_plugin.data.conversations.conversion import Conversation, to_conversations
+from mlflow_finetune_plugin.data.conversations.layouts import (
+    COMPOSED,
+    PREFERENCE,
+    Layout,
+    composed_layout,
+    detect_layout,
+)
+from mlflow_finetune_plugin.data.conversations.ratings import check_classes, check_ranked, check_single_answers
+from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
+from mlflow_finetune_plugin.data.conversations.unused_columns import UnusedColumns
+from mlflow_finetune_plugin.errors import DataError
+
+if TYPE_CHECKING:
+    from mlflow_finetune_plugin.data.conversations.prompt_template import PromptTemplate
+
+
+@dataclass(frozen=True)
+class ColumnSettings:
+    """What the user says about the columns of a file.
+
+    Attributes:
+        layout: ``auto`` or a layout's name.
+        columns: The column of each part of the layout; the others are guessed.
+        ignore: Columns that are not a part of the task.
+        prompt_template: Jinja text over the columns that gives the prompt; None means that the layout gives it.
+    """
+
+    layout: str = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
+    prompt_template: str | None = None
+
+
+class Interpretation:
+    """How the rows of one file become conversations. ``unused`` counts the columns that no conversation holds."""
+
+    def __init__(self, layout: Layout, ignore: tuple[str, ...], template: PromptTemplate | None) -> None:
+        self.layout = layout
+        self._ignore, self._template = frozenset(ignore), template
+        columns = template.columns if template is not None else frozenset[str]()
+        self.unused = UnusedColumns({*layout.columns.values(), *columns, *self._ignore, COMPOSED})
+
+    def conversations(self, row: Mapping[str, Any]) -> list[Conversation]:
+        """Return the conversations of a row, and count its unused columns.
+
+        Raises:
+            RowFault: the row cannot be used for training.
+        """
+        row = _without(row, self._ignore)
+        try:
+            composed = self._template.compose(row) if self._template is not None else row
+            conversations = to_conversations(self.layout, composed)
+        except RowFault:
+            self.unused.add(row, ())
+            raise
+        self.unused.add(row, [conversation.messages for conversation in conversations])
+        return conversations
+
+
+def interpret(rows: Sequence[Mapping[str, Any]], settings: ColumnSettings) -> Interpretation:
+    """Decide how a file is read, from its first rows.
+
+    Raises:
+        DataError: no layout fits or several do, the rows rate or rank answers, or a column that is not used looks like a part
+            of the task.
+    """
+    _check_ignored(settings)
+    rows = [_without(row, frozenset(settings.ignore)) for row in rows]
+    template = None
+    if settings.prompt_template is not None:
+        # Jinja is imported on first use, because submitting a run reads the first rows too.
+        from mlflow_finetune_plugin.data.conversations.prompt_template import PromptTemplate
+
+        template = PromptTemplate(settings.prompt_template)
+        template.check(list(dict.fromkeys(str(name) for row in rows for name in row)))
+        layout = composed_layout(rows, settings.columns, settings.layout, template.columns)
+    else:
+        is_guessed = not settings.columns and settings.layout == "auto"
+        if is_guessed:
+            check_single_answers(rows)
+        layout = detect_layout(rows, settings.columns, settings.layout)
+        if is_guessed or layout.name == PREFERENCE:
+            check_ranked(layout, rows)
+    check_classes(layout, rows)
+    # The first rows have their own count, so that reading the whole file later counts each row once.
+    first = Interpretation(layout, settings.ignore, template)
+    for row in rows:
+        try:
+            first.conversations(row)
+        except RowFault:
+            continue  # the report counts it
+    first.unused.check()
+    return Interpretation(layout, settings.ignore, template)
+
+
+def _without(row: Mapping[str, Any], ignore: frozenset[str]) -> Mapping[str, Any]:
+    return {name: value for name, value in row.items() if name not in ignore} if ignore else row
+
+
+def _check_ignored(settings: ColumnSettings) -> None:
+    both = sorted(set(settings.ignore) & set(settings.columns.values()))
+    if both:
+        raise DataError(f"data.ignore: {both[0]!r} is also in data.columns; fix: remove it from one of them")

@@ -1,0 +1,128 @@
+"""Recognise rows that rate or rank answers, and refuse them: the objective sft would imitate the worse answers too.
+
+Every fix that an error names was tried on the first rows of the file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlflow_finetune_plugin.data.conversations.conversion import to_conversations
+from mlflow_finetune_plugin.data.conversations.layouts import PREFERENCE, Layout, detect_layout
+from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
+from mlflow_finetune_plugin.errors import DataError
+
+Rows = Sequence[Mapping[str, Any]]
+
+_REJECTED = re.compile(r"(^|_)(rejected|non_preferred|dispreferred)(_|$)|^response_k$")
+_CHOSEN = re.compile(r"(^|_)(chosen|preferred)(_|$)|^response_j$")
+_DECIMAL = re.compile(r"-?\d*\.\d+(e-?\d+)?")
+_FEWEST_ROWS = 10
+_PROMPTS = ("prompt", "question", "instruction", "input", "query")
+_ANSWERS = frozenset(
+    ("completion", "response", "output", "answer", "messages", "conversations", "conversation", "completions")
+)
+_WHY = "the objective sft learns from single answers, and no objective of this version learns from"
+
+
+def check_single_answers(rows: Rows) -> None:
+    """Raise DataError where the rows hold pairs, rankings or ratings of answers.
+
+    Args:
+        rows: The first rows of a file whose columns the user did not name.
+    """
+    present = {str(name) for row in rows for name, value in row.items() if value is not None and value != []}
+    rejected = sorted(name for name in present if _REJECTED.search(name))
+    if rejected:
+        raise DataError(_pairs_text(rows, sorted(present), rejected))
+    if present & _ANSWERS:
+        for name in ("kto_tag", "label"):
+            if name in present and all(_is_flag(row.get(name)) for row in rows):
+                raise DataError(
+                    f"the column {name!r} rates answers as good (true) or bad (false), as KTO needs: {_WHY} ratings; "
+                    f"fix: keep the rows with {name} true, or set data.ignore: [{name}] to learn every answer"
+                )
+    if {"completions", "labels"} <= present and _all_lists(rows, "completions", "labels"):
+        raise DataError(f"the columns completions, labels rate the steps of an answer: {_WHY} rated steps")
+
+
+def check_ranked(layout: Layout, rows: Rows) -> None:
+    """Raise DataError for pairs whose columns the user named, and for an Alpaca file with two answers in every row.
+
+    LLaMA-Factory reads the second of two answers as the worse one.
+    """
+    if layout.name == PREFERENCE:
+        columns = layout.columns
+        raise DataError(_pairs_text(rows, [columns["chosen"], *columns.values()], [columns["rejected"]]))
+    if layout.name != "alpaca":
+        return
+    column = layout.columns["output"]
+    lists = [row.get(column) for row in rows if row.get(column) is not None]
+    if lists and all(isinstance(answers, list) and len(answers) == 2 for answers in lists):
+        raise DataError(
+            f"the column {column!r} holds two answers in every row, which LLaMA-Factory ranks as [better, worse]: {_WHY} "
+            "ranked answers; fix: keep the first of each list, or set data.layout: alpaca to learn both"
+        )
+
+
+def check_classes(layout: Layout, rows: Rows) -> None:
+    """Raise DataError where the labels are measurements such as 0.35 and not classes."""
+    if layout.name != "label":
+        return
+    column = layout.columns["label"]
+    values = [row.get(column) for row in rows]
+    fractions = [v for v in values if isinstance(v, float) and math.isfinite(v) and not v.is_integer()]
+    texts = [float(v) for v in values if isinstance(v, str) and _DECIMAL.fullmatch(v.strip())]
+    # The cells of a CSV file are texts: a few ratings such as 4.5 may be classes, as many numbers as rows are not.
+    are_measured = len(texts) == len(values) >= _FEWEST_ROWS and len(set(texts)) * 2 > len(texts)
+    if fractions or are_measured:
+        example = next(iter(fractions or texts))
+        raise DataError(
+            f"the column {column!r} holds numbers such as {example:g}, which are not classes, and this version does not train "
+            "regression; fix: write a class for each range of the numbers into a column (low, high), and name it in "
+            "data.columns: {label: ...}"
+        )
+
+
+def _pairs_text(rows: Rows, present: list[str], rejected: list[str]) -> str:
+    chosen = [name for name in present if _CHOSEN.search(name) and name not in rejected]
+    pairs = ", ".join([*(name for name in _PROMPTS if name in present), *chosen, *rejected])
+    fix = _columns_fix(rows, chosen) or _ignore_fix(rows, rejected)
+    return f"preference: {pairs}: preference pairs cannot be used for training: {_WHY} pairs; fix: " + (
+        fix or "write each row as messages, with the better answer as the last turn"
+    )
+
+
+def _columns_fix(rows: Rows, chosen: Sequence[str]) -> str | None:
+    """Return the columns with which the better answers can be learnt; None where no choice of columns does."""
+    for answer in chosen:
+        for columns in ({"messages": answer}, *({"prompt": name, "completion": answer} for name in _PROMPTS)):
+            if all(any(row.get(name) is not None for row in rows) for name in columns.values()) and _works(
+                rows, columns
+            ):
+                listed = ", ".join(f"{part}: {column}" for part, column in columns.items())
+                return f"data.columns: {{{listed}}} trains on the better answer alone"
+    return None
+
+
+def _ignore_fix(rows: Rows, rejected: Sequence[str]) -> str | None:
+    reduced = [{name: value for name, value in row.items() if name not in rejected} for row in rows]
+    return f"data.ignore: [{', '.join(rejected)}] trains on the better answer alone" if _works(reduced, {}) else None
+
+
+def _works(rows: Rows, columns: Mapping[str, str]) -> bool:
+    try:
+        return bool(to_conversations(detect_layout(rows, columns), rows[0]))
+    except (DataError, RowFault):
+        return False
+
+
+def _is_flag(value: Any) -> bool:
+    return value is None or isinstance(value, bool) or (isinstance(value, str) and value.lower() in ("true", "false"))
+
+
+def _all_lists(rows: Rows, *names: str) -> bool:
+    return all(isinstance(row.get(name), list) for row in rows for name in names)

@@ -1,0 +1,148 @@
+"""Columns that a layout does not use: reported, or refused where they look like a part of the task."""
+
+import pytest
+
+from mlflow_finetune_plugin.data.conversations.interpretation import ColumnSettings, interpret
+from mlflow_finetune_plugin.errors import DataError
+
+TEXTS = [f"Table number {i} has {i} rows." for i in range(10)]
+
+
+def rows(**columns):
+    """Return ten prompts and completions with further columns; a list has a value for each row."""
+    return [
+        {"prompt": f"p{i}", "completion": f"c{i}"}
+        | {name: value[i] if isinstance(value, list) else value for name, value in columns.items()}
+        for i in range(10)
+    ]
+
+
+def unused_after_reading(data, settings=None):
+    reading = interpret(data, settings or ColumnSettings())
+    for row in data:
+        reading.conversations(row)
+    reading.unused.check()
+    return dict(reading.unused.counts)
+
+
+@pytest.mark.parametrize(
+    ("columns", "counts"),
+    [
+        ({"id": list(range(10)), "source": TEXTS}, {"id": 10, "source": 10}),
+        ({"category": "open qa about the weather", "difficulty": None}, {"category": 10}),
+        ({"key": [f"{i:032x}" for i in range(10)]}, {"key": 10}),
+        ({"score": [i / 7 for i in range(10)]}, {"score": 10}),
+        ({"whole": [f"### Question: p{i} ### Answer: c{i}" for i in range(10)]}, {"whole": 10}),
+        ({"page_url": [f"https://example.org/a b/{i}" for i in range(10)]}, {"page_url": 10}),
+    ],
+)
+def test_a_column_that_is_not_of_the_task_is_counted(columns, counts):
+    assert unused_after_reading(rows(**columns)) == counts
+
+
+@pytest.mark.parametrize(
+    ("columns", "name"),
+    [
+        ({"facts": TEXTS}, "facts"),
+        ({"facts": ["事実の表は二十文字よりも長い文章であることが必要です" + str(i) for i in range(10)]}, "facts"),
+        ({"context": "the same in every row"}, "context"),
+        ({"choices": [["a b c d e", f"the number {i}"] for i in range(10)]}, "choices"),
+        ({"steps": [[f"first do {i}", "then stop"] for i in range(10)]}, "steps"),
+    ],
+)
+def test_a_column_that_looks_like_a_part_of_the_task_stops_the_run(columns, name):
+    data = rows(**columns)
+    with pytest.raises(
+        DataError, match=f"the column '{name}' is not used, and looks like a part of the task"
+    ) as caught:
+        interpret(data, ColumnSettings())
+    text = str(caught.value)
+    assert "10 of 10 rows have a value in it, for example" in text
+    assert f"data.ignore: [{name}]" in text
+    assert "data.prompt_template" in text
+    assert unused_after_reading(data, ColumnSettings(ignore=(name,))) == {}
+    composed = interpret(data, ColumnSettings(prompt_template=f"{{{{ prompt }}}} with {{{{ {name} }}}}"))
+    (conversation,) = composed.conversations(data[3])
+    assert conversation.messages[0]["content"] == f"p3 with {data[3][name]}"
+
+
+def test_a_column_of_later_rows_stops_the_run_at_the_end():
+    reading = interpret(rows(), ColumnSettings())
+    for row in [*rows(), *rows(context=TEXTS)]:
+        reading.conversations(row)
+    with pytest.raises(DataError, match="'context' is not used, and looks like a part of the task: 10 of 20 rows"):
+        reading.unused.check()
+
+
+def test_text_that_repeats_a_turn_is_no_part_of_the_task():
+    turns = [[{"role": "user", "content": f"Why is {i} so?"}, {"role": "assistant", "content": "so"}] for i in range(9)]
+    data = [{"prompt": messages[0]["content"], "messages": messages} for messages in turns]
+    assert unused_after_reading(data) == {"prompt": 9}
+
+
+# data.prompt_template ------------------------------------------------------------------------------------------------
+
+
+def composed(row, template, **settings):
+    reading = interpret([row], ColumnSettings(prompt_template=template, **settings))
+    (conversation,) = reading.conversations(row)
+    return str(reading.layout), [message["content"] for message in conversation.messages]
+
+
+def test_a_template_composes_the_prompt_of_several_columns():
+    row = {"premise": "It rains.", "hypothesis": "It is wet.", "label": 1}
+    assert composed(row, "{{ premise }} So {{ hypothesis | lower }}") == (
+        "label: data.prompt_template -> label",
+        ["It rains. So it is wet.", "1"],
+    )
+    row = {"question": "Which?", "options": ["a", "b"], "the key": "b", "system": "Be brief."}
+    text = "{{ question }}{% for option in options %}\n- {{ option }}{% endfor %}"
+    assert composed(row, text, columns={"completion": "the key"}) == (
+        "prompt_completion: system, data.prompt_template -> the key",
+        ["Be brief.", "Which?\n- a\n- b", "b"],
+    )
+    assert composed(row, "{{ row['the key'] }}?", columns={"completion": "question"}, ignore=("options",))[1][1:] == [
+        *("b?", "Which?"),
+    ]
+
+
+def test_a_template_cannot_leave_its_sandbox():
+    row = {"q": "q", "answer": "a"}
+    with pytest.raises(Exception, match="prompt template fails: access to attribute '__class__'"):
+        interpret([row], ColumnSettings(prompt_template="{{ q.__class__.__mro__ }}")).conversations(row)
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "fault"),
+    [
+        (
+            "{{ q }} {{ c }}",
+            {"q": "q", "c": None, "answer": "a"},
+            "null field: data.prompt_template writes a null value",
+        ),
+        ("{{ q + 1 }}", {"q": "q", "answer": "a"}, "prompt template fails: TypeError"),
+        ("{% if c %}{{ c }}{% endif %}", {"c": None, "answer": "a"}, "empty prompt"),
+    ],
+)
+def test_a_row_that_the_template_cannot_compose_is_left_out(template, row, fault):
+    with pytest.raises(Exception, match=fault):
+        interpret([row], ColumnSettings(prompt_template=template)).conversations(row)
+
+
+@pytest.mark.parametrize(
+    ("template", "options", "words"),
+    [
+        ("{{ q", {}, "data.prompt_template, line 1: "),
+        ("no column", {}, "it reads no column"),
+        ("{{ qestion }}", {}, "the file has no column 'qestion'; fix: use its columns: q, answer, response"),
+        ("{{ q }}", {}, "which column holds the answer is not clear"),
+        ("{{ q }}", {"columns": {"prompt": "q"}}, "data.columns.prompt: data.prompt_template composes the prompt"),
+        ("{{ q }}", {"layout": "messages"}, "the layout messages has no prompt to compose"),
+        ("{{ q }}", {"columns": {"completion": "answer"}, "ignore": ("answer",)}, "'answer' is also in data.columns"),
+    ],
+)
+def test_a_template_that_does_not_fit_names_the_fix(template, options, words):
+    row = {"q": "q", "answer": "a", "response": "r"}
+    with pytest.raises(DataError) as caught:
+        interpret([row], ColumnSettings(prompt_template=template, **options))
+    assert words in str(caught.value)
