@@ -65,6 +65,7 @@ def export(
     rank: int = DEFAULT_RANK,
     max_nats: float = DEFAULT_MAX_NATS,
     base_model: str | None = None,
+    trust_code: bool = False,
 ) -> ExportedModel:
     """Export a registered adapter and compare the result with it.
 
@@ -77,6 +78,7 @@ def export(
         rank: rank of the plain LoRA.
         max_nats: largest accepted difference of a token's log-probability for plain LoRA, in nats.
         base_model: folder of the base, when it has moved.
+        trust_code: run Python code in the version that this package does not know.
 
     Raises:
         ConfigError: the combination of arguments or the model's name is not valid.
@@ -97,7 +99,7 @@ def export(
         from mlflow_finetune_plugin.logged_models.merging import export_merged
 
         folder = Path(merged).expanduser()
-        result = export_merged(source.uri, folder, base_model)
+        result = export_merged(source.uri, folder, base_model, trust_code=trust_code)
         return ExportedModel(source.uri, "merged", str(result.folder), result.max_nats, result.tokens)
     folder_or_none = Path(lora).expanduser() if lora is not None else None
     version_uri, run_id, is_new_run = None, None, False
@@ -106,7 +108,14 @@ def export(
 
         name = register if isinstance(register, str) else None
         conversion = register_converted(
-            client, source, rank, name=name, folder=folder_or_none, base_model=base_model, max_nats=max_nats
+            client,
+            source,
+            rank,
+            name=name,
+            folder=folder_or_none,
+            base_model=base_model,
+            max_nats=max_nats,
+            trust_code=trust_code,
         )
         lora_export = conversion.export
         version_uri, run_id, is_new_run = conversion.version.uri, conversion.run_id, conversion.is_new_run
@@ -114,7 +123,9 @@ def export(
         from mlflow_finetune_plugin.logged_models.conversion import export_lora
 
         assert folder_or_none is not None
-        lora_export = export_lora(source.uri, folder_or_none, rank, base_model, max_nats=max_nats)
+        lora_export = export_lora(
+            source.uri, folder_or_none, rank, base_model, max_nats=max_nats, trust_code=trust_code
+        )
     return ExportedModel(
         source_uri=source.uri,
         kind="lora",

@@ -22,6 +22,7 @@ def promote(
     policy: str | os.PathLike[str] | None = None,
     accept_new_policy: bool = False,
     base_model: str | None = None,
+    trust_code: bool = False,
     endpoint: str | None = None,
     canary: str | None = None,
     step: str | None = None,
@@ -40,6 +41,7 @@ def promote(
         policy: Folder of a project whose ``register.gate`` applies; None means the policy that the training recorded.
         accept_new_policy: Allow a policy that was changed after the training.
         base_model: Folder of the base model, when it has moved.
+        trust_code: Run Python code in a version that this package does not know.
         endpoint: URL of a router (``http://.../v1``) whose latency counts, and that answers where the policy asks for
             serving.
         canary: Percentages such as ``"5,25,50"``: after a passing verdict, serve a growing share of requests first.
@@ -61,6 +63,7 @@ def promote(
         policy=Path(policy) if policy is not None else None,
         accept_new_policy=accept_new_policy,
         base_model=base_model,
+        trust_code=trust_code,
         endpoint=endpoint,
         dry_run=dry_run,
         canary=canary_policy(canary, step, str(least_answers) if least_answers is not None else None),
@@ -107,6 +110,7 @@ def check_champion(
     act: bool = False,
     policy: str | os.PathLike[str] | None = None,
     base_model: str | None = None,
+    trust_code: bool = False,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> CheckResult:
     """Check once whether the champion is still the best version. The same as ``mlflow-finetune watch``.
@@ -118,6 +122,7 @@ def check_champion(
         policy: Folder of a project whose ``register.watch`` applies, and whose ``data.layout`` and ``data.columns``, if
             it has them, say how ``data`` is read.
         base_model: Folder of the base model, when it has moved.
+        trust_code: Run Python code in a version that this package does not know.
         on_progress: Receives a line before each step that takes time.
 
     Raises:
@@ -131,5 +136,6 @@ def check_champion(
         act=act,
         project=os.fspath(policy) if policy is not None else None,
         base_model=base_model,
+        trust_code=trust_code,
     )
     return check(model, options, say=on_progress)

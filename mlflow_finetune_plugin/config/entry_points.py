@@ -47,7 +47,10 @@ OPERATIONS: dict[str, Operation] = {
         Operation(
             "evaluate",
             "prove a registered adapter again, on other held-out rows",
-            {"model": "models:/NAME/VERSION or models:/NAME@ALIAS"},
+            {
+                "model": "models:/NAME/VERSION or models:/NAME@ALIAS",
+                "trust_code": "true runs Python code in a version that this package does not know",
+            },
         ),
         Operation(
             "promote",
@@ -61,6 +64,7 @@ OPERATIONS: dict[str, Operation] = {
                 "canary": "percentages, e.g. 5,25,50: serve a growing share of requests before the move",
                 "step": "shortest duration of a canary step; default: 10m",
                 "least_answers": "fewest canary answers in a step; default: 100",
+                "trust_code": "true runs Python code in a version that this package does not know",
             },
         ),
         Operation(
@@ -70,6 +74,7 @@ OPERATIONS: dict[str, Operation] = {
                 "model": "registered model; default: the recipe's register.name",
                 "data": "new rows with answers, for another proof and for the test of drift",
                 "act": "roll back if that is the verdict",
+                "trust_code": "true runs Python code in a version that this package does not know",
             },
         ),
     )

@@ -30,11 +30,16 @@ from mlflow_finetune_plugin.section import Section
 
 
 class EvaluationConfig(Section):
-    """The configuration of ``-e evaluate``. ``base_model`` is the base's folder if it has moved since the training."""
+    """The configuration of ``-e evaluate``.
+
+    ``base_model`` is the base's folder if it has moved since the training. ``trust_code`` runs Python code in the model that
+    this package does not know.
+    """
 
     entry_point: str
     model: str
     base_model: str | None = None
+    trust_code: bool = False
     data: HeldOutSettings
     eval: EvalSettings = Field(default_factory=EvalSettings)
 
@@ -57,13 +62,16 @@ def load_evaluation_config(
     base = next((value for path, value in assignments if path == ("base_model", "name")), None)
     assignments = [(path, value) for path, value in assignments if path != ("base_model", "name")]
     overrides = {name: text for name, text in overrides.items() if path_of(name) != ("base_model", "name")}
-    apply_top_level(values, assignments, ("model",), overrides, origin, problems)
+    apply_top_level(values, assignments, ("model", "trust_code"), overrides, origin, problems)
     where = Where(caller, dict(folders or {}))
     apply_overrides(
         values, assignments, overrides, leaves_of(EVALUATION_SECTIONS, {}), EVALUATION_SECTIONS, where, origin, problems
     )
     if not isinstance(values.get("model"), str):
         problems.append("no model; fix: -P model=models:/NAME/VERSION")
+    trust_code = str(values.get("trust_code", "false"))
+    if trust_code not in ("true", "false"):
+        problems.append(f"-P trust_code = {trust_code}: expected true or false")
     sections: dict[str, Any] = {
         name: validated(model, values[name], (name,), origin, problems)
         for name, model in EVALUATION_SECTIONS.items()
@@ -75,7 +83,10 @@ def load_evaluation_config(
     if problems:
         raise ConfigError(problems)
     name = base_from(caller, str(base)) if base is not None else None
-    return EvaluationConfig(entry_point=entry_point, model=values["model"], base_model=name, **sections)
+    is_trusted = trust_code == "true"
+    return EvaluationConfig(
+        entry_point=entry_point, model=values["model"], base_model=name, trust_code=is_trusted, **sections
+    )
 
 
 def resolve_evaluation_paths(config: EvaluationConfig, project: Path) -> EvaluationConfig:

@@ -26,7 +26,17 @@ SHORTHANDS: dict[str, KeyPath] = {
 }
 """Names of ``-P`` that set the key that a person means by them."""
 _MAPPINGS: tuple[KeyPath, ...] = (("data", "columns"),)
-TOP_LEVEL = ("adaptation", "objective", "resume", "model", "version", "to", "accept_new_policy", "endpoint")
+TOP_LEVEL = (
+    "adaptation",
+    "objective",
+    "resume",
+    "model",
+    "version",
+    "to",
+    "accept_new_policy",
+    "endpoint",
+    "trust_code",
+)
 """Keys of ``-P`` that belong to no section."""
 
 

@@ -21,12 +21,11 @@ from mlflow_finetune_plugin.errors import ReloadError, TrainingError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.logged_models.precisions import ServedAs
+from mlflow_finetune_plugin.logged_models.version_code import DIGEST_CODE, LOADER
 from mlflow_finetune_plugin.methods import Adaptation, load_method
 from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
 
 PROBES = 16
-_LOADER = Path(__file__).parent / "pyfunc_loader.py"
-_CODE = Path(__file__).parent.parent / "base_models" / "weights_digest.py"
 # log-probabilities of the same weights on the same device and code path; half precision may pick other kernels
 _RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 2e-2}
 
@@ -168,8 +167,8 @@ def log_adapter(
         run_id=run_id,
         step=step,
         tags=dict(tags),
-        python_model=str(_LOADER),
-        code_paths=[str(_CODE), *map(str, code)],
+        python_model=str(LOADER),
+        code_paths=[str(DIGEST_CODE), *map(str, code)],
         artifacts={
             "adapter": str(adapter),
             "tokenizer": str(folder / "tokenizer"),

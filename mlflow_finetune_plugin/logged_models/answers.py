@@ -20,10 +20,10 @@ OnProgress = Callable[[int, int], None]
 
 
 class Answerer:
-    """``base_model``: where the base is now, when it has moved."""
+    """``base_model``: where the base is now, when it has moved. ``trust_code``: as of ``load_logged``."""
 
-    def __init__(self, uri: str, base_model: str | None = None) -> None:
-        self._uri, self._base_model = uri, base_model
+    def __init__(self, uri: str, base_model: str | None = None, *, trust_code: bool = False) -> None:
+        self._uri, self._base_model, self._trust_code = uri, base_model, trust_code
 
     def answer(self, rows: Sequence[EvalRow], max_new_tokens: int, on_progress: OnProgress | None = None) -> AnswerSet:
         """Greedy answers, and the nats of the reference answers. Raises ReloadError."""
@@ -48,7 +48,7 @@ class Answerer:
 
         logging.disable_progress_bar()
         with warnings.catch_warnings(record=True) as caught:  # filters that MLflow sets itself would undo an "ignore"
-            loaded = load_logged(self._uri, self._base_model)
+            loaded = load_logged(self._uri, self._base_model, trust_code=self._trust_code)
         for warning in caught:
             if not issubclass(warning.category, UserWarning):  # those are MLflow's, on how the model was written
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

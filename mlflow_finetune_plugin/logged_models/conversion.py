@@ -53,7 +53,13 @@ class LoraExport:
 
 
 def export_lora(
-    uri: str, folder: Path, rank: int, base_model: str | None = None, *, max_nats: float = MAX_NATS
+    uri: str,
+    folder: Path,
+    rank: int,
+    base_model: str | None = None,
+    *,
+    max_nats: float = MAX_NATS,
+    trust_code: bool = False,
 ) -> LoraExport:
     """Write the adapter as plain LoRA: PEFT's two files and ``conversion.json``. On an error ``folder`` stays empty.
 
@@ -63,6 +69,7 @@ def export_lora(
         rank: rank of the LoRA, at least 1.
         base_model: the folder of the base where it has moved; None uses the place recorded in the model.
         max_nats: the largest difference allowed on any answer token.
+        trust_code: run code in the model that this package does not know.
 
     Raises:
         ConfigError: the adapter changes no weights of linear layers, or also their biases.
@@ -72,7 +79,7 @@ def export_lora(
         raise ConfigError([f"--lora {folder}: is not empty; fix: name a new or empty folder"])
     if rank < 1:
         raise ConfigError([f"--rank {rank}: must be at least 1; fix: --rank 16"])
-    logged = load_logged(uri, base_model)
+    logged = load_logged(uri, base_model, trust_code=trust_code)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

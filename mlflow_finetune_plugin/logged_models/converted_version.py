@@ -94,9 +94,10 @@ def register_converted(
     folder: Path | None = None,
     base_model: str | None = None,
     max_nats: float = MAX_NATS,
+    trust_code: bool = False,
 ) -> ConvertedVersion:
     """Converts, proves and registers, alias challenger on the new version. ``name``: None takes the original's; ``folder`` as of
-    ``export_lora``, None keeps no copy.
+    ``export_lora``, None keeps no copy; ``trust_code`` as of ``load_logged``.
 
     Raises ConfigError for what cannot be converted or served, ReloadError when it differs by more than ``max_nats`` or does not
     load back, TrackingError when the registry refuses. Then nothing is left, neither here nor there.
@@ -104,9 +105,9 @@ def register_converted(
     name = name or _name_of(source.uri)
     with tempfile.TemporaryDirectory() as scratch:
         out = folder if folder is not None else Path(scratch) / "lora"
-        export = export_lora(source.uri, out, rank, base_model, max_nats=max_nats)
+        export = export_lora(source.uri, out, rank, base_model, max_nats=max_nats, trust_code=trust_code)
         try:
-            return _register(client, source, export, name, base_model, max_nats, Path(scratch))
+            return _register(client, source, export, name, base_model, max_nats, trust_code, Path(scratch))
         except BaseException:
             shutil.rmtree(out, ignore_errors=True)
             raise
@@ -119,11 +120,12 @@ def _register(
     name: str,
     base_model: str | None,
     max_nats: float,
+    trust_code: bool,
     scratch: Path,
 ) -> ConvertedVersion:
     from mlflow.exceptions import MlflowException
 
-    original = load_logged(source.uri, base_model)
+    original = load_logged(source.uri, base_model, trust_code=trust_code)
     adapter = scratch / "adapter"
     adapter.mkdir()
     for file in _ADAPTER_FILES:
@@ -148,7 +150,7 @@ def _register(
                 tags=tags,
             )
             del original  # its memory is needed to load the new one
-            back = load_logged(logged.uri, base_model)
+            back = load_logged(logged.uri, base_model, trust_code=trust_code)
             check_reload(back.model, back.tokenizer, reference, rows)
             version = register_adapter(client, logged.uri, name, tags=tags, description=_description(record))
     except MlflowException as error:

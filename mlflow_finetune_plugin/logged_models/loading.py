@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mlflow_finetune_plugin.errors import ReloadError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
+from mlflow_finetune_plugin.logged_models.version_code import check_code, without_bytecode
 from mlflow_finetune_plugin.store.names import REFERENCE_FILE
 from mlflow_finetune_plugin.threads import choose_threads
 
@@ -30,14 +31,29 @@ class LoggedModel:
     adapter: Path
 
 
-def load_logged(uri: str, base_model: str | None = None) -> LoggedModel:
-    """``base_model`` says where the base is now, when it has moved. Raises ReloadError."""
+def load_logged(uri: str, base_model: str | None = None, *, trust_code: bool = False) -> LoggedModel:
+    """Load a logged adapter through ``mlflow.pyfunc``.
+
+    Args:
+        uri: The logged model.
+        base_model: The folder of the base, when it has moved.
+        trust_code: Run the Python code in the model also if this package does not know it.
+
+    Raises:
+        ReloadError: It cannot be loaded, or would run unknown code.
+    """
     import mlflow
 
-    moved = {"base_model": base_model} if base_model is not None else None
+    settings: dict[str, bool | str] = {} if trust_code else {"verify_base": True}
+    settings |= {"base_model": base_model} if base_model is not None else {}
     try:
         folder = Path(mlflow.artifacts.download_artifacts(uri))
-        loaded = mlflow.pyfunc.load_model(str(folder), model_config=moved).unwrap_python_model()
+        if not trust_code:
+            check_code(folder, uri)
+        with without_bytecode():
+            loaded = mlflow.pyfunc.load_model(str(folder), model_config=settings).unwrap_python_model()
+    except ReloadError:
+        raise
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise ReloadError(f"{uri} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(getattr(loaded, "card", None), dict):

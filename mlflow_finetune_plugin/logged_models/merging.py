@@ -33,7 +33,7 @@ class MergedExport:
     tokens: int
 
 
-def export_merged(uri: str, folder: Path, base_model: str | None = None) -> MergedExport:
+def export_merged(uri: str, folder: Path, base_model: str | None = None, *, trust_code: bool = False) -> MergedExport:
     """Writes safetensors, tokenizer, chat template and generation config to ``folder``, which must be new or empty.
 
     What is compared is the folder, loaded back. Raises ConfigError for an adaptation that cannot be merged, ReloadError
@@ -41,7 +41,7 @@ def export_merged(uri: str, folder: Path, base_model: str | None = None) -> Merg
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError([f"--merged {folder}: is not empty; fix: name a new folder"])
-    logged = load_logged(uri, base_model)
+    logged = load_logged(uri, base_model, trust_code=trust_code)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:

@@ -34,6 +34,7 @@ class PromotionConfig(Section):
     accept_new_policy: bool = False
     endpoint: str | None = None
     base_model: str | None = None
+    trust_code: bool = False
     policy: str | None = None
     canary: str | None = None
     step: str | None = None
@@ -98,13 +99,17 @@ def load_promotion_config(
     register = recipe.get("register")
     name = register.get("name") if isinstance(register, dict) else None
     has_policy = isinstance(register, dict) and register.get("gate") is not None
-    known = ("model", "version", "to", "accept_new_policy", "endpoint", "base_model", *_CANARY)
+    known = ("model", "version", "to", "accept_new_policy", "endpoint", "base_model", "trust_code", *_CANARY)
     problems += [
         unknown_key(f"-P {key}", key, text, list(known)) for key, text in overrides.items() if key not in known
     ]
     values: dict[str, Any] = {"model": name, **{key: text for key, text in overrides.items() if key in known}}
-    if values.get("accept_new_policy", "false") not in ("true", "false"):
-        problems.append(f"-P accept_new_policy = {values['accept_new_policy']}: expected true or false")
+    switches = ("accept_new_policy", "trust_code")
+    problems += [
+        f"-P {key} = {values[key]}: expected true or false"
+        for key in switches
+        if values.get(key, "false") not in ("true", "false")
+    ]
     try:
         canary_policy(*(values.get(key) for key in _CANARY))
     except ConfigError as error:
@@ -116,12 +121,12 @@ def load_promotion_config(
     if has_policy:
         load_policy(project)  # reports faults before there is a run
     base = values.pop("base_model", None)
-    accept = values.pop("accept_new_policy", "false") == "true"
+    is_on = {key: values.pop(key, "false") == "true" for key in switches}
     return PromotionConfig(
         entry_point=entry_point,
-        accept_new_policy=accept,
         base_model=base_from(caller, str(base)) if base is not None else None,
         policy=str(project.absolute()) if has_policy else None,
+        **is_on,
         **values,
     )
 

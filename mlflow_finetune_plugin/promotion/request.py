@@ -46,6 +46,7 @@ class PromotionOptions:
         policy: Folder of a project whose ``register.gate`` applies; None means the policy that the training recorded.
         accept_new_policy: Allow a policy that differs from the recorded one.
         base_model: Folder of the base model, when it has moved.
+        trust_code: Run Python code in a version that this package does not know.
         endpoint: URL of a router (``http://.../v1``) that serves both versions. Its latency counts, and it answers
             where the policy asks for serving.
         dry_run: Judge only; write and move nothing.
@@ -57,6 +58,7 @@ class PromotionOptions:
     policy: Path | None = None
     accept_new_policy: bool = False
     base_model: str | None = None
+    trust_code: bool = False
     endpoint: str | None = None
     dry_run: bool = False
     canary: CanaryPolicy | None = None
@@ -142,6 +144,7 @@ def run(config: PromotionConfig, client: MlflowClient, folder: Path, report: Rep
         policy=Path(config.policy) if config.policy is not None else None,
         accept_new_policy=config.accept_new_policy,
         base_model=config.base_model,
+        trust_code=config.trust_code,
         endpoint=config.endpoint,
         canary=canary_policy(config.canary, config.step, config.least_answers),
     )
@@ -222,7 +225,7 @@ def _sources(client: MlflowClient, options: PromotionOptions, pending: PendingDe
     def answerer(uri: str) -> RowAnswerer:
         from mlflow_finetune_plugin.logged_models.answers import Answerer  # imports torch, which most calls do not need
 
-        return Answerer(uri, options.base_model)
+        return Answerer(uri, options.base_model, trust_code=options.trust_code)
 
     versions = [pending.candidate, *([pending.champion] if pending.champion is not None else [])]
     experiment = client.get_experiment_by_name(f"{pending.name}.promotions")

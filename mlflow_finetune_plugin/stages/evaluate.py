@@ -53,7 +53,7 @@ def run(config: EvaluationConfig, context: RunContext, report: Report) -> dict[s
     mlflow.set_tracking_uri(context.tracking_uri)
     model = with_patience(lambda: find_model(MlflowClient(), config.model), report)
     report.stage("model", model.uri)
-    loaded = with_patience(lambda: load_logged(model.uri, config.base_model), report)
+    loaded = with_patience(lambda: load_logged(model.uri, config.base_model, trust_code=config.trust_code), report)
     renderer = ChatRenderer(loaded.tokenizer, None)
     data = prepare_evaluation_rows(config, loaded.card, renderer, context.folder)
     hashes = context.folder / "trained"

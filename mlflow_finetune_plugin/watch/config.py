@@ -38,6 +38,7 @@ class WatchConfig(Section):
     data: str | None = None
     act: bool = False
     base_model: str | None = None
+    trust_code: bool = False
     project: str | None = None
 
 
@@ -58,13 +59,16 @@ def load_watch_config(project: Path, entry_point: str, overrides: Mapping[str, s
     recipe, _ = read_recipe(project, problems)
     register = recipe.get("register")
     name = register.get("name") if isinstance(register, dict) else None
-    known = ("model", "data", "act", "base_model")
+    known = ("model", "data", "act", "base_model", "trust_code")
     problems += [
         unknown_key(f"-P {key}", key, text, list(known)) for key, text in overrides.items() if key not in known
     ]
     values: dict[str, Any] = {"model": name, **{key: text for key, text in overrides.items() if key in known}}
-    if values.get("act", "false") not in ("true", "false"):
-        problems.append(f"-P act = {values['act']}: expected true or false")
+    problems += [
+        f"-P {key} = {values[key]}: expected true or false"
+        for key in ("act", "trust_code")
+        if values.get(key, "false") not in ("true", "false")
+    ]
     if not isinstance(values["model"], str):
         problems.append("no registered model; fix: -P model=NAME, or register.name in the recipe")
     if problems:
@@ -76,6 +80,7 @@ def load_watch_config(project: Path, entry_point: str, overrides: Mapping[str, s
         model=values["model"],
         data=path_from(caller, str(data)) if data is not None else None,
         act=values.get("act", "false") == "true",
+        trust_code=values.get("trust_code", "false") == "true",
         base_model=base_from(caller, str(base)) if base is not None else None,
         project=str(project.absolute()) if (project / RECIPE_FILE).is_file() else None,
     )

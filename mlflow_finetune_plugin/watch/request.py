@@ -50,6 +50,7 @@ class WatchOptions:
             names a layout or columns, says how ``data`` is read. Without one the default criteria apply, and ``data``
             is read as the champion's training read its rows.
         base_model: Folder of the base model, when it has moved.
+        trust_code: Run Python code in a version that this package does not know.
         policy: The criteria; None means those of ``project``, which must then have some, or the defaults.
     """
 
@@ -57,6 +58,7 @@ class WatchOptions:
     act: bool = False
     project: str | None = None
     base_model: str | None = None
+    trust_code: bool = False
     policy: WatchPolicy | None = None
 
 
@@ -128,7 +130,7 @@ class Watch:
             raise MissingExtraError(
                 f"a version's answers need {error.name}; fix: pip install 'mlflow-finetune[train]'"
             ) from error
-        return Answerer(uri, self.options.base_model)
+        return Answerer(uri, self.options.base_model, trust_code=self.options.trust_code)
 
     def _new_rows(self, champion: ProvenVersion, answerer: Callable[[str], Answerer]) -> HeldOut | NotMeasured | None:
         data, project = self.options.data, self.options.project
@@ -189,6 +191,7 @@ def run(config: WatchConfig, client: MlflowClient, folder: Path, report: Report)
         act=config.act,
         project=config.project,
         base_model=config.base_model,
+        trust_code=config.trust_code,
         policy=_policy_of(config.project) or WatchPolicy(),
     )
     report.params({key: value for key, value in config.model_dump().items() if value is not None})

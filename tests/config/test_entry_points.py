@@ -6,9 +6,12 @@ import logging
 import pytest
 
 from mlflow_finetune_plugin.config.entry_points import ENTRY_POINTS, OPERATIONS, EntryPoint, Operation, entry_point
+from mlflow_finetune_plugin.config.evaluation import load_evaluation_config
 from mlflow_finetune_plugin.config.run_config import load_config
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.methods import load_method, method_names
+from mlflow_finetune_plugin.promotion.config import load_promotion_config
+from mlflow_finetune_plugin.watch.config import load_watch_config
 
 
 def load(folder, name, **overrides: str):
@@ -69,3 +72,13 @@ def test_option_of_no_method_and_option_on_the_command_are_refused(tmp_path):
     (tmp_path / "finetune.yaml").unlink()
     with pytest.raises(ConfigError, match="-P rank"):
         load(tmp_path, "adapters", rank="8")
+
+
+@pytest.mark.parametrize("read", [load_evaluation_config, load_promotion_config, load_watch_config])
+def test_code_in_versions_is_trusted_only_on_request(tmp_path, read):
+    request = {"model": "bot"} | ({"data.eval": "rows.jsonl"} if read is load_evaluation_config else {})
+    for text, is_trusted in ((None, False), ("false", False), ("true", True)):
+        overrides = request | ({"trust_code": text} if text is not None else {})
+        assert read(tmp_path, "name", overrides, caller=tmp_path).trust_code is is_trusted
+    with pytest.raises(ConfigError, match="trust_code = yes: expected true or false"):
+        read(tmp_path, "name", {**request, "trust_code": "yes"}, caller=tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mlflow_finetune_plugin.cli.output import base_model_option, json_option, note, print_json
+from mlflow_finetune_plugin.cli.output import base_model_option, json_option, note, print_json, trust_code_option
 from mlflow_finetune_plugin.cli.promote.printing import print_unrecorded, print_verdict
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.store.names import CHAMPION
@@ -23,6 +23,7 @@ from mlflow_finetune_plugin.store.names import CHAMPION
 )
 @click.option("--accept-new-policy", is_flag=True, help="Allow a policy that was changed after the training.")
 @base_model_option
+@trust_code_option
 @click.option(
     "--endpoint",
     metavar="URL",
@@ -46,6 +47,7 @@ def promote(
     policy: str | None,
     accept_new_policy: bool,
     base_model: str | None,
+    trust_code: bool,
     endpoint: str | None,
     canary: str | None,
     step: str | None,
@@ -68,6 +70,7 @@ def promote(
         policy=policy,
         accept_new_policy=accept_new_policy,
         base_model=base_model,
+        trust_code=trust_code,
         endpoint=endpoint,
         canary=canary,
         step=step,

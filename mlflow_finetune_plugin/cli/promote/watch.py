@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from mlflow_finetune_plugin.cli.output import base_model_option, json_option, note
+from mlflow_finetune_plugin.cli.output import base_model_option, json_option, note, trust_code_option
 from mlflow_finetune_plugin.cli.promote.printing import print_unrecorded, print_verdict
 from mlflow_finetune_plugin.config.durations import seconds_of
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
@@ -52,6 +52,7 @@ class _Duration(click.ParamType[float]):
     "say how --data is read.",
 )
 @base_model_option
+@trust_code_option
 @json_option
 def watch(
     model: str,
@@ -61,6 +62,7 @@ def watch(
     act: bool,
     policy: str | None,
     base_model: str | None,
+    trust_code: bool,
     as_json: bool,
 ) -> int:
     """Check whether the champion is still the best version.
@@ -71,7 +73,7 @@ def watch(
 
     if times is not None and (every is None or times < 1):
         raise ConfigError([f"--times {times}: counts the checks of --every; fix: give both, and at least 1"])
-    options = WatchOptions(data=data, act=act, project=policy, base_model=base_model)
+    options = WatchOptions(data=data, act=act, project=policy, base_model=base_model, trust_code=trust_code)
     checks = Watch(model, options, say=note)
 
     def check_and_print() -> int:

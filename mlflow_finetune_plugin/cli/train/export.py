@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mlflow_finetune_plugin.cli.output import base_model_option, json_option, print_json
+from mlflow_finetune_plugin.cli.output import base_model_option, json_option, print_json, trust_code_option
 
 REGISTER_SAME = "\0same"  # no registered model can have this name
 
@@ -29,6 +29,7 @@ REGISTER_SAME = "\0same"  # no registered model can have this name
     help="Largest accepted difference of a token's log-probability as plain LoRA.",
 )
 @base_model_option
+@trust_code_option
 @json_option
 def export(
     model: str,
@@ -38,6 +39,7 @@ def export(
     rank: int,
     max_nats: float,
     base_model: str | None,
+    trust_code: bool,
     as_json: bool,
 ) -> int:
     """Export a registered adapter as a merged model or as plain LoRA.
@@ -54,6 +56,7 @@ def export(
         rank=rank,
         max_nats=max_nats,
         base_model=base_model,
+        trust_code=trust_code,
     )
     if as_json:
         print_json(exported.to_dict())
