@@ -135,7 +135,7 @@ def test_answers_that_fail_put_the_split_back(bot, capsys):
 
 def test_failures_before_the_canary_and_of_both_sides_are_not_its_fault(bot):
     client, router, first, second = bot
-    router.counts[second] = [1000, 900]
+    router.counts[second] = [5000, 4500]
     summary = router._summary(second).to_json()
     client.set_model_version_tag("bot", second, "finetune.served.host-1", summary)
     router.restart()
