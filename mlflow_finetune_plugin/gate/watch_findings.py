@@ -104,7 +104,7 @@ def judge_errors(
 def judge_latency(policy: LatencyPolicy | None, latency: WatchedLatency | NotMeasured) -> list[WatchFinding]:
     """Apply the champion's own gate policy, with the previous version in the place of the champion.
 
-    Each bound has a test of its own at the policy's ``alpha``, which restarts at every check.
+    Each bound is tested at the policy's ``alpha``. The tests restart at every check.
     """
     if policy is None:
         return [_not_measured("latency", NotMeasured("the champion's policy asks nothing of it"))]
