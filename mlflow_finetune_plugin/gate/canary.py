@@ -1,7 +1,7 @@
 """Judge a canary, a candidate that answers a growing share of the requests: widen, wait, back or hold.
 
-Every check tests for harm: failed answers by tests that stay valid however often they are repeated (``failures``),
-people's votes by theirs, latency by several slow summaries in a row. A canary without harm widens when its step has
+Every check tests for harm: failed answers, latency and people's votes, by tests that stay valid however often they are
+repeated. A canary without harm widens when its step has
 lasted long enough and it has given enough answers. One that gets too few answers holds.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from mlflow_finetune_plugin.gate.canary_latency import CanaryLatency, judge_canary_latency
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.criteria import Finding, FindingOutcome, JsonScalar
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered, e_above
@@ -29,8 +30,7 @@ class CanaryLook:
         canary: The canary's answers since the canary began.
         champion: The champion's answers in the same time.
         failures: The test of the failures so far, batch by batch.
-        latency: Findings on the routers' newest answers.
-        slow_looks: How many new latency summaries in a row were too slow.
+        latency: The latencies; None where the policy sets no bounds.
         votes: The finding on people's votes; None without votes.
     """
 
@@ -40,8 +40,7 @@ class CanaryLook:
     canary: Answered
     champion: Answered
     failures: FailureTest
-    latency: tuple[Finding, ...] = ()
-    slow_looks: int = 0
+    latency: CanaryLatency | None = None
     votes: Finding | None = None
 
 
@@ -62,7 +61,9 @@ class CanaryVerdict:
 
 def judge_canary(policy: CanaryPolicy, look: CanaryLook) -> CanaryVerdict:
     """Return ``back`` if any finding shows harm, else widen, wait or hold by the time and the answers of the step."""
-    harms = [_compared(policy, look), _bounded(policy, look), *_slow(policy, look)]
+    harms = [_compared(policy, look), _bounded(policy, look)]
+    if look.latency is not None:
+        harms += judge_canary_latency(look.latency)
     if look.votes is not None:
         harms.append(_as_canary(look.votes, "reject" if look.votes.outcome == "reject" else "noted"))
     step = _step(policy, look)
@@ -114,17 +115,6 @@ def _bounded(policy: CanaryPolicy, look: CanaryLook) -> Finding:
     return Finding("canary failure bound", outcome, reason, bound, details=details)
 
 
-def _slow(policy: CanaryPolicy, look: CanaryLook) -> list[Finding]:
-    is_slow = look.slow_looks >= policy.slow_looks
-    findings = []
-    for finding in look.latency:
-        if finding.outcome == "reject" and is_slow:
-            findings.append(_as_canary(finding, "reject", f", {look.slow_looks} times in a row"))
-        else:
-            findings.append(_as_canary(finding, "pass" if finding.outcome == "pass" else "noted"))
-    return findings
-
-
 def _step(policy: CanaryPolicy, look: CanaryLook) -> Finding:
     share = f"step {look.step + 1} of {len(policy.steps)} ({policy.steps[look.step]:g} %)"
     progress = f"{share}: {look.step_answers:,} answers in {look.in_step_s:.0f} s"
@@ -137,11 +127,11 @@ def _step(policy: CanaryPolicy, look: CanaryLook) -> Finding:
     return Finding("canary step", "noted", shortfall)
 
 
-def _as_canary(finding: Finding, outcome: Literal["pass", "noted", "reject"], more: str = "") -> Finding:
+def _as_canary(finding: Finding, outcome: FindingOutcome) -> Finding:
     return Finding(
         f"canary {finding.name}",
         outcome,
-        f"{finding.reason}{more}",
+        finding.reason,
         finding.bound,
         finding.interval,
         details=finding.details,

@@ -19,7 +19,6 @@ class CanaryPolicy:
         alpha: Chance of ever going back because of failures if the candidate fails no more often than the champion and
             than ``failures_at_most``. While both fail more often than that, the canary neither widens nor goes back.
         failures_at_most: Share of answers that may fail.
-        slow_looks: New latency summaries in a row that must be too slow.
         patience: A step without ``least_answers`` holds after ``patience`` times ``step_s``.
 
     Raises:
@@ -31,7 +30,6 @@ class CanaryPolicy:
     least_answers: int = 100
     alpha: float = 0.05
     failures_at_most: float = 0.05
-    slow_looks: int = 3
     patience: int = 10
 
     def __post_init__(self) -> None:

@@ -12,11 +12,10 @@ from typing import Any, Literal, Protocol
 
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.evaluation.scale import describe_forgetting
-from mlflow_finetune_plugin.gate.evidence import Evidence, Forgetting, Gain, Latency, Regression, Votes
+from mlflow_finetune_plugin.gate.evidence import Evidence, Forgetting, Gain, Regression, Votes
 from mlflow_finetune_plugin.gate.policy import (
     ForgettingPolicy,
     GainPolicy,
-    LatencyPolicy,
     RegressionPolicy,
     VotesPolicy,
 )
@@ -33,9 +32,6 @@ from mlflow_finetune_plugin.gate.votes import tally
 
 FindingOutcome = Literal["pass", "hold", "reject", "noted"]
 JsonScalar = str | int | float | bool | None
-
-
-_TIME_IT = "--endpoint URL times it, or serve it until a router has reported enough answers"
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ class Finding:
     bound: float | None = None
     interval: Interval | None = None
     still_needed: int | None = None
-    still_needed_unit: Literal["rows", "voters", "decisive votes"] | None = None
+    still_needed_unit: Literal["rows", "voters", "decisive votes", "answers"] | None = None
     details: Mapping[str, JsonScalar] = field(default_factory=dict)
 
 
@@ -75,33 +71,33 @@ def judge_gain(policy: GainPolicy, evidence: Evidence) -> Finding:
     comparison = f"{policy.metric or 'a metric'} over the {over}"
     gain = evidence.gain
     if gain is None:
-        return _missing("gain", f"the gain in {comparison} was not measured", policy.at_least)
+        return missing("gain", f"the gain in {comparison} was not measured", policy.at_least)
     if gain.over != over or (
         policy.metric is not None and PurePath(policy.metric).name.removesuffix(".py") != gain.metric
     ):
         reason = f"the policy asks for the gain in {comparison}, measured was {gain.metric} over the {gain.over}"
-        return _missing("gain", reason, policy.at_least)
+        return missing("gain", reason, policy.at_least)
     interval, rows, details = _gain_interval(gain)
-    estimate = f"{gain.metric} over the {over} {_shown(interval)}{f' on {rows:,} rows' if rows is not None else ''}"
+    estimate = f"{gain.metric} over the {over} {shown(interval)}{f' on {rows:,} rows' if rows is not None else ''}"
     bound = policy.at_least
     if interval.low > bound:
         return Finding("gain", "pass", f"{estimate}: above {bound:g}", bound, interval, details=details)
     if interval.high < bound:
         return Finding("gain", "reject", f"{estimate}: all of it below {bound:g}", bound, interval, details=details)
     needed = None if rows is None else rows_still_needed(interval, rows, bound)
-    reason = f"{estimate}: not shown to be above {bound:g}{_more(needed, 'rows')}"
+    reason = f"{estimate}: not shown to be above {bound:g}{more_needed(needed, 'rows')}"
     return Finding("gain", "hold", reason, bound, interval, needed, "rows", details)
 
 
 def judge_forgetting(policy: ForgettingPolicy, measured: Forgetting | Interval | None) -> Finding:
     """Pass if the upper end of the 95 % interval is at or below ``at_most`` nats per token (non-inferiority)."""
     if measured is None:
-        return _missing("forgetting", "forgetting was not measured", policy.at_most)
+        return missing("forgetting", "forgetting was not measured", policy.at_most)
     if isinstance(measured, Interval):
         interval, rows = measured, None
     else:
         interval, rows = _forgetting_interval(measured), len(measured.row_ids)
-    estimate = f"{describe_forgetting(interval.value)}, {_shown(interval)} nats per token"
+    estimate = f"{describe_forgetting(interval.value)}, {shown(interval)} nats per token"
     answer = non_inferiority(interval, policy.at_most)
     if answer == "shown":
         return Finding("forgetting", "pass", f"{estimate}: at most {policy.at_most:g}", policy.at_most, interval)
@@ -110,7 +106,7 @@ def judge_forgetting(policy: ForgettingPolicy, measured: Forgetting | Interval |
             "forgetting", "reject", f"{estimate}: all of it above {policy.at_most:g}", policy.at_most, interval
         )
     needed = None if rows is None else rows_still_needed(interval, rows, policy.at_most)
-    reason = f"{estimate}: reaches above {policy.at_most:g}{_more(needed, 'rows')}"
+    reason = f"{estimate}: reaches above {policy.at_most:g}{more_needed(needed, 'rows')}"
     return Finding("forgetting", "hold", reason, policy.at_most, interval, needed, "rows")
 
 
@@ -149,7 +145,7 @@ def judge_votes(policy: VotesPolicy, evidence: Votes | None) -> Finding:
         details |= {f"look_at_{look.voters}_alpha": look.alpha}
         details |= {f"look_at_{look.voters}_p_better": look.p_better, f"look_at_{look.voters}_p_worse": look.p_worse}
     whose = "voters" if policy.unit == "voter" else "decisive votes, true of these voters only"
-    estimate = f"mean score {_shown(test.mean)} of {test.counted} {whose}"
+    estimate = f"mean score {shown(test.mean)} of {test.counted} {whose}"
     if test.outcome != "undecided":
         reason = f"{estimate}: {test.outcome} than the {evidence.over}, shown after {test.decided_at}"
         if test.deciding_look is not None:
@@ -157,7 +153,7 @@ def judge_votes(policy: VotesPolicy, evidence: Votes | None) -> Finding:
             reason += f", at a planned look: p = {p:.2g}, and {test.deciding_look.alpha:.2g} decides"
         outcome: FindingOutcome = "pass" if test.outcome == "better" else "reject"
         return Finding("votes", outcome, reason, 0.5, test.mean, details=details)
-    reason = f"{estimate}: undecided, {_undecided(test, policy)}{_more(test.still_needed, unit)}"
+    reason = f"{estimate}: undecided, {_undecided(test, policy)}{more_needed(test.still_needed, unit)}"
     return Finding("votes", undecided, reason, 0.5, test.mean, test.still_needed, unit, details)
 
 
@@ -171,23 +167,6 @@ def _undecided(test: VoteTest, policy: VotesPolicy) -> str:
     return ", ".join(parts)
 
 
-def judge_latency(policy: LatencyPolicy, evidence: Evidence) -> list[Finding]:
-    """Return one finding for each bound. Without a champion the comparison with it is only noted."""
-    findings = []
-    if policy.p95_ms is not None:
-        findings.append(_slow("latency p95", evidence.latency, policy.p95_ms, "the budget"))
-    if policy.over_champion is None:
-        return findings
-    name, latency = "latency over champion", evidence.latency
-    if not evidence.has_champion:
-        return [*findings, Finding(name, "noted", "there is no champion to be slower than")]
-    if latency is not None and latency.champion_p95_ms is None:
-        return [*findings, _missing(name, "the champion's latency was not measured", None, _TIME_IT)]
-    times = policy.over_champion
-    most_ms = times * latency.champion_p95_ms if latency is not None and latency.champion_p95_ms is not None else None
-    return [*findings, _slow(name, latency, most_ms, f"{times:g} times the champion's")]
-
-
 def judge_regression(policy: RegressionPolicy, measured: tuple[Regression, ...]) -> Finding:
     """Compare the score with a plain bound.
 
@@ -196,7 +175,7 @@ def judge_regression(policy: RegressionPolicy, measured: tuple[Regression, ...])
     name = f"must-pass {policy.data}, {policy.metric}"
     score = next((r.score for r in measured if (r.data, r.metric) == (policy.data, policy.metric)), None)
     if score is None:
-        return _missing(name, f"{policy.metric} on {policy.data} was not measured", policy.at_least)
+        return missing(name, f"{policy.metric} on {policy.data} was not measured", policy.at_least)
     passes = score >= policy.at_least
     compared = "at least" if passes else "below"
     reason = f"{score:.4g}: {compared} {policy.at_least:g}"
@@ -219,28 +198,18 @@ def _forgetting_interval(measured: Forgetting) -> Interval:
     return mean_interval(measured.nats_per_token, weights=measured.tokens, clusters=measured.clusters)
 
 
-def _slow(name: str, latency: Latency | None, most_ms: float | None, what: str) -> Finding:
-    if latency is None or most_ms is None:
-        return _missing(name, "latency was not measured", most_ms, _TIME_IT)
-    passes = latency.candidate_p95_ms <= most_ms
-    compared = "within" if passes else "above"
-    reason = f"p95 {latency.candidate_p95_ms:.4g} ms: {compared} {what}, {most_ms:.4g} ms"
-    details: dict[str, JsonScalar] = {
-        "candidate_p95_ms": latency.candidate_p95_ms,
-        "champion_p95_ms": latency.champion_p95_ms,
-    }
-    return Finding(name, "pass" if passes else "reject", reason, most_ms, details=details)
-
-
-def _missing(name: str, reason: str, bound: float | None, fix: str = "measure it") -> Finding:
+def missing(name: str, reason: str, bound: float | None, fix: str = "measure it") -> Finding:
+    """Return a finding that holds because a measurement is missing."""
     return Finding(name, "hold", f"{reason}; fix: {fix}", bound)
 
 
-def _shown(interval: Interval) -> str:
+def shown(interval: Interval) -> str:
+    """Return the estimate with its interval, for a reason."""
     return f"{interval.value:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
 
 
-def _more(needed: int | None, unit: str) -> str:
+def more_needed(needed: int | None, unit: str) -> str:
+    """Return the end of a reason to hold: how many more would likely decide."""
     if needed is None:
         return "; how many more would decide cannot be estimated yet"
     return f"; about {needed:,} more {unit} like these would likely decide"

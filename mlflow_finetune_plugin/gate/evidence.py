@@ -12,6 +12,7 @@ from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows, check_rows
 from mlflow_finetune_plugin.gate.votes import Vote
+from mlflow_finetune_plugin.store.latency_counts import LatencyCounts
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,15 @@ class Votes:
 
 @dataclass(frozen=True)
 class Latency:
-    """95th percentiles in milliseconds. Raises GateError for a latency that is not a number above 0."""
+    """The answers of both sides by their latency, from the same router. Raises GateError for a side without answers."""
 
-    candidate_p95_ms: float
-    champion_p95_ms: float | None = None
+    candidate: LatencyCounts
+    champion: LatencyCounts | None = None
 
     def __post_init__(self) -> None:
-        for side, value in (("candidate", self.candidate_p95_ms), ("champion", self.champion_p95_ms)):
-            if value is not None and not 0 < value < math.inf:
-                raise GateError(f"the {side}'s p95 is {value} ms; fix: give a measured latency, or none at all")
+        for side, counts in (("candidate", self.candidate), ("champion", self.champion)):
+            if counts is not None and not counts.total:
+                raise GateError(f"no answer of the {side} was timed; fix: give measured latencies, or none at all")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ HIGHEST_SCORES = {"accuracy": 1.0, "exact_match": 1.0, "f1": 1.0, "rougeL": 1.0,
 LEAST_PLANNED_VOTERS = 10
 """Fewer voters are too few for a t-test."""
 
-RULES = 2
+RULES = 3
 """Part of every digest. Increase it when the same policy and evidence can give another verdict. Policies that were recorded
 under earlier rules are still read."""
 
@@ -85,6 +85,12 @@ class LatencyPolicy(Section):
 
     p95_ms: float | None = Field(None, gt=0, description="At most this many milliseconds.")
     over_champion: float | None = Field(None, gt=0, description="At most this many times the champion's.")
+    alpha: float = Field(
+        0.05,
+        ge=1e-6,
+        lt=0.5,
+        description="Chance, for each bound, of ever passing a version that exceeds it, and of ever rejecting one that does not.",
+    )
 
     @model_validator(mode="after")
     def _asks_something(self) -> LatencyPolicy:

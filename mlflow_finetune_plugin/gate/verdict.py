@@ -14,11 +14,11 @@ from mlflow_finetune_plugin.gate.criteria import (
     finding_json,
     judge_forgetting,
     judge_gain,
-    judge_latency,
     judge_regression,
     judge_votes,
 )
 from mlflow_finetune_plugin.gate.evidence import Evidence
+from mlflow_finetune_plugin.gate.latency import judge_latency
 from mlflow_finetune_plugin.gate.policy import GatePolicy, VotesPolicy
 
 

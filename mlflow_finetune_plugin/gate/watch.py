@@ -44,8 +44,8 @@ def judge_watch(policy: WatchPolicy, evidence: WatchEvidence) -> WatchVerdict:
     """Return the worst outcome of all findings: roll back, else re-tune, else keep.
 
     Missing measurements never trigger an action. The errors of the findings add up: a champion without fault is rolled
-    back with a chance of at most the sum of the alphas of proof, errors and votes, however often it is checked. Latency
-    is compared with a bound, without a test. If there is no version to go back to, a reason to roll back asks for a
+    back with a chance of at most the sum of the alphas of proof, errors, votes and each bound of latency, however often it
+    is checked. If there is no version to go back to, a reason to roll back asks for a
     tuning instead.
     """
     findings = [

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlflow_finetune_plugin.errors import GateError
-from mlflow_finetune_plugin.gate.evidence import Gain, Latency, Votes
+from mlflow_finetune_plugin.gate.evidence import Gain, Votes
 from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.gate.statistics.comparison_detector import ComparisonDetector
 from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
+from mlflow_finetune_plugin.store.latency_counts import LatencyCounts
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,23 @@ class Turns:
 
 
 @dataclass(frozen=True)
+class WatchedLatency:
+    """The champion's latencies and the tests of them.
+
+    Args:
+        counts: Its answers since its routers were started.
+        over_budget: The test of answers that took longer than the budget; None without a budget.
+        previous_over_budget: The same for the previous version; None without one.
+        compared: The test whether the champion is slower than the previous version by more than the policy allows.
+    """
+
+    counts: LatencyCounts
+    over_budget: FailureDetector | None
+    previous_over_budget: FailureDetector | None
+    compared: ComparisonDetector | NotMeasured
+
+
+@dataclass(frozen=True)
 class NewRows:
     """The answers of the champion and of the previous version to the new rows that the watch was started with."""
 
@@ -87,7 +106,7 @@ class WatchEvidence:
     proof: Proof | NotMeasured
     failures: FailureDetector | NotMeasured
     previous_failures: FailureDetector | NotMeasured
-    latency: Latency | NotMeasured
+    latency: WatchedLatency | NotMeasured
     votes: Votes | NotMeasured
     turns: Turns | NotMeasured
     new_rows: NewRows | None = None

@@ -11,15 +11,17 @@ import numpy as np
 
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.criteria import JsonScalar, judge_votes
-from mlflow_finetune_plugin.gate.evidence import Latency, Votes
+from mlflow_finetune_plugin.gate.evidence import Votes
 from mlflow_finetune_plugin.gate.policy import GatePolicy, LatencyPolicy, VotesPolicy
+from mlflow_finetune_plugin.gate.statistics.comparison_detector import ComparisonDetector
 from mlflow_finetune_plugin.gate.statistics.error_budget import candidate_alpha
 from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.failure_rate import failure_rate
+from mlflow_finetune_plugin.gate.statistics.latency_quantile import p95_interval
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows, paired_interval
 from mlflow_finetune_plugin.gate.statistics.sequential import VOTE_STAKES, confidence_sequence
 from mlflow_finetune_plugin.gate.statistics.unpaired import difference_interval
-from mlflow_finetune_plugin.gate.watch_evidence import Fall, NotMeasured, Proof, Turns
+from mlflow_finetune_plugin.gate.watch_evidence import Fall, NotMeasured, Proof, Turns, WatchedLatency
 from mlflow_finetune_plugin.gate.watch_policy import DriftPolicy, ErrorsPolicy, ProofPolicy, VoteDriftPolicy
 
 WatchOutcome = Literal["keep", "re-tune", "roll back"]
@@ -99,24 +101,20 @@ def judge_errors(
     return finding("roll back", above)
 
 
-def judge_latency(policy: LatencyPolicy | None, latency: Latency | NotMeasured) -> list[WatchFinding]:
-    """Apply the champion's own gate policy, with the previous version in the place of the champion. A bound needs no
-    test.
+def judge_latency(policy: LatencyPolicy | None, latency: WatchedLatency | NotMeasured) -> list[WatchFinding]:
+    """Apply the champion's own gate policy, with the previous version in the place of the champion.
+
+    Each bound is tested at the policy's ``alpha``. The tests restart at every check.
     """
     if policy is None:
         return [_not_measured("latency", NotMeasured("the champion's policy asks nothing of it"))]
     if isinstance(latency, NotMeasured):
         return [_not_measured("latency", latency)]
     findings = []
-    if policy.p95_ms is not None:
-        findings.append(_slow("latency p95", latency, policy.p95_ms, "the budget"))
-    if policy.over_champion is not None and latency.champion_p95_ms is None:
-        findings.append(
-            _not_measured("latency over previous", NotMeasured("no router reported the previous version's"))
-        )
-    elif policy.over_champion is not None and latency.champion_p95_ms is not None:
-        most_ms, times = policy.over_champion * latency.champion_p95_ms, policy.over_champion
-        findings.append(_slow("latency over previous", latency, most_ms, f"{times:g} times the previous version's"))
+    if policy.p95_ms is not None and latency.over_budget is not None:
+        findings.append(_over_budget(policy, policy.p95_ms, latency, latency.over_budget))
+    if policy.over_champion is not None:
+        findings.append(_slower_than_previous(policy, policy.over_champion, latency.compared))
     return findings
 
 
@@ -176,11 +174,52 @@ def judge_fall(policy: DriftPolicy, fall: Fall | NotMeasured, name: str, at_most
     return finding("keep", f"{estimate}: not shown to be above {at_most:g}")
 
 
-def _slow(name: str, latency: Latency, most_ms: float, what: str) -> WatchFinding:
-    is_within = latency.candidate_p95_ms <= most_ms
-    reason = f"p95 {latency.candidate_p95_ms:g} ms: {'within' if is_within else 'above'} {what}, {most_ms:g} ms"
-    details: dict[str, JsonScalar] = {"p95_ms": latency.candidate_p95_ms, "previous_p95_ms": latency.champion_p95_ms}
-    return WatchFinding(name, "keep" if is_within else "roll back", reason, most_ms, details=details)
+def _over_budget(
+    policy: LatencyPolicy, budget_ms: float, latency: WatchedLatency, test: FailureDetector
+) -> WatchFinding:
+    boundary, control = 1 / policy.alpha, latency.previous_over_budget
+    interval = p95_interval(latency.counts, alpha=policy.alpha)
+    details: dict[str, JsonScalar] = {
+        "p95_ms": interval.value,
+        "answers": test.total.answers,
+        "over_budget": test.total.failed,
+        "evidence": test.evidence,
+        "boundary": boundary,
+    }
+    finding = partial(WatchFinding, "latency p95", bound=budget_ms, interval=interval, details=details)
+    estimate = f"p95 {_shown(interval)} ms, {test.total} answers took longer than the budget, {budget_ms:g} ms"
+    if test.evidence < boundary:
+        return finding("keep", f"{estimate}: not shown to be above it, evidence {test.evidence:.3g} of {boundary:.3g}")
+    above = f"{estimate}, {test.recent} recently: above it"
+    if control is not None and control.evidence >= boundary:
+        others = f"but so are the previous version's, {control.recent}"
+        return finding("keep", f"{above}, {others}: going back would not help; fix: see the engine's load")
+    return finding("roll back", above)
+
+
+def _slower_than_previous(
+    policy: LatencyPolicy, times: float, compared: ComparisonDetector | NotMeasured
+) -> WatchFinding:
+    name, boundary = "latency over previous", 1 / policy.alpha
+    if isinstance(compared, NotMeasured):
+        return _not_measured(name, compared)
+    if not compared.batches:
+        why = "no router answered with both versions between two checks; fix: send some requests to the previous one"
+        return _not_measured(name, NotMeasured(why))
+    details: dict[str, JsonScalar] = {
+        "answers": compared.candidate.answers,
+        "slow": compared.candidate.failed,
+        "previous_answers": compared.champion.answers,
+        "previous_slow": compared.champion.failed,
+        "evidence": compared.evidence,
+        "boundary": boundary,
+    }
+    finding = partial(WatchFinding, name, bound=times, details=details)
+    estimate = f"{compared.candidate} answers took {times:g} times as long as the previous version's slow ones, of which it had {compared.champion}"
+    if compared.evidence >= boundary:
+        return finding("roll back", f"{estimate}: above {times:g} times")
+    evidence = f"evidence {compared.evidence:.3g} of {boundary:.3g}"
+    return finding("keep", f"{estimate}: not shown to be above {times:g} times, {evidence}")
 
 
 def _not_measured(name: str, missing: NotMeasured) -> WatchFinding:

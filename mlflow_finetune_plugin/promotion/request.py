@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import ConfigError, GateError, MoveError
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
-from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.gate.evidence import Evidence, Latency
+from mlflow_finetune_plugin.gate.latency import judge_latency
+from mlflow_finetune_plugin.gate.policy import GatePolicy, LatencyPolicy
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.promotion.canary_trial import CanaryTrial
 from mlflow_finetune_plugin.promotion.choice import Candidate, choose_candidate
@@ -241,7 +243,14 @@ def _sources(client: MlflowClient, options: PromotionOptions, pending: PendingDe
         return ServedVersion(endpoint, version)
 
     sources.served = served
-    if pending.policy.policy.latency is not None:
+    bounds = pending.policy.policy.latency
+    if bounds is not None:
         champion = served(pending.champion) if pending.champion is not None else None
-        sources.latency = probe_latency(served(pending.candidate), champion, endpoint, rows, say)
+        is_decided = partial(_is_decided, bounds, champion is not None)
+        sources.latency = probe_latency(served(pending.candidate), champion, endpoint, rows, say, is_decided)
     return sources
+
+
+def _is_decided(bounds: LatencyPolicy, has_champion: bool, latency: Latency) -> bool:
+    findings = judge_latency(bounds, Evidence(has_champion=has_champion, latency=latency))
+    return all(finding.outcome != "hold" for finding in findings)

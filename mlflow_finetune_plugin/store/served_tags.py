@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.store.latency_counts import LatencyCounts
 from mlflow_finetune_plugin.store.names import SERVED_TAG
 
 LEAST_ANSWERS = 30
@@ -36,17 +37,19 @@ class ServedSummary:
     failed.
 
     A failure is a fault of the version or its engine. Requests that never became an answer are not counted: a client
-    that disconnected, a request that was refused, shadow traffic. ``recent`` covers the newest successful answers; None
-    without any. A router that restarts begins a new count.
+    that disconnected, a request that was refused, shadow traffic. ``latencies`` counts all successful answers; None where
+    an older router wrote the report. ``recent`` is for people and covers the newest successful answers; None without any.
+    A router that restarts begins a new count.
     """
 
     begun: float
     answers: int
     failed: int
     recent: LatencySummary | None
+    latencies: LatencyCounts | None = None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self), separators=(",", ":"))
 
 
 def latency_of(times: Sequence[tuple[float, float]]) -> LatencySummary:
@@ -75,8 +78,8 @@ Tagged = tuple[Mapping[str, str], str]
 
 def logged_latencies(
     tagged: Tagged, other: Tagged | None, notes: list[str], fix: str = "serve it"
-) -> tuple[float | None, float | None]:
-    """Return both versions' 95th percentiles in ms as one router reports them; None if there are none.
+) -> tuple[LatencyCounts | None, LatencyCounts | None]:
+    """Return the latencies of both versions' answers as one router reports them; None if there are none.
 
     Clocks, load and machines of routers differ, so both must come from the same router. Of the routers with enough
     answers of both versions the one with the most is used.
@@ -90,13 +93,12 @@ def logged_latencies(
     Raises:
         GateError: A tag is not a valid summary.
     """
-    first = _recent_answers(tagged, notes, fix)
+    first = _counted(tagged, notes, fix)
     if other is None:
         return _by(first, _most(first), tagged, notes), None
-    second = _recent_answers(other, notes, fix)
+    second = _counted(other, notes, fix)
     common = {
-        name: min(first[name], second[name], key=lambda summary: summary.answers)
-        for name in first.keys() & second.keys()
+        name: min(first[name], second[name], key=lambda counts: counts.total) for name in first.keys() & second.keys()
     }
     if first and second and not common:
         notes.append(
@@ -108,12 +110,16 @@ def logged_latencies(
     return _by(first, name, tagged, notes), _by(second, name, other, notes)
 
 
-def _recent_answers(side: Tagged, notes: list[str], fix: str) -> dict[str, LatencySummary]:
-    recent = {name: summary.recent for name, summary in served(*side).items() if summary.recent is not None}
-    fresh = {name: summary for name, summary in recent.items() if time.time() - summary.until <= OLDEST_S}
-    enough = {name: summary for name, summary in fresh.items() if summary.answers >= LEAST_ANSWERS}
-    if not enough:
-        most = max((summary.answers for summary in fresh.values()), default=0)
+def _counted(side: Tagged, notes: list[str], fix: str) -> dict[str, LatencyCounts]:
+    recent = {name: summary for name, summary in served(*side).items() if summary.recent is not None}
+    fresh = {name: summary for name, summary in recent.items() if time.time() - _until(summary) <= OLDEST_S}
+    counted = {name: summary.latencies for name, summary in fresh.items() if summary.latencies is not None}
+    enough = {name: counts for name, counts in counted.items() if counts.total >= LEAST_ANSWERS}
+    if fresh and not counted:
+        routers = ", ".join(sorted(fresh))
+        notes.append(f"{side[1]}: {routers} reported no counts of latencies; fix: restart it with this version")
+    elif not enough:
+        most = max((counts.total for counts in counted.values()), default=0)
         notes.append(
             f"{side[1]}: no router reported {LEAST_ANSWERS} answers of the last {OLDEST_S / 86400:g} days (found {most}); "
             f"fix: {fix}"
@@ -121,24 +127,31 @@ def _recent_answers(side: Tagged, notes: list[str], fix: str) -> dict[str, Laten
     return enough
 
 
-def _most(summaries: Mapping[str, LatencySummary]) -> str | None:
-    return max(summaries, key=lambda name: summaries[name].answers, default=None)
+def _until(summary: ServedSummary) -> float:
+    return summary.recent.until if summary.recent is not None else 0.0
 
 
-def _by(summaries: Mapping[str, LatencySummary], name: str | None, side: Tagged, notes: list[str]) -> float | None:
+def _most(counts: Mapping[str, LatencyCounts]) -> str | None:
+    return max(counts, key=lambda name: counts[name].total, default=None)
+
+
+def _by(counts: Mapping[str, LatencyCounts], name: str | None, side: Tagged, notes: list[str]) -> LatencyCounts | None:
     if name is None:
         return None
-    notes.append(
-        f"{side[1]}: p95 {summaries[name].p95_ms:g} ms of {summaries[name].answers:,} answers, reported by router {name}"
-    )
-    return summaries[name].p95_ms
+    p95_ms = counts[name].quantile_ms(0.95)
+    notes.append(f"{side[1]}: p95 {p95_ms:g} ms of {counts[name].total:,} answers, reported by router {name}")
+    return counts[name]
 
 
 def _parse(text: str, what: str) -> ServedSummary:
     try:
         content: dict[str, Any] = json.loads(text)
-        recent = content["recent"]
-        summary = ServedSummary(**{**content, "recent": None if recent is None else LatencySummary(**recent)})
+        recent, latencies = content["recent"], content.get("latencies")
+        parts = {
+            "recent": None if recent is None else LatencySummary(**recent),
+            "latencies": None if latencies is None else LatencyCounts(latencies["first"], tuple(latencies["counts"])),
+        }
+        summary = ServedSummary(**{**content, **parts})
         _check(summary)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise GateError(f"{what}: is not a summary of answers: {error}; fix: delete the tag") from error
@@ -157,3 +170,5 @@ def _check(summary: ServedSummary) -> None:
         0 < recent.p50_ms <= recent.p95_ms and 0 < recent.answers <= summary.answers - summary.failed
     ):
         raise ValueError("its latencies are none")
+    if summary.latencies is not None and summary.latencies.total != summary.answers - summary.failed:
+        raise ValueError("its counts of latencies are not those of its successful answers")

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from mlflow_finetune_plugin.errors import FinetuneError, GateError, MoveError, TrackingError
 from mlflow_finetune_plugin.evaluation.comparison import compare
-from mlflow_finetune_plugin.gate.evidence import Latency, Votes
+from mlflow_finetune_plugin.gate.evidence import Votes
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
+from mlflow_finetune_plugin.gate.statistics.comparison_detector import ComparisonDetector
 from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
 from mlflow_finetune_plugin.gate.votes import Vote
-from mlflow_finetune_plugin.gate.watch_evidence import Fall, NewRows, NotMeasured, Proof, Turns, WatchEvidence
+from mlflow_finetune_plugin.gate.watch_evidence import (
+    Fall,
+    NewRows,
+    NotMeasured,
+    Proof,
+    Turns,
+    WatchedLatency,
+    WatchEvidence,
+)
 from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
 from mlflow_finetune_plugin.promotion.evidence.answers import Note, Sources, answers_on, are_unseen, gain_of, metric_of
 from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion, check_comparable
-from mlflow_finetune_plugin.store.served_tags import logged_latencies, served
+from mlflow_finetune_plugin.store.served_tags import served
 from mlflow_finetune_plugin.watch.state import WatchState
 from mlflow_finetune_plugin.watch.target import Watched
 
@@ -67,6 +76,7 @@ def collect_evidence(
         state, previous_failures = _failures(previous, state, policy.errors.at_most)
     if isinstance(rows, HeldOut):
         state = state.with_rows(champion.number, rows.digest)
+    state, latency = _latency(watched, state)
     votes, turns = _votes(watched, notes)
     evidence = WatchEvidence(
         previous=_rollback_target(watched),
@@ -74,7 +84,7 @@ def collect_evidence(
         proof=_or_why(lambda: _proof(watched, _held_out(champion), 1, sources, say, notes)),
         failures=failures,
         previous_failures=previous_failures,
-        latency=_or_why(lambda: _latency(watched, notes)),
+        latency=latency,
         votes=votes,
         turns=turns,
         new_rows=_new_rows(watched, rows, state, sources, say, notes),
@@ -216,17 +226,35 @@ def _failures(
     return after, detector
 
 
-def _latency(watched: Watched, notes: list[str]) -> Latency | NotMeasured:
-    champion, previous = watched.champion, watched.previous
-    if watched.gate.latency is None:
-        return NotMeasured("the champion's policy sets no limit")
-    beside = (previous.tags, previous.uri) if isinstance(previous, ProvenVersion) else None
-    latency_notes: list[str] = []
-    champion_ms, previous_ms = logged_latencies((champion.tags, champion.uri), beside, latency_notes)
-    if champion_ms is None:
-        return NotMeasured(latency_notes[0])
-    notes += latency_notes
-    return Latency(champion_ms, previous_ms)
+def _latency(watched: Watched, state: WatchState) -> tuple[WatchState, WatchedLatency | NotMeasured]:
+    champion, previous, policy = watched.champion, watched.previous, watched.gate.latency
+    if policy is None:
+        return state, NotMeasured("the champion's policy sets no limit")
+    other: ProvenVersion | None = previous if isinstance(previous, ProvenVersion) else None
+    try:
+        reports = served(champion.tags, champion.uri)
+        beside = (other.number, served(other.tags, other.uri)) if other is not None else None
+    except GateError as error:
+        return state, NotMeasured(str(error))
+    latencies = state.latencies.after(policy, (champion.number, reports), beside)
+    state = replace(state, latencies=latencies)
+    counts = latencies.total(champion.number)
+    if not counts.total:
+        older = sorted(router for router, report in reports.items() if report.latencies is None)
+        fix = f"restart {', '.join(older)} with this version" if older else "serve it"
+        return state, NotMeasured(f"no router reported latencies of {champion.uri}; fix: {fix}")
+    budget_ms, times = policy.p95_ms, policy.over_champion
+    compared: ComparisonDetector | NotMeasured = NotMeasured("there is no previous version")
+    if other is not None and times is not None:
+        compared = latencies.comparison(champion.number, other.number, times)
+    return state, WatchedLatency(
+        counts=counts,
+        over_budget=latencies.budget_test(champion.number, budget_ms) if budget_ms is not None else None,
+        previous_over_budget=(
+            latencies.budget_test(other.number, budget_ms) if budget_ms is not None and other is not None else None
+        ),
+        compared=compared,
+    )
 
 
 def _votes(watched: Watched, notes: list[str]) -> tuple[Votes | NotMeasured, Turns | NotMeasured]:

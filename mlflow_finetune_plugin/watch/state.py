@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
 from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.store.names import WATCH_OUTCOME_TAG
 from mlflow_finetune_plugin.store.served_tags import ServedSummary
+from mlflow_finetune_plugin.watch.latencies import WatchedLatencies, read_detector
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,11 +73,13 @@ class WatchState:
         served: Its answers.
         rows: The digests of the sets of new rows that it answered as champion, in order.
         detectors: The test of its failed answers.
+        latencies: The latencies of its answers.
     """
 
     served: Mapping[str, ServedCounts] = field(default_factory=dict)
     rows: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     detectors: Mapping[str, FailureDetector] = field(default_factory=dict)
+    latencies: WatchedLatencies = field(default_factory=WatchedLatencies)
 
     def with_served(self, version: str, reported: Mapping[str, ServedSummary], at_most: float) -> WatchState:
         """Return the state with the newest reports on a version.
@@ -114,19 +117,12 @@ class WatchState:
         }
         rows = {str(version): tuple(map(str, digests)) for version, digests in content["rows"].items()}
         detectors = {  # states of version 0.1 have none
-            str(version): _detector(detector) for version, detector in content.get("detectors", {}).items()
+            str(version): read_detector(detector) for version, detector in content.get("detectors", {}).items()
         }
-        return cls(served, rows, detectors)
-
-
-def _detector(content: dict[str, Any]) -> FailureDetector:
-    return FailureDetector(
-        at_most=float(content["at_most"]),
-        batches=int(content["batches"]),
-        log_capitals=tuple(map(float, content["log_capitals"])),
-        total=Answered(**content["total"]),
-        recent=Answered(**content["recent"]),
-    )
+        latencies = content.get("latencies")  # earlier states have none
+        return cls(
+            served, rows, detectors, WatchedLatencies() if latencies is None else WatchedLatencies.from_json(latencies)
+        )
 
 
 def last_state(client: MlflowClient, experiment_id: str, notes: list[str]) -> WatchState:

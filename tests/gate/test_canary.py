@@ -4,10 +4,13 @@ import pytest
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.canary import CanaryLook, judge_canary
+from mlflow_finetune_plugin.gate.canary_latency import CanaryLatency
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.criteria import Finding
+from mlflow_finetune_plugin.gate.policy import LatencyPolicy
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.gate.statistics.failures import FailureTest
+from mlflow_finetune_plugin.store.latency_counts import LatencyCounts
 
 POLICY = CanaryPolicy((5, 25, 50), step_s=600, least_answers=100)
 GOOD = CanaryLook(
@@ -69,12 +72,18 @@ def test_while_both_sides_fail_it_neither_widens_nor_goes_back():
     assert "and some of the champion's 380 of 1,900; fix: find out why both fail" in verdict.reason
 
 
-def test_slow_answers_go_back_only_when_seen_in_a_row():
-    slow = Finding("latency p95", "reject", "p95 900 ms: above the budget, 800 ms", 800)
-    for looks, action in ((2, "widen"), (3, "back")):
-        assert judge_canary(POLICY, replace(GOOD, latency=(slow,), slow_looks=looks)).action == action
-    missing = Finding("latency p95", "hold", "latency was not measured; fix: measure it")
-    assert judge_canary(POLICY, replace(GOOD, latency=(missing,), slow_looks=3)).action == "widen"
+def test_slow_answers_go_back_and_latency_that_was_not_measured_does_not():
+    policy = LatencyPolicy(p95_ms=800, over_champion=1.5)
+    fast, slow = LatencyCounts.of([400.0] * 100), LatencyCounts.of([400.0] * 70 + [900.0] * 30)
+    latency = CanaryLatency(policy, fast, fast, Answered(0, 0), Answered(0, 0), FailureTest())
+    assert judge_canary(POLICY, replace(GOOD, latency=latency)).action == "widen"
+    assert judge_canary(POLICY, replace(GOOD, latency=replace(latency, canary=LatencyCounts()))).action == "widen"
+    verdict = judge_canary(POLICY, replace(GOOD, latency=replace(latency, canary=slow)))
+    assert verdict.action == "back"
+    assert verdict.reason.startswith("canary latency p95: p95 899.8 ms, 30 of 100 answers took longer")
+    both = judge_canary(POLICY, replace(GOOD, in_step_s=6000, latency=replace(latency, canary=slow, champion=slow)))
+    assert both.action == "hold"
+    assert "fix: find out why both are slow" in both.reason
 
 
 def test_votes_against_it_go_back_and_undecided_ones_do_not():

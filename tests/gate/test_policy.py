@@ -106,7 +106,7 @@ def test_digest_is_of_the_meaning():
 
 def test_digest_of_no_policy_stays():
     # a change here changes the digest of every policy ever logged: raise RULES and say so in the changelog
-    assert GatePolicy().digest() == "4cf2ab72146058e84e9872e9eb0041fc4a53ffed77aa106fd35a3261bfee2333"
+    assert GatePolicy().digest() == "9e068343dc690e468ed99ea3030fa7ed351f3069a098b00820cb60db0378fdee"
 
 
 def test_policy_is_frozen_and_its_numbers_finite():

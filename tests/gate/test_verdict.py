@@ -13,6 +13,7 @@ from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows
 from mlflow_finetune_plugin.gate.verdict import judge
 from mlflow_finetune_plugin.gate.votes import Vote
+from mlflow_finetune_plugin.store.latency_counts import LatencyCounts
 
 
 def policy(**sections):
@@ -278,23 +279,32 @@ def test_later_candidates_share_the_error_rate():
     assert (alone.outcome, tenth.outcome) == ("pass", "hold")
 
 
+def timed(p95_ms, answers=300):
+    """Latencies whose 95th percentile is about this."""
+    return LatencyCounts.of([p95_ms / 2] * (answers * 9 // 10) + [p95_ms] * (answers // 10))
+
+
 def test_latency_has_two_bounds():
     votes_policy = policy(**GAIN_OFF, latency={"p95_ms": 800, "over_champion": 1.2})
-    outcomes = {
-        (candidate, champion): [
-            f.outcome for f in judge(votes_policy, Evidence(True, latency=Latency(candidate, champion))).findings
+    sides = ((500, 600), (700, 500), (900, 900), (500, None))
+    outcomes = [
+        [
+            finding.outcome
+            for finding in judge(
+                votes_policy, Evidence(True, latency=Latency(timed(candidate), timed(champion) if champion else None))
+            ).findings
         ]
-        for candidate, champion in ((600, 500), (601, 500), (801, 800), (600, None))
-    }
-    assert list(outcomes.values()) == [["pass", "pass"], ["pass", "reject"], ["reject", "pass"], ["pass", "hold"]]
+        for candidate, champion in sides
+    ]
+    assert outcomes == [["pass", "pass"], ["pass", "reject"], ["reject", "pass"], ["pass", "hold"]]
 
 
 def test_first_candidate_has_no_champion_to_be_slower_than():
     votes_policy = policy(latency={"over_champion": 1.2})
-    verdict = judge(votes_policy, Evidence(False, gain=gain(30, 5, over="base"), latency=Latency(600)))
+    verdict = judge(votes_policy, Evidence(False, gain=gain(30, 5, over="base"), latency=Latency(timed(600))))
     assert verdict.outcome == "promote"
     assert verdict.findings[1].outcome == "noted"
-    alone = judge(policy(**GAIN_OFF, latency={"over_champion": 1.2}), Evidence(False, latency=Latency(600)))
+    alone = judge(policy(**GAIN_OFF, latency={"over_champion": 1.2}), Evidence(False, latency=Latency(timed(600))))
     assert alone.outcome == "hold"
     assert alone.reason == "nothing that the policy asks for could be judged"
 
@@ -312,15 +322,16 @@ def test_regression_below_its_bound_rejects():
 
 def test_a_rejection_outweighs_what_is_open():
     votes_policy = policy(forgetting={}, latency={"p95_ms": 800})
-    verdict = judge(votes_policy, Evidence(True, gain=GOOD, latency=Latency(900)))
+    verdict = judge(votes_policy, Evidence(True, gain=GOOD, latency=Latency(timed(900))))
     assert [f.outcome for f in verdict.findings] == ["pass", "hold", "reject"]
     assert verdict.outcome == "reject"
-    assert verdict.reason == "latency p95: p95 900 ms: above the budget, 800 ms"
+    assert verdict.reason.startswith("latency p95: p95 899.8 [")
+    assert verdict.reason.endswith(" of 300 answers: above the budget, 800 ms")
 
 
 def test_verdict_is_json_with_its_policy():
     votes_policy = policy(votes={}, latency={"p95_ms": 800})
-    verdict = judge(votes_policy, Evidence(True, gain=GOOD, votes=votes(20, "wwwwl"), latency=Latency(700)))
+    verdict = judge(votes_policy, Evidence(True, gain=GOOD, votes=votes(20, "wwwwl"), latency=Latency(timed(700))))
     content = json.loads(verdict.to_json(), parse_constant=pytest.fail)
     assert (content["outcome"], content["policy_digest"]) == ("promote", votes_policy.digest())
     assert [f["name"] for f in content["findings"]] == ["gain", "votes", "latency p95"]
@@ -329,7 +340,9 @@ def test_verdict_is_json_with_its_policy():
     assert content["findings"][1]["details"]["boundary"] == pytest.approx(20 / 0.35)
     assert (
         verdict.to_json()
-        == judge(votes_policy, Evidence(True, gain=GOOD, votes=votes(20, "wwwwl"), latency=Latency(700))).to_json()
+        == judge(
+            votes_policy, Evidence(True, gain=GOOD, votes=votes(20, "wwwwl"), latency=Latency(timed(700)))
+        ).to_json()
     )
 
 
@@ -342,9 +355,8 @@ def test_verdict_is_json_with_its_policy():
         lambda: Forgetting(("a",), (math.nan,)),
         lambda: Forgetting(("a", "b"), (0.1, 0.2), tokens=(5.0, 0.0)),
         lambda: Forgetting((), ()),
-        lambda: Latency(math.nan),
-        lambda: Latency(100, math.inf),
-        lambda: Latency(0),
+        lambda: Latency(LatencyCounts()),
+        lambda: Latency(timed(100), LatencyCounts()),
         lambda: Regression("a", "m", math.nan),
         lambda: Votes((), 0),
         lambda: Evidence(True, regressions=(Regression("a", "m", 1.0), Regression("a", "m", 0.5))),

@@ -10,16 +10,26 @@ from pydantic import ValidationError
 
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.results import Interval
-from mlflow_finetune_plugin.gate.evidence import Gain, Latency, Votes
+from mlflow_finetune_plugin.gate.evidence import Gain, Votes
 from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.gate.statistics.comparison_detector import ComparisonDetector
 from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows
 from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
 from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.gate.watch import judge_watch
-from mlflow_finetune_plugin.gate.watch_evidence import Fall, NewRows, NotMeasured, Proof, Turns, WatchEvidence
+from mlflow_finetune_plugin.gate.watch_evidence import (
+    Fall,
+    NewRows,
+    NotMeasured,
+    Proof,
+    Turns,
+    WatchedLatency,
+    WatchEvidence,
+)
 from mlflow_finetune_plugin.gate.watch_policy import WatchPolicy
+from mlflow_finetune_plugin.store.latency_counts import LatencyCounts
 
 NOT = NotMeasured("nobody looked")
 NOTHING = WatchEvidence("1", GatePolicy(), NOT, NOT, NOT, NOT, NOT, NOT)
@@ -41,6 +51,15 @@ def answered(*batches):
     for answers, failed in [batches] if isinstance(batches[0], int) else batches:
         detector = detector.after(Answered(answers, failed))
     return detector
+
+
+def latency(over=(100, 0), previous_over=None, slow=None):
+    """Answers and how many took longer than the budget; ``slow``: those of both versions in one window."""
+    tests = [over and FailureDetector(0.05).after(Answered(*over)) for over in (over, previous_over)]
+    compared = ComparisonDetector()
+    if slow is not None:
+        compared = compared.after([(Answered(*slow[0]), Answered(*slow[1]))])
+    return WatchedLatency(LatencyCounts.of([90.0] * 50), *tests, compared)
 
 
 def votes(preferred, voters, each=5):
@@ -85,11 +104,15 @@ def test_what_was_not_measured_is_said_and_moves_nothing():
         ({"failures": answered(1000, 40), "previous_failures": answered(4, 4)}, "errors", "roll back"),
         ({"failures": answered((50_000, 100), (300, 30))}, "errors", "roll back"),
         ({"failures": answered((50_000, 100), (300, 3))}, "errors", "keep"),
-        ({"latency": Latency(101, 90)}, "latency p95", "roll back"),
-        ({"latency": Latency(99, 90)}, "latency p95", "keep"),
-        ({"latency": Latency(90, 50)}, "latency over previous", "roll back"),
-        ({"latency": Latency(70, 50)}, "latency over previous", "keep"),
-        ({"latency": Latency(70)}, "latency over previous", "not measured"),
+        ({"latency": latency(over=(1000, 100))}, "latency p95", "roll back"),
+        ({"latency": latency(over=(1000, 50))}, "latency p95", "keep"),
+        ({"latency": latency(over=(20, 3))}, "latency p95", "keep"),
+        ({"latency": latency(over=(1000, 100), previous_over=(1000, 100))}, "latency p95", "keep"),
+        ({"latency": latency(over=(1000, 100), previous_over=(1000, 50))}, "latency p95", "roll back"),
+        ({"latency": latency(slow=((300, 60), (300, 15)))}, "latency over previous", "roll back"),
+        ({"latency": latency(slow=((300, 20), (300, 15)))}, "latency over previous", "keep"),
+        ({"latency": latency()}, "latency over previous", "not measured"),
+        ({"latency": replace(latency(), compared=NOT)}, "latency over previous", "not measured"),
         ({"votes": votes(True, 30)}, "votes", "roll back"),
         ({"votes": votes(True, 9)}, "votes", "keep"),
         ({"votes": votes(False, 30)}, "votes", "keep"),
@@ -158,7 +181,7 @@ def test_each_further_set_of_rows_has_a_smaller_share_of_alpha():
 
 
 def test_a_latency_that_nobody_asked_for_is_not_measured():
-    assert outcomes(judged(latency=Latency(10_000)))["latency"] == "not measured"
+    assert outcomes(judged(latency=latency(over=(100, 100))))["latency"] == "not measured"
 
 
 def test_json_is_json():

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.store.latency_counts import LatencyCounts
 from mlflow_finetune_plugin.store.names import SERVED_TAG
 from mlflow_finetune_plugin.store.served_tags import LatencySummary, ServedSummary, latency_of, logged_latencies, served
 
@@ -14,11 +15,22 @@ RECENT = LatencySummary(40, 100.0, 200.0, NOW - 60, NOW)
 
 
 def test_each_router_is_read_as_it_wrote():
-    summaries = {"a-8000": ServedSummary(NOW, 50, 3, RECENT), "b-8000": ServedSummary(NOW, 7, 7, None)}
+    counted = LatencyCounts.of([150.0] * 30 + [2000.0] * 17)
+    summaries = {
+        "a-8000": ServedSummary(NOW, 50, 3, RECENT, counted),
+        "b-8000": ServedSummary(NOW, 7, 7, None, LatencyCounts()),
+        "older-8000": ServedSummary(NOW, 50, 3, RECENT),
+    }
     tags = {f"{SERVED_TAG}{name}": summary.to_json() for name, summary in summaries.items()} | {
         "finetune.base": "unrelated"
     }
     assert served(tags, "models:/bot/1") == summaries
+
+
+def test_a_tag_of_version_0_1_has_no_counts():
+    content = json.loads(ServedSummary(NOW, 50, 3, RECENT).to_json())
+    del content["latencies"]
+    assert served({f"{SERVED_TAG}r": json.dumps(content)}, "it") == {"r": ServedSummary(NOW, 50, 3, RECENT)}
 
 
 def test_percentiles_are_of_the_sorted_times():
@@ -45,6 +57,11 @@ def test_percentiles_are_of_the_sorted_times():
         ({"recent": {"answers": 1}}, "missing"),
         ({"recent": 3}, "mapping"),
         ({"more": 1}, "unexpected"),
+        ({"latencies": {"first": 0, "counts": [46]}}, "not those of its successful answers"),
+        ({"latencies": {"first": 0, "counts": [48, -1]}}, "whole numbers"),
+        ({"latencies": {"first": 799, "counts": [40, 7]}}, "800 buckets"),
+        ({"latencies": {"counts": [47]}}, "first"),
+        ({"latencies": [47]}, "indices"),
     ],
 )
 def test_a_tag_that_is_none_is_one_error(changed, message):
@@ -61,34 +78,37 @@ def test_a_tag_that_is_no_json_object_is_one_error(text):
         served({f"{SERVED_TAG}r": text}, "models:/bot/1")
 
 
+def summary_of(count, ms=200.0, until=NOW):
+    return ServedSummary(
+        0.0, count, 0, LatencySummary(count, ms / 2, ms, until - 60, until), LatencyCounts.of([ms] * count)
+    )
+
+
 def test_latency_is_of_the_router_that_gave_most_answers_of_late():
-    old = LatencySummary(900, 1.0, 2.0, 0.0, NOW - 8 * 86400)
-    few = LatencySummary(29, 1.0, 3.0, NOW, NOW)
-    tags = {
-        f"{SERVED_TAG}{n}": ServedSummary(0.0, summary.answers, 0, summary).to_json()
-        for n, summary in enumerate((old, few, RECENT))
-    }
+    old, few, enough = summary_of(900, until=NOW - 8 * 86400), summary_of(29), summary_of(40)
+    tags = {f"{SERVED_TAG}{n}": summary.to_json() for n, summary in enumerate((old, few, enough))}
     notes = []
-    assert logged_latencies((tags, "models:/bot/1"), None, notes) == (200.0, None)
-    assert notes == ["models:/bot/1: p95 200 ms of 40 answers, reported by router 2"]
+    assert logged_latencies((tags, "models:/bot/1"), None, notes) == (enough.latencies, None)
+    p95_ms = enough.latencies.quantile_ms(0.95)
+    assert notes == [f"models:/bot/1: p95 {p95_ms:g} ms of 40 answers, reported by router 2"]
     only_failed = {f"{SERVED_TAG}r": ServedSummary(0.0, 9, 9, None).to_json()}
     assert logged_latencies((only_failed, "models:/bot/1"), None, notes) == (None, None)
     assert "found 0" in notes[-1]
+    older = {f"{SERVED_TAG}r": ServedSummary(0.0, 40, 0, RECENT).to_json()}
+    assert logged_latencies((older, "models:/bot/1"), None, notes) == (None, None)
+    assert notes[-1] == "models:/bot/1: r reported no counts of latencies; fix: restart it with this version"
 
 
 def tags_of(**answers):
-    """Tags of routers that told so many answers, each with a p95 of its own."""
-    summaries = {name: LatencySummary(count, 1.0, float(count), NOW, NOW) for name, count in answers.items()}
-    return {
-        f"{SERVED_TAG}{name}": ServedSummary(0.0, summary.answers, 0, summary).to_json()
-        for name, summary in summaries.items()
-    }
+    """Tags of routers that told so many answers, each with latencies of its own."""
+    return {f"{SERVED_TAG}{name}": summary_of(count, ms=float(count)).to_json() for name, count in answers.items()}
 
 
 def test_two_versions_are_compared_by_one_router():
     notes = []
     candidate, champion = tags_of(a=900, b=40, c=60), tags_of(b=70, c=50)
-    assert logged_latencies((candidate, "bot/2"), (champion, "bot/1"), notes) == (60.0, 50.0), "c told the most of both"
-    assert logged_latencies((candidate, "bot/2"), (tags_of(d=99), "bot/1"), notes) == (900.0, None)
+    totals = lambda *sides: tuple(counts and counts.total for counts in logged_latencies(*sides, notes))  # noqa: E731
+    assert totals((candidate, "bot/2"), (champion, "bot/1")) == (60, 50), "c told the most of both"
+    assert totals((candidate, "bot/2"), (tags_of(d=99), "bot/1")) == (900, None)
     assert "no router reported enough answers of both bot/2 and bot/1" in notes[-2]
-    assert logged_latencies((candidate, "bot/2"), (tags_of(a=29), "bot/1"), notes) == (900.0, None)
+    assert totals((candidate, "bot/2"), (tags_of(a=29), "bot/1")) == (900, None)

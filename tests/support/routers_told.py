@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from mlflow import MlflowClient
 
+from mlflow_finetune_plugin.store.latency_counts import LatencyCounts, bucket_of
 from mlflow_finetune_plugin.store.names import SERVED_TAG
 from mlflow_finetune_plugin.store.served_tags import LatencySummary, ServedSummary
 
@@ -34,6 +35,7 @@ class ToldRouter:
         self.fails, self.p95_ms = fails or {}, p95_ms or {}
         self.begun = time.time()
         self.counts = {champion: [0, 0], candidate: [0, 0]}
+        self._latencies: dict[str, LatencyCounts] = {}
         self._owed = {champion: 0.0, candidate: 0.0}
         self.canaries: list[str] = []
         self.problems: list[str] = []
@@ -62,6 +64,7 @@ class ToldRouter:
     def restart(self) -> None:
         self.begun = time.time()
         self.counts = {version: [0, 0] for version in self.counts}
+        self._latencies.clear()
 
     def run(self) -> None:
         while not self._ended.wait(EVERY_S):
@@ -74,7 +77,15 @@ class ToldRouter:
         answers, failed = self.counts[version]
         p95_ms, ended = self.p95_ms.get(version, 100.0), time.time()
         recent = LatencySummary(min(answers - failed, 1000), p95_ms / 2, p95_ms, self.begun, ended)
-        return ServedSummary(self.begun, answers, failed, recent if answers > failed else None)
+        counted = self._latencies.get(version, LatencyCounts())
+        counts = counted + told_latencies(answers - failed - counted.total, p95_ms)
+        self._latencies[version] = counts
+        return ServedSummary(self.begun, answers, failed, recent if answers > failed else None, counts)
+
+
+def told_latencies(answers: int, p95_ms: float) -> LatencyCounts:
+    """Counts of answers that only grow with their number: every fifth takes ``p95_ms``, the others half of that."""
+    return LatencyCounts.of_buckets({bucket_of(p95_ms / 2): answers - answers // 5, bucket_of(p95_ms): answers // 5})
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def test_another_bound_and_a_state_without_a_test_start_one_with_all_answers():
     other = state.with_served("1", told(a=(1.0, 150, 5)), 0.05).detectors["1"]
     assert (other.at_most, other.batches, other.total) == (0.05, 1, Answered(150, 5))
     content = json.loads(state.to_json())
-    del content["detectors"]  # as version 0.1 wrote it
+    del content["detectors"], content["latencies"]  # as version 0.1 wrote it
     read = WatchState.from_json(json.dumps(content)).with_served("1", told(a=(1.0, 150, 5)), 0.01).detectors["1"]
     assert (read.batches, read.total) == (1, Answered(150, 5))
 
@@ -63,4 +63,5 @@ def test_it_comes_back_as_it_was_written():
     for broken in ("[]", "{}", '{"served": {"1": {}}, "rows": {}}', "no json"):
         with pytest.raises((ValueError, KeyError, TypeError)):
             WatchState.from_json(broken)
-    assert json.loads(WatchState().to_json()) == {"served": {}, "rows": {}, "detectors": {}}
+    latencies = {"counts": {}, "versions": [], "over_budget": {}, "compared": {}}
+    assert json.loads(WatchState().to_json()) == {"served": {}, "rows": {}, "detectors": {}, "latencies": latencies}

@@ -46,15 +46,20 @@ class FailureTest:
 
         The end of a batch must not depend on how many of its answers failed.
         """
-        failed = candidate.failed + champion.failed
-        if not (candidate.answers and champion.answers and failed):
-            return self
-        answers = candidate.answers + champion.answers
-        share = np.arange(max(0, failed - champion.answers), min(failed, candidate.answers) + 1, dtype=np.int64)
-        ways = _log_choose(candidate.answers, share) + _log_choose(champion.answers, failed - share)  # (shares,)
-        log_chances = ways - _log_choose(answers, failed)
-        expected = np.logaddexp.reduce(log_chances + _LOG_ODDS[:, None] * share, axis=1)  # (24,)
-        return FailureTest(self.log_capitals + candidate.failed * _LOG_ODDS - expected)
+        return FailureTest(self.log_capitals + log_factors(candidate, champion))
+
+
+def log_factors(candidate: Answered, champion: Answered) -> Array:
+    """Return the log of the factor by which a batch changes the capital at each of the odds, (24,)."""
+    failed = candidate.failed + champion.failed
+    if not (candidate.answers and champion.answers and failed):
+        return np.zeros_like(_LOG_ODDS)
+    answers = candidate.answers + champion.answers
+    share = np.arange(max(0, failed - champion.answers), min(failed, candidate.answers) + 1, dtype=np.int64)
+    ways = _log_choose(candidate.answers, share) + _log_choose(champion.answers, failed - share)  # (shares,)
+    log_chances = ways - _log_choose(answers, failed)
+    expected = np.logaddexp.reduce(log_chances + _LOG_ODDS[:, None] * share, axis=1)  # (24,)
+    return np.asarray(candidate.failed * _LOG_ODDS - expected)
 
 
 def _log_choose(n: int, k: NDArray[np.int64] | int) -> Array:

@@ -6,10 +6,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mlflow_finetune_plugin.gate.evidence import Latency
+from mlflow_finetune_plugin.gate.policy import LatencyPolicy
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.gate.statistics.failures import FailureTest
-from mlflow_finetune_plugin.store.served_tags import LEAST_ANSWERS, ServedSummary, served
+from mlflow_finetune_plugin.promotion.canary.latencies import CanaryLatencies, Latencies, Stream
+from mlflow_finetune_plugin.store.latency_counts import LatencyCounts
+from mlflow_finetune_plugin.store.served_tags import ServedSummary, served
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
 _SETTLE_S = 0.2
 """A router reports its versions one after the other; after news of one, both are read again."""
 _NONE = Answered(0, 0)
-Stream = tuple[str, float]
-"""A router and its start time, because a restarted router counts from 0."""
 Counts = dict[Stream, tuple[Answered, Answered]]
 """The counts of canary and champion, by stream."""
+Summaries = tuple[dict[str, ServedSummary], dict[str, ServedSummary]]
+"""The routers' reports on canary and champion."""
 
 
 @dataclass
@@ -34,12 +36,13 @@ class CanaryAnswers:
     name: str
     candidate: str
     champion: str
+    latency_policy: LatencyPolicy | None = None
     failures: FailureTest = field(default_factory=FailureTest)
 
     def __post_init__(self) -> None:
-        self.begun_s = time.time()
-        self._newest: dict[str, dict[str, ServedSummary]] = {}
-        self._before: Counts = self._reported()
+        summaries = self._summaries()
+        self.latencies = CanaryLatencies(self.latency_policy, _latencies(summaries))
+        self._before: Counts = _counts(summaries)
         self._now: Counts = dict(self._before)
         self._batched: Counts = dict(self._before)
         self._news_s: dict[str, float] = {}
@@ -51,10 +54,11 @@ class CanaryAnswers:
             GateError: A tag is not a summary of answers.
             MlflowException: The registry refuses or does not answer.
         """
-        if not self._take(self._reported()):
+        if not self._take(self._summaries()):
             return False
         time.sleep(_SETTLE_S)
-        self._take(self._reported())
+        self._take(self._summaries())
+        self.latencies.compare()
         for stream, counts in self._now.items():
             batch = _since(counts, self._batched.get(stream))
             if all(part.answers for part in batch):
@@ -70,47 +74,28 @@ class CanaryAnswers:
     def champions(self) -> Answered:
         return self._total(1)
 
-    def latency(self) -> tuple[str, Latency] | None:
-        """Return the newest latencies and an id of their report; None while there are too few answers.
-
-        The router with the most recent answers of the canary is used.
-        """
-        candidates, champions = (self._newest.get(version, {}) for version in (self.candidate, self.champion))
-        latencies = []
-        for router, summary in candidates.items():
-            other = champions.get(router)
-            if summary.recent is None or other is None or other.recent is None:
-                continue
-            is_new = min(summary.recent.until, other.recent.until) >= self.begun_s
-            if is_new and min(summary.recent.answers, other.recent.answers) >= LEAST_ANSWERS:
-                mark = f"{router} {summary.recent.until} {summary.answers}"
-                latency = Latency(summary.recent.p95_ms, other.recent.p95_ms)
-                latencies.append((summary.recent.answers, mark, latency))
-        return max(latencies, key=lambda entry: entry[0])[1:] if latencies else None
-
     def silent(self, since_s: float) -> list[str]:
         """Return the routers that reported since the canary began, but not since ``since_s`` (epoch s)."""
         return sorted(router for router, news_s in self._news_s.items() if news_s < since_s)
 
-    def _reported(self) -> Counts:
-        counts: dict[Stream, list[Answered]] = {}
-        for index, version in enumerate((self.candidate, self.champion)):
-            tags = self.client.get_model_version(self.name, version).tags
-            self._newest[version] = served(tags, f"{self.name}/{version}")
-            for router, summary in self._newest[version].items():
-                pair = counts.setdefault((router, summary.begun), [_NONE, _NONE])
-                pair[index] = Answered(summary.answers, summary.failed)
-        return {stream: (pair[0], pair[1]) for stream, pair in counts.items()}
+    def _summaries(self) -> Summaries:
+        """Return what the routers report of canary and champion."""
+        canary, champion = (
+            served(self.client.get_model_version(self.name, version).tags, f"{self.name}/{version}")
+            for version in (self.candidate, self.champion)
+        )
+        return canary, champion
 
-    def _take(self, reported: Counts) -> bool:
+    def _take(self, summaries: Summaries) -> bool:
         """Return whether there was news. Counts only grow, so an older report, from a lagging replica, is ignored."""
         is_new = False
-        for stream, counts in reported.items():
+        for stream, counts in _counts(summaries).items():
             known = self._now.get(stream, (_NONE, _NONE))
             newest = (_later(known[0], counts[0]), _later(known[1], counts[1]))
             if newest != known:
                 self._now[stream], is_new = newest, True
                 self._news_s[stream[0]] = time.time()
+        self.latencies.take(_latencies(summaries))
         return is_new
 
     def _total(self, index: int) -> Answered:
@@ -118,6 +103,25 @@ class CanaryAnswers:
         for stream, counts in self._now.items():
             total += _since(counts, self._before.get(stream))[index]
         return total
+
+
+def _counts(summaries: Summaries) -> Counts:
+    counts: dict[Stream, list[Answered]] = {}
+    for index, of_version in enumerate(summaries):
+        for router, summary in of_version.items():
+            pair = counts.setdefault((router, summary.begun), [_NONE, _NONE])
+            pair[index] = Answered(summary.answers, summary.failed)
+    return {stream: (pair[0], pair[1]) for stream, pair in counts.items()}
+
+
+def _latencies(summaries: Summaries) -> Latencies:
+    latencies: dict[Stream, list[LatencyCounts]] = {}
+    for index, of_version in enumerate(summaries):
+        for router, summary in of_version.items():
+            if summary.latencies is not None:
+                pair = latencies.setdefault((router, summary.begun), [LatencyCounts(), LatencyCounts()])
+                pair[index] = summary.latencies
+    return {stream: (pair[0], pair[1]) for stream, pair in latencies.items()}
 
 
 def _since(counts: tuple[Answered, Answered], before: tuple[Answered, Answered] | None) -> tuple[Answered, Answered]:

@@ -22,7 +22,7 @@ class CanaryStep:
         canary: The canary's answers within the step.
         champion: The champion's answers within the step.
         e_worse: The evidence, at the end of the step, that the canary fails more often.
-        p95_ms: The 95th percentile of the canary's newest latencies at the end; None where too few were reported.
+        p95_ms: The 95th percentile of the canary's latencies since the canary began; None where none were reported.
         champion_p95_ms: The same of the champion.
     """
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from mlflow_finetune_plugin.errors import MoveError, TrackingError
 from mlflow_finetune_plugin.gate.canary import CanaryLook, CanaryVerdict, judge_canary
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
-from mlflow_finetune_plugin.gate.criteria import Finding, judge_latency
-from mlflow_finetune_plugin.gate.evidence import Evidence
+from mlflow_finetune_plugin.gate.criteria import Finding
 from mlflow_finetune_plugin.gate.policy import LatencyPolicy
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.promotion.canary.answers import CanaryAnswers
@@ -86,7 +85,7 @@ def run_canary(
         settled = settle_held(client, lease)
         if settled is not None:
             say(settled.text)
-        answers = CanaryAnswers(client, plan.name, plan.candidate, plan.champion)
+        answers = CanaryAnswers(client, plan.name, plan.candidate, plan.champion, plan.latency)
         state = begin_canary(client, lease, plan.candidate, plan.policy, plan.evidence)
     canary = _Canary(client, plan, interruption, say, state, answers)
     try:
@@ -148,8 +147,6 @@ class _Canary:
         self._check_s = min(_CHECK_S, self.plan.policy.step_s / 5)
         self._votes_s = self._heartbeat_s = self._checked_s = time.monotonic()
         self._votes: Finding | None = None
-        self._slow_checks, self._latency_mark = 0, ""
-        self._latency: tuple[Finding, ...] = ()
         self._begin_step()
 
     def follow(self) -> CanaryCourse:
@@ -184,8 +181,7 @@ class _Canary:
             keep_alive(self.client, self.plan.name, self.state)
             self._heartbeat_s = now_s
             self._report_progress()
-        if self.answers.read():
-            self._time_answers()
+        self.answers.read()
         if now_s - self._votes_s >= _VOTES_S:
             self._votes, self._votes_s = self.plan.votes(), now_s
         verdict = judge_canary(self.plan.policy, self._evidence())
@@ -217,20 +213,9 @@ class _Canary:
             canary=self.answers.canary,
             champion=self.answers.champions,
             failures=self.answers.failures,
-            latency=self._latency,
-            slow_looks=self._slow_checks,
+            latency=self.answers.latencies.evidence,
             votes=self._votes,
         )
-
-    def _time_answers(self) -> None:
-        """Judge the newest latencies, each report once."""
-        report = self.answers.latency()
-        if self.plan.latency is None or report is None or report[0] == self._latency_mark:
-            return
-        self._latency_mark, latency = report
-        self._latency = tuple(judge_latency(self.plan.latency, Evidence(has_champion=True, latency=latency)))
-        is_slow = any(finding.outcome == "reject" for finding in self._latency)
-        self._slow_checks = self._slow_checks + 1 if is_slow else 0
 
     def _begin_step(self) -> None:
         self._step_s, self._began_s = time.monotonic(), time.time()
@@ -245,16 +230,18 @@ class _Canary:
             Answered(now.answers - then.answers, now.failed - then.failed)
             for now, then in zip((self.answers.canary, self.answers.champions), self._at_step, strict=True)
         )
-        report = self.answers.latency()
-        latency = report[1] if report is not None else None
+        p95_ms, champion_p95_ms = (
+            counts.quantile_ms(0.95) if counts.total else None
+            for counts in (self.answers.latencies.total(0), self.answers.latencies.total(1))
+        )
         step = CanaryStep(
             share=self.state.share,
             seconds=round(time.monotonic() - self._step_s, 1),
             canary=canary,
             champion=champion,
             e_worse=self.answers.failures.e_worse,
-            p95_ms=latency.candidate_p95_ms if latency is not None else None,
-            champion_p95_ms=latency.champion_p95_ms if latency is not None else None,
+            p95_ms=p95_ms,
+            champion_p95_ms=champion_p95_ms,
         )
         self.steps.append(step)
         silent = self.answers.silent(self._began_s)

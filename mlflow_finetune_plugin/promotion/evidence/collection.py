@@ -160,8 +160,8 @@ def _latency(
         return sources.latency
     fix = "serve it, or use promote --endpoint URL, which measures it"
     beside = (champion.tags, champion.uri) if champion is not None else None
-    latency_ms, other_ms = logged_latencies((candidate.tags, candidate.uri), beside, notes, fix)
-    return None if latency_ms is None else Latency(latency_ms, other_ms)
+    counts, other = logged_latencies((candidate.tags, candidate.uri), beside, notes, fix)
+    return None if counts is None else Latency(counts, other)
 
 
 def missed_rows(

@@ -16,9 +16,13 @@ from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.gate.evidence import Latency
 from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
+from mlflow_finetune_plugin.store.latency_counts import LatencyCounts
 
-PROBE_ROWS = 60
+PROBE_ANSWERS = 400
+"""The most answers of each version that a probe times."""
 _WARM = 3
+_LEAST_TIMED = 60
+_BETWEEN_LOOKS = 20
 
 
 @dataclass(frozen=True)
@@ -100,18 +104,38 @@ def probe_latency(
     endpoint: RouterEndpoint,
     rows: HeldOut,
     say: Callable[[str], None],
+    is_decided: Callable[[Latency], bool] = lambda latency: False,
 ) -> Latency:
-    """Time both versions on the same rows in turns, one request at a time, so that other load affects both alike."""
-    probes = [rows.rows[i % len(rows.rows)] for i in range(PROBE_ROWS + _WARM)]
-    say(f"timing {PROBE_ROWS} answers of each version at {endpoint.url}")
+    """Time both versions on the same rows in turns, one request at a time, so that other load affects both alike.
+
+    Args:
+        candidate: The version.
+        champion: The version that it is compared with, or None.
+        endpoint: The router.
+        rows: The questions, repeated where there are too few.
+        say: Receives a line before the probe.
+        is_decided: Ends the probe before ``PROBE_ANSWERS``. The judgement is valid at all times, so looks are free.
+
+    Raises:
+        GateError: The endpoint refuses, or another version answers.
+    """
+    say(f"timing at most {PROBE_ANSWERS} answers of each version at {endpoint.url}")
     took: tuple[list[float], list[float]] = ([], [])
     with endpoint.client() as client:
-        for number, row in enumerate(probes):
+        for number in range(PROBE_ANSWERS + _WARM):
+            row = rows.rows[number % len(rows.rows)]
             turns = [(candidate, took[0]), *([(champion, took[1])] if champion is not None else [])]
             for version, times in turns if number % 2 else reversed(turns):
                 _, took_ms = version.ask(client, row, rows.max_new_tokens)
                 if number >= _WARM:
                     times.append(took_ms)
-    p95 = [float(np.percentile(times, 95)) if times else None for times in took]
-    assert p95[0] is not None
-    return Latency(p95[0], p95[1])
+            timed = len(took[0])
+            if timed >= _LEAST_TIMED and timed % _BETWEEN_LOOKS == 0 and is_decided(_latency(took)):
+                break
+    return _latency(took)
+
+
+def _latency(took: tuple[list[float], list[float]]) -> Latency:
+    candidate, champion = (LatencyCounts.of(times) if times else None for times in took)
+    assert candidate is not None
+    return Latency(candidate, champion)

@@ -1,4 +1,4 @@
-"""Report to the registry how each version answers: its failures, and the latencies of its newest answers."""
+"""Report to the registry how each version answers: its failures and its latencies."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 import logging
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
+from mlflow_finetune_plugin.store.latency_counts import LatencyCounts, bucket_of
 from mlflow_finetune_plugin.store.names import SERVED_TAG
 from mlflow_finetune_plugin.store.served_tags import ServedSummary, latency_of
 
@@ -26,6 +27,7 @@ _MAX_TIMES = 1000
 class _Count:
     answers: int = 0
     failed: int = 0
+    buckets: Counter[int] = field(default_factory=Counter)
     times: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MAX_TIMES))
 
 
@@ -58,6 +60,7 @@ class ServedLog:
         if took_ms is None:
             count.failed += 1
         else:
+            count.buckets[bucket_of(took_ms)] += 1
             count.times.append((time.time(), took_ms))
         self._new.add((model, version))
 
@@ -72,7 +75,8 @@ class ServedLog:
     def _summary(self, key: tuple[str, str]) -> ServedSummary:
         count = self._counts[key]
         recent = latency_of(list(count.times)) if count.times else None
-        return ServedSummary(self._begun, count.answers, count.failed, recent)
+        latencies = LatencyCounts.of_buckets(count.buckets)
+        return ServedSummary(self._begun, count.answers, count.failed, recent, latencies)
 
     def _write(self, summaries: dict[tuple[str, str], ServedSummary]) -> set[tuple[str, str]]:
         """Write the tags. It blocks. Returns the versions to report again next time."""

@@ -21,6 +21,7 @@ from mlflow_finetune_plugin.promotion.evidence.endpoint import RouterEndpoint
 from mlflow_finetune_plugin.promotion.evidence.held_out import FILE
 from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
+from mlflow_finetune_plugin.store.latency_counts import LatencyCounts
 from mlflow_finetune_plugin.store.names import FORGETTING_TABLE, FORGETTING_TAG, HELD_OUT_TABLE, PROOF_TAG, SERVED_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
 from mlflow_finetune_plugin.store.served_tags import ServedSummary, latency_of
@@ -148,14 +149,19 @@ def test_forgetting_and_latency_are_read_where_they_are(client):
     second = register_proven(
         client, "bot", rows(100), right=90, policy=policy, metrics={**measured, "forgetting/nats_per_token_high": 0.09}
     )
-    times = [(time.time(), 50.0 + i) for i in range(40)]
-    for version, factor in ((first, 1.0), (second, 1.1)):
-        told = ServedSummary(0.0, 40, 0, latency_of([(at, ms * factor) for at, ms in times])).to_json()
-        client.set_model_version_tag("bot", version, f"{SERVED_TAG}router", told)
+    times = [50.0 + i % 40 for i in range(1000)]
+
+    def report(version, factor):
+        taken = [ms * factor for ms in times]
+        recent = latency_of([(time.time(), ms) for ms in taken])
+        summary = ServedSummary(0.0, len(times), 0, recent, LatencyCounts.of(taken))
+        client.set_model_version_tag("bot", version, f"{SERVED_TAG}router", summary.to_json())
+
+    report(first, 1.0)
+    report(second, 1.05)
     assert promote("bot") == 0
     client.set_registered_model_alias("bot", "champion", first)
-    slow = ServedSummary(0.0, 40, 0, latency_of([(at, ms * 3) for at, ms in times])).to_json()
-    client.set_model_version_tag("bot", second, f"{SERVED_TAG}router", slow)
+    report(second, 3)
     assert promote("bot", "--version", second) == 4
 
 

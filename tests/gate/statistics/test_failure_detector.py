@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from mlflow_finetune_plugin.errors import GateError
-from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector, _share
+from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered, e_above, failure_rate
+from mlflow_finetune_plugin.gate.statistics.restarts import share
 
 BOUNDARY = 20
 
@@ -17,16 +18,11 @@ def series(*batches, at_most=0.01):
     return detector
 
 
-def test_the_shares_add_up_to_one():
-    assert sum(_share(number) for number in range(1, 100_000)) == pytest.approx(1 - 1 / np.log(99_999 + np.e))
-    assert all(_share(number) > _share(number + 1) > 0 for number in range(1, 1000))
-
-
 def test_the_capital_is_that_of_a_test_from_each_batch_on():
     batches = [(40, 0), (30, 2), (50, 1)]
     counts = [Answered(*batch) for batch in batches]
     suffixes = [sum(counts[start + 1 :], counts[start]) for start in range(3)]
-    by_hand = sum(_share(number) * e_above(rest, 0.01) for number, rest in enumerate(suffixes, 1))
+    by_hand = sum(share(number) * e_above(rest, 0.01) for number, rest in enumerate(suffixes, 1))
     assert series(*batches).evidence == pytest.approx(by_hand)
 
 

@@ -4,8 +4,10 @@ import time
 
 import pytest
 from alias_moves import register_versions
+from routers_told import told_latencies
 
 from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.gate.policy import LatencyPolicy
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.promotion.canary.answers import CanaryAnswers
 from mlflow_finetune_plugin.store.names import SERVED_TAG
@@ -21,7 +23,7 @@ def tell(workplace):
 
     def tell(version, router, begun, answers, failed, p95_ms=100.0):
         recent = LatencySummary(answers - failed, 50.0, p95_ms, begun, time.time()) if answers > failed else None
-        told = ServedSummary(begun, answers, failed, recent)
+        told = ServedSummary(begun, answers, failed, recent, told_latencies(answers - failed, p95_ms))
         client.set_model_version_tag("bot", version, f"{SERVED_TAG}{router}", told.to_json())
 
     tell.client = client
@@ -69,21 +71,19 @@ def test_a_late_read_of_an_older_count_is_passed_over_and_a_silent_router_is_nam
     assert answers.silent(time.time() - 60) == []
 
 
-def test_latencies_are_compared_within_one_router_and_of_now(tell):
-    tell(CHAMPION, "old", 10.0, 500, 0)
-    tell(CANARY, "old", 10.0, 500, 0)
-    answers = CanaryAnswers(tell.client, "bot", CANARY, CHAMPION)
-    tell(CHAMPION, "a", 10.0, 100, 0, p95_ms=80.0)
+def test_latencies_are_compared_within_one_router_since_the_canary_began(tell):
+    tell(CHAMPION, "a", 10.0, 500, 0)
+    tell(CANARY, "a", 10.0, 400, 0, p95_ms=900.0)
+    answers = CanaryAnswers(tell.client, "bot", CANARY, CHAMPION, LatencyPolicy(p95_ms=300, over_champion=2.0))
     tell(CANARY, "b", 10.0, 200, 0, p95_ms=300.0)
     answers.read()
-    assert answers.latency() is None
-    tell(CANARY, "a", 10.0, 29, 0, p95_ms=90.0)
+    assert answers.latencies.evidence.slow_canary == Answered(0, 0), "of different routers nothing is compared"
+    tell(CHAMPION, "a", 10.0, 600, 0)
+    tell(CANARY, "a", 10.0, 450, 0, p95_ms=900.0)
     answers.read()
-    assert answers.latency() is None, "too few"
-    tell(CANARY, "a", 10.0, 30, 0, p95_ms=90.0)
-    answers.read()
-    _, latency = answers.latency()
-    assert (latency.candidate_p95_ms, latency.champion_p95_ms) == (90.0, 80.0)
+    evidence = answers.latencies.evidence
+    assert (evidence.slow_canary, evidence.slow_champion) == (Answered(50, 50), Answered(100, 0))
+    assert (evidence.canary.total, evidence.champion.total) == (250, 100)
 
 
 def test_a_tag_that_is_none_is_told(tell):
