@@ -55,7 +55,10 @@ def test_unknown_entry_point_or_backend_config_is_refused(refused, more, parts):
         ({"seed": str(2**32)}, ["training.seed = 4294967296", "below 4294967296"]),
         (
             {"data": "[train.jsonl, 3]"},
-            ["data.train.1 = 3", "expected a path or {path, task, weight, instruction, layout, columns}"],
+            [
+                "data.train.1 = 3",
+                "expected a path or {path, task, weight, instruction, layout, columns, ignore, prompt_template}",
+            ],
         ),
         ({"register": "base"}, ["register.name = 'base'", "reserved"]),
         ({"max_length": "100000"}, ["training.max_length = 100000", "positions", "fix: use at most"]),

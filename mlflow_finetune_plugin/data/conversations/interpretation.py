@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from mlflow_finetune_plugin.data.conversations.prompt_template import PromptTemplate
 
 
+_PROMPT_PARTS = ("instruction", "input", "prompt", "text")
+"""The parts of layouts that make the prompt. The prompts of other layouts are turns, which no template composes."""
+
+
 @dataclass(frozen=True)
 class ColumnSettings:
     """What the user says about the columns of a file.
@@ -47,7 +51,8 @@ class Interpretation:
         self.layout = layout
         self._ignore, self._template = frozenset(ignore), template
         columns = template.columns if template is not None else frozenset[str]()
-        self.unused = UnusedColumns({*layout.columns.values(), *columns, *self._ignore, COMPOSED})
+        prompts = sorted(columns) or [layout.columns[part] for part in _PROMPT_PARTS if part in layout.columns]
+        self.unused = UnusedColumns({*layout.columns.values(), *columns, *self._ignore, COMPOSED}, prompts)
 
     def conversations(self, row: Mapping[str, Any]) -> list[Conversation]:
         """Return the conversations of a row, and count its unused columns.

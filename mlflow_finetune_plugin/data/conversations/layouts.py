@@ -300,8 +300,13 @@ def _without_weaker(candidates: list[Layout]) -> list[Layout]:
 def _offer(rows: list[Mapping[str, Any]], present: list[str]) -> str:
     """Return a setting for a file with one column of long texts and one of few short ones, or with two columns of text."""
     values = {name: [row[name] for row in rows if row.get(name) not in (None, "")] for name in present}
-    texts = [name for name, column in values.items() if column and all(isinstance(value, str) for value in column)]
-    if len(texts) != 2 or len(rows) < _FEWEST_ROWS:
+    texts = [
+        name
+        for name, column in values.items()
+        if name not in _BESIDE_TEXT and column and all(isinstance(value, str) for value in column)
+    ]
+    # With a further column, the names do not show which of them are the task.
+    if len(texts) != 2 or len(rows) < _FEWEST_ROWS or set(present) - {*texts, *_BESIDE_TEXT}:
         return ""
     few, many = sorted(texts, key=lambda name: len(set(values[name])))
     is_class = len(set(values[few])) * 3 <= len(values[few]) and max(map(len, values[few])) <= _LONGEST_LABEL

@@ -46,7 +46,10 @@ def check_single_answers(rows: Rows) -> None:
                     f"fix: keep the rows with {name} true, or set data.ignore: [{name}] to learn every answer"
                 )
     if {"completions", "labels"} <= present and _all_lists(rows, "completions", "labels"):
-        raise DataError(f"the columns completions, labels rate the steps of an answer: {_WHY} rated steps")
+        raise DataError(
+            f"the columns completions, labels rate the steps of an answer: {_WHY} rated steps; "
+            "fix: write the right answers as prompt and completion"
+        )
 
 
 def check_ranked(layout: Layout, rows: Rows) -> None:

@@ -7,6 +7,7 @@ A model that is trained without a column which its prompts refer to learns to gu
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,8 +79,14 @@ class _Column:
 class UnusedColumns:
     """The columns of a file that its layout does not use, with the number of rows that have a value in them."""
 
-    def __init__(self, used: Collection[str]) -> None:
-        self._used = frozenset(used)
+    def __init__(self, used: Collection[str], prompts: Sequence[str] = ()) -> None:
+        """Start to count.
+
+        Args:
+            used: The columns that the layout uses or the user ignores.
+            prompts: The columns of which the prompt consists; empty where a conversation holds it.
+        """
+        self._used, self._prompts = frozenset(used), tuple(prompts)
         self._columns: dict[str, _Column] = {}
         self._rows = 0
 
@@ -111,14 +118,18 @@ class UnusedColumns:
             if not self._is_of_task(name, column):
                 continue
             example = column.example[:_EXAMPLE_CHARS] + ("..." if len(column.example) > _EXAMPLE_CHARS else "")
-            prompt = (
-                f'"{{{{ {name} }}}}\\n\\n{{{{ ... }}}}"' if name.isidentifier() else f'"{{{{ row[{name!r}] }}}}..."'
-            )
             raise DataError(
                 f"the column {name!r} is not used, and looks like a part of the task: {column.rows:,} of {self._rows:,} rows "
-                f"have a value in it, for example {example!r}; fix: data.ignore: [{name}] (-P data.ignore={name}) trains "
-                f"without it, or data.prompt_template: {prompt} writes it into the prompt"
+                f"have a value in it, for example {example!r}; fix: data.ignore: [{name}] (-P data.ignore={shlex.quote(name)}) "
+                f"trains without it{self._template_fix(name)}"
             )
+
+    def _template_fix(self, name: str) -> str:
+        if not self._prompts:
+            return ", or write it into the turns"
+        names = (*self._prompts, name)
+        template = "\\n\\n".join(f"{{{{ {n} }}}}" if n.isidentifier() else f"{{{{ row[{n!r}] }}}}" for n in names)
+        return f', or data.prompt_template: "{template}" writes it into the prompt'
 
     def _is_of_task(self, name: str, column: _Column) -> bool:
         lowered = name.lower()
@@ -150,6 +161,8 @@ def _repeats(text: str, conversations: Sequence[Sequence[Message]]) -> bool:
     """Return whether a text is a part of the conversation, or a copy of the whole of it."""
     for messages in conversations:
         contents = [message["content"] for message in messages]
-        if any(text.strip() in content for content in contents) or all(content.strip() in text for content in contents):
+        # Layouts join columns with a blank line, and a copy may have other words between them.
+        pieces = [piece.strip() for content in contents for piece in content.split("\n\n")]
+        if any(text.strip() in content for content in contents) or all(piece in text for piece in pieces):
             return True
     return False

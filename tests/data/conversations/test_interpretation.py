@@ -66,6 +66,26 @@ def test_a_column_that_looks_like_a_part_of_the_task_stops_the_run(columns, name
     assert conversation.messages[0]["content"] == f"p3 with {data[3][name]}"
 
 
+def test_the_template_of_the_fix_works():
+    data = rows(facts=TEXTS)
+    with pytest.raises(DataError) as caught:
+        interpret(data, ColumnSettings())
+    template = str(caught.value).partition('data.prompt_template: "')[2].partition('"')[0].replace("\\n", "\n")
+    assert template == "{{ prompt }}\n\n{{ facts }}"
+    assert interpret(data, ColumnSettings(prompt_template=template))
+    turns = [{"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}], "context": "c d"}]
+    with pytest.raises(DataError, match="trains without it, or write it into the turns"):
+        interpret(turns, ColumnSettings())
+
+
+def test_a_copy_of_the_whole_conversation_is_no_part_of_the_task():
+    data = [{"instruction": f"Do {i}", "input": f"with {i}", "output": f"done {i}"} for i in range(9)]
+    copies = [
+        {**row, "text": f"Below is a task. {row['instruction']} ## {row['input']} ## {row['output']}"} for row in data
+    ]
+    assert unused_after_reading(copies) == {"text": 9}
+
+
 def test_a_column_of_later_rows_stops_the_run_at_the_end():
     reading = interpret(rows(), ColumnSettings())
     for row in [*rows(), *rows(context=TEXTS)]:
