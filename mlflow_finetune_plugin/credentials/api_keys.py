@@ -27,6 +27,7 @@ from mlflow_finetune_plugin.credentials.file import CredentialFile, FileFormat
 from mlflow_finetune_plugin.errors import ConfigError
 
 _PREFIX = "mf-"
+_NO_KEY = hashlib.sha256(b"").hexdigest()
 _FIELDS = ("name", "sha256", "requests_per_minute", "expires")
 
 
@@ -54,7 +55,9 @@ class Keys:
 
     def find(self, api_key: str | None) -> Key | None:
         """Return the entry of an API key; None for no key, an unknown key or one past its last day."""
-        digest = hashlib.sha256((api_key or "").encode("utf-8", "surrogateescape")).hexdigest()
+        if not api_key:
+            return None
+        digest = hashlib.sha256(api_key.encode("utf-8", "surrogateescape")).hexdigest()
         match = None
         for key in self._file.entries:  # compares with all keys, so that the time does not show which one matched
             if hmac.compare_digest(key.sha256, digest):
@@ -136,6 +139,8 @@ def _parse_key(entry: Any) -> Key:
     digest, rate, expires = str(entry["sha256"]).lower(), entry.get("requests_per_minute"), entry.get("expires")
     if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
         raise ValueError(f"sha256 of {entry['name']!r} is not 64 hexadecimal digits")
+    if digest == _NO_KEY:
+        raise ValueError(f"sha256 of {entry['name']!r} is that of an empty key, which would let every client in")
     if rate is not None and not (type(rate) in (int, float) and 0 < rate < math.inf):
         raise ValueError(f"requests_per_minute of {entry['name']!r} is not a positive number")
     if expires is not None and type(expires) is not date:  # a datetime is a date too, but not a day
@@ -147,13 +152,13 @@ _FORMAT = FileFormat("an API key file", "keys", "mlflow-finetune keys add", _par
 
 
 class _Bucket:
-    """A token bucket: up to a minute's requests at once, then as fast as the rate."""
+    """A token bucket: up to a minute's requests at once, but at least one, then as fast as the rate."""
 
     def __init__(self, per_minute: float, now: float) -> None:
-        self._left, self._at = per_minute, now
+        self._left, self._at = max(1.0, per_minute), now
 
     def take(self, per_minute: float, now: float) -> float:
-        self._left = min(per_minute, self._left + (now - self._at) * per_minute / 60)
+        self._left = min(max(1.0, per_minute), self._left + (now - self._at) * per_minute / 60)
         self._at = now
         if self._left >= 1:
             self._left -= 1

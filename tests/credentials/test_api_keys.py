@@ -148,3 +148,20 @@ def test_a_fault_is_logged_once_with_a_fix(tmp_path, caplog):
     with pytest.raises(ConfigError):
         Keys(tmp_path / "absent")
     assert not caplog.records, "the error of a refused start is not logged as well"
+
+
+def test_the_digest_of_an_empty_key_is_refused(tmp_path):
+    file = tmp_path / "keys.yaml"
+    file.write_text(f"keys:\n  - name: anybody\n    sha256: {hashlib.sha256(b'').hexdigest()}\n")
+    with pytest.raises(ConfigError, match=r"sha256 of 'anybody' is that of an empty key"):
+        Keys(file)
+
+
+def test_a_rate_below_one_lets_the_first_request_pass(tmp_path):
+    file = tmp_path / "keys.yaml"
+    api_key = add_key(file, "slow")
+    file.write_text(file.read_text() + "    requests_per_minute: 0.5\n")
+    keys = Keys(file)
+    key = keys.find(api_key)
+    assert keys.wait_s(key) == 0.0
+    assert 110 < keys.wait_s(key) <= 120

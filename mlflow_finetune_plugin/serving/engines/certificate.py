@@ -101,7 +101,9 @@ async def certify(engine: EngineProcess, served_name: str, reference: dict[str, 
     base_error, adapter_error = _largest(base - expected.base), _largest(adapter - expected.adapter)
     tolerance = max(_FLOOR[dtype], _TIMES_THE_BASE * base_error, _TIMES_THE_NOISE * noise)
     reason = ""
-    if not expected.gap <= expected.max_gap:
+    if not expected.noise <= _BASE_TOLERANCE[dtype]:  # it comes from the registry, and would excuse any difference
+        reason = f"its reference allows too much noise: {expected.noise:.2g} nats, {_BASE_TOLERANCE[dtype]:g} allowed"
+    elif not expected.gap <= expected.max_gap:
         reason = f"in {precision} the adapter differs too much from its training: {expected.gap:.2g} nats, {expected.max_gap:g} allowed"
     elif not base_error <= _BASE_TOLERANCE[dtype]:
         reason = f"the base is another one, or is served in another precision: {base_error:.2g} nats off, {_BASE_TOLERANCE[dtype]:g} allowed"

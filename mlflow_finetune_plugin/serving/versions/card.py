@@ -11,13 +11,14 @@ from mlflow_finetune_plugin.errors import ServingError
 from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
 
 Digest = Annotated[str, StringConstraints(pattern=re.compile(r"^[0-9a-f]{64}$"))]
+_MOST_STOP_IDS = 64
 Ids = list[Annotated[int, Field(ge=0)]]
 
 
 class _Part(BaseModel):
-    """A part of a file. Unknown fields are ignored, because later versions of this package write more."""
+    """A part of a file. Unknown fields are ignored, because later versions of this package write more. Numbers are finite."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
 class _Base(_Part):
@@ -36,7 +37,7 @@ class _Card(_Part):
     adaptation: str
     serving: str
     adapter_digest: Digest
-    stop_token_ids: Ids
+    stop_token_ids: Ids = Field(max_length=_MOST_STOP_IDS)
     max_length: int = Field(gt=0)
 
 
@@ -51,7 +52,7 @@ class _Probe(_Part):
 class _ServedAs(_Part):
     base_log_probs: list[list[float]]
     adapter_log_probs: list[list[float]]
-    noise: float
+    noise: float = Field(ge=0)
     gap: float
     max_gap: float
 

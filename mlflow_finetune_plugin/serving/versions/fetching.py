@@ -193,7 +193,7 @@ class Fetcher:
             is_other = source not in (None, content["source"]) or tagged not in (None, card["adapter_digest"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, ServingError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, ServingError) as error:
             logger.warning("record_unreadable file=%s fault=%s", record, error)  # the version is fetched again
             return None
         tokenizer = self._tokenizer_folder(digest)
@@ -272,7 +272,7 @@ def _json(path: Path, name: str) -> dict[str, Any]:
             f"{name}: has no {path.name}, so mlflow-finetune did not register it; fix: name a version that one of its runs "
             "registered"
         ) from error
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:  # nested too deeply
         raise ServingError(f"{name}: {path.name} cannot be read: {error}; fix: register it again") from error
     if not isinstance(content, dict):
         raise ServingError(f"{name}: {path.name} is not a JSON object; fix: register it again")

@@ -42,6 +42,7 @@ def test_a_broken_record_is_fetched_again(tmp_path, registry):
     [
         ("finetune.json", {"base_model": "llama"}, "finetune.json: base_model"),
         ("finetune.json", {"stop_token_ids": ["</s>"]}, "finetune.json: stop_token_ids.0"),
+        ("finetune.json", {"stop_token_ids": [1] * 65}, "finetune.json: stop_token_ids"),
         ("finetune.json", {"adapter_digest": "../../etc"}, "finetune.json: adapter_digest"),
         ("finetune.json", {"max_length": None}, "finetune.json: max_length"),
         ("reference.json", {"probes": []}, "reference.json: probes"),
@@ -60,3 +61,23 @@ def test_what_others_wrote_into_a_version_is_refused_in_one_message(tmp_path, re
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ServingError, match=f"^broken/{number}: .*{re.escape(said)}.*fix:"):
         Fetcher(registry.client, AdapterStore(tmp_path / "store")).fetch("broken", number)
+
+
+def test_noise_in_a_reference_is_a_finite_number(tmp_path, registry):
+    number = registry.make("noisy", seed=1)
+    path = registry.artifacts("noisy", number) / "reference.json"
+    reference = json.loads(path.read_text())
+    for noise in (float("inf"), float("nan"), -1.0):
+        reference["served_as"]["float32"]["noise"] = noise
+        path.write_text(json.dumps(reference))
+        with pytest.raises(ServingError, match=r"reference\.json: served_as\.float32\.noise: .*fix:"):
+            Fetcher(registry.client, AdapterStore(tmp_path / "store")).fetch("noisy", number)
+
+
+@pytest.mark.parametrize("file", ["finetune.json", "reference.json", "tokenizer/tokenizer_config.json"])
+def test_deeply_nested_json_is_a_refusal(tmp_path, registry, file):
+    number = registry.make("nested", seed=1)
+    path = registry.artifacts("nested", number) / file
+    path.write_text('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}")
+    with pytest.raises(ServingError, match=f"^nested/{number}: {re.escape(path.name)} cannot be read: .*fix:"):
+        Fetcher(registry.client, AdapterStore(tmp_path / "store")).fetch("nested", number)
