@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlflow_finetune_plugin.config.sections import DataFileSettings, DataSettings
 from mlflow_finetune_plugin.data.conversations.interpretation import ColumnSettings
-from mlflow_finetune_plugin.data.reader import DataFile
+from mlflow_finetune_plugin.data.request import DataFile
 
 
 def data_files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:

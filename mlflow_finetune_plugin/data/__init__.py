@@ -12,11 +12,10 @@ from mlflow_finetune_plugin.lazy import names_on_first_use
 
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
-    from mlflow_finetune_plugin.data.reader import DataFile
     from mlflow_finetune_plugin.data.report.contents import DataReport, UnusableDataError
     from mlflow_finetune_plugin.data.report.page import report_page
     from mlflow_finetune_plugin.data.report.text import report_text
-    from mlflow_finetune_plugin.data.request import DataRequest
+    from mlflow_finetune_plugin.data.request import DataFile, DataRequest
     from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
 __all__ = [
@@ -35,7 +34,7 @@ __getattr__ = names_on_first_use(
     __name__,
     {
         "ChatRenderer": "tokens.renderer",
-        "DataFile": "reader",
+        "DataFile": "request",
         "DataReport": "report.contents",
         "DataRequest": "request",
         "PreparedData": "preparation",

@@ -21,7 +21,7 @@ from mlflow_finetune_plugin.data.conversations.chat_turns import unmarked
 from mlflow_finetune_plugin.data.conversations.conversion import is_document
 from mlflow_finetune_plugin.data.conversations.row_faults import OVER_EVAL_LIMIT, OVER_LENGTH
 from mlflow_finetune_plugin.data.conversations.split import Split, hash_text, sample_of_eval, split_of_train
-from mlflow_finetune_plugin.data.reader import DataFile, Reader, ReadFile, row_key
+from mlflow_finetune_plugin.data.reader import Reader, ReadFile, row_key
 from mlflow_finetune_plugin.data.report.checks import (
     CONTRADICTIONS,
     DUPLICATES,
@@ -39,7 +39,7 @@ from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport,
 from mlflow_finetune_plugin.data.report.faults import over_length_fault, skipped_fault, token_without_row, why_skipped
 from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, ExampleText, across, segments
 from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
-from mlflow_finetune_plugin.data.request import DataRequest
+from mlflow_finetune_plugin.data.request import DataFile, DataRequest
 from mlflow_finetune_plugin.data.tokens.batch_encoder import BatchEncoder
 from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 from mlflow_finetune_plugin.data.tokens.overlength import Fitting, fitted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from mlflow_finetune_plugin.data.conversations.layouts import TEXT
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.split import hash_text
 from mlflow_finetune_plugin.data.report.tally import RowTally
-from mlflow_finetune_plugin.data.sources.locations import is_remote, local_copy, report_name
+from mlflow_finetune_plugin.data.request import DataFile
+from mlflow_finetune_plugin.data.sources.locations import is_remote, local_copy
 from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
 from mlflow_finetune_plugin.data.tokens.batch_encoder import (
     BatchEncoder,
@@ -32,45 +33,6 @@ from mlflow_finetune_plugin.evaluation.results import Message
 
 BATCH_ROWS = 1000
 _BATCH_CHARS = 2_000_000
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """One data file and how to use its rows.
-
-    Attributes:
-        path: A file, a data set of the hub or an MLflow artifact (see ``sources/locations.py``).
-        task: The task that the rows belong to.
-        weight: 2 uses each row twice, 0.5 uses a seeded half of the rows.
-        instruction: Text that is put before the first user turn of each row, with a blank line between.
-        layout: The layout of this file; None means the request's.
-        columns: The columns of this file; None means the request's.
-        ignore: The columns of this file that are not a part of the task; None means the request's.
-        prompt_template: Jinja text that composes the prompts of this file; None means the request's.
-    """
-
-    path: Path
-    task: str
-    weight: float = 1.0
-    instruction: str | None = None
-    layout: str | None = None
-    columns: Mapping[str, str] | None = None
-    ignore: tuple[str, ...] | None = None
-    prompt_template: str | None = None
-
-    def settings(self, defaults: ColumnSettings) -> ColumnSettings:
-        """Return how the file's columns are read, with the request's settings where the file has none."""
-        return ColumnSettings(
-            layout=self.layout or defaults.layout,
-            columns=defaults.columns if self.columns is None else self.columns,
-            ignore=defaults.ignore if self.ignore is None else self.ignore,
-            prompt_template=self.prompt_template or defaults.prompt_template,
-        )
-
-    @property
-    def report_name(self) -> str:
-        """The name for reports: the configured one, never the path of a downloaded copy."""
-        return report_name(str(self.path))
 
 
 @dataclass(frozen=True)

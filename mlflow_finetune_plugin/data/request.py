@@ -5,11 +5,51 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from mlflow_finetune_plugin.data.conversations.interpretation import ColumnSettings
-from mlflow_finetune_plugin.data.reader import DataFile
+from mlflow_finetune_plugin.data.sources.locations import report_name
 from mlflow_finetune_plugin.errors import DataError
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One data file and how to use its rows.
+
+    Attributes:
+        path: A file, a data set of the hub or an MLflow artifact (see ``sources/locations.py``).
+        task: The task that the rows belong to.
+        weight: 2 uses each row twice, 0.5 uses a seeded half of the rows.
+        instruction: Text that is put before the first user turn of each row, with a blank line between.
+        layout: The layout of this file; None means the request's.
+        columns: The columns of this file; None means the request's.
+        ignore: The columns of this file that are not a part of the task; None means the request's.
+        prompt_template: Jinja text that composes the prompts of this file; None means the request's.
+    """
+
+    path: Path
+    task: str
+    weight: float = 1.0
+    instruction: str | None = None
+    layout: str | None = None
+    columns: Mapping[str, str] | None = None
+    ignore: tuple[str, ...] | None = None
+    prompt_template: str | None = None
+
+    def settings(self, defaults: ColumnSettings) -> ColumnSettings:
+        """Return how the file's columns are read, with the request's settings where the file has none."""
+        return ColumnSettings(
+            layout=self.layout or defaults.layout,
+            columns=defaults.columns if self.columns is None else self.columns,
+            ignore=defaults.ignore if self.ignore is None else self.ignore,
+            prompt_template=self.prompt_template or defaults.prompt_template,
+        )
+
+    @property
+    def report_name(self) -> str:
+        """The name for reports: the configured one, never the path of a downloaded copy."""
+        return report_name(str(self.path))
 
 
 @dataclass(frozen=True)

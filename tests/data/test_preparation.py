@@ -4,9 +4,8 @@ import json
 import pytest
 from data_requests import held_out, jsonl, pairs, request
 
-from mlflow_finetune_plugin.data import reader
+from mlflow_finetune_plugin.data import DataFile, prepare, reader
 from mlflow_finetune_plugin.data.conversations.split import hash_row
-from mlflow_finetune_plugin.data.preparation import DataFile, prepare
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import DataError
 
@@ -368,7 +367,7 @@ def test_self_instruct_is_read_when_its_tasks_are_named(tmp_path, dataset_folder
     """The rows' name as the answer to the instruction: any two text columns can be named."""
     train = dataset_folder / "self_instruct" / "user_oriented_instructions.jsonl"
     columns = {"prompt": "instruction", "completion": "motivation_app"}
-    prepared = prepare(request(train, columns=columns), renderer, tmp_path / "out")
+    prepared = prepare(request(train, columns=columns, ignore=("instances",)), renderer, tmp_path / "out")
     assert prepared.report.rows_used == 252
 
 
