@@ -84,7 +84,7 @@ class DataRequest:
 
     @property
     def column_settings(self) -> ColumnSettings:
-        """How the columns of the files are read; a file may have settings of its own."""
+        """How the columns of the files are read; a file may have other settings."""
         return ColumnSettings(self.layout, self.columns, self.ignore, self.prompt_template)
 
     @property

@@ -1,6 +1,6 @@
 """The Python code that a version brings with it, and whether this package wrote it.
 
-A registered version holds code: the loader that ``mlflow.pyfunc`` runs, and the files beside it. Whoever can write to the
+A registered version holds code: the loader that ``mlflow.pyfunc`` runs, and the files beside it. Everybody who can write to the
 registry or its artifacts can put other code there, and it would run with the caller's credentials. So a file is run only
 if its digest is that of a file of this package, of an installed adaptation, or of an earlier version of one.
 """
@@ -111,7 +111,7 @@ def _flavor_fault(flavor: Mapping[str, Any]) -> str | None:
 
 def _card_fault(card: Mapping[str, Any]) -> str | None:
     if card["base_model"]["trust_remote_code"]:
-        return f"its base {card['base_model']['name']!s:.80} runs the Python code of its own repository"
+        return f"its base {card['base_model']['name']!s:.80} runs the Python code of its repository"
     return None
 
 

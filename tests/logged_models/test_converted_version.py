@@ -170,7 +170,9 @@ def test_a_failure_leaves_nothing(maker, original, tmp_path, monkeypatch, moment
     elif moment == "load_logged":
         real, calls = converted_version.load_logged, []
         monkeypatch.setattr(
-            converted_version, moment, lambda *given: breaks() if calls else (calls.append(1), real(*given))[1]
+            converted_version,
+            moment,
+            lambda *args, **kw: breaks() if calls else (calls.append(1), real(*args, **kw))[1],
         )
     elif moment == "alias":
         monkeypatch.setattr(type(maker.client), "set_registered_model_alias", breaks)

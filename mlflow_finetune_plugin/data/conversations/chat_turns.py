@@ -141,5 +141,5 @@ def _is_excluded(turn: Mapping[str, Any], role: str) -> bool:
         if role == "assistant":
             is_excluded = is_excluded or not value
         elif value and key in ("train", "training"):
-            raise RowFault(UNSUPPORTED_FIELD, f"{key} true in a {role} turn: only assistant turns are learnt")
+            raise RowFault(UNSUPPORTED_FIELD, f"{key} true in a {role} turn: only assistant turns can be trained on")
     return is_excluded

@@ -100,7 +100,7 @@ def _pairs_text(rows: Rows, present: list[str], rejected: list[str]) -> str:
 
 
 def _columns_fix(rows: Rows, chosen: Sequence[str]) -> str | None:
-    """Return the columns with which the better answers can be learnt; None where no choice of columns does."""
+    """Return the columns with which a run can train on the better answers; None where no choice of columns does."""
     for answer in chosen:
         for columns in ({"messages": answer}, *({"prompt": name, "completion": answer} for name in _PROMPTS)):
             if all(any(row.get(name) is not None for row in rows) for name in columns.values()) and _works(

@@ -165,7 +165,7 @@ class ChatRenderer:
     # rendering -------------------------------------------------------------------------------------------------------
 
     def _render_turns(self, conversations: Sequence[Sequence[Message]]) -> list[list[RenderedTurn] | RowFault]:
-        """Render P and F of every assistant turn that is learnt; the last F is the whole conversation."""
+        """Render P and F of every assistant turn that is trained on; the last F is the whole conversation."""
         if self._template.is_default:
             return [default_turns(messages, self._template, self._stop_texts) for messages in conversations]
         prompts: list[list[Message]] = []
