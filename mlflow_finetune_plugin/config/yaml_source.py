@@ -57,6 +57,8 @@ def _whole_number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)  # ValueError: "!!int x"; RecursionError: a thousand brackets
+_MOST_VALUES = 100_000
+_DEEPEST = 100
 _LONGEST_VALUE = 20_000  # PyYAML's time and depth grow with the text, and a value on a command line is short
 
 
@@ -86,6 +88,7 @@ def load_document(path: Path) -> Document:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}; fix: give a readable YAML file"]) from error
     try:
         root = yaml.compose(text, Loader=_Loader)
+        _check_size(root, path)
         values = yaml.load(text, Loader=_Loader)
     except _NOT_YAML as error:
         mark = getattr(error, "problem_mark", None)
@@ -97,13 +100,43 @@ def load_document(path: Path) -> Document:
         raise ConfigError([f"{path}: expected keys such as base_model and data, found {type(values).__name__}"])
     lines: dict[KeyPath, int] = {}
     repeated: list[str] = []
-    try:
-        _walk(root, (), lines, repeated)
-    except RecursionError as error:
-        raise ConfigError([f"{path}: an anchor (&name) holds itself; fix: write the value out"]) from error
+    _walk(root, (), lines, repeated)
     if repeated:
         raise ConfigError([f"{path}:{entry}: the key occurs twice; fix: keep one" for entry in repeated])
     return Document(values, lines)
+
+
+def _check_size(root: yaml.Node | None, path: Path) -> None:
+    """Raise ConfigError for a file that is too large once its anchors are written out, before anything is built of it.
+
+    Nine lines of anchors that each hold nine of the line before are 400 million values, which would take minutes to read.
+    """
+    known: dict[int, tuple[int, int] | None] = {}
+
+    def measure(node: yaml.Node) -> tuple[int, int]:
+        """Return the number of values and of levels; an anchor is measured once."""
+        if id(node) in known:
+            measured = known[id(node)]
+            if measured is None:
+                raise ConfigError([f"{path}: an anchor (&name) holds itself; fix: write the value out"])
+            return measured
+        known[id(node)] = None
+        children: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        parts = [measure(child) for child in children]
+        known[id(node)] = whole = (1 + sum(part[0] for part in parts), 1 + max((part[1] for part in parts), default=0))
+        return whole
+
+    values, levels = measure(root) if root is not None else (0, 0)
+    if values > _MOST_VALUES:
+        raise ConfigError(
+            [f"{path}: {values:,} values with its anchors written out, at most {_MOST_VALUES:,}; fix: write less"]
+        )
+    if levels > _DEEPEST:
+        raise ConfigError([f"{path}: values are nested {levels} deep, at most {_DEEPEST}; fix: write fewer levels"])
 
 
 def _walk(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], repeated: list[str]) -> None:

@@ -198,6 +198,13 @@ def test_unusable_side_file_is_refused(desk, refused, key, parts, name, fault):
     assert_tells(refused({**DATA, key: name}), *parts, name, fault)
 
 
+def bomb() -> str:
+    """Nine lines, each a list of nine times the line before: 400 million values."""
+    lines = ["a0: &a0 [" + ", ".join(["x"] * 9) + "]"]
+    lines += [f"a{n}: &a{n} [" + ", ".join([f"*a{n - 1}"] * 9) + "]" for n in range(1, 9)]
+    return "\n".join(lines)
+
+
 @pytest.mark.parametrize(
     ("make", "parts"),
     [
@@ -206,6 +213,8 @@ def test_unusable_side_file_is_refused(desk, refused, key, parts, name, fault):
         (lambda path: path.write_text("data: [a"), ["finetune.yaml:1: not valid YAML"]),
         (lambda path: path.write_bytes(b"data: \xff"), ["finetune.yaml: not UTF-8"]),
         (lambda path: path.write_text("data: &a [*a]"), ["an anchor (&name) holds itself"]),
+        (lambda path: path.write_text(bomb()), ["values with its anchors written out, at most 100,000"]),
+        (lambda path: path.write_text("data: " + "[" * 150 + "]" * 150), ["values are nested", "at most 100"]),
         (lambda path: path.write_text("training: 3"), ["finetune.yaml:1: training = 3", "expected keys such as"]),
         (
             lambda path: path.with_suffix(".yml").write_text("data: x"),
