@@ -104,8 +104,9 @@ def one_line(error: BaseException) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return an address, or a message with addresses, without the users and passwords in them."""
-    return re.sub(r"://[^/\s]*@", "://", text)
+    """Return an address, or a message with addresses, without the users, passwords and tokens in them."""
+    text = re.sub(r"://[^/\s]*@", "://", text)
+    return re.sub(r"([?&](?:password|passwd|pwd|token|secret|api_key)=)[^&\s'\"]*", r"\1***", text, flags=re.IGNORECASE)
 
 
 def unknown(what: str, value: str, choices: list[str]) -> str:

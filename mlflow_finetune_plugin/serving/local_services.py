@@ -27,6 +27,7 @@ from mlflow.protos.databricks_pb2 import (
 )
 
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
+from mlflow_finetune_plugin.errors import without_secrets
 from mlflow_finetune_plugin.jobs.folder import jobs_home
 from mlflow_finetune_plugin.serving.versions.names import http_address
 
@@ -150,6 +151,7 @@ def start(
     host = settings.get("host", LOOPBACK)
     check_port(host, port, wait_s=port_wait_s)
     log = folder / "service.log"
+    log.touch(mode=0o600)  # it names addresses, so only its owner may read it; the same is true of deployment.json
     environment = addresses()
     with log.open("ab") as out:
         process = subprocess.Popen(
@@ -162,9 +164,19 @@ def start(
         )
     started = psutil.Process(process.pid).create_time()
     deployment = Deployment(
-        name, model_uri, model, host, port, process.pid, started, environment["MLFLOW_TRACKING_URI"], settings
+        name,
+        model_uri,
+        model,
+        host,
+        port,
+        process.pid,
+        started,
+        without_secrets(environment["MLFLOW_TRACKING_URI"]),
+        settings,
     )
-    (folder / "deployment.json").write_text(json.dumps(asdict(deployment)), encoding="utf-8")
+    record = folder / "deployment.json"
+    record.touch(mode=0o600)
+    record.write_text(json.dumps(asdict(deployment)), encoding="utf-8")
     try:
         _wait_for_answer(deployment, process, log, float(settings.get("timeout", _READY_S)))
     except BaseException:

@@ -21,7 +21,7 @@ from serving_process import ServingProcess, ask, free_port
 
 from mlflow_finetune_plugin.cli.serve.serve import serve
 from mlflow_finetune_plugin.serving.deployments import _model_id, _settings
-from mlflow_finetune_plugin.serving.local_services import Deployment, _wait_for_answer, alone, serve_command
+from mlflow_finetune_plugin.serving.local_services import Deployment, _wait_for_answer, alone, folder_of, serve_command
 
 
 class Stranger(BaseHTTPRequestHandler):
@@ -85,6 +85,8 @@ def test_a_deployment_lives_through_every_verb(own, tmp_path, registry):
     client = get_deploy_client("finetune")
     told = client.get_deployment("prod")
     assert (told["status"], told["model"], told["flavor"]) == ("ready", "bot@champion", "finetune")
+    folder = folder_of("prod")
+    assert {(folder / file).stat().st_mode & 0o777 for file in ("deployment.json", "service.log")} == {0o600}
     with pytest.raises(MlflowException, match="exists already"):
         client.create_deployment("prod", "models:/bot@champion", config={"engine": "transformers"})
 

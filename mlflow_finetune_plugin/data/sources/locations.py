@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_finetune_plugin.errors import DataError, one_line
+from mlflow_finetune_plugin.errors import DataError, one_line, without_secrets
 
 HUB = "hf:"
 ARTIFACTS = ("runs:/", "models:/")
@@ -71,7 +71,7 @@ def local_copy(path: str, folder: Path) -> Path:
         copy = Path(mlflow.artifacts.download_artifacts(artifact_uri=path, dst_path=str(folder)))
     except (MlflowException, OSError, ValueError) as error:
         raise DataError(
-            f"{path}: cannot fetch the artifact from {_without_password(mlflow.get_tracking_uri())}: {one_line(error)}; "
+            f"{path}: cannot fetch the artifact from {without_secrets(mlflow.get_tracking_uri())}: {one_line(error)}; "
             "fix: check the run or version and the path of the artifact"
         ) from error
     if not os.path.lexists(copy):
@@ -82,7 +82,3 @@ def local_copy(path: str, folder: Path) -> Path:
 def report_name(path: str) -> str:
     """Return the name for reports. Absolute paths lose their folders, because reports are shared and home folders are private."""
     return Path(path).name if Path(path).is_absolute() else path
-
-
-def _without_password(uri: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", uri)
