@@ -124,7 +124,7 @@ CHANGES = [
     (name_a_pickle, "MLmodel has python_model = 'python_model.pkl'"),
     (import_a_module, "imports 'antigravity'"),
     (name_another_card, "MLmodel has card at 'artifacts/other.json'"),
-    (use_a_base_with_code, "runs the Python code of its own repository"),
+    (use_a_base_with_code, "runs the Python code of its repository"),
 ]
 
 
