@@ -155,7 +155,7 @@ def main() -> None:
                     else ours(model, tokenizer, rows, side, arguments, scratch)
                 )
                 times[side].append(took)
-                losses[side] = loss, held_out_loss(model, data.eval_dataset)
+                losses[side] = loss, held_out_loss(model, data.validation)
     tokens = data.report.train
     drawn = min(1.0, arguments.steps * arguments.batch / len(rows))
     lengths = data.report.train.length_quantiles

@@ -150,12 +150,12 @@ def main() -> None:
             [run.info.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
         )[:1]
         mine = mlflow.pyfunc.load_model(version.model_uri).unwrap_python_model().model
-        losses = {"ours": held_out_loss(mine, data.eval_dataset)}
+        losses = {"ours": held_out_loss(mine, data.validation)}
         with mine.disable_adapter():
-            losses["base"] = held_out_loss(mine, data.eval_dataset)
+            losses["base"] = held_out_loss(mine, data.validation)
         matches = {"ours": exact_match(mine, decided, config, data)}
         theirs, seconds = plain(config, decided, PreparedData(**{**vars(data), "train": rows}), folder)
-        losses["plain"] = held_out_loss(theirs, data.eval_dataset)
+        losses["plain"] = held_out_loss(theirs, data.validation)
         matches["plain"] = exact_match(theirs, decided, config, data)
     took = run.data.metrics["train/seconds"]
     print(HEAD)

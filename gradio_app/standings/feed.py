@@ -22,8 +22,8 @@ from gradio_app.standings.standings import (
 )
 from mlflow_finetune_plugin.errors import FinetuneError, GateError, MoveError
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
+from mlflow_finetune_plugin.promotion.error_rates import VotePairs
 from mlflow_finetune_plugin.promotion.evidence.proven_version import read_version
-from mlflow_finetune_plugin.promotion.vote_pairs import VotePairs
 from mlflow_finetune_plugin.store.clients import client_for
 from mlflow_finetune_plugin.store.names import BASE
 from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults

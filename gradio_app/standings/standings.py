@@ -15,7 +15,7 @@ from mlflow_finetune_plugin.gate.evidence import Votes
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.gate.statistics.proportions import wilson_interval
 from mlflow_finetune_plugin.gate.statistics.ranking import Comparison, Ranking, rank
-from mlflow_finetune_plugin.promotion.vote_pairs import VotePair, VotePairs
+from mlflow_finetune_plugin.promotion.error_rates import NumberedTest, VotePairs
 from mlflow_finetune_plugin.store.names import BASE, CHAMPION
 from mlflow_finetune_plugin.votes.checks import Summary
 from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredVote
@@ -155,7 +155,7 @@ def grouped(votes: Iterable[tuple[str, MirroredVote]], candidate: str) -> tuple[
     return tuple(_group(name, members, candidate) for name, members in ordered)
 
 
-def _standing(reading: Reading, pair: Pair, terms: VoteTerms, tested: VotePair) -> PairStanding:
+def _standing(reading: Reading, pair: Pair, terms: VoteTerms, tested: NumberedTest) -> PairStanding:
     report = report_on(reading, VersionPair(*pair))
     assert report.people is not None
     people = reading.between(*pair)

@@ -47,7 +47,7 @@ def promote(
         canary: Percentages such as ``"5,25,50"``: after a passing verdict, serve a growing share of requests first.
         step: Shortest duration of a canary step, for example ``"10m"``.
         least_answers: Fewest canary answers per step.
-        dry_run: Judge only; write and move nothing.
+        dry_run: Judge only; move nothing, and write no report. The tests are counted, because their outcome was seen.
         on_progress: Receives a line before each step that takes time.
 
     Raises:

@@ -297,10 +297,16 @@ def _semantic_problems(sections: Mapping[str, Any], origin: Origins) -> list[str
     training = sections.get("training")
     if training is not None and training.eval_steps is None:
         problems += [
-            f"{origin.of(('training', key))}: training.{key} needs held-out losses to compare; fix: set training.eval_steps"
+            f"{origin.of(('training', key))}: training.{key} needs losses to compare; fix: set training.eval_steps"
             for key in ("load_best_model_at_end", "early_stopping_patience")
             if getattr(training, key)
         ]
+    data = sections.get("data")
+    measures = "training" in sections and (training is None or training.eval_steps is not None)
+    if data is not None and data.validation is not None and not measures:
+        problems.append(
+            f"{origin.of(('data', 'validation'))}: these rows would be neither trained on nor measured; fix: set training.eval_steps"
+        )
     if register is not None:
         problems += [f"{origin.of(('register', 'name'))}: {fault}" for fault in register_name_problems(register.name)]
     gate = register.gate if register is not None else None

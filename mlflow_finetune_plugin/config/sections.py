@@ -68,6 +68,13 @@ class DataSettings(Section):
         Annotated[list[DataFileSettings], Field(min_length=1)] | Annotated[float, Field(gt=0, lt=1)] | None,
         BeforeValidator(_as_files_or_fraction),
     ] = Field(None, description="Held-out files, or a fraction of train; default: 10 % of train, at most 500 rows.")
+    validation: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Fraction of train whose loss is measured every eval_steps, and chooses the best weights; it is not trained on. "
+        "Default: a tenth, at most 500 rows, if training chooses weights by it, else the held-out rows' loss is measured.",
+    )
     layout: Layout = Field("auto", description="How rows are laid out; auto recognises it and shows the guess.")
     columns: dict[str, str] = Field(
         default_factory=dict, description="Role -> column, e.g. {prompt: text, completion: intent}."
@@ -167,7 +174,8 @@ class TrainingSettings(Section):
         "auto", description="Steps between logged metrics; auto: about 100 points."
     )
     eval_steps: Annotated[int, Field(gt=0)] | None = Field(
-        None, description="Steps between evaluations of the held-out loss; default: none."
+        None,
+        description="Steps between evaluations of the loss on the validation rows, or on the held-out rows without them; default: none.",
     )
     save_steps: Annotated[int, Field(gt=0)] | Auto | None = Field(
         "auto", description="Steps between checkpoints, from which a run can be resumed; auto: about 4 a run."
@@ -179,7 +187,7 @@ class TrainingSettings(Section):
         "they are removed once the run has finished; a failed run keeps them, so that it can be resumed.",
     )
     load_best_model_at_end: bool = Field(
-        False, description="Keep the weights that were best on the held-out rows, not the last; needs eval_steps."
+        False, description="Keep the weights that were best on the validation rows, not the last; needs eval_steps."
     )
     metric_for_best_model: Literal["eval_loss", "eval_mean_token_accuracy"] = Field(
         "eval_loss", description="Metric that decides which weights are best."

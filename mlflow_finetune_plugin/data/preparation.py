@@ -20,7 +20,14 @@ import numpy as np
 from mlflow_finetune_plugin.data.conversations.chat_turns import unmarked
 from mlflow_finetune_plugin.data.conversations.conversion import is_document
 from mlflow_finetune_plugin.data.conversations.row_faults import OVER_EVAL_LIMIT, OVER_LENGTH
-from mlflow_finetune_plugin.data.conversations.split import Split, hash_text, sample_of_eval, split_of_train
+from mlflow_finetune_plugin.data.conversations.split import (
+    Split,
+    ValidationSplit,
+    hash_text,
+    sample_of_eval,
+    split_of_train,
+    validation_of_train,
+)
 from mlflow_finetune_plugin.data.reader import Reader, ReadFile, row_key
 from mlflow_finetune_plugin.data.report.checks import (
     CONTRADICTIONS,
@@ -58,13 +65,14 @@ class PreparedData:
     Attributes:
         train: Rows with input_ids, labels (-100 where a token carries no loss) and task, ready for the trainer.
         eval_rows: The held-out rows, rendered for the proof.
-        eval_dataset: The held-out rows in the form of ``train``, for the evaluation loss.
-        trained_rows: The distinct ``hash_row`` of the training conversations, uint64, sorted.
+        validation: The rows whose loss is measured while training, in the form of ``train``: the validation rows, or the held-out
+            rows where there are none.
+        trained_rows: The distinct ``hash_row`` of the conversations that training used, validation included, uint64, sorted.
     """
 
     train: datasets.Dataset
     eval_rows: list[EvalRow]
-    eval_dataset: datasets.Dataset
+    validation: datasets.Dataset
     report: DataReport
     digest: str
     eval_digest: str
@@ -100,8 +108,9 @@ def prepare(
         with reader:
             files = [reader.read(file, "train") for file in request.train]
             files += [reader.read(file, "eval") for file in request.eval_files]
-        run = _Preparation(request, renderer, folder, _split(request, reader))
-        with run.train, run.eval:
+        split = _split(request, reader)
+        run = _Preparation(request, renderer, folder, split, _validation_split(request, reader, split))
+        with run.train, run.eval, run.validation:
             for file in files:
                 run.write(file, spool)
     return run.result()
@@ -115,8 +124,15 @@ def _split(request: DataRequest, reader: Reader) -> Split:
     )
 
 
+def _validation_split(request: DataRequest, reader: Reader, split: Split) -> ValidationSplit | None:
+    if request.validation is None or not request.train:
+        return None
+    held_out = None if isinstance(request.eval, tuple) else split
+    return validation_of_train(reader.row_hashes, reader.prompt_hashes, held_out, request.validation)
+
+
 class _Preparation:
-    """The state of step two: both output files, the counts of each file, and the faults that stop it at the end."""
+    """The state of step two: the output files, the counts of each file, and the faults that stop it at the end."""
 
     def __init__(
         self,
@@ -124,11 +140,13 @@ class _Preparation:
         renderer: ChatRenderer,
         folder: Path,
         split: Split,
+        validation_split: ValidationSplit | None,
     ) -> None:
-        self._request, self._renderer, self._split = request, renderer, split
+        self._request, self._renderer, self._split, self._validation_split = request, renderer, split, validation_split
         self.template_digest = hashlib.sha256(renderer.chat_template.encode()).hexdigest()
         self.train = TokenFile(folder / "train.arrow", self.template_digest)
         self.eval = TokenFile(folder / "eval.arrow", self.template_digest)
+        self.validation = TokenFile(folder / "validation.arrow", self.template_digest)
         self.eval_rows: list[EvalRow] = []
         self._tallies: list[RowTally] = []
         self._counts: Counter[str] = Counter()
@@ -138,7 +156,7 @@ class _Preparation:
         self._largest_id = 0
 
     def write(self, file: ReadFile, spool: Spool) -> None:
-        """Count the rows of one file and write each to the training or the held-out side."""
+        """Count the rows of one file and write each to the training, the validation or the held-out side."""
         self._tallies.append(file.tally)
         for batch in spool.batches(file.start, file.end):
             self._write(file, batch)
@@ -153,9 +171,12 @@ class _Preparation:
         is_used = is_chosen & (encoded.counts > 0)
         used = np.flatnonzero(is_used)
         self._count(file, batch, encoded, is_used, is_eval)
-        held_out, trained = used[is_eval[used]], used[~is_eval[used]]
-        file.tally.rows_after_weight += len(held_out)
-        self._put(self.eval, file, encoded, held_out, np.ones(len(held_out), dtype=np.int64))
+        is_validation = self._is_validation(file, batch) & ~is_eval
+        held_out, validated = used[is_eval[used]], used[is_validation[used]]
+        trained = used[~(is_eval | is_validation)[used]]
+        file.tally.rows_after_weight += len(held_out) + len(validated)
+        for side, rows in ((self.eval, held_out), (self.validation, validated)):
+            self._put(side, file, encoded, rows, np.ones(len(rows), dtype=np.int64))
         for row in held_out.tolist():
             # A chat is proven on its last turn only, in full length: a cut reference could not be compared with an answer.
             pieces = encoded.examples(row) if is_document(batch.conversations[row]) else whole.examples(row)[-1:]
@@ -180,6 +201,13 @@ class _Preparation:
         for line in encoded.lines[~is_chosen].tolist():
             file.tally.skip(line, OVER_EVAL_LIMIT)
         return is_chosen, every
+
+    def _is_validation(self, file: ReadFile, batch: SpooledBatch) -> np.ndarray:
+        """Return which rows of a file choose the best weights: bool, (rows,)."""
+        encoded = batch.encoded
+        if self._validation_split is None or file.tally.role != "train":
+            return np.zeros(len(encoded), dtype=np.bool_)
+        return self._validation_split.chosen(encoded.row_hashes, encoded.line_prompts)
 
     def _fitted(self, file: ReadFile, batch: SpooledBatch, is_chosen: np.ndarray, is_eval: np.ndarray) -> EncodedBatch:
         """Return the batch after ``overlength`` was applied to the rows that are longer than max_length, and count them."""
@@ -246,6 +274,11 @@ class _Preparation:
             return over_length_fault(self._over_length, self._request.max_length)
         if self._request.train and not self.train.examples:
             return f"no usable row to train on: {why_skipped(self._tallies)}"
+        if self._validation_split is not None and not self.validation.examples:
+            return (
+                f"no validation row: {self.train.rows} usable training row(s) are too few to take some from; "
+                "fix: add rows, or leave out training.load_best_model_at_end and training.early_stopping_patience"
+            )
         if self.eval_rows:
             return skipped_fault(self._tallies, self._request.max_skipped)
         if isinstance(self._request.eval, tuple):
@@ -256,17 +289,19 @@ class _Preparation:
         )
 
     def result(self) -> PreparedData:
-        trained_rows = np.unique(self.train.index.records()["row"])
+        sides = (self.train, self.validation)
+        trained_rows = np.unique(np.concatenate([side.index.records()["row"] for side in sides]))
         fault = self._fault()
         report = self._report(fault)
         if fault is not None:
             self.train.path.unlink()
             self.eval.path.unlink()
+            self.validation.path.unlink()
             raise UnusableDataError(fault, report)
         return PreparedData(
             train=self.train.dataset(),
             eval_rows=self.eval_rows,
-            eval_dataset=self.eval.dataset(),
+            validation=(self.eval if self._validation_split is None else self.validation).dataset(),
             report=report,
             digest=report.digest,
             eval_digest=report.eval_digest,
@@ -281,6 +316,8 @@ class _Preparation:
             train_rows=self.train.rows,
             eval_rows=self.eval.rows,
             eval_split=self._split.description,
+            validation_rows=self.validation.rows,
+            validation_split="" if self._validation_split is None else self._validation_split.description,
             train=self.train.token_report(),
             eval=self.eval.token_report(),
             max_length=self._request.max_length,
@@ -317,7 +354,7 @@ class _Preparation:
         )
         findings = [*row_findings(train, held_out), *label_findings(self._labels), *encoding_findings(self._tallies)]
         findings += token_findings(self._renderer, self.train)
-        for side in (self.train, self.eval):
+        for side in (self.train, self.eval, self.validation):
             side.index.remove()
         return findings
 

@@ -68,6 +68,7 @@ class DataRequest:
         ignore: Columns that are not a part of the task.
         max_skipped: The largest share of a file's rows that may be unusable, from 0 to 1.
         prompt_template: Jinja text over the columns of a row that gives its prompt; None means that the layout gives it.
+        validation: The fraction of the training rows that choose the best weights instead of being trained on; None means none.
     """
 
     train: tuple[DataFile, ...]
@@ -81,6 +82,7 @@ class DataRequest:
     ignore: tuple[str, ...] = ()
     prompt_template: str | None = None
     max_skipped: float = 1.0
+    validation: float | None = None
 
     @property
     def column_settings(self) -> ColumnSettings:

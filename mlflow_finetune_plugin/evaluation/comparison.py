@@ -54,6 +54,7 @@ def compare(
     adapter: AnswerSet,
     seed: int,
     clusters: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
 ) -> tuple[MetricResult, dict[str, list[float]]]:
     """Compare base and adapter under one metric. An error in a user's metric file is passed on.
 
@@ -64,6 +65,7 @@ def compare(
         adapter: The adapter's answers to these rows.
         seed: Seed of the bootstrap.
         clusters: The cluster of each row, where rows are not independent. The bootstrap then resamples clusters.
+        confidence: Of the gain's interval, both sides together.
 
     Returns:
         The result, and the scores of each row by column name if the metric scores single rows.
@@ -81,7 +83,7 @@ def compare(
         base_value = float(module.score(base_statistics.sum(axis=0)))
         adapter_value = float(module.score(adapter_statistics.sum(axis=0)))
         if module.is_binary:
-            gain = paired_binary_interval(module.score(base_statistics), module.score(adapter_statistics))
+            gain = paired_binary_interval(module.score(base_statistics), module.score(adapter_statistics), confidence)
         else:
             gain = paired_bootstrap_interval(
                 _by_cluster(base_statistics, clusters),
@@ -89,6 +91,7 @@ def compare(
                 module.score,
                 module.higher_is_better,
                 seed,
+                confidence=confidence,
             )
         if module.scores_single_rows:
             row_scores[f"base_{module.name}"] = module.score(base_statistics).tolist()
@@ -96,7 +99,7 @@ def compare(
     else:
         base_value = module.compute(base_predictions, references)
         adapter_value = module.compute(adapter_predictions, references)
-        gain = _recomputed_gain(module, base_predictions, adapter_predictions, references, seed, clusters)
+        gain = _recomputed_gain(module, base_predictions, adapter_predictions, references, seed, clusters, confidence)
     result = MetricResult(
         name=module.name,
         base=base_value,
@@ -130,6 +133,7 @@ def _recomputed_gain(
     references: list[Any],
     seed: int,
     clusters: Sequence[Hashable] | None,
+    confidence: float,
 ) -> Interval:
     sign = 1.0 if module.higher_is_better else -1.0
     members = _members(clusters if clusters is not None else range(len(references)))
@@ -141,7 +145,7 @@ def _recomputed_gain(
         rows = np.concatenate([members[i] for i in drawn])
         return sign * (value(adapter, rows) - value(base, rows))
 
-    return paired_recompute_interval(gain, len(members), seed)
+    return paired_recompute_interval(gain, len(members), seed, confidence=confidence)
 
 
 def _members(clusters: Sequence[Hashable]) -> list[np.ndarray]:

@@ -20,6 +20,9 @@ Array = NDArray[np.float64]
 Score = Callable[[Array], Array]
 """Maps summed statistics, (..., k), to scores, (...)."""
 
+_USUAL_CONFIDENCE, _LEAST_BEYOND = 0.95, 10
+"""Above the usual confidence, so many resamples must be beyond a quantile for its place to be reliable."""
+
 _WEIGHTS_PER_CHUNK = 2**21
 """Bootstrap weights in memory at once: 16 MiB of float64."""
 
@@ -127,10 +130,17 @@ def resampled_gains(
 
 def expanded_levels(rows: int, confidence: float) -> tuple[float, float]:
     """Return the quantile levels of Hesterberg's expanded percentile interval."""
-    from scipy.special import ndtr, stdtrit
+    from scipy.special import ndtr
 
-    reach = math.sqrt(rows / (rows - 1)) * float(stdtrit(rows - 1, (1 + confidence) / 2))
+    reach = _reach(rows, confidence)
     return float(ndtr(-reach)), float(ndtr(reach))
+
+
+def _reach(rows: int, confidence: float) -> float:
+    """Return how many standard deviations of resamples an interval reaches, by Student's t and n / (n - 1)."""
+    from scipy.special import stdtrit
+
+    return math.sqrt(rows / (rows - 1)) * float(stdtrit(rows - 1, (1 + confidence) / 2))
 
 
 def _ratio(sums: Array) -> Array:
@@ -189,7 +199,13 @@ def _expanded_percentile(value: float, resampled: Array, rows: int, confidence: 
             f"the gain is not a number on {broken} of {len(resampled)} bootstrap resamples; "
             "fix: remove rows without tokens"
         )
-    low, high = np.quantile(resampled, expanded_levels(rows, confidence))
+    levels = expanded_levels(rows, confidence)
+    low, high = np.quantile(resampled, levels)
+    if confidence > _USUAL_CONFIDENCE and levels[0] * len(resampled) < _LEAST_BEYOND:
+        # So few resamples are beyond such a quantile that its place is luck: the normal distribution widens it.
+        reach = _reach(rows, confidence) * float(np.std(resampled))
+        low, high = min(low, value - reach), max(high, value + reach)
+        method += " and normal distribution"
     spread = "" if np.ptp(resampled) > 1e-12 * max(1.0, abs(value)) else ", no variation between rows"
     return Interval(
         value=value, low=float(low), high=float(high), method=f"{method}, {len(resampled)} resamples{spread}"

@@ -19,6 +19,7 @@ from mlflow_finetune_plugin.gate.policy import (
     RegressionPolicy,
     VotesPolicy,
 )
+from mlflow_finetune_plugin.gate.statistics.error_budget import discovery_alpha
 from mlflow_finetune_plugin.gate.statistics.paired import (
     PairedRows,
     mcnemar_p,
@@ -61,11 +62,12 @@ class Finding:
 
 
 def judge_gain(policy: GainPolicy, evidence: Evidence) -> Finding:
-    """Pass if the lower end of the 95 % paired interval is above ``at_least``, reject if the upper end is below it.
+    """Pass if the lower end of the paired interval is above ``at_least``, reject if the upper end is below it.
 
     A lower end that equals the bound does not exclude it, as when two rows of 200 are gained and none is lost.
 
-    The interval is valid for one look. Judging again on more rows adds another chance of error of 2.5 %.
+    The interval's confidence leaves each side the part of ``alpha`` that this test of the model may spend
+    (``gain_confidence``).
     """
     over = policy.over if evidence.has_champion else "base"
     comparison = f"{policy.metric or 'a metric'} over the {over}"
@@ -77,8 +79,12 @@ def judge_gain(policy: GainPolicy, evidence: Evidence) -> Finding:
     ):
         reason = f"the policy asks for the gain in {comparison}, measured was {gain.metric} over the {gain.over}"
         return missing("gain", reason, policy.at_least)
-    interval, rows, details = _gain_interval(gain)
+    confidence = gain_confidence(policy, gain.number, gain.discoveries)
+    interval, rows, details = _gain_interval(gain, confidence)
     estimate = f"{gain.metric} over the {over} {shown(interval)}{f' on {rows:,} rows' if rows is not None else ''}"
+    if gain.number is not None:
+        estimate += f", test {gain.number} of this model ({_percent(confidence)} interval)"
+    details |= {"confidence": confidence, "test_number": gain.number, "discoveries": gain.discoveries}
     bound = policy.at_least
     if interval.low > bound:
         return Finding("gain", "pass", f"{estimate}: above {bound:g}", bound, interval, details=details)
@@ -87,6 +93,19 @@ def judge_gain(policy: GainPolicy, evidence: Evidence) -> Finding:
     needed = None if rows is None else rows_still_needed(interval, rows, bound)
     reason = f"{estimate}: not shown to be above {bound:g}{more_needed(needed, 'rows')}"
     return Finding("gain", "hold", reason, bound, interval, needed, "rows", details)
+
+
+def gain_confidence(policy: GainPolicy, number: int | None, discoveries: int) -> float:
+    """Return the two-sided confidence of the interval that decides test ``number`` of a model's gains; None has the whole alpha."""
+    part = policy.alpha if number is None else discovery_alpha(policy.alpha, number, discoveries)
+    return 1 - 2 * part
+
+
+def _percent(confidence: float) -> str:
+    """Return a confidence with two digits of what it leaves out: ``97 %``, ``99.88 %``."""
+    rest = 100 * (1 - confidence)
+    digits = max(0, 1 - math.floor(math.log10(rest))) if rest > 0 else 0
+    return f"{100 - rest:.{digits}f} %"
 
 
 def judge_forgetting(policy: ForgettingPolicy, measured: Forgetting | Interval | None) -> Finding:
@@ -182,7 +201,7 @@ def judge_regression(policy: RegressionPolicy, measured: tuple[Regression, ...])
     return Finding(name, "pass" if passes else "reject", reason, policy.at_least, details={"score": score})
 
 
-def _gain_interval(gain: Gain) -> tuple[Interval, int | None, dict[str, JsonScalar]]:
+def _gain_interval(gain: Gain, confidence: float) -> tuple[Interval, int | None, dict[str, JsonScalar]]:
     if isinstance(gain.measured, Interval):
         return gain.measured, None, {}
     rows = gain.measured
@@ -191,7 +210,7 @@ def _gain_interval(gain: Gain) -> tuple[Interval, int | None, dict[str, JsonScal
         details["mcnemar_p"] = mcnemar_p(rows)
     if not gain.higher_is_better:
         rows = PairedRows(rows.row_ids, rows.champion, rows.candidate, rows.clusters)
-    return paired_interval(rows), len(rows.row_ids), details
+    return paired_interval(rows, confidence=confidence), len(rows.row_ids), details
 
 
 def _forgetting_interval(measured: Forgetting) -> Interval:

@@ -20,18 +20,26 @@ class Gain:
     """The candidate's gain over ``over`` in ``metric``.
 
     ``measured`` holds the score of each row on both sides, in the metric's own direction. For metrics without a score
-    per row it is a 95 % interval of the gain, where positive means that the candidate is better.
+    per row it is an interval of the gain, where positive means that the candidate is better.
+
+    ``number`` counts the gains of the registered model that were tested, from 1, and ``discoveries`` those before this one
+    that were shown; they share the policy's alpha (``error_budget``), because they may use the same held-out rows. None gives
+    the whole alpha to this gain. An interval must have been computed with the confidence of ``gain_confidence``.
 
     Raises:
-        GateError: The interval has no numbers.
+        GateError: The interval has no numbers, or the number is below 1.
     """
 
     metric: str
     over: Literal["champion", "base"]
     measured: PairedRows | Interval
     higher_is_better: bool = True
+    number: int | None = None
+    discoveries: int = 0
 
     def __post_init__(self) -> None:
+        if self.number is not None and self.number < 1:
+            raise GateError(f"gain test number {self.number}; fix: count tests from 1")
         if isinstance(self.measured, Interval):
             _check_interval(self.measured, f"gain in {self.metric}")
 

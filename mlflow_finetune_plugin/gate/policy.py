@@ -18,7 +18,7 @@ HIGHEST_SCORES = {"accuracy": 1.0, "exact_match": 1.0, "f1": 1.0, "rougeL": 1.0,
 LEAST_PLANNED_VOTERS = 10
 """Fewer voters are too few for a t-test."""
 
-RULES = 3
+RULES = 4
 """Part of every digest. Increase it when the same policy and evidence can give another verdict. Policies that were recorded
 under earlier rules are still read."""
 
@@ -35,7 +35,14 @@ class GainPolicy(Section):
     )
     at_least: float = Field(
         0.0,
-        description="What the lower end of the 95 % paired interval of the gain must be above, in the metric's unit.",
+        description="What the lower end of the paired interval of the gain must be above, in the metric's unit.",
+    )
+    alpha: float = Field(
+        0.025,
+        ge=1e-6,
+        lt=0.5,
+        description="Chance of ever promoting a candidate whose gain is not above at_least, over all versions of the model "
+        "that are judged until one is shown to be better.",
     )
 
     @model_validator(mode="after")

@@ -53,7 +53,7 @@ def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
 
     A promotion needs every criterion, so the errors of the criteria do not add up: the chance of promoting a candidate
     that misses one is at most the error of that one (intersection-union test: Berger 1982, Technometrics 24, 295-300).
-    For gain and forgetting that is 2.5 % per look, for votes alpha over all looks.
+    For forgetting that is 2.5 % per look, for votes alpha over all looks, for the gain alpha over all tests of a model.
     """
     findings: list[Finding] = []
     if policy.gain is not None:

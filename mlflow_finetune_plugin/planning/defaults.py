@@ -9,6 +9,8 @@ from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
 from mlflow_finetune_plugin.config.sections import TrainingSettings
 from mlflow_finetune_plugin.errors import BaseModelError
 
+DEFAULT_VALIDATION_FRACTION = 0.1
+
 
 def resolve_max_length(training: TrainingSettings, base: BaseFacts, reasons: Reasons) -> int:
     """Return the longest row in tokens. Raises BaseModelError where it exceeds the base's positions."""
@@ -124,3 +126,11 @@ def _why_bf16(has_bf16: bool, half_precision_base: bool) -> str:
     if not has_bf16:
         return "no GPU with bfloat16"
     return "the GPU supports it" if half_precision_base else "the base is held in float32"
+
+
+def validation_fraction(configured: float | None, training: TrainingSettings) -> float | None:
+    """Return the share of the training rows that choose the weights, because the held-out rows must not; None takes none."""
+    if configured is not None:
+        return configured
+    is_chosen = training.load_best_model_at_end or training.early_stopping_patience is not None
+    return DEFAULT_VALIDATION_FRACTION if is_chosen else None

@@ -26,7 +26,12 @@ from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.evaluation.results import EvalRow, answer_room
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.methods import Method, load_method
-from mlflow_finetune_plugin.planning.defaults import resolve_batching, resolve_max_length, resolve_training
+from mlflow_finetune_plugin.planning.defaults import (
+    resolve_batching,
+    resolve_max_length,
+    resolve_training,
+    validation_fraction,
+)
 from mlflow_finetune_plugin.threads import ThreadChoice, choose_threads
 
 _CLASSIFICATION_METRICS = ["exact_match", "f1", "perplexity"]
@@ -173,6 +178,7 @@ def data_request(plan: Plan) -> DataRequest:
         ignore=tuple(data.ignore),
         prompt_template=data.prompt_template,
         max_skipped=data.max_skipped,
+        validation=validation_fraction(data.validation, plan.config.training),
     )
 
 

@@ -43,6 +43,7 @@ class Candidate:
         has_alias: Whether the version has the requested alias already.
         choice: Why this version is judged; empty where the request names it.
         better: A sentence that names a version with a better score on the same rows; empty where there is none.
+        looks: How many versions it was chosen from by their scores, itself included.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Candidate:
     has_alias: bool
     choice: str = ""
     better: str = ""
+    looks: int = 1
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -108,17 +110,21 @@ def choose_candidate(client: MlflowClient, model: str, version: str | None, alia
         return Candidate(name, number, has_alias, choice)
     if alias not in aliases:
         choice = f"version {better.number} was chosen, because no version is {alias} yet, and version {better.scores}"
-        return Candidate(name, better.number, False, choice)
+        return Candidate(name, better.number, False, choice, looks=better.compared)
     hint = f"version {better.scores}; to judge it: mlflow-finetune promote {name} --version {better.number}"
     return Candidate(name, number, has_alias, choice, hint)
 
 
 @dataclass(frozen=True)
 class BetterVersion:
-    """A version with the best score on the held-out rows of another one. ``scores`` compares the two in words."""
+    """A version with the best score on the held-out rows of another one.
+
+    ``scores`` compares the two in words, ``compared`` counts the versions with a score, the other one included.
+    """
 
     number: str
     scores: str
+    compared: int
 
 
 def find_better(client: MlflowClient, candidate: ProvenVersion) -> BetterVersion | None:
@@ -138,9 +144,10 @@ def find_better(client: MlflowClient, candidate: ProvenVersion) -> BetterVersion
     score = candidate.metrics.get(f"{EVAL_ADAPTER}{metric.name}")
     if score is None:
         return None
-    best_number, best = candidate.number, score
+    best_number, best, compared = candidate.number, score, 1
     for version in _comparable(client, candidate):
         other = _score(client, version, candidate, metric)
+        compared += other is not None
         if other is not None and (other > best if metric.higher_is_better else other < best):
             best_number, best = str(version.version), other
     if best_number == candidate.number:
@@ -149,6 +156,7 @@ def find_better(client: MlflowClient, candidate: ProvenVersion) -> BetterVersion
         best_number,
         f"{best_number} did better on the same held-out rows: {metric.name} {best:.4g}, "
         f"version {candidate.number} {score:.4g}",
+        compared,
     )
 
 

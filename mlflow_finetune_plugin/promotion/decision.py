@@ -27,7 +27,10 @@ EXIT_CODES = {"promote": 0, "unchanged": 0, "hold": 3, "reject": 4}
 
 @dataclass(frozen=True)
 class PendingDecision:
-    """Candidate, champion and policy of a decision that is not made yet."""
+    """Candidate, champion and policy of a decision that is not made yet.
+
+    ``looks``: how many versions the candidate was chosen from by their scores, itself included.
+    """
 
     name: str
     alias: str
@@ -35,6 +38,7 @@ class PendingDecision:
     champion: ProvenVersion | None
     policy: WrittenPolicy
     trained_policy_digest: str | None
+    looks: int
 
     @property
     def is_policy_changed(self) -> bool:
@@ -64,6 +68,7 @@ def prepare_decision(
     *,
     policy: GatePolicy | None = None,
     accept_new_policy: bool = False,
+    looks: int = 1,
 ) -> PendingDecision:
     """Read the versions and the policy that a decision needs.
 
@@ -75,6 +80,7 @@ def prepare_decision(
         policy: A policy to apply now, for example a project's; None means the one that the candidate's training
             recorded.
         accept_new_policy: Allow a policy that differs from the recorded one.
+        looks: How many versions the candidate was chosen from by their scores on the held-out rows, itself included.
 
     Raises:
         MoveError: The versions cannot be judged, or not against each other.
@@ -90,7 +96,7 @@ def prepare_decision(
     if written == trained:  # also one that was recorded under earlier rules, with its digest
         written = trained
     pending = PendingDecision(
-        name, alias, candidate, champion, written, trained.digest if trained is not None else None
+        name, alias, candidate, champion, written, trained.digest if trained is not None else None, looks
     )
     if pending.is_policy_changed and not accept_new_policy:
         before = trained or WrittenPolicy(GatePolicy())
@@ -104,7 +110,7 @@ def prepare_decision(
 
 def decide(pending: PendingDecision, sources: Sources, say: Callable[[str], None]) -> Decision:
     """Collect the evidence that the policy asks for, and judge it. Raises the errors of ``collect``."""
-    collected = collect(pending.policy.policy, pending.candidate, pending.champion, sources, say)
+    collected = collect(pending.policy.policy, pending.candidate, pending.champion, sources, say, pending.looks)
     verdict = judge(pending.policy.policy, collected.evidence)
     return Decision(**vars(pending), verdict=verdict, evidence=collected.evidence, notes=collected.notes, when=now())
 

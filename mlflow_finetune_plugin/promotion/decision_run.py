@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from mlflow_finetune_plugin.errors import in_short
 from mlflow_finetune_plugin.promotion.canary_trial import CanaryTrial, decide_by_canary
 from mlflow_finetune_plugin.promotion.decision import Decision
+from mlflow_finetune_plugin.promotion.error_rates.recording import record_tests
 from mlflow_finetune_plugin.promotion.evidence.answers import ANSWERS_FILE, Sources, answers_json
 from mlflow_finetune_plugin.promotion.moves.audit import promotions_experiment, record_decision
 from mlflow_finetune_plugin.promotion.moves.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.moves.move import promote_version
 from mlflow_finetune_plugin.promotion.moves.settlement import Move
 from mlflow_finetune_plugin.promotion.report import decision_json, decision_page
-from mlflow_finetune_plugin.promotion.vote_pairs import record_vote_pair
 from mlflow_finetune_plugin.store.names import SIDES_TAG, VERDICT_TAG
 from mlflow_finetune_plugin.store.registered_model import registry_faults
 
@@ -67,7 +67,7 @@ def carry_out(
     interruption = None
     try:
         _write_report(client, run_id, decision, sources)
-        _number_pair(client, decision)
+        record_tests(client, decision)
         if trial is not None and decision.verdict.outcome == "promote":
             report = partial(_write_report, client, run_id, sources=sources)
             evidence = _evidence(decision, run_id)
@@ -98,19 +98,6 @@ def _write_report(client: MlflowClient, run_id: str, decision: Decision, sources
             client.log_text(run_id, text, ANSWERS_FILE)
             client.set_tag(run_id, SIDES_TAG, hashlib.sha256(text.encode()).hexdigest())
         _log_numbers(client, run_id, decision)
-
-
-def _number_pair(client: MlflowClient, decision: Decision) -> None:
-    """Record the pair that votes tested. Who may not change the model may still judge, because nothing is moved then."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        record_vote_pair(client, decision)
-    except MlflowException as error:
-        if decision.verdict.outcome == "promote":
-            with registry_faults(decision.name):
-                raise
-        logger.warning("the pair that votes tested has no number in the registry yet: %s", in_short(error))
 
 
 def _move(client: MlflowClient, run_id: str, decision: Decision) -> Move | None:

@@ -24,7 +24,7 @@ COLORS = {
 
 
 def plot_intervals(findings: Sequence[Finding | WatchFinding]) -> Figure | None:
-    """Plot each finding with a number on its own scale: the estimate, its 95 % interval, the bound as a line."""
+    """Plot each finding with a number on its own scale: the estimate, its interval, the bound as a line."""
     plotted = [(finding, interval) for finding in findings if (interval := _interval(finding)) is not None]
     if not plotted:
         return None

@@ -22,6 +22,7 @@ from mlflow_finetune_plugin.promotion.config import PromotionConfig, canary_poli
 from mlflow_finetune_plugin.promotion.connection import connect
 from mlflow_finetune_plugin.promotion.decision import PendingDecision, decide, prepare_decision
 from mlflow_finetune_plugin.promotion.decision_run import carry_out
+from mlflow_finetune_plugin.promotion.error_rates.recording import record_tests
 from mlflow_finetune_plugin.promotion.evidence.answers import RowAnswerer, Sources, recorded_answers
 from mlflow_finetune_plugin.promotion.evidence.endpoint import RouterEndpoint, ServedVersion, probe_latency
 from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
@@ -51,7 +52,7 @@ class PromotionOptions:
         trust_code: Run Python code in a version that this package does not know.
         endpoint: URL of a router (``http://.../v1``) that serves both versions. Its latency counts, and it answers
             where the policy asks for serving.
-        dry_run: Judge only; write and move nothing.
+        dry_run: Judge only; move nothing, and write no report. The tests are counted, because their outcome was seen.
         canary: How the candidate is tried on a growing share of the requests before the move; None moves at once.
     """
 
@@ -175,12 +176,14 @@ def _judge_and_move(client: MlflowClient, candidate: Candidate, options: Promoti
             options.alias,
             policy=_policy(options),
             accept_new_policy=options.accept_new_policy,
+            looks=candidate.looks,
         )
         trial = _trial(options, pending, say)
         sources = _sources(client, options, pending, say)
         decision = decide(pending, sources, say)
         decision = replace(decision, notes=(*candidate.notes, *decision.notes))
     if options.dry_run:
+        record_tests(client, decision)
         return PromotionResult.of(decision, is_dry_run=True)
     recorded = carry_out(client, decision, sources, trial=trial)
     return PromotionResult.of(recorded.decision, run_id=recorded.run_id, move=recorded.move)

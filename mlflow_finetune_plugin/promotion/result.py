@@ -84,7 +84,7 @@ class PromotionResult:
             return f"already {self.alias}: {self.model} version {self.version}; nothing was judged or moved"
         lines = decision_lines(self.decision)
         if self.is_dry_run:
-            lines.append("  dry run  nothing was written or moved")
+            lines.append("  dry run  nothing was moved, and no report was written")
         if self.run_id is not None:
             lines.append(f"  report   run {self.run_id}, report.html")
         if self.move is not None:

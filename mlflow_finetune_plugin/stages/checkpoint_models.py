@@ -1,4 +1,4 @@
-"""Log the checkpoints that were evaluated as models of the run, so that MLflow's charts compare them by held-out loss.
+"""Log the checkpoints that were evaluated as models of the run, so that MLflow's charts compare them by eval_loss.
 
 They are written beside the checkpoints while training runs and logged when it has ended, because training never waits for
 the tracking server. A run that dies therefore shows none of them until it is resumed.
@@ -61,7 +61,7 @@ def keeps_models(
 def log_checkpoint_models(
     plan: Plan, data: PreparedData, base_digest: str, run_id: str, folder: Path, kept_step: int, report: Report
 ) -> None:
-    """Log the checkpoints of all attempts on this disk, each with its step and held-out loss.
+    """Log the checkpoints of all attempts on this disk, each with its step and eval_loss.
 
     Args:
         kept_step: The step of the run's own model, which is logged already.

@@ -51,7 +51,7 @@ class Task:
 def hand_over(plan: Plan, data: PreparedData, checkpoint: Checkpoint | None, folder: Path) -> None:
     """Write the task, so that the other processes begin. The rows stay in memory-mapped files; only their order is written."""
     with (folder / _ROWS).open("wb") as stream:
-        pickle.dump((data.train, data.eval_dataset), stream)
+        pickle.dump((data.train, data.validation), stream)
     base = {**vars(plan.base), "folder": str(plan.base.folder), "dtype": str(plan.base.dtype).removeprefix("torch.")}
     task = {
         "config": plan.config.model_dump(mode="json", by_alias=True),

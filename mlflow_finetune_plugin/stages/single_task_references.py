@@ -41,7 +41,7 @@ def costs_of_mixing(
             continue
         report.progress(number, len(proof.tasks), f"single-task adapters (now {task})", stage="proof")
         rows = [row for row in data.eval_rows if row.task == task]
-        only = replace(data, train=task_rows, eval_rows=rows, eval_dataset=rows_of(data.eval_dataset, task))
+        only = replace(data, train=task_rows, eval_rows=rows, validation=rows_of(data.validation, task))
         adapter = train(plan, only, folder / "single_tasks" / str(number))
         singles[task] = _answers(plan, adapter, rows)
     return interference(

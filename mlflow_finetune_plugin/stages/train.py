@@ -141,7 +141,7 @@ def train_adapter(
             model,
             tokenizer,
             train_rows=data.train,
-            eval_rows=data.eval_dataset,
+            eval_rows=data.validation,
             settings=config.training,
             method=method,
             folder=folder,

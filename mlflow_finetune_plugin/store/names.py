@@ -136,6 +136,13 @@ VOTE_PAIR_TAG = _declare(
     "registered model",
     ending="<version>-<version>",
 )
+GAIN_TEST_TAG = _declare(
+    "tag",
+    "finetune.gain_test.",
+    "A gain that the gate tested: its number, and earlier discoveries, as JSON.",
+    "registered model",
+    ending="<version>-<version>-<policy>",
+)
 PROMOTED_TAG = _declare("tag", "finetune.promoted", "When and from where an alias was moved to it.", "version")
 ROLLED_BACK_TAG = _declare("tag", "finetune.rolled_back", "When an alias was rolled back from it.", "version")
 CANARY_TAG = _declare("tag", "finetune.canary", "The canary that runs, as JSON.", "registered model")
@@ -212,10 +219,12 @@ TRAIN_HALVINGS = _declare("metric", "train/halvings", "How often the micro-batch
 TRAIN_SECONDS = _declare("metric", "train/seconds", "Time of the training, all attempts together.", "run")
 TRAIN_PEAK_MEMORY = _declare("metric", "train/peak_memory_mib", "Peak memory of the training.", "run")
 TRAIN_TOTAL_TOKENS = _declare("metric", "train/total_tokens", "Tokens trained on in all.", "run")
-EVAL_LOSS = _declare("metric", "eval_loss", "The loss on the held-out rows.", "run")
+EVAL_LOSS = _declare(
+    "metric", "eval_loss", "The loss on the validation rows, or on the held-out rows where there are none.", "run"
+)
 EVAL_ACCURACY = _declare("metric", "eval_mean_token_accuracy", "Share of held-out tokens predicted.", "run")
 CHECKPOINT_EVAL_LOSS = _declare(
-    "metric", "checkpoint/eval_loss", "The held-out loss of a checkpoint's model.", "run", "logged model"
+    "metric", "checkpoint/eval_loss", "The eval_loss of a checkpoint's model.", "run", "logged model"
 )
 RELOAD_NATS = _declare(
     "metric", "reload/max_nats", "Largest difference of the loaded model to the trained one.", "run", "logged model"

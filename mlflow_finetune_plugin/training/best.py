@@ -1,4 +1,4 @@
-"""Keep the best weights by a held-out metric, and stop a training that no longer improves."""
+"""Keep the best weights by the loss or accuracy on the validation rows, and stop a training that no longer improves."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ class MicroBatchTrainer(SFTTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Return the mean loss over all loss tokens of the held-out rows (Trainer's own is a mean of batch means)."""
+        """Return the mean loss over all loss tokens of the validation rows (Trainer's own is a mean of batch means)."""
         started = time.monotonic()
         self.model.eval()
         total, count = self._evaluated_sums(self.eval_dataset if eval_dataset is None else eval_dataset)

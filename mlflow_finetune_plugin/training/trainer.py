@@ -80,7 +80,7 @@ def train(
         model: the wrapped base; its trainable weights change.
         tokenizer: supplies the padding token.
         train_rows: rows with ``input_ids`` and ``labels``.
-        eval_rows: held-out rows of the same form; None never evaluates.
+        eval_rows: validation rows of the same form; None never evaluates.
         settings: the training section, without ``auto``.
         method: adaptation and objective with their options.
         folder: scratch folder of this process.

@@ -188,3 +188,10 @@ def test_yaml_numbers_and_words_mean_what_they_say(tmp_path):
 def test_a_fault_of_a_section_within_a_section_names_its_key(tmp_path, section, message):
     (tmp_path / "finetune.yaml").write_text(f"data: train.jsonl\nregister:\n  name: bot\n  {section}\n")
     assert f"finetune.yaml:4: {message}" in problems(tmp_path)
+
+
+def test_validation_rows_that_nothing_measures_are_refused(tmp_path):
+    recipe(tmp_path, "base_model: m\ndata: {train: a.jsonl, validation: 0.1}\n")
+    (problem,) = problems(tmp_path)
+    assert problem.endswith("these rows would be neither trained on nor measured; fix: set training.eval_steps")
+    assert load(tmp_path, {"eval_steps": "5"}).data.validation == 0.1

@@ -27,7 +27,7 @@ def test_rows_become_ids_and_labels_by_hand(tmp_path, renderer, byte_tokenizer):
     assert row.prompt_ids == tuple(byte_tokenizer("Who?\n")["input_ids"])
     assert row.completion_ids == tuple(byte_tokenizer("a fox<|endoftext|>")["input_ids"])
     assert (row.reference, row.task, row.source, row.line) == ("a fox", "asked", "eval.jsonl", 1)
-    assert prepared.eval_dataset["task"] == ["asked"]
+    assert prepared.validation["task"] == ["asked"]
     assert str(prepared.train.features["input_ids"]) == "List(Value('int32'))"
     assert str(prepared.train.features["labels"]) == "List(Value('int32'))"
 
@@ -266,7 +266,7 @@ def test_long_documents_are_split_without_losing_a_token(tmp_path, renderer):
     assert pieces.report.eval.loss_tokens == whole.report.eval.loss_tokens
     learnt = [token for labels in pieces.train["labels"] for token in labels if token != -100]
     assert learnt == [token for labels in whole.train["labels"] for token in labels if token != -100]
-    assert len(pieces.eval_rows) == len(pieces.eval_dataset) > pieces.report.eval_rows - 1
+    assert len(pieces.eval_rows) == len(pieces.validation) > pieces.report.eval_rows - 1
     assert sum(len(row.completion_ids) for row in pieces.eval_rows) == pieces.report.eval.loss_tokens
 
 

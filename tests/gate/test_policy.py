@@ -106,7 +106,7 @@ def test_digest_is_of_the_meaning():
 
 def test_digest_of_no_policy_stays():
     # a change here changes the digest of every policy ever logged: raise RULES and say so in the changelog
-    assert GatePolicy().digest() == "9e068343dc690e468ed99ea3030fa7ed351f3069a098b00820cb60db0378fdee"
+    assert GatePolicy().digest() == "1cee0f6b080ef247845640a553edbb74149666e7151f0b06770945ed43a8c0b4"
 
 
 def test_policy_is_frozen_and_its_numbers_finite():

@@ -6,7 +6,12 @@ from mlflow_finetune_plugin.base_models.attention import PACKS, AttentionFacts, 
 from mlflow_finetune_plugin.base_models.facts import BaseFacts
 from mlflow_finetune_plugin.config.sections import TrainingSettings
 from mlflow_finetune_plugin.errors import BaseModelError
-from mlflow_finetune_plugin.planning.defaults import resolve_batching, resolve_max_length, resolve_training
+from mlflow_finetune_plugin.planning.defaults import (
+    resolve_batching,
+    resolve_max_length,
+    resolve_training,
+    validation_fraction,
+)
 
 
 def facts(context: int | None = 512) -> BaseFacts:
@@ -227,3 +232,18 @@ def test_effective_batch_does_not_depend_on_how_many_share_it(rows, processes):
     if rows >= 10:
         assert min(batch[0], rows) == min(batch[1], rows)
     assert (shared.num_train_epochs, shared.warmup_steps) == (alone.num_train_epochs, alone.warmup_steps) or rows < 10
+
+
+@pytest.mark.parametrize(
+    ("settings", "configured", "fraction"),
+    [
+        ({}, None, None),
+        ({"eval_steps": 5}, None, None),
+        ({"eval_steps": 5}, 0.2, 0.2),
+        ({"eval_steps": 5, "load_best_model_at_end": True}, None, 0.1),
+        ({"eval_steps": 5, "early_stopping_patience": 2}, None, 0.1),
+        ({"eval_steps": 5, "early_stopping_patience": 2}, 0.3, 0.3),
+    ],
+)
+def test_weights_are_never_chosen_by_the_rows_that_prove_them(settings, configured, fraction):
+    assert validation_fraction(configured, TrainingSettings(**settings)) == fraction

@@ -37,7 +37,7 @@ def test_task_is_read_as_it_was_handed_over(settled, tmp_path):
     assert task.base == plan.base
     assert task.method == plan.method
     assert task.train_rows["input_ids"] == data.train["input_ids"]
-    assert task.eval_rows["labels"] == data.eval_dataset["labels"]
+    assert task.eval_rows["labels"] == data.validation["labels"]
     assert (task.checkpoint.folder, task.checkpoint.step, task.processes) == (tmp_path / "checkpoint-4", 4, 2)
 
 

@@ -38,7 +38,7 @@ from mlflow_finetune_plugin.store.names import CHAMPION
 )
 @click.option("--step", metavar="DURATION", help="Shortest duration of a canary step (default: 10m).")
 @click.option("--least-answers", metavar="N", help="Fewest canary answers per step (default: 100).")
-@click.option("--dry-run", is_flag=True, help="Judge and report only; write and move nothing.")
+@click.option("--dry-run", is_flag=True, help="Judge only: move nothing, and write no report. The tests are counted.")
 @json_option
 def promote(
     model: str,

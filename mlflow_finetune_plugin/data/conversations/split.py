@@ -107,6 +107,47 @@ def split_of_train(
     return Split(below, f"{share_text}{most}: {held_out:,} of {len(hashes):,} rows, {by}", groups)
 
 
+@dataclass(frozen=True)
+class ValidationSplit:
+    """The training rows with a hash from ``start`` to below ``end`` choose the best weights, and are not trained on."""
+
+    start: int
+    end: int
+    description: str
+    groups: PromptGroups | None = None
+
+    def chosen(self, hashes: np.ndarray, prompt_hashes: np.ndarray) -> np.ndarray:
+        """Return whether each training row is a validation row: bool, (rows,)."""
+        if self.groups is not None:
+            hashes = self.groups.split_hashes(hashes, prompt_hashes)
+        return (hashes >= np.uint64(self.start)) & (hashes < np.uint64(self.end))
+
+
+def validation_of_train(
+    row_hashes: array[int], prompt_hashes: array[int], held_out: Split | None, fraction: float
+) -> ValidationSplit:
+    """Take a fraction of the rows that are left to train on, by the next hashes after those of the held-out rows.
+
+    Duplicates, and the answers of one prompt, stay on the same side, and at least one row is left to train on.
+
+    Args:
+        row_hashes: ``hash_row`` of every training row.
+        prompt_hashes: A hash of each row's prompt.
+        held_out: How training rows are held out; None where the held-out rows come from other files.
+        fraction: Share of the rows that are not held out, from 0 to 1; at most 500 rows.
+    """
+    rows, prompts = (np.frombuffer(values, dtype=np.uint64) for values in (row_hashes, prompt_hashes))
+    start, groups = 0, PromptGroups.of(rows, prompts) if len(rows) else None
+    if held_out is not None:
+        start, groups = held_out.below, held_out.groups
+    hashes = np.sort(rows if groups is None else groups.split_hashes(rows, prompts))
+    left = hashes[np.searchsorted(hashes, np.uint64(min(start, _EVERYTHING - 1))) :]
+    target = min(max(1, round(fraction * len(left))), DEFAULT_EVAL_ROWS)
+    below, size = _lowest(left, target, leave_one=True)
+    of = f"{fraction:g} of the rows that are left to train on, at most {DEFAULT_EVAL_ROWS}"
+    return ValidationSplit(start, max(start, below), f"{of}: {size:,} of {len(left):,} rows", groups)
+
+
 def sample_of_eval(place_hashes: array[int], max_rows: int | None, seed: int) -> Split:
     """Choose at most ``max_rows`` rows from all over the eval files, because the first rows may all be of one kind."""
     hashes = sorted_hashes(place_hashes)

@@ -114,6 +114,8 @@ class DataReport:
     findings: tuple[DataFinding, ...] = ()
     labels: LabelReport | None = None
     fault: str | None = None
+    validation_rows: int = 0
+    validation_split: str = ""
 
     @property
     def rows_used(self) -> int:
@@ -196,7 +198,8 @@ class DataReport:
             parts.append(f"{changed:,} longer than max_length ({self.overlength})")
         if (share := self._loss_share()) < _LOW_LOSS_SHARE:
             parts.append(f"only {share:.1%} of the tokens are answers to learn from, the rest is prompt")
-        rows = f"{_count(self.train_rows, 'row')} to train on, {self.eval_rows:,} held out"
+        chosen_by = f"{self.validation_rows:,} for validation, " if self.validation_rows else ""
+        rows = f"{_count(self.train_rows, 'row')} to train on, {chosen_by}{self.eval_rows:,} held out"
         if is_evaluation:
             rows = f"{_count(self.eval_rows, 'row')} to evaluate"
         return f"{self.verdict}: {rows}; {', '.join(parts)}"

@@ -85,6 +85,7 @@ def _figures(report: DataReport) -> str:
     loss = report.train.loss_tokens + report.eval.loss_tokens
     figures = {
         "rows to train on": f"{report.train_rows:,}",
+        **({"validation rows": f"{report.validation_rows:,}"} if report.validation_rows else {}),
         "held-out rows": f"{report.eval_rows:,}",
         "skipped": f"{report.skipped:,}",
         "tokens": f"{tokens:,}",

@@ -31,9 +31,10 @@ def discovery_alpha(alpha: float, number: int, discoveries: int) -> float:
 
     Of all candidates that are ever shown to be better, the expected share without a preference stays at most ``alpha`` if each
     test errs with at most its part, given the discoveries before it: LOND, Javanmard and Montanari 2018, Annals of Statistics
-    46, 526-554. That holds where the votes on a pair do not depend on what was shown of earlier pairs. For tests by betting alone
-    it holds under any dependence (e-LOND, Xu and Ramdas 2024, AISTATS); planned looks are no e-values. Before the first
-    discovery that share is the chance of any. A team whose candidates often are better keeps its power, where
+    46, 526-554. That holds where a test's data do not depend on what earlier tests showed, or depend positively, as gains on the
+    same rows do (Zrnic, Ramdas and Jordan 2021, "Asynchronous online testing of multiple hypotheses", JMLR 22). For tests by
+    betting alone it holds under any dependence (e-LOND, Xu and Ramdas 2024, AISTATS); planned looks are no e-values. Before the
+    first discovery that share is the chance of any, under any dependence. A team whose candidates often are better keeps its power, where
     ``candidate_alpha`` alone would ask more of each.
 
     Raises:

@@ -77,7 +77,8 @@ def _random_means(sums: Array, weights: Array, subsets: int, seed: int) -> Array
     per_chunk = max(1, _SIGNS_PER_CHUNK // len(sums))
     means = []
     for start in range(0, subsets, per_chunk):
-        chosen = rng.integers(2, size=(min(per_chunk, subsets - start), len(sums)), dtype=np.int8).astype(np.float64)
+        bits = rng.integers(256, size=(min(per_chunk, subsets - start), -(-len(sums) // 8)), dtype=np.uint8)
+        chosen = np.unpackbits(bits, axis=1, count=len(sums)).astype(np.float64)
         totals = chosen @ weights
         with np.errstate(divide="ignore", invalid="ignore"):
             means.append(np.where(totals > 0, (chosen @ sums) / totals, math.inf))  # empty: one of 2 ** clusters

@@ -25,6 +25,9 @@ Array = NDArray[np.float64]
 SHOWN_IDS = 3
 """Row ids named in a message."""
 
+_BEYOND, _MOST_RESAMPLES = 20, 40_000
+"""Resamples beyond each end of an interval, where its confidence needs more than usual; and the most of all."""
+
 FARTHEST_FORECAST_ROWS = 1_000_000
 
 
@@ -173,10 +176,11 @@ def mean_interval(
     def studentised(sums: Array, _: Array) -> Array:
         return studentised_means(sums, 0.0, len(statistics))
 
-    t = resampled_gains(statistics, statistics[:, :0], studentised, seed, n_resamples)
+    resamples = max(n_resamples, min(math.ceil(2 * _BEYOND / (1 - confidence)), _MOST_RESAMPLES))
+    t = resampled_gains(statistics, statistics[:, :0], studentised, seed, resamples)
     low, high = bootstrap_t_bounds(value, spread, t[:, None], confidence)
     half_low, half_high, units = _half_samples(x, w, clusters, confidence, seed, n_resamples)
-    method = f"bootstrap-t and half-samples of {units}, {n_resamples} each"
+    method = f"bootstrap-t and half-samples of {units}, {resamples} each"
     return Interval(value, min(float(low[0]), half_low), max(float(high[0]), half_high), method)
 
 

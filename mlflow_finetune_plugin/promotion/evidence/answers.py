@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from mlflow_finetune_plugin.data.conversations.split import hash_eval_row
 from mlflow_finetune_plugin.errors import in_short
@@ -22,6 +22,7 @@ from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED, MetricMod
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Interval
 from mlflow_finetune_plugin.gate.evidence import Gain, Latency
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows
+from mlflow_finetune_plugin.promotion.error_rates.numbered_test import NumberedTest
 from mlflow_finetune_plugin.promotion.evidence.held_out import (
     HeldOut,
     answer_set_content,
@@ -128,7 +129,14 @@ def metric_of(name: str | None, candidate: ProvenVersion, rows: HeldOut) -> Metr
 
 
 def gain_of(
-    module: MetricModule, rows: HeldOut, indices: list[int], candidate: AnswerSet, other: AnswerSet, over: str
+    module: MetricModule,
+    rows: HeldOut,
+    indices: list[int],
+    candidate: AnswerSet,
+    other: AnswerSet,
+    over: Literal["champion", "base"],
+    test: NumberedTest | None = None,
+    confidence: float = 0.95,
 ) -> Gain:
     """Return the candidate's gain in a metric.
 
@@ -138,21 +146,33 @@ def gain_of(
         indices: The rows that count.
         candidate: The candidate's answers to all rows.
         other: The answers that they are compared with.
-        over: ``champion`` or ``base``: whose answers ``other`` are.
+        over: Whose answers ``other`` are.
+        test: The part of the error that this gain may spend; None means all of it.
+        confidence: Of the interval where the metric has no score per row.
     """
     compared_rows = [rows.rows[i] for i in indices]
     all_clusters = rows.clusters
     clusters = [all_clusters[i] for i in indices] if all_clusters is not None else None
-    result, scores = compare(module, compared_rows, other.at(indices), candidate.at(indices), seed=0, clusters=clusters)
+    result, scores = compare(
+        module,
+        compared_rows,
+        other.at(indices),
+        candidate.at(indices),
+        seed=0,
+        clusters=clusters,
+        confidence=confidence,
+    )
+    number, discoveries = (None, 0) if test is None else (test.number, test.discoveries)
     if not scores:
-        return Gain(module.name, over, _with_a_width(result.gain), module.higher_is_better)  # type: ignore[arg-type]
+        measured = _with_a_width(result.gain)
+        return Gain(module.name, over, measured, module.higher_is_better, number, discoveries)
     paired = PairedRows(
         row_ids=tuple(rows.ids[i] for i in indices),
         candidate=tuple(scores[f"adapter_{module.name}"]),
         champion=tuple(scores[f"base_{module.name}"]),
         clusters=tuple(clusters) if clusters is not None else None,
     )
-    return Gain(module.name, over, paired, module.higher_is_better)  # type: ignore[arg-type]
+    return Gain(module.name, over, paired, module.higher_is_better, number, discoveries)
 
 
 def _with_a_width(gain: Interval) -> Interval:

@@ -10,14 +10,16 @@ from typing import Literal
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare
 from mlflow_finetune_plugin.evaluation.results import EvalRow
+from mlflow_finetune_plugin.gate.criteria import gain_confidence
 from mlflow_finetune_plugin.gate.evidence import Evidence, Gain, Latency, Regression, Votes
 from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GainPolicy, GatePolicy
+from mlflow_finetune_plugin.promotion.error_rates.gain_tests import GainTests
+from mlflow_finetune_plugin.promotion.error_rates.vote_pairs import VotePairs
 from mlflow_finetune_plugin.promotion.evidence.answers import Note, Sources, answers_on, are_unseen, gain_of, metric_of
 from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut, proof_answers
 from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
-from mlflow_finetune_plugin.promotion.vote_pairs import read_vote_pairs
 from mlflow_finetune_plugin.store.names import BASE
-from mlflow_finetune_plugin.store.registered_model import registry_faults
+from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
 from mlflow_finetune_plugin.store.served_tags import logged_latencies
 
 _SHOWN = 3
@@ -33,9 +35,14 @@ class Collected:
 
 
 def collect(
-    policy: GatePolicy, candidate: ProvenVersion, champion: ProvenVersion | None, sources: Sources, say: Note
+    policy: GatePolicy,
+    candidate: ProvenVersion,
+    champion: ProvenVersion | None,
+    sources: Sources,
+    say: Note,
+    looks: int = 1,
 ) -> Collected:
-    """Collect what the policy asks for; nothing else is measured.
+    """Collect what the policy asks for; nothing else is measured. ``looks``: the versions that the candidate was chosen from.
 
     Raises:
         GateError: A part of the evidence is broken.
@@ -43,7 +50,7 @@ def collect(
         TrackingError: MLflow does not answer.
     """
     notes: list[str] = []
-    gain = _gain(policy.gain, candidate, champion, sources, say, notes) if policy.gain is not None else None
+    gain = _gain(policy.gain, candidate, champion, sources, say, notes, looks) if policy.gain is not None else None
     evidence = Evidence(
         has_champion=champion is not None,
         gain=gain,
@@ -65,6 +72,7 @@ def _gain(
     sources: Sources,
     say: Note,
     notes: list[str],
+    looks: int,
 ) -> Gain | None:
     rows = candidate.held_out
     if rows is None:
@@ -102,7 +110,11 @@ def _gain(
     if compared_with is None:
         notes.append(f"{candidate.uri}: its run recorded no answers of the base")
         return None
-    return gain_of(module, rows, indices, answers, compared_with, "champion" if other is not None else "base")
+    tests = GainTests.from_tags(_tags(candidate.name))
+    test = tests.test(candidate.number, BASE if other is None else other.number, policy, looks)
+    confidence = gain_confidence(policy, test.number, test.discoveries)
+    over: Literal["champion", "base"] = "base" if other is None else "champion"
+    return gain_of(module, rows, indices, answers, compared_with, over, test, confidence)
 
 
 def _base_answers(candidate: ProvenVersion, rows: HeldOut) -> AnswerSet | None:
@@ -134,8 +146,6 @@ def _regressions(
 
 def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list[str]) -> Votes | None:
     """Return the votes between candidate and champion, or base while there is no champion."""
-    from mlflow import MlflowClient
-
     from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes, read_votes
 
     reading = read_votes(candidate.name)
@@ -146,10 +156,16 @@ def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list
     votes = gate_votes(reading, candidate.number, other)
     if not votes:
         return None
-    with registry_faults(candidate.name):
-        pair = read_vote_pairs(MlflowClient(), candidate.name).pair(candidate.number, other)
+    pair = VotePairs.from_tags(_tags(candidate.name)).pair(candidate.number, other)
     over: Literal["champion", "base"] = "base" if champion is None else "champion"
     return Votes(votes, pair.number, over, reading.read_at, pair.discoveries)
+
+
+def _tags(name: str) -> dict[str, str]:
+    from mlflow import MlflowClient
+
+    with registry_faults(name):
+        return read_model(MlflowClient(), name)[1]
 
 
 def _latency(

@@ -285,7 +285,7 @@ def test_a_policy_changed_after_the_training_is_shown_and_has_to_be_accepted(cli
     assert promote("bot", "--policy", "project", "--accept-new-policy") == 0
     assert report_of(client)["policy_is_changed"] is True
     recipe.write_text("register: {name: bot, gate: {gain: {metric: exact_match}}}")
-    register_proven(client, "bot", rows(50), right=46, policy=POLICY)
+    register_proven(client, "bot", rows(50), right=49, policy=POLICY)
     assert promote("bot", "--policy", "project") == 0, "written otherwise, and the same"
 
 
@@ -347,12 +347,12 @@ def test_an_endpoint_holds_no_secret():
         assert "secret" not in str(caught.value)
 
 
-def test_a_dry_run_leaves_no_trace(client, capsys):
+def test_a_dry_run_moves_nothing_and_leaves_no_report(client, capsys):
     register_proven(client, "bot", rows(50), right=40, policy=POLICY)
     assert promote("bot", "--dry-run") == 0
     assert champion(client) is None
     assert client.get_experiment_by_name("bot.promotions") is None
-    assert "nothing was written or moved" in capsys.readouterr().out
+    assert "nothing was moved, and no report was written" in capsys.readouterr().out
 
 
 def test_answers_that_are_of_other_rows_are_refused(client):

@@ -10,7 +10,7 @@ from votes_cast import read, vote
 from gradio_app.standings.json import standings_json, thinned
 from gradio_app.standings.standings import DEFAULT_TERMS, VoteTerms, ordered_pair, standings_of
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
-from mlflow_finetune_plugin.promotion.vote_pairs import VotePair, VotePairs
+from mlflow_finetune_plugin.promotion.error_rates import NumberedTest, VotePairs
 from mlflow_finetune_plugin.votes.mlflow.reading import CheckedVote
 
 CHAMPION = {"champion": "1", "challenger": "2"}
@@ -86,7 +86,7 @@ def test_three_versions_are_ranked_and_two_are_not():
 
 def test_a_pair_has_the_number_under_which_the_gate_tested_it():
     beaten = [vote(n, "left", voter=f"v-{n}", left="3", right="2") for n in (11, 12)]
-    tested = VotePairs({frozenset("12"): VotePair(1, 0, is_better=True)})
+    tested = VotePairs({frozenset("12"): NumberedTest(1, 0, is_better=True)})
     pairs = standings_of(read(*four_votes(), *beaten), CHAMPION, tested=tested).pairs
     assert [one.path.pair_number for one in pairs] == [1, 2]
     assert pairs[1].path.test.alpha == pytest.approx(2 * 0.05 * 6 / math.pi**2 / 4)

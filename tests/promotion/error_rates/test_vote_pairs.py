@@ -12,10 +12,15 @@ from votes_cast import BASE_DIGEST, digest, vote
 
 from mlflow_finetune_plugin.errors import MoveError
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.promotion.vote_pairs import VotePair, VotePairs, read_vote_pairs
+from mlflow_finetune_plugin.promotion.error_rates import NumberedTest, VotePairs
 from mlflow_finetune_plugin.store.names import LEFT_TAG, VOTE_PAIR_TAG
 from mlflow_finetune_plugin.votes import Journal, Mirror
 from mlflow_finetune_plugin.votes.mlflow.reading import read_votes
+
+
+def read_pairs(client):
+    return VotePairs.from_tags(client.get_registered_model("bot").tags)
+
 
 POLICY = GatePolicy.model_validate(
     {"gain": {"metric": "exact_match"}, "votes": {"per_voter": 1, "minimum": 10, "required": True}}
@@ -30,9 +35,9 @@ def test_a_new_pair_is_the_next_and_knows_the_discoveries_before_it():
             "finetune.split": "champion=90, challenger=10",
         }
     )
-    assert pairs.pair("2", "1") == pairs.pair("1", "2") == VotePair(1, 0, True)
-    assert pairs.pair("3", "2") == VotePair(5, 1)
-    assert VotePairs({}).pair("2", "1") == VotePair(1, 0)
+    assert pairs.pair("2", "1") == pairs.pair("1", "2") == NumberedTest(1, 0, True)
+    assert pairs.pair("3", "2") == NumberedTest(5, 1)
+    assert VotePairs({}).pair("2", "1") == NumberedTest(1, 0)
 
 
 @pytest.mark.parametrize("value", ["", "3", '{"number": 1}', '{"place": 1}'])
@@ -58,20 +63,18 @@ class TestGate:
         client.set_registered_model_alias("bot", "champion", versions[0])
         return versions
 
-    def test_the_gates_first_decision_numbers_a_pair_and_a_dry_run_does_not(self, client, tmp_path):
+    def test_the_gates_first_decision_numbers_a_pair_and_a_dry_run_too(self, client, tmp_path):
         first, second, third = self.versions(client, 3)
         self.cast(tmp_path, second, first, 40)
         assert promote("bot", "--version", second, "--dry-run") == 3, "votes pass, and the gain is undecided"
-        assert read_vote_pairs(client, "bot") == VotePairs({})
+        tested = NumberedTest(1, 0, is_better=True)
+        assert read_pairs(client).pair(second, first) == tested
         assert promote("bot", "--version", second) == 3
-        tested = VotePair(1, 0, is_better=True)
-        assert read_vote_pairs(client, "bot").pair(second, first) == tested
+        assert read_pairs(client).pair(second, first) == tested
         self.cast(tmp_path, third, first, 3)
         promote("bot", "--version", third)
-        assert read_vote_pairs(client, "bot").pairs.keys() == {frozenset({first, second})}, (
-            "three voters decide nothing"
-        )
-        assert read_vote_pairs(client, "bot").pair(third, first) == VotePair(2, 1)
+        assert read_pairs(client).pairs.keys() == {frozenset({first, second})}, "three voters decide nothing"
+        assert read_pairs(client).pair(third, first) == NumberedTest(2, 1)
 
     def test_deleted_votes_leave_the_numbers(self, client, tmp_path):
         first, second, third = self.versions(client, 3)
@@ -98,7 +101,7 @@ class TestGate:
 
         monkeypatch.setattr(MlflowClient, "set_registered_model_tag", refuse)
         assert promote("bot", "--version", second) == 3
-        assert "the pair that votes tested has no number in the registry yet: " in caplog.text
+        assert "this test has no number in the registry yet: " in caplog.text
         better = register_proven(
             client, "bot", rows(100), right=99, policy=POLICY, adapter=digest("4"), base=BASE_DIGEST
         )
