@@ -95,6 +95,26 @@ def judge_gain(policy: GainPolicy, evidence: Evidence) -> Finding:
     return Finding("gain", "hold", reason, bound, interval, needed, "rows", details)
 
 
+def judge_champion_rows(margin: float, gain: Gain) -> Finding:
+    """Pass if the candidate is shown to lose less than ``margin`` on the champion's held-out rows (non-inferiority).
+
+    A candidate brings the rows that it is judged on. Rows on which only the champion was proven may be of a kind that the
+    candidate's data no longer have.
+    """
+    name = "champion's rows"
+    interval, rows, details = _gain_interval(gain, 0.95)
+    harm = Interval(-interval.value, -interval.high, -interval.low, interval.method)
+    estimate = f"{gain.metric} over the champion {shown(interval)}{f' on {rows:,} rows' if rows is not None else ''}"
+    answer = non_inferiority(harm, margin)
+    if answer == "shown":
+        return Finding(name, "pass", f"{estimate}: less than {margin:g} worse", -margin, interval, details=details)
+    if answer == "refuted":
+        return Finding(name, "reject", f"{estimate}: more than {margin:g} worse", -margin, interval, details=details)
+    needed = None if rows is None else rows_still_needed(interval, rows, -margin)
+    reason = f"{estimate}: not shown to be less than {margin:g} worse{more_needed(needed, 'rows')}"
+    return Finding(name, "hold", reason, -margin, interval, needed, "rows", details)
+
+
 def gain_confidence(policy: GainPolicy, number: int | None, discoveries: int) -> float:
     """Return the two-sided confidence of the interval that decides test ``number`` of a model's gains; None has the whole alpha."""
     part = policy.alpha if number is None else discovery_alpha(policy.alpha, number, discoveries)

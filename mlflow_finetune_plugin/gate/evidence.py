@@ -122,7 +122,8 @@ class Evidence:
     """All measurements of a candidate; None or empty means not measured. ``has_champion``: there is a champion to
     replace.
 
-    ``forgetting`` may be a 95 % interval in nats per token if the rows were not stored.
+    ``champion_rows`` is the gain on the champion's held-out rows where the candidate brought others. ``forgetting`` may be a
+    95 % interval in nats per token if the rows were not stored.
 
     Raises:
         GateError: An interval has no numbers, or a regression file was measured twice under one metric.
@@ -130,6 +131,7 @@ class Evidence:
 
     has_champion: bool
     gain: Gain | None = None
+    champion_rows: Gain | None = None
     forgetting: Forgetting | Interval | None = None
     votes: Votes | None = None
     latency: Latency | None = None

@@ -44,6 +44,12 @@ class GainPolicy(Section):
         description="Chance of ever promoting a candidate whose gain is not above at_least, over all versions of the model "
         "that are judged until one is shown to be better.",
     )
+    champion_rows_margin: float | None = Field(
+        0.05,
+        gt=0,
+        description="How much worse than the champion the candidate may be on the champion's held-out rows, where it brought "
+        "others; the lower end of the 95 % interval must be above minus this, in the metric's unit; null: not required.",
+    )
 
     @model_validator(mode="after")
     def _can_be_reached(self) -> GainPolicy:

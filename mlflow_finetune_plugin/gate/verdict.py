@@ -12,6 +12,7 @@ from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.criteria import (
     Finding,
     finding_json,
+    judge_champion_rows,
     judge_forgetting,
     judge_gain,
     judge_regression,
@@ -58,6 +59,8 @@ def judge(policy: GatePolicy, evidence: Evidence) -> Verdict:
     findings: list[Finding] = []
     if policy.gain is not None:
         findings.append(judge_gain(policy.gain, evidence))
+        if policy.gain.champion_rows_margin is not None and evidence.champion_rows is not None:
+            findings.append(judge_champion_rows(policy.gain.champion_rows_margin, evidence.champion_rows))
     if policy.forgetting is not None:
         findings.append(judge_forgetting(policy.forgetting, evidence.forgetting))
     if policy.votes is not None and (policy.votes.required or (evidence.votes is not None and evidence.votes.votes)):

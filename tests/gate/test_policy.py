@@ -106,7 +106,7 @@ def test_digest_is_of_the_meaning():
 
 def test_digest_of_no_policy_stays():
     # a change here changes the digest of every policy ever logged: raise RULES and say so in the changelog
-    assert GatePolicy().digest() == "1cee0f6b080ef247845640a553edbb74149666e7151f0b06770945ed43a8c0b4"
+    assert GatePolicy().digest() == "ea5df458a2023dfab32a3545282914746e421d770d5a93948f39e41d4ba56993"
 
 
 def test_policy_is_frozen_and_its_numbers_finite():

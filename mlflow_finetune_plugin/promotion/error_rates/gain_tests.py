@@ -42,5 +42,5 @@ class GainTests:
 
 
 def gain_test_key(candidate: str, other: str, policy: GainPolicy) -> str:
-    content = json.dumps(policy.model_dump(mode="json", exclude={"alpha"}), sort_keys=True)
+    content = json.dumps(policy.model_dump(mode="json", exclude={"alpha", "champion_rows_margin"}), sort_keys=True)
     return f"{candidate}-{other}-{hashlib.sha256(content.encode()).hexdigest()[:_DIGITS]}"

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mlflow_finetune_plugin.data.conversations.split import hash_eval_row
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare
+from mlflow_finetune_plugin.evaluation.metric_modules import MetricModule
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.gate.criteria import gain_confidence
 from mlflow_finetune_plugin.gate.evidence import Evidence, Gain, Latency, Regression, Votes
@@ -51,9 +53,11 @@ def collect(
     """
     notes: list[str] = []
     gain = _gain(policy.gain, candidate, champion, sources, say, notes, looks) if policy.gain is not None else None
+    champion_rows = _champion_rows(policy.gain, candidate, champion, sources, say, notes) if policy.gain else None
     evidence = Evidence(
         has_champion=champion is not None,
         gain=gain,
+        champion_rows=champion_rows,
         forgetting=candidate.forgetting if policy.forgetting is not None else None,
         votes=_votes(candidate, champion, notes) if policy.votes is not None else None,
         latency=_latency(candidate, champion, sources, notes) if policy.latency is not None else None,
@@ -89,24 +93,15 @@ def _gain(
         notes.append("one of the two versions was trained on every held-out row")
         return None
     module = metric_of(policy.metric, candidate, rows)
-    if policy.through == "serving":
-        if sources.served is None:
-            notes.append(
-                "the policy asks for answers through serving; fix: --endpoint URL of a router that serves both versions"
-            )
-            return None
-        if module.reads_likelihoods:
-            raise GateError(f"{module.name} needs likelihoods, which serving does not report; fix: gain.through: model")
-        say(f"measuring the answers to {len(rows.rows):,} held-out rows through serving")
-        answers = sources.served(candidate).answer(rows.rows, rows.max_new_tokens)
-        compared_with = (
-            sources.served(other).answer(rows.rows, rows.max_new_tokens)
-            if other is not None
-            else _base_answers(candidate, rows)
+    if policy.through == "serving" and sources.served is None:
+        notes.append(
+            "the policy asks for answers through serving; fix: --endpoint URL of a router that serves both versions"
         )
-    else:
-        answers = answers_on(candidate, rows, sources, say)
-        compared_with = answers_on(other, rows, sources, say) if other is not None else _base_answers(candidate, rows)
+        return None
+    answers = _answers(policy, module, candidate, rows, sources, say)
+    compared_with = (
+        _answers(policy, module, other, rows, sources, say) if other is not None else _base_answers(candidate, rows)
+    )
     if compared_with is None:
         notes.append(f"{candidate.uri}: its run recorded no answers of the base")
         return None
@@ -115,6 +110,41 @@ def _gain(
     confidence = gain_confidence(policy, test.number, test.discoveries)
     over: Literal["champion", "base"] = "base" if other is None else "champion"
     return gain_of(module, rows, indices, answers, compared_with, over, test, confidence)
+
+
+def _champion_rows(
+    policy: GainPolicy,
+    candidate: ProvenVersion,
+    champion: ProvenVersion | None,
+    sources: Sources,
+    say: Note,
+    notes: list[str],
+) -> Gain | None:
+    """Compare both versions on the champion's held-out rows; None where the candidate brought the same rows, or has seen them."""
+    rows = None if champion is None else champion.held_out
+    if champion is None or rows is None or candidate.held_out is None or policy.champion_rows_margin is None:
+        return None
+    if rows.digest == candidate.held_out.digest or (policy.through == "serving" and sources.served is None):
+        return None  # without an endpoint the gain asks for one
+    unseen = are_unseen(rows.rows, [candidate], notes) if candidate.trained_rows is not None else []
+    indices = [i for i, is_new in enumerate(unseen) if is_new]
+    brought = {hash_eval_row(row, 0) for row in candidate.held_out.rows}
+    if all(hash_eval_row(rows.rows[i], 0) in brought for i in indices):
+        return None
+    module = metric_of(policy.metric, candidate, rows)
+    answers, champions = (_answers(policy, module, version, rows, sources, say) for version in (candidate, champion))
+    return gain_of(module, rows, indices, answers, champions, "champion")
+
+
+def _answers(
+    policy: GainPolicy, module: MetricModule, version: ProvenVersion, rows: HeldOut, sources: Sources, say: Note
+) -> AnswerSet:
+    if policy.through == "model" or sources.served is None:
+        return answers_on(version, rows, sources, say)
+    if module.reads_likelihoods:
+        raise GateError(f"{module.name} needs likelihoods, which serving does not report; fix: gain.through: model")
+    say(f"measuring the answers of {version.uri} to {len(rows.rows):,} held-out rows through serving")
+    return sources.served(version).answer(rows.rows, rows.max_new_tokens)
 
 
 def _base_answers(candidate: ProvenVersion, rows: HeldOut) -> AnswerSet | None:
