@@ -29,6 +29,7 @@ class CanaryLook:
         step_answers: Answers of the canary since the step began.
         canary: The canary's answers since the canary began.
         champion: The champion's answers in the same time.
+        first_answers: The answers of canary and champion that count each user once, which are compared; None means all.
         failures: The test of the failures so far, batch by batch.
         latency: The latencies; None where the policy sets no bounds.
         votes: The finding on people's votes; None without votes.
@@ -42,6 +43,11 @@ class CanaryLook:
     failures: FailureTest
     latency: CanaryLatency | None = None
     votes: Finding | None = None
+    first_answers: tuple[Answered, Answered] | None = None
+
+    @property
+    def tested(self) -> tuple[Answered, Answered]:
+        return self.first_answers or (self.canary, self.champion)
 
 
 @dataclass(frozen=True)
@@ -84,13 +90,14 @@ def _is_open(harms: list[Finding]) -> bool:
 def _compared(policy: CanaryPolicy, look: CanaryLook) -> Finding:
     evidence = look.failures.e_worse
     is_worse = evidence >= policy.boundary
-    reason = f"{look.canary} answers failed, of the champion's {look.champion}"
-    reason += f": evidence of more {evidence:.3g} of {policy.boundary:.3g}"
+    canary, champion = look.tested
+    reason = f"{canary} answers failed, of the champion's {champion}"
+    reason += f"{_each_user_once(look)}: evidence of more {evidence:.3g} of {policy.boundary:.3g}"
     details: dict[str, JsonScalar] = {
-        "answers": look.canary.answers,
-        "failed": look.canary.failed,
-        "champion_answers": look.champion.answers,
-        "champion_failed": look.champion.failed,
+        "answers": canary.answers,
+        "failed": canary.failed,
+        "champion_answers": champion.answers,
+        "champion_failed": champion.failed,
         "e_worse": evidence,
         "boundary": policy.boundary,
     }
@@ -98,7 +105,7 @@ def _compared(policy: CanaryPolicy, look: CanaryLook) -> Finding:
 
 
 def _bounded(policy: CanaryPolicy, look: CanaryLook) -> Finding:
-    """Compare the canary's failures with the policy's bound.
+    """Compare the canary's failures with the policy's bound, all of them: a canary that only fails is noticed with one user too.
 
     If both sides fail, the cause is not the canary: it neither widens nor goes back. Any evidence against the champion
     is enough for that, because an outage pushes the two sides past the bound by different margins.
@@ -113,6 +120,10 @@ def _bounded(policy: CanaryPolicy, look: CanaryLook) -> Finding:
     elif evidence >= policy.boundary:
         outcome = "reject"
     return Finding("canary failure bound", outcome, reason, bound, details=details)
+
+
+def _each_user_once(look: CanaryLook) -> str:
+    return "" if look.tested == (look.canary, look.champion) else " (each user counts once)"
 
 
 def _step(policy: CanaryPolicy, look: CanaryLook) -> Finding:

@@ -38,7 +38,8 @@ class ServedSummary:
 
     A failure is a fault of the version or its engine. Requests that never became an answer are not counted: a client
     that disconnected, a request that was refused, shadow traffic. ``latencies`` counts all successful answers; None where
-    an older router wrote the report. ``recent`` is for people and covers the newest successful answers; None without any.
+    an older router wrote the report. ``first_answers`` and ``first_failed`` count each user once while a split is in force
+    (``serving.router.first_answers``); None in the report of an older router. ``recent`` is for people and covers the newest successful answers; None without any.
     A router that restarts begins a new count.
     """
 
@@ -47,6 +48,8 @@ class ServedSummary:
     failed: int
     recent: LatencySummary | None
     latencies: LatencyCounts | None = None
+    first_answers: int | None = None
+    first_failed: int | None = None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
@@ -160,6 +163,10 @@ def _parse(text: str, what: str) -> ServedSummary:
 
 def _check(summary: ServedSummary) -> None:
     counts = [summary.answers, summary.failed] + ([summary.recent.answers] if summary.recent is not None else [])
+    if summary.first_answers is not None or summary.first_failed is not None:
+        first = (summary.first_failed, summary.first_answers)
+        if not all(type(count) is int for count in first) or not 0 <= first[0] <= first[1] <= summary.answers:  # type: ignore[operator]
+            raise ValueError("its counts of first answers are none")
     if not all(type(count) is int for count in counts) or not 0 <= summary.failed <= summary.answers:
         raise ValueError("its counts are none")
     recent = summary.recent

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _SETTLE_S = 0.2
 """A router reports its versions one after the other; after news of one, both are read again."""
 _NONE = Answered(0, 0)
-Counts = dict[Stream, tuple[Answered, Answered]]
+Pair = tuple[Answered, Answered]
+Counts = dict[Stream, Pair]
 """The counts of canary and champion, by stream."""
 Summaries = tuple[dict[str, ServedSummary], dict[str, ServedSummary]]
 """The routers' reports on canary and champion."""
@@ -44,7 +45,9 @@ class CanaryAnswers:
         self.latencies = CanaryLatencies(self.latency_policy, _latencies(summaries))
         self._before: Counts = _counts(summaries)
         self._now: Counts = dict(self._before)
-        self._batched: Counts = dict(self._before)
+        self._first_before: Counts = _first_counts(summaries)
+        self._first_now: Counts = dict(self._first_before)
+        self._batched: Counts = dict(self._first_before)
         self._news_s: dict[str, float] = {}
 
     def read(self) -> bool:
@@ -59,7 +62,7 @@ class CanaryAnswers:
         time.sleep(_SETTLE_S)
         self._take(self._summaries())
         self.latencies.compare()
-        for stream, counts in self._now.items():
+        for stream, counts in self._first_now.items():
             batch = _since(counts, self._batched.get(stream))
             if all(part.answers for part in batch):
                 self.failures = self.failures.after(*batch)
@@ -68,11 +71,16 @@ class CanaryAnswers:
 
     @property
     def canary(self) -> Answered:
-        return self._total(0)
+        return _total(self._now, self._before)[0]
 
     @property
     def champions(self) -> Answered:
-        return self._total(1)
+        return _total(self._now, self._before)[1]
+
+    @property
+    def first_answers(self) -> Pair:
+        """The answers of canary and champion that count each user once; all answers where a router does not report these."""
+        return _total(self._first_now, self._first_before)
 
     def silent(self, since_s: float) -> list[str]:
         """Return the routers that reported since the canary began, but not since ``since_s`` (epoch s)."""
@@ -95,14 +103,29 @@ class CanaryAnswers:
             if newest != known:
                 self._now[stream], is_new = newest, True
                 self._news_s[stream[0]] = time.time()
+        for stream, counts in _first_counts(summaries).items():
+            known = self._first_now.get(stream, (_NONE, _NONE))
+            self._first_now[stream] = (_later(known[0], counts[0]), _later(known[1], counts[1]))
         self.latencies.take(_latencies(summaries))
         return is_new
 
-    def _total(self, index: int) -> Answered:
-        total = _NONE
-        for stream, counts in self._now.items():
-            total += _since(counts, self._before.get(stream))[index]
-        return total
+
+def _total(now: Counts, before: Counts) -> Pair:
+    parts = [_since(counts, before.get(stream)) for stream, counts in now.items()]
+    return sum((part[0] for part in parts), _NONE), sum((part[1] for part in parts), _NONE)
+
+
+def _first_counts(summaries: Summaries) -> Counts:
+    """Return the counts of each user's first answer. An older router reports none, so all of its answers count."""
+    counts = _counts(summaries)
+    for index, of_version in enumerate(summaries):
+        for router, summary in of_version.items():
+            if summary.first_answers is not None and summary.first_failed is not None:
+                stream = (router, summary.begun)
+                pair = list(counts[stream])
+                pair[index] = Answered(summary.first_answers, summary.first_failed)
+                counts[stream] = (pair[0], pair[1])
+    return counts
 
 
 def _counts(summaries: Summaries) -> Counts:
@@ -124,7 +147,7 @@ def _latencies(summaries: Summaries) -> Latencies:
     return {stream: (pair[0], pair[1]) for stream, pair in latencies.items()}
 
 
-def _since(counts: tuple[Answered, Answered], before: tuple[Answered, Answered] | None) -> tuple[Answered, Answered]:
+def _since(counts: Pair, before: Pair | None) -> Pair:
     if before is None:
         return counts
     return counts[0] - before[0], counts[1] - before[1]

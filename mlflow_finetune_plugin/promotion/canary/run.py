@@ -212,6 +212,7 @@ class _Canary:
             step_answers=self.answers.canary.answers - self._at_step[0].answers,
             canary=self.answers.canary,
             champion=self.answers.champions,
+            first_answers=self.answers.first_answers,
             failures=self.answers.failures,
             latency=self.answers.latencies.evidence,
             votes=self._votes,

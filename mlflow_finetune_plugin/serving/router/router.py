@@ -30,6 +30,7 @@ from mlflow_finetune_plugin.serving.router.answers import (
     until_gone,
     whole_answer,
 )
+from mlflow_finetune_plugin.serving.router.first_answers import Draw
 from mlflow_finetune_plugin.serving.router.follower import Follower, NotReadyError, UnknownModelError
 from mlflow_finetune_plugin.serving.router.metrics import Metrics, RequestTimer
 from mlflow_finetune_plugin.serving.router.requests import CheckedRequest, RequestError, read_request
@@ -37,6 +38,7 @@ from mlflow_finetune_plugin.serving.router.status import Status
 from mlflow_finetune_plugin.serving.router.version_faults import VersionFaults
 from mlflow_finetune_plugin.serving.router.webhooks import is_true_webhook
 from mlflow_finetune_plugin.serving.versions.names import header_value, parse
+from mlflow_finetune_plugin.store.model_ref import ModelRef
 from mlflow_finetune_plugin.store.names import BASE
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ class _Responder:
     stop_token_ids: list[int]
     resident: Resident | None
     alias: str | None = None
+    draw: Draw | None = None
 
 
 class Router:
@@ -79,7 +82,8 @@ class Router:
         keys: The API keys; None lets every client in.
         metrics: Counts requests and answers.
         settings: The limits of requests.
-        note_answer: Receives model, version and milliseconds of each answer; None for one that failed by a fault of the version.
+        note_answer: Receives model, version, milliseconds and draw of each answer; no milliseconds for one that failed by a fault
+            of the version.
     """
 
     def __init__(
@@ -89,13 +93,13 @@ class Router:
         keys: Keys | None,
         metrics: Metrics,
         settings: RouterSettings,
-        note_answer: Callable[[str, str, float | None], None],
+        note_answer: Callable[[str, str, float | None, Draw | None], None],
     ) -> None:
         self._note_answer = note_answer
         self._follower, self._fleet, self._keys = follower, fleet, keys
         self._metrics, self._settings = metrics, settings
         self._shadows: set[asyncio.Task[None]] = set()
-        self._faults = VersionFaults(lambda model, version: note_answer(model, version, None))
+        self._faults = VersionFaults(lambda model, version, draw: note_answer(model, version, None, draw))
         self._status = status = Status(follower, fleet, metrics)
         routes = [
             Route("/v1/models", self._guarded(self._models), methods=["GET"]),
@@ -247,7 +251,14 @@ class Router:
             raise _unknown(checked.model, str(error)) from error
         except NotReadyError as error:
             raise RequestError(503, str(error), "not_ready", "model", _RETRY_S) from error
-        return _responder(resident, alias)
+        return _responder(resident, alias, self._draw(ref, checked.user))
+
+    def _draw(self, ref: ModelRef, user: str | None) -> Draw | None:
+        """Return how the alias of a request was chosen; None where the request names an alias or a version."""
+        model = self._follower.snapshot.get(ref.name)
+        if ref.alias is not None or ref.version is not None or model is None:
+            return None
+        return Draw(user, bool(model.traffic.split))
 
     def _base(self, model_id: str) -> EngineProcess | None:
         """Return the engine of a base by its own name, or by ``base`` if all engines have the same base."""
@@ -281,11 +292,14 @@ class Router:
         took_ms = timer.finish(failed)
         if responder.resident is not None and not is_refusal and failed not in _NO_FAULT:
             if failed == "engine_error":
-                self._faults.report(request_id, checked, responder.engine, responder.model, responder.version)
+                self._faults.report(
+                    request_id, checked, responder.engine, responder.model, responder.version, responder.draw
+                )
             elif failed == "engine_lost":
-                self._faults.report_lost(responder.engine, responder.model, responder.version)
+                self._faults.report_lost(responder.engine, responder.model, responder.version, responder.draw)
             else:
-                self._note_answer(responder.model, responder.version, took_ms if failed is None else None)
+                took = took_ms if failed is None else None
+                self._note_answer(responder.model, responder.version, took, responder.draw)
         entry = {
             "id": request_id,
             "key": key.name if key is not None else None,
@@ -372,7 +386,7 @@ class Router:
         return Response(status_code=204)
 
 
-def _responder(resident: Resident, alias: str | None) -> _Responder:
+def _responder(resident: Resident, alias: str | None, draw: Draw | None = None) -> _Responder:
     version = resident.version
     return _Responder(
         engine=resident.engine,
@@ -383,6 +397,7 @@ def _responder(resident: Resident, alias: str | None) -> _Responder:
         stop_token_ids=list(version.card["stop_token_ids"]),
         resident=resident,
         alias=alias,
+        draw=draw,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
+from mlflow_finetune_plugin.serving.router.first_answers import Draw, FirstAnswers
 from mlflow_finetune_plugin.store.latency_counts import LatencyCounts, bucket_of
 from mlflow_finetune_plugin.store.names import SERVED_TAG
 from mlflow_finetune_plugin.store.served_tags import ServedSummary, latency_of
@@ -27,6 +28,8 @@ _MAX_TIMES = 1000
 class _Count:
     answers: int = 0
     failed: int = 0
+    first_answers: int = 0
+    first_failed: int = 0
     buckets: Counter[int] = field(default_factory=Counter)
     times: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MAX_TIMES))
 
@@ -46,17 +49,22 @@ class ServedLog:
         self._begun = round(time.time(), 1)
         self._counts: dict[tuple[str, str], _Count] = {}
         self._new: set[tuple[str, str]] = set()
+        self._first = FirstAnswers()
 
-    def note(self, model: str, version: str, took_ms: float | None) -> None:
+    def note(self, model: str, version: str, took_ms: float | None, draw: Draw | None = None) -> None:
         """Count an answer that ended.
 
         Args:
             model: The registered model.
             version: The version's number.
             took_ms: Milliseconds from the request to the end of the answer; None if it failed.
+            draw: How the request's alias was chosen; None where the request names it.
         """
         count = self._counts.setdefault((model, version), _Count())
         count.answers += 1
+        if self._first.is_counted(model, draw):
+            count.first_answers += 1
+            count.first_failed += took_ms is None
         if took_ms is None:
             count.failed += 1
         else:
@@ -76,7 +84,8 @@ class ServedLog:
         count = self._counts[key]
         recent = latency_of(list(count.times)) if count.times else None
         latencies = LatencyCounts.of_buckets(count.buckets)
-        return ServedSummary(self._begun, count.answers, count.failed, recent, latencies)
+        first = (count.first_answers, count.first_failed)
+        return ServedSummary(self._begun, count.answers, count.failed, recent, latencies, *first)
 
     def _write(self, summaries: dict[tuple[str, str], ServedSummary]) -> set[tuple[str, str]]:
         """Write the tags. It blocks. Returns the versions to report again next time."""

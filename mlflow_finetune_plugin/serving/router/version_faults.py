@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
+from mlflow_finetune_plugin.serving.router.first_answers import Draw
 from mlflow_finetune_plugin.serving.router.requests import CheckedRequest
 
 logger = logging.getLogger(__name__)
@@ -34,15 +35,23 @@ class VersionFaults:
     """Decides about failed answers in the background.
 
     Args:
-        note_failure: Receives model and version of a failure that counts against the version.
+        note_failure: Receives model, version and draw of a failure that counts against the version.
     """
 
-    def __init__(self, note_failure: Callable[[str, str], None]) -> None:
+    def __init__(self, note_failure: Callable[[str, str, Draw | None], None]) -> None:
         self._note_failure = note_failure
         self._seen: OrderedDict[tuple[str, str, str], None] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def report(self, request_id: str, checked: CheckedRequest, engine: EngineProcess, model: str, version: str) -> None:
+    def report(
+        self,
+        request_id: str,
+        checked: CheckedRequest,
+        engine: EngineProcess,
+        model: str,
+        version: str,
+        draw: Draw | None = None,
+    ) -> None:
         """Take an answer that the engine failed to give. While four are being checked, further ones are not counted."""
         fault = (model, version, _digest(checked))
         if fault in self._seen:
@@ -51,15 +60,15 @@ class VersionFaults:
             logger.info("fault_not_checked id=%s version=%s/%s", request_id, model, version)
             return
         self._is_new(fault)
-        task = asyncio.create_task(self._check(request_id, checked, engine, model, version))
+        task = asyncio.create_task(self._check(request_id, checked, engine, model, version, draw))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def report_lost(self, engine: EngineProcess, model: str, version: str) -> None:
+    def report_lost(self, engine: EngineProcess, model: str, version: str, draw: Draw | None = None) -> None:
         """Take an answer that ended with its engine."""
         process = f"{id(engine)} {engine.generation}"
         if self._is_new((model, version, process)):
-            self._note_failure(model, version)
+            self._note_failure(model, version, draw)
 
     def _is_new(self, fault: tuple[str, str, str]) -> bool:
         if fault in self._seen:
@@ -70,7 +79,13 @@ class VersionFaults:
         return True
 
     async def _check(
-        self, request_id: str, checked: CheckedRequest, engine: EngineProcess, model: str, version: str
+        self,
+        request_id: str,
+        checked: CheckedRequest,
+        engine: EngineProcess,
+        model: str,
+        version: str,
+        draw: Draw | None,
     ) -> None:
         try:
             answer = await engine.client.post(
@@ -83,7 +98,7 @@ class VersionFaults:
             logger.warning("fault_of_request id=%s version=%s/%s: the base fails too", request_id, model, version)
         else:
             logger.warning("fault_of_version id=%s version=%s/%s: the base answers", request_id, model, version)
-            self._note_failure(model, version)
+            self._note_failure(model, version, draw)
 
 
 def _asked_of_the_base(checked: CheckedRequest, base_name: str) -> dict[str, Any]:

@@ -21,9 +21,9 @@ def tell(workplace):
     client = workplace.client()
     register_versions(client, "bot", 2)
 
-    def tell(version, router, begun, answers, failed, p95_ms=100.0):
+    def tell(version, router, begun, answers, failed, p95_ms=100.0, first=(None, None)):
         recent = LatencySummary(answers - failed, 50.0, p95_ms, begun, time.time()) if answers > failed else None
-        told = ServedSummary(begun, answers, failed, recent, told_latencies(answers - failed, p95_ms))
+        told = ServedSummary(begun, answers, failed, recent, told_latencies(answers - failed, p95_ms), *first)
         client.set_model_version_tag("bot", version, f"{SERVED_TAG}{router}", told.to_json())
 
     tell.client = client
@@ -91,3 +91,17 @@ def test_a_tag_that_is_none_is_told(tell):
     tell.client.set_model_version_tag("bot", CANARY, f"{SERVED_TAG}a", "none")
     with pytest.raises(GateError, match=r"bot/2: tag finetune\.served\.a"):
         answers.read()
+
+
+def test_a_user_who_only_fails_is_compared_once(tell):
+    answers = CanaryAnswers(tell.client, "bot", CANARY, CHAMPION)
+    tell(CANARY, "a", 10.0, 60, 50, first=(11, 1))
+    tell(CHAMPION, "a", 10.0, 100, 0, first=(40, 0))
+    answers.read()
+    assert (answers.canary, answers.champions) == (Answered(60, 50), Answered(100, 0))
+    assert answers.first_answers == (Answered(11, 1), Answered(40, 0))
+    assert answers.failures.e_worse < 5
+    tell(CANARY, "a", 10.0, 160, 150, first=(31, 21))
+    tell(CHAMPION, "a", 10.0, 200, 0, first=(80, 0))
+    answers.read()
+    assert answers.failures.e_worse > 1000

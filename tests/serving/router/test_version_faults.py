@@ -48,7 +48,7 @@ def counted(*requests, is_open: bool = True) -> tuple[list[tuple[str, str]], lis
 
     async def report() -> tuple[list[tuple[str, str]], list[dict]]:
         base, failures = Base(), []
-        faults = VersionFaults(lambda model, version: failures.append((model, version)))
+        faults = VersionFaults(lambda model, version, draw: failures.append((model, version)))
         if not is_open:
             base.is_open.clear()
         for answered in requests:
@@ -93,7 +93,7 @@ def test_a_flood_of_failures_is_not_asked_again_without_end():
 def test_an_engine_that_is_gone_blames_no_version():
     async def report() -> list[tuple[str, str]]:
         failures: list[tuple[str, str]] = []
-        faults = VersionFaults(lambda model, version: failures.append((model, version)))
+        faults = VersionFaults(lambda model, version, draw: failures.append((model, version)))
         async with httpx.AsyncClient(base_url="http://127.0.0.1:9") as client:  # the discard port: nobody listens
             gone = SimpleNamespace(client=client, spec=SimpleNamespace(base_name="base-model"))
             faults.report("req-1", request("hello"), gone, "bot", "3")
@@ -105,7 +105,7 @@ def test_an_engine_that_is_gone_blames_no_version():
 
 def test_all_answers_that_are_lost_with_one_process_of_an_engine_count_once():
     failures = []
-    faults = VersionFaults(lambda model, version: failures.append((model, version)))
+    faults = VersionFaults(lambda model, version, draw: failures.append((model, version)))
     engine = SimpleNamespace(generation=1)
     for _ in range(300):
         faults.report_lost(engine, "bot", "3")
