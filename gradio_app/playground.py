@@ -20,10 +20,12 @@ from gradio_app.chat.streams import Streams
 from gradio_app.ledgers import Ledger, Ledgers
 from gradio_app.prompts.progress import Progress
 from gradio_app.prompts.walk import PromptWalk, next_prompt
-from gradio_app.registry_client import ask_mlflow
+from gradio_app.registry_client import ask_mlflow, registry_client
 from gradio_app.settings import PlaygroundSettings
+from gradio_app.standings.terms import VoteTerms, counting_sentence, judged_version, read_terms
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
-from mlflow_finetune_plugin.errors import FinetuneError
+from mlflow_finetune_plugin.errors import FinetuneError, in_short
+from mlflow_finetune_plugin.store.names import CHAMPION
 from mlflow_finetune_plugin.votes.journal.vote import CastVote, Choice, Turn, VoteSide
 from mlflow_finetune_plugin.votes.mlflow.answer_trace import STOPPED, TracedAnswer
 from mlflow_finetune_plugin.votes.prompt_sets import PromptSet
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 MOST_SESSIONS = 5_000
 IDLE_S = 2 * 3600.0
 SERVED_FOR_S = 5.0
+_TERMS_S = 2.0
 REASONS = ("correct", "helpful", "clear", "style", "too long", "made up", "unsafe")
 """The reasons that the page offers for a vote."""
 
@@ -54,6 +57,7 @@ class Playground:
         self._served: tuple[float, ServedModels] | None = None
         self._discovering = asyncio.Lock()
         self._sessions: dict[str, Session] = {}
+        self._terms: dict[tuple[str, str], VoteTerms] = {}
         self.ledgers = Ledgers(tracking_uri, settings.keep_traces_days)
         self.walk = PromptWalk(settings.prompt_sets, longest_prompt_chars=settings.max_prompt_chars)
 
@@ -108,7 +112,31 @@ class Playground:
             self.streams.stop(self._sessions[key])  # No page shows these answers any more.
         self._sessions[key] = session
         self._warm(session)
+        await self.note_counting(session)
         return session
+
+    async def note_counting(self, session: Session) -> None:
+        """Note in the session whether and how votes on its contenders count. Waits for MLflow at most two seconds."""
+        served = await self.served()
+        model = self.model_of(session.contenders, served)
+        if model is None or len(session.contenders) != 2:
+            session.votes_note = ""
+            return
+        champion = served.version(f"{model}@{CHAMPION}", model)
+        left, right = (served.version(contender.name, model) for contender in session.contenders)
+        judged = judged_version((left, right), champion)
+        try:
+            terms = None if judged is None else await asyncio.wait_for(self._terms_of(model, judged), _TERMS_S)
+        except (FinetuneError, TimeoutError) as error:
+            logger.warning("vote_terms_not_read model=%s fault=%s", model, in_short(error))
+            session.votes_note = "Whether your votes count for a promotion could not be read from MLflow."
+            return
+        session.votes_note = counting_sentence(terms, champion)
+
+    async def _terms_of(self, model: str, version: str) -> VoteTerms:
+        if (model, version) not in self._terms:
+            self._terms[model, version] = await ask_mlflow(lambda: read_terms(registry_client(), model, version))
+        return self._terms[model, version]
 
     def _warm(self, session: Session) -> None:
         if (model := self._voted_model(session)) is not None:

@@ -33,6 +33,16 @@ class ServedModels:
     """Registered models that routers of this project serve."""
     faults: tuple[str, ...]
 
+    def version(self, name: str, model: str) -> str | None:
+        """Return the version of the registered ``model`` that answers as ``name``, ``base`` for a base; None for anything else."""
+        contender = next((contender for contender in self.contenders if contender.name == name), None)
+        if contender is None:
+            return None
+        if contender.root is not None and contender.root.startswith(f"{model}/"):
+            return contender.root.removeprefix(f"{model}/")
+        bases = {other.parent for other in self.contenders}
+        return BASE if contender.model == BASE or contender.model in bases else None
+
     def find(self, name: str) -> Contender:
         """Return the contender of that displayed name or model name. Raises SessionError."""
         for contender in self.contenders:

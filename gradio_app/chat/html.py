@@ -171,6 +171,8 @@ def welcome(session: Session) -> str:
             rest = "and compare. A vote needs exactly two sides; remove the others to vote."
         elif not session.keeps_votes:
             rest = f"and compare. {_NOT_STORED}"
+        elif session.votes_note:
+            rest = f"{rest} {session.votes_note}"
         return notice(f"{count} models answer with hidden names. Send a prompt, {rest}")
     return notice("Names are shown, so you cannot vote. Hide the names to vote blind.")
 

@@ -178,6 +178,8 @@ class Session:
     max_prompt_chars: int = 20_000
     max_turns: int = 50
     keeps_votes: bool = True
+    votes_note: str = ""
+    """Whether and how votes on these contenders count for a promotion, in a sentence."""
     voted_pair: tuple[str, str] | None = None
     """The two versions of the last vote, by their receipts; a new conversation keeps it."""
     session_id: str = field(default_factory=lambda: f"play-{uuid.uuid4().hex}")

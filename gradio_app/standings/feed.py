@@ -13,17 +13,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from gradio_app.standings.standings import (
-    DEFAULT_TERMS,
     Standings,
-    VoteTerms,
     judged_pairs,
     ordered_pair,
     standings_of,
 )
-from mlflow_finetune_plugin.errors import FinetuneError, GateError, MoveError
-from mlflow_finetune_plugin.gate.policy import VotesPolicy
+from gradio_app.standings.terms import VoteTerms, read_terms
+from mlflow_finetune_plugin.errors import FinetuneError, MoveError
 from mlflow_finetune_plugin.promotion.error_rates import VotePairs
-from mlflow_finetune_plugin.promotion.evidence.proven_version import read_version
 from mlflow_finetune_plugin.store.clients import client_for
 from mlflow_finetune_plugin.store.names import BASE
 from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
@@ -143,7 +140,7 @@ class StandingsReader:
             return last
         candidates = {ordered_pair(pair, aliases)[0] for pair in judged_pairs(reading)} - {BASE}
         for version in candidates - self._terms.keys():
-            self._terms[version] = self._terms_of(version)
+            self._terms[version] = read_terms(self._client(), self._model, version)
         standings = standings_of(reading, aliases, self._terms, tested)
         self._last_read = (hourly, aliases, tested)
         return last if last == standings else standings
@@ -156,18 +153,6 @@ class StandingsReader:
             except MoveError:  # no such model yet
                 return {}, VotePairs({})
         return aliases, VotePairs.from_tags(tags)
-
-    def _terms_of(self, version: str) -> VoteTerms:
-        """Return the terms that the version's training run recorded, which never change. Raises TrackingError."""
-        try:
-            written = read_version(self._client(), self._model, version).policy
-        except (GateError, MoveError) as error:
-            return VoteTerms(VotesPolicy(), str(error))
-        if written is None:
-            return DEFAULT_TERMS
-        if written.policy.votes is None:
-            return VoteTerms(VotesPolicy(), "its policy leaves votes out, so the gate does not read them")
-        return VoteTerms(written.policy.votes)
 
     def _client(self) -> MlflowClient:
         import mlflow

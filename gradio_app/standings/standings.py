@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gradio_app.standings.agreement import VoterAgreement, voter_agreement
+from gradio_app.standings.terms import DEFAULT_TERMS, VoteTerms
 from gradio_app.standings.vote_path import VotePath, vote_path
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.evidence import Votes
-from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.gate.statistics.proportions import wilson_interval
 from mlflow_finetune_plugin.gate.statistics.ranking import Comparison, Ranking, rank
 from mlflow_finetune_plugin.promotion.error_rates import NumberedTest, VotePairs
@@ -25,17 +25,6 @@ from mlflow_finetune_plugin.votes.report import JudgeSummary, report_on
 
 Pair = tuple[str, str]
 """The versions of candidate and champion."""
-
-
-@dataclass(frozen=True)
-class VoteTerms:
-    """The terms by which the gate weighs votes for a candidate. ``note`` says why they are not the candidate's own."""
-
-    policy: VotesPolicy
-    note: str = ""
-
-
-DEFAULT_TERMS = VoteTerms(VotesPolicy())
 
 
 @dataclass(frozen=True)

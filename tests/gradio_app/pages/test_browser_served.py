@@ -46,6 +46,8 @@ def test_a_person_talks_to_two_served_versions_blind_and_votes(browser, registry
         listens_in_s=600,
     ) as url:
         page = CompareScreen(browser.new_page(), url).open()
+        counts = "Your first 5 votes on this pair count when the version that challenges the champion is judged"
+        expect(page.page.locator(".mf-notice").first).to_contain_text(counts)
         cast = []
         for question, choice in zip(QUESTIONS, ("left", "both_bad", "right", "tie"), strict=True):
             page.ask(question)

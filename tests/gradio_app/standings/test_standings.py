@@ -8,7 +8,8 @@ import pytest
 from votes_cast import read, vote
 
 from gradio_app.standings.json import standings_json, thinned
-from gradio_app.standings.standings import DEFAULT_TERMS, VoteTerms, ordered_pair, standings_of
+from gradio_app.standings.standings import ordered_pair, standings_of
+from gradio_app.standings.terms import DEFAULT_TERMS, VoteTerms
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.promotion.error_rates import NumberedTest, VotePairs
 from mlflow_finetune_plugin.votes.mlflow.reading import CheckedVote
