@@ -19,7 +19,7 @@ from mlflow_finetune_plugin.stages.records.description import (
     version_description,
 )
 from mlflow_finetune_plugin.store.links import run_page, version_page
-from mlflow_finetune_plugin.store.names import CHALLENGER, CHECKPOINTS_FOLDER, DESCRIPTION_TAG
+from mlflow_finetune_plugin.store.names import CHALLENGER, CHECKPOINTS_FOLDER, CONTENT_DIGEST_TAG, DESCRIPTION_TAG
 from mlflow_finetune_plugin.store.registry import RegisteredVersion, register_adapter
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def _register(
     section = planned.plan.config.register_as
     if section is None:
         return None
-    tags, description = logged.identity.tags(), version_description(planned.plan, proof)
+    tags = logged.identity.tags() | {CONTENT_DIGEST_TAG: logged.adapter.content_digest}
+    description = version_description(planned.plan, proof)
     return with_patience(
         lambda: register_adapter(
             client,

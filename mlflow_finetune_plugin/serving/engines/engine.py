@@ -161,6 +161,7 @@ class EngineProcess:
 
     async def _start_once(self) -> None:
         self.state = "starting"
+        await asyncio.to_thread(self.spec.check_files)
         self._port = free_port()  # the last one may be in use by now
         self.client.base_url = f"http://{HOST}:{self._port}"
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -36,6 +36,7 @@ class Resident:
         last_used: The fleet's clock at the last use.
         loaded_in: The engine's generation that has the adapter; None while it is unloaded.
         certified_in: The engine's generation that passed the certificate.
+        refusal: Why its files must not be loaded again; None while they are as they were verified.
     """
 
     version: FetchedVersion
@@ -46,6 +47,7 @@ class Resident:
     loaded_in: int | None = None
     certified_in: int | None = None
     certificate: Certificate | None = None
+    refusal: str | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -167,6 +169,13 @@ class Fleet:
         """Unload a version that was deleted from the registry. Running answers finish with it."""
         await self._drop(resident)
 
+    async def withdraw_refused(self, model: str, number: str) -> None:
+        """Unload a version whose files were changed on this disk, so that it can be fetched again."""
+        for resident in list(self.residents.values()):
+            version = resident.version
+            if resident.refusal is not None and (version.model, version.number) == (model, number):
+                await self._drop(resident)
+
     @property
     def has_one_base(self) -> bool:
         return len({engine.spec.key.base_digest for engine in self.engines.values()}) == 1
@@ -249,15 +258,26 @@ class Fleet:
 
     async def _make_ready(self, resident: Resident) -> None:
         async with resident.lock:
+            if resident.refusal is not None:
+                raise ServingError(resident.refusal)
             await resident.engine.wait_ready()
             generation = resident.engine.generation
             if resident.loaded_in != generation:
+                await self._check_files(resident)
                 await resident.engine.load(resident.name, resident.version.adapter.folder)
                 resident.loaded_in = generation
             if resident.certified_in == generation:
                 return
             resident.certificate = await self._certify(resident, generation)
             resident.certified_in = generation
+
+    async def _check_files(self, resident: Resident) -> None:
+        """Check the files of a version before they are read, because they may have changed since they were fetched."""
+        try:
+            await asyncio.to_thread(resident.version.check_files)
+        except (ServingError, OSError) as error:
+            resident.refusal = f"{resident.version.model}/{resident.version.number} must not serve: {error}"
+            raise ServingError(resident.refusal) from error
 
     async def _certify(self, resident: Resident, generation: int) -> Certificate:
         """Certify a version. If this start of the engine has certified it before, one probe is enough."""
@@ -267,7 +287,8 @@ class Fleet:
             if await still_holds(earlier[2], resident.engine, resident.name, reference):
                 return earlier[2]
             logger.error("certificate_broken version=%s", resident.name)
-        certificate = await certify(resident.engine, resident.name, reference, version=version)
+        digest = resident.version.content_digest
+        certificate = await certify(resident.engine, resident.name, reference, version=version, content_digest=digest)
         self._on_certificate(resident.version, certificate)
         if not certificate.passed:
             raise ServingError(f"{version} must not serve: {certificate.reason}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -159,5 +160,36 @@ def test_a_request_waits_for_the_unloading_of_what_it_needs(shared, fetcher):
         async with fleet.using(resident) as engine:
             assert (await engine.complete({"model": resident.name, "prompt": "a", "max_tokens": 1}))["choices"]
         await leaving
+
+    shared.run(work)
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "adapter"])
+def test_files_that_changed_since_they_were_fetched_are_not_loaded(shared, fetcher, part):
+    """The version is refused, each time without reading its files; its neighbour answers; fetched again, it answers too."""
+
+    async def work(fleet):
+        neighbour = await fleet.admit(fetcher.fetch("bot", "2"))
+        version = fetcher.fetch("bot", "1")
+        folder = version.tokenizer if part == "tokenizer" else version.adapter.folder
+        path = folder / ("chat_template.jinja" if part == "tokenizer" else "adapter_config.json")
+        path.write_text(path.read_text() + " ")
+        with pytest.raises(ServingError, match=r"bot/1 must not serve: .* was changed after it was verified.*fix:"):
+            await fleet.admit(version)
+        async with fleet.using(neighbour) as engine:
+            assert (await engine.complete({"model": neighbour.name, "prompt": "a", "max_tokens": 1}))["choices"]
+        again = await fleet.admit(fetcher.fetch("bot", "1"))
+        assert again.is_ready
+
+    shared.run(work)
+
+
+def test_a_certificate_names_the_content_digest(shared, fetcher, registry):
+    async def work(fleet):
+        resident = await fleet.admit(fetcher.fetch("bot", "1"))
+        tag = registry.client.get_model_version("bot", "1").tags["finetune.content_digest"]
+        assert (await certify(resident.engine, resident.name, resident.version.reference, version="bot/1")).passed
+        assert resident.certificate.content_digest == tag
+        assert json.loads(resident.certificate.to_json())["content_digest"] == tag
 
     shared.run(work)
