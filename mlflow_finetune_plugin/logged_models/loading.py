@@ -17,6 +17,7 @@ from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError, ServingError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
 from mlflow_finetune_plugin.logged_models.version_code import check_code, without_bytecode
+from mlflow_finetune_plugin.serving.versions.adapter_config import check_adapter_config
 from mlflow_finetune_plugin.serving.versions.content_digest import (
     ADAPTER_FOLDER,
     TOKENIZER_FOLDER,
@@ -89,6 +90,7 @@ def _check_content(artifacts: Path, uri: str) -> None:
             raise ServingError(
                 f"{uri}: {ADAPTER_FOLDER} is not the one that was registered; fix: restore it, or register it again"
             )
+        check_adapter_config(artifacts / ADAPTER_FOLDER, uri)
     except ServingError as error:
         raise ReloadError(f"{error}; it was not loaded") from error
     except ConfigError as error:

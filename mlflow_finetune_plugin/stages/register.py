@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.evaluation.results import EvalReport, MetricResult
@@ -38,9 +38,10 @@ def register(
     from mlflow import MlflowClient
 
     client, settings = MlflowClient(), planned.plan.config
-    version = _register(client, planned, logged, proof, report)
+    tags = logged.identity.tags() | {CONTENT_DIGEST_TAG: logged.adapter.content_digest}
+    version = _register(client, planned, logged, proof, tags, report)
     uri = logged.adapter.uri if version is None else version.uri
-    report.tags({**logged.identity.tags(), DESCRIPTION_TAG: run_description(planned.plan, planned.data, proof, uri)})
+    report.tags({**tags, DESCRIPTION_TAG: run_description(planned.plan, planned.data, proof, uri)})
     may_promote = False
     if version is None or settings.register_as is None:
         report.stage("model", f"{uri} (not registered: the recipe has no register.name)")
@@ -63,12 +64,16 @@ def register(
 
 
 def _register(
-    client: MlflowClient, planned: PlannedRun, logged: LoggedRun, proof: EvalReport, report: Report
+    client: MlflowClient,
+    planned: PlannedRun,
+    logged: LoggedRun,
+    proof: EvalReport,
+    tags: Mapping[str, str],
+    report: Report,
 ) -> RegisteredVersion | None:
     section = planned.plan.config.register_as
     if section is None:
         return None
-    tags = logged.identity.tags() | {CONTENT_DIGEST_TAG: logged.adapter.content_digest}
     description = version_description(planned.plan, proof)
     return with_patience(
         lambda: register_adapter(

@@ -85,6 +85,7 @@ CONTENT_DIGEST_TAG = _declare(
     "tag",
     "finetune.content_digest",
     "SHA-256 of all that shapes the answers: adapter, tokenizer, chat template, stop ids, reference.",
+    "run",
     "version",
     "logged model",
 )

@@ -26,7 +26,12 @@ ADAPTER_FOLDER = "adapter"
 _TOKENIZER_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 _MEBIBYTE = 2**20
 _MOST_FILES = 200
-_LARGEST = {CARD_FILE: 4 * _MEBIBYTE, REFERENCE_FILE: 64 * _MEBIBYTE}
+_LARGEST = {
+    CARD_FILE: 4 * _MEBIBYTE,
+    REFERENCE_FILE: 64 * _MEBIBYTE,
+    f"{ADAPTER_FOLDER}/adapter_config.json": 4 * _MEBIBYTE,
+    f"{TOKENIZER_FOLDER}/chat_template.jinja": _MEBIBYTE,
+}
 _LARGEST_OTHER = 256 * _MEBIBYTE
 
 

@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
 from mlflow_finetune_plugin.errors import ServingError, StoreError, TrackingError, in_short
+from mlflow_finetune_plugin.serving.versions.adapter_config import check_adapter_config
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore, HeldAdapter
 from mlflow_finetune_plugin.serving.versions.card import check_card, check_reference
 from mlflow_finetune_plugin.serving.versions.content_digest import (
@@ -268,6 +269,7 @@ class Fetcher:
             registered.check(card, name)
             tokenizer = self._tokenizers.add(artifacts / TOKENIZER_FOLDER, name)
             check_content(file_digests(reference, tokenizer), card, registered.content_digest, name)
+            check_adapter_config(artifacts / ADAPTER_FOLDER, name)
             held = self._store.add(artifacts / ADAPTER_FOLDER, str(card["adapter_digest"]))
             content: dict[str, Any] = {"card": card, "reference": reference, "tokenizer": tokenizer.name}
             content |= {"source": registered.source, "content_digest": registered.content_digest}

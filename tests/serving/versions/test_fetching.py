@@ -222,3 +222,26 @@ def test_a_version_of_an_earlier_release_is_served_with_one_warning(tmp_path, re
         with version.adapter:
             assert version.content_digest is None
     assert caplog.text.count(f"content_digest_missing version=early/{number}") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target_modules": "(x+x+)+y"}, "target_modules = '(x+x+)+y': matching it could take too long"),
+        ({"exclude_modules": "(.*)*!"}, "exclude_modules = '(.*)*!': matching it could take too long"),
+        ({"target_modules": ["q_proj", "(a|a)*b"]}, "target_modules = '(a|a)*b': matching it could take too long"),
+        ({"rank_pattern": {"(a|a)*b": 4}}, "rank_pattern = '(a|a)*b': matching it could take too long"),
+        ({"layers_pattern": "(a|a)*b"}, "layers_pattern = '(a|a)*b': matching it could take too long"),
+        ({"target_modules": ["q_proj"] * 10_001}, "target_modules has 10,001 names"),
+        ({"r": 10**9}, "r = 1000000000: larger than every dimension of its weights"),
+        ({"rank_pattern": {"q_proj": 10**9}}, "rank_pattern = 1000000000: larger than every dimension"),
+        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 10**9}, "num_virtual_tokens = 1000000000: larger than"),
+    ],
+)
+def test_a_configuration_that_could_block_an_engine_is_refused(tmp_path, registry, change, message):
+    number = registry.make("hostile", seed=1)
+    path = registry.artifacts("hostile", number) / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    registry.sign("hostile", number)
+    with pytest.raises(ServingError, match=f"^hostile/{number}: adapter_config.json: {re.escape(message)}.*fix:"):
+        Fetcher(registry.client, AdapterStore(tmp_path / "store")).fetch("hostile", number)
