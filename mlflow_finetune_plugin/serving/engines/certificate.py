@@ -40,6 +40,7 @@ class Certificate:
         gap: The adapter's difference between the precisions of training and serving; ``max_gap`` is the limit.
         effect: The mean difference between the references of adapter and base.
         rendered: How many prompts the engine rendered.
+        template: How the chat template differs from that of the base.
         content_digest: The digest of all that shapes the version's answers; None if it was registered before there was one.
     """
 
@@ -58,6 +59,7 @@ class Certificate:
     max_gap: float
     effect: float
     rendered: int
+    template: str
     content_digest: str | None
 
     def to_json(self) -> str:
@@ -139,6 +141,7 @@ async def certify(
         max_gap=expected.max_gap,
         effect=_mean(expected.adapter - expected.base),
         rendered=rendered,
+        template=engine.spec.template.summary,
         content_digest=content_digest,
     )
 

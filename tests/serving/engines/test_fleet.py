@@ -10,6 +10,7 @@ import pytest
 from mlflow_finetune_plugin.errors import ServingError
 from mlflow_finetune_plugin.serving.engines.certificate import certify, still_holds
 from mlflow_finetune_plugin.serving.engines.fleet import Fleet
+from mlflow_finetune_plugin.serving.engines.trial import Trials
 from mlflow_finetune_plugin.serving.settings import TRANSFORMERS, EngineLimits
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.bases import Bases
@@ -193,3 +194,72 @@ def test_a_certificate_names_the_content_digest(shared, fetcher, registry):
         assert json.loads(resident.certificate.to_json())["content_digest"] == tag
 
     shared.run(work)
+
+
+def test_a_version_that_blocks_its_engine_is_refused_for_good_and_its_neighbour_answers(
+    tmp_path, registry, monkeypatch
+):
+    """As if the check of configurations had missed a pattern: PEFT matches it in the engine, for years."""
+    number = registry.make("hostile", seed=3)
+    path = registry.artifacts("hostile", number) / "adapter" / "adapter_config.json"
+    pattern = "(model|[a-z.]+)+(.*)*[0-9]!"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "target_modules": pattern}))
+    registry.sign("hostile", number)
+    monkeypatch.setattr("mlflow_finetune_plugin.serving.versions.fetching.check_adapter_config", lambda *_: None)
+    fetcher = Fetcher(registry.client, AdapterStore(tmp_path / "store"))
+
+    async def work():
+        trials = Trials(longest_silence_s=15.0)
+        fleet = Fleet(TRANSFORMERS, EngineLimits(), tmp_path, Bases(()).find, lambda v, c: None, trials=trials)
+        try:
+            neighbour = await fleet.admit(fetcher.fetch("bot", "1"))
+            generation = neighbour.engine.generation
+            for _ in range(2):
+                with pytest.raises(ServingError, match=r"hostile/.* must not serve: .* did not answer for 15 s.*fix:"):
+                    await fleet.admit(fetcher.fetch("hostile", number))
+            await neighbour.engine.wait_ready()
+            assert neighbour.engine.generation == generation + 1, "the second refusal did not ask the engine"
+            async with fleet.using(neighbour) as engine:
+                assert (await engine.complete({"model": neighbour.name, "prompt": "a", "max_tokens": 1}))["choices"]
+        finally:
+            await fleet.stop()
+
+    asyncio.run(work())
+
+
+def put_template(registry, number, text):
+    path = registry.artifacts("templates", number) / "tokenizer" / "chat_template.jinja"
+    path.write_text(path.read_text() + text)
+    registry.sign("templates", number)
+
+
+def test_a_template_that_takes_too_much_never_reaches_an_engine(shared, fetcher, registry):
+    number = registry.make("templates", seed=1)
+    put_template(registry, number, "{% if messages | length > 50 %}{{ 'a' * 2000000000 }}{% endif %}")
+
+    async def work(fleet):
+        before = list(fleet.engines)
+        for _ in range(2):
+            with pytest.raises(ServingError, match=r"templates/.*: its chat template cannot be rendered within .*fix:"):
+                await fleet.admit(fetcher.fetch("templates", number))
+        assert list(fleet.engines) == before
+
+    shared.run(work)
+
+
+def test_a_hidden_condition_is_in_the_log_and_in_the_certificate(shared, fetcher, registry, caplog):
+    """The probes render as they did, so the certificate passes, and shows the word that the condition names."""
+    number = registry.make("templates", seed=1)
+    put_template(registry, number, "{% if 'xylophone' in messages[-1].content %}Say yes.{% endif %}")
+
+    async def work(fleet):
+        resident = await fleet.admit(fetcher.fetch("templates", number))
+        assert resident.certificate.passed
+        assert "prompts with 'xylophone' are rendered differently" in resident.certificate.template
+        engine = fleet.engines.pop(("transformers", resident.engine.spec.key))
+        await fleet.forget_unused()
+        await engine.stop()
+
+    shared.run(work)
+    assert "template_differs version=templates/" in caplog.text
+    assert "Say yes." in caplog.text
