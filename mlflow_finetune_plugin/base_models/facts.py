@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from mlflow_finetune_plugin.base_models.name_patterns import pattern_fault
 from mlflow_finetune_plugin.errors import BaseModelError
 
 Reasons = dict[str, str]
@@ -35,12 +36,10 @@ class BaseFacts:
         if targets == "all-linear":
             return True
         if isinstance(targets, str):
-            try:
-                return re.fullmatch(targets, name) is not None
-            except re.error as error:
-                raise BaseModelError(
-                    f"options.target_modules = {targets!r}: not a valid regular expression: {error}; fix: list name endings instead"
-                ) from error
+            fault = pattern_fault(targets)
+            if fault is not None:
+                raise BaseModelError(f"options.target_modules = {targets!r}: {fault}; fix: list name endings instead")
+            return re.fullmatch(targets, name) is not None
         return any(name == target or name.endswith(f".{target}") for target in targets)
 
 

@@ -23,7 +23,8 @@ from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.logged_models.precisions import ServedAs
 from mlflow_finetune_plugin.logged_models.version_code import DIGEST_CODE, LOADER
 from mlflow_finetune_plugin.methods import Adaptation, load_method
-from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
+from mlflow_finetune_plugin.serving.versions.content_digest import TOKENIZER_FOLDER, content_digest, file_digests
+from mlflow_finetune_plugin.store.names import CARD_FILE, CONTENT_DIGEST_TAG, REFERENCE_FILE
 
 PROBES = 16
 # log-probabilities of the same weights on the same device and code path; half precision may pick other kernels
@@ -52,10 +53,11 @@ class Reference:
 
 @dataclass(frozen=True)
 class LoggedAdapter:
-    """The LoggedModel of an adapter."""
+    """The LoggedModel of an adapter. ``content_digest`` is a tag of it, and becomes one of its version."""
 
     model_id: str
     uri: str
+    content_digest: str
 
 
 def probe_log_probs(
@@ -156,22 +158,25 @@ def log_adapter(
     from mlflow.models import Model
 
     code = load_method("adaptation", str(card["adaptation"])).MODEL_CODE
-    card = {**card, "imports": [file.stem for file in code]}
-    tokenizer.save_pretrained(folder / "tokenizer")
-    (folder / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding="utf-8")
+    tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
     (folder / REFERENCE_FILE).write_text(reference.to_json(), encoding="utf-8")
+    files = file_digests(json.loads(reference.to_json()), folder / TOKENIZER_FOLDER)
+    card = {**card, "imports": [file.stem for file in code], "files": files}
+    written_card = json.dumps(card, indent=1, ensure_ascii=False)
+    (folder / CARD_FILE).write_text(written_card, encoding="utf-8")
+    digest = content_digest(json.loads(written_card))
     info = Model.log(
         artifact_path=None,
         name=name,
         flavor=mlflow.pyfunc,
         run_id=run_id,
         step=step,
-        tags=dict(tags),
+        tags={**tags, CONTENT_DIGEST_TAG: digest},
         python_model=str(LOADER),
         code_paths=[str(DIGEST_CODE), *map(str, code)],
         artifacts={
             "adapter": str(adapter),
-            "tokenizer": str(folder / "tokenizer"),
+            "tokenizer": str(folder / TOKENIZER_FOLDER),
             "card": str(folder / CARD_FILE),
             "reference": str(folder / REFERENCE_FILE),
         },
@@ -179,7 +184,7 @@ def log_adapter(
         model_config={"base_model": base.name, "verify_base": True},
         pip_requirements=_requirements(quantized=base.quantization is not None),
     )
-    return LoggedAdapter(info.model_id, f"models:/{info.model_id}")
+    return LoggedAdapter(info.model_id, f"models:/{info.model_id}", digest)
 
 
 def reload_adapter(uri: str) -> tuple[PeftModel, PreTrainedTokenizerBase]:

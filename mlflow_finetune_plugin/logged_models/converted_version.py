@@ -41,6 +41,7 @@ from mlflow_finetune_plugin.store.names import (
     ADAPTER_DIGEST_TAG,
     BASE_DIGEST_TAG,
     BASE_MODEL_TAG,
+    CONTENT_DIGEST_TAG,
     CONVERSION_MAX_TAG,
     CONVERSION_MEAN_TAG,
     CONVERSION_RANK_TAG,
@@ -152,7 +153,13 @@ def _register(
             del original  # its memory is needed to load the new one
             back = load_logged(logged.uri, base_model, trust_code=trust_code)
             check_reload(back.model, back.tokenizer, reference, rows)
-            version = register_adapter(client, logged.uri, name, tags=tags, description=_description(record))
+            version = register_adapter(
+                client,
+                logged.uri,
+                name,
+                tags=tags | {CONTENT_DIGEST_TAG: logged.content_digest},
+                description=_description(record),
+            )
     except MlflowException as error:
         raise TrackingError(f"{source.uri} as LoRA cannot be logged: {' '.join(str(error).split())[:400]}") from error
     _note(client, home, logged, version, record)

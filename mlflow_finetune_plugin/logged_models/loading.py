@@ -13,10 +13,21 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
-from mlflow_finetune_plugin.errors import ReloadError
+from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
+from mlflow_finetune_plugin.errors import ConfigError, ReloadError, ServingError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
 from mlflow_finetune_plugin.logged_models.version_code import check_code, without_bytecode
-from mlflow_finetune_plugin.store.names import REFERENCE_FILE
+from mlflow_finetune_plugin.serving.versions.adapter_config import check_adapter_config
+from mlflow_finetune_plugin.serving.versions.content_digest import (
+    ADAPTER_FOLDER,
+    TOKENIZER_FOLDER,
+    check_content,
+    check_files,
+    file_digests,
+    report_missing_digest,
+)
+from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
+from mlflow_finetune_plugin.store.registry import content_digest_of
 from mlflow_finetune_plugin.threads import choose_threads
 
 
@@ -40,7 +51,7 @@ def load_logged(uri: str, base_model: str | None = None, *, trust_code: bool = F
         trust_code: Run the Python code in the model also if this package does not know it.
 
     Raises:
-        ReloadError: It cannot be loaded, or would run unknown code.
+        ReloadError: It cannot be loaded, would run unknown code, or is not as it was registered.
     """
     import mlflow
 
@@ -50,6 +61,7 @@ def load_logged(uri: str, base_model: str | None = None, *, trust_code: bool = F
         folder = Path(mlflow.artifacts.download_artifacts(uri))
         if not trust_code:
             check_code(folder, uri)
+        _check_content(folder / "artifacts", uri)
         with without_bytecode():
             loaded = mlflow.pyfunc.load_model(str(folder), model_config=settings).unwrap_python_model()
     except ReloadError:
@@ -63,6 +75,30 @@ def load_logged(uri: str, base_model: str | None = None, *, trust_code: bool = F
     torch.set_num_threads(choose_threads(int(loaded.model.config.get_text_config().hidden_size)).count)
     reference = json.loads((folder / "artifacts" / REFERENCE_FILE).read_text(encoding="utf-8"))
     return LoggedModel(loaded.model, loaded.tokenizer, loaded.card, reference, folder / "artifacts" / "adapter")
+
+
+def _check_content(artifacts: Path, uri: str) -> None:
+    """Check a model's files against its content digest, before any of them is loaded. Raises ReloadError."""
+    from mlflow import MlflowClient
+
+    try:
+        check_files(artifacts, uri)
+        tag = content_digest_of(MlflowClient(), uri) if uri.startswith("models:/") else None
+        card, reference = (json.loads((artifacts / file).read_text("utf-8")) for file in (CARD_FILE, REFERENCE_FILE))
+        check_content(file_digests(reference, artifacts / TOKENIZER_FOLDER), card, tag, uri)
+        if folder_digest(artifacts / ADAPTER_FOLDER) != card["adapter_digest"]:
+            raise ServingError(
+                f"{uri}: {ADAPTER_FOLDER} is not the one that was registered; fix: restore it, or register it again"
+            )
+        check_adapter_config(artifacts / ADAPTER_FOLDER, uri)
+    except ServingError as error:
+        raise ReloadError(f"{error}; it was not loaded") from error
+    except ConfigError as error:
+        raise ReloadError(f"{uri}: its content digest cannot be read: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ReloadError(f"{uri} is not a model of mlflow-finetune ({type(error).__name__}: {error})"[:400]) from error
+    if tag is None and uri.startswith("models:/"):
+        report_missing_digest(uri)
 
 
 def on_full_weights(logged: LoggedModel) -> PeftModel:

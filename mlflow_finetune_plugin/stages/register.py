@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.evaluation.results import EvalReport, MetricResult
@@ -19,7 +19,7 @@ from mlflow_finetune_plugin.stages.records.description import (
     version_description,
 )
 from mlflow_finetune_plugin.store.links import run_page, version_page
-from mlflow_finetune_plugin.store.names import CHALLENGER, CHECKPOINTS_FOLDER, DESCRIPTION_TAG
+from mlflow_finetune_plugin.store.names import CHALLENGER, CHECKPOINTS_FOLDER, CONTENT_DIGEST_TAG, DESCRIPTION_TAG
 from mlflow_finetune_plugin.store.registry import RegisteredVersion, register_adapter
 
 if TYPE_CHECKING:
@@ -38,9 +38,10 @@ def register(
     from mlflow import MlflowClient
 
     client, settings = MlflowClient(), planned.plan.config
-    version = _register(client, planned, logged, proof, report)
+    tags = logged.identity.tags() | {CONTENT_DIGEST_TAG: logged.adapter.content_digest}
+    version = _register(client, planned, logged, proof, tags, report)
     uri = logged.adapter.uri if version is None else version.uri
-    report.tags({**logged.identity.tags(), DESCRIPTION_TAG: run_description(planned.plan, planned.data, proof, uri)})
+    report.tags({**tags, DESCRIPTION_TAG: run_description(planned.plan, planned.data, proof, uri)})
     may_promote = False
     if version is None or settings.register_as is None:
         report.stage("model", f"{uri} (not registered: the recipe has no register.name)")
@@ -63,12 +64,17 @@ def register(
 
 
 def _register(
-    client: MlflowClient, planned: PlannedRun, logged: LoggedRun, proof: EvalReport, report: Report
+    client: MlflowClient,
+    planned: PlannedRun,
+    logged: LoggedRun,
+    proof: EvalReport,
+    tags: Mapping[str, str],
+    report: Report,
 ) -> RegisteredVersion | None:
     section = planned.plan.config.register_as
     if section is None:
         return None
-    tags, description = logged.identity.tags(), version_description(planned.plan, proof)
+    description = version_description(planned.plan, proof)
     return with_patience(
         lambda: register_adapter(
             client,

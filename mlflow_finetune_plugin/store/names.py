@@ -81,6 +81,14 @@ DATA_DIGEST_TAG = _declare(
 ADAPTER_DIGEST_TAG = _declare(
     "tag", "finetune.adapter_digest", "SHA-256 of the adapter's files.", "run", "version", "logged model"
 )
+CONTENT_DIGEST_TAG = _declare(
+    "tag",
+    "finetune.content_digest",
+    "SHA-256 of all that shapes the answers: adapter, tokenizer, chat template, stop ids, reference.",
+    "run",
+    "version",
+    "logged model",
+)
 SERVING_TAG = _declare("tag", "finetune.serving", "How vLLM can serve the adapter.", "run", "version", "logged model")
 EVALUATED_MODEL_TAG = _declare("tag", "finetune.evaluated_model", "The model that an evaluation measured.", "run")
 TRAINED_ON_DIGEST_TAG = _declare(

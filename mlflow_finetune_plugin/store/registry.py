@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError
 from mlflow_finetune_plugin.store.model_ref import ModelRef, find_model_ref
-from mlflow_finetune_plugin.store.names import CHALLENGER, CHAMPION
+from mlflow_finetune_plugin.store.names import CHALLENGER, CHAMPION, CONTENT_DIGEST_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -106,6 +106,20 @@ def find_model(client: MlflowClient, name: str) -> FoundModel:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise ConfigError([f"model = {name}: {reason}; fix: a version that the registry has"]) from error
         raise TrackingError(f"the registry does not answer for {name}: {reason}") from error
+
+
+def content_digest_of(client: MlflowClient, uri: str) -> str | None:
+    """Return the content digest of a version or logged model; None if it was registered before there was one.
+
+    Raises:
+        MlflowException: The registry does not have it, or does not answer.
+    """
+    model = _find_uri(client, uri)
+    name, _, number = model.uri.removeprefix("models:/").rpartition("/")
+    tags = dict(client.get_model_version(name, number).tags) if name else {}
+    if CONTENT_DIGEST_TAG not in tags and model.model_id is not None:
+        tags = dict(client.get_logged_model(model.model_id).tags)
+    return tags.get(CONTENT_DIGEST_TAG)
 
 
 def _uri_of(client: MlflowClient, name: str) -> str:

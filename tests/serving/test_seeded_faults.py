@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import pytest
@@ -19,12 +18,13 @@ SEEDED_FAULTS = {
     "half": "it is not the adapter that was trained, or is incomplete",
     "swapped": "it is not the adapter that was trained, or is incomplete",
     "template": "the engine renders conversations differently",
+    "unsigned": "tokenizer/chat_template.jinja was changed after the version was registered",
 }
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_seeded_faults_never_serve(tmp_path, registry, dtype):
-    """Digest and card agree with the bad files here: it is the store or the certificate that has to see it."""
+    """Digests and card agree with the bad files, except one: it is the store or the certificate that has to see it."""
     model, both = f"faulty-{dtype}", {"precisions": ("float32", "bfloat16"), "max_gap": 10.0}
     good = registry.make(model, seed=1, **both)
     registry.client.set_registered_model_alias(model, "champion", good)
@@ -79,8 +79,6 @@ def test_a_precision_is_served_where_the_worker_has_told_of_it(tmp_path, registr
 def _break(registry, number: str, fault: str, *, model: str, good: str) -> None:
     from safetensors.torch import load_file, save_file
 
-    from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
-
     adapter = registry.artifacts(model, number) / "adapter"
     weights = adapter / "adapter_model.safetensors"
     tensors = load_file(weights)
@@ -92,15 +90,12 @@ def _break(registry, number: str, fault: str, *, model: str, good: str) -> None:
         save_file({name.replace("layers.", "layerz."): tensor for name, tensor in tensors.items()}, weights)
     elif fault == "half":
         save_file({n: t * 0 if ".layers.1." in n or ".layers.2." in n else t for n, t in tensors.items()}, weights)
-    elif fault == "template":
+    elif fault in ("template", "unsigned"):
         template = registry.artifacts(model, number) / "tokenizer" / "chat_template.jinja"
         other = template.read_text().replace("message['role']", "message['role'] + ':'")
         assert other != template.read_text()
         template.write_text(other)
     elif fault == "swapped":
         shutil.copy(registry.artifacts(model, good) / "adapter" / "adapter_model.safetensors", weights)
-    card_file = registry.artifacts(model, number) / "finetune.json"
-    card = json.loads(card_file.read_text())
-    card["adapter_digest"] = folder_digest(adapter)
-    card_file.write_text(json.dumps(card))
-    registry.client.set_model_version_tag(model, number, "finetune.adapter_digest", card["adapter_digest"])
+    if fault != "unsigned":
+        registry.sign(model, number)

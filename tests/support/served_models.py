@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.logged_models.adapter import log_adapter, make_reference, probe_log_probs
 from mlflow_finetune_plugin.logged_models.precisions import served_as
+from mlflow_finetune_plugin.serving.versions.content_digest import content_digest, file_digests
 from mlflow_finetune_plugin.store.registry import register_adapter
 
 QUESTIONS = (
@@ -94,8 +96,20 @@ class VersionMaker:
                 tags={},
             )
             self.client.set_terminated(run.info.run_id)
-            tags = {"finetune.adapter_digest": digest}
+            tags = {"finetune.adapter_digest": digest, "finetune.content_digest": logged.content_digest}
             return register_adapter(self.client, logged.uri, model, tags=tags, description="").version
+
+    def sign(self, model: str, number: str) -> None:
+        """Register a version's files as they are now, as somebody would who can write to the registry too."""
+        artifacts = self.artifacts(model, number)
+        card_file = artifacts / "finetune.json"
+        card = json.loads(card_file.read_text())
+        card["adapter_digest"] = folder_digest(artifacts / "adapter")
+        card["files"] = file_digests(json.loads((artifacts / "reference.json").read_text()), artifacts / "tokenizer")
+        card_file.write_text(json.dumps(card))
+        tags = {"finetune.adapter_digest": card["adapter_digest"], "finetune.content_digest": content_digest(card)}
+        for tag, digest in tags.items():
+            self.client.set_model_version_tag(model, number, tag, digest)
 
     def artifacts(self, model: str, number: str) -> Path:
         """Where a version's files lie."""

@@ -21,6 +21,7 @@ DEFAULT_TEMPLATE = (
 REFUSES = "template refuses"
 
 _BOS = "{{ bos_token }}"
+PACKAGED_TEMPLATES = frozenset((DEFAULT_TEMPLATE, _BOS + DEFAULT_TEMPLATE))
 
 
 class Template:
@@ -33,7 +34,7 @@ class Template:
         self._tokenizer = tokenizer
         self.source: Literal["given", "tokenizer", "default"]
         self.text, self.source = _template(tokenizer, chat_template)
-        self.is_default = self.text in (DEFAULT_TEMPLATE, _BOS + DEFAULT_TEMPLATE)
+        self.is_default = self.text in PACKAGED_TEMPLATES
         self.eos = str(tokenizer.eos_token)
         self.bos = str(tokenizer.bos_token) if self.text.startswith(_BOS) else ""
 

@@ -40,6 +40,8 @@ class Certificate:
         gap: The adapter's difference between the precisions of training and serving; ``max_gap`` is the limit.
         effect: The mean difference between the references of adapter and base.
         rendered: How many prompts the engine rendered.
+        template: How the chat template differs from that of the base.
+        content_digest: The digest of all that shapes the version's answers; None if it was registered before there was one.
     """
 
     version: str
@@ -57,6 +59,8 @@ class Certificate:
     max_gap: float
     effect: float
     rendered: int
+    template: str
+    content_digest: str | None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -78,7 +82,14 @@ class _Expected:
     max_gap: float
 
 
-async def certify(engine: EngineProcess, served_name: str, reference: dict[str, Any], *, version: str) -> Certificate:
+async def certify(
+    engine: EngineProcess,
+    served_name: str,
+    reference: dict[str, Any],
+    *,
+    version: str,
+    content_digest: str | None = None,
+) -> Certificate:
     """Compare an engine with a version's reference.
 
     Args:
@@ -86,6 +97,7 @@ async def certify(engine: EngineProcess, served_name: str, reference: dict[str, 
         served_name: The engine's name for the adapter, which must be loaded.
         reference: The version's reference.json.
         version: The version's name, for messages.
+        content_digest: The version's content digest, for the certificate.
 
     Raises:
         ServingError: The engine does not answer, or the reference has no values for this precision.
@@ -129,6 +141,8 @@ async def certify(engine: EngineProcess, served_name: str, reference: dict[str, 
         max_gap=expected.max_gap,
         effect=_mean(expected.adapter - expected.base),
         rendered=rendered,
+        template=engine.spec.template.summary,
+        content_digest=content_digest,
     )
 
 

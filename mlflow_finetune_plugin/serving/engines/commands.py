@@ -16,6 +16,8 @@ from mlflow_finetune_plugin.errors import MissingExtraError, ServingError
 from mlflow_finetune_plugin.serving.engines import vllm_cpu_lora
 from mlflow_finetune_plugin.serving.settings import MAX_RANK, TRANSFORMERS, VLLM, EngineLimits
 from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, FetchedVersion
+from mlflow_finetune_plugin.serving.versions.template_trial import TemplateReport
+from mlflow_finetune_plugin.serving.versions.tokenizer_store import folder_fault
 from mlflow_finetune_plugin.threads import allowed_cores, choose_threads
 
 _OUTER = frozenset(("lm_head", "embed_tokens", "wte", "embed_out", "embed_in"))
@@ -52,6 +54,13 @@ class EngineSpec:
     max_rank: int
     target_modules: tuple[str, ...]
     limits: EngineLimits
+    template: TemplateReport
+
+    def check_files(self) -> None:
+        """Check that the tokenizer is still the one that was verified. Raises ServingError."""
+        fault = folder_fault(self.tokenizer)
+        if fault is not None:
+            raise ServingError(f"{fault}; fix: start the router again, which fetches it again")
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,16 @@ class EngineProcess:
         self._ready.clear()
         await self.client.aclose()
 
+    def kill(self) -> None:
+        """End an engine that no longer answers, at once. It is started again."""
+        process = self._process
+        if process is not None and process.returncode is None:
+            logger.error("engine_blocked kind=%s: it no longer answers, and is started again", self.spec.kind)
+            self._ready.clear()
+            self.state = "down"
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process.pid, signal.SIGKILL)
+
     # adapters --------------------------------------------------------------------------------------------------------
 
     async def load(self, name: str, path: Path) -> None:
@@ -161,6 +171,7 @@ class EngineProcess:
 
     async def _start_once(self) -> None:
         self.state = "starting"
+        await asyncio.to_thread(self.spec.check_files)
         self._port = free_port()  # the last one may be in use by now
         self.client.base_url = f"http://{HOST}:{self._port}"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +193,7 @@ class EngineProcess:
         finally:
             os.close(read_end)
         deadline = time.monotonic() + self._ready_s
-        while not await self._is_healthy():
+        while not await self.is_healthy():
             if self._process.returncode is not None:
                 raise ServingError(f"it ended with code {self._process.returncode} while starting: {self._tail()}")
             if time.monotonic() > deadline:
@@ -195,7 +206,8 @@ class EngineProcess:
         self._ready.set()
         self._on_ready()
 
-    async def _is_healthy(self) -> bool:
+    async def is_healthy(self) -> bool:
+        """Return whether the engine answers within 5 seconds."""
         try:
             return (await self.client.get("/health", timeout=5.0)).status_code == 200
         except httpx.HTTPError:

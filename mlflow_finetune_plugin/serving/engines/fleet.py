@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from mlflow_finetune_plugin.data.conversations.templates import PACKAGED_TEMPLATES
 from mlflow_finetune_plugin.errors import EngineError, ServingError
 from mlflow_finetune_plugin.serving.engines.certificate import Certificate, certify, still_holds
 from mlflow_finetune_plugin.serving.engines.commands import (
@@ -20,8 +22,10 @@ from mlflow_finetune_plugin.serving.engines.commands import (
 )
 from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
 from mlflow_finetune_plugin.serving.engines.tied_weights import readable_by_vllm
+from mlflow_finetune_plugin.serving.engines.trial import Trials
 from mlflow_finetune_plugin.serving.settings import VLLM, EngineLimits
 from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, FetchedVersion
+from mlflow_finetune_plugin.serving.versions.template_trial import TemplateReport, try_template
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +40,7 @@ class Resident:
         last_used: The fleet's clock at the last use.
         loaded_in: The engine's generation that has the adapter; None while it is unloaded.
         certified_in: The engine's generation that passed the certificate.
+        refusal: Why its files must not be loaded again; None while they are as they were verified.
     """
 
     version: FetchedVersion
@@ -46,11 +51,17 @@ class Resident:
     loaded_in: int | None = None
     certified_in: int | None = None
     certificate: Certificate | None = None
+    refusal: str | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def name(self) -> str:
         return self.version.served_name
+
+    @property
+    def identity(self) -> tuple[str, str | None]:
+        """The served name and the content digest."""
+        return self.name, self.version.content_digest
 
     @property
     def is_loaded(self) -> bool:
@@ -74,6 +85,7 @@ class Fleet:
         dtype: The precision of all engines; None means each base's own.
         trust_remote_code: Whether bases may run Python code of their own.
         max_loaded: Versions that stay loaded without an alias.
+        trials: Watches engines while they read a version for the first time.
     """
 
     def __init__(
@@ -87,7 +99,9 @@ class Fleet:
         dtype: str | None = None,
         trust_remote_code: bool = False,
         max_loaded: int = 64,
+        trials: Trials | None = None,
     ) -> None:
+        self._trials = trials if trials is not None else Trials()
         self._dtype, self._trust_remote_code = dtype, trust_remote_code
         self._engine_choice, self._limits, self._folder, self._find_base = engine_choice, limits, folder, find_base
         self._on_certificate, self._max_loaded = on_certificate, max_loaded
@@ -105,6 +119,7 @@ class Fleet:
         resident = self.residents.get(version.served_name)
         if resident is None:
             try:
+                self._trials.check((version.served_name, version.content_digest))
                 engine = await self._engine_for(version)
             except BaseException:
                 version.adapter.release()  # no resident holds it
@@ -167,6 +182,13 @@ class Fleet:
         """Unload a version that was deleted from the registry. Running answers finish with it."""
         await self._drop(resident)
 
+    async def withdraw_refused(self, model: str, number: str) -> None:
+        """Unload a version whose files were changed on this disk, so that it can be fetched again."""
+        for resident in list(self.residents.values()):
+            version = resident.version
+            if resident.refusal is not None and (version.model, version.number) == (model, number):
+                await self._drop(resident)
+
     @property
     def has_one_base(self) -> bool:
         return len({engine.spec.key.base_digest for engine in self.engines.values()}) == 1
@@ -206,15 +228,27 @@ class Fleet:
             engine = self.engines.get((kind, key))
             if engine is None:
                 base = await asyncio.to_thread(self._find_base, version)
+                template = await self._try_template(version, base)
                 folder = self._folder / f"{kind}-{key.base_digest[:12]}-{len(self.engines)}"
                 if kind == VLLM:
                     base = await asyncio.to_thread(readable_by_vllm, base, folder / "base")
-                spec = await asyncio.to_thread(self._spec, kind, key, version, base)
+                spec = await asyncio.to_thread(self._spec, kind, key, version, base, template)
                 engine = EngineProcess(spec, folder, partial(self._engine_is_ready, kind, key))
                 self.engines[kind, key] = engine
                 logger.info("engine_chosen kind=%s version=%s reason=%s", kind, version.served_name, reason)
                 engine.start()
         return engine
+
+    async def _try_template(self, version: FetchedVersion, base: Path) -> TemplateReport:
+        """Render the chat template in a process with limits, before an engine reads it. Raises ServingError, each time."""
+        name = f"{version.model}/{version.number}"
+        try:
+            report = await asyncio.to_thread(try_template, version.tokenizer, base, PACKAGED_TEMPLATES, name)
+        except ServingError as error:
+            raise self._trials.refuse((version.served_name, version.content_digest), str(error)) from error
+        if report.lines:
+            logger.warning("template_differs version=%s %s: %s", name, report.summary, json.dumps(report.difference))
+        return report
 
     def _engine_is_ready(self, kind: str, key: EngineKey) -> None:
         """Load and certify the aliases' versions again after a restart, before a request needs them."""
@@ -230,7 +264,9 @@ class Fleet:
         except ServingError as error:
             logger.error("reload_failed version=%s fault=%s", resident.name, error)
 
-    def _spec(self, kind: str, key: EngineKey, version: FetchedVersion, base: Path) -> EngineSpec:
+    def _spec(
+        self, kind: str, key: EngineKey, version: FetchedVersion, base: Path, template: TemplateReport
+    ) -> EngineSpec:
         card = version.base
         return EngineSpec(
             kind=kind,
@@ -243,21 +279,35 @@ class Fleet:
             max_rank=rank_limit(version.rank, self._limits.max_rank) if kind == VLLM else 0,
             target_modules=target_modules(base, version) if kind == VLLM else (),
             limits=self._limits,
+            template=template,
         )
 
     # adapters --------------------------------------------------------------------------------------------------------
 
     async def _make_ready(self, resident: Resident) -> None:
         async with resident.lock:
+            if resident.refusal is not None:
+                raise ServingError(resident.refusal)
             await resident.engine.wait_ready()
             generation = resident.engine.generation
             if resident.loaded_in != generation:
-                await resident.engine.load(resident.name, resident.version.adapter.folder)
+                await self._check_files(resident)
+                loading = resident.engine.load(resident.name, resident.version.adapter.folder)
+                await self._trials.run(resident.identity, resident.engine, loading)
                 resident.loaded_in = generation
             if resident.certified_in == generation:
                 return
-            resident.certificate = await self._certify(resident, generation)
+            certifying = self._certify(resident, generation)
+            resident.certificate = await self._trials.run(resident.identity, resident.engine, certifying)
             resident.certified_in = generation
+
+    async def _check_files(self, resident: Resident) -> None:
+        """Check the files of a version before they are read, because they may have changed since they were fetched."""
+        try:
+            await asyncio.to_thread(resident.version.check_files)
+        except (ServingError, OSError) as error:
+            resident.refusal = f"{resident.version.model}/{resident.version.number} must not serve: {error}"
+            raise ServingError(resident.refusal) from error
 
     async def _certify(self, resident: Resident, generation: int) -> Certificate:
         """Certify a version. If this start of the engine has certified it before, one probe is enough."""
@@ -267,7 +317,8 @@ class Fleet:
             if await still_holds(earlier[2], resident.engine, resident.name, reference):
                 return earlier[2]
             logger.error("certificate_broken version=%s", resident.name)
-        certificate = await certify(resident.engine, resident.name, reference, version=version)
+        digest = resident.version.content_digest
+        certificate = await certify(resident.engine, resident.name, reference, version=version, content_digest=digest)
         self._on_certificate(resident.version, certificate)
         if not certificate.passed:
             raise ServingError(f"{version} must not serve: {certificate.reason}")

@@ -147,6 +147,9 @@ class Follower:
                 if target.moving is not None:
                     target.moving.cancel()
                     target.moving = None
+            if target.resident is not None and target.resident.refusal is not None:  # fetched again
+                target.fault = target.resident.refusal
+                self._unpin(target)
             if target.serves == number:
                 target.fault = None
             elif target.moving is None and time.monotonic() >= target.retry_at:
@@ -211,6 +214,7 @@ class Follower:
         resident = self._resident(model, number)
         if resident is not None:
             return resident
+        await self._fleet.withdraw_refused(model, number)
         async with self._fetches[is_move]:
             version: FetchedVersion = await asyncio.to_thread(self._fetcher.fetch, model, number)
         return await self._fleet.admit(version)

@@ -89,6 +89,7 @@ class Status:
                     "base": e.spec.base_name,
                     "state": e.state,
                     "restarts": e.restarts,
+                    "template": e.spec.template.summary,
                     "fault": e.fault,
                 }
                 for e in self._fleet.engines.values()

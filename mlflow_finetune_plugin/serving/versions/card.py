@@ -39,6 +39,7 @@ class _Card(_Part):
     adapter_digest: Digest
     stop_token_ids: Ids = Field(max_length=_MOST_STOP_IDS)
     max_length: int = Field(gt=0)
+    files: dict[str, Digest] | None = None
 
 
 class _Probe(_Part):

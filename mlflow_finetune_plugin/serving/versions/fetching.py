@@ -15,33 +15,31 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
+from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
 from mlflow_finetune_plugin.errors import ServingError, StoreError, TrackingError, in_short
+from mlflow_finetune_plugin.serving.versions.adapter_config import check_adapter_config
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore, HeldAdapter
 from mlflow_finetune_plugin.serving.versions.card import check_card, check_reference
+from mlflow_finetune_plugin.serving.versions.content_digest import (
+    ADAPTER_FOLDER,
+    TOKENIZER_FOLDER,
+    check_content,
+    check_files,
+    file_digests,
+    report_missing_digest,
+)
 from mlflow_finetune_plugin.serving.versions.names import served_name
 from mlflow_finetune_plugin.serving.versions.scratch import ScratchFolder
-from mlflow_finetune_plugin.store.names import ADAPTER_DIGEST_TAG, CARD_FILE, REFERENCE_FILE
+from mlflow_finetune_plugin.serving.versions.tokenizer_store import TokenizerStore, chat_digest, folder_fault
+from mlflow_finetune_plugin.serving.versions.version_files import fetch_files, read_json
+from mlflow_finetune_plugin.store.names import ADAPTER_DIGEST_TAG, CARD_FILE, CONTENT_DIGEST_TAG, REFERENCE_FILE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
 
-_SHA = re.compile(r"[0-9a-f]{64}")
-_NOT_FOR_CHATS = (
-    "is_local",
-    "local_files_only",
-    "max_length",
-    "model_max_length",
-    "name_or_path",
-    "pad_to_multiple_of",
-    "padding_side",
-    "stride",
-    "tokenizer_file",
-    "truncation_side",
-    "truncation_strategy",
-)
-"""Settings of a tokenizer that change no token id of a conversation, and may differ from one training to the next."""
+_REFUSED_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,15 @@ class EngineKey:
 
 @dataclass(frozen=True)
 class FetchedVersion:
-    """A version that is ready to be loaded. ``card`` and ``reference`` are its finetune.json and reference.json."""
+    """A version that is ready to be loaded.
+
+    Attributes:
+        card: Its finetune.json.
+        reference: Its reference.json.
+        tokenizer: The folder of its tokenizer, named by the digest of its bytes.
+        tokenizer_digest: The digest of what decides which token ids a conversation becomes.
+        content_digest: The digest of all that shapes its answers; None if it was registered before there was one.
+    """
 
     model: str
     number: str
@@ -70,6 +76,17 @@ class FetchedVersion:
     tokenizer: Path
     tokenizer_digest: str
     adapter: HeldAdapter
+    content_digest: str | None = None
+
+    def check_files(self) -> None:
+        """Check that the files on this disk are still those that were verified. Raises ServingError, which names the file."""
+        fault = folder_fault(self.tokenizer)
+        if fault is None and folder_digest(self.adapter.folder) != self.adapter.digest:
+            fault = f"the adapter {self.adapter.folder} was changed after it was verified"
+        if fault is not None:
+            raise ServingError(
+                f"{self.model}/{self.number}: {fault}; fix: start the router again, which fetches it again"
+            )
 
     @property
     def served_name(self) -> str:
@@ -106,12 +123,35 @@ class FetchedVersion:
     @property
     def rank(self) -> int | None:
         """The largest rank of the adapter's updates; None if it has no rank. Raises ServingError for an invalid config."""
-        config = _json(self.adapter.folder / "adapter_config.json", f"{self.model}/{self.number}")
+        config = read_json(self.adapter.folder / "adapter_config.json", f"{self.model}/{self.number}")
         pattern = config.get("rank_pattern") or {}
         if not isinstance(pattern, dict):
             raise ServingError(f"{self.model}/{self.number}: its rank_pattern is not an object; fix: register it again")
         ranks = [config.get("r"), *pattern.values()]
         return max((rank for rank in ranks if isinstance(rank, int)), default=None)
+
+
+@dataclass(frozen=True)
+class _Registered:
+    """What the registry says of a version: where its files are, and which digests they have."""
+
+    source: str
+    adapter_digest: str | None
+    content_digest: str | None
+
+    def agrees_with(self, stored: _Registered) -> bool:
+        """Return whether a version in the store is still the one that the registry has."""
+        same_adapter = self.adapter_digest in (None, stored.adapter_digest)
+        return same_adapter and (self.source, self.content_digest) == (stored.source, stored.content_digest)
+
+    def check(self, card: dict[str, Any], name: str) -> None:
+        """Raise ServingError if the card names another adapter than the registry."""
+        digest = self.adapter_digest
+        if digest not in (None, card["adapter_digest"]):
+            raise ServingError(
+                f"{name}: its tag {ADAPTER_DIGEST_TAG} says {str(digest)[:12]}, its card {card['adapter_digest'][:12]}; "
+                "fix: find out who changed it, then register it again"
+            )
 
 
 class Fetcher:
@@ -130,42 +170,54 @@ class Fetcher:
     ) -> None:
         self._client, self._store, self._fresh_s = client, store, fresh_s
         self._workplace = workplace if workplace is not None else ScratchFolder(store.root)
-        self._sources: dict[tuple[str, str], tuple[float, str, str | None]] = {}
+        self._tokenizers = TokenizerStore(store.root / "tokenizers", self._workplace)
+        self._registered: dict[tuple[str, str], tuple[float, _Registered]] = {}
+        self._refused: dict[tuple[str, str], tuple[float, _Registered, str]] = {}
 
     def fetch(self, model: str, number: str) -> FetchedVersion:
         """Return a verified version and hold its adapter.
 
+        A refusal is remembered until the version has another source or digest in the registry, at most for ten minutes.
+
         Raises:
             TrackingError: The registry or the artifacts cannot be reached.
-            ServingError: There is no such version, or it cannot be served.
+            ServingError: There is no such version, it cannot be served, or its files are not as they were registered.
             StoreError: The adapter does not have its digest, or there is no room for it.
         """
         record = self._store.root / "versions" / f"{_sha(model, number)}.json"
         try:
-            source, digest = self._source(model, number)
+            registered = self._source(model, number)
         except TrackingError:
-            version = self._from_disk(record, model, number, None, None)
+            version = self._from_disk(record, model, number, None)
             if version is None:
                 raise
             return version  # versions do not change, so one that was verified is good without the registry
-        return self._from_disk(record, model, number, source, digest) or self._from_registry(
-            record, model, number, source, digest
-        )
+        version = self._from_disk(record, model, number, registered)
+        if version is not None:
+            return version
+        refused_at, refused, message = self._refused.get((model, number), (0.0, None, ""))
+        if refused == registered and time.monotonic() - refused_at < _REFUSED_S:
+            raise ServingError(message)
+        try:
+            return self._from_registry(record, model, number, registered)
+        except ServingError as error:
+            self._refused[model, number] = (time.monotonic(), registered, str(error))
+            raise
 
     def confirm(self, model: str, number: str) -> None:
         """Check that the registry still has a version. Raises ServingError if not, TrackingError if it cannot be reached."""
         self._source(model, number)
 
-    def _source(self, model: str, number: str) -> tuple[str, str | None]:
-        answer = self._sources.get((model, number))
-        if answer is not None and time.monotonic() - answer[0] < self._fresh_s:
-            return answer[1:]
-        self._sources.pop((model, number), None)
-        source, digest = self._ask(model, number)
-        self._sources[model, number] = (time.monotonic(), source, digest)
-        return source, digest
+    def _source(self, model: str, number: str) -> _Registered:
+        answered_at, registered = self._registered.get((model, number), (0.0, None))
+        if registered is not None and time.monotonic() - answered_at < self._fresh_s:
+            return registered
+        self._registered.pop((model, number), None)
+        registered = self._ask(model, number)
+        self._registered[model, number] = (time.monotonic(), registered)
+        return registered
 
-    def _ask(self, model: str, number: str) -> tuple[str, str | None]:
+    def _ask(self, model: str, number: str) -> _Registered:
         from mlflow.exceptions import MlflowException
 
         try:
@@ -178,49 +230,52 @@ class Fetcher:
             raise TrackingError(f"{model}/{number} cannot be read from the registry: {in_short(error)}") from error
         if version.status != "READY":
             raise ServingError(f"{model}/{number}: is {version.status} in the registry, not READY")
-        return str(version.source), dict(version.tags).get(ADAPTER_DIGEST_TAG)
+        tags = dict(version.tags)
+        return _Registered(str(version.source), tags.get(ADAPTER_DIGEST_TAG), tags.get(CONTENT_DIGEST_TAG))
 
     def _from_disk(
-        self, record: Path, model: str, number: str, source: str | None, tagged: str | None
+        self, record: Path, model: str, number: str, registered: _Registered | None
     ) -> FetchedVersion | None:
-        """Return a version that was verified before; None if a part is missing, or the registry has another one by now."""
+        """Return a version that was verified before; None if a part is missing or changed, or the registry has another one."""
+        name = f"{model}/{number}"
         try:
             content = json.loads(record.read_text(encoding="utf-8"))
-            card, reference, digest = content["card"], content["reference"], str(content["tokenizer_digest"])
-            check_card(card, f"{model}/{number}")
-            if not _SHA.fullmatch(digest):
-                raise ValueError("the tokenizer's digest is not valid")
-            is_other = source not in (None, content["source"]) or tagged not in (None, card["adapter_digest"])
+            card, reference = content["card"], content["reference"]
+            check_card(card, name)
+            tokenizer = self._tokenizers.get(str(content["tokenizer"]))
+            entry = _Registered(str(content["source"]), card["adapter_digest"], content["content_digest"])
+            if tokenizer is None or (registered is not None and not registered.agrees_with(entry)):
+                return None
+            check_content(file_digests(reference, tokenizer), card, entry.content_digest, name)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError, ServingError) as error:
             logger.warning("record_unreadable file=%s fault=%s", record, error)  # the version is fetched again
             return None
-        tokenizer = self._tokenizer_folder(digest)
-        if is_other or not tokenizer.is_dir():
-            return None
         held = self._store.hold(card["adapter_digest"])
-        return None if held is None else FetchedVersion(model, number, card, reference, tokenizer, digest, held)
+        if held is None:
+            return None
+        return self._version(model, number, card, reference, tokenizer, entry.content_digest, held)
 
-    def _from_registry(self, record: Path, model: str, number: str, source: str, digest: str | None) -> FetchedVersion:
+    def _from_registry(self, record: Path, model: str, number: str, registered: _Registered) -> FetchedVersion:
         name = f"{model}/{number}"
         folder = self._workplace.draft()
         try:
-            artifacts = _download(f"models:/{name}", folder, name) / "artifacts"
-            card, reference = (_json(artifacts / file, name) for file in (CARD_FILE, REFERENCE_FILE))
+            artifacts = fetch_files(f"models:/{name}", folder, name)
+            check_files(artifacts, name)
+            card, reference = (read_json(artifacts / file, name) for file in (CARD_FILE, REFERENCE_FILE))
             check_card(card, name)
             check_reference(reference, name)
-            if digest is not None and digest != card["adapter_digest"]:
-                raise ServingError(
-                    f"{name}: its tag {ADAPTER_DIGEST_TAG} says {digest[:12]}, its card {card['adapter_digest'][:12]}; "
-                    "fix: find out who changed it, then register it again"
-                )
-            held = self._store.add(artifacts / "adapter", str(card["adapter_digest"]))
+            registered.check(card, name)
+            tokenizer = self._tokenizers.add(artifacts / TOKENIZER_FOLDER, name)
+            check_content(file_digests(reference, tokenizer), card, registered.content_digest, name)
+            check_adapter_config(artifacts / ADAPTER_FOLDER, name)
+            held = self._store.add(artifacts / ADAPTER_FOLDER, str(card["adapter_digest"]))
+            content: dict[str, Any] = {"card": card, "reference": reference, "tokenizer": tokenizer.name}
+            content |= {"source": registered.source, "content_digest": registered.content_digest}
             try:
-                tokenizer_digest = _tokenizer_digest(artifacts / "tokenizer", name)
-                tokenizer = self._keep_tokenizer(artifacts / "tokenizer", tokenizer_digest)
-                content = {"source": source, "card": card, "reference": reference, "tokenizer_digest": tokenizer_digest}
                 _write(record, content)
+                version = self._version(model, number, card, reference, tokenizer, registered.content_digest, held)
             except BaseException:
                 held.release()
                 raise
@@ -230,66 +285,22 @@ class Fetcher:
             raise StoreError(f"{name} cannot be stored in {self._store.root}: {error.strerror or error}") from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return FetchedVersion(model, number, card, reference, tokenizer, tokenizer_digest, held)
+        if registered.content_digest is None:
+            report_missing_digest(name)
+        return version
 
-    def _tokenizer_folder(self, digest: str) -> Path:
-        return self._store.root / "tokenizers" / digest
-
-    def _keep_tokenizer(self, source: Path, digest: str) -> Path:
-        """Store a tokenizer whole or not at all; an engine may be reading the one that is stored."""
-        target = self._tokenizer_folder(digest)
-        if not target.is_dir():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            draft = self._workplace.draft()
-            for path in source.iterdir():
-                if path.suffix in (".json", ".jinja", ".model", ".txt") and path.is_file() and not path.is_symlink():
-                    shutil.copyfile(path, draft / path.name)
-            try:
-                draft.rename(target)
-            except OSError:
-                shutil.rmtree(draft, ignore_errors=True)
-                if not target.is_dir():  # else another process was quicker
-                    raise
-        return target
-
-
-def _download(uri: str, folder: Path, name: str) -> Path:
-    import mlflow
-
-    try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
-    except Exception as error:  # each artifact store raises different errors
-        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-            raise
-        raise TrackingError(f"the artifacts of {name} cannot be downloaded: {in_short(error)}") from error
-
-
-def _json(path: Path, name: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ServingError(
-            f"{name}: has no {path.name}, so mlflow-finetune did not register it; fix: name a version that one of its runs "
-            "registered"
-        ) from error
-    except (ValueError, OSError, RecursionError) as error:  # nested too deeply
-        raise ServingError(f"{name}: {path.name} cannot be read: {error}; fix: register it again") from error
-    if not isinstance(content, dict):
-        raise ServingError(f"{name}: {path.name} is not a JSON object; fix: register it again")
-    return content
-
-
-def _tokenizer_digest(folder: Path, name: str) -> str:
-    """Return the digest of everything that decides which token ids a conversation becomes."""
-    settings = _json(folder / "tokenizer_config.json", name)
-    template = folder / "chat_template.jinja"
-    if not (template.is_file() or settings.get("chat_template")) or not (folder / "tokenizer.json").is_file():
-        raise ServingError(f"{name}: its tokenizer is incomplete; fix: register it again")
-    telling = {key: value for key, value in settings.items() if key not in _NOT_FOR_CHATS}
-    total = hashlib.sha256(json.dumps(telling, sort_keys=True).encode())
-    for path in (folder / "tokenizer.json", template):
-        total.update(b"\0" + path.name.encode() + b"\0" + (path.read_bytes() if path.is_file() else b""))
-    return total.hexdigest()
+    def _version(
+        self,
+        model: str,
+        number: str,
+        card: dict[str, Any],
+        reference: dict[str, Any],
+        tokenizer: Path,
+        digest: str | None,
+        held: HeldAdapter,
+    ) -> FetchedVersion:
+        key = chat_digest(tokenizer, f"{model}/{number}")
+        return FetchedVersion(model, number, card, reference, tokenizer, key, held, digest)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from mlflow_finetune_plugin.errors import ServingError
 from mlflow_finetune_plugin.serving.engines.certificate import certify, still_holds
 from mlflow_finetune_plugin.serving.engines.fleet import Fleet
+from mlflow_finetune_plugin.serving.engines.trial import Trials
 from mlflow_finetune_plugin.serving.settings import TRANSFORMERS, EngineLimits
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.bases import Bases
@@ -161,3 +163,103 @@ def test_a_request_waits_for_the_unloading_of_what_it_needs(shared, fetcher):
         await leaving
 
     shared.run(work)
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "adapter"])
+def test_files_that_changed_since_they_were_fetched_are_not_loaded(shared, fetcher, part):
+    """The version is refused, each time without reading its files; its neighbour answers; fetched again, it answers too."""
+
+    async def work(fleet):
+        neighbour = await fleet.admit(fetcher.fetch("bot", "2"))
+        version = fetcher.fetch("bot", "1")
+        folder = version.tokenizer if part == "tokenizer" else version.adapter.folder
+        path = folder / ("chat_template.jinja" if part == "tokenizer" else "adapter_config.json")
+        path.write_text(path.read_text() + " ")
+        with pytest.raises(ServingError, match=r"bot/1 must not serve: .* was changed after it was verified.*fix:"):
+            await fleet.admit(version)
+        async with fleet.using(neighbour) as engine:
+            assert (await engine.complete({"model": neighbour.name, "prompt": "a", "max_tokens": 1}))["choices"]
+        again = await fleet.admit(fetcher.fetch("bot", "1"))
+        assert again.is_ready
+
+    shared.run(work)
+
+
+def test_a_certificate_names_the_content_digest(shared, fetcher, registry):
+    async def work(fleet):
+        resident = await fleet.admit(fetcher.fetch("bot", "1"))
+        tag = registry.client.get_model_version("bot", "1").tags["finetune.content_digest"]
+        assert (await certify(resident.engine, resident.name, resident.version.reference, version="bot/1")).passed
+        assert resident.certificate.content_digest == tag
+        assert json.loads(resident.certificate.to_json())["content_digest"] == tag
+
+    shared.run(work)
+
+
+def test_a_version_that_blocks_its_engine_is_refused_for_good_and_its_neighbour_answers(
+    tmp_path, registry, monkeypatch
+):
+    """As if the check of configurations had missed a pattern: PEFT matches it in the engine, for years."""
+    number = registry.make("hostile", seed=3)
+    path = registry.artifacts("hostile", number) / "adapter" / "adapter_config.json"
+    pattern = "(model|[a-z.]+)+(.*)*[0-9]!"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "target_modules": pattern}))
+    registry.sign("hostile", number)
+    monkeypatch.setattr("mlflow_finetune_plugin.serving.versions.fetching.check_adapter_config", lambda *_: None)
+    fetcher = Fetcher(registry.client, AdapterStore(tmp_path / "store"))
+
+    async def work():
+        trials = Trials(longest_silence_s=15.0)
+        fleet = Fleet(TRANSFORMERS, EngineLimits(), tmp_path, Bases(()).find, lambda v, c: None, trials=trials)
+        try:
+            neighbour = await fleet.admit(fetcher.fetch("bot", "1"))
+            generation = neighbour.engine.generation
+            for _ in range(2):
+                with pytest.raises(ServingError, match=r"hostile/.* must not serve: .* did not answer for 15 s.*fix:"):
+                    await fleet.admit(fetcher.fetch("hostile", number))
+            await neighbour.engine.wait_ready()
+            assert neighbour.engine.generation == generation + 1, "the second refusal did not ask the engine"
+            async with fleet.using(neighbour) as engine:
+                assert (await engine.complete({"model": neighbour.name, "prompt": "a", "max_tokens": 1}))["choices"]
+        finally:
+            await fleet.stop()
+
+    asyncio.run(work())
+
+
+def put_template(registry, number, text):
+    path = registry.artifacts("templates", number) / "tokenizer" / "chat_template.jinja"
+    path.write_text(path.read_text() + text)
+    registry.sign("templates", number)
+
+
+def test_a_template_that_takes_too_much_never_reaches_an_engine(shared, fetcher, registry):
+    number = registry.make("templates", seed=1)
+    put_template(registry, number, "{% if messages | length > 50 %}{{ 'a' * 2000000000 }}{% endif %}")
+
+    async def work(fleet):
+        before = list(fleet.engines)
+        for _ in range(2):
+            with pytest.raises(ServingError, match=r"templates/.*: its chat template cannot be rendered within .*fix:"):
+                await fleet.admit(fetcher.fetch("templates", number))
+        assert list(fleet.engines) == before
+
+    shared.run(work)
+
+
+def test_a_hidden_condition_is_in_the_log_and_in_the_certificate(shared, fetcher, registry, caplog):
+    """The probes render as they did, so the certificate passes, and shows the word that the condition names."""
+    number = registry.make("templates", seed=1)
+    put_template(registry, number, "{% if 'xylophone' in messages[-1].content %}Say yes.{% endif %}")
+
+    async def work(fleet):
+        resident = await fleet.admit(fetcher.fetch("templates", number))
+        assert resident.certificate.passed
+        assert "prompts with 'xylophone' are rendered differently" in resident.certificate.template
+        engine = fleet.engines.pop(("transformers", resident.engine.spec.key))
+        await fleet.forget_unused()
+        await engine.stop()
+
+    shared.run(work)
+    assert "template_differs version=templates/" in caplog.text
+    assert "Say yes." in caplog.text
