@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt
 
 from mlflow_finetune_plugin.section import Auto, DataLocation, Layout, LocalFile, Section
 
@@ -92,6 +92,10 @@ class DataSettings(Section):
     )
     chat_template: LocalFile | None = Field(
         None, description="Jinja file; default: the base's own, else the packaged plain one."
+    )
+    chat_template_kwargs: dict[str, StrictBool | StrictInt | float | str] = Field(
+        default_factory=dict,
+        description="Values of variables that the chat template reads, e.g. {enable_thinking: false}. The model keeps them.",
     )
     mixing: Literal["proportional", "equal", "temperature"] = Field(
         "proportional",

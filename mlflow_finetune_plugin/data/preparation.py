@@ -160,7 +160,7 @@ class _Preparation:
             # A chat is proven on its last turn only, in full length: a cut reference could not be compared with an answer.
             pieces = encoded.examples(row) if is_document(batch.conversations[row]) else whole.examples(row)[-1:]
             line, messages = int(whole.lines[row]), batch.conversations[row]
-            self.eval_rows += [_eval_row(line, messages, piece, file.file) for piece in pieces]
+            self.eval_rows += [_eval_row(line, messages, piece, file.file, self._renderer) for piece in pieces]
         samples = self._samples.setdefault(len(self._tallies), [])
         samples += [encoded.examples(row)[-1] for row in trained[: MASK_SAMPLES - len(samples)].tolist()]
         copies = self._copies(encoded.lines[trained], file.file)
@@ -336,6 +336,9 @@ class _Preparation:
                 f"{contexts:,} assistant turns are context and carry no loss: the rows exclude them (weight: 0, train: false, "
                 "loss: false), they are part of a prompt, or no user turn comes before them"
             )
+        reasoning = sum(tally.reasoning_turns for tally in self._tallies)
+        if reasoning and not self._renderer.writes_reasoning:
+            yield f"{reasoning:,} turns hold reasoning, which is left out because the chat template does not write it"
         several = sum(tally.conversations - tally.rows_read for tally in self._tallies)
         if several:
             yield f"rows with several answers became {several:,} additional conversations"
@@ -349,15 +352,23 @@ def _label_report(labels: Labels) -> LabelReport | None:
     return LabelReport(tuple(labels.train.most_common(_SHOWN_LABELS)), tuple(labels.eval.most_common(_SHOWN_LABELS)))
 
 
-def _eval_row(line: int, messages: tuple[Message, ...], example: Example, file: DataFile) -> EvalRow:
-    """Make a held-out row: the last assistant turn is the reference, the turns before it are the prompt."""
+def _eval_row(
+    line: int, messages: tuple[Message, ...], example: Example, file: DataFile, renderer: ChatRenderer
+) -> EvalRow:
+    """Make a held-out row: the last assistant turn is the reference, the turns before it are the prompt.
+
+    The reference of a turn with calls or reasoning is what the model has to write, because its content is not all of it.
+    """
     start, end = example.last_turn()
+    answer = messages[-1]
+    is_text = answer.keys() <= {"role", "content"} or is_document(messages)
     return EvalRow(
         messages=tuple(unmarked(messages[:-1])),
         prompt_ids=tuple(example.input_ids[:start]),
         completion_ids=tuple(example.input_ids[start:end]),
-        reference=messages[-1]["content"],
+        reference=answer["content"] if is_text else renderer.answer_text(example.input_ids[start:end]),
         task=file.task,
         source=file.report_name,
         line=line,
+        answer=None if is_text else answer,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from mlflow_finetune_plugin.data.conversations.chat_turns import whole_text
 from mlflow_finetune_plugin.data.conversations.conversion import Conversation, instructed
 from mlflow_finetune_plugin.data.conversations.interpretation import ColumnSettings, Interpretation, interpret
 from mlflow_finetune_plugin.data.conversations.layouts import TEXT
@@ -114,6 +115,7 @@ class Reader:
             tally.conversations += 1
             tally.developer_turns += conversation.developer_turns
             tally.context_answers += conversation.context_answers
+            tally.reasoning_turns += conversation.reasoning_turns
             self._batch.add(line, conversation.messages)
         if self._batch.is_full():
             self._submit()
@@ -164,7 +166,7 @@ class _Batch:
     def add(self, line: int, messages: tuple[Message, ...]) -> None:
         self.lines.append(line)
         self.conversations.append(messages)
-        self._chars += sum([len(message["content"]) for message in messages])
+        self._chars += sum([len(whole_text(message)) for message in messages])
 
     def is_full(self) -> bool:
         return len(self.lines) >= BATCH_ROWS or self._chars >= _BATCH_CHARS

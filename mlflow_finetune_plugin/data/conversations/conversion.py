@@ -17,6 +17,7 @@ from mlflow_finetune_plugin.data.conversations.chat_turns import (
     is_learnt,
     role_turn,
     sharegpt_turn,
+    with_tools,
 )
 from mlflow_finetune_plugin.data.conversations.layouts import Layout
 from mlflow_finetune_plugin.data.conversations.row_faults import (
@@ -30,6 +31,7 @@ from mlflow_finetune_plugin.data.conversations.row_faults import (
     RowFault,
 )
 from mlflow_finetune_plugin.data.conversations.texts import excerpt_of, optional_text, verbatim
+from mlflow_finetune_plugin.data.conversations.tool_calls import TOOL_COLUMNS, tools_of
 from mlflow_finetune_plugin.evaluation.results import Message
 
 
@@ -48,6 +50,11 @@ class Conversation:
     def context_answers(self) -> int:
         """The number of assistant turns that carry no loss."""
         return sum(turn["role"] == "assistant" and not is_learnt(turn) for turn in self.messages)
+
+    @property
+    def reasoning_turns(self) -> int:
+        """The number of turns with what the model thought before it answered."""
+        return sum("reasoning_content" in turn for turn in self.messages)
 
 
 def is_document(messages: Sequence[Message]) -> bool:
@@ -79,8 +86,15 @@ def _check_fields(layout: Layout, row: Mapping[str, Any]) -> None:
     """Raise for a part of the row that the model would have to read and that no layout can use."""
     for column, reason in _UNSUPPORTED_COLUMNS.items():
         if row.get(column) and column not in layout.columns.values():
-            fix = f"data.ignore: [{column}] trains without it"
-            raise RowFault(UNSUPPORTED_FIELD, f"{column}: {reason}; {fix}")
+            raise _unsupported(column, reason)
+    if layout.name not in CHATS:
+        for column in TOOL_COLUMNS:
+            if row.get(column) and column not in layout.columns.values():
+                raise _unsupported(column, _TOOLS)
+
+
+def _unsupported(column: str, reason: str) -> RowFault:
+    return RowFault(UNSUPPORTED_FIELD, f"{column}: {reason}; data.ignore: [{column}] trains without it")
 
 
 def to_conversation(layout: Layout, row: Mapping[str, Any]) -> Conversation:
@@ -195,7 +209,8 @@ def _history(layout: Layout, row: Mapping[str, Any]) -> list[Message]:
 
 
 def _messages(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
-    return in_turn(_after_system(layout, row, map(role_turn, _list(layout, row, "messages"))))
+    turns = in_turn(_after_system(layout, row, map(role_turn, _list(layout, row, "messages"))))
+    return with_tools(turns, tools_of(row))
 
 
 def _conversational(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -206,11 +221,12 @@ def _conversational(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ..
         raise RowFault(EMPTY_COMPLETION, layout.columns["completion"])
     # As in TRL, the turns of the prompt are context, and the model learns those of the completion.
     context = [as_context(role_turn(turn)) for turn in prompt]
-    return in_turn([*context, *map(role_turn, completion)])
+    return with_tools(in_turn([*context, *map(role_turn, completion)]), tools_of(row))
 
 
 def _sharegpt(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
-    return in_turn(_after_system(layout, row, map(sharegpt_turn, _list(layout, row, "conversations"))))
+    turns = in_turn(_after_system(layout, row, map(sharegpt_turn, _list(layout, row, "conversations"))))
+    return with_tools(turns, tools_of(row))
 
 
 def _after_system(layout: Layout, row: Mapping[str, Any], turns: Iterable[Message]) -> list[Message]:
@@ -220,11 +236,13 @@ def _after_system(layout: Layout, row: Mapping[str, Any], turns: Iterable[Messag
 
 
 _NOT_TEXT = "this version trains on text only"
-_TOOLS = "tool calls are not supported, and the chat template would write the tools into the prompt"
+_TOOLS = "only rows of turns can have tools, as messages or ShareGPT"
 _UNSUPPORTED_COLUMNS = {
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _NOT_TEXT),
-    **dict.fromkeys(("tools", "functions"), _TOOLS),
 }
+
+CHATS = ("messages", "sharegpt", "conversational")
+"""The layouts whose rows are turns. Only they can have tools."""
 
 ANSWERS = {"alpaca": "output", "prompt_completion": "completion"}
 """The part of a layout that may hold a list of answers. Each answer becomes a conversation."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.data.conversations.conversion import Conversation, to_conversations
+from mlflow_finetune_plugin.data.conversations.conversion import CHATS, Conversation, to_conversations
 from mlflow_finetune_plugin.data.conversations.layouts import (
     COMPOSED,
     PREFERENCE,
@@ -16,6 +16,7 @@ from mlflow_finetune_plugin.data.conversations.layouts import (
 )
 from mlflow_finetune_plugin.data.conversations.ratings import check_classes, check_ranked, check_single_answers
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
+from mlflow_finetune_plugin.data.conversations.tool_calls import TOOL_COLUMNS
 from mlflow_finetune_plugin.data.conversations.unused_columns import UnusedColumns
 from mlflow_finetune_plugin.errors import DataError
 
@@ -52,7 +53,8 @@ class Interpretation:
         self._ignore, self._template = frozenset(ignore), template
         columns = template.columns if template is not None else frozenset[str]()
         prompts = sorted(columns) or [layout.columns[part] for part in _PROMPT_PARTS if part in layout.columns]
-        self.unused = UnusedColumns({*layout.columns.values(), *columns, *self._ignore, COMPOSED}, prompts)
+        tools = TOOL_COLUMNS if layout.name in CHATS else ()
+        self.unused = UnusedColumns({*layout.columns.values(), *columns, *tools, *self._ignore, COMPOSED}, prompts)
 
     def conversations(self, row: Mapping[str, Any]) -> list[Conversation]:
         """Return the conversations of a row, and count its unused columns.

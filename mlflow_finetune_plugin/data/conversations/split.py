@@ -10,6 +10,7 @@ from json.encoder import encode_basestring
 
 import numpy as np
 
+from mlflow_finetune_plugin.data.conversations.chat_turns import whole_text
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Message
 
 DEFAULT_EVAL_FRACTION = 0.1
@@ -140,10 +141,10 @@ def hash_text(text: str, seed: int = 0) -> int:
 
 def hash_row(messages: Sequence[Message], seed: int) -> int:
     """Return a 64-bit hash of a conversation, equal for exact duplicates."""
-    turns = [f'["{message["role"]}", {encode_basestring(message["content"])}]' for message in messages]
+    turns = [f'["{message["role"]}", {encode_basestring(whole_text(message))}]' for message in messages]
     return hash_text(f"[{', '.join(turns)}]", seed)  # equals json.dumps of [[role, content], ...], and is faster
 
 
 def hash_eval_row(row: EvalRow, seed: int) -> int:
     """Return the ``hash_row`` that a held-out row would have as a training row."""
-    return hash_row([*row.messages, {"role": "assistant", "content": row.reference}], seed)
+    return hash_row(row.turns, seed)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mlflow_finetune_plugin.data.conversations.chat_turns import whole_text
 from mlflow_finetune_plugin.data.conversations.conversion import is_document
 from mlflow_finetune_plugin.data.conversations.split import hash_row
 from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch, pack
@@ -41,7 +42,7 @@ class BatchEncoder:
         hashes = [hash_row(messages, self._seed) for messages in conversations]
         numbers = np.array(lines, dtype=np.int64)
         first_of_line = np.maximum.accumulate(np.where(is_first_of_line(numbers), np.arange(len(numbers)), 0))
-        answers = [_normalised_hash(messages[-1]["content"]) for messages in conversations]
+        answers = [_normalised_hash(whole_text(messages[-1])) for messages in conversations]
         prompts = [
             answer if is_document(messages) else hash_prompt(messages[:-1])
             for messages, answer in zip(conversations, answers, strict=True)
@@ -72,8 +73,8 @@ def hash_prompt(messages: Sequence[Message]) -> int:
     Like Python's ``hash`` it is valid in this process and its forks only.
     """
     if len(messages) == 1:
-        return _normalised_hash(messages[0]["content"])
-    return hash(tuple([(m["role"], _normalised_hash(m["content"])) for m in messages])) & _ALL_BITS
+        return _normalised_hash(whole_text(messages[0]))
+    return hash(tuple([(m["role"], _normalised_hash(whole_text(m))) for m in messages])) & _ALL_BITS
 
 
 def _normalised_hash(text: str) -> int:

@@ -143,6 +143,7 @@ def _row(row: EvalRow) -> dict[str, Any]:
         "task": row.task,
         "source": Path(row.source).name,
         "line": row.line,
+        **({"answer": row.answer} if row.answer is not None else {}),
     }
 
 
@@ -155,4 +156,5 @@ def _row_of(content: Mapping[str, Any]) -> EvalRow:
         task=str(content["task"]),
         source=str(content["source"]),
         line=int(content["line"]),
+        answer=dict(content["answer"]) if content.get("answer") else None,
     )

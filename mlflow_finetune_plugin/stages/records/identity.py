@@ -82,6 +82,7 @@ def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
         "adapter_digest": identity.adapter_digest,
         "stop_token_ids": list(plan.renderer.stop_token_ids),
         "answer_prefix": plan.renderer.answer_prefix.strip(),
+        "chat_template_kwargs": plan.config.data.chat_template_kwargs,
         "chat_template_source": plan.renderer.template_source,
         "max_new_tokens": int(plan.config.eval.max_new_tokens),
         "max_length": plan.max_length,
