@@ -81,6 +81,12 @@ class DataSettings(Section):
         min_length=1,
         description="Jinja text over the columns of a row that composes its prompt, e.g. '{{ question }}\n\n{{ context }}'.",
     )
+    group: str | None = Field(
+        None,
+        min_length=1,
+        description="Column that names the group of a row (a conversation, a customer). The rows of a group are on one side "
+        "of the split, and intervals count groups instead of rows.",
+    )
     max_skipped: float = Field(
         0.1,
         ge=0,

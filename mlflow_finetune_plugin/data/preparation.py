@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import numpy as np
 
-from mlflow_finetune_plugin.data.conversations.chat_turns import unmarked
 from mlflow_finetune_plugin.data.conversations.conversion import is_document
+from mlflow_finetune_plugin.data.conversations.groups import split_of_groups
 from mlflow_finetune_plugin.data.conversations.row_faults import OVER_EVAL_LIMIT, OVER_LENGTH
 from mlflow_finetune_plugin.data.conversations.split import Split, hash_text, sample_of_eval, split_of_train
+from mlflow_finetune_plugin.data.held_out_rows import GroupSides, eval_row
 from mlflow_finetune_plugin.data.reader import Reader, ReadFile, row_key
 from mlflow_finetune_plugin.data.report.checks import (
     CONTRADICTIONS,
@@ -37,6 +38,7 @@ from mlflow_finetune_plugin.data.report.checks import (
 )
 from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport, LabelReport, UnusableDataError
 from mlflow_finetune_plugin.data.report.faults import over_length_fault, skipped_fault, token_without_row, why_skipped
+from mlflow_finetune_plugin.data.report.notes import notes_on_rows
 from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, ExampleText, across, segments
 from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
 from mlflow_finetune_plugin.data.request import DataFile, DataRequest
@@ -110,6 +112,10 @@ def prepare(
 def _split(request: DataRequest, reader: Reader) -> Split:
     if isinstance(request.eval, tuple):
         return sample_of_eval(reader.place_hashes, request.max_eval_rows, request.seed)
+    if request.group is not None:
+        return split_of_groups(
+            reader.group_hashes, request.eval, request.max_eval_rows, request.seed, column=request.group
+        )
     return split_of_train(
         reader.row_hashes, request.eval, request.max_eval_rows, request.seed, prompt_hashes=reader.prompt_hashes
     )
@@ -135,6 +141,7 @@ class _Preparation:
         self._over_length: list[tuple[str, int, int]] = []
         self._samples: dict[int, list[Example]] = {}
         self._labels = Labels()
+        self._groups = GroupSides(request.group)
         self._largest_id = 0
 
     def write(self, file: ReadFile, spool: Spool) -> None:
@@ -156,11 +163,12 @@ class _Preparation:
         held_out, trained = used[is_eval[used]], used[~is_eval[used]]
         file.tally.rows_after_weight += len(held_out)
         self._put(self.eval, file, encoded, held_out, np.ones(len(held_out), dtype=np.int64))
+        self._groups.note(batch, held_out, trained)
         for row in held_out.tolist():
             # A chat is proven on its last turn only, in full length: a cut reference could not be compared with an answer.
             pieces = encoded.examples(row) if is_document(batch.conversations[row]) else whole.examples(row)[-1:]
-            line, messages = int(whole.lines[row]), batch.conversations[row]
-            self.eval_rows += [_eval_row(line, messages, piece, file.file, self._renderer) for piece in pieces]
+            line, messages, group = int(whole.lines[row]), batch.conversations[row], batch.group(row)
+            self.eval_rows += [eval_row(line, messages, piece, file.file, self._renderer, group) for piece in pieces]
         samples = self._samples.setdefault(len(self._tallies), [])
         samples += [encoded.examples(row)[-1] for row in trained[: MASK_SAMPLES - len(samples)].tolist()]
         copies = self._copies(encoded.lines[trained], file.file)
@@ -173,7 +181,8 @@ class _Preparation:
         every = np.ones(len(encoded), dtype=np.bool_)
         if file.tally.role == "train":
             splits = not isinstance(self._request.eval, tuple)
-            return every, self._split.held_out(encoded.row_hashes, encoded.line_prompts) if splits else ~every
+            hashes = encoded.group_hashes if self._request.group is not None else encoded.row_hashes
+            return every, self._split.held_out(hashes, encoded.line_prompts) if splits else ~every
         # Eval rows are sampled by position too, so that duplicates are drawn one by one.
         places = [hash_text(row_key(file.file, line), self._request.seed) for line in encoded.lines.tolist()]
         is_chosen = self._split.held_out(np.array(places, dtype=np.uint64))
@@ -242,6 +251,8 @@ class _Preparation:
         """Return why the data cannot be used, or None."""
         if fault := token_without_row(self._renderer, self._largest_id):
             return fault
+        if fault := self._groups.fault():
+            return fault
         if self._over_length:
             return over_length_fault(self._over_length, self._request.max_length)
         if self._request.train and not self.train.examples:
@@ -250,6 +261,11 @@ class _Preparation:
             return skipped_fault(self._tallies, self._request.max_skipped)
         if isinstance(self._request.eval, tuple):
             return f"no usable row to evaluate on: {why_skipped(self._tallies)}"
+        if self._request.group is not None and not self._split.below:
+            return (
+                f"no row to evaluate on: all rows are of one group ({self._request.group}); "
+                "fix: set data.eval to a file, or remove data.group"
+            )
         return (
             f"no row to evaluate on: {self.train.rows} usable training row(s) are too few to hold one out; "
             "fix: set data.eval to a file, or add rows"
@@ -280,7 +296,7 @@ class _Preparation:
             files=tuple(count.report() for count in self._tallies),
             train_rows=self.train.rows,
             eval_rows=self.eval.rows,
-            eval_split=self._split.description,
+            eval_split=self._split.description + self._groups.of_eval_files(self._request.eval),
             train=self.train.token_report(),
             eval=self.eval.token_report(),
             max_length=self._request.max_length,
@@ -303,7 +319,7 @@ class _Preparation:
             stop_tokens=tuple(str(tokenizer.convert_ids_to_tokens(token)) for token in renderer.stop_token_ids),
             digest=self.train.digest(),
             eval_digest=self.eval.digest(),
-            notes=(*renderer.notes, *self._notes()),
+            notes=(*renderer.notes, *notes_on_rows(self._tallies, writes_reasoning=renderer.writes_reasoning)),
             mask_samples=tuple(segments(example, tokenizer) for example in across(self._samples)),
             findings=tuple(findings),
             labels=_label_report(self._labels),
@@ -324,51 +340,8 @@ class _Preparation:
     def _position_text(self, file: int, line: int) -> str:
         return f"{self._tallies[file].name} line {line}"
 
-    def _notes(self) -> Iterator[str]:
-        for tally in self._tallies:
-            yield from (f"{tally.name}: {note}" for note in tally.source_notes)
-        developers = sum(tally.developer_turns for tally in self._tallies)
-        if developers:
-            yield f"{developers:,} developer turns were read as system turns"
-        contexts = sum(tally.context_answers for tally in self._tallies)
-        if contexts:
-            yield (
-                f"{contexts:,} assistant turns are context and carry no loss: the rows exclude them (weight: 0, train: false, "
-                "loss: false), they are part of a prompt, or no user turn comes before them"
-            )
-        reasoning = sum(tally.reasoning_turns for tally in self._tallies)
-        if reasoning and not self._renderer.writes_reasoning:
-            yield f"{reasoning:,} turns hold reasoning, which is left out because the chat template does not write it"
-        several = sum(tally.conversations - tally.rows_read for tally in self._tallies)
-        if several:
-            yield f"rows with several answers became {several:,} additional conversations"
-        if any(tally.layout.name == "text" for tally in self._tallies):
-            yield "plain text is used without the chat template: the model learns every token but the first, and the end token"
-
 
 def _label_report(labels: Labels) -> LabelReport | None:
     if not labels.train and not labels.eval:
         return None
     return LabelReport(tuple(labels.train.most_common(_SHOWN_LABELS)), tuple(labels.eval.most_common(_SHOWN_LABELS)))
-
-
-def _eval_row(
-    line: int, messages: tuple[Message, ...], example: Example, file: DataFile, renderer: ChatRenderer
-) -> EvalRow:
-    """Make a held-out row: the last assistant turn is the reference, the turns before it are the prompt.
-
-    The reference of a turn with calls or reasoning is what the model has to write, because its content is not all of it.
-    """
-    start, end = example.last_turn()
-    answer = messages[-1]
-    is_text = answer.keys() <= {"role", "content"} or is_document(messages)
-    return EvalRow(
-        messages=tuple(unmarked(messages[:-1])),
-        prompt_ids=tuple(example.input_ids[:start]),
-        completion_ids=tuple(example.input_ids[start:end]),
-        reference=answer["content"] if is_text else renderer.answer_text(example.input_ids[start:end]),
-        task=file.task,
-        source=file.report_name,
-        line=line,
-        answer=None if is_text else answer,
-    )

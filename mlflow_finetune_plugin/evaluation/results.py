@@ -35,6 +35,7 @@ class EvalRow:
         task: The task of the row.
         source: The name of its data file.
         line: Its line in that file.
+        group: The row's value in the column ``data.group``; rows of one group are not independent.
         answer: The last turn, where it is more than the text of ``reference``: it calls tools, or holds reasoning.
     """
 
@@ -46,6 +47,7 @@ class EvalRow:
     source: str
     line: int
     answer: Message | None = None
+    group: str | None = None
 
     @property
     def turns(self) -> tuple[Message, ...]:

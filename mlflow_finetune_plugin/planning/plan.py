@@ -178,6 +178,7 @@ def data_request(plan: Plan) -> DataRequest:
         ignore=tuple(data.ignore),
         prompt_template=data.prompt_template,
         max_skipped=data.max_skipped,
+        group=data.group,
     )
 
 

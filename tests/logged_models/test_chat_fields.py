@@ -32,6 +32,7 @@ def _rows(first, count):
                 },
             ],
             "tools": [TOOL],
+            "room": f"room {first + i // 2}",
         }
         for i in range(first, first + count)
     ]
@@ -45,6 +46,7 @@ def ran(tmp_path_factory, empty_store):
         "train": [{"path": str(jsonl(folder / "train.jsonl", _rows(0, 8)))}],
         "eval": [{"path": str(jsonl(folder / "eval.jsonl", _rows(100, 3)))}],
         "chat_template_kwargs": {"mood": "calm"},
+        "group": "room",
     }
     return run_pipeline(folder / "run", empty_store, config_for(folder, base, data=data, training={"max_steps": 2}))
 
@@ -58,6 +60,15 @@ def test_every_record_of_a_held_out_row_has_its_tools(ran):
     held_out = json.loads(ran.artifact("proof/held_out.json").read_text())["rows"][0]
     assert held_out["answer"]["tool_calls"][0]["function"] == {"name": "open", "arguments": {"box": 100}}
     assert json.loads(held_out["reference"])[0]["function"] == {"name": "open", "arguments": {"box": 100}}
+
+
+@pytest.mark.train
+def test_every_record_of_a_held_out_row_has_its_group(ran):
+    rows = json.loads(ran.artifact("proof/rows.json").read_text())
+    groups = [dict(zip(rows["columns"], row, strict=True))["group"] for row in rows["data"]]
+    assert groups == ["room 150", "room 150", "room 151"]
+    held_out = json.loads(ran.artifact("proof/held_out.json").read_text())["rows"]
+    assert [row["group"] for row in held_out] == groups
 
 
 @pytest.mark.train

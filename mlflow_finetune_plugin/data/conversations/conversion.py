@@ -6,6 +6,7 @@ outputs, nested instances) becomes several conversations, which all go to the sa
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,11 +41,14 @@ class Conversation:
     """The turns of one conversation. The last is an assistant turn that the model learns, and no text is empty.
 
     A document of plain text is a single assistant turn without a question; every other conversation has a user turn.
-    ``developer_turns`` counts the developer turns that were read as system turns.
+    ``developer_turns`` counts the developer turns that were read as system turns. ``group`` is the row's value in the column
+    ``data.group``. ``is_written`` says that the answer is a number, a boolean or an object, which was written as text.
     """
 
     messages: tuple[Message, ...]
     developer_turns: int = 0
+    group: str | None = None
+    is_written: bool = False
 
     @property
     def context_answers(self) -> int:
@@ -118,7 +122,8 @@ def _conversation(layout: Layout, row: Mapping[str, Any]) -> Conversation:
     if layout.name in ("messages", "conversational"):
         turns = [turn for column in layout.columns.values() for turn in row.get(column) or () if isinstance(turn, dict)]
         developers = sum(turn.get("role") == "developer" for turn in turns)
-    return Conversation(_BUILDERS[layout.name](layout, row), developers)
+    answer = row.get(layout.columns[ANSWERS[layout.name]]) if layout.name in ANSWERS else ""
+    return Conversation(_BUILDERS[layout.name](layout, row), developers, is_written=not isinstance(answer, str))
 
 
 def _several_answers(layout: Layout, row: Mapping[str, Any], column: str, answers: list[Any]) -> list[Conversation]:
@@ -160,18 +165,27 @@ def _prompt_completion(layout: Layout, row: Mapping[str, Any]) -> tuple[Message,
     return (
         *_system(layout, row),
         _message("user", verbatim(prompt, layout.columns["prompt"], EMPTY_PROMPT)),
-        _message("assistant", verbatim(completion, layout.columns["completion"], EMPTY_COMPLETION)),
+        _message("assistant", _answer_text(completion, layout.columns["completion"])),
     )
 
 
 def _label(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
     text = verbatim(_field(layout, row, "text"), layout.columns["text"], EMPTY_PROMPT)
-    label = _label_text(_field(layout, row, "label"), layout.columns["label"])
+    label = _plain_text(_field(layout, row, "label"), layout.columns["label"])
     return (*_system(layout, row), _message("user", text), _message("assistant", label))
 
 
-def _label_text(value: Any, column: str) -> str:
-    """Return the label as text: digits for a whole number, ``true`` or ``false`` for a boolean."""
+def _answer_text(value: Any, column: str) -> str:
+    """Return an answer as text: as ``_plain_text`` does, a fraction by its digits, and an object as JSON."""
+    if isinstance(value, dict) and value:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
+        return str(value)
+    return _plain_text(value, column)
+
+
+def _plain_text(value: Any, column: str) -> str:
+    """Return a value as text: digits for a whole number, ``true`` or ``false`` for a boolean."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and math.isnan(value):
@@ -185,7 +199,7 @@ def _alpaca(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
     """Join instruction and input with a blank line into one user turn, after the turns of the history."""
     instruction = verbatim(_field(layout, row, "instruction"), layout.columns["instruction"], EMPTY_PROMPT)
     context = _optional(layout, row, "input")
-    output = verbatim(_field(layout, row, "output"), layout.columns["output"], EMPTY_COMPLETION)
+    output = _answer_text(_field(layout, row, "output"), layout.columns["output"])
     question = f"{instruction}\n\n{context}" if context else instruction
     return (
         *_system(layout, row),

@@ -85,11 +85,7 @@ def split_of_train(
         seed: The seed that the hashes were made with; named in the description.
         prompt_hashes: A hash of each row's prompt; None means that rows are not grouped by their prompts.
     """
-    limits = [max_rows, DEFAULT_EVAL_ROWS if fraction is None else None]
-    limit = min((rows for rows in limits if rows is not None), default=None)
-    share = DEFAULT_EVAL_FRACTION if fraction is None else fraction
-    target = max(1, round(share * len(row_hashes)))
-    target = target if limit is None else min(target, limit)
+    target, share_text = wanted_rows(len(row_hashes), fraction, max_rows)
     hashes, groups = sorted_hashes(row_hashes), None
     if prompt_hashes is not None and len(row_hashes):
         rows, prompts = (np.frombuffer(values, dtype=np.uint64) for values in (row_hashes, prompt_hashes))
@@ -100,12 +96,21 @@ def split_of_train(
         else:
             groups = None
     below, held_out = _lowest(hashes, target, leave_one=True)
-    share_text = f"{'by default ' if fraction is None else ''}{share:g} of the training rows"
-    most = "" if limit is None else f", at most {limit:,}"
     by = f"by a hash with seed {seed}"
     if groups is not None and len(groups.prompts):
         by += "; all answers of a prompt on one side"
-    return Split(below, f"{share_text}{most}: {held_out:,} of {len(hashes):,} rows, {by}", groups)
+    return Split(below, f"{share_text}: {held_out:,} of {len(hashes):,} rows, {by}", groups)
+
+
+def wanted_rows(rows: int, fraction: float | None, max_rows: int | None) -> tuple[int, str]:
+    """Return how many of the training rows to hold out, at least one, and the rule in words."""
+    limits = [max_rows, DEFAULT_EVAL_ROWS if fraction is None else None]
+    limit = min((most for most in limits if most is not None), default=None)
+    share = DEFAULT_EVAL_FRACTION if fraction is None else fraction
+    target = max(1, round(share * rows))
+    most_text = "" if limit is None else f", at most {limit:,}"
+    share_text = f"{'by default ' if fraction is None else ''}{share:g} of the training rows{most_text}"
+    return (target if limit is None else min(target, limit)), share_text
 
 
 def sample_of_eval(place_hashes: array[int], max_rows: int | None, seed: int) -> Split:

@@ -36,13 +36,28 @@ def test_labels_become_text(label, text):
 
 
 @pytest.mark.parametrize(
+    ("answer", "text"),
+    [(7, "7"), (0, "0"), (True, "true"), (2.0, "2"), (0.35, "0.35"), ({"größe": [1, None]}, '{"größe": [1, null]}')],
+)
+def test_answers_that_are_no_text_become_text_and_are_counted(answer, text):
+    for layout, part in ((PAIR, "completion"), (ALPACA, "output")):
+        row = {"prompt": "p", "instruction": "i", part: answer}
+        conversation = to_conversation(layout, row)
+        assert (conversation.messages[-1]["content"], conversation.is_written) == (text, True)
+        assert not to_conversation(layout, {**row, part: text}).is_written
+
+
+@pytest.mark.parametrize(
     ("layout", "row", "expected"),
     [
         (PAIR, {"prompt": " \n", "completion": "c"}, "empty prompt"),
         (PAIR, {"prompt": "p", "completion": ""}, "empty completion"),
         (PAIR, {"prompt": None, "completion": "c"}, "null field"),
         (PAIR, {"prompt": "p"}, "missing field"),
-        (PAIR, {"prompt": "p", "completion": 7}, "wrong type"),
+        (PAIR, {"prompt": "p", "completion": {}}, "wrong type"),
+        (PAIR, {"prompt": "p", "completion": float("nan")}, "null field"),
+        (PAIR, {"prompt": "p", "completion": float("inf")}, "wrong type"),
+        (PAIR, {"prompt": 7, "completion": "c"}, "wrong type"),
         (PAIR, {"prompt": ["p"], "completion": "c"}, "wrong type"),
         (PAIR, {"prompt": "p", "completion": "half \ud83d a pair"}, "broken unicode"),
         (LABEL, {"text": "t", "label": None}, "null field"),
@@ -218,8 +233,8 @@ def test_sharegpt_faults():
 
 
 def test_fault_says_what_stood_there():
-    with pytest.raises(RowFault, match="wrong type: completion is int 7, not text"):
-        to_conversation(PAIR, {"prompt": "p", "completion": 7})
+    with pytest.raises(RowFault, match="wrong type: prompt is int 7, not text"):
+        to_conversation(PAIR, {"prompt": 7, "completion": "c"})
 
 
 def all_texts(row):
