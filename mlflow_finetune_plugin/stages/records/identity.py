@@ -67,6 +67,7 @@ def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
         "base_model": {
             "name": base.name,
             "folder": str(base.folder),
+            "model_type": plan.facts.model_type,
             "revision": base.revision,
             "digest": identity.base_digest,
             "dtype": str(base.dtype).removeprefix("torch."),
