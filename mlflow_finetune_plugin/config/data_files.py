@@ -28,4 +28,4 @@ def data_files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:
 
 def column_settings(data: DataSettings) -> ColumnSettings:
     """Return how the columns of a file are read, unless the file has other settings."""
-    return ColumnSettings(data.layout, data.columns, tuple(data.ignore), data.prompt_template)
+    return ColumnSettings(data.layout, data.columns, tuple(data.ignore), data.prompt_template, data.group)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, StrictBool, StrictInt
 
 from mlflow_finetune_plugin.section import Auto, DataLocation, Layout, LocalFile, Section
 
@@ -88,6 +88,12 @@ class DataSettings(Section):
         min_length=1,
         description="Jinja text over the columns of a row that composes its prompt, e.g. '{{ question }}\n\n{{ context }}'.",
     )
+    group: str | None = Field(
+        None,
+        min_length=1,
+        description="Column that names the group of a row (a conversation, a customer). The rows of a group are on one side "
+        "of the split, and intervals count groups instead of rows.",
+    )
     max_skipped: float = Field(
         0.1,
         ge=0,
@@ -99,6 +105,10 @@ class DataSettings(Section):
     )
     chat_template: LocalFile | None = Field(
         None, description="Jinja file; default: the base's own, else the packaged plain one."
+    )
+    chat_template_kwargs: dict[str, StrictBool | StrictInt | float | str] = Field(
+        default_factory=dict,
+        description="Values of variables that the chat template reads, e.g. {enable_thinking: false}. The model keeps them.",
     )
     mixing: Literal["proportional", "equal", "temperature"] = Field(
         "proportional",

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import numpy as np
 
-from mlflow_finetune_plugin.data.conversations.chat_turns import unmarked
 from mlflow_finetune_plugin.data.conversations.conversion import is_document
+from mlflow_finetune_plugin.data.conversations.groups import split_of_groups
 from mlflow_finetune_plugin.data.conversations.row_faults import OVER_EVAL_LIMIT, OVER_LENGTH
 from mlflow_finetune_plugin.data.conversations.split import (
     Split,
@@ -28,6 +28,7 @@ from mlflow_finetune_plugin.data.conversations.split import (
     split_of_train,
     validation_of_train,
 )
+from mlflow_finetune_plugin.data.held_out_rows import GroupSides, eval_row
 from mlflow_finetune_plugin.data.reader import Reader, ReadFile, row_key
 from mlflow_finetune_plugin.data.report.checks import (
     CONTRADICTIONS,
@@ -44,6 +45,7 @@ from mlflow_finetune_plugin.data.report.checks import (
 )
 from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport, LabelReport, UnusableDataError
 from mlflow_finetune_plugin.data.report.faults import over_length_fault, skipped_fault, token_without_row, why_skipped
+from mlflow_finetune_plugin.data.report.notes import notes_on_rows
 from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, ExampleText, across, segments
 from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
 from mlflow_finetune_plugin.data.request import DataFile, DataRequest
@@ -119,6 +121,10 @@ def prepare(
 def _split(request: DataRequest, reader: Reader) -> Split:
     if isinstance(request.eval, tuple):
         return sample_of_eval(reader.place_hashes, request.max_eval_rows, request.seed)
+    if request.group is not None:
+        return split_of_groups(
+            reader.group_hashes, request.eval, request.max_eval_rows, request.seed, column=request.group
+        )
     return split_of_train(
         reader.row_hashes, request.eval, request.max_eval_rows, request.seed, prompt_hashes=reader.prompt_hashes
     )
@@ -128,6 +134,8 @@ def _validation_split(request: DataRequest, reader: Reader, split: Split) -> Val
     if request.validation is None or not request.train:
         return None
     held_out = None if isinstance(request.eval, tuple) else split
+    if request.group is not None:
+        return validation_of_train(reader.group_hashes, None, held_out, request.validation)
     return validation_of_train(reader.row_hashes, reader.prompt_hashes, held_out, request.validation)
 
 
@@ -153,6 +161,7 @@ class _Preparation:
         self._over_length: list[tuple[str, int, int]] = []
         self._samples: dict[int, list[Example]] = {}
         self._labels = Labels()
+        self._groups = GroupSides(request.group)
         self._largest_id = 0
 
     def write(self, file: ReadFile, spool: Spool) -> None:
@@ -177,11 +186,12 @@ class _Preparation:
         file.tally.rows_after_weight += len(held_out) + len(validated)
         for side, rows in ((self.eval, held_out), (self.validation, validated)):
             self._put(side, file, encoded, rows, np.ones(len(rows), dtype=np.int64))
+        self._groups.note(batch, held_out, np.concatenate([validated, trained]))
         for row in held_out.tolist():
             # A chat is proven on its last turn only, in full length: a cut reference could not be compared with an answer.
             pieces = encoded.examples(row) if is_document(batch.conversations[row]) else whole.examples(row)[-1:]
-            line, messages = int(whole.lines[row]), batch.conversations[row]
-            self.eval_rows += [_eval_row(line, messages, piece, file.file) for piece in pieces]
+            line, messages, group = int(whole.lines[row]), batch.conversations[row], batch.group(row)
+            self.eval_rows += [eval_row(line, messages, piece, file.file, self._renderer, group) for piece in pieces]
         samples = self._samples.setdefault(len(self._tallies), [])
         samples += [encoded.examples(row)[-1] for row in trained[: MASK_SAMPLES - len(samples)].tolist()]
         copies = self._copies(encoded.lines[trained], file.file)
@@ -194,7 +204,7 @@ class _Preparation:
         every = np.ones(len(encoded), dtype=np.bool_)
         if file.tally.role == "train":
             splits = not isinstance(self._request.eval, tuple)
-            return every, self._split.held_out(encoded.row_hashes, encoded.line_prompts) if splits else ~every
+            return every, self._split.held_out(self._split_hashes(encoded), encoded.line_prompts) if splits else ~every
         # Eval rows are sampled by position too, so that duplicates are drawn one by one.
         places = [hash_text(row_key(file.file, line), self._request.seed) for line in encoded.lines.tolist()]
         is_chosen = self._split.held_out(np.array(places, dtype=np.uint64))
@@ -202,12 +212,16 @@ class _Preparation:
             file.tally.skip(line, OVER_EVAL_LIMIT)
         return is_chosen, every
 
+    def _split_hashes(self, encoded: EncodedBatch) -> np.ndarray:
+        """Return the hashes by which training rows are divided: uint64, (rows,)."""
+        return encoded.row_hashes if self._request.group is None else encoded.group_hashes
+
     def _is_validation(self, file: ReadFile, batch: SpooledBatch) -> np.ndarray:
         """Return which rows of a file choose the best weights: bool, (rows,)."""
         encoded = batch.encoded
         if self._validation_split is None or file.tally.role != "train":
             return np.zeros(len(encoded), dtype=np.bool_)
-        return self._validation_split.chosen(encoded.row_hashes, encoded.line_prompts)
+        return self._validation_split.chosen(self._split_hashes(encoded), encoded.line_prompts)
 
     def _fitted(self, file: ReadFile, batch: SpooledBatch, is_chosen: np.ndarray, is_eval: np.ndarray) -> EncodedBatch:
         """Return the batch after ``overlength`` was applied to the rows that are longer than max_length, and count them."""
@@ -270,6 +284,8 @@ class _Preparation:
         """Return why the data cannot be used, or None."""
         if fault := token_without_row(self._renderer, self._largest_id):
             return fault
+        if fault := self._groups.fault():
+            return fault
         if self._over_length:
             return over_length_fault(self._over_length, self._request.max_length)
         if self._request.train and not self.train.examples:
@@ -283,6 +299,11 @@ class _Preparation:
             return skipped_fault(self._tallies, self._request.max_skipped)
         if isinstance(self._request.eval, tuple):
             return f"no usable row to evaluate on: {why_skipped(self._tallies)}"
+        if self._request.group is not None and not self._split.below:
+            return (
+                f"no row to evaluate on: all rows are of one group ({self._request.group}); "
+                "fix: set data.eval to a file, or remove data.group"
+            )
         return (
             f"no row to evaluate on: {self.train.rows} usable training row(s) are too few to hold one out; "
             "fix: set data.eval to a file, or add rows"
@@ -292,11 +313,13 @@ class _Preparation:
         sides = (self.train, self.validation)
         trained_rows = np.unique(np.concatenate([side.index.records()["row"] for side in sides]))
         fault = self._fault()
+        if self._validation_split is None:
+            self.validation.path.unlink()
         report = self._report(fault)
         if fault is not None:
             self.train.path.unlink()
             self.eval.path.unlink()
-            self.validation.path.unlink()
+            self.validation.path.unlink(missing_ok=True)
             raise UnusableDataError(fault, report)
         return PreparedData(
             train=self.train.dataset(),
@@ -315,7 +338,7 @@ class _Preparation:
             files=tuple(count.report() for count in self._tallies),
             train_rows=self.train.rows,
             eval_rows=self.eval.rows,
-            eval_split=self._split.description,
+            eval_split=self._split.description + self._groups.of_eval_files(self._request.eval),
             validation_rows=self.validation.rows,
             validation_split="" if self._validation_split is None else self._validation_split.description,
             train=self.train.token_report(),
@@ -340,7 +363,7 @@ class _Preparation:
             stop_tokens=tuple(str(tokenizer.convert_ids_to_tokens(token)) for token in renderer.stop_token_ids),
             digest=self.train.digest(),
             eval_digest=self.eval.digest(),
-            notes=(*renderer.notes, *self._notes()),
+            notes=(*renderer.notes, *notes_on_rows(self._tallies, writes_reasoning=renderer.writes_reasoning)),
             mask_samples=tuple(segments(example, tokenizer) for example in across(self._samples)),
             findings=tuple(findings),
             labels=_label_report(self._labels),
@@ -361,40 +384,8 @@ class _Preparation:
     def _position_text(self, file: int, line: int) -> str:
         return f"{self._tallies[file].name} line {line}"
 
-    def _notes(self) -> Iterator[str]:
-        for tally in self._tallies:
-            yield from (f"{tally.name}: {note}" for note in tally.source_notes)
-        developers = sum(tally.developer_turns for tally in self._tallies)
-        if developers:
-            yield f"{developers:,} developer turns were read as system turns"
-        contexts = sum(tally.context_answers for tally in self._tallies)
-        if contexts:
-            yield (
-                f"{contexts:,} assistant turns are context and carry no loss: the rows exclude them (weight: 0, train: false, "
-                "loss: false), they are part of a prompt, or no user turn comes before them"
-            )
-        several = sum(tally.conversations - tally.rows_read for tally in self._tallies)
-        if several:
-            yield f"rows with several answers became {several:,} additional conversations"
-        if any(tally.layout.name == "text" for tally in self._tallies):
-            yield "plain text is used without the chat template: the model learns every token but the first, and the end token"
-
 
 def _label_report(labels: Labels) -> LabelReport | None:
     if not labels.train and not labels.eval:
         return None
     return LabelReport(tuple(labels.train.most_common(_SHOWN_LABELS)), tuple(labels.eval.most_common(_SHOWN_LABELS)))
-
-
-def _eval_row(line: int, messages: tuple[Message, ...], example: Example, file: DataFile) -> EvalRow:
-    """Make a held-out row: the last assistant turn is the reference, the turns before it are the prompt."""
-    start, end = example.last_turn()
-    return EvalRow(
-        messages=tuple(unmarked(messages[:-1])),
-        prompt_ids=tuple(example.input_ids[:start]),
-        completion_ids=tuple(example.input_ids[start:end]),
-        reference=messages[-1]["content"],
-        task=file.task,
-        source=file.report_name,
-        line=line,
-    )

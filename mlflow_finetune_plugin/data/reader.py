@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from mlflow_finetune_plugin.data.conversations.chat_turns import whole_text
 from mlflow_finetune_plugin.data.conversations.conversion import Conversation, instructed
 from mlflow_finetune_plugin.data.conversations.interpretation import ColumnSettings, Interpretation, interpret
 from mlflow_finetune_plugin.data.conversations.layouts import TEXT
@@ -29,7 +30,6 @@ from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 from mlflow_finetune_plugin.data.tokens.encoding_pool import EncodingPool
 from mlflow_finetune_plugin.data.tokens.spool import Spool
 from mlflow_finetune_plugin.errors import DataError
-from mlflow_finetune_plugin.evaluation.results import Message
 
 BATCH_ROWS = 1000
 _BATCH_CHARS = 2_000_000
@@ -64,6 +64,7 @@ class Reader:
         self._rows_done, self._on_progress = 0, on_progress
         self.row_hashes = array("Q")
         self.prompt_hashes = array("Q")
+        self.group_hashes = array("Q")
         self.place_hashes = array("Q")
 
     def __enter__(self) -> Self:
@@ -114,13 +115,15 @@ class Reader:
             tally.conversations += 1
             tally.developer_turns += conversation.developer_turns
             tally.context_answers += conversation.context_answers
-            self._batch.add(line, conversation.messages)
+            tally.written_answers += conversation.is_written
+            tally.reasoning_turns += conversation.reasoning_turns
+            self._batch.add(line, conversation)
         if self._batch.is_full():
             self._submit()
 
     def _submit(self) -> None:
         if self._batch.lines:
-            self._pool.submit(to_frame(self._batch.lines, self._batch.conversations))
+            self._pool.submit(to_frame(self._batch.lines, self._batch.conversations, self._batch.groups))
             self._batch = _Batch()
 
     def _collect(self, frame: bytes, encoded: EncodedBatch) -> None:
@@ -129,6 +132,8 @@ class Reader:
             is_first = is_first_of_line(encoded.lines)
             self.row_hashes.frombytes(encoded.row_hashes[is_first].tobytes())
             self.prompt_hashes.frombytes(encoded.line_prompts[is_first].tobytes())
+            if len(encoded.group_hashes):
+                self.group_hashes.frombytes(encoded.group_hashes[is_first].tobytes())
         self._rows_done += len(encoded)
         self._on_progress(self._rows_done)
 
@@ -159,12 +164,15 @@ class _Batch:
     def __init__(self) -> None:
         self.lines: list[int] = []
         self.conversations: Conversations = []
+        self.groups: list[str] = []
         self._chars = 0
 
-    def add(self, line: int, messages: tuple[Message, ...]) -> None:
+    def add(self, line: int, conversation: Conversation) -> None:
         self.lines.append(line)
-        self.conversations.append(messages)
-        self._chars += sum([len(message["content"]) for message in messages])
+        self.conversations.append(conversation.messages)
+        if conversation.group is not None:
+            self.groups.append(conversation.group)
+        self._chars += sum([len(whole_text(message)) for message in conversation.messages])
 
     def is_full(self) -> bool:
         return len(self.lines) >= BATCH_ROWS or self._chars >= _BATCH_CHARS

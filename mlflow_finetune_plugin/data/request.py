@@ -44,6 +44,7 @@ class DataFile:
             columns=defaults.columns if self.columns is None else self.columns,
             ignore=defaults.ignore if self.ignore is None else self.ignore,
             prompt_template=self.prompt_template or defaults.prompt_template,
+            group=defaults.group,
         )
 
     @property
@@ -69,6 +70,7 @@ class DataRequest:
         max_skipped: The largest share of a file's rows that may be unusable, from 0 to 1.
         prompt_template: Jinja text over the columns of a row that gives its prompt; None means that the layout gives it.
         validation: The fraction of the training rows that choose the best weights instead of being trained on; None means none.
+        group: The column that names the group of a row; None means that rows are independent.
     """
 
     train: tuple[DataFile, ...]
@@ -83,11 +85,12 @@ class DataRequest:
     prompt_template: str | None = None
     max_skipped: float = 1.0
     validation: float | None = None
+    group: str | None = None
 
     @property
     def column_settings(self) -> ColumnSettings:
         """How the columns of the files are read; a file may have other settings."""
-        return ColumnSettings(self.layout, self.columns, self.ignore, self.prompt_template)
+        return ColumnSettings(self.layout, self.columns, self.ignore, self.prompt_template, self.group)
 
     @property
     def eval_files(self) -> tuple[DataFile, ...]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.evaluation.clusters import group_clusters
 from mlflow_finetune_plugin.evaluation.intervals import (
     paired_binary_interval,
     paired_bootstrap_interval,
     paired_recompute_interval,
+    widest,
 )
 from mlflow_finetune_plugin.evaluation.metric_modules import MetricModule, load_metric
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Interval, MetricResult
+
+_FEWEST_CLUSTERS = 6
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,9 @@ def compare(
         base: The base's answers to these rows.
         adapter: The adapter's answers to these rows.
         seed: Seed of the bootstrap.
-        clusters: The cluster of each row, where rows are not independent. The bootstrap then resamples clusters.
+        clusters: The cluster of each row, where rows are not independent. The bootstrap then resamples clusters, and the
+            interval of rows of 0 and 1 also holds that of the bootstrap. Fewer than six clusters give no interval: equal
+            models win all of five in 3 % of cases.
         confidence: Of the gain's interval, both sides together.
 
     Returns:
@@ -84,8 +91,8 @@ def compare(
         adapter_value = float(module.score(adapter_statistics.sum(axis=0)))
         if module.is_binary:
             gain = paired_binary_interval(module.score(base_statistics), module.score(adapter_statistics), confidence)
-        else:
-            gain = paired_bootstrap_interval(
+        if clusters is not None or not module.is_binary:
+            resampled = paired_bootstrap_interval(
                 _by_cluster(base_statistics, clusters),
                 _by_cluster(adapter_statistics, clusters),
                 module.score,
@@ -93,6 +100,9 @@ def compare(
                 seed,
                 confidence=confidence,
             )
+            if clusters is not None:
+                resampled = replace(resampled, method=f"{resampled.method} of {len(set(clusters))} clusters")
+            gain = widest(gain, resampled) if module.is_binary else resampled
         if module.scores_single_rows:
             row_scores[f"base_{module.name}"] = module.score(base_statistics).tolist()
             row_scores[f"adapter_{module.name}"] = module.score(adapter_statistics).tolist()
@@ -100,6 +110,8 @@ def compare(
         base_value = module.compute(base_predictions, references)
         adapter_value = module.compute(adapter_predictions, references)
         gain = _recomputed_gain(module, base_predictions, adapter_predictions, references, seed, clusters, confidence)
+    if clusters is not None and len(set(clusters)) < _FEWEST_CLUSTERS:
+        gain = Interval(gain.value, -math.inf, math.inf, f"none: {len(set(clusters))} clusters are too few")
     result = MetricResult(
         name=module.name,
         base=base_value,
@@ -121,9 +133,15 @@ def compare_tasks(
     if len(places) < 2:
         return {}
     return {
-        task: tuple(compare(module, [rows[i] for i in at], base.at(at), adapter.at(at), seed)[0] for module in modules)
+        task: tuple(_of_task(module, [rows[i] for i in at], base.at(at), adapter.at(at), seed) for module in modules)
         for task, at in places.items()
     }
+
+
+def _of_task(
+    module: MetricModule, rows: Sequence[EvalRow], base: AnswerSet, adapter: AnswerSet, seed: int
+) -> MetricResult:
+    return compare(module, rows, base, adapter, seed, group_clusters(rows))[0]
 
 
 def _recomputed_gain(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mlflow_finetune_plugin.evaluation.clusters import group_clusters
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare, load_metrics
 from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow, MetricResult
 
@@ -36,5 +37,7 @@ def interference(
     for task, single in singles.items():
         at = [i for i, row in enumerate(rows) if row.task == task]
         of_task = [rows[i] for i in at]
-        results[task] = tuple(compare(module, of_task, single, mixture.at(at), seed)[0] for module in modules)
+        results[task] = tuple(
+            compare(module, of_task, single, mixture.at(at), seed, group_clusters(of_task))[0] for module in modules
+        )
     return results

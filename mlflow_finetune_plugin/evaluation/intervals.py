@@ -100,6 +100,12 @@ def paired_recompute_interval(
     return _expanded_percentile(value, resampled, rows, confidence, "expanded percentile bootstrap, recomputed")
 
 
+def widest(first: Interval, second: Interval) -> Interval:
+    """Return the interval of ``first`` that also holds ``second``: one allows for few rows, the other for clusters."""
+    method = f"{first.method} and {second.method}"
+    return Interval(first.value, min(first.low, second.low), max(first.high, second.high), method)
+
+
 def mean_interval(base_sums: ArrayLike, adapter_sums: ArrayLike, seed: int = 0, n_resamples: int = 2000) -> Interval:
     """Return the interval of the adapter's mean minus the base's; each row is the [sum, count] of a text.
 

@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from mlflow_finetune_plugin.errors import DataError
+from mlflow_finetune_plugin.evaluation.clusters import group_clusters
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare, compare_tasks, load_metrics
 from mlflow_finetune_plugin.evaluation.forgetting import text_nats
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs, context_length, greedy_answers
@@ -80,7 +81,8 @@ def prove(
                 length = min(FORGETTING_LENGTH, context_length(model) or FORGETTING_LENGTH)
                 general[name] = text_nats(model, tokenizer, forgetting_texts, max_length=length)
     base, adapter = sides["base"], sides["adapter"]
-    compared = [compare(module, rows, base, adapter, seed) for module in modules]
+    clusters = group_clusters(rows)
+    compared = [compare(module, rows, base, adapter, seed, clusters) for module in modules]
     columns = {name: values for _, row_scores in compared for name, values in row_scores.items()}
     return EvalReport(
         metrics=tuple(result for result, _ in compared),
@@ -136,6 +138,7 @@ def _record(row: EvalRow, number: int, sides: dict[str, AnswerSet]) -> dict[str,
         "task": row.task,
         "source": row.source,
         "line": row.line,
+        **({"group": row.group} if row.group is not None else {}),
         "prompt": questions[-1] if questions else "",
         "reference": row.reference,
     }

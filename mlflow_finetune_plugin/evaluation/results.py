@@ -6,8 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-Message = dict[str, str]
-"""One chat turn: ``{"role": "system" | "user" | "assistant", "content": text}``."""
+Message = dict[str, Any]
+"""One chat turn: ``{"role": "system" | "user" | "assistant" | "tool", "content": text}``.
+
+An assistant turn may have ``tool_calls`` (as in OpenAI's API, with the arguments as an object) and ``reasoning_content``. The
+first turn of a conversation may have ``tools``, the tools that the whole conversation may call; ``chat_fields`` takes them
+out, because requests and chat templates have them beside the turns.
+"""
+
+
+def chat_fields(messages: Sequence[Message]) -> dict[str, Any]:
+    """Return ``messages`` as the fields of a chat request: ``messages``, and ``tools`` where the conversation has some."""
+    if not messages or not (tools := messages[0].get("tools")):
+        return {"messages": list(messages)}
+    first = {key: value for key, value in messages[0].items() if key != "tools"}
+    return {"messages": [first, *messages[1:]], "tools": tools}
 
 
 @dataclass(frozen=True)
@@ -22,6 +35,8 @@ class EvalRow:
         task: The task of the row.
         source: The name of its data file.
         line: Its line in that file.
+        group: The row's value in the column ``data.group``; rows of one group are not independent.
+        answer: The last turn, where it is more than the text of ``reference``: it calls tools, or holds reasoning.
     """
 
     messages: tuple[Message, ...]
@@ -31,6 +46,13 @@ class EvalRow:
     task: str
     source: str
     line: int
+    answer: Message | None = None
+    group: str | None = None
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The whole conversation: the turns before the answer, and the answer."""
+        return (*self.messages, self.answer or {"role": "assistant", "content": self.reference})
 
 
 def answer_room(rows: Sequence[EvalRow]) -> int:

@@ -238,7 +238,12 @@ class Supervisor:
             return Outcome("FAILED", f"disk full: {who} could not write to {self.folder.path}")
         last = _last_line(self.folder.worker_log)
         if code is None:
-            return Outcome("FAILED", f"{who} vanished while no supervisor watched; its last line: {last}")
+            reason = f"{who} and its supervisor died together (the host was restarted, or both were killed)"
+            if self.job["kind"] != "train":
+                return Outcome("FAILED", f"{reason}; its last line: {last}; fix: run the same command again")
+            assert self._record is not None
+            fix = f"fix: continue it, the same command as before with -P resume={self._record.run_id}"
+            return Outcome("FAILED", f"{reason}; its last line: {last}; {fix}")
         if code == 0:
             return Outcome("FAILED", f"{who} ended without a result; its last line: {last}")
         return Outcome("FAILED", f"{who} ended with exit code {code}; its last line: {last}")

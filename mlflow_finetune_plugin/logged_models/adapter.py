@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mlflow_finetune_plugin.base_models.loading import BaseModel
 from mlflow_finetune_plugin.errors import ReloadError, TrainingError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
-from mlflow_finetune_plugin.evaluation.results import EvalRow
+from mlflow_finetune_plugin.evaluation.results import EvalRow, chat_fields
 from mlflow_finetune_plugin.logged_models.precisions import ServedAs
 from mlflow_finetune_plugin.logged_models.version_code import DIGEST_CODE, LOADER
 from mlflow_finetune_plugin.methods import Adaptation, load_method
@@ -86,7 +86,7 @@ def make_reference(
     """Puts texts, token ids and both sides' log-probabilities together."""
     probes = [
         {
-            "messages": [dict(message) for message in row.messages],
+            **chat_fields(row.messages),
             "prompt": tokenizer.decode(row.prompt_ids),
             "prompt_ids": list(row.prompt_ids),
             "completion_ids": list(row.completion_ids),

@@ -62,8 +62,7 @@ class Answerer:
         """The row with this version's own template and tokens; text without turns keeps its tokens, the base being the same."""
         if not row.messages:
             return row
-        turns = (*row.messages, {"role": "assistant", "content": row.reference})
-        example = self._renderer.encode(turns)[-1]  # unrolled where the template drops earlier thoughts
+        example = self._renderer.encode(row.turns)[-1]  # unrolled where the template drops earlier thoughts
         start, end = example.last_turn()
         ids = example.input_ids
         return replace(row, prompt_ids=tuple(ids[:start]), completion_ids=tuple(ids[start:end]))

@@ -33,5 +33,6 @@ def prepare_evaluation_rows(
         ignore=tuple(config.data.ignore),
         prompt_template=config.data.prompt_template,
         max_skipped=config.data.max_skipped,
+        group=config.data.group,
     )
     return prepare(request, renderer, folder)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.pytorch_utils import Conv1D
 
 from mlflow_finetune_plugin.base_models.loading import device
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError
@@ -75,7 +76,27 @@ def _merge(logged: LoggedModel) -> Any:
                 f"adaptation {logged.card['adaptation']}: does not change the base's weights, so it cannot be merged; fix: --merged only for lora, qlora, ia3"
             ]
         )
-    return on_full_weights(logged).merge_and_unload(safe_merge=True)
+    merged = on_full_weights(logged).merge_and_unload(safe_merge=True)
+    return _with_transposed_layers(merged) if logged.card["base_model"]["quantization"] else merged
+
+
+def _with_transposed_layers(model: Any) -> Any:
+    """Return the model with the layers that its architecture stores as (in, out), as GPT-2 does.
+
+    bitsandbytes replaces these layers by linear ones, whose weights are (out, in), and they stay linear without quantisation.
+    """
+    with torch.device("meta"):
+        plain = AutoModelForCausalLM.from_config(model.config)
+    for name, module in plain.named_modules():
+        linear = model.get_submodule(name)
+        if not isinstance(module, Conv1D) or not isinstance(linear, torch.nn.Linear):
+            continue
+        transposed = Conv1D(linear.out_features, linear.in_features).to(linear.weight)
+        transposed.weight.data = linear.weight.data.T.contiguous()
+        if linear.bias is not None:
+            transposed.bias.data = linear.bias.data
+        model.set_submodule(name, transposed)
+    return model
 
 
 def _difference(folder: Path, logged: LoggedModel, dtype: str) -> tuple[float, int]:

@@ -44,6 +44,8 @@ class FinetunedModel(PythonModel):
     ):  # no type hints: MLflow would check them instead of the signature
         """Answers, one per row. Rows are texts, ``{"prompt": text}`` or ``{"messages": [...]}``; a DataFrame works too.
 
+        Beside ``messages``, a row may have ``tools`` (a list of functions) and ``chat_template_kwargs`` (a dict).
+
         ``params``: max_new_tokens, temperature (0 = the likeliest token, the default), top_p, batch_size.
         """
         options = {
@@ -53,7 +55,7 @@ class FinetunedModel(PythonModel):
             "batch_size": 16,
             **(params or {}),
         }
-        prompts = [self._prompt_ids(messages) for messages in _conversations(model_input)]
+        prompts = [self._prompt_ids(*conversation) for conversation in _conversations(model_input)]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         answers = [""] * len(prompts)
         for start in range(0, len(order), int(options["batch_size"])):
@@ -62,8 +64,8 @@ class FinetunedModel(PythonModel):
                 answers[row] = answer
         return answers
 
-    def _prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    def _prompt_ids(self, messages: list[dict[str, Any]], fields: dict[str, Any]) -> list[int]:
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **fields)
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _generate(self, prompts: list[list[int]], options: dict[str, Any]) -> list[str]:
@@ -108,21 +110,43 @@ def _until_stop(tokens: list[int], stops: list[int]) -> list[int]:
     return tokens[: next((i for i, token in enumerate(tokens) if token in stops), len(tokens))]
 
 
-def _conversations(model_input: Any) -> list[list[dict[str, str]]]:
+def _conversations(model_input: Any) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
+    """The turns of each row, and what else its chat template takes."""
     rows = model_input.to_dict("records") if hasattr(model_input, "columns") else model_input
     conversations = []
     for row in [rows] if isinstance(rows, (str, dict)) else rows:
         if isinstance(row, str):
-            conversations.append([{"role": "user", "content": row}])
+            conversations.append(([{"role": "user", "content": row}], {}))
         elif not isinstance(row, dict):
             raise ValueError(f"a row is a text, or a dict with `prompt` or `messages`; got {type(row).__name__}")
         elif isinstance(row.get("messages"), (list, tuple)) or hasattr(row.get("messages"), "tolist"):
-            conversations.append([dict(message) for message in row["messages"]])
+            conversations.append(([_turn(message) for message in row["messages"]], _template_fields(row)))
         elif isinstance(row.get("prompt"), str):
-            conversations.append([{"role": "user", "content": row["prompt"]}])
+            conversations.append(([{"role": "user", "content": row["prompt"]}], _template_fields(row)))
         else:
             raise ValueError(f"a row needs `prompt` (text) or `messages` (list of role and content); got {sorted(row)}")
     return conversations
+
+
+def _template_fields(row: dict[str, Any]) -> dict[str, Any]:
+    """Tools and settings of a chat template. A DataFrame holds NaN or None where a row has none."""
+    tools = row.get("tools")
+    tools = tools.tolist() if hasattr(tools, "tolist") else tools
+    settings = row.get("chat_template_kwargs")
+    fields = dict(settings) if isinstance(settings, dict) else {}
+    return {**fields, "tools": [dict(tool) for tool in tools]} if isinstance(tools, (list, tuple)) and tools else fields
+
+
+def _turn(message: Any) -> dict[str, Any]:
+    """A turn as templates expect it: the arguments of a tool call are an object, also where they came as JSON text."""
+    turn = dict(message)
+    if not turn.get("tool_calls"):
+        return turn
+    calls = [{**call, "function": dict(call["function"])} for call in turn["tool_calls"]]
+    for call in calls:
+        arguments = call["function"].get("arguments")
+        call["function"]["arguments"] = json.loads(arguments) if isinstance(arguments, str) else arguments
+    return {**turn, "content": turn.get("content") or "", "tool_calls": calls}
 
 
 def _base_folder(base: dict[str, Any], override: str | None) -> Path:

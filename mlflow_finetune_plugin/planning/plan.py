@@ -146,7 +146,12 @@ def make_plan(config: RunConfig, *, processes: int = 1) -> Plan:
     options = adaptation.resolve(config.adaptation_options(), facts, reasons)
     max_length = resolve_max_length(config.training, facts, reasons)
     template = Path(config.data.chat_template).read_text(encoding="utf-8") if config.data.chat_template else None
-    renderer = ChatRenderer(loading.load_tokenizer(base), template, weights=base.folder)
+    renderer = ChatRenderer(
+        loading.load_tokenizer(base),
+        template,
+        weights=base.folder,
+        template_settings=config.data.chat_template_kwargs,
+    )
     threads = choose_threads(facts.hidden_size, processes=processes)
     reasons["threads"] = str(threads)
     return Plan(config, base, facts, options, renderer, max_length, reasons, threads, processes)
@@ -179,6 +184,7 @@ def data_request(plan: Plan) -> DataRequest:
         prompt_template=data.prompt_template,
         max_skipped=data.max_skipped,
         validation=validation_fraction(data.validation, plan.config.training),
+        group=data.group,
     )
 
 

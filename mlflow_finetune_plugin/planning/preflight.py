@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ def _check_gate(gate: GatePolicy | None, data: DataSettings, problems: list[str]
         path = Path(regression.data)
         try:
             check_location(str(path))
-            interpret([row for _, row in peek(path)], column_settings(data))
+            interpret([row for _, row in peek(path)], replace(column_settings(data), group=None))
         except FinetuneError as error:
             problems.append(f"register.gate.regressions: {_with_path(str(error), path)}")
 

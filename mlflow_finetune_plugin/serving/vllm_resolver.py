@@ -22,6 +22,7 @@ from mlflow_finetune_plugin.errors import FinetuneError, ServingError
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.fetching import FetchedVersion, Fetcher
 from mlflow_finetune_plugin.serving.versions.names import parse
+from mlflow_finetune_plugin.serving.versions.vllm_support import why_not_served_by_vllm
 from mlflow_finetune_plugin.store.model_ref import ModelRef
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ class VersionFinder:
         version = Fetcher(MlflowClient(), self._store).fetch(ref.name, ref.version)
         try:
             if version.card["serving"] != "vllm":
-                raise ServingError(f"vLLM does not serve {version.card['adaptation']} with these options")
+                raise ServingError(why_not_served_by_vllm(version.card))
             if self._digest(base) != version.base["digest"]:
                 raise ServingError(
                     f"it was trained on {version.base['name']} ({str(version.base['digest'])[:12]}), but vLLM serves {base}"

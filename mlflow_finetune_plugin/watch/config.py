@@ -176,6 +176,6 @@ def _read_as(trained: DataSettings, new: HeldOutSettings, *, keeps_overlength: b
         like = next((known for known in files if Path(known.path).name == Path(file.path).name), files[0])
         rows.append(like.model_copy(update={"path": file.path, "task": None, "weight": 1.0}))
     overlength = new.overlength if keeps_overlength else trained.overlength
-    names = ("layout", "columns", "ignore", "prompt_template")
+    names = ("layout", "columns", "ignore", "prompt_template", "group")
     update = {name: getattr(trained, name) for name in names}
     return new.model_copy(update={**update, "eval": rows, "overlength": overlength})

@@ -1,5 +1,6 @@
 """Rows as OpenAI, Axolotl, ms-swift, LLaMA-Factory, TRL and the hub's data sets write them: used as they mean it, or refused by name."""
 
+import csv
 import json
 
 import pytest
@@ -41,6 +42,65 @@ def test_valid_rows_of_openai_are_all_used(tmp_path, renderer, byte_tokenizer):
     ]
     assert [note for note in prepared.report.notes if "4 assistant turns are context" in note]  # two on each side
     assert all("weight" not in turn for row in prepared.eval_rows for turn in row.messages)
+
+
+def test_report_counts_answers_that_are_no_text(tmp_path, renderer):
+    rows = [{"prompt": f"{i} + {i}", "completion": 2 * i if i % 2 else {"sum": 2 * i}} for i in range(1, 21)]
+    prepared = prepare(request(jsonl(tmp_path / "a.jsonl", rows)), renderer, tmp_path / "out")
+    note = "20 answers are numbers, booleans or objects, and were written as text (an object as JSON)"
+    assert note in prepared.report.notes
+    assert {row.reference for row in prepared.eval_rows} <= {
+        *(str(2 * i) for i in range(1, 21, 2)),
+        *(json.dumps({"sum": 2 * i}) for i in range(2, 21, 2)),
+    }
+
+
+@pytest.mark.parametrize("name", ["messages", "talk"])
+def test_json_texts_in_the_cells_of_a_csv_file_are_turns(tmp_path, renderer, name):
+    rows = [[USER, {**ASSISTANT, "content": f"answer {i}"}] for i in range(20)]
+    train = tmp_path / "a.csv"
+    with train.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["id", name])
+        writer.writerows([i, json.dumps(turns)] for i, turns in enumerate(rows))
+    columns = {} if name == "messages" else {"messages": name}
+    prepared = prepare(request(train, columns=columns), renderer, tmp_path / "out")
+    assert prepared.report.files[0].layout == f"messages: {name}"
+    assert prepared.report.skipped == 0
+    assert all(row.reference.startswith("answer ") for row in prepared.eval_rows)
+
+
+def test_a_translation_needs_its_direction(tmp_path, renderer):
+    rows = [{"id": str(i), "translation": {"en": f"house {i}", "fr": f"maison {i}"}} for i in range(20)]
+    train = jsonl(tmp_path / "a.jsonl", rows)
+    with pytest.raises(
+        DataError, match=r"direction is not clear; fix: data\.columns: {prompt: translation\.en, completion"
+    ):
+        prepare(request(train), renderer, tmp_path / "out")
+    columns = {"prompt": "translation.fr", "completion": "translation.en"}
+    prepared = prepare(request(train, columns=columns), renderer, tmp_path / "out")
+    assert all(row.reference.startswith("house ") for row in prepared.eval_rows)
+    assert prepared.report.files[0].unused_columns == {"id": 20}
+    template = "English: {{ row['translation.fr'] }}"
+    composed = request(train, columns={"completion": "translation.en"}, prompt_template=template)
+    assert (
+        prepare(composed, renderer, tmp_path / "out").eval_rows[0].messages[0]["content"].startswith("English: maison")
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "p"}, "prompts without answers"),
+        ({"prompt": [USER], "source": "s"}, "prompts without answers"),
+        ({"prompt": [USER], "reward_model": {"ground_truth": "7"}, "data_source": "d"}, "prompts without answers"),
+        ({"segments": [{"label": True, "text": "a"}]}, "'segments' holds text in the form of a prompt format"),
+        ({"prompt": "p", "completions": ["a", "b"], "labels": [True, False]}, "rate the steps of an answer"),
+    ],
+)
+def test_rows_without_an_answer_for_a_chat_are_refused_with_the_reason(tmp_path, renderer, row, reason):
+    with pytest.raises(DataError, match=reason):
+        prepare(request(jsonl(tmp_path / "a.jsonl", [row] * 20)), renderer, tmp_path / "out")
 
 
 def test_unused_columns_are_in_every_form_of_the_report(tmp_path, renderer):

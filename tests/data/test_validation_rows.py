@@ -66,3 +66,16 @@ def test_too_few_rows_end_with_what_to_do(tmp_path, renderer):
         UnusableDataError, match=r"no validation row: 1 usable .* fix: add rows, or leave out training\.load"
     ):
         prepare(request(jsonl(tmp_path / "a.jsonl", pairs(2)), 0.5, validation=0.3), renderer, tmp_path / "out")
+
+
+def test_groups_stay_together(tmp_path, renderer, byte_tokenizer):
+    rows = [{**row, "customer": f"c{i % 20}"} for i, row in enumerate(pairs(100))]
+    small = request(jsonl(tmp_path / "a.jsonl", rows), 0.2, validation=0.25, group="customer")
+    prepared = prepare(small, renderer, tmp_path / "out")
+    customers = [
+        {int(text.partition("What is ")[2].partition("?")[0]) % 20 for text in texts(side, byte_tokenizer)}
+        for side in (prepared.train, prepared.validation)
+    ]
+    assert min(map(len, customers)) > 2
+    assert not customers[0] & customers[1]
+    assert not (customers[0] | customers[1]) & {int(row.group[1:]) for row in prepared.eval_rows}

@@ -108,7 +108,8 @@ def test_kill_9_of_the_supervisor_lets_the_worker_finish(workplace, own_project)
     run = workplace.ended_run()
     # a command says nothing but its exit code, and only its own parent hears that: the status is the honest FAILED
     assert run.info.status == "FAILED"
-    assert "no supervisor watched" in run.data.tags[REASON]
+    assert "its supervisor died together" in run.data.tags[REASON]
+    assert run.data.tags[REASON].endswith("; fix: run the same command again"), "there is nothing to resume"
     assert process.returncode == 1, output
 
 
@@ -134,7 +135,7 @@ def test_everything_dead_is_found_by_doctor(workplace, own_project):
     reaped = workplace.cli("doctor", "--reap")
     run = workplace.ended_run()
     assert run.info.status == "FAILED"
-    assert "vanished" in run.data.tags[REASON]
+    assert "its supervisor died together" in run.data.tags[REASON]
     assert run.info.run_id in reaped.stdout
 
 
@@ -204,6 +205,26 @@ def test_worker_that_dies_before_its_run_exists_fails_the_run(desk):
     run = desk.ended_run()
     assert run.info.status == "FAILED"
     assert "too early" in run.data.tags[REASON]
+
+
+@pytest.mark.process
+def test_a_training_that_died_with_its_supervisor_says_how_to_continue(desk, monkeypatch):
+    folder = job_of_this_process(desk, "exit 0")
+    run_id = desk.client().create_run("0").info.run_id
+    folder.write("run", {"run_id": run_id})
+    dead = subprocess.Popen(["sleep", "300"])
+    identity = ProcessId.of(dead.pid).to_json()
+    dead.kill()
+    dead.wait()
+    folder.write("state", {"supervisor": identity, "worker": identity})
+    monkeypatch.setattr(supervisor.signal, "signal", lambda *_: None)
+    supervisor.Supervisor(folder).supervise(adopt=True)
+    run = desk.only_run()
+    assert run.info.status == "FAILED"
+    assert run.data.tags[REASON] == (
+        "the worker and its supervisor died together (the host was restarted, or both were killed); its last line: (no log); "
+        f"fix: continue it, the same command as before with -P resume={run_id}"
+    )
 
 
 @pytest.mark.process

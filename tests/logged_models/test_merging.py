@@ -52,3 +52,16 @@ def test_folder_with_something_in_it_is_left_alone(tmp_path):
     with pytest.raises(ConfigError, match="is not empty"):
         export_merged("models:/bot/1", tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "keep me"
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantised_base_with_transposed_layers_is_merged(tmp_path, empty_store, quantization):
+    """GPT-2's layers keep their weights as (in, out), and bitsandbytes keeps them as (out, in)."""
+    base = tiny_base(tmp_path / "base", "gpt2")
+    config = config_for(tmp_path, base, base_model={"name": str(base), "quantization": quantization})
+    ran = run_pipeline(tmp_path / "run", empty_store, config)
+    set_tracking_uri(ran.tracking_uri)
+    merged = export_merged(ran.result["model_uri"], tmp_path / "merged")
+    assert merged.max_nats < {"nf4": 1e-3, "int8": 0.25}[quantization]
+    AutoModelForCausalLM.from_pretrained(tmp_path / "merged")

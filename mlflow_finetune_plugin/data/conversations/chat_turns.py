@@ -8,6 +8,7 @@ the file excludes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,15 +26,23 @@ from mlflow_finetune_plugin.data.conversations.row_faults import (
     WRONG_TYPE,
     RowFault,
 )
-from mlflow_finetune_plugin.data.conversations.texts import content_text, excerpt_of
+from mlflow_finetune_plugin.data.conversations.texts import (
+    REASONING_FIELDS,
+    content_text,
+    excerpt_of,
+    optional_text,
+    thinking_text,
+)
+from mlflow_finetune_plugin.data.conversations.tool_calls import calls_of, named_calls
 from mlflow_finetune_plugin.evaluation.results import Message
 
 _WEIGHT = "weight"
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _ROLES |= {"model": "assistant", "chatbot": "assistant"}  # Gemini's and Cohere's names
 _SHAREGPT_ROLES = {**_ROLES, "human": "user", "gpt": "assistant", "bot": "assistant"}
-_TOOL_ROLES = frozenset(("tool", "function", "ipython", "observation", "function_call", "tool_call", "tool_response"))
-_UNSUPPORTED_KEYS = ("reasoning_content", "reasoning", "thinking", "audio", "refusal")
+_TOOL_ROLES = {"tool": "tool", "function": "tool", "ipython": "tool"}
+_FUNCTION_CALL, _OBSERVATION = "function_call", "observation"  # LLaMA-Factory's roles
+_UNSUPPORTED_KEYS = ("audio", "refusal")
 _NUMBERS = ("weight", "loss_scale")
 _SWITCHES = ("train", "training", "loss")
 _PARTIAL = ("train_detail", "training_detail")
@@ -47,9 +56,20 @@ def is_learnt(message: Message) -> bool:
 def unmarked(messages: Sequence[Message]) -> list[Message]:
     """Return the messages as a chat template reads them, without the marks of excluded turns."""
     return [
-        {"role": message["role"], "content": message["content"]} if _WEIGHT in message else message
+        {key: value for key, value in message.items() if key != _WEIGHT} if _WEIGHT in message else message
         for message in messages
     ]
+
+
+def whole_text(message: Message) -> str:
+    """Return all that a turn says as one text: its content, reasoning, calls and tools. Equal turns have equal texts."""
+    parts = {key: message[key] for key in ("reasoning_content", "tool_calls", "tools") if key in message}
+    return message["content"] + json.dumps(parts, ensure_ascii=False, sort_keys=True) if parts else message["content"]
+
+
+def with_tools(messages: Sequence[Message], tools: list[dict[str, Any]]) -> tuple[Message, ...]:
+    """Return the turns, with the tools of the conversation at the first one (see ``evaluation.results.Message``)."""
+    return ({**messages[0], "tools": tools}, *messages[1:]) if tools else tuple(messages)
 
 
 def as_context(message: Message) -> Message:
@@ -59,21 +79,35 @@ def as_context(message: Message) -> Message:
 
 def role_turn(turn: Any) -> Message:
     """Read a turn of the form ``{"role": ..., "content": ...}``; Gemini calls the content ``parts``."""
-    role = _role(turn, "role", _ROLES)
-    for key in ("tool_calls", "function_call"):
-        if turn.get(key):
-            raise RowFault(UNSUPPORTED_ROLE, f"{role} with {key}: tool calls are not supported")
+    role = _role(turn, "role", _ROLES | _TOOL_ROLES)
     for key in _UNSUPPORTED_KEYS:
         if turn.get(key):
             raise RowFault(UNSUPPORTED_FIELD, key)
-    content = "parts" if "parts" in turn and "content" not in turn else "content"
-    return _marked(turn, role, _content(turn, content, role))
+    key = "parts" if "parts" in turn and "content" not in turn else "content"
+    calls = calls_of(turn)
+    if calls and role != "assistant":
+        raise RowFault(UNSUPPORTED_FIELD, f"tool_calls in a {role} turn: only assistant turns call tools")
+    if calls and optional_text(turn.get(key), key) == "":
+        message: Message = {"role": role, "content": ""}
+    else:
+        message = {"role": role, "content": _content(turn, key, role)}
+    if calls:
+        message["tool_calls"] = calls
+    if role == "assistant" and (reasoning := _reasoning(turn, key)):
+        message["reasoning_content"] = reasoning
+    if role == "tool":
+        message |= {key: turn[key] for key in ("name", "tool_call_id") if isinstance(turn.get(key), str)}
+    return _marked(turn, message)
 
 
 def sharegpt_turn(turn: Any) -> Message:
     """Read a turn of the form ``{"from": ..., "value": ...}``."""
-    role = _role(turn, "from", _SHAREGPT_ROLES)
-    return _marked(turn, role, _content(turn, "value", role))
+    roles = {**_SHAREGPT_ROLES, _FUNCTION_CALL: "assistant", _OBSERVATION: "tool"}
+    role = _role(turn, "from", roles)
+    if turn["from"].lower() == _FUNCTION_CALL:
+        calls = named_calls(_content(turn, "value", role))
+        return _marked(turn, {"role": role, "content": "", "tool_calls": calls})
+    return _marked(turn, {"role": role, "content": _content(turn, "value", role)})
 
 
 def in_turn(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -111,9 +145,14 @@ def _role(turn: Any, key: str, roles: Mapping[str, str]) -> str:
         raise RowFault(NULL_FIELD, key)
     name = role.lower() if isinstance(role, str) else ""
     if name not in roles:
-        why = ": tool calls are not supported" if name in _TOOL_ROLES else ""
-        raise RowFault(UNSUPPORTED_ROLE, excerpt_of(role) + why)
+        raise RowFault(UNSUPPORTED_ROLE, excerpt_of(role))
     return roles[name]
+
+
+def _reasoning(turn: Mapping[str, Any], content: str) -> str:
+    """Return the text that the model thinks before it answers: a field of the turn, or thinking parts of its content."""
+    texts = [optional_text(turn.get(key), key) for key in REASONING_FIELDS]
+    return next((text for text in texts if text), "") or thinking_text(turn.get(content), content)
 
 
 def _content(turn: Mapping[str, Any], key: str, role: str) -> str:
@@ -122,9 +161,8 @@ def _content(turn: Mapping[str, Any], key: str, role: str) -> str:
     return content_text(turn[key], key, EMPTY_COMPLETION if role == "assistant" else EMPTY_PROMPT)
 
 
-def _marked(turn: Mapping[str, Any], role: str, content: str) -> Message:
-    message = {"role": role, "content": content}
-    return as_context(message) if _is_excluded(turn, role) else message
+def _marked(turn: Mapping[str, Any], message: Message) -> Message:
+    return as_context(message) if _is_excluded(turn, message["role"]) else message
 
 
 def _is_excluded(turn: Mapping[str, Any], role: str) -> bool:

@@ -6,6 +6,7 @@ outputs, nested instances) becomes several conversations, which all go to the sa
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from mlflow_finetune_plugin.data.conversations.chat_turns import (
     is_learnt,
     role_turn,
     sharegpt_turn,
+    with_tools,
 )
 from mlflow_finetune_plugin.data.conversations.layouts import Layout
 from mlflow_finetune_plugin.data.conversations.row_faults import (
@@ -30,6 +32,7 @@ from mlflow_finetune_plugin.data.conversations.row_faults import (
     RowFault,
 )
 from mlflow_finetune_plugin.data.conversations.texts import excerpt_of, optional_text, verbatim
+from mlflow_finetune_plugin.data.conversations.tool_calls import TOOL_COLUMNS, tools_of
 from mlflow_finetune_plugin.evaluation.results import Message
 
 
@@ -38,16 +41,24 @@ class Conversation:
     """The turns of one conversation. The last is an assistant turn that the model learns, and no text is empty.
 
     A document of plain text is a single assistant turn without a question; every other conversation has a user turn.
-    ``developer_turns`` counts the developer turns that were read as system turns.
+    ``developer_turns`` counts the developer turns that were read as system turns. ``group`` is the row's value in the column
+    ``data.group``. ``is_written`` says that the answer is a number, a boolean or an object, which was written as text.
     """
 
     messages: tuple[Message, ...]
     developer_turns: int = 0
+    group: str | None = None
+    is_written: bool = False
 
     @property
     def context_answers(self) -> int:
         """The number of assistant turns that carry no loss."""
         return sum(turn["role"] == "assistant" and not is_learnt(turn) for turn in self.messages)
+
+    @property
+    def reasoning_turns(self) -> int:
+        """The number of turns with what the model thought before it answered."""
+        return sum("reasoning_content" in turn for turn in self.messages)
 
 
 def is_document(messages: Sequence[Message]) -> bool:
@@ -79,8 +90,15 @@ def _check_fields(layout: Layout, row: Mapping[str, Any]) -> None:
     """Raise for a part of the row that the model would have to read and that no layout can use."""
     for column, reason in _UNSUPPORTED_COLUMNS.items():
         if row.get(column) and column not in layout.columns.values():
-            fix = f"data.ignore: [{column}] trains without it"
-            raise RowFault(UNSUPPORTED_FIELD, f"{column}: {reason}; {fix}")
+            raise _unsupported(column, reason)
+    if layout.name not in CHATS:
+        for column in TOOL_COLUMNS:
+            if row.get(column) and column not in layout.columns.values():
+                raise _unsupported(column, _TOOLS)
+
+
+def _unsupported(column: str, reason: str) -> RowFault:
+    return RowFault(UNSUPPORTED_FIELD, f"{column}: {reason}; data.ignore: [{column}] trains without it")
 
 
 def to_conversation(layout: Layout, row: Mapping[str, Any]) -> Conversation:
@@ -104,7 +122,8 @@ def _conversation(layout: Layout, row: Mapping[str, Any]) -> Conversation:
     if layout.name in ("messages", "conversational"):
         turns = [turn for column in layout.columns.values() for turn in row.get(column) or () if isinstance(turn, dict)]
         developers = sum(turn.get("role") == "developer" for turn in turns)
-    return Conversation(_BUILDERS[layout.name](layout, row), developers)
+    answer = row.get(layout.columns[ANSWERS[layout.name]]) if layout.name in ANSWERS else ""
+    return Conversation(_BUILDERS[layout.name](layout, row), developers, is_written=not isinstance(answer, str))
 
 
 def _several_answers(layout: Layout, row: Mapping[str, Any], column: str, answers: list[Any]) -> list[Conversation]:
@@ -146,18 +165,27 @@ def _prompt_completion(layout: Layout, row: Mapping[str, Any]) -> tuple[Message,
     return (
         *_system(layout, row),
         _message("user", verbatim(prompt, layout.columns["prompt"], EMPTY_PROMPT)),
-        _message("assistant", verbatim(completion, layout.columns["completion"], EMPTY_COMPLETION)),
+        _message("assistant", _answer_text(completion, layout.columns["completion"])),
     )
 
 
 def _label(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
     text = verbatim(_field(layout, row, "text"), layout.columns["text"], EMPTY_PROMPT)
-    label = _label_text(_field(layout, row, "label"), layout.columns["label"])
+    label = _plain_text(_field(layout, row, "label"), layout.columns["label"])
     return (*_system(layout, row), _message("user", text), _message("assistant", label))
 
 
-def _label_text(value: Any, column: str) -> str:
-    """Return the label as text: digits for a whole number, ``true`` or ``false`` for a boolean."""
+def _answer_text(value: Any, column: str) -> str:
+    """Return an answer as text: as ``_plain_text`` does, a fraction by its digits, and an object as JSON."""
+    if isinstance(value, dict) and value:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
+        return str(value)
+    return _plain_text(value, column)
+
+
+def _plain_text(value: Any, column: str) -> str:
+    """Return a value as text: digits for a whole number, ``true`` or ``false`` for a boolean."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and math.isnan(value):
@@ -171,7 +199,7 @@ def _alpaca(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
     """Join instruction and input with a blank line into one user turn, after the turns of the history."""
     instruction = verbatim(_field(layout, row, "instruction"), layout.columns["instruction"], EMPTY_PROMPT)
     context = _optional(layout, row, "input")
-    output = verbatim(_field(layout, row, "output"), layout.columns["output"], EMPTY_COMPLETION)
+    output = _answer_text(_field(layout, row, "output"), layout.columns["output"])
     question = f"{instruction}\n\n{context}" if context else instruction
     return (
         *_system(layout, row),
@@ -195,7 +223,8 @@ def _history(layout: Layout, row: Mapping[str, Any]) -> list[Message]:
 
 
 def _messages(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
-    return in_turn(_after_system(layout, row, map(role_turn, _list(layout, row, "messages"))))
+    turns = in_turn(_after_system(layout, row, map(role_turn, _list(layout, row, "messages"))))
+    return with_tools(turns, tools_of(row))
 
 
 def _conversational(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
@@ -206,11 +235,12 @@ def _conversational(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ..
         raise RowFault(EMPTY_COMPLETION, layout.columns["completion"])
     # As in TRL, the turns of the prompt are context, and the model learns those of the completion.
     context = [as_context(role_turn(turn)) for turn in prompt]
-    return in_turn([*context, *map(role_turn, completion)])
+    return with_tools(in_turn([*context, *map(role_turn, completion)]), tools_of(row))
 
 
 def _sharegpt(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
-    return in_turn(_after_system(layout, row, map(sharegpt_turn, _list(layout, row, "conversations"))))
+    turns = in_turn(_after_system(layout, row, map(sharegpt_turn, _list(layout, row, "conversations"))))
+    return with_tools(turns, tools_of(row))
 
 
 def _after_system(layout: Layout, row: Mapping[str, Any], turns: Iterable[Message]) -> list[Message]:
@@ -220,11 +250,13 @@ def _after_system(layout: Layout, row: Mapping[str, Any], turns: Iterable[Messag
 
 
 _NOT_TEXT = "this version trains on text only"
-_TOOLS = "tool calls are not supported, and the chat template would write the tools into the prompt"
+_TOOLS = "only rows of turns can have tools, as messages or ShareGPT"
 _UNSUPPORTED_COLUMNS = {
     **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _NOT_TEXT),
-    **dict.fromkeys(("tools", "functions"), _TOOLS),
 }
+
+CHATS = ("messages", "sharegpt", "conversational")
+"""The layouts whose rows are turns. Only they can have tools."""
 
 ANSWERS = {"alpaca": "output", "prompt_completion": "completion"}
 """The part of a layout that may hold a list of answers. Each answer becomes a conversation."""

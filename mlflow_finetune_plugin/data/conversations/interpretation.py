@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.data.conversations.conversion import Conversation, to_conversations
+from mlflow_finetune_plugin.data.conversations.conversion import CHATS, Conversation, to_conversations
+from mlflow_finetune_plugin.data.conversations.groups import check_group, group_of
 from mlflow_finetune_plugin.data.conversations.layouts import (
     COMPOSED,
     PREFERENCE,
@@ -14,8 +15,15 @@ from mlflow_finetune_plugin.data.conversations.layouts import (
     composed_layout,
     detect_layout,
 )
-from mlflow_finetune_plugin.data.conversations.ratings import check_classes, check_ranked, check_single_answers
+from mlflow_finetune_plugin.data.conversations.nested_columns import LIST_COLUMNS, LIST_PARTS, unpacked
+from mlflow_finetune_plugin.data.conversations.ratings import (
+    check_answered,
+    check_classes,
+    check_ranked,
+    check_single_answers,
+)
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
+from mlflow_finetune_plugin.data.conversations.tool_calls import TOOL_COLUMNS
 from mlflow_finetune_plugin.data.conversations.unused_columns import UnusedColumns
 from mlflow_finetune_plugin.errors import DataError
 
@@ -36,23 +44,29 @@ class ColumnSettings:
         columns: The column of each part of the layout; the others are guessed.
         ignore: Columns that are not a part of the task.
         prompt_template: Jinja text over the columns that gives the prompt; None means that the layout gives it.
+        group: The column that names the group of a row; None means that rows are independent.
     """
 
     layout: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
     prompt_template: str | None = None
+    group: str | None = None
 
 
 class Interpretation:
     """How the rows of one file become conversations. ``unused`` counts the columns that no conversation holds."""
 
-    def __init__(self, layout: Layout, ignore: tuple[str, ...], template: PromptTemplate | None) -> None:
+    def __init__(self, layout: Layout, settings: ColumnSettings, template: PromptTemplate | None) -> None:
         self.layout = layout
-        self._ignore, self._template = frozenset(ignore), template
+        self._ignore, self._template, self._group = frozenset(settings.ignore), template, settings.group
+        self._lists = _lists(settings)
         columns = template.columns if template is not None else frozenset[str]()
         prompts = sorted(columns) or [layout.columns[part] for part in _PROMPT_PARTS if part in layout.columns]
-        self.unused = UnusedColumns({*layout.columns.values(), *columns, *self._ignore, COMPOSED}, prompts)
+        tools = TOOL_COLUMNS if layout.name in CHATS else ()
+        self.unused = UnusedColumns(
+            {*layout.columns.values(), *columns, *tools, *self._ignore, COMPOSED, settings.group or COMPOSED}, prompts
+        )
 
     def conversations(self, row: Mapping[str, Any]) -> list[Conversation]:
         """Return the conversations of a row, and count its unused columns.
@@ -60,7 +74,8 @@ class Interpretation:
         Raises:
             RowFault: the row cannot be used for training.
         """
-        row = _without(row, self._ignore)
+        group = None if self._group is None else group_of(row, self._group)
+        row = unpacked(_without(row, self._ignore), self._lists)
         try:
             composed = self._template.compose(row) if self._template is not None else row
             conversations = to_conversations(self.layout, composed)
@@ -68,7 +83,7 @@ class Interpretation:
             self.unused.add(row, ())
             raise
         self.unused.add(row, [conversation.messages for conversation in conversations])
-        return conversations
+        return [replace(conversation, group=group) for conversation in conversations] if group else conversations
 
 
 def interpret(rows: Sequence[Mapping[str, Any]], settings: ColumnSettings) -> Interpretation:
@@ -79,7 +94,10 @@ def interpret(rows: Sequence[Mapping[str, Any]], settings: ColumnSettings) -> In
             of the task.
     """
     _check_ignored(settings)
-    rows = [_without(row, frozenset(settings.ignore)) for row in rows]
+    if settings.group is not None:
+        check_group(rows, settings.group)
+    lists = _lists(settings)
+    rows = [unpacked(_without(row, frozenset(settings.ignore)), lists) for row in rows]
     template = None
     if settings.prompt_template is not None:
         # Jinja is imported on first use, because submitting a run reads the first rows too.
@@ -92,23 +110,30 @@ def interpret(rows: Sequence[Mapping[str, Any]], settings: ColumnSettings) -> In
         is_guessed = not settings.columns and settings.layout == "auto"
         if is_guessed:
             check_single_answers(rows)
+            check_answered(rows)
         layout = detect_layout(rows, settings.columns, settings.layout)
         if is_guessed or layout.name == PREFERENCE:
             check_ranked(layout, rows)
     check_classes(layout, rows)
     # The first rows have their own count, so that reading the whole file later counts each row once.
-    first = Interpretation(layout, settings.ignore, template)
+    first = Interpretation(layout, settings, template)
     for row in rows:
         try:
             first.conversations(row)
         except RowFault:
             continue  # the report counts it
     first.unused.check()
-    return Interpretation(layout, settings.ignore, template)
+    return Interpretation(layout, settings, template)
 
 
 def _without(row: Mapping[str, Any], ignore: frozenset[str]) -> Mapping[str, Any]:
     return {name: value for name, value in row.items() if name not in ignore} if ignore else row
+
+
+def _lists(settings: ColumnSettings) -> frozenset[str]:
+    """Return the columns that hold a list or an object, also where a file has them as JSON text."""
+    named = {settings.columns[part] for part in LIST_PARTS if part in settings.columns}
+    return LIST_COLUMNS | named
 
 
 def _check_ignored(settings: ColumnSettings) -> None:

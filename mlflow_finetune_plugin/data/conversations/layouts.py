@@ -41,7 +41,7 @@ class _Shape:
 
 TEXT = "text"
 PREFERENCE = "preference"
-_BESIDE_TEXT = frozenset(
+BESIDE_TEXT = frozenset(
     ("id", "url", "source", "timestamp", "date", "title", "author", "meta", "metadata", "lang", "language", "license")
 )
 """Columns that describe the source of a text. A ``text`` column with no other columns than these holds documents."""
@@ -267,7 +267,7 @@ def _fits(layout: Layout, rows: list[Mapping[str, Any]]) -> bool:
     part = next(iter(_SHAPES[layout.name].parts))
     values = [row.get(layout.columns[part]) for row in rows]
     first = next((value for value in values if value is not None), None)
-    if layout.name == TEXT and not {str(key) for row in rows for key in row} <= {layout.columns["text"], *_BESIDE_TEXT}:
+    if layout.name == TEXT and not {str(key) for row in rows for key in row} <= {layout.columns["text"], *BESIDE_TEXT}:
         return False
     if layout.name in checks:
         return checks[layout.name](first)
@@ -303,10 +303,10 @@ def _offer(rows: list[Mapping[str, Any]], present: list[str]) -> str:
     texts = [
         name
         for name, column in values.items()
-        if name not in _BESIDE_TEXT and column and all(isinstance(value, str) for value in column)
+        if name not in BESIDE_TEXT and column and all(isinstance(value, str) for value in column)
     ]
     # With a further column, the names do not show which of them are the task.
-    if len(texts) != 2 or len(rows) < _FEWEST_ROWS or set(present) - {*texts, *_BESIDE_TEXT}:
+    if len(texts) != 2 or len(rows) < _FEWEST_ROWS or set(present) - {*texts, *BESIDE_TEXT}:
         return ""
     few, many = sorted(texts, key=lambda name: len(set(values[name])))
     is_class = len(set(values[few])) * 3 <= len(values[few]) and max(map(len, values[few])) <= _LONGEST_LABEL
@@ -326,7 +326,7 @@ def _no_single_layout(candidates: list[Layout], present: list[str], layout: str,
             f"the columns {listed} fit {len(candidates)} layouts: {either}; "
             f"fix: name the columns, {_columns_example(candidates[0])}, or set data.layout"
         )
-    if present == ["text"] or set(present) <= {"text", *_BESIDE_TEXT}:
+    if present == ["text"] or set(present) <= {"text", *BESIDE_TEXT}:
         return f"the column text is empty in the first rows (columns: {listed}); fix: name the column that holds the text, data.columns: {{text: ...}}"
     choices = [layout] if layout != "auto" else list(LAYOUTS)
     table = "".join(f"\n  {name}: {_known_columns(_SHAPES[name])}" for name in choices)

@@ -1,4 +1,4 @@
-"""Recognise rows that rate or rank answers, and refuse them: the objective sft would imitate the worse answers too.
+"""Recognise rows from which sft cannot learn, and refuse them: they rate or rank answers, or have none to learn.
 
 Every fix that an error names was tried on the first rows of the file.
 """
@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_finetune_plugin.data.conversations.conversion import to_conversations
-from mlflow_finetune_plugin.data.conversations.layouts import PREFERENCE, Layout, detect_layout
+from mlflow_finetune_plugin.data.conversations.layouts import BESIDE_TEXT, PREFERENCE, Layout, detect_layout
+from mlflow_finetune_plugin.data.conversations.nested_columns import TRANSLATION
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.errors import DataError
 
@@ -49,6 +50,33 @@ def check_single_answers(rows: Rows) -> None:
         raise DataError(
             f"the columns completions, labels rate the steps of an answer: {_WHY} rated steps; "
             "fix: write the right answers as prompt and completion"
+        )
+
+
+def check_answered(rows: Rows) -> None:
+    """Raise DataError for rows without an answer, for Axolotl's segments, and for translations without a direction.
+
+    Args:
+        rows: The first rows of a file whose columns the user did not name.
+    """
+    present = {str(name) for row in rows for name, value in row.items() if value is not None}
+    prompts = sorted(present & set(_PROMPTS))
+    if "reward_model" in present or (len(prompts) == 1 and present <= {*prompts, *BESIDE_TEXT}):
+        raise DataError(
+            f"the rows hold prompts without answers ({', '.join(sorted(present))}), as training with rewards needs: "
+            "the objective sft learns answers; fix: write the answer of each prompt into a column completion"
+        )
+    if "segments" in present:
+        raise DataError(
+            "the column 'segments' holds text in the form of a prompt format (Axolotl's input_output). A served model gets "
+            "its prompts from a chat template, so these prompts would differ; fix: write each row as messages, and mark "
+            "turns that the model must not learn with weight: 0"
+        )
+    languages = sorted(name for name in present if name.startswith(f"{TRANSLATION}."))
+    if len(languages) > 1:
+        raise DataError(
+            f"the column 'translation' holds the languages {', '.join(languages)}, and the direction is not clear; "
+            f"fix: data.columns: {{prompt: {languages[0]}, completion: {languages[1]}}}, or the reverse"
         )
 
 

@@ -10,6 +10,7 @@ from json.encoder import encode_basestring
 
 import numpy as np
 
+from mlflow_finetune_plugin.data.conversations.chat_turns import whole_text
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Message
 
 DEFAULT_EVAL_FRACTION = 0.1
@@ -84,11 +85,7 @@ def split_of_train(
         seed: The seed that the hashes were made with; named in the description.
         prompt_hashes: A hash of each row's prompt; None means that rows are not grouped by their prompts.
     """
-    limits = [max_rows, DEFAULT_EVAL_ROWS if fraction is None else None]
-    limit = min((rows for rows in limits if rows is not None), default=None)
-    share = DEFAULT_EVAL_FRACTION if fraction is None else fraction
-    target = max(1, round(share * len(row_hashes)))
-    target = target if limit is None else min(target, limit)
+    target, share_text = wanted_rows(len(row_hashes), fraction, max_rows)
     hashes, groups = sorted_hashes(row_hashes), None
     if prompt_hashes is not None and len(row_hashes):
         rows, prompts = (np.frombuffer(values, dtype=np.uint64) for values in (row_hashes, prompt_hashes))
@@ -99,12 +96,21 @@ def split_of_train(
         else:
             groups = None
     below, held_out = _lowest(hashes, target, leave_one=True)
-    share_text = f"{'by default ' if fraction is None else ''}{share:g} of the training rows"
-    most = "" if limit is None else f", at most {limit:,}"
     by = f"by a hash with seed {seed}"
     if groups is not None and len(groups.prompts):
         by += "; all answers of a prompt on one side"
-    return Split(below, f"{share_text}{most}: {held_out:,} of {len(hashes):,} rows, {by}", groups)
+    return Split(below, f"{share_text}: {held_out:,} of {len(hashes):,} rows, {by}", groups)
+
+
+def wanted_rows(rows: int, fraction: float | None, max_rows: int | None) -> tuple[int, str]:
+    """Return how many of the training rows to hold out, at least one, and the rule in words."""
+    limits = [max_rows, DEFAULT_EVAL_ROWS if fraction is None else None]
+    limit = min((most for most in limits if most is not None), default=None)
+    share = DEFAULT_EVAL_FRACTION if fraction is None else fraction
+    target = max(1, round(share * rows))
+    most_text = "" if limit is None else f", at most {limit:,}"
+    share_text = f"{'by default ' if fraction is None else ''}{share:g} of the training rows{most_text}"
+    return (target if limit is None else min(target, limit)), share_text
 
 
 @dataclass(frozen=True)
@@ -124,23 +130,24 @@ class ValidationSplit:
 
 
 def validation_of_train(
-    row_hashes: array[int], prompt_hashes: array[int], held_out: Split | None, fraction: float
+    row_hashes: array[int], prompt_hashes: array[int] | None, held_out: Split | None, fraction: float
 ) -> ValidationSplit:
     """Take a fraction of the rows that are left to train on, by the next hashes after those of the held-out rows.
 
     Duplicates, and the answers of one prompt, stay on the same side, and at least one row is left to train on.
 
     Args:
-        row_hashes: ``hash_row`` of every training row.
-        prompt_hashes: A hash of each row's prompt.
+        row_hashes: ``hash_row`` of every training row, or the hash of its group.
+        prompt_hashes: A hash of each row's prompt; None where whole groups stay together.
         held_out: How training rows are held out; None where the held-out rows come from other files.
         fraction: Share of the rows that are not held out, from 0 to 1; at most 500 rows.
     """
-    rows, prompts = (np.frombuffer(values, dtype=np.uint64) for values in (row_hashes, prompt_hashes))
-    start, groups = 0, PromptGroups.of(rows, prompts) if len(rows) else None
+    rows = np.frombuffer(row_hashes, dtype=np.uint64) if row_hashes else np.empty(0, dtype=np.uint64)
+    prompts = None if prompt_hashes is None else np.frombuffer(prompt_hashes, dtype=np.uint64)
+    start, groups = 0, PromptGroups.of(rows, prompts) if prompts is not None and len(rows) else None
     if held_out is not None:
         start, groups = held_out.below, held_out.groups
-    hashes = np.sort(rows if groups is None else groups.split_hashes(rows, prompts))
+    hashes = np.sort(rows if groups is None or prompts is None else groups.split_hashes(rows, prompts))
     left = hashes[np.searchsorted(hashes, np.uint64(min(start, _EVERYTHING - 1))) :]
     target = min(max(1, round(fraction * len(left))), DEFAULT_EVAL_ROWS)
     below, size = _lowest(left, target, leave_one=True)
@@ -181,10 +188,10 @@ def hash_text(text: str, seed: int = 0) -> int:
 
 def hash_row(messages: Sequence[Message], seed: int) -> int:
     """Return a 64-bit hash of a conversation, equal for exact duplicates."""
-    turns = [f'["{message["role"]}", {encode_basestring(message["content"])}]' for message in messages]
+    turns = [f'["{message["role"]}", {encode_basestring(whole_text(message))}]' for message in messages]
     return hash_text(f"[{', '.join(turns)}]", seed)  # equals json.dumps of [[role, content], ...], and is faster
 
 
 def hash_eval_row(row: EvalRow, seed: int) -> int:
     """Return the ``hash_row`` that a held-out row would have as a training row."""
-    return hash_row([*row.messages, {"role": "assistant", "content": row.reference}], seed)
+    return hash_row(row.turns, seed)

@@ -6,6 +6,7 @@ from typing import Any
 
 from mlflow_finetune_plugin.data.conversations.row_faults import (
     BROKEN_UNICODE,
+    EMPTY_COMPLETION,
     EMPTY_PROMPT,
     NULL_FIELD,
     UNSUPPORTED_FIELD,
@@ -13,8 +14,13 @@ from mlflow_finetune_plugin.data.conversations.row_faults import (
     RowFault,
 )
 
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+"""The fields of a turn for what the model thinks before it answers. Conversations hold the first, whatever the file has."""
 _TEXT_PARTS = ("text", "input_text", "output_text", None)
 """The types of a content part that holds text; Bedrock's parts have no type."""
+
+_THINKING = ("thinking", "reasoning")
+"""The types of a content part that holds what the model thinks before it answers; see ``thinking_text``."""
 
 
 def verbatim(value: Any, name: str, if_empty: str) -> str:
@@ -45,12 +51,28 @@ def content_text(value: Any, name: str, if_empty: str) -> str:
         if not isinstance(part, dict):
             raise RowFault(WRONG_TYPE, f"a part of {name} is {excerpt_of(part)}, not an object")
         kind = part.get("type")
+        if kind in _THINKING:
+            continue
         if kind not in _TEXT_PARTS or "text" not in part:
             raise RowFault(
                 UNSUPPORTED_FIELD, f"{name} of type {kind or ', '.join(map(str, part))}, and only text is read"
             )
         texts.append(part["text"] if isinstance(part["text"], str) else verbatim(part["text"], name, if_empty))
     return verbatim("".join(texts), name, if_empty)
+
+
+def thinking_text(value: Any, name: str) -> str:
+    """Return the text of the thinking parts of a content, as Anthropic writes them, or "".
+
+    Raises:
+        RowFault: a part is redacted, or has no text.
+    """
+    texts = []
+    for part in value if isinstance(value, list) else ():
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in _THINKING:
+            texts.append(verbatim(part.get(kind, part.get("text")), f"{kind} of {name}", EMPTY_COMPLETION))
+    return "".join(texts)
 
 
 def optional_text(value: Any, name: str) -> str:

@@ -31,6 +31,8 @@ class RowTally:
     rows_after_weight: int = 0
     developer_turns: int = 0
     context_answers: int = 0
+    reasoning_turns: int = 0
+    written_answers: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     lines: dict[str, list[int]] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)

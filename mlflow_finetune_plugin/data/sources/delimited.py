@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from mlflow_finetune_plugin.data.sources.compression import without_compression
 from mlflow_finetune_plugin.data.sources.json_document import EXCERPT_CHARS, excerpt
 from mlflow_finetune_plugin.data.sources.text_lines import Note
 from mlflow_finetune_plugin.errors import DataError
@@ -29,7 +30,7 @@ _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 
 def csv_rows(path: Path, lines: Iterator[tuple[int, str]], note: Note) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CSV_FIELD))
-    usual = "\t" if path.name.lower().removesuffix(".gz").endswith(".tsv") else ","
+    usual = "\t" if without_compression(path.name).endswith(".tsv") else ","
     first = list(_lines_to_header(lines))
     named = _SEPARATOR_LINE.fullmatch(first[-1]) if first else None
     separator = named[1] if named else _separator(first[-1] if first else "", usual)
@@ -50,7 +51,7 @@ def csv_rows(path: Path, lines: Iterator[tuple[int, str]], note: Note) -> Iterat
         if not cells:
             continue
         if header is None:
-            header = _checked_header(path, line, cells)
+            header = checked_header(path, line, cells)
         elif len(cells) != len(header):
             raise DataError(
                 f"{path}, line {line}: the row has {len(cells)} field{'' if len(cells) == 1 else 's'} and the header {len(header)} "
@@ -87,7 +88,8 @@ def _csv_fault(path: Path, line: int, error: csv.Error) -> str:
     return f'{path}, line {line}: {error}; fix: quote the field and double the quotes inside it ("")'
 
 
-def _checked_header(path: Path, line: int, names: list[str]) -> list[str]:
+def checked_header(path: Path, line: int, names: list[str]) -> list[str]:
+    """Return the names of a header. Raises DataError for names that look like values, or that occur twice."""
     listed = ", ".join(repr(name[:EXCERPT_CHARS]) for name in names)
     looks_like_values = [n for n in names if len(n) > _LONGEST_HEADER_NAME or "\n" in n or _is_number(n)]
     if looks_like_values:

@@ -1,25 +1,25 @@
 """Read rows from files and data sets one at a time, each with the line that it starts on.
 
 The reader repairs nothing. A file that is cut off, malformed or in an unknown encoding raises a ``DataError`` with the line and
-the fix, because a row that is lost here appears in no report. Standard library only; pyarrow is imported for Parquet and
-Arrow files, ``datasets`` for data sets of the hub.
+the fix, because a row that is lost here appears in no report. Standard library only; pyarrow is imported for Parquet,
+Arrow and zstd files, openpyxl for Excel files, ``datasets`` for data sets of the hub.
 """
 
 from __future__ import annotations
 
 import difflib
-import gzip
 import json
-import zlib
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mlflow_finetune_plugin.data.sources import arrow_files
+from mlflow_finetune_plugin.data.sources.compression import COMPRESSIONS, opened, without_compression
 from mlflow_finetune_plugin.data.sources.delimited import csv_rows
 from mlflow_finetune_plugin.data.sources.json_document import JsonDocument, excerpt
 from mlflow_finetune_plugin.data.sources.locations import HUB, hub_dataset
+from mlflow_finetune_plugin.data.sources.spreadsheet import xlsx_rows
 from mlflow_finetune_plugin.data.sources.text_documents import text_rows
 from mlflow_finetune_plugin.data.sources.text_lines import Note, text_lines
 from mlflow_finetune_plugin.errors import DataError
@@ -27,11 +27,11 @@ from mlflow_finetune_plugin.errors import DataError
 Row = dict[str, Any]
 _Reader = Callable[[Path, Iterator[tuple[int, str]], Note], Iterator[tuple[int, Row]]]
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
-"""The file formats that ``read_rows`` accepts. The text formats may also end with ``.gz``."""
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".xlsx")
+"""The file formats that ``read_rows`` accepts. The text formats may also end with ``.gz`` or ``.zst``."""
 
 _JSON = (".jsonl", ".ndjson", ".json")
-_BINARY = (".parquet", ".arrow")
+_BINARY = (".parquet", ".arrow", ".xlsx")
 
 
 def read_rows(path: Path, note: Note | None = None) -> Iterator[tuple[int, Row]]:
@@ -53,14 +53,16 @@ def read_rows(path: Path, note: Note | None = None) -> Iterator[tuple[int, Row]]
     path = Path(path)
     if arrow_files.is_saved_dataset(path):
         return _rows_or_empty(path, arrow_files.saved_rows(path))
-    kind, is_gzip = _kind(path)
+    kind = _kind(path)
     _check_is_file(path)
-    if kind in _BINARY:
+    if kind == ".xlsx":
+        return _rows_or_empty(path, xlsx_rows(path, note or _ignore))
+    if kind in (".parquet", ".arrow"):
         read = arrow_files.parquet_rows if kind == ".parquet" else arrow_files.arrow_rows
         return _rows_or_empty(path, read(path))
     readers: dict[str, _Reader] = {".json": _json_rows, ".csv": csv_rows, ".tsv": csv_rows, ".txt": _documents}
     read_text = readers.get(kind, _jsonl_rows)
-    return _rows_or_empty(path, _text_rows(path, is_gzip, read_text, is_json=kind in _JSON, note=note or _ignore))
+    return _rows_or_empty(path, _text_rows(path, read_text, is_json=kind in _JSON, note=note or _ignore))
 
 
 def peek(path: Path, n: int = 50) -> list[tuple[int, Row]]:
@@ -72,18 +74,18 @@ def _ignore(_: str) -> None:
     """Take a note of a reader whose caller does not report."""
 
 
-def _kind(path: Path) -> tuple[str, bool]:
+def _kind(path: Path) -> str:
     if path.is_dir():
         _check_is_file(path)
-    name = path.name.lower()
-    is_gzip = name.endswith(".gz")
-    suffix = Path(name.removesuffix(".gz")).suffix
-    if suffix not in SUFFIXES or (suffix in _BINARY and is_gzip):
+    plain = without_compression(path.name)
+    suffix = Path(plain).suffix
+    if suffix not in SUFFIXES or (suffix in _BINARY and plain != path.name.lower()):
         suffixes = ", ".join(SUFFIXES)
+        endings = " or ".join(COMPRESSIONS)
         raise DataError(
-            f"{path}: unknown file format; fix: end the name with one of {suffixes} (text formats also with .gz)"
+            f"{path}: unknown file format; fix: end the name with one of {suffixes} (text formats also with {endings})"
         )
-    return suffix, is_gzip
+    return suffix
 
 
 def _check_is_file(path: Path) -> None:
@@ -105,7 +107,7 @@ def _nearest_file(path: Path) -> str:
     near = difflib.get_close_matches(path.name, inside, n=1, cutoff=0.5)
     if near:
         return f"did you mean {path.parent / near[0]}? fix: correct the path"
-    readable = [name for name in inside if Path(name.removesuffix(".gz")).suffix in SUFFIXES]
+    readable = [name for name in inside if Path(without_compression(name)).suffix in SUFFIXES]
     return f"fix: check the path; data files in {path.parent}: {', '.join(readable[:5]) or 'none'}"
 
 
@@ -121,22 +123,9 @@ def _rows_or_empty(path: Path, rows: Iterator[tuple[int, Row]]) -> Iterator[tupl
 # text ----------------------------------------------------------------------------------------------------------------
 
 
-def _text_rows(path: Path, is_gzip: bool, reader: _Reader, *, is_json: bool, note: Note) -> Iterator[tuple[int, Row]]:
-    try:
-        with gzip.open(path, "rb") if is_gzip else path.open("rb") as stream:
-            yield from reader(path, text_lines(path, stream, is_json=is_json, note=note), note)
-    except gzip.BadGzipFile as error:
-        raise DataError(
-            f"{path}: not a valid gzip file ({error}); fix: compress it again, or remove .gz from the name"
-        ) from error
-    except EOFError as error:
-        raise DataError(f"{path}: the gzip data ends too early, the file is cut off; fix: copy it again") from error
-    except zlib.error as error:
-        raise DataError(f"{path}: the gzip data is damaged ({error}); fix: copy it again") from error
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot read the file: {error.strerror or error}; fix: check its permissions"
-        ) from error
+def _text_rows(path: Path, reader: _Reader, *, is_json: bool, note: Note) -> Iterator[tuple[int, Row]]:
+    with opened(path) as stream:
+        yield from reader(path, text_lines(path, stream, is_json=is_json, note=note), note)
 
 
 def _documents(path: Path, lines: Iterator[tuple[int, str]], _: Note) -> Iterator[tuple[int, Row]]:

@@ -1,4 +1,4 @@
-"""Decode the lines of a text file: UTF-8, UTF-16 with a byte order mark, or Windows-1252 where only that can be meant.
+"""Decode the lines of a text file: UTF-8, UTF-16, or Windows-1252 where only that can be meant.
 
 A JSON file is UTF-8 or UTF-16. Other text files are also read as Windows-1252 if the first line that is not ASCII is not UTF-8
 either, and if its characters are letters and punctuation of Western European languages. Everything else is refused: to read
@@ -7,25 +7,25 @@ a file in the wrong code page would train on wrong words.
 
 from __future__ import annotations
 
-import gzip
 import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mlflow_finetune_plugin.data.sources.compression import ByteStream
 from mlflow_finetune_plugin.errors import DataError
 
-ByteStream = gzip.GzipFile | io.BufferedReader
 Note = Callable[[str], None]
 """Takes what the report should say about how a file was read."""
 
 _HEAD_BYTES = 8192
+_MOSTLY = 0.7
 _SIGNATURES = {
     b"\x1f\x8b": "gzip data; fix: end its name with .gz",
-    b"PK\x03\x04": "a zip archive (or a spreadsheet); fix: unpack it, or export it as CSV",
+    b"PK\x03\x04": "a zip archive; fix: unpack it, or end the name of an Excel file with .xlsx",
     b"PAR1": "a Parquet file; fix: end its name with .parquet",
     b"ARROW1": "an Arrow file; fix: end its name with .arrow",
-    b"\x28\xb5\x2f\xfd": "zstd data; fix: decompress it, or compress with gzip",
+    b"\x28\xb5\x2f\xfd": "zstd data; fix: end its name with .zst",
     b"BZh": "bzip2 data; fix: decompress it, or compress with gzip",
     b"\xfd7zXZ": "xz data; fix: decompress it, or compress with gzip",
 }
@@ -45,14 +45,17 @@ def text_lines(path: Path, stream: ByteStream, *, is_json: bool, note: Note) -> 
     head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
     if head.startswith(_UTF16_MARKS) and not head.startswith(_UTF32_MARK):
         note("the encoding is UTF-16")
-        return _utf16_lines(path, stream)
+        return _utf16_lines(path, stream, "utf-16")
+    if encoding := _unmarked_utf16(head):
+        note(f"the encoding is {encoding.upper()} without a byte order mark")
+        return _utf16_lines(path, stream, encoding)
     return _byte_lines(path, stream, is_json=is_json, note=note)
 
 
-def _utf16_lines(path: Path, stream: ByteStream) -> Iterator[tuple[int, str]]:
+def _utf16_lines(path: Path, stream: ByteStream, encoding: str) -> Iterator[tuple[int, str]]:
     number = 0
     try:
-        for number, text in enumerate(io.TextIOWrapper(stream, encoding="utf-16", newline="\n"), start=1):
+        for number, text in enumerate(io.TextIOWrapper(stream, encoding=encoding, newline="\n"), start=1):
             if "\x00" in text:
                 raise DataError(f"{path}, line {number}: a NUL character; fix: remove it, or write the file again")
             yield number, text
@@ -60,6 +63,15 @@ def _utf16_lines(path: Path, stream: ByteStream) -> Iterator[tuple[int, str]]:
         raise DataError(
             f"{path}, line {number + 1}: not valid UTF-16 ({error}); the file may be cut off; fix: write the file again as UTF-8"
         ) from error
+
+
+def _unmarked_utf16(head: bytes) -> str | None:
+    """Return the encoding of UTF-16 text whose characters are mostly ASCII: every other byte of it is mostly zero."""
+    low, high = head[0::2], head[1::2]
+    for encoding, zeros, letters in (("utf-16-le", high, low), ("utf-16-be", low, high)):
+        if zeros and zeros.count(0) > _MOSTLY * len(zeros) and not letters.count(0):
+            return encoding
+    return None
 
 
 def _byte_lines(path: Path, stream: ByteStream, *, is_json: bool, note: Note) -> Iterator[tuple[int, str]]:
@@ -128,13 +140,7 @@ def _check_is_text(path: Path, head: bytes) -> None:
     for signature, what in _SIGNATURES.items():
         if head.startswith(signature):
             raise DataError(f"{path}: not a text file: it is {what}")
-    # ASCII text in UTF-16 has a zero in every other byte.
     zeros = head.count(0)
-    if zeros * 3 > len(head) and (not any(head[0::2]) or not any(head[1:-1:2])):
-        name = "UTF-16BE" if not any(head[0::2]) else "UTF-16LE"
-        raise DataError(
-            f"{path}: the encoding seems to be UTF-16 without a byte order mark; {_CONVERT.format(name=name)}"
-        )
     controls = sum(byte < 32 and byte not in b"\t\n\r\x0b\x0c\x1b" for byte in head)
     if zeros and controls * 10 > len(head):
         raise DataError(f"{path}: not a text file; fix: export it as JSON lines, CSV or Parquet")

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mlflow_finetune_plugin.data.conversations.chat_turns import whole_text
 from mlflow_finetune_plugin.data.conversations.conversion import is_document
-from mlflow_finetune_plugin.data.conversations.split import hash_row
+from mlflow_finetune_plugin.data.conversations.split import hash_row, hash_text
 from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch, pack
 from mlflow_finetune_plugin.data.tokens.encoding_faults import encoding_faults
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
@@ -19,14 +20,19 @@ _ALL_BITS = 2**64 - 1
 Conversations = list[tuple[Message, ...]]
 
 
-def to_frame(lines: list[int], conversations: Conversations) -> bytes:
+Groups = list[str]
+"""The group of each row; empty where rows have none."""
+
+
+def to_frame(lines: list[int], conversations: Conversations, groups: Groups | None = None) -> bytes:
     """Serialize rows; the conversations of one line are next to each other."""
-    return marshal.dumps((lines, conversations), 2)  # version 2 does not search for shared objects, which is faster
+    content = (lines, conversations, groups or [])
+    return marshal.dumps(content, 2)  # version 2 does not search for shared objects, which is faster
 
 
-def from_frame(frame: bytes) -> tuple[list[int], Conversations]:
-    lines, conversations = marshal.loads(frame)
-    return lines, conversations
+def from_frame(frame: bytes) -> tuple[list[int], Conversations, Groups]:
+    lines, conversations, groups = marshal.loads(frame)
+    return lines, conversations, groups
 
 
 class BatchEncoder:
@@ -36,12 +42,12 @@ class BatchEncoder:
         self._renderer, self._seed = renderer, seed
 
     def __call__(self, frame: bytes) -> EncodedBatch:
-        lines, conversations = from_frame(frame)
+        lines, conversations, groups = from_frame(frame)
         tokens, counts, faults = pack(self._renderer.encode_batch(conversations))
         hashes = [hash_row(messages, self._seed) for messages in conversations]
         numbers = np.array(lines, dtype=np.int64)
         first_of_line = np.maximum.accumulate(np.where(is_first_of_line(numbers), np.arange(len(numbers)), 0))
-        answers = [_normalised_hash(messages[-1]["content"]) for messages in conversations]
+        answers = [_normalised_hash(whole_text(messages[-1])) for messages in conversations]
         prompts = [
             answer if is_document(messages) else hash_prompt(messages[:-1])
             for messages, answer in zip(conversations, answers, strict=True)
@@ -51,6 +57,7 @@ class BatchEncoder:
             lines=numbers,
             row_hashes=own_hashes[first_of_line],
             line_prompts=prompt_hashes[first_of_line],
+            group_hashes=_hashes([hash_text(group, self._seed) for group in groups]),
             own_hashes=own_hashes,
             prompt_hashes=prompt_hashes,
             answer_hashes=_hashes(answers),
@@ -72,8 +79,8 @@ def hash_prompt(messages: Sequence[Message]) -> int:
     Like Python's ``hash`` it is valid in this process and its forks only.
     """
     if len(messages) == 1:
-        return _normalised_hash(messages[0]["content"])
-    return hash(tuple([(m["role"], _normalised_hash(m["content"])) for m in messages])) & _ALL_BITS
+        return _normalised_hash(whole_text(messages[0]))
+    return hash(tuple([(m["role"], _normalised_hash(whole_text(m))) for m in messages])) & _ALL_BITS
 
 
 def _normalised_hash(text: str) -> int:

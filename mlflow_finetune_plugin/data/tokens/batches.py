@@ -66,12 +66,13 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """Encoded conversations in their order. All arrays have the shape (rows,).
+    """Encoded conversations in their order. All arrays have the shape (rows,), except ``group_hashes``.
 
     Attributes:
         lines: The line of each conversation in its file, int64.
         row_hashes: The hash of the first conversation of the same line, uint64; the split depends on it.
         line_prompts: The hash of the prompt of the first conversation of the same line, uint64, as ``prompt_hashes``.
+        group_hashes: The hash of each row's group, uint64; (0,) where rows have none.
         own_hashes: The exact hash of each conversation, uint64.
         prompt_hashes: Hashes that ignore case and whitespace, uint64.
         answer_hashes: Hashes that ignore case and whitespace, uint64.
@@ -84,6 +85,7 @@ class EncodedBatch:
     lines: np.ndarray
     row_hashes: np.ndarray
     line_prompts: np.ndarray
+    group_hashes: np.ndarray
     own_hashes: np.ndarray
     prompt_hashes: np.ndarray
     answer_hashes: np.ndarray

@@ -33,7 +33,8 @@ from typing import Any
 from mlflow_finetune_plugin.data.conversations.chat_turns import is_learnt, unmarked
 from mlflow_finetune_plugin.data.conversations.conversion import is_document
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
-from mlflow_finetune_plugin.data.conversations.templates import Template, prepends_bos
+from mlflow_finetune_plugin.data.conversations.templates import Template, TemplateSettings, prepends_bos
+from mlflow_finetune_plugin.data.conversations.texts import REASONING_FIELDS
 from mlflow_finetune_plugin.data.conversations.turns import STOP_INSIDE, RenderedTurn, checked_turns, default_turns
 from mlflow_finetune_plugin.data.tokens.answer_tokens import AnswerFinder, AnswerSpan, Piece
 from mlflow_finetune_plugin.data.tokens.trained_tokens import untrained_reason
@@ -44,6 +45,7 @@ STRADDLES = "tokens straddle the answer's start"
 NO_END_OF_TURN = "no end-of-turn token"
 
 _PROBE_ANSWER = "pear"
+_PROBE_REASONING = "It grows on a tree"
 _PROBE: list[Message] = [{"role": "user", "content": "Name a fruit."}, {"role": "assistant", "content": _PROBE_ANSWER}]
 
 
@@ -75,13 +77,21 @@ class Example:
 class ChatRenderer:
     """Renders and tokenizes conversations with one tokenizer and one fixed chat template."""
 
-    def __init__(self, tokenizer: Any, chat_template: str | None = None, *, weights: Path | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        chat_template: str | None = None,
+        *,
+        weights: Path | None = None,
+        template_settings: TemplateSettings | None = None,
+    ) -> None:
         """Create a renderer.
 
         Args:
             tokenizer: A fast Hugging Face tokenizer with an eos_token.
             chat_template: A Jinja template; None means the tokenizer's own, or the packaged one.
             weights: The base's folder. Its output embedding shows which tokens the base was trained on.
+            template_settings: Values of the template's variables, such as ``enable_thinking``.
 
         Raises:
             BaseModelError: the tokenizer or the template cannot be used.
@@ -97,9 +107,10 @@ class ChatRenderer:
                 "the tokenizer has no eos_token, so an answer could not end; fix: set tokenizer.eos_token"
             )
         self.tokenizer = tokenizer
-        self._template = Template(tokenizer, chat_template)
+        self._template = Template(tokenizer, chat_template, template_settings)
         self.chat_template, self.template_source = self._template.text, self._template.source
         self._document_start = [tokenizer.bos_token_id] if prepends_bos(tokenizer) else []
+        self._template_settings = dict(template_settings or {})
         self._finder = AnswerFinder(tokenizer)
         self._probe()
         self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys((self.end_of_turn_token_id, tokenizer.eos_token_id)))
@@ -119,9 +130,22 @@ class ChatRenderer:
             texts.append(
                 f"the chat template writes {self.answer_prefix!r} before each answer, and the model learns to write it"
             )
+        if self.rewrites_prompt:
+            texts.append(
+                "the chat template changes the prompt when it writes the answer; the model learns to answer the prompt as a "
+                "server renders it"
+            )
+        if self._template_settings:
+            listed = ", ".join(f"{name}: {value!r}" for name, value in sorted(self._template_settings.items()))
+            texts.append(f"the chat template is rendered with {listed}, unless a request says otherwise")
         if "strftime_now" in self.chat_template:
             texts.append("the chat template contains the current date, so prompts change every day")
         return tuple(texts)
+
+    def answer_text(self, ids: list[int]) -> str:
+        """Return the text of an answer's tokens as the proof reads a generated answer: without special tokens and prefix."""
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return text.removeprefix(self.answer_prefix.strip()).strip()
 
     def encode(self, messages: Sequence[Message]) -> list[Example]:
         """Return the examples of one conversation.
@@ -186,7 +210,7 @@ class ChatRenderer:
         result: list[list[RenderedTurn] | RowFault] = []
         for messages in conversations:
             mine = [next(rendered) for message in messages if is_learnt(message)]
-            result.append(checked_turns(mine, self._stop_texts))
+            result.append(checked_turns(mine, self._stop_texts, self._tail))
         return result
 
     def _plan(self, turns: list[RenderedTurn] | RowFault) -> list[Piece] | RowFault:
@@ -283,9 +307,10 @@ class ChatRenderer:
                 f"the chat template ({self.template_source}) leaves out the assistant's answer; "
                 "fix: set another data.chat_template"
             )
+        self.rewrites_prompt = not str(full).startswith(str(prompt))
         behind = at + len(_PROBE_ANSWER)
         self._tail = str(full)[behind:]
-        self.answer_prefix = str(full)[len(str(prompt)) : at] if str(full).startswith(str(prompt)) else ""
+        self.answer_prefix = "" if self.rewrites_prompt else str(full)[len(str(prompt)) : at]
         (encoding,) = self._finder.encodings([str(full)])
         ids = encoding.ids
         stops = {i for i, token in self._finder.added_tokens.items() if token} | {self.tokenizer.eos_token_id}
@@ -294,6 +319,17 @@ class ChatRenderer:
         self.appends_eos = end_token is None
         self.end_of_turn_token_id: int = self.tokenizer.eos_token_id if end_token is None else end_token
         self._finder.turn_end = None if end_token is None else self._tail
+        self._template.reasoning_key = next(filter(self._writes_reasoning, REASONING_FIELDS), None)
+
+    def _writes_reasoning(self, field: str) -> bool:
+        """Return whether the template writes what an answer has in this field."""
+        turns = [_PROBE[0], {**_PROBE[1], field: _PROBE_REASONING}]
+        return _PROBE_REASONING in str(self._template.render([turns], generation_prompt=False)[0])
+
+    @property
+    def writes_reasoning(self) -> bool:
+        """Whether the template writes what the model thought before its last answer."""
+        return self._template.reasoning_key is not None
 
 
 def _joined(results: list[Example | RowFault | None]) -> list[Example] | RowFault | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from mlflow_finetune_plugin.data.tokens.batch_encoder import Conversations, from_frame
+from mlflow_finetune_plugin.data.tokens.batch_encoder import Conversations, Groups, from_frame
 from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 
 
@@ -16,12 +16,17 @@ class SpooledBatch:
     def __init__(self, frame: bytes, encoded: EncodedBatch) -> None:
         self._frame, self.encoded = frame, encoded
         self._conversations: Conversations | None = None
+        self._groups: Groups = []
 
     @property
     def conversations(self) -> Conversations:
         if self._conversations is None:
-            _, self._conversations = from_frame(self._frame)
+            _, self._conversations, self._groups = from_frame(self._frame)
         return self._conversations
+
+    def group(self, row: int) -> str | None:
+        """Return the group of a row; None where rows have none."""
+        return self._groups[row] if self.conversations and self._groups else None
 
 
 class Spool:

@@ -12,7 +12,7 @@ import numpy as np
 from mlflow_finetune_plugin.credentials.router_key import ROUTER_KEY
 from mlflow_finetune_plugin.errors import GateError, in_short
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
-from mlflow_finetune_plugin.evaluation.results import EvalRow
+from mlflow_finetune_plugin.evaluation.results import EvalRow, chat_fields
 from mlflow_finetune_plugin.gate.evidence import Latency
 from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
@@ -66,7 +66,7 @@ class ServedVersion:
         name = f"{version.name}/{version.number}"
         body = {
             "model": name,
-            "messages": list(row.messages),
+            **chat_fields(row.messages),
             "temperature": 0,
             "max_tokens": max_new_tokens,
         }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.evaluation.clusters import clusters_of
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 
@@ -41,25 +42,8 @@ class HeldOut:
 
     @property
     def clusters(self) -> tuple[str, ...] | None:
-        """The cluster of each row; None where no two rows share one.
-
-        Rows with the same question, or cut from the same line of a file, are not independent, so they share a cluster.
-        """
-        root: dict[str, str] = {}
-
-        def find(key: str) -> str:
-            while root.setdefault(key, key) != key:
-                key = root[key]
-            return key
-
-        keys = []
-        for row in self.rows:
-            line = json.dumps([row.source, row.line])
-            question = json.dumps(list(row.messages), ensure_ascii=False) if row.messages else line
-            root[find(question)] = find(line)
-            keys.append(line)
-        clusters = tuple(find(key) for key in keys)
-        return clusters if len(set(clusters)) < len(clusters) else None
+        """The cluster of each row; None where no two rows share one (see ``clusters_of``)."""
+        return clusters_of(self.rows)
 
 
 def held_out_json(rows: Sequence[EvalRow], metrics: Sequence[str], max_new_tokens: int) -> str:
@@ -143,6 +127,8 @@ def _row(row: EvalRow) -> dict[str, Any]:
         "task": row.task,
         "source": Path(row.source).name,
         "line": row.line,
+        **({"answer": row.answer} if row.answer is not None else {}),
+        **({"group": row.group} if row.group is not None else {}),
     }
 
 
@@ -155,4 +141,6 @@ def _row_of(content: Mapping[str, Any]) -> EvalRow:
         task=str(content["task"]),
         source=str(content["source"]),
         line=int(content["line"]),
+        answer=dict(content["answer"]) if content.get("answer") else None,
+        group=str(content["group"]) if "group" in content else None,
     )

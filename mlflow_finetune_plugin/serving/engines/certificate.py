@@ -211,6 +211,7 @@ async def _rendered(engine: EngineProcess, name: str, probes: Sequence[dict[str,
         body = {
             "model": name,
             "messages": probe["messages"],
+            **({"tools": probe["tools"], "tool_choice": "none"} if probe.get("tools") else {}),
             "max_tokens": 1,
             "temperature": 0,
             "return_token_ids": True,

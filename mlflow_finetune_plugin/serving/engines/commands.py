@@ -18,6 +18,7 @@ from mlflow_finetune_plugin.serving.settings import MAX_RANK, TRANSFORMERS, VLLM
 from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, FetchedVersion
 from mlflow_finetune_plugin.serving.versions.template_trial import TemplateReport
 from mlflow_finetune_plugin.serving.versions.tokenizer_store import folder_fault
+from mlflow_finetune_plugin.serving.versions.vllm_support import why_not_served_by_vllm
 from mlflow_finetune_plugin.threads import allowed_cores, choose_threads
 
 _OUTER = frozenset(("lm_head", "embed_tokens", "wte", "embed_out", "embed_in"))
@@ -96,7 +97,7 @@ def _why_not_vllm(version: FetchedVersion) -> str | None:
     if not _has_vllm():
         return "vLLM is not installed (pip install 'mlflow-finetune[serve]', or [serve-cpu] without a GPU)"
     if version.card["serving"] != "vllm":
-        return f"vLLM does not serve {version.card['adaptation']} with these options"
+        return why_not_served_by_vllm(version.card)
     quantization = version.base["quantization"]
     if quantization == "nf4" and not _has_cuda_vllm():
         return "vLLM quantises to nf4 on GPUs only"

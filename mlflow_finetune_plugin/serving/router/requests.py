@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow_finetune_plugin.data.conversations.templates import RESERVED_SETTINGS
+
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
@@ -41,9 +43,19 @@ def _is_bias(value: Any) -> bool:
     )
 
 
+def _are_settings(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= _MOST_SETTINGS
+        and not value.keys() & RESERVED_SETTINGS
+        and all(name.isidentifier() and isinstance(setting, str | int | float) for name, setting in value.items())
+    )
+
+
 _INT32, _INT64 = 2**31 - 1, 2**63 - 1
 _MOST_IDS = 1000
 _MOST_STOPS = 64
+_MOST_SETTINGS = 64
 
 Kind = tuple[Callable[[Any], bool], str]
 
@@ -66,6 +78,10 @@ _KINDS: Mapping[str, Kind] = {
     "stop": (_is_stop, f"text, or a list of at most {_MOST_STOPS} texts"),
     "stop_token_ids": (_are_ids, f"a list of token ids, at most {_MOST_IDS:,}"),
     "logit_bias": (_is_bias, f"an object of at most {_MOST_IDS:,} token ids with numbers from -100 to 100"),
+    "chat_template_kwargs": (
+        _are_settings,
+        f"an object of at most {_MOST_SETTINGS} variables of the chat template with texts, numbers or booleans",
+    ),
     "logprobs": (lambda value: isinstance(value, bool) or _is_whole(value), "true, false or a whole number"),
     "messages": (lambda value: isinstance(value, list), "a list of messages"),
 }
@@ -114,12 +130,13 @@ FIELDS: Mapping[str, frozenset[str]] = {
         "tools",
         "tool_choice",
         "parallel_tool_calls",
+        "chat_template_kwargs",
     },
     "/v1/completions": _COMMON | {"prompt", "echo", "suffix", "best_of"},
 }
 """The fields that a body may have, by route."""
 
-_TURN_FIELDS = frozenset(("role", "content", "name", "tool_calls", "tool_call_id", "refusal"))
+_TURN_FIELDS = frozenset(("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "reasoning_content"))
 _MOST_CHOICES = 16
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 

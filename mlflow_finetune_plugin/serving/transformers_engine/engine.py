@@ -175,7 +175,11 @@ class TransformersEngine:
         messages = [message.for_template() for message in request.messages]
         try:
             text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=request.add_generation_prompt
+                messages,
+                tokenize=False,
+                add_generation_prompt=request.add_generation_prompt,
+                tools=request.tools or None,
+                **(request.chat_template_kwargs or {}),
             )
         except (TemplateError, TypeError) as error:
             raise ValueError(f"messages: refused by the chat template: {error}") from error

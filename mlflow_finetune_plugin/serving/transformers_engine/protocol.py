@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mlflow_finetune_plugin.data.conversations.templates import RESERVED_SETTINGS
 from mlflow_finetune_plugin.serving.transformers_engine.sampling import SamplingParams
 
 UNSUPPORTED = (
     "response_format",
-    "tools",
-    "tool_choice",
     "functions",
     "function_call",
     "logit_bias",
@@ -43,16 +43,31 @@ class Message(_Body):
 
     def for_template(self) -> dict[str, Any]:
         """Return the message as the chat template expects it. Raises ValueError for parts that are not text."""
+        extra = self.model_extra or {}
+        if extra.get("tool_calls"):
+            extra = {**extra, "tool_calls": [_call(call) for call in extra["tool_calls"]]}
         if not isinstance(self.content, list):
-            return {**(self.model_extra or {}), "role": self.role, "content": self.content or ""}
+            return {**extra, "role": self.role, "content": self.content or ""}
         other = [part.get("type") for part in self.content if not isinstance(part.get("text"), str)]
         if other:
             raise ValueError(f"messages: a content part of type {other[0]!r}; fix: send text parts only")
         return {
-            **(self.model_extra or {}),
+            **extra,
             "role": self.role,
             "content": "".join(part["text"] for part in self.content),
         }
+
+
+def _call(call: Any) -> Any:
+    """Return a tool call with its arguments as an object, as chat templates expect it. Raises ValueError for other JSON."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"] or "{}")
+    except ValueError as error:
+        raise ValueError(f"messages: the arguments of a tool call are not JSON: {error}") from error
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 class _Generation(_Body):
@@ -140,7 +155,10 @@ class _Generation(_Body):
 
 
 class ChatRequest(_Generation):
-    """POST /v1/chat/completions."""
+    """POST /v1/chat/completions.
+
+    ``tools`` and ``chat_template_kwargs`` go to the chat template. Answers are text: this engine takes no calls out of it.
+    """
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -148,6 +166,16 @@ class ChatRequest(_Generation):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     add_generation_prompt: bool = True
     continue_final_message: Literal[False] = False
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _are_of_the_template(cls, settings: dict[str, Any] | None) -> dict[str, Any] | None:
+        if own := sorted(set(settings or {}) & RESERVED_SETTINGS):
+            raise ValueError(f"{own[0]!r} is not a setting of a chat template; fix: remove it")
+        return settings
 
     @model_validator(mode="after")
     def _logprobs_fit(self) -> ChatRequest:

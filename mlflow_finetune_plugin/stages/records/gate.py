@@ -43,7 +43,9 @@ def regression_rows(plan: Plan, folder: Path) -> dict[str, list[EvalRow]]:
     rows: dict[str, list[EvalRow]] = {}
     for path in dict.fromkeys(regression.data for regression in plan.policy.regressions):
         file = like.model_copy(update={"path": path, "task": None, "weight": 1.0})
-        request = replace(data_request(plan), train=(), eval=data_files([file]), max_eval_rows=None, max_skipped=1.0)
+        request = replace(
+            data_request(plan), train=(), eval=data_files([file]), max_eval_rows=None, max_skipped=1.0, group=None
+        )
         prepared = prepare(request, plan.renderer, folder / "regressions")
         lost = sum(skip.rows for file in prepared.report.files for skip in file.skipped)
         if lost or not prepared.eval_rows:

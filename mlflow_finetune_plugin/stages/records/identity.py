@@ -67,6 +67,7 @@ def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
         "base_model": {
             "name": base.name,
             "folder": str(base.folder),
+            "model_type": plan.facts.model_type,
             "revision": base.revision,
             "digest": identity.base_digest,
             "dtype": str(base.dtype).removeprefix("torch."),
@@ -82,6 +83,7 @@ def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
         "adapter_digest": identity.adapter_digest,
         "stop_token_ids": list(plan.renderer.stop_token_ids),
         "answer_prefix": plan.renderer.answer_prefix.strip(),
+        "chat_template_kwargs": plan.config.data.chat_template_kwargs,
         "chat_template_source": plan.renderer.template_source,
         "max_new_tokens": int(plan.config.eval.max_new_tokens),
         "max_length": plan.max_length,

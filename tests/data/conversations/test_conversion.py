@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from mlflow_finetune_plugin.data.conversations.conversion import to_conversation, to_conversations
@@ -34,13 +36,28 @@ def test_labels_become_text(label, text):
 
 
 @pytest.mark.parametrize(
+    ("answer", "text"),
+    [(7, "7"), (0, "0"), (True, "true"), (2.0, "2"), (0.35, "0.35"), ({"größe": [1, None]}, '{"größe": [1, null]}')],
+)
+def test_answers_that_are_no_text_become_text_and_are_counted(answer, text):
+    for layout, part in ((PAIR, "completion"), (ALPACA, "output")):
+        row = {"prompt": "p", "instruction": "i", part: answer}
+        conversation = to_conversation(layout, row)
+        assert (conversation.messages[-1]["content"], conversation.is_written) == (text, True)
+        assert not to_conversation(layout, {**row, part: text}).is_written
+
+
+@pytest.mark.parametrize(
     ("layout", "row", "expected"),
     [
         (PAIR, {"prompt": " \n", "completion": "c"}, "empty prompt"),
         (PAIR, {"prompt": "p", "completion": ""}, "empty completion"),
         (PAIR, {"prompt": None, "completion": "c"}, "null field"),
         (PAIR, {"prompt": "p"}, "missing field"),
-        (PAIR, {"prompt": "p", "completion": 7}, "wrong type"),
+        (PAIR, {"prompt": "p", "completion": {}}, "wrong type"),
+        (PAIR, {"prompt": "p", "completion": float("nan")}, "null field"),
+        (PAIR, {"prompt": "p", "completion": float("inf")}, "wrong type"),
+        (PAIR, {"prompt": 7, "completion": "c"}, "wrong type"),
         (PAIR, {"prompt": ["p"], "completion": "c"}, "wrong type"),
         (PAIR, {"prompt": "p", "completion": "half \ud83d a pair"}, "broken unicode"),
         (LABEL, {"text": "t", "label": None}, "null field"),
@@ -63,8 +80,11 @@ def test_fault_of_a_flat_row(layout, row, expected):
         ([USER], "no assistant turn"),
         ([USER, ASSISTANT, USER], "ends with a user turn"),
         ([SYSTEM, ASSISTANT], "roles out of order"),
-        ([USER, {"role": "tool", "content": "x"}, ASSISTANT], "unsupported role"),
-        ([USER, {"role": "assistant", "content": "x", "tool_calls": [{}]}], "unsupported role"),
+        ([USER, {"role": "narrator", "content": "x"}, ASSISTANT], "unsupported role"),
+        ([USER, {"role": "assistant", "content": "x", "tool_calls": [{}]}], "wrong type"),
+        ([USER, {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "wrong type"),
+        ([{**USER, "tool_calls": [{"name": "f"}]}, ASSISTANT], "unsupported field"),
+        ([USER, {"role": "tool", "content": "x"}], "no assistant turn"),
         ([USER, {"role": "assistant", "content": "x", "weight": 0}], "no turn to learn"),
         ([USER, {"role": "assistant", "content": "x", "weight": 0.5}], "unsupported field"),
         ([USER, {"role": "assistant", "content": "x", "loss_scale": 2}], "unsupported field"),
@@ -75,7 +95,6 @@ def test_fault_of_a_flat_row(layout, row, expected):
         ([USER, ASSISTANT, SYSTEM], "roles out of order"),
         ([USER, {"role": "assistant", "content": [{"type": "image_url", "image_url": {}}]}], "unsupported field"),
         ([USER, {"role": "assistant", "content": []}], "empty completion"),
-        ([USER, {"role": "assistant", "content": "x", "reasoning_content": "hm"}], "unsupported field"),
         ([USER, {"role": "assistant", "content": None}], "null field"),
         ([USER, {"role": "assistant"}], "missing field"),
         ([USER, {"role": "assistant", "content": ""}], "empty completion"),
@@ -89,8 +108,55 @@ def test_fault_of_a_conversation(turns, expected):
     assert reason({"messages": turns}) == expected
 
 
-def test_conversation_made_with_tools_is_refused():
-    assert reason({"messages": [USER, ASSISTANT], "tools": [{"name": "f"}]}) == "unsupported field"
+WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+
+
+@pytest.mark.parametrize(
+    ("tools", "calling"),
+    [
+        ({"tools": [{"type": "function", "function": WEATHER}]}, {"content": None, "tool_calls": [CALL]}),
+        ({"tools": json.dumps([WEATHER])}, {"tool_calls": [{"name": "weather", "arguments": '{"city": "Rome"}'}]}),
+        (
+            {"functions": [WEATHER]},
+            {"content": "", "function_call": {"name": "weather", "arguments": {"city": "Rome"}}},
+        ),
+    ],
+)
+def test_tools_and_calls_have_one_form_whatever_the_file_has(tools, calling):
+    turns = [USER, {"role": "assistant", **calling}, {"role": "tool", "content": "sunny", "name": "weather"}, ASSISTANT]
+    conversation = to_conversation(Layout("messages", {"messages": "messages"}), {"messages": turns, **tools})
+    assert conversation.messages == (
+        {**USER, "tools": [{"type": "function", "function": WEATHER}]},
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "content": "sunny", "name": "weather"},
+        ASSISTANT,
+    )
+
+
+def test_tools_of_llama_factory():
+    calling = {"from": "function_call", "value": json.dumps({"name": "weather", "arguments": {"city": "Rome"}})}
+    observed = {"from": "observation", "value": "sunny"}
+    turns = [{"from": "human", "value": "u"}, calling, observed, {"from": "gpt", "value": "a"}]
+    row = {"conversations": turns, "tools": json.dumps([WEATHER])}
+    first, second, third, _ = to_conversation(detect_layout([row]), row).messages
+    assert first["tools"] == [{"type": "function", "function": WEATHER}]
+    assert (second["tool_calls"], third) == ([CALL], {"role": "tool", "content": "sunny"})
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        {"content": "a", "reasoning_content": "hm"},
+        {"content": "a", "thinking": "hm"},
+        {"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}]},
+    ],
+)
+def test_reasoning_has_one_form_whatever_the_file_has(thought):
+    row = {"messages": [USER, {"role": "assistant", **thought}]}
+    conversation = to_conversation(Layout("messages", {"messages": "messages"}), row)
+    assert conversation.messages[1] == {**ASSISTANT, "reasoning_content": "hm"}
+    assert conversation.reasoning_turns == 1
 
 
 @pytest.mark.parametrize("column", ["images", "videos", "audios", "tools"])
@@ -161,13 +227,14 @@ def test_developer_is_system():
 def test_sharegpt_faults():
     layout = Layout("sharegpt", {"conversations": "conversations"})
     human, gpt = {"from": "human", "value": "h"}, {"from": "gpt", "value": "g"}
-    assert reason({"conversations": [human, {"from": "observation", "value": "o"}, gpt]}, layout) == "unsupported role"
+    assert reason({"conversations": [human, {"from": "narrator", "value": "o"}, gpt]}, layout) == "unsupported role"
+    assert reason({"conversations": [human, {"from": "function_call", "value": "o"}, gpt]}, layout) == "wrong type"
     assert reason({"conversations": [human, {"from": "gpt"}]}, layout) == "missing field"
 
 
 def test_fault_says_what_stood_there():
-    with pytest.raises(RowFault, match="wrong type: completion is int 7, not text"):
-        to_conversation(PAIR, {"prompt": "p", "completion": 7})
+    with pytest.raises(RowFault, match="wrong type: prompt is int 7, not text"):
+        to_conversation(PAIR, {"prompt": 7, "completion": "c"})
 
 
 def all_texts(row):

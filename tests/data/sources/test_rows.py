@@ -1,12 +1,21 @@
+import datetime
 import gzip
 import json
 import subprocess
 import sys
 
+import pyarrow as pa
 import pytest
 
 from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
-from mlflow_finetune_plugin.errors import DataError
+from mlflow_finetune_plugin.errors import DataError, MissingExtraError
+
+
+def zstd(content):
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
 
 
 def write(folder, name, content):
@@ -93,6 +102,8 @@ def test_csv_separators_are_detected_and_noted(tmp_path, content, line, note):
     [
         ("utf-8", []),
         ("utf-16", ["the encoding is UTF-16"]),
+        ("utf-16-le", ["the encoding is UTF-16-LE without a byte order mark"]),
+        ("utf-16-be", ["the encoding is UTF-16-BE without a byte order mark"]),
         ("cp1252", ["the encoding is Windows-1252, because line 3 is not UTF-8"]),
     ],
 )
@@ -120,7 +131,7 @@ def test_tsv_separates_by_tabs(tmp_path):
 
 
 def test_parquet_rows_are_numbered(tmp_path):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq = pytest.importorskip("pyarrow.parquet")
     rows = [{"messages": [{"role": "user", "content": "hi"}]}, {"messages": None}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     assert list(read_rows(tmp_path / "a.parquet")) == [(1, rows[0]), (2, rows[1])]
@@ -133,6 +144,53 @@ def test_parquet_rows_are_numbered(tmp_path):
 def test_text_formats_are_read_through_gzip(tmp_path, name, content):
     path = write(tmp_path, name, gzip.compress(content.encode(), mtime=0))
     assert [row for _, row in read_rows(path)] == [{"a": "é"}]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.zst", "a.CSV.ZST", "a.tsv.zst", "a.txt.zst"])
+def test_text_formats_are_read_through_zstd(tmp_path, name):
+    content = {"jsonl": '{"text": "é"}\n', "txt": "é\n"}.get(name.lower().split(".")[1], "text\né\n").encode()
+    half = len(content) // 2
+    path = write(tmp_path, name, zstd(content[:half]) + zstd(content[half:]))  # frames may follow each other
+    assert [row for _, row in read_rows(path)] == [{"text": "é"}]
+
+
+def sheet(path, *sheets):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for number, rows in enumerate(sheets, start=1):
+        page = book.create_sheet(f"page {number}")
+        for row in rows:
+            page.append(row)
+    book.save(path)
+    return path
+
+
+def test_xlsx_rows_are_those_of_the_first_sheet(tmp_path):
+    day = datetime.datetime(2026, 11, 23, 12)
+    rows = [[], ["text", "label", "day"], ["one\ntwo", 3, day], [], ["three", None, None, None], ["four", True]]
+    notes = []
+    path = sheet(tmp_path / "a.xlsx", rows, [["other"], ["x"]])
+    assert list(read_rows(path, notes.append)) == [
+        (3, {"text": "one\ntwo", "label": 3, "day": "2026-11-23T12:00:00"}),
+        (5, {"text": "three", "label": None, "day": None}),
+        (6, {"text": "four", "label": True, "day": None}),
+    ]
+    assert notes == ["the sheet 'page 1' is read, and no other (page 2)"]
+
+
+def test_xlsx_faults_name_the_row_of_the_sheet(tmp_path):
+    wide = fault(sheet(tmp_path / "a.xlsx", [["text", "label"], ["a", "b"], ["a", "b", "c"]]))
+    assert "line 3: the row has 3 cells and the header 2 (text, label)" in wide
+    assert "has the column 'text' 2 times" in fault(sheet(tmp_path / "b.xlsx", [["text", "text"], ["a", "b"]]))
+    assert "has no rows" in fault(sheet(tmp_path / "c.xlsx", [["text", "label"]]))
+
+
+def test_xlsx_without_its_library_names_the_extra(tmp_path, monkeypatch):
+    path = sheet(tmp_path / "a.xlsx", [["text"], ["a"]])
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'mlflow-finetune\[excel\]'"):
+        list(read_rows(path))
 
 
 @pytest.mark.parametrize(
@@ -175,7 +233,7 @@ def test_directory_lists_the_files_in_it(tmp_path):
         read_rows(tmp_path / "d.jsonl")
 
 
-@pytest.mark.parametrize("name", ["a.md", "a", "a.gz", "a.parquet.gz", "a.xlsx"])
+@pytest.mark.parametrize("name", ["a.md", "a", "a.gz", "a.parquet.gz", "a.xlsx.zst", "a.xls"])
 def test_unknown_suffix_names_the_known_ones(tmp_path, name):
     with pytest.raises(DataError, match=r"unknown file format.*\.jsonl, \.ndjson, \.json, \.csv, \.tsv, \.parquet"):
         read_rows(write(tmp_path, name, "x"))
@@ -228,7 +286,12 @@ def test_unknown_suffix_names_the_known_ones(tmp_path, name):
         ("a.csv", b"text,label\ncaf\xe9,x\n" + "é,x\n".encode(), "line 3: earlier lines are in Windows-1252"),
         ("a.jsonl", '{"a": 1}\n'.encode("utf-32"), "the encoding is UTF-32, not UTF-8; fix: iconv -f UTF-32 -t UTF-8"),
         ("a.jsonl", '{"a": 1}\n'.encode("utf-16")[:-1], "not valid UTF-16"),
-        ("a.csv", "text,label\na,b\n".encode("utf-16-le"), "seems to be UTF-16 without a byte order mark"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16-le")[:-1], "not valid UTF-16"),
+        ("a.jsonl.zst", b'{"a": 1}\n', "not a valid zstd file"),
+        ("a.jsonl.zst", zstd(b'{"a": 1}\n' * 500)[:-5], "cut off (Truncated compressed stream)"),
+        ("a.jsonl.zst", zstd(b""), "is empty"),
+        ("a.jsonl", zstd(b'{"a": 1}\n'), "it is zstd data; fix: end its name with .zst"),
+        ("a.xlsx", b"text,label\na,b\n", "not a valid .xlsx file"),
         ("a.csv", b"text,label\na\x00b,c\n", "line 2: a NUL byte at byte 12"),
         ("a.jsonl", bytes(range(256)) * 4, "not a text file"),
         (

@@ -298,7 +298,9 @@ def test_text_that_cannot_be_parted_is_a_fault(byte_tokenizer):
         (CHATML, [SINGLE[0], {"role": "assistant", "content": "A pear.<|endoftext|>"}], "stop token inside the answer"),
         (CHATML, [SINGLE[0]], "no assistant turn"),
         (
-            CHATML.replace("assistant\\n' }}{% endif", "assistant\\n<think>\\n' }}{% endif"),
+            CHATML.replace("assistant\\n' }}{% endif", "assistant\\n<think>\\n' }}{% endif").replace(
+                "m['content']", "m['content'].replace(' ', '  ')"
+            ),
             SINGLE,
             "template breaks the prefix",
         ),

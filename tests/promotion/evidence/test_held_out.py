@@ -1,14 +1,17 @@
 """What a run keeps of its held-out rows: read back as they were, and which of them are one draw."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from proven_versions import rows
 
 from mlflow_finetune_plugin.errors import GateError
+from mlflow_finetune_plugin.evaluation.clusters import group_clusters
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare, load_metrics
 from mlflow_finetune_plugin.evaluation.results import EvalRow
+from mlflow_finetune_plugin.gate.statistics.paired import PairedRows, paired_interval
 from mlflow_finetune_plugin.promotion.evidence.held_out import file_digest, held_out_json, proof_answers, read_held_out
 
 
@@ -47,6 +50,49 @@ def test_rows_that_share_a_question_or_a_place_are_one_draw():
     assert first == second != third
     cut = clusters(row("a", line=1), row("b", line=1), row("b", line=9), row("c", line=4))
     assert len(set(cut)) == 2, "b joins the two places, c stands alone"
+
+
+def test_rows_of_one_group_are_one_draw():
+    grouped = [replace(row(f"q{i}", line=i), group=group) for i, group in enumerate(["x", "x", "y", "z", "y"])]
+    first, second, third, fourth, fifth = clusters(*grouped)
+    assert first == second
+    assert third == fifth
+    assert len({first, third, fourth}) == 3
+    assert read_held_out(held_out_json(grouped, ["f1"], 9), "bot/1").rows == tuple(grouped)
+    plain = held_out_json([replace(member, group=None) for member in grouped], ["f1"], 9)
+    assert "group" not in plain, "the digest of rows without groups stays as it was"
+
+
+@pytest.mark.parametrize(("is_named", "least", "most"), [(False, 0.08, 1), (True, 0, 0.06)])
+def test_equal_models_seldom_pass_where_the_groups_are_named(is_named, least, most):
+    """20 customers of 10 rows, of which one model wins nearly all: 100 seeded draws of two equal models."""
+    held_out = [replace(row(f"q{i}", line=i), group=str(i // 10) if is_named else None) for i in range(200)]
+    names = clusters(*held_out)
+    rng, passed = np.random.default_rng(7), {"gate": 0, "proof": 0}
+    (exact_match,) = load_metrics(["exact_match"])
+    for _ in range(100):
+        differs, wins = rng.random(200) < 0.5, rng.random(200) < np.repeat(rng.beta(0.5, 0.5, 20), 10)
+        right, left = (AnswerSet(["yes" if hit else "no" for hit in differs & w], np.ones(200)) for w in (wins, ~wins))
+        result, scores = compare(exact_match, held_out, left, right, seed=0, clusters=group_clusters(held_out))
+        passed["proof"] += result.gain.low > 0
+        paired = PairedRows(
+            tuple(map(str, range(200))),
+            tuple(scores["adapter_exact_match"]),
+            tuple(scores["base_exact_match"]),
+            names,
+        )
+        passed["gate"] += paired_interval(paired, n_resamples=1000).low > 0
+    assert all(least * 100 <= count <= most * 100 for count in passed.values()), passed
+
+
+@pytest.mark.parametrize("groups", [1, 2, 5, 6])
+def test_few_groups_show_nothing(groups):
+    held_out = [replace(row(f"q{i}", line=i), group=str(i % groups)) for i in range(60)]
+    for metric in load_metrics(["exact_match", "token_f1"]):
+        sides = (AnswerSet([word if i % 7 else "?" for i in range(60)], np.ones(60)) for word in ("no", "yes"))
+        result, _ = compare(metric, held_out, *sides, seed=0, clusters=group_clusters(held_out))
+        assert (result.gain.low > 0) == (groups == 6)
+        assert groups == 6 or result.gain.method == f"none: {groups} clusters are too few"
 
 
 def test_plain_text_is_drawn_by_its_places():

@@ -33,6 +33,25 @@ def test_what_does_not_convert_is_not(monkeypatch):
         choose_engine("vllm", version("bottleneck", "transformers"))
 
 
+@pytest.mark.parametrize(
+    ("adaptation", "serving", "base", "reason"),
+    [
+        ("lora", "transformers", {"model_type": "gpt2"}, "vLLM loads no adapters on bases of the family gpt2"),
+        ("qlora", "transformers", {}, "vLLM loads no adapters on bases of its family"),
+        ("bottleneck", "transformers", {"model_type": "llama"}, "vLLM has no layers for the adaptation bottleneck"),
+        ("lora", "convertible", {}, r"its options \(DoRA\) changes the weights in another way"),
+        ("ia3", "convertible", {}, "ia3 changes the weights in another way"),
+        ("lora", "merge", {}, "the rank of its adapter is above vLLM's limit of 512"),
+    ],
+)
+def test_the_reason_is_the_true_one(monkeypatch, adaptation, serving, base, reason):
+    monkeypatch.setattr(commands, "_has_vllm", lambda: True)
+    served = version(adaptation, serving)
+    served.card["base_model"] = base
+    with pytest.raises(ServingError, match=f"engine vllm cannot serve it: .*{reason}; fix: "):
+        choose_engine("vllm", served)
+
+
 def test_converting_does_not_install_vllm(monkeypatch):
     monkeypatch.setattr(commands, "_has_vllm", lambda: False)
     with pytest.raises(MissingExtraError, match=r"fix: --engine auto$"):

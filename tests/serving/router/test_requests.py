@@ -46,6 +46,15 @@ TURNS = [{"role": "user", "content": "hello"}]
         (PLAIN, b'{"model": "m", "prompt": "a", "logprobs": 999}', "expected a number from 0 to 20"),
         (CHAT, b'{"model": "m", "messages": [], "top_logprobs": 21}', "expected a number from 0 to 20"),
         (PLAIN, json.dumps({"model": "m", "prompt": "a", "stop_token_ids": [1] * 1001}).encode(), "at most 1,000"),
+        (PLAIN, b'{"model": "m", "prompt": "a", "chat_template_kwargs": {}}', "unknown field 'chat_template_kwargs'"),
+        *(
+            (
+                CHAT,
+                json.dumps({"model": "m", "chat_template_kwargs": settings}).encode(),
+                "variables of the chat template",
+            )
+            for settings in ({"chat_template": "x"}, {"tokenize": True}, {"messages": []}, {"a b": 1}, {"a": {}}, [])
+        ),
         (PLAIN, b'{"model": "m", "prompt": "a", "stop_token_ids": [4294967296]}', "a list of token ids"),
         (PLAIN, json.dumps({"model": "m", "prompt": "a", "stop": ["x"] * 65}).encode(), "at most 64 texts"),
         (PLAIN, b'{"model": "m", "prompt": "a", "logit_bias": {"a": 1}}', "an object of at most 1,000 token ids"),

@@ -64,7 +64,7 @@ def test_nobody_without_the_key_reaches_a_v1_route(running: EngineProcess) -> No
     [
         ({"temprature": 1}, "temprature: no such field"),
         ({"response_format": {"type": "json_object"}}, "response_format: not supported by the Transformers engine"),
-        ({"tools": []}, "tools: not supported"),
+        ({"functions": []}, "functions: not supported"),
         ({"logit_bias": {"1": 2}}, "logit_bias: not supported"),
         ({"temperature": -1}, "temperature:"),
         ({"top_p": 0}, "top_p:"),
@@ -104,6 +104,42 @@ def test_refusals_of_chats_and_of_what_is_no_request(running: EngineProcess) -> 
     assert error(running.ask("POST", "/v1/completions", "text"), 400)
     assert error(running.ask("GET", "/v1/nothing"), 404)
     assert error(running.ask("GET", "/v1/completions"), 405)
+
+
+@pytest.mark.process
+def test_tools_and_template_settings_go_to_the_chat_template(tmp_path: Path) -> None:
+    template = (
+        "{{ mood | default('calm') }}{{ tools | tojson if tools else '' }}{% for m in messages %}{{ m.role + ':' + m.content }}"
+        "{% for call in m.tool_calls %}{{ call.function.arguments.box }}{% endfor %}{% endfor %}"
+    )
+    tool = {"type": "function", "function": {"name": "open"}}
+    chat = [
+        {"role": "user", "content": "a"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"function": {"name": "open", "arguments": '{"box": 7}'}}],
+        },
+        {"role": "tool", "content": "b"},
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    with engine(tmp_path, chat_template=template) as running:
+
+        def prompt(**fields: Any) -> str:
+            body = {"model": "base", "messages": chat, "max_tokens": 1, "return_token_ids": True, **fields}
+            reply = running.post("/v1/chat/completions", **body)
+            assert reply.status == 200, reply.text
+            return str(tokenizer.decode(reply.json["prompt_token_ids"]))
+
+        assert prompt() == "calmuser:aassistant:7tool:b"
+        settings = {"tools": [tool], "tool_choice": "none", "chat_template_kwargs": {"mood": "angry"}}
+        assert prompt(**settings) == 'angry[{"type": "function", "function": {"name": "open"}}]user:aassistant:7tool:b'
+        body = {"model": "base", "messages": chat, "max_tokens": 1}
+        for reserved in ("chat_template", "tokenize"):
+            refused = running.post("/v1/chat/completions", **body, chat_template_kwargs={reserved: "x"})
+            assert f"'{reserved}' is not a setting of a chat template" in error(refused, 400)["message"]
+        broken = [chat[0], {**chat[1], "tool_calls": [{"function": {"name": "open", "arguments": "{"}}]}]
+        assert "not JSON" in error(running.post("/v1/chat/completions", **body | {"messages": broken}), 400)["message"]
 
 
 @pytest.mark.process
