@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from starlette.routing import Route
 
-from mlflow_finetune_plugin.serving.router import requests, router
+from mlflow_finetune_plugin.serving.router import own_hosts, requests, router
 from mlflow_finetune_plugin.serving.router.metrics import Metrics
 from mlflow_finetune_plugin.serving.router.requests import FIELDS
 from mlflow_finetune_plugin.serving.router.router import Router, RouterSettings
@@ -65,8 +65,11 @@ An error has OpenAI's form: `{"error": {"message", "type", "code", "param"}}`. `
 """
 CODES = {
     "body_too_large": "The body is larger than `serve --max-body`.",
+    "body_too_slow": "The body was not complete after 30 seconds.",
     "client_gone": "The body ended early.",
     "engine_lost": "The engine ended the answer early; send the request again.",
+    "foreign_host": "Without API keys, the router answers only under the names of this machine and `serve --allowed-host`.",
+    "foreign_origin": "Without API keys, requests from pages of other sites are refused.",
     "internal_error": "The router failed; its log has the traceback.",
     "invalid_api_key": "No valid API key.",
     "invalid_json": "The body is not a JSON object.",
@@ -135,7 +138,7 @@ def _metrics() -> Iterator[tuple[str, str, str, str]]:
 def error_statuses() -> dict[str, set[str]]:
     """Return the HTTP statuses of each error code, read from the calls ``RequestError(status, message, code)``."""
     statuses: dict[str, set[str]] = {}
-    for module in (router, requests):
+    for module in (router, requests, own_hosts):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RequestError" and len(node.args) > 2:
                 status, name = node.args[0], node.args[2]

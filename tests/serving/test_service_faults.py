@@ -337,7 +337,7 @@ def test_keys_are_asked_for(tmp_path, registry):
             answer = httpx.post(service.url + CHAT, json=body("bot"), headers={"authorization": given} if given else {})
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
         assert httpx.get(service.url + "/v1/models").status_code == 401
-        own = {"authorization": f"Bearer {key}"}
+        own = {"authorization": f"Bearer {key}", "host": "bots.example"}  # any name, because a foreign page has no key
         assert httpx.get(service.url + "/readyz").json() == {"status": "ready"}
         assert httpx.get(service.url + "/readyz", headers=own).json()["aliases"]
         codes = [httpx.post(service.url + CHAT, json=body("bot"), headers=own, timeout=60) for _ in range(3)]

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -32,6 +33,7 @@ from mlflow_finetune_plugin.serving.router.answers import (
 )
 from mlflow_finetune_plugin.serving.router.follower import Follower, NotReadyError, UnknownModelError
 from mlflow_finetune_plugin.serving.router.metrics import Metrics, RequestTimer
+from mlflow_finetune_plugin.serving.router.own_hosts import OwnHosts
 from mlflow_finetune_plugin.serving.router.requests import CheckedRequest, RequestError, read_request
 from mlflow_finetune_plugin.serving.router.status import Status
 from mlflow_finetune_plugin.serving.router.version_faults import VersionFaults
@@ -44,16 +46,24 @@ logger = logging.getLogger(__name__)
 _SHADOWS = 4
 _ROUTES = ("GET /v1/models", "POST /v1/chat/completions", "POST /v1/completions")
 _RETRY_S = 5
+_BODY_S = 30.0
 _NO_FAULT = ("client_gone", "cancelled")
 """Ends of an answer that neither its version nor its engine caused."""
 
 
 @dataclass(frozen=True)
 class RouterSettings:
-    """Settings of a router. ``max_body`` is in bytes; without a ``webhook_secret`` webhooks are refused."""
+    """Settings of a router.
+
+    Attributes:
+        max_body: The largest body, in bytes.
+        webhook_secret: None refuses webhooks.
+        hosts: Names under which the router answers; None for any, which is safe only with API keys.
+    """
 
     max_body: int = 1_000_000
     webhook_secret: str | None = None
+    hosts: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,9 @@ class Router:
             Route("/metrics", status.metrics, methods=["GET"]),
             Route("/webhooks/mlflow", self._webhook, methods=["POST"]),
         ]
-        self.app = Starlette(routes=routes, exception_handlers={404: self._no_route, 405: self._no_route})
+        own_hosts = Middleware(OwnHosts, settings.hosts, lambda error: self._refusal(error, _new_id()))
+        handlers = {404: self._no_route, 405: self._no_route}
+        self.app = Starlette(routes=routes, middleware=[own_hosts], exception_handlers=handlers)
 
     # requests to OpenAI's routes -------------------------------------------------------------------------------------
 
@@ -115,7 +127,7 @@ class Router:
         self, handle: Callable[[Request, str, Key | None], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
-            request_id = f"req-{uuid.uuid4().hex}"
+            request_id = _new_id()
             try:
                 return await handle(request, request_id, self._key(request))
             except RequestError as error:
@@ -147,7 +159,7 @@ class Router:
             headers["retry-after"] = str(max(1, round(error.retry_after_s)))
         if error.status == 401:
             headers["www-authenticate"] = "Bearer"
-        if error.status == 413:
+        if error.status in (408, 413):
             headers["connection"] = "close"
         return JSONResponse(error.to_json(), error.status, headers)
 
@@ -159,13 +171,16 @@ class Router:
             raise too_large
         parts, size = [], 0
         try:
-            async for part in request.stream():
-                size += len(part)
-                if size > limit:
-                    raise too_large
-                parts.append(part)
+            async with asyncio.timeout(_BODY_S):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > limit:
+                        raise too_large
+                    parts.append(part)
         except ClientDisconnect as error:
             raise RequestError(400, "the body ended early", "client_gone") from error
+        except TimeoutError as error:
+            raise RequestError(408, f"the body was not complete after {_BODY_S:.0f} s", "body_too_slow") from error
         return b"".join(parts)
 
     # answers ---------------------------------------------------------------------------------------------------------
@@ -355,7 +370,7 @@ class Router:
         """Return an unknown route as an error in OpenAI's form."""
         status = getattr(error, "status_code", 404)
         message = f"{request.method} {request.url.path[:200]}: no such route; fix: use one of {', '.join(_ROUTES)}"
-        return self._refusal(RequestError(status, message, "unknown_route"), f"req-{uuid.uuid4().hex}")
+        return self._refusal(RequestError(status, message, "unknown_route"), _new_id())
 
     # webhooks --------------------------------------------------------------------------------------------------------
 
@@ -389,6 +404,10 @@ def _responder(resident: Resident, alias: str | None) -> _Responder:
 def _end_whole(on_end: AnswerEnd, status: int) -> None:
     """Report the end of a whole answer by the engine's status."""
     on_end("engine_error" if status >= 500 else None, is_refusal=400 <= status < 500)
+
+
+def _new_id() -> str:
+    return f"req-{uuid.uuid4().hex}"
 
 
 def _bearer(request: Request) -> str | None:

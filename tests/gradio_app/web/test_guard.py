@@ -1,6 +1,7 @@
 """Attacks over real HTTP on a real page."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -218,6 +219,15 @@ def test_a_hundred_megabytes_are_not_read(page):
     except (httpx.WriteError, httpx.RemoteProtocolError, httpx.ReadError):
         pass  # it hung up while we were still sending
     assert time.monotonic() - began < 10
+    assert page.ask("GET", "/healthz").json() == {"status": "ok"}
+
+
+def test_headers_without_an_end_are_not_read(page):
+    with socket.create_connection(("127.0.0.1", page.port), timeout=30) as raw, contextlib.suppress(ConnectionError):
+        raw.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Endless: ")
+        for _ in range(1600):
+            raw.sendall(b"x" * 65536)
+        pytest.fail("100 MB of a header were taken")
     assert page.ask("GET", "/healthz").json() == {"status": "ok"}
 
 
