@@ -10,6 +10,8 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -355,6 +357,36 @@ def test_keys_are_asked_for(tmp_path, registry):
         file.write_text(file.read_text().replace("requests_per_minute: 2", f"expires: {yesterday}"))
         late = httpx.post(service.url + CHAT, json=body("bot"), headers=own)
         assert (late.status_code, late.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_a_key_has_its_share_and_large_requests_wait_for_one_another(tmp_path, registry):
+    """Running answers of a key are limited, and counted until they end; too many turns are refused; another key is served."""
+    from mlflow_finetune_plugin.credentials.api_keys import add_key
+
+    file = tmp_path / "keys.yaml"
+    first = {"authorization": f"Bearer {add_key(file, 'alice', concurrent_requests=1)}"}
+    other = {"authorization": f"Bearer {add_key(file, 'bob')}"}
+    with serving(tmp_path, registry.uri, "bot", *ENGINE, "--api-key-file", str(file)) as service:
+
+        def status(key, **more):
+            answer = httpx.post(service.url + CHAT, json={**body("bot"), **more}, headers=key, timeout=60)
+            return answer.status_code, answer.json().get("error", {}).get("code")
+
+        with socket.create_connection(("127.0.0.1", service.port)) as slow:  # its body never comes
+            head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: {first['authorization']}\r\nContent-Length: 9\r\n\r\n"
+            slow.sendall(head.encode())
+            wait_until(lambda: status(first) == (429, "too_many_concurrent_requests"))
+            assert status(other) == (200, None)
+        wait_until(lambda: status(first) == (200, None))
+        turns = [{"role": ("user", "assistant")[number % 2], "content": "hi"} for number in range(2049)]
+        assert status(first, messages=turns) == (413, "too_many_messages")
+        assert status(first, messages=turns[1:])[0] == 400, "the context length is shorter"
+        long = [{"role": "user", "content": "hi " * 200_000}]
+        with ThreadPoolExecutor(12) as pool:
+            codes = Counter(pool.map(lambda _: status(other, messages=long), range(12)))
+        assert codes.keys() <= {(400, None), (400, 400), (429, "too_many_large_requests")}
+        assert codes.total() - codes[429, "too_many_large_requests"] >= 4
+        assert status(first) == (200, None), "refused requests are not counted"
 
 
 def test_where_it_serves_is_told_when_it_listens_and_a_true_webhook_makes_it_look_at_once(tmp_path, registry):

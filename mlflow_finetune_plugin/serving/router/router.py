@@ -32,6 +32,8 @@ from mlflow_finetune_plugin.serving.router.answers import (
     whole_answer,
 )
 from mlflow_finetune_plugin.serving.router.follower import Follower, NotReadyError, UnknownModelError
+from mlflow_finetune_plugin.serving.router.key_slot import KeySlot
+from mlflow_finetune_plugin.serving.router.large_requests import LARGE_BYTES, LargeRequests
 from mlflow_finetune_plugin.serving.router.metrics import Metrics, RequestTimer
 from mlflow_finetune_plugin.serving.router.own_hosts import OwnHosts
 from mlflow_finetune_plugin.serving.router.requests import CheckedRequest, RequestError, read_request
@@ -104,6 +106,7 @@ class Router:
         self._note_answer = note_answer
         self._follower, self._fleet, self._keys = follower, fleet, keys
         self._metrics, self._settings = metrics, settings
+        self._large = LargeRequests()
         self._shadows: set[asyncio.Task[None]] = set()
         self._faults = VersionFaults(lambda model, version: note_answer(model, version, None))
         self._status = status = Status(follower, fleet, metrics)
@@ -129,7 +132,14 @@ class Router:
         async def guarded(request: Request) -> Response:
             request_id = _new_id()
             try:
-                return await handle(request, request_id, self._key(request))
+                key = self._key(request)
+            except RequestError as error:
+                return self._refusal(error, request_id)
+            return KeySlot(self._keys, key, partial(respond, request, request_id, key))
+
+        async def respond(request: Request, request_id: str, key: Key | None) -> Response:
+            try:
+                return await handle(request, request_id, key)
             except RequestError as error:
                 return self._refusal(error, request_id)
             except Exception:
@@ -148,6 +158,13 @@ class Router:
         if wait_s:
             raise RequestError(
                 429, f"too many requests for key {key.name!r}", "rate_limit_exceeded", retry_after_s=wait_s
+            )
+        if not self._keys.begin(key):
+            raise RequestError(
+                429,
+                f"key {key.name!r} has {key.concurrent_requests} running requests, its limit; fix: wait for one of them",
+                "too_many_concurrent_requests",
+                retry_after_s=_RETRY_S,
             )
         return key
 
@@ -183,10 +200,16 @@ class Router:
             raise RequestError(408, f"the body was not complete after {_BODY_S:.0f} s", "body_too_slow") from error
         return b"".join(parts)
 
+    async def _read(self, route: str, raw: bytes, key: Key | None) -> CheckedRequest:
+        read = partial(read_request, route, raw)
+        if len(raw) <= LARGE_BYTES:
+            return read()
+        return await self._large.run(None if key is None else key.name, read)
+
     # answers ---------------------------------------------------------------------------------------------------------
 
     async def _answer(self, request: Request, request_id: str, key: Key | None) -> Response:
-        checked = read_request(request.url.path, await self._body(request))
+        checked = await self._read(request.url.path, await self._body(request), key)
         responder = await self._find(checked)
         self._send_shadows(checked, responder)
         stack = AsyncExitStack()
