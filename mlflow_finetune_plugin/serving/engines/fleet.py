@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from mlflow_finetune_plugin.errors import EngineError, ServingError
+from mlflow_finetune_plugin.serving.daemon_threads import in_daemon_thread
 from mlflow_finetune_plugin.serving.engines.certificate import Certificate, certify, still_holds
 from mlflow_finetune_plugin.serving.engines.commands import (
     EngineSpec,
@@ -205,11 +206,11 @@ class Fleet:
         async with self._starting:
             engine = self.engines.get((kind, key))
             if engine is None:
-                base = await asyncio.to_thread(self._find_base, version)
+                base = await in_daemon_thread(self._find_base, version)
                 folder = self._folder / f"{kind}-{key.base_digest[:12]}-{len(self.engines)}"
                 if kind == VLLM:
-                    base = await asyncio.to_thread(readable_by_vllm, base, folder / "base")
-                spec = await asyncio.to_thread(self._spec, kind, key, version, base)
+                    base = await in_daemon_thread(readable_by_vllm, base, folder / "base")
+                spec = await in_daemon_thread(self._spec, kind, key, version, base)
                 engine = EngineProcess(spec, folder, partial(self._engine_is_ready, kind, key))
                 self.engines[kind, key] = engine
                 logger.info("engine_chosen kind=%s version=%s reason=%s", kind, version.served_name, reason)
