@@ -59,6 +59,7 @@ class Service:
             dtype=settings.dtype,
             trust_remote_code=settings.trust_remote_code,
             max_loaded=settings.max_loaded,
+            max_engines=settings.max_engines,
         )
         self.catalog = Catalog(client, settings.models)
         self.follower = Follower(

@@ -166,6 +166,12 @@ class ServiceSettings:
             "max_loaded", "versions loaded into engines; more only if aliases refer to more", "integer", "NUMBER"
         ),
     )
+    max_engines: int = field(
+        default=4,
+        metadata=_option(
+            "max_engines", "engines that run at once; more only if aliases need more", "integer", "NUMBER"
+        ),
+    )
     max_connections: int = field(
         default=256,
         metadata=_option(

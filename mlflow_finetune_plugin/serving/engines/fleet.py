@@ -20,6 +20,7 @@ from mlflow_finetune_plugin.serving.engines.commands import (
     target_modules,
 )
 from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
+from mlflow_finetune_plugin.serving.engines.engine_limit import make_room
 from mlflow_finetune_plugin.serving.engines.tied_weights import readable_by_vllm
 from mlflow_finetune_plugin.serving.settings import VLLM, EngineLimits
 from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, FetchedVersion
@@ -75,6 +76,7 @@ class Fleet:
         dtype: The precision of all engines; None means each base's own.
         trust_remote_code: Whether bases may run Python code of their own.
         max_loaded: Versions that stay loaded without an alias.
+        max_engines: Engines that run at once; more only if aliases need more.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class Fleet:
         dtype: str | None = None,
         trust_remote_code: bool = False,
         max_loaded: int = 64,
+        max_engines: int = 4,
     ) -> None:
+        self._max_engines, self._started = max_engines, 0
         self._dtype, self._trust_remote_code = dtype, trust_remote_code
         self._engine_choice, self._limits, self._folder, self._find_base = engine_choice, limits, folder, find_base
         self._on_certificate, self._max_loaded = on_certificate, max_loaded
@@ -206,8 +210,10 @@ class Fleet:
         async with self._starting:
             engine = self.engines.get((kind, key))
             if engine is None:
+                await make_room(self.engines, self.residents, self._max_engines, self._drop)
+                self._started += 1
                 base = await in_daemon_thread(self._find_base, version)
-                folder = self._folder / f"{kind}-{key.base_digest[:12]}-{len(self.engines)}"
+                folder = self._folder / f"{kind}-{key.base_digest[:12]}-{self._started}"
                 if kind == VLLM:
                     base = await in_daemon_thread(readable_by_vllm, base, folder / "base")
                 spec = await in_daemon_thread(self._spec, kind, key, version, base)

@@ -28,6 +28,7 @@ from mlflow_finetune_plugin.serving.router.answers import (
     ClientGoneError,
     EngineLostError,
     ForwardedStream,
+    engine_back,
     until_gone,
     whole_answer,
 )
@@ -215,16 +216,16 @@ class Router:
         stack = AsyncExitStack()
         timer = RequestTimer(self._metrics, responder.model, responder.version, checked.route)
         on_end = partial(self._log_answer, request_id, key, responder, checked, timer)
+        attempt = partial(self._attempt, request, request_id, responder, checked, timer, on_end, stack)
+        generation = responder.engine.generation
         try:
-            if responder.resident is not None:
-                await stack.enter_async_context(self._fleet.using(responder.resident))
-            elif responder.engine.state != "ready":
-                raise ServingError(f"the engine is {responder.engine.state}")
-            headers = self._receipt(responder, request_id)
-            body = checked.for_engine(responder.name, responder.stop_token_ids)
-            if checked.is_stream:
-                return await self._streamed(checked, responder, body, timer, on_end, stack, headers)
-            status, content = await whole_answer(responder.engine, checked.route, body, timer, until_gone(request))
+            try:
+                return await attempt()
+            except (EngineLostError, httpx.HTTPError) as error:  # nothing of the answer was sent
+                await stack.aclose()
+                logger.warning("answer_retried id=%s fault=%s", request_id, error)
+                await engine_back(responder.engine, generation)
+                return await attempt()
         except (EngineLostError, httpx.HTTPError) as error:
             await stack.aclose()
             on_end("engine_lost")
@@ -247,6 +248,27 @@ class Router:
             await stack.aclose()
             on_end("cancelled")
             raise
+
+    async def _attempt(
+        self,
+        request: Request,
+        request_id: str,
+        responder: _Responder,
+        checked: CheckedRequest,
+        timer: RequestTimer,
+        on_end: AnswerEnd,
+        stack: AsyncExitStack,
+    ) -> Response:
+        """Send a request to its engine once. Raises EngineLostError and httpx.HTTPError if the engine is lost before it answers."""
+        if responder.resident is not None:
+            await stack.enter_async_context(self._fleet.using(responder.resident))
+        elif responder.engine.state != "ready":
+            raise ServingError(f"the engine is {responder.engine.state}")
+        headers = self._receipt(responder, request_id)
+        body = checked.for_engine(responder.name, responder.stop_token_ids)
+        if checked.is_stream:
+            return await self._streamed(checked, responder, body, timer, on_end, stack, headers)
+        status, content = await whole_answer(responder.engine, checked.route, body, timer, until_gone(request))
         await stack.aclose()
         _end_whole(on_end, status)
         return Response(content, status, {**headers, "content-type": "application/json"})
