@@ -36,7 +36,7 @@ class _WrongPasswords:
 class Attempts:
     """The delay of each login attempt, by the wrong passwords before it.
 
-    Wrong passwords count for the pair of name and address, so that nobody delays a user at another address, and for the
+    Wrong passwords count for the pair of name and address, so that no client delays a user at another address, and for the
     address alone, so that it cannot try one password on every name. The delay comes before the password is checked,
     because a client could otherwise drop attempts that are not answered at once. It doubles up to eight seconds and
     never becomes a refusal. An attempt counts when it begins, so that concurrent attempts cannot pass the delay.

@@ -35,7 +35,7 @@ async def in_daemon_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwar
             result = work(*args, **kwargs)
         except BaseException as raised:
             error = raised
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and no caller waits
             loop.call_soon_threadsafe(report, result, error)
 
     threading.Thread(target=run, name=getattr(work, "__name__", "work"), daemon=True).start()

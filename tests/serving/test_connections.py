@@ -151,10 +151,10 @@ def test_a_server_that_answers_on_all_connections_refuses_another():
 
 def test_one_address_takes_no_more_than_its_share():
     addresses = [each for of_card in psutil.net_if_addrs().values() for each in of_card]
-    own = next((a.address for a in addresses if a.family == socket.AF_INET and a.address[:4] != "127."), None)
-    if own is None:
+    address = next((a.address for a in addresses if a.family == socket.AF_INET and a.address[:4] != "127."), None)
+    if address is None:
         pytest.skip("this machine has only loopback addresses")
-    sock = socket.create_server((own, 0))
+    sock = socket.create_server((address, 0))
     listening = threading.Event()
     config = http_config(app, ConnectionLimits(per_address=5, headers_s=600), drain_s=1, lifespan="off")
     server = HttpServer(config, listening.set)
@@ -164,7 +164,7 @@ def test_one_address_takes_no_more_than_its_share():
         assert listening.wait(60)
         port = sock.getsockname()[1]
         with contextlib.ExitStack() as stack:
-            halves = [stack.enter_context(connect(port, own, own)) for _ in range(8)]
+            halves = [stack.enter_context(connect(port, address, address)) for _ in range(8)]
             assert [rest_of(half) for half in halves[:3]] == [b""] * 3
             halves[-1].sendall(WHOLE)
             assert halves[-1].recv(65536).startswith(b"HTTP/1.1 200")

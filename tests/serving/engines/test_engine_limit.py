@@ -20,11 +20,11 @@ pytestmark = pytest.mark.process
 def numbers(registry):
     """Three versions of one base whose tokenizers differ."""
     maker = VersionMaker(registry.uri)
-    template, made = maker.tokenizer.chat_template, []
+    template, versions = maker.tokenizer.chat_template, []
     for number in range(3):
         maker.tokenizer.chat_template = template + "{# " + str(number) + " #}"  # renders the same
-        made.append(maker.make("tokenizers", seed=number))
-    return made
+        versions.append(maker.make("tokenizers", seed=number))
+    return versions
 
 
 def test_engines_without_an_alias_end_before_another_one_starts(tmp_path, registry, numbers):

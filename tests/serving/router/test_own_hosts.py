@@ -12,9 +12,9 @@ def client(hosts):
     def refusal(error):
         return PlainTextResponse(error.code, error.status)
 
-    own = Middleware(OwnHosts, hosts, refusal)
+    own_hosts = Middleware(OwnHosts, hosts, refusal)
     routes = [Route(path, lambda request: PlainTextResponse("answer")) for path in ("/", "/healthz")]
-    return TestClient(Starlette(routes=routes, middleware=[own]))
+    return TestClient(Starlette(routes=routes, middleware=[own_hosts]))
 
 
 @pytest.mark.parametrize(

@@ -67,14 +67,14 @@ def test_no_token_is_longer_than_the_longest(tokenizer):
 
 
 def test_tokenizers_that_may_drop_characters_have_no_longest_token():
-    def made(model, normalizer=None):
+    def tokenizer_of(model, normalizer=None):
         backend = Tokenizer(model)
         backend.normalizer = normalizer
         return PreTrainedTokenizerFast(tokenizer_object=backend)
 
     vocabulary = {"a": 0, "b": 1, "ab": 2}
-    assert _longest_token(made(BPE(vocabulary, [("a", "b")]))) == 2
-    assert _longest_token(made(BPE(vocabulary, [("a", "b")]), NFC())) == 8
-    assert _longest_token(made(BPE(vocabulary, [("a", "b")]), Lowercase())) is None
-    assert _longest_token(made(BPE(vocabulary, [("a", "b")], unk_token="a", fuse_unk=True))) is None
-    assert _longest_token(made(WordLevel(vocabulary, unk_token="a"))) is None
+    assert _longest_token(tokenizer_of(BPE(vocabulary, [("a", "b")]))) == 2
+    assert _longest_token(tokenizer_of(BPE(vocabulary, [("a", "b")]), NFC())) == 8
+    assert _longest_token(tokenizer_of(BPE(vocabulary, [("a", "b")]), Lowercase())) is None
+    assert _longest_token(tokenizer_of(BPE(vocabulary, [("a", "b")], unk_token="a", fuse_unk=True))) is None
+    assert _longest_token(tokenizer_of(WordLevel(vocabulary, unk_token="a"))) is None
