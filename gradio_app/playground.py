@@ -15,6 +15,7 @@ import aiohttp
 from gradio_app.chat.client import Endpoint, new_http
 from gradio_app.chat.endpoints import ServedModels, default_sides, discover
 from gradio_app.chat.naming import SELF_NAMING
+from gradio_app.chat.revealed import RevealedByUser
 from gradio_app.chat.session import ComparisonTurn, Contender, Prompt, Session, SessionError
 from gradio_app.chat.streams import Streams
 from gradio_app.ledgers import Ledger, Ledgers
@@ -58,6 +59,7 @@ class Playground:
         self._discovering = asyncio.Lock()
         self._sessions: dict[str, Session] = {}
         self._terms: dict[tuple[str, str], VoteTerms] = {}
+        self._revealed = RevealedByUser()
         self.ledgers = Ledgers(tracking_uri, settings.keep_traces_days)
         self.walk = PromptWalk(settings.prompt_sets, longest_prompt_chars=settings.max_prompt_chars)
 
@@ -105,6 +107,7 @@ class Playground:
                 login=login,
                 max_prompt_chars=self.settings.max_prompt_chars,
                 max_turns=self.settings.max_turns,
+                revealed=self._revealed.of(login),
             )
         else:
             session = like.successor(login)
@@ -245,7 +248,8 @@ class Playground:
         return frozenset(turn.turn_id for turn in last if turn is not None and turn.vote and turn.hides_names)
 
     async def _note(self, session: Session, turn: ComparisonTurn) -> None:
-        """Log each side of an ended turn as a trace, if the sides have a registered model in common."""
+        """Remember shown names, and log each side of an ended turn as a trace if the sides have a registered model in common."""
+        session.remember_names(turn)
         model = self.model_of(turn.contenders, self._served[1]) if self._served is not None else None
         if model is None:
             return
@@ -301,7 +305,10 @@ class Playground:
     async def shared(self, session: Session, token: str) -> dict[str, Any] | None:
         """Return the conversation of a link; None where it does not exist or was deleted."""
         _, ledger = await self._ledger_of(session)
-        return await asyncio.to_thread(ledger.shared.load, token)
+        conversation = await asyncio.to_thread(ledger.shared.load, token)
+        if conversation is not None:
+            session.revealed.add_shared(conversation)
+        return conversation
 
     async def _ledger_of(self, session: Session) -> tuple[str, Ledger]:
         model = self.model_of(session.contenders, await self.served())

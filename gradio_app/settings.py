@@ -14,7 +14,6 @@ from mlflow_finetune_plugin.config.durations import seconds_of
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.serving.versions.names import is_loopback
 
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _LARGEST_PORT = 65535
 _DAY_S = 86_400.0
 
@@ -166,6 +165,15 @@ class PlaygroundSettings:
     max_waiting: int = field(default=512, metadata=_limit("--max-waiting", "the requests that may wait in the queue"))
     max_body_bytes: int = field(
         default=4_000_000, metadata=_limit("--max-body-bytes", "the largest request body, in bytes")
+    )
+
+    max_connections: int = field(
+        default=256,
+        metadata=_limit(
+            "--max-connections",
+            "the connections that one address may hold open; loopback has no limit. Raise it if a proxy on another "
+            "machine connects for all users",
+        ),
     )
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from starlette.routing import Route
 
-from mlflow_finetune_plugin.serving.router import requests, router
+from mlflow_finetune_plugin.serving.router import large_requests, own_hosts, requests, router
 from mlflow_finetune_plugin.serving.router.metrics import Metrics
 from mlflow_finetune_plugin.serving.router.requests import FIELDS
 from mlflow_finetune_plugin.serving.router.router import Router, RouterSettings
@@ -65,8 +65,11 @@ An error has OpenAI's form: `{"error": {"message", "type", "code", "param"}}`. `
 """
 CODES = {
     "body_too_large": "The body is larger than `serve --max-body`.",
+    "body_too_slow": "The body was not complete after 30 seconds.",
     "client_gone": "The body ended early.",
     "engine_lost": "The engine ended the answer early; send the request again.",
+    "foreign_host": "Without API keys, the router answers only under the names of this machine and `serve --allowed-host`.",
+    "foreign_origin": "Without API keys, requests from pages of other sites are refused.",
     "internal_error": "The router failed; its log has the traceback.",
     "invalid_api_key": "No valid API key.",
     "invalid_json": "The body is not a JSON object.",
@@ -77,6 +80,9 @@ CODES = {
     "model_not_found": "No such model, version or alias is served.",
     "not_ready": "The version or its engine is not ready yet.",
     "rate_limit_exceeded": "The key's requests per minute are used up.",
+    "too_many_concurrent_requests": "The key's `concurrent_requests` are running.",
+    "too_many_large_requests": "Too many requests above 32 kB wait, of this key or of all.",
+    "too_many_messages": "The request has more than 2,048 messages.",
     "unknown_field": "The body has a field that is not in the table above.",
     "unknown_route": "There is no such route, or it has another method.",
     "unsupported_content": "A message has content other than text.",
@@ -135,7 +141,7 @@ def _metrics() -> Iterator[tuple[str, str, str, str]]:
 def error_statuses() -> dict[str, set[str]]:
     """Return the HTTP statuses of each error code, read from the calls ``RequestError(status, message, code)``."""
     statuses: dict[str, set[str]] = {}
-    for module in (router, requests):
+    for module in (router, requests, own_hosts, large_requests):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RequestError" and len(node.args) > 2:
                 status, name = node.args[0], node.args[2]

@@ -16,13 +16,12 @@ from typing import Any, Literal
 
 from gradio_app.chat.client import Endpoint, SamplingSettings, StreamedAnswer
 from gradio_app.chat.naming import is_distinctive, masked, names_itself
+from gradio_app.chat.revealed import RevealedAnswers
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.evaluation.results import Message
 from mlflow_finetune_plugin.votes.journal.vote import CastVote, clean, prompt_digest
 
 Shuffle = Literal["turn", "session"]
-RevealedAnswer = tuple[str, str]
-"""An answer that was shown with its name: the digest of its messages, and its text."""
 LABELS = ("A", "B", "C", "D")
 MOST_SIDES = len(LABELS)
 
@@ -88,8 +87,8 @@ class ComparisonTurn:
     are_names_shown: bool = False
     shown: tuple[int, ...] | None = None
     """Characters of each answer that may be shown; None means all. More would reveal which side is faster."""
-    revealed: set[RevealedAnswer] = field(default_factory=set)
-    """The answers of the session that were shown with a name."""
+    revealed: RevealedAnswers = field(default_factory=RevealedAnswers)
+    """The answers that the user has seen with a name, in any session."""
 
     @property
     def is_over(self) -> bool:
@@ -100,7 +99,7 @@ class ComparisonTurn:
     def is_known_by_name(self) -> bool:
         """Whether an answer equals one that was shown with its name, because the prompt was sent again."""
         return self.vote is None and any(
-            (self.messages_digest, answer.text) in self.revealed for answer in self.answers
+            self.revealed.has(self.messages_digest, answer.text) for answer in self.answers
         )
 
     @property
@@ -184,7 +183,8 @@ class Session:
     """The two versions of the last vote, by their receipts; a new conversation keeps it."""
     session_id: str = field(default_factory=lambda: f"play-{uuid.uuid4().hex}")
     turns: list[ComparisonTurn] = field(default_factory=list)
-    revealed: set[RevealedAnswer] = field(default_factory=set)
+    revealed: RevealedAnswers = field(default_factory=RevealedAnswers)
+    """The answers that the user has seen with a name. All sessions of a user share it."""
     trouble: str | None = None
     """Why the last prompt was refused; None after the next successful action."""
     used_at: float = field(default_factory=time.monotonic)
@@ -219,7 +219,7 @@ class Session:
         """Add a turn whose answers are still empty. Raises SessionError, and then changes nothing."""
         self._check(prompt)
         if self.last is not None:
-            self._remember_names(self.last)
+            self.remember_names(self.last)
         if prompt.messages is None:
             messages = (*self.context(), {"role": "user", "content": prompt.text})
         elif prompt.messages[0]["role"] == "system":
@@ -251,13 +251,13 @@ class Session:
         if not self.turns:
             raise SessionError("There is nothing to undo.")
         turn = self.turns.pop()
-        self._remember_names(turn)
+        self.remember_names(turn)
         return turn
 
     def successor(self, login: str | None) -> Session:
         """Return a new conversation of the same user, with the same settings."""
         for turn in self.turns[-1:]:
-            self._remember_names(turn)
+            self.remember_names(turn)
         return replace(
             self,
             login=login,
@@ -268,12 +268,12 @@ class Session:
             _order=(),
         )
 
-    def _remember_names(self, turn: ComparisonTurn) -> None:
+    def remember_names(self, turn: ComparisonTurn) -> None:
         """Record the answers of a turn whose names are shown."""
         if not turn.hides_names:
-            self.revealed |= {
-                (turn.messages_digest, answer.text) for answer in turn.answers if answer.length or answer.is_whole
-            }
+            for answer in turn.answers:
+                if answer.length or answer.is_whole:
+                    self.revealed.add(turn.messages_digest, answer.text)
 
     def votable(self, choice: str) -> ComparisonTurn:
         """Return the turn that a vote would be on now. Raises SessionError with the reason where there is none.
@@ -318,7 +318,7 @@ class Session:
             raise SessionError("Vote first; then the names are shown.")
         for shown in self.turns:
             shown.are_names_shown = shown.vote is not None or not shown.can_be_voted_on or shown.are_names_shown
-            self._remember_names(shown)
+            self.remember_names(shown)
         self._order = ()
         return turn
 

@@ -8,19 +8,24 @@ import html
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from gradio_app.web.access import Access, Visitor
+from gradio_app.web.attempts import LONGEST_DELAY_S, Attempts
 from gradio_app.web.request_rules import LOGIN, LOGOUT, RequestFacts
+from mlflow_finetune_plugin.credentials.users import MAX_NAME_CHARS
 
 _LASTS_S = 12 * 3600.0
 _MOST_SESSIONS = 10_000
 _AT_ONCE = 2
 _MOST_BODY = 8_000
+_MOST_FIELDS = 20
+_WRONG = "Name or password is wrong."
+_NO_HEADERS: Mapping[str, str] = {}
 
 
 @dataclass
@@ -74,6 +79,7 @@ class LoginPages:
 
     def __init__(self, access: Access, sessions: Sessions) -> None:
         self._access, self._sessions = access, sessions
+        self._attempts = Attempts()
         self._hashing = asyncio.Semaphore(_AT_ONCE)  # A hash takes 32 MB.
 
     async def answer(self, facts: RequestFacts, body: bytes) -> Response:
@@ -85,17 +91,20 @@ class LoginPages:
         return await self._log_in(facts, body, token)
 
     async def _log_in(self, facts: RequestFacts, body: bytes, before: str | None) -> Response:
-        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=20) if len(body) <= _MOST_BODY else {}
+        if len(body) > _MOST_BODY:
+            return _refusal(facts, 413, f"the form is larger than {_MOST_BODY:,} bytes")
+        try:
+            fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=_MOST_FIELDS)
+        except ValueError:
+            return _refusal(facts, 400, f"the form has more than {_MOST_FIELDS} fields")
         name, password = (fields.get(field, [""])[0] for field in ("username", "password"))
-        address = facts.client_address(self._access)
-        async with self._hashing:
-            attempt = await asyncio.to_thread(self._access.log_in, name, password, address)
-        if not isinstance(attempt, Visitor):
-            return _refusal(facts, attempt)
+        visitor = await self._checked(name.strip()[: MAX_NAME_CHARS + 1], password, facts)
+        if isinstance(visitor, Response):
+            return visitor
         self._sessions.end(before)
-        token = self._sessions.begin(attempt.name)
+        token = self._sessions.begin(visitor.name)
         if token is None:
-            return _refusal(facts, 0.0)
+            return _refusal(facts, 401, _WRONG)
         is_page = "text/html" in facts.headers.get("accept", "")
         answer = RedirectResponse("/", 303) if is_page else JSONResponse({"success": True})
         answer.set_cookie(
@@ -107,6 +116,22 @@ class LoginPages:
             secure=facts.is_secure,
         )
         return answer
+
+    async def _checked(self, name: str, password: str, facts: RequestFacts) -> Visitor | Response:
+        """Return the user of a name and password, or the refusal, after the delay that wrong passwords before it cause."""
+        address = facts.client_address(self._access)
+        delay_s = self._attempts.begin(name, address)
+        if delay_s is None:
+            message = "Too many logins are being checked. Try again in a few seconds."
+            return _refusal(facts, 429, message, {"Retry-After": str(int(LONGEST_DELAY_S))})
+        visitor = None
+        try:
+            await asyncio.sleep(delay_s)
+            async with self._hashing:
+                visitor = await asyncio.to_thread(self._access.log_in, name, password)
+        finally:
+            self._attempts.end(name, address, is_right=visitor is not None)
+        return visitor if visitor is not None else _refusal(facts, 401, _WRONG)
 
     def _log_out(self, facts: RequestFacts, token: str | None) -> Response:
         if facts.method != "POST":  # GET changes nothing, because links and images send it.
@@ -129,12 +154,7 @@ def _digest(token: str | None) -> bytes:
     return hashlib.sha256((token or "").encode("utf-8", "surrogateescape")).digest()
 
 
-def _refusal(facts: RequestFacts, wait_s: float) -> Response:
-    if wait_s:
-        message = f"Too many wrong passwords. Try again in {-(-int(wait_s) // 60)} min."
-        status, headers = 429, {"Retry-After": str(int(wait_s))}
-    else:
-        message, status, headers = "Name or password is wrong.", 401, {}
+def _refusal(facts: RequestFacts, status: int, message: str, headers: Mapping[str, str] = _NO_HEADERS) -> Response:
     if "text/html" in facts.headers.get("accept", ""):
         return HTMLResponse(_login_page(message), status, headers)
     return JSONResponse({"detail": message}, status, headers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from gradio_app.settings import LOOPBACK_NAMES, PlaygroundSettings
+from gradio_app.settings import PlaygroundSettings
 from gradio_app.web.access import Access
+from mlflow_finetune_plugin.serving.host_rules import LOOPBACK_NAMES, host_name, plain_name
 from mlflow_finetune_plugin.serving.versions.names import is_loopback
 
 API = "/gradio_api"
@@ -88,9 +88,9 @@ def host_fault(facts: RequestFacts, settings: PlaygroundSettings) -> str | None:
     This stops DNS rebinding: such a page sends its own name as Host.
     """
     hosts = facts.headers.getlist("host")
-    if len(hosts) != 1 or (name := _host_name(hosts[0])) is None:
+    if len(hosts) != 1 or (name := host_name(hosts[0])) is None:
         return "a request needs exactly one valid Host header"
-    known = {_plain(host) for host in (*settings.public_hosts, settings.host)}
+    known = {plain_name(host) for host in (*settings.public_hosts, settings.host)}
     if settings.is_loopback or settings.user_header is not None:
         known |= set(LOOPBACK_NAMES)
     elif not settings.public_hosts:
@@ -163,21 +163,3 @@ def _is_generated_file(path: str, cache: Path) -> bool:
     except (OSError, ValueError, RuntimeError):
         return False
     return file.is_file() and file.is_relative_to(cache.resolve())
-
-
-def _host_name(host: str) -> str | None:
-    try:
-        parts = urlsplit(f"//{host}")
-        if parts.hostname is None or parts.username is not None or parts.path:
-            return None
-        _ = parts.port
-    except ValueError:
-        return None
-    return _plain(parts.hostname)
-
-
-def _plain(host: str) -> str:
-    try:
-        return str(ipaddress.ip_address(host.strip("[]")))
-    except ValueError:
-        return host.lower().rstrip(".")

@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import uvicorn
-
 from gradio_app.settings import PlaygroundSettings
 from gradio_app.web.access import Access
 from gradio_app.web.guard import VISITOR, Guard, script_hashes
 from mlflow_finetune_plugin.errors import ConfigError
-from mlflow_finetune_plugin.serving.http_server import HttpServer
+from mlflow_finetune_plugin.serving.connections import ConnectionLimits, total_connections
+from mlflow_finetune_plugin.serving.http_server import HttpServer, http_config
 from mlflow_finetune_plugin.serving.versions.names import http_address
 
 if TYPE_CHECKING:
@@ -154,19 +153,8 @@ def run(app: Guard, settings: PlaygroundSettings, tell_listening: Callable[[str]
     """Serve until SIGINT or SIGTERM; open answers get two seconds. Raises ConfigError when it cannot listen there."""
     sock = _listening(settings)
     address = http_address(settings.host, int(sock.getsockname()[1]))
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,  # The guard itself reads the headers of trusted proxies.
-        forwarded_allow_ips=[],
-        timeout_graceful_shutdown=_DRAIN_S,
-        timeout_keep_alive=75,
-        h11_max_incomplete_event_size=64 * 1024,
-        ws="none",
-        lifespan="on",
-    )
+    limits = ConnectionLimits(settings.max_connections, total_connections())
+    config = http_config(app, limits, drain_s=_DRAIN_S, lifespan="on")
 
     def listening() -> None:
         _spare_the_collector()

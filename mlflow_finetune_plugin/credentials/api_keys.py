@@ -4,6 +4,7 @@ keys:
   - name: alice
     sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
     requests_per_minute: 60      # optional
+    concurrent_requests: 8       # optional, requests that are answered at once
     expires: 2027-01-31          # optional, the last day, in UTC
 """
 
@@ -16,6 +17,7 @@ import math
 import os
 import secrets
 import time
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -28,7 +30,7 @@ from mlflow_finetune_plugin.errors import ConfigError
 
 _PREFIX = "mf-"
 _NO_KEY = hashlib.sha256(b"").hexdigest()
-_FIELDS = ("name", "sha256", "requests_per_minute", "expires")
+_FIELDS = ("name", "sha256", "requests_per_minute", "concurrent_requests", "expires")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Key:
     sha256: str
     requests_per_minute: float | None
     expires: date | None
+    concurrent_requests: int | None = None
 
 
 class Keys:
@@ -47,6 +50,7 @@ class Keys:
     def __init__(self, path: Path) -> None:
         self._file = CredentialFile(path, _FORMAT)
         self._buckets: dict[str, _Bucket] = {}
+        self._running: Counter[str] = Counter()
 
     @property
     def fault(self) -> str | None:
@@ -73,8 +77,28 @@ class Keys:
         bucket = self._buckets.setdefault(key.name, _Bucket(key.requests_per_minute, time.monotonic()))
         return bucket.take(key.requests_per_minute, time.monotonic())
 
+    def begin(self, key: Key) -> bool:
+        """Begin a request of this key; ``end`` must follow. Returns False, and begins nothing, if too many are running."""
+        if key.concurrent_requests is not None and self._running[key.name] >= key.concurrent_requests:
+            return False
+        self._running[key.name] += 1
+        return True
 
-def add_key(path: Path, name: str, *, requests_per_minute: int | None = None, expires: date | None = None) -> str:
+    def end(self, key: Key) -> None:
+        """End a request that has begun."""
+        self._running[key.name] -= 1
+        if not self._running[key.name]:
+            del self._running[key.name]
+
+
+def add_key(
+    path: Path,
+    name: str,
+    *,
+    requests_per_minute: int | None = None,
+    concurrent_requests: int | None = None,
+    expires: date | None = None,
+) -> str:
     """Add a new API key's hash to the file, and return the key. The key is stored nowhere.
 
     The file keeps its comments.
@@ -83,12 +107,13 @@ def add_key(path: Path, name: str, *, requests_per_minute: int | None = None, ex
         path: The file; it is created if it does not exist.
         name: The name of the new key, which the router logs.
         requests_per_minute: None allows any number.
+        concurrent_requests: Requests that may be answered at once; None allows any number.
         expires: The last day on which the key is valid, in UTC; None means never.
 
     Raises:
         ConfigError: The name is taken, a limit is not valid, or the file is not a key file or cannot be written.
     """
-    _check_limits(requests_per_minute, expires)
+    _check_limits(requests_per_minute, concurrent_requests, expires)
     before = _FORMAT.read_text(path) if os.path.lexists(path) else None
     if before is not None and any(key.name == name for key in _FORMAT.parse_file(path, before)):
         raise ConfigError([f"{path}: has a key named {name!r}; fix: choose another name, or remove that entry"])
@@ -98,6 +123,7 @@ def add_key(path: Path, name: str, *, requests_per_minute: int | None = None, ex
         f"    sha256: {hashlib.sha256(api_key.encode()).hexdigest()}",
     ]
     lines += [f"    requests_per_minute: {requests_per_minute}"] if requests_per_minute is not None else []
+    lines += [f"    concurrent_requests: {concurrent_requests}"] if concurrent_requests is not None else []
     lines += [f"    expires: {expires.isoformat()}"] if expires is not None else []
     after = "\n".join([(before or "keys:").removesuffix("\n"), *lines, ""])
     _check_appended(path, after, name)
@@ -120,8 +146,10 @@ def _check_appended(path: Path, text: str, name: str) -> None:
         raise ConfigError([fault])
 
 
-def _check_limits(requests_per_minute: int | None, expires: date | None) -> None:
+def _check_limits(requests_per_minute: int | None, concurrent_requests: int | None, expires: date | None) -> None:
     faults = []
+    if concurrent_requests is not None and concurrent_requests < 1:
+        faults.append(f"concurrent requests {concurrent_requests}: too small; fix: use a number from 1")
     if requests_per_minute is not None and requests_per_minute < 1:
         faults.append(f"requests per minute {requests_per_minute}: too small; fix: use a number from 1")
     if expires is not None and expires < datetime.now(UTC).date():
@@ -143,9 +171,12 @@ def _parse_key(entry: Any) -> Key:
         raise ValueError(f"sha256 of {entry['name']!r} is that of an empty key, which would let every client in")
     if rate is not None and not (type(rate) in (int, float) and 0 < rate < math.inf):
         raise ValueError(f"requests_per_minute of {entry['name']!r} is not a positive number")
+    concurrent = entry.get("concurrent_requests")
+    if concurrent is not None and not (type(concurrent) is int and concurrent > 0):
+        raise ValueError(f"concurrent_requests of {entry['name']!r} is not a whole number from 1")
     if expires is not None and type(expires) is not date:  # a datetime is a date too, but not a day
         raise ValueError(f"expires of {entry['name']!r} is not a date such as 2027-01-31")
-    return Key(str(entry["name"]), digest, None if rate is None else float(rate), expires)
+    return Key(str(entry["name"]), digest, None if rate is None else float(rate), expires, concurrent)
 
 
 _FORMAT = FileFormat("an API key file", "keys", "mlflow-finetune keys add", _parse_key)

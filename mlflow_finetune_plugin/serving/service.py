@@ -12,9 +12,11 @@ import uvicorn
 
 from mlflow_finetune_plugin.credentials.api_keys import Keys
 from mlflow_finetune_plugin.errors import ConfigError, TrackingError, without_secrets
+from mlflow_finetune_plugin.serving.connections import ConnectionLimits, total_connections
 from mlflow_finetune_plugin.serving.engines.certificate import Certificate
 from mlflow_finetune_plugin.serving.engines.fleet import Fleet
-from mlflow_finetune_plugin.serving.http_server import HttpServer
+from mlflow_finetune_plugin.serving.host_rules import LOOPBACK_NAMES, plain_name
+from mlflow_finetune_plugin.serving.http_server import HttpServer, http_config
 from mlflow_finetune_plugin.serving.router.follower import Follower
 from mlflow_finetune_plugin.serving.router.metrics import Metrics
 from mlflow_finetune_plugin.serving.router.router import Router, RouterSettings
@@ -57,13 +59,14 @@ class Service:
             dtype=settings.dtype,
             trust_remote_code=settings.trust_remote_code,
             max_loaded=settings.max_loaded,
+            max_engines=settings.max_engines,
         )
         self.catalog = Catalog(client, settings.models)
         self.follower = Follower(
             self.catalog, Fetcher(client, store, self._workplace), self.fleet, settings.store, poll_s=settings.poll_s
         )
         self.metrics = Metrics()
-        router_settings = RouterSettings(settings.max_body, settings.webhook_secret)
+        router_settings = RouterSettings(settings.max_body, settings.webhook_secret, _hosts(settings))
         self.served = ServedLog(client, settings.port, every_s=settings.report_every_s)
         self.router = Router(self.follower, self.fleet, keys, self.metrics, router_settings, self.served.note)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,17 +98,14 @@ class Service:
         Raises:
             SystemExit: uvicorn cannot listen on the port; the OSError is its context.
         """
-        config = uvicorn.Config(
+        limits = ConnectionLimits(self.settings.max_connections, total_connections())
+        config = http_config(
             self.router.app,
+            limits,
+            drain_s=_DRAIN_S,
+            lifespan="off",
             host=self.settings.host,
             port=self.settings.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_DRAIN_S,
-            timeout_keep_alive=75,
-            h11_max_incomplete_event_size=64 * 1024,
-            lifespan="off",
         )
         server = HttpServer(config, on_listening)
         loop = asyncio.get_running_loop()
@@ -153,6 +153,13 @@ def _end_with(task: asyncio.Task[None], server: uvicorn.Server) -> None:
     if not task.cancelled() and task.exception() is not None:
         logger.critical("follower_broken", exc_info=task.exception())
         server.should_exit = True
+
+
+def _hosts(settings: ServiceSettings) -> frozenset[str] | None:
+    """Return the names under which a service without API keys answers; None for one with keys."""
+    if settings.api_key_file is not None:
+        return None
+    return frozenset(plain_name(host) for host in (*LOOPBACK_NAMES, settings.host, *settings.allowed_hosts))
 
 
 def _registry() -> str:

@@ -166,6 +166,31 @@ class ServiceSettings:
             "max_loaded", "versions loaded into engines; more only if aliases refer to more", "integer", "NUMBER"
         ),
     )
+    max_engines: int = field(
+        default=4,
+        metadata=_option(
+            "max_engines", "engines that run at once; more only if aliases need more", "integer", "NUMBER"
+        ),
+    )
+    max_connections: int = field(
+        default=256,
+        metadata=_option(
+            "max_connections",
+            "connections that one address may hold open; loopback has no limit. Raise it if a proxy on another machine "
+            "connects for all clients",
+            "integer",
+            "NUMBER",
+        ),
+    )
+    allowed_hosts: tuple[str, ...] = field(
+        default=(),
+        metadata=_option(
+            "allowed_host",
+            "a host name under which a service without API keys answers, beside those of this machine",
+            "text",
+            "NAME",
+        ),
+    )
     limits: EngineLimits = field(default_factory=EngineLimits)
     webhook_secret: str | None = field(default=None, repr=False)
 
@@ -237,7 +262,7 @@ def service_settings(
         if value is None or (setting.field_name == "dtype" and value == AUTO):
             continue
         if setting.is_repeatable:
-            value = tuple(path.expanduser().resolve() for path in value)
+            value = tuple(each.expanduser().resolve() if isinstance(each, Path) else each for each in value)
         elif isinstance(value, Path):
             value = value.expanduser().resolve()
         set_values[setting.field_name] = value

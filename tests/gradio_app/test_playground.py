@@ -95,6 +95,41 @@ def test_one_session_of_a_page_and_none_of_anothers_login(endpoint, store):
     run(Playground(settings(endpoint)), act)
 
 
+@pytest.mark.parametrize("login", ["ann", None])
+def test_what_a_user_has_seen_with_names_is_not_voted_on_in_another_session(endpoint, store, login):
+    """Named answers of one session, and of a shared conversation, are known in each session of the same user alone."""
+
+    async def act(playground):
+        blind = await playground.session("one", login)
+        before = await spoken(playground, blind, "before")
+        assert before.can_be_voted_on
+        named = await playground.session("two", login)
+        named.is_blind = False
+        await spoken(playground, named, "before")
+        assert not before.can_be_voted_on, "its names were shown in the other session meanwhile"
+        for prompt in ("before", "after"):
+            blind = await playground.begin("one", login, like=blind)
+            named = await playground.begin("two", login, like=named)
+            await spoken(playground, named, prompt)
+            turn = await spoken(playground, blind, prompt)
+            with pytest.raises(SessionError, match="already seen this answer with its name"):
+                await playground.vote(blind, "left")
+            assert not turn.can_be_voted_on
+        playground.forget("one")
+        blind = await playground.session("three", login)
+        assert not (await spoken(playground, blind, "after")).can_be_voted_on
+        other = await playground.session("four", "bob")
+        assert (await spoken(playground, other, "before")).can_be_voted_on
+        named = await playground.begin("two", login, like=named)
+        await spoken(playground, named, "shared")
+        link = await playground.share(named)
+        assert await playground.shared(other, link) is not None
+        other = await playground.begin("four", "bob", like=other)
+        assert not (await spoken(playground, other, "shared")).can_be_voted_on
+
+    run(Playground(settings(endpoint)), act)
+
+
 def test_who_cannot_be_compared_is_told_why(endpoint, store):
     async def nobody(playground):
         with pytest.raises(SessionError, match=r"cannot be reached"):

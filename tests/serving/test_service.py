@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import re
@@ -276,6 +277,44 @@ def test_a_body_of_100_mb_is_refused_before_it_is_read(service):
     assert psutil.Process(service.process.pid).memory_info().rss - before < 20_000_000
 
 
+def test_headers_without_an_end_are_not_read(service, client):
+    before = psutil.Process(service.process.pid).memory_info().rss
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as raw, contextlib.suppress(ConnectionError):
+        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-Endless: ")
+        for _ in range(1600):
+            raw.sendall(b"x" * 65536)
+        pytest.fail("100 MB of a header were taken")
+    assert psutil.Process(service.process.pid).memory_info().rss - before < 20_000_000
+    assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"host": "evil.example"}, 421, "foreign_host"),
+        ({"host": "evil.example", "origin": "http://evil.example"}, 421, "foreign_host"),
+        ({"host": "127.0.0.1.evil.example:8000"}, 421, "foreign_host"),
+        ({"host": "user@localhost"}, 421, "foreign_host"),
+        ({"origin": "http://evil.example"}, 403, "foreign_origin"),
+        ({"origin": "null"}, 403, "foreign_origin"),
+        ({"sec-fetch-site": "cross-site"}, 403, "foreign_origin"),
+    ],
+)
+def test_without_keys_pages_of_other_sites_are_refused(client, headers, status, code):
+    """A page reaches 127.0.0.1 under its own name by DNS rebinding, or sends a simple request with its own origin."""
+    for method, path in (("POST", CHAT), ("GET", "/v1/models"), ("GET", "/readyz"), ("GET", "/metrics")):
+        answer = client.request(
+            method, path, headers=headers, content=json.dumps(body("bot")) if method == "POST" else None
+        )
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+        assert "; fix: " in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "[::1]:8000", "127.0.0.1"])
+def test_this_machine_s_names_and_its_own_pages_are_answered(client, service, host):
+    assert client.get("/v1/models", headers={"host": host, "origin": f"http://{host}"}).status_code == 200
+
+
 def test_ten_thousand_unknown_names_cost_nothing(service, client):
     before = psutil.Process(service.process.pid).memory_info().rss
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
@@ -300,7 +339,7 @@ def in_flight(client):
 def test_generation_stops_when_the_client_is_gone(client, service, stream):
     raw = json.dumps(body("bot@champion", stream=stream, max_tokens=200, ignore_eos=True, n=4)).encode()
     connection = socket.create_connection(("127.0.0.1", service.port))
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
     connection.sendall(head.encode() + raw)
     wait_until(lambda: in_flight(client) > 0)
     connection.close()
@@ -315,7 +354,7 @@ def test_a_slow_client_holds_nobody_up(client, service):
     slow = socket.socket()
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     slow.connect(("127.0.0.1", service.port))
-    slow.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n".encode() + raw)
+    slow.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(raw)}\r\n\r\n".encode() + raw)
     started = time.monotonic()
     for _ in range(5):
         assert client.post(CHAT, json=body("bot@challenger")).status_code == 200

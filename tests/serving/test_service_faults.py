@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
 import sys
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -48,12 +51,38 @@ def test_an_engine_killed_while_streaming(service):
         rest = [line for line in lines if line]
     assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "engine_lost"
     assert "data: [DONE]" not in rest
-    refused = wait_until(lambda: (a := ask(service, "bot@champion")).status_code in (502, 503) and a)
-    assert refused.headers["retry-after"]
+    next_answer = ask(service, "bot@champion", timeout=240)
+    assert next_answer.status_code == 200 or next_answer.headers["retry-after"], "retried, or refused while it starts"
     service.wait_for("ready")
     after = ask(service, "bot@champion")
     assert (after.status_code, after.headers["x-finetune-version"]) == (200, "1")
     assert service.get("/readyz")[1]["engines"][0]["restarts"] == 1
+
+
+def test_requests_that_an_engine_has_not_begun_to_answer_are_sent_again(service):
+    """The engine hangs and is replaced: whole and streamed answers of which nothing was sent come from the new one."""
+    engine = engine_of(service)
+    group = os.getpgid(engine.pid)
+    restarts = service.get("/readyz")[1]["engines"][0]["restarts"]
+    os.killpg(group, signal.SIGSTOP)
+    with ThreadPoolExecutor(3) as pool:
+        names = ("bot@champion", "bot@champion", "base")
+        answers = [
+            pool.submit(ask, service, name, stream=number == 1, timeout=240) for number, name in enumerate(names)
+        ]
+        wait_until(lambda: in_flight(service) == 3)
+        os.killpg(group, signal.SIGKILL)
+        answers = [answer.result() for answer in answers]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert "data: [DONE]" in answers[1].text
+    assert "engine_lost" not in answers[1].text
+    assert service.get("/readyz")[1]["engines"][0]["restarts"] == restarts + 1
+    assert service.log.read_text().count("answer_retried") == 3
+
+
+def in_flight(service):
+    text = httpx.get(service.url + "/metrics").text
+    return sum(float(value) for value in re.findall(r"finetune_in_flight\{[^}]*\} (\S+)", text))
 
 
 def test_the_registry_is_told_of_failures_and_of_nothing_that_is_no_version_s_fault(tmp_path, registry):
@@ -337,7 +366,7 @@ def test_keys_are_asked_for(tmp_path, registry):
             answer = httpx.post(service.url + CHAT, json=body("bot"), headers={"authorization": given} if given else {})
             assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
         assert httpx.get(service.url + "/v1/models").status_code == 401
-        own = {"authorization": f"Bearer {key}"}
+        own = {"authorization": f"Bearer {key}", "host": "bots.example"}  # any name, because a foreign page has no key
         assert httpx.get(service.url + "/readyz").json() == {"status": "ready"}
         assert httpx.get(service.url + "/readyz", headers=own).json()["aliases"]
         codes = [httpx.post(service.url + CHAT, json=body("bot"), headers=own, timeout=60) for _ in range(3)]
@@ -355,6 +384,36 @@ def test_keys_are_asked_for(tmp_path, registry):
         file.write_text(file.read_text().replace("requests_per_minute: 2", f"expires: {yesterday}"))
         late = httpx.post(service.url + CHAT, json=body("bot"), headers=own)
         assert (late.status_code, late.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_a_key_has_its_share_and_large_requests_wait_for_one_another(tmp_path, registry):
+    """Running answers of a key are limited, and counted until they end; too many turns are refused; another key is served."""
+    from mlflow_finetune_plugin.credentials.api_keys import add_key
+
+    file = tmp_path / "keys.yaml"
+    first = {"authorization": f"Bearer {add_key(file, 'alice', concurrent_requests=1)}"}
+    other = {"authorization": f"Bearer {add_key(file, 'bob')}"}
+    with serving(tmp_path, registry.uri, "bot", *ENGINE, "--api-key-file", str(file)) as service:
+
+        def status(key, **more):
+            answer = httpx.post(service.url + CHAT, json={**body("bot"), **more}, headers=key, timeout=60)
+            return answer.status_code, answer.json().get("error", {}).get("code")
+
+        with socket.create_connection(("127.0.0.1", service.port)) as slow:  # its body never comes
+            head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: {first['authorization']}\r\nContent-Length: 9\r\n\r\n"
+            slow.sendall(head.encode())
+            wait_until(lambda: status(first) == (429, "too_many_concurrent_requests"))
+            assert status(other) == (200, None)
+        wait_until(lambda: status(first) == (200, None))
+        turns = [{"role": ("user", "assistant")[number % 2], "content": "hi"} for number in range(2049)]
+        assert status(first, messages=turns) == (413, "too_many_messages")
+        assert status(first, messages=turns[1:])[0] == 400, "the context length is shorter"
+        long = [{"role": "user", "content": "hi " * 200_000}]
+        with ThreadPoolExecutor(12) as pool:
+            codes = Counter(pool.map(lambda _: status(other, messages=long), range(12)))
+        assert codes.keys() <= {(400, None), (400, 400), (429, "too_many_large_requests")}
+        assert codes.total() - codes[429, "too_many_large_requests"] >= 4
+        assert status(first) == (200, None), "refused requests are not counted"
 
 
 def test_where_it_serves_is_told_when_it_listens_and_a_true_webhook_makes_it_look_at_once(tmp_path, registry):

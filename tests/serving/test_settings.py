@@ -24,6 +24,9 @@ ALL = ServiceSettings(
     trust_remote_code=True,
     max_body=2,
     max_loaded=3,
+    max_engines=5,
+    max_connections=7,
+    allowed_hosts=("bots.example", "other.example"),
     limits=EngineLimits(max_loras=1, max_cpu_loras=2, max_rank=8, max_model_len=128, max_num_seqs=4),
 )
 

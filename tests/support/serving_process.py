@@ -107,8 +107,8 @@ def body(model: str, question: str = QUESTIONS[0], **more: Any) -> dict[str, Any
     return {"model": model, "messages": messages, "temperature": 0, "max_tokens": 8, **more}
 
 
-def ask(service: ServingProcess, model: str, **more: Any) -> httpx.Response:
-    return httpx.post(service.url + CHAT, json=body(model, **more), timeout=60)
+def ask(service: ServingProcess, model: str, *, timeout: float = 60, **more: Any) -> httpx.Response:
+    return httpx.post(service.url + CHAT, json=body(model, **more), timeout=timeout)
 
 
 def wait_until(found: Callable[[], T], seconds: float = 120) -> T:

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ import httpx
 
 from mlflow_finetune_plugin.errors import EngineError, ServingError
 from mlflow_finetune_plugin.serving.engines.commands import COMMANDS, EngineSpec
+from mlflow_finetune_plugin.serving.engines.liveness import LivenessLimits, WatchedTransport, until_silent
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +46,17 @@ class EngineProcess:
         folder: The folder for its log.
         on_ready: Called after each start.
         ready_s: Seconds that a start may take.
+        liveness: How long it may be silent before it is replaced.
     """
 
     def __init__(
-        self, spec: EngineSpec, folder: Path, on_ready: Callable[[], None] | None = None, *, ready_s: float = _READY_S
+        self,
+        spec: EngineSpec,
+        folder: Path,
+        on_ready: Callable[[], None] | None = None,
+        *,
+        ready_s: float = _READY_S,
+        liveness: LivenessLimits | None = None,
     ) -> None:
         self.spec, self.folder = spec, folder
         self._on_ready = on_ready or (lambda: None)
@@ -63,13 +72,25 @@ class EngineProcess:
         self._leash: int | None = None
         self._ready = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
-        self.client = httpx.AsyncClient(
+        self._liveness = liveness if liveness is not None else LivenessLimits()
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        self._transport = WatchedTransport(httpx.AsyncHTTPTransport(limits=limits))
+        self.client = self._new_client(self._transport, httpx.Timeout(None, connect=10.0))
+        self._prober = self._new_client(httpx.AsyncHTTPTransport(), httpx.Timeout(None))
+
+    def _new_client(self, transport: httpx.AsyncBaseTransport, timeout: httpx.Timeout) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
             base_url=f"http://{HOST}:{self._port}",
             headers={"Authorization": f"Bearer {self._key}"},
-            timeout=httpx.Timeout(None, connect=10.0),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            timeout=timeout,
+            transport=transport,
             trust_env=False,  # a proxy of the environment is not for loopback
         )
+
+    @property
+    def running(self) -> int:
+        """The number of requests whose answers have not ended."""
+        return self._transport.running
 
     @property
     def log(self) -> Path:
@@ -108,6 +129,7 @@ class EngineProcess:
         await self._end(_DRAIN_S if answers else 0.0)  # while it starts, vLLM ignores signals
         self._ready.clear()
         await self.client.aclose()
+        await self._prober.aclose()
 
     def kill(self) -> None:
         """End an engine that no longer answers, at once. It is started again."""
@@ -157,8 +179,8 @@ class EngineProcess:
                 logger.error("engine_failed kind=%s fault=%s", self.spec.kind, error)
             else:
                 pause = 1.0
-                code = await self._process.wait() if self._process is not None else None
-                self.fault = f"it ended with code {code}: {self._tail()}"
+                code, silence = await self._until_ended()
+                self.fault = silence or f"it ended with code {code}: {self._tail()}"
                 logger.error(
                     "engine_died kind=%s code=%s after_s=%.0f", self.spec.kind, code, time.monotonic() - started
                 )
@@ -169,11 +191,37 @@ class EngineProcess:
             pause = min(_LONGEST_BACKOFF_S, 2 * pause)
             self.restarts += 1
 
+    async def _until_ended(self) -> tuple[int | None, str | None]:
+        """Wait until the process ends, and end it if it hangs. Returns its exit code, and why it counted as hanging."""
+        process = self._process
+        if process is None:
+            return None, None
+        ending = asyncio.ensure_future(process.wait())
+        watching = asyncio.ensure_future(
+            until_silent(
+                self._transport,
+                self._liveness,
+                partial(self._prober.get, "/health"),
+                partial(self._prober.post, "/v1/completions", json=self._short_request()),
+            )
+        )
+        silence = None
+        try:
+            await asyncio.wait({ending, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if not ending.done():
+                self.fault = silence = watching.result()
+                logger.error("engine_hangs kind=%s fault=%s", self.spec.kind, silence)
+                self.kill()
+            return await ending, silence
+        finally:
+            watching.cancel()
+            ending.cancel()
+
     async def _start_once(self) -> None:
         self.state = "starting"
         await asyncio.to_thread(self.spec.check_files)
         self._port = free_port()  # the last one may be in use by now
-        self.client.base_url = f"http://{HOST}:{self._port}"
+        self.client.base_url = self._prober.base_url = httpx.URL(f"http://{HOST}:{self._port}")
         self.folder.mkdir(parents=True, exist_ok=True)
         command = COMMANDS[self.spec.kind](self.spec, HOST, self._port, self._key, self.folder)
         if self.log.exists():
@@ -215,9 +263,11 @@ class EngineProcess:
 
     async def _warm_up(self) -> None:
         """Send the first requests, which compile and allocate, so that no client waits for that."""
-        body = {"model": self.spec.base_name, "prompt": "a", "max_tokens": 2, "temperature": 0}
         for extra in ({}, {"prompt_logprobs": 0}):
-            await self.complete({**body, **extra})
+            await self.complete({**self._short_request(), **extra})
+
+    def _short_request(self) -> dict[str, Any]:
+        return {"model": self.spec.base_name, "prompt": "a", "max_tokens": 2, "temperature": 0}
 
     async def _end(self, drain_s: float) -> None:
         """End the engine and its processes, after ``drain_s`` seconds for its running answers."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mlflow_finetune_plugin.data.conversations.templates import PACKAGED_TEMPLATES
 from mlflow_finetune_plugin.errors import EngineError, ServingError
+from mlflow_finetune_plugin.serving.daemon_threads import in_daemon_thread
 from mlflow_finetune_plugin.serving.engines.certificate import Certificate, certify, still_holds
 from mlflow_finetune_plugin.serving.engines.commands import (
     EngineSpec,
@@ -21,6 +22,7 @@ from mlflow_finetune_plugin.serving.engines.commands import (
     target_modules,
 )
 from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
+from mlflow_finetune_plugin.serving.engines.engine_limit import make_room
 from mlflow_finetune_plugin.serving.engines.tied_weights import readable_by_vllm
 from mlflow_finetune_plugin.serving.engines.trial import Trials
 from mlflow_finetune_plugin.serving.settings import VLLM, EngineLimits
@@ -86,6 +88,7 @@ class Fleet:
         trust_remote_code: Whether bases may run Python code of their own.
         max_loaded: Versions that stay loaded without an alias.
         trials: Watches engines while they read a version for the first time.
+        max_engines: Engines that run at once; more only if aliases need more.
     """
 
     def __init__(
@@ -100,8 +103,10 @@ class Fleet:
         trust_remote_code: bool = False,
         max_loaded: int = 64,
         trials: Trials | None = None,
+        max_engines: int = 4,
     ) -> None:
         self._trials = trials if trials is not None else Trials()
+        self._max_engines, self._started = max_engines, 0
         self._dtype, self._trust_remote_code = dtype, trust_remote_code
         self._engine_choice, self._limits, self._folder, self._find_base = engine_choice, limits, folder, find_base
         self._on_certificate, self._max_loaded = on_certificate, max_loaded
@@ -227,12 +232,14 @@ class Fleet:
         async with self._starting:
             engine = self.engines.get((kind, key))
             if engine is None:
-                base = await asyncio.to_thread(self._find_base, version)
+                await make_room(self.engines, self.residents, self._max_engines, self._drop)
+                self._started += 1
+                base = await in_daemon_thread(self._find_base, version)
                 template = await self._try_template(version, base)
-                folder = self._folder / f"{kind}-{key.base_digest[:12]}-{len(self.engines)}"
+                folder = self._folder / f"{kind}-{key.base_digest[:12]}-{self._started}"
                 if kind == VLLM:
-                    base = await asyncio.to_thread(readable_by_vllm, base, folder / "base")
-                spec = await asyncio.to_thread(self._spec, kind, key, version, base, template)
+                    base = await in_daemon_thread(readable_by_vllm, base, folder / "base")
+                spec = await in_daemon_thread(self._spec, kind, key, version, base, template)
                 engine = EngineProcess(spec, folder, partial(self._engine_is_ready, kind, key))
                 self.engines[kind, key] = engine
                 logger.info("engine_chosen kind=%s version=%s reason=%s", kind, version.served_name, reason)

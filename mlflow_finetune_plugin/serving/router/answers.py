@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Protocol
@@ -14,12 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from mlflow_finetune_plugin.errors import ServingError
+from mlflow_finetune_plugin.errors import EngineError, ServingError
 from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
 from mlflow_finetune_plugin.serving.router.metrics import RequestTimer
 
 logger = logging.getLogger(__name__)
 
+_RESTART_S = 120.0
 _USAGE = b'"choices":[]'
 _DONE = b"data: [DONE]"
 _END = b"\n\n"
@@ -67,6 +69,25 @@ async def whole_answer(
     if response.status_code == 200:
         timer.usage(response.json().get("usage"))
     return response.status_code, response.content
+
+
+async def engine_back(engine: EngineProcess, generation: int) -> None:
+    """Wait until an engine that lost an answer can answer again, for at most two minutes.
+
+    Args:
+        engine: The engine.
+        generation: Its generation when the answer was begun.
+
+    Raises:
+        EngineError: It is not back in time, or ends.
+    """
+    if engine.generation == generation and await engine.is_healthy():
+        return  # only the connection was lost
+    deadline = time.monotonic() + _RESTART_S
+    while engine.generation == generation or engine.state != "ready":
+        if engine.state == "stopped" or time.monotonic() > deadline:
+            raise EngineError(f"the engine was lost and is {engine.state}; fix: send the request again")
+        await asyncio.sleep(0.1)
 
 
 class ClientGoneError(ServingError):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_finetune_plugin.errors import EngineError, FinetuneError, ServingError, StoreError, TrackingError
+from mlflow_finetune_plugin.serving.daemon_threads import in_daemon_thread
 from mlflow_finetune_plugin.serving.engines.fleet import Fleet, Resident
 from mlflow_finetune_plugin.serving.versions.catalog import Catalog, CatalogModel, Snapshot
 from mlflow_finetune_plugin.serving.versions.fetching import FetchedVersion, Fetcher
@@ -216,7 +217,7 @@ class Follower:
             return resident
         await self._fleet.withdraw_refused(model, number)
         async with self._fetches[is_move]:
-            version: FetchedVersion = await asyncio.to_thread(self._fetcher.fetch, model, number)
+            version: FetchedVersion = await in_daemon_thread(self._fetcher.fetch, model, number)
         return await self._fleet.admit(version)
 
     def _resident(self, model: str, number: str) -> Resident | None:

@@ -56,6 +56,8 @@ _INT32, _INT64 = 2**31 - 1, 2**63 - 1
 _MOST_IDS = 1000
 _MOST_STOPS = 64
 _MOST_SETTINGS = 64
+MOST_MESSAGES = 2048
+"""OpenAI's limit."""
 
 Kind = tuple[Callable[[Any], bool], str]
 
@@ -189,6 +191,8 @@ class CheckedRequest:
 
 def read_request(route: str, raw: bytes) -> CheckedRequest:
     """Return a checked request. Raises RequestError for a body that is not JSON, or has a field that is not valid."""
+    if raw.count(b'"role"') > MOST_MESSAGES:  # before it is parsed; a valid body has one for each message
+        raise _too_many_messages()
     try:
         body = json.loads(raw, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -263,10 +267,17 @@ def _check_messages(messages: Any) -> None:
     if not messages:
         message = 'no messages; fix: [{"role": "user", "content": "..."}]'
         raise RequestError(400, message, "missing_messages", "messages")
+    if len(messages) > MOST_MESSAGES:
+        raise _too_many_messages()
     for number, turn in enumerate(messages):
         fault, code = _turn_fault(turn)
         if fault:
             raise RequestError(400, f"messages[{number}]: {fault}", code, "messages")
+
+
+def _too_many_messages() -> RequestError:
+    message = f"more than {MOST_MESSAGES:,} messages; fix: shorten the conversation"
+    return RequestError(413, message, "too_many_messages", "messages")
 
 
 def _turn_fault(turn: Any) -> tuple[str, str]:

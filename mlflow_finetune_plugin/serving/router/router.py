@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -27,12 +28,16 @@ from mlflow_finetune_plugin.serving.router.answers import (
     ClientGoneError,
     EngineLostError,
     ForwardedStream,
+    engine_back,
     until_gone,
     whole_answer,
 )
 from mlflow_finetune_plugin.serving.router.first_answers import Draw
 from mlflow_finetune_plugin.serving.router.follower import Follower, NotReadyError, UnknownModelError
+from mlflow_finetune_plugin.serving.router.key_slot import KeySlot
+from mlflow_finetune_plugin.serving.router.large_requests import LARGE_BYTES, LargeRequests
 from mlflow_finetune_plugin.serving.router.metrics import Metrics, RequestTimer
+from mlflow_finetune_plugin.serving.router.own_hosts import OwnHosts
 from mlflow_finetune_plugin.serving.router.requests import CheckedRequest, RequestError, read_request
 from mlflow_finetune_plugin.serving.router.status import Status
 from mlflow_finetune_plugin.serving.router.version_faults import VersionFaults
@@ -46,16 +51,24 @@ logger = logging.getLogger(__name__)
 _SHADOWS = 4
 _ROUTES = ("GET /v1/models", "POST /v1/chat/completions", "POST /v1/completions")
 _RETRY_S = 5
+_BODY_S = 30.0
 _NO_FAULT = ("client_gone", "cancelled")
 """Ends of an answer that neither its version nor its engine caused."""
 
 
 @dataclass(frozen=True)
 class RouterSettings:
-    """Settings of a router. ``max_body`` is in bytes; without a ``webhook_secret`` webhooks are refused."""
+    """Settings of a router.
+
+    Attributes:
+        max_body: The largest body, in bytes.
+        webhook_secret: None refuses webhooks.
+        hosts: Names under which the router answers; None for any, which is safe only with API keys.
+    """
 
     max_body: int = 1_000_000
     webhook_secret: str | None = None
+    hosts: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,7 @@ class Router:
         self._note_answer = note_answer
         self._follower, self._fleet, self._keys = follower, fleet, keys
         self._metrics, self._settings = metrics, settings
+        self._large = LargeRequests()
         self._shadows: set[asyncio.Task[None]] = set()
         self._faults = VersionFaults(lambda model, version, draw: note_answer(model, version, None, draw))
         self._status = status = Status(follower, fleet, metrics)
@@ -111,7 +125,9 @@ class Router:
             Route("/metrics", status.metrics, methods=["GET"]),
             Route("/webhooks/mlflow", self._webhook, methods=["POST"]),
         ]
-        self.app = Starlette(routes=routes, exception_handlers={404: self._no_route, 405: self._no_route})
+        own_hosts = Middleware(OwnHosts, settings.hosts, lambda error: self._refusal(error, _new_id()))
+        handlers = {404: self._no_route, 405: self._no_route}
+        self.app = Starlette(routes=routes, middleware=[own_hosts], exception_handlers=handlers)
 
     # requests to OpenAI's routes -------------------------------------------------------------------------------------
 
@@ -119,9 +135,16 @@ class Router:
         self, handle: Callable[[Request, str, Key | None], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
-            request_id = f"req-{uuid.uuid4().hex}"
+            request_id = _new_id()
             try:
-                return await handle(request, request_id, self._key(request))
+                key = self._key(request)
+            except RequestError as error:
+                return self._refusal(error, request_id)
+            return KeySlot(self._keys, key, partial(respond, request, request_id, key))
+
+        async def respond(request: Request, request_id: str, key: Key | None) -> Response:
+            try:
+                return await handle(request, request_id, key)
             except RequestError as error:
                 return self._refusal(error, request_id)
             except Exception:
@@ -141,6 +164,13 @@ class Router:
             raise RequestError(
                 429, f"too many requests for key {key.name!r}", "rate_limit_exceeded", retry_after_s=wait_s
             )
+        if not self._keys.begin(key):
+            raise RequestError(
+                429,
+                f"key {key.name!r} has {key.concurrent_requests} running requests, its limit; fix: wait for one of them",
+                "too_many_concurrent_requests",
+                retry_after_s=_RETRY_S,
+            )
         return key
 
     def _refusal(self, error: RequestError, request_id: str) -> Response:
@@ -151,7 +181,7 @@ class Router:
             headers["retry-after"] = str(max(1, round(error.retry_after_s)))
         if error.status == 401:
             headers["www-authenticate"] = "Bearer"
-        if error.status == 413:
+        if error.status in (408, 413):
             headers["connection"] = "close"
         return JSONResponse(error.to_json(), error.status, headers)
 
@@ -163,34 +193,43 @@ class Router:
             raise too_large
         parts, size = [], 0
         try:
-            async for part in request.stream():
-                size += len(part)
-                if size > limit:
-                    raise too_large
-                parts.append(part)
+            async with asyncio.timeout(_BODY_S):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > limit:
+                        raise too_large
+                    parts.append(part)
         except ClientDisconnect as error:
             raise RequestError(400, "the body ended early", "client_gone") from error
+        except TimeoutError as error:
+            raise RequestError(408, f"the body was not complete after {_BODY_S:.0f} s", "body_too_slow") from error
         return b"".join(parts)
+
+    async def _read(self, route: str, raw: bytes, key: Key | None) -> CheckedRequest:
+        read = partial(read_request, route, raw)
+        if len(raw) <= LARGE_BYTES:
+            return read()
+        return await self._large.run(None if key is None else key.name, read)
 
     # answers ---------------------------------------------------------------------------------------------------------
 
     async def _answer(self, request: Request, request_id: str, key: Key | None) -> Response:
-        checked = read_request(request.url.path, await self._body(request))
+        checked = await self._read(request.url.path, await self._body(request), key)
         responder = await self._find(checked)
         self._send_shadows(checked, responder)
         stack = AsyncExitStack()
         timer = RequestTimer(self._metrics, responder.model, responder.version, checked.route)
         on_end = partial(self._log_answer, request_id, key, responder, checked, timer)
+        attempt = partial(self._attempt, request, request_id, responder, checked, timer, on_end, stack)
+        generation = responder.engine.generation
         try:
-            if responder.resident is not None:
-                await stack.enter_async_context(self._fleet.using(responder.resident))
-            elif responder.engine.state != "ready":
-                raise ServingError(f"the engine is {responder.engine.state}")
-            headers = self._receipt(responder, request_id)
-            body = checked.for_engine(responder.name, responder.stop_token_ids)
-            if checked.is_stream:
-                return await self._streamed(checked, responder, body, timer, on_end, stack, headers)
-            status, content = await whole_answer(responder.engine, checked.route, body, timer, until_gone(request))
+            try:
+                return await attempt()
+            except (EngineLostError, httpx.HTTPError) as error:  # nothing of the answer was sent
+                await stack.aclose()
+                logger.warning("answer_retried id=%s fault=%s", request_id, error)
+                await engine_back(responder.engine, generation)
+                return await attempt()
         except (EngineLostError, httpx.HTTPError) as error:
             await stack.aclose()
             on_end("engine_lost")
@@ -213,6 +252,27 @@ class Router:
             await stack.aclose()
             on_end("cancelled")
             raise
+
+    async def _attempt(
+        self,
+        request: Request,
+        request_id: str,
+        responder: _Responder,
+        checked: CheckedRequest,
+        timer: RequestTimer,
+        on_end: AnswerEnd,
+        stack: AsyncExitStack,
+    ) -> Response:
+        """Send a request to its engine once. Raises EngineLostError and httpx.HTTPError if the engine is lost before it answers."""
+        if responder.resident is not None:
+            await stack.enter_async_context(self._fleet.using(responder.resident))
+        elif responder.engine.state != "ready":
+            raise ServingError(f"the engine is {responder.engine.state}")
+        headers = self._receipt(responder, request_id)
+        body = checked.for_engine(responder.name, responder.stop_token_ids)
+        if checked.is_stream:
+            return await self._streamed(checked, responder, body, timer, on_end, stack, headers)
+        status, content = await whole_answer(responder.engine, checked.route, body, timer, until_gone(request))
         await stack.aclose()
         _end_whole(on_end, status)
         return Response(content, status, {**headers, "content-type": "application/json"})
@@ -369,7 +429,7 @@ class Router:
         """Return an unknown route as an error in OpenAI's form."""
         status = getattr(error, "status_code", 404)
         message = f"{request.method} {request.url.path[:200]}: no such route; fix: use one of {', '.join(_ROUTES)}"
-        return self._refusal(RequestError(status, message, "unknown_route"), f"req-{uuid.uuid4().hex}")
+        return self._refusal(RequestError(status, message, "unknown_route"), _new_id())
 
     # webhooks --------------------------------------------------------------------------------------------------------
 
@@ -404,6 +464,10 @@ def _responder(resident: Resident, alias: str | None, draw: Draw | None = None) 
 def _end_whole(on_end: AnswerEnd, status: int) -> None:
     """Report the end of a whole answer by the engine's status."""
     on_end("engine_error" if status >= 500 else None, is_refusal=400 <= status < 500)
+
+
+def _new_id() -> str:
+    return f"req-{uuid.uuid4().hex}"
 
 
 def _bearer(request: Request) -> str | None:

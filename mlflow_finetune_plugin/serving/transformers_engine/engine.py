@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
 from mlflow_finetune_plugin.serving.transformers_engine.loading import LoadedBase
+from mlflow_finetune_plugin.serving.transformers_engine.preparation import Preparation
 from mlflow_finetune_plugin.serving.transformers_engine.protocol import ChatRequest, CompletionRequest
 from mlflow_finetune_plugin.serving.transformers_engine.scheduler import Scheduler
 from mlflow_finetune_plugin.serving.transformers_engine.sequences import Sequence, Update
@@ -67,6 +66,7 @@ class TransformersEngine:
         self.settings = settings
         self._stop_token_ids = loaded.stop_token_ids
         self._tokenizer = loaded.tokenizer
+        self._preparation = Preparation(loaded.tokenizer, settings.max_model_len)
         self._decoder: Any = copy.deepcopy(loaded.tokenizer)  # for the decode thread: tokenizers are not thread-safe
         self._base = Base(loaded.model)
         self._adapters: dict[str, Tree] = {}
@@ -80,6 +80,7 @@ class TransformersEngine:
         self._scheduler.start()
 
     def close(self) -> None:
+        self._preparation.close()
         self._scheduler.close()
 
     @property
@@ -130,15 +131,11 @@ class TransformersEngine:
             raise Refusal(404, f"the adapter {name!r} is not loaded", "NotFoundError")
         await asyncio.to_thread(collect_dropped_trees)
 
-    def open(self, request: ChatRequest | CompletionRequest) -> tuple[Exchange, list[list[int]]]:
+    async def open(self, request: ChatRequest | CompletionRequest) -> tuple[Exchange, list[list[int]]]:
         """Start answering a request. Returns the exchange and the prompts' token ids. Raises Refusal."""
         tree = self._tree(request.model)
         try:
-            prompts = (
-                [self._chat_ids(request)]
-                if isinstance(request, ChatRequest)
-                else list(map(self._ids, request.prompts()))
-            )
+            prompts = await self._preparation.prompts(request)
             sequences = [sequence for prompt in prompts for sequence in self._sequences(tree, prompt, request)]
         except ValueError as error:
             raise Refusal(400, str(error)) from error
@@ -170,23 +167,6 @@ class TransformersEngine:
                 404, f"no model {name!r}; fix: one of {names}", "NotFoundError", code="model_not_found", param="model"
             )
         return self._adapters[name]
-
-    def _chat_ids(self, request: ChatRequest) -> list[int]:
-        messages = [message.for_template() for message in request.messages]
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                add_generation_prompt=request.add_generation_prompt,
-                tools=request.tools or None,
-                **(request.chat_template_kwargs or {}),
-            )
-        except (TemplateError, TypeError) as error:
-            raise ValueError(f"messages: refused by the chat template: {error}") from error
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _ids(self, prompt: str | list[int]) -> list[int]:
-        return list(self._tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else prompt
 
     def _sequences(self, tree: Tree, prompt: list[int], request: ChatRequest | CompletionRequest) -> list[Sequence]:
         limit = self.settings.max_model_len - tree.virtual_tokens

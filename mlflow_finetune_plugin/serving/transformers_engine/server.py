@@ -117,7 +117,7 @@ class _Routes:
         return await self._answer(request, await _parsed(request, CompletionRequest))
 
     async def _answer(self, request: Request, body: ChatRequest | CompletionRequest) -> Response:
-        exchange, prompts = self._engine.open(body)
+        exchange, prompts = await self._engine.open(body)
         answer = GeneratedAnswer(body, prompts, self._engine.token_text)
         if body.stream:
             return _EventStream(_events(answer, exchange), on_end=exchange.close)

@@ -1,7 +1,7 @@
 import pytest
 
 from gradio_app.settings import PlaygroundSettings, check_settings
-from gradio_app.web.access import Access, Attempts, Visitor
+from gradio_app.web.access import Access, Visitor
 from mlflow_finetune_plugin.credentials.users import add_user, remove_user
 from mlflow_finetune_plugin.errors import ConfigError
 
@@ -19,9 +19,9 @@ def test_a_user_of_the_file_may_what_the_file_says_now(tmp_path):
     add_user(file, "alice", "correct horse", may_promote=True)
     add_user(file, "bob", "battery staple")
     access = Access(PlaygroundSettings(ENDPOINT, auth_file=file))
-    assert access.log_in("alice", "correct horse", "10.0.0.1") == Visitor("alice", may_promote=True)
-    assert access.log_in("bob", "battery staple", "10.0.0.1") == Visitor("bob", may_promote=False)
-    assert access.log_in("bob", "correct horse", "10.0.0.1") == 0.0
+    assert access.log_in("alice", "correct horse") == Visitor("alice", may_promote=True)
+    assert access.log_in("bob", "battery staple") == Visitor("bob", may_promote=False)
+    assert access.log_in("bob", "correct horse") is None
     assert (access.may_promote("alice"), access.may_promote("bob"), access.may_promote(None)) == (True, False, False)
     remove_user(file, "alice")
     assert access.visitor("alice") is None
@@ -44,42 +44,6 @@ def test_proxies_that_are_named_replace_this_machine():
     access = Access(settings)
     assert access.from_header(["alice"], "10.1.2.3") is not None
     assert access.from_header(["alice"], "127.0.0.1") is None
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-def test_ten_wrong_passwords_of_a_name_are_enough_for_a_quarter_of_an_hour():
-    clock = Clock()
-    attempts = Attempts(clock)
-    for number in range(10):
-        clock.now = float(number)
-        assert attempts.begin("alice", f"10.0.0.{number}") == 0
-    assert attempts.begin("alice", "10.0.9.9") == 891  # the first one, at 0 s, is forgotten at 900 s
-    assert attempts.begin("bob", "10.0.9.9") == 0
-    clock.now = 901.0
-    assert attempts.begin("alice", "10.0.9.9") == 0
-
-
-def test_an_address_cannot_try_one_password_on_every_name():
-    attempts = Attempts(Clock())
-    assert [attempts.begin(f"user{number}", "2001:db8::1") for number in range(30)] == [0] * 30
-    assert attempts.begin("another", "2001:db8::ffff") == 900  # the same /64
-    assert attempts.begin("another", "2001:db8:0:1::1") == 0
-
-
-def test_the_right_password_forgives_the_name_and_not_the_address():
-    attempts = Attempts(Clock())
-    for number in range(29):
-        attempts.begin(f"user{number}", "10.0.0.1")
-    assert attempts.begin("alice", "10.0.0.1") == 0
-    attempts.succeeded("alice", "10.0.0.1")
-    assert attempts.begin("mallory", "10.0.0.1") == 0
-    assert attempts.begin("mallory", "10.0.0.1") == 900
 
 
 @pytest.mark.parametrize(

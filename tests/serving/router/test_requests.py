@@ -90,3 +90,16 @@ def test_what_is_passed_on(more):
     asking = read_request(PLAIN, json.dumps({"model": "m", "prompt": "a", **more}).encode())
     assert asking.is_stream is (more.get("stream") is True)
     assert read_request(CHAT, json.dumps({"model": "m", "messages": TURNS}).encode()).model == "m"
+
+
+@pytest.mark.parametrize("count", [2049, 20_000])
+def test_a_conversation_with_too_many_turns_is_refused(count):
+    turns = [{"role": "user", "content": "hi"}] * count
+    with pytest.raises(RequestError, match="more than 2,048 messages; fix") as refused:
+        read_request(CHAT, json.dumps({"model": "m", "messages": turns}).encode())
+    assert (refused.value.status, refused.value.code) == (413, "too_many_messages")
+    escaped = json.dumps({"model": "m", "messages": turns}).replace("role", "r\\u006fle").encode()
+    with pytest.raises(RequestError, match="more than 2,048 messages"):
+        read_request(CHAT, escaped)
+    text = {"role": "user", "content": '"role": ' * 3000}
+    assert read_request(CHAT, json.dumps({"model": "m", "messages": [text] * 2048}).encode()).model == "m"

@@ -1,0 +1,108 @@
+"""Render and tokenize prompts outside the event loop, so that a long prompt delays no other request."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from jinja2 import TemplateError
+
+from mlflow_finetune_plugin.serving.transformers_engine.protocol import ChatRequest, CompletionRequest
+
+_LARGE_CHARS = 16_000
+_LARGE_TURNS = 64
+_LONGEST_NORMALIZED = 4
+"""How many characters of a prompt NFC may compose into one. Source: unicode.org, NFC FAQ, "expansion factors"."""
+
+
+class Preparation:
+    """The threads that turn prompts into token ids: one for small prompts, and one for large ones, in turn.
+
+    Each thread has its own tokenizer, because tokenizers are not thread-safe. Tokenizing releases Python's lock.
+
+    Args:
+        tokenizer: The tokenizer, with the chat template.
+        max_model_len: The context length in tokens; prompts that cannot fit are refused before they are rendered.
+    """
+
+    def __init__(self, tokenizer: Any, max_model_len: int) -> None:
+        self._small, self._large = (_Worker(copy.deepcopy(tokenizer), name) for name in ("small", "large"))
+        longest = _longest_token(tokenizer)
+        self._max_chars = None if longest is None else longest * max_model_len
+        self._max_model_len = max_model_len
+
+    async def prompts(self, request: ChatRequest | CompletionRequest) -> list[list[int]]:
+        """Return the token ids of each prompt. Raises ValueError for a prompt that cannot be rendered or is too long."""
+        if isinstance(request, ChatRequest):
+            messages = [message.for_template() for message in request.messages]
+            chars = sum(len(message.get("content") or "") for message in messages)
+            self._check(chars)
+            worker = self._large if chars > _LARGE_CHARS or len(messages) > _LARGE_TURNS else self._small
+            return [await worker.run(lambda tokenizer: _chat_ids(tokenizer, messages, request))]
+        prompts = request.prompts()
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        for text in texts:
+            self._check(len(text))
+        worker = self._large if sum(map(len, texts)) > _LARGE_CHARS else self._small
+        return await worker.run(lambda tokenizer: [_ids(tokenizer, prompt) for prompt in prompts])
+
+    def close(self) -> None:
+        self._small.close()
+        self._large.close()
+
+    def _check(self, chars: int) -> None:
+        if self._max_chars is not None and chars > self._max_chars:
+            raise ValueError(
+                f"prompt: {chars:,} characters leave no room for an answer in the context length of "
+                f"{self._max_model_len}; fix: shorten it"
+            )
+
+
+class _Worker:
+    def __init__(self, tokenizer: Any, name: str) -> None:
+        self._tokenizer = tokenizer
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"prompts-{name}")
+
+    async def run(self, prepare: Callable[[Any], list[Any]]) -> list[Any]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, prepare, self._tokenizer)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _chat_ids(tokenizer: Any, messages: list[dict[str, Any]], request: ChatRequest) -> list[int]:
+    try:
+        text = tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=request.add_generation_prompt,
+            tools=request.tools or None,
+            **(request.chat_template_kwargs or {}),
+        )
+    except (TemplateError, TypeError) as error:
+        raise ValueError(f"messages: refused by the chat template: {error}") from error
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _ids(tokenizer: Any, prompt: str | list[int]) -> list[int]:
+    return list(tokenizer(prompt)["input_ids"]) if isinstance(prompt, str) else prompt
+
+
+def _longest_token(tokenizer: Any) -> int | None:
+    """Return the most characters of a prompt that one token can stand for; None where the tokenizer has no such bound.
+
+    A byte-pair encoding without unknown tokens covers every character by a token. Other models drop characters, or give
+    one unknown token to a whole word, and so may a normalizer that is more than NFC.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # a tokenizer without a fast version
+        return None
+    model, normalizer = backend.model, backend.normalizer
+    if type(model).__name__ != "BPE" or not (model.unk_token is None or model.byte_fallback):
+        return None
+    if normalizer is not None and type(normalizer).__name__ != "NFC":
+        return None
+    return max(map(len, tokenizer.get_vocab())) * (1 if normalizer is None else _LONGEST_NORMALIZED)
