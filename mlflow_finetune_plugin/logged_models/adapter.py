@@ -21,6 +21,7 @@ from mlflow_finetune_plugin.errors import ReloadError, TrainingError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.logged_models.precisions import ServedAs
+from mlflow_finetune_plugin.logged_models.prompt_shapes import render_shapes
 from mlflow_finetune_plugin.logged_models.version_code import DIGEST_CODE, LOADER
 from mlflow_finetune_plugin.methods import Adaptation, load_method
 from mlflow_finetune_plugin.serving.versions.content_digest import TOKENIZER_FOLDER, content_digest, file_digests
@@ -159,8 +160,10 @@ def log_adapter(
 
     code = load_method("adaptation", str(card["adaptation"])).MODEL_CODE
     tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
-    (folder / REFERENCE_FILE).write_text(reference.to_json(), encoding="utf-8")
-    files = file_digests(json.loads(reference.to_json()), folder / TOKENIZER_FOLDER)
+    renderings = render_shapes(tokenizer, int(card["max_length"]) // 2)
+    written_reference = {**json.loads(reference.to_json()), "renderings": renderings}
+    (folder / REFERENCE_FILE).write_text(json.dumps(written_reference, ensure_ascii=False), encoding="utf-8")
+    files = file_digests(written_reference, folder / TOKENIZER_FOLDER)
     card = {**card, "imports": [file.stem for file in code], "files": files}
     written_card = json.dumps(card, indent=1, ensure_ascii=False)
     (folder / CARD_FILE).write_text(written_card, encoding="utf-8")
