@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mlflow_finetune_plugin.errors import ReloadError, TrainingError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
 from mlflow_finetune_plugin.evaluation.results import EvalRow, chat_fields
 from mlflow_finetune_plugin.logged_models.precisions import ServedAs
+from mlflow_finetune_plugin.logged_models.prompt_shapes import render_shapes
 from mlflow_finetune_plugin.logged_models.version_code import DIGEST_CODE, LOADER
 from mlflow_finetune_plugin.methods import Adaptation, load_method
 from mlflow_finetune_plugin.serving.versions.content_digest import TOKENIZER_FOLDER, content_digest, file_digests
@@ -35,16 +36,23 @@ _RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 2e-2}
 class Reference:
     """Log-probabilities of base and adapter on known texts. They later prove that the same model answers.
 
-    ``probes`` are measured in training's ``precision``, ``served_as`` in each precision of serving.
+    ``probes`` are measured in training's ``precision``, ``served_as`` in each precision of serving. ``renderings`` are those of
+    ``render_shapes``, added when the adapter is logged.
     """
 
     precision: str
     probes: list[dict[str, Any]]
     served_as: Mapping[str, ServedAs] = field(default_factory=dict)
+    renderings: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> str:
-        served = {precision: log_probs.to_dict() for precision, log_probs in self.served_as.items()}
-        return json.dumps({"precision": self.precision, "probes": self.probes, "served_as": served}, ensure_ascii=False)
+        content = {
+            "precision": self.precision,
+            "probes": self.probes,
+            "served_as": {precision: log_probs.to_dict() for precision, log_probs in self.served_as.items()},
+            "renderings": list(self.renderings),
+        }
+        return json.dumps(content, ensure_ascii=False)
 
     def log_probs(self, side: str) -> np.ndarray:
         """Return all log-probabilities of one side (``base`` or ``adapter``), (tokens,)."""
@@ -159,6 +167,7 @@ def log_adapter(
 
     code = load_method("adaptation", str(card["adaptation"])).MODEL_CODE
     tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+    reference = replace(reference, renderings=render_shapes(tokenizer, int(card["max_length"]) // 2))
     (folder / REFERENCE_FILE).write_text(reference.to_json(), encoding="utf-8")
     files = file_digests(json.loads(reference.to_json()), folder / TOKENIZER_FOLDER)
     card = {**card, "imports": [file.stem for file in code], "files": files}

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
+from mlflow_finetune_plugin.data.conversations.templates import PACKAGED_TEMPLATES
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError, ServingError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
 from mlflow_finetune_plugin.logged_models.version_code import check_code, without_bytecode
@@ -26,6 +27,7 @@ from mlflow_finetune_plugin.serving.versions.content_digest import (
     file_digests,
     report_missing_digest,
 )
+from mlflow_finetune_plugin.serving.versions.template_trial import try_template
 from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
 from mlflow_finetune_plugin.store.registry import content_digest_of
 from mlflow_finetune_plugin.threads import choose_threads
@@ -61,7 +63,7 @@ def load_logged(uri: str, base_model: str | None = None, *, trust_code: bool = F
         folder = Path(mlflow.artifacts.download_artifacts(uri))
         if not trust_code:
             check_code(folder, uri)
-        _check_content(folder / "artifacts", uri)
+        _check_content(folder / "artifacts", uri, base_model)
         with without_bytecode():
             loaded = mlflow.pyfunc.load_model(str(folder), model_config=settings).unwrap_python_model()
     except ReloadError:
@@ -77,8 +79,8 @@ def load_logged(uri: str, base_model: str | None = None, *, trust_code: bool = F
     return LoggedModel(loaded.model, loaded.tokenizer, loaded.card, reference, folder / "artifacts" / "adapter")
 
 
-def _check_content(artifacts: Path, uri: str) -> None:
-    """Check a model's files against its content digest, before any of them is loaded. Raises ReloadError."""
+def _check_content(artifacts: Path, uri: str, base_model: str | None) -> None:
+    """Check a model's files against its content digest, and that loading them takes a bounded time. Raises ReloadError."""
     from mlflow import MlflowClient
 
     try:
@@ -91,6 +93,8 @@ def _check_content(artifacts: Path, uri: str) -> None:
                 f"{uri}: {ADAPTER_FOLDER} is not the one that was registered; fix: restore it, or register it again"
             )
         check_adapter_config(artifacts / ADAPTER_FOLDER, uri)
+        base = Path(base_model or card["base_model"]["folder"])
+        try_template(artifacts / TOKENIZER_FOLDER, base, PACKAGED_TEMPLATES, uri)
     except ServingError as error:
         raise ReloadError(f"{error}; it was not loaded") from error
     except ConfigError as error:

@@ -125,3 +125,22 @@ def test_a_version_of_an_earlier_release_loads_with_one_warning(artifacts, regis
     finally:
         registry.client.set_model_version_tag("bot", "1", tag, version.tags[tag])
         registry.client.set_logged_model_tags(model_id, {tag: version.tags[tag]})
+
+
+@pytest.mark.process
+def test_a_template_that_takes_too_much_is_refused_before_it_is_loaded(registry):
+    number = registry.make("hostile", seed=1)
+    path = registry.artifacts("hostile", number) / "tokenizer" / "chat_template.jinja"
+    path.write_text(path.read_text() + "{% if messages | length > 50 %}{{ 'a' * 2000000000 }}{% endif %}")
+    registry.sign("hostile", number)
+    with pytest.raises(ReloadError, match=r"its chat template cannot be rendered within .*fix:"):
+        load_logged(f"models:/hostile/{number}")
+
+
+def test_a_pattern_that_takes_too_long_is_refused_before_it_is_matched(registry):
+    number = registry.make("hostile", seed=1)
+    path = registry.artifacts("hostile", number) / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "target_modules": "(x+x+)+y"}))
+    registry.sign("hostile", number)
+    with pytest.raises(ReloadError, match=r"matching it could take too long.*fix:"):
+        load_logged(f"models:/hostile/{number}")

@@ -18,6 +18,7 @@ SEEDED_FAULTS = {
     "half": "it is not the adapter that was trained, or is incomplete",
     "swapped": "it is not the adapter that was trained, or is incomplete",
     "template": "the engine renders conversations differently",
+    "system-turns": "the engine renders conversations differently: a system turn has other token ids",
     "unsigned": "tokenizer/chat_template.jinja was changed after the version was registered",
 }
 
@@ -95,6 +96,9 @@ def _break(registry, number: str, fault: str, *, model: str, good: str) -> None:
         other = template.read_text().replace("message['role']", "message['role'] + ':'")
         assert other != template.read_text()
         template.write_text(other)
+    elif fault == "system-turns":
+        template = registry.artifacts(model, number) / "tokenizer" / "chat_template.jinja"
+        template.write_text(template.read_text() + "{% if messages[0]['role'] == 'system' %}!{% endif %}")
     elif fault == "swapped":
         shutil.copy(registry.artifacts(model, good) / "adapter" / "adapter_model.safetensors", weights)
     if fault != "unsigned":

@@ -150,15 +150,16 @@ def test_a_version_that_must_not_serve_leaves_the_last_good_one(client, registry
     made = registry.client.get_model_version("spare", registry.make("spare", seed=40 + len(fault)))
     model = registry.client.get_logged_model(made.source.removeprefix("models:/"))
     card = registry.artifacts("spare", made.version) / "finetune.json"
-    tags = dict(made.tags)
+    if fault == "another base":
+        told = json.loads(card.read_text())
+        told["base_model"]["digest"] = "1" * 64
+        card.write_text(json.dumps(told))
+        registry.sign("spare", made.version)
+    tags = dict(registry.client.get_model_version("spare", made.version).tags)
     if fault == "another digest":
         tags["finetune.adapter_digest"] = "0" * 64
     elif fault == "no artifacts":
         card.unlink()
-    else:
-        told = json.loads(card.read_text())
-        told["base_model"]["digest"] = "1" * 64
-        card.write_text(json.dumps(told))
     number = registry.client.create_model_version(
         "bot", made.source, run_id=made.run_id, tags=tags, model_id=model.model_id
     ).version

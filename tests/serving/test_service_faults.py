@@ -292,6 +292,21 @@ def test_a_router_killed_while_its_engine_starts_leaves_nothing(tmp_path, regist
         service.process.kill()
 
 
+def test_an_adapter_that_was_changed_in_the_store_is_not_loaded_again_but_fetched(tmp_path, registry):
+    """Its engine is restarted, and would read the changed file."""
+    with serving(tmp_path, registry.uri, "bot", *ENGINE, FINETUNE_TEST=str(tmp_path)) as service:
+        answer = ask(service, "bot@champion").json()["choices"][0]["message"]["content"]
+        digest = registry.client.get_model_version("bot", "1").tags["finetune.adapter_digest"]
+        path = service.store / "adapters" / digest / "adapter_config.json"
+        good = path.read_text()
+        path.write_text(json.dumps({**json.loads(good), "lora_alpha": 77}))
+        engine_of(service).kill()
+        wait_until(lambda: "was changed after it was verified" in service.log.read_text())
+        wait_until(lambda: ask(service, "bot@champion").status_code == 200)
+        assert ask(service, "bot@champion").json()["choices"][0]["message"]["content"] == answer
+        assert path.read_text() == good
+
+
 def test_versions_asked_for_by_number_do_not_pile_up(tmp_path, registry):
     """Beyond the limit the least recently used goes, unless an alias means it; asked for again it comes back."""
     versions = ["1", "2", *(registry.make("bot", seed=80 + n) for n in range(4))]

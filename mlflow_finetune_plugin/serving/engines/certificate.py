@@ -108,10 +108,12 @@ async def certify(
     adapter = _flat(await _log_probs(engine, served_name, probes))
     base = _flat(await _log_probs(engine, engine.spec.base_name, probes))
     noise = max(expected.noise, await _noise(engine, probes, base))
-    rendered, wrong_prompt = await _rendered(engine, served_name, probes)
+    rendered, wrong_prompt = await _rendered(engine, served_name, probes, reference.get("renderings", []))
     dtype = engine.spec.key.dtype
     base_error, adapter_error = _largest(base - expected.base), _largest(adapter - expected.adapter)
     tolerance = max(_FLOOR[dtype], _TIMES_THE_BASE * base_error, _TIMES_THE_NOISE * noise)
+    # the noise comes from the registry, too, and excuses no more than the largest difference of a base does
+    tolerance = min(tolerance, _TIMES_THE_BASE * _BASE_TOLERANCE[dtype])
     reason = ""
     if not expected.noise <= _BASE_TOLERANCE[dtype]:  # it comes from the registry, and would excuse any difference
         reason = f"its reference allows too much noise: {expected.noise:.2g} nats, {_BASE_TOLERANCE[dtype]:g} allowed"
@@ -204,21 +206,28 @@ async def _log_probs(engine: EngineProcess, name: str, probes: Sequence[dict[str
     return rows
 
 
-async def _rendered(engine: EngineProcess, name: str, probes: Sequence[dict[str, Any]]) -> tuple[int, str | None]:
-    """Let the engine render up to two prompts. Returns how many, and a description of the first that differs."""
-    chats = [probe for probe in probes if probe.get("messages")][:2]
-    for number, probe in enumerate(chats):
+async def _rendered(
+    engine: EngineProcess, name: str, probes: Sequence[dict[str, Any]], renderings: Sequence[dict[str, Any]]
+) -> tuple[int, str | None]:
+    """Let the engine render up to two probes, and conversations of other shapes that were rendered in training.
+
+    Returns:
+        How many it rendered, and a description of the first that differs.
+    """
+    chats = {f"probe {number}": probe for number, probe in enumerate(probes) if probe.get("messages")}
+    chats = dict(list(chats.items())[:2]) | {str(rendering["shape"]): rendering for rendering in renderings}
+    for description, chat in chats.items():
         body = {
             "model": name,
-            "messages": probe["messages"],
-            **({"tools": probe["tools"], "tool_choice": "none"} if probe.get("tools") else {}),
+            "messages": chat["messages"],
+            **({"tools": chat["tools"], "tool_choice": "none"} if chat.get("tools") else {}),
             "max_tokens": 1,
             "temperature": 0,
             "return_token_ids": True,
         }
         ids = (await engine.complete(body, "/v1/chat/completions")).get("prompt_token_ids")
-        if ids != probe["prompt_ids"]:
-            return len(chats), f"probe {number} has other token ids"
+        if ids != chat["prompt_ids"]:
+            return len(chats), f"{description} has other token ids"
     return len(chats), None
 
 

@@ -12,6 +12,8 @@ from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
 
 Digest = Annotated[str, StringConstraints(pattern=re.compile(r"^[0-9a-f]{64}$"))]
 _MOST_STOP_IDS = 64
+_MOST_PROBES = 64
+_MOST_RENDERINGS = 32
 Ids = list[Annotated[int, Field(ge=0)]]
 
 
@@ -50,6 +52,12 @@ class _Probe(_Part):
     adapter_log_probs: list[float] | None = None
 
 
+class _Rendering(_Part):
+    shape: str = Field(max_length=100)
+    messages: list[dict[str, str]] = Field(min_length=1, max_length=100)
+    prompt_ids: Ids = Field(min_length=1, max_length=1000)
+
+
 class _ServedAs(_Part):
     base_log_probs: list[list[float]]
     adapter_log_probs: list[list[float]]
@@ -60,8 +68,9 @@ class _ServedAs(_Part):
 
 class _Reference(_Part):
     precision: str
-    probes: list[_Probe] = Field(min_length=1)
+    probes: list[_Probe] = Field(min_length=1, max_length=_MOST_PROBES)
     served_as: dict[str, _ServedAs] | None = None
+    renderings: list[_Rendering] = Field(default=[], max_length=_MOST_RENDERINGS)
 
 
 Content = TypeVar("Content", bound=_Part)

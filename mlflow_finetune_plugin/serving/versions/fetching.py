@@ -269,11 +269,11 @@ class Fetcher:
             registered.check(card, name)
             tokenizer = self._tokenizers.add(artifacts / TOKENIZER_FOLDER, name)
             check_content(file_digests(reference, tokenizer), card, registered.content_digest, name)
-            check_adapter_config(artifacts / ADAPTER_FOLDER, name)
             held = self._store.add(artifacts / ADAPTER_FOLDER, str(card["adapter_digest"]))
             content: dict[str, Any] = {"card": card, "reference": reference, "tokenizer": tokenizer.name}
             content |= {"source": registered.source, "content_digest": registered.content_digest}
             try:
+                check_adapter_config(held.folder, name)
                 _write(record, content)
                 version = self._version(model, number, card, reference, tokenizer, registered.content_digest, held)
             except BaseException:

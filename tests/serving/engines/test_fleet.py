@@ -118,6 +118,23 @@ def test_an_unknown_precision_of_serving_is_told(shared, fetcher):
     shared.run(work)
 
 
+def test_noise_in_a_reference_has_an_upper_bound(shared, fetcher):
+    """It is a reason to allow differences, so without a bound any adapter would pass."""
+
+    async def work(fleet):
+        version = fetcher.fetch("bot", "1")
+        resident = await fleet.admit(version)
+        for noise, passed in ((0.009, True), (0.011, False), (1e9, False)):
+            served = {**version.reference["served_as"]["float32"], "noise": noise}
+            reference = {**version.reference, "served_as": {"float32": served}}
+            certificate = await certify(resident.engine, resident.name, reference, version="bot/1")
+            assert certificate.passed == passed
+            assert certificate.tolerance <= 0.03
+            assert passed or "allows too much noise" in certificate.reason
+
+    shared.run(work)
+
+
 def test_a_version_that_finds_no_engine_is_let_go(tmp_path, registry):
     """Nobody would release it later: its files could never be evicted, and each try would keep a file open."""
     store = AdapterStore(tmp_path / "store")

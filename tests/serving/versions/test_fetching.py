@@ -48,6 +48,8 @@ def test_a_broken_record_is_fetched_again(tmp_path, registry):
         ("finetune.json", {"adapter_digest": "../../etc"}, "finetune.json: adapter_digest"),
         ("finetune.json", {"max_length": None}, "finetune.json: max_length"),
         ("reference.json", {"probes": []}, "reference.json: probes"),
+        ("reference.json", {"probes": [{"prompt_ids": [1], "completion_ids": [1]}] * 65}, "reference.json: probes"),
+        ("reference.json", {"renderings": [{"shape": "a"}] * 33}, "reference.json: renderings"),
         ("reference.json", {"probes": [{"prompt_ids": [1], "completion_ids": ["a"]}]}, "reference.json: probes.0"),
         ("reference.json", {"served_as": {"float32": {}}}, "reference.json: served_as.float32"),
         (
