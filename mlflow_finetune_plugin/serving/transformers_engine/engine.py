@@ -178,7 +178,7 @@ class TransformersEngine:
                 messages,
                 tokenize=False,
                 add_generation_prompt=request.add_generation_prompt,
-                tools=request.tools or None,
+                tools=[tool.for_template() for tool in request.tools or ()] or None,
                 **(request.chat_template_kwargs or {}),
             )
         except (TemplateError, TypeError) as error:
