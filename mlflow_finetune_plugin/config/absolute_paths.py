@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlflow_finetune_plugin.config.dataset_lists import listed_files
 from mlflow_finetune_plugin.config.overrides import base_from, path_from
 from mlflow_finetune_plugin.config.register_section import RegisterSettings
 from mlflow_finetune_plugin.config.sections import DataFileSettings, DataSettings, EvalSettings
@@ -66,4 +67,5 @@ def _absolute_eval(settings: EvalSettings, project: Path) -> EvalSettings:
 
 
 def _absolute_files(files: list[DataFileSettings], project: Path) -> list[DataFileSettings]:
-    return [file.model_copy(update={"path": path_from(project, file.path)}) for file in files]
+    absolute = [file.model_copy(update={"path": path_from(project, file.path)}) for file in files]
+    return [listed for file in absolute for listed in listed_files(file)]

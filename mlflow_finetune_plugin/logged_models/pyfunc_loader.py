@@ -134,7 +134,17 @@ def _template_fields(row: dict[str, Any]) -> dict[str, Any]:
     tools = tools.tolist() if hasattr(tools, "tolist") else tools
     settings = row.get("chat_template_kwargs")
     fields = dict(settings) if isinstance(settings, dict) else {}
-    return {**fields, "tools": [dict(tool) for tool in tools]} if isinstance(tools, (list, tuple)) and tools else fields
+    return (
+        {**fields, "tools": [_tool(tool) for tool in tools]} if isinstance(tools, (list, tuple)) and tools else fields
+    )
+
+
+def _tool(tool: Any) -> dict[str, Any]:
+    """A tool as servers hand it to a chat template: in this order, and with null for what is missing."""
+    function = dict(tool)["function"]
+    parts = {key: function.get(key) for key in ("name", "description", "parameters")}
+    strict = {"strict": function["strict"]} if function.get("strict") is not None else {}
+    return {"type": "function", "function": {**parts, **strict}}
 
 
 def _turn(message: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ EARLIER_CODE: Mapping[str, frozenset[str]] = {
             "6f85889f892614d16556b4b4ab3f314d5537ccf689ba5076d3ce4461f56e4e4a",
             "d1813c0b40bb4bac7680c98fe047c5ced116c9532c794035e112dbe11a759ad9",
             "da060cf3b6964ca63504d5a2d97651e26039d2e9080a92538b402bbeed6b606a",
-            "ffdb64ea8218763d345eb974147d2961aba8b1b5e555a86fac5b4f75a16a8508",
+            "7ef3f6a4b62d28441b74a698a020bf7998da1806f54df73018ed22b384c0ac2d",
         )
     ),
     "weights_digest.py": frozenset(("93d8c2a2f3a8494bb375cfb62543009ab49f29557be46c27436497a0e87984e9",)),

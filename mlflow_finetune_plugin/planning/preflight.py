@@ -49,7 +49,11 @@ def load_checked_config(
         config = resolve_paths(draft.config, project)
         check_before_spend(config)
         return config
-    raise ConfigError([*draft.problems, *_section_problems(resolve_section_paths(draft.sections, project))])
+    try:
+        sections = resolve_section_paths(draft.sections, project)
+    except ConfigError as error:
+        raise ConfigError([*draft.problems, *error.problems]) from error
+    raise ConfigError([*draft.problems, *_section_problems(sections)])
 
 
 def check_before_spend(config: RunConfig) -> None:

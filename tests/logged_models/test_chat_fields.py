@@ -1,12 +1,14 @@
-"""Tools and template settings on their way from the data through training and proof to the logged model."""
+"""Tools and template settings on their way from the data through training and proof to the logged model and a service."""
 
 import json
 from pathlib import Path
 
+import httpx
 import mlflow
 import pytest
 from data_requests import jsonl
 from pipeline_runs import config_for, run_pipeline
+from serving_process import CHAT, serving, wait_until
 from tiny_bases import CHATML, tiny_base
 
 TEMPLATE = (
@@ -41,7 +43,7 @@ def _rows(first, count):
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, empty_store):
     folder = tmp_path_factory.mktemp("tools")
-    base = tiny_base(folder / "base", "qwen3", chat_template=TEMPLATE, max_position_embeddings=512)
+    base = tiny_base(folder / "base", "qwen3", chat_template=TEMPLATE, max_position_embeddings=512, head_dim=64)
     data = {
         "train": [{"path": str(jsonl(folder / "train.jsonl", _rows(0, 8)))}],
         "eval": [{"path": str(jsonl(folder / "eval.jsonl", _rows(100, 3)))}],
@@ -54,7 +56,9 @@ def ran(tmp_path_factory, empty_store):
 @pytest.mark.train
 def test_every_record_of_a_held_out_row_has_its_tools(ran):
     (probe, *_) = json.loads((ran.work / "reference.json").read_text())["probes"]
-    assert probe["tools"] == [TOOL]
+    assert probe["tools"] == [
+        {"type": "function", "function": {"name": "open", "description": None, "parameters": None}}
+    ]
     assert probe["messages"] == [{"role": "user", "content": "box 100?"}]
     assert probe["prompt"].startswith('<|im_start|>system\ncalm[{"type": "function"')
     held_out = json.loads(ran.artifact("proof/held_out.json").read_text())["rows"][0]
@@ -92,3 +96,32 @@ def test_the_logged_model_renders_tools_and_settings_as_in_training(ran):
     ]
     first, second = model.predict(later)
     assert first == second
+
+
+@pytest.mark.train
+@pytest.mark.process
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=pytest.mark.vllm)])
+def test_a_service_certifies_and_answers_prompts_with_tools_and_settings(ran, tmp_path, engine):
+    model = mlflow.pyfunc.load_model(ran.result["model_uri"])
+    chat = {"messages": [{"role": "user", "content": "box 100?"}], "tools": [TOOL]}
+    with serving(tmp_path, ran.tracking_uri, "bot", "--engine", engine) as service:
+
+        def ask(**fields):
+            body = {"model": "bot/1", "temperature": 0, "max_tokens": 8, "tool_choice": "none", **chat, **fields}
+            return httpx.post(service.url + CHAT, json=body, timeout=120)
+
+        def answer(**fields):
+            response = ask(**fields)
+            assert response.status_code == 200, response.text
+            return response.json()["choices"][0]["message"]["content"].strip()
+
+        wait_until(lambda: ask().status_code != 503)
+        for fields in (
+            {},
+            {"chat_template_kwargs": {"mood": "angry"}},
+            {"tools": [{"type": "function", "function": {"name": "close", "strict": True}}]},
+        ):
+            assert answer(**fields) == model.predict([{**chat, **fields}], params={"max_new_tokens": 8})[0]
+        assert answer() != answer(chat_template_kwargs={"mood": "angry"})
+    tags = ran.client.get_model_version("bot", "1").tags
+    assert tags[f"finetune.certificate.{engine}.float32"].startswith("passed (")

@@ -52,11 +52,21 @@ def named_calls(text: Any) -> list[dict[str, Any]]:
     return [_call(call) for call in (value if isinstance(value, list) else [value])]
 
 
+def served_tool(function: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a function as a chat template gets it from a server, in this order and with null for what is missing.
+
+    It is the form that vLLM's request model has. Other fields of a function do not reach the template there.
+    """
+    parts = {key: function.get(key) for key in ("name", "description", "parameters")}
+    strict = {"strict": function["strict"]} if function.get("strict") is not None else {}
+    return {"type": "function", "function": {**parts, **strict}}
+
+
 def _tool(tool: Any, column: str) -> dict[str, Any]:
     function = tool.get("function", tool) if isinstance(tool, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise RowFault(WRONG_TYPE, f"{column} holds {excerpt_of(tool)}, not a function with a name")
-    return tool if "function" in tool else {"type": "function", "function": function}
+    return served_tool(function)
 
 
 def _call(call: Any) -> dict[str, Any]:

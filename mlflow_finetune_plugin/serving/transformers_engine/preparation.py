@@ -79,7 +79,7 @@ def _chat_ids(tokenizer: Any, messages: list[dict[str, Any]], request: ChatReque
             messages,
             tokenize=False,
             add_generation_prompt=request.add_generation_prompt,
-            tools=request.tools or None,
+            tools=[tool.for_template() for tool in request.tools or ()] or None,
             **(request.chat_template_kwargs or {}),
         )
     except (TemplateError, TypeError) as error:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mlflow_finetune_plugin.data.conversations.templates import RESERVED_SETTINGS
+from mlflow_finetune_plugin.data.conversations.tool_calls import served_tool
 from mlflow_finetune_plugin.serving.transformers_engine.sampling import SamplingParams
 
 UNSUPPORTED = (
@@ -154,6 +155,17 @@ class _Generation(_Body):
         )
 
 
+class Tool(BaseModel):
+    """A tool that an answer may call."""
+
+    type: Literal["function"] = "function"
+    function: dict[str, Any]
+
+    def for_template(self) -> dict[str, Any]:
+        """Return the tool as the chat template expects it."""
+        return served_tool(self.function)
+
+
 class ChatRequest(_Generation):
     """POST /v1/chat/completions.
 
@@ -166,7 +178,7 @@ class ChatRequest(_Generation):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     add_generation_prompt: bool = True
     continue_final_message: Literal[False] = False
-    tools: list[dict[str, Any]] | None = None
+    tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto"] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 

@@ -109,12 +109,17 @@ def test_fault_of_a_conversation(turns, expected):
 
 
 WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+SERVED = {"type": "function", "function": {"name": "weather", "description": None, "parameters": WEATHER["parameters"]}}
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
 
 
 @pytest.mark.parametrize(
     ("tools", "calling"),
     [
+        (  # in another order, and with a field that no server hands to a template
+            {"tools": [{"function": {"parameters": WEATHER["parameters"], "returns": "x", "name": "weather"}}]},
+            {"content": None, "tool_calls": [CALL]},
+        ),
         ({"tools": [{"type": "function", "function": WEATHER}]}, {"content": None, "tool_calls": [CALL]}),
         ({"tools": json.dumps([WEATHER])}, {"tool_calls": [{"name": "weather", "arguments": '{"city": "Rome"}'}]}),
         (
@@ -127,7 +132,7 @@ def test_tools_and_calls_have_one_form_whatever_the_file_has(tools, calling):
     turns = [USER, {"role": "assistant", **calling}, {"role": "tool", "content": "sunny", "name": "weather"}, ASSISTANT]
     conversation = to_conversation(Layout("messages", {"messages": "messages"}), {"messages": turns, **tools})
     assert conversation.messages == (
-        {**USER, "tools": [{"type": "function", "function": WEATHER}]},
+        {**USER, "tools": [SERVED]},
         {"role": "assistant", "content": "", "tool_calls": [CALL]},
         {"role": "tool", "content": "sunny", "name": "weather"},
         ASSISTANT,
@@ -140,7 +145,7 @@ def test_tools_of_llama_factory():
     turns = [{"from": "human", "value": "u"}, calling, observed, {"from": "gpt", "value": "a"}]
     row = {"conversations": turns, "tools": json.dumps([WEATHER])}
     first, second, third, _ = to_conversation(detect_layout([row]), row).messages
-    assert first["tools"] == [{"type": "function", "function": WEATHER}]
+    assert first["tools"] == [SERVED]
     assert (second["tool_calls"], third) == ([CALL], {"role": "tool", "content": "sunny"})
 
 

@@ -133,7 +133,10 @@ def test_tools_and_template_settings_go_to_the_chat_template(tmp_path: Path) -> 
 
         assert prompt() == "calmuser:aassistant:7tool:b"
         settings = {"tools": [tool], "tool_choice": "none", "chat_template_kwargs": {"mood": "angry"}}
-        assert prompt(**settings) == 'angry[{"type": "function", "function": {"name": "open"}}]user:aassistant:7tool:b'
+        assert prompt(**settings) == (
+            'angry[{"type": "function", "function": {"name": "open", "description": null, "parameters": null}}]'
+            "user:aassistant:7tool:b"
+        )
         body = {"model": "base", "messages": chat, "max_tokens": 1}
         for reserved in ("chat_template", "tokenize"):
             refused = running.post("/v1/chat/completions", **body, chat_template_kwargs={reserved: "x"})
