@@ -299,13 +299,14 @@ class Fleet:
             generation = resident.engine.generation
             if resident.loaded_in != generation:
                 await self._check_files(resident)
-                loading = resident.engine.load(resident.name, resident.version.adapter.folder)
+                loading = partial(resident.engine.load, resident.name, resident.version.adapter.folder)
                 await self._trials.run(resident.identity, resident.engine, loading)
                 resident.loaded_in = generation
             if resident.certified_in == generation:
                 return
-            certifying = self._certify(resident, generation)
+            certifying = partial(self._certify, resident, generation)
             resident.certificate = await self._trials.run(resident.identity, resident.engine, certifying)
+            self._trials.passed(resident.identity)
             resident.certified_in = generation
 
     async def _check_files(self, resident: Resident) -> None:
