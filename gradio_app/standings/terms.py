@@ -1,4 +1,4 @@
-"""The terms by which the gate weighs votes, and what they mean for somebody who is about to vote."""
+"""The terms by which the gate weighs votes, and what they mean for the next vote."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def test_a_hostile_answer_is_only_text_wherever_it_is_shown(screen, name):
     page, asked = screen(held_off="Content Security Policy"), []
     page.page.on("request", lambda request: asked.append(request.url))
     page.compare(name, "base")
-    page.ask("<img src=x onerror='window.hacked = 9'></div><script>window.hacked = 8</script>")
+    page.ask(f"<img src=x onerror='window.hacked = 9'></div><script>window.hacked = 8</script> {name}")
     expect(page.page.locator(".mf-chats")).to_contain_text("THE END", timeout=SLOW_MS)
     assert page.page.evaluate(HELD_OFF) == NOTHING
     page.button("differ").click()

@@ -46,7 +46,7 @@ def test_nothing_moves_while_answers_come_nor_at_the_vote_nor_when_names_are_sho
     page = screen(viewport=size)
     page.page.evaluate(WATCH, list(WATCHED))
     for prompt in ("first", "second"):
-        page.ask(prompt)
+        page.ask(f"{prompt} of {size['width']}")  # not a prompt whose answers were seen with names
         page.vote("right")
         page.show_names()
     seen = page.page.evaluate("window.mfSeen")
@@ -93,7 +93,7 @@ def test_every_word_can_be_read_in_light_and_dark(screen, scheme):
     page = screen(color_scheme=scheme)
     assert page.page.evaluate("document.body.classList.contains('dark')") is (scheme == "dark")
     assert page.page.evaluate(CONTRAST, [READ, 4.5]) == []
-    page.ask("look")
+    page.ask(f"look at {scheme}")
     assert page.page.evaluate(CONTRAST, [READ, 4.5]) == []
     page.vote("tie")
     page.show_names()
