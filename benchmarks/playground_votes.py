@@ -197,7 +197,13 @@ def main() -> None:
             for taught in (model for model in MODELS if model.name in options.models):
                 held_out = next(p for p in (store / taught.name).rglob("*.jsonl") if p.stem in ("test", "held-out"))
                 arguments = ["--endpoint", f"{service.url}/v1", "--model", taught.name, "--auth-file", str(users)]
-                arguments += ["--side", f"{taught.name}@challenger", "--side", own_base(taught.name)]
+                arguments += [
+                    "--side",
+                    f"{taught.name}@challenger",
+                    "--side",
+                    own_base(taught.name),
+                    "--live-standings",
+                ]
                 before = in_mlflow()
                 with page_process(Path(scratch), *arguments) as app:
                     judged = judge(opened, app.url, taught, references(held_out), options.votes, out)

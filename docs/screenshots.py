@@ -134,7 +134,7 @@ def main() -> None:
         held_out = references(ROOT / "recipes" / "quickstart" / "data" / "test.jsonl")
         with (
             serving(folder, uri, MODEL, "--engine", "transformers") as service,
-            page_process(folder, "--endpoint", f"{service.url}/v1", "--model", MODEL) as page,
+            page_process(folder, "--endpoint", f"{service.url}/v1", "--model", MODEL, "--live-standings") as page,
         ):
             take_pictures(page.url, held_out, IMAGES)
     for path in sorted(IMAGES.glob("*.png")):

@@ -57,6 +57,7 @@ def build(
                     model,
                     open_turns=playground.open_turns,
                     voted_pair=lambda request: playground.voted_pair(*visitor(request)),
+                    live=playground.settings.live_standings,
                 ).build(tab)
             with gr.Tab("Runs", id="runs") as tab:
                 RunsPage(model, lambda request: may_promote(request.username), promotions).build(tab)

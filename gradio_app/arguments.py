@@ -17,6 +17,9 @@ def new_parser() -> argparse.ArgumentParser:
     )
     for setting in fields(PlaygroundSettings):
         option: Option = setting.metadata["option"]
+        if not option.metavar:
+            parser.add_argument(option.flag, dest=setting.name, action="store_true", help=option.help)
+            continue
         parser.add_argument(
             option.flag,
             dest=setting.name,
@@ -37,7 +40,9 @@ def read_settings(namespace: argparse.Namespace) -> PlaygroundSettings:
         option: Option = setting.metadata["option"]
         argument = getattr(namespace, setting.name)
         try:
-            if _is_repeatable(setting):
+            if not option.metavar:
+                values[setting.name] = argument
+            elif _is_repeatable(setting):
                 values[setting.name] = tuple(option.read(text) for text in argument or ())
             elif argument is not None:
                 values[setting.name] = option.read(argument)

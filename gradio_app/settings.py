@@ -25,7 +25,7 @@ class Option:
     Args:
         flag: Such as ``--max-turns``.
         help: What the setting does; the default is added to it where there is one.
-        metavar: The word that stands for the value in the help.
+        metavar: The word that stands for the value in the help; empty for a switch.
         read: Makes the setting's value from its text. Raises ValueError with the reason and the fix.
         minimum: The smallest number that is valid; None: not a number, or checked elsewhere.
     """
@@ -58,6 +58,10 @@ def _integer(text: str) -> int:
 
 def _option(flag: str, description: str, metavar: str, read: Callable[[str], Any] = str) -> dict[str, Option]:
     return {"option": Option(flag, description, metavar, read)}
+
+
+def _switch(flag: str, description: str) -> dict[str, Option]:
+    return {"option": Option(flag, description, "")}
 
 
 def _limit(flag: str, description: str, minimum: int = 1) -> dict[str, Option]:
@@ -137,6 +141,13 @@ class PlaygroundSettings:
     prompt_sets: tuple[Path, ...] = field(
         default=(),
         metadata=_option("--prompts", "a JSONL file of prompts to vote on one by one; may be repeated", "FILE", _path),
+    )
+    live_standings: bool = field(
+        default=False,
+        metadata=_switch(
+            "--live-standings",
+            "show the result of a pair of versions before its votes decide it, also to people who still vote on it",
+        ),
     )
     keep_traces_days: float | None = field(
         default=None,

@@ -52,6 +52,7 @@ class StandingsPage:
         tracking_uri: where its votes are; None means where MLflow tracks.
         interval_s: seconds between two updates of an open tab.
         open_turns: turns whose votes may still change and are left out.
+        live: whether the results of undecided pairs are shown.
         voted_pair: gives the pair that the tab opens on; None opens on the pair with the most votes.
     """
 
@@ -63,9 +64,10 @@ class StandingsPage:
         interval_s: float = INTERVAL_S,
         open_turns: OpenTurns = frozenset,
         voted_pair: VotedPair = lambda request: None,
+        live: bool = False,
     ) -> None:
         self.model = model
-        self.feed = StandingsFeed(model, tracking_uri, interval_s=interval_s, open_turns=open_turns)
+        self.feed = StandingsFeed(model, tracking_uri, interval_s=interval_s, open_turns=open_turns, live=live)
         self._interval_s = interval_s
         self._voted_pair = voted_pair
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from gradio_app.standings.standings import (
     Standings,
+    hide_undecided,
     judged_pairs,
     ordered_pair,
     standings_of,
@@ -65,9 +66,10 @@ class StandingsFeed:
         interval_s: float = 5.0,
         patience_s: float = 4.0,
         open_turns: OpenTurns = frozenset,
+        live: bool = False,
     ) -> None:
         self.model = model
-        self._reader = StandingsReader(model, tracking_uri, open_turns)
+        self._reader = StandingsReader(model, tracking_uri, open_turns, live=live)
         self._interval_s, self._patience_s = interval_s, patience_s
         self._lock = threading.Lock()
         self._snapshot = StandingsSnapshot()
@@ -121,10 +123,15 @@ class StandingsFeed:
 
 
 class StandingsReader:
-    """Reads votes, aliases and terms from MLflow, and counts again only where one of them changed. Blocks."""
+    """Reads votes, aliases and terms from MLflow, and counts again only where one of them changed. Blocks.
 
-    def __init__(self, model: str, tracking_uri: str | None = None, open_turns: OpenTurns = frozenset) -> None:
-        self._model, self._tracking_uri, self._open_turns = model, tracking_uri, open_turns
+    The results of undecided pairs are hidden unless ``live``.
+    """
+
+    def __init__(
+        self, model: str, tracking_uri: str | None = None, open_turns: OpenTurns = frozenset, *, live: bool = False
+    ) -> None:
+        self._model, self._tracking_uri, self._open_turns, self._live = model, tracking_uri, open_turns, live
         self._terms: dict[str, VoteTerms] = {}
         self._last_read: tuple[Reading, dict[str, str], VotePairs] | None = None
 
@@ -142,6 +149,8 @@ class StandingsReader:
         for version in candidates - self._terms.keys():
             self._terms[version] = read_terms(self._client(), self._model, version)
         standings = standings_of(reading, aliases, self._terms, tested)
+        if not self._live:
+            standings = hide_undecided(standings)
         self._last_read = (hourly, aliases, tested)
         return last if last == standings else standings
 

@@ -26,6 +26,11 @@ NONE_COUNTS = (
     '<div class="mf-empty"><h3>No vote counts yet</h3><p>A vote counts when both answers carry the receipt of a registered '
     "version, and of two different ones. The reasons why the votes so far do not count are listed below.</p></div>"
 )
+_WHY_HIDDEN = (
+    "The result is shown once it is decided, so that no vote follows the votes of others. "
+    "<code>mlflow-finetune votes</code> prints it, and a playground that was started with <code>--live-standings</code> "
+    "shows it."
+)
 READING = '<div class="mf-empty"><h3>Reading the votes …</h3><p>They are in MLflow; the first reading takes longest.</p></div>'
 
 
@@ -53,6 +58,8 @@ def state_html(model: str, standings: Standings | None, read_at: datetime | None
 
 def pair_html(standing: PairStanding) -> str:
     """Return one pair of versions: the state in words, the counts, and the numbers behind both in closed parts."""
+    if standing.is_hidden:
+        return f'<p class="mf-sentence mf-open">{escape(hidden_sentence(standing))}</p><p class="mf-note">{_WHY_HIDDEN}</p>'
     outcome = {"better": "mf-good", "worse": "mf-bad", "undecided": "mf-open"}[standing.path.test.outcome]
     rows = _trust_rows(standing)
     warnings = sum(is_suspect for *_, is_suspect in rows)
@@ -62,6 +69,15 @@ def pair_html(standing: PairStanding) -> str:
         f"{_part('standings-numbers', 'The numbers: intervals, groups and evidence', _numbers(standing))}"
         f"{_part('standings-trust', question, _trust_table(rows))}"
     )
+
+
+def hidden_sentence(standing: PairStanding) -> str:
+    """Return how many votes there are on a pair whose result is hidden."""
+    people = standing.people
+    if not people.votes:
+        return "Undecided: no person has voted on this pair yet."
+    voters = "1 person" if people.voters == 1 else f"{people.voters:,} people"
+    return f"Undecided: {_count(people.votes, 'vote')} of {voters} so far."
 
 
 def headline(standing: PairStanding) -> str:
@@ -88,7 +104,9 @@ def overview_html(standings: Standings) -> str:
         parts.append(_ranking_html(standings.ranking))
     if len(standings.pairs) > 1:
         rows = [
-            ForestRow(f"{each.pair[0]} vs {each.pair[1]}", each.people.win_rate, _share_of(each.people))
+            ForestRow(f"{each.pair[0]} vs {each.pair[1]}", None, hidden_sentence(each))
+            if each.is_hidden
+            else ForestRow(f"{each.pair[0]} vs {each.pair[1]}", each.people.win_rate, _share_of(each.people))
             for each in standings.pairs
         ]
         parts.append("<h3>Every pair</h3>")

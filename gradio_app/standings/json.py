@@ -5,7 +5,7 @@
     {"model": "my-bot", "votes": 31, "counted": 30, "not_counted": {"without two receipts": 1},
      "aliases": {"champion": "1"},
      "read_at": "2026-11-21T12:00:00+00:00", "fault": null,
-     "pairs": [{"candidate": "2", "champion": "1",
+     "pairs": [{"candidate": "2", "champion": "1", "is_hidden": false,
                 "people": SUMMARY, "judges": [{"voter": "judge:gpt", "agreed": 7, "shared": 9, **SUMMARY}],
                 "path": {"outcome": "better" | "worse" | "undecided", "sentence": "...", "unit": "voter" | "vote",
                          "boundary": 20.0, "minimum": 10, "decided_at": null, "still_needed": 12,
@@ -22,7 +22,8 @@
     BIAS      {"wins", "votes", "share": INTERVAL, "p", "is_suspect"}
     INTERVAL  {"value", "low", "high"}
 
-The prompt set named "" holds prompts that people typed. It holds no person's name or hash.
+A pair whose result is hidden (``"is_hidden": true``) has ``candidate``, ``champion``, and ``people`` with ``votes`` and
+``voters`` alone. The prompt set named "" holds prompts that people typed. It holds no person's name or hash.
 """
 
 from __future__ import annotations
@@ -67,9 +68,13 @@ def thinned(count: int, most: int = MOST_POINTS) -> list[int]:
 
 def _pair(standing: PairStanding) -> dict[str, Any]:
     candidate, champion = standing.pair
+    if standing.is_hidden:
+        people = {"votes": standing.people.votes, "voters": standing.people.voters}
+        return {"candidate": candidate, "champion": champion, "is_hidden": True, "people": people}
     return {
         "candidate": candidate,
         "champion": champion,
+        "is_hidden": False,
         "people": _summary(standing.people),
         "judges": [
             {"voter": judge.voter, "agreed": judge.agreed, "shared": judge.shared, **_summary(judge.summary)}

@@ -6,7 +6,7 @@ People and judges are never pooled: figures of people are of people alone, and e
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gradio_app.standings.agreement import VoterAgreement, voter_agreement
 from gradio_app.standings.terms import DEFAULT_TERMS, VoteTerms
@@ -48,7 +48,8 @@ class PairStanding:
 
     ``terms_note`` says why the path follows terms that are not the candidate's own; empty means they are its own. A
     vote with two tags is in both groups of ``tags``, one without a tag in none. Every vote is in one of
-    ``prompt_sets``; the group named "" holds prompts that people typed.
+    ``prompt_sets``; the group named "" holds prompts that people typed. ``is_hidden`` says that viewers may see only how
+    many votes and voters there are (``hide_undecided``).
     """
 
     people: Summary
@@ -58,6 +59,7 @@ class PairStanding:
     tags: tuple[VoteGroup, ...]
     prompt_sets: tuple[VoteGroup, ...]
     judges: tuple[JudgeSummary, ...]
+    is_hidden: bool = False
 
     @property
     def pair(self) -> Pair:
@@ -118,6 +120,17 @@ def standings_of(
         ranking=_ranking(reading),
         aliases=dict(aliases),
     )
+
+
+def hide_undecided(standings: Standings) -> Standings:
+    """Return the standings as people may see them who still vote: the test of votes assumes that no voter follows others.
+
+    The result of each pair that is not decided yet is hidden, and the ranking as long as one is: it would give the
+    result away.
+    """
+    pairs = tuple(replace(each, is_hidden=each.path.test.outcome == "undecided") for each in standings.pairs)
+    ranking = None if any(each.is_hidden for each in pairs) else standings.ranking
+    return replace(standings, pairs=pairs, ranking=ranking)
 
 
 def judged_pairs(reading: Reading) -> list[Pair]:

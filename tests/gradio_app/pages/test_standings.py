@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import contextmanager
 
@@ -19,10 +20,12 @@ from mlflow_finetune_plugin.votes import Journal
 class Playground:
     """Two tabs on loopback, the second one Standings, over a ledger of three versions."""
 
-    def __init__(self, ledger: Ledger, interval_s: float = 0.3) -> None:
+    def __init__(self, ledger: Ledger, interval_s: float = 0.3, *, live: bool = True) -> None:
         self.ledger = ledger
         self.voted_pair: tuple[str, str] | None = None
-        self.page = StandingsPage("bot", ledger.uri, interval_s=interval_s, voted_pair=lambda request: self.voted_pair)
+        self.page = StandingsPage(
+            "bot", ledger.uri, interval_s=interval_s, voted_pair=lambda request: self.voted_pair, live=live
+        )
         with gr.Blocks() as self.app, gr.Tabs():
             with gr.Tab("Compare"):
                 gr.Markdown("chat")
@@ -60,6 +63,36 @@ def test_a_program_is_told_the_standings(playground):
     (pair,) = told["pairs"]
     assert (pair["candidate"], pair["champion"], pair["people"]["candidate_wins"]) == ("2", "1", 1)
     assert [group["name"] for group in pair["tags"] + pair["prompt_sets"]] == ["correct", "greetings"]
+
+
+HIDDEN = {"candidate": "2", "champion": "1", "is_hidden": True, "people": {"votes": 9, "voters": 9}}
+
+
+@pytest.mark.browser
+def test_a_result_is_hidden_until_it_is_decided(browser, tmp_path, empty_store, monkeypatch):
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    ledger = ledger_in(tmp_path, empty_store, versions=3)
+    playground = Playground(ledger, live=False)
+    playground.start()
+    ledger.cast(*[vote(n, "left", voter=f"v-{n}", left="2", right="1") for n in range(9)])
+    ledger.cast(vote(90, "left", voter="v-90", left="3", right="1"))
+    with open_page(browser, playground.url) as page:
+        page.get_by_role("tab", name="Standings").click()
+        shows(page, ".mf-sentence", "Undecided: 9 votes of 9 people so far.")
+        shows(page, "#standings-overview", "Undecided: 1 vote of 1 person so far.")
+        client = Client(playground.url, verbose=False)
+        standings = client.predict(api_name="/standings")
+        assert standings["pairs"][0] == HIDDEN
+        assert standings["ranking"] is None
+        shown = page.locator("#standings-of-pair").inner_text() + page.locator("#standings-overview").inner_text()
+        assert not re.search(r"prefers? version|\d of \d|Ranking", shown)
+        ledger.cast(*[vote(n, "left", voter=f"v-{n}", left="2", right="1") for n in range(9, 30)])
+        shows(page, ".mf-sentence", "Decided: version 2 is preferred to version 1")
+        first, other = client.predict(api_name="/standings")["pairs"]
+        assert (first["is_hidden"], other["is_hidden"]) == (False, True)
+        assert first["people"]["candidate_wins"] > 9
+        assert page.locator("#standings-overview").get_by_text("Ranking").count() == 0
+    playground.app.close()
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def test_a_version_is_weighed_by_the_terms_of_its_training_run(ledger, tmp_path,
     for number in ("1", "2"):
         register_proven(client, "proven", rows(2), 1, adapter=digests[number], policy=policy)
     Ledger(Journal("proven", tmp_path / "proven"), ledger.uri).cast(cast_between("2", "1", digests))
-    (standing,) = StandingsReader("proven", ledger.uri).read().pairs
+    (standing,) = StandingsReader("proven", ledger.uri, live=True).read().pairs
     assert (standing.path.policy.unit, standing.terms_note) == (unit, note)
 
 
@@ -126,5 +126,5 @@ def test_a_policy_that_somebody_changed_is_told_and_not_used(ledger, tmp_path):
     run_id = client.get_model_version("proven", "2").run_id
     client.set_tag(run_id, "finetune.gate_digest", "0" * 64)
     Ledger(Journal("proven", tmp_path / "proven"), ledger.uri).cast(cast_between("2", "1", digests))
-    (standing,) = StandingsReader("proven", ledger.uri).read().pairs
+    (standing,) = StandingsReader("proven", ledger.uri, live=True).read().pairs
     assert "find out who changed it" in standing.terms_note
