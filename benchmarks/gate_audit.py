@@ -215,6 +215,26 @@ def gains(share: float, gained: float, *, repeats: bool = False):
     return draw
 
 
+def rare_disaster(rows: int):
+    """A candidate that gains 0.02 on nearly every row, and loses 0.98 on 2 % of them: no better, with a gain of 0 in the mean."""
+
+    def draw(rng: Rng):
+        gain = np.where(rng.random(rows) < 0.02, -0.98, 0.02 + rng.normal(0, 0.005, rows))
+        return np.maximum(gain, 0), np.maximum(-gain, 0), None
+
+    return draw
+
+
+def graded(rows: int, gain: float, spread: float):
+    """Rows of a graded metric, such as token_f1, with normal differences."""
+
+    def draw(rng: Rng):
+        gains = np.clip(rng.normal(gain, spread, rows), -1, 1)
+        return np.maximum(gains, 0), np.maximum(-gains, 0), None
+
+    return draw
+
+
 def nearly_all(rng: Rng):
     right = np.ones(200)
     right[rng.permutation(200)[:3]] = 0
@@ -248,6 +268,10 @@ ERRORS = {
     "gain: 20 documents of 10 rows, declared": (promoted_by_gain(documents(20, 10)), 0.025),
     "gain: 20 documents of 50 rows, declared": (promoted_by_gain(documents(20, 50)), 0.025),
     **{f"gain: any of {n} equal candidates on the same rows": (any_of(n), 0.025) for n in (5, 20, 50)},
+    **{
+        f"gain: of 0.02 with a rare disaster, {n} graded rows": (promoted_by_gain(rare_disaster(n)), 0.025)
+        for n in (20, 50, 200)
+    },
     "forgetting: 40 texts, normal": (passes_on_texts(lambda rng, n: rng.normal(0.1, 0.1, n)), 0.025),
     "forgetting: 40 texts, exponential": (passes_on_texts(lambda rng, n: rng.exponential(0.1, n)), 0.025),
     "forgetting: 40 texts, lognormal with a sigma of 1.2": (
@@ -271,6 +295,9 @@ POWERS = {
     "gain: 0.20 of 200 rows, after 4 equal candidates": after(4, gains(0.3, 5 / 6)),
     "gain: 0.20 of 200 rows, after 19 equal candidates": after(19, gains(0.3, 5 / 6)),
     "gain: the same with a repeated question": promoted_by_gain(gains(0.3, 2 / 3, repeats=True)),
+    "gain: 0.10 (deviation 0.20) of 40 graded rows": promoted_by_gain(graded(40, 0.10, 0.20)),
+    "gain: 0.05 (deviation 0.20) of 200 graded rows": promoted_by_gain(graded(200, 0.05, 0.20)),
+    "gain: 0.20 (deviation 0.30) of 50 graded rows": promoted_by_gain(graded(50, 0.20, 0.30)),
     "gain: 0 to 197 of 200, a repeated question": promoted_by_gain(nearly_all),
 }
 

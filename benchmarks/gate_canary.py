@@ -19,7 +19,7 @@ from scipy.stats import hypergeom
 
 from mlflow_finetune_plugin.gate.canary import CanaryLook, judge_canary
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
-from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered, e_above
+from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered, e_above, failure_rate
 from mlflow_finetune_plugin.gate.statistics.failures import FailureTest
 
 POLICY = CanaryPolicy((5, 25, 50))
@@ -153,6 +153,24 @@ def noticing(sims: int) -> None:
         print(f"| {champion:.1%}, {canary:.0%}; {share:.0%}; {size} | {' | '.join(cells)} |", flush=True)
 
 
+def widening(sims: int) -> None:
+    print(f"\n## Shown to fail in at most 5 %: after how many of its answers ({sims:,} canaries)\n")
+    looks = (100, 200, 300, 600, 1200, 2400)
+    print(f"| failures | {' | '.join(f'{look:,}' for look in looks)} |\n|---|{'---|' * len(looks)}")
+    for rate in (0.0, 0.01, 0.02, 0.03, 0.05, 0.06):
+        cells = np.zeros(len(looks))
+        for seed in range(sims):
+            failed = np.cumsum(np.random.default_rng([8, seed]).random(looks[-1]) < rate)
+            first = next((n for n in range(50, looks[-1] + 1, 50) if is_shown(n, int(failed[n - 1]))), None)
+            cells += [first is not None and first <= look for look in looks]
+        print(f"| {rate:.0%} | {' | '.join(f'{cell / sims:.0%}' for cell in cells)} |", flush=True)
+
+
+def is_shown(answers: int, failed: int) -> bool:
+    bound = POLICY.failures_at_most
+    return failure_rate(Answered(answers, failed), at_most=bound, alpha=POLICY.alpha).rate.high <= bound
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sims", type=int, default=2000)
@@ -161,6 +179,7 @@ def main() -> None:
     print(f"{datetime.now(UTC):%Y-%m-%d}, {sims:,} simulated canaries per figure", flush=True)
     false_stops(sims)
     noticing(sims // 4)
+    widening(sims // 4)
     print(f"\n{time.monotonic() - began:.0f} s")
 
 

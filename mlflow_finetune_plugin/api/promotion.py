@@ -27,6 +27,7 @@ def promote(
     canary: str | None = None,
     step: str | None = None,
     least_answers: str | int | None = None,
+    failures_at_most: str | float | None = None,
     dry_run: bool = False,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> PromotionResult:
@@ -47,6 +48,7 @@ def promote(
         canary: Percentages such as ``"5,25,50"``: after a passing verdict, serve a growing share of requests first.
         step: Shortest duration of a canary step, for example ``"10m"``.
         least_answers: Fewest canary answers per step.
+        failures_at_most: Share of the canary's answers that may fail (None: 0.05).
         dry_run: Judge only; move nothing, and write no report. The tests are counted, because their outcome was seen.
         on_progress: Receives a line before each step that takes time.
 
@@ -66,7 +68,12 @@ def promote(
         trust_code=trust_code,
         endpoint=endpoint,
         dry_run=dry_run,
-        canary=canary_policy(canary, step, str(least_answers) if least_answers is not None else None),
+        canary=canary_policy(
+            canary,
+            step,
+            str(least_answers) if least_answers is not None else None,
+            str(failures_at_most) if failures_at_most is not None else None,
+        ),
     )
     return judge_and_move(model, options, say=on_progress)
 

@@ -64,6 +64,7 @@ OPERATIONS: dict[str, Operation] = {
                 "canary": "percentages, e.g. 5,25,50: serve a growing share of requests before the move",
                 "step": "shortest duration of a canary step; default: 10m",
                 "least_answers": "fewest canary answers in a step; default: 100",
+                "failures_at_most": "share of a canary's answers that may fail; default: 0.05",
                 "trust_code": "true runs Python code in a version that this package does not know",
             },
         ),

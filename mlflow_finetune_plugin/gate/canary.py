@@ -2,7 +2,8 @@
 
 Every check tests for harm: failed answers, latency and people's votes, by tests that stay valid however often they are
 repeated. A canary without harm widens when its step has
-lasted long enough and it has given enough answers. One that gets too few answers holds.
+lasted long enough, it has given enough answers, and they show that it fails in no more than the bound allows. One that gets too
+few answers for that holds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal
 from mlflow_finetune_plugin.gate.canary_latency import CanaryLatency, judge_canary_latency
 from mlflow_finetune_plugin.gate.canary_policy import CanaryPolicy
 from mlflow_finetune_plugin.gate.criteria import Finding, FindingOutcome, JsonScalar
-from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered, e_above
+from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered, e_above, failure_rate
 from mlflow_finetune_plugin.gate.statistics.failures import FailureTest
 
 Action = Literal["widen", "wait", "back", "hold"]
@@ -129,11 +130,20 @@ def _each_user_once(look: CanaryLook) -> str:
 def _step(policy: CanaryPolicy, look: CanaryLook) -> Finding:
     share = f"step {look.step + 1} of {len(policy.steps)} ({policy.steps[look.step]:g} %)"
     progress = f"{share}: {look.step_answers:,} answers in {look.in_step_s:.0f} s"
-    if look.in_step_s >= policy.step_s and look.step_answers >= policy.least_answers:
-        return Finding("canary step", "pass", progress)
-    shortfall = f"{progress}; the step needs {policy.least_answers:,} in {policy.step_s:g} s"
+    has_answers = look.step_answers >= policy.least_answers
+    if look.in_step_s < policy.step_s or not has_answers:
+        shortfall = f"{progress}; the step needs {policy.least_answers:,} in {policy.step_s:g} s"
+        fix = "send more traffic, or lower --least-answers"
+    else:
+        bound = policy.failures_at_most
+        highest = failure_rate(look.canary, at_most=bound, alpha=policy.alpha).rate.high
+        shown = f"{look.canary} answers failed, so up to {highest:.2g} of all may"
+        if highest <= bound:
+            return Finding("canary step", "pass", f"{progress}; {shown}", bound)
+        shortfall = f"{progress}; {shown}, and {bound:g} is allowed"
+        fix = "send more traffic, or raise --failures-at-most"
     if look.in_step_s >= policy.patience * policy.step_s:
-        reason = f"{shortfall} and has lasted {policy.patience} times as long; fix: send more traffic, or lower --least-answers"
+        reason = f"{shortfall}; it has lasted {policy.patience} times as long as a step; fix: {fix}"
         return Finding("canary step", "hold", reason)
     return Finding("canary step", "noted", shortfall)
 

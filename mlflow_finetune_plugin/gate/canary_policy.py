@@ -18,7 +18,7 @@ class CanaryPolicy:
         least_answers: Answers that the canary must give in each step.
         alpha: Chance of ever going back because of failures if the candidate fails no more often than the champion and
             than ``failures_at_most``. While both fail more often than that, the canary neither widens nor goes back.
-        failures_at_most: Share of answers that may fail.
+        failures_at_most: Share of answers that may fail. The chance of ever widening a canary that fails more often is ``alpha``.
         patience: A step without ``least_answers`` holds after ``patience`` times ``step_s``.
 
     Raises:
@@ -41,6 +41,8 @@ class CanaryPolicy:
             raise GateError(f"a canary step of {self.step_s:g} s; fix: a duration above 0, e.g. 10m")
         if self.least_answers < 1:
             raise GateError(f"least answers {self.least_answers}; fix: a number from 1, or nothing was tried")
+        if not 0 < self.failures_at_most < 1:
+            raise GateError(f"failures at most {self.failures_at_most:g}; fix: a share between 0 and 1, e.g. 0.05")
 
     @property
     def boundary(self) -> float:

@@ -14,6 +14,7 @@ from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.evaluation.scale import describe_forgetting
 from mlflow_finetune_plugin.gate.evidence import Evidence, Forgetting, Gain, Regression, Votes
 from mlflow_finetune_plugin.gate.policy import (
+    HIGHEST_SCORES,
     ForgettingPolicy,
     GainPolicy,
     RegressionPolicy,
@@ -230,7 +231,9 @@ def _gain_interval(gain: Gain, confidence: float) -> tuple[Interval, int | None,
         details["mcnemar_p"] = mcnemar_p(rows)
     if not gain.higher_is_better:
         rows = PairedRows(rows.row_ids, rows.champion, rows.candidate, rows.clusters)
-    return paired_interval(rows, confidence=confidence), len(rows.row_ids), details
+    highest = HIGHEST_SCORES.get(gain.metric)  # the lowest score of these metrics is 0
+    lowest = None if highest is None else -highest
+    return paired_interval(rows, confidence=confidence, lowest_difference=lowest), len(rows.row_ids), details
 
 
 def _forgetting_interval(measured: Forgetting) -> Interval:

@@ -18,7 +18,7 @@ HIGHEST_SCORES = {"accuracy": 1.0, "exact_match": 1.0, "f1": 1.0, "rougeL": 1.0,
 LEAST_PLANNED_VOTERS = 10
 """Fewer voters are too few for a t-test."""
 
-RULES = 4
+RULES = 5
 """Part of every digest. Increase it when the same policy and evidence can give another verdict. Policies that were recorded
 under earlier rules are still read."""
 

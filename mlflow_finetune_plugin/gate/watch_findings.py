@@ -155,10 +155,13 @@ def judge_turns(policy: VoteDriftPolicy, turns: Turns | NotMeasured) -> WatchFin
 
 
 def judge_fall(policy: DriftPolicy, fall: Fall | NotMeasured, name: str, at_most: float) -> WatchFinding:
-    """Ask for a tuning if the lower end of the fall from held-out rows to new rows is above ``at_most``."""
+    """Ask for a tuning if the lower end of the fall from held-out rows to new rows is above ``at_most``.
+
+    The tests of the metric and of the nats per token share the policy's ``alpha``.
+    """
     if isinstance(fall, NotMeasured):
         return _not_measured(name, fall)
-    part = candidate_alpha(policy.alpha, fall.number)
+    part = candidate_alpha(policy.alpha / 2, fall.number)
     first, second = (fall.held_out, fall.new) if fall.higher_is_better else (fall.new, fall.held_out)
     interval = difference_interval(first, second, confidence=1 - 2 * part)
     details: dict[str, JsonScalar] = {

@@ -46,7 +46,7 @@ class DriftPolicy(Section):
         0.05,
         ge=1e-6,
         lt=0.5,
-        description="Chance, over all sets of rows, of recommending a re-tuning although nothing changed.",
+        description="Chance, over all sets of rows and both bounds, of recommending a re-tuning although nothing changed.",
     )
 
 

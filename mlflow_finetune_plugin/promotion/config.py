@@ -17,14 +17,14 @@ from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.section import Section
 from mlflow_finetune_plugin.store.names import CHAMPION
 
-_CANARY = ("canary", "step", "least_answers")
+_CANARY = ("canary", "step", "least_answers", "failures_at_most")
 
 
 class PromotionConfig(Section):
     """The configuration of ``-e promote``.
 
     ``policy`` is the folder of the recipe whose policy applies; None means the policy that the training recorded.
-    ``canary``, ``step`` and ``least_answers`` are the arguments of ``canary_policy``.
+    ``canary``, ``step``, ``least_answers`` and ``failures_at_most`` are the arguments of ``canary_policy``.
     """
 
     entry_point: str
@@ -39,21 +39,26 @@ class PromotionConfig(Section):
     canary: str | None = None
     step: str | None = None
     least_answers: str | None = None
+    failures_at_most: str | None = None
 
 
-def canary_policy(canary: str | None, step: str | None, least_answers: str | None) -> CanaryPolicy | None:
+def canary_policy(
+    canary: str | None, step: str | None, least_answers: str | None, failures_at_most: str | None = None
+) -> CanaryPolicy | None:
     """Return the policy of a canary; None without one.
 
     Args:
         canary: Rising percentages of the requests, for example ``5,25,50``.
         step: Shortest duration of a step, for example ``10m``.
         least_answers: Fewest answers per step, a whole number.
+        failures_at_most: Share of answers that may fail, for example ``0.05``.
 
     Raises:
         ConfigError: With every value that is not valid.
     """
     if canary is None:
-        options = [name for name, text in (("step", step), ("least answers", least_answers)) if text is not None]
+        given = {"step": step, "least answers": least_answers, "failures at most": failures_at_most}
+        options = [name for name, text in given.items() if text is not None]
         if options:
             raise ConfigError([f"{' and '.join(options)} without canary; fix: canary 5,25,50, or leave them out"])
         return None
@@ -72,6 +77,11 @@ def canary_policy(canary: str | None, step: str | None, least_answers: str | Non
         problems.append(f"least answers {least_answers!r}; fix: a number from 1")
     elif least_answers is not None:
         settings["least_answers"] = int(least_answers)
+    try:
+        if failures_at_most is not None:
+            settings["failures_at_most"] = float(failures_at_most)
+    except ValueError:
+        problems.append(f"failures at most {failures_at_most!r}; fix: a share between 0 and 1, e.g. 0.05")
     if problems:
         raise ConfigError(problems)
     try:

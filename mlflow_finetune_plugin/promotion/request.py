@@ -149,7 +149,7 @@ def run(config: PromotionConfig, client: MlflowClient, folder: Path, report: Rep
         base_model=config.base_model,
         trust_code=config.trust_code,
         endpoint=config.endpoint,
-        canary=canary_policy(config.canary, config.step, config.least_answers),
+        canary=canary_policy(config.canary, config.step, config.least_answers, config.failures_at_most),
     )
     report.params({key: value for key, value in config.model_dump().items() if value is not None})
     result = promote(config.model, options, client=client, say=lambda text: report.stage("gate", text))

@@ -17,8 +17,8 @@ GOOD = CanaryLook(
     step=0,
     in_step_s=600,
     step_answers=100,
-    canary=Answered(100, 1),
-    champion=Answered(1900, 20),
+    canary=Answered(400, 4),
+    champion=Answered(7600, 80),
     failures=FailureTest(),
 )
 
@@ -45,6 +45,22 @@ def test_who_gets_nothing_to_answer_holds_after_ten_times_as_long():
     )
 
 
+def test_it_widens_only_when_few_failures_are_shown():
+    few = replace(GOOD, canary=Answered(100, 2))  # of 2 % failures, 100 answers do not show less than 5 %
+    verdict = judge_canary(POLICY, few)
+    assert verdict.action == "wait"
+    assert outcomes(verdict)["canary step"] == "noted"
+    assert judge_canary(POLICY, replace(few, canary=Answered(600, 12))).action == "widen"
+    assert judge_canary(replace(POLICY, failures_at_most=0.2), few).action == "widen"
+    verdict = judge_canary(POLICY, replace(few, in_step_s=6000))
+    assert verdict.action == "hold"
+    assert "2 of 100 answers failed, so up to 0.083 of all may" in verdict.reason
+    assert verdict.reason.endswith(
+        "of all may, and 0.05 is allowed; it has lasted 10 times as long as a step; "
+        "fix: send more traffic, or raise --failures-at-most"
+    )
+
+
 def test_more_failures_than_the_champion_go_back_even_when_time_is_over():
     failures = FailureTest()
     for failed in (1, 0, 0, 0, 0):
@@ -54,7 +70,7 @@ def test_more_failures_than_the_champion_go_back_even_when_time_is_over():
         failures = failures.after(Answered(10, 2), Answered(190, 0))
     verdict = judge_canary(POLICY, replace(GOOD, failures=failures))
     assert verdict.action == "back"
-    assert verdict.reason.startswith("canary failures: 1 of 100 answers failed, of the champion's 20 of 1,900")
+    assert verdict.reason.startswith("canary failures: 4 of 400 answers failed, of the champion's 80 of 7,600")
 
 
 def test_failures_above_the_bound_go_back():
@@ -107,6 +123,7 @@ def test_votes_against_it_go_back_and_undecided_ones_do_not():
         {"steps": (5,), "step_s": 0},
         {"steps": (5,), "step_s": float("nan")},
         {"steps": (5,), "least_answers": 0},
+        {"steps": (5,), "failures_at_most": 0},
     ],
 )
 def test_what_is_no_policy_is_refused(wrong):

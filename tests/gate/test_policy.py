@@ -106,7 +106,7 @@ def test_digest_is_of_the_meaning():
 
 def test_digest_of_no_policy_stays():
     # a change here changes the digest of every policy ever logged: raise RULES and say so in the changelog
-    assert GatePolicy().digest() == "ea5df458a2023dfab32a3545282914746e421d770d5a93948f39e41d4ba56993"
+    assert GatePolicy().digest() == "4b00a9d5d933ca6a117a4e1e75489802e8a67278994b70186d53185d990688e9"
 
 
 def test_policy_is_frozen_and_its_numbers_finite():

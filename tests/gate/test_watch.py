@@ -13,6 +13,7 @@ from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.evidence import Gain, Votes
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.gate.statistics.comparison_detector import ComparisonDetector
+from mlflow_finetune_plugin.gate.statistics.error_budget import candidate_alpha
 from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows
@@ -142,6 +143,16 @@ def test_each_finding(evidence, name, outcome):
 def test_new_rows(rows, name, outcome):
     verdict = judged(new_rows=rows)
     assert outcomes(verdict)[name] == outcome == verdict.outcome
+
+
+def test_the_bounds_of_drift_share_one_chance_of_error():
+    new = NewRows(NOT, fall(290, 200), fall(100, 250, higher_is_better=False))
+    verdict = judged(new_rows=new)
+    drifts = ("drift of data", "drift of nats per token")
+    parts = [finding.details["alpha"] for finding in verdict.findings if finding.name in drifts]
+    whole = candidate_alpha(POLICY.drift.alpha, 1)
+    assert sum(parts) == pytest.approx(whole)
+    assert parts[0] == parts[1]
 
 
 def test_the_worst_finding_wins_and_tells_why():

@@ -13,7 +13,7 @@ from mlflow_finetune_plugin.store.latency_counts import LatencyCounts, bucket_of
 from mlflow_finetune_plugin.store.names import SERVED_TAG
 from mlflow_finetune_plugin.store.served_tags import LatencySummary, ServedSummary
 
-PER_TELLING = 100
+PER_TELLING = 1000
 EVERY_S = 0.15
 
 

@@ -38,6 +38,9 @@ from mlflow_finetune_plugin.store.names import CHAMPION
 )
 @click.option("--step", metavar="DURATION", help="Shortest duration of a canary step (default: 10m).")
 @click.option("--least-answers", metavar="N", help="Fewest canary answers per step (default: 100).")
+@click.option(
+    "--failures-at-most", metavar="SHARE", help="Share of the canary's answers that may fail (default: 0.05)."
+)
 @click.option("--dry-run", is_flag=True, help="Judge only: move nothing, and write no report. The tests are counted.")
 @json_option
 def promote(
@@ -52,6 +55,7 @@ def promote(
     canary: str | None,
     step: str | None,
     least_answers: str | None,
+    failures_at_most: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -75,6 +79,7 @@ def promote(
         canary=canary,
         step=step,
         least_answers=least_answers,
+        failures_at_most=failures_at_most,
         dry_run=dry_run,
         on_progress=note,
     )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.intervals import paired_binary_interval, resampled_gains
 from mlflow_finetune_plugin.evaluation.results import Interval
+from mlflow_finetune_plugin.gate.statistics.bounded_mean import mean_lower_bound
 from mlflow_finetune_plugin.gate.statistics.half_samples import half_sample_interval
 from mlflow_finetune_plugin.gate.statistics.proportions import binomial_p
 
@@ -105,17 +106,34 @@ def check_rows(
             )
 
 
-def paired_interval(rows: PairedRows, *, confidence: float = 0.95, seed: int = 0, n_resamples: int = 4000) -> Interval:
+def paired_interval(
+    rows: PairedRows,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+    n_resamples: int = 4000,
+    lowest_difference: float | None = None,
+) -> Interval:
     """Return the interval of the mean difference, candidate minus champion, in the metric's unit.
 
     Rows of 0 and 1 get Tango 1998 (see ``evaluation.intervals``), which has a width even where no row differs, widened to the
     half-sample interval (``half_samples``). At 0 that is the exact test of McNemar 1947, and it allows for clusters. Other rows
-    get ``mean_interval`` of the differences.
+    get ``mean_interval`` of the differences; ``lowest_difference``, the lowest possible one, lowers its end to allow for a rare
+    loss that these rows do not show (``bounded_mean``). Between rows of 0 and 1, each loss is as large as each gain, so the exact
+    test allows for it.
     """
     if not rows.is_binary:
-        return mean_interval(
+        interval = mean_interval(
             rows.differences, clusters=rows.clusters, confidence=confidence, seed=seed, n_resamples=n_resamples
         )
+        if lowest_difference is None:
+            return interval
+        sums = cluster_statistics(rows.differences, np.ones(len(rows.row_ids)), rows.clusters)
+        tail = (1 - confidence) / 2
+        low = mean_lower_bound(
+            sums[:, 0], sums[:, 1], lowest=lowest_difference, tail=tail, seed=seed, n_draws=n_resamples
+        )
+        return Interval(interval.value, min(interval.low, low), interval.high, f"{interval.method}, bounded below")
     score = paired_binary_interval(rows.champion, rows.candidate, confidence)
     low, high, units = _half_samples(
         rows.differences, np.ones(len(rows.row_ids)), rows.clusters, confidence, seed, n_resamples
