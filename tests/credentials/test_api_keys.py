@@ -165,3 +165,11 @@ def test_a_rate_below_one_lets_the_first_request_pass(tmp_path):
     key = keys.find(api_key)
     assert keys.wait_s(key) == 0.0
     assert 110 < keys.wait_s(key) <= 120
+
+
+def test_only_keys_that_are_valid_now_are_several(tmp_path):
+    file, yesterday = tmp_path / "keys.yaml", datetime.now(UTC).date() - timedelta(days=1)
+    file.write_text(f"keys:\n{entry('old', 'a', expires=yesterday)}\n{entry('new', 'b')}\n")
+    assert not Keys(file).has_several
+    file.write_text(f"keys:\n{entry('old', 'a')}\n{entry('new', 'b')}\n")
+    assert Keys(file).has_several
