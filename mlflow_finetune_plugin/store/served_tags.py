@@ -164,19 +164,16 @@ def _parse(text: str, what: str) -> ServedSummary:
 
 
 def _check(summary: ServedSummary) -> None:
-    counts = [summary.answers, summary.failed, summary.left_out] + (
-        [summary.recent.answers] if summary.recent is not None else []
-    )
+    counts = [summary.answers, summary.failed, summary.left_out]
+    counts += [summary.recent.answers] if summary.recent is not None else []
     if summary.first_answers is not None or summary.first_failed is not None:
         first = (summary.first_failed, summary.first_answers)
-        if (
-            not all(type(count) is int for count in first)
-            or not 0 <= first[0] <= first[1] <= summary.answers + summary.left_out
-        ):  # type: ignore[operator]
+        most = summary.answers + summary.left_out
+        if not all(type(count) is int for count in first) or not 0 <= first[0] <= first[1] <= most:  # type: ignore[operator]
             raise ValueError("its counts of first answers are none")
-    if not all(type(count) is int for count in counts) or not (
-        0 <= summary.failed <= summary.answers and summary.left_out >= 0
-    ):
+    if not all(type(count) is int for count in counts) or not 0 <= summary.failed <= summary.answers:
+        raise ValueError("its counts are none")
+    if summary.left_out < 0:
         raise ValueError("its counts are none")
     recent = summary.recent
     times = [] if recent is None else [recent.p50_ms, recent.p95_ms, recent.since, recent.until]

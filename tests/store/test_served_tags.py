@@ -45,6 +45,7 @@ def test_percentiles_are_of_the_sorted_times():
     )
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -75,6 +76,7 @@ def test_a_tag_that_is_none_is_one_error(changed, message):
     assert "fix: delete the tag" in str(error.value)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("text", ["[]", "{}", "no json", "null"])
 def test_a_tag_that_is_no_json_object_is_one_error(text):
     with pytest.raises(GateError, match="is not a summary of answers"):

@@ -30,6 +30,7 @@ def test_users_count_once_until_the_split_ends():
     assert drawn("a"), "another split has begun"
 
 
+@pytest.mark.bad_input
 def test_a_key_fails_once_on_either_side_whatever_users_it_names():
     counts = FirstAnswers()
     drawn = lambda user, key, is_split=True: counts.is_counted("bot", Draw(user, is_split), key)  # noqa: E731

@@ -10,6 +10,7 @@ CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
 TURNS = [{"role": "user", "content": "hello"}]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("route", "raw", "said"),
     [
@@ -109,6 +110,7 @@ def test_what_is_passed_on(more):
     assert read_request(CHAT, json.dumps({"model": "m", "messages": TURNS}).encode()).model == "m"
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("count", [2049, 20_000])
 def test_a_conversation_with_too_many_turns_is_refused(count):
     turns = [{"role": "user", "content": "hi"}] * count

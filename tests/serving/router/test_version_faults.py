@@ -7,6 +7,7 @@ import json
 from types import SimpleNamespace
 
 import httpx
+import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -61,6 +62,7 @@ def counted(*requests, is_open: bool = True) -> tuple[list[tuple[str, str]], lis
     return asyncio.run(report())
 
 
+@pytest.mark.bad_input
 def test_a_request_that_the_base_cannot_answer_either_is_no_fault_of_the_version():
     failures, base_requests = counted(request("broken by the request"))
     assert (failures, len(base_requests)) == ([], 1)
@@ -79,17 +81,20 @@ def test_the_base_is_asked_the_same_for_a_few_tokens():
     assert (base_request["max_tokens"], base_request["min_tokens"]) == (3, 3)
 
 
+@pytest.mark.bad_input
 def test_the_same_request_counts_once_however_often_it_is_sent():
     same = [request("hello", user=f"user {number}") for number in range(20)]
     assert counted(*same)[0] == [("bot", "3")]
     assert counted(*same, request("hello", temperature=0.1))[0] == [("bot", "3")] * 2
 
 
+@pytest.mark.bad_input
 def test_a_flood_of_failures_is_not_asked_again_without_end():
     failures, base_requests = counted(*[request(f"question {number}") for number in range(50)], is_open=False)
     assert len(failures) == len(base_requests) == 4
 
 
+@pytest.mark.bad_input
 def test_one_key_leaves_room_for_the_failures_of_others():
     async def report() -> list[str | None]:
         base, keys = Base(), []

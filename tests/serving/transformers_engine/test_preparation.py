@@ -106,6 +106,7 @@ def test_what_a_template_cannot_render_is_a_refusal_and_no_failure_of_the_versio
         preparation.close()
 
 
+@pytest.mark.bad_input
 def test_a_prompt_that_cannot_fit_is_refused_before_it_is_rendered(tokenizer):
     longest = _longest_token(tokenizer)
     preparation = Preparation(tokenizer, 100)
