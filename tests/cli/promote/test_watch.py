@@ -158,9 +158,9 @@ def test_failures_of_one_key_roll_nothing_back(pair, capsys):
     count(pair, [(50.0, f"key {number % 5}") for number in range(100)] + [(None, "hostile")] * 200)
     assert watch("--act") == 0
     assert aliases(pair) == ("2", "1")
-    said = capsys.readouterr().out
-    assert "errors: 1 of 101 answers failed" in said
-    assert "200 failures of one API key count as one" in said
+    output = capsys.readouterr().out
+    assert "errors: 1 of 101 answers failed" in output
+    assert "200 failures of one API key count as one" in output
 
 
 @pytest.mark.parametrize("keys", [("a", "b", "c"), (None,)], ids=["three keys", "one client"])

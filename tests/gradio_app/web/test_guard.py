@@ -344,6 +344,32 @@ def test_guessing_locks_out_nobody_and_a_session_ends_with_its_password(users, t
 
 
 @pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (JOIN, b'{"data": [], "fn_index": -1, "session_hash": "q"}'),
+        (JOIN, b'{"data": [], "fn_index": 99999999999999999999, "session_hash": "q"}'),
+        (JOIN, b'{"data": [NaN], "fn_index": 0, "session_hash": "q"}'),
+        (JOIN, b'{"data": [1e999], "fn_index": 0, "session_hash": "q"}'),
+        (JOIN, b'{"data": ["\\ud800"], "fn_index": 0, "session_hash": "q\\ud800"}'),
+        (JOIN, b'{"data": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        (JOIN, b'{"data": [' + b"9" * 5000 + b"]}"),
+        (JOIN, b""),
+        ("/gradio_api/cancel", b'{"session_hash": NaN}'),
+        ("/gradio_api/reset", b'{"event_id": "\\ud800"}'),
+        ("/gradio_api/run/nothing", b'{"data": []}'),
+        ("/gradio_api/call/nothing", b'{"data": []}'),
+    ],
+)
+def test_bodies_that_gradio_cannot_read_are_refused(page, path, body):
+    before = page.log.read_text()
+    answer = page.ask("POST", path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["detail"] in ("the body is not valid JSON", "the page has no such event handler")
+    assert "Traceback" not in page.log.read_text().removeprefix(before)
+
+
+@pytest.mark.bad_input
 def test_a_form_that_is_no_login_is_refused(locked):
     fields = "&".join(f"field{number}=1" for number in range(1000))
     answer = locked.ask("POST", "/login", content=fields)

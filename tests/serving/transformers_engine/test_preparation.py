@@ -96,9 +96,9 @@ def test_what_a_template_cannot_render_is_a_refusal_and_no_failure_of_the_versio
     turn |= {name: value for name, value in fields.items() if name == "tool_calls"}
     kwargs = fields.get("chat_template_kwargs")
     request = ChatRequest(model="m", messages=[turn], chat_template_kwargs=kwargs)
-    own = AutoTokenizer.from_pretrained(EMBEDDED)
-    own.chat_template = template
-    preparation = Preparation(own, 1000)
+    changed = AutoTokenizer.from_pretrained(EMBEDDED)
+    changed.chat_template = template
+    preparation = Preparation(changed, 1000)
     try:
         with pytest.raises(ValueError, match="messages: "):
             asyncio.run(preparation.prompts(request))
