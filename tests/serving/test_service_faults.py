@@ -423,7 +423,7 @@ def test_a_key_has_its_share_and_large_requests_wait_for_one_another(tmp_path, r
     file = tmp_path / "keys.yaml"
     first = {"authorization": f"Bearer {add_key(file, 'alice', concurrent_requests=1)}"}
     other = {"authorization": f"Bearer {add_key(file, 'bob')}"}
-    with serving(tmp_path, registry.uri, "bot", *ENGINE, "--api-key-file", str(file)) as service:
+    with serving(tmp_path, registry.uri, "bot", *ENGINE, "--api-key-file", str(file), "--tell-every", "0.2") as service:
 
         def status(key, **more):
             answer = httpx.post(service.url + CHAT, json={**body("bot"), **more}, headers=key, timeout=60)
@@ -444,6 +444,23 @@ def test_a_key_has_its_share_and_large_requests_wait_for_one_another(tmp_path, r
         assert codes.keys() <= {(400, None), (400, 400), (429, "too_many_large_requests")}
         assert codes.total() - codes[429, "too_many_large_requests"] >= 4
         assert status(first) == (200, None), "refused requests are not counted"
+
+        for _ in range(2):
+            endless = body("bot@champion", stream=True, max_tokens=220, ignore_eos=True)
+            with httpx.stream("POST", service.url + CHAT, json=endless, headers=other, timeout=60) as answer:
+                lines = answer.iter_lines()
+                next(lines)
+                engine_of(service).kill()
+                assert "engine_lost" in list(lines)[-2]
+            wait_until(lambda: status(other) == (200, None))
+
+        def summary():
+            reports = served(registry.client.get_model_version("bot", "1").tags, "bot/1").items()
+            return next(report for router, report in reports if router.endswith(f"-{service.port}"))
+
+        assert wait_until(lambda: (report := summary()).left_out and report).failed == 1, (
+            "the failures of a key count as one"
+        )
 
 
 def test_where_it_serves_is_told_when_it_listens_and_a_true_webhook_makes_it_look_at_once(tmp_path, registry):
