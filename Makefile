@@ -23,7 +23,7 @@ PYTHONS ?= python3.11 python3.12 python3.13
 JOBS ?= 3
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup setup-serve-cpu demo playground test test-pythons test-all lint docs clean
+.PHONY: setup setup-serve-cpu demo playground test test-pythons test-all test-attacks lint docs clean
 
 setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml setup.cfg constraints.txt overrides.txt
@@ -54,6 +54,10 @@ test-pythons:
 # everything; EXTRAS=train,playground,dev,serve-cpu and a Chromium add the tests with a real vLLM and a real browser
 test-all: setup
 	$(PYTEST) --durations=30 $(TESTS)
+
+# the suite of attacks alone: docs/faults.md lists what each one must leave behind
+test-attacks: setup
+	$(PYTEST) --durations=10 -m 'bad_input or fault' $(TESTS)
 
 lint: setup
 	$(BIN)/ruff check .

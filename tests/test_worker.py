@@ -31,6 +31,7 @@ def training_job(workplace: Workplace) -> Path:
     return job
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_kill_9_of_a_training_worker_fails_the_run(workplace):
     process = workplace.start_finetune_run(QUICKSTART, "-e", "lora", "-P", "num_train_epochs=500")
@@ -46,6 +47,7 @@ def test_kill_9_of_a_training_worker_fails_the_run(workplace):
     assert not workplace.client().search_registered_models()
 
 
+@pytest.mark.fault
 @pytest.mark.process
 @needs_two_cores
 def test_kill_9_of_the_supervisor_lets_a_training_of_two_processes_finish_well(workplace):
@@ -75,6 +77,7 @@ def test_kill_9_of_the_supervisor_lets_a_training_of_two_processes_finish_well(w
     ] == 60  # nothing that the first supervisor had not carried over is lost
 
 
+@pytest.mark.fault
 @pytest.mark.process
 @needs_two_cores
 def test_kill_9_of_one_of_two_processes_fails_the_run_with_both(workplace):
@@ -92,6 +95,7 @@ def test_kill_9_of_one_of_two_processes_fails_the_run_with_both(workplace):
     wait_for(lambda: not any(is_alive(pid) for pid in processes.values()), 20, "end of all processes")
 
 
+@pytest.mark.fault
 def test_training_outlives_an_outage_of_its_tracking_server(tmp_path, server):
     workplace = make_workplace(tmp_path, server.uri)
     arguments = ["-P", "max_steps=60", "-P", "max_rows=40", "-P", "forgetting=false", "-P", "register=outlasting"]
@@ -117,6 +121,7 @@ def test_training_outlives_an_outage_of_its_tracking_server(tmp_path, server):
     stop_jobs(workplace)
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_loss_that_is_no_number_fails_the_run(workplace):
     result = workplace.finetune_run(
@@ -131,6 +136,7 @@ def test_loss_that_is_no_number_fails_the_run(workplace):
     assert not workplace.client().search_registered_models()
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_full_disk_fails_the_run_with_that_reason(tmp_path, empty_store):
     disk = tmp_path / "disk"

@@ -21,7 +21,9 @@ from gradio_app.web.login import LoginPages, Sessions, session_token
 from gradio_app.web.request_rules import (
     LOGIN,
     LOGOUT,
+    Handlers,
     RequestFacts,
+    body_fault,
     forwarded_headers,
     host_fault,
     is_offered,
@@ -58,10 +60,12 @@ class Guard:
         settings: PlaygroundSettings,
         access: Access,
         cache: Path,
+        handlers: Handlers,
         inline_scripts: Sequence[str] = (),
     ) -> None:
         self._inline_scripts = " ".join(inline_scripts)
         self._app, self._settings, self._access, self._cache = app, settings, access, cache
+        self._handlers = handlers
         self._sessions = Sessions(access, settings.port)
         self._login = LoginPages(access, self._sessions)
         self._owners: OrderedDict[str, str] = OrderedDict()
@@ -91,6 +95,8 @@ class Guard:
         elif self._is_login(facts):
             answer = await self._login.answer(facts, body)
             await answer(scope, receive, send)
+        elif facts.method == "POST" and (fault := body_fault(facts, body, self._handlers)):
+            await JSONResponse({"detail": fault}, 400)(scope, receive, send)
         else:
             assert visitor is not None
             if not self._owns_sessions(visitor, facts, body):

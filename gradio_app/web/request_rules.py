@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,14 @@ _FILE = f"{API}/file="
 _FORWARDED = ("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "forwarded")
 _SAFE = ("GET", "HEAD")
 _NAMED_BY_CONTENT = re.compile(r"/assets/[\w.-]+-[\w-]{8,10}\.(?:js|css|svg|ttf|woff2?)")
+
+
+@dataclass(frozen=True)
+class Handlers:
+    """The event handlers of a page: their numbers, and the names of those that programs may call."""
+
+    numbers: frozenset[int]
+    names: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -136,6 +145,27 @@ def is_offered(facts: RequestFacts, cache: Path) -> bool:
     if method in _SAFE:
         return path in _GET_PATHS or path.startswith(_GET_PREFIXES) or _is_generated_file(path, cache)
     return method == "POST" and (path in _POST_PATHS or path.startswith(_POST_PREFIXES))
+
+
+def body_fault(facts: RequestFacts, body: bytes, handlers: Handlers) -> str | None:
+    """Return why the body of a POST is refused, or None. Gradio answers such bodies with 500 and a traceback in the log."""
+    try:
+        content = json.loads(body, parse_constant=_no_number)
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        return "the body is not valid JSON"
+    number = content.get("fn_index") if isinstance(content, dict) else None
+    if isinstance(number, int) and number not in handlers.numbers:
+        return "the page has no such event handler"
+    prefix = next((prefix for prefix in _POST_PREFIXES if facts.path.startswith(prefix)), None)
+    name = None if prefix is None else facts.path.removeprefix(prefix).strip("/")
+    if name is not None and name.removeprefix("v2/") not in handlers.names:
+        return "the page has no such event handler"
+    return None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def forwarded_headers(facts: RequestFacts, user_header: str | None) -> list[tuple[bytes, bytes]]:

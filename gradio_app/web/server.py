@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from gradio_app.settings import PlaygroundSettings
 from gradio_app.web.access import Access
 from gradio_app.web.guard import VISITOR, Guard, script_hashes
+from gradio_app.web.request_rules import Handlers
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.serving.connections import ConnectionLimits, total_connections
 from mlflow_finetune_plugin.serving.http_server import HttpServer, http_config
@@ -134,7 +135,9 @@ def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Pa
         **page.theme,
     )
     _open_pages_quickly(app, blocks)
-    return Guard(app, settings, access, cache, inline_scripts=script_hashes(page.theme.get("head") or ""))
+    names = frozenset(name for handler in blocks.fns.values() if isinstance(name := handler.api_name, str))
+    handlers = Handlers(frozenset(blocks.fns), names)
+    return Guard(app, settings, access, cache, handlers, inline_scripts=script_hashes(page.theme.get("head") or ""))
 
 
 def _open_pages_quickly(app: FastAPI, blocks: Blocks) -> None:

@@ -66,9 +66,12 @@ class Keys:
         for key in self._file.entries:  # compares with all keys, so that the time does not show which one matched
             if hmac.compare_digest(key.sha256, digest):
                 match = key
-        if match is None or (match.expires is not None and datetime.now(UTC).date() > match.expires):
-            return None
-        return match
+        return match if match is not None and _is_valid(match) else None
+
+    @property
+    def has_several(self) -> bool:
+        """Whether more than one key is valid now."""
+        return sum(map(_is_valid, self._file.entries)) > 1
 
     def wait_s(self, key: Key) -> float:
         """Count a request of this key. Returns 0 if it may pass, else the seconds until the next one may."""
@@ -89,6 +92,10 @@ class Keys:
         self._running[key.name] -= 1
         if not self._running[key.name]:
             del self._running[key.name]
+
+
+def _is_valid(key: Key) -> bool:
+    return key.expires is None or datetime.now(UTC).date() <= key.expires
 
 
 def add_key(

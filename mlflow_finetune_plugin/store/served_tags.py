@@ -40,7 +40,8 @@ class ServedSummary:
     that disconnected, a request that was refused, shadow traffic. ``latencies`` counts all successful answers; None where
     an older router wrote the report. ``first_answers`` and ``first_failed`` count each user once while a split is in force
     (``serving.router.first_answers``); None in the report of an older router. ``recent`` is for people and covers the newest successful answers; None without any.
-    A router that restarts begins a new count.
+    ``left_out`` is the number of further failures, of the API key with the most failures, which counts as one failure
+    (``serving.router.key_failures``). A router that restarts begins a new count.
     """
 
     begun: float
@@ -50,6 +51,7 @@ class ServedSummary:
     latencies: LatencyCounts | None = None
     first_answers: int | None = None
     first_failed: int | None = None
+    left_out: int = 0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
@@ -162,12 +164,16 @@ def _parse(text: str, what: str) -> ServedSummary:
 
 
 def _check(summary: ServedSummary) -> None:
-    counts = [summary.answers, summary.failed] + ([summary.recent.answers] if summary.recent is not None else [])
+    counts = [summary.answers, summary.failed, summary.left_out]
+    counts += [summary.recent.answers] if summary.recent is not None else []
     if summary.first_answers is not None or summary.first_failed is not None:
         first = (summary.first_failed, summary.first_answers)
-        if not all(type(count) is int for count in first) or not 0 <= first[0] <= first[1] <= summary.answers:  # type: ignore[operator]
+        most = summary.answers + summary.left_out
+        if not all(type(count) is int for count in first) or not 0 <= first[0] <= first[1] <= most:  # type: ignore[operator]
             raise ValueError("its counts of first answers are none")
     if not all(type(count) is int for count in counts) or not 0 <= summary.failed <= summary.answers:
+        raise ValueError("its counts are none")
+    if summary.left_out < 0:
         raise ValueError("its counts are none")
     recent = summary.recent
     times = [] if recent is None else [recent.p50_ms, recent.p95_ms, recent.since, recent.until]

@@ -70,10 +70,10 @@ def collect_evidence(
     """
     notes = list(watched.notes)
     champion, previous = watched.champion, watched.previous
-    state, failures = _failures(champion, state, policy.errors.at_most)
+    state, failures = _failures(champion, state, policy.errors.at_most, notes)
     previous_failures: FailureDetector | NotMeasured = NotMeasured("there is no previous version")
     if isinstance(previous, ProvenVersion):
-        state, previous_failures = _failures(previous, state, policy.errors.at_most)
+        state, previous_failures = _failures(previous, state, policy.errors.at_most, notes)
     if isinstance(rows, HeldOut):
         state = state.with_rows(champion.number, rows.digest)
     state, latency = _latency(watched, state)
@@ -213,13 +213,18 @@ def _metric_name(watched: Watched) -> str | None:
 
 
 def _failures(
-    version: ProvenVersion, state: WatchState, at_most: float
+    version: ProvenVersion, state: WatchState, at_most: float, notes: list[str]
 ) -> tuple[WatchState, FailureDetector | NotMeasured]:
     try:
         reported = served(version.tags, version.uri)
     except GateError as error:
         return state, NotMeasured(str(error))
     after = state.with_served(version.number, reported, at_most)
+    left_out = sum(summary.left_out for summary in reported.values())
+    if left_out:
+        notes.append(
+            f"{version.uri}: {left_out + 1:,} failures of one API key count as one; fix: see its requests in the router's log"
+        )
     detector = after.detectors[version.number]
     if detector.total.answers == 0:
         return after, NotMeasured(f"no router reported an answer of {version.uri}; fix: serve it")

@@ -70,6 +70,7 @@ def test_sound_base_gives_its_config(base):
     assert check_base_files(base, trust_remote_code=False)["architectures"]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("spoil", "hint"),
     [

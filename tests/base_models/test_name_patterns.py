@@ -24,6 +24,7 @@ def test_usual_patterns_may_be_matched(pattern):
     assert pattern_fault(pattern) is None
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("pattern", "fault"),
     [

@@ -122,6 +122,7 @@ def test_all_faults_come_in_one_answer(tmp_path):
     assert len(lines) == len(expected)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("key", "value", "hint"),
     [
@@ -135,6 +136,7 @@ def test_numbers_that_no_model_can_take_are_refused_before_any_spend(tmp_path, k
     assert problem.endswith(f"options.{key} = {value}: {hint}")
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("name", ["base", "a/b", "a:b", "bot@champion", "bot.promoting", " bot", ".."])
 def test_names_that_registry_or_serving_cannot_carry_are_refused(tmp_path, name):
     (problem,) = problems(tmp_path, {"data": "a.jsonl", "register": f"'{name}'"})

@@ -71,6 +71,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("content", BROKEN)
 def test_an_invalid_file_is_refused_at_the_start_and_not_changed(tmp_path, content):
     file = tmp_path / "keys.yaml"
@@ -150,6 +151,7 @@ def test_a_fault_is_logged_once_with_a_fix(tmp_path, caplog):
     assert not caplog.records, "the error of a refused start is not logged as well"
 
 
+@pytest.mark.bad_input
 def test_the_digest_of_an_empty_key_is_refused(tmp_path):
     file = tmp_path / "keys.yaml"
     file.write_text(f"keys:\n  - name: anybody\n    sha256: {hashlib.sha256(b'').hexdigest()}\n")
@@ -165,3 +167,11 @@ def test_a_rate_below_one_lets_the_first_request_pass(tmp_path):
     key = keys.find(api_key)
     assert keys.wait_s(key) == 0.0
     assert 110 < keys.wait_s(key) <= 120
+
+
+def test_only_keys_that_are_valid_now_are_several(tmp_path):
+    file, yesterday = tmp_path / "keys.yaml", datetime.now(UTC).date() - timedelta(days=1)
+    file.write_text(f"keys:\n{entry('old', 'a', expires=yesterday)}\n{entry('new', 'b')}\n")
+    assert not Keys(file).has_several
+    file.write_text(f"keys:\n{entry('old', 'a')}\n{entry('new', 'b')}\n")
+    assert Keys(file).has_several

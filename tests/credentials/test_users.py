@@ -72,6 +72,7 @@ def test_an_unknown_name_takes_as_long_as_a_known_one(file, monkeypatch):
     assert compared == [32768, 32768]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("name", "password", "message"),
     [
@@ -95,6 +96,7 @@ def test_a_name_is_added_once_and_removed_once(file):
         remove_user(file, "carol")
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

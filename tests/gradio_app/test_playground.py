@@ -95,6 +95,7 @@ def test_one_session_of_a_page_and_none_of_anothers_login(endpoint, store):
     run(Playground(settings(endpoint)), act)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("login", ["ann", None])
 def test_what_a_user_has_seen_with_names_is_not_voted_on_in_another_session(endpoint, store, login):
     """Named answers of one session, and of a shared conversation, are known in each session of the same user alone."""

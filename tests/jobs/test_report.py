@@ -83,6 +83,7 @@ def test_writers_do_not_mix_their_lines(tmp_path):
         assert [int(number) for who, number in texts if who == writer] == list(range(200))
 
 
+@pytest.mark.fault
 def test_full_disk_is_an_error_and_no_silence():
     with pytest.raises(OSError, match="No space left"):
         Report(Path("/dev/full")).note("lost")

@@ -48,6 +48,7 @@ def test_command_that_fails_fails_the_run_and_the_shell(workplace, own_project):
     assert run.data.tags[REASON] in result.stdout
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_ctrl_c_kills_the_run_and_its_children(workplace, own_project):
     process = workplace.start_mlflow_run(str(own_project("sleep 300 & echo $! > child.pid; wait")))
@@ -63,6 +64,7 @@ def test_ctrl_c_kills_the_run_and_its_children(workplace, own_project):
     assert not is_alive(pids(job)["worker"])
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_sigterm_to_mlflow_run_kills_the_run(workplace, own_project):
     process = workplace.start_mlflow_run(str(own_project("sleep 300")))
@@ -74,6 +76,7 @@ def test_sigterm_to_mlflow_run_kills_the_run(workplace, own_project):
     assert workplace.only_run().info.status == "KILLED"
 
 
+@pytest.mark.fault
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("victim", "number", "status", "reason"),
@@ -95,6 +98,7 @@ def test_signal_ends_the_run_with_its_true_status(workplace, own_project, victim
     assert reason in run.data.tags[REASON]
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_kill_9_of_the_supervisor_lets_the_worker_finish(workplace, own_project):
     process = workplace.start_finetune_run(str(own_project(UNTIL_TOLD)))
@@ -113,6 +117,7 @@ def test_kill_9_of_the_supervisor_lets_the_worker_finish(workplace, own_project)
     assert process.returncode == 1, output
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_kill_9_of_mlflow_run_lets_the_run_finish(workplace, own_project):
     process = workplace.start_mlflow_run(str(own_project(UNTIL_TOLD)))
@@ -123,6 +128,7 @@ def test_kill_9_of_mlflow_run_lets_the_run_finish(workplace, own_project):
     assert workplace.ended_run().info.status == "FINISHED"
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_everything_dead_is_found_by_doctor(workplace, own_project):
     process = workplace.start_finetune_run(str(own_project("exec sleep 300")), **OWN_PROCESSES)
@@ -139,6 +145,7 @@ def test_everything_dead_is_found_by_doctor(workplace, own_project):
     assert run.info.run_id in reaped.stdout
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_next_run_ends_the_dead_one(workplace, own_project):
     process = workplace.start_finetune_run(str(own_project("exec sleep 300")), **OWN_PROCESSES)
@@ -159,6 +166,7 @@ def test_detached_run_returns_at_once_and_finishes(workplace, own_project):
     assert workplace.ended_run().info.status == "FINISHED"
 
 
+@pytest.mark.fault
 def test_server_gone_and_back_gets_the_last_word(tmp_path, server, own_project):
     workplace = make_workplace(tmp_path, server.uri)
     process = workplace.start_finetune_run(str(own_project(f"{UNTIL_TOLD}; echo through the outage; exit 3")))
@@ -193,6 +201,7 @@ def job_of_this_process(desk, command: str) -> JobFolder:
     return folder
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_worker_that_dies_before_its_run_exists_fails_the_run(desk):
     folder = job_of_this_process(desk, "echo too early; exit 3")
@@ -207,6 +216,7 @@ def test_worker_that_dies_before_its_run_exists_fails_the_run(desk):
     assert "too early" in run.data.tags[REASON]
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_a_training_that_died_with_its_supervisor_says_how_to_continue(desk, monkeypatch):
     folder = job_of_this_process(desk, "exit 0")
@@ -227,6 +237,7 @@ def test_a_training_that_died_with_its_supervisor_says_how_to_continue(desk, mon
     )
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_worker_that_ignores_sigterm_is_killed(desk, monkeypatch):
     folder = job_of_this_process(desk, "trap '' TERM; touch deaf; while true; do sleep 1; done")
@@ -249,6 +260,7 @@ def test_worker_that_ignores_sigterm_is_killed(desk, monkeypatch):
     assert not is_alive(pids(folder.path)["worker"])
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_event_that_can_never_be_carried_over_does_not_hold_the_status(desk, monkeypatch):
     folder = job_of_this_process(desk, "exit 3")
@@ -261,6 +273,7 @@ def test_event_that_can_never_be_carried_over_does_not_hold_the_status(desk, mon
     assert folder.read("outcome")["recorded"] is True
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_unreachable_server_is_one_clear_error_and_leaves_nothing(workplace, own_project):
     unreachable = make_workplace(workplace.path, f"http://127.0.0.1:{free_port()}")

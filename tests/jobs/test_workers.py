@@ -56,6 +56,7 @@ def test_one_process_is_the_worker(folder):
     assert ended(started(folder, "sys.exit(3)")) == Ending(3, "the worker")
 
 
+@pytest.mark.fault
 def test_a_process_that_fails_ends_the_others_and_is_named(folder):
     workers = started(folder, WAITS, "time.sleep(0.3); sys.exit(3)", WAITS)
     assert ended(workers) == Ending(3, "process 1 of 3 of the worker")
@@ -71,6 +72,7 @@ def test_a_share_that_is_done_ends_nothing(folder):
     assert ended(started(folder, "time.sleep(1)", "pass")) == Ending(0, "process 0 of 2 of the worker")
 
 
+@pytest.mark.fault
 def test_a_process_that_ignores_sigterm_is_killed(folder, monkeypatch):
     monkeypatch.setattr("mlflow_finetune_plugin.jobs.workers.TERMINATION_GRACE_S", 1.0)
     deaf = f"signal.signal(signal.SIGTERM, signal.SIG_IGN); {WAITS}"

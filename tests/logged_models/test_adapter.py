@@ -244,6 +244,7 @@ def test_reload_check_sees_a_base_that_is_not_the_one(ran, model_folder, held_ou
         check_reload(model, tokenizer, reference, held_out)
 
 
+@pytest.mark.bad_input
 @pytest.mark.train
 @pytest.mark.parametrize(
     ("change", "message"),

@@ -76,6 +76,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(("change", "message"), CHANGES, ids=[change.__name__ for change, _ in CHANGES])
 @pytest.mark.parametrize("trust_code", [False, True])
 def test_a_changed_file_is_refused_by_name(artifacts, change, message, trust_code):
@@ -127,6 +128,7 @@ def test_a_version_of_an_earlier_release_loads_with_one_warning(artifacts, regis
         registry.client.set_logged_model_tags(model_id, {tag: version.tags[tag]})
 
 
+@pytest.mark.bad_input
 @pytest.mark.process
 def test_a_template_that_takes_too_much_is_refused_before_it_is_loaded(registry):
     number = registry.make("hostile", seed=1)
@@ -137,6 +139,7 @@ def test_a_template_that_takes_too_much_is_refused_before_it_is_loaded(registry)
         load_logged(f"models:/hostile/{number}")
 
 
+@pytest.mark.bad_input
 def test_a_pattern_that_takes_too_long_is_refused_before_it_is_matched(registry):
     number = registry.make("hostile", seed=1)
     path = registry.artifacts("hostile", number) / "adapter" / "adapter_config.json"

@@ -154,6 +154,7 @@ def test_beyond_the_policy_nothing_is_registered(maker, original, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("moment", ["log_adapter", "load_logged", "check_reload", "register_adapter", "alias"])
 @pytest.mark.parametrize("has_run", [True, False])
 def test_a_failure_leaves_nothing(maker, original, tmp_path, monkeypatch, moment, has_run):

@@ -128,6 +128,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(("change", "message"), CHANGES, ids=[change.__name__ for change, _ in CHANGES])
 def test_unknown_code_in_a_version_is_refused_before_it_runs(version, tmp_path, change, message):
     marker = tmp_path / "it-ran"

@@ -38,6 +38,7 @@ def test_a_policy_that_bounds_latency_without_an_alpha_is_read_with_its_digest()
     assert WrittenPolicy.from_json(old.to_json().replace('"alpha": 0.05,', ""), "it").digest == old.digest
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("change", [("0.05", "0.2"), ('"minimum": 12', '"minimum": 1'), ("a93d", "b93d")])
 def test_a_changed_policy_is_refused(change):
     with pytest.raises(GateError, match="fix: find out who changed it"):

@@ -66,6 +66,7 @@ def rest_of(raw: socket.socket) -> bytes:
     return b"".join(parts)
 
 
+@pytest.mark.bad_input
 def test_headers_without_an_end_are_refused_by_their_size():
     with serving(ConnectionLimits()) as port, connect(port) as raw:
         sent = 0
@@ -78,6 +79,7 @@ def test_headers_without_an_end_are_refused_by_their_size():
             assert rest_of(raw).startswith(b"HTTP/1.1 400")
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("before", "answer"),
     [
@@ -123,6 +125,7 @@ def test_requests_that_are_being_answered_or_between_two_are_left_alone():
         assert idle.recv(65536).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.bad_input
 def test_half_requests_make_room_for_others():
     """The connections of all addresses together are limited; the longest idle one is closed for a new one."""
     with serving(ConnectionLimits(total=20, headers_s=600)) as port, contextlib.ExitStack() as stack:
@@ -149,6 +152,7 @@ def test_a_server_that_answers_on_all_connections_refuses_another():
         assert rest_of(stack.enter_context(connect(port))).startswith(b"HTTP/1.1 503")
 
 
+@pytest.mark.bad_input
 def test_one_address_takes_no_more_than_its_share():
     addresses = [each for of_card in psutil.net_if_addrs().values() for each in of_card]
     address = next((a.address for a in addresses if a.family == socket.AF_INET and a.address[:4] != "127."), None)

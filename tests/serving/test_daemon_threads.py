@@ -38,6 +38,7 @@ def test_the_loop_does_not_wait_for_work_whose_caller_was_cancelled():
         free.set()
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_sigterm_ends_a_service_while_the_digest_of_a_base_is_computed(tmp_path, registry):
     """The weights are a pipe that nobody writes to, so the digest never ends."""

@@ -23,6 +23,7 @@ SEEDED_FAULTS = {
 }
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_seeded_faults_never_serve(tmp_path, registry, dtype):
     """Digests and card agree with the bad files, except one: it is the store or the certificate that has to see it."""

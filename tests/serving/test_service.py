@@ -184,6 +184,7 @@ def test_a_version_that_must_not_serve_leaves_the_last_good_one(client, registry
 # what is refused -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("changed", "status", "code"),
     [
@@ -228,11 +229,13 @@ def test_bad_requests_get_one_clear_error(client, changed, status, code):
     assert answer.headers["x-finetune-request-id"]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000])
 def test_bodies_that_are_no_request(client, raw):
     assert client.post(CHAT, content=raw).status_code == 400
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     "route",
     [
@@ -261,6 +264,7 @@ def test_one_model_is_told_by_its_id(client):
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
 
 
+@pytest.mark.bad_input
 def test_a_body_of_100_mb_is_refused_before_it_is_read(service):
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
     connection.putrequest("POST", CHAT)
@@ -278,6 +282,7 @@ def test_a_body_of_100_mb_is_refused_before_it_is_read(service):
     assert psutil.Process(service.process.pid).memory_info().rss - before < 20_000_000
 
 
+@pytest.mark.bad_input
 def test_headers_without_an_end_are_not_read(service, client):
     before = psutil.Process(service.process.pid).memory_info().rss
     with socket.create_connection(("127.0.0.1", service.port), timeout=30) as raw, contextlib.suppress(ConnectionError):
@@ -289,6 +294,7 @@ def test_headers_without_an_end_are_not_read(service, client):
     assert client.get("/healthz").status_code == 200
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("headers", "status", "code"),
     [
@@ -316,6 +322,7 @@ def test_this_machine_s_names_and_its_own_pages_are_answered(client, service, ho
     assert client.get("/v1/models", headers={"host": host, "origin": f"http://{host}"}).status_code == 200
 
 
+@pytest.mark.bad_input
 def test_ten_thousand_unknown_names_cost_nothing(service, client):
     before = psutil.Process(service.process.pid).memory_info().rss
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
@@ -325,6 +332,7 @@ def test_ten_thousand_unknown_names_cost_nothing(service, client):
     assert client.post(CHAT, json=body("bot")).status_code == 200
 
 
+@pytest.mark.bad_input
 def test_a_webhook_without_a_secret_is_refused(client):
     assert client.post("/webhooks/mlflow", content=b"{}").status_code == 401
 

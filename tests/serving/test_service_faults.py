@@ -41,6 +41,7 @@ def deleted(client, name):
     return True
 
 
+@pytest.mark.fault
 def test_an_engine_killed_while_streaming(service):
     """The client gets an error event, the engine comes back, the next request is answered."""
     request = body("bot@champion", stream=True, max_tokens=220, ignore_eos=True)
@@ -59,6 +60,7 @@ def test_an_engine_killed_while_streaming(service):
     assert service.get("/readyz")[1]["engines"][0]["restarts"] == 1
 
 
+@pytest.mark.fault
 def test_requests_that_an_engine_has_not_begun_to_answer_are_sent_again(service):
     """The engine hangs and is replaced: whole and streamed answers of which nothing was sent come from the new one."""
     engine = engine_of(service)
@@ -85,6 +87,7 @@ def in_flight(service):
     return sum(float(value) for value in re.findall(r"finetune_in_flight\{[^}]*\} (\S+)", text))
 
 
+@pytest.mark.fault
 def test_the_registry_is_told_of_failures_and_of_nothing_that_is_no_version_s_fault(tmp_path, registry):
     """Each answer once; a client that went away, a request refused, shadow traffic and a base are none of the version's."""
     number = registry.make("told", seed=5)
@@ -114,6 +117,7 @@ def test_the_registry_is_told_of_failures_and_of_nothing_that_is_no_version_s_fa
         assert told(shadowed) == {}
 
 
+@pytest.mark.fault
 def test_an_engine_that_is_never_ready_is_told(tmp_path, registry):
     service = start_serving(tmp_path, registry.uri, "bot", *ENGINE, "--max-model-len", "100000000")
     try:
@@ -132,6 +136,7 @@ def test_an_engine_that_is_never_ready_is_told(tmp_path, registry):
         assert service.end() == 0
 
 
+@pytest.mark.fault
 def test_a_registry_that_is_away_at_the_start_and_later(tmp_path, server):
     """What was good stays; a start without the registry serves what was good before; it follows again when it is back."""
     before = mlflow.get_tracking_uri()
@@ -171,6 +176,7 @@ def test_a_registry_that_is_away_at_the_start_and_later(tmp_path, server):
         service.end()
 
 
+@pytest.mark.fault
 def test_a_model_that_is_gone_is_out_of_service_and_leaves_the_others_moving(tmp_path, registry):
     for name in ("gone", "stays"):
         first, second = (registry.make(name, seed=seed) for seed in (1, 2))
@@ -213,6 +219,7 @@ def refused(tmp_path, registry, monkeypatch, capsys):
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -253,6 +260,7 @@ def test_an_address_of_another_machine_is_told(tmp_path, refused):
     assert "or --host with an address of this machine" in said
 
 
+@pytest.mark.fault
 def test_sigterm_under_load_lets_answers_end(tmp_path, registry):
     with serving(tmp_path, registry.uri, "bot", *ENGINE) as service:
         engine = engine_of(service)
@@ -280,6 +288,7 @@ def test_sigterm_under_load_lets_answers_end(tmp_path, registry):
         assert not engine.is_running()
 
 
+@pytest.mark.fault
 def test_a_router_killed_while_its_engine_starts_leaves_nothing(tmp_path, registry):
     mark = str(tmp_path)
     service = start_serving(tmp_path, registry.uri, "bot", *ENGINE, FINETUNE_TEST=mark)
@@ -292,6 +301,7 @@ def test_a_router_killed_while_its_engine_starts_leaves_nothing(tmp_path, regist
         service.process.kill()
 
 
+@pytest.mark.fault
 def test_an_adapter_that_was_changed_in_the_store_is_not_loaded_again_but_fetched(tmp_path, registry):
     """Its engine is restarted, and would read the changed file."""
     with serving(tmp_path, registry.uri, "bot", *ENGINE, FINETUNE_TEST=str(tmp_path)) as service:
@@ -324,6 +334,7 @@ def test_versions_asked_for_by_number_do_not_pile_up(tmp_path, registry):
                 assert {"bot/1", "bot/2"} <= set(listed)
 
 
+@pytest.mark.fault
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits another process")
 def test_a_full_disk_keeps_what_is_served(service, registry):
     """No file can be written whole: the alias stays on its version and the fault is told; with room again it moves."""
@@ -342,6 +353,7 @@ def test_a_full_disk_keeps_what_is_served(service, registry):
         registry.client.set_registered_model_alias("bot", "challenger", "2")
 
 
+@pytest.mark.fault
 def test_two_routers_on_one_store(service, registry, tmp_path):
     with serving(tmp_path, registry.uri, "bot", *ENGINE, "--store", str(service.store)) as second:
         texts = {ask(one, "bot@champion").json()["choices"][0]["message"]["content"] for one in (service, second)}
@@ -351,6 +363,7 @@ def test_two_routers_on_one_store(service, registry, tmp_path):
     assert ask(service, "bot@challenger").status_code == 200
 
 
+@pytest.mark.fault
 def test_a_store_that_is_full(tmp_path, registry):
     """What is served stays served; the version that found no room is told, and comes when there is room."""
     one = sum(path.stat().st_size for path in (registry.artifacts("bot", "1") / "adapter").iterdir())
@@ -370,6 +383,7 @@ def test_a_store_that_is_full(tmp_path, registry):
     registry.client.set_registered_model_alias("bot", "challenger", "2")
 
 
+@pytest.mark.bad_input
 def test_keys_are_asked_for(tmp_path, registry):
     from mlflow_finetune_plugin.credentials.api_keys import add_key
 
@@ -401,6 +415,7 @@ def test_keys_are_asked_for(tmp_path, registry):
         assert (late.status_code, late.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
+@pytest.mark.bad_input
 def test_a_key_has_its_share_and_large_requests_wait_for_one_another(tmp_path, registry):
     """Running answers of a key are limited, and counted until they end; too many turns are refused; another key is served."""
     from mlflow_finetune_plugin.credentials.api_keys import add_key
@@ -408,7 +423,7 @@ def test_a_key_has_its_share_and_large_requests_wait_for_one_another(tmp_path, r
     file = tmp_path / "keys.yaml"
     first = {"authorization": f"Bearer {add_key(file, 'alice', concurrent_requests=1)}"}
     other = {"authorization": f"Bearer {add_key(file, 'bob')}"}
-    with serving(tmp_path, registry.uri, "bot", *ENGINE, "--api-key-file", str(file)) as service:
+    with serving(tmp_path, registry.uri, "bot", *ENGINE, "--api-key-file", str(file), "--tell-every", "0.2") as service:
 
         def status(key, **more):
             answer = httpx.post(service.url + CHAT, json={**body("bot"), **more}, headers=key, timeout=60)
@@ -429,6 +444,23 @@ def test_a_key_has_its_share_and_large_requests_wait_for_one_another(tmp_path, r
         assert codes.keys() <= {(400, None), (400, 400), (429, "too_many_large_requests")}
         assert codes.total() - codes[429, "too_many_large_requests"] >= 4
         assert status(first) == (200, None), "refused requests are not counted"
+
+        for _ in range(2):
+            endless = body("bot@champion", stream=True, max_tokens=220, ignore_eos=True)
+            with httpx.stream("POST", service.url + CHAT, json=endless, headers=other, timeout=60) as answer:
+                lines = answer.iter_lines()
+                next(lines)
+                engine_of(service).kill()
+                assert "engine_lost" in list(lines)[-2]
+            wait_until(lambda: status(other) == (200, None))
+
+        def summary():
+            reports = served(registry.client.get_model_version("bot", "1").tags, "bot/1").items()
+            return next(report for router, report in reports if router.endswith(f"-{service.port}"))
+
+        assert wait_until(lambda: (report := summary()).left_out and report).failed == 1, (
+            "the failures of a key count as one"
+        )
 
 
 def test_where_it_serves_is_told_when_it_listens_and_a_true_webhook_makes_it_look_at_once(tmp_path, registry):
@@ -457,6 +489,7 @@ def test_where_it_serves_is_told_when_it_listens_and_a_true_webhook_makes_it_loo
         assert service.end() == 0
 
 
+@pytest.mark.fault
 def test_a_router_killed_while_its_engine_answers_leaves_nothing(service):
     """The last to ask the service that this file shares."""
     mark = str(service.log.parent)

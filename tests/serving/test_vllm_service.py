@@ -141,6 +141,7 @@ def test_what_vllm_refuses_is_served_once_it_is_converted(service, registry):
     service.wait_for("ready")
 
 
+@pytest.mark.fault
 def test_a_killed_vllm_comes_back_and_leaves_no_process(service):
     family = psutil.Process(service.process.pid).children(recursive=True)
     (engine,) = [p for p in psutil.Process(service.process.pid).children() if "api_server" in " ".join(p.cmdline())]
@@ -162,6 +163,7 @@ def test_a_killed_vllm_comes_back_and_leaves_no_process(service):
     assert not alive
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("said", ["", "Initializing a V1 LLM engine"])
 def test_a_router_killed_while_vllm_starts_leaves_nothing(tmp_path, registry, said):
     """Before vLLM has said a word, and while it makes its engine, deaf to SIGTERM."""

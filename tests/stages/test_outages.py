@@ -62,6 +62,7 @@ def test_outage_is_waited_for_longer_each_time_and_told_once(outage, waits, repo
     assert notes == ["the tracking server is away; waiting for it"]
 
 
+@pytest.mark.fault
 def test_patience_ends(waits, report):
     server = Server(*[ConnectionError("reset")] * 1000)
     with pytest.raises(TrackingError, match="away for 2 minutes: reset"):

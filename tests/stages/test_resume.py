@@ -98,6 +98,7 @@ def adapter_digests(place: Workplace, run_id: str) -> dict[str, set[str]]:
     return {name: {model.tags["finetune.adapter_digest"] for model in models if model.name == name} for name in names}
 
 
+@pytest.mark.fault
 @pytest.mark.process
 @pytest.mark.timeout(1500)
 def test_kills_change_nothing(trainee):
@@ -249,6 +250,7 @@ def race_for(runs: list[str], tracking_uri: str, number: int, start: float) -> l
     return won
 
 
+@pytest.mark.fault
 def test_of_racing_commands_exactly_one_gets_the_attempt(desk, client):
     runs = [run_of(client) for _ in range(10)]
     start = time.time() + 2

@@ -26,6 +26,7 @@ def test_each_form_names_a_model_a_version_or_an_alias(text, ref):
     assert parse_model_ref(text) == ref
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     "text",
     [

@@ -19,6 +19,7 @@ def test_each_router_is_read_as_it_wrote():
     summaries = {
         "a-8000": ServedSummary(NOW, 50, 3, RECENT, counted),
         "b-8000": ServedSummary(NOW, 7, 7, None, LatencyCounts()),
+        "keys-8000": ServedSummary(NOW, 50, 3, RECENT, counted, 60, 12, left_out=19),
         "older-8000": ServedSummary(NOW, 50, 3, RECENT),
     }
     tags = {f"{SERVED_TAG}{name}": summary.to_json() for name, summary in summaries.items()} | {
@@ -44,12 +45,15 @@ def test_percentiles_are_of_the_sorted_times():
     )
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"failed": 51}, "counts"),
         ({"failed": -1}, "counts"),
         ({"answers": True}, "counts"),
+        ({"left_out": -1}, "counts"),
+        ({"first_answers": 51, "first_failed": 0}, "first answers"),
         ({"answers": 50.5}, "counts"),
         ({"begun": float("nan")}, "numbers"),
         ({"failed": 20}, "latencies"),  # 40 answered well of 30
@@ -72,6 +76,7 @@ def test_a_tag_that_is_none_is_one_error(changed, message):
     assert "fix: delete the tag" in str(error.value)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("text", ["[]", "{}", "no json", "null"])
 def test_a_tag_that_is_no_json_object_is_one_error(text):
     with pytest.raises(GateError, match="is not a summary of answers"):

@@ -53,6 +53,7 @@ def test_unusable_tracking_store_is_one_error_without_secrets(refused, monkeypat
     assert "secret" not in message
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_run_that_cannot_be_handed_over_does_not_stay_running(desk, ask, own_project, monkeypatch):
     """The disk is full just after the run was created: the folder refuses the file that would name it."""

@@ -183,6 +183,7 @@ entry_points:
     assert entry.from_caller == {"eval_data", "max_steps"}
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("text", "parameters", "hint"),
     [

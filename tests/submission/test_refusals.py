@@ -33,6 +33,7 @@ def test_unknown_entry_point_or_backend_config_is_refused(refused, more, parts):
     assert_tells(refused(**more), *parts)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("parameters", "parts"),
     [
@@ -147,6 +148,7 @@ def test_evaluation_that_cannot_be_made_is_refused(refused, parameters, parts):
 # files ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("path", "parts"),
     [
@@ -183,6 +185,7 @@ def test_unusable_data_file_is_refused(desk, refused, key, path, parts):
     assert_tells(message, "1 problem", *parts)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("key", "parts"),
     [("metrics", ["eval.metrics"]), ("chat_template", ["data.chat_template"]), ("forgetting", ["eval.forgetting"])],
@@ -205,6 +208,7 @@ def bomb() -> str:
     return "\n".join(lines)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("make", "parts"),
     [

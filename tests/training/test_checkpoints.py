@@ -28,6 +28,7 @@ def test_sealed_checkpoint_opens_with_its_step_and_fingerprint(tmp_path):
     assert (found.folder, found.step, found.fingerprint) == (folder, 7, {"seed": 1})
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

@@ -48,6 +48,7 @@ def limited(base: Path, folder: Path, headroom_mb: int) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_a_step_that_does_not_fit_is_made_in_smaller_parts(base, tmp_path):
     short = limited(base, tmp_path / "short", 250)  # the whole step's logits alone take 130 MB, with gradients 400
@@ -72,6 +73,7 @@ def test_a_step_that_does_not_fit_is_made_in_smaller_parts(base, tmp_path):
     assert max(value["train/halvings"] for value in metrics) == len(notes)
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_a_single_row_that_does_not_fit_ends_the_training(base, tmp_path):
     short = limited(base, tmp_path / "short", 12)

@@ -166,6 +166,7 @@ def test_memory_short_on_one_process_changes_nothing(base, tmp_path):
     assert "the step is repeated with micro-batches of" in notes(tmp_path / "short" / "1")[0]
 
 
+@pytest.mark.fault
 def test_sigterm_to_one_stops_all_after_the_same_step(base, tmp_path):
     def terminate_second(processes, trainer_class):
         if processes.rank == 1:
@@ -203,6 +204,7 @@ def test_rows_that_differ_are_no_common_training(base, tmp_path):
     assert together(2, tmp_path, work) == [0, 0]
 
 
+@pytest.mark.fault
 def test_a_process_that_is_killed_is_missed(base, tmp_path):
     def work(processes):
         if processes.rank == 1:

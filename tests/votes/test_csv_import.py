@@ -90,6 +90,7 @@ def test_every_fault_is_told_with_its_line_and_nothing_is_imported(journal, tmp_
     assert list(journal.entries()) == []
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -50,6 +50,7 @@ def test_a_prompt_twice_is_asked_once(tmp_path):
     assert ([prompt.reference for prompt in found.prompts], found.repeated) == (["a"], 2)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("row", "said"),
     [

@@ -15,12 +15,11 @@ from typing import Any
 
 from mlflow_finetune_plugin.data.sources.compression import without_compression
 from mlflow_finetune_plugin.data.sources.json_document import EXCERPT_CHARS, excerpt
-from mlflow_finetune_plugin.data.sources.text_lines import Note
+from mlflow_finetune_plugin.data.sources.text_lines import LONGEST_ROW_BYTES, Note
 from mlflow_finetune_plugin.errors import DataError
 
 Row = dict[str, Any]
 
-_LONGEST_CSV_FIELD = 2**31 - 1  # the csv module's default of 128 KiB is shorter than a long document
 _LONGEST_HEADER_NAME = 64
 
 
@@ -29,7 +28,7 @@ _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 
 
 def csv_rows(path: Path, lines: Iterator[tuple[int, str]], note: Note) -> Iterator[tuple[int, Row]]:
-    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CSV_FIELD))
+    csv.field_size_limit(LONGEST_ROW_BYTES)  # the default of 128 KiB is shorter than a long document
     usual = "\t" if without_compression(path.name).endswith(".tsv") else ","
     first = list(_lines_to_header(lines))
     named = _SEPARATOR_LINE.fullmatch(first[-1]) if first else None
@@ -84,6 +83,11 @@ def _csv_fault(path: Path, line: int, error: csv.Error) -> str:
         return (
             f"{path}, line {line}: a quote that opens in this row is never closed; the file may be cut off; "
             'fix: close the quote, or double a quote that belongs to the text ("")'
+        )
+    if "larger than field limit" in str(error):
+        return (
+            f"{path}, line {line}: a field is longer than {LONGEST_ROW_BYTES // 2**20} MiB; "
+            'fix: divide it, or close its quote (")'
         )
     return f'{path}, line {line}: {error}; fix: quote the field and double the quotes inside it ("")'
 

@@ -21,7 +21,12 @@ from mlflow_finetune_plugin.data.sources.json_document import JsonDocument, exce
 from mlflow_finetune_plugin.data.sources.locations import HUB, hub_dataset
 from mlflow_finetune_plugin.data.sources.spreadsheet import xlsx_rows
 from mlflow_finetune_plugin.data.sources.text_documents import text_rows
-from mlflow_finetune_plugin.data.sources.text_lines import Note, text_lines
+from mlflow_finetune_plugin.data.sources.text_lines import (
+    LONGEST_DOCUMENT_BYTES,
+    LONGEST_ROW_BYTES,
+    Note,
+    text_lines,
+)
 from mlflow_finetune_plugin.errors import DataError
 
 Row = dict[str, Any]
@@ -124,8 +129,10 @@ def _rows_or_empty(path: Path, rows: Iterator[tuple[int, Row]]) -> Iterator[tupl
 
 
 def _text_rows(path: Path, reader: _Reader, *, is_json: bool, note: Note) -> Iterator[tuple[int, Row]]:
+    longest = LONGEST_DOCUMENT_BYTES if reader in (_json_rows, _documents) else LONGEST_ROW_BYTES
     with opened(path) as stream:
-        yield from reader(path, text_lines(path, stream, is_json=is_json, note=note), note)
+        lines = text_lines(path, stream, is_json=is_json, note=note, longest=longest)
+        yield from reader(path, lines, note)
 
 
 def _documents(path: Path, lines: Iterator[tuple[int, str]], _: Note) -> Iterator[tuple[int, Row]]:

@@ -10,10 +10,14 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 from mlflow_finetune_plugin.data.sources.compression import ByteStream
 from mlflow_finetune_plugin.errors import DataError
+
+Line = TypeVar("Line", str, bytes)
 
 Note = Callable[[str], None]
 """Takes what the report should say about how a file was read."""
@@ -40,22 +44,45 @@ _NOT_WESTERN = re.compile("[À-ÿ]{3}")
 """Three such letters in a row are Cyrillic, Greek or another alphabet in its own code page."""
 
 
-def text_lines(path: Path, stream: ByteStream, *, is_json: bool, note: Note) -> Iterator[tuple[int, str]]:
-    """Yield (number, text with its line end) of every physical line. Only ``\\n`` ends a line."""
+LONGEST_ROW_BYTES = 2**26
+"""64 MiB: more than the context of any model, and little enough to be read many times over."""
+LONGEST_DOCUMENT_BYTES = 2**30
+
+
+def text_lines(
+    path: Path, stream: ByteStream, *, is_json: bool, note: Note, longest: int = LONGEST_ROW_BYTES
+) -> Iterator[tuple[int, str]]:
+    """Yield (number, text with its line end) of every physical line. Only ``\\n`` ends a line.
+
+    Raises:
+        DataError: a line has more than ``longest`` bytes (characters in UTF-16), or is not text.
+    """
     head = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
     if head.startswith(_UTF16_MARKS) and not head.startswith(_UTF32_MARK):
         note("the encoding is UTF-16")
-        return _utf16_lines(path, stream, "utf-16")
+        return _utf16_lines(path, stream, "utf-16", longest)
     if encoding := _unmarked_utf16(head):
         note(f"the encoding is {encoding.upper()} without a byte order mark")
-        return _utf16_lines(path, stream, encoding)
-    return _byte_lines(path, stream, is_json=is_json, note=note)
+        return _utf16_lines(path, stream, encoding, longest)
+    return _byte_lines(path, _bounded(path, stream.readline, longest), is_json=is_json, note=note)
 
 
-def _utf16_lines(path: Path, stream: ByteStream, encoding: str) -> Iterator[tuple[int, str]]:
+def _bounded(path: Path, readline: Callable[[int], Line], longest: int) -> Iterator[Line]:
+    """Yield lines. A file without line ends, such as a compressed one that unpacks to gigabytes, is not read to its end."""
+    for number in count(1):
+        line = readline(longest + 1)
+        if not line:
+            return
+        if len(line) > longest:
+            raise DataError(f"{path}, line {number}: longer than {longest // 2**20:,} MiB; fix: write one row per line")
+        yield line
+
+
+def _utf16_lines(path: Path, stream: ByteStream, encoding: str, longest: int) -> Iterator[tuple[int, str]]:
     number = 0
+    wrapper = io.TextIOWrapper(stream, encoding=encoding, newline="\n")
     try:
-        for number, text in enumerate(io.TextIOWrapper(stream, encoding=encoding, newline="\n"), start=1):
+        for number, text in enumerate(_bounded(path, wrapper.readline, longest), start=1):
             if "\x00" in text:
                 raise DataError(f"{path}, line {number}: a NUL character; fix: remove it, or write the file again")
             yield number, text
@@ -74,9 +101,9 @@ def _unmarked_utf16(head: bytes) -> str | None:
     return None
 
 
-def _byte_lines(path: Path, stream: ByteStream, *, is_json: bool, note: Note) -> Iterator[tuple[int, str]]:
+def _byte_lines(path: Path, lines: Iterator[bytes], *, is_json: bool, note: Note) -> Iterator[tuple[int, str]]:
     offset, is_ascii, is_windows = 0, True, False
-    for number, raw in enumerate(stream, start=1):
+    for number, raw in enumerate(lines, start=1):
         if number == 1:
             _check_is_text(path, raw[:_HEAD_BYTES])
         if b"\x00" in raw:

@@ -138,7 +138,8 @@ FIELDS: Mapping[str, frozenset[str]] = {
 }
 """The fields that a body may have, by route."""
 
-_TURN_FIELDS = frozenset(("role", "content", "name", "tool_calls", "tool_call_id", "refusal", "reasoning_content"))
+_TURN_TEXTS = ("name", "tool_call_id", "refusal", "reasoning_content")
+_TURN_FIELDS = frozenset(("role", "content", "tool_calls", *_TURN_TEXTS))
 _MOST_CHOICES = 16
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
@@ -196,7 +197,8 @@ def read_request(route: str, raw: bytes) -> CheckedRequest:
     try:
         body = json.loads(raw, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"the body is not valid JSON: {error}", "invalid_json") from error
+        why = "a number has too many digits" if "integer string conversion" in str(error) else error
+        raise RequestError(400, f"the body is not valid JSON: {why}", "invalid_json") from error
     if not isinstance(body, dict):
         raise RequestError(400, "the body is not a JSON object", "invalid_json")
     _check_encodable(body)
@@ -290,7 +292,13 @@ def _turn_fault(turn: Any) -> tuple[str, str]:
     role, content = turn.get("role"), turn.get("content")
     if role not in _ROLES:
         return f"role = {role!r:.40}: expected one of {', '.join(_ROLES)}", "invalid_value"
-    if content is None and role == "assistant" and turn.get("tool_calls"):
+    texts = [field for field in _TURN_TEXTS if not isinstance(turn.get(field, ""), str | None)]
+    if texts:
+        return f"{texts[0]} = {turn[texts[0]]!r:.40}: expected text", "invalid_type"
+    calls = turn.get("tool_calls")
+    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+        return f"tool_calls = {calls!r:.40}: expected a list of calls", "invalid_type"
+    if content is None and role == "assistant" and calls:
         return "", ""
     if not isinstance(content, str) and not (isinstance(content, list) and content):
         return f"content = {content!r:.40}: expected text, or a list of parts of type text", "invalid_type"

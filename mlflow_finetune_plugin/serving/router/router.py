@@ -95,8 +95,8 @@ class Router:
         keys: The API keys; None lets every client in.
         metrics: Counts requests and answers.
         settings: The limits of requests.
-        note_answer: Receives model, version, milliseconds and draw of each answer; no milliseconds for one that failed by a fault
-            of the version.
+        note_answer: Receives model, version, milliseconds, draw and API key of each answer; no milliseconds for one that failed by
+            a fault of the version, and no key where only one key is valid.
     """
 
     def __init__(
@@ -106,14 +106,14 @@ class Router:
         keys: Keys | None,
         metrics: Metrics,
         settings: RouterSettings,
-        note_answer: Callable[[str, str, float | None, Draw | None], None],
+        note_answer: Callable[[str, str, float | None, Draw | None, str | None], None],
     ) -> None:
         self._note_answer = note_answer
         self._follower, self._fleet, self._keys = follower, fleet, keys
         self._metrics, self._settings = metrics, settings
         self._large = LargeRequests()
         self._shadows: set[asyncio.Task[None]] = set()
-        self._faults = VersionFaults(lambda model, version, draw: note_answer(model, version, None, draw))
+        self._faults = VersionFaults(lambda model, version, draw, key: note_answer(model, version, None, draw, key))
         self._status = status = Status(follower, fleet, metrics)
         routes = [
             Route("/v1/models", self._guarded(self._models), methods=["GET"]),
@@ -351,15 +351,15 @@ class Router:
         """Log the end of an answer, without any text of prompt or answer."""
         took_ms = timer.finish(failed)
         if responder.resident is not None and not is_refusal and failed not in _NO_FAULT:
+            client = key.name if key is not None and self._keys is not None and self._keys.has_several else None
+            answered = (responder.model, responder.version)
             if failed == "engine_error":
-                self._faults.report(
-                    request_id, checked, responder.engine, responder.model, responder.version, responder.draw
-                )
+                self._faults.report(request_id, checked, responder.engine, *answered, responder.draw, client)
             elif failed == "engine_lost":
-                self._faults.report_lost(responder.engine, responder.model, responder.version, responder.draw)
+                self._faults.report_lost(responder.engine, *answered, responder.draw, client)
             else:
                 took = took_ms if failed is None else None
-                self._note_answer(responder.model, responder.version, took, responder.draw)
+                self._note_answer(*answered, took, responder.draw, client)
         entry = {
             "id": request_id,
             "key": key.name if key is not None else None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mlflow_finetune_plugin.errors import in_short
 from mlflow_finetune_plugin.serving.router.first_answers import Draw, FirstAnswers
+from mlflow_finetune_plugin.serving.router.key_failures import KeyFailures
 from mlflow_finetune_plugin.store.latency_counts import LatencyCounts, bucket_of
 from mlflow_finetune_plugin.store.names import SERVED_TAG
 from mlflow_finetune_plugin.store.served_tags import ServedSummary, latency_of
@@ -26,10 +27,9 @@ _MAX_TIMES = 1000
 
 @dataclass
 class _Count:
-    answers: int = 0
-    failed: int = 0
     first_answers: int = 0
     first_failed: int = 0
+    failures: KeyFailures = field(default_factory=KeyFailures)
     buckets: Counter[int] = field(default_factory=Counter)
     times: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MAX_TIMES))
 
@@ -51,7 +51,9 @@ class ServedLog:
         self._new: set[tuple[str, str]] = set()
         self._first = FirstAnswers()
 
-    def note(self, model: str, version: str, took_ms: float | None, draw: Draw | None = None) -> None:
+    def note(
+        self, model: str, version: str, took_ms: float | None, draw: Draw | None = None, key: str | None = None
+    ) -> None:
         """Count an answer that ended.
 
         Args:
@@ -59,14 +61,15 @@ class ServedLog:
             version: The version's number.
             took_ms: Milliseconds from the request to the end of the answer; None if it failed.
             draw: How the request's alias was chosen; None where the request names it.
+            key: The name of the request's API key; None where the failures of a key are not limited.
         """
         count = self._counts.setdefault((model, version), _Count())
-        count.answers += 1
-        if self._first.is_counted(model, draw):
+        failing_key = key if took_ms is None else None
+        if self._first.is_counted(model, draw, failing_key):
             count.first_answers += 1
             count.first_failed += took_ms is None
         if took_ms is None:
-            count.failed += 1
+            count.failures.add(key)
         else:
             count.buckets[bucket_of(took_ms)] += 1
             count.times.append((time.time(), took_ms))
@@ -85,7 +88,8 @@ class ServedLog:
         recent = latency_of(list(count.times)) if count.times else None
         latencies = LatencyCounts.of_buckets(count.buckets)
         first = (count.first_answers, count.first_failed)
-        return ServedSummary(self._begun, count.answers, count.failed, recent, latencies, *first)
+        failed, left_out = count.failures.counted, count.failures.left_out
+        return ServedSummary(self._begun, latencies.total + failed, failed, recent, latencies, *first, left_out)
 
     def _write(self, summaries: dict[tuple[str, str], ServedSummary]) -> set[tuple[str, str]]:
         """Write the tags. It blocks. Returns the versions to report again next time."""

@@ -25,6 +25,7 @@ from mlflow_finetune_plugin.serving.router.requests import CheckedRequest
 logger = logging.getLogger(__name__)
 
 _AT_ONCE = 4
+_AT_ONCE_BY_KEY = 2
 _TIMEOUT_S = 60.0
 _REMEMBERED = 10_000
 _MOST_TOKENS = 16
@@ -35,13 +36,13 @@ class VersionFaults:
     """Decides about failed answers in the background.
 
     Args:
-        note_failure: Receives model, version and draw of a failure that counts against the version.
+        note_failure: Receives model, version, draw and API key of a failure that counts against the version.
     """
 
-    def __init__(self, note_failure: Callable[[str, str, Draw | None], None]) -> None:
+    def __init__(self, note_failure: Callable[[str, str, Draw | None, str | None], None]) -> None:
         self._note_failure = note_failure
         self._seen: OrderedDict[tuple[str, str, str], None] = OrderedDict()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], str | None] = {}
 
     def report(
         self,
@@ -51,24 +52,30 @@ class VersionFaults:
         model: str,
         version: str,
         draw: Draw | None = None,
+        key: str | None = None,
     ) -> None:
-        """Take an answer that the engine failed to give. While four are being checked, further ones are not counted."""
+        """Take an answer that the engine failed to give. While four are being checked, two of them for one API key,
+        further ones are not counted.
+        """
         fault = (model, version, _digest(checked))
         if fault in self._seen:
             return
-        if len(self._tasks) >= _AT_ONCE:
+        by_key = 0 if key is None else sum(other == key for other in self._tasks.values())
+        if len(self._tasks) >= _AT_ONCE or by_key >= _AT_ONCE_BY_KEY:
             logger.info("fault_not_checked id=%s version=%s/%s", request_id, model, version)
             return
         self._is_new(fault)
-        task = asyncio.create_task(self._check(request_id, checked, engine, model, version, draw))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = asyncio.create_task(self._check(request_id, checked, engine, model, version, draw, key))
+        self._tasks[task] = key
+        task.add_done_callback(self._tasks.pop)
 
-    def report_lost(self, engine: EngineProcess, model: str, version: str, draw: Draw | None = None) -> None:
+    def report_lost(
+        self, engine: EngineProcess, model: str, version: str, draw: Draw | None = None, key: str | None = None
+    ) -> None:
         """Take an answer that ended with its engine."""
         process = f"{id(engine)} {engine.generation}"
         if self._is_new((model, version, process)):
-            self._note_failure(model, version, draw)
+            self._note_failure(model, version, draw, key)
 
     def _is_new(self, fault: tuple[str, str, str]) -> bool:
         if fault in self._seen:
@@ -86,6 +93,7 @@ class VersionFaults:
         model: str,
         version: str,
         draw: Draw | None,
+        key: str | None,
     ) -> None:
         try:
             answer = await engine.client.post(
@@ -98,7 +106,7 @@ class VersionFaults:
             logger.warning("fault_of_request id=%s version=%s/%s: the base fails too", request_id, model, version)
         else:
             logger.warning("fault_of_version id=%s version=%s/%s: the base answers", request_id, model, version)
-            self._note_failure(model, version, draw)
+            self._note_failure(model, version, draw, key)
 
 
 def _asked_of_the_base(checked: CheckedRequest, base_name: str) -> dict[str, Any]:

@@ -40,7 +40,10 @@ class Preparation:
             messages = [message.for_template() for message in request.messages]
             chars = sum(len(message.get("content") or "") for message in messages)
             self._check(chars)
-            worker = self._large if chars > _LARGE_CHARS or len(messages) > _LARGE_TURNS else self._small
+            size = _chars_in(
+                [messages, request.tools and [tool.function for tool in request.tools], request.chat_template_kwargs]
+            )
+            worker = self._large if size > _LARGE_CHARS or len(messages) > _LARGE_TURNS else self._small
             return [await worker.run(lambda tokenizer: _chat_ids(tokenizer, messages, request))]
         prompts = request.prompts()
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
@@ -73,6 +76,15 @@ class _Worker:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
+def _chars_in(value: Any) -> int:
+    """Return the characters of all texts in a JSON value: the template may write any of them into the prompt."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(key) + _chars_in(item) for key, item in value.items())
+    return sum(map(_chars_in, value)) if isinstance(value, list) else 1
+
+
 def _chat_ids(tokenizer: Any, messages: list[dict[str, Any]], request: ChatRequest) -> list[int]:
     try:
         text = tokenizer.apply_chat_template(
@@ -82,7 +94,16 @@ def _chat_ids(tokenizer: Any, messages: list[dict[str, Any]], request: ChatReque
             tools=[tool.for_template() for tool in request.tools or ()] or None,
             **(request.chat_template_kwargs or {}),
         )
-    except (TemplateError, TypeError) as error:
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        # A template computes with what the request holds, so that any of these can be the fault of a field.
         raise ValueError(f"messages: refused by the chat template: {error}") from error
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 

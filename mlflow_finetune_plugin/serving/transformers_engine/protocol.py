@@ -46,6 +46,8 @@ class Message(_Body):
         """Return the message as the chat template expects it. Raises ValueError for parts that are not text."""
         extra = self.model_extra or {}
         if extra.get("tool_calls"):
+            if not isinstance(extra["tool_calls"], list):
+                raise ValueError("messages: tool_calls: expected a list; fix: send a list of calls")
             extra = {**extra, "tool_calls": [_call(call) for call in extra["tool_calls"]]}
         if not isinstance(self.content, list):
             return {**extra, "role": self.role, "content": self.content or ""}
@@ -65,10 +67,14 @@ def _call(call: Any) -> Any:
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
         return call
     try:
-        arguments = json.loads(function["arguments"] or "{}")
-    except ValueError as error:
+        arguments = json.loads(function["arguments"] or "{}", parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"messages: the arguments of a tool call are not JSON: {error}") from error
     return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 class _Generation(_Body):

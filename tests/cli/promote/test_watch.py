@@ -1,5 +1,6 @@
 """A champion is judged by what MLflow holds of it, again and again, and goes only where it is said to. Real stores, real runs."""
 
+import asyncio
 import json
 import time
 from datetime import timedelta
@@ -21,9 +22,10 @@ from mlflow_finetune_plugin.promotion.evidence.answers import Sources
 from mlflow_finetune_plugin.promotion.moves.audit import history
 from mlflow_finetune_plugin.promotion.moves.intent import MoveEvidence
 from mlflow_finetune_plugin.promotion.moves.move import promote_version, roll_back
+from mlflow_finetune_plugin.serving.router.served_log import ServedLog
 from mlflow_finetune_plugin.store.names import SERVED_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model
-from mlflow_finetune_plugin.store.served_tags import LatencySummary, ServedSummary
+from mlflow_finetune_plugin.store.served_tags import LatencySummary, ServedSummary, served
 from mlflow_finetune_plugin.votes import Journal, Mirror
 from mlflow_finetune_plugin.watch.check import check
 from mlflow_finetune_plugin.watch.check_run import record_check
@@ -133,6 +135,42 @@ def test_failures_roll_back_once_and_only_where_told_to(pair, capsys):
     assert watch("--act") == 3, "two versions do not take turns"
     assert aliases(pair) == ("1", "2")
     assert "it cannot be rolled back, version 2, the previous one, was rolled back itself on" in capsys.readouterr().out
+
+
+def count(client, answers):
+    """Let a router count answers of the champion and report them: (milliseconds or None for a failure, API key)."""
+
+    async def report():
+        log = ServedLog(client, 8000, every_s=0.01)
+        for took_ms, key in answers:
+            log.note("bot", "2", took_ms, None, key)
+        task = asyncio.create_task(log.run())
+        while not served(client.get_model_version("bot", "2").tags, "bot/2"):
+            await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(report())
+
+
+@pytest.mark.bad_input
+def test_failures_of_one_key_roll_nothing_back(pair, capsys):
+    count(pair, [(50.0, f"key {number % 5}") for number in range(100)] + [(None, "hostile")] * 200)
+    assert watch("--act") == 0
+    assert aliases(pair) == ("2", "1")
+    output = capsys.readouterr().out
+    assert "errors: 1 of 101 answers failed" in output
+    assert "200 failures of one API key count as one" in output
+
+
+@pytest.mark.parametrize("keys", [("a", "b", "c"), (None,)], ids=["three keys", "one client"])
+def test_failures_of_several_keys_or_of_the_only_client_roll_back(pair, keys):
+    count(
+        pair,
+        [(50.0, keys[number % len(keys)]) for number in range(100)] + [(None, key) for key in keys for _ in range(30)],
+    )
+    assert watch("--act") == 4
+    assert aliases(pair) == ("1", "2")
 
 
 def test_a_champion_that_is_worse_than_one_rolled_back_from_is_no_champion_to_keep(pair, capsys):

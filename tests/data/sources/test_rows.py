@@ -3,6 +3,7 @@ import gzip
 import json
 import subprocess
 import sys
+import zipfile
 
 import pyarrow as pa
 import pytest
@@ -184,6 +185,63 @@ def test_xlsx_faults_name_the_row_of_the_sheet(tmp_path):
     assert "line 3: the row has 3 cells and the header 2 (text, label)" in wide
     assert "has the column 'text' 2 times" in fault(sheet(tmp_path / "b.xlsx", [["text", "text"], ["a", "b"]]))
     assert "has no rows" in fault(sheet(tmp_path / "c.xlsx", [["text", "label"]]))
+
+
+def sheet_of_xml(path, xml):
+    """An Excel file whose first sheet is this."""
+    source = sheet(path.with_name("whole.xlsx"), [["text"], ["a"]])
+    with zipfile.ZipFile(source) as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as changed:
+        for name in whole.namelist():
+            changed.writestr(name, xml if name == "xl/worksheets/sheet1.xml" else whole.read(name))
+    return path
+
+
+MAIN = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+
+
+@pytest.mark.bad_input
+@pytest.mark.timeout(120)
+def test_a_far_cell_costs_no_more_than_its_own_row(tmp_path):
+    cell = '<row r="{0}"><c r="{1}{0}" t="inlineStr"><is><t>{2}</t></is></c></row>'
+    rows = cell.format(1, "A", "text") + cell.format(2, "A", "a") + cell.format(100_000, "XFD", "far")
+    xml = f'<worksheet {MAIN}><dimension ref="A1:XFD1048576"/><sheetData>{rows}</sheetData></worksheet>'
+    path = sheet_of_xml(tmp_path / "far.xlsx", xml)
+    assert next(read_rows(path)) == (2, {"text": "a"})
+    assert "line 100000: the row has 16384 cells and the header 1" in fault(path)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    "xml",
+    [
+        "<a><b></a>",
+        "no xml",
+        '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">'
+        + "".join(f'<!ENTITY {chr(98 + n)} "{f"&{chr(97 + n)};" * 10}">' for n in range(9))
+        + f']><worksheet {MAIN}><sheetData><row r="1"><c r="A1" t="inlineStr"><is><t>&j;</t></is></c></row></sheetData></worksheet>',
+    ],
+    ids=["not closed", "no xml", "entities"],
+)
+def test_a_sheet_that_is_no_sheet_is_one_error(tmp_path, xml):
+    assert "not a valid .xlsx file" in fault(sheet_of_xml(tmp_path / "a.xlsx", xml))
+
+
+@pytest.mark.bad_input
+def test_files_that_unpack_to_gigabytes_are_not_read_to_their_end(tmp_path, monkeypatch):
+    for module in ("text_lines", "rows", "delimited"):
+        monkeypatch.setattr(f"mlflow_finetune_plugin.data.sources.{module}.LONGEST_ROW_BYTES", 2**20)
+    for module in ("rows", "spreadsheet"):
+        monkeypatch.setattr(f"mlflow_finetune_plugin.data.sources.{module}.LONGEST_DOCUMENT_BYTES", 2**21)
+    long = b"a" * (3 * 2**20)
+    assert "line 1: longer than 1 MiB; fix: " in fault(write(tmp_path, "a.jsonl.zst", zstd(long)))
+    assert "line 2: longer than 1 MiB; fix: " in fault(write(tmp_path, "a.csv.gz", gzip.compress(b"text\n" + long)))
+    assert "line 1: longer than 2 MiB; fix: " in fault(write(tmp_path, "a.txt.zst", zstd(long)))
+    assert "line 1: longer than 2 MiB; fix: " in fault(write(tmp_path, "a.json", b"[" + long))
+    assert "line 1: longer than 1 MiB; fix: " in fault(write(tmp_path, "b.jsonl", "a" * (2**20 + 1)))
+    assert "line 1: longer than 1 MiB; fix: " in fault(write(tmp_path, "d.csv", long.decode().encode("utf-16")))
+    cell = b'text\n"' + b"aaa\n" * 2**18 + b'b"\n'
+    assert "line 2: a field is longer than 1 MiB; fix: " in fault(write(tmp_path, "e.csv", cell))
+    assert "unpacks to 0.0 GiB; fix: export" in fault(sheet_of_xml(tmp_path / "a.xlsx", long.decode()))
 
 
 def test_xlsx_without_its_library_names_the_extra(tmp_path, monkeypatch):

@@ -103,6 +103,7 @@ def test_an_error_reaches_who_reads_and_leaves_no_process(encode, bad):
         collected(failing, frames(60))
 
 
+@pytest.mark.fault
 @forks
 def test_a_killed_process_is_one_clear_error(encode):
     def killed(frame):
@@ -114,6 +115,7 @@ def test_a_killed_process_is_one_clear_error(encode):
         collected(killed, frames(60))
 
 
+@pytest.mark.fault
 @pytest.mark.process
 @forks
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])

@@ -24,6 +24,7 @@ def test_digest_sees_every_bit(tmp_path):
     assert digest(tmp_path, base) in digests
 
 
+@pytest.mark.fault
 def test_nothing_is_left_behind_when_writing_fails(tmp_path):
     def write_and_fail():
         with TokenFile(tmp_path / "x.arrow", "t") as file:

@@ -45,6 +45,7 @@ def test_open_a_slow_side_does_not_hold_up_the_other(endpoint, store):
     assert run(Playground(settings(endpoint, sides=("fast", "slow"))), act) < 0.6
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("model", ["unwell", "cut", "garbage", "broken"])
 def test_a_side_that_fails_fails_alone(endpoint, store, model):
     async def act(playground):

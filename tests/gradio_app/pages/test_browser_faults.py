@@ -17,6 +17,7 @@ HELD_OFF = """() => ({
 NOTHING = {"ran": None, "scripts": 0, "handlers": 0, "links": []}
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("name", ["attack", "breakout"])
 def test_a_hostile_answer_is_only_text_wherever_it_is_shown(screen, name):
     page, asked = screen(held_off="Content Security Policy"), []
@@ -86,6 +87,7 @@ def test_a_side_that_has_nothing_to_say_can_lose(screen):
     assert page.side(silent).locator("strong").inner_text() == "empty"
 
 
+@pytest.mark.fault
 def test_an_endpoint_that_dies_while_it_answers_holds_nobody_up_and_comes_back(screen, stand):
     page = screen()
     far = f"far [127.0.0.1:{stand.other.port}]"

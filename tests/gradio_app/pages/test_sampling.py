@@ -14,6 +14,7 @@ def test_what_is_empty_is_not_asked_for():
     assert shared_sampling(0.7, 0.9, " 33 ", "-7") == SamplingSettings(0.7, 0.9, 33, -7)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     "asked",
     [

@@ -83,6 +83,7 @@ def test_one_promotion_of_a_model_at_a_time(registry):
     assert "already" in promotions.begin("bot", first, "ben").wait(120).reason
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_a_gate_that_dies_or_takes_too_long_is_a_fault_and_moves_nothing(registry):
     first = version(registry, 100)
@@ -113,6 +114,7 @@ def test_an_app_that_ends_takes_its_gate_along(registry, desk):
     assert aliases(registry) == (None, None)
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_an_app_that_is_killed_leaves_the_model_whole(registry, desk):
     first = version(registry, 100)

@@ -1,3 +1,5 @@
+import pytest
+
 from gradio_app.web.attempts import Attempts
 
 
@@ -22,6 +24,7 @@ def test_wrong_passwords_are_delayed_more_and_more_and_never_refused():
     assert guess(attempts, "alice", "10.0.0.1", 12) == [0, 0, 0, 0, 0, 1, 2, 4, 8, 8, 8, 8]
 
 
+@pytest.mark.bad_input
 def test_guesses_from_one_address_delay_the_user_at_no_other():
     attempts = Attempts(Clock())
     guess(attempts, "alice", "10.0.0.1", 29)
@@ -56,6 +59,7 @@ def test_a_quarter_of_an_hour_without_a_wrong_password_ends_the_delay():
     assert attempts.begin("alice", "10.0.0.1") == 0
 
 
+@pytest.mark.bad_input
 def test_attempts_at_once_do_not_pass_the_delay_and_are_limited():
     attempts = Attempts(Clock())
     guess(attempts, "alice", "10.0.0.1", 5)

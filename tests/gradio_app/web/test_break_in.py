@@ -47,6 +47,7 @@ def cast_in(folder):
     return [json.loads(line)["vote"] for line in found]
 
 
+@pytest.mark.bad_input
 def test_nobody_goes_round_the_queue_or_shares_a_session_that_nobody_named(place):
     for name, data in (("chat", ["hello", "", 0, 1, 9, None, False]), ("export", []), ("vote", ["left", [], "", True])):
         answer = place.ask("POST", f"/gradio_api/run/{name}", json={"data": data})
@@ -55,6 +56,7 @@ def test_nobody_goes_round_the_queue_or_shares_a_session_that_nobody_named(place
         visitor(__import__("gradio").Request())
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
@@ -87,6 +89,7 @@ def test_a_page_that_was_closed_leaves_nothing():
     assert list(holder.session_data) == ["other"]
 
 
+@pytest.mark.fault
 def test_a_vote_that_was_acknowledged_outlives_a_kill(tmp_path, endpoint, store):
     with playing(tmp_path, endpoint, store) as first:
         client = Client(first.url, verbose=False)

@@ -67,6 +67,7 @@ def test_whoever_sits_here_is_the_local_visitor(page):
     assert list(client.submit("3", api_name="/count")) == ["0", "1", "2"]
 
 
+@pytest.mark.bad_input
 def test_another_site_can_change_nothing(page):
     for headers in (
         {"Origin": FOREIGN},
@@ -101,6 +102,7 @@ def test_no_other_origin_is_told_that_it_may_read(page):
     assert page.ask("OPTIONS", JOIN, headers={"Origin": FOREIGN}).status_code == 403
 
 
+@pytest.mark.bad_input
 def test_a_name_that_was_made_to_mean_this_machine_is_refused(page):
     for host in (f"evil.example:{page.port}", "127.0.0.1.evil.example", "localhost@evil.example", ""):
         answer = page.ask("GET", "/config", headers={"Host": host})
@@ -109,6 +111,7 @@ def test_a_name_that_was_made_to_mean_this_machine_is_refused(page):
         assert page.ask("GET", "/config", headers={"Host": host}).status_code == 200, host
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     "path",
     [
@@ -146,6 +149,7 @@ def test_nothing_of_the_disk_and_no_route_that_the_page_needs_not(page, path):
     assert b"root:" not in answer
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     "path", ["upload", "component_server", "process_recording", "vibe-edit", "stream/x", "queue/data"]
 )
@@ -154,6 +158,7 @@ def test_nothing_is_uploaded_or_edited(page, path):
     assert answer.status_code == 404
 
 
+@pytest.mark.bad_input
 def test_a_path_in_a_request_s_data_brings_no_file_into_reach(page):
     """A page that is mounted checks none by itself: Gradio believes that it was not launched."""
     index = next(d["id"] for d in page.ask("GET", "/config").json()["dependencies"] if d["api_name"] == "file")
@@ -203,6 +208,7 @@ def test_more_answers_stream_at_once_than_gradio_has_threads(page):
     assert int(Client(page.url, verbose=False).predict(api_name="/most")) > 50
 
 
+@pytest.mark.bad_input
 def test_a_hundred_megabytes_are_not_read(page):
     began = time.monotonic()
     with socket.create_connection(("127.0.0.1", page.port), timeout=10) as raw:
@@ -222,6 +228,7 @@ def test_a_hundred_megabytes_are_not_read(page):
     assert page.ask("GET", "/healthz").json() == {"status": "ok"}
 
 
+@pytest.mark.bad_input
 def test_headers_without_an_end_are_not_read(page):
     with socket.create_connection(("127.0.0.1", page.port), timeout=30) as raw, contextlib.suppress(ConnectionError):
         raw.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Endless: ")
@@ -311,6 +318,7 @@ def test_a_gradio_session_is_its_first_visitor_s(locked):
     assert locked.ask("POST", "/gradio_api/cancel", json=cancel, cookies=bob).status_code == 403
 
 
+@pytest.mark.bad_input
 def test_guessing_locks_out_nobody_and_a_session_ends_with_its_password(users, tmp_path):
     """Whoever guesses at a name is delayed; the user enters with the right password, at that address too."""
     add_user(users, "carol", "open sesame")
@@ -335,6 +343,33 @@ def test_guessing_locks_out_nobody_and_a_session_ends_with_its_password(users, t
         assert place.ask("GET", "/config", cookies=cookies).status_code == 401  # the hash is another
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (JOIN, b'{"data": [], "fn_index": -1, "session_hash": "q"}'),
+        (JOIN, b'{"data": [], "fn_index": 99999999999999999999, "session_hash": "q"}'),
+        (JOIN, b'{"data": [NaN], "fn_index": 0, "session_hash": "q"}'),
+        (JOIN, b'{"data": [1e999], "fn_index": 0, "session_hash": "q"}'),
+        (JOIN, b'{"data": ["\\ud800"], "fn_index": 0, "session_hash": "q\\ud800"}'),
+        (JOIN, b'{"data": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        (JOIN, b'{"data": [' + b"9" * 5000 + b"]}"),
+        (JOIN, b""),
+        ("/gradio_api/cancel", b'{"session_hash": NaN}'),
+        ("/gradio_api/reset", b'{"event_id": "\\ud800"}'),
+        ("/gradio_api/run/nothing", b'{"data": []}'),
+        ("/gradio_api/call/nothing", b'{"data": []}'),
+    ],
+)
+def test_bodies_that_gradio_cannot_read_are_refused(page, path, body):
+    before = page.log.read_text()
+    answer = page.ask("POST", path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["detail"] in ("the body is not valid JSON", "the page has no such event handler")
+    assert "Traceback" not in page.log.read_text().removeprefix(before)
+
+
+@pytest.mark.bad_input
 def test_a_form_that_is_no_login_is_refused(locked):
     fields = "&".join(f"field{number}=1" for number in range(1000))
     answer = locked.ask("POST", "/login", content=fields)
@@ -358,6 +393,7 @@ def test_the_proxy_says_who_asks(behind):
     assert behind.ask("POST", JOIN, json=join(), headers=named | over_tls | {"Origin": FOREIGN}).status_code == 403
 
 
+@pytest.mark.bad_input
 def test_a_header_that_anybody_else_writes_opens_nothing(tmp_path):
     with playground(tmp_path, "--user-header", "X-Forwarded-User", "--trusted-proxy", "10.9.9.9") as place:
         forged = {"X-Forwarded-User": "alice", "X-Forwarded-For": "10.9.9.9", "Forwarded": "for=10.9.9.9"}
@@ -366,6 +402,7 @@ def test_a_header_that_anybody_else_writes_opens_nothing(tmp_path):
         assert "a trusted proxy must name the user" in answer.text
 
 
+@pytest.mark.fault
 def test_ends_within_five_seconds_while_a_page_listens(tmp_path):
     with playground(tmp_path) as place:
         with httpx.stream("GET", f"{place.url}/gradio_api/heartbeat/open-page", timeout=30) as stream:

@@ -69,6 +69,7 @@ def models_of(body, **more):
     return asyncio.run(served(body, ask, **more))
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     "event_bytes",
     [
@@ -99,6 +100,7 @@ def test_half_a_surrogate_pair_is_shown_as_what_it_is():
     answer.text.encode()
 
 
+@pytest.mark.bad_input
 def test_what_is_packed_is_not_unpacked():
     bomb = gzip.compress(b"x" * 300_000_000, 9)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -109,6 +111,7 @@ def test_what_is_packed_is_not_unpacked():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # kB
 
 
+@pytest.mark.bad_input
 def test_a_list_of_models_without_an_end_is_not_read():
     def for_ever():
         yield b'{"data": ['
@@ -143,6 +146,7 @@ def receipt_headers(model, version):
     ]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("asked", "model", "version"),
     [("base", "bot", "2"), ("bot@champion", "bot", "base"), ("bot@champion", "other", "2"), ("bot/2", "bot", "3")],

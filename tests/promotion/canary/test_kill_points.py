@@ -8,6 +8,7 @@ from canary_processes import faults_after_settling, faults_left_by_kill, kill_ca
 DICE = random.Random(0)
 
 
+@pytest.mark.fault
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("fails", "points"), [(0.0, DICE.sample(range(3, 30), 4)), (0.6, DICE.sample(range(3, 17), 2))]

@@ -188,6 +188,7 @@ def test_a_rollback_ends_it_and_others_are_refused_meanwhile(bot, capsys):
     assert "(it swears) at 5 %" in record.reason
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("names_canary", [False, True])
 def test_a_split_that_somebody_else_sets_ends_it(bot, names_canary, capsys):
     client, router, first, _ = bot
@@ -208,6 +209,7 @@ def test_a_canary_that_was_ended_meanwhile_moves_nothing(bot):
     assert is_as_before(client, first)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_puts_the_split_back(bot, sent, capsys):
     client, router, first, _ = bot
@@ -234,6 +236,7 @@ def test_a_signal_puts_the_split_back(bot, sent, capsys):
     assert f"stopped by signal {sent:d} in step 1" in record.reason
 
 
+@pytest.mark.fault
 def test_what_a_dead_process_left_is_put_back_by_the_next_call(bot, capsys):
     client, _, first, second = bot
     client.set_registered_model_tag("bot", SPLIT, "champion=95, canary=5")

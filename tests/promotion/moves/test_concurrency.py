@@ -31,6 +31,7 @@ def run_together(target, arguments):  # type: ignore[no-untyped-def]
     return [process.exitcode for process in started]
 
 
+@pytest.mark.fault
 def test_one_process_at_a_time_holds_the_lease_also_where_holders_die(workplace, tmp_path):
     times, uri = 4, workplace.tracking_uri
     workplace.client().create_registered_model("bot")
@@ -42,6 +43,7 @@ def test_one_process_at_a_time_holds_the_lease_also_where_holders_die(workplace,
     assert not workplace.client().search_registered_models(f"name = '{lease_name('bot')}'")
 
 
+@pytest.mark.fault
 def test_eight_promote_at_once_and_the_history_is_one_chain(workplace):
     times, client = 2, workplace.client()
     register_versions(client, "bot", 4)

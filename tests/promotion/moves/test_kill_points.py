@@ -87,16 +87,19 @@ def two_promotions(client: MlflowClient, name: str) -> None:
     promote(client, name, "2", "1")
 
 
+@pytest.mark.fault
 def test_a_first_promotion_may_be_killed_anywhere(workplace):
     done = kill_everywhere(workplace, nothing, (promote, "1", None), old=(None, None), new=("1", None))
     assert set(done) == {"nothing", "dropped", "finished"}
 
 
+@pytest.mark.fault
 def test_a_promotion_may_be_killed_anywhere(workplace):
     done = kill_everywhere(workplace, two_promotions, (promote, "3", "2"), old=("2", "1"), new=("3", "2"))
     assert set(done) == {"nothing", "dropped", "finished"}
 
 
+@pytest.mark.fault
 def test_a_rollback_may_be_killed_anywhere(workplace):
     done = kill_everywhere(workplace, two_promotions, (take_back,), old=("2", "1"), new=("1", "2"))
     assert set(done) == {"nothing", "dropped", "finished"}
@@ -131,6 +134,7 @@ class Recorded:
         return getattr(self._client, name)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("call", "new", "how"),
     [("set_registered_model_alias", ("2", "1"), "dropped"), ("create_run", ("3", "2"), "finished")],

@@ -76,6 +76,7 @@ def hold(client: object, name: str) -> None:
         held.check()
 
 
+@pytest.mark.fault
 def test_a_holder_killed_on_this_machine_is_not_waited_for(client, workplace):
     assert run_killed(workplace.tracking_uri, 3, hold, "bot")
     assert "bot.promoting" in models(client)
@@ -104,6 +105,7 @@ def test_it_is_renewed_at_half_its_time(client):
         assert Holder.from_tags(tags).expires_s > float(tags["finetune.lease.expires"]) + 2
 
 
+@pytest.mark.fault
 def test_past_its_time_the_holder_stops_and_leaves_it_to_others(client):
     with Lease(client, "bot", duration_s=0.2) as held:
         time.sleep(0.3)
@@ -114,6 +116,7 @@ def test_past_its_time_the_holder_stops_and_leaves_it_to_others(client):
         pass
 
 
+@pytest.mark.fault
 def test_a_clock_set_back_does_not_lengthen_it(client, monkeypatch):
     with Lease(client, "bot", duration_s=0.2) as held:
         real = time.time()
@@ -147,6 +150,7 @@ def test_a_late_burial_does_not_end_the_lease_that_came_after(client):
         held.check()
 
 
+@pytest.mark.fault
 def test_a_creation_whose_answer_was_lost_is_recognised(client):
     """Clients repeat a request that a server does not answer; the second time it finds its own lease."""
 

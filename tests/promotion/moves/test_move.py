@@ -120,6 +120,7 @@ def test_previous_that_was_deleted_leaves_nothing_to_go_back_to(moved):
     assert aliases_of(moved, "bot") == ("2", None)
 
 
+@pytest.mark.fault
 def test_previous_that_names_a_version_which_is_gone_moves_nothing(moved, workplace):
     """MLflow removes the alias with its version; other stores, and hands in the database, need not."""
     import sqlite3
@@ -214,6 +215,7 @@ def test_history_reads_every_page(client, monkeypatch):
     assert len(history(client, "bot")) == 7
 
 
+@pytest.mark.fault
 def test_a_move_whose_record_cannot_be_written_stands_and_the_next_call_records_it(moved):
     experiment = promotions_experiment(moved, "bot")
     moved.delete_experiment(experiment)
@@ -269,6 +271,7 @@ class Away:
         return call
 
 
+@pytest.mark.fault
 def test_a_registry_that_goes_away_within_a_move_is_told_and_the_next_call_settles(moved):
     with pytest.raises(TrackingError, match="call again when it answers"):
         roll_back(Away(moved, "set_registered_model_alias"), "bot")

@@ -27,6 +27,7 @@ def numbers(registry):
     return versions
 
 
+@pytest.mark.bad_input
 def test_engines_without_an_alias_end_before_another_one_starts(tmp_path, registry, numbers):
     fetcher = Fetcher(registry.client, AdapterStore(tmp_path / "store"))
 

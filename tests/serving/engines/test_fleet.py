@@ -89,6 +89,7 @@ def test_asked_for_while_it_is_unloaded(shared, fetcher):
     shared.run(work)
 
 
+@pytest.mark.fault
 def test_other_weights_under_its_name_do_not_hold(shared, fetcher):
     """As if an engine had not loaded what it was told to: the probe says so, and the whole certificate does."""
 
@@ -183,6 +184,7 @@ def test_a_request_waits_for_the_unloading_of_what_it_needs(shared, fetcher):
     shared.run(work)
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("part", ["tokenizer", "adapter"])
 def test_files_that_changed_since_they_were_fetched_are_not_loaded(shared, fetcher, part):
     """The version is refused, each time without reading its files; its neighbour answers; fetched again, it answers too."""
@@ -214,6 +216,7 @@ def test_a_certificate_names_the_content_digest(shared, fetcher, registry):
     shared.run(work)
 
 
+@pytest.mark.fault
 def test_a_version_that_blocks_its_engine_is_refused_for_good_and_its_neighbour_answers(
     tmp_path, registry, monkeypatch
 ):

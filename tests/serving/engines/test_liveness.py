@@ -77,6 +77,7 @@ def test_a_busy_engine_that_sends_parts_of_answers_does_not_hang():
     asyncio.run(scenario())
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_a_stopped_engine_is_replaced_and_answers_again(tmp_path, registry, monkeypatch):
     limits = LivenessLimits(every_s=0.5, idle_s=10, busy_s=600)

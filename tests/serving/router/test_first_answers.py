@@ -30,6 +30,17 @@ def test_users_count_once_until_the_split_ends():
     assert drawn("a"), "another split has begun"
 
 
+@pytest.mark.bad_input
+def test_a_key_fails_once_on_either_side_whatever_users_it_names():
+    counts = FirstAnswers()
+    drawn = lambda user, key, is_split=True: counts.is_counted("bot", Draw(user, is_split), key)  # noqa: E731
+    assert [drawn(f"user {number}", "alice") for number in range(3)] == [True, False, False]
+    assert drawn("user 9", "bob")
+    assert drawn("user 10", None), "an answer that did not fail"
+    assert not drawn("user 11", "alice", is_split=False)
+    assert drawn("user 11", "alice"), "another split has begun"
+
+
 def test_memory_is_bounded(monkeypatch):
     monkeypatch.setattr(first_answers, "MOST_USERS", 3)
     counts = FirstAnswers()

@@ -31,6 +31,7 @@ def test_large_requests_are_read_one_at_a_time_and_the_event_loop_goes_on():
     assert most == 1
 
 
+@pytest.mark.bad_input
 def test_a_key_has_no_more_than_four_places_and_the_others_keep_theirs():
     free = threading.Event()
 

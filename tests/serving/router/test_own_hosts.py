@@ -17,6 +17,7 @@ def client(hosts):
     return TestClient(Starlette(routes=routes, middleware=[own_hosts]))
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("host", "origin", "answer"),
     [

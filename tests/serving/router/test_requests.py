@@ -10,6 +10,7 @@ CHAT, PLAIN = "/v1/chat/completions", "/v1/completions"
 TURNS = [{"role": "user", "content": "hello"}]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("route", "raw", "said"),
     [
@@ -64,6 +65,23 @@ TURNS = [{"role": "user", "content": "hello"}]
         (CHAT, b'{"model": "m", "messages": [{"role": "user"}]}', r"messages\[0\]: content = None: expected text"),
         (CHAT, b'{"model": "m", "messages": [{"role": "robot", "content": "a"}]}', r"messages\[0\]: role = 'robot'"),
         (CHAT, b'{"model": "m", "messages": [{"role": "user", "content": []}]}', "expected text"),
+        *(
+            (
+                CHAT,
+                json.dumps({"model": "m", "messages": [{**TURNS[0], field: value}]}).encode(),
+                f"{field} = .*expected",
+            )
+            for field, value in [
+                ("name", {"a": 1}),
+                ("tool_call_id", [5]),
+                ("refusal", 7),
+                ("reasoning_content", 5),
+                ("tool_calls", 5),
+                ("tool_calls", "call"),
+                ("tool_calls", [None]),
+            ]
+        ),
+        (PLAIN, b'{"model": "m", "prompt": "a", "seed": ' + b"9" * 5000 + b"}", "a number has too many digits"),
     ],
 )
 def test_what_no_engine_is_given(route, raw, said):
@@ -92,6 +110,7 @@ def test_what_is_passed_on(more):
     assert read_request(CHAT, json.dumps({"model": "m", "messages": TURNS}).encode()).model == "m"
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("count", [2049, 20_000])
 def test_a_conversation_with_too_many_turns_is_refused(count):
     turns = [{"role": "user", "content": "hi"}] * count

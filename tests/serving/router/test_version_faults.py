@@ -7,6 +7,7 @@ import json
 from types import SimpleNamespace
 
 import httpx
+import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -48,7 +49,7 @@ def counted(*requests, is_open: bool = True) -> tuple[list[tuple[str, str]], lis
 
     async def report() -> tuple[list[tuple[str, str]], list[dict]]:
         base, failures = Base(), []
-        faults = VersionFaults(lambda model, version, draw: failures.append((model, version)))
+        faults = VersionFaults(lambda model, version, draw, key: failures.append((model, version)))
         if not is_open:
             base.is_open.clear()
         for answered in requests:
@@ -61,6 +62,7 @@ def counted(*requests, is_open: bool = True) -> tuple[list[tuple[str, str]], lis
     return asyncio.run(report())
 
 
+@pytest.mark.bad_input
 def test_a_request_that_the_base_cannot_answer_either_is_no_fault_of_the_version():
     failures, base_requests = counted(request("broken by the request"))
     assert (failures, len(base_requests)) == ([], 1)
@@ -79,21 +81,39 @@ def test_the_base_is_asked_the_same_for_a_few_tokens():
     assert (base_request["max_tokens"], base_request["min_tokens"]) == (3, 3)
 
 
+@pytest.mark.bad_input
 def test_the_same_request_counts_once_however_often_it_is_sent():
     same = [request("hello", user=f"user {number}") for number in range(20)]
     assert counted(*same)[0] == [("bot", "3")]
     assert counted(*same, request("hello", temperature=0.1))[0] == [("bot", "3")] * 2
 
 
+@pytest.mark.bad_input
 def test_a_flood_of_failures_is_not_asked_again_without_end():
     failures, base_requests = counted(*[request(f"question {number}") for number in range(50)], is_open=False)
     assert len(failures) == len(base_requests) == 4
 
 
+@pytest.mark.bad_input
+def test_one_key_leaves_room_for_the_failures_of_others():
+    async def report() -> list[str | None]:
+        base, keys = Base(), []
+        faults = VersionFaults(lambda model, version, draw, key: keys.append(key))
+        base.is_open.clear()
+        for number in range(50):
+            faults.report("req-1", request(f"question {number}"), base.engine, "bot", "3", None, "alice")
+        faults.report("req-2", request("another question"), base.engine, "bot", "3", None, "bob")
+        base.is_open.set()
+        await asyncio.gather(*faults._tasks)
+        return keys
+
+    assert sorted(asyncio.run(report())) == ["alice", "alice", "bob"]
+
+
 def test_an_engine_that_is_gone_blames_no_version():
     async def report() -> list[tuple[str, str]]:
         failures: list[tuple[str, str]] = []
-        faults = VersionFaults(lambda model, version, draw: failures.append((model, version)))
+        faults = VersionFaults(lambda model, version, draw, key: failures.append((model, version)))
         async with httpx.AsyncClient(base_url="http://127.0.0.1:9") as client:  # the discard port: nobody listens
             gone = SimpleNamespace(client=client, spec=SimpleNamespace(base_name="base-model"))
             faults.report("req-1", request("hello"), gone, "bot", "3")
@@ -105,7 +125,7 @@ def test_an_engine_that_is_gone_blames_no_version():
 
 def test_all_answers_that_are_lost_with_one_process_of_an_engine_count_once():
     failures = []
-    faults = VersionFaults(lambda model, version, draw: failures.append((model, version)))
+    faults = VersionFaults(lambda model, version, draw, key: failures.append((model, version)))
     engine = SimpleNamespace(generation=1)
     for _ in range(300):
         faults.report_lost(engine, "bot", "3")

@@ -20,6 +20,7 @@ def test_what_mlflow_signed_is_true():
     assert is_true_webhook("s", headers(), BODY, NOW + 200)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("changed", "body", "now"),
     [

@@ -48,6 +48,65 @@ def test_a_large_prompt_delays_no_small_one(tokenizer):
     asyncio.run(scenario())
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize("field", ["tools", "chat_template_kwargs", "reasoning_content"])
+def test_a_large_field_beside_the_text_delays_no_small_prompt(tokenizer, field):
+    long = "card " * 10_000
+    turn = {"role": "user", "content": "hi"}
+    fields = {
+        "tools": {"tools": [{"type": "function", "function": {"name": "f", "description": long}}]},
+        "chat_template_kwargs": {"chat_template_kwargs": {"mood": long}},
+        "reasoning_content": {"messages": [{"role": "assistant", "content": "x", "reasoning_content": long}, turn]},
+    }
+    free = threading.Event()
+
+    async def scenario():
+        preparation = Preparation(tokenizer, 10**6)
+        try:
+            blocked = asyncio.create_task(preparation._large.run(lambda _: free.wait(60)))
+            large = ChatRequest(**{"model": "m", "messages": [turn], **fields[field]})
+            waiting = asyncio.create_task(preparation.prompts(large))
+            await asyncio.sleep(0)  # it is in its queue before the small one
+            await preparation.prompts(chat("where is my card?"))
+            assert not waiting.done()
+            free.set()
+            await asyncio.gather(blocked, waiting)
+        finally:
+            free.set()
+            preparation.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("template", "fields"),
+    [
+        ("{{ 100 // level }}", {"chat_template_kwargs": {"level": 0}}),
+        ("{{ 'x'.split(mood) }}", {"chat_template_kwargs": {"mood": ""}}),
+        ("{{ level }}", {"chat_template_kwargs": {"level": 10**4300}}),
+        ("{{ '%s %s' % mood }}", {"chat_template_kwargs": {"mood": "x"}}),
+        ("{% for name in messages[0].tool_calls %}{{ name.function }}{% endfor %}", {"tool_calls": 5}),
+        ("", {"tool_calls": [{"function": {"name": "f", "arguments": "[" * 100_000}}]}),
+        ("", {"tool_calls": [{"function": {"name": "f", "arguments": '{"a": NaN}'}}]}),
+    ],
+)
+def test_what_a_template_cannot_render_is_a_refusal_and_no_failure_of_the_version(tokenizer, template, fields):
+    turn = {"role": "assistant", "content": "x"}
+    turn |= {name: value for name, value in fields.items() if name == "tool_calls"}
+    kwargs = fields.get("chat_template_kwargs")
+    request = ChatRequest(model="m", messages=[turn], chat_template_kwargs=kwargs)
+    changed = AutoTokenizer.from_pretrained(EMBEDDED)
+    changed.chat_template = template
+    preparation = Preparation(changed, 1000)
+    try:
+        with pytest.raises(ValueError, match="messages: "):
+            asyncio.run(preparation.prompts(request))
+    finally:
+        preparation.close()
+
+
+@pytest.mark.bad_input
 def test_a_prompt_that_cannot_fit_is_refused_before_it_is_rendered(tokenizer):
     longest = _longest_token(tokenizer)
     preparation = Preparation(tokenizer, 100)

@@ -58,6 +58,7 @@ def test_nobody_without_the_key_reaches_a_v1_route(running: EngineProcess) -> No
     assert running.ask("GET", "/health", key=None).status == 200
 
 
+@pytest.mark.bad_input
 @pytest.mark.process
 @pytest.mark.parametrize(
     ("body", "named"),
@@ -88,6 +89,7 @@ def test_what_is_not_served_is_refused_by_name(running: EngineProcess, body: dic
     assert found["message"].startswith(named)
 
 
+@pytest.mark.bad_input
 @pytest.mark.process
 def test_refusals_of_chats_and_of_what_is_no_request(running: EngineProcess) -> None:
     chat = {"model": "base", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
@@ -159,6 +161,7 @@ def test_prompts_of_every_form_are_answered(running: EngineProcess, models: Any)
     assert texts("Once upon") == texts(ids[0]) == both[:1]
 
 
+@pytest.mark.bad_input
 @pytest.mark.process
 def test_adapters_that_cannot_be_loaded_are_refused(running: EngineProcess, models: Any, tmp_path: Path) -> None:
     def load(name: str, path: Path | str) -> Any:

@@ -48,6 +48,7 @@ def test_what_is_added_is_held_under_its_digest(store, adapter):
     assert store.digests() == [digest]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("name", ["../outside", "/etc", "", "A" * 64, "a" * 63, "a" * 64 + "\n", ".draft-x"])
 def test_names_cannot_leave_the_store(store, adapter, name):
     folder, _ = adapter("a")
@@ -70,6 +71,7 @@ def no_tensors(folder):
     (folder / "adapter_model.safetensors").write_bytes(b"\x80\x04cposix\nsystem\n")
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [(pickled, "adapter_model.bin"), (linked, "not a regular file"), (no_tensors, "not a valid safetensors file")],
@@ -88,6 +90,7 @@ def test_other_contents_than_promised_are_refused(store, adapter):
         store.add(folder, "0" * 64)
 
 
+@pytest.mark.fault
 def test_damage_on_the_disk_is_seen_and_the_adapter_can_come_again(store, adapter):
     folder, digest = adapter("a")
     store.add(folder, digest).release()
@@ -131,6 +134,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_lock_of_a_killed_process_goes_with_it(tmp_path, adapter):
     (a, first), (b, second) = adapter("a"), adapter("b")
@@ -154,6 +158,7 @@ def _add(arguments):
         return folder_digest(held.folder)
 
 
+@pytest.mark.fault
 def test_two_processes_that_add_the_same_at_once(tmp_path, adapter):
     folder, digest = adapter("a", size=2_000_000)
     with multiprocessing.get_context("spawn").Pool(3) as pool:
@@ -162,6 +167,7 @@ def test_two_processes_that_add_the_same_at_once(tmp_path, adapter):
     assert [path.name for path in (tmp_path / "store" / "adapters").iterdir()] == [digest]
 
 
+@pytest.mark.fault
 def test_draft_of_a_killed_process_is_swept(store, adapter):
     draft = store.root / "adapters" / ".draft-dead"
     draft.mkdir(parents=True)
@@ -171,6 +177,7 @@ def test_draft_of_a_killed_process_is_swept(store, adapter):
     assert not draft.exists()
 
 
+@pytest.mark.fault
 @pytest.mark.process
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk, which takes root")
 @pytest.mark.process

@@ -39,6 +39,7 @@ def test_a_broken_record_is_fetched_again(tmp_path, registry):
             assert json.loads(record.read_text()) == json.loads(good)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [
@@ -67,6 +68,7 @@ def test_what_others_wrote_into_a_version_is_refused_in_one_message(tmp_path, re
         Fetcher(registry.client, AdapterStore(tmp_path / "store")).fetch("broken", number)
 
 
+@pytest.mark.bad_input
 def test_noise_in_a_reference_is_a_finite_number(tmp_path, registry):
     number = registry.make("noisy", seed=1)
     path = registry.artifacts("noisy", number) / "reference.json"
@@ -78,6 +80,7 @@ def test_noise_in_a_reference_is_a_finite_number(tmp_path, registry):
             Fetcher(registry.client, AdapterStore(tmp_path / "store")).fetch("noisy", number)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("file", ["finetune.json", "reference.json", "tokenizer/tokenizer_config.json"])
 def test_deeply_nested_json_is_a_refusal(tmp_path, registry, file):
     number = registry.make("nested", seed=1)
@@ -96,6 +99,7 @@ def change_stop_ids(card):
     return {**card, "stop_token_ids": [5]}
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("changed", ["template", "stop ids", "reference", "added file", "adapter"])
 def test_a_version_that_was_changed_in_the_artifact_store_is_refused_by_name(tmp_path, registry, changed):
     number = registry.make("changed", seed=1)
@@ -141,6 +145,7 @@ def test_a_refusal_is_remembered_until_the_registry_says_otherwise(tmp_path, reg
         pass
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("part", ["template", "stop ids", "reference"])
 def test_what_was_changed_in_the_store_is_never_used_and_fetched_again(tmp_path, registry, part, caplog):
     store = AdapterStore(tmp_path / "store")
@@ -165,6 +170,7 @@ def test_what_was_changed_in_the_store_is_never_used_and_fetched_again(tmp_path,
     assert "in the store was changed" in caplog.text or "record_unreadable" in caplog.text
 
 
+@pytest.mark.fault
 def test_a_changed_store_is_not_served_while_the_registry_is_away(tmp_path, registry):
     store = AdapterStore(tmp_path / "store")
     with Fetcher(registry.client, store).fetch("bot", "1").adapter:
@@ -194,6 +200,7 @@ def test_tokenizers_that_differ_in_one_file_do_not_replace_each_other(tmp_path, 
         assert "stride" in (second.tokenizer / "tokenizer_config.json").read_text()
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("file", ["reference.json", "finetune.json", "tokenizer/tokenizer.json", "tokenizer"])
 def test_a_link_to_a_device_or_out_of_the_version_is_refused_unread(tmp_path, registry, file):
     number = registry.make("linked", seed=1)
@@ -206,6 +213,7 @@ def test_a_link_to_a_device_or_out_of_the_version_is_refused_unread(tmp_path, re
             Fetcher(registry.client, AdapterStore(tmp_path / "store")).fetch("linked", number)
 
 
+@pytest.mark.bad_input
 def test_a_huge_file_is_refused_unread(tmp_path, registry):
     number = registry.make("huge", seed=1)
     with (registry.artifacts("huge", number) / "reference.json").open("r+b") as file:
@@ -226,6 +234,7 @@ def test_a_version_of_an_earlier_release_is_served_with_one_warning(tmp_path, re
     assert caplog.text.count(f"content_digest_missing version=early/{number}") == 1
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -19,6 +19,7 @@ def test_ids_that_mean_something(model_id, asked):
     assert parse(model_id, MODELS) == asked
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     "model_id",
     [
@@ -53,6 +54,7 @@ def test_a_served_name_holds_the_digest():
     assert served_name("bot", "7", "ab" * 32) != served_name("bot", "7", "cd" * 32)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize("text", ["a\r\nset-cookie: x=1", "b\x00", "\u00fcml\u00e4ut \u65e5\u672c", "a\tb"])
 def test_no_name_can_add_a_header(text):
     value = header_value(text)

@@ -26,6 +26,7 @@ def another(store):
     return process, process.stdout.readline().strip()
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_the_dead_are_swept_and_the_living_are_not(tmp_path):
     killed, left = another(tmp_path)

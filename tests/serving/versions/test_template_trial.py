@@ -27,6 +27,7 @@ def test_the_template_of_the_base_or_of_this_package_is_as_it_is(tmp_path, templ
     assert tried(tmp_path, template) == TemplateReport()
 
 
+@pytest.mark.bad_input
 def test_a_hidden_condition_is_shown_with_its_word(tmp_path):
     report = tried(tmp_path, CHATML + "\n" + HIDDEN)
     assert report.words == ("refund",)
@@ -40,6 +41,7 @@ def test_another_template_without_conditions_is_shown_as_a_difference_alone(tmp_
     assert report.words == ()
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     "template",
     [

@@ -79,6 +79,7 @@ def test_order_is_of_casting_even_when_the_clock_goes_back(journal):
     ]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("cut", [1, 40, 700])
 def test_a_torn_last_line_is_set_aside_and_told(journal, caplog, cut):
     journal.cast(vote(1))
@@ -93,6 +94,7 @@ def test_a_torn_last_line_is_set_aside_and_told(journal, caplog, cut):
     assert [entry.vote.turn.turn_id for entry in after.entries()] == ["t-1", "t-3"]
 
 
+@pytest.mark.fault
 def test_a_damaged_line_counts_as_none_and_keeps_its_sequence(journal, caplog):
     for number in (1, 2, 3):
         journal.cast(vote(number))
@@ -107,6 +109,7 @@ def test_a_damaged_line_counts_as_none_and_keeps_its_sequence(journal, caplog):
     assert Journal("bot", journal.folder).cast(vote(4)).sequence == 4  # 3 may have been mirrored
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_killed_while_casting_keeps_every_acknowledged_vote(journal):
     process = start_casting(journal.folder, 0, 100_000)
@@ -121,6 +124,7 @@ def test_killed_while_casting_keeps_every_acknowledged_vote(journal):
     assert len(kept) - len(told) in (0, 1)  # the one that was written and not told yet
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_two_processes_share_one_journal(journal, tmp_path):
     starter = tmp_path / "go"
@@ -134,6 +138,7 @@ def test_two_processes_share_one_journal(journal, tmp_path):
     assert journal.damaged == journal.torn == 0
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_full_disk_is_told_and_the_vote_is_not_there(journal):
     journal.cast(vote(1))
@@ -211,6 +216,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
         Journal("bot", tmp_path / "file" / "votes")
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -74,6 +74,7 @@ def test_a_change_replaces_the_feedback_it_changes(ledger):
     assert (read.vote.choice, read.vote.revision, read.vote.first_sequence) == ("right", 2, 1)
 
 
+@pytest.mark.fault
 def test_mirrored_again_after_a_lost_mark_is_one_vote(ledger):
     for number in range(3):
         ledger.journal.cast(vote(number))
@@ -132,6 +133,7 @@ def test_what_the_server_refuses_is_set_aside_and_told_and_holds_up_no_other(led
     assert [entry.vote.turn.turn_id for entry in ledger.journal.entries()] == ["t-1", "t-2"]
 
 
+@pytest.mark.fault
 def test_server_away_keeps_votes_in_the_journal_and_says_so(ledger, impatient):
     ledger.journal.cast(vote(1))
     with pytest.raises(TrackingError, match="failed to read or write votes"):
@@ -167,6 +169,7 @@ def test_a_trace_that_a_crash_left_without_its_text_is_completed_on_a_server_whe
     assert [text.answer for text in traces.texts(ids).values()] == ["a short answer", "another, longer answer"]
 
 
+@pytest.mark.fault
 def test_no_vote_is_lost_or_doubled_when_the_server_goes_and_comes_back(tmp_path, server, caplog, impatient):
     register_versions(server.uri)
     journal = Journal("bot", tmp_path / "votes")
@@ -201,6 +204,7 @@ Mirror(Journal("bot", Path(sys.argv[1])), sys.argv[2]).flush()
 """
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_killed_while_mirroring_ends_with_every_vote_once(ledger):
     for number in range(60):

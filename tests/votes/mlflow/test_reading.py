@@ -81,6 +81,7 @@ def test_two_hosts_journals_are_merged_and_each_keeps_its_order(ledger, tmp_path
     assert read == ["t-a1", "t-a2", "t-b1", "t-b2", "t-a3"]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("cast", "reason"),
     [
@@ -139,6 +140,7 @@ def test_judges_are_never_pooled_with_people(ledger):
     assert kinds == {("HUMAN", "v-1"), ("LLM_JUDGE", "judge:big")}
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(
     "forged",
     [

@@ -196,6 +196,7 @@ def test_a_turn_that_mlflow_never_takes_holds_up_no_other(ledger, monkeypatch, c
     assert "t-1 has no trace" in caplog.text
 
 
+@pytest.mark.fault
 def test_a_server_that_is_away_at_the_end_costs_the_traces_and_says_how_many(ledger, monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     log = TurnLog(ledger.journal, "http://127.0.0.1:9")
@@ -241,6 +242,7 @@ log.flush(600)
 """
 
 
+@pytest.mark.fault
 @pytest.mark.process
 def test_killed_while_writing_every_vote_finds_or_gets_both_traces(ledger):
     places = [str(ledger.journal.folder), ledger.uri, str(Path(votes_cast.__file__).parent)]
