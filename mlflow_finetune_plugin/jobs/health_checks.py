@@ -80,7 +80,9 @@ def _packages() -> Iterator[HealthCheck]:
 
 
 def _version_text(package: PackageVersion) -> str:
-    return f"{package.name} {package.installed}" + ("" if package.is_tested else f" (tested: {package.tested or 'none'})")
+    return f"{package.name} {package.installed}" + (
+        "" if package.is_tested else f" (tested: {package.tested or 'none'})"
+    )
 
 
 def _device() -> HealthCheck:

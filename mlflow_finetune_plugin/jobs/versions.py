@@ -40,9 +40,7 @@ class PackageVersion:
     def is_tested(self) -> bool:
         """Whether the first two numbers of the version agree; a patch release changes nothing that matters here."""
         return (
-            self.installed is not None
-            and self.tested is not None
-            and _release(self.installed) == _release(self.tested)
+            self.installed is not None and self.tested is not None and _release(self.installed) == _release(self.tested)
         )
 
     @property

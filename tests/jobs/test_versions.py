@@ -17,7 +17,9 @@ def test_tested_versions_are_those_of_the_constraints():
     lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
     constraints = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
     tested = tested_sets()["pinned"]
-    assert tested == {name: constraints[name] for name in tested}, "fix: copy the versions to the column pinned of tested_versions.txt"
+    assert tested == {name: constraints[name] for name in tested}, (
+        "fix: copy the versions to the column pinned of tested_versions.txt"
+    )
     assert tested.keys() >= set(versions.TRAINING_PACKAGES)
 
 
