@@ -72,7 +72,7 @@ contract-tests:
 	$(UNPINNED) --upgrade --resolution $(RESOLUTION) -e '.[train,playground]'
 	$(UNPINNED) $(CONTRACT_TOOLS)
 	$(BIN)/mlflow-finetune doctor || true  # it names the versions, for tested_versions.txt
-	$(PYTEST) $(CONTRACT)
+	$(PYTEST) -m 'not (vllm or gpu)' $(CONTRACT)
 
 # everything; EXTRAS=train,playground,dev,serve-cpu and a Chromium add the tests with a real vLLM and a real browser
 test-all: setup

@@ -32,7 +32,7 @@ def model_uri_parts(uri: str) -> Any:
     """Return ``name``, ``version``, ``alias`` and ``model_id`` of a ``models:/`` URI.
 
     Raises:
-        MlflowException: It is no such URI.
+        MlflowException: It is another URI.
     """
     parts = required("mlflow.store.artifact.utils.models", "_parse_model_uri")(uri)
     check_names("mlflow", parts, ("name", "version", "alias", "model_id"))
@@ -40,7 +40,7 @@ def model_uri_parts(uri: str) -> Any:
 
 
 def check_param_name(name: str) -> None:
-    """Raise MlflowException if MLflow takes no param of this name."""
+    """Raise MlflowException for a name that MLflow does not take as a param."""
     required("mlflow.utils.validation", "_validate_param_name")(name)
 
 
