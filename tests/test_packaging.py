@@ -105,13 +105,6 @@ def test_versions_that_were_tested_together_are_allowed(packages):
     assert not refused
 
 
-def test_lower_bounds_are_the_oldest_versions_that_were_tested():
-    bounds = requirements()
-    for name, version in tested_sets()["oldest"].items():
-        lower = [Version(bound.version) for bound in bounds[name].specifier if bound.operator == ">="]
-        assert lower == [Version(version)], name
-
-
 def test_the_contract_tests_of_the_makefile_exist():
     lines = (REPOSITORY / "Makefile").read_text().replace("\\\n", " ").splitlines()
     (paths,) = [line.partition("?=")[2].split() for line in lines if line.startswith("CONTRACT ?=")]
