@@ -11,6 +11,7 @@ TORCH_BACKEND := $(if $(UV_FIND_LINKS),,--torch-backend=auto)
 # compiled once here: where the environment forbids Python to keep bytecode, each process would compile thousands of files
 INSTALL := $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt --overrides overrides.txt \
     $(TORCH_BACKEND)
+UNPINNED = $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python $(TORCH_BACKEND)
 unexport PYTHONDONTWRITEBYTECODE
 # on one line and without syntax that an old Python does not have, so that it is the version that is reported
 CHECK_PYTHON := import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("Python %d.%d is too old; \
@@ -23,7 +24,14 @@ PYTHONS ?= python3.11 python3.12 python3.13
 JOBS ?= 3
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup setup-serve-cpu demo playground test test-pythons test-all test-attacks lint docs clean
+# what this package needs of MLflow, Transformers, PEFT, TRL and Gradio: rows, bases, training, checkpoints, logged models, the engine
+CONTRACT ?= tests/internals tests/adaptations tests/base_models tests/data/tokens tests/training tests/logged_models \
+    tests/serving/transformers_engine tests/gradio_app/web/test_gradio_internals.py tests/test_methods.py tests/test_whole_path.py
+CONTRACT_TOOLS := 'pytest>=8' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6' 'jsonschema>=4.23' 'openai>=1.50' 'playwright>=1.55'
+RESOLUTION_newest := highest
+RESOLUTION_oldest := lowest-direct
+
+.PHONY: setup setup-serve-cpu demo playground test test-pythons test-newest test-oldest test-all test-attacks lint docs clean
 
 setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml setup.cfg constraints.txt overrides.txt
@@ -51,6 +59,21 @@ test: setup
 test-pythons:
 	for python in $(PYTHONS); do $(MAKE) test PYTHON=$$python VENV=.venv-$$python || exit 1; done
 
+# the contract tests with the newest and with the oldest versions that pyproject.toml allows, each in an environment for it that
+# is resolved again at each call, without constraints.txt
+test-newest test-oldest: test-%:
+	@$(PYTHON) -c '$(CHECK_PYTHON)'
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install -q uv
+	$(MAKE) contract-tests VENV=.venv-$* RESOLUTION=$(RESOLUTION_$*)
+
+.PHONY: contract-tests
+contract-tests:
+	$(UNPINNED) --upgrade --resolution $(RESOLUTION) -e '.[train,playground]'
+	$(UNPINNED) $(CONTRACT_TOOLS)
+	$(BIN)/mlflow-finetune doctor || true  # it names the versions, for tested_versions.txt
+	$(PYTEST) -m 'not (vllm or gpu)' $(CONTRACT)
+
 # everything; EXTRAS=train,playground,dev,serve-cpu and a Chromium add the tests with a real vLLM and a real browser
 test-all: setup
 	$(PYTEST) --durations=30 $(TESTS)
@@ -72,4 +95,4 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) build dist site *.egg-info .demo
+	rm -rf $(VENV) .venv-newest .venv-oldest build dist site *.egg-info .demo

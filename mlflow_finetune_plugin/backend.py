@@ -188,8 +188,9 @@ def _command_line() -> dict[str, Any] | None:
     """Return the parameters of ``mlflow run``; None for a call from Python, also from another click command."""
     import click
 
+    from mlflow_finetune_plugin.internals.mlflow import run_command
+
     context = click.get_current_context(silent=True)
-    run_command = getattr(sys.modules.get("mlflow.cli"), "run", None)
-    if context is None or run_command is None or context.command is not run_command:
+    if context is None or context.command is not run_command():
         return None
     return dict(context.params)

@@ -49,6 +49,10 @@ class MissingExtraError(FinetuneError, ImportError):
     """An optional package is not installed. The message names the extra that installs it."""
 
 
+class LibraryVersionError(FinetuneError, ImportError):
+    """The installed version of a library lacks something inside it that this package needs. The message names the version."""
+
+
 class TrackingError(FinetuneError, ConnectionError):
     """The tracking server or registry cannot be reached, or refuses the request."""
 

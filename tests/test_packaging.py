@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, make_workplace
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from mlflow_finetune_plugin.jobs.versions import tested_sets
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,37 @@ def test_version_is_told_once_and_alike():
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert project["version"] == mlflow_finetune_plugin.__version__
+
+
+def requirements() -> dict[str, Requirement]:
+    """Return the bounds of what the package and its extras for users require."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["train"], *extras["playground"]]
+    return {requirement.name: requirement for requirement in map(Requirement, lines)}
+
+
+@pytest.mark.parametrize("name", ["mlflow", "transformers", "peft", "trl", "gradio"])
+def test_new_releases_are_allowed_up_to_the_next_major_version(name):
+    upper = [Version(bound.version) for bound in requirements()[name].specifier if bound.operator == "<"]
+    newest = Version(tested_sets()["newest"][name])
+    assert upper == [Version(str(newest.major + 1))]
+
+
+@pytest.mark.parametrize("packages", tested_sets().values(), ids=tested_sets())
+def test_versions_that_were_tested_together_are_allowed(packages):
+    bounds = requirements()
+    refused = {
+        name: version for name, version in packages.items() if name in bounds and version not in bounds[name].specifier
+    }
+    assert not refused
+
+
+def test_the_contract_tests_of_the_makefile_exist():
+    lines = (REPOSITORY / "Makefile").read_text().replace("\\\n", " ").splitlines()
+    (paths,) = [line.partition("?=")[2].split() for line in lines if line.startswith("CONTRACT ?=")]
+    assert paths
+    assert all((REPOSITORY / path).exists() for path in paths)
 
 
 @pytest.mark.process

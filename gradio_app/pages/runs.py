@@ -23,6 +23,7 @@ from gradio_app.versions.rollback import (
     plan_promotion,
     plan_rollback,
 )
+from gradio_app.web.gradio_internals import event_data
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.promotion.moves.audit import Record, history
 from mlflow_finetune_plugin.store.names import CANARY, CHALLENGER, INTENT_TAG, PREVIOUS
@@ -157,7 +158,8 @@ class RunsPage:
 
     async def _pick(self, versions: Versions | None, other: str | None, event: gr.EventData) -> tuple[Any, ...]:
         """Handle a button of the table. The number comes from the browser, so it is checked against the list."""
-        number = str(event._data.get("version", "")) if isinstance(event._data, dict) else ""
+        sent = event_data(event)
+        number = str(sent.get("version", "")) if isinstance(sent, dict) else ""
         if versions is None or number not in [version.number for version in versions.rows]:
             return gr.skip(), gr.skip(), gr.skip()
         return (number, *await self._show(versions, number, other))

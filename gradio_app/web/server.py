@@ -26,7 +26,7 @@ from mlflow_finetune_plugin.serving.http_server import HttpServer, http_config
 from mlflow_finetune_plugin.serving.versions.names import http_address
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI, Request
+    from fastapi import Request
     from gradio import Blocks
 
 _DRAIN_S = 2
@@ -97,6 +97,8 @@ def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Pa
     import fastapi
     import gradio
 
+    from gradio_app.web import gradio_internals
+
     @contextlib.asynccontextmanager
     async def closes(_: fastapi.FastAPI) -> AsyncIterator[None]:
         yield
@@ -113,8 +115,8 @@ def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Pa
         status_update_rate=10,  # "auto" updates all waiting clients at each event, which grows with their square.
     )
     blocks.state_session_capacity = _MOST_STATES  # The default is 10,000, also of closed pages.
-    blocks._queue.sleep_when_free = _QUEUE_LOOKS_S
-    blocks.has_launched = True  # A mounted page is never launched, and Gradio checks file paths only after launch.
+    gradio_internals.set_queue_interval(blocks, _QUEUE_LOOKS_S)
+    gradio_internals.mark_launched(blocks)
     app = gradio.mount_gradio_app(
         fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=closes),
         blocks,
@@ -134,22 +136,10 @@ def make_app(page: Page, settings: PlaygroundSettings, access: Access, cache: Pa
         mcp_server=False,
         **page.theme,
     )
-    _open_pages_quickly(app, blocks)
+    gradio_internals.copy_page_states(app, blocks)
     names = frozenset(name for handler in blocks.fns.values() if isinstance(name := handler.api_name, str))
     handlers = Handlers(frozenset(blocks.fns), names)
     return Guard(app, settings, access, cache, handlers, inline_scripts=script_hashes(page.theme.get("head") or ""))
-
-
-def _open_pages_quickly(app: FastAPI, blocks: Blocks) -> None:
-    from gradio.routes import App
-    from starlette.routing import Mount
-
-    from gradio_app.web.page_states import PageStates
-
-    states = PageStates()
-    states.set_blocks(blocks)
-    (mounted,) = (route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, App))
-    mounted.state_holder = states
 
 
 def run(app: Guard, settings: PlaygroundSettings, tell_listening: Callable[[str], None] = lambda address: None) -> None:

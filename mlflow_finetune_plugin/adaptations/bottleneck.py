@@ -90,6 +90,9 @@ def apply(model: PreTrainedModel, options: BottleneckOptions, *, seed: int, fold
     from peft import get_peft_model
     from transformers import set_seed
 
+    from mlflow_finetune_plugin.internals.peft import check_tuners
+
+    check_tuners()  # before the module of the tuner is loaded, whose classes build on PEFT's
     from mlflow_finetune_plugin.adaptations._bottleneck_tuner import BottleneckConfig
 
     set_seed(seed)

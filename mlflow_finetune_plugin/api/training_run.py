@@ -208,14 +208,14 @@ def _experiment_id(name: str | None) -> str | None:
         TrackingError: The server cannot answer.
     """
     import mlflow
-    from mlflow.tracking.fluent import _get_experiment_id
 
+    from mlflow_finetune_plugin.internals.mlflow import experiment_id as experiment_of_mlflow
     from mlflow_finetune_plugin.store.clients import check_store_answers
     from mlflow_finetune_plugin.submission.experiment import chosen_experiment
 
     try:
         if name is None:
-            experiment_id = str(os.environ.get("MLFLOW_EXPERIMENT_ID") or _get_experiment_id())
+            experiment_id = str(os.environ.get("MLFLOW_EXPERIMENT_ID") or experiment_of_mlflow())
             return chosen_experiment(experiment_id, is_explicit=False)
         check_store_answers(mlflow.get_tracking_uri())
         client = mlflow.MlflowClient()

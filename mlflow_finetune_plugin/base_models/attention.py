@@ -44,13 +44,13 @@ def resolve_attention(setting: str, facts: AttentionFacts, reasons: Reasons) -> 
     if setting != "auto":
         if obstacle := obstacles.get(setting):
             raise BaseModelError(f"base_model.attn_implementation = {setting!r}: {obstacle}; fix: use auto")
-        if setting == "sdpa" and not facts.supports_sdpa:
-            raise BaseModelError(
-                f"base_model.attn_implementation = 'sdpa': transformers has no sdpa for {facts.model_type}; fix: use eager"
-            )
         if setting == "sdpa" and facts.soft_caps:
             raise BaseModelError(
                 "base_model.attn_implementation = 'sdpa': ignores the base's soft capping, which would change the model; fix: use eager"
+            )
+        if setting == "sdpa" and not facts.supports_sdpa:
+            raise BaseModelError(
+                f"base_model.attn_implementation = 'sdpa': transformers has no sdpa for {facts.model_type}; fix: use eager"
             )
         return setting
     flash = [kernel for kernel in reversed(FLASH_PACKAGES) if obstacles[kernel] is None]

@@ -17,6 +17,7 @@ from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
 from mlflow_finetune_plugin.base_models.files import check_base_files, context_length, local_folder
 from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.errors import BaseModelError, one_line
+from mlflow_finetune_plugin.internals.transformers import supports_sdpa
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*"]
 FLASH_KERNELS = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
@@ -71,7 +72,7 @@ def attention_facts(base: BaseModel) -> AttentionFacts:
         model_type=str(config.model_type),
         soft_caps=getattr(text, "attn_logit_softcapping", None) is not None,
         head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
-        supports_sdpa=bool(getattr(model_class, "_supports_sdpa", True)),
+        supports_sdpa=model_class is None or supports_sdpa(model_class),
         half_precision=base.dtype in (torch.bfloat16, torch.float16),
         capability=torch.cuda.get_device_capability() if torch.cuda.is_available() else None,
         installed=installed_flash_kernels(),

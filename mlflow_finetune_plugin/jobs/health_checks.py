@@ -19,6 +19,7 @@ from mlflow_finetune_plugin.jobs.versions import (
     installed_version,
     is_below,
     package_versions,
+    untested_fix,
 )
 from mlflow_finetune_plugin.threads import allowed_cores
 
@@ -65,9 +66,8 @@ def _packages() -> Iterator[HealthCheck]:
     untested = [package for package in versions.values() if package.installed and not package.is_tested]
     if untested:
         names = " and ".join(package.name for package in untested)
-        requirements = " ".join(package.requirement for package in untested)
         yield HealthCheck(
-            True, f"{names}: never tested with the other packages; if a run fails, fix: pip install {requirements}"
+            True, f"{names}: never tested with the other packages; if a run fails, {untested_fix(untested)}"
         )
     for name, (floor, advisories) in SECURITY_FLOORS.items():
         package = versions.get(name) or PackageVersion(name, installed_version(name), "")
@@ -80,7 +80,9 @@ def _packages() -> Iterator[HealthCheck]:
 
 
 def _version_text(package: PackageVersion) -> str:
-    return f"{package.name} {package.installed}" + ("" if package.is_tested else f" (tested: {package.tested})")
+    return f"{package.name} {package.installed}" + (
+        "" if package.is_tested else f" (tested: {package.tested or 'none'})"
+    )
 
 
 def _device() -> HealthCheck:

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from mlflow_finetune_plugin.base_models.loading import device
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError
+from mlflow_finetune_plugin.internals.transformers import attention_kernel
 from mlflow_finetune_plugin.logged_models.loading import LoggedModel, differences, load_logged, on_full_weights
 
 # of a log-probability: merging rounds the sum of two matrices once more, in the base's precision
@@ -101,7 +102,7 @@ def _with_transposed_layers(model: Any) -> Any:
 
 def _difference(folder: Path, logged: LoggedModel, dtype: str) -> tuple[float, int]:
     """Largest difference to the reference log-probabilities of the adapter, and over how many tokens."""
-    kernel = logged.model.config._attn_implementation
+    kernel = attention_kernel(logged.model.config)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), attn_implementation=kernel)
     model = model.to(device()).eval()
     nats = differences(model, logged)

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import flop_registry
 from transformers import AttentionInterface, PreTrainedModel
 
 from mlflow_finetune_plugin.base_models.loading import BaseModel, empty_model
+from mlflow_finetune_plugin.internals.transformers import attention_kernel
 from mlflow_finetune_plugin.methods import Adaptation
 
 _TRACED = "traced"
@@ -194,12 +195,12 @@ class _InputKept(torch.autograd.Function):
 
 
 def _attend_traceably(model: PeftModel) -> None:
-    from trl.trainer.utils import add_fused_lm_head
+    from mlflow_finetune_plugin.internals.trl import add_fused_lm_head
 
     base = model.get_base_model()
-    add_fused_lm_head(base, outputs=("log_probs", "is_top1", "entropy"))
+    add_fused_lm_head(base)
     base.config.pad_token_id = None  # With it some models search the ids for padding, and meta tensors have no values.
-    if base.config._attn_implementation == "sdpa":
+    if attention_kernel(base.config) == "sdpa":
         base.set_attn_implementation(_TRACED)
 
 

@@ -33,8 +33,8 @@ def who_moves() -> str:
 
     For a service that moves on behalf of a person it is ``person via user@host``.
     """
-    from mlflow.tracking.context.default_context import _get_user
+    from mlflow_finetune_plugin.internals.mlflow import user_name
 
-    mover = f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or _get_user()}@{socket.gethostname()}"
+    mover = f"{os.environ.get('MLFLOW_TRACKING_USERNAME') or user_name()}@{socket.gethostname()}"
     person = " ".join((_person.get() or os.environ.get(ON_BEHALF_OF, "")).split())[:_LONGEST_PERSON]
     return f"{person} via {mover}" if person else mover

@@ -142,10 +142,11 @@ def _uri_of(client: MlflowClient, name: str) -> str:
 
 def _find_uri(client: MlflowClient, uri: str) -> FoundModel:
     from mlflow.exceptions import MlflowException
-    from mlflow.store.artifact.utils.models import _parse_model_uri
+
+    from mlflow_finetune_plugin.internals.mlflow import model_uri_parts
 
     try:
-        parsed = _parse_model_uri(uri)
+        parsed = model_uri_parts(uri)
     except MlflowException as error:
         raise ConfigError(
             [f"model = {uri}: not a model URI; fix: models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-ID"]

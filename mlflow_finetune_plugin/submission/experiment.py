@@ -28,12 +28,12 @@ def chosen_experiment(experiment_id: str, *, is_explicit: bool) -> str | None:
         is_explicit: Whether the command line named an experiment. The environment and ``mlflow.set_experiment`` are
             checked here.
     """
-    from mlflow.tracking import fluent
+    from mlflow_finetune_plugin.internals.mlflow import is_experiment_set
 
     is_chosen = (
         is_explicit
         or experiment_id != DEFAULT_EXPERIMENT_ID
-        or fluent._active_experiment_id is not None
+        or is_experiment_set()
         or any(os.environ.get(name) for name in _CHOOSING_VARIABLES)
     )
     return experiment_id if is_chosen else None

@@ -58,11 +58,12 @@ class Submission:
 
 def check_param_names(parameters: Mapping[str, str]) -> None:
     from mlflow.exceptions import MlflowException
-    from mlflow.utils.validation import _validate_param_name
+
+    from mlflow_finetune_plugin.internals.mlflow import check_param_name
 
     for name in parameters:
         try:
-            _validate_param_name(name)
+            check_param_name(name)
         except MlflowException as error:
             raise ConfigError([f"-P {name[:120]}: MLflow takes no parameter of this name: {one_line(error)}"]) from None
 
@@ -99,9 +100,10 @@ def create_run(request: Submission, folder: JobFolder, project: ProjectFolder) -
     """Create the MLflow run with the tags that stock MLflow sets, and ours. Raises TrackingError."""
     import mlflow
     from mlflow import MlflowClient
-    from mlflow.tracking.context.default_context import _get_user
     from mlflow.utils import mlflow_tags as tags
     from mlflow.utils.string_utils import is_string_type
+
+    from mlflow_finetune_plugin.internals.mlflow import user_name
 
     parent = mlflow.active_run()
     project = project.with_lineage()
@@ -111,7 +113,7 @@ def create_run(request: Submission, folder: JobFolder, project: ProjectFolder) -
         tags.MLFLOW_PROJECT_ENTRY_POINT: request.entry_point,
         tags.MLFLOW_PROJECT_BACKEND: "finetune",
         tags.MLFLOW_PROJECT_ENV: "local",
-        tags.MLFLOW_USER: _get_user(),
+        tags.MLFLOW_USER: user_name(),
         tags.MLFLOW_GIT_COMMIT: project.commit,
         tags.MLFLOW_GIT_REPO_URL: project.repository,
         tags.MLFLOW_GIT_BRANCH: project.branch,

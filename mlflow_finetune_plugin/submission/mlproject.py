@@ -56,15 +56,13 @@ def mlproject_entry(
     """Return an entry point of the folder's MLproject; None if it does not define it. Raises ProjectError."""
     from mlflow.exceptions import ExecutionException, MlflowException
 
+    from mlflow_finetune_plugin.internals.mlflow import project_with_entry
+
     if entry_point not in _entries(folder):
         return None
-    from mlflow.projects import _project_spec
-
     where = f"{_mlproject(folder)}, entry point {entry_point!r}"
     try:
-        project = _project_spec.load_project(str(folder))
-        entry = project._entry_points[entry_point]
-        entry._validate_parameters(parameters)
+        project, entry = project_with_entry(folder, entry_point, parameters)
     except (ExecutionException, MlflowException) as error:
         raise ProjectError(f"{where}: {error}") from error
     if not _is_ours(entry.command) and project.docker_env:

@@ -139,12 +139,13 @@ def _resolved(repository: git.Repo, version: str | None, uri: str) -> str:
 
 def _remote_project(location: str, subfolder: str, version: str | None, fetch_into: Path) -> ProjectFolder:
     from mlflow.exceptions import ExecutionException
-    from mlflow.projects import utils
+
+    from mlflow_finetune_plugin.internals.mlflow import fetch_git_project
 
     git, public = _git(), _without_user(location)
     fetch_into.mkdir(parents=True, exist_ok=True)
     try:
-        utils._fetch_git_repo(location, version, str(fetch_into))
+        fetch_git_project(location, version, fetch_into)
     except (ExecutionException, git.exc.GitError) as error:
         reason = _git_says(error).replace(location, public)
         raise ProjectError(f"project {_shown(public)}: git could not fetch it: {reason}") from None

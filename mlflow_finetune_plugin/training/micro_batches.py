@@ -19,6 +19,7 @@ from trl import SFTTrainer
 
 from mlflow_finetune_plugin.data.tokens.token_file import IGNORED_LABEL
 from mlflow_finetune_plugin.errors import TrainingError
+from mlflow_finetune_plugin.internals.trl import check_sft_trainer
 from mlflow_finetune_plugin.training.memory import is_out_of_memory
 from mlflow_finetune_plugin.training.packing import Batch, MicroBatches, Row, pack, pad
 from mlflow_finetune_plugin.training.processes import ALONE, Processes, checksum, random_state, set_random_state
@@ -43,6 +44,7 @@ class MicroBatchTrainer(SFTTrainer):
         **arguments: Any,
     ) -> None:
         super().__init__(data_collator=as_rows, **arguments)
+        check_sft_trainer(self)
         self.micro_batches = micro_batches
         self.processes = processes
         self.tokens_seen = 0
@@ -134,7 +136,7 @@ class MicroBatchTrainer(SFTTrainer):
         """
         packs = self.micro_batches.batching == "packed"
         smooths = self.args.label_smoothing_factor > 0 and self.args.loss_type == "nll"
-        batch = pack(rows) if packs else pad(rows, self._tokenizer.pad_token_id)
+        batch = pack(rows) if packs else pad(rows, self.processing_class.pad_token_id)
         if ((packs and self.args.device.type == "cpu") or smooths) and not self.aux_loss_enabled:
             loss = self._loss_of_logits(model, batch)
         else:

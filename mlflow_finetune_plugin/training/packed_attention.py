@@ -17,6 +17,7 @@ from peft import PeftModel
 from transformers import AttentionInterface
 
 from mlflow_finetune_plugin.errors import TrainingError
+from mlflow_finetune_plugin.internals.transformers import attention_kernel
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -57,7 +58,7 @@ def packed_rows(
             "this model's attention uses its own masks or sinks, which packed rows do not support; "
             "fix: training.batching: grouped"
         )
-    caps = softcap is not None and module.config._attn_implementation == PACKED["eager"]
+    caps = softcap is not None and attention_kernel(module.config) == PACKED["eager"]
     if not caps and dropout == 0.0 and _takes_varlen(query):
         return _in_one_call(query, key, value, kwargs["cu_seq_lens_q"], max(row_lengths), scaling, sliding_window), None
     groups = query.shape[1] // key.shape[1]
@@ -139,7 +140,7 @@ for name in PACKED.values():
 def packed_attention(model: PeftModel) -> Iterator[None]:
     """Switch the model to packed attention inside the context. Raises TrainingError for a kernel that cannot be packed."""
     base = model.get_base_model()
-    before = base.config._attn_implementation
+    before = attention_kernel(base.config)
     if str(before).startswith("flash"):
         yield
         return

@@ -13,6 +13,13 @@ import torch
 from safetensors.torch import save_file
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mlflow_finetune_plugin.internals.transformers import (
+    check_trainer,
+    restore_trainer_sums,
+    save_trainer_state,
+    trainer_sums,
+)
+from mlflow_finetune_plugin.internals.trl import restore_token_sums, token_sums
 from mlflow_finetune_plugin.training.best import BEST, BestWeights
 from mlflow_finetune_plugin.training.checkpoints import PREFIX, Checkpoint, remove_old, seal
 from mlflow_finetune_plugin.training.packing import MicroBatches
@@ -20,7 +27,9 @@ from mlflow_finetune_plugin.training.reporter import TrainerReporter
 from mlflow_finetune_plugin.training.weights import WEIGHTS, restore_weights, trained_weights
 
 PROGRESS = "progress.json"
-_COUNTERS = ("tokens_seen", "loss_tokens_seen", "_total_train_tokens", "_globalstep_last_logged")
+_COUNTERS = ("tokens_seen", "loss_tokens_seen")
+
+check_trainer()
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         if self.saves is None:
             return
-        Trainer._save_checkpoint(self, model, trial)  # Not super(): TRL's version writes a model card at every save.
+        save_trainer_state(self, model, trial)  # Not super(): TRL's version writes a model card at every save.
         draft = Path(self.args.output_dir) / f"{PREFIX}{self.state.global_step}"
         if self.is_world_process_zero():
             progress = {"watcher": self.reporter.state(), "trainer": self._progress()}
@@ -88,11 +97,9 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
     def _progress(self) -> dict[str, Any]:
         """Return the state that Trainer does not save itself: sums since the last log, and token counts."""
         values: dict[str, Any] = {name: getattr(self, name) for name in _COUNTERS if hasattr(self, name)}
-        values["tr_loss"] = float(self._tr_loss)
+        values |= trainer_sums(self) | token_sums(self)
         values["learning_rate"] = self.args.learning_rate
         values["processes"] = self.reporter.processes.count
-        if hasattr(self, "_metrics"):
-            values["metrics"] = {mode: dict(lists) for mode, lists in self._metrics.items()}
         if hasattr(self, "_counts"):
             values["counts"] = asdict(self._counts["train"])
         if isinstance(getattr(self, "micro_batches", None), MicroBatches):
@@ -104,9 +111,8 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
         for name in _COUNTERS:
             if name in values:
                 setattr(self, name, values[name])
-        self._tr_loss = torch.tensor(values["tr_loss"], device=self.args.device)
-        for mode, lists in values.get("metrics", {}).items():
-            self._metrics[mode].update(lists)
+        restore_trainer_sums(self, values)
+        restore_token_sums(self, values)
         for name, value in values.get("counts", {}).items():
             setattr(self._counts["train"], name, value)
         division = values.get("micro_batches")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from mlflow_finetune_plugin.base_models import loading
 from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.internals.transformers import supports_sdpa
 from mlflow_finetune_plugin.logged_models import pyfunc_loader
 
 
@@ -169,7 +169,10 @@ def test_soft_capping_is_computed_or_the_kernel_refused(tmp_path):
     ids = torch.arange(10, 30)[None]
     with torch.inference_mode():
         capped = loading.load_base_model(base)(ids).logits
-        uncapped = loading.load_base_model(replace(base, attn_implementation="sdpa"))(ids).logits
+        model = loading.load_base_model(base)
+        for layer in model.model.layers:
+            layer.self_attn.attn_logit_softcapping = None
+        uncapped = model(ids).logits
     assert (capped - uncapped).abs().max() > 0.01
 
 
@@ -187,4 +190,5 @@ def test_model_trained_with_a_flash_kernel_loads_without_it(family, kernel, tmp_
     card = {"dtype": "float32", "trust_remote_code": False, "quantization": None}
     model = pyfunc_loader._load_base(folder, {**card, "attn_implementation": "flash_attention_2"})
     assert model.config._attn_implementation == kernel
-    assert pyfunc_loader._load_base(folder, card).config._attn_implementation == "sdpa"  # as models before had it
+    default = "sdpa" if supports_sdpa(type(model)) else "eager"  # Transformers 5.23 has no sdpa for Gemma 2
+    assert pyfunc_loader._load_base(folder, card).config._attn_implementation == default  # as models before had it

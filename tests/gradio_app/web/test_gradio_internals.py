@@ -9,7 +9,7 @@ from gradio.state_holder import SessionState, StateHolder
 from gradio_app import app
 from gradio_app.playground import Playground
 from gradio_app.settings import PlaygroundSettings
-from gradio_app.web.page_states import PageStates
+from gradio_app.web.gradio_internals import PageStates
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,52 @@
+"""Transformers' internals: which attention kernel a model uses, and the methods and sums of ``Trainer`` that checkpoints need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import Trainer
+
+from mlflow_finetune_plugin.internals.required import check_names
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+_OVERRIDDEN = ("_save_checkpoint", "_load_from_checkpoint", "_get_num_items_in_batch", "floating_point_ops")
+_SUMS = ("_tr_loss", "_globalstep_last_logged")
+
+
+def attention_kernel(config: PreTrainedConfig) -> str | None:
+    """Return the attention kernel of a loaded model, as ``set_attn_implementation`` takes it."""
+    check_names("transformers", config, ("_attn_implementation",))
+    return config._attn_implementation  # type: ignore[no-any-return]
+
+
+def supports_sdpa(model_class: type[PreTrainedModel]) -> bool:
+    """Return whether models of a class can use torch's fused attention."""
+    check_names("transformers", model_class, ("_supports_sdpa",))
+    return bool(model_class._supports_sdpa)
+
+
+def check_trainer() -> None:
+    """Raise LibraryVersionError if ``Trainer`` no longer calls a method that this package overrides."""
+    check_names("transformers", Trainer, _OVERRIDDEN)
+
+
+def save_trainer_state(trainer: Trainer, model: torch.nn.Module, trial: Any) -> None:
+    """Save a checkpoint as ``Trainer`` itself does. The versions of its subclasses are not called."""
+    Trainer._save_checkpoint(trainer, model, trial)
+
+
+def trainer_sums(trainer: Trainer) -> dict[str, Any]:
+    """Return what ``Trainer`` sums up since its last log and does not save: the loss in nats, and the step of that log."""
+    check_names("transformers", trainer, _SUMS)
+    return {"tr_loss": float(trainer._tr_loss), "_globalstep_last_logged": trainer._globalstep_last_logged}
+
+
+def restore_trainer_sums(trainer: Trainer, values: Mapping[str, Any]) -> None:
+    """Restore what ``trainer_sums`` returned, after training began."""
+    check_names("transformers", trainer, _SUMS)
+    trainer._tr_loss = torch.tensor(values["tr_loss"], device=trainer.args.device)
+    trainer._globalstep_last_logged = values["_globalstep_last_logged"]
