@@ -62,7 +62,6 @@ def start_module(
 
 def start_python(arguments: Sequence[str], *, env: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
     """Start ``python arguments``. ``options`` are those of ``subprocess.Popen``."""
-    _start_zygotes()
     return ForkedProcess([sys.executable, *arguments], env=dict(env), **options)
 
 
@@ -79,9 +78,19 @@ def run_module(
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
+def fork_what_tests_start() -> None:
+    """Let this process, which runs tests, start supervisors, services, engines and pages as forks, whatever code starts them."""
+    _tests.pid = os.getpid()
+    _replace_popen()
+
+
 def fork_what_forks_start(tests_pid: int) -> None:
     """Let the forks of this process, which is a zygote, start supervisors, workers and engines as forks, too."""
     _tests.pid = tests_pid
+    _replace_popen()
+
+
+def _replace_popen() -> None:
     _tests.environment.update({name: os.environ.get(name) for name in _READ_AT_START})
     subprocess.Popen = ForkedProcess  # type: ignore[misc]
     os.waitpid = _waitpid
@@ -158,7 +167,10 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
         imports = None if options.shell or options.pass_fds or options.preexec_fn else _imports(command, environment)
         if imports is None:
             super()._execute_child(*arguments)  # type: ignore[misc]
+            _forks_by_pid.pop(self.pid, None)  # of an ended fork for which nothing waited
             return
+        if _tests.pid == os.getpid():
+            _start_zygotes()
         program = program_of(command)
         assert program is not None
         request = {
@@ -225,10 +237,14 @@ def _address(imports: str) -> str:
 
 
 def _start_zygotes() -> None:
-    """Start the zygotes of this process, each of which imports when it is first needed. They end with this process."""
+    """Start the zygotes of this process, each of which imports when it is first needed. They end with this process.
+
+    They have the environment from before the tests, because a test may have changed a variable that Python reads once.
+    """
     if _zygotes:
         return
-    _tests.environment.update({name: os.environ.get(name) for name in _READ_AT_START})
+    environment = {name: value for name, value in os.environ.items() if name not in _READ_AT_START}
+    environment |= {name: value for name, value in _tests.environment.items() if value is not None}
     for imports in sorted(set(IMPORTS.values())):
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(_address(imports))
@@ -239,5 +255,5 @@ def _start_zygotes() -> None:
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
                 cwd=ZYGOTE.parent,  # not that of a test, by which its processes are found
-                env={**os.environ, "PYTHONUNBUFFERED": ""},
+                env={**environment, "PYTHONUNBUFFERED": ""},
             )
