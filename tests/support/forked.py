@@ -116,21 +116,19 @@ def _imports(command: Sequence[str], environment: Mapping[str, str]) -> str | No
     if program is None or program[0] not in IMPORTS:
         return None
     name, arguments = program
-    if name.endswith(".worker") and not _trains_without_bitsandbytes(Path(arguments[0])):
+    if name.endswith(".worker") and _names_bitsandbytes(Path(arguments[0]) / "config.json"):
         return None
     if name.endswith("_engine") and _names_bitsandbytes(Path(arguments[0])):
         return None
     return IMPORTS[name]
 
 
-def _trains_without_bitsandbytes(job: Path) -> bool:
-    """Return whether a job is a training that needs no bitsandbytes. An evaluation's configuration does not show it."""
-    is_training = json.loads((job / "job.json").read_text(encoding="utf-8"))["kind"] == "train"
-    return is_training and not _names_bitsandbytes(job / "config.json")
-
-
 def _names_bitsandbytes(config: Path) -> bool:
-    """Return whether a configuration may need bitsandbytes, which no zygote has imported."""
+    """Return whether a configuration may need bitsandbytes, which no zygote has imported.
+
+    The configuration of an evaluation does not show its version's base. If that is quantised, PEFT refuses its layers in
+    a fork; fix: set ``FINETUNE_TEST_FORKS=no`` in the environment of the command.
+    """
     return any(word in config.read_text(encoding="utf-8") for word in ("nf4", "int8", "4bit", "8bit", "32bit"))
 
 

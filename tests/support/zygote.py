@@ -63,7 +63,7 @@ def _run_instead_of_exec(_: str, command: list[str]) -> NoReturn:
 
 def _import_commands() -> None:
     import fastapi  # noqa: F401
-    import mlflow.cli  # 0.6 s of CPU time in each `mlflow run` and `mlflow server`
+    import mlflow.cli  # noqa: F401  # 0.6 s of CPU time in each `mlflow run` and `mlflow server`
     import uvicorn  # noqa: F401
 
     import mlflow_finetune_plugin.api
@@ -97,7 +97,20 @@ def _import_training() -> None:
     with without("bitsandbytes", "scipy", "sklearn"):
         import mlflow_finetune_plugin.pipeline
         import mlflow_finetune_plugin.stages.followers
-        import mlflow_finetune_plugin.worker  # noqa: F401
+        import mlflow_finetune_plugin.worker
+    with without("bitsandbytes", "sklearn"):  # what a worker imports later, while it logs, proves and registers
+        import evaluate  # noqa: F401
+        import git  # noqa: F401
+        import mlflow.pyfunc  # noqa: F401
+        import scipy.stats  # noqa: F401
+        import transformers.models.llama.modeling_llama  # noqa: F401
+
+        import mlflow_finetune_plugin.adaptations.lora
+        import mlflow_finetune_plugin.evaluation.plots
+        import mlflow_finetune_plugin.evaluation.proof
+        import mlflow_finetune_plugin.objectives.sft
+        import mlflow_finetune_plugin.promotion.canary_trial
+        import mlflow_finetune_plugin.promotion.moves.settlement  # noqa: F401
     from mlflow.utils.requirements_utils import _init_modules_to_packages_map
 
     _init_modules_to_packages_map()  # lists all installed packages, for a second, when a model is logged
