@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from forked import run_module, start_module
+from forked import fork_what_tests_start, run_module, start_module
 from tiers import mark_by_fixtures, without_processes
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -27,6 +27,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # tiny models gain nothing from more, and lose all on cores that others use
+
+fork_what_tests_start()
 
 LONGEST_FIRST = (
     "test_whole_path.py",

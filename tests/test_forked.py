@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
+import forked
 import pytest
 from forked import run_module, start_module
 
@@ -50,3 +53,28 @@ def test_what_python_reads_at_its_start_needs_a_python_of_its_own(tmp_path):
     with start_module(CLI, ["--help"], env=other, cwd=tmp_path, **PIPES) as process:
         assert not process.is_fork
         process.communicate(timeout=60)
+
+
+@pytest.mark.process
+def test_what_the_package_starts_from_a_test_is_a_fork(tmp_path):
+    """As supervisors of runs and services that a test starts by a call of the Python API."""
+    with subprocess.Popen([sys.executable, "-m", CLI, "--help"], cwd=tmp_path, **PIPES) as process:
+        assert process.is_fork
+        text, _ = process.communicate(timeout=60)
+    assert (process.returncode, "promote" in text) == (0, True)
+
+
+@pytest.mark.process
+def test_zygotes_have_the_environment_from_before_the_test(tmp_path, monkeypatch):
+    monkeypatch.setattr(forked, "_zygotes", {})
+    monkeypatch.setattr(forked, "_address", lambda imports: f"\0finetune-tests-{os.getpid()}-of-this-test-{imports}")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr(forked, "IMPORTS", {CLI: "commands"})
+    forked._start_zygotes()
+    (zygote,) = forked._zygotes.values()
+    try:
+        environment = Path(f"/proc/{zygote.pid}/environ").read_bytes()
+        assert f"HF_HOME={tmp_path}".encode() not in environment
+    finally:
+        zygote.kill()
+        zygote.communicate()

@@ -20,7 +20,7 @@ def evaluate(workplace, *arguments):
 def test_evaluation_of_a_registered_version_says_what_its_own_run_said(workplace):
     text = QUICKSTART / "data" / "general.txt"
     same = ["-P", "eval.max_rows=40", "-P", "metrics=exact_match,perplexity", "-P", f"forgetting={text}"]
-    trained = workplace.finetune_run(str(QUICKSTART), "-e", "lora", "-P", "max_steps=60", *same)
+    trained = workplace.finetune_run(str(QUICKSTART), "-e", "lora", "-P", "max_steps=30", *same)
     assert trained.returncode == 0, trained.stdout
     before = workplace.only_run()
     rows = [json.loads(row) for row in Path(TEST_ROWS).read_text().splitlines()]

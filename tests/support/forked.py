@@ -62,7 +62,6 @@ def start_module(
 
 def start_python(arguments: Sequence[str], *, env: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
     """Start ``python arguments``. ``options`` are those of ``subprocess.Popen``."""
-    _start_zygotes()
     return ForkedProcess([sys.executable, *arguments], env=dict(env), **options)
 
 
@@ -79,9 +78,19 @@ def run_module(
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
+def fork_what_tests_start() -> None:
+    """Let this process, which runs tests, start supervisors, services, engines and pages as forks, whatever code starts them."""
+    _tests.pid = os.getpid()
+    _replace_popen()
+
+
 def fork_what_forks_start(tests_pid: int) -> None:
     """Let the forks of this process, which is a zygote, start supervisors, workers and engines as forks, too."""
     _tests.pid = tests_pid
+    _replace_popen()
+
+
+def _replace_popen() -> None:
     _tests.environment.update({name: os.environ.get(name) for name in _READ_AT_START})
     subprocess.Popen = ForkedProcess  # type: ignore[misc]
     os.waitpid = _waitpid
@@ -107,21 +116,19 @@ def _imports(command: Sequence[str], environment: Mapping[str, str]) -> str | No
     if program is None or program[0] not in IMPORTS:
         return None
     name, arguments = program
-    if name.endswith(".worker") and not _trains_without_bitsandbytes(Path(arguments[0])):
+    if name.endswith(".worker") and _names_bitsandbytes(Path(arguments[0]) / "config.json"):
         return None
     if name.endswith("_engine") and _names_bitsandbytes(Path(arguments[0])):
         return None
     return IMPORTS[name]
 
 
-def _trains_without_bitsandbytes(job: Path) -> bool:
-    """Return whether a job is a training that needs no bitsandbytes. An evaluation's configuration does not show it."""
-    is_training = json.loads((job / "job.json").read_text(encoding="utf-8"))["kind"] == "train"
-    return is_training and not _names_bitsandbytes(job / "config.json")
-
-
 def _names_bitsandbytes(config: Path) -> bool:
-    """Return whether a configuration may need bitsandbytes, which no zygote has imported."""
+    """Return whether a configuration may need bitsandbytes, which no zygote has imported.
+
+    The configuration of an evaluation does not show its version's base. If that is quantised, PEFT refuses its layers in
+    a fork; fix: set ``FINETUNE_TEST_FORKS=no`` in the environment of the command.
+    """
     return any(word in config.read_text(encoding="utf-8") for word in ("nf4", "int8", "4bit", "8bit", "32bit"))
 
 
@@ -158,7 +165,10 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
         imports = None if options.shell or options.pass_fds or options.preexec_fn else _imports(command, environment)
         if imports is None:
             super()._execute_child(*arguments)  # type: ignore[misc]
+            _forks_by_pid.pop(self.pid, None)  # of an ended fork for which nothing waited
             return
+        if _tests.pid == os.getpid():
+            _start_zygotes()
         program = program_of(command)
         assert program is not None
         request = {
@@ -225,10 +235,14 @@ def _address(imports: str) -> str:
 
 
 def _start_zygotes() -> None:
-    """Start the zygotes of this process, each of which imports when it is first needed. They end with this process."""
+    """Start the zygotes of this process, each of which imports when it is first needed. They end with this process.
+
+    They have the environment from before the tests, because a test may have changed a variable that Python reads once.
+    """
     if _zygotes:
         return
-    _tests.environment.update({name: os.environ.get(name) for name in _READ_AT_START})
+    environment = {name: value for name, value in os.environ.items() if name not in _READ_AT_START}
+    environment |= {name: value for name, value in _tests.environment.items() if value is not None}
     for imports in sorted(set(IMPORTS.values())):
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(_address(imports))
@@ -239,5 +253,5 @@ def _start_zygotes() -> None:
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
                 cwd=ZYGOTE.parent,  # not that of a test, by which its processes are found
-                env={**os.environ, "PYTHONUNBUFFERED": ""},
+                env={**environment, "PYTHONUNBUFFERED": ""},
             )

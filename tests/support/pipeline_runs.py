@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,11 @@ from mlflow_finetune_plugin import pipeline
 from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.jobs.report import Report, ReportReader
 from mlflow_finetune_plugin.jobs.run_record import RunRecord
+from mlflow_finetune_plugin.planning import forecast
 from mlflow_finetune_plugin.stages.context import RunContext
+
+forecast.device_rates = functools.cache(forecast.device_rates)
+"""The speed of this machine is measured once for all runs of a process, which takes a third of a second, and not for each."""
 
 
 @dataclass
