@@ -13,9 +13,9 @@ SECRET = "s3cret-7391"
 @pytest.fixture
 def guarded(tmp_path, server):
     address = server.uri.replace("http://", f"http://ann:{SECRET}@")
-    place = make_workplace(tmp_path, address)
-    yield place
-    stop_jobs(place)
+    workplace = make_workplace(tmp_path, address)
+    yield workplace
+    stop_jobs(workplace)
 
 
 @pytest.mark.process
