@@ -10,12 +10,15 @@ from mlflow_finetune_plugin.data.conversations.conversion import CHATS, Conversa
 from mlflow_finetune_plugin.data.conversations.groups import check_group, group_of
 from mlflow_finetune_plugin.data.conversations.layouts import (
     COMPOSED,
+    LABEL,
     PREFERENCE,
+    TEXT,
     Layout,
     composed_layout,
     detect_layout,
 )
 from mlflow_finetune_plugin.data.conversations.nested_columns import LIST_COLUMNS, LIST_PARTS, unpacked
+from mlflow_finetune_plugin.data.conversations.rating_columns import AnswerLists
 from mlflow_finetune_plugin.data.conversations.ratings import (
     check_answered,
     check_classes,
@@ -64,9 +67,14 @@ class Interpretation:
         columns = template.columns if template is not None else frozenset[str]()
         prompts = sorted(columns) or [layout.columns[part] for part in _PROMPT_PARTS if part in layout.columns]
         tools = TOOL_COLUMNS if layout.name in CHATS else ()
+        is_guessed = not settings.columns and settings.layout == "auto"
         self.unused = UnusedColumns(
-            {*layout.columns.values(), *columns, *tools, *self._ignore, COMPOSED, settings.group or COMPOSED}, prompts
+            {*layout.columns.values(), *columns, *tools, *self._ignore, COMPOSED, settings.group or COMPOSED},
+            prompts,
+            has_answers=layout.name not in (LABEL, TEXT),
+            is_guessed=is_guessed,
         )
+        self._answers = AnswerLists(layout.columns["output"]) if layout.name == "alpaca" and is_guessed else None
 
     def conversations(self, row: Mapping[str, Any]) -> list[Conversation]:
         """Return the conversations of a row, and count its unused columns.
@@ -76,14 +84,29 @@ class Interpretation:
         """
         group = None if self._group is None else group_of(row, self._group)
         row = unpacked(_without(row, self._ignore), self._lists)
+        if self._answers is not None:
+            self._answers.add(row)
         try:
-            composed = self._template.compose(row) if self._template is not None else row
+            composed = self._composed(row)
             conversations = to_conversations(self.layout, composed)
         except RowFault:
             self.unused.add(row, ())
             raise
         self.unused.add(row, [conversation.messages for conversation in conversations])
         return [replace(conversation, group=group) for conversation in conversations] if group else conversations
+
+    def check(self) -> None:
+        """Raise DataError for what the rows so far hold beside what the model learns: ratings, ranks, or a part of the task."""
+        if self._answers is not None:
+            self._answers.check()
+        self.unused.check()
+
+    def _composed(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the row with its composed prompt. What only the prompt holds has no other meaning then."""
+        if self._template is None:
+            return row
+        kept = {*self.layout.columns.values()} | (row.keys() - self._template.columns)
+        return {name: value for name, value in self._template.compose(row).items() if name in kept}
 
 
 def interpret(rows: Sequence[Mapping[str, Any]], settings: ColumnSettings) -> Interpretation:
@@ -122,7 +145,7 @@ def interpret(rows: Sequence[Mapping[str, Any]], settings: ColumnSettings) -> In
             first.conversations(row)
         except RowFault:
             continue  # the report counts it
-    first.unused.check()
+    first.check()
     return Interpretation(layout, settings, template)
 
 

@@ -40,6 +40,7 @@ class _Shape:
 
 
 TEXT = "text"
+LABEL = "label"
 PREFERENCE = "preference"
 BESIDE_TEXT = frozenset(
     ("id", "url", "source", "timestamp", "date", "title", "author", "meta", "metadata", "lang", "language", "license")

@@ -13,20 +13,25 @@ from typing import Any
 from mlflow_finetune_plugin.data.conversations.conversion import to_conversations
 from mlflow_finetune_plugin.data.conversations.layouts import BESIDE_TEXT, PREFERENCE, Layout, detect_layout
 from mlflow_finetune_plugin.data.conversations.nested_columns import TRANSLATION
+from mlflow_finetune_plugin.data.conversations.rating_columns import (
+    RATINGS,
+    REJECTED,
+    WHY,
+    AnswerLists,
+    is_flag,
+    rating_fault,
+)
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.errors import DataError
 
 Rows = Sequence[Mapping[str, Any]]
 
-_REJECTED = re.compile(r"(^|_)(rejected|non_preferred|dispreferred)(_|$)|^response_k$")
 _CHOSEN = re.compile(r"(^|_)(chosen|preferred)(_|$)|^response_j$")
 _DECIMAL = re.compile(r"-?\d*\.\d+(e-?\d+)?")
 _FEWEST_ROWS = 10
 _PROMPTS = ("prompt", "question", "instruction", "input", "query")
-_ANSWERS = frozenset(
-    ("completion", "response", "output", "answer", "messages", "conversations", "conversation", "completions")
-)
-_WHY = "the objective sft learns from single answers, and no objective of this version learns from"
+_CHATS = ("messages", "conversations", "conversation")
+_ANSWERS = frozenset(("completion", "response", "output", "answer", "generation", "solution", "completions", *_CHATS))
 
 
 def check_single_answers(rows: Rows) -> None:
@@ -36,19 +41,15 @@ def check_single_answers(rows: Rows) -> None:
         rows: The first rows of a file whose columns the user did not name.
     """
     present = {str(name) for row in rows for name, value in row.items() if value is not None and value != []}
-    rejected = sorted(name for name in present if _REJECTED.search(name))
+    rejected = sorted(name for name in present if REJECTED.search(name))
     if rejected:
         raise DataError(_pairs_text(rows, sorted(present), rejected))
-    if present & _ANSWERS:
-        for name in ("kto_tag", "label"):
-            if name in present and all(_is_flag(row.get(name)) for row in rows):
-                raise DataError(
-                    f"the column {name!r} rates answers as good (true) or bad (false), as KTO needs: {_WHY} ratings; "
-                    f"fix: keep the rows with {name} true, or set data.ignore: [{name}] to learn every answer"
-                )
+    for name in RATINGS:
+        if name in present and _rates(name, rows, present):
+            raise rating_fault(name)
     if {"completions", "labels"} <= present and _all_lists(rows, "completions", "labels"):
         raise DataError(
-            f"the columns completions, labels rate the steps of an answer: {_WHY} rated steps; "
+            f"the columns completions, labels rate the steps of an answer: {WHY} rated steps; "
             "fix: write the right answers as prompt and completion"
         )
 
@@ -81,7 +82,7 @@ def check_answered(rows: Rows) -> None:
 
 
 def check_ranked(layout: Layout, rows: Rows) -> None:
-    """Raise DataError for pairs whose columns the user named, and for an Alpaca file with two answers in every row.
+    """Raise DataError for pairs whose columns the user named, and for an Alpaca file with lists of two answers.
 
     LLaMA-Factory reads the second of two answers as the worse one.
     """
@@ -90,13 +91,10 @@ def check_ranked(layout: Layout, rows: Rows) -> None:
         raise DataError(_pairs_text(rows, [columns["chosen"], *columns.values()], [columns["rejected"]]))
     if layout.name != "alpaca":
         return
-    column = layout.columns["output"]
-    lists = [row.get(column) for row in rows if row.get(column) is not None]
-    if lists and all(isinstance(answers, list) and len(answers) == 2 for answers in lists):
-        raise DataError(
-            f"the column {column!r} holds two answers in every row, which LLaMA-Factory ranks as [better, worse]: {_WHY} "
-            "ranked answers; fix: keep the first of each list, or set data.layout: alpaca to learn both"
-        )
+    answers = AnswerLists(layout.columns["output"])
+    for row in rows:
+        answers.add(row)
+    answers.check()
 
 
 def check_classes(layout: Layout, rows: Rows) -> None:
@@ -122,7 +120,7 @@ def _pairs_text(rows: Rows, present: list[str], rejected: list[str]) -> str:
     chosen = [name for name in present if _CHOSEN.search(name) and name not in rejected]
     pairs = ", ".join([*(name for name in _PROMPTS if name in present), *chosen, *rejected])
     fix = _columns_fix(rows, chosen) or _ignore_fix(rows, rejected)
-    return f"preference: {pairs}: preference pairs cannot be used for training: {_WHY} pairs; fix: " + (
+    return f"preference: {pairs}: preference pairs cannot be used for training: {WHY} pairs; fix: " + (
         fix or "write each row as messages, with the better answer as the last turn"
     )
 
@@ -151,8 +149,12 @@ def _works(rows: Rows, columns: Mapping[str, str]) -> bool:
         return False
 
 
-def _is_flag(value: Any) -> bool:
-    return value is None or isinstance(value, bool) or (isinstance(value, str) and value.lower() in ("true", "false"))
+def _rates(name: str, rows: Rows, present: set[str]) -> bool:
+    """Return whether a column rates the answers beside it. Numbers in ``label`` are classes where there is no whole answer."""
+    if not present & _ANSWERS or not all(is_flag(row.get(name)) for row in rows):
+        return False
+    has_numbers = any(str(row.get(name)).strip() in ("0", "1", "0.0", "1.0") for row in rows)
+    return name != "label" or not has_numbers or bool(present & {*_PROMPTS, *_CHATS})
 
 
 def _all_lists(rows: Rows, *names: str) -> bool:

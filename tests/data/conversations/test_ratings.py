@@ -94,6 +94,11 @@ def test_named_columns_of_a_pair_are_refused_too():
         ({"messages": [USER, ASSISTANT], "label": True}, "label"),
         ({"instruction": "i", "output": "o", "kto_tag": False}, "kto_tag"),
         ({"prompt": "p", "completion": "c", "label": "false"}, "label"),
+        ({"prompt": "p", "completion": "c", "label": 0}, "label"),
+        ({"question": "q", "answer": "a", "label": "1"}, "label"),
+        ({"messages": [USER, ASSISTANT], "label": 1.0}, "label"),
+        ({"messages": [USER, ASSISTANT], "kto_tag": 0}, "kto_tag"),
+        ({"prompt": "p", "completion": "c", "thumbs_up": False}, "thumbs_up"),
     ],
 )
 def test_rated_answers_are_refused_and_the_fix_works(row, column):
@@ -103,9 +108,45 @@ def test_rated_answers_are_refused_and_the_fix_works(row, column):
     assert interpret([row], ColumnSettings(ignore=(column,))).conversations(row)
 
 
+@pytest.mark.parametrize("column", ["label", "kto_tag", "thumbs_up"])
+@pytest.mark.parametrize(("good", "bad"), [(True, False), (1, 0), ("true", "false")])
+def test_ratings_of_later_rows_are_refused_at_the_end(column, good, bad):
+    row = {"prompt": "p", "completion": "c"}
+    assert_refused_at_the_end([row] * 5, [{**row, column: good}, {**row, column: bad}], f"'{column}' rates answers as")
+
+
+def test_worse_answers_of_later_rows_are_refused_at_the_end():
+    row = {"prompt": "p", "completion": "c"}
+    words = r"'rejected' has a value in 2 of 7 rows, and holds the worse answers of preference pairs.*data.ignore: \[rejected\]"
+    assert_refused_at_the_end([row] * 5, [{**row, "rejected": "r"}] * 2, words)
+    reading = interpret([row], ColumnSettings(columns={"prompt": "prompt", "completion": "completion"}))
+    reading.conversations({**row, "rejected": "r"})
+    reading.check()  # the columns that the user named leave it out on purpose
+
+
+def test_ranked_answers_of_later_rows_are_refused_at_the_end():
+    row = {"instruction": "i", "output": "o"}
+    words = "'output' holds two answers in 2 of 7 rows, which LLaMA-Factory ranks"
+    assert_refused_at_the_end([row] * 5, [{**row, "output": ["good", "bad"]}] * 2, words)
+
+
+def assert_refused_at_the_end(first, later, words):
+    """Read rows that a file begins with and later ones that rate or rank answers."""
+    reading = interpret(first, ColumnSettings())
+    for row in [*first, *later]:
+        reading.conversations(row)
+    with pytest.raises(DataError, match=words):
+        reading.check()
+
+
 def test_a_label_that_is_a_class_is_no_rating():
     row = {"text": "t", "label": True}
     assert str(interpret([row], ColumnSettings()).layout) == "label: text -> label"
+    rows = [{"prompt": "p", "completion": "c", "label": label} for label in range(3)]
+    reading = interpret(rows, ColumnSettings())
+    for row in rows:
+        reading.conversations(row)
+    reading.check()
     row = {"prompt": "p", "completion": "c", "text": "t", "label": True}
     assert str(interpret([row], ColumnSettings(layout="label", ignore=("prompt",))).layout) == "label: text -> label"
 
@@ -117,6 +158,8 @@ def test_ranked_answers_of_llama_factory_are_refused():
     assert "data.layout: alpaca" in str(caught.value)
     assert len(interpret([row], ColumnSettings(layout="alpaca")).conversations(row)) == 2
     assert len(interpret([{**row, "output": ["a", "b", "c"]}], ColumnSettings()).conversations(row)) == 2
+    with pytest.raises(DataError, match="two answers in 1 of 2 rows, which LLaMA-Factory ranks"):
+        interpret([row, {**row, "output": "good"}], ColumnSettings())
 
 
 def test_rated_steps_are_refused():
