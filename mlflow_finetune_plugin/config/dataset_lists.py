@@ -1,11 +1,12 @@
-"""Read the data sets that a file of another tool lists: LLaMA-Factory's ``dataset_info.json`` and Axolotl's configuration.
+"""List the files that a source stands for: those of a folder or a pattern, and of other tools' lists of data sets.
 
-``data/dataset_info.json#identity`` is one data set of LLaMA-Factory, ``axolotl.yml`` all ``datasets`` of an Axolotl
+The lists are LLaMA-Factory's ``dataset_info.json`` and Axolotl's configuration. ``data/dataset_info.json#identity`` is one data set of LLaMA-Factory, ``axolotl.yml`` all ``datasets`` of an Axolotl
 configuration. What an entry says about its files and columns is used; what has no equal here is refused by name.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 import yaml
 
 from mlflow_finetune_plugin.config.sections import DataFileSettings
-from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.data.sources.folders import data_files_of, set_name
+from mlflow_finetune_plugin.errors import ConfigError, DataError
 
 LLAMA_FACTORY = "dataset_info.json"
 _YAML = (".yml", ".yaml")
@@ -32,17 +34,31 @@ _FROM_AND_VALUE = {"role": "from", "content": "value"}
 
 
 def listed_files(file: DataFileSettings) -> list[DataFileSettings]:
-    """Return the files that ``file`` stands for: those of its list, or itself. Its path is absolute.
+    """Return the files that ``file`` stands for: those of its list, folder or pattern, or itself. Its path is absolute.
 
     Raises:
-        ConfigError: the list cannot be read, has no such entry, or an entry has a setting without an equal here.
+        ConfigError: the list cannot be read, has no such entry, or an entry has a setting without an equal here; or a folder or
+            a pattern has no files.
     """
     path, _, name = file.path.partition("#")
+    files = [file]
     if Path(path).name == LLAMA_FACTORY:
-        return [_of_llama_factory(file, Path(path), name)]
-    if Path(path).suffix in _YAML and "://" not in path:
-        return _of_axolotl(file, Path(path))
-    return [file]
+        files = [_of_llama_factory(file, Path(path), name)]
+    elif Path(path).suffix in _YAML and "://" not in path and not glob.has_magic(path):
+        files = _of_axolotl(file, Path(path))
+    return [member for entry in files for member in _members(entry)]
+
+
+def _members(file: DataFileSettings) -> list[DataFileSettings]:
+    """Return the files of a folder or a pattern, which are one task; or the file itself."""
+    try:
+        paths = data_files_of(file.path)
+    except DataError as error:
+        raise ConfigError([str(error)]) from error
+    if paths == [file.path]:
+        return [file]
+    task = file.task or set_name(file.path)
+    return [file.model_copy(update={"path": path, "task": task}) for path in paths]
 
 
 def _of_llama_factory(file: DataFileSettings, path: Path, name: str) -> DataFileSettings:
@@ -141,7 +157,7 @@ def _sources(path: Path, entry: Mapping[str, Any]) -> list[str]:
     """Return the files of an Axolotl entry. Its paths start in Axolotl's folder, or in that of its configuration."""
     names = entry.get("data_files") or entry["path"]
     names = names if isinstance(names, list) else [names]
-    files = [next((str(base / n) for base in (path.parent, Path.cwd()) if (base / n).exists()), None) for n in names]
+    files = [next((str(base / n) for base in (path.parent, Path.cwd()) if _exists(base / n)), None) for n in names]
     if all(files):
         return [file for file in files if file is not None]
     if entry.get("data_files") or Path(str(entry["path"])).suffix:
@@ -150,6 +166,10 @@ def _sources(path: Path, entry: Mapping[str, Any]) -> list[str]:
             [f"{path}: the file {missing} does not exist; fix: correct its path, or start in Axolotl's folder"]
         )
     return [_hub_name(entry["path"], entry.get("name"), entry.get("split"))]
+
+
+def _exists(path: Path) -> bool:
+    return path.exists() or (glob.has_magic(str(path)) and bool(glob.glob(str(path), recursive=True)))
 
 
 def _hub_name(name: str, config: str | None, split: str | None) -> str:
