@@ -19,6 +19,14 @@ from mlflow_finetune_plugin.data.sources.folders import data_files_of, set_name
 from mlflow_finetune_plugin.errors import ConfigError, DataError
 
 LLAMA_FACTORY = "dataset_info.json"
+_ROLE_TAGS = {
+    "user_tag": ("user", "human"),
+    "assistant_tag": ("assistant", "gpt", "model", "chatbot", "bot"),
+    "system_tag": ("system", "developer"),
+    "observation_tag": ("tool", "function", "ipython", "observation"),
+    "function_tag": ("function_call",),
+}
+"""The roles that turns are read with, by the tags that may name them otherwise."""
 _YAML = (".yml", ".yaml")
 _ALPACA = {"prompt": "instruction", "query": "input", "response": "output", "system": "system", "history": "history"}
 _LLAMA_FACTORY_KEYS = frozenset(("file_name", "hf_hub_url", "subset", "split", "formatting", "columns", "tags"))
@@ -27,6 +35,12 @@ _WITHOUT_EFFECT = frozenset(("ms_hub_url", "om_hub_url"))
 _AXOLOTL_KEYS = frozenset(
     ("path", "type", "name", "split", "ds_type", "data_files", "field_messages", "field", "message_property_mappings")
 )
+_AXOLOTL_FIELDS = {
+    "field_instruction": "instruction",
+    "field_input": "input",
+    "field_output": "output",
+    "field_system": "system",
+}
 _AXOLOTL_DEFAULTS = {"roles_to_train": ["assistant"], "train_on_eos": "turn", "chat_template": "tokenizer_default"}
 """Settings that say what happens here anyway."""
 _ROLE_AND_CONTENT = {"role": "role", "content": "content"}
@@ -99,6 +113,13 @@ def _llama_factory_turns(where: str, formatting: str, columns: dict[str, str], t
     _check_keys(f"{where}: columns", columns, frozenset(("messages", "system", "tools")))
     if columns.get("tools", "tools") != "tools":
         raise ConfigError([f"{where}: columns.tools = {columns['tools']!r}: must be 'tools'; fix: rename the column"])
+    for tag, names in _ROLE_TAGS.items():
+        if tag in tags and tags[tag] not in names:
+            raise ConfigError(
+                [
+                    f"{where}: tags.{tag} = {tags[tag]!r}: has no equal here; fix: write these turns as {names[0]!r} in the file"
+                ]
+            )
     usual = _ROLE_AND_CONTENT if formatting == "openai" else _FROM_AND_VALUE
     keys = {"role": tags.get("role_tag", usual["role"]), "content": tags.get("content_tag", usual["content"])}
     column = columns.get("messages", "messages" if formatting == "openai" else "conversations")
@@ -132,10 +153,27 @@ def _axolotl_layout(where: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         keys = {**usual, **(entry.get("message_property_mappings") or {})}
         column = entry.get("field_messages", "messages" if kind == "chat_template" else "conversations")
         return _turns(where, keys, column, {})
-    shown = kind if isinstance(kind, str) else "an object"
+    if isinstance(kind, dict):
+        return _axolotl_fields(where, kind)
+    known = "alpaca, completion, chat_template, sharegpt, or an object with field_instruction and field_output"
     raise ConfigError(
-        [f"{where}: type = {shown!r}: has no equal here; fix: name the file in data.train, with its columns"]
+        [
+            f"{where}: type = {kind!r}: has no equal here; fix: use {known}, or name the file in data.train, with its columns"
+        ]
     )
+
+
+def _axolotl_fields(where: str, kind: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the layout of a type that names its columns. Its prompt format is the base's chat template here."""
+    if composed := sorted(key for key in kind if key not in _AXOLOTL_FIELDS and kind[key] is not None):
+        raise ConfigError(
+            [
+                f"{where}: type.{composed[0]}: has no equal here; fix: remove it, or name the file in data.train and compose "
+                "its prompts with data.prompt_template"
+            ]
+        )
+    columns = {part: kind[key] for key, part in _AXOLOTL_FIELDS.items() if kind.get(key)}
+    return {"layout": "alpaca", "columns": columns}
 
 
 def _turns(where: str, keys: Mapping[str, str], column: str, system: Mapping[str, str]) -> dict[str, Any]:

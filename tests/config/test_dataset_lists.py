@@ -73,6 +73,10 @@ def test_a_data_set_of_llama_factory_on_the_hub(tmp_path):
         ({"file_name": "a.json", "num_samples": 7}, "num_samples: has no equal here"),
         ({"script_url": "x"}, "script_url: has no equal here"),
         ({"file_name": "a.json", "formatting": "sharegpt", "tags": {"role_tag": "r"}}, "turns with the keys r, value"),
+        (
+            {"file_name": "a.json", "formatting": "sharegpt", "tags": {"user_tag": "Mensch"}},
+            "tags.user_tag = 'Mensch': has no equal here; fix: write these turns as 'user' in the file",
+        ),
     ],
 )
 def test_what_llama_factory_does_and_this_package_does_not(tmp_path, entry, words):
@@ -104,6 +108,7 @@ def test_the_data_sets_of_an_axolotl_configuration(tmp_path):
         },
         {"path": "org/set", "name": "main", "split": "test", "type": "sharegpt"},
         {"path": "a.jsonl", "type": "completion", "field": "body"},
+        {"path": "a.jsonl", "type": {"field_instruction": "q", "field_output": "a", "format": None}},
     )
     assert listed(path) == [
         (str(tmp_path / "a.jsonl"), "alpaca", None, None),
@@ -111,6 +116,7 @@ def test_the_data_sets_of_an_axolotl_configuration(tmp_path):
         (str(tmp_path / "c.jsonl"), "messages", {"messages": "turns"}, None),
         ("hf:org/set:main:test", "sharegpt", {"conversations": "conversations"}, None),
         (str(tmp_path / "a.jsonl"), "text", {"text": "body"}, None),
+        (str(tmp_path / "a.jsonl"), "alpaca", {"instruction": "q", "output": "a"}, None),
     ]
 
 
@@ -118,7 +124,14 @@ def test_the_data_sets_of_an_axolotl_configuration(tmp_path):
     ("entry", "words"),
     [
         ({"path": "org/set", "type": "orpo.chat_template"}, "type = 'orpo.chat_template': has no equal here"),
-        ({"path": "org/set", "type": {"field_instruction": "q"}}, "type = 'an object': has no equal here"),
+        (
+            {"path": "org/set", "type": {"field_instruction": "q", "format": "[INST] {instruction}"}},
+            r"type\.format: has no equal here; fix: remove it, .* with data\.prompt_template",
+        ),
+        (
+            {"path": "org/set", "type": "pygmalion"},
+            "fix: use alpaca, completion, chat_template, sharegpt, or an object",
+        ),
         ({"path": "org/set", "type": "chat_template", "roles_to_train": ["user"]}, "roles_to_train: has no equal here"),
         ({"path": "lost.jsonl", "type": "alpaca"}, r"the file lost\.jsonl does not exist"),
         ({"type": "alpaca"}, "has no path"),

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from mlflow_finetune_plugin.data.columns.ratings import AnswerLists
+from mlflow_finetune_plugin.data.columns.remainder import UnusedColumns
 from mlflow_finetune_plugin.data.conversations.conversion import CHATS, Conversation, to_conversations
 from mlflow_finetune_plugin.data.conversations.groups import check_group, group_of
 from mlflow_finetune_plugin.data.conversations.layouts import (
@@ -18,16 +20,15 @@ from mlflow_finetune_plugin.data.conversations.layouts import (
     detect_layout,
 )
 from mlflow_finetune_plugin.data.conversations.nested_columns import LIST_COLUMNS, LIST_PARTS, unpacked
-from mlflow_finetune_plugin.data.conversations.rating_columns import AnswerLists
 from mlflow_finetune_plugin.data.conversations.ratings import (
     check_answered,
     check_classes,
+    check_labels,
     check_ranked,
     check_single_answers,
 )
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.tool_calls import TOOL_COLUMNS
-from mlflow_finetune_plugin.data.conversations.unused_columns import UnusedColumns
 from mlflow_finetune_plugin.errors import DataError
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ def interpret(rows: Sequence[Mapping[str, Any]], settings: ColumnSettings) -> In
         if is_guessed:
             check_single_answers(rows)
             check_answered(rows)
+            check_labels(rows)
         layout = detect_layout(rows, settings.columns, settings.layout)
         if is_guessed or layout.name == PREFERENCE:
             check_ranked(layout, rows)

@@ -10,10 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_finetune_plugin.data.conversations.conversion import to_conversations
-from mlflow_finetune_plugin.data.conversations.layouts import BESIDE_TEXT, PREFERENCE, Layout, detect_layout
-from mlflow_finetune_plugin.data.conversations.nested_columns import TRANSLATION
-from mlflow_finetune_plugin.data.conversations.rating_columns import (
+from mlflow_finetune_plugin.data.columns.offers import BESIDE_TEXT, columns_fix
+from mlflow_finetune_plugin.data.columns.ratings import (
     RATINGS,
     REJECTED,
     WHY,
@@ -21,14 +19,27 @@ from mlflow_finetune_plugin.data.conversations.rating_columns import (
     is_flag,
     rating_fault,
 )
+from mlflow_finetune_plugin.data.conversations.conversion import to_conversations
+from mlflow_finetune_plugin.data.conversations.layouts import (
+    LABEL_COLUMNS,
+    PREFERENCE,
+    TEXT_COLUMNS,
+    Layout,
+    detect_layout,
+)
+from mlflow_finetune_plugin.data.conversations.nested_columns import TRANSLATION
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
+from mlflow_finetune_plugin.data.conversations.texts import excerpt_of
 from mlflow_finetune_plugin.errors import DataError
 
 Rows = Sequence[Mapping[str, Any]]
 
 _CHOSEN = re.compile(r"(^|_)(chosen|preferred)(_|$)|^response_j$")
 _DECIMAL = re.compile(r"-?\d*\.\d+(e-?\d+)?")
+_LIST_TEXT = re.compile(r"""\[\s*(\d+|"[^"]*"|'[^']*')(\s*,\s*(\d+|"[^"]*"|'[^']*'))*\s*\]""")
 _FEWEST_ROWS = 10
+_CHECKED = frozenset(("solution", "ground_truth"))
+"""Columns with which a reward checks an answer. They hold a result, seldom the text that leads to it."""
 _PROMPTS = ("prompt", "question", "instruction", "input", "query")
 _CHATS = ("messages", "conversations", "conversation")
 _ANSWERS = frozenset(("completion", "response", "output", "answer", "generation", "solution", "completions", *_CHATS))
@@ -63,10 +74,15 @@ def check_answered(rows: Rows) -> None:
     present = {str(name) for row in rows for name, value in row.items() if value is not None}
     prompts = sorted(present & set(_PROMPTS))
     if "reward_model" in present or (len(prompts) == 1 and present <= {*prompts, *BESIDE_TEXT}):
-        raise DataError(
-            f"the rows hold prompts without answers ({', '.join(sorted(present))}), as training with rewards needs: "
-            "the objective sft learns answers; fix: write the answer of each prompt into a column completion"
+        raise _without_answers(present, "write the answer of each prompt into a column completion")
+    if _CHECKED & present and "prompt" in present and not present & (_ANSWERS - _CHECKED):
+        (checked, *_) = sorted(_CHECKED & present)
+        fix = (
+            f"write the whole answer of each prompt into a column completion, or, if {checked!r} is the text to learn, "
         )
+        raise _without_answers(present, fix + columns_fix({"prompt": "prompt", "completion": checked}))
+    if _asks_only(rows):
+        raise _without_answers(present, "end each conversation with the turn of the assistant that is to be learned")
     if "segments" in present:
         raise DataError(
             "the column 'segments' holds text in the form of a prompt format (Axolotl's input_output). A served model gets "
@@ -77,8 +93,22 @@ def check_answered(rows: Rows) -> None:
     if len(languages) > 1:
         raise DataError(
             f"the column 'translation' holds the languages {', '.join(languages)}, and the direction is not clear; "
-            f"fix: data.columns: {{prompt: {languages[0]}, completion: {languages[1]}}}, or the reverse"
+            f"fix: {columns_fix({'prompt': languages[0], 'completion': languages[1]})}, or the reverse"
         )
+
+
+def _without_answers(present: set[str], fix: str) -> DataError:
+    return DataError(
+        f"the rows hold prompts without answers ({', '.join(sorted(present))}), as training with rewards needs: "
+        f"the objective sft learns answers; fix: {fix}"
+    )
+
+
+def _asks_only(rows: Rows) -> bool:
+    """Return whether the rows are conversations of which none has an answer."""
+    chats = [turns for row in rows for name in _CHATS if isinstance(turns := row.get(name), list) and turns]
+    roles = [str(turn.get("role", turn.get("from"))).lower() for t in chats for turn in t if isinstance(turn, dict)]
+    return bool(roles) and set(roles) <= {"system", "developer", "user", "human"}
 
 
 def check_ranked(layout: Layout, rows: Rows) -> None:
@@ -103,17 +133,53 @@ def check_classes(layout: Layout, rows: Rows) -> None:
         return
     column = layout.columns["label"]
     values = [row.get(column) for row in rows]
+    _check_single_labels(column, values)
     fractions = [v for v in values if isinstance(v, float) and math.isfinite(v) and not v.is_integer()]
     texts = [float(v) for v in values if isinstance(v, str) and _DECIMAL.fullmatch(v.strip())]
     # The cells of a CSV file are texts: a few ratings such as 4.5 may be classes, as many numbers as rows are not.
     are_measured = len(texts) == len(values) >= _FEWEST_ROWS and len(set(texts)) * 2 > len(texts)
     if fractions or are_measured:
-        example = next(iter(fractions or texts))
+        example = next((value for value in [*fractions, *texts] if not value.is_integer()), 0.0)
         raise DataError(
             f"the column {column!r} holds numbers such as {example:g}, which are not classes, and this version does not train "
             "regression; fix: write a class for each range of the numbers into a column (low, high), and name it in "
             "data.columns: {label: ...}"
         )
+
+
+def check_labels(rows: Rows) -> None:
+    """Raise DataError for rows with several labels: lists in a column ``labels``, or a column of 0 and 1 for each label.
+
+    Args:
+        rows: The first rows of a file whose columns the user did not name.
+    """
+    present = {str(name) for row in rows for name, value in row.items() if value is not None}
+    if not present & set(TEXT_COLUMNS):
+        return
+    _check_single_labels("labels", [row.get("labels") for row in rows])
+    others = present - {*TEXT_COLUMNS, *BESIDE_TEXT}
+    flags = sorted(name for name in others if all(is_flag(row.get(name)) for row in rows))
+    if len(flags) > 1 and set(flags) == others and not present & set(LABEL_COLUMNS):
+        raise _several_labels(f"the columns {', '.join(flags)} hold 0 or 1 each, as the several labels of a row do")
+
+
+def _check_single_labels(column: str, values: Sequence[Any]) -> None:
+    lists = [value for value in values if isinstance(value, list) or _is_list_text(value)]
+    if lists:
+        example = excerpt_of(lists[0])
+        raise _several_labels(f"the column {column!r} holds lists of labels such as {example}")
+
+
+def _is_list_text(value: Any) -> bool:
+    """Return whether a cell of a CSV file holds a list in the form of JSON or Python."""
+    return isinstance(value, str) and _LIST_TEXT.fullmatch(value.strip()) is not None
+
+
+def _several_labels(what: str) -> DataError:
+    return DataError(
+        f"{what}, and a row has one label here: accuracy compares one class with another; fix: write the labels of a row, in "
+        "a fixed order, as one text into a column labels_text, and set data.columns: {prompt: COLUMN, completion: labels_text}"
+    )
 
 
 def _pairs_text(rows: Rows, present: list[str], rejected: list[str]) -> str:

@@ -27,7 +27,7 @@ def check_row_marks(row: Mapping[str, Any], used: Collection[str]) -> None:
 
     Args:
         row: A row of a file.
-        used: The columns of its layout, which are no marks.
+        used: The columns of its layout, which are not marks.
     """
     for column in sorted(row.keys() & ROW_MARKS - set(used)):
         if reason := _reason(column, row[column]):

@@ -1,4 +1,4 @@
-"""List the data files of a folder or a pattern. A folder is no data file, but a name for those that are in it."""
+"""List the data files of a folder or a pattern. A folder stands for all data files that are in it."""
 
 from __future__ import annotations
 

@@ -83,8 +83,14 @@ def test_a_column_that_looks_like_a_part_of_the_task_stops_the_run(columns, name
 
 def test_facts_of_a_few_rows_are_a_part_of_the_task():
     data = rows(facts=[text if i < 3 else None for i, text in enumerate(TEXTS)])
-    with pytest.raises(DataError, match="'facts' is not used, and looks like a part of the task: 3 of 10 rows"):
+    with pytest.raises(
+        DataError, match="'facts' is not used, and looks like a part of the task: 3 of 10 rows"
+    ) as caught:
         interpret(data, ColumnSettings())
+    template = str(caught.value).partition('data.prompt_template: "')[2].partition('"')[0].replace("\\n", "\n")
+    composed = interpret(data, ColumnSettings(prompt_template=template))
+    prompts = [composed.conversations(row)[0].messages[0]["content"] for row in data]
+    assert prompts == [*(f"p{i}\n\n{TEXTS[i]}" for i in range(3)), *(f"p{i}" for i in range(3, 10))]
 
 
 def test_a_category_is_a_part_of_questions_in_the_form_of_jeopardy():
@@ -156,6 +162,15 @@ def test_the_template_of_the_fix_works():
     turns = [{"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}], "context": "c d"}]
     with pytest.raises(DataError, match="trains without it, or write it into the turns"):
         interpret(turns, ColumnSettings())
+
+
+@pytest.mark.parametrize("name", ["rationale", "reasoning", "explanation", "deepseek_reasoning"])
+def test_the_way_to_the_answer_is_not_offered_as_a_part_of_the_prompt(name):
+    data = rows(**{name: TEXTS})
+    with pytest.raises(DataError, match="to learn it too, write it into the answers") as caught:
+        interpret(data, ColumnSettings())
+    assert "prompt_template" not in str(caught.value)
+    assert unused_after_reading(data, ColumnSettings(ignore=(name,))) == {}
 
 
 def test_a_copy_of_the_whole_conversation_is_no_part_of_the_task():
@@ -246,3 +261,42 @@ def test_a_template_that_does_not_fit_names_the_fix(template, options, words):
     with pytest.raises(DataError) as caught:
         interpret([row], ColumnSettings(prompt_template=template, **options))
     assert words in str(caught.value)
+
+
+# forms of other tools ------------------------------------------------------------------------------------------------
+
+
+def test_query_response_and_history_of_ms_swift_are_turns():
+    row = {"system": "s", "query": "q", "response": "r", "history": [["q1", "a1"], ["q2", "a2"]]}
+    reading = interpret([row], ColumnSettings())
+    assert str(reading.layout) == "alpaca: system, history, query -> response"
+    (conversation,) = reading.conversations(row)
+    assert [turn["content"] for turn in conversation.messages] == ["s", "q1", "a1", "q2", "a2", "q", "r"]
+    (conversation,) = reading.conversations({"query": "q", "response": "r", "history": None})
+    assert [turn["content"] for turn in conversation.messages] == ["q", "r"]
+
+
+def test_exchanges_of_ms_swift_are_turns():
+    row = {"system": "s", "conversation": [{"human": "q1", "assistant": "a1"}, {"human": "q2", "assistant": "a2"}]}
+    reading = interpret([row], ColumnSettings())
+    assert str(reading.layout) == "messages: system, conversation"
+    (conversation,) = reading.conversations(row)
+    assert [(turn["role"], turn["content"]) for turn in conversation.messages] == [
+        ("system", "s"),
+        *(("user", "q1"), ("assistant", "a1")),
+        *(("user", "q2"), ("assistant", "a2")),
+    ]
+    with pytest.raises(RowFault, match="null field: content"):
+        reading.conversations({"conversation": [{"human": "q", "assistant": None}]})
+
+
+def test_tool_turns_of_sharegpt_are_read():
+    turns = [
+        ("human", "q"),
+        ("gpt", "<tool_call>{}</tool_call>"),
+        ("tool", "<tool_response>7</tool_response>"),
+        ("gpt", "7"),
+    ]
+    row = {"conversations": [{"from": role, "value": text} for role, text in turns]}
+    (conversation,) = interpret([row], ColumnSettings()).conversations(row)
+    assert [turn["role"] for turn in conversation.messages] == ["user", "assistant", "tool", "assistant"]

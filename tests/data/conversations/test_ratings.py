@@ -169,10 +169,64 @@ def test_rated_steps_are_refused():
 
 @pytest.mark.parametrize("values", [[0.0, 1.0, 0.35], [f"{i / 100}" for i in range(20)]])
 def test_numbers_that_are_not_classes_are_refused(values):
-    with pytest.raises(DataError, match=r"the column 'label' holds numbers such as 0\.?\d*, which are not classes"):
+    with pytest.raises(DataError, match=r"the column 'label' holds numbers such as 0\.\d+, which are not classes"):
         interpret([{"text": "t", "label": value} for value in values], ColumnSettings())
 
 
 @pytest.mark.parametrize("values", [[0.0, 1.0, 2.0], ["4.5", "5.0"] * 10, [1, 2, 3]])
 def test_numbers_that_may_be_classes_are_labels(values):
     assert interpret([{"text": "t", "label": value} for value in values], ColumnSettings())
+
+
+TEXT = {"text": "Good book, bad film."}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({**TEXT, "labels": ["good", "bad"]}, "the column 'labels' holds lists of labels such as list ['good', 'bad']"),
+        ({**TEXT, "labels": [3], "id": "a"}, "the column 'labels' holds lists of labels"),
+        ({**TEXT, "labels": "['good']"}, "the column 'labels' holds lists of labels"),
+        ({**TEXT, "label": ["good", "bad"]}, "the column 'label' holds lists of labels"),
+        (
+            {**TEXT, "toxic": 1, "insult": 0},
+            "the columns insult, toxic hold 0 or 1 each, as the several labels of a row do",
+        ),
+        ({**TEXT, "toxic": "0", "insult": "1"}, "the columns insult, toxic hold 0 or 1 each"),
+    ],
+)
+def test_several_labels_of_a_row_are_refused_with_the_reason(row, words):
+    with pytest.raises(DataError) as caught:
+        interpret([row], ColumnSettings())
+    assert str(caught.value).startswith(f"{words}")
+    assert "a row has one label here" in str(caught.value)
+    joined = {**row, "labels_text": "bad, good"}
+    reading = interpret([joined], ColumnSettings(columns={"prompt": "text", "completion": "labels_text"}))
+    assert reading.conversations(joined)[0].messages[-1]["content"] == "bad, good"
+
+
+def test_a_label_in_brackets_is_a_label():
+    row = {**TEXT, "label": "[GOOD]"}
+    assert interpret([row], ColumnSettings()).conversations(row)
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"messages": [USER], "solution": "<answer>7</answer>"}, "messages, solution"),
+        ({"conversations": [HUMAN]}, "conversations"),
+        ({"prompt": "p", "solution": "7"}, "prompt, solution"),
+        ({"prompt": [USER], "ground_truth": "7"}, "ground_truth, prompt"),
+    ],
+)
+def test_rows_for_rewards_are_refused_with_the_reason(row, columns):
+    with pytest.raises(DataError) as caught:
+        interpret([row], ColumnSettings())
+    assert str(caught.value).startswith(
+        f"the rows hold prompts without answers ({columns}), as training with rewards needs"
+    )
+    if row.get("prompt") == "p":
+        assert "-P data.columns.prompt=prompt -P data.columns.completion=solution" in str(caught.value)
+        assert interpret([row], ColumnSettings(columns={"prompt": "prompt", "completion": "solution"})).conversations(
+            row
+        )

@@ -7,13 +7,14 @@ A model that is trained without a column which its prompts refer to learns to gu
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlflow_finetune_plugin.data.conversations.rating_columns import (
+from mlflow_finetune_plugin.data.columns.ratings import (
     RATINGS,
     check_later_pairs,
     check_later_ratings,
@@ -31,6 +32,10 @@ _TASK_NAMES = frozenset(
     )
 )
 """Columns that are a part of the prompt wherever they occur, short or long, also where many rows share a value."""
+_WAY_TO_ANSWER = re.compile(
+    "(^|_)(rationale|reasoning|reasoning_content|explanation|thinking|thought|thoughts|cot|chain_of_thought|solution)$"
+)
+"""Columns with the way to the answer, or with another answer. A prompt does not have them when the model is served."""
 _JEOPARDY = ("question",)
 _FEWEST_CATEGORIES = 4
 _DESCRIPTIONS = frozenset(
@@ -149,14 +154,19 @@ class UnusedColumns:
             raise DataError(
                 f"the column {name!r} is not used, and looks like a part of the task: {column.rows:,} of {self._rows:,} rows "
                 f"have a value in it, for example {example!r}; fix: data.ignore: [{name}] (-P data.ignore={shlex.quote(name)}) "
-                f"trains without it{self._template_fix(name)}"
+                f"trains without it{self._template_fix(name, column)}"
             )
 
-    def _template_fix(self, name: str) -> str:
+    def _template_fix(self, name: str, column: _Column) -> str:
+        if _WAY_TO_ANSWER.search(name.lower()):
+            return "; to learn it too, write it into the answers: in a prompt it would give the answer away"
         if not self._prompts:
             return ", or write it into the turns"
-        names = (*self._prompts, name)
-        template = "\\n\\n".join(f"{{{{ {n} }}}}" if n.isidentifier() else f"{{{{ row[{n!r}] }}}}" for n in names)
+        *prompts, added = (n if n.isidentifier() else f"row[{n!r}]" for n in (*self._prompts, name))
+        template = "\\n\\n".join(f"{{{{ {prompt} }}}}" for prompt in prompts)
+        written = f"\\n\\n{{{{ {added} }}}}"
+        # A template that writes a null value leaves the row out.
+        template += written if column.rows == self._rows else f"{{% if {added} %}}{written}{{% endif %}}"
         return f', or data.prompt_template: "{template}" writes it into the prompt'
 
     def _is_of_task(self, name: str, column: _Column) -> bool:
@@ -190,7 +200,7 @@ class UnusedColumns:
 def _sample(column: _Column, text: str) -> None:
     column.sampled += 1
     column.chars += len(text)
-    # Ids and addresses are long and different in each row too, but they are no phrases.
+    # Ids and addresses are long and different in each row too, but they are not phrases.
     column.phrases += " " in text.strip() or (len(text) >= _LONG_CHARS and not text[:_LONG_CHARS].isascii())
     column.values.add(hash(text))
     column.example = column.example or text
