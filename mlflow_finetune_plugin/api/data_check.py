@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.config.run_config import RECIPE_FILE, RunConfig
-from mlflow_finetune_plugin.data.sources.arrow_files import is_saved_dataset
+from mlflow_finetune_plugin.data.sources.folders import has_data_files, is_folder_of_files
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.planning.preflight import load_checked_config
 
@@ -83,9 +83,13 @@ def _config(source: str, entry_point: str, overrides: Mapping[str, str], empty: 
     """Return the config of the project, or of an empty project that trains on this data alone."""
     caller = Path.cwd()
     folder = caller / source
-    is_project = folder.is_dir() and not is_saved_dataset(folder) and not (folder / "dataset_dict.json").is_file()
+    is_project = is_folder_of_files(folder)
     if is_project and not (folder / RECIPE_FILE).is_file() and "data" not in overrides:
-        raise ConfigError([f"{source}: a folder without {RECIPE_FILE}; fix: name a data file, or a project"])
+        if not has_data_files(folder):
+            raise ConfigError(
+                [f"{source}: a folder without {RECIPE_FILE} and data files; fix: name data, or a project"]
+            )
+        is_project = False
     project = folder if is_project else empty
     parameters = dict(overrides) if is_project else {**overrides, "data": source}
     return load_checked_config(project, entry_point, parameters, caller=caller)

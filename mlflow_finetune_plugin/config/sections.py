@@ -63,7 +63,7 @@ Files = Annotated[list[DataFileSettings], BeforeValidator(_as_files), Field(min_
 class DataSettings(Section):
     """The rows to train on, and the held-out rows."""
 
-    train: Files = Field(description="File, list of files, or list of {path, task, weight}.")
+    train: Files = Field(description="File, folder or pattern, list of these, or list of {path, task, weight}.")
     eval: Annotated[
         Annotated[list[DataFileSettings], Field(min_length=1)] | Annotated[float, Field(gt=0, lt=1)] | None,
         BeforeValidator(_as_files_or_fraction),

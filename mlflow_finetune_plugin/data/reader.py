@@ -106,7 +106,7 @@ class Reader:
         self._submit()
         self._pool.drain()
         with _named(file, local):
-            reading.unused.check()  # again, because the first rows may lack a column
+            reading.check()  # again, because the first rows may lack a column
         tally.unused_columns = reading.unused.counts
         return ReadFile(file, tally, start, self._spool.position())
 

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's and Axolotl's lists of data sets as sources."""
+"""Folders, patterns, and LLaMA-Factory's and Axolotl's lists of data sets as sources."""
 
 import json
 
@@ -73,6 +73,10 @@ def test_a_data_set_of_llama_factory_on_the_hub(tmp_path):
         ({"file_name": "a.json", "num_samples": 7}, "num_samples: has no equal here"),
         ({"script_url": "x"}, "script_url: has no equal here"),
         ({"file_name": "a.json", "formatting": "sharegpt", "tags": {"role_tag": "r"}}, "turns with the keys r, value"),
+        (
+            {"file_name": "a.json", "formatting": "sharegpt", "tags": {"user_tag": "Mensch"}},
+            "tags.user_tag = 'Mensch': has no equal here; fix: write these turns as 'user' in the file",
+        ),
     ],
 )
 def test_what_llama_factory_does_and_this_package_does_not(tmp_path, entry, words):
@@ -104,6 +108,7 @@ def test_the_data_sets_of_an_axolotl_configuration(tmp_path):
         },
         {"path": "org/set", "name": "main", "split": "test", "type": "sharegpt"},
         {"path": "a.jsonl", "type": "completion", "field": "body"},
+        {"path": "a.jsonl", "type": {"field_instruction": "q", "field_output": "a", "format": None}},
     )
     assert listed(path) == [
         (str(tmp_path / "a.jsonl"), "alpaca", None, None),
@@ -111,6 +116,7 @@ def test_the_data_sets_of_an_axolotl_configuration(tmp_path):
         (str(tmp_path / "c.jsonl"), "messages", {"messages": "turns"}, None),
         ("hf:org/set:main:test", "sharegpt", {"conversations": "conversations"}, None),
         (str(tmp_path / "a.jsonl"), "text", {"text": "body"}, None),
+        (str(tmp_path / "a.jsonl"), "alpaca", {"instruction": "q", "output": "a"}, None),
     ]
 
 
@@ -118,7 +124,14 @@ def test_the_data_sets_of_an_axolotl_configuration(tmp_path):
     ("entry", "words"),
     [
         ({"path": "org/set", "type": "orpo.chat_template"}, "type = 'orpo.chat_template': has no equal here"),
-        ({"path": "org/set", "type": {"field_instruction": "q"}}, "type = 'an object': has no equal here"),
+        (
+            {"path": "org/set", "type": {"field_instruction": "q", "format": "[INST] {instruction}"}},
+            r"type\.format: has no equal here; fix: remove it, .* with data\.prompt_template",
+        ),
+        (
+            {"path": "org/set", "type": "pygmalion"},
+            "fix: use alpaca, completion, chat_template, sharegpt, or an object",
+        ),
         ({"path": "org/set", "type": "chat_template", "roles_to_train": ["user"]}, "roles_to_train: has no equal here"),
         ({"path": "lost.jsonl", "type": "alpaca"}, r"the file lost\.jsonl does not exist"),
         ({"type": "alpaca"}, "has no path"),
@@ -136,3 +149,55 @@ def test_a_run_reads_what_a_list_names(tmp_path):
     checked = ft.check_data(path)
     assert checked.is_usable, checked.problem
     assert "alpaca: ask -> reply" in checked.text()
+
+
+# folders and patterns ------------------------------------------------------------------------------------------------
+
+
+def shards(folder):
+    """Write three files with ten rows each."""
+    folder.mkdir()
+    for part in range(3):
+        rows = [{"prompt": f"What is {part}{i}?", "completion": f"It is {part}{i}."} for i in range(10)]
+        jsonl(folder / f"p{part}.jsonl", rows)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["", "*.jsonl", "p[0-2].*"])
+def test_a_folder_is_one_task_of_several_files(tmp_path, name):
+    path = shards(tmp_path / "fold") / name
+    files = [str(tmp_path / "fold" / f"p{part}.jsonl") for part in range(3)]
+    assert listed(path) == [(file, None, None, "fold") for file in files]
+    assert listed(path, task="t", layout="alpaca") == [(file, "alpaca", None, "t") for file in files]
+
+
+def test_lists_of_other_tools_may_name_folders_and_patterns(tmp_path):
+    files = sorted(map(str, shards(tmp_path / "fold").iterdir()))
+    for name in ("fold", "fold/*.jsonl"):
+        path = llama_factory(tmp_path, {"file_name": name})
+        assert [file[0] for file in listed(path)] == files
+        path = axolotl(tmp_path, {"path": name, "type": "alpaca"})
+        assert [file[0] for file in listed(path)] == files
+    path = axolotl(tmp_path, {"path": "json", "data_files": "fold/p[12].jsonl", "type": "alpaca"})
+    assert [file[0] for file in listed(path)] == files[1:]
+    (tmp_path / "empty").mkdir()
+    path = axolotl(tmp_path, {"path": "empty", "type": "alpaca"})
+    with pytest.raises(ConfigError, match="the folder has no data files"):
+        listed(path)
+
+
+def test_a_folder_is_checked_and_is_read_by_a_recipe(tmp_path, monkeypatch):
+    shards(tmp_path / "fold")
+    for source in (tmp_path / "fold", tmp_path / "fold" / "*.jsonl"):
+        checked = ft.check_data(source)
+        assert checked.is_usable, checked.problem
+        assert [file.rows_read for file in checked.report.files] == [10, 10, 10]
+        assert {file.task for file in checked.report.files} == {"fold"}
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "finetune.yaml").write_text("data: {train: ../fold/*.jsonl, eval: [{path: ../fold/p0.jsonl}]}\n")
+    assert [file.rows_read for file in ft.check_data(project).report.files] == [10, 10, 10, 10]
+    monkeypatch.chdir(tmp_path)
+    assert len(ft.check_data("fold").report.files) == 3
+    with pytest.raises(ConfigError, match="no file matches this pattern"):
+        ft.check_data("fold/*.csv")

@@ -75,8 +75,9 @@ def test_a_translation_needs_its_direction(tmp_path, renderer):
     train = jsonl(tmp_path / "a.jsonl", rows)
     with pytest.raises(
         DataError, match=r"direction is not clear; fix: data\.columns: {prompt: translation\.en, completion"
-    ):
+    ) as caught:
         prepare(request(train), renderer, tmp_path / "out")
+    assert "-P data.columns.prompt=translation.en -P data.columns.completion=translation.fr" in str(caught.value)
     columns = {"prompt": "translation.fr", "completion": "translation.en"}
     prepared = prepare(request(train, columns=columns), renderer, tmp_path / "out")
     assert all(row.reference.startswith("house ") for row in prepared.eval_rows)

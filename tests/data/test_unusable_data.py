@@ -54,7 +54,7 @@ def test_too_large_a_share_of_unusable_rows_stops_the_run(tmp_path, renderer):
     assert str(caught.value).startswith(
         "4 of 20 rows of a.jsonl cannot be used (20%; data.max_skipped allows 10%): 4 empty completion (completion) in line 17"
     )
-    assert str(caught.value).endswith("data.max_skipped: 0.2")
+    assert str(caught.value).endswith("data.max_skipped: 0.2 (-P data.max_skipped=0.2)")
     assert caught.value.report.verdict == "unusable"
     assert prepare(request(train, max_skipped=0.2), renderer, tmp_path / "out").report.skipped == 4
 

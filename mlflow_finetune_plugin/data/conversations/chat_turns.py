@@ -102,7 +102,7 @@ def role_turn(turn: Any) -> Message:
 
 def sharegpt_turn(turn: Any) -> Message:
     """Read a turn of the form ``{"from": ..., "value": ...}``."""
-    roles = {**_SHAREGPT_ROLES, _FUNCTION_CALL: "assistant", _OBSERVATION: "tool"}
+    roles = {**_SHAREGPT_ROLES, **_TOOL_ROLES, _FUNCTION_CALL: "assistant", _OBSERVATION: "tool"}
     role = _role(turn, "from", roles)
     if turn["from"].lower() == _FUNCTION_CALL:
         calls = named_calls(_content(turn, "value", role))

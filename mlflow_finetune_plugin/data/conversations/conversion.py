@@ -31,6 +31,7 @@ from mlflow_finetune_plugin.data.conversations.row_faults import (
     WRONG_TYPE,
     RowFault,
 )
+from mlflow_finetune_plugin.data.conversations.row_marks import ROW_MARKS, check_markers, check_row_marks
 from mlflow_finetune_plugin.data.conversations.texts import excerpt_of, optional_text, verbatim
 from mlflow_finetune_plugin.data.conversations.tool_calls import TOOL_COLUMNS, tools_of
 from mlflow_finetune_plugin.evaluation.results import Message
@@ -91,6 +92,8 @@ def _check_fields(layout: Layout, row: Mapping[str, Any]) -> None:
     for column, reason in _UNSUPPORTED_COLUMNS.items():
         if row.get(column) and column not in layout.columns.values():
             raise _unsupported(column, reason)
+    if row.keys() & ROW_MARKS:
+        check_row_marks(row, set(layout.columns.values()))
     if layout.name not in CHATS:
         for column in TOOL_COLUMNS:
             if row.get(column) and column not in layout.columns.values():
@@ -162,6 +165,7 @@ def _document(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def _prompt_completion(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
     prompt, completion = _field(layout, row, "prompt"), _field(layout, row, "completion")
+    check_markers(prompt, layout.columns["prompt"])
     return (
         *_system(layout, row),
         _message("user", verbatim(prompt, layout.columns["prompt"], EMPTY_PROMPT)),
@@ -252,7 +256,9 @@ def _after_system(layout: Layout, row: Mapping[str, Any], turns: Iterable[Messag
 _NOT_TEXT = "this version trains on text only"
 _TOOLS = "only rows of turns can have tools, as messages or ShareGPT"
 _UNSUPPORTED_COLUMNS = {
-    **dict.fromkeys(("images", "image", "videos", "video", "audios", "audio"), _NOT_TEXT),
+    **dict.fromkeys(
+        ("images", "image", "image_path", "image_paths", "videos", "video", "audios", "audio", "audio_path"), _NOT_TEXT
+    ),
 }
 
 CHATS = ("messages", "sharegpt", "conversational")

@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from mlflow_finetune_plugin.data.columns.ratings import AnswerLists
+from mlflow_finetune_plugin.data.columns.remainder import UnusedColumns
 from mlflow_finetune_plugin.data.conversations.conversion import CHATS, Conversation, to_conversations
 from mlflow_finetune_plugin.data.conversations.groups import check_group, group_of
 from mlflow_finetune_plugin.data.conversations.layouts import (
     COMPOSED,
+    LABEL,
     PREFERENCE,
+    TEXT,
     Layout,
     composed_layout,
     detect_layout,
@@ -19,12 +23,12 @@ from mlflow_finetune_plugin.data.conversations.nested_columns import LIST_COLUMN
 from mlflow_finetune_plugin.data.conversations.ratings import (
     check_answered,
     check_classes,
+    check_labels,
     check_ranked,
     check_single_answers,
 )
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.tool_calls import TOOL_COLUMNS
-from mlflow_finetune_plugin.data.conversations.unused_columns import UnusedColumns
 from mlflow_finetune_plugin.errors import DataError
 
 if TYPE_CHECKING:
@@ -64,9 +68,14 @@ class Interpretation:
         columns = template.columns if template is not None else frozenset[str]()
         prompts = sorted(columns) or [layout.columns[part] for part in _PROMPT_PARTS if part in layout.columns]
         tools = TOOL_COLUMNS if layout.name in CHATS else ()
+        is_guessed = not settings.columns and settings.layout == "auto"
         self.unused = UnusedColumns(
-            {*layout.columns.values(), *columns, *tools, *self._ignore, COMPOSED, settings.group or COMPOSED}, prompts
+            {*layout.columns.values(), *columns, *tools, *self._ignore, COMPOSED, settings.group or COMPOSED},
+            prompts,
+            has_answers=layout.name not in (LABEL, TEXT),
+            is_guessed=is_guessed,
         )
+        self._answers = AnswerLists(layout.columns["output"]) if layout.name == "alpaca" and is_guessed else None
 
     def conversations(self, row: Mapping[str, Any]) -> list[Conversation]:
         """Return the conversations of a row, and count its unused columns.
@@ -76,14 +85,29 @@ class Interpretation:
         """
         group = None if self._group is None else group_of(row, self._group)
         row = unpacked(_without(row, self._ignore), self._lists)
+        if self._answers is not None:
+            self._answers.add(row)
         try:
-            composed = self._template.compose(row) if self._template is not None else row
+            composed = self._composed(row)
             conversations = to_conversations(self.layout, composed)
         except RowFault:
             self.unused.add(row, ())
             raise
         self.unused.add(row, [conversation.messages for conversation in conversations])
         return [replace(conversation, group=group) for conversation in conversations] if group else conversations
+
+    def check(self) -> None:
+        """Raise DataError for what the rows so far hold beside what the model learns: ratings, ranks, or a part of the task."""
+        if self._answers is not None:
+            self._answers.check()
+        self.unused.check()
+
+    def _composed(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the row with its composed prompt. What only the prompt holds has no other meaning then."""
+        if self._template is None:
+            return row
+        kept = {*self.layout.columns.values()} | (row.keys() - self._template.columns)
+        return {name: value for name, value in self._template.compose(row).items() if name in kept}
 
 
 def interpret(rows: Sequence[Mapping[str, Any]], settings: ColumnSettings) -> Interpretation:
@@ -111,6 +135,7 @@ def interpret(rows: Sequence[Mapping[str, Any]], settings: ColumnSettings) -> In
         if is_guessed:
             check_single_answers(rows)
             check_answered(rows)
+            check_labels(rows)
         layout = detect_layout(rows, settings.columns, settings.layout)
         if is_guessed or layout.name == PREFERENCE:
             check_ranked(layout, rows)
@@ -122,7 +147,7 @@ def interpret(rows: Sequence[Mapping[str, Any]], settings: ColumnSettings) -> In
             first.conversations(row)
         except RowFault:
             continue  # the report counts it
-    first.unused.check()
+    first.check()
     return Interpretation(layout, settings, template)
 
 

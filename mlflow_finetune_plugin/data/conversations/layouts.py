@@ -7,11 +7,16 @@ only.
 from __future__ import annotations
 
 import difflib
-import shlex
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow_finetune_plugin.data.columns.offers import (
+    BESIDE_TEXT,
+    columns_fix,
+    columns_offer,
+    has_no_header,
+)
 from mlflow_finetune_plugin.errors import DataError
 
 
@@ -40,20 +45,14 @@ class _Shape:
 
 
 TEXT = "text"
+LABEL = "label"
 PREFERENCE = "preference"
-BESIDE_TEXT = frozenset(
-    ("id", "url", "source", "timestamp", "date", "title", "author", "meta", "metadata", "lang", "language", "license")
-)
-"""Columns that describe the source of a text. A ``text`` column with no other columns than these holds documents."""
-
-_FEWEST_ROWS = 10
-_LONGEST_LABEL = 60
 _SYSTEM = {"system": ("system", "system_prompt")}
-_TEXT_COLUMNS = (
+TEXT_COLUMNS = (
     *("text", "sentence", "query", "utterance", "message", "review", "comment", "tweet", "content", "document"),
     *("headline", "title", "description"),
 )
-_LABEL_COLUMNS = (
+LABEL_COLUMNS = (
     *("label", "category", "intent", "class", "target", "sentiment", "topic", "label_text", "label_name", "emotion"),
     "tag",
 )
@@ -90,7 +89,7 @@ _SHAPES: dict[str, _Shape] = {
     ),
     "conversational": _Shape(_PAIR_PARTS, {}, "completion", _PAIRS),
     "prompt_completion": _Shape(_PAIR_PARTS, _SYSTEM, "completion", _PAIRS),
-    "label": _Shape({"text": _TEXT_COLUMNS, "label": _LABEL_COLUMNS}, _SYSTEM, "label"),
+    "label": _Shape({"text": TEXT_COLUMNS, "label": LABEL_COLUMNS}, _SYSTEM, "label"),
     "instances": _Shape({"instruction": ("instruction",), "instances": ("instances",)}, _SYSTEM, "instances"),
     "preference": _Shape(
         {"chosen": ("chosen",), "rejected": ("rejected",)},
@@ -135,7 +134,7 @@ def detect_layout(
     candidates = _without_weaker(candidates) or ([] if columns else _further_readings(rows, present, layout))
     if len(candidates) == 1:
         return candidates[0]
-    raise DataError(_no_single_layout(candidates, present, layout, _offer(rows, present)))
+    raise DataError(_no_single_layout(candidates, present, layout, rows))
 
 
 def _check_columns(columns: Mapping[str, str], present: list[str], layout: str) -> None:
@@ -192,7 +191,9 @@ def _with_input(ways: list[dict[str, str]], named: Mapping[str, str], present: l
 def _further_readings(rows: list[Mapping[str, Any]], present: list[str], layout: str) -> list[Layout]:
     """Return the readings by names that are less clear, for a file that fits no layout by the usual ones."""
     ways: list[tuple[str, dict[str, str]]] = []
-    for prompt, completion in _FURTHER_PAIRS:
+    if {"query", "response", "history"} <= set(present):  # ms-swift
+        ways.append(("alpaca", {"history": "history", "instruction": "query", "output": "response"}))
+    for prompt, completion in () if ways else _FURTHER_PAIRS:
         ways.append(("prompt_completion", {"prompt": prompt, "completion": completion}))
     for column in _FURTHER_CHATS:
         ways += [("messages", {"messages": column}), ("sharegpt", {"conversations": column})]
@@ -233,7 +234,7 @@ def composed_layout(
     answers = {part: columns[part] for part in ("completion", "output", "label") if part in columns}
     if not answers:
         known = dict.fromkeys((*_ANSWERING, "output", "answers", "solution", "summary"), "completion")
-        known.update(dict.fromkeys(_LABEL_COLUMNS, "label"))
+        known.update(dict.fromkeys(LABEL_COLUMNS, "label"))
         answers = {name: part for name, part in known.items() if name in present and name not in used}
         answers = {part: name for name, part in answers.items()} if len(answers) == 1 else {}
     if len(answers) != 1:
@@ -297,49 +298,31 @@ def _without_weaker(candidates: list[Layout]) -> list[Layout]:
     return [c for c in candidates if c is alpaca or not set(c.columns.values()) <= used]
 
 
-def _offer(rows: list[Mapping[str, Any]], present: list[str]) -> str:
-    """Return a setting for a file with one column of long texts and one of few short ones, or with two columns of text."""
-    values = {name: [row[name] for row in rows if row.get(name) not in (None, "")] for name in present}
-    texts = [
-        name
-        for name, column in values.items()
-        if name not in BESIDE_TEXT and column and all(isinstance(value, str) for value in column)
-    ]
-    # With a further column, the names do not show which of them are the task.
-    if len(texts) != 2 or len(rows) < _FEWEST_ROWS or set(present) - {*texts, *BESIDE_TEXT}:
-        return ""
-    few, many = sorted(texts, key=lambda name: len(set(values[name])))
-    is_class = len(set(values[few])) * 3 <= len(values[few]) and max(map(len, values[few])) <= _LONGEST_LABEL
-    parts = {"text": many, "label": few} if is_class else {"prompt": texts[0], "completion": texts[1]}
-    reason = (
-        f"{few!r} has {len(set(values[few]))} different values, as labels have" if is_class else "two columns of text"
-    )
-    command = " ".join(f"-P {shlex.quote(f'data.columns.{part}={column}')}" for part, column in parts.items())
-    return f"; perhaps {command} ({reason})"
-
-
-def _no_single_layout(candidates: list[Layout], present: list[str], layout: str, offer: str) -> str:
+def _no_single_layout(
+    candidates: list[Layout], present: list[str], layout: str, rows: Sequence[Mapping[str, Any]]
+) -> str:
     listed = ", ".join(name if len(name) <= 40 else name[:37] + "..." for name in present) or "none"
     if candidates:
         either = "; or ".join(str(candidate) for candidate in candidates)
         return (
             f"the columns {listed} fit {len(candidates)} layouts: {either}; "
-            f"fix: name the columns, {_columns_example(candidates[0])}, or set data.layout"
+            f"fix: name the columns, {columns_fix(candidates[0].columns)}, or set data.layout"
         )
     if present == ["text"] or set(present) <= {"text", *BESIDE_TEXT}:
         return f"the column text is empty in the first rows (columns: {listed}); fix: name the column that holds the text, data.columns: {{text: ...}}"
     choices = [layout] if layout != "auto" else list(LAYOUTS)
     table = "".join(f"\n  {name}: {_known_columns(_SHAPES[name])}" for name in choices)
+    if has_no_header(rows, present):
+        return (
+            f"the file has no header: its first line holds data ({listed}); fix: write the names of the columns into a line before "
+            "it, for example prompt and completion, or text and label"
+        )
     hint = " (is the first line of the file a header?)" if any(" " in name.strip() for name in present) else ""
     return (
         f"the columns {listed} fit no known layout{hint}; fix: name them, for example "
         "data.columns: {prompt: ..., completion: ...}, compose a prompt of several columns with data.prompt_template, or set "
-        f"data.layout{offer}. Known layouts:{table}"
+        f"data.layout{columns_offer(rows, present)}. Known layouts:{table}"
     )
-
-
-def _columns_example(layout: Layout) -> str:
-    return "data.columns: {" + ", ".join(f"{part}: {column}" for part, column in layout.columns.items()) + "}"
 
 
 def _known_columns(shape: _Shape) -> str:

@@ -21,6 +21,7 @@ DROPS_CONTENT = "template drops content"
 STOP_INSIDE = "stop token inside the answer"
 
 _TOOLS_FIX = "set data.chat_template to one that does, or train without them: data.ignore: [tools]"
+_CALLS_FIX = "set data.chat_template to one that does, or remove the conversations that call tools from the file"
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ def _lost_context(turns: list[RenderedTurn], messages: list[Message]) -> RowFaul
     prompt = turns[-1].prompt
     for tool in messages[0].get("tools", ()):
         if tool["function"]["name"] not in prompt:
-            return RowFault(NO_TOOLS, f"the tool {tool['function']['name']} is not in the prompt; {_TOOLS_FIX}")
+            return RowFault(NO_TOOLS, f"the tool {tool['function']['name']} is not in the prompt; {_fix(messages)}")
     for message in messages[:-1]:
         if missing := _missing_call(prompt, message):
             return RowFault(NO_TOOLS, missing)
@@ -83,11 +84,16 @@ def _lost_context(turns: list[RenderedTurn], messages: list[Message]) -> RowFaul
     return None
 
 
+def _fix(messages: Sequence[Message]) -> str:
+    """Return the fix for a template without tools. Without the tools, their calls would still be in the turns."""
+    return _CALLS_FIX if any("tool_calls" in message for message in messages) else _TOOLS_FIX
+
+
 def _missing_call(text: str, message: Message) -> str:
     """Return what is wrong if ``text`` does not hold the calls of a turn, or ""."""
     for call in message.get("tool_calls", ()):
         if call["function"]["name"] not in text:
-            return f"the call of {call['function']['name']} is not written; {_TOOLS_FIX}"
+            return f"the call of {call['function']['name']} is not written; {_CALLS_FIX}"
     return ""
 
 
@@ -120,7 +126,7 @@ def default_turns(
     """Render the turns with the packaged template. It keeps every word and prefix, so only stop tokens are checked."""
     text, turns = template.bos, []
     if any("tools" in message or "tool_calls" in message for message in messages):
-        return RowFault(NO_TOOLS, f"the packaged template writes no tools; {_TOOLS_FIX}")
+        return RowFault(NO_TOOLS, f"the packaged template writes no tools; {_fix(messages)}")
     for message in messages:
         before, text = text, text + template.render_turn(message)
         if is_learnt(message):

@@ -25,7 +25,7 @@ def skipped_fault(tallies: Sequence[RowTally], max_skipped: float) -> str | None
             return (
                 f"{skipped:,} of {tally.conversations:,} rows of {tally.name} cannot be used ({share:.0%}; data.max_skipped allows "
                 f"{max_skipped:.0%}): {_reasons(tally)}; fix: correct the rows, data.columns or data.layout, or train without them "
-                f"with data.max_skipped: {allowed:g}"
+                f"with data.max_skipped: {allowed:g} (-P data.max_skipped={allowed:g})"
             )
     return None
 

@@ -154,10 +154,16 @@ def _utf8_text(path: Path, number: int, raw: bytes, offset: int) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
+        page = "WINDOWS-1252" if _is_western(raw) else "CODEPAGE"
+        names = (
+            ""
+            if _is_western(raw)
+            else ", with the name of the code page for CODEPAGE, such as WINDOWS-1251 or SHIFT_JIS"
+        )
         around = raw[max(0, error.start - 10) : error.start + 10]
         raise DataError(
             f"{path}, line {number}: not UTF-8 at byte {offset + error.start} (0x{raw[error.start]:02x} in {around!r}); "
-            "fix: convert it from its code page, for example iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
+            f"fix: convert it from its code page, for example iconv -f {page} -t UTF-8 FILE > NEW{names}"
         ) from error
 
 

@@ -48,7 +48,7 @@ def test_unusable_data_ends_with_2_and_shows_the_report_all_the_same(rows, monke
     ("arguments", "said"),
     [
         (["nothing.jsonl"], "no such file"),
-        (["."], "a folder without finetune.yaml; fix: name a data file, or a project"),
+        (["empty"], "a folder without finetune.yaml and data files; fix: name data, or a project"),
         (["rows.jsonl", "-P", "colums=x"], "did you mean columns?"),
         (["rows.jsonl", "--html", "no/such/page.html"], "its folder does not exist"),
         (["hf:a:b:c:d"], "not a valid data set name"),
@@ -57,6 +57,7 @@ def test_unusable_data_ends_with_2_and_shows_the_report_all_the_same(rows, monke
 )
 def test_wrong_arguments_end_with_2(rows, monkeypatch, capsys, arguments, said):
     monkeypatch.chdir(rows.parent)
+    (rows.parent / "empty").mkdir()
     assert main(["data", *arguments]) == 2
     assert said in capsys.readouterr().err
 

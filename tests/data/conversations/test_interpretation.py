@@ -1,8 +1,11 @@
 """Columns that a layout does not use: reported, or refused where they look like a part of the task."""
 
+import re
+
 import pytest
 
 from mlflow_finetune_plugin.data.conversations.interpretation import ColumnSettings, interpret
+from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.errors import DataError
 
 TEXTS = [f"Table number {i} has {i} rows." for i in range(10)]
@@ -21,7 +24,7 @@ def unused_after_reading(data, settings=None):
     reading = interpret(data, settings or ColumnSettings())
     for row in data:
         reading.conversations(row)
-    reading.unused.check()
+    reading.check()
     return dict(reading.unused.counts)
 
 
@@ -34,6 +37,10 @@ def unused_after_reading(data, settings=None):
         ({"score": [i / 7 for i in range(10)]}, {"score": 10}),
         ({"whole": [f"### Question: p{i} ### Answer: c{i}" for i in range(10)]}, {"whole": 10}),
         ({"page_url": [f"https://example.org/a b/{i}" for i in range(10)]}, {"page_url": 10}),
+        ({"language": "English"}, {"language": 10}),
+        ({"code": list(range(10))}, {"code": 10}),
+        ({"wording": [f"Below is a task.\n\np{i}\n\n### Response:" for i in range(10)]}, {"wording": 10}),
+        ({"text": [f"p{i} {'' if i % 2 else 'please'}" for i in range(10)]}, {"text": 10}),
     ],
 )
 def test_a_column_that_is_not_of_the_task_is_counted(columns, counts):
@@ -48,6 +55,14 @@ def test_a_column_that_is_not_of_the_task_is_counted(columns, counts):
         ({"context": "the same in every row"}, "context"),
         ({"choices": [["a b c d e", f"the number {i}"] for i in range(10)]}, "choices"),
         ({"steps": [[f"first do {i}", "then stop"] for i in range(10)]}, "steps"),
+        ({"story": TEXTS[:2] * 5}, "story"),
+        ({"document": "One for all."}, "document"),
+        ({"documents": [[{"text": "One for all."}]] * 10}, "documents"),
+        ({"text": TEXTS[:2] * 5}, "text"),
+        ({"code": [f"x={i}" for i in range(10)]}, "code"),
+        ({"table": [[[i, 2]] for i in range(10)]}, "table"),
+        ({"language": ["fr", "de"] * 5}, "language"),
+        ({"whole": [f"{text} So, p{i}?" for i, text in enumerate(TEXTS)]}, "whole"),
     ],
 )
 def test_a_column_that_looks_like_a_part_of_the_task_stops_the_run(columns, name):
@@ -66,6 +81,77 @@ def test_a_column_that_looks_like_a_part_of_the_task_stops_the_run(columns, name
     assert conversation.messages[0]["content"] == f"p3 with {data[3][name]}"
 
 
+def test_facts_of_a_few_rows_are_a_part_of_the_task():
+    data = rows(facts=[text if i < 3 else None for i, text in enumerate(TEXTS)])
+    with pytest.raises(
+        DataError, match="'facts' is not used, and looks like a part of the task: 3 of 10 rows"
+    ) as caught:
+        interpret(data, ColumnSettings())
+    template = str(caught.value).partition('data.prompt_template: "')[2].partition('"')[0].replace("\\n", "\n")
+    composed = interpret(data, ColumnSettings(prompt_template=template))
+    prompts = [composed.conversations(row)[0].messages[0]["content"] for row in data]
+    assert prompts == [*(f"p{i}\n\n{TEXTS[i]}" for i in range(3)), *(f"p{i}" for i in range(3, 10))]
+
+
+def test_a_category_is_a_part_of_questions_in_the_form_of_jeopardy():
+    data = [{"question": f"q{i}", "answer": f"a{i}", "category": f"HISTORY {i % 4}"} for i in range(10)]
+    with pytest.raises(DataError, match="'category' is not used, and looks like a part of the task"):
+        interpret(data, ColumnSettings())
+    assert unused_after_reading([{**row, "category": "open_qa"} for row in data]) == {"category": 10}
+
+
+def test_a_column_that_begins_very_late_stops_the_run_at_the_end():
+    reading = interpret(rows(), ColumnSettings())
+    for row in [*rows() * 60, *rows(facts=TEXTS)]:
+        reading.conversations(row)
+    with pytest.raises(DataError, match="'facts' is not used, and looks like a part of the task: 10 of 610 rows"):
+        reading.check()
+
+
+@pytest.mark.parametrize(
+    ("columns", "detail"),
+    [
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}},
+            'chat_template_kwargs: {"enable_thinking": false}, and the',
+        ),
+        ({"objects": {"ref": ["x"], "bbox": [[1, 2]]}}, "objects: this version trains on text only"),
+        ({"image_path": "a.png"}, "image_path: this version trains on text only"),
+        ({"weight": 0}, "weight: 0, and every row counts the same here"),
+        ({"weight": "0.5"}, "weight: '0.5', and every row counts the same here"),
+        ({"loss": False}, "loss: false, and every row carries loss here"),
+        ({"train_on_inputs": True}, "train_on_inputs: true, and only answers are trained on here"),
+    ],
+)
+def test_a_row_with_a_mark_that_has_no_effect_here_is_left_out(columns, detail):
+    (name,) = columns
+    row = {"prompt": "p", "completion": "c", **columns}
+    with pytest.raises(RowFault, match=re.escape(detail)) as caught:
+        interpret([row], ColumnSettings()).conversations(row)
+    assert f"data.ignore: [{name}] trains" in str(caught.value)
+    assert interpret([row], ColumnSettings(ignore=(name,))).conversations(row)
+    assert interpret([row], ColumnSettings(prompt_template=f"{{{{ prompt }}}} {{{{ {name} }}}}")).conversations(row)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"weight": 1}, {"weight": "1.0"}, {"loss": True}, {"loss": 2.25}, {"train_on_inputs": False}, {"objects": 3}],
+)
+def test_a_mark_that_changes_nothing_is_counted(columns):
+    (name,) = columns
+    assert unused_after_reading(rows(**columns)) == {name: 10}
+
+
+def test_prompts_in_the_format_of_metharme_are_left_out():
+    row = {"prompt": "<|system|>Be nice.<|user|>Hello<|model|>", "generation": "Hi."}
+    with pytest.raises(
+        RowFault, match=r"prompt: the markers <.system.>, <.user.> and <.model.> of Metharme; write each row"
+    ):
+        interpret([row], ColumnSettings()).conversations(row)
+    row = {"prompt": "What does <|model|> mean?", "generation": "A marker."}
+    assert interpret([row], ColumnSettings()).conversations(row)
+
+
 def test_the_template_of_the_fix_works():
     data = rows(facts=TEXTS)
     with pytest.raises(DataError) as caught:
@@ -76,6 +162,15 @@ def test_the_template_of_the_fix_works():
     turns = [{"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}], "context": "c d"}]
     with pytest.raises(DataError, match="trains without it, or write it into the turns"):
         interpret(turns, ColumnSettings())
+
+
+@pytest.mark.parametrize("name", ["rationale", "reasoning", "explanation", "deepseek_reasoning"])
+def test_the_way_to_the_answer_is_not_offered_as_a_part_of_the_prompt(name):
+    data = rows(**{name: TEXTS})
+    with pytest.raises(DataError, match="to learn it too, write it into the answers") as caught:
+        interpret(data, ColumnSettings())
+    assert "prompt_template" not in str(caught.value)
+    assert unused_after_reading(data, ColumnSettings(ignore=(name,))) == {}
 
 
 def test_a_copy_of_the_whole_conversation_is_no_part_of_the_task():
@@ -91,7 +186,7 @@ def test_a_column_of_later_rows_stops_the_run_at_the_end():
     for row in [*rows(), *rows(context=TEXTS)]:
         reading.conversations(row)
     with pytest.raises(DataError, match="'context' is not used, and looks like a part of the task: 10 of 20 rows"):
-        reading.unused.check()
+        reading.check()
 
 
 def test_text_that_repeats_a_turn_is_no_part_of_the_task():
@@ -166,3 +261,42 @@ def test_a_template_that_does_not_fit_names_the_fix(template, options, words):
     with pytest.raises(DataError) as caught:
         interpret([row], ColumnSettings(prompt_template=template, **options))
     assert words in str(caught.value)
+
+
+# forms of other tools ------------------------------------------------------------------------------------------------
+
+
+def test_query_response_and_history_of_ms_swift_are_turns():
+    row = {"system": "s", "query": "q", "response": "r", "history": [["q1", "a1"], ["q2", "a2"]]}
+    reading = interpret([row], ColumnSettings())
+    assert str(reading.layout) == "alpaca: system, history, query -> response"
+    (conversation,) = reading.conversations(row)
+    assert [turn["content"] for turn in conversation.messages] == ["s", "q1", "a1", "q2", "a2", "q", "r"]
+    (conversation,) = reading.conversations({"query": "q", "response": "r", "history": None})
+    assert [turn["content"] for turn in conversation.messages] == ["q", "r"]
+
+
+def test_exchanges_of_ms_swift_are_turns():
+    row = {"system": "s", "conversation": [{"human": "q1", "assistant": "a1"}, {"human": "q2", "assistant": "a2"}]}
+    reading = interpret([row], ColumnSettings())
+    assert str(reading.layout) == "messages: system, conversation"
+    (conversation,) = reading.conversations(row)
+    assert [(turn["role"], turn["content"]) for turn in conversation.messages] == [
+        ("system", "s"),
+        *(("user", "q1"), ("assistant", "a1")),
+        *(("user", "q2"), ("assistant", "a2")),
+    ]
+    with pytest.raises(RowFault, match="null field: content"):
+        reading.conversations({"conversation": [{"human": "q", "assistant": None}]})
+
+
+def test_tool_turns_of_sharegpt_are_read():
+    turns = [
+        ("human", "q"),
+        ("gpt", "<tool_call>{}</tool_call>"),
+        ("tool", "<tool_response>7</tool_response>"),
+        ("gpt", "7"),
+    ]
+    row = {"conversations": [{"from": role, "value": text} for role, text in turns]}
+    (conversation,) = interpret([row], ColumnSettings()).conversations(row)
+    assert [turn["role"] for turn in conversation.messages] == ["user", "assistant", "tool", "assistant"]

@@ -191,7 +191,10 @@ def test_a_named_layout_settles_what_the_columns_leave_open():
         (
             {"prompt": "p", "completion": "c", "response": "r"},
             {},
-            ["fit 2 layouts", "{prompt: prompt, completion: completion}"],
+            [
+                "fit 2 layouts",
+                "{prompt: prompt, completion: completion} (-P data.columns.prompt=prompt -P data.columns.completion=completion)",
+            ],
         ),
         ({"my card is late": 1, "card": 2}, {}, ["is the first line of the file a header?"]),
         ({"a": 1}, {"layout": "alpacca"}, ["'alpacca' is not a known layout", "pick one of: auto, messages, sharegpt"]),
@@ -226,3 +229,16 @@ def test_two_columns_are_offered_as_label_or_pair_in_the_command_to_type():
 def test_label_beside_a_text_makes_it_no_document():
     assert str(detect_layout([{"text": "t", "label": "l"}])) == "label: text -> label"
     assert str(detect_layout([{"body": "t", "label": "l"}], {"text": "body"}, "text")) == "text: body"
+
+
+def test_a_file_without_a_header_is_recognised():
+    rows = [
+        {"Where is my order?": f"Where is my order number {i}?", "sales": ("sales", "support")[i % 2]}
+        for i in range(12)
+    ]
+    with pytest.raises(DataError, match="the file has no header: its first line holds data") as caught:
+        detect_layout(rows)
+    assert "data.columns" not in str(caught.value)
+    with pytest.raises(DataError, match="is the first line of the file a header") as caught:
+        detect_layout([{"What is one?": f"What is {i}?", "It is one.": f"It is {i}."} for i in range(12)])
+    assert "perhaps" not in str(caught.value)

@@ -396,3 +396,19 @@ def test_light_modules_load_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "encoding", "page"),
+    [
+        ("a.csv", "привет,мир", "cp1251", "CODEPAGE"),
+        ("a.csv", "質問,答え", "shift_jis", "CODEPAGE"),
+        ("a.csv", "café,crème", "mac_roman", "CODEPAGE"),
+        ("a.jsonl", '{"a": "café"}', "cp1252", "WINDOWS-1252"),
+    ],
+)
+def test_a_code_page_is_named_only_where_it_is_certain(tmp_path, name, text, encoding, page):
+    path = tmp_path / name
+    path.write_bytes((("prompt,completion\n" if name == "a.csv" else "") + text + "\n").encode(encoding))
+    with pytest.raises(DataError, match=f"for example iconv -f {page} -t UTF-8 FILE > NEW"):
+        list(read_rows(path))

@@ -67,8 +67,13 @@ def test_calls_are_learnt_as_the_template_writes_them(byte_tokenizer, chat_templ
 @pytest.mark.parametrize("template", ["gemma3", "phi3", "llama3", None])
 def test_a_template_that_takes_no_tools_refuses_them_by_name(byte_tokenizer, chat_template, template):
     renderer = ChatRenderer(byte_tokenizer, chat_template(template) if template else None)
-    for turns in (with_tools(TURNS[:2], [TOOL]), with_tools([TURNS[0], TURNS[3]], [TOOL]), tuple(TURNS[:2])):
-        with pytest.raises(RowFault, match=r"template takes no tools: .*data\.ignore") as caught:
+    ignore, remove = r"data\.ignore: \[tools\]$", "remove the conversations that call tools from the file$"
+    for turns, fix in (
+        (with_tools(TURNS[:2], [TOOL]), remove),
+        (with_tools([TURNS[0], TURNS[3]], [TOOL]), ignore),
+        (tuple(TURNS[:2]), remove),
+    ):
+        with pytest.raises(RowFault, match=rf"template takes no tools: .*{fix}") as caught:
             renderer.encode(turns)
         assert "weather" in caught.value.detail or template is None
 
