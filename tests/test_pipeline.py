@@ -272,14 +272,16 @@ def test_training_switches_reach_the_trainer(training, tmp_path, empty_store):
 
 
 @pytest.mark.train
-def test_qwen3_template_with_its_think_block(tmp_path, empty_store):
+@pytest.mark.parametrize("settings", [{}, {"enable_thinking": True}])
+def test_qwen3_template_with_its_think_block(tmp_path, empty_store, settings):
     import trl
 
     template = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
     base = tiny_base(tmp_path / "base", "qwen3", chat_template=template)
-    ran = run_pipeline(tmp_path / "run", empty_store, config_for(tmp_path, base))
+    data = {"chat_template_kwargs": settings}
+    ran = run_pipeline(tmp_path / "run", empty_store, config_for(tmp_path, base, data=data))
     report = json.loads(ran.artifact("finetune/data_report.json").read_text())
-    assert report["answer_prefix"].startswith("<think>")
+    assert report["answer_prefix"].startswith("<think>") is bool(settings)
     rows = json.loads(ran.artifact("proof/rows.json").read_text())
     answers = [row[rows["columns"].index("reference")] for row in rows["data"]]
     assert not any("think" in answer for answer in answers)

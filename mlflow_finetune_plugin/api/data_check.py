@@ -96,8 +96,8 @@ def _config(source: str, entry_point: str, overrides: Mapping[str, str], empty: 
 
 
 def _report(config: RunConfig, folder: Path) -> DataReport:
-    from mlflow_finetune_plugin.data.preparation import prepare
-    from mlflow_finetune_plugin.planning.plan import data_request, make_plan
+    from mlflow_finetune_plugin.planning.plan import make_plan
+    from mlflow_finetune_plugin.planning.rows import prepare_rows
 
-    plan = make_plan(config)
-    return prepare(data_request(plan), plan.renderer, folder / "data").report
+    _, data = prepare_rows(make_plan(config), folder / "data")
+    return data.report

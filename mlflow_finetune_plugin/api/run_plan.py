@@ -91,13 +91,13 @@ def plan(
     overrides = {name: parameter_text(value) for name, value in (parameters or {}).items()}
     config = _config(os.fspath(project), entry_point or "lora", overrides)
     ask_for_huge_pages()  # The worker does the same; the measured rates depend on it.
-    from mlflow_finetune_plugin.data.preparation import prepare
     from mlflow_finetune_plugin.planning.forecast import forecast_run
-    from mlflow_finetune_plugin.planning.plan import data_request, make_plan, mix_tasks, settle_on
+    from mlflow_finetune_plugin.planning.plan import make_plan, mix_tasks, settle_on
+    from mlflow_finetune_plugin.planning.rows import prepare_rows
 
     draft = make_plan(config, processes=len(environments()))  # a run without a backend config takes every device
     with tempfile.TemporaryDirectory(prefix="mlflow-finetune-") as folder:
-        data = prepare(data_request(draft), draft.renderer, Path(folder))
+        draft, data = prepare_rows(draft, Path(folder))
         _, data = mix_tasks(draft, data)
         settled, forecast, why_not = forecast_run(settle_on(draft, data), data)
         return RunPlan(settled, forecast, why_not, data.report.summary())

@@ -368,6 +368,7 @@ class _Preparation:
             findings=tuple(findings),
             labels=_label_report(self._labels),
             fault=fault,
+            thinking_turns=sum(tally.thinking_turns for tally in self._tallies),
         )
 
     def _findings(self) -> list[DataFinding]:

@@ -117,6 +117,7 @@ class Reader:
             tally.context_answers += conversation.context_answers
             tally.written_answers += conversation.is_written
             tally.reasoning_turns += conversation.reasoning_turns
+            tally.thinking_turns += conversation.thinking_turns
             self._batch.add(line, conversation)
         if self._batch.is_full():
             self._submit()

@@ -145,16 +145,21 @@ def make_plan(config: RunConfig, *, processes: int = 1) -> Plan:
         reasons["base_model.quantization"] = f"{base.quantization}: the default of {config.adaptation}"
     options = adaptation.resolve(config.adaptation_options(), facts, reasons)
     max_length = resolve_max_length(config.training, facts, reasons)
-    template = Path(config.data.chat_template).read_text(encoding="utf-8") if config.data.chat_template else None
     renderer = ChatRenderer(
         loading.load_tokenizer(base),
-        template,
+        template_file(config),
         weights=base.folder,
         template_settings=config.data.chat_template_kwargs,
     )
     threads = choose_threads(facts.hidden_size, processes=processes)
     reasons["threads"] = str(threads)
     return Plan(config, base, facts, options, renderer, max_length, reasons, threads, processes)
+
+
+def template_file(config: RunConfig) -> str | None:
+    """Return the text of the chat template that the config names; None without one."""
+    path = config.data.chat_template
+    return Path(path).read_text(encoding="utf-8") if path else None
 
 
 def _check_precisions(config: RunConfig, base: loading.BaseModel) -> None:

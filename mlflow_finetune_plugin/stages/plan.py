@@ -12,13 +12,14 @@ import torch
 from mlflow_finetune_plugin.base_models.loading import device
 from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.data.mixture import Mixture
-from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
+from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.data.report.contents import UnusableDataError
 from mlflow_finetune_plugin.jobs.console import Colour
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.planning.forecast import Forecast, check_fits, forecast_run
 from mlflow_finetune_plugin.planning.memory import mib
-from mlflow_finetune_plugin.planning.plan import Plan, data_request, make_plan, mix_tasks, settle_on
+from mlflow_finetune_plugin.planning.plan import Plan, make_plan, mix_tasks, settle_on
+from mlflow_finetune_plugin.planning.rows import prepare_rows
 from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.records.data import dataset_source, flat_params, record_data
 from mlflow_finetune_plugin.stages.records.description import run_description
@@ -55,7 +56,7 @@ def plan(config: RunConfig, context: RunContext, report: Report) -> PlannedRun:
     """
     draft = make_plan(config, processes=context.processes)
     torch.set_num_threads(draft.threads.count)
-    rows = prepare_data(draft, context.folder, report)
+    draft, rows = prepare_data(draft, context.folder, report)
     mixture, data = mix_tasks(draft, rows)
     settled, forecast, why_not = forecast_run(settle_on(draft, data), data)
     if config.resume is not None:
@@ -69,10 +70,10 @@ def plan(config: RunConfig, context: RunContext, report: Report) -> PlannedRun:
     return PlannedRun(settled, data)
 
 
-def prepare_data(plan: Plan, folder: Path, report: Report) -> PreparedData:
-    """Return the data as tokens. The report of data that cannot be trained on is recorded before the error is raised."""
+def prepare_data(plan: Plan, folder: Path, report: Report) -> tuple[Plan, PreparedData]:
+    """Return the plan for these rows, and the data as tokens. The report of data that cannot be trained on is recorded before the error is raised."""
     try:
-        return prepare(data_request(plan), plan.renderer, folder)
+        return prepare_rows(plan, folder)
     except UnusableDataError as error:
         record_data(error.report, folder, report)
         raise

@@ -154,7 +154,10 @@ def test_evaluation_that_cannot_be_made_is_refused(refused, parameters, parts):
     [
         ("trian.jsonl", ["trian.jsonl: no such file", "did you mean", "train.jsonl?"]),
         ("nowhere/train.jsonl", ["no such file", "nowhere does not exist"]),
-        ("folder.jsonl", ["folder.jsonl: the folder has no data files", "name a folder with files that end with .jsonl"]),
+        (
+            "folder.jsonl",
+            ["folder.jsonl: the folder has no data files", "name a folder with files that end with .jsonl"],
+        ),
         ("dangling.jsonl", ["dangling.jsonl: no such file"]),
         ("empty.jsonl", ["empty.jsonl: the file is empty"]),
         ("binary.jsonl", ["binary.jsonl: not a text file"]),

@@ -61,6 +61,16 @@ class Conversation:
         """The number of turns with what the model thought before it answered."""
         return sum("reasoning_content" in turn for turn in self.messages)
 
+    @property
+    def thinking_turns(self) -> int:
+        """The number of those, and of turns whose answer contains a think block."""
+        return sum(map(thinks, self.messages))
+
+
+def thinks(message: Message) -> bool:
+    """Return whether an assistant turn holds what the model thought, in a field or in a think block of its content."""
+    return message["role"] == "assistant" and ("reasoning_content" in message or "</think>" in message["content"])
+
 
 def is_document(messages: Sequence[Message]) -> bool:
     """Return whether these turns are one document of plain text."""

@@ -116,6 +116,8 @@ class DataReport:
     fault: str | None = None
     validation_rows: int = 0
     validation_split: str = ""
+    thinking_turns: int = 0
+    """Assistant turns that hold what the model thought."""
 
     @property
     def rows_used(self) -> int:

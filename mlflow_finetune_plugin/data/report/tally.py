@@ -32,6 +32,7 @@ class RowTally:
     developer_turns: int = 0
     context_answers: int = 0
     reasoning_turns: int = 0
+    thinking_turns: int = 0
     written_answers: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     lines: dict[str, list[int]] = field(default_factory=dict)

@@ -1,0 +1,62 @@
+"""Prepare the rows of a run, with the chat template's thinking switched off where the rows hold no reasoning.
+
+Some templates (Qwen3) write an empty think block before each answer, unless ``enable_thinking: false`` makes it a part of the prompt.
+A model that learns to write the block writes it in served answers too, where the proof and pyfunc remove it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
+from mlflow_finetune_plugin.data.report.contents import UnusableDataError
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
+from mlflow_finetune_plugin.planning.plan import Plan, data_request, template_file
+
+_SWITCH = "enable_thinking"
+
+
+def prepare_rows(plan: Plan, folder: Path) -> tuple[Plan, PreparedData]:
+    """Return the data as tokens in ``folder``, and the plan with the setting of the chat template that was chosen for it.
+
+    Raises:
+        DataError: A file or a setting is not valid.
+        UnusableDataError: No row is left to train or to evaluate on. It holds the report.
+    """
+    quiet = _without_thinking(plan)
+    if quiet is not None:
+        try:
+            data = prepare(data_request(quiet), quiet.renderer, folder)
+        except UnusableDataError as error:
+            if not error.report.thinking_turns:
+                raise
+        else:
+            if not data.report.thinking_turns:
+                return quiet, data
+    return plan, prepare(data_request(plan), plan.renderer, folder)
+
+
+def _without_thinking(plan: Plan) -> Plan | None:
+    """Return the plan with thinking switched off; None where this is the user's choice or takes nothing out of the answers."""
+    settings = plan.config.data.chat_template_kwargs
+    prefix = plan.renderer.answer_prefix
+    if _SWITCH in settings or _SWITCH not in plan.renderer.chat_template or not prefix.strip():
+        return None
+    chosen = {**settings, _SWITCH: False}
+    renderer = ChatRenderer(
+        plan.renderer.tokenizer,
+        template_file(plan.config),
+        weights=plan.renderer.weights,
+        template_settings=chosen,
+    )
+    if renderer.answer_prefix.strip() or renderer.rewrites_prompt:
+        return None
+    data = plan.config.data.model_copy(update={"chat_template_kwargs": chosen})
+    reason = f"{_SWITCH}: false: the rows hold no reasoning, and otherwise the chat template writes {prefix!r} before each answer"
+    return replace(
+        plan,
+        config=plan.config.model_copy(update={"data": data}),
+        renderer=renderer,
+        reasons={**plan.reasons, "data.chat_template_kwargs": reason},
+    )

@@ -1,0 +1,76 @@
+"""The chat template's thinking is switched off where the rows hold none."""
+
+import json
+from pathlib import Path
+
+import pytest
+import trl
+from pipeline_runs import config_for
+from tiny_bases import tiny_base
+
+from mlflow_finetune_plugin.planning.plan import make_plan
+from mlflow_finetune_plugin.planning.rows import prepare_rows
+
+QWEN3 = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny_base(tmp_path_factory.mktemp("base"), "qwen3", chat_template=QWEN3)
+
+
+def prepared(folder, base, *, turn=None, **data):
+    """Return the chosen plan and the data of ten rows, in which ``turn`` changes the answers."""
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"say {n}"},
+                {"role": "assistant", "content": str(n), **(turn or {})},
+            ]
+        }
+        for n in range(10)
+    ]
+    train = folder / "rows.jsonl"
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = config_for(folder, base, data={"train": [{"path": str(train)}], "eval": 0.2, **data})
+    return prepare_rows(make_plan(config), folder / "out")
+
+
+def prompt_and_answer(plan, data):
+    row = data.train[0]
+    start = next(place for place, label in enumerate(row["labels"]) if label >= 0)
+    return [plan.renderer.tokenizer.decode(ids) for ids in (row["input_ids"][:start], row["input_ids"][start:])]
+
+
+def test_without_reasoning_the_empty_think_block_is_a_part_of_the_prompt(tmp_path, base):
+    plan, data = prepared(tmp_path, base)
+    assert plan.config.data.chat_template_kwargs == {"enable_thinking": False}
+    assert plan.reasons["data.chat_template_kwargs"].startswith("enable_thinking: false: the rows hold no reasoning")
+    assert (plan.renderer.answer_prefix, data.report.answer_prefix) == ("", "")
+    prompt, answer = prompt_and_answer(plan, data)
+    assert prompt.endswith("<think>\n\n</think>\n\n")
+    assert "think" not in answer
+
+
+@pytest.mark.parametrize(
+    "turn", [{"reasoning_content": "Nine is a digit."}, {"content": "<think>\nA digit.\n</think>\n\n9"}]
+)
+def test_rows_with_reasoning_keep_the_template_as_it_is(tmp_path, base, turn):
+    plan, data = prepared(tmp_path, base, turn=turn)
+    assert plan.config.data.chat_template_kwargs == {}
+    assert "data.chat_template_kwargs" not in plan.reasons
+    assert data.report.thinking_turns == 10
+    prompt, answer = prompt_and_answer(plan, data)
+    assert "<think>" not in prompt
+    assert answer.startswith("<think>")
+
+
+def test_what_the_user_sets_stays(tmp_path, base):
+    plan, data = prepared(tmp_path, base, chat_template_kwargs={"enable_thinking": True})
+    assert plan.config.data.chat_template_kwargs == {"enable_thinking": True}
+    assert prompt_and_answer(plan, data)[1].startswith("<think>")
+
+
+def test_other_templates_are_not_changed(tmp_path):
+    plan, _ = prepared(tmp_path, tiny_base(tmp_path / "base"))
+    assert plan.config.data.chat_template_kwargs == {}
