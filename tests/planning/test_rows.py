@@ -38,7 +38,7 @@ def prepared(folder, base, *, turn=None, **data):
 
 def prompt_and_answer(plan, data):
     row = data.train[0]
-    start = next(place for place, label in enumerate(row["labels"]) if label >= 0)
+    start = next(position for position, label in enumerate(row["labels"]) if label >= 0)
     return [plan.renderer.tokenizer.decode(ids) for ids in (row["input_ids"][:start], row["input_ids"][start:])]
 
 
