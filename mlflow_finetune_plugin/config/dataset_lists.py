@@ -58,7 +58,7 @@ def listed_files(file: DataFileSettings) -> list[DataFileSettings]:
     files = [file]
     if Path(path).name == LLAMA_FACTORY:
         files = [_of_llama_factory(file, Path(path), name)]
-    elif Path(path).suffix in _YAML and "://" not in path and not glob.has_magic(path):
+    elif Path(path).suffix in _YAML and "://" not in path and (Path(path).exists() or not glob.has_magic(path)):
         files = _of_axolotl(file, Path(path))
     return [member for entry in files for member in _members(entry)]
 

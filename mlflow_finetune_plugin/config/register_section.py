@@ -37,7 +37,8 @@ class RegisterSettings(Section):
         description="Largest accepted difference between the adapter in a serving precision and as it was trained, in nats on a token.",
     )
     gate: GatePolicy | None = Field(
-        None, description="What a version must show before `promote` moves an alias to it; default: a gain, and votes where there are any."
+        None,
+        description="What a version must show before `promote` moves an alias to it; default: a gain, and votes where there are any.",
     )
     watch: WatchPolicy | None = Field(
         None,

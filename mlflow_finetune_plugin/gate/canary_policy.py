@@ -41,8 +41,8 @@ class CanaryPolicy:
             raise GateError(f"a canary step of {self.step_s:g} s; fix: a duration above 0, e.g. 10m")
         if self.least_answers < 1:
             raise GateError(f"least answers {self.least_answers}; fix: a number from 1, or nothing was tried")
-        if not 0 < self.failures_at_most < 1:
-            raise GateError(f"failures at most {self.failures_at_most:g}; fix: a share between 0 and 1, e.g. 0.05")
+        if not 0 < self.failures_at_most < 0.5:
+            raise GateError(f"failures at most {self.failures_at_most:g}; fix: a share between 0 and 0.5, e.g. 0.05")
 
     @property
     def boundary(self) -> float:

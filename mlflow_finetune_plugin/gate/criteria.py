@@ -103,7 +103,8 @@ def judge_champion_rows(margin: float, gain: Gain) -> Finding:
     candidate's data no longer have.
     """
     name = "champion's rows"
-    interval, rows, details = _gain_interval(gain, 0.95)
+    # With a margin of 0.05, 72 rows without any loss would not exclude a rare one, and the candidate's own rows are tested for it.
+    interval, rows, details = _gain_interval(gain, 0.95, allows_rare=False)
     harm = Interval(-interval.value, -interval.high, -interval.low, interval.method)
     estimate = f"{gain.metric} over the champion {shown(interval)}{f' on {rows:,} rows' if rows is not None else ''}"
     answer = non_inferiority(harm, margin)
@@ -222,7 +223,9 @@ def judge_regression(policy: RegressionPolicy, measured: tuple[Regression, ...])
     return Finding(name, "pass" if passes else "reject", reason, policy.at_least, details={"score": score})
 
 
-def _gain_interval(gain: Gain, confidence: float) -> tuple[Interval, int | None, dict[str, JsonScalar]]:
+def _gain_interval(
+    gain: Gain, confidence: float, *, allows_rare: bool = True
+) -> tuple[Interval, int | None, dict[str, JsonScalar]]:
     if isinstance(gain.measured, Interval):
         return gain.measured, None, {}
     rows = gain.measured
@@ -231,9 +234,8 @@ def _gain_interval(gain: Gain, confidence: float) -> tuple[Interval, int | None,
         details["mcnemar_p"] = mcnemar_p(rows)
     if not gain.higher_is_better:
         rows = PairedRows(rows.row_ids, rows.champion, rows.candidate, rows.clusters)
-    highest = HIGHEST_SCORES.get(gain.metric)  # the lowest score of these metrics is 0
-    lowest = None if highest is None else -highest
-    return paired_interval(rows, confidence=confidence, lowest_difference=lowest), len(rows.row_ids), details
+    largest = HIGHEST_SCORES.get(gain.metric) if allows_rare else None  # the lowest score of these metrics is 0
+    return paired_interval(rows, confidence=confidence, largest_difference=largest), len(rows.row_ids), details
 
 
 def _forgetting_interval(measured: Forgetting) -> Interval:

@@ -12,7 +12,7 @@ import numpy as np
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.criteria import JsonScalar, judge_votes
 from mlflow_finetune_plugin.gate.evidence import Votes
-from mlflow_finetune_plugin.gate.policy import GatePolicy, LatencyPolicy, VotesPolicy
+from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GatePolicy, LatencyPolicy, VotesPolicy
 from mlflow_finetune_plugin.gate.statistics.comparison_detector import ComparisonDetector
 from mlflow_finetune_plugin.gate.statistics.error_budget import candidate_alpha
 from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
@@ -58,7 +58,7 @@ def judge_proof(policy: ProofPolicy, proof: Proof | NotMeasured, name: str = "pr
         details["rows"] = len(rows.row_ids)
         if not gain.higher_is_better:
             rows = PairedRows(rows.row_ids, rows.champion, rows.candidate, rows.clusters)
-        interval = paired_interval(rows, confidence=1 - 2 * part)
+        interval = paired_interval(rows, confidence=1 - 2 * part, largest_difference=HIGHEST_SCORES.get(gain.metric))
         interval = replace(interval, method=f"{interval.method}, confidence {1 - 2 * part:.4g}")
     estimate = f"{gain.metric} over the previous version {_shown(interval)}"
     if interval.high < 0:

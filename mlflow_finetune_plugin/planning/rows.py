@@ -15,26 +15,33 @@ from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.planning.plan import Plan, data_request, template_file
 
 _SWITCH = "enable_thinking"
+THINKING_PARAM = f"data.chat_template_kwargs.{_SWITCH}"
+"""The param in which a run records the choice."""
 
 
-def prepare_rows(plan: Plan, folder: Path) -> tuple[Plan, PreparedData]:
+def prepare_rows(plan: Plan, folder: Path, *, may_choose: bool = True) -> tuple[Plan, PreparedData]:
     """Return the data as tokens in ``folder``, and the plan with the setting of the chat template that was chosen for it.
+
+    ``may_choose`` is false where the run is a further attempt of one that began without this choice.
 
     Raises:
         DataError: A file or a setting is not valid.
         UnusableDataError: No row is left to train or to evaluate on. It holds the report.
     """
-    quiet = _without_thinking(plan)
+    quiet = _without_thinking(plan) if may_choose else None
     if quiet is not None:
         try:
             data = prepare(data_request(quiet), quiet.renderer, folder)
-        except UnusableDataError as error:
-            if not error.report.thinking_turns:
-                raise
-        else:
-            if not data.report.thinking_turns:
-                return quiet, data
+        except UnusableDataError:  # The template as it is may render more rows; otherwise its error is raised.
+            data = None
+        if data is not None and _is_better(data):
+            return quiet, data
     return plan, prepare(data_request(plan), plan.renderer, folder)
+
+
+def _is_better(data: PreparedData) -> bool:
+    """Return whether rows use the template and hold no reasoning."""
+    return not data.report.thinking_turns and any(file.layout.partition(":")[0] != "text" for file in data.report.files)
 
 
 def _without_thinking(plan: Plan) -> Plan | None:

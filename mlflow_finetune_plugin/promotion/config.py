@@ -81,7 +81,7 @@ def canary_policy(
         if failures_at_most is not None:
             settings["failures_at_most"] = float(failures_at_most)
     except ValueError:
-        problems.append(f"failures at most {failures_at_most!r}; fix: a share between 0 and 1, e.g. 0.05")
+        problems.append(f"failures at most {failures_at_most!r}; fix: a share between 0 and 0.5, e.g. 0.05")
     if problems:
         raise ConfigError(problems)
     try:

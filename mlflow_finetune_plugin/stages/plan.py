@@ -19,12 +19,12 @@ from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.planning.forecast import Forecast, check_fits, forecast_run
 from mlflow_finetune_plugin.planning.memory import mib
 from mlflow_finetune_plugin.planning.plan import Plan, make_plan, mix_tasks, settle_on
-from mlflow_finetune_plugin.planning.rows import prepare_rows
+from mlflow_finetune_plugin.planning.rows import THINKING_PARAM, prepare_rows
 from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.records.data import dataset_source, flat_params, record_data
 from mlflow_finetune_plugin.stages.records.description import run_description
 from mlflow_finetune_plugin.stages.records.trained_rows import record_trained_rows
-from mlflow_finetune_plugin.stages.resume import record_drift
+from mlflow_finetune_plugin.stages.resume import chose_before, record_drift
 from mlflow_finetune_plugin.store.names import (
     ADAPTATION_TAG,
     BASE_MODEL_TAG,
@@ -56,7 +56,8 @@ def plan(config: RunConfig, context: RunContext, report: Report) -> PlannedRun:
     """
     draft = make_plan(config, processes=context.processes)
     torch.set_num_threads(draft.threads.count)
-    draft, rows = prepare_data(draft, context.folder, report)
+    may_choose = config.resume is None or chose_before(THINKING_PARAM, context.tracking_uri, context.run_id, report)
+    draft, rows = prepare_data(draft, context.folder, report, may_choose=may_choose)
     mixture, data = mix_tasks(draft, rows)
     settled, forecast, why_not = forecast_run(settle_on(draft, data), data)
     if config.resume is not None:
@@ -70,10 +71,10 @@ def plan(config: RunConfig, context: RunContext, report: Report) -> PlannedRun:
     return PlannedRun(settled, data)
 
 
-def prepare_data(plan: Plan, folder: Path, report: Report) -> tuple[Plan, PreparedData]:
+def prepare_data(plan: Plan, folder: Path, report: Report, *, may_choose: bool = True) -> tuple[Plan, PreparedData]:
     """Return the plan for these rows, and the data as tokens. The report of data that cannot be trained on is recorded before the error is raised."""
     try:
-        return prepare_rows(plan, folder)
+        return prepare_rows(plan, folder, may_choose=may_choose)
     except UnusableDataError as error:
         record_data(error.report, folder, report)
         raise

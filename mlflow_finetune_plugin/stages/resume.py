@@ -150,6 +150,14 @@ def uploads(report: Report, limit: int) -> Callable[[Checkpoint], None]:
     return upload
 
 
+def chose_before(param: str, tracking_uri: str, run_id: str, report: Report) -> bool:
+    """Return whether an earlier attempt recorded this param, or no params at all."""
+    from mlflow import MlflowClient
+
+    logged = with_patience(lambda: MlflowClient(tracking_uri).get_run(run_id), report).data.params
+    return not logged or param in logged
+
+
 def record_drift(now: Mapping[str, Any], tracking_uri: str, run_id: str, folder: Path, report: Report) -> None:
     """Record which params differ from those of an earlier attempt; MLflow keeps the first values."""
     from mlflow import MlflowClient

@@ -220,11 +220,11 @@ def _failures(
     except GateError as error:
         return state, NotMeasured(str(error))
     after = state.with_served(version.number, reported, at_most)
-    left_out = sum(summary.left_out for summary in reported.values())
-    if left_out:
-        notes.append(
-            f"{version.uri}: {left_out + 1:,} failures of one API key count as one; fix: see its requests in the router's log"
-        )
+    notes += [
+        f"{version.uri}: {summary.left_out + 1:,} failures of one API key count as one; fix: see its requests in the log of router {router}"
+        for router, summary in sorted(reported.items())
+        if summary.left_out
+    ]
     detector = after.detectors[version.number]
     if detector.total.answers == 0:
         return after, NotMeasured(f"no router reported an answer of {version.uri}; fix: serve it")

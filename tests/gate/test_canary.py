@@ -61,6 +61,16 @@ def test_it_widens_only_when_few_failures_are_shown():
     )
 
 
+def test_failures_of_one_key_keep_it_from_widening_and_never_bring_it_back():
+    look = replace(GOOD, canary=Answered(200, 1), champion=Answered(3800, 40))
+    assert judge_canary(POLICY, look).action == "widen"
+    look = replace(look, left_out=150)
+    assert judge_canary(POLICY, look).action == "wait"
+    verdict = judge_canary(POLICY, replace(look, in_step_s=6000))
+    assert verdict.action == "hold"
+    assert "151 of 350 answers failed" in verdict.reason
+
+
 def test_more_failures_than_the_champion_go_back_even_when_time_is_over():
     failures = FailureTest()
     for failed in (1, 0, 0, 0, 0):
@@ -124,6 +134,7 @@ def test_votes_against_it_go_back_and_undecided_ones_do_not():
         {"steps": (5,), "step_s": float("nan")},
         {"steps": (5,), "least_answers": 0},
         {"steps": (5,), "failures_at_most": 0},
+        {"steps": (5,), "failures_at_most": 0.95},
     ],
 )
 def test_what_is_no_policy_is_refused(wrong):

@@ -30,6 +30,7 @@ def prepared(folder, base, *, turn=None, **data):
         }
         for n in range(10)
     ]
+    folder.mkdir(exist_ok=True)
     train = folder / "rows.jsonl"
     train.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = config_for(folder, base, data={"train": [{"path": str(train)}], "eval": 0.2, **data})
@@ -69,6 +70,24 @@ def test_what_the_user_sets_stays(tmp_path, base):
     plan, data = prepared(tmp_path, base, chat_template_kwargs={"enable_thinking": True})
     assert plan.config.data.chat_template_kwargs == {"enable_thinking": True}
     assert prompt_and_answer(plan, data)[1].startswith("<think>")
+
+
+def test_a_further_attempt_keeps_what_the_first_began_with(tmp_path, base):
+    _, data = prepared(tmp_path / "a", base)
+    plan, _ = prepared(tmp_path / "b", base)
+    config = plan.config.model_copy(update={"data": plan.config.data.model_copy(update={"chat_template_kwargs": {}})})
+    again, before = prepare_rows(make_plan(config), tmp_path / "out", may_choose=False)
+    assert again.config.data.chat_template_kwargs == {}
+    assert before.digest != data.digest
+    assert prompt_and_answer(again, before)[1].startswith("<think>")
+
+
+def test_plain_text_needs_no_choice(tmp_path, base):
+    train = tmp_path / "rows.jsonl"
+    train.write_text("".join(json.dumps({"text": f"number {n} is a number"}) + "\n" for n in range(10)))
+    config = config_for(tmp_path, base, data={"train": [{"path": str(train)}], "eval": 0.2})
+    plan, _ = prepare_rows(make_plan(config), tmp_path / "out")
+    assert plan.config.data.chat_template_kwargs == {}
 
 
 def test_other_templates_are_not_changed(tmp_path):

@@ -84,7 +84,9 @@ def _files_in(folder: Path) -> list[str]:
 
 
 def _matches(pattern: str) -> list[str]:
-    matches = sorted(glob.glob(pattern, recursive=True))
+    folder = next((parent for parent in Path(pattern).parents if parent.is_dir()), Path("."))
+    rest = str(Path(pattern).relative_to(folder))
+    matches = sorted(glob.glob(f"{glob.escape(str(folder))}/{rest}", recursive=True))
     files = [match for match in matches if not is_folder_of_files(Path(match))]
     if not files:
         raise DataError(f"{pattern}: no file matches this pattern; fix: correct it, or name a folder or a file")

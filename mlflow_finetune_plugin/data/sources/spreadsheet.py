@@ -42,6 +42,8 @@ def xlsx_rows(path: Path, note: Note) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         _check_size(path)
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except DataError:
+        raise
     except faults as error:
         raise DataError(_INVALID.format(path, type(error).__name__, error)) from error
     try:
@@ -51,6 +53,8 @@ def xlsx_rows(path: Path, note: Note) -> Iterator[tuple[int, dict[str, Any]]]:
             note(f"the sheet {sheet.title!r} is read, and no other ({others})")
         sheet.reset_dimensions()  # one far cell would make every row 16,384 cells wide
         yield from _rows(path, sheet)
+    except DataError:
+        raise
     except faults as error:  # the sheet is parsed while its rows are read
         raise DataError(_INVALID.format(path, type(error).__name__, error)) from error
     finally:

@@ -112,28 +112,36 @@ def paired_interval(
     confidence: float = 0.95,
     seed: int = 0,
     n_resamples: int = 4000,
-    lowest_difference: float | None = None,
+    largest_difference: float | None = None,
 ) -> Interval:
     """Return the interval of the mean difference, candidate minus champion, in the metric's unit.
 
     Rows of 0 and 1 get Tango 1998 (see ``evaluation.intervals``), which has a width even where no row differs, widened to the
     half-sample interval (``half_samples``). At 0 that is the exact test of McNemar 1947, and it allows for clusters. Other rows
-    get ``mean_interval`` of the differences; ``lowest_difference``, the lowest possible one, lowers its end to allow for a rare
-    loss that these rows do not show (``bounded_mean``). Between rows of 0 and 1, each loss is as large as each gain, so the exact
-    test allows for it.
+    get ``mean_interval`` of the differences; ``largest_difference``, the largest possible one on both sides, widens it to allow for
+    rare losses and gains that these rows do not show (``bounded_mean``). Between rows of 0 and 1, each loss is as large as each gain,
+    so the exact test allows for them.
     """
     if not rows.is_binary:
         interval = mean_interval(
             rows.differences, clusters=rows.clusters, confidence=confidence, seed=seed, n_resamples=n_resamples
         )
-        if lowest_difference is None:
+        if largest_difference is None:
             return interval
         sums = cluster_statistics(rows.differences, np.ones(len(rows.row_ids)), rows.clusters)
-        tail = (1 - confidence) / 2
-        low = mean_lower_bound(
-            sums[:, 0], sums[:, 1], lowest=lowest_difference, tail=tail, seed=seed, n_draws=n_resamples
+        low, minus_high = (
+            mean_lower_bound(
+                sign * sums[:, 0],
+                sums[:, 1],
+                lowest=-largest_difference,
+                tail=(1 - confidence) / 2,
+                seed=seed,
+                n_draws=n_resamples,
+            )
+            for sign in (1, -1)
         )
-        return Interval(interval.value, min(interval.low, low), interval.high, f"{interval.method}, bounded below")
+        method = f"{interval.method}, for differences up to {largest_difference:g}"
+        return Interval(interval.value, min(interval.low, low), max(interval.high, -minus_high), method)
     score = paired_binary_interval(rows.champion, rows.candidate, confidence)
     low, high, units = _half_samples(
         rows.differences, np.ones(len(rows.row_ids)), rows.clusters, confidence, seed, n_resamples

@@ -48,6 +48,8 @@ class CanaryAnswers:
         self._first_before: Counts = _first_counts(summaries)
         self._first_now: Counts = dict(self._first_before)
         self._batched: Counts = dict(self._first_before)
+        self._left_out_before = _left_out(summaries)
+        self._left_out = dict(self._left_out_before)
         self._news_s: dict[str, float] = {}
 
     def read(self) -> bool:
@@ -72,6 +74,11 @@ class CanaryAnswers:
     @property
     def canary(self) -> Answered:
         return _total(self._now, self._before)[0]
+
+    @property
+    def left_out(self) -> int:
+        """The canary's further failures, which the routers do not count because one API key had them."""
+        return sum(count - self._left_out_before.get(stream, 0) for stream, count in self._left_out.items())
 
     @property
     def champions(self) -> Answered:
@@ -106,6 +113,9 @@ class CanaryAnswers:
         for stream, counts in _first_counts(summaries).items():
             known = self._first_now.get(stream, (_NONE, _NONE))
             self._first_now[stream] = (_later(known[0], counts[0]), _later(known[1], counts[1]))
+        for stream, count in _left_out(summaries).items():
+            if count > self._left_out.get(stream, 0):
+                self._left_out[stream], is_new = count, True
         self.latencies.take(_latencies(summaries))
         return is_new
 
@@ -135,6 +145,10 @@ def _counts(summaries: Summaries) -> Counts:
             pair = counts.setdefault((router, summary.begun), [_NONE, _NONE])
             pair[index] = Answered(summary.answers, summary.failed)
     return {stream: (pair[0], pair[1]) for stream, pair in counts.items()}
+
+
+def _left_out(summaries: Summaries) -> dict[Stream, int]:
+    return {(router, summary.begun): summary.left_out for router, summary in summaries[0].items()}
 
 
 def _latencies(summaries: Summaries) -> Latencies:

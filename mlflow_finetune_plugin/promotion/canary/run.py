@@ -213,6 +213,7 @@ class _Canary:
             canary=self.answers.canary,
             champion=self.answers.champions,
             first_answers=self.answers.first_answers,
+            left_out=self.answers.left_out,
             failures=self.answers.failures,
             latency=self.answers.latencies.evidence,
             votes=self._votes,

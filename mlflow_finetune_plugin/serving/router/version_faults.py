@@ -41,7 +41,7 @@ class VersionFaults:
 
     def __init__(self, note_failure: Callable[[str, str, Draw | None, str | None], None]) -> None:
         self._note_failure = note_failure
-        self._seen: OrderedDict[tuple[str, str, str], None] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, str, str, str | None], None] = OrderedDict()
         self._tasks: dict[asyncio.Task[None], str | None] = {}
 
     def report(
@@ -57,7 +57,7 @@ class VersionFaults:
         """Take an answer that the engine failed to give. While four are being checked, two of them for one API key,
         further ones are not counted.
         """
-        fault = (model, version, _digest(checked))
+        fault = (model, version, _digest(checked), key)  # equal requests of two keys are two signs of a fault
         if fault in self._seen:
             return
         by_key = 0 if key is None else sum(other == key for other in self._tasks.values())
@@ -74,10 +74,10 @@ class VersionFaults:
     ) -> None:
         """Take an answer that ended with its engine."""
         process = f"{id(engine)} {engine.generation}"
-        if self._is_new((model, version, process)):
+        if self._is_new((model, version, process, None)):
             self._note_failure(model, version, draw, key)
 
-    def _is_new(self, fault: tuple[str, str, str]) -> bool:
+    def _is_new(self, fault: tuple[str, str, str, str | None]) -> bool:
         if fault in self._seen:
             return False
         self._seen[fault] = None

@@ -40,9 +40,15 @@ class Preparation:
             messages = [message.for_template() for message in request.messages]
             chars = sum(len(message.get("content") or "") for message in messages)
             self._check(chars)
-            size = _chars_in(
-                [messages, request.tools and [tool.function for tool in request.tools], request.chat_template_kwargs]
-            )
+            parts: list[Any] = [
+                messages,
+                request.tools and [tool.function for tool in request.tools],
+                request.chat_template_kwargs,
+            ]
+            try:
+                size = _chars_in(parts)
+            except RecursionError as error:
+                raise ValueError("messages: nested too deeply; fix: fewer levels") from error
             worker = self._large if size > _LARGE_CHARS or len(messages) > _LARGE_TURNS else self._small
             return [await worker.run(lambda tokenizer: _chat_ids(tokenizer, messages, request))]
         prompts = request.prompts()

@@ -14,6 +14,9 @@ from mlflow_finetune_plugin.data.report.page import report_page
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.store.names import RECORDS_FOLDER
 
+_MOST_FILES = 50
+"""Files that a dataset input names; the data report lists all of them."""
+
 
 def record_data(data_report: DataReport, folder: Path, report: Report) -> None:
     """Record the data report as JSON and as a page, also of data that cannot be trained on."""
@@ -24,8 +27,11 @@ def record_data(data_report: DataReport, folder: Path, report: Report) -> None:
 
 def dataset_source(files: Sequence[DataFileSettings], data: PreparedData) -> dict[str, str]:
     """Return source and profile of a dataset input, as MLflow stores them: JSON."""
+    source: dict[str, Any] = {"files": [file.path for file in files[:_MOST_FILES]]}
+    if len(files) > _MOST_FILES:
+        source["more_files"] = len(files) - _MOST_FILES  # MLflow stores at most 65,535 characters
     return {
-        "source": json.dumps({"files": [file.path for file in files]}),
+        "source": json.dumps(source),
         "profile": json.dumps({"train_rows": len(data.train), "eval_rows": len(data.eval_rows)}),
     }
 

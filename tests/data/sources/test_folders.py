@@ -43,6 +43,12 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
     assert names_of(tmp_path, tmp_path / "a[1].jsonl") == ["a[1].jsonl"]
 
 
+def test_a_pattern_in_a_folder_whose_name_looks_like_one(tmp_path):
+    folder_with(tmp_path, "project[1]/a.jsonl", "project1/b.jsonl")
+    assert names_of(tmp_path, tmp_path / "project[1]" / "*.jsonl") == ["project[1]/a.jsonl"]
+    assert names_of(tmp_path, tmp_path / "project[1-3]" / "*.jsonl") == ["project1/b.jsonl"]
+
+
 @pytest.mark.parametrize("path", ["hf:org/set:train[:10]", "runs:/abc/x*.jsonl", "models:/m/1/x", "lost.jsonl"])
 def test_other_names_stay_as_they_are(path):
     assert data_files_of(path) == [path]

@@ -183,6 +183,7 @@ def test_xlsx_rows_are_those_of_the_first_sheet(tmp_path):
 def test_xlsx_faults_name_the_row_of_the_sheet(tmp_path):
     wide = fault(sheet(tmp_path / "a.xlsx", [["text", "label"], ["a", "b"], ["a", "b", "c"]]))
     assert "line 3: the row has 3 cells and the header 2 (text, label)" in wide
+    assert "not a valid" not in wide
     assert "has the column 'text' 2 times" in fault(sheet(tmp_path / "b.xlsx", [["text", "text"], ["a", "b"]]))
     assert "has no rows" in fault(sheet(tmp_path / "c.xlsx", [["text", "label"]]))
 

@@ -35,10 +35,12 @@ def test_rows_that_hide_a_rare_disaster_show_no_gain():
     gains = 0.02 + np.random.default_rng(0).normal(0, 0.005, 50)
     rows = PairedRows(tuple(map(str, range(50))), tuple(gains + 0.5), (0.5,) * 50)
     assert paired_interval(rows).low > 0
-    assert paired_interval(rows, lowest_difference=-1).low < 0
-    assert paired_interval(rows, lowest_difference=-1).high == paired_interval(rows).high
+    assert paired_interval(rows, largest_difference=1).low < 0
+    turned = PairedRows(rows.row_ids, rows.champion, rows.candidate)
+    assert paired_interval(turned).high < 0
+    assert paired_interval(turned, largest_difference=1).high > 0
 
 
 def test_binary_rows_keep_their_exact_interval():
     rows = PairedRows(tuple(map(str, range(50))), (1.0,) * 10 + (0.0,) * 40, (0.0,) * 50)
-    assert paired_interval(rows, lowest_difference=-1) == paired_interval(rows)
+    assert paired_interval(rows, largest_difference=1) == paired_interval(rows)

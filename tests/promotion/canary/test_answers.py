@@ -21,9 +21,9 @@ def tell(workplace):
     client = workplace.client()
     register_versions(client, "bot", 2)
 
-    def tell(version, router, begun, answers, failed, p95_ms=100.0, first=(None, None)):
+    def tell(version, router, begun, answers, failed, p95_ms=100.0, first=(None, None), left_out=0):
         recent = LatencySummary(answers - failed, 50.0, p95_ms, begun, time.time()) if answers > failed else None
-        told = ServedSummary(begun, answers, failed, recent, told_latencies(answers - failed, p95_ms), *first)
+        told = ServedSummary(begun, answers, failed, recent, told_latencies(answers - failed, p95_ms), *first, left_out)
         client.set_model_version_tag("bot", version, f"{SERVED_TAG}{router}", told.to_json())
 
     tell.client = client
@@ -44,6 +44,16 @@ def test_counts_are_summed_over_routers_and_their_starts_and_begin_with_the_cana
     assert answers.read()
     assert answers.canary == Answered(5 + 3, 1 + 2)
     assert answers.champions == Answered(20 + 30 + 7, 1)
+
+
+def test_failures_that_a_router_leaves_out_are_summed_for_the_canary(tell):
+    tell(CANARY, "a", 10.0, 40, 4, left_out=9)
+    answers = CanaryAnswers(tell.client, "bot", CANARY, CHAMPION)
+    tell(CANARY, "a", 10.0, 40, 4, left_out=11)
+    tell(CANARY, "b", 20.0, 5, 1, left_out=3)
+    tell(CHAMPION, "a", 10.0, 40, 4, left_out=50)
+    assert answers.read()
+    assert answers.left_out == 2 + 3
 
 
 def test_a_batch_waits_until_both_sides_have_answered_and_each_router_has_its_own(tell):

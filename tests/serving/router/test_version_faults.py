@@ -88,6 +88,18 @@ def test_the_same_request_counts_once_however_often_it_is_sent():
     assert counted(*same, request("hello", temperature=0.1))[0] == [("bot", "3")] * 2
 
 
+def test_equal_requests_of_two_keys_are_two_signs_of_a_fault():
+    async def report() -> list[str | None]:
+        base, keys = Base(), []
+        faults = VersionFaults(lambda model, version, draw, key: keys.append(key))
+        for key in ("alice", "bob", "alice"):
+            faults.report("req-1", request("hello"), base.engine, "bot", "3", None, key)
+        await asyncio.gather(*faults._tasks)
+        return keys
+
+    assert sorted(asyncio.run(report())) == ["alice", "bob"]
+
+
 @pytest.mark.bad_input
 def test_a_flood_of_failures_is_not_asked_again_without_end():
     failures, base_requests = counted(*[request(f"question {number}") for number in range(50)], is_open=False)

@@ -88,6 +88,7 @@ def test_a_large_field_beside_the_text_delays_no_small_prompt(tokenizer, field):
         ("{{ '%s %s' % mood }}", {"chat_template_kwargs": {"mood": "x"}}),
         ("{% for name in messages[0].tool_calls %}{{ name.function }}{% endfor %}", {"tool_calls": 5}),
         ("", {"tool_calls": [{"function": {"name": "f", "arguments": "[" * 100_000}}]}),
+        ("", {"tool_calls": [{"function": {"name": "f", "arguments": '{"a":' * 900 + "1" + "}" * 900}}]}),
         ("", {"tool_calls": [{"function": {"name": "f", "arguments": '{"a": NaN}'}}]}),
     ],
 )
