@@ -25,6 +25,7 @@ _GET_PATHS = frozenset(
 _GET_PREFIXES = ("/assets/", "/static/", f"{API}/heartbeat/", f"{API}/call/")
 _POST_PATHS = frozenset(f"{API}/{name}" for name in ("queue/join", "cancel", "reset"))
 _POST_PREFIXES = (f"{API}/run/", f"{API}/call/")
+_RUN_NUMBER = f"{API}/run/predict"
 _FILE = f"{API}/file="
 _FORWARDED = ("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "forwarded")
 _SAFE = ("GET", "HEAD")
@@ -159,7 +160,8 @@ def body_fault(facts: RequestFacts, body: bytes, handlers: Handlers) -> str | No
         return "the page has no such event handler"
     prefix = next((prefix for prefix in _POST_PREFIXES if facts.path.startswith(prefix)), None)
     name = None if prefix is None else facts.path.removeprefix(prefix).strip("/")
-    if name is not None and name.removeprefix("v2/") not in handlers.names:
+    is_numbered = facts.path == _RUN_NUMBER and isinstance(number, int)  # how the page calls handlers without a queue
+    if name is not None and name.removeprefix("v2/") not in handlers.names and not is_numbered:
         return "the page has no such event handler"
     return None
 

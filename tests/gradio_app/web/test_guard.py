@@ -358,6 +358,8 @@ def test_guessing_locks_out_nobody_and_a_session_ends_with_its_password(users, t
         ("/gradio_api/cancel", b'{"session_hash": NaN}'),
         ("/gradio_api/reset", b'{"event_id": "\\ud800"}'),
         ("/gradio_api/run/nothing", b'{"data": []}'),
+        ("/gradio_api/run/predict", b'{"data": []}'),
+        ("/gradio_api/run/predict", b'{"data": [], "fn_index": 99999}'),
         ("/gradio_api/call/nothing", b'{"data": []}'),
     ],
 )
