@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import Trainer
 
 from mlflow_finetune_plugin.internals.required import check_names
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 
 _OVERRIDDEN = ("_save_checkpoint", "_load_from_checkpoint", "_get_num_items_in_batch", "floating_point_ops")
 _SUMS = ("_tr_loss", "_globalstep_last_logged")
@@ -31,11 +30,15 @@ def supports_sdpa(model_class: type[PreTrainedModel]) -> bool:
 
 def check_trainer() -> None:
     """Raise LibraryVersionError if ``Trainer`` no longer calls a method that this package overrides."""
+    from transformers import Trainer  # here, because engines need this module too, and Trainer imports scipy and pandas
+
     check_names("transformers", Trainer, _OVERRIDDEN)
 
 
 def save_trainer_state(trainer: Trainer, model: torch.nn.Module, trial: Any) -> None:
     """Save a checkpoint as ``Trainer`` itself does. The versions of its subclasses are not called."""
+    from transformers import Trainer
+
     Trainer._save_checkpoint(trainer, model, trial)
 
 

@@ -144,11 +144,11 @@ def start(config: Path, log: Path, **environment: str) -> subprocess.Popen[bytes
 
 
 @contextmanager
-def engine(folder: Path, *, forks: str = "yes", **settings: Any) -> Iterator[EngineProcess]:
-    """A running engine, ready. Ended with SIGTERM, which must give exit status 0. ``forks="no"`` starts a Python of its own."""
+def engine(folder: Path, **settings: Any) -> Iterator[EngineProcess]:
+    """A running engine, ready. Ended with SIGTERM, which must give exit status 0."""
     config = write_config(folder, **settings)
     log = folder / "engine.log"
-    running = EngineProcess(start(config, log, FINETUNE_TEST_FORKS=forks), json.loads(config.read_text())["port"], log)
+    running = EngineProcess(start(config, log), json.loads(config.read_text())["port"], log)
     try:
         _wait_until_ready(running)
         yield running

@@ -42,7 +42,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.fixture(scope="session")
 def running(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineProcess]:
-    with engine(tmp_path_factory.mktemp("engine"), forks="no") as process:  # a test looks at what it has loaded
+    with engine(tmp_path_factory.mktemp("engine")) as process:
         for name, path in models.adapters.items():
             reply = process.post("/v1/load_lora_adapter", lora_name=name, lora_path=str(path))
             assert reply.status == 200, reply.text
