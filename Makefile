@@ -26,7 +26,7 @@ PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reord
 
 # what this package needs of MLflow, Transformers, PEFT, TRL and Gradio: rows, bases, training, checkpoints, logged models, the engine
 CONTRACT ?= tests/internals tests/adaptations tests/base_models tests/data/tokens tests/training tests/logged_models \
-    tests/serving/transformers_engine tests/gradio_app/web/test_gradio_internals.py tests/test_methods.py tests/test_whole_path.py
+    tests/serving/transformers_engine tests/gradio_app/web/test_gradio_internals.py tests/methods tests/test_whole_path.py
 CONTRACT_TOOLS := 'pytest>=8' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6' 'jsonschema>=4.23' 'openai>=1.50' 'playwright>=1.55'
 RESOLUTION_newest := highest
 RESOLUTION_oldest := lowest-direct

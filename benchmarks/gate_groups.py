@@ -16,7 +16,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from gate_audit import Rng, documents, promoted_by_gain
+from gate_scenarios.gains import documents, promoted_by_gain
+from gate_scenarios.scenario import Rng
 
 from mlflow_finetune_plugin.evaluation.clusters import clusters_of
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare, load_metrics

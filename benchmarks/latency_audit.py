@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlflow_finetune_plugin.gate.policy import LatencyPolicy
-from mlflow_finetune_plugin.gate.statistics.comparison_detector import ComparisonDetector
-from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
+from mlflow_finetune_plugin.gate.statistics.detectors.comparison import ComparisonDetector
+from mlflow_finetune_plugin.gate.statistics.detectors.failures import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.failure_rate import e_above
 from mlflow_finetune_plugin.gate.statistics.failures import FailureTest
 from mlflow_finetune_plugin.gate.statistics.latency_quantile import (

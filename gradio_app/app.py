@@ -15,6 +15,7 @@ from gradio_app.pages.runs import RunsPage
 from gradio_app.pages.standings import StandingsPage
 from gradio_app.pages.theme import script, style_sheet
 from gradio_app.pages.visits import visitor
+from gradio_app.pages.vote_training import VoteTrainingPage
 from gradio_app.playground import Playground
 from gradio_app.versions.promotion import Promotions
 
@@ -36,7 +37,7 @@ def build(
     Args:
         playground: The playground that the page displays.
         model: The registered model of the other tabs; None leaves these tabs out.
-        may_promote: Whether a login may promote and roll back.
+        may_promote: Whether a login may promote, roll back, and train on votes.
         promotions: The promotions under way; None begins with none.
     """
     blocks: gr.Blocks = gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True)
@@ -58,6 +59,12 @@ def build(
                     open_turns=playground.open_turns,
                     voted_pair=lambda request: playground.voted_pair(*visitor(request)),
                     live=playground.settings.live_standings,
+                ).build(tab)
+                VoteTrainingPage(
+                    model,
+                    lambda request: may_promote(request.username),
+                    playground.settings.project,
+                    offer=playground.offer,
                 ).build(tab)
             with gr.Tab("Runs", id="runs") as tab:
                 RunsPage(model, lambda request: may_promote(request.username), promotions).build(tab)

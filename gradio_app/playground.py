@@ -56,6 +56,7 @@ class Playground:
         self.streams = Streams(settings, self._client, self._note)
         self._http: aiohttp.ClientSession | None = None
         self._served: tuple[float, ServedModels] | None = None
+        self._offered: list[tuple[str, str]] = []
         self._discovering = asyncio.Lock()
         self._sessions: dict[str, Session] = {}
         self._terms: dict[tuple[str, str], VoteTerms] = {}
@@ -69,8 +70,20 @@ class Playground:
         """Return the served models, listed again after five seconds. Concurrent callers share one request."""
         async with self._discovering:
             if self._served is None or time.monotonic() - self._served[0] > SERVED_FOR_S:
-                self._served = (time.monotonic(), await discover(self._client(), self.endpoints))
+                served = await discover(self._client(), self.endpoints)
+                for model, number in self._offered:
+                    served = served.with_version(model, number)
+                self._served = (time.monotonic(), served)
             return self._served[1]
+
+    def offer(self, model: str, number: str) -> None:
+        """List a version of a registered model from now on, also if it has no alias and no endpoint lists it."""
+        if (model, number) in self._offered:
+            return
+        self._offered.append((model, number))
+        if self._served is not None:
+            at, served = self._served
+            self._served = (at, served.with_version(model, number))
 
     def _client(self) -> aiohttp.ClientSession:
         if self._http is None or self._http.closed:

@@ -89,6 +89,15 @@ class PlaygroundSettings:
             "NAME",
         ),
     )
+    project: Path | None = field(
+        default=None,
+        metadata=_option(
+            "--project",
+            "the project folder whose finetune.yaml is the recipe of trainings on votes (default: defaults, without a recipe)",
+            "FOLDER",
+            _path,
+        ),
+    )
     sides: tuple[str, ...] = field(
         default=(),
         metadata=_option(
@@ -198,6 +207,10 @@ def check_settings(settings: PlaygroundSettings) -> None:
     for path in settings.prompt_sets:
         if not (path.is_file() and os.access(path, os.R_OK)):
             faults.append(f"--prompts {path} cannot be read; fix: give a JSONL file with one prompt per line")
+    if settings.project is not None and not (settings.project / "finetune.yaml").is_file():
+        faults.append(
+            f"--project {settings.project} has no finetune.yaml; fix: name the folder of a project, or leave it out"
+        )
     if settings.keep_traces_days is not None and settings.keep_traces_days <= 0:
         faults.append(f"--keep-traces of {settings.keep_traces_days} days; fix: use more than 0, or leave it out")
     for setting in fields(settings):

@@ -65,6 +65,15 @@ class TrainingError(FinetuneError, RuntimeError):
     """The training cannot be used: the loss was not finite, memory ran out, or the adapter did not change."""
 
 
+class RewardError(FinetuneError, RuntimeError):
+    """A reward cannot be used: it failed, took too long, or gave something that is not a number. ``part`` names it, ``row`` the row."""
+
+    def __init__(self, message: str, *, part: str = "", row: int | None = None) -> None:
+        self.part = part
+        self.row = row
+        super().__init__(message)
+
+
 class RunFailedError(FinetuneError, RuntimeError):
     """A run ended as FAILED or KILLED. ``run_id`` names it."""
 
@@ -83,6 +92,10 @@ class StoreError(FinetuneError, OSError):
 
 class ServingError(FinetuneError, RuntimeError):
     """A version cannot be served, or an engine refused a request."""
+
+
+class EngineChoiceError(ServingError):
+    """An engine cannot serve a version, and will not later: it loads no adapters on this base, or not of this kind."""
 
 
 class EngineError(ServingError):

@@ -22,7 +22,7 @@ def _is_local(path: str) -> str:
 
 
 def _is_data(path: str) -> str:
-    return path if path.startswith(("hf:", "runs:/", "models:/")) else _is_local(path)
+    return path if path.startswith(("hf:", "runs:/", "models:/", "votes:")) else _is_local(path)
 
 
 LocalFile = Annotated[str, AfterValidator(_is_local)]
@@ -36,4 +36,5 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-Layout = Literal["auto", "prompt_completion", "messages", "sharegpt", "alpaca", "label", "instances", "text"]
+_AnswerLayout = Literal["auto", "prompt_completion", "messages", "sharegpt", "alpaca", "label", "instances", "text"]
+Layout = Literal[_AnswerLayout, "preference", "ranked", "rated", "prompts"]

@@ -143,6 +143,8 @@ def _leave_out_bitsandbytes(config: RunConfig) -> None:
     """Prevent PEFT from importing bitsandbytes if nothing is quantised, because the import costs 2 to 3 s of every
     start.
     """
+    if config.start_from is not None:  # the version decides whether the base is quantised
+        return
     if config.base_model.quantization is None and not config.training.optim.endswith(("8bit", "32bit")):
         sys.modules["bitsandbytes"] = None  # type: ignore[assignment]  # Python's own way to say: not importable
 

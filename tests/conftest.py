@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,13 @@ LONGEST_FIRST = (
     "test_recipes.py",
     "serving/test_vllm_service.py",
     "test_pipeline.py",
+    "test_rlhf.py",
+    "test_reinforcement.py",
+    "gradio_app/pages/test_browser_vote_training.py",
+    "objectives/test_reward_model.py",
+    "objectives/test_reward_run.py",
+    "stages/test_start.py",
+    "stages/test_start_command.py",
     "cli/compare/test_playground.py",
     "serving/test_deployments.py",
     "stages/test_resume.py",
@@ -47,10 +55,14 @@ LONGEST_FIRST = (
     "promotion/test_trained_versions.py",
     "adaptations/test_contract.py",
     "serving/test_seeded_faults.py",
+    "training/rollouts/test_trainer.py",
+    "stages/test_votes_command.py",
+    "training/test_pairs.py",
     "training/test_trainer.py",
     "adaptations/test_lora.py",
     "training/test_processes.py",
     "training/test_packing.py",
+    "rewards/process/test_hostile.py",
     "votes/mlflow/test_mirror.py",
     "stages/test_evaluate.py",
     "gradio_app/pages/test_runs.py",
@@ -83,6 +95,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     with without_processes(item):
         return (yield)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stores_of_this_file() -> Iterator[None]:
+    """A store that one file's tests named with ``mlflow.set_tracking_uri`` is not that of the next file."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    yield
+    if "mlflow.tracking._tracking_service.utils" not in sys.modules:
+        return
+    sys.modules["mlflow.tracking._tracking_service.utils"]._tracking_uri = None  # type: ignore[attr-defined]
+    if before is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 @pytest.fixture(scope="session")

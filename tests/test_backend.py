@@ -192,6 +192,6 @@ def test_preset_is_checked_as_if_it_had_been_typed(here, parameters, parts):
 def test_entry_points_of_the_mlproject_are_among_the_choices(here):
     with pytest.raises(
         ExecutionException,
-        match=r"no entry point 'bto'; did you mean bot\? fix: pick one of: lora, .*, evaluate, promote, watch, bot$",
+        match=r"no entry point 'botx'; did you mean bot\? fix: pick one of: lora, .*, evaluate, promote, watch, bot$",
     ):
-        start(project(here.path / "bot", PRESET), entry_point="bto")
+        start(project(here.path / "bot", PRESET), entry_point="botx")

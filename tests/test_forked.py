@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -78,3 +79,16 @@ def test_zygotes_have_the_environment_from_before_the_test(tmp_path, monkeypatch
     finally:
         zygote.kill()
         zygote.communicate()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("begun", [b"", b'{"program": "x"'])
+def test_who_ends_before_the_request_is_whole_stops_no_zygote(tmp_path, begun):
+    """A test process that was killed once left a zygote that read an ended connection for ever."""
+    run_module(CLI, ["--help"], env=os.environ, timeout=60, cwd=tmp_path, **PIPES)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(forked._address(forked.IMPORTS[CLI]))
+        if begun:
+            connection.sendall(begun)
+    helped = run_module(CLI, ["--help"], env=os.environ, timeout=60, cwd=tmp_path, **PIPES)
+    assert helped.returncode == 0

@@ -60,6 +60,10 @@ def test_wheel_holds_every_package_and_its_data(wheel):
         "mlflow_finetune_plugin/recipes/quickstart/data/train.jsonl",
         "mlflow_finetune_plugin/recipes/structured_extraction/field_f1.py",
         "mlflow_finetune_plugin/recipes/structured_extraction/gpu/finetune.yaml",
+        "mlflow_finetune_plugin/recipes/rlhf/chain.py",
+        "mlflow_finetune_plugin/recipes/rlhf/preferred.py",
+        "mlflow_finetune_plugin/recipes/rlhf/sft/finetune.yaml",
+        "mlflow_finetune_plugin/recipes/rlhf/reward/finetune.yaml",
     ):
         assert needed in names
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import REPOSITORY
 from pipeline_runs import run_pipeline
 
+from mlflow_finetune_plugin.config.entry_points import ENTRY_POINTS
 from mlflow_finetune_plugin.config.run_config import load_config
 
 RECIPES = REPOSITORY / "recipes"
@@ -20,9 +21,18 @@ GAINS = {
     "several_tasks": {"exact_match": 0.4},
     "structured_extraction": {"exact_match": 0.3, "field_f1": 0.7},
     "domain_text": {"perplexity": 500.0},
+    "preferences": {"exact_match": 0.5, "preference_accuracy": 0.1},
+    "verifiable_rewards": {"reward": 0.03, "exact_match": 0.03},
 }
 """Bounds for the lower end of each gain's interval: far below the measured value, far above chance."""
-STEPS = {"house_style": 300, "several_tasks": 100, "structured_extraction": 80, "domain_text": 40}
+STEPS = {
+    "house_style": 300,
+    "several_tasks": 100,
+    "structured_extraction": 80,
+    "domain_text": 40,
+    "preferences": 80,
+    "verifiable_rewards": 25,
+}
 """A part of each recipe's steps, which is enough for these gains."""
 
 
@@ -35,7 +45,13 @@ def entry_point(folder):
 
 
 def test_each_entry_point_that_trains_has_a_recipe():
-    assert {entry_point(RECIPES / name) for name in NAMES} == {"lora", "qlora", "adapters", "multitask"}
+    comments = [
+        line
+        for name in NAMES
+        for line in (RECIPES / name / "finetune.yaml").read_text(encoding="utf-8").splitlines()
+        if line.startswith("#")
+    ]
+    assert set(re.findall(r"-e (\w+)", "\n".join(comments))) == set(ENTRY_POINTS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,6 +84,7 @@ def test_data_is_what_its_script_writes(name, tmp_path):
 
 
 @pytest.mark.train
+@pytest.mark.process
 @pytest.mark.parametrize("name", sorted(GAINS))
 def test_recipe_teaches_what_it_says(name, tmp_path, empty_store, monkeypatch):
     folder = RECIPES / name

@@ -42,6 +42,7 @@ _TOP = """
 |---|---|---|---|
 | `adaptation` | text | that of the entry point | How the base model is changed: {adaptations}, or one of another package. |
 | `objective` | text | that of the entry point | What the model learns from: {objectives}, or one of another package. |
+| `start_from` | text | none | The version whose adapter the training continues: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `runs:/RUN_ID`, or the folder of a logged model. Without it a new adapter is trained. |
 | `options` | mapping | `{{}}` | Options of the adaptation and of the objective, listed below. |
 """
 _BACKEND = """

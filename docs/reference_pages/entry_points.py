@@ -29,6 +29,10 @@ _FURTHER = "These keys belong to no section:"
 _FURTHER_KEYS = (
     ("adaptation", "How the base model is changed, instead of the entry point's adaptation."),
     ("objective", "What the model learns from, instead of the entry point's objective."),
+    (
+        "start_from",
+        "The version whose adapter the training continues, such as `models:/my-bot@champion`, `runs:/RUN_ID` or a folder.",
+    ),
     ("resume", "The id of a run that ended early: continue it from its last checkpoint, in the same MLflow run."),
 )
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 from starlette.routing import Route
 
 from mlflow_finetune_plugin.serving.router import large_requests, own_hosts, requests, router
+from mlflow_finetune_plugin.serving.router.answering import answering, responders
 from mlflow_finetune_plugin.serving.router.metrics import Metrics
 from mlflow_finetune_plugin.serving.router.requests import FIELDS
 from mlflow_finetune_plugin.serving.router.router import Router, RouterSettings
@@ -141,7 +142,7 @@ def _metrics() -> Iterator[tuple[str, str, str, str]]:
 def error_statuses() -> dict[str, set[str]]:
     """Return the HTTP statuses of each error code, read from the calls ``RequestError(status, message, code)``."""
     statuses: dict[str, set[str]] = {}
-    for module in (router, requests, own_hosts, large_requests):
+    for module in (router, requests, own_hosts, large_requests, answering, responders):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RequestError" and len(node.args) > 2:
                 status, name = node.args[0], node.args[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -42,6 +42,20 @@ class ServedModels:
             return contender.root.removeprefix(f"{model}/")
         bases = {other.parent for other in self.contenders}
         return BASE if contender.model == BASE or contender.model in bases else None
+
+    def with_version(self, model: str, number: str) -> ServedModels:
+        """Return the models with one more version of a registered model, which its router loads when it is asked for it.
+
+        A router lists the versions with an alias, and those that were asked for. Nothing changes where no router serves the model.
+        """
+        name = f"{model}/{number}"
+        siblings = [one for one in self.contenders if (one.root or "").startswith(f"{model}/")]
+        if not siblings or any(one.model == name for one in self.contenders):
+            return self
+        sibling = siblings[0]
+        displayed = f"{name} [{sibling.endpoint.name}]" if sibling.name != sibling.model else name
+        further = Contender(name, sibling.endpoint, displayed, name, sibling.parent)
+        return replace(self, contenders=(*self.contenders, further))
 
     def find(self, name: str) -> Contender:
         """Return the contender of that displayed name or model name. Raises SessionError."""

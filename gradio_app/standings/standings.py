@@ -15,7 +15,7 @@ from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.evidence import Votes
 from mlflow_finetune_plugin.gate.statistics.proportions import wilson_interval
 from mlflow_finetune_plugin.gate.statistics.ranking import Comparison, Ranking, rank
-from mlflow_finetune_plugin.promotion.error_rates import NumberedTest, VotePairs
+from mlflow_finetune_plugin.promotion.error_rates import VotePairs
 from mlflow_finetune_plugin.store.names import BASE, CHAMPION
 from mlflow_finetune_plugin.votes.checks import Summary
 from mlflow_finetune_plugin.votes.mlflow.feedback import MirroredVote
@@ -116,7 +116,7 @@ def standings_of(
         model=reading.model,
         votes=len(reading.votes) + reading.unreadable,
         not_counted=reading.not_counted,
-        pairs=tuple(_standing(reading, pair, terms.get(pair[0], DEFAULT_TERMS), tested.pair(*pair)) for pair in pairs),
+        pairs=tuple(_standing(reading, pair, terms.get(pair[0], DEFAULT_TERMS), tested) for pair in pairs),
         ranking=_ranking(reading),
         aliases=dict(aliases),
     )
@@ -157,11 +157,12 @@ def grouped(votes: Iterable[tuple[str, MirroredVote]], candidate: str) -> tuple[
     return tuple(_group(name, members, candidate) for name, members in ordered)
 
 
-def _standing(reading: Reading, pair: Pair, terms: VoteTerms, tested: NumberedTest) -> PairStanding:
+def _standing(reading: Reading, pair: Pair, terms: VoteTerms, tested: VotePairs) -> PairStanding:
     report = report_on(reading, VersionPair(*pair))
     assert report.people is not None
     people = reading.between(*pair)
-    votes = Votes(gate_votes(reading, *pair), tested.number, read_at=reading.read_at, discoveries=tested.discoveries)
+    test = tested.pair(*pair, terms.policy)
+    votes = Votes(gate_votes(reading, *pair), test.number, read_at=reading.read_at, discoveries=test.discoveries)
     path = vote_path(votes, *pair, policy=terms.policy)
     return PairStanding(
         people=report.people,

@@ -31,6 +31,7 @@ from mlflow_finetune_plugin.store.names import (
     FORGETTING_HIGH,
     FORGETTING_LOW,
     OBJECTIVE_TAG,
+    START_FROM_TAG,
     STATUS_TAG,
     TRAIN_LOSS,
     VERDICT_TAG,
@@ -122,6 +123,7 @@ class VersionCard:
     base_model: str | None
     data_digest: str | None
     converted_from: str | None
+    start_from: str | None
     gains: tuple[GainFigure, ...]
     forgetting: Bounds | None
     certificates: tuple[CertificateSummary, ...]
@@ -247,6 +249,7 @@ def _version(
         base_model=tags.get(BASE_MODEL_TAG),
         data_digest=tags.get(DATA_DIGEST_TAG),
         converted_from=tags.get(CONVERTED_FROM_TAG),
+        start_from=tags.get(START_FROM_TAG),
         gains=_gains(metrics),
         forgetting=_bounds(metrics, FORGETTING, FORGETTING_LOW, FORGETTING_HIGH),
         certificates=tuple(

@@ -116,6 +116,7 @@ def _facts(version: VersionCard) -> list[tuple[str, str]]:
         if version.converted_from
         else ""
     )
+    started = f"<br>{soft(f'started from {version.start_from}')}" if version.start_from else ""
     ended = f"{escape(run.status.lower())}" + (f": {escape(run.reason)}" if run.reason else "") if run else ""
     return [
         (
@@ -123,7 +124,7 @@ def _facts(version: VersionCard) -> list[tuple[str, str]]:
             (escape(version.adaptation_and_objective) if version.adaptation_and_objective else soft("not known"))
             + converted,
         ),
-        ("Base", escape(version.base_model) if version.base_model else soft("not known")),
+        ("Base", (escape(version.base_model) if version.base_model else soft("not known")) + started),
         ("Data", _data(version)),
         (
             "Forgetting",

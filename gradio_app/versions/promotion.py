@@ -77,7 +77,7 @@ class Promotion:
         command = ["-m", "mlflow_finetune_plugin.cli", "promote", f"--version={version}", "--json", "--", model]
         self._process = subprocess.Popen(
             [sys.executable, *command],
-            env=_environment(person),
+            env=environment_for(person),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -172,8 +172,8 @@ class Promotions:
             running.stop()
 
 
-def _environment(person: str) -> dict[str, str]:
-    """Return the environment of the process, with the stores of this one."""
+def environment_for(person: str) -> dict[str, str]:
+    """Return the environment of a command that acts for a person, with the stores of this process."""
     import mlflow
 
     tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()

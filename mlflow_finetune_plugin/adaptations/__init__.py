@@ -8,9 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # mypy checks here that every file satisfies the contract
+    from transformers import PreTrainedModel
+
     from mlflow_finetune_plugin.adaptations import bottleneck, ia3, lora, qlora
     from mlflow_finetune_plugin.methods import AdaptationModule
 
     _CHECKED: list[AdaptationModule] = [bottleneck, ia3, lora, qlora]
 
-__all__ = ["bottleneck", "ia3", "lora", "qlora"]
+__all__ = ["bottleneck", "ia3", "lora", "qlora", "task_type"]
+
+
+def task_type(model: PreTrainedModel) -> str:
+    """Return the ``task_type`` of PEFT's config for a model. With ``SEQ_CLS`` PEFT trains and saves the score head, too."""
+    from mlflow_finetune_plugin.internals.transformers import score_head
+
+    return "CAUSAL_LM" if score_head(model) is None else "SEQ_CLS"

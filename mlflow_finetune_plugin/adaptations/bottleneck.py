@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from mlflow_finetune_plugin.adaptations import task_type
 from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
 from mlflow_finetune_plugin.adaptations._blocks import check_names, decoder_blocks, endings
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
@@ -102,7 +103,7 @@ def apply(model: PreTrainedModel, options: BottleneckOptions, *, seed: int, fold
         hidden_size=hidden_size,
         bottleneck_size=max(1, int(hidden_size / float(options.reduction_factor))),
         activation=options.activation,
-        task_type="CAUSAL_LM",
+        task_type=task_type(model),
     )
     return get_peft_model(model, config)  # type: ignore[no-any-return]
 

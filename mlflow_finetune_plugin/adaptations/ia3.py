@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from mlflow_finetune_plugin.adaptations import task_type
 from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
 from mlflow_finetune_plugin.adaptations._blocks import (
     DOWN_PROJECTIONS,
@@ -108,7 +109,7 @@ def apply(model: PreTrainedModel, options: IA3Options, *, seed: int, folder: Pat
         target_modules=[*options.key_value_modules, *options.feedforward_modules],
         feedforward_modules=list(options.feedforward_modules),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
-        task_type="CAUSAL_LM",
+        task_type=task_type(model),
     )
     return get_peft_model(model, config)  # type: ignore[no-any-return]
 

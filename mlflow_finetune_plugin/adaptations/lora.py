@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from mlflow_finetune_plugin.adaptations import task_type
 from mlflow_finetune_plugin.adaptations._adapter_files import write_adapter
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
 from mlflow_finetune_plugin.errors import BaseModelError
@@ -139,6 +140,30 @@ def meta_options(options: LoraOptions) -> LoraOptions:
     return options.model_copy(update={"init": "default"})
 
 
+def start_options(adapter_config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return rank, scale, layers and variant as they were saved.
+
+    The adapter of PiSSA or OLoRA was saved as plain LoRA of twice the rank, and is continued as that. Raises BaseModelError
+    for an adapter whose layers differ in rank or scale.
+    """
+    uneven = [key for key in ("rank_pattern", "alpha_pattern") if adapter_config.get(key)]
+    if uneven:
+        raise BaseModelError(
+            f"its {uneven[0]} gives some layers a rank or scale of their own, which the options of lora cannot express; "
+            "fix: start from a version of this package"
+        )
+    is_all = options.get("target_modules") == "all-linear"
+    targets = "all-linear" if is_all else adapter_config["target_modules"]
+    return {
+        "rank": adapter_config["r"],
+        "alpha": adapter_config["lora_alpha"],
+        "target_modules": targets,
+        "rslora": bool(adapter_config.get("use_rslora", False)),
+        "dora": bool(adapter_config.get("use_dora", False)),
+        "init": "default",
+    }
+
+
 def has_effect(weights: Mapping[str, Any]) -> bool:
     """Return whether any B is not zero. B starts at zero, and with B = 0 the update is zero."""
     return any(bool(tensor.any()) for name, tensor in weights.items() if "lora_B" in name)
@@ -175,7 +200,7 @@ def apply(model: PreTrainedModel, options: LoraOptions, *, seed: int, folder: Pa
         use_rslora=options.rslora,
         use_dora=options.dora,
         init_lora_weights=True if options.init == "default" else options.init,
-        task_type="CAUSAL_LM",
+        task_type=task_type(model),
         fan_in_fan_out=has_conv1d,
     )
     wrapped = get_peft_model(model, config)
@@ -209,6 +234,11 @@ def optimizer(
         loraplus_weight_decay=weight_decay,
         **arguments,
     )
+
+
+def may_save_while_training(options: LoraOptions) -> bool:
+    """Return False for the initialisations that change the base: saving subtracts the start, and takes the model apart for that."""
+    return options.init not in BASE_CHANGING_INITS
 
 
 def save(model: PeftModel, options: LoraOptions, folder: Path, *, start: Path) -> None:

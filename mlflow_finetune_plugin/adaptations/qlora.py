@@ -19,6 +19,7 @@ from mlflow_finetune_plugin.adaptations.lora import (
     resolve,
     save,
     serving,
+    start_options,
     vllm_max_lora_rank,
 )
 from mlflow_finetune_plugin.base_models.facts import BaseFacts
@@ -35,6 +36,7 @@ __all__ = [
     "resolve",
     "save",
     "serving",
+    "start_options",
     "vllm_max_lora_rank",
 ]
 

@@ -58,7 +58,7 @@ def check_data(
     """Read, check and encode the data as a run would, and report rows, tokens, problems and skipped rows.
 
     Args:
-        source: project folder, data file, or ``hf:NAME:SPLIT``.
+        source: project folder, data file, ``hf:NAME:SPLIT``, or ``votes:NAME``.
         entry_point: entry point whose defaults apply; None means ``lora``.
         parameters: overrides of the recipe, as ``-P`` takes them.
 
@@ -98,6 +98,7 @@ def _config(source: str, entry_point: str, overrides: Mapping[str, str], empty: 
 def _report(config: RunConfig, folder: Path) -> DataReport:
     from mlflow_finetune_plugin.planning.plan import make_plan
     from mlflow_finetune_plugin.planning.rows import prepare_rows
+    from mlflow_finetune_plugin.planning.start import start_of
 
-    _, data = prepare_rows(make_plan(config), folder / "data")
+    _, data = prepare_rows(make_plan(config, start=start_of(config, folder)), folder / "data")
     return data.report

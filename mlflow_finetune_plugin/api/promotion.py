@@ -37,7 +37,7 @@ def promote(
 
     Args:
         model: ``my-bot``, ``my-bot/3``, ``my-bot@challenger`` or a ``models:/`` URI.
-        version: None judges the version that ``model`` names, else the challenger, which is the newest version that beat its base.
+        version: None judges the version that ``model`` names, else the challenger, which is the newest version that scored better than its base.
         alias: The alias to move.
         policy: Folder of a project whose ``register.gate`` applies; None means the policy that the training recorded.
         accept_new_policy: Allow a policy that was changed after the training.

@@ -54,6 +54,7 @@ class RunPlan:
             },
             "adaptation": plan.config.adaptation,
             "objective": plan.config.objective,
+            "start_from": plan.config.start_from,
             "serving": {"engine": plan.serving, "reason": plan.serving_reason, "flags": plan.serving_flags},
             "reasons": plan.reasons,
             "data": self.data_summary,
@@ -84,7 +85,8 @@ def plan(
         parameters: overrides of the recipe, as ``-P`` takes them.
 
     Raises:
-        ConfigError, DataError, BaseModelError: what a run would raise before it trains.
+        ConfigError, DataError, BaseModelError, RewardError: what a run would raise before it trains. A file of rewards is
+            imported, in a process apart.
     """
     from mlflow_finetune_plugin.backend import parameter_text
 
@@ -94,12 +96,17 @@ def plan(
     from mlflow_finetune_plugin.planning.forecast import forecast_run
     from mlflow_finetune_plugin.planning.plan import make_plan, mix_tasks, settle_on
     from mlflow_finetune_plugin.planning.rows import prepare_rows
+    from mlflow_finetune_plugin.planning.start import start_of
+    from mlflow_finetune_plugin.stages.rewards import check_rewards
 
-    draft = make_plan(config, processes=len(environments()))  # a run without a backend config takes every device
     with tempfile.TemporaryDirectory(prefix="mlflow-finetune-") as folder:
+        processes = len(environments())  # a run without a backend config takes every device
+        draft = make_plan(config, processes=processes, start=start_of(config, Path(folder)))
         draft, data = prepare_rows(draft, Path(folder))
         _, data = mix_tasks(draft, data)
         settled, forecast, why_not = forecast_run(settle_on(draft, data), data)
+        if settled.rewards:
+            check_rewards(settled.rewards, data.train[:100]["fields"])
         return RunPlan(settled, forecast, why_not, data.report.summary())
 
 

@@ -14,6 +14,9 @@ _FLASH_CAPABILITY = {"flash_attention_2": (8, 0), "flash_attention_3": (9, 0)}
 
 _FLASH_HEAD_SIZE = 256
 
+_HAS_SINKS = frozenset({"gpt_oss"})
+"""Model types with attention sinks, which the packages of ``FLASH_PACKAGES`` do not compute."""
+
 
 @dataclass(frozen=True)
 class AttentionFacts:
@@ -76,6 +79,8 @@ def _flash_obstacle(kernel: str, facts: AttentionFacts) -> str | None:
         return f"needs a GPU of compute capability {'.'.join(map(str, _FLASH_CAPABILITY[kernel]))}"
     if not facts.half_precision:
         return "needs base_model.dtype bfloat16 or float16"
+    if facts.model_type in _HAS_SINKS:
+        return f"does not compute the attention sinks of {facts.model_type}"
     if facts.head_size > _FLASH_HEAD_SIZE:
         return f"supports head sizes up to {_FLASH_HEAD_SIZE}, this base has {facts.head_size}"
     return None
@@ -92,16 +97,22 @@ PACKS = frozenset(
     [
         "gemma2",
         "gemma3_text",
+        "glm4",
+        "glm4_moe",
         "gpt2",
         "gpt_neox",
+        "gpt_oss",
+        "granite",
         "llama",
         "mistral",
         "mixtral",
+        "olmo2",
         "opt",
         "phi3",
         "qwen2",
         "qwen3",
         "qwen3_moe",
+        "smollm3",
     ]
 )
 """Model types for which packed rows give the same results as single rows (tests/training/test_packing.py)."""

@@ -49,6 +49,25 @@ _FAMILIES_WITHOUT_VLLM_LORA = frozenset(
 )
 
 
+# Mixtures of experts whose model type does not contain "moe".
+_OTHER_EXPERTS = frozenset(
+    (
+        *("dbrx", "deepseek_v2", "deepseek_v3", "deepseek_v4", "dots1", "flex_olmo", "gpt_oss", "jamba", "llama4"),
+        *("llama4_text", "longcat_flash", "minimax", "mixtral", "qwen3_next"),
+    )
+)
+
+
+def has_experts(model_type: str) -> bool:
+    """Return whether bases of this family are mixtures of experts."""
+    return "moe" in model_type or model_type in _OTHER_EXPERTS
+
+
 def takes_adapters(model_type: str) -> bool:
     """Return whether vLLM serves LoRA adapters on bases of this family."""
     return model_type not in _FAMILIES_WITHOUT_VLLM_LORA
+
+
+def serving_on(model_type: str, serving: str) -> str:
+    """Return how an adapter can be served on a base of this family, given how its adaptation can be (``methods.Serving``)."""
+    return serving if takes_adapters(model_type) else "transformers"

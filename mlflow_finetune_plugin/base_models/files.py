@@ -238,3 +238,19 @@ def _check_header(path: Path) -> None:
 def _what_it_is(path: Path) -> str:
     with path.open("rb") as stream:
         return " but a Git LFS pointer" if stream.read(16) == b"version https://" else ""
+
+
+def generation_ends(folder: Path | None) -> tuple[int, ...]:
+    """Return the ids of the tokens that end an answer by a base's ``generation_config.json``; none without that file.
+
+    Raises:
+        BaseModelError: the file cannot be read.
+    """
+    path = None if folder is None else folder / "generation_config.json"
+    if path is None or not path.is_file():
+        return ()
+    try:
+        ends = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError) as error:
+        raise BaseModelError(f"{path} cannot be read: {error}; fix: download the base again") from error
+    return tuple(end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int))

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
@@ -16,11 +23,15 @@ from mlflow_finetune_plugin.base_models.attention import AttentionFacts, resolve
 from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons
 from mlflow_finetune_plugin.base_models.files import check_base_files, context_length, local_folder
 from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
+from mlflow_finetune_plugin.base_models.weights_digest import score_model_arguments
 from mlflow_finetune_plugin.errors import BaseModelError, one_line
-from mlflow_finetune_plugin.internals.transformers import supports_sdpa
+from mlflow_finetune_plugin.internals.transformers import score_head, supports_sdpa
 
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py", "tokenizer*"]
 FLASH_KERNELS = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+
+
+_NO_SCORE_HEAD = "this architecture cannot become a reward model, as transformers has no score head for it"
 
 
 @dataclass(frozen=True)
@@ -141,32 +152,95 @@ def empty_model(base: BaseModel) -> PreTrainedModel:
         ) from error
 
 
+def empty_score_model(base: BaseModel) -> PreTrainedModel:
+    """Return the architecture with a score head on the meta device, in the base's precision but not quantised. Reads no weight.
+
+    Raises:
+        BaseModelError: transformers has no such model of this architecture, or one with another head.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(
+                _score_config(base), trust_remote_code=base.trust_remote_code, dtype=base.dtype
+            )
+    except ValueError as error:
+        raise BaseModelError(f"{base.folder}: {_NO_SCORE_HEAD}: {one_line(error)}") from error
+    if not isinstance(score_head(model), torch.nn.Linear):
+        raise BaseModelError(f"{base.folder}: {_NO_SCORE_HEAD}: {type(model).__name__} has no layer 'score'")
+    return model  # type: ignore[no-any-return]
+
+
+def load_model(base: BaseModel, kind: Literal["causal", "score"], *, seed: int) -> PreTrainedModel:
+    """Return the base with the head that an objective trains; ``seed`` decides the start of a score head."""
+    return load_score_model(base, seed=seed) if kind == "score" else load_base_model(base)
+
+
 def load_base_model(base: BaseModel) -> PreTrainedModel:
     """Return the model on the training device in the chosen precision. Raises BaseModelError for weights of another shape."""
+    model, missing = _load(base, AutoModelForCausalLM)
+    _check_complete(base, missing)
+    return model
+
+
+def load_score_model(base: BaseModel, *, seed: int) -> PreTrainedModel:
+    """Return the base with a new score head instead of its output layer, on the training device.
+
+    The head is float32, because bfloat16 would round a reward to three digits.
+
+    Args:
+        base: The base.
+        seed: Decides the head's start values, as transformers draws them: normal, with the deviation ``initializer_range``.
+
+    Raises:
+        BaseModelError: The weights have another shape, or some are missing.
+    """
+    more = {"config": _score_config(base), **score_model_arguments(base.folder)}
+    model, missing = _load(base, AutoModelForSequenceClassification, **more)
+    _check_complete(base, [name for name in missing if name != "score.weight"])
+    head = score_head(model)
+    assert head is not None
+    deviation = float(getattr(model.config.get_text_config(), "initializer_range", None) or 0.02)
+    drawn = torch.empty(head.weight.shape).normal_(std=deviation, generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
+    head.weight = torch.nn.Parameter(drawn.to(head.weight.device))  # type: ignore[arg-type]
+    return model
+
+
+def _score_config(base: BaseModel) -> Any:
+    config = _config(base)
+    config.num_labels = 1
+    return config
+
+
+def _load(base: BaseModel, model_class: Any, **more: Any) -> tuple[PreTrainedModel, list[str]]:
+    """Return the model, and the names of the weights that the files lack."""
     arguments: dict[str, Any] = {
         "dtype": base.dtype,
         "trust_remote_code": base.trust_remote_code,
         "use_safetensors": True,
         "attn_implementation": base.attn_implementation,
+        **more,
     }
     if base.quantization is not None:
         arguments["quantization_config"] = quantization_config(base)
         arguments["device_map"] = {"": device()}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(base.folder, output_loading_info=True, **arguments)
+        model, info = model_class.from_pretrained(base.folder, output_loading_info=True, **arguments)
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         raise BaseModelError(f"{base.folder}: the weights cannot be loaded: {one_line(error)}") from error
-    missing = sorted(info["missing_keys"])
+    if base.quantization is None:
+        model = model.to(device())
+    else:
+        keep_4bit_layout(model)
+    return model, sorted(info["missing_keys"])
+
+
+def _check_complete(base: BaseModel, missing: list[str]) -> None:
     if missing:
         raise BaseModelError(
             f"{base.folder}: {len(missing)} weights are missing from the files ({', '.join(missing[:3])}); fix: download the model again"
         )
-    if base.quantization is None:
-        return model.to(device())  # type: ignore[no-any-return]
-    keep_4bit_layout(model)
-    return model  # type: ignore[no-any-return]
 
 
 def keep_4bit_layout(model: PreTrainedModel) -> None:

@@ -11,7 +11,9 @@ import click
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 base_model_option = click.option("--base-model", metavar="DIR", help="Folder of the base model, when it has moved.")
 trust_code_option = click.option(
-    "--trust-code", is_flag=True, help="Run Python code in a version that this package does not know."
+    "--trust-code",
+    is_flag=True,
+    help="Run Python code in a version that this package does not know, and the rewards of its run.",
 )
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_finetune_plugin.config.dataset_lists import listed_files
-from mlflow_finetune_plugin.config.overrides import base_from, path_from
+from mlflow_finetune_plugin.config.overrides import base_from, path_from, start_from
 from mlflow_finetune_plugin.config.register_section import RegisterSettings
+from mlflow_finetune_plugin.config.reward_options import absolute_rewards, has_rewards
 from mlflow_finetune_plugin.config.sections import DataFileSettings, DataSettings, EvalSettings
+from mlflow_finetune_plugin.methods import load_method
 
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.config.run_config import RunConfig
@@ -17,14 +19,19 @@ if TYPE_CHECKING:
 
 def resolve_paths(config: RunConfig, project: Path) -> RunConfig:
     """Return the same configuration with every path absolute. Relative paths of the recipe start in the project folder."""
-    sections = {
+    sections: dict[str, Any] = {
         "base_model": config.base_model,
         "data": config.data,
         "eval": config.eval,
         "register": config.register_as,
     }
     sections = resolve_section_paths(sections, project)
-    return config.model_copy(update={**sections, "register_as": sections.pop("register")})
+    if config.start_from is not None:
+        sections["start_from"] = start_from(project, config.start_from)
+    options = config.options
+    if has_rewards(load_method("objective", config.objective).Options):
+        options = absolute_rewards(options, project)
+    return config.model_copy(update={**sections, "register_as": sections.pop("register"), "options": options})
 
 
 def resolve_section_paths(sections: Mapping[str, Any], project: Path) -> dict[str, Any]:

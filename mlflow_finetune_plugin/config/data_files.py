@@ -7,6 +7,7 @@ from pathlib import Path
 from mlflow_finetune_plugin.config.sections import DataFileSettings, DataSettings
 from mlflow_finetune_plugin.data.conversations.interpretation import ColumnSettings
 from mlflow_finetune_plugin.data.request import DataFile
+from mlflow_finetune_plugin.methods import RowForm
 
 
 def data_files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:
@@ -21,11 +22,12 @@ def data_files(files: list[DataFileSettings]) -> tuple[DataFile, ...]:
             file.columns,
             None if file.ignore is None else tuple(file.ignore),
             file.prompt_template,
+            file.tags or {},
         )
         for file in files
     )
 
 
-def column_settings(data: DataSettings) -> ColumnSettings:
-    """Return how the columns of a file are read, unless the file has other settings."""
-    return ColumnSettings(data.layout, data.columns, tuple(data.ignore), data.prompt_template, data.group)
+def column_settings(data: DataSettings, form: RowForm = "answers") -> ColumnSettings:
+    """Return how the columns of a file are read for rows of this form, unless the file has other settings."""
+    return ColumnSettings(data.layout, data.columns, tuple(data.ignore), data.prompt_template, data.group, form)

@@ -38,6 +38,14 @@ ENTRY_POINTS: dict[str, EntryPoint] = {
             "adapters", "bottleneck", "sft", "small networks behind attention and feed-forward; or -P adaptation=ia3"
         ),
         EntryPoint("multitask", "lora", "sft", "one adapter from a mixture of tasks"),
+        EntryPoint("dpo", "lora", "dpo", "preference optimisation: from pairs of a better and a worse answer"),
+        EntryPoint("orpo", "lora", "orpo", "the same without a reference model, from the base in one run"),
+        EntryPoint("kto", "lora", "kto", "preference optimisation from answers that are rated good or bad"),
+        EntryPoint(
+            "reward", "lora", "reward", "a reward model from pairs: it scores conversations and writes no answers"
+        ),
+        EntryPoint("grpo", "lora", "grpo", "reinforcement learning: sampled completions of each prompt, and a reward"),
+        EntryPoint("rloo", "lora", "rloo", "the same with a leave-one-out baseline; for reward models"),
     )
 }
 

@@ -1,8 +1,8 @@
 """Apply ``-P`` overrides: find the key that a name means, and the folder in which its paths start.
 
 An override names a key alone if only one section has it (``rank``, ``learning_rate``), or with its section
-(``training.learning_rate``). ``base_model``, ``data``, ``eval_data`` and ``register`` are short for
-``base_model.name``, ``data.train``, ``data.eval`` and ``register.name``.
+(``training.learning_rate``). ``base_model``, ``data``, ``eval_data``, ``register`` and ``reward`` are short for
+``base_model.name``, ``data.train``, ``data.eval``, ``register.name`` and ``options.rewards``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ SHORTHANDS: dict[str, KeyPath] = {
     "data": ("data", "train"),
     "eval_data": ("data", "eval"),
     "register": ("register", "name"),
+    "reward": ("options", "rewards"),
 }
 """Names of ``-P`` that set the key that a person means by them."""
 _MAPPINGS: tuple[KeyPath, ...] = (("data", "columns"),)
@@ -30,6 +31,7 @@ TOP_LEVEL = (
     "adaptation",
     "objective",
     "resume",
+    "start_from",
     "model",
     "version",
     "to",
@@ -175,6 +177,8 @@ def _caller_paths(key_path: KeyPath, value: Any, caller: Path) -> Any:
             if isinstance(metrics, list)
             else metrics
         )
+    if key_path == ("options", "rewards"):
+        return [_reward_file(caller, part) for part in (value if isinstance(value, list) else [value])]
     if key_path == ("base_model", "name") and isinstance(value, str):
         return base_from(caller, value)
     return value
@@ -190,9 +194,24 @@ def _map_paths(value: Any, folder: Path) -> Any:
     return value
 
 
+def _reward_file(folder: Path, part: Any) -> Any:
+    return path_from(folder, part) if isinstance(part, str) else part
+
+
 def path_from(folder: Path, path: str) -> str:
     """Return the path with relative paths starting in ``folder``. URLs and names of artifacts stay as they are."""
     return path if "://" in path or is_remote(path) else str(folder / os.path.expanduser(path))
+
+
+def start_from(folder: Path, name: str) -> str:
+    """Return the reference of a start version, with the relative path of a logged model's folder starting in ``folder``.
+
+    A name of the registry or of a run stays as it is.
+    """
+    if name.startswith(("models:/", "runs:/")):
+        return name
+    path = os.path.join(folder, os.path.expanduser(name))
+    return os.path.realpath(path) if name.startswith((".", "~")) or os.path.isdir(path) else name
 
 
 def base_from(folder: Path, name: str) -> str:

@@ -171,8 +171,8 @@ def expected(model: type[BaseModel], key: str) -> str:
 
 def _words(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "$ref" in schema:
-        name = schema["$ref"].rsplit("/", 1)[-1]
-        return "{" + ", ".join(definitions[name]["properties"]) + "}"
+        section = definitions[schema["$ref"].rsplit("/", 1)[-1]]
+        return "{" + ", ".join(section["properties"]) + "}" if "properties" in section else _words(section, definitions)
     if "anyOf" in schema:
         return " or ".join(_words(part, definitions) for part in schema["anyOf"] if part.get("type") != "null")
     if "const" in schema:

@@ -97,6 +97,13 @@ def json_schema() -> dict[str, Any]:
         __base__=Section,
         adaptation=(str, Field("lora", description="Replaces the entry point's adaptation.")),
         objective=(str, Field("sft", description="Replaces the entry point's objective.")),
+        start_from=(
+            str | None,
+            Field(
+                None,
+                description="A registered or logged version whose adapter the training continues, e.g. models:/my-bot@champion.",
+            ),
+        ),
         base_model=(
             str | BaseModelSettings,
             Field("embedded", description="Name, or a mapping with name, revision, dtype, quantization, ..."),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,26 +17,27 @@ from pydantic import Field
 from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.config.entry_points import ENTRY_POINTS, Operation
 from mlflow_finetune_plugin.config.entry_points import entry_point as find_entry_point
+from mlflow_finetune_plugin.config.objective_problems import objective_problems
 from mlflow_finetune_plugin.config.overrides import (
     Where,
     apply_overrides,
     apply_top_level,
     leaves_of,
     parse_overrides,
+    start_from,
 )
 from mlflow_finetune_plugin.config.problems import Origins, shown, unknown_key, valid_part, validated
 from mlflow_finetune_plugin.config.register_section import RegisterSettings
+from mlflow_finetune_plugin.config.section_problems import section_problems
 from mlflow_finetune_plugin.config.sections import (
     DataSettings,
     EvalSettings,
     HeldOutSettings,
     TrainingSettings,
 )
-from mlflow_finetune_plugin.config.yaml_source import Document, KeyPath, load_document
-from mlflow_finetune_plugin.errors import ConfigError, FinetuneError
-from mlflow_finetune_plugin.evaluation.metric_modules import check_metric_name
-from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.methods import Adaptation, Kind, Objective, built_in_methods, load_method
+from mlflow_finetune_plugin.config.yaml_source import Document, load_document
+from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.methods import Adaptation, Kind, Objective, RowForm, built_in_methods, load_method
 from mlflow_finetune_plugin.section import Section
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ SECTIONS: dict[str, type[Section]] = {
 }
 EVALUATION_SECTIONS: dict[str, type[Section]] = {"data": HeldOutSettings, "eval": EvalSettings}
 _KINDS: tuple[Kind, ...] = ("adaptation", "objective")
-_NAME_PROBLEMS = re.compile(r"[/:@%#?\"'\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_TOP_LEVEL = ("adaptation", "objective", "resume", "start_from")
 
 
 class RunConfig(Section):
@@ -68,6 +68,10 @@ class RunConfig(Section):
     eval: EvalSettings = Field(default_factory=EvalSettings)
     register_as: RegisterSettings | None = Field(None, alias="register")
     resume: str | None = None
+    start_from: str | None = None
+    """The version whose adapter the training continues; None for a new adapter."""
+    is_adaptation_default: bool = False
+    """Whether the adaptation is the entry point's, which that of the start version replaces."""
 
     def adaptation_options(self) -> Any:
         """Return the adaptation's ``Options`` from its part of ``options``."""
@@ -113,6 +117,8 @@ class ConfigDraft:
     sections: dict[str, Any]
     """Every section that is valid at least in part, for further checks."""
     problems: list[str]
+    form: RowForm = "answers"
+    """The form of rows that the objective needs."""
 
 
 def draft_config(
@@ -133,9 +139,12 @@ def draft_config(
         raise ConfigError([f"entry point {entry_point!r} trains nothing; fix: {', '.join(ENTRY_POINTS)}"])
     problems: list[str] = []
     values, origin = read_recipe(project, problems)
-    values = {"adaptation": verb.adaptation, "objective": verb.objective, **values}
     assignments = parse_overrides(overrides)
-    apply_top_level(values, assignments, ("adaptation", "objective", "resume"), overrides, origin, problems)
+    apply_top_level(values, assignments, _TOP_LEVEL, overrides, origin, problems)
+    if "start_from" in overrides:
+        values["start_from"] = start_from((folders or {}).get("start_from", caller), values["start_from"])
+    is_default = "adaptation" not in values
+    values = {"adaptation": verb.adaptation, "objective": verb.objective, **values}
     methods = _methods(values, problems)
     option_fields = _option_fields(methods)
     leaves = leaves_of(SECTIONS, option_fields if len(methods) == len(_KINDS) else _all_option_fields())
@@ -144,14 +153,16 @@ def draft_config(
     if not isinstance(values.get("data"), dict) or "train" not in values["data"]:
         problems.append(f"no training data; fix: add data.train to {RECIPE_FILE} or -P data=FILE{_misnamed(project)}")
     config = _validate(values, entry_point, option_fields, methods, origin, problems)
+    if config is not None and config.start_from is not None:
+        config = config.model_copy(update={"is_adaptation_default": is_default})
     sections = {
         name: valid_part(model, values[name]) if name in values else model()
         for name, model in SECTIONS.items()
         if name in values or name in ("base_model", "training", "eval")
     }
-    return ConfigDraft(
-        None if problems else config, {name: section for name, section in sections.items() if section}, problems
-    )
+    valid = {name: section for name, section in sections.items() if section}
+    form = load_method("objective", values["objective"]).ROWS if "objective" in methods else "answers"
+    return ConfigDraft(None if problems else config, valid, problems, form)
 
 
 def read_recipe(project: Path, problems: list[str]) -> tuple[dict[str, Any], Origins]:
@@ -167,7 +178,7 @@ def _misnamed(project: Path) -> str:
 
 
 def _file_values(document: Document, origin: Origins, problems: list[str]) -> dict[str, Any]:
-    known = [*SECTIONS, "options", "adaptation", "objective"]
+    known = [*SECTIONS, "options", "adaptation", "objective", "start_from"]
     values: dict[str, Any] = {}
     for key, value in document.values.items():
         if key not in known:
@@ -176,6 +187,11 @@ def _file_values(document: Document, origin: Origins, problems: list[str]) -> di
             values[key] = {"name": value}
         elif key == "data" and (isinstance(value, (str, list))):
             values[key] = {"train": value}
+        elif key == "start_from" and not (isinstance(value, str) and value.strip()):
+            problems.append(
+                f"{origin.of((key,))}: start_from = {shown(value)}: expected text; fix: models:/NAME/VERSION, "
+                "models:/NAME@ALIAS, runs:/RUN_ID, or the folder of a logged model"
+            )
         elif value is not None:
             values[key] = value
     return values
@@ -216,6 +232,7 @@ def _validate(
     """Validate section by section, so that one broken section does not hide the problems of the next."""
     options = values.get("options", {})
     ready = len(methods) == 2
+    valid_options: dict[str, Any] = {}
     if not isinstance(options, dict):
         problems.append(f"{origin.of(('options',))}: options = {shown(options)}: expected a mapping")
         ready = False
@@ -229,7 +246,8 @@ def _validate(
             )
         for kind, module in methods.items():
             share = {key: value for key, value in options.items() if option_fields.get(key) == kind}
-            ready &= validated(module.Options, share, ("options",), origin, problems) is not None
+            valid_options[kind] = validated(module.Options, share, ("options",), origin, problems)
+            ready &= valid_options[kind] is not None
     sections: dict[str, Any] = {}
     for name, model in SECTIONS.items():
         if name not in values:
@@ -237,8 +255,10 @@ def _validate(
         if name == "data" and "train" not in (values[name] if isinstance(values[name], dict) else {}):
             continue
         sections[name] = validated(model, values[name], (name,), origin, problems)
-    problems += _semantic_problems(sections, origin)
+    problems += section_problems(sections, origin)
     if ready:
+        objective = load_method("objective", values["objective"])
+        problems += objective_problems(objective, values["objective"], valid_options["objective"], sections, origin)
         sections["base_model"] = _with_quantization(
             sections,
             load_method("adaptation", values["adaptation"]).QUANTIZATION,
@@ -253,6 +273,7 @@ def _validate(
         adaptation=values["adaptation"],
         objective=values["objective"],
         resume=values.get("resume"),
+        start_from=values.get("start_from"),
         options=options,
         **sections,
     )
@@ -288,70 +309,6 @@ def _with_quantization(
             "fix: leave it out, or -P adaptation=lora"
         )
     return base.model_copy(update={"quantization": quantization})
-
-
-def _semantic_problems(sections: Mapping[str, Any], origin: Origins) -> list[str]:
-    """Return the problems that types do not reveal, of the sections that are otherwise valid."""
-    problems: list[str] = []
-    register, held_out = sections.get("register"), sections.get("eval")
-    training = sections.get("training")
-    if training is not None and training.eval_steps is None:
-        problems += [
-            f"{origin.of(('training', key))}: training.{key} needs losses to compare; fix: set training.eval_steps"
-            for key in ("load_best_model_at_end", "early_stopping_patience")
-            if getattr(training, key)
-        ]
-    data = sections.get("data")
-    measures = "training" in sections and (training is None or training.eval_steps is not None)
-    if data is not None and data.validation is not None and not measures:
-        problems.append(
-            f"{origin.of(('data', 'validation'))}: these rows would be neither trained on nor measured; fix: set training.eval_steps"
-        )
-    if register is not None:
-        problems += [f"{origin.of(('register', 'name'))}: {fault}" for fault in register_name_problems(register.name)]
-    gate = register.gate if register is not None else None
-    for key_path, metric in _gate_metrics(gate):
-        try:
-            check_metric_name(metric)
-        except FinetuneError as error:
-            problems.append(f"{origin.of(('register', 'gate', *key_path))}: {error}")
-    if gate is not None and gate.forgetting is not None and held_out is not None and held_out.forgetting is False:
-        problems.append(
-            f"{origin.of(('register', 'gate', 'forgetting'))}: no version can pass: eval.forgetting is off; "
-            "fix: leave one of the two out"
-        )
-    for index, metric in enumerate(held_out.metrics if held_out is not None and held_out.metrics != "auto" else []):
-        try:
-            if not metric.endswith(".py"):  # files are looked for once paths are absolute
-                check_metric_name(metric)
-        except FinetuneError as error:
-            problems.append(f"{origin.of(('eval', 'metrics', index))}: {error}")
-    return problems
-
-
-def _gate_metrics(gate: GatePolicy | None) -> list[tuple[KeyPath, str]]:
-    """Return the metrics that a policy names, with their key paths. Files are left out, because the proof looks for
-    them.
-    """
-    if gate is None:
-        return []
-    named: list[tuple[KeyPath, str]] = [(("regressions", i), bound.metric) for i, bound in enumerate(gate.regressions)]
-    if gate.gain is not None and gate.gain.metric is not None:
-        named.append((("gain", "metric"), gate.gain.metric))
-    return [(key_path, metric) for key_path, metric in named if not metric.endswith(".py")]
-
-
-def register_name_problems(name: str) -> list[str]:
-    """Return why MLflow's registry, or the served names ``NAME@ALIAS`` and ``NAME/VERSION``, cannot contain this name."""
-    if name == "base" or name.endswith(".promoting"):
-        return [f"register.name = {name!r}: the name is reserved; fix: choose another"]
-    if name != name.strip() or not name.strip("."):
-        return [f"register.name = {shown(name)}: starts or ends with a blank, or is only dots; fix: remove them"]
-    if match := _NAME_PROBLEMS.search(name):
-        return [
-            f"register.name = {shown(name)}: may not contain {match.group()!r}; fix: use letters, digits, '-', '_' and '.'"
-        ]
-    return []
 
 
 def _options_of(module: Adaptation | Objective, options: Mapping[str, Any]) -> Any:

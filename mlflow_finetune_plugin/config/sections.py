@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictInt
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt
 
+from mlflow_finetune_plugin.data.conversations.turns.tags import check_tags
 from mlflow_finetune_plugin.section import Auto, DataLocation, Layout, LocalFile, Section
 
 MAX_PRECISION_GAP = 0.5
@@ -21,12 +22,17 @@ def _as_names(value: Any) -> Any:
 Names = Annotated[list[str], BeforeValidator(_as_names)]
 
 
+def _checked_tags(tags: dict[str, str]) -> dict[str, str]:
+    check_tags(tags)
+    return tags
+
+
 class DataFileSettings(Section):
     """One data file of a mixture."""
 
     path: DataLocation = Field(
         min_length=1,
-        description="File (relative to the recipe, or with -P to the current directory), hf:NAME[:CONFIG]:SPLIT, runs:/RUN_ID/PATH or models:/NAME/VERSION/PATH.",
+        description="File (relative to the recipe, or with -P to the current directory), hf:NAME[:CONFIG]:SPLIT, runs:/RUN_ID/PATH, models:/NAME/VERSION/PATH or votes:NAME.",
     )
     task: str | None = Field(None, description="Name of the task; default: the file's stem.")
     weight: float = Field(1.0, gt=0, description="How often its rows are drawn, 1 = each once per epoch.")
@@ -40,6 +46,10 @@ class DataFileSettings(Section):
     ignore: Names | None = Field(None, description="Columns to leave out in this file; default: data.ignore.")
     prompt_template: str | None = Field(
         None, min_length=1, description="Jinja text that composes this file's prompts; default: data.prompt_template."
+    )
+    tags: Annotated[dict[str, str], AfterValidator(_checked_tags)] | None = Field(
+        None,
+        description="Names of the fields and roles of ShareGPT's turns in this file, as LLaMA-Factory's tags: {role_tag, content_tag, user_tag, ...}.",
     )
 
 
@@ -199,8 +209,10 @@ class TrainingSettings(Section):
     load_best_model_at_end: bool = Field(
         False, description="Keep the weights that were best on the validation rows, not the last; needs eval_steps."
     )
-    metric_for_best_model: Literal["eval_loss", "eval_mean_token_accuracy"] = Field(
-        "eval_loss", description="Metric that decides which weights are best."
+    metric_for_best_model: str = Field(
+        "eval_loss",
+        description="Metric that decides which weights are best: eval_loss, eval_mean_token_accuracy, or a figure of the "
+        "objective, such as eval_rewards/margins.",
     )
     early_stopping_patience: Annotated[int, Field(gt=0)] | None = Field(
         None, description="End training after this many evaluations without a new best; needs eval_steps."
@@ -214,7 +226,7 @@ class EvalSettings(Section):
 
     metrics: Annotated[list[LocalFile], Field(min_length=1)] | Auto = Field(
         "auto",
-        description="exact_match, accuracy, f1, token_f1, rougeL, bleu, chrf, perplexity, or a path to a metric file.",
+        description="exact_match, accuracy, f1, token_f1, rougeL, bleu, chrf, perplexity, preference_accuracy (pairs), or a path to a metric file.",
     )
     max_new_tokens: Annotated[int, Field(gt=0)] | Auto = Field(
         "auto", description="Length of answers; auto: the longest reference."

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -28,7 +28,8 @@ from mlflow_finetune_plugin.data.conversations.split import (
     split_of_train,
     validation_of_train,
 )
-from mlflow_finetune_plugin.data.held_out_rows import GroupSides, eval_row
+from mlflow_finetune_plugin.data.conversations.turns.chat import whole_text
+from mlflow_finetune_plugin.data.held_out_rows import GroupSides, columns_beside, eval_rows
 from mlflow_finetune_plugin.data.reader import Reader, ReadFile, row_key
 from mlflow_finetune_plugin.data.report.checks import (
     CONTRADICTIONS,
@@ -41,17 +42,19 @@ from mlflow_finetune_plugin.data.report.checks import (
     encoding_findings,
     label_findings,
     row_findings,
+    score_findings,
     token_findings,
 )
 from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport, LabelReport, UnusableDataError
 from mlflow_finetune_plugin.data.report.faults import over_length_fault, skipped_fault, token_without_row, why_skipped
-from mlflow_finetune_plugin.data.report.notes import notes_on_rows
+from mlflow_finetune_plugin.data.report.notes import report_notes
+from mlflow_finetune_plugin.data.report.preferences import PreferenceTally
 from mlflow_finetune_plugin.data.report.samples import MASK_SAMPLES, ExampleText, across, segments
 from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
 from mlflow_finetune_plugin.data.request import DataFile, DataRequest
 from mlflow_finetune_plugin.data.tokens.batch_encoder import BatchEncoder
 from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
-from mlflow_finetune_plugin.data.tokens.overlength import Fitting, fitted
+from mlflow_finetune_plugin.data.tokens.overlength import NO_LOSS_TOKEN, Fitting, fitted
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer, Example
 from mlflow_finetune_plugin.data.tokens.spool import Spool, SpooledBatch
 from mlflow_finetune_plugin.data.tokens.token_file import TokenFile
@@ -101,7 +104,7 @@ def prepare(
     with Spool(folder / "rows.spool") as spool:
         reader = Reader(
             spool,
-            BatchEncoder(renderer, request.seed),
+            BatchEncoder(renderer, request.seed, request.form),
             request.column_settings,
             request.seed,
             folder / "fetched",
@@ -152,9 +155,10 @@ class _Preparation:
     ) -> None:
         self._request, self._renderer, self._split, self._validation_split = request, renderer, split, validation_split
         self.template_digest = hashlib.sha256(renderer.chat_template.encode()).hexdigest()
-        self.train = TokenFile(folder / "train.arrow", self.template_digest)
-        self.eval = TokenFile(folder / "eval.arrow", self.template_digest)
-        self.validation = TokenFile(folder / "validation.arrow", self.template_digest)
+        self.train = TokenFile(folder / "train.arrow", self.template_digest, request.form)
+        self.eval = TokenFile(folder / "eval.arrow", self.template_digest, request.form)
+        self.validation = TokenFile(folder / "validation.arrow", self.template_digest, request.form)
+        self._trained_rows: list[np.ndarray] = []
         self.eval_rows: list[EvalRow] = []
         self._tallies: list[RowTally] = []
         self._counts: Counter[str] = Counter()
@@ -162,6 +166,7 @@ class _Preparation:
         self._samples: dict[int, list[Example]] = {}
         self._labels = Labels()
         self._groups = GroupSides(request.group)
+        self._preferences = PreferenceTally()
         self._largest_id = 0
 
     def write(self, file: ReadFile, spool: Spool) -> None:
@@ -185,18 +190,27 @@ class _Preparation:
         trained = used[~(is_eval | is_validation)[used]]
         file.tally.rows_after_weight += len(held_out) + len(validated)
         for side, rows in ((self.eval, held_out), (self.validation, validated)):
-            self._put(side, file, encoded, rows, np.ones(len(rows), dtype=np.int64))
+            self._put(side, file, batch, encoded, rows, np.ones(len(rows), dtype=np.int64))
         self._groups.note(batch, held_out, np.concatenate([validated, trained]))
+        self._trained_rows += [whole.chat_hashes[validated], whole.chat_hashes[trained]]
         for row in held_out.tolist():
             # A chat is proven on its last turn only, in full length: a cut reference could not be compared with an answer.
-            pieces = encoded.examples(row) if is_document(batch.conversations[row]) else whole.examples(row)[-1:]
-            line, messages, group = int(whole.lines[row]), batch.conversations[row], batch.group(row)
-            self.eval_rows += [eval_row(line, messages, piece, file.file, self._renderer, group) for piece in pieces]
+            of_row = encoded if is_document(batch.conversations[row]) else whole
+            self.eval_rows += eval_rows(batch, row, of_row.examples(row), file.file, self._renderer, self._request.form)
         samples = self._samples.setdefault(len(self._tallies), [])
-        samples += [encoded.examples(row)[-1] for row in trained[: MASK_SAMPLES - len(samples)].tolist()]
+        shown = 0 if self._request.form == "pairs" else -1  # of a pair, the better answer
+        samples += [encoded.examples(row)[shown] for row in trained[: MASK_SAMPLES - len(samples)].tolist()]
+        if self._request.form == "pairs":
+            self._count_pairs(batch, encoded, trained)
         copies = self._copies(encoded.lines[trained], file.file)
         file.tally.rows_after_weight += int(copies.sum())
-        self._put(self.train, file, encoded, trained, copies)
+        self._put(self.train, file, batch, encoded, trained, copies)
+
+    def _count_pairs(self, batch: SpooledBatch, encoded: EncodedBatch, rows: np.ndarray) -> None:
+        for row in rows.tolist():
+            answers = [whole_text(turns[-1]) for turns in (batch.conversations[row], batch.beside[row][0])]
+            lengths = [len(example.input_ids) for example in encoded.examples(row)]
+            self._preferences.add(int(encoded.prompt_hashes[row]), *map(hash_text, answers), *lengths)
 
     def _sides(self, file: ReadFile, batch: SpooledBatch) -> tuple[np.ndarray, np.ndarray]:
         """Return which rows are used at all and which are held out: two bool arrays, (rows,). Count eval rows over the limit."""
@@ -229,6 +243,8 @@ class _Preparation:
         for row in np.flatnonzero(is_chosen & (encoded.longest > limit)).tolist():
             messages, line = batch.conversations[row], int(encoded.lines[row])
             fit = fitted(encoded.examples(row), limit, self._request.overlength, messages, bool(is_eval[row]))
+            if self._request.form == "pairs" and len(fit.examples) == 1:  # a pair without one of its answers is none
+                fit = replace(fit, examples=[], reason=NO_LOSS_TOKEN)
             self._note_fit(file, line, messages, fit)
             changed[row] = fit.examples
         return encoded.with_examples(changed) if changed else encoded
@@ -248,7 +264,8 @@ class _Preparation:
         for row, fault, excerpt in encoded.odd:
             if is_used[row]:
                 tally.note_odd(int(encoded.lines[row]), fault, excerpt)
-        self._counts["unrolled"] += int((encoded.counts[is_used] > 1).sum())
+        if self._request.form == "answers":
+            self._counts["unrolled"] += int((encoded.counts[is_used] > 1).sum())
         self._counts["boundary_splits"] += int(encoded.tokens.is_split[np.repeat(is_used, encoded.counts)].sum())
         if tally.layout.name == "label":
             for row in np.flatnonzero(is_used).tolist():
@@ -256,16 +273,28 @@ class _Preparation:
                 self._labels.note(side, label, f"{tally.name} line {int(encoded.lines[row])}")
 
     def _put(
-        self, side: TokenFile, file: ReadFile, encoded: EncodedBatch, rows: np.ndarray, copies: np.ndarray
+        self,
+        side: TokenFile,
+        file: ReadFile,
+        batch: SpooledBatch,
+        encoded: EncodedBatch,
+        rows: np.ndarray,
+        copies: np.ndarray,
     ) -> None:
         """Write each of ``rows`` as many times as ``copies`` says."""
-        sizes = encoded.counts[rows] * copies
+        is_pair = self._request.form == "pairs"
+        sizes = (np.minimum(encoded.counts[rows], 1) if is_pair else encoded.counts[rows]) * copies
         side.index.add(encoded, rows, file=len(self._tallies) - 1, examples=side.examples + np.cumsum(sizes) - sizes)
         spans = zip(encoded.starts[rows].tolist(), encoded.counts[rows].tolist(), copies.tolist(), strict=True)
         numbers = [number for start, count, times in spans for number in [*range(start, start + count)] * times]
         tokens = encoded.tokens.take(np.array(numbers, dtype=np.int64))
         self._largest_id = max(self._largest_id, int(tokens.ids.max(initial=0)))
-        side.write(tokens, file.file.task)
+        further = [
+            columns_beside(batch, row, self._request.form)
+            for row, times in zip(rows.tolist(), copies.tolist(), strict=True)
+            for _ in range(times)
+        ]
+        side.write(tokens, file.file.task, further if self._request.form != "answers" else ())
 
     def _copies(self, lines: np.ndarray, file: DataFile) -> np.ndarray:
         """Return how often each row is used: the weight's whole part, and once more for a seeded share of the rows."""
@@ -310,8 +339,7 @@ class _Preparation:
         )
 
     def result(self) -> PreparedData:
-        sides = (self.train, self.validation)
-        trained_rows = np.unique(np.concatenate([side.index.records()["row"] for side in sides]))
+        trained_rows = np.unique(np.concatenate([np.empty(0, dtype=np.uint64), *self._trained_rows]))
         fault = self._fault()
         if self._validation_split is None:
             self.validation.path.unlink()
@@ -363,7 +391,7 @@ class _Preparation:
             stop_tokens=tuple(str(tokenizer.convert_ids_to_tokens(token)) for token in renderer.stop_token_ids),
             digest=self.train.digest(),
             eval_digest=self.eval.digest(),
-            notes=(*renderer.notes, *notes_on_rows(self._tallies, writes_reasoning=renderer.writes_reasoning)),
+            notes=tuple(report_notes(self._tallies, renderer)),
             mask_samples=tuple(segments(example, tokenizer) for example in across(self._samples)),
             findings=tuple(findings),
             labels=_label_report(self._labels),
@@ -376,8 +404,13 @@ class _Preparation:
             RowSet.of(side.index, self._position_text, ExampleText(side.dataset(), self._renderer.tokenizer))
             for side in (self.train, self.eval)
         )
-        findings = [*row_findings(train, held_out), *label_findings(self._labels), *encoding_findings(self._tallies)]
-        findings += token_findings(self._renderer, self.train)
+        findings = [
+            *row_findings(train, held_out, self._request.form),
+            *label_findings(self._labels),
+            *encoding_findings(self._tallies),
+            *score_findings(self._tallies),
+        ]
+        findings += [*token_findings(self._renderer, self.train), *self._preferences.findings()]
         for side in (self.train, self.eval, self.validation):
             side.index.remove()
         return findings

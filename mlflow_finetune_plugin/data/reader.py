@@ -10,18 +10,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from mlflow_finetune_plugin.data.conversations.chat_turns import whole_text
 from mlflow_finetune_plugin.data.conversations.conversion import Conversation, instructed
 from mlflow_finetune_plugin.data.conversations.interpretation import ColumnSettings, Interpretation, interpret
 from mlflow_finetune_plugin.data.conversations.layouts import TEXT
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.split import hash_text
+from mlflow_finetune_plugin.data.conversations.turns.chat import whole_text
 from mlflow_finetune_plugin.data.report.tally import RowTally
 from mlflow_finetune_plugin.data.request import DataFile
 from mlflow_finetune_plugin.data.sources.locations import is_remote, local_copy
 from mlflow_finetune_plugin.data.sources.rows import peek, read_rows
 from mlflow_finetune_plugin.data.tokens.batch_encoder import (
     BatchEncoder,
+    Beside,
     Conversations,
     is_first_of_line,
     to_frame,
@@ -30,6 +31,7 @@ from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 from mlflow_finetune_plugin.data.tokens.encoding_pool import EncodingPool
 from mlflow_finetune_plugin.data.tokens.spool import Spool
 from mlflow_finetune_plugin.errors import DataError
+from mlflow_finetune_plugin.methods import RowForm
 
 BATCH_ROWS = 1000
 _BATCH_CHARS = 2_000_000
@@ -82,7 +84,7 @@ class Reader:
         Raises:
             DataError: the file cannot be read or its layout is unknown; the message has the configured name.
         """
-        local = local_copy(str(file.path), self._folder)
+        local = file.copy or local_copy(str(file.path), self._folder)
         try:
             return self._read(file, local, role)
         except DataError as error:
@@ -91,7 +93,7 @@ class Reader:
             raise DataError(str(error).replace(str(local), str(file.path))) from error
 
     def _read(self, file: DataFile, local: Path, role: Literal["train", "eval"]) -> ReadFile:
-        reading = self._interpretation(file, local)
+        reading = self._interpretation(file, local, is_beside_train=role == "eval" and bool(self.row_hashes))
         tally = RowTally(file.report_name, file.task, file.weight, role, reading.layout)
         start, self._role = self._spool.position(), role
         for line, row in read_rows(local, tally.source_notes.append):
@@ -107,7 +109,7 @@ class Reader:
         self._pool.drain()
         with _named(file, local):
             reading.check()  # again, because the first rows may lack a column
-        tally.unused_columns = reading.unused.counts
+        tally.unused_columns, tally.scores = reading.unused.counts, reading.unused.scores
         return ReadFile(file, tally, start, self._spool.position())
 
     def _add(self, line: int, read: list[Conversation], tally: RowTally, instruction: str | None) -> None:
@@ -118,13 +120,14 @@ class Reader:
             tally.written_answers += conversation.is_written
             tally.reasoning_turns += conversation.reasoning_turns
             tally.thinking_turns += conversation.thinking_turns
-            self._batch.add(line, conversation)
+            self._batch.add(line, conversation, self._columns.form)
         if self._batch.is_full():
             self._submit()
 
     def _submit(self) -> None:
         if self._batch.lines:
-            self._pool.submit(to_frame(self._batch.lines, self._batch.conversations, self._batch.groups))
+            batch = self._batch
+            self._pool.submit(to_frame(batch.lines, batch.conversations, batch.groups, batch.beside))
             self._batch = _Batch()
 
     def _collect(self, frame: bytes, encoded: EncodedBatch) -> None:
@@ -138,9 +141,15 @@ class Reader:
         self._rows_done += len(encoded)
         self._on_progress(self._rows_done)
 
-    def _interpretation(self, file: DataFile, local: Path) -> Interpretation:
+    def _interpretation(self, file: DataFile, local: Path, *, is_beside_train: bool) -> Interpretation:
         with _named(file, local):
-            reading = interpret([row for _, row in peek(local)], file.settings(self._columns))
+            try:
+                reading = interpret([row for _, row in peek(local)], file.settings(self._columns))
+            except DataError as error:
+                if self._columns.form == "answers" or not is_beside_train:
+                    raise
+                # The held-out rows of a recipe for answers, where only the training rows were replaced.
+                raise DataError(f"{error}; or hold out a part of the training rows: -P data.eval=0.1") from error
             if file.instruction is not None and reading.layout.name == TEXT:
                 raise DataError(
                     "an instruction needs conversations, and this file holds plain text; fix: remove instruction from data"
@@ -166,14 +175,19 @@ class _Batch:
         self.lines: list[int] = []
         self.conversations: Conversations = []
         self.groups: list[str] = []
+        self.beside: list[Beside] = []
         self._chars = 0
 
-    def add(self, line: int, conversation: Conversation) -> None:
+    def add(self, line: int, conversation: Conversation, form: RowForm) -> None:
         self.lines.append(line)
         self.conversations.append(conversation.messages)
         if conversation.group is not None:
             self.groups.append(conversation.group)
-        self._chars += sum([len(whole_text(message)) for message in conversation.messages])
+        if form != "answers":
+            c = conversation
+            self.beside.append((c.rejected, c.is_good, c.margin, c.fields))
+        turns = (*conversation.messages, *conversation.rejected)
+        self._chars += sum([len(whole_text(message)) for message in turns])
 
     def is_full(self) -> bool:
         return len(self.lines) >= BATCH_ROWS or self._chars >= _BATCH_CHARS

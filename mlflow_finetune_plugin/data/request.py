@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from mlflow_finetune_plugin.data.conversations.interpretation import ColumnSettings
 from mlflow_finetune_plugin.data.sources.locations import report_name
 from mlflow_finetune_plugin.errors import DataError
+from mlflow_finetune_plugin.methods import RowForm
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class DataFile:
         columns: The columns of this file; None means the request's.
         ignore: The columns of this file that are not a part of the task; None means the request's.
         prompt_template: Jinja text that composes the prompts of this file; None means the request's.
+        tags: The names of the fields and roles of ShareGPT's turns in this file, where they have others.
+        copy: Where the rows of ``votes:NAME`` were written, in ``layout``; the request's settings of columns do not apply to them.
     """
 
     path: Path
@@ -36,15 +39,21 @@ class DataFile:
     columns: Mapping[str, str] | None = None
     ignore: tuple[str, ...] | None = None
     prompt_template: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    copy: Path | None = None
 
     def settings(self, defaults: ColumnSettings) -> ColumnSettings:
         """Return how the file's columns are read, with the request's settings where the file has none."""
+        if self.copy is not None:
+            return ColumnSettings(self.layout or "auto", {}, group=defaults.group, form=defaults.form)
         return ColumnSettings(
             layout=self.layout or defaults.layout,
             columns=defaults.columns if self.columns is None else self.columns,
             ignore=defaults.ignore if self.ignore is None else self.ignore,
             prompt_template=self.prompt_template or defaults.prompt_template,
             group=defaults.group,
+            form=defaults.form,
+            tags=self.tags,
         )
 
     @property
@@ -71,6 +80,7 @@ class DataRequest:
         prompt_template: Jinja text over the columns of a row that gives its prompt; None means that the layout gives it.
         validation: The fraction of the training rows that choose the best weights instead of being trained on; None means none.
         group: The column that names the group of a row; None means that rows are independent.
+        form: What the objective needs each row to hold.
     """
 
     train: tuple[DataFile, ...]
@@ -86,11 +96,12 @@ class DataRequest:
     max_skipped: float = 1.0
     validation: float | None = None
     group: str | None = None
+    form: RowForm = "answers"
 
     @property
     def column_settings(self) -> ColumnSettings:
         """How the columns of the files are read; a file may have other settings."""
-        return ColumnSettings(self.layout, self.columns, self.ignore, self.prompt_template, self.group)
+        return ColumnSettings(self.layout, self.columns, self.ignore, self.prompt_template, self.group, self.form)
 
     @property
     def eval_files(self) -> tuple[DataFile, ...]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from mlflow_finetune_plugin.errors import ConfigError
+from mlflow_finetune_plugin.errors import ConfigError, DataError
 from mlflow_finetune_plugin.evaluation.clusters import group_clusters
 from mlflow_finetune_plugin.evaluation.intervals import (
     paired_binary_interval,
@@ -30,14 +30,32 @@ class AnswerSet:
     Attributes:
         answers: The generated answer of each row.
         nats: The negative log-probability of each row's reference answer, (rows,).
+        rejected_nats: That of each row's worse answer, (rows,), NaN where a row has none; None where no row has one.
+        rewards: The answers' rewards by metric name, (rows,) each, NaN where one is missing; empty where they were not scored.
+        answer_ids: The tokens of each generated answer, where they are needed.
     """
 
     answers: list[str]
     nats: np.ndarray
+    rejected_nats: np.ndarray | None = None
+    rewards: Mapping[str, np.ndarray] = field(default_factory=dict)
+    answer_ids: list[list[int]] = field(default_factory=list)
+
+    @classmethod
+    def of_rewards(cls, better: np.ndarray, worse: np.ndarray) -> AnswerSet:
+        """Return the rewards of pairs, both (rows,), for metrics of pairs: a reward takes the place of a log-probability."""
+        return cls([""] * len(better), -better, -worse)
+
+    @property
+    def mean_tokens(self) -> float:
+        """The mean length of the generated answers, in tokens; only where ``answer_ids`` are there."""
+        return float(np.mean([len(ids) for ids in self.answer_ids]))
 
     def at(self, rows: Sequence[int]) -> AnswerSet:
         """Return the answers of some of the rows."""
-        return AnswerSet([self.answers[i] for i in rows], self.nats[list(rows)])
+        rejected = None if self.rejected_nats is None else self.rejected_nats[list(rows)]
+        rewards = {name: values[list(rows)] for name, values in self.rewards.items()}
+        return AnswerSet([self.answers[i] for i in rows], self.nats[list(rows)], rejected, rewards)
 
 
 def load_metrics(names: Sequence[str]) -> list[MetricModule]:
@@ -77,12 +95,21 @@ def compare(
     Returns:
         The result, and the scores of each row by column name if the metric scores single rows.
     """
+    check_pairs([module], rows)
+    if module.reads_rewards and (at := _scored_rows(base, adapter, module.name)) != list(range(len(rows))):
+        return _compare_scored(module, rows, base, adapter, seed, clusters, confidence, at)
     references: list[Any] = [row.reference for row in rows]
     base_predictions: list[Any] = base.answers
     adapter_predictions: list[Any] = adapter.answers
     if module.reads_likelihoods:
         references = [float(len(row.completion_ids)) for row in rows]
         base_predictions, adapter_predictions = base.nats.tolist(), adapter.nats.tolist()
+    if module.reads_pairs:
+        references = [0.0] * len(rows)
+        base_predictions, adapter_predictions = _margins(base), _margins(adapter)
+    if module.reads_rewards:
+        references = [0.0] * len(rows)
+        base_predictions, adapter_predictions = (side.rewards[module.name].tolist() for side in (base, adapter))
     row_scores: dict[str, list[float]] = {}
     if module.has_row_statistics:
         base_statistics = module.row_statistics(base_predictions, references)  # (rows, k)
@@ -121,6 +148,62 @@ def compare(
         rows=len(rows),
     )
     return result, row_scores
+
+
+def check_pairs(modules: Sequence[MetricModule], rows: Sequence[EvalRow]) -> None:
+    """Raise DataError where a metric compares the answers of pairs, and a row is not a pair. No model has answered yet."""
+    names = [module.name for module in modules if module.reads_pairs]
+    if names and any(row.rejected is None for row in rows):
+        raise DataError(
+            f"the metric {names[0]} compares a better with a worse answer, and not every held-out row is a pair; "
+            "fix: leave it out of eval.metrics, or hold out pairs"
+        )
+
+
+def _margins(side: AnswerSet) -> list[float]:
+    """Return by how many nats each row's better answer is more likely than its worse one."""
+    assert side.rejected_nats is not None  # check_pairs
+    return (side.rejected_nats - side.nats).tolist()  # type: ignore[no-any-return]
+
+
+def _scored_rows(base: AnswerSet, adapter: AnswerSet, metric: str) -> list[int]:
+    """Return the rows that have a reward on both sides."""
+    if metric not in base.rewards or metric not in adapter.rewards:
+        raise DataError(
+            f"the metric {metric} needs answers that were scored by the rewards of a training; "
+            "fix: name another metric, or prove the version in a run with rewards"
+        )
+    missing = np.isnan(base.rewards[metric]) | np.isnan(adapter.rewards[metric])
+    return np.flatnonzero(~missing).tolist()  # type: ignore[no-any-return]
+
+
+def _compare_scored(
+    module: MetricModule,
+    rows: Sequence[EvalRow],
+    base: AnswerSet,
+    adapter: AnswerSet,
+    seed: int,
+    clusters: Sequence[Hashable] | None,
+    confidence: float,
+    at: list[int],
+) -> tuple[MetricResult, dict[str, list[float]]]:
+    """Compare the rows ``at``, which have a reward on both sides. The scores of the others are NaN."""
+    if not at:
+        gain = Interval(0.0, -math.inf, math.inf, "none: no row has a reward on both sides")
+        return MetricResult(module.name, math.nan, math.nan, gain, module.higher_is_better, 0), {}
+    result, scores = compare(
+        module,
+        [rows[i] for i in at],
+        base.at(at),
+        adapter.at(at),
+        seed,
+        None if clusters is None else [clusters[i] for i in at],
+        confidence,
+    )
+    whole = {name: np.full(len(rows), np.nan) for name in scores}
+    for name, values in scores.items():
+        whole[name][at] = values
+    return result, {name: values.tolist() for name, values in whole.items()}
 
 
 def compare_tasks(

@@ -58,7 +58,7 @@ def greedy_answers(
     )
     answers: list[list[int]] = [[] for _ in prompts]
     done = 0
-    with _default_generation_config(model):
+    with default_generation_config(model), _without_router_loss(model):
         for rows in _answer_batches(prompts, room, batch_tokens, may_pad=not _virtual_tokens(model)):
             settings.max_new_tokens = room[rows[0]]
             ids, mask = _padded([prompts[row] for row in rows], pad_token_id, side="left")  # (batch, seq)
@@ -66,7 +66,7 @@ def greedy_answers(
                 input_ids=ids.to(_device(model)), attention_mask=mask.to(_device(model)), generation_config=settings
             )
             for row, tokens in zip(rows, output[:, ids.shape[1] :].tolist(), strict=True):
-                answers[row] = _until_stop(tokens, stop_token_ids)
+                answers[row] = until_stop(tokens, stop_token_ids)
             done += len(rows)
             if on_progress is not None:
                 on_progress(done, len(prompts))
@@ -110,6 +110,22 @@ def completion_log_probs(
             log_probs = logits_of_row[start : start + len(targets)].float().log_softmax(dim=-1)  # (completion, vocab)
             results[row] = log_probs.gather(1, targets[:, None])[:, 0].cpu().numpy()
     return results
+
+
+@torch.inference_mode()
+def margins(model: torch.nn.Module, prompt: Sequence[int], answer: Sequence[int]) -> tuple[list[float], int]:
+    """Return how many nats each token of an answer, and the likeliest one after it, was likelier than the best other token.
+
+    Returns:
+        One number for each token of the answer and one more, negative where another token was likelier; and the likeliest token
+        after the answer.
+    """
+    ids, mask = _padded([[*prompt, *answer]], 0, side="right")
+    logits = _last_logits(model, ids, mask, keep=len(answer) + 1)[0].float()  # (answer + 1, vocab)
+    next_token = int(logits[-1].argmax())
+    chosen = torch.tensor([*answer, next_token], device=logits.device)[:, None]
+    others = logits.scatter(1, chosen, -torch.inf).amax(dim=1)
+    return (logits.gather(1, chosen)[:, 0] - others).tolist(), next_token
 
 
 def context_length(model: torch.nn.Module) -> int | None:
@@ -195,7 +211,8 @@ def _last_logits(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, 
     return output.logits[:, -keep:]
 
 
-def _until_stop(tokens: list[int], stop_token_ids: Collection[int]) -> list[int]:
+def until_stop(tokens: list[int], stop_token_ids: Collection[int]) -> list[int]:
+    """Return the tokens before the first stop token."""
     return next((tokens[:i] for i, token in enumerate(tokens) if token in stop_token_ids), tokens)
 
 
@@ -215,7 +232,7 @@ def _virtual_tokens(model: torch.nn.Module) -> int:
 
 
 @contextmanager
-def _default_generation_config(model: torch.nn.Module) -> Iterator[None]:
+def default_generation_config(model: torch.nn.Module) -> Iterator[None]:
     """Replace the model's generation config meanwhile, because ``generate`` takes from it what its argument leaves open."""
     transformer = _transformer(model)
     previous = transformer.generation_config
@@ -224,3 +241,17 @@ def _default_generation_config(model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         transformer.generation_config = previous
+
+
+@contextmanager
+def _without_router_loss(model: torch.nn.Module) -> Iterator[None]:
+    """Turn off the loss of a mixture's routers, which TRL turns on for training. It fails in a step that has keys in a cache."""
+    config = _transformer(model).config
+    previous = getattr(config, "output_router_logits", None)
+    if previous is not None:
+        config.output_router_logits = False
+    try:
+        yield
+    finally:
+        if previous is not None:
+            config.output_router_logits = previous

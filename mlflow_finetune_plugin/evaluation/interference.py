@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from mlflow_finetune_plugin.evaluation.clusters import group_clusters
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare, load_metrics
+from mlflow_finetune_plugin.evaluation.proof import adapter_answers
 from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow, MetricResult
 
 
@@ -27,12 +26,7 @@ def interference(
         The results of each task, with the single-task adapter as ``base``. A gain below 0 is interference.
     """
     modules = load_metrics(metrics)
-    mixture = AnswerSet(
-        [str(record["adapter_answer"]) for record in proof.rows],
-        np.array(
-            [r["adapter_nats_per_token"] * len(row.completion_ids) for r, row in zip(proof.rows, rows, strict=True)]
-        ),
-    )
+    mixture = adapter_answers(proof, rows)
     results = {}
     for task, single in singles.items():
         at = [i for i, row in enumerate(rows) if row.task == task]

@@ -28,6 +28,10 @@ _FOLDER = Path(__file__).parent / "metrics"
 PACKAGED: tuple[str, ...] = tuple(sorted(p.stem for p in _FOLDER.glob("*.py") if not p.stem.startswith("_")))
 
 
+REWARD = "reward"
+"""The metric of an objective with rewards, which reads the rewards of the answers instead of texts."""
+
+
 @dataclass(frozen=True)
 class MetricModule:
     """A loaded metric and its properties."""
@@ -41,6 +45,10 @@ class MetricModule:
     reads_likelihoods: bool
     """Whether it reads nats and token counts of the reference answers instead of texts."""
     has_row_statistics: bool
+    reads_pairs: bool = False
+    """Whether it reads by how many nats the better answer of a pair is more likely than the worse one."""
+    reads_rewards: bool = False
+    """Whether it reads the rewards of the answers, NaN where a part of the reward does not apply."""
 
     def row_statistics(self, predictions: Sequence[Any], references: Sequence[Any]) -> NDArray[np.float64]:
         """Return additive statistics, (rows, k): their sum over any rows determines the score of those rows."""
@@ -65,9 +73,44 @@ class MetricModule:
         return _single_value(self.name, self.metric.compute(predictions=predictions, references=references))
 
 
+def is_reward(name: str) -> bool:
+    """Return whether this is the mean reward of the answers (``reward``), or that of one part (``reward/NAME``)."""
+    return name == REWARD or name.startswith(f"{REWARD}/")
+
+
+class _MeanReward:
+    """The mean of the answers' rewards; a reward that is missing has no weight."""
+
+    def row_statistics(self, predictions: Sequence[float], references: Sequence[float]) -> NDArray[np.float64]:
+        import numpy as np
+
+        values = np.asarray(predictions, dtype=np.float64)
+        has_value = ~np.isnan(values)
+        return np.stack([np.where(has_value, values, 0.0), has_value.astype(np.float64)], axis=1)  # (n, 2)
+
+    def score(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        import numpy as np
+
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def _reward_metric(name: str) -> MetricModule:
+    return MetricModule(
+        name=name,
+        metric=_MeanReward(),
+        higher_is_better=True,
+        is_binary=False,
+        scores_single_rows=True,
+        reads_likelihoods=False,
+        has_row_statistics=True,
+        reads_rewards=True,
+    )
+
+
 def check_metric_name(name_or_path: str) -> None:
-    """Raise FinetuneError unless ``name_or_path`` is a packaged metric or an existing ``.py`` file."""
-    if name_or_path in PACKAGED:
+    """Raise FinetuneError unless ``name_or_path`` is a packaged metric, a reward or an existing ``.py`` file."""
+    if name_or_path in PACKAGED or is_reward(name_or_path):
         return
     if name_or_path.endswith(".py"):
         if not Path(name_or_path).is_file():
@@ -85,6 +128,8 @@ def check_metric_name(name_or_path: str) -> None:
 def load_metric(name_or_path: str) -> MetricModule:
     """Load a packaged metric by name, or a user's metric by the path of its ``.py`` file, without network access."""
     check_metric_name(name_or_path)
+    if is_reward(name_or_path):
+        return _reward_metric(name_or_path)
     path = _FOLDER / f"{name_or_path}.py" if name_or_path in PACKAGED else Path(name_or_path).resolve()
     metric = _load_module(name_or_path, path)
     has_row_statistics = hasattr(metric, "row_statistics")
@@ -100,6 +145,7 @@ def load_metric(name_or_path: str) -> MetricModule:
         scores_single_rows=has_row_statistics and bool(getattr(metric, "scores_single_rows", False)),
         reads_likelihoods=bool(getattr(metric, "reads_likelihoods", False)),
         has_row_statistics=has_row_statistics,
+        reads_pairs=bool(getattr(metric, "reads_pairs", False)),
     )
 
 

@@ -15,7 +15,9 @@ from mlflow_finetune_plugin.evaluation.scale import describe_forgetting
 _BETTER, _WORSE, _UNDECIDED = "#1a7f37", "#b42318", "#57606a"
 _TRAIN, _EVAL = "#0969da", "#bc4c00"
 _UNITS = {
-    **dict.fromkeys(("accuracy", "exact_match", "f1", "rougeL", "token_f1"), "on a scale of 0 to 1"),
+    **dict.fromkeys(
+        ("accuracy", "exact_match", "f1", "preference_accuracy", "rougeL", "token_f1"), "on a scale of 0 to 1"
+    ),
     **dict.fromkeys(("bleu", "chrf"), "on a scale of 0 to 100"),
     "perplexity": "less perplexity",
 }
@@ -36,7 +38,9 @@ def plot_gain(report: EvalReport) -> Figure:
     for ax, (label, unit, interval, higher_is_better) in zip(axes, entries, strict=True):
         _draw_interval(ax, label, unit, interval, higher_is_better)
     rows = report.metrics[0].rows if report.metrics else len(report.rows)
-    figure.suptitle(f"Adapter against base, 95 % intervals, held-out rows: {rows:,}", fontsize=11)
+    figure.suptitle(
+        f"Adapter against {report.over.removeprefix('the ')}, 95 % intervals, held-out rows: {rows:,}", fontsize=11
+    )
     return figure
 
 

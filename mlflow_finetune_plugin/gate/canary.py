@@ -19,6 +19,9 @@ from mlflow_finetune_plugin.gate.statistics.failures import FailureTest
 
 Action = Literal["widen", "wait", "back", "hold"]
 
+_LEAST_OF_USERS = 5.0
+"""The evidence of too many failures that users must give who count once each: the failure of a single user gives 6, of one in two 3."""
+
 
 @dataclass(frozen=True)
 class CanaryLook:
@@ -112,15 +115,21 @@ def _bounded(policy: CanaryPolicy, look: CanaryLook) -> Finding:
     """Compare the canary's failures with the policy's bound, all of them: a canary that only fails is noticed with one user too.
 
     If both sides fail, the cause is not the canary: it neither widens nor goes back. Any evidence against the champion
-    is enough for that, because an outage pushes the two sides past the bound by different margins.
+    is enough for that, because an outage pushes the two sides past the bound by different margins. The same holds where the
+    evidence is weak if each user counts once: a few users, who stay on the canary's side, may then cause most of its failures.
     """
     bound = policy.failures_at_most
     evidence, of_champion = e_above(look.canary, bound), e_above(look.champion, bound)
+    of_users = e_above(look.tested[0], bound)
     reason = f"{look.canary} answers failed: evidence of more than {bound:.3g} {evidence:.3g} of {policy.boundary:.3g}"
     details: dict[str, JsonScalar] = {"e_above": evidence, "e_above_champion": of_champion, "boundary": policy.boundary}
+    details["e_above_users"] = of_users
     outcome: FindingOutcome = "pass"
     if evidence >= policy.boundary and of_champion > 1:
         outcome, reason = "hold", f"{reason}, and some of the champion's {look.champion}; fix: find out why both fail"
+    elif evidence >= policy.boundary and of_users < _LEAST_OF_USERS:
+        outcome = "hold"
+        reason += f", and {look.tested[0]} where each user counts once; fix: find out whose requests fail"
     elif evidence >= policy.boundary:
         outcome = "reject"
     return Finding("canary failure bound", outcome, reason, bound, details=details)

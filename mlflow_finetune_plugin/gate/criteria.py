@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.evaluation.scale import describe_forgetting
 from mlflow_finetune_plugin.gate.evidence import Evidence, Forgetting, Gain, Regression, Votes
@@ -23,12 +25,14 @@ from mlflow_finetune_plugin.gate.policy import (
 from mlflow_finetune_plugin.gate.statistics.error_budget import discovery_alpha
 from mlflow_finetune_plugin.gate.statistics.paired import (
     PairedRows,
+    cluster_statistics,
     mcnemar_p,
     mean_interval,
     non_inferiority,
     paired_interval,
     rows_still_needed,
 )
+from mlflow_finetune_plugin.gate.statistics.skewed_mean import widen_for_skew
 from mlflow_finetune_plugin.gate.vote_test import VoteTest, run_vote_test
 from mlflow_finetune_plugin.gate.votes import tally
 
@@ -239,7 +243,11 @@ def _gain_interval(
 
 
 def _forgetting_interval(measured: Forgetting) -> Interval:
-    return mean_interval(measured.nats_per_token, weights=measured.tokens, clusters=measured.clusters)
+    nats = np.asarray(measured.nats_per_token, dtype=np.float64)
+    tokens = np.ones_like(nats) if measured.tokens is None else np.asarray(measured.tokens, dtype=np.float64)
+    interval = mean_interval(nats, weights=tokens, clusters=measured.clusters)
+    sums = cluster_statistics(nats * tokens, tokens, measured.clusters)
+    return widen_for_skew(interval, sums[:, 0], sums[:, 1], confidence=0.95, seed=0)
 
 
 def missing(name: str, reason: str, bound: float | None, fix: str = "measure it") -> Finding:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.gate.evidence import Gain, Votes
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.gate.statistics.comparison_detector import ComparisonDetector
-from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
+from mlflow_finetune_plugin.gate.statistics.detectors.comparison import ComparisonDetector
+from mlflow_finetune_plugin.gate.statistics.detectors.failures import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
 from mlflow_finetune_plugin.store.latency_counts import LatencyCounts
 

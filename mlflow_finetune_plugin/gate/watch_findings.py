@@ -13,9 +13,9 @@ from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.criteria import JsonScalar, judge_votes
 from mlflow_finetune_plugin.gate.evidence import Votes
 from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GatePolicy, LatencyPolicy, VotesPolicy
-from mlflow_finetune_plugin.gate.statistics.comparison_detector import ComparisonDetector
+from mlflow_finetune_plugin.gate.statistics.detectors.comparison import ComparisonDetector
+from mlflow_finetune_plugin.gate.statistics.detectors.failures import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.error_budget import candidate_alpha
-from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.failure_rate import failure_rate
 from mlflow_finetune_plugin.gate.statistics.latency_quantile import p95_interval
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows, paired_interval

@@ -22,6 +22,30 @@ def attention_kernel(config: PreTrainedConfig) -> str | None:
     return config._attn_implementation  # type: ignore[no-any-return]
 
 
+def score_head(model: PreTrainedModel) -> torch.nn.Module | None:
+    """Return the layer that scores a conversation's last token, (batch, tokens, hidden) -> (batch, tokens, 1); None without one."""
+    return getattr(model, "score", None)
+
+
+def last_rewards(model: PreTrainedModel, inputs: Mapping[str, Any], last: torch.Tensor) -> torch.Tensor:
+    """Return the score of some tokens of a batch, float32, (tokens,).
+
+    The model's own forward pass looks for the last token that is not padding, by its id. That is another token where the
+    end-of-turn token also pads, and there is only one where several conversations are packed into one sequence.
+
+    Args:
+        model: A model with a score head; adapters are inside it.
+        inputs: ``input_ids`` and further arguments of its forward pass.
+        last: Positions in the flattened batch, (tokens,).
+    """
+    head = score_head(model)
+    assert head is not None
+    backbone = getattr(model, model.base_model_prefix)
+    hidden = backbone(**{**inputs, "use_cache": False}).last_hidden_state  # (batch, tokens, hidden)
+    scores: torch.Tensor = head(hidden.flatten(0, 1)[last].float())  # (tokens, 1)
+    return scores[:, 0].float()
+
+
 def supports_sdpa(model_class: type[PreTrainedModel]) -> bool:
     """Return whether models of a class can use torch's fused attention."""
     check_names("transformers", model_class, ("_supports_sdpa",))

@@ -105,9 +105,7 @@ class RunRecord:
         known = (
             self._client.get_run(self.run_id).data.params if self._attempt > 1 else {}
         )  # MLflow keeps the first value
-        items = [
-            Param(key, _shortened(value, _PARAM_LIMIT)) for key, value in event["values"].items() if key not in known
-        ]
+        items = [Param(key, param_text(value)) for key, value in event["values"].items() if key not in known]
         for start in range(0, len(items), 100):
             self._client.log_batch(self.run_id, params=items[start : start + 100])
 
@@ -150,6 +148,11 @@ class RunRecord:
                 for entry in event["inputs"]
             ],
         )
+
+
+def param_text(value: str) -> str:
+    """Return the value of a param as MLflow records it: a long one is cut."""
+    return _shortened(value, _PARAM_LIMIT)
 
 
 def _shortened(value: str, limit: int) -> str:

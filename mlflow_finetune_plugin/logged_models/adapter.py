@@ -22,12 +22,14 @@ from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
 from mlflow_finetune_plugin.evaluation.results import EvalRow, chat_fields
 from mlflow_finetune_plugin.logged_models.precisions import ServedAs
 from mlflow_finetune_plugin.logged_models.prompt_shapes import render_shapes
-from mlflow_finetune_plugin.logged_models.version_code import DIGEST_CODE, LOADER
+from mlflow_finetune_plugin.logged_models.version_code import LOADER, SHARED_CODE
 from mlflow_finetune_plugin.methods import Adaptation, load_method
 from mlflow_finetune_plugin.serving.versions.content_digest import TOKENIZER_FOLDER, content_digest, file_digests
 from mlflow_finetune_plugin.store.names import CARD_FILE, CONTENT_DIGEST_TAG, REFERENCE_FILE
 
 PROBES = 16
+SCORE_WEIGHT = ".score.weight"
+"""How the name of a score head's tensor ends in an adapter's file."""
 # log-probabilities of the same weights on the same device and code path; half precision may pick other kernels
 _RELOAD_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 2e-2}
 
@@ -129,19 +131,27 @@ def check_adapter_file(folder: Path, adaptation: Adaptation) -> None:
     The adaptation decides which weights change nothing (``has_effect``): B = 0 in LoRA, factors of one in IA3.
     """
     weights = load_file(folder / "adapter_model.safetensors")
+    adapter = {name: tensor for name, tensor in weights.items() if not name.endswith(SCORE_WEIGHT)}
     bad = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise TrainingError(
             f"the trained adapter holds NaN or infinite weights ({len(bad)} of {len(weights)} tensors, first {bad[0]}); fix: lower training.learning_rate"
         )
-    if not adaptation.has_effect(weights):
+    if not adaptation.has_effect(adapter):
         raise TrainingError(
             "training left the adapter at its start: every output is the base's; fix: more steps or a higher learning rate"
         )
 
 
-def check_adapter_moved(reference: Reference) -> None:
-    """Refuses an adapter whose every probe is bit-identical to the base's."""
+def check_adapter_moved(reference: Reference, start: Sequence[np.ndarray] | None = None) -> None:
+    """Refuses an adapter whose every probe is bit-identical to the base's, or to that of the version it started from.
+
+    ``start``: what ``probe_log_probs`` returned of that version. Raises TrainingError.
+    """
+    if start is not None and np.array_equal(reference.log_probs("adapter"), np.concatenate(start)):
+        raise TrainingError(
+            "the trained adapter answers exactly as the version that it started from, to the last bit; fix: more steps or a higher learning rate"
+        )
     if np.array_equal(reference.log_probs("adapter"), reference.log_probs("base")):
         raise TrainingError(
             "the trained adapter answers exactly as the base does, to the last bit; fix: more steps or a higher learning rate"
@@ -182,14 +192,14 @@ def log_adapter(
         step=step,
         tags={**tags, CONTENT_DIGEST_TAG: digest},
         python_model=str(LOADER),
-        code_paths=[str(DIGEST_CODE), *map(str, code)],
+        code_paths=[*map(str, SHARED_CODE), *map(str, code)],
         artifacts={
             "adapter": str(adapter),
             "tokenizer": str(folder / TOKENIZER_FOLDER),
             "card": str(folder / CARD_FILE),
             "reference": str(folder / REFERENCE_FILE),
         },
-        signature=_signature(int(card["max_new_tokens"])),
+        signature=_signature(int(card["max_new_tokens"]), gives_rewards=card.get("kind") == "reward"),
         model_config={"base_model": base.name, "verify_base": True},
         pip_requirements=_requirements(quantized=base.quantization is not None),
     )
@@ -198,13 +208,18 @@ def log_adapter(
 
 def reload_adapter(uri: str) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The model as anybody would load it: through ``mlflow.pyfunc``. Raises ReloadError."""
+    loaded = reload_python_model(uri)
+    return loaded.model, loaded.tokenizer
+
+
+def reload_python_model(uri: str) -> Any:
+    """The loader's own object, with ``model``, ``tokenizer``, ``card`` and ``predict``. Raises ReloadError."""
     import mlflow
 
     try:
-        loaded = mlflow.pyfunc.load_model(uri).unwrap_python_model()
+        return mlflow.pyfunc.load_model(uri).unwrap_python_model()
     except (ValueError, RuntimeError, OSError, SafetensorError) as error:
         raise ReloadError(f"the logged model {uri} cannot be loaded back: {type(error).__name__}: {error}") from error
-    return loaded.model, loaded.tokenizer
 
 
 def check_reload(
@@ -227,11 +242,14 @@ def check_reload(
     return error
 
 
-def _signature(max_new_tokens: int) -> Any:
+def _signature(max_new_tokens: int, *, gives_rewards: bool) -> Any:
     """Params and output. No input columns: with them MLflow drops the texts of ``predict(["..."])`` as an unknown column."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
+    if gives_rewards:
+        batch = ParamSchema([ParamSpec("batch_size", DataType.long, 16)])
+        return ModelSignature(outputs=Schema([ColSpec(DataType.double)]), params=batch)
     params = ParamSchema(
         [
             ParamSpec("max_new_tokens", DataType.long, max_new_tokens),

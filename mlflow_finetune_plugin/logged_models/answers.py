@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 
 from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
+from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
+from mlflow_finetune_plugin.errors import DataError
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
 from mlflow_finetune_plugin.evaluation.proof import measure
 from mlflow_finetune_plugin.evaluation.results import EvalRow
@@ -62,7 +64,24 @@ class Answerer:
         """The row with this version's own template and tokens; text without turns keeps its tokens, the base being the same."""
         if not row.messages:
             return row
+        if row.fields:  # a prompt, which may have no reference
+            return self._rendered_prompt(row)
         example = self._renderer.encode(row.turns)[-1]  # unrolled where the template drops earlier thoughts
         start, end = example.last_turn()
         ids = example.input_ids
-        return replace(row, prompt_ids=tuple(ids[:start]), completion_ids=tuple(ids[start:end]))
+        rejected: tuple[int, ...] = ()
+        if row.rejected is not None:
+            worse = self._renderer.encode([*row.messages, {"role": "assistant", "content": row.rejected}])[-1]
+            rejected = tuple(worse.input_ids[slice(*worse.last_turn())])
+        prompt, completion = tuple(ids[:start]), tuple(ids[start:end])
+        return replace(row, prompt_ids=prompt, completion_ids=completion, rejected_ids=rejected)
+
+    def _rendered_prompt(self, row: EvalRow) -> EvalRow:
+        (encoded,) = self._renderer.encode_prompts([row.messages])
+        if isinstance(encoded, RowFault):
+            raise DataError(
+                f"{row.source} line {row.line}: {encoded.detail or encoded.reason}; fix: hold out other rows"
+            )
+        ids = self._loaded.tokenizer(row.reference, add_special_tokens=False, verbose=False).input_ids
+        end = self._renderer.end_of_turn_token_id
+        return replace(row, prompt_ids=tuple(encoded[0].input_ids), completion_ids=(*ids, end))

@@ -23,6 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError
 from mlflow_finetune_plugin.logged_models.loading import LoggedModel, differences, load_logged, on_full_weights
+from mlflow_finetune_plugin.logged_models.reward_models import refuse_reward_model
 
 MAX_NATS = 0.05
 """The default limit in nats: how far a token's log-probability may be from the adapter's own."""
@@ -80,6 +81,7 @@ def export_lora(
     if rank < 1:
         raise ConfigError([f"--rank {rank}: must be at least 1; fix: --rank 16"])
     logged = load_logged(uri, base_model, trust_code=trust_code)
+    refuse_reward_model(logged.card, uri, "export --lora")
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

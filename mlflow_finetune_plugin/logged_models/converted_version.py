@@ -23,7 +23,7 @@ from mlflow_finetune_plugin.base_models.loading import BaseModel
 from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
 from mlflow_finetune_plugin.config.sections import MAX_PRECISION_GAP
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError, TrackingError
-from mlflow_finetune_plugin.evaluation.results import EvalRow
+from mlflow_finetune_plugin.evaluation.results import EvalRow, chat_turns
 from mlflow_finetune_plugin.logged_models.adapter import (
     LoggedAdapter,
     Reference,
@@ -36,6 +36,7 @@ from mlflow_finetune_plugin.logged_models.adapter import (
 from mlflow_finetune_plugin.logged_models.conversion import MAX_NATS, LoraExport, export_lora
 from mlflow_finetune_plugin.logged_models.loading import LoggedModel, differences, load_logged
 from mlflow_finetune_plugin.logged_models.precisions import served_as
+from mlflow_finetune_plugin.logged_models.reference_answers import Decoding
 from mlflow_finetune_plugin.store.names import (
     ADAPTATION_TAG,
     ADAPTER_DIGEST_TAG,
@@ -49,6 +50,8 @@ from mlflow_finetune_plugin.store.names import (
     DATA_DIGEST_TAG,
     OBJECTIVE_TAG,
     SERVING_TAG,
+    START_DIGEST_TAG,
+    START_FROM_TAG,
 )
 from mlflow_finetune_plugin.store.registry import (
     FoundModel,
@@ -180,7 +183,7 @@ def _reference(original: LoggedModel, adapter: Path, max_nats: float) -> tuple[R
     """
     recorded = original.reference
     rows = [
-        EvalRow(tuple(p.get("messages", ())), tuple(p["prompt_ids"]), tuple(p["completion_ids"]), "", "", "", 0)
+        EvalRow(chat_turns(p), tuple(p["prompt_ids"]), tuple(p["completion_ids"]), "", "", "", 0)
         for p in recorded["probes"]
     ]
     model = PeftModel.from_pretrained(original.model.unload(), adapter).eval()
@@ -198,6 +201,8 @@ def _reference(original: LoggedModel, adapter: Path, max_nats: float) -> tuple[R
     adapted = probe_log_probs(model, original.tokenizer, rows)
     precisions = recorded.get("served_as") or {str(recorded["precision"]): {"max_gap": MAX_PRECISION_GAP}}
     pad = int(original.tokenizer.pad_token_id or 0)
+    card = original.card
+    decoding = Decoding(original.tokenizer, card["stop_token_ids"], card["answer_prefix"], int(card["max_new_tokens"]))
     reference = make_reference(
         original.tokenizer,
         rows,
@@ -206,7 +211,13 @@ def _reference(original: LoggedModel, adapter: Path, max_nats: float) -> tuple[R
         adapter=adapted,
         served_as={
             precision: served_as(
-                model, rows, precision, trained=adapted, pad_token_id=pad, max_gap=float(before["max_gap"])
+                model,
+                rows,
+                precision,
+                trained=adapted,
+                pad_token_id=pad,
+                max_gap=float(before["max_gap"]),
+                decoding=decoding,
             )
             for precision, before in precisions.items()
         },
@@ -235,9 +246,10 @@ def _tags(card: dict[str, Any]) -> dict[str, str]:
         ADAPTER_DIGEST_TAG: "adapter_digest",
         SERVING_TAG: "serving",
     }
-    record = card["converted_from"]
+    record, start = card["converted_from"], card.get("start_from")
     return {
         **{tag: str(card[key]) for tag, key in tags.items() if key in card},
+        **({START_FROM_TAG: start["model"], START_DIGEST_TAG: start["digest"]} if start else {}),
         BASE_MODEL_TAG: str(card["base_model"]["name"]),
         BASE_DIGEST_TAG: str(card["base_model"]["digest"]),
         CONVERTED_FROM_TAG: record["model"],

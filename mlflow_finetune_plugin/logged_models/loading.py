@@ -27,7 +27,8 @@ from mlflow_finetune_plugin.serving.versions.content_digest import (
     file_digests,
     report_missing_digest,
 )
-from mlflow_finetune_plugin.serving.versions.template_trial import try_template
+from mlflow_finetune_plugin.serving.versions.trials.template import try_template
+from mlflow_finetune_plugin.serving.versions.trials.tokenizer import try_tokenizer
 from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
 from mlflow_finetune_plugin.store.registry import content_digest_of
 from mlflow_finetune_plugin.threads import choose_threads
@@ -63,7 +64,8 @@ def load_logged(uri: str, base_model: str | None = None, *, trust_code: bool = F
         folder = Path(mlflow.artifacts.download_artifacts(uri))
         if not trust_code:
             check_code(folder, uri)
-        _check_content(folder / "artifacts", uri, base_model)
+        card = check_content_of(folder / "artifacts", uri)
+        check_tokenizer_of(folder / "artifacts", uri, Path(base_model or card["base_model"]["folder"]))
         with without_bytecode():
             loaded = mlflow.pyfunc.load_model(str(folder), model_config=settings).unwrap_python_model()
     except ReloadError:
@@ -79,8 +81,19 @@ def load_logged(uri: str, base_model: str | None = None, *, trust_code: bool = F
     return LoggedModel(loaded.model, loaded.tokenizer, loaded.card, reference, folder / "artifacts" / "adapter")
 
 
-def _check_content(artifacts: Path, uri: str, base_model: str | None) -> None:
-    """Check a model's files against its content digest, and that loading them takes a bounded time. Raises ReloadError."""
+def check_content_of(artifacts: Path, uri: str) -> dict[str, Any]:
+    """Check a model's files against its content digest, and that PEFT loads its adapter in bounded time and memory.
+
+    Args:
+        artifacts: The folder ``artifacts`` of the model.
+        uri: The model, for its digest in the registry and for messages.
+
+    Returns:
+        The content of its ``finetune.json``.
+
+    Raises:
+        ReloadError: A file is not as it was registered, or could block or fill this process.
+    """
     from mlflow import MlflowClient
 
     try:
@@ -93,8 +106,6 @@ def _check_content(artifacts: Path, uri: str, base_model: str | None) -> None:
                 f"{uri}: {ADAPTER_FOLDER} is not the one that was registered; fix: restore it, or register it again"
             )
         check_adapter_config(artifacts / ADAPTER_FOLDER, uri)
-        base = Path(base_model or card["base_model"]["folder"])
-        try_template(artifacts / TOKENIZER_FOLDER, base, PACKAGED_TEMPLATES, uri)
     except ServingError as error:
         raise ReloadError(f"{error}; it was not loaded") from error
     except ConfigError as error:
@@ -103,6 +114,25 @@ def _check_content(artifacts: Path, uri: str, base_model: str | None) -> None:
         raise ReloadError(f"{uri} is not a model of mlflow-finetune ({type(error).__name__}: {error})"[:400]) from error
     if tag is None and uri.startswith("models:/"):
         report_missing_digest(uri)
+    return dict(card)
+
+
+def check_tokenizer_of(artifacts: Path, uri: str, base: Path) -> None:
+    """Check that a model's tokenizer and chat template work in bounded time and memory, unless they are those of its base.
+
+    Args:
+        artifacts: The folder ``artifacts`` of the model.
+        uri: The model, for messages.
+        base: The folder of its base.
+
+    Raises:
+        ReloadError: It does not.
+    """
+    try:
+        try_tokenizer(artifacts / TOKENIZER_FOLDER, base, uri)
+        try_template(artifacts / TOKENIZER_FOLDER, base, PACKAGED_TEMPLATES, uri)
+    except ServingError as error:
+        raise ReloadError(f"{error}; it was not loaded") from error
 
 
 def on_full_weights(logged: LoggedModel) -> PeftModel:

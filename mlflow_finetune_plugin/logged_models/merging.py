@@ -20,6 +20,7 @@ from mlflow_finetune_plugin.base_models.loading import device
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError
 from mlflow_finetune_plugin.internals.transformers import attention_kernel
 from mlflow_finetune_plugin.logged_models.loading import LoggedModel, differences, load_logged, on_full_weights
+from mlflow_finetune_plugin.logged_models.reward_models import refuse_reward_model
 
 # of a log-probability: merging rounds the sum of two matrices once more, in the base's precision
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
@@ -44,6 +45,7 @@ def export_merged(uri: str, folder: Path, base_model: str | None = None, *, trus
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError([f"--merged {folder}: is not empty; fix: name a new folder"])
     logged = load_logged(uri, base_model, trust_code=trust_code)
+    refuse_reward_model(logged.card, uri, "export --merged")
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:

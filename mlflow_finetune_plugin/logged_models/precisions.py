@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from peft import PeftModel
 
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs
 from mlflow_finetune_plugin.evaluation.results import EvalRow
+from mlflow_finetune_plugin.logged_models.reference_answers import Decoding, reference_answers
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class ServedAs:
     """Log-probabilities in nats, one array per probe, of both sides in one precision.
 
     ``noise``: the largest difference on a token between probes asked together and one at a time, of either side. ``gap``: the
-    largest difference of the adapter from what it says in training's precision; ``max_gap``: what is allowed.
+    largest difference of the adapter from what it says in training's precision; ``max_gap``: what is allowed. ``answers``: those of
+    ``reference_answers``.
     """
 
     base: list[np.ndarray]
@@ -33,6 +35,7 @@ class ServedAs:
     noise: float
     gap: float
     max_gap: float
+    answers: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """As ``reference.json`` holds it."""
@@ -42,6 +45,7 @@ class ServedAs:
             "max_gap": self.max_gap,
             "base_log_probs": [[float(x) for x in side] for side in self.base],
             "adapter_log_probs": [[float(x) for x in side] for side in self.adapter],
+            "answers": self.answers,
         }
 
 
@@ -53,19 +57,21 @@ def served_as(
     trained: Sequence[np.ndarray],
     pad_token_id: int,
     max_gap: float,
+    decoding: Decoding | None = None,
 ) -> ServedAs:
     """``precision``: ``float32``, ``bfloat16`` or ``float16``, and ``+nf4`` or the like for a base that stays quantised.
 
-    ``trained``: what the adapter says as it was trained. A precision that is not the base's own takes the memory of a second
-    base for a while.
+    ``trained``: what the adapter says as it was trained. ``decoding``: without it no answers are generated. A precision that is not
+    the base's own takes the memory of a second base for a while.
     """
     dtype = getattr(torch, precision.split("+", maxsplit=1)[0])
     with _cast(model, dtype) as cast:
         cast.eval()
         adapter, adapter_noise = _probed_twice(cast, rows, pad_token_id)
+        answers = [] if decoding is None else reference_answers(cast, rows, decoding)
         with cast.disable_adapter():
             base, base_noise = _probed_twice(cast, rows, pad_token_id)
-    return ServedAs(base, adapter, max(adapter_noise, base_noise), _largest(adapter, trained), max_gap)
+    return ServedAs(base, adapter, max(adapter_noise, base_noise), _largest(adapter, trained), max_gap, answers)
 
 
 def _probed_twice(model: torch.nn.Module, rows: Sequence[EvalRow], pad_token_id: int) -> tuple[list[np.ndarray], float]:

@@ -4,6 +4,11 @@
     model.predict(["How do I reset my password?"])
     model.predict([{"messages": [{"role": "user", "content": "..."}]}], params={"max_new_tokens": 64})
 
+A reward model (``kind`` in its card) answers nothing: ``predict`` returns one score for each row, higher for a better answer.
+
+    model.predict([{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}])
+    model.predict([{"prompt": "...", "completion": "..."}])
+
 The base model is found, in this order: ``model_config={"base_model": FOLDER_OR_HUB_NAME}``, the folder used in training,
 the hub name and revision. Its content digest must be that of training (``model_config={"verify_base": False}`` skips
 reading the weights twice), and it is quantised as in training.
@@ -11,6 +16,7 @@ reading the weights twice), and it is quantised as in training.
 
 import importlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +41,15 @@ class FinetunedModel(PythonModel):
         for name in self.card.get("imports", []):  # files beside this one that teach PEFT the adapter's method
             importlib.import_module(name)
         self.tokenizer = AutoTokenizer.from_pretrained(context.artifacts["tokenizer"])
-        self.model = PeftModel.from_pretrained(_load_base(base, self.card["base_model"]), context.artifacts["adapter"])
-        self.model.get_base_model().generation_config = _no_generation_config()
+        model = _load_base(base, self.card["base_model"], scores=self._scores)
+        self.model = PeftModel.from_pretrained(model, context.artifacts["adapter"])
+        if not self._scores:
+            self.model.get_base_model().generation_config = _no_generation_config()
         self.model.eval()
+
+    @property
+    def _scores(self) -> bool:
+        return bool(self.card.get("kind") == "reward")
 
     def predict(
         self, context, model_input, params=None
@@ -47,7 +59,11 @@ class FinetunedModel(PythonModel):
         Beside ``messages``, a row may have ``tools`` (a list of functions) and ``chat_template_kwargs`` (a dict).
 
         ``params``: max_new_tokens, temperature (0 = the likeliest token, the default), top_p, batch_size.
+
+        A reward model returns a score for each row instead: of the last of its ``messages``, or of its ``completion``.
         """
+        if self._scores:
+            return self._rewards(model_input, int((params or {}).get("batch_size", 16)))
         options = {
             "max_new_tokens": self.card["max_new_tokens"],
             "temperature": 0.0,
@@ -66,6 +82,69 @@ class FinetunedModel(PythonModel):
 
     def _prompt_ids(self, messages: list[dict[str, Any]], fields: dict[str, Any]) -> list[int]:
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **fields)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _rewards(self, model_input: Any, batch_size: int) -> list[float]:
+        import torch
+
+        rows = [self._scored_ids(number, *row) for number, row in enumerate(_scored_conversations(model_input))]
+        model, rewards = self.model.get_base_model(), [0.0] * len(rows)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            lengths = [len(rows[i]) for i in chosen]
+            width = max(lengths)
+            # Padded on the right, which no token reads. The model's own forward pass finds the last token by its id, which is
+            # another one where the end-of-turn token also pads.
+            ids = torch.tensor([rows[i] + [0] * (width - len(rows[i])) for i in chosen], device=self.model.device)
+            mask = torch.tensor(
+                [[1] * n + [0] * (width - n) for n in lengths], device=self.model.device
+            )  # (batch, seq)
+            with torch.inference_mode():
+                backbone = getattr(model, model.base_model_prefix)
+                hidden = backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+                last = hidden[torch.arange(len(chosen), device=ids.device), mask.sum(1) - 1]  # (batch, hidden)
+                scores = model.score(last.float())[:, 0].float().tolist()
+            for i, score in zip(chosen, scores, strict=True):
+                rewards[i] = score
+        return rewards
+
+    def _scored_ids(self, number: int, messages: list[dict[str, Any]], fields: dict[str, Any]) -> list[int]:
+        """The tokens of a conversation up to the end of its last turn, as in training."""
+        prompt = self._render(messages[:-1], fields, add_generation_prompt=True)
+        whole = self._render(messages, fields, add_generation_prompt=False)
+        if not whole.startswith(prompt):  # the template changes the prompt when it writes the answer
+            content = messages[-1]["content"].strip()
+            whole = prompt + whole[whole.rfind(content) :] if content in whole else whole
+        start, ids = self._ids(prompt), self._ids(whole)
+        if ids[: len(start)] != start:  # one token covers the border
+            ids = start + self._answer_ids(start, whole[len(prompt) :], self._decoded(ids))
+        ids = _through_stop(ids, self.card["stop_token_ids"], after=len(start))
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and len(ids) > limit:
+            raise ValueError(f"row {number} has {len(ids)} tokens, more than the base's {limit}; fix: shorten it")
+        return ids
+
+    def _answer_ids(self, start: list[int], rest: str, whole: str) -> list[int]:
+        """The tokens of a text after ``start``, so that both decode to ``whole``, as training tokenized them.
+
+        Sentencepiece-like tokenizers put a blank before every text. So the text is also tokenized after a leading character that is
+        then removed, unless that character became one token with the text after it.
+        """
+        for lead in ("", "\n", "0", "a"):
+            before, both = self._ids(lead), self._ids(lead + rest)
+            answer = both[len(before) :]
+            if both[: len(before)] == before and self._decoded(start + answer) == whole:
+                return answer
+        return self._ids(rest)
+
+    def _decoded(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def _render(self, messages: list[dict[str, Any]], fields: dict[str, Any], **options: Any) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **options, **fields))
+
+    def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _generate(self, prompts: list[list[int]], options: dict[str, Any]) -> list[str]:
@@ -95,8 +174,11 @@ class FinetunedModel(PythonModel):
 
     def _text(self, tokens: list[int]) -> str:
         """An answer without its stop token and without what the chat template writes before every answer."""
-        text = self.tokenizer.decode(_until_stop(tokens, self.card["stop_token_ids"]), skip_special_tokens=True)
-        return text.strip().removeprefix(self.card["answer_prefix"]).strip()
+        from answer_text import decoded_answer
+
+        return decoded_answer(
+            self.tokenizer, _until_stop(tokens, self.card["stop_token_ids"]), self.card["answer_prefix"]
+        )
 
 
 def _no_generation_config() -> Any:
@@ -108,6 +190,38 @@ def _no_generation_config() -> Any:
 
 def _until_stop(tokens: list[int], stops: list[int]) -> list[int]:
     return tokens[: next((i for i, token in enumerate(tokens) if token in stops), len(tokens))]
+
+
+def _through_stop(ids: list[int], stops: list[int], *, after: int) -> list[int]:
+    """The ids up to the first end-of-turn token of the answer; it is added where the template writes none."""
+    end = next((i for i in range(after, len(ids)) if ids[i] == stops[0]), None)
+    return [*ids, stops[0]] if end is None else ids[: end + 1]
+
+
+def _scored_conversations(model_input: Any) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
+    """The turns of each row, of which the last is scored, and what else its chat template takes."""
+    rows = model_input.to_dict("records") if hasattr(model_input, "columns") else model_input
+    conversations = []
+    for number, row in enumerate([rows] if isinstance(rows, (str, dict)) else rows):
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"row {number} is a {type(row).__name__}; fix: a dict with messages, or with prompt and completion"
+            )
+        turns = _turns(row.get("messages"), "user")
+        if row.get("messages") is None or isinstance(row.get("messages"), float):
+            turns = [*_turns(row.get("prompt"), "user"), *_turns(row.get("completion"), "assistant")]
+        if len(turns) < 2 or turns[-1].get("role") != "assistant":
+            raise ValueError(
+                f"row {number} has no answer to score; fix: messages that end with an assistant turn, or prompt and completion"
+            )
+        conversations.append((turns, _template_fields(row)))
+    return conversations
+
+
+def _turns(value: Any, role: str) -> list[dict[str, Any]]:
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    return [_turn(message) for message in value] if isinstance(value, (list, tuple)) or hasattr(value, "tolist") else []
 
 
 def _conversations(model_input: Any) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
@@ -194,16 +308,19 @@ def _attention(folder: Path, trained_with: str | None, device: str) -> str | Non
     return "eager" if config.get("attn_logit_softcapping") else "sdpa"
 
 
-def _load_base(folder: Path, base: dict[str, Any]) -> Any:
+def _load_base(folder: Path, base: dict[str, Any], *, scores: bool) -> Any:
+    """The base; with ``scores`` with a head of random values, which the adapter's file replaces."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
+    model_class = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     device = "cuda" if torch.cuda.is_available() else "cpu"
     arguments: dict[str, Any] = {
         "dtype": getattr(torch, base["dtype"]),
         "trust_remote_code": base["trust_remote_code"],
         "use_safetensors": True,
         "attn_implementation": _attention(folder, base.get("attn_implementation"), device),
+        **(_score_arguments(folder) if scores else {}),
     }
     if base["quantization"] == "nf4":
         arguments["quantization_config"] = BitsAndBytesConfig(
@@ -215,12 +332,32 @@ def _load_base(folder: Path, base: dict[str, Any]) -> Any:
     elif base["quantization"] == "int8":
         arguments["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     if base["quantization"]:
-        model = AutoModelForCausalLM.from_pretrained(folder, device_map={"": device}, **arguments)
+        model = _quietly(model_class.from_pretrained, scores, folder, device_map={"": device}, **arguments)
         for module in model.modules():  # as in training: bitsandbytes would repack, and round, at the first inference
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
-        return model
-    return AutoModelForCausalLM.from_pretrained(folder, **arguments).to(device)
+    else:
+        model = _quietly(model_class.from_pretrained, scores, folder, **arguments).to(device)
+    if scores:
+        model.score.float()  # as in training, where bfloat16 would round a reward to three digits
+    return model
+
+
+def _score_arguments(folder: Path) -> dict[str, Any]:
+    from weights_digest import score_model_arguments
+
+    return {"num_labels": 1, **score_model_arguments(folder)}
+
+
+def _quietly(load: Any, is_quiet: bool, *arguments: Any, **options: Any) -> Any:
+    """Load a model; without transformers' warning that the score head is random, as the adapter's file has the trained one."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR if is_quiet else level)
+    try:
+        return load(*arguments, **options)
+    finally:
+        logger.setLevel(level)
 
 
 mlflow.models.set_model(FinetunedModel())

@@ -20,11 +20,13 @@ import yaml
 
 from mlflow_finetune_plugin.base_models import weights_digest
 from mlflow_finetune_plugin.errors import ConfigError, ReloadError
+from mlflow_finetune_plugin.evaluation import answer_text
 from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
 
 LOADER = Path(__file__).parent / "pyfunc_loader.py"
-DIGEST_CODE = Path(weights_digest.__file__)
+SHARED_CODE = (Path(weights_digest.__file__), Path(answer_text.__file__))
+"""Files that the loader imports, and that every logged model holds."""
 _CODE_FOLDER = "code"
 _LOADER_MODULE = "mlflow.pyfunc.loaders.code_model"
 _ARTIFACTS = {"adapter": "adapter", "tokenizer": "tokenizer", "card": CARD_FILE, "reference": REFERENCE_FILE}
@@ -38,9 +40,17 @@ EARLIER_CODE: Mapping[str, frozenset[str]] = {
             "d1813c0b40bb4bac7680c98fe047c5ced116c9532c794035e112dbe11a759ad9",
             "da060cf3b6964ca63504d5a2d97651e26039d2e9080a92538b402bbeed6b606a",
             "7ef3f6a4b62d28441b74a698a020bf7998da1806f54df73018ed22b384c0ac2d",
+            "32e5100fc9baceec091024ed403504c84b9e4db2832fcfaf854e4c6d5ece14be",
+            "8f6f78171586d3375b7b1f4c16a9deb7841dd6373c47d6acabe4c9b0eb4b679a",
         )
     ),
-    "weights_digest.py": frozenset(("93d8c2a2f3a8494bb375cfb62543009ab49f29557be46c27436497a0e87984e9",)),
+    "answer_text.py": frozenset(("bbe2cfdc0ea9d3349e80220a1b1075029080d4c0e22632039148d34e01ad1af4",)),
+    "weights_digest.py": frozenset(
+        (
+            "93d8c2a2f3a8494bb375cfb62543009ab49f29557be46c27436497a0e87984e9",
+            "717129bce9b07786a2f6750eeed66fc7bd15eee97be5ee328bb7259e581d6ccd",
+        )
+    ),
     "_bottleneck_tuner.py": frozenset(
         (
             "3f9813c164eb13394c1c8b1ef2a63df58ccfeb47681b710e2858c13d8d5525b7",
@@ -137,7 +147,7 @@ def _known_code(adaptation: str) -> dict[str, frozenset[str]]:
     except ConfigError:  # an adaptation that is not installed here: only the files of this package are known
         installed = ()
     known = dict(EARLIER_CODE)
-    for path in (LOADER, DIGEST_CODE, *installed):
+    for path in (LOADER, *SHARED_CODE, *installed):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         known[path.name] = known.get(path.name, frozenset()) | {digest}
     return known

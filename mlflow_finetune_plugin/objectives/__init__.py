@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # mypy checks here that every file satisfies the contract
-    from mlflow_finetune_plugin.methods import Objective
-    from mlflow_finetune_plugin.objectives import sft
+    from mlflow_finetune_plugin.methods import ObjectiveModule
+    from mlflow_finetune_plugin.objectives import dpo, grpo, kto, orpo, reward, rloo, sft
 
-    _CHECKED: list[Objective] = [sft]
+    _CHECKED: list[ObjectiveModule] = [dpo, grpo, kto, orpo, reward, rloo, sft]
 
-__all__ = ["sft"]
+__all__ = ["dpo", "grpo", "kto", "orpo", "reward", "rloo", "sft"]

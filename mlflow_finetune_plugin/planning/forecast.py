@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
 from math import prod
 from typing import Any
 
 import torch
 
-from mlflow_finetune_plugin.base_models.facts import Reasons
 from mlflow_finetune_plugin.config.sections import TrainingSettings
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.errors import PlanError
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
 from mlflow_finetune_plugin.evaluation.generation import DEFAULT_BATCH_TOKENS
 from mlflow_finetune_plugin.methods import load_method
+from mlflow_finetune_plugin.planning.fitting import TIGHT, alternatives, smaller_auto
 from mlflow_finetune_plugin.planning.memory import (
     MIB,
     MemoryParts,
@@ -28,18 +28,25 @@ from mlflow_finetune_plugin.planning.memory import (
 )
 from mlflow_finetune_plugin.planning.micro_batch_shapes import RowLengths, Shapes, shapes_of
 from mlflow_finetune_plugin.planning.plan import Plan
-from mlflow_finetune_plugin.planning.step_trace import AdaptedModel, UntraceableError, adapted_model
+from mlflow_finetune_plugin.planning.rollouts import check_engine_serves, steps_with_rollouts
+from mlflow_finetune_plugin.planning.step_trace import AdaptedModel, StepTrace, UntraceableError, adapted_model
 from mlflow_finetune_plugin.planning.throughput import Rates, device_rates, step_seconds, torch_threads
+from mlflow_finetune_plugin.serving.settings import VLLM
+from mlflow_finetune_plugin.training.rollouts.engine_choice import SavedAdapter, choose_sampling_engine
 
-TIGHT = 0.85
-"""Above this share of the room a run is tight: the lowest prediction was 0.82 of the measured memory."""
 REFUSED = 1.2
 """Above this share of the room a run is refused: no prediction was ever too high by that much."""
 _PROCESS = 645 * MIB
 """Python, torch, transformers, TRL, PEFT and MLflow in a worker without a GPU (Linux, torch 2.13)."""
 _PROCESS_QUANTISED = 690 * MIB
+_VLLM = 150 * MIB
+"""What TRL's trainers of rollouts add where vLLM is installed: they import it, whether it samples or not."""
 _HEAP = 1.05
 """Factor for heap fragmentation: glibc holds more than the live blocks, because not every hole is reused."""
+_FORWARD_SHARE = 0.5
+"""Share of a step's work that is its forward pass: with frozen weights the backward pass has as many products."""
+_PASSES = 2
+"""A step's work in forward passes: the backward pass of an adapter, with frozen weights, costs as much as the forward pass."""
 _OPTIMIZER_OPERATIONS = 14  # per trainable tensor, single-tensor AdamW
 
 
@@ -55,6 +62,10 @@ class Forecast:
     rates: Rates
     trainable: int
     alternatives: tuple[str, ...] = ()
+    reference_seconds: float = 0.0
+    """Time to compute the log-probabilities of the model before training, where the objective needs them."""
+    rollout_seconds: float = 0.0
+    """The part of ``seconds`` in which completions are sampled and scored by the start, where the objective samples."""
 
     @property
     def verdict(self) -> str:
@@ -66,15 +77,25 @@ class Forecast:
         """Return the verdict, memory and time in one line."""
         return (
             f"{self.verdict}: needs {mib(self.memory.total):,.0f} MiB ({self.memory.peak_phase}) of "
-            f"{mib(self.room.bytes):,.0f} MiB ({self.room.limit}); {self.shapes.steps:,} steps, "
+            f"{mib(self.room.bytes):,.0f} MiB ({self.room.limit}){self._engine_words()}; {self.shapes.steps:,} steps, "
             f"{self.shapes.tokens:,} tokens in about {duration(self.seconds)}"
+            + (f", after {duration(self.reference_seconds)} for the reference" if self.reference_seconds else "")
+            + (f", at most {duration(self.rollout_seconds)} of it for sampling" if self.rollout_seconds else "")
+        )
+
+    def _engine_words(self) -> str:
+        size = self.memory.sampling_engine
+        return (
+            f", of which {mib(size):,.0f} MiB for the engine that samples, with a second copy of the base"
+            if size
+            else ""
         )
 
     def refusal(self) -> str:
         """Return why the run does not fit, and the changes with which it would."""
         return (
             f"the run does not fit: it needs {mib(self.memory.total):,.0f} MiB ({self.memory.peak_phase}), more than {REFUSED} times "
-            f"the {mib(self.room.bytes):,.0f} MiB available ({self.room.limit}); fix: "
+            f"the {mib(self.room.bytes):,.0f} MiB available ({self.room.limit}){self._engine_words()}; fix: "
             + (
                 "; or ".join(self.alternatives)
                 or "use a smaller base or a machine with more memory, no setting makes it fit"
@@ -89,6 +110,8 @@ class Forecast:
             "verdict": self.verdict,
             "alternatives": list(self.alternatives),
             "train_seconds": self.seconds,
+            "reference_seconds": self.reference_seconds,
+            "rollout_seconds": self.rollout_seconds,
             "flops": self.flops,
             "steps": self.shapes.steps,
             "tokens": self.shapes.tokens,
@@ -120,17 +143,21 @@ def forecast_run(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast | None,
 
 
 def _forecast_run(plan: Plan, data: PreparedData) -> tuple[Plan, Forecast]:
-    forecaster = _Forecaster(plan, data)
+    forecaster = Forecaster(plan, data)
+    if plan.rollouts is not None and plan.rollouts.sampler == "engine":
+        check_engine_serves(forecaster.model.model.active_peft_config)
     training = plan.config.training
     parts, shapes = forecaster.parts(training)
     if parts.total > TIGHT * forecaster.room.bytes:
-        smaller = _smaller_auto(plan, forecaster)
+        smaller = smaller_auto(plan, forecaster)
         if smaller is not None:
             plan, parts, shapes = smaller
     forecast = forecaster.forecast(plan.config.training, parts, shapes)
-    plan = replace(plan, expected_tokens_per_s=shapes.tokens / forecast.seconds if forecast.seconds > 0 else None)
+    # Completions may end early, so their tokens per second cannot be compared with a forecast of the longest ones.
+    is_known = forecast.seconds > 0 and plan.rollouts is None
+    plan = replace(plan, expected_tokens_per_s=shapes.tokens / forecast.seconds if is_known else None)
     if forecast.verdict == "does not fit":
-        forecast = replace(forecast, alternatives=tuple(_alternatives(plan, forecaster)))
+        forecast = replace(forecast, alternatives=tuple(alternatives(plan, forecaster)))
     return plan, forecast
 
 
@@ -140,12 +167,16 @@ def check_fits(forecast: Forecast | None) -> None:
         raise PlanError(forecast.refusal())
 
 
-class _Forecaster:
+class Forecaster:
     """Forecasts one plan under several settings; builds the model without weights once."""
 
     def __init__(self, plan: Plan, data: PreparedData) -> None:
         self.plan, self.data = plan, data
         self.lengths = RowLengths.of(data.train)
+        self.rollouts = plan.rollouts
+        if self.rollouts is not None:
+            longest = self.rollouts.max_completion_length
+            self.lengths = self.lengths.with_completions(self.rollouts.num_generations, longest)
         self.room = memory_room(plan.processes)
         self.on_gpu = torch.cuda.is_available()
 
@@ -153,11 +184,16 @@ class _Forecaster:
     def model(self) -> AdaptedModel:
         plan = self.plan
         adaptation = load_method("adaptation", plan.config.adaptation)
-        return adapted_model(plan.base, adaptation, plan.adaptation_options, seed=plan.config.training.seed)
+        kind = plan.method.objective.MODEL
+        return adapted_model(plan.base, adaptation, plan.adaptation_options, seed=plan.config.training.seed, kind=kind)
 
     def shapes(self, training: TrainingSettings) -> Shapes:
-        lengths = self.lengths.clipped(int(training.max_length))
-        return shapes_of(lengths, training, on_gpu=self.on_gpu, processes=self.plan.processes)
+        if self.rollouts is None:
+            lengths = self.lengths.clipped(int(training.max_length))
+            rewards, processes = self.plan.is_reward_model, self.plan.processes
+            return shapes_of(lengths, training, on_gpu=self.on_gpu, processes=processes, gives_rewards=rewards)
+        steps = steps_with_rollouts(training, self.rollouts, len(self.data.train))
+        return shapes_of(self.lengths, training, on_gpu=self.on_gpu, steps=steps)
 
     def parts(self, training: TrainingSettings, quantization: str | None = "as planned") -> tuple[MemoryParts, Shapes]:
         """Return the memory under these settings, and the micro-batches that decide it."""
@@ -166,12 +202,17 @@ class _Forecaster:
         dtype = str(base.dtype).removeprefix("torch.")
         weights = weight_bytes(self.plan.facts.parameters, self.plan.facts.linear_shapes, dtype, quantization)
         process = 0 if self.on_gpu else _PROCESS if quantization is None else _PROCESS_QUANTISED
+        if self.rollouts is not None and not self.on_gpu and find_spec("vllm") is not None:
+            process += _VLLM
         traces = [
             model.trace(batch, checkpointing=bool(training.gradient_checkpointing), accumulates=shapes.per_step > 1)
             for batch in shapes.largest
         ]
         largest_layer = max((prod(shape) for shape in self.plan.facts.linear_shapes.values()), default=0)
         unpacked = largest_layer * base.dtype.itemsize if quantization is not None else 0
+        engine = self._engine(training, process + weights + unpacked)
+        # An engine that samples holds the completions of a step instead of the worker.
+        rollout = self._rollout(training) if engine == 0 else 0
         adapter = model.trainable_bytes * (1 if self.on_gpu else 2)  # A CPU also holds the copy of the start values.
         held = process + weights
         return (
@@ -181,12 +222,32 @@ class _Forecaster:
                 adapter=adapter,
                 gradients=model.trainable_bytes,
                 optimizer=optimizer_bytes(training.optim, model.trainable, model.trainable_bytes),
-                micro_batch=int(max(trace.peak_bytes for trace in traces) * (1 if self.on_gpu else _HEAP)) + unpacked,
+                micro_batch=int(max([*(trace.peak_bytes for trace in traces), rollout]) * (1 if self.on_gpu else _HEAP))
+                + unpacked,
                 loading=held + unpacked,
                 proof=held + unpacked + model.trainable_bytes + self._proof,
+                sampling_engine=engine,
             ),
             shapes,
         )
+
+    def _engine(self, training: TrainingSettings, held: int) -> int:
+        """Return the bytes of the engine that samples; 0 without one. ``held`` are those of a process with the base alone."""
+        if self.rollouts is None or self.rollouts.sampler != "engine":
+            return 0
+        plan = self.plan
+        adapter = SavedAdapter.of(plan.base, plan.method.adaptation, plan.adaptation_options)
+        if choose_sampling_engine(adapter)[0] == VLLM:  # it takes its share whatever the base needs
+            share = self.rollouts.vllm_gpu_memory_utilization
+            return int(share * torch.cuda.get_device_properties(0).total_memory)
+        return held + int(self._rollout(training) * (1 if self.on_gpu else _HEAP))
+
+    def _rollout(self, training: TrainingSettings) -> int:
+        """Return the bytes beside the weights while the completions of a step are sampled, all at once; 0 without rollouts."""
+        if self.rollouts is None:
+            return 0
+        completions = int(training.per_device_train_batch_size) * int(training.gradient_accumulation_steps)
+        return self.model.trace_answers(completions, int(self.lengths.tokens.max()), 1)
 
     @cached_property
     def _proof(self) -> int:
@@ -228,123 +289,52 @@ class _Forecaster:
             operations=trace.operations * shapes.per_step + of_optimizer,
         )
         flops = float(trace.flops * shapes.per_step * shapes.steps)
-        return Forecast(parts, self.room, shapes, a_step * shapes.steps, flops, rates, self.model.trainable)
-
-
-def _smaller_auto(plan: Plan, forecaster: _Forecaster) -> tuple[Plan, MemoryParts, Shapes] | None:
-    """Return the plan with the largest halving of an ``auto`` micro-batch that fits, or None where nothing was ``auto``."""
-    training, best = plan.config.training, None
-    for training in _halvings(plan):
-        parts, shapes = forecaster.parts(training)
-        best = (_with_smaller(plan, training), parts, shapes)
-        if parts.total <= TIGHT * forecaster.room.bytes:
-            break
-    return best
-
-
-def _halvings(plan: Plan, *, only_auto: bool = True) -> Iterator[TrainingSettings]:
-    """Yield the settings with smaller and smaller micro-batches of the same step, down to one row."""
-    training = plan.config.training
-    rows, accumulation = int(training.per_device_train_batch_size), int(training.gradient_accumulation_steps)
-    padded = training.batching == "padded"
-    key = "training.per_device_train_batch_size" if padded else "training.max_batch_tokens"
-    if only_auto and (
-        key not in plan.reasons or (padded and "training.gradient_accumulation_steps" not in plan.reasons)
-    ):
-        return
-    tokens = int(training.max_batch_tokens)
-    longest = tokens // rows if "training.max_batch_tokens" in plan.reasons else int(training.max_length)
-    while (rows > 1 and rows % 2 == 0) if padded else tokens > longest:
-        rows, accumulation, tokens = rows // 2, accumulation * 2, max(longest, tokens // 2)
-        update = (
-            {"per_device_train_batch_size": rows, "gradient_accumulation_steps": accumulation}
-            if padded
-            else {"max_batch_tokens": tokens}
+        rollout_s = self._rollout_seconds(trace, rates, training, parts, shapes)
+        seconds = (a_step + rollout_s) * shapes.steps
+        return Forecast(
+            parts,
+            self.room,
+            shapes,
+            seconds,
+            flops,
+            rates,
+            self.model.trainable,
+            reference_seconds=self._reference_share(shapes) * seconds,
+            rollout_seconds=rollout_s * shapes.steps,
         )
-        training = training.model_copy(update=update)
-        yield training
 
+    def _rollout_seconds(
+        self, trace: StepTrace, rates: Rates, training: TrainingSettings, parts: MemoryParts, shapes: Shapes
+    ) -> float:
+        """Return the time to sample the completions of a step, and to score them with the start, per optimizer step.
 
-def _with_smaller(plan: Plan, training: TrainingSettings) -> Plan:
-    reasons: Reasons = dict(plan.reasons)
-    keys = (
-        ("per_device_train_batch_size", "gradient_accumulation_steps")
-        if training.batching == "padded"
-        else ("max_batch_tokens",)
-    )
-    for key in keys:
-        reasons[f"training.{key}"] = (
-            f"{getattr(training, key)}: fits this machine's memory; the rows of a step stay the same"
+        An estimate: every completion is taken as long as it may be, and a token costs a forward pass over all completions that
+        reads the weights once.
+        """
+        rollouts = self.rollouts
+        if rollouts is None:
+            return 0.0
+        forward = trace.flops * shapes.per_step / _PASSES
+        tokens = rollouts.max_completion_length
+        sampling = step_seconds(
+            rates,
+            flops=forward,
+            bytes_moved=float(parts.base_weights) * tokens,
+            operations=trace.operations / _PASSES * tokens,
         )
-    return replace(plan, config=plan.config.model_copy(update={"training": training}), reasons=reasons)
-
-
-def _alternatives(plan: Plan, forecaster: _Forecaster) -> Iterator[str]:
-    """Yield the changes with which the run would fit, each computed for this run."""
-    training = plan.config.training
-    smallest = training
-    for smallest in _halvings(plan, only_auto=False):
-        parts, _ = forecaster.parts(smallest)
-        if _fits(forecaster, parts):
-            yield _with_size(_micro(smallest), parts)
-            break
-    options: list[tuple[str, TrainingSettings, str | None]] = []
-    base = forecaster.plan.base
-    checkpointed = smallest.model_copy(update={"gradient_checkpointing": True})
-    if not training.gradient_checkpointing:
-        whole = training.model_copy(update={"gradient_checkpointing": True})
-        options.append(("training.gradient_checkpointing: true", whole, base.quantization))
-        if smallest is not training:
-            options.append(
-                (f"training.gradient_checkpointing: true with {_micro(smallest)}", checkpointed, base.quantization)
+        scoring = 0.0
+        if rollouts.compares_with_start:
+            scoring = step_seconds(
+                rates,
+                flops=forward,
+                bytes_moved=trace.bytes_moved * shapes.per_step / _PASSES,
+                operations=trace.operations * shapes.per_step / _PASSES,
             )
-    if base.quantization is None:
-        options.append(("base_model.quantization: nf4 (or -e qlora)", training, "nf4"))
-        options.append(
-            (
-                f"base_model.quantization: nf4, training.gradient_checkpointing: true and {_micro(smallest)}",
-                checkpointed,
-                "nf4",
-            )
-        )
-    fitting = []
-    for text, settings, quantization in options:
-        parts, _ = forecaster.parts(settings, quantization)
-        if _fits(forecaster, parts):
-            fitting.append(_with_size(text, parts))
-    yield from fitting[:2]
-    if not fitting and (shorter := _shorter(forecaster, checkpointed)) is not None:
-        yield shorter
+        return (sampling + scoring) / rollouts.num_iterations
 
-
-def _fits(forecaster: _Forecaster, parts: MemoryParts) -> bool:
-    """Return whether these parts fit and are not tight."""
-    return parts.total <= TIGHT * forecaster.room.bytes
-
-
-def _shorter(forecaster: _Forecaster, training: TrainingSettings) -> str | None:
-    """Return the longest max_length, by halving, that fits with one row per micro-batch, or None."""
-    length = int(forecaster.lengths.tokens.max())
-    while length >= 64:
-        length //= 2
-        settings = training.model_copy(update={"max_length": length, "max_batch_tokens": length})
-        parts, _ = forecaster.parts(settings)
-        if _fits(forecaster, parts):
-            return _with_size(
-                f"training.max_length: {length} (data.overlength: drop) with {_micro(settings)} and training.gradient_checkpointing: true",
-                parts,
-            )
-    return None
-
-
-def _micro(training: TrainingSettings) -> str:
-    if training.batching == "padded":
-        return (
-            f"training.per_device_train_batch_size: {training.per_device_train_batch_size} and "
-            f"training.gradient_accumulation_steps: {training.gradient_accumulation_steps}"
-        )
-    return f"training.max_batch_tokens: {training.max_batch_tokens}"
-
-
-def _with_size(change: str, parts: MemoryParts) -> str:
-    return f"{change} ({mib(parts.total):,.0f} MiB)"
+    def _reference_share(self, shapes: Shapes) -> float:
+        """Return the time of the reference as a share of the training's: one forward pass over all rows, without a backward pass."""
+        method = self.plan.method
+        if not method.objective.needs_reference(method.objective_options):
+            return 0.0
+        return _FORWARD_SHARE * float(self.lengths.tokens.sum()) / shapes.tokens

@@ -40,7 +40,11 @@ _STATE_BYTES = {
 
 @dataclass(frozen=True)
 class MemoryParts:
-    """Bytes at the peak of training, by part; ``loading`` and ``proof`` are the peaks of the other phases."""
+    """Bytes at the peak of training, by part; ``loading`` and ``proof`` are the peaks of the other phases.
+
+    ``sampling_engine`` is all that the process of an engine that samples completions holds beside the worker: a second copy of the
+    base, and the completions of a step.
+    """
 
     process: int
     base_weights: int
@@ -50,16 +54,22 @@ class MemoryParts:
     micro_batch: int
     loading: int
     proof: int
+    sampling_engine: int = 0
 
     @property
     def training(self) -> int:
-        """The peak while training."""
+        """The peak while training, of the worker and of an engine that samples."""
+        return self.worker + self.sampling_engine
+
+    @property
+    def worker(self) -> int:
+        """The peak of the worker while training."""
         return self.process + self.base_weights + self.adapter + self.gradients + self.optimizer + self.micro_batch
 
     @property
     def training_and_loading(self) -> int:
-        """The peak from the first weight read to the last step, as ``train/peak_memory_mib`` measures it."""
-        return max(self.training, self.loading)
+        """The worker's peak from the first weight read to the last step, as ``train/peak_memory_mib`` measures it."""
+        return max(self.worker, self.loading)
 
     @property
     def total(self) -> int:

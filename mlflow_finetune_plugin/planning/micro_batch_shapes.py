@@ -20,7 +20,10 @@ _STEPS = 2000
 
 @dataclass(frozen=True)
 class RowLengths:
-    """Tokens and loss tokens of every training row, both (rows,)."""
+    """Tokens and loss tokens of every sequence of the training rows, both (rows, sequences of a row).
+
+    A pair has two sequences, any other row one.
+    """
 
     tokens: np.ndarray
     scored: np.ndarray
@@ -28,22 +31,41 @@ class RowLengths:
     @classmethod
     def of(cls, rows: datasets.Dataset) -> RowLengths:
         """Count the labels of each row; copies no row."""
-        tokens, scored = [], []
-        for table in rows.with_format("arrow").iter(batch_size=10_000):
-            labels = table["labels"].combine_chunks()
-            lengths = pc.list_value_length(labels).to_numpy().astype(np.int64)
-            flat = labels.flatten().to_numpy() != IGNORED_LABEL
-            starts = np.concatenate([[0], lengths.cumsum()[:-1]])
-            counts = (
-                np.add.reduceat(flat, starts, dtype=np.int64) - flat[starts]
-            )  # a row's first token is predicted by nothing
-            tokens.append(lengths)
-            scored.append(counts)
-        return cls(np.concatenate(tokens), np.concatenate(scored))
+        columns = [name for name in ("labels", "rejected_labels") if name in rows.column_names]
+        counted = [_counted(rows, column) for column in columns]
+        return cls(*(np.stack(side, axis=1) for side in zip(*counted, strict=True)))
+
+    def with_completions(self, number: int, tokens: int) -> RowLengths:
+        """Return the lengths of ``number`` completions of each prompt, all as long as they may be."""
+        prompts = np.repeat(self.tokens, number, axis=0)
+        return RowLengths(prompts + tokens, np.full_like(prompts, tokens))
 
     def clipped(self, max_length: int) -> RowLengths:
-        """Return the lengths with every row cut at ``max_length`` tokens."""
+        """Return the lengths with every sequence cut at ``max_length`` tokens."""
         return RowLengths(np.minimum(self.tokens, max_length), np.minimum(self.scored, max_length))
+
+    @property
+    def sequences(self) -> int:
+        """The sequences of a row."""
+        return int(self.tokens.shape[1])
+
+    def in_micro_batch(self, *, packs: bool) -> np.ndarray:
+        """Return the tokens that each row takes in a micro-batch, with the padding between its own sequences: (rows,)."""
+        return self.tokens.sum(axis=1) if packs else self.sequences * self.tokens.max(axis=1)
+
+
+def _counted(rows: datasets.Dataset, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return tokens and loss tokens of the sequences whose labels are in this column, both (rows,)."""
+    tokens, scored = [], []
+    for table in rows.with_format("arrow").iter(batch_size=10_000):
+        labels = table[column].combine_chunks()
+        lengths = pc.list_value_length(labels).to_numpy().astype(np.int64)
+        flat = labels.flatten().to_numpy() != IGNORED_LABEL
+        starts = np.concatenate([[0], lengths.cumsum()[:-1]])
+        counts = np.add.reduceat(flat, starts, dtype=np.int64) - flat[starts]  # nothing predicts a row's first token
+        tokens.append(lengths)
+        scored.append(counts)
+    return np.concatenate(tokens), np.concatenate(scored)
 
 
 @dataclass(frozen=True)
@@ -65,21 +87,33 @@ def steps_of(training: TrainingSettings, rows: int, processes: int = 1) -> int:
     return ceil(ceil(rows / _rows_a_step(training, processes)) * float(training.num_train_epochs))
 
 
-def shapes_of(lengths: RowLengths, training: TrainingSettings, *, on_gpu: bool, processes: int = 1) -> Shapes:
+def shapes_of(
+    lengths: RowLengths,
+    training: TrainingSettings,
+    *,
+    on_gpu: bool,
+    processes: int = 1,
+    gives_rewards: bool = False,
+    steps: int | None = None,
+) -> Shapes:
     """Draw up to 2,000 steps with the run's seed. The order differs from the trainer's, the distribution does not.
 
-    The micro-batches are those of the first process, which has the most work.
+    The micro-batches are those of the first process, which has the most work. With ``gives_rewards`` the model scores each
+    sequence instead of its tokens. ``steps`` are those of the run, where they do not follow from the rows.
     """
     first = Processes(0, processes)
     rng = np.random.default_rng(training.seed)
     rows = len(lengths.tokens)
     step_rows = min(rows, _rows_a_step(training, processes))
-    steps = steps_of(training, rows, processes)
+    steps = steps_of(training, rows, processes) if steps is None else steps
     assert training.batching != "auto"
     division = MicroBatches(
         training.batching, int(training.per_device_train_batch_size), int(training.max_batch_tokens)
     )
     parts: list[tuple[int, int, int]] = []  # rows, tokens computed, loss tokens
+    packs = training.batching == "packed"
+    row_tokens, widths = lengths.tokens.sum(axis=1), lengths.in_micro_batch(packs=packs)
+    scored = lengths.scored.sum(axis=1)
     drawn = tokens = 0
     while drawn < min(steps, _STEPS):
         order = rng.permutation(rows)
@@ -87,17 +121,19 @@ def shapes_of(lengths: RowLengths, training: TrainingSettings, *, on_gpu: bool, 
             if drawn == min(steps, _STEPS):
                 break
             chosen = order[start : start + step_rows]
-            tokens += int(lengths.tokens[chosen].sum())
-            chosen = chosen[first.share(lengths.tokens[chosen].tolist())]
-            share_lengths = lengths.tokens[chosen].tolist()
+            tokens += int(row_tokens[chosen].sum())
+            chosen = chosen[first.share(widths[chosen].tolist())]
+            share_lengths = widths[chosen].tolist()
             for part in division.divide(share_lengths):
-                parts.append((len(part), division.size(part, share_lengths), int(lengths.scored[chosen[part]].sum())))
+                sequences = lengths.sequences * len(part)
+                parts.append((sequences, division.size(part, share_lengths), int(scored[chosen[part]].sum())))
             drawn += 1
     table = np.array(parts)
-    packs = training.batching == "packed"
     loss = "all_logits" if training.label_smoothing_factor and not packs else "fused"
     if packs and (not on_gpu or training.label_smoothing_factor):
         loss = "logits"
+    if gives_rewards:
+        loss = "rewards"
 
     def shape(row: np.ndarray) -> MicroBatch:
         number = max(1, round(float(row[0])))

@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mlflow_finetune_plugin.base_models import loading
-from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons, takes_adapters
+from mlflow_finetune_plugin.base_models.facts import BaseFacts, Reasons, serving_on
 from mlflow_finetune_plugin.base_models.loading import BaseModel
 from mlflow_finetune_plugin.config.data_files import data_files
+from mlflow_finetune_plugin.config.reward_options import reward_metrics, rewards_of
 from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.config.sections import (
     MAX_PRECISION_GAP,
     DataSettings,
-    EvalSettings,
 )
 from mlflow_finetune_plugin.data.mixture import Mixture, mix, tasks_of
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.data.request import DataRequest
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import ConfigError
-from mlflow_finetune_plugin.evaluation.results import EvalRow, answer_room
+from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.methods import Method, load_method
+from mlflow_finetune_plugin.logged_models.start_version import StartVersion
+from mlflow_finetune_plugin.methods import Method, Rollouts, load_method
 from mlflow_finetune_plugin.planning.defaults import (
     resolve_batching,
     resolve_max_length,
     resolve_training,
     validation_fraction,
 )
+from mlflow_finetune_plugin.planning.eval_settings import settle_eval
+from mlflow_finetune_plugin.planning.micro_batch_shapes import steps_of
+from mlflow_finetune_plugin.planning.rollouts import (
+    check_rollouts,
+    resolve_rollouts,
+    sampler_problems,
+    steps_with_rollouts,
+)
+from mlflow_finetune_plugin.planning.start import check_base, continued_config, continued_options, renderer_of
+from mlflow_finetune_plugin.planning.votes import VotedData
+from mlflow_finetune_plugin.rewards import RewardSettings
 from mlflow_finetune_plugin.threads import ThreadChoice, choose_threads
-
-_CLASSIFICATION_METRICS = ["exact_match", "f1", "perplexity"]
-_SHORT_ANSWER_METRICS = ["exact_match", "token_f1", "perplexity"]
-_SAMPLE_TOKENS = 64
-_LONG_ANSWER_METRICS = ["rougeL", "chrf", "perplexity"]
+from mlflow_finetune_plugin.votes.training.files import GROUP_COLUMN
 
 _SERVING_REASONS = {
     "vllm": "vLLM loads the adapter beside its base",
     "convertible": "vLLM loads it after conversion to plain LoRA (mlflow-finetune export --lora)",
     "merge": "the rank is above vLLM's limit; after a merge into the base (mlflow-finetune export --merged) any engine serves it",
+    "none": "a reward model writes no answers; it is loaded with mlflow.pyfunc, as a grader",
     "transformers": "vLLM has no layers for {adaptation} on {family}",
 }
 
@@ -66,14 +75,23 @@ class Plan:
     """Compute threads of each process."""
     processes: int = 1
     """The number of processes that share each step."""
+    start: StartVersion | None = None
+    """The version whose adapter the training continues; None for a new adapter."""
+    votes: VotedData = field(default_factory=VotedData)
+    """The votes that the data section names, once ``prepare_rows`` has them."""
     expected_tokens_per_s: float | None = None
     """Training speed that the forecast expects of this machine; None without a forecast."""
 
     @property
     def serving(self) -> str:
-        """How the adapter can be served, see ``methods.Serving``. Families without LoRA layers in vLLM need transformers."""
+        """How the adapter can be served, see ``methods.Serving``; ``none`` for a reward model, which writes no answers.
+
+        Families without LoRA layers in vLLM need transformers.
+        """
+        if self.is_reward_model:
+            return "none"
         serving = load_method("adaptation", self.config.adaptation).serving(self.adaptation_options)
-        return serving if takes_adapters(self.facts.model_type) else "transformers"
+        return serving_on(self.facts.model_type, serving)
 
     @property
     def method(self) -> Method:
@@ -85,6 +103,11 @@ class Plan:
             load_method("objective", config.objective),
             config.objective_options(),
         )
+
+    @property
+    def is_reward_model(self) -> bool:
+        """Whether the result gives rewards instead of answers."""
+        return self.method.objective.MODEL == "score"
 
     @property
     def serving_precisions(self) -> list[str]:
@@ -103,6 +126,24 @@ class Plan:
         """The recipe's promotion policy; by default it requires a gain only."""
         register = self.config.register_as
         return register.gate if register is not None and register.gate is not None else GatePolicy()
+
+    @property
+    def rollouts(self) -> Rollouts | None:
+        """What the objective samples while it trains; None if it learns from the rows as they are."""
+        method = self.method
+        return method.objective.rollouts(method.objective_options)
+
+    @property
+    def rewards(self) -> list[RewardSettings]:
+        """The parts of the objective's reward; none for an objective without one."""
+        return rewards_of(self.config.objective_options())
+
+    def steps(self, rows: int) -> int:
+        """Return the optimizer steps of the run; only after ``settle``."""
+        training, rollouts = self.config.training, self.rollouts
+        if rollouts is not None:
+            return steps_with_rollouts(training, rollouts, rows)
+        return steps_of(training, rows, self.processes)
 
     @property
     def rows_a_step(self) -> int:
@@ -129,31 +170,44 @@ class Plan:
         return {**self.adaptation_options.model_dump(), **self.config.objective_options().model_dump()}
 
 
-def make_plan(config: RunConfig, *, processes: int = 1) -> Plan:
+def make_plan(config: RunConfig, *, processes: int = 1, start: StartVersion | None = None) -> Plan:
     """Plan a run from the base's files and shapes. ``settle`` completes the plan once the data is known.
+
+    Args:
+        config: the run's config.
+        processes: how many processes share each step.
+        start: the version that ``config.start_from`` names; its adapter decides the shapes, its tokenizer the rendering.
 
     Raises:
         BaseModelError: this base cannot be trained with this config.
-        ConfigError: the config contradicts itself.
+        ConfigError: the config contradicts itself, or the start version.
     """
     reasons: Reasons = {}
+    if start is not None:
+        config = continued_config(config, start, reasons)
     base = loading.find_base_model(config.base_model, reasons)
     _check_precisions(config, base)
     facts = loading.describe(base)
     adaptation = load_method("adaptation", config.adaptation)
     if base.quantization is not None and base.quantization == adaptation.QUANTIZATION:
         reasons["base_model.quantization"] = f"{base.quantization}: the default of {config.adaptation}"
-    options = adaptation.resolve(config.adaptation_options(), facts, reasons)
+    options = config.adaptation_options()
+    if start is None:
+        options = adaptation.resolve(options, facts, reasons)
+        renderer = ChatRenderer(
+            loading.load_tokenizer(base),
+            template_file(config),
+            weights=base.folder,
+            template_settings=config.data.chat_template_kwargs,
+        )
+    else:
+        check_base(start, base)
+        options = continued_options(start, base, facts, adaptation, options, reasons)
+        renderer = renderer_of(start, base)
     max_length = resolve_max_length(config.training, facts, reasons)
-    renderer = ChatRenderer(
-        loading.load_tokenizer(base),
-        template_file(config),
-        weights=base.folder,
-        template_settings=config.data.chat_template_kwargs,
-    )
     threads = choose_threads(facts.hidden_size, processes=processes)
     reasons["threads"] = str(threads)
-    return Plan(config, base, facts, options, renderer, max_length, reasons, threads, processes)
+    return Plan(config, base, facts, options, renderer, max_length, reasons, threads, processes, start)
 
 
 def template_file(config: RunConfig) -> str | None:
@@ -176,9 +230,10 @@ def _check_precisions(config: RunConfig, base: loading.BaseModel) -> None:
 def data_request(plan: Plan) -> DataRequest:
     """Return the data section as a request to the data room."""
     data = plan.config.data
+    is_grouped_by_votes = any(file.grouping is not None for file in plan.votes.files)
     return DataRequest(
-        train=data_files(data.train),
-        eval=data_files(data.eval) if isinstance(data.eval, list) else data.eval,
+        train=plan.votes.of(data_files(data.train)),
+        eval=plan.votes.of(data_files(data.eval)) if isinstance(data.eval, list) else data.eval,
         layout=data.layout,
         columns=data.columns,
         overlength=data.overlength,
@@ -189,7 +244,8 @@ def data_request(plan: Plan) -> DataRequest:
         prompt_template=data.prompt_template,
         max_skipped=data.max_skipped,
         validation=validation_fraction(data.validation, plan.config.training),
-        group=data.group,
+        group=GROUP_COLUMN if is_grouped_by_votes else data.group,
+        form=plan.method.objective.ROWS,
     )
 
 
@@ -203,7 +259,7 @@ def mix_tasks(plan: Plan, data: PreparedData) -> tuple[Mixture, PreparedData]:
 def settle_on(plan: Plan, data: PreparedData) -> Plan:
     """Return the plan with every ``auto`` that depends on the data resolved."""
     return settle(
-        plan,
+        _with_objective_options(plan, data),
         train_rows=len(data.train),
         longest_row=data.report.train.length_quantiles["max"],
         eval_rows=data.eval_rows,
@@ -211,15 +267,28 @@ def settle_on(plan: Plan, data: PreparedData) -> Plan:
     )
 
 
+def _with_objective_options(plan: Plan, data: PreparedData) -> Plan:
+    """Return the plan with the options of the objective that depend on the training rows."""
+    method, reasons = plan.method, dict(plan.reasons)
+    settled = method.objective.settle(method.objective_options, data.train, reasons)
+    options = {**plan.config.options, **settled.model_dump(exclude_defaults=True)}
+    return replace(plan, config=plan.config.model_copy(update={"options": options}), reasons=reasons)
+
+
 def settle(plan: Plan, *, train_rows: int, longest_row: int, eval_rows: list[EvalRow], layouts: list[str]) -> Plan:
     """Return the plan with every ``auto`` that depends on the data resolved."""
     config, reasons = plan.config, dict(plan.reasons)
-    adaptation = load_method("adaptation", config.adaptation)
     on_gpu = torch.cuda.is_available()
+    rollouts = plan.rollouts
+    training = config.training
+    if rollouts is not None:
+        if problems := sampler_problems(plan.method, rollouts, on_gpu=on_gpu):
+            raise ConfigError(problems)
+        training = resolve_rollouts(training, rollouts, prompts=train_rows, on_gpu=on_gpu, reasons=reasons)
     training = resolve_training(
-        config.training,
-        learning_rate=adaptation.learning_rate(plan.facts),
-        rows=train_rows,
+        training,
+        learning_rate=_learning_rate(plan),
+        rows=train_rows if rollouts is None else train_rows * rollouts.num_generations,
         processes=plan.processes,
         on_gpu=on_gpu,
         has_bf16=on_gpu and torch.cuda.is_bf16_supported(including_emulation=False),
@@ -230,6 +299,15 @@ def settle(plan: Plan, *, train_rows: int, longest_row: int, eval_rows: list[Eva
     training = training.model_copy(
         update=resolve_batching(training, plan.facts, longest_row=longest_row, reasons=reasons)
     )
+    if rollouts is not None:
+        check_rollouts(
+            training,
+            rollouts,
+            prompts=train_rows,
+            longest_prompt=longest_row,
+            context_length=plan.facts.context_length,
+            processes=plan.processes,
+        )
     sections = {
         "base_model": config.base_model.model_copy(
             update={
@@ -239,28 +317,24 @@ def settle(plan: Plan, *, train_rows: int, longest_row: int, eval_rows: list[Eva
         ),
         "data": _with_layout(config.data, layouts, reasons),
         "training": training,
-        "eval": settle_eval(config.eval, eval_rows, layouts, reasons),
+        "eval": settle_eval(
+            config.eval,
+            eval_rows,
+            layouts,
+            reasons,
+            rollouts,
+            rewards=reward_metrics(plan.rewards),
+            is_reward_model=plan.is_reward_model,
+        ),
     }
     return replace(plan, config=config.model_copy(update=sections), reasons=reasons)
 
 
-def settle_eval(settings: EvalSettings, eval_rows: list[EvalRow], layouts: list[str], reasons: Reasons) -> EvalSettings:
-    """Return the eval section with metrics and answer length chosen by the held-out rows."""
-    update: dict[str, Any] = {}
-    if settings.metrics == "auto":
-        update["metrics"], why = _metrics(eval_rows, layouts)
-        reasons["eval.metrics"] = f"{', '.join(update['metrics'])}: {why}"
-    if settings.max_new_tokens == "auto":
-        room = answer_room(eval_rows)
-        is_sample = _are_texts(layouts)
-        update["max_new_tokens"] = min(room, _SAMPLE_TOKENS if is_sample else 1024)
-        why = (
-            "a sample for people; metrics of plain text do not use it"
-            if is_sample
-            else f"the longest reference has {room - 8} tokens"
-        )
-        reasons["eval.max_new_tokens"] = f"{update['max_new_tokens']}: {why}"
-    return settings.model_copy(update=update)
+def _learning_rate(plan: Plan) -> tuple[float, str]:
+    """Return the ``auto`` learning rate: the adaptation's, unless the objective needs another."""
+    method = plan.method
+    rate, reason = method.adaptation.learning_rate(plan.facts)
+    return method.objective.learning_rate(rate, method.objective_options) or (rate, reason)
 
 
 def _with_layout(data: DataSettings, layouts: list[str], reasons: Reasons) -> DataSettings:
@@ -272,18 +346,3 @@ def _with_layout(data: DataSettings, layouts: list[str], reasons: Reasons) -> Da
         f"{', '.join(sorted(names))}: recognised by the columns, {'; '.join(dict.fromkeys(layouts))}"
     )
     return data.model_copy(update={"layout": names.pop()}) if len(names) == 1 else data
-
-
-def _are_texts(layouts: list[str]) -> bool:
-    return bool(layouts) and all(layout.startswith("text:") for layout in layouts)
-
-
-def _metrics(rows: list[EvalRow], layouts: list[str]) -> tuple[list[str], str]:
-    if _are_texts(layouts):
-        return ["perplexity"], "plain text has no answers to compare"
-    if layouts and all(layout.startswith("label") for layout in layouts):
-        return _CLASSIFICATION_METRICS, "answers are labels"
-    words = sorted(len(row.reference.split()) for row in rows)
-    if words[len(words) // 2] <= 8:
-        return _SHORT_ANSWER_METRICS, "half of the references have at most 8 words"
-    return _LONG_ANSWER_METRICS, "references are sentences"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mlflow_finetune_plugin.base_models.attention import FLASH_PACKAGES
 from mlflow_finetune_plugin.base_models.files import check_base_files, check_hub_name, local_folder
@@ -16,13 +16,16 @@ from mlflow_finetune_plugin.config.absolute_paths import resolve_paths, resolve_
 from mlflow_finetune_plugin.config.data_files import column_settings, data_files
 from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
 from mlflow_finetune_plugin.config.problems import shown
+from mlflow_finetune_plugin.config.reward_options import ScoringOptions, reward_option_faults
 from mlflow_finetune_plugin.config.run_config import RunConfig, draft_config
 from mlflow_finetune_plugin.config.sections import DataFileSettings, DataSettings, EvalSettings
-from mlflow_finetune_plugin.data.conversations.interpretation import interpret
-from mlflow_finetune_plugin.data.sources.locations import check_location, is_remote
+from mlflow_finetune_plugin.data.conversations.interpretation import interpret, readable_form
+from mlflow_finetune_plugin.data.sources.locations import VOTES, check_location, is_remote, local_copy
 from mlflow_finetune_plugin.data.sources.rows import peek
 from mlflow_finetune_plugin.errors import ConfigError, FinetuneError, MissingExtraError
 from mlflow_finetune_plugin.gate.policy import GatePolicy
+from mlflow_finetune_plugin.methods import RowForm, load_method
+from mlflow_finetune_plugin.planning.votes import votes_not_read, votes_problems
 
 _TRAIN_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "evaluate")
 _HEAD_BYTES = 65536
@@ -53,7 +56,7 @@ def load_checked_config(
         sections = resolve_section_paths(draft.sections, project)
     except ConfigError as error:
         raise ConfigError([*draft.problems, *error.problems]) from error
-    raise ConfigError([*draft.problems, *_section_problems(sections)])
+    raise ConfigError([*draft.problems, *_section_problems(sections, draft.form)])
 
 
 def check_before_spend(config: RunConfig) -> None:
@@ -61,12 +64,14 @@ def check_before_spend(config: RunConfig) -> None:
     quantised = config.base_model.quantization is not None or config.training.optim.endswith(("8bit", "32bit"))
     needed = (*_TRAIN_PACKAGES, *(("bitsandbytes",) if quantised else ()))
     _check_packages("training", *needed)
-    problems = _section_problems({**dict(config), "register": config.register_as})
+    form = load_method("objective", config.objective).ROWS
+    problems = _section_problems({**dict(config), "register": config.register_as}, form)
+    problems += reward_option_faults(config.objective_options())
     if problems:
         raise ConfigError(problems)
 
 
-def _section_problems(sections: Mapping[str, Any]) -> list[str]:
+def _section_problems(sections: Mapping[str, Any], form: RowForm) -> list[str]:
     """Return what is wrong with the files that sections of a recipe name. A section that is not there is left out."""
     problems: list[str] = []
     data = sections.get("data")
@@ -74,7 +79,8 @@ def _section_problems(sections: Mapping[str, Any]) -> list[str]:
         length = sections["training"].max_length if "training" in sections else None
         _check_base(sections["base_model"], length if isinstance(length, int) else None, problems)
     if data is not None:
-        _check_data(data, [*data.train, *_held_out(data)], problems)
+        _check_data(data, [*data.train, *_held_out(data)], problems, (form,))
+        problems.extend(votes_problems(data))
     if "eval" in sections:
         _check_eval(sections["eval"], problems)
     if data is not None and sections.get("register") is not None:
@@ -86,8 +92,11 @@ def check_evaluation_before_spend(config: EvaluationConfig) -> None:
     """Raise ConfigError with every problem of an evaluation, or MissingExtraError for missing packages."""
     _check_packages("evaluating", *_TRAIN_PACKAGES)
     problems: list[str] = []
-    _check_data(config.data, _held_out(config.data), problems)
+    forms = ("prompts",) if config.rewards else get_args(RowForm)
+    _check_data(config.data, _held_out(config.data), problems, forms)
+    problems.extend(votes_not_read(config.data))
     _check_eval(config.eval, problems)
+    problems += reward_option_faults(ScoringOptions(rewards=config.rewards))
     if problems:
         raise ConfigError(problems)
 
@@ -115,13 +124,17 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def _check_data(data: DataSettings, files: list[DataFileSettings], problems: list[str]) -> None:
+def _check_data(
+    data: DataSettings, files: list[DataFileSettings], problems: list[str], forms: Sequence[RowForm]
+) -> None:
+    """Add what is wrong with these files. Each must hold rows of one of the forms."""
     for file in data_files(files):
         path = file.path
         try:
             check_location(str(path))
             if not is_remote(str(path)):  # The worker downloads remote data and checks it.
-                interpret([row for _, row in peek(path)], file.settings(column_settings(data)))
+                settings = file.settings(column_settings(data))
+                readable_form([row for _, row in peek(path)], settings, forms)
         except FinetuneError as error:
             problems.append(_with_path(str(error), path))
     if data.chat_template is not None and (fault := _text_file_fault(data.chat_template)):
@@ -141,6 +154,8 @@ def _check_gate(gate: GatePolicy | None, data: DataSettings, problems: list[str]
         path = Path(regression.data)
         try:
             check_location(str(path))
+            if str(path).startswith(VOTES):
+                local_copy(str(path), path)
             interpret([row for _, row in peek(path)], replace(column_settings(data), group=None))
         except FinetuneError as error:
             problems.append(f"register.gate.regressions: {_with_path(str(error), path)}")

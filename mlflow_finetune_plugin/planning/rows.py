@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
-from mlflow_finetune_plugin.data.report.contents import UnusableDataError
+from mlflow_finetune_plugin.data.report.contents import DataFinding, UnusableDataError
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
+from mlflow_finetune_plugin.planning.eval_settings import long_references
 from mlflow_finetune_plugin.planning.plan import Plan, data_request, template_file
+from mlflow_finetune_plugin.planning.votes import find_votes
 
 _SWITCH = "enable_thinking"
 THINKING_PARAM = f"data.chat_template_kwargs.{_SWITCH}"
@@ -25,9 +27,25 @@ def prepare_rows(plan: Plan, folder: Path, *, may_choose: bool = True) -> tuple[
     ``may_choose`` is false where the run is a further attempt of one that began without this choice.
 
     Raises:
-        DataError: A file or a setting is not valid.
+        DataError: A file, a setting or the votes of a model are not valid.
         UnusableDataError: No row is left to train or to evaluate on. It holds the report.
     """
+    plan = replace(plan, votes=find_votes(plan.config, folder))
+    plan, data = _prepare(
+        plan, folder, may_choose=may_choose and plan.start is None
+    )  # a start version keeps its rendering
+    notes = (*data.report.notes, *(file.sentence for file in plan.votes.files))
+    return plan, replace(data, report=replace(data.report, notes=notes, findings=_findings(plan, data)))
+
+
+def _findings(plan: Plan, data: PreparedData) -> tuple[DataFinding, ...]:
+    """Return the findings of the data, and that of the longest answer where the result writes answers."""
+    layouts = [file.layout for file in data.report.files]
+    further = None if plan.is_reward_model else long_references(plan.config.eval, data.eval_rows, layouts)
+    return data.report.findings if further is None else (*data.report.findings, further)
+
+
+def _prepare(plan: Plan, folder: Path, *, may_choose: bool) -> tuple[Plan, PreparedData]:
     quiet = _without_thinking(plan) if may_choose else None
     if quiet is not None:
         try:

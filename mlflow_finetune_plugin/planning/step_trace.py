@@ -24,9 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers import AttentionInterface, PreTrainedModel
 
-from mlflow_finetune_plugin.base_models.loading import BaseModel, empty_model
-from mlflow_finetune_plugin.internals.transformers import attention_kernel
-from mlflow_finetune_plugin.methods import Adaptation
+from mlflow_finetune_plugin.base_models.loading import BaseModel, empty_model, empty_score_model
+from mlflow_finetune_plugin.errors import BaseModelError, one_line
+from mlflow_finetune_plugin.internals.transformers import attention_kernel, last_rewards, score_head
+from mlflow_finetune_plugin.methods import Adaptation, ModelKind
 
 _TRACED = "traced"
 _CHECKPOINTING = {"use_reentrant": False}
@@ -36,15 +37,15 @@ _CHECKPOINTING = {"use_reentrant": False}
 class MicroBatch:
     """A micro-batch of ``rows`` rows of ``row_tokens`` tokens; ``scored`` tokens of all rows together carry loss.
 
-    ``loss`` says how the loss is computed: from the ``logits`` of the scored tokens, from ``all_logits``, or ``fused``, by
-    TRL's head in chunks of tokens.
+    ``loss`` says how the loss is computed: from the ``logits`` of the scored tokens, from ``all_logits``, ``fused``, by
+    TRL's head in chunks of tokens, or from ``rewards``, one number for each row.
     """
 
     rows: int
     row_tokens: int
     scored: int
     packs: bool
-    loss: Literal["logits", "all_logits", "fused"]
+    loss: Literal["logits", "all_logits", "fused", "rewards"]
 
     @property
     def tokens(self) -> int:
@@ -76,6 +77,7 @@ class AdaptedModel:
     trainable_bytes: int
     tensors: int
     vocabulary: int
+    """Tokens of the output layer; 1 of a score head."""
 
     def trace(self, batch: MicroBatch, *, checkpointing: bool, accumulates: bool) -> StepTrace:
         """Trace forward and backward of one micro-batch.
@@ -116,6 +118,9 @@ class AdaptedModel:
         tracker = _Allocations([*self.model.parameters(), *self.model.buffers()])
         with _untraceable_errors(), torch.no_grad(), tracker:
             ids = torch.zeros((rows, row_tokens), dtype=torch.long, device="meta")
+            if score_head(self.model.get_base_model()) is not None:
+                last_rewards(self.model.get_base_model(), {"input_ids": ids}, ids[:, 0])
+                return tracker.peak
             keep = {"logits_to_keep": columns} if self._keeps else {}
             output = self.model(input_ids=ids, use_cache=True, **keep)
             first_row = output.logits[:1].float().log_softmax(-1)
@@ -127,17 +132,24 @@ class AdaptedModel:
         return "logits_to_keep" in inspect.signature(self.model.get_base_model().forward).parameters
 
 
-def adapted_model(base: BaseModel, adaptation: Adaptation, options: Any, *, seed: int) -> AdaptedModel:
-    """Apply the adaptation to the base on the meta device. Restores the random states of the process."""
+def adapted_model(
+    base: BaseModel, adaptation: Adaptation, options: Any, *, seed: int, kind: ModelKind = "causal"
+) -> AdaptedModel:
+    """Apply the adaptation to the base on the meta device. Restores the random states of the process.
+
+    Raises:
+        BaseModelError: ``kind`` is ``score``, and the base has no score head or the adaptation does not train it.
+    """
     with (
         _preserved_random_states(),
         tempfile.TemporaryDirectory(prefix="mlflow-finetune-") as folder,
         torch.device("meta"),
     ):
-        empty = empty_model(base)
+        empty = empty_score_model(base) if kind == "score" else empty_model(base)
         if base.quantization == "int8":
             _keep_inputs(empty)
-        model = adaptation.apply(empty, adaptation.meta_options(options), seed=seed, folder=Path(folder))
+        apply = partial(_apply_to_score_model, adaptation) if kind == "score" else adaptation.apply
+        model = apply(empty, adaptation.meta_options(options), seed=seed, folder=Path(folder))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if base.quantization is not None:  # TRL casts adapters on a quantised base to bfloat16.
         for parameter in trained:
@@ -148,8 +160,25 @@ def adapted_model(base: BaseModel, adaptation: Adaptation, options: Any, *, seed
         trainable=sum(parameter.numel() for parameter in trained),
         trainable_bytes=sum(parameter.nbytes for parameter in trained),
         tensors=len(trained),
-        vocabulary=int(model.get_output_embeddings().weight.shape[0]),
+        vocabulary=1 if kind == "score" else int(model.get_output_embeddings().weight.shape[0]),
     )
+
+
+def _apply_to_score_model(
+    adaptation: Adaptation, model: PreTrainedModel, options: Any, *, seed: int, folder: Path
+) -> PeftModel:
+    fix = (
+        "-P adaptation=lora, or let its PEFT config have the task_type that mlflow_finetune_plugin.adaptations.task_type "
+        "returns for the model"
+    )
+    try:
+        adapted = adaptation.apply(model, options, seed=seed, folder=folder)
+    except AttributeError as error:  # PEFT looks for methods of models that generate
+        raise BaseModelError(f"this adaptation cannot change a reward model ({one_line(error)}); fix: {fix}") from error
+    head = score_head(adapted.get_base_model())
+    if head is None or not any(parameter.requires_grad for parameter in head.parameters()):
+        raise BaseModelError(f"this adaptation does not train the score head, which a reward model needs; fix: {fix}")
+    return adapted
 
 
 def _loss(model: PeftModel, batch: MicroBatch) -> torch.Tensor:
@@ -164,6 +193,10 @@ def _loss(model: PeftModel, batch: MicroBatch) -> torch.Tensor:
     if batch.loss == "fused":
         labels = torch.zeros(shape, dtype=torch.long, device="meta")
         return -model(**inputs, labels=labels, fused_lm_head=True).log_probs.sum()
+    if batch.loss == "rewards":
+        return last_rewards(
+            model.get_base_model(), inputs, torch.zeros(batch.rows, dtype=torch.long, device="meta")
+        ).sum()
     keep = torch.zeros(batch.scored, dtype=torch.long, device="meta")
     if batch.loss == "logits":
         logits = model(**inputs, logits_to_keep=keep).logits[0]
@@ -198,7 +231,8 @@ def _attend_traceably(model: PeftModel) -> None:
     from mlflow_finetune_plugin.internals.trl import add_fused_lm_head
 
     base = model.get_base_model()
-    add_fused_lm_head(base)
+    if score_head(base) is None:
+        add_fused_lm_head(base)
     base.config.pad_token_id = None  # With it some models search the ids for padding, and meta tensors have no values.
     if attention_kernel(base.config) == "sdpa":
         base.set_attn_implementation(_TRACED)

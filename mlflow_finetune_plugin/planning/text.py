@@ -20,7 +20,8 @@ def plan_text(plan: Plan, forecast: Forecast | None, why_not: str, data_summary:
     lines = [
         f"verdict  {verdict(forecast) if forecast is not None else why_not}",
         *(f"fix      {change}" for change in (forecast.alternatives if forecast is not None else ())),
-        f"run      {plan.config.adaptation} x {plan.config.objective} on {plan.base.name} "
+        f"run      {plan.config.adaptation} x {plan.config.objective} on {plan.base.name}"
+        f"{f' from {plan.start.uri}' if plan.start else ''} "
         f"({plan.facts.parameters / 1e6:,.1f}M parameters, {plan.base.precision})",
         f"data     {data_summary}",
         *(_forecast_lines(forecast, plan.rows_a_step) if forecast is not None else ()),

@@ -18,7 +18,7 @@ from mlflow_finetune_plugin.store.names import (
     CHAMPION,
     EVAL_ADAPTER,
     HELD_OUT_TAG,
-    OBJECTIVE_TAG,
+    KIND_TAG,
     PREVIOUS,
     PROMOTED_TAG,
     VERDICT_TAG,
@@ -101,7 +101,7 @@ def choose_candidate(client: MlflowClient, model: str, version: str | None, alia
     has_alias = aliases.get(alias) == number
     if not is_default:
         return Candidate(name, number, has_alias)
-    choice = f"version {number} was chosen, because it is the {CHALLENGER} (the newest version that beat its base)"
+    choice = f"version {number} was chosen, because it is the {CHALLENGER} (the newest version that scored better than its base)"
     try:
         better = find_better(client, read_version(client, name, number))
     except (MoveError, GateError):  # judging the version reports what is wrong with it
@@ -165,7 +165,7 @@ def _comparable(client: MlflowClient, candidate: ProvenVersion) -> list[ModelVer
     versions = client.search_model_versions(
         f"name = {quote}{candidate.name}{quote}", max_results=_MOST_VERSIONS, order_by=["version_number DESC"]
     )
-    same = (BASE_DIGEST_TAG, OBJECTIVE_TAG)
+    same = (BASE_DIGEST_TAG, KIND_TAG)
     return [
         version
         for version in versions

@@ -236,7 +236,7 @@ def _sources(client: MlflowClient, options: PromotionOptions, pending: PendingDe
     experiment = client.get_experiment_by_name(f"{pending.name}.promotions")
     adapters = [version.adapter_digest for version in versions]
     known = recorded_answers(client, experiment.experiment_id, adapters) if experiment else {}
-    sources = Sources(answerer=lambda version: answerer(version.uri), known=known)
+    sources = Sources(answerer=lambda version: answerer(version.uri), known=known, trusts_code=options.trust_code)
     rows = pending.candidate.held_out
     if options.endpoint is None or rows is None:
         return sources

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from mlflow_finetune_plugin.credentials.api_keys import Keys
-from mlflow_finetune_plugin.errors import ConfigError, TrackingError, without_secrets
+from mlflow_finetune_plugin.errors import ConfigError, EngineChoiceError, TrackingError, without_secrets
 from mlflow_finetune_plugin.serving.connections import ConnectionLimits, total_connections
 from mlflow_finetune_plugin.serving.engines.certificate import Certificate
 from mlflow_finetune_plugin.serving.engines.fleet import Fleet
@@ -97,6 +97,7 @@ class Service:
 
         Raises:
             SystemExit: uvicorn cannot listen on the port; the OSError is its context.
+            EngineChoiceError: The engine can serve none of the models.
         """
         limits = ConnectionLimits(self.settings.max_connections, total_connections())
         config = http_config(
@@ -149,10 +150,13 @@ class Service:
 
 
 def _end_with(task: asyncio.Task[None], server: uvicorn.Server) -> None:
-    """End the server if the follower fails, because that is a bug, and a service must not stop following the registry."""
-    if not task.cancelled() and task.exception() is not None:
-        logger.critical("follower_broken", exc_info=task.exception())
-        server.should_exit = True
+    """End the server if the follower ends: nothing can be served, or it has a bug, and a service must follow the registry."""
+    error = None if task.cancelled() else task.exception()
+    if error is None:
+        return
+    if not isinstance(error, EngineChoiceError):
+        logger.critical("follower_broken", exc_info=error)
+    server.should_exit = True
 
 
 def _hosts(settings: ServiceSettings) -> frozenset[str] | None:

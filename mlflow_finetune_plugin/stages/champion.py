@@ -51,11 +51,12 @@ def champion_news(
     except TrackingError as error:
         return ChampionNews(f"could not be read: {error}", may_promote=True)
     if number is not None:
-        is_better = proof.metrics[0].is_better
+        is_better = proof.is_better
         return ChampionNews(_beside(number, tags, metrics, proof.metrics[0], context.folder), may_promote=is_better)
-    if not proof.metrics[0].is_better:
+    if not proof.is_better:
+        over = "better than its base" if proof.rewards is None else f"clearly better than {proof.over}"
         return ChampionNews(
-            f"{version.name} has none yet, and a version that is not better than its base does not become it",
+            f"{version.name} has none yet, and a version that is not {over} does not become it",
             may_promote=False,
         )
     if first_champion == "manual":

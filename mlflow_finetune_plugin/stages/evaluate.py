@@ -14,6 +14,8 @@ from typing import Any
 
 from mlflow_finetune_plugin.base_models.facts import Reasons
 from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
+from mlflow_finetune_plugin.config.reward_options import reward_metrics
+from mlflow_finetune_plugin.config.sections import EvalSettings
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
@@ -21,13 +23,15 @@ from mlflow_finetune_plugin.evaluation.proof import prove
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.logged_models.evaluation_rows import SEED, prepare_evaluation_rows
 from mlflow_finetune_plugin.logged_models.loading import load_logged
-from mlflow_finetune_plugin.planning.plan import settle_eval
+from mlflow_finetune_plugin.planning.eval_settings import settle_eval
+from mlflow_finetune_plugin.rewards import scoring
 from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.outages import with_patience
 from mlflow_finetune_plugin.stages.prove import record_proof
 from mlflow_finetune_plugin.stages.records.data import dataset_source, flat_params, record_data
 from mlflow_finetune_plugin.stages.records.description import summary
 from mlflow_finetune_plugin.stages.records.trained_rows import report_trained_rows
+from mlflow_finetune_plugin.stages.rewards import check_rewards, record_rewards
 from mlflow_finetune_plugin.store.names import (
     ADAPTATION_TAG,
     ADAPTER_DIGEST_TAG,
@@ -55,30 +59,54 @@ def run(config: EvaluationConfig, context: RunContext, report: Report) -> dict[s
     report.stage("model", model.uri)
     loaded = with_patience(lambda: load_logged(model.uri, config.base_model, trust_code=config.trust_code), report)
     renderer = ChatRenderer(loaded.tokenizer, None)
+    is_reward_model = loaded.card.get("kind") == "reward"
+    if is_reward_model and config.rewards:
+        report.note(f"options.rewards is not read: {model.uri} is a reward model, which writes no answers to score")
+        config = config.model_copy(update={"rewards": []})
     data = prepare_evaluation_rows(config, loaded.card, renderer, context.folder)
     hashes = context.folder / "trained"
     data_report = report_trained_rows(data.report, data.eval_rows, MlflowClient(), model.model_id, hashes, report)
     data = replace(data, report=data_report)
     reasons: Reasons = {}
-    settings = settle_eval(config.eval, data.eval_rows, [file.layout for file in data.report.files], reasons)
+    layouts = [file.layout for file in data.report.files]
+    settings = settle_eval(
+        _answer_length(config, loaded.card, reasons),
+        data.eval_rows,
+        layouts,
+        reasons,
+        rewards=reward_metrics(config.rewards),
+        is_reward_model=is_reward_model,
+    )
     config = config.model_copy(update={"model": model.uri, "eval": settings})
+    check_rewards(config.rewards, [row.fields for row in data.eval_rows])
     record_evaluation(config, loaded.card, data, reasons, context.folder, report)
     texts = [] if settings.forgetting is False else read_texts(settings.forgetting or DEFAULT_TEXT)
-    proof = prove(
-        loaded.model,
-        loaded.tokenizer,
-        data.eval_rows,
-        metrics=list(settings.metrics),
-        max_new_tokens=int(settings.max_new_tokens),
-        stop_token_ids=loaded.card["stop_token_ids"],
-        forgetting_texts=texts,
-        answer_prefix=loaded.card["answer_prefix"],
-        seed=SEED,
-        on_progress=lambda side, done, total: report.progress(done, total, f"answers of the {side}", stage="proof"),
-    )
+    with scoring(config.rewards) as score_answers:
+        proof = prove(
+            loaded.model,
+            loaded.tokenizer,
+            data.eval_rows,
+            metrics=list(settings.metrics),
+            max_new_tokens=int(settings.max_new_tokens),
+            stop_token_ids=loaded.card["stop_token_ids"],
+            forgetting_texts=texts,
+            answer_prefix=loaded.card["answer_prefix"],
+            seed=SEED,
+            on_progress=lambda side, done, total: report.progress(done, total, f"answers of the {side}", stage="proof"),
+            score_answers=score_answers,
+        )
     kind = "evaluated"  # not "held-out": the data report says how many of them the adapter was trained on
     record_proof(proof, model.model_id, 0, context.folder, report, rows=kind)
     return {"model_uri": model.uri, "model_id": model.model_id, "summary": summary(proof, model.uri, rows=kind)}
+
+
+def _answer_length(config: EvaluationConfig, card: Mapping[str, Any], reasons: Reasons) -> EvalSettings:
+    """Return the eval section, for scored answers with the length of those in the training's proof, whose rows may have no reference."""
+    settings = config.eval
+    if not config.rewards or settings.max_new_tokens != "auto":
+        return settings
+    reasons["eval.max_new_tokens"] = f"{card['max_new_tokens']}: as in the proof of its training"
+    return settings.model_copy(update={"max_new_tokens": int(card["max_new_tokens"])})
 
 
 def record_evaluation(
@@ -93,6 +121,7 @@ def record_evaluation(
     values = {**config.model_dump(mode="json"), "reasons": reasons}
     report.params(flat_params({key: value for key, value in values.items() if key != "reasons"}))
     report.text(folder / "config.json", json.dumps(values, indent=1, ensure_ascii=False), RECORDS_FOLDER)
+    record_rewards(config.rewards, report)
     record_data(data.report, folder, report)
     assert isinstance(config.data.eval, list)
     source = dataset_source(config.data.eval, data)

@@ -23,6 +23,7 @@ from mlflow_finetune_plugin.config.run_config import RunConfig
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId
 from mlflow_finetune_plugin.jobs.report import Report
+from mlflow_finetune_plugin.logged_models.start_version import load_start
 from mlflow_finetune_plugin.methods import Method, load_method
 from mlflow_finetune_plugin.planning.plan import Plan
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
@@ -46,6 +47,8 @@ class Task:
     checkpoint: Checkpoint | None
     processes: int
     threads: int
+    start: Path | None
+    """The adapter that the training continues."""
 
 
 def hand_over(plan: Plan, data: PreparedData, checkpoint: Checkpoint | None, folder: Path) -> None:
@@ -60,6 +63,7 @@ def hand_over(plan: Plan, data: PreparedData, checkpoint: Checkpoint | None, fol
         "checkpoint": {"folder": str(checkpoint.folder), "step": checkpoint.step} if checkpoint else None,
         "processes": plan.processes,
         "threads": plan.threads.count,
+        "start": str(plan.start.adapter) if plan.start else None,
     }
     draft = folder / f"{_TASK}.part"
     draft.write_text(json.dumps(task), encoding="utf-8")
@@ -78,11 +82,13 @@ def follow(job: JobFolder, rank: int) -> None:
     torch.set_num_threads(task.threads)
     scratch.mkdir(exist_ok=True)
     model = task.method.adaptation.apply(
-        loading.load_base_model(task.base),
+        loading.load_model(task.base, task.method.objective.MODEL, seed=task.config.training.seed),
         task.method.adaptation_options,
         seed=task.config.training.seed,
         folder=scratch,
     )
+    if task.start is not None:
+        load_start(model, task.start)
     with joined(rank, task.processes, meeting_place(job.work)) as processes:
         train(
             model,
@@ -131,6 +137,7 @@ def _read(path: Path) -> Task:
         checkpoint=Checkpoint(Path(checkpoint["folder"]), checkpoint["step"], {}) if checkpoint else None,
         processes=values["processes"],
         threads=values["threads"],
+        start=Path(values["start"]) if values["start"] else None,
     )
 
 

@@ -13,14 +13,16 @@ from mlflow_finetune_plugin.logged_models.adapter import (
     check_reload,
     log_adapter,
     reload_adapter,
+    reload_python_model,
 )
+from mlflow_finetune_plugin.logged_models.reward_models import check_reward_reload
 from mlflow_finetune_plugin.stages.checkpoint_models import log_checkpoint_models
 from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.outages import with_patience
 from mlflow_finetune_plugin.stages.plan import PlannedRun
 from mlflow_finetune_plugin.stages.records.identity import Identity, model_card
 from mlflow_finetune_plugin.stages.train import TrainedRun, free_memory
-from mlflow_finetune_plugin.store.names import PRECISION, RELOAD_NATS
+from mlflow_finetune_plugin.store.names import PRECISION, RELOAD_NATS, RELOAD_REWARD
 
 
 @dataclass
@@ -78,9 +80,14 @@ def log_and_reload(
         ),
         report,
     )
+    rows, steps = planned.data.eval_rows, trained.adapter.result.steps
+    if plan.is_reward_model:
+        scorer = with_patience(lambda: reload_python_model(logged.uri), report)
+        difference = check_reward_reload(scorer, reference, rows)
+        report.metrics({RELOAD_REWARD: difference}, step=steps, model_id=logged.model_id)
+        return logged, scorer.model
     model, tokenizer = with_patience(lambda: reload_adapter(logged.uri), report)
-    error = check_reload(model, tokenizer, reference, planned.data.eval_rows)
-    record_model(logged, error, reference, trained.adapter.result.steps, report)
+    record_model(logged, check_reload(model, tokenizer, reference, rows), reference, steps, report)
     return logged, model
 
 

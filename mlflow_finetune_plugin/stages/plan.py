@@ -21,10 +21,13 @@ from mlflow_finetune_plugin.planning.memory import mib
 from mlflow_finetune_plugin.planning.plan import Plan, make_plan, mix_tasks, settle_on
 from mlflow_finetune_plugin.planning.rows import THINKING_PARAM, prepare_rows
 from mlflow_finetune_plugin.stages.context import RunContext
-from mlflow_finetune_plugin.stages.records.data import dataset_source, flat_params, record_data
+from mlflow_finetune_plugin.stages.records.data import dataset_source, flat_params, record_data, record_votes
 from mlflow_finetune_plugin.stages.records.description import run_description
+from mlflow_finetune_plugin.stages.records.identity import start_tags
 from mlflow_finetune_plugin.stages.records.trained_rows import record_trained_rows
 from mlflow_finetune_plugin.stages.resume import chose_before, record_drift
+from mlflow_finetune_plugin.stages.rewards import check_rewards, record_rewards
+from mlflow_finetune_plugin.stages.start import find_start, note_start
 from mlflow_finetune_plugin.store.names import (
     ADAPTATION_TAG,
     BASE_MODEL_TAG,
@@ -54,15 +57,21 @@ def plan(config: RunConfig, context: RunContext, report: Report) -> PlannedRun:
         ConfigError: An option or the forecast does not fit.
         DataError: No row is left to train or to evaluate on; the run has the report.
     """
-    draft = make_plan(config, processes=context.processes)
+    start = find_start(config, context, report)
+    draft = make_plan(config, processes=context.processes, start=start)
     torch.set_num_threads(draft.threads.count)
     may_choose = config.resume is None or chose_before(THINKING_PARAM, context.tracking_uri, context.run_id, report)
     draft, rows = prepare_data(draft, context.folder, report, may_choose=may_choose)
+    if start is not None:
+        rows = note_start(start, draft, rows, context, report)
     mixture, data = mix_tasks(draft, rows)
     settled, forecast, why_not = forecast_run(settle_on(draft, data), data)
     if config.resume is not None:
         record_drift(plan_params(settled), context.tracking_uri, context.run_id, context.folder, report)
+    if settled.rewards:
+        check_rewards(settled.rewards, data.train[:100]["fields"])
     record_plan(settled, data, context.folder, report)
+    record_rewards(settled.rewards, report)
     record_trained_rows(data.trained_rows, settled.config.training.seed, context.folder, report)
     record_forecast(forecast, why_not, context.folder, report)
     record_mixture(mixture, settled.config.data.mixing, context.folder, report)
@@ -82,8 +91,8 @@ def prepare_data(plan: Plan, folder: Path, report: Report, *, may_choose: bool =
 
 def plan_params(plan: Plan) -> dict[str, Any]:
     """Return the resolved config, flat, as params are logged, without the run that is resumed."""
-    config = {**plan.config.model_dump(mode="json", by_alias=True, exclude={"resume"}), "options": plan.options}
-    return flat_params(config)
+    config = plan.config.model_dump(mode="json", by_alias=True, exclude={"resume", "is_adaptation_default"})
+    return flat_params({**config, "options": plan.options})
 
 
 def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) -> None:
@@ -92,6 +101,8 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
     report.params(plan_params(plan))
     report.text(folder / "config.json", json.dumps(config, indent=1, ensure_ascii=False), RECORDS_FOLDER)
     record_data(data.report, folder, report)
+    votes = plan.votes.files
+    record_votes(votes, folder, report)
     held_out = plan.config.data.eval if isinstance(plan.config.data.eval, list) else plan.config.data.train
     report.datasets(
         [
@@ -99,9 +110,14 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
                 "name": plan.config.data.train[0].task or Path(plan.config.data.train[0].path).name,
                 "context": "train",
                 "digest": data.digest,
-                **dataset_source(plan.config.data.train, data),
+                **dataset_source(plan.config.data.train, data, votes),
             },
-            {"name": "held-out", "context": "eval", "digest": data.eval_digest, **dataset_source(held_out, data)},
+            {
+                "name": "held-out",
+                "context": "eval",
+                "digest": data.eval_digest,
+                **dataset_source(held_out, data, votes),
+            },
         ]
     )
     report.tags(
@@ -110,13 +126,14 @@ def record_plan(plan: Plan, data: PreparedData, folder: Path, report: Report) ->
             ADAPTATION_TAG: plan.config.adaptation,
             OBJECTIVE_TAG: plan.config.objective,
             PROCESSES_TAG: str(plan.processes),
+            **start_tags(plan.start),
         }
     )
     training = plan.config.training
     shared = "" if plan.processes == 1 else f" x {plan.processes} processes"
     report.stage(
         "plan",
-        f"{plan.config.adaptation} x {plan.config.objective} on {plan.base.name} ({plan.facts.parameters / 1e6:,.1f}M parameters, {plan.base.precision}, {device().type}); "
+        f"{plan.config.adaptation} x {plan.config.objective} on {plan.base.name}{f' from {plan.start.uri}' if plan.start else ''} ({plan.facts.parameters / 1e6:,.1f}M parameters, {plan.base.precision}, {device().type}); "
         f"learning rate {training.learning_rate:g}, batch {training.per_device_train_batch_size} x {training.gradient_accumulation_steps}{shared}; serving {plan.serving}",
     )
     summary_line = data.report.summary()

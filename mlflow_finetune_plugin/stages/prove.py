@@ -11,9 +11,10 @@ from peft import PeftModel
 
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.evaluation.forgetting import DEFAULT_TEXT, read_texts
-from mlflow_finetune_plugin.evaluation.results import EvalReport, MetricResult
+from mlflow_finetune_plugin.evaluation.results import EvalReport, MetricResult, RewardFigures
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.planning.plan import Plan
+from mlflow_finetune_plugin.rewards import scoring
 from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.log import LoggedRun
 from mlflow_finetune_plugin.stages.plan import PlannedRun
@@ -21,11 +22,15 @@ from mlflow_finetune_plugin.stages.records.description import HELD_OUT, coloured
 from mlflow_finetune_plugin.stages.train import train_aside
 from mlflow_finetune_plugin.store.clients import metric_part
 from mlflow_finetune_plugin.store.names import (
+    CALIBRATION_TABLE,
+    COMPLETIONS_FOLDER,
     EVAL_ADAPTER,
+    EVAL_ANSWER_TOKENS,
     EVAL_BASE,
     EVAL_GAIN,
     EVAL_GAIN_HIGH,
     EVAL_GAIN_LOW,
+    EVAL_KL,
     EVAL_ROWS,
     FORGETTING,
     FORGETTING_HIGH,
@@ -37,14 +42,24 @@ from mlflow_finetune_plugin.store.names import (
     HELD_OUT_TABLE,
     PLOTS_FOLDER,
     PROOF_TAG,
+    REWARD,
+    START_COMPLETIONS,
 )
 
 
 def prove(planned: PlannedRun, logged: LoggedRun, context: RunContext, report: Report) -> EvalReport:
     """Compare base and adapter on the held-out rows and record the result on the run and on the logged model."""
     plan, data = planned.plan, planned.data
-    proof = prove_adapter(plan, data, logged.take_model(), report)
+    model = logged.take_model()
+    proof = prove_adapter(plan, data, model, report)
     record_proof(proof, logged.adapter.model_id, logged.steps, context.folder, report)
+    if plan.start is not None:
+        from mlflow_finetune_plugin.stages.records import gain_over_start
+
+        gain_over_start.compare_with_start(
+            plan.start, plan, data, model, proof, logged.adapter.model_id, logged.steps, context.folder, report
+        )
+    del model  # its memory is needed by what follows
     if plan.config.eval.single_task_references and proof.tasks:
         from mlflow_finetune_plugin.stages import single_task_references
 
@@ -59,18 +74,20 @@ def prove_adapter(plan: Plan, data: PreparedData, model: PeftModel, report: Repo
 
     settings = plan.config.eval
     texts = [] if settings.forgetting is False else read_texts(settings.forgetting or DEFAULT_TEXT)
-    return compare(
-        model,
-        plan.renderer.tokenizer,
-        data.eval_rows,
-        metrics=list(settings.metrics),
-        max_new_tokens=int(settings.max_new_tokens),
-        stop_token_ids=plan.renderer.stop_token_ids,
-        forgetting_texts=texts,
-        answer_prefix=plan.renderer.answer_prefix,
-        seed=plan.config.training.seed,
-        on_progress=lambda side, done, total: report.progress(done, total, f"answers of the {side}", stage="proof"),
-    )
+    with scoring(plan.rewards) as score_answers:
+        return compare(
+            model,
+            plan.renderer.tokenizer,
+            data.eval_rows,
+            metrics=list(settings.metrics),
+            max_new_tokens=int(settings.max_new_tokens),
+            stop_token_ids=plan.renderer.stop_token_ids,
+            forgetting_texts=texts,
+            answer_prefix=plan.renderer.answer_prefix,
+            seed=plan.config.training.seed,
+            on_progress=lambda side, done, total: report.progress(done, total, f"answers of the {side}", stage="proof"),
+            score_answers=score_answers,
+        )
 
 
 def record_proof(
@@ -85,12 +102,16 @@ def record_proof(
     table = {"columns": columns, "data": [[row[column] for column in columns] for row in proof.rows]}
     text = json.dumps(table, ensure_ascii=False)
     report.text(folder / HELD_OUT_TABLE, text, HELD_OUT_FOLDER)
-    logged = json.dumps([{"path": f"{HELD_OUT_FOLDER}/{HELD_OUT_TABLE}", "type": "table"}])
+    tables = [f"{HELD_OUT_FOLDER}/{HELD_OUT_TABLE}", *_completion_tables(folder)]
+    logged = json.dumps([{"path": path, "type": "table"} for path in tables])
     report.tags({"mlflow.loggedArtifacts": logged, PROOF_TAG: hashlib.sha256(text.encode()).hexdigest()})
     if proof.texts:
         text = json.dumps([asdict(sums) for sums in proof.texts])
         report.text(folder / FORGETTING_TABLE, text, HELD_OUT_FOLDER)
         report.tags({FORGETTING_TAG: hashlib.sha256(text.encode()).hexdigest()})
+    if proof.rewards is not None:
+        buckets = [asdict(bucket) for bucket in proof.rewards.calibration]
+        report.text(folder / CALIBRATION_TABLE, json.dumps(buckets), HELD_OUT_FOLDER)
     from mlflow_finetune_plugin.evaluation.plots import plot_gain, plot_tasks
 
     figure = plot_gain(proof)
@@ -104,6 +125,12 @@ def record_proof(
         report.stage("proof", line, colour=colour)
 
 
+def _completion_tables(folder: Path) -> list[str]:
+    """Return the tables of completions that the training wrote."""
+    files = [folder / START_COMPLETIONS, *sorted(folder.glob("completions-*.json"))]
+    return [f"{COMPLETIONS_FOLDER}/{file.name}" for file in files if file.is_file()]
+
+
 def proof_metrics(proof: EvalReport) -> dict[str, float]:
     """``eval/base/M``, ``eval/adapter/M``, ``eval/gain/M``, ``eval/gain_low/M``, ``eval/gain_high/M``, ``forgetting/...``.
 
@@ -115,6 +142,12 @@ def proof_metrics(proof: EvalReport) -> dict[str, float]:
     for task, results in proof.tasks.items():
         for metric in results:
             values |= _sides_and_gain(metric, f"/{metric_part(task)}")
+    if proof.rewards is not None:
+        values |= _reward_figures(proof.rewards)
+    if proof.lengths is not None:
+        values |= {f"{EVAL_ANSWER_TOKENS}{side}": tokens for side, tokens in asdict(proof.lengths).items()}
+    if proof.kl is not None:
+        values[EVAL_KL] = proof.kl
     if proof.forgetting is not None:
         values |= {
             FORGETTING: proof.forgetting.value,
@@ -122,6 +155,21 @@ def proof_metrics(proof: EvalReport) -> dict[str, float]:
             FORGETTING_HIGH: proof.forgetting.high,
         }
     return values
+
+
+def _reward_figures(figures: RewardFigures) -> dict[str, float]:
+    values = {
+        "accuracy": figures.accuracy.value,
+        "accuracy_low": figures.accuracy.low,
+        "accuracy_high": figures.accuracy.high,
+        "margin": figures.margin,
+        "mean": figures.mean,
+        "deviation": figures.deviation,
+        "calibration_error": figures.calibration_error,
+        "longer_wins": figures.longer_wins,
+        **({} if figures.length_correlation is None else {"length_correlation": figures.length_correlation}),
+    }
+    return {f"{REWARD}{name}": value for name, value in values.items()}
 
 
 def _sides_and_gain(metric: MetricResult, task: str) -> dict[str, float]:

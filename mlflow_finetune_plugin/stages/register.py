@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mlflow_finetune_plugin.evaluation.results import EvalReport, MetricResult
+from mlflow_finetune_plugin.evaluation.results import EvalReport
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.stages.champion import champion_news
 from mlflow_finetune_plugin.stages.context import RunContext
@@ -14,6 +14,7 @@ from mlflow_finetune_plugin.stages.outages import with_patience
 from mlflow_finetune_plugin.stages.plan import PlannedRun
 from mlflow_finetune_plugin.stages.records.description import (
     metric_label,
+    no_interval_line,
     run_description,
     summary,
     version_description,
@@ -46,14 +47,16 @@ def register(
     if version is None or settings.register_as is None:
         report.stage("model", f"{uri} (not registered: the recipe has no register.name)")
     else:
-        report.stage("model", f"{uri}, {_alias_of(proof.metrics[0])}")
+        report.stage("model", f"{uri}, {_alias_of(proof)}")
         first, digest = settings.register_as.first_champion, logged.identity.adapter_digest
         news = champion_news(client, version, proof, first, digest, context, report)
         report.stage("champion", news.line)
         may_promote = news.may_promote
+    if line := no_interval_line(proof, of_votes=bool(planned.plan.votes.files)):
+        report.stage("gate", line, colour="yellow")
     for line in _pages(client, context, version, report):
         report.stage("page", line)
-    for command in next_commands(version, uri, may_promote=may_promote):
+    for command in next_commands(version, uri, may_promote=may_promote, is_reward_model=proof.rewards is not None):
         report.stage("next", command)
     return {
         "model_uri": uri,
@@ -82,17 +85,19 @@ def _register(
             section.name,
             tags=tags,
             description=description,
-            is_challenger=proof.metrics[0].is_better,
+            is_challenger=proof.is_better,
         ),
         report,
     )
 
 
-def _alias_of(metric: MetricResult) -> str:
-    if metric.is_better:
+def _alias_of(proof: EvalReport) -> str:
+    metric = proof.metrics[0]
+    if proof.is_better:
         return f"alias {CHALLENGER}"
     values = f"{metric_label(metric.name)} {metric.base:.3g} -> {metric.adapter:.3g}"
-    return f"no alias, because it is not better than its base: {values}"
+    over = "not better than its base" if proof.rewards is None else f"not clearly better than {proof.over}"
+    return f"no alias, because it is {over}: {values}"
 
 
 def _pages(
@@ -105,12 +110,16 @@ def _pages(
         yield version_page(context.tracking_uri, version.name, version.version)
 
 
-def next_commands(version: RegisteredVersion | None, uri: str, *, may_promote: bool) -> list[str]:
-    """Return the commands that a user is likely to want now, ready to be copied."""
+def next_commands(
+    version: RegisteredVersion | None, uri: str, *, may_promote: bool, is_reward_model: bool = False
+) -> list[str]:
+    """Return the commands that a user is likely to want now, ready to be copied. A reward model is not served."""
     if version is None:
         return [f"mlflow-finetune run . -e evaluate -P model={uri} -P eval_data=FILE"]
+    use = [f"mlflow-finetune serve {version.name}", f"mlflow-finetune playground --model {version.name}"]
+    if is_reward_model:
+        use = [f"mlflow.pyfunc.load_model({version.uri!r}).predict([{{'messages': [...]}}])"]
     return [
-        f"mlflow-finetune serve {version.name}",
-        f"mlflow-finetune playground --model {version.name}",
+        *use,
         *([f"mlflow-finetune promote {version.name} --version {version.version}"] if may_promote else []),
     ]

@@ -11,7 +11,9 @@ from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.jobs.folder import JobFolder
 from mlflow_finetune_plugin.jobs.report import Report
+from mlflow_finetune_plugin.jobs.run_record import param_text
 from mlflow_finetune_plugin.planning.plan import Plan
+from mlflow_finetune_plugin.rewards import rewards_digest
 from mlflow_finetune_plugin.stages.outages import with_patience
 from mlflow_finetune_plugin.store.names import CHECKPOINTS_FOLDER, DRIFT_TAG, RECORDS_FOLDER
 from mlflow_finetune_plugin.training.checkpoints import (
@@ -35,9 +37,11 @@ def fingerprint(plan: Plan, data: PreparedData, base_digest: str) -> dict[str, A
         "training data": data.digest,
         "held-out data": data.eval_digest,
         "data.mixing": [config.data.mixing, config.data.mixing_temperature],
+        "start_from (digest of its adapter)": None if plan.start is None else plan.start.digest,
         "adaptation": config.adaptation,
         "objective": config.objective,
         "options": plan.options,
+        "rewards (digest of settings and files)": rewards_digest(plan.rewards) if plan.rewards else None,
         "training.seed": training.seed,
         "rows a step": plan.rows_a_step,
         "optimiser": [
@@ -163,9 +167,8 @@ def record_drift(now: Mapping[str, Any], tracking_uri: str, run_id: str, folder:
     from mlflow import MlflowClient
 
     logged = with_patience(lambda: MlflowClient(tracking_uri).get_run(run_id), report).data.params
-    drift = {
-        name: [logged[name], str(value)] for name, value in now.items() if logged.get(name, str(value)) != str(value)
-    }
+    texts = {name: param_text(str(value)) for name, value in now.items()}
+    drift = {name: [logged[name], text] for name, text in texts.items() if logged.get(name, text) != text}
     if not drift:
         return
     report.note(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from peft import PeftModel
 
-from mlflow_finetune_plugin.base_models.loading import load_base_model
+from mlflow_finetune_plugin.base_models.loading import load_model
 from mlflow_finetune_plugin.data.mixture import rows_of
 from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
@@ -18,6 +18,7 @@ from mlflow_finetune_plugin.evaluation.proof import measure
 from mlflow_finetune_plugin.evaluation.results import EvalReport, EvalRow, Interval, MetricResult
 from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.planning.plan import Plan
+from mlflow_finetune_plugin.rewards import scoring
 from mlflow_finetune_plugin.stages.records.description import metric_label
 from mlflow_finetune_plugin.store.clients import metric_part
 from mlflow_finetune_plugin.store.names import HELD_OUT_FOLDER, INTERFERENCE, PLOTS_FOLDER
@@ -50,9 +51,10 @@ def costs_of_mixing(
 
 
 def _answers(plan: Plan, adapter: Path, rows: list[EvalRow]) -> AnswerSet:
-    model = PeftModel.from_pretrained(load_base_model(plan.base), adapter)
+    model = load_model(plan.base, plan.method.objective.MODEL, seed=plan.config.training.seed)
+    model = PeftModel.from_pretrained(model, adapter)
     model.eval()
-    return measure(
+    answers = measure(
         model,
         plan.renderer.tokenizer,
         rows,
@@ -60,6 +62,8 @@ def _answers(plan: Plan, adapter: Path, rows: list[EvalRow]) -> AnswerSet:
         stop_token_ids=plan.renderer.stop_token_ids,
         answer_prefix=plan.renderer.answer_prefix,
     )
+    with scoring(plan.rewards) as score:
+        return answers if score is None else replace(answers, rewards=score(rows, answers.answers))
 
 
 def record_interference(costs: Mapping[str, tuple[MetricResult, ...]], folder: Path, report: Report) -> None:

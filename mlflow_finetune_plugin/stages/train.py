@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from peft import PeftModel
 
 from mlflow_finetune_plugin.base_models import loading
 from mlflow_finetune_plugin.base_models.weights_digest import base_digest
@@ -27,8 +29,10 @@ from mlflow_finetune_plugin.logged_models.adapter import (
     trainable_weights,
 )
 from mlflow_finetune_plugin.logged_models.precisions import served_as
+from mlflow_finetune_plugin.logged_models.reference_answers import Decoding
+from mlflow_finetune_plugin.logged_models.reward_models import make_reward_reference
+from mlflow_finetune_plugin.logged_models.start_version import load_start
 from mlflow_finetune_plugin.planning.memory import mib
-from mlflow_finetune_plugin.planning.micro_batch_shapes import steps_of
 from mlflow_finetune_plugin.planning.plan import Plan
 from mlflow_finetune_plugin.stages import followers
 from mlflow_finetune_plugin.stages.checkpoint_models import keeps_models
@@ -109,7 +113,7 @@ def checkpoints(
         checkpoint = find_checkpoint(context.run_id, context.tracking_uri, context.folder, report)
         if checkpoint is not None:
             check_same(checkpoint, now())
-            check_not_past(checkpoint, steps_of(plan.config.training, len(data.train), plan.processes))
+            check_not_past(checkpoint, plan.steps(len(data.train)))
     training = plan.config.training
     if training.save_steps is None:
         return None, checkpoint
@@ -132,9 +136,13 @@ def train_adapter(
     adaptation = method.adaptation
     if plan.processes > 1:
         followers.hand_over(plan, data, checkpoint, folder)
-    base = loading.load_base_model(plan.base)
-    base_side = probe_log_probs(base, tokenizer, data.eval_rows)
+    base = loading.load_model(plan.base, method.objective.MODEL, seed=config.training.seed)
+    base_side = None if plan.is_reward_model else probe_log_probs(base, tokenizer, data.eval_rows)
     model = adaptation.apply(base, plan.adaptation_options, seed=config.training.seed, folder=folder)
+    start_side = None
+    if plan.start is not None:
+        load_start(model, plan.start.adapter)
+        start_side = probe_log_probs(model, tokenizer, data.eval_rows)
     start = trainable_weights(model)
     with joined(0, plan.processes, followers.meeting_place(folder)) as processes:
         result = trainer.train(
@@ -150,11 +158,30 @@ def train_adapter(
             checkpoint=checkpoint,
             processes=processes,
             expected_tokens_per_s=plan.expected_tokens_per_s,
+            renderer=plan.renderer,
+            base=plan.base,
         )
     check_weights_changed(model, start)
-    adapter_side = probe_log_probs(model, tokenizer, data.eval_rows)
+    adapter_side = None if base_side is None else probe_log_probs(model, tokenizer, data.eval_rows)
+    reference = None
+    if base_side is None:  # before the adapter is saved, because that may take the model apart
+        reference = make_reward_reference(model, tokenizer, data.eval_rows, precision=plan.base.precision)
     adaptation.save(model, plan.adaptation_options, folder / "adapter", start=folder)
     check_adapter_file(folder / "adapter", adaptation)
+    if base_side is not None and adapter_side is not None:
+        reference = _reference(plan, data, model, base_side, adapter_side)
+        check_adapter_moved(reference, start_side)
+    assert reference is not None
+    return TrainedAdapter(folder / "adapter", result, reference)
+
+
+def _reference(
+    plan: Plan, data: PreparedData, model: PeftModel, base_side: list[np.ndarray], adapter_side: list[np.ndarray]
+) -> Reference:
+    """Return the log-probabilities of base and adapter, in the precisions of training and serving."""
+    renderer, tokenizer = plan.renderer, plan.renderer.tokenizer
+    longest = int(plan.config.eval.max_new_tokens)
+    decoding = Decoding(tokenizer, renderer.stop_token_ids, renderer.answer_prefix, longest)
     served = {
         precision: served_as(
             model,
@@ -163,10 +190,11 @@ def train_adapter(
             trained=adapter_side,
             pad_token_id=int(tokenizer.pad_token_id or 0),
             max_gap=plan.max_precision_gap,
+            decoding=decoding,
         )
         for precision in plan.serving_precisions
     }
-    reference = make_reference(
+    return make_reference(
         tokenizer,
         data.eval_rows,
         precision=plan.base.precision,
@@ -174,8 +202,6 @@ def train_adapter(
         adapter=adapter_side,
         served_as=served,
     )
-    check_adapter_moved(reference)
-    return TrainedAdapter(folder / "adapter", result, reference)
 
 
 def train_aside(plan: Plan, data: PreparedData, folder: Path) -> Path:

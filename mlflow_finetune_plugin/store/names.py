@@ -41,7 +41,9 @@ def _declare(kind: Kind, text: str, description: str, *owners: Owner, ending: st
 
 # Aliases of a registered model.
 CHAMPION = _declare("alias", "champion", "The version that users get; only the gate or a person moves it.", "version")
-CHALLENGER = _declare("alias", "challenger", "The newest version that beat its base, the next one to judge.", "version")
+CHALLENGER = _declare(
+    "alias", "challenger", "The newest version that scored better than its base, the next one to judge.", "version"
+)
 PREVIOUS = _declare("alias", "previous", "The champion before this one; a rollback restores it.", "version")
 CANARY = _declare("alias", "canary", "The version that gets a growing share of the requests.", "version")
 
@@ -81,6 +83,17 @@ DATA_DIGEST_TAG = _declare(
 ADAPTER_DIGEST_TAG = _declare(
     "tag", "finetune.adapter_digest", "SHA-256 of the adapter's files.", "run", "version", "logged model"
 )
+START_FROM_TAG = _declare(
+    "tag", "finetune.start_from", "The version whose adapter the training continued.", "run", "version", "logged model"
+)
+START_DIGEST_TAG = _declare(
+    "tag",
+    "finetune.start_digest",
+    "SHA-256 of the adapter's files of that version.",
+    "run",
+    "version",
+    "logged model",
+)
 CONTENT_DIGEST_TAG = _declare(
     "tag",
     "finetune.content_digest",
@@ -90,6 +103,14 @@ CONTENT_DIGEST_TAG = _declare(
     "logged model",
 )
 SERVING_TAG = _declare("tag", "finetune.serving", "How vLLM can serve the adapter.", "run", "version", "logged model")
+KIND_TAG = _declare(
+    "tag",
+    "finetune.kind",
+    "`reward` for a reward model, which gives scores; absent for a model that answers.",
+    "run",
+    "version",
+    "logged model",
+)
 EVALUATED_MODEL_TAG = _declare("tag", "finetune.evaluated_model", "The model that an evaluation measured.", "run")
 TRAINED_ON_DIGEST_TAG = _declare(
     "tag", "finetune.trained_on_digest", "SHA-256 of the rows that the evaluated adapter was trained on.", "run"
@@ -142,7 +163,7 @@ VOTE_PAIR_TAG = _declare(
     "finetune.vote_pair.",
     "A pair that the gate tested by votes: its number, and earlier discoveries, as JSON.",
     "registered model",
-    ending="<version>-<version>",
+    ending="<version>-<version>-<policy>",
 )
 GAIN_TEST_TAG = _declare(
     "tag",
@@ -226,16 +247,51 @@ TRAIN_TOKENS = _declare("metric", "train/tokens", "Tokens trained on so far.", "
 TRAIN_HALVINGS = _declare("metric", "train/halvings", "How often the micro-batch was halved for memory.", "run")
 TRAIN_SECONDS = _declare("metric", "train/seconds", "Time of the training, all attempts together.", "run")
 TRAIN_PEAK_MEMORY = _declare("metric", "train/peak_memory_mib", "Peak memory of the training.", "run")
+TRAIN_REFERENCE_SECONDS = _declare(
+    "metric", "train/reference_seconds", "Time to compute the log-probabilities of the model before training.", "run"
+)
+TRAIN_REFERENCE_CHOSEN = _declare(
+    "metric",
+    "train/reference_chosen_nats",
+    "Nats per token of the better answers before training, mean of pairs.",
+    "run",
+)
+TRAIN_REFERENCE_REJECTED = _declare(
+    "metric",
+    "train/reference_rejected_nats",
+    "Nats per token of the worse answers before training, mean of pairs.",
+    "run",
+)
 TRAIN_TOTAL_TOKENS = _declare("metric", "train/total_tokens", "Tokens trained on in all.", "run")
 EVAL_LOSS = _declare(
     "metric", "eval_loss", "The loss on the validation rows, or on the held-out rows where there are none.", "run"
 )
 EVAL_ACCURACY = _declare("metric", "eval_mean_token_accuracy", "Share of held-out tokens predicted.", "run")
+VALIDATION = _declare(
+    "metric",
+    "validation/",
+    "A figure of the objective on the validation rows, such as rewards/margins.",
+    "run",
+    ending="<figure>",
+)
+START = _declare(
+    "metric",
+    "start/",
+    "A figure of completions that were sampled before the first step: reward, pass_at_1, flat_groups, ...",
+    "run",
+    ending="<figure>",
+)
+ALARMS = _declare(
+    "metric", "alarms/", "The figure of an alarm at a step, such as length_ratio.", "run", ending="<alarm>"
+)
 CHECKPOINT_EVAL_LOSS = _declare(
     "metric", "checkpoint/eval_loss", "The eval_loss of a checkpoint's model.", "run", "logged model"
 )
 RELOAD_NATS = _declare(
     "metric", "reload/max_nats", "Largest difference of the loaded model to the trained one.", "run", "logged model"
+)
+RELOAD_REWARD = _declare(
+    "metric", "reload/max_reward", "Largest difference of the loaded reward model's rewards.", "run", "logged model"
 )
 PRECISION = _declare(
     "metric",
@@ -247,6 +303,21 @@ PRECISION = _declare(
 )
 
 # Metrics of a proof; with several tasks each again as <name>/<task>.
+EVAL_KL = _declare(
+    "metric",
+    "eval/kl",
+    "How much likelier the adapter's answers are than under the base, in nats per token; with rewards.",
+    "run",
+    "logged model",
+)
+EVAL_ANSWER_TOKENS = _declare(
+    "metric",
+    "eval/answer_tokens/",
+    "Mean length of the generated answers in tokens: base, adapter, and start for the start version.",
+    "run",
+    "logged model",
+    ending="<side>",
+)
 EVAL_ROWS = _declare("metric", "eval/rows", "Held-out rows that both sides answered.", "run", "logged model")
 EVAL_BASE = _declare("metric", "eval/base/", "The base's result in a metric.", "run", "logged model", ending="<metric>")
 EVAL_ADAPTER = _declare(
@@ -258,6 +329,36 @@ EVAL_GAIN_LOW = _declare(
 )
 EVAL_GAIN_HIGH = _declare(
     "metric", "eval/gain_high/", "Upper end of the gain's 95 % interval.", "run", "logged model", ending="<metric>"
+)
+REWARD = _declare(
+    "metric",
+    "reward/",
+    "A figure of a reward model on the held-out pairs: margin, mean, calibration_error, ...",
+    "run",
+    "logged model",
+    ending="<figure>",
+)
+EVAL_START = _declare(
+    "metric", "eval/start/", "The result of the start version in a metric.", "run", "logged model", ending="<metric>"
+)
+EVAL_GAIN_OVER_START = _declare(
+    "metric", "eval/gain_over_start/", "Adapter minus start version.", "run", "logged model", ending="<metric>"
+)
+EVAL_GAIN_OVER_START_LOW = _declare(
+    "metric",
+    "eval/gain_over_start_low/",
+    "Lower end of that gain's 95 % interval.",
+    "run",
+    "logged model",
+    ending="<metric>",
+)
+EVAL_GAIN_OVER_START_HIGH = _declare(
+    "metric",
+    "eval/gain_over_start_high/",
+    "Upper end of that gain's 95 % interval.",
+    "run",
+    "logged model",
+    ending="<metric>",
 )
 FORGETTING = _declare(
     "metric", "forgetting/nats_per_token", "Loss added on general text, in nats per token.", "run", "logged model"
@@ -282,14 +383,38 @@ LOSS_PICTURE = _declare("artifact", "1_loss.png", "The loss over the steps.", "r
 GAIN_PICTURE = _declare("artifact", "2_gain.png", "Base and adapter in each metric, with the gain.", "run")
 PLOTS_FOLDER = _declare("artifact", "plots", "More pictures: tasks.png, interference.png.", "run")
 RECORDS_FOLDER = _declare("artifact", "finetune", "What the run was made of: config, data report, forecast.", "run")
+VOTES_RECORD = _declare(
+    "artifact", "votes.json", "In `finetune/`: ids and digests of the votes that `votes:NAME` read.", "run"
+)
+COMPLETIONS_FOLDER = _declare(
+    "artifact",
+    "completions",
+    "Tables of sampled completions with their rewards: at_start.json, completions-<step>.json.",
+    "run",
+)
+START_COMPLETIONS = _declare(
+    "artifact", "at_start.json", "In `completions/`: completions that were sampled before the first step.", "run"
+)
 HELD_OUT_FOLDER = _declare("artifact", "proof", "The held-out rows and both answers to each.", "run")
 HELD_OUT_TABLE = _declare(
     "artifact", "rows.json", "In `proof/`: each held-out row with both answers and their scores.", "run"
+)
+START_TABLE = _declare(
+    "artifact",
+    "start.json",
+    "In `proof/`: each held-out row with the answers of the start version and of the adapter.",
+    "run",
 )
 FORGETTING_TABLE = _declare(
     "artifact",
     "forgetting.json",
     "In `proof/`: tokens and summed nats of each forgetting text, base and adapter.",
+    "run",
+)
+CALIBRATION_TABLE = _declare(
+    "artifact",
+    "calibration.json",
+    "In `proof/`: of a reward model, pairs by how sure it is, and how often it is right.",
     "run",
 )
 GATE_FOLDER = _declare("artifact", "finetune/gate", "The policy and the rows of its regression files.", "run")

@@ -84,13 +84,14 @@ class FoundModel:
     model_id: str | None
 
 
-def find_model(client: MlflowClient, name: str) -> FoundModel:
+def find_model(client: MlflowClient, name: str, *, key: str = "model") -> FoundModel:
     """Resolve the name of a logged adapter.
 
     Args:
         client: The client of the registry.
         name: ``my-bot/1``, ``my-bot@champion``, a ``models:/`` URI of either or of a logged model (``models:/m-...``), or
             ``my-bot``: its champion, or its challenger while there is no champion, as the router answers that name.
+        key: The key that holds the name, for messages.
 
     Raises:
         ConfigError: The name is not valid, or the registry does not have it.
@@ -99,12 +100,12 @@ def find_model(client: MlflowClient, name: str) -> FoundModel:
     from mlflow.exceptions import MlflowException
 
     try:
-        uri = _uri_of(client, name)
-        return _find_uri(client, uri)
+        uri = _uri_of(client, name, key)
+        return _find_uri(client, uri, key)
     except MlflowException as error:
         reason = " ".join(str(error).split())[:300]
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise ConfigError([f"model = {name}: {reason}; fix: a version that the registry has"]) from error
+            raise ConfigError([f"{key} = {name}: {reason}; fix: a version that the registry has"]) from error
         raise TrackingError(f"the registry does not answer for {name}: {reason}") from error
 
 
@@ -122,25 +123,25 @@ def content_digest_of(client: MlflowClient, uri: str) -> str | None:
     return tags.get(CONTENT_DIGEST_TAG)
 
 
-def _uri_of(client: MlflowClient, name: str) -> str:
+def _uri_of(client: MlflowClient, name: str, key: str) -> str:
     if name.startswith("models:/"):
         return name
     try:
         reference = find_model_ref(client, name)
     except ConfigError as error:
-        raise ConfigError([f"model = {error.problems[0]}"]) from error
+        raise ConfigError([f"{key} = {error.problems[0]}"]) from error
     if reference.is_whole_model:
         aliases = client.get_registered_model(reference.name).aliases
         alias = next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), None)
         if alias is None:
             raise ConfigError(
-                [f"model = {name}: has neither a champion nor a challenger; fix: name a version, {name}/NUMBER"]
+                [f"{key} = {name}: has neither a champion nor a challenger; fix: name a version, {name}/NUMBER"]
             )
         reference = ModelRef(reference.name, alias=alias)
     return f"models:/{reference}"
 
 
-def _find_uri(client: MlflowClient, uri: str) -> FoundModel:
+def _find_uri(client: MlflowClient, uri: str, key: str = "model") -> FoundModel:
     from mlflow.exceptions import MlflowException
 
     from mlflow_finetune_plugin.internals.mlflow import model_uri_parts
@@ -149,7 +150,7 @@ def _find_uri(client: MlflowClient, uri: str) -> FoundModel:
         parsed = model_uri_parts(uri)
     except MlflowException as error:
         raise ConfigError(
-            [f"model = {uri}: not a model URI; fix: models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-ID"]
+            [f"{key} = {uri}: not a model URI; fix: models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-ID"]
         ) from error
     if parsed.model_id is not None:
         return FoundModel(f"models:/{client.get_logged_model(parsed.model_id).model_id}", parsed.model_id)
@@ -158,7 +159,7 @@ def _find_uri(client: MlflowClient, uri: str) -> FoundModel:
     elif parsed.version is not None:
         version = client.get_model_version(parsed.name, str(parsed.version))
     else:
-        raise ConfigError([f"model = {uri}: names no version; fix: models:/NAME/VERSION or models:/NAME@ALIAS"])
+        raise ConfigError([f"{key} = {uri}: names no version; fix: models:/NAME/VERSION or models:/NAME@ALIAS"])
     source = str(version.source)
     model_id = version.model_id or (source.removeprefix("models:/") if source.startswith("models:/m-") else None)
     return FoundModel(f"models:/{version.name}/{version.version}", model_id)

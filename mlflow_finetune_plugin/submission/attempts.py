@@ -40,8 +40,10 @@ class NextAttempt:
     experiment_id: str
 
 
-def next_attempt(client: MlflowClient, run_id: str, *, adaptation: str, objective: str) -> NextAttempt:
+def next_attempt(client: MlflowClient, run_id: str, *, adaptation: str | None, objective: str) -> NextAttempt:
     """Return the next attempt of a run. The tracking store's exceptions are passed on.
+
+    ``adaptation`` is None where the version that the run started from decides it.
 
     Raises:
         ConfigError: The run cannot be resumed.
@@ -65,7 +67,7 @@ def next_attempt(client: MlflowClient, run_id: str, *, adaptation: str, objectiv
         raise _refusal(run_id, "the run has finished, nothing is left to do; fix: start a new run")
     for kind, tag, method in (("adaptation", ADAPTATION_TAG, adaptation), ("objective", OBJECTIVE_TAG, objective)):
         before = tags.get(tag, method)
-        if before != method:
+        if method is not None and before != method:
             raise _refusal(
                 run_id, f"its {kind} is {before}, not {method}; fix: the same command as before, or a new run"
             )

@@ -22,7 +22,7 @@ from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.config.entry_points import DEFAULT_ENTRY_POINT, OPERATIONS
 from mlflow_finetune_plugin.config.entry_points import entry_point as find_entry_point
 from mlflow_finetune_plugin.config.run_config import RunConfig
-from mlflow_finetune_plugin.errors import FinetuneError, ProjectError
+from mlflow_finetune_plugin.errors import FinetuneError, ProjectError, TrackingError
 from mlflow_finetune_plugin.jobs import launcher
 from mlflow_finetune_plugin.jobs.folder import JobFolder, ProcessId, jobs_home
 from mlflow_finetune_plugin.jobs.orphans import adopt_orphans, remove_old_folders
@@ -32,6 +32,7 @@ from mlflow_finetune_plugin.jobs.versions import untested_note
 from mlflow_finetune_plugin.planning.preflight import load_checked_config
 from mlflow_finetune_plugin.startup import quiet_libraries
 from mlflow_finetune_plugin.store.clients import absolute_store, check_store_answers
+from mlflow_finetune_plugin.store.start_model import find_start_model
 from mlflow_finetune_plugin.submission.attempts import next_attempt
 from mlflow_finetune_plugin.submission.backend_config import BackendSettings, backend_settings
 from mlflow_finetune_plugin.submission.experiment import project_name
@@ -46,6 +47,7 @@ from mlflow_finetune_plugin.submission.mlflow_run import (
 from mlflow_finetune_plugin.submission.mlproject import FinetuneCommand, OwnCommand, entry_names, mlproject_entry
 from mlflow_finetune_plugin.submission.operations import operation_config
 from mlflow_finetune_plugin.submission.project import ProjectFolder, open_project
+from mlflow_finetune_plugin.submission.votes import bring_votes
 
 logger = logging.getLogger(__name__)
 
@@ -152,10 +154,23 @@ def _submit_training(request: Submission, folder: JobFolder, project: ProjectFol
     check_store_answers(request.tracking_uri)  # MLflow itself would try for minutes
     if config.resume is not None:
         request = _go_on_with(config, request)
+    elif config.start_from is not None:
+        _check_start(config.start_from, request)
+    bring_votes(config, request, folder)
     folder.write("config", config.model_dump(mode="json", by_alias=True))
     if (note := untested_note()) is not None:
         Report(folder.report).note(note)
     return _start_worker(request, folder, project, "train", processes)
+
+
+def _check_start(reference: str, request: Submission) -> None:
+    """Check that the version to start from exists, before there is a run. The worker checks its files."""
+    from mlflow import MlflowClient
+
+    try:
+        find_start_model(MlflowClient(request.tracking_uri), reference)
+    except TrackingError as error:
+        raise tracking_error(request, error) from error
 
 
 def _go_on_with(config: RunConfig, request: Submission) -> Submission:
@@ -166,7 +181,7 @@ def _go_on_with(config: RunConfig, request: Submission) -> Submission:
         attempt = next_attempt(
             MlflowClient(request.tracking_uri),
             str(config.resume),
-            adaptation=config.adaptation,
+            adaptation=None if config.is_adaptation_default else config.adaptation,
             objective=config.objective,
         )
     except FinetuneError:

@@ -42,24 +42,27 @@ def packed_rows(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Return causal attention inside each row, (1, tokens, heads, head size).
 
     query, key and value are (1, heads, tokens, head size); key and value may have fewer heads. ``row_lengths`` are the
     tokens of each row in order. ``sliding_window`` counts the query's own token; None means the whole row. ``softcap``
-    limits the scores and applies in the eager variant only.
+    limits the scores and applies in the eager variant only. ``s_aux`` are attention sinks, (heads,): a score of each head that
+    takes a share of the attention and adds nothing.
 
     Raises:
-        TrainingError: the model passes its own mask or attention sinks.
+        TrainingError: the model passes its own mask, or attention sinks to the sdpa variant.
     """
-    if attention_mask is not None or kwargs.get("s_aux") is not None:
+    is_eager = attention_kernel(module.config) == PACKED["eager"]
+    if attention_mask is not None or (s_aux is not None and not is_eager):
         raise TrainingError(
             "this model's attention uses its own masks or sinks, which packed rows do not support; "
             "fix: training.batching: grouped"
         )
-    caps = softcap is not None and attention_kernel(module.config) == PACKED["eager"]
-    if not caps and dropout == 0.0 and _takes_varlen(query):
+    needs_scores = is_eager and not (softcap is None and s_aux is None)
+    if not needs_scores and dropout == 0.0 and _takes_varlen(query):
         return _in_one_call(query, key, value, kwargs["cu_seq_lens_q"], max(row_lengths), scaling, sliding_window), None
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
@@ -69,8 +72,8 @@ def packed_rows(
     outputs = []
     for q, k, v in rows:
         window = _window(q.shape[2], sliding_window, q.device)
-        if caps and softcap is not None:
-            outputs.append(_softcapped(q, k, v, scaling, dropout, window, softcap))
+        if needs_scores:
+            outputs.append(_from_scores(q, k, v, scaling, dropout, window, softcap, s_aux))
         else:
             outputs.append(
                 torch.nn.functional.scaled_dot_product_attention(
@@ -114,21 +117,26 @@ def _window(length: int, size: int | None, device: torch.device) -> torch.Tensor
     return (distance >= 0) & (distance < size)
 
 
-def _softcapped(
+def _from_scores(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     scaling: float | None,
     dropout: float,
     window: torch.Tensor | None,
-    softcap: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return Gemma 2's soft-capped attention, for which torch has no fused kernel."""
+    """Return attention with Gemma 2's capped scores or GPT-OSS's sinks, for which torch has no fused kernel."""
     length = query.shape[2]
     allowed = torch.ones(length, length, dtype=torch.bool, device=query.device).tril() if window is None else window
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = (torch.tanh(scores / softcap) * softcap).masked_fill(~allowed, torch.finfo(scores.dtype).min)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min)  # (1, heads, queries, keys)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], dim=-1)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)[..., :length]
     return torch.nn.functional.dropout(weights, p=dropout) @ value
 
 

@@ -90,14 +90,19 @@ class Batch:
     """A micro-batch as tensors.
 
     ``inputs`` are the model's arguments and ``labels`` has the shape of ``input_ids``. The logits at position ``keep[i]``
-    of the flattened batch predict ``targets[i]``; both are (scored tokens,).
+    of the flattened batch predict ``targets[i]``, a token of row ``rows[i]``; all three are (scored tokens,).
     """
 
     inputs: dict[str, Any]
     labels: torch.Tensor
     keep: torch.Tensor
     targets: torch.Tensor
+    rows: torch.Tensor
     is_packed: bool
+
+    def sums(self, values: torch.Tensor, rows: int) -> torch.Tensor:
+        """Return the sum of the values, (scored tokens,), for each of so many rows: (rows,)."""
+        return torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(0, self.rows, values)
 
 
 def pad(rows: Sequence[Row], pad_token_id: int) -> Batch:
@@ -108,7 +113,8 @@ def pad(rows: Sequence[Row], pad_token_id: int) -> Batch:
         "input_ids": _padded(ids, pad_token_id),
         "attention_mask": _padded([torch.ones_like(row_ids) for row_ids in ids], 0),
     }
-    return _batch(inputs, labels, is_packed=False)
+    row_of_token = torch.arange(len(ids), device=labels.device).repeat_interleave(labels.shape[1])
+    return _batch(inputs, labels, row_of_token, is_packed=False)
 
 
 def pack(rows: Sequence[Row]) -> Batch:
@@ -128,13 +134,17 @@ def pack(rows: Sequence[Row]) -> Batch:
         "max_length_k": max(lengths),
         "row_lengths": tuple(lengths),
     }
-    return _batch(inputs, torch.cat([_scored_only(row[1]) for row in rows])[None], is_packed=True)
+    labels = torch.cat([_scored_only(row[1]) for row in rows])[None]
+    row_of_token = torch.arange(len(rows), device=ids.device).repeat_interleave(
+        torch.tensor(lengths, device=ids.device)
+    )
+    return _batch(inputs, labels, row_of_token, is_packed=True)
 
 
-def _batch(inputs: dict[str, Any], labels: torch.Tensor, *, is_packed: bool) -> Batch:
+def _batch(inputs: dict[str, Any], labels: torch.Tensor, row_of_token: torch.Tensor, *, is_packed: bool) -> Batch:
     flat = labels.flatten()
     scored = (flat != IGNORED_LABEL).nonzero().flatten()
-    return Batch(inputs, labels, scored - 1, flat[scored], is_packed)
+    return Batch(inputs, labels, scored - 1, flat[scored], row_of_token[scored], is_packed)
 
 
 def _scored_only(labels: torch.Tensor) -> torch.Tensor:

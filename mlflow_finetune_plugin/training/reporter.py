@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -22,12 +23,14 @@ from mlflow_finetune_plugin.store.names import (
     TRAIN_HALVINGS,
     TRAIN_TOKEN_RATE,
     TRAIN_TOKENS,
+    VALIDATION,
 )
 from mlflow_finetune_plugin.training.packing import MicroBatches
 from mlflow_finetune_plugin.training.processes import ALONE, Processes
 
 logger = logging.getLogger(__name__)
 
+_FIGURES = ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "epoch")
 _SLOW_FACTOR = 10.0
 _SLOW_INTERVALS = 2  # in a row: the first steps also pay for what is prepared only once
 
@@ -40,6 +43,8 @@ class TrainerReporter(TrainerCallback):  # type: ignore[misc]
     processes: Processes = ALONE
     expected_tokens_per_s: float | None = None
     """What the plan expects of this machine; a tenth of it is worth a warning."""
+    further: tuple[str, ...] = ()
+    """Figures of the objective, which are recorded beside the trainer's own; ``*`` stands for any part of a name."""
     losses: list[tuple[int, float]] = field(default_factory=list)
     eval_losses: list[tuple[int, float]] = field(default_factory=list)
     tokens: int = 0
@@ -133,8 +138,10 @@ class TrainerReporter(TrainerCallback):  # type: ignore[misc]
                 tokens,
                 step,
             )  # Evaluation does not count as training time.
-            keys = (EVAL_LOSS, EVAL_ACCURACY)
-            self._metrics({key: value for key, value in figures.items() if key in keys}, state.global_step)
+            keys = {EVAL_LOSS: EVAL_LOSS, EVAL_ACCURACY: EVAL_ACCURACY}
+            names = [key.removeprefix("eval_") for key in figures if key.startswith("eval_")]
+            keys |= {f"eval_{name}": f"{VALIDATION}{name}" for name in names if self._is_further(name)}
+            self._metrics({keys[key]: value for key, value in figures.items() if key in keys}, state.global_step)
 
     def _on_train_log(self, state: TrainerState, figures: dict[str, float]) -> None:
         step, loss = state.global_step, figures["loss"]
@@ -144,11 +151,7 @@ class TrainerReporter(TrainerCallback):  # type: ignore[misc]
         self._mark = (now, self.tokens, step)
         seconds = max(now - then, 1e-9)
         rate = (self.tokens - tokens_then) / seconds
-        metrics = {
-            f"{TRAIN}{key}": figures[key]
-            for key in ("loss", "grad_norm", "learning_rate", "mean_token_accuracy", "epoch")
-            if key in figures
-        }
+        metrics = {f"{TRAIN}{key}": figures[key] for key in figures if key in _FIGURES or self._is_further(key)}
         metrics |= {TRAIN_TOKEN_RATE: rate, TRAIN_TOKENS: float(self.tokens)}
         self._metrics(metrics | ({TRAIN_HALVINGS: float(self.halvings)} if self.halvings else {}), step)
         if not math.isfinite(loss) or not math.isfinite(figures.get("grad_norm", 0.0)):
@@ -162,6 +165,9 @@ class TrainerReporter(TrainerCallback):  # type: ignore[misc]
         self.report.progress(
             step, state.max_steps, "steps", stage="train", loss=loss, tokens_per_s=rate, seconds_left=left
         )
+
+    def _is_further(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.further)
 
     def _warn_when_slow(self, rate: float) -> None:
         """Warn once when training stays below a tenth of the speed that the plan expects of this machine."""

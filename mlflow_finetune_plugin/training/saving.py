@@ -81,6 +81,10 @@ class SavingTrainer(Trainer):  # type: ignore[misc]
                 if self.best.folder.is_dir():
                     shutil.copytree(self.best.folder, draft / BEST)
             (draft / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+            if hasattr(self, "reference"):
+                self.save_reference(draft)
+            if hasattr(self, "write_state"):
+                self.write_state(draft)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             self._seal(draft)
@@ -139,6 +143,8 @@ class Restorer(TrainerCallback):  # type: ignore[misc]
         _rescale(kwargs, args.learning_rate / self.values["trainer"]["learning_rate"])
         self.trainer.reporter.restore(self.values["watcher"], state)
         self._report_processes(self.values["trainer"].get("processes", 1), self.trainer.reporter.processes.count)
+        if hasattr(self.trainer, "read_state"):
+            self.trainer.read_state(self.folder)
         if self.trainer.best is not None and "best" in self.values:
             self.trainer.best.restore(self.values["best"], self.folder)
 

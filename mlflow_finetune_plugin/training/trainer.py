@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +14,20 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, TrainingArguments
 
+from mlflow_finetune_plugin.base_models.loading import BaseModel
 from mlflow_finetune_plugin.config.sections import TrainingSettings
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import TrainingError
 from mlflow_finetune_plugin.jobs.report import Report
-from mlflow_finetune_plugin.methods import Method
+from mlflow_finetune_plugin.methods import Method, TrainerContext
+from mlflow_finetune_plugin.store.names import TRAIN_REFERENCE_SECONDS
 from mlflow_finetune_plugin.training.best import BestWeights
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.micro_batches import MicroBatchTrainer
 from mlflow_finetune_plugin.training.packed_attention import packed_attention
 from mlflow_finetune_plugin.training.packing import MicroBatches
 from mlflow_finetune_plugin.training.processes import ALONE, Processes, checksum
+from mlflow_finetune_plugin.training.reference import ReferenceTrainer
 from mlflow_finetune_plugin.training.reporter import TrainerReporter
 from mlflow_finetune_plugin.training.saving import Restorer, Saves, SavingTrainer, saving
 from mlflow_finetune_plugin.training.stopping import stoppable
@@ -70,6 +76,8 @@ def train(
     checkpoint: Checkpoint | None = None,
     processes: Processes = ALONE,
     expected_tokens_per_s: float | None = None,
+    renderer: ChatRenderer | None = None,
+    base: BaseModel | None = None,
 ) -> TrainingResult:
     """Train the adapter in place.
 
@@ -89,20 +97,30 @@ def train(
         checkpoint: where to resume; None starts at step 0.
         processes: the processes that share each step.
         expected_tokens_per_s: the plan's speed; the report warns at a tenth of it.
+        renderer: rendered the rows; an objective that generates needs it.
+        base: the files of the base; an objective that samples with an engine needs it.
 
     Raises:
         TrainingError: the loss is not finite, or memory does not suffice for a single row.
     """
     _check_same_weights(model, processes, "the weights at the start of training")
     best = _best(settings, folder, report, processes, evaluates=eval_rows is not None)
-    reporter = TrainerReporter(report, processes, expected_tokens_per_s=expected_tokens_per_s)
-    trainer, packs = _trainer(model, tokenizer, train_rows, eval_rows, settings, method, folder, reporter, best)
-    trainer.saves = saves
+    reporter = TrainerReporter(
+        report, processes, expected_tokens_per_s=expected_tokens_per_s, further=method.objective.LOGS
+    )
     can_stop = saves is not None or (not processes.is_first and settings.save_steps is not None)
-    if checkpoint is not None:
-        trainer.add_callback(Restorer(trainer, checkpoint))
-    with packed_attention(model) if packs else nullcontext(), stoppable(reporter.stop if can_stop else None):
-        steps = _run(trainer, checkpoint)
+    context = TrainerContext(renderer, folder, report, base, method)
+    with method.objective.trainer_arguments(method.objective_options, context) as further:
+        trainer, packs = _trainer(
+            model, tokenizer, train_rows, eval_rows, settings, method, folder, reporter, best, further
+        )
+        trainer.saves = saves
+        if checkpoint is not None:
+            trainer.add_callback(Restorer(trainer, checkpoint))
+        with packed_attention(model) if packs else nullcontext(), stoppable(reporter.stop if can_stop else None):
+            if method.objective.needs_reference(method.objective_options):
+                _add_reference(trainer, checkpoint, report)
+            steps = _run(trainer, checkpoint)
     _check_same_weights(model, processes, "the weights at the end of training")
     if processes.is_first and settings.load_best_model_at_end and best is not None and best.score is not None:
         restore_weights(model, best.folder)
@@ -121,6 +139,23 @@ def train(
         seconds=reporter.seconds,
         best_step=best.step if settings.load_best_model_at_end and best is not None else None,
     )
+
+
+def _add_reference(trainer: Any, checkpoint: Checkpoint | None, report: Report) -> None:
+    """Let the trainer compute the log-probabilities of the model before training, which is as it was applied until here."""
+    if not hasattr(trainer, "add_reference"):
+        raise TrainingError(
+            f"the objective needs a reference, and {type(trainer).__name__} has no add_reference; "
+            "fix: a trainer like training.pairs.PairTrainer"
+        )
+    started = time.monotonic()
+    trainer.add_reference(
+        checkpoint.folder if checkpoint is not None else None,
+        lambda done, total: report.progress(done, total, "rows of the reference", stage="train"),
+    )
+    report.metrics({TRAIN_REFERENCE_SECONDS: time.monotonic() - started})
+    if checkpoint is None and isinstance(trainer, ReferenceTrainer):
+        trainer.describe_reference(report)
 
 
 def _run(trainer: SavingTrainer, checkpoint: Checkpoint | None) -> int:
@@ -147,6 +182,7 @@ def _trainer(
     folder: Path,
     reporter: TrainerReporter,
     best: BestWeights | None,
+    further: Mapping[str, Any],
 ) -> tuple[Any, bool]:
     """Return the objective's trainer with checkpoints and callbacks, and whether it packs rows."""
     processes = reporter.processes
@@ -159,9 +195,10 @@ def _trainer(
         )
     evaluates = eval_rows is not None and settings.eval_steps is not None
     arguments = config_class(**_arguments(settings, folder, processes, evaluates=evaluates, divides=divides), **extra)
-    extra_arguments: dict[str, Any] = {}
+    extra_arguments: dict[str, Any] = dict(further)
+    callbacks = extra_arguments.pop("callbacks", [])
     if divides:
-        extra_arguments = {
+        extra_arguments |= {
             "micro_batches": _micro_batches(settings),
             "on_smaller": reporter.on_smaller_micro_batches,
             "processes": processes,
@@ -173,7 +210,7 @@ def _trainer(
         train_dataset=train_rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
-        callbacks=[reporter, *([best] if best is not None else [])],
+        callbacks=[reporter, *([best] if best is not None else []), *callbacks],
         optimizers=(_optimizer(model, arguments, trainer_class, method), None),
     )
     trainer.remove_callback(_printer())

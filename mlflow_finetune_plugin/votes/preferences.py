@@ -97,12 +97,9 @@ def preferences(votes: Iterable[MirroredVote], texts: Mapping[str, TraceText]) -
         votes: The votes.
         texts: The texts by trace id, of ``read_texts``.
     """
-    turns: dict[tuple[str, frozenset[str]], list[MirroredVote]] = defaultdict(list)
-    for vote in votes:
-        turns[vote.turn_id, frozenset({vote.left.answer_id, vote.right.answer_id})].append(vote)
     left_out: Counter[str] = Counter()
     decided: list[Preference] = []
-    for cast in turns.values():
+    for cast in turns_of(votes):
         preference = _decide(cast, texts)
         if isinstance(preference, str):
             left_out[preference] += 1
@@ -110,6 +107,14 @@ def preferences(votes: Iterable[MirroredVote], texts: Mapping[str, TraceText]) -
             decided.append(preference)
     rows, doubled = _each_answer_once(decided)
     return Preferences(tuple(rows), dict((left_out + doubled).most_common()))
+
+
+def turns_of(votes: Iterable[MirroredVote]) -> list[list[MirroredVote]]:
+    """Return the votes on the same two answers of a turn together, in the order of each turn's first vote."""
+    turns: dict[tuple[str, frozenset[str]], list[MirroredVote]] = defaultdict(list)
+    for vote in votes:
+        turns[vote.turn_id, frozenset({vote.left.answer_id, vote.right.answer_id})].append(vote)
+    return list(turns.values())
 
 
 def write_preferences(path: Path, data: Preferences) -> Path:

@@ -157,7 +157,8 @@ def rows_config(
 def _evaluation_config(project: str | None, data: str, caller: Path, model: str) -> EvaluationConfig:
     folder = Path(project) if project is not None else _NO_PROJECT
     config = load_evaluation_config(folder, "evaluate", {"model": model, "eval_data": data}, caller=caller)
-    return resolve_evaluation_paths(config, folder)
+    without_rewards = config.model_copy(update={"rewards": []})  # answers are compared by the policy's metrics
+    return resolve_evaluation_paths(without_rewards, folder)
 
 
 def _files(config: EvaluationConfig) -> list[DataFileSettings]:

@@ -11,8 +11,8 @@ from mlflow_finetune_plugin.errors import FinetuneError, GateError, MoveError, T
 from mlflow_finetune_plugin.evaluation.comparison import compare
 from mlflow_finetune_plugin.gate.evidence import Votes
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
-from mlflow_finetune_plugin.gate.statistics.comparison_detector import ComparisonDetector
-from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
+from mlflow_finetune_plugin.gate.statistics.detectors.comparison import ComparisonDetector
+from mlflow_finetune_plugin.gate.statistics.detectors.failures import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.unpaired import Sample
 from mlflow_finetune_plugin.gate.votes import Vote
 from mlflow_finetune_plugin.gate.watch_evidence import (
@@ -192,7 +192,9 @@ def _unseen(rows: HeldOut, versions: Sequence[ProvenVersion], notes: list[str]) 
     champion = versions[0]
     if champion.trained_rows is None:
         raise GateError(f"{champion.uri}: what it was trained on is not known, so no rows are evidence")
-    indices = [index for index, is_new in enumerate(are_unseen(rows.rows, versions, notes)) if is_new]
+    is_own = champion.held_out is not None and rows.digest == champion.held_out.digest
+    unseen = are_unseen(rows.rows, versions, notes, "held-out rows" if is_own else "new rows")
+    indices = [index for index, is_new in enumerate(unseen) if is_new]
     if not indices:
         raise GateError("one of the versions was trained on every row")
     return indices
@@ -273,7 +275,8 @@ def _votes(watched: Watched, notes: list[str]) -> tuple[Votes | NotMeasured, Tur
     if isinstance(previous, NotMeasured):
         return previous, previous
     reading = read_votes(watched.name)
-    refused = [f"{count:,} {why}" for why, count in reading.not_counted.items()]
+    not_counted = reading.not_counted_between(champion.number, previous.number)
+    refused = [f"{count:,} {why}" for why, count in not_counted.items()]
     if refused:
         notes.append(f"votes that do not count: {', '.join(refused)}")
     after = gate_votes(reading, previous.number, champion.number, since=since)

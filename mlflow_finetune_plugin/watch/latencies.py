@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_finetune_plugin.gate.policy import LatencyPolicy
-from mlflow_finetune_plugin.gate.statistics.comparison_detector import ComparisonDetector
-from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
+from mlflow_finetune_plugin.gate.statistics.detectors.comparison import ComparisonDetector
+from mlflow_finetune_plugin.gate.statistics.detectors.failures import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.gate.statistics.latency_quantile import SLOW_SHARE, LatencyWindow, over_budget
 from mlflow_finetune_plugin.store.latency_counts import LatencyCounts

@@ -145,7 +145,7 @@ def test_stock_mlflow_loads_each_where_this_package_cannot_be_imported(runs):
     assert answers == {name: [row["adapter_answer"] for row in rows] for name, rows in proven.items()}
     for adaptation, folder in models.items():
         code = {path.name for path in Path(folder).glob("code/*.py")}
-        assert code == {"weights_digest.py", *(file.name for file in loaded(adaptation).MODEL_CODE)}
+        assert code == {"answer_text.py", "weights_digest.py", *(file.name for file in loaded(adaptation).MODEL_CODE)}
 
 
 @pytest.mark.train

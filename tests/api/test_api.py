@@ -48,6 +48,20 @@ def test_plan_predicts_without_a_run(desk):
     assert desk.runs() == []
 
 
+@pytest.mark.process
+@pytest.mark.bad_input
+def test_plan_checks_rewards_against_the_rows(desk):
+    (desk.path / "finetune.yaml").write_text("base_model: embedded\ndata: train.jsonl\n")
+    (desk.path / "reward.py").write_text("def score(completion, wages):\n    return 1.0\n")
+    with pytest.raises(ConfigError, match="wages"):
+        ft.plan(entry_point="grpo", parameters={"reward": "reward.py:score"})
+    (desk.path / "reward.py").write_text("import no_such_module\n")
+    with pytest.raises(ConfigError, match="no_such_module"):
+        ft.plan(entry_point="grpo", parameters={"reward": "reward.py:score"})
+    (desk.path / "reward.py").write_text("def score(completion):\n    return 1.0\n")
+    assert ft.plan(entry_point="grpo", parameters={"reward": "reward.py:score"}).exit_code == 0
+
+
 def test_a_request_that_is_not_valid_starts_nothing(desk):
     with pytest.raises(ConfigError, match="did you mean rank"):
         ft.run(REPOSITORY / "recipes" / "quickstart", "lora", {"rnk": 3})
@@ -91,7 +105,9 @@ def test_promote_check_and_roll_back_return_what_was_decided_and_moved(desk):
     assert (rehearsal.outcome, rehearsal.move, rehearsal.run_id) == ("promote", None, None)
     lines: list[str] = []
     assert ft.promote("bot", on_progress=lines.append).move.to_version == "2"
-    assert lines == ["version 2 was chosen, because it is the challenger (the newest version that beat its base)"]
+    assert lines == [
+        "version 2 was chosen, because it is the challenger (the newest version that scored better than its base)"
+    ]
     assert ft.promote("bot", alias="trial", version=1).exit_code == 0
     check = ft.check_champion("bot")
     assert (check.outcome, check.version, check.move) == ("keep", "2", None)

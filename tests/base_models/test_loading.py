@@ -44,7 +44,7 @@ def test_description_on_meta_equals_the_loaded_model(family, tmp_path):
     assert facts.context_length == (512 if family == "embedded" else 128)
     assert model.get_submodule(facts.head) is head
     assert set(facts.other_modules) == {name for name, _ in model.named_modules() if name} - set(loaded)
-    assert facts.has_stacked_experts is (family in ("qwen3_moe", "mixtral"))
+    assert facts.has_stacked_experts is (family in ("qwen3_moe", "mixtral", "glm4_moe", "gpt_oss"))
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
@@ -188,7 +188,9 @@ def test_kernel_is_what_the_model_is_loaded_with(llama):
 def test_model_trained_with_a_flash_kernel_loads_without_it(family, kernel, tmp_path):
     folder = tiny_base(tmp_path / "base", family)
     card = {"dtype": "float32", "trust_remote_code": False, "quantization": None}
-    model = pyfunc_loader._load_base(folder, {**card, "attn_implementation": "flash_attention_2"})
+    model = pyfunc_loader._load_base(folder, {**card, "attn_implementation": "flash_attention_2"}, scores=False)
     assert model.config._attn_implementation == kernel
     default = "sdpa" if supports_sdpa(type(model)) else "eager"  # Transformers 5.23 has no sdpa for Gemma 2
-    assert pyfunc_loader._load_base(folder, card).config._attn_implementation == default  # as models before had it
+    assert (
+        pyfunc_loader._load_base(folder, card, scores=False).config._attn_implementation == default
+    )  # as models before had it

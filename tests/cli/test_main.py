@@ -96,6 +96,17 @@ def test_init_copies_any_recipe_with_its_command_and_its_variant_for_gpus(say, d
         assert load_config(desk.path / folder, "qlora", {}, caller=desk.path).register_as.name == "extract"
 
 
+def test_init_renames_the_versions_that_a_chain_hands_on(say, desk):
+    assert say("init", "my-bot", "--recipe", "rlhf")[0] == 0
+    for folder, entry_point, name in (("sft", "lora", "my-bot-sft"), ("reward", "reward", "my-bot-reward")):
+        config = load_config(desk.path / "my-bot" / folder, entry_point, {}, caller=desk.path)
+        assert config.register_as.name == name
+    config = load_config(desk.path / "my-bot", "rloo", {}, caller=desk.path)
+    assert config.register_as.name == "my-bot"
+    assert config.start_from == "models:/my-bot-sft@champion"
+    assert config.options["rewards"][0]["model"] == "models:/my-bot-reward@champion"
+
+
 @pytest.mark.parametrize("name", ["2024", "true", "ü.bot", "new/deep/bot"])
 def test_init_writes_a_name_that_reads_back(say, desk, name):
     assert say("init", name)[0] == 0

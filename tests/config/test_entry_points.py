@@ -7,6 +7,7 @@ import pytest
 
 from mlflow_finetune_plugin.config.entry_points import ENTRY_POINTS, OPERATIONS, EntryPoint, Operation, entry_point
 from mlflow_finetune_plugin.config.evaluation import load_evaluation_config
+from mlflow_finetune_plugin.config.reward_options import has_rewards
 from mlflow_finetune_plugin.config.run_config import load_config
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.methods import load_method, method_names
@@ -38,7 +39,8 @@ def test_names_stand_for_these_pairs():
     list(itertools.product(ENTRY_POINTS, method_names("adaptation"), method_names("objective"))),
 )
 def test_every_pair_makes_a_config_under_every_name(name, adaptation, objective, tmp_path):
-    config = load(tmp_path, name, adaptation=adaptation, objective=objective)
+    more = {"reward": "reward.py"} if has_rewards(load_method("objective", objective).Options) else {}
+    config = load(tmp_path, name, adaptation=adaptation, objective=objective, **more)
     assert (config.entry_point, config.adaptation, config.objective) == (name, adaptation, objective)
     assert config.adaptation_options() == load_method("adaptation", adaptation).Options()
 

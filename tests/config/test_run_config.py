@@ -197,3 +197,102 @@ def test_validation_rows_that_nothing_measures_are_refused(tmp_path):
     (problem,) = problems(tmp_path)
     assert problem.endswith("these rows would be neither trained on nor measured; fix: set training.eval_steps")
     assert load(tmp_path, {"eval_steps": "5"}).data.validation == 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ("{loss_type: [sft]}", "sft alone does not use the worse answers"),
+        ("{loss_type: [sigmoid, sft], loss_weights: [1.0]}", "options.loss_weights has 1 values, and loss_type 2"),
+        ("{loss_type: [exo_pair]}", "needs label_smoothing above 0"),
+        ("{label_smoothing: 0.1}", "label_smoothing is not used by these losses"),
+        ("{loss_type: [sigmod]}", "sigmod"),
+        ("{beta: 0}", "options.beta"),
+    ],
+)
+def test_options_of_dpo_that_do_not_fit_together_are_reported_with_their_line(tmp_path, options, fault):
+    (problem,) = problems(recipe(tmp_path, f"data: pairs.jsonl\noptions: {options}\n"), entry_point="dpo")
+    assert problem.startswith("finetune.yaml:2: options.")
+    assert fault in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            "eval: {metrics: [preference_accuracy, exact_match]}",
+            "eval.metrics: exact_match compares answers, and reward trains",
+        ),
+        ("eval: {forgetting: general.txt}", "eval.forgetting is not measured for a reward model"),
+        (
+            "register: {name: r, precisions: [bfloat16]}",
+            "register.precisions: a reward model is not served; fix: remove it",
+        ),
+        ("register: {name: r, gate: {latency: {p95_ms: 10}}}", "register.gate.latency: no version can pass"),
+        ("register: {name: r, gate: {gain: {through: serving}}}", "register.gate.gain.through: no version can pass"),
+        (
+            "training: {metric_for_best_model: eval_mean_token_accuracy, load_best_model_at_end: true, eval_steps: 2}",
+            "reward does not measure it; fix: pick one of: eval_loss, ",
+        ),
+        ("options: {center_rewards_coefficient: -1}", "options.center_rewards_coefficient"),
+    ],
+)
+def test_settings_that_need_answers_are_problems_of_a_reward_model(tmp_path, text, fault):
+    (problem,) = problems(recipe(tmp_path, f"data: p.jsonl\n{text}\n"), entry_point="reward")
+    assert problem.startswith("finetune.yaml:2: ")
+    assert fault in problem
+    chosen = load(recipe(tmp_path, "data: p.jsonl\neval: {metrics: [preference_accuracy]}\n"), {}, "reward")
+    assert (chosen.adaptation, chosen.objective) == ("lora", "reward")
+
+
+def test_settings_that_an_objective_does_not_use_are_problems(tmp_path):
+    text = "data: p.jsonl\ntraining: {label_smoothing_factor: 0.1, metric_for_best_model: eval_rewards/margins, "
+    text += "load_best_model_at_end: true, eval_steps: 2}\n"
+    (problem,) = problems(recipe(tmp_path, text), entry_point="dpo")
+    assert "training.label_smoothing_factor is not used by dpo" in problem
+    (problem,) = problems(tmp_path, {"label_smoothing_factor": "0", "metrics": "preference_accuracy"}, "kto")
+    assert "eval.metrics: preference_accuracy compares the answers of a pair" in problem
+    (problem,) = problems(tmp_path)
+    assert "'eval_rewards/margins': sft does not measure it; fix: pick one of: eval_loss, " in problem
+    assert (
+        load(tmp_path, {"label_smoothing_factor": "0"}, "dpo").training.metric_for_best_model == "eval_rewards/margins"
+    )
+
+
+def test_a_metric_that_chooses_nothing_is_a_problem(tmp_path):
+    text = "data: p.jsonl\ntraining: {eval_steps: 2, metric_for_best_model: eval_loss}\n"
+    (problem,) = problems(recipe(tmp_path, text))
+    assert "metric_for_best_model chooses nothing by itself; fix: set training.load_best_model_at_end: true" in problem
+    for chosen in ({"load_best_model_at_end": "true"}, {"early_stopping_patience": "2"}):
+        assert load(tmp_path, chosen).training.metric_for_best_model == "eval_loss"
+
+
+@pytest.mark.parametrize("reference", ["models:/bot/3", "models:/bot@champion", "runs:/0123abcd/model", "bot@champion"])
+def test_a_start_is_named_by_the_recipe_or_an_override(tmp_path, reference):
+    project = recipe(tmp_path, f"data: {{train: a.jsonl}}\nstart_from: {reference}\n")
+    for config in (load(project), load(tmp_path, {"start_from": reference})):
+        assert resolve_paths(config, tmp_path).start_from == reference
+        assert (config.adaptation, config.is_adaptation_default) == ("lora", True)
+
+
+def test_a_folder_to_start_from_is_relative_to_the_recipe_or_the_caller(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        (folder / "model").mkdir(parents=True)
+    recipe(here, "data: {train: a.jsonl}\nstart_from: model\n")
+    assert resolve_paths(load(here, caller=there), here).start_from == str(here / "model")
+    assert resolve_paths(load(here, {"start_from": "model"}, caller=there), here).start_from == str(there / "model")
+
+
+def test_a_named_adaptation_is_not_replaced_by_that_of_the_start(tmp_path):
+    recipe(tmp_path, "data: {train: a.jsonl}\nadaptation: lora\nstart_from: models:/bot/1\n")
+    assert not load(tmp_path).is_adaptation_default
+    assert not load(tmp_path, {"adaptation": "ia3"}).is_adaptation_default
+    assert not load(recipe(tmp_path, "data: {train: a.jsonl}")).is_adaptation_default
+
+
+@pytest.mark.parametrize("value", ["3", "[a, b]", "''"])
+def test_a_start_that_is_no_text_is_refused(tmp_path, value):
+    (problem,) = problems(recipe(tmp_path, f"data: {{train: a.jsonl}}\nstart_from: {value}\n"))
+    assert "start_from = " in problem
+    assert "expected text; fix: models:/NAME/VERSION" in problem

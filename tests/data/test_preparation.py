@@ -172,7 +172,7 @@ def test_max_eval_rows_of_a_file_samples_all_over_it(tmp_path, renderer):
     assert len(lines) == 20
     assert max(lines) > 100
     (skip,) = prepared.report.files[1].skipped
-    assert (skip.reason, skip.rows) == ("over max_eval_rows", 180)
+    assert (skip.reason, skip.rows) == ("over eval.max_rows", 180)
 
 
 # weights -------------------------------------------------------------------------------------------------------------

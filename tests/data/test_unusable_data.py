@@ -15,6 +15,19 @@ def test_preference_pairs_are_refused_by_name(tmp_path, renderer):
         prepare(request(train), renderer, tmp_path / "out")
 
 
+def test_held_out_rows_of_another_form_have_a_fix_of_their_own(tmp_path, renderer):
+    """As if a recipe for answers got ``-P data=pairs.jsonl`` alone."""
+    sides = [{"prompt": f"p {i}", "chosen": f"c {i}", "rejected": "r"} for i in range(20)]
+    train = jsonl(tmp_path / "a.jsonl", sides)
+    with pytest.raises(
+        DataError, match=r"eval\.jsonl: .* learns from pairs .*; or hold out .* training rows: -P data.eval=0.1$"
+    ):
+        prepare(request(train, held_out(tmp_path), form="pairs"), renderer, tmp_path / "out")
+    with pytest.raises(DataError, match=r"b\.jsonl: .*, or compose the prompt with data.prompt_template$"):
+        prepare(request(jsonl(tmp_path / "b.jsonl", pairs(20)), form="pairs"), renderer, tmp_path / "b")
+    assert prepare(request(train, 0.1, form="pairs"), renderer, tmp_path / "c").report.eval_rows
+
+
 def test_skipped_rows_and_findings_show_an_example(tmp_path, renderer):
     rows = [{"prompt": "Why?", "completion": ""}, *pairs(9), {"prompt": "What is 3?", "completion": "It is 3."}]
     prepared = prepare(request(jsonl(tmp_path / "a.jsonl", rows), held_out(tmp_path)), renderer, tmp_path / "out")

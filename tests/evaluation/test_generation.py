@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from tiny_adapters import load_model
+from tiny_bases import tiny_base
 
 from mlflow_finetune_plugin.errors import FinetuneError
 from mlflow_finetune_plugin.evaluation.generation import completion_log_probs, greedy_answers
@@ -159,3 +161,14 @@ def test_row_beyond_the_context_is_refused(llama):
 def test_log_probs_need_a_token_to_start_from(llama):
     with pytest.raises(FinetuneError, match="row 0 has an empty prompt"):
         completion_log_probs(llama, [[]], [[5]], pad_token_id=0)
+
+
+@torch.no_grad()
+def test_a_mixture_answers_while_its_routers_have_the_loss_of_training(tmp_path):
+    """TRL leaves it on, and with keys in a cache Transformers cannot compute it."""
+    model = load_model(tiny_base(tmp_path, "mixtral"))
+    prompts = [[5, 6, 7], [8, 9]]
+    expected = [greedy_by_hand(model, prompt, 4) for prompt in prompts]
+    model.config.output_router_logits = True
+    assert greedy_answers(model, prompts, max_new_tokens=4, stop_token_ids=[], pad_token_id=0) == expected
+    assert model.config.output_router_logits is True

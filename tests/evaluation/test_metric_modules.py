@@ -36,7 +36,17 @@ def user_metric(tmp_path):
 
 
 def test_packaged_metrics_are_the_files_of_the_folder():
-    assert PACKAGED == ("accuracy", "bleu", "chrf", "exact_match", "f1", "perplexity", "rougeL", "token_f1")
+    assert PACKAGED == (
+        "accuracy",
+        "bleu",
+        "chrf",
+        "exact_match",
+        "f1",
+        "perplexity",
+        "preference_accuracy",
+        "rougeL",
+        "token_f1",
+    )
 
 
 @pytest.mark.process
@@ -55,7 +65,7 @@ def test_unknown_name_lists_the_choices_and_the_nearest():
         check_metric_name("exactmatch")
     assert str(error.value) == (
         "'exactmatch' is not a known metric (did you mean 'exact_match'?); fix: pick one of: accuracy, bleu, chrf, exact_match, f1, "
-        "perplexity, rougeL, token_f1, or a path to a metric file"
+        "perplexity, preference_accuracy, rougeL, token_f1, or a path to a metric file"
     )
 
 

@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 
 from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED, load_metric
 
-TEXT_METRICS = sorted(set(PACKAGED) - {"perplexity"})
+TEXT_METRICS = sorted(set(PACKAGED) - {"perplexity", "preference_accuracy"})
 
 WORDS = [
     "the",
@@ -55,6 +55,7 @@ def random_texts(seed, count=60):
         ("bleu", ["the cat sat on the mat"], ["the cat sat on the mat"], 100.0),
         ("chrf", ["abc", ""], ["abc", ""], 100.0),
         ("perplexity", [2 * math.log(2), 0.0], [2, 2], math.sqrt(2)),
+        ("preference_accuracy", [0.1, -0.1, 0.0, 5.0], [0.0] * 4, 0.5),
     ],
 )
 def test_value_on_a_small_example(name, predictions, references, expected):
@@ -129,7 +130,8 @@ def test_f1_of_a_resample_averages_over_the_labels_it_holds():
 def test_every_metric_says_what_it_is(name):
     metric = load_metric(name)
     assert metric.higher_is_better is (name != "perplexity")
-    assert metric.is_binary is (name in ("exact_match", "accuracy"))
+    assert metric.is_binary is (name in ("exact_match", "accuracy", "preference_accuracy"))
+    assert metric.reads_pairs is (name == "preference_accuracy")
     assert metric.reads_likelihoods is (name == "perplexity")
     assert metric.metric.info.description
     assert metric.metric.info.citation

@@ -1,6 +1,8 @@
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -10,9 +12,12 @@ from transformers import PreTrainedTokenizerFast
 
 from mlflow_finetune_plugin.errors import ConfigError, DataError, FinetuneError
 from mlflow_finetune_plugin.evaluation.forgetting import text_nats
+from mlflow_finetune_plugin.evaluation.generation import greedy_answers
 from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED
-from mlflow_finetune_plugin.evaluation.proof import prove
+from mlflow_finetune_plugin.evaluation.proof import gain_over, measure, prove
 from mlflow_finetune_plugin.evaluation.results import EvalRow
+
+OF_ANSWERS = [name for name in PACKAGED if name != "preference_accuracy"]
 
 STOP = 1
 WORDS = ["<pad>", "</s>", "<s>", *(f"w{i}" for i in range(94))]
@@ -67,7 +72,7 @@ def prove_on(model, tokenizer, rows, **changes):
 
 
 def test_adapter_that_learnt_the_answers_is_proven_better(adapted, tokenizer, rows):
-    report = prove_on(adapted, tokenizer, rows, metrics=PACKAGED)
+    report = prove_on(adapted, tokenizer, rows, metrics=OF_ANSWERS)
     results = {result.name: result for result in report.metrics}
     assert (results["exact_match"].base, results["exact_match"].adapter) == (0.0, 1.0)
     assert results["exact_match"].gain.low > 0
@@ -76,6 +81,15 @@ def test_adapter_that_learnt_the_answers_is_proven_better(adapted, tokenizer, ro
     assert all(result.rows == 6 for result in report.metrics)
     assert report.forgetting is None
     json.dumps(report.rows)
+
+
+def test_lengths_are_the_mean_tokens_of_the_generated_answers(adapted, build_llama, tokenizer, rows):
+    report = prove_on(adapted, tokenizer, rows)
+    prompts = [row.prompt_ids for row in rows]
+    bare = build_llama().eval()
+    answers = greedy_answers(bare, prompts, max_new_tokens=4, stop_token_ids=[STOP], pad_token_id=0)
+    assert report.lengths.adapter == 1.0
+    assert report.lengths.base == sum(map(len, answers)) / 6 > 1
 
 
 def test_forgetting_is_the_growth_in_nats_per_token(adapted, build_llama, tokenizer, rows):
@@ -120,7 +134,7 @@ def test_base_side_is_the_model_without_its_adapter(adapted, build_llama, tokeni
 
 def test_fresh_adapter_gains_and_forgets_nothing(llama, tokenizer, rows):
     model = get_peft_model(llama, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    report = prove_on(model, tokenizer, rows, metrics=PACKAGED, forgetting_texts=["w30 w31", "w32 w33"])
+    report = prove_on(model, tokenizer, rows, metrics=OF_ANSWERS, forgetting_texts=["w30 w31", "w32 w33"])
     assert all(result.gain.value == 0 for result in report.metrics)
     assert report.forgetting.value == 0
     assert not model.training
@@ -165,3 +179,40 @@ def test_faults_show_before_anything_is_generated(adapted, tokenizer, rows, monk
         prove_on(adapted, tokenizer, rows, metrics=["belu"])
     with pytest.raises(ConfigError, match="metric 'bleu' is listed twice"):
         prove_on(adapted, tokenizer, rows, metrics=["bleu", "bleu"])
+
+
+def test_the_gain_over_another_adapter_compares_pairs_too(adapted, tokenizer, rows):
+    pairs = [replace(row, rejected="w90", rejected_ids=(93, STOP)) for row in rows]
+    settings = {"max_new_tokens": 3, "stop_token_ids": [STOP]}
+    proof = prove(adapted, tokenizer, pairs, metrics=["preference_accuracy"], forgetting_texts=(), **settings)
+    with adapted.disable_adapter():
+        base = measure(adapted, tokenizer, pairs, answer_prefix="", **settings)
+    (gain,) = gain_over(proof, pairs, base, metrics=["preference_accuracy"], seed=0)
+    assert (gain.base, gain.adapter, gain.gain.value) == (
+        proof.metrics[0].base,
+        proof.metrics[0].adapter,
+        proof.metrics[0].gain.value,
+    )
+    assert gain.adapter == 1
+
+
+def test_pairs_are_proven_by_the_likelihood_of_both_answers(adapted, tokenizer, rows):
+    pairs = [
+        replace(row, rejected="worse", rejected_ids=other.completion_ids)
+        for row, other in zip(rows, [*rows[1:], rows[0]], strict=True)
+    ]
+    report = prove_on(adapted, tokenizer, pairs, metrics=["exact_match", "preference_accuracy"])
+    accuracy = report.metrics[1]
+    for side, value in (("base", accuracy.base), ("adapter", accuracy.adapter)):
+        right = [
+            record[f"{side}_nats_per_token"] * len(pair.completion_ids)
+            < record[f"{side}_rejected_nats_per_token"] * len(pair.rejected_ids)
+            for record, pair in zip(report.rows, pairs, strict=True)
+        ]
+        assert value == pytest.approx(np.mean(right))
+        assert [record[f"{side}_preference_accuracy"] for record in report.rows] == [float(hit) for hit in right]
+
+
+def test_a_metric_of_pairs_is_refused_for_other_rows_before_any_answer(adapted, tokenizer, rows):
+    with pytest.raises(DataError, match="preference_accuracy compares a better with a worse answer"):
+        prove_on(adapted, tokenizer, rows, metrics=["preference_accuracy"])

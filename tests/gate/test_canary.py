@@ -90,6 +90,23 @@ def test_failures_above_the_bound_go_back():
     assert verdict.reason.startswith("canary failure bound: 20 of 100 answers failed")
 
 
+def test_a_few_users_whose_prompts_fail_hold_it_and_do_not_bring_it_back():
+    """One of ten users on the canary's side has most of its failures; the champion has such users too."""
+    of_one = replace(GOOD, canary=Answered(100, 30), first_answers=(Answered(10, 1), Answered(190, 4)))
+    verdict = judge_canary(POLICY, of_one)
+    assert (verdict.action, outcomes(verdict)["canary failure bound"]) == ("wait", "hold")
+    verdict = judge_canary(POLICY, replace(of_one, in_step_s=6000))
+    assert verdict.action == "hold"
+    assert "and 1 of 10 where each user counts once; fix: find out whose requests fail" in verdict.reason
+    of_many = replace(of_one, first_answers=(Answered(10, 4), Answered(190, 4)))
+    assert judge_canary(POLICY, of_many).action == "back"
+
+
+def test_a_canary_that_only_fails_goes_back_with_one_user_too():
+    alone = replace(GOOD, canary=Answered(30, 30), first_answers=(Answered(1, 1), Answered(190, 0)))
+    assert judge_canary(POLICY, alone).action == "back"
+
+
 def test_while_both_sides_fail_it_neither_widens_nor_goes_back():
     outage = replace(GOOD, canary=Answered(100, 20), champion=Answered(1900, 380))
     assert judge_canary(POLICY, outage).action == "wait"

@@ -12,9 +12,9 @@ from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.evidence import Gain, Votes
 from mlflow_finetune_plugin.gate.policy import GatePolicy
-from mlflow_finetune_plugin.gate.statistics.comparison_detector import ComparisonDetector
+from mlflow_finetune_plugin.gate.statistics.detectors.comparison import ComparisonDetector
+from mlflow_finetune_plugin.gate.statistics.detectors.failures import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.error_budget import candidate_alpha
-from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows
 from mlflow_finetune_plugin.gate.statistics.unpaired import Sample

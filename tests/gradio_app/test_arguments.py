@@ -24,7 +24,7 @@ def test_every_option_sets_its_setting():
     arguments += ["--trusted-proxy", "10.0.0.1", "--promoter", "alice", "--public-host", "p", "--prompts", "/p"]
     arguments += ["--keep-traces", "12h", "--max-prompt-chars", "10", "--max-turns", "11", "--max-streams", "13"]
     arguments += ["--max-streams-per-session", "12", "--max-waiting", "14", "--max-body-bytes", "15"]
-    arguments += ["--max-connections", "16", "--live-standings"]
+    arguments += ["--max-connections", "16", "--live-standings", "--project", "/folder"]
     settings = parse(*arguments)
     assert settings == PlaygroundSettings(
         endpoints=("http://a/v1", "http://b/v1"),
@@ -47,6 +47,7 @@ def test_every_option_sets_its_setting():
         max_body_bytes=15,
         max_connections=16,
         live_standings=True,
+        project=Path("/folder"),
     )
     defaults = PlaygroundSettings(())
     assert not [

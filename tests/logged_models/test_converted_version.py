@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -60,6 +61,17 @@ def state(maker, run_id):
 
 def run_of(maker, found):
     return maker.client.get_logged_model(found.model_id).source_run_id
+
+
+def test_probes_keep_the_tools_that_are_in_their_prompts(maker):
+    tools = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}]
+    maker.rows = [replace(row, messages=({**row.messages[0], "tools": tools}, *row.messages[1:])) for row in maker.rows]
+    number = maker.make("bot", seed=3, kind="dora", serving="convertible")
+    register_converted(maker.client, find_model(maker.client, f"models:/bot/{number}"), RANK, max_nats=10)
+    first, second = (load_logged(f"models:/bot/{version}").reference["probes"] for version in (number, "2"))
+    assert [probe["tools"] for probe in first] == [tools] * len(maker.rows)
+    for name in ("messages", "tools"):
+        assert [probe.get(name) for probe in second] == [probe[name] for probe in first]
 
 
 def test_it_is_a_version_beside_the_original(maker, original):

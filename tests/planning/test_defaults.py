@@ -193,6 +193,7 @@ def attention(**facts):
         ({"soft_caps": True}, "flash_attention_3", "installed"),
         ({"soft_caps": True, "capability": None}, "eager", "soft capping of attention scores"),
         ({"supports_sdpa": False, "capability": None}, "eager", "no other kernel for llama"),
+        ({"model_type": "gpt_oss", "supports_sdpa": False}, "eager", "no other kernel for gpt_oss"),
     ],
 )
 def test_attention_kernel_is_chosen_with_its_reason(facts, kernel, why):
@@ -207,6 +208,11 @@ def test_attention_kernel_is_chosen_with_its_reason(facts, kernel, why):
         ("flash_attention_2", {"installed": frozenset()}, "flash-attn is not installed; fix: use auto"),
         ("flash_attention_3", {"capability": (8, 0)}, "compute capability 9.0; fix"),
         ("flash_attention_2", {"capability": None}, "needs a CUDA GPU; fix"),
+        (
+            "flash_attention_3",
+            {"model_type": "gpt_oss"},
+            "does not compute the attention sinks of gpt_oss; fix: use auto",
+        ),
         ("sdpa", {"soft_caps": True}, "soft capping, which would change the model; fix: use eager"),
         ("sdpa", {"supports_sdpa": False}, "transformers has no sdpa for llama; fix: use eager"),
     ],

@@ -13,7 +13,7 @@ from mlflow_finetune_plugin.base_models import loading
 from mlflow_finetune_plugin.config.sections import TrainingSettings
 from mlflow_finetune_plugin.data.preparation import PreparedData, prepare
 from mlflow_finetune_plugin.errors import PlanError
-from mlflow_finetune_plugin.planning import forecast
+from mlflow_finetune_plugin.planning import fitting, forecast
 from mlflow_finetune_plugin.planning.forecast import Forecast, check_fits, duration, forecast_run
 from mlflow_finetune_plugin.planning.memory import MIB, MemoryRoom
 from mlflow_finetune_plugin.planning.micro_batch_shapes import RowLengths, shapes_of
@@ -92,6 +92,7 @@ def test_what_was_given_is_not_changed_but_refused_with_what_would_fit(tmp_path,
     checkpointed = found.memory.total - found.memory.micro_batch // 2
     monkeypatch.setattr(forecast, "REFUSED", 1.001)
     monkeypatch.setattr(forecast, "TIGHT", 1.0)
+    monkeypatch.setattr(fitting, "TIGHT", 1.0)
     room(monkeypatch, checkpointed)
     after, refused = foreseen(plan, data)
     assert after.config.training.max_batch_tokens == 640
@@ -132,7 +133,7 @@ def test_a_run_logs_what_was_predicted_and_what_it_took(tmp_path, base, empty_st
 
 
 def test_shapes_are_those_that_training_will_draw():
-    lengths = RowLengths(np.array([10, 20, 30, 40]), np.array([1, 2, 3, 4]))
+    lengths = RowLengths(np.array([[10], [20], [30], [40]]), np.array([[1], [2], [3], [4]]))
     training = TrainingSettings(
         per_device_train_batch_size=2,
         gradient_accumulation_steps=2,
@@ -152,3 +153,22 @@ def test_shapes_are_those_that_training_will_draw():
 @pytest.mark.parametrize(("seconds", "text"), [(25.4, "25 s"), (720, "12 min"), (12_240, "3.4 h")])
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.train
+def test_an_engine_that_samples_holds_a_second_copy_of_the_base(tmp_path, base):
+    reward = {"grader": {"type": "string_check", "name": "a", "operation": "eq", "input": "a", "reference": "a"}}
+    memory = {}
+    for sampler in ("trainer", "engine"):
+        options = {"rewards": [reward], "sampler": sampler, "max_completion_length": 8, "num_generations": 2}
+        config = config_for(tmp_path, base, objective="grpo", options=options, training={"max_steps": 1})
+        plan = make_plan(config)
+        data = prepare(data_request(plan), plan.renderer, tmp_path / f"prepared_{sampler}")
+        _, foreseen_run = foreseen(settle_on(plan, data), data)
+        memory[sampler] = foreseen_run.memory
+    assert memory["trainer"].sampling_engine == 0
+    engine = memory["engine"]
+    assert engine.sampling_engine > engine.process + engine.base_weights
+    assert engine.total == engine.worker + engine.sampling_engine
+    assert engine.training_and_loading <= memory["trainer"].training_and_loading, "what the worker itself holds"
+    assert f"of which {engine.sampling_engine / MIB:,.0f} MiB for the engine that samples" in foreseen_run.line()

@@ -18,14 +18,26 @@ def settings(**values):
 
 @pytest.fixture
 def lengths():
-    return RowLengths(np.array([10, 20, 30, 40, 50, 60, 70, 80]), np.array([1, 2, 3, 4, 5, 6, 7, 8]))
+    return RowLengths(10 * np.arange(1, 9)[:, None], np.arange(1, 9)[:, None])
 
 
 def test_lengths_are_counted_from_labels():
     rows = datasets.Dataset.from_dict({"labels": [[-100, -100, 5], [7, 8], [-100, 9, 9, -100]]})
     found = RowLengths.of(rows)
-    assert found.tokens.tolist() == [3, 2, 4]
-    assert found.scored.tolist() == [1, 1, 2]  # a row's first token is predicted by nothing
+    assert found.tokens.tolist() == [[3], [2], [4]]
+    assert found.scored.tolist() == [[1], [1], [2]]  # a row's first token is predicted by nothing
+
+
+def test_a_pair_has_two_sequences_in_one_micro_batch():
+    rows = {"labels": [[-100, 5], [-100, 6, 7]], "rejected_labels": [[-100, 5, 5, 5], [-100, 6]]}
+    pairs = RowLengths.of(datasets.Dataset.from_dict(rows))
+    assert pairs.tokens.tolist() == [[2, 4], [3, 2]]
+    assert pairs.scored.tolist() == [[1, 3], [2, 1]]
+    assert pairs.in_micro_batch(packs=True).tolist() == [6, 5]
+    assert pairs.in_micro_batch(packs=False).tolist() == [8, 6]
+    shapes = shapes_of(pairs, settings(per_device_train_batch_size=2, gradient_accumulation_steps=1), on_gpu=False)
+    assert (shapes.largest[0].rows, shapes.largest[0].tokens, shapes.largest[0].scored) == (4, 12, 7)
+    assert shapes.tokens == 11 * shapes.steps
 
 
 def test_whole_steps_are_divided_by_tokens(lengths):

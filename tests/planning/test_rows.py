@@ -8,6 +8,7 @@ import trl
 from pipeline_runs import config_for
 from tiny_bases import tiny_base
 
+from mlflow_finetune_plugin.planning.eval_settings import LONG_REFERENCES
 from mlflow_finetune_plugin.planning.plan import make_plan
 from mlflow_finetune_plugin.planning.rows import prepare_rows
 
@@ -93,3 +94,32 @@ def test_plain_text_needs_no_choice(tmp_path, base):
 def test_other_templates_are_not_changed(tmp_path):
     plan, _ = prepared(tmp_path, tiny_base(tmp_path / "base"))
     assert plan.config.data.chat_template_kwargs == {}
+
+
+@pytest.mark.parametrize(
+    ("limit", "metric", "count"),
+    [
+        ("auto", "exact_match", 0),
+        (4, "exact_match", 0),
+        (3, "exact_match", 0),
+        (2, "exact_match", 2),
+        (2, "perplexity", 0),
+    ],
+)
+def test_references_longer_than_answers_may_be_are_reported(tmp_path, base, limit, metric, count):
+    """The held-out numbers have three tokens, and a fourth ends the turn."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    rows = [{"prompt": f"say {n}", "completion": f"{n}"} for n in range(100, 110)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = config_for(
+        folder,
+        base,
+        data={"train": [{"path": str(folder / "rows.jsonl")}], "eval": 0.2},
+        eval={"max_new_tokens": limit, "metrics": [metric]},
+    )
+    _, data = prepare_rows(make_plan(config), tmp_path / "out")
+    assert [len(row.completion_ids) for row in data.eval_rows] == [4, 4]
+    findings = [finding for finding in data.report.findings if finding.check == LONG_REFERENCES]
+    assert [finding.count for finding in findings] == [count][: count and 1]
+    assert all(str(finding).endswith("fix: remove eval.max_new_tokens, or set it to 3 or more") for finding in findings)

@@ -17,7 +17,7 @@ from forked import FORKS, run_module, start_module
 from mlflow.deployments import get_deploy_client
 from mlflow.exceptions import MlflowException
 from served_models import QUESTIONS
-from serving_process import ServingProcess, ask, free_port
+from serving_process import ServingProcess, ask, free_port, wait_until
 
 from mlflow_finetune_plugin.cli.serve.serve import serve
 from mlflow_finetune_plugin.serving.deployments import _model_id, _settings
@@ -152,7 +152,9 @@ def test_a_dead_service_is_told_as_dead(own, tmp_path):
         with pytest.raises(MlflowException, match="is dead"):
             next(client.predict_stream("prod", QUESTIONS[0]))
     again = client.update_deployment("prod")
-    assert (again["status"], again["url"]) == ("ready", f"http://127.0.0.1:{state['port']}/v1")
+    assert again["status"] in ("ready", "degraded")  # a second alias may not be loaded yet
+    assert again["url"] == f"http://127.0.0.1:{state['port']}/v1"
+    wait_until(lambda: client.get_deployment("prod")["status"] == "ready")
 
 
 def test_a_port_of_somebody_else_is_no_deployment(own, tmp_path):

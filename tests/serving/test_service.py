@@ -54,7 +54,7 @@ def test_answers_are_those_of_the_model_that_mlflow_loads(client):
     loaded = mlflow.pyfunc.load_model("models:/bot/2")
     expected = loaded.predict(list(QUESTIONS), params={"max_new_tokens": 8})
     given = [client.post(CHAT, json=body("bot/2", question)).json() for question in QUESTIONS]
-    assert [answer["choices"][0]["message"]["content"].strip() for answer in given] == list(expected)
+    assert [answer["choices"][0]["message"]["content"] for answer in given] == list(expected)
 
 
 def test_streamed_and_whole_answers_are_the_same(client):
@@ -352,7 +352,7 @@ def test_generation_stops_when_the_client_is_gone(client, service, stream):
     connection.sendall(head.encode() + raw)
     wait_until(lambda: in_flight(client) > 0)
     connection.close()
-    wait_until(lambda: in_flight(client) == 0, seconds=10)
+    wait_until(lambda: in_flight(client) == 0, seconds=30)
     assert 'reason="client_gone"' in client.get("/metrics").text
 
 
@@ -370,7 +370,7 @@ def test_a_slow_client_holds_nobody_up(client, service):
     assert time.monotonic() - started < 20
     with client.stream("POST", CHAT, json=body("bot@champion", **told)) as quick:
         size = len(quick.read())
-    wait_until(lambda: in_flight(client) == 1, seconds=10)  # the slow one's answer waits for it
+    wait_until(lambda: in_flight(client) == 1, seconds=30)  # the slow one's answer waits for it
     received, last = 0, b""
     slow.settimeout(30)
     while b"[DONE]" not in last:
@@ -378,7 +378,7 @@ def test_a_slow_client_holds_nobody_up(client, service):
         received, last = received + len(read), last[-10:] + read
     assert received >= size
     slow.close()
-    wait_until(lambda: in_flight(client) == 0, seconds=10)
+    wait_until(lambda: in_flight(client) == 0, seconds=30)
 
 
 # what is told --------------------------------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ def test_metrics_count_per_version(client):
     assert counted() == (tokens + used, answers + 1, streams)
     with client.stream("POST", CHAT, json=body("bot/2", stream=True)) as answer:
         assert answer.read()
-    wait_until(lambda: counted() == (tokens + 2 * used, answers + 2, streams + 1), seconds=10)
+    wait_until(lambda: counted() == (tokens + 2 * used, answers + 2, streams + 1), seconds=30)
 
 
 def test_logs_hold_no_word_of_a_prompt_or_answer(client, service):

@@ -8,8 +8,9 @@ import json
 import httpx
 import psutil
 import pytest
-from served_models import QUESTIONS
+from served_models import QUESTIONS, VersionMaker
 from serving_process import CHAT, ask, body, marked, serving, start_serving, wait_until
+from tiny_bases import tiny_base
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm", reason="vLLM is not installed")
@@ -33,7 +34,7 @@ def test_vllm_says_what_mlflow_loads(service, registry):
         )
         for question in QUESTIONS
     ]
-    assert [answer.json()["choices"][0]["message"]["content"].strip() for answer in answers] == expected
+    assert [answer.json()["choices"][0]["message"]["content"] for answer in answers] == expected
     assert {answer.headers["x-finetune-version"] for answer in answers} == {"2"}
     texts = {ask(service, name).json()["choices"][0]["message"]["content"] for name in ("base", "bot/1", "bot/2")}
     assert len(texts) == 3
@@ -134,7 +135,7 @@ def test_what_vllm_refuses_is_served_once_it_is_converted(service, registry):
         )
         messages = [[{"role": "user", "content": question}] for question in QUESTIONS]
         answers = [ask(service, f"bot/{version}", messages=asked) for asked in messages]
-        assert [a.json()["choices"][0]["message"]["content"].strip() for a in answers] == list(expected)
+        assert [a.json()["choices"][0]["message"]["content"] for a in answers] == list(expected)
         assert len(service.get("/readyz")[1]["engines"]) == 1
     finally:
         registry.client.set_registered_model_alias("bot", "challenger", "2")
@@ -179,3 +180,22 @@ def test_a_router_killed_while_vllm_starts_leaves_nothing(tmp_path, registry, sa
     finally:
         for process in marked(mark):
             process.kill()
+
+
+@pytest.mark.parametrize("recorded", ["transformers", "vllm"])
+def test_a_family_that_vllm_loads_no_adapters_on_is_one_error(tmp_path, registry, recorded):
+    """Whether training recorded it, or vLLM itself says so: the command ends, because it would serve nothing."""
+    base = tiny_base(tmp_path / "base", "gpt2")
+    name = f"gpt2-{recorded}"
+    number = VersionMaker(registry.uri, base, str(base)).make(name, seed=1, serving=recorded, target_modules=["c_attn"])
+    service = start_serving(tmp_path, registry.uri, name, "--engine", "vllm", "--poll", "0.2")
+    try:
+        assert service.process.wait(240) == 2
+    finally:
+        service.process.kill()
+    last = service.log.read_text().strip().splitlines()[-1]
+    assert last.startswith("mlflow-finetune: ")
+    assert f"{name}/{number}" in last
+    assert "gpt2" in last.lower()
+    assert "fix: " in last
+    assert "--engine auto" in last or "--engine transformers" in last

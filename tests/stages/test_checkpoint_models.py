@@ -34,3 +34,20 @@ def test_without_evaluation_no_checkpoint_becomes_a_model(tmp_path, empty_store)
         tmp_path / "run", empty_store, config_for(tmp_path, tiny_base(tmp_path / "base"), training=training)
     )
     assert [output.model_id for output in ran.run.outputs.model_outputs] == [ran.result["model_id"]]
+
+
+NOTE = "checkpoints are not logged as models: this initialisation changes the base until the end"
+
+
+@pytest.mark.parametrize(("init", "is_noted"), [("default", False), ("pissa", True)])
+def test_checkpoints_of_an_initialisation_that_changes_the_base_are_noted_once(tmp_path, empty_store, init, is_noted):
+    training = {"max_steps": 4, "save_steps": 2, "eval_steps": 2}
+    config = config_for(
+        tmp_path,
+        tiny_base(tmp_path / "base"),
+        training=training,
+        options={"rank": 4, "init": init},
+    )
+    ran = run_pipeline(tmp_path / "run", empty_store, config)
+    assert [event["text"] for event in ran.events("note")].count(NOTE) == (1 if is_noted else 0)
+    assert len(ran.run.outputs.model_outputs) == (1 if is_noted else 2)

@@ -39,9 +39,10 @@ class Server:
         return "answer"
 
 
-def test_answer_comes_at_once(waits, report):
+def test_answer_comes_at_once_and_without_a_note(waits, report, tmp_path):
     assert with_patience(Server(), report) == "answer"
     assert waits == []
+    assert list(ReportReader(tmp_path / "report.jsonl").new_events()) == []
 
 
 @pytest.mark.parametrize(

@@ -12,38 +12,17 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from conftest import Workplace, pids, wait_for, write_rows
+from conftest import Workplace, wait_for, write_rows
+from killed_runs import adapter_digests, arguments, history, kill_after
 from mlflow.entities import Metric
 
 from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.jobs.folder import JobFolder
+from mlflow_finetune_plugin.jobs.report import Report
 from mlflow_finetune_plugin.jobs.run_record import RunRecord
+from mlflow_finetune_plugin.stages.resume import record_drift
 from mlflow_finetune_plugin.store.names import ATTEMPT_OWNER_PARAM, ATTEMPT_TAG, HEARTBEAT_TAG, HOST_TAG
 from mlflow_finetune_plugin.submission.attempts import Owner, claim, next_attempt
-
-ARGUMENTS = {
-    "base_model": "embedded",
-    "data": "train.jsonl",
-    "eval_data": "test.jsonl",
-    "max_steps": 24,
-    "per_device_train_batch_size": 4,
-    "gradient_accumulation_steps": 1,
-    "rank": 4,
-    "dropout": 0.1,
-    "learning_rate": 1e-3,
-    "logging_steps": 3,
-    "eval_steps": 6,
-    "save_steps": 4,
-    "max_rows": 8,
-    "max_new_tokens": 2,
-    "metrics": "exact_match",
-    "forgetting": "false",
-}
-
-
-def arguments(**more: object) -> list[str]:
-    values = {**ARGUMENTS, **more}
-    return ["project", "-e", "lora", *(word for name, value in values.items() for word in ("-P", f"{name}={value}"))]
 
 
 @pytest.fixture
@@ -59,43 +38,12 @@ def newest_job(place: Workplace) -> Path:
     return max((place.home / "jobs").iterdir(), key=lambda path: path.stat().st_ctime)
 
 
-def kill_after(place: Workplace, step: int, before: set[Path], process) -> None:  # type: ignore[no-untyped-def]
-    """kill -9 to the worker of the job that is not in ``before``, once it has saved this step."""
-
-    def saved() -> Path | None:
-        jobs = place.home / "jobs"
-        for job in set(jobs.iterdir()) - before if jobs.is_dir() else ():
-            report = job / "report.jsonl"
-            lines = report.read_text().splitlines() if report.exists() else []
-            events = [json.loads(line) for line in lines if '"checkpoint"' in line]
-            if any(event["event"] == "checkpoint" and event["step"] >= step for event in events):
-                return job
-        assert process.poll() is None, process.stdout.read()
-        return None
-
-    os.kill(pids(wait_for(saved, 240, f"a checkpoint of step {step}"))["worker"], signal.SIGKILL)
-    process.communicate(timeout=90)
-
-
 def failed_run(place: Workplace, other: str) -> str:
     """The id of the only run besides ``other``, once it says FAILED."""
     client = place.client()
     (run,) = [run for run in place.runs() if run.info.run_id != other]
     wait_for(lambda: client.get_run(run.info.run_id).info.status == "FAILED", 60, "the attempt's last word")
     return str(run.info.run_id)
-
-
-def history(place: Workplace, run_id: str, key: str) -> list[tuple[int, float]]:
-    return [(metric.step, metric.value) for metric in place.client().get_metric_history(run_id, key)]
-
-
-def adapter_digests(place: Workplace, run_id: str) -> dict[str, set[str]]:
-    """Of the run's model and of its evaluated checkpoints."""
-    client = place.client()
-    experiment_id = client.get_run(run_id).info.experiment_id
-    models = client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'")
-    names = {model.name for model in models}
-    return {name: {model.tags["finetune.adapter_digest"] for model in models if model.name == name} for name in names}
 
 
 @pytest.mark.fault
@@ -218,6 +166,23 @@ def test_later_attempt_adds_what_is_missing_and_doubles_nothing(client):
     points = sorted((m.step, m.value) for m in client.get_metric_history(run_id, "train/loss"))
     assert points == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.5)]
     assert client.get_run(run_id).data.params == {"rank": "4", "alpha": "16"}
+
+
+def test_only_params_that_changed_since_the_run_began_are_noted(client, desk, tmp_path):
+    run_id = run_of(client)
+    begun = {"rank": 4, "columns": "x" * 7000}
+    RunRecord(client, run_id, attempt=1).apply({"event": "params", "values": {k: str(v) for k, v in begun.items()}})
+
+    def notes(now: dict[str, object]) -> list[str]:
+        path = tmp_path / "report.jsonl"
+        path.unlink(missing_ok=True)
+        record_drift(now, desk.tracking_uri, run_id, tmp_path, Report(path))
+        events = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+        return [event["text"] for event in events if event["event"] == "note"]
+
+    assert notes(begun) == []  # MLflow cut the long value, and it is the same
+    assert notes({**begun, "seed": 7}) == []
+    assert notes({**begun, "rank": 8}) == ["changed since the run began: rank 4 -> 8"]
 
 
 def test_checkpoints_take_turns_in_the_artifacts_and_one_that_is_gone_is_passed_by(client, tmp_path):

@@ -48,6 +48,7 @@ def test_unknown_entry_point_or_backend_config_is_refused(refused, more, parts):
         ({"training": "3"}, ["-P training: unknown key training"]),
         ({"rank": "8", "options.rank": "16"}, ["-P options.rank: sets options.rank, as does -P rank"]),
         ({"adaptation": "lorra"}, ["no adaptation 'lorra'", "did you mean lora?"]),
+        ({"metrics": "reward"}, ["eval.metrics: reward needs answers that are scored", "options.rewards"]),
         ({"metrics": "exact_mtch"}, ["'exact_mtch' is not a known metric", "did you mean 'exact_match'?"]),
         ({"register": "a/b"}, ["register.name = 'a/b'", "may not contain '/'"]),
         ({"register": "a#b"}, ["register.name = 'a#b'", "may not contain '#'"]),
@@ -58,7 +59,7 @@ def test_unknown_entry_point_or_backend_config_is_refused(refused, more, parts):
             {"data": "[train.jsonl, 3]"},
             [
                 "data.train.1 = 3",
-                "expected a path or {path, task, weight, instruction, layout, columns, ignore, prompt_template}",
+                "expected a path or {path, task, weight, instruction, layout, columns, ignore, prompt_template, tags}",
             ],
         ),
         ({"register": "base"}, ["register.name = 'base'", "reserved"]),
@@ -139,9 +140,37 @@ def test_text_that_looks_like_a_number_stays_text(desk, ask, name):
         ({"model": "models:/bot/1", "eval_data": "gone.jsonl"}, ["no such file"]),
         ({"model": "models:/bot/1", "eval_data": "train.jsonl", "rank": "3"}, ["-P rank"]),
         ({"model": "models:/bot/1", "eval_data": "train.jsonl", "resume": "1"}, ["is not for this entry point"]),
+        (
+            {"model": "models:/bot/1", "eval_data": "train.jsonl", "metrics": "reward"},
+            ["eval.metrics: reward needs answers that are scored", "-P reward=FILE.py:FUNCTION"],
+        ),
+        (
+            {"model": "models:/bot/1", "eval_data": "train.jsonl", "metrics": "reward/shrt", "reward": "r.py:short"},
+            ["reward/shrt is not a part of options.rewards", "pick one of: reward, reward/short"],
+        ),
+        (
+            {
+                "model": "models:/bot/1",
+                "eval_data": "train.jsonl",
+                "metrics": "preference_accuracy",
+                "reward": "r.py:short",
+            },
+            ["preference_accuracy compares the answers of pairs", "remove it, or options.rewards"],
+        ),
+        (
+            {"model": "models:/bot/1", "eval_data": "train.jsonl", "reward": "gone.py:short"},
+            ["options.rewards[0].python", "gone.py"],
+        ),
+        (
+            {"model": "models:/bot/1", "eval_data": "train.jsonl", "reward": "{pyton: r.py}"},
+            ["-P reward", "options.rewards.0.pyton"],
+        ),
+        ({"model": "models:/bot/1", "eval_data": "texts.jsonl", "reward": "r.py:short"}, ["texts.jsonl", "prompt"]),
     ],
 )
-def test_evaluation_that_cannot_be_made_is_refused(refused, parameters, parts):
+def test_evaluation_that_cannot_be_made_is_refused(desk, refused, parameters, parts):
+    (desk.path / "r.py").write_text("def short(completion):\n    return -len(completion)\n")
+    write_rows(desk.path / "texts.jsonl", [{"text": "A text."}, {"text": "Another text."}])
     assert_tells(refused(parameters, entry_point="evaluate"), *parts)
 
 

@@ -75,7 +75,7 @@ class EngineProcess:
         connection.request("POST", path, json.dumps(body), {"Authorization": f"Bearer {KEY}"})
         return connection
 
-    def wait_until_closed(self, timeout_s: float = 5) -> None:
+    def wait_until_closed(self, timeout_s: float = 30) -> None:
         """Until no new connection is accepted."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:

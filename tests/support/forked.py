@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -206,6 +206,10 @@ class ForkedProcess(subprocess.Popen):  # type: ignore[type-arg]
         if name != event:
             raise RuntimeError(f"expected {event!r} from the zygote of the tests, got {line!r}: see its stderr")
         return int(number)
+
+    def __del__(self, *arguments: Any, _is_ending: Callable[[], bool] = sys.is_finalizing, **options: Any) -> None:
+        if not _is_ending():  # the names that waiting needs are gone then
+            super().__del__(*arguments, **options)  # type: ignore[misc]
 
     def _internal_poll(self, *arguments: Any, **options: Any) -> int | None:
         if self._connection is None:

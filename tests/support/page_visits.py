@@ -19,7 +19,8 @@ class Visitor:
         self.session = uuid4().hex
         with urllib.request.urlopen(f"{self.url}/config") as answer:
             self.config = json.load(answer)
-        self._values: dict[int, Any] = {}
+        radios = [component for component in self.config["components"] if component["type"] == "radio"]
+        self._values: dict[int, Any] = {radio["id"]: radio["props"].get("value") for radio in radios}
 
     def select_tab(self, label: str) -> dict[str, Any]:
         return self._cause(self._component("tabitem", "label", label), "select", {"value": label, "index": 0})

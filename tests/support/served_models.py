@@ -24,6 +24,7 @@ from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.logged_models.adapter import log_adapter, make_reference, probe_log_probs
 from mlflow_finetune_plugin.logged_models.precisions import served_as
+from mlflow_finetune_plugin.logged_models.reference_answers import Decoding
 from mlflow_finetune_plugin.serving.versions.content_digest import content_digest, file_digests
 from mlflow_finetune_plugin.store.registry import register_adapter
 
@@ -44,10 +45,10 @@ class VersionMaker:
         self.uri, self.client = tracking_uri, MlflowClient(tracking_uri)
         self.base, self.name = base, name
         self.tokenizer = AutoTokenizer.from_pretrained(base)
-        renderer = ChatRenderer(self.tokenizer)
+        renderer = ChatRenderer(self.tokenizer, weights=base)
         if not self.tokenizer.chat_template:
             self.tokenizer.chat_template = renderer.chat_template
-        self.stops = list(renderer.stop_token_ids)
+        self.stops, self.prefix = list(renderer.stop_token_ids), renderer.answer_prefix
         self.rows = []
         for question, answer in zip(QUESTIONS, ANSWERS, strict=True):
             messages = ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
@@ -128,7 +129,13 @@ class VersionMaker:
             adapter=log_probs,
             served_as={
                 precision: served_as(
-                    adapted, self.rows, precision, trained=log_probs, pad_token_id=pad, max_gap=max_gap
+                    adapted,
+                    self.rows,
+                    precision,
+                    trained=log_probs,
+                    pad_token_id=pad,
+                    max_gap=max_gap,
+                    decoding=Decoding(self.tokenizer, self.stops, self.prefix, 32),
                 )
                 for precision in precisions
             },
@@ -143,7 +150,7 @@ class VersionMaker:
             "serving": serving,
             "adapter_digest": digest,
             "stop_token_ids": self.stops,
-            "answer_prefix": "",
+            "answer_prefix": self.prefix.strip(),
             "max_new_tokens": 32,
             "max_length": 256,
         }

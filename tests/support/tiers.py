@@ -17,7 +17,7 @@ import pytest
 STARTS_PROCESSES = ("process", "browser", "vllm", "gpu", "ray", "slurm", "whole_path")
 PROCESS_FIXTURES = frozenset({"server", "service", "stand", "endpoint"})
 BROWSER_FIXTURES = frozenset({"browser"})
-SHORT_PROGRAMS = frozenset({"fc-list", "git", "ldconfig", "nvidia-smi", "uname"})
+SHORT_PROGRAMS = frozenset({"fc-list", "file", "git", "ldconfig", "nvidia-smi", "uname"})
 """What libraries call for a few milliseconds to learn about the machine."""
 
 

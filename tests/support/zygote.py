@@ -150,7 +150,11 @@ def _serve(listener: socket.socket) -> dict[str, Any] | None:
             for key, _ in selector.select():
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
-                    request, streams = _receive(connection)
+                    received = _receive(connection)
+                    if received is None:
+                        connection.close()
+                        continue
+                    request, streams = received
                     pid = os.fork()
                     if pid == 0:
                         signal.set_wakeup_fd(before)
@@ -175,13 +179,19 @@ def _serve(listener: socket.socket) -> dict[str, Any] | None:
                     return None
 
 
-def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """Return a request and its streams; None where who asked ended before the request was whole."""
     content, ancillary, _, _ = connection.recvmsg(_LONGEST_REQUEST, socket.CMSG_SPACE(3 * 4))
     streams = array.array("i")
     for _, _, data in ancillary:
         streams.frombytes(data)
     while not content.endswith(b"\n"):
-        content += connection.recv(_LONGEST_REQUEST)
+        part = connection.recv(_LONGEST_REQUEST)
+        if not part:
+            for stream in streams:
+                os.close(stream)
+            return None
+        content += part
     return json.loads(content), list(streams)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
@@ -9,10 +10,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mlflow_finetune_plugin.adaptations import lora
+from mlflow_finetune_plugin.base_models.loading import BaseModel
 from mlflow_finetune_plugin.config.sections import TrainingSettings
+from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.jobs.report import Report, ReportReader
-from mlflow_finetune_plugin.methods import Method
-from mlflow_finetune_plugin.objectives import sft
+from mlflow_finetune_plugin.methods import Method, load_method
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
 from mlflow_finetune_plugin.training.processes import ALONE, Processes
 from mlflow_finetune_plugin.training.saving import Saves
@@ -54,11 +56,13 @@ def run(
     eval_rows: datasets.Dataset | None = None,
     model: torch.nn.Module | None = None,
     options: lora.Options | None = None,
-    objective_options: sft.Options | None = None,
+    objective: str = "sft",
+    objective_options: Any = None,
     saves: Saves | None = None,
     checkpoint: Checkpoint | None = None,
     processes: Processes = ALONE,
     expected_tokens_per_s: float | None = None,
+    renderer: ChatRenderer | None = None,
     **settings: object,
 ) -> tuple[TrainingResult, torch.nn.Module]:
     model = model or adapted(base)
@@ -84,13 +88,20 @@ def run(
         train_rows=rows,
         eval_rows=eval_rows,
         settings=TrainingSettings(**values),
-        method=Method(lora, options or lora.Options(rank=4, alpha=8.0), sft, objective_options or sft.Options()),
+        method=Method(
+            load_method("adaptation", "lora"),
+            options or lora.Options(rank=4, alpha=8.0),
+            load_method("objective", objective),
+            objective_options or load_method("objective", objective).Options(),
+        ),
         folder=folder,
         report=Report(folder / "report.jsonl"),
         saves=saves,
         checkpoint=checkpoint,
         processes=processes,
         expected_tokens_per_s=expected_tokens_per_s,
+        renderer=renderer,
+        base=BaseModel(str(base), base, None, torch.float32, None, trust_remote_code=False),
     )
     return result, model
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mlflow_finetune_plugin.gate.statistics.failure_detector import FailureDetector
+from mlflow_finetune_plugin.gate.statistics.detectors.failures import FailureDetector
 from mlflow_finetune_plugin.gate.statistics.failure_rate import Answered
 from mlflow_finetune_plugin.store.served_tags import ServedSummary
 from mlflow_finetune_plugin.watch.state import ServedCounts, WatchState

@@ -13,7 +13,8 @@ from mlflow_finetune_plugin.store.names import CHAMPION
 @click.command()
 @click.argument("model")
 @click.option(
-    "--version", help="Version to judge (default: the challenger, which is the newest version that beat its base)."
+    "--version",
+    help="Version to judge (default: the challenger, which is the newest version that scored better than its base).",
 )
 @click.option("--to", "alias", default=CHAMPION, metavar="ALIAS", show_default=True, help="Alias to move.")
 @click.option(

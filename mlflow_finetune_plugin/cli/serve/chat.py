@@ -31,7 +31,7 @@ _TIMEOUT_S = 120.0
     help=f"OpenAI-compatible endpoint, ends in /v1; its API key is read from {ROUTER_KEY} (default: serve MODEL here).",
 )
 @click.option("--system", metavar="TEXT", help="System message of every conversation.")
-@click.option("--max-tokens", type=int, default=512, show_default=True, help="Longest answer.")
+@click.option("--max-tokens", type=int, help="Longest answer in tokens (default: the endpoint's own limit).")
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 gives the likeliest answer.")
 @click.option(
     "--engine",
@@ -50,7 +50,7 @@ def chat(
     model: str,
     endpoint: str | None,
     system: str | None,
-    max_tokens: int,
+    max_tokens: int | None,
     temperature: float,
     engine: str,
     store: Path | None,
@@ -61,7 +61,9 @@ def chat(
     Each line of a piped input is one message.
     """
     reference = parse_model_ref(model)
-    sampling = {"max_tokens": max_tokens, "temperature": temperature}
+    sampling: dict[str, float] = {"temperature": temperature}
+    if max_tokens is not None:
+        sampling["max_tokens"] = max_tokens
     if endpoint is not None:
         if engine != "auto" or store is not None:
             raise ConfigError(["--engine and --store cannot be combined with --endpoint; fix: drop one of them"])

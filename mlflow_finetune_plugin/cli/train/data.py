@@ -20,7 +20,7 @@ from mlflow_finetune_plugin.submission.run_arguments import entry_point_option, 
 def data(source: str, entry_point: str | None, parameters: tuple[str, ...], html: Path | None, as_json: bool) -> int:
     """Check data and show what a run would train on, without a run.
 
-    SOURCE is a project folder, a data file or hf:NAME:SPLIT (default: this folder).
+    SOURCE is a project folder, a data file, hf:NAME:SPLIT or votes:NAME (default: this folder).
     """
     from mlflow_finetune_plugin.api import check_data
 

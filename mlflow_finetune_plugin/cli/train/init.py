@@ -44,7 +44,7 @@ def recipes_folder() -> Path:
 
 def create_project(target: Path, recipe: str) -> None:
     """Copy a packaged recipe to ``target`` as a project that bears the folder's name. Raises ConfigError and writes nothing."""
-    from mlflow_finetune_plugin.config.run_config import register_name_problems
+    from mlflow_finetune_plugin.config.section_problems import register_name_problems
     from mlflow_finetune_plugin.config.yaml_source import parse_value
 
     recipes = {path.parent.name: path.parent for path in sorted(recipes_folder().glob("*/finetune.yaml"))}
@@ -59,7 +59,8 @@ def create_project(target: Path, recipe: str) -> None:
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_COPIED))
     value = name if parse_value(name) == name else json.dumps(name)  # quotes keep a folder called 2024 a name
     for file in target.rglob("finetune.yaml"):
-        text = file.read_text(encoding="utf-8").replace(f"name: {recipe}", f"name: {value}")
+        text = file.read_text(encoding="utf-8").replace(f"models:/{recipe}-", f"models:/{name}-")
+        text = text.replace(f"name: {recipe}-", f"name: {name}-").replace(f"name: {recipe}", f"name: {value}")
         file.write_text(text, encoding="utf-8")
     for file in target.rglob("MLproject"):
         text = re.sub(r"(?m)^name: .*$", f"name: {value}", file.read_text(encoding="utf-8"))

@@ -11,6 +11,10 @@ BESIDE_TEXT = frozenset(
 )
 """Columns that describe the source of a text. A ``text`` column with no other columns than these holds documents."""
 
+_SOURCES = ("source", "src")
+_ANSWERS = ("target", "tgt", "translation", "summary", "highlights")
+"""Columns of parallel texts, as translations and summaries have them."""
+
 _FEWEST_ROWS = 10
 _LONGEST_LABEL = 60
 _LONGEST_NAME = 60
@@ -30,23 +34,35 @@ def columns_fix(columns: Mapping[str, str]) -> str:
 def columns_offer(rows: Sequence[Mapping[str, Any]], present: Sequence[str]) -> str:
     """Return options for a file with one column of long texts and one of few short ones, or with two columns of text."""
     values = {name: [row[name] for row in rows if row.get(name) not in (None, "")] for name in present}
-    texts = [
-        name
-        for name, column in values.items()
-        if name not in BESIDE_TEXT and column and all(isinstance(value, str) for value in column)
-    ]
-    # With a further column, the names do not show which of them are the task. A whole sentence is not a name.
-    if any(len(name) > _LONGEST_NAME or name.rstrip().endswith((".", "?", "!")) for name in texts):
-        return ""
-    if len(texts) != 2 or len(rows) < _FEWEST_ROWS or set(present) - {*texts, *BESIDE_TEXT}:
+    texts = _two_texts(values)
+    # A whole sentence is not a name.
+    if texts is None or any(len(name) > _LONGEST_NAME or name.rstrip().endswith((".", "?", "!")) for name in texts):
         return ""
     few, many = sorted(texts, key=lambda name: len(set(values[name])))
-    is_class = len(set(values[few])) * 3 <= len(values[few]) and max(map(len, values[few])) <= _LONGEST_LABEL
-    parts = {"text": many, "label": few} if is_class else {"prompt": texts[0], "completion": texts[1]}
-    reason = (
-        f"{few!r} has {len(set(values[few]))} different values, as labels have" if is_class else "two columns of text"
-    )
-    return f"; perhaps {columns_command(parts)} ({reason})"
+    classes = len(set(values[few]))
+    if classes * 3 > len(values[few]) or max(map(len, values[few])) > _LONGEST_LABEL:
+        parts = {"prompt": texts[0], "completion": texts[1]}
+        return f"; perhaps {columns_command(parts)} (two columns of text, in this direction or the reverse)"
+    if classes == 1 or len(rows) < _FEWEST_ROWS or few in BESIDE_TEXT:
+        return ""
+    reason = f"{few!r} has {classes} different values, as labels have"
+    return f"; perhaps {columns_command({'text': many, 'label': few})} ({reason})"
+
+
+def _two_texts(values: Mapping[str, Sequence[Any]]) -> list[str] | None:
+    """Return the two columns of text, a known answer last; None where there are more or fewer.
+
+    ``source`` describes a text, except beside an answer. With a further column, the names do not show which are the task;
+    beside parallel texts it may be a number.
+    """
+    strings = [name for name in values if values[name] and all(isinstance(value, str) for value in values[name])]
+    texts = [name for name in strings if name not in BESIDE_TEXT]
+    parallel = [name for name in strings if name.lower() in (*_SOURCES, *_ANSWERS)]
+    if len(parallel) == 2 and set(texts) <= set(parallel):
+        texts = parallel
+    numbers = {name for name in values if all(isinstance(value, int | float) for value in values[name])}
+    others = set(values) - {*texts, *BESIDE_TEXT} - (numbers if texts == parallel else set())
+    return sorted(texts, key=lambda name: name.lower() in _ANSWERS) if len(texts) == 2 and not others else None
 
 
 def has_no_header(rows: Sequence[Mapping[str, Any]], present: Sequence[str]) -> bool:

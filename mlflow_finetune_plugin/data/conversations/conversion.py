@@ -12,15 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlflow_finetune_plugin.data.conversations.chat_turns import (
-    as_context,
-    in_turn,
-    is_learnt,
-    role_turn,
-    sharegpt_turn,
-    with_tools,
-)
-from mlflow_finetune_plugin.data.conversations.layouts import Layout
+from mlflow_finetune_plugin.data.conversations.layouts import ROW_FORM_LAYOUTS, Layout
 from mlflow_finetune_plugin.data.conversations.row_faults import (
     EMPTY_COMPLETION,
     EMPTY_PROMPT,
@@ -33,7 +25,15 @@ from mlflow_finetune_plugin.data.conversations.row_faults import (
 )
 from mlflow_finetune_plugin.data.conversations.row_marks import ROW_MARKS, check_markers, check_row_marks
 from mlflow_finetune_plugin.data.conversations.texts import excerpt_of, optional_text, verbatim
-from mlflow_finetune_plugin.data.conversations.tool_calls import TOOL_COLUMNS, tools_of
+from mlflow_finetune_plugin.data.conversations.turns.chat import (
+    as_context,
+    in_turn,
+    is_learnt,
+    role_turn,
+    sharegpt_turn,
+    with_tools,
+)
+from mlflow_finetune_plugin.data.conversations.turns.tool_calls import TOOL_COLUMNS, tools_of
 from mlflow_finetune_plugin.evaluation.results import Message
 
 
@@ -42,14 +42,21 @@ class Conversation:
     """The turns of one conversation. The last is an assistant turn that the model learns, and no text is empty.
 
     A document of plain text is a single assistant turn without a question; every other conversation has a user turn.
-    ``developer_turns`` counts the developer turns that were read as system turns. ``group`` is the row's value in the column
-    ``data.group``. ``is_written`` says that the answer is a number, a boolean or an object, which was written as text.
+    ``rejected`` are the same turns with the worse answer, in rows of pairs. ``is_good`` is the rating, in rated rows.
+    ``margin`` says how much better the answer of a pair is, where the row has it. ``fields`` is a JSON object of the row's
+    other columns, in rows of prompts, whose ``messages`` end before the answer. ``developer_turns`` counts the developer turns
+    that were read as system turns. ``group`` is the row's value in the column ``data.group``. ``is_written`` says that the
+    answer is a number, a boolean or an object, which was written as text.
     """
 
     messages: tuple[Message, ...]
     developer_turns: int = 0
     group: str | None = None
     is_written: bool = False
+    rejected: tuple[Message, ...] = ()
+    is_good: bool | None = None
+    margin: float | None = None
+    fields: str = ""
 
     @property
     def context_answers(self) -> int:
@@ -83,7 +90,7 @@ def to_conversations(layout: Layout, row: Mapping[str, Any]) -> list[Conversatio
     Raises:
         RowFault: one of them cannot be used for training.
     """
-    _check_fields(layout, row)
+    check_fields(layout, row)
     if layout.name == "instances":
         return _instances(layout, row)
     answer = ANSWERS.get(layout.name)
@@ -97,17 +104,22 @@ def to_conversations(layout: Layout, row: Mapping[str, Any]) -> list[Conversatio
     return [_conversation(layout, row)]
 
 
-def _check_fields(layout: Layout, row: Mapping[str, Any]) -> None:
+def check_fields(layout: Layout, row: Mapping[str, Any]) -> None:
     """Raise for a part of the row that the model would have to read and that no layout can use."""
-    for column, reason in _UNSUPPORTED_COLUMNS.items():
-        if row.get(column) and column not in layout.columns.values():
-            raise _unsupported(column, reason)
+    check_media(layout, row)
     if row.keys() & ROW_MARKS:
         check_row_marks(row, set(layout.columns.values()))
     if layout.name not in CHATS:
         for column in TOOL_COLUMNS:
             if row.get(column) and column not in layout.columns.values():
                 raise _unsupported(column, _TOOLS)
+
+
+def check_media(layout: Layout, row: Mapping[str, Any]) -> None:
+    """Raise RowFault for a row with images, videos or audio, which no layout can use."""
+    for column, reason in _UNSUPPORTED_COLUMNS.items():
+        if row.get(column) and column not in layout.columns.values():
+            raise _unsupported(column, reason)
 
 
 def _unsupported(column: str, reason: str) -> RowFault:
@@ -124,19 +136,28 @@ def instructed(conversation: Conversation, instruction: str | None) -> Conversat
     """Return the conversation with ``instruction`` and a blank line before its first user turn; None changes nothing."""
     if instruction is None:
         return conversation
-    messages = list(conversation.messages)
-    first = next(index for index, message in enumerate(messages) if message["role"] == "user")
-    messages[first] = {**messages[first], "content": f"{instruction}\n\n{messages[first]['content']}"}
-    return replace(conversation, messages=tuple(messages))
+    sides = [_instructed(turns, instruction) for turns in (conversation.messages, conversation.rejected)]
+    return replace(conversation, messages=sides[0], rejected=sides[1])
+
+
+def _instructed(turns: Sequence[Message], instruction: str) -> tuple[Message, ...]:
+    messages = list(turns)
+    first = next((index for index, message in enumerate(messages) if message["role"] == "user"), None)
+    if first is not None:
+        messages[first] = {**messages[first], "content": f"{instruction}\n\n{messages[first]['content']}"}
+    return tuple(messages)
 
 
 def _conversation(layout: Layout, row: Mapping[str, Any]) -> Conversation:
-    developers = 0
-    if layout.name in ("messages", "conversational"):
-        turns = [turn for column in layout.columns.values() for turn in row.get(column) or () if isinstance(turn, dict)]
-        developers = sum(turn.get("role") == "developer" for turn in turns)
+    developers = developer_turns(row.get(column) for column in layout.columns.values()) if layout.name in CHATS else 0
     answer = row.get(layout.columns[ANSWERS[layout.name]]) if layout.name in ANSWERS else ""
     return Conversation(_BUILDERS[layout.name](layout, row), developers, is_written=not isinstance(answer, str))
+
+
+def developer_turns(values: Iterable[Any]) -> int:
+    """Return the number of developer turns in lists of turns. They are read as system turns."""
+    turns = [turn for value in values if isinstance(value, list) for turn in value if isinstance(turn, dict)]
+    return sum(str(turn.get("role", turn.get("from"))).lower() == "developer" for turn in turns)
 
 
 def _several_answers(layout: Layout, row: Mapping[str, Any], column: str, answers: list[Any]) -> list[Conversation]:
@@ -154,6 +175,12 @@ def _instances(layout: Layout, row: Mapping[str, Any]) -> list[Conversation]:
     for instance in nested:
         if not isinstance(instance, dict):
             raise RowFault(WRONG_TYPE, f"an instance is {excerpt_of(instance)}, not an object")
+        if str(instance.get("constraints") or "None").rstrip(".") != "None":  # Unnatural Instructions
+            constraints = excerpt_of(instance["constraints"])
+            raise RowFault(
+                UNSUPPORTED_FIELD,
+                f"constraints {constraints} of an instance: a part of the prompt; write it into the input",
+            )
     return _each([(flat, {**row, "input": None, **instance}) for instance in nested], layout.columns["instances"])
 
 
@@ -170,27 +197,35 @@ def _each(rows: list[tuple[Layout, Mapping[str, Any]]], what: str) -> list[Conve
 
 
 def _document(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
-    return (_message("assistant", verbatim(_field(layout, row, "text"), layout.columns["text"], EMPTY_TEXT)),)
+    return (_message("assistant", verbatim(value_of(layout, row, "text"), layout.columns["text"], EMPTY_TEXT)),)
 
 
 def _prompt_completion(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
-    prompt, completion = _field(layout, row, "prompt"), _field(layout, row, "completion")
+    prompt, completion = value_of(layout, row, "prompt"), value_of(layout, row, "completion")
     check_markers(prompt, layout.columns["prompt"])
     return (
-        *_system(layout, row),
+        *system_turns(layout, row),
         _message("user", verbatim(prompt, layout.columns["prompt"], EMPTY_PROMPT)),
-        _message("assistant", _answer_text(completion, layout.columns["completion"])),
+        _message("assistant", answer_text(completion, layout.columns["completion"])),
     )
 
 
 def _label(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
-    text = verbatim(_field(layout, row, "text"), layout.columns["text"], EMPTY_PROMPT)
-    label = _plain_text(_field(layout, row, "label"), layout.columns["label"])
-    return (*_system(layout, row), _message("user", text), _message("assistant", label))
+    text = verbatim(value_of(layout, row, "text"), layout.columns["text"], EMPTY_PROMPT)
+    label = _plain_text(value_of(layout, row, "label"), layout.columns["label"])
+    return (*system_turns(layout, row), _message("user", text), _message("assistant", label))
 
 
-def _answer_text(value: Any, column: str) -> str:
-    """Return an answer as text: as ``_plain_text`` does, a fraction by its digits, and an object as JSON."""
+def answer_text(value: Any, column: str) -> str:
+    """Return an answer as text: as ``_plain_text`` does, a fraction by its digits, and an object as JSON.
+
+    Raises:
+        RowFault: it is a turn beside a prompt that is text, or no answer.
+    """
+    if isinstance(value, dict) and {"role", "content"} <= value.keys():
+        raise RowFault(
+            WRONG_TYPE, f"{column} is a turn and the prompt is text; write both as text, or both as lists of turns"
+        )
     if isinstance(value, dict) and value:
         return json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
@@ -211,19 +246,20 @@ def _plain_text(value: Any, column: str) -> str:
 
 def _alpaca(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
     """Join instruction and input with a blank line into one user turn, after the turns of the history."""
-    instruction = verbatim(_field(layout, row, "instruction"), layout.columns["instruction"], EMPTY_PROMPT)
-    context = _optional(layout, row, "input")
-    output = _answer_text(_field(layout, row, "output"), layout.columns["output"])
+    instruction = verbatim(value_of(layout, row, "instruction"), layout.columns["instruction"], EMPTY_PROMPT)
+    context = optional_of(layout, row, "input")
+    output = answer_text(value_of(layout, row, "output"), layout.columns["output"])
     question = f"{instruction}\n\n{context}" if context else instruction
     return (
-        *_system(layout, row),
-        *_history(layout, row),
+        *system_turns(layout, row),
+        *history_turns(layout, row),
         _message("user", question),
         _message("assistant", output),
     )
 
 
-def _history(layout: Layout, row: Mapping[str, Any]) -> list[Message]:
+def history_turns(layout: Layout, row: Mapping[str, Any]) -> list[Message]:
+    """Return the turns of the column ``history``, a list of [user, assistant] pairs."""
     turns = row.get(layout.columns["history"]) if "history" in layout.columns else None
     if turns is None:
         return []
@@ -237,7 +273,7 @@ def _history(layout: Layout, row: Mapping[str, Any]) -> list[Message]:
 
 
 def _messages(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
-    turns = in_turn(_after_system(layout, row, map(role_turn, _list(layout, row, "messages"))))
+    turns = in_turn(aftersystem_turns(layout, row, map(role_turn, _list(layout, row, "messages"))))
     return with_tools(turns, tools_of(row))
 
 
@@ -253,13 +289,13 @@ def _conversational(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ..
 
 
 def _sharegpt(layout: Layout, row: Mapping[str, Any]) -> tuple[Message, ...]:
-    turns = in_turn(_after_system(layout, row, map(sharegpt_turn, _list(layout, row, "conversations"))))
+    turns = in_turn(aftersystem_turns(layout, row, map(sharegpt_turn, _list(layout, row, "conversations"))))
     return with_tools(turns, tools_of(row))
 
 
-def _after_system(layout: Layout, row: Mapping[str, Any], turns: Iterable[Message]) -> list[Message]:
+def aftersystem_turns(layout: Layout, row: Mapping[str, Any], turns: Iterable[Message]) -> list[Message]:
     """Return the turns after the text of the system column, unless they start with the same text."""
-    messages, system = list(turns), _system(layout, row)
+    messages, system = list(turns), system_turns(layout, row)
     return messages if messages[:1] == system else [*system, *messages]
 
 
@@ -271,7 +307,7 @@ _UNSUPPORTED_COLUMNS = {
     ),
 }
 
-CHATS = ("messages", "sharegpt", "conversational")
+CHATS = ("messages", "sharegpt", "conversational", *ROW_FORM_LAYOUTS)
 """The layouts whose rows are turns. Only they can have tools."""
 
 ANSWERS = {"alpaca": "output", "prompt_completion": "completion"}
@@ -288,7 +324,8 @@ _BUILDERS: dict[str, Callable[[Layout, Mapping[str, Any]], tuple[Message, ...]]]
 }
 
 
-def _field(layout: Layout, row: Mapping[str, Any], part: str) -> Any:
+def value_of(layout: Layout, row: Mapping[str, Any], part: str) -> Any:
+    """Return the value of a part. Raises RowFault where it is missing or null."""
     column = layout.columns[part]
     if column not in row:
         raise RowFault(MISSING_FIELD, column)
@@ -298,20 +335,21 @@ def _field(layout: Layout, row: Mapping[str, Any], part: str) -> Any:
 
 
 def _list(layout: Layout, row: Mapping[str, Any], part: str) -> list[Any]:
-    value = _field(layout, row, part)
+    value = value_of(layout, row, part)
     if not isinstance(value, list):
         raise RowFault(WRONG_TYPE, f"{layout.columns[part]} is {excerpt_of(value)}, not a list")
     return value
 
 
-def _optional(layout: Layout, row: Mapping[str, Any], part: str) -> str:
+def optional_of(layout: Layout, row: Mapping[str, Any], part: str) -> str:
     """Return the text of an optional part, or "" where the row has no such column, null or a blank text."""
     column = layout.columns.get(part)
     return optional_text(row.get(column), column) if column else ""
 
 
-def _system(layout: Layout, row: Mapping[str, Any]) -> list[Message]:
-    text = _optional(layout, row, "system")
+def system_turns(layout: Layout, row: Mapping[str, Any]) -> list[Message]:
+    """Return the system turn with the text of the system column; none where the row has no text in it."""
+    text = optional_of(layout, row, "system")
     return [_message("system", text)] if text else []
 
 

@@ -29,6 +29,7 @@ class Layout:
 
     def __str__(self) -> str:
         answer = _SHAPES[self.name].answer
+        answer = answer if answer in self.columns else None
         inputs = [column for part, column in self.columns.items() if part != answer]
         listed = ", ".join(inputs)
         return f"{self.name}: {listed} -> {self.columns[answer]}" if answer else f"{self.name}: {listed}"
@@ -44,10 +45,23 @@ class _Shape:
     pairs: tuple[tuple[str, ...], ...] = ()  # where set, only these combinations of column names are valid
 
 
+_MOST_SAME = 0.5
+"""Columns of classes have at most half as many values as rows."""
+
 TEXT = "text"
+SHAREGPT = "sharegpt"
 LABEL = "label"
 PREFERENCE = "preference"
-_SYSTEM = {"system": ("system", "system_prompt")}
+RANKED = "ranked"
+JUDGED = "judged"
+RATED = "rated"
+PROMPTS = "prompts"
+SYSTEM_COLUMNS = ("system", "system_prompt")
+_SYSTEM = {"system": SYSTEM_COLUMNS}
+_BEFORE_ANSWER = {**_SYSTEM, "history": ("history",), "input": ("input", "context")}
+CHAT_COLUMNS = ("messages", "conversations", "conversation")
+PROMPT_COLUMNS = ("prompt", "question", "problem", "instruction", "query", "input", *CHAT_COLUMNS)
+"""The columns that may hold the prompt of a pair, of a rated answer or of a rollout, the likeliest first."""
 TEXT_COLUMNS = (
     *("text", "sentence", "query", "utterance", "message", "review", "comment", "tweet", "content", "document"),
     *("headline", "title", "description"),
@@ -56,27 +70,27 @@ LABEL_COLUMNS = (
     *("label", "category", "intent", "class", "target", "sentiment", "topic", "label_text", "label_name", "emotion"),
     "tag",
 )
-_PAIRS = (
+ANSWER_PAIRS = (
     ("prompt", "completion"),
     ("prompt", "response"),
     ("input", "output"),
     ("question", "answer"),
     ("instruction", "response"),
 )
-_FURTHER_PAIRS = (
+FURTHER_ANSWER_PAIRS = (
     *(("query", "response"), ("problem", "solution"), ("message_1", "message_2"), ("question", "response")),
     *(("question", "answers"), ("prompt", "answer"), ("prompt", "output"), ("input", "response"), ("input", "answer")),
     *(("prompt", "generation"), ("article", "summary"), ("dialogue", "summary"), ("document", "summary")),
 )
 """Pairs that are tried where no other layout fits: Axolotl's and ms-swift's prompt formats that differ by names alone."""
 _FURTHER_CHATS = ("contents", "dialogue", "dialog", "chat", "turns")
-_WITH_INPUT = (
+WITH_INPUT = (
     *(("instruction", "input", "output"), ("instruction", "context", "output"), ("instruction", "input", "response")),
     *(("instruction", "context", "response"), ("question", "context", "answer"), ("question", "context", "answers")),
     ("question", "context", "response"),
 )
 """Columns of an instruction, the text that it is about, and the answer: Alpaca, Dolly, SQuAD and others."""
-_ASKING, _ANSWERING = (tuple(dict.fromkeys(names)) for names in zip(*_PAIRS, strict=True))
+_ASKING, _ANSWERING = (tuple(dict.fromkeys(names)) for names in zip(*ANSWER_PAIRS, strict=True))
 _PAIR_PARTS = {"prompt": _ASKING, "completion": _ANSWERING}
 
 _SHAPES: dict[str, _Shape] = {
@@ -87,18 +101,30 @@ _SHAPES: dict[str, _Shape] = {
         {"system": ("system",), "history": ("history",), "input": ("input",)},
         "output",
     ),
-    "conversational": _Shape(_PAIR_PARTS, {}, "completion", _PAIRS),
-    "prompt_completion": _Shape(_PAIR_PARTS, _SYSTEM, "completion", _PAIRS),
+    "conversational": _Shape(_PAIR_PARTS, {}, "completion", ANSWER_PAIRS),
+    "prompt_completion": _Shape(_PAIR_PARTS, _SYSTEM, "completion", ANSWER_PAIRS),
     "label": _Shape({"text": TEXT_COLUMNS, "label": LABEL_COLUMNS}, _SYSTEM, "label"),
     "instances": _Shape({"instruction": ("instruction",), "instances": ("instances",)}, _SYSTEM, "instances"),
-    "preference": _Shape(
+    PREFERENCE: _Shape(
         {"chosen": ("chosen",), "rejected": ("rejected",)},
-        {**_SYSTEM, "prompt": ("prompt", "question", "instruction", "input")},
+        {**_BEFORE_ANSWER, "prompt": PROMPT_COLUMNS, "margin": ("margin",)},
         None,
     ),
     "text": _Shape({"text": ("text",)}, {}, None),
+    RANKED: _Shape({"prompt": ("instruction",), "output": ("output",)}, _BEFORE_ANSWER, "output"),
+    JUDGED: _Shape({"first": (), "second": (), "verdict": ()}, {**_BEFORE_ANSWER, "prompt": PROMPT_COLUMNS}, None),
+    RATED: _Shape(
+        {"label": ("label", "kto_tag")},
+        {**_BEFORE_ANSWER, "prompt": PROMPT_COLUMNS, "completion": (), "messages": CHAT_COLUMNS},
+        "completion",
+    ),
+    PROMPTS: _Shape({"prompt": PROMPT_COLUMNS}, {**_BEFORE_ANSWER, "completion": (), "label": ()}, None),
 }
 
+ROW_FORM_LAYOUTS = (PREFERENCE, RANKED, JUDGED, RATED, PROMPTS)
+"""The layouts of pairs, ratings and prompts. ``row_forms.columns`` finds their columns."""
+
+_ANSWER_LAYOUTS = tuple(name for name in _SHAPES if name not in (RANKED, JUDGED, RATED, PROMPTS))
 LAYOUTS = tuple(_SHAPES)
 """The names that ``data.layout`` accepts."""
 
@@ -127,18 +153,32 @@ def detect_layout(
     present = list(dict.fromkeys(str(key) for row in rows for key in row))
     if layout != "auto" and layout not in _SHAPES:
         raise DataError(f"{layout!r} is not a known layout; fix: pick one of: auto, {', '.join(LAYOUTS)}")
-    _check_columns(columns, present, layout)
+    check_columns(columns, present, _ANSWER_LAYOUTS if layout == "auto" else (layout,))
     candidates: list[Layout] = []
-    for name in LAYOUTS if layout == "auto" else (layout,):
+    for name in _ANSWER_LAYOUTS if layout == "auto" else (layout,):
         candidates += _readings(name, rows, columns, present, has_to_fit=layout == "auto")
     candidates = _without_weaker(candidates) or ([] if columns else _further_readings(rows, present, layout))
     if len(candidates) == 1:
-        return candidates[0]
+        return candidates[0] if columns or layout != "auto" else _with_texts_as_answers(candidates[0], rows)
     raise DataError(_no_single_layout(candidates, present, layout, rows))
 
 
-def _check_columns(columns: Mapping[str, str], present: list[str], layout: str) -> None:
-    shapes = [_SHAPES[layout]] if layout != "auto" else list(_SHAPES.values())
+def _with_texts_as_answers(layout: Layout, rows: Sequence[Mapping[str, Any]]) -> Layout:
+    """Return the layout, with a ``target`` of different sentences as completion and not as label."""
+    if layout.name != LABEL or layout.columns["label"] != "target":
+        return layout
+    values = [row["target"] for row in rows if row.get("target") is not None]
+    if not values or not all(isinstance(value, str) and " " in value.strip() for value in values):
+        return layout
+    if len(set(values)) <= _MOST_SAME * len(values):
+        return layout
+    system = {"system": layout.columns["system"]} if "system" in layout.columns else {}
+    return Layout("prompt_completion", {**system, "prompt": layout.columns["text"], "completion": "target"})
+
+
+def check_columns(columns: Mapping[str, str], present: Sequence[str], layouts: Collection[str]) -> None:
+    """Raise DataError for a named part that none of ``layouts`` has, or a named column that the file does not have."""
+    shapes = [_SHAPES[name] for name in layouts]
     parts = sorted({part for shape in shapes for part in (*shape.parts, *shape.optional)})
     for part, column in columns.items():
         if part not in parts:
@@ -181,7 +221,7 @@ def _readings(
 
 def _with_input(ways: list[dict[str, str]], named: Mapping[str, str], present: list[str]) -> list[dict[str, str]]:
     """Return the columns of the first known instruction with an input, or ``ways`` where the file has none."""
-    for instruction, context, output in _WITH_INPUT:
+    for instruction, context, output in WITH_INPUT:
         way = {"instruction": instruction, "input": context, "output": output}
         if set(way.values()) <= set(present) and {**way, **named} == {**named, **way}:
             return [way]
@@ -193,11 +233,11 @@ def _further_readings(rows: list[Mapping[str, Any]], present: list[str], layout:
     ways: list[tuple[str, dict[str, str]]] = []
     if {"query", "response", "history"} <= set(present):  # ms-swift
         ways.append(("alpaca", {"history": "history", "instruction": "query", "output": "response"}))
-    for prompt, completion in () if ways else _FURTHER_PAIRS:
+    for prompt, completion in () if ways else FURTHER_ANSWER_PAIRS:
         ways.append(("prompt_completion", {"prompt": prompt, "completion": completion}))
     for column in _FURTHER_CHATS:
         ways += [("messages", {"messages": column}), ("sharegpt", {"conversations": column})]
-    system = _system_column((*_SYSTEM["system"], "systemInstruction", "system_instruction"), present)
+    system = _system_column((*SYSTEM_COLUMNS, "systemInstruction", "system_instruction"), present)
     readings = [
         Layout(name, {**system, **way})
         for name, way in ways
@@ -228,7 +268,7 @@ def composed_layout(
     present = list(dict.fromkeys(str(key) for row in rows for key in row))
     if layout not in ("auto", "prompt_completion", "label"):
         raise DataError(f"{COMPOSED}: the layout {layout} has no prompt to compose; fix: remove data.layout")
-    _check_columns(columns, present, "auto")
+    check_columns(columns, present, _ANSWER_LAYOUTS)
     if extra := sorted(set(columns) - {"completion", "label", "output", "system"}):
         raise DataError(f"data.columns.{extra[0]}: {COMPOSED} composes the prompt; fix: remove one of them")
     answers = {part: columns[part] for part in ("completion", "output", "label") if part in columns}
@@ -244,7 +284,7 @@ def composed_layout(
         )
     ((part, answer),) = answers.items()
     unread = [name for name in present if name not in used]
-    system = {"system": columns["system"]} if "system" in columns else _system_column(_SYSTEM["system"], unread)
+    system = {"system": columns["system"]} if "system" in columns else _system_column(SYSTEM_COLUMNS, unread)
     if part == "label" or layout == "label":
         return Layout("label", {**system, "text": COMPOSED, "label": answer})
     return Layout("prompt_completion", {**system, "prompt": COMPOSED, "completion": answer})
@@ -310,7 +350,7 @@ def _no_single_layout(
         )
     if present == ["text"] or set(present) <= {"text", *BESIDE_TEXT}:
         return f"the column text is empty in the first rows (columns: {listed}); fix: name the column that holds the text, data.columns: {{text: ...}}"
-    choices = [layout] if layout != "auto" else list(LAYOUTS)
+    choices = [layout] if layout != "auto" else list(_ANSWER_LAYOUTS)
     table = "".join(f"\n  {name}: {_known_columns(_SHAPES[name])}" for name in choices)
     if has_no_header(rows, present):
         return (

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow_finetune_plugin.data.columns.offers import BESIDE_TEXT, columns_fix
 from mlflow_finetune_plugin.data.columns.ratings import (
+    ENTRY_POINTS,
     RATINGS,
     REJECTED,
     WHY,
@@ -60,8 +61,8 @@ def check_single_answers(rows: Rows) -> None:
             raise rating_fault(name)
     if {"completions", "labels"} <= present and _all_lists(rows, "completions", "labels"):
         raise DataError(
-            f"the columns completions, labels rate the steps of an answer: {WHY} rated steps; "
-            "fix: write the right answers as prompt and completion"
+            f"the columns completions, labels rate the steps of an answer: {WHY}; no objective of this version learns from rated "
+            "steps; fix: write the right answers as prompt and completion"
         )
 
 
@@ -81,7 +82,7 @@ def check_answered(rows: Rows) -> None:
             f"write the whole answer of each prompt into a column completion, or, if {checked!r} is the text to learn, "
         )
         raise _without_answers(present, fix + columns_fix({"prompt": "prompt", "completion": checked}))
-    if _asks_only(rows):
+    if asks_only(rows):
         raise _without_answers(present, "end each conversation with the turn of the assistant that is to be learned")
     if "segments" in present:
         raise DataError(
@@ -100,11 +101,11 @@ def check_answered(rows: Rows) -> None:
 def _without_answers(present: set[str], fix: str) -> DataError:
     return DataError(
         f"the rows hold prompts without answers ({', '.join(sorted(present))}), as training with rewards needs: "
-        f"the objective sft learns answers; fix: {fix}"
+        f"the objective sft learns answers; fix: {ENTRY_POINTS['prompts']} trains on prompts with a reward; or {fix}"
     )
 
 
-def _asks_only(rows: Rows) -> bool:
+def asks_only(rows: Rows) -> bool:
     """Return whether the rows are conversations of which none has an answer."""
     chats = [turns for row in rows for name in _CHATS if isinstance(turns := row.get(name), list) and turns]
     roles = [str(turn.get("role", turn.get("from"))).lower() for t in chats for turn in t if isinstance(turn, dict)]
@@ -186,8 +187,10 @@ def _pairs_text(rows: Rows, present: list[str], rejected: list[str]) -> str:
     chosen = [name for name in present if _CHOSEN.search(name) and name not in rejected]
     pairs = ", ".join([*(name for name in _PROMPTS if name in present), *chosen, *rejected])
     fix = _columns_fix(rows, chosen) or _ignore_fix(rows, rejected)
-    return f"preference: {pairs}: preference pairs cannot be used for training: {WHY} pairs; fix: " + (
-        fix or "write each row as messages, with the better answer as the last turn"
+    return (
+        f"preference: {pairs}: preference pairs cannot be used for training with sft: {WHY}; "
+        f"fix: {ENTRY_POINTS['pairs']} trains on pairs; or "
+        + (fix or "write each row as messages, with the better answer as the last turn")
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 OVER_LENGTH = "over length"
-OVER_EVAL_LIMIT = "over max_eval_rows"
+OVER_EVAL_LIMIT = "over eval.max_rows"
 EMPTY_PROMPT = "empty prompt"
 EMPTY_COMPLETION = "empty completion"
 EMPTY_TEXT = "empty text"
@@ -15,9 +15,13 @@ NO_ASSISTANT_TURN = "no assistant turn"
 NO_LEARNT_TURN = "no turn to learn"
 ROLES_OUT_OF_ORDER = "roles out of order"
 ENDS_WITH_USER_TURN = "ends with a user turn"
+EQUAL_ANSWERS = "equal answers"
+TIE = "tie"
+PROMPTS_DIFFER = "prompts differ"
 UNSUPPORTED_ROLE = "unsupported role"
 UNSUPPORTED_FIELD = "unsupported field"
 TEMPLATE_FAILS = "prompt template fails"
+SEVERAL_ANSWERS = "an answer of several turns that this chat template cannot write as one text"
 
 
 class RowFault(Exception):

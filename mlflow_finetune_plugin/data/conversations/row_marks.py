@@ -1,7 +1,8 @@
 """Refuse rows whose columns say how the row is trained on or rendered, where this version cannot do what they say.
 
 Other tools read these columns: Axolotl and ms-swift leave the row out of the loss or weight it, TRL hands
-``chat_template_kwargs`` to the template, ms-swift marks places of an image with ``objects``.
+``chat_template_kwargs`` to the template, ms-swift marks places of an image with ``objects``, NeMo leaves the turns of a role out of
+the loss (``mask``), OpenAI writes ``response_format`` into the prompt.
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ from typing import Any
 from mlflow_finetune_plugin.data.conversations.row_faults import UNSUPPORTED_FIELD, RowFault
 
 ROW_MARKS = frozenset(
-    ("weight", "sample_weight", "loss", "loss_scale", "train_on_inputs", "objects", "chat_template_kwargs")
+    (
+        *("weight", "sample_weight", "loss", "loss_scale", "loss_mask", "train", "training", "trainable", "mask"),
+        *("train_on_inputs", "objects", "chat_template_kwargs", "response_format", "tool_choice"),
+        *("assistant_masks", "completion_mask", "assistant_mask"),
+    )
 )
 """The columns that ``check_row_marks`` reads."""
 
+_SWITCHES = ("loss", "train", "training", "trainable")
+_MASKS = ("assistant_masks", "completion_mask", "assistant_mask", "loss_mask")
 _WEIGHTS = ("weight", "sample_weight", "loss_scale")
 _METHARME = re.compile(r"\s*<\|(system|user)\|>.*<\|model\|>\s*", re.DOTALL)
 
@@ -52,8 +59,18 @@ def _reason(column: str, value: Any) -> str | None:
         return None
     if column in _WEIGHTS:
         return None if str(value).lower() in ("1", "1.0", "true") else f"{value!r}, and every row counts the same here"
-    if column == "loss":
+    if column in _MASKS and isinstance(value, list):
+        return "it marks single tokens, and only whole turns can be left out of the loss"
+    if column in _SWITCHES or column in _MASKS:
         return "false, and every row carries loss here" if str(value).lower() in ("0", "0.0", "false") else None
+    if column == "mask":
+        is_role = isinstance(value, str) and value.lower() in ("assistant", "gpt", "bot", "model")
+        return f"{value!r}, and the turns of the assistant are what is learned here" if is_role else None
+    if column == "response_format":
+        kind = value.get("type") if isinstance(value, dict) else value
+        return None if kind == "text" else f"{kind}, which OpenAI writes into the prompt; write it into a system turn"
+    if column == "tool_choice":
+        return None if value in ("auto", "none") else f"{json.dumps(value)}, and a template writes no choice of a tool"
     if column == "train_on_inputs":
         return "true, and only answers are trained on here" if str(value).lower() in ("1", "true") else None
     if column == "objects":

@@ -10,7 +10,7 @@ from json.encoder import encode_basestring
 
 import numpy as np
 
-from mlflow_finetune_plugin.data.conversations.chat_turns import whole_text
+from mlflow_finetune_plugin.data.conversations.turns.chat import whole_text
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Message
 
 DEFAULT_EVAL_FRACTION = 0.1

@@ -85,6 +85,20 @@ class Template:
                 return [RowFault(REFUSES, str(error))]
         return [self.render([conversation], generation_prompt=generation_prompt)[0] for conversation in conversations]
 
+    def changes_with_date(self, messages: list[Message]) -> bool:
+        """Return whether the template writes the current date into this conversation; False where it refuses it."""
+        if "strftime_now" not in self.text:
+            return False
+        options = {"tokenize": False, "chat_template": self.text}
+        try:
+            first, second = (
+                self._tokenizer.apply_chat_template(messages, strftime_now=lambda _format, date=date: date, **options)
+                for date in ("1999-12-31", "2000-01-01")
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError):
+            return False
+        return bool(first != second)
+
     def _with_reasoning(self, messages: list[Message]) -> list[Message]:
         """Return the turns with their reasoning where the template reads it."""
         key = self.reasoning_key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mlflow_finetune_plugin.data.conversations.row_faults import (
@@ -51,7 +52,7 @@ def content_text(value: Any, name: str, if_empty: str) -> str:
         if not isinstance(part, dict):
             raise RowFault(WRONG_TYPE, f"a part of {name} is {excerpt_of(part)}, not an object")
         kind = part.get("type")
-        if kind in _THINKING:
+        if _is_thinking(part):
             continue
         if kind not in _TEXT_PARTS or "text" not in part:
             raise RowFault(
@@ -62,17 +63,22 @@ def content_text(value: Any, name: str, if_empty: str) -> str:
 
 
 def thinking_text(value: Any, name: str) -> str:
-    """Return the text of the thinking parts of a content, as Anthropic writes them, or "".
+    """Return the text of the thinking parts of a content, as Anthropic and Gemini write them, or "".
 
     Raises:
         RowFault: a part is redacted, or has no text.
     """
     texts = []
     for part in value if isinstance(value, list) else ():
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind in _THINKING:
+        if isinstance(part, dict) and _is_thinking(part):
+            kind = part.get("type") or "text"
             texts.append(verbatim(part.get(kind, part.get("text")), f"{kind} of {name}", EMPTY_COMPLETION))
     return "".join(texts)
+
+
+def _is_thinking(part: Mapping[str, Any]) -> bool:
+    """Return whether a part holds what the model thinks; Gemini marks a text with ``thought: true``."""
+    return part.get("type") in _THINKING or (part.get("thought") is True and "text" in part)
 
 
 def optional_text(value: Any, name: str) -> str:

@@ -12,12 +12,14 @@ from mlflow_finetune_plugin.lazy import names_on_first_use
 if TYPE_CHECKING:
     from mlflow_finetune_plugin.data.report.contents import DataFinding, DataReport, FileReport, UnusableDataError
     from mlflow_finetune_plugin.data.report.page import report_fragment, report_page
+    from mlflow_finetune_plugin.data.report.preferences import PreferenceTally
     from mlflow_finetune_plugin.data.report.text import report_text
 
 __all__ = [
     "DataFinding",
     "DataReport",
     "FileReport",
+    "PreferenceTally",
     "UnusableDataError",
     "report_fragment",
     "report_page",
@@ -30,6 +32,7 @@ __getattr__ = names_on_first_use(
         "DataFinding": "contents",
         "DataReport": "contents",
         "FileReport": "contents",
+        "PreferenceTally": "preferences",
         "UnusableDataError": "contents",
         "report_fragment": "page",
         "report_page": "page",

@@ -5,16 +5,18 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from mlflow_finetune_plugin.data.report.contents import MAX_LINES, DataFinding
 from mlflow_finetune_plugin.data.report.tally import Labels, RowTally
-from mlflow_finetune_plugin.data.tokens.encoding_faults import CONTROLS, MOJIBAKE, REPLACED
+from mlflow_finetune_plugin.data.tokens.encoding_faults import CONTROLS, MOJIBAKE, REPLACED, UNKNOWN
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.data.tokens.row_index import RowIndex, normalised
 from mlflow_finetune_plugin.data.tokens.token_file import TokenFile
 from mlflow_finetune_plugin.data.tokens.trained_tokens import untrained_tokens
+from mlflow_finetune_plugin.methods import RowForm
 
 UNTRAINED_STOP = "untrained end-of-turn token"
 
@@ -45,6 +47,11 @@ _FAULTS = {
     ),
     REPLACED: ("U+FFFD, which replaces text that could not be decoded", "write the file again from its source"),
     CONTROLS: ("control characters", "remove them"),
+    UNKNOWN: (
+        "characters in the answer (of a pair: in the better one; of a prompt: in its reference) that the base's tokenizer does not "
+        "know, so the base cannot write it",
+        "write these answers without the characters, or choose another base",
+    ),
 }
 
 PositionText = Callable[[int, int], str]
@@ -100,15 +107,20 @@ class RowSet:
             check=check,
             count=total,
             text=text[total != 1] + ending,
-            places=tuple(self.position_text(int(record["file"]), int(record["line"])) for record in first),
+            places=tuple(
+                dict.fromkeys(self.position_text(int(record["file"]), int(record["line"])) for record in first)
+            ),
             example=" | ".join(self.show(int(example)) for example in examples),
             fix=fix,
             is_warning=warns,
         )
 
 
-def row_findings(train: RowSet, held_out: RowSet) -> list[DataFinding]:
-    """Return findings on duplicates, contradictions and rows that leak from train to eval; checks without hits are left out."""
+def row_findings(train: RowSet, held_out: RowSet, form: RowForm = "answers") -> list[DataFinding]:
+    """Return findings on duplicates, contradictions and rows that leak from train to eval; checks without hits are left out.
+
+    Only answers can contradict each other by being different: several pairs, ratings or rewards of one prompt are usual.
+    """
     once = "remove them if a row should count once"
     apart = "remove them from one side"
     exact = _repeated(train.records["row"])
@@ -164,7 +176,8 @@ def row_findings(train: RowSet, held_out: RowSet) -> list[DataFinding]:
             "remove them, or expect the metrics to be too optimistic",
         ),
     ]
-    return [finding for finding in findings if finding.count]
+    silent = () if form == "answers" else (CONTRADICTIONS, CONSTANT_ANSWERS)
+    return [finding for finding in findings if finding.count and finding.check not in silent]
 
 
 def count_of(findings: Sequence[DataFinding], check: str) -> int:
@@ -179,12 +192,32 @@ def _repeated(hashes: np.ndarray) -> np.ndarray:
 
 
 def _contradicting(records: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return the positions of rows whose prompt has several answers, and the number of such prompts."""
+    """Return the positions of rows whose prompt has several answers, and the number of such prompts.
+
+    The answers of one row of a file do not contradict each other, and neither do rows that have an answer in common.
+    """
     order = np.lexsort((records["answer"], records["prompt"]))
     prompts, answers = records["prompt"][order], records["answer"][order]
     differs = (prompts[1:] == prompts[:-1]) & (answers[1:] != answers[:-1])
     bad = np.unique(prompts[1:][differs])
+    bad = np.setdiff1d(bad, _agreeing(records[np.isin(records["prompt"], bad)])) if len(bad) else bad
     return np.flatnonzero(np.isin(records["prompt"], bad)) if len(bad) else np.empty(0, dtype=np.int64), len(bad)
+
+
+def _agreeing(records: np.ndarray) -> np.ndarray:
+    """Return the prompts whose rows have lists of answers, of which every two have one in common."""
+    rows, counts = np.unique(records[["prompt", "file", "line"]], return_counts=True)
+    with_lists = np.unique(rows["prompt"][counts > 1])
+    lists: dict[int, dict[tuple[int, int], set[int]]] = {}
+    for record in records[np.isin(records["prompt"], with_lists)]:
+        by_row = lists.setdefault(int(record["prompt"]), {})
+        by_row.setdefault((int(record["file"]), int(record["line"])), set()).add(int(record["answer"]))
+    agreeing = [
+        prompt
+        for prompt, by_row in lists.items()
+        if not any(one.isdisjoint(other) for one, other in combinations(set(map(frozenset, by_row.values())), 2))
+    ]
+    return np.array(agreeing, dtype=np.uint64)
 
 
 def _two_answers(records: np.ndarray, contradicting: np.ndarray) -> np.ndarray:
@@ -194,7 +227,8 @@ def _two_answers(records: np.ndarray, contradicting: np.ndarray) -> np.ndarray:
     first = contradicting[0]
     same_prompt = contradicting[records["prompt"][contradicting] == records["prompt"][first]]
     other = same_prompt[records["answer"][same_prompt] != records["answer"][first]]
-    return np.array([first, other[0]])
+    in_other_rows = other[records[["file", "line"]][other] != records[["file", "line"]][first]]
+    return np.array([first, (in_other_rows if len(in_other_rows) else other)[0]])
 
 
 def _constant(records: np.ndarray) -> np.ndarray:
@@ -223,12 +257,14 @@ def label_findings(labels: Labels) -> list[DataFinding]:
     An evaluation has no training rows to compare with.
     """
     findings = _similar_labels(labels)
-    unseen = [label for label in labels.eval if label not in labels.train] if labels.train else []
+    knows_train = labels.train and not labels.is_full("train")
+    unseen = [label for label in labels.eval if label not in labels.train] if knows_train else []
     if unseen:
         places = tuple(labels.eval_positions[label] for label in unseen[:MAX_LINES])
         rows = sum(labels.eval[label] for label in unseen)
         verb = "row has" if rows == 1 else "rows have"
-        text = f"held-out {verb} one of {len(unseen):,} labels that do not occur in the training rows"
+        which = "a label that does" if len(unseen) == 1 else f"one of {len(unseen):,} labels that do"
+        text = f"held-out {verb} {which} not occur in the training rows"
         findings.append(
             DataFinding("unseen labels", rows, text, places, unseen[0], "add training rows with these labels")
         )
@@ -254,6 +290,24 @@ def _similar_labels(labels: Labels) -> list[DataFinding]:
     ) + ", which differ only in case, blanks or Unicode form and count as different labels"
     example = ", ".join(f"{label!r} {counts[label]:,} times" for label in similar[0])
     return [DataFinding(SIMILAR_LABELS, len(similar), text, (), example, "write each label in one form")]
+
+
+def score_findings(tallies: Sequence[RowTally]) -> list[DataFinding]:
+    """Return findings on columns of numbers that may rate the answers, in files to train on."""
+    return [
+        DataFinding(
+            "scores",
+            tally.unused_columns[name],
+            f"rows of {tally.name} have a number from {low:g} to {high:g} in the column {name!r}, which may rate the answers: "
+            "all are learned alike",
+            (),
+            "",
+            f"remove the rows with bad answers, or set data.ignore: [{name}]",
+        )
+        for tally in tallies
+        if tally.role == "train"
+        for name, (low, high) in tally.scores.items()
+    ]
 
 
 def encoding_findings(tallies: Sequence[RowTally]) -> list[DataFinding]:

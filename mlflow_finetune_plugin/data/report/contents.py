@@ -139,7 +139,7 @@ class DataReport:
             )
         if self.truncated_answer:
             warnings.append(
-                f"{_count(self.truncated_answer, 'answer')} were cut off entirely because max_length is "
+                f"{_count(self.truncated_answer, 'answer')} {_were(self.truncated_answer)} cut off entirely because max_length is "
                 f"{self.max_length} tokens; {fix}"
             )
         return tuple(warnings)
@@ -193,12 +193,13 @@ class DataReport:
         Args:
             is_evaluation: Nothing is trained, so all rows are there to be evaluated.
         """
-        duplicates = _count(self.duplicates, "duplicate") if self.duplicates else "no duplicates"
+        repeats = self.duplicates + self.eval_duplicates
+        duplicates = _count(repeats, "duplicate") if repeats else "no duplicates"
         reasons = self._skip_reasons()
         parts = [_skipped_text(reasons), duplicates]
         if changed := self.over_length - reasons[OVER_LENGTH]:
             parts.append(f"{changed:,} longer than max_length ({self.overlength})")
-        if (share := self._loss_share()) < _LOW_LOSS_SHARE:
+        if 0 < (share := self._loss_share()) < _LOW_LOSS_SHARE:  # prompts alone have no answers
             parts.append(f"only {share:.1%} of the tokens are answers to learn from, the rest is prompt")
         chosen_by = f"{self.validation_rows:,} for validation, " if self.validation_rows else ""
         rows = f"{_count(self.train_rows, 'row')} to train on, {chosen_by}{self.eval_rows:,} held out"
@@ -231,6 +232,10 @@ def _skipped_text(reasons: Counter[str]) -> str:
     if not reasons:
         return "none skipped"
     return f"{reasons.total():,} skipped ({', '.join(f'{rows:,} {reason}' for reason, rows in reasons.most_common())})"
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
 
 
 def _count(number: int, noun: str) -> str:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mlflow_finetune_plugin.data.conversations.row_faults import OVER_EVAL_LIMIT, OVER_LENGTH
+from mlflow_finetune_plugin.data.conversations.row_faults import OVER_EVAL_LIMIT, OVER_LENGTH, TIE
 from mlflow_finetune_plugin.data.report.tally import RowTally
 from mlflow_finetune_plugin.data.tokens.overlength import NO_LOSS_TOKEN
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.data.tokens.trained_tokens import embedding_rows
 
-_CHOSEN_REASONS = (OVER_LENGTH, NO_LOSS_TOKEN, OVER_EVAL_LIMIT)
-"""Reasons that follow from a setting, such as ``overlength: drop``. They do not count towards ``max_skipped``."""
+_EXPECTED_REASONS = (OVER_LENGTH, NO_LOSS_TOKEN, OVER_EVAL_LIMIT, TIE)
+"""Reasons that follow from a setting, such as ``overlength: drop``, and ties, which are judgements and not faults. They do not
+count towards ``max_skipped``."""
 
 
 def skipped_fault(tallies: Sequence[RowTally], max_skipped: float) -> str | None:
     """Return which file has too large a share of rows that cannot be used, and why; None where none has."""
     for tally in tallies:
-        skipped = sum(rows for reason, rows in tally.reasons.items() if reason not in _CHOSEN_REASONS)
+        skipped = sum(rows for reason, rows in tally.reasons.items() if reason not in _EXPECTED_REASONS)
         share = skipped / tally.conversations if tally.conversations else 0.0
         if skipped and share > max_skipped:
             allowed = math.ceil(share * 100) / 100

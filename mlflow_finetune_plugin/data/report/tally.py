@@ -40,6 +40,7 @@ class RowTally:
     examples: dict[str, str] = field(default_factory=dict)
     source_notes: list[str] = field(default_factory=list)
     unused_columns: Counter[str] = field(default_factory=Counter)
+    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
     odd: Counter[str] = field(default_factory=Counter)
     odd_lines: dict[str, list[int]] = field(default_factory=dict)
     odd_examples: dict[str, str] = field(default_factory=dict)
@@ -99,6 +100,10 @@ class Labels:
             counts[label] += 1
             if side == "eval":
                 self.eval_positions.setdefault(label, position)
+
+    def is_full(self, side: str) -> bool:
+        """Return whether further labels of a side are not counted, so that a label that is not here may occur."""
+        return len(self.train if side == "train" else self.eval) >= _MAX_LABELS
 
 
 def _excerpt(row: object) -> str:

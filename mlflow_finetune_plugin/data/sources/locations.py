@@ -3,6 +3,9 @@
 ``hf:NAME[@REVISION][:CONFIG]:SPLIT`` means ``datasets.load_dataset(NAME, CONFIG, split=SPLIT, revision=REVISION)`` with the
 split ``train`` by default. ``runs:/RUN_ID/PATH`` and ``models:/NAME/VERSION/PATH`` (also ``models:/NAME@ALIAS/PATH``) are
 MLflow URIs. This module imports MLflow only to fetch an artifact.
+
+``votes:NAME`` means the votes on answers of the registered model NAME. Trainings read them before their data is prepared
+(``planning/votes.py``), because this room knows no votes.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from mlflow_finetune_plugin.errors import DataError, one_line, without_secrets
 
 HUB = "hf:"
 ARTIFACTS = ("runs:/", "models:/")
+VOTES = "votes:"
 _HUB_FORM = re.compile(
     r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[^:]+))?(?::(?P<config>[^:\[\]]+))??(?::(?P<split>[^:\[\]]+(?:\[[^\]]*\])?))?"
 )
@@ -33,16 +37,28 @@ class HubDataset:
 
 
 def is_remote(path: str) -> bool:
-    """Return whether ``path`` names a data set of the hub or an MLflow artifact, not a local file."""
-    return path.startswith((HUB, *ARTIFACTS))
+    """Return whether ``path`` names a data set of the hub, an MLflow artifact or votes, not a local file."""
+    return path.startswith((HUB, *ARTIFACTS, VOTES))
 
 
 def check_location(path: str) -> None:
-    """Raise DataError for a hub name or an MLflow URI that is not well formed."""
+    """Raise DataError for a hub name, an MLflow URI or a source of votes that is not well formed."""
     if path.startswith(HUB):
         hub_dataset(path)
+    elif path.startswith(VOTES):
+        voted_model(path)
     elif path.startswith(ARTIFACTS) and not _ARTIFACT_FORM.fullmatch(path):
         raise DataError(f"{path}: not a valid artifact URI; fix: use runs:/RUN_ID/PATH or models:/NAME/VERSION/PATH")
+
+
+def voted_model(path: str) -> str:
+    """Return the registered model of ``votes:NAME``. Raises DataError where it names a version, or none."""
+    name = path.removeprefix(VOTES)
+    if not name.strip() or any(sign in name for sign in "/:"):
+        raise DataError(
+            f"{path}: not the votes of a registered model; fix: use votes:NAME with the name of the model, without a version"
+        )
+    return name
 
 
 def hub_dataset(path: str) -> HubDataset:
@@ -58,8 +74,13 @@ def local_copy(path: str, folder: Path) -> Path:
     """Return where to read ``path``: the path itself, or a copy of the MLflow artifact in ``folder``.
 
     Raises:
-        DataError: the artifact cannot be fetched from the tracking server of this process.
+        DataError: the artifact cannot be fetched from the tracking server of this process, or ``path`` is ``votes:NAME``.
     """
+    if path.startswith(VOTES):
+        raise DataError(
+            f"{path}: votes are read for data.train and data.eval of a training only; fix: export them to a file, "
+            f"`mlflow-finetune votes {path.removeprefix(VOTES)} --export FILE.jsonl`"
+        )
     if not path.startswith(ARTIFACTS):
         return Path(path)
     import mlflow

@@ -73,7 +73,8 @@ class EncodedBatch:
         row_hashes: The hash of the first conversation of the same line, uint64; the split depends on it.
         line_prompts: The hash of the prompt of the first conversation of the same line, uint64, as ``prompt_hashes``.
         group_hashes: The hash of each row's group, uint64; (0,) where rows have none.
-        own_hashes: The exact hash of each conversation, uint64.
+        own_hashes: The exact hash of each row, with all that it holds beside its conversation, uint64.
+        chat_hashes: The ``hash_row`` of each conversation, uint64.
         prompt_hashes: Hashes that ignore case and whitespace, uint64.
         answer_hashes: Hashes that ignore case and whitespace, uint64.
         counts: Examples per conversation, int64; 0 for a fault.
@@ -87,6 +88,7 @@ class EncodedBatch:
     line_prompts: np.ndarray
     group_hashes: np.ndarray
     own_hashes: np.ndarray
+    chat_hashes: np.ndarray
     prompt_hashes: np.ndarray
     answer_hashes: np.ndarray
     counts: np.ndarray

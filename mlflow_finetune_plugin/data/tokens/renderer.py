@@ -12,7 +12,7 @@ that it can be removed from generated text before a comparison with a reference.
 *Several turns* are one example when that changes nothing, that is when P and F of every turn are prefixes of the whole
 rendering, as text and as tokens. Otherwise (Qwen3 strips think blocks from earlier turns) the conversation is unrolled:
 one example per assistant turn, each with loss on its last turn only. An assistant turn that the file excludes from learning
-(``chat_turns.is_learnt``) is part of the prompt of the turns after it.
+(``turns/chat.py``) is part of the prompt of the turns after it.
 
 *Tokens at the border.* F is tokenized as one text. If its tokens do not start with ``ids(P)`` (one token covers the border,
 or P's trailing blanks are tokenized differently at the end of a text), P and R are tokenized apart, provided that the
@@ -30,15 +30,22 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from mlflow_finetune_plugin.data.conversations.chat_turns import is_learnt, unmarked
+from mlflow_finetune_plugin.base_models.files import generation_ends
 from mlflow_finetune_plugin.data.conversations.conversion import is_document
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
 from mlflow_finetune_plugin.data.conversations.templates import Template, TemplateSettings, prepends_bos
 from mlflow_finetune_plugin.data.conversations.texts import REASONING_FIELDS
-from mlflow_finetune_plugin.data.conversations.turns import STOP_INSIDE, RenderedTurn, checked_turns, default_turns
+from mlflow_finetune_plugin.data.conversations.turns.chat import is_learnt, unmarked
+from mlflow_finetune_plugin.data.conversations.turns.rendered import (
+    STOP_INSIDE,
+    RenderedTurn,
+    checked_turns,
+    default_turns,
+)
 from mlflow_finetune_plugin.data.tokens.answer_tokens import AnswerFinder, AnswerSpan, Piece
 from mlflow_finetune_plugin.data.tokens.trained_tokens import untrained_reason
 from mlflow_finetune_plugin.errors import BaseModelError
+from mlflow_finetune_plugin.evaluation.answer_text import decoded_answer
 from mlflow_finetune_plugin.evaluation.results import Message
 
 STRADDLES = "tokens straddle the answer's start"
@@ -46,6 +53,9 @@ NO_END_OF_TURN = "no end-of-turn token"
 
 _PROBE_ANSWER = "pear"
 _PROBE_REASONING = "It grows on a tree"
+_PROBE_SYSTEM: Message = {"role": "system", "content": "Be brief."}
+_DATED = {(True, True): "", (True, False): " without a system turn", (False, True): " with a system turn"}
+"""Which prompts have the current date, by whether those without and with a system turn have it."""
 _PROBE: list[Message] = [{"role": "user", "content": "Name a fruit."}, {"role": "assistant", "content": _PROBE_ANSWER}]
 
 
@@ -90,7 +100,8 @@ class ChatRenderer:
         Args:
             tokenizer: A fast Hugging Face tokenizer with an eos_token.
             chat_template: A Jinja template; None means the tokenizer's own, or the packaged one.
-            weights: The base's folder. Its output embedding shows which tokens the base was trained on.
+            weights: The base's folder. Its output embedding shows which tokens the base was trained on, and its generation config
+                may name further tokens that end an answer.
             template_settings: Values of the template's variables, such as ``enable_thinking``.
 
         Raises:
@@ -113,9 +124,11 @@ class ChatRenderer:
         self._template_settings = dict(template_settings or {})
         self._finder = AnswerFinder(tokenizer)
         self._probe()
-        self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys((self.end_of_turn_token_id, tokenizer.eos_token_id)))
+        ends = (self.end_of_turn_token_id, tokenizer.eos_token_id)
+        # Engines also end an answer at the end tokens of the base's generation config, so the proof and pyfunc have to.
+        self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys((*ends, *generation_ends(weights))))
         self.untrained_end_of_turn = untrained_reason(weights, self.end_of_turn_token_id) if weights else None
-        self._stop_texts = tuple(tokenizer.convert_ids_to_tokens(list(self.stop_token_ids)))
+        self._stop_texts = tuple(tokenizer.convert_ids_to_tokens(list(dict.fromkeys(ends))))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -127,8 +140,9 @@ class ChatRenderer:
                 f"the chat template does not end answers with a stop token, so {token} is appended to each answer and trained on"
             )
         if self.answer_prefix:
+            which = "each answer without reasoning" if self.writes_reasoning else "each answer"
             texts.append(
-                f"the chat template writes {self.answer_prefix!r} before each answer, and the model learns to write it"
+                f"the chat template writes {self.answer_prefix!r} before {which}, and the model learns to write it"
             )
         if self.rewrites_prompt:
             texts.append(
@@ -138,14 +152,19 @@ class ChatRenderer:
         if self._template_settings:
             listed = ", ".join(f"{name}: {value!r}" for name, value in sorted(self._template_settings.items()))
             texts.append(f"the chat template is rendered with {listed}, unless a request says otherwise")
-        if "strftime_now" in self.chat_template:
-            texts.append("the chat template contains the current date, so prompts change every day")
+        is_dated = (
+            self._template.changes_with_date(_PROBE),
+            self._template.changes_with_date([_PROBE_SYSTEM, *_PROBE]),
+        )
+        if any(is_dated):
+            texts.append(
+                f"the chat template writes the current date into prompts{_DATED[is_dated]}, so these change every day"
+            )
         return tuple(texts)
 
     def answer_text(self, ids: list[int]) -> str:
         """Return the text of an answer's tokens as the proof reads a generated answer: without special tokens and prefix."""
-        text = str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-        return text.removeprefix(self.answer_prefix.strip()).strip()
+        return decoded_answer(self.tokenizer, ids, self.answer_prefix)
 
     def encode(self, messages: Sequence[Message]) -> list[Example]:
         """Return the examples of one conversation.
@@ -166,6 +185,21 @@ class ChatRenderer:
         texts = [messages[0]["content"] for messages in conversations if is_document(messages)]
         documents = iter(self._encode_documents(texts))
         return [next(documents) if is_document(messages) else next(chats) for messages in conversations]
+
+    def encode_prompts(self, conversations: Sequence[Sequence[Message]]) -> list[list[Example] | RowFault]:
+        """Encode prompts as a server renders them, up to the start of the answer. No token carries loss."""
+        turns = [unmarked(messages) for messages in conversations]
+        rendered = self._template.render(turns, generation_prompt=True)
+        texts = [text for text in rendered if isinstance(text, str)]
+        ids = iter(self._finder.ids(texts))
+        encoded: list[list[Example] | RowFault] = []
+        for text in rendered:
+            if isinstance(text, str):
+                tokens = next(ids)
+                encoded.append([Example(tokens, [0] * len(tokens))])
+            else:
+                encoded.append(text)
+        return encoded
 
     def _encode_documents(self, texts: list[str]) -> list[list[Example] | RowFault]:
         encoded: list[list[Example] | RowFault] = []

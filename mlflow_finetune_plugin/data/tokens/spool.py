@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from mlflow_finetune_plugin.data.tokens.batch_encoder import Conversations, Groups, from_frame
+from mlflow_finetune_plugin.data.tokens.batch_encoder import Beside, Conversations, Groups, from_frame
 from mlflow_finetune_plugin.data.tokens.batches import EncodedBatch
 
 
@@ -17,12 +17,18 @@ class SpooledBatch:
         self._frame, self.encoded = frame, encoded
         self._conversations: Conversations | None = None
         self._groups: Groups = []
+        self._beside: list[Beside] = []
 
     @property
     def conversations(self) -> Conversations:
         if self._conversations is None:
-            _, self._conversations, self._groups = from_frame(self._frame)
+            _, self._conversations, self._groups, self._beside = from_frame(self._frame)
         return self._conversations
+
+    @property
+    def beside(self) -> list[Beside]:
+        """What the rows hold beside their conversations; empty for rows of answers."""
+        return self._beside if self.conversations else []
 
     def group(self, row: int) -> str | None:
         """Return the group of a row; None where rows have none."""

@@ -32,9 +32,12 @@ def mean_lower_bound(
         lowest: The lowest possible value of a row.
         tail: The chance that the mean is below the bound.
         seed: Of the random weights.
-        n_draws: How many times weights are drawn; more are drawn where ``tail`` needs them.
+        n_draws: How many times weights are drawn; more are drawn where ``tail`` needs them. A ``tail`` that the most draws cannot
+            show gives ``lowest``.
     """
     draws = min(max(n_draws, math.ceil(50 / tail)), _MOST_DRAWS)
+    if tail * draws < 1:
+        return lowest
     largest = weights.max()
     all_sums, all_weights = np.append(sums, largest * lowest), np.append(weights, largest)
     rng = np.random.default_rng(seed)

@@ -9,8 +9,8 @@ from mlflow_finetune_plugin.errors import in_short
 from mlflow_finetune_plugin.gate.criteria import Finding
 from mlflow_finetune_plugin.promotion.error_rates.gain_tests import gain_test_key
 from mlflow_finetune_plugin.promotion.error_rates.numbered_test import NumberedTest
-from mlflow_finetune_plugin.promotion.error_rates.vote_pairs import VotePairs, vote_pair_tag
-from mlflow_finetune_plugin.store.names import BASE, GAIN_TEST_TAG
+from mlflow_finetune_plugin.promotion.error_rates.vote_pairs import VotePairs, vote_pair_key
+from mlflow_finetune_plugin.store.names import BASE, GAIN_TEST_TAG, VOTE_PAIR_TAG
 from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
 
 if TYPE_CHECKING:
@@ -55,9 +55,9 @@ def _votes(client: MlflowClient, decision: Decision) -> list[tuple[str, Numbered
         return []
     champion = BASE if decision.champion is None else decision.champion.number
     pairs = VotePairs.from_tags(read_model(client, decision.name)[1])
-    is_better = pairs.pair(decision.candidate.number, champion).is_better or finding.outcome == "pass"
+    is_better = pairs.pair(decision.candidate.number, champion, policy).is_better or finding.outcome == "pass"
     test = NumberedTest(votes.number or 1, votes.discoveries, is_better)
-    return [(vote_pair_tag(decision.candidate.number, champion), test)]
+    return [(VOTE_PAIR_TAG + vote_pair_key(decision.candidate.number, champion, policy), test)]
 
 
 def _finding(decision: Decision, name: str) -> Finding | None:

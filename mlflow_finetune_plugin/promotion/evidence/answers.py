@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from mlflow_finetune_plugin.data.conversations.split import hash_eval_row
-from mlflow_finetune_plugin.errors import in_short
+from mlflow_finetune_plugin.errors import GateError, in_short
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare, load_metrics
-from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED, MetricModule
+from mlflow_finetune_plugin.evaluation.metric_modules import PACKAGED, MetricModule, is_reward
 from mlflow_finetune_plugin.evaluation.results import EvalRow, Interval
 from mlflow_finetune_plugin.gate.evidence import Gain, Latency
 from mlflow_finetune_plugin.gate.statistics.paired import PairedRows
@@ -27,6 +27,7 @@ from mlflow_finetune_plugin.promotion.evidence.held_out import (
     HeldOut,
     answer_set_content,
     answer_set_from,
+    metric_key,
     proof_answers,
 )
 from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
@@ -70,6 +71,7 @@ class Sources:
         latency: Latency that a probe measured; it is used instead of the routers' own figures.
         known: Answers of earlier decisions and checks, by the digests of adapter and rows.
         measured: Answers that were measured now, by the same keys.
+        trusts_code: Whether rewards of a version may run its code, and send answers and API keys to the addresses that it names.
     """
 
     answerer: Callable[[ProvenVersion], RowAnswerer]
@@ -77,6 +79,7 @@ class Sources:
     latency: Latency | None = None
     known: dict[tuple[str, str], AnswerSet] = field(default_factory=dict)
     measured: dict[tuple[str, str], AnswerSet] = field(default_factory=dict)
+    trusts_code: bool = False
 
 
 def answers_on(version: ProvenVersion, rows: HeldOut, sources: Sources, say: Note) -> AnswerSet:
@@ -93,10 +96,18 @@ def answers_on(version: ProvenVersion, rows: HeldOut, sources: Sources, say: Not
     return sources.measured[key]
 
 
-def are_unseen(rows: Sequence[EvalRow], versions: Sequence[ProvenVersion], notes: list[str]) -> list[bool]:
+def are_unseen(
+    rows: Sequence[EvalRow], versions: Sequence[ProvenVersion], notes: list[str], what: str = "held-out rows"
+) -> list[bool]:
     """Return for each row whether none of the versions was trained on it.
 
     An answer that a version memorised is not evidence of what it can do.
+
+    Args:
+        rows: The rows that the versions answer.
+        versions: The versions.
+        notes: Receives what is left out or not known.
+        what: What the notes call the rows.
     """
     unseen = [True] * len(rows)
     for version in versions:
@@ -111,7 +122,7 @@ def are_unseen(rows: Sequence[EvalRow], versions: Sequence[ProvenVersion], notes
         in_training = [hash_eval_row(row, seed) in hashes for row in rows]
         if any(in_training):
             notes.append(
-                f"{version.uri} was trained on {sum(in_training):,} of {len(rows):,} held-out rows: they are left out"
+                f"{version.uri} was trained on {sum(in_training):,} of {len(rows):,} {what}: they are left out"
             )
         unseen = [is_new and not is_trained for is_new, is_trained in zip(unseen, in_training, strict=True)]
     return unseen
@@ -123,9 +134,21 @@ def metric_of(name: str | None, candidate: ProvenVersion, rows: HeldOut) -> Metr
     A metric of the user's own is loaded from the file in the candidate's proof.
     """
     metrics = candidate.held_out.metrics if candidate.held_out is not None else rows.metrics
-    file_name = Path(name or next(iter(metrics))).name
+    file_name = metric_key(name or next(iter(metrics)))
+    if is_reward(file_name):
+        _check_same_rewards(file_name, candidate, rows)
     (module,) = load_metrics([file_name if file_name in PACKAGED else candidate.metric_file(file_name)])
     return module
+
+
+def _check_same_rewards(metric: str, candidate: ProvenVersion, rows: HeldOut) -> None:
+    """Raise GateError where the rewards of the candidate's proof are not those that the rows were recorded with."""
+    own = candidate.held_out.metrics.get(metric) if candidate.held_out is not None else None
+    if own is None or own != rows.metrics.get(metric):
+        raise GateError(
+            f"{candidate.uri}: its answers were not scored with the same rewards as those of the rows, so {metric} cannot be "
+            "compared; fix: gain.metric: a metric of references, such as exact_match"
+        )
 
 
 def gain_of(
@@ -166,11 +189,13 @@ def gain_of(
     if not scores:
         measured = _with_a_width(result.gain)
         return Gain(module.name, over, measured, module.higher_is_better, number, discoveries)
+    sides = zip(scores[f"adapter_{module.name}"], scores[f"base_{module.name}"], strict=True)
+    pairs = [(i, *values) for i, values in enumerate(sides) if not any(map(math.isnan, values))]
     paired = PairedRows(
-        row_ids=tuple(rows.ids[i] for i in indices),
-        candidate=tuple(scores[f"adapter_{module.name}"]),
-        champion=tuple(scores[f"base_{module.name}"]),
-        clusters=tuple(clusters) if clusters is not None else None,
+        row_ids=tuple(rows.ids[indices[i]] for i, _, _ in pairs),
+        candidate=tuple(own for _, own, _ in pairs),
+        champion=tuple(others for _, _, others in pairs),
+        clusters=tuple(clusters[i] for i, _, _ in pairs) if clusters is not None else None,
     )
     return Gain(module.name, over, paired, module.higher_is_better, number, discoveries)
 

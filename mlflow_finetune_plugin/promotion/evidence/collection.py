@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from mlflow_finetune_plugin.data.conversations.split import hash_eval_row
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet, compare
-from mlflow_finetune_plugin.evaluation.metric_modules import MetricModule
+from mlflow_finetune_plugin.evaluation.metric_modules import MetricModule, is_reward
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.gate.criteria import gain_confidence
 from mlflow_finetune_plugin.gate.evidence import Evidence, Gain, Latency, Regression, Votes
-from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GainPolicy, GatePolicy
+from mlflow_finetune_plugin.gate.policy import HIGHEST_SCORES, GainPolicy, GatePolicy, VotesPolicy
 from mlflow_finetune_plugin.promotion.error_rates.gain_tests import GainTests
 from mlflow_finetune_plugin.promotion.error_rates.vote_pairs import VotePairs
 from mlflow_finetune_plugin.promotion.evidence.answers import Note, Sources, answers_on, are_unseen, gain_of, metric_of
 from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut, proof_answers
 from mlflow_finetune_plugin.promotion.evidence.proven_version import ProvenVersion
+from mlflow_finetune_plugin.rewards import is_harmless, scoring
 from mlflow_finetune_plugin.store.names import BASE
 from mlflow_finetune_plugin.store.registered_model import read_model, registry_faults
 from mlflow_finetune_plugin.store.served_tags import logged_latencies
@@ -59,7 +60,7 @@ def collect(
         gain=gain,
         champion_rows=champion_rows,
         forgetting=candidate.forgetting if policy.forgetting is not None else None,
-        votes=_votes(candidate, champion, notes) if policy.votes is not None else None,
+        votes=_votes(policy.votes, candidate, champion, notes) if policy.votes is not None else None,
         latency=_latency(candidate, champion, sources, notes) if policy.latency is not None else None,
         regressions=tuple(_regressions(policy, candidate, sources, say, notes)),
     )
@@ -105,6 +106,10 @@ def _gain(
     if compared_with is None:
         notes.append(f"{candidate.uri}: its run recorded no answers of the base")
         return None
+    if module.reads_rewards and other is not None:
+        answers, compared_with = _rewarded(
+            module, candidate, (candidate, other), rows, (answers, compared_with), sources, say
+        )
     tests = GainTests.from_tags(_tags(candidate.name))
     test = tests.test(candidate.number, BASE if other is None else other.number, policy, looks)
     confidence = gain_confidence(policy, test.number, test.discoveries)
@@ -131,8 +136,15 @@ def _champion_rows(
     brought = {hash_eval_row(row, 0) for row in candidate.held_out.rows}
     if all(hash_eval_row(rows.rows[i], 0) in brought for i in indices):
         return None
-    module = metric_of(policy.metric, candidate, rows)
+    owner = candidate
+    metric = policy.metric or next(iter(candidate.held_out.metrics))
+    if is_reward(metric) and candidate.held_out.metrics.get(metric) != rows.metrics.get(metric):
+        owner = champion  # the candidate's rewards may need columns that these rows do not have
+        notes.append(f"{champion.uri}'s rows have other rewards, so its first metric decides there")
+    module = metric_of(policy.metric if owner is candidate else None, owner, rows)
     answers, champions = (_answers(policy, module, version, rows, sources, say) for version in (candidate, champion))
+    if module.reads_rewards:
+        answers, champions = _rewarded(module, owner, (candidate, champion), rows, (answers, champions), sources, say)
     return gain_of(module, rows, indices, answers, champions, "champion")
 
 
@@ -141,10 +153,47 @@ def _answers(
 ) -> AnswerSet:
     if policy.through == "model" or sources.served is None:
         return answers_on(version, rows, sources, say)
-    if module.reads_likelihoods:
+    if module.reads_likelihoods or module.reads_pairs:
         raise GateError(f"{module.name} needs likelihoods, which serving does not report; fix: gain.through: model")
     say(f"measuring the answers of {version.uri} to {len(rows.rows):,} held-out rows through serving")
     return sources.served(version).answer(rows.rows, rows.max_new_tokens)
+
+
+def _rewarded(
+    module: MetricModule,
+    owner: ProvenVersion,
+    versions: tuple[ProvenVersion, ProvenVersion],
+    rows: HeldOut,
+    sides: tuple[AnswerSet, AnswerSet],
+    sources: Sources,
+    say: Note,
+) -> tuple[AnswerSet, AnswerSet]:
+    """Return the answers of both versions with rewards: those of their proofs, or both scored now by the rewards of the owner of the rows.
+
+    Both are scored if one has to be, because a judge, or a reward model behind an alias, may have changed.
+
+    Raises:
+        GateError: The rewards would run code of the owner's run, or ask a server that it names, and that is not trusted.
+    """
+    recorded = [
+        module.name in side.rewards
+        and version.held_out is not None
+        and version.held_out.metrics.get(module.name) == rows.metrics.get(module.name)
+        for version, side in zip(versions, sides, strict=True)
+    ]
+    if all(recorded):
+        return sides
+    if not sources.trusts_code and not all(map(is_harmless, owner.rewards)):
+        raise GateError(
+            f"{owner.uri}: the answers of both versions have to be scored by the rewards of its run, which run code or ask a server "
+            "that the run names; fix: --trust-code, if you trust the one who trained it, or gain.metric: a metric of references, "
+            "such as exact_match"
+        )
+    say(f"scoring the answers of both versions with the rewards of {owner.uri}")
+    with scoring(owner.rewards) as score:
+        assert score is not None
+        first, second = (replace(side, rewards=score(rows.rows, side.answers)) for side in sides)
+    return first, second
 
 
 def _base_answers(candidate: ProvenVersion, rows: HeldOut) -> AnswerSet | None:
@@ -174,19 +223,21 @@ def _regressions(
         yield Regression(regression.data, regression.metric, result.adapter)
 
 
-def _votes(candidate: ProvenVersion, champion: ProvenVersion | None, notes: list[str]) -> Votes | None:
+def _votes(
+    policy: VotesPolicy, candidate: ProvenVersion, champion: ProvenVersion | None, notes: list[str]
+) -> Votes | None:
     """Return the votes between candidate and champion, or base while there is no champion."""
     from mlflow_finetune_plugin.votes.mlflow.reading import gate_votes, read_votes
 
     reading = read_votes(candidate.name)
-    refused = [f"{count:,} {why}" for why, count in reading.not_counted.items()]
+    other = BASE if champion is None else champion.number
+    refused = [f"{count:,} {why}" for why, count in reading.not_counted_between(candidate.number, other).items()]
     if refused:
         notes.append(f"votes that do not count: {', '.join(refused)}")
-    other = BASE if champion is None else champion.number
     votes = gate_votes(reading, candidate.number, other)
     if not votes:
         return None
-    pair = VotePairs.from_tags(_tags(candidate.name)).pair(candidate.number, other)
+    pair = VotePairs.from_tags(_tags(candidate.name)).pair(candidate.number, other, policy)
     over: Literal["champion", "base"] = "base" if champion is None else "champion"
     return Votes(votes, pair.number, over, reading.read_at, pair.discoveries)
 

@@ -14,6 +14,7 @@ import numpy as np
 from mlflow_finetune_plugin.errors import GateError
 from mlflow_finetune_plugin.evaluation.clusters import clusters_of
 from mlflow_finetune_plugin.evaluation.comparison import AnswerSet
+from mlflow_finetune_plugin.evaluation.metric_modules import is_reward
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 
 FILE = "held_out.json"
@@ -46,14 +47,28 @@ class HeldOut:
         return clusters_of(self.rows)
 
 
-def held_out_json(rows: Sequence[EvalRow], metrics: Sequence[str], max_new_tokens: int) -> str:
-    """Return held-out rows as the JSON that ``read_held_out`` reads."""
+def held_out_json(
+    rows: Sequence[EvalRow], metrics: Sequence[str], max_new_tokens: int, reward_digest: str | None = None
+) -> str:
+    """Return held-out rows as the JSON that ``read_held_out`` reads.
+
+    ``reward_digest`` says with which rewards answers are scored (SHA-256, hex).
+    """
+
+    def digest(metric: str) -> str | None:
+        return file_digest(metric) if metric.endswith(".py") else reward_digest if is_reward(metric) else None
+
     content = {
-        "metrics": {Path(metric).name: file_digest(metric) if metric.endswith(".py") else None for metric in metrics},
+        "metrics": {metric_key(metric): digest(metric) for metric in metrics},
         "max_new_tokens": max_new_tokens,
         "rows": [_row(row) for row in rows],
     }
     return json.dumps(content, ensure_ascii=False)
+
+
+def metric_key(metric: str) -> str:
+    """Return the name of a metric without the folder of its file."""
+    return Path(metric).name if metric.endswith(".py") else metric
 
 
 def read_held_out(text: str, what: str) -> HeldOut:
@@ -97,25 +112,52 @@ def proof_answers(table: Mapping[str, Any], name: str, rows: Sequence[EvalRow], 
     columns, data = table.get("columns"), table.get("data")
     try:
         entries = [dict(zip(columns, values, strict=True)) for values in data]  # type: ignore[arg-type, union-attr]
+        if columns is not None and f"{name}_rejected_reward" in columns:  # a reward model's pairs
+            sides = [[float(e[f"{name}{side}"]) for e in entries] for side in ("_reward", "_rejected_reward")]
+            return _checked(AnswerSet.of_rewards(*map(np.array, sides)), entries, rows, what)
         answers = [str(entry[f"{name}_answer"]) for entry in entries]
         pairs = list(zip(entries, rows, strict=True))
-        nats = np.array([float(entry[f"{name}_nats_per_token"]) * len(row.completion_ids) for entry, row in pairs])
-        is_same = all(entry["reference"] == row.reference for entry, row in pairs)
+        nats = np.array([_number(entry[f"{name}_nats_per_token"]) * len(row.completion_ids) for entry, row in pairs])
+        rejected = [
+            float(entry.get(f"{name}_rejected_nats_per_token", np.nan)) * len(row.rejected_ids) for entry, row in pairs
+        ]
+        rewards = {
+            column.removeprefix(f"{name}_"): np.array([_number(entry[column]) for entry in entries])
+            for column in map(str, columns or ())
+            if column.startswith(f"{name}_") and is_reward(column.removeprefix(f"{name}_"))
+        }
+        has_pairs = any(row.rejected is not None for row in rows)
+        found = AnswerSet(answers, nats, np.array(rejected) if has_pairs else None, rewards=rewards)
+        return _checked(found, entries, rows, what)
     except (TypeError, KeyError, ValueError) as error:
         raise GateError(f"{what}: is not a table of these rows: {error}; fix: train it again") from error
-    if not is_same:
+
+
+def _checked(answers: AnswerSet, entries: Sequence[Mapping[str, Any]], rows: Sequence[EvalRow], what: str) -> AnswerSet:
+    if any(entry["reference"] != row.reference for entry, row in zip(entries, rows, strict=True)):
         raise GateError(f"{what}: its references are not those of the held-out rows; fix: find out who changed it")
-    return AnswerSet(answers, nats)
+    return answers
+
+
+def _number(value: Any) -> float:
+    """Return a number of a proof's table; NaN for a value that was not measured."""
+    return float("nan") if value is None else float(value)
 
 
 def answer_set_content(answers: AnswerSet) -> dict[str, Any]:
     """Return answers as JSON values."""
-    return {"answers": answers.answers, "nats": answers.nats.tolist()}
+    rejected = {} if answers.rejected_nats is None else {"rejected_nats": answers.rejected_nats.tolist()}
+    return {"answers": answers.answers, "nats": answers.nats.tolist(), **rejected}
 
 
 def answer_set_from(content: Mapping[str, Any]) -> AnswerSet:
     """Return the answers that ``answer_set_content`` describes."""
-    return AnswerSet([str(answer) for answer in content["answers"]], np.asarray(content["nats"], dtype=np.float64))
+    rejected = content.get("rejected_nats")
+    return AnswerSet(
+        [str(answer) for answer in content["answers"]],
+        np.asarray(content["nats"], dtype=np.float64),
+        None if rejected is None else np.asarray(rejected, dtype=np.float64),
+    )
 
 
 def _row(row: EvalRow) -> dict[str, Any]:
@@ -129,6 +171,8 @@ def _row(row: EvalRow) -> dict[str, Any]:
         "line": row.line,
         **({"answer": row.answer} if row.answer is not None else {}),
         **({"group": row.group} if row.group is not None else {}),
+        **({"rejected": row.rejected, "rejected_ids": list(row.rejected_ids)} if row.rejected is not None else {}),
+        **({"fields": row.fields} if row.fields else {}),
     }
 
 
@@ -143,4 +187,7 @@ def _row_of(content: Mapping[str, Any]) -> EvalRow:
         line=int(content["line"]),
         answer=dict(content["answer"]) if content.get("answer") else None,
         group=str(content["group"]) if "group" in content else None,
+        rejected=str(content["rejected"]) if "rejected" in content else None,
+        rejected_ids=tuple(int(i) for i in content.get("rejected_ids", ())),
+        fields=str(content.get("fields", "")),
     )

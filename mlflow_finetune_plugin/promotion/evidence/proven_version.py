@@ -10,17 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlflow_finetune_plugin.config.sections import DataSettings
 from mlflow_finetune_plugin.errors import GateError, MoveError, TrackingError, in_short
+from mlflow_finetune_plugin.evaluation.metric_modules import REWARD
 from mlflow_finetune_plugin.evaluation.results import Interval
 from mlflow_finetune_plugin.gate.evidence import Forgetting
 from mlflow_finetune_plugin.promotion.evidence import held_out
 from mlflow_finetune_plugin.promotion.evidence.held_out import HeldOut
 from mlflow_finetune_plugin.promotion.written_policy import WrittenPolicy
+from mlflow_finetune_plugin.rewards import RewardSettings, rewards_digest
+from mlflow_finetune_plugin.rewards.user_files import names_file, split_file
 from mlflow_finetune_plugin.store.names import (
     ADAPTER_DIGEST_TAG,
     BASE_DIGEST_TAG,
@@ -34,7 +37,7 @@ from mlflow_finetune_plugin.store.names import (
     HELD_OUT_FOLDER,
     HELD_OUT_TABLE,
     HELD_OUT_TAG,
-    OBJECTIVE_TAG,
+    KIND_TAG,
     PROOF_TAG,
     RECORDS_FOLDER,
 )
@@ -136,6 +139,39 @@ class ProvenVersion:
                 f"{self.uri}: the data section of its run's config.json cannot be read: {in_short(error)}; "
                 "fix: train it again"
             ) from error
+
+    @cached_property
+    def rewards(self) -> list[RewardSettings]:
+        """The parts of the reward of its training, with the files that its run recorded.
+
+        Raises GateError where they are not those that scored the answers of its proof.
+        """
+        path = self._artifact(f"{RECORDS_FOLDER}/config.json")
+        try:
+            parts = json.loads(path.read_text(encoding="utf-8"))["options"]["rewards"] if path is not None else []
+            rewards = [RewardSettings.model_validate(self._with_recorded_file(part)) for part in parts]
+        except (ValueError, KeyError, TypeError) as error:
+            raise GateError(
+                f"{self.uri}: the rewards of its run cannot be read: {in_short(error)}; fix: train it again"
+            ) from error
+        recorded = self.held_out.metrics.get(REWARD) if self.held_out is not None else None
+        if not rewards or rewards_digest(rewards) != recorded:
+            raise GateError(
+                f"{self.uri}: its run's record does not hold the rewards that scored its proof; fix: train it again, or "
+                "gain.metric: a metric of references, such as exact_match"
+            )
+        return rewards
+
+    def _with_recorded_file(self, part: dict[str, Any]) -> dict[str, Any]:
+        """Return a part of a reward whose Python file is the one that the run recorded."""
+        key = next((key for key in ("python", "scorer") if part.get(key) and names_file(part[key])), None)
+        if key is None:
+            return part
+        file, name = split_file(part[key])
+        path = self._artifact(f"{RECORDS_FOLDER}/{Path(file).name}")
+        if path is None:
+            raise GateError(f"{self.uri}: its run has no file {Path(file).name} of its rewards; fix: train it again")
+        return {**part, key: f"{path}:{name}" if name else str(path)}
 
     @property
     def forgetting(self) -> Forgetting | Interval | None:
@@ -280,8 +316,11 @@ def read_version(client: MlflowClient, name: str, number: str) -> ProvenVersion:
 
 
 def check_comparable(candidate: ProvenVersion, champion: ProvenVersion) -> None:
-    """Check that two versions have the same base and objective, and different adapters. Raises MoveError."""
-    for tag, what in ((BASE_DIGEST_TAG, "base"), (OBJECTIVE_TAG, "objective")):
+    """Check that two versions have the same base, are both reward models or neither, and differ. Raises MoveError.
+
+    Their objectives may differ: preferences and rewards usually continue a version that imitates answers.
+    """
+    for tag, what in ((BASE_DIGEST_TAG, "base"), (KIND_TAG, "kind of model")):
         if candidate.tags.get(tag) != champion.tags.get(tag):
             raise MoveError(
                 f"{candidate.uri} and {champion.uri} do not have the same {what} ({str(candidate.tags.get(tag))[:12]}, "

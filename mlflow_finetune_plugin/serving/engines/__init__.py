@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 from mlflow_finetune_plugin.lazy import names_on_first_use
 
 if TYPE_CHECKING:
+    from mlflow_finetune_plugin.serving.engines.blocking import BlockingEngine
     from mlflow_finetune_plugin.serving.engines.certificate import Certificate, certify
     from mlflow_finetune_plugin.serving.engines.commands import EngineSpec, choose_engine
     from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
     from mlflow_finetune_plugin.serving.engines.fleet import Fleet
 
-__all__ = ["Certificate", "EngineProcess", "EngineSpec", "Fleet", "certify", "choose_engine"]
+__all__ = ["BlockingEngine", "Certificate", "EngineProcess", "EngineSpec", "Fleet", "certify", "choose_engine"]
 
 __getattr__ = names_on_first_use(
     __name__,
     {
+        "BlockingEngine": "blocking",
         "Certificate": "certificate",
         "EngineProcess": "engine",
         "EngineSpec": "commands",

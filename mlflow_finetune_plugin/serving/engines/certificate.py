@@ -5,7 +5,7 @@ precision of serving. The engine computes its own for both. They may differ by w
 noise of the worker and of this engine (other rows in the batch), three times the difference of its base, and the rounding of
 another kernel of the same precision. They must also be nearer to the adapter's than to the base's. The worker measured how far
 the serving precision is from the training precision, which has a separate limit. The engine renders the prompts too, because
-another chat template gives other token ids.
+another chat template gives other token ids. It also answers a few of them, and the texts must be those of the trained model.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from mlflow_finetune_plugin.errors import ServingError
 from mlflow_finetune_plugin.serving.engines.engine import EngineProcess
+from mlflow_finetune_plugin.serving.engines.greedy_answers import compare_answers
 
 # nats on a token: the largest difference of the right base, and of the same weights in another kernel
 _BASE_TOLERANCE = {"float32": 0.01, "bfloat16": 0.5, "float16": 0.1}
@@ -40,6 +41,7 @@ class Certificate:
         gap: The adapter's difference between the precisions of training and serving; ``max_gap`` is the limit.
         effect: The mean difference between the references of adapter and base.
         rendered: How many prompts the engine rendered.
+        answers: How many whole answers were compared; 0 for versions that were registered before references had answers.
         template: How the chat template differs from that of the base.
         content_digest: The digest of all that shapes the version's answers; None if it was registered before there was one.
     """
@@ -59,6 +61,7 @@ class Certificate:
     max_gap: float
     effect: float
     rendered: int
+    answers: int
     template: str
     content_digest: str | None
 
@@ -89,6 +92,8 @@ async def certify(
     *,
     version: str,
     content_digest: str | None = None,
+    stop_token_ids: Sequence[int] = (),
+    answer_prefix: str = "",
 ) -> Certificate:
     """Compare an engine with a version's reference.
 
@@ -98,6 +103,8 @@ async def certify(
         reference: The version's reference.json.
         version: The version's name, for messages.
         content_digest: The version's content digest, for the certificate.
+        stop_token_ids: The tokens that end the version's answers.
+        answer_prefix: What its chat template writes before each answer.
 
     Raises:
         ServingError: The engine does not answer, or the reference has no values for this precision.
@@ -114,6 +121,17 @@ async def certify(
     tolerance = max(_FLOOR[dtype], _TIMES_THE_BASE * base_error, _TIMES_THE_NOISE * noise)
     # the noise comes from the registry, too, and excuses no more than the largest difference of a base does
     tolerance = min(tolerance, _TIMES_THE_BASE * _BASE_TOLERANCE[dtype])
+    compared = compare_answers(
+        engine,
+        served_name,
+        reference,
+        precision=precision,
+        # one token at a time goes through other kernels than the probes, which were measured as a whole
+        tolerance=max(tolerance, _BASE_TOLERANCE[dtype]),
+        stop_token_ids=stop_token_ids,
+        answer_prefix=answer_prefix,
+    )
+    answers, wrong_answer = await compared
     reason = ""
     if not expected.noise <= _BASE_TOLERANCE[dtype]:  # it comes from the registry, and would excuse any difference
         reason = f"its reference allows too much noise: {expected.noise:.2g} nats, {_BASE_TOLERANCE[dtype]:g} allowed"
@@ -127,6 +145,8 @@ async def certify(
         reason = "it answers as the base does"
     elif wrong_prompt is not None:
         reason = f"the engine renders conversations differently: {wrong_prompt}"
+    elif wrong_answer is not None:
+        reason = f"the engine answers differently: {wrong_answer}"
     return Certificate(
         version=version,
         engine=engine.spec.kind,
@@ -143,6 +163,7 @@ async def certify(
         max_gap=expected.max_gap,
         effect=_mean(expected.adapter - expected.base),
         rendered=rendered,
+        answers=answers,
         template=engine.spec.template.summary,
         content_digest=content_digest,
     )

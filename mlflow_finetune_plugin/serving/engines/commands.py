@@ -7,17 +7,19 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
+from mlflow_finetune_plugin.base_models.facts import has_experts
 from mlflow_finetune_plugin.base_models.files import context_length, hidden_size
 from mlflow_finetune_plugin.base_models.weights_digest import weight_files
-from mlflow_finetune_plugin.errors import MissingExtraError, ServingError
+from mlflow_finetune_plugin.errors import EngineChoiceError, MissingExtraError, ServingError
 from mlflow_finetune_plugin.serving.engines import vllm_cpu_lora
 from mlflow_finetune_plugin.serving.settings import MAX_RANK, TRANSFORMERS, VLLM, EngineLimits
 from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, FetchedVersion
-from mlflow_finetune_plugin.serving.versions.template_trial import TemplateReport
 from mlflow_finetune_plugin.serving.versions.tokenizer_store import folder_fault
+from mlflow_finetune_plugin.serving.versions.trials.template import TemplateReport
 from mlflow_finetune_plugin.serving.versions.vllm_support import why_not_served_by_vllm
 from mlflow_finetune_plugin.threads import allowed_cores, choose_threads
 
@@ -55,13 +57,33 @@ class EngineSpec:
     max_rank: int
     target_modules: tuple[str, ...]
     limits: EngineLimits
-    template: TemplateReport
+    template: TemplateReport = field(default_factory=TemplateReport)
+    threads: int | None = None
+    """Compute threads of the Transformers engine; None lets it choose."""
+    gpu_memory_utilization: float | None = None
+    """Share of the GPU's memory for vLLM; None leaves vLLM its own default."""
 
     def check_files(self) -> None:
         """Check that the tokenizer is still the one that was verified. Raises ServingError."""
         fault = folder_fault(self.tokenizer)
         if fault is not None:
             raise ServingError(f"{fault}; fix: start the router again, which fetches it again")
+
+
+class Servable(Protocol):
+    """What decides which engine can serve an adapter, as ``versions.fetching.FetchedVersion`` describes it."""
+
+    @property
+    def card(self) -> Mapping[str, Any]: ...
+
+    @property
+    def base(self) -> Mapping[str, Any]: ...
+
+    @property
+    def target_modules(self) -> tuple[str, ...]: ...
+
+    @property
+    def rank(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -76,16 +98,16 @@ def choose_engine(choice: str, version: FetchedVersion) -> tuple[str, str]:
     """Return the engine for a version, and the reason.
 
     Raises:
-        ServingError: The user's choice of engine cannot serve the version.
+        EngineChoiceError: The user's choice of engine cannot serve the version.
         MissingExtraError: The user chose vLLM, which is not installed.
     """
-    fault = _why_not_vllm(version)
+    fault = why_not_vllm(version)
     if choice == TRANSFORMERS:
         return TRANSFORMERS, "chosen with --engine"
     if choice == VLLM and fault is not None:
-        kind = MissingExtraError if not _has_vllm() else ServingError
+        kind = MissingExtraError if not _has_vllm() else EngineChoiceError
         fix = "--engine auto"
-        if kind is ServingError and _is_convertible(version):
+        if kind is EngineChoiceError and _is_convertible(version):
             fix = f"convert it to plain LoRA with mlflow-finetune export models:/{version.model}/{version.number} --register, or use {fix}"
         raise kind(f"{version.model}/{version.number}: engine vllm cannot serve it: {fault}; fix: {fix}")
     if fault is not None:
@@ -93,12 +115,15 @@ def choose_engine(choice: str, version: FetchedVersion) -> tuple[str, str]:
     return VLLM, "chosen with --engine" if choice == VLLM else "vLLM is installed and serves this adaptation unchanged"
 
 
-def _why_not_vllm(version: FetchedVersion) -> str | None:
+def why_not_vllm(version: Servable) -> str | None:
+    """Return why vLLM cannot serve an adapter with the log-probabilities of its training; None if it can."""
     if not _has_vllm():
         return "vLLM is not installed (pip install 'mlflow-finetune[serve]', or [serve-cpu] without a GPU)"
     if version.card["serving"] != "vllm":
         return why_not_served_by_vllm(version.card)
-    quantization = version.base["quantization"]
+    quantization, family = version.base["quantization"], str(version.base.get("model_type") or "")
+    if has_experts(family) and not _has_cuda_vllm():
+        return f"vLLM computes the experts of {family} with adapters on GPUs only"
     if quantization == "nf4" and not _has_cuda_vllm():
         return "vLLM quantises to nf4 on GPUs only"
     if quantization not in (None, "nf4"):
@@ -125,7 +150,7 @@ def rank_limit(rank: int | None, max_rank: int | None) -> int:
     return supported
 
 
-def target_modules(base: Path, version: FetchedVersion) -> tuple[str, ...]:
+def target_modules(base: Path, version: Servable) -> tuple[str, ...]:
     """Return the layers for which vLLM reserves memory: the usual ones that this base has, and those of the adapter.
 
     By default vLLM also wraps the output layer. That costs vocabulary x rank for each slot, and two concurrent requests for
@@ -157,6 +182,8 @@ def vllm_command(spec: EngineSpec, host: str, port: int, key: str, folder: Path)
         arguments += ["--max-model-len", str(spec.limits.max_model_len)]
     if spec.key.quantization is not None:
         arguments += ["--quantization", "bitsandbytes"]
+    if spec.gpu_memory_utilization is not None:
+        arguments += ["--gpu-memory-utilization", str(spec.gpu_memory_utilization)]
     if spec.trust_remote_code:
         arguments += ["--trust-remote-code"]
     environment = {
@@ -202,6 +229,7 @@ def transformers_command(spec: EngineSpec, host: str, port: int, key: str, folde
         "port": port,
         "max_model_len": spec.limits.max_model_len or _positions(spec.base),
         "max_num_seqs": spec.limits.max_num_seqs,
+        "threads": spec.threads,
     }
     path = folder / "engine.json"
     path.write_text(json.dumps(settings), encoding="utf-8")

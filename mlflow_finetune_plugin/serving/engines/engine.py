@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 import httpx
 
-from mlflow_finetune_plugin.errors import EngineError, ServingError
+from mlflow_finetune_plugin.errors import EngineChoiceError, EngineError, ServingError
 from mlflow_finetune_plugin.serving.engines.commands import COMMANDS, EngineSpec
 from mlflow_finetune_plugin.serving.engines.liveness import LivenessLimits, WatchedTransport, until_silent
 
@@ -28,7 +29,10 @@ HOST = "127.0.0.1"
 _READY_S = 900.0
 _LONGEST_BACKOFF_S = 30.0
 _DRAIN_S = 40.0
+_ANSWER_S = 300.0
 _LOG_TAIL = 2000
+_NO_ADAPTERS = re.compile(rb"(\w+) does not support LoRA yet")
+"""What vLLM writes before it ends (vllm/v1/worker/lora_model_runner_mixin.py)."""
 _LEASH = (sys.executable, "-m", "mlflow_finetune_plugin.serving.engines.leash")
 
 State = Literal["starting", "ready", "down", "stopped"]
@@ -38,6 +42,7 @@ class EngineProcess:
     """An engine of one base.
 
     Attributes:
+        refusal: Why it is not started again: it loads no adapters on its base. None while that is not known.
         generation: Counts the starts. Adapters that were loaded into an earlier generation are gone.
         noise: The generation, and the difference in nats between repeated requests to its base; ``certify`` sets it.
 
@@ -47,6 +52,7 @@ class EngineProcess:
         on_ready: Called after each start.
         ready_s: Seconds that a start may take.
         liveness: How long it may be silent before it is replaced.
+        restarts: Whether it is started again when it ends.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class EngineProcess:
         *,
         ready_s: float = _READY_S,
         liveness: LivenessLimits | None = None,
+        restarts: bool = True,
     ) -> None:
         self.spec, self.folder = spec, folder
         self._on_ready = on_ready or (lambda: None)
@@ -64,8 +71,9 @@ class EngineProcess:
         self.generation = 0
         self.fault: str | None = None
         self.restarts = 0
+        self.refusal: str | None = None
         self.noise: tuple[int, float] | None = None
-        self._ready_s = ready_s
+        self._ready_s, self._restarts = ready_s, restarts
         self._key = secrets.token_urlsafe(32)
         self._port = free_port()
         self._process: asyncio.subprocess.Process | None = None
@@ -106,7 +114,12 @@ class EngineProcess:
             self._keeper = asyncio.create_task(self._keep())
 
     async def wait_ready(self, timeout_s: float | None = None) -> None:
-        """Wait until the engine answers. Raises EngineError when it does not in time, or is not started again."""
+        """Wait until the engine answers.
+
+        Raises:
+            EngineError: It does not in time, or is not started again.
+            EngineChoiceError: It loads no adapters on its base.
+        """
         waiting = asyncio.ensure_future(self._ready.wait())
         keeper = self._keeper
         try:
@@ -114,28 +127,36 @@ class EngineProcess:
             await asyncio.wait(watched, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
+        if self.refusal is not None:
+            raise EngineChoiceError(self.refusal)
         if not self._ready.is_set():
             raise EngineError(
                 f"the {self.spec.kind} engine is not ready: {self.fault or self.state}; its log: {self.log}"
             )
 
-    async def stop(self) -> None:
-        """Let running answers end, then end the engine."""
+    async def wait_ended(self, timeout_s: float) -> str | None:
+        """Wait until an engine that is not restarted has ended. Returns why; None if it still runs after ``timeout_s`` seconds."""
+        if self._keeper is not None:
+            await asyncio.wait({self._keeper}, timeout=timeout_s)
+        return self.fault
+
+    async def stop(self, drain_s: float = _DRAIN_S) -> None:
+        """Let running answers end, for at most ``drain_s`` seconds, then end the engine."""
         answers = self.state == "ready"
         self.state = "stopped"
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
-        await self._end(_DRAIN_S if answers else 0.0)  # while it starts, vLLM ignores signals
+        await self._end(drain_s if answers else 0.0)  # while it starts, vLLM ignores signals
         self._ready.clear()
         await self.client.aclose()
         await self._prober.aclose()
 
     def kill(self) -> None:
-        """End an engine that no longer answers, at once. It is started again."""
+        """End an engine that no longer answers, at once. It is started again, unless it is not to be."""
         process = self._process
         if process is not None and process.returncode is None:
-            logger.error("engine_blocked kind=%s: it no longer answers, and is started again", self.spec.kind)
+            logger.error("engine_blocked kind=%s: it no longer answers, and is ended", self.spec.kind)
             self._ready.clear()
             self.state = "down"
             with contextlib.suppress(ProcessLookupError):  # it has just ended
@@ -151,14 +172,32 @@ class EngineProcess:
     async def unload(self, name: str) -> None:
         await self._ask("/v1/unload_lora_adapter", {"lora_name": name}, f"cannot unload {name}")
 
-    async def complete(self, body: dict[str, Any], route: str = "/v1/completions") -> dict[str, Any]:
-        """Return one whole answer. Raises ServingError."""
-        response = await self._ask(route, body, "refuses a request of the router itself")
+    async def complete(
+        self,
+        body: dict[str, Any],
+        route: str = "/v1/completions",
+        *,
+        what: str = "refuses a request of the router itself",
+        timeout_s: float = _ANSWER_S,
+    ) -> dict[str, Any]:
+        """Return one whole answer.
+
+        Args:
+            body: The request.
+            route: Where it is sent.
+            what: What the engine does if it fails, for messages.
+            timeout_s: Seconds that the answer may take.
+
+        Raises:
+            EngineError: There was no answer.
+            ServingError: The engine refused the request, or failed.
+        """
+        response = await self._ask(route, body, what, timeout_s)
         return dict(response.json())
 
-    async def _ask(self, route: str, body: dict[str, Any], what: str) -> httpx.Response:
+    async def _ask(self, route: str, body: dict[str, Any], what: str, timeout_s: float = _ANSWER_S) -> httpx.Response:
         try:
-            answer = await self.client.post(route, json=body, timeout=300.0)
+            answer = await self.client.post(route, json=body, timeout=timeout_s)
         except httpx.HTTPError as error:
             raise EngineError(f"the {self.spec.kind} engine {what}: {type(error).__name__}: {error}") from error
         if answer.status_code != 200:
@@ -177,6 +216,10 @@ class EngineProcess:
             except (ServingError, OSError) as error:
                 self.fault = str(error)
                 logger.error("engine_failed kind=%s fault=%s", self.spec.kind, error)
+                if isinstance(error, EngineChoiceError):
+                    self.refusal, self.state = self.fault, "down"
+                    await self._end(0.0)
+                    return
             else:
                 pause = 1.0
                 code, silence = await self._until_ended()
@@ -187,6 +230,8 @@ class EngineProcess:
             self._ready.clear()
             self.state = "down"
             await self._end(0.0)
+            if not self._restarts:
+                return
             await asyncio.sleep(pause)
             pause = min(_LONGEST_BACKOFF_S, 2 * pause)
             self.restarts += 1
@@ -243,6 +288,7 @@ class EngineProcess:
         deadline = time.monotonic() + self._ready_s
         while not await self.is_healthy():
             if self._process.returncode is not None:
+                self._check_takes_adapters()
                 raise ServingError(f"it ended with code {self._process.returncode} while starting: {self._tail()}")
             if time.monotonic() > deadline:
                 raise ServingError(f"it was not ready after {self._ready_s:.0f} s: {self._tail()}")
@@ -286,6 +332,16 @@ class EngineProcess:
         if self._leash is not None:
             os.close(self._leash)
             self._leash = None
+
+    def _check_takes_adapters(self) -> None:
+        """Raise EngineChoiceError if vLLM ended because its class of this base loads no adapters."""
+        match = _NO_ADAPTERS.search(self.log.read_bytes())
+        if match is not None:
+            family = match[1].decode()
+            raise EngineChoiceError(
+                f"the {self.spec.kind} engine loads no adapters on {self.spec.base_name} ({family} does not support LoRA in the "
+                "installed vLLM); fix: --engine transformers"
+            )
 
     def _tail(self) -> str:
         """Return the end of its log, in one line."""

@@ -27,7 +27,8 @@ from mlflow_finetune_plugin.serving.engines.tied_weights import readable_by_vllm
 from mlflow_finetune_plugin.serving.engines.trial import Trials
 from mlflow_finetune_plugin.serving.settings import VLLM, EngineLimits
 from mlflow_finetune_plugin.serving.versions.fetching import EngineKey, FetchedVersion
-from mlflow_finetune_plugin.serving.versions.template_trial import TemplateReport, try_template
+from mlflow_finetune_plugin.serving.versions.trials.template import TemplateReport, try_template
+from mlflow_finetune_plugin.serving.versions.trials.tokenizer import try_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -235,7 +236,7 @@ class Fleet:
                 await make_room(self.engines, self.residents, self._max_engines, self._drop)
                 self._started += 1
                 base = await in_daemon_thread(self._find_base, version)
-                template = await self._try_template(version, base)
+                template = await self._try_chats(version, base)
                 folder = self._folder / f"{kind}-{key.base_digest[:12]}-{self._started}"
                 if kind == VLLM:
                     base = await in_daemon_thread(readable_by_vllm, base, folder / "base")
@@ -246,10 +247,11 @@ class Fleet:
                 engine.start()
         return engine
 
-    async def _try_template(self, version: FetchedVersion, base: Path) -> TemplateReport:
-        """Render the chat template in a process with limits, before an engine reads it. Raises ServingError, each time."""
+    async def _try_chats(self, version: FetchedVersion, base: Path) -> TemplateReport:
+        """Use tokenizer and chat template in a process with limits, before an engine reads them. Raises ServingError, each time."""
         name = f"{version.model}/{version.number}"
         try:
+            await asyncio.to_thread(try_tokenizer, version.tokenizer, base, name)
             report = await asyncio.to_thread(try_template, version.tokenizer, base, PACKAGED_TEMPLATES, name)
         except ServingError as error:
             raise self._trials.refuse((version.served_name, version.content_digest), str(error)) from error
@@ -325,8 +327,16 @@ class Fleet:
             if await still_holds(earlier[2], resident.engine, resident.name, reference):
                 return earlier[2]
             logger.error("certificate_broken version=%s", resident.name)
-        digest = resident.version.content_digest
-        certificate = await certify(resident.engine, resident.name, reference, version=version, content_digest=digest)
+        card = resident.version.card
+        certificate = await certify(
+            resident.engine,
+            resident.name,
+            reference,
+            version=version,
+            content_digest=resident.version.content_digest,
+            stop_token_ids=card["stop_token_ids"],
+            answer_prefix=card.get("answer_prefix", ""),
+        )
         self._on_certificate(resident.version, certificate)
         if not certificate.passed:
             raise ServingError(f"{version} must not serve: {certificate.reason}")

@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from mlflow_finetune_plugin.base_models.weights_digest import weight_files
+from mlflow_finetune_plugin.base_models.weights_digest import (
+    INPUT_EMBEDDINGS,
+    OUTPUT_LAYER,
+    stored_names,
+    stores_output_layer_alone,
+)
 from mlflow_finetune_plugin.errors import ServingError
 
-_OUTPUT = "lm_head.weight"
-_INPUT = "model.embed_tokens.weight"
 _ADDED = "model-embed-tokens.safetensors"
 _INDEX = "model.safetensors.index.json"
 
@@ -23,23 +26,10 @@ def readable_by_vllm(base: Path, folder: Path) -> Path:
 
     The copy is as large as the embeddings. Raises ServingError when ``folder`` cannot be written.
     """
-    from safetensors import safe_open
-
-    if not json.loads((base / "config.json").read_text(encoding="utf-8")).get("tie_word_embeddings"):
-        return base
-    files_by_name: dict[str, Path] = {}
-    for path in weight_files(base):
-        with safe_open(path, "pt") as weights:
-            files_by_name |= dict.fromkeys(weights.keys(), path)
-    other_names = [name for name in files_by_name if name != _OUTPUT]
-    if (
-        _OUTPUT not in files_by_name
-        or not other_names
-        or any(not n.startswith("model.") or "embed_tokens" in n for n in other_names)
-    ):
+    if not stores_output_layer_alone(base):
         return base
     try:
-        _lay_out(base, folder, files_by_name)
+        _lay_out(base, folder, stored_names(base))
     except OSError as error:
         raise ServingError(f"{folder} cannot be written: {error.strerror or error}") from error
     return folder
@@ -55,7 +45,7 @@ def _lay_out(base: Path, folder: Path, files_by_name: dict[str, Path]) -> None:
         link.unlink(missing_ok=True)
         if path.name != _INDEX:
             link.symlink_to(path.resolve())
-    with safe_open(files_by_name[_OUTPUT], "pt") as weights:
-        save_file({_INPUT: weights.get_tensor(_OUTPUT)}, folder / _ADDED, metadata={"format": "pt"})
-    names = {name: path.name for name, path in files_by_name.items()} | {_INPUT: _ADDED}
+    with safe_open(files_by_name[OUTPUT_LAYER], "pt") as weights:
+        save_file({INPUT_EMBEDDINGS: weights.get_tensor(OUTPUT_LAYER)}, folder / _ADDED, metadata={"format": "pt"})
+    names = {name: path.name for name, path in files_by_name.items()} | {INPUT_EMBEDDINGS: _ADDED}
     (folder / _INDEX).write_text(json.dumps({"metadata": {}, "weight_map": names}), encoding="utf-8")

@@ -16,14 +16,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_finetune_plugin.errors import EngineError, FinetuneError, ServingError, StoreError, TrackingError
+from mlflow_finetune_plugin.errors import (
+    EngineChoiceError,
+    EngineError,
+    FinetuneError,
+    MissingExtraError,
+    ServingError,
+    StoreError,
+    TrackingError,
+)
 from mlflow_finetune_plugin.serving.daemon_threads import in_daemon_thread
 from mlflow_finetune_plugin.serving.engines.fleet import Fleet, Resident
 from mlflow_finetune_plugin.serving.versions.catalog import Catalog, CatalogModel, Snapshot
 from mlflow_finetune_plugin.serving.versions.fetching import FetchedVersion, Fetcher
 from mlflow_finetune_plugin.serving.versions.traffic import Traffic, read_traffic
 from mlflow_finetune_plugin.store.model_ref import ModelRef
-from mlflow_finetune_plugin.store.names import SHADOW_TAG, SPLIT_TAG
+from mlflow_finetune_plugin.store.names import CHAMPION, PREVIOUS, SHADOW_TAG, SPLIT_TAG
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +52,13 @@ class NotReadyError(ServingError):
 
 @dataclass(eq=False)
 class Target:
-    """An alias. ``registered`` is its version in the registry, ``resident`` the version that answers."""
+    """An alias.
+
+    Attributes:
+        registered: Its version in the registry.
+        resident: The version that answers.
+        is_hopeless: Whether no other attempt can load the registered version, because its engine cannot serve it.
+    """
 
     model: str
     alias: str
@@ -52,6 +66,7 @@ class Target:
     resident: Resident | None = None
     fault: str | None = None
     failures: int = 0
+    is_hopeless: bool = False
     retry_at: float = 0.0
     moving: asyncio.Task[None] | None = None
 
@@ -92,11 +107,16 @@ class Follower:
         self.snapshot: Snapshot = {}
         self.targets: dict[tuple[str, str], Target] = {}
         self.health = Health()
+        self._has_served = False
 
     # the registry ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Poll until cancelled. If the registry does not answer at the start, the last known aliases are served."""
+        """Poll until cancelled. If the registry does not answer at the start, the last known aliases are served.
+
+        Raises:
+            EngineChoiceError: Nothing is served, and the engine can serve the version of no alias.
+        """
         while True:
             started = time.monotonic()
             self._wake.clear()  # first, so that a change during the poll leads to another poll
@@ -133,6 +153,14 @@ class Follower:
         )
         self._follow(snapshot)
 
+    def _check_hope(self) -> None:
+        """Raise EngineChoiceError if nothing was ever served and no alias has a version that can be."""
+        targets = list(self.targets.values())
+        if targets and not self._has_served and all(target.is_hopeless for target in targets):
+            names = {f"{target.model}/{target.registered}: ": str(target.fault) for target in targets}
+            faults = (name + fault.removeprefix(name) for name, fault in names.items())
+            raise EngineChoiceError("nothing can be served: " + "; ".join(faults))
+
     def _follow(self, snapshot: Snapshot) -> None:
         numbers = {(name, alias): number for name, model in snapshot.items() for alias, number in model.aliases.items()}
         for key in [key for key in self.targets if key not in numbers]:
@@ -144,7 +172,7 @@ class Follower:
         for (model, alias), number in numbers.items():
             target = self.targets.setdefault((model, alias), Target(model, alias, number))
             if target.registered != number:
-                target.registered, target.failures, target.retry_at = number, 0, 0.0
+                target.registered, target.failures, target.retry_at, target.is_hopeless = number, 0, 0.0, False
                 if target.moving is not None:
                     target.moving.cancel()
                     target.moving = None
@@ -155,6 +183,7 @@ class Follower:
                 target.fault = None
             elif target.moving is None and time.monotonic() >= target.retry_at:
                 target.moving = asyncio.create_task(self._move(target, number))
+        self._check_hope()
 
     async def _move(self, target: Target, number: str) -> None:
         started = time.monotonic()
@@ -169,13 +198,14 @@ class Follower:
                 logger.error(
                     "swap_failed model=%s alias=%s version=%s fault=%s", target.model, target.alias, number, error
                 )
-            target.fault = str(error)
+            target.fault, target.is_hopeless = str(error), isinstance(error, EngineChoiceError | MissingExtraError)
             self.health.failed_swaps += 1
         else:
             before = target.serves
             resident.pins += 1
             self._unpin(target)
             target.resident, target.fault, target.failures = resident, None, 0
+            self._has_served = True
             self.health.swaps += before is not None
             took_ms = 1000 * (time.monotonic() - started)
             logger.info(
@@ -312,6 +342,18 @@ class Follower:
         while len(self._refused) > _MOST_REFUSED:
             self._refused.popitem(last=False)
         return refusal
+
+    def version_before(self, model: str, number: str) -> Resident | None:
+        """Return the version that a rollback or the end of a canary would restore; None unless it is ready.
+
+        For the champion that is ``previous``, and for other versions the champion.
+        """
+        champion = self.targets.get((model, CHAMPION))
+        is_champion = champion is not None and champion.serves == number
+        target = self.targets.get((model, PREVIOUS)) if is_champion else champion
+        resident = target.resident if target is not None else None
+        is_usable = resident is not None and resident.is_ready and resident.version.number != number
+        return resident if is_usable else None
 
     def served_models(self) -> frozenset[str]:
         return frozenset(self._catalog.models)

@@ -56,6 +56,7 @@ _INT32, _INT64 = 2**31 - 1, 2**63 - 1
 _MOST_IDS = 1000
 _MOST_STOPS = 64
 _MOST_SETTINGS = 64
+CHAT_ROUTE = "/v1/chat/completions"
 MOST_MESSAGES = 2048
 """OpenAI's limit."""
 
@@ -123,7 +124,7 @@ _COMMON = _SAMPLING | {"model", "stream", "stream_options", "user", "metadata", 
 _NOT_FOR_ENGINES = ("metadata", "store", "service_tier", "user")  # OpenAI's service uses these, an engine does not
 
 FIELDS: Mapping[str, frozenset[str]] = {
-    "/v1/chat/completions": _COMMON
+    CHAT_ROUTE: _COMMON
     | {
         "messages",
         "max_completion_tokens",
@@ -221,7 +222,7 @@ def read_request(route: str, raw: bytes) -> CheckedRequest:
             "unknown_field",
             "stream_options",
         )
-    if route == "/v1/chat/completions":
+    if route == CHAT_ROUTE:
         _check_messages(body.get("messages"))
     return CheckedRequest(
         route=route,

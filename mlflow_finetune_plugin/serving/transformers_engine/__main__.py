@@ -20,7 +20,7 @@ from mlflow_finetune_plugin.serving.transformers_engine.settings import (
     read_settings,
 )
 from mlflow_finetune_plugin.startup import without
-from mlflow_finetune_plugin.threads import choose_threads
+from mlflow_finetune_plugin.threads import ThreadChoice, choose_threads
 
 _GRACE_S = 30
 _KEEP_ALIVE_S = 75  # longer than clients keep idle connections, so that none is closed under a request
@@ -57,7 +57,8 @@ def _serve(settings: EngineSettings, key: str) -> None:
         from mlflow_finetune_plugin.serving.transformers_engine.server import build_app
 
     base = load(settings)
-    threads = choose_threads(int(base.model.config.get_text_config().hidden_size))
+    threads = ThreadChoice(settings.threads, "as set") if settings.threads is not None else None
+    threads = threads or choose_threads(int(base.model.config.get_text_config().hidden_size))
     torch.set_num_threads(threads.count)
     logging.getLogger("mlflow_finetune_plugin.serving").info("compute threads: %s", threads)
     app: Any = build_app(TransformersEngine(settings, base), key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from mlflow_finetune_plugin.serving.transformers_engine.scheduler import Schedul
 from mlflow_finetune_plugin.serving.transformers_engine.sequences import Sequence, Update
 from mlflow_finetune_plugin.serving.transformers_engine.settings import EngineSettings
 from mlflow_finetune_plugin.serving.transformers_engine.trees import Base, Tree, collect_dropped_trees
+
+logger = logging.getLogger(__name__)
 
 
 class EngineFaultError(RuntimeError):
@@ -124,6 +127,7 @@ class TransformersEngine:
             if name in self._adapters or name == self.settings.served_model_name:
                 raise Refusal(400, f"the name {name!r} is already loaded; fix: unload it first, or choose another")
             self._adapters[name] = await asyncio.to_thread(self._base.grow, Path(path))
+        logger.info("adapter_loaded name=%s", name)
 
     async def unload_adapter(self, name: str) -> None:
         """Unload an adapter. Running sequences finish with it. Raises Refusal if it is not loaded."""
@@ -136,7 +140,12 @@ class TransformersEngine:
         tree = self._tree(request.model)
         try:
             prompts = await self._preparation.prompts(request)
-            sequences = [sequence for prompt in prompts for sequence in self._sequences(tree, prompt, request)]
+            choices = request.choices
+            sequences = [
+                sequence
+                for number, prompt in enumerate(prompts)
+                for sequence in self._sequences(tree, prompt, request, range(number * choices, (number + 1) * choices))
+            ]
         except ValueError as error:
             raise Refusal(400, str(error)) from error
         exchange = Exchange(self, sequences)
@@ -168,7 +177,9 @@ class TransformersEngine:
             )
         return self._adapters[name]
 
-    def _sequences(self, tree: Tree, prompt: list[int], request: ChatRequest | CompletionRequest) -> list[Sequence]:
+    def _sequences(
+        self, tree: Tree, prompt: list[int], request: ChatRequest | CompletionRequest, choices: range
+    ) -> list[Sequence]:
         limit = self.settings.max_model_len - tree.virtual_tokens
         if not prompt:
             raise ValueError("prompt: empty; fix: send at least one token")
@@ -189,7 +200,7 @@ class TransformersEngine:
                 choice=choice,
                 is_streamed=bool(request.stream),
             )
-            for choice in range(request.choices)
+            for choice in choices
         ]
 
     def _post(self, updates: list[tuple[Sequence, Update]]) -> None:

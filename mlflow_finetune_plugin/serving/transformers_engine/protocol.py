@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mlflow_finetune_plugin.data.conversations.templates import RESERVED_SETTINGS
-from mlflow_finetune_plugin.data.conversations.tool_calls import served_tool
+from mlflow_finetune_plugin.data.conversations.turns.tool_calls import served_tool
 from mlflow_finetune_plugin.serving.transformers_engine.sampling import SamplingParams
 
 UNSUPPORTED = (

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import islice, takewhile
 
 import torch
 from transformers import DynamicCache
 
-from mlflow_finetune_plugin.serving.transformers_engine.sequences import Sequence, SequenceGroup, Update
+from mlflow_finetune_plugin.serving.transformers_engine.sequences import PromptPass, Sequence, SequenceGroup, Update
 from mlflow_finetune_plugin.serving.transformers_engine.trees import Tree
 
 logger = logging.getLogger(__name__)
@@ -114,18 +116,27 @@ class Scheduler:
         self._groups = [group for group in self._groups if group.sequences]
 
     def _prefill_next(self) -> list[tuple[Sequence, Update]]:
-        """Read the prompt of the sequence that waits longest, if there is room for one more."""
-        if not self._waiting or sum(len(group.sequences) for group in self._groups) >= self._max_sequences:
+        """Read the prompt of the sequence that waits longest, if there is room. Those behind it with the same prompt share the pass."""
+        room = self._max_sequences - sum(len(group.sequences) for group in self._groups)
+        if not self._waiting or room < 1:
             return []
-        sequence = self._waiting[0]
-        try:
-            update, cache = sequence.prefill()
-            if not update.is_last:
-                self._join_group(sequence, cache)
-        except Exception as error:
-            update = self._fault(error)
-        self._waiting.popleft()  # only now: if the device failed, this sequence must end with an error too
-        return [(sequence, update)]
+        first = self._waiting[0]
+        sharing = [first, *takewhile(first.shares_prompt, islice(self._waiting, 1, room))]
+        read: PromptPass | None = None
+        updates = []
+        for sequence in sharing:
+            try:
+                read = read or first.read_prompt()
+                update = sequence.begin(read)
+                if not update.is_last:
+                    self._join_group(sequence, copy.deepcopy(read.cache) if len(sharing) > 1 else read.cache)
+            except Exception as error:
+                update = self._fault(error)
+            self._waiting.popleft()  # only now: if the device failed, this sequence must end with an error too
+            updates.append((sequence, update))
+            if read is None:
+                break  # the others read the prompt themselves, in later rounds
+        return updates
 
     def _join_group(self, sequence: Sequence, cache: DynamicCache) -> None:
         group = next((group for group in self._groups if group.takes(sequence)), None)

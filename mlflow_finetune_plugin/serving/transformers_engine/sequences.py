@@ -54,6 +54,15 @@ def joined(updates: Listing[Update]) -> Update:
     )
 
 
+@dataclass(frozen=True)
+class PromptPass:
+    """What a pass over a prompt computed: the logits (vocab,) of the first token, the cache, and the prompt's log-probabilities."""
+
+    logits: torch.Tensor
+    cache: DynamicCache
+    logprobs: list[list[TokenLogprob] | None] | None = None
+
+
 class Sequence:
     """A prompt and its answer so far. It holds its tree, so that unloading the adapter does not end it.
 
@@ -63,7 +72,7 @@ class Sequence:
         sampling: How to sample the answer.
         tokenizer: Turns the answer's tokens into text.
         stop_token_ids: Tokens that end the answer.
-        choice: The number of this answer among those to the same prompt; it changes the seed.
+        choice: The number of this answer among those of its request; it changes the seed.
         is_streamed: True sends every update; False sends one at the end, which saves work in the event loop.
     """
 
@@ -100,11 +109,22 @@ class Sequence:
         self._pending.append(update)
         return joined(self._pending) if update.is_last else None
 
-    def prefill(self) -> tuple[Update, DynamicCache]:
-        """Read the prompt, and return the first token and the cache."""
+    def shares_prompt(self, other: Sequence) -> bool:
+        """Return whether one pass over the prompt serves both: the same tokens and weights, and no log-probabilities of them."""
+        is_plain = self.sampling.prompt_logprobs is None and other.sampling.prompt_logprobs is None
+        return is_plain and self.tree is other.tree and self.prompt == other.prompt
+
+    def begin(self, read: PromptPass) -> Update:
+        """Choose the first token after the prompt."""
+        update = self.accept(read.logits, likeliest=None)
+        update.prompt_logprobs = read.logprobs
+        return update
+
+    def read_prompt(self) -> PromptPass:
+        """Read the prompt."""
         if self.sampling.prompt_logprobs is None:
             logits, cache = self.tree.start(self.prompt, keep=1)
-            return self.accept(logits[-1].float(), likeliest=None), cache
+            return PromptPass(logits[-1].float(), cache)
         size = max(1, _LOGITS_AT_ONCE // self.tree.vocabulary_size)
         chunks = [self.prompt[start : start + size] for start in range(0, len(self.prompt), size)]
         logits, cache = self.tree.start(chunks[0], keep=len(chunks[0]))  # (chunk, vocab)
@@ -113,9 +133,7 @@ class Sequence:
             logprobs += self._logprobs(logits[-1:], chunk[:1])
             logits = self.tree.resume(cache, chunk, keep=len(chunk))
             logprobs += self._logprobs(logits, chunk[1:])
-        update = self.accept(logits[-1].float(), likeliest=None)
-        update.prompt_logprobs = logprobs
-        return update, cache
+        return PromptPass(logits[-1].float(), cache, logprobs)
 
     def _logprobs(self, logits: torch.Tensor, tokens: list[int]) -> list[list[TokenLogprob]]:
         top = self.sampling.prompt_logprobs or 0

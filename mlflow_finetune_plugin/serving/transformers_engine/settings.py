@@ -15,7 +15,7 @@ KEY_VARIABLE = "FINETUNE_ENGINE_KEY"
 
 
 class EngineSettings(BaseModel):
-    """The base as in training, and the address to listen on."""
+    """The base as in training, and the address to listen on. ``threads`` are those of computations; None chooses them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -31,6 +31,7 @@ class EngineSettings(BaseModel):
     port: int = Field(ge=1, le=65535)
     max_model_len: int = Field(ge=1)
     max_num_seqs: int = Field(ge=1)
+    threads: int | None = Field(None, ge=1)
 
 
 def read_settings(path: Path) -> EngineSettings:

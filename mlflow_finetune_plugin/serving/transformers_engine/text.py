@@ -40,7 +40,8 @@ class Detokenizer:
         return new
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=self._skip)  # type: ignore[no-any-return]
+        text = self._tokenizer.decode(ids, skip_special_tokens=self._skip, clean_up_tokenization_spaces=False)
+        return str(text)  # blanks before punctuation stay, as in ``decoded_answer``
 
 
 class StopTexts:

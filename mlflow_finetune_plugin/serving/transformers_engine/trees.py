@@ -195,14 +195,18 @@ def _read_adapter(path: Path) -> tuple[PeftConfig, list[str]]:
             keys = list(file.keys())
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise StoreError(f"{path}: PEFT cannot read this adapter: {error}") from error
-    method = str(getattr(config.peft_type, "value", config.peft_type))
-    if method in _UNSERVED_METHODS or getattr(config, "alora_invocation_tokens", None):
-        raise StoreError(
-            f"{path}: the Transformers engine cannot serve {method} adapters of this kind; fix: use plain LoRA"
-        )
-    if config.is_prompt_learning and config.peft_type not in _PROMPT_METHODS:
-        raise StoreError(
-            f"{path}: the Transformers engine cannot serve {method}; fix: use prompt tuning, p-tuning or prefix tuning"
-        )
+    reason = why_not_served(config)
+    if reason is not None:
+        raise StoreError(f"{path}: {reason}")
     config.inference_mode = True
     return config, keys
+
+
+def why_not_served(config: PeftConfig) -> str | None:
+    """Return why the engine cannot serve adapters of this kind, with a fix; None if it can."""
+    method = str(getattr(config.peft_type, "value", config.peft_type))
+    if method in _UNSERVED_METHODS or getattr(config, "alora_invocation_tokens", None):
+        return f"the Transformers engine cannot serve {method} adapters of this kind; fix: use plain LoRA"
+    if config.is_prompt_learning and config.peft_type not in _PROMPT_METHODS:
+        return f"the Transformers engine cannot serve {method}; fix: use prompt tuning, p-tuning or prefix tuning"
+    return None

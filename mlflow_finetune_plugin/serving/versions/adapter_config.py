@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,23 @@ def check_adapter_config(folder: Path, name: str) -> None:
         raise ServingError(
             f"{name}: {CONFIG_FILE}: {fault}; fix: train it with a list of layer names, and register it again"
         )
+
+
+def adapter_rank(folder: Path, name: str) -> int | None:
+    """Return the largest rank of an adapter's updates; None if it has no rank. Raises ServingError for an invalid config."""
+    config = read_json(folder / CONFIG_FILE, name)
+    pattern = config.get("rank_pattern") or {}
+    if not isinstance(pattern, dict):
+        raise ServingError(f"{name}: its rank_pattern is not an object; fix: register it again")
+    ranks = [config.get("r"), *pattern.values()]
+    return max((rank for rank in ranks if isinstance(rank, int)), default=None)
+
+
+def adapter_modules(folder: Path) -> tuple[str, ...]:
+    """Return the last part of the names of the layers that an adapter's weights change."""
+    with safe_open(folder / WEIGHTS_FILE, "np") as weights:
+        layers = {re.split(r"\.lora_|\.ia3_|\.bottleneck", name)[0] for name in list(weights.keys())}
+    return tuple(sorted({layer.rsplit(".", 1)[-1] for layer in layers}))
 
 
 def _pattern_fault(config: dict[str, Any]) -> str | None:

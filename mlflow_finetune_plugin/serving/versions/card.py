@@ -7,13 +7,16 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from mlflow_finetune_plugin.errors import ServingError
+from mlflow_finetune_plugin.errors import EngineChoiceError, ServingError
 from mlflow_finetune_plugin.store.names import CARD_FILE, REFERENCE_FILE
 
 Digest = Annotated[str, StringConstraints(pattern=re.compile(r"^[0-9a-f]{64}$"))]
 _MOST_STOP_IDS = 64
+_LONGEST_PREFIX = 1000
 _MOST_PROBES = 64
 _MOST_RENDERINGS = 32
+_MOST_ANSWERS = 16
+_LONGEST_ANSWER = 256
 Ids = list[Annotated[int, Field(ge=0)]]
 
 
@@ -32,6 +35,7 @@ class _Base(_Part):
     trust_remote_code: bool
     revision: str | None = None
     attn_implementation: str | None = None
+    model_type: str | None = Field(default=None, max_length=100)
 
 
 class _Card(_Part):
@@ -41,6 +45,7 @@ class _Card(_Part):
     adapter_digest: Digest
     stop_token_ids: Ids = Field(max_length=_MOST_STOP_IDS)
     max_length: int = Field(gt=0)
+    answer_prefix: str = Field(default="", max_length=_LONGEST_PREFIX)
     files: dict[str, Digest] | None = None
 
 
@@ -58,12 +63,20 @@ class _Rendering(_Part):
     prompt_ids: Ids = Field(min_length=1, max_length=1000)
 
 
+class _Answer(_Part):
+    probe: int = Field(ge=0)
+    ids: Ids = Field(min_length=1, max_length=_LONGEST_ANSWER)
+    texts: list[str] = Field(max_length=_LONGEST_ANSWER)
+    margins: list[float] = Field(max_length=_LONGEST_ANSWER)
+
+
 class _ServedAs(_Part):
     base_log_probs: list[list[float]]
     adapter_log_probs: list[list[float]]
     noise: float = Field(ge=0)
     gap: float
     max_gap: float
+    answers: list[_Answer] = Field(default=[], max_length=_MOST_ANSWERS)
 
 
 class _Reference(_Part):
@@ -77,7 +90,12 @@ Content = TypeVar("Content", bound=_Part)
 
 
 def check_card(card: dict[str, Any], name: str) -> None:
-    """Raise ServingError with the first fault of finetune.json."""
+    """Raise ServingError with the first fault of finetune.json, and EngineChoiceError for a reward model, which no engine serves."""
+    if card.get("kind") == "reward":
+        raise EngineChoiceError(
+            f"{name} is a reward model: it gives scores and no answers, so it is neither served nor continued; fix: load it "
+            "with mlflow.pyfunc.load_model (docs/guides/reward-models.md), or name another version"
+        )
     _check(_Card, card, CARD_FILE, name)
 
 
@@ -95,6 +113,17 @@ def check_reference(reference: dict[str, Any], name: str) -> None:
         raise ServingError(
             f"{name}: reference.json does not have a log-probability for every token of its probes; fix: register it again"
         )
+    answers = [answer for precision in (checked.served_as or {}).values() for answer in precision.answers]
+    if not all(_belongs_to_a_chat(answer, checked.probes) for answer in answers):
+        raise ServingError(
+            f"{name}: reference.json has an answer that belongs to none of its probes; fix: register it again"
+        )
+
+
+def _belongs_to_a_chat(answer: _Answer, probes: list[_Probe]) -> bool:
+    """Return whether an answer's probe is a chat, and each of its tokens has a text and a margin."""
+    is_chat = answer.probe < len(probes) and bool(probes[answer.probe].messages)
+    return is_chat and len(answer.ids) == len(answer.texts) == len(answer.margins)
 
 
 def _check(kind: type[Content], content: dict[str, Any], file: str, name: str) -> Content:

@@ -6,18 +6,15 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
-
 from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
 from mlflow_finetune_plugin.errors import ServingError, StoreError, TrackingError, in_short
-from mlflow_finetune_plugin.serving.versions.adapter_config import check_adapter_config
+from mlflow_finetune_plugin.serving.versions.adapter_config import adapter_modules, adapter_rank, check_adapter_config
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore, HeldAdapter
 from mlflow_finetune_plugin.serving.versions.card import check_card, check_reference
 from mlflow_finetune_plugin.serving.versions.content_digest import (
@@ -116,19 +113,12 @@ class FetchedVersion:
     @property
     def target_modules(self) -> tuple[str, ...]:
         """The last part of the names of the layers that the adapter's weights change."""
-        with safe_open(self.adapter.folder / "adapter_model.safetensors", "np") as weights:
-            layers = {re.split(r"\.lora_|\.ia3_|\.bottleneck", name)[0] for name in list(weights.keys())}
-        return tuple(sorted({layer.rsplit(".", 1)[-1] for layer in layers}))
+        return adapter_modules(self.adapter.folder)
 
     @property
     def rank(self) -> int | None:
         """The largest rank of the adapter's updates; None if it has no rank. Raises ServingError for an invalid config."""
-        config = read_json(self.adapter.folder / "adapter_config.json", f"{self.model}/{self.number}")
-        pattern = config.get("rank_pattern") or {}
-        if not isinstance(pattern, dict):
-            raise ServingError(f"{self.model}/{self.number}: its rank_pattern is not an object; fix: register it again")
-        ranks = [config.get("r"), *pattern.values()]
-        return max((rank for rank in ranks if isinstance(rank, int)), default=None)
+        return adapter_rank(self.adapter.folder, f"{self.model}/{self.number}")
 
 
 @dataclass(frozen=True)
@@ -172,7 +162,7 @@ class Fetcher:
         self._workplace = workplace if workplace is not None else ScratchFolder(store.root)
         self._tokenizers = TokenizerStore(store.root / "tokenizers", self._workplace)
         self._registered: dict[tuple[str, str], tuple[float, _Registered]] = {}
-        self._refused: dict[tuple[str, str], tuple[float, _Registered, str]] = {}
+        self._refused: dict[tuple[str, str], tuple[float, _Registered, ServingError]] = {}
 
     def fetch(self, model: str, number: str) -> FetchedVersion:
         """Return a verified version and hold its adapter.
@@ -195,13 +185,13 @@ class Fetcher:
         version = self._from_disk(record, model, number, registered)
         if version is not None:
             return version
-        refused_at, refused, message = self._refused.get((model, number), (0.0, None, ""))
+        refused_at, refused, reason = self._refused.get((model, number), (0.0, None, ServingError()))
         if refused == registered and time.monotonic() - refused_at < _REFUSED_S:
-            raise ServingError(message)
+            raise type(reason)(str(reason))
         try:
             return self._from_registry(record, model, number, registered)
         except ServingError as error:
-            self._refused[model, number] = (time.monotonic(), registered, str(error))
+            self._refused[model, number] = (time.monotonic(), registered, type(error)(str(error)))
             raise
 
     def confirm(self, model: str, number: str) -> None:

@@ -30,10 +30,13 @@ class ScratchFolder:
     store: Path
     _folder: Path | None = None
     _lock: int | None = field(default=None, repr=False)
+    _is_over: bool = field(default=False, repr=False)
 
     @property
     def folder(self) -> Path:
         """The folder. Raises StoreError if it cannot be created."""
+        if self._is_over:  # a fetch whose thread ends after its service
+            raise StoreError(f"the process that uses the adapter store {self.store} is ending")
         if self._folder is None:
             root = self.store / "work"
             try:
@@ -50,13 +53,15 @@ class ScratchFolder:
 
     def draft(self) -> Path:
         """Create an empty folder for content that is moved to its final path when it is whole."""
+        folder = self.folder
         try:
-            return Path(tempfile.mkdtemp(prefix="draft-", dir=self.folder))
+            return Path(tempfile.mkdtemp(prefix="draft-", dir=folder))
         except OSError as error:
             raise StoreError(f"the adapter store {self.store} cannot be written: {error.strerror}") from error
 
     def remove(self) -> None:
-        """Remove the folder, at the end of the process."""
+        """Remove the folder, at the end of the process. It is not made again."""
+        self._is_over = True
         if self._folder is not None and self._lock is not None:
             _remove(self._folder)
             os.close(self._lock)

@@ -70,7 +70,7 @@ class TokenizerStore:
             for path in tokenizer_files(source) if source.is_dir() else ():
                 shutil.copyfile(path, draft / path.name)
             check_tokenizer(draft, name)
-            target = self.folder(_digest(draft))
+            target = self.folder(tokenizer_digest(draft))
             if self.get(target.name) is None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 self._replace(draft, target)
@@ -92,7 +92,7 @@ class TokenizerStore:
 def folder_fault(folder: Path) -> str | None:
     """Return how a stored tokenizer differs from the digest that its folder is named by; None if it does not."""
     try:
-        digest = _digest(folder)
+        digest = tokenizer_digest(folder)
     except OSError as error:
         return f"the tokenizer {folder} cannot be read: {error.strerror or error}"
     return None if digest == folder.name else f"the tokenizer {folder} was changed after it was verified"
@@ -116,6 +116,6 @@ def chat_digest(folder: Path, name: str) -> str:
     return total.hexdigest()
 
 
-def _digest(folder: Path) -> str:
+def tokenizer_digest(folder: Path) -> str:
     """Return one SHA-256 over names and bytes of all files of a tokenizer. Raises OSError for anything but files."""
     return json_digest({path.name: file_sha256(path) for path in folder.iterdir()})

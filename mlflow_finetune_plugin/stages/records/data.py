@@ -12,7 +12,8 @@ from mlflow_finetune_plugin.data.preparation import PreparedData
 from mlflow_finetune_plugin.data.report.contents import DataReport
 from mlflow_finetune_plugin.data.report.page import report_page
 from mlflow_finetune_plugin.jobs.report import Report
-from mlflow_finetune_plugin.store.names import RECORDS_FOLDER
+from mlflow_finetune_plugin.store.names import RECORDS_FOLDER, VOTES_RECORD
+from mlflow_finetune_plugin.votes.training.files import VoteFile
 
 _MOST_FILES = 50
 """Files that a dataset input names; the data report lists all of them."""
@@ -25,9 +26,21 @@ def record_data(data_report: DataReport, folder: Path, report: Report) -> None:
     report.text(folder / "data_report.html", report_page(data_report), RECORDS_FOLDER)
 
 
-def dataset_source(files: Sequence[DataFileSettings], data: PreparedData) -> dict[str, str]:
-    """Return source and profile of a dataset input, as MLflow stores them: JSON."""
+def record_votes(votes: Sequence[VoteFile], folder: Path, report: Report) -> None:
+    """Record ids and digests of the votes that a run trains on, from which a resumed run reads the same rows."""
+    if votes:
+        text = json.dumps([file.record() for file in votes], indent=1, ensure_ascii=False)
+        report.text(folder / VOTES_RECORD, text, RECORDS_FOLDER)
+
+
+def dataset_source(
+    files: Sequence[DataFileSettings], data: PreparedData, votes: Sequence[VoteFile] = ()
+) -> dict[str, str]:
+    """Return source and profile of a dataset input, as MLflow stores them: JSON. ``votes`` are those that files may name."""
     source: dict[str, Any] = {"files": [file.path for file in files[:_MOST_FILES]]}
+    paths = {file.path for file in files}
+    if voted := [file.lineage() for file in votes if file.source in paths]:
+        source["votes"] = voted
     if len(files) > _MOST_FILES:
         source["more_files"] = len(files) - _MOST_FILES  # MLflow stores at most 65,535 characters
     return {

@@ -17,6 +17,7 @@ from mlflow_finetune_plugin.planning.plan import Plan, data_request
 from mlflow_finetune_plugin.promotion.evidence import held_out
 from mlflow_finetune_plugin.promotion.evidence.held_out import held_out_json
 from mlflow_finetune_plugin.promotion.written_policy import write_policy
+from mlflow_finetune_plugin.rewards import rewards_digest
 from mlflow_finetune_plugin.stages.context import RunContext
 from mlflow_finetune_plugin.stages.outages import with_patience
 from mlflow_finetune_plugin.stages.plan import PlannedRun
@@ -32,7 +33,12 @@ def record_gate(planned: PlannedRun, context: RunContext, report: Report) -> Non
     rows = regression_rows(planned.plan, context.folder)
     record_policy(planned.plan.policy, rows, context.folder, report, earlier=earlier)
     record_held_out(
-        planned.data.eval_rows, list(settings.metrics), int(settings.max_new_tokens), context.folder, report
+        planned.data.eval_rows,
+        list(settings.metrics),
+        int(settings.max_new_tokens),
+        context.folder,
+        report,
+        reward_digest=rewards_digest(planned.plan.rewards) if planned.plan.rewards else None,
     )
 
 
@@ -98,10 +104,16 @@ def held_out_digest(folder: Path) -> str:
 
 
 def record_held_out(
-    rows: Sequence[EvalRow], metrics: Sequence[str], max_new_tokens: int, folder: Path, report: Report
+    rows: Sequence[EvalRow],
+    metrics: Sequence[str],
+    max_new_tokens: int,
+    folder: Path,
+    report: Report,
+    *,
+    reward_digest: str | None = None,
 ) -> None:
     """Record the held-out rows whole, so that another version can answer the same rows, and the metric files with them."""
-    text = held_out_json(rows, metrics, max_new_tokens)
+    text = held_out_json(rows, metrics, max_new_tokens, reward_digest)
     report.text(folder / held_out.FILE, text, HELD_OUT_FOLDER)
     report.tags({HELD_OUT_TAG: hashlib.sha256(text.encode()).hexdigest()})
     for metric in metrics:

@@ -9,6 +9,7 @@ from typing import Any
 from mlflow_finetune_plugin import __version__
 from mlflow_finetune_plugin.base_models.weights_digest import folder_digest
 from mlflow_finetune_plugin.data.preparation import PreparedData
+from mlflow_finetune_plugin.logged_models.start_version import StartVersion
 from mlflow_finetune_plugin.planning.plan import Plan
 from mlflow_finetune_plugin.store.names import (
     ADAPTATION_TAG,
@@ -16,8 +17,11 @@ from mlflow_finetune_plugin.store.names import (
     BASE_DIGEST_TAG,
     BASE_MODEL_TAG,
     DATA_DIGEST_TAG,
+    KIND_TAG,
     OBJECTIVE_TAG,
     SERVING_TAG,
+    START_DIGEST_TAG,
+    START_FROM_TAG,
 )
 
 
@@ -32,6 +36,8 @@ class Identity:
     data_digest: str
     adapter_digest: str
     serving: str
+    is_reward_model: bool = False
+    start: StartVersion | None = None
 
     @classmethod
     def of(cls, plan: Plan, data: PreparedData, base_digest: str, adapter: Path) -> Identity:
@@ -44,6 +50,8 @@ class Identity:
             data_digest=data.digest,
             adapter_digest=folder_digest(adapter),
             serving=plan.serving,
+            is_reward_model=plan.is_reward_model,
+            start=plan.start,
         )
 
     def tags(self) -> dict[str, str]:
@@ -56,7 +64,14 @@ class Identity:
             DATA_DIGEST_TAG: self.data_digest,
             ADAPTER_DIGEST_TAG: self.adapter_digest,
             SERVING_TAG: self.serving,
+            **({KIND_TAG: "reward"} if self.is_reward_model else {}),
+            **start_tags(self.start),
         }
+
+
+def start_tags(start: StartVersion | None) -> dict[str, str]:
+    """Return the tags of the version that a training continues; none for a new adapter."""
+    return {} if start is None else {START_FROM_TAG: start.uri, START_DIGEST_TAG: start.digest}
 
 
 def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
@@ -77,6 +92,7 @@ def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
         },
         "adaptation": identity.adaptation,
         "objective": identity.objective,
+        **({"kind": "reward"} if identity.is_reward_model else {}),
         "options": plan.options,
         "serving": identity.serving,
         "data_digest": identity.data_digest,
@@ -87,4 +103,5 @@ def model_card(plan: Plan, identity: Identity) -> dict[str, Any]:
         "chat_template_source": plan.renderer.template_source,
         "max_new_tokens": int(plan.config.eval.max_new_tokens),
         "max_length": plan.max_length,
+        **({} if plan.start is None else {"start_from": {"model": plan.start.uri, "digest": plan.start.digest}}),
     }

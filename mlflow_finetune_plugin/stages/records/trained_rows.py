@@ -32,6 +32,19 @@ def record_trained_rows(hashes: np.ndarray, seed: int, folder: Path, report: Rep
         report.artifact(folder / name, RECORDS_FOLDER)
 
 
+def trained_rows_of(
+    client: MlflowClient, model_id: str | None, folder: Path, report: Report
+) -> tuple[np.ndarray, int] | None:
+    """Return the hashes of the rows that a logged adapter was trained on, and their seed; None where that is not known."""
+    run_id = with_patience(lambda: client.get_logged_model(model_id), report).source_run_id if model_id else None
+    return _download(client, run_id, folder, report) if run_id else None
+
+
+def rows_among(rows: Sequence[EvalRow], hashes: np.ndarray, seed: int) -> list[EvalRow]:
+    """Return the held-out rows that are among the rows with these hashes."""
+    return [row for row in rows if np.isin(np.uint64(hash_eval_row(row, seed)), hashes)]
+
+
 def report_trained_rows(
     data_report: DataReport,
     rows: Sequence[EvalRow],
@@ -41,8 +54,7 @@ def report_trained_rows(
     report: Report,
 ) -> DataReport:
     """Return the data report with a finding about rows that were trained on, or with a note where that is not known."""
-    run_id = with_patience(lambda: client.get_logged_model(model_id), report).source_run_id if model_id else None
-    known = _download(client, run_id, folder, report) if run_id else None
+    known = trained_rows_of(client, model_id, folder, report)
     if known is None:
         return replace(
             data_report,
@@ -52,7 +64,7 @@ def report_trained_rows(
             ),
         )
     hashes, seed = known
-    leaked = [row for row in rows if np.isin(np.uint64(hash_eval_row(row, seed)), hashes)]
+    leaked = rows_among(rows, hashes, seed)
     if not leaked:
         return data_report
     finding = DataFinding(

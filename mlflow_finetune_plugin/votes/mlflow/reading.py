@@ -62,7 +62,15 @@ class Reading:
     @property
     def not_counted(self) -> dict[str, int]:
         """The number of votes that do not count, by reason, the most frequent first."""
-        reasons = Counter(vote.fault for vote in self.votes if vote.fault is not None)
+        return self._reasons(self.votes)
+
+    def not_counted_between(self, candidate: str, champion: str) -> dict[str, int]:
+        """The same without votes that name another version; of feedback that cannot be read it is not known what it names."""
+        pair = {candidate, champion, None}
+        return self._reasons([vote for vote in self.votes if vote.vote.versions <= pair])
+
+    def _reasons(self, votes: Sequence[CheckedVote]) -> dict[str, int]:
+        reasons = Counter(vote.fault for vote in votes if vote.fault is not None)
         if self.unreadable:
             reasons[UNREADABLE] += self.unreadable
         return dict(reasons.most_common())

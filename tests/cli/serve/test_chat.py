@@ -48,6 +48,7 @@ def test_the_conversation_is_sent_whole(monkeypatch, capsys):
     sent = []
 
     def answer(url, model, messages, sampling):
+        assert sampling == {"temperature": 0.0}, "how long an answer may be is left to the endpoint"
         sent.append(json.loads(json.dumps(messages)))
         yield "yes"
 

@@ -41,6 +41,10 @@ def unused_after_reading(data, settings=None):
         ({"code": list(range(10))}, {"code": 10}),
         ({"wording": [f"Below is a task.\n\np{i}\n\n### Response:" for i in range(10)]}, {"wording": 10}),
         ({"text": [f"p{i} {'' if i % 2 else 'please'}" for i in range(10)]}, {"text": 10}),
+        (
+            {"prompt": [f"a word {i}" for i in range(10)], "words": [["a", "word", str(i)] for i in range(10)]},
+            {"words": 10},
+        ),
     ],
 )
 def test_a_column_that_is_not_of_the_task_is_counted(columns, counts):
@@ -53,6 +57,7 @@ def test_a_column_that_is_not_of_the_task_is_counted(columns, counts):
         ({"facts": TEXTS}, "facts"),
         ({"facts": ["事実の表は二十文字よりも長い文章であることが必要です" + str(i) for i in range(10)]}, "facts"),
         ({"context": "the same in every row"}, "context"),
+        ({"choices": [["p", "c"]] * 10}, "choices"),
         ({"choices": [["a b c d e", f"the number {i}"] for i in range(10)]}, "choices"),
         ({"steps": [[f"first do {i}", "then stop"] for i in range(10)]}, "steps"),
         ({"story": TEXTS[:2] * 5}, "story"),

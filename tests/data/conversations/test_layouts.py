@@ -226,6 +226,48 @@ def test_two_columns_are_offered_as_label_or_pair_in_the_command_to_type():
         detect_layout([{"ask": f"What is {i}?", "say": f"It is {i}."} for i in range(12)])
 
 
+@pytest.mark.parametrize(
+    ("columns", "prompt", "completion"),
+    [
+        ({"source": "The house {}.", "target": "Das Haus {}."}, "source", "target"),
+        ({"target": "Das Haus {}.", "source": "The house {}."}, "source", "target"),
+        ({"id": "row {}", "source": "The house {}.", "target": "Das Haus {}.", "lang": "de"}, "source", "target"),
+        ({"source": "The house {}.", "target": "Das Haus {}.", "score": 0.5}, "source", "target"),
+        ({"src": "The house {}.", "tgt": "Das Haus {}."}, "src", "tgt"),
+        ({"summary": "It is {}.", "body": "A long text on {}."}, "body", "summary"),
+        ({"en": "The house {}.", "de": "Das Haus {}."}, "en", "de"),
+    ],
+)
+@pytest.mark.parametrize("count", [3, 12])
+def test_the_command_for_parallel_columns_is_printed_and_works(columns, prompt, completion, count):
+    rows = [{n: v.format(i) if isinstance(v, str) else v for n, v in columns.items()} for i in range(count)]
+    with pytest.raises(DataError, match="fit no known layout") as caught:
+        detect_layout(rows)
+    offer = (
+        f"perhaps -P data.columns.prompt={prompt} -P data.columns.completion={completion} (two columns of text, in this"
+    )
+    assert offer in str(caught.value)
+    layout = detect_layout(rows, {"prompt": prompt, "completion": completion})
+    assert str(layout) == f"prompt_completion: {prompt} -> {completion}"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"source": "wiki", "target": "Text {}."},  # the origin of the text, and no answer
+        {"system": "Be nice.", "talk": "USER: q{}"},
+        {"first": "Text {}.", "second": "Text {}.", "same": 1},  # a task on two texts
+        {"a": "Text {}.", "b": "Text {}.", "c": "Text {}."},
+        {"source": 1, "target": "Text {}."},
+    ],
+)
+def test_no_command_is_offered_where_the_task_is_not_clear(columns):
+    rows = [{n: v.format(i) if isinstance(v, str) else v for n, v in columns.items()} for i in range(12)]
+    with pytest.raises(DataError, match="fit no known layout") as caught:
+        detect_layout(rows)
+    assert "perhaps" not in str(caught.value)
+
+
 def test_label_beside_a_text_makes_it_no_document():
     assert str(detect_layout([{"text": "t", "label": "l"}])) == "label: text -> label"
     assert str(detect_layout([{"body": "t", "label": "l"}], {"text": "body"}, "text")) == "text: body"

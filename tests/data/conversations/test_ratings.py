@@ -11,7 +11,7 @@ REWRITE = "write each row as messages, with the better answer as the last turn"
 
 
 def settings_of(fix):
-    """Return the settings that a fix names, as a user would write them."""
+    """Return the settings that a fix names after the entry points, as a user would write them."""
     key, values = re.fullmatch(r"data\.(\w+): [\[{](.*)[\]}] trains on the better answer alone", fix).groups()
     if key == "ignore":
         return ColumnSettings(ignore=tuple(values.split(", ")))
@@ -72,12 +72,13 @@ def test_preference_pairs_are_recognised_and_the_fix_works(row, shown, fix):
     with pytest.raises(DataError) as caught:
         interpret([row], ColumnSettings())
     text = str(caught.value)
-    assert text.startswith(f"{shown}: preference pairs cannot be used for training")
+    assert text.startswith(f"{shown}: preference pairs cannot be used for training with sft")
+    assert "fix: -e dpo, -e orpo or -e reward trains on pairs; or " in text
     if fix == REWRITE:
         assert text.endswith(fix)
         return
     assert text.endswith(f"{fix} trains on the better answer alone")
-    (conversation,) = interpret([row], settings_of(text.rpartition("fix: ")[2])).conversations(row)
+    (conversation,) = interpret([row], settings_of(text.rpartition("; or ")[2])).conversations(row)
     assert conversation.messages[-1]["role"] == "assistant"
 
 
@@ -105,6 +106,7 @@ def test_rated_answers_are_refused_and_the_fix_works(row, column):
     with pytest.raises(DataError, match=rf"'{column}' rates answers as good \(true\) or bad \(false\)") as caught:
         interpret([row], ColumnSettings())
     assert f"data.ignore: [{column}]" in str(caught.value)
+    assert "fix: -e kto trains on ratings; or" in str(caught.value)
     assert interpret([row], ColumnSettings(ignore=(column,))).conversations(row)
 
 
@@ -156,6 +158,7 @@ def test_ranked_answers_of_llama_factory_are_refused():
     with pytest.raises(DataError, match="two answers in every row, which LLaMA-Factory ranks") as caught:
         interpret([row], ColumnSettings())
     assert "data.layout: alpaca" in str(caught.value)
+    assert "-e dpo, -e orpo or -e reward trains on pairs" in str(caught.value)
     assert len(interpret([row], ColumnSettings(layout="alpaca")).conversations(row)) == 2
     assert len(interpret([{**row, "output": ["a", "b", "c"]}], ColumnSettings()).conversations(row)) == 2
     with pytest.raises(DataError, match="two answers in 1 of 2 rows, which LLaMA-Factory ranks"):
@@ -225,6 +228,7 @@ def test_rows_for_rewards_are_refused_with_the_reason(row, columns):
     assert str(caught.value).startswith(
         f"the rows hold prompts without answers ({columns}), as training with rewards needs"
     )
+    assert "fix: -e grpo or -e rloo trains on prompts with a reward; or" in str(caught.value)
     if row.get("prompt") == "p":
         assert "-P data.columns.prompt=prompt -P data.columns.completion=solution" in str(caught.value)
         assert interpret([row], ColumnSettings(columns={"prompt": "prompt", "completion": "solution"})).conversations(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,14 @@ def test_every_check_by_hand_with_its_places(rows):
     examples = {finding.check: finding.example for finding in findings}
     assert examples["near duplicates"] == "a example 4"
     assert examples["contradictions"] == "a example 0 | a example 2"
+
+
+def test_a_line_of_two_rated_answers_is_named_once(rows):
+    """A pair is read as a good and a bad answer, which have the same line."""
+    held_out = rows("b", ("Why?", "yes"), ("Why?", "no"))
+    held_out = replace(held_out, position_text=lambda file, line: f"b:{(line + 1) // 2}")
+    findings = by_check(row_findings(rows("a", ("Why?", "maybe")), held_out, "rated"))
+    assert findings["eval prompts in train"][1] == ("b:1",)
 
 
 def test_constant_answers_are_a_finding(rows):

@@ -17,7 +17,7 @@ ROWS = [
 def batch():
     tokens, counts, faults = pack(ROWS)
     hashes = np.arange(4, dtype=np.uint64)
-    return EncodedBatch(np.arange(4), *[hashes] * 6, counts, tokens, faults, [])
+    return EncodedBatch(np.arange(4), *[hashes] * 7, counts, tokens, faults, [])
 
 
 def rows_of(batch):

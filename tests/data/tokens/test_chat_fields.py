@@ -4,8 +4,8 @@ import pytest
 from data_requests import jsonl, request
 
 from mlflow_finetune_plugin.data import prepare
-from mlflow_finetune_plugin.data.conversations.chat_turns import with_tools
 from mlflow_finetune_plugin.data.conversations.row_faults import RowFault
+from mlflow_finetune_plugin.data.conversations.turns.chat import with_tools
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 from mlflow_finetune_plugin.errors import BaseModelError
 

@@ -346,9 +346,34 @@ def test_template_without_stop_token_gets_the_eos_token_and_is_unrolled(byte_tok
     assert byte_tokenizer.eos_token_id not in second.input_ids[:-1]
 
 
-def test_template_with_todays_date_is_noted(byte_tokenizer):
-    renderer = ChatRenderer(byte_tokenizer, "{% if strftime_now is defined %}{% endif %}" + CHATML)
-    assert renderer.notes == ("the chat template contains the current date, so prompts change every day",)
+_DATE = "{% if messages[0]['role'] != 'system' %}{{ strftime_now('%d %b %Y') }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("start", "settings", "notes"),
+    [
+        (
+            "{{ strftime_now('%Y') }}",
+            {},
+            ["the chat template writes the current date into prompts, so these change every day"],
+        ),
+        (
+            _DATE,
+            {},
+            ["the chat template writes the current date into prompts without a system turn, so these change every day"],
+        ),
+        ("{% set today = strftime_now('%Y') %}", {}, []),
+        ("{% if tools and strftime_now is defined %}{{ strftime_now('%Y') }}{% endif %}", {}, []),
+        (
+            "{% if day is not defined %}{% set day = strftime_now('%Y') %}{% endif %}{{ day }}",
+            {"day": "Monday"},
+            ["the chat template is rendered with day: 'Monday', unless a request says otherwise"],
+        ),
+    ],
+)
+def test_only_a_template_that_writes_todays_date_is_noted(byte_tokenizer, start, settings, notes):
+    renderer = ChatRenderer(byte_tokenizer, start + CHATML, template_settings=settings)
+    assert list(renderer.notes) == notes
 
 
 # what cannot be a renderer -------------------------------------------------------------------------------------------

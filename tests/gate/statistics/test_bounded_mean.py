@@ -26,6 +26,11 @@ def test_it_never_is_above_the_mean_and_rises_with_the_rows():
     assert many == pytest.approx(gains.mean() - 1.96 * gains.std() / 20, abs=0.006)
 
 
+def test_a_tail_that_no_draw_shows_bounds_nothing():
+    assert bound([0.5] * 400, tail=1e-4) > 0.4
+    assert bound([0.5] * 400, tail=1e-5) == -1
+
+
 def test_a_cluster_counts_as_one_and_the_added_one_is_as_large_as_the_largest():
     assert bound([0.02] * 20, sizes=[10] * 20) == pytest.approx(bound([0.02] * 20))
     assert bound([0.02] * 20, sizes=[1] * 19 + [10]) < bound([0.02] * 20)

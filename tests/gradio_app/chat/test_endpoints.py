@@ -51,3 +51,12 @@ def test_endpoints_that_list_names_alone_give_their_first_two():
 def test_one_model_alone_meets_nobody():
     with pytest.raises(SessionError, match="no two models to compare yet"):
         default_sides(served(("gpt-a", None, None), registered=()), None)
+
+
+def test_a_version_that_no_router_lists_can_be_added_once():
+    listed = served(("bot@champion", "bot/1", "small"), ("small", None, None), registered=("bot",))
+    more = listed.with_version("bot", "3")
+    assert names(more.contenders) == ["bot@champion", "small", "bot/3"]
+    assert (more.find("bot/3").parent, more.version("bot/3", "bot")) == ("small", "3")
+    assert more.with_version("bot", "3") == more
+    assert listed.with_version("other", "3") == listed

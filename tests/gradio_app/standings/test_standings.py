@@ -12,6 +12,7 @@ from gradio_app.standings.standings import ordered_pair, standings_of
 from gradio_app.standings.terms import DEFAULT_TERMS, VoteTerms
 from mlflow_finetune_plugin.gate.policy import VotesPolicy
 from mlflow_finetune_plugin.promotion.error_rates import NumberedTest, VotePairs
+from mlflow_finetune_plugin.promotion.error_rates.vote_pairs import vote_pair_key
 from mlflow_finetune_plugin.votes.mlflow.reading import CheckedVote
 
 CHAMPION = {"champion": "1", "challenger": "2"}
@@ -87,7 +88,7 @@ def test_three_versions_are_ranked_and_two_are_not():
 
 def test_a_pair_has_the_number_under_which_the_gate_tested_it():
     beaten = [vote(n, "left", voter=f"v-{n}", left="3", right="2") for n in (11, 12)]
-    tested = VotePairs({frozenset("12"): NumberedTest(1, 0, is_better=True)})
+    tested = VotePairs({vote_pair_key("1", "2", VotesPolicy()): NumberedTest(1, 0, is_better=True)})
     pairs = standings_of(read(*four_votes(), *beaten), CHAMPION, tested=tested).pairs
     assert [one.path.pair_number for one in pairs] == [1, 2]
     assert pairs[1].path.test.alpha == pytest.approx(2 * 0.05 * 6 / math.pi**2 / 4)

@@ -129,6 +129,15 @@ def test_gains_are_coloured_only_where_the_interval_is_on_one_side(registry):
     assert 'small, <span class="mf-is-bad">+0.03</span> nats per token' in pages[sure], "forgetting more is worse"
 
 
+def test_the_version_that_a_training_started_from_is_shown(registry):
+    number = register_described(registry, "bot", 100, tags={"start_from": "models:/bot/1"})
+    card = read_card(registry, "bot", number)
+    assert card.version.start_from == "models:/bot/1"
+    assert "started from models:/bot/1" in card_html(card)
+    other = read_card(registry, "bot", register_described(registry, "bot", 100))
+    assert "started from" not in card_html(other)
+
+
 def test_two_versions_stand_side_by_side_and_differences_are_bold(registry):
     first = register_described(registry, "bot", 100)
     second = register_described(registry, "bot", 160, tags={"adaptation": "dora", "data_digest": "ef" * 32})
@@ -140,7 +149,9 @@ def test_two_versions_stand_side_by_side_and_differences_are_bold(registry):
 
 
 def test_texts_of_the_registry_are_shown_as_text(registry):
-    tags = dict.fromkeys(("adaptation", "base_model", "data_digest", "converted_from", "verdict"), HOSTILE)
+    tags = dict.fromkeys(
+        ("adaptation", "base_model", "data_digest", "converted_from", "start_from", "verdict"), HOSTILE
+    )
     number = register_described(registry, "bot", 100, tags={**tags, "certificate.vllm.float32": HOSTILE})
     run_id = registry.get_model_version("bot", number).run_id
     registry.set_tag(run_id, "finetune.status_reason", HOSTILE)

@@ -114,12 +114,24 @@ def test_a_metric_of_sums_resamples_draws_not_rows():
 
 
 def test_a_table_of_other_rows_is_refused():
-    kept = rows(2)
+    held_out = rows(2)
     table = {
         "columns": ["reference", "adapter_answer", "adapter_nats_per_token"],
         "data": [["yes", "a", 0.5], ["yes", "b", 0.25]],
     }
-    assert proof_answers(table, "adapter", kept, "bot/1").nats.tolist() == [1.0, 0.5], "nats of the whole answer"
+    assert proof_answers(table, "adapter", held_out, "bot/1").nats.tolist() == [1.0, 0.5], "nats of the whole answer"
     for broken in ({**table, "data": table["data"][:1]}, {**table, "data": [["no", "a", 1.0]] * 2}, json.loads("{}")):
         with pytest.raises(GateError):
-            proof_answers(broken, "adapter", kept, "bot/1")
+            proof_answers(broken, "adapter", held_out, "bot/1")
+
+
+def test_a_table_of_answers_with_rewards_is_read_as_answers():
+    held_out = rows(2)
+    columns = ["reference", "adapter_answer", "adapter_nats_per_token", "adapter_reward"]
+    table = {
+        "columns": columns,
+        "data": [[row.reference, "yes", 0.5, reward] for row, reward in zip(held_out, [2.0, None], strict=True)],
+    }
+    answers = proof_answers(table, "adapter", held_out, "bot/1")
+    assert answers.answers == ["yes", "yes"]
+    assert np.array_equal(answers.rewards["reward"], [2.0, np.nan], equal_nan=True)

@@ -52,6 +52,22 @@ def test_the_reason_is_the_true_one(monkeypatch, adaptation, serving, base, reas
         choose_engine("vllm", served)
 
 
+@pytest.mark.parametrize(("family", "has_experts"), [("qwen3_moe", True), ("gpt_oss", True), ("qwen3", False)])
+@pytest.mark.parametrize("is_cuda", [True, False])
+def test_experts_with_adapters_are_for_the_cuda_build_of_vllm(monkeypatch, family, has_experts, is_cuda):
+    monkeypatch.setattr(commands, "_has_vllm", lambda: True)
+    monkeypatch.setattr(commands, "_has_cuda_vllm", lambda: is_cuda)
+    served = version("lora", "vllm")
+    served.base["model_type"] = family
+    if has_experts and not is_cuda:
+        assert choose_engine("auto", served) == (
+            "transformers",
+            f"vLLM computes the experts of {family} with adapters on GPUs only",
+        )
+    else:
+        assert choose_engine("auto", served)[0] == "vllm"
+
+
 def test_converting_does_not_install_vllm(monkeypatch):
     monkeypatch.setattr(commands, "_has_vllm", lambda: False)
     with pytest.raises(MissingExtraError, match=r"fix: --engine auto$"):

@@ -15,6 +15,7 @@ from mlflow_finetune_plugin.serving.engines.trial import Trials
 from mlflow_finetune_plugin.serving.settings import TRANSFORMERS, EngineLimits
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.bases import Bases
+from mlflow_finetune_plugin.serving.versions.card import check_reference
 from mlflow_finetune_plugin.serving.versions.fetching import Fetcher
 
 pytestmark = pytest.mark.process
@@ -105,6 +106,81 @@ def test_other_weights_under_its_name_do_not_hold(shared, fetcher):
         assert not again.passed
         assert "not the adapter that was trained" in again.reason
         second.adapter.release()
+
+    shared.run(work)
+
+
+def certified(version, resident, answers):
+    """Certify a version with other reference answers than its own."""
+    served = {**version.reference["served_as"]["float32"], "answers": answers}
+    card = version.card
+    return certify(
+        resident.engine,
+        resident.name,
+        {**version.reference, "served_as": {"float32": served}},
+        version="bot/1",
+        stop_token_ids=card["stop_token_ids"],
+        answer_prefix=card["answer_prefix"],
+    )
+
+
+@pytest.mark.fault
+def test_an_engine_that_decodes_answers_differently_is_refused(shared, fetcher):
+    """The log-probabilities and the prompts are right: only the text of a whole answer shows it."""
+
+    async def work(fleet):
+        version = fetcher.fetch("bot", "1")
+        resident = await fleet.admit(version)
+        answers = version.reference["served_as"]["float32"]["answers"]
+        assert resident.certificate.answers == len(answers) == 4
+        assert (await certified(version, resident, answers)).passed
+        for wrong, reason in (
+            ({"texts": [text + " and more" for text in answers[2]["texts"]]}, "and more"),
+            ({"texts": [text.upper() + "!" for text in answers[2]["texts"]]}, "the trained model"),
+            ({"ids": [*answers[2]["ids"][:-1], 700]}, "gives other tokens for"),
+        ):
+            certificate = await certified(version, resident, [*answers[:2], {**answers[2], **wrong}])
+            assert not certificate.passed
+            assert "the engine answers differently: probe 2 gives" in certificate.reason
+            assert reason in certificate.reason
+
+    shared.run(work)
+
+
+def test_an_answer_counts_up_to_its_first_near_tie(shared, fetcher):
+    """Where two tokens are as likely, the order of additions decides, so what follows may differ."""
+
+    async def work(fleet):
+        version = fetcher.fetch("bot", "1")
+        resident = await fleet.admit(version)
+        answer = max(version.reference["served_as"]["float32"]["answers"], key=lambda answer: len(answer["ids"]))
+        assert len(answer["ids"]) > 3
+        ends_otherwise = {
+            **answer,
+            "ids": [*answer["ids"][:3], *[700] * (len(answer["ids"]) - 3)],
+            "texts": [*answer["texts"][:3], *["another end"] * (len(answer["ids"]) - 3)],
+        }
+        assert not (await certified(version, resident, [ends_otherwise])).passed
+        assert resident.certificate.tolerance < 0.01
+        for margin, passed in ((0.019, True), (0.021, False)):  # 0.01 nats are what kernels of float32 may differ by
+            margins = [*answer["margins"][:3], margin, *answer["margins"][4:]]
+            certificate = await certified(version, resident, [{**ends_otherwise, "margins": margins}])
+            assert (certificate.passed, certificate.answers) == (passed, 1)
+        margins = [0.0, *answer["margins"][1:]]
+        assert (await certified(version, resident, [{**ends_otherwise, "margins": margins}])).answers == 0
+
+    shared.run(work)
+
+
+def test_a_version_from_before_references_had_answers_is_certified_without(shared, fetcher):
+    async def work(fleet):
+        version = fetcher.fetch("bot", "1")
+        resident = await fleet.admit(version)
+        served = {key: value for key, value in version.reference["served_as"]["float32"].items() if key != "answers"}
+        reference = {**version.reference, "served_as": {"float32": served}}
+        check_reference(reference, "bot/1")
+        certificate = await certify(resident.engine, resident.name, reference, version="bot/1")
+        assert (certificate.passed, certificate.answers) == (True, 0)
 
     shared.run(work)
 
@@ -269,6 +345,33 @@ def test_a_template_that_takes_too_much_never_reaches_an_engine(shared, fetcher,
             with pytest.raises(ServingError, match=r"templates/.*: its chat template cannot be rendered within .*fix:"):
                 await fleet.admit(fetcher.fetch("templates", number))
         assert list(fleet.engines) == before
+
+    shared.run(work)
+
+
+@pytest.mark.fault
+def test_a_tokenizer_that_takes_too_long_never_reaches_an_engine(shared, fetcher, registry, monkeypatch):
+    """Its neighbour answers meanwhile, and the refusal is remembered without another trial."""
+    number = registry.make("tokenizers", seed=1)
+    path = registry.artifacts("tokenizers", number) / "tokenizer" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    parts = [split, content["pre_tokenizer"]]
+    path.write_text(json.dumps({**content, "pre_tokenizer": {"type": "Sequence", "pretokenizers": parts}}))
+    registry.sign("tokenizers", number)
+
+    async def work(fleet):
+        neighbour = await fleet.admit(fetcher.fetch("bot", "1"))
+        before = list(fleet.engines)
+        refused = r"tokenizers/.*: tokenizer\.json cannot be used within .*fix:"
+        with pytest.raises(ServingError, match=refused):
+            await fleet.admit(fetcher.fetch("tokenizers", number))
+        monkeypatch.setattr("mlflow_finetune_plugin.serving.versions.trials.tokenizer.run_limited", None)
+        with pytest.raises(ServingError, match=refused):
+            await fleet.admit(fetcher.fetch("tokenizers", number))
+        assert list(fleet.engines) == before
+        async with fleet.using(neighbour) as engine:
+            assert (await engine.complete({"model": neighbour.name, "prompt": "a", "max_tokens": 1}))["choices"]
 
     shared.run(work)
 

@@ -54,7 +54,7 @@ def test_it_becomes_the_command_and_gives_its_exit_code(family):
     assert process.communicate()[0].split() == [str(process.pid).encode()] * 2
     assert process.returncode == 7
     os.close(leash)
-    wait_until(lambda: not family(), seconds=5)
+    wait_until(lambda: not family(), seconds=30)
 
 
 def test_sigterm_reaches_the_command(family):
@@ -66,7 +66,7 @@ def test_sigterm_reaches_the_command(family):
     process.terminate()
     assert process.wait(10) == 3
     os.close(leash)
-    wait_until(lambda: not family(), seconds=5)
+    wait_until(lambda: not family(), seconds=30)
 
 
 def test_what_is_deaf_is_killed_with_its_own_processes(family):
@@ -75,7 +75,7 @@ def test_what_is_deaf_is_killed_with_its_own_processes(family):
     assert len(family()) == 3
     os.close(leash)
     assert process.wait(10) == -signal.SIGKILL
-    wait_until(lambda: not family(), seconds=5)
+    wait_until(lambda: not family(), seconds=30)
 
 
 def test_what_a_dead_leader_left_is_killed(family):
@@ -85,7 +85,7 @@ def test_what_a_dead_leader_left_is_killed(family):
     process.wait(10)
     assert len(family()) == 2
     os.close(leash)
-    wait_until(lambda: not family(), seconds=5)
+    wait_until(lambda: not family(), seconds=30)
 
 
 def test_a_leash_that_is_let_go_at_once_leaves_nothing(family):
@@ -100,7 +100,7 @@ def test_a_leash_that_is_let_go_at_once_leaves_nothing(family):
         time.sleep(pause)
         parent.kill()
         parent.wait()
-    wait_until(lambda: not family(), seconds=10)
+    wait_until(lambda: not family(), seconds=30)
 
 
 @pytest.mark.fault
@@ -115,4 +115,4 @@ def test_with_the_watcher_killed_too_the_command_ends_with_the_router(family):
     watcher.kill()
     parent.kill()
     parent.wait()
-    wait_until(lambda: not family(), seconds=5)
+    wait_until(lambda: not family(), seconds=30)

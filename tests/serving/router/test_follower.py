@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
 import pytest
 
+from mlflow_finetune_plugin.errors import EngineChoiceError
 from mlflow_finetune_plugin.serving.engines.fleet import Fleet
-from mlflow_finetune_plugin.serving.router.follower import Follower, NotReadyError, UnknownModelError
+from mlflow_finetune_plugin.serving.router.follower import Follower, NotReadyError, Target, UnknownModelError
 from mlflow_finetune_plugin.serving.settings import TRANSFORMERS, EngineLimits
 from mlflow_finetune_plugin.serving.versions.adapter_store import AdapterStore
 from mlflow_finetune_plugin.serving.versions.bases import Bases
@@ -127,3 +129,37 @@ def test_a_split_chooses_among_those_that_can_answer(tmp_path, registry):
         following(tmp_path, registry, Fetcher(registry.client, AdapterStore(tmp_path / "store")), work)
     finally:
         registry.client.delete_registered_model_tag("asked", "finetune.split")
+
+
+def test_the_version_before_is_the_one_that_a_rollback_would_restore(tmp_path):
+    """The champion's is previous, any other version's is the champion, and only while it can answer."""
+    follower = Follower(Catalog(None, ("bot",)), None, None, tmp_path)
+
+    def serves(alias, number, *, is_ready=True):
+        resident = SimpleNamespace(version=SimpleNamespace(number=number), is_ready=is_ready)
+        follower.targets["bot", alias] = Target("bot", alias, number, resident)
+        return resident
+
+    assert follower.version_before("bot", "3") is None
+    champion, previous = serves("champion", "3"), serves("previous", "2")
+    assert follower.version_before("bot", "3") is previous
+    assert follower.version_before("bot", "4") is champion
+    assert follower.version_before("other", "3") is None
+    serves("previous", "2", is_ready=False)
+    assert follower.version_before("bot", "3") is None
+    serves("previous", "3")
+    assert follower.version_before("bot", "3") is None, "a version is not compared with itself"
+
+
+def test_a_service_ends_only_if_no_alias_has_a_version_that_its_engine_can_serve(tmp_path):
+    follower = Follower(Catalog(None, ("bot",)), None, None, tmp_path)
+    follower._check_hope()
+    hopeless = {"fault": "bot/3: engine vllm cannot serve it; fix: --engine auto", "is_hopeless": True}
+    follower.targets["bot", "champion"] = Target("bot", "champion", "3", **hopeless)
+    follower.targets["bot", "challenger"] = Target("bot", "challenger", "4", fault="its base is not here")
+    follower._check_hope()
+    follower.targets["bot", "challenger"] = Target("bot", "challenger", "3", **hopeless)
+    with pytest.raises(EngineChoiceError, match=r"^nothing can be served: bot/3: engine vllm .*--engine auto$"):
+        follower._check_hope()
+    follower._has_served = True
+    follower._check_hope()

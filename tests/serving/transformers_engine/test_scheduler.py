@@ -240,3 +240,23 @@ def test_nan_ends_an_answer_with_an_error(good_steps: int, tree: Tree, tokenizer
         running.scheduler.submit([sequence := running.sequence([40], ignore_eos=True)])
         assert "NaN" in str(running.last_words([sequence])[0].error)
     assert len(sequence.answer) == good_steps
+
+
+def test_equal_prompts_are_read_once_and_answered_as_if_alone(tree, tokenizer, monkeypatch):
+    prompts = [[5, 6, 7], [5, 6, 7], [5, 6, 7], [8, 9], [8, 9]]
+    reads = []
+    start = Tree.start
+    monkeypatch.setattr(Tree, "start", lambda self, ids, *, keep: reads.append(ids) or start(self, ids, keep=keep))
+    sampled = {"temperature": 1.0, "max_tokens": 8}
+
+    def submitted(running, numbers):
+        sequences = [running.sequence(prompts[number], seed=number, **sampled) for number in numbers]
+        running.scheduler.submit(sequences)
+        return [update.token_ids for update in running.last_words(sequences)]
+
+    with decoding(tree, tokenizer) as running:
+        together = submitted(running, range(len(prompts)))
+        assert reads == [[5, 6, 7], [8, 9]]
+        alone = [submitted(running, [number])[0] for number in range(len(prompts))]
+    assert together == alone
+    assert len(set(map(tuple, together))) == len(prompts)

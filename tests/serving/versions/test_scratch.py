@@ -49,3 +49,12 @@ def test_no_room_is_told(tmp_path):
     (tmp_path / "store").write_text("a file")
     with pytest.raises(StoreError, match="cannot be written"):
         ScratchFolder(tmp_path / "store").draft()
+
+
+def test_a_fetch_that_ends_after_its_service_leaves_nothing(tmp_path):
+    scratch = ScratchFolder(tmp_path)
+    scratch.draft()
+    scratch.remove()
+    with pytest.raises(StoreError, match="is ending"):
+        scratch.draft()
+    assert list((tmp_path / "work").iterdir()) == []

