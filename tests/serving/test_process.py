@@ -46,9 +46,9 @@ ALIASES = {"champion": {"serves": None, "fault": None}, "challenger": {"serves":
 def test_a_service_is_waited_for_while_one_of_its_aliases_still_loads(tmp_path):
     loading = {"status": "degraded", "aliases": list(ALIASES.values()), "engines": [{"state": "ready", "fault": None}]}
     lines = []
-    with readiness_of(tmp_path, [loading, loading, {"status": "ready"}]) as (service, asked):
+    with readiness_of(tmp_path, [loading, loading, {"status": "ready"}]) as (service, paths):
         service.wait_until_ready(30, lines.append)
-    assert len(asked) == 3
+    assert len(paths) == 3
     assert lines == ["waiting for the versions to be loaded and certified"]
 
 
@@ -62,20 +62,20 @@ def test_a_service_is_waited_for_while_one_of_its_aliases_still_loads(tmp_path):
     ids=["alias", "engine"],
 )
 def test_a_fault_of_one_alias_or_engine_does_not_hold_a_service_up(tmp_path, faulty):
-    with readiness_of(tmp_path, [{"status": "degraded", **faulty}]) as (service, asked):
+    with readiness_of(tmp_path, [{"status": "degraded", **faulty}]) as (service, paths):
         service.wait_until_ready(30)
-    assert len(asked) == 1
+    assert len(paths) == 1
 
 
 @contextmanager
 def readiness_of(tmp_path, reports):
-    """A running service whose /readyz gives ``reports`` one after the other, and the paths it was asked for."""
-    asked = []
+    """A running service whose /readyz gives ``reports`` one after the other, and the paths it was paths for."""
+    paths = []
 
     class Readiness(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
-            content = json.dumps(reports[len(asked) - 1]).encode()
+            paths.append(self.path)
+            content = json.dumps(reports[len(paths) - 1]).encode()
             self.send_response(200)
             self.send_header("content-length", str(len(content)))
             self.end_headers()
@@ -84,7 +84,7 @@ def readiness_of(tmp_path, reports):
     server = HTTPServer(("127.0.0.1", 0), Readiness)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        yield serving.RunningService(f"http://127.0.0.1:{server.server_port}/v1", tmp_path / "log", process), asked
+        yield serving.RunningService(f"http://127.0.0.1:{server.server_port}/v1", tmp_path / "log", process), paths
         process.kill()
     server.shutdown()
     server.server_close()
