@@ -69,7 +69,7 @@ def test_a_fault_of_one_alias_or_engine_does_not_hold_a_service_up(tmp_path, fau
 
 @contextmanager
 def readiness_of(tmp_path, reports):
-    """A running service whose /readyz gives ``reports`` one after the other, and the paths it was paths for."""
+    """A running service whose /readyz gives ``reports`` one after the other, and the paths that it was asked for."""
     paths = []
 
     class Readiness(BaseHTTPRequestHandler):
