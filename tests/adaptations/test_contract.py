@@ -251,6 +251,6 @@ def test_every_pair_has_options_and_a_learning_rate_with_its_reason(adaptation, 
     assert {f"options.{name}" for name in autos} <= set(reasons)
     for width in (64, 4096):
         rate, why = module.learning_rate(type(facts)("llama", width, 2048, 7 * 10**9, {"a": (1, 1)}))
-        assert 1e-5 < rate < 0.1
+        assert 1e-5 < rate < 1
         assert why
     assert module.serving(resolved) in ("vllm", "convertible", "merge", "transformers")

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_bases import tiny_base
+from training.shared_steps import together
 from training.trained import IGNORED, LENGTHS, naive_loss, rows_of, run
 from transformers import AutoTokenizer
 
@@ -20,7 +21,9 @@ from mlflow_finetune_plugin.evaluation.generation import completion_log_probs, c
 from mlflow_finetune_plugin.evaluation.virtual_tokens import virtual_token_ids, with_virtual_tokens
 from mlflow_finetune_plugin.methods import load_method
 from mlflow_finetune_plugin.training.checkpoints import Checkpoint
+from mlflow_finetune_plugin.training.processes import Processes
 from mlflow_finetune_plugin.training.saving import Saves
+from mlflow_finetune_plugin.training.weights import trained_weights
 
 ADAPTATIONS = ("prompt", "prefix", "ptuning")
 COUNT = 5
@@ -189,6 +192,26 @@ def test_resumed_training_ends_as_the_whole_one(adaptation, llama, tmp_path):
     resumed = train(tmp_path / "resumed", checkpoint)
     for (name, a), (_, b) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.train
+@pytest.mark.process
+def test_two_processes_make_the_steps_of_one(adaptation, llama, tmp_path):
+    def train(processes: Processes) -> None:
+        folder = tmp_path / f"{processes.count}-{processes.rank}"
+        model = wrapped(llama, adaptation)[0]
+        rows = rows_after(virtual_token_ids(model))
+        run(
+            llama, folder, rows=rows, model=model, processes=processes, per_device_train_batch_size=4 // processes.count
+        )
+        torch.save(trained_weights(model), folder / "weights.pt")
+
+    for count in (1, 2):
+        (tmp_path / str(count)).mkdir()
+        assert together(count, tmp_path / str(count), train) == [0] * count
+    alone, shared = (torch.load(tmp_path / f"{count}-0" / "weights.pt") for count in (1, 2))
+    for name, weights in alone.items():
+        torch.testing.assert_close(shared[name], weights, atol=1e-5, rtol=0, msg=name)
 
 
 @pytest.mark.bad_input
