@@ -13,6 +13,7 @@ import pytest
 from pipeline_runs import config_for, run_pipeline
 from tiny_bases import tiny_base
 
+from mlflow_finetune_plugin.adaptations._peft import MODULES
 from mlflow_finetune_plugin.methods import load_method, method_names
 
 pytestmark = pytest.mark.train
@@ -78,7 +79,7 @@ def run(folder: Path, store: Path, objective: str, adaptation: str):
     return run_pipeline(folder / "run", store, config.model_copy(update={"options": all_options}))
 
 
-@pytest.mark.parametrize("adaptation", [name for name in method_names("adaptation") if name != "lora"])
+@pytest.mark.parametrize("adaptation", [name for name in method_names("adaptation") if name not in {"lora", *MODULES}])
 @pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "grpo", "rloo"])
 def test_a_version_of_each_pair_is_proven_and_loads_back(objective, adaptation, tmp_path, empty_store):
     ran = run(tmp_path, empty_store, objective, adaptation)
