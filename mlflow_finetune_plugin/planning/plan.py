@@ -26,7 +26,7 @@ from mlflow_finetune_plugin.errors import ConfigError
 from mlflow_finetune_plugin.evaluation.results import EvalRow
 from mlflow_finetune_plugin.gate.policy import GatePolicy
 from mlflow_finetune_plugin.logged_models.start_version import StartVersion
-from mlflow_finetune_plugin.methods import Method, Rollouts, load_method
+from mlflow_finetune_plugin.methods import Method, Rollouts, load_method, precision_fault
 from mlflow_finetune_plugin.planning.defaults import (
     resolve_batching,
     resolve_max_length,
@@ -195,6 +195,10 @@ def make_plan(config: RunConfig, *, processes: int = 1, start: StartVersion | No
     _check_precisions(config, base)
     facts = loading.describe(base)
     adaptation = load_method("adaptation", config.adaptation)
+    dtype = str(base.dtype).removeprefix("torch.")
+    fault = precision_fault(config.adaptation, adaptation, quantization=base.quantization, dtype=dtype)
+    if fault is not None:
+        raise ConfigError([fault[1]])
     if base.quantization is not None and base.quantization == adaptation.QUANTIZATION:
         reasons["base_model.quantization"] = f"{base.quantization}: the default of {config.adaptation}"
     options = config.adaptation_options()

@@ -13,6 +13,7 @@ import pytest
 from pipeline_runs import config_for, run_pipeline
 from tiny_bases import tiny_base
 
+from mlflow_finetune_plugin.adaptations._peft import MODULES
 from mlflow_finetune_plugin.methods import load_method, method_names
 
 pytestmark = pytest.mark.train
@@ -32,7 +33,8 @@ PAIRS = [
     for objective in ("dpo", "orpo", "kto", "grpo", "rloo")
     for adaptation in method_names("adaptation")
     # the three with virtual tokens share all that an objective sees
-    if adaptation != "lora" and not (adaptation in ("prefix", "ptuning") and objective in ("orpo", "kto", "rloo"))
+    if adaptation not in {"lora", *MODULES}
+    and not (adaptation in ("prefix", "ptuning") and objective in ("orpo", "kto", "rloo"))
 ]
 SAYS_E = {
     "grader": {
