@@ -7,6 +7,7 @@ theirs through the entry-point groups ``mlflow_finetune.adaptations`` and ``mlfl
 
 from __future__ import annotations
 
+from mlflow_finetune_plugin.methods.base_precision import precision_fault
 from mlflow_finetune_plugin.methods.contract import (
     Adaptation,
     AdaptationModule,
@@ -15,10 +16,12 @@ from mlflow_finetune_plugin.methods.contract import (
     ModelKind,
     Objective,
     ObjectiveModule,
+    Quantization,
     Rollouts,
     RowForm,
     Sampler,
     Serving,
+    TrainedDtype,
     TrainerContext,
 )
 from mlflow_finetune_plugin.methods.contract_faults import contract_faults
@@ -32,14 +35,17 @@ __all__ = [
     "ModelKind",
     "Objective",
     "ObjectiveModule",
+    "Quantization",
     "Rollouts",
     "RowForm",
     "Sampler",
     "Serving",
+    "TrainedDtype",
     "TrainerContext",
     "built_in_methods",
     "contract_faults",
     "load_method",
     "method_module",
     "method_names",
+    "precision_fault",
 ]

@@ -22,6 +22,12 @@ Serving = Literal["vllm", "convertible", "merge", "transformers"]
 (``convertible``) or after a merge into the base (``merge``); ``transformers`` means only the Transformers engine can.
 """
 
+Quantization = Literal["nf4", "int8"]
+"""A quantisation of a base by bitsandbytes, as ``base_model.quantization`` names it."""
+
+TrainedDtype = Literal["float32", "bfloat16", "float16"]
+"""A precision of a base, as ``base_model.dtype`` names it."""
+
 RowForm = Literal["answers", "pairs", "rated", "prompts"]
 """What one training row of an objective holds: a conversation whose ``answers`` are learned; ``pairs`` of a better and a worse
 answer to one prompt; one answer that is ``rated`` good or bad; or ``prompts`` alone, with fields for a reward.
@@ -126,8 +132,14 @@ class Adaptation(AdaptationModule, Protocol):
     them.
     """
 
-    QUANTIZATION: Literal["nf4", "int8"] | None = None
+    QUANTIZATION: Quantization | None = None
     """The ``base_model.quantization`` that applies when the recipe sets none."""
+
+    QUANTIZATIONS: tuple[Quantization, ...] = ("nf4", "int8")
+    """The quantisations of a base on which this adaptation trains. Others are refused before any weight is read."""
+
+    DTYPES: tuple[TrainedDtype, ...] = ("float32", "bfloat16", "float16")
+    """The precisions of a base on which this adaptation trains. Others are refused before any weight is read."""
 
     MODEL_CODE: tuple[Path, ...] = ()
     """Python files that are copied into every logged model and imported before its adapter is loaded.

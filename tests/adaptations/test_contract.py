@@ -23,7 +23,13 @@ from mlflow_finetune_plugin.methods import Adaptation, load_method, method_names
 
 ADAPTATIONS = method_names("adaptation")
 # each adaptation's smallest options, and a learning rate at which three steps show
-SMALL = {"lora": ({"rank": 4}, 2e-3), "qlora": ({"rank": 4}, 2e-3), "bottleneck": ({}, 1e-2), "ia3": ({}, 5e-2)}
+SMALL = {
+    "lora": ({"rank": 4}, 2e-3),
+    "qlora": ({"rank": 4}, 2e-3),
+    "bottleneck": ({}, 1e-2),
+    "ia3": ({}, 5e-2),
+    "full": ({}, 1e-3),
+}
 # stock MLflow, in a process that cannot import this project
 STRANGER = """
 import json, sys
@@ -89,7 +95,7 @@ def test_run_gives_back_what_was_trained(adaptation, family, runs, tmp_path, emp
     losses = [m.value for m in ran.client.get_metric_history(ran.run_id, "train/loss")]
     assert losses[-1] < losses[0]
     assert ran.run.data.metrics["eval/gain/perplexity"] > 0
-    serving = {"qlora": "vllm", "ia3": "convertible", "bottleneck": "transformers"}[adaptation]
+    serving = {"full": "merge", "qlora": "vllm", "ia3": "convertible", "bottleneck": "transformers"}[adaptation]
     assert ran.run.data.tags["finetune.serving"] == (serving if family != "gpt2" else "transformers")
 
 
@@ -193,8 +199,9 @@ def test_adapter_at_its_start_is_refused_and_the_trained_one_is_not(adaptation, 
     options = module.resolve(ran.config.adaptation_options(), loading.describe(found), {})
     model = module.apply(loading.load_base_model(found), options, seed=0, folder=tmp_path)
     module.save(model, options, tmp_path / "saved", start=tmp_path)
-    with pytest.raises(TrainingError, match="at its start"):
-        check_adapter_file(tmp_path / "saved", module)
+    if adaptation != "full":  # its file holds whole weights; that they changed is checked on the model
+        with pytest.raises(TrainingError, match="at its start"):
+            check_adapter_file(tmp_path / "saved", module)
     weights = load_file(ran.work / "adapter" / "adapter_model.safetensors")
     first = next(iter(weights))
     save_file({**weights, first: weights[first] * float("nan")}, tmp_path / "saved" / "adapter_model.safetensors")
@@ -233,6 +240,6 @@ def test_every_pair_has_options_and_a_learning_rate_with_its_reason(adaptation, 
     assert {f"options.{name}" for name in autos} <= set(reasons)
     for width in (64, 4096):
         rate, why = module.learning_rate(type(facts)("llama", width, 2048, 7 * 10**9, {"a": (1, 1)}))
-        assert 1e-5 < rate < 0.1
+        assert 1e-5 <= rate < 0.1
         assert why
     assert module.serving(resolved) in ("vllm", "convertible", "merge", "transformers")

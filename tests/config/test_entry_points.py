@@ -25,6 +25,7 @@ def test_names_stand_for_these_pairs():
         "lora": ("lora", "sft"),
         "qlora": ("qlora", "sft"),
         "adapters": ("bottleneck", "sft"),
+        "full": ("full", "sft"),
         "multitask": ("lora", "sft"),
     }
     assert expected.items() <= pairs.items()

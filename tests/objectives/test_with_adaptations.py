@@ -17,9 +17,9 @@ from mlflow_finetune_plugin.methods import load_method, method_names
 
 pytestmark = pytest.mark.train
 
-SMALL = {"qlora": ({"rank": 4}, 1e-2), "bottleneck": ({}, 1e-2), "ia3": ({}, 5e-2)}
+SMALL = {"qlora": ({"rank": 4}, 1e-2), "bottleneck": ({}, 1e-2), "ia3": ({}, 5e-2), "full": ({}, 1e-2)}
 """Each adaptation's smallest options, and a learning rate at which a few steps show."""
-SERVING = {"qlora": "vllm", "ia3": "convertible", "bottleneck": "transformers"}
+SERVING = {"qlora": "vllm", "ia3": "convertible", "bottleneck": "transformers", "full": "merge"}
 SAYS_E = {
     "grader": {
         "type": "string_check",
