@@ -38,6 +38,9 @@ ENTRY_POINTS: dict[str, EntryPoint] = {
             "adapters", "bottleneck", "sft", "small networks behind attention and feed-forward; or -P adaptation=ia3"
         ),
         EntryPoint(
+            "full", "full", "sft", "the base's own weights: all of them, or some layers, the embeddings or the norms"
+        ),
+        EntryPoint(
             "prompt", "prompt", "sft", "virtual tokens in front of every prompt; or -P adaptation=prefix, or ptuning"
         ),
         EntryPoint("multitask", "lora", "sft", "one adapter from a mixture of tasks"),

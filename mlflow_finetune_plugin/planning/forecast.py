@@ -213,7 +213,7 @@ class Forecaster:
         engine = self._engine(training, process + weights + unpacked)
         # An engine that samples holds the completions of a step instead of the worker.
         rollout = self._rollout(training) if engine == 0 else 0
-        adapter = model.trainable_bytes * (1 if self.on_gpu else 2)  # A CPU also holds the copy of the start values.
+        adapter = model.trainable_bytes
         held = process + weights
         return (
             MemoryParts(

@@ -50,7 +50,7 @@ from mlflow_finetune_plugin.votes.training.files import GROUP_COLUMN
 _SERVING_REASONS = {
     "vllm": "vLLM loads the adapter beside its base",
     "convertible": "vLLM loads it after conversion to plain LoRA (mlflow-finetune export --lora)",
-    "merge": "the rank is above vLLM's limit; after a merge into the base (mlflow-finetune export --merged) any engine serves it",
+    "merge": "{merge}; after a merge into the base (mlflow-finetune export --merged) any engine serves it",
     "none": "a reward model writes no answers; it is loaded with mlflow.pyfunc, as a grader",
     "transformers": "vLLM has no layers for {adaptation} on {family}",
 }
@@ -160,7 +160,9 @@ class Plan:
     @property
     def serving_reason(self) -> str:
         """The reason for ``serving``."""
-        return _SERVING_REASONS[self.serving].format(family=self.facts.model_type, adaptation=self.config.adaptation)
+        name = self.config.adaptation
+        merge = "the rank is above vLLM's limit" if name in ("lora", "qlora") else f"vLLM has no layers for {name}"
+        return _SERVING_REASONS[self.serving].format(family=self.facts.model_type, adaptation=name, merge=merge)
 
     @property
     def serving_flags(self) -> list[str]:

@@ -33,6 +33,7 @@ SMALL = {
     "prompt": ({"num_virtual_tokens": 6}, 5e-2),
     "prefix": ({"num_virtual_tokens": 6}, 5e-2),
     "ptuning": ({"num_virtual_tokens": 6}, 1e-2),
+    "full": ({}, 1e-3),
 }
 # adaptations whose rows start with virtual tokens
 VIRTUAL = {"prompt", "prefix", "ptuning"}
@@ -107,7 +108,7 @@ def test_run_gives_back_what_was_trained(adaptation, family, runs, tmp_path, emp
     losses = [m.value for m in ran.client.get_metric_history(ran.run_id, "train/loss")]
     assert losses[-1] < losses[0]
     assert ran.run.data.metrics["eval/gain/perplexity"] > 0
-    serving = {"qlora": "vllm", "ia3": "convertible"}.get(adaptation, "transformers")
+    serving = {"full": "merge", "qlora": "vllm", "ia3": "convertible"}.get(adaptation, "transformers")
     assert ran.run.data.tags["finetune.serving"] == (serving if family != "gpt2" else "transformers")
 
 
@@ -212,8 +213,9 @@ def test_adapter_at_its_start_is_refused_and_the_trained_one_is_not(adaptation, 
     options = module.resolve(ran.config.adaptation_options(), loading.describe(found), {})
     model = module.apply(loading.load_base_model(found), options, seed=0, folder=tmp_path)
     module.save(model, options, tmp_path / "saved", start=tmp_path)
-    with pytest.raises(TrainingError, match="at its start"):
-        check_adapter_file(tmp_path / "saved", module)
+    if adaptation != "full":  # its file holds whole weights; that they changed is checked on the model
+        with pytest.raises(TrainingError, match="at its start"):
+            check_adapter_file(tmp_path / "saved", module)
     weights = load_file(ran.work / "adapter" / "adapter_model.safetensors")
     first = next(iter(weights))
     save_file({**weights, first: weights[first] * float("nan")}, tmp_path / "saved" / "adapter_model.safetensors")
@@ -252,6 +254,6 @@ def test_every_pair_has_options_and_a_learning_rate_with_its_reason(adaptation, 
     assert {f"options.{name}" for name in autos} <= set(reasons)
     for width in (64, 4096):
         rate, why = module.learning_rate(type(facts)("llama", width, 2048, 7 * 10**9, {"a": (1, 1)}))
-        assert 1e-5 < rate < 1
+        assert 1e-5 <= rate < 1
         assert why
     assert module.serving(resolved) in ("vllm", "convertible", "merge", "transformers")

@@ -26,6 +26,7 @@ def test_names_stand_for_these_pairs():
         "lora": ("lora", "sft"),
         "qlora": ("qlora", "sft"),
         "adapters": ("bottleneck", "sft"),
+        "full": ("full", "sft"),
         "prompt": ("prompt", "sft"),
         "multitask": ("lora", "sft"),
     }

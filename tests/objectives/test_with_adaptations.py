@@ -25,9 +25,10 @@ SMALL = {
     "prompt": ({"num_virtual_tokens": 6}, 5e-2),
     "prefix": ({"num_virtual_tokens": 6}, 5e-2),
     "ptuning": ({"num_virtual_tokens": 6}, 1e-2),
+    "full": ({}, 1e-2),
 }
 """Each adaptation's smallest options, and a learning rate at which a few steps show."""
-SERVING = {"qlora": "vllm", "ia3": "convertible"}
+SERVING = {"qlora": "vllm", "ia3": "convertible", "full": "merge"}
 PAIRS = [
     (objective, adaptation)
     for objective in ("dpo", "orpo", "kto", "grpo", "rloo")

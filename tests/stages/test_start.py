@@ -164,6 +164,7 @@ KINDS = {
     "olora": {"options": {"rank": 4, "init": "olora"}},
     "ia3": {"adaptation": "ia3", "options": {}, "training": {"learning_rate": 5e-2}},
     "bottleneck": {"adaptation": "bottleneck", "options": {"placement": "pfeiffer", "reduction_factor": 4.0}},
+    "full": {"adaptation": "full", "options": {"layers": "last 1"}, "training": {"learning_rate": 1e-2}},
     "qlora": {"adaptation": "qlora", "options": {"rank": 4}, "quantization": "nf4"},
     "prompt": {"adaptation": "prompt", "options": {"num_virtual_tokens": 4}},
     "prefix": {"adaptation": "prefix", "options": {"num_virtual_tokens": 4}},
