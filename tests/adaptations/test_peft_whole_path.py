@@ -11,7 +11,7 @@ import pytest
 from conftest import REPOSITORY, make_workplace, stop_jobs
 from serving_process import serving, wait_until
 
-pytestmark = pytest.mark.whole_path
+pytestmark = [pytest.mark.train, pytest.mark.process]
 
 QUICKSTART = REPOSITORY / "recipes" / "quickstart"
 QUICK = ("-P", "num_train_epochs=1", "-P", "eval.forgetting=false")
