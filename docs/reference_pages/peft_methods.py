@@ -27,7 +27,7 @@ layers that are stored as (inputs, outputs) can be adapted.
 
 _SERVING = """
 The Transformers engine serves every method. vLLM loads none of them: it serves a method after `mlflow-finetune export --lora`
-([conversion](../guides/prove.md#export)), which measures its error in nats and refuses more than 0.05, or after `export --merged`. An exact conversion has the rank that the table names. The errors of the others are the
+([conversion](../guides/prove.md#export)), which measures its error in nats and refuses more than 0.05, or after `export --merged`. An exact conversion has the rank that the table names. Other errors are the
 largest difference on a token after 20 steps on the embedded base, whose layers have a rank of 128 (`python benchmarks/peft_conversion.py METHOD`, 2 cores, CPU, 2026-11-25).
 """
 

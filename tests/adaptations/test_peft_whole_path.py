@@ -11,13 +11,15 @@ import pytest
 from conftest import REPOSITORY, make_workplace, stop_jobs
 from serving_process import serving, wait_until
 
-pytestmark = pytest.mark.whole_path
+pytestmark = [pytest.mark.train, pytest.mark.process]
 
 QUICKSTART = REPOSITORY / "recipes" / "quickstart"
 QUICK = ("-P", "num_train_epochs=1", "-P", "eval.forgetting=false")
+FIRST = {"vera": QUICK, "loha": QUICK, "miss": (*QUICK, "-P", "max_steps=25")}
+"""Settings of the first run, which must leave the second one something to learn: ``miss`` learns the task in one epoch."""
 
 
-@pytest.mark.parametrize("adaptation", ["vera", "miss", "loha"])
+@pytest.mark.parametrize("adaptation", FIRST)
 def test_a_method_goes_from_a_run_to_a_rollback(adaptation: str, tmp_path: Path, empty_store: Path):
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     workplace = make_workplace(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}")
