@@ -31,7 +31,7 @@ CONTRACT_TOOLS := 'pytest>=8' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6' 'jsonsch
 RESOLUTION_newest := highest
 RESOLUTION_oldest := lowest-direct
 
-.PHONY: setup setup-serve-cpu demo playground test test-pythons test-newest test-oldest test-all test-attacks lint docs clean
+.PHONY: setup setup-serve-cpu demo playground test test-pythons test-newest test-oldest test-all test-failed test-attacks lint docs clean
 
 setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml setup.cfg constraints.txt overrides.txt
@@ -77,6 +77,11 @@ contract-tests:
 # everything; EXTRAS=train,playground,dev,serve-cpu and a Chromium add the tests with a real vLLM and a real browser
 test-all: setup
 	$(PYTEST) --durations=30 $(TESTS)
+
+# The tests that failed in the last run, once more and one after the other; it fails at the first that fails again. What passes here
+# failed while others competed for the cores: its name is printed, and it is a fault to look for, in the test or in the code.
+test-failed: setup
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none --maxfail 1 -rps $(TESTS)
 
 # the suite of attacks alone: docs/faults.md lists what each one must leave behind
 test-attacks: setup

@@ -2,7 +2,8 @@
 
     python benchmarks/families.py [--family qwen3 ...] [--adaptation lora ...] [--engine vllm ...]
 
-Each family is a base of two layers with random weights. Each adaptation trains for a few steps through the same pipeline as any run:
+Each family is a base of two layers with random weights, with the chat template of the family's models where TRL ships it. Its rows have
+reasoning, tools and tool calls where the template has them. Each adaptation trains for a few steps through the same pipeline as any run:
 it plans, trains, logs, loads the version back and registers it. Then each engine serves all versions of the family, and certifies them
 against the log-probabilities of training. The table says ``certified``, or why not. Nothing is timed.
 """
@@ -22,7 +23,8 @@ import httpx
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 
 import mlflow
-from tiny_bases import FAMILIES, tiny_base, write_rows
+from real_templates import LABEL_TOOL, family_template, takes_tools, write_conversations
+from tiny_bases import CHATML, FAMILIES, tiny_base
 
 import mlflow_finetune_plugin as ft
 from mlflow_finetune_plugin.config.reference import mlproject
@@ -31,6 +33,7 @@ from mlflow_finetune_plugin.errors import FinetuneError
 ADAPTATIONS = ("lora", "qlora", "bottleneck", "ia3")
 ENGINES = ("transformers", "vllm")
 _LONGEST = 160
+_CONTEXT = {"max_position_embeddings": 2048}  # a template with tools is long
 # vLLM's kernels for CPUs take head sizes from 32.
 _SIZES = {
     "hidden_size": 64,
@@ -38,16 +41,17 @@ _SIZES = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "head_dim": 32,
+    **_CONTEXT,
 }
 _OWN_SIZES: dict[str, dict[str, int]] = {
-    "gpt2": {"n_embd": 64, "n_head": 2},
-    "opt": {"hidden_size": 64, "num_attention_heads": 2, "ffn_dim": 96, "word_embed_proj_dim": 64},
-    "gpt_neox": {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2},
+    "gpt2": {"n_embd": 64, "n_head": 2, "n_positions": 2048},
+    "opt": {"hidden_size": 64, "num_attention_heads": 2, "ffn_dim": 96, "word_embed_proj_dim": 64, **_CONTEXT},
+    "gpt_neox": {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2, **_CONTEXT},
 }
 
 
-def project(folder: Path, base: Path) -> Path:
-    train, held_out = write_rows(folder / "data")
+def project(folder: Path, base: Path, template: str) -> Path:
+    train, held_out = write_conversations(folder / "data", template)
     (folder / "MLproject").write_text(mlproject("family"), encoding="utf-8")
     (folder / "finetune.yaml").write_text(
         f"base_model: {base}\ndata: {{train: {train}, eval: {held_out}}}\n"
@@ -75,22 +79,24 @@ def trained(folder: Path, base: Path, names: dict[str, str]) -> dict[str, str]:
     return outcomes
 
 
-def served(names: list[str], engine: str) -> dict[str, str]:
+def served(names: list[str], engine: str, template: str) -> dict[str, str]:
     """Return what each version's first request was answered with: ``certified``, or the reason for a refusal.
 
     Where no service starts for all of them, each is served alone, so that every version has its own reason.
     """
     try:
         with ft.serve(*names, engine=engine) as service:
-            return {name: first_answer(service.url, name, engine) for name in names}
+            return {name: first_answer(service.url, name, engine, template) for name in names}
     except FinetuneError as error:
         if len(names) == 1:
             return {names[0]: short(error)}
-        return {name: reason for each in names for name, reason in served([each], engine).items()}
+        return {name: reason for each in names for name, reason in served([each], engine, template).items()}
 
 
-def first_answer(url: str, name: str, engine: str) -> str:
+def first_answer(url: str, name: str, engine: str, template: str) -> str:
     body = {"model": f"{name}/1", "messages": [{"role": "user", "content": "a word about my bill"}], "max_tokens": 4}
+    if takes_tools(template):
+        body |= {"tools": [LABEL_TOOL], "tool_choice": "none"}
     answer = httpx.post(f"{url}/chat/completions", json=body, timeout=300)
     if answer.status_code != httpx.codes.OK:
         return short(answer.json()["error"]["message"])
@@ -116,11 +122,13 @@ def main() -> None:
     engines = options.engine or list(ENGINES)
     print("| family | adaptation | trained | " + " | ".join(engines) + " |", flush=True)
     for family in options.family or FAMILIES:
-        base = tiny_base(scratch / family / "base", family, **(_OWN_SIZES.get(family) or _SIZES))
+        template, turn_end = family_template(family) or (CHATML, None)
+        sizes = _OWN_SIZES.get(family) or _SIZES
+        base = tiny_base(scratch / family / "base", family, chat_template=template, turn_end=turn_end, **sizes)
         names = {adaptation: f"{family}-{adaptation}" for adaptation in options.adaptation or ADAPTATIONS}
-        outcomes = trained(project(scratch / family, base), base, names)
+        outcomes = trained(project(scratch / family, base, template), base, names)
         registered = [name for adaptation, name in names.items() if not outcomes[adaptation]]
-        answers = {engine: served(registered, engine) for engine in engines if registered}
+        answers = {engine: served(registered, engine, template) for engine in engines if registered}
         for adaptation, name in names.items():
             cells = [answers[engine][name] if name in registered else "" for engine in engines]
             print("| " + " | ".join([family, adaptation, outcomes[adaptation] or "yes", *cells]) + " |", flush=True)

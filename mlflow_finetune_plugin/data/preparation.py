@@ -239,7 +239,7 @@ class _Preparation:
 
     def _fitted(self, file: ReadFile, batch: SpooledBatch, is_chosen: np.ndarray, is_eval: np.ndarray) -> EncodedBatch:
         """Return the batch after ``overlength`` was applied to the rows that are longer than max_length, and count them."""
-        encoded, limit, changed = batch.encoded, self._request.max_length, {}
+        encoded, limit, changed = batch.encoded, self._request.most_tokens, {}
         for row in np.flatnonzero(is_chosen & (encoded.longest > limit)).tolist():
             messages, line = batch.conversations[row], int(encoded.lines[row])
             fit = fitted(encoded.examples(row), limit, self._request.overlength, messages, bool(is_eval[row]))
@@ -294,6 +294,7 @@ class _Preparation:
             for row, times in zip(rows.tolist(), copies.tolist(), strict=True)
             for _ in range(times)
         ]
+        tokens = tokens.after(self._request.virtual_token_ids)
         side.write(tokens, file.file.task, further if self._request.form != "answers" else ())
 
     def _copies(self, lines: np.ndarray, file: DataFile) -> np.ndarray:
@@ -316,7 +317,7 @@ class _Preparation:
         if fault := self._groups.fault():
             return fault
         if self._over_length:
-            return over_length_fault(self._over_length, self._request.max_length)
+            return over_length_fault(self._over_length, self._request.most_tokens)
         if self._request.train and not self.train.examples:
             return f"no usable row to train on: {why_skipped(self._tallies)}"
         if self._validation_split is not None and not self.validation.examples:

@@ -1,7 +1,7 @@
 """Load the methods of a training: an adaptation (how the base is changed) and an objective (what it learns from).
 
-A method is a module. The built-in methods are the files in ``adaptations/`` and ``objectives/``; other packages add
-theirs through the entry-point groups ``mlflow_finetune.adaptations`` and ``mlflow_finetune.objectives``
+A method is a module. The built-in methods are the files in ``adaptations/`` and ``objectives/``, and the rows of the table
+in ``adaptations/_peft/``; other packages add theirs through the entry-point groups ``mlflow_finetune.adaptations`` and ``mlflow_finetune.objectives``
 (docs/extending.md). The room promises that a method which ``load_method`` returns has every member of its contract.
 """
 

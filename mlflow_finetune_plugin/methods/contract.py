@@ -106,7 +106,8 @@ class AdaptationModule(Protocol):
         """Return how the trained adapter can be served."""
 
     def apply(self, model: PreTrainedModel, options: Any, *, seed: int, folder: Path) -> PeftModel:
-        """Wrap the base model for training. Until the first step it must answer exactly as the base does.
+        """Wrap the base model for training. Until the first step it must answer exactly as the base does; with virtual tokens,
+        where a row has none of them.
 
         Args:
             model: the loaded base; on torch's meta device while the plan is made.
@@ -185,6 +186,13 @@ class Adaptation(AdaptationModule, Protocol):
             BaseModelError: the adapter cannot be continued.
         """
         return dict(options)
+
+    def virtual_tokens(self, options: Any) -> int:
+        """Return how many virtual tokens are put in front of every row, given resolved options.
+
+        Their ids follow the base's vocabulary, and the wrapped model's input embedding names them (``virtual_token_ids``).
+        """
+        return 0
 
     def vllm_max_lora_rank(self, options: Any) -> int | None:
         """Return the ``--max-lora-rank`` that vLLM needs for this adapter, or None where vLLM needs no such flag."""

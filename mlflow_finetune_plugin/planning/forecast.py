@@ -253,7 +253,7 @@ class Forecaster:
     def _proof(self) -> int:
         """Bytes beside the weights of the largest batch of answers, of scored answers or of the forgetting text."""
         answer = int(self.plan.config.eval.max_new_tokens)
-        prompt = max(len(row.prompt_ids) for row in self.data.eval_rows)
+        prompt = max(len(row.prompt_ids) for row in self.data.eval_rows) + len(self.plan.virtual_token_ids)
         context = self.plan.facts.context_length or prompt + answer
         width = min(context, prompt + answer)
         rows = max(1, min(len(self.data.eval_rows), DEFAULT_BATCH_TOKENS // width))

@@ -110,6 +110,12 @@ class Plan:
         return self.method.objective.MODEL == "score"
 
     @property
+    def virtual_token_ids(self) -> tuple[int, ...]:
+        """The ids that every row for training starts with: they follow the base's vocabulary."""
+        first, count = self.facts.vocabulary_size, self.method.adaptation.virtual_tokens(self.adaptation_options)
+        return tuple(range(first, first + count))
+
+    @property
     def serving_precisions(self) -> list[str]:
         """The base's precision, and further ones of the recipe."""
         further = self.config.register_as.precisions if self.config.register_as is not None else []
@@ -252,6 +258,7 @@ def data_request(plan: Plan) -> DataRequest:
         validation=validation_fraction(data.validation, plan.config.training),
         group=GROUP_COLUMN if is_grouped_by_votes else data.group,
         form=plan.method.objective.ROWS,
+        virtual_token_ids=plan.virtual_token_ids,
     )
 
 

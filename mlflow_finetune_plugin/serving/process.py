@@ -43,7 +43,7 @@ def serve(
     on_progress: OnProgress = lambda line: None,
     is_interrupted: Callable[[], bool] = lambda: False,
 ) -> RunningService:
-    """Serve registered models in a child process. Returns when the service can answer.
+    """Serve registered models in a child process. Returns when each alias answers or has a fault, and one answers.
 
     Use it as a context manager, or call ``close()``. The service also ends when this process ends, however it ends.
 
@@ -142,7 +142,7 @@ class RunningService:
         on_progress: OnProgress = lambda line: None,
         is_interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Wait until the service can answer. Raises EngineError when it ends or takes too long."""
+        """Wait until an alias answers and none is still loading. Raises EngineError when it ends or takes too long."""
         deadline = time.monotonic() + timeout_s
         missing = ""
         while time.monotonic() < deadline:
@@ -150,7 +150,7 @@ class RunningService:
                 raise KeyboardInterrupt
             self.check_alive()
             readiness = self._readiness()
-            if readiness is not None and readiness.get("status") in ("ready", "degraded"):
+            if readiness is not None and _is_settled(readiness):
                 return
             still_missing = "the service to listen" if readiness is None else _missing(readiness)
             if still_missing != missing:
@@ -168,6 +168,18 @@ class RunningService:
             return dict(httpx.get(address, headers=headers(), timeout=5, trust_env=False).json())
         except (httpx.HTTPError, ValueError):
             return None
+
+
+def _is_settled(readiness: Mapping[str, Any]) -> bool:
+    """Return whether an alias answers, and each other one does, too, or has a fault.
+
+    A service that has just started is also degraded: its first alias answers while the second one loads.
+    """
+    if readiness.get("status") != "degraded":
+        return readiness.get("status") == "ready"
+    engines, aliases = readiness.get("engines", ()), readiness.get("aliases", ())
+    is_faulty = any(engine.get("fault") for engine in engines)
+    return is_faulty or not any(alias.get("serves") is None and alias.get("fault") is None for alias in aliases)
 
 
 def _missing(readiness: Mapping[str, Any]) -> str:

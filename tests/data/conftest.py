@@ -1,11 +1,10 @@
 """Real tokenizers for the tests of data: two trained here in a moment, two from real models where they are at hand."""
 
-import importlib.util
 import json
-import re
 from pathlib import Path
 
 import pytest
+from real_templates import control_tokens, template_text
 
 from mlflow_finetune_plugin.data.tokens.renderer import ChatRenderer
 
@@ -16,22 +15,6 @@ CORPUS = [
     "Name a fruit. A pear is a fruit.\n\nYes: yes, no: no. Because of that, the answer is 42.\n\n",
     "user assistant system model positive negative   several   blanks\n\n\n\nlines",
 ] * 20
-
-
-def template_folder() -> Path:
-    spec = importlib.util.find_spec("trl")
-    return Path(spec.submodule_search_locations[0]) / "chat_templates"
-
-
-def template_text(name: str) -> str:
-    return (template_folder() / f"{name}.jinja").read_text()
-
-
-def control_tokens() -> list[str]:
-    """Everything that looks like a control token in the chat templates that trl ships."""
-    pattern = re.compile(r"<[|｜]?[A-Za-z/][^<>\s'\"{}=]{0,40}>|<\|?turn\|?>")
-    tokens = {token for path in template_folder().glob("*.jinja") for token in pattern.findall(path.read_text())}
-    return sorted(tokens | {"<|endoftext|>"})
 
 
 LLAMA3_CUT = (  # how Llama 3 and Qwen cut a text before merging: line breaks stay together whatever follows

@@ -19,6 +19,7 @@ from pipeline_runs import config_for, run_pipeline
 from safetensors.torch import load_file, save_file
 from tiny_bases import FAMILIES, tiny_base
 
+from mlflow_finetune_plugin.adaptations._peft import MODULES
 from mlflow_finetune_plugin.base_models import loading
 from mlflow_finetune_plugin.base_models.settings import BaseModelSettings
 from mlflow_finetune_plugin.config.evaluation import EvaluationConfig
@@ -281,7 +282,7 @@ def test_what_needs_answers_refuses_a_reward_model(ran, logged, tmp_path):
         check_card(card, "my-rewards/1")
 
 
-@pytest.mark.parametrize("adaptation", [name for name in method_names("adaptation") if name != "lora"])
+@pytest.mark.parametrize("adaptation", [name for name in method_names("adaptation") if name not in {"lora", *MODULES}])
 def test_other_adaptations_train_reward_models(adaptation, tmp_path, empty_store):
     config = reward_config(tmp_path, tiny_base(tmp_path / "base"), adaptation)
     other = run_pipeline(tmp_path / "run", empty_store, config)

@@ -1,8 +1,12 @@
 """``serving.serve``: a service for a notebook or a script."""
 
+import json
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import httpx
 import mlflow
@@ -26,13 +30,64 @@ def settings(tmp_path, registry, monkeypatch):
 def test_a_service_answers_until_it_is_closed(settings):
     lines = []
     with serving.serve(settings("bot"), on_progress=lines.append) as service:
-        assert service.status() in ("ready", "degraded")
+        assert service.status() == "ready"
         answer = httpx.post(service.url.removesuffix("/v1") + CHAT, json=body("bot@champion"), timeout=60)
         assert answer.headers["x-finetune-version"] == "1"
     assert service.status() == "ended"
     assert lines[0] == "waiting for the service to listen"
     assert "swapped model=bot alias=champion" in service.log.read_text()
     service.close()
+
+
+ALIASES = {"champion": {"serves": None, "fault": None}, "challenger": {"serves": "2", "fault": None}}
+
+
+@pytest.mark.process
+def test_a_service_is_waited_for_while_one_of_its_aliases_still_loads(tmp_path):
+    loading = {"status": "degraded", "aliases": list(ALIASES.values()), "engines": [{"state": "ready", "fault": None}]}
+    lines = []
+    with readiness_of(tmp_path, [loading, loading, {"status": "ready"}]) as (service, paths):
+        service.wait_until_ready(30, lines.append)
+    assert len(paths) == 3
+    assert lines == ["waiting for the versions to be loaded and certified"]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "faulty",
+    [
+        {"aliases": [ALIASES["challenger"], {"serves": None, "fault": "bot/1: the base has changed"}]},
+        {"aliases": list(ALIASES.values()), "engines": [{"state": "starting", "fault": "it ended with code 1"}]},
+    ],
+    ids=["alias", "engine"],
+)
+def test_a_fault_of_one_alias_or_engine_does_not_hold_a_service_up(tmp_path, faulty):
+    with readiness_of(tmp_path, [{"status": "degraded", **faulty}]) as (service, paths):
+        service.wait_until_ready(30)
+    assert len(paths) == 1
+
+
+@contextmanager
+def readiness_of(tmp_path, reports):
+    """A running service whose /readyz gives ``reports`` one after the other, and the paths that it was asked for."""
+    paths = []
+
+    class Readiness(BaseHTTPRequestHandler):
+        def do_GET(self):
+            paths.append(self.path)
+            content = json.dumps(reports[len(paths) - 1]).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    server = HTTPServer(("127.0.0.1", 0), Readiness)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield serving.RunningService(f"http://127.0.0.1:{server.server_port}/v1", tmp_path / "log", process), paths
+        process.kill()
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.mark.process

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from real_templates import control_tokens
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -61,20 +62,24 @@ CHATML = (
 )
 
 
-def tiny_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 300 tokens: every text can be written."""
+def tiny_tokenizer(chat_template: str | None = CHATML, turn_end: str | None = None) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 300 tokens: every text can be written.
+
+    ``turn_end`` is the end token of a real model's template, whose control tokens are tokens of this tokenizer then, too.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = list(dict.fromkeys([*_SPECIAL, *(control_tokens() if turn_end else ())]))
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=_SPECIAL, initial_alphabet=alphabet, show_progress=False
+        vocab_size=293 + len(special), special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(_TEXT, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
-        eos_token="<|im_end|>" if chat_template and "im_end" in chat_template else "</s>",
+        eos_token=turn_end or ("<|im_end|>" if chat_template and "im_end" in chat_template else "</s>"),
         pad_token="<pad>",
         chat_template=chat_template,
     )
@@ -83,9 +88,12 @@ def tiny_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFas
 def tiny_base(
     folder: Path, family: str = "llama", *, dtype: torch.dtype = torch.float32, shard: str = "50GB", **changes: object
 ) -> Path:
-    """Saves a random model of this family with its tokenizer; ``changes`` override its config."""
-    template = changes.pop("chat_template", CHATML)
-    tokenizer = tiny_tokenizer(template)  # type: ignore[arg-type]
+    """Saves a random model of this family with its tokenizer; ``changes`` override its config.
+
+    ``chat_template`` and ``turn_end`` among them are the tokenizer's.
+    """
+    template, turn_end = changes.pop("chat_template", CHATML), changes.pop("turn_end", None)
+    tokenizer = tiny_tokenizer(template, turn_end)  # type: ignore[arg-type]
     arguments: dict[str, object] = {
         **(_SIZES if family != "gpt2" else {}),
         "vocab_size": len(tokenizer),

@@ -63,6 +63,7 @@ def run(
     rows: datasets.Dataset,
     eval_rows: datasets.Dataset | None = None,
     model: torch.nn.Module | None = None,
+    adaptation: str = "lora",
     options: lora.Options | None = None,
     objective: str = "sft",
     objective_options: Any = None,
@@ -97,7 +98,7 @@ def run(
         eval_rows=eval_rows,
         settings=TrainingSettings(**values),
         method=Method(
-            load_method("adaptation", "lora"),
+            load_method("adaptation", adaptation),
             options or lora.Options(rank=4, alpha=8.0),
             load_method("objective", objective),
             objective_options or load_method("objective", objective).Options(),

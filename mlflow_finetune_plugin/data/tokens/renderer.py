@@ -56,6 +56,20 @@ _PROBE_REASONING = "It grows on a tree"
 _PROBE_SYSTEM: Message = {"role": "system", "content": "Be brief."}
 _DATED = {(True, True): "", (True, False): " without a system turn", (False, True): " with a system turn"}
 """Which prompts have the current date, by whether those without and with a system turn have it."""
+_PROBE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "pick",
+        "description": "Pick a fruit",
+        "parameters": {"type": "object", "properties": {"fruit": {"type": "string"}}, "required": ["fruit"]},
+    },
+}
+# Mistral's templates take ids of nine characters only.
+_PROBE_CALL = {
+    "type": "function",
+    "id": "picking00",
+    "function": {"name": "pick", "arguments": {"fruit": _PROBE_ANSWER}},
+}
 _PROBE: list[Message] = [{"role": "user", "content": "Name a fruit."}, {"role": "assistant", "content": _PROBE_ANSWER}]
 
 
@@ -124,7 +138,8 @@ class ChatRenderer:
         self._template_settings = dict(template_settings or {})
         self._finder = AnswerFinder(tokenizer)
         self._probe()
-        ends = (self.end_of_turn_token_id, tokenizer.eos_token_id)
+        self._turn_ends = {self.end_of_turn_token_id, *self._end_of_call()}
+        ends = (self.end_of_turn_token_id, tokenizer.eos_token_id, *sorted(self._turn_ends))
         # Engines also end an answer at the end tokens of the base's generation config, so the proof and pyfunc have to.
         self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys((*ends, *generation_ends(weights))))
         self.untrained_end_of_turn = untrained_reason(weights, self.end_of_turn_token_id) if weights else None
@@ -313,10 +328,11 @@ class ChatRenderer:
     def _masked(self, ids: list[int], spans: list[tuple[int, int]], is_split: bool) -> Example | RowFault:
         mask = [0] * len(ids)
         for start, limit in spans:
-            try:
-                end = ids.index(self.end_of_turn_token_id, start, limit) + 1
-            except ValueError:
+            turn = ids[start:limit]
+            ends = [turn.index(token) for token in self._turn_ends if token in turn]
+            if not ends:
                 return RowFault(NO_END_OF_TURN)
+            end = start + min(ends) + 1
             mask[start:end] = [1] * (end - start)
         return Example(ids, mask, is_split)
 
@@ -354,6 +370,20 @@ class ChatRenderer:
         self.end_of_turn_token_id: int = self.tokenizer.eos_token_id if end_token is None else end_token
         self._finder.turn_end = None if end_token is None else self._tail
         self._template.reasoning_key = next(filter(self._writes_reasoning, REASONING_FIELDS), None)
+
+    def _end_of_call(self) -> list[int]:
+        """Return the token that ends a turn with calls, where it is another one than that of an answer (GPT-OSS)."""
+        if self._template.is_default or self.appends_eos:
+            return []
+        calling: Message = {"role": "assistant", "content": "", "tool_calls": [_PROBE_CALL]}
+        text = self._template.render([[{**_PROBE[0], "tools": [_PROBE_TOOL]}, calling]], generation_prompt=False)[0]
+        if isinstance(text, RowFault) or _PROBE_ANSWER not in text:
+            return []
+        behind = text.rfind(_PROBE_ANSWER) + len(_PROBE_ANSWER)
+        (encoding,) = self._finder.encodings([text])
+        tail = [token for i, token in enumerate(encoding.ids) if encoding.token_to_chars(i)[0] >= behind]
+        ends = [token for token in tail if self._finder.added_tokens.get(token)]
+        return [] if self.end_of_turn_token_id in tail else ends[-1:]
 
     def _writes_reasoning(self, field: str) -> bool:
         """Return whether the template writes what an answer has in this field."""

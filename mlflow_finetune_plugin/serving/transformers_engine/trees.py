@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import DynamicCache, PreTrainedModel
 
 from mlflow_finetune_plugin.errors import ConfigError, StoreError
+from mlflow_finetune_plugin.evaluation.virtual_tokens import virtual_token_ids
 from mlflow_finetune_plugin.methods import load_method, method_module, method_names
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,9 @@ class Tree:
     ) -> None:
         self.model, self.path = model, path
         self._prompt_model = peft_model if peft_model and peft_model.active_peft_config.is_prompt_learning else None
-        self.virtual_tokens: int = self._prompt_model.active_peft_config.num_virtual_tokens if self._prompt_model else 0
+        self._virtual_token_ids = virtual_token_ids(model)
+        soft_prompt = self._prompt_model.active_peft_config.num_virtual_tokens if self._prompt_model else 0
+        self.virtual_tokens: int = len(self._virtual_token_ids) + soft_prompt
         parameters = inspect.signature(model.forward).parameters
         self._has_positions = "position_ids" in parameters
         self._keeps_logits = "logits_to_keep" in parameters
@@ -59,7 +62,7 @@ class Tree:
 
     def start(self, ids: list[int], *, keep: int) -> tuple[torch.Tensor, DynamicCache]:
         """Read a prompt, after the adapter's virtual tokens. Returns the last logits (keep, vocab) and the cache."""
-        inputs = torch.tensor([ids], device=self.device)  # (1, seq)
+        inputs = torch.tensor([[*self._virtual_token_ids, *ids]], device=self.device)  # (1, virtual + seq)
         if self._prompt_model is None:
             return self._read(DynamicCache(config=self.model.config), keep, input_ids=inputs)
         prompt = self._prompt_model.get_prompt(batch_size=1)

@@ -64,6 +64,33 @@ def test_calls_are_learnt_as_the_template_writes_them(byte_tokenizer, chat_templ
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "call", "ends"),
+    [
+        ("gptoss", '{"city": "Rome"}<|call|>', ["<|return|>", "<|endoftext|>", "<|call|>"]),
+        ("gemma4", "<tool_call|><|tool_response>", ["<turn|>", "<|endoftext|>", "<|tool_response>"]),
+    ],
+)
+def test_a_call_ends_with_a_token_of_its_own_where_the_template_has_one(
+    byte_tokenizer, chat_template, name, call, ends
+):
+    renderer = ChatRenderer(byte_tokenizer, chat_template(name))
+    assert byte_tokenizer.convert_ids_to_tokens(list(renderer.stop_token_ids)) == ends
+    (example,) = renderer.encode(with_tools(TURNS[:2], [TOOL]))
+    assert learnt(renderer, example).endswith(call)
+    examples = renderer.encode(with_tools(TURNS, [TOOL]))
+    assert any(call in learnt(renderer, example) for example in examples)
+    assert learnt(renderer, examples[-1]).endswith(f"Warm and dry.{ends[0]}")
+    with pytest.raises(RowFault, match="stop token"):
+        renderer.encode([THOUGHT[0], {"role": "assistant", "content": f"It is {ends[2]}."}])
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3_1", "llama3_2", "lfm2", "cohere2"])
+def test_a_call_ends_as_an_answer_where_the_template_does_not_tell_them_apart(byte_tokenizer, chat_template, name):
+    renderer = ChatRenderer(byte_tokenizer, chat_template(name))
+    assert len(renderer.stop_token_ids) == 2
+
+
 @pytest.mark.parametrize("template", ["gemma3", "phi3", "llama3", None])
 def test_a_template_that_takes_no_tools_refuses_them_by_name(byte_tokenizer, chat_template, template):
     renderer = ChatRenderer(byte_tokenizer, chat_template(template) if template else None)
