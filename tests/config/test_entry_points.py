@@ -52,6 +52,13 @@ def test_every_pair_makes_a_config_under_every_name(name, adaptation, objective,
     assert config.adaptation_options() == load_method("adaptation", adaptation).Options()
 
 
+def test_full_fine_tuning_of_a_quantised_base_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"full does not train on a base in nf4; fix: .*leave it out, or -P adaptation=qlora"
+    ):
+        load(tmp_path, "full", quantization="nf4")
+
+
 def test_lookup_gives_a_pair_or_an_operation():
     assert isinstance(entry_point("qlora"), EntryPoint)
     assert isinstance(entry_point("evaluate"), Operation)

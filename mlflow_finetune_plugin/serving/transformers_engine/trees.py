@@ -24,6 +24,7 @@ from transformers import DynamicCache, PreTrainedModel
 from mlflow_finetune_plugin.errors import ConfigError, StoreError
 from mlflow_finetune_plugin.evaluation.virtual_tokens import virtual_token_ids
 from mlflow_finetune_plugin.methods import load_method, method_module, method_names
+from mlflow_finetune_plugin.serving.transformers_engine.memory import check_room
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +109,9 @@ class Base:
         self.tree = Tree(self._copy(private=()))
 
     def grow(self, path: Path) -> Tree:
-        """Return the tree of the adapter in a folder. Raises StoreError if it is not an adapter of this base."""
+        """Return the tree of the adapter in a folder. Raises StoreError if it is not an adapter of this base, or too large."""
         config, keys = _read_adapter(path)
+        check_room(path / "adapter_model.safetensors", self._template.device)
         private = self._overwritten(config, keys)
         try:
             peft_model = PeftModel.from_pretrained(self._copy(private=private), str(path), config=config)
