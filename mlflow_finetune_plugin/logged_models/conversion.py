@@ -143,7 +143,9 @@ def _write(logged: LoggedModel, folder: Path, rank: int) -> tuple[Any, int, floa
 
 
 def _layers(model: PeftModel) -> Iterator[tuple[str, Any]]:
-    """Yield each adapted linear layer with its name in the base."""
+    """Yield each linear layer whose weights the adapter changes, with its name in the base."""
+    if not hasattr(model.base_model, "merge_and_unload"):
+        return
     for name, module in model.get_base_model().named_modules():
         if isinstance(module, BaseTunerLayer) and isinstance(module.get_base_layer(), torch.nn.Linear | Conv1D):
             yield name, module

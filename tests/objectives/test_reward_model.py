@@ -41,7 +41,15 @@ pytestmark = pytest.mark.train
 
 GUIDE = (REPOSITORY / "docs" / "guides" / "reward-models.md").read_text()
 # each adaptation's smallest options, and a learning rate at which a few steps show
-SMALL = {"lora": ({"rank": 4}, 1e-2), "qlora": ({"rank": 4}, 1e-2), "bottleneck": ({}, 1e-2), "ia3": ({}, 1e-1)}
+SMALL = {
+    "lora": ({"rank": 4}, 1e-2),
+    "qlora": ({"rank": 4}, 1e-2),
+    "bottleneck": ({}, 1e-2),
+    "ia3": ({}, 1e-1),
+    "prompt": ({"num_virtual_tokens": 6}, 1e-1),
+    "prefix": ({"num_virtual_tokens": 6}, 1e-1),
+    "ptuning": ({"num_virtual_tokens": 6}, 1e-2),
+}
 STRANGER = """
 import json, sys
 class Blocker:
